@@ -1,0 +1,403 @@
+//! Image references: `[registry[:port]/]repository[:tag][@digest]`, read the way docker, containerd and
+//! kubelet read them, so that `busybox` and `docker.io/library/busybox:latest` are one value.
+//!
+//! ```
+//! # use crisp_image_service::Reference;
+//! let reference = Reference::parse("busybox")?;
+//! assert_eq!(reference.to_string(), "docker.io/library/busybox:latest");
+//! # Ok::<(), crisp_image_service::InvalidReference>(())
+//! ```
+
+use std::fmt;
+
+use crate::digest::{Digest, InvalidDigest};
+
+/// The registry meant when a reference names none.
+const DEFAULT_REGISTRY: &str = "docker.io";
+/// The tag meant when a reference names neither tag nor digest.
+const DEFAULT_TAG: &str = "latest";
+/// Longest repository name with its registry (distribution specification).
+const MAX_NAME: usize = 255;
+/// Longest tag.
+const MAX_TAG: usize = 128;
+
+/// Why a text is not an image reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidReference {
+    /// Nothing there.
+    #[error("image reference is empty")]
+    Empty,
+    /// Longer than any registry accepts.
+    #[error("image reference {0:?}… is too long: a name has at most {MAX_NAME} characters")]
+    TooLong(String),
+    /// The part before the first slash is not a host.
+    #[error("image reference {text:?}: {registry:?} is not a registry host: {why}")]
+    Registry {
+        /// The whole reference.
+        text: String,
+        /// The part that is wrong.
+        registry: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The repository has a character or a form that no registry accepts.
+    #[error("image reference {text:?}: {component:?} is not a valid part of a repository name: {why}")]
+    Repository {
+        /// The whole reference.
+        text: String,
+        /// The part that is wrong.
+        component: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The tag has a character or a form that no registry accepts.
+    #[error(
+        "image reference {text:?}: {tag:?} is not a tag: \
+         expected 1 to {MAX_TAG} letters, digits, '_', '.' or '-', not starting with '.' or '-'"
+    )]
+    Tag {
+        /// The whole reference.
+        text: String,
+        /// The part that is wrong.
+        tag: String,
+    },
+    /// What follows the `@` is not a digest.
+    #[error("image reference {text:?}: {source}")]
+    Digest {
+        /// The whole reference.
+        text: String,
+        /// What is wrong with the digest.
+        source: InvalidDigest,
+    },
+    /// An image id where a name is needed.
+    #[error("{0:?} is an image id, not a reference: an image can only be pulled by name")]
+    ImageId(String),
+}
+
+/// A complete image reference: registry, repository, and a tag or a digest or both.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Reference {
+    registry: String,
+    repository: String,
+    tag: Option<String>,
+    digest: Option<Digest>,
+}
+
+impl Reference {
+    /// The only way in for text from outside.
+    ///
+    /// # Errors
+    /// [`InvalidReference`], naming the part that is wrong.
+    pub fn parse(text: &str) -> Result<Self, InvalidReference> {
+        if text.is_empty() {
+            return Err(InvalidReference::Empty);
+        }
+        if text.len() > MAX_NAME + MAX_TAG + 150 {
+            return Err(InvalidReference::TooLong(text.chars().take(60).collect()));
+        }
+        if let Some((scheme, _)) = text.split_once("://") {
+            let (text, registry) = (text.to_owned(), format!("{scheme}:"));
+            return Err(InvalidReference::Registry {
+                text,
+                registry,
+                why: "write it without http:// or https://",
+            });
+        }
+        let (rest, digest) = match text.split_once('@') {
+            None => (text, None),
+            Some((rest, digest)) => {
+                let digest = Digest::parse(digest)
+                    .map_err(|source| InvalidReference::Digest { text: text.to_owned(), source })?;
+                (rest, Some(digest))
+            }
+        };
+        let (name, tag) = split_tag(rest);
+        if let Some(tag) = tag {
+            check_tag(tag)
+                .map_err(|()| InvalidReference::Tag { text: text.to_owned(), tag: tag.to_owned() })?;
+        }
+        let (registry, repository) = split_registry(text, name)?;
+        check_repository(text, &repository)?;
+        if registry.len() + 1 + repository.len() > MAX_NAME {
+            return Err(InvalidReference::TooLong(text.chars().take(60).collect()));
+        }
+        let tag = tag.map(str::to_owned);
+        let tag = if tag.is_none() && digest.is_none() { Some(DEFAULT_TAG.to_owned()) } else { tag };
+        Ok(Self { registry, repository, tag, digest })
+    }
+
+    /// Host and optional port, as users write it: `docker.io`, `localhost:5000`, `[::1]:5000`.
+    #[must_use]
+    pub fn registry(&self) -> &str {
+        &self.registry
+    }
+
+    /// The name below the registry: `library/busybox`.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// Registry and repository: `docker.io/library/busybox`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}/{}", self.registry, self.repository)
+    }
+
+    /// The tag, if one was given or implied.
+    #[must_use]
+    pub fn tag(&self) -> Option<&str> {
+        self.tag.as_deref()
+    }
+
+    /// The digest, if one was given. It decides what is pulled; a tag beside it is a remark.
+    #[must_use]
+    pub fn digest(&self) -> Option<&Digest> {
+        self.digest.as_ref()
+    }
+
+    /// What a registry is asked for: the digest where there is one, else the tag.
+    #[must_use]
+    pub fn wanted(&self) -> &str {
+        match (&self.digest, &self.tag) {
+            (Some(digest), _) => digest.as_str(),
+            (None, Some(tag)) => tag,
+            (None, None) => DEFAULT_TAG,
+        }
+    }
+
+    /// The name a pulled image gets as a tag: `name:tag`. A reference with a digest gives none, because
+    /// nobody checked that the tag points there.
+    #[must_use]
+    pub fn repo_tag(&self) -> Option<String> {
+        match (&self.digest, &self.tag) {
+            (None, Some(tag)) => Some(format!("{}:{tag}", self.name())),
+            _ => None,
+        }
+    }
+
+    /// The name a pulled image gets by digest: `name@digest`.
+    #[must_use]
+    pub fn repo_digest(&self, digest: &Digest) -> String {
+        format!("{}@{digest}", self.name())
+    }
+}
+
+impl fmt::Display for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)?;
+        if let Some(tag) = &self.tag {
+            write!(f, ":{tag}")?;
+        }
+        if let Some(digest) = &self.digest {
+            write!(f, "@{digest}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Reference {
+    type Err = InvalidReference;
+    fn from_str(text: &str) -> Result<Self, InvalidReference> {
+        Self::parse(text)
+    }
+}
+
+/// A colon after the last slash starts a tag; one before it starts a port.
+fn split_tag(text: &str) -> (&str, Option<&str>) {
+    let name_start = text.rfind('/').map_or(0, |slash| slash + 1);
+    match text[name_start..].find(':') {
+        Some(colon) => (&text[..name_start + colon], Some(&text[name_start + colon + 1..])),
+        None => (text, None),
+    }
+}
+
+fn check_tag(tag: &str) -> Result<(), ()> {
+    let first = tag.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let rest = tag.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if first && rest && tag.len() <= MAX_TAG { Ok(()) } else { Err(()) }
+}
+
+/// Docker's rule: the first part is a host when it could not be a repository part, or is `localhost`.
+fn split_registry(text: &str, name: &str) -> Result<(String, String), InvalidReference> {
+    let host = name.split_once('/').filter(|(first, _)| {
+        first.contains(['.', ':', '['])
+            || *first == "localhost"
+            || first.bytes().any(|b| b.is_ascii_uppercase())
+    });
+    let (registry, repository) = match host {
+        Some((registry, repository)) => {
+            check_registry(registry).map_err(|why| InvalidReference::Registry {
+                text: text.to_owned(),
+                registry: registry.to_owned(),
+                why,
+            })?;
+            (registry.to_ascii_lowercase(), repository)
+        }
+        None => {
+            if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {
+                return Err(InvalidReference::ImageId(text.to_owned()));
+            }
+            (DEFAULT_REGISTRY.to_owned(), name)
+        }
+    };
+    let registry = if registry == "index.docker.io" || registry == "registry-1.docker.io" {
+        DEFAULT_REGISTRY.to_owned()
+    } else {
+        registry
+    };
+    let official = registry == DEFAULT_REGISTRY && !repository.contains('/');
+    let repository = if official { format!("library/{repository}") } else { repository.to_owned() };
+    Ok((registry, repository))
+}
+
+fn check_registry(registry: &str) -> Result<(), &'static str> {
+    let (host, port) = match registry.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']').ok_or("the ']' of an IPv6 address is missing")?;
+            address.parse::<std::net::Ipv6Addr>().map_err(|_| "not an IPv6 address")?;
+            (
+                "",
+                if port.is_empty() {
+                    None
+                } else {
+                    Some(port.strip_prefix(':').ok_or("expected ':port' after ']'")?)
+                },
+            )
+        }
+        None => match registry.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (registry, None),
+        },
+    };
+    if let Some(port) = port
+        && (port.is_empty()
+            || !port.bytes().all(|b| b.is_ascii_digit())
+            || port.parse::<u16>().ok().is_none_or(|p| p == 0))
+    {
+        return Err("the port is not a number from 1 to 65535");
+    }
+    if registry.starts_with('[') {
+        return Ok(());
+    }
+    for label in host.split('.') {
+        let inside = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+        if label.is_empty() || !inside || label.starts_with('-') || label.ends_with('-') {
+            return Err("a host name is made of letters, digits and inner '-', in parts joined by '.'");
+        }
+    }
+    Ok(())
+}
+
+fn check_repository(text: &str, repository: &str) -> Result<(), InvalidReference> {
+    for component in repository.split('/') {
+        if let Err(why) = check_component(component) {
+            let (text, component) = (text.to_owned(), component.to_owned());
+            return Err(InvalidReference::Repository { text, component, why });
+        }
+    }
+    Ok(())
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+fn check_component(component: &str) -> Result<(), &'static str> {
+    if component.is_empty() {
+        return Err("it is empty");
+    }
+    if component.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err("upper-case letters are not allowed");
+    }
+    let is_word = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    if !component.bytes().all(|b| is_word(b) || matches!(b, b'.' | b'_' | b'-')) {
+        return Err("only a-z, 0-9, '.', '_' and '-' are allowed");
+    }
+    for separator in component.split(|c: char| c.is_ascii_alphanumeric()).filter(|s| !s.is_empty()) {
+        if !(separator == "."
+            || separator == "_"
+            || separator == "__"
+            || separator.bytes().all(|b| b == b'-'))
+        {
+            return Err("words are separated by one '.', one or two '_' or any number of '-'");
+        }
+    }
+    let ends = component.bytes().next().is_some_and(is_word) && component.bytes().last().is_some_and(is_word);
+    if ends { Ok(()) } else { Err("it must start and end with a letter or a digit") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHA: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn short_names_become_complete() {
+        for (given, complete) in [
+            ("busybox", "docker.io/library/busybox:latest"),
+            ("busybox:1.36", "docker.io/library/busybox:1.36"),
+            ("docker.io/busybox", "docker.io/library/busybox:latest"),
+            ("index.docker.io/library/busybox", "docker.io/library/busybox:latest"),
+            ("user/app", "docker.io/user/app:latest"),
+            ("localhost/app", "localhost/app:latest"),
+            ("localhost:5000/app:v1", "localhost:5000/app:v1"),
+            ("127.0.0.1:5000/a/b/c", "127.0.0.1:5000/a/b/c:latest"),
+            ("[::1]:5000/app", "[::1]:5000/app:latest"),
+            ("[fe80::1]/app", "[fe80::1]/app:latest"),
+            ("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10"),
+            ("Registry.Example.com/app", "registry.example.com/app:latest"),
+            ("r.io/a__b/c--d/e.f_g", "r.io/a__b/c--d/e.f_g:latest"),
+        ] {
+            let reference = Reference::parse(given).unwrap();
+            assert_eq!(reference.to_string(), complete);
+            assert_eq!(Reference::parse(complete).unwrap(), reference, "canonical text is stable");
+        }
+    }
+
+    #[test]
+    fn a_digest_takes_no_default_tag_and_decides_what_is_wanted() {
+        let by_digest = Reference::parse(&format!("r.io/app@{SHA}")).unwrap();
+        assert_eq!((by_digest.tag(), by_digest.wanted(), by_digest.repo_tag()), (None, SHA, None));
+        let both = Reference::parse(&format!("r.io/app:v1@{SHA}")).unwrap();
+        assert_eq!(both.to_string(), format!("r.io/app:v1@{SHA}"));
+        assert_eq!((both.tag(), both.wanted(), both.repo_tag()), (Some("v1"), SHA, None));
+        let digest = both.digest().unwrap();
+        assert_eq!(both.repo_digest(digest), format!("r.io/app@{SHA}"));
+        assert_eq!(Reference::parse("r.io/app").unwrap().repo_tag().unwrap(), "r.io/app:latest");
+    }
+
+    #[test]
+    fn errors_name_the_part_that_is_wrong() {
+        for (given, part) in [
+            ("", "empty"),
+            ("Busybox", "upper-case"),
+            ("r.io/App", "upper-case"),
+            ("r.io/app:", "not a tag"),
+            ("r.io/app:-x", "not a tag"),
+            ("r.io/app:a b", "not a tag"),
+            ("r.io/app@sha256:12", "64 lower-case"),
+            ("r.io/app@md5:12", "\"md5\" is not supported"),
+            ("r.io/app@", "expected algorithm:hex"),
+            ("r.io//app", "it is empty"),
+            ("r.io/", "it is empty"),
+            ("r.io/../../etc", "separated by"),
+            ("r.io/-a", "start and end"),
+            ("r.io/a..b", "separated by"),
+            ("r.io/a___b", "separated by"),
+            ("r.io/a b", "only a-z"),
+            ("r.io:port/app", "the port is not"),
+            ("r.io:70000/app", "the port is not"),
+            ("r.io:/app", "the port is not"),
+            ("[::1/app", "']'"),
+            ("[zz::]/app", "not an IPv6"),
+            ("-r.io/app", "a host name is made"),
+            ("http://r.io/app", "without http://"),
+        ] {
+            let error = Reference::parse(given).unwrap_err().to_string();
+            assert!(error.contains(part), "{given}: {error}");
+        }
+        let id = "a".repeat(64);
+        assert_eq!(Reference::parse(&id), Err(InvalidReference::ImageId(id)));
+        assert!(matches!(Reference::parse(&"a".repeat(300)), Err(InvalidReference::TooLong(_))));
+        assert!(matches!(Reference::parse(&"a".repeat(3000)), Err(InvalidReference::TooLong(_))));
+    }
+}
