@@ -5,5 +5,19 @@
 //!  Spec --compile--> Plan + descriptors  ====> run::start --clone3--> child --execve--> process
 //! ```
 
+#[cfg(feature = "compile")]
+pub mod cgroup;
+#[cfg(feature = "compile")]
+pub mod compile;
 pub mod id;
+#[cfg(feature = "compile")]
+pub mod inroot;
 pub mod plan;
+#[cfg(feature = "compile")]
+pub mod rootfs;
+#[cfg(feature = "compile")]
+pub mod seccomp;
+#[cfg(feature = "compile")]
+pub mod source;
+#[cfg(feature = "compile")]
+pub mod user;

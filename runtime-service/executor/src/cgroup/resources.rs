@@ -1,0 +1,226 @@
+//! Limits as they are asked for, before any hierarchy's own units.
+
+use std::collections::BTreeMap;
+
+use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
+use serde::{Deserialize, Serialize};
+
+use super::error::CgroupError;
+
+/// All limits of one cgroup. `None` leaves the kernel's value as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Resources {
+    pub cpu: Cpu,
+    pub memory: Memory,
+    pub cpuset: Cpuset,
+    /// Greatest number of processes and threads; -1 (or 0, as in CRI) for no limit.
+    pub pids: Option<i64>,
+    pub hugepages: Vec<HugepageLimit>,
+    /// cgroup v2 files written as given, after all others.
+    pub unified: BTreeMap<String, String>,
+    /// The whole device policy, in order, the later rule wins. None: not changed.
+    pub devices: Option<Vec<DeviceRule>>,
+}
+
+/// CPU time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cpu {
+    /// v1 units (1024 = one share of normal weight); 0 is the same as none.
+    pub shares: Option<u64>,
+    /// Microseconds of CPU per period; -1 for no limit, 0 is the same as none.
+    pub quota: Option<i64>,
+    /// Microseconds; 0 is the same as none.
+    pub period: Option<u64>,
+    /// Microseconds that may be saved up.
+    pub burst: Option<u64>,
+    pub idle: Option<bool>,
+}
+
+/// Memory, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// -1 for no limit, 0 is the same as none.
+    pub limit: Option<i64>,
+    /// Memory plus swap, as in the OCI spec and CRI; -1 for no limit, 0 is the same as none.
+    pub swap: Option<i64>,
+    /// Soft limit: v1 `soft_limit_in_bytes`, v2 `memory.low`.
+    pub reservation: Option<i64>,
+    /// v1 only.
+    pub swappiness: Option<u64>,
+    /// Kill all processes of the cgroup when one is OOM-killed (v2 only; v1 kernels cannot).
+    pub oom_group: Option<bool>,
+    /// Refuse a limit below what is used now, instead of having processes killed.
+    pub check_before_update: bool,
+}
+
+/// CPUs and memory nodes by number, in the kernel's list format (`0-3,7`). Empty is the same as none.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cpuset {
+    pub cpus: Option<String>,
+    pub mems: Option<String>,
+}
+
+/// A limit for one size of huge pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugepageLimit {
+    /// As in the kernel's file names: `2MB`, `1GB`.
+    pub page_size: String,
+    pub limit: u64,
+}
+
+/// One line of the device policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRule {
+    pub allow: bool,
+    pub kind: DeviceKind,
+    /// None: any.
+    pub major: Option<u32>,
+    /// None: any.
+    pub minor: Option<u32>,
+    pub access: Access,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    All,
+    Char,
+    Block,
+}
+
+/// What may be done with a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    pub read: bool,
+    pub write: bool,
+    pub mknod: bool,
+}
+
+impl Access {
+    pub const ALL: Self = Self { read: true, write: true, mknod: true };
+}
+
+impl Resources {
+    /// From `linux.resources` of an OCI spec.
+    ///
+    /// # Errors
+    /// [`CgroupError::Invalid`] naming the field that is malformed or not supported.
+    pub fn from_spec(spec: &LinuxResources) -> Result<Self, CgroupError> {
+        let mut out = Self::default();
+        if let Some(cpu) = spec.cpu() {
+            if cpu.realtime_runtime().is_some_and(|v| v != 0) || cpu.realtime_period().is_some_and(|v| v != 0)
+            {
+                return Err(invalid(
+                    "linux.resources.cpu.realtimeRuntime",
+                    "realtime scheduling is not supported",
+                ));
+            }
+            out.cpu = Cpu {
+                shares: cpu.shares(),
+                quota: cpu.quota(),
+                period: cpu.period(),
+                burst: cpu.burst(),
+                idle: cpu.idle().map(|v| v != 0),
+            };
+            out.cpuset = Cpuset { cpus: cpu.cpus().clone(), mems: cpu.mems().clone() };
+        }
+        if let Some(memory) = spec.memory() {
+            if memory.disable_oom_killer() == Some(true) {
+                return Err(invalid(
+                    "linux.resources.memory.disableOOMKiller",
+                    "is not supported: a container without memory would hang instead of being restarted",
+                ));
+            }
+            if memory.kernel_tcp().is_some_and(|v| v > 0) {
+                return Err(invalid("linux.resources.memory.kernelTCP", "is not supported"));
+            }
+            out.memory = Memory {
+                limit: memory.limit(),
+                swap: memory.swap(),
+                reservation: memory.reservation(),
+                swappiness: memory.swappiness(),
+                oom_group: None,
+                check_before_update: memory.check_before_update().unwrap_or(false),
+            };
+        }
+        out.pids = spec.pids().map(|p| p.limit());
+        for limit in spec.hugepage_limits().iter().flatten() {
+            let bytes = u64::try_from(limit.limit())
+                .map_err(|_| invalid("linux.resources.hugepageLimits", "a limit is negative"))?;
+            out.hugepages.push(HugepageLimit { page_size: limit.page_size().clone(), limit: bytes });
+        }
+        out.unified = spec.unified().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+        refuse_unsupported(spec)?;
+        if let Some(rules) = spec.devices() {
+            out.devices = Some(
+                rules
+                    .iter()
+                    .enumerate()
+                    .map(|(i, rule)| DeviceRule::from_spec(i, rule))
+                    .collect::<Result<_, _>>()?,
+            );
+        }
+        Ok(out)
+    }
+}
+
+fn refuse_unsupported(spec: &LinuxResources) -> Result<(), CgroupError> {
+    let hint = "is not supported (cgroup v2 hosts: use linux.resources.unified)";
+    if spec.block_io().is_some() {
+        return Err(invalid("linux.resources.blockIO", hint));
+    }
+    if spec.network().is_some() {
+        return Err(invalid("linux.resources.network", hint));
+    }
+    if spec.rdma().as_ref().is_some_and(|r| !r.is_empty()) {
+        return Err(invalid("linux.resources.rdma", hint));
+    }
+    Ok(())
+}
+
+impl DeviceRule {
+    /// Everything denied: the usual first rule.
+    pub const DENY_ALL: Self =
+        Self { allow: false, kind: DeviceKind::All, major: None, minor: None, access: Access::ALL };
+    /// Everything allowed: the only rule of a privileged container.
+    pub const ALLOW_ALL: Self = Self { allow: true, ..Self::DENY_ALL };
+
+    fn from_spec(index: usize, rule: &LinuxDeviceCgroup) -> Result<Self, CgroupError> {
+        let field = |name: &str| format!("linux.resources.devices[{index}].{name}");
+        let kind = match rule.typ() {
+            None | Some(LinuxDeviceType::A) => DeviceKind::All,
+            Some(LinuxDeviceType::C | LinuxDeviceType::U) => DeviceKind::Char,
+            Some(LinuxDeviceType::B) => DeviceKind::Block,
+            Some(LinuxDeviceType::P) => return Err(invalid(field("type"), "p is not a device")),
+        };
+        let number = |name: &str, value: Option<i64>| match value {
+            None | Some(-1) => Ok(None),
+            Some(n) => {
+                u32::try_from(n).map(Some).map_err(|_| invalid(field(name), format!("{n} is out of range")))
+            }
+        };
+        let access = match rule.access().as_deref() {
+            None | Some("") => Access::ALL,
+            Some(text) => Access::parse(text)
+                .ok_or_else(|| invalid(field("access"), format!("{text:?} is not of r, w, m")))?,
+        };
+        let (major, minor) = (number("major", rule.major())?, number("minor", rule.minor())?);
+        Ok(Self { allow: rule.allow(), kind, major, minor, access })
+    }
+}
+
+impl Access {
+    /// From `rwm` in any order; None for anything else.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let known = !text.is_empty() && text.bytes().all(|b| matches!(b, b'r' | b'w' | b'm'));
+        known.then(|| Self { read: text.contains('r'), write: text.contains('w'), mknod: text.contains('m') })
+    }
+}
+
+pub(super) fn invalid(field: impl Into<String>, reason: impl Into<String>) -> CgroupError {
+    CgroupError::Invalid { field: field.into(), reason: reason.into() }
+}

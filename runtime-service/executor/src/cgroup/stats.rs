@@ -1,0 +1,101 @@
+//! What a cgroup has used.
+
+use serde::{Deserialize, Serialize};
+
+/// One reading of all that the kernel counts for a cgroup. A part is None where the host has no
+/// controller for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Nanoseconds since the epoch at which the reading was taken.
+    pub timestamp_ns: i64,
+    pub cpu: Option<CpuStats>,
+    pub memory: Option<MemoryStats>,
+    pub swap: Option<SwapStats>,
+    pub pids: Option<PidsStats>,
+    pub io: Option<IoStats>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuStats {
+    /// CPU time used since the cgroup exists, nanoseconds.
+    pub usage_ns: u64,
+    pub user_ns: u64,
+    pub system_ns: u64,
+    /// Enforcement periods that passed, those in which the quota ran out, and the time lost by it.
+    pub periods: u64,
+    pub throttled_periods: u64,
+    pub throttled_ns: u64,
+    pub psi: Option<Psi>,
+}
+
+/// Bytes, but for the faults.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryStats {
+    pub usage: u64,
+    /// Usage without the page cache that can be dropped at once (inactive file pages).
+    pub working_set: u64,
+    /// Anonymous memory.
+    pub rss: u64,
+    pub cache: u64,
+    pub mapped_file: u64,
+    pub page_faults: u64,
+    pub major_page_faults: u64,
+    /// None: no limit.
+    pub limit: Option<u64>,
+    /// Limit less working set; None without a limit.
+    pub available: Option<u64>,
+    /// Greatest usage so far, where the kernel says.
+    pub max_usage: Option<u64>,
+    /// Times the limit was hit.
+    pub limit_hits: u64,
+    pub psi: Option<Psi>,
+}
+
+/// Bytes of swap.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwapStats {
+    pub usage: u64,
+    /// None: no limit.
+    pub limit: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PidsStats {
+    pub current: u64,
+    /// None: no limit.
+    pub limit: Option<u64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoStats {
+    pub devices: Vec<IoDeviceStats>,
+    pub psi: Option<Psi>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoDeviceStats {
+    pub major: u32,
+    pub minor: u32,
+    pub read_bytes: u64,
+    pub write_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
+}
+
+/// Pressure stall information: how long processes waited for a resource.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Psi {
+    /// At least one process waited.
+    pub some: PsiLine,
+    /// All processes waited.
+    pub full: PsiLine,
+}
+
+/// Averages in hundredths of a percent over 10, 60 and 300 seconds; total in microseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PsiLine {
+    pub avg10: u32,
+    pub avg60: u32,
+    pub avg300: u32,
+    pub total_us: u64,
+}
