@@ -1,0 +1,63 @@
+//! `Debug` for the messages that carry secrets: it says whether one is there, never what it is.
+
+use std::fmt;
+
+use crate::runtime::v1::{AuthConfig, PullImageRequest};
+
+/// Prints as `""` or `"***"`.
+struct Secret<'a>(&'a str);
+
+impl fmt::Debug for Secret<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "\"\"" } else { "\"***\"" })
+    }
+}
+
+impl fmt::Debug for AuthConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Taken apart, so that a new field cannot be forgotten here.
+        let Self { username, password, auth, server_address, identity_token, registry_token } = self;
+        f.debug_struct("AuthConfig")
+            .field("username", username)
+            .field("password", &Secret(password))
+            .field("auth", &Secret(auth))
+            .field("server_address", server_address)
+            .field("identity_token", &Secret(identity_token))
+            .field("registry_token", &Secret(registry_token))
+            .finish()
+    }
+}
+
+impl fmt::Debug for PullImageRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { image, auth, sandbox_config } = self;
+        f.debug_struct("PullImageRequest")
+            .field("image", image)
+            .field("auth", auth)
+            // Says enough of the pod; the rest of it is long.
+            .field("sandbox", &sandbox_config.as_ref().and_then(|c| c.metadata.as_ref()))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_secret_is_printed_not_even_inside_a_request() {
+        let auth = AuthConfig {
+            username: "ann".into(),
+            password: "s3cret-a".into(),
+            auth: "s3cret-b".into(),
+            server_address: "r.example".into(),
+            identity_token: "s3cret-c".into(),
+            registry_token: "s3cret-d".into(),
+        };
+        let request = PullImageRequest { auth: Some(auth.clone()), ..Default::default() };
+        for text in [format!("{auth:?}"), format!("{request:#?}")] {
+            assert!(!text.contains("s3cret"), "{text}");
+            assert!(text.contains("ann") && text.contains("***"), "{text}");
+        }
+    }
+}
