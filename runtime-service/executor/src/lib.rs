@@ -15,6 +15,7 @@ pub mod inroot;
 pub mod plan;
 #[cfg(feature = "compile")]
 pub mod rootfs;
+pub mod run;
 #[cfg(feature = "compile")]
 pub mod seccomp;
 #[cfg(feature = "compile")]

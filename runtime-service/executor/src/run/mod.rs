@@ -1,0 +1,95 @@
+//! The run side: a [`Plan`](crate::plan::Plan) becomes a process. Lives in the monitor, which has one thread.
+//!
+//! ```text
+//!  monitor                                child (a copy of the monitor, until execve)
+//!  start(plan, fds, stdio, pod)
+//!    | setns(pid) when shared
+//!    | clone3(NEWNS, NEWPID, INTO_CGROUP) ---> cgroups, private /proc, root and mounts, pivot,
+//!    | setns(pid) back                          cwd, limits, credentials, seccomp, execve
+//!    v                                            |
+//!  Starting { pid, pidfd, report } <--------------+ notes, terminal, failed stage; closes at execve
+//! ```
+//!
+//! The monitor never waits for the child: it polls [`Report`] and calls [`Report::receive`] when
+//! that is readable.
+//!
+//! Cast: [`start`] and [`exec`] make processes, [`Stdio`] is what they talk through, [`PodContext`]
+//! what the pod lends them, [`pod_root::enter`] makes the tiny root that the monitor lives in,
+//! [`pod_init::start`] the first process of a pod's shared PID namespace, [`StageError`] says which
+//! stage failed on what.
+
+pub mod error;
+pub mod pod_init;
+pub mod pod_root;
+mod report;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use crate::plan::{CgroupJoin, Plan, Process};
+
+pub use error::{Stage, StageError};
+pub use report::{Progress, Report};
+
+/// What becomes descriptors 0, 1 and 2. `None` is a null device. Ignored for a process with a
+/// terminal, whose master arrives as [`Progress::Terminal`].
+#[derive(Debug, Default)]
+pub struct Stdio {
+    /// Descriptor 0.
+    pub stdin: Option<OwnedFd>,
+    /// Descriptor 1.
+    pub stdout: Option<OwnedFd>,
+    /// Descriptor 2.
+    pub stderr: Option<OwnedFd>,
+}
+
+/// What a container gets from its pod, beyond the namespaces that it inherits from the monitor.
+///
+/// The monitor's root must have been made by [`pod_root::enter`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct PodContext<'a> {
+    /// Pidfd of the first process of the pod's shared PID namespace, when there is one.
+    pub init: Option<BorrowedFd<'a>>,
+}
+
+/// A process between its clone and its exec.
+#[derive(Debug)]
+pub struct Starting {
+    /// As the monitor's PID namespace numbers it. A child of the monitor: to be reaped by it.
+    pub pid: i32,
+    /// Names the process for as long as it is kept; readable at exit.
+    pub pidfd: OwnedFd,
+    /// Non-blocking; poll it for reading.
+    pub report: Report,
+}
+
+/// Starts a container's first process.
+///
+/// `fds` are the descriptors that came with the plan, `stdio` is closed here when this returns.
+/// Must be called from a process with one thread.
+///
+/// # Errors
+/// A stage that failed before there was a process; later ones arrive in the [`Report`].
+pub fn start(
+    plan: &Plan,
+    fds: &[OwnedFd],
+    stdio: Stdio,
+    pod: &PodContext<'_>,
+) -> Result<Starting, StageError> {
+    let _ = (plan, fds, stdio, pod);
+    Err(StageError::new(Stage::Clone, rustix::io::Errno::NOSYS, "container"))
+}
+
+/// Starts a further process in the container whose first process `init` names.
+///
+/// # Errors
+/// As [`start`].
+pub fn exec(
+    process: &Process,
+    cgroup: &CgroupJoin,
+    fds: &[OwnedFd],
+    stdio: Stdio,
+    init: BorrowedFd<'_>,
+) -> Result<Starting, StageError> {
+    let _ = (process, cgroup, fds, stdio, init);
+    Err(StageError::new(Stage::Clone, rustix::io::Errno::NOSYS, "exec"))
+}
