@@ -1,0 +1,136 @@
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crisp_executor::id::PodId;
+
+use super::{InvalidCidr, Ipv4Cidr, NetlinkError, Protocol};
+
+/// Why a pod did not get, or did not lose, its network.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// The bridge's name can't be an interface name or part of a path.
+    #[error("bridge_name {0:?} is not usable: 1 to 15 letters, digits, '-' or '_'")]
+    BridgeName(String),
+    /// A pool text was not understood.
+    #[error("pod_cidr: {0}")]
+    Cidr(#[from] InvalidCidr),
+    /// No pool is free.
+    #[error(
+        "pod address pool {pool} overlaps the host's route {route} on {device}: set pod_cidr to a network the host does not use"
+    )]
+    Overlap {
+        /// The last pool tried.
+        pool: Ipv4Cidr,
+        /// What it overlaps.
+        route: Ipv4Cidr,
+        /// Where that route leads.
+        device: String,
+    },
+    /// The bridge is not ours.
+    #[error("interface {name} exists and {why}: set bridge_name to another name or delete it")]
+    BridgeTaken {
+        /// Interface.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// All addresses are given out.
+    #[error("no free address in {pool}: {used} in use; set pod_cidr to a larger network")]
+    PoolExhausted {
+        /// The pool.
+        pool: Ipv4Cidr,
+        /// How many addresses pods hold.
+        used: usize,
+    },
+    /// A host port is taken.
+    #[error("host port {port}/{protocol} on {host_ip} is already in use by {holder}")]
+    PortInUse {
+        /// Port.
+        port: u16,
+        /// Transport.
+        protocol: Protocol,
+        /// Address asked for.
+        host_ip: IpAddr,
+        /// Pod or process.
+        holder: String,
+    },
+    /// A port that the built-in network can't publish.
+    #[error("host port {port}/{protocol}: {why}")]
+    PortRefused {
+        /// Port.
+        port: u16,
+        /// Transport.
+        protocol: Protocol,
+        /// Reason.
+        why: String,
+    },
+    /// The pod has a network already.
+    #[error("pod {pod} is attached to the network already: detach it first")]
+    AlreadyAttached {
+        /// Pod.
+        pod: PodId,
+    },
+    /// A request to the kernel failed.
+    #[error("{step}: {source}")]
+    Netlink {
+        /// What was being done, to what.
+        step: String,
+        /// The answer.
+        source: NetlinkError,
+    },
+    /// A file could not be read or written.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// read, write, remove, ...
+        what: &'static str,
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A CNI configuration is not usable.
+    #[error("CNI configuration {path}: {field}: {why}")]
+    CniConfig {
+        /// File.
+        path: PathBuf,
+        /// Field, like `plugins[1].type`.
+        field: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A plugin is not installed.
+    #[error("CNI plugin {plugin:?} (network {network:?}) is not in {dirs}: install it or set cni_bin_dir")]
+    CniMissing {
+        /// Plugin type.
+        plugin: String,
+        /// Network name.
+        network: String,
+        /// Folders searched.
+        dirs: String,
+    },
+    /// A plugin failed.
+    #[error("CNI plugin {plugin:?} ({command}, network {network:?}): {why}")]
+    CniPlugin {
+        /// Plugin type.
+        plugin: String,
+        /// ADD, DEL, ...
+        command: &'static str,
+        /// Network name.
+        network: String,
+        /// The plugin's message, or how it ended.
+        why: String,
+    },
+    /// Something failed, and so did undoing it.
+    #[error("{error}; undoing it failed too: {undo}")]
+    Undo {
+        /// First failure.
+        error: Box<NetworkError>,
+        /// Failure of the undo.
+        undo: Box<NetworkError>,
+    },
+    /// A blocking step ended without an answer.
+    #[error("network step {0} ended without an answer")]
+    Interrupted(&'static str),
+}

@@ -1,0 +1,35 @@
+//! The pod's network: an address, a way out, and published host ports.
+//!
+//! ```text
+//!                    Networks  (chosen by what the CNI folder holds, looked at on every use)
+//!                   /        \
+//!   no configuration          a *.conflist / *.conf / *.json
+//!        |                            |
+//!     builtin                        cni
+//!   bridge + veth by netlink/      plugins run by cni/exec.rs (the only file here
+//!   masquerade + ports by nft/     that starts processes)
+//!        \                            /
+//!         one record per pod, written before the first step, removed after the last
+//! ```
+//!
+//! The server never enters a pod's namespace: the monitor hands out a netlink socket that was opened
+//! inside ([`PodNetlink`]), and everything in the pod is set up through it.
+//!
+//! - [`Networks`]: the door. `attach`, `detach`, `gc`, `status`.
+//! - [`AttachRequest`] in, [`Attachment`] out, [`NetworkError`] when it fails.
+//! - [`PodNetlink`]: also reads the pod's interface counters ([`InterfaceCounters`]).
+//! - [`PodCidrs`]: which address pools the built-in network may take.
+
+mod cidr;
+mod config;
+mod error;
+mod netlink;
+mod networks;
+mod request;
+
+pub use cidr::{InvalidCidr, Ipv4Cidr, PodCidrs};
+pub use config::NetworkConfig;
+pub use error::NetworkError;
+pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
+pub use networks::{NetworkStatus, Networks};
+pub use request::{AttachRequest, Attachment, DnsSettings, PortMapping, Protocol};

@@ -1,0 +1,249 @@
+//! Interfaces: bridge, veth pair, look-up, deletion, counters.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use super::message::{Messages, attributes, u32_at, u64_at};
+use super::socket::{NetlinkError, Socket};
+
+pub(super) const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
+const RTM_GETLINK: u16 = 18;
+pub(super) const RTM_SETLINK: u16 = 19;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_EXCL: u16 = 0x200;
+
+const IFLA_ADDRESS: u16 = 1;
+pub(super) const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
+const IFLA_STATS64: u16 = 23;
+const IFLA_AF_SPEC: u16 = 26;
+const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+const AF_INET6: u16 = 10;
+const IFF_UP: u32 = 1;
+const IFINFOMSG: usize = 16;
+
+/// An interface as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::network) struct Link {
+    pub index: u32,
+    pub name: String,
+    /// `bridge`, `veth`, ...; empty for hardware.
+    pub kind: String,
+    pub alias: String,
+    pub mac: Vec<u8>,
+    pub counters: InterfaceCounters,
+}
+
+/// What went through an interface since it was made, seen from the pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct InterfaceCounters {
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Receive errors.
+    pub rx_errors: u64,
+    /// Packets dropped on receipt.
+    pub rx_dropped: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Send errors.
+    pub tx_errors: u64,
+    /// Packets dropped instead of sent.
+    pub tx_dropped: u64,
+}
+
+/// `struct ifinfomsg`.
+pub(super) fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; IFINFOMSG] {
+    let mut bytes = [0; IFINFOMSG];
+    bytes[4..8].copy_from_slice(&index.to_ne_bytes());
+    bytes[8..12].copy_from_slice(&flags.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&change.to_ne_bytes());
+    bytes
+}
+
+pub(super) const UP: (u32, u32) = (IFF_UP, IFF_UP);
+
+/// No IPv6 address by itself on this interface: no duplicate-address detection, no multicast chatter.
+/// Optional, because a kernel without IPv6 refuses it and needs it as little.
+pub(super) fn no_automatic_ipv6(messages: &mut Messages, name: &str) {
+    messages
+        .request("turn off automatic IPv6 addresses", RTM_SETLINK, 0, &ifinfomsg(0, 0, 0))
+        .optional()
+        .attr_str(IFLA_IFNAME, name)
+        .nest(IFLA_AF_SPEC, |m| {
+            m.nest(AF_INET6, |m| {
+                m.attr(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]);
+            });
+        });
+}
+
+pub(super) fn up(messages: &mut Messages, step: &'static str, name: &str) {
+    messages.request(step, RTM_SETLINK, 0, &ifinfomsg(0, UP.0, UP.1)).attr_str(IFLA_IFNAME, name);
+}
+
+/// A bridge to make.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::network) struct BridgeLink<'a> {
+    pub name: &'a str,
+    /// Set at birth, so that it does not change with every port that comes or goes.
+    pub mac: [u8; 6],
+    /// Whose it is, for a server that finds it later.
+    pub alias: &'a str,
+}
+
+/// Creates the bridge and sets it up.
+pub(in crate::network) fn create_bridge(
+    socket: &mut Socket,
+    bridge: &BridgeLink<'_>,
+) -> Result<(), NetlinkError> {
+    let mut messages = Messages::new();
+    messages
+        .request("create bridge", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0))
+        .attr_str(IFLA_IFNAME, bridge.name)
+        .attr(IFLA_ADDRESS, &bridge.mac)
+        .nest(IFLA_LINKINFO, |m| {
+            m.attr_str(IFLA_INFO_KIND, "bridge");
+        });
+    messages
+        .request("set the bridge's alias", RTM_SETLINK, 0, &ifinfomsg(0, 0, 0))
+        .attr_str(IFLA_IFNAME, bridge.name)
+        .attr_str(IFLA_IFALIAS, bridge.alias);
+    no_automatic_ipv6(&mut messages, bridge.name);
+    up(&mut messages, "set the bridge up", bridge.name);
+    socket.run(messages)
+}
+
+/// A veth pair to make: one end a port of the bridge, the other born in the pod's namespace.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::network) struct VethPair<'a> {
+    pub host_name: &'a str,
+    /// Given, so that nobody has to invent one and announce the change (udev does).
+    pub host_mac: [u8; 6],
+    pub bridge_index: u32,
+    pub mtu: Option<u32>,
+    pub pod_name: &'a str,
+    pub pod_mac: [u8; 6],
+    pub netns: BorrowedFd<'a>,
+}
+
+/// Creates the pair; the host end is up and in the bridge, the pod's end is still down.
+pub(in crate::network) fn create_veth(socket: &mut Socket, veth: &VethPair<'_>) -> Result<(), NetlinkError> {
+    let mut messages = Messages::new();
+    let create =
+        messages.request("create veth pair", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
+    create.attr_str(IFLA_IFNAME, veth.host_name).attr(IFLA_ADDRESS, &veth.host_mac);
+    if let Some(mtu) = veth.mtu {
+        create.attr_u32(IFLA_MTU, mtu);
+    }
+    create.attr_u32(IFLA_MASTER, veth.bridge_index).nest(IFLA_LINKINFO, |m| {
+        m.attr_str(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
+            m.nest(VETH_INFO_PEER, |m| {
+                m.raw(&ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, veth.pod_name);
+                m.attr(IFLA_ADDRESS, &veth.pod_mac);
+                if let Some(mtu) = veth.mtu {
+                    m.attr_u32(IFLA_MTU, mtu);
+                }
+                m.attr_u32(IFLA_NET_NS_FD, veth.netns.as_raw_fd().cast_unsigned());
+            });
+        });
+    });
+    no_automatic_ipv6(&mut messages, veth.host_name);
+    up(&mut messages, "set the host's end up", veth.host_name);
+    socket.run(messages)
+}
+
+/// Deletes an interface; `false` when there is none of that name.
+pub(in crate::network) fn delete_link(socket: &mut Socket, name: &str) -> Result<bool, NetlinkError> {
+    let mut messages = Messages::new();
+    messages.request("delete interface", RTM_DELLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, name);
+    match socket.run(messages) {
+        Ok(()) => Ok(true),
+        Err(NetlinkError::Refused { errno: Errno::NODEV, .. }) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// The interface of that name, if there is one.
+pub(in crate::network) fn link_by_name(
+    socket: &mut Socket,
+    name: &str,
+) -> Result<Option<Link>, NetlinkError> {
+    let mut messages = Messages::new();
+    messages.request("look up interface", RTM_GETLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, name);
+    let mut found = None;
+    match socket.run_with(messages, |kind, payload| found = parse(kind, payload)) {
+        Err(NetlinkError::Refused { errno: Errno::NODEV, .. }) => Ok(None),
+        Err(e) => Err(e),
+        Ok(()) => found.map(Some).ok_or(NetlinkError::Malformed("look up interface")),
+    }
+}
+
+/// All interfaces of the socket's namespace.
+pub(in crate::network) fn links(socket: &mut Socket) -> Result<Vec<Link>, NetlinkError> {
+    socket.list(
+        |m| {
+            m.dump("list interfaces", RTM_GETLINK, &ifinfomsg(0, 0, 0));
+        },
+        parse,
+    )
+}
+
+fn parse(kind: u16, payload: &[u8]) -> Option<Link> {
+    if kind != RTM_NEWLINK {
+        return None;
+    }
+    let mut link = Link {
+        index: u32_at(payload, 4)?,
+        name: String::new(),
+        kind: String::new(),
+        alias: String::new(),
+        mac: Vec::new(),
+        counters: InterfaceCounters::default(),
+    };
+    for (kind, value) in attributes(payload.get(IFINFOMSG..)?) {
+        match kind {
+            IFLA_IFNAME => link.name = text(value),
+            IFLA_IFALIAS => link.alias = text(value),
+            IFLA_ADDRESS => link.mac = value.to_vec(),
+            IFLA_STATS64 => link.counters = counters(value)?,
+            IFLA_LINKINFO => {
+                link.kind = attributes(value)
+                    .find(|(k, _)| *k == IFLA_INFO_KIND)
+                    .map_or(String::new(), |(_, v)| text(v));
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
+}
+
+/// `struct rtnl_link_stats64` begins with these eight.
+fn counters(value: &[u8]) -> Option<InterfaceCounters> {
+    Some(InterfaceCounters {
+        rx_packets: u64_at(value, 0)?,
+        tx_packets: u64_at(value, 8)?,
+        rx_bytes: u64_at(value, 16)?,
+        tx_bytes: u64_at(value, 24)?,
+        rx_errors: u64_at(value, 32)?,
+        tx_errors: u64_at(value, 40)?,
+        rx_dropped: u64_at(value, 48)?,
+        tx_dropped: u64_at(value, 56)?,
+    })
+}

@@ -1,0 +1,22 @@
+//! A small synchronous netlink client: messages in one datagram out, their answers back.
+//!
+//! Everything asked here is answered by the kernel before `send` returns, so nothing needs a task of
+//! its own; a whole pod is attached with four datagrams.
+//! Sources: netlink(7), rtnetlink(7), linux/if_link.h, linux/rtnetlink.h.
+
+mod address;
+mod link;
+mod message;
+mod pod;
+mod route;
+mod socket;
+
+pub(super) use address::{InterfaceAddress, add_address, addresses};
+pub use link::InterfaceCounters;
+pub(super) use link::{BridgeLink, Link, VethPair, create_bridge, create_veth, delete_link, link_by_name};
+pub(super) use message::{Messages, attributes};
+pub(super) use pod::PodAddress;
+pub use pod::PodNetlink;
+pub(super) use route::routes;
+pub use socket::NetlinkError;
+pub(super) use socket::{Protocol, Socket};

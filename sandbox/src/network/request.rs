@@ -1,0 +1,120 @@
+//! What a pod asks of its network, and what it gets.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crisp_executor::id::PodId;
+use serde::{Deserialize, Serialize};
+
+use super::PodNetlink;
+
+/// The transport protocol of a published port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// Its name, as CNI's portMappings capability and people write it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+
+    /// Its number in the IP header.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A container port and the host port it is reached by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortMapping {
+    /// Transport.
+    pub protocol: Protocol,
+    /// Port in the pod.
+    pub container_port: u16,
+    /// Port on the host; 0 means that the port is informational and nothing is published.
+    pub host_port: u16,
+    /// The host address it is published on; `None` and the unspecified address mean all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ip: Option<IpAddr>,
+}
+
+/// The pod's resolver settings, for CNI plugins that ask for them (capability `dns`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DnsSettings {
+    /// Resolver addresses.
+    #[serde(default)]
+    pub servers: Vec<String>,
+    /// Search domains.
+    #[serde(default)]
+    pub searches: Vec<String>,
+    /// resolv.conf options.
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+/// Everything needed to give one pod its network.
+#[derive(Debug, Clone)]
+pub struct AttachRequest {
+    /// The pod.
+    pub pod: PodId,
+    /// Kubernetes name, for CNI and for messages.
+    pub name: String,
+    /// Kubernetes namespace.
+    pub namespace: String,
+    /// Kubernetes uid.
+    pub uid: String,
+    /// A route socket opened in the pod's network namespace.
+    pub netlink: PodNetlink,
+    /// The pod's network namespace.
+    pub netns: Arc<OwnedFd>,
+    /// Ports to publish.
+    pub port_mappings: Vec<PortMapping>,
+    /// Annotations; the bandwidth ones are passed on to CNI.
+    pub annotations: BTreeMap<String, String>,
+    /// Resolver settings.
+    pub dns: DnsSettings,
+}
+
+/// What a pod was given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The pod's addresses, the primary one first.
+    pub ips: Vec<IpAddr>,
+    /// Name of the interface in the pod.
+    pub interface: String,
+    /// Its hardware address, when known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The bridge of the built-in network, or the CNI network's name.
+    pub network: String,
+    /// What the network says about name resolution (CNI results may).
+    #[serde(default)]
+    pub dns: DnsSettings,
+}
