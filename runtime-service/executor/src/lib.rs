@@ -20,5 +20,6 @@ pub mod run;
 pub mod seccomp;
 #[cfg(feature = "compile")]
 pub mod source;
+mod sys;
 #[cfg(feature = "compile")]
 pub mod user;

@@ -1,0 +1,280 @@
+//! System calls that rustix does not offer in a safe form. The only unsafe code of this crate.
+//!
+//! Every function here is safe to call: what the kernel needs to hold is held by the argument
+//! types. All are raw per-thread calls; none of the C library's process-wide wrappers is used, as
+//! the callers are single-threaded children.
+#![allow(unsafe_code)]
+
+use std::convert::Infallible;
+use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong};
+use std::marker::PhantomData;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use rustix::io::Errno;
+
+/// `-1` and errno, or the result.
+fn checked(result: c_long) -> Result<c_long, Errno> {
+    if result >= 0 {
+        return Ok(result);
+    }
+    let number = std::io::Error::last_os_error().raw_os_error();
+    Err(Errno::from_raw_os_error(number.unwrap_or(libc::EIO)))
+}
+
+/// Which side of a [`clone3`] this is.
+pub(crate) enum Cloned {
+    Parent {
+        pid: i32,
+        pidfd: OwnedFd,
+    },
+    /// A copy of the caller. It must end in [`execve`] or [`exit`], never return to its caller's caller.
+    Child,
+}
+
+/// `struct clone_args` as of Linux 5.7 (88 bytes), clone3(2).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// Forks with `namespaces` (CLONE_NEW* bits), a pidfd, and SIGCHLD at the child's end; the child is
+/// born in `cgroup` (an open v2 folder) when one is given.
+pub(crate) fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: namespaces | libc::CLONE_PIDFD as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    if let Some(cgroup) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = cgroup.as_raw_fd() as u64;
+    }
+    // SAFETY: `args` is a valid clone_args of the size given; without CLONE_VM and without a stack
+    // the child runs on a private copy of this memory, as after fork, so nothing here is ever seen
+    // by two owners. `pidfd` outlives the call. A lock that another thread held would stay locked in
+    // the child, which could make it wait but not make it unsound.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    match checked(result)? {
+        0 => Ok(Cloned::Child),
+        pid => {
+            // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD); nobody else owns it.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent { pid: i32::try_from(pid).unwrap_or(i32::MAX), pidfd })
+        }
+    }
+}
+
+/// Ends the process at once: no destructors, no exit handlers of the parent's that this copy carries.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions.
+    unsafe { libc::_exit(code) }
+}
+
+/// A null-terminated array of C strings, as execve takes it.
+pub(crate) struct Strings<'a> {
+    pointers: Vec<*const c_char>,
+    strings: PhantomData<&'a [CString]>,
+}
+
+impl<'a> Strings<'a> {
+    pub(crate) fn new(strings: &'a [CString]) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { pointers, strings: PhantomData }
+    }
+}
+
+/// Returns only when it failed.
+pub(crate) fn execve(path: &CStr, args: &Strings<'_>, env: &Strings<'_>) -> Errno {
+    let (args, env) = (args.pointers.as_ptr(), env.pointers.as_ptr());
+    // SAFETY: all three are null-terminated and borrowed for as long as this runs (`Strings::new`).
+    let result = unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), args, env) };
+    checked(result).err().unwrap_or(Errno::IO)
+}
+
+/// `struct mount_attr`, mount_setattr(2).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct MountAttr {
+    /// MOUNT_ATTR_ bits to set.
+    pub set: u64,
+    /// MOUNT_ATTR_ bits to clear.
+    pub clear: u64,
+    /// One of MS_SHARED, MS_SLAVE, MS_PRIVATE, or 0.
+    pub propagation: u64,
+    /// For MOUNT_ATTR_IDMAP: the user namespace's descriptor.
+    pub userns: u64,
+}
+
+/// Changes the mount whose root `mount` names; with `recursive` the whole tree below it.
+pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> Result<(), Errno> {
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    // SAFETY: the path is a C string, `attr` a valid mount_attr of the size given; both only read.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+            &raw const *attr,
+            size_of::<MountAttr>(),
+        )
+    };
+    checked(result).map(drop)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
+    const CLOSE_RANGE_CLOEXEC: u32 = 4;
+    // SAFETY: changes only flags of descriptors; what owns them goes on owning them.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
+    checked(result).map(drop)
+}
+
+/// Closes every descriptor and never returns to code that could use one: runs `then` instead.
+pub(crate) fn without_descriptors(then: impl FnOnce() -> Infallible) -> ! {
+    // SAFETY: owners of these descriptors exist up the stack, but `then` never returns to them and
+    // this process is a copy with a descriptor table of its own, so no close can hit a reused number.
+    unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0u32) };
+    match then() {}
+}
+
+/// `struct sigaction` as the kernel has it on 64-bit machines; all zero is SIG_DFL without flags.
+#[repr(C)]
+#[derive(Default)]
+struct KernelSigaction {
+    handler: usize,
+    flags: c_ulong,
+    restorer: usize,
+    mask: u64,
+}
+
+/// Bytes of a kernel signal set.
+const SIGSET: usize = 8;
+
+fn set_disposition(signal: c_int, handler: usize) {
+    let action = KernelSigaction { handler, ..KernelSigaction::default() };
+    let old: *mut KernelSigaction = std::ptr::null_mut();
+    // SAFETY: `action` is at least as large as any 64-bit kernel's sigaction and only read; SIG_DFL
+    // and SIG_IGN run no code of ours. SIGKILL and SIGSTOP are refused, which is fine.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, old, SIGSET) };
+}
+
+/// Every signal at its default and none blocked: an exec keeps "ignored" and the mask otherwise.
+pub(crate) fn reset_signals() {
+    for signal in 1..=64 {
+        set_disposition(signal, libc::SIG_DFL);
+    }
+    let empty = 0u64;
+    let old: *mut u64 = std::ptr::null_mut();
+    // SAFETY: `empty` is a kernel signal set of the size given, only read.
+    unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, old, SIGSET) };
+}
+
+/// Children of this process, adopted ones too, are reaped by the kernel; waits for ever.
+pub(crate) fn reap_forever() -> Infallible {
+    set_disposition(libc::SIGCHLD, libc::SIG_IGN);
+    loop {
+        // SAFETY: no arguments, no memory.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Leaves the cgroup namespace for one rooted at the cgroups that this process is in now.
+pub(crate) fn unshare_cgroup_namespace() -> Result<(), Errno> {
+    // SAFETY: touches neither memory nor descriptors.
+    checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) }).map(drop)
+}
+
+/// Soft and hard limit of one resource.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limit {
+    pub soft: u64,
+    pub hard: u64,
+}
+
+/// prlimit64(2) of this process: sets `new` when given, answers what held before.
+pub(crate) fn limit(resource: u32, new: Option<Limit>) -> Result<Limit, Errno> {
+    let mut old = Limit { soft: 0, hard: 0 };
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `new` is null or points to a live rlimit64, `old` is one that may be written.
+    checked(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, new, &raw mut old) })?;
+    Ok(old)
+}
+
+fn prctl(operation: c_int, a: c_ulong, b: c_ulong) -> Result<(), Errno> {
+    let zero: c_ulong = 0;
+    // SAFETY: only called below, with operations whose arguments are plain numbers.
+    checked(unsafe { libc::syscall(libc::SYS_prctl, operation, a, b, zero, zero) }).map(drop)
+}
+
+/// Takes a capability out of the bounding set; EINVAL when the kernel has none of that number.
+pub(crate) fn drop_bounding(capability: u32) -> Result<(), Errno> {
+    prctl(libc::PR_CAPBSET_DROP, capability.into(), 0)
+}
+
+/// Adds a capability to the ambient set.
+pub(crate) fn raise_ambient(capability: u32) -> Result<(), Errno> {
+    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as c_ulong, capability.into())
+}
+
+/// Loads a filter (`struct sock_filter` array, host byte order) for this thread and what it execs.
+pub(crate) fn load_seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
+    #[repr(C)]
+    struct Program {
+        length: u16,
+        filter: *const u8,
+    }
+    let length = u16::try_from(program.len() / 8).map_err(|_| Errno::INVAL)?;
+    if program.len() % 8 != 0 {
+        return Err(Errno::INVAL);
+    }
+    let program = Program { length, filter: program.as_ptr() };
+    // SAFETY: `program` is a sock_fprog whose filter has the length it says; the kernel copies it
+    // without regard to alignment and checks every instruction.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
+    checked(result).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_call_carries_its_error_number() {
+        assert_eq!(load_seccomp(&[0; 7], 0), Err(Errno::INVAL));
+        assert_eq!(limit(9999, None), Err(Errno::INVAL));
+        assert_eq!(drop_bounding(4096), Err(Errno::INVAL));
+        let none = Strings::new(&[]);
+        assert_eq!(execve(c"/no/such/program", &none, &none), Errno::NOENT);
+    }
+
+    #[test]
+    fn a_child_is_a_copy_with_a_pidfd() {
+        match clone3(0, None).unwrap() {
+            Cloned::Child => exit(7),
+            Cloned::Parent { pid, pidfd } => {
+                assert!(pid > 1);
+                let id = rustix::process::WaitId::PidFd(std::os::fd::AsFd::as_fd(&pidfd));
+                let status = rustix::process::waitid(id, rustix::process::WaitIdOptions::EXITED).unwrap();
+                assert_eq!(status.and_then(|s| s.exit_status()), Some(7));
+            }
+        }
+    }
+}
