@@ -15,7 +15,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let mut config = prost_build::Config::new();
     // Ordered maps: two equal messages are equal bytes, in logs, records and tests.
-    config.btree_map(["."]).skip_debug(SECRET);
+    config.btree_map(["."]).skip_debug(SECRET).enable_type_names();
     tonic_prost_build::configure()
         .build_client(true)
         .build_server(true)

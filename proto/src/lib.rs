@@ -22,7 +22,7 @@ mod redact;
 /// Packages named as in protobuf.
 pub mod runtime {
     /// The contract's own package, `runtime.v1`.
-    #[expect(clippy::all, clippy::unwrap_used, reason = "generated")]
+    #[allow(clippy::all, clippy::unwrap_used, reason = "generated")]
     #[allow(missing_docs, unused_qualifications, reason = "generated")]
     #[rustfmt::skip]
     pub mod v1 {
