@@ -1,1 +1,182 @@
-//! Filled in below.
+//! How the server is doing, for Prometheus.
+//!
+//! ```text
+//!  gRPC -> RpcLayer ----.
+//!  operations -> Timer -+-> Metrics (one registry) <- page.rs: GET /metrics <- Prometheus
+//!  crates' own metrics -'         ^
+//!                                 '- ProcessCollector reads /proc when asked, never before
+//! ```
+//!
+//! Cast: [`Metrics`] is the registry that everything registers with; [`Timer`] measures one stage of one
+//! operation; [`RpcLayer`] measures every RPC; [`MetricsServer`] is the page. A metric belongs to the crate
+//! that does the work: only what is common to all is here. Every name starts with `crisp_`.
+//!
+//! Whoever registers a collector computes in `collect`, which runs when somebody scrapes.
+//!
+//! ```
+//! let metrics = crisp_metrics::Metrics::new("0.1.0").unwrap();
+//! let timer = metrics.stage("run_pod", "network");
+//! timer.ok();
+//! assert!(metrics.text().contains(r#"crisp_stage_duration_seconds_count{operation="run_pod",outcome="ok",stage="network"} 1"#));
+//! ```
+
+mod page;
+mod process;
+mod rpc;
+mod stage;
+
+use std::sync::Arc;
+
+pub use page::{MetricsServer, ServeError};
+pub use prometheus;
+use prometheus::core::Collector;
+use prometheus::{Encoder as _, IntGauge, Opts, Registry, TextEncoder};
+pub use rpc::{RpcBody, RpcLayer, RpcService};
+pub use stage::Timer;
+
+/// Upper bounds of all our duration histograms, in seconds: from a list out of memory to a large pull.
+pub const DURATION_BUCKETS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
+    300.0,
+];
+
+/// The registry of one server. Clones are the same registry.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    registry: Registry,
+    stages: prometheus::HistogramVec,
+    rpcs: rpc::RpcMetrics,
+}
+
+impl Metrics {
+    /// A registry with what is common to all: build info, process figures, stage and RPC durations.
+    ///
+    /// # Errors
+    /// Only when two of our own metrics have one name.
+    pub fn new(version: &str) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let build = IntGauge::with_opts(
+            Opts::new("crisp_build_info", "1; the version is in the label.").const_label("version", version),
+        )?;
+        build.set(1);
+        registry.register(Box::new(build))?;
+        registry.register(Box::new(process::ProcessCollector::new()?))?;
+        let stages = stage::histogram()?;
+        registry.register(Box::new(stages.clone()))?;
+        let rpcs = rpc::RpcMetrics::register(&registry)?;
+        Ok(Self { inner: Arc::new(Inner { registry, stages, rpcs }) })
+    }
+
+    /// The registry itself, for the `register_*_with_registry!` macros.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        &self.inner.registry
+    }
+
+    /// Adds a crate's own metric, or a collector that computes while it is scraped.
+    ///
+    /// # Errors
+    /// When a metric of that name is there already.
+    pub fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
+        self.inner.registry.register(collector)
+    }
+
+    /// Starts to measure one stage of one operation.
+    pub fn stage(&self, operation: &'static str, stage: &'static str) -> Timer {
+        Timer::start(self.inner.stages.clone(), operation, stage)
+    }
+
+    /// A tower layer that measures the RPCs whose paths are in `known`; calls to other paths share one label,
+    /// so that a client cannot make up series.
+    #[must_use]
+    pub fn rpc_layer(&self, known: &'static [&'static str]) -> RpcLayer {
+        RpcLayer::new(self.inner.rpcs.clone(), known)
+    }
+
+    /// All metrics in the Prometheus text format. This is what runs the collectors.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.inner.registry.gather(), &mut text) {
+            tracing::warn!(%error, "a metric cannot be written");
+        }
+        String::from_utf8_lossy(&text).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use prometheus::core::Desc;
+    use prometheus::proto::MetricFamily;
+
+    use super::*;
+
+    #[test]
+    fn the_page_passes_promtools_check() {
+        let metrics = Metrics::new("1.2.3").unwrap();
+        metrics.stage("pull", "fetch").ok();
+        metrics.stage("pull", "unpack").failed();
+        let tool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut tool = match tool {
+            Ok(tool) => tool,
+            Err(error) => return eprintln!("skipped: promtool: {error}"),
+        };
+        tool.stdin.take().unwrap().write_all(metrics.text().as_bytes()).unwrap();
+        let output = tool.wait_with_output().unwrap();
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{}{}{}",
+            metrics.text(),
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+
+    #[test]
+    fn every_name_starts_with_crisp() {
+        let metrics = Metrics::new("1.2.3").unwrap();
+        metrics.stage("pull", "fetch").ok();
+        let text = metrics.text();
+        assert!(text.contains("crisp_build_info{version=\"1.2.3\"} 1"));
+        for line in text.lines().filter(|l| !l.starts_with('#')) {
+            assert!(line.starts_with("crisp_"), "{line}");
+        }
+    }
+
+    struct Counting(Arc<AtomicUsize>, IntGauge);
+
+    impl Collector for Counting {
+        fn desc(&self) -> Vec<&Desc> {
+            self.1.desc()
+        }
+        fn collect(&self) -> Vec<MetricFamily> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            self.1.collect()
+        }
+    }
+
+    #[test]
+    fn nothing_is_computed_while_nobody_asks() {
+        let metrics = Metrics::new("1").unwrap();
+        let runs = Arc::new(AtomicUsize::new(0));
+        let gauge = IntGauge::new("crisp_test", "A test.").unwrap();
+        metrics.register(Box::new(Counting(Arc::clone(&runs), gauge))).unwrap();
+        assert_eq!(runs.load(Ordering::Relaxed), 0);
+        let _ = metrics.text();
+        assert_eq!(runs.load(Ordering::Relaxed), 1);
+    }
+}

@@ -1,0 +1,161 @@
+//! The HTTP page: `GET /metrics` for Prometheus, `GET /healthz` for probes, nothing else.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use crate::Metrics;
+
+/// Scrapers at once. More than a few are a mistake, and must not cost the server its descriptors.
+const MAX_CONNECTIONS: usize = 16;
+/// A client that says nothing for so long is let go.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the page cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The address is taken or not ours.
+    #[error("cannot listen for metrics on {listen}: {source}")]
+    Bind {
+        /// The address asked for.
+        listen: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}
+
+/// The page being served; dropping it ends that.
+pub struct MetricsServer {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl MetricsServer {
+    /// Where it really listens, for when port 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for MetricsServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Metrics {
+    /// Serves the page on `listen` until the result is dropped.
+    ///
+    /// # Errors
+    /// [`ServeError::Bind`].
+    pub async fn serve(&self, listen: SocketAddr) -> Result<MetricsServer, ServeError> {
+        let bind = |source| ServeError::Bind { listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(bind)?;
+        let address = listener.local_addr().map_err(bind)?;
+        Ok(MetricsServer { address, task: tokio::spawn(accept(listener, self.clone())) })
+    }
+}
+
+async fn accept(listener: TcpListener, metrics: Metrics) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let metrics = metrics.clone();
+                tokio::spawn(async move {
+                    connection(stream, metrics).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection for metrics");
+                // Out of descriptors most likely: trying again at once would only burn the CPU.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, metrics: Metrics) {
+    let service = service_fn(move |request| answer(request, metrics.clone()));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a metrics connection broke");
+    }
+}
+
+async fn answer(request: Request<Incoming>, metrics: Metrics) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (status, text) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => {
+            // Collectors read files: not on a thread that serves RPCs.
+            match tokio::task::spawn_blocking(move || metrics.text()).await {
+                Ok(text) => (StatusCode::OK, text),
+                Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+            }
+        }
+        (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
+        (_, "/metrics" | "/healthz") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
+        _ => (StatusCode::NOT_FOUND, "only /metrics and /healthz are here\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    async fn get(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream
+            .write_all(format!("{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn serves_the_page_and_nothing_else() {
+        let metrics = Metrics::new("1").unwrap();
+        let server = metrics.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let page = get(server.address(), "GET /metrics").await;
+        assert!(page.starts_with("HTTP/1.1 200") && page.contains("version=0.0.4"), "{page}");
+        assert!(page.contains("crisp_process_cpu_seconds_total"), "{page}");
+        assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
+        assert!(get(server.address(), "POST /metrics").await.starts_with("HTTP/1.1 405"));
+        assert!(get(server.address(), "GET /").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test]
+    async fn a_taken_address_is_named() {
+        let metrics = Metrics::new("1").unwrap();
+        let first = metrics.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let error = metrics.serve(first.address()).await.err().unwrap();
+        assert!(error.to_string().contains(&first.address().to_string()), "{error}");
+    }
+}

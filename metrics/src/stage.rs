@@ -1,0 +1,86 @@
+//! Durations of the named stages of operations.
+
+use std::time::Instant;
+
+use prometheus::{HistogramOpts, HistogramVec};
+
+use crate::DURATION_BUCKETS;
+
+pub(crate) fn histogram() -> Result<HistogramVec, prometheus::Error> {
+    HistogramVec::new(
+        HistogramOpts::new(
+            "crisp_stage_duration_seconds",
+            "Duration of one stage of an operation. Outcome: ok, failed or cancelled.",
+        )
+        .buckets(DURATION_BUCKETS.to_vec()),
+        &["operation", "stage", "outcome"],
+    )
+}
+
+/// A running stage. One that is dropped without a word was cancelled.
+#[must_use = "a timer that is dropped at once measures nothing"]
+pub struct Timer {
+    histogram: HistogramVec,
+    operation: &'static str,
+    stage: &'static str,
+    started: Instant,
+    outcome: &'static str,
+}
+
+impl Timer {
+    pub(crate) fn start(histogram: HistogramVec, operation: &'static str, stage: &'static str) -> Self {
+        Self { histogram, operation, stage, started: Instant::now(), outcome: "cancelled" }
+    }
+
+    /// The stage did what it should.
+    pub fn ok(mut self) {
+        self.outcome = "ok";
+    }
+
+    /// The stage failed.
+    pub fn failed(mut self) {
+        self.outcome = "failed";
+    }
+
+    /// Either of them, by a result that is passed on.
+    ///
+    /// # Errors
+    /// The one it was given.
+    pub fn done<T, E>(self, result: Result<T, E>) -> Result<T, E> {
+        match result {
+            Ok(value) => {
+                self.ok();
+                Ok(value)
+            }
+            Err(error) => {
+                self.failed();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.histogram
+            .with_label_values(&[self.operation, self.stage, self.outcome])
+            .observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outcomes_are_told_apart() {
+        let histogram = histogram().unwrap();
+        let timer = || Timer::start(histogram.clone(), "stop", "kill");
+        timer().ok();
+        timer().failed();
+        drop(timer());
+        assert_eq!(timer().done(Err::<(), _>("x")), Err("x"));
+        let count = |outcome| histogram.with_label_values(&["stop", "kill", outcome]).get_sample_count();
+        assert_eq!((count("ok"), count("failed"), count("cancelled")), (1, 2, 1));
+    }
+}
