@@ -1,1 +1,32 @@
-//! Filled in below.
+//! A user's view of Crisp: the built `crisp` binary on temporary folders, a real docker-registry
+//! with images made here, the k8s-cri client.
+//!
+//! ```text
+//!  test --k8s-cri--> crisp serve (target/release/crisp) --HTTP--> docker-registry
+//!    |                  root, state, bridge, pool of its own          images pushed by the test
+//!    +-- Machine::close(): stops it all, then looks for anything left behind
+//! ```
+//!
+//! - [`Machine`]: one server with everything around it; many can run side by side.
+//! - [`Registry`]: a docker-registry process, and pushing to it.
+//! - [`Image`]: an image being put together.
+//! - [`request`]: CRI requests with the fields that every test needs.
+//! - [`leak`]: what must not be there any more afterwards.
+
+pub mod client;
+pub mod http;
+pub mod image;
+pub mod leak;
+pub mod machine;
+pub mod registry;
+pub mod request;
+pub mod scenario;
+pub mod skip;
+
+pub use client::Client;
+pub use image::{Compression, Image, Layer};
+pub use machine::{Machine, Setup};
+pub use registry::Registry;
+
+/// Any failure of a test's surroundings: the text says which.
+pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;

@@ -1,0 +1,128 @@
+//! What a machine must not leave behind: everything that carries its folder, bridge or pod ids.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::Machine;
+
+/// Every leftover, a line each.
+#[must_use]
+pub fn find(machine: &Machine) -> Vec<String> {
+    let mut found = Vec::new();
+    found.extend(monitors(machine).into_iter().map(|pid| format!("process {pid}: {}", command_line(pid))));
+    found.extend(mounts(machine));
+    found.extend(links(machine));
+    found.extend(tables(machine));
+    found.extend(cgroups(machine));
+    found.extend(folders(machine));
+    found
+}
+
+/// Ends what a failed test left running.
+pub fn clean(machine: &Machine) {
+    for pid in monitors(machine) {
+        // Its containers are in PID namespaces or process groups of their own: take the whole tree.
+        for process in tree(pid) {
+            if let Some(process) = rustix::process::Pid::from_raw(process) {
+                let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+            }
+        }
+    }
+    let _ = Command::new("ip")
+        .args(["link", "delete", machine.bridge()])
+        .stderr(std::process::Stdio::null())
+        .status();
+    for table in tables(machine) {
+        let mut words = table.split_whitespace().skip(1);
+        if let (Some(family), Some(name)) = (words.next(), words.next()) {
+            let _ = Command::new("nft").args(["delete", "table", family, name]).status();
+        }
+    }
+}
+
+fn processes() -> impl Iterator<Item = i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn command_line(pid: i32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
+/// Ids of the pods that the machine knows or knew, by its state folder and its log.
+fn pod_ids(machine: &Machine) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    for folder in [machine.state().join("pods"), machine.root().join("pods")] {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        ids.extend(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    }
+    ids
+}
+
+/// Monitors whose log or socket is in the machine's folder: their stderr leads there.
+fn monitors(machine: &Machine) -> Vec<i32> {
+    processes()
+        .filter(|pid| command_line(*pid).contains("crisp-pod"))
+        .filter(|pid| {
+            let stderr = std::fs::read_link(format!("/proc/{pid}/fd/2")).unwrap_or_default();
+            stderr.to_string_lossy().contains(&*machine.folder().to_string_lossy())
+        })
+        .collect()
+}
+
+fn tree(pid: i32) -> Vec<i32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let mut all: Vec<i32> =
+        children.split_whitespace().filter_map(|c| c.parse().ok()).flat_map(tree).collect();
+    all.push(pid);
+    all
+}
+
+fn mounts(machine: &Machine) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let folder = machine.folder().to_string_lossy().into_owned();
+    let ours = |line: &&str| line.contains(&folder) || line.contains("/run/netns/crisp-");
+    table.lines().filter(ours).map(|line| format!("mount {line}")).collect()
+}
+
+fn links(machine: &Machine) -> Vec<String> {
+    let bridge = Path::new("/sys/class/net").join(machine.bridge());
+    if !bridge.exists() {
+        return vec![];
+    }
+    let ports = std::fs::read_dir(bridge.join("brif")).into_iter().flatten().flatten();
+    let mut found: Vec<_> =
+        ports.map(|port| format!("veth {}", port.file_name().to_string_lossy())).collect();
+    found.push(format!("bridge {}", machine.bridge()));
+    found
+}
+
+fn tables(machine: &Machine) -> Vec<String> {
+    let Ok(output) = Command::new("nft").args(["list", "tables"]).output() else { return vec![] };
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().filter(|line| line.contains(machine.bridge())).map(ToOwned::to_owned).collect()
+}
+
+fn cgroups(machine: &Machine) -> Vec<String> {
+    let mut found = Vec::new();
+    for id in pod_ids(machine) {
+        let listing =
+            Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &format!("*{id}*")]).output();
+        let text = listing.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+        found.extend(text.lines().map(|line| format!("cgroup {line}")));
+    }
+    found
+}
+
+/// With no pod left, no folder of a pod or container may be left.
+fn folders(machine: &Machine) -> Vec<String> {
+    let places =
+        [machine.state().join("pods"), machine.root().join("pods"), machine.root().join("containers")];
+    let mut found = Vec::new();
+    for place in places {
+        let entries = std::fs::read_dir(place).into_iter().flatten().flatten();
+        found.extend(entries.map(|entry| format!("folder {}", entry.path().display())));
+    }
+    found
+}

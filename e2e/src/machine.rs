@@ -1,0 +1,277 @@
+//! One server under test with everything around it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::{Client, Registry, Result, leak};
+
+/// What differs from the usual.
+#[derive(Debug, Clone, Default)]
+pub struct Setup {
+    /// More arguments of `crisp serve`.
+    pub args: Vec<String>,
+    /// Start no registry.
+    pub no_registry: bool,
+}
+
+/// A server on folders, socket, bridge and address pool of its own.
+pub struct Machine {
+    folder: TempDir,
+    server: Option<Child>,
+    setup: Setup,
+    bridge: String,
+    pool: String,
+    pub registry: Option<Registry>,
+}
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+impl Machine {
+    /// Starts a registry and a server as usual.
+    ///
+    /// # Errors
+    /// Either does not come up; with the server's log.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(Setup::default()).await
+    }
+
+    /// # Errors
+    /// As [`Machine::start`].
+    pub async fn start_with(setup: Setup) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("crisp-e2e-").tempdir()?;
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        // Unique among the tests of this run and, by the process id, of runs side by side.
+        let bridge = format!("ct{process}n{number}");
+        let pool = format!("10.{}.{}.0/24", 200 + number / 200, number % 200 + 1);
+        let registry =
+            if setup.no_registry { None } else { Some(Registry::start(&folder.path().join("registry"))?) };
+        for name in ["root", "state", "registries", "cni", "logs"] {
+            std::fs::create_dir(folder.path().join(name))?;
+        }
+        let mut machine = Self { folder, server: None, setup, bridge, pool, registry };
+        machine.start_server().await?;
+        Ok(machine)
+    }
+
+    /// The folder of everything; gone when the machine is.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("crisp.sock")
+    }
+
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        self.folder().join("root")
+    }
+
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.folder().join("state")
+    }
+
+    /// hosts.toml folders go here.
+    #[must_use]
+    pub fn registries(&self) -> PathBuf {
+        self.folder().join("registries")
+    }
+
+    /// CNI configurations go here.
+    #[must_use]
+    pub fn cni(&self) -> PathBuf {
+        self.folder().join("cni")
+    }
+
+    /// Container logs go here.
+    #[must_use]
+    pub fn logs(&self) -> PathBuf {
+        self.folder().join("logs")
+    }
+
+    #[must_use]
+    pub fn bridge(&self) -> &str {
+        &self.bridge
+    }
+
+    /// The registry.
+    ///
+    /// # Panics
+    /// When the setup asked for none.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        self.registry.as_ref().expect("this machine has a registry")
+    }
+
+    /// The settings of this machine, as flags of any `crisp` command that takes them.
+    #[must_use]
+    pub fn flags(&self) -> Vec<String> {
+        let path = |p: PathBuf| p.display().to_string();
+        [
+            ("--listen", format!("unix://{}", self.socket().display())),
+            ("--root", path(self.root())),
+            ("--state", path(self.state())),
+            ("--registry-config-dir", path(self.registries())),
+            ("--cni-conf-dir", path(self.cni())),
+            ("--pod-cidr", self.pool.clone()),
+            ("--bridge-name", self.bridge.clone()),
+        ]
+        .into_iter()
+        .flat_map(|(flag, value)| [flag.to_owned(), value])
+        .collect()
+    }
+
+    /// Starts the server (again) and waits until it answers.
+    ///
+    /// # Errors
+    /// It ends or does not answer within ten seconds; with its log.
+    pub async fn start_server(&mut self) -> Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let mut command = Command::new(crisp());
+        command.arg("serve").args(self.flags()).args(&self.setup.args);
+        self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Ok(mut client) = Client::connect(&self.socket()).await
+                && client.runtime.version(k8s_cri::v1::VersionRequest::default()).await.is_ok()
+            {
+                return Ok(());
+            }
+            let ended = self.server.as_mut().and_then(|s| s.try_wait().ok().flatten());
+            if ended.is_some() || Instant::now() > deadline {
+                return Err(format!("the server does not answer ({ended:?}):\n{}", self.log()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// A client of its own connection.
+    ///
+    /// # Errors
+    /// The server is down.
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(&self.socket()).await
+    }
+
+    /// The server's process id.
+    ///
+    /// # Panics
+    /// When it is not running.
+    #[must_use]
+    pub fn server_pid(&self) -> u32 {
+        self.server.as_ref().expect("the server runs").id()
+    }
+
+    /// SIGKILL, as the worst day would have it.
+    pub fn kill_server(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+    }
+
+    /// SIGTERM, and waiting for the end.
+    ///
+    /// # Errors
+    /// It does not end within ten seconds, or not with status 0.
+    pub fn stop_server(&mut self) -> Result<()> {
+        let Some(mut server) = self.server.take() else { return Ok(()) };
+        let pid = rustix::process::Pid::from_child(&server);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            match server.try_wait()? {
+                Some(status) if status.success() => return Ok(()),
+                Some(status) => return Err(format!("the server ended with {status}:\n{}", self.log()).into()),
+                None if Instant::now() > deadline => {
+                    let _ = server.kill();
+                    let _ = server.wait();
+                    return Err(format!("the server ignores SIGTERM:\n{}", self.log()).into());
+                }
+                None => std::thread::sleep(Duration::from_millis(5)),
+            }
+        }
+    }
+
+    /// Runs a `crisp` command against this machine and gives its output.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn crisp(&self, args: &[&str]) -> Result<std::process::Output> {
+        let mut command = Command::new(crisp());
+        command.args(args).arg("--listen").arg(format!("unix://{}", self.socket().display()));
+        Ok(command.stdin(Stdio::null()).output()?)
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder().join("server.log")
+    }
+
+    /// What the server has logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// Removes all pods, stops the server, and looks for anything left behind.
+    ///
+    /// # Errors
+    /// What could not be removed, and every leak found.
+    pub async fn close(mut self) -> Result<()> {
+        let mut client = self.client().await?;
+        for pod in client
+            .runtime
+            .list_pod_sandbox(k8s_cri::v1::ListPodSandboxRequest::default())
+            .await?
+            .into_inner()
+            .items
+        {
+            let pod_sandbox_id = pod.id;
+            client
+                .runtime
+                .stop_pod_sandbox(k8s_cri::v1::StopPodSandboxRequest {
+                    pod_sandbox_id: pod_sandbox_id.clone(),
+                })
+                .await?;
+            client
+                .runtime
+                .remove_pod_sandbox(k8s_cri::v1::RemovePodSandboxRequest { pod_sandbox_id })
+                .await?;
+        }
+        self.stop_server()?;
+        let found = leak::find(&self);
+        if found.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("left behind:\n{}\n{}", found.join("\n"), self.log()).into())
+        }
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill_server();
+        // A failed test: end its pods, so that the next test starts on a clean machine.
+        leak::clean(self);
+    }
+}
+
+/// The binary under test: `CRISP_BIN`, or target/release/crisp.
+///
+/// # Panics
+/// When it has not been built.
+#[must_use]
+pub fn crisp() -> PathBuf {
+    let built = std::env::var_os("CRISP_BIN")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/crisp"), PathBuf::from);
+    assert!(built.is_file(), "{} is missing: run `cargo build --release` first", built.display());
+    built
+}

@@ -1,0 +1,170 @@
+//! The steps that most tests take: pull, run, start, wait, read the log.
+
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::{
+    ContainerConfig, ContainerState, ContainerStatus, ContainerStatusRequest, CreateContainerRequest,
+    ExecSyncRequest, ExecSyncResponse, ImageSpec, PodSandboxConfig, PullImageRequest, RunPodSandboxRequest,
+    StartContainerRequest,
+};
+use tonic::Status;
+
+use crate::{Client, Machine, Result};
+
+impl Client {
+    /// Pulls an image; gives its id.
+    ///
+    /// # Errors
+    /// The server's answer.
+    pub async fn pull(&mut self, reference: &str) -> Result<String, Status> {
+        let image = Some(ImageSpec { image: reference.into(), ..Default::default() });
+        let request = PullImageRequest { image, ..Default::default() };
+        Ok(self.images.pull_image(request).await?.into_inner().image_ref)
+    }
+
+    /// Runs a pod sandbox; gives its id.
+    ///
+    /// # Errors
+    /// The server's answer.
+    pub async fn run_pod(&mut self, config: &PodSandboxConfig) -> Result<String, Status> {
+        let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
+        Ok(self.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
+    }
+
+    /// Creates a container; gives its id.
+    ///
+    /// # Errors
+    /// The server's answer.
+    pub async fn create(
+        &mut self,
+        pod: &str,
+        config: &ContainerConfig,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<String, Status> {
+        let request = CreateContainerRequest {
+            pod_sandbox_id: pod.into(),
+            config: Some(config.clone()),
+            sandbox_config: Some(sandbox.clone()),
+        };
+        Ok(self.runtime.create_container(request).await?.into_inner().container_id)
+    }
+
+    /// Starts a created container.
+    ///
+    /// # Errors
+    /// The server's answer.
+    pub async fn start(&mut self, container: &str) -> Result<(), Status> {
+        self.runtime.start_container(StartContainerRequest { container_id: container.into() }).await?;
+        Ok(())
+    }
+
+    /// Creates and starts; gives the id.
+    ///
+    /// # Errors
+    /// The server's answer to either.
+    pub async fn launch(
+        &mut self,
+        pod: &str,
+        config: &ContainerConfig,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<String, Status> {
+        let id = self.create(pod, config, sandbox).await?;
+        self.start(&id).await?;
+        Ok(id)
+    }
+
+    /// The container's status.
+    ///
+    /// # Errors
+    /// The server's answer; none in it.
+    pub async fn status(&mut self, container: &str) -> Result<ContainerStatus> {
+        let request = ContainerStatusRequest { container_id: container.into(), verbose: false };
+        self.runtime
+            .container_status(request)
+            .await?
+            .into_inner()
+            .status
+            .ok_or_else(|| "no status in the answer".into())
+    }
+
+    /// Waits up to ten seconds until the container has ended.
+    ///
+    /// # Errors
+    /// It has not; with its state.
+    pub async fn wait(&mut self, container: &str) -> Result<ContainerStatus> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let status = self.status(container).await?;
+            if status.state() == ContainerState::ContainerExited {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                return Err(format!("container still {:?} after ten seconds", status.state()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Runs a command in the container.
+    ///
+    /// # Errors
+    /// The server's answer.
+    pub async fn exec(&mut self, container: &str, command: &[&str]) -> Result<ExecSyncResponse, Status> {
+        let cmd = command.iter().map(|&word| word.to_owned()).collect();
+        let request = ExecSyncRequest { container_id: container.into(), cmd, timeout: 10 };
+        Ok(self.runtime.exec_sync(request).await?.into_inner())
+    }
+
+    /// Runs one container with a shell line in a pod of its own until it ends; gives its status and
+    /// the lines it wrote to stdout and stderr.
+    ///
+    /// # Errors
+    /// Any step's.
+    pub async fn run_to_end(
+        &mut self,
+        machine: &Machine,
+        name: &str,
+        image: &str,
+        line: &str,
+    ) -> Result<(ContainerStatus, String)> {
+        let sandbox = crate::request::pod(machine, name);
+        let pod = self.run_pod(&sandbox).await?;
+        let id = self.launch(&pod, &crate::request::shell("main", image, line), &sandbox).await?;
+        let status = self.wait(&id).await?;
+        Ok((status, machine.container_log(name, "main")?))
+    }
+}
+
+impl Machine {
+    /// The content of a container's log, without times, streams and tags.
+    ///
+    /// # Errors
+    /// No such log, or a line that is not in the CRI format.
+    pub fn container_log(&self, pod: &str, container: &str) -> Result<String> {
+        let text = std::fs::read_to_string(self.logs().join(pod).join(format!("{container}.log")))?;
+        parse_log(&text)
+    }
+}
+
+/// Joins the partial lines of a CRI log.
+///
+/// # Errors
+/// The first line that is not in the format.
+pub fn parse_log(text: &str) -> Result<String> {
+    let mut content = String::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(4, ' ');
+        match (parts.next(), parts.next(), parts.next(), parts.next()) {
+            (Some(time), Some("stdout" | "stderr"), Some(tag @ ("P" | "F")), Some(rest))
+                if time.contains('T') =>
+            {
+                content.push_str(rest);
+                if tag == "F" {
+                    content.push('\n');
+                }
+            }
+            _ => return Err(format!("not a CRI log line: {line:?}").into()),
+        }
+    }
+    Ok(content)
+}

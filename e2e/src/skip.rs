@@ -1,0 +1,32 @@
+//! Honest skips: a test that lacks something says what, on a line that the test run counts.
+
+use std::path::PathBuf;
+
+/// The path of a program on PATH (or in sbin).
+#[must_use]
+pub fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let folders = path.split(':').chain(["/usr/sbin", "/sbin", "/usr/local/go/bin"]);
+    folders.map(|folder| PathBuf::from(folder).join(name)).find(|file| file.is_file())
+}
+
+/// Why this machine cannot run the tests, if it cannot.
+#[must_use]
+pub fn missing(programs: &[&str]) -> Option<String> {
+    if !rustix::process::geteuid().is_root() {
+        return Some("needs root".into());
+    }
+    let absent: Vec<_> = programs.iter().filter(|name| program(name).is_none()).copied().collect();
+    (!absent.is_empty()).then(|| format!("needs {}", absent.join(", ")))
+}
+
+/// Leaves the test with a `SKIPPED: reason` line when one of the programs is missing.
+#[macro_export]
+macro_rules! needs {
+    ($($program:expr),* $(,)?) => {
+        if let Some(reason) = $crate::skip::missing(&[$($program),*]) {
+            eprintln!("SKIPPED: {}: {reason}", std::thread::current().name().unwrap_or("test"));
+            return Ok(());
+        }
+    };
+}
