@@ -16,6 +16,7 @@
 pub mod client;
 pub mod http;
 pub mod image;
+pub mod kubelet;
 pub mod leak;
 pub mod machine;
 pub mod registry;

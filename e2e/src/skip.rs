@@ -25,8 +25,15 @@ pub fn missing(programs: &[&str]) -> Option<String> {
 macro_rules! needs {
     ($($program:expr),* $(,)?) => {
         if let Some(reason) = $crate::skip::missing(&[$($program),*]) {
-            eprintln!("SKIPPED: {}: {reason}", std::thread::current().name().unwrap_or("test"));
+            $crate::skip::say(&reason);
             return Ok(());
         }
     };
+}
+
+/// Prints the skip past the capture of test output, so that it is seen and counted.
+pub fn say(reason: &str) {
+    use std::io::Write as _;
+    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: {reason}");
 }

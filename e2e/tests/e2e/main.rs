@@ -1,3 +1,4 @@
 //! Crisp as its users see it. Needs root, docker-registry, busybox-static and the release build.
 
+mod kubelet;
 mod pods;

@@ -1,0 +1,119 @@
+//! A real kubelet runs pods on Crisp.
+
+use std::time::Duration;
+
+use crisp_e2e::kubelet::Kubelet;
+use crisp_e2e::{Image, Machine, Result, needs};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn manifest(image: &str) -> String {
+    format!(
+        r#"apiVersion: v1
+kind: Pod
+metadata: {{name: web, namespace: default, uid: 5d4f0a3e-0000-4000-8000-000000000001}}
+spec:
+  terminationGracePeriodSeconds: 5
+  volumes: [{{name: www, emptyDir: {{}}}}]
+  initContainers:
+  - name: prepare
+    image: {image}
+    command: [sh, -c, "echo prepared > /www/index.html; echo init was here"]
+    volumeMounts: [{{name: www, mountPath: /www}}]
+  containers:
+  - name: server
+    image: {image}
+    command: [sh, -c, "echo serving; trap 'exit 0' TERM; httpd -f -p 8080 -h /www & wait"]
+    ports: [{{containerPort: 8080}}]
+    resources: {{requests: {{cpu: 50m, memory: 16Mi}}, limits: {{cpu: 500m, memory: 64Mi}}}}
+    volumeMounts: [{{name: www, mountPath: /www}}]
+    readinessProbe: {{httpGet: {{path: /index.html, port: 8080}}, periodSeconds: 1}}
+    livenessProbe: {{exec: {{command: [cat, /www/index.html]}}, periodSeconds: 1}}
+  - name: sidecar
+    image: {image}
+    command: [sh, -c, "trap 'exit 0' TERM; while true; do wget -q -O - http://127.0.0.1:8080/ || true; sleep 1 & wait; done"]
+"#
+    )
+}
+
+fn crashing(image: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: crash, namespace: default, uid: 5d4f0a3e-0000-4000-8000-000000000002}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - {{name: main, image: \"{image}\", command: [sh, -c, \"echo about to fail; exit 3\"]}}\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubelet_runs_static_pods() -> Result<()> {
+    needs!("docker-registry", "busybox", "go", "curl");
+    let mut machine = Machine::start().await?;
+    let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
+    let mut kubelet = Kubelet::start(&machine)?;
+    std::fs::write(kubelet.manifest("web"), manifest(&image))?;
+    kubelet.until("both containers are ready", MINUTE, |k| {
+        ["server", "sidecar"].iter().all(|name| k.container("web", name)["ready"] == true)
+    })?;
+    assert_eq!(kubelet.container("web", "prepare")["state"]["terminated"]["exitCode"], 0);
+    serves_logs_and_exec(&kubelet)?;
+    restarts_what_crashes(&kubelet, &image)?;
+    survives_restarts(&mut kubelet, &mut machine).await?;
+    takes_pods_away(&kubelet, &machine).await?;
+    drop(kubelet);
+    machine.close().await
+}
+
+fn serves_logs_and_exec(kubelet: &Kubelet) -> Result<()> {
+    kubelet.until("the sidecar has fetched the page", MINUTE, |k| {
+        k.get("/containerLogs/default/web-crisp-e2e/sidecar").is_ok_and(|log| log.contains("prepared"))
+    })?;
+    assert_eq!(kubelet.get("/containerLogs/default/web-crisp-e2e/prepare")?, "init was here\n");
+    let page = kubelet.post("/run/default/web-crisp-e2e/server?cmd=cat%20/www/index.html")?;
+    assert_eq!(page, "prepared\n");
+    let summary: serde_json::Value = serde_json::from_str(&kubelet.get("/stats/summary")?)?;
+    let pods = summary["pods"].as_array().cloned().unwrap_or_default();
+    assert!(pods.iter().any(|pod| pod["podRef"]["name"] == "web-crisp-e2e"), "{summary}");
+    Ok(())
+}
+
+fn restarts_what_crashes(kubelet: &Kubelet, image: &str) -> Result<()> {
+    std::fs::write(kubelet.manifest("crash"), crashing(image))?;
+    kubelet.until("the crashing container was restarted and waits", MINUTE, |k| {
+        let main = k.container("crash", "main");
+        let waits = main["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+        waits && main["restartCount"].as_i64() >= Some(1) && main["lastState"]["terminated"]["exitCode"] == 3
+    })?;
+    std::fs::remove_file(kubelet.manifest("crash"))?;
+    kubelet.until("the crashing pod is gone", MINUTE, |k| {
+        k.pods().is_ok_and(|pods| pods.iter().all(|(name, _)| name != "crash-crisp-e2e"))
+    })
+}
+
+async fn survives_restarts(kubelet: &mut Kubelet, machine: &mut Machine) -> Result<()> {
+    let before = kubelet.container("web", "server");
+    kubelet.restart()?;
+    machine.kill_server();
+    machine.start_server().await?;
+    // Long enough for the probes of a few periods and a relist.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    kubelet.until("the pod is ready again", MINUTE, |k| k.container("web", "server")["ready"] == true)?;
+    let after = kubelet.container("web", "server");
+    assert_eq!(before["containerID"], after["containerID"], "{after}");
+    assert_eq!(after["restartCount"], 0, "{after}");
+    Ok(())
+}
+
+async fn takes_pods_away(kubelet: &Kubelet, machine: &Machine) -> Result<()> {
+    std::fs::remove_file(kubelet.manifest("web"))?;
+    let mut client = machine.client().await?;
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    loop {
+        let request = k8s_cri::v1::ListContainersRequest::default();
+        let containers = client.runtime.list_containers(request).await?.into_inner().containers;
+        if containers.iter().all(|c| c.state() != k8s_cri::v1::ContainerState::ContainerRunning) {
+            return Ok(());
+        }
+        if std::time::Instant::now() > deadline {
+            return Err(format!("still running after 30 s: {containers:?}").into());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
