@@ -5,6 +5,9 @@
 //! the callers are single-threaded children.
 #![allow(unsafe_code)]
 
+#[cfg(feature = "compile")]
+pub(crate) mod bpf;
+
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong};
 use std::marker::PhantomData;

@@ -4,15 +4,40 @@
 //!  Cgroups::detect() --create(path)--> Cgroup --apply(limits)--> --join()--> descriptors for the plan
 //!                    --open(path)---->        stats() pids() kill() remove()
 //! ```
+//!
+//! One file per controller, its v1 and v2 side by side. On a hybrid host each cgroup is also made in
+//! the v2 tree, for `cgroup.kill` and for processes to be born into it.
 
+mod apply;
+mod cpu;
+mod cpuset;
+mod create;
+mod devices;
+mod dir;
 mod error;
+mod hierarchy;
+mod hugetlb;
+mod io;
+mod join;
+mod keyed;
+mod kill;
+mod memory;
 mod path;
+mod pids;
+mod psi;
+mod remove;
 mod resources;
 mod stats;
+#[cfg(test)]
+mod tests;
+mod usage;
 
-use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
 
 pub use error::CgroupError;
+use hierarchy::{Controller, Home, Host};
+pub use join::JoinFds;
 pub use path::{CgroupPath, InvalidCgroupPath};
 pub use resources::{Access, Cpu, Cpuset, DeviceKind, DeviceRule, HugepageLimit, Memory, Resources};
 pub use stats::{CpuStats, IoDeviceStats, IoStats, MemoryStats, PidsStats, Psi, PsiLine, Stats, SwapStats};
@@ -29,24 +54,15 @@ pub enum Mode {
 /// The host's hierarchies. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Cgroups {
-    mode: Mode,
+    host: Arc<Host>,
 }
 
-/// One cgroup, in all hierarchies at once.
-#[derive(Debug)]
+/// One cgroup, in all hierarchies at once. Holds no descriptors; cheap to clone and keep.
+#[derive(Debug, Clone)]
 pub struct Cgroup {
+    host: Arc<Host>,
     path: CgroupPath,
-}
-
-/// What a process needs to be born into, or move itself into, a cgroup; see `plan::CgroupJoin`.
-#[derive(Debug, Default)]
-pub struct JoinFds {
-    /// The v2 cgroup, opened as a directory.
-    pub v2: Option<OwnedFd>,
-    /// The v1 `tasks` files, open for writing.
-    pub v1_tasks: Vec<OwnedFd>,
-    /// `memory.events` or `memory.oom_control`, open for reading.
-    pub oom_events: Option<OwnedFd>,
+    created: bool,
 }
 
 impl Cgroups {
@@ -55,12 +71,22 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::NoHierarchy`] when there is none.
     pub fn detect() -> Result<Self, CgroupError> {
-        Ok(Self { mode: Mode::V2 })
+        Ok(Self { host: Arc::new(Host::detect(Path::new("/proc/self/mountinfo"))?) })
     }
 
     #[must_use]
     pub fn mode(&self) -> Mode {
-        self.mode
+        match (&self.host.v2, self.host.v1.is_empty()) {
+            (_, true) => Mode::V2,
+            (None, false) => Mode::V1,
+            (Some(_), false) => Mode::Hybrid,
+        }
+    }
+
+    /// The controllers of each v1 hierarchy (`cpu,cpuacct`), as a container's /sys/fs/cgroup names them.
+    #[must_use]
+    pub fn v1_hierarchies(&self) -> Vec<String> {
+        self.host.v1.iter().map(|h| h.controllers.join(",")).collect()
     }
 
     /// Makes the cgroup and whatever is missing above it; one that exists is opened.
@@ -68,12 +94,18 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Create`] naming the folder.
     pub fn create(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
-        Err(CgroupError::NotFound { path: path.clone() })
+        let created = create::create(&self.host, path)?;
+        Ok(Cgroup { host: self.host.clone(), path: path.clone(), created })
     }
 
     /// # Errors
     /// [`CgroupError::NotFound`] when no hierarchy has it.
     pub fn open(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
+        for hierarchy in self.host.v1.iter().chain(&self.host.v2) {
+            if hierarchy.dir(path)?.is_some() {
+                return Ok(Cgroup { host: self.host.clone(), path: path.clone(), created: false });
+            }
+        }
         Err(CgroupError::NotFound { path: path.clone() })
     }
 
@@ -82,7 +114,16 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Remove`] naming the folder.
     pub fn remove(&self, path: &CgroupPath) -> Result<(), CgroupError> {
-        Err(CgroupError::NotFound { path: path.clone() })
+        remove::remove(&self.host, path)
+    }
+
+    /// Removes the cgroup if nothing is in it or below, and says whether it is gone. For a parent
+    /// that several may share.
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`] naming the folder.
+    pub fn remove_if_empty(&self, path: &CgroupPath) -> Result<bool, CgroupError> {
+        remove::remove_if_empty(&self.host, path)
     }
 }
 
@@ -95,7 +136,7 @@ impl Cgroup {
     /// Whether the call that gave this value made the cgroup (and did not find it).
     #[must_use]
     pub fn created(&self) -> bool {
-        false
+        self.created
     }
 
     /// The cgroup `name` below this one, made when missing.
@@ -103,39 +144,47 @@ impl Cgroup {
     /// # Errors
     /// As [`Cgroups::create`].
     pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
-        Err(CgroupError::NotFound { path: self.path.child(name)? })
+        Cgroups { host: self.host.clone() }.create(&self.path.child(name)?)
     }
 
     /// Sets limits.
     ///
     /// # Errors
-    /// [`CgroupError::Write`] naming file and value.
-    pub fn apply(&self, _limits: &Resources) -> Result<(), CgroupError> {
-        Err(CgroupError::NotFound { path: self.path.clone() })
+    /// [`CgroupError::Write`] naming file and value; [`CgroupError::Invalid`] before anything is written.
+    pub fn apply(&self, limits: &Resources) -> Result<(), CgroupError> {
+        apply::apply(&self.host, &self.path, limits)
     }
 
     /// Opens what a process needs to get in.
     ///
     /// # Errors
-    /// [`CgroupError::Read`] naming the file.
+    /// [`CgroupError::NotFound`], or the file that cannot be opened.
     pub fn join(&self) -> Result<JoinFds, CgroupError> {
-        Err(CgroupError::NotFound { path: self.path.clone() })
+        join::join(&self.host, &self.path)
     }
 
-    /// Kills all processes in it and below, and waits until they are gone from it.
+    /// Kills all processes in it and below, and waits until they are gone from it (at most 5 s).
     ///
     /// # Errors
     /// [`CgroupError::StillPopulated`] when some survive.
     pub fn kill(&self) -> Result<(), CgroupError> {
-        Err(CgroupError::NotFound { path: self.path.clone() })
+        kill::kill(&self.host, &self.path)
     }
 
-    /// All processes in it and below.
+    /// Sends SIGKILL to all processes in it and below, without waiting.
+    ///
+    /// # Errors
+    /// The file that cannot be read or written.
+    pub fn kill_nowait(&self) -> Result<(), CgroupError> {
+        kill::send(&self.host, &self.path)
+    }
+
+    /// All processes in it and below; none when it is gone.
     ///
     /// # Errors
     /// [`CgroupError::Read`].
     pub fn pids(&self) -> Result<Vec<i32>, CgroupError> {
-        Err(CgroupError::NotFound { path: self.path.clone() })
+        kill::pids(&self.host, &self.path)
     }
 
     /// What it has used so far.
@@ -143,7 +192,7 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::NotFound`] when it is gone.
     pub fn stats(&self) -> Result<Stats, CgroupError> {
-        Err(CgroupError::NotFound { path: self.path.clone() })
+        usage::stats(&self.host, &self.path)
     }
 
     /// Processes of it killed for lack of memory.
@@ -151,7 +200,17 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Read`].
     pub fn oom_kills(&self) -> Result<u64, CgroupError> {
-        Err(CgroupError::NotFound { path: self.path.clone() })
+        match apply::at(&self.host, Controller::Memory, &self.path)? {
+            Some(at @ apply::At::V1(_)) => memory::oom_kills(at.dir(), "memory.oom_control"),
+            Some(at @ apply::At::V2(_)) => memory::oom_kills(at.dir(), "memory.events"),
+            None => Ok(0),
+        }
+    }
+
+    /// Whether its memory controller is a v2 one, where limits of swap and OOM groups differ.
+    #[must_use]
+    pub fn memory_is_v2(&self) -> bool {
+        matches!(self.host.home(Controller::Memory), Some(Home::V2(_)))
     }
 
     /// Removes it and those below; already gone is fine. Cgroups above stay.
@@ -159,6 +218,6 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::Remove`] naming the folder.
     pub fn remove(&self) -> Result<(), CgroupError> {
-        Err(CgroupError::NotFound { path: self.path.clone() })
+        remove::remove(&self.host, &self.path)
     }
 }

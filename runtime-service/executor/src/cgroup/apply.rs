@@ -1,0 +1,112 @@
+//! Setting limits: each controller's part, in the hierarchy where it lives.
+
+use super::dir::Dir;
+use super::error::CgroupError;
+use super::hierarchy::{Controller, Home, Host};
+use super::path::CgroupPath;
+use super::resources::{Resources, invalid};
+use super::{cpu, cpuset, devices, hugetlb, memory, pids};
+
+/// A controller's folder for one cgroup.
+pub(super) enum At {
+    V1(Dir),
+    V2(Dir),
+}
+
+impl At {
+    pub(super) fn dir(&self) -> &Dir {
+        match self {
+            Self::V1(dir) | Self::V2(dir) => dir,
+        }
+    }
+}
+
+/// None when the host has no such controller.
+pub(super) fn at(host: &Host, controller: Controller, path: &CgroupPath) -> Result<Option<At>, CgroupError> {
+    let missing = || CgroupError::NotFound { path: path.clone() };
+    Ok(match host.home(controller) {
+        Some(Home::V1(hierarchy)) => Some(At::V1(hierarchy.dir(path)?.ok_or_else(missing)?)),
+        Some(Home::V2(hierarchy)) => Some(At::V2(hierarchy.dir(path)?.ok_or_else(missing)?)),
+        None => None,
+    })
+}
+
+fn need(host: &Host, controller: Controller, path: &CgroupPath) -> Result<At, CgroupError> {
+    at(host, controller, path)?.ok_or_else(|| CgroupError::NoController {
+        path: path.clone(),
+        controller: controller.v1_name(),
+        hint: " (see /proc/cgroups and the kernel's command line)",
+    })
+}
+
+pub(super) fn apply(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(), CgroupError> {
+    cpu::check(&limits.cpu)?;
+    memory::check(&limits.memory)?;
+    if limits.cpu != Default::default() {
+        match need(host, Controller::Cpu, path)? {
+            At::V1(dir) => cpu::apply_v1(&dir, &limits.cpu)?,
+            At::V2(dir) => cpu::apply_v2(&dir, &limits.cpu)?,
+        }
+    }
+    if limits.memory != Default::default() {
+        match need(host, Controller::Memory, path)? {
+            At::V1(dir) => memory::apply_v1(&dir, &limits.memory)?,
+            At::V2(dir) => memory::apply_v2(&dir, &limits.memory)?,
+        }
+    }
+    if let Some(limit) = limits.pids {
+        pids::apply(need(host, Controller::Pids, path)?.dir(), limit)?;
+    }
+    if [&limits.cpuset.cpus, &limits.cpuset.mems].into_iter().flatten().any(|list| !list.is_empty()) {
+        cpuset::apply(need(host, Controller::Cpuset, path)?.dir(), &limits.cpuset)?;
+    }
+    apply_hugepages(host, path, limits)?;
+    if let Some(rules) = &limits.devices {
+        match need(host, Controller::Devices, path)? {
+            At::V1(dir) => devices::apply_v1(&dir, rules)?,
+            At::V2(dir) => devices::apply_v2(path, &dir, rules)?,
+        }
+    }
+    apply_unified(host, path, limits)
+}
+
+fn apply_hugepages(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(), CgroupError> {
+    // The kubelet sends a limit of 0 for each page size of the host to every container. Without the
+    // controller these cannot be kept, and no pod could run; one that counts on its pages is refused.
+    let matter = limits.hugepages.iter().any(|l| l.limit > 0);
+    for limit in &limits.hugepages {
+        hugetlb::check_size(&limit.page_size)?;
+    }
+    match at(host, Controller::Hugetlb, path)? {
+        _ if limits.hugepages.is_empty() => Ok(()),
+        Some(At::V1(dir)) => hugetlb::apply_v1(&dir, &limits.hugepages),
+        Some(At::V2(dir)) => hugetlb::apply_v2(&dir, &limits.hugepages),
+        None if matter => need(host, Controller::Hugetlb, path).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Files of the unified hierarchy, as given.
+fn apply_unified(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(), CgroupError> {
+    if limits.unified.is_empty() {
+        return Ok(());
+    }
+    let Some(v2) = host.v2.as_ref().filter(|_| host.v1.is_empty()) else {
+        return Err(invalid("unified", "this host has cgroup v1, which has no such files"));
+    };
+    let dir = v2.dir(path)?.ok_or_else(|| CgroupError::NotFound { path: path.clone() })?;
+    for (file, value) in &limits.unified {
+        let plain = file.contains('.')
+            && !file.contains('/')
+            && !file.starts_with('.')
+            && !file.starts_with("cgroup.");
+        if !plain {
+            return Err(invalid(format!("unified[{file:?}]"), "is not the name of a controller's file"));
+        }
+        // Some files (io.max, for several devices) take one line per write.
+        for line in value.split('\n').filter(|l| !l.is_empty()) {
+            dir.write(file, line)?;
+        }
+    }
+    Ok(())
+}

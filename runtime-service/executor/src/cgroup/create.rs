@@ -1,0 +1,132 @@
+//! Making a cgroup in every hierarchy.
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+
+use super::cpuset;
+use super::dir::{BUFFER, Dir};
+use super::error::CgroupError;
+use super::hierarchy::{Hierarchy, Host, V2_WANTED};
+use super::path::CgroupPath;
+use super::remove;
+
+/// Makes what is missing of `path`. True when the last folder is new in at least one hierarchy.
+pub(super) fn create(host: &Host, path: &CgroupPath) -> Result<bool, CgroupError> {
+    let mut made: Vec<&Hierarchy> = Vec::new();
+    for hierarchy in host.v1.iter().chain(&host.v2) {
+        match create_in(host, hierarchy, path) {
+            Ok(true) => made.push(hierarchy),
+            Ok(false) => {}
+            Err(error) => {
+                // Best effort: the error that counts is the first one.
+                for hierarchy in made {
+                    let _ = remove::rmdir(hierarchy, path);
+                }
+                return Err(error);
+            }
+        }
+    }
+    Ok(!made.is_empty())
+}
+
+fn create_in(host: &Host, hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, CgroupError> {
+    let made = make_folders(hierarchy, path)?;
+    if host.v2.as_ref().is_some_and(|v2| std::ptr::eq(v2, hierarchy)) {
+        enable_controllers(hierarchy, path)?;
+    } else if made && hierarchy.has("cpuset") {
+        cpuset::inherit(hierarchy, path)?;
+    }
+    Ok(made)
+}
+
+/// Almost always one mkdir, as the parent is there.
+fn make_folders(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, CgroupError> {
+    // Somebody may remove an empty parent between its creation and ours: start over then.
+    for _ in 0..8 {
+        match mkdir(hierarchy, path) {
+            Err(Errno::NOENT) => {}
+            other => return other.map_err(|errno| create_error(hierarchy, path, errno)),
+        }
+        let mut missing: Vec<CgroupPath> = std::iter::successors(path.parent(), CgroupPath::parent).collect();
+        while let Some(above) = missing.pop() {
+            match mkdir(hierarchy, &above) {
+                Ok(_) => {}
+                Err(Errno::NOENT) => break,
+                Err(errno) => return Err(create_error(hierarchy, &above, errno)),
+            }
+        }
+    }
+    Err(create_error(hierarchy, path, Errno::NOENT))
+}
+
+fn mkdir(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, Errno> {
+    match rustix::fs::mkdirat(hierarchy.root(), path.relative(), Mode::from_raw_mode(0o755)) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn create_error(hierarchy: &Hierarchy, path: &CgroupPath, errno: Errno) -> CgroupError {
+    let hint = match errno {
+        Errno::AGAIN => " (a limit on the number of cgroups above it is reached: cgroup.max.descendants)",
+        Errno::NOSPC => " (the kernel has no cgroup ids left, or dead cgroups pile up)",
+        Errno::ROFS => " (the hierarchy is mounted read-only)",
+        Errno::ACCESS | Errno::PERM => " (not permitted; is the cgroup delegated to this user?)",
+        _ => "",
+    };
+    CgroupError::Create { dir: hierarchy.dir_path(path), errno, hint }
+}
+
+/// A v2 controller works in a cgroup only when every cgroup above lists it in `subtree_control`.
+/// The cgroup itself never does: it holds processes.
+///
+/// A controller that cannot be enabled is no error here: it is one when a limit needs it.
+fn enable_controllers(v2: &Hierarchy, path: &CgroupPath) -> Result<(), CgroupError> {
+    let wanted: Vec<&str> = V2_WANTED.into_iter().filter(|name| v2.has(name)).collect();
+    if wanted.is_empty() || has_all(v2, path, &wanted)? {
+        return Ok(());
+    }
+    enable(&open_root(v2)?, &wanted)?;
+    let mut above: Vec<CgroupPath> = std::iter::successors(path.parent(), CgroupPath::parent).collect();
+    while let Some(level) = above.pop() {
+        if let Some(dir) = v2.dir(&level)? {
+            enable(&dir, &wanted)?;
+        }
+    }
+    Ok(())
+}
+
+fn has_all(v2: &Hierarchy, path: &CgroupPath, wanted: &[&str]) -> Result<bool, CgroupError> {
+    let Some(dir) = v2.dir(path)? else { return Ok(false) };
+    let mut buffer = [0u8; 1024];
+    let there = dir.read("cgroup.controllers", &mut buffer)?;
+    Ok(wanted.iter().all(|name| there.split_whitespace().any(|t| t == *name)))
+}
+
+fn open_root(v2: &Hierarchy) -> Result<Dir, CgroupError> {
+    Dir::open(v2.root(), ".", || v2.mount.clone())
+        .map_err(|errno| CgroupError::Host { path: v2.mount.clone(), source: errno.into() })
+}
+
+fn enable(dir: &Dir, wanted: &[&str]) -> Result<(), CgroupError> {
+    let mut buffer = [0u8; BUFFER];
+    let enabled = dir.read("cgroup.subtree_control", &mut buffer)?;
+    let missing: Vec<&str> =
+        wanted.iter().copied().filter(|name| !enabled.split_whitespace().any(|e| e == *name)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let all = missing.iter().map(|name| format!("+{name}")).collect::<Vec<_>>().join(" ");
+    if dir.try_write("cgroup.subtree_control", &all).is_ok() {
+        return Ok(());
+    }
+    // One that cannot be had (cpu with realtime tasks, cpuset in a threaded tree) must not cost the others.
+    for name in missing {
+        if let Err(errno) = dir.try_write("cgroup.subtree_control", &format!("+{name}")) {
+            let error = dir.write_error("cgroup.subtree_control", &format!("+{name}"), errno);
+            tracing::debug!(%error, "cgroup controller not enabled");
+        }
+    }
+    Ok(())
+}

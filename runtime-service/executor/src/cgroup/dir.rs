@@ -1,0 +1,205 @@
+//! A cgroup's folder in one hierarchy: short reads and single writes, with errors that name the file.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::error::CgroupError;
+
+#[derive(Debug)]
+pub(super) struct Dir {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// Enough for the longest file read here (memory.stat, about 2 kB; io.stat 100 bytes per device).
+pub(super) const BUFFER: usize = 16 * 1024;
+
+impl Dir {
+    pub(super) fn open(
+        root: BorrowedFd<'_>,
+        relative: &str,
+        path: impl FnOnce() -> PathBuf,
+    ) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(root, relative, flags, Mode::empty())?;
+        Ok(Self { fd, path: path() })
+    }
+
+    pub(super) fn into_fd(self) -> OwnedFd {
+        self.fd
+    }
+
+    fn name(&self, file: &str) -> String {
+        self.path.join(file).display().to_string()
+    }
+
+    pub(super) fn open_file(&self, file: &str, flags: OFlags) -> Result<OwnedFd, CgroupError> {
+        rustix::fs::openat(&self.fd, file, flags | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| CgroupError::Read { file: self.name(file), errno })
+    }
+
+    /// Reads a file that the cgroup may lack: None when it is not there, or its subsystem says that
+    /// there is nothing (EOPNOTSUPP, as PSI does when switched off).
+    pub(super) fn read_opt<'b>(
+        &self,
+        file: &str,
+        buffer: &'b mut [u8],
+    ) -> Result<Option<&'b str>, CgroupError> {
+        let opened = rustix::fs::openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let result = opened.and_then(|fd| read_to_end(&fd, buffer));
+        match result {
+            Ok(n) => Ok(Some(std::str::from_utf8(&buffer[..n]).unwrap_or_default())),
+            Err(Errno::NOENT | Errno::OPNOTSUPP | Errno::NODEV) => Ok(None),
+            Err(errno) => Err(CgroupError::Read { file: self.name(file), errno }),
+        }
+    }
+
+    /// A file of any length; None when the cgroup is gone.
+    pub(super) fn read_all(&self, file: &str) -> Result<Option<String>, CgroupError> {
+        let failed = |errno| CgroupError::Read { file: self.name(file), errno };
+        let fd = match rustix::fs::openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NODEV) => return Ok(None),
+            Err(errno) => return Err(failed(errno)),
+        };
+        let (mut content, mut chunk) = (Vec::new(), [0u8; 4096]);
+        loop {
+            match rustix::io::read(&fd, &mut chunk) {
+                Ok(0) => return Ok(Some(String::from_utf8_lossy(&content).into_owned())),
+                Ok(n) => content.extend_from_slice(&chunk[..n]),
+                Err(Errno::INTR) => {}
+                // A threaded cgroup has no process list of its own.
+                Err(Errno::NODEV | Errno::OPNOTSUPP) => return Ok(None),
+                Err(errno) => return Err(failed(errno)),
+            }
+        }
+    }
+
+    pub(super) fn read<'b>(&self, file: &str, buffer: &'b mut [u8]) -> Result<&'b str, CgroupError> {
+        self.read_opt(file, buffer)?
+            .ok_or_else(|| CgroupError::Read { file: self.name(file), errno: Errno::NOENT })
+    }
+
+    /// A file with one number; `max` (v2), and v1's way of saying it, are None.
+    pub(super) fn read_limit(&self, file: &str) -> Result<Option<Option<u64>>, CgroupError> {
+        let mut buffer = [0u8; 64];
+        Ok(self.read_opt(file, &mut buffer)?.map(|text| {
+            let value = text.trim().parse::<u64>().ok();
+            // v1: LONG_MAX rounded down to pages.
+            value.filter(|v| *v < 0x7fff_ffff_ffff_0000)
+        }))
+    }
+
+    pub(super) fn read_number(&self, file: &str) -> Result<Option<u64>, CgroupError> {
+        let mut buffer = [0u8; 64];
+        Ok(self.read_opt(file, &mut buffer)?.and_then(|text| text.trim().parse().ok()))
+    }
+
+    /// One write(2), as the kernel wants it.
+    pub(super) fn write(&self, file: &str, value: &str) -> Result<(), CgroupError> {
+        self.try_write(file, value).map_err(|errno| self.write_error(file, value, errno))
+    }
+
+    /// As [`Self::write`]; false when the cgroup has no such file.
+    pub(super) fn write_opt(&self, file: &str, value: &str) -> Result<bool, CgroupError> {
+        match self.try_write(file, value) {
+            Ok(()) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.write_error(file, value, errno)),
+        }
+    }
+
+    pub(super) fn try_write(&self, file: &str, value: &str) -> Result<(), Errno> {
+        let fd = rustix::fs::openat(&self.fd, file, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+        write_once(&fd, value)
+    }
+
+    pub(super) fn write_error(&self, file: &str, value: &str, errno: Errno) -> CgroupError {
+        let value = value.trim_end();
+        let shown = if value.is_empty() { "an empty value".to_owned() } else { value.to_owned() };
+        CgroupError::Write { file: self.name(file), value: shown, errno, hint: hint(file, errno) }
+    }
+}
+
+pub(super) fn write_once(fd: &OwnedFd, value: &str) -> Result<(), Errno> {
+    loop {
+        match rustix::io::write(fd, value.as_bytes()) {
+            Ok(n) if n == value.len() => return Ok(()),
+            Ok(_) => return Err(Errno::IO),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Reads to the end or until `buffer` is full.
+fn read_to_end(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match rustix::io::read(fd, &mut buffer[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(filled)
+}
+
+fn hint(file: &str, errno: Errno) -> &'static str {
+    match (file, errno) {
+        ("memory.limit_in_bytes" | "memory.max", Errno::BUSY) => {
+            " (more is in use and cannot be reclaimed; ask for a higher limit)"
+        }
+        ("memory.memsw.limit_in_bytes", Errno::INVAL) => " (memory plus swap cannot be below memory)",
+        ("memory.limit_in_bytes", Errno::INVAL) => " (memory cannot be above memory plus swap)",
+        ("cpuset.cpus" | "cpuset.mems", Errno::INVAL | Errno::ACCESS | Errno::NOSPC | Errno::RANGE) => {
+            " (the cgroup above does not have these, or the host does not)"
+        }
+        ("cpu.cfs_quota_us" | "cpu.cfs_period_us" | "cpu.max", Errno::INVAL) => {
+            " (periods go from 1000 to 1000000 us, quotas from 1000 us, and neither beyond the cgroup above)"
+        }
+        ("cgroup.subtree_control", Errno::BUSY) => {
+            " (a cgroup with processes cannot have children with controllers)"
+        }
+        (_, Errno::NOENT) => " (this kernel, or this cgroup, has no such setting)",
+        (_, Errno::PERM | Errno::ACCESS) => " (not permitted; is the cgroup delegated to this user?)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn fake() -> (tempfile::TempDir, Dir) {
+        let folder = tempfile::tempdir().unwrap();
+        let root = std::fs::File::open(folder.path()).unwrap();
+        let dir = Dir::open(root.as_fd(), ".", || folder.path().to_owned()).unwrap();
+        (folder, dir)
+    }
+
+    #[test]
+    fn errors_name_file_and_value() {
+        let (folder, dir) = fake();
+        let text = dir.write("memory.max", "1").unwrap_err().to_string();
+        let file = folder.path().join("memory.max");
+        assert!(text.starts_with(&format!("cgroup file {}: cannot write 1: ", file.display())), "{text}");
+        assert!(!dir.write_opt("memory.max", "1").unwrap());
+    }
+
+    #[test]
+    fn limits_know_max_in_both_dialects() {
+        let (folder, dir) = fake();
+        for (text, expected) in [("max\n", None), ("9223372036854771712\n", None), ("4096\n", Some(4096))] {
+            std::fs::write(folder.path().join("limit"), text).unwrap();
+            assert_eq!(dir.read_limit("limit").unwrap(), Some(expected), "{text}");
+        }
+        assert_eq!(dir.read_limit("nothing").unwrap(), None);
+    }
+}

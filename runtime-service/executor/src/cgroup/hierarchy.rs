@@ -1,0 +1,246 @@
+//! Which cgroup hierarchies the host has, and where.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode as FileMode, OFlags};
+use rustix::io::Errno;
+
+use super::dir::Dir;
+use super::error::CgroupError;
+use super::path::CgroupPath;
+
+/// The controllers that this crate sets or reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Controller {
+    Cpu,
+    /// v1 only; part of cpu in v2.
+    Cpuacct,
+    Cpuset,
+    /// v1 only; a BPF program in v2.
+    Devices,
+    /// v1 only; part of every v2 cgroup.
+    Freezer,
+    Hugetlb,
+    /// `blkio` in v1.
+    Io,
+    Memory,
+    Pids,
+}
+
+/// What v2 cgroups get enabled for their children, where the host has it.
+pub(super) const V2_WANTED: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
+
+impl Controller {
+    pub(super) fn v1_name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cpuacct => "cpuacct",
+            Self::Cpuset => "cpuset",
+            Self::Devices => "devices",
+            Self::Freezer => "freezer",
+            Self::Hugetlb => "hugetlb",
+            Self::Io => "blkio",
+            Self::Memory => "memory",
+            Self::Pids => "pids",
+        }
+    }
+
+    /// The name in `cgroup.controllers`; none where v2 needs no enabling.
+    fn v2_name(self) -> Option<&'static str> {
+        match self {
+            Self::Cpu | Self::Cpuacct => Some("cpu"),
+            Self::Cpuset => Some("cpuset"),
+            Self::Hugetlb => Some("hugetlb"),
+            Self::Io => Some("io"),
+            Self::Memory => Some("memory"),
+            Self::Pids => Some("pids"),
+            Self::Devices | Self::Freezer => None,
+        }
+    }
+}
+
+/// One mounted hierarchy.
+#[derive(Debug)]
+pub(super) struct Hierarchy {
+    pub mount: PathBuf,
+    root: OwnedFd,
+    /// v1: the controllers it was mounted with (or `name=systemd`); v2: what its root offers.
+    pub controllers: Vec<String>,
+}
+
+impl Hierarchy {
+    fn open(mount: PathBuf, controllers: Vec<String>) -> Result<Self, CgroupError> {
+        let root =
+            rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())
+                .map_err(|e| CgroupError::Host { path: mount.clone(), source: e.into() })?;
+        Ok(Self { mount, root, controllers })
+    }
+
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.controllers.iter().any(|c| c == name)
+    }
+
+    pub(super) fn dir_path(&self, path: &CgroupPath) -> PathBuf {
+        self.mount.join(path.relative())
+    }
+
+    /// The cgroup's folder in this hierarchy; None when it is not there.
+    pub(super) fn dir(&self, path: &CgroupPath) -> Result<Option<Dir>, CgroupError> {
+        match Dir::open(self.root(), path.relative(), || self.dir_path(path)) {
+            Ok(dir) => Ok(Some(dir)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => {
+                Err(CgroupError::Host { path: self.dir_path(path), source: std::io::Error::from(errno) })
+            }
+        }
+    }
+}
+
+/// All hierarchies of the host.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub v2: Option<Hierarchy>,
+    pub v1: Vec<Hierarchy>,
+}
+
+/// Where a controller's files are.
+pub(super) enum Home<'a> {
+    V1(&'a Hierarchy),
+    V2(&'a Hierarchy),
+}
+
+impl Host {
+    pub(super) fn detect(mountinfo: &Path) -> Result<Self, CgroupError> {
+        let text = std::fs::read_to_string(mountinfo)
+            .map_err(|source| CgroupError::Host { path: mountinfo.to_owned(), source })?;
+        Self::from_mountinfo(&text)
+    }
+
+    pub(super) fn from_mountinfo(text: &str) -> Result<Self, CgroupError> {
+        let mut host = Self { v2: None, v1: Vec::new() };
+        for mount in text.lines().filter_map(parse_mount) {
+            match mount.controllers {
+                None if host.v2.is_none() => host.v2 = Some(open_v2(mount.point)?),
+                None => {}
+                Some(controllers) => {
+                    let known = host.v1.iter().any(|h| h.controllers == controllers);
+                    if !known && !controllers.is_empty() {
+                        host.v1.push(Hierarchy::open(mount.point, controllers)?);
+                    }
+                }
+            }
+        }
+        if host.v2.is_none() && host.v1.is_empty() { Err(CgroupError::NoHierarchy) } else { Ok(host) }
+    }
+
+    /// Where a controller's files are, if anywhere.
+    pub(super) fn home(&self, controller: Controller) -> Option<Home<'_>> {
+        if let Some(hierarchy) = self.v1.iter().find(|h| h.has(controller.v1_name())) {
+            return Some(Home::V1(hierarchy));
+        }
+        let v2 = self.v2.as_ref()?;
+        let there = match controller.v2_name() {
+            Some(name) => v2.has(name),
+            // On a host with v1 controllers the v2 tree must not be asked for what only v2 cgroups
+            // of a pure v2 host mean: there, all processes are in it.
+            None => self.v1.is_empty(),
+        };
+        there.then_some(Home::V2(v2))
+    }
+}
+
+fn open_v2(mount: PathBuf) -> Result<Hierarchy, CgroupError> {
+    let file = mount.join("cgroup.controllers");
+    let text = std::fs::read_to_string(&file).map_err(|source| CgroupError::Host { path: file, source })?;
+    Hierarchy::open(mount, text.split_whitespace().map(str::to_owned).collect())
+}
+
+struct CgroupMount {
+    point: PathBuf,
+    /// None: v2.
+    controllers: Option<Vec<String>>,
+}
+
+/// `36 31 0:32 / /sys/fs/cgroup/cpu,cpuacct rw shared:9 - cgroup cgroup rw,cpu,cpuacct`; see proc(5).
+fn parse_mount(line: &str) -> Option<CgroupMount> {
+    let (mount, filesystem) = line.split_once(" - ")?;
+    let point = unescape(mount.split(' ').nth(4)?);
+    let mut fields = filesystem.split(' ');
+    match fields.next()? {
+        "cgroup2" => Some(CgroupMount { point, controllers: None }),
+        "cgroup" => {
+            let options = fields.nth(1)?;
+            let controllers = options.split(',').filter(|o| is_controller(o)).map(str::to_owned).collect();
+            Some(CgroupMount { point, controllers: Some(controllers) })
+        }
+        _ => None,
+    }
+}
+
+/// Options of a v1 mount are its controllers (or a name) and a few words that are not.
+fn is_controller(option: &str) -> bool {
+    !matches!(
+        option,
+        "rw" | "ro" | "none" | "xattr" | "noprefix" | "clone_children" | "cpuset_v2_mode" | "seclabel"
+    ) && !option.starts_with("release_agent=")
+        && (!option.starts_with("name=") || option == "name=systemd")
+        && !option.contains(':')
+}
+
+/// mountinfo writes space, tab, line break and backslash as `\ooo`.
+fn unescape(text: &str) -> PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        let octal = (bytes[i] == b'\\')
+            .then(|| bytes.get(i + 1..i + 4))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        if let Some(byte) = octal {
+            out.push(byte);
+            i += 4;
+        } else {
+            out.push(bytes[i]);
+            i += 1;
+        }
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn controllers_come_from_the_mount_options() {
+        let line =
+            "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct";
+        let mount = parse_mount(line).unwrap();
+        assert_eq!(mount.point, Path::new("/sys/fs/cgroup/cpu,cpuacct"));
+        assert_eq!(mount.controllers.unwrap(), ["cpu", "cpuacct"]);
+        let systemd =
+            "40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,release_agent=/x,name=systemd";
+        assert_eq!(parse_mount(systemd).unwrap().controllers.unwrap(), ["name=systemd"]);
+        let foreign = "40 31 0:37 / /sys/fs/cgroup/x rw - cgroup cgroup rw,name=openrc";
+        assert!(parse_mount(foreign).unwrap().controllers.unwrap().is_empty());
+        assert!(parse_mount("1 1 0:1 / / rw - ext4 /dev/vda rw").is_none());
+    }
+
+    #[test]
+    fn escaped_mount_points_are_read() {
+        assert_eq!(unescape(r"/a\040b\134"), Path::new("/a b\\"));
+    }
+
+    #[test]
+    fn a_host_without_cgroups_is_named_so() {
+        assert!(matches!(Host::from_mountinfo("1 1 0:1 / / rw - ext4 x rw"), Err(CgroupError::NoHierarchy)));
+    }
+}

@@ -1,0 +1,40 @@
+//! Opening what a process needs to be born into a cgroup, or to move itself there.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::OFlags;
+
+use super::error::CgroupError;
+use super::hierarchy::{Controller, Home, Host};
+use super::path::CgroupPath;
+
+/// What a process needs to be born into, or move itself into, a cgroup; see `plan::CgroupJoin`.
+#[derive(Debug, Default)]
+pub struct JoinFds {
+    /// The v2 cgroup, opened as a directory.
+    pub v2: Option<OwnedFd>,
+    /// The v1 `tasks` files, open for writing.
+    pub v1_tasks: Vec<OwnedFd>,
+    /// `memory.events` or `memory.oom_control`, open for reading.
+    pub oom_events: Option<OwnedFd>,
+}
+
+pub(super) fn join(host: &Host, path: &CgroupPath) -> Result<JoinFds, CgroupError> {
+    let missing = || CgroupError::NotFound { path: path.clone() };
+    let mut fds = JoinFds::default();
+    if let Some(v2) = &host.v2 {
+        let dir = v2.dir(path)?.ok_or_else(missing)?;
+        if matches!(host.home(Controller::Memory), Some(Home::V2(_))) {
+            fds.oom_events = dir.open_file("memory.events", OFlags::RDONLY).ok();
+        }
+        fds.v2 = Some(dir.into_fd());
+    }
+    for hierarchy in &host.v1 {
+        let dir = hierarchy.dir(path)?.ok_or_else(missing)?;
+        if hierarchy.has("memory") {
+            fds.oom_events = dir.open_file("memory.oom_control", OFlags::RDONLY).ok();
+        }
+        fds.v1_tasks.push(dir.open_file("tasks", OFlags::WRONLY)?);
+    }
+    Ok(fds)
+}

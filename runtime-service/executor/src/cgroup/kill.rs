@@ -1,0 +1,117 @@
+//! Who is in a cgroup, and ending them all.
+
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal};
+
+use super::dir::Dir;
+use super::error::CgroupError;
+use super::hierarchy::{Controller, Hierarchy, Home, Host};
+use super::path::CgroupPath;
+use super::remove::children;
+
+/// How long SIGKILLed processes may take to be gone.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Kills everything in `path` and below and waits until it is gone.
+pub(super) fn kill(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
+    let started = Instant::now();
+    let mut pause = Duration::from_micros(200);
+    loop {
+        send(host, path)?;
+        let left = pids(host, path)?.len();
+        if left == 0 {
+            return Ok(());
+        }
+        if started.elapsed() > WAIT {
+            let waited_ms = u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX);
+            return Err(CgroupError::StillPopulated { path: path.clone(), count: left, waited_ms });
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+}
+
+/// One round of SIGKILL to everything in `path` and below.
+pub(super) fn send(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
+    if let Some(v2) = &host.v2
+        && let Some(dir) = v2.dir(path)?
+    {
+        // Since Linux 5.14: atomic, also against a process that forks faster than one can list.
+        match dir.try_write("cgroup.kill", "1") {
+            Ok(()) if host.v1.is_empty() => return Ok(()),
+            Ok(()) | Err(Errno::NOENT | Errno::OPNOTSUPP | Errno::NODEV) => {}
+            Err(errno) => return Err(dir.write_error("cgroup.kill", "1", errno)),
+        }
+    }
+    let left = pids(host, path)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    // Frozen processes cannot fork while they are being listed. A v1 freezer must thaw for them to die.
+    let frozen = Frozen::new(host, path);
+    for pid in pids(host, path)? {
+        if let Some(pid) = Pid::from_raw(pid) {
+            match rustix::process::kill_process(pid, Signal::KILL) {
+                // Gone in the meantime.
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(errno) => tracing::warn!(%path, pid = pid.as_raw_nonzero().get(), %errno, "cannot kill"),
+            }
+        }
+    }
+    drop(frozen);
+    Ok(())
+}
+
+/// A v1 freezer, frozen until dropped.
+struct Frozen(Option<Dir>);
+
+impl Frozen {
+    /// Best effort: without a freezer the listing is repeated until it is empty.
+    fn new(host: &Host, path: &CgroupPath) -> Self {
+        let Some(Home::V1(freezer)) = host.home(Controller::Freezer) else { return Self(None) };
+        let dir = freezer.dir(path).ok().flatten();
+        Self(dir.filter(|dir| dir.try_write("freezer.state", "FROZEN").is_ok()))
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.0 {
+            let _ = dir.try_write("freezer.state", "THAWED");
+        }
+    }
+}
+
+/// All processes of `path` and below, each once.
+pub(super) fn pids(host: &Host, path: &CgroupPath) -> Result<Vec<i32>, CgroupError> {
+    let mut found = Vec::new();
+    if let Some(v2) = &host.v2 {
+        collect(v2, path, &mut found)?;
+    }
+    // v1: one hierarchy is enough, as processes are moved into all of them together.
+    let v1 = [Controller::Pids, Controller::Freezer, Controller::Memory, Controller::Cpu]
+        .into_iter()
+        .find_map(|c| host.v1.iter().find(|h| h.has(c.v1_name())));
+    if let Some(v1) = v1.or(host.v1.first()) {
+        collect(v1, path, &mut found)?;
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+fn collect(hierarchy: &Hierarchy, path: &CgroupPath, found: &mut Vec<i32>) -> Result<(), CgroupError> {
+    let Some(dir) = hierarchy.dir(path)? else { return Ok(()) };
+    if let Some(text) = dir.read_all("cgroup.procs")? {
+        // 0 stands for a process of another PID namespace.
+        found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+    }
+    let below = children(hierarchy, path)
+        .map_err(|errno| CgroupError::Host { path: hierarchy.dir_path(path), source: errno.into() })?;
+    for name in below {
+        collect(hierarchy, &path.child(&name)?, found)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,218 @@
+//! memory: limits, swap, and what is used.
+
+use rustix::io::Errno;
+
+use super::dir::Dir;
+use super::error::CgroupError;
+use super::keyed::keyed;
+use super::psi;
+use super::resources::{Memory, invalid};
+use super::stats::{MemoryStats, SwapStats};
+
+/// A value as asked for: 0 is the same as none, all below are "no limit".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Unlimited,
+    Bytes(u64),
+}
+
+fn limit(value: Option<i64>) -> Option<Limit> {
+    match value? {
+        0 => None,
+        n => Some(u64::try_from(n).map_or(Limit::Unlimited, Limit::Bytes)),
+    }
+}
+
+impl Limit {
+    fn v1(self) -> String {
+        match self {
+            Self::Unlimited => "-1".to_owned(),
+            Self::Bytes(n) => n.to_string(),
+        }
+    }
+
+    fn v2(self) -> String {
+        match self {
+            Self::Unlimited => "max".to_owned(),
+            Self::Bytes(n) => n.to_string(),
+        }
+    }
+}
+
+/// What no kernel can do, before anything is written.
+pub(super) fn check(memory: &Memory) -> Result<(), CgroupError> {
+    match (limit(memory.limit), limit(memory.swap)) {
+        (Some(Limit::Bytes(memory)), Some(Limit::Bytes(total))) if total < memory => Err(invalid(
+            "memory swap",
+            format!("{total} is memory plus swap together, so it cannot be below the memory limit {memory}"),
+        )),
+        (None | Some(Limit::Unlimited), Some(Limit::Bytes(_))) => {
+            Err(invalid("memory swap", "it is memory plus swap together, so it needs a memory limit as well"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a limit below what is used, when that was asked for.
+fn check_usage(dir: &Dir, memory: &Memory, usage_file: &str) -> Result<(), CgroupError> {
+    if let (true, Some(Limit::Bytes(bytes))) = (memory.check_before_update, limit(memory.limit)) {
+        let usage = dir.read_number(usage_file)?.unwrap_or_default();
+        if usage > bytes {
+            return Err(invalid("memory limit", format!("{bytes} is below the {usage} bytes in use now")));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn apply_v2(dir: &Dir, memory: &Memory) -> Result<(), CgroupError> {
+    check_usage(dir, memory, "memory.current")?;
+    let bytes = limit(memory.limit);
+    if let Some(swap) = swap_v2(bytes, limit(memory.swap))
+        && !dir.write_opt("memory.swap.max", &swap.v2())?
+        && matches!(swap, Limit::Bytes(1..))
+    {
+        return Err(dir.write_error("memory.swap.max", &swap.v2(), Errno::NOENT));
+    }
+    if let Some(bytes) = bytes {
+        dir.write("memory.max", &bytes.v2())?;
+    }
+    if let Some(low) = limit(memory.reservation) {
+        dir.write("memory.low", &low.v2())?;
+    }
+    if let Some(group) = memory.oom_group {
+        dir.write("memory.oom.group", if group { "1" } else { "0" })?;
+    }
+    if memory.swappiness.is_some() {
+        return Err(invalid("memory swappiness", "cgroup v2 has no such setting"));
+    }
+    Ok(())
+}
+
+/// v2 limits swap alone, the request is memory and swap together. No memory limit means no swap limit.
+fn swap_v2(memory: Option<Limit>, total: Option<Limit>) -> Option<Limit> {
+    match (memory, total) {
+        (_, Some(Limit::Unlimited)) | (Some(Limit::Unlimited), None) => Some(Limit::Unlimited),
+        (Some(Limit::Bytes(memory)), Some(Limit::Bytes(total))) => {
+            Some(Limit::Bytes(total.saturating_sub(memory)))
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn apply_v1(dir: &Dir, memory: &Memory) -> Result<(), CgroupError> {
+    check_usage(dir, memory, "memory.usage_in_bytes")?;
+    let bytes = limit(memory.limit);
+    // No memory limit means no swap limit.
+    let total = limit(memory.swap).or_else(|| bytes.filter(|b| *b == Limit::Unlimited));
+    apply_v1_limits(dir, bytes, total)?;
+    if let Some(soft) = limit(memory.reservation) {
+        dir.write("memory.soft_limit_in_bytes", &soft.v1())?;
+    }
+    if let Some(swappiness) = memory.swappiness {
+        dir.write("memory.swappiness", &swappiness.to_string())?;
+    }
+    if memory.oom_group == Some(true) {
+        return Err(invalid("memory oom group", "cgroup v1 cannot kill all processes of a cgroup at once"));
+    }
+    Ok(())
+}
+
+/// At any moment memory must not exceed memory+swap: going up, the sum comes first; going down, last.
+fn apply_v1_limits(dir: &Dir, bytes: Option<Limit>, total: Option<Limit>) -> Result<(), CgroupError> {
+    const MEMORY: &str = "memory.limit_in_bytes";
+    let Some(total) = total else {
+        return bytes.map_or(Ok(()), |bytes| dir.write(MEMORY, &bytes.v1()));
+    };
+    let Some(now) = dir.read_limit("memory.memsw.limit_in_bytes")? else {
+        // Without swap accounting there is nothing to set, which matters only if swap was to be had.
+        let wants_swap = matches!((bytes, total), (Some(Limit::Bytes(b)), Limit::Bytes(t)) if t > b);
+        if wants_swap {
+            return Err(dir.write_error("memory.memsw.limit_in_bytes", &total.v1(), Errno::NOENT));
+        }
+        return bytes.map_or(Ok(()), |bytes| dir.write(MEMORY, &bytes.v1()));
+    };
+    let raises = match total {
+        Limit::Unlimited => true,
+        Limit::Bytes(total) => now.is_some_and(|now| total > now),
+    };
+    if raises {
+        dir.write("memory.memsw.limit_in_bytes", &total.v1())?;
+    }
+    if let Some(bytes) = bytes {
+        dir.write(MEMORY, &bytes.v1())?;
+    }
+    if raises { Ok(()) } else { dir.write("memory.memsw.limit_in_bytes", &total.v1()) }
+}
+
+pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, CgroupError> {
+    let usage = dir.read_number("memory.current")?.unwrap_or_default();
+    let mut stats = MemoryStats { usage, ..MemoryStats::default() };
+    let mut inactive_file = 0;
+    for (key, value) in keyed(dir.read_opt("memory.stat", buffer)?.unwrap_or_default()) {
+        match key {
+            "anon" => stats.rss = value,
+            "file" => stats.cache = value,
+            "file_mapped" => stats.mapped_file = value,
+            "pgfault" => stats.page_faults = value,
+            "pgmajfault" => stats.major_page_faults = value,
+            "inactive_file" => inactive_file = value,
+            _ => {}
+        }
+    }
+    stats.max_usage = dir.read_number("memory.peak")?;
+    stats.limit_hits = event(dir, "memory.events", "max", buffer)?;
+    stats.psi = psi::read(dir, "memory.pressure", buffer)?;
+    Ok(finish(stats, inactive_file, dir.read_limit("memory.max")?.flatten()))
+}
+
+pub(super) fn stats_v1(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, CgroupError> {
+    let usage = dir.read_number("memory.usage_in_bytes")?.unwrap_or_default();
+    let mut stats = MemoryStats { usage, ..MemoryStats::default() };
+    let mut inactive_file = 0;
+    for (key, value) in keyed(dir.read_opt("memory.stat", buffer)?.unwrap_or_default()) {
+        match key {
+            "total_rss" => stats.rss = value,
+            "total_cache" => stats.cache = value,
+            "total_mapped_file" => stats.mapped_file = value,
+            "total_pgfault" => stats.page_faults = value,
+            "total_pgmajfault" => stats.major_page_faults = value,
+            "total_inactive_file" => inactive_file = value,
+            _ => {}
+        }
+    }
+    stats.max_usage = dir.read_number("memory.max_usage_in_bytes")?;
+    stats.limit_hits = dir.read_number("memory.failcnt")?.unwrap_or_default();
+    Ok(finish(stats, inactive_file, dir.read_limit("memory.limit_in_bytes")?.flatten()))
+}
+
+fn finish(mut stats: MemoryStats, inactive_file: u64, limit: Option<u64>) -> MemoryStats {
+    // The two are counted apart, so the difference can be below zero for a moment.
+    stats.working_set = stats.usage.saturating_sub(inactive_file);
+    stats.limit = limit;
+    stats.available = limit.map(|limit| limit.saturating_sub(stats.working_set));
+    stats
+}
+
+/// None where swap is not accounted.
+pub(super) fn swap_v2_stats(dir: &Dir) -> Result<Option<SwapStats>, CgroupError> {
+    let Some(usage) = dir.read_number("memory.swap.current")? else { return Ok(None) };
+    Ok(Some(SwapStats { usage, limit: dir.read_limit("memory.swap.max")?.flatten() }))
+}
+
+/// v1 counts memory and swap together.
+pub(super) fn swap_v1_stats(dir: &Dir, memory: &MemoryStats) -> Result<Option<SwapStats>, CgroupError> {
+    let Some(total) = dir.read_number("memory.memsw.usage_in_bytes")? else { return Ok(None) };
+    let total_limit = dir.read_limit("memory.memsw.limit_in_bytes")?.flatten();
+    let limit = total_limit.zip(memory.limit).map(|(total, memory)| total.saturating_sub(memory));
+    Ok(Some(SwapStats { usage: total.saturating_sub(memory.usage), limit }))
+}
+
+/// `oom_kill` of memory.events (v2) or memory.oom_control (v1).
+pub(super) fn oom_kills(dir: &Dir, file: &str) -> Result<u64, CgroupError> {
+    event(dir, file, "oom_kill", &mut [0u8; 512])
+}
+
+fn event(dir: &Dir, file: &str, key: &str, buffer: &mut [u8]) -> Result<u64, CgroupError> {
+    let text = dir.read_opt(file, buffer)?.unwrap_or_default();
+    Ok(keyed(text).find(|(k, _)| *k == key).map_or(0, |(_, value)| value))
+}

@@ -1,0 +1,89 @@
+//! Removing a cgroup and those that a container made below it.
+
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Dir as Listing, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::error::CgroupError;
+use super::hierarchy::{Hierarchy, Host};
+use super::path::CgroupPath;
+
+/// Removes `path` in every hierarchy. All are tried, whatever happens to one; the first error is reported.
+pub(super) fn remove(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
+    let mut result = Ok(());
+    for hierarchy in host.v1.iter().chain(&host.v2) {
+        if let Err(errno) = remove_in(hierarchy, path) {
+            result = result.and(Err(CgroupError::Remove { dir: hierarchy.dir_path(path), errno }));
+        }
+    }
+    result
+}
+
+/// Removes `path` where nothing is in it. True when it is gone everywhere.
+pub(super) fn remove_if_empty(host: &Host, path: &CgroupPath) -> Result<bool, CgroupError> {
+    let mut gone = true;
+    for hierarchy in host.v1.iter().chain(&host.v2) {
+        match rmdir(hierarchy, path) {
+            Ok(()) => {}
+            Err(Errno::BUSY | Errno::NOTEMPTY) => gone = false,
+            Err(errno) => return Err(CgroupError::Remove { dir: hierarchy.dir_path(path), errno }),
+        }
+    }
+    Ok(gone)
+}
+
+/// A process that has just died keeps its cgroup busy for a moment: wait 1, 2, 4 ... ms, 500 ms in all.
+fn remove_in(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match rmdir(hierarchy, path) {
+            Err(Errno::BUSY) => {}
+            other => return other,
+        }
+        for child in children(hierarchy, path)? {
+            // Never deeper than the kernel's own path limit allows.
+            if let Ok(child) = path.child(&child) {
+                remove_in(hierarchy, &child)?;
+            }
+        }
+        match rmdir(hierarchy, path) {
+            Err(Errno::BUSY) if pause < Duration::from_millis(512) => std::thread::sleep(pause),
+            other => return other,
+        }
+        pause *= 2;
+    }
+}
+
+/// None there is fine.
+pub(super) fn rmdir(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(hierarchy.root(), path.relative(), AtFlags::REMOVEDIR) {
+        Err(Errno::NOENT) => Ok(()),
+        // The removal has happened for everybody else; only this call was interrupted by it.
+        Err(Errno::NODEV) => Ok(()),
+        other => other,
+    }
+}
+
+/// Names of the cgroups directly below `path`.
+pub(super) fn children(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<Vec<String>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = match rustix::fs::openat(hierarchy.root(), path.relative(), flags, Mode::empty()) {
+        Ok(fd) => fd,
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        Err(errno) => return Err(errno),
+    };
+    let mut names = Vec::new();
+    for entry in Listing::new(fd)? {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(Errno::NOENT | Errno::NODEV) => break,
+            Err(errno) => return Err(errno),
+        };
+        let name = entry.file_name().to_string_lossy();
+        if entry.file_type() == FileType::Directory && name != "." && name != ".." {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
+}

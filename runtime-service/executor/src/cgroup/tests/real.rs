@@ -1,0 +1,222 @@
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use rustix::process::geteuid;
+
+use super::super::*;
+
+/// A cgroup of this test alone; ended and removed with it.
+struct Own {
+    cgroups: Cgroups,
+    cgroup: Cgroup,
+    parent: CgroupPath,
+}
+
+impl Own {
+    /// None, with the reason printed, where the test cannot run.
+    fn new() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        if !geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        let cgroups = Cgroups::detect().unwrap();
+        let name = format!("/crisp-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let parent = CgroupPath::parse(&name).unwrap();
+        match cgroups.create(&parent.child("leaf").unwrap()) {
+            Ok(cgroup) => Some(Self { cgroups, cgroup, parent }),
+            Err(error) => {
+                eprintln!("skipped: {error}");
+                None
+            }
+        }
+    }
+
+    fn host_file(&self, controller: Controller, file: &str) -> String {
+        let at = apply::at(&self.cgroup.host, controller, self.cgroup.path()).unwrap().unwrap();
+        at.dir().read(file, &mut [0u8; 4096]).unwrap().trim().to_owned()
+    }
+
+    /// A shell that does `script` once it is in the cgroup.
+    fn run(&self, script: &str) -> Child {
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("read go; {script}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let pid = child.id().to_string();
+        for hierarchy in self.cgroup.host.v1.iter().chain(&self.cgroup.host.v2) {
+            hierarchy.dir(self.cgroup.path()).unwrap().unwrap().write("cgroup.procs", &pid).unwrap();
+        }
+        std::io::Write::write_all(child.stdin.as_mut().unwrap(), b"go\n").unwrap();
+        child
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        let _ = self.cgroup.kill();
+        self.cgroups.remove(&self.parent).unwrap();
+        assert!(self.cgroups.open(&self.parent).is_err());
+    }
+}
+
+#[test]
+fn limits_reach_the_kernel_and_can_go_up_and_down() {
+    let Some(own) = Own::new() else { return };
+    assert!(own.cgroup.created());
+    assert!(!own.cgroups.create(own.cgroup.path()).unwrap().created());
+    for mib in [64i64, 16, 128] {
+        let limits = Resources {
+            memory: Memory { limit: Some(mib << 20), swap: Some(mib << 20), ..Memory::default() },
+            cpu: Cpu { shares: Some(512), quota: Some(mib * 1000), period: Some(100_000), ..Cpu::default() },
+            pids: Some(mib),
+            ..Resources::default()
+        };
+        own.cgroup.apply(&limits).unwrap();
+        let stats = own.cgroup.stats().unwrap();
+        assert_eq!(stats.memory.unwrap().limit, Some(mib as u64 * 1024 * 1024));
+        assert_eq!(stats.pids.unwrap().limit, Some(mib as u64));
+    }
+    let cpus = own.host_file(Controller::Cpuset, "cpuset.effective_cpus");
+    assert!(!cpus.is_empty());
+    own.cgroup
+        .apply(&Resources { cpuset: Cpuset { cpus: Some("0".into()), mems: None }, ..Resources::default() })
+        .unwrap();
+    assert_eq!(own.host_file(Controller::Cpuset, "cpuset.cpus"), "0");
+    let wrong =
+        Resources { cpuset: Cpuset { cpus: Some("4000".into()), mems: None }, ..Resources::default() };
+    let error = own.cgroup.apply(&wrong).unwrap_err().to_string();
+    assert!(error.contains("cpuset.cpus: cannot write 4000"), "{error}");
+}
+
+#[test]
+fn a_fork_storm_is_killed_to_the_last_process() {
+    let Some(own) = Own::new() else { return };
+    own.cgroup.apply(&Resources { pids: Some(200), ..Resources::default() }).unwrap();
+    let mut child = own.run("while :; do sh -c 'sleep 1000 & sleep 1000' & done 2>/dev/null");
+    while own.cgroup.pids().unwrap().len() < 50 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let started = Instant::now();
+    own.cgroup.kill().unwrap();
+    assert!(own.cgroup.pids().unwrap().is_empty());
+    child.wait().unwrap();
+    eprintln!("killed in {:?}", started.elapsed());
+    own.cgroup.remove().unwrap();
+    own.cgroup.remove().unwrap();
+}
+
+#[test]
+fn cgroups_made_inside_go_with_it_and_parents_stay() {
+    let Some(own) = Own::new() else { return };
+    own.cgroup.child("a").unwrap().child("b").unwrap();
+    own.cgroup.remove().unwrap();
+    assert!(own.cgroups.open(own.cgroup.path()).is_err());
+    assert!(own.cgroups.open(&own.parent).is_ok());
+    assert!(own.cgroups.remove_if_empty(&own.parent).unwrap());
+}
+
+#[test]
+fn an_oom_kill_is_counted() {
+    let Some(own) = Own::new() else { return };
+    let memory = Memory { limit: Some(8 << 20), swap: Some(8 << 20), ..Memory::default() };
+    own.cgroup.apply(&Resources { memory, ..Resources::default() }).unwrap();
+    assert_eq!(own.cgroup.oom_kills().unwrap(), 0);
+    let mut child = own.run("x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo $x");
+    child.wait().unwrap();
+    assert!(own.cgroup.oom_kills().unwrap() > 0);
+}
+
+#[test]
+fn device_rules_decide() {
+    let Some(own) = Own::new() else { return };
+    let apply =
+        |rules| own.cgroup.apply(&Resources { devices: Some(rules), ..Resources::default() }).unwrap();
+    let opens = |device: &str| own.run(&format!("exec 3<{device}")).wait().unwrap().success();
+    apply(DeviceRule::container_defaults());
+    assert!(opens("/dev/null"));
+    assert!(!opens("/dev/kmsg"));
+    let kmsg = DeviceRule {
+        allow: true,
+        kind: DeviceKind::Char,
+        major: Some(1),
+        minor: Some(11),
+        access: Access::parse("r").unwrap(),
+    };
+    apply([DeviceRule::container_defaults(), vec![kmsg]].concat());
+    assert!(opens("/dev/kmsg"));
+    assert!(!own.run("exec 3>/dev/kmsg").wait().unwrap().success());
+    apply(vec![DeviceRule::ALLOW_ALL]);
+    assert!(own.run("exec 3>/dev/kmsg").wait().unwrap().success());
+}
+
+#[test]
+fn the_v2_device_program_decides_like_v1() {
+    let Some(own) = Own::new() else { return };
+    let Some(v2) = &own.cgroup.host.v2 else {
+        eprintln!("skipped: no v2 tree");
+        return;
+    };
+    let dir = v2.dir(own.cgroup.path()).unwrap().unwrap();
+    let apply = |rules: &[DeviceRule]| devices::apply_v2(own.cgroup.path(), &dir, rules).unwrap();
+    let opens = |how: &str| own.run(&format!("exec 3{how}")).wait().unwrap().success();
+    let rule = |allow, access| DeviceRule {
+        allow,
+        kind: DeviceKind::Char,
+        major: Some(1),
+        minor: Some(3),
+        access: Access::parse(access).unwrap(),
+    };
+    for _ in 0..2 {
+        apply(&DeviceRule::container_defaults());
+        assert!(opens("<>/dev/null") && opens("</dev/zero") && !opens("</dev/kmsg"));
+    }
+    // Bits come from different rules; the later one wins for its own bits only.
+    apply(&[DeviceRule::DENY_ALL, rule(true, "r"), rule(true, "w")]);
+    assert!(opens("<>/dev/null") && !opens("</dev/zero"));
+    apply(&[DeviceRule::ALLOW_ALL, rule(false, "w")]);
+    assert!(opens("</dev/null") && !opens("<>/dev/null") && opens("</dev/kmsg"));
+    apply(&[]);
+    assert!(!opens("</dev/null"));
+    apply(&[DeviceRule::ALLOW_ALL]);
+    assert!(opens("<>/dev/null") && opens("</dev/kmsg"));
+}
+
+/// Not a budget: prints what the parts of a container start cost here.
+#[test]
+fn timings() {
+    let Some(own) = Own::new() else { return };
+    let limits = Resources {
+        memory: Memory { limit: Some(64 << 20), swap: Some(64 << 20), ..Memory::default() },
+        cpu: Cpu { shares: Some(512), quota: Some(50_000), period: Some(100_000), ..Cpu::default() },
+        pids: Some(100),
+        devices: Some(DeviceRule::container_defaults()),
+        ..Resources::default()
+    };
+    let mut spent = [0u128; 5];
+    const ROUNDS: u128 = 20;
+    for i in 0..ROUNDS {
+        let path = own.parent.child(&format!("t{i}")).unwrap();
+        let mut mark = Instant::now();
+        let mut lap = |slot: usize| {
+            spent[slot] += mark.elapsed().as_micros();
+            mark = Instant::now();
+        };
+        let cgroup = own.cgroups.create(&path).unwrap();
+        lap(0);
+        cgroup.apply(&limits).unwrap();
+        lap(1);
+        cgroup.join().unwrap();
+        lap(2);
+        cgroup.stats().unwrap();
+        lap(3);
+        cgroup.remove().unwrap();
+        lap(4);
+    }
+    for (name, us) in ["create", "apply", "join", "stats", "remove"].into_iter().zip(spent) {
+        eprintln!("{name}: {} us", us / ROUNDS);
+    }
+}
