@@ -13,6 +13,7 @@
 //! - [`request`]: CRI requests with the fields that every test needs.
 //! - [`leak`]: what must not be there any more afterwards.
 
+pub mod bench;
 pub mod client;
 pub mod http;
 pub mod image;

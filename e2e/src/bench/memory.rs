@@ -1,0 +1,45 @@
+//! Memory of a runtime's own processes: proportional set size, in kB.
+
+use crate::Result;
+
+/// PSS of one process.
+///
+/// # Errors
+/// It is gone.
+pub fn pss(pid: i32) -> Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find(|l| l.starts_with("Pss:")).ok_or("no Pss line")?;
+    Ok(line.split_whitespace().nth(1).ok_or("no figure")?.parse()?)
+}
+
+/// Processes with one of these programs as their first argument's file name.
+#[must_use]
+pub fn processes(programs: &[&str]) -> Vec<i32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(|pid| {
+            let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let program = bytes.split(|b| *b == 0).next().unwrap_or_default();
+            let program = String::from_utf8_lossy(program);
+            let name = program.rsplit('/').next().unwrap_or_default();
+            programs.contains(&name)
+        })
+        .collect()
+}
+
+/// What a runtime's own processes hold per pod: monitors, shims, pause processes.
+pub const PER_POD: [&str; 5] = ["crisp-pod", "containerd-shim-runc-v2", "conmon", "conmonrs", "/pause"];
+
+/// The sum over all processes of these names.
+#[must_use]
+pub fn total(programs: &[&str]) -> f64 {
+    processes(programs).into_iter().filter_map(|pid| pss(pid).ok()).sum()
+}
+
+/// The process that listens on a unix socket: its server.
+#[must_use]
+pub fn server_of(socket: &std::path::Path) -> Option<i32> {
+    let stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+    rustix::net::sockopt::socket_peercred(&stream).ok().map(|cred| cred.pid.as_raw_nonzero().get())
+}
