@@ -1,2 +1,4 @@
 //! Filled in below.
+pub mod link;
 pub mod network;
+pub mod spawn;

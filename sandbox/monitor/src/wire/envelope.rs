@@ -1,0 +1,200 @@
+//! The header of every message. Never changes: it is what an old monitor and a new server share.
+//!
+//! ```text
+//!  0      2      3        4      6             8            16
+//!  | version | kind | status | op   | descriptors | id        |  little-endian
+//! ```
+
+/// Goes up with every change to the body of an operation that is versioned.
+pub const PROTOCOL: u16 = 1;
+
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u16)]
+pub enum Op {
+    /// Who are you? Body of the answer: [`Greeting`](super::response::Greeting).
+    Hello = 1,
+    /// Which containers do you have? [`PodReport`](super::response::PodReport).
+    Report = 2,
+    /// [`Signal`](super::request::Signal).
+    Signal = 3,
+    /// [`Shutdown`](super::request::Shutdown).
+    Shutdown = 4,
+    /// Something happened; never sent as a request. [`Event`](super::response::Event).
+    Event = 5,
+    /// [`OpenPod`](super::request::OpenPod).
+    OpenPod = 32,
+    /// Once more the descriptors of the pod's network: netlink socket, namespace.
+    Network = 33,
+    /// [`Start`](super::request::Start).
+    Start = 34,
+    /// [`Exec`](super::request::Exec).
+    Exec = 35,
+    /// [`KillExec`](super::request::KillExec).
+    KillExec = 36,
+    /// [`ReopenLog`](super::request::ReopenLog).
+    ReopenLog = 37,
+    /// [`Forget`](super::request::Forget).
+    Forget = 38,
+    /// [`Resize`](super::request::Resize).
+    Resize = 39,
+    /// [`OpenStdin`](super::request::OpenStdin).
+    OpenStdin = 40,
+    /// [`CloseStdin`](super::request::CloseStdin).
+    CloseStdin = 41,
+    /// [`Attach`](super::request::Attach).
+    Attach = 42,
+}
+
+impl Op {
+    /// Operations with a smaller number have bodies that never change.
+    pub const FIRST_VERSIONED: u16 = 32;
+
+    /// The operation of that number, if this build knows it.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        const ALL: [Op; 16] = [
+            Op::Hello,
+            Op::Report,
+            Op::Signal,
+            Op::Shutdown,
+            Op::Event,
+            Op::OpenPod,
+            Op::Network,
+            Op::Start,
+            Op::Exec,
+            Op::KillExec,
+            Op::ReopenLog,
+            Op::Forget,
+            Op::Resize,
+            Op::OpenStdin,
+            Op::CloseStdin,
+            Op::Attach,
+        ];
+        ALL.into_iter().find(|op| *op as u16 == number)
+    }
+}
+
+/// Which way a message goes and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Request = 1,
+    Response = 2,
+    Event = 3,
+}
+
+/// The first 16 bytes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// [`PROTOCOL`] of the sender.
+    pub version: u16,
+    pub kind: Kind,
+    /// In a response: the body is a [`Failure`](super::Failure).
+    pub failed: bool,
+    /// The number of an [`Op`], perhaps one that this build does not know.
+    pub op: u16,
+    /// How many descriptors travel with the message: fewer arrived means that the receiver had no room.
+    pub descriptors: u16,
+    /// Chosen by who asks, repeated in the response; 0 in events.
+    pub id: u64,
+}
+
+/// Bytes that are no header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message of {len} bytes without a valid header")]
+pub struct MalformedHeader {
+    pub len: usize,
+}
+
+impl Header {
+    /// Bytes of an encoded header.
+    pub const LEN: usize = 16;
+
+    /// Asks for `op`.
+    #[must_use]
+    pub fn request(op: Op, id: u64) -> Self {
+        Self { version: PROTOCOL, kind: Kind::Request, failed: false, op: op as u16, descriptors: 0, id }
+    }
+
+    /// Answers the request that had this header.
+    #[must_use]
+    pub fn response(&self, failed: bool) -> Self {
+        Self { version: PROTOCOL, kind: Kind::Response, failed, descriptors: 0, ..*self }
+    }
+
+    /// Tells of something unasked.
+    #[must_use]
+    pub fn event() -> Self {
+        Self {
+            version: PROTOCOL,
+            kind: Kind::Event,
+            failed: false,
+            op: Op::Event as u16,
+            descriptors: 0,
+            id: 0,
+        }
+    }
+
+    /// As sent.
+    #[must_use]
+    pub fn to_bytes(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[0..2].copy_from_slice(&self.version.to_le_bytes());
+        bytes[2] = self.kind as u8;
+        bytes[3] = u8::from(self.failed);
+        bytes[4..6].copy_from_slice(&self.op.to_le_bytes());
+        bytes[6..8].copy_from_slice(&self.descriptors.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.id.to_le_bytes());
+        bytes
+    }
+
+    /// The header at the start of a message.
+    ///
+    /// # Errors
+    /// [`MalformedHeader`] for a short message or a kind that does not exist.
+    pub fn parse(message: &[u8]) -> Result<Self, MalformedHeader> {
+        let malformed = MalformedHeader { len: message.len() };
+        let bytes: &[u8; Self::LEN] = message.first_chunk().ok_or(malformed)?;
+        let kind = match bytes[2] {
+            1 => Kind::Request,
+            2 => Kind::Response,
+            3 => Kind::Event,
+            _ => return Err(malformed),
+        };
+        let [v0, v1, _, failed, o0, o1, d0, d1, id @ ..] = *bytes;
+        Ok(Self {
+            version: u16::from_le_bytes([v0, v1]),
+            kind,
+            failed: failed != 0,
+            op: u16::from_le_bytes([o0, o1]),
+            descriptors: u16::from_le_bytes([d0, d1]),
+            id: u64::from_le_bytes(id),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_come_back_as_sent() {
+        let header = Header { descriptors: 253, ..Header::request(Op::Exec, u64::MAX - 1) };
+        assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
+        let response = header.response(true);
+        assert_eq!((response.id, response.op, response.failed), (header.id, header.op, true));
+    }
+
+    #[test]
+    fn the_layout_is_what_every_release_shares() {
+        let header = Header { version: 0x0102, descriptors: 0x0304, ..Header::request(Op::Report, 5) };
+        assert_eq!(header.to_bytes(), [2, 1, 1, 0, 2, 0, 4, 3, 5, 0, 0, 0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn garbage_is_refused() {
+        assert!(Header::parse(&[0; 15]).is_err());
+        assert!(Header::parse(&[0; 16]).is_err());
+    }
+}

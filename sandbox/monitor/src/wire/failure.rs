@@ -1,0 +1,51 @@
+//! Why a monitor did not do what it was asked.
+
+use crisp_executor::run::StageError;
+use serde::{Deserialize, Serialize};
+
+/// The body of a failed response. Variants are only ever added at the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Failure {
+    #[error(
+        "the monitor speaks protocol {monitor}, this server {client}: stop and start the pod to renew it"
+    )]
+    Version { monitor: u16, client: u16 },
+    #[error("the monitor does not know operation {op}: stop and start the pod to renew it")]
+    UnknownOperation { op: u16 },
+    #[error("the monitor could not read the request: {reason}")]
+    Malformed { reason: String },
+    #[error("the monitor got {got} of {sent} descriptors: its limit of open files is reached")]
+    DescriptorsLost { sent: u16, got: u16 },
+    #[error("the pod is not open yet")]
+    NotOpen,
+    #[error("the pod is open already")]
+    AlreadyOpen,
+    #[error("opening the pod failed before, in part: only shutdown is possible")]
+    Spoilt,
+    #[error("no container {container} in this pod")]
+    UnknownContainer { container: String },
+    #[error("container {container} exists in this pod already")]
+    ContainerExists { container: String },
+    #[error("container {container} is not running")]
+    NotRunning { container: String },
+    #[error("container {container} is still running")]
+    StillRunning { container: String },
+    #[error("no exec {exec} of this connection")]
+    UnknownExec { exec: u64 },
+    #[error("exec {exec} exists on this connection already")]
+    ExecExists { exec: u64 },
+    #[error("{count} containers are still running in this pod")]
+    ContainersRunning { count: u32 },
+    #[error("container {container} has no terminal")]
+    NoTerminal { container: String },
+    #[error("container {container} has no open stdin")]
+    NoStdin { container: String },
+    #[error("the pod has no network of its own")]
+    NoNetwork,
+    #[error("{0}")]
+    Stage(StageError),
+    #[error("{action}: {}", std::io::Error::from_raw_os_error(*errno))]
+    System { action: String, errno: i32 },
+    #[error("sysctl {name}: {reason}")]
+    Sysctl { name: String, reason: String },
+}
