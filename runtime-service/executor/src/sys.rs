@@ -244,7 +244,7 @@ pub(crate) fn load_seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
         filter: *const u8,
     }
     let length = u16::try_from(program.len() / 8).map_err(|_| Errno::INVAL)?;
-    if program.len() % 8 != 0 {
+    if !program.len().is_multiple_of(8) {
         return Err(Errno::INVAL);
     }
     let program = Program { length, filter: program.as_ptr() };

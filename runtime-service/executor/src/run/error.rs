@@ -1,5 +1,6 @@
 //! Which stage of a start failed, on what, and why.
 
+use std::ffi::CStr;
 use std::fmt;
 
 use rustix::io::Errno;
@@ -88,6 +89,26 @@ impl StageError {
     #[must_use]
     pub fn explained(stage: Stage, errno: Errno, detail: impl Into<String>) -> Self {
         Self { stage, errno: errno.raw_os_error(), detail: detail.into() }
+    }
+}
+
+/// Turns an error number into a [`StageError`] where the stage and its subject are known.
+pub(crate) trait At<T> {
+    fn at(self, stage: Stage, subject: impl fmt::Display) -> Result<T, StageError>;
+}
+
+impl<T> At<T> for Result<T, Errno> {
+    fn at(self, stage: Stage, subject: impl fmt::Display) -> Result<T, StageError> {
+        self.map_err(|errno| StageError::new(stage, errno, subject))
+    }
+}
+
+/// A path or a name as it is shown in an error.
+pub(crate) struct Quoted<'a>(pub &'a CStr);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0.to_string_lossy())
     }
 }
 

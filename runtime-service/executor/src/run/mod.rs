@@ -18,14 +18,34 @@
 //! [`pod_init::start`] the first process of a pod's shared PID namespace, [`StageError`] says which
 //! stage failed on what.
 
+mod cgroupfs;
+mod child;
+mod command;
+mod credentials;
+mod cwd;
+mod devices;
+mod diagnose;
+mod elf;
 pub mod error;
+mod filesystem;
+mod hide;
+mod limits;
+mod mounts;
 pub mod pod_init;
 pub mod pod_root;
+mod procfs;
 mod report;
+mod spawn;
+mod streams;
+mod target;
+mod terminal;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use crate::plan::{CgroupJoin, Plan, Process};
+use rustix::io::Errno;
+
+use crate::plan::{CgroupJoin, FdIndex, PidNamespace, Plan, Process};
+use spawn::{Birth, PidFrom};
 
 pub use error::{Stage, StageError};
 pub use report::{Progress, Report};
@@ -75,8 +95,19 @@ pub fn start(
     stdio: Stdio,
     pod: &PodContext<'_>,
 ) -> Result<Starting, StageError> {
-    let _ = (plan, fds, stdio, pod);
-    Err(StageError::new(Stage::Clone, rustix::io::Errno::NOSYS, "container"))
+    let fds = Fds(fds);
+    let pid = match plan.pid {
+        PidNamespace::Own => PidFrom::New,
+        PidNamespace::Host => PidFrom::Own,
+        PidNamespace::Target(target) => PidFrom::Of(fds.get(target)?),
+        PidNamespace::Pod => PidFrom::Of(pod.init.ok_or_else(|| {
+            let why = "of the pod: the pod has no shared one";
+            StageError::explained(Stage::JoinPidNamespace, Errno::SRCH, why)
+        })?),
+    };
+    let cgroup = plan.cgroup.v2.map(|index| fds.get(index)).transpose()?;
+    let birth = Birth { pid, cgroup, mount_namespace: true };
+    spawn::spawn(&birth, |reporter, joined| child::start(plan, fds, stdio, reporter, joined))
 }
 
 /// Starts a further process in the container whose first process `init` names.
@@ -90,6 +121,21 @@ pub fn exec(
     stdio: Stdio,
     init: BorrowedFd<'_>,
 ) -> Result<Starting, StageError> {
-    let _ = (process, cgroup, fds, stdio, init);
-    Err(StageError::new(Stage::Clone, rustix::io::Errno::NOSYS, "exec"))
+    let fds = Fds(fds);
+    let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
+    let birth = Birth { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
+    spawn::spawn(&birth, |reporter, joined| child::join(process, cgroup, fds, stdio, init, reporter, joined))
+}
+
+/// The descriptors that came with a plan.
+#[derive(Clone, Copy)]
+pub(crate) struct Fds<'a>(&'a [OwnedFd]);
+
+impl<'a> Fds<'a> {
+    fn get(self, index: FdIndex) -> Result<BorrowedFd<'a>, StageError> {
+        self.0.get(usize::from(index.0)).map(AsFd::as_fd).ok_or_else(|| {
+            let why = format!("number {} of {}: the plan names one that did not come", index.0, self.0.len());
+            StageError::explained(Stage::Descriptors, Errno::BADF, why)
+        })
+    }
 }

@@ -1,8 +1,24 @@
 //! The first process of a pod's shared PID namespace: it reaps, and does nothing else.
+//!
+//! Containers of the pod can see it, so it has nothing that is worth taking: no descriptors, no
+//! capabilities, no privileges to gain, a user of its own.
 
 use std::os::fd::OwnedFd;
 
-use super::error::{Stage, StageError};
+use rustix::io::Errno;
+use rustix::process::{
+    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal, setsid,
+};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, Uid, set_capabilities, set_name, set_no_new_privs, set_thread_groups,
+    set_thread_res_gid, set_thread_res_uid,
+};
+
+use super::error::{At, Stage, StageError};
+use crate::sys::{self, Cloned};
+
+/// Nobody's, and the same that pause images use.
+const USER: u32 = 65_535;
 
 /// The pod's init, a child of the caller. Everything in the namespace ends with it.
 #[derive(Debug)]
@@ -19,5 +35,29 @@ pub struct PodInit {
 /// # Errors
 /// [`Stage::Clone`].
 pub fn start() -> Result<PodInit, StageError> {
-    Err(StageError::new(Stage::Clone, rustix::io::Errno::NOSYS, "pod init"))
+    match sys::clone3(libc::CLONE_NEWPID as u64, None).at(Stage::Clone, "the pod's init")? {
+        Cloned::Parent { pid, pidfd } => Ok(PodInit { pid, pidfd }),
+        Cloned::Child => {
+            if shed().is_err() {
+                sys::exit(1);
+            }
+            sys::without_descriptors(sys::reap_forever)
+        }
+    }
+}
+
+fn shed() -> Result<(), Errno> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    setsid()?;
+    sys::reset_signals();
+    set_name(c"pod-init")?;
+    set_no_new_privs(true)?;
+    set_thread_groups(&[])?;
+    let (user, group) = (Uid::from_raw(USER), Gid::from_raw(USER));
+    set_thread_res_gid(group, group, group)?;
+    set_thread_res_uid(user, user, user)?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    // Last: a change of user takes it back.
+    set_parent_process_death_signal(Some(Signal::KILL))
 }

@@ -10,14 +10,29 @@
 //!
 //! With it the monitor pins no mount of the host's, and the clone of a container copies two mounts.
 
-use super::error::{Stage, StageError};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, makedev, mkdirat, mknodat, open, openat};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::process::{chdir, fchdir, pivot_root};
+
+use super::error::{At, Stage, StageError};
+use super::filesystem;
+use crate::sys::{self, MountAttr};
 
 /// Where a container's root is attached before it becomes the root.
-pub(crate) const SPOT: &std::ffi::CStr = c"/root";
+pub(crate) const SPOT: &CStr = c"/root";
 /// The null device in the pod's root.
-pub(crate) const NULL: &std::ffi::CStr = c"/null";
+const NULL: &CStr = c"/null";
 /// The pod's shared memory in the pod's root.
-pub(crate) const SHM: &std::ffi::CStr = c"/shm";
+const SHM: &CStr = c"/shm";
+
+/// Major and minor number of /dev/null, on every Linux.
+const NULL_DEVICE: (u32, u32) = (1, 3);
+
+const ROOT_FLAGS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+const SHM_FLAGS: MountAttrFlags = ROOT_FLAGS.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// Leaves the host's root for a tiny one. The caller has one thread and has already unshared its
 /// mount namespace; every host path is gone for it afterwards.
@@ -27,6 +42,64 @@ pub(crate) const SHM: &std::ffi::CStr = c"/shm";
 /// # Errors
 /// [`Stage::PodRoot`], naming the step.
 pub fn enter(shm_bytes: u64) -> Result<(), StageError> {
-    let _ = (SPOT, NULL, SHM, shm_bytes);
-    Err(StageError::new(Stage::PodRoot, rustix::io::Errno::NOSYS, "tmpfs"))
+    let at = Stage::PodRoot;
+    let everything = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change(c"/", everything).at(at, "keep mounts from spreading to the host")?;
+    let root = tmpfs(&[c"size=64k", c"mode=0755"], ROOT_FLAGS)?;
+    mkdirat(&root, c"root", Mode::from_raw_mode(0o700)).at(at, "/root")?;
+    mkdirat(&root, c"shm", Mode::from_raw_mode(0o755)).at(at, "/shm")?;
+    let device = makedev(NULL_DEVICE.0, NULL_DEVICE.1);
+    mknodat(&root, c"null", FileType::CharacterDevice, Mode::from_raw_mode(0o666), device).at(at, "/null")?;
+    rustix::fs::chmodat(&root, c"null", Mode::from_raw_mode(0o666), rustix::fs::AtFlags::empty())
+        .at(at, "/null")?;
+    // Any folder will do to attach it at, in a mount namespace that is ours alone; this one is everywhere.
+    let spot = open(c"/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(at, "/proc")?;
+    filesystem::attach(root.as_fd(), spot.as_fd()).at(at, "attach tmpfs")?;
+    attach_shm(&root, shm_bytes)?;
+    let readonly = MountAttr { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountAttr::default() };
+    sys::mount_setattr(root.as_fd(), false, &readonly).at(at, "make it read-only")?;
+    switch(root.as_fd()).at(at, "pivot_root")
+}
+
+/// Makes the mount `root` the root, and everything else unreachable.
+pub(crate) fn switch(root: BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
+    fchdir(root)?;
+    // The old root ends up on top of the new one, where one unmount takes it and all below away.
+    pivot_root(c".", c".")?;
+    unmount(c".", UnmountFlags::DETACH)?;
+    chdir(c"/")
+}
+
+fn attach_shm(root: &OwnedFd, bytes: u64) -> Result<(), StageError> {
+    let size = CString::new(format!("size={bytes}")).unwrap_or_default();
+    let shm = tmpfs(&[size.as_c_str(), c"mode=1777"], SHM_FLAGS)?;
+    let target = openat(root, c"shm", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let target = target.at(Stage::PodRoot, "/shm")?;
+    filesystem::attach(shm.as_fd(), target.as_fd()).at(Stage::PodRoot, "attach /shm")
+}
+
+fn tmpfs(options: &[&CStr], flags: MountAttrFlags) -> Result<OwnedFd, StageError> {
+    filesystem::new(c"tmpfs", options, flags.bits().into()).map_err(|refused| {
+        StageError::explained(Stage::PodRoot, refused.errno, format!("with a tmpfs: {refused}"))
+    })
+}
+
+/// The pod's null device, checked to be one. With [`OFlags::PATH`] for masks, [`OFlags::RDWR`] for streams.
+pub(crate) fn null(how: OFlags, stage: Stage) -> Result<OwnedFd, StageError> {
+    let null = open(NULL, how | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty());
+    let null = null.at(stage, "null device of the pod")?;
+    let stat = fstat(&null).at(stage, "null device of the pod")?;
+    let real = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == makedev(NULL_DEVICE.0, NULL_DEVICE.1);
+    if real {
+        return Ok(null);
+    }
+    let why = "null device of the pod: is something else".to_owned();
+    Err(StageError::explained(stage, rustix::io::Errno::NODEV, why))
+}
+
+/// A detached copy of the pod's shared memory.
+pub(crate) fn shm() -> Result<OwnedFd, rustix::io::Errno> {
+    let shm = openat(CWD, SHM, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    filesystem::copy(shm.as_fd(), false)
 }

@@ -1,0 +1,186 @@
+//! The child's half of a start, between clone and exec.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, MoveMountFlags, move_mount};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid, umask};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
+
+use super::command::Command;
+use super::cwd::{self, Entered};
+use super::error::{At, Stage, StageError};
+use super::mounts::{Mounter, set_read_only};
+use super::report::Reporter;
+use super::spawn::InCgroup;
+use super::streams::Streams;
+use super::{Fds, Stdio, credentials, hide, limits, pod_root, procfs, terminal};
+use crate::plan::{CgroupJoin, MountKind, Plan, Process};
+use crate::sys::{self, MountAttr};
+
+/// Given to programs whose image says nothing of it.
+const UMASK: u32 = 0o022;
+
+/// Becomes a container's first process.
+pub(crate) fn start(
+    plan: &Plan,
+    fds: Fds<'_>,
+    stdio: Stdio,
+    reporter: &Reporter,
+    joined: InCgroup,
+) -> Result<Infallible, StageError> {
+    let process = &plan.process;
+    detach_from_monitor()?;
+    join_cgroups(&plan.cgroup, fds, joined)?;
+    if plan.cgroup_namespace {
+        sys::unshare_cgroup_namespace().at(Stage::JoinCgroup, "make a cgroup namespace")?;
+    }
+    let command = Command::new(process)?;
+    let mut streams = if process.terminal { None } else { Some(Streams::prepare(stdio)?) };
+    let proc = open_proc(plan)?;
+    if let Some(proc) = &proc {
+        procfs::apply(proc, process, reporter)?;
+    }
+    let root = fds.get(plan.root.mount)?;
+    move_mount(root, c"", CWD, pod_root::SPOT, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .at(Stage::AttachRoot, "container's root")?;
+    furnish(plan, fds, root, proc, reporter)?;
+    if process.terminal {
+        let slave = terminal::open(root, process.uid, reporter)?;
+        terminal::attach_console(root, slave.as_fd())?;
+        streams = Some(Streams::Terminal(slave));
+    }
+    pod_root::switch(root).at(Stage::SwitchRoot, "pivot_root")?;
+    cwd::make(root, &process.cwd)?;
+    settle_root(plan, root)?;
+    launch(process, &command, root, streams, reporter)
+}
+
+/// Becomes one more process of the container whose first one is `init`.
+pub(crate) fn join(
+    process: &Process,
+    cgroup: &CgroupJoin,
+    fds: Fds<'_>,
+    stdio: Stdio,
+    init: BorrowedFd<'_>,
+    reporter: &Reporter,
+    joined: InCgroup,
+) -> Result<Infallible, StageError> {
+    detach_from_monitor()?;
+    join_cgroups(cgroup, fds, joined)?;
+    let command = Command::new(process)?;
+    let mut streams = if process.terminal { None } else { Some(Streams::prepare(stdio)?) };
+    if procfs::needed(process) {
+        procfs::apply(&procfs::open(None)?, process, reporter)?;
+    }
+    let namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+    move_into_thread_name_spaces(init, namespaces)
+        .at(Stage::JoinNamespaces, "of the container, is it still running")?;
+    let root = openat(CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let root = root.at(Stage::JoinNamespaces, "container's root")?;
+    if process.terminal {
+        streams = Some(Streams::Terminal(terminal::open(root.as_fd(), process.uid, reporter)?));
+    }
+    launch(process, &command, root.as_fd(), streams, reporter)
+}
+
+/// Nobody may look into this copy of the monitor, and no signal state of the monitor's may stay.
+fn detach_from_monitor() -> Result<(), StageError> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Clone, "hide from other processes")?;
+    sys::reset_signals();
+    setsid().at(Stage::Clone, "make a session")?;
+    // Nodes and folders get the modes that they are asked for; the process's own comes later.
+    umask(Mode::empty());
+    Ok(())
+}
+
+/// Moves into the cgroups that the clone could not be born in. `0` is the writer; by `tasks` the
+/// kernel moves one thread without the lock that moving a whole process takes.
+fn join_cgroups(join: &CgroupJoin, fds: Fds<'_>, joined: InCgroup) -> Result<(), StageError> {
+    for &tasks in &join.v1_tasks {
+        rustix::io::write(fds.get(tasks)?, b"0").at(Stage::JoinCgroup, "v1")?;
+    }
+    let Some(v2) = join.v2.filter(|_| joined == InCgroup::No) else { return Ok(()) };
+    let procs = openat(fds.get(v2)?, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
+    let procs = procs.at(Stage::JoinCgroup, "cgroup.procs")?;
+    rustix::io::write(procs, b"0").map(drop).at(Stage::JoinCgroup, "v2")
+}
+
+/// The container's /proc, or a private one when only something has to be written through it.
+fn open_proc(plan: &Plan) -> Result<Option<OwnedFd>, StageError> {
+    let mounted = plan.mounts.iter().find(|m| matches!(m.kind, MountKind::Proc));
+    match mounted {
+        Some(mount) => procfs::open(Some(mount.attributes)).map(Some),
+        None if procfs::needed(&plan.process) => procfs::open(None).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Mounts, devices, links; then what is hidden or read-only.
+fn furnish(
+    plan: &Plan,
+    fds: Fds<'_>,
+    root: BorrowedFd<'_>,
+    proc: Option<OwnedFd>,
+    reporter: &Reporter,
+) -> Result<(), StageError> {
+    let kcore =
+        proc.as_ref().is_some_and(|p| accessat(p, c"kcore", Access::EXISTS, AtFlags::empty()).is_ok());
+    Mounter { plan, fds, root, proc, kcore, reporter, seal: Vec::new() }.attach_all()?;
+    hide::make_read_only(root, &plan.readonly_paths)?;
+    hide::mask(root, &plan.masked_paths)
+}
+
+/// The root's own propagation and flags, once nothing has to be made in it any more. Shared only
+/// now: a shared mount can't be pivoted to.
+fn settle_root(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), StageError> {
+    if plan.root.shared {
+        let propagation = u64::from(MountPropagationFlags::SHARED.bits());
+        let attr = MountAttr { propagation, ..MountAttr::default() };
+        sys::mount_setattr(root, false, &attr).at(Stage::SwitchRoot, "share the root's mounts")?;
+    }
+    if plan.root.readonly {
+        set_read_only(root, false).at(Stage::SwitchRoot, "make the root read-only")?;
+    }
+    Ok(())
+}
+
+/// Everything that changes the process itself, ending in its exec.
+fn launch(
+    process: &Process,
+    command: &Command<'_>,
+    root: BorrowedFd<'_>,
+    streams: Option<Streams>,
+    reporter: &Reporter,
+) -> Result<Infallible, StageError> {
+    let entered = cwd::enter(root, &process.cwd)?;
+    if let Some(streams) = &streams {
+        streams.connect(process.uid)?;
+    }
+    limits::apply(&process.rlimits, reporter)?;
+    let remaining = credentials::adopt(process, reporter)?;
+    if entered == Entered::AsUser {
+        cwd::enter_as_user(root, &process.cwd, process.uid)?;
+    }
+    umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK)));
+    sys::close_on_exec_from(3).at(Stage::CloseDescriptors, "mark them")?;
+    if process.no_new_privileges {
+        set_no_new_privs(true).at(Stage::Capabilities, "no_new_privs")?;
+    }
+    if let Some(seccomp) = &process.seccomp {
+        sys::load_seccomp(&seccomp.program, seccomp.flags).map_err(seccomp_refused)?;
+    }
+    remaining.finish()?;
+    Err(command.run())
+}
+
+fn seccomp_refused(errno: Errno) -> StageError {
+    let why = match errno {
+        Errno::INVAL => "program or flags are not valid on this kernel",
+        Errno::ACCESS => "loading it takes no_new_privs or CAP_SYS_ADMIN",
+        errno => return StageError::new(Stage::Seccomp, errno, "program"),
+    };
+    StageError::explained(Stage::Seccomp, errno, why)
+}

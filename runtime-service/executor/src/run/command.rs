@@ -1,0 +1,84 @@
+//! Finding a program by its name, and running it.
+
+use std::ffi::{CStr, CString};
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+
+use super::diagnose;
+use super::error::{Quoted, Stage, StageError};
+use crate::plan::Process;
+use crate::sys::{self, Strings};
+
+/// Searched when the environment has no PATH: the one that images are built against.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// A command with everything that its exec needs, so that nothing is left to allocate under a
+/// process's own limits and filter.
+pub(crate) struct Command<'a> {
+    name: &'a CStr,
+    candidates: Vec<CString>,
+    /// The folders of PATH, when the name was to be looked up in them.
+    searched: Option<Vec<u8>>,
+    args: Strings<'a>,
+    env: Strings<'a>,
+    uid: u32,
+}
+
+impl<'a> Command<'a> {
+    pub(crate) fn new(process: &'a Process) -> Result<Self, StageError> {
+        let none = || StageError::explained(Stage::Exec, Errno::INVAL, "\"\": the command is empty");
+        let name = process.args.first().filter(|name| !name.is_empty()).ok_or_else(none)?;
+        let searched = (!name.to_bytes().contains(&b'/')).then(|| path_of(&process.env).to_vec());
+        let candidates = match &searched {
+            None => vec![name.clone()],
+            Some(path) => path.split(|&b| b == b':').filter_map(|folder| in_folder(folder, name)).collect(),
+        };
+        let (args, env) = (Strings::new(&process.args), Strings::new(&process.env));
+        Ok(Self { name, candidates, searched, args, env, uid: process.uid })
+    }
+
+    /// Becomes the program. Comes back only with the reason why it could not.
+    pub(crate) fn run(&self) -> StageError {
+        let mut first: Option<(&CStr, Errno)> = None;
+        for path in &self.candidates {
+            let errno = sys::execve(path, &self.args, &self.env);
+            match errno {
+                // Also said when the program is there and its interpreter is not.
+                Errno::NOENT | Errno::NOTDIR if self.searched.is_some() && !exists(path) => {}
+                // As every shell does: go on, somebody further down the path may be allowed.
+                Errno::ACCESS if self.searched.is_some() => first = first.or(Some((path, errno))),
+                errno => return self.failed(path, errno),
+            }
+        }
+        match first {
+            Some((path, errno)) => self.failed(path, errno),
+            None => self.not_found(),
+        }
+    }
+
+    fn failed(&self, path: &CStr, errno: Errno) -> StageError {
+        let why = format!("{}: {}", Quoted(path), diagnose::explain(path, errno, self.uid));
+        StageError::explained(Stage::Exec, errno, why)
+    }
+
+    fn not_found(&self) -> StageError {
+        let path = String::from_utf8_lossy(self.searched.as_deref().unwrap_or_default());
+        let why = format!("{}: executable file not found in $PATH ({path})", Quoted(self.name));
+        StageError::explained(Stage::Exec, Errno::NOENT, why)
+    }
+}
+
+fn exists(path: &CStr) -> bool {
+    accessat(CWD, path, Access::EXISTS, AtFlags::empty()).is_ok()
+}
+
+fn path_of(env: &[CString]) -> &[u8] {
+    env.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH)
+}
+
+/// An empty entry is the working directory, as POSIX has it.
+fn in_folder(folder: &[u8], name: &CStr) -> Option<CString> {
+    let folder = if folder.is_empty() { b"." } else { folder };
+    CString::new([folder, b"/", name.to_bytes()].concat()).ok()
+}

@@ -1,0 +1,102 @@
+//! User, groups and capabilities, in the one order in which each step still may do its work.
+
+use rustix::io::Errno;
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, Uid, capabilities, set_capabilities, set_keep_capabilities,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+
+use super::error::{At, Stage, StageError};
+use super::report::Reporter;
+use crate::plan::{Capabilities, Process};
+use crate::sys;
+
+/// Numbers of capabilities are below this, whatever the kernel.
+const NUMBERS: u32 = 64;
+
+/// What is left to do once the seccomp filter is loaded.
+pub(crate) struct Remaining(Option<Capabilities>);
+
+/// Becomes the process's user. When a filter is going to be loaded without no_new_privs, the right
+/// to load it (CAP_SYS_ADMIN) is kept until [`Remaining::finish`].
+pub(crate) fn adopt(process: &Process, reporter: &Reporter) -> Result<Remaining, StageError> {
+    let had = capabilities(None).at(Stage::Capabilities, "read our own")?.permitted;
+    let wanted = within(&process.capabilities, had.bits(), reporter);
+    drop_bounding(wanted.bounding)?;
+    if process.uid != 0 {
+        set_keep_capabilities(true).at(Stage::Capabilities, "keep them over the change of user")?;
+    }
+    become_user(process)?;
+    let admin = CapabilitySet::SYS_ADMIN.bits();
+    let keep = match process.seccomp {
+        Some(_) if !process.no_new_privileges && wanted.effective & admin == 0 => had.bits() & admin,
+        _ => 0,
+    };
+    let now =
+        Capabilities { effective: wanted.effective | keep, permitted: wanted.permitted | keep, ..wanted };
+    set(&now)?;
+    for number in bits(wanted.ambient) {
+        sys::raise_ambient(number).at(Stage::Capabilities, format_args!("ambient capability {number}"))?;
+    }
+    Ok(Remaining((keep != 0).then_some(wanted)))
+}
+
+impl Remaining {
+    /// Gives up what was kept.
+    pub(crate) fn finish(self) -> Result<(), StageError> {
+        self.0.map_or(Ok(()), |wanted| set(&wanted))
+    }
+}
+
+fn become_user(process: &Process) -> Result<(), StageError> {
+    let groups: Vec<Gid> = process.groups.iter().map(|&gid| Gid::from_raw(gid)).collect();
+    set_thread_groups(&groups).at(Stage::User, format_args!("supplementary groups {:?}", process.groups))?;
+    let gid = Gid::from_raw(process.gid);
+    set_thread_res_gid(gid, gid, gid).at(Stage::User, format_args!("group {}", process.gid))?;
+    let uid = Uid::from_raw(process.uid);
+    set_thread_res_uid(uid, uid, uid).at(Stage::User, format_args!("user {}", process.uid))
+}
+
+/// A host that lacks a capability can't give it: the rest is given, and it is said.
+fn within(wanted: &Capabilities, had: u64, reporter: &Reporter) -> Capabilities {
+    let missing = (wanted.permitted | wanted.inheritable) & !had;
+    if missing != 0 {
+        let numbers: Vec<u32> = bits(missing).collect();
+        reporter.note(Stage::Capabilities, format!("numbers {numbers:?}: this host does not have them"));
+    }
+    Capabilities {
+        bounding: wanted.bounding,
+        effective: wanted.effective & had,
+        permitted: wanted.permitted & had,
+        inheritable: wanted.inheritable & had,
+        ambient: wanted.ambient & had,
+    }
+}
+
+fn drop_bounding(keep: u64) -> Result<(), StageError> {
+    for number in bits(!keep) {
+        match sys::drop_bounding(number) {
+            Ok(()) => {}
+            // Past the last one that this kernel knows.
+            Err(Errno::INVAL) => return Ok(()),
+            Err(errno) => {
+                let subject = format!("bounding capability {number}");
+                return Err(StageError::new(Stage::Capabilities, errno, subject));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn set(sets: &Capabilities) -> Result<(), StageError> {
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(sets.effective),
+        permitted: CapabilitySet::from_bits_retain(sets.permitted),
+        inheritable: CapabilitySet::from_bits_retain(sets.inheritable),
+    };
+    set_capabilities(None, sets).at(Stage::Capabilities, "effective, permitted and inheritable")
+}
+
+fn bits(mask: u64) -> impl Iterator<Item = u32> {
+    (0..NUMBERS).filter(move |n| mask & (1 << n) != 0)
+}

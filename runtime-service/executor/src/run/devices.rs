@@ -1,0 +1,111 @@
+//! The container's device nodes and the links that programs expect beside them.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, statat, symlinkat};
+use rustix::io::Errno;
+
+use super::error::{At, Quoted, Stage, StageError};
+use super::mounts::child_of;
+use super::target::{self, Kind};
+use crate::plan::{Device, MountKind, Plan};
+
+const DEV: &CStr = c"/dev";
+
+const LINKS: [(&CStr, &CStr); 6] = [
+    (c"/proc/kcore", c"core"),
+    (c"/proc/self/fd", c"fd"),
+    (c"/proc/self/fd/0", c"stdin"),
+    (c"/proc/self/fd/1", c"stdout"),
+    (c"/proc/self/fd/2", c"stderr"),
+    (c"pts/ptmx", c"ptmx"),
+];
+
+/// Fills a new /dev that is not attached yet: no lookup can be led astray in it. `kcore`: whether
+/// there is a /proc/kcore to lead to.
+pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &Plan, kcore: bool) -> Result<(), StageError> {
+    for device in &plan.devices {
+        if let Some(name) = child_of(DEV, &device.path) {
+            make(dev, name, device)?;
+        }
+    }
+    for (text, name) in &LINKS[usize::from(!kcore)..] {
+        match symlinkat(*text, dev, *name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(StageError::new(Stage::Link, errno, Quoted(name))),
+        }
+    }
+    Ok(())
+}
+
+/// The devices that [`populate`] could not make: in folders of /dev, outside it, or in a /dev that
+/// is not ours.
+pub(crate) fn make_elsewhere(root: BorrowedFd<'_>, plan: &Plan) -> Result<(), StageError> {
+    let own =
+        |m: &crate::plan::Mount| m.target.as_c_str() == DEV && matches!(m.kind, MountKind::Tmpfs { .. });
+    let own_dev = plan.mounts.iter().any(own);
+    for device in &plan.devices {
+        if own_dev && child_of(DEV, &device.path).is_some() {
+            continue;
+        }
+        let (folder, name) =
+            split(&device.path).ok_or(Errno::INVAL).at(Stage::Device, Quoted(&device.path))?;
+        let folder = target::find_or_make(root, &folder, Kind::Folder);
+        let folder: OwnedFd = folder.at(Stage::Device, Quoted(&device.path))?;
+        make(folder.as_fd(), name, device)?;
+    }
+    Ok(())
+}
+
+fn make(folder: BorrowedFd<'_>, name: &[u8], device: &Device) -> Result<(), StageError> {
+    let kind = FileType::from_raw_mode(device.mode);
+    let mode = Mode::from_raw_mode(device.mode & 0o7777);
+    let number = makedev(device.major, device.minor);
+    match mknodat(folder, name, kind, mode, number) {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return same(folder, name, device),
+        Err(errno) => return Err(StageError::new(Stage::Device, errno, Quoted(&device.path))),
+    }
+    if device.uid == 0 && device.gid == 0 {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        .at(Stage::Device, Quoted(&device.path))
+}
+
+/// Something is there already: fine when it is the very device.
+fn same(folder: BorrowedFd<'_>, name: &[u8], device: &Device) -> Result<(), StageError> {
+    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).at(Stage::Device, Quoted(&device.path))?;
+    let same = FileType::from_raw_mode(stat.st_mode) == FileType::from_raw_mode(device.mode)
+        && (FileType::from_raw_mode(device.mode) == FileType::Fifo
+            || stat.st_rdev == makedev(device.major, device.minor));
+    if same {
+        return Ok(());
+    }
+    let why = format!("{}: something else is there already", Quoted(&device.path));
+    Err(StageError::explained(Stage::Device, Errno::EXIST, why))
+}
+
+fn split(path: &CStr) -> Option<(CString, &[u8])> {
+    let bytes = path.to_bytes();
+    let at = bytes.iter().rposition(|&b| b == b'/')?;
+    let (folder, name) = (&bytes[..at], &bytes[at + 1..]);
+    let plain = !name.is_empty() && name != b"." && name != b"..";
+    let folder = CString::new(if folder.is_empty() { b"/" } else { folder }).ok()?;
+    plain.then_some((folder, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_path_has_a_folder_and_a_name() {
+        assert_eq!(split(c"/dev/net/tun"), Some((c"/dev/net".to_owned(), &b"tun"[..])));
+        assert_eq!(split(c"/x"), Some((c"/".to_owned(), &b"x"[..])));
+        assert_eq!(split(c"/dev/.."), None);
+        assert_eq!(split(c"/dev/"), None);
+    }
+}

@@ -1,0 +1,78 @@
+//! New detached mounts: `fsopen`, options, `fsmount`.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+};
+
+/// Why a file system could not be had, in the kernel's own words where it had some.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub errno: Errno,
+    said: String,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&super::error::words(self.errno))?;
+        if self.said.is_empty() { Ok(()) } else { write!(f, " ({})", self.said) }
+    }
+}
+
+/// A new, unattached mount. `options` are `key=value` or `key`, `attributes` MOUNT_ATTR_ bits.
+pub(crate) fn new(name: &CStr, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Refused> {
+    let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)
+        .map_err(|errno| Refused { errno, said: format!("{name:?} cannot be opened") })?;
+    configure(&context, options, attributes).map_err(|errno| Refused { errno, said: complaints(&context) })
+}
+
+fn configure(context: &OwnedFd, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Errno> {
+    for option in options {
+        let option = option.to_bytes();
+        match option.iter().position(|&b| b == b'=') {
+            Some(at) => fsconfig_set_string(context, &option[..at], &option[at + 1..])?,
+            None => fsconfig_set_flag(context, option)?,
+        }
+    }
+    fsconfig_create(context)?;
+    fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attribute_flags(attributes))
+}
+
+/// The kernel writes what it disliked into the context: lines such as `e tmpfs: Bad value for 'size'`.
+fn complaints(context: &OwnedFd) -> String {
+    let mut all = Vec::new();
+    let mut line = [0u8; 256];
+    while let Ok(length) = rustix::io::read(context, &mut line) {
+        if length < 2 || all.len() > 8 {
+            break;
+        }
+        all.push(String::from_utf8_lossy(&line[2..length]).trim_end().to_owned());
+    }
+    all.join("; ")
+}
+
+/// The bits of a plan as rustix has them; all of them are 32 bits wide.
+pub(crate) fn attribute_flags(attributes: u64) -> MountAttrFlags {
+    MountAttrFlags::from_bits_retain((attributes & u64::from(u32::MAX)) as u32)
+}
+
+/// Attaches a detached mount over what `target` names.
+pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, c"", target, c"", flags)
+}
+
+/// A detached copy of the mount at what `place` names, `whole` with everything below it.
+pub(crate) fn copy(place: BorrowedFd<'_>, whole: bool) -> Result<OwnedFd, Errno> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    if whole {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(place, c"", flags)
+}

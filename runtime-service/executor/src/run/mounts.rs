@@ -1,0 +1,232 @@
+//! The mounts of a plan, attached below the container's root in their order.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, fstatfs, mkdirat, openat};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use super::error::{At, Quoted, Stage, StageError};
+use super::filesystem::{self, Refused};
+use super::report::Reporter;
+use super::target::{self, Kind};
+use super::{Fds, cgroupfs, devices, pod_root};
+use crate::plan::{Mount, MountKind, Plan};
+use crate::sys::{self, MountAttr};
+
+/// f_type of procfs.
+const PROC_MAGIC: u64 = 0x9fa0;
+const RDONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
+
+/// What is needed while a container's mounts are made.
+pub(crate) struct Mounter<'a> {
+    pub plan: &'a Plan,
+    pub fds: Fds<'a>,
+    pub root: BorrowedFd<'a>,
+    /// The private /proc, until the plan's first /proc mount takes it.
+    pub proc: Option<OwnedFd>,
+    /// Whether the kernel offers /proc/kcore.
+    pub kcore: bool,
+    pub reporter: &'a Reporter,
+    /// Made writable so that things can be made in them, to be closed at the end.
+    pub seal: Vec<OwnedFd>,
+}
+
+impl<'a> Mounter<'a> {
+    /// Attaches all mounts, then makes those read-only that had to wait for their content.
+    pub(crate) fn attach_all(&mut self) -> Result<(), StageError> {
+        for (position, mount) in self.plan.mounts.iter().enumerate() {
+            match &mount.kind {
+                MountKind::Cgroup1 { hierarchies, unified } => {
+                    self.cgroup1(mount, hierarchies, *unified)?;
+                }
+                _ => {
+                    let source = self.source(position, mount)?;
+                    self.attach(&source, mount)?;
+                }
+            }
+        }
+        devices::make_elsewhere(self.root, self.plan)?;
+        for mount in self.seal.drain(..) {
+            set_read_only(mount.as_fd(), false).at(Stage::Mount, "make a tmpfs read-only")?;
+        }
+        Ok(())
+    }
+
+    /// The detached mount that `mount` asks for.
+    fn source(&mut self, position: usize, mount: &Mount) -> Result<Source<'a>, StageError> {
+        let new = |name: &CStr, options: &[&CStr]| {
+            filesystem::new(name, options, mount.attributes).map_err(|refused| refused_at(mount, &refused))
+        };
+        Ok(Source::Own(match &mount.kind {
+            MountKind::Bind { source, .. } => return self.fds.get(*source).map(Source::Given),
+            MountKind::Proc => match self.proc.take() {
+                Some(proc) => proc,
+                None => new(c"proc", &[])?,
+            },
+            MountKind::Sysfs => self.sysfs(mount)?,
+            MountKind::Tmpfs { options } => self.tmpfs(position, mount, options)?,
+            MountKind::Devpts { gid } => {
+                let gid = CString::new(format!("gid={gid}")).unwrap_or_default();
+                new(c"devpts", &[c"ptmxmode=0666", c"mode=0620", &gid])?
+            }
+            MountKind::Mqueue => new(c"mqueue", &[])?,
+            MountKind::Cgroup2 | MountKind::Cgroup1 { .. } => new(c"cgroup2", &[])?,
+            MountKind::PodShm => {
+                let shm = pod_root::shm().at(Stage::Mount, Quoted(&mount.target))?;
+                if mount.attributes & RDONLY != 0 {
+                    set_read_only(shm.as_fd(), false).at(Stage::Mount, Quoted(&mount.target))?;
+                }
+                shm
+            }
+        }))
+    }
+
+    /// A new sysfs takes rights over the network namespace that not everybody has: then an empty folder.
+    fn sysfs(&self, mount: &Mount) -> Result<OwnedFd, StageError> {
+        let refused = match filesystem::new(c"sysfs", &[], mount.attributes) {
+            Ok(sysfs) => return Ok(sysfs),
+            Err(refused) => refused,
+        };
+        if refused.errno != Errno::PERM {
+            return Err(refused_at(mount, &refused));
+        }
+        let why = format!("{}: sysfs is not permitted here, it is empty", Quoted(&mount.target));
+        self.reporter.note(Stage::Mount, why);
+        filesystem::new(c"tmpfs", &[c"mode=0755", c"size=4k"], mount.attributes)
+            .map_err(|refused| refused_at(mount, &refused))
+    }
+
+    fn tmpfs(&mut self, position: usize, mount: &Mount, options: &[CString]) -> Result<OwnedFd, StageError> {
+        let options: Vec<&CStr> = options.iter().map(CString::as_c_str).collect();
+        let tmpfs = filesystem::new(c"tmpfs", &options, mount.attributes & !RDONLY)
+            .map_err(|refused| refused_at(mount, &refused))?;
+        self.make_targets_in(&tmpfs, position, mount)?;
+        if mount.target.as_c_str() == c"/dev" {
+            devices::populate(tmpfs.as_fd(), self.plan, self.kcore)?;
+        }
+        self.seal_later(&tmpfs, mount)?;
+        Ok(tmpfs)
+    }
+
+    /// Later mounts right below a new tmpfs: their targets can't exist, so they are made without a look.
+    fn make_targets_in(&self, tmpfs: &OwnedFd, position: usize, mount: &Mount) -> Result<(), StageError> {
+        for later in &self.plan.mounts[position + 1..] {
+            let Some(name) = child_of(&mount.target, &later.target) else { continue };
+            let made = match kind_of(later) {
+                Kind::Folder => mkdirat(tmpfs, name, Mode::from_raw_mode(0o755)),
+                Kind::File => make_file(tmpfs, name),
+            };
+            match made {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(StageError::new(Stage::Mount, errno, Quoted(&later.target))),
+            }
+        }
+        Ok(())
+    }
+
+    fn seal_later(&mut self, tmpfs: &OwnedFd, mount: &Mount) -> Result<(), StageError> {
+        if mount.attributes & RDONLY != 0 {
+            self.seal.push(tmpfs.try_clone().map_err(|_| {
+                StageError::explained(Stage::Mount, Errno::MFILE, format!("{}", Quoted(&mount.target)))
+            })?);
+        }
+        Ok(())
+    }
+
+    fn cgroup1(&mut self, mount: &Mount, hierarchies: &[CString], unified: bool) -> Result<(), StageError> {
+        let tmpfs = filesystem::new(c"tmpfs", &[c"mode=0755", c"size=64k"], mount.attributes & !RDONLY)
+            .map_err(|refused| refused_at(mount, &refused))?;
+        self.attach(&Source::Given(tmpfs.as_fd()), mount)?;
+        cgroupfs::fill(tmpfs.as_fd(), hierarchies, unified, mount.attributes)?;
+        self.seal_later(&tmpfs, mount)
+    }
+
+    fn attach(&self, source: &Source<'_>, mount: &Mount) -> Result<(), StageError> {
+        attach_at(self.root, source.as_fd(), mount)
+    }
+}
+
+fn attach_at(root: BorrowedFd<'_>, source: BorrowedFd<'_>, mount: &Mount) -> Result<(), StageError> {
+    let path = &mount.target;
+    let kind = kind_of(mount);
+    let target = find_target(root, mount, kind)?;
+    filesystem::attach(source, target.as_fd()).map_err(|errno| match (errno, kind) {
+        (Errno::NOTDIR, Kind::File) => {
+            let why = format!("{}: is a folder in the image, but a file is mounted there", Quoted(path));
+            StageError::explained(Stage::Mount, errno, why)
+        }
+        (Errno::NOTDIR, Kind::Folder) => {
+            let why = format!("{}: is a file in the image, but a folder is mounted there", Quoted(path));
+            StageError::explained(Stage::Mount, errno, why)
+        }
+        _ => StageError::new(Stage::Mount, errno, Quoted(path)),
+    })
+}
+
+fn find_target(root: BorrowedFd<'_>, mount: &Mount, kind: Kind) -> Result<OwnedFd, StageError> {
+    let path = &mount.target;
+    let target = target::find_or_make(root, path, kind)
+        .at(Stage::Mount, format_args!("{}: find or make the place for it", Quoted(path)))?;
+    // A volume with a link to /proc in the path must not end up over one of its files.
+    let named = path.to_bytes().starts_with(b"/proc/");
+    let statfs = fstatfs(&target).at(Stage::Mount, Quoted(path))?;
+    if statfs.f_type as u64 == PROC_MAGIC && !named && !matches!(mount.kind, MountKind::Proc) {
+        let why = format!("{}: leads into /proc, where no volume may be mounted", Quoted(path));
+        return Err(StageError::explained(Stage::Mount, Errno::PERM, why));
+    }
+    Ok(target)
+}
+
+/// Makes the mount that `place` names read-only, `whole` with everything below it.
+pub(crate) fn set_read_only(place: BorrowedFd<'_>, whole: bool) -> Result<(), Errno> {
+    sys::mount_setattr(place, whole, &MountAttr { set: RDONLY, ..MountAttr::default() })
+}
+
+enum Source<'a> {
+    Own(OwnedFd),
+    Given(BorrowedFd<'a>),
+}
+
+impl AsFd for Source<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Own(fd) => fd.as_fd(),
+            Self::Given(fd) => *fd,
+        }
+    }
+}
+
+fn refused_at(mount: &Mount, refused: &Refused) -> StageError {
+    StageError::explained(Stage::Mount, refused.errno, format!("{}: {refused}", Quoted(&mount.target)))
+}
+
+fn kind_of(mount: &Mount) -> Kind {
+    if matches!(mount.kind, MountKind::Bind { file: true, .. }) { Kind::File } else { Kind::Folder }
+}
+
+fn make_file(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    openat(folder, name, flags, Mode::from_raw_mode(0o644)).map(drop)
+}
+
+/// The single name by which `path` lies below `folder`.
+pub(crate) fn child_of<'a>(folder: &CStr, path: &'a CStr) -> Option<&'a [u8]> {
+    let name = path.to_bytes().strip_prefix(folder.to_bytes())?.strip_prefix(b"/")?;
+    let plain = !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b"..";
+    plain.then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_names_are_children() {
+        assert_eq!(child_of(c"/dev", c"/dev/pts"), Some(&b"pts"[..]));
+        for path in [c"/dev", c"/dev/", c"/dev/..", c"/dev/a/b", c"/devil/x", c"/etc"] {
+            assert_eq!(child_of(c"/dev", path), None, "{path:?}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A /proc of the child's own PID namespace, attached nowhere while it is written through.
+//!
+//! What is set by writing into /proc is set here, where no image and no volume can have put
+//! another file system in the way. The same mount then becomes the container's /proc.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::MountAttrFlags;
+
+use super::error::{At, Quoted, Stage, StageError};
+use super::filesystem;
+use super::report::Reporter;
+use crate::plan::Process;
+
+/// The flags that every runtime gives /proc.
+const USUAL: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID
+    .union(MountAttrFlags::MOUNT_ATTR_NODEV)
+    .union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// A new, unattached /proc; `attributes` None: the usual ones.
+pub(crate) fn open(attributes: Option<u64>) -> Result<OwnedFd, StageError> {
+    let attributes = attributes.unwrap_or(USUAL.bits().into());
+    filesystem::new(c"proc", &[], attributes)
+        .map_err(|refused| StageError::explained(Stage::Proc, refused.errno, refused.to_string()))
+}
+
+/// Whether [`apply`] would write anything.
+pub(crate) fn needed(process: &Process) -> bool {
+    process.oom_score_adj.is_some() || process.apparmor_profile.is_some()
+}
+
+/// Sets what a process can only be given through /proc.
+pub(crate) fn apply(proc: &OwnedFd, process: &Process, reporter: &Reporter) -> Result<(), StageError> {
+    if let Some(wanted) = process.oom_score_adj {
+        oom_score(proc.as_fd(), wanted, reporter).at(Stage::OomScore, wanted)?;
+    }
+    match &process.apparmor_profile {
+        Some(profile) => apparmor(proc.as_fd(), profile),
+        None => Ok(()),
+    }
+}
+
+/// Lowering it below the lowest that was ever set for us takes CAP_SYS_RESOURCE, which some hosts
+/// do not give: then as low as goes.
+fn oom_score(proc: BorrowedFd<'_>, wanted: i32, reporter: &Reporter) -> Result<(), Errno> {
+    let file = open_file(proc, c"self/oom_score_adj", OFlags::RDWR)?;
+    match write_all(&file, wanted.to_string().as_bytes()) {
+        Err(Errno::ACCESS) => {}
+        done => return done,
+    }
+    let mut text = [0u8; 16];
+    let length = rustix::io::pread(&file, &mut text, 0)?;
+    let own = std::str::from_utf8(&text[..length]).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    let lowest = if own > 0 && write_all(&file, b"0").is_ok() { 0 } else { own };
+    reporter.note(Stage::OomScore, format!("{wanted}: not permitted without CAP_SYS_RESOURCE, is {lowest}"));
+    Ok(())
+}
+
+fn apparmor(proc: BorrowedFd<'_>, profile: &CStr) -> Result<(), StageError> {
+    let stage = Stage::AppArmor;
+    let file = open_file(proc, c"self/attr/apparmor/exec", OFlags::WRONLY)
+        .or_else(|_| open_file(proc, c"self/attr/exec", OFlags::WRONLY))
+        .at(stage, format_args!("{}: is AppArmor enabled on this host", Quoted(profile)))?;
+    let text = [b"exec ", profile.to_bytes()].concat();
+    write_all(&file, &text).map_err(|errno| match errno {
+        Errno::NOENT => {
+            StageError::explained(stage, errno, format!("{}: the profile is not loaded", Quoted(profile)))
+        }
+        Errno::INVAL => {
+            let why = format!("{}: AppArmor is not enabled on this host", Quoted(profile));
+            StageError::explained(stage, errno, why)
+        }
+        errno => StageError::new(stage, errno, Quoted(profile)),
+    })
+}
+
+fn open_file(proc: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
+    openat(proc, path, flags | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Files of /proc take a value in one write or not at all.
+fn write_all(file: &OwnedFd, text: &[u8]) -> Result<(), Errno> {
+    match rustix::io::pwrite(file, text, 0) {
+        Ok(written) if written == text.len() => Ok(()),
+        Ok(_) => Err(Errno::IO),
+        Err(errno) => Err(errno),
+    }
+}

@@ -1,0 +1,134 @@
+//! The monitor's half of a start: which PID namespace, which cgroup, one clone.
+
+use std::convert::Infallible;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{PidfdFlags, Signal, getpid, pidfd_open, pidfd_send_signal};
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
+
+use super::Starting;
+use super::error::{At, Stage, StageError};
+use super::report::{self, Reporter};
+use crate::sys::{self, Cloned};
+
+/// Where a process's PID comes from.
+#[derive(Clone, Copy)]
+pub(crate) enum PidFrom<'a> {
+    New,
+    Own,
+    /// The namespace of the process that this pidfd names.
+    Of(BorrowedFd<'a>),
+}
+
+/// How a child is cloned.
+pub(crate) struct Birth<'a> {
+    pub pid: PidFrom<'a>,
+    /// An open v2 cgroup to be born in.
+    pub cgroup: Option<BorrowedFd<'a>>,
+    pub mount_namespace: bool,
+}
+
+/// Whether the child still has to move into its v2 cgroup itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InCgroup {
+    Yes,
+    No,
+}
+
+/// Clones a child that runs `child`, whose failure is reported.
+pub(crate) fn spawn(
+    birth: &Birth<'_>,
+    child: impl FnOnce(&Reporter, InCgroup) -> Result<Infallible, StageError>,
+) -> Result<Starting, StageError> {
+    let (report, reporter) = report::pair().at(Stage::Clone, "make a report socket")?;
+    let home = enter_pid_namespace(birth.pid)?;
+    let cloned = clone(birth);
+    match cloned {
+        Ok((Cloned::Child, joined)) => live(&reporter, joined, child),
+        Ok((Cloned::Parent { pid, pidfd }, _)) => {
+            return_home(home.as_ref()).inspect_err(|_| {
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            })?;
+            Ok(Starting { pid, pidfd, report })
+        }
+        Err(error) => {
+            return_home(home.as_ref())?;
+            Err(error)
+        }
+    }
+}
+
+/// The child's life up to its exec.
+fn live(
+    reporter: &Reporter,
+    joined: InCgroup,
+    child: impl FnOnce(&Reporter, InCgroup) -> Result<Infallible, StageError>,
+) -> ! {
+    /// A panic must not unwind into the monitor's code, of which this is a copy.
+    struct Stop;
+    impl Drop for Stop {
+        fn drop(&mut self) {
+            sys::exit(127);
+        }
+    }
+    let _stop = Stop;
+    match child(reporter, joined) {
+        Ok(never) => match never {},
+        Err(error) => {
+            reporter.failed(error);
+            sys::exit(127)
+        }
+    }
+}
+
+fn clone(birth: &Birth<'_>) -> Result<(Cloned, InCgroup), StageError> {
+    let mut namespaces = 0;
+    if birth.mount_namespace {
+        namespaces |= libc::CLONE_NEWNS as u64;
+    }
+    if matches!(birth.pid, PidFrom::New) {
+        namespaces |= libc::CLONE_NEWPID as u64;
+    }
+    if birth.cgroup.is_some() {
+        match sys::clone3(namespaces, birth.cgroup) {
+            Ok(cloned) => return Ok((cloned, InCgroup::Yes)),
+            // An older kernel, or a rule that moving in afterwards may be exempt from.
+            Err(
+                Errno::NOSYS | Errno::INVAL | Errno::TOOBIG | Errno::OPNOTSUPP | Errno::ACCESS | Errno::BUSY,
+            ) => {}
+            Err(errno) => return Err(refused(errno)),
+        }
+    }
+    let joined = if birth.cgroup.is_some() { InCgroup::No } else { InCgroup::Yes };
+    sys::clone3(namespaces, None).map(|cloned| (cloned, joined)).map_err(refused)
+}
+
+fn refused(errno: Errno) -> StageError {
+    let why = match errno {
+        Errno::AGAIN => "process: the pids limit of its cgroup, or of this host, is reached",
+        Errno::NODEV => "process: its cgroup has been removed",
+        errno => return StageError::new(Stage::Clone, errno, "process"),
+    };
+    StageError::explained(Stage::Clone, errno, why)
+}
+
+/// Has children born into `pid`; answers the way back.
+fn enter_pid_namespace(pid: PidFrom<'_>) -> Result<Option<OwnedFd>, StageError> {
+    let PidFrom::Of(process) = pid else { return Ok(None) };
+    let at = Stage::JoinPidNamespace;
+    let home = pidfd_open(getpid(), PidfdFlags::empty()).at(at, "name our own")?;
+    match move_into_thread_name_spaces(process, ThreadNameSpaceType::PROCESS_ID) {
+        Ok(()) => Ok(Some(home)),
+        Err(Errno::SRCH) => {
+            Err(StageError::explained(at, Errno::SRCH, "of a process that has ended: nothing runs in it"))
+        }
+        Err(errno) => Err(StageError::new(at, errno, "of another process")),
+    }
+}
+
+fn return_home(home: Option<&OwnedFd>) -> Result<(), StageError> {
+    let Some(home) = home else { return Ok(()) };
+    move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(home), ThreadNameSpaceType::PROCESS_ID)
+        .at(Stage::JoinPidNamespace, "return to our own")
+}
