@@ -10,10 +10,17 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Reference`] | a complete image name: registry, repository, tag or digest |
+//! | [`Store`] | images and their unpacked layers on disk |
+//! | [`Image`] | what is known of one image; [`Lease`] keeps its layers in place |
 //! | [`Digest`] | the hash of some content; [`DiffId`] names a layer, [`ImageId`] an image |
 
 pub mod digest;
+mod gc;
+pub mod layout;
 pub mod reference;
+pub mod store;
+pub mod unpack;
 
 pub use digest::{DiffId, Digest, ImageId, InvalidDigest};
 pub use reference::{InvalidReference, Reference};
+pub use store::{Image, Lease, Store};

@@ -1,0 +1,164 @@
+//! Where the image store keeps what. Nobody else in this crate joins paths of the state folder.
+//!
+//! ```text
+//! <root>/images/<image id>/record.json       names, layers, pin: written whole and renamed
+//!                          config.json       exact bytes; their digest is the image id
+//!                          manifest.json     exact bytes
+//!               .new/<n>/                    an image being written
+//!               .trash/<n>/                  an image being removed
+//!               .bad/<name>.<n>/             what could not be read, for a person to look at
+//!               .lock                        held by the one server of this store
+//! <root>/layers/<diff id>/layer.json         size and origin
+//!                         fs/                the tree that overlay mounts
+//!               .unpacking/<n>/              a layer being unpacked
+//!               .trash/<n>/                  a layer being removed
+//! ```
+//!
+//! An id is a folder's name without its algorithm: the number of digits tells sha256 from sha512.
+//! Temporary folders are beside what they become, so that a rename never crosses file systems even
+//! when `images` or `layers` is a mount of its own.
+
+use std::path::{Path, PathBuf};
+
+use crate::digest::{DiffId, Digest, ImageId, InvalidDigest};
+
+/// The folders below one root.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The layout below `root`; nothing is created.
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// Image records.
+    #[must_use]
+    pub fn images(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
+    /// Unpacked layers.
+    #[must_use]
+    pub fn layers(&self) -> PathBuf {
+        self.root.join("layers")
+    }
+
+    pub(crate) fn lock(&self) -> PathBuf {
+        self.images().join(".lock")
+    }
+
+    pub(crate) fn new_images(&self) -> PathBuf {
+        self.images().join(".new")
+    }
+
+    pub(crate) fn image_trash(&self) -> PathBuf {
+        self.images().join(".trash")
+    }
+
+    pub(crate) fn bad(&self) -> PathBuf {
+        self.images().join(".bad")
+    }
+
+    pub(crate) fn unpacking(&self) -> PathBuf {
+        self.layers().join(".unpacking")
+    }
+
+    pub(crate) fn layer_trash(&self) -> PathBuf {
+        self.layers().join(".trash")
+    }
+
+    pub(crate) fn image(&self, id: &ImageId) -> ImageFolder {
+        ImageFolder(self.images().join(id.hex()))
+    }
+
+    pub(crate) fn layer(&self, diff: &DiffId) -> LayerFolder {
+        LayerFolder(self.layers().join(diff.hex()))
+    }
+
+    /// Every folder that must exist, parents first.
+    pub(crate) fn folders(&self) -> [PathBuf; 7] {
+        [
+            self.images(),
+            self.layers(),
+            self.new_images(),
+            self.image_trash(),
+            self.bad(),
+            self.unpacking(),
+            self.layer_trash(),
+        ]
+    }
+}
+
+/// One image's folder, published or being written.
+#[derive(Debug, Clone)]
+pub(crate) struct ImageFolder(pub PathBuf);
+
+impl ImageFolder {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn record(&self) -> PathBuf {
+        self.0.join("record.json")
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.0.join("config.json")
+    }
+
+    pub fn manifest(&self) -> PathBuf {
+        self.0.join("manifest.json")
+    }
+}
+
+/// One layer's folder, published or being unpacked.
+#[derive(Debug, Clone)]
+pub(crate) struct LayerFolder(pub PathBuf);
+
+impl LayerFolder {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub fn record(&self) -> PathBuf {
+        self.0.join("layer.json")
+    }
+
+    pub fn tree(&self) -> PathBuf {
+        self.0.join("fs")
+    }
+}
+
+/// A numbered folder below one of the temporary ones.
+pub(crate) fn numbered(folder: &Path, number: u64) -> PathBuf {
+    folder.join(number.to_string())
+}
+
+/// The digest that a folder's name stands for.
+pub(crate) fn digest_of(name: &str) -> Result<Digest, InvalidDigest> {
+    let algorithm = if name.len() == 128 { "sha512" } else { "sha256" };
+    Digest::parse(&format!("{algorithm}:{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_name_is_read_back_as_its_digest() {
+        let layout = Layout::new(Path::new("/r"));
+        for text in [format!("sha256:{}", "0".repeat(64)), format!("sha512:{}", "f".repeat(128))] {
+            let diff = DiffId::parse(&text).unwrap();
+            let folder = layout.layer(&diff);
+            let name = folder.path().file_name().unwrap().to_str().unwrap();
+            assert_eq!(&digest_of(name).unwrap(), diff.digest());
+        }
+        for name in [".trash", "..", "", "abc", "sha256:00"] {
+            assert!(digest_of(name).is_err(), "{name}");
+        }
+    }
+}

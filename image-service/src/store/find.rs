@@ -1,0 +1,76 @@
+//! Finding an image by any of its names.
+
+use std::sync::Arc;
+
+use super::error::FindError;
+use super::image::Image;
+use super::{State, Store};
+use crate::digest::{DiffId, ImageId};
+use crate::reference::Reference;
+
+/// Fewer digits than this are a name, not the start of an id.
+const SHORTEST_ID: usize = 4;
+
+impl Store {
+    /// Finds an image by tag (`busybox` is `docker.io/library/busybox:latest`), by `name@digest`, by id
+    /// with or without `sha256:`, or by the unique start of an id.
+    ///
+    /// A name wins over the start of an id that looks the same.
+    ///
+    /// # Errors
+    /// [`FindError`]: nothing, or more than one image, is meant; or the text can be neither id nor name.
+    pub fn find(&self, text: &str) -> Result<Arc<Image>, FindError> {
+        let state = self.inner.state();
+        let prefixed = text.strip_prefix("sha256:");
+        if prefixed.is_none()
+            && let Some(image) = state.by_name(text)
+        {
+            return Ok(image);
+        }
+        let digits = prefixed.unwrap_or(text);
+        let looks_like_id = digits.len() >= SHORTEST_ID
+            && digits.len() <= 64
+            && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if looks_like_id {
+            return state.by_id(text, digits);
+        }
+        // Only to say what is wrong with it.
+        Reference::parse(text)?;
+        Err(FindError::Unknown(text.to_owned()))
+    }
+
+    /// The image with exactly this id.
+    #[must_use]
+    pub fn image(&self, id: &ImageId) -> Option<Arc<Image>> {
+        self.inner.state().images.get(id).map(|known| Arc::clone(&known.image))
+    }
+
+    /// Whether the layer's archive said that nothing below shows through its root.
+    pub(super) fn hides_below(state: &State, diff: &DiffId) -> bool {
+        state.layers.get(diff).is_some_and(|layer| layer.opaque_root)
+    }
+}
+
+impl State {
+    fn by_name(&self, text: &str) -> Option<Arc<Image>> {
+        let reference = Reference::parse(text).ok()?;
+        let name = match reference.digest() {
+            Some(digest) => reference.repo_digest(digest),
+            None => reference.repo_tag()?,
+        };
+        let id = self.names.get(&name)?;
+        self.images.get(id).map(|known| Arc::clone(&known.image))
+    }
+
+    fn by_id(&self, text: &str, digits: &str) -> Result<Arc<Image>, FindError> {
+        let mut found = self.images.values().filter(|known| known.record.id.hex().starts_with(digits));
+        let Some(first) = found.next() else { return Err(FindError::Unknown(text.to_owned())) };
+        let mut candidates: Vec<String> = found.map(|known| known.record.id.short().to_owned()).collect();
+        if candidates.is_empty() {
+            return Ok(Arc::clone(&first.image));
+        }
+        candidates.push(first.record.id.short().to_owned());
+        candidates.sort_unstable();
+        Err(FindError::Ambiguous { prefix: text.to_owned(), candidates })
+    }
+}

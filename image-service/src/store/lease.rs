@@ -1,0 +1,99 @@
+//! Keeping layers from being collected.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::error::StoreError;
+use super::{Inner, Store};
+use crate::digest::DiffId;
+
+/// Keeps layers, present or yet to come, from being collected: what a pull takes before it asks
+/// [`Store::has_layer`]. Dropping it collects nothing: a pull that failed is usually tried again.
+#[derive(Debug)]
+pub struct Hold {
+    store: Arc<Inner>,
+    layers: Vec<DiffId>,
+}
+
+/// Keeps the layers of a container from being collected, and says where they are.
+#[derive(Debug)]
+pub struct Lease {
+    paths: Vec<PathBuf>,
+    /// Always there, except while dropping.
+    hold: Option<Hold>,
+}
+
+impl Lease {
+    /// The folders to mount, topmost layer first. Layers below one that hides everything are not in it.
+    #[must_use]
+    pub fn layer_paths(&self) -> &[PathBuf] {
+        &self.paths
+    }
+}
+
+impl Store {
+    /// Holds `layers` until the answer is dropped.
+    #[must_use]
+    pub fn hold(&self, layers: &[DiffId]) -> Hold {
+        let mut state = self.inner.state_mut();
+        for diff in layers {
+            *state.wanted.entry(diff.clone()).or_default() += 1;
+        }
+        Hold { store: Arc::clone(&self.inner), layers: layers.to_vec() }
+    }
+
+    /// Leases `layers`, given bottom first as in [`Image::diff_ids`](super::Image::diff_ids).
+    ///
+    /// # Errors
+    /// [`StoreError::LayerMissing`] when one is not in the store.
+    pub fn lease(&self, layers: &[DiffId]) -> Result<Lease, StoreError> {
+        let hold = self.hold(layers);
+        let state = self.inner.state();
+        if let Some(missing) = layers.iter().find(|diff| !state.layers.contains_key(diff)) {
+            let missing = missing.clone();
+            // Dropping the hold needs the lock.
+            drop(state);
+            return Err(StoreError::LayerMissing(missing));
+        }
+        let visible = layers.iter().rposition(|diff| Self::hides_below(&state, diff)).unwrap_or(0);
+        // Overlay refuses the same folder twice, and only the topmost appearance can be seen.
+        let mut paths: Vec<PathBuf> = Vec::new();
+        for diff in layers.get(visible..).unwrap_or_default().iter().rev() {
+            let path = self.inner.layout.layer(diff).tree();
+            if !paths.contains(&path) {
+                paths.push(path);
+            }
+        }
+        drop(state);
+        Ok(Lease { paths, hold: Some(hold) })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let mut state = self.store.state_mut();
+        for diff in &self.layers {
+            if let Some(count) = state.wanted.get_mut(diff) {
+                *count -= 1;
+                if *count == 0 {
+                    state.wanted.remove(diff);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let Some(hold) = self.hold.take() else { return };
+        let (store, layers) = (Arc::clone(&hold.store), hold.layers.clone());
+        drop(hold);
+        let unwanted: Vec<DiffId> = {
+            let state = store.state();
+            layers.into_iter().filter(|diff| !state.needs(diff)).collect()
+        };
+        if !unwanted.is_empty() {
+            Inner::collect_later(&store, unwanted);
+        }
+    }
+}

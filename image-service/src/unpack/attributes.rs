@@ -1,0 +1,123 @@
+//! Owner, mode, times and extended attributes.
+//!
+//! Each costs a system call per entry, so each is set only where it differs from what creating gave:
+//! root-owned files with plain modes cost one call, for the times.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Once;
+
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use super::UnpackFault;
+use super::tar::{Entry, Time};
+
+const SET_ID: u32 = 0o6000;
+
+/// What attributes are set on.
+#[derive(Clone, Copy)]
+pub(super) enum On<'a> {
+    /// Something open.
+    Open(BorrowedFd<'a>),
+    /// Something that cannot be opened without effects: a link, a device, a pipe.
+    Named(BorrowedFd<'a>, &'a [u8]),
+}
+
+/// The process's file mode creation mask. Read, not changed: it belongs to every thread.
+pub(super) fn umask() -> u32 {
+    std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
+            u32::from_str_radix(line.trim(), 8).ok()
+        })
+        // As if everything had been taken away: modes are then always set.
+        .unwrap_or(0o7777)
+}
+
+/// Sets owner, mode and extended attributes, in the order in which the kernel does not take them away
+/// again: a change of owner drops set-id bits and capabilities.
+pub(super) fn apply(on: On<'_>, entry: &Entry, mode_now: Option<u32>) -> Result<(), UnpackFault> {
+    let owned = entry.uid != 0 || entry.gid != 0 || mode_now.is_none();
+    if owned {
+        let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+        match on {
+            On::Open(fd) => rustix::fs::fchown(fd, uid, gid),
+            On::Named(folder, name) => rustix::fs::chownat(folder, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW),
+        }
+        .map_err(UnpackFault::at("set its owner"))?;
+    }
+    let symlink = entry.kind == super::tar::Kind::Symlink;
+    let kept = mode_now == Some(entry.mode) && !(owned && entry.mode & SET_ID != 0);
+    if !symlink && !kept {
+        let mode = Mode::from_raw_mode(entry.mode);
+        match on {
+            On::Open(fd) => rustix::fs::fchmod(fd, mode),
+            On::Named(folder, name) => rustix::fs::chmodat(folder, name, mode, AtFlags::empty()),
+        }
+        .map_err(UnpackFault::at("set its mode"))?;
+    }
+    for (name, value) in &entry.xattrs {
+        set_xattr(on, name, value)?;
+    }
+    Ok(())
+}
+
+/// Sets the modification time, and the access time to the same: an archive has none.
+pub(super) fn touch(on: On<'_>, modified: Time) -> Result<(), UnpackFault> {
+    let time = Timespec { tv_sec: modified.seconds, tv_nsec: modified.nanoseconds.into() };
+    let times = Timestamps { last_access: time, last_modification: time };
+    match on {
+        On::Open(fd) => rustix::fs::futimens(fd, &times),
+        On::Named(folder, name) => rustix::fs::utimensat(folder, name, &times, AtFlags::SYMLINK_NOFOLLOW),
+    }
+    .map_err(UnpackFault::at("set its times"))
+}
+
+fn set_xattr(on: On<'_>, name: &[u8], value: &[u8]) -> Result<(), UnpackFault> {
+    // Overlay's own marks come from whiteouts only: an archive that could write them could redirect
+    // lookups or graft other parts of the layer stack.
+    if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
+        return Ok(());
+    }
+    let set = match on {
+        On::Open(fd) => rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()),
+        On::Named(folder, file) => {
+            rustix::fs::lsetxattr(by_proc(folder, file), name, value, XattrFlags::empty())
+        }
+    };
+    match set {
+        // Not for this kind of file, or not on this file system. A capability must not get lost: the
+        // program would fail later and elsewhere.
+        Err(Errno::OPNOTSUPP | Errno::PERM) if name != b"security.capability" => {
+            static ONCE: Once = Once::new();
+            ONCE.call_once(|| {
+                let name = super::lossy(name);
+                tracing::warn!(
+                    name,
+                    "the store's file system does not take some extended attributes; they are left out"
+                );
+            });
+            Ok(())
+        }
+        set => set.map_err(UnpackFault::at("set its extended attributes")),
+    }
+}
+
+/// The kernel sets attributes of links by path only. The folder's descriptor stands for itself and the
+/// last component is not followed, so this is no less exact than the other calls.
+fn by_proc(folder: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
+    use std::os::unix::ffi::OsStrExt;
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
+    path.push(std::ffi::OsStr::from_bytes(name));
+    path
+}
+
+/// Sets a directory's own times, once nothing will be put into it any more.
+pub(super) fn touch_directory(directory: &OwnedFd, modified: Time) -> io::Result<()> {
+    let time = Timespec { tv_sec: modified.seconds, tv_nsec: modified.nanoseconds.into() };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::futimens(directory.as_fd(), &times)?)
+}

@@ -1,0 +1,201 @@
+//! From a compressed stream to its content, hashed, on two threads.
+//!
+//! ```text
+//!   compressed ─> [decompressor thread] ─ buffers ─> [caller: hash, tar, files]
+//!                          ^──────── empty buffers ───────┘
+//! ```
+//!
+//! Decompressing is the slowest step of a big layer; hashing and writing files together take about as
+//! long. A few buffers go round: memory is bounded and whoever is faster waits.
+
+use std::cell::RefCell;
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use flate2::bufread::MultiGzDecoder;
+
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::store::LayerCompression;
+
+/// Bytes of content that go to the consumer at once.
+const BUFFER: usize = 256 * 1024;
+/// Buffers that go round.
+const BUFFERS: usize = 4;
+/// Compressed bytes read at once.
+const INPUT: usize = 128 * 1024;
+
+/// Why a stream was not consumed to its end.
+#[derive(Debug)]
+pub(crate) enum StreamError<E> {
+    /// The compressed stream's own failure.
+    Source(io::Error),
+    /// The compressed bytes make no sense.
+    Decompress(io::Error),
+    /// The consumer's failure.
+    Consumer(E),
+}
+
+/// Decompresses `compressed` into `consume`, then reads on to the end, so that the digest is that of
+/// the whole content and the reader sees its own end, too.
+pub(crate) fn run<T, E>(
+    compressed: impl Read + Send,
+    compression: LayerCompression,
+    algorithm: Algorithm,
+    consume: impl FnOnce(&mut Content) -> Result<T, E>,
+) -> Result<(T, Digest), StreamError<E>> {
+    let (full, content) = sync_channel(BUFFERS);
+    let (returned, empty) = sync_channel(BUFFERS);
+    for _ in 0..BUFFERS {
+        // Cannot fail: the channel has room for all of them.
+        let _ = returned.send(Vec::new());
+    }
+    thread::scope(|scope| {
+        let decompressor = thread::Builder::new()
+            .name("crisp-inflate".into())
+            .spawn_scoped(scope, move || decompress(compressed, compression, &empty, &full))
+            .map_err(StreamError::Source)?;
+        let mut content =
+            Content { content, returned, hasher: Hasher::new(algorithm), buffer: Vec::new(), at: 0 };
+        let consumed = consume(&mut content);
+        let drained = consumed.is_ok().then(|| content.drain()).transpose();
+        let hasher = content.close();
+        // A panic there is a bug; it is reported as damage rather than taking the server down.
+        let fed = decompressor.join().unwrap_or_else(|_| Err(Fault::Damage(io::ErrorKind::Other.into())));
+        match fed {
+            Err(Fault::Source(e)) => return Err(StreamError::Source(e)),
+            // The archive looks truncated then, but that is not the news.
+            Err(Fault::Damage(e)) => return Err(StreamError::Decompress(e)),
+            Ok(()) => {}
+        }
+        let value = consumed.map_err(StreamError::Consumer)?;
+        drained.map_err(StreamError::Decompress)?;
+        Ok((value, hasher.finish()))
+    })
+}
+
+/// What the decompressing side ran into.
+enum Fault {
+    Source(io::Error),
+    Damage(io::Error),
+}
+
+/// Reads the source and remembers its failure, which decompressors wrap or replace.
+struct Source<'a, R> {
+    inner: R,
+    failure: &'a RefCell<Option<io::Error>>,
+}
+
+impl<R: Read> Read for Source<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.inner.read(buffer) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    let kind = e.kind();
+                    *self.failure.borrow_mut() = Some(e);
+                    return Err(kind.into());
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+fn decompress(
+    compressed: impl Read,
+    compression: LayerCompression,
+    empty: &Receiver<Vec<u8>>,
+    full: &SyncSender<Vec<u8>>,
+) -> Result<(), Fault> {
+    let failure = RefCell::new(None);
+    let source = Source { inner: compressed, failure: &failure };
+    let result = match compression {
+        LayerCompression::None => pump(source, empty, full),
+        LayerCompression::Gzip => {
+            pump(MultiGzDecoder::new(BufReader::with_capacity(INPUT, source)), empty, full)
+        }
+        LayerCompression::Zstd => {
+            zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(INPUT, source))
+                .and_then(|decoder| pump(decoder, empty, full))
+        }
+    };
+    match (failure.take(), result) {
+        (Some(e), _) => Err(Fault::Source(e)),
+        (None, Err(e)) => Err(Fault::Damage(e)),
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+/// Fills buffers until the content ends or nobody wants more.
+fn pump(mut content: impl Read, empty: &Receiver<Vec<u8>>, full: &SyncSender<Vec<u8>>) -> io::Result<()> {
+    while let Ok(mut buffer) = empty.recv() {
+        buffer.resize(BUFFER, 0);
+        let mut filled = 0;
+        while filled < BUFFER {
+            match content.read(&mut buffer[filled..])? {
+                0 => break,
+                n => filled += n,
+            }
+        }
+        let ended = filled < BUFFER;
+        buffer.truncate(filled);
+        if full.send(buffer).is_err() || ended {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The decompressed content; every byte handed out has been hashed.
+pub(crate) struct Content {
+    content: Receiver<Vec<u8>>,
+    returned: SyncSender<Vec<u8>>,
+    hasher: Hasher,
+    buffer: Vec<u8>,
+    at: usize,
+}
+
+impl Content {
+    fn drain(&mut self) -> io::Result<()> {
+        loop {
+            let n = self.fill_buf()?.len();
+            if n == 0 {
+                return Ok(());
+            }
+            self.consume(n);
+        }
+    }
+
+    /// Ends the decompressor, if it still runs, by closing both channels.
+    fn close(self) -> Hasher {
+        self.hasher
+    }
+}
+
+impl Read for Content {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let mut available = self.fill_buf()?;
+        let n = available.read(into)?;
+        self.consume(n);
+        Ok(n)
+    }
+}
+
+impl BufRead for Content {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.at == self.buffer.len()
+            && let Ok(next) = self.content.recv()
+        {
+            // Refused once the decompressor has ended.
+            let _ = self.returned.send(std::mem::replace(&mut self.buffer, next));
+            self.hasher.update(&self.buffer);
+            self.at = 0;
+        }
+        Ok(&self.buffer[self.at..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at += n;
+    }
+}

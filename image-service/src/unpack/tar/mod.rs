@@ -1,0 +1,105 @@
+//! Reading tar archives: ustar, GNU long names, and pax extended headers.
+//!
+//! Our own rather than a library's because an image's archive is hostile input: every size is bounded
+//! before memory is asked for, a field that cannot be understood is an error instead of a guess, and
+//! entries are read from the decompressor's buffers without a copy.
+//! Formats: pax(1) of POSIX.1-2024, and the "Basic Tar Format" chapter of the GNU tar manual.
+
+mod header;
+mod pax;
+mod reader;
+
+pub(crate) use reader::TarReader;
+
+/// What an entry makes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Kind {
+    /// A regular file with `size` bytes following.
+    #[default]
+    File,
+    /// Another name for the file `link`.
+    HardLink,
+    /// A symbolic link to `link`.
+    Symlink,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+    /// A directory.
+    Directory,
+    /// A named pipe.
+    Fifo,
+}
+
+/// Seconds and nanoseconds since 1970.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Time {
+    pub seconds: i64,
+    pub nanoseconds: u32,
+}
+
+/// One entry's header with everything that extends it. Reused from entry to entry.
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// As written.
+    pub path: Vec<u8>,
+    /// As written; of links only.
+    pub link: Vec<u8>,
+    pub kind: Kind,
+    /// Permission, set-id and sticky bits.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Bytes of content.
+    pub size: u64,
+    pub modified: Time,
+    /// Major and minor number of a device.
+    pub device: (u32, u32),
+    /// Extended attributes, as written.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// What is wrong with an archive, apart from what its entries ask for.
+#[derive(Debug, thiserror::Error)]
+pub enum TarError {
+    /// The content ends inside an entry.
+    #[error("the archive is truncated")]
+    Truncated,
+    /// Not a header.
+    #[error("the header is damaged: its checksum does not match (is this a tar archive?)")]
+    Checksum,
+    /// A number that is none, or does not fit.
+    #[error("the header's {0} is not a number that fits")]
+    Number(&'static str),
+    /// A pax record that does not follow the format.
+    #[error("the extended header is malformed")]
+    Pax,
+    /// A name with a zero byte.
+    #[error("the {0} contains a zero byte")]
+    ZeroByte(&'static str),
+    /// Longer than any path can be, or a header bomb.
+    #[error("the {what} is {size} bytes long; {limit} are allowed")]
+    TooLong {
+        /// Of which part.
+        what: &'static str,
+        /// What the header says.
+        size: u64,
+        /// What is accepted.
+        limit: u64,
+    },
+    /// A kind of entry that has no place in an image layer.
+    #[error("entries of type {:?} are not supported", char::from(*.0))]
+    Type(u8),
+    /// A file with holes in GNU's own encodings.
+    #[error("sparse files are not supported: write the layer without --sparse")]
+    Sparse,
+    /// Something other than zeros where the archive ends.
+    #[error("a single zero block is followed by more entries")]
+    LoneZeroBlock,
+    /// A link that leads nowhere.
+    #[error("the link has no target")]
+    NoTarget,
+    /// An entry without a name.
+    #[error("the name is empty")]
+    NoName,
+}

@@ -1,0 +1,229 @@
+//! Entry by entry through an archive.
+
+use std::io::{self, BufRead};
+
+use super::header::{BLOCK, Header};
+use super::pax::Pax;
+use super::{Entry, Kind, TarError};
+use crate::unpack::Limits;
+
+/// Reads entries from `source`. Content not taken is skipped with the next entry.
+pub(crate) struct TarReader<'a, R> {
+    source: &'a mut R,
+    limits: &'a Limits,
+    /// Content bytes of the current entry not yet read.
+    left: u64,
+    /// Zeros that pad the content to a whole block.
+    padding: u64,
+    /// Bytes that headers about the current entry may still have.
+    extendable: u64,
+    block: [u8; BLOCK],
+}
+
+/// A name or header that came before the entry that it is about.
+#[derive(Default)]
+struct Extensions {
+    long_name: Option<Vec<u8>>,
+    long_link: Option<Vec<u8>>,
+    pax: Pax,
+}
+
+impl<'a, R: BufRead> TarReader<'a, R> {
+    pub(crate) fn new(source: &'a mut R, limits: &'a Limits) -> Self {
+        Self { source, limits, left: 0, padding: 0, extendable: 0, block: [0; BLOCK] }
+    }
+
+    /// Reads the next entry into `entry`; false at the archive's end.
+    ///
+    /// An archive that simply ends where a header could begin is accepted: writers exist that leave the
+    /// zero blocks out, and what was cut off shows in the content's digest.
+    pub(crate) fn next(&mut self, entry: &mut Entry) -> Result<bool, TarError> {
+        let mut extensions = Extensions::default();
+        let mut extended = false;
+        self.extendable = self.limits.extended_header;
+        loop {
+            self.skip_rest()?;
+            if !self.read_block()? {
+                return if extended { Err(TarError::Truncated) } else { Ok(false) };
+            }
+            let block = self.block;
+            let Some(header) = Header::read(&block)? else {
+                return if extended { Err(TarError::Truncated) } else { self.check_end().map(|()| false) };
+            };
+            match header.kind() {
+                b'L' => extensions.long_name = Some(self.long_text(&header, "name")?),
+                b'K' => extensions.long_link = Some(self.long_text(&header, "link target")?),
+                b'x' | b'X' => {
+                    let records = self.extension(&header, "extended header", u64::MAX)?;
+                    extensions.pax.read(&records)?;
+                }
+                // About the whole archive: git's commit id, a volume name.
+                b'g' | b'V' => {
+                    self.expect(header.size()?);
+                    continue;
+                }
+                _ => {
+                    fill(entry, &header, extensions)?;
+                    self.expect_content(entry);
+                    return Ok(true);
+                }
+            }
+            extended = true;
+        }
+    }
+
+    /// The next piece of the current entry's content; empty when there is no more. To be followed by
+    /// [`consume`](Self::consume).
+    pub(crate) fn content(&mut self) -> Result<&[u8], TarError> {
+        if self.left == 0 {
+            return Ok(&[]);
+        }
+        let left = usize::try_from(self.left).unwrap_or(usize::MAX);
+        let piece = self.source.fill_buf().map_err(truncated)?;
+        if piece.is_empty() {
+            return Err(TarError::Truncated);
+        }
+        Ok(&piece[..piece.len().min(left)])
+    }
+
+    /// Marks `n` bytes of the piece as read.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.source.consume(n);
+        self.left -= n as u64;
+    }
+
+    fn expect_content(&mut self, entry: &mut Entry) {
+        if entry.kind != Kind::File {
+            // Some writers give a size to links and directories; no content follows.
+            entry.size = 0;
+        }
+        self.expect(entry.size);
+    }
+
+    fn expect(&mut self, size: u64) {
+        self.left = size;
+        self.padding = size.next_multiple_of(BLOCK as u64) - size;
+    }
+
+    fn skip_rest(&mut self) -> Result<(), TarError> {
+        let mut skip = self.left + self.padding;
+        (self.left, self.padding) = (0, 0);
+        while skip > 0 {
+            let available = self.source.fill_buf().map_err(truncated)?.len();
+            if available == 0 {
+                return Err(TarError::Truncated);
+            }
+            let n = available.min(usize::try_from(skip).unwrap_or(usize::MAX));
+            self.source.consume(n);
+            skip -= n as u64;
+        }
+        Ok(())
+    }
+
+    /// Fills `self.block`; false when there is nothing more at all.
+    fn read_block(&mut self) -> Result<bool, TarError> {
+        let mut filled = 0;
+        while filled < BLOCK {
+            let available = self.source.fill_buf().map_err(truncated)?;
+            if available.is_empty() {
+                return if filled == 0 { Ok(false) } else { Err(TarError::Truncated) };
+            }
+            let n = available.len().min(BLOCK - filled);
+            self.block[filled..filled + n].copy_from_slice(&available[..n]);
+            self.source.consume(n);
+            filled += n;
+        }
+        Ok(true)
+    }
+
+    /// After a zero block comes another, or nothing.
+    fn check_end(&mut self) -> Result<(), TarError> {
+        if self.read_block()? && self.block != [0; BLOCK] { Err(TarError::LoneZeroBlock) } else { Ok(()) }
+    }
+
+    fn long_text(&mut self, header: &Header<'_>, what: &'static str) -> Result<Vec<u8>, TarError> {
+        // One more for the zero byte that ends it.
+        let mut text = self.extension(header, what, self.limits.path as u64 + 1)?;
+        while text.last() == Some(&0) {
+            text.pop();
+        }
+        if text.contains(&0) { Err(TarError::ZeroByte(what)) } else { Ok(text) }
+    }
+
+    /// The content of an entry that is about another one.
+    fn extension(
+        &mut self,
+        header: &Header<'_>,
+        what: &'static str,
+        limit: u64,
+    ) -> Result<Vec<u8>, TarError> {
+        let size = header.size()?;
+        let limit = limit.min(self.extendable);
+        if size > limit {
+            return Err(TarError::TooLong { what, size, limit });
+        }
+        self.extendable -= size;
+        self.expect(size);
+        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+        while self.left > 0 {
+            let piece = self.content()?;
+            let n = piece.len();
+            bytes.extend_from_slice(piece);
+            self.consume(n);
+        }
+        Ok(bytes)
+    }
+}
+
+/// The source's own failure is reported by whoever owns it; here it only means that there is no more.
+fn truncated(_: io::Error) -> TarError {
+    TarError::Truncated
+}
+
+fn fill(entry: &mut Entry, header: &Header<'_>, extensions: Extensions) -> Result<(), TarError> {
+    let Extensions { long_name, long_link, pax } = extensions;
+    entry.path.clear();
+    match pax.path.or(long_name) {
+        Some(path) => entry.path = path,
+        None => header.path(&mut entry.path),
+    }
+    if entry.path.is_empty() {
+        return Err(TarError::NoName);
+    }
+    entry.kind = kind(header.kind(), &entry.path)?;
+    entry.link.clear();
+    if matches!(entry.kind, Kind::HardLink | Kind::Symlink) {
+        match pax.link.or(long_link) {
+            Some(link) => entry.link = link,
+            None => entry.link.extend_from_slice(header.link()),
+        }
+        if entry.link.is_empty() {
+            return Err(TarError::NoTarget);
+        }
+    }
+    let device = matches!(entry.kind, Kind::CharDevice | Kind::BlockDevice);
+    entry.device = if device { header.device()? } else { (0, 0) };
+    entry.mode = header.mode()?;
+    entry.uid = pax.uid.map_or_else(|| header.uid(), Ok)?;
+    entry.gid = pax.gid.map_or_else(|| header.gid(), Ok)?;
+    entry.size = pax.size.map_or_else(|| header.size(), Ok)?;
+    entry.modified = pax.modified.map_or_else(|| header.modified(), Ok)?;
+    entry.xattrs = pax.xattrs;
+    Ok(())
+}
+
+fn kind(kind: u8, path: &[u8]) -> Result<Kind, TarError> {
+    Ok(match kind {
+        // Before ustar, a directory was a file whose name ends so.
+        b'\0' | b'0' if path.ends_with(b"/") => Kind::Directory,
+        b'\0' | b'0' | b'7' => Kind::File,
+        b'1' => Kind::HardLink,
+        b'2' => Kind::Symlink,
+        b'3' => Kind::CharDevice,
+        b'4' => Kind::BlockDevice,
+        b'5' => Kind::Directory,
+        b'6' => Kind::Fifo,
+        b'S' => return Err(TarError::Sparse),
+        other => return Err(TarError::Type(other)),
+    })
+}

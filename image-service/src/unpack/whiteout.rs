@@ -1,0 +1,126 @@
+//! Deletions in a layer: the image specification's marker files become overlayfs' own marks.
+//!
+//! | in the archive | in the layer's folder |
+//! |---|---|
+//! | `d/.wh.NAME` | `d/NAME`, a character device 0/0 |
+//! | `d/.wh..wh..opq` | the attribute `trusted.overlay.opaque=y` on `d` |
+//! | other `.wh..wh.` names | nothing: they are aufs' bookkeeping |
+//!
+//! A marker is about the layers below, wherever it stands in the archive: it never removes what the same
+//! layer brings. A directory that is both whited out and brought hides what is below it.
+//! Sources: image-spec `layer.md`, "Whiteouts"; kernel `Documentation/filesystems/overlayfs.rst`.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags};
+use rustix::io::Errno;
+
+use super::UnpackFault;
+
+const PREFIX: &[u8] = b".wh.";
+const OPAQUE: &[u8] = b".wh..wh..opq";
+const AUFS: &[u8] = b".wh..wh.";
+
+/// What a name in the archive means.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Meaning<'a> {
+    /// Nothing special.
+    Entry,
+    /// `NAME` of the layers below is gone.
+    Whiteout(&'a [u8]),
+    /// Everything in this folder of the layers below is gone.
+    Opaque,
+    /// To be ignored.
+    Bookkeeping,
+}
+
+/// Reads a last component.
+pub(super) fn meaning(name: &[u8]) -> Result<Meaning<'_>, UnpackFault> {
+    let Some(hidden) = name.strip_prefix(PREFIX) else { return Ok(Meaning::Entry) };
+    match hidden {
+        _ if name == OPAQUE => Ok(Meaning::Opaque),
+        _ if name.starts_with(AUFS) => Ok(Meaning::Bookkeeping),
+        b"" | b"." | b".." => Err(UnpackFault::Whiteout),
+        hidden => Ok(Meaning::Whiteout(hidden)),
+    }
+}
+
+/// Whether a path lies in one of aufs' own folders.
+pub(super) fn in_bookkeeping(folder: &[u8]) -> bool {
+    folder.split(|b| *b == b'/').any(|component| component.starts_with(AUFS))
+}
+
+/// Whether this is overlay's mark for "gone".
+pub(super) fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
+
+/// Hides `name` of the layers below. True when an inode was made for it.
+pub(super) fn hide(folder: &OwnedFd, name: &[u8]) -> Result<bool, UnpackFault> {
+    match rustix::fs::mknodat(folder, name, FileType::CharacterDevice, Mode::empty(), 0) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => {
+            // What this layer brings hides a file below by being there; a directory would merge.
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            match rustix::fs::openat(folder, name, flags, Mode::empty()) {
+                Ok(directory) => set_opaque(&directory)?,
+                Err(Errno::NOTDIR | Errno::LOOP) => {}
+                Err(e) => return Err(UnpackFault::at("look at what it hides")(e)),
+            }
+            Ok(false)
+        }
+        Err(e) => Err(UnpackFault::at("make a whiteout")(e)),
+    }
+}
+
+/// Hides what the layers below have in this directory.
+pub(super) fn set_opaque(directory: impl AsFd) -> Result<(), UnpackFault> {
+    rustix::fs::fsetxattr(directory, "trusted.overlay.opaque", b"y", XattrFlags::empty())
+        .map_err(UnpackFault::at("mark a directory as opaque"))
+}
+
+/// Removes the whiteouts in a directory that became opaque: nothing is left for them to hide, and
+/// overlay shows them as broken names where it does not merge. Says how many.
+pub(super) fn remove_all(directory: &OwnedFd) -> Result<u64, UnpackFault> {
+    let entries = rustix::fs::Dir::read_from(directory).map_err(UnpackFault::at("list a directory"))?;
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry.map_err(UnpackFault::at("list a directory"))?;
+        if !matches!(entry.file_type(), FileType::CharacterDevice | FileType::Unknown) {
+            continue;
+        }
+        let stat = rustix::fs::statat(directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(UnpackFault::at("look at a whiteout"))?;
+        if is_whiteout(&stat) {
+            rustix::fs::unlinkat(directory, entry.file_name(), AtFlags::empty())
+                .map_err(UnpackFault::at("remove a whiteout"))?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_the_specification_says() {
+        for (name, expected) in [
+            ("a", Meaning::Entry),
+            (".wha", Meaning::Entry),
+            ("x.wh.a", Meaning::Entry),
+            (".wh.a", Meaning::Whiteout(b"a")),
+            (".wh..a", Meaning::Whiteout(b".a")),
+            (".wh...a", Meaning::Whiteout(b"..a")),
+            (".wh..wh..opq", Meaning::Opaque),
+            (".wh..wh.plnk", Meaning::Bookkeeping),
+            (".wh..wh.aufs", Meaning::Bookkeeping),
+        ] {
+            assert_eq!(meaning(name.as_bytes()).unwrap(), expected, "{name}");
+        }
+        for name in [".wh.", ".wh..", ".wh..."] {
+            assert!(matches!(meaning(name.as_bytes()), Err(UnpackFault::Whiteout)), "{name}");
+        }
+    }
+}
