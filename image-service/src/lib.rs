@@ -17,7 +17,9 @@
 pub mod digest;
 mod gc;
 pub mod layout;
+pub mod mirror;
 pub mod reference;
+pub mod registry;
 pub mod store;
 pub mod unpack;
 

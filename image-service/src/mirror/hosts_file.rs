@@ -1,0 +1,258 @@
+//! Reads one hosts.toml. Every key is known or an error: a mistyped `skip_verfy` that is ignored costs
+//! hours, and a mistyped `override_path` sends pulls to the wrong place.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use http::{HeaderName, HeaderValue};
+use toml::{Table, Value};
+
+use crate::registry::{ClientPair, Secret, TlsOptions, Url};
+
+/// What is wrong in a hosts.toml.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HostsFileError {
+    /// Not TOML.
+    #[error("{}: {why}", .path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says, with line and column.
+        why: String,
+    },
+    /// A key or value that means nothing.
+    #[error("{}: {key}: {why}", .path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key with the tables that it is in.
+        key: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// A hosts.toml, read.
+#[derive(Debug)]
+pub(super) struct HostsFile {
+    pub(super) path: PathBuf,
+    /// In the order of the file.
+    pub(super) mirrors: Vec<Host>,
+    /// `server = `, if given.
+    pub(super) server_url: Option<Url>,
+    /// The options at the top of the file; they are the server's. Its `url` says nothing.
+    pub(super) server: Host,
+}
+
+/// One server's options.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) url: Url,
+    pub(super) pull: bool,
+    pub(super) resolve: bool,
+    pub(super) tls: TlsOptions,
+    pub(super) headers: Vec<(HeaderName, Secret)>,
+    pub(super) dial_timeout: Option<Duration>,
+}
+
+impl HostsFile {
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, HostsFileError> {
+        let mut table: Table = toml::from_str(text).map_err(|e| HostsFileError::Syntax {
+            path: path.to_owned(),
+            why: e.to_string().trim().to_owned(),
+        })?;
+        let at = At { path, prefix: String::new() };
+        let server = table.remove("server").map(|v| at.text("server", v)).transpose()?;
+        let mut mirrors = Vec::new();
+        if let Some(hosts) = table.remove("host") {
+            for (address, options) in at.table("host", hosts)? {
+                let at = At { path, prefix: format!("host.{address:?}.") };
+                let options = at.table("", options)?;
+                mirrors.push(at.host(&address, options)?);
+            }
+        }
+        let address = server.clone().unwrap_or_else(|| "https://registry.invalid".to_owned());
+        let server_options = at.host(&address, table)?;
+        let server_url = server.map(|_| server_options.url.clone());
+        Ok(Self { path: path.to_owned(), mirrors, server_url, server: server_options })
+    }
+}
+
+/// Where in the file we are, for errors.
+struct At<'a> {
+    path: &'a Path,
+    prefix: String,
+}
+
+impl At<'_> {
+    fn fail<T>(&self, key: &str, why: impl Into<String>) -> Result<T, HostsFileError> {
+        let key = format!("{}{key}", self.prefix);
+        let key = key.trim_end_matches('.').to_owned();
+        Err(HostsFileError::Key { path: self.path.to_owned(), key, why: why.into() })
+    }
+
+    fn host(&self, address: &str, options: Table) -> Result<Host, HostsFileError> {
+        let mut host = Host {
+            url: self.address(address)?,
+            pull: true,
+            resolve: true,
+            tls: TlsOptions::default(),
+            headers: Vec::new(),
+            dial_timeout: None,
+        };
+        let mut override_path = false;
+        for (key, value) in options {
+            match key.as_str() {
+                "capabilities" => (host.pull, host.resolve) = self.capabilities(value)?,
+                "skip_verify" => host.tls.skip_verify = self.boolean(&key, &value)?,
+                "override_path" => override_path = self.boolean(&key, &value)?,
+                "ca" => host.tls.ca = self.texts(&key, value)?.iter().map(|t| self.relative(t)).collect(),
+                "client" => host.tls.client = self.client(value)?,
+                "header" => host.headers = self.headers(value)?,
+                "dial_timeout" => {
+                    let text = self.text(&key, value)?;
+                    let parsed = duration(&text);
+                    host.dial_timeout = Some(parsed.map_or_else(
+                        || self.fail(&key, format!("{text:?} is not a duration like \"3s\"")),
+                        Ok,
+                    )?);
+                }
+                _ => return self.fail(&key, "is not a key of a hosts.toml that is known here"),
+            }
+        }
+        host.url = api_url(&host.url, override_path);
+        Ok(host)
+    }
+
+    /// An address without scheme is https, except on this machine.
+    fn address(&self, text: &str) -> Result<Url, HostsFileError> {
+        let parsed = if text.contains("://") { Url::parse(text) } else { Url::of_registry(text) };
+        parsed.or_else(|e| self.fail(if self.prefix.is_empty() { "server" } else { "" }, e.to_string()))
+    }
+
+    fn capabilities(&self, value: Value) -> Result<(bool, bool), HostsFileError> {
+        let (mut pull, mut resolve) = (false, false);
+        for name in self.texts("capabilities", value)? {
+            match name.as_str() {
+                "pull" => pull = true,
+                "resolve" => resolve = true,
+                // Known, and nothing that a runtime does.
+                "push" | "referrers" => {}
+                _ => {
+                    let why =
+                        format!("{name:?} is not one of \"pull\", \"resolve\", \"push\", \"referrers\"");
+                    return self.fail("capabilities", why);
+                }
+            }
+        }
+        Ok((pull, resolve))
+    }
+
+    /// `"both.pem"`, `["both.pem", …]` or `[["cert.pem", "key.pem"], …]`.
+    fn client(&self, value: Value) -> Result<Vec<ClientPair>, HostsFileError> {
+        let values = match value {
+            Value::Array(values) => values,
+            one => vec![one],
+        };
+        let mut pairs = Vec::new();
+        for value in values {
+            let files = self.texts("client", value)?;
+            let key = files.get(1).filter(|k| !k.is_empty()).map(|k| self.relative(k));
+            match files.first() {
+                Some(cert) if files.len() <= 2 => pairs.push(ClientPair { cert: self.relative(cert), key }),
+                _ => return self.fail("client", "expected a file, or pairs of certificate and key"),
+            }
+        }
+        Ok(pairs)
+    }
+
+    fn headers(&self, value: Value) -> Result<Vec<(HeaderName, Secret)>, HostsFileError> {
+        let mut headers = Vec::new();
+        for (name, value) in self.table("header", value)? {
+            let key = format!("header.{name}");
+            let Ok(header) = HeaderName::from_bytes(name.as_bytes()) else {
+                return self.fail(&key, "is not the name of a header");
+            };
+            for text in self.texts(&key, value)? {
+                if HeaderValue::from_str(&text).is_err() {
+                    return self.fail(&key, "has characters that no header may carry");
+                }
+                headers.push((header.clone(), Secret::new(text)));
+            }
+        }
+        Ok(headers)
+    }
+
+    fn relative(&self, file: &str) -> PathBuf {
+        self.path.parent().unwrap_or(Path::new("/")).join(file)
+    }
+
+    fn boolean(&self, key: &str, value: &Value) -> Result<bool, HostsFileError> {
+        value.as_bool().map_or_else(|| self.fail(key, "expected true or false"), Ok)
+    }
+
+    fn text(&self, key: &str, value: Value) -> Result<String, HostsFileError> {
+        match value {
+            Value::String(text) => Ok(text),
+            _ => self.fail(key, "expected a text in quotes"),
+        }
+    }
+
+    fn texts(&self, key: &str, value: Value) -> Result<Vec<String>, HostsFileError> {
+        match value {
+            Value::Array(values) => values.into_iter().map(|v| self.text(key, v)).collect(),
+            one => Ok(vec![self.text(key, one)?]),
+        }
+    }
+
+    fn table(&self, key: &str, value: Value) -> Result<Table, HostsFileError> {
+        match value {
+            Value::Table(table) => Ok(table),
+            _ => self.fail(key, "expected a table"),
+        }
+    }
+}
+
+/// `/v2` is appended unless it is there or `override_path` says that the path is complete.
+fn api_url(url: &Url, override_path: bool) -> Url {
+    let path = url.path().trim_end_matches('/');
+    let path = if override_path || path.ends_with("/v2") { path.to_owned() } else { format!("{path}/v2") };
+    url.replace_path(&path)
+}
+
+/// Go's durations: `1m30s`, `500ms`, `1.5h`.
+fn duration(text: &str) -> Option<Duration> {
+    let mut total = 0.0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, tail) = rest.split_at(unit_at);
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
+        let (unit, tail) = tail.split_at(unit_end);
+        let factor = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        total += number.parse::<f64>().ok()? * factor;
+        rest = tail;
+    }
+    (total > 0.0).then(|| Duration::try_from_secs_f64(total).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_those_of_go() {
+        assert_eq!(duration("1m30s"), Some(Duration::from_secs(90)));
+        assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
+        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
+        for text in ["", "5", "s", "-1s", "1y", "1s2", "..s", "0s"] {
+            assert_eq!(duration(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Why one endpoint could not serve a request.
+
+use std::time::Duration;
+
+use crate::digest::Digest;
+
+/// What went wrong, coarsely: what a caller does next depends on this, not on the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ErrorKind {
+    /// The request itself is wrong.
+    InvalidArgument,
+    /// No such repository, tag, digest or platform.
+    NotFound,
+    /// Credentials are missing or wrong.
+    Unauthenticated,
+    /// Credentials are right and not enough.
+    PermissionDenied,
+    /// The registry limits how much is pulled, or the disk is full.
+    ResourceExhausted,
+    /// Nothing could be reached, or it did not work just now.
+    Unavailable,
+    /// It took too long.
+    DeadlineExceeded,
+    /// Content is not what its digest, size or type says.
+    DataLoss,
+    /// This machine's store or configuration does not work.
+    Internal,
+    /// The image is of a kind that is not supported.
+    FailedPrecondition,
+}
+
+/// Why one endpoint could not serve a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are named by the messages")]
+pub enum EndpointError {
+    #[error("cannot connect: {why}")]
+    Connect { why: String },
+    #[error("TLS handshake failed: {why}")]
+    Tls { why: String },
+    #[error("no answer within {} s", .after.as_secs_f32())]
+    NoAnswer { after: Duration },
+    #[error("no data for {} s, {received} of {size} bytes received", .after.as_secs_f32())]
+    Stalled { after: Duration, received: u64, size: u64 },
+    #[error("connection ended early, {received} of {size} bytes received: {why}")]
+    Cut { received: u64, size: u64, why: String },
+    #[error("answered {status}{detail}")]
+    Status { status: u16, detail: String, retry_after: Option<Duration> },
+    #[error("not found{detail}")]
+    NotFound { detail: String },
+    #[error("authentication required: {why}")]
+    Unauthenticated { why: String },
+    #[error("access denied{detail}")]
+    Denied { detail: String },
+    #[error("token server {realm}: {source}")]
+    Token { realm: String, source: Box<EndpointError> },
+    #[error("sent {what} with digest {found}, expected {expected}")]
+    Digest { what: String, found: Digest, expected: Digest },
+    #[error("sends {found} bytes for {what}, the manifest says {expected}")]
+    Size { what: String, found: u64, expected: u64 },
+    #[error("sends more than {limit} bytes for {what}")]
+    TooLarge { what: String, limit: u64 },
+    #[error("redirect refused: {why}")]
+    Redirect { why: String },
+    #[error("unusable answer: {why}")]
+    Protocol { why: String },
+    #[error("not usable as configured: {why}")]
+    Configuration { why: String },
+}
+
+impl EndpointError {
+    /// What kind of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Connect { .. } | Self::Tls { .. } | Self::Cut { .. } | Self::Redirect { .. } => {
+                ErrorKind::Unavailable
+            }
+            Self::NoAnswer { .. } | Self::Stalled { .. } => ErrorKind::DeadlineExceeded,
+            Self::Status { status: 429, .. } => ErrorKind::ResourceExhausted,
+            Self::Status { .. } | Self::Protocol { .. } => ErrorKind::Unavailable,
+            Self::NotFound { .. } => ErrorKind::NotFound,
+            Self::Unauthenticated { .. } => ErrorKind::Unauthenticated,
+            Self::Denied { .. } => ErrorKind::PermissionDenied,
+            Self::Token { source, .. } => source.kind(),
+            Self::Digest { .. } | Self::Size { .. } | Self::TooLarge { .. } => ErrorKind::DataLoss,
+            Self::Configuration { .. } => ErrorKind::Internal,
+        }
+    }
+
+    /// Whether asking the same endpoint again may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::NoAnswer { .. } | Self::Stalled { .. } | Self::Cut { .. } => true,
+            Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+            Self::Token { source, .. } => source.is_transient(),
+            Self::Tls { .. }
+            | Self::NotFound { .. }
+            | Self::Unauthenticated { .. }
+            | Self::Denied { .. }
+            | Self::Digest { .. }
+            | Self::Size { .. }
+            | Self::TooLarge { .. }
+            | Self::Redirect { .. }
+            | Self::Protocol { .. }
+            | Self::Configuration { .. } => false,
+        }
+    }
+
+    /// How long the endpoint asked to be left alone.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Token { source, .. } => source.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+/// An error with its causes on one line, each said once.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

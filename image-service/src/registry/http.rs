@@ -1,0 +1,330 @@
+//! One HTTP exchange: time-outs, redirects, and errors that say what happened.
+//!
+//! Redirects are followed here and not by a library, because blobs are commonly redirected to other hosts
+//! and neither credentials nor the header table of a hosts.toml may travel there.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::Deserialize;
+
+use super::dial::{Dialer, Proxies};
+use super::error::{EndpointError, chain};
+use super::tls::{TlsOptions, client_config};
+use super::url::Url;
+
+/// Redirects followed for one request.
+const MAX_REDIRECTS: usize = 5;
+/// An error's body beyond this is not read.
+const MAX_ERROR_BODY: usize = 16 << 10;
+/// Read buffer per connection: large enough for few wake-ups, small enough for eight at once.
+const READ_BUFFER: usize = 256 << 10;
+
+/// Time-outs of one exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Timeouts {
+    /// To open a TCP connection.
+    pub connect: Duration,
+    /// From the request to the head of the answer, TLS handshake and proxy included.
+    pub answer: Duration,
+    /// Without a single byte of a body.
+    pub stall: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        let half_minute = Duration::from_secs(30);
+        Self { connect: Duration::from_secs(10), answer: half_minute, stall: half_minute }
+    }
+}
+
+/// A request before it is sent.
+pub(crate) struct Ask {
+    pub(crate) method: Method,
+    pub(crate) url: Url,
+    /// Headers that may follow a redirect to anywhere.
+    pub(crate) headers: HeaderMap,
+    /// Headers for the first server only: credentials and the configured header table.
+    pub(crate) private: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Ask {
+    pub(crate) fn new(method: Method, url: Url) -> Self {
+        Self { method, url, headers: HeaderMap::new(), private: HeaderMap::new(), body: Bytes::new() }
+    }
+}
+
+/// Connections to one endpoint, kept open between requests. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct HttpClient {
+    shared: Arc<Shared>,
+    pub(crate) timeouts: Timeouts,
+}
+
+struct Shared {
+    plain: Client<Dialer, Full<Bytes>>,
+    /// Built on first use: it reads the system's certificate authorities.
+    secure: OnceLock<Result<Client<HttpsConnector<Dialer>, Full<Bytes>>, EndpointError>>,
+    tls: TlsOptions,
+    dialer: Dialer,
+    proxies: Proxies,
+}
+
+impl HttpClient {
+    pub(crate) fn new(tls: TlsOptions, timeouts: Timeouts, proxies: Proxies) -> Self {
+        let dialer = Dialer::new(timeouts.connect, proxies.clone());
+        let plain = builder().build(dialer.clone());
+        Self { shared: Arc::new(Shared { plain, secure: OnceLock::new(), tls, dialer, proxies }), timeouts }
+    }
+
+    /// Sends `ask`, follows redirects, and returns the answer whatever its status.
+    pub(crate) async fn send(&self, ask: &Ask) -> Result<Response<Incoming>, EndpointError> {
+        let mut url = ask.url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.exchange(ask, &url).await?;
+            // Only what carries no body is repeated elsewhere: a refresh token travels in one.
+            let Some(location) = redirect_target(&response).filter(|_| ask.body.is_empty()) else {
+                return Ok(response);
+            };
+            let next = url.join(location).map_err(|e| EndpointError::Redirect { why: e.to_string() })?;
+            if url.is_https() && !next.is_https() {
+                let why = format!("from https to {}", next.origin());
+                return Err(EndpointError::Redirect { why });
+            }
+            url = next;
+        }
+        Err(EndpointError::Redirect { why: format!("more than {MAX_REDIRECTS} in a row") })
+    }
+
+    async fn exchange(&self, ask: &Ask, url: &Url) -> Result<Response<Incoming>, EndpointError> {
+        let protocol = |e: &dyn std::error::Error| EndpointError::Protocol { why: chain(e) };
+        let uri = url.to_uri().map_err(|e| protocol(&e))?;
+        let mut request = Request::new(Full::new(ask.body.clone()));
+        *request.method_mut() = ask.method.clone();
+        let headers = request.headers_mut();
+        headers.extend(ask.headers.clone());
+        if url.same_server(&ask.url) {
+            headers.extend(ask.private.clone());
+        }
+        headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
+        headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+        if let Some(value) = self.shared.proxies.authorization(&uri) {
+            headers.insert(header::PROXY_AUTHORIZATION, value);
+        }
+        *request.uri_mut() = uri;
+        let sending =
+            if url.is_https() { self.secure()?.request(request) } else { self.shared.plain.request(request) };
+        match tokio::time::timeout(self.timeouts.answer, sending).await {
+            Err(_) => Err(EndpointError::NoAnswer { after: self.timeouts.answer }),
+            Ok(Err(error)) => Err(explain(&error, url)),
+            Ok(Ok(response)) => Ok(response),
+        }
+    }
+
+    fn secure(&self) -> Result<&Client<HttpsConnector<Dialer>, Full<Bytes>>, EndpointError> {
+        let build = || {
+            let config = client_config(&self.shared.tls)
+                .map_err(|e| EndpointError::Configuration { why: e.to_string() })?;
+            let connector = HttpsConnectorBuilder::new()
+                .with_tls_config(config)
+                .https_only()
+                .enable_http1()
+                .wrap_connector(self.shared.dialer.clone());
+            Ok(builder().build(connector))
+        };
+        self.shared.secure.get_or_init(build).as_ref().map_err(Clone::clone)
+    }
+
+    /// Reads a whole body of at most `limit` bytes.
+    pub(crate) async fn read_all(
+        &self,
+        response: Response<Incoming>,
+        limit: u64,
+        what: &str,
+    ) -> Result<Bytes, EndpointError> {
+        let mut body = response.into_body();
+        let mut read = BytesMut::new();
+        loop {
+            let frame = match tokio::time::timeout(self.timeouts.stall, body.frame()).await {
+                Err(_) => {
+                    let (after, received) = (self.timeouts.stall, read.len() as u64);
+                    return Err(EndpointError::Stalled { after, received, size: received });
+                }
+                Ok(None) => return Ok(read.freeze()),
+                Ok(Some(Err(e))) => {
+                    let received = read.len() as u64;
+                    return Err(EndpointError::Cut { received, size: received, why: chain(&e) });
+                }
+                Ok(Some(Ok(frame))) => frame,
+            };
+            if let Ok(data) = frame.into_data() {
+                if (read.len() + data.len()) as u64 > limit {
+                    return Err(EndpointError::TooLarge { what: what.to_owned(), limit });
+                }
+                read.extend_from_slice(&data);
+            }
+        }
+    }
+
+    /// Turns an answer that is no success into the error it stands for.
+    pub(crate) async fn refusal(&self, response: Response<Incoming>) -> EndpointError {
+        let status = response.status();
+        let retry_after = retry_after(response.headers());
+        let body = self.read_all(response, MAX_ERROR_BODY as u64, "the error").await.unwrap_or_default();
+        let detail = error_detail(&body);
+        match status {
+            StatusCode::UNAUTHORIZED => {
+                EndpointError::Unauthenticated { why: format!("answered 401{detail}") }
+            }
+            StatusCode::FORBIDDEN => EndpointError::Denied { detail },
+            StatusCode::NOT_FOUND => EndpointError::NotFound { detail },
+            _ => EndpointError::Status { status: status.as_u16(), detail, retry_after },
+        }
+    }
+}
+
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("crisp/", env!("CARGO_PKG_VERSION")));
+
+fn builder() -> hyper_util::client::legacy::Builder {
+    let mut builder = Client::builder(TokioExecutor::new());
+    builder.pool_timer(TokioTimer::new());
+    builder.timer(TokioTimer::new());
+    builder.pool_idle_timeout(Duration::from_secs(15));
+    builder.pool_max_idle_per_host(8);
+    builder.http1_max_buf_size(READ_BUFFER);
+    builder
+}
+
+fn redirect_target(response: &Response<Incoming>) -> Option<&str> {
+    if matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+        response.headers().get(header::LOCATION)?.to_str().ok()
+    } else {
+        None
+    }
+}
+
+/// hyper's errors say little; what a person needs is deeper in the chain.
+fn explain(error: &hyper_util::client::legacy::Error, url: &Url) -> EndpointError {
+    let mut why = chain(error);
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref());
+        let tls = cause.downcast_ref::<rustls::Error>().or_else(|| inner.and_then(|e| e.downcast_ref()));
+        if let Some(tls) = tls {
+            return EndpointError::Tls { why: explain_tls(tls) };
+        }
+        let connected = inner.map(|e| e as &(dyn std::error::Error + 'static));
+        next = cause.source().or(connected.filter(|_| cause.source().is_none()));
+    }
+    if error.is_connect() {
+        for noise in ["client error (Connect): ", "tcp connect error: "] {
+            why = why.replace(noise, "");
+        }
+        return EndpointError::Connect { why };
+    }
+    let why = why.replace("client error (SendRequest): ", "");
+    if why.contains("invalid HTTP version") && !url.is_https() {
+        let why = format!("{why} (does it speak https? then write https:// in hosts.toml)");
+        return EndpointError::Protocol { why };
+    }
+    EndpointError::Cut { received: 0, size: 0, why }
+}
+
+fn explain_tls(error: &rustls::Error) -> String {
+    let hint = match error {
+        rustls::Error::InvalidCertificate(_) => {
+            " (add its authority with ca = in hosts.toml, or skip_verify = true)"
+        }
+        rustls::Error::InvalidMessage(_) => " (does it speak plain http? then write http:// in hosts.toml)",
+        rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
+            " (give it a certificate with client = in hosts.toml)"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
+/// `Retry-After` in either of its forms, as a time from now.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(text).ok()?;
+    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    #[serde(default)]
+    errors: Vec<ErrorEntry>,
+    #[serde(default)]
+    details: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+#[derive(Deserialize)]
+struct ErrorEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// What the registry says, in one printable line that starts with `: `, or nothing.
+fn error_detail(body: &[u8]) -> String {
+    let text = match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(said) if !said.errors.is_empty() => {
+            let each = said.errors.iter().map(|e| format!("{} {}", e.code, e.message).trim().to_owned());
+            each.collect::<Vec<_>>().join("; ")
+        }
+        Ok(said) => format!("{}{}", said.details, said.error_description),
+        // An HTML page of a proxy helps nobody.
+        Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let printable: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+    let printable = printable.trim();
+    if printable.is_empty() { String::new() } else { format!(": {printable}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_registry_says_becomes_one_line() {
+        let body =
+            br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest\nunknown","detail":{"x":1}}]}"#;
+        assert_eq!(error_detail(body), ": MANIFEST_UNKNOWN manifest unknown");
+        assert_eq!(
+            error_detail(br#"{"details":"incorrect username or password"}"#),
+            ": incorrect username or password"
+        );
+        assert_eq!(error_detail(b"404 page not found\n"), ": 404 page not found");
+        assert_eq!(error_detail(b"<html>"), "");
+        assert_eq!(error_detail(b""), "");
+        assert_eq!(error_detail(&[b'x'; 5000]).len(), 302);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let get = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(get("7"), Some(Duration::from_secs(7)));
+        assert_eq!(get("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(get("soon"), None);
+    }
+}

@@ -1,0 +1,77 @@
+//! Manifests and configurations: small documents, read whole and verified before anybody looks inside.
+
+use bytes::Bytes;
+use http::{Method, header};
+
+use super::blob::refuse_encoding;
+use super::error::EndpointError;
+use super::source::Source;
+use crate::digest::Digest;
+
+/// Largest manifest or index accepted; what registries allow too.
+pub(crate) const MAX_MANIFEST: u64 = 4 << 20;
+
+/// Everything that can be understood, most wanted first.
+const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
+    application/vnd.oci.image.manifest.v1+json, \
+    application/vnd.docker.distribution.manifest.list.v2+json, \
+    application/vnd.docker.distribution.manifest.v2+json, */*;q=0.1";
+
+const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
+
+/// A manifest as it came, with its true digest.
+#[derive(Debug, Clone)]
+pub(crate) struct RawManifest {
+    pub(crate) bytes: Bytes,
+    pub(crate) digest: Digest,
+    pub(crate) content_type: Option<String>,
+}
+
+impl Source {
+    /// Asks which manifest a tag or digest stands for; `None` when the registry does not say.
+    pub(crate) async fn resolve(&self, wanted: &str) -> Result<Option<Digest>, EndpointError> {
+        let response = self.ask(Method::HEAD, &format!("manifests/{wanted}"), Some(ACCEPT), 0).await?;
+        Ok(stated_digest(&response))
+    }
+
+    /// Reads the manifest that `wanted` (a tag or a digest) stands for.
+    pub(crate) async fn manifest(&self, wanted: &str) -> Result<RawManifest, EndpointError> {
+        let response = self.ask(Method::GET, &format!("manifests/{wanted}"), Some(ACCEPT), 0).await?;
+        refuse_encoding(&response)?;
+        let content_type = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let content_type = content_type.and_then(|t| t.split(';').next()).map(|t| t.trim().to_owned());
+        let stated = stated_digest(&response);
+        let bytes = self.http.read_all(response, MAX_MANIFEST, "the manifest").await?;
+        let expected = Digest::parse(wanted).ok().or(stated);
+        let digest = match expected {
+            Some(expected) if expected.matches(&bytes) => expected,
+            Some(expected) => {
+                let (what, found) = (format!("manifest {wanted}"), Digest::sha256(&bytes));
+                return Err(EndpointError::Digest { what, found, expected });
+            }
+            None => Digest::sha256(&bytes),
+        };
+        Ok(RawManifest { bytes, digest, content_type })
+    }
+
+    /// Reads a whole small blob, of exactly `size` bytes, verified.
+    pub(crate) async fn small_blob(&self, digest: &Digest, size: u64) -> Result<Bytes, EndpointError> {
+        let what = format!("blob {digest}");
+        let response = self.ask(Method::GET, &format!("blobs/{digest}"), None, 0).await?;
+        refuse_encoding(&response)?;
+        let bytes = self.http.read_all(response, size, &what).await?;
+        if bytes.len() as u64 != size {
+            return Err(EndpointError::Size { what, found: bytes.len() as u64, expected: size });
+        }
+        if !digest.matches(&bytes) {
+            let (found, expected) = (Digest::sha256(&bytes), digest.clone());
+            return Err(EndpointError::Digest { what, found, expected });
+        }
+        Ok(bytes)
+    }
+}
+
+fn stated_digest<B>(response: &http::Response<B>) -> Option<Digest> {
+    let text = response.headers().get(DOCKER_CONTENT_DIGEST)?.to_str().ok()?;
+    Digest::parse(text).ok()
+}
