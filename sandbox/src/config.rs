@@ -1,0 +1,277 @@
+//! What a pod is asked to be: [`PodConfig`], valid once [`PodConfig::validate`] has said so.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use crisp_executor::cgroup::CgroupPath;
+use serde::{Deserialize, Serialize};
+
+pub use crate::network::{DnsSettings as Dns, PortMapping, Protocol};
+use crate::sysctl::{self, InvalidSysctl};
+
+/// Everything about a pod that never changes after it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodConfig {
+    pub name: String,
+    pub namespace: String,
+    pub uid: String,
+    pub attempt: u32,
+    /// Empty: the pod's name. With the host's network the host's own name is kept.
+    pub hostname: String,
+    /// Where the containers' log files go. None: containers log nowhere.
+    pub log_directory: Option<PathBuf>,
+    /// resolv.conf in parts. All empty: the host's file is copied.
+    pub dns: Dns,
+    pub port_mappings: Vec<PortMapping>,
+    pub labels: BTreeMap<String, String>,
+    pub annotations: BTreeMap<String, String>,
+    /// The cgroup that containers are made below; it may exist already and is then left in place.
+    pub cgroup_parent: Option<CgroupPath>,
+    pub network: NamespaceMode,
+    pub ipc: NamespaceMode,
+    pub pid: PidMode,
+    pub sysctls: BTreeMap<String, String>,
+    pub privileged: bool,
+    pub runtime_handler: String,
+}
+
+/// Whose network or IPC namespace the pod's containers live in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NamespaceMode {
+    /// One that all containers of the pod share.
+    Pod,
+    /// The host's.
+    Host,
+}
+
+/// Whose PID namespace the pod's containers live in, unless a container asks otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PidMode {
+    /// One that all containers of the pod share.
+    Pod,
+    /// Each container its own.
+    Container,
+    /// The host's.
+    Host,
+}
+
+/// What makes two requests the same pod: a retry of one joins the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PodKey {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+    pub attempt: u32,
+}
+
+impl std::fmt::Display for PodKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{} (uid {:?}, attempt {})", self.namespace, self.name, self.uid, self.attempt)
+    }
+}
+
+/// Why a pod cannot be asked for like this. Each message names the field.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidPod {
+    #[error("metadata.{field}: empty")]
+    Empty { field: &'static str },
+    #[error(
+        "metadata.{field}: {value:?} holds a character that a name cannot have (a slash, a control character)"
+    )]
+    BadName { field: &'static str, value: String },
+    #[error(
+        "hostname: {value:?} is not a host name: at most 64 letters, digits, '-' and '.', each part starting and ending with a letter or digit"
+    )]
+    Hostname { value: String },
+    #[error("log_directory: {} is not an absolute path", path.display())]
+    LogDirectory { path: PathBuf },
+    #[error("dns_config.{field}: {value:?} holds a space or a control character")]
+    Dns { field: &'static str, value: String },
+    #[error("dns_config.servers: {value:?} is not an IP address")]
+    DnsServer { value: String },
+    #[error("port_mappings: container port 0 for host port {host_port}")]
+    ContainerPort { host_port: u16 },
+    #[error("port_mappings: host port {port}/{protocol} is asked for twice")]
+    DuplicatePort { port: u16, protocol: &'static str },
+    #[error("linux.sysctls: {0}")]
+    Sysctl(#[from] InvalidSysctl),
+}
+
+impl PodConfig {
+    /// The name that makes a retry the same request.
+    #[must_use]
+    pub fn key(&self) -> PodKey {
+        PodKey {
+            namespace: self.namespace.clone(),
+            name: self.name.clone(),
+            uid: self.uid.clone(),
+            attempt: self.attempt,
+        }
+    }
+
+    /// The pod's own host name, or None where it keeps the host's.
+    #[must_use]
+    pub fn own_hostname(&self) -> Option<String> {
+        if self.network == NamespaceMode::Host {
+            return None;
+        }
+        if !self.hostname.is_empty() {
+            return Some(self.hostname.clone());
+        }
+        let name: String = self.name.chars().take(63).collect();
+        Some(name.trim_end_matches(['-', '.']).to_owned())
+    }
+
+    /// Checks every field once, before anything is made.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn validate(&self) -> Result<(), InvalidPod> {
+        self.validate_names()?;
+        if !self.hostname.is_empty() && !is_hostname(&self.hostname) {
+            return Err(InvalidPod::Hostname { value: self.hostname.clone() });
+        }
+        if let Some(path) = self.log_directory.as_ref().filter(|p| !p.is_absolute()) {
+            return Err(InvalidPod::LogDirectory { path: path.clone() });
+        }
+        validate_dns(&self.dns)?;
+        self.validate_ports()?;
+        sysctl::validate(&self.sysctls, self.network, self.ipc)?;
+        Ok(())
+    }
+
+    fn validate_names(&self) -> Result<(), InvalidPod> {
+        for (field, value) in [("name", &self.name), ("namespace", &self.namespace)] {
+            if value.is_empty() {
+                return Err(InvalidPod::Empty { field });
+            }
+        }
+        for (field, value) in [("name", &self.name), ("namespace", &self.namespace), ("uid", &self.uid)] {
+            if value.chars().any(|c| c == '/' || c.is_control()) {
+                return Err(InvalidPod::BadName { field, value: value.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_ports(&self) -> Result<(), InvalidPod> {
+        let mut seen = Vec::new();
+        for port in self.port_mappings.iter().filter(|p| p.host_port != 0) {
+            if port.container_port == 0 {
+                return Err(InvalidPod::ContainerPort { host_port: port.host_port });
+            }
+            let this = (port.host_port, port.protocol, port.host_ip);
+            if seen.contains(&this) {
+                return Err(InvalidPod::DuplicatePort {
+                    port: port.host_port,
+                    protocol: port.protocol.as_str(),
+                });
+            }
+            seen.push(this);
+        }
+        Ok(())
+    }
+}
+
+fn validate_dns(dns: &Dns) -> Result<(), InvalidPod> {
+    for server in &dns.servers {
+        // A zone (`fe80::1%eth0`) is legal in resolv.conf.
+        let address = server.split('%').next().unwrap_or(server);
+        if address.parse::<IpAddr>().is_err() {
+            return Err(InvalidPod::DnsServer { value: server.clone() });
+        }
+    }
+    let bad = |v: &&String| v.is_empty() || v.chars().any(|c| c.is_whitespace() || c.is_control());
+    for (field, values) in [("searches", &dns.searches), ("options", &dns.options)] {
+        if let Some(value) = values.iter().find(bad) {
+            return Err(InvalidPod::Dns { field, value: value.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// RFC 1123 with the kernel's limit of 64 bytes.
+fn is_hostname(text: &str) -> bool {
+    let part = |p: &str| {
+        let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
+        p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && edge(p.bytes().next())
+            && edge(p.bytes().last())
+    };
+    text.len() <= 64 && text.split('.').all(part)
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn pod(name: &str) -> PodConfig {
+        PodConfig {
+            name: name.into(),
+            namespace: "default".into(),
+            uid: "u1".into(),
+            attempt: 0,
+            hostname: String::new(),
+            log_directory: None,
+            dns: Dns::default(),
+            port_mappings: vec![],
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            cgroup_parent: None,
+            network: NamespaceMode::Pod,
+            ipc: NamespaceMode::Pod,
+            pid: PidMode::Container,
+            sysctls: BTreeMap::new(),
+            privileged: false,
+            runtime_handler: String::new(),
+        }
+    }
+
+    #[test]
+    fn hostnames() {
+        for good in ["a", "web-0", "a.b.c", "A1", &"x".repeat(64)] {
+            assert!(is_hostname(good), "{good}");
+        }
+        for bad in ["-a", "a-", "a..b", "a_b", "a b", "ü", &"x".repeat(65), "."] {
+            assert!(!is_hostname(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let mut config = pod("web");
+        config.hostname = "a b".into();
+        assert!(config.validate().unwrap_err().to_string().starts_with("hostname: \"a b\""));
+        let mut config = pod("web");
+        config.dns.servers = vec!["example.com".into()];
+        assert!(config.validate().unwrap_err().to_string().contains("dns_config.servers"));
+        assert!(pod("").validate().unwrap_err().to_string().contains("metadata.name"));
+        assert!(pod("a/b").validate().unwrap_err().to_string().contains("metadata.name"));
+    }
+
+    #[test]
+    fn one_host_port_twice_is_refused_but_not_on_two_addresses() {
+        let mut config = pod("web");
+        let port = |host_ip: Option<&str>| PortMapping {
+            protocol: Protocol::Tcp,
+            container_port: 80,
+            host_port: 8080,
+            host_ip: host_ip.map(|ip| ip.parse().unwrap()),
+        };
+        config.port_mappings = vec![port(Some("127.0.0.1")), port(Some("127.0.0.2"))];
+        assert!(config.validate().is_ok());
+        config.port_mappings.push(port(Some("127.0.0.1")));
+        assert!(config.validate().is_err());
+    }
+
+    #[test]
+    fn a_long_pod_name_becomes_a_legal_hostname() {
+        let mut config = pod(&format!("{}-{}", "x".repeat(62), "tail"));
+        assert_eq!(config.own_hostname().unwrap(), "x".repeat(62));
+        config.network = NamespaceMode::Host;
+        assert_eq!(config.own_hostname(), None);
+    }
+}

@@ -1,0 +1,89 @@
+//! Where a pod's files are. The only place in this crate that joins state paths.
+//!
+//! ```text
+//! <root>/pods/<id>/pod.json            the record, kept over reboots
+//! <root>/pods/<id>/{hosts,resolv.conf,hostname}
+//! <state>/pods/<id>/monitor.sock       gone after a reboot, as the pod is
+//! <state>/pods/<id>/monitor.log
+//! <state>/pods/<id>/exits/             what the monitor notes of ended containers
+//! <state>/network/                     addresses and attachments
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use crisp_executor::id::PodId;
+
+/// The two trees: `root` is kept, `state` is gone after a reboot.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+    state: PathBuf,
+}
+
+impl Layout {
+    #[must_use]
+    pub fn new(root: &Path, state: &Path) -> Self {
+        Self { root: root.to_owned(), state: state.to_owned() }
+    }
+
+    #[must_use]
+    pub fn pods_root(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    #[must_use]
+    pub fn pods_state(&self) -> PathBuf {
+        self.state.join("pods")
+    }
+
+    #[must_use]
+    pub fn network_state(&self) -> PathBuf {
+        self.state.join("network")
+    }
+
+    #[must_use]
+    pub fn pod_root(&self, pod: &PodId) -> PathBuf {
+        self.pods_root().join(pod.as_str())
+    }
+
+    #[must_use]
+    pub fn pod_state(&self, pod: &PodId) -> PathBuf {
+        self.pods_state().join(pod.as_str())
+    }
+
+    /// Where a folder goes whose record cannot be used.
+    #[must_use]
+    pub fn set_aside(&self, pod: &PodId) -> PathBuf {
+        self.pods_root().join(format!("{pod}.unusable"))
+    }
+
+    #[must_use]
+    pub fn record(&self, pod: &PodId) -> PathBuf {
+        self.pod_root(pod).join("pod.json")
+    }
+
+    #[must_use]
+    pub fn hosts(&self, pod: &PodId) -> PathBuf {
+        self.pod_root(pod).join("hosts")
+    }
+
+    #[must_use]
+    pub fn resolv_conf(&self, pod: &PodId) -> PathBuf {
+        self.pod_root(pod).join("resolv.conf")
+    }
+
+    #[must_use]
+    pub fn hostname(&self, pod: &PodId) -> PathBuf {
+        self.pod_root(pod).join("hostname")
+    }
+
+    #[must_use]
+    pub fn socket(&self, pod: &PodId) -> PathBuf {
+        self.pod_state(pod).join("monitor.sock")
+    }
+
+    #[must_use]
+    pub fn exits(&self, pod: &PodId) -> PathBuf {
+        self.pod_state(pod).join("exits")
+    }
+}

@@ -1,0 +1,129 @@
+//! Which sysctls a pod may set: those that the kernel keeps per namespace, and only in namespaces
+//! that are the pod's own. Anything else would change the host.
+
+use std::collections::BTreeMap;
+
+use crate::config::NamespaceMode;
+
+/// Why a sysctl is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidSysctl {
+    #[error("{name:?} is not a sysctl name: letters, digits, '_', '-' and '.' (or '/') only, no empty parts")]
+    Name { name: String },
+    #[error("{name}: its value holds a line break or a NUL")]
+    Value { name: String },
+    #[error(
+        "{name} belongs to the host, not to a pod: only kernel.shm*, kernel.msg*, kernel.sem, fs.mqueue.* and net.* can be set"
+    )]
+    NotNamespaced { name: String },
+    #[error("{name} cannot be set: the pod uses the host's {namespace} namespace")]
+    HostNamespace { name: String, namespace: &'static str },
+}
+
+/// Sysctls given to a pod with its own network when it does not ask otherwise: low ports and ICMP
+/// sockets need no capability inside the pod, as users of other runtimes expect.
+pub const NETWORK_DEFAULTS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// Checks names, values and namespaces.
+///
+/// # Errors
+/// The first sysctl that is refused.
+pub fn validate(
+    sysctls: &BTreeMap<String, String>,
+    network: NamespaceMode,
+    ipc: NamespaceMode,
+) -> Result<(), InvalidSysctl> {
+    for (name, value) in sysctls {
+        if !is_name(name) {
+            return Err(InvalidSysctl::Name { name: name.clone() });
+        }
+        if value.contains(['\n', '\r', '\0']) {
+            return Err(InvalidSysctl::Value { name: name.clone() });
+        }
+        let (mode, namespace) = match namespace_of(name) {
+            Some("network") => (network, "network"),
+            Some(namespace) => (ipc, namespace),
+            None => return Err(InvalidSysctl::NotNamespaced { name: name.clone() }),
+        };
+        if mode == NamespaceMode::Host {
+            return Err(InvalidSysctl::HostNamespace { name: name.clone(), namespace });
+        }
+    }
+    Ok(())
+}
+
+/// The path below /proc/sys. With a slash in the name, slashes separate and dots are literal.
+#[must_use]
+pub fn path(name: &str) -> String {
+    if name.contains('/') { name.to_owned() } else { name.replace('.', "/") }
+}
+
+fn is_name(name: &str) -> bool {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/');
+    name.bytes().all(legal)
+        && path(name).split('/').all(|part| !part.is_empty() && part != ".." && part != ".")
+}
+
+fn namespace_of(name: &str) -> Option<&'static str> {
+    const IPC: [&str; 8] = [
+        "kernel/msgmax",
+        "kernel/msgmnb",
+        "kernel/msgmni",
+        "kernel/sem",
+        "kernel/shmall",
+        "kernel/shmmax",
+        "kernel/shmmni",
+        "kernel/shm_rmid_forced",
+    ];
+    let path = path(name);
+    if path.starts_with("net/") {
+        Some("network")
+    } else if IPC.contains(&path.as_str()) || path.starts_with("fs/mqueue/") {
+        Some("IPC")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(name: &str, value: &str, network: NamespaceMode) -> Result<(), InvalidSysctl> {
+        validate(&BTreeMap::from([(name.to_owned(), value.to_owned())]), network, NamespaceMode::Pod)
+    }
+
+    #[test]
+    fn the_hosts_own_sysctls_are_refused() {
+        for name in
+            ["kernel.core_pattern", "vm.swappiness", "kernel.hostname", "fs.file-max", "kernel.shm_next_id"]
+        {
+            assert!(
+                matches!(check(name, "1", NamespaceMode::Pod), Err(InvalidSysctl::NotNamespaced { .. })),
+                "{name}"
+            );
+        }
+    }
+
+    #[test]
+    fn smuggling_is_refused() {
+        for name in ["net..x", "net/../kernel/core_pattern", "net.ipv4+kernel.core_pattern", ""] {
+            assert!(
+                matches!(check(name, "1", NamespaceMode::Pod), Err(InvalidSysctl::Name { .. })),
+                "{name}"
+            );
+        }
+        assert!(matches!(
+            check("net.core.somaxconn", "1\nkernel.core_pattern=x", NamespaceMode::Pod),
+            Err(InvalidSysctl::Value { .. })
+        ));
+    }
+
+    #[test]
+    fn a_namespaced_one_needs_the_namespace() {
+        assert!(check("net.core.somaxconn", "1024", NamespaceMode::Pod).is_ok());
+        assert!(check("net.core.somaxconn", "1024", NamespaceMode::Host).is_err());
+        assert_eq!(path("net/ipv4/conf/eth0.100/forwarding"), "net/ipv4/conf/eth0.100/forwarding");
+    }
+}
