@@ -203,6 +203,13 @@ pub(crate) fn unshare_cgroup_namespace() -> Result<(), Errno> {
     checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) }).map(drop)
 }
 
+/// Gives the calling thread a mount namespace (and, with it, a working directory) of its own.
+#[cfg(feature = "compile")]
+pub(crate) fn unshare_mount_namespace() -> Result<(), Errno> {
+    // SAFETY: touches neither memory nor descriptors.
+    checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) }).map(drop)
+}
+
 /// Soft and hard limit of one resource.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,123 @@
+use std::time::Instant;
+
+use super::*;
+use crate::inroot;
+
+struct Image {
+    folder: tempfile::TempDir,
+    layers: Vec<PathBuf>,
+}
+
+impl Image {
+    /// Layer n (0 = top) has the file `nN` and its own version of `same`.
+    fn new(count: usize) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let mut layers = Vec::new();
+        for n in 0..count {
+            // As long as real ones are.
+            let layer = folder.path().join(format!("{n:064}"));
+            std::fs::create_dir(&layer).unwrap();
+            std::fs::write(layer.join("same"), n.to_string()).unwrap();
+            std::fs::write(layer.join(format!("n{n}")), "").unwrap();
+            layers.push(layer);
+        }
+        for name in ["upper", "work"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
+        }
+        Some(Self { folder, layers })
+    }
+
+    fn build(&self, way: Way) -> Result<OwnedFd, RootfsError> {
+        let (upper, work) = (self.folder.path().join("upper"), self.folder.path().join("work"));
+        build_by(&Parts { layers: &self.layers, writable: Some((&upper, &work)) }, way)
+    }
+}
+
+fn mounts() -> usize {
+    std::fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+#[test]
+fn every_way_stacks_1_and_127_layers_outside_of_the_mount_table() {
+    for (way, count) in WAYS.into_iter().flat_map(|way| [(way, 1), (way, 2), (way, 127)]) {
+        let Some(image) = Image::new(count) else { return };
+        let before = mounts();
+        let started = Instant::now();
+        let root = image.build(way).unwrap();
+        eprintln!("{way:?}, {count} layers: {:?}", started.elapsed());
+        assert!(mounts() <= before);
+        assert_eq!(inroot::read_file(&root, "same", 10).unwrap().unwrap(), b"0");
+        assert!(inroot::exists(&root, &format!("n{}", count - 1)).unwrap());
+        inroot::mkdir_all(&root, "/made/here").unwrap();
+        assert!(image.folder.path().join("upper/made/here").is_dir());
+    }
+}
+
+#[test]
+fn a_view_is_read_only() {
+    for count in [1, 3] {
+        let Some(image) = Image::new(count) else { return };
+        let view = read_only_view(&image.layers).unwrap();
+        assert_eq!(inroot::read_file(&view, "/same", 10).unwrap().unwrap(), b"0");
+        assert!(inroot::mkdir_all(&view, "made").is_err());
+    }
+}
+
+#[test]
+fn errors_name_the_layer() {
+    let Some(mut image) = Image::new(3) else { return };
+    image.layers[1] = image.folder.path().join("gone");
+    for way in WAYS {
+        let error = image.build(way).unwrap_err().to_string();
+        assert!(error.contains("layer") && error.contains("/gone: "), "{error}");
+    }
+    image.layers[1] = image.folder.path().join("same-as-a-file");
+    std::fs::write(&image.layers[1], "").unwrap();
+    let error = image.build(Way::Descriptors).unwrap_err().to_string();
+    assert!(error.contains("same-as-a-file: "), "{error}");
+    assert!(matches!(read_only_view(&[]), Err(RootfsError::NoLayers)));
+    let many = vec![image.layers[0].clone(); 501];
+    assert!(matches!(read_only_view(&many), Err(RootfsError::TooManyLayers { count: 501, .. })));
+}
+
+#[test]
+fn the_kernel_is_quoted_when_it_refuses() {
+    let Some(image) = Image::new(1) else { return };
+    let upper = image.folder.path().join("upper");
+    let parts = Parts { layers: &image.layers, writable: Some((&upper, &upper)) };
+    let error = build_by(&parts, Way::Descriptors).unwrap_err().to_string();
+    assert!(error.starts_with("overlay of 1 layers, first ") && error.contains("must be apart"), "{error}");
+    let file = OwnedFd::from(std::fs::File::open(image.layers[0].join("same")).unwrap());
+    let failure = configure(&Opened { layers: vec![file], writable: None }, Way::Descriptors).unwrap_err();
+    assert_eq!((failure.step, failure.errno), ("lowerdir+", Errno::INVAL));
+    assert!(failure.detail.contains("not a directory"), "{}", failure.detail);
+}
+
+#[test]
+fn a_root_can_be_put_together_again() {
+    let Some(image) = Image::new(2) else { return };
+    for way in WAYS.into_iter().chain(WAYS) {
+        let root = image.build(way).unwrap();
+        inroot::mkdir_all(&root, "x").unwrap();
+    }
+}
+
+#[test]
+fn letting_go_of_a_root_does_not_write_the_disk_out() {
+    let Some(image) = Image::new(2) else { return };
+    let root = image.build(Way::Descriptors).unwrap();
+    inroot::mkdir_all(&root, "x").unwrap();
+    std::fs::write(image.folder.path().join("dirty"), vec![1u8; 64 << 20]).unwrap();
+    let started = Instant::now();
+    drop(root);
+    eprintln!("drop, dirty: {:?}", started.elapsed());
+    let root = image.build(Way::Descriptors).unwrap();
+    let started = Instant::now();
+    drop(root);
+    eprintln!("drop, clean: {:?}", started.elapsed());
+    assert!(image.folder.path().join("work/work/incompat/volatile").is_dir());
+}
