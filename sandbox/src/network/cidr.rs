@@ -71,6 +71,12 @@ impl Ipv4Cidr {
         (offset <= !mask(self.prefix)).then(|| (self.base + offset).into())
     }
 
+    /// The address that a pool's own bridge takes: the first after the network address.
+    #[must_use]
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.nth(1).unwrap_or(self.base())
+    }
+
     /// How far `address` is from the network address, if it lies inside.
     #[must_use]
     pub fn offset_of(&self, address: Ipv4Addr) -> Option<u32> {

@@ -134,3 +134,25 @@ pub enum NetworkError {
     #[error("network step {0} ended without an answer")]
     Interrupted(&'static str),
 }
+
+impl NetworkError {
+    /// One word for the NetworkReady condition.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::BridgeName(_) | Self::Cidr(_) => "NetworkSettingsInvalid",
+            Self::Overlap { .. } => "PodCidrOverlaps",
+            Self::BridgeTaken { .. } => "BridgeTaken",
+            Self::PoolExhausted { .. } => "PodCidrExhausted",
+            Self::PortInUse { .. } | Self::PortRefused { .. } => "HostPortRefused",
+            Self::AlreadyAttached { .. } => "AlreadyAttached",
+            Self::Netlink { .. } => "KernelRefused",
+            Self::File { .. } => "FileFailed",
+            Self::CniConfig { .. } => "CniConfigInvalid",
+            Self::CniMissing { .. } => "CniPluginMissing",
+            Self::CniPlugin { .. } => "CniPluginFailed",
+            Self::Undo { error, .. } => error.reason(),
+            Self::Interrupted(_) => "Interrupted",
+        }
+    }
+}

@@ -20,12 +20,17 @@
 //! - [`PodNetlink`]: also reads the pod's interface counters ([`InterfaceCounters`]).
 //! - [`PodCidrs`]: which address pools the built-in network may take.
 
+mod builtin;
 mod cidr;
 mod config;
 mod error;
+mod host_ports;
 mod netlink;
 mod networks;
+mod nft;
+mod record;
 mod request;
+mod turns;
 
 pub use cidr::{InvalidCidr, Ipv4Cidr, PodCidrs};
 pub use config::NetworkConfig;

@@ -1,5 +1,11 @@
-use crisp_executor::id::PodId;
+use std::sync::Arc;
 
+use crisp_executor::id::PodId;
+use tokio::task::spawn_blocking;
+
+use super::builtin::Builtin;
+use super::host_ports::{HostPorts, published};
+use super::turns::Turns;
 use super::{AttachRequest, Attachment, NetworkConfig, NetworkError};
 
 /// Whether pods can get a network, in the words of the CRI NetworkReady condition.
@@ -12,10 +18,16 @@ pub struct NetworkStatus {
     /// For people: which network is in force, or what is wrong with which file or setting.
     pub message: String,
 }
+
 /// The network of all pods of one server. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Networks {
-    config: std::sync::Arc<NetworkConfig>,
+pub struct Networks(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    builtin: Builtin,
+    ports: HostPorts,
+    turns: Turns,
 }
 
 impl Networks {
@@ -23,8 +35,13 @@ impl Networks {
     ///
     /// # Errors
     /// When the settings can't work or the record folders can't be made.
-    pub fn open(config: NetworkConfig) -> Result<Self, NetworkError> {
-        Ok(Self { config: std::sync::Arc::new(config) })
+    pub fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
+        let builtin = Builtin::open(config)?;
+        let ports = HostPorts::default();
+        for (pod, held) in builtin.pods() {
+            ports.restore(&pod, &held);
+        }
+        Ok(Self(Arc::new(Inner { builtin, ports, turns: Turns::default() })))
     }
 
     /// Gives the pod its network. A failure leaves nothing behind, or names what it left.
@@ -32,9 +49,13 @@ impl Networks {
     /// # Errors
     /// Any [`NetworkError`].
     pub async fn attach(&self, request: AttachRequest) -> Result<Attachment, NetworkError> {
-        let _ = &self.config;
-        let _ = request;
-        Err(NetworkError::Interrupted("attach"))
+        let inner = Arc::clone(&self.0);
+        // A task of its own: a caller who goes away must not leave half an attachment.
+        let task = tokio::spawn(async move {
+            let _turn = inner.turns.take(&request.pod).await;
+            Inner::attach(&inner, request).await
+        });
+        task.await.unwrap_or(Err(NetworkError::Interrupted("attach")))
     }
 
     /// Takes the pod's network away, from the record alone; a pod without one is fine.
@@ -42,21 +63,29 @@ impl Networks {
     /// # Errors
     /// What could not be taken away; calling again tries again.
     pub async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
-        let _ = pod;
-        Err(NetworkError::Interrupted("detach"))
+        let (inner, pod) = (Arc::clone(&self.0), pod.clone());
+        let task = tokio::spawn(async move {
+            let _turn = inner.turns.take(&pod).await;
+            Inner::detach(&inner, pod).await
+        });
+        task.await.unwrap_or(Err(NetworkError::Interrupted("detach")))
     }
 
     /// What the pod was given, from memory.
     #[must_use]
     pub fn attachment(&self, pod: &PodId) -> Option<Attachment> {
-        let _ = pod;
-        None
+        self.0.builtin.attachment(pod)
     }
 
     /// Whether a new pod would get a network. Never waits for a plugin.
     #[must_use]
     pub fn status(&self) -> NetworkStatus {
-        NetworkStatus { ready: false, reason: "NotBuilt".to_owned(), message: String::new() }
+        match self.0.builtin.status() {
+            Ok(message) => NetworkStatus { ready: true, reason: String::new(), message },
+            Err(error) => {
+                NetworkStatus { ready: false, reason: error.reason().to_owned(), message: error.to_string() }
+            }
+        }
     }
 
     /// Detaches every recorded pod that is not in `live`; returns those that were.
@@ -64,8 +93,16 @@ impl Networks {
     /// # Errors
     /// The first failure, after all were tried.
     pub async fn gc(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
-        let _ = live;
-        Ok(Vec::new())
+        let known = self.0.builtin.pods().into_iter().map(|(pod, _)| pod);
+        let stale: Vec<PodId> = known.filter(|pod| !live.contains(pod)).collect();
+        let (mut gone, mut failure) = (Vec::new(), None);
+        for pod in stale {
+            match self.detach(&pod).await {
+                Ok(()) => gone.push(pod),
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(gone), Err)
     }
 
     /// Removes the bridge and the packet rules if no pod uses them. For a server that ends without pods.
@@ -73,6 +110,34 @@ impl Networks {
     /// # Errors
     /// What could not be removed.
     pub async fn close_if_unused(&self) -> Result<(), NetworkError> {
+        let inner = Arc::clone(&self.0);
+        let closed = spawn_blocking(move || inner.builtin.close_if_unused().map(|_| ()));
+        closed.await.unwrap_or(Err(NetworkError::Interrupted("close")))
+    }
+}
+
+impl Inner {
+    async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attachment, NetworkError> {
+        if self.builtin.attachment(&request.pod).is_some() {
+            return Err(NetworkError::AlreadyAttached { pod: request.pod });
+        }
+        let ports = published(&request.port_mappings)?;
+        self.ports.reserve(&request.pod, &ports)?;
+        let (inner, pod) = (Arc::clone(self), request.pod.clone());
+        let attached = spawn_blocking(move || inner.builtin.attach(&request, &ports)).await;
+        let attached = attached.unwrap_or(Err(NetworkError::Interrupted("attach")));
+        // What could not be undone keeps its ports: they may still lead to the pod.
+        if attached.is_err() && self.builtin.attachment(&pod).is_none() {
+            self.ports.release(&pod);
+        }
+        attached
+    }
+
+    async fn detach(self: &Arc<Self>, pod: PodId) -> Result<(), NetworkError> {
+        let (inner, gone) = (Arc::clone(self), pod.clone());
+        let detached = spawn_blocking(move || inner.builtin.detach(&gone)).await;
+        detached.unwrap_or(Err(NetworkError::Interrupted("detach")))?;
+        self.ports.release(&pod);
         Ok(())
     }
 }

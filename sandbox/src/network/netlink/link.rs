@@ -40,7 +40,7 @@ pub(in crate::network) struct Link {
     /// `bridge`, `veth`, ...; empty for hardware.
     pub kind: String,
     pub alias: String,
-    pub mac: Vec<u8>,
+    pub mtu: u32,
     pub counters: InterfaceCounters,
 }
 
@@ -165,6 +165,23 @@ pub(in crate::network) fn create_veth(socket: &mut Socket, veth: &VethPair<'_>) 
     socket.run(messages)
 }
 
+/// Makes the interfaces ports of the bridge again; those that are gone do not matter.
+pub(in crate::network) fn rejoin(
+    socket: &mut Socket,
+    names: &[&str],
+    bridge_index: u32,
+) -> Result<(), NetlinkError> {
+    let mut messages = Messages::new();
+    for name in names {
+        messages
+            .request("join the bridge", RTM_SETLINK, 0, &ifinfomsg(0, 0, 0))
+            .optional()
+            .attr_str(IFLA_IFNAME, name)
+            .attr_u32(IFLA_MASTER, bridge_index);
+    }
+    socket.run(messages)
+}
+
 /// Deletes an interface; `false` when there is none of that name.
 pub(in crate::network) fn delete_link(socket: &mut Socket, name: &str) -> Result<bool, NetlinkError> {
     let mut messages = Messages::new();
@@ -183,12 +200,26 @@ pub(in crate::network) fn link_by_name(
 ) -> Result<Option<Link>, NetlinkError> {
     let mut messages = Messages::new();
     messages.request("look up interface", RTM_GETLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, name);
+    find(socket, messages)
+}
+
+fn find(socket: &mut Socket, messages: Messages) -> Result<Option<Link>, NetlinkError> {
     let mut found = None;
     match socket.run_with(messages, |kind, payload| found = parse(kind, payload)) {
         Err(NetlinkError::Refused { errno: Errno::NODEV, .. }) => Ok(None),
         Err(e) => Err(e),
         Ok(()) => found.map(Some).ok_or(NetlinkError::Malformed("look up interface")),
     }
+}
+
+/// The interface of that index, if there is one.
+pub(in crate::network) fn link_by_index(
+    socket: &mut Socket,
+    index: u32,
+) -> Result<Option<Link>, NetlinkError> {
+    let mut messages = Messages::new();
+    messages.request("look up interface", RTM_GETLINK, 0, &ifinfomsg(index, 0, 0));
+    find(socket, messages)
 }
 
 /// All interfaces of the socket's namespace.
@@ -210,14 +241,14 @@ fn parse(kind: u16, payload: &[u8]) -> Option<Link> {
         name: String::new(),
         kind: String::new(),
         alias: String::new(),
-        mac: Vec::new(),
+        mtu: 0,
         counters: InterfaceCounters::default(),
     };
     for (kind, value) in attributes(payload.get(IFINFOMSG..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
             IFLA_IFALIAS => link.alias = text(value),
-            IFLA_ADDRESS => link.mac = value.to_vec(),
+            IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_STATS64 => link.counters = counters(value)?,
             IFLA_LINKINFO => {
                 link.kind = attributes(value)

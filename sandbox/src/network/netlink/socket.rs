@@ -95,6 +95,9 @@ impl Socket {
         mut messages: Messages,
         mut each: impl FnMut(u16, &[u8]),
     ) -> Result<(), NetlinkError> {
+        if messages.entries.is_empty() {
+            return Ok(());
+        }
         let first = self.seq;
         let count = u32::try_from(messages.entries.len()).unwrap_or(u32::MAX);
         self.seq = self.seq.wrapping_add(count).max(1);

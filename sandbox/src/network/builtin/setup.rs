@@ -1,0 +1,184 @@
+//! What all pods share: bridge and packet rules, made with the first pod, removed after the last.
+
+use std::sync::PoisonError;
+
+use super::attach::{Builtin, open_socket, route_socket};
+use super::bridge::Bridge;
+use super::record::{BuiltinRecord, ChosenNetwork};
+use crate::network::netlink::{Protocol, Socket, rejoin};
+use crate::network::nft::{Published, Ruleset, forward_drops};
+use crate::network::{NetlinkError, NetworkError};
+
+/// What this process has already made or checked.
+#[derive(Debug, Default)]
+pub(super) struct Setup {
+    bridge_checked: bool,
+    table_installed: bool,
+    pub mtu: Option<u32>,
+    /// Chains of others that may keep pods from the outside.
+    pub forward_drops: Vec<String>,
+}
+
+impl Builtin {
+    /// Sees to it that bridge and table are there; returns the bridge's index.
+    pub(super) fn ensure(&self, setup: &mut Setup, socket: &mut Socket) -> Result<u32, NetworkError> {
+        if self.outlived_its_settings() {
+            *setup = Setup::default();
+            self.state().network = None;
+        }
+        if self.state().network.is_none() {
+            let chosen = self.choose(socket)?;
+            self.state().choose(chosen);
+        }
+        let index = self.ensure_bridge(setup, socket)?;
+        self.ensure_table(setup)?;
+        Ok(index)
+    }
+
+    /// Whether the network in force is not what the settings ask for and no pod needs it any more.
+    fn outlived_its_settings(&self) -> bool {
+        let state = self.state();
+        let differs =
+            |n: &ChosenNetwork| n.bridge != self.bridge_name || !self.pools.candidates().contains(&n.pool);
+        state.pods.is_empty() && state.network.as_ref().is_some_and(|(network, _)| differs(network))
+    }
+
+    fn choose(&self, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
+        let bridge = Bridge::new(&self.bridge_name, &self.state_dir);
+        let pool = bridge.free_pool(socket, self.pools.candidates())?;
+        // No pod is on any bridge of ours: one that is left over does not have to be kept.
+        for old in bridge.delete_others(socket)? {
+            delete_table(&Ruleset::new(&old, pool))?;
+        }
+        if !bridge.serves(socket, pool)? {
+            bridge.delete(socket)?;
+        }
+        Ok(ChosenNetwork { bridge: self.bridge_name.clone(), pool })
+    }
+
+    fn ensure_bridge(&self, setup: &mut Setup, socket: &mut Socket) -> Result<u32, NetworkError> {
+        let bridge = self.bridge();
+        let Some((network, _)) = self.state().network.as_ref().map(|(n, i)| (n.clone(), i.pool())) else {
+            return Err(NetworkError::Interrupted("choosing a pool"));
+        };
+        if let Some(link) = bridge.find(socket)? {
+            if !setup.bridge_checked {
+                bridge.finish(socket, network.pool)?;
+                setup.mtu = bridge.mtu(socket);
+                setup.bridge_checked = true;
+            }
+            return Ok(link.index);
+        }
+        let index = bridge.create(socket, network.pool)?;
+        setup.mtu = bridge.mtu(socket);
+        setup.bridge_checked = true;
+        // Someone deleted the bridge under the pods: give it back to them.
+        let veths: Vec<String> = self.state().pods.values().map(|r| r.veth.clone()).collect();
+        let names: Vec<&str> = veths.iter().map(String::as_str).collect();
+        let step = || format!("join the pods to bridge {} again", bridge.name());
+        rejoin(socket, &names, index).map_err(|source| NetworkError::Netlink { step: step(), source })?;
+        Ok(index)
+    }
+
+    fn ensure_table(&self, setup: &mut Setup) -> Result<(), NetworkError> {
+        let mut socket = open_socket(Protocol::Netfilter)?;
+        let Some(rules) = self.ruleset() else { return Ok(()) };
+        if setup.table_installed && rules.exists(&mut socket).map_err(self.rules_failed("look up"))? {
+            return Ok(());
+        }
+        rules.install(&mut socket, &self.all_published()).map_err(self.rules_failed("install"))?;
+        setup.table_installed = true;
+        setup.forward_drops = forward_drops(&mut socket).unwrap_or_default();
+        for chain in &setup.forward_drops {
+            let bridge = self.bridge();
+            tracing::warn!(%chain, bridge = bridge.name(), "a chain drops forwarded packets by policy: pods reach the outside only if it accepts the bridge");
+        }
+        Ok(())
+    }
+
+    /// Adds a pod's ports to the table.
+    pub(super) fn publish(&self, ports: &[Published]) -> Result<(), NetworkError> {
+        let _setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(rules) = self.ruleset() else { return Ok(()) };
+        let mut socket = open_socket(Protocol::Netfilter)?;
+        rules.add(&mut socket, ports).map_err(self.rules_failed("publish ports in"))
+    }
+
+    /// Takes a pod's ports out of the table.
+    pub(super) fn withdraw(&self, record: &BuiltinRecord) -> Result<(), NetworkError> {
+        let _setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(rules) = self.ruleset() else { return Ok(()) };
+        let mut socket = open_socket(Protocol::Netfilter)?;
+        if rules.remove(&mut socket, &record.published()).is_ok() {
+            return Ok(());
+        }
+        // The table was flushed, or the pod never came to have its ports. Whatever it is, what the other
+        // pods have is known.
+        let others: Vec<Published> =
+            self.all_published().into_iter().filter(|port| port.pod != record.address).collect();
+        rules.install(&mut socket, &others).map_err(self.rules_failed("renew"))
+    }
+
+    /// Removes bridge and table if no pod is left; `false` when there is one.
+    pub(in crate::network) fn close_if_unused(&self) -> Result<bool, NetworkError> {
+        let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.state().pods.is_empty() {
+            return Ok(false);
+        }
+        let bridge = self.bridge();
+        let mut socket = route_socket()?;
+        // Found means ours: a bridge of someone else under our name comes with a table of theirs.
+        if bridge.find(&mut socket)?.is_some() || setup.table_installed {
+            if let Some(rules) = self.ruleset().or_else(|| self.unused_ruleset()) {
+                delete_table(&rules)?;
+            }
+            bridge.delete(&mut socket)?;
+        }
+        *setup = Setup::default();
+        self.state().network = None;
+        Ok(true)
+    }
+
+    /// Which network pods are in or would get, for people.
+    pub(in crate::network) fn status(&self) -> Result<String, NetworkError> {
+        let mut socket = route_socket()?;
+        let bridge = self.bridge();
+        let chosen = self.state().network.as_ref().map(|(network, _)| network.pool);
+        let pool = match chosen {
+            Some(pool) => bridge.find(&mut socket).map(|_| pool)?,
+            None => bridge.free_pool(&mut socket, self.pools.candidates())?,
+        };
+        let rules = Ruleset::new(bridge.name(), pool);
+        rules.exists(&mut open_socket(Protocol::Netfilter)?).map_err(self.rules_failed("look up"))?;
+        let mut message = format!("built-in network on bridge {}, addresses from {pool}", bridge.name());
+        // Not worth waiting for a pod that is being attached.
+        let drops = self.setup.try_lock().map(|setup| setup.forward_drops.join(", ")).unwrap_or_default();
+        if !drops.is_empty() {
+            message += &format!(
+                "; nftables chain {drops} drops forwarded packets unless it accepts {}",
+                bridge.name()
+            );
+        }
+        Ok(message)
+    }
+
+    fn ruleset(&self) -> Option<Ruleset> {
+        self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pool))
+    }
+
+    /// For deleting a table whose pool nobody remembers.
+    fn unused_ruleset(&self) -> Option<Ruleset> {
+        self.pools.candidates().first().map(|pool| Ruleset::new(&self.bridge_name, *pool))
+    }
+
+    fn rules_failed(&self, what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {
+        let step = format!("{what} the nf_tables rules of bridge {}", self.bridge().name());
+        move |source| NetworkError::Netlink { step: step.clone(), source }
+    }
+}
+
+fn delete_table(rules: &Ruleset) -> Result<(), NetworkError> {
+    let mut socket = open_socket(Protocol::Netfilter)?;
+    let failed = |source| NetworkError::Netlink { step: "remove the nf_tables rules".to_owned(), source };
+    rules.delete(&mut socket).map_err(failed)
+}

@@ -1,0 +1,26 @@
+//! Packet rules of the built-in network, in an nf_tables table of our own, spoken over netlink.
+//!
+//! ```text
+//! table ip crisp-<bridge>
+//!   chain guard        prerouting, raw      from the bridge: only pod addresses, never to 127.0.0.0/8
+//!   chain prerouting   prerouting, dstnat   to this host: host port -> pod          \  maps, so that
+//!   chain output       output,     dstnat   from this host to itself: the same      /  a port is an element
+//!   chain postrouting  postrouting, srcnat  pool -> elsewhere: masquerade
+//!                                           127.0.0.1 -> pod, pod -> itself by a host port: masquerade
+//! ```
+//!
+//! The limit of an own table: accepting a packet here does not keep another table from dropping it. Where
+//! a forward chain of the host drops by policy, the operator must allow the bridge there;
+//! [`forward_drops`] finds such chains so that the network's status can say so.
+//!
+//! Sources: linux/netfilter/nf_tables.h; nft(8) for what the rules mean.
+
+mod chains;
+mod elements;
+mod expression;
+mod message;
+mod table;
+
+pub(super) use chains::forward_drops;
+pub(super) use elements::Published;
+pub(super) use table::Ruleset;

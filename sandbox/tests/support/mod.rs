@@ -1,0 +1,144 @@
+//! A host of one's own: tests run again inside fresh network and mount namespaces, so that bridges, packet
+//! rules and mounts are real and gone with the process.
+#![allow(dead_code)]
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+use std::collections::BTreeMap;
+
+use crisp_executor::id::PodId;
+use crisp_sandbox::network::{
+    AttachRequest, Attachment, DnsSettings, NetworkConfig, NetworkError, Networks, PodNetlink, PortMapping,
+    Protocol,
+};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+const INSIDE: &str = "CRISP_TEST_PRIVATE_HOST";
+
+/// Runs `body` as the root of a private host. `test` is the full name of the calling test.
+pub fn on_private_host(test: &str, body: impl FnOnce()) {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root for namespaces");
+        return;
+    }
+    if std::env::var_os(INSIDE).is_some() {
+        sh("mount -t tmpfs tmpfs /run && ip link set lo up");
+        return body();
+    }
+    let me = std::env::current_exe().unwrap();
+    let output = Command::new("unshare")
+        .args(["--net", "--mount", "--"])
+        .arg(me)
+        .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .output()
+        .unwrap();
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{text}");
+    assert!(output.status.success(), "{test} failed on its private host");
+    assert!(text.contains("1 passed"), "{test} is not the test's name");
+}
+
+/// Runs a shell line and returns what it printed.
+pub fn sh(line: &str) -> String {
+    let output = Command::new("sh").args(["-ec", line]).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{line}: {error}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace held by a thread, as a monitor holds a pod's.
+pub struct Namespace {
+    pub id: PodId,
+    pub netlink: PodNetlink,
+    pub netns: Arc<OwnedFd>,
+    jobs: Sender<Job>,
+}
+
+impl Namespace {
+    pub fn new() -> Self {
+        let (jobs, queue) = channel::<Job>();
+        let (ready, made) = channel();
+        std::thread::spawn(move || {
+            #[allow(deprecated)]
+            rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+            let socket =
+                socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap();
+            let netns = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+            ready.send((socket, OwnedFd::from(netns))).unwrap();
+            queue.iter().for_each(|job| job());
+        });
+        let (socket, netns) = made.recv().unwrap();
+        Self { id: PodId::random(), netlink: PodNetlink::new(socket), netns: Arc::new(netns), jobs }
+    }
+
+    /// Runs something inside. Processes started there are inside as well.
+    pub fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (send, receive) = channel();
+        self.jobs.send(Box::new(move || drop(send.send(job())))).unwrap();
+        receive.recv().expect("the job inside the namespace panicked")
+    }
+
+    pub fn sh(&self, line: &str) -> String {
+        let line = line.to_owned();
+        self.run(move || sh(&line))
+    }
+
+    pub fn request(&self, ports: &[PortMapping]) -> AttachRequest {
+        AttachRequest {
+            pod: self.id.clone(),
+            name: "web".to_owned(),
+            namespace: "default".to_owned(),
+            uid: "uid-1".to_owned(),
+            netlink: self.netlink.clone(),
+            netns: Arc::clone(&self.netns),
+            port_mappings: ports.to_vec(),
+            annotations: BTreeMap::new(),
+            dns: DnsSettings::default(),
+        }
+    }
+
+    pub async fn attach(
+        &self,
+        networks: &Networks,
+        ports: &[PortMapping],
+    ) -> Result<Attachment, NetworkError> {
+        networks.attach(self.request(ports)).await
+    }
+}
+
+pub fn config(dir: &Path) -> NetworkConfig {
+    NetworkConfig {
+        cni_conf_dir: dir.join("net.d"),
+        cni_bin_dirs: vec!["/usr/lib/cni".into()],
+        pod_cidrs: "10.88.0.0/16".parse().unwrap(),
+        bridge_name: "crisp0".to_owned(),
+        state_dir: dir.join("state"),
+        root_dir: dir.join("root"),
+    }
+}
+
+pub fn port(protocol: Protocol, host_port: u16, container_port: u16) -> PortMapping {
+    PortMapping { protocol, container_port, host_port, host_ip: None }
+}
+
+/// What must be the same before and after: interfaces, addresses, packet rules, mounts.
+pub fn traces() -> String {
+    sh("ip -o -4 addr; ip -o link | cut -d: -f2; nft list ruleset; cat /proc/self/mounts; ls -A /run")
+}
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
