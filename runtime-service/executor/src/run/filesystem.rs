@@ -24,14 +24,19 @@ impl fmt::Display for Refused {
     }
 }
 
-/// A new, unattached mount. `options` are `key=value` or `key`, `attributes` MOUNT_ATTR_ bits.
+/// A new, unattached mount. `options` are `key=value` or `key`, `attributes` MOUNT_ATTR_ bits. Its
+/// source, which people see in `mount` and `df`, is the file system's name unless an option says so.
 pub(crate) fn new(name: &CStr, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Refused> {
     let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)
         .map_err(|errno| Refused { errno, said: format!("{name:?} cannot be opened") })?;
-    configure(&context, options, attributes).map_err(|errno| Refused { errno, said: complaints(&context) })
+    configure(&context, name, options, attributes)
+        .map_err(|errno| Refused { errno, said: complaints(&context) })
 }
 
-fn configure(context: &OwnedFd, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Errno> {
+fn configure(context: &OwnedFd, name: &CStr, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Errno> {
+    if !options.iter().any(|option| option.to_bytes().starts_with(b"source=")) {
+        fsconfig_set_string(context, c"source", name)?;
+    }
     for option in options {
         let option = option.to_bytes();
         match option.iter().position(|&b| b == b'=') {

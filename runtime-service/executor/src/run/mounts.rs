@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, fstatfs, mkdirat, openat};
+use rustix::fs::{FileType, Mode, OFlags, fstat, fstatfs, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
@@ -149,20 +149,21 @@ impl<'a> Mounter<'a> {
 }
 
 fn attach_at(root: BorrowedFd<'_>, source: BorrowedFd<'_>, mount: &Mount) -> Result<(), StageError> {
-    let path = &mount.target;
     let kind = kind_of(mount);
     let target = find_target(root, mount, kind)?;
-    filesystem::attach(source, target.as_fd()).map_err(|errno| match (errno, kind) {
-        (Errno::NOTDIR, Kind::File) => {
-            let why = format!("{}: is a folder in the image, but a file is mounted there", Quoted(path));
-            StageError::explained(Stage::Mount, errno, why)
-        }
-        (Errno::NOTDIR, Kind::Folder) => {
-            let why = format!("{}: is a file in the image, but a folder is mounted there", Quoted(path));
-            StageError::explained(Stage::Mount, errno, why)
-        }
-        _ => StageError::new(Stage::Mount, errno, Quoted(path)),
-    })
+    filesystem::attach(source, target.as_fd()).map_err(|errno| not_attached(errno, &target, mount, kind))
+}
+
+/// A folder over a file and the reverse have more than one error number.
+fn not_attached(errno: Errno, target: &OwnedFd, mount: &Mount, kind: Kind) -> StageError {
+    let path = Quoted(&mount.target);
+    let folder = fstat(target).map(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
+    let why = match (folder, kind) {
+        (Ok(true), Kind::File) => "is a folder in the image, but a file is mounted there",
+        (Ok(false), Kind::Folder) => "is a file in the image, but a folder is mounted there",
+        _ => return StageError::new(Stage::Mount, errno, path),
+    };
+    StageError::explained(Stage::Mount, errno, format!("{path}: {why}"))
 }
 
 fn find_target(root: BorrowedFd<'_>, mount: &Mount, kind: Kind) -> Result<OwnedFd, StageError> {

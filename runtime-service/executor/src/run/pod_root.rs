@@ -72,7 +72,7 @@ pub(crate) fn switch(root: BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
 
 fn attach_shm(root: &OwnedFd, bytes: u64) -> Result<(), StageError> {
     let size = CString::new(format!("size={bytes}")).unwrap_or_default();
-    let shm = tmpfs(&[size.as_c_str(), c"mode=1777"], SHM_FLAGS)?;
+    let shm = tmpfs(&[c"source=shm", &size, c"mode=1777"], SHM_FLAGS)?;
     let target = openat(root, c"shm", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
     let target = target.at(Stage::PodRoot, "/shm")?;
     filesystem::attach(shm.as_fd(), target.as_fd()).at(Stage::PodRoot, "attach /shm")

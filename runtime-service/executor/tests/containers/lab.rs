@@ -1,0 +1,348 @@
+//! A pod with one container, as small as it gets: what a monitor does around the executor.
+
+use std::cell::RefCell;
+use std::ffi::CString;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crisp_executor::plan::{
+    Capabilities, CgroupJoin, Device, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Root,
+};
+use crisp_executor::run::{self, PodContext, Progress, Report, StageError, Starting, Stdio};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::thread::UnshareFlags;
+
+pub const NOSUID: u64 = 2;
+pub const NODEV: u64 = 4;
+pub const NOEXEC: u64 = 8;
+pub const RDONLY: u64 = 1;
+const USUAL: u64 = NOSUID | NODEV | NOEXEC;
+/// What CRI runtimes give by default.
+pub const CAPABILITIES: u64 = 0xa804_25fb;
+
+const APPLETS: &[&str] = &[
+    "sh", "cat", "id", "ls", "stat", "mount", "grep", "echo", "true", "sleep", "pwd", "tty", "env", "dd",
+    "touch", "mkdir", "readlink", "wc", "head", "chmod", "df", "kill", "ps", "umount", "test", "sed",
+];
+
+pub fn c(text: &str) -> CString {
+    CString::new(text).unwrap()
+}
+
+/// How a process ended, and all that it said.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+    pub notes: Vec<StageError>,
+    pub failed: Option<StageError>,
+}
+
+impl Outcome {
+    /// What it printed, when it ended well.
+    #[track_caller]
+    pub fn good(&self) -> &str {
+        assert!(self.failed.is_none() && self.code == 0, "{self:#?}");
+        self.out.trim_end()
+    }
+
+    #[track_caller]
+    pub fn error(&self) -> String {
+        self.failed.as_ref().unwrap_or_else(|| panic!("started all the same: {self:#?}")).to_string()
+    }
+}
+
+/// The container's files before the pod's root is entered.
+pub struct Files(PathBuf);
+
+impl Files {
+    /// An image of busybox and nothing else.
+    pub fn busybox() -> Self {
+        let files = Self::empty();
+        std::fs::create_dir(files.path("bin")).unwrap();
+        std::fs::copy("/bin/busybox", files.path("bin/busybox")).unwrap();
+        for applet in APPLETS {
+            std::os::unix::fs::symlink("busybox", files.path("bin").join(applet)).unwrap();
+        }
+        files
+    }
+
+    /// An image without anything.
+    pub fn empty() -> Self {
+        let folder = std::env::var_os("CRISP_TEST_FOLDER").expect("to be run by the harness");
+        let root = Path::new(&folder).join("root");
+        std::fs::create_dir(&root).unwrap();
+        Self(root)
+    }
+
+    pub fn path(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+
+    pub fn write(&self, path: &str, content: impl AsRef<[u8]>) -> &Self {
+        std::fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+        std::fs::write(self.path(path), content).unwrap();
+        self
+    }
+
+    pub fn folder(&self, path: &str) -> &Self {
+        std::fs::create_dir_all(self.path(path)).unwrap();
+        self
+    }
+
+    pub fn link(&self, target: &str, path: &str) -> &Self {
+        std::fs::create_dir_all(self.path(path).parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(target, self.path(path)).unwrap();
+        self
+    }
+
+    pub fn mode(&self, path: &str, mode: u32) -> &Self {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(self.path(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    /// A folder beside the root, to be mounted.
+    pub fn volume(&self, name: &str) -> PathBuf {
+        let path = self.0.parent().unwrap().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path
+    }
+
+    /// A detached mount of the root: what the server would pass.
+    pub fn detached(&self) -> OwnedFd {
+        detached(&self.0)
+    }
+
+    /// Enters the pod's root with only the image's root as a descriptor.
+    pub fn pod(&self) -> Pod {
+        Pod::enter(|| vec![self.detached()])
+    }
+}
+
+pub fn detached(path: &Path) -> OwnedFd {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(rustix::fs::CWD, path, flags).unwrap()
+}
+
+/// A process that is a pod's monitor from here on: no host path is left to it.
+pub struct Pod {
+    /// One set per start: what was attached once is gone with its container.
+    sets: RefCell<Vec<Vec<OwnedFd>>>,
+    pub plan: Plan,
+}
+
+/// As many containers as a test may start.
+const STARTS: usize = 40;
+
+impl Pod {
+    /// `fds` makes the descriptors of one start, the root first.
+    pub fn enter(fds: impl Fn() -> Vec<OwnedFd>) -> Self {
+        let sets = RefCell::new((0..STARTS).map(|_| fds()).collect());
+        let namespaces =
+            UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET;
+        #[allow(deprecated, reason = "its only danger is CLONE_FILES")]
+        rustix::thread::unshare(namespaces).unwrap();
+        run::pod_root::enter(64 << 20).unwrap();
+        Self { sets, plan: plan() }
+    }
+
+    /// The descriptors of the next start.
+    pub fn fds(&self) -> Vec<OwnedFd> {
+        self.sets.borrow_mut().pop().expect("fewer starts in one test")
+    }
+
+    /// Runs `args` to its end.
+    pub fn run(&self, args: &[&str]) -> Outcome {
+        self.run_with(args, |_| {})
+    }
+
+    /// Runs a shell script to its end.
+    pub fn sh(&self, script: &str) -> Outcome {
+        self.run(&["/bin/sh", "-c", script])
+    }
+
+    /// Runs `args` with a changed plan.
+    pub fn run_with(&self, args: &[&str], change: impl FnOnce(&mut Plan)) -> Outcome {
+        let mut plan = self.plan.clone();
+        plan.process.args = args.iter().map(|a| c(a)).collect();
+        change(&mut plan);
+        let (stdio, mut pipes) = pipes();
+        match run::start(&plan, &self.fds(), stdio, &PodContext::default()) {
+            Ok(starting) => finish(&starting, &mut pipes),
+            Err(error) => failed(error),
+        }
+    }
+
+    /// Starts `args` and answers when it runs.
+    pub fn started(&self, args: &[&str]) -> Starting {
+        let mut plan = self.plan.clone();
+        plan.process.args = args.iter().map(|a| c(a)).collect();
+        let starting = run::start(&plan, &self.fds(), Stdio::default(), &PodContext::default()).unwrap();
+        let progress = watch(&starting.report);
+        assert!(progress.failed.is_none(), "{progress:?}");
+        starting
+    }
+
+    /// Runs `args` in the container of `init`.
+    pub fn exec_with(&self, init: &Starting, args: &[&str], change: impl FnOnce(&mut Process)) -> Outcome {
+        let mut process = self.plan.process.clone();
+        process.args = args.iter().map(|a| c(a)).collect();
+        change(&mut process);
+        let (stdio, mut pipes) = pipes();
+        let join = CgroupJoin::default();
+        match run::exec(&process, &join, &[], stdio, init.pidfd.as_fd()) {
+            Ok(starting) => finish(&starting, &mut pipes),
+            Err(error) => failed(error),
+        }
+    }
+}
+
+/// All that came through a report.
+#[derive(Debug, Default)]
+pub struct Watched {
+    pub notes: Vec<StageError>,
+    pub failed: Option<StageError>,
+    pub terminal: Option<OwnedFd>,
+}
+
+pub fn watch(report: &Report) -> Watched {
+    let mut watched = Watched::default();
+    loop {
+        poll(&mut [PollFd::new(report, PollFlags::IN)], None).unwrap();
+        match report.receive().unwrap() {
+            Progress::Pending => {}
+            Progress::Note(note) => watched.notes.push(note),
+            Progress::Terminal(master) => watched.terminal = Some(master),
+            Progress::Failed(error) => watched.failed = Some(error),
+            Progress::Executed => return watched,
+        }
+    }
+}
+
+/// 0-255, or 128 + signal.
+pub fn wait(starting: &Starting) -> i32 {
+    let id = WaitId::PidFd(starting.pidfd.as_fd());
+    let status = waitid(id, WaitIdOptions::EXITED).unwrap().unwrap();
+    status.exit_status().unwrap_or_else(|| 128 + status.terminating_signal().unwrap())
+}
+
+fn finish(starting: &Starting, pipes: &mut [std::fs::File; 2]) -> Outcome {
+    let Watched { notes, failed, .. } = watch(&starting.report);
+    let mut texts = pipes.each_mut().map(|pipe| {
+        let mut text = Vec::new();
+        pipe.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    let [out, err] = texts.each_mut().map(std::mem::take);
+    Outcome { code: wait(starting), out, err, notes, failed }
+}
+
+fn failed(error: StageError) -> Outcome {
+    Outcome { code: -1, out: String::new(), err: String::new(), notes: Vec::new(), failed: Some(error) }
+}
+
+fn pipes() -> (Stdio, [std::fs::File; 2]) {
+    let (out, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let (err, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    (Stdio { stdin: None, stdout: Some(stdout), stderr: Some(stderr) }, [out.into(), err.into()])
+}
+
+pub fn mount(target: &str, kind: MountKind, attributes: u64) -> Mount {
+    Mount { target: c(target), kind, attributes }
+}
+
+pub fn bind(target: &str, fd: usize, file: bool) -> Mount {
+    mount(target, MountKind::Bind { source: FdIndex(u16::try_from(fd).unwrap()), file }, 0)
+}
+
+fn plan() -> Plan {
+    Plan {
+        process: process(),
+        root: Root { mount: FdIndex(0), readonly: false, shared: false },
+        mounts: mounts(),
+        devices: devices(),
+        masked_paths: [
+            "/proc/asound",
+            "/proc/acpi",
+            "/proc/kcore",
+            "/proc/keys",
+            "/proc/latency_stats",
+            "/proc/timer_list",
+            "/proc/timer_stats",
+            "/proc/sched_debug",
+            "/proc/scsi",
+            "/sys/firmware",
+            "/sys/devices/virtual/powercap",
+        ]
+        .map(c)
+        .to_vec(),
+        readonly_paths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
+            .map(c)
+            .to_vec(),
+        pid: PidNamespace::Own,
+        cgroup_namespace: true,
+        cgroup: CgroupJoin::default(),
+    }
+}
+
+fn process() -> Process {
+    let capabilities = Capabilities {
+        bounding: CAPABILITIES,
+        effective: CAPABILITIES,
+        permitted: CAPABILITIES,
+        inheritable: 0,
+        ambient: 0,
+    };
+    Process {
+        args: Vec::new(),
+        env: vec![c("PATH=/bin"), c("COLOUR=blue")],
+        cwd: c("/"),
+        uid: 0,
+        gid: 0,
+        groups: Vec::new(),
+        umask: None,
+        capabilities,
+        no_new_privileges: false,
+        rlimits: Vec::new(),
+        seccomp: None,
+        oom_score_adj: None,
+        apparmor_profile: None,
+        terminal: false,
+    }
+}
+
+fn mounts() -> Vec<Mount> {
+    let dev = ["mode=755", "size=65536k"].map(c).to_vec();
+    vec![
+        mount("/proc", MountKind::Proc, USUAL),
+        mount("/dev", MountKind::Tmpfs { options: dev }, NOSUID),
+        mount("/dev/pts", MountKind::Devpts { gid: 5 }, NOSUID | NOEXEC),
+        mount("/dev/mqueue", MountKind::Mqueue, USUAL),
+        mount("/dev/shm", MountKind::PodShm, USUAL),
+        mount("/sys", MountKind::Sysfs, USUAL | RDONLY),
+    ]
+}
+
+fn devices() -> Vec<Device> {
+    let device = |path: &str, major, minor| Device {
+        path: c(path),
+        mode: libc::S_IFCHR | 0o666,
+        major,
+        minor,
+        uid: 0,
+        gid: 0,
+    };
+    vec![
+        device("/dev/null", 1, 3),
+        device("/dev/zero", 1, 5),
+        device("/dev/full", 1, 7),
+        device("/dev/random", 1, 8),
+        device("/dev/urandom", 1, 9),
+        device("/dev/tty", 5, 0),
+    ]
+}

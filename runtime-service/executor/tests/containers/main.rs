@@ -1,0 +1,63 @@
+//! Real containers, started the way a monitor starts them.
+//!
+//! A start wants a process with one thread that has left the host's root for good, so every test
+//! runs in a process of its own: this program runs itself once per test.
+//!
+//! ```text
+//!  main --- for each test: folder, then itself with CRISP_TEST=<name>
+//!                                   |
+//!                                   lab: root folder, mount namespace, pod_root::enter, run::start
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail where it stands")]
+
+mod lab;
+mod timing;
+mod with_errors;
+mod with_files;
+mod with_processes;
+
+use std::process::{Command, ExitCode};
+
+type Test = (&'static str, fn());
+
+fn main() -> ExitCode {
+    let tests: Vec<Test> =
+        [with_processes::TESTS, with_files::TESTS, with_errors::TESTS, timing::TESTS].concat();
+    if let Ok(name) = std::env::var("CRISP_TEST") {
+        let test = tests.iter().find(|(test, _)| *test == name);
+        test.map(|(_, run)| run()).expect("a test of that name");
+        return ExitCode::SUCCESS;
+    }
+    let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if std::env::args().any(|a| a == "--list") {
+        tests.iter().for_each(|(name, _)| println!("{name}: test"));
+        return ExitCode::SUCCESS;
+    }
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: starting containers takes root");
+        return ExitCode::SUCCESS;
+    }
+    let chosen =
+        tests.iter().filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(f)));
+    let failed = chosen.filter(|(name, _)| !passes(name)).count();
+    println!("\ntest result: {failed} failed");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn passes(name: &str) -> bool {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let own = std::env::current_exe().expect("our own path");
+    let output = Command::new(own)
+        .env("CRISP_TEST", name)
+        .env("CRISP_TEST_FOLDER", folder.path())
+        .output()
+        .expect("to run ourselves");
+    let passed = output.status.success();
+    println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if !passed || name.starts_with("time_") {
+        println!("{out}{err}{}", output.status);
+    }
+    passed
+}
