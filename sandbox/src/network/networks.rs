@@ -135,9 +135,12 @@ impl Inner {
 
     async fn detach(self: &Arc<Self>, pod: PodId) -> Result<(), NetworkError> {
         let (inner, gone) = (Arc::clone(self), pod.clone());
-        let detached = spawn_blocking(move || inner.builtin.detach(&gone)).await;
-        detached.unwrap_or(Err(NetworkError::Interrupted("detach")))?;
+        let left = spawn_blocking(move || inner.builtin.leave(&gone)).await;
+        left.unwrap_or(Err(NetworkError::Interrupted("detach")))?;
         self.ports.release(&pod);
+        let inner = Arc::clone(self);
+        // Nobody waits for it.
+        spawn_blocking(move || inner.builtin.reap_all());
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crisp_executor::id::PodId;
@@ -9,7 +10,7 @@ use super::ipam::Ipam;
 use super::record::{BuiltinRecord, ChosenNetwork, INTERFACE};
 use super::setup::Setup;
 use crate::network::host_ports::refused;
-use crate::network::netlink::{PodAddress, Protocol, Socket, VethPair, create_veth, delete_link};
+use crate::network::netlink::{PodAddress, Protocol, Socket, VethPair, create_veth};
 use crate::network::nft::Published;
 use crate::network::record::RecordDir;
 use crate::network::{
@@ -27,12 +28,18 @@ pub(in crate::network) struct Builtin {
     pub(super) state: Mutex<State>,
     /// Held while the bridge or the table change, so that nobody makes what another removes.
     pub(super) setup: Mutex<Setup>,
+    /// Held by the one who deletes the interfaces of pods that left.
+    pub(super) reaping: Mutex<()>,
+    /// Whether somebody goes on deleting until no pod is left to be deleted.
+    pub(super) reaper_runs: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub network: Option<(ChosenNetwork, Ipam)>,
     pub pods: HashMap<PodId, BuiltinRecord>,
+    /// Detached, but their interfaces are not deleted yet: address and record stay until then.
+    pub leaving: HashMap<PodId, BuiltinRecord>,
     pub serial: u64,
 }
 
@@ -53,6 +60,8 @@ impl Builtin {
             records,
             state: Mutex::new(state),
             setup: Mutex::new(Setup::default()),
+            reaping: Mutex::new(()),
+            reaper_runs: AtomicBool::new(false),
         };
         builtin.warn_of_old_network();
         Ok(builtin)
@@ -89,9 +98,11 @@ impl Builtin {
         let mut socket = route_socket()?;
         let (record, bridge_index, mtu) = self.reserve(&mut socket, request, ports)?;
         let wired = self.wire(&mut socket, request, &record, bridge_index, mtu);
-        wired.map(|()| record.attachment()).map_err(|error| match self.detach(&request.pod) {
-            Ok(()) => error,
-            Err(undo) => NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) },
+        wired.map(|()| record.attachment()).map_err(|error| {
+            match self.leave(&request.pod).and_then(|()| self.reap()) {
+                Ok(_) => error,
+                Err(undo) => NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) },
+            }
         })
     }
 
@@ -105,7 +116,15 @@ impl Builtin {
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         let bridge_index = self.ensure(&mut setup, socket)?;
         enable_forwarding()?;
-        let record = self.state().insert(request, ports)?;
+        if self.state().leaving.contains_key(&request.pod) {
+            // The same pod comes back at once: its old interface has the name of the new one.
+            self.reap()?;
+        }
+        let mut record = self.state().insert(request, ports);
+        if matches!(record, Err(NetworkError::PoolExhausted { .. })) && self.reap()? {
+            record = self.state().insert(request, ports);
+        }
+        let record = record?;
         if let Err(error) = self.records.write(&record) {
             self.state().forget(&request.pod);
             return Err(error);
@@ -140,22 +159,6 @@ impl Builtin {
         request.netlink.configure(INTERFACE, &address).map_err(failed)?;
         let ports = record.published();
         if ports.is_empty() { Ok(()) } else { self.publish(&ports) }
-    }
-
-    /// Takes the pod's network away; fine when it has none.
-    pub(in crate::network) fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
-        let Some(record) = self.state().pods.get(pod).cloned() else { return Ok(()) };
-        let mut socket = route_socket()?;
-        delete_link(&mut socket, &record.veth).map_err(|source| NetworkError::Netlink {
-            step: format!("take pod {} off bridge {}", pod.short(), record.bridge),
-            source,
-        })?;
-        if !record.ports.is_empty() {
-            self.withdraw(&record)?;
-        }
-        self.records.remove(pod)?;
-        self.state().forget(pod);
-        Ok(())
     }
 
     /// The ports of every pod.
@@ -217,7 +220,8 @@ impl State {
     }
 
     pub(super) fn forget(&mut self, pod: &PodId) {
-        if let (Some(record), Some((_, ipam))) = (self.pods.remove(pod), &mut self.network) {
+        let record = self.pods.remove(pod).or_else(|| self.leaving.remove(pod));
+        if let (Some(record), Some((_, ipam))) = (record, &mut self.network) {
             ipam.release(record.address);
         }
     }

@@ -143,13 +143,20 @@ impl Bridge {
 
     /// A local address made from the name: the same every time, and not that of another bridge.
     fn mac(&self) -> [u8; 6] {
-        // FNV-1a; nothing depends on it but that it spreads.
-        let hash = self
-            .name
-            .bytes()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
-        let [a, b, c, d, e, ..] = hash.to_be_bytes();
+        let [a, b, c, d, e, ..] = self.hash().to_be_bytes();
         [0x0a, a, b, c, d, e]
+    }
+
+    /// A number for interfaces of this bridge.
+    pub(super) fn group(&self) -> u32 {
+        let [a, b, c, d, ..] = self.hash().to_le_bytes();
+        u32::from_le_bytes([a, b, c, d]) >> 1 | 1
+    }
+
+    /// FNV-1a of the name; nothing depends on it but that it spreads.
+    fn hash(&self) -> u64 {
+        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        self.name.bytes().fold(0xcbf2_9ce4_8422_2325, step)
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {

@@ -16,6 +16,7 @@
 
 mod attach;
 mod bridge;
+mod detach;
 mod ipam;
 mod record;
 mod setup;

@@ -37,10 +37,18 @@ impl Builtin {
 
     /// Whether the network in force is not what the settings ask for and no pod needs it any more.
     fn outlived_its_settings(&self) -> bool {
+        if self.in_use() {
+            return false;
+        }
         let state = self.state();
         let differs =
             |n: &ChosenNetwork| n.bridge != self.bridge_name || !self.pools.candidates().contains(&n.pool);
-        state.pods.is_empty() && state.network.as_ref().is_some_and(|(network, _)| differs(network))
+        state.network.as_ref().is_some_and(|(network, _)| differs(network))
+    }
+
+    fn in_use(&self) -> bool {
+        let state = self.state();
+        !(state.pods.is_empty() && state.leaving.is_empty())
     }
 
     fn choose(&self, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
@@ -121,8 +129,9 @@ impl Builtin {
 
     /// Removes bridge and table if no pod is left; `false` when there is one.
     pub(in crate::network) fn close_if_unused(&self) -> Result<bool, NetworkError> {
+        self.reap()?;
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
-        if !self.state().pods.is_empty() {
+        if self.in_use() {
             return Ok(false);
         }
         let bridge = self.bridge();

@@ -22,9 +22,14 @@ const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_STATS64: u16 = 23;
 const IFLA_AF_SPEC: u16 = 26;
+const IFLA_GROUP: u16 = 27;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+/// `IFLA_BRPORT_MODE`.
+const IFLA_BRPORT_HAIRPIN: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
@@ -161,7 +166,14 @@ pub(in crate::network) fn create_veth(socket: &mut Socket, veth: &VethPair<'_>) 
         });
     });
     no_automatic_ipv6(&mut messages, veth.host_name);
-    up(&mut messages, "set the host's end up", veth.host_name);
+    // Where bridged packets pass the packet rules (br_netfilter), one that is redirected to the pod it came
+    // from leaves by the port it came in by.
+    let hairpin = messages.request("set up the host's end", RTM_NEWLINK, 0, &ifinfomsg(0, UP.0, UP.1));
+    hairpin.attr_str(IFLA_IFNAME, veth.host_name).nest(IFLA_LINKINFO, |m| {
+        m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| {
+            m.attr(IFLA_BRPORT_HAIRPIN, &[1]);
+        });
+    });
     socket.run(messages)
 }
 
@@ -186,7 +198,34 @@ pub(in crate::network) fn rejoin(
 pub(in crate::network) fn delete_link(socket: &mut Socket, name: &str) -> Result<bool, NetlinkError> {
     let mut messages = Messages::new();
     messages.request("delete interface", RTM_DELLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, name);
-    match socket.run(messages) {
+    existed(socket.run(messages))
+}
+
+/// Cuts an interface off and puts it into `group`, to be deleted with others; `false` when there is none.
+/// This is quick, where deleting waits for every packet in the kernel to be done with it.
+pub(in crate::network) fn retire_link(
+    socket: &mut Socket,
+    name: &str,
+    group: u32,
+) -> Result<bool, NetlinkError> {
+    let mut messages = Messages::new();
+    messages
+        .request("cut the interface off", RTM_SETLINK, 0, &ifinfomsg(0, 0, IFF_UP))
+        .attr_str(IFLA_IFNAME, name)
+        .attr_u32(IFLA_MASTER, 0)
+        .attr_u32(IFLA_GROUP, group);
+    existed(socket.run(messages))
+}
+
+/// Deletes all interfaces of a group in one go.
+pub(in crate::network) fn delete_group(socket: &mut Socket, group: u32) -> Result<bool, NetlinkError> {
+    let mut messages = Messages::new();
+    messages.request("delete interfaces", RTM_DELLINK, 0, &ifinfomsg(0, 0, 0)).attr_u32(IFLA_GROUP, group);
+    existed(socket.run(messages))
+}
+
+fn existed(answer: Result<(), NetlinkError>) -> Result<bool, NetlinkError> {
+    match answer {
         Ok(()) => Ok(true),
         Err(NetlinkError::Refused { errno: Errno::NODEV, .. }) => Ok(false),
         Err(e) => Err(e),

@@ -14,8 +14,8 @@ mod socket;
 pub(super) use address::{InterfaceAddress, add_address, addresses};
 pub use link::InterfaceCounters;
 pub(super) use link::{
-    BridgeLink, Link, VethPair, create_bridge, create_veth, delete_link, link_by_index, link_by_name, links,
-    rejoin,
+    BridgeLink, Link, VethPair, create_bridge, create_veth, delete_group, delete_link, link_by_index,
+    link_by_name, links, rejoin, retire_link,
 };
 pub(super) use message::{Messages, attributes};
 pub(super) use pod::PodAddress;

@@ -40,6 +40,8 @@ pub(super) enum Expression<'a> {
     From(&'a str),
     /// `oifname == name`
     To(&'a str),
+    /// `oifname != name`
+    ToNot(&'a str),
     /// `ip saddr` lies in the network
     Source(Ipv4Cidr),
     /// `ip saddr` does not
@@ -74,8 +76,9 @@ pub(super) fn write(messages: &mut Messages, expressions: &[Expression<'_>]) {
 impl Expression<'_> {
     fn write(self, m: &mut Messages) {
         match self {
-            Self::From(name) => interface(m, META_IIFNAME, name),
-            Self::To(name) => interface(m, META_OIFNAME, name),
+            Self::From(name) => interface(m, META_IIFNAME, CMP_EQ, name),
+            Self::To(name) => interface(m, META_OIFNAME, CMP_EQ, name),
+            Self::ToNot(name) => interface(m, META_OIFNAME, CMP_NEQ, name),
             Self::Source(net) => address(m, SADDR, CMP_EQ, net),
             Self::SourceNot(net) => address(m, SADDR, CMP_NEQ, net),
             Self::Destination(net) => address(m, DADDR, CMP_EQ, net),
@@ -162,11 +165,11 @@ fn meta(m: &mut Messages, register: u32, key: u32) {
     });
 }
 
-fn interface(m: &mut Messages, key: u32, name: &str) {
+fn interface(m: &mut Messages, key: u32, operator: u32, name: &str) {
     let mut padded = [0; IFNAMSIZ];
     padded.iter_mut().zip(name.bytes().take(IFNAMSIZ - 1)).for_each(|(to, from)| *to = from);
     meta(m, REGISTERS[0], key);
-    compare(m, CMP_EQ, &padded);
+    compare(m, operator, &padded);
 }
 
 fn address(m: &mut Messages, offset: u32, operator: u32, network: Ipv4Cidr) {

@@ -130,7 +130,9 @@ impl Ruleset {
         }
 
         self.chain(m, "postrouting", "nat", POSTROUTING, SRCNAT);
-        self.rule(m, "postrouting", &[E::Source(pool), E::DestinationNot(pool), E::Masquerade]);
+        // Where bridged packets pass here too (br_netfilter), a pod's broadcasts keep their source.
+        let outwards = [E::ToNot(bridge), E::Source(pool), E::DestinationNot(pool), E::Masquerade];
+        self.rule(m, "postrouting", &outwards);
         // A pod could not answer 127.0.0.1: that is itself.
         self.rule(m, "postrouting", &[E::To(bridge), E::Source(loopback), E::Masquerade]);
         // A pod that reaches a pod by a host port must get its answers through the host as well. Only our
