@@ -44,8 +44,7 @@ pub(crate) fn start(
         procfs::apply(proc, process, reporter)?;
     }
     let root = fds.get(plan.root.mount)?;
-    move_mount(root, c"", CWD, pod_root::SPOT, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
-        .at(Stage::AttachRoot, "container's root")?;
+    attach_root(root)?;
     furnish(plan, fds, root, proc, reporter)?;
     if process.terminal {
         let slave = terminal::open(root, process.uid, reporter)?;
@@ -56,6 +55,17 @@ pub(crate) fn start(
     cwd::make(root, &process.cwd)?;
     settle_root(plan, root)?;
     launch(process, &command, root, streams, reporter)
+}
+
+fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
+    let attached = move_mount(root, c"", CWD, pod_root::SPOT, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+    attached.map_err(|errno| match errno {
+        Errno::INVAL => {
+            let why = "container's root: is not an unattached mount (each serves one start)";
+            StageError::explained(Stage::AttachRoot, errno, why)
+        }
+        errno => StageError::new(Stage::AttachRoot, errno, "container's root"),
+    })
 }
 
 /// Becomes one more process of the container whose first one is `init`.

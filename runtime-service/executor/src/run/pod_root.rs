@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, makedev, mkdirat, mknodat, open, openat};
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
-use rustix::process::{chdir, fchdir, pivot_root};
+use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_behavior};
 
 use super::error::{At, Stage, StageError};
 use super::filesystem;
@@ -35,7 +35,7 @@ const ROOT_FLAGS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(Mount
 const SHM_FLAGS: MountAttrFlags = ROOT_FLAGS.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
 /// Leaves the host's root for a tiny one. The caller has one thread and has already unshared its
-/// mount namespace; every host path is gone for it afterwards.
+/// mount namespace; every host path is gone for it afterwards, and no container can look into it.
 ///
 /// `shm_bytes`: size limit of the pod's shared memory.
 ///
@@ -43,6 +43,7 @@ const SHM_FLAGS: MountAttrFlags = ROOT_FLAGS.union(MountAttrFlags::MOUNT_ATTR_NO
 /// [`Stage::PodRoot`], naming the step.
 pub fn enter(shm_bytes: u64) -> Result<(), StageError> {
     let at = Stage::PodRoot;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).at(at, "hide from containers")?;
     let everything = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
     mount_change(c"/", everything).at(at, "keep mounts from spreading to the host")?;
     let root = tmpfs(&[c"size=64k", c"mode=0755"], ROOT_FLAGS)?;

@@ -107,7 +107,7 @@ fn clone(birth: &Birth<'_>) -> Result<(Cloned, InCgroup), StageError> {
 fn refused(errno: Errno) -> StageError {
     let why = match errno {
         Errno::AGAIN => "process: the pids limit of its cgroup, or of this host, is reached",
-        Errno::NODEV => "process: its cgroup has been removed",
+        Errno::NODEV | Errno::NOENT => "process: its cgroup has been removed",
         errno => return StageError::new(Stage::Clone, errno, "process"),
     };
     StageError::explained(Stage::Clone, errno, why)

@@ -11,7 +11,10 @@ use crisp_executor::plan::{
 };
 use crisp_executor::run::{self, PodContext, Progress, Report, StageError, Starting, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount,
+    fsopen, open_tree,
+};
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use rustix::thread::UnshareFlags;
 
@@ -118,6 +121,17 @@ impl Files {
         detached(&self.0)
     }
 
+    /// The root as the lower layer of an overlay that is nobody else's.
+    pub fn overlay(&self, number: usize) -> OwnedFd {
+        let (upper, work) = (self.volume(&format!("upper-{number}")), self.volume(&format!("work-{number}")));
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+        for (key, path) in [("lowerdir", &self.0), ("upperdir", &upper), ("workdir", &work)] {
+            fsconfig_set_string(&context, key, path).unwrap();
+        }
+        fsconfig_create(&context).unwrap();
+        fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap()
+    }
+
     /// Enters the pod's root with only the image's root as a descriptor.
     pub fn pod(&self) -> Pod {
         Pod::enter(|| vec![self.detached()])
@@ -142,7 +156,12 @@ const STARTS: usize = 40;
 impl Pod {
     /// `fds` makes the descriptors of one start, the root first.
     pub fn enter(fds: impl Fn() -> Vec<OwnedFd>) -> Self {
-        let sets = RefCell::new((0..STARTS).map(|_| fds()).collect());
+        Self::enter_for(STARTS, fds)
+    }
+
+    /// With descriptors for `starts` containers.
+    pub fn enter_for(starts: usize, fds: impl Fn() -> Vec<OwnedFd>) -> Self {
+        let sets = RefCell::new((0..starts).map(|_| fds()).collect());
         let namespaces =
             UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET;
         #[allow(deprecated, reason = "its only danger is CLONE_FILES")]
@@ -180,8 +199,14 @@ impl Pod {
 
     /// Starts `args` and answers when it runs.
     pub fn started(&self, args: &[&str]) -> Starting {
+        self.started_with(args, |_| {})
+    }
+
+    /// Starts `args` with a changed plan and answers when it runs.
+    pub fn started_with(&self, args: &[&str], change: impl FnOnce(&mut Plan)) -> Starting {
         let mut plan = self.plan.clone();
         plan.process.args = args.iter().map(|a| c(a)).collect();
+        change(&mut plan);
         let starting = run::start(&plan, &self.fds(), Stdio::default(), &PodContext::default()).unwrap();
         let progress = watch(&starting.report);
         assert!(progress.failed.is_none(), "{progress:?}");
@@ -190,12 +215,23 @@ impl Pod {
 
     /// Runs `args` in the container of `init`.
     pub fn exec_with(&self, init: &Starting, args: &[&str], change: impl FnOnce(&mut Process)) -> Outcome {
+        self.exec_in(init, args, change, &CgroupJoin::default(), &[])
+    }
+
+    /// The same, moving into cgroups.
+    pub fn exec_in(
+        &self,
+        init: &Starting,
+        args: &[&str],
+        change: impl FnOnce(&mut Process),
+        join: &CgroupJoin,
+        fds: &[OwnedFd],
+    ) -> Outcome {
         let mut process = self.plan.process.clone();
         process.args = args.iter().map(|a| c(a)).collect();
         change(&mut process);
         let (stdio, mut pipes) = pipes();
-        let join = CgroupJoin::default();
-        match run::exec(&process, &join, &[], stdio, init.pidfd.as_fd()) {
+        match run::exec(&process, join, fds, stdio, init.pidfd.as_fd()) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }

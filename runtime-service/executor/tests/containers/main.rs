@@ -13,8 +13,10 @@
 
 mod lab;
 mod timing;
+mod with_cgroups;
 mod with_errors;
 mod with_files;
+mod with_hostility;
 mod with_processes;
 
 use std::process::{Command, ExitCode};
@@ -22,9 +24,19 @@ use std::process::{Command, ExitCode};
 type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
-    let tests: Vec<Test> =
-        [with_processes::TESTS, with_files::TESTS, with_errors::TESTS, timing::TESTS].concat();
+    let tests: Vec<Test> = [
+        with_processes::TESTS,
+        with_files::TESTS,
+        with_cgroups::TESTS,
+        with_hostility::TESTS,
+        with_errors::TESTS,
+        timing::TESTS,
+    ]
+    .concat();
     if let Ok(name) = std::env::var("CRISP_TEST") {
+        if name == with_hostility::RACER {
+            with_hostility::race();
+        }
         let test = tests.iter().find(|(test, _)| *test == name);
         test.map(|(_, run)| run()).expect("a test of that name");
         return ExitCode::SUCCESS;

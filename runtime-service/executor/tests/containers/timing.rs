@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crisp_executor::run::{self, PodContext, Stdio};
 
-use crate::lab::{Files, c, wait, watch};
+use crate::lab::{Files, Pod, c, wait, watch};
 
 pub const TESTS: &[crate::Test] =
     &[("time_of_a_start", time_of_a_start), ("time_of_an_exec", time_of_an_exec)];
@@ -15,8 +15,8 @@ const LIMIT: Duration = Duration::from_millis(100);
 
 fn time_of_a_start() {
     let files = Files::busybox();
-    let roots: Vec<_> = (0..ROUNDS).map(|_| files.detached()).collect();
-    let pod = files.pod();
+    let roots: Vec<_> = (0..ROUNDS).map(|number| files.overlay(number)).collect();
+    let pod = Pod::enter_for(0, Vec::new);
     let mut plan = pod.plan.clone();
     plan.process.args = vec![c("/bin/true")];
     let (mut cloned, mut executed, mut ended) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,0 +1,129 @@
+//! Images, volumes and containers that are out to get something from the host.
+
+use std::process::{Child, Command};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crisp_executor::plan::MountKind;
+use crisp_executor::run::{self, Stdio};
+
+use crate::lab::{Files, Pod, bind, c, detached, watch};
+
+pub const TESTS: &[crate::Test] = &[
+    ("a_racing_neighbour", a_racing_neighbour),
+    ("a_terminal_that_is_none", a_terminal_that_is_none),
+    ("nothing_stays_behind", nothing_stays_behind),
+    ("the_monitor_can_not_be_looked_into", the_monitor_can_not_be_looked_into),
+    ("a_root_is_attached_once", a_root_is_attached_once),
+];
+
+/// The name under which this program only swaps a folder for a link.
+pub const RACER: &str = "racer";
+const RACES: usize = 200;
+
+/// Ends when it is killed, or when the folder is gone.
+pub fn race() -> ! {
+    let volume = std::path::PathBuf::from(std::env::var_os("CRISP_TEST_FOLDER").unwrap()).join("volume");
+    let (a, b) = (volume.join("a"), volume.join("b"));
+    while renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE).is_ok() {}
+    std::process::exit(0)
+}
+
+struct Racer(Child);
+
+impl Drop for Racer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn a_racing_neighbour() {
+    let files = Files::busybox();
+    let (volume, canary) = (files.volume("volume"), files.volume("canary"));
+    std::fs::create_dir(volume.join("a")).unwrap();
+    std::os::unix::fs::symlink(&canary, volume.join("b")).unwrap();
+    let canary_inside = detached(&canary);
+    let racer = Command::new(std::env::current_exe().unwrap()).env("CRISP_TEST", RACER).spawn().unwrap();
+    let racer = Racer(racer);
+    let pod = Pod::enter_for(RACES, || vec![files.detached(), detached(&volume), detached(&volume)]);
+    let mut started = 0;
+    for round in 0..RACES {
+        let target = format!("/vol/a/made-{round}/deep");
+        let outcome = pod.run_with(&["/bin/true"], |plan| {
+            plan.mounts.push(bind("/vol", 1, false));
+            plan.mounts.push(bind(&target, 2, false));
+        });
+        started += usize::from(outcome.failed.is_none());
+    }
+    drop(racer);
+    assert!(started > RACES / 4, "the race was never won by the honest: {started} of {RACES}");
+    let left = rustix::fs::Dir::read_from(
+        rustix::fs::openat(&canary_inside, ".", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty())
+            .unwrap(),
+    );
+    assert_eq!(left.unwrap().count(), 2, "only . and ..: nothing was made on the host");
+}
+
+fn a_terminal_that_is_none() {
+    let pod = Files::busybox().pod();
+    let script = "mkdir -p /dev/pts; echo > /dev/pts/ptmx; exec sleep 1000";
+    let init = pod.started_with(&["/bin/sh", "-c", script], |plan| {
+        plan.mounts.retain(|m| !matches!(m.kind, MountKind::Devpts { .. }));
+    });
+    let wait = "for i in 1 2 3 4 5 6 7 8 9; do test -s /dev/pts/ptmx && break; sleep 0.1; done";
+    pod.exec_with(&init, &["/bin/sh", "-c", wait], |_| {}).good();
+    let mut process = pod.plan.process.clone();
+    (process.args, process.terminal) = (vec![c("/bin/true")], true);
+    let join = crisp_executor::plan::CgroupJoin::default();
+    let pidfd = std::os::fd::AsFd::as_fd(&init.pidfd);
+    let starting = run::exec(&process, &join, &[], Stdio::default(), pidfd).unwrap();
+    let watched = watch(&starting.report);
+    assert!(watched.terminal.is_none());
+    assert_eq!(
+        watched.failed.unwrap().to_string(),
+        "open terminal \"/dev/pts/ptmx\": is not the terminal multiplexer of a devpts"
+    );
+}
+
+/// Descriptors that this process has open: the lowest free one tells.
+fn descriptors() -> usize {
+    let probe = rustix::io::dup(rustix::stdio::stdin()).unwrap();
+    usize::try_from(std::os::fd::AsRawFd::as_raw_fd(&probe)).unwrap()
+}
+
+fn nothing_stays_behind() {
+    let pod = Files::busybox().pod();
+    let init = pod.started(&["/bin/sleep", "1000"]);
+    let kept: Vec<_> = (0..10).map(|_| pod.fds()).collect();
+    let before = descriptors();
+    for _ in 0..20 {
+        assert!(pod.exec_with(&init, &["/bin/nothing"], |_| {}).failed.is_some());
+        assert_eq!(pod.exec_with(&init, &["/bin/true"], |_| {}).code, 0);
+    }
+    assert_eq!(descriptors(), before);
+    drop(kept);
+    // A child that dies before it could report anything is an exit like any other.
+    let mounts = pod.run_with(&["/bin/cat", "/proc/self/mountinfo"], |_| {});
+    assert!(mounts.good().lines().count() < 25, "{mounts:?}");
+}
+
+fn the_monitor_can_not_be_looked_into() {
+    let pod = Files::busybox().pod();
+    let pid = rustix::process::getpid().as_raw_nonzero().get();
+    let script =
+        format!("ls -l /proc/{pid}/exe; ls /proc/{pid}/root; cat /proc/{pid}/fd/0; cat /proc/{pid}/environ");
+    let outcome = pod.run_with(&["/bin/sh", "-c", &script], |plan| {
+        plan.pid = crisp_executor::plan::PidNamespace::Host;
+    });
+    assert_eq!(outcome.err.matches("ermission denied").count(), 4, "{outcome:?}");
+}
+
+fn a_root_is_attached_once() {
+    let files = Files::busybox();
+    let root = files.detached();
+    let pod = Pod::enter_for(2, || vec![root.try_clone().unwrap()]);
+    pod.run(&["/bin/true"]).good();
+    let again = pod.run(&["/bin/true"]).error();
+    assert_eq!(again, "attach root container's root: is not an unattached mount (each serves one start)");
+}
