@@ -18,6 +18,7 @@ pub mod client;
 pub mod http;
 pub mod image;
 pub mod kubelet;
+pub mod lab;
 pub mod leak;
 pub mod machine;
 pub mod registry;
@@ -27,6 +28,7 @@ pub mod skip;
 
 pub use client::Client;
 pub use image::{Compression, Image, Layer};
+pub use lab::{Lab, says};
 pub use machine::{Machine, Setup};
 pub use registry::Registry;
 

@@ -16,6 +16,8 @@ pub struct Setup {
     pub args: Vec<String>,
     /// Start no registry.
     pub no_registry: bool,
+    /// Instead of an address pool of the machine's own.
+    pub pool: Option<String>,
 }
 
 /// A server on folders, socket, bridge and address pool of its own.
@@ -47,7 +49,8 @@ impl Machine {
         let process = std::process::id();
         // Unique among the tests of this run and, by the process id, of runs side by side.
         let bridge = format!("ct{process}n{number}");
-        let pool = format!("10.{}.{}.0/24", 200 + number / 200, number % 200 + 1);
+        let own = || format!("10.{}.{}.0/24", 200 + number / 200, number % 200 + 1);
+        let pool = setup.pool.clone().unwrap_or_else(own);
         let registry =
             if setup.no_registry { None } else { Some(Registry::start(&folder.path().join("registry"))?) };
         for name in ["root", "state", "registries", "cni", "logs"] {

@@ -1,0 +1,103 @@
+//! Real CNI plugins, and plugins that misbehave.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crisp_e2e::{Lab, Machine, Result, Setup, needs, request, says};
+use k8s_cri::v1::StatusRequest;
+use serde_json::json;
+
+const PLUGINS: &str = "/usr/lib/cni";
+
+fn configure(machine: &Machine, plugins: &serde_json::Value) -> Result<()> {
+    let config = json!({"cniVersion": "1.0.0", "name": "e2e", "plugins": plugins});
+    Ok(std::fs::write(machine.cni().join("10-e2e.conflist"), config.to_string())?)
+}
+
+fn plugin(folder: &Path, name: &str, script: &str) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n"))?;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
+}
+
+fn with_plugins(folders: &str) -> Setup {
+    Setup { args: vec!["--cni-bin-dir".into(), folders.into()], ..Default::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debians_plugins_give_and_take_addresses() -> Result<()> {
+    needs!("docker-registry", "busybox", "iptables");
+    if !Path::new(PLUGINS).join("bridge").exists() {
+        crisp_e2e::skip::say("needs containernetworking-plugins");
+        return Ok(());
+    }
+    let mut lab = Lab::start_with(with_plugins(PLUGINS)).await?;
+    let addresses = lab.machine.folder().join("ipam");
+    let ipam = json!({"type": "host-local", "dataDir": addresses, "ranges": [[{"subnet": "10.199.77.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]});
+    let bridge = format!("cb{}", std::process::id());
+    let bridge =
+        json!({"type": "bridge", "bridge": bridge, "isGateway": true, "ipMasq": false, "ipam": ipam});
+    configure(&lab.machine, &json!([bridge, {"type": "portmap", "capabilities": {"portMappings": true}}]))?;
+    let log = lab.output("cni", lab.shell("ip -4 addr show eth0 | grep -o 'inet [0-9.]*'")).await?;
+    assert_eq!(log, "inet 10.199.77.2\n");
+    let held = || {
+        std::fs::read_dir(addresses.join("e2e"))
+            .map_or(0, |d| d.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("10.")).count())
+    };
+    assert_eq!(held(), 1);
+    lab.close().await?;
+    assert_eq!(held(), 0, "the address was not given back");
+    let _ = std::process::Command::new("ip")
+        .args(["link", "delete", &format!("cb{}", std::process::id())])
+        .status();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plugins_that_fail_are_named_and_undone() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let folder = tempfile::tempdir()?;
+    let trace = folder.path().join("trace");
+    let note = format!("echo $CNI_COMMAND >> {}", trace.display());
+    let refuse = format!(
+        "{note}\nif [ $CNI_COMMAND = ADD ]; then echo '{{\"cniVersion\": \"1.0.0\", \"code\": 11, \"msg\": \"no room at the inn\"}}'; exit 1; fi"
+    );
+    plugin(folder.path(), "refuse", &refuse)?;
+    let mut lab = Lab::start_with(with_plugins(&folder.path().display().to_string())).await?;
+    configure(&lab.machine, &json!([{"type": "refuse"}]))?;
+    let refused = lab.client.run_pod(&request::pod(&lab.machine, "refused")).await.expect_err("ADD failed");
+    says(&refused, &["refuse", "no room at the inn"]);
+    let calls = std::fs::read_to_string(&trace)?;
+    assert!(calls.contains("ADD") && calls.contains("DEL"), "{calls}");
+    configure(&lab.machine, &json!([{"type": "absent"}]))?;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let refused =
+        lab.client.run_pod(&request::pod(&lab.machine, "absent")).await.expect_err("no such plugin");
+    says(&refused, &["absent", &folder.path().display().to_string()]);
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_configuration_makes_the_network_not_ready() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    std::fs::write(
+        lab.machine.cni().join("10-broken.conflist"),
+        "{\"cniVersion\": \"1.0.0\", \"plugins\": 7}",
+    )?;
+    let started = Instant::now();
+    loop {
+        let answer = lab.client.runtime.status(StatusRequest { verbose: false }).await?.into_inner();
+        let conditions = answer.status.ok_or("no status")?.conditions;
+        let network = conditions.into_iter().find(|c| c.r#type == "NetworkReady").ok_or("no NetworkReady")?;
+        if !network.status {
+            assert!(network.message.contains("10-broken.conflist"), "{network:?}");
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(5), "{network:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    lab.close().await
+}

@@ -1,0 +1,69 @@
+//! Logs: the CRI format, rotation, and nothing lost while the server is down.
+
+use std::time::Duration;
+
+use crisp_e2e::scenario::parse_log;
+use crisp_e2e::{Lab, Result, needs, request};
+use k8s_cri::v1::ReopenContainerLogRequest;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_streams_long_lines_and_no_final_newline() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let line = "echo out; echo err >&2; head -c 40000 /dev/zero | tr '\\0' x; echo; printf tail";
+    let (_, log) = lab.run("streams", &lab.shell(line)).await?;
+    assert_eq!(log.lines().map(str::len).max(), Some(40_000));
+    assert!(log.contains("out\n") && log.contains("err\n") && log.ends_with("tail"), "{}", log.len());
+    let raw = std::fs::read_to_string(lab.machine.logs().join("streams/main.log"))?;
+    let times: Vec<&str> = raw.lines().filter_map(|l| l.split(' ').next()).collect();
+    assert!(times.is_sorted(), "times go backwards");
+    assert!(raw.lines().any(|l| l.contains(" stderr F err")), "{}", &raw[..200]);
+    lab.close().await
+}
+
+const COUNT: u32 = 20_000;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn not_a_line_is_lost_while_the_server_is_down() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("down").await?;
+    let line = format!("i=0; while [ $i -lt {COUNT} ]; do i=$((i+1)); echo line $i; done");
+    let id = lab.client.launch(&pod, &request::shell("main", &lab.image, &line), &sandbox).await?;
+    lab.machine.kill_server();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    assert_eq!(lab.client.wait(&id).await?.exit_code, 0);
+    let log = lab.machine.container_log("down", "main")?;
+    let expected: String = (1..=COUNT).map(|i| format!("line {i}\n")).collect();
+    assert!(log == expected, "{} of {} bytes", log.len(), expected.len());
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_loses_nothing() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("rotate").await?;
+    let line = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); echo line $i; done; sleep 100";
+    let id = lab.client.launch(&pod, &request::shell("main", &lab.image, line), &sandbox).await?;
+    let file = lab.machine.logs().join("rotate/main.log");
+    let mut all = String::new();
+    for round in 0..5 {
+        let old = file.with_extension(format!("log.{round}"));
+        std::fs::rename(&file, &old)?;
+        lab.client
+            .runtime
+            .reopen_container_log(ReopenContainerLogRequest { container_id: id.clone() })
+            .await?;
+        assert!(file.exists(), "the new log is there once the call returns");
+        all.push_str(&parse_log(&std::fs::read_to_string(&old)?)?);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    all.push_str(&parse_log(&std::fs::read_to_string(&file)?)?);
+    let expected: String = (1..=3000).map(|i| format!("line {i}\n")).collect();
+    assert!(all == expected, "{} of {} bytes", all.len(), expected.len());
+    lab.close().await
+}

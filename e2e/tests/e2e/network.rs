@@ -1,0 +1,91 @@
+//! The built-in network: addresses, the way between pods, host ports, what is refused.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crisp_e2e::registry::free_port;
+use crisp_e2e::{Lab, Machine, Result, Setup, needs, request, says};
+use k8s_cri::v1::{NamespaceMode, PodSandboxStatusRequest, PortMapping, StatusRequest};
+
+async fn address(lab: &mut Lab, pod: &str) -> Result<String> {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.into(), verbose: false };
+    let status =
+        lab.client.runtime.pod_sandbox_status(request).await?.into_inner().status.ok_or("no status")?;
+    Ok(status.network.map(|n| n.ip).unwrap_or_default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_reach_each_other_by_address() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("server").await?;
+    let serve = "mkdir /w; echo over the bridge > /w/index.html; exec httpd -f -p 80 -h /w";
+    lab.client.launch(&pod, &lab.shell(serve), &sandbox).await?;
+    let ip = address(&mut lab, &pod).await?;
+    assert!(ip.starts_with("10."), "{ip:?}");
+    let line = format!(
+        "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://{ip}/ && break; sleep 0.1; done; ip route | grep -c default; grep -c $(hostname) /etc/hosts"
+    );
+    assert_eq!(lab.output("client", lab.shell(&line)).await?, "over the bridge\n1\n1\n");
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_on_the_hosts_network_sees_its_interfaces() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let mut sandbox = request::pod(&lab.machine, "host");
+    let context = sandbox.linux.as_mut().and_then(|l| l.security_context.as_mut()).ok_or("no context")?;
+    context.namespace_options = Some(request::namespaces(NamespaceMode::Node, NamespaceMode::Container));
+    let pod = lab.client.run_pod(&sandbox).await?;
+    let id = lab.client.launch(&pod, &lab.shell("readlink /proc/self/ns/net; hostname"), &sandbox).await?;
+    lab.client.wait(&id).await?;
+    let ours = std::fs::read_link("/proc/self/ns/net")?;
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?;
+    assert_eq!(lab.machine.container_log("host", "main")?, format!("{}\n{name}", ours.display()));
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_ports_lead_into_the_pod_and_are_given_once() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let port = free_port()?;
+    let mut sandbox = request::pod(&lab.machine, "ports");
+    sandbox.port_mappings =
+        vec![PortMapping { container_port: 80, host_port: port.into(), ..Default::default() }];
+    let pod = lab.client.run_pod(&sandbox).await?;
+    let serve = "mkdir /w; echo published > /w/index.html; exec httpd -f -p 80 -h /w";
+    lab.client.launch(&pod, &lab.shell(serve), &sandbox).await?;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    assert!(answer.ends_with("published\n"), "{answer}");
+    let mut second = request::pod(&lab.machine, "ports2");
+    second.port_mappings.clone_from(&sandbox.port_mappings);
+    let refused = lab.client.run_pod(&second).await.expect_err("the port is taken");
+    says(&refused, &[&port.to_string(), "in use"]);
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_that_overlaps_a_host_route_is_refused() -> Result<()> {
+    needs!("ip");
+    let setup = Setup { pool: Some("127.0.0.0/16".into()), no_registry: true, ..Default::default() };
+    let machine = Machine::start_with(setup).await?;
+    let mut client = machine.client().await?;
+    let status = client
+        .runtime
+        .status(StatusRequest { verbose: false })
+        .await?
+        .into_inner()
+        .status
+        .ok_or("no status")?;
+    let network = status.conditions.iter().find(|c| c.r#type == "NetworkReady").ok_or("no NetworkReady")?;
+    assert!(!network.status && network.message.contains("127.0.0.0/16"), "{network:?}");
+    machine.close().await
+}

@@ -1,0 +1,105 @@
+//! The server may die at any moment.
+
+use std::time::Duration;
+
+use crisp_e2e::{Lab, Result, needs, request};
+use k8s_cri::v1::{ContainerState, ListPodSandboxRequest, PodSandboxState};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_containers_run_on_and_exits_are_not_missed() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("restart").await?;
+    let stays = lab.client.launch(&pod, &request::shell("stays", &lab.image, "sleep 100"), &sandbox).await?;
+    let ends =
+        lab.client.launch(&pod, &request::shell("ends", &lab.image, "sleep 0.3; exit 42"), &sandbox).await?;
+    let created =
+        lab.client.create(&pod, &request::shell("later", &lab.image, "echo late"), &sandbox).await?;
+    let before = lab.client.status(&stays).await?;
+    lab.machine.kill_server();
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    let after = lab.client.status(&stays).await?;
+    assert_eq!((before.started_at, after.state()), (after.started_at, ContainerState::ContainerRunning));
+    let ended = lab.client.wait(&ends).await?;
+    assert_eq!(ended.exit_code, 42);
+    assert!(ended.finished_at > ended.started_at);
+    lab.client.start(&created).await?;
+    assert_eq!(lab.client.wait(&created).await?.exit_code, 0);
+    assert_eq!(lab.client.exec(&stays, &["echo", "still here"]).await?.stdout, b"still here\n"[..]);
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_the_middle_of_anything_it_comes_back_whole() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("steady").await?;
+    let steady = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
+    // Each round a client starts pods without pause while the server dies a little later.
+    for round in 0..12_u64 {
+        let (mut client, machine, image) = (lab.machine.client().await?, &lab.machine, lab.image.clone());
+        let sandboxes: Vec<_> = (0..50).map(|n| request::pod(machine, &format!("r{round}n{n}"))).collect();
+        let busy = tokio::spawn(async move {
+            for sandbox in sandboxes {
+                let Ok(pod) = client.run_pod(&sandbox).await else { return };
+                let container = request::shell("main", &image, "sleep 1000");
+                let Ok(id) = client.launch(&pod, &container, &sandbox).await else { return };
+                let stop = k8s_cri::v1::StopContainerRequest { container_id: id, timeout: 0 };
+                if client.runtime.stop_container(stop).await.is_err() {
+                    return;
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(15 + round * 7)).await;
+        lab.machine.kill_server();
+        busy.await?;
+        lab.machine.start_server().await?;
+        lab.client = lab.machine.client().await?;
+        assert_eq!(
+            lab.client.status(&steady).await?.state(),
+            ContainerState::ContainerRunning,
+            "round {round}"
+        );
+    }
+    let pods =
+        lab.client.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.into_inner().items;
+    let ready = pods.iter().filter(|p| p.state() == PodSandboxState::SandboxReady).count();
+    assert!(ready > 1, "no pod survived: {} known", pods.len());
+    // The closing leak check finds whatever a half-made pod left.
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_stop_leaves_the_pods_running() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("term").await?;
+    let id = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
+    lab.machine.stop_server()?;
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    assert_eq!(lab.client.status(&id).await?.state(), ContainerState::ContainerRunning);
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monitor_that_is_killed_takes_only_its_own_pod() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("victim").await?;
+    let victim = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
+    let (other_sandbox, other_pod) = lab.pod("other").await?;
+    let other = lab.client.launch(&other_pod, &lab.shell("sleep 1000"), &other_sandbox).await?;
+    let monitor = crisp_e2e::bench::memory::processes(&["crisp-pod"])
+        .into_iter()
+        .find(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.contains(&pod)))
+        .and_then(rustix::process::Pid::from_raw)
+        .ok_or("no monitor")?;
+    rustix::process::kill_process(monitor, rustix::process::Signal::KILL)?;
+    let status = lab.client.wait(&victim).await?;
+    assert_ne!(status.exit_code, 0);
+    assert_eq!(lab.client.status(&other).await?.state(), ContainerState::ContainerRunning);
+    lab.close().await
+}
