@@ -1,10 +1,21 @@
 //! Sources of bind mounts: host paths turned into detached mounts, within a deadline.
+//!
+//! A path on a dead NFS server can keep a system call for hours, and nothing can interrupt it. So
+//! paths are opened by a thread that may be abandoned: the caller gets an error in time, and until
+//! the thread comes back, further requests for that path fail at once instead of losing a thread each.
 
-use std::os::fd::OwnedFd;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
 use rustix::io::Errno;
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree};
+
+use crate::sys::{MountAttr, mount_setattr};
 
 /// How mounts made later on one side are seen on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -18,33 +29,16 @@ pub enum Propagation {
 }
 
 /// What the detached mount shall be like.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     pub readonly: bool,
     /// Read-only with everything mounted below it.
     pub recursive_readonly: bool,
-    pub nosuid: bool,
-    pub nodev: bool,
-    pub noexec: bool,
     /// Whether mounts below the path come along (`rbind`).
     pub recursive: bool,
     pub propagation: Propagation,
-    pub deadline: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            readonly: false,
-            recursive_readonly: false,
-            nosuid: false,
-            nodev: false,
-            noexec: false,
-            recursive: true,
-            propagation: Propagation::Private,
-            deadline: Duration::from_secs(10),
-        }
-    }
+    /// MOUNT_ATTR_ bits for the mount itself: NOSUID, NODEV, NOEXEC, NOATIME ...
+    pub attributes: u64,
 }
 
 /// A host path as a detached mount.
@@ -64,12 +58,206 @@ pub enum SourceError {
         "host path {path:?}: no answer within {deadline:?}; the file system it is on is dead or overloaded"
     )]
     Deadline { path: PathBuf, deadline: Duration },
+    #[error(
+        "host path {path:?}: no answer for {waiting:?} to an earlier request; the file system it is on is dead or overloaded"
+    )]
+    StillStuck { path: PathBuf, waiting: Duration },
+    #[error(
+        "host path {path:?}: it is on a mount that is not {wanted} on the host, so mounts cannot propagate{hint}"
+    )]
+    NotShared { path: PathBuf, wanted: &'static str, hint: &'static str },
     #[error("host path {path:?}: {step}: {errno}{hint}")]
     Kernel { path: PathBuf, step: &'static str, errno: Errno, hint: &'static str },
 }
 
+/// Opens one host path, following its symbolic links.
+///
 /// # Errors
 /// Names the path, and the deadline when that has passed.
-pub fn open(path: &Path, _options: &Options) -> Result<Source, SourceError> {
-    Err(SourceError::Kernel { path: path.to_owned(), step: "open", errno: Errno::NOSYS, hint: "" })
+pub fn open(path: &Path, options: Options, deadline: Duration) -> Result<Source, SourceError> {
+    let mut opened = open_all(vec![(path.to_owned(), options)], deadline).map_err(|(_, error)| error)?;
+    opened.pop().ok_or_else(|| SourceError::Missing { path: path.to_owned() })
 }
+
+/// Opens host paths in their order with one thread and one deadline for all.
+///
+/// # Errors
+/// The first that fails, with its position.
+pub fn open_all(
+    requests: Vec<(PathBuf, Options)>,
+    deadline: Duration,
+) -> Result<Vec<Source>, (usize, SourceError)> {
+    let started = Instant::now();
+    let paths: Vec<PathBuf> = requests.iter().map(|(path, _)| path.clone()).collect();
+    for (index, path) in paths.iter().enumerate() {
+        if let Some(waiting) = STUCK.waiting(path) {
+            return Err((index, SourceError::StillStuck { path: path.clone(), waiting }));
+        }
+    }
+    let mut sources = Vec::with_capacity(paths.len());
+    if paths.is_empty() {
+        return Ok(sources);
+    }
+    let (sender, results) = channel();
+    std::thread::Builder::new()
+        .name("mount sources".to_owned())
+        .spawn(move || work(&requests, &sender))
+        .map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);
+            (0, SourceError::Kernel { path: paths[0].clone(), step: "start a thread", errno, hint: "" })
+        })?;
+    while sources.len() < paths.len() {
+        let index = sources.len();
+        match results.recv_timeout(deadline.saturating_sub(started.elapsed())) {
+            Ok(Ok(source)) => sources.push(source),
+            Ok(Err(error)) => return Err((index, error)),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                let path = paths[index].clone();
+                return Err((index, SourceError::Deadline { path, deadline }));
+            }
+        }
+    }
+    Ok(sources)
+}
+
+/// How many host paths are being waited for beyond their deadline.
+#[must_use]
+pub fn stuck() -> usize {
+    STUCK
+        .0
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .values()
+        .filter(|since| since.elapsed() > GRACE)
+        .count()
+}
+
+/// What is under way for less than this is not called stuck.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Paths that a thread is busy with, since when.
+struct Stuck(Mutex<HashMap<PathBuf, Instant>>);
+
+static STUCK: LazyLock<Stuck> = LazyLock::new(|| Stuck(Mutex::new(HashMap::new())));
+
+impl Stuck {
+    fn waiting(&self, path: &Path) -> Option<Duration> {
+        let busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        busy.get(path).map(Instant::elapsed).filter(|waiting| *waiting > GRACE)
+    }
+
+    fn busy(&self, path: &Path) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(path.to_owned())
+            .or_insert_with(Instant::now);
+    }
+
+    fn done(&self, path: &Path) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
+    }
+}
+
+fn work(requests: &[(PathBuf, Options)], results: &Sender<Result<Source, SourceError>>) {
+    for (path, options) in requests {
+        STUCK.busy(path);
+        let result = open_here(path, *options);
+        STUCK.done(path);
+        let failed = result.is_err();
+        // Nobody listens any more: the deadline has passed, and the mount goes with its descriptor.
+        if results.send(result).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn open_here(path: &Path, options: Options) -> Result<Source, SourceError> {
+    let failed = |step| {
+        move |errno| match errno {
+            Errno::NOENT => SourceError::Missing { path: path.to_owned() },
+            _ => SourceError::Kernel { path: path.to_owned(), step, errno, hint: hint(step, errno) },
+        }
+    };
+    if options.propagation != Propagation::Private {
+        check_shared(path, options.propagation)?;
+    }
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if options.recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    let mount = open_tree(CWD, path, flags).map_err(failed("open"))?;
+    let file = !is_folder(&mount).map_err(failed("stat"))?;
+    set_attributes(&mount, options).map_err(failed("set its mount attributes"))?;
+    Ok(Source { mount, file })
+}
+
+fn is_folder(mount: &OwnedFd) -> Result<bool, Errno> {
+    // The type never changes, so there is no need to ask a server about it.
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(mount, c"", flags, StatxFlags::TYPE)?;
+    Ok(FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory)
+}
+
+fn set_attributes(mount: &OwnedFd, options: Options) -> Result<(), Errno> {
+    let readonly = u64::from(MountAttrFlags::MOUNT_ATTR_RDONLY.bits());
+    let atime = u64::from(MountAttrFlags::MOUNT_ATTR__ATIME.bits());
+    let propagation = match options.propagation {
+        Propagation::Private => MountPropagationFlags::PRIVATE,
+        Propagation::HostToContainer => MountPropagationFlags::DOWNSTREAM,
+        Propagation::Bidirectional => MountPropagationFlags::SHARED,
+    };
+    let whole = MountAttr {
+        set: if options.recursive_readonly { readonly } else { 0 },
+        propagation: propagation.bits().into(),
+        ..MountAttr::default()
+    };
+    mount_setattr(mount.as_fd(), true, &whole)?;
+    let set = options.attributes | if options.readonly { readonly } else { 0 };
+    if set == 0 {
+        return Ok(());
+    }
+    let clear = if set & atime == 0 { 0 } else { atime };
+    mount_setattr(mount.as_fd(), false, &MountAttr { set, clear, ..MountAttr::default() })
+}
+
+/// A detached copy joins the propagation of the mount that it is copied from; of a private one
+/// there is nothing to join, and a pod that counts on it would wait for mounts that never come.
+fn check_shared(path: &Path, propagation: Propagation) -> Result<(), SourceError> {
+    let failed = |step, errno| SourceError::Kernel { path: path.to_owned(), step, errno, hint: "" };
+    let stat =
+        statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID).map_err(|errno| match errno {
+            Errno::NOENT => SourceError::Missing { path: path.to_owned() },
+            errno => failed("find its mount", errno),
+        })?;
+    let table = std::fs::read_to_string("/proc/thread-self/mountinfo")
+        .map_err(|e| failed("read mountinfo", Errno::from_io_error(&e).unwrap_or(Errno::IO)))?;
+    let id = stat.stx_mnt_id.to_string();
+    let optional = table.lines().find_map(|line| {
+        let (mount, _) = line.split_once(" - ")?;
+        let mut fields = mount.split(' ');
+        (fields.next()? == id).then(|| fields.skip(5).collect::<Vec<_>>())
+    });
+    let has = |tag: &str| optional.iter().flatten().any(|field| field.starts_with(tag));
+    let wanted = match propagation {
+        Propagation::Bidirectional if !has("shared:") => "shared",
+        Propagation::HostToContainer if !has("shared:") && !has("master:") => "shared or a slave",
+        _ => return Ok(()),
+    };
+    let hint = "; make it so with: mount --make-rshared on its mount point";
+    Err(SourceError::NotShared { path: path.to_owned(), wanted, hint })
+}
+
+fn hint(step: &'static str, errno: Errno) -> &'static str {
+    match (step, errno) {
+        ("open", Errno::INVAL) => " (its mount is unbindable, or belongs to another mount namespace)",
+        ("open", Errno::LOOP) => " (too many symbolic links)",
+        ("set its mount attributes", Errno::BUSY) => " (it is open for writing below a read-only mount)",
+        (_, Errno::PERM | Errno::ACCESS) => " (not permitted)",
+        (_, Errno::STALE | Errno::IO | Errno::NOTCONN) => " (the file system it is on is broken)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,14 +1,35 @@
 //! OCI spec to plan: everything is validated, and opened, here; errors name the spec's field.
+//!
+//! ```text
+//!  process      --process.rs, capabilities.rs, rlimits.rs--> plan::Process
+//!  mounts       --mounts.rs, options.rs--------------------> plan::Mount + opened sources
+//!  linux.*      --namespaces.rs, devices.rs, paths.rs------> the rest of the plan
+//! ```
+//!
+//! A field that nothing here does is an error, never ignored. `linux.resources` is for
+//! [`crate::cgroup::Resources`], `linux.cgroupsPath` for its caller, `hostname` for the pod.
+
+mod capabilities;
+mod devices;
+mod field;
+mod mounts;
+mod namespaces;
+mod options;
+mod paths;
+mod process;
+mod rlimits;
 
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxSeccomp, Process, Spec};
 
 use crate::cgroup::{CgroupError, Cgroups, JoinFds};
-use crate::plan;
+use crate::plan::{self, FdIndex};
 use crate::seccomp::SeccompError;
 use crate::source::SourceError;
+pub use capabilities::mask as capability_mask;
+use field::{invalid, refuse, unsupported};
 
 /// What the spec cannot say: descriptors, and the pod that the container is in.
 #[derive(Debug)]
@@ -60,12 +81,57 @@ pub enum CompileError {
     Cgroup(#[from] CgroupError),
 }
 
+/// The descriptors of a plan, growing.
+#[derive(Default)]
+struct Descriptors(Vec<OwnedFd>);
+
+impl Descriptors {
+    fn add(&mut self, fd: OwnedFd) -> Result<FdIndex, CompileError> {
+        let index =
+            u16::try_from(self.0.len()).map_err(|_| invalid("mounts", "there are more than 65536"))?;
+        self.0.push(fd);
+        Ok(FdIndex(index))
+    }
+}
+
 /// Compiles a container's spec. Blocking, up to `source_deadline`: opens the sources of bind mounts.
 ///
 /// # Errors
 /// Names the field of the spec.
-pub fn compile(_spec: &Spec, _inputs: Inputs) -> Result<Compiled, CompileError> {
-    Err(CompileError::Unsupported { field: "spec".to_owned(), hint: String::new() })
+pub fn compile(spec: &Spec, inputs: Inputs) -> Result<Compiled, CompileError> {
+    let linux = spec.linux().as_ref().ok_or_else(|| invalid("linux", "missing"))?;
+    refuse_unsupported(spec, linux)?;
+    let process = spec.process().as_ref().ok_or_else(|| invalid("process", "missing"))?;
+    let process = process::process(process, linux.seccomp().as_ref())?;
+
+    let mut fds = Descriptors::default();
+    let root = plan::Root {
+        mount: fds.add(inputs.root)?,
+        readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or(false),
+        shared: root_shared(linux)?,
+    };
+    let cgroup = join(inputs.cgroup, &mut fds)?;
+    let namespaces =
+        namespaces::namespaces(linux.namespaces().as_deref().unwrap_or_default(), inputs.pid, &mut fds)?;
+    let context = mounts::Context {
+        cgroups: &inputs.cgroups,
+        pod_shm: inputs.pod_shm,
+        deadline: inputs.source_deadline,
+    };
+    let devices = linux.devices().as_deref().unwrap_or_default();
+    let mounts = mounts::mounts(spec.mounts().as_deref().unwrap_or_default(), &context, &mut fds)?;
+    let plan = plan::Plan {
+        process,
+        root,
+        devices: devices::devices(devices, &mounts)?,
+        mounts,
+        masked_paths: paths::paths("linux.maskedPaths", linux.masked_paths().as_ref())?,
+        readonly_paths: paths::paths("linux.readonlyPaths", linux.readonly_paths().as_ref())?,
+        pid: namespaces.pid,
+        cgroup_namespace: namespaces.cgroup,
+        cgroup,
+    };
+    Ok(Compiled { plan, fds: fds.0 })
 }
 
 /// Compiles a process that is exec'd into a running container.
@@ -73,8 +139,61 @@ pub fn compile(_spec: &Spec, _inputs: Inputs) -> Result<Compiled, CompileError> 
 /// # Errors
 /// Names the field of the spec.
 pub fn compile_process(
-    _process: &Process,
-    _seccomp: Option<&LinuxSeccomp>,
+    process: &Process,
+    seccomp: Option<&LinuxSeccomp>,
 ) -> Result<plan::Process, CompileError> {
-    Err(CompileError::Unsupported { field: "process".to_owned(), hint: String::new() })
+    process::process(process, seccomp)
 }
+
+/// The cgroup part of a plan, or of an exec: descriptors are appended to `fds`.
+///
+/// # Errors
+/// More descriptors than a plan can index.
+pub fn compile_join(join_fds: JoinFds, fds: &mut Vec<OwnedFd>) -> Result<plan::CgroupJoin, CompileError> {
+    let mut all = Descriptors(std::mem::take(fds));
+    let joined = join(join_fds, &mut all);
+    *fds = all.0;
+    joined
+}
+
+fn join(given: JoinFds, fds: &mut Descriptors) -> Result<plan::CgroupJoin, CompileError> {
+    Ok(plan::CgroupJoin {
+        v2: given.v2.map(|fd| fds.add(fd)).transpose()?,
+        v1_tasks: given.v1_tasks.into_iter().map(|fd| fds.add(fd)).collect::<Result<_, _>>()?,
+        oom_events: given.oom_events.map(|fd| fds.add(fd)).transpose()?,
+    })
+}
+
+fn root_shared(linux: &Linux) -> Result<bool, CompileError> {
+    match linux.rootfs_propagation().as_deref() {
+        // The root is a mount of the container alone: private and slave are the same.
+        None | Some("" | "private" | "rprivate" | "slave" | "rslave") => Ok(false),
+        Some("shared" | "rshared") => Ok(true),
+        Some(other) => Err(unsupported(format!("linux.rootfsPropagation: {other:?}"), "")),
+    }
+}
+
+fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), CompileError> {
+    refuse(spec.hooks().is_some(), "hooks", "")?;
+    refuse(spec.windows().is_some(), "windows", "")?;
+    refuse(spec.vm().is_some(), "vm", "")?;
+    refuse(spec.solaris().is_some(), "solaris", "")?;
+    refuse(spec.zos().is_some(), "zos", "")?;
+    refuse(spec.domainname().is_some(), "domainname", "")?;
+    let mapped = [linux.uid_mappings(), linux.gid_mappings()].into_iter().flatten().any(|m| !m.is_empty());
+    refuse(mapped, "linux.uidMappings", "user namespaces")?;
+    let sysctls = linux.sysctl().as_ref().is_some_and(|s| !s.is_empty());
+    refuse(sysctls, "linux.sysctl", "the pod has them, not the container")?;
+    let label = linux.mount_label().as_deref().is_some_and(|l| !l.is_empty());
+    refuse(label, "linux.mountLabel", "")?;
+    refuse(linux.intel_rdt().is_some(), "linux.intelRdt", "")?;
+    refuse(linux.memory_policy().is_some(), "linux.memoryPolicy", "")?;
+    refuse(linux.personality().is_some(), "linux.personality", "")?;
+    let offsets = linux.time_offsets().as_ref().is_some_and(|o| !o.is_empty());
+    refuse(offsets, "linux.timeOffsets", "time namespaces")?;
+    let net = linux.net_devices().as_ref().is_some_and(|n| !n.is_empty());
+    refuse(net, "linux.netDevices", "")
+}
+
+#[cfg(test)]
+mod tests;

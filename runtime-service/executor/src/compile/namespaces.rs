@@ -1,0 +1,86 @@
+//! `linux.namespaces`. A container's mount namespace is always its own; network, IPC and UTS are the
+//! pod's or the host's, which the monitor is in already; PID is one of four.
+
+use std::collections::HashSet;
+
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
+
+use super::field::{invalid, unsupported};
+use super::{CompileError, Descriptors, PidInput};
+use crate::plan::PidNamespace;
+
+/// What the spec says of namespaces, as far as a container decides it.
+pub(super) struct Namespaces {
+    pub pid: PidNamespace,
+    pub cgroup: bool,
+}
+
+pub(super) fn namespaces(
+    given: &[LinuxNamespace],
+    pid: PidInput,
+    fds: &mut Descriptors,
+) -> Result<Namespaces, CompileError> {
+    let mut seen = HashSet::new();
+    let mut listed_pid = Listed::No;
+    let (mut mount, mut cgroup) = (false, false);
+    for (index, namespace) in given.iter().enumerate() {
+        let field = format!("linux.namespaces[{index}]");
+        let typ = namespace.typ();
+        if !seen.insert(typ) {
+            return Err(invalid(field, format!("{typ} is listed twice")));
+        }
+        let joined = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        match (typ, joined) {
+            (LinuxNamespaceType::Mount, false) => mount = true,
+            (LinuxNamespaceType::Cgroup, false) => cgroup = true,
+            (LinuxNamespaceType::Mount | LinuxNamespaceType::Cgroup, true) => {
+                return Err(unsupported(field, &format!("joining a {typ} namespace")));
+            }
+            (LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts, true) => {}
+            (LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts, false) => {
+                let reason =
+                    format!("a container has no {typ} namespace of its own; give the path of the pod's");
+                return Err(invalid(field, reason));
+            }
+            (LinuxNamespaceType::Pid, joined) => {
+                listed_pid = if joined { Listed::Joined } else { Listed::New }
+            }
+            (LinuxNamespaceType::User, _) => return Err(unsupported(field, "user namespaces")),
+            (LinuxNamespaceType::Time, _) => return Err(unsupported(field, "time namespaces")),
+        }
+    }
+    if !mount {
+        return Err(invalid("linux.namespaces", "mount is missing: every container has its own"));
+    }
+    Ok(Namespaces { pid: pid_namespace(&listed_pid, pid, fds)?, cgroup })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Listed {
+    No,
+    New,
+    Joined,
+}
+
+fn pid_namespace(
+    listed: &Listed,
+    pid: PidInput,
+    fds: &mut Descriptors,
+) -> Result<PidNamespace, CompileError> {
+    let (expected, what) = match &pid {
+        PidInput::Own => (Listed::New, "its own"),
+        PidInput::Host => (Listed::No, "the host's"),
+        PidInput::Pod => (Listed::Joined, "the pod's"),
+        PidInput::Target(_) => (Listed::Joined, "another container's"),
+    };
+    if *listed != expected {
+        let reason = format!("pid: the spec has {listed:?}, but the container is to live in {what}");
+        return Err(invalid("linux.namespaces", reason));
+    }
+    Ok(match pid {
+        PidInput::Own => PidNamespace::Own,
+        PidInput::Host => PidNamespace::Host,
+        PidInput::Pod => PidNamespace::Pod,
+        PidInput::Target(fd) => PidNamespace::Target(fds.add(fd)?),
+    })
+}

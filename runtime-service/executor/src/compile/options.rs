@@ -1,0 +1,88 @@
+//! Mount options, as mount(8) and the OCI spec have them, in one list for all kinds of mounts.
+
+use rustix::mount::MountAttrFlags as Attr;
+
+use super::CompileError;
+use super::field::{invalid, unsupported};
+use crate::source::Propagation;
+
+/// The options of one mount, sorted by who keeps them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct MountOptions {
+    /// `bind` or `rbind` were among them.
+    pub bind: bool,
+    pub recursive: bool,
+    pub recursive_readonly: bool,
+    /// MOUNT_ATTR_ bits.
+    pub attributes: u64,
+    pub propagation: Option<Propagation>,
+    /// For the file system: `size=64k`.
+    pub data: Vec<String>,
+}
+
+impl MountOptions {
+    pub(super) fn readonly(&self) -> bool {
+        self.attributes & bits(Attr::MOUNT_ATTR_RDONLY) != 0
+    }
+}
+
+fn bits(flags: Attr) -> u64 {
+    flags.bits().into()
+}
+
+pub(super) fn parse(index: usize, options: &[String]) -> Result<MountOptions, CompileError> {
+    let mut parsed = MountOptions::default();
+    for option in options {
+        if !attribute(&mut parsed.attributes, option) {
+            other(&mut parsed, index, option)?;
+        }
+    }
+    Ok(parsed)
+}
+
+/// Options that are flags of a mount; true when `option` was one.
+fn attribute(attributes: &mut u64, option: &str) -> bool {
+    let atime = bits(Attr::MOUNT_ATTR__ATIME);
+    let (set, clear) = match option {
+        "ro" => (bits(Attr::MOUNT_ATTR_RDONLY), 0),
+        "rw" => (0, bits(Attr::MOUNT_ATTR_RDONLY)),
+        "nosuid" => (bits(Attr::MOUNT_ATTR_NOSUID), 0),
+        "suid" => (0, bits(Attr::MOUNT_ATTR_NOSUID)),
+        "nodev" => (bits(Attr::MOUNT_ATTR_NODEV), 0),
+        "dev" => (0, bits(Attr::MOUNT_ATTR_NODEV)),
+        "noexec" => (bits(Attr::MOUNT_ATTR_NOEXEC), 0),
+        "exec" => (0, bits(Attr::MOUNT_ATTR_NOEXEC)),
+        "nosymfollow" => (bits(Attr::MOUNT_ATTR_NOSYMFOLLOW), 0),
+        "symfollow" => (0, bits(Attr::MOUNT_ATTR_NOSYMFOLLOW)),
+        "nodiratime" => (bits(Attr::MOUNT_ATTR_NODIRATIME), 0),
+        "diratime" => (0, bits(Attr::MOUNT_ATTR_NODIRATIME)),
+        // The kernel's default is relatime, whose bits are none.
+        "relatime" | "atime" | "norelatime" | "nostrictatime" => (0, atime),
+        "noatime" => (bits(Attr::MOUNT_ATTR_NOATIME), atime),
+        "strictatime" => (bits(Attr::MOUNT_ATTR_STRICTATIME), atime),
+        "defaults" => (0, 0),
+        _ => return false,
+    };
+    *attributes = *attributes & !clear | set;
+    true
+}
+
+fn other(parsed: &mut MountOptions, index: usize, option: &str) -> Result<(), CompileError> {
+    let field = || format!("mounts[{index}].options");
+    match option {
+        "bind" => parsed.bind = true,
+        "rbind" => (parsed.bind, parsed.recursive) = (true, true),
+        "rro" => parsed.recursive_readonly = true,
+        "private" | "rprivate" => parsed.propagation = Some(Propagation::Private),
+        "slave" | "rslave" => parsed.propagation = Some(Propagation::HostToContainer),
+        "shared" | "rshared" => parsed.propagation = Some(Propagation::Bidirectional),
+        "unbindable" | "runbindable" | "idmap" | "ridmap" | "tmpcopyup" | "remount" | "sync" | "dirsync"
+        | "mand" | "iversion" | "lazytime" | "rnosuid" | "rnodev" | "rnoexec" | "rnoatime"
+        | "rnosymfollow" => {
+            return Err(unsupported(format!("{}: {option:?}", field()), ""));
+        }
+        "" => return Err(invalid(field(), "an option is empty")),
+        data => parsed.data.push(data.to_owned()),
+    }
+    Ok(())
+}
