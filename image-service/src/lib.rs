@@ -9,20 +9,46 @@
 //!
 //! | type | what it is |
 //! |---|---|
+//! | [`ImageService`] | all of it behind one handle |
 //! | [`Reference`] | a complete image name: registry, repository, tag or digest |
+//! | [`Endpoint`](mirror::Endpoint) | a place that can serve a registry's content, and why it is asked |
+//! | [`PullError`] | why a pull failed: the stage, and each endpoint's reason |
 //! | [`Store`] | images and their unpacked layers on disk |
 //! | [`Image`] | what is known of one image; [`Lease`] keeps its layers in place |
 //! | [`Digest`] | the hash of some content; [`DiffId`] names a layer, [`ImageId`] an image |
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use crisp_image_service::{ImageConfig, ImageService, PullRequest};
+//! let metrics = crisp_metrics::Metrics::new("0.1.0")?;
+//! let config = ImageConfig { root: "/var/lib/crisp".into(), ..ImageConfig::default() };
+//! let images = ImageService::open(config, &metrics).await?;
+//! let request = PullRequest { reference: "busybox".to_owned(), auth: None };
+//! let id = images.pull(&request, None).await?;
+//! let image = images.find(id.as_str())?;
+//! let lease = images.lease(&image.diff_ids)?;
+//! println!("{} is in {:?}", image.id, lease.layer_paths());
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod digest;
 mod gc;
 pub mod layout;
+mod manifest;
 pub mod mirror;
+pub mod pull;
 pub mod reference;
 pub mod registry;
+mod service;
 pub mod store;
 pub mod unpack;
 
 pub use digest::{DiffId, Digest, ImageId, InvalidDigest};
+pub use manifest::{ManifestError, Platform};
+pub use mirror::Resolution;
+pub use pull::{PullError, PullOptions, PullProgress, PullRequest};
 pub use reference::{InvalidReference, Reference};
-pub use store::{Image, Lease, Store};
+pub use registry::{Auth, ErrorKind, Secret};
+pub use service::{ImageConfig, ImageService, OpenError, RemoveError, ResolveError};
+pub use store::{FindError, FsUsage, Image, Lease, Removed, Store, StoreError};

@@ -1,0 +1,59 @@
+//! Manifests, indexes and configurations, as the OCI image specification and Docker's schema 2 have them.
+//!
+//! Everything read here has been verified against its digest before; what is checked here is whether it
+//! makes sense. Parsing is our own because a pull must say what is wrong with an image, by name.
+
+mod config;
+mod parse;
+mod platform;
+
+pub(crate) use self::config::{MAX_CONFIG, PulledConfig};
+pub(crate) use self::parse::{Document, ImageManifest, Layer};
+pub use self::platform::Platform;
+pub(crate) use self::platform::select;
+
+use crate::digest::Digest;
+
+/// Why a manifest, index or configuration is not one that can be run here.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the fields are named by the messages")]
+pub enum ManifestError {
+    #[error(
+        "it is a Docker schema 1 manifest, which has been obsolete since 2017 and is not supported; \
+         push the image again with a current tool"
+    )]
+    Schema1,
+    #[error("manifest {digest} has media type {media_type:?}, which is neither an image nor an index")]
+    MediaType { digest: Digest, media_type: String },
+    #[error("manifest {digest} says {inside:?} inside and {outside:?} outside; one of them lies")]
+    Contradiction { digest: Digest, inside: String, outside: String },
+    #[error("manifest {digest} is malformed: {why}")]
+    Malformed { digest: Digest, why: String },
+    #[error("it is not a container image but an artifact of type {media_type:?}")]
+    Artifact { media_type: String },
+    #[error("layer {digest} has media type {media_type:?}, which cannot be unpacked")]
+    LayerType { digest: Digest, media_type: String },
+    #[error(
+        "layer {digest} is a foreign layer that may only be fetched from {url:?}; such images are not supported"
+    )]
+    ForeignLayer { digest: Digest, url: String },
+    #[error("no image for platform {wanted}; there is {}", list(.available))]
+    Platform { wanted: Platform, available: Vec<Platform> },
+    #[error("index {digest} leads to more indexes, deeper than images are ever nested")]
+    TooDeep { digest: Digest },
+    #[error("manifest {digest} has {found} bytes, its index says {expected}")]
+    Size { digest: Digest, found: u64, expected: u64 },
+    #[error("configuration {digest} has {size} bytes; at most {limit} are accepted")]
+    ConfigTooLarge { digest: Digest, size: u64, limit: u64 },
+    #[error("configuration {digest} is malformed: {why}")]
+    Config { digest: Digest, why: String },
+    #[error("configuration {digest} names {diff_ids} layers, the manifest {layers}")]
+    LayerCount { digest: Digest, diff_ids: usize, layers: usize },
+}
+
+fn list(platforms: &[Platform]) -> String {
+    if platforms.is_empty() {
+        return "none for any platform".to_owned();
+    }
+    platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

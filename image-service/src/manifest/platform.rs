@@ -1,0 +1,188 @@
+//! Which of an index's images runs on this machine, and runs best.
+
+use std::fmt;
+
+use serde::Deserialize;
+
+use super::ManifestError;
+use super::parse::IndexEntry;
+
+/// Operating system, processor and its variant, in Go's words as images use them.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct Platform {
+    /// `linux`.
+    #[serde(default)]
+    pub os: String,
+    /// `amd64`, `arm64`, …
+    #[serde(default)]
+    pub architecture: String,
+    /// `v7` of arm, `v3` of amd64, or empty.
+    #[serde(default)]
+    pub variant: String,
+}
+
+impl Platform {
+    /// This machine.
+    #[must_use]
+    pub fn host() -> Self {
+        let (architecture, variant) = match std::env::consts::ARCH {
+            "x86_64" => ("amd64", amd64_level()),
+            "aarch64" => ("arm64", "v8"),
+            "arm" => ("arm", "v7"),
+            "x86" => ("386", ""),
+            "powerpc64" => ("ppc64le", ""),
+            other => (other, ""),
+        };
+        Self { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
+    }
+
+    /// How well an image for `offered` runs here: lower is better, `None` is not at all.
+    fn rank(&self, offered: &Self) -> Option<u32> {
+        if offered.os != self.os {
+            return None;
+        }
+        if offered.architecture != self.architecture {
+            // A 64-bit x86 kernel runs 32-bit programs; it is the last resort.
+            let fallback = self.architecture == "amd64" && offered.architecture == "386";
+            return fallback.then_some(1000);
+        }
+        let number = |variant: &str| variant.trim_start_matches('v').parse::<u32>().ok();
+        // An image that names no variant is for the lowest common one.
+        let lowest = match self.architecture.as_str() {
+            "arm64" => 8,
+            "arm" => 7,
+            _ => 1,
+        };
+        let mine = number(&self.variant).unwrap_or(lowest);
+        let theirs = if offered.variant.is_empty() { lowest } else { number(&offered.variant)? };
+        mine.checked_sub(theirs)
+    }
+
+    /// Whether an image whose configuration says `offered` runs here. Fields that say nothing are believed
+    /// to fit: images built by hand often lack them.
+    pub(super) fn accepts(&self, offered: &Self) -> bool {
+        let or_own =
+            |theirs: &str, own: &str| if theirs.is_empty() { own.to_owned() } else { theirs.to_owned() };
+        let offered = Self {
+            os: or_own(&offered.os, &self.os),
+            architecture: or_own(&offered.architecture, &self.architecture),
+            variant: offered.variant.clone(),
+        };
+        self.rank(&offered).is_some()
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
+    }
+}
+
+/// The entry that runs best on `wanted`; among equals the first, as the index's author ordered them.
+pub(crate) fn select(entries: &[IndexEntry], wanted: &Platform) -> Result<IndexEntry, ManifestError> {
+    let ranked = entries.iter().filter_map(|entry| {
+        let rank = match &entry.platform {
+            Some(platform) => wanted.rank(platform)?,
+            // Says nothing: its configuration decides, once it is here.
+            None => 2000,
+        };
+        Some((rank, entry))
+    });
+    ranked.min_by_key(|(rank, _)| *rank).map(|(_, entry)| entry.clone()).ok_or_else(|| {
+        ManifestError::Platform {
+            wanted: wanted.clone(),
+            available: entries.iter().filter_map(|e| e.platform.clone()).collect(),
+        }
+    })
+}
+
+/// The x86-64 psABI's micro-architecture level, as images name it.
+#[cfg(target_arch = "x86_64")]
+fn amd64_level() -> &'static str {
+    use std::arch::is_x86_feature_detected as has;
+    let v2 = has!("cmpxchg16b") && has!("popcnt") && has!("sse4.2") && has!("ssse3");
+    let v3 = has!("avx2")
+        && has!("bmi1")
+        && has!("bmi2")
+        && has!("f16c")
+        && has!("fma")
+        && has!("lzcnt")
+        && has!("movbe");
+    let v4 = has!("avx512f") && has!("avx512bw") && has!("avx512cd") && has!("avx512dq") && has!("avx512vl");
+    match (v2, v3, v4) {
+        (true, true, true) => "v4",
+        (true, true, false) => "v3",
+        (true, false, _) => "v2",
+        _ => "v1",
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn amd64_level() -> &'static str {
+    "v1"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse::Blob;
+    use super::*;
+    use crate::digest::Digest;
+
+    fn platform(text: &str) -> Platform {
+        let mut parts = text.split('/').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Platform { os: next(), architecture: next(), variant: next() }
+    }
+
+    fn best(wanted: &str, offered: &[&str]) -> Option<String> {
+        let entries: Vec<_> = offered
+            .iter()
+            .map(|p| IndexEntry {
+                blob: Blob { digest: Digest::sha256(p.as_bytes()), size: 1 },
+                platform: (!p.is_empty()).then(|| platform(p)),
+            })
+            .collect();
+        let chosen = select(&entries, &platform(wanted)).ok()?;
+        Some(chosen.platform.map(|p| p.to_string()).unwrap_or_default())
+    }
+
+    #[test]
+    fn the_best_fitting_platform_is_chosen() {
+        for (wanted, offered, chosen) in [
+            ("linux/amd64/v3", &["linux/arm64", "linux/amd64"][..], Some("linux/amd64")),
+            ("linux/amd64/v3", &["linux/amd64", "linux/amd64/v3", "linux/amd64/v4"], Some("linux/amd64/v3")),
+            ("linux/amd64/v1", &["linux/amd64/v2"], None),
+            ("linux/amd64/v1", &["linux/386", "linux/amd64"], Some("linux/amd64")),
+            ("linux/amd64/v1", &["linux/386", "windows/amd64"], Some("linux/386")),
+            ("linux/arm64/v8", &["linux/arm/v7", "linux/arm64/v8"], Some("linux/arm64/v8")),
+            ("linux/arm64/v8", &["linux/arm/v7"], None),
+            ("linux/arm/v7", &["linux/arm/v5", "linux/arm/v6"], Some("linux/arm/v6")),
+            ("linux/amd64", &["", "linux/arm64"], Some("")),
+            ("linux/amd64", &[], None),
+        ] {
+            assert_eq!(best(wanted, offered).as_deref(), chosen, "{wanted} of {offered:?}");
+        }
+    }
+
+    #[test]
+    fn the_error_lists_what_there_is() {
+        let entry = |p: &str| IndexEntry {
+            blob: Blob { digest: Digest::sha256(b""), size: 1 },
+            platform: Some(platform(p)),
+        };
+        let error =
+            select(&[entry("linux/s390x"), entry("linux/arm/v7")], &platform("linux/amd64/v3")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no image for platform linux/amd64/v3; there is linux/s390x, linux/arm/v7"
+        );
+    }
+
+    #[test]
+    fn this_machine_runs_its_own_images() {
+        let host = Platform::host();
+        assert!(host.accepts(&host) && host.accepts(&platform("")));
+        assert!(!host.accepts(&platform("windows")) && !host.accepts(&platform("linux/s390x")));
+    }
+}

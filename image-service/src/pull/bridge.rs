@@ -1,0 +1,70 @@
+//! From the network's tasks to the unpacking thread: a bounded channel that reads like a file.
+//!
+//! The end of the data is a message of its own, sent after the digest has been verified. A sender that
+//! goes away without it makes the reader fail, so nothing unverified can look complete.
+
+use std::io::{self, Read};
+
+use bytes::{Buf, Bytes};
+use tokio::sync::mpsc;
+
+/// Pieces in flight. With the client's read buffer this bounds the memory of one layer to about 2 MiB.
+const PIECES: usize = 8;
+
+pub(crate) enum Piece {
+    Data(Bytes),
+    /// All is there and verified.
+    End,
+}
+
+/// The reader's end; blocks.
+pub(crate) struct PieceReader {
+    pieces: mpsc::Receiver<Piece>,
+    current: Bytes,
+    ended: bool,
+}
+
+pub(crate) fn bridge() -> (mpsc::Sender<Piece>, PieceReader) {
+    let (sender, pieces) = mpsc::channel(PIECES);
+    (sender, PieceReader { pieces, current: Bytes::new(), ended: false })
+}
+
+impl Read for PieceReader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.current.is_empty() && !self.ended {
+            match self.pieces.blocking_recv() {
+                Some(Piece::Data(data)) => self.current = data,
+                Some(Piece::End) => self.ended = true,
+                None => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download was given up"));
+                }
+            }
+        }
+        let n = self.current.len().min(into.len());
+        self.current.copy_to_slice(&mut into[..n]);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(pieces: Vec<Piece>) -> io::Result<Vec<u8>> {
+        let (sender, mut reader) = bridge();
+        for piece in pieces {
+            sender.try_send(piece).ok().unwrap();
+        }
+        drop(sender);
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).map(|_| all)
+    }
+
+    #[test]
+    fn the_end_is_only_an_end_when_it_was_said() {
+        let data = |text: &'static str| Piece::Data(Bytes::from_static(text.as_bytes()));
+        assert_eq!(read_all(vec![data("ab"), data(""), data("c"), Piece::End]).unwrap(), b"abc");
+        assert!(read_all(vec![data("ab")]).is_err());
+        assert!(read_all(vec![]).is_err());
+    }
+}

@@ -1,0 +1,167 @@
+//! The image service: store and pulls behind one handle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crisp_metrics::{Metrics, prometheus};
+use tokio::sync::watch;
+
+use crate::digest::{DiffId, ImageId};
+use crate::mirror::{MirrorError, Mirrors, Resolution};
+use crate::pull::{PullError, PullMetrics, PullOptions, PullProgress, PullRequest, Puller};
+use crate::reference::{InvalidReference, Reference};
+use crate::store::{FindError, FsUsage, Image, Lease, Removed, Store, StoreError};
+
+/// Where the image service lives and how it behaves.
+#[derive(Debug, Clone, Default)]
+pub struct ImageConfig {
+    /// The persistent root; images and layers live below it.
+    pub root: PathBuf,
+    /// The tree of hosts.toml folders; `None` means that every registry is asked itself.
+    pub registry_config_dir: Option<PathBuf>,
+    /// How pulls behave.
+    pub pull: PullOptions,
+}
+
+/// Why the image service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A metric cannot be registered.
+    #[error("metrics of the image service: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The thread that opens the store died.
+    #[error("opening the image store ended without a result; this is a bug in crisp")]
+    Lost,
+}
+
+/// Why an image cannot be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// Nothing, or more than one image, is meant.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// The disk refuses.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The thread that removes it died.
+    #[error("removing the image ended without a result; this is a bug in crisp")]
+    Lost,
+}
+
+/// Why the endpoints of a reference cannot be told.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ResolveError {
+    /// The reference is not one.
+    #[error(transparent)]
+    Reference(#[from] InvalidReference),
+    /// The registry's configuration cannot be read.
+    #[error(transparent)]
+    Mirror(#[from] MirrorError),
+}
+
+/// Images of one root folder. Clones share everything.
+#[derive(Clone)]
+pub struct ImageService {
+    store: Store,
+    puller: Puller,
+}
+
+impl ImageService {
+    /// Opens the store below `config.root` and registers the metrics of pulls.
+    ///
+    /// # Errors
+    /// [`OpenError`]: the store is in use or cannot be read, or a metric is registered already.
+    pub async fn open(config: ImageConfig, metrics: &Metrics) -> Result<Self, OpenError> {
+        let root = config.root;
+        let opened = tokio::task::spawn_blocking(move || Store::open(&root)).await;
+        let store = opened.map_err(|_| OpenError::Lost)??;
+        let mirrors = Mirrors::new(config.registry_config_dir);
+        let puller = Puller::new(store.clone(), mirrors, PullMetrics::register(metrics)?, config.pull);
+        Ok(Self { store, puller })
+    }
+
+    /// Pulls an image, or joins the equal pull under way. The pull goes on when the caller goes away.
+    ///
+    /// # Errors
+    /// [`PullError`], with the stage and every endpoint's reason.
+    pub async fn pull(
+        &self,
+        request: &PullRequest,
+        progress: Option<&watch::Sender<PullProgress>>,
+    ) -> Result<ImageId, PullError> {
+        self.puller.pull(request, progress).await
+    }
+
+    /// The endpoints that a pull of `reference` would ask, in order, each with why.
+    ///
+    /// # Errors
+    /// [`ResolveError`] when the reference or the registry's configuration is wrong.
+    pub fn resolve(&self, reference: &str) -> Result<Resolution, ResolveError> {
+        Ok(self.puller.mirrors().resolve(&Reference::parse(reference)?)?)
+    }
+
+    /// The image that `text` means: a tag, `name@digest`, an id or the unique start of one.
+    ///
+    /// # Errors
+    /// [`FindError`] when none or several are meant.
+    pub fn find(&self, text: &str) -> Result<Arc<Image>, FindError> {
+        self.store.find(text)
+    }
+
+    /// All images.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.store.list()
+    }
+
+    /// Removes the image that `text` means, with all its names, as CRI's RemoveImage does.
+    ///
+    /// # Errors
+    /// [`RemoveError`] when nothing or too much is meant, or the disk refuses.
+    pub async fn remove(&self, text: &str) -> Result<ImageId, RemoveError> {
+        let id = self.store.find(text)?.id.clone();
+        let store = self.store.clone();
+        let removed = tokio::task::spawn_blocking(move || store.remove_image(&id).map(|()| id)).await;
+        Ok(removed.map_err(|_| RemoveError::Lost)??)
+    }
+
+    /// Removes one name, as `rmi` does: the image goes with its last tag. An id removes the image.
+    ///
+    /// # Errors
+    /// [`RemoveError`] when nothing or too much is meant, or the disk refuses.
+    pub async fn untag(&self, text: &str) -> Result<Removed, RemoveError> {
+        let id = self.store.find(text)?.id.clone();
+        let by_id = text.trim_start_matches("sha256:").len() >= 4
+            && id.hex().starts_with(text.trim_start_matches("sha256:"));
+        let reference = if by_id { None } else { Some(Reference::parse(text).map_err(FindError::from)?) };
+        let store = self.store.clone();
+        let removed = tokio::task::spawn_blocking(move || match reference {
+            Some(reference) => store.untag(&id, &reference),
+            None => store.remove_image(&id).map(|()| Removed::Image(id)),
+        });
+        Ok(removed.await.map_err(|_| RemoveError::Lost)??)
+    }
+
+    /// What the layers take up on disk.
+    #[must_use]
+    pub fn usage(&self) -> FsUsage {
+        self.store.usage()
+    }
+
+    /// Keeps layers (bottom first) in place for a container, and says where they are.
+    ///
+    /// # Errors
+    /// [`StoreError::LayerMissing`] when one is not in the store.
+    pub fn lease(&self, layers: &[DiffId]) -> Result<Lease, StoreError> {
+        self.store.lease(layers)
+    }
+
+    /// The store itself, for what is rarely needed. Its methods that touch the disk block.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+}
