@@ -48,4 +48,6 @@ pub enum Failure {
     System { action: String, errno: i32 },
     #[error("sysctl {name}: {reason}")]
     Sysctl { name: String, reason: String },
+    #[error("the pod is being shut down")]
+    ShuttingDown,
 }

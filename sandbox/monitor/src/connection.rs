@@ -1,0 +1,100 @@
+//! A connected server. It never makes the monitor wait.
+
+use std::collections::VecDeque;
+
+use crisp_monitor::wire::{Header, Packet, ReceiveError, packet};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+
+/// A client that is further behind is cut off: it connects again and asks for a report.
+const QUEUE: usize = 256;
+
+pub(crate) struct Connection {
+    socket: OwnedFd,
+    queue: VecDeque<Outgoing>,
+}
+
+struct Outgoing {
+    header: Header,
+    body: Vec<u8>,
+    fds: Vec<OwnedFd>,
+}
+
+/// The connection is of no more use.
+#[derive(Debug)]
+pub(crate) struct Over;
+
+impl Connection {
+    /// `socket` must not block.
+    pub(crate) fn new(socket: OwnedFd) -> Self {
+        Self { socket, queue: VecDeque::new() }
+    }
+
+    pub(crate) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    pub(crate) fn backed_up(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    /// The next request, if one is there.
+    pub(crate) fn receive(&self) -> Result<Option<Packet>, Over> {
+        match packet::receive(&self.socket) {
+            Ok(packet) => Ok(packet),
+            Err(ReceiveError::Closed | ReceiveError::Malformed(_)) => Err(Over),
+            Err(ReceiveError::TooLong { .. } | ReceiveError::System(_)) => Err(Over),
+        }
+    }
+
+    /// Sends now or, when the client is slow, later.
+    pub(crate) fn send(&mut self, header: Header, body: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Over> {
+        if self.queue.len() >= QUEUE {
+            return Err(Over);
+        }
+        self.queue.push_back(Outgoing { header, body, fds });
+        self.flush()
+    }
+
+    /// Sends what is queued, as far as it goes.
+    pub(crate) fn flush(&mut self) -> Result<(), Over> {
+        while let Some(Outgoing { header, body, fds }) = self.queue.front() {
+            let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+            match packet::send(&self.socket, *header, body, &fds) {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(()),
+                Err(_) => return Err(Over),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crisp_monitor::wire::Op;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    #[test]
+    fn a_client_that_does_not_read_is_cut_off_and_never_waited_for() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap();
+        let mut connection = Connection::new(ours);
+        let header = Header::request(Op::Hello, 1);
+        let sent = (0..100_000).take_while(|_| connection.send(header, vec![0; 512], vec![]).is_ok()).count();
+        assert!(sent > QUEUE && sent < 100_000, "{sent}");
+        let mut read = 0;
+        loop {
+            while packet::receive(&theirs).unwrap().is_some() {
+                read += 1;
+            }
+            if !connection.backed_up() {
+                break;
+            }
+            connection.flush().unwrap();
+        }
+        assert_eq!(read, sent, "what was taken is whole");
+    }
+}

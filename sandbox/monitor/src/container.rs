@@ -1,0 +1,186 @@
+//! One container, as its monitor knows it.
+//!
+//! ```text
+//!  Starting --exec'd--> Running --reaped--> Ending --output drained--> Exited --forget--> gone
+//!     |                                       (event, exit record at the end of Ending)
+//!     +--stage failed, reaped--> gone
+//! ```
+
+use std::time::{Duration, Instant};
+
+use crisp_executor::id::ContainerId;
+use crisp_monitor::wire::response::{ContainerReport, ContainerState};
+use crisp_monitor::wire::{Exit, ExitStatus};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
+
+use crate::launch::Launch;
+use crate::log::{Log, Stream};
+
+/// How long after a container's end its output may be silent while something still holds the pipe:
+/// a process that left the container's PID namespace out, or never was in one.
+const QUIET: Duration = Duration::from_millis(100);
+/// How long after a container's end its exit may be held back by output.
+const LATEST: Duration = Duration::from_secs(2);
+
+pub(crate) struct Container {
+    pub(crate) id: ContainerId,
+    pub(crate) pid: i32,
+    pub(crate) pidfd: OwnedFd,
+    pub(crate) phase: Phase,
+    pub(crate) started_at_ns: i64,
+    /// The master, when it has a terminal.
+    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) stdin: Option<OwnedFd>,
+    /// Whether stdin was asked to be kept, for a terminal that is yet to come.
+    pub(crate) keep_stdin: bool,
+    pub(crate) outputs: [Option<Output>; 2],
+    pub(crate) log: Log,
+    pub(crate) cgroup: Option<OwnedFd>,
+    pub(crate) oom_events: Option<OwnedFd>,
+}
+
+pub(crate) enum Phase {
+    Starting(Launch),
+    Running,
+    Ending { exit: Exit, since: Instant, last_output: Instant },
+    Exited(Exit),
+}
+
+/// The monitor's end of one of a container's outputs.
+pub(crate) struct Output {
+    pub(crate) source: OwnedFd,
+    /// Whether it is waited for; it is not while the log is blocked.
+    pub(crate) polled: bool,
+    /// A client that wants a copy.
+    pub(crate) copy_to: Option<OwnedFd>,
+}
+
+impl Output {
+    pub(crate) fn new(source: OwnedFd) -> Self {
+        Self { source, polled: false, copy_to: None }
+    }
+
+    /// What does not fit is lost to the client, never to the log.
+    pub(crate) fn copy(&mut self, bytes: &[u8]) {
+        let Some(client) = &self.copy_to else { return };
+        match rustix::io::write(client, bytes) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => self.copy_to = None,
+        }
+    }
+}
+
+impl Container {
+    /// Whether a process of it may be alive.
+    pub(crate) fn is_alive(&self) -> bool {
+        matches!(self.phase, Phase::Starting(_) | Phase::Running)
+    }
+
+    /// Whether its end is not yet known to everybody.
+    pub(crate) fn is_ongoing(&self) -> bool {
+        !matches!(self.phase, Phase::Exited(_))
+    }
+
+    pub(crate) fn signal(&self, signal: Signal, group: bool) -> Result<(), Errno> {
+        if group && let Some(pid) = Pid::from_raw(self.pid) {
+            // It leads a session and so a group of its own; who else is in it ends with it.
+            let _ = kill_process_group(pid, signal);
+        }
+        if group && signal == Signal::KILL {
+            self.kill_cgroup();
+        }
+        pidfd_send_signal(&self.pidfd, signal)
+    }
+
+    /// Only cgroup v2, from Linux 5.14 on, can do that.
+    fn kill_cgroup(&self) {
+        let Some(cgroup) = &self.cgroup else { return };
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        if let Ok(file) = openat(cgroup, c"cgroup.kill", flags, Mode::empty()) {
+            let _ = rustix::io::write(&file, b"1");
+        }
+    }
+
+    /// Notes that its first process was reaped.
+    pub(crate) fn ended(&mut self, status: ExitStatus, finished_at_ns: i64) {
+        let oom = self.oom_events.take().is_some_and(|file| saw_oom_kill(&file));
+        let now = Instant::now();
+        let exit = Exit { status, oom, finished_at_ns };
+        self.phase = Phase::Ending { exit, since: now, last_output: now };
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        self.outputs.iter().any(Option::is_some)
+    }
+
+    /// When an ending container's exit is announced though something may yet write.
+    pub(crate) fn announce_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Ending { since, last_output, .. } if self.log.blocked() => {
+                Some((*since).max(*last_output) + LATEST)
+            }
+            Phase::Ending { since, last_output, .. } => Some((*last_output + QUIET).min(*since + LATEST)),
+            Phase::Starting(_) | Phase::Running | Phase::Exited(_) => None,
+        }
+    }
+
+    /// Whether an ended container is only kept up by a log that cannot be written.
+    pub(crate) fn holds_back_output(&self) -> bool {
+        self.log.blocked()
+    }
+
+    pub(crate) fn output_seen(&mut self) {
+        if let Phase::Ending { last_output, .. } = &mut self.phase {
+            *last_output = Instant::now();
+        }
+    }
+
+    pub(crate) fn output(&mut self, stream: Stream) -> Option<&mut Output> {
+        self.outputs[stream as usize].as_mut()
+    }
+
+    pub(crate) fn report(&self, execs: u32) -> ContainerReport {
+        ContainerReport {
+            id: self.id.clone(),
+            pid: self.pid,
+            state: match &self.phase {
+                Phase::Starting(_) => ContainerState::Starting,
+                Phase::Running | Phase::Ending { .. } => ContainerState::Running,
+                Phase::Exited(exit) => ContainerState::Exited(*exit),
+            },
+            started_at_ns: self.started_at_ns,
+            terminal: self.terminal.is_some(),
+            execs,
+            log: self.log.report(),
+        }
+    }
+}
+
+/// `memory.events` (v2) and `memory.oom_control` (v1) have the same line.
+fn saw_oom_kill(file: &OwnedFd) -> bool {
+    let mut text = [0; 512];
+    let Ok(got) = rustix::io::pread(file.as_fd(), &mut text[..], 0) else { return false };
+    counts_oom_kill(&text[..got])
+}
+
+fn counts_oom_kill(text: &[u8]) -> bool {
+    let count = text.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"oom_kill "));
+    count.is_some_and(|count| count.iter().any(|b| (b'1'..=b'9').contains(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts_oom_kill;
+
+    #[test]
+    fn oom_kills_of_both_cgroup_versions() {
+        assert!(counts_oom_kill(b"low 0\nhigh 0\nmax 31\noom 1\noom_kill 10\noom_group_kill 0\n"));
+        assert!(!counts_oom_kill(b"low 0\nhigh 0\nmax 31\noom 1\noom_kill 0\noom_group_kill 1\n"));
+        assert!(counts_oom_kill(b"oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"));
+        assert!(!counts_oom_kill(b"oom_kill_disable 1\nunder_oom 0\noom_kill 0\n"));
+        assert!(!counts_oom_kill(b""));
+    }
+}

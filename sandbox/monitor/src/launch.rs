@@ -1,0 +1,75 @@
+//! A process between its clone and its exec, and who waits for it.
+
+use crisp_executor::run::{Progress, Report, Stage, StageError};
+use crisp_monitor::wire::Header;
+use crisp_monitor::wire::request::WindowSize;
+use rustix::fd::OwnedFd;
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::poller::Key;
+
+/// Who asked, and for what the answer is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Requester {
+    pub(crate) connection: Key,
+    pub(crate) header: Header,
+}
+
+pub(crate) struct Launch {
+    pub(crate) report: Report,
+    pub(crate) requester: Requester,
+    pub(crate) notes: Vec<StageError>,
+    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) size: Option<WindowSize>,
+    /// Set when it failed: what is left is to reap it, then to answer.
+    pub(crate) failed: Option<StageError>,
+}
+
+/// How a launch stands.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Launched {
+    NotYet,
+    Running,
+    Failed,
+}
+
+impl Launch {
+    pub(crate) fn new(report: Report, requester: Requester, size: Option<WindowSize>) -> Self {
+        Self { report, requester, notes: Vec::new(), terminal: None, size, failed: None }
+    }
+
+    /// Takes in all that the child has said so far.
+    pub(crate) fn progress(&mut self) -> Launched {
+        if self.failed.is_some() {
+            return Launched::Failed;
+        }
+        loop {
+            match self.report.receive() {
+                Ok(Progress::Pending) => return Launched::NotYet,
+                Ok(Progress::Note(note)) => self.notes.push(note),
+                Ok(Progress::Terminal(master)) => self.take_terminal(master),
+                Ok(Progress::Executed) => return Launched::Running,
+                Ok(Progress::Failed(error)) => {
+                    self.failed = Some(error);
+                    return Launched::Failed;
+                }
+                Err(errno) => {
+                    self.failed = Some(StageError::new(Stage::Clone, errno, "report of the new process"));
+                    return Launched::Failed;
+                }
+            }
+        }
+    }
+
+    fn take_terminal(&mut self, master: OwnedFd) {
+        if let Some(size) = self.size {
+            let _ = resize(&master, size);
+        }
+        self.terminal = Some(master);
+    }
+}
+
+pub(crate) fn resize(terminal: &OwnedFd, size: WindowSize) -> Result<(), rustix::io::Errno> {
+    let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+    tcsetwinsize(terminal, size)
+}

@@ -1,0 +1,178 @@
+//! A container's output on its way into the log file, in the CRI's format:
+//! `<time> stdout|stderr F|P <text>`, P for a line that goes on in the next record.
+//!
+//! Not a byte is lost: what the disk refuses is kept and tried again, and until it is written no
+//! more is read, so that in the end the container itself waits.
+
+mod lines;
+
+use std::time::{Duration, Instant};
+
+use crisp_monitor::wire::response::LogReport;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+
+use crate::clock;
+use lines::{Lines, Prefix};
+
+/// Which of a container's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// Records are gathered up to this size before a write.
+const BATCH: usize = 128 << 10;
+/// The first and the longest pause after a failed write.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+#[derive(Default)]
+pub(crate) struct Log {
+    file: Option<OwnedFd>,
+    lines: [Lines; 2],
+    /// What the file refused; the first `done` bytes it took.
+    refused: Vec<u8>,
+    done: usize,
+    retry: Option<(Instant, Duration)>,
+    last_ns: i64,
+    report: LogReport,
+}
+
+/// Whether writing changed from working to failing or back.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    None,
+    Failing(i32),
+    Working,
+}
+
+impl Log {
+    pub(crate) fn new(file: Option<OwnedFd>) -> Self {
+        Self { file, ..Self::default() }
+    }
+
+    pub(crate) fn report(&self) -> LogReport {
+        self.report
+    }
+
+    /// Nothing may be fed while this is so.
+    pub(crate) fn blocked(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// When to call [`retry`](Self::retry).
+    pub(crate) fn retry_at(&self) -> Option<Instant> {
+        self.retry.map(|(at, _)| at)
+    }
+
+    /// Takes output in. `records` is scratch space, empty before and after.
+    pub(crate) fn feed(&mut self, stream: Stream, output: &[u8], records: &mut Vec<u8>) -> Change {
+        if self.file.is_none() {
+            self.report.discarded += output.len() as u64;
+            return Change::None;
+        }
+        let was_blocked = self.blocked();
+        self.report.written += output.len() as u64;
+        let prefix = self.prefix(stream);
+        let mut left = output;
+        while !left.is_empty() {
+            // After a refusal all the rest is formatted, to be kept: it is in nobody else's hands.
+            let enough = if self.blocked() { usize::MAX } else { BATCH };
+            left = self.lines[stream as usize].take(left, &prefix, enough, records);
+            if records.len() >= BATCH && !self.blocked() {
+                self.write(records);
+            }
+        }
+        self.settle(was_blocked, records)
+    }
+
+    /// The stream has ended: a line without an end is written as it is.
+    pub(crate) fn finish(&mut self, stream: Stream, records: &mut Vec<u8>) -> Change {
+        if self.file.is_none() {
+            return Change::None;
+        }
+        let was_blocked = self.blocked();
+        let prefix = self.prefix(stream);
+        self.lines[stream as usize].finish(&prefix, records);
+        self.settle(was_blocked, records)
+    }
+
+    /// Tries again what was refused.
+    pub(crate) fn retry(&mut self) -> Change {
+        let mut records = std::mem::take(&mut self.refused);
+        let done = std::mem::take(&mut self.done);
+        let was = std::mem::take(&mut self.report.failing);
+        self.write_from(&mut records, done);
+        match self.report.failing {
+            0 => {
+                self.retry = None;
+                if was == 0 { Change::None } else { Change::Working }
+            }
+            _ => {
+                let pause = self.retry.map_or(PAUSE.0, |(_, pause)| (pause * 2).min(PAUSE.1));
+                self.retry = Some((Instant::now() + pause, pause));
+                Change::None
+            }
+        }
+    }
+
+    /// Goes on in another file. A record that the old one has only in part is written whole to the new one.
+    pub(crate) fn reopen(&mut self, file: OwnedFd) -> Change {
+        let first = if self.blocked() { self.retry() } else { Change::None };
+        self.file = Some(file);
+        if !self.blocked() {
+            return first;
+        }
+        let start = self.refused[..self.done].iter().rposition(|&b| b == b'\n').map_or(0, |at| at + 1);
+        self.done = start;
+        self.retry()
+    }
+
+    fn prefix(&mut self, stream: Stream) -> Prefix {
+        // The clock may be set back; the log's times are not.
+        self.last_ns = self.last_ns.max(clock::now_ns());
+        Prefix::new(self.last_ns, stream)
+    }
+
+    /// Writes what is gathered; notes what came of it.
+    fn settle(&mut self, was_blocked: bool, records: &mut Vec<u8>) -> Change {
+        if self.blocked() {
+            self.refused.append(records);
+        } else if !records.is_empty() {
+            self.write(records);
+        }
+        if self.blocked() && !was_blocked { Change::Failing(self.report.failing) } else { Change::None }
+    }
+
+    fn write(&mut self, records: &mut Vec<u8>) {
+        self.write_from(records, 0);
+    }
+
+    /// Empties `records` into the file, or what is left of it into `refused`.
+    fn write_from(&mut self, records: &mut Vec<u8>, mut done: usize) {
+        let Some(file) = &self.file else { return records.clear() };
+        while done < records.len() {
+            match rustix::io::write(file, &records[done..]) {
+                Ok(0) => return self.refuse(records, done, Errno::IO),
+                Ok(n) => done += n,
+                Err(Errno::INTR) => {}
+                Err(errno) => return self.refuse(records, done, errno),
+            }
+        }
+        records.clear();
+    }
+
+    fn refuse(&mut self, records: &mut Vec<u8>, done: usize, errno: Errno) {
+        self.refused = std::mem::take(records);
+        self.done = done;
+        self.report.failures += 1;
+        self.report.failing = errno.raw_os_error();
+        if self.retry.is_none() {
+            self.retry = Some((Instant::now() + PAUSE.0, PAUSE.0));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

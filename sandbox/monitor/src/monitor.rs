@@ -1,0 +1,147 @@
+//! The loop, and what everything in it shares.
+
+mod answer;
+pub(crate) mod outputs;
+mod timers;
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use crisp_executor::id::PodId;
+use crisp_monitor::wire::Packet;
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use crate::connection::{Connection, Over};
+use crate::container::Container;
+use crate::exec::Exec;
+use crate::log::Stream;
+use crate::ops::shutdown::Ending;
+use crate::pod::Pod;
+use crate::poller::{Key, Poller, Token};
+
+pub(crate) use answer::{Answer, Call, Reply, parse};
+pub(crate) use timers::Tidy;
+
+pub(crate) struct Monitor {
+    pub(crate) id: PodId,
+    pub(crate) pod: Pod,
+    pub(crate) poller: Poller,
+    pub(crate) signals: OwnedFd,
+    pub(crate) containers: BTreeMap<Key, Container>,
+    pub(crate) execs: BTreeMap<Key, Exec>,
+    pub(crate) connections: BTreeMap<Key, Connection>,
+    pub(crate) ending: Ending,
+    listener: OwnedFd,
+    last_key: Key,
+    scratch: outputs::Scratch,
+    pub(crate) tidy: Tidy,
+    began: Instant,
+}
+
+impl Monitor {
+    pub(crate) fn new(id: PodId, listener: OwnedFd, signals: OwnedFd) -> Result<Self, Errno> {
+        rustix::io::ioctl_fionbio(&listener, true)?;
+        let poller = Poller::new()?;
+        poller.add(&listener, Token::Listener)?;
+        poller.add(&signals, Token::Children)?;
+        Ok(Self {
+            id,
+            pod: Pod::default(),
+            poller,
+            signals,
+            containers: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            ending: Ending::No,
+            listener,
+            last_key: 0,
+            scratch: outputs::Scratch::default(),
+            tidy: Tidy::default(),
+            began: Instant::now(),
+        })
+    }
+
+    /// Until shut down, or never made a pod.
+    pub(crate) fn run(mut self) -> Result<(), Errno> {
+        loop {
+            for token in self.poller.wait(self.timeout())? {
+                self.ready(token);
+            }
+            self.timers();
+            if self.over() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn ready(&mut self, token: Token) {
+        match token {
+            Token::Listener => self.accept(),
+            Token::Children => self.reap(),
+            Token::Connection(key) => self.serve(key),
+            Token::Launch(key) => self.launch_progress(key),
+            Token::Stdout(key) => self.output_ready(key, Stream::Stdout),
+            Token::Stderr(key) => self.output_ready(key, Stream::Stderr),
+        }
+    }
+
+    pub(crate) fn new_key(&mut self) -> Key {
+        self.last_key += 1;
+        self.last_key
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+            let key = self.new_key();
+            if self.poller.add(&socket, Token::Connection(key)).is_ok() {
+                self.connections.insert(key, Connection::new(socket));
+                // What it asks first is usually there already: spares a turn of the loop.
+                self.serve(key);
+            }
+        }
+    }
+
+    fn serve(&mut self, key: Key) {
+        loop {
+            let Some(connection) = self.connections.get_mut(&key) else { return };
+            let received = connection.flush().and_then(|()| connection.receive());
+            match received {
+                Ok(Some(packet)) => self.request(key, packet),
+                Ok(None) => return self.watch_for_room(key),
+                Err(Over) => return self.disconnect(key),
+            }
+        }
+    }
+
+    fn watch_for_room(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get(&key) {
+            let writing = connection.backed_up();
+            self.poller.also_writing(connection.socket(), Token::Connection(key), writing);
+        }
+    }
+
+    /// Its execs have nobody left to talk to.
+    pub(crate) fn disconnect(&mut self, key: Key) {
+        if let Some(connection) = self.connections.remove(&key) {
+            self.poller.remove(connection.socket());
+        }
+        for exec in self.execs.values().filter(|exec| exec.connection == key) {
+            exec.kill();
+        }
+    }
+
+    fn request(&mut self, connection: Key, packet: Packet) {
+        let Packet { header, body, fds } = packet;
+        let call = Call::new(connection, header, body, fds);
+        if let Some(requester) = call.requester() {
+            match crate::ops::perform(self, call) {
+                Ok(Answer::Now(reply)) => self.reply(requester, reply),
+                Ok(Answer::Later) => {}
+                Err(failure) => self.refuse(requester, failure),
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Containers' output: from their pipes and terminals into their logs.
+
+use std::time::Instant;
+
+use crisp_executor::id::ContainerId;
+use crisp_monitor::wire::ExitRecord;
+use crisp_monitor::wire::response::Event;
+use rustix::io::Errno;
+
+use super::Monitor;
+use crate::container::{Container, Phase};
+use crate::log::{Change, Stream};
+use crate::poller::{Key, Poller, Token};
+
+/// Read at once: what a pipe holds by default.
+const READ: usize = 64 << 10;
+/// Reads before others get their turn.
+const TURNS: usize = 4;
+
+/// Room for output on its way, shared by all containers and freed when idle.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    output: Vec<u8>,
+    records: Vec<u8>,
+}
+
+impl Scratch {
+    pub(super) fn free(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn token(stream: Stream, key: Key) -> Token {
+    match stream {
+        Stream::Stdout => Token::Stdout(key),
+        Stream::Stderr => Token::Stderr(key),
+    }
+}
+
+/// Waits for a container's output, unless its log takes none.
+pub(crate) fn watch(poller: &Poller, key: Key, container: &mut Container) {
+    let wanted = !container.log.blocked();
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        let Some(output) = container.output(stream) else { continue };
+        if wanted && !output.polled {
+            output.polled = poller.add(&output.source, token(stream, key)).is_ok();
+        } else if !wanted && output.polled {
+            // Not just uninterested: a pipe that was hung up is reported all the same.
+            poller.remove(&output.source);
+            output.polled = false;
+        }
+    }
+}
+
+/// What one turn at an output led to.
+enum Turn {
+    Again,
+    Empty,
+    Ended,
+}
+
+impl Monitor {
+    pub(super) fn output_ready(&mut self, key: Key, stream: Stream) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        self.scratch.output.resize(READ, 0);
+        let mut changes = Vec::new();
+        let mut turn = Turn::Again;
+        for _ in 0..TURNS {
+            turn = take_turn(container, stream, &mut self.scratch, &mut changes);
+            if !matches!(turn, Turn::Again) || container.log.blocked() {
+                break;
+            }
+        }
+        if matches!(turn, Turn::Ended) {
+            close(&self.poller, container, stream, &mut self.scratch, &mut changes);
+        }
+        watch(&self.poller, key, container);
+        let id = container.id.clone();
+        self.tidy.later();
+        self.tell_changes(&id, changes);
+        if matches!(turn, Turn::Ended) {
+            self.announce_if_done(key, Instant::now());
+        }
+    }
+
+    pub(crate) fn tell_changes(&mut self, container: &ContainerId, changes: Vec<Change>) {
+        for change in changes {
+            let container = container.clone();
+            match change {
+                Change::None => {}
+                Change::Failing(errno) => self.broadcast(&Event::LogFailing { container, errno }),
+                Change::Working => self.broadcast(&Event::LogWorking { container }),
+            }
+        }
+    }
+
+    /// Tells the world of a container's end when its output is complete, or as complete as it gets.
+    pub(crate) fn announce_if_done(&mut self, key: Key, now: Instant) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let Phase::Ending { exit, .. } = container.phase else { return };
+        let complete = !container.has_output() && !container.holds_back_output();
+        if !complete && container.announce_at().is_some_and(|at| now < at) {
+            return;
+        }
+        let mut changes = Vec::new();
+        if !container.holds_back_output() {
+            drain(&self.poller, container, &mut self.scratch, &mut changes);
+        }
+        container.phase = Phase::Exited(exit);
+        container.stdin = None;
+        container.cgroup = None;
+        let (id, pid, started_at_ns) = (container.id.clone(), container.pid, container.started_at_ns);
+        self.pod.note_exit(&ExitRecord { container: id.clone(), pid, started_at_ns, exit });
+        self.tell_changes(&id, changes);
+        self.broadcast(&Event::Exited { container: id, pid, started_at_ns, exit });
+        self.tidy.later();
+    }
+
+    /// Takes a container out of the world, whatever it still had open.
+    pub(crate) fn drop_container(&mut self, key: Key) {
+        let Some(container) = self.containers.remove(&key) else { return };
+        if let Phase::Starting(launch) = &container.phase {
+            self.poller.remove(&launch.report);
+        }
+        for output in container.outputs.iter().flatten().filter(|output| output.polled) {
+            self.poller.remove(&output.source);
+        }
+    }
+}
+
+/// One read, and what follows from it.
+fn take_turn(
+    container: &mut Container,
+    stream: Stream,
+    scratch: &mut Scratch,
+    changes: &mut Vec<Change>,
+) -> Turn {
+    let Some(output) = &mut container.outputs[stream as usize] else { return Turn::Empty };
+    let Scratch { output: buffer, records } = scratch;
+    let got = match rustix::io::read(&output.source, &mut buffer[..]) {
+        // A terminal whose last user is gone says EIO.
+        Ok(0) | Err(Errno::IO) => return Turn::Ended,
+        Ok(got) => got,
+        Err(Errno::AGAIN) => return Turn::Empty,
+        Err(Errno::INTR) => return Turn::Again,
+        Err(_) => return Turn::Ended,
+    };
+    output.copy(&buffer[..got]);
+    changes.push(container.log.feed(stream, &buffer[..got], records));
+    container.output_seen();
+    Turn::Again
+}
+
+fn close(
+    poller: &Poller,
+    container: &mut Container,
+    stream: Stream,
+    scratch: &mut Scratch,
+    changes: &mut Vec<Change>,
+) {
+    if let Some(output) = container.outputs[stream as usize].take() {
+        if output.polled {
+            poller.remove(&output.source);
+        }
+        changes.push(container.log.finish(stream, &mut scratch.records));
+    }
+}
+
+/// Takes what is there and closes: nobody of the container is left, whoever else holds its pipes.
+fn drain(poller: &Poller, container: &mut Container, scratch: &mut Scratch, changes: &mut Vec<Change>) {
+    /// A pipe may be up to a megabyte, and a writer that goes on must not keep us.
+    const MOST: usize = (1 << 20) / READ;
+    for stream in [Stream::Stdout, Stream::Stderr] {
+        if container.output(stream).is_none() {
+            continue;
+        }
+        scratch.output.resize(READ, 0);
+        for _ in 0..MOST {
+            if container.log.blocked() {
+                return;
+            }
+            if !matches!(take_turn(container, stream, scratch, changes), Turn::Again) {
+                break;
+            }
+        }
+        close(poller, container, stream, scratch, changes);
+    }
+}

@@ -1,0 +1,75 @@
+//! What happens by the clock.
+
+use std::time::{Duration, Instant};
+
+use super::{Monitor, outputs};
+use crate::ops::shutdown::Ending;
+use crate::poller::Key;
+use crate::sys;
+
+/// A monitor that nobody made a pod of, and that nobody talks to, ends after this long.
+const UNUSED: Duration = Duration::from_secs(30);
+/// Memory is given back after this much rest.
+const REST: Duration = Duration::from_millis(500);
+
+/// Gives memory back once things have calmed down.
+#[derive(Default)]
+pub(crate) struct Tidy(Option<Instant>);
+
+impl Tidy {
+    /// Something has used memory.
+    pub(crate) fn later(&mut self) {
+        if self.0.is_none() {
+            self.0 = Some(Instant::now() + REST);
+        }
+    }
+}
+
+impl Monitor {
+    /// Until the next thing that is due.
+    pub(super) fn timeout(&self) -> Option<Duration> {
+        let containers = self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at()]);
+        let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
+        let next = containers.chain(own).flatten().min()?;
+        // Epoll counts in milliseconds: rounded up, not to wake early and find nothing due.
+        Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+    }
+
+    pub(super) fn timers(&mut self) {
+        let now = Instant::now();
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let retry: Vec<Key> =
+            self.containers.iter().filter(|(_, c)| due(c.log.retry_at())).map(|(key, _)| *key).collect();
+        for key in retry {
+            self.retry_log(key);
+        }
+        let announce: Vec<Key> =
+            self.containers.iter().filter(|(_, c)| due(c.announce_at())).map(|(key, _)| *key).collect();
+        for key in announce {
+            self.announce_if_done(key, now);
+        }
+        if due(self.tidy.0) {
+            self.tidy.0 = None;
+            self.scratch.free();
+            sys::trim_heap();
+        }
+        self.finish_shutdown(now);
+    }
+
+    fn retry_log(&mut self, key: Key) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let change = container.log.retry();
+        outputs::watch(&self.poller, key, container);
+        let id = container.id.clone();
+        self.tell_changes(&id, vec![change]);
+        self.announce_if_done(key, Instant::now());
+    }
+
+    pub(super) fn over(&self) -> bool {
+        matches!(self.ending, Ending::Over) || self.unused_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    fn unused_at(&self) -> Option<Instant> {
+        (self.pod.is_fresh() && self.connections.is_empty()).then_some(self.began + UNUSED)
+    }
+}

@@ -1,0 +1,31 @@
+//! A copy of a container's output for a client.
+
+use crisp_monitor::wire::{Failure, request};
+use rustix::fd::OwnedFd;
+
+use super::system;
+use crate::monitor::{Answer, Call, Monitor};
+
+impl Monitor {
+    pub(super) fn attach(&mut self, call: Call) -> Result<Answer, Failure> {
+        let (request::Attach { container: id, stdout, stderr }, mut fds) = call.take()?;
+        let clients = [fds.next_if(stdout, "stdout")?, fds.next_if(stderr, "stderr")?];
+        let (_, container) = self.find(&id)?;
+        if !container.is_alive() {
+            return Err(Failure::NotRunning { container: id.to_string() });
+        }
+        for client in clients.iter().flatten() {
+            never_block(client).map_err(system("attach"))?;
+        }
+        for (output, client) in container.outputs.iter_mut().zip(clients) {
+            if let (Some(output), Some(client)) = (output, client) {
+                output.copy_to = Some(client);
+            }
+        }
+        Ok(Answer::done())
+    }
+}
+
+fn never_block(client: &OwnedFd) -> Result<(), rustix::io::Errno> {
+    rustix::io::ioctl_fionbio(client, true)
+}

@@ -1,0 +1,74 @@
+//! The end of a monitor.
+
+use std::time::{Duration, Instant};
+
+use crisp_monitor::wire::{Failure, request};
+use rustix::process::Signal;
+
+use crate::launch::Requester;
+use crate::monitor::{Answer, Call, Monitor, Reply};
+
+/// A process in the middle of a broken device's I/O does not die by SIGKILL.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How far a monitor's own end is.
+pub(crate) enum Ending {
+    No,
+    /// Everything was killed; the answer waits for the last to be gone.
+    Asked {
+        requester: Requester,
+        give_up_at: Instant,
+    },
+    Over,
+}
+
+impl Ending {
+    pub(crate) fn give_up_at(&self) -> Option<Instant> {
+        match self {
+            Self::Asked { give_up_at, .. } => Some(*give_up_at),
+            Self::No | Self::Over => None,
+        }
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        !matches!(self, Self::No)
+    }
+}
+
+impl Monitor {
+    pub(super) fn shutdown(&mut self, call: Call) -> Result<Answer, Failure> {
+        let Some(requester) = call.requester() else { return Ok(Answer::Later) };
+        let request::Shutdown { force } = call.body()?;
+        if self.ending.has_begun() {
+            return Err(Failure::ShuttingDown);
+        }
+        let running = self.containers.values().filter(|container| container.is_alive()).count();
+        if running > 0 && !force {
+            return Err(Failure::ContainersRunning { count: u32::try_from(running).unwrap_or(u32::MAX) });
+        }
+        self.containers.values().filter(|container| container.is_alive()).for_each(|container| {
+            let _ = container.signal(Signal::KILL, true);
+        });
+        self.execs.values().for_each(|exec| exec.kill());
+        self.pod.end_init();
+        self.ending = Ending::Asked { requester, give_up_at: Instant::now() + PATIENCE };
+        Ok(Answer::Later)
+    }
+
+    /// Answers as the last thing before the end.
+    pub(crate) fn finish_shutdown(&mut self, now: Instant) {
+        let Ending::Asked { requester, give_up_at } = &self.ending else { return };
+        let (requester, give_up_at) = (*requester, *give_up_at);
+        let left = self.containers.values().filter(|container| container.is_ongoing()).count();
+        if left == 0 && self.execs.is_empty() && self.pod.init_pid().is_none() {
+            self.reply(requester, Reply::default());
+            self.ending = Ending::Over;
+        } else if now >= give_up_at {
+            self.ending = Ending::No;
+            self.refuse(
+                requester,
+                Failure::ContainersRunning { count: u32::try_from(left).unwrap_or(u32::MAX) },
+            );
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! A container's first process.
+
+use crisp_executor::plan::{FdIndex, Plan};
+use crisp_executor::run::{self, PodContext, Stdio};
+use crisp_monitor::wire::response::Started;
+use crisp_monitor::wire::{Failure, request};
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::{read_whole, system};
+use crate::clock;
+use crate::container::{Container, Output, Phase};
+use crate::launch::{Launch, Requester};
+use crate::log::Log;
+use crate::monitor::{Answer, Call, Monitor, Reply, outputs, parse};
+use crate::poller::{Key, Token};
+
+/// A container's ends of its standard streams, and ours.
+struct Streams {
+    theirs: Stdio,
+    stdin: Option<OwnedFd>,
+    outputs: [Option<Output>; 2],
+}
+
+impl Monitor {
+    pub(super) fn start(&mut self, call: Call) -> Result<Answer, Failure> {
+        let Some(requester) = call.requester() else { return Ok(Answer::Later) };
+        let (request, mut fds): (request::Start, _) = call.take()?;
+        let plan = fds.next("the plan")?;
+        let log = fds.next_if(request.log, "the log file")?;
+        let fds = fds.rest();
+        self.pod.must_be_open()?;
+        if self.ending.has_begun() {
+            return Err(Failure::ShuttingDown);
+        }
+        if self.find(&request.container).is_ok() {
+            return Err(Failure::ContainerExists { container: request.container.to_string() });
+        }
+        let mut plan: Plan = parse(&read_whole(&plan)?)?;
+        // The monitor's own score is not for containers to inherit.
+        plan.process.oom_score_adj.get_or_insert(0);
+        self.launch_container(requester, request, &plan, fds, log)?;
+        self.tidy.later();
+        Ok(Answer::Later)
+    }
+
+    fn launch_container(
+        &mut self,
+        requester: Requester,
+        request: request::Start,
+        plan: &Plan,
+        fds: Vec<OwnedFd>,
+        log: Option<OwnedFd>,
+    ) -> Result<(), Failure> {
+        let streams = Streams::new(plan.process.terminal, request.stdin).map_err(system("make pipes"))?;
+        let pod = PodContext { init: self.pod.init() };
+        let starting = run::start(plan, &fds, streams.theirs, &pod).map_err(Failure::Stage)?;
+        let key = self.new_key();
+        let _ = self.poller.add(&starting.report, Token::Launch(key));
+        let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
+        let mut keep = |index: Option<FdIndex>| fds.get_mut(usize::from(index?.0))?.take();
+        let container = Container {
+            id: request.container,
+            pid: starting.pid,
+            pidfd: starting.pidfd,
+            phase: Phase::Starting(Launch::new(starting.report, requester, request.size)),
+            started_at_ns: clock::now_ns(),
+            terminal: None,
+            stdin: streams.stdin,
+            keep_stdin: request.stdin,
+            outputs: streams.outputs,
+            log: Log::new(log),
+            cgroup: keep(plan.cgroup.v2),
+            oom_events: keep(plan.cgroup.oom_events),
+        };
+        self.containers.insert(key, container);
+        Ok(())
+    }
+
+    /// It has exec'd.
+    pub(crate) fn container_runs(&mut self, key: Key) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        let Phase::Starting(launch) = std::mem::replace(&mut container.phase, Phase::Running) else { return };
+        self.poller.remove(&launch.report);
+        container.started_at_ns = clock::now_ns();
+        if let Some(master) = launch.terminal {
+            let _ = rustix::io::ioctl_fionbio(&master, true);
+            let copy = |master| rustix::io::fcntl_dupfd_cloexec(master, 3).ok();
+            container.stdin = if container.keep_stdin { copy(&master) } else { None };
+            container.outputs[0] = copy(&master).map(Output::new);
+            container.terminal = Some(master);
+        }
+        outputs::watch(&self.poller, key, container);
+        let started =
+            Started { pid: container.pid, started_at_ns: container.started_at_ns, notes: launch.notes };
+        match Reply::new(&started, Vec::new()) {
+            Ok(reply) => self.reply(launch.requester, reply),
+            Err(failure) => self.refuse(launch.requester, failure),
+        }
+    }
+}
+
+impl Streams {
+    fn new(terminal: bool, stdin: bool) -> Result<Self, Errno> {
+        let none = Self { theirs: Stdio::default(), stdin: None, outputs: [None, None] };
+        if terminal {
+            return Ok(none);
+        }
+        let pipe = || pipe_with(PipeFlags::CLOEXEC);
+        let input = if stdin { Some(pipe()?) } else { None };
+        let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
+        // Only our ends: a container does not expect its own not to block.
+        rustix::io::ioctl_fionbio(&stdout, true)?;
+        rustix::io::ioctl_fionbio(&stderr, true)?;
+        let (theirs, ours) = input.map_or((None, None), |(theirs, ours)| (Some(theirs), Some(ours)));
+        Ok(Self {
+            theirs: Stdio { stdin: theirs, stdout: Some(out), stderr: Some(err) },
+            stdin: ours,
+            outputs: [Some(Output::new(stdout)), Some(Output::new(stderr))],
+        })
+    }
+}

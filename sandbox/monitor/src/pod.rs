@@ -1,0 +1,140 @@
+//! The pod that a monitor is: its namespaces, its init, its exit records.
+
+mod cgroup;
+mod namespaces;
+mod record;
+mod sysctl;
+
+use crisp_executor::run::pod_init::PodInit;
+use crisp_executor::run::{pod_init, pod_root};
+use crisp_monitor::wire::Failure;
+use crisp_monitor::wire::request::OpenPod;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::Errno;
+use rustix::process::{Signal, pidfd_send_signal};
+
+/// ```text
+///  Fresh --open--> Open
+///    +--open failed--> Spoilt
+/// ```
+#[derive(Default)]
+pub(crate) enum Pod {
+    #[default]
+    Fresh,
+    Open(Open),
+    /// Part of the namespaces are made and cannot be unmade.
+    Spoilt,
+}
+
+pub(crate) struct Open {
+    exits: OwnedFd,
+    /// The network namespace, when the pod has its own.
+    netns: Option<OwnedFd>,
+    init: Option<PodInit>,
+}
+
+/// The descriptors that come with [`OpenPod`].
+pub(crate) struct Given {
+    pub(crate) exits: OwnedFd,
+    pub(crate) cgroup_v2: Option<OwnedFd>,
+    pub(crate) cgroup_v1: Vec<OwnedFd>,
+}
+
+fn failed(action: &str) -> impl Fn(Errno) -> Failure + '_ {
+    move |errno| Failure::System { action: action.to_owned(), errno: errno.raw_os_error() }
+}
+
+impl Pod {
+    pub(crate) fn open(&mut self, request: &OpenPod, given: Given) -> Result<(), Failure> {
+        match self {
+            Self::Fresh => {}
+            Self::Open(_) => return Err(Failure::AlreadyOpen),
+            Self::Spoilt => return Err(Failure::Spoilt),
+        }
+        for (name, value) in &request.sysctls {
+            // Checked before anything is made: a typing error must not spoil the monitor.
+            sysctl::check(name, value)?;
+        }
+        *self = Self::Spoilt;
+        *self = Self::Open(open(request, given)?);
+        Ok(())
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Self::Open(_))
+    }
+
+    pub(crate) fn is_fresh(&self) -> bool {
+        matches!(self, Self::Fresh)
+    }
+
+    pub(crate) fn must_be_open(&self) -> Result<(), Failure> {
+        match self {
+            Self::Open(_) => Ok(()),
+            Self::Fresh => Err(Failure::NotOpen),
+            Self::Spoilt => Err(Failure::Spoilt),
+        }
+    }
+
+    /// A new netlink socket in the pod's network, and the network's namespace.
+    pub(crate) fn network(&self) -> Result<Vec<OwnedFd>, Failure> {
+        self.must_be_open()?;
+        match self {
+            Self::Open(Open { netns: Some(netns), .. }) => {
+                let netlink = namespaces::netlink().map_err(failed("open a netlink socket"))?;
+                let netns = rustix::io::fcntl_dupfd_cloexec(netns, 3);
+                Ok(vec![netlink, netns.map_err(failed("copy the network's descriptor"))?])
+            }
+            _ => Err(Failure::NoNetwork),
+        }
+    }
+
+    fn pod_init(&self) -> Option<&PodInit> {
+        match self {
+            Self::Open(open) => open.init.as_ref(),
+            Self::Fresh | Self::Spoilt => None,
+        }
+    }
+
+    pub(crate) fn init(&self) -> Option<BorrowedFd<'_>> {
+        self.pod_init().map(|init| init.pidfd.as_fd())
+    }
+
+    pub(crate) fn init_pid(&self) -> Option<i32> {
+        self.pod_init().map(|init| init.pid)
+    }
+
+    /// Whether that was the pod's init.
+    pub(crate) fn init_ended(&mut self, pid: i32) -> bool {
+        let was_it = self.init_pid() == Some(pid);
+        if was_it && let Self::Open(open) = self {
+            open.init = None;
+        }
+        was_it
+    }
+
+    pub(crate) fn end_init(&self) {
+        if let Some(init) = self.init() {
+            let _ = pidfd_send_signal(init, Signal::KILL);
+        }
+    }
+}
+
+/// The order matters: what needs the host's root comes before the pod has its own, what belongs to
+/// a namespace comes after that is made.
+fn open(request: &OpenPod, given: Given) -> Result<Open, Failure> {
+    cgroup::join(given.cgroup_v2, given.cgroup_v1)?;
+    namespaces::unshare(request)?;
+    if let Some(hostname) = &request.hostname {
+        rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
+    }
+    sysctl::apply(&request.sysctls)?;
+    let netns = if request.network { Some(namespaces::own_network()?) } else { None };
+    let host_shm = if request.ipc { None } else { namespaces::host_shm() };
+    pod_root::enter(request.shm_bytes).map_err(Failure::Stage)?;
+    if let Some(shm) = host_shm {
+        namespaces::attach_shm(&shm)?;
+    }
+    let init = if request.shared_pid { Some(pod_init::start().map_err(Failure::Stage)?) } else { None };
+    Ok(Open { exits: given.exits, netns, init })
+}

@@ -1,0 +1,46 @@
+//! The namespaces that containers inherit, and the ways into them.
+
+use crisp_monitor::wire::Failure;
+use crisp_monitor::wire::request::OpenPod;
+use rustix::fd::OwnedFd;
+use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::thread::UnshareFlags;
+
+use super::failed;
+use crate::sys;
+
+pub(super) fn unshare(request: &OpenPod) -> Result<(), Failure> {
+    let mut flags = UnshareFlags::NEWNS;
+    flags.set(UnshareFlags::NEWUTS, request.hostname.is_some());
+    flags.set(UnshareFlags::NEWIPC, request.ipc);
+    flags.set(UnshareFlags::NEWNET, request.network);
+    sys::unshare(flags).map_err(failed("make the pod's namespaces"))
+}
+
+/// The network namespace that this process is in.
+pub(super) fn own_network() -> Result<OwnedFd, Failure> {
+    open(c"/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open /proc/thread-self/ns/net"))
+}
+
+/// A socket stays in the namespace in which it was made, whoever uses it.
+pub(super) fn netlink() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    // Protocol 0 of this family is NETLINK_ROUTE.
+    socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
+}
+
+/// A detached copy of the host's shared memory. A host without any leaves the pod its own.
+pub(super) fn host_shm() -> Option<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(CWD, c"/dev/shm", flags).ok()
+}
+
+/// Puts it over the pod's own.
+pub(super) fn attach_shm(shm: &OwnedFd) -> Result<(), Failure> {
+    move_mount(shm, c"", CWD, c"/shm", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        .map_err(failed("attach the host's shared memory"))
+}

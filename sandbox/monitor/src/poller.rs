@@ -1,0 +1,105 @@
+//! What the monitor waits for: an epoll with typed tokens.
+
+use std::time::Duration;
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+
+/// Keys of connections, containers and execs; never used twice.
+pub(crate) type Key = u32;
+
+/// Who became ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Token {
+    Listener,
+    Children,
+    Connection(Key),
+    /// The report of a starting container or exec.
+    Launch(Key),
+    Stdout(Key),
+    Stderr(Key),
+}
+
+impl Token {
+    fn to_data(self) -> EventData {
+        let (kind, key) = match self {
+            Self::Listener => (0, 0),
+            Self::Children => (1, 0),
+            Self::Connection(key) => (2, key),
+            Self::Launch(key) => (3, key),
+            Self::Stdout(key) => (4, key),
+            Self::Stderr(key) => (5, key),
+        };
+        EventData::new_u64(kind << 32 | u64::from(key))
+    }
+
+    fn from_data(data: EventData) -> Option<Self> {
+        let data = data.u64();
+        let key = Key::try_from(data & u64::from(u32::MAX)).ok()?;
+        Some(match data >> 32 {
+            0 => Self::Listener,
+            1 => Self::Children,
+            2 => Self::Connection(key),
+            3 => Self::Launch(key),
+            4 => Self::Stdout(key),
+            5 => Self::Stderr(key),
+            _ => return None,
+        })
+    }
+}
+
+/// At most this many are taken at once.
+const BATCH: usize = 16;
+
+pub(crate) struct Poller {
+    epoll: OwnedFd,
+    events: Vec<Event>,
+}
+
+impl Poller {
+    pub(crate) fn new() -> Result<Self, Errno> {
+        Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, events: Vec::with_capacity(BATCH) })
+    }
+
+    /// Waits for reading.
+    pub(crate) fn add(&self, source: impl AsFd, token: Token) -> Result<(), Errno> {
+        epoll::add(&self.epoll, source, token.to_data(), EventFlags::IN)
+    }
+
+    /// Whether to wait for room to write as well.
+    pub(crate) fn also_writing(&self, source: impl AsFd, token: Token, writing: bool) {
+        let flags = if writing { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
+        let _ = epoll::modify(&self.epoll, source, token.to_data(), flags);
+    }
+
+    /// No longer waits. Needed even for a descriptor that is about to close: a copy of it in a child
+    /// that is between clone and exec would keep it ready here for ever.
+    pub(crate) fn remove(&self, source: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, source);
+    }
+
+    /// Waits, for ever without a `timeout`, and says who is ready.
+    pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<Vec<Token>, Errno> {
+        let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
+        self.events.clear();
+        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+        Ok(self.events.iter().filter_map(|event| Token::from_data(event.data)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_kernel() {
+        for token in [Token::Listener, Token::Children, Token::Launch(7), Token::Stderr(u32::MAX)] {
+            assert_eq!(Token::from_data(token.to_data()), Some(token));
+        }
+    }
+}

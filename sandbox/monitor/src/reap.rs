@@ -1,0 +1,112 @@
+//! Children that ended: containers, execs, the pod's init, and orphans that came here.
+
+use std::time::Instant;
+
+use crisp_monitor::wire::response::Event;
+use crisp_monitor::wire::{ExitStatus, Failure};
+use rustix::io::Errno;
+use rustix::process::{Signal, WaitOptions, WaitStatus, pidfd_send_signal, wait};
+
+use crate::clock;
+use crate::container::Phase;
+use crate::launch::Launched;
+use crate::monitor::Monitor;
+use crate::poller::Key;
+
+impl Monitor {
+    /// Takes every child that has ended. The one place that waits: a status taken elsewhere would
+    /// be missing here.
+    pub(crate) fn reap(&mut self) {
+        let mut drain = [0; 128];
+        while rustix::io::read(&self.signals, &mut drain[..]).is_ok() {}
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    if let Some(status) = exit_status(status) {
+                        self.child_ended(pid.as_raw_nonzero().get(), status);
+                    }
+                }
+                Err(Errno::INTR) => {}
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+
+    fn child_ended(&mut self, pid: i32, status: ExitStatus) {
+        let container = self.containers.iter().find(|(_, c)| c.pid == pid && c.is_alive());
+        if let Some(key) = container.map(|(key, _)| *key) {
+            self.container_ended(key, status);
+        } else if let Some(key) = self.execs.iter().find(|(_, e)| e.pid == pid).map(|(key, _)| *key) {
+            self.exec_ended(key, status);
+        } else if self.pod.init_ended(pid) {
+            self.broadcast(&Event::InitExited { status });
+        }
+    }
+
+    fn container_ended(&mut self, key: Key, status: ExitStatus) {
+        // What it said before it ended may still be unread, and says whether there ever was a container.
+        self.launch_progress(key);
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        if let Phase::Starting(launch) = &mut container.phase {
+            let error = launch.failed.take();
+            let requester = launch.requester;
+            self.drop_container(key);
+            self.refuse(requester, error.map_or(Failure::NotOpen, Failure::Stage));
+            return;
+        }
+        container.ended(status, clock::now_ns());
+        for exec in self.execs.values().filter(|exec| exec.container == container.id) {
+            // In a PID namespace of its own they are dead already.
+            exec.kill();
+        }
+        self.announce_if_done(key, Instant::now());
+    }
+
+    fn exec_ended(&mut self, key: Key, status: ExitStatus) {
+        self.launch_progress(key);
+        let Some(exec) = self.execs.remove(&key) else { return };
+        if let Some(launch) = exec.launch {
+            self.poller.remove(&launch.report);
+            if let Some(error) = launch.failed {
+                self.refuse(launch.requester, Failure::Stage(error));
+            }
+            return;
+        }
+        let finished_at_ns = clock::now_ns();
+        let event = Event::ExecExited { exec: exec.id, container: exec.container, status, finished_at_ns };
+        self.tell(exec.connection, &event);
+    }
+
+    /// Follows a starting container or exec.
+    pub(crate) fn launch_progress(&mut self, key: Key) {
+        if let Some(container) = self.containers.get_mut(&key) {
+            let Phase::Starting(launch) = &mut container.phase else { return };
+            match launch.progress() {
+                Launched::NotYet => {}
+                Launched::Running => self.container_runs(key),
+                Launched::Failed => {
+                    // Answered once it is reaped, so that its cgroup is empty for whoever cleans up.
+                    self.poller.remove(&launch.report);
+                    let _ = pidfd_send_signal(&container.pidfd, Signal::KILL);
+                }
+            }
+        } else if let Some(exec) = self.execs.get_mut(&key) {
+            let Some(launch) = &mut exec.launch else { return };
+            match launch.progress() {
+                Launched::NotYet => {}
+                Launched::Running => self.exec_runs(key),
+                Launched::Failed => {
+                    self.poller.remove(&launch.report);
+                    exec.kill();
+                }
+            }
+        }
+    }
+}
+
+fn exit_status(status: WaitStatus) -> Option<ExitStatus> {
+    if let Some(code) = status.exit_status() {
+        return Some(ExitStatus::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)));
+    }
+    status.terminating_signal().map(|signal| ExitStatus::Signal(u8::try_from(signal).unwrap_or(u8::MAX)))
+}

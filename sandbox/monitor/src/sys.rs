@@ -1,0 +1,78 @@
+//! What the kernel and the C library offer only unsafely. The only unsafe code of this crate.
+#![allow(unsafe_code)] // the one home for it, see above
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::thread::UnshareFlags;
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
+
+/// Makes the allocator give back what is freed: a monitor is idle for nearly all of its life.
+pub(crate) fn small_heap() {
+    for (setting, value) in
+        [(libc::M_MMAP_THRESHOLD, 32 << 10), (libc::M_TRIM_THRESHOLD, 16 << 10), (libc::M_TOP_PAD, 0)]
+    {
+        // SAFETY: mallopt only stores a number, and no other thread exists.
+        unsafe { libc::mallopt(setting, value) };
+    }
+}
+
+/// Gives freed memory back.
+pub(crate) fn trim_heap() {
+    // SAFETY: malloc_trim has no preconditions.
+    unsafe { libc::malloc_trim(0) };
+}
+
+/// Blocks every signal and returns a descriptor that is readable when children have ended.
+///
+/// Nothing that is sent to a monitor ends it, but SIGKILL; who starts processes unblocks for them.
+pub(crate) fn block_signals() -> Result<OwnedFd, Errno> {
+    // SAFETY: an all-zero sigset_t is a valid value to be filled by the calls below, which write
+    // only within it; sigprocmask in a process of one thread affects nothing else.
+    let descriptor = unsafe {
+        let mut all: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        if libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) != 0 {
+            return Err(last_error());
+        }
+        let mut child: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut child);
+        libc::sigaddset(&raw mut child, libc::SIGCHLD);
+        libc::signalfd(-1, &raw const child, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+    };
+    if descriptor < 0 {
+        return Err(last_error());
+    }
+    // SAFETY: signalfd has just made it; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// New namespaces for this process.
+pub(crate) fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
+    let namespaces = flags.difference(UnshareFlags::FILES);
+    // SAFETY: only an unshared descriptor table could leave an `OwnedFd` dangling, and that flag is
+    // taken out above.
+    unsafe { rustix::thread::unshare_unsafe(namespaces) }
+}
+
+/// Index of the first `byte`, at the speed of the C library.
+pub(crate) fn find(byte: u8, text: &[u8]) -> Option<usize> {
+    // SAFETY: reads at most `text.len()` bytes from the start of `text`.
+    let found = unsafe { libc::memchr(text.as_ptr().cast(), i32::from(byte), text.len()) };
+    if found.is_null() { None } else { Some(found as usize - text.as_ptr() as usize) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn find_finds_the_first() {
+        assert_eq!(find(b'\n', b"ab\nc\n"), Some(2));
+        assert_eq!(find(b'\n', b"abc"), None);
+        assert_eq!(find(b'\n', b""), None);
+    }
+}
