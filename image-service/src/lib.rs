@@ -40,6 +40,7 @@ pub mod mirror;
 pub mod pull;
 pub mod reference;
 pub mod registry;
+mod rpc;
 mod service;
 pub mod store;
 pub mod unpack;

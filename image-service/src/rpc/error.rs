@@ -1,0 +1,52 @@
+//! The one place where errors become gRPC codes. No arm is a wildcard: a new error needs a decision.
+
+use tonic::{Code, Status};
+
+use crate::pull::PullError;
+use crate::registry::ErrorKind;
+use crate::service::RemoveError;
+use crate::store::{FindError, StoreError};
+
+pub(super) fn of_find(error: &FindError) -> Status {
+    let code = match error {
+        FindError::Unknown(_) => Code::NotFound,
+        FindError::Ambiguous { .. } | FindError::Invalid(_) => Code::InvalidArgument,
+    };
+    Status::new(code, error.to_string())
+}
+
+pub(super) fn of_remove(error: &RemoveError) -> Status {
+    match error {
+        RemoveError::Find(error) => of_find(error),
+        RemoveError::Store(error) => of_store(error),
+        RemoveError::Lost => Status::internal(error.to_string()),
+    }
+}
+
+fn of_store(error: &StoreError) -> Status {
+    let code = match error {
+        StoreError::Io { .. } => Code::Internal,
+        StoreError::DiskFull { .. } => Code::ResourceExhausted,
+        StoreError::InUse(_) => Code::FailedPrecondition,
+        StoreError::Config { .. } | StoreError::WrongDigest { .. } => Code::DataLoss,
+        StoreError::LayerMissing(_) => Code::Unavailable,
+        StoreError::ImageMissing(_) => Code::NotFound,
+    };
+    Status::new(code, error.to_string())
+}
+
+pub(super) fn of_pull(error: &PullError) -> Status {
+    let code = match error.kind() {
+        ErrorKind::InvalidArgument => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Unauthenticated => Code::Unauthenticated,
+        ErrorKind::PermissionDenied => Code::PermissionDenied,
+        ErrorKind::ResourceExhausted => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::DeadlineExceeded => Code::DeadlineExceeded,
+        ErrorKind::DataLoss => Code::DataLoss,
+        ErrorKind::Internal => Code::Internal,
+        ErrorKind::FailedPrecondition => Code::FailedPrecondition,
+    };
+    Status::new(code, error.to_string())
+}

@@ -1,0 +1,22 @@
+//! ImageFsInfo: what images take up, from the layers' records.
+
+use crisp_proto::runtime::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoResponse, UInt64Value};
+
+use crate::store::Store;
+
+/// kubelet wants an entry for containers, too, and compares only its mount point with that of the images:
+/// equal means that there is one file system to watch. What containers write is in their own stats, so
+/// its numbers are left out rather than guessed.
+pub(super) fn answer(store: &Store) -> ImageFsInfoResponse {
+    let usage = store.usage();
+    let fs_id = Some(FilesystemIdentifier { mountpoint: store.layers_path().to_string_lossy().into_owned() });
+    let timestamp = crate::store::now();
+    let images = FilesystemUsage {
+        timestamp,
+        fs_id: fs_id.clone(),
+        used_bytes: Some(UInt64Value { value: usage.bytes }),
+        inodes_used: Some(UInt64Value { value: usage.inodes }),
+    };
+    let containers = FilesystemUsage { timestamp, fs_id, used_bytes: None, inodes_used: None };
+    ImageFsInfoResponse { image_filesystems: vec![images], container_filesystems: vec![containers] }
+}

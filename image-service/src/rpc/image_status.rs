@@ -1,0 +1,33 @@
+//! ImageStatus: from memory. An unknown image is an answer without one, as the contract says.
+
+use std::collections::BTreeMap;
+
+use crisp_proto::runtime::v1::{ImageStatusRequest, ImageStatusResponse};
+use tonic::Status;
+
+use super::{convert, error};
+use crate::store::{FindError, Image, Store};
+
+pub(super) fn answer(store: &Store, request: ImageStatusRequest) -> Result<ImageStatusResponse, Status> {
+    match store.find(&convert::wanted(request.image)?) {
+        Ok(image) => Ok(ImageStatusResponse {
+            image: Some(convert::image(&image)),
+            info: if request.verbose { info(&image)? } else { BTreeMap::new() },
+        }),
+        Err(FindError::Unknown(_)) => Ok(ImageStatusResponse::default()),
+        Err(e @ (FindError::Ambiguous { .. } | FindError::Invalid(_))) => Err(error::of_find(&e)),
+    }
+}
+
+/// One JSON document under `info`, where crictl looks for it.
+fn info(image: &Image) -> Result<BTreeMap<String, String>, Status> {
+    let info = serde_json::json!({
+        "imageSpec": image.config,
+        "manifest": image.manifest,
+        "layers": image.diff_ids,
+        "pulledAt": image.pulled_at,
+    });
+    let text = serde_json::to_string(&info)
+        .map_err(|e| Status::internal(format!("image {}: its configuration: {e}", image.id)))?;
+    Ok(BTreeMap::from([("info".to_owned(), text)]))
+}

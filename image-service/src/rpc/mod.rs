@@ -1,0 +1,74 @@
+//! CRI's ImageService: each RPC in the file of its name. Messages are converted at the door, here and
+//! in [`convert`]; below there is no protobuf type.
+
+mod convert;
+mod error;
+mod image_fs_info;
+mod image_status;
+mod list_images;
+mod pull_image;
+mod remove_image;
+mod stream_images;
+
+use std::pin::Pin;
+
+use crisp_proto::runtime::v1::image_service_server::ImageService as Contract;
+use crisp_proto::runtime::v1::{
+    ImageFsInfoRequest, ImageFsInfoResponse, ImageStatusRequest, ImageStatusResponse, ListImagesRequest,
+    ListImagesResponse, PullImageRequest, PullImageResponse, RemoveImageRequest, RemoveImageResponse,
+    StreamImagesRequest, StreamImagesResponse,
+};
+use tonic::codegen::tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use crate::ImageService;
+
+/// Replies of StreamImages, ready to be sent.
+type Replies = Pin<Box<dyn Stream<Item = Result<StreamImagesResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Contract for ImageService {
+    type StreamImagesStream = Replies;
+
+    async fn list_images(
+        &self,
+        request: Request<ListImagesRequest>,
+    ) -> Result<Response<ListImagesResponse>, Status> {
+        Ok(Response::new(list_images::answer(self.store(), request.into_inner())?))
+    }
+
+    async fn stream_images(
+        &self,
+        request: Request<StreamImagesRequest>,
+    ) -> Result<Response<Replies>, Status> {
+        Ok(Response::new(stream_images::answer(self.store(), request.into_inner())?))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<ImageStatusRequest>,
+    ) -> Result<Response<ImageStatusResponse>, Status> {
+        Ok(Response::new(image_status::answer(self.store(), request.into_inner())?))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<PullImageRequest>,
+    ) -> Result<Response<PullImageResponse>, Status> {
+        Ok(Response::new(pull_image::answer(self, request.into_inner()).await?))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<RemoveImageRequest>,
+    ) -> Result<Response<RemoveImageResponse>, Status> {
+        Ok(Response::new(remove_image::answer(self, request.into_inner()).await?))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _request: Request<ImageFsInfoRequest>,
+    ) -> Result<Response<ImageFsInfoResponse>, Status> {
+        Ok(Response::new(image_fs_info::answer(self.store())))
+    }
+}
