@@ -102,10 +102,10 @@ async fn lists_are_filtered_and_removal_is_final() -> Result<()> {
     };
     let by_label =
         ContainerFilter { label_selector: [("tier".into(), "web".into())].into(), ..Default::default() };
-    assert_eq!(list(&mut lab, by_label).await?, [first.clone()]);
+    assert_eq!(list(&mut lab, by_label).await?, std::slice::from_ref(&first));
     let created = k8s_cri::v1::ContainerStateValue { state: ContainerState::ContainerCreated.into() };
     let by_state = ContainerFilter { state: Some(created), ..Default::default() };
-    assert_eq!(list(&mut lab, by_state).await?, [second.clone()]);
+    assert_eq!(list(&mut lab, by_state).await?, std::slice::from_ref(&second));
     let by_pod = ContainerFilter { pod_sandbox_id: pod.clone(), ..Default::default() };
     assert_eq!(list(&mut lab, by_pod).await?.len(), 2);
     // A running container is removed by force, an unknown one without a word.

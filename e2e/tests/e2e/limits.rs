@@ -108,7 +108,7 @@ async fn stats_are_true() -> Result<()> {
         |n: usize| usage[n].0.cpu.as_ref().and_then(|c| c.usage_core_nano_seconds).map_or(0, |v| v.value);
     let (burnt, passed) = ((nanos(1) - nanos(0)) as f64 / 1e9, (usage[1].1 - usage[0].1).as_secs_f64());
     assert!(burnt > 0.1 * passed && burnt < 1.2 * passed, "{burnt} s of CPU in {passed} s");
-    let memory = usage[1].0.memory.clone().ok_or("no memory")?;
+    let memory = usage[1].0.memory.ok_or("no memory")?;
     assert!(memory.working_set_bytes.is_some_and(|v| v.value > 0), "{memory:?}");
     let written =
         usage[1].0.writable_layer.clone().and_then(|l| l.used_bytes).ok_or("no writable layer")?.value;
