@@ -11,6 +11,10 @@ use super::sources::{Need, Rounds, Sources};
 use crate::digest::{Digest, Hasher};
 use crate::registry::EndpointError;
 
+/// An endpoint that gave this much before it failed gets its full number of tries again. A few bytes at a
+/// time are no progress: they could go on for ever.
+const PROGRESS: u64 = 64 << 10;
+
 /// How a download ended without success.
 pub(crate) enum DownloadError {
     /// No endpoint has anything more to give.
@@ -57,7 +61,7 @@ impl<'a, 'b> Download<'a, 'b> {
                 let started = Instant::now();
                 let outcome = self.receive_from(index, pieces, received).await;
                 self.sources.list[index].metrics.received(self.offset - before, started.elapsed());
-                if self.offset > before {
+                if self.offset - before >= PROGRESS {
                     self.rounds.progressed();
                 }
                 match outcome {

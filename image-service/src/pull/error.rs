@@ -77,13 +77,13 @@ pub enum PullCause {
     Auth(#[from] InvalidAuth),
     /// The registry's configuration cannot be read.
     #[error(transparent)]
-    Mirror(#[from] MirrorError),
+    Mirror(Box<MirrorError>),
     /// No endpoint could do it.
     #[error(transparent)]
     Endpoints(#[from] AllFailed),
     /// What was received is not an image for this machine.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
+    Manifest(Box<ManifestError>),
     /// A layer's content cannot be unpacked.
     #[error("{0}")]
     Ingest(Arc<IngestError>),
@@ -102,16 +102,32 @@ impl PullCause {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Reference(_) | Self::Auth(_) => ErrorKind::InvalidArgument,
-            Self::Mirror(MirrorError::Registry { .. }) => ErrorKind::InvalidArgument,
-            Self::Mirror(MirrorError::Read { .. } | MirrorError::HostsFile(_)) => {
-                ErrorKind::FailedPrecondition
-            }
+            Self::Mirror(error) => mirror_kind(error),
             Self::Endpoints(failed) => failed.kind(),
             Self::Manifest(error) => manifest_kind(error),
             Self::Ingest(error) => ingest_kind(error),
             Self::Store(error) => store_kind(error),
             Self::Cancelled | Self::Lost => ErrorKind::Internal,
         }
+    }
+}
+
+impl From<MirrorError> for PullCause {
+    fn from(error: MirrorError) -> Self {
+        Self::Mirror(Box::new(error))
+    }
+}
+
+impl From<ManifestError> for PullCause {
+    fn from(error: ManifestError) -> Self {
+        Self::Manifest(Box::new(error))
+    }
+}
+
+fn mirror_kind(error: &MirrorError) -> ErrorKind {
+    match error {
+        MirrorError::Registry { .. } => ErrorKind::InvalidArgument,
+        MirrorError::Read { .. } | MirrorError::HostsFile(_) => ErrorKind::FailedPrecondition,
     }
 }
 

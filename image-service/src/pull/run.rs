@@ -21,10 +21,19 @@ use crate::store::{self, Hold, NewImage};
 const MAX_INDEXES: usize = 3;
 
 /// A failure, and where.
-type Staged<T> = Result<T, (PullStage, PullCause)>;
+type Staged<T> = Result<T, Box<Failure>>;
 
-fn at<E: Into<PullCause>>(stage: PullStage) -> impl FnOnce(E) -> (PullStage, PullCause) {
-    move |cause| (stage, cause.into())
+struct Failure {
+    stage: PullStage,
+    cause: PullCause,
+}
+
+fn at<E: Into<PullCause>>(stage: PullStage) -> impl FnOnce(E) -> Box<Failure> {
+    move |cause| Box::new(Failure { stage, cause: cause.into() })
+}
+
+fn fail<T>(stage: PullStage, cause: impl Into<PullCause>) -> Staged<T> {
+    Err(at(stage)(cause))
 }
 
 impl Puller {
@@ -41,7 +50,8 @@ impl Puller {
                 timer.ok();
                 Ok(id)
             }
-            Err((stage, cause)) => {
+            Err(failure) => {
+                let Failure { stage, cause } = *failure;
                 tracing::info!(%reference, %stage, error = %cause, "a pull failed");
                 Err(PullError { reference: reference.to_string(), stage, cause })
             }
@@ -111,7 +121,7 @@ impl Puller {
             running.spawn(async move {
                 let _place = places.acquire().await;
                 if *pull.cancelled.borrow() {
-                    return Err((PullStage::Layer(None), PullCause::Cancelled));
+                    return fail(PullStage::Layer(None), PullCause::Cancelled);
                 }
                 let result = pull.run(index, &layer, &diff).await;
                 result.map_err(at(PullStage::Layer(Some(layer.blob.digest))))
@@ -119,7 +129,7 @@ impl Puller {
         }
         let mut failure = None;
         while let Some(ended) = running.join_next().await {
-            let result = ended.unwrap_or_else(|_| Err((PullStage::Layer(None), PullCause::Lost)));
+            let result = ended.unwrap_or_else(|_| fail(PullStage::Layer(None), PullCause::Lost));
             if let Err(error) = result {
                 pull.cancelled.send_replace(true);
                 // The first is the cause, the others follow from it. All are waited for: when this
@@ -140,8 +150,8 @@ impl Puller {
         let stage = PullStage::Commit;
         match committed.await {
             Ok(Ok(image)) => Ok(image.id.clone()),
-            Ok(Err(error)) => Err((stage, PullCause::Store(Arc::new(error)))),
-            Err(_) => Err((stage, PullCause::Lost)),
+            Ok(Err(error)) => fail(stage, PullCause::Store(Arc::new(error))),
+            Err(_) => fail(stage, PullCause::Lost),
         }
     }
 }
@@ -168,10 +178,10 @@ async fn fetch_manifest(reference: &Reference, sources: &Sources) -> Staged<Foun
         manifest = sources.first(&ManifestBy(&digest)).await.map_err(at(stage()))?;
         let (found, expected) = (manifest.bytes.len() as u64, chosen.blob.size);
         if found != expected {
-            return Err((stage(), ManifestError::Size { digest, found, expected }.into()));
+            return fail(stage(), ManifestError::Size { digest, found, expected });
         }
     }
-    Err((stage(), ManifestError::TooDeep { digest: resolved }.into()))
+    fail(stage(), ManifestError::TooDeep { digest: resolved })
 }
 
 /// A configuration that fits its manifest.
@@ -184,7 +194,7 @@ async fn fetch_config(found: &Found, sources: &Sources) -> Staged<FoundConfig> {
     let blob = &found.image.config;
     if blob.size > MAX_CONFIG {
         let (digest, size, limit) = (blob.digest.clone(), blob.size, MAX_CONFIG);
-        return Err((PullStage::Config, ManifestError::ConfigTooLarge { digest, size, limit }.into()));
+        return fail(PullStage::Config, ManifestError::ConfigTooLarge { digest, size, limit });
     }
     let bytes = sources.first(&SmallBlob(&blob.digest, blob.size)).await.map_err(at(PullStage::Config))?;
     let config = PulledConfig::parse(&bytes, &blob.digest, found.image.layers.len(), &Platform::host());

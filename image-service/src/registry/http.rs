@@ -69,10 +69,12 @@ pub(crate) struct HttpClient {
     pub(crate) timeouts: Timeouts,
 }
 
+type SecureClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
+
 struct Shared {
     plain: Client<Dialer, Full<Bytes>>,
     /// Built on first use: it reads the system's certificate authorities.
-    secure: OnceLock<Result<Client<HttpsConnector<Dialer>, Full<Bytes>>, EndpointError>>,
+    secure: OnceLock<Result<SecureClient, EndpointError>>,
     tls: TlsOptions,
     dialer: Dialer,
     proxies: Proxies,
@@ -129,7 +131,7 @@ impl HttpClient {
         }
     }
 
-    fn secure(&self) -> Result<&Client<HttpsConnector<Dialer>, Full<Bytes>>, EndpointError> {
+    fn secure(&self) -> Result<&SecureClient, EndpointError> {
         let build = || {
             let config = client_config(&self.shared.tls)
                 .map_err(|e| EndpointError::Configuration { why: e.to_string() })?;
