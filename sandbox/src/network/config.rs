@@ -1,6 +1,10 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::PodCidrs;
+
+/// Plugins that fetch an address from far away need seconds; kubelet waits four minutes for a pod.
+pub const DEFAULT_CNI_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Where the network finds its configuration and keeps its records.
 #[derive(Debug, Clone)]
@@ -9,6 +13,8 @@ pub struct NetworkConfig {
     pub cni_conf_dir: PathBuf,
     /// Folders with CNI plugins, searched in this order, usually `/opt/cni/bin` and `/usr/lib/cni`.
     pub cni_bin_dirs: Vec<PathBuf>,
+    /// How long one call of one CNI plugin may take, [`DEFAULT_CNI_DEADLINE`] unless told.
+    pub cni_deadline: Duration,
     /// Address pools of the built-in network; the first one that overlaps nothing is taken.
     pub pod_cidrs: PodCidrs,
     /// The built-in network's bridge, `crisp0` unless told.
@@ -18,4 +24,19 @@ pub struct NetworkConfig {
     /// Persistent folder for CNI records: a plugin may keep an address across a reboot, so we must
     /// still know that it is to be given back.
     pub root_dir: PathBuf,
+}
+
+impl Default for NetworkConfig {
+    /// What `crisp serve` takes when it is told nothing.
+    fn default() -> Self {
+        Self {
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cni_deadline: DEFAULT_CNI_DEADLINE,
+            pod_cidrs: PodCidrs::default(),
+            bridge_name: "crisp0".to_owned(),
+            state_dir: "/run/crisp/network".into(),
+            root_dir: "/var/lib/crisp/network".into(),
+        }
+    }
 }

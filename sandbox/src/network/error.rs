@@ -122,6 +122,24 @@ pub enum NetworkError {
         /// The plugin's message, or how it ended.
         why: String,
     },
+    /// The plugins say that they can't serve a pod now.
+    #[error("CNI network {network:?} is not ready: {why}")]
+    CniNotReady {
+        /// Network name.
+        network: String,
+        /// The plugin's answer.
+        why: String,
+    },
+    /// Something about the pod that can't be handed to the network.
+    #[error("{key} {value:?}: {why}")]
+    Annotation {
+        /// Annotation or argument.
+        key: &'static str,
+        /// As given.
+        value: String,
+        /// What is expected.
+        why: &'static str,
+    },
     /// Something failed, and so did undoing it.
     #[error("{error}; undoing it failed too: {undo}")]
     Undo {
@@ -150,6 +168,8 @@ impl NetworkError {
             Self::File { .. } => "FileFailed",
             Self::CniConfig { .. } => "CniConfigInvalid",
             Self::CniMissing { .. } => "CniPluginMissing",
+            Self::CniNotReady { .. } => "CniPluginNotReady",
+            Self::Annotation { .. } => "PodNotAcceptable",
             Self::CniPlugin { .. } => "CniPluginFailed",
             Self::Undo { error, .. } => error.reason(),
             Self::Interrupted(_) => "Interrupted",

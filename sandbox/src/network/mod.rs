@@ -22,6 +22,7 @@
 
 mod builtin;
 mod cidr;
+mod cni;
 mod config;
 mod error;
 mod host_ports;
@@ -33,7 +34,7 @@ mod request;
 mod turns;
 
 pub use cidr::{InvalidCidr, Ipv4Cidr, PodCidrs};
-pub use config::NetworkConfig;
+pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig};
 pub use error::NetworkError;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
 pub use networks::{NetworkStatus, Networks};

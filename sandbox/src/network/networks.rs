@@ -4,9 +4,10 @@ use crisp_executor::id::PodId;
 use tokio::task::spawn_blocking;
 
 use super::builtin::Builtin;
+use super::cni::{Cni, NetworkList};
 use super::host_ports::{HostPorts, published};
 use super::turns::Turns;
-use super::{AttachRequest, Attachment, NetworkConfig, NetworkError};
+use super::{AttachRequest, Attachment, NetworkConfig, NetworkError, PortMapping};
 
 /// Whether pods can get a network, in the words of the CRI NetworkReady condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub struct Networks(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     builtin: Builtin,
+    cni: Arc<Cni>,
     ports: HostPorts,
     turns: Turns,
 }
@@ -37,11 +39,12 @@ impl Networks {
     /// When the settings can't work or the record folders can't be made.
     pub fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
         let builtin = Builtin::open(config)?;
+        let cni = Arc::new(Cni::open(config)?);
         let ports = HostPorts::default();
-        for (pod, held) in builtin.pods() {
+        for (pod, held) in builtin.pods().into_iter().chain(cni.pods()) {
             ports.restore(&pod, &held);
         }
-        Ok(Self(Arc::new(Inner { builtin, ports, turns: Turns::default() })))
+        Ok(Self(Arc::new(Inner { builtin, cni, ports, turns: Turns::default() })))
     }
 
     /// Gives the pod its network. A failure leaves nothing behind, or names what it left.
@@ -74,13 +77,17 @@ impl Networks {
     /// What the pod was given, from memory.
     #[must_use]
     pub fn attachment(&self, pod: &PodId) -> Option<Attachment> {
-        self.0.builtin.attachment(pod)
+        self.0.builtin.attachment(pod).or_else(|| self.0.cni.attachment(pod))
     }
 
     /// Whether a new pod would get a network. Never waits for a plugin.
     #[must_use]
     pub fn status(&self) -> NetworkStatus {
-        match self.0.builtin.status() {
+        let status = match self.0.cni.current() {
+            None => self.0.builtin.status(),
+            Some(network) => network.and_then(|network| self.0.cni.status(&network)),
+        };
+        match status {
             Ok(message) => NetworkStatus { ready: true, reason: String::new(), message },
             Err(error) => {
                 NetworkStatus { ready: false, reason: error.reason().to_owned(), message: error.to_string() }
@@ -93,7 +100,7 @@ impl Networks {
     /// # Errors
     /// The first failure, after all were tried.
     pub async fn gc(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
-        let known = self.0.builtin.pods().into_iter().map(|(pod, _)| pod);
+        let known = self.0.builtin.pods().into_iter().chain(self.0.cni.pods()).map(|(pod, _)| pod);
         let stale: Vec<PodId> = known.filter(|pod| !live.contains(pod)).collect();
         let (mut gone, mut failure) = (Vec::new(), None);
         for pod in stale {
@@ -101,6 +108,9 @@ impl Networks {
                 Ok(()) => gone.push(pod),
                 Err(error) => failure = failure.or(Some(error)),
             }
+        }
+        if let Err(error) = self.0.cni.collect().await {
+            failure = failure.or(Some(error));
         }
         failure.map_or(Ok(gone), Err)
     }
@@ -118,29 +128,50 @@ impl Networks {
 
 impl Inner {
     async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attachment, NetworkError> {
-        if self.builtin.attachment(&request.pod).is_some() {
-            return Err(NetworkError::AlreadyAttached { pod: request.pod });
+        let pod = request.pod.clone();
+        if self.knows(&pod) {
+            return Err(NetworkError::AlreadyAttached { pod });
         }
+        let network = self.cni.current().transpose()?;
         let ports = published(&request.port_mappings)?;
-        self.ports.reserve(&request.pod, &ports)?;
-        let (inner, pod) = (Arc::clone(self), request.pod.clone());
-        let attached = spawn_blocking(move || inner.builtin.attach(&request, &ports)).await;
-        let attached = attached.unwrap_or(Err(NetworkError::Interrupted("attach")));
+        self.ports.reserve(&pod, &ports)?;
+        let attached = self.attach_to(network, request, ports).await;
         // What could not be undone keeps its ports: they may still lead to the pod.
-        if attached.is_err() && self.builtin.attachment(&pod).is_none() {
+        if attached.is_err() && !self.knows(&pod) {
             self.ports.release(&pod);
         }
         attached
     }
 
-    async fn detach(self: &Arc<Self>, pod: PodId) -> Result<(), NetworkError> {
-        let (inner, gone) = (Arc::clone(self), pod.clone());
-        let left = spawn_blocking(move || inner.builtin.leave(&gone)).await;
-        left.unwrap_or(Err(NetworkError::Interrupted("detach")))?;
-        self.ports.release(&pod);
+    async fn attach_to(
+        self: &Arc<Self>,
+        network: Option<Arc<NetworkList>>,
+        request: AttachRequest,
+        ports: Vec<PortMapping>,
+    ) -> Result<Attachment, NetworkError> {
+        if let Some(network) = network {
+            return self.cni.attach(network, &request, &ports).await;
+        }
         let inner = Arc::clone(self);
-        // Nobody waits for it.
-        spawn_blocking(move || inner.builtin.reap_all());
+        let attached = spawn_blocking(move || inner.builtin.attach(&request, &ports)).await;
+        attached.unwrap_or(Err(NetworkError::Interrupted("attach")))
+    }
+
+    fn knows(&self, pod: &PodId) -> bool {
+        self.builtin.attachment(pod).is_some() || self.cni.knows(pod)
+    }
+
+    async fn detach(self: &Arc<Self>, pod: PodId) -> Result<(), NetworkError> {
+        self.cni.detach(&pod).await?;
+        if self.builtin.attachment(&pod).is_some() {
+            let (inner, gone) = (Arc::clone(self), pod.clone());
+            let left = spawn_blocking(move || inner.builtin.leave(&gone)).await;
+            left.unwrap_or(Err(NetworkError::Interrupted("detach")))?;
+            let inner = Arc::clone(self);
+            // Nobody waits for it.
+            spawn_blocking(move || inner.builtin.reap_all());
+        }
+        self.ports.release(&pod);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! A host of one's own: tests run again inside fresh network and mount namespaces, so that bridges, packet
 //! rules and mounts are real and gone with the process.
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "only tests are here")]
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -12,8 +13,8 @@ use std::collections::BTreeMap;
 
 use crisp_executor::id::PodId;
 use crisp_sandbox::network::{
-    AttachRequest, Attachment, DnsSettings, NetworkConfig, NetworkError, Networks, PodNetlink, PortMapping,
-    Protocol,
+    AttachRequest, Attachment, DEFAULT_CNI_DEADLINE, DnsSettings, NetworkConfig, NetworkError, Networks,
+    PodNetlink, PortMapping, Protocol,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
@@ -118,6 +119,7 @@ pub fn config(dir: &Path) -> NetworkConfig {
     NetworkConfig {
         cni_conf_dir: dir.join("net.d"),
         cni_bin_dirs: vec!["/usr/lib/cni".into()],
+        cni_deadline: DEFAULT_CNI_DEADLINE,
         pod_cidrs: "10.88.0.0/16".parse().unwrap(),
         bridge_name: "crisp0".to_owned(),
         state_dir: dir.join("state"),

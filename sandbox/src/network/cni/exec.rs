@@ -1,0 +1,221 @@
+//! Running a plugin: environment and standard input in, one JSON object out, within a deadline.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// More than this is not read: a result has some hundred bytes.
+const MAX_STDOUT: u64 = 1 << 20;
+const MAX_STDERR: u64 = 16 << 10;
+
+/// What a plugin is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Add,
+    Del,
+    Gc,
+    Status,
+}
+
+impl Verb {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Gc => "GC",
+            Self::Status => "STATUS",
+        }
+    }
+}
+
+/// One call of one plugin.
+#[derive(Debug)]
+pub(super) struct Call<'a> {
+    pub plugin: &'a str,
+    pub bin_dirs: &'a [PathBuf],
+    pub verb: Verb,
+    /// `CNI_CONTAINERID`, `CNI_NETNS` and so on.
+    pub environment: &'a [(&'static str, String)],
+    pub config: &'a Value,
+    pub deadline: Duration,
+}
+
+/// Why a call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    #[error("not found")]
+    Missing,
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The plugin's program, if one of the folders has it.
+pub(super) fn find(plugin: &str, bin_dirs: &[PathBuf]) -> Option<PathBuf> {
+    let runnable =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    bin_dirs.iter().map(|dir| dir.join(plugin)).find(runnable)
+}
+
+/// Runs the plugin and returns what it printed.
+pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
+    let program = find(call.plugin, call.bin_dirs).ok_or(CallError::Missing)?;
+    let mut child =
+        spawn(&program, call).map_err(|e| CallError::Failed(format!("start {}: {e}", program.display())))?;
+    let input = serde_json::to_vec(call.config).map_err(|e| CallError::Failed(e.to_string()))?;
+    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+    match timeout(call.deadline, finish(&mut child, &input)).await {
+        Ok(Ok((status, stdout, stderr))) if status.success() => {
+            log_stderr(call, &stderr);
+            Ok(stdout)
+        }
+        Ok(Ok((status, stdout, stderr))) => Err(CallError::Failed(complaint(status, &stdout, &stderr))),
+        Ok(Err(e)) => Err(CallError::Failed(format!("talk to {}: {e}", program.display()))),
+        Err(_) => {
+            // Not only the plugin: what hangs is often a program it started.
+            if let Some(group) = group {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let _ = child.wait().await;
+            Err(CallError::Failed(format!("no answer within {:?}; it was killed", call.deadline)))
+        }
+    }
+}
+
+fn spawn(program: &Path, call: &Call<'_>) -> std::io::Result<Child> {
+    let path: Vec<String> = call.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
+    Command::new(program)
+        .env("CNI_COMMAND", call.verb.as_str())
+        .env("CNI_PATH", path.join(":"))
+        .envs(call.environment.iter().map(|(key, value)| (*key, value)))
+        .current_dir("/")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()
+}
+
+async fn finish(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+    let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+    let feed = async {
+        if let Some(mut stdin) = stdin {
+            // A plugin may end without having read it all.
+            let _ = stdin.write_all(input).await;
+        }
+    };
+    let ((), stdout, stderr) = tokio::join!(feed, read(stdout, MAX_STDOUT), read(stderr, MAX_STDERR));
+    Ok((child.wait().await?, stdout?, stderr?))
+}
+
+async fn read(stream: Option<impl AsyncRead + Unpin>, limit: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    if let Some(stream) = stream {
+        let mut limited = stream.take(limit);
+        limited.read_to_end(&mut bytes).await?;
+        // Read on, so that a talkative plugin does not block.
+        tokio::io::copy(&mut limited.into_inner(), &mut tokio::io::sink()).await?;
+    }
+    Ok(bytes)
+}
+
+/// The plugin's own words: its error object, else what it said on standard error, else how it ended.
+fn complaint(status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> String {
+    let error: Value = serde_json::from_slice(stdout).unwrap_or_default();
+    let field = |name: &str| error.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());
+    if let Some(message) = field("msg") {
+        let code =
+            error.get("code").and_then(Value::as_u64).map_or(String::new(), |code| format!(" (code {code})"));
+        let details = field("details").map_or(String::new(), |details| format!(": {details}"));
+        return format!("{message}{details}{code}");
+    }
+    let stderr = String::from_utf8_lossy(stderr);
+    match stderr.trim() {
+        "" => status.to_string(),
+        said => format!("{status}: {said}"),
+    }
+}
+
+fn log_stderr(call: &Call<'_>, stderr: &[u8]) {
+    if !stderr.is_empty() {
+        let said = String::from_utf8_lossy(stderr);
+        tracing::debug!(plugin = call.plugin, verb = call.verb.as_str(), said = said.trim(), "CNI plugin");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    fn script(dir: &Path, name: &str, body: &str) {
+        let path = dir.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    async fn call(dir: &Path, plugin: &str, deadline: Duration) -> Result<String, String> {
+        let call = Call {
+            plugin,
+            bin_dirs: &[dir.join("none"), dir.to_owned()],
+            verb: Verb::Add,
+            environment: &[("CNI_IFNAME", "eth0".to_owned())],
+            config: &serde_json::json!({"name": "x"}),
+            deadline,
+        };
+        run(&call).await.map(|out| String::from_utf8(out).unwrap()).map_err(|e| e.to_string())
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_plugin_gets_its_environment_and_input() {
+        let dir = tempfile::tempdir().unwrap();
+        script(dir.path(), "echo", "echo \"$CNI_COMMAND $CNI_IFNAME $(cat)\"; echo noise >&2");
+        assert_eq!(call(dir.path(), "echo", LONG).await.unwrap(), "ADD eth0 {\"name\":\"x\"}\n");
+        assert_eq!(call(dir.path(), "gone", LONG).await.unwrap_err(), "not found");
+        fs::write(dir.path().join("text"), "not a program").unwrap();
+        assert_eq!(call(dir.path(), "text", LONG).await.unwrap_err(), "not found");
+    }
+
+    #[tokio::test]
+    async fn failures_carry_the_plugins_words() {
+        let dir = tempfile::tempdir().unwrap();
+        script(dir.path(), "json", r#"echo '{"code":11,"msg":"busy","details":"try later"}'; exit 1"#);
+        script(dir.path(), "words", "echo no such bridge >&2; exit 3");
+        script(dir.path(), "mute", "exit 1");
+        assert_eq!(call(dir.path(), "json", LONG).await.unwrap_err(), "busy: try later (code 11)");
+        assert_eq!(call(dir.path(), "words", LONG).await.unwrap_err(), "exit status: 3: no such bridge");
+        assert_eq!(call(dir.path(), "mute", LONG).await.unwrap_err(), "exit status: 1");
+    }
+
+    #[tokio::test]
+    async fn a_hanging_plugin_is_killed_with_its_children() {
+        let dir = tempfile::tempdir().unwrap();
+        let child = dir.path().join("child");
+        script(dir.path(), "hang", &format!("sleep 300 & echo $! >{}; wait", child.display()));
+        let start = Instant::now();
+        let error = call(dir.path(), "hang", Duration::from_millis(300)).await.unwrap_err();
+        assert_eq!(error, "no answer within 300ms; it was killed");
+        assert!(start.elapsed() < Duration::from_secs(5));
+        let pid = fs::read_to_string(child).unwrap();
+        let state = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        let dead = || state().is_empty() || state().contains(") Z");
+        for _ in 0..100 {
+            if dead() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the plugin's child lives on: {}", state());
+    }
+}

@@ -1,0 +1,110 @@
+//! Real CNI plugins, for nodes that have a configuration for them.
+//!
+//! ```text
+//!   /etc/cni/net.d  --directory-->  config (NetworkList)       what is to be run
+//!                                        |
+//!   pod  --capability-->  runtimeConfig  |
+//!        --namespace--->  /run/netns/crisp-<id>
+//!                                        v
+//!                     attach: ADD, ADD, ...        detach: ..., DEL, DEL
+//!                                        |
+//!                                      exec          the only file that starts processes
+//! ```
+//!
+//! Specification 0.3.0 to 1.1.0. A pod's record holds the configuration it was attached with and the result
+//! it got, so that taking it away needs neither the configuration folder nor the namespace.
+
+mod attach;
+mod capability;
+mod config;
+mod detach;
+mod directory;
+mod exec;
+mod health;
+mod namespace;
+mod record;
+mod result;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crisp_executor::id::PodId;
+use tokio::task::spawn_blocking;
+
+use self::directory::Directory;
+use self::health::Health;
+use self::record::CniRecord;
+use super::record::RecordDir;
+use super::{Attachment, NetworkConfig, NetworkError, PortMapping};
+
+pub(super) use self::config::NetworkList;
+
+/// CNI networking of one server.
+#[derive(Debug)]
+pub(super) struct Cni {
+    directory: Directory,
+    bin_dirs: Vec<PathBuf>,
+    /// Of every single plugin call.
+    deadline: Duration,
+    records: RecordDir,
+    pods: Mutex<HashMap<PodId, CniRecord>>,
+    health: Arc<Health>,
+}
+
+impl Cni {
+    /// Reads the records of attached pods.
+    pub(super) fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
+        let records = RecordDir::open(config.root_dir.join("cni"), true)?;
+        let known: Vec<CniRecord> = records.load()?;
+        Ok(Self {
+            directory: Directory::new(config.cni_conf_dir.clone()),
+            bin_dirs: config.cni_bin_dirs.clone(),
+            deadline: config.cni_deadline,
+            records,
+            pods: Mutex::new(known.into_iter().map(|r| (r.pod.clone(), r)).collect()),
+            health: Arc::new(Health::default()),
+        })
+    }
+
+    /// The network that the configuration folder asks for; `None` when it asks for none.
+    pub(super) fn current(&self) -> Option<Result<Arc<NetworkList>, NetworkError>> {
+        self.directory.current()
+    }
+
+    /// The pods attached, with their ports.
+    pub(super) fn pods(&self) -> Vec<(PodId, Vec<PortMapping>)> {
+        self.known().values().map(|r| (r.pod.clone(), r.ports.clone())).collect()
+    }
+
+    /// Whether there is something to detach.
+    pub(super) fn knows(&self, pod: &PodId) -> bool {
+        self.known().contains_key(pod)
+    }
+
+    /// What the pod was given.
+    pub(super) fn attachment(&self, pod: &PodId) -> Option<Attachment> {
+        self.known().get(pod)?.attachment.clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<PodId, CniRecord>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// On disk first, then in memory.
+    async fn remember(&self, record: CniRecord) -> Result<(), NetworkError> {
+        let records = self.records.clone();
+        // A busy disk may take its time to make the record durable.
+        let written = spawn_blocking(move || records.write(&record).map(|()| record)).await;
+        let record = written.unwrap_or(Err(NetworkError::Interrupted("writing the record")))?;
+        self.known().insert(record.pod.clone(), record);
+        Ok(())
+    }
+
+    fn forget(&self, pod: &PodId) -> Result<(), NetworkError> {
+        self.records.remove(pod)?;
+        self.known().remove(pod);
+        Ok(())
+    }
+}

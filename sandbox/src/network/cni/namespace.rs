@@ -1,0 +1,59 @@
+//! Plugins want the pod's network namespace as a path. It exists only for them, and only as long as the pod.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crisp_executor::id::PodId;
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
+
+use crate::network::NetworkError;
+use crate::network::record::{file, remove_file};
+
+/// Where `ip netns` looks too.
+const FOLDER: &str = "/run/netns";
+/// `NSFS_MAGIC` of linux/magic.h.
+const NSFS_MAGIC: i64 = 0x6e73_6673;
+
+pub(super) fn path(pod: &PodId) -> PathBuf {
+    Path::new(FOLDER).join(format!("crisp-{}", pod.short()))
+}
+
+/// Mounts the namespace there.
+pub(super) fn publish(path: &Path, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(FOLDER)
+        .map_err(file("create folder", Path::new(FOLDER)))?;
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o444)
+        .open(path)
+        .map_err(file("create", path))?;
+    let source = format!("/proc/self/fd/{}", netns.as_raw_fd());
+    mount_bind(source, path).map_err(|e| file("mount the network namespace at", path)(e.into()))
+}
+
+/// Whether the namespace is there. After a reboot the records are, the namespaces are not.
+pub(super) fn is_published(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|stat| i64::from(stat.f_type) == NSFS_MAGIC)
+}
+
+/// Takes the mount away; it may be gone.
+pub(super) fn withdraw(path: &Path) -> Result<(), NetworkError> {
+    match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
+        // INVAL: not a mount.
+        Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
+        Err(e) => return Err(file("unmount", path)(io::Error::from(e))),
+    }
+    remove_file(path)?;
+    // Ours or not, an empty folder is of no use to anybody.
+    let _ = fs::remove_dir(FOLDER);
+    Ok(())
+}
