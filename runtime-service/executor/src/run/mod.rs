@@ -112,6 +112,10 @@ pub fn start(
 
 /// Starts a further process in the container whose first process `init` names.
 ///
+/// It must be reaped whatever becomes of it: the first process of a PID namespace does not end, not
+/// even when killed, before every other process in it has been reaped by its parent, which here is
+/// the caller. So wait for any child, never for one in particular.
+///
 /// # Errors
 /// As [`start`].
 pub fn exec(

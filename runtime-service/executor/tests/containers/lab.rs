@@ -15,7 +15,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen, open_tree,
 };
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::UnshareFlags;
 
 pub const NOSUID: u64 = 2;
@@ -198,30 +198,30 @@ impl Pod {
     }
 
     /// Starts `args` and answers when it runs.
-    pub fn started(&self, args: &[&str]) -> Starting {
+    pub fn started(&self, args: &[&str]) -> Running {
         self.started_with(args, |_| {})
     }
 
     /// Starts `args` with a changed plan and answers when it runs.
-    pub fn started_with(&self, args: &[&str], change: impl FnOnce(&mut Plan)) -> Starting {
+    pub fn started_with(&self, args: &[&str], change: impl FnOnce(&mut Plan)) -> Running {
         let mut plan = self.plan.clone();
         plan.process.args = args.iter().map(|a| c(a)).collect();
         change(&mut plan);
         let starting = run::start(&plan, &self.fds(), Stdio::default(), &PodContext::default()).unwrap();
         let progress = watch(&starting.report);
         assert!(progress.failed.is_none(), "{progress:?}");
-        starting
+        Running(starting)
     }
 
     /// Runs `args` in the container of `init`.
-    pub fn exec_with(&self, init: &Starting, args: &[&str], change: impl FnOnce(&mut Process)) -> Outcome {
+    pub fn exec_with(&self, init: &Running, args: &[&str], change: impl FnOnce(&mut Process)) -> Outcome {
         self.exec_in(init, args, change, &CgroupJoin::default(), &[])
     }
 
     /// The same, moving into cgroups.
     pub fn exec_in(
         &self,
-        init: &Starting,
+        init: &Running,
         args: &[&str],
         change: impl FnOnce(&mut Process),
         join: &CgroupJoin,
@@ -231,10 +231,21 @@ impl Pod {
         process.args = args.iter().map(|a| c(a)).collect();
         change(&mut process);
         let (stdio, mut pipes) = pipes();
-        match run::exec(&process, join, fds, stdio, init.pidfd.as_fd()) {
+        match run::exec(&process, join, fds, stdio, init.0.pidfd.as_fd()) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }
+    }
+}
+
+/// A container that runs on; it ends with this.
+pub struct Running(pub Starting);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = pidfd_send_signal(&self.0.pidfd, Signal::KILL);
+        // Waited for, if that has not been done: its cgroup can be removed then.
+        let _ = waitid(WaitId::PidFd(self.0.pidfd.as_fd()), WaitIdOptions::EXITED);
     }
 }
 

@@ -41,7 +41,7 @@ fn time_of_an_exec() {
     let init = pod.started(&["/bin/sleep", "1000"]);
     let mut process = pod.plan.process.clone();
     process.args = vec![c("/bin/true")];
-    let (join, init) = (crisp_executor::plan::CgroupJoin::default(), std::os::fd::AsFd::as_fd(&init.pidfd));
+    let (join, init) = (crisp_executor::plan::CgroupJoin::default(), std::os::fd::AsFd::as_fd(&init.0.pidfd));
     let mut ended = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();

@@ -97,8 +97,8 @@ fn check(pod: &Pod, join: &CgroupJoin, wanted: &[&str]) {
     for hierarchy in wanted {
         assert!(exec.good().lines().any(|l| l.ends_with(&format!("{hierarchy}/"))), "{exec:?}");
     }
-    rustix::process::pidfd_send_signal(&init.pidfd, rustix::process::Signal::KILL).unwrap();
-    assert_eq!(crate::lab::wait(&init), 137);
+    rustix::process::pidfd_send_signal(&init.0.pidfd, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(crate::lab::wait(&init.0), 137);
 }
 
 fn a_removed_cgroup_is_an_error() {

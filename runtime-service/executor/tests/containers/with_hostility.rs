@@ -7,7 +7,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crisp_executor::plan::MountKind;
 use crisp_executor::run::{self, Stdio};
 
-use crate::lab::{Files, Pod, bind, c, detached, watch};
+use crate::lab::{Files, Pod, bind, c, detached, wait, watch};
 
 pub const TESTS: &[crate::Test] = &[
     ("a_racing_neighbour", a_racing_neighbour),
@@ -71,14 +71,15 @@ fn a_terminal_that_is_none() {
     let init = pod.started_with(&["/bin/sh", "-c", script], |plan| {
         plan.mounts.retain(|m| !matches!(m.kind, MountKind::Devpts { .. }));
     });
-    let wait = "for i in 1 2 3 4 5 6 7 8 9; do test -s /dev/pts/ptmx && break; sleep 0.1; done";
-    pod.exec_with(&init, &["/bin/sh", "-c", wait], |_| {}).good();
+    let written = "for i in 1 2 3 4 5 6 7 8 9; do test -s /dev/pts/ptmx && break; sleep 0.1; done";
+    pod.exec_with(&init, &["/bin/sh", "-c", written], |_| {}).good();
     let mut process = pod.plan.process.clone();
     (process.args, process.terminal) = (vec![c("/bin/true")], true);
     let join = crisp_executor::plan::CgroupJoin::default();
-    let pidfd = std::os::fd::AsFd::as_fd(&init.pidfd);
+    let pidfd = std::os::fd::AsFd::as_fd(&init.0.pidfd);
     let starting = run::exec(&process, &join, &[], Stdio::default(), pidfd).unwrap();
     let watched = watch(&starting.report);
+    assert_eq!(wait(&starting), 127);
     assert!(watched.terminal.is_none());
     assert_eq!(
         watched.failed.unwrap().to_string(),

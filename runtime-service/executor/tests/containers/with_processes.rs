@@ -34,8 +34,8 @@ fn exit_codes_and_signals() {
     // PID 1 of a namespace takes no signal from within: a child of it does.
     assert_eq!(pod.sh("sh -c 'kill -9 $$'; exit $?").code, 137);
     let sleeping = pod.started(&["/bin/sleep", "1000"]);
-    rustix::process::pidfd_send_signal(&sleeping.pidfd, rustix::process::Signal::KILL).unwrap();
-    assert_eq!(wait(&sleeping), 137);
+    rustix::process::pidfd_send_signal(&sleeping.0.pidfd, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(wait(&sleeping.0), 137);
 }
 
 fn output_and_environment() {
@@ -234,7 +234,7 @@ fn exec_with_a_terminal() {
     process.args = ["/bin/sh", "-c", "tty; exit 5"].map(c).to_vec();
     process.terminal = true;
     let join = crisp_executor::plan::CgroupJoin::default();
-    let init = std::os::fd::AsFd::as_fd(&init.pidfd);
+    let init = std::os::fd::AsFd::as_fd(&init.0.pidfd);
     let starting = run::exec(&process, &join, &[], Stdio::default(), init).unwrap();
     let mut master = std::fs::File::from(watch(&starting.report).terminal.unwrap());
     let mut text = Vec::new();
@@ -246,7 +246,7 @@ fn exec_with_a_terminal() {
 fn exec_after_the_end() {
     let pod = Files::busybox().pod();
     let init = pod.started(&["/bin/true"]);
-    assert_eq!(wait(&init), 0);
+    assert_eq!(wait(&init.0), 0);
     let outcome = pod.exec_with(&init, &["/bin/true"], |_| {});
     assert_eq!(outcome.error(), "join PID namespace of a process that has ended: nothing runs in it");
     assert_eq!(pod.sh("echo $$").good(), "1", "and the monitor is not lost in it");
