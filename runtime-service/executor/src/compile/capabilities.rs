@@ -82,6 +82,6 @@ fn within(name: &str, set: u64, outer_name: &str, outer: u64) -> Result<(), Comp
     if extra == 0 {
         return Ok(());
     }
-    let first = NUMBERS.get(extra.trailing_zeros() as usize).map(ToString::to_string).unwrap_or_default();
+    let first = NUMBERS.get(extra.trailing_zeros() as usize).map_or_else(String::new, |c| format!("CAP_{c}"));
     Err(invalid(format!("process.capabilities.{name}"), format!("{first} is not in {outer_name}")))
 }

@@ -1,7 +1,6 @@
 //! `mounts`: new file systems are described, sources of binds are opened.
 
 use std::ffi::CString;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -67,7 +66,7 @@ fn finish(
         Kind::New(kind) => kind,
         Kind::Bind { .. } => {
             let source = sources.next().ok_or_else(|| invalid("mounts", "a source was not opened"))?;
-            MountKind::Bind { file: source.file, source: fds.add(OwnedFd::from(source.mount))? }
+            MountKind::Bind { file: source.file, source: fds.add(source.mount)? }
         }
     };
     Ok(plan::Mount { target, kind, attributes })

@@ -1,8 +1,28 @@
 //! Seccomp: profiles in the OCI and docker formats, and their compilation to BPF.
+//!
+//! ```text
+//!  runtime_default(capabilities)  --+
+//!                                   +--> LinuxSeccomp --to_bpf--> plan::Seccomp --> the executor
+//!  load_profile(file, capabilities) +
+//! ```
+//!
+//! `table.rs` knows the calls, `filter.rs` makes the program, `condition.rs` compares arguments.
 
+mod arch;
+mod bpf;
+mod condition;
+mod default;
+mod filter;
+mod profile;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
-use oci_spec::runtime::{Capabilities, LinuxSeccomp};
+use oci_spec::runtime::{Capabilities, LinuxSeccomp, LinuxSeccompFilterFlag as Flag};
 
 use crate::plan;
 
@@ -19,25 +39,70 @@ pub enum SeccompError {
 
 /// The profile for containers that ask for RuntimeDefault and hold these capabilities (the bounding set).
 #[must_use]
-pub fn runtime_default(_capabilities: &Capabilities) -> LinuxSeccomp {
-    LinuxSeccomp::default()
+pub fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
+    default::profile(capabilities)
 }
 
 /// A profile from a file in the OCI or docker format, for a container that holds these capabilities.
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
-pub fn load_profile(path: &Path, _capabilities: &Capabilities) -> Result<LinuxSeccomp, SeccompError> {
-    Err(SeccompError::Malformed { path: path.to_owned(), reason: "profiles are not built yet".to_owned() })
+pub fn load_profile(path: &Path, capabilities: &Capabilities) -> Result<LinuxSeccomp, SeccompError> {
+    profile::load(path, &profile::Facts::of_this_machine(capabilities))
 }
 
-/// Compiles a profile for this machine.
+/// Compiles a profile for this machine. Most containers of a node share a few profiles: a program is
+/// kept and found again by the profile's content.
 ///
 /// # Errors
 /// [`SeccompError::Unsupported`] naming the field.
-pub fn to_bpf(_profile: &LinuxSeccomp) -> Result<plan::Seccomp, SeccompError> {
-    Err(SeccompError::Unsupported {
+pub fn to_bpf(profile: &LinuxSeccomp) -> Result<plan::Seccomp, SeccompError> {
+    static KNOWN: LazyLock<Mutex<HashMap<Vec<u8>, plan::Seccomp>>> = LazyLock::new(Mutex::default);
+    const MOST: usize = 64;
+
+    let key = serde_json::to_vec(profile).map_err(|e| SeccompError::Unsupported {
         field: "linux.seccomp".to_owned(),
-        reason: "is not built yet".to_owned(),
-    })
+        reason: e.to_string(),
+    })?;
+    if let Some(known) = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+        return Ok(known.clone());
+    }
+    let compiled = compile(profile)?;
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() >= MOST {
+        known.clear();
+    }
+    known.insert(key, compiled.clone());
+    Ok(compiled)
+}
+
+fn compile(profile: &LinuxSeccomp) -> Result<plan::Seccomp, SeccompError> {
+    if profile.listener_path().is_some() {
+        let field = "linux.seccomp.listenerPath".to_owned();
+        return Err(SeccompError::Unsupported {
+            field,
+            reason: "notifications are not supported".to_owned(),
+        });
+    }
+    let flags = flags(profile.flags().as_deref().unwrap_or_default())?;
+    Ok(plan::Seccomp { program: bpf::to_bytes(&filter::program(profile)?), flags })
+}
+
+/// SECCOMP_FILTER_FLAG_ bits, linux/seccomp.h.
+fn flags(given: &[Flag]) -> Result<u32, SeccompError> {
+    let mut bits = 0;
+    for flag in given {
+        bits |= match flag {
+            Flag::SeccompFilterFlagTsync => 1,
+            Flag::SeccompFilterFlagLog => 2,
+            Flag::SeccompFilterFlagSpecAllow => 4,
+            Flag::SeccompFilterFlagWaitKillableRecv => {
+                let field = "linux.seccomp.flags".to_owned();
+                let reason =
+                    "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV is for notifications, which are not supported";
+                return Err(SeccompError::Unsupported { field, reason: reason.to_owned() });
+            }
+        };
+    }
+    Ok(bits)
 }

@@ -1,0 +1,43 @@
+//! Architectures of system calls.
+
+use oci_spec::runtime::Arch as SpecArch;
+
+/// One that has a table of numbers here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Arch {
+    X86_64,
+    X86,
+    Aarch64,
+}
+
+/// Set in the numbers of x32 calls, which arrive as x86_64.
+pub(super) const X32_BIT: u32 = 0x4000_0000;
+
+impl Arch {
+    pub(super) const fn native() -> Self {
+        if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
+    }
+
+    /// AUDIT_ARCH_ of linux/audit.h, as in `seccomp_data.arch`.
+    pub(super) const fn audit(self) -> u32 {
+        match self {
+            Self::X86_64 => 0xc000_003e,
+            Self::X86 => 0x4000_0003,
+            Self::Aarch64 => 0xc000_00b7,
+        }
+    }
+
+    /// The architectures that a profile is compiled for: the native one, and 32-bit x86 beside
+    /// x86_64 when the profile lists it. Others that it lists cannot run here, or (x32, 32-bit arm)
+    /// are treated like those it does not list.
+    pub(super) fn of_profile(listed: &[SpecArch]) -> Vec<Self> {
+        let mut archs = vec![Self::native()];
+        if Self::native() == Self::X86_64 && listed.contains(&SpecArch::ScmpArchX86) {
+            archs.push(Self::X86);
+        }
+        archs
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+compile_error!("seccomp profiles need a table of system calls for this architecture: add it to table.rs");

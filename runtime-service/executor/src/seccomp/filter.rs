@@ -1,0 +1,198 @@
+//! A profile as a program: architecture, then a binary search over the call numbers, then the rules
+//! of the call.
+//!
+//! ```text
+//!  arch == native? -- number >= n/2? -- ... -- rule 1 -- rule 2 -- otherwise
+//!         |no
+//!  arch == x86?    -- ...
+//!         |no
+//!  foreign
+//! ```
+//!
+//! Neighbours with the same fate are one range, so a list of 350 allowed calls is about 60 ranges
+//! and a call is decided by 7 comparisons.
+
+use std::collections::BTreeMap;
+
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg, LinuxSyscall};
+
+use super::SeccompError;
+use super::arch::{Arch, X32_BIT};
+use super::bpf::{
+    Insn, JUMP_EQ, JUMP_GE, LOAD, MAX_INSTRUCTIONS, OFFSET_ARCH, OFFSET_NUMBER, RETURN, branch, op,
+};
+use super::condition;
+use super::table;
+
+/// Greatest errno that a filter may answer (MAX_ERRNO).
+const MAX_ERRNO: u32 = 4095;
+const EPERM: u32 = 1;
+const ENOSYS: u32 = 38;
+
+const RET_KILL_PROCESS: u32 = 0x8000_0000;
+const RET_KILL_THREAD: u32 = 0;
+const RET_TRAP: u32 = 0x0003_0000;
+const RET_ERRNO: u32 = 0x0005_0000;
+const RET_LOG: u32 = 0x7ffc_0000;
+const RET_ALLOW: u32 = 0x7fff_0000;
+
+/// What happens with a call: the first rule whose conditions hold, else `otherwise`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Fate {
+    rules: Vec<(Vec<LinuxSeccompArg>, u32)>,
+    otherwise: u32,
+}
+
+impl Fate {
+    fn code(&self) -> Vec<Insn> {
+        let mut code = Vec::new();
+        for (conditions, action) in &self.rules {
+            code.extend(condition::rule(conditions, op(RETURN, *action)));
+        }
+        code.push(op(RETURN, self.otherwise));
+        code
+    }
+}
+
+pub(super) fn program(profile: &LinuxSeccomp) -> Result<Vec<Insn>, SeccompError> {
+    let default = action("defaultAction", profile.default_action(), profile.default_errno_ret())?;
+    let mut code = vec![op(RETURN, foreign(default))];
+    for arch in Arch::of_profile(profile.architectures().as_deref().unwrap_or_default()).into_iter().rev() {
+        code = branch(JUMP_EQ, arch.audit(), arch_code(profile, arch, default)?, code);
+    }
+    code.insert(0, op(LOAD, OFFSET_ARCH));
+    if code.len() > MAX_INSTRUCTIONS {
+        let reason =
+            format!("it compiles to {} instructions, the kernel takes {MAX_INSTRUCTIONS}", code.len());
+        return Err(SeccompError::Unsupported { field: "linux.seccomp".to_owned(), reason });
+    }
+    Ok(code)
+}
+
+/// Calls of an architecture that the profile has no rules for. They must not pass just because the
+/// profile is a list of what is forbidden.
+fn foreign(default: u32) -> u32 {
+    if matches!(default, RET_ALLOW | RET_LOG) { RET_KILL_PROCESS } else { default }
+}
+
+fn arch_code(profile: &LinuxSeccomp, arch: Arch, default: u32) -> Result<Vec<Insn>, SeccompError> {
+    let fates = fates(profile, arch, default)?;
+    let mut ranges = ranges(fates, default, unknown(default));
+    if arch == Arch::X86_64 {
+        ranges.retain(|(start, _)| *start < X32_BIT);
+        ranges.push((X32_BIT, Fate { rules: Vec::new(), otherwise: foreign(default) }));
+    }
+    let mut code = vec![op(LOAD, OFFSET_NUMBER)];
+    code.extend(tree(&ranges));
+    Ok(code)
+}
+
+/// For calls newer than all that the profile names: its author cannot have meant to forbid them, and
+/// programs fall back to older calls only on ENOSYS, while EPERM ends them.
+fn unknown(default: u32) -> u32 {
+    if default == RET_ERRNO | EPERM { RET_ERRNO | ENOSYS } else { default }
+}
+
+/// The fate of each call that the profile names, by number. Names that this architecture (or this
+/// version of the table) does not have are skipped: profiles are written for many.
+fn fates(profile: &LinuxSeccomp, arch: Arch, default: u32) -> Result<BTreeMap<u32, Fate>, SeccompError> {
+    let mut fates: BTreeMap<u32, Fate> = BTreeMap::new();
+    // Calls with an unconditional rule: what comes later for them is never reached.
+    let mut closed = std::collections::HashSet::new();
+    for (index, entry) in profile.syscalls().iter().flatten().enumerate() {
+        let action = action(&format!("syscalls[{index}].action"), entry.action(), entry.errno_ret())?;
+        let conditions = conditions(index, entry)?;
+        for number in entry.names().iter().filter_map(|name| table::number(arch, name)) {
+            if closed.contains(&number) {
+                continue;
+            }
+            let fate = fates.entry(number).or_insert_with(|| Fate { rules: Vec::new(), otherwise: default });
+            if conditions.is_empty() {
+                fate.otherwise = action;
+                closed.insert(number);
+            }
+            fate.rules.extend(conditions.iter().map(|all| (all.clone(), action)));
+        }
+    }
+    Ok(fates)
+}
+
+/// Alternatives, each a list of conditions that must all hold. Several conditions on one argument
+/// are alternatives, as profiles written for the other runtimes mean them; on different ones, all
+/// must hold.
+fn conditions(index: usize, entry: &LinuxSyscall) -> Result<Vec<Vec<LinuxSeccompArg>>, SeccompError> {
+    let args = entry.args().as_deref().unwrap_or_default();
+    if let Some(arg) = args.iter().find(|arg| arg.index() > 5) {
+        let field = format!("linux.seccomp.syscalls[{index}].args");
+        return Err(SeccompError::Unsupported {
+            field,
+            reason: format!("there is no argument {}", arg.index()),
+        });
+    }
+    let repeated = args.iter().enumerate().any(|(i, a)| args[..i].iter().any(|b| a.index() == b.index()));
+    Ok(if args.is_empty() {
+        Vec::new()
+    } else if repeated {
+        args.iter().map(|arg| vec![*arg]).collect()
+    } else {
+        vec![args.to_vec()]
+    })
+}
+
+/// First number of each range, and its fate; the first one starts at 0.
+fn ranges(fates: BTreeMap<u32, Fate>, default: u32, unknown: u32) -> Vec<(u32, Fate)> {
+    let plain = |otherwise| Fate { rules: Vec::new(), otherwise };
+    let mut ranges: Vec<(u32, Fate)> = Vec::new();
+    let mut push = |start: u32, fate: Fate| {
+        if ranges.last().is_none_or(|(_, last)| *last != fate) {
+            ranges.push((start, fate));
+        }
+    };
+    let mut next = 0;
+    for (number, fate) in fates {
+        if number > next {
+            push(next, plain(default));
+        }
+        push(number, fate);
+        next = number + 1;
+    }
+    push(next, plain(if next == 0 { default } else { unknown }));
+    ranges
+}
+
+fn tree(ranges: &[(u32, Fate)]) -> Vec<Insn> {
+    match ranges {
+        [] => Vec::new(),
+        [(_, fate)] => fate.code(),
+        _ => {
+            let (low, high) = ranges.split_at(ranges.len() / 2);
+            branch(JUMP_GE, high[0].0, tree(high), tree(low))
+        }
+    }
+}
+
+fn action(field: &str, action: Action, errno: Option<u32>) -> Result<u32, SeccompError> {
+    let field = || format!("linux.seccomp.{field}");
+    let refuse = |reason: &str| {
+        Err(SeccompError::Unsupported {
+            field: field(),
+            reason: format!("{action} is not supported: {reason}"),
+        })
+    };
+    Ok(match action {
+        Action::ScmpActAllow => RET_ALLOW,
+        Action::ScmpActLog => RET_LOG,
+        Action::ScmpActKill | Action::ScmpActKillThread => RET_KILL_THREAD,
+        Action::ScmpActKillProcess => RET_KILL_PROCESS,
+        Action::ScmpActTrap => RET_TRAP,
+        Action::ScmpActErrno => match errno.unwrap_or(EPERM) {
+            errno if errno <= MAX_ERRNO => RET_ERRNO | errno,
+            errno => {
+                let reason = format!("errno {errno} is above {MAX_ERRNO}");
+                return Err(SeccompError::Unsupported { field: field(), reason });
+            }
+        },
+        Action::ScmpActTrace => return refuse("nothing traces containers"),
+        Action::ScmpActNotify => return refuse("there is no listener for notifications"),
+    })
+}
