@@ -1,0 +1,24 @@
+//! Settings of the runtime service.
+
+use std::path::PathBuf;
+
+/// Where and how containers are kept.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// Kept over reboots, e.g. /var/lib/crisp.
+    pub root: PathBuf,
+    /// The built-in network's pool, when that is in force; None with CNI.
+    pub pod_cidr: Option<String>,
+    /// Told to kubelet, and how `cgroup_parent` is read.
+    pub cgroup_driver: CgroupDriver,
+}
+
+/// Who makes cgroups for kubelet, which the runtime has to agree with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CgroupDriver {
+    /// Paths; folders made by hand.
+    #[default]
+    Cgroupfs,
+    /// Names of slices.
+    Systemd,
+}

@@ -1,0 +1,130 @@
+//! Containers as the server knows them: what was asked (fixed), what became of it (behind a door).
+
+pub mod config;
+pub mod door;
+pub mod exit;
+pub mod record;
+pub mod signal;
+pub mod state;
+pub mod table;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
+
+use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::plan;
+use crisp_image_service::{DiffId, Lease};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use self::config::ContainerConfig;
+use self::door::{Door, Status};
+use self::signal::Signal;
+use crate::layout::Folder;
+use crate::stats::Meters;
+
+/// What is fixed when a container is created. Its record is `container.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    pub id: ContainerId,
+    pub pod: PodId,
+    pub config: ContainerConfig,
+    pub image: ImageFacts,
+    pub user: User,
+    pub pid: PidChoice,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    /// Absolute. None: output is dropped.
+    pub log_path: Option<PathBuf>,
+}
+
+/// What a container keeps of its image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageFacts {
+    /// The image id: the digest of its configuration.
+    pub id: String,
+    /// A reference by digest where the image has one, for ContainerStatus.image_ref.
+    pub reference: String,
+    /// A tag of the image, or what the client called it.
+    pub name: String,
+    /// Bottom first, as in the image's configuration.
+    pub diff_ids: Vec<DiffId>,
+    pub stop_signal: Option<Signal>,
+}
+
+/// Which PID namespace the container is born into, held against its pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidChoice {
+    Own,
+    Pod,
+    Host,
+    /// That of another container of the same pod.
+    Target(ContainerId),
+}
+
+/// Who the first process is, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct User {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+/// One container.
+#[derive(Debug)]
+pub struct Container {
+    pub facts: Facts,
+    pub folder: Folder,
+    pub door: Door,
+    /// Keeps the layers from being collected; given back on removal.
+    pub lease: Mutex<Option<Lease>>,
+    /// What every exec in it has in common; made by the first.
+    pub exec: Mutex<Option<Arc<plan::Process>>>,
+    /// The stop signal has been sent.
+    pub asked_to_stop: AtomicBool,
+    pub meters: Meters,
+}
+
+impl Container {
+    #[must_use]
+    pub fn new(facts: Facts, folder: Folder, door: Door, lease: Option<Lease>) -> Self {
+        Self {
+            facts,
+            folder,
+            door,
+            lease: Mutex::new(lease),
+            exec: Mutex::default(),
+            asked_to_stop: AtomicBool::new(false),
+            meters: Meters::default(),
+        }
+    }
+
+    /// The status now, from memory.
+    #[must_use]
+    pub fn status(&self) -> Arc<Status> {
+        self.door.see()
+    }
+
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Arc<Status>> {
+        self.door.watch()
+    }
+
+    #[must_use]
+    pub fn id(&self) -> &ContainerId {
+        &self.facts.id
+    }
+
+    /// What asks the container to end: its own setting, the image's, SIGTERM.
+    #[must_use]
+    pub fn stop_signal(&self) -> Signal {
+        self.facts.config.stop_signal.or(self.facts.image.stop_signal).unwrap_or(Signal::TERM)
+    }
+
+    /// The name that is unique while the container exists.
+    #[must_use]
+    pub fn name(&self) -> table::Name {
+        table::Name::new(&self.facts.pod, &self.facts.config)
+    }
+}

@@ -1,0 +1,222 @@
+//! The life of a container.
+
+use serde::{Deserialize, Serialize};
+
+use super::exit::Exit;
+
+/// ```text
+///              start                process runs
+///   Created ----------> Starting ----------------> Running
+///      |                   |                          |
+///      |                   | a stage failed           | process ended
+///      |                   v                          v
+///      |                Exited <----------------------+
+///      |                   ^                          |
+///      |                   | monitor vanished         | monitor does not answer
+///      |                   +------- Unknown <---------+  (it may come back as Running or Exited)
+///      v
+///   (removed)   from every state but Starting; Running is killed first
+/// ```
+///
+/// The process may end before the answer to "start" has been read: then [`State::exited`] leads from
+/// Starting to Exited and [`State::running`] only completes the exit's start time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    Created,
+    Starting,
+    Running {
+        pid: i32,
+        /// Nanoseconds since 1970.
+        started_at: i64,
+    },
+    Exited(Exit),
+    /// What is wrong, for people.
+    Unknown {
+        why: String,
+        /// The state before, to be confirmed or corrected.
+        pid: Option<i32>,
+        started_at: Option<i64>,
+    },
+}
+
+/// A transition that the drawing does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("a container that {now} cannot {wanted}")]
+pub struct Refusal {
+    /// `is running`, `has exited`...
+    pub now: &'static str,
+    pub wanted: &'static str,
+}
+
+impl State {
+    /// Someone asked for a start.
+    ///
+    /// # Errors
+    /// Everything but Created starts no more.
+    pub fn starting(&self) -> Result<Self, Refusal> {
+        match self {
+            Self::Created => Ok(Self::Starting),
+            other => Err(other.refuse("be started")),
+        }
+    }
+
+    /// The monitor says that the process runs.
+    ///
+    /// # Errors
+    /// From Created (nobody asked) and from an exit that belongs to an earlier process.
+    pub fn running(&self, pid: i32, started_at: i64) -> Result<Self, Refusal> {
+        match self {
+            Self::Starting | Self::Unknown { .. } => Ok(Self::Running { pid, started_at }),
+            Self::Running { pid: known, .. } if *known == pid => Ok(self.clone()),
+            Self::Exited(exit) if exit.started_at.is_none() => {
+                Ok(Self::Exited(Exit { started_at: Some(started_at), ..exit.clone() }))
+            }
+            other => Err(other.refuse("begin to run")),
+        }
+    }
+
+    /// The process ended, or a start failed. A second exit changes nothing: the first one told is kept.
+    ///
+    /// # Errors
+    /// From Created.
+    pub fn exited(&self, exit: Exit) -> Result<Self, Refusal> {
+        match self {
+            Self::Created => Err(self.refuse("exit")),
+            Self::Starting => Ok(Self::Exited(exit)),
+            Self::Running { started_at, .. } => {
+                Ok(Self::Exited(Exit { started_at: exit.started_at.or(Some(*started_at)), ..exit }))
+            }
+            Self::Unknown { started_at, .. } => {
+                Ok(Self::Exited(Exit { started_at: exit.started_at.or(*started_at), ..exit }))
+            }
+            Self::Exited(_) => Ok(self.clone()),
+        }
+    }
+
+    /// The monitor does not answer, so that nothing is known.
+    ///
+    /// # Errors
+    /// From Created and Exited, about which no monitor is needed.
+    pub fn lost(&self, why: String) -> Result<Self, Refusal> {
+        match self {
+            Self::Starting => Ok(Self::Unknown { why, pid: None, started_at: None }),
+            Self::Running { pid, started_at } => {
+                Ok(Self::Unknown { why, pid: Some(*pid), started_at: Some(*started_at) })
+            }
+            Self::Unknown { pid, started_at, .. } => {
+                Ok(Self::Unknown { why, pid: *pid, started_at: *started_at })
+            }
+            other => Err(other.refuse("be lost")),
+        }
+    }
+
+    /// For metrics and messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Starting => "starting",
+            Self::Running { .. } => "running",
+            Self::Exited(_) => "exited",
+            Self::Unknown { .. } => "unknown",
+        }
+    }
+
+    /// True when no process of the container can exist any more, or yet.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        matches!(self, Self::Created | Self::Exited(_))
+    }
+
+    /// How it ended, if it did.
+    #[must_use]
+    pub fn exit(&self) -> Option<&Exit> {
+        if let Self::Exited(exit) = self { Some(exit) } else { None }
+    }
+
+    /// The first process, while there is one.
+    #[must_use]
+    pub fn pid(&self) -> Option<i32> {
+        match self {
+            Self::Running { pid, .. } => Some(*pid),
+            Self::Unknown { pid, .. } => *pid,
+            Self::Created | Self::Starting | Self::Exited(_) => None,
+        }
+    }
+
+    /// A refusal that says what the container does instead.
+    #[must_use]
+    pub fn refuse(&self, wanted: &'static str) -> Refusal {
+        let now = match self {
+            Self::Created => "has not been started",
+            Self::Starting => "is being started",
+            Self::Running { .. } => "is running",
+            Self::Exited(_) => "has exited",
+            Self::Unknown { .. } => "is in an unknown state",
+        };
+        Refusal { now, wanted }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::exit::Reason;
+    use super::*;
+
+    fn exit(code: i32) -> Exit {
+        Exit { code, reason: Reason::Error, message: String::new(), started_at: None, finished_at: 9 }
+    }
+
+    #[test]
+    fn the_usual_life() {
+        let running = State::Created.starting().unwrap().running(7, 5).unwrap();
+        assert_eq!(running.pid(), Some(7));
+        let ended = running.exited(exit(3)).unwrap();
+        assert_eq!(ended.exit().map(|e| (e.code, e.started_at)), Some((3, Some(5))));
+    }
+
+    #[test]
+    fn an_exit_that_overtakes_the_answer_to_start_keeps_its_code_and_gets_its_start_time() {
+        let ended = State::Starting.exited(exit(0)).unwrap().running(7, 5).unwrap();
+        assert_eq!(ended.exit().map(|e| (e.code, e.started_at)), Some((0, Some(5))));
+        assert!(ended.running(8, 6).is_err());
+    }
+
+    #[test]
+    fn the_first_exit_told_is_kept() {
+        let ended = State::Starting.exited(exit(1)).unwrap();
+        assert_eq!(ended.exited(exit(2)).unwrap(), ended);
+    }
+
+    #[test]
+    fn nothing_starts_twice() {
+        for state in [State::Starting, State::Running { pid: 1, started_at: 1 }, State::Exited(exit(0))] {
+            let refusal = state.starting().unwrap_err().to_string();
+            assert!(refusal.contains("cannot be started"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn a_lost_container_may_come_back_either_way() {
+        let lost = State::Running { pid: 4, started_at: 2 }.lost("monitor gone".into()).unwrap();
+        assert_eq!(lost.pid(), Some(4));
+        assert_eq!(lost.running(4, 2).unwrap(), State::Running { pid: 4, started_at: 2 });
+        assert_eq!(lost.exited(exit(1)).unwrap().exit().and_then(|e| e.started_at), Some(2));
+        assert!(State::Created.lost(String::new()).is_err());
+    }
+
+    #[test]
+    fn states_survive_the_disk() {
+        for state in [
+            State::Created,
+            State::Starting,
+            State::Running { pid: 1, started_at: 2 },
+            State::Exited(exit(137)),
+            State::Unknown { why: "x".into(), pid: None, started_at: None },
+        ] {
+            let text = serde_json::to_string(&state).unwrap();
+            assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state, "{text}");
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! What is known → proto messages.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crisp_proto::runtime::v1 as proto;
+use crisp_sandbox::{NamespaceMode, PidMode, Pod, PodState};
+
+use super::{resources, signal};
+use crate::container::Container;
+use crate::container::config::{Mount, Propagation};
+use crate::container::state::State;
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+/// To clients a start under way is a container that has only been created.
+#[must_use]
+pub fn container_state(state: &State) -> proto::ContainerState {
+    match state {
+        State::Created | State::Starting => proto::ContainerState::ContainerCreated,
+        State::Running { .. } => proto::ContainerState::ContainerRunning,
+        State::Exited(_) => proto::ContainerState::ContainerExited,
+        State::Unknown { .. } => proto::ContainerState::ContainerUnknown,
+    }
+}
+
+#[must_use]
+pub fn pod_state(state: PodState) -> proto::PodSandboxState {
+    match state {
+        PodState::Ready => proto::PodSandboxState::SandboxReady,
+        PodState::Starting | PodState::Lost | PodState::Stopped => proto::PodSandboxState::SandboxNotready,
+    }
+}
+
+fn container_metadata(container: &Container) -> proto::ContainerMetadata {
+    let config = &container.facts.config;
+    proto::ContainerMetadata { name: config.name.clone(), attempt: config.attempt }
+}
+
+fn image(container: &Container) -> proto::ImageSpec {
+    let asked = &container.facts.config.image;
+    proto::ImageSpec {
+        image: container.facts.image.name.clone(),
+        annotations: asked.annotations.clone(),
+        user_specified_image: asked.user_specified.clone(),
+        ..Default::default()
+    }
+}
+
+/// One line of ListContainers.
+#[must_use]
+pub fn container(container: &Container) -> proto::Container {
+    let facts = &container.facts;
+    proto::Container {
+        id: facts.id.to_string(),
+        pod_sandbox_id: facts.pod.to_string(),
+        metadata: Some(container_metadata(container)),
+        image: Some(image(container)),
+        image_ref: facts.image.reference.clone(),
+        state: container_state(&container.status().state).into(),
+        created_at: facts.created_at,
+        labels: facts.config.labels.clone(),
+        annotations: facts.config.annotations.clone(),
+        image_id: facts.image.id.clone(),
+    }
+}
+
+/// Who a reading is about.
+#[must_use]
+pub fn container_attributes(container: &Container) -> proto::ContainerAttributes {
+    let facts = &container.facts;
+    proto::ContainerAttributes {
+        id: facts.id.to_string(),
+        metadata: Some(container_metadata(container)),
+        labels: facts.config.labels.clone(),
+        annotations: facts.config.annotations.clone(),
+    }
+}
+
+/// The answer to ContainerStatus.
+#[must_use]
+pub fn container_status(container: &Container) -> proto::ContainerStatus {
+    let (facts, status) = (&container.facts, container.status());
+    let (started_at, finished_at, exit_code) = match &status.state {
+        State::Created | State::Starting => (0, 0, 0),
+        State::Running { started_at, .. } => (*started_at, 0, 0),
+        State::Exited(exit) => (exit.started_at.unwrap_or(0), exit.finished_at, exit.code),
+        State::Unknown { started_at, .. } => (started_at.unwrap_or(0), 0, 0),
+    };
+    let (reason, message) = match &status.state {
+        State::Exited(exit) => (exit.reason.as_str().to_owned(), exit.message.clone()),
+        State::Unknown { why, .. } => ("Unknown".to_owned(), why.clone()),
+        State::Created | State::Starting | State::Running { .. } => (String::new(), String::new()),
+    };
+    proto::ContainerStatus {
+        id: facts.id.to_string(),
+        metadata: Some(container_metadata(container)),
+        state: container_state(&status.state).into(),
+        created_at: facts.created_at,
+        started_at,
+        finished_at,
+        exit_code,
+        image: Some(image(container)),
+        image_ref: facts.image.reference.clone(),
+        reason,
+        message,
+        labels: facts.config.labels.clone(),
+        annotations: facts.config.annotations.clone(),
+        mounts: facts.config.mounts.iter().map(mount).collect(),
+        log_path: facts.log_path.as_deref().map(text).unwrap_or_default(),
+        resources: Some(proto::ContainerResources {
+            linux: Some(resources::to_proto(&status.resources)),
+            windows: None,
+        }),
+        image_id: facts.image.id.clone(),
+        user: Some(user(container)),
+        stop_signal: signal::to_proto(container.stop_signal()).into(),
+    }
+}
+
+fn user(container: &Container) -> proto::ContainerUser {
+    let user = &container.facts.user;
+    proto::ContainerUser {
+        linux: Some(proto::LinuxContainerUser {
+            uid: user.uid.into(),
+            gid: user.gid.into(),
+            supplemental_groups: user.groups.iter().map(|g| i64::from(*g)).collect(),
+        }),
+    }
+}
+
+fn mount(mount: &Mount) -> proto::Mount {
+    let propagation = match mount.propagation {
+        Propagation::Private => proto::MountPropagation::PropagationPrivate,
+        Propagation::HostToContainer => proto::MountPropagation::PropagationHostToContainer,
+        Propagation::Bidirectional => proto::MountPropagation::PropagationBidirectional,
+    };
+    proto::Mount {
+        container_path: text(&mount.container_path),
+        host_path: text(&mount.host_path),
+        readonly: mount.readonly,
+        propagation: propagation.into(),
+        recursive_read_only: mount.recursive_readonly,
+        ..Default::default()
+    }
+}
+
+fn pod_metadata(pod: &Pod) -> proto::PodSandboxMetadata {
+    proto::PodSandboxMetadata {
+        name: pod.config.name.clone(),
+        uid: pod.config.uid.clone(),
+        namespace: pod.config.namespace.clone(),
+        attempt: pod.config.attempt,
+    }
+}
+
+/// One line of ListPodSandbox.
+#[must_use]
+pub fn pod(pod: &Pod) -> proto::PodSandbox {
+    proto::PodSandbox {
+        id: pod.id.to_string(),
+        metadata: Some(pod_metadata(pod)),
+        state: pod_state(pod.status().state).into(),
+        created_at: pod.created_at,
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+        runtime_handler: pod.config.runtime_handler.clone(),
+    }
+}
+
+/// Whom a reading is about.
+#[must_use]
+pub fn pod_attributes(pod: &Pod) -> proto::PodSandboxAttributes {
+    proto::PodSandboxAttributes {
+        id: pod.id.to_string(),
+        metadata: Some(pod_metadata(pod)),
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+    }
+}
+
+/// The answer to PodSandboxStatus.
+#[must_use]
+pub fn pod_status(pod: &Pod) -> proto::PodSandboxStatus {
+    let status = pod.status();
+    let mut ips = status.ips.iter().map(ToString::to_string);
+    let network = proto::PodSandboxNetworkStatus {
+        ip: ips.next().unwrap_or_default(),
+        additional_ips: ips.map(|ip| proto::PodIp { ip }).collect(),
+    };
+    let shared = |mode| match mode {
+        NamespaceMode::Pod => proto::NamespaceMode::Pod,
+        NamespaceMode::Host => proto::NamespaceMode::Node,
+    };
+    let pid = match pod.config.pid {
+        PidMode::Pod => proto::NamespaceMode::Pod,
+        PidMode::Container => proto::NamespaceMode::Container,
+        PidMode::Host => proto::NamespaceMode::Node,
+    };
+    let options = proto::NamespaceOption {
+        network: shared(pod.config.network).into(),
+        ipc: shared(pod.config.ipc).into(),
+        pid: pid.into(),
+        ..Default::default()
+    };
+    proto::PodSandboxStatus {
+        id: pod.id.to_string(),
+        metadata: Some(pod_metadata(pod)),
+        state: pod_state(status.state).into(),
+        created_at: pod.created_at,
+        network: Some(network),
+        linux: Some(proto::LinuxPodSandboxStatus {
+            namespaces: Some(proto::Namespace { options: Some(options) }),
+        }),
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+        runtime_handler: pod.config.runtime_handler.clone(),
+    }
+}
+
+/// All statuses of a pod's containers, newest last.
+#[must_use]
+pub fn container_statuses(containers: &[Arc<Container>]) -> Vec<proto::ContainerStatus> {
+    let mut statuses: Vec<_> = containers.iter().map(|c| container_status(c)).collect();
+    statuses.sort_by_key(|status| status.created_at);
+    statuses
+}

@@ -1,0 +1,154 @@
+//! ContainerConfig → [`ContainerConfig`].
+
+use std::path::{Component, Path, PathBuf};
+
+use crisp_proto::runtime::v1 as proto;
+
+use super::{
+    ConvertError, absolute, invalid, mounts, no_nul, not_empty, required, resources, security, unsupported,
+};
+use crate::container::config::{ContainerConfig, ImageRequest};
+
+/// # Errors
+/// [`ConvertError`] naming the field.
+pub fn config(config: proto::ContainerConfig) -> Result<ContainerConfig, ConvertError> {
+    if config.windows.is_some() {
+        return Err(unsupported("config.windows", " on Linux"));
+    }
+    if !config.cdi_devices.is_empty() {
+        return Err(unsupported("config.CDI_devices", " yet"));
+    }
+    let metadata = required("config.metadata", config.metadata)?;
+    let linux = config.linux.unwrap_or_default();
+    let security = security::security(linux.security_context)?;
+    Ok(ContainerConfig {
+        name: not_empty("config.metadata.name", metadata.name)?,
+        attempt: metadata.attempt,
+        image: image(required("config.image", config.image)?)?,
+        command: strings("config.command", config.command)?,
+        args: strings("config.args", config.args)?,
+        working_dir: match config.working_dir.as_str() {
+            "" => None,
+            _ => Some(absolute("config.working_dir", config.working_dir)?),
+        },
+        envs: envs(config.envs)?,
+        mounts: mounts::mounts(config.mounts)?,
+        devices: mounts::devices(config.devices)?,
+        labels: config.labels,
+        annotations: config.annotations,
+        log_path: log_path(&config.log_path)?,
+        stdin: config.stdin,
+        stdin_once: config.stdin_once,
+        tty: config.tty,
+        stop_signal: super::signal::from_proto("config.stop_signal", config.stop_signal)?,
+        resources: resources::resources("config.linux.resources", linux.resources.unwrap_or_default())?,
+        security,
+    })
+}
+
+fn image(spec: proto::ImageSpec) -> Result<ImageRequest, ConvertError> {
+    if !matches!(spec.runtime_handler.as_str(), "" | super::pod::HANDLER) {
+        return Err(unsupported("config.image.runtime_handler", format!(": {:?}", spec.runtime_handler)));
+    }
+    Ok(ImageRequest {
+        image: not_empty("config.image.image", spec.image)?,
+        user_specified: spec.user_specified_image,
+        annotations: spec.annotations,
+    })
+}
+
+fn strings(field: &str, values: Vec<String>) -> Result<Vec<String>, ConvertError> {
+    values.into_iter().enumerate().map(|(i, v)| no_nul(&format!("{field}[{i}]"), v)).collect()
+}
+
+fn envs(values: Vec<proto::KeyValue>) -> Result<Vec<(String, String)>, ConvertError> {
+    let one = |(i, pair): (usize, proto::KeyValue)| {
+        let at = |part: &str| format!("config.envs[{i}].{part}");
+        let key = not_empty(&at("key"), pair.key)?;
+        if key.contains('=') {
+            return Err(invalid(at("key"), format!("{key:?} holds an equals sign")));
+        }
+        // The value is not shown: it may be a secret.
+        let value = String::from_utf8(pair.value)
+            .map_err(|_| invalid(at("value"), format!("the value of {key:?} is not UTF-8")))?;
+        Ok((key, no_nul(&at("value"), value)?))
+    };
+    values.into_iter().enumerate().map(one).collect()
+}
+
+/// A path below the pod's log folder that cannot leave it.
+fn log_path(text: &str) -> Result<Option<PathBuf>, ConvertError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let path = Path::new(text);
+    let plain = path.components().all(|part| matches!(part, Component::Normal(_)));
+    if plain && !text.contains('\0') && !text.ends_with('/') {
+        Ok(Some(path.to_owned()))
+    } else {
+        Err(invalid("config.log_path", format!("{text:?} is not a path below the pod's log_directory")))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn minimal() -> proto::ContainerConfig {
+        proto::ContainerConfig {
+            metadata: Some(proto::ContainerMetadata { name: "app".into(), attempt: 1 }),
+            image: Some(proto::ImageSpec { image: "busybox".into(), ..Default::default() }),
+            ..Default::default()
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut proto::ContainerConfig)) -> String {
+        let mut message = minimal();
+        change(&mut message);
+        config(message).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_minimal_container() {
+        let converted = config(minimal()).unwrap();
+        assert_eq!((converted.name.as_str(), converted.attempt), ("app", 1));
+        assert_eq!(converted.log_path, None);
+    }
+
+    #[test]
+    fn errors_name_the_field() {
+        let env = |key: &str, value: &[u8]| proto::KeyValue { key: key.into(), value: value.into() };
+        let cases = [
+            (refused(|c| c.metadata = None), "config.metadata: missing"),
+            (refused(|c| c.metadata = Some(Default::default())), "config.metadata.name: empty"),
+            (refused(|c| c.image = None), "config.image: missing"),
+            (refused(|c| c.image = Some(Default::default())), "config.image.image: empty"),
+            (refused(|c| c.args = vec!["a".into(), "b\0".into()]), "config.args[1]: holds a NUL byte"),
+            (refused(|c| c.working_dir = "x".into()), "config.working_dir: \"x\" is not an absolute path"),
+            (refused(|c| c.envs = vec![env("A=B", b"x")]), "config.envs[0].key: "),
+            (refused(|c| c.envs = vec![env("A", b"\xff")]), "config.envs[0].value: "),
+            (refused(|c| c.cdi_devices = vec![Default::default()]), "config.CDI_devices: not supported"),
+            (refused(|c| c.stop_signal = 999), "config.stop_signal: "),
+        ];
+        for (message, expected) in cases {
+            assert!(message.starts_with(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn log_paths_stay_below_the_pods_folder() {
+        for bad in ["../x", "/x", "a/../../x", "a/", "a/./../.."] {
+            assert!(refused(|c| c.log_path = bad.into()).starts_with("config.log_path"), "{bad}");
+        }
+        let mut message = minimal();
+        message.log_path = "app/0.log".into();
+        assert_eq!(config(message).unwrap().log_path, Some("app/0.log".into()));
+    }
+
+    #[test]
+    fn secrets_in_env_values_are_not_printed() {
+        let value = b"hunter2\xff".to_vec();
+        let message = refused(|c| c.envs = vec![proto::KeyValue { key: "TOKEN".into(), value }]);
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+}

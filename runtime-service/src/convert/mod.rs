@@ -1,0 +1,67 @@
+//! The border between proto messages and the types used below: requests come in validated
+//! ([`pod`], [`container`]), answers go out ([`answer`]). No file outside this folder and `rpc`
+//! knows both sides.
+
+pub mod answer;
+pub mod container;
+pub mod figures;
+pub mod mounts;
+pub mod pod;
+pub mod resources;
+pub mod security;
+pub mod signal;
+
+use std::path::PathBuf;
+
+/// What is wrong with a request, by the field's path in the proto message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    #[error("{field}: {problem}")]
+    Invalid { field: String, problem: String },
+    /// Well-formed, but nothing here does it; doing without would not be what was asked.
+    #[error("{field}: not supported{hint}")]
+    Unsupported { field: String, hint: String },
+}
+
+pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> ConvertError {
+    ConvertError::Invalid { field: field.into(), problem: problem.into() }
+}
+
+/// `hint` continues the sentence "FIELD: not supported".
+pub(crate) fn unsupported(field: impl Into<String>, hint: impl Into<String>) -> ConvertError {
+    ConvertError::Unsupported { field: field.into(), hint: hint.into() }
+}
+
+fn required<T>(field: &str, value: Option<T>) -> Result<T, ConvertError> {
+    value.ok_or_else(|| invalid(field, "missing"))
+}
+
+fn not_empty(field: &str, value: String) -> Result<String, ConvertError> {
+    if value.is_empty() { Err(invalid(field, "empty")) } else { no_nul(field, value) }
+}
+
+/// Strings that become C strings.
+fn no_nul(field: &str, value: String) -> Result<String, ConvertError> {
+    if value.contains('\0') { Err(invalid(field, "holds a NUL byte")) } else { Ok(value) }
+}
+
+fn optional(field: &str, value: String) -> Result<Option<String>, ConvertError> {
+    if value.is_empty() { Ok(None) } else { no_nul(field, value).map(Some) }
+}
+
+fn absolute(field: &str, value: String) -> Result<PathBuf, ConvertError> {
+    let value = not_empty(field, value)?;
+    if value.starts_with('/') {
+        Ok(value.into())
+    } else {
+        Err(invalid(field, format!("{value:?} is not an absolute path")))
+    }
+}
+
+/// 2^32 - 1 means "do not change" to the kernel, so it names nobody.
+fn id(field: &str, value: i64) -> Result<u32, ConvertError> {
+    u32::try_from(value)
+        .ok()
+        .filter(|id| *id != u32::MAX)
+        .ok_or_else(|| invalid(field, format!("{value} is out of range: ids go from 0 to 4294967294")))
+}

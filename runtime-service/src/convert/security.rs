@@ -1,0 +1,317 @@
+//! LinuxContainerSecurityContext.
+
+use std::path::Path;
+
+use crisp_proto::runtime::v1 as proto;
+use crisp_proto::runtime::v1::security_profile::ProfileType;
+
+use super::{ConvertError, absolute, id, invalid, no_nul, unsupported};
+use crate::container::config::{
+    AppArmorRequest, CapabilityNames, GroupsPolicy, PidRequest, SeccompRequest, Security, UserRequest,
+};
+use crate::spec::capabilities;
+
+const AT: &str = "config.linux.security_context";
+
+pub(super) fn security(
+    context: Option<proto::LinuxContainerSecurityContext>,
+) -> Result<Security, ConvertError> {
+    let context = context.unwrap_or_default();
+    let field = |name: &str| format!("{AT}.{name}");
+    refuse_selinux(&field("selinux_options"), context.selinux_options.as_ref())?;
+    let pid = pid(context.namespace_options.as_ref())?;
+    let options = context.namespace_options.clone().unwrap_or_default();
+    let host = |mode: i32| mode == proto::NamespaceMode::Node as i32;
+    let user = user(&context)?;
+    let (seccomp, apparmor) = (seccomp(&context)?, apparmor(&context)?);
+    let caps = context.capabilities.unwrap_or_default();
+    Ok(Security {
+        privileged: context.privileged,
+        user,
+        group: context.run_as_group.map(|g| id(&field("run_as_group"), g.value)).transpose()?,
+        supplemental_groups: context
+            .supplemental_groups
+            .iter()
+            .map(|g| id(&field("supplemental_groups"), *g))
+            .collect::<Result<_, _>>()?,
+        groups_policy: groups_policy(context.supplemental_groups_policy)?,
+        add_capabilities: names(&field("capabilities.add_capabilities"), &caps.add_capabilities)?,
+        drop_capabilities: names(&field("capabilities.drop_capabilities"), &caps.drop_capabilities)?,
+        ambient_capabilities: ambient(&caps.add_ambient_capabilities)?,
+        no_new_privileges: context.no_new_privs,
+        readonly_rootfs: context.readonly_rootfs,
+        masked_paths: paths(&field("masked_paths"), context.masked_paths)?,
+        readonly_paths: paths(&field("readonly_paths"), context.readonly_paths)?,
+        seccomp,
+        apparmor,
+        pid,
+        host_network: host(options.network),
+        host_ipc: host(options.ipc),
+    })
+}
+
+fn user(context: &proto::LinuxContainerSecurityContext) -> Result<UserRequest, ConvertError> {
+    let named = !context.run_as_username.is_empty();
+    if named && context.run_as_user.is_some() {
+        return Err(invalid(format!("{AT}.run_as_username"), "given together with run_as_user"));
+    }
+    let user = match context.run_as_user {
+        Some(number) => UserRequest::Id(id(&format!("{AT}.run_as_user"), number.value)?),
+        None if named => {
+            UserRequest::Name(no_nul(&format!("{AT}.run_as_username"), context.run_as_username.clone())?)
+        }
+        None => UserRequest::Image,
+    };
+    if context.run_as_group.is_some() && user == UserRequest::Image {
+        return Err(invalid(format!("{AT}.run_as_group"), "given without run_as_user or run_as_username"));
+    }
+    Ok(user)
+}
+
+fn groups_policy(value: i32) -> Result<GroupsPolicy, ConvertError> {
+    match proto::SupplementalGroupsPolicy::try_from(value) {
+        Ok(proto::SupplementalGroupsPolicy::Merge) => Ok(GroupsPolicy::Merge),
+        Ok(proto::SupplementalGroupsPolicy::Strict) => Ok(GroupsPolicy::Strict),
+        Err(_) => Err(invalid(
+            format!("{AT}.supplemental_groups_policy"),
+            format!("{value} is not a value of this enum"),
+        )),
+    }
+}
+
+fn names(field: &str, values: &[String]) -> Result<CapabilityNames, ConvertError> {
+    let mut names = CapabilityNames::default();
+    for value in values {
+        if value.eq_ignore_ascii_case("ALL") {
+            names.all = true;
+        } else {
+            names.names.push(known(field, value)?);
+        }
+    }
+    Ok(names)
+}
+
+fn ambient(values: &[String]) -> Result<Vec<String>, ConvertError> {
+    let field = format!("{AT}.capabilities.add_ambient_capabilities");
+    values.iter().map(|value| known(&field, value)).collect()
+}
+
+fn known(field: &str, value: &str) -> Result<String, ConvertError> {
+    capabilities::parse(value)
+        .map(|capability| format!("CAP_{capability}"))
+        .ok_or_else(|| invalid(field, format!("{value:?} is not a capability")))
+}
+
+fn paths(field: &str, values: Vec<String>) -> Result<Vec<String>, ConvertError> {
+    for (i, value) in values.iter().enumerate() {
+        absolute(&format!("{field}[{i}]"), value.clone())?;
+    }
+    Ok(values)
+}
+
+fn seccomp(context: &proto::LinuxContainerSecurityContext) -> Result<SeccompRequest, ConvertError> {
+    if let Some(profile) = &context.seccomp {
+        let field = format!("{AT}.seccomp");
+        return match profile_type(&field, profile)? {
+            ProfileType::RuntimeDefault => Ok(SeccompRequest::RuntimeDefault),
+            ProfileType::Unconfined => Ok(SeccompRequest::Unconfined),
+            ProfileType::Localhost => {
+                let reference = format!("{field}.localhost_ref");
+                absolute(&reference, profile.localhost_ref.clone()).map(SeccompRequest::Localhost)
+            }
+        };
+    }
+    // The form before `seccomp` existed; kubelet no longer sends it, older clients do.
+    let field = format!("{AT}.seccomp_profile_path");
+    #[expect(deprecated, reason = "older clients send it")]
+    let path = &context.seccomp_profile_path;
+    match path.as_str() {
+        "" | "unconfined" => Ok(SeccompRequest::Unconfined),
+        "runtime/default" | "docker/default" => Ok(SeccompRequest::RuntimeDefault),
+        other => match other.strip_prefix("localhost/") {
+            Some(path) => absolute(&field, path.to_owned()).map(SeccompRequest::Localhost),
+            None => Err(invalid(field, format!("{other:?} is not a seccomp profile"))),
+        },
+    }
+}
+
+fn apparmor(context: &proto::LinuxContainerSecurityContext) -> Result<AppArmorRequest, ConvertError> {
+    let localhost = |field: String, name: &str| match name {
+        "" => Err(invalid(field, "empty")),
+        name => Ok(AppArmorRequest::Localhost(name.to_owned())),
+    };
+    if let Some(profile) = &context.apparmor {
+        let field = format!("{AT}.apparmor");
+        return match profile_type(&field, profile)? {
+            ProfileType::RuntimeDefault => Ok(AppArmorRequest::RuntimeDefault),
+            ProfileType::Unconfined => Ok(AppArmorRequest::Unconfined),
+            ProfileType::Localhost => {
+                let name = profile.localhost_ref.trim_start_matches("localhost/");
+                localhost(format!("{field}.localhost_ref"), name)
+            }
+        };
+    }
+    #[expect(deprecated, reason = "older clients send it")]
+    let profile = context.apparmor_profile.as_str();
+    let field = format!("{AT}.apparmor_profile");
+    match profile {
+        "" => Ok(AppArmorRequest::Unspecified),
+        "runtime/default" => Ok(AppArmorRequest::RuntimeDefault),
+        "unconfined" => Ok(AppArmorRequest::Unconfined),
+        other => match other.strip_prefix("localhost/") {
+            Some(name) => localhost(field, name),
+            None => Err(invalid(field, format!("{other:?} is not an AppArmor profile"))),
+        },
+    }
+}
+
+fn profile_type(field: &str, profile: &proto::SecurityProfile) -> Result<ProfileType, ConvertError> {
+    ProfileType::try_from(profile.profile_type).map_err(|_| {
+        invalid(
+            format!("{field}.profile_type"),
+            format!("{} is not a value of this enum", profile.profile_type),
+        )
+    })
+}
+
+fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidRequest, ConvertError> {
+    let Some(options) = options else { return Ok(PidRequest::OfPod) };
+    let field = format!("{AT}.namespace_options");
+    refuse_user_namespace(&field, options.userns_options.as_ref())?;
+    for (name, mode) in [("network", options.network), ("ipc", options.ipc)] {
+        // NODE is compared with the pod's own when the container is created.
+        if !matches!(
+            proto::NamespaceMode::try_from(mode),
+            Ok(proto::NamespaceMode::Pod | proto::NamespaceMode::Node)
+        ) {
+            return Err(invalid(format!("{field}.{name}"), format!("{mode}: a container shares the pod's")));
+        }
+    }
+    match proto::NamespaceMode::try_from(options.pid) {
+        Ok(proto::NamespaceMode::Pod) => Ok(PidRequest::Pod),
+        Ok(proto::NamespaceMode::Container) => Ok(PidRequest::Own),
+        Ok(proto::NamespaceMode::Node) => Ok(PidRequest::Host),
+        Ok(proto::NamespaceMode::Target) if options.target_id.is_empty() => {
+            Err(invalid(format!("{field}.target_id"), "empty, though pid is TARGET"))
+        }
+        Ok(proto::NamespaceMode::Target) => Ok(PidRequest::Target(options.target_id.clone())),
+        Err(_) => {
+            Err(invalid(format!("{field}.pid"), format!("{} is not a value of this enum", options.pid)))
+        }
+    }
+}
+
+pub(super) fn refuse_user_namespace(
+    at: &str,
+    options: Option<&proto::UserNamespace>,
+) -> Result<(), ConvertError> {
+    match options {
+        Some(o)
+            if o.mode != proto::NamespaceMode::Node as i32 || !o.uids.is_empty() || !o.gids.is_empty() =>
+        {
+            Err(unsupported(
+                format!("{at}.userns_options"),
+                " yet: use mode NODE (hostUsers: true in a manifest)",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn refuse_selinux(
+    field: &str,
+    options: Option<&proto::SeLinuxOption>,
+) -> Result<(), ConvertError> {
+    let asked =
+        options.is_some_and(|o| [&o.user, &o.role, &o.r#type, &o.level].iter().any(|part| !part.is_empty()));
+    if asked { Err(unsupported(field, ": this server does not label with SELinux")) } else { Ok(()) }
+}
+
+/// Whether the kernel enforces SELinux, in which case relabelling would matter.
+pub(super) fn selinux_enabled() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Context = proto::LinuxContainerSecurityContext;
+
+    fn converted(change: impl FnOnce(&mut Context)) -> Result<Security, ConvertError> {
+        let mut context = Context::default();
+        change(&mut context);
+        security(Some(context))
+    }
+
+    fn refused(change: impl FnOnce(&mut Context)) -> String {
+        converted(change).unwrap_err().to_string()
+    }
+
+    fn value(value: i64) -> Option<proto::Int64Value> {
+        Some(proto::Int64Value { value })
+    }
+
+    fn caps(add: &[&str]) -> Option<proto::Capability> {
+        let add_capabilities = add.iter().map(|c| (*c).to_owned()).collect();
+        Some(proto::Capability { add_capabilities, ..Default::default() })
+    }
+
+    #[test]
+    fn nothing_said_is_the_image_user_in_the_pods_namespaces() {
+        let security = security(None).unwrap();
+        assert_eq!((security.user, security.pid), (UserRequest::Image, PidRequest::OfPod));
+        assert_eq!(security.seccomp, SeccompRequest::Unconfined);
+    }
+
+    #[test]
+    fn user_ids_are_checked() {
+        assert_eq!(converted(|c| c.run_as_user = value(0)).unwrap().user, UserRequest::Id(0));
+        for bad in [-1, 1 << 32, u32::MAX.into()] {
+            assert!(
+                refused(|c| c.run_as_user = value(bad)).starts_with(&format!("{AT}.run_as_user: ")),
+                "{bad}"
+            );
+        }
+        assert!(refused(|c| c.run_as_group = value(1)).starts_with(&format!("{AT}.run_as_group: ")));
+        let both = refused(|c| (c.run_as_user, c.run_as_username) = (value(1), "a".into()));
+        assert!(both.starts_with(&format!("{AT}.run_as_username: ")), "{both}");
+    }
+
+    #[test]
+    fn capabilities_are_named_with_or_without_prefix() {
+        let security = converted(|c| c.capabilities = caps(&["net_admin", "CAP_SYS_TIME", "all"])).unwrap();
+        assert_eq!(security.add_capabilities.names, ["CAP_NET_ADMIN", "CAP_SYS_TIME"]);
+        assert!(security.add_capabilities.all);
+        let message = refused(|c| c.capabilities = caps(&["FLY"]));
+        assert!(message.contains("add_capabilities: \"FLY\" is not a capability"), "{message}");
+    }
+
+    #[test]
+    fn the_old_seccomp_field_still_works() {
+        #[expect(deprecated)]
+        let of = |path: &str| converted(|c| c.seccomp_profile_path = path.into()).map(|s| s.seccomp);
+        assert_eq!(of("runtime/default").unwrap(), SeccompRequest::RuntimeDefault);
+        assert_eq!(of("localhost//etc/p.json").unwrap(), SeccompRequest::Localhost("/etc/p.json".into()));
+        assert!(of("localhost/p.json").is_err() && of("nonsense").is_err());
+    }
+
+    #[test]
+    fn what_nothing_here_does_is_refused() {
+        let userns = proto::UserNamespace::default();
+        let options = proto::NamespaceOption { userns_options: Some(userns), ..Default::default() };
+        let message = refused(|c| c.namespace_options = Some(options));
+        assert!(
+            message.starts_with(&format!("{AT}.namespace_options.userns_options: not supported")),
+            "{message}"
+        );
+        let selinux = proto::SeLinuxOption { level: "s0".into(), ..Default::default() };
+        assert!(refused(|c| c.selinux_options = Some(selinux)).contains("selinux_options: not supported"));
+    }
+
+    #[test]
+    fn a_target_needs_its_id() {
+        let options = proto::NamespaceOption { pid: 3, ..Default::default() };
+        assert!(refused(|c| c.namespace_options = Some(options)).contains("target_id: empty"));
+    }
+}

@@ -1,0 +1,230 @@
+//! What a request can fail with, and the one mapping to gRPC codes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::cgroup::CgroupError;
+use crisp_executor::compile::CompileError;
+use crisp_executor::id::ContainerId;
+use crisp_image_service::store;
+use crisp_sandbox::FindError as FindPodError;
+use crisp_sandbox::NotReady;
+use crisp_sandbox::PodError;
+use crisp_sandbox::link::LinkError;
+use tonic::{Code, Status};
+
+use crate::container::record::RecordError;
+use crate::container::state::Refusal;
+use crate::container::table::LookupError;
+use crate::convert::ConvertError;
+use crate::spec::SpecError;
+use crate::stage::{Cause, Failure};
+
+/// A request that was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    #[error(transparent)]
+    Container(#[from] LookupError),
+    #[error(transparent)]
+    FindPod(#[from] FindPodError),
+    #[error("{0}")]
+    Pod(Arc<PodError>),
+    #[error(transparent)]
+    PodNotReady(#[from] NotReady),
+    #[error(transparent)]
+    Image(#[from] store::FindError),
+    #[error("container {name} exists already as {id} and {state}: remove it, or ask with a higher attempt")]
+    NameTaken { name: String, id: ContainerId, state: &'static str },
+    #[error("container {id}: {refusal}")]
+    Refused { id: ContainerId, refusal: Refusal },
+    #[error(transparent)]
+    Failed(#[from] Box<Failure>),
+    #[error("container {id}: {source}")]
+    Record { id: ContainerId, source: RecordError },
+    #[error("command {command:?} in container {id} did not end within {after:?} and was killed")]
+    ExecDeadline { id: ContainerId, command: String, after: Duration },
+    #[error("{what} is not supported by this server{hint}")]
+    Unsupported { what: &'static str, hint: &'static str },
+    #[error("{operation} was given up: the server is going down")]
+    Aborted { operation: &'static str },
+    /// Shared by all who waited for one operation.
+    #[error(transparent)]
+    Shared(Arc<RuntimeError>),
+}
+
+impl From<Failure> for RuntimeError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+impl From<Arc<PodError>> for RuntimeError {
+    fn from(error: Arc<PodError>) -> Self {
+        Self::Pod(error)
+    }
+}
+
+impl From<PodError> for RuntimeError {
+    fn from(error: PodError) -> Self {
+        Self::Pod(Arc::new(error))
+    }
+}
+
+impl From<RuntimeError> for Status {
+    fn from(error: RuntimeError) -> Self {
+        let (code, message) = (code(&error), error.to_string());
+        if code == Code::Internal {
+            tracing::warn!(%message, "a request failed");
+        } else {
+            tracing::debug!(%message, ?code, "a request was refused");
+        }
+        Self::new(code, message)
+    }
+}
+
+/// The whole mapping. Exhaustive on purpose: a new kind of error has to choose its code.
+fn code(error: &RuntimeError) -> Code {
+    match error {
+        RuntimeError::Convert(ConvertError::Invalid { .. }) => Code::InvalidArgument,
+        RuntimeError::Convert(ConvertError::Unsupported { .. }) | RuntimeError::Unsupported { .. } => {
+            Code::Unimplemented
+        }
+        RuntimeError::Container(LookupError::Unknown(_)) => Code::NotFound,
+        RuntimeError::Container(LookupError::Ambiguous(_)) => Code::InvalidArgument,
+        RuntimeError::FindPod(FindPodError::None { .. }) => Code::NotFound,
+        RuntimeError::FindPod(FindPodError::Several { .. }) => Code::InvalidArgument,
+        RuntimeError::Pod(error) => pod_code(error),
+        RuntimeError::PodNotReady(_) | RuntimeError::Refused { .. } => Code::FailedPrecondition,
+        RuntimeError::Image(store::FindError::Unknown(_)) => Code::NotFound,
+        RuntimeError::Image(store::FindError::Ambiguous { .. } | store::FindError::Invalid(_)) => {
+            Code::InvalidArgument
+        }
+        RuntimeError::NameTaken { .. } => Code::AlreadyExists,
+        RuntimeError::Failed(failure) => cause_code(&failure.failure.cause),
+        RuntimeError::Record { .. } => Code::Internal,
+        RuntimeError::ExecDeadline { .. } => Code::DeadlineExceeded,
+        RuntimeError::Aborted { .. } => Code::Aborted,
+        RuntimeError::Shared(error) => code(error),
+    }
+}
+
+fn pod_code(error: &PodError) -> Code {
+    match error {
+        PodError::Invalid(_) => Code::InvalidArgument,
+        PodError::Exists { .. } => Code::AlreadyExists,
+        PodError::NotFound { .. } => Code::NotFound,
+        PodError::Failed { failure, .. } => pod_cause_code(&failure.cause),
+        PodError::Teardown { failures, .. } => {
+            failures.first().map_or(Code::Internal, |f| pod_cause_code(&f.cause))
+        }
+        PodError::Aborted { .. } => Code::Aborted,
+    }
+}
+
+fn pod_cause_code(cause: &crisp_sandbox::StageCause) -> Code {
+    use crisp_sandbox::StageCause;
+    match cause {
+        StageCause::Deadline { .. } => Code::DeadlineExceeded,
+        StageCause::Link(error) => link_code(error),
+        StageCause::Cgroup(error) => cgroup_code(error),
+        StageCause::Io(_)
+        | StageCause::Record(_)
+        | StageCause::Spawn(_)
+        | StageCause::Network(_)
+        | StageCause::Task(_) => Code::Internal,
+    }
+}
+
+fn cause_code(cause: &Cause) -> Code {
+    match cause {
+        Cause::Spec(error) => spec_code(error),
+        Cause::User(_) | Cause::Image(_) => Code::InvalidArgument,
+        Cause::Refused(_) | Cause::PodNotReady(_) => Code::FailedPrecondition,
+        Cause::Cgroup(error) => cgroup_code(error),
+        Cause::Compile(error) => compile_code(error),
+        Cause::Link(error) => link_code(error),
+        Cause::Deadline { .. } => Code::DeadlineExceeded,
+        Cause::File { .. }
+        | Cause::Record(_)
+        | Cause::Store(_)
+        | Cause::Rootfs(_)
+        | Cause::Kernel(_)
+        | Cause::Task(_) => Code::Internal,
+    }
+}
+
+fn spec_code(error: &SpecError) -> Code {
+    match error {
+        SpecError::NoCommand
+        | SpecError::EmptyProgram
+        | SpecError::Device { .. }
+        | SpecError::NotADevice { .. }
+        | SpecError::Seccomp(_)
+        | SpecError::WorkingDir { .. } => Code::InvalidArgument,
+        // Another host may have it.
+        SpecError::Capability { .. } | SpecError::AppArmor { .. } => Code::FailedPrecondition,
+    }
+}
+
+fn compile_code(error: &CompileError) -> Code {
+    match error {
+        CompileError::Invalid { .. } | CompileError::Seccomp(_) => Code::InvalidArgument,
+        CompileError::Unsupported { .. } => Code::Unimplemented,
+        CompileError::Source { .. } => Code::FailedPrecondition,
+        CompileError::Cgroup(error) => cgroup_code(error),
+    }
+}
+
+fn cgroup_code(error: &CgroupError) -> Code {
+    match error {
+        CgroupError::Path(_) | CgroupError::Invalid { .. } => Code::InvalidArgument,
+        CgroupError::NotFound { .. } | CgroupError::NoController { .. } => Code::FailedPrecondition,
+        CgroupError::NoHierarchy
+        | CgroupError::Host { .. }
+        | CgroupError::Create { .. }
+        | CgroupError::Write { .. }
+        | CgroupError::Read { .. }
+        | CgroupError::StillPopulated { .. }
+        | CgroupError::Remove { .. }
+        | CgroupError::DeviceFilter { .. } => Code::Internal,
+    }
+}
+
+fn link_code(error: &LinkError) -> Code {
+    match error {
+        // The command is missing in the image, not executable, of another architecture...
+        LinkError::Stage(_) => Code::FailedPrecondition,
+        LinkError::Deadline { .. } => Code::DeadlineExceeded,
+        LinkError::Connect { .. } | LinkError::Gone { .. } => Code::Unavailable,
+        LinkError::TooManyDescriptors { .. } => Code::InvalidArgument,
+        LinkError::Refused { .. } | LinkError::Protocol { .. } | LinkError::System { .. } => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stage::StageFailure;
+
+    #[test]
+    fn codes_that_clients_act_on() {
+        let failed = |cause| {
+            RuntimeError::from(Failure {
+                subject: "container c".into(),
+                operation: "start",
+                failure: StageFailure { stage: "s", cause },
+                undo: vec![],
+            })
+        };
+        for (error, expected) in [
+            (LookupError::Unknown("x".into()).into(), Code::NotFound),
+            (failed(Cause::Deadline { after: Duration::ZERO }), Code::DeadlineExceeded),
+            (failed(SpecError::NoCommand.into()), Code::InvalidArgument),
+            (RuntimeError::Shared(Arc::new(failed(SpecError::NoCommand.into()))), Code::InvalidArgument),
+        ] {
+            assert_eq!(code(&error), expected, "{error}");
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Exits: every monitor's word on how its containers end becomes their status.
+//!
+//! ```text
+//!   Pods::events ─ Linked(pod) ─> follow(pod):  subscribe ─> report ─> reconcile ─> events…
+//!                ─ Lost(pod)   ─> all its containers that ran have exited, nobody knows how
+//! ```
+//!
+//! Subscribing comes before asking for a report, so an exit is in one of them at least; being told
+//! twice changes nothing.
+
+use std::collections::HashMap;
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::id::ContainerId;
+use crisp_sandbox::link::{self, ContainerReport, ContainerState, ExitRecord, MonitorLink};
+use crisp_sandbox::{Pod, PodEvent};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::clock;
+use crate::container::Container;
+use crate::container::exit::{Exit, Reason};
+use crate::container::state::State;
+use crate::core::Core;
+use crate::events::Kind;
+use crate::ops::start::remove_cgroup;
+
+const CLEAN: Duration = Duration::from_secs(30);
+
+/// Follows all pods, for as long as the server lives.
+pub(crate) fn follow_pods(core: &Arc<Core>, mut events: broadcast::Receiver<PodEvent>) {
+    let core = core.clone();
+    tokio::spawn(async move {
+        loop {
+            match events.recv().await {
+                Ok(PodEvent::Linked(pod)) => follow(&core, &pod),
+                Ok(PodEvent::Lost(pod)) => lost(&core, &pod),
+                Ok(PodEvent::Stopped(pod)) => stopped(&core, &pod),
+                Ok(PodEvent::Removed(_)) => {}
+                // What was missed is in the pods' present state.
+                Err(RecvError::Lagged(_)) => core.pods.list().iter().for_each(|pod| catch_up(&core, pod)),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    });
+}
+
+fn catch_up(core: &Arc<Core>, pod: &Arc<Pod>) {
+    if pod.link().is_ok() { follow(core, pod) } else { lost(core, pod) }
+}
+
+/// Follows one connection to a pod's monitor until it ends. A new one is announced by [`PodEvent::Linked`].
+pub(crate) fn follow(core: &Arc<Core>, pod: &Arc<Pod>) {
+    let Ok(link) = pod.link() else { return };
+    let (core, pod) = (core.clone(), pod.clone());
+    tokio::spawn(async move {
+        let mut events = link.events();
+        reconcile(&core, &pod, &link).await;
+        loop {
+            match events.recv().await {
+                Ok(link::Event::Exited { container, pid, started_at_ns, exit }) => {
+                    exited(&core, &pod, &container, &Told { pid, started_at_ns, exit });
+                }
+                Ok(link::Event::LogFailing { container, errno }) => {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    tracing::warn!(%container, %error, "a log cannot be written; the container waits");
+                }
+                Ok(link::Event::LogWorking { container }) => {
+                    tracing::info!(%container, "the log can be written again");
+                }
+                Ok(link::Event::InitExited { status }) => {
+                    tracing::warn!(pod = %pod.id, %status, "the pod's shared PID namespace has ended");
+                }
+                Err(RecvError::Lagged(_)) => reconcile(&core, &pod, &link).await,
+                Ok(link::Event::Disconnected) | Err(RecvError::Closed) => return,
+            }
+        }
+    });
+}
+
+/// What a monitor says of an exit.
+struct Told {
+    pid: i32,
+    started_at_ns: i64,
+    exit: link::Exit,
+}
+
+impl Told {
+    fn exit(&self) -> Exit {
+        let code = self.exit.status.code();
+        Exit {
+            code,
+            reason: Reason::of(code, self.exit.oom),
+            message: String::new(),
+            started_at: Some(self.started_at_ns),
+            finished_at: self.exit.finished_at_ns,
+        }
+    }
+}
+
+fn exited(core: &Arc<Core>, pod: &Arc<Pod>, id: &ContainerId, told: &Told) {
+    let Some(container) = core.containers.get(id) else { return };
+    tracing::debug!(container = %id, pid = told.pid, status = %told.exit.status, oom = told.exit.oom, "exited");
+    end(core, pod, &container, told.exit());
+}
+
+/// Notes an exit and clears away what the first process left in its cgroup.
+fn end(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>, exit: Exit) {
+    match container.door.change(|state| state.exited(exit)) {
+        // While starting, the answer to the start tells both.
+        Ok((State::Exited(_) | State::Starting, _)) => {}
+        Ok(_) => core.events.tell(Kind::Stopped, container.id().as_str(), &pod.id),
+        Err(error) => {
+            tracing::error!(container = %container.id(), %error, "cannot note an exit");
+            return;
+        }
+    }
+    clean(core, pod, container);
+}
+
+fn clean(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>) {
+    let (core, pod, container) = (core.clone(), pod.clone(), container.clone());
+    container.exec.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    tokio::spawn(async move {
+        let id = container.id().clone();
+        let stages = core.stages("clean_up_exit");
+        let owned = core.clone();
+        let work = move |steps: &crate::stage::Steps| {
+            steps.step("cgroup", || remove_cgroup(&owned, &container, &pod))
+        };
+        if let Err(error) = stages.blocking(CLEAN, work).await {
+            tracing::warn!(container = %id, %error, "cannot clear away after a container; its removal tries again");
+        }
+    });
+}
+
+/// Compares what is known with what the monitor says.
+pub(crate) async fn reconcile(core: &Arc<Core>, pod: &Arc<Pod>, link: &MonitorLink) {
+    // Taken before the question: what started after it cannot be in the answer.
+    let before: Vec<(Arc<Container>, State)> = core
+        .containers
+        .of_pod(&pod.id)
+        .into_iter()
+        .map(|container| (container.clone(), container.status().state.clone()))
+        .collect();
+    let report = match link.report().await {
+        Ok(report) => report,
+        Err(error) => {
+            tracing::warn!(pod = %pod.id, %error, "the pod's monitor gives no report");
+            return;
+        }
+    };
+    let mut told: HashMap<ContainerId, ContainerReport> =
+        report.containers.into_iter().map(|container| (container.id.clone(), container)).collect();
+    for (container, state) in before {
+        match told.remove(container.id()) {
+            Some(report) => take_over(core, pod, &container, &report),
+            None if matches!(state, State::Running { .. } | State::Unknown { .. }) => {
+                let exit = recorded(pod, &container).unwrap_or_else(|| {
+                    Exit::lost("the pod's monitor does not know it".to_owned(), clock::now())
+                });
+                end(core, pod, &container, exit);
+            }
+            None => {}
+        }
+    }
+}
+
+fn take_over(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>, report: &ContainerReport) {
+    match report.state {
+        ContainerState::Starting => {}
+        ContainerState::Running => {
+            // The one who asked for a start under way gets the answer to it.
+            if matches!(container.status().state, State::Unknown { .. })
+                && let Err(error) =
+                    container.door.change(|state| state.running(report.pid, report.started_at_ns))
+            {
+                tracing::error!(container = %container.id(), %error, "cannot note that it runs");
+            }
+        }
+        ContainerState::Exited(exit) => {
+            let told = Told { pid: report.pid, started_at_ns: report.started_at_ns, exit };
+            if container.status().state.exit().is_none() {
+                end(core, pod, container, told.exit());
+            }
+        }
+    }
+}
+
+/// What the monitor noted before it vanished.
+pub(crate) fn recorded(pod: &Pod, container: &Container) -> Option<Exit> {
+    let path = pod.exits_folder().join(ExitRecord::file_name(container.id()));
+    let record = ExitRecord::parse(&fs::read_to_string(path).ok()?)
+        .inspect_err(
+            |error| tracing::warn!(container = %container.id(), %error, "an exit record is of no use"),
+        )
+        .ok()?;
+    Some(Told { pid: record.pid, started_at_ns: record.started_at_ns, exit: record.exit }.exit())
+}
+
+/// The monitor is gone and its containers with it, or about to be: nothing may run on unseen.
+pub(crate) fn lost(core: &Arc<Core>, pod: &Arc<Pod>) {
+    for container in core.containers.of_pod(&pod.id) {
+        if matches!(container.status().state, State::Running { .. } | State::Unknown { .. } | State::Starting)
+        {
+            let exit = recorded(pod, &container).unwrap_or_else(|| {
+                Exit::lost("the pod's monitor ended without a word".to_owned(), clock::now())
+            });
+            end(core, pod, &container, exit);
+        }
+    }
+}
+
+/// Stopping a pod kills what runs in it. Usually each exit has been told before.
+fn stopped(core: &Arc<Core>, pod: &Arc<Pod>) {
+    for container in core.containers.of_pod(&pod.id) {
+        if matches!(container.status().state, State::Running { .. } | State::Unknown { .. }) {
+            let killed = || Exit {
+                code: 137,
+                reason: Reason::Error,
+                message: "killed with its pod".to_owned(),
+                started_at: None,
+                finished_at: clock::now(),
+            };
+            end(core, pod, &container, recorded(pod, &container).unwrap_or_else(killed));
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Every path that this crate makes on disk.
+//!
+//! ```text
+//!   <root>/containers/<id>/
+//!       container.json      what was asked; written once
+//!       status.json         what became of it; replaced whole
+//!       bundle/config.json  the OCI spec
+//!       upper/ work/        the overlay's writable side
+//!       volumes/<n>/        one per VOLUME of the image
+//!   <root>/set-aside/<id>   folders whose records cannot be read
+//! ```
+
+use std::path::{Path, PathBuf};
+
+use crisp_executor::id::ContainerId;
+
+/// The paths below one root folder.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    #[must_use]
+    pub fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// One folder per container in it.
+    #[must_use]
+    pub fn containers(&self) -> PathBuf {
+        self.root.join("containers")
+    }
+
+    /// Where unreadable container folders go.
+    #[must_use]
+    pub fn set_aside(&self) -> PathBuf {
+        self.root.join("set-aside")
+    }
+
+    #[must_use]
+    pub fn container(&self, id: &ContainerId) -> Folder {
+        Folder { path: self.containers().join(id.as_str()) }
+    }
+}
+
+/// The folder of one container.
+#[derive(Debug, Clone)]
+pub struct Folder {
+    path: PathBuf,
+}
+
+impl Folder {
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    #[must_use]
+    pub fn record(&self) -> PathBuf {
+        self.path.join("container.json")
+    }
+
+    #[must_use]
+    pub fn status(&self) -> PathBuf {
+        self.path.join("status.json")
+    }
+
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.path.join("bundle")
+    }
+
+    #[must_use]
+    pub fn spec(&self) -> PathBuf {
+        self.bundle().join("config.json")
+    }
+
+    #[must_use]
+    pub fn upper(&self) -> PathBuf {
+        self.path.join("upper")
+    }
+
+    #[must_use]
+    pub fn work(&self) -> PathBuf {
+        self.path.join("work")
+    }
+
+    #[must_use]
+    pub fn volume(&self, number: usize) -> PathBuf {
+        self.path.join("volumes").join(number.to_string())
+    }
+}

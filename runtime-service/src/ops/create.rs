@@ -1,0 +1,330 @@
+//! CreateContainer: everything that can be decided or checked beforehand, and a folder with records.
+//!
+//! ```text
+//!   image ─> pod ─> lease ─> folders ─> user ─> volumes ─> spec ─> records ─> known
+//! ```
+
+use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::id::ContainerId;
+use crisp_executor::rootfs;
+use crisp_image_service::store::{Image, Lease};
+use crisp_sandbox::{NamespaceMode, PidMode};
+use crisp_sandbox::{Pod, PodState};
+use oci_spec::image;
+
+use super::volume;
+use crate::clock;
+use crate::container::config::{ContainerConfig, PidRequest};
+use crate::container::door::{Door, Status};
+use crate::container::record;
+use crate::container::signal::Signal;
+use crate::container::state::State;
+use crate::container::table::Name;
+use crate::container::{Container, Facts, ImageFacts, PidChoice, User};
+use crate::convert::{self, ConvertError};
+use crate::core::{Core, cgroup_path};
+use crate::error::RuntimeError;
+use crate::events::Kind;
+use crate::layout::Folder;
+use crate::spec::user::Resolved;
+use crate::spec::{self, Inputs, Pid, PodFacts};
+use crate::stage::{Cause, Failure, StageFailure, Steps};
+
+const OPERATION: &str = "create_container";
+/// Copying an image's volumes may take long; all else is quick.
+const DEADLINE: Duration = Duration::from_secs(110);
+
+/// Creates the container, or joins the creation of the same one (pod, name and attempt), or finds it
+/// created already.
+///
+/// # Errors
+/// What is wrong with the request, or the stage that failed; then nothing is left of it.
+pub async fn create(
+    core: &Arc<Core>,
+    pod: &str,
+    config: ContainerConfig,
+) -> Result<ContainerId, RuntimeError> {
+    let pod = core.pods.find(pod)?;
+    let name = Name::new(&pod.id, &config);
+    let owned = core.clone();
+    core.creates.run(name, move || async move { create_once(&owned, pod, config).await }).await
+}
+
+async fn create_once(
+    core: &Arc<Core>,
+    pod: Arc<Pod>,
+    config: ContainerConfig,
+) -> Result<ContainerId, RuntimeError> {
+    if let Some(twin) = core.containers.named(&Name::new(&pod.id, &config)) {
+        return same_as(&twin, &config);
+    }
+    let state = pod.status().state;
+    if state != PodState::Ready {
+        return Err(crisp_sandbox::NotReady { pod: pod.id.clone(), state }.into());
+    }
+    check_against_pod(&config, &pod)?;
+    let pid = pid_choice(core, &config.security.pid, &pod)?;
+    let image = core.images.find(&config.image.image)?;
+    let draft = Draft { id: ContainerId::random(), pod, config, pid, image };
+    let id = draft.id.clone();
+    let folder = core.layout.container(&id);
+    match build(core, draft, folder.clone()).await {
+        Ok(container) => {
+            let pod = container.facts.pod.clone();
+            core.containers.insert(Arc::new(container));
+            core.events.tell(Kind::Created, id.as_str(), &pod);
+            Ok(id)
+        }
+        Err(failure) => {
+            let undo = undo(core, folder).await.err().into_iter().collect();
+            Err(Failure { subject: format!("container {id}"), operation: OPERATION, failure, undo }.into())
+        }
+    }
+}
+
+/// Asked for once more: the answer is the same, unless it asks for something else by now.
+fn same_as(twin: &Container, config: &ContainerConfig) -> Result<ContainerId, RuntimeError> {
+    let state = &twin.status().state;
+    if *state == State::Created && twin.facts.config == *config {
+        return Ok(twin.id().clone());
+    }
+    let (name, id) = (twin.name().to_string(), twin.id().clone());
+    let state = match state {
+        State::Created => "was created from another configuration",
+        State::Starting => "is being started",
+        State::Running { .. } => "is running",
+        State::Exited(_) => "has exited",
+        State::Unknown { .. } => "is in an unknown state",
+    };
+    Err(RuntimeError::NameTaken { name, id, state })
+}
+
+struct Draft {
+    id: ContainerId,
+    pod: Arc<Pod>,
+    config: ContainerConfig,
+    pid: PidChoice,
+    image: Arc<Image>,
+}
+
+fn check_against_pod(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertError> {
+    let at = |name: &str| format!("config.linux.security_context.{name}");
+    if config.security.privileged && !pod.config.privileged {
+        return Err(convert::invalid(at("privileged"), "true, but its pod is not privileged"));
+    }
+    for (name, asked, pods) in [
+        ("network", config.security.host_network, pod.config.network),
+        ("ipc", config.security.host_ipc, pod.config.ipc),
+    ] {
+        if asked && pods != NamespaceMode::Host {
+            return Err(convert::invalid(
+                at(&format!("namespace_options.{name}")),
+                "NODE, but the pod has a namespace of its own, which its containers share",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn pid_choice(core: &Core, request: &PidRequest, pod: &Pod) -> Result<PidChoice, RuntimeError> {
+    let field = "config.linux.security_context.namespace_options.pid";
+    let only_if = |mode: PidMode, choice: PidChoice, what: &str| {
+        if pod.config.pid == mode {
+            Ok(choice)
+        } else {
+            let problem = format!("{what}, but the pod was made with {:?}", pod.config.pid);
+            Err(convert::invalid(field, problem).into())
+        }
+    };
+    match request {
+        PidRequest::Own => Ok(PidChoice::Own),
+        PidRequest::OfPod => Ok(match pod.config.pid {
+            PidMode::Pod => PidChoice::Pod,
+            PidMode::Container => PidChoice::Own,
+            PidMode::Host => PidChoice::Host,
+        }),
+        PidRequest::Pod => only_if(PidMode::Pod, PidChoice::Pod, "POD"),
+        PidRequest::Host => only_if(PidMode::Host, PidChoice::Host, "NODE"),
+        PidRequest::Target(id) => {
+            let target = core.container(id)?;
+            if target.facts.pod != pod.id {
+                let field = "config.linux.security_context.namespace_options.target_id";
+                return Err(convert::invalid(field, format!("{id} is in another pod")).into());
+            }
+            Ok(PidChoice::Target(target.id().clone()))
+        }
+    }
+}
+
+async fn build(core: &Arc<Core>, draft: Draft, folder: Folder) -> Result<Container, StageFailure> {
+    let core = core.clone();
+    let stages = core.stages(OPERATION);
+    stages.blocking(DEADLINE, move |steps| build_blocking(&core, draft, folder, steps)).await
+}
+
+fn build_blocking(
+    core: &Core,
+    draft: Draft,
+    folder: Folder,
+    steps: &Steps,
+) -> Result<Container, StageFailure> {
+    let lease = steps.step("lease", || Ok(core.images.lease(&draft.image.diff_ids)?))?;
+    steps.step("folders", || make_folders(&folder))?;
+    let image_config = draft.image.config.config().clone().unwrap_or_default();
+    let (user, volumes) = look_into_image(&draft, &image_config, &lease, &folder, steps)?;
+    let pid = steps.step("pid namespace", || current_pid(core, &draft.pid))?;
+    steps.step("spec", || {
+        let spec = spec::build(&Inputs {
+            config: &draft.config,
+            image: &image_config,
+            user: &user,
+            pod: &pod_facts(core, &draft)?,
+            host: &core.host,
+            pid,
+            volumes: &volumes,
+            annotations: annotations(&draft),
+        })?;
+        let text = serde_json::to_vec(&spec).map_err(|e| Cause::Task(e.to_string()))?;
+        fs::write(folder.spec(), text).map_err(Cause::file(folder.spec()))
+    })?;
+    steps.step("records", || commit(draft, &image_config, user, lease, folder))
+}
+
+/// The image without anything writable above: who the user is, what its volumes hold.
+fn look_into_image(
+    draft: &Draft,
+    image: &image::Config,
+    lease: &Lease,
+    folder: &Folder,
+    steps: &Steps,
+) -> Result<(Resolved, Vec<(PathBuf, PathBuf)>), StageFailure> {
+    let view = steps.step("image view", || Ok(rootfs::read_only_view(lease.layer_paths())?))?;
+    let user = steps.step("user", || {
+        let of_image = image.user().as_deref().unwrap_or_default();
+        Ok(spec::user::resolve(&view, &draft.config.security, of_image)?)
+    })?;
+    let volumes = steps.step("volumes", || {
+        let wanted = volume::wanted(image.volumes().as_deref().unwrap_or_default(), &draft.config.mounts);
+        volume::make(&view, folder, &wanted)
+    })?;
+    Ok((user, volumes))
+}
+
+fn make_folders(folder: &Folder) -> Result<(), Cause> {
+    let private = |path: PathBuf| {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(Cause::file(&path))
+    };
+    private(folder.path().to_owned())?;
+    private(folder.bundle())?;
+    private(folder.work())?;
+    // The overlay's root takes the mode of this one: programs of any user must get through it.
+    let upper = folder.upper();
+    fs::create_dir(&upper).map_err(Cause::file(&upper))?;
+    rustix::fs::chmod(&upper, rustix::fs::Mode::from_raw_mode(0o755)).map_err(Cause::Kernel)
+}
+
+fn current_pid(core: &Core, choice: &PidChoice) -> Result<Pid, Cause> {
+    Ok(match choice {
+        PidChoice::Own => Pid::Own,
+        PidChoice::Pod => Pid::Pod,
+        PidChoice::Host => Pid::Host,
+        PidChoice::Target(id) => Pid::Target(super::start::pid_of_target(core, id)?),
+    })
+}
+
+fn pod_facts(core: &Core, draft: &Draft) -> Result<PodFacts, Cause> {
+    let pod = &draft.pod;
+    let files = pod.files();
+    Ok(PodFacts {
+        hostname: pod.config.own_hostname().unwrap_or_else(|| core.host.hostname.clone()),
+        files: vec![
+            (files.hosts, "/etc/hosts"),
+            (files.resolv_conf, "/etc/resolv.conf"),
+            (files.hostname, "/etc/hostname"),
+        ],
+        host_network: pod.config.network == NamespaceMode::Host,
+        host_ipc: pod.config.ipc == NamespaceMode::Host,
+        monitor_pid: pod.monitor_pid().unwrap_or_default(),
+        cgroup: cgroup_path(pod, &draft.id)?.as_str().to_owned(),
+    })
+}
+
+/// For whoever looks at a config.json: whose it is.
+fn annotations(draft: &Draft) -> HashMap<String, String> {
+    let pod = &draft.pod.config;
+    [
+        ("container-type", "container"),
+        ("sandbox-id", draft.pod.id.as_str()),
+        ("sandbox-name", &pod.name),
+        ("sandbox-namespace", &pod.namespace),
+        ("sandbox-uid", &pod.uid),
+        ("container-name", &draft.config.name),
+        ("image-name", &draft.config.image.image),
+    ]
+    .into_iter()
+    .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value.to_owned()))
+    .collect()
+}
+
+fn commit(
+    draft: Draft,
+    image: &image::Config,
+    user: Resolved,
+    lease: Lease,
+    folder: Folder,
+) -> Result<Container, Cause> {
+    let log_path = match (&draft.pod.config.log_directory, &draft.config.log_path) {
+        (Some(directory), Some(path)) => Some(directory.join(path)),
+        _ => None,
+    };
+    let facts = Facts {
+        id: draft.id,
+        pod: draft.pod.id.clone(),
+        image: image_facts(&draft.image, image, &draft.config),
+        user: User { uid: user.uid, gid: user.gid, groups: user.groups },
+        pid: draft.pid,
+        created_at: clock::now(),
+        log_path,
+        config: draft.config,
+    };
+    record::write(&folder.record(), &facts)?;
+    let status = Status { state: State::Created, resources: facts.config.resources.clone() };
+    let door = Door::create(folder.status(), status)?;
+    Ok(Container::new(facts, folder, door, Some(lease)))
+}
+
+fn image_facts(image: &Image, config: &image::Config, asked: &ContainerConfig) -> ImageFacts {
+    let id = image.id.to_string();
+    // An unreadable STOPSIGNAL is the image's mistake; TERM is what it would get elsewhere too.
+    let stop_signal = config.stop_signal().as_deref().and_then(|text| {
+        Signal::parse(text)
+            .inspect_err(|error| tracing::warn!(image = %id, %error, "the image's STOPSIGNAL is ignored"))
+            .ok()
+    });
+    ImageFacts {
+        reference: image.repo_digests.first().cloned().unwrap_or_else(|| id.clone()),
+        name: image.repo_tags.first().cloned().unwrap_or_else(|| asked.image.image.clone()),
+        diff_ids: image.diff_ids.clone(),
+        stop_signal,
+        id,
+    }
+}
+
+async fn undo(core: &Core, folder: Folder) -> Result<(), StageFailure> {
+    let work = move |steps: &Steps| steps.step("undo folders", || remove_folder(folder.path()));
+    core.stages(OPERATION).blocking(Duration::from_secs(30), work).await
+}
+
+/// Deletes a folder with all below; one that is not there is fine.
+pub(crate) fn remove_folder(path: &Path) -> Result<(), Cause> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Cause::file(path)(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,102 @@
+//! Container log files. The monitor writes them; opening is done here, where the host's files are.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::container::Container;
+use crate::core::Core;
+use crate::error::RuntimeError;
+use crate::stage::{Cause, Failure, Steps};
+
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Opens for appending, making file (0640) and folders when missing. The last part of the path may
+/// be no symbolic link: whoever can write the folder could point it at any file of the host.
+///
+/// # Errors
+/// Names the path.
+pub fn open(path: &Path) -> Result<OwnedFd, Cause> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Cause::file(folder))?;
+    }
+    // NONBLOCK: a pipe put in its place must not hang us. It means nothing to a regular file.
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::NOFOLLOW
+        | OFlags::CLOEXEC
+        | OFlags::NONBLOCK;
+    let file =
+        rustix::fs::open(path, flags, Mode::from_raw_mode(0o640)).map_err(|e| Cause::file(path)(e.into()))?;
+    let stat = rustix::fs::fstat(&file).map_err(|e| Cause::file(path)(e.into()))?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(Cause::file(path)(std::io::Error::other("is not a regular file")));
+    }
+    Ok(file)
+}
+
+/// Has a running container's output go to a new file at the same path, after a rotation.
+///
+/// # Errors
+/// A container that does not run, or the stage that failed.
+pub async fn reopen(core: &Arc<Core>, container: &Arc<Container>) -> Result<(), RuntimeError> {
+    let id = container.id();
+    let state = container.status();
+    if state.state.pid().is_none() {
+        return Err(RuntimeError::Refused {
+            id: id.clone(),
+            refusal: state.state.refuse("have its log reopened"),
+        });
+    }
+    let Some(path) = container.facts.log_path.clone() else { return Ok(()) };
+    let stages = core.stages("reopen_log");
+    let failed = |failure| Failure {
+        subject: format!("container {id}"),
+        operation: "reopen_log",
+        failure,
+        undo: vec![],
+    };
+    let opened = stages.blocking(DEADLINE, move |steps: &Steps| steps.step("open", || open(&path)));
+    let log = opened.await.map_err(failed)?;
+    let tell = async {
+        let pod = core.pod_of(container).ok_or_else(|| Cause::Task("its pod is gone".to_owned()))?;
+        Ok(pod.link()?.reopen_log(id, log).await?)
+    };
+    stages.run("monitor", DEADLINE, tell).await.map_err(failed)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn logs_are_appended_to_and_folders_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app/0.log");
+        for line in ["one\n", "two\n"] {
+            fs::File::from(open(&path).unwrap()).write_all(line.as_bytes()).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_link_or_a_pipe_in_its_place_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        symlink("/etc/hostname", &path).unwrap();
+        assert!(open(&path).unwrap_err().to_string().contains("0.log"));
+        let pipe = dir.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        assert!(open(&pipe).is_err());
+    }
+}

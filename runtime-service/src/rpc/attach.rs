@@ -1,0 +1,10 @@
+//! Attach: not built yet.
+
+use crisp_proto::runtime::v1::{AttachRequest, AttachResponse};
+
+use super::{Core, Reply};
+use crate::error::RuntimeError;
+
+pub(super) async fn call(_core: &Core, _request: AttachRequest) -> Reply<AttachResponse> {
+    Err(RuntimeError::Unsupported { what: "Attach", hint: " yet; read the container's log instead" })
+}

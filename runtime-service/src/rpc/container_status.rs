@@ -1,0 +1,37 @@
+//! ContainerStatus, from memory; `verbose` also reads the spec.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crisp_proto::runtime::v1::{ContainerStatusRequest, ContainerStatusResponse};
+use serde_json::{Value, json};
+
+use super::{Core, Reply};
+use crate::container::Container;
+use crate::convert::answer;
+
+pub(super) async fn call(core: &Core, request: ContainerStatusRequest) -> Reply<ContainerStatusResponse> {
+    let container = core.container(&request.container_id)?;
+    let info = if request.verbose { info(&container).await } else { BTreeMap::new() };
+    Ok(ContainerStatusResponse { status: Some(answer::container_status(&container)), info })
+}
+
+/// What crictl inspect shows, with the names that it and its users look for.
+async fn info(container: &Arc<Container>) -> BTreeMap<String, String> {
+    let owned = container.clone();
+    let spec = tokio::task::spawn_blocking(move || std::fs::read(owned.folder.spec())).await;
+    let spec: Value = match spec {
+        Ok(Ok(text)) => serde_json::from_slice(&text).unwrap_or(Value::Null),
+        Ok(Err(_)) | Err(_) => Value::Null,
+    };
+    let info = json!({
+        "sandboxID": container.facts.pod,
+        "pid": container.status().state.pid().unwrap_or_default(),
+        "bundle": container.folder.bundle(),
+        "upper": container.folder.upper(),
+        "layers": container.facts.image.diff_ids,
+        "config": container.facts.config,
+        "runtimeSpec": spec,
+    });
+    [("info".to_owned(), info.to_string())].into()
+}

@@ -1,0 +1,28 @@
+//! ExecSync.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_proto::runtime::v1::{ExecSyncRequest, ExecSyncResponse};
+
+use super::{Core, Reply};
+use crate::convert::{self, ConvertError};
+use crate::ops;
+
+pub(super) async fn call(core: &Arc<Core>, request: ExecSyncRequest) -> Reply<ExecSyncResponse> {
+    if request.cmd.first().is_none_or(String::is_empty) {
+        return Err(convert::invalid("cmd", "empty").into());
+    }
+    // 0 is no limit, as the contract says.
+    let limit = match u64::try_from(request.timeout) {
+        Ok(0) => None,
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => {
+            let problem = format!("{} is negative", request.timeout);
+            return Err(ConvertError::from(convert::invalid("timeout", problem)).into());
+        }
+    };
+    let container = core.container(&request.container_id)?;
+    let output = ops::exec::exec_sync(core, &container, request.cmd, limit).await?;
+    Ok(ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.code })
+}

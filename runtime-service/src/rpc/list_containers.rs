@@ -1,0 +1,12 @@
+//! ListContainers, from memory.
+
+use crisp_proto::runtime::v1::{ListContainersRequest, ListContainersResponse};
+
+use super::{Core, Reply};
+use crate::convert::answer;
+use crate::filter::Filter;
+
+pub(super) async fn call(core: &Core, request: ListContainersRequest) -> Reply<ListContainersResponse> {
+    let containers = Filter::from(request.filter).containers(core);
+    Ok(ListContainersResponse { containers: containers.iter().map(|c| answer::container(c)).collect() })
+}

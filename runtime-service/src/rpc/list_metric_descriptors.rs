@@ -1,0 +1,10 @@
+//! ListMetricDescriptors: not built yet.
+
+use crisp_proto::runtime::v1::{ListMetricDescriptorsRequest, ListMetricDescriptorsResponse};
+
+use super::{Core, Reply};
+use crate::error::RuntimeError;
+
+pub(super) async fn call(_core: &Core, _request: ListMetricDescriptorsRequest) -> Reply<ListMetricDescriptorsResponse> {
+    Err(RuntimeError::Unsupported { what: "ListMetricDescriptors", hint: " yet; ListContainerStats and ListPodSandboxStats are" })
+}

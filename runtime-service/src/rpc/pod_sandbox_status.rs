@@ -1,0 +1,34 @@
+//! PodSandboxStatus, from memory.
+
+use std::collections::BTreeMap;
+
+use crisp_proto::runtime::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse};
+use crisp_sandbox::Pod;
+use serde_json::json;
+
+use super::{Core, Reply};
+use crate::clock;
+use crate::convert::answer;
+
+pub(super) async fn call(core: &Core, request: PodSandboxStatusRequest) -> Reply<PodSandboxStatusResponse> {
+    let pod = core.pods.find(&request.pod_sandbox_id)?;
+    Ok(PodSandboxStatusResponse {
+        status: Some(answer::pod_status(&pod)),
+        info: if request.verbose { info(&pod) } else { BTreeMap::new() },
+        containers_statuses: answer::container_statuses(&core.containers.of_pod(&pod.id)),
+        timestamp: clock::now(),
+    })
+}
+
+/// What crictl inspectp shows; `pid` and the namespace paths are for nsenter.
+fn info(pod: &Pod) -> BTreeMap<String, String> {
+    let pid = pod.monitor_pid();
+    let info = json!({
+        "pid": pid.unwrap_or_default(),
+        "state": format!("{:?}", pod.status().state),
+        "networkNamespace": pid.map(|pid| format!("/proc/{pid}/ns/net")),
+        "cgroupParent": pod.cgroup_parent().as_str(),
+        "config": pod.config,
+    });
+    [("info".to_owned(), info.to_string())].into()
+}

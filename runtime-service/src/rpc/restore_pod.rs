@@ -1,0 +1,10 @@
+//! RestorePod: not built yet.
+
+use crisp_proto::runtime::v1::{RestorePodRequest, RestorePodResponse};
+
+use super::{Core, Reply};
+use crate::error::RuntimeError;
+
+pub(super) async fn call(_core: &Core, _request: RestorePodRequest) -> Reply<RestorePodResponse> {
+    Err(RuntimeError::Unsupported { what: "RestorePod", hint: "" })
+}

@@ -1,0 +1,16 @@
+//! RuntimeConfig: which cgroup driver kubelet has to use.
+
+use crisp_proto::runtime::v1::{
+    CgroupDriver as Answer, LinuxRuntimeConfiguration, RuntimeConfigRequest, RuntimeConfigResponse,
+};
+
+use super::{Core, Reply};
+use crate::config::CgroupDriver;
+
+pub(super) async fn call(core: &Core, _request: RuntimeConfigRequest) -> Reply<RuntimeConfigResponse> {
+    let driver = match core.config.cgroup_driver {
+        CgroupDriver::Cgroupfs => Answer::Cgroupfs,
+        CgroupDriver::Systemd => Answer::Systemd,
+    };
+    Ok(RuntimeConfigResponse { linux: Some(LinuxRuntimeConfiguration { cgroup_driver: driver.into() }) })
+}

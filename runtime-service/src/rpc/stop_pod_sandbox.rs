@@ -1,0 +1,47 @@
+//! StopPodSandbox: its containers are killed first, whatever they do. An unknown pod is stopped already.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_proto::runtime::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
+use crisp_sandbox::{FindError, Pod, PodState};
+use tokio::task::JoinSet;
+
+use super::{Core, Reply};
+use crate::error::RuntimeError;
+use crate::events::Kind;
+use crate::ops;
+
+pub(super) async fn call(core: &Arc<Core>, request: StopPodSandboxRequest) -> Reply<StopPodSandboxResponse> {
+    match core.pods.find(&request.pod_sandbox_id) {
+        Ok(pod) => stop(core, &pod).await?,
+        Err(FindError::None { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(StopPodSandboxResponse {})
+}
+
+/// Stops the containers and then the pod.
+pub(super) async fn stop(core: &Arc<Core>, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
+    let was = pod.status().state;
+    let mut stops = JoinSet::new();
+    for container in core.containers.of_pod(&pod.id) {
+        let core = core.clone();
+        stops.spawn(async move { ops::stop::stop(&core, container, Duration::ZERO).await });
+    }
+    let mut failure = None;
+    while let Some(stopped) = stops.join_next().await {
+        if let Ok(Err(error)) = stopped {
+            failure.get_or_insert(error);
+        }
+    }
+    // Also after a failure: the end of the monitor takes with it what could not be stopped by itself.
+    core.pods.stop(&pod.id).await?;
+    if let Some(error) = failure {
+        tracing::warn!(pod = %pod.id, %error, "a container had to be ended with its pod");
+    }
+    if was != PodState::Stopped {
+        core.events.tell(Kind::Stopped, pod.id.as_str(), &pod.id);
+    }
+    Ok(())
+}

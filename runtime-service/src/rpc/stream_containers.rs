@@ -1,0 +1,16 @@
+//! StreamContainers: the same list in parts, for those too long for one message.
+
+use crisp_proto::runtime::v1::{StreamContainersRequest, StreamContainersResponse};
+
+use super::{Core, Parts, Reply, in_parts};
+use crate::convert::answer;
+use crate::filter::Filter;
+
+pub(super) async fn call(
+    core: &Core,
+    request: StreamContainersRequest,
+) -> Reply<Parts<StreamContainersResponse>> {
+    let containers = Filter::from(request.filter).containers(core);
+    let containers = containers.iter().map(|c| answer::container(c)).collect();
+    Ok(in_parts(containers, |containers| StreamContainersResponse { containers }))
+}

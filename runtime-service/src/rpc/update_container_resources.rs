@@ -1,0 +1,24 @@
+//! UpdateContainerResources.
+
+use std::sync::Arc;
+
+use crisp_proto::runtime::v1::{UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
+
+use super::{Core, Reply};
+use crate::convert;
+use crate::ops;
+
+pub(super) async fn call(
+    core: &Arc<Core>,
+    request: UpdateContainerResourcesRequest,
+) -> Reply<UpdateContainerResourcesResponse> {
+    if request.windows.is_some() {
+        return Err(convert::unsupported("windows", " on Linux").into());
+    }
+    let container = core.container(&request.container_id)?;
+    if let Some(linux) = request.linux {
+        let resources = convert::resources::resources("linux", linux)?;
+        ops::update::update(core, container, resources).await?;
+    }
+    Ok(UpdateContainerResourcesResponse {})
+}

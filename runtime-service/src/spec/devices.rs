@@ -1,0 +1,189 @@
+//! Device nodes and the rules about which devices may be used.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
+
+use super::SpecError;
+use crate::container::config::Device;
+
+/// A folder of devices deeper than this is not one.
+const MAX_DEPTH: usize = 6;
+
+/// Folders of /dev that hold no host devices but belong to mounts of their own.
+const NOT_HOST_DEVICES: [&str; 5] = ["pts", "shm", "mqueue", "fd", "hugepages"];
+
+/// Nodes and rules of one container.
+#[derive(Debug, Default)]
+pub struct Devices {
+    pub nodes: Vec<LinuxDevice>,
+    pub rules: Vec<LinuxDeviceCgroup>,
+}
+
+/// Blocking: looks at host paths.
+///
+/// # Errors
+/// A requested path that is missing or holds no device.
+pub fn resolve(privileged: bool, requested: &[Device]) -> Result<Devices, SpecError> {
+    let mut devices = Devices::default();
+    if privileged {
+        let all =
+            Device { container_path: "/dev".into(), host_path: "/dev".into(), permissions: "rwm".into() };
+        collect(&all, Path::new("/dev"), 0, &mut devices);
+        devices.rules = vec![rule(true, LinuxDeviceType::A, None, None, "rwm")];
+    } else {
+        devices.rules = default_rules();
+    }
+    for (i, device) in requested.iter().enumerate() {
+        let before = devices.nodes.len();
+        let field = || format!("config.devices[{i}].host_path");
+        let path = device.host_path.clone();
+        fs::metadata(&path).map_err(|source| SpecError::Device {
+            field: field(),
+            path: path.clone(),
+            source,
+        })?;
+        collect(device, &path, 0, &mut devices);
+        if devices.nodes.len() == before {
+            return Err(SpecError::NotADevice { field: field(), path });
+        }
+    }
+    dedupe(&mut devices.nodes);
+    Ok(devices)
+}
+
+/// Adds `path` if it is a device, and all devices below if it is a folder. What vanishes meanwhile
+/// is skipped: hot-plugging is no error of the container.
+fn collect(request: &Device, path: &Path, depth: usize, devices: &mut Devices) {
+    // Followed: /dev/disk/by-id and the like are links, and a request names what it wants by them.
+    let metadata = if depth == 0 { fs::metadata(path) } else { fs::symlink_metadata(path) };
+    let Ok(metadata) = metadata else { return };
+    let kind = metadata.file_type();
+    if kind.is_dir() && depth < MAX_DEPTH {
+        let Ok(entries) = fs::read_dir(path) else { return };
+        for entry in entries.flatten() {
+            let own_mount = path == Path::new("/dev")
+                && NOT_HOST_DEVICES
+                    .iter()
+                    .any(|name| entry.file_name().as_encoded_bytes() == name.as_bytes());
+            if !own_mount {
+                collect(request, &entry.path(), depth + 1, devices);
+            }
+        }
+    } else if kind.is_char_device() || kind.is_block_device() {
+        let typ = if kind.is_char_device() { LinuxDeviceType::C } else { LinuxDeviceType::B };
+        devices.nodes.push(node(&target(request, path), typ, &metadata));
+        let (major, minor) = numbers(&metadata);
+        devices.rules.push(rule(true, typ, Some(major), Some(minor), &request.permissions));
+    }
+}
+
+/// Where a node below the requested host path goes in the container.
+fn target(request: &Device, path: &Path) -> PathBuf {
+    match path.strip_prefix(&request.host_path) {
+        Ok(rest) if !rest.as_os_str().is_empty() => request.container_path.join(rest),
+        _ => request.container_path.clone(),
+    }
+}
+
+fn numbers(metadata: &fs::Metadata) -> (i64, i64) {
+    let device = metadata.rdev();
+    (rustix::fs::major(device).into(), rustix::fs::minor(device).into())
+}
+
+fn node(path: &Path, typ: LinuxDeviceType, metadata: &fs::Metadata) -> LinuxDevice {
+    let (major, minor) = numbers(metadata);
+    let mut device = LinuxDevice::default();
+    device
+        .set_path(path.to_owned())
+        .set_typ(typ)
+        .set_major(major)
+        .set_minor(minor)
+        .set_file_mode(Some(metadata.mode() & 0o7777))
+        .set_uid(Some(metadata.uid()))
+        .set_gid(Some(metadata.gid()));
+    device
+}
+
+/// The last one asked for at a path wins.
+fn dedupe(nodes: &mut Vec<LinuxDevice>) {
+    let mut seen = std::collections::HashSet::new();
+    nodes.reverse();
+    nodes.retain(|node| seen.insert(node.path().clone()));
+    nodes.reverse();
+}
+
+fn rule(
+    allow: bool,
+    typ: LinuxDeviceType,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(allow)
+        .set_typ(Some(typ))
+        .set_major(major)
+        .set_minor(minor)
+        .set_access(Some(access.to_owned()));
+    rule
+}
+
+/// Nothing but the harmless ones; any node may be made, using it is another matter.
+fn default_rules() -> Vec<LinuxDeviceCgroup> {
+    let mut rules = vec![
+        rule(false, LinuxDeviceType::A, None, None, "rwm"),
+        rule(true, LinuxDeviceType::C, None, None, "m"),
+        rule(true, LinuxDeviceType::B, None, None, "m"),
+    ];
+    // null, zero, full, random, urandom; tty, console, ptmx; pseudo terminals.
+    let harmless = [
+        (1, Some(3)),
+        (1, Some(5)),
+        (1, Some(7)),
+        (1, Some(8)),
+        (1, Some(9)),
+        (5, Some(0)),
+        (5, Some(1)),
+        (5, Some(2)),
+        (136, None),
+    ];
+    rules.extend(harmless.map(|(major, minor)| rule(true, LinuxDeviceType::C, Some(major), minor, "rwm")));
+    rules
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(host: &str, container: &str) -> Device {
+        Device { host_path: host.into(), container_path: container.into(), permissions: "rw".into() }
+    }
+
+    #[test]
+    fn a_device_by_path() {
+        let devices = resolve(false, &[device("/dev/zero", "/dev/nothing")]).unwrap();
+        let node = &devices.nodes[0];
+        assert_eq!((node.path().as_path(), node.major(), node.minor()), (Path::new("/dev/nothing"), 1, 5));
+        assert_eq!(devices.rules.last().unwrap().access().as_deref(), Some("rw"));
+        assert!(!devices.rules[0].allow());
+    }
+
+    #[test]
+    fn what_is_no_device_is_named() {
+        let error = resolve(false, &[device("/etc/passwd", "/x")]).unwrap_err().to_string();
+        assert!(error.starts_with("config.devices[0].host_path: \"/etc/passwd\" is not a device"), "{error}");
+        let error = resolve(false, &[device("/dev/no-such", "/x")]).unwrap_err().to_string();
+        assert!(error.contains("/dev/no-such"), "{error}");
+    }
+
+    #[test]
+    fn a_privileged_container_sees_the_hosts() {
+        let devices = resolve(true, &[]).unwrap();
+        assert!(devices.nodes.iter().any(|n| n.path() == Path::new("/dev/null")));
+        assert!(devices.rules.iter().all(LinuxDeviceCgroup::allow));
+        assert!(!devices.nodes.iter().any(|n| n.path().starts_with("/dev/pts")));
+    }
+}

@@ -1,0 +1,81 @@
+//! Resource limits: cgroup limits of the request, rlimits of every container.
+
+use oci_spec::runtime::{
+    LinuxCpu, LinuxDeviceCgroup, LinuxHugepageLimit, LinuxMemory, LinuxResources, PosixRlimit,
+    PosixRlimitBuilder, PosixRlimitType,
+};
+
+use crate::container::config::Resources;
+
+const UNLIMITED: u64 = u64::MAX;
+
+/// Soft and hard limits, the same for every container on every host: what the server happens to run
+/// under is none of a container's business. The executor lowers what it may not raise.
+const RLIMITS: [(PosixRlimitType, u64, u64); 8] = [
+    (PosixRlimitType::RlimitAs, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitCore, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitCpu, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitData, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitFsize, UNLIMITED, UNLIMITED),
+    // Enough for servers; not the million that makes programs which close every number take seconds.
+    (PosixRlimitType::RlimitNofile, 65_536, 1_048_576),
+    (PosixRlimitType::RlimitNproc, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitStack, 8 << 20, UNLIMITED),
+];
+
+#[must_use]
+pub fn rlimits() -> Vec<PosixRlimit> {
+    RLIMITS
+        .iter()
+        // Every field has a default, so none of these can fail; a test counts them.
+        .filter_map(|(typ, soft, hard)| {
+            PosixRlimitBuilder::default().typ(*typ).soft(*soft).hard(*hard).build().ok()
+        })
+        .collect()
+}
+
+/// `linux.resources` of the spec.
+#[must_use]
+pub fn resources(request: &Resources, devices: Vec<LinuxDeviceCgroup>) -> LinuxResources {
+    let mut cpu = LinuxCpu::default();
+    cpu.set_shares(request.cpu_shares)
+        .set_quota(request.cpu_quota)
+        .set_period(request.cpu_period)
+        .set_cpus(request.cpuset_cpus.clone())
+        .set_mems(request.cpuset_mems.clone());
+    let mut memory = LinuxMemory::default();
+    memory.set_limit(request.memory_limit).set_swap(request.memory_swap_limit);
+    let hugepages = request.hugepages.iter().map(|(page_size, limit)| {
+        let mut entry = LinuxHugepageLimit::default();
+        entry.set_page_size(page_size.clone()).set_limit(i64::try_from(*limit).unwrap_or(i64::MAX));
+        entry
+    });
+    let mut resources = LinuxResources::default();
+    resources
+        .set_devices(Some(devices))
+        .set_cpu(Some(cpu))
+        .set_memory(Some(memory))
+        .set_hugepage_limits(Some(hugepages.collect()))
+        .set_unified(Some(request.unified.clone().into_iter().collect()));
+    resources
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_container_has_all_of_them() {
+        let limits = rlimits();
+        assert_eq!(limits.len(), RLIMITS.len());
+        assert!(limits.iter().all(|l| l.soft() <= l.hard()));
+    }
+
+    #[test]
+    fn nothing_asked_is_nothing_set() {
+        let resources = resources(&Resources::default(), vec![]);
+        let memory = resources.memory().as_ref().unwrap();
+        assert_eq!((memory.limit(), memory.swap()), (None, None));
+        assert_eq!(resources.cpu().as_ref().unwrap().shares(), None);
+    }
+}

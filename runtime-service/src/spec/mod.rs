@@ -1,0 +1,235 @@
+//! CRI config + image config → OCI runtime spec.
+//!
+//! ```text
+//!   ContainerConfig ─┐
+//!   image config ────┼─> build() ─> Spec ─> bundle/config.json, and the executor's compile
+//!   PodFacts ────────┤
+//!   HostFacts ───────┘
+//! ```
+
+pub mod capabilities;
+pub mod command;
+pub mod devices;
+pub mod environment;
+pub mod host;
+pub mod limits;
+pub mod mounts;
+pub mod user;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+
+use crisp_executor::seccomp::{self, SeccompError};
+use oci_spec::image;
+use oci_spec::runtime::{
+    Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Root, Spec,
+};
+
+use self::host::HostFacts;
+use self::user::Resolved;
+use crate::container::config::{AppArmorRequest, ContainerConfig, SeccompRequest};
+
+/// Why no spec can be built. Fields are named as in the CRI request.
+#[derive(Debug, thiserror::Error)]
+pub enum SpecError {
+    #[error(
+        "no command to run: the image has neither ENTRYPOINT nor CMD, and neither config.command nor config.args is set"
+    )]
+    NoCommand,
+    #[error("the name of the program to run is empty")]
+    EmptyProgram,
+    #[error("config.linux.security_context.capabilities: this host does not have {name}")]
+    Capability { name: String },
+    #[error("{field}: {path:?}: {source}")]
+    Device { field: String, path: PathBuf, source: io::Error },
+    #[error("{field}: {path:?} is not a device and holds none")]
+    NotADevice { field: String, path: PathBuf },
+    #[error("config.linux.security_context.seccomp: {0}")]
+    Seccomp(#[from] SeccompError),
+    #[error("config.linux.security_context.apparmor: {problem}")]
+    AppArmor { problem: String },
+    #[error("the image's working folder {path:?} is not an absolute path")]
+    WorkingDir { path: String },
+}
+
+/// What a container takes from its pod.
+#[derive(Debug, Clone)]
+pub struct PodFacts {
+    pub hostname: String,
+    /// The pod's own hosts, resolv.conf and hostname, with where they go.
+    pub files: Vec<(PathBuf, &'static str)>,
+    pub host_network: bool,
+    pub host_ipc: bool,
+    pub monitor_pid: i32,
+    /// Of the container itself.
+    pub cgroup: String,
+}
+
+/// Which PID namespace the container lives in, all questions answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pid {
+    Own,
+    Pod,
+    Host,
+    /// That of this process.
+    Target(i32),
+}
+
+/// All that [`build`] looks at.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    pub config: &'a ContainerConfig,
+    pub image: &'a image::Config,
+    pub user: &'a Resolved,
+    pub pod: &'a PodFacts,
+    pub host: &'a HostFacts,
+    pub pid: Pid,
+    /// Source and target of the image's VOLUMEs.
+    pub volumes: &'a [(PathBuf, PathBuf)],
+    pub annotations: HashMap<String, String>,
+}
+
+/// Builds the spec. Blocking: looks at host devices and may read a seccomp profile.
+///
+/// # Errors
+/// [`SpecError`] naming the field.
+pub fn build(inputs: &Inputs<'_>) -> Result<Spec, SpecError> {
+    let bounding = capabilities::bounding(&inputs.config.security, &inputs.host.capabilities)?;
+    let mut root = Root::default();
+    root.set_path("rootfs".into()).set_readonly(Some(inputs.config.security.readonly_rootfs));
+    let mounts = mounts::resolve(&mounts::Inputs {
+        privileged: inputs.config.security.privileged,
+        readonly_rootfs: inputs.config.security.readonly_rootfs,
+        host_ipc: inputs.pod.host_ipc,
+        pod_files: &inputs.pod.files,
+        volumes: inputs.volumes,
+        requested: &inputs.config.mounts,
+    });
+    let mut spec = Spec::default();
+    spec.set_version("1.2.0".to_owned())
+        .set_hostname(None)
+        .set_root(Some(root))
+        .set_mounts(Some(mounts))
+        .set_process(Some(process(inputs, &bounding)?))
+        .set_annotations(Some(inputs.annotations.clone()))
+        .set_linux(Some(linux(inputs, &bounding)?));
+    Ok(spec)
+}
+
+fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, SpecError> {
+    let (config, image) = (inputs.config, inputs.image);
+    let list = |values: &Option<Vec<String>>| values.clone().unwrap_or_default();
+    let args =
+        command::resolve(&list(image.entrypoint()), &list(image.cmd()), &config.command, &config.args)?;
+    let environment = environment::resolve(&environment::Sources {
+        tty: config.tty,
+        hostname: &inputs.pod.hostname,
+        image: &list(image.env()),
+        request: &config.envs,
+        home: &inputs.user.home,
+    });
+    let mut process = Process::default();
+    process
+        .set_terminal(Some(config.tty))
+        .set_user(inputs.user.to_spec())
+        .set_args(Some(args))
+        .set_env(Some(environment))
+        .set_cwd(working_dir(config, image)?)
+        .set_capabilities(Some(capabilities::sets(bounding, &config.security)))
+        .set_rlimits(Some(limits::rlimits()))
+        .set_no_new_privileges(Some(config.security.no_new_privileges))
+        .set_apparmor_profile(apparmor(inputs)?)
+        .set_oom_score_adj(Some(config.resources.oom_score_adj));
+    Ok(process)
+}
+
+fn working_dir(config: &ContainerConfig, image: &image::Config) -> Result<PathBuf, SpecError> {
+    if let Some(path) = &config.working_dir {
+        return Ok(path.clone());
+    }
+    match image.working_dir().as_deref().unwrap_or_default() {
+        "" => Ok("/".into()),
+        path if path.starts_with('/') => Ok(path.into()),
+        path => Err(SpecError::WorkingDir { path: path.to_owned() }),
+    }
+}
+
+fn apparmor(inputs: &Inputs<'_>) -> Result<Option<String>, SpecError> {
+    let security = &inputs.config.security;
+    if security.privileged {
+        return Ok(None);
+    }
+    match &security.apparmor {
+        AppArmorRequest::Unspecified | AppArmorRequest::Unconfined => Ok(None),
+        // There is nothing to be confined by.
+        AppArmorRequest::RuntimeDefault if !inputs.host.apparmor => Ok(None),
+        AppArmorRequest::RuntimeDefault => inputs.host.apparmor_profile(host::DEFAULT_PROFILE).map(Some),
+        AppArmorRequest::Localhost(name) => inputs.host.apparmor_profile(name).map(Some),
+    }
+}
+
+fn linux(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Linux, SpecError> {
+    let security = &inputs.config.security;
+    let devices = devices::resolve(security.privileged, &inputs.config.devices)?;
+    let hidden = |paths: &Vec<String>| if security.privileged { vec![] } else { paths.clone() };
+    let mut linux = Linux::default();
+    linux
+        .set_resources(Some(limits::resources(&inputs.config.resources, devices.rules)))
+        .set_cgroups_path(Some(inputs.pod.cgroup.clone().into()))
+        .set_namespaces(Some(namespaces(inputs)))
+        .set_devices(Some(devices.nodes))
+        .set_seccomp(seccomp_profile(inputs.config, bounding)?)
+        .set_masked_paths(Some(hidden(&security.masked_paths)))
+        .set_readonly_paths(Some(hidden(&security.readonly_paths)))
+        .set_rootfs_propagation(mounts::root_propagation(&inputs.config.mounts).map(str::to_owned));
+    Ok(linux)
+}
+
+/// The filter of a container's processes. `bounding`: what they may do at most.
+///
+/// # Errors
+/// A profile file that cannot be read.
+pub fn seccomp_profile(
+    config: &ContainerConfig,
+    bounding: &Capabilities,
+) -> Result<Option<LinuxSeccomp>, SpecError> {
+    if config.security.privileged {
+        return Ok(None);
+    }
+    match &config.security.seccomp {
+        SeccompRequest::Unconfined => Ok(None),
+        SeccompRequest::RuntimeDefault => Ok(Some(seccomp::runtime_default(bounding))),
+        SeccompRequest::Localhost(path) => Ok(Some(seccomp::load_profile(path, bounding)?)),
+    }
+}
+
+/// Without a path: a new one. With the monitor's: the pod's. Not listed: the host's.
+fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
+    let namespace = |typ, path: Option<String>| {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(typ).set_path(path.map(Into::into));
+        namespace
+    };
+    let of = |pid: i32, name: &str| Some(format!("/proc/{pid}/ns/{name}"));
+    let monitor = inputs.pod.monitor_pid;
+    let mut list =
+        vec![namespace(LinuxNamespaceType::Mount, None), namespace(LinuxNamespaceType::Cgroup, None)];
+    if !inputs.pod.host_network {
+        list.push(namespace(LinuxNamespaceType::Network, of(monitor, "net")));
+        list.push(namespace(LinuxNamespaceType::Uts, of(monitor, "uts")));
+    }
+    if !inputs.pod.host_ipc {
+        list.push(namespace(LinuxNamespaceType::Ipc, of(monitor, "ipc")));
+    }
+    match inputs.pid {
+        Pid::Own => list.push(namespace(LinuxNamespaceType::Pid, None)),
+        Pid::Pod => list.push(namespace(LinuxNamespaceType::Pid, of(monitor, "pid_for_children"))),
+        Pid::Target(pid) => list.push(namespace(LinuxNamespaceType::Pid, of(pid, "pid"))),
+        Pid::Host => {}
+    }
+    list
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

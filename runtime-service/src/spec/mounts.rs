@@ -1,0 +1,172 @@
+//! What is mounted where in a container.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+
+use crate::container::config::{self, Propagation};
+
+/// What decides about the mounts besides the request.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    pub privileged: bool,
+    pub readonly_rootfs: bool,
+    /// The host's /dev/shm instead of the pod's.
+    pub host_ipc: bool,
+    /// Source and target of the pod's hosts, resolv.conf and hostname.
+    pub pod_files: &'a [(PathBuf, &'static str)],
+    /// Source and target of the image's VOLUMEs.
+    pub volumes: &'a [(PathBuf, PathBuf)],
+    pub requested: &'a [config::Mount],
+}
+
+/// All mounts, in the order in which they are attached: parents before children. What the request
+/// mounts somewhere replaces whatever would have been there.
+#[must_use]
+pub fn resolve(inputs: &Inputs<'_>) -> Vec<Mount> {
+    let mut mounts = system(inputs);
+    let file_options =
+        if inputs.readonly_rootfs { ["rbind", "rprivate", "ro"] } else { ["rbind", "rprivate", "rw"] };
+    mounts.extend(
+        inputs.pod_files.iter().map(|(source, target)| bind(source, Path::new(target), &file_options)),
+    );
+    let volumes = inputs.volumes.iter();
+    mounts.extend(volumes.map(|(source, target)| bind(source, target, &["rbind", "rprivate", "rw"])));
+    mounts
+        .retain(|mount| !inputs.requested.iter().any(|r| same_place(&r.container_path, mount.destination())));
+    mounts.extend(inputs.requested.iter().map(requested));
+    mounts.sort_by_key(|mount| mount.destination().components().count());
+    mounts
+}
+
+/// `/a/b`, `/a//b/` and `/a/./b` are one place.
+#[must_use]
+pub fn same_place(a: &Path, b: &Path) -> bool {
+    a.components().eq(b.components())
+}
+
+fn system(inputs: &Inputs<'_>) -> Vec<Mount> {
+    let access = if inputs.privileged { "rw" } else { "ro" };
+    let shm = if inputs.host_ipc {
+        bind(Path::new("/dev/shm"), Path::new("/dev/shm"), &["rbind", "rprivate", "rw"])
+    } else {
+        mount("tmpfs", "shm", "/dev/shm", &["nosuid", "nodev", "noexec", "mode=1777", "size=65536k"])
+    };
+    vec![
+        mount("proc", "proc", "/proc", &["nosuid", "nodev", "noexec"]),
+        mount("tmpfs", "tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount("sysfs", "sysfs", "/sys", &["nosuid", "nodev", "noexec", access]),
+        mount(
+            "devpts",
+            "devpts",
+            "/dev/pts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+        mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "nodev", "noexec"]),
+        shm,
+        mount("cgroup", "cgroup", "/sys/fs/cgroup", &["nosuid", "nodev", "noexec", "relatime", access]),
+    ]
+}
+
+fn mount(kind: &str, source: &str, target: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(source.into()))
+        .set_destination(target.into())
+        .set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
+    mount
+}
+
+fn bind(source: &Path, target: &Path, options: &[&str]) -> Mount {
+    let mut mount = mount("bind", "", "", options);
+    mount.set_source(Some(source.to_owned())).set_destination(target.to_owned());
+    mount
+}
+
+fn requested(request: &config::Mount) -> Mount {
+    let propagation = match request.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    };
+    // `rro` is the runtime-spec's word for read-only including everything mounted below.
+    let access = match (request.readonly, request.recursive_readonly) {
+        (_, true) => "rro",
+        (true, false) => "ro",
+        (false, false) => "rw",
+    };
+    bind(&request.host_path, &request.container_path, &["rbind", propagation, access])
+}
+
+/// Whether any mount shares what is mounted in it with the host, which the root must then allow.
+#[must_use]
+pub fn root_propagation(requested: &[config::Mount]) -> Option<&'static str> {
+    if requested.iter().any(|m| m.propagation == Propagation::Bidirectional) {
+        Some("rshared")
+    } else if requested.iter().any(|m| m.propagation == Propagation::HostToContainer) {
+        Some("rslave")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(target: &str) -> config::Mount {
+        config::Mount {
+            container_path: target.into(),
+            host_path: "/srv".into(),
+            readonly: false,
+            recursive_readonly: false,
+            propagation: Propagation::Private,
+        }
+    }
+
+    fn resolved(requested: &[config::Mount]) -> Vec<Mount> {
+        resolve(&Inputs {
+            privileged: false,
+            readonly_rootfs: false,
+            host_ipc: false,
+            pod_files: &[("/pod/hosts".into(), "/etc/hosts")],
+            volumes: &[("/c/volumes/0".into(), "/data".into())],
+            requested,
+        })
+    }
+
+    fn at<'a>(mounts: &'a [Mount], target: &str) -> Vec<&'a Mount> {
+        mounts.iter().filter(|m| same_place(m.destination(), Path::new(target))).collect()
+    }
+
+    #[test]
+    fn a_request_replaces_what_would_be_there() {
+        for target in ["/etc/hosts", "/data/", "/dev//shm", "/sys"] {
+            let mounts = resolved(&[request(target)]);
+            let there = at(&mounts, target);
+            assert_eq!(there.len(), 1, "{target}");
+            assert_eq!(there[0].source().as_deref(), Some(Path::new("/srv")), "{target}");
+        }
+    }
+
+    #[test]
+    fn parents_come_before_children() {
+        let mounts = resolved(&[request("/a/b/c"), request("/a"), request("/dev")]);
+        let place = |target: &str| mounts.iter().position(|m| m.destination() == Path::new(target)).unwrap();
+        assert!(place("/a") < place("/a/b/c"));
+        assert!(place("/dev") < place("/dev/pts"));
+    }
+
+    #[test]
+    fn read_only_kinds() {
+        let options = |readonly, recursive_readonly| {
+            let request = config::Mount { readonly, recursive_readonly, ..request("/x") };
+            at(&resolved(&[request]), "/x")[0].options().clone().unwrap()[2].clone()
+        };
+        assert_eq!(
+            (options(false, false), options(true, false), options(true, true)),
+            ("rw".into(), "ro".into(), "rro".into())
+        );
+    }
+}

@@ -1,0 +1,143 @@
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::*;
+use crate::container::config::*;
+
+pub(crate) fn security() -> Security {
+    Security {
+        privileged: false,
+        user: UserRequest::Image,
+        group: None,
+        supplemental_groups: vec![],
+        groups_policy: GroupsPolicy::Merge,
+        add_capabilities: CapabilityNames::default(),
+        drop_capabilities: CapabilityNames::default(),
+        ambient_capabilities: vec![],
+        no_new_privileges: false,
+        readonly_rootfs: false,
+        masked_paths: vec!["/proc/kcore".into()],
+        readonly_paths: vec!["/proc/sys".into()],
+        seccomp: SeccompRequest::Unconfined,
+        apparmor: AppArmorRequest::Unspecified,
+        pid: PidRequest::OfPod,
+        host_network: false,
+        host_ipc: false,
+    }
+}
+
+pub(crate) fn config() -> ContainerConfig {
+    ContainerConfig {
+        name: "app".into(),
+        attempt: 0,
+        image: ImageRequest {
+            image: "busybox".into(),
+            user_specified: String::new(),
+            annotations: BTreeMap::new(),
+        },
+        command: vec!["/bin/app".into()],
+        args: vec!["-v".into()],
+        working_dir: None,
+        envs: vec![("A".into(), "1".into())],
+        mounts: vec![],
+        devices: vec![],
+        labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
+        log_path: None,
+        stdin: false,
+        stdin_once: false,
+        tty: false,
+        stop_signal: None,
+        resources: Resources { memory_limit: Some(1 << 20), oom_score_adj: 5, ..Default::default() },
+        security: security(),
+    }
+}
+
+fn pod() -> PodFacts {
+    PodFacts {
+        hostname: "web".into(),
+        files: vec![("/pod/hosts".into(), "/etc/hosts")],
+        host_network: false,
+        host_ipc: false,
+        monitor_pid: 42,
+        cgroup: "/crisp/pod/c".into(),
+    }
+}
+
+fn built(config: &ContainerConfig, pod: &PodFacts, pid: Pid) -> Spec {
+    let user = Resolved { uid: 1000, gid: 100, groups: vec![100], home: "/home".into() };
+    let mut image = image::Config::default();
+    image.set_working_dir(Some("/work".into())).set_cmd(Some(vec!["unused".into()]));
+    build(&Inputs {
+        config,
+        image: &image,
+        user: &user,
+        pod,
+        host: &HostFacts::look(),
+        pid,
+        volumes: &[],
+        annotations: HashMap::new(),
+    })
+    .unwrap()
+}
+
+fn namespace(spec: &Spec, typ: LinuxNamespaceType) -> Option<Option<String>> {
+    let namespaces = spec.linux().as_ref().unwrap().namespaces().clone().unwrap();
+    let found = namespaces.iter().find(|n| n.typ() == typ)?;
+    Some(found.path().as_ref().map(|p| p.display().to_string()))
+}
+
+#[test]
+fn an_ordinary_container() {
+    let spec = built(&config(), &pod(), Pid::Own);
+    let process = spec.process().as_ref().unwrap();
+    assert_eq!(process.args().clone().unwrap(), ["/bin/app", "-v"]);
+    assert_eq!(process.cwd(), Path::new("/work"));
+    assert_eq!((process.user().uid(), process.user().gid()), (1000, 100));
+    assert!(process.env().clone().unwrap().contains(&"A=1".to_owned()));
+    assert_eq!(process.oom_score_adj(), Some(5));
+    let linux = spec.linux().as_ref().unwrap();
+    assert_eq!(linux.masked_paths().clone().unwrap(), ["/proc/kcore"]);
+    assert_eq!(linux.resources().as_ref().unwrap().memory().unwrap().limit(), Some(1 << 20));
+    assert_eq!(namespace(&spec, LinuxNamespaceType::Network), Some(Some("/proc/42/ns/net".into())));
+    assert_eq!(namespace(&spec, LinuxNamespaceType::Pid), Some(None));
+}
+
+#[test]
+fn namespaces_of_the_host_are_not_listed() {
+    let pod = PodFacts { host_network: true, host_ipc: true, ..pod() };
+    let spec = built(&config(), &pod, Pid::Host);
+    for typ in [LinuxNamespaceType::Network, LinuxNamespaceType::Ipc, LinuxNamespaceType::Pid] {
+        assert_eq!(namespace(&spec, typ), None, "{typ:?}");
+    }
+    let shm = spec.mounts().clone().unwrap().into_iter().find(|m| m.destination() == Path::new("/dev/shm"));
+    assert_eq!(shm.unwrap().typ().as_deref(), Some("bind"));
+}
+
+#[test]
+fn shared_pid_namespaces_have_paths() {
+    let path = |pid| namespace(&built(&config(), &pod(), pid), LinuxNamespaceType::Pid).unwrap().unwrap();
+    assert_eq!(path(Pid::Target(7)), "/proc/7/ns/pid");
+    assert_eq!(path(Pid::Pod), "/proc/42/ns/pid_for_children");
+}
+
+#[test]
+fn privileged_means_nothing_hidden_and_nothing_filtered() {
+    let mut config = config();
+    config.security.privileged = true;
+    config.security.seccomp = SeccompRequest::RuntimeDefault;
+    let spec = built(&config, &pod(), Pid::Own);
+    let linux = spec.linux().as_ref().unwrap();
+    assert!(linux.seccomp().is_none());
+    assert_eq!(linux.masked_paths().clone().unwrap(), Vec::<String>::new());
+    let sys =
+        spec.mounts().clone().unwrap().into_iter().find(|m| m.destination() == Path::new("/sys")).unwrap();
+    assert!(sys.options().clone().unwrap().contains(&"rw".to_owned()));
+}
+
+#[test]
+fn it_survives_config_json() {
+    let spec = built(&config(), &pod(), Pid::Own);
+    let text = serde_json::to_string(&spec).unwrap();
+    assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
+}

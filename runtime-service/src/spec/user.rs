@@ -1,0 +1,80 @@
+//! Who the processes are: the request against the image's own user and group files.
+
+use std::os::fd::AsFd;
+
+use crisp_executor::user::{self, UserError};
+use oci_spec::runtime;
+
+use crate::container::config::{GroupsPolicy, Security, UserRequest};
+
+/// A user in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    pub uid: u32,
+    pub gid: u32,
+    /// Supplementary groups, in the order: primary, requested, the image's.
+    pub groups: Vec<u32>,
+    pub home: String,
+}
+
+impl Resolved {
+    /// `process.user` of the spec.
+    #[must_use]
+    pub fn to_spec(&self) -> runtime::User {
+        let mut user = runtime::User::default();
+        user.set_uid(self.uid).set_gid(self.gid).set_additional_gids(Some(self.groups.clone()));
+        user
+    }
+}
+
+/// Blocking: reads /etc/passwd and /etc/group below `root`.
+///
+/// # Errors
+/// A user or group that the image does not know.
+pub fn resolve(root: impl AsFd, security: &Security, image_user: &str) -> Result<Resolved, UserError> {
+    let text = match (&security.user, security.group) {
+        (UserRequest::Image, _) => image_user.to_owned(),
+        (UserRequest::Id(uid), None) => uid.to_string(),
+        (UserRequest::Id(uid), Some(gid)) => format!("{uid}:{gid}"),
+        (UserRequest::Name(name), None) => name.clone(),
+        (UserRequest::Name(name), Some(gid)) => format!("{name}:{gid}"),
+    };
+    let found = user::resolve(root, &text)?;
+    Ok(Resolved {
+        uid: found.uid,
+        gid: found.gid,
+        groups: groups(security, found.gid, &found.groups),
+        home: found.home,
+    })
+}
+
+/// The primary group is part of the list, as login(1) does it: a program that changes its group
+/// back and forth must find it there.
+fn groups(security: &Security, primary: u32, of_image: &[u32]) -> Vec<u32> {
+    let of_image: &[u32] = match security.groups_policy {
+        GroupsPolicy::Merge => of_image,
+        GroupsPolicy::Strict => &[],
+    };
+    let mut groups = vec![primary];
+    for group in security.supplemental_groups.iter().chain(of_image) {
+        if !groups.contains(group) {
+            groups.push(*group);
+        }
+    }
+    groups
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::security;
+    use super::*;
+
+    #[test]
+    fn strict_leaves_the_images_groups_out() {
+        let mut security = security();
+        security.supplemental_groups = vec![2000, 10];
+        assert_eq!(groups(&security, 10, &[5, 2000]), [10, 2000, 5]);
+        security.groups_policy = GroupsPolicy::Strict;
+        assert_eq!(groups(&security, 10, &[5, 2000]), [10, 2000]);
+    }
+}

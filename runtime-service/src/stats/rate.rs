@@ -1,0 +1,65 @@
+//! CPU use in nano cores: the kernel only counts nanoseconds, so it takes two readings.
+
+/// Readings nearer to each other than this give no useful rate; the one before is answered then.
+const SHORTEST_NS: i64 = 500_000_000;
+
+/// Remembers one reading and the rate before it.
+#[derive(Debug, Default)]
+pub struct CpuMeter {
+    last: Option<(i64, u64)>,
+    rate: Option<u64>,
+}
+
+impl CpuMeter {
+    /// Takes a reading: time and CPU time used so far, both in nanoseconds. Returns nano cores, once
+    /// there are two readings.
+    pub fn read(&mut self, at: i64, used: u64) -> Option<u64> {
+        match self.last {
+            // A counter that went back belongs to a new cgroup.
+            Some((_, before)) if used < before => {
+                self.last = Some((at, used));
+                self.rate = None;
+            }
+            Some((then, before)) if at - then >= SHORTEST_NS => {
+                let elapsed = u128::from((at - then).unsigned_abs());
+                let rate = u128::from(used - before) * 1_000_000_000 / elapsed;
+                self.rate = u64::try_from(rate).ok();
+                self.last = Some((at, used));
+            }
+            Some(_) => {}
+            None => self.last = Some((at, used)),
+        }
+        self.rate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: i64 = 1_000_000_000;
+
+    #[test]
+    fn half_a_core_is_half_a_core() {
+        let mut meter = CpuMeter::default();
+        assert_eq!(meter.read(0, 0), None);
+        assert_eq!(meter.read(2 * SECOND, 1_000_000_000), Some(500_000_000));
+    }
+
+    #[test]
+    fn readings_in_quick_succession_repeat_the_rate() {
+        let mut meter = CpuMeter::default();
+        meter.read(0, 0);
+        meter.read(SECOND, 1_000_000_000);
+        assert_eq!(meter.read(SECOND + 1, 1_000_000_001), Some(1_000_000_000));
+        assert_eq!(meter.read(2 * SECOND, 1_000_000_000), Some(0));
+    }
+
+    #[test]
+    fn a_counter_that_went_back_starts_anew() {
+        let mut meter = CpuMeter::default();
+        meter.read(0, 9_000);
+        assert_eq!(meter.read(SECOND, 10), None);
+        assert_eq!(meter.read(2 * SECOND, 1_000_000_010), Some(1_000_000_000));
+    }
+}
