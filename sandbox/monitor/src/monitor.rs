@@ -22,7 +22,7 @@ use crate::pod::Pod;
 use crate::poller::{Key, Poller, Token};
 
 pub(crate) use answer::{Answer, Call, Reply, parse};
-pub(crate) use timers::Tidy;
+use timers::Tidy;
 
 pub(crate) struct Monitor {
     pub(crate) id: PodId,
@@ -36,7 +36,7 @@ pub(crate) struct Monitor {
     listener: OwnedFd,
     last_key: Key,
     scratch: outputs::Scratch,
-    pub(crate) tidy: Tidy,
+    tidy: Tidy,
     began: Instant,
 }
 
@@ -66,7 +66,11 @@ impl Monitor {
     /// Until shut down, or never made a pod.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
         loop {
-            for token in self.poller.wait(self.timeout())? {
+            let tokens = self.poller.wait(self.timeout())?;
+            if !tokens.is_empty() {
+                self.tidy.later();
+            }
+            for token in tokens {
                 self.ready(token);
             }
             self.timers();

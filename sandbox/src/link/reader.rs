@@ -83,6 +83,8 @@ impl Shared {
             monitor: monitor.clone(),
             errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
         };
+        // Deprecated for descriptors that change under it; an `OwnedFd` names one socket for life.
+        #[allow(deprecated)]
         let socket = AsyncFd::new(socket).map_err(fail)?;
         let (events, _) = broadcast::channel(EVENTS);
         let state = State { waiting: Some(HashMap::new()), events: Some(events) };

@@ -76,7 +76,6 @@ impl Monitor {
         }
         watch(&self.poller, key, container);
         let id = container.id.clone();
-        self.tidy.later();
         self.tell_changes(&id, changes);
         if matches!(turn, Turn::Ended) {
             self.announce_if_done(key, Instant::now());
@@ -113,7 +112,6 @@ impl Monitor {
         self.pod.note_exit(&ExitRecord { container: id.clone(), pid, started_at_ns, exit });
         self.tell_changes(&id, changes);
         self.broadcast(&Event::Exited { container: id, pid, started_at_ns, exit });
-        self.tidy.later();
     }
 
     /// Takes a container out of the world, whatever it still had open.

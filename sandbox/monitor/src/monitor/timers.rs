@@ -10,7 +10,7 @@ use crate::sys;
 /// A monitor that nobody made a pod of, and that nobody talks to, ends after this long.
 const UNUSED: Duration = Duration::from_secs(30);
 /// Memory is given back after this much rest.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_secs(2);
 
 /// Gives memory back once things have calmed down.
 #[derive(Default)]
@@ -51,7 +51,7 @@ impl Monitor {
         if due(self.tidy.0) {
             self.tidy.0 = None;
             self.scratch.free();
-            sys::trim_heap();
+            sys::rest();
         }
         self.finish_shutdown(now);
     }

@@ -50,7 +50,6 @@ impl Monitor {
             launch: Some(Launch::new(starting.report, requester, request.size)),
         };
         self.execs.insert(key, exec);
-        self.tidy.later();
         Ok(Answer::Later)
     }
 

@@ -13,7 +13,6 @@ impl Monitor {
         }
         self.drop_container(key);
         self.pod.remove_record(&ExitRecord::file_name(&id));
-        self.tidy.later();
         Ok(Answer::done())
     }
 }

@@ -16,7 +16,6 @@ impl Monitor {
             cgroup_v1.push(fds.next("a v1 cgroup")?);
         }
         self.pod.open(&request, Given { exits, cgroup_v2, cgroup_v1 })?;
-        self.tidy.later();
         let network = if request.network { self.pod.network()? } else { Vec::new() };
         let pid = rustix::process::getpid().as_raw_nonzero().get();
         Ok(Reply::new(&PodOpened { pid, init: self.pod.init_pid() }, network)?.into())

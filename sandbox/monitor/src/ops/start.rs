@@ -41,7 +41,6 @@ impl Monitor {
         // The monitor's own score is not for containers to inherit.
         plan.process.oom_score_adj.get_or_insert(0);
         self.launch_container(requester, request, &plan, fds, log)?;
-        self.tidy.later();
         Ok(Answer::Later)
     }
 

@@ -1,0 +1,111 @@
+//! Who may die without whom.
+
+use std::path::Path;
+
+use crisp_monitor::wire::{ExitStatus, Failure};
+use crisp_sandbox::link::{ContainerState, Event, LinkError};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{DEADLINE, Pod, exit_of, gone, missing, plan, sh};
+
+#[tokio::test]
+async fn a_new_server_finds_everything() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let (ended, exit) = pod.run("exit 3").await;
+    let (running, started) = pod.start(&plan(&["/bin/busybox", "sleep", "1000"])).await.unwrap();
+    let other = pod.connect().await;
+    assert!(other.greeting().opened);
+    let report = other.report().await.unwrap();
+    let find = |id| report.containers.iter().find(|c| c.id == id).unwrap();
+    assert_eq!(find(ended).state, ContainerState::Exited(exit));
+    assert_eq!(find(running.clone()).state, ContainerState::Running);
+    assert_eq!(find(running.clone()).pid, started.pid);
+    let network = other.network().await.unwrap();
+    assert!(rustix::fs::fstat(&network.netns).is_ok());
+    // Both hear of the end.
+    let (mut here, mut there) = (pod.link.events(), other.events());
+    other.signal(&running, 9, false).await.unwrap();
+    assert_eq!(exit_of(&mut here, &running).await, exit_of(&mut there, &running).await);
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn nothing_but_shutdown_ends_a_monitor() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::PIPE, Signal::QUIT, Signal::USR1] {
+        kill_process(Pid::from_raw(pod.pid).unwrap(), signal).unwrap();
+    }
+    let (id, _) = pod.start(&sh("while :; do busybox sleep 1000; done")).await.unwrap();
+    let refused = pod.link.shutdown(false).await.unwrap_err();
+    assert_eq!(refused.failure(), Some(&Failure::ContainersRunning { count: 1 }));
+    let mut events = pod.link.events();
+    pod.link.signal(&id, 9, true).await.unwrap();
+    assert_eq!(exit_of(&mut events, &id).await.status, ExitStatus::Signal(9));
+    pod.link.shutdown(false).await.unwrap();
+    gone(pod.pid).await;
+}
+
+#[tokio::test]
+async fn a_forced_shutdown_leaves_nothing() {
+    if missing() {
+        return;
+    }
+    let (pod, opened) = Pod::open_with(|request| request.shared_pid = true).await;
+    let namespaces = ["net", "mnt", "ipc", "uts"].map(|n| format!("/proc/{}/ns/{n}", pod.pid));
+    let namespaces = namespaces.map(|path| std::fs::read_link(path).unwrap());
+    let mut pids = vec![pod.pid, opened.init.unwrap()];
+    for _ in 0..3 {
+        pids.push(pod.start(&plan(&["/bin/busybox", "sleep", "1000"])).await.unwrap().1.pid);
+    }
+    drop(opened);
+    let mounts_before = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let mut events = pod.link.events();
+    pod.link.shutdown(true).await.unwrap();
+    for pid in pids {
+        gone(pid).await;
+    }
+    loop {
+        if events.recv().await.unwrap() == Event::Disconnected {
+            break;
+        }
+    }
+    assert!(matches!(pod.link.report().await, Err(LinkError::Gone { .. })));
+    assert_eq!(std::fs::read_to_string("/proc/self/mounts").unwrap(), mounts_before);
+    for process in std::fs::read_dir("/proc").unwrap().flatten() {
+        for name in ["net", "mnt", "ipc", "uts"] {
+            if let Ok(of) = std::fs::read_link(process.path().join("ns").join(name)) {
+                assert!(
+                    !namespaces.contains(&of),
+                    "{} is still in {}",
+                    process.path().display(),
+                    of.display()
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn containers_of_a_killed_monitor_have_left_their_exits() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let (id, exit) = pod.run("exit 6").await;
+    let mut events = pod.link.events();
+    kill_process(Pid::from_raw(pod.pid).unwrap(), Signal::KILL).unwrap();
+    let over = tokio::time::timeout(DEADLINE, events.recv()).await.unwrap().unwrap();
+    assert_eq!(over, Event::Disconnected);
+    assert!(pod.link.is_closed());
+    gone(pod.pid).await;
+    assert!(!Path::new(&format!("/proc/{}", pod.pid)).exists(), "reaped");
+    let record = crisp_monitor::wire::ExitRecord::file_name(&id);
+    let text = std::fs::read_to_string(pod.folder.path().join(record)).unwrap();
+    assert_eq!(crisp_monitor::wire::ExitRecord::parse(&text).unwrap().exit, exit);
+}

@@ -1,0 +1,285 @@
+//! A pod in a temporary folder, with an image of busybox.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::plan::{
+    Capabilities, CgroupJoin, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Root,
+};
+use crisp_sandbox::link::{Event, Exit, LinkError, MonitorLink, OpenPod, PodOpened, StartRequest, Started};
+use crisp_sandbox::spawn::{MonitorBinary, spawn};
+use rustix::fd::OwnedFd;
+use rustix::mount::{OpenTreeFlags, open_tree};
+use tokio::sync::broadcast;
+
+pub const DEADLINE: Duration = Duration::from_secs(10);
+const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
+
+/// Why nothing can be tested here, printed; false when all is there.
+pub fn missing() -> bool {
+    let reason = if !rustix::process::geteuid().is_root() {
+        "not root"
+    } else if !Path::new("/bin/busybox").exists() {
+        "no /bin/busybox"
+    } else {
+        return false;
+    };
+    eprintln!("skipped: {reason}");
+    true
+}
+
+pub struct Pod {
+    pub folder: tempfile::TempDir,
+    pub pid: i32,
+    pub link: MonitorLink,
+    /// From before the spawn.
+    pub greeted_after: Duration,
+}
+
+pub fn c(text: &str) -> CString {
+    CString::new(text).unwrap()
+}
+
+pub fn request(folder: &Path) -> OpenPod {
+    OpenPod {
+        hostname: Some("web-0".into()),
+        network: true,
+        ipc: true,
+        shared_pid: false,
+        sysctls: vec![],
+        shm_bytes: 1 << 20,
+        exits: std::fs::File::open(folder).unwrap().into(),
+        cgroup_v2: None,
+        cgroup_v1_tasks: vec![],
+    }
+}
+
+impl Pod {
+    /// A monitor that is not a pod yet.
+    pub async fn fresh() -> Self {
+        let binary = std::fs::read(env!("CARGO_BIN_EXE_crisp-pod")).unwrap();
+        Self::fresh_of(&MonitorBinary::new(&binary).unwrap()).await
+    }
+
+    pub async fn fresh_of(binary: &MonitorBinary) -> Self {
+        let (folder, began) = (tempfile::tempdir().unwrap(), Instant::now());
+        let id = PodId::random();
+        let pid = spawn(binary, &id, folder.path()).unwrap();
+        let link = MonitorLink::connect(&folder.path().join("monitor.sock"), DEADLINE).await.unwrap();
+        assert_eq!((link.greeting().pid, &link.greeting().pod), (pid, &id));
+        let pod = Self { folder, pid, link, greeted_after: began.elapsed() };
+        pod.make_image();
+        pod
+    }
+
+    pub async fn open_with(change: impl FnOnce(&mut OpenPod)) -> (Self, PodOpened) {
+        let pod = Self::fresh().await;
+        let mut request = request(pod.folder.path());
+        change(&mut request);
+        let opened = pod.link.open_pod(request).await.unwrap();
+        (pod, opened)
+    }
+
+    pub async fn open() -> Self {
+        Self::open_with(|_| {}).await.0
+    }
+
+    /// A further connection, as of a restarted server.
+    pub async fn connect(&self) -> MonitorLink {
+        MonitorLink::connect(&self.folder.path().join("monitor.sock"), DEADLINE).await.unwrap()
+    }
+
+    fn make_image(&self) {
+        let bin = self.image().join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::copy("/bin/busybox", bin.join("busybox")).unwrap();
+        std::os::unix::fs::symlink("busybox", bin.join("sh")).unwrap();
+        for folder in ["proc", "tmp", "dev"] {
+            std::fs::create_dir(self.image().join(folder)).unwrap();
+        }
+    }
+
+    pub fn image(&self) -> PathBuf {
+        self.folder.path().join("image")
+    }
+
+    /// A detached mount of the image: what the server passes.
+    pub fn root(&self) -> OwnedFd {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(rustix::fs::CWD, self.image(), flags).unwrap()
+    }
+
+    pub fn log_path(&self, container: &ContainerId) -> PathBuf {
+        self.folder.path().join(format!("{}.log", container.short()))
+    }
+
+    pub fn log_file(&self, container: &ContainerId) -> OwnedFd {
+        let path = self.log_path(container);
+        std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap().into()
+    }
+
+    pub fn log(&self, container: &ContainerId) -> String {
+        std::fs::read_to_string(self.log_path(container)).unwrap()
+    }
+
+    /// The text of a stream, records joined as kubelet does.
+    pub fn output(&self, container: &ContainerId, stream: &str) -> String {
+        joined(&self.log(container), stream)
+    }
+
+    pub async fn start(&self, plan: &Plan) -> Result<(ContainerId, Started), LinkError> {
+        self.start_with(plan, vec![self.root()], |_| {}).await
+    }
+
+    pub async fn start_with(
+        &self,
+        plan: &Plan,
+        fds: Vec<OwnedFd>,
+        change: impl FnOnce(&mut StartRequest<'_>),
+    ) -> Result<(ContainerId, Started), LinkError> {
+        let container = ContainerId::random();
+        let log = Some(self.log_file(&container));
+        let mut request =
+            StartRequest { container: container.clone(), plan, fds, log, stdin: false, size: None };
+        change(&mut request);
+        let started = self.link.start(request).await?;
+        Ok((container, started))
+    }
+
+    /// Runs a script to its end.
+    pub async fn run(&self, script: &str) -> (ContainerId, Exit) {
+        self.run_plan(&sh(script)).await
+    }
+
+    pub async fn run_plan(&self, plan: &Plan) -> (ContainerId, Exit) {
+        let mut events = self.link.events();
+        let (container, _) = self.start(plan).await.unwrap();
+        let exit = exit_of(&mut events, &container).await;
+        (container, exit)
+    }
+
+    /// Takes it down and checks that nothing is left.
+    pub async fn shutdown(self) {
+        self.link.shutdown(true).await.unwrap();
+        gone(self.pid).await;
+    }
+}
+
+pub async fn gone(pid: i32) {
+    for _ in 0..500 {
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("process {pid} is still there");
+}
+
+pub async fn exit_of(events: &mut broadcast::Receiver<Event>, wanted: &ContainerId) -> Exit {
+    let wait = async {
+        loop {
+            if let Event::Exited { container, exit, .. } = events.recv().await.unwrap()
+                && container == *wanted
+            {
+                return exit;
+            }
+        }
+    };
+    tokio::time::timeout(DEADLINE * 3, wait).await.expect("the container to end")
+}
+
+/// What kubelet makes of a stream's records; asserts that times never fall.
+pub fn joined(log: &str, stream: &str) -> String {
+    let (mut whole, mut last) = (String::new(), "");
+    for line in log.lines() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        let [time, of, tag, text] = words[..] else { panic!("not a record: {line:?}") };
+        assert!(time >= last, "{time} after {last}");
+        last = time;
+        if of == stream {
+            whole += text;
+            if tag == "F" {
+                whole += "\n";
+            }
+        }
+    }
+    whole
+}
+
+pub fn process(args: &[&str]) -> Process {
+    let capabilities = Capabilities {
+        bounding: ALL_CAPABILITIES,
+        effective: ALL_CAPABILITIES,
+        permitted: ALL_CAPABILITIES,
+        inheritable: 0,
+        ambient: 0,
+    };
+    Process {
+        args: args.iter().map(|arg| c(arg)).collect(),
+        env: vec![c("PATH=/bin")],
+        cwd: c("/"),
+        uid: 0,
+        gid: 0,
+        groups: vec![],
+        umask: None,
+        capabilities,
+        no_new_privileges: true,
+        rlimits: vec![],
+        seccomp: None,
+        oom_score_adj: None,
+        apparmor_profile: None,
+        terminal: false,
+    }
+}
+
+/// A container with the image's root as descriptor 0 and little else.
+pub fn plan(args: &[&str]) -> Plan {
+    let mount = |target: &str, kind| Mount { target: c(target), kind, attributes: 0 };
+    Plan {
+        process: process(args),
+        root: Root { mount: FdIndex(0), readonly: false, shared: false },
+        mounts: vec![
+            mount("/proc", MountKind::Proc),
+            mount("/dev", MountKind::Tmpfs { options: vec![c("size=64k")] }),
+            mount("/dev/pts", MountKind::Devpts { gid: 5 }),
+            mount("/dev/shm", MountKind::PodShm),
+        ],
+        devices: vec![],
+        masked_paths: vec![],
+        readonly_paths: vec![],
+        pid: PidNamespace::Own,
+        cgroup_namespace: false,
+        cgroup: CgroupJoin::default(),
+    }
+}
+
+/// A script in busybox's shell, all its commands built in.
+pub fn sh(script: &str) -> Plan {
+    plan(&["/bin/sh", "-c", script])
+}
+
+/// The monitor as `crisp` embeds it: static, not relocated, for size. Built once.
+pub fn shipped() -> MonitorBinary {
+    static BUILT: OnceLock<MonitorBinary> = OnceLock::new();
+    BUILT.get_or_init(build).clone()
+}
+
+fn build() -> MonitorBinary {
+    let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("shipped");
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--package", "crisp-monitor", "--bin", "crisp-pod"])
+        .args(["--target", "x86_64-unknown-linux-gnu", "--target-dir"])
+        .arg(&target)
+        .env("RUSTFLAGS", "-C target-feature=+crt-static -C relocation-model=static -C panic=abort")
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "s")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let program = std::fs::read(target.join("x86_64-unknown-linux-gnu/release/crisp-pod")).unwrap();
+    MonitorBinary::new(&program).unwrap()
+}

@@ -1,0 +1,13 @@
+//! Real monitors with real containers, driven through the server's own link.
+//!
+//! Needs root and a static busybox; says so and passes where one is missing.
+
+mod containers;
+mod death;
+mod execs;
+mod harness;
+mod logs;
+mod memory;
+mod namespaces;
+mod protocol;
+mod speed;

@@ -1,0 +1,127 @@
+//! Old and new, broken and hostile clients.
+
+use std::time::Duration;
+
+use crisp_monitor::wire::packet::{receive, send};
+use crisp_monitor::wire::request::Shutdown;
+use crisp_monitor::wire::{Failure, Header, Kind, Op, PROTOCOL, Packet, response};
+use rustix::fd::OwnedFd;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::harness::{Pod, gone, missing, plan};
+
+/// A client of another release: only the envelope is ours.
+struct Raw(OwnedFd);
+
+impl Raw {
+    fn connect(pod: &Pod) -> Self {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let address = SocketAddrUnix::new(pod.link.socket()).unwrap();
+        rustix::net::connect(&socket, &address).unwrap();
+        Self(socket)
+    }
+
+    async fn ask(&self, header: Header, body: &[u8]) -> Packet {
+        send(&self.0, header, body, &[]).unwrap();
+        for _ in 0..500 {
+            if let Some(packet) = receive(&self.0).unwrap() {
+                return packet;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("no answer");
+    }
+}
+
+fn failure(packet: &Packet) -> Failure {
+    assert!(packet.header.failed);
+    postcard::from_bytes(&packet.body).unwrap()
+}
+
+#[tokio::test]
+async fn a_newer_server_can_ask_signal_and_end_an_older_monitor() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let (id, _) = pod.start(&plan(&["/bin/busybox", "sleep", "1000"])).await.unwrap();
+    let client = Raw::connect(&pod);
+    let newer = |op, id| Header { version: PROTOCOL + 1, ..Header::request(op, id) };
+
+    let refused = client.ask(newer(Op::Network, 1), b"").await;
+    assert_eq!(failure(&refused), Failure::Version { monitor: PROTOCOL, client: PROTOCOL + 1 });
+    assert_eq!((refused.header.id, refused.header.kind), (1, Kind::Response));
+
+    let hello = client.ask(newer(Op::Hello, 2), b"").await;
+    let greeting: response::Greeting = postcard::from_bytes(&hello.body).unwrap();
+    assert_eq!((greeting.protocol, greeting.opened), (PROTOCOL, true));
+    let report = client.ask(newer(Op::Report, 3), b"").await;
+    let report: response::PodReport = postcard::from_bytes(&report.body).unwrap();
+    assert_eq!(report.containers[0].id, id);
+    let end = postcard::to_allocvec(&Shutdown { force: true }).unwrap();
+    send(&client.0, newer(Op::Shutdown, 4), &end, &[]).unwrap();
+    gone(pod.pid).await;
+}
+
+#[tokio::test]
+async fn nonsense_is_answered_or_cut_off_and_the_pod_lives() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let client = Raw::connect(&pod);
+    let unknown = client.ask(Header { op: 999, ..Header::request(Op::Hello, 1) }, b"").await;
+    assert_eq!(failure(&unknown), Failure::UnknownOperation { op: 999 });
+    for op in [Op::Start, Op::Exec, Op::OpenPod, Op::Signal, Op::ReopenLog, Op::Attach] {
+        let packet = client.ask(Header::request(op, 2), b"\xff\xff\xff").await;
+        assert!(matches!(failure(&packet), Failure::Malformed { .. }), "{op:?}: {:?}", failure(&packet));
+    }
+    rustix::io::write(&client.0, b"short").unwrap();
+    let cut = async {
+        while receive(&client.0).is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), cut).await.expect("to be cut off");
+    assert!(pod.link.report().await.is_ok());
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_client_that_never_reads_harms_nobody() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let client = Raw::connect(&pod);
+    let header = Header::request(Op::Report, 1);
+    // Until the monitor has cut it off.
+    let mut sent = 0;
+    loop {
+        match send(&client.0, header, b"", &[]) {
+            Ok(()) => sent += 1,
+            Err(rustix::io::Errno::AGAIN) => tokio::time::sleep(Duration::from_millis(1)).await,
+            Err(_) => break,
+        }
+        assert!(sent < 1_000_000);
+    }
+    let asked = std::time::Instant::now();
+    pod.link.report().await.unwrap();
+    assert!(asked.elapsed() < Duration::from_secs(1));
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn dropped_requests_confuse_nobody() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    for n in 0..200_u64 {
+        let _ = tokio::time::timeout(Duration::from_micros(n), pod.link.network()).await;
+    }
+    assert!(pod.link.report().await.unwrap().containers.is_empty());
+    pod.shutdown().await;
+}
