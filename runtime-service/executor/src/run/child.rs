@@ -61,10 +61,10 @@ fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
     let attached = move_mount(root, c"", CWD, pod_root::SPOT, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
     attached.map_err(|errno| match errno {
         Errno::INVAL => {
-            let why = "container's root: is not an unattached mount (each serves one start)";
+            let why = "of the container: is not an unattached mount (each serves one start)";
             StageError::explained(Stage::AttachRoot, errno, why)
         }
-        errno => StageError::new(Stage::AttachRoot, errno, "container's root"),
+        errno => StageError::new(Stage::AttachRoot, errno, "of the container"),
     })
 }
 

@@ -14,6 +14,55 @@ use crate::sys;
 /// Numbers of capabilities are below this, whatever the kernel.
 const NUMBERS: u32 = 64;
 
+/// Names of capability numbers, capabilities(7), as far as there are any today.
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+fn name(number: u32) -> String {
+    NAMES.get(number as usize).map_or_else(|| format!("capability {number}"), |name| format!("CAP_{name}"))
+}
+
 /// What is left to do once the seccomp filter is loaded.
 pub(crate) struct Remaining(Option<Capabilities>);
 
@@ -36,7 +85,7 @@ pub(crate) fn adopt(process: &Process, reporter: &Reporter) -> Result<Remaining,
         Capabilities { effective: wanted.effective | keep, permitted: wanted.permitted | keep, ..wanted };
     set(&now)?;
     for number in bits(wanted.ambient) {
-        sys::raise_ambient(number).at(Stage::Capabilities, format_args!("ambient capability {number}"))?;
+        sys::raise_ambient(number).at(Stage::Capabilities, format_args!("ambient {}", name(number)))?;
     }
     Ok(Remaining((keep != 0).then_some(wanted)))
 }
@@ -61,8 +110,9 @@ fn become_user(process: &Process) -> Result<(), StageError> {
 fn within(wanted: &Capabilities, had: u64, reporter: &Reporter) -> Capabilities {
     let missing = (wanted.permitted | wanted.inheritable) & !had;
     if missing != 0 {
-        let numbers: Vec<u32> = bits(missing).collect();
-        reporter.note(Stage::Capabilities, format!("numbers {numbers:?}: this host does not have them"));
+        let names: Vec<String> = bits(missing).map(name).collect();
+        let why = format!("{}: not given, as the runtime does not have it itself", names.join(", "));
+        reporter.note(Stage::Capabilities, why);
     }
     Capabilities {
         bounding: wanted.bounding,
@@ -80,7 +130,7 @@ fn drop_bounding(keep: u64) -> Result<(), StageError> {
             // Past the last one that this kernel knows.
             Err(Errno::INVAL) => return Ok(()),
             Err(errno) => {
-                let subject = format!("bounding capability {number}");
+                let subject = format!("drop {}", name(number));
                 return Err(StageError::new(Stage::Capabilities, errno, subject));
             }
         }
@@ -99,4 +149,17 @@ fn set(sets: &Capabilities) -> Result<(), StageError> {
 
 fn bits(mask: u64) -> impl Iterator<Item = u32> {
     (0..NUMBERS).filter(move |n| mask & (1 << n) != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_at_their_numbers() {
+        assert_eq!(name(0), "CAP_CHOWN");
+        assert_eq!(name(CapabilitySet::SYS_ADMIN.bits().trailing_zeros()), "CAP_SYS_ADMIN");
+        assert_eq!(name(CapabilitySet::CHECKPOINT_RESTORE.bits().trailing_zeros()), "CAP_CHECKPOINT_RESTORE");
+        assert_eq!(name(63), "capability 63");
+    }
 }

@@ -12,6 +12,7 @@ use crate::lab::{Files, Pod, bind, c, detached, wait, watch};
 pub const TESTS: &[crate::Test] = &[
     ("a_racing_neighbour", a_racing_neighbour),
     ("a_terminal_that_is_none", a_terminal_that_is_none),
+    ("a_hidden_proc_changes_nothing", a_hidden_proc_changes_nothing),
     ("nothing_stays_behind", nothing_stays_behind),
     ("the_monitor_can_not_be_looked_into", the_monitor_can_not_be_looked_into),
     ("a_root_is_attached_once", a_root_is_attached_once),
@@ -87,6 +88,25 @@ fn a_terminal_that_is_none() {
     );
 }
 
+/// A container that mounts something else over /proc does not keep an exec from its settings.
+fn a_hidden_proc_changes_nothing() {
+    let pod = Files::busybox().pod();
+    let script = "mount -t tmpfs none /proc && mkdir -p /proc/self && echo 7 > /proc/self/oom_score_adj && \
+                  touch /ready; exec sleep 1000";
+    let init = pod.started_with(&["/bin/sh", "-c", script], |plan| {
+        let sets = &mut plan.process.capabilities;
+        (sets.bounding, sets.effective, sets.permitted) = (!0 >> 23, !0 >> 23, !0 >> 23);
+    });
+    let script = "for i in 1 2 3 4 5 6 7 8 9; do test -e /ready && break; sleep 0.1; done; \
+                  cat /proc/self/oom_score_adj; mkdir /own && mount -t proc none /own && cat /own/self/oom_score_adj";
+    let outcome = pod.exec_with(&init, &["/bin/sh", "-c", script], |process| {
+        process.oom_score_adj = Some(321);
+        let sets = &mut process.capabilities;
+        (sets.bounding, sets.effective, sets.permitted) = (!0 >> 23, !0 >> 23, !0 >> 23);
+    });
+    assert_eq!(outcome.good(), "7\n321");
+}
+
 /// Descriptors that this process has open: the lowest free one tells.
 fn descriptors() -> usize {
     let probe = rustix::io::dup(rustix::stdio::stdin()).unwrap();
@@ -126,5 +146,5 @@ fn a_root_is_attached_once() {
     let pod = Pod::enter_for(2, || vec![root.try_clone().unwrap()]);
     pod.run(&["/bin/true"]).good();
     let again = pod.run(&["/bin/true"]).error();
-    assert_eq!(again, "attach root container's root: is not an unattached mount (each serves one start)");
+    assert_eq!(again, "attach root of the container: is not an unattached mount (each serves one start)");
 }

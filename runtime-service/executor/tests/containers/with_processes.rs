@@ -16,6 +16,7 @@ pub const TESTS: &[crate::Test] = &[
     ("no_new_privileges_and_seccomp", no_new_privileges_and_seccomp),
     ("limits_and_umask", limits_and_umask),
     ("oom_score_is_set_or_clamped", oom_score_is_set_or_clamped),
+    ("a_profile_without_apparmor_is_an_error", a_profile_without_apparmor_is_an_error),
     ("signals_are_at_their_defaults", signals_are_at_their_defaults),
     ("a_terminal", a_terminal),
     ("exec_joins_everything", exec_joins_everything),
@@ -96,6 +97,9 @@ fn ambient_capabilities() {
         (sets.bounding, sets.effective, sets.permitted) = (u64::MAX >> 23, u64::MAX >> 23, u64::MAX >> 23);
     });
     all.good();
+    for note in &all.notes {
+        assert!(note.to_string().starts_with("set capabilities CAP_"), "{note}");
+    }
 }
 
 /// BPF: kill(2) fails with EPERM... by number of mkdir(2), everything else is allowed.
@@ -170,6 +174,19 @@ fn oom_score_is_set_or_clamped() {
             assert!(note.contains("-990") && note.contains("CAP_SYS_RESOURCE"), "{note}");
         }
     }
+}
+
+fn a_profile_without_apparmor_is_an_error() {
+    if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
+        println!("skipped: this machine has AppArmor");
+        return;
+    }
+    let outcome = Files::busybox().pod().run_with(&["/bin/true"], |plan| {
+        plan.process.apparmor_profile = Some(c("strict"));
+    });
+    let error = outcome.error();
+    assert!(error.starts_with("set AppArmor profile \"strict\": "), "{error}");
+    assert!(error.contains("AppArmor is not enabled on this host"), "{error}");
 }
 
 fn signals_are_at_their_defaults() {
