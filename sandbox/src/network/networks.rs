@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crisp_executor::id::PodId;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use super::builtin::Builtin;
 use super::cni::{Cni, NetworkList};
@@ -103,9 +103,15 @@ impl Networks {
         let known = self.0.builtin.pods().into_iter().chain(self.0.cni.pods()).map(|(pod, _)| pod);
         let stale: Vec<PodId> = known.filter(|pod| !live.contains(pod)).collect();
         let (mut gone, mut failure) = (Vec::new(), None);
+        // All at once: one that hangs costs its own deadline, not that of everybody behind it.
+        let mut tasks = JoinSet::new();
         for pod in stale {
-            match self.detach(&pod).await {
-                Ok(()) => gone.push(pod),
+            let networks = self.clone();
+            tasks.spawn(async move { networks.detach(&pod).await.map(|()| pod) });
+        }
+        while let Some(detached) = tasks.join_next().await {
+            match detached.unwrap_or(Err(NetworkError::Interrupted("detach"))) {
+                Ok(pod) => gone.push(pod),
                 Err(error) => failure = failure.or(Some(error)),
             }
         }

@@ -10,7 +10,7 @@ use super::ipam::Ipam;
 use super::record::{BuiltinRecord, ChosenNetwork, INTERFACE};
 use super::setup::Setup;
 use crate::network::host_ports::refused;
-use crate::network::netlink::{PodAddress, Protocol, Socket, VethPair, create_veth};
+use crate::network::netlink::{PodAddress, Protocol, Socket, VethPair, create_veth, wait_until_up};
 use crate::network::nft::Published;
 use crate::network::record::RecordDir;
 use crate::network::{
@@ -157,6 +157,8 @@ impl Builtin {
         let gateway = record.pool.gateway();
         let address = PodAddress { address: record.address, network: record.pool, gateway };
         request.netlink.configure(INTERFACE, &address).map_err(failed)?;
+        wait_until_up(socket, &record.veth).map_err(failed)?;
+        wait_until_up(socket, &record.bridge).map_err(failed)?;
         let ports = record.published();
         if ports.is_empty() { Ok(()) } else { self.publish(&ports) }
     }

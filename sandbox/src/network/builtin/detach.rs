@@ -7,6 +7,7 @@
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crisp_executor::id::PodId;
 
@@ -14,6 +15,10 @@ use super::attach::{Builtin, route_socket};
 use super::record::BuiltinRecord;
 use crate::network::netlink::{delete_group, delete_link, retire_link};
 use crate::network::{NetlinkError, NetworkError};
+
+/// Pods that leave within this time are deleted together. A pod whose namespace is gone by then was deleted
+/// with it, by the kernel.
+const GATHER: Duration = Duration::from_millis(100);
 
 impl Builtin {
     /// Takes the pod off the network; fine when it is not on it. Its interface is deleted by [`Self::reap`].
@@ -57,6 +62,7 @@ impl Builtin {
     /// [`Self::reap`] until nobody is left; returns at once when someone does that already.
     pub(in crate::network) fn reap_all(&self) {
         while !self.state().leaving.is_empty() && !self.reaper_runs.swap(true, Ordering::AcqRel) {
+            std::thread::sleep(GATHER);
             let reaped = self.reap();
             self.reaper_runs.store(false, Ordering::Release);
             if let Err(error) = reaped {

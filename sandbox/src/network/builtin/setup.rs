@@ -23,6 +23,7 @@ impl Builtin {
     /// Sees to it that bridge and table are there; returns the bridge's index.
     pub(super) fn ensure(&self, setup: &mut Setup, socket: &mut Socket) -> Result<u32, NetworkError> {
         if self.outlived_its_settings() {
+            self.reap()?;
             *setup = Setup::default();
             self.state().network = None;
         }
@@ -37,13 +38,10 @@ impl Builtin {
 
     /// Whether the network in force is not what the settings ask for and no pod needs it any more.
     fn outlived_its_settings(&self) -> bool {
-        if self.in_use() {
-            return false;
-        }
         let state = self.state();
         let differs =
             |n: &ChosenNetwork| n.bridge != self.bridge_name || !self.pools.candidates().contains(&n.pool);
-        state.network.as_ref().is_some_and(|(network, _)| differs(network))
+        state.pods.is_empty() && state.network.as_ref().is_some_and(|(network, _)| differs(network))
     }
 
     fn in_use(&self) -> bool {

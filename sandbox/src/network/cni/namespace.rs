@@ -42,7 +42,7 @@ pub(super) fn publish(path: &Path, netns: BorrowedFd<'_>) -> Result<(), NetworkE
 
 /// Whether the namespace is there. After a reboot the records are, the namespaces are not.
 pub(super) fn is_published(path: &Path) -> bool {
-    rustix::fs::statfs(path).is_ok_and(|stat| i64::from(stat.f_type) == NSFS_MAGIC)
+    rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
 }
 
 /// Takes the mount away; it may be gone.

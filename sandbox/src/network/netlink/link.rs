@@ -1,36 +1,36 @@
-//! Interfaces: bridge, veth pair, look-up, deletion, counters.
+//! Interfaces: bridge, look-up, deletion.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 
-use super::message::{Messages, attributes, u32_at, u64_at};
+use super::counters::{InterfaceCounters, counters};
+use super::message::{Messages, attributes, u32_at};
 use super::socket::{NetlinkError, Socket};
 
 pub(super) const RTM_NEWLINK: u16 = 16;
+/// The kernel's work queue needs milliseconds, on a machine that does little else a second.
+const UP_DEADLINE: Duration = Duration::from_secs(5);
+const UP_POLL: Duration = Duration::from_micros(500);
+
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 pub(super) const RTM_SETLINK: u16 = 19;
-const NLM_F_CREATE: u16 = 0x400;
-const NLM_F_EXCL: u16 = 0x200;
+pub(super) const NLM_F_CREATE: u16 = 0x400;
+pub(super) const NLM_F_EXCL: u16 = 0x200;
 
-const IFLA_ADDRESS: u16 = 1;
+pub(super) const IFLA_ADDRESS: u16 = 1;
 pub(super) const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_MASTER: u16 = 10;
-const IFLA_LINKINFO: u16 = 18;
+pub(super) const IFLA_MTU: u16 = 4;
+pub(super) const IFLA_MASTER: u16 = 10;
+const IFLA_OPERSTATE: u16 = 16;
+const IF_OPER_UP: u8 = 6;
+pub(super) const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_STATS64: u16 = 23;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
-const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const IFLA_INFO_SLAVE_KIND: u16 = 4;
-const IFLA_INFO_SLAVE_DATA: u16 = 5;
-/// `IFLA_BRPORT_MODE`.
-const IFLA_BRPORT_HAIRPIN: u16 = 4;
-const VETH_INFO_PEER: u16 = 1;
+pub(super) const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const AF_INET6: u16 = 10;
@@ -46,28 +46,9 @@ pub(in crate::network) struct Link {
     pub kind: String,
     pub alias: String,
     pub mtu: u32,
+    /// Packets really pass. A carrier alone is not enough: see [`wait_until_up`].
+    pub operational: bool,
     pub counters: InterfaceCounters,
-}
-
-/// What went through an interface since it was made, seen from the pod.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct InterfaceCounters {
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Packets received.
-    pub rx_packets: u64,
-    /// Receive errors.
-    pub rx_errors: u64,
-    /// Packets dropped on receipt.
-    pub rx_dropped: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Packets sent.
-    pub tx_packets: u64,
-    /// Send errors.
-    pub tx_errors: u64,
-    /// Packets dropped instead of sent.
-    pub tx_dropped: u64,
 }
 
 /// `struct ifinfomsg`.
@@ -128,52 +109,6 @@ pub(in crate::network) fn create_bridge(
         .attr_str(IFLA_IFALIAS, bridge.alias);
     no_automatic_ipv6(&mut messages, bridge.name);
     up(&mut messages, "set the bridge up", bridge.name);
-    socket.run(messages)
-}
-
-/// A veth pair to make: one end a port of the bridge, the other born in the pod's namespace.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::network) struct VethPair<'a> {
-    pub host_name: &'a str,
-    /// Given, so that nobody has to invent one and announce the change (udev does).
-    pub host_mac: [u8; 6],
-    pub bridge_index: u32,
-    pub mtu: Option<u32>,
-    pub pod_name: &'a str,
-    pub pod_mac: [u8; 6],
-    pub netns: BorrowedFd<'a>,
-}
-
-/// Creates the pair; the host end is up and in the bridge, the pod's end is still down.
-pub(in crate::network) fn create_veth(socket: &mut Socket, veth: &VethPair<'_>) -> Result<(), NetlinkError> {
-    let mut messages = Messages::new();
-    let create =
-        messages.request("create veth pair", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0));
-    create.attr_str(IFLA_IFNAME, veth.host_name).attr(IFLA_ADDRESS, &veth.host_mac);
-    if let Some(mtu) = veth.mtu {
-        create.attr_u32(IFLA_MTU, mtu);
-    }
-    create.attr_u32(IFLA_MASTER, veth.bridge_index).nest(IFLA_LINKINFO, |m| {
-        m.attr_str(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, |m| {
-            m.nest(VETH_INFO_PEER, |m| {
-                m.raw(&ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, veth.pod_name);
-                m.attr(IFLA_ADDRESS, &veth.pod_mac);
-                if let Some(mtu) = veth.mtu {
-                    m.attr_u32(IFLA_MTU, mtu);
-                }
-                m.attr_u32(IFLA_NET_NS_FD, veth.netns.as_raw_fd().cast_unsigned());
-            });
-        });
-    });
-    no_automatic_ipv6(&mut messages, veth.host_name);
-    // Where bridged packets pass the packet rules (br_netfilter), one that is redirected to the pod it came
-    // from leaves by the port it came in by.
-    let hairpin = messages.request("set up the host's end", RTM_NEWLINK, 0, &ifinfomsg(0, UP.0, UP.1));
-    hairpin.attr_str(IFLA_IFNAME, veth.host_name).nest(IFLA_LINKINFO, |m| {
-        m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| {
-            m.attr(IFLA_BRPORT_HAIRPIN, &[1]);
-        });
-    });
     socket.run(messages)
 }
 
@@ -242,6 +177,26 @@ pub(in crate::network) fn link_by_name(
     find(socket, messages)
 }
 
+/// Waits until the interface passes packets.
+///
+/// The end of a pair that was up first learns of its partner from a work queue of the kernel. Until that has
+/// run, what it should send is dropped, and a program that lost its first packet waits a second or five
+/// before it sends another. From Linux 6.8 on asking for an interface does that work first, so this waits on
+/// older kernels only.
+pub(in crate::network) fn wait_until_up(socket: &mut Socket, name: &str) -> Result<(), NetlinkError> {
+    let start = Instant::now();
+    loop {
+        let link = link_by_name(socket, name)?.ok_or(NetlinkError::Malformed("wait for interface"))?;
+        if link.operational {
+            return Ok(());
+        }
+        if start.elapsed() > UP_DEADLINE {
+            return Err(NetlinkError::Refused { step: "wait for interface", errno: Errno::TIMEDOUT });
+        }
+        std::thread::sleep(UP_POLL);
+    }
+}
+
 fn find(socket: &mut Socket, messages: Messages) -> Result<Option<Link>, NetlinkError> {
     let mut found = None;
     match socket.run_with(messages, |kind, payload| found = parse(kind, payload)) {
@@ -281,12 +236,14 @@ fn parse(kind: u16, payload: &[u8]) -> Option<Link> {
         kind: String::new(),
         alias: String::new(),
         mtu: 0,
+        operational: false,
         counters: InterfaceCounters::default(),
     };
     for (kind, value) in attributes(payload.get(IFINFOMSG..)?) {
         match kind {
             IFLA_IFNAME => link.name = text(value),
             IFLA_IFALIAS => link.alias = text(value),
+            IFLA_OPERSTATE => link.operational = value == [IF_OPER_UP],
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
             IFLA_STATS64 => link.counters = counters(value)?,
             IFLA_LINKINFO => {
@@ -302,18 +259,4 @@ fn parse(kind: u16, payload: &[u8]) -> Option<Link> {
 
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
-}
-
-/// `struct rtnl_link_stats64` begins with these eight.
-fn counters(value: &[u8]) -> Option<InterfaceCounters> {
-    Some(InterfaceCounters {
-        rx_packets: u64_at(value, 0)?,
-        tx_packets: u64_at(value, 8)?,
-        rx_bytes: u64_at(value, 16)?,
-        tx_bytes: u64_at(value, 24)?,
-        rx_errors: u64_at(value, 32)?,
-        tx_errors: u64_at(value, 40)?,
-        rx_dropped: u64_at(value, 48)?,
-        tx_dropped: u64_at(value, 56)?,
-    })
 }

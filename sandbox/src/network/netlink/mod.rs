@@ -5,17 +5,19 @@
 //! Sources: netlink(7), rtnetlink(7), linux/if_link.h, linux/rtnetlink.h.
 
 mod address;
+mod counters;
 mod link;
 mod message;
 mod pod;
 mod route;
 mod socket;
+mod veth;
 
 pub(super) use address::{InterfaceAddress, add_address, addresses};
-pub use link::InterfaceCounters;
+pub use counters::InterfaceCounters;
 pub(super) use link::{
-    BridgeLink, Link, VethPair, create_bridge, create_veth, delete_group, delete_link, link_by_index,
-    link_by_name, links, rejoin, retire_link,
+    BridgeLink, Link, create_bridge, delete_group, delete_link, link_by_index, link_by_name, links, rejoin,
+    retire_link, wait_until_up,
 };
 pub(super) use message::{Messages, attributes};
 pub(super) use pod::PodAddress;
@@ -23,3 +25,4 @@ pub use pod::PodNetlink;
 pub(super) use route::routes;
 pub use socket::NetlinkError;
 pub(super) use socket::{Protocol, Socket};
+pub(super) use veth::{VethPair, create_veth};

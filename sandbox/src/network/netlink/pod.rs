@@ -3,7 +3,8 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::address::{InterfaceAddress, add_address};
-use super::link::{InterfaceCounters, link_by_name, links, no_automatic_ipv6, up};
+use super::counters::InterfaceCounters;
+use super::link::{link_by_name, links, no_automatic_ipv6, up, wait_until_up};
 use super::message::Messages;
 use super::route::add_default_route;
 use super::socket::{NetlinkError, Socket};
@@ -73,7 +74,8 @@ impl PodNetlink {
             add_address(&mut messages, "add the pod's address", &interface);
             up(&mut messages, "set the pod's interface up", name);
             add_default_route(&mut messages, address.gateway, index);
-            socket.run(messages)
+            socket.run(messages)?;
+            wait_until_up(socket, name)
         })
     }
 

@@ -1,13 +1,14 @@
 //! A host of one's own: tests run again inside fresh network and mount namespaces, so that bridges, packet
 //! rules and mounts are real and gone with the process.
-#![allow(dead_code, reason = "each test binary uses its own part")]
-#![allow(clippy::unwrap_used, reason = "only tests are here")]
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use std::collections::BTreeMap;
 
@@ -20,8 +21,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 const INSIDE: &str = "CRISP_TEST_PRIVATE_HOST";
 
-/// Runs `body` as the root of a private host. `test` is the full name of the calling test.
-pub fn on_private_host(test: &str, body: impl FnOnce()) {
+/// Runs `body` as the root of a private host. `module` and `test` name the calling test.
+pub fn on_private_host(module: &str, test: &str, body: impl FnOnce()) {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: needs root for namespaces");
         return;
@@ -30,11 +31,13 @@ pub fn on_private_host(test: &str, body: impl FnOnce()) {
         sh("mount -t tmpfs tmpfs /run && ip link set lo up");
         return body();
     }
+    let module = module.split_once("::").map_or("", |(_, module)| module);
+    let name = format!("{module}::{test}");
     let me = std::env::current_exe().unwrap();
     let output = Command::new("unshare")
         .args(["--net", "--mount", "--"])
         .arg(me)
-        .args([test, "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
+        .args([name.as_str(), "--exact", "--nocapture", "--include-ignored", "--test-threads=1"])
         .env(INSIDE, "1")
         .output()
         .unwrap();
@@ -143,4 +146,54 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
         .build()
         .unwrap()
         .block_on(future)
+}
+
+/// A lost first packet is sent again after a second: nothing may be lost.
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// Listens inside and answers every connection with the address it came from.
+pub fn tell_callers_who_they_are(namespace: &Namespace, port: u16) {
+    namespace.run(move || {
+        let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let peer = stream.peer_addr().unwrap().ip().to_string();
+                let _ = stream.write_all(peer.as_bytes());
+            }
+        });
+    });
+}
+
+/// Asks from inside the namespace.
+pub fn ask_from(namespace: &Namespace, address: &str) -> Result<String, String> {
+    let address = address.to_owned();
+    namespace.run(move || ask(&address))
+}
+
+pub fn ask(address: &str) -> Result<String, String> {
+    let address: SocketAddr = address.parse().unwrap();
+    let mut stream = TcpStream::connect_timeout(&address, SECOND).map_err(|e| e.to_string())?;
+    stream.set_read_timeout(Some(SECOND)).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).map_err(|e| e.to_string())?;
+    Ok(text)
+}
+
+/// Another machine, reached by the host's interface up0 (192.0.2.1 and .2).
+pub fn outside() -> Namespace {
+    let outside = Namespace::new();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&*outside.netns);
+    sh(&format!(
+        "ip link add up0 type veth peer name up1 && ip link set up1 netns /proc/{}/fd/{fd} &&
+         ip addr add 192.0.2.1/24 dev up0 && ip link set up0 up && ip route add default via 192.0.2.2",
+        std::process::id()
+    ));
+    outside.sh("ip link set lo up; ip addr add 192.0.2.2/24 dev up1; ip link set up1 up; until ip link show up1 | grep -q 'state UP'; do sleep 0.01; done");
+    sh("until ip link show up0 | grep -q 'state UP'; do sleep 0.01; done");
+    outside
+}
+
+pub fn ip(attachment: &Attachment) -> String {
+    attachment.ips[0].to_string()
 }

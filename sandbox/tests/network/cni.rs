@@ -1,18 +1,15 @@
 //! CNI plugins on a private host: Debian's own, and scripts that misbehave.
 
-mod support;
-
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::slice::from_ref;
 use std::time::{Duration, Instant};
 
+use crate::support::{Namespace, SECOND, block_on, config, on_private_host, port, sh, traces};
 use crisp_sandbox::network::{NetworkConfig, Networks, Protocol};
-use support::{Namespace, block_on, config, on_private_host, port, sh, traces};
-
-const SECOND: Duration = Duration::from_secs(1);
 
 fn write_config(dir: &Path, name: &str, text: &str) {
     fs::create_dir_all(dir.join("net.d")).unwrap();
@@ -64,7 +61,7 @@ fn debians_plugins_give_a_pod_its_network_and_take_it_away() {
         println!("skipped: the package containernetworking-plugins is not installed");
         return;
     }
-    on_private_host("debians_plugins_give_a_pod_its_network_and_take_it_away", || {
+    on_private_host(module_path!(), "debians_plugins_give_a_pod_its_network_and_take_it_away", || {
         let dir = tempfile::tempdir().unwrap();
         let addresses = dir.path().join("addresses");
         write_config(
@@ -116,7 +113,7 @@ fn debians_plugins_give_a_pod_its_network_and_take_it_away() {
 
 #[test]
 fn plugins_are_told_what_the_specification_promises() {
-    on_private_host("plugins_are_told_what_the_specification_promises", || {
+    on_private_host(module_path!(), "plugins_are_told_what_the_specification_promises", || {
         let dir = tempfile::tempdir().unwrap();
         write_config(dir.path(), "10.conflist", TWO);
         plugin(
@@ -157,7 +154,7 @@ fn plugins_are_told_what_the_specification_promises() {
 
 #[test]
 fn a_failing_add_is_taken_back_and_both_failures_are_told() {
-    on_private_host("a_failing_add_is_taken_back_and_both_failures_are_told", || {
+    on_private_host(module_path!(), "a_failing_add_is_taken_back_and_both_failures_are_told", || {
         let dir = tempfile::tempdir().unwrap();
         write_config(dir.path(), "10.conflist", TWO);
         plugin(dir.path(), "first", RESULT);
@@ -186,7 +183,7 @@ fn a_failing_add_is_taken_back_and_both_failures_are_told() {
                 other.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap_err().to_string();
             assert!(error.contains("already in use by pod"), "{error}");
             plugin(dir.path(), "second", RESULT);
-            assert_eq!(networks.gc(&[]).await.unwrap(), [pod.id.clone()]);
+            assert_eq!(networks.gc(&[]).await.unwrap(), from_ref(&pod.id));
             pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
             networks.detach(&pod.id).await.unwrap();
         });
@@ -196,7 +193,7 @@ fn a_failing_add_is_taken_back_and_both_failures_are_told() {
 
 #[test]
 fn a_hanging_plugin_is_killed_and_holds_up_nobody_else() {
-    on_private_host("a_hanging_plugin_is_killed_and_holds_up_nobody_else", || {
+    on_private_host(module_path!(), "a_hanging_plugin_is_killed_and_holds_up_nobody_else", || {
         let dir = tempfile::tempdir().unwrap();
         write_config(dir.path(), "10.conflist", r#"{"cniVersion":"0.4.0","name":"one","type":"slow"}"#);
         let hangs =
@@ -231,67 +228,75 @@ fn a_hanging_plugin_is_killed_and_holds_up_nobody_else() {
 
 #[test]
 fn missing_plugins_and_broken_files_are_named_by_attach_and_status() {
-    on_private_host("missing_plugins_and_broken_files_are_named_by_attach_and_status", || {
-        let dir = tempfile::tempdir().unwrap();
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
-        let pod = Namespace::new();
-        write_config(dir.path(), "10.conflist", TWO);
-        let before = traces();
-        let check = |reason: &str, expected: &str| {
-            let status = networks.status();
-            assert_eq!((status.ready, status.reason.as_str()), (false, reason));
-            assert!(status.message.contains(expected), "{status:?}");
-            let error = block_on(pod.attach(&networks, &[])).unwrap_err().to_string();
-            assert!(error.ends_with(&status.message), "{error}");
-        };
-        let (bin, more) = (dir.path().join("bin"), dir.path().join("more"));
-        let not_there = format!(
-            "(network \"two\") is not in {} or {}: install it or set cni_bin_dir",
-            bin.display(),
-            more.display()
-        );
-        check("CniPluginMissing", &not_there);
-        plugin(dir.path(), "first", RESULT);
-        plugin(dir.path(), "second", RESULT);
-        assert!(networks.status().ready);
-        write_config(
-            dir.path(),
-            "10.conflist",
-            r#"{"cniVersion":"1.0.0","name":"two","plugins":[{"type":7}]}"#,
-        );
-        check("CniConfigInvalid", "10.conflist: plugins[0].type: must be a text");
-        fs::remove_dir_all(dir.path().join("net.d")).unwrap();
-        assert!(networks.status().message.starts_with("built-in network"));
-        assert_eq!(traces(), before);
-    });
+    on_private_host(
+        module_path!(),
+        "missing_plugins_and_broken_files_are_named_by_attach_and_status",
+        || {
+            let dir = tempfile::tempdir().unwrap();
+            let networks = Networks::open(&scripted(dir.path())).unwrap();
+            let pod = Namespace::new();
+            write_config(dir.path(), "10.conflist", TWO);
+            let before = traces();
+            let check = |reason: &str, expected: &str| {
+                let status = networks.status();
+                assert_eq!((status.ready, status.reason.as_str()), (false, reason));
+                assert!(status.message.contains(expected), "{status:?}");
+                let error = block_on(pod.attach(&networks, &[])).unwrap_err().to_string();
+                assert!(error.ends_with(&status.message), "{error}");
+            };
+            let (bin, more) = (dir.path().join("bin"), dir.path().join("more"));
+            let not_there = format!(
+                "(network \"two\") is not in {} or {}: install it or set cni_bin_dir",
+                bin.display(),
+                more.display()
+            );
+            check("CniPluginMissing", &not_there);
+            plugin(dir.path(), "first", RESULT);
+            plugin(dir.path(), "second", RESULT);
+            assert!(networks.status().ready);
+            write_config(
+                dir.path(),
+                "10.conflist",
+                r#"{"cniVersion":"1.0.0","name":"two","plugins":[{"type":7}]}"#,
+            );
+            check("CniConfigInvalid", "10.conflist: plugins[0].type: must be a text");
+            fs::remove_dir_all(dir.path().join("net.d")).unwrap();
+            assert!(networks.status().message.starts_with("built-in network"));
+            assert_eq!(traces(), before);
+        },
+    );
 }
 
 #[test]
 fn a_record_that_outlived_a_reboot_is_given_back_without_its_namespace() {
-    on_private_host("a_record_that_outlived_a_reboot_is_given_back_without_its_namespace", || {
-        let dir = tempfile::tempdir().unwrap();
-        write_config(dir.path(), "10.conflist", TWO);
-        plugin(dir.path(), "first", RESULT);
-        plugin(dir.path(), "second", RESULT);
-        let networks = Networks::open(&scripted(dir.path())).unwrap();
-        let pod = Namespace::new();
-        block_on(async {
-            pod.attach(&networks, &[]).await.unwrap();
-            drop(networks);
-            sh("umount /run/netns/* && rm -r /run/netns");
+    on_private_host(
+        module_path!(),
+        "a_record_that_outlived_a_reboot_is_given_back_without_its_namespace",
+        || {
+            let dir = tempfile::tempdir().unwrap();
+            write_config(dir.path(), "10.conflist", TWO);
+            plugin(dir.path(), "first", RESULT);
+            plugin(dir.path(), "second", RESULT);
             let networks = Networks::open(&scripted(dir.path())).unwrap();
-            assert_eq!(networks.gc(&[pod.id.clone()]).await.unwrap(), []);
-            assert_eq!(networks.gc(&[]).await.unwrap(), [pod.id.clone()]);
-        });
-        let text = fs::read_to_string(dir.path().join("calls")).unwrap();
-        let last = text.lines().last().unwrap();
-        assert!(last.starts_with("DEL first ns= eth0") && last.contains("10.9.0.7"), "{last}");
-    });
+            let pod = Namespace::new();
+            block_on(async {
+                pod.attach(&networks, &[]).await.unwrap();
+                drop(networks);
+                sh("umount /run/netns/* && rm -r /run/netns");
+                let networks = Networks::open(&scripted(dir.path())).unwrap();
+                assert_eq!(networks.gc(from_ref(&pod.id)).await.unwrap(), []);
+                assert_eq!(networks.gc(&[]).await.unwrap(), from_ref(&pod.id));
+            });
+            let text = fs::read_to_string(dir.path().join("calls")).unwrap();
+            let last = text.lines().last().unwrap();
+            assert!(last.starts_with("DEL first ns= eth0") && last.contains("10.9.0.7"), "{last}");
+        },
+    );
 }
 
 #[test]
 fn newer_plugins_are_asked_for_status_and_told_what_is_live() {
-    on_private_host("newer_plugins_are_asked_for_status_and_told_what_is_live", || {
+    on_private_host(module_path!(), "newer_plugins_are_asked_for_status_and_told_what_is_live", || {
         let dir = tempfile::tempdir().unwrap();
         write_config(
             dir.path(),
@@ -319,7 +324,7 @@ fn newer_plugins_are_asked_for_status_and_told_what_is_live() {
             assert_eq!((status.ready, status.reason.as_str()), (false, "CniPluginNotReady"));
             assert!(status.message.contains("agent is down (code 50)"), "{status:?}");
             pod.attach(&networks, &[]).await.unwrap();
-            networks.gc(&[pod.id.clone()]).await.unwrap();
+            networks.gc(from_ref(&pod.id)).await.unwrap();
         });
         let text = fs::read_to_string(dir.path().join("calls")).unwrap();
         let live = format!(r#""cni.dev/valid-attachments":[{{"containerID":"{}","ifname":"eth0"}}]"#, pod.id);
@@ -330,7 +335,7 @@ fn newer_plugins_are_asked_for_status_and_told_what_is_live() {
 
 #[test]
 fn names_that_would_break_out_of_cni_args_are_refused() {
-    on_private_host("names_that_would_break_out_of_cni_args_are_refused", || {
+    on_private_host(module_path!(), "names_that_would_break_out_of_cni_args_are_refused", || {
         let dir = tempfile::tempdir().unwrap();
         write_config(dir.path(), "10.conflist", TWO);
         plugin(dir.path(), "first", RESULT);

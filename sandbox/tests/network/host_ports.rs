@@ -1,0 +1,175 @@
+//! Published ports, and the packet rules that publish them.
+
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use crisp_sandbox::network::{Networks, PortMapping, Protocol};
+
+use crate::support::{
+    Namespace, SECOND, ask, ask_from, block_on, config, on_private_host, outside, port, sh,
+    tell_callers_who_they_are, traces,
+};
+
+#[test]
+fn host_ports_lead_to_the_pod_from_everywhere() {
+    on_private_host(module_path!(), "host_ports_lead_to_the_pod_from_everywhere", || {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = outside();
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let (a, b) = (Namespace::new(), Namespace::new());
+        block_on(async {
+            let on_one =
+                PortMapping { host_ip: Some("192.0.2.1".parse().unwrap()), ..port(Protocol::Tcp, 81, 80) };
+            a.attach(&networks, &[port(Protocol::Tcp, 8080, 80), port(Protocol::Udp, 53, 53), on_one])
+                .await
+                .unwrap();
+            b.attach(&networks, &[]).await.unwrap();
+            tell_callers_who_they_are(&a, 80);
+            let from_host = |address: &str| ask(address);
+            assert_eq!(from_host("127.0.0.1:8080").unwrap(), "10.88.0.1");
+            assert_eq!(from_host("127.0.0.9:8080").unwrap(), "10.88.0.1");
+            assert_eq!(from_host("192.0.2.1:8080").unwrap(), "192.0.2.1");
+            // The caller's address is kept where the answer finds its way.
+            assert_eq!(ask_from(&outside, "192.0.2.1:8080").unwrap(), "192.0.2.2");
+            assert_eq!(ask_from(&outside, "192.0.2.1:81").unwrap(), "192.0.2.2");
+            assert!(from_host("127.0.0.1:81").is_err());
+            assert!(ask_from(&outside, "192.0.2.1:80").is_err());
+            // From another pod, and from the pod itself, which must not be answered behind the host's back.
+            assert_eq!(ask_from(&b, "10.88.0.1:8080").unwrap(), "10.88.0.1");
+            assert_eq!(ask_from(&b, "192.0.2.1:8080").unwrap(), "10.88.0.1");
+            assert_eq!(ask_from(&a, "192.0.2.1:8080").unwrap(), "10.88.0.1");
+            udp_echo_works(&a, "127.0.0.1:53");
+        });
+    });
+}
+
+fn udp_echo_works(pod: &Namespace, host: &str) {
+    pod.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:53").unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            let (n, from) = socket.recv_from(&mut buffer).unwrap();
+            socket.send_to(&buffer[..n], from).unwrap();
+        });
+    });
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket.set_read_timeout(Some(SECOND)).unwrap();
+    socket.send_to(b"ping", host).unwrap();
+    let mut buffer = [0; 64];
+    let (n, from) = socket.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..n], from.to_string().as_str()), (&b"ping"[..], host));
+}
+
+#[test]
+fn a_pod_does_not_reach_what_listens_on_the_hosts_localhost() {
+    on_private_host(module_path!(), "a_pod_does_not_reach_what_listens_on_the_hosts_localhost", || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let pod = Namespace::new();
+        block_on(async { pod.attach(&networks, &[]).await.unwrap() });
+        // What a pod with NET_ADMIN can do: send 127.0.0.2 out of eth0, from its own address.
+        pod.sh(
+            "echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet; ip rule add pref 1 to 127.0.0.2 lookup 5;
+             ip route add 127.0.0.2 via 10.88.0.1 dev eth0 src 10.88.0.2 table 5; ip rule add pref 2 lookup local; ip rule del pref 0",
+        );
+        let _secret = TcpListener::bind("127.0.0.2:6001").unwrap();
+        assert!(ask_from(&pod, "127.0.0.2:6001").is_err());
+        sh("nft flush chain ip crisp-crisp0 guard");
+        let reached =
+            pod.run(|| TcpStream::connect_timeout(&"127.0.0.2:6001".parse().unwrap(), SECOND).is_ok());
+        assert!(reached, "the attack does not work even without the guard: the test shows nothing");
+    });
+}
+
+#[test]
+fn ports_of_others_are_refused_by_name() {
+    on_private_host(module_path!(), "ports_of_others_are_refused_by_name", || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let (a, b) = (Namespace::new(), Namespace::new());
+        block_on(async {
+            a.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
+            let before = traces();
+            let error = b.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap_err().to_string();
+            let expected = format!("host port 8080/tcp on 0.0.0.0 is already in use by pod {}", a.id.short());
+            assert_eq!(error, expected);
+            let _listener = TcpListener::bind("127.0.0.1:9090").unwrap();
+            let error = b.attach(&networks, &[port(Protocol::Tcp, 9090, 80)]).await.unwrap_err().to_string();
+            assert_eq!(error, "host port 9090/tcp on 0.0.0.0 is already in use by a process on this host");
+            assert_eq!(traces(), before);
+            assert_eq!(networks.attachment(&b.id), None);
+            networks.detach(&a.id).await.unwrap();
+            b.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn nft_prints_our_rules_as_they_are_meant() {
+    on_private_host(module_path!(), "nft_prints_our_rules_as_they_are_meant", || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let pod = Namespace::new();
+        let lan: IpAddr = "192.0.2.1".parse().unwrap();
+        let on_lan = PortMapping { host_ip: Some(lan), ..port(Protocol::Udp, 53, 5353) };
+        block_on(pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80), on_lan])).unwrap();
+        let printed = sh("nft list table ip crisp-crisp0");
+        println!("{printed}");
+        for line in [
+            "type inet_proto . inet_service : ipv4_addr . inet_service",
+            "elements = { tcp . 8080 : 10.88.0.2 . 80 }",
+            "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
+            "elements = { 192.0.2.1 . udp . 53 : 10.88.0.2 . 5353 }",
+            "type ipv4_addr . inet_proto . inet_service",
+            "type filter hook prerouting priority raw; policy accept;",
+            "iifname \"crisp0\" ip daddr 127.0.0.0/8 drop",
+            "iifname \"crisp0\" ip saddr != 10.88.0.0/16 drop",
+            "type nat hook prerouting priority dstnat; policy accept;",
+            "fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @ports_by_address",
+            "fib daddr type local dnat ip to meta l4proto . th dport map @ports",
+            "type nat hook output priority -100; policy accept;",
+            "type nat hook postrouting priority srcnat; policy accept;",
+            "oifname != \"crisp0\" ip saddr 10.88.0.0/16 ip daddr != 10.88.0.0/16 masquerade",
+            "oifname \"crisp0\" ip saddr 127.0.0.0/8 masquerade",
+            "oifname \"crisp0\" ip saddr 10.88.0.0/16 ct status dnat ip daddr . meta l4proto . th dport @published masquerade",
+        ] {
+            assert!(printed.lines().any(|l| l.trim() == line), "missing: {line}");
+        }
+    });
+}
+
+#[test]
+fn a_thousand_ports_fit_and_attaching_is_quick() {
+    on_private_host(module_path!(), "a_thousand_ports_fit_and_attaching_is_quick", || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let many: Vec<PortMapping> = (20000..21000).map(|p| port(Protocol::Tcp, p, p)).collect();
+        let big = Namespace::new();
+        block_on(async {
+            big.attach(&networks, &many).await.unwrap();
+            drop(networks);
+            let networks = Networks::open(&config(dir.path())).unwrap();
+            let (mut up, mut down) = (Vec::new(), Vec::new());
+            for _ in 0..60 {
+                let pod = Namespace::new();
+                let start = Instant::now();
+                pod.attach(&networks, &[]).await.unwrap();
+                up.push(start.elapsed());
+                let start = Instant::now();
+                networks.detach(&pod.id).await.unwrap();
+                down.push(start.elapsed());
+            }
+            up.sort();
+            down.sort();
+            println!(
+                "attach p50 {:?} p90 {:?}, detach p50 {:?} p90 {:?}",
+                up[30], up[54], down[30], down[54]
+            );
+            assert!(up[30] < Duration::from_millis(20), "attaching a pod takes {:?}", up[30]);
+            assert_eq!(
+                sh("nft list set ip crisp-crisp0 published | grep -o 10.88.0.2 | wc -l").trim(),
+                "1000"
+            );
+        });
+    });
+}

@@ -1,0 +1,8 @@
+//! Pod networks for real, each test on a private host of its own.
+
+#![allow(clippy::unwrap_used, reason = "only tests are here")]
+
+mod builtin;
+mod cni;
+mod host_ports;
+mod support;
