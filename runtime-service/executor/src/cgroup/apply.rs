@@ -8,6 +8,7 @@ use super::resources::{Resources, invalid};
 use super::{cpu, cpuset, devices, hugetlb, memory, pids};
 
 /// A controller's folder for one cgroup.
+#[derive(Debug)]
 pub(super) enum At {
     V1(Dir),
     V2(Dir),
@@ -17,6 +18,13 @@ impl At {
     pub(super) fn dir(&self) -> &Dir {
         match self {
             Self::V1(dir) | Self::V2(dir) => dir,
+        }
+    }
+
+    pub(super) fn keep_files(self) -> Self {
+        match self {
+            Self::V1(dir) => Self::V1(dir.keep_files()),
+            Self::V2(dir) => Self::V2(dir.keep_files()),
         }
     }
 }

@@ -1,7 +1,5 @@
 //! cpuset: which CPUs and memory nodes may be used.
 
-use rustix::io::Errno;
-
 use super::dir::Dir;
 use super::error::CgroupError;
 use super::hierarchy::Hierarchy;
@@ -50,12 +48,10 @@ pub(super) fn inherit(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Cg
 fn read(hierarchy: &Hierarchy, path: Option<&CgroupPath>) -> Result<Option<(String, String)>, CgroupError> {
     let dir = match path {
         Some(path) => hierarchy.dir(path)?,
-        None => Dir::open(hierarchy.root(), ".", || hierarchy.mount.clone()).map(Some).or_else(|errno| {
-            match errno {
-                Errno::NOENT => Ok(None),
-                errno => Err(CgroupError::Host { path: hierarchy.mount.clone(), source: errno.into() }),
-            }
-        })?,
+        None => Some(
+            Dir::open(hierarchy.root(), ".")
+                .map_err(|errno| CgroupError::Host { path: hierarchy.mount.clone(), source: errno.into() })?,
+        ),
     };
     let Some(dir) = dir else { return Ok(None) };
     let (mut a, mut b) = ([0u8; 4096], [0u8; 4096]);

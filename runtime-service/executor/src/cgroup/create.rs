@@ -31,7 +31,7 @@ pub(super) fn create(host: &Host, path: &CgroupPath) -> Result<bool, CgroupError
 
 fn create_in(host: &Host, hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, CgroupError> {
     let made = make_folders(hierarchy, path)?;
-    if host.v2.as_ref().is_some_and(|v2| std::ptr::eq(v2, hierarchy)) {
+    if host.v1.is_empty() {
         enable_controllers(hierarchy, path)?;
     } else if made && hierarchy.has("cpuset") {
         cpuset::inherit(hierarchy, path)?;
@@ -105,7 +105,7 @@ fn has_all(v2: &Hierarchy, path: &CgroupPath, wanted: &[&str]) -> Result<bool, C
 }
 
 fn open_root(v2: &Hierarchy) -> Result<Dir, CgroupError> {
-    Dir::open(v2.root(), ".", || v2.mount.clone())
+    Dir::open(v2.root(), ".")
         .map_err(|errno| CgroupError::Host { path: v2.mount.clone(), source: errno.into() })
 }
 

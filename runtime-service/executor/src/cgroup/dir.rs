@@ -1,39 +1,51 @@
 //! A cgroup's folder in one hierarchy: short reads and single writes, with errors that name the file.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::CgroupError;
 
+/// The folder, by descriptor: whatever happens to its name, this is the cgroup meant.
 #[derive(Debug)]
 pub(super) struct Dir {
     fd: OwnedFd,
-    path: PathBuf,
+    /// For a folder that is read again and again: its files stay open, None for those that are not
+    /// there. Reading a file anew costs a tenth of opening it.
+    kept: Option<RefCell<Vec<Kept>>>,
 }
+
+type Kept = (&'static str, Option<OwnedFd>);
 
 /// Enough for the longest file read here (memory.stat, about 2 kB; io.stat 100 bytes per device).
 pub(super) const BUFFER: usize = 16 * 1024;
 
+/// A first read of less than this (the kernel's own buffer is a page) was all of the file.
+const SHORT: usize = 3000;
+
 impl Dir {
-    pub(super) fn open(
-        root: BorrowedFd<'_>,
-        relative: &str,
-        path: impl FnOnce() -> PathBuf,
-    ) -> Result<Self, Errno> {
+    pub(super) fn open(root: BorrowedFd<'_>, relative: &str) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(root, relative, flags, Mode::empty())?;
-        Ok(Self { fd, path: path() })
+        Ok(Self { fd, kept: None })
+    }
+
+    /// From now on files stay open once they have been read.
+    pub(super) fn keep_files(self) -> Self {
+        Self { kept: Some(RefCell::default()), ..self }
     }
 
     pub(super) fn into_fd(self) -> OwnedFd {
         self.fd
     }
 
+    /// For messages, which are rare: looked up when one is made.
     fn name(&self, file: &str) -> String {
-        self.path.join(file).display().to_string()
+        let link = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let folder = std::fs::read_link(link).unwrap_or_default();
+        folder.join(file).display().to_string()
     }
 
     pub(super) fn open_file(&self, file: &str, flags: OFlags) -> Result<OwnedFd, CgroupError> {
@@ -45,16 +57,52 @@ impl Dir {
     /// there is nothing (EOPNOTSUPP, as PSI does when switched off).
     pub(super) fn read_opt<'b>(
         &self,
-        file: &str,
+        file: &'static str,
         buffer: &'b mut [u8],
     ) -> Result<Option<&'b str>, CgroupError> {
-        let opened = rustix::fs::openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
-        let result = opened.and_then(|fd| read_to_end(&fd, buffer));
+        let result = match &self.kept {
+            None => self.open_to_read(file).and_then(|fd| read_to_end(&fd, buffer)),
+            Some(kept) => self.read_kept(&mut kept.borrow_mut(), file, buffer),
+        };
         match result {
             Ok(n) => Ok(Some(std::str::from_utf8(&buffer[..n]).unwrap_or_default())),
-            Err(Errno::NOENT | Errno::OPNOTSUPP | Errno::NODEV) => Ok(None),
+            Err(Errno::NOENT | Errno::OPNOTSUPP) => Ok(None),
             Err(errno) => Err(CgroupError::Read { file: self.name(file), errno }),
         }
+    }
+
+    fn open_to_read(&self, file: &str) -> Result<OwnedFd, Errno> {
+        rustix::fs::openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    }
+
+    fn read_kept(&self, kept: &mut Vec<Kept>, file: &'static str, buffer: &mut [u8]) -> Result<usize, Errno> {
+        let index = match kept.iter().position(|(name, _)| *name == file) {
+            Some(index) => index,
+            None => {
+                let fd = match self.open_to_read(file) {
+                    Ok(fd) => Some(fd),
+                    Err(Errno::NOENT) => None,
+                    Err(errno) => return Err(errno),
+                };
+                kept.push((file, fd));
+                kept.len() - 1
+            }
+        };
+        let fd = kept[index].1.as_ref().ok_or(Errno::NOENT)?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match rustix::io::pread(fd, &mut buffer[filled..], filled as u64) {
+                Ok(0) => break,
+                Ok(n) => filled += n,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno),
+            }
+            // The kernel gives all of a file that fits; only a full buffer or a long file goes on.
+            if filled < SHORT {
+                break;
+            }
+        }
+        Ok(filled)
     }
 
     /// A file of any length; None when the cgroup is gone.
@@ -78,13 +126,13 @@ impl Dir {
         }
     }
 
-    pub(super) fn read<'b>(&self, file: &str, buffer: &'b mut [u8]) -> Result<&'b str, CgroupError> {
+    pub(super) fn read<'b>(&self, file: &'static str, buffer: &'b mut [u8]) -> Result<&'b str, CgroupError> {
         self.read_opt(file, buffer)?
             .ok_or_else(|| CgroupError::Read { file: self.name(file), errno: Errno::NOENT })
     }
 
     /// A file with one number; `max` (v2), and v1's way of saying it, are None.
-    pub(super) fn read_limit(&self, file: &str) -> Result<Option<Option<u64>>, CgroupError> {
+    pub(super) fn read_limit(&self, file: &'static str) -> Result<Option<Option<u64>>, CgroupError> {
         let mut buffer = [0u8; 64];
         Ok(self.read_opt(file, &mut buffer)?.map(|text| {
             let value = text.trim().parse::<u64>().ok();
@@ -93,7 +141,7 @@ impl Dir {
         }))
     }
 
-    pub(super) fn read_number(&self, file: &str) -> Result<Option<u64>, CgroupError> {
+    pub(super) fn read_number(&self, file: &'static str) -> Result<Option<u64>, CgroupError> {
         let mut buffer = [0u8; 64];
         Ok(self.read_opt(file, &mut buffer)?.and_then(|text| text.trim().parse().ok()))
     }
@@ -180,7 +228,7 @@ mod tests {
     fn fake() -> (tempfile::TempDir, Dir) {
         let folder = tempfile::tempdir().unwrap();
         let root = std::fs::File::open(folder.path()).unwrap();
-        let dir = Dir::open(root.as_fd(), ".", || folder.path().to_owned()).unwrap();
+        let dir = Dir::open(root.as_fd(), ".").unwrap();
         (folder, dir)
     }
 

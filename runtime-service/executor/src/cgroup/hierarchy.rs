@@ -91,7 +91,7 @@ impl Hierarchy {
 
     /// The cgroup's folder in this hierarchy; None when it is not there.
     pub(super) fn dir(&self, path: &CgroupPath) -> Result<Option<Dir>, CgroupError> {
-        match Dir::open(self.root(), path.relative(), || self.dir_path(path)) {
+        match Dir::open(self.root(), path.relative()) {
             Ok(dir) => Ok(Some(dir)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => {
@@ -138,19 +138,19 @@ impl Host {
         if host.v2.is_none() && host.v1.is_empty() { Err(CgroupError::NoHierarchy) } else { Ok(host) }
     }
 
-    /// Where a controller's files are, if anywhere.
+    /// Where a controller's files are, if anywhere. On a hybrid host that is v1 only: what its v2 tree
+    /// has left to offer is not worth the rules that come with enabling it.
     pub(super) fn home(&self, controller: Controller) -> Option<Home<'_>> {
         if let Some(hierarchy) = self.v1.iter().find(|h| h.has(controller.v1_name())) {
             return Some(Home::V1(hierarchy));
         }
-        let v2 = self.v2.as_ref()?;
-        let there = match controller.v2_name() {
-            Some(name) => v2.has(name),
-            // On a host with v1 controllers the v2 tree must not be asked for what only v2 cgroups
-            // of a pure v2 host mean: there, all processes are in it.
-            None => self.v1.is_empty(),
-        };
-        there.then_some(Home::V2(v2))
+        let v2 = self.v2.as_ref().filter(|_| self.v1.is_empty())?;
+        controller.v2_name().is_none_or(|name| v2.has(name)).then_some(Home::V2(v2))
+    }
+
+    /// The v2 tree beside v1 controllers, where there are both.
+    pub(super) fn hybrid(&self) -> Option<&Hierarchy> {
+        self.v2.as_ref().filter(|_| !self.v1.is_empty())
     }
 }
 

@@ -54,7 +54,7 @@ pub(super) fn check(memory: &Memory) -> Result<(), CgroupError> {
 }
 
 /// Refuses a limit below what is used, when that was asked for.
-fn check_usage(dir: &Dir, memory: &Memory, usage_file: &str) -> Result<(), CgroupError> {
+fn check_usage(dir: &Dir, memory: &Memory, usage_file: &'static str) -> Result<(), CgroupError> {
     if let (true, Some(Limit::Bytes(bytes))) = (memory.check_before_update, limit(memory.limit)) {
         let usage = dir.read_number(usage_file)?.unwrap_or_default();
         if usage > bytes {
@@ -160,7 +160,13 @@ pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, Cgro
         }
     }
     stats.max_usage = dir.read_number("memory.peak")?;
-    stats.limit_hits = event(dir, "memory.events", "max", buffer)?;
+    for (key, value) in keyed(dir.read_opt("memory.events", buffer)?.unwrap_or_default()) {
+        match key {
+            "max" => stats.limit_hits = value,
+            "oom_kill" => stats.oom_kills = value,
+            _ => {}
+        }
+    }
     stats.psi = psi::read(dir, "memory.pressure", buffer)?;
     Ok(finish(stats, inactive_file, dir.read_limit("memory.max")?.flatten()))
 }
@@ -182,6 +188,7 @@ pub(super) fn stats_v1(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, Cgro
     }
     stats.max_usage = dir.read_number("memory.max_usage_in_bytes")?;
     stats.limit_hits = dir.read_number("memory.failcnt")?.unwrap_or_default();
+    stats.oom_kills = oom_kills(dir, "memory.oom_control")?;
     Ok(finish(stats, inactive_file, dir.read_limit("memory.limit_in_bytes")?.flatten()))
 }
 
@@ -208,11 +215,8 @@ pub(super) fn swap_v1_stats(dir: &Dir, memory: &MemoryStats) -> Result<Option<Sw
 }
 
 /// `oom_kill` of memory.events (v2) or memory.oom_control (v1).
-pub(super) fn oom_kills(dir: &Dir, file: &str) -> Result<u64, CgroupError> {
-    event(dir, file, "oom_kill", &mut [0u8; 512])
-}
-
-fn event(dir: &Dir, file: &str, key: &str, buffer: &mut [u8]) -> Result<u64, CgroupError> {
-    let text = dir.read_opt(file, buffer)?.unwrap_or_default();
-    Ok(keyed(text).find(|(k, _)| *k == key).map_or(0, |(_, value)| value))
+pub(super) fn oom_kills(dir: &Dir, file: &'static str) -> Result<u64, CgroupError> {
+    let mut buffer = [0u8; 512];
+    let text = dir.read_opt(file, &mut buffer)?.unwrap_or_default();
+    Ok(keyed(text).find(|(key, _)| *key == "oom_kill").map_or(0, |(_, value)| value))
 }

@@ -5,7 +5,7 @@ use super::error::CgroupError;
 use super::stats::{Psi, PsiLine};
 
 /// None where the kernel has it not, or switched off.
-pub(super) fn read(dir: &Dir, file: &str, buffer: &mut [u8]) -> Result<Option<Psi>, CgroupError> {
+pub(super) fn read(dir: &Dir, file: &'static str, buffer: &mut [u8]) -> Result<Option<Psi>, CgroupError> {
     Ok(dir.read_opt(file, buffer)?.map(parse))
 }
 

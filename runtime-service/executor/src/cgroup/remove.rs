@@ -17,7 +17,23 @@ pub(super) fn remove(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> 
             result = result.and(Err(CgroupError::Remove { dir: hierarchy.dir_path(path), errno }));
         }
     }
+    if let Some(v2) = host.hybrid() {
+        prune(v2, path);
+    }
     result
+}
+
+/// Whoever made the cgroups above `path` on a hybrid host, such as a kubelet, made them for the v1
+/// controllers, and will not remove what they got here as company. They are made again on need.
+fn prune(v2: &Hierarchy, path: &CgroupPath) {
+    let mut above = path.parent();
+    while let Some(level) = above {
+        match rustix::fs::unlinkat(v2.root(), level.relative(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => above = level.parent(),
+            // In use, which is the usual case.
+            Err(_) => return,
+        }
+    }
 }
 
 /// Removes `path` where nothing is in it. True when it is gone everywhere.

@@ -154,7 +154,8 @@ impl Resources {
         }
         out.unified = spec.unified().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
         refuse_unsupported(spec)?;
-        if let Some(rules) = spec.devices() {
+        // An empty list is what an update without devices looks like, not a policy.
+        if let Some(rules) = spec.devices().as_ref().filter(|rules| !rules.is_empty()) {
             out.devices = Some(
                 rules
                     .iter()

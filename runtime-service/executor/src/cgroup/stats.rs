@@ -48,6 +48,8 @@ pub struct MemoryStats {
     pub max_usage: Option<u64>,
     /// Times the limit was hit.
     pub limit_hits: u64,
+    /// Processes killed for lack of memory.
+    pub oom_kills: u64,
     pub psi: Option<Psi>,
 }
 

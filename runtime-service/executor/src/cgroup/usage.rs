@@ -7,49 +7,81 @@ use super::dir::BUFFER;
 use super::error::CgroupError;
 use super::hierarchy::{Controller, Host};
 use super::path::CgroupPath;
-use super::stats::Stats;
+use super::stats::{CpuStats, MemoryStats, Stats, SwapStats};
 use super::{cpu, io, memory, pids};
 
-pub(super) fn stats(host: &Host, path: &CgroupPath) -> Result<Stats, CgroupError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let mut stats =
-        Stats { timestamp_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX), ..Stats::default() };
-    let mut buffer = [0u8; BUFFER];
-    let buffer = &mut buffer[..];
-    stats.cpu = cpu_stats(host, path, buffer)?;
-    match at(host, Controller::Memory, path)? {
-        Some(At::V1(dir)) => {
-            let memory = memory::stats_v1(&dir, buffer)?;
-            stats.swap = memory::swap_v1_stats(&dir, &memory)?;
-            stats.memory = Some(memory);
-        }
-        Some(At::V2(dir)) => {
-            stats.memory = Some(memory::stats_v2(&dir, buffer)?);
-            stats.swap = memory::swap_v2_stats(&dir)?;
-        }
-        None => {}
-    }
-    if let Some(at) = at(host, Controller::Pids, path)? {
-        stats.pids = Some(pids::stats(at.dir())?);
-    }
-    stats.io = match at(host, Controller::Io, path)? {
-        Some(At::V1(dir)) => Some(io::stats_v1(&dir, buffer)?),
-        Some(At::V2(dir)) => Some(io::stats_v2(&dir, buffer)?),
-        None => None,
-    };
-    Ok(stats)
+/// The folders that hold counters; None where the host has no such controller.
+#[derive(Debug)]
+pub(super) struct Counters {
+    cpu: Option<At>,
+    cpuacct: Option<At>,
+    memory: Option<At>,
+    pids: Option<At>,
+    io: Option<At>,
 }
 
-fn cpu_stats(
-    host: &Host,
-    path: &CgroupPath,
-    buffer: &mut [u8],
-) -> Result<Option<super::CpuStats>, CgroupError> {
-    let cpu = at(host, Controller::Cpu, path)?;
-    let acct = at(host, Controller::Cpuacct, path)?;
-    Ok(match (acct, cpu) {
-        (Some(At::V2(dir)), _) | (_, Some(At::V2(dir))) => Some(cpu::stats_v2(&dir, buffer)?),
-        (None, None) => None,
-        (acct, cpu) => Some(cpu::stats_v1(acct.as_ref().map(At::dir), cpu.as_ref().map(At::dir), buffer)?),
-    })
+impl Counters {
+    pub(super) fn open(host: &Host, path: &CgroupPath) -> Result<Self, CgroupError> {
+        let at = |controller| at(host, controller, path);
+        Ok(Self {
+            cpu: at(Controller::Cpu)?,
+            cpuacct: at(Controller::Cpuacct)?,
+            memory: at(Controller::Memory)?,
+            pids: at(Controller::Pids)?,
+            io: at(Controller::Io)?,
+        })
+    }
+
+    /// For reading again and again.
+    pub(super) fn keep_files(self) -> Self {
+        let keep = |at: Option<At>| at.map(At::keep_files);
+        Self {
+            cpu: keep(self.cpu),
+            cpuacct: keep(self.cpuacct),
+            memory: keep(self.memory),
+            pids: keep(self.pids),
+            io: keep(self.io),
+        }
+    }
+
+    pub(super) fn read(&self) -> Result<Stats, CgroupError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut buffer = [0u8; BUFFER];
+        let buffer = &mut buffer[..];
+        let (memory, swap) = self.memory(buffer)?;
+        Ok(Stats {
+            timestamp_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
+            cpu: self.cpu(buffer)?,
+            memory,
+            swap,
+            pids: self.pids.as_ref().map(|at| pids::stats(at.dir())).transpose()?,
+            io: match &self.io {
+                Some(At::V1(dir)) => Some(io::stats_v1(dir, buffer)?),
+                Some(At::V2(dir)) => Some(io::stats_v2(dir, buffer)?),
+                None => None,
+            },
+        })
+    }
+
+    fn cpu(&self, buffer: &mut [u8]) -> Result<Option<CpuStats>, CgroupError> {
+        Ok(match (&self.cpu, &self.cpuacct) {
+            (None, None) => None,
+            (Some(At::V2(dir)), _) => Some(cpu::stats_v2(dir, buffer)?),
+            (cpu, acct) => {
+                Some(cpu::stats_v1(acct.as_ref().map(At::dir), cpu.as_ref().map(At::dir), buffer)?)
+            }
+        })
+    }
+
+    fn memory(&self, buffer: &mut [u8]) -> Result<(Option<MemoryStats>, Option<SwapStats>), CgroupError> {
+        Ok(match &self.memory {
+            Some(At::V1(dir)) => {
+                let memory = memory::stats_v1(dir, buffer)?;
+                let swap = memory::swap_v1_stats(dir, &memory)?;
+                (Some(memory), swap)
+            }
+            Some(At::V2(dir)) => (Some(memory::stats_v2(dir, buffer)?), memory::swap_v2_stats(dir)?),
+            None => (None, None),
+        })
+    }
 }

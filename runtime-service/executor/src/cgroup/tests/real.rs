@@ -33,7 +33,7 @@ impl Own {
         }
     }
 
-    fn host_file(&self, controller: Controller, file: &str) -> String {
+    fn host_file(&self, controller: Controller, file: &'static str) -> String {
         let at = apply::at(&self.cgroup.host, controller, self.cgroup.path()).unwrap().unwrap();
         at.dir().read(file, &mut [0u8; 4096]).unwrap().trim().to_owned()
     }
@@ -196,8 +196,8 @@ fn timings() {
         devices: Some(DeviceRule::container_defaults()),
         ..Resources::default()
     };
-    let mut spent = [0u128; 5];
-    const ROUNDS: u128 = 20;
+    let mut spent = [0u128; 6];
+    const ROUNDS: u128 = 100;
     for i in 0..ROUNDS {
         let path = own.parent.child(&format!("t{i}")).unwrap();
         let mut mark = Instant::now();
@@ -213,10 +213,39 @@ fn timings() {
         lap(2);
         cgroup.stats().unwrap();
         lap(3);
+        let mut reader = cgroup.stats_reader().unwrap();
+        reader.read().unwrap();
+        lap(5);
+        reader.read().unwrap();
+        lap(5);
         cgroup.remove().unwrap();
         lap(4);
     }
-    for (name, us) in ["create", "apply", "join", "stats", "remove"].into_iter().zip(spent) {
+    for (name, us) in
+        ["create", "apply", "join", "stats", "remove", "reader, opened and read twice"].into_iter().zip(spent)
+    {
         eprintln!("{name}: {} us", us / ROUNDS);
     }
+}
+
+#[test]
+fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
+    let Some(own) = Own::new() else { return };
+    let mut reader = own.cgroup.stats_reader().unwrap();
+    let before = reader.read().unwrap();
+    let mut child = own.run("x=$(head -c 3000000 /dev/zero | tr '\\0' x); sleep 1000");
+    while reader.read().unwrap().memory.unwrap().rss < 3_000_000 {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let (kept, fresh) = (reader.read().unwrap(), own.cgroup.stats().unwrap());
+    let without_time =
+        |s: &Stats| (s.pids.clone(), s.memory.as_ref().unwrap().limit, s.swap.clone().map(|s| s.limit));
+    assert_eq!(without_time(&kept), without_time(&fresh));
+    assert!(fresh.cpu.unwrap().usage_ns >= kept.cpu.as_ref().unwrap().usage_ns);
+    assert!(kept.cpu.unwrap().usage_ns > before.cpu.unwrap().usage_ns);
+    own.cgroup.kill().unwrap();
+    child.wait().unwrap();
+    own.cgroup.remove().unwrap();
+    assert!(matches!(reader.read(), Err(CgroupError::Read { errno: rustix::io::Errno::NODEV, .. })));
+    assert!(matches!(own.cgroup.stats(), Err(CgroupError::NotFound { .. })));
 }
