@@ -190,8 +190,18 @@ impl Pod {
         let mut plan = self.plan.clone();
         plan.process.args = args.iter().map(|a| c(a)).collect();
         change(&mut plan);
+        self.run_plan(&plan)
+    }
+
+    /// Runs the plan's own command to its end.
+    #[cfg(feature = "compile")]
+    pub fn run_as_planned(&self) -> Outcome {
+        self.run_plan(&self.plan)
+    }
+
+    fn run_plan(&self, plan: &Plan) -> Outcome {
         let (stdio, mut pipes) = pipes();
-        match run::start(&plan, &self.fds(), stdio, &PodContext::default()) {
+        match run::start(plan, &self.fds(), stdio, &PodContext::default()) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }

@@ -18,6 +18,8 @@ mod with_errors;
 mod with_files;
 mod with_hostility;
 mod with_processes;
+#[cfg(feature = "compile")]
+mod with_specs;
 
 use std::process::{Command, ExitCode};
 
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
         with_cgroups::TESTS,
         with_hostility::TESTS,
         with_errors::TESTS,
+        #[cfg(feature = "compile")]
+        with_specs::TESTS,
         timing::TESTS,
     ]
     .concat();
