@@ -6,7 +6,8 @@ use crisp_monitor::wire::{ExitStatus, Failure};
 use crisp_sandbox::link::{ContainerState, Event, LinkError};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{DEADLINE, Pod, exit_of, gone, missing, plan, sh};
+use crate::harness::{DEADLINE, Pod, exit_of, gone, missing};
+use crate::plans::{plan, sh};
 
 #[tokio::test]
 async fn a_new_server_finds_everything() {

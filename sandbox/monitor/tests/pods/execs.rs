@@ -8,7 +8,8 @@ use crisp_executor::plan::{CgroupJoin, Process};
 use crisp_monitor::wire::{ExitStatus, Failure};
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, Started};
 
-use crate::harness::{Pod, gone, missing, process, sh};
+use crate::harness::{Pod, gone, missing};
+use crate::plans::{process, sh};
 
 async fn exec(
     link: &MonitorLink,

@@ -1,23 +1,24 @@
 //! A pod in a temporary folder, with an image of busybox.
 
-use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crisp_executor::id::{ContainerId, PodId};
-use crisp_executor::plan::{
-    Capabilities, CgroupJoin, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Root,
-};
+use crisp_executor::plan::Plan;
+use crisp_monitor::wire::request::Shutdown;
+use crisp_monitor::wire::{Header, Op, packet};
 use crisp_sandbox::link::{Event, Exit, LinkError, MonitorLink, OpenPod, PodOpened, StartRequest, Started};
 use crisp_sandbox::spawn::{MonitorBinary, spawn};
 use rustix::fd::OwnedFd;
 use rustix::mount::{OpenTreeFlags, open_tree};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use tokio::sync::broadcast;
 
+use crate::plans::sh;
+
 pub const DEADLINE: Duration = Duration::from_secs(10);
-const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
 
 /// Why nothing can be tested here, printed; false when all is there.
 pub fn missing() -> bool {
@@ -38,10 +39,6 @@ pub struct Pod {
     pub link: MonitorLink,
     /// From before the spawn.
     pub greeted_after: Duration,
-}
-
-pub fn c(text: &str) -> CString {
-    CString::new(text).unwrap()
 }
 
 pub fn request(folder: &Path) -> OpenPod {
@@ -162,10 +159,27 @@ impl Pod {
         (container, exit)
     }
 
-    /// Takes it down and checks that nothing is left.
+    /// Takes it down and checks that nothing is left of it.
     pub async fn shutdown(self) {
         self.link.shutdown(true).await.unwrap();
         gone(self.pid).await;
+    }
+}
+
+/// Also a test that failed leaves nothing running.
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let Ok(address) = SocketAddrUnix::new(self.folder.path().join("monitor.sock")) else { return };
+        let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        else {
+            return;
+        };
+        if rustix::net::connect(&socket, &address).is_ok() {
+            let body = postcard::to_allocvec(&Shutdown { force: true }).unwrap_or_default();
+            let _ = packet::send(&socket, Header::request(Op::Shutdown, 1), &body, &[]);
+            // Until it has answered or closed.
+            let _ = rustix::net::recv(&socket, &mut [0; 64], RecvFlags::empty());
+        }
     }
 }
 
@@ -208,58 +222,6 @@ pub fn joined(log: &str, stream: &str) -> String {
         }
     }
     whole
-}
-
-pub fn process(args: &[&str]) -> Process {
-    let capabilities = Capabilities {
-        bounding: ALL_CAPABILITIES,
-        effective: ALL_CAPABILITIES,
-        permitted: ALL_CAPABILITIES,
-        inheritable: 0,
-        ambient: 0,
-    };
-    Process {
-        args: args.iter().map(|arg| c(arg)).collect(),
-        env: vec![c("PATH=/bin")],
-        cwd: c("/"),
-        uid: 0,
-        gid: 0,
-        groups: vec![],
-        umask: None,
-        capabilities,
-        no_new_privileges: true,
-        rlimits: vec![],
-        seccomp: None,
-        oom_score_adj: None,
-        apparmor_profile: None,
-        terminal: false,
-    }
-}
-
-/// A container with the image's root as descriptor 0 and little else.
-pub fn plan(args: &[&str]) -> Plan {
-    let mount = |target: &str, kind| Mount { target: c(target), kind, attributes: 0 };
-    Plan {
-        process: process(args),
-        root: Root { mount: FdIndex(0), readonly: false, shared: false },
-        mounts: vec![
-            mount("/proc", MountKind::Proc),
-            mount("/dev", MountKind::Tmpfs { options: vec![c("size=64k")] }),
-            mount("/dev/pts", MountKind::Devpts { gid: 5 }),
-            mount("/dev/shm", MountKind::PodShm),
-        ],
-        devices: vec![],
-        masked_paths: vec![],
-        readonly_paths: vec![],
-        pid: PidNamespace::Own,
-        cgroup_namespace: false,
-        cgroup: CgroupJoin::default(),
-    }
-}
-
-/// A script in busybox's shell, all its commands built in.
-pub fn sh(script: &str) -> Plan {
-    plan(&["/bin/sh", "-c", script])
 }
 
 /// The monitor as `crisp` embeds it: static, not relocated, for size. Built once.

@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crisp_monitor::wire::ExitStatus;
-use crisp_sandbox::link::{ContainerState, Event};
+use crisp_sandbox::link::{ContainerState, Event, MonitorLink};
 
-use crate::harness::{Pod, exit_of, joined, missing, sh};
+use crate::harness::{DEADLINE, Pod, exit_of, joined, missing};
+use crate::plans::sh;
 
 const COUNT: &str = "n=0; while [ $n -lt 20000 ]; do echo line $n; n=$((n+1)); done";
 
@@ -57,16 +58,12 @@ async fn nothing_is_lost_while_no_server_is_there() {
     let mut pod = Pod::open().await;
     let socket = pod.link.socket().clone();
     let (id, _) = pod.start(&sh(&format!("{COUNT}; exit 9"))).await.unwrap();
-    // The last link goes: the connection closes.
-    let lost = pod.link.events();
-    pod.link = {
-        let fresh = pod.connect().await;
-        drop(std::mem::replace(&mut pod.link, fresh));
-        drop(lost);
-        drop(pod.link);
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        crisp_sandbox::link::MonitorLink::connect(&socket, crate::harness::DEADLINE).await.unwrap()
-    };
+    // Another pod's link takes the place of the last one to this pod: its connection closes.
+    let other = Pod::open().await;
+    drop(std::mem::replace(&mut pod.link, other.link.clone()));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    pod.link = MonitorLink::connect(&socket, DEADLINE).await.unwrap();
+    other.shutdown().await;
     let began = Instant::now();
     loop {
         let report = pod.link.report().await.unwrap();

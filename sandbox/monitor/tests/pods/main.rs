@@ -9,5 +9,6 @@ mod harness;
 mod logs;
 mod memory;
 mod namespaces;
+mod plans;
 mod protocol;
 mod speed;

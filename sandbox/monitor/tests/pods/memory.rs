@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::harness::{Pod, missing, request, sh, shipped};
+use crate::harness::{Pod, missing, request, shipped};
+use crate::plans::sh;
 
 /// Proportional share of memory, kB.
 const BUDGET: u64 = 600;

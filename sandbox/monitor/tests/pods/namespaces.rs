@@ -4,7 +4,8 @@ use crisp_executor::plan::PidNamespace;
 use crisp_monitor::wire::Failure;
 use crisp_sandbox::link::LinkError;
 
-use crate::harness::{Pod, missing, request, sh};
+use crate::harness::{Pod, missing, request};
+use crate::plans::sh;
 
 fn own(name: &str) -> String {
     std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap().to_str().unwrap().to_owned()

@@ -8,7 +8,8 @@ use crisp_monitor::wire::{Failure, Header, Kind, Op, PROTOCOL, Packet, response}
 use rustix::fd::OwnedFd;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::harness::{Pod, gone, missing, plan};
+use crate::harness::{Pod, gone, missing};
+use crate::plans::plan;
 
 /// A client of another release: only the envelope is ours.
 struct Raw(OwnedFd);

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Pod, missing, plan, request, shipped};
+use crate::harness::{Pod, missing, request, shipped};
+use crate::plans::plan;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_is_up_soon() {

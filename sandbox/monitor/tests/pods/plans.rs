@@ -1,0 +1,65 @@
+//! Plans as small as they get.
+
+use std::ffi::CString;
+
+use crisp_executor::plan::{
+    Capabilities, CgroupJoin, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Root,
+};
+
+const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
+
+fn c(text: &str) -> CString {
+    CString::new(text).unwrap()
+}
+
+pub fn process(args: &[&str]) -> Process {
+    let capabilities = Capabilities {
+        bounding: ALL_CAPABILITIES,
+        effective: ALL_CAPABILITIES,
+        permitted: ALL_CAPABILITIES,
+        inheritable: 0,
+        ambient: 0,
+    };
+    Process {
+        args: args.iter().map(|arg| c(arg)).collect(),
+        env: vec![c("PATH=/bin")],
+        cwd: c("/"),
+        uid: 0,
+        gid: 0,
+        groups: vec![],
+        umask: None,
+        capabilities,
+        no_new_privileges: true,
+        rlimits: vec![],
+        seccomp: None,
+        oom_score_adj: None,
+        apparmor_profile: None,
+        terminal: false,
+    }
+}
+
+/// A container with the image's root as descriptor 0 and little else.
+pub fn plan(args: &[&str]) -> Plan {
+    let mount = |target: &str, kind| Mount { target: c(target), kind, attributes: 0 };
+    Plan {
+        process: process(args),
+        root: Root { mount: FdIndex(0), readonly: false, shared: false },
+        mounts: vec![
+            mount("/proc", MountKind::Proc),
+            mount("/dev", MountKind::Tmpfs { options: vec![c("size=64k")] }),
+            mount("/dev/pts", MountKind::Devpts { gid: 5 }),
+            mount("/dev/shm", MountKind::PodShm),
+        ],
+        devices: vec![],
+        masked_paths: vec![],
+        readonly_paths: vec![],
+        pid: PidNamespace::Own,
+        cgroup_namespace: false,
+        cgroup: CgroupJoin::default(),
+    }
+}
+
+/// A script in busybox's shell, all its commands built in.
+pub fn sh(script: &str) -> Plan {
+    plan(&["/bin/sh", "-c", script])
+}
