@@ -1,1 +1,56 @@
-fn main() {}
+//! `crisp`: the server and its command line.
+//!
+//! ```text
+//!  crisp serve ---> server/   Metrics, ImageService, Pods, RuntimeService behind one gRPC socket
+//!  crisp run   ---> run/      the same server, inside this process, for one Pod manifest
+//!  crisp ps, logs, exec, ...  cli/, one file per command, speak gRPC to --listen
+//!  crisp config ------------> config/, where every setting is from
+//! ```
+//!
+//! Only this crate uses `anyhow`: below it every error has a type.
+
+mod args;
+mod cli;
+mod config;
+mod log;
+mod progress;
+mod run;
+mod server;
+mod table;
+mod time;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use args::{Args, Command};
+use config::Settings;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let own_failure = args.command.own_failure();
+    match start(args) {
+        Ok(code) => code,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("crisp: {error:#}");
+            ExitCode::from(own_failure)
+        }
+    }
+}
+
+fn start(args: Args) -> anyhow::Result<ExitCode> {
+    let settings = Settings::resolve(args.settings, args.config.as_deref())?;
+    match args.command {
+        Command::Config => cli::config::run(&settings),
+        Command::Serve => server::serve::run(&settings),
+        Command::Run(command) => run::command::run(command, settings),
+        command => cli::run(command, &settings),
+    }
+}
+
+/// Whether it is only that nobody reads any further, as in `crisp ps | head -1`.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(kind))
+}

@@ -1,0 +1,53 @@
+//! The connection to a server.
+
+use anyhow::Context as _;
+use crisp_proto::runtime::v1::image_service_client::ImageServiceClient;
+use crisp_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::config::ListenAddress;
+
+/// A node with many pods has long lists.
+const MAX_REPLY: usize = 64 * 1024 * 1024;
+
+/// Both services of one server.
+#[derive(Clone)]
+pub struct Client {
+    /// Pods and containers.
+    pub runtime: RuntimeServiceClient<Channel>,
+    /// Images.
+    pub images: ImageServiceClient<Channel>,
+}
+
+impl Client {
+    /// Connects to the socket.
+    ///
+    /// # Errors
+    /// Nobody listens there, or we may not connect.
+    pub async fn connect(listen: &ListenAddress) -> anyhow::Result<Self> {
+        // The library's own error says no more than "transport error".
+        std::os::unix::net::UnixStream::connect(listen.path()).with_context(|| {
+            format!(
+                "cannot reach a server at {listen}: is `crisp serve` running there? (--listen names another)"
+            )
+        })?;
+        let channel = Endpoint::from_shared(listen.to_string())?
+            .connect()
+            .await
+            .with_context(|| format!("cannot speak gRPC to {listen}"))?;
+        Ok(Self {
+            runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
+            images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_REPLY),
+        })
+    }
+}
+
+/// What the server said, for people: its message says it all, the code only helps where there is none.
+pub fn refused(status: Status) -> anyhow::Error {
+    if status.message().is_empty() {
+        anyhow::anyhow!("{:?}", status.code())
+    } else {
+        anyhow::anyhow!("{}", status.message())
+    }
+}

@@ -1,0 +1,82 @@
+//! `crisp pull`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, bail};
+use crisp_proto::runtime::v1::{AuthConfig, ImageSpec, PullImageRequest};
+
+use super::Client;
+use super::client::refused;
+
+/// Get images from their registries
+#[derive(clap::Args)]
+pub struct Pull {
+    /// Credentials as USER:PASSWORD; CRISP_CREDS in the environment keeps them out of the process list
+    #[arg(long, value_name = "USER:PASSWORD")]
+    creds: Option<String>,
+    /// Only print the ids
+    #[arg(long, short)]
+    quiet: bool,
+    /// Images, by tag or digest
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+/// By hand: the credentials must not be printed.
+impl std::fmt::Debug for Pull {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pull").field("images", &self.images).finish_non_exhaustive()
+    }
+}
+
+impl Pull {
+    pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let creds = self.creds.clone().or_else(|| std::env::var("CRISP_CREDS").ok());
+        let auth = creds.as_deref().map(credentials).transpose()?;
+        let mut code = ExitCode::SUCCESS;
+        for image in &self.images {
+            let started = Instant::now();
+            match pull(&mut client, image, auth.clone()).await {
+                Ok(id) if self.quiet => println!("{id}"),
+                Ok(id) => println!("{image}: {id} in {:.1}s", started.elapsed().as_secs_f64()),
+                Err(error) => {
+                    eprintln!("crisp: {error:#}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        Ok(code)
+    }
+}
+
+async fn pull(client: &mut Client, image: &str, auth: Option<AuthConfig>) -> anyhow::Result<String> {
+    let request = PullImageRequest {
+        image: Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() }),
+        auth,
+        sandbox_config: None,
+    };
+    Ok(client.images.pull_image(request).await.map_err(refused)?.into_inner().image_ref)
+}
+
+fn credentials(text: &str) -> anyhow::Result<AuthConfig> {
+    let (username, password) = text.split_once(':').context("--creds: expected USER:PASSWORD")?;
+    if username.is_empty() {
+        bail!("--creds: expected USER:PASSWORD");
+    }
+    Ok(AuthConfig { username: username.to_owned(), password: password.to_owned(), ..AuthConfig::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_may_have_colons_and_is_not_printed() {
+        let auth = credentials("ann:a:b").unwrap();
+        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("ann", "a:b"));
+        assert!(credentials("ann").is_err() && credentials(":b").is_err());
+        let pull = Pull { creds: Some("ann:hunter2".into()), quiet: false, images: vec!["a".into()] };
+        assert!(!format!("{pull:?}").contains("hunter2"));
+    }
+}

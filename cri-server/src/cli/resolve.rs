@@ -1,0 +1,85 @@
+//! `crisp resolve`: the endpoints for an image in the order in which they are tried, without any traffic.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use crisp_image_service::Reference;
+use crisp_image_service::mirror::{Endpoint, Mirrors, Resolution, Why};
+use serde_json::json;
+
+use super::{Format, json};
+use crate::config::Settings;
+
+/// Where an image would be pulled from, and why there
+#[derive(Debug, clap::Args)]
+pub struct Resolve {
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+    /// Image reference
+    image: String,
+}
+
+impl Resolve {
+    pub fn run(self, settings: &Settings) -> anyhow::Result<ExitCode> {
+        let reference = Reference::parse(&self.image)?;
+        let folder = settings.registry_config_dir.value.clone();
+        let resolution = Mirrors::new(Some(folder)).resolve(&reference)?;
+        match self.output {
+            Format::Json => print_json(&reference, &resolution)?,
+            Format::Table => print_text(&reference, &resolution, settings)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn print_json(reference: &Reference, resolution: &Resolution) -> anyhow::Result<()> {
+    json::print(&json!({
+        "image": reference.to_string(),
+        "registry": resolution.registry,
+        "folder": resolution.folder,
+        "endpoints": resolution.endpoints.iter().map(|e| json!({
+            "url": e.url.to_string(),
+            "why": why(&e.why),
+            "pull": e.pull,
+            "resolve": e.resolve,
+        })).collect::<Vec<_>>(),
+    }))
+}
+
+fn print_text(reference: &Reference, resolution: &Resolution, settings: &Settings) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "image     {reference}")?;
+    writeln!(out, "registry  {}", resolution.registry)?;
+    match &resolution.folder {
+        Some(folder) => writeln!(out, "decided by {}", folder.display())?,
+        None => writeln!(
+            out,
+            "no folder for it in {} ({})",
+            settings.registry_config_dir.value.display(),
+            settings.registry_config_dir.source
+        )?,
+    }
+    for (number, endpoint) in resolution.endpoints.iter().enumerate() {
+        writeln!(out, "{}. {}{}\n   {}", number + 1, endpoint.url, can(endpoint), why(&endpoint.why))?;
+    }
+    Ok(())
+}
+
+/// What an endpoint is not used for, where that is unusual.
+fn can(endpoint: &Endpoint) -> &'static str {
+    match (endpoint.resolve, endpoint.pull) {
+        (true, true) => "",
+        (true, false) => " (only to resolve tags)",
+        (false, true) => " (only for content by digest, not to resolve tags)",
+        (false, false) => " (never used: it has neither the capability pull nor resolve)",
+    }
+}
+
+fn why(why: &Why) -> String {
+    match why {
+        Why::Mirror(path) => format!("mirror in {}", path.display()),
+        Why::Server(path) => format!("server in {}", path.display()),
+        Why::Registry => "the registry itself".to_owned(),
+    }
+}

@@ -1,0 +1,96 @@
+//! `crisp config`: the settings in force, as a file that would give the same, with where each is from.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use super::{Setting, Settings, Source};
+
+/// The whole of it as TOML.
+pub fn print(settings: &Settings) -> String {
+    // Taken apart, so that a new setting cannot be forgotten here.
+    let Settings {
+        listen,
+        root,
+        state,
+        registry_config_dir,
+        cni_conf_dir,
+        cni_bin_dir,
+        pod_cidr,
+        bridge_name,
+        stream_listen,
+        metrics_listen,
+        cgroup_driver,
+        log_level,
+    } = settings;
+    let mut lines = Vec::new();
+    let path = |path: &Path| quoted(&path.display().to_string());
+    line(&mut lines, "listen", listen, quoted(&listen.value.to_string()));
+    line(&mut lines, "root", root, path(&root.value));
+    line(&mut lines, "state", state, path(&state.value));
+    line(&mut lines, "registry-config-dir", registry_config_dir, path(&registry_config_dir.value));
+    line(&mut lines, "cni-conf-dir", cni_conf_dir, path(&cni_conf_dir.value));
+    line(&mut lines, "cni-bin-dir", cni_bin_dir, list(cni_bin_dir.value.iter().map(|p| path(p))));
+    line(&mut lines, "pod-cidr", pod_cidr, quoted(&pod_cidr.value.to_string()));
+    line(&mut lines, "bridge-name", bridge_name, quoted(&bridge_name.value));
+    line(&mut lines, "stream-listen", stream_listen, quoted(&stream_listen.value.to_string()));
+    let metrics = metrics_listen.value.map_or("off".to_owned(), |a| a.to_string());
+    line(&mut lines, "metrics-listen", metrics_listen, quoted(&metrics));
+    line(&mut lines, "cgroup-driver", cgroup_driver, quoted(&cgroup_driver.value.to_string()));
+    line(&mut lines, "log-level", log_level, quoted(&log_level.value));
+    align(&lines)
+}
+
+fn line<T>(lines: &mut Vec<(String, String)>, name: &str, setting: &Setting<T>, value: String) {
+    let source = match &setting.source {
+        Source::Flag => format!("flag --{name}"),
+        other => other.to_string(),
+    };
+    lines.push((format!("{name} = {value}"), source));
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn list(items: impl Iterator<Item = String>) -> String {
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+fn align(lines: &[(String, String)]) -> String {
+    let width = lines.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
+    lines.iter().fold(String::new(), |mut text, (left, source)| {
+        let _ = writeln!(text, "{left:width$}  # {source}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Given;
+    use super::*;
+
+    #[test]
+    fn what_it_prints_is_a_configuration_with_the_same_effect() {
+        let flags = Given {
+            root: Some("/odd \"name\"".into()),
+            metrics_listen: Some("127.0.0.1:9464".into()),
+            ..Given::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.toml");
+        std::fs::write(&path, "state = '/s'").unwrap();
+        let first = print(&Settings::resolve(flags, Some(&path)).unwrap());
+        assert!(first.lines().any(|l| l.starts_with("root = ") && l.ends_with("# flag --root")), "{first}");
+        assert!(first.contains(&format!("# file {}", path.display())), "{first}");
+        assert!(first.contains("# default"), "{first}");
+
+        std::fs::write(&path, &first).unwrap();
+        let second = print(&Settings::resolve(Given::default(), Some(&path)).unwrap());
+        let values = |text: &str| {
+            text.lines()
+                .map(|l| l.split("  #").next().unwrap_or_default().trim().to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(values(&first), values(&second));
+    }
+}

@@ -1,0 +1,259 @@
+//! Flags, file and defaults into [`Settings`].
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crisp_sandbox::network::InvalidCidr;
+
+use super::{CgroupDriver, DEFAULT_FILE, Given, ListenAddress, Setting, Settings, Source};
+
+/// Why the settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// `--config` names a file that cannot be read.
+    #[error("cannot read configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of a wrong type.
+    #[error("configuration {path}: {message}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what, in several lines.
+        message: String,
+    },
+    /// A value that cannot be.
+    #[error("setting {name} ({from}): {message}")]
+    Invalid {
+        /// The setting.
+        name: &'static str,
+        /// Who gave it.
+        from: Source,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl Settings {
+    /// All settings, from the flags, from the file named by `config` or else the default one if it is
+    /// there, and from the defaults.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn resolve(flags: Given, config: Option<&Path>) -> Result<Self, ConfigError> {
+        let (file, path) = match config {
+            Some(path) => (read(path)?, path),
+            None if Path::new(DEFAULT_FILE).exists() => {
+                (read(Path::new(DEFAULT_FILE))?, Path::new(DEFAULT_FILE))
+            }
+            None => (Given::default(), Path::new(DEFAULT_FILE)),
+        };
+        Layers { path }.settings(flags, file)
+    }
+}
+
+fn read(path: &Path) -> Result<Given, ConfigError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    toml::from_str(&text).map_err(|e| ConfigError::Parse { path: path.into(), message: e.to_string() })
+}
+
+/// Puts flags over the file over the defaults.
+struct Layers<'a> {
+    path: &'a Path,
+}
+
+impl Layers<'_> {
+    fn settings(&self, flags: Given, file: Given) -> Result<Settings, ConfigError> {
+        let folder = |name, flag, file, default: &str| {
+            check(name, self.pick(flag, file, PathBuf::from(default)), absolute)
+        };
+        Ok(Settings {
+            root: folder("root", flags.root, file.root, "/var/lib/crisp")?,
+            state: folder("state", flags.state, file.state, "/run/crisp")?,
+            registry_config_dir: folder(
+                "registry-config-dir",
+                flags.registry_config_dir,
+                file.registry_config_dir,
+                "/etc/crisp/certs.d",
+            )?,
+            cni_conf_dir: folder("cni-conf-dir", flags.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d")?,
+            cni_bin_dir: check(
+                "cni-bin-dir",
+                self.pick(
+                    flags.cni_bin_dir,
+                    file.cni_bin_dir,
+                    vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+                ),
+                |dirs| dirs.into_iter().map(absolute).collect(),
+            )?,
+            pod_cidr: check(
+                "pod-cidr",
+                self.pick(flags.pod_cidr, file.pod_cidr, "auto".to_owned()),
+                |text| text.parse().map_err(|e: InvalidCidr| e.to_string()),
+            )?,
+            bridge_name: self.pick(flags.bridge_name, file.bridge_name, "crisp0".to_owned()),
+            listen: check(
+                "listen",
+                self.pick(flags.listen, file.listen, "unix:///run/crisp/crisp.sock".to_owned()),
+                |text| ListenAddress::parse(&text),
+            )?,
+            stream_listen: check(
+                "stream-listen",
+                self.pick(flags.stream_listen, file.stream_listen, "127.0.0.1:0".to_owned()),
+                |text| address(&text),
+            )?,
+            metrics_listen: check(
+                "metrics-listen",
+                self.pick(flags.metrics_listen, file.metrics_listen, "off".to_owned()),
+                |text| if text == "off" { Ok(None) } else { address(&text).map(Some) },
+            )?,
+            cgroup_driver: check(
+                "cgroup-driver",
+                self.pick(flags.cgroup_driver, file.cgroup_driver, CgroupDriver::Auto),
+                driver,
+            )?,
+            log_level: check(
+                "log-level",
+                self.pick(flags.log_level, file.log_level, "info".to_owned()),
+                log_level,
+            )?,
+        })
+    }
+
+    fn pick<T>(&self, flag: Option<T>, file: Option<T>, default: T) -> Setting<T> {
+        match (flag, file) {
+            (Some(value), _) => Setting { value, source: Source::Flag },
+            (None, Some(value)) => Setting { value, source: Source::File(self.path.into()) },
+            (None, None) => Setting { value: default, source: Source::Default },
+        }
+    }
+}
+
+/// Turns the given value into the one that is used, or says whose mistake it is.
+fn check<T, U>(
+    name: &'static str,
+    given: Setting<T>,
+    turn: impl FnOnce(T) -> Result<U, String>,
+) -> Result<Setting<U>, ConfigError> {
+    let source = given.source;
+    match turn(given.value) {
+        Ok(value) => Ok(Setting { value, source }),
+        Err(message) => Err(ConfigError::Invalid { name, from: source, message }),
+    }
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, String> {
+    let clean = path.is_absolute() && !path.components().any(|c| c == std::path::Component::ParentDir);
+    if clean { Ok(path) } else { Err(format!("{} is not an absolute path without \"..\"", path.display())) }
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse()
+        .map_err(|_| format!("{text:?} is not an address: expected IP:PORT, for example 127.0.0.1:9464"))
+}
+
+fn driver(driver: CgroupDriver) -> Result<CgroupDriver, String> {
+    match driver {
+        CgroupDriver::Auto | CgroupDriver::Cgroupfs => Ok(driver),
+        CgroupDriver::Systemd => {
+            Err("systemd is not supported yet: use cgroupfs, and the same in the kubelet \
+                                      (cgroupDriver: cgroupfs)"
+                .to_owned())
+        }
+    }
+}
+
+fn log_level(text: String) -> Result<String, String> {
+    // The filter takes any word for the name of a crate: a mistyped level would silently log nothing.
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let known = |part: &str| part.contains('=') || levels.contains(&part);
+    if text.split(',').all(|part| known(part.trim())) && text.parse::<tracing_subscriber::EnvFilter>().is_ok()
+    {
+        return Ok(text);
+    }
+    Err(format!(
+        "{text:?} is not a log level: one of {}, or crate=level, with commas between",
+        levels.join(", ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(flags: Given, file: &str) -> Result<Settings, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("crisp.toml");
+        std::fs::write(&path, file).unwrap();
+        Settings::resolve(flags, Some(&path))
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let flags = Given { root: Some("/flag".into()), ..Given::default() };
+        let settings = resolve(flags, "root = '/file'\nstate = '/file'").unwrap();
+        assert_eq!((settings.root.value, settings.root.source), ("/flag".into(), Source::Flag));
+        assert_eq!(settings.state.value, Path::new("/file"));
+        assert!(matches!(settings.state.source, Source::File(p) if p.ends_with("crisp.toml")));
+        assert_eq!(settings.bridge_name, Setting { value: "crisp0".into(), source: Source::Default });
+    }
+
+    #[test]
+    fn every_setting_can_be_in_the_file() {
+        let settings = resolve(
+            Given::default(),
+            r#"
+            listen = "unix:///tmp/a.sock"
+            root = "/r"
+            state = "/s"
+            registry-config-dir = "/c"
+            cni-conf-dir = "/n"
+            cni-bin-dir = ["/b1", "/b2"]
+            pod-cidr = "10.1.0.0/16"
+            bridge-name = "br"
+            stream-listen = "127.0.0.1:1"
+            metrics-listen = "127.0.0.1:2"
+            cgroup-driver = "cgroupfs"
+            log-level = "debug"
+            "#,
+        )
+        .unwrap();
+        assert!(!format!("{settings:?}").contains("Default"), "{settings:?}");
+        assert_eq!(settings.cni_bin_dir.value, [Path::new("/b1"), Path::new("/b2")]);
+        assert_eq!(settings.metrics_listen.value, Some("127.0.0.1:2".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_by_name_and_line() {
+        let error = resolve(Given::default(), "root = '/r'\nrooot = '/r'").unwrap_err().to_string();
+        assert!(error.contains("rooot") && error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn bad_values_name_the_setting_and_who_gave_it() {
+        let refused = |file: &str, words: &[&str]| {
+            let error = resolve(Given::default(), file).unwrap_err().to_string();
+            words.iter().for_each(|word| assert!(error.contains(word), "{word}: {error}"));
+        };
+        refused("root = 'relative'", &["root", "crisp.toml", "absolute"]);
+        refused("state = '/a/../b'", &["state", "absolute"]);
+        refused("listen = 'tcp://1'", &["listen", "unix:///"]);
+        refused("metrics-listen = 'localhost'", &["metrics-listen", "IP:PORT"]);
+        refused("cgroup-driver = 'systemd'", &["cgroup-driver", "not supported yet"]);
+        refused("pod-cidr = '10.0.0.1/8'", &["pod-cidr", "10.0.0.0/8"]);
+        refused("cgroup-driver = 'other'", &["cgroupfs"]);
+        refused("log-level = 'lots'", &["log-level", "lots"]);
+        refused("cni-bin-dir = '/one'", &["cni-bin-dir"]);
+    }
+
+    #[test]
+    fn a_file_that_was_named_must_be_there() {
+        let error = Settings::resolve(Given::default(), Some(Path::new("/nonexistent/c.toml"))).unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/c.toml"), "{error}");
+    }
+}

@@ -1,0 +1,164 @@
+//! Bars for pulls: drawn over and over on a terminal, plain lines elsewhere.
+
+use std::collections::BTreeSet;
+use std::io::{self, IsTerminal as _, Write as _};
+
+use crate::table::{short, size};
+
+/// How far one image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// The image as its user wrote it.
+    pub image: String,
+    /// What is being done, in a word.
+    pub stage: String,
+    /// Bottom first; empty until the manifest is known.
+    pub layers: Vec<LayerView>,
+}
+
+/// How far one layer is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerView {
+    pub digest: String,
+    pub total: u64,
+    pub received: u64,
+    pub state: LayerState,
+}
+
+/// What is being done with a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerState {
+    Waiting,
+    Receiving,
+    Unpacking,
+    Done,
+    Present,
+}
+
+impl LayerState {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Receiving => "receiving",
+            Self::Unpacking => "unpacking",
+            Self::Done => "done",
+            Self::Present => "already here",
+        }
+    }
+
+    fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::Present)
+    }
+}
+
+const BAR: usize = 30;
+
+/// Draws on standard error, so that standard output stays for what a command is asked for.
+pub struct Bars {
+    terminal: bool,
+    /// Lines that are on the screen and will be drawn over.
+    drawn: usize,
+    views: Vec<View>,
+    /// What was said in plain lines already.
+    said: BTreeSet<String>,
+}
+
+impl Bars {
+    /// Nothing drawn yet.
+    pub fn new() -> Self {
+        Self { terminal: io::stderr().is_terminal(), drawn: 0, views: Vec::new(), said: BTreeSet::new() }
+    }
+
+    /// Shows how far an image is.
+    pub fn update(&mut self, view: View) {
+        if !self.terminal {
+            self.say_what_is_new(&view);
+            return;
+        }
+        match self.views.iter_mut().find(|v| v.image == view.image) {
+            Some(old) if *old == view => return,
+            Some(old) => *old = view,
+            None => self.views.push(view),
+        }
+        self.draw("");
+    }
+
+    /// Takes an image's bars away and leaves one line in their place.
+    pub fn finish(&mut self, image: &str, line: &str) {
+        self.views.retain(|v| v.image != image);
+        self.draw(&format!("{line}\n"));
+    }
+
+    fn draw(&mut self, before: &str) {
+        let mut text = String::new();
+        if self.drawn > 0 {
+            // Up to the first of our lines, and everything below away.
+            text.push_str(&format!("\x1b[{}A\x1b[J", self.drawn));
+        }
+        text.push_str(before);
+        let lines: Vec<String> = self.views.iter().flat_map(lines).collect();
+        lines.iter().for_each(|line| text.push_str(&format!("{line}\n")));
+        self.drawn = if self.terminal { lines.len() } else { 0 };
+        // A screen that cannot be written to must not fail a pull.
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+
+    fn say_what_is_new(&mut self, view: &View) {
+        for layer in view.layers.iter().filter(|l| l.state.is_over()) {
+            let line = format!(
+                "{}: layer {} {} {}",
+                view.image,
+                short(&layer.digest),
+                size(layer.total),
+                layer.state.word()
+            );
+            if self.said.insert(line.clone()) {
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+        }
+    }
+}
+
+fn lines(view: &View) -> Vec<String> {
+    let heading = format!("{}: {}", view.image, view.stage);
+    let layers = view.layers.iter().map(|layer| {
+        let state = layer.state.word();
+        let sizes = match layer.state {
+            LayerState::Receiving => format!("{} of {}", size(layer.received), size(layer.total)),
+            _ => size(layer.total),
+        };
+        format!("  {}  {}  {state:12} {sizes}", short(&layer.digest), bar(layer))
+    });
+    std::iter::once(heading).chain(layers).collect()
+}
+
+fn bar(layer: &LayerView) -> String {
+    let part = match layer.state {
+        LayerState::Done | LayerState::Present | LayerState::Unpacking => 1.0,
+        _ if layer.total == 0 => 0.0,
+        _ => (layer.received as f64 / layer.total as f64).min(1.0),
+    };
+    let full = (part * BAR as f64) as usize;
+    format!("[{}{}]", "=".repeat(full), " ".repeat(BAR - full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_as_long_as_what_was_received() {
+        let layer = |received, state| LayerView {
+            digest: "sha256:0123456789abcdef".into(),
+            total: 100,
+            received,
+            state,
+        };
+        let count = |layer: &LayerView| bar(layer).matches('=').count();
+        assert_eq!(count(&layer(0, LayerState::Receiving)), 0);
+        assert_eq!(count(&layer(50, LayerState::Receiving)), BAR / 2);
+        assert_eq!(count(&layer(999, LayerState::Receiving)), BAR);
+        assert_eq!(count(&layer(0, LayerState::Present)), BAR);
+        assert_eq!(count(&LayerView { total: 0, ..layer(0, LayerState::Waiting) }), 0);
+    }
+}

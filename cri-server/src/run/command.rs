@@ -1,0 +1,94 @@
+//! `crisp run`: the command itself, its signals and its exit code.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::embedded::Embedded;
+use super::{life, manifest};
+use crate::config::Settings;
+
+/// Run a Kubernetes Pod manifest here and now, without a kubelet and without a server
+///
+/// Pulls the images, starts the pod, shows its containers' logs, and takes everything down when all
+/// containers have ended or on Ctrl-C (a second Ctrl-C kills). The exit code is that of the first container
+/// that failed; 125 is a failure of crisp itself, 130 and 143 are Ctrl-C and SIGTERM.
+///
+/// It needs no server, and does not disturb one: unless --root and --state say otherwise, it keeps images in
+/// /var/lib/crisp-run and is on a bridge of its own. A second `crisp run` at the same time gets folders
+/// that go away with it.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Only check the manifest
+    #[arg(long)]
+    check: bool,
+    /// Kubernetes v1 Pod in YAML or JSON; - is standard input
+    #[arg(value_name = "POD.yaml")]
+    manifest: PathBuf,
+}
+
+/// What somebody wants of a running pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// Go on.
+    Run,
+    /// End within the grace period; the exit code if nothing else went wrong.
+    End { code: u8 },
+    /// End at once.
+    Kill { code: u8 },
+}
+
+/// Runs the manifest to its end.
+pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
+    let pod = manifest::read(&command.manifest)?;
+    if command.check {
+        println!("{} can be run", command.manifest.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut settings = settings;
+    settings.log_level.or_rather("warn".to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(settings.log_level.value.as_str())
+        .with_writer(std::io::stderr)
+        .init();
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    let code = runtime.block_on(async {
+        let wish = listen_to_signals()?;
+        let embedded = Embedded::open(settings).await?;
+        let code = life::run(Arc::clone(&embedded.server), pod, &embedded.folder(), wish).await;
+        embedded.close().await;
+        code
+    });
+    runtime.shutdown_background();
+    Ok(ExitCode::from(code?))
+}
+
+/// Ctrl-C, SIGTERM and a closed terminal as wishes; the second one kills.
+fn listen_to_signals() -> anyhow::Result<watch::Receiver<Wish>> {
+    let (wish, wishes) = watch::channel(Wish::Run);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        loop {
+            let code = tokio::select! {
+                _ = interrupt.recv() => 130,
+                _ = terminate.recv() => 143,
+                _ = hang_up.recv() => 129,
+            };
+            wish.send_modify(|wish| {
+                *wish = if *wish == Wish::Run { Wish::End { code } } else { Wish::Kill { code } };
+            });
+        }
+    });
+    Ok(wishes)
+}

@@ -1,0 +1,215 @@
+//! The pod sandbox.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crisp_proto::runtime::v1::{
+    DnsConfig, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
+    PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol as WireProtocol, SecurityProfile,
+    SupplementalGroupsPolicy, security_profile::ProfileType,
+};
+
+use super::super::manifest::{Container, DnsPolicy, Map, Pod, Port, Protocol};
+use super::{host_dns, security};
+
+/// What the manifest does not say.
+pub struct PodFacts<'a> {
+    pub uid: &'a str,
+    pub log_directory: &'a Path,
+}
+
+/// The request for the pod itself.
+pub fn pod_config(pod: &Pod, facts: &PodFacts<'_>) -> PodSandboxConfig {
+    PodSandboxConfig {
+        metadata: Some(PodSandboxMetadata {
+            name: pod.name.clone(),
+            uid: facts.uid.to_owned(),
+            namespace: pod.namespace.clone(),
+            attempt: 0,
+        }),
+        hostname: hostname(pod),
+        log_directory: facts.log_directory.display().to_string(),
+        dns_config: Some(dns(pod)),
+        port_mappings: ports(pod),
+        labels: labels(pod, facts.uid),
+        annotations: pod.annotations.clone(),
+        linux: Some(LinuxPodSandboxConfig {
+            // Empty: the runtime has a place of its own for pods that no kubelet has made a cgroup for.
+            cgroup_parent: String::new(),
+            security_context: Some(sandbox_security(pod)),
+            sysctls: pod.security.sysctls.clone(),
+            overhead: None,
+            resources: None,
+        }),
+        windows: None,
+    }
+}
+
+/// On the host's network the pod has the host's name: an empty one says so.
+fn hostname(pod: &Pod) -> String {
+    if pod.host_network {
+        return String::new();
+    }
+    let name = pod.hostname.as_ref().unwrap_or(&pod.name);
+    // A Pod's name may be longer than a host's.
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}
+
+fn dns(pod: &Pod) -> DnsConfig {
+    let mut dns = if pod.dns_policy == DnsPolicy::Host { host_dns() } else { DnsConfig::default() };
+    let add = |list: &mut Vec<String>, more: &[String]| {
+        for item in more {
+            if !list.contains(item) {
+                list.push(item.clone());
+            }
+        }
+    };
+    add(&mut dns.servers, &pod.dns.servers);
+    add(&mut dns.searches, &pod.dns.searches);
+    add(&mut dns.options, &pod.dns.options);
+    dns
+}
+
+fn ports(pod: &Pod) -> Vec<PortMapping> {
+    if pod.host_network {
+        return Vec::new();
+    }
+    let all = pod.containers.iter().flat_map(|c: &Container| &c.ports);
+    all.filter_map(|port: &Port| {
+        Some(PortMapping {
+            protocol: match port.protocol {
+                Protocol::Tcp => WireProtocol::Tcp,
+                Protocol::Udp => WireProtocol::Udp,
+                Protocol::Sctp => WireProtocol::Sctp,
+            }
+            .into(),
+            container_port: port.container.into(),
+            host_port: port.host?.into(),
+            host_ip: port.host_ip.clone().unwrap_or_default(),
+        })
+    })
+    .collect()
+}
+
+/// Labels by which tools find a kubelet's pods.
+fn labels(pod: &Pod, uid: &str) -> Map {
+    let mut labels = pod.labels.clone();
+    labels.insert("io.kubernetes.pod.name".to_owned(), pod.name.clone());
+    labels.insert("io.kubernetes.pod.namespace".to_owned(), pod.namespace.clone());
+    labels.insert("io.kubernetes.pod.uid".to_owned(), uid.to_owned());
+    labels
+}
+
+/// The namespaces of the pod, which its containers are told again.
+pub fn namespaces(pod: &Pod) -> NamespaceOption {
+    let mode = |host| if host { NamespaceMode::Node } else { NamespaceMode::Pod };
+    let pid = match (pod.host_pid, pod.share_process_namespace) {
+        (true, _) => NamespaceMode::Node,
+        (false, true) => NamespaceMode::Pod,
+        (false, false) => NamespaceMode::Container,
+    };
+    NamespaceOption {
+        network: mode(pod.host_network).into(),
+        pid: pid.into(),
+        ipc: mode(pod.host_ipc).into(),
+        ..NamespaceOption::default()
+    }
+}
+
+fn sandbox_security(pod: &Pod) -> LinuxSandboxSecurityContext {
+    let security = &pod.security;
+    LinuxSandboxSecurityContext {
+        namespace_options: Some(namespaces(pod)),
+        selinux_options: security.selinux.as_ref().map(security::selinux),
+        run_as_user: security.run_as_user.map(security::number),
+        run_as_group: security.run_as_group.map(security::number),
+        supplemental_groups: security.supplemental_groups.clone(),
+        supplemental_groups_policy: groups_policy(pod).into(),
+        privileged: pod.init_containers.iter().chain(&pod.containers).any(|c| c.security.privileged),
+        seccomp: Some(SecurityProfile {
+            profile_type: ProfileType::RuntimeDefault.into(),
+            localhost_ref: String::new(),
+        }),
+        ..LinuxSandboxSecurityContext::default()
+    }
+}
+
+/// Whether groups of the image's group file are added.
+pub fn groups_policy(pod: &Pod) -> SupplementalGroupsPolicy {
+    if pod.security.strict_groups {
+        SupplementalGroupsPolicy::Strict
+    } else {
+        SupplementalGroupsPolicy::Merge
+    }
+}
+
+/// The hosts file of a pod with `hostAliases`; the runtime's own has none.
+pub fn hosts_file(pod: &Pod, addresses: &[String]) -> String {
+    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let name = hostname(pod);
+    for address in addresses {
+        let _ = writeln!(text, "{address}\t{name}");
+    }
+    for alias in &pod.host_aliases {
+        let _ = writeln!(text, "{}\t{}", alias.ip, alias.names.join("\t"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::manifest::parse;
+    use super::*;
+
+    fn pod(spec: &str) -> Pod {
+        let spec = format!(
+            "containers: [{{name: a, image: b, ports: [{{containerPort: 80, hostPort: 80}}, {{containerPort: 81}}]}}]\n{spec}"
+        );
+        let spec: String = spec.lines().map(|l| format!("  {l}\n")).collect();
+        parse("p", &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n{spec}")).unwrap()
+    }
+
+    fn config(spec: &str) -> PodSandboxConfig {
+        pod_config(&pod(spec), &PodFacts { uid: "u", log_directory: Path::new("/logs") })
+    }
+
+    #[test]
+    fn only_published_ports_are_mapped_and_none_on_the_hosts_network() {
+        let mapped = config("").port_mappings;
+        assert_eq!(mapped.iter().map(|p| (p.host_port, p.container_port)).collect::<Vec<_>>(), [(80, 80)]);
+        let host = config("hostNetwork: true");
+        assert!(host.port_mappings.is_empty() && host.hostname.is_empty());
+    }
+
+    #[test]
+    fn namespaces_follow_the_flags() {
+        use NamespaceMode::{Container, Node, Pod};
+        for (spec, network, pid, ipc) in [
+            ("", Pod, Container, Pod),
+            ("hostNetwork: true\nhostPID: true\nhostIPC: true", Node, Node, Node),
+            ("shareProcessNamespace: true", Pod, Pod, Pod),
+        ] {
+            let found = namespaces(&pod(spec));
+            assert_eq!((found.network(), found.pid(), found.ipc()), (network, pid, ipc), "{spec}");
+        }
+    }
+
+    #[test]
+    fn dns_of_policy_none_is_only_the_manifests() {
+        let config = config(
+            "dnsPolicy: None\ndnsConfig: {nameservers: [10.9.9.9], options: [{name: ndots, value: '1'}]}",
+        );
+        let dns = config.dns_config.unwrap();
+        assert_eq!(
+            (dns.servers, dns.searches, dns.options),
+            (vec!["10.9.9.9".into()], vec![], vec!["ndots:1".into()])
+        );
+    }
+
+    #[test]
+    fn aliases_are_in_the_hosts_file() {
+        let pod = pod("hostAliases: [{ip: 10.0.0.1, hostnames: [db, db.local]}]");
+        let text = hosts_file(&pod, &["10.88.0.2".into()]);
+        assert!(text.contains("10.88.0.2\tp\n") && text.contains("10.0.0.1\tdb\tdb.local\n"), "{text}");
+    }
+}

@@ -1,0 +1,193 @@
+//! The pod's volumes on the host: empty folders, folders in memory, and paths that are there already.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use super::manifest::{HostPathKind, Volume, VolumeSource};
+
+/// A volume that cannot be.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// What is at a hostPath is not what the manifest wants there.
+    #[error("volume {name}: {path} is not there, or is not a {wanted}")]
+    HostPath {
+        /// The volume.
+        name: String,
+        /// The path on the host.
+        path: PathBuf,
+        /// The manifest's `type`.
+        wanted: &'static str,
+    },
+    /// A folder or file cannot be made.
+    #[error("volume {name}: cannot make {path}: {source}")]
+    Make {
+        /// The volume.
+        name: String,
+        /// What was to be made.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Where each volume is. Taken away with [`Volumes::remove`].
+pub struct Volumes {
+    folder: PathBuf,
+    paths: BTreeMap<String, PathBuf>,
+    mounted: Vec<PathBuf>,
+}
+
+impl Volumes {
+    /// Makes what has to be made, below `folder`.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; nothing is left then.
+    pub fn prepare(volumes: &[Volume], folder: PathBuf) -> Result<Self, VolumeError> {
+        let mut all = Self { folder, paths: BTreeMap::new(), mounted: Vec::new() };
+        for volume in volumes {
+            match all.prepare_one(volume) {
+                Ok(path) => all.paths.insert(volume.name.clone(), path),
+                Err(error) => {
+                    all.remove();
+                    return Err(error);
+                }
+            };
+        }
+        Ok(all)
+    }
+
+    /// The host's path of a volume.
+    pub fn path(&self, name: &str) -> Option<&Path> {
+        self.paths.get(name).map(PathBuf::as_path)
+    }
+
+    /// Takes away what was made. Nothing of a hostPath is touched.
+    pub fn remove(&self) {
+        for path in &self.mounted {
+            if let Err(error) = unmount(path, UnmountFlags::DETACH) {
+                tracing::warn!(path = %path.display(), %error, "a volume in memory stays mounted");
+            }
+        }
+        if let Err(error) = fs::remove_dir_all(&self.folder)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %self.folder.display(), %error, "volumes stay behind");
+        }
+    }
+
+    fn prepare_one(&mut self, volume: &Volume) -> Result<PathBuf, VolumeError> {
+        match &volume.source {
+            VolumeSource::HostPath { path, kind } => host_path(&volume.name, path, *kind),
+            VolumeSource::EmptyDir { memory, size } => {
+                let path = self.folder.join(&volume.name);
+                self.empty_dir(&path, *memory, *size).map_err(|source| VolumeError::Make {
+                    name: volume.name.clone(),
+                    path: path.clone(),
+                    source,
+                })?;
+                Ok(path)
+            }
+        }
+    }
+
+    fn empty_dir(&mut self, path: &Path, memory: bool, size: Option<u64>) -> io::Result<()> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        fs::DirBuilder::new().create(path)?;
+        if memory {
+            let size = size.map(|bytes| format!("size={bytes}")).unwrap_or_default();
+            let data = std::ffi::CString::new(size)?;
+            mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*data))?;
+            self.mounted.push(path.to_owned());
+        }
+        // For every user in the pod, as a kubelet makes them; the folder above is for root only.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777))
+    }
+}
+
+fn host_path(name: &str, path: &Path, kind: HostPathKind) -> Result<PathBuf, VolumeError> {
+    let made = |source| VolumeError::Make { name: name.to_owned(), path: path.to_owned(), source };
+    let there = fs::metadata(path).map(|m| m.file_type());
+    let is = |what: fn(&fs::FileType) -> bool| there.as_ref().is_ok_and(what);
+    let (fits, wanted) = match kind {
+        HostPathKind::Any => (true, ""),
+        HostPathKind::DirectoryOrCreate => {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(made)?;
+            (true, "")
+        }
+        HostPathKind::FileOrCreate => {
+            if there.is_err() {
+                fs::OpenOptions::new().append(true).create(true).open(path).map_err(made)?;
+            }
+            (fs::metadata(path).is_ok_and(|m| m.is_file()), "file")
+        }
+        HostPathKind::Directory => (is(fs::FileType::is_dir), "directory"),
+        HostPathKind::File => (is(fs::FileType::is_file), "file"),
+        HostPathKind::Socket => (is(|t| t.is_socket()), "socket"),
+        HostPathKind::CharDevice => (is(|t| t.is_char_device()), "character device"),
+        HostPathKind::BlockDevice => (is(|t| t.is_block_device()), "block device"),
+    };
+    if !fits {
+        return Err(VolumeError::HostPath { name: name.to_owned(), path: path.to_owned(), wanted });
+    }
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(source: VolumeSource) -> [Volume; 1] {
+        [Volume { name: "v".into(), source }]
+    }
+
+    #[test]
+    fn an_empty_folder_is_for_everybody_and_goes_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("volumes");
+        let volumes =
+            Volumes::prepare(&volume(VolumeSource::EmptyDir { memory: false, size: None }), below.clone())
+                .unwrap();
+        let path = volumes.path("v").unwrap();
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o777);
+        fs::write(path.join("x"), "y").unwrap();
+        volumes.remove();
+        assert!(!below.exists());
+    }
+
+    #[test]
+    fn a_folder_in_memory_keeps_its_limit() {
+        if !rustix::process::geteuid().is_root() {
+            return eprintln!("skipped: mounting needs root");
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let source = VolumeSource::EmptyDir { memory: true, size: Some(1 << 16) };
+        let volumes = Volumes::prepare(&volume(source), folder.path().join("volumes")).unwrap();
+        let file = volumes.path("v").unwrap().join("x");
+        assert!(fs::write(&file, vec![0; 1 << 15]).is_ok());
+        assert!(fs::write(&file, vec![0; 1 << 17]).is_err());
+        volumes.remove();
+        assert!(!folder.path().join("volumes").exists());
+    }
+
+    #[test]
+    fn a_host_path_of_another_kind_is_refused_and_none_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &Path, kind| {
+            let source = VolumeSource::HostPath { path: path.to_owned(), kind };
+            Volumes::prepare(&volume(source), folder.path().join("volumes")).map(|v| v.remove())
+        };
+        at(folder.path(), HostPathKind::Directory).unwrap();
+        assert!(folder.path().exists());
+        let error = at(folder.path(), HostPathKind::File).unwrap_err().to_string();
+        assert!(error.contains("volume v") && error.contains("not a file"), "{error}");
+        assert!(at(&folder.path().join("nothing"), HostPathKind::Socket).is_err());
+        at(&folder.path().join("new/folder"), HostPathKind::DirectoryOrCreate).unwrap();
+        at(&folder.path().join("new/file"), HostPathKind::FileOrCreate).unwrap();
+        assert!(folder.path().join("new/file").is_file());
+    }
+}

@@ -1,0 +1,57 @@
+//! Waiting for a container's end.
+
+use std::time::Duration;
+
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use crisp_proto::runtime::v1::{ContainerState, ContainerStatus, ContainerStatusRequest, GetEventsRequest};
+use crisp_runtime_service::RuntimeService;
+use tokio::sync::watch;
+use tokio_stream::StreamExt as _;
+use tonic::Request;
+
+use super::life::refused;
+
+/// Events tell when to look; should they fall behind, this is how often we look without them.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Knows when anything has happened to any container.
+pub struct Waiter {
+    happened: watch::Receiver<u64>,
+}
+
+impl Waiter {
+    /// Listens to the runtime's events from now on.
+    pub async fn start(runtime: &RuntimeService) -> Self {
+        let (count, happened) = watch::channel(0);
+        if let Ok(stream) = runtime.get_container_events(Request::new(GetEventsRequest {})).await {
+            let mut stream = stream.into_inner();
+            tokio::spawn(async move {
+                while let Some(Ok(_)) = stream.next().await {
+                    count.send_modify(|n| *n += 1);
+                }
+                // Held, so that those who wait only fall back to looking.
+                count.closed().await;
+            });
+        } else {
+            tokio::spawn(async move { count.closed().await });
+        }
+        Self { happened }
+    }
+
+    /// Waits until the container has ended, and returns its last state.
+    ///
+    /// # Errors
+    /// The container is not there.
+    pub async fn ended(&self, runtime: &RuntimeService, id: &str) -> anyhow::Result<ContainerStatus> {
+        let mut happened = self.happened.clone();
+        loop {
+            let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+            let reply = runtime.container_status(Request::new(request)).await.map_err(refused)?;
+            let status = reply.into_inner().status.unwrap_or_default();
+            if status.state() == ContainerState::ContainerExited {
+                return Ok(status);
+            }
+            let _ = tokio::time::timeout(LOOK, happened.changed()).await;
+        }
+    }
+}

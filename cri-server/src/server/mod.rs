@@ -1,0 +1,20 @@
+//! The server: everything that answers the CRI, put together.
+//!
+//! ```text
+//!  serve.rs  socket, signals -----.
+//!                                 v
+//!  open.rs   Settings --> Server { metrics, images, pods, runtime }
+//!                                 ^
+//!  run/embedded.rs  (crisp run) --'
+//! ```
+
+mod folder;
+pub mod layout;
+mod lock;
+mod open;
+mod rpc;
+pub mod serve;
+mod socket;
+
+pub use lock::LockError;
+pub use open::Server;

@@ -1,0 +1,80 @@
+//! Settings into a server that only needs a socket.
+
+use anyhow::Context as _;
+use crisp_executor::cgroup::Cgroups;
+use crisp_image_service::{ImageConfig, ImageService};
+use crisp_metrics::Metrics;
+use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
+use crisp_sandbox::network::{NetworkConfig, Networks};
+use crisp_sandbox::spawn::MonitorBinary;
+use crisp_sandbox::{Pods, SandboxConfig};
+
+use super::lock::FolderLock;
+use super::{folder, layout};
+use crate::config::Settings;
+
+/// The monitor's program, built by build.rs.
+const MONITOR: &[u8] = include_bytes!(env!("CRISP_POD"));
+
+/// Everything that answers the CRI.
+pub struct Server {
+    pub metrics: Metrics,
+    pub images: ImageService,
+    pub pods: Pods,
+    pub runtime: RuntimeService,
+    pub networks: Networks,
+    _locks: [FolderLock; 2],
+}
+
+impl Server {
+    /// Takes the folders, finds what an earlier server left in them, and is ready to answer.
+    ///
+    /// # Errors
+    /// A folder is in use or cannot be used, or the host lacks what pods need.
+    pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let (root, state) = (&settings.root.value, &settings.state.value);
+        folder::make_private(root)?;
+        folder::make_private(state)?;
+        let locks = [FolderLock::take(state)?, FolderLock::take(root)?];
+
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"))?;
+        let images = ImageService::open(
+            ImageConfig {
+                root: root.clone(),
+                registry_config_dir: Some(settings.registry_config_dir.value.clone()),
+                ..ImageConfig::default()
+            },
+            &metrics,
+        )
+        .await
+        .context("cannot open the images")?;
+        let cgroups = Cgroups::detect().context("cannot use this host's cgroups")?;
+        let networks = Networks::open(&network(settings)).context("cannot open the pod network")?;
+        let sandboxes = SandboxConfig {
+            root: root.clone(),
+            state: state.clone(),
+            monitor: MonitorBinary::new(MONITOR)?,
+            cgroups: cgroups.clone(),
+            networks: networks.clone(),
+        };
+        let pods = Pods::open(sandboxes, &metrics).await.context("cannot open the pods")?;
+        let runtime =
+            RuntimeConfig { root: root.clone(), pod_cidr: None, cgroup_driver: CgroupDriver::Cgroupfs };
+        let runtime = RuntimeService::open(runtime, pods.clone(), images.store().clone(), &metrics)
+            .await
+            .context("cannot open the containers")?;
+        Ok(Self { metrics, images, pods, runtime, networks, _locks: locks })
+    }
+}
+
+fn network(settings: &Settings) -> NetworkConfig {
+    NetworkConfig {
+        cni_conf_dir: settings.cni_conf_dir.value.clone(),
+        cni_bin_dirs: settings.cni_bin_dir.value.clone(),
+        pod_cidrs: settings.pod_cidr.value.clone(),
+        bridge_name: settings.bridge_name.value.clone(),
+        state_dir: layout::network(&settings.state.value),
+        root_dir: layout::network(&settings.root.value),
+        ..NetworkConfig::default()
+    }
+}

@@ -1,0 +1,66 @@
+//! `crisp serve`.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::{Server, socket};
+use crate::config::Settings;
+
+/// The server computes little and waits much: more threads would only cost memory.
+const WORKERS: usize = 2;
+
+/// Serves until SIGTERM or SIGINT. The pods run on.
+///
+/// # Errors
+/// The server cannot start, or its socket breaks.
+pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    tracing_subscriber::fmt()
+        .with_env_filter(settings.log_level.value.as_str())
+        .with_writer(std::io::stderr)
+        .init();
+    // Whatever is made from here on is for root only, unless it is made for others on purpose.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .enable_all()
+        .build()
+        .context("cannot start threads")?;
+    runtime.block_on(serve(settings))?;
+    // A thread that hangs in a dead file system must not keep the server from ending.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    // Before anything else, so that a signal during the start is not fatal halfway.
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let server = Server::open(settings).await?;
+    let listener = socket::listen(&settings.listen.value)?;
+    let metrics = match settings.metrics_listen.value {
+        Some(address) => Some(server.metrics.serve(address).await?),
+        None => None,
+    };
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %settings.listen.value,
+        root = %settings.root.value.display(),
+        state = %settings.state.value.display(),
+        metrics = metrics.as_ref().map(|m| m.address().to_string()),
+        pods = server.pods.list().len(),
+        "ready"
+    );
+    let stop = async {
+        tokio::select! {
+            _ = terminate.recv() => info!("stopping on SIGTERM; the pods run on"),
+            _ = interrupt.recv() => info!("stopping on SIGINT; the pods run on"),
+        }
+    };
+    let result = server.serve(listener, stop).await;
+    // Nobody listens any more: a client should get "no such file", not "refused".
+    let _ = std::fs::remove_file(settings.listen.value.path());
+    result
+}

@@ -1,0 +1,82 @@
+//! The server's unix socket: one that a dead server left is replaced, a live one is refused.
+
+use std::io;
+use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use tokio::net::UnixListener;
+
+use crate::config::ListenAddress;
+
+/// Why a socket cannot be ours.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers there.
+    #[error("{path} is in use: another server listens there; give this one its own --listen")]
+    InUse {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// A file or folder is in the way.
+    #[error("{path} is there and is no socket: it will not be replaced; choose another --listen")]
+    NoSocket {
+        /// What is in the way.
+        path: PathBuf,
+    },
+    /// The kernel refuses.
+    #[error("cannot listen on {path}: {source}")]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+/// Listens; the process's umask decides who may connect.
+///
+/// # Errors
+/// [`SocketError`].
+pub fn listen(address: &ListenAddress) -> Result<UnixListener, SocketError> {
+    let path = address.path().to_owned();
+    let failed = |source| SocketError::Io { path: path.clone(), source };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(failed)?;
+    }
+    match std::fs::symlink_metadata(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+        Ok(there) if !there.file_type().is_socket() => return Err(SocketError::NoSocket { path }),
+        Ok(_) => match UnixStream::connect(&path) {
+            Ok(_) => return Err(SocketError::InUse { path }),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(&path).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        },
+    }
+    UnixListener::bind(&path).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_a_live_one_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/crisp.sock");
+        let address = ListenAddress::parse(path.to_str().unwrap()).unwrap();
+        let first = listen(&address).unwrap();
+        assert!(matches!(listen(&address), Err(SocketError::InUse { .. })));
+        drop(first);
+        assert!(path.exists(), "as a killed server leaves it");
+        drop(listen(&address).unwrap());
+
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "precious").unwrap();
+        assert!(matches!(listen(&address), Err(SocketError::NoSocket { .. })));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+}
