@@ -1,4 +1,5 @@
-//! Getting rid of what nobody wants: which layers may go, and the thread that deletes them.
+//! What the store does behind its callers' backs: deleting what nobody wants, and making durable what
+//! somebody just committed.
 //!
 //! Removal is a rename into a trash folder of the same file system, which takes microseconds and cannot
 //! half happen; deleting the tree comes later. What a dead server leaves in the trash, the next one
@@ -8,19 +9,19 @@ use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-/// Deletes folders on one background thread, which exists only while there is work.
+/// Works in order on one background thread, which exists only while there is work.
 #[derive(Debug)]
-pub(crate) struct Trash {
+pub(crate) struct Background {
+    name: &'static str,
     shared: Arc<Shared>,
 }
 
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    idle: Condvar,
 }
 
 impl std::fmt::Debug for Shared {
@@ -40,9 +41,9 @@ enum Job {
     Then(Box<dyn FnOnce() + Send>),
 }
 
-impl Trash {
-    pub(crate) fn new() -> Self {
-        Self { shared: Arc::default() }
+impl Background {
+    pub(crate) fn new(name: &'static str) -> Self {
+        Self { name, shared: Arc::default() }
     }
 
     /// Deletes a folder soon.
@@ -62,19 +63,10 @@ impl Trash {
             return;
         }
         let shared = Arc::clone(&self.shared);
-        match thread::Builder::new().name("crisp-trash".into()).spawn(move || shared.work()) {
+        match thread::Builder::new().name(self.name.into()).spawn(move || shared.work()) {
             Ok(_) => queue.running = true,
-            // Tried again with the next job, or the next start deletes it.
-            Err(e) => tracing::warn!(error = %e, "no thread to delete unused layers"),
-        }
-    }
-
-    /// Waits until everything given so far is done.
-    #[cfg(test)]
-    pub(crate) fn settle(&self) {
-        let mut queue = self.shared.lock();
-        while queue.running {
-            queue = self.shared.idle.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            // Tried again with the next job, or at the next start.
+            Err(e) => tracing::warn!(error = %e, "no thread for the image store's background work"),
         }
     }
 }
@@ -90,7 +82,6 @@ impl Shared {
                 let mut queue = self.lock();
                 let Some(job) = queue.jobs.pop_front() else {
                     queue.running = false;
-                    self.idle.notify_all();
                     return;
                 };
                 job

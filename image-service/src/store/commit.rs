@@ -1,4 +1,4 @@
-//! Adding an image: its layers become durable, then its record says that it exists.
+//! Adding an image: its record says that it exists, and soon it is durable.
 
 use std::fs;
 use std::sync::Arc;
@@ -17,6 +17,8 @@ impl Store {
     /// Commits an image whose layers have all been ingested, and gives it its names: the tag asked for,
     /// and `name@digest` of what it resolved to. A name that another image had moves here.
     ///
+    /// The image can be used at once; [`settle`](Self::settle) follows in the background.
+    ///
     /// # Errors
     /// [`StoreError::LayerMissing`] when a layer was never ingested or has been collected, and whatever
     /// keeps the record from being written.
@@ -31,13 +33,15 @@ impl Store {
         let layers = layers_of(&id, &config)?;
         let _wanted = self.hold(&layers);
         let inner = &self.inner;
-        inner.make_durable(&layers)?;
         let _writing = inner.writing();
+        inner.all_there(&layers)?;
         let known = match inner.renew(&id, &image) {
             Some(record) => inner.rewrite(record, &image, config)?,
             None => inner.create(id, &image, layers, config)?,
         };
-        Ok(inner.admit(known))
+        let image = inner.admit(known);
+        Inner::settle_later(inner);
+        Ok(image)
     }
 
     /// Pins or unpins an image: whoever frees disk space leaves pinned ones alone.
@@ -52,16 +56,12 @@ impl Store {
 }
 
 impl Inner {
-    /// One syncfs for all layers, skipped when an image already vouches for each of them.
-    fn make_durable(&self, layers: &[DiffId]) -> Result<(), StoreError> {
-        let unsettled = {
-            let state = self.state();
-            if let Some(missing) = layers.iter().find(|diff| !state.layers.contains_key(diff)) {
-                return Err(StoreError::LayerMissing(missing.clone()));
-            }
-            layers.iter().any(|diff| !state.in_an_image(diff))
-        };
-        if unsettled { record::sync_file_system(&self.layout.layers()) } else { Ok(()) }
+    fn all_there(&self, layers: &[DiffId]) -> Result<(), StoreError> {
+        let state = self.state();
+        match layers.iter().find(|diff| !state.layers.contains_key(diff)) {
+            Some(missing) => Err(StoreError::LayerMissing(missing.clone())),
+            None => Ok(()),
+        }
     }
 
     /// The record of an image that is already there, with the new names.
@@ -82,7 +82,7 @@ impl Inner {
     ) -> Result<Known, StoreError> {
         let folder = self.layout.image(&record.id);
         let fresh = folder.manifest().with_extension("json.new");
-        record::write_new(&fresh, &image.manifest.bytes, true)?;
+        record::write_new(&fresh, &image.manifest.bytes)?;
         fs::rename(&fresh, folder.manifest()).map_err(StoreError::at("write", &folder.manifest()))?;
         record::replace(&folder.record(), &record)?;
         Ok(self.known(record, config))
@@ -101,6 +101,7 @@ impl Inner {
             manifest: image.manifest.digest.clone(),
             names: names_of(image),
             layers,
+            unsettled_in: Some(self.boot_id.clone()),
             pinned: false,
             pulled_at: super::now(),
         };
@@ -108,10 +109,9 @@ impl Inner {
         let home = self.layout.image(&record.id);
         let write = || {
             fs::create_dir(folder.path()).map_err(StoreError::at("create", folder.path()))?;
-            record::write_new(&folder.config(), &image.config.bytes, true)?;
-            record::write_new(&folder.manifest(), &image.manifest.bytes, true)?;
-            record::write_new(&folder.record(), &record::encode(&record), true)?;
-            record::sync_folder(folder.path())?;
+            record::write_new(&folder.config(), &image.config.bytes)?;
+            record::write_new(&folder.manifest(), &image.manifest.bytes)?;
+            record::write_new(&folder.record(), &record::encode(&record))?;
             self.discard(home.path(), &self.layout.image_trash())?;
             fs::rename(folder.path(), home.path()).map_err(StoreError::at("publish", home.path()))
         };
@@ -120,7 +120,6 @@ impl Inner {
             let _ = self.discard(folder.path(), &self.layout.image_trash());
             return Err(error);
         }
-        record::sync_folder(&self.layout.images())?;
         Ok(self.known(record, config))
     }
 
@@ -160,12 +159,12 @@ impl Inner {
             (known.record.clone(), Arc::clone(&known.image))
         };
         edit(&mut record);
-        let written = record::replace(&self.layout.image(id).record(), &record);
+        record::replace(&self.layout.image(id).record(), &record)?;
         let known = self.known(record, image.config.clone());
         let mut state = self.state_mut();
         state.names.retain(|name, owner| owner != id || known.record.names.iter().any(|n| &n.name == name));
         state.images.insert(id.clone(), known);
-        written
+        Ok(())
     }
 }
 

@@ -85,7 +85,7 @@ impl Store {
             opaque_root: unpacked.opaque_root,
             boot_id: inner.boot_id.clone(),
         };
-        record::write_new(&folder.record(), &record::encode(&record), false)?;
+        record::write_new(&folder.record(), &record::encode(&record))?;
         let _writing = inner.writing();
         if self.has_layer(diff) {
             return Ok(false);

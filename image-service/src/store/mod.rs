@@ -1,10 +1,17 @@
 //! The image store: records of images and the unpacked layers that they share.
 //!
 //! ```text
-//!   ingest_layer ─> .unpacking/<n> ─rename─> layers/<diff id>     may be lost with the power until …
-//!   commit_image ─> syncfs, then images/<id>/record.json          … here: now it is durable
+//!   ingest_layer ─> .unpacking/<n> ─rename─> layers/<diff id>
+//!   commit_image ─> images/<id>/record.json, "unsettled in this boot"      usable from here on
+//!   settle       ─> syncfs, then the record without that remark            durable from here on
 //!   remove_image ─> record away, then gc: layers that no image, lease or hold wants go to .trash
 //! ```
+//!
+//! A layer is durable before a record that counts after a reboot names it. Until then the record says in
+//! which boot it was written: a server that dies loses nothing, as the page cache survives it, and after
+//! a power cut the image is not there instead of damaged. So nobody waits for the disk, which with one
+//! syncfs for thousands of small files would be a third of a pull's time, and far longer where containers
+//! have written a lot to the same file system.
 //!
 //! Lookups are answered from memory under a lock held for nanoseconds; `writing` keeps those who change
 //! the disk apart from each other, never from readers. All methods that touch the disk block.
@@ -18,6 +25,7 @@ mod lease;
 mod open;
 mod record;
 mod remove;
+mod settle;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -32,7 +40,7 @@ pub use ingest::IngestedLayer;
 pub use lease::{Hold, Lease};
 
 use crate::digest::{DiffId, ImageId};
-use crate::gc::Trash;
+use crate::gc::Background;
 use crate::layout::Layout;
 use crate::unpack::Limits;
 use record::{ImageRecord, LayerRecord};
@@ -51,7 +59,8 @@ struct Inner {
     state: RwLock<State>,
     /// Held while folders or records are put in place or taken away.
     writing: Mutex<()>,
-    trash: Trash,
+    trash: Background,
+    settler: Background,
     /// Names temporary folders.
     next: AtomicU64,
     /// Keeps a second server out.

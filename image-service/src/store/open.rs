@@ -14,7 +14,7 @@ use super::image::Image;
 use super::record::{self, ImageRecord, LayerRecord};
 use super::{Inner, Known, State, Store};
 use crate::digest::{DiffId, Digest, ImageId};
-use crate::gc::Trash;
+use crate::gc::Background;
 use crate::layout::{self, ImageFolder, Layout};
 use crate::unpack::Limits;
 
@@ -22,9 +22,10 @@ impl Store {
     /// Opens, and creates where missing, the store below `root`.
     ///
     /// Leftovers of an interrupted server go. A record that cannot be read, or an image that lacks a
-    /// layer, is set aside with a warning: the image is pulled again when it is next wanted. A layer
-    /// unpacked before the last boot that no image names may be incomplete and goes, too; one unpacked
-    /// since stays for the pull that will be tried again.
+    /// layer, is set aside with a warning: the image is pulled again when it is next wanted. An image that
+    /// was not yet durable when the machine went down goes, and so does a layer from before the last boot
+    /// that no image names: they may be incomplete. A layer unpacked since stays for the pull that will be
+    /// tried again.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when another server has it open, else the folder that cannot be made or read.
@@ -49,7 +50,8 @@ impl Store {
             limits,
             state: RwLock::default(),
             writing: Mutex::new(()),
-            trash: Trash::new(),
+            trash: Background::new("crisp-trash"),
+            settler: Background::new("crisp-settle"),
             next: AtomicU64::new(1 + leftovers(&layout)?),
             _lock: lock,
             layout,
@@ -57,7 +59,9 @@ impl Store {
         inner.sweep()?;
         let state = inner.load()?;
         *inner.state_mut() = state;
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Arc::new(inner);
+        Inner::settle_later(&inner);
+        Ok(Self { inner })
     }
 }
 
@@ -88,6 +92,13 @@ impl Inner {
                 continue;
             }
             match load_image(&name, &ImageFolder(path.clone()), &state.layers) {
+                Ok(known) if self.may_be_damaged(&known.record) => {
+                    tracing::info!(
+                        image = name,
+                        "pulled just before the power went; it will be pulled again"
+                    );
+                    self.discard(&path, &self.layout.image_trash())?;
+                }
                 Ok(known) => records.push(known),
                 Err(why) => self.set_aside(&path, &name, &why)?,
             }
@@ -129,6 +140,11 @@ impl Inner {
             }
         }
         Ok(layers)
+    }
+
+    /// Committed in an earlier boot that ended before it was durable.
+    fn may_be_damaged(&self, record: &ImageRecord) -> bool {
+        record.unsettled_in.as_ref().is_some_and(|boot| *boot != self.boot_id)
     }
 
     fn set_aside(&self, path: &Path, name: &str, why: &str) -> Result<(), StoreError> {

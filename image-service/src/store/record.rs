@@ -1,7 +1,8 @@
 //! What is written to disk, and how.
 //!
-//! A record is written whole to a temporary name, synced, renamed over the old one, and its folder
-//! synced: after a power cut it is the old or the new one. It carries its version; a newer server reads
+//! A record is replaced by writing it whole to a temporary name, syncing, renaming it over the old one,
+//! and syncing its folder: after a power cut it is the old or the new one. A new image's files are not
+//! synced one by one but all together, with its layers. A record carries its version; a newer server reads
 //! older ones, an older server sets newer ones aside instead of misreading them.
 
 use std::fs::{self, File};
@@ -27,6 +28,9 @@ pub(super) struct ImageRecord {
     pub names: Vec<Name>,
     /// Bottom first.
     pub layers: Vec<DiffId>,
+    /// The boot in which the image was committed, until it is durable: in another boot it may be damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unsettled_in: Option<String>,
     pub pinned: bool,
     /// Nanoseconds since 1970.
     pub pulled_at: i64,
@@ -77,7 +81,12 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
 /// Replaces a record: afterwards it is on disk.
 pub(super) fn replace(path: &Path, record: &impl Serialize) -> Result<(), StoreError> {
     let temporary = path.with_extension("json.new");
-    write_new(&temporary, &encode(record), true)?;
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&temporary)?;
+        file.write_all(&encode(record))?;
+        file.sync_all()
+    };
+    write().map_err(StoreError::at("write", &temporary))?;
     fs::rename(&temporary, path).map_err(StoreError::at("write", path))?;
     path.parent().map_or(Ok(()), sync_folder)
 }
@@ -90,14 +99,9 @@ pub(super) fn encode(record: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// Writes a file that nobody reads yet.
-pub(super) fn write_new(path: &Path, bytes: &[u8], sync: bool) -> Result<(), StoreError> {
-    let write = || -> io::Result<()> {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        if sync { file.sync_all() } else { Ok(()) }
-    };
-    write().map_err(StoreError::at("write", path))
+/// Writes a file that nobody reads yet; it is durable with the next sync of its file system.
+pub(super) fn write_new(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    fs::write(path, bytes).map_err(StoreError::at("write", path))
 }
 
 /// Makes renames within a folder durable.

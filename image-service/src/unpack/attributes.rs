@@ -3,8 +3,7 @@
 //! Each costs a system call per entry, so each is set only where it differs from what creating gave:
 //! root-owned files with plain modes cost one call, for the times.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Once;
 
@@ -113,11 +112,4 @@ fn by_proc(folder: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
     path.push(std::ffi::OsStr::from_bytes(name));
     path
-}
-
-/// Sets a directory's own times, once nothing will be put into it any more.
-pub(super) fn touch_directory(directory: &OwnedFd, modified: Time) -> io::Result<()> {
-    let time = Timespec { tv_sec: modified.seconds, tv_nsec: modified.nanoseconds.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    Ok(rustix::fs::futimens(directory.as_fd(), &times)?)
 }

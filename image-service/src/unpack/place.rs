@@ -1,6 +1,6 @@
 //! Putting one entry in its place.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -29,8 +29,9 @@ pub(super) struct Unpacker<'a> {
     block: u64,
     /// The current entry's normalised path.
     path: Vec<u8>,
-    /// Times of directories, set when nothing more is put into them.
-    directories: HashMap<Vec<u8>, Time>,
+    /// Times of directories, set when nothing more is put into them. In the archive's order: one
+    /// directory may have several paths, over links, and the last entry counts.
+    directories: Vec<(Vec<u8>, Time)>,
     opaque: Vec<Vec<u8>>,
     entries: u64,
     content: u64,
@@ -54,7 +55,7 @@ impl<'a> Unpacker<'a> {
             umask: attributes::umask(),
             block: block.f_bsize.max(512),
             path: Vec::new(),
-            directories: HashMap::from([(Vec::new(), Time::default())]),
+            directories: vec![(Vec::new(), Time::default())],
             opaque: Vec::new(),
             entries: 0,
             content: 0,
@@ -104,7 +105,10 @@ impl<'a> Unpacker<'a> {
             Meaning::Bookkeeping => Ok(()),
             Meaning::Opaque => self.opaque(folder_path, &folder),
             Meaning::Whiteout(name) => {
-                self.inodes += u64::from(whiteout::hide(&folder, name)?);
+                if whiteout::hide(&folder, name)? {
+                    self.inodes += 1;
+                    attributes::touch(On::Named(folder.as_fd(), name), entry.modified)?;
+                }
                 Ok(())
             }
             Meaning::Entry => match entry.kind {
@@ -124,7 +128,7 @@ impl<'a> Unpacker<'a> {
             return Err(UnpackFault::RootNotDirectory);
         }
         attributes::apply(On::Open(self.tree.root()), entry, None)?;
-        self.directories.insert(Vec::new(), entry.modified);
+        self.directories.push((Vec::new(), entry.modified));
         Ok(())
     }
 
@@ -195,7 +199,7 @@ impl<'a> Unpacker<'a> {
             let directory = open_directory(folder, name).map_err(UnpackFault::at("open it"))?;
             attributes::apply(On::Open(directory.as_fd()), entry, now)?;
         }
-        self.directories.insert(path.to_vec(), entry.modified);
+        self.directories.push((path.to_vec(), entry.modified));
         Ok(())
     }
 
@@ -310,17 +314,17 @@ impl<'a> Unpacker<'a> {
                 self.inodes = self.inodes.saturating_sub(removed);
             }
         }
-        for path in std::mem::take(&mut self.tree.implied) {
-            self.inodes += 1;
-            self.directories.entry(path).or_default();
-        }
-        for (path, modified) in std::mem::take(&mut self.directories) {
+        self.inodes += self.tree.implied.len() as u64;
+        let implied = std::mem::take(&mut self.tree.implied).into_iter().map(|path| (path, Time::default()));
+        let mut seen = HashSet::new();
+        for (path, modified) in implied.chain(std::mem::take(&mut self.directories)) {
             // Gone again, or replaced by something else.
             let Ok(directory) = self.tree.open_folder(&path, OFlags::NOFOLLOW) else { continue };
-            attributes::touch_directory(&directory, modified)
-                .map_err(UnpackFault::at("set a directory's times"))?;
+            attributes::touch(On::Open(directory.as_fd()), modified)?;
             let stat = rustix::fs::fstat(&directory).map_err(UnpackFault::at("look at a directory"))?;
-            self.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
+            if seen.insert(stat.st_ino) {
+                self.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
+            }
         }
         let (bytes, inodes) = if self.recount {
             measure(&self.root).map_err(UnpackFault::at("measure the layer"))?

@@ -1,0 +1,119 @@
+//! Owners, modes, times, attributes and kinds come out as they went in.
+
+use std::path::Path;
+
+use crate::archive::{Archive, item};
+use crate::fixture::{Fixture, is_root};
+use crate::tree;
+
+#[test]
+fn everything_about_an_entry_is_kept() {
+    if !is_root("everything_about_an_entry_is_kept") {
+        return;
+    }
+    let fixture = Fixture::new();
+    // VFS capability revision 2: cap_net_bind_service, effective and permitted.
+    let capability = b"\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00";
+    let archive = Archive::new()
+        .add(&item(b'5', "./").mode(0o751).owner(7, 8).mtime(5))
+        .add(&item(b'5', "tmp").mode(0o1777).mtime(11))
+        .add(&item(b'5', "shared").mode(0o2775).owner(0, 50).mtime(12).pax("SCHILY.xattr.user.d", "dir"))
+        .add(&item(b'0', "tmp/plain").content("plain").mode(0o644).mtime(1_234_567_890))
+        .add(&item(b'0', "setuid").mode(0o4755).owner(1000, 1001))
+        .add(&item(b'0', "setgid-root").mode(0o2755))
+        .add(&item(b'0', "open").mode(0o666))
+        .add(&item(b'0', "closed").mode(0).content("secret"))
+        .add(&item(b'0', "cap").mode(0o755).owner(3, 4).pax("SCHILY.xattr.security.capability", capability))
+        .add(&item(b'0', "nanos").pax("mtime", "1500000000.123456789").pax("uid", "3000000000"))
+        .add(&item(b'0', "old").pax("mtime", "-1.5"))
+        .add(&item(b'0', "xattr").pax("SCHILY.xattr.user.a", b"\0\xff\n=").pax("SCHILY.xattr.user.b", "2"))
+        .add(&item(b'2', "link").link("/nowhere/at all").owner(9, 10).mtime(77))
+        .add(&item(b'3', "null").device(1, 3).mode(0o666).mtime(78))
+        .add(&item(b'4', "disk").device(259, 70_000).mode(0o660).owner(0, 6))
+        .add(&item(b'6', "pipe").mode(0o622).owner(1, 1))
+        .add(&item(b'1', "again").link("tmp/plain"));
+    let root = fixture.tree(archive);
+    let tree = tree::read(&root);
+    let at = |path: &str| &tree[Path::new(path)];
+    let check = |path: &str, mode: u32, owner: (u32, u32), mtime: (i64, i64)| {
+        let node = at(path);
+        assert_eq!((node.mode & 0o7777, node.owner, node.mtime), (mode, owner, mtime), "{path}");
+    };
+    const USUAL: (i64, i64) = (1_600_000_000, 0);
+    check("", 0o751, (7, 8), (5, 0));
+    check("tmp", 0o1777, (0, 0), (11, 0));
+    check("shared", 0o2775, (0, 50), (12, 0));
+    check("tmp/plain", 0o644, (0, 0), (1_234_567_890, 0));
+    check("setuid", 0o4755, (1000, 1001), USUAL);
+    check("setgid-root", 0o2755, (0, 0), USUAL);
+    check("open", 0o666, (0, 0), USUAL);
+    check("closed", 0, (0, 0), USUAL);
+    check("cap", 0o755, (3, 4), USUAL);
+    check("nanos", 0o644, (3_000_000_000, 0), (1_500_000_000, 123_456_789));
+    check("old", 0o644, (0, 0), (-2, 500_000_000));
+    check("null", 0o666, (0, 0), (78, 0));
+    check("disk", 0o660, (0, 6), USUAL);
+    check("pipe", 0o622, (1, 1), USUAL);
+    assert_eq!((at("link").owner, at("link").mtime), ((9, 10), (77, 0)));
+    assert_eq!(at("link").content, b"/nowhere/at all");
+    assert_eq!(at("null").device, rustix::fs::makedev(1, 3));
+    assert_eq!(at("disk").device, rustix::fs::makedev(259, 70_000));
+    assert_eq!(at("cap").xattrs["security.capability"], capability);
+    assert_eq!(at("xattr").xattrs["user.a"], b"\0\xff\n=");
+    assert_eq!(at("xattr").xattrs["user.b"], b"2");
+    assert_eq!(at("shared").xattrs["user.d"], b"dir");
+    assert_eq!(at("closed").content, b"secret");
+    // In the order of names, the first of the two is the one that the other is the same as.
+    assert_eq!(at("tmp/plain").same_as.as_deref(), Some(Path::new("again")));
+}
+
+#[test]
+fn folders_keep_their_times_although_they_are_filled_later() {
+    let fixture = Fixture::new();
+    let archive = Archive::new()
+        .add(&item(b'5', "a").mtime(100))
+        .add(&item(b'5', "a/b").mtime(200))
+        .file("a/b/c", "x")
+        .file("a/d", "y")
+        .symlink("a/e", "b")
+        .file("a/e/f", "through the link")
+        .file("implied/g", "z");
+    let tree = tree::read(&fixture.tree(archive));
+    assert_eq!(tree[Path::new("a")].mtime, (100, 0));
+    assert_eq!(tree[Path::new("a/b")].mtime, (200, 0));
+    // Nobody said when: the same for everybody rather than the time of the pull.
+    assert_eq!(tree[Path::new("implied")].mtime, (0, 0));
+    assert_eq!(tree[Path::new("implied")].mode & 0o7777, 0o755);
+    assert_eq!(tree[Path::new("a/b/f")].content, b"through the link");
+}
+
+#[test]
+fn the_size_on_record_is_what_the_disk_says() {
+    let fixture = Fixture::new();
+    let mut archive =
+        Archive::new().dir("d").dir("d/e").symlink("short", "x").symlink("long", "y".repeat(90));
+    for n in 0..300 {
+        archive = archive.file(format!("d/e/a-name-that-fills-the-folder-{n}"), vec![1; n * 37]);
+    }
+    let archive = archive.hard_link("d/again", "d/e/a-name-that-fills-the-folder-299").file("implied/x", "");
+    let root = fixture.tree(archive);
+    let usage = fixture.store.usage();
+    let (bytes, inodes) = du(&root);
+    assert_eq!(usage.inodes, inodes);
+    assert_eq!(usage.bytes, bytes);
+}
+
+/// What `du` counts.
+fn du(root: &Path) -> (u64, u64) {
+    use std::os::unix::fs::MetadataExt;
+    let mut seen = std::collections::HashSet::new();
+    let (mut bytes, mut inodes) = (0, 0);
+    for path in tree::read(root).keys() {
+        let metadata = std::fs::symlink_metadata(root.join(path)).unwrap();
+        if seen.insert(metadata.ino()) {
+            bytes += metadata.blocks() * 512;
+            inodes += 1;
+        }
+    }
+    (bytes, inodes)
+}

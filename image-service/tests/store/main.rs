@@ -1,0 +1,14 @@
+//! The store and its unpacker from outside: archives in, trees out.
+
+mod archive;
+mod attributes;
+mod disk_full;
+mod equality;
+mod fixture;
+mod gnu_tar;
+mod hostile;
+mod lifecycle;
+mod names;
+mod restart;
+mod tree;
+mod whiteouts;
