@@ -110,12 +110,22 @@ fn detach_from_monitor() -> Result<(), StageError> {
 /// kernel moves one thread without the lock that moving a whole process takes.
 fn join_cgroups(join: &CgroupJoin, fds: Fds<'_>, joined: InCgroup) -> Result<(), StageError> {
     for &tasks in &join.v1_tasks {
-        rustix::io::write(fds.get(tasks)?, b"0").at(Stage::JoinCgroup, "v1")?;
+        rustix::io::write(fds.get(tasks)?, b"0").map_err(cgroup_refused)?;
     }
     let Some(v2) = join.v2.filter(|_| joined == InCgroup::No) else { return Ok(()) };
     let procs = openat(fds.get(v2)?, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
     let procs = procs.at(Stage::JoinCgroup, "cgroup.procs")?;
-    rustix::io::write(procs, b"0").map(drop).at(Stage::JoinCgroup, "v2")
+    rustix::io::write(procs, b"0").map(drop).map_err(cgroup_refused)
+}
+
+fn cgroup_refused(errno: Errno) -> StageError {
+    let why = match errno {
+        Errno::NOSPC => "of the container: its cpuset names no CPUs or no memory nodes",
+        Errno::NODEV => "of the container: it has been removed",
+        Errno::BUSY => "of the container: it has cgroups below it that controllers are enabled for",
+        errno => return StageError::new(Stage::JoinCgroup, errno, "of the container"),
+    };
+    StageError::explained(Stage::JoinCgroup, errno, why)
 }
 
 /// The container's /proc, or a private one when only something has to be written through it.

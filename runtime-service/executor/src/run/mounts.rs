@@ -151,6 +151,7 @@ impl<'a> Mounter<'a> {
 fn attach_at(root: BorrowedFd<'_>, source: BorrowedFd<'_>, mount: &Mount) -> Result<(), StageError> {
     let kind = kind_of(mount);
     let target = find_target(root, mount, kind)?;
+    guard_proc(source, &target, mount)?;
     filesystem::attach(source, target.as_fd()).map_err(|errno| not_attached(errno, &target, mount, kind))
 }
 
@@ -168,16 +169,35 @@ fn not_attached(errno: Errno, target: &OwnedFd, mount: &Mount, kind: Kind) -> St
 
 fn find_target(root: BorrowedFd<'_>, mount: &Mount, kind: Kind) -> Result<OwnedFd, StageError> {
     let path = &mount.target;
-    let target = target::find_or_make(root, path, kind)
-        .at(Stage::Mount, format_args!("{}: find or make the place for it", Quoted(path)))?;
-    // A volume with a link to /proc in the path must not end up over one of its files.
-    let named = path.to_bytes().starts_with(b"/proc/");
-    let statfs = fstatfs(&target).at(Stage::Mount, Quoted(path))?;
-    if statfs.f_type as u64 == PROC_MAGIC && !named && !matches!(mount.kind, MountKind::Proc) {
-        let why = format!("{}: leads into /proc, where no volume may be mounted", Quoted(path));
-        return Err(StageError::explained(Stage::Mount, Errno::PERM, why));
+    if !matches!(mount.kind, MountKind::Proc | MountKind::Sysfs) {
+        let subject = format_args!("{}: find or make the place for it", Quoted(path));
+        return target::find_or_make(root, path, kind).at(Stage::Mount, subject);
     }
-    Ok(target)
+    // Masks are looked up below these.
+    target::find_or_make_without_links(root, path).map_err(|errno| match errno {
+        Errno::LOOP => {
+            let why = format!("{}: is a link in the image, it must be a folder", Quoted(path));
+            StageError::explained(Stage::Mount, errno, why)
+        }
+        errno => StageError::new(Stage::Mount, errno, Quoted(path)),
+    })
+}
+
+/// Only another procfs may cover /proc, and over something in it goes only what says so by name: a
+/// volume with a link to /proc in its path must not end up there.
+fn guard_proc(source: BorrowedFd<'_>, target: &OwnedFd, mount: &Mount) -> Result<(), StageError> {
+    let path = &mount.target;
+    let is_proc = |fd: BorrowedFd<'_>| fstatfs(fd).map(|s| s.f_type as u64 == PROC_MAGIC);
+    if matches!(mount.kind, MountKind::Proc) || !is_proc(target.as_fd()).at(Stage::Mount, Quoted(path))? {
+        return Ok(());
+    }
+    let why = match path.to_bytes() {
+        b"/proc" if is_proc(source).at(Stage::Mount, Quoted(path))? => return Ok(()),
+        b"/proc" => "only a proc file system may be mounted over it",
+        named if named.starts_with(b"/proc/") => return Ok(()),
+        _ => "leads into /proc, where no volume may be mounted",
+    };
+    Err(StageError::explained(Stage::Mount, Errno::PERM, format!("{}: {why}", Quoted(path))))
 }
 
 /// Makes the mount that `place` names read-only, `whole` with everything below it.

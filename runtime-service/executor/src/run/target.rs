@@ -26,7 +26,25 @@ const RACES: usize = 64;
 
 /// Opens what `path` names in `root`, with `flags` and close-on-exec.
 pub(crate) fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    open_by(root, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+}
+
+/// As [`find_or_make`] for a folder, but any link on the way is refused (`ELOOP`): for what other
+/// paths are looked up in later, and must not move with a neighbour's volume.
+pub(crate) fn find_or_make_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+    match open_by(root, path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
+        // With a dangling link in the path it would have been the other error.
+        Err(Errno::NOENT) => make(root, path, Kind::Folder),
+        other => other,
+    }
+}
+
+fn open_by(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
     for _ in 0..RACES {
         match openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
             Err(Errno::AGAIN | Errno::INTR) => {}

@@ -14,6 +14,8 @@ pub const TESTS: &[crate::Test] = &[
     ("binds_files_and_folders", binds_files_and_folders),
     ("links_in_targets_stay_inside", links_in_targets_stay_inside),
     ("a_volume_can_not_hide_proc", a_volume_can_not_hide_proc),
+    ("proc_is_no_link", proc_is_no_link),
+    ("sys_is_no_link", sys_is_no_link),
     ("readonly_and_shared_roots", readonly_and_shared_roots),
     ("one_static_file_is_an_image", one_static_file_is_an_image),
     ("shared_memory_is_the_pods", shared_memory_is_the_pods),
@@ -144,12 +146,40 @@ fn a_volume_can_not_hide_proc() {
     let files = Files::busybox();
     let volume = files.volume("volume");
     std::os::unix::fs::symlink("/proc/self", volume.join("link")).unwrap();
-    let pod = Pod::enter(|| vec![files.detached(), detached(&volume)]);
-    let outcome = pod.run_with(&["/bin/true"], |plan| {
-        plan.mounts.push(bind("/vol", 1, false));
-        plan.mounts.push(bind("/vol/link/attr", 1, false));
+    let pod = Pod::enter(|| vec![files.detached(), detached(&volume), detached(&volume)]);
+    let error = |targets: &[&str]| {
+        let outcome = pod.run_with(&["/bin/true"], |plan| {
+            plan.mounts.extend(targets.iter().enumerate().map(|(n, target)| bind(target, n + 1, false)));
+        });
+        outcome.error()
+    };
+    assert_eq!(
+        error(&["/vol", "/vol/link/attr"]),
+        "mount \"/vol/link/attr\": leads into /proc, where no volume may be mounted"
+    );
+    assert_eq!(error(&["/proc"]), "mount \"/proc\": only a proc file system may be mounted over it");
+    let own = pod.run_with(&["/bin/cat", "/proc/self/comm"], |plan| {
+        let mut again = plan.mounts[0].clone();
+        again.attributes |= RDONLY;
+        plan.mounts.push(again);
     });
-    assert_eq!(outcome.error(), "mount \"/vol/link/attr\": leads into /proc, where no volume may be mounted");
+    assert_eq!(own.good(), "cat");
+}
+
+fn proc_is_no_link() {
+    refuses_link("proc");
+}
+
+fn sys_is_no_link() {
+    refuses_link("sys");
+}
+
+/// Else its masks would be looked up where a neighbour can move things about.
+fn refuses_link(name: &str) {
+    let files = Files::busybox();
+    files.link("/elsewhere", name);
+    let error = files.pod().run(&["/bin/true"]).error();
+    assert_eq!(error, format!("mount \"/{name}\": is a link in the image, it must be a folder"));
 }
 
 fn readonly_and_shared_roots() {

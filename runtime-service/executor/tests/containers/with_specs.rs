@@ -13,8 +13,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
 
 use crate::lab::{Files, Pod};
 
-pub const TESTS: &[crate::Test] =
-    &[("a_spec_becomes_a_process", a_spec_becomes_a_process), ("a_privileged_spec", a_privileged_spec)];
+pub const TESTS: &[crate::Test] = &[
+    ("a_spec_becomes_a_process", a_spec_becomes_a_process),
+    ("a_privileged_spec", a_privileged_spec),
+    ("time_of_a_whole_start", time_of_a_whole_start),
+];
 
 /// As runtimes write it for a CRI container.
 const SPEC: &str = r#"{
@@ -84,23 +87,34 @@ impl Drop for Folders {
 
 /// Compiles `spec` and answers a pod that can start it once.
 fn pod(files: &Files, spec: &Spec) -> (Pod, Folders) {
+    pod_for(files, spec, 1)
+}
+
+/// Compiles `spec` and answers a pod that can start it `starts` times.
+fn pod_for(files: &Files, spec: &Spec, starts: usize) -> (Pod, Folders) {
     let cgroups = Cgroups::detect().unwrap();
     let name = format!("crisp-executor-spec-{}", std::process::id());
     let cgroup = cgroups.create(&CgroupPath::parse(&format!("/{name}")).unwrap()).unwrap();
     let folders = Folders::of(&name);
     cgroup.apply(&Resources { pids: Some(30), ..Resources::default() }).unwrap();
-    let (upper, work) = (files.volume("upper"), files.volume("work"));
-    let inputs = Inputs {
-        root: rootfs::assemble(&[files.path("")], &upper, &work).unwrap(),
-        cgroups,
-        cgroup: cgroup.join().unwrap(),
-        pid: PidInput::Own,
-        pod_shm: true,
-        source_deadline: Duration::from_secs(5),
-    };
-    let Compiled { plan, fds } = compile::compile(spec, inputs).unwrap();
-    let fds = std::cell::RefCell::new(Some(fds));
-    let mut pod = Pod::enter_for(1, || fds.take().unwrap());
+    let compiled: Vec<Compiled> = (0..starts)
+        .map(|number| {
+            let (upper, work) =
+                (files.volume(&format!("upper-{number}")), files.volume(&format!("work-{number}")));
+            let inputs = Inputs {
+                root: rootfs::assemble(&[files.path("")], &upper, &work).unwrap(),
+                cgroups: cgroups.clone(),
+                cgroup: cgroup.join().unwrap(),
+                pid: PidInput::Own,
+                pod_shm: true,
+                source_deadline: Duration::from_secs(5),
+            };
+            compile::compile(spec, inputs).unwrap()
+        })
+        .collect();
+    let plan = compiled[0].plan.clone();
+    let sets = std::cell::RefCell::new(compiled);
+    let mut pod = Pod::enter_for(starts, || sets.borrow_mut().pop().unwrap().fds);
     // As it travels: bytes.
     pod.plan = postcard::from_bytes(&postcard::to_allocvec(&plan).unwrap()).unwrap();
     (pod, folders)
@@ -167,4 +181,12 @@ fn a_privileged_spec() {
     let (pod, _folders) = pod(&files, &spec);
     assert_eq!(pod.plan.root.mount, FdIndex(0));
     assert_eq!(pod.run_as_planned().good(), "0\n/dev/made");
+}
+
+/// With everything that a usual pod's container has: cgroups, overlay, volumes, seccomp.
+fn time_of_a_whole_start() {
+    let files = Files::busybox();
+    let volume = volume(&files);
+    let (pod, _folders) = pod_for(&files, &spec(&volume, "exit 0"), crate::timing::ROUNDS);
+    crate::timing::measure(&pod.plan, (0..crate::timing::ROUNDS).map(|_| pod.fds()).collect());
 }
