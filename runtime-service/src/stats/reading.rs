@@ -50,7 +50,7 @@ pub async fn container(core: &Arc<Core>, container: &Arc<Container>) -> Containe
     let running = matches!(container.status().state, State::Running { .. });
     let path =
         core.pod_of(container).filter(|_| running).and_then(|pod| cgroup_path(&pod, container.id()).ok());
-    let cgroup = path.and_then(|path| read(&core.cgroups, &path));
+    let cgroup = read_kept(core, container, path);
     let nano_cores = cgroup.as_ref().and_then(|stats| rate(&container.meters.cpu, stats));
     let writable = container.meters.writable.usage(&container.folder.upper()).await;
     ContainerReading { container: container.clone(), cgroup, nano_cores, writable }
@@ -78,6 +78,23 @@ fn has_own_parent(pod: &Pod) -> bool {
     let Some(parent) = &pod.config.cgroup_parent else { return true };
     let plain = |text: &str| text.replace(['-', '_'], "");
     !pod.config.uid.is_empty() && plain(parent.name()).contains(&plain(&pod.config.uid))
+}
+
+/// `path` is None for a container that does not run: its files are closed.
+fn read_kept(core: &Core, container: &Container, path: Option<CgroupPath>) -> Option<Stats> {
+    let mut kept = container.meters.cgroup.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(path) = path else {
+        *kept = None;
+        return None;
+    };
+    if kept.is_none() {
+        *kept = core.cgroups.open(&path).and_then(|cgroup| cgroup.stats_reader()).ok();
+    }
+    let stats = kept.as_mut()?.read().ok();
+    if stats.is_none() {
+        *kept = None;
+    }
+    stats
 }
 
 fn read(cgroups: &Cgroups, path: &CgroupPath) -> Option<Stats> {

@@ -57,17 +57,9 @@ fn inputs() -> Inputs {
     }
 }
 
-fn root_only() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: needs root");
-    }
-    root
-}
-
 #[test]
 fn a_whole_spec_becomes_a_plan() {
-    if !root_only() {
+    if crate::skip::without_root() {
         return;
     }
     let Compiled { plan, fds } = compile(&spec(|_| ()), inputs()).unwrap();
@@ -96,7 +88,7 @@ fn a_whole_spec_becomes_a_plan() {
 /// Where in the JSON, what to put there, and what the error must start with.
 #[test]
 fn errors_name_the_field() {
-    if !root_only() {
+    if crate::skip::without_root() {
         return;
     }
     let cases: [(&str, Value, &str); 34] = [
@@ -160,7 +152,7 @@ fn errors_name_the_field() {
 
 #[test]
 fn the_pid_namespace_must_be_the_one_that_the_spec_says() {
-    if !root_only() {
+    if crate::skip::without_root() {
         return;
     }
     let joined = spec(|json| json["linux"]["namespaces"][2]["path"] = json!("/proc/1/ns/pid"));
@@ -172,7 +164,7 @@ fn the_pid_namespace_must_be_the_one_that_the_spec_says() {
 
 #[test]
 fn a_plan_survives_its_journey() {
-    if !root_only() {
+    if crate::skip::without_root() {
         return;
     }
     let plan = compile(&spec(|_| ()), inputs()).unwrap().plan;

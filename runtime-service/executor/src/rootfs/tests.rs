@@ -11,8 +11,7 @@ struct Image {
 impl Image {
     /// Layer n (0 = top) has the file `nN` and its own version of `same`.
     fn new(count: usize) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if crate::skip::without_root() {
             return None;
         }
         let folder = tempfile::tempdir().unwrap();

@@ -6,8 +6,7 @@ use crate::inroot;
 const SOON: Duration = Duration::from_secs(5);
 
 fn folder() -> Option<tempfile::TempDir> {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: needs root");
+    if crate::skip::without_root() {
         return None;
     }
     Some(tempfile::tempdir().unwrap())

@@ -2,8 +2,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use rustix::process::geteuid;
-
 use super::super::*;
 
 /// A cgroup of this test alone; ended and removed with it.
@@ -17,8 +15,7 @@ impl Own {
     /// None, with the reason printed, where the test cannot run.
     fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if !geteuid().is_root() {
-            eprintln!("skipped: needs root");
+        if crate::skip::without_root() {
             return None;
         }
         let cgroups = Cgroups::detect().unwrap();
@@ -27,7 +24,7 @@ impl Own {
         match cgroups.create(&parent.child("leaf").unwrap()) {
             Ok(cgroup) => Some(Self { cgroups, cgroup, parent }),
             Err(error) => {
-                eprintln!("skipped: {error}");
+                crate::skip::because(&error.to_string());
                 None
             }
         }
@@ -157,7 +154,7 @@ fn device_rules_decide() {
 fn the_v2_device_program_decides_like_v1() {
     let Some(own) = Own::new() else { return };
     let Some(v2) = &own.cgroup.host.v2 else {
-        eprintln!("skipped: no v2 tree");
+        crate::skip::because("no cgroup v2");
         return;
     };
     let dir = v2.dir(own.cgroup.path()).unwrap().unwrap();
