@@ -7,8 +7,6 @@ use std::path::PathBuf;
 pub struct RuntimeConfig {
     /// Kept over reboots, e.g. /var/lib/crisp.
     pub root: PathBuf,
-    /// The built-in network's pool, when that is in force; None with CNI.
-    pub pod_cidr: Option<String>,
     /// Told to kubelet, and how `cgroup_parent` is read.
     pub cgroup_driver: CgroupDriver,
 }

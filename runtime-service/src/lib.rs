@@ -10,7 +10,7 @@
 //!                           └─> rpc ─convert─> status, lists, stats, events   (from memory)
 //! ```
 //!
-//! - [`RuntimeService`] is the gRPC service; [`RuntimeService::open`] recovers and follows.
+//! - [`RuntimeService`] is the gRPC service; [`RuntimeService::new`] recovers and follows.
 //! - [`container::Container`] is what was asked (fixed) and a [`container::door::Door`] through which
 //!   its [`container::state::State`] changes.
 //! - [`convert`] is the border to the contract's messages, [`error`] the mapping to its codes.
@@ -38,7 +38,7 @@ pub mod stats;
 
 use std::sync::Arc;
 
-use crisp_image_service::Store;
+use crisp_image_service::ImageService;
 use crisp_metrics::{Metrics, prometheus};
 use crisp_sandbox::Pods;
 
@@ -68,15 +68,15 @@ impl RuntimeService {
     /// # Errors
     /// Only when the folders themselves cannot be used: a single container never keeps the others
     /// from being served.
-    pub async fn open(
+    pub async fn new(
         config: RuntimeConfig,
         pods: Pods,
-        images: Store,
+        images: ImageService,
         metrics: &Metrics,
     ) -> Result<Self, OpenError> {
         // Before looking at what there is: what comes meanwhile is then told.
         let events = pods.events();
-        let core = Core::new(config, pods, images, metrics)?;
+        let core = Core::new(config, pods, images.store().clone(), metrics)?;
         gauges::register(&core)?;
         recover::recover(&core).await.map_err(OpenError::Recover)?;
         for pod in core.pods.list() {

@@ -3,17 +3,17 @@
 use crisp_proto::runtime::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
 
 use super::{Core, Reply};
-use crate::convert;
 
+/// The network's own configuration decides: the plugins' files with CNI, the settings with the
+/// built-in one. Whoever wrote them knows the node's CIDR; a refusal would only keep kubelet from
+/// going on.
 pub(super) async fn call(
-    core: &Core,
+    _core: &Core,
     request: UpdateRuntimeConfigRequest,
 ) -> Reply<UpdateRuntimeConfigResponse> {
     let told = request.runtime_config.and_then(|c| c.network_config).map(|n| n.pod_cidr).unwrap_or_default();
-    // With CNI the plugins' own configuration decides, and whoever wrote it knows the node's CIDR.
-    if let Some(ours) = core.config.pod_cidr.as_deref().filter(|ours| !told.is_empty() && *ours != told) {
-        let problem = format!("{told} is not the built-in network's {ours}: set pod_cidr and start the server anew");
-        return Err(convert::invalid("runtime_config.network_config.pod_cidr", problem).into());
+    if !told.is_empty() {
+        tracing::info!(pod_cidr = told, "told of the node's pod CIDR; the network's own settings stay in force");
     }
     Ok(UpdateRuntimeConfigResponse {})
 }

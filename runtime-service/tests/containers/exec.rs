@@ -1,0 +1,59 @@
+//! ExecSync.
+
+use std::time::{Duration, Instant};
+
+use tonic::Code;
+
+use crate::lab::{lab, shell};
+
+#[tokio::test]
+async fn output_and_code_come_back() {
+    let lab = lab!();
+    let pod = lab.pod("exec").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let answer = lab.exec(&id, &["sh", "-c", "echo out; echo err >&2; exit 9"], 0).await.unwrap();
+    assert_eq!((&answer.stdout[..], &answer.stderr[..], answer.exit_code), (&b"out\n"[..], &b"err\n"[..], 9));
+    let big = lab.exec(&id, &["dd", "if=/dev/zero", "bs=1M", "count=20"], 0).await.unwrap();
+    assert_eq!((big.stdout.len(), big.exit_code), (16 << 20, 0));
+    let error = lab.exec(&id, &["/bin/nope"], 0).await.unwrap_err();
+    assert!(error.message().contains("/bin/nope"), "{error}");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_command_that_does_not_end_is_killed_with_what_it_started() {
+    let lab = lab!();
+    let pod = lab.pod("deadline").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let begun = Instant::now();
+    let error = lab.exec(&id, &["sh", "-c", "sleep 777 & setsid sleep 778 & wait"], 1).await.unwrap_err();
+    assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let left = lab.sh(&id, "ps | grep -v grep | grep 'sleep 77' || true").await;
+    assert_eq!(left, "");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_grandchild_that_keeps_the_pipes_does_not_hang_it() {
+    let lab = lab!();
+    let pod = lab.pod("pipes").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let begun = Instant::now();
+    let answer = lab.exec(&id, &["sh", "-c", "echo said; setsid sleep 30 &"], 10).await.unwrap();
+    assert_eq!((&answer.stdout[..], answer.exit_code), (&b"said\n"[..], 0));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn nothing_runs_in_what_does_not_run() {
+    let lab = lab!();
+    let pod = lab.pod("idle").await;
+    let id = lab.create(&pod, shell("app", "true")).await.unwrap();
+    assert_eq!(lab.exec(&id, &["true"], 0).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(lab.exec("ffff", &["true"], 0).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(lab.exec(&id, &[], 0).await.unwrap_err().code(), Code::InvalidArgument);
+    lab.remove_pod(&pod).await;
+}

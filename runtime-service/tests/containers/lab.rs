@@ -1,0 +1,306 @@
+//! A laboratory: one server's worth of services on temporary folders, with one image.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crisp_executor::cgroup::Cgroups;
+use crisp_image_service::store::{Document, LayerCompression, NewImage};
+use crisp_image_service::{DiffId, Digest, ImageConfig, ImageService, Reference};
+use crisp_metrics::Metrics;
+use crisp_proto::runtime::v1 as proto;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
+use crisp_sandbox::network::{NetworkConfig, Networks};
+use crisp_sandbox::spawn::MonitorBinary;
+use crisp_sandbox::{Pods, SandboxConfig};
+use tonic::{Request, Status};
+
+pub const IMAGE: &str = "registry.test/lab:1";
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+pub struct Lab {
+    pub dir: tempfile::TempDir,
+    pub service: RuntimeService,
+    pub metrics: Metrics,
+    number: u32,
+}
+
+fn monitor() -> Option<Vec<u8>> {
+    let exe = std::env::current_exe().ok()?;
+    std::fs::read(exe.parent()?.parent()?.join("crisp-pod")).ok()
+}
+
+/// None, with the reason printed, where these tests cannot run.
+pub fn missing() -> Option<&'static str> {
+    if !rustix::process::geteuid().is_root() {
+        Some("not root")
+    } else if monitor().is_none() {
+        Some("crisp-pod is not built: cargo build -p crisp-monitor")
+    } else if !Path::new("/bin/busybox").exists() {
+        Some("no /bin/busybox")
+    } else {
+        None
+    }
+}
+
+macro_rules! lab {
+    () => {
+        match crate::lab::missing() {
+            None => crate::lab::Lab::new().await,
+            Some(reason) => {
+                eprintln!("skipped: {reason}");
+                return;
+            }
+        }
+    };
+}
+pub(crate) use lab;
+
+impl Lab {
+    pub async fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("crisp-lab").tempdir().unwrap();
+        // Programs of any user go through here on their way to the layers.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
+        let number = NEXT.fetch_add(1, Ordering::SeqCst);
+        let (service, metrics) = open(dir.path(), number, true).await;
+        Self { dir, service, metrics, number }
+    }
+
+    /// As after the server was killed and started again.
+    pub async fn restart(self) -> Self {
+        let Self { dir, service, number, .. } = self;
+        drop(service);
+        // The tasks of the old one hold its store until they have noticed.
+        let (service, metrics) = open(dir.path(), number, false).await;
+        Self { dir, service, metrics, number }
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.dir.path().join("logs")
+    }
+
+    pub fn pod_config(&self, name: &str) -> proto::PodSandboxConfig {
+        let metadata = proto::PodSandboxMetadata {
+            name: name.into(),
+            uid: format!("{name}-uid"),
+            namespace: "lab".into(),
+            attempt: 0,
+        };
+        let options = proto::NamespaceOption { network: 2, pid: 1, ..Default::default() };
+        let context =
+            proto::LinuxSandboxSecurityContext { namespace_options: Some(options), ..Default::default() };
+        proto::PodSandboxConfig {
+            metadata: Some(metadata),
+            log_directory: self.logs().to_string_lossy().into_owned(),
+            linux: Some(proto::LinuxPodSandboxConfig {
+                security_context: Some(context),
+                cgroup_parent: format!("/crisp-lab-{}-{}/{name}", std::process::id(), self.number),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    pub async fn run_pod(&self, config: proto::PodSandboxConfig) -> Result<String, Status> {
+        let request = proto::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+        Ok(self.service.run_pod_sandbox(Request::new(request)).await?.into_inner().pod_sandbox_id)
+    }
+
+    pub async fn pod(&self, name: &str) -> String {
+        self.run_pod(self.pod_config(name)).await.unwrap()
+    }
+
+    pub async fn create(&self, pod: &str, config: proto::ContainerConfig) -> Result<String, Status> {
+        let request = proto::CreateContainerRequest {
+            pod_sandbox_id: pod.into(),
+            config: Some(config),
+            sandbox_config: None,
+        };
+        Ok(self.service.create_container(Request::new(request)).await?.into_inner().container_id)
+    }
+
+    pub async fn start(&self, id: &str) -> Result<(), Status> {
+        let request = proto::StartContainerRequest { container_id: id.into() };
+        self.service.start_container(Request::new(request)).await.map(drop)
+    }
+
+    /// Created and started.
+    pub async fn run(&self, pod: &str, config: proto::ContainerConfig) -> String {
+        let id = self.create(pod, config).await.unwrap();
+        self.start(&id).await.unwrap();
+        id
+    }
+
+    pub async fn stop(&self, id: &str, timeout: i64) -> Result<(), Status> {
+        let request = proto::StopContainerRequest { container_id: id.into(), timeout };
+        self.service.stop_container(Request::new(request)).await.map(drop)
+    }
+
+    pub async fn remove(&self, id: &str) -> Result<(), Status> {
+        let request = proto::RemoveContainerRequest { container_id: id.into() };
+        self.service.remove_container(Request::new(request)).await.map(drop)
+    }
+
+    pub async fn remove_pod(&self, id: &str) {
+        let request = proto::RemovePodSandboxRequest { pod_sandbox_id: id.into() };
+        self.service.remove_pod_sandbox(Request::new(request)).await.unwrap();
+    }
+
+    pub async fn status(&self, id: &str) -> Result<proto::ContainerStatus, Status> {
+        let request = proto::ContainerStatusRequest { container_id: id.into(), verbose: false };
+        Ok(self.service.container_status(Request::new(request)).await?.into_inner().status.unwrap())
+    }
+
+    pub async fn exec(
+        &self,
+        id: &str,
+        words: &[&str],
+        timeout: i64,
+    ) -> Result<proto::ExecSyncResponse, Status> {
+        let cmd = words.iter().map(|w| (*w).to_owned()).collect();
+        let request = proto::ExecSyncRequest { container_id: id.into(), cmd, timeout };
+        Ok(self.service.exec_sync(Request::new(request)).await?.into_inner())
+    }
+
+    /// What a shell line in the container prints.
+    pub async fn sh(&self, id: &str, line: &str) -> String {
+        let answer = self.exec(id, &["sh", "-c", line], 20).await.unwrap();
+        assert_eq!(answer.exit_code, 0, "{line}: {}", String::from_utf8_lossy(&answer.stderr));
+        String::from_utf8(answer.stdout).unwrap()
+    }
+
+    pub async fn exited(&self, id: &str) -> proto::ContainerStatus {
+        let begun = Instant::now();
+        loop {
+            let status = self.status(id).await.unwrap();
+            if status.state == proto::ContainerState::ContainerExited as i32 {
+                return status;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "{status:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn log(&self, name: &str) -> String {
+        std::fs::read_to_string(self.logs().join(format!("{name}.log"))).unwrap_or_default()
+    }
+}
+
+/// `sh -c line`, logging to `name`.log.
+pub fn shell(name: &str, line: &str) -> proto::ContainerConfig {
+    proto::ContainerConfig {
+        metadata: Some(proto::ContainerMetadata { name: name.into(), attempt: 0 }),
+        image: Some(proto::ImageSpec { image: IMAGE.into(), ..Default::default() }),
+        command: vec!["/bin/sh".into(), "-c".into(), line.into()],
+        log_path: format!("{name}.log"),
+        linux: Some(proto::LinuxContainerConfig {
+            security_context: Some(proto::LinuxContainerSecurityContext {
+                namespace_options: Some(proto::NamespaceOption { network: 2, pid: 1, ..Default::default() }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+pub fn security(config: &mut proto::ContainerConfig) -> &mut proto::LinuxContainerSecurityContext {
+    config.linux.as_mut().unwrap().security_context.as_mut().unwrap()
+}
+
+pub fn resources(config: &mut proto::ContainerConfig) -> &mut proto::LinuxContainerResources {
+    config.linux.as_mut().unwrap().resources.get_or_insert_default()
+}
+
+async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics) {
+    let root = dir.join("root");
+    let metrics = Metrics::new("lab").unwrap();
+    let images = open_images(&root, &metrics).await;
+    if fresh {
+        add_image(&images);
+    }
+    let networks = Networks::open(&NetworkConfig {
+        cni_conf_dir: "/nonexistent".into(),
+        cni_bin_dirs: vec![],
+        bridge_name: format!("lab{number}"),
+        state_dir: dir.join("run/network"),
+        root_dir: root.join("network"),
+        ..Default::default()
+    })
+    .unwrap();
+    let sandboxes = SandboxConfig {
+        root: root.clone(),
+        state: dir.join("run"),
+        monitor: MonitorBinary::new(&monitor().unwrap()).unwrap(),
+        cgroups: Cgroups::detect().unwrap(),
+        networks,
+    };
+    let pods = Pods::open(sandboxes, &metrics).await.unwrap();
+    let config = RuntimeConfig { root, cgroup_driver: CgroupDriver::Cgroupfs };
+    let service = RuntimeService::new(config, pods, images, &metrics).await.unwrap();
+    (service, metrics)
+}
+
+/// The store is locked until the last task of an earlier service has let go of it.
+async fn open_images(root: &Path, metrics: &Metrics) -> ImageService {
+    let mut last = None;
+    for _ in 0..200 {
+        let config = ImageConfig { root: root.to_owned(), ..Default::default() };
+        match ImageService::open(config, metrics).await {
+            Ok(images) => return images,
+            Err(error) => last = Some(error),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{last:?}");
+}
+
+fn add_image(images: &ImageService) {
+    let layer = layer();
+    let diff = DiffId::parse(Digest::sha256(&layer).as_str()).unwrap();
+    images.store().ingest_layer(&diff, &layer[..], LayerCompression::None).unwrap();
+    let document =
+        |text: String| Document { digest: Digest::sha256(text.as_bytes()), bytes: text.into_bytes() };
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{diff}"]}},
+            "config":{{"Env":["PATH=/bin","FROM=image"],"Cmd":["/bin/sh","-c","echo from the image"],
+            "WorkingDir":"/home","Volumes":{{"/data":{{}}}},"StopSignal":"SIGTERM"}}}}"#
+    );
+    let manifest = document("{}".to_owned());
+    let new = NewImage {
+        reference: Reference::parse(IMAGE).unwrap(),
+        resolved: manifest.digest.clone(),
+        manifest,
+        config: document(config),
+    };
+    images.store().commit_image(new).unwrap();
+}
+
+fn layer() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut add = |path: &str, kind: tar::EntryType, mode: u32, data: &[u8], link: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(data.len() as u64);
+        header.set_link_name(link).unwrap();
+        tar.append_data(&mut header, path, data).unwrap();
+    };
+    let file = tar::EntryType::Regular;
+    for folder in ["bin/", "etc/", "home/", "data/", "tmp/"] {
+        add(folder, tar::EntryType::Directory, 0o755, b"", "x");
+    }
+    add("bin/busybox", file, 0o755, &std::fs::read("/bin/busybox").unwrap(), "x");
+    for name in [
+        "sh", "cat", "echo", "sleep", "id", "true", "false", "yes", "head", "mount", "ls", "hostname",
+        "kill", "wget", "env", "dd", "touch", "grep", "setsid", "ps",
+    ] {
+        add(&format!("bin/{name}"), tar::EntryType::Symlink, 0o777, b"", "busybox");
+    }
+    add("etc/passwd", file, 0o644, b"root:x:0:0::/:/bin/sh\nann:x:1000:1000::/home:/bin/sh\n", "x");
+    add("etc/group", file, 0o644, b"root:x:0:\nann:x:1000:\nstaff:x:50:ann\n", "x");
+    add("data/given", file, 0o644, b"by the image", "x");
+    tar.into_inner().unwrap()
+}

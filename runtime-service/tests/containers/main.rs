@@ -1,0 +1,12 @@
+//! The whole service without a socket: real pods, real monitors, an image in a real store.
+//!
+//! Needs root, busybox (static) and the built `crisp-pod` beside the tests (`cargo build -p
+//! crisp-monitor`); skips with the reason without them.
+
+mod lab;
+
+mod exec;
+mod life;
+mod restart;
+mod security;
+mod stats;

@@ -1,0 +1,127 @@
+//! Who processes are and what they may do.
+
+use crisp_proto::runtime::v1 as proto;
+use tonic::Code;
+
+use crate::lab::{lab, security, shell};
+
+#[tokio::test]
+async fn users_and_groups_are_the_images() {
+    let lab = lab!();
+    let pod = lab.pod("users").await;
+    let mut config = shell("app", "id -u; id -G; cat /proc/self/status | grep Cap; sleep 100");
+    security(&mut config).run_as_username = "ann".into();
+    security(&mut config).supplemental_groups = vec![2000];
+    let id = lab.run(&pod, config).await;
+    assert_eq!(lab.sh(&id, "id -u").await, "1000\n");
+    // The kernel keeps them sorted.
+    assert_eq!(lab.sh(&id, "id -G").await, "1000 50 2000\n");
+    let user = lab.status(&id).await.unwrap().user.unwrap().linux.unwrap();
+    assert_eq!((user.uid, user.gid, user.supplemental_groups), (1000, 1000, vec![1000, 2000, 50]));
+    let mut config = shell("nobody", "true");
+    security(&mut config).run_as_username = "bob".into();
+    let error = lab.create(&pod, config).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument);
+    assert!(error.message().contains("\"bob\""), "{error}");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn capabilities_and_no_new_privileges() {
+    let lab = lab!();
+    let pod = lab.pod("caps").await;
+    let mut config = shell("app", "sleep 100");
+    security(&mut config).no_new_privs = true;
+    security(&mut config).capabilities = Some(proto::Capability {
+        drop_capabilities: vec!["ALL".into()],
+        add_capabilities: vec!["NET_BIND_SERVICE".into()],
+        ..Default::default()
+    });
+    let id = lab.run(&pod, config).await;
+    let status = lab.sh(&id, "cat /proc/1/status").await;
+    for line in [
+        "CapBnd:\t0000000000000400",
+        "CapEff:\t0000000000000400",
+        "CapInh:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn read_only_roots_masked_paths_and_mounts() {
+    let lab = lab!();
+    let pod = lab.pod("hidden").await;
+    let host = lab.dir.path().join("volume");
+    std::fs::create_dir(&host).unwrap();
+    std::fs::write(host.join("file"), "of the host").unwrap();
+    let mut config = shell("app", "sleep 100");
+    security(&mut config).readonly_rootfs = true;
+    security(&mut config).masked_paths = vec!["/proc/kcore".into(), "/etc/group".into()];
+    security(&mut config).readonly_paths = vec!["/proc/sys".into()];
+    let mount = |to: &str, readonly| proto::Mount {
+        container_path: to.into(),
+        host_path: host.to_string_lossy().into_owned(),
+        readonly,
+        ..Default::default()
+    };
+    config.mounts = vec![mount("/mnt/rw", false), mount("/mnt/ro", true)];
+    let id = lab.run(&pod, config).await;
+    assert_eq!(lab.sh(&id, "touch /x 2>/dev/null || echo no").await, "no\n");
+    assert_eq!(lab.sh(&id, "cat /etc/group").await, "");
+    assert_eq!(lab.sh(&id, "cat /mnt/ro/file").await, "of the host");
+    assert_eq!(
+        lab.sh(&id, "touch /mnt/ro/x 2>/dev/null || echo no; touch /mnt/rw/x && echo yes").await,
+        "no\nyes\n"
+    );
+    assert!(host.join("x").exists());
+    assert_eq!(lab.status(&id).await.unwrap().mounts.len(), 2);
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_missing_host_path_is_named() {
+    let lab = lab!();
+    let pod = lab.pod("nowhere").await;
+    let mut config = shell("app", "true");
+    config.mounts = vec![proto::Mount {
+        container_path: "/x".into(),
+        host_path: "/no/such/path".into(),
+        ..Default::default()
+    }];
+    let id = lab.create(&pod, config).await.unwrap();
+    let error = lab.start(&id).await.unwrap_err();
+    assert!(error.message().contains("/no/such/path"), "{error}");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn the_default_seccomp_profile_filters() {
+    let lab = lab!();
+    let pod = lab.pod("seccomp").await;
+    let mut config = shell("app", "sleep 100");
+    security(&mut config).seccomp = Some(proto::SecurityProfile::default());
+    let id = lab.run(&pod, config).await;
+    assert!(lab.sh(&id, "cat /proc/self/status").await.contains("Seccomp:\t2"));
+    assert!(lab.sh(&id, "mount -t tmpfs none /tmp 2>&1 || true").await.contains("ermitted"));
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn privileged_needs_a_privileged_pod() {
+    let lab = lab!();
+    let pod = lab.pod("plain").await;
+    let mut config = shell("app", "sleep 100");
+    security(&mut config).privileged = true;
+    let error = lab.create(&pod, config.clone()).await.unwrap_err();
+    assert_eq!(error.code(), Code::InvalidArgument, "{error}");
+    let mut pod_config = lab.pod_config("strong");
+    pod_config.linux.as_mut().unwrap().security_context.as_mut().unwrap().privileged = true;
+    let strong = lab.run_pod(pod_config).await.unwrap();
+    let id = lab.run(&strong, config).await;
+    assert_eq!(lab.sh(&id, "mount -t tmpfs none /tmp && echo done").await, "done\n");
+    lab.remove_pod(&strong).await;
+    lab.remove_pod(&pod).await;
+}

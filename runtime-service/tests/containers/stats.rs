@@ -1,0 +1,99 @@
+//! Figures, limits and events.
+
+use std::time::Duration;
+
+use crisp_proto::runtime::v1 as proto;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use tokio_stream::StreamExt;
+use tonic::Request;
+
+use crate::lab::{lab, resources, shell};
+
+#[tokio::test]
+async fn figures_are_the_kernels() {
+    let lab = lab!();
+    let pod = lab.pod("figures").await;
+    let mut config = shell("app", "dd if=/dev/zero of=/file bs=1M count=3 2>/dev/null; while :; do :; done");
+    resources(&mut config).memory_limit_in_bytes = 64 << 20;
+    let id = lab.run(&pod, config).await;
+    let read = || async {
+        let request = proto::ContainerStatsRequest { container_id: id.clone() };
+        lab.service.container_stats(Request::new(request)).await.unwrap().into_inner().stats.unwrap()
+    };
+    let first = read().await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let second = read().await;
+    let (a, b) = (first.cpu.unwrap(), second.cpu.unwrap());
+    assert!(b.usage_core_nano_seconds.unwrap().value > a.usage_core_nano_seconds.unwrap().value);
+    assert!(b.usage_nano_cores.unwrap().value > 50_000_000, "{b:?}");
+    let memory = second.memory.unwrap();
+    assert!(memory.working_set_bytes.unwrap().value > 0);
+    assert!(memory.available_bytes.unwrap().value <= 64 << 20);
+    assert!(second.writable_layer.is_some());
+    let request = proto::ListPodSandboxStatsRequest::default();
+    let pods = lab.service.list_pod_sandbox_stats(Request::new(request)).await.unwrap().into_inner().stats;
+    assert_eq!(pods.len(), 1);
+    assert_eq!(pods[0].linux.as_ref().unwrap().containers.len(), 1);
+    assert!(pods[0].linux.as_ref().unwrap().cpu.is_some());
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn limits_can_be_changed_while_it_runs() {
+    let lab = lab!();
+    let pod = lab.pod("limits").await;
+    let mut config = shell("app", "sleep 100");
+    resources(&mut config).memory_limit_in_bytes = 64 << 20;
+    resources(&mut config).cpu_shares = 512;
+    let id = lab.run(&pod, config).await;
+    let linux = proto::LinuxContainerResources { memory_limit_in_bytes: 32 << 20, ..Default::default() };
+    let request = proto::UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(linux),
+        ..Default::default()
+    };
+    lab.service.update_container_resources(Request::new(request)).await.unwrap();
+    let now = lab.status(&id).await.unwrap().resources.unwrap().linux.unwrap();
+    assert_eq!((now.memory_limit_in_bytes, now.cpu_shares), (32 << 20, 512));
+    let request = proto::ContainerStatsRequest { container_id: id.clone() };
+    let stats = lab.service.container_stats(Request::new(request)).await.unwrap().into_inner().stats.unwrap();
+    assert!(stats.memory.unwrap().available_bytes.unwrap().value <= 32 << 20);
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn events_come_in_order() {
+    let lab = lab!();
+    let mut events = lab
+        .service
+        .get_container_events(Request::new(proto::GetEventsRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    let pod = lab.pod("events").await;
+    let id = lab.run(&pod, shell("app", "true")).await;
+    lab.exited(&id).await;
+    lab.remove_pod(&pod).await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&(pod.clone(), 3)) {
+        let event =
+            tokio::time::timeout(Duration::from_secs(5), events.next()).await.unwrap().unwrap().unwrap();
+        seen.push((event.container_id, event.container_event_type));
+    }
+    let of =
+        |what: &String| seen.iter().filter(|(i, _)| i == what).map(|(_, kind)| *kind).collect::<Vec<_>>();
+    assert_eq!(of(&id), [0, 1, 2, 3]);
+    assert_eq!(of(&pod), [0, 1, 2, 3]);
+}
+
+#[tokio::test]
+async fn containers_are_counted_by_state() {
+    let lab = lab!();
+    let pod = lab.pod("gauges").await;
+    let id = lab.run(&pod, shell("app", "sleep 100")).await;
+    lab.sh(&id, "true").await;
+    let page = lab.metrics.text();
+    assert!(page.contains("crisp_containers{state=\"running\"} 1"), "{page}");
+    assert!(page.contains("crisp_exec_duration_seconds_count 1"), "{page}");
+    lab.remove_pod(&pod).await;
+}
