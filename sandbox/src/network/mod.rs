@@ -24,6 +24,7 @@ mod builtin;
 mod cidr;
 mod cni;
 mod config;
+mod conntrack;
 mod error;
 mod host_ports;
 mod netlink;

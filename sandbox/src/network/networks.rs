@@ -63,6 +63,10 @@ impl Networks {
 
     /// Takes the pod's network away, from the record alone; a pod without one is fine.
     ///
+    /// On the built-in network the pod is cut off and its ports are free when this returns; its interface
+    /// is deleted within some tenths of a second, together with those of others, and only then is its
+    /// address given back. [`Self::close_if_unused`] waits for that.
+    ///
     /// # Errors
     /// What could not be taken away; calling again tries again.
     pub async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {

@@ -173,3 +173,37 @@ fn a_thousand_ports_fit_and_attaching_is_quick() {
         });
     });
 }
+
+#[test]
+fn a_udp_sender_that_was_there_first_reaches_the_pod() {
+    on_private_host(module_path!(), "a_udp_sender_that_was_there_first_reaches_the_pod", || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let (other, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.set_read_timeout(Some(SECOND)).unwrap();
+        let try_it = || {
+            sender.send_to(b"x", "127.0.0.1:5300").unwrap();
+            sender.recv_from(&mut [0; 8]).is_ok()
+        };
+        block_on(async {
+            // From the first pod on the kernel keeps track of flows.
+            other.attach(&networks, &[]).await.unwrap();
+            assert!(!try_it());
+            for pod in [&a, &b] {
+                pod.run(|| {
+                    let socket = UdpSocket::bind("0.0.0.0:53").unwrap();
+                    std::thread::spawn(move || {
+                        let mut buffer = [0; 8];
+                        while let Ok((n, from)) = socket.recv_from(&mut buffer) {
+                            let _ = socket.send_to(&buffer[..n], from);
+                        }
+                    });
+                });
+                pod.attach(&networks, &[port(Protocol::Udp, 5300, 53)]).await.unwrap();
+                assert!(try_it(), "the sender's old flow is still in force");
+                networks.detach(&pod.id).await.unwrap();
+            }
+        });
+    });
+}

@@ -7,16 +7,30 @@ use super::bridge::Bridge;
 use super::record::{BuiltinRecord, ChosenNetwork};
 use crate::network::netlink::{Protocol, Socket, rejoin};
 use crate::network::nft::{Published, Ruleset, forward_drops};
-use crate::network::{NetlinkError, NetworkError};
+use crate::network::{NetlinkError, NetworkError, conntrack};
+
+/// The step that shows whether the kernel can do it at all.
+const INSTALL: &str = "install (nat, masquerade, fib and conntrack must be in the kernel)";
 
 /// What this process has already made or checked.
 #[derive(Debug, Default)]
 pub(super) struct Setup {
     bridge_checked: bool,
     table_installed: bool,
+    /// Kept open: closing one makes the kernel wait for all that was deleted through any of them.
+    rules_socket: Option<Socket>,
     pub mtu: Option<u32>,
     /// Chains of others that may keep pods from the outside.
     pub forward_drops: Vec<String>,
+}
+
+impl Setup {
+    fn rules_socket(&mut self) -> Result<&mut Socket, NetworkError> {
+        Ok(match &mut self.rules_socket {
+            Some(socket) => socket,
+            empty => empty.insert(open_socket(Protocol::Netfilter)?),
+        })
+    }
 }
 
 impl Builtin {
@@ -28,7 +42,7 @@ impl Builtin {
             self.state().network = None;
         }
         if self.state().network.is_none() {
-            let chosen = self.choose(socket)?;
+            let chosen = self.choose(setup, socket)?;
             self.state().choose(chosen);
         }
         let index = self.ensure_bridge(setup, socket)?;
@@ -49,12 +63,12 @@ impl Builtin {
         !(state.pods.is_empty() && state.leaving.is_empty())
     }
 
-    fn choose(&self, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
+    fn choose(&self, setup: &mut Setup, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
         let bridge = Bridge::new(&self.bridge_name, &self.state_dir);
         let pool = bridge.free_pool(socket, self.pools.candidates())?;
         // No pod is on any bridge of ours: one that is left over does not have to be kept.
         for old in bridge.delete_others(socket)? {
-            delete_table(&Ruleset::new(&old, pool))?;
+            delete_table(setup, &Ruleset::new(&old, pool))?;
         }
         if !bridge.serves(socket, pool)? {
             bridge.delete(socket)?;
@@ -87,14 +101,16 @@ impl Builtin {
     }
 
     fn ensure_table(&self, setup: &mut Setup) -> Result<(), NetworkError> {
-        let mut socket = open_socket(Protocol::Netfilter)?;
         let Some(rules) = self.ruleset() else { return Ok(()) };
-        if setup.table_installed && rules.exists(&mut socket).map_err(self.rules_failed("look up"))? {
+        let installed = setup.table_installed;
+        let socket = setup.rules_socket()?;
+        if installed && rules.exists(socket).map_err(self.rules_failed("look up"))? {
             return Ok(());
         }
-        rules.install(&mut socket, &self.all_published()).map_err(self.rules_failed("install"))?;
+        rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
+        let drops = forward_drops(socket).unwrap_or_default();
         setup.table_installed = true;
-        setup.forward_drops = forward_drops(&mut socket).unwrap_or_default();
+        setup.forward_drops = drops;
         for chain in &setup.forward_drops {
             let bridge = self.bridge();
             tracing::warn!(%chain, bridge = bridge.name(), "a chain drops forwarded packets by policy: pods reach the outside only if it accepts the bridge");
@@ -104,25 +120,31 @@ impl Builtin {
 
     /// Adds a pod's ports to the table.
     pub(super) fn publish(&self, ports: &[Published]) -> Result<(), NetworkError> {
-        let _setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(rules) = self.ruleset() else { return Ok(()) };
-        let mut socket = open_socket(Protocol::Netfilter)?;
-        rules.add(&mut socket, ports).map_err(self.rules_failed("publish ports in"))
+        let socket = setup.rules_socket()?;
+        rules.add(socket, ports).map_err(self.rules_failed("publish ports in"))?;
+        forget_flows(socket, ports);
+        Ok(())
     }
 
     /// Takes a pod's ports out of the table.
     pub(super) fn withdraw(&self, record: &BuiltinRecord) -> Result<(), NetworkError> {
-        let _setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(rules) = self.ruleset() else { return Ok(()) };
-        let mut socket = open_socket(Protocol::Netfilter)?;
-        if rules.remove(&mut socket, &record.published()).is_ok() {
+        let socket = setup.rules_socket()?;
+        let ports = record.published();
+        if rules.remove(socket, &ports).is_ok() {
+            forget_flows(socket, &ports);
             return Ok(());
         }
         // The table was flushed, or the pod never came to have its ports. Whatever it is, what the other
         // pods have is known.
         let others: Vec<Published> =
             self.all_published().into_iter().filter(|port| port.pod != record.address).collect();
-        rules.install(&mut socket, &others).map_err(self.rules_failed("renew"))
+        rules.install(socket, &others).map_err(self.rules_failed("renew"))?;
+        forget_flows(socket, &ports);
+        Ok(())
     }
 
     /// Removes bridge and table if no pod is left; `false` when there is one.
@@ -137,7 +159,7 @@ impl Builtin {
         // Found means ours: a bridge of someone else under our name comes with a table of theirs.
         if bridge.find(&mut socket)?.is_some() || setup.table_installed {
             if let Some(rules) = self.ruleset().or_else(|| self.unused_ruleset()) {
-                delete_table(&rules)?;
+                delete_table(&mut setup, &rules)?;
             }
             bridge.delete(&mut socket)?;
         }
@@ -155,11 +177,12 @@ impl Builtin {
             Some(pool) => bridge.find(&mut socket).map(|_| pool)?,
             None => bridge.free_pool(&mut socket, self.pools.candidates())?,
         };
-        let rules = Ruleset::new(bridge.name(), pool);
-        rules.exists(&mut open_socket(Protocol::Netfilter)?).map_err(self.rules_failed("look up"))?;
         let mut message = format!("built-in network on bridge {}, addresses from {pool}", bridge.name());
-        // Not worth waiting for a pod that is being attached.
-        let drops = self.setup.try_lock().map(|setup| setup.forward_drops.join(", ")).unwrap_or_default();
+        // Not worth waiting for a pod that is being attached: that will find out as well.
+        let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
+        let rules = Ruleset::new(bridge.name(), pool);
+        rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
+        let drops = setup.forward_drops.join(", ");
         if !drops.is_empty() {
             message += &format!(
                 "; nftables chain {drops} drops forwarded packets unless it accepts {}",
@@ -184,8 +207,15 @@ impl Builtin {
     }
 }
 
-fn delete_table(rules: &Ruleset) -> Result<(), NetworkError> {
-    let mut socket = open_socket(Protocol::Netfilter)?;
+fn delete_table(setup: &mut Setup, rules: &Ruleset) -> Result<(), NetworkError> {
+    let socket = setup.rules_socket()?;
     let failed = |source| NetworkError::Netlink { step: "remove the nf_tables rules".to_owned(), source };
-    rules.delete(&mut socket).map_err(failed)
+    rules.delete(socket).map_err(failed)
+}
+
+/// Best effort: without it only senders that were there before, and never pause, are misled.
+fn forget_flows(socket: &mut Socket, ports: &[Published]) {
+    if let Err(error) = conntrack::forget(socket, ports) {
+        tracing::debug!(%error, "old flows to published UDP ports are not forgotten");
+    }
 }
