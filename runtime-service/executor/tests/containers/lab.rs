@@ -1,14 +1,11 @@
 //! A pod with one container, as small as it gets: what a monitor does around the executor.
 
 use std::cell::RefCell;
-use std::ffi::CString;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crisp_executor::plan::{
-    Capabilities, CgroupJoin, Device, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Root,
-};
+use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use crisp_executor::run::{self, PodContext, Progress, Report, StageError, Starting, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{
@@ -18,22 +15,12 @@ use rustix::mount::{
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use rustix::thread::UnshareFlags;
 
-pub const NOSUID: u64 = 2;
-pub const NODEV: u64 = 4;
-pub const NOEXEC: u64 = 8;
-pub const RDONLY: u64 = 1;
-const USUAL: u64 = NOSUID | NODEV | NOEXEC;
-/// What CRI runtimes give by default.
-pub const CAPABILITIES: u64 = 0xa804_25fb;
+use crate::plans::{self, c};
 
 const APPLETS: &[&str] = &[
     "sh", "cat", "id", "ls", "stat", "mount", "grep", "echo", "true", "sleep", "pwd", "tty", "env", "dd",
     "touch", "mkdir", "readlink", "wc", "head", "chmod", "df", "kill", "ps", "umount", "test", "sed",
 ];
-
-pub fn c(text: &str) -> CString {
-    CString::new(text).unwrap()
-}
 
 /// How a process ended, and all that it said.
 #[derive(Debug)]
@@ -167,7 +154,7 @@ impl Pod {
         #[allow(deprecated, reason = "its only danger is CLONE_FILES")]
         rustix::thread::unshare(namespaces).unwrap();
         run::pod_root::enter(64 << 20).unwrap();
-        Self { sets, plan: plan() }
+        Self { sets, plan: plans::usual() }
     }
 
     /// The descriptors of the next start.
@@ -307,99 +294,4 @@ fn pipes() -> (Stdio, [std::fs::File; 2]) {
     let (out, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let (err, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     (Stdio { stdin: None, stdout: Some(stdout), stderr: Some(stderr) }, [out.into(), err.into()])
-}
-
-pub fn mount(target: &str, kind: MountKind, attributes: u64) -> Mount {
-    Mount { target: c(target), kind, attributes }
-}
-
-pub fn bind(target: &str, fd: usize, file: bool) -> Mount {
-    mount(target, MountKind::Bind { source: FdIndex(u16::try_from(fd).unwrap()), file }, 0)
-}
-
-fn plan() -> Plan {
-    Plan {
-        process: process(),
-        root: Root { mount: FdIndex(0), readonly: false, shared: false },
-        mounts: mounts(),
-        devices: devices(),
-        masked_paths: [
-            "/proc/asound",
-            "/proc/acpi",
-            "/proc/kcore",
-            "/proc/keys",
-            "/proc/latency_stats",
-            "/proc/timer_list",
-            "/proc/timer_stats",
-            "/proc/sched_debug",
-            "/proc/scsi",
-            "/sys/firmware",
-            "/sys/devices/virtual/powercap",
-        ]
-        .map(c)
-        .to_vec(),
-        readonly_paths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
-            .map(c)
-            .to_vec(),
-        pid: PidNamespace::Own,
-        cgroup_namespace: true,
-        cgroup: CgroupJoin::default(),
-    }
-}
-
-fn process() -> Process {
-    let capabilities = Capabilities {
-        bounding: CAPABILITIES,
-        effective: CAPABILITIES,
-        permitted: CAPABILITIES,
-        inheritable: 0,
-        ambient: 0,
-    };
-    Process {
-        args: Vec::new(),
-        env: vec![c("PATH=/bin"), c("COLOUR=blue")],
-        cwd: c("/"),
-        uid: 0,
-        gid: 0,
-        groups: Vec::new(),
-        umask: None,
-        capabilities,
-        no_new_privileges: false,
-        rlimits: Vec::new(),
-        seccomp: None,
-        oom_score_adj: None,
-        apparmor_profile: None,
-        terminal: false,
-    }
-}
-
-fn mounts() -> Vec<Mount> {
-    let dev = ["mode=755", "size=65536k"].map(c).to_vec();
-    vec![
-        mount("/proc", MountKind::Proc, USUAL),
-        mount("/dev", MountKind::Tmpfs { options: dev }, NOSUID),
-        mount("/dev/pts", MountKind::Devpts { gid: 5 }, NOSUID | NOEXEC),
-        mount("/dev/mqueue", MountKind::Mqueue, USUAL),
-        mount("/dev/shm", MountKind::PodShm, USUAL),
-        mount("/sys", MountKind::Sysfs, USUAL | RDONLY),
-    ]
-}
-
-fn devices() -> Vec<Device> {
-    let device = |path: &str, major, minor| Device {
-        path: c(path),
-        mode: libc::S_IFCHR | 0o666,
-        major,
-        minor,
-        uid: 0,
-        gid: 0,
-    };
-    vec![
-        device("/dev/null", 1, 3),
-        device("/dev/zero", 1, 5),
-        device("/dev/full", 1, 7),
-        device("/dev/random", 1, 8),
-        device("/dev/urandom", 1, 9),
-        device("/dev/tty", 5, 0),
-    ]
 }

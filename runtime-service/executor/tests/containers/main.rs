@@ -12,9 +12,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may fail where it stands")]
 
 mod lab;
+mod plans;
 mod timing;
 mod with_cgroups;
 mod with_errors;
+mod with_execs;
 mod with_files;
 mod with_hostility;
 mod with_processes;
@@ -28,6 +30,7 @@ type Test = (&'static str, fn());
 fn main() -> ExitCode {
     let tests: Vec<Test> = [
         with_processes::TESTS,
+        with_execs::TESTS,
         with_files::TESTS,
         with_cgroups::TESTS,
         with_hostility::TESTS,

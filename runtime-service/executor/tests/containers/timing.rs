@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use crisp_executor::plan::Plan;
 use crisp_executor::run::{self, PodContext, Stdio};
 
-use crate::lab::{Files, Pod, c, wait, watch};
+use crate::lab::{Files, Pod, wait, watch};
+use crate::plans::c;
 
 pub const TESTS: &[crate::Test] =
     &[("time_of_a_start", time_of_a_start), ("time_of_an_exec", time_of_an_exec)];

@@ -1,6 +1,7 @@
 //! Every way in which a command can't be run says which one it is.
 
-use crate::lab::{Files, Pod, bind, detached};
+use crate::lab::{Files, Pod, detached};
+use crate::plans::bind;
 
 pub const TESTS: &[crate::Test] = &[
     ("missing_programs", missing_programs),
@@ -85,7 +86,7 @@ fn denied_programs() {
     );
     let private = pod.run_with(&["/bin/true"], |plan| {
         as_user(plan);
-        plan.process.cwd = crate::lab::c("/private");
+        plan.process.cwd = crate::plans::c("/private");
         plan.mounts.push(bind("/vol", 1, false));
     });
     // Entered with root's rights, as people expect of a WORKDIR.

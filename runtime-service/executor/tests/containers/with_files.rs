@@ -3,7 +3,8 @@
 
 use crisp_executor::plan::{Device, MountKind};
 
-use crate::lab::{Files, NODEV, NOSUID, Pod, RDONLY, bind, c, detached, mount};
+use crate::lab::{Files, Pod, detached};
+use crate::plans::{NODEV, NOSUID, RDONLY, bind, c, mount};
 
 pub const TESTS: &[crate::Test] = &[
     ("file_systems_are_there", file_systems_are_there),

@@ -7,7 +7,8 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crisp_executor::plan::MountKind;
 use crisp_executor::run::{self, Stdio};
 
-use crate::lab::{Files, Pod, bind, c, detached, wait, watch};
+use crate::lab::{Files, Pod, detached, wait, watch};
+use crate::plans::{bind, c};
 
 pub const TESTS: &[crate::Test] = &[
     ("a_racing_neighbour", a_racing_neighbour),
