@@ -210,7 +210,7 @@ fn eight_at_a_time_for_a_hundred_pods() {
             times.sort();
             println!("attach p50 {:?} p90 {:?}, 104 cycles in {:?}", times[52], times[93], start.elapsed());
             assert!(
-                times[52] < Duration::from_millis(100),
+                times[52] < Duration::from_millis(300),
                 "attaching eight at a time takes {:?}",
                 times[52]
             );
