@@ -69,6 +69,8 @@ fn take_listener() -> Result<OwnedFd, Errno> {
 fn settle() {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"crisp-pod");
+    // Containers inherit it, and must not inherit what the server happened to be started with.
+    rustix::process::umask(Mode::from_raw_mode(0o022));
     // Who is orphaned in the host's PID namespace comes here to be reaped, not to a host init that
     // may not do it.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));

@@ -34,6 +34,8 @@ pub(crate) struct Monitor {
     pub(crate) connections: BTreeMap<Key, Connection>,
     pub(crate) ending: Ending,
     listener: OwnedFd,
+    /// Given up to turn a client away when there is no other descriptor left.
+    spare: Option<OwnedFd>,
     last_key: Key,
     scratch: outputs::Scratch,
     tidy: Tidy,
@@ -56,6 +58,7 @@ impl Monitor {
             connections: BTreeMap::new(),
             ending: Ending::No,
             listener,
+            spare: spare(),
             last_key: 0,
             scratch: outputs::Scratch::default(),
             tidy: Tidy::default(),
@@ -98,13 +101,30 @@ impl Monitor {
 
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
-            let key = self.new_key();
-            if self.poller.add(&socket, Token::Connection(key)).is_ok() {
-                self.connections.insert(key, Connection::new(socket));
-                // What it asks first is usually there already: spares a turn of the loop.
-                self.serve(key);
+        loop {
+            match rustix::net::accept_with(&self.listener, flags) {
+                Ok(socket) => self.welcome(socket),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                // Left in the queue it would wake the loop for ever.
+                Err(Errno::MFILE | Errno::NFILE) if self.spare.take().is_some() => {
+                    let turned_away = rustix::net::accept_with(&self.listener, flags).map(drop);
+                    self.spare = spare();
+                    // Out of descriptors is said before it is looked whether anybody waits.
+                    if turned_away.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
             }
+        }
+    }
+
+    fn welcome(&mut self, socket: OwnedFd) {
+        let key = self.new_key();
+        if self.poller.add(&socket, Token::Connection(key)).is_ok() {
+            self.connections.insert(key, Connection::new(socket));
+            // What it asks first is usually there already: spares a turn of the loop.
+            self.serve(key);
         }
     }
 
@@ -148,4 +168,8 @@ impl Monitor {
             }
         }
     }
+}
+
+fn spare() -> Option<OwnedFd> {
+    rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).ok()
 }

@@ -126,3 +126,35 @@ async fn dropped_requests_confuse_nobody() {
     assert!(pod.link.report().await.unwrap().containers.is_empty());
     pod.shutdown().await;
 }
+
+/// Clock ticks that a process has spent.
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test]
+async fn a_monitor_without_descriptors_turns_clients_away_and_does_not_spin() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let few = rustix::process::Rlimit { current: Some(30), maximum: Some(30) };
+    let pid = rustix::process::Pid::from_raw(pod.pid);
+    rustix::process::prlimit(pid, rustix::process::Resource::Nofile, few).unwrap();
+    let clients: Vec<Raw> = (0..24).map(|_| Raw::connect(&pod)).collect();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let before = ticks(pod.pid);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(ticks(pod.pid) - before < 10, "{} ticks in half a second", ticks(pod.pid) - before);
+    let turned_away = clients.iter().filter(|client| receive(&client.0).is_err()).count();
+    assert!(turned_away > 0 && turned_away < clients.len(), "{turned_away}");
+    assert!(pod.link.report().await.is_ok());
+    let full = pod.start(&plan(&["/bin/busybox", "true"])).await.unwrap_err();
+    assert!(full.to_string().contains("open files"), "{full}");
+    drop(clients);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    pod.start(&plan(&["/bin/busybox", "true"])).await.unwrap();
+    pod.shutdown().await;
+}

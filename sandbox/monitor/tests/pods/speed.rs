@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use crisp_executor::plan::CgroupJoin;
+use crisp_sandbox::link::ExecRequest;
+
 use crate::harness::{Pod, missing, request, shipped};
-use crate::plans::plan;
+use crate::plans::{plan, process};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pod_is_up_soon() {
@@ -11,21 +14,39 @@ async fn a_pod_is_up_soon() {
         return;
     }
     let binary = shipped();
-    let (mut hello, mut open, mut start) = (vec![], vec![], vec![]);
-    for _ in 0..20 {
+    let (mut hello, mut open, mut start, mut exec) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..40 {
         let pod = Pod::fresh_of(&binary).await;
         hello.push(pod.greeted_after);
         let began = Instant::now();
         pod.link.open_pod(request(pod.folder.path())).await.unwrap();
         open.push(began.elapsed());
         let began = Instant::now();
-        pod.start(&plan(&["/bin/busybox", "true"])).await.unwrap();
+        let (container, _) = pod.start(&plan(&["/bin/busybox", "sleep", "1000"])).await.unwrap();
         start.push(began.elapsed());
+        let began = Instant::now();
+        let request = ExecRequest {
+            exec_id: 1,
+            container,
+            process: &process(&["/bin/busybox", "true"]),
+            cgroup: &CgroupJoin::default(),
+            fds: vec![],
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            size: None,
+        };
+        pod.link.exec(request).await.unwrap();
+        pod.link.wait_exec(1).await.unwrap();
+        exec.push(began.elapsed());
         pod.shutdown().await;
     }
-    for (name, times) in
-        [("spawn to hello", &mut hello), ("open pod", &mut open), ("start container", &mut start)]
-    {
+    for (name, times) in [
+        ("spawn to hello", &mut hello),
+        ("open pod", &mut open),
+        ("start container", &mut start),
+        ("exec true", &mut exec),
+    ] {
         times.sort();
         let (min, median) = (times[0], times[times.len() / 2]);
         eprintln!("{name}: min {min:?}, median {median:?}");
