@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use oci_spec::image::ImageConfiguration;
 
+use super::describe::{describe, layers_of, parse_config};
 use super::error::StoreError;
 use super::image::{Image, NewImage};
-use super::open::{describe, layers_of, parse_config};
 use super::record::{self, ImageRecord, Name};
 use super::{Inner, Known, Store};
 use crate::digest::{DiffId, ImageId};
@@ -35,6 +35,7 @@ impl Store {
         let inner = &self.inner;
         let _writing = inner.writing();
         inner.all_there(&layers)?;
+        inner.inherit(&layers)?;
         let known = match inner.renew(&id, &image) {
             Some(record) => inner.rewrite(record, &image, config)?,
             None => inner.create(id, &image, layers, config)?,

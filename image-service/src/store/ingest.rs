@@ -83,6 +83,7 @@ impl Store {
             bytes: unpacked.bytes,
             inodes: unpacked.inodes,
             opaque_root: unpacked.opaque_root,
+            implied: unpacked.implied.clone(),
             boot_id: inner.boot_id.clone(),
         };
         record::write_new(&folder.record(), &record::encode(&record))?;

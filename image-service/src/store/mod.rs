@@ -17,10 +17,12 @@
 //! the disk apart from each other, never from readers. All methods that touch the disk block.
 
 mod commit;
+mod describe;
 mod error;
 mod find;
 mod image;
 mod ingest;
+mod inherit;
 mod lease;
 mod open;
 mod record;

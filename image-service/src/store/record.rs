@@ -57,6 +57,10 @@ pub(super) struct LayerRecord {
     /// The archive says that nothing of the layers below shows through. The kernel does not look for
     /// that on an overlay's root, so whoever lists the layers for a mount stops here.
     pub opaque_root: bool,
+    /// Directories that the archive uses without bringing them, and that have not got the attributes of
+    /// those that they cover yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub implied: Vec<String>,
     /// The boot in which it was unpacked. Until an image record names the layer, its content is only
     /// trusted within that boot: it may not have reached the disk.
     pub boot_id: String,

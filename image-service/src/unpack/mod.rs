@@ -16,8 +16,12 @@
 //! unpacked without their parents.
 
 mod attributes;
+mod finish;
+mod inherit;
+mod link;
 mod path;
 mod place;
+mod remove;
 pub(crate) mod stream;
 mod tar;
 mod tree;
@@ -27,6 +31,7 @@ mod whiteout;
 use std::io::{self, BufRead};
 use std::path::Path;
 
+pub(crate) use inherit::inherit;
 pub use tar::TarError;
 
 use place::Unpacker;
@@ -52,7 +57,7 @@ impl Default for Limits {
 }
 
 /// What an archive became.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unpacked {
     pub entries: u64,
     /// On disk, whole blocks.
@@ -60,6 +65,9 @@ pub(crate) struct Unpacked {
     pub inodes: u64,
     /// Nothing below the layer shows through.
     pub opaque_root: bool,
+    /// Directories that no entry brought, parents first. One whose name is not UTF-8 is left out: it
+    /// keeps the attributes of a folder of root's.
+    pub implied: Vec<String>,
 }
 
 /// An archive that cannot be unpacked.

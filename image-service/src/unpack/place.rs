@@ -4,26 +4,25 @@ use std::collections::HashSet;
 use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::attributes::{self, On};
 use super::path::{normalise, split};
+use super::remove::{open_directory, remove};
 use super::tar::{Entry, Kind, TarReader, Time};
 use super::tree::Tree;
-use super::usage::measure;
 use super::whiteout::{self, Meaning};
-use super::{Limits, UnpackFault, Unpacked, lossy};
+use super::{Limits, UnpackFault};
 
 /// The bits that mkdir honours.
 const MKDIR_BITS: u32 = 0o1777;
 
 /// One archive being unpacked.
 pub(super) struct Unpacker<'a> {
-    tree: Tree,
-    root: PathBuf,
+    pub(super) tree: Tree,
+    pub(super) root: PathBuf,
     limits: &'a Limits,
     umask: u32,
     block: u64,
@@ -31,15 +30,17 @@ pub(super) struct Unpacker<'a> {
     path: Vec<u8>,
     /// Times of directories, set when nothing more is put into them. In the archive's order: one
     /// directory may have several paths, over links, and the last entry counts.
-    directories: Vec<(Vec<u8>, Time)>,
-    opaque: Vec<Vec<u8>>,
-    entries: u64,
+    pub(super) directories: Vec<(Vec<u8>, Time)>,
+    pub(super) opaque: Vec<Vec<u8>>,
+    /// Inodes of directories whose blocks are in `bytes`.
+    pub(super) counted: HashSet<u64>,
+    pub(super) entries: u64,
     content: u64,
-    bytes: u64,
-    inodes: u64,
+    pub(super) bytes: u64,
+    pub(super) inodes: u64,
     /// Something was replaced: the sums are no longer right.
-    recount: bool,
-    opaque_root: bool,
+    pub(super) recount: bool,
+    pub(super) opaque_root: bool,
 }
 
 impl<'a> Unpacker<'a> {
@@ -57,6 +58,7 @@ impl<'a> Unpacker<'a> {
             path: Vec::new(),
             directories: vec![(Vec::new(), Time::default())],
             opaque: Vec::new(),
+            counted: HashSet::new(),
             entries: 0,
             content: 0,
             bytes: 0,
@@ -222,18 +224,6 @@ impl<'a> Unpacker<'a> {
         Ok(None)
     }
 
-    fn symlink(&mut self, folder: &OwnedFd, name: &[u8], entry: &Entry) -> Result<(), UnpackFault> {
-        self.create(folder, name, || rustix::fs::symlinkat(entry.link.as_slice(), folder, name))
-            .map_err(UnpackFault::at("make the link"))?;
-        // Up to here ext4 keeps a target in the inode.
-        if entry.link.len() >= 60 {
-            self.recount = true;
-        }
-        let on = On::Named(folder.as_fd(), name);
-        attributes::apply(on, entry, Some(entry.mode))?;
-        attributes::touch(on, entry.modified)
-    }
-
     fn node(
         &mut self,
         folder: &OwnedFd,
@@ -250,46 +240,8 @@ impl<'a> Unpacker<'a> {
         attributes::touch(on, entry.modified)
     }
 
-    fn hard_link(
-        &mut self,
-        folder: &OwnedFd,
-        path: &[u8],
-        name: &[u8],
-        entry: &Entry,
-    ) -> Result<(), UnpackFault> {
-        let mut target = Vec::new();
-        let shown = || lossy(&entry.link);
-        normalise(&entry.link, &mut target).map_err(|_| UnpackFault::LinkDotDot(shown()))?;
-        if target == path {
-            return Ok(());
-        }
-        let (from, from_name) = match self.tree.existing(&target) {
-            Ok(found) if !target.is_empty() => found,
-            Ok(_) => return Err(UnpackFault::LinkToDirectory(shown())),
-            Err(_) => return Err(UnpackFault::LinkTarget(shown())),
-        };
-        let found = rustix::fs::statat(&from, from_name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|_| UnpackFault::LinkTarget(shown()))?;
-        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
-            return Err(UnpackFault::LinkToDirectory(shown()));
-        }
-        // Another name of the same file, reached over a link: making way for it would lose it.
-        if let Ok(there) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
-            && (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino)
-        {
-            return Ok(());
-        }
-        let link = || rustix::fs::linkat(&from, from_name, folder, name, AtFlags::empty());
-        self.create(folder, name, link).map_err(|e| match e {
-            Errno::NOENT => UnpackFault::LinkTarget(shown()),
-            e => UnpackFault::at("make the hard link")(e),
-        })?;
-        self.inodes -= 1;
-        Ok(())
-    }
-
     /// Creates something that must not be there yet, and makes way for it if it is.
-    fn create<T>(
+    pub(super) fn create<T>(
         &mut self,
         folder: &OwnedFd,
         name: &[u8],
@@ -305,75 +257,4 @@ impl<'a> Unpacker<'a> {
         remove(folder, name)?;
         create()
     }
-
-    /// Finishes directories, which change as long as something is put into them.
-    pub fn finish(mut self) -> Result<Unpacked, UnpackFault> {
-        for path in std::mem::take(&mut self.opaque) {
-            if let Ok(directory) = self.tree.open_folder(&path, OFlags::NOFOLLOW) {
-                let removed = whiteout::remove_all(&directory)?;
-                self.inodes = self.inodes.saturating_sub(removed);
-            }
-        }
-        self.inodes += self.tree.implied.len() as u64;
-        let implied = std::mem::take(&mut self.tree.implied).into_iter().map(|path| (path, Time::default()));
-        let mut seen = HashSet::new();
-        for (path, modified) in implied.chain(std::mem::take(&mut self.directories)) {
-            // Gone again, or replaced by something else.
-            let Ok(directory) = self.tree.open_folder(&path, OFlags::NOFOLLOW) else { continue };
-            attributes::touch(On::Open(directory.as_fd()), modified)?;
-            let stat = rustix::fs::fstat(&directory).map_err(UnpackFault::at("look at a directory"))?;
-            if seen.insert(stat.st_ino) {
-                self.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
-            }
-        }
-        let (bytes, inodes) = if self.recount {
-            measure(&self.root).map_err(UnpackFault::at("measure the layer"))?
-        } else {
-            (self.bytes, self.inodes + 1)
-        };
-        Ok(Unpacked { entries: self.entries, bytes, inodes, opaque_root: self.opaque_root })
-    }
-}
-
-fn open_directory(folder: &OwnedFd, name: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(folder, name, flags, Mode::empty())
-}
-
-/// Removes whatever is at `name`, with everything in it.
-fn remove(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-    match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
-        Err(Errno::ISDIR | Errno::PERM) => {}
-        done => return done,
-    }
-    // Depth first, without recursion: an archive decides how deep it is.
-    let mut stack = vec![(Rc::new(open_directory(folder, name)?), name.to_vec())];
-    while let Some((directory, _)) = stack.last() {
-        let directory = Rc::clone(directory);
-        match remove_files(&directory)? {
-            Some(inner) => stack.push((Rc::new(open_directory(&directory, &inner)?), inner)),
-            None => {
-                let Some((_, name)) = stack.pop() else { break };
-                let parent = stack.last().map_or(folder.as_fd(), |(parent, _)| parent.as_fd());
-                rustix::fs::unlinkat(parent, &*name, AtFlags::REMOVEDIR)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Removes the files of a directory until there is a directory in it, which it names.
-fn remove_files(directory: &OwnedFd) -> Result<Option<Vec<u8>>, Errno> {
-    for entry in rustix::fs::Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name().to_bytes();
-        if matches!(name, b"." | b"..") {
-            continue;
-        }
-        match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-            Err(Errno::ISDIR | Errno::PERM) => return Ok(Some(name.to_vec())),
-            done => done?,
-        }
-    }
-    Ok(None)
 }

@@ -117,3 +117,52 @@ fn du(root: &Path) -> (u64, u64) {
     }
     (bytes, inodes)
 }
+
+#[test]
+fn folders_that_an_archive_leaves_out_look_like_those_below() {
+    if !is_root("folders_that_an_archive_leaves_out_look_like_those_below") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let base = Archive::new()
+        .add(&item(b'5', "home").mode(0o711).owner(1, 2).mtime(10))
+        .add(&item(b'5', "home/user").mode(0o700).owner(1000, 1000).mtime(20).pax("SCHILY.xattr.user.x", "1"))
+        .add(&item(b'5', "tmp").mode(0o1777).mtime(30))
+        .add(&item(b'5', "gone").mode(0o700))
+        .add(&item(b'5', "gone/in").mode(0o700))
+        .add(&item(b'5', "hidden").mode(0o700))
+        .add(&item(b'5', "hidden/in").mode(0o700));
+    let middle = Archive::new()
+        .file("unrelated", "")
+        .file(".wh.gone", "")
+        .dir("hidden")
+        .file("hidden/.wh..wh..opq", "");
+    let top = Archive::new()
+        .file("home/user/app/bin/run", "x")
+        .file("tmp/file", "")
+        .file("gone/in/file", "")
+        .file("hidden/in/file", "");
+    let layers = [base, middle, top].map(|layer| fixture.ingest(layer).unwrap());
+    let again = [&layers[0], &layers[1], &layers[2]];
+    fixture.store.commit_image(crate::fixture::image("a", &again, "x")).unwrap();
+    let check = |fixture: &Fixture| {
+        let tree = tree::read(&fixture.layer(&layers[2]));
+        let at = |path: &str| {
+            let node = &tree[Path::new(path)];
+            (node.mode & 0o7777, node.owner, node.mtime.0, node.xattrs.len())
+        };
+        assert_eq!(at("home"), (0o711, (1, 2), 10, 0));
+        assert_eq!(at("home/user"), (0o700, (1000, 1000), 20, 1));
+        assert_eq!(at("tmp"), (0o1777, (0, 0), 30, 0));
+        for new in ["home/user/app", "home/user/app/bin", "gone", "gone/in", "hidden/in"] {
+            assert_eq!(at(new), (0o755, (0, 0), 0, 0), "{new}");
+        }
+        assert_eq!(at("hidden").0, 0o755, "the middle layer brought it");
+    };
+    check(&fixture);
+    let fixture = fixture.reopen();
+    // Below another parent the shared layer stays as it is.
+    let other = fixture.ingest(Archive::new().add(&item(b'5', "home").mode(0o777).owner(9, 9))).unwrap();
+    fixture.store.commit_image(crate::fixture::image("b", &[&other, &layers[2]], "y")).unwrap();
+    check(&fixture);
+}

@@ -10,5 +10,6 @@ mod hostile;
 mod lifecycle;
 mod names;
 mod restart;
+mod rpc;
 mod tree;
 mod whiteouts;

@@ -113,7 +113,7 @@ fn an_image_is_settled_in_the_background_also_after_a_restart() {
 
 #[test]
 fn what_cannot_be_read_is_set_aside_and_the_rest_goes_on() {
-    type Damage = fn(&std::path::Path);
+    type Damage = fn(&Path);
     let damages: [(&str, Damage); 6] = [
         ("empty record", |image| fs::write(image.join("record.json"), "").unwrap()),
         ("no record", |image| fs::remove_file(image.join("record.json")).unwrap()),
