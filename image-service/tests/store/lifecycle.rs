@@ -21,7 +21,7 @@ fn an_image_is_found_under_every_name() {
     let image = fixture.store.commit_image(new.clone()).unwrap();
     let digest = format!("docker.io/library/busybox@{}", new.resolved);
     assert_eq!(image.repo_tags, ["docker.io/library/busybox:latest"]);
-    assert_eq!(image.repo_digests, [digest.clone()]);
+    assert_eq!(image.repo_digests, std::slice::from_ref(&digest));
     assert_eq!(image.diff_ids, [a, b]);
     assert_eq!(image.size, fixture.store.usage().bytes);
     assert_eq!(image.config.config().as_ref().unwrap().user().as_deref(), Some("1000:1000"));
@@ -137,7 +137,7 @@ fn a_lease_keeps_layers_of_a_removed_image() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     assert!(
-        matches!(fixture.store.lease(&[top.clone()]), Err(StoreError::LayerMissing(diff)) if diff == top)
+        matches!(fixture.store.lease(std::slice::from_ref(&top)), Err(StoreError::LayerMissing(diff)) if diff == top)
     );
     fixture.assert_no_leftovers();
 }
@@ -146,7 +146,7 @@ fn a_lease_keeps_layers_of_a_removed_image() {
 fn a_hold_keeps_what_a_pull_has_unpacked() {
     let fixture = Fixture::new();
     let [a] = layers(&fixture);
-    let hold = fixture.store.hold(&[a.clone()]);
+    let hold = fixture.store.hold(std::slice::from_ref(&a));
     fixture.store.collect_garbage().unwrap();
     assert!(fixture.store.has_layer(&a));
     drop(hold);
