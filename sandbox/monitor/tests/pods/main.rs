@@ -2,6 +2,8 @@
 //!
 //! Needs root and a static busybox; says so and passes where one is missing.
 
+#![allow(clippy::unwrap_used)] // also in the helpers of tests
+
 mod containers;
 mod death;
 mod execs;

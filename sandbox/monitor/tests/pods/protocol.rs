@@ -20,7 +20,10 @@ impl Raw {
         let socket =
             rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let address = SocketAddrUnix::new(pod.link.socket()).unwrap();
-        rustix::net::connect(&socket, &address).unwrap();
+        while let Err(errno) = rustix::net::connect(&socket, &address) {
+            assert_eq!(errno, rustix::io::Errno::AGAIN, "more than the backlog holds");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         Self(socket)
     }
 
