@@ -284,14 +284,28 @@ impl MonitorLink {
         self.tell(Op::Attach, "attach", &body, stdout.into_iter().chain(stderr).collect()).await
     }
 
-    /// Ends the monitor; with `force` also whatever still runs in it. Returns when it has answered,
-    /// which it does as the last thing before it exits.
+    /// Ends the monitor; with `force` also whatever still runs in it. Returns when its connection has
+    /// closed, which is when it has exited but for a few microseconds.
     ///
     /// # Errors
     /// [`Failure::ContainersRunning`] without `force`.
     pub async fn shutdown(&self, force: bool) -> Result<(), LinkError> {
+        let mut events = self.events();
         let reply = self.ask(Op::Shutdown, "shutdown", &body::Shutdown { force }, vec![], START).await?;
-        reply.parse(&self.shared, "shutdown")
+        let () = reply.parse(&self.shared, "shutdown")?;
+        let closed = async {
+            while !self.is_closed() {
+                if matches!(events.recv().await, Ok(Event::Disconnected)) {
+                    return;
+                }
+            }
+        };
+        let deadline = |_| LinkError::Deadline {
+            monitor: self.shared.monitor.clone(),
+            request: "shutdown",
+            after: QUICK,
+        };
+        tokio::time::timeout(QUICK, closed).await.map_err(deadline)
     }
 
     async fn tell(

@@ -59,6 +59,8 @@ async fn a_forced_shutdown_leaves_nothing() {
     }
     let (pod, opened) = Pod::open_with(|request| request.shared_pid = true).await;
     let namespaces = ["net", "mnt", "ipc", "uts"].map(|n| format!("/proc/{}/ns/{n}", pod.pid));
+    // Held, so that their numbers are not given to others.
+    let _held = namespaces.each_ref().map(|path| std::fs::File::open(path).unwrap());
     let namespaces = namespaces.map(|path| std::fs::read_link(path).unwrap());
     let mut pids = vec![pod.pid, opened.init.unwrap()];
     for _ in 0..3 {

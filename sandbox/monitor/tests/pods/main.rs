@@ -8,6 +8,7 @@ mod containers;
 mod death;
 mod execs;
 mod harness;
+mod leaks;
 mod logs;
 mod memory;
 mod namespaces;
