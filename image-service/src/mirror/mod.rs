@@ -103,7 +103,7 @@ fn from_file(file: HostsFile, registry: &str, endpoints: &mut Vec<Endpoint>) -> 
         let why = Why::Mirror(file.path.clone());
         endpoints.push(from_host(host, why, registry));
     }
-    let own = own_url(registry)?;
+    let own = own_url(registry, &file.server.tls)?;
     let (url, why) = match file.server_url {
         Some(url) => (url, Why::Server(file.path)),
         None => (own.clone(), Why::Registry),
@@ -132,14 +132,22 @@ fn from_host(host: Host, why: Why, registry: &str) -> Endpoint {
     Endpoint { url, why, pull, resolve, namespace: Some(registry.to_owned()), tls, headers, dial_timeout }
 }
 
-fn own_url(registry: &str) -> Result<Url, MirrorError> {
-    let url = Url::of_registry(registry)
-        .map_err(|source| MirrorError::Registry { registry: registry.to_owned(), source })?;
+/// Certificates given for this machine itself mean that it does speak TLS.
+fn own_url(registry: &str, tls: &TlsOptions) -> Result<Url, MirrorError> {
+    let parse = || {
+        let url = Url::of_registry(registry)?;
+        if *tls == TlsOptions::default() {
+            Ok(url)
+        } else {
+            Url::parse(&format!("https://{}", url.authority()))
+        }
+    };
+    let url = parse().map_err(|source| MirrorError::Registry { registry: registry.to_owned(), source })?;
     Ok(url.with_path("/v2"))
 }
 
 fn own_endpoint(registry: &str, tls: TlsOptions) -> Result<Endpoint, MirrorError> {
-    let url = own_url(registry)?;
+    let url = own_url(registry, &tls)?;
     Ok(Endpoint {
         url,
         why: Why::Registry,

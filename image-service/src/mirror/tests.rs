@@ -128,6 +128,15 @@ fn a_folder_with_certificates_only_is_dockers() {
 }
 
 #[test]
+fn certificates_for_this_machine_mean_https() {
+    let (_dir, mirrors) =
+        mirrors(&[("localhost:5000/ca.crt", ""), ("127.0.0.1_5000_/hosts.toml", "skip_verify = true")]);
+    assert_eq!(urls(&resolve(&mirrors, "localhost:5000/a")), ["https://localhost:5000/v2"]);
+    assert_eq!(urls(&resolve(&mirrors, "127.0.0.1:5000/a")), ["https://127.0.0.1:5000/v2"]);
+    assert_eq!(urls(&resolve(&mirrors, "localhost:5001/a")), ["http://localhost:5001/v2"]);
+}
+
+#[test]
 fn the_registry_among_its_own_mirrors_is_asked_once() {
     let (_dir, mirrors) = mirrors(&[(
         "r.io/hosts.toml",

@@ -12,7 +12,7 @@ use super::progress::{Board, LayerState};
 use super::sources::{Rounds, Sources};
 use crate::digest::DiffId;
 use crate::manifest::Layer;
-use crate::store::{IngestError, Store};
+use crate::store::{IngestError, IngestedLayer, Store};
 
 /// What all layers of one pull share.
 pub(crate) struct LayerPull {
@@ -65,7 +65,7 @@ impl LayerPull {
     ) -> Result<Attempt, PullCause> {
         let (pieces, reader) = bridge();
         let (store, ingest_diff, compression) = (self.store.clone(), diff.clone(), layer.compression);
-        let ingest =
+        let mut ingest =
             tokio::task::spawn_blocking(move || store.ingest_layer(&ingest_diff, reader, compression));
         let size = layer.blob.size;
         let received = |offset: u64| {
@@ -77,25 +77,60 @@ impl LayerPull {
             });
         };
         let mut cancelled = self.cancelled.subscribe();
-        let download = Download::new(&self.sources, rounds, &layer.blob.digest, size);
-        let downloaded = tokio::select! {
-            downloaded = download.run(&pieces, &received) => Some(downloaded),
-            _ = cancelled.wait_for(|c| *c) => None,
+        let mut ingested = None;
+        let downloaded = {
+            let download = Download::new(&self.sources, rounds, &layer.blob.digest, size);
+            let mut download = std::pin::pin!(download.run(&pieces, &received));
+            loop {
+                tokio::select! {
+                    downloaded = &mut download => break Some(downloaded),
+                    early = &mut ingest, if ingested.is_none() => {
+                        let early = early.map_err(|_| PullCause::Lost)?;
+                        // Damage may be the wire's fault: the rest is received to know by its digest.
+                        // Of a full disk nothing more can be learnt.
+                        let hopeless = early.as_ref().is_err_and(is_our_own_fault);
+                        ingested = Some(early);
+                        if hopeless {
+                            break None;
+                        }
+                    }
+                    _ = cancelled.wait_for(|c| *c) => break None,
+                }
+            }
         };
         // Without this the unpacking thread would wait for more.
         drop(pieces);
-        let ingested = ingest.await.map_err(|_| PullCause::Lost)?;
-        match (downloaded, ingested) {
-            (_, Err(error @ (IngestError::DiskFull { .. } | IngestError::Store(_)))) => {
-                Err(PullCause::Ingest(Arc::new(error)))
-            }
-            (None, _) => Err(PullCause::Cancelled),
-            (Some(Err(DownloadError::AllFailed(failed))), _) => Err(failed.into()),
-            (Some(Err(DownloadError::Corrupt)), _) => Ok(Attempt::Corrupt),
-            (Some(Ok(())), Ok(_)) => Ok(Attempt::Done),
-            // The bytes are what the manifest names, so no other endpoint has better ones.
-            (Some(Ok(())), Err(error)) => Err(PullCause::Ingest(Arc::new(error))),
-        }
+        let ingested = match ingested {
+            Some(ingested) => ingested,
+            None => ingest.await.map_err(|_| PullCause::Lost)?,
+        };
+        judge(downloaded, ingested)
+    }
+}
+
+/// Whom to blame. The unpacking side fails whenever the download does, so the download is heard first.
+fn judge(
+    downloaded: Option<Result<(), DownloadError>>,
+    ingested: Result<IngestedLayer, IngestError>,
+) -> Result<Attempt, PullCause> {
+    match (downloaded, ingested) {
+        (_, Err(error)) if is_our_own_fault(&error) => Err(PullCause::Ingest(Arc::new(error))),
+        (None, _) => Err(PullCause::Cancelled),
+        (Some(Err(DownloadError::AllFailed(failed))), _) => Err(failed.into()),
+        (Some(Err(DownloadError::Corrupt)), _) => Ok(Attempt::Corrupt),
+        (Some(Ok(())), Ok(_)) => Ok(Attempt::Done),
+        // The bytes are what the manifest names, so no other endpoint has better ones.
+        (Some(Ok(())), Err(error)) => Err(PullCause::Ingest(Arc::new(error))),
+    }
+}
+
+fn is_our_own_fault(error: &IngestError) -> bool {
+    match error {
+        IngestError::DiskFull { .. } | IngestError::Store(_) => true,
+        IngestError::Source { .. }
+        | IngestError::Decompress { .. }
+        | IngestError::Archive { .. }
+        | IngestError::DiffId { .. } => false,
     }
 }
 

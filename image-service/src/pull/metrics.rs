@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crisp_metrics::prometheus::{
     self, CounterVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts,
 };
-use crisp_metrics::{DURATION_BUCKETS, Metrics};
+use crisp_metrics::{DURATION_BUCKETS, Metrics, Timer};
 
 use crate::registry::{EndpointError, ErrorKind};
 
@@ -24,6 +24,7 @@ pub(crate) struct PullMetrics {
     endpoint_seconds: CounterVec,
     endpoint_failures: IntCounterVec,
     known: Arc<Mutex<HashSet<String>>>,
+    all: Metrics,
 }
 
 impl PullMetrics {
@@ -56,6 +57,7 @@ impl PullMetrics {
                 &["registry", "endpoint", "kind"],
             )?,
             known: Arc::default(),
+            all: metrics.clone(),
         };
         metrics.register(Box::new(new.pulls.clone()))?;
         metrics.register(Box::new(new.seconds.clone()))?;
@@ -64,6 +66,11 @@ impl PullMetrics {
         metrics.register(Box::new(new.endpoint_seconds.clone()))?;
         metrics.register(Box::new(new.endpoint_failures.clone()))?;
         Ok(new)
+    }
+
+    /// Measures one stage of a pull.
+    pub(crate) fn stage(&self, stage: &'static str) -> Timer {
+        self.all.stage("pull_image", stage)
     }
 
     /// Counts a pull from here until the answer is given or dropped.

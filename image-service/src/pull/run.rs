@@ -70,16 +70,22 @@ impl Puller {
         let sources =
             Sources::new(resolution, reference, credentials, &shared.clients, &shared.metrics, options.retry);
         board.stage(PullStage::Resolve);
-        if let Some(known) = self.unchanged(reference, &sources).await {
+        let timer = shared.metrics.stage("resolve");
+        let known = self.unchanged(reference, &sources).await;
+        timer.ok();
+        if let Some(known) = known {
             return Ok(known);
         }
         board.stage(PullStage::Manifest);
-        let found = fetch_manifest(reference, &sources).await?;
+        let timer = shared.metrics.stage("manifest");
+        let found = timer.done(fetch_manifest(reference, &sources).await)?;
         board.stage(PullStage::Config);
-        let config = fetch_config(&found, &sources).await?;
+        let timer = shared.metrics.stage("config");
+        let config = timer.done(fetch_config(&found, &sources).await)?;
         // From here on no collection may take a layer that this image needs.
         let hold = shared.store.hold(&config.diff_ids);
-        self.layers(sources, &found.image, &config.diff_ids, board).await?;
+        let timer = shared.metrics.stage("layers");
+        timer.done(self.layers(sources, &found.image, &config.diff_ids, board).await)?;
         board.stage(PullStage::Commit);
         let image = NewImage {
             reference: reference.clone(),
@@ -87,7 +93,8 @@ impl Puller {
             manifest: document(&found.manifest),
             config: store::Document { digest: found.image.config.digest, bytes: config.bytes },
         };
-        self.commit(image, hold).await
+        let timer = shared.metrics.stage("commit");
+        timer.done(self.commit(image, hold).await)
     }
 
     /// The image that is here already, when the registry says that the reference still stands for it.

@@ -52,7 +52,9 @@ impl Clients {
 
     fn client(&self, endpoint: &Endpoint) -> HttpClient {
         let connect = endpoint.dial_timeout.unwrap_or(self.timeouts.connect);
-        let timeouts = Timeouts { connect, ..self.timeouts };
+        // Somebody who waits long for a connection means to wait for the answer, too.
+        let answer = self.timeouts.answer.max(endpoint.dial_timeout.unwrap_or_default() * 2);
+        let timeouts = Timeouts { connect, answer, ..self.timeouts };
         let tls = endpoint.tls.clone();
         let files = tls.client.iter().flat_map(|p| std::iter::once(&p.cert).chain(&p.key)).chain(&tls.ca);
         let changed = files

@@ -169,3 +169,66 @@ impl Write for Dialed {
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::http::{Ask, HttpClient, Timeouts};
+    use crate::registry::{TlsOptions, Url};
+    use http::Method;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    /// Answers one request with 418 and says what was asked.
+    async fn proxy() -> (String, tokio::task::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                stream.read_buf(&mut head).await.unwrap();
+            }
+            stream.write_all(b"HTTP/1.1 418 teapot\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            String::from_utf8(head).unwrap()
+        });
+        (format!("http://user:pass@{address}"), asked)
+    }
+
+    fn client(proxy: &str) -> HttpClient {
+        let matcher = Matcher::builder().all(proxy.to_owned()).no("direct.example").build();
+        HttpClient::new(TlsOptions::default(), Timeouts::default(), Proxies(Arc::new(matcher)))
+    }
+
+    #[tokio::test]
+    async fn plain_requests_go_through_a_proxy_in_the_open() {
+        let (address, asked) = proxy().await;
+        let ask = Ask::new(Method::GET, Url::parse("http://far.example/v2/x?y").unwrap());
+        let response = client(&address).send(&ask).await.unwrap();
+        assert_eq!(response.status(), 418);
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with("GET http://far.example/v2/x?y HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("proxy-authorization: Basic dXNlcjpwYXNz\r\n"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn encrypted_requests_tunnel_and_the_proxys_refusal_is_told() {
+        let (address, asked) = proxy().await;
+        let ask = Ask::new(Method::GET, Url::parse("https://far.example/v2/x").unwrap());
+        let error = client(&address).send(&ask).await.unwrap_err().to_string();
+        assert!(error.contains("through proxy 127.0.0.1:") && !error.contains("pass"), "{error}");
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with("CONNECT far.example:443 HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("dXNlcjpwYXNz"), "{asked}");
+    }
+
+    #[test]
+    fn this_machine_and_the_excepted_are_reached_directly() {
+        let proxies = Proxies(Arc::new(Matcher::builder().all("http://p:1").no("direct.example").build()));
+        for uri in ["http://localhost:5000/", "https://127.0.0.1/", "http://[::1]/", "http://direct.example/"]
+        {
+            assert!(proxies.for_uri(&uri.parse().unwrap()).is_none(), "{uri}");
+        }
+        assert!(proxies.for_uri(&"http://far.example/".parse().unwrap()).is_some());
+    }
+}

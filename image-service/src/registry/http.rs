@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::AlertDescription;
 use serde::Deserialize;
 
 use super::dial::{Dialer, Proxies};
@@ -246,9 +247,12 @@ fn explain_tls(error: &rustls::Error) -> String {
             " (add its authority with ca = in hosts.toml, or skip_verify = true)"
         }
         rustls::Error::InvalidMessage(_) => " (does it speak plain http? then write http:// in hosts.toml)",
-        rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired) => {
-            " (give it a certificate with client = in hosts.toml)"
-        }
+        // Go's servers say BadCertificate also when there was none.
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA,
+        ) => " (it wants a certificate that it knows: client = in hosts.toml)",
         _ => "",
     };
     format!("{error}{hint}")

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
+pub mod docker_registry;
 pub mod image;
 pub mod server;
 
