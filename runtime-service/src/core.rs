@@ -1,6 +1,7 @@
 //! What all operations share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::id::ContainerId;
@@ -9,6 +10,7 @@ use crisp_metrics::prometheus::{Histogram, HistogramOpts};
 use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
 use crisp_sandbox::{Pod, Pods};
 
+use crate::clock;
 use crate::config::RuntimeConfig;
 use crate::container::Container;
 use crate::container::table::{Name, Table};
@@ -31,6 +33,8 @@ pub struct Core {
     pub containers: Table,
     pub events: Events,
     pub(crate) exec_seconds: Histogram,
+    /// Names the marks of execs. An earlier server's may still be on somebody: it starts from the clock.
+    pub(crate) exec_number: AtomicI64,
     pub(crate) creates: Joint<Name, ContainerId>,
     pub(crate) starts: Joint<ContainerId, ()>,
     pub(crate) stops: Joint<(ContainerId, std::time::Duration), ()>,
@@ -50,6 +54,7 @@ impl Core {
         metrics.register(Box::new(exec_seconds.clone()))?;
         Ok(Arc::new(Self {
             exec_seconds,
+            exec_number: AtomicI64::new(clock::now()),
             layout: Layout::new(&config.root),
             cgroups: pods.cgroups().clone(),
             pods,

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use crisp_executor::cgroup::Group;
 use crisp_executor::id::{ContainerId, PodId};
 use crisp_executor::plan;
 use crisp_image_service::{DiffId, Lease};
@@ -81,6 +82,8 @@ pub struct Container {
     pub lease: Mutex<Option<Lease>>,
     /// What every exec in it has in common; made by the first.
     pub exec: Mutex<Option<Arc<plan::Process>>>,
+    /// Marks of execs that ended while processes they left behind live on.
+    pub marks: Mutex<Vec<Group>>,
     /// The stop signal has been sent.
     pub asked_to_stop: AtomicBool,
     pub meters: Meters,
@@ -95,6 +98,7 @@ impl Container {
             door,
             lease: Mutex::new(lease),
             exec: Mutex::default(),
+            marks: Mutex::default(),
             asked_to_stop: AtomicBool::new(false),
             meters: Meters::default(),
         }

@@ -9,10 +9,11 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crisp_executor::cgroup::Cgroup;
+use crisp_executor::cgroup::Group;
 use crisp_executor::compile;
 use crisp_executor::plan::{self, CgroupJoin, FdIndex};
 use crisp_sandbox::Pod;
@@ -93,7 +94,7 @@ struct Prepared {
     process: plan::Process,
     join: CgroupJoin,
     fds: Vec<OwnedFd>,
-    cgroup: ExecCgroup,
+    mark: Mark,
 }
 
 async fn prepare(
@@ -105,8 +106,8 @@ async fn prepare(
     let (owned, container, pod) = (core.clone(), container.clone(), pod.clone());
     let work = move |steps: &Steps| {
         let process = steps.step("compile", || process(&container, command))?;
-        let (cgroup, join, fds) = steps.step("cgroup", || join_cgroup(&owned, &container, &pod))?;
-        Ok(Prepared { process, join, fds, cgroup })
+        let (mark, join, fds) = steps.step("cgroup", || join_cgroup(&owned, &container, &pod))?;
+        Ok(Prepared { process, join, fds, mark })
     };
     core.stages(OPERATION).blocking(PREPARE, work).await
 }
@@ -143,38 +144,65 @@ fn compile_common(container: &Container) -> Result<plan::Process, Cause> {
     Ok(compile::compile_process(&process, seccomp.as_ref())?)
 }
 
-/// The cgroup of one exec; killed and removed at its end.
-struct ExecCgroup(Option<Cgroup>);
+/// The mark on all processes of one exec.
+struct Mark {
+    container: Arc<Container>,
+    /// None once given away.
+    group: Option<Group>,
+}
+
+impl Mark {
+    fn kill(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        let container = self.container.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = group.kill() {
+                tracing::warn!(container = %container.id(), %error, "cannot end all that an exec started");
+            }
+            give_back(&container, group);
+        });
+    }
+}
+
+impl Drop for Mark {
+    /// The usual end: whoever the command left behind may live on.
+    fn drop(&mut self) {
+        if let Some(group) = self.group.take() {
+            give_back(&self.container, group);
+        }
+    }
+}
+
+/// A mark that is still on somebody is tried again with the next exec, so that probes which leave
+/// processes behind do not leave cgroups behind for ever.
+fn give_back(container: &Container, group: Group) {
+    let mut left = container.marks.lock().unwrap_or_else(PoisonError::into_inner);
+    left.push(group);
+    left.retain(|group| matches!(group.remove_if_empty(), Ok(false)));
+}
 
 fn join_cgroup(
     core: &Core,
-    container: &Container,
+    container: &Arc<Container>,
     pod: &Pod,
-) -> Result<(ExecCgroup, CgroupJoin, Vec<OwnedFd>), Cause> {
+) -> Result<(Mark, CgroupJoin, Vec<OwnedFd>), Cause> {
     let cgroup = core.cgroups.open(&cgroup_path(pod, container.id())?)?;
+    let number = core.exec_number.fetch_add(1, Ordering::Relaxed);
+    let group = cgroup.group(&format!("exec-{number}"))?;
+    let joined = group.join();
+    let mark = Mark { container: container.clone(), group: Some(group) };
+    let joined = joined?;
     let mut fds = Vec::new();
     let mut index = |fd: OwnedFd| {
         fds.push(fd);
         FdIndex(u16::try_from(fds.len() - 1).unwrap_or(u16::MAX))
     };
-    let joined = cgroup.join()?;
     let join = CgroupJoin {
         v2: joined.v2.map(&mut index),
         v1_tasks: joined.v1_tasks.into_iter().map(&mut index).collect(),
         oom_events: None,
     };
-    Ok((ExecCgroup(None), join, fds))
-}
-
-impl Drop for ExecCgroup {
-    fn drop(&mut self) {
-        let Some(cgroup) = self.0.take() else { return };
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = cgroup.kill().and_then(|()| cgroup.remove()) {
-                tracing::warn!(%error, "cannot remove the cgroup of an exec");
-            }
-        });
-    }
+    Ok((mark, join, fds))
 }
 
 /// A pipe: our asynchronous reading end, and the end to pass on.
@@ -190,7 +218,7 @@ struct Running {
     link: MonitorLink,
     exec: u64,
     ended: bool,
-    _cgroup: ExecCgroup,
+    mark: Mark,
 }
 
 async fn launch(
@@ -216,7 +244,7 @@ async fn launch(
             size: None,
         };
         link.exec(request).await?;
-        Ok(Running { link, exec, ended: false, _cgroup: prepared.cgroup })
+        Ok(Running { link, exec, ended: false, mark: prepared.mark })
     };
     core.stages(OPERATION).run("start", START, work).await
 }
@@ -233,6 +261,7 @@ impl Running {
             return status.map(|status| Some(status.code()));
         }
         self.link.kill_exec(self.exec).await.ok();
+        self.mark.kill();
         // Collected, so that nobody keeps its status; a process that even SIGKILL does not end at
         // once is not waited for.
         self.ended = tokio::time::timeout(KILLED, self.link.wait_exec(self.exec)).await.is_ok();
@@ -245,6 +274,7 @@ impl Drop for Running {
         if self.ended {
             return;
         }
+        self.mark.kill();
         let (link, exec) = (self.link.clone(), self.exec);
         tokio::spawn(async move {
             link.kill_exec(exec).await.ok();

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crisp_executor::cgroup::Cgroups;
+use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_image_service::store::{Document, LayerCompression, NewImage};
 use crisp_image_service::{DiffId, Digest, ImageConfig, ImageService, Reference};
 use crisp_metrics::Metrics;
@@ -45,13 +45,26 @@ pub fn missing() -> Option<&'static str> {
     }
 }
 
+/// The folders of a server that is no more.
+pub struct Left {
+    dir: tempfile::TempDir,
+    number: u32,
+}
+
+impl Left {
+    pub async fn open(self) -> Lab {
+        let (service, metrics) = open(self.dir.path(), self.number, false).await;
+        Lab { dir: self.dir, service, metrics, number: self.number }
+    }
+}
+
 macro_rules! lab {
-    () => {
+    ($($instead:expr)?) => {
         match crate::lab::missing() {
             None => crate::lab::Lab::new().await,
             Some(reason) => {
                 eprintln!("skipped: {reason}");
-                return;
+                return $($instead)?;
             }
         }
     };
@@ -68,13 +81,10 @@ impl Lab {
         Self { dir, service, metrics, number }
     }
 
-    /// As after the server was killed and started again.
-    pub async fn restart(self) -> Self {
-        let Self { dir, service, number, .. } = self;
-        drop(service);
-        // The tasks of the old one hold its store until they have noticed.
-        let (service, metrics) = open(dir.path(), number, false).await;
-        Self { dir, service, metrics, number }
+    /// What a server that starts after this one finds. This one must be gone with its whole runtime,
+    /// as after SIGKILL.
+    pub fn leave(self) -> Left {
+        Left { dir: self.dir, number: self.number }
     }
 
     pub fn logs(&self) -> PathBuf {
@@ -96,7 +106,7 @@ impl Lab {
             log_directory: self.logs().to_string_lossy().into_owned(),
             linux: Some(proto::LinuxPodSandboxConfig {
                 security_context: Some(context),
-                cgroup_parent: format!("/crisp-lab-{}-{}/{name}", std::process::id(), self.number),
+                cgroup_parent: format!("{}/{name}", self.cgroup()),
                 ..Default::default()
             }),
             ..Default::default()
@@ -143,14 +153,28 @@ impl Lab {
         self.service.remove_container(Request::new(request)).await.map(drop)
     }
 
+    /// Also the cgroup that the pod was told to live below, as whoever made it would.
     pub async fn remove_pod(&self, id: &str) {
         let request = proto::RemovePodSandboxRequest { pod_sandbox_id: id.into() };
         self.service.remove_pod_sandbox(Request::new(request)).await.unwrap();
+        let parent = CgroupPath::parse(&self.cgroup()).unwrap();
+        Cgroups::detect().unwrap().remove(&parent).ok();
+    }
+
+    fn cgroup(&self) -> String {
+        format!("/crisp-lab-{}-{}", std::process::id(), self.number)
     }
 
     pub async fn status(&self, id: &str) -> Result<proto::ContainerStatus, Status> {
         let request = proto::ContainerStatusRequest { container_id: id.into(), verbose: false };
         Ok(self.service.container_status(Request::new(request)).await?.into_inner().status.unwrap())
+    }
+
+    pub async fn monitor_pid(&self, pod: &str) -> rustix::process::Pid {
+        let request = proto::PodSandboxStatusRequest { pod_sandbox_id: pod.into(), verbose: true };
+        let info = self.service.pod_sandbox_status(Request::new(request)).await.unwrap().into_inner().info;
+        let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+        rustix::process::Pid::from_raw(i32::try_from(info["pid"].as_i64().unwrap()).unwrap()).unwrap()
     }
 
     pub async fn exec(
@@ -217,7 +241,8 @@ pub fn resources(config: &mut proto::ContainerConfig) -> &mut proto::LinuxContai
 async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics) {
     let root = dir.join("root");
     let metrics = Metrics::new("lab").unwrap();
-    let images = open_images(&root, &metrics).await;
+    let images =
+        ImageService::open(ImageConfig { root: root.clone(), ..Default::default() }, &metrics).await.unwrap();
     if fresh {
         add_image(&images);
     }
@@ -241,20 +266,6 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
     let config = RuntimeConfig { root, cgroup_driver: CgroupDriver::Cgroupfs };
     let service = RuntimeService::new(config, pods, images, &metrics).await.unwrap();
     (service, metrics)
-}
-
-/// The store is locked until the last task of an earlier service has let go of it.
-async fn open_images(root: &Path, metrics: &Metrics) -> ImageService {
-    let mut last = None;
-    for _ in 0..200 {
-        let config = ImageConfig { root: root.to_owned(), ..Default::default() };
-        match ImageService::open(config, metrics).await {
-            Ok(images) => return images,
-            Err(error) => last = Some(error),
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("{last:?}");
 }
 
 fn add_image(images: &ImageService) {
@@ -295,7 +306,7 @@ fn layer() -> Vec<u8> {
     add("bin/busybox", file, 0o755, &std::fs::read("/bin/busybox").unwrap(), "x");
     for name in [
         "sh", "cat", "echo", "sleep", "id", "true", "false", "yes", "head", "mount", "ls", "hostname",
-        "kill", "wget", "env", "dd", "touch", "grep", "setsid", "ps",
+        "kill", "wget", "env", "dd", "touch", "grep", "setsid", "unshare", "ps",
     ] {
         add(&format!("bin/{name}"), tar::EntryType::Symlink, 0o777, b"", "busybox");
     }

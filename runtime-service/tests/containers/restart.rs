@@ -1,46 +1,93 @@
 //! The server may die.
 
 use crisp_proto::runtime::v1 as proto;
+use tokio::runtime::Runtime;
 
-use crate::lab::{lab, shell};
+use crate::lab::{Lab, lab, shell};
 
-#[tokio::test]
-async fn running_ones_run_on_and_exits_meanwhile_are_known() {
-    let lab = lab!();
-    let pod = lab.pod("restart").await;
-    let stays = lab.run(&pod, shell("stays", "sleep 1000")).await;
-    let ends = lab.run(&pod, shell("ends", "sleep 0.3; exit 5")).await;
-    let waits = lab.create(&pod, shell("waits", "echo late")).await.unwrap();
-    let before = lab.status(&stays).await.unwrap();
-    let dir = lab.dir.path().to_owned();
-    let lab = {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        lab.restart().await
-    };
-    assert_eq!(dir, lab.dir.path());
-    assert_eq!(lab.status(&stays).await.unwrap(), before);
-    assert_eq!(lab.exited(&ends).await.exit_code, 5);
-    assert_eq!(lab.sh(&stays, "echo alive").await, "alive\n");
-    assert_eq!(lab.status(&waits).await.unwrap().state, proto::ContainerState::ContainerCreated as i32);
-    lab.start(&waits).await.unwrap();
-    assert_eq!(lab.exited(&waits).await.exit_code, 0);
-    lab.remove_pod(&pod).await;
+/// Runs `before` with one server, drops it with all its tasks, and runs `after` with the next.
+fn over_a_restart<T>(before: impl AsyncFnOnce(&Lab) -> T, after: impl AsyncFnOnce(&Lab, T)) {
+    let first = Runtime::new().unwrap();
+    let left = first.block_on(async {
+        let lab = lab!(None);
+        let known = before(&lab).await;
+        Some((lab.leave(), known))
+    });
+    drop(first);
+    let Some((left, known)) = left else { return };
+    Runtime::new().unwrap().block_on(async {
+        let lab = left.open().await;
+        after(&lab, known).await;
+    });
 }
 
-#[tokio::test]
-async fn damaged_records_are_set_aside_and_the_rest_is_served() {
-    let lab = lab!();
-    let pod = lab.pod("damage").await;
-    let good = lab.run(&pod, shell("good", "sleep 1000")).await;
-    let bad = lab.create(&pod, shell("bad", "true")).await.unwrap();
-    let folder = lab.dir.path().join("root/containers");
-    std::fs::write(folder.join(&bad).join("container.json"), "{\"version\":1,").unwrap();
+#[test]
+fn running_ones_run_on_and_exits_meanwhile_are_known() {
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("restart").await;
+            let stays = lab.run(&pod, shell("stays", "sleep 1000")).await;
+            let ends = lab.run(&pod, shell("ends", "sleep 0.3; exit 5")).await;
+            let waits = lab.create(&pod, shell("waits", "echo late")).await.unwrap();
+            let status = lab.status(&stays).await.unwrap();
+            (pod, stays, ends, waits, status)
+        },
+        async |lab, (pod, stays, ends, waits, before)| {
+            assert_eq!(lab.status(&stays).await.unwrap(), before);
+            assert_eq!(lab.exited(&ends).await.exit_code, 5);
+            assert_eq!(lab.sh(&stays, "echo alive").await, "alive\n");
+            assert_eq!(
+                lab.status(&waits).await.unwrap().state,
+                proto::ContainerState::ContainerCreated as i32
+            );
+            lab.start(&waits).await.unwrap();
+            assert_eq!(lab.exited(&waits).await.exit_code, 0);
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+#[test]
+fn damaged_records_are_set_aside_and_the_rest_is_served() {
     let half = "f".repeat(64);
-    std::fs::create_dir_all(folder.join(&half).join("upper")).unwrap();
-    let lab = lab.restart().await;
-    assert!(lab.status(&good).await.is_ok());
-    assert!(lab.status(&bad).await.is_err());
-    assert!(lab.dir.path().join("root/set-aside").join(&bad).exists());
-    assert!(!folder.join(&half).exists());
-    lab.remove_pod(&pod).await;
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("damage").await;
+            let good = lab.run(&pod, shell("good", "sleep 1000")).await;
+            let bad = lab.create(&pod, shell("bad", "true")).await.unwrap();
+            let folder = lab.dir.path().join("root/containers");
+            std::fs::write(folder.join(&bad).join("container.json"), "{\"version\":1,").unwrap();
+            std::fs::create_dir_all(folder.join(&half).join("upper")).unwrap();
+            (pod, good, bad)
+        },
+        async |lab, (pod, good, bad)| {
+            assert!(lab.status(&good).await.is_ok());
+            assert!(lab.status(&bad).await.is_err());
+            assert!(lab.dir.path().join("root/set-aside").join(&bad).exists());
+            assert!(!lab.dir.path().join("root/containers").join(&half).exists());
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+#[test]
+fn a_monitor_that_died_with_the_server_leaves_exits_behind() {
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("killed").await;
+            let ended = lab.run(&pod, shell("ended", "exit 4")).await;
+            lab.exited(&ended).await;
+            let running = lab.run(&pod, shell("running", "sleep 1000")).await;
+            let pid = lab.monitor_pid(&pod).await;
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+            (pod, ended, running)
+        },
+        async |lab, (pod, ended, running)| {
+            assert_eq!(lab.status(&ended).await.unwrap().exit_code, 4);
+            let status = lab.exited(&running).await;
+            assert_eq!(status.exit_code, 255, "{status:?}");
+            assert!(!status.message.is_empty());
+            lab.remove_pod(&pod).await;
+        },
+    );
 }

@@ -15,6 +15,7 @@ mod create;
 mod devices;
 mod dir;
 mod error;
+mod group;
 mod hierarchy;
 mod hugetlb;
 mod io;
@@ -36,6 +37,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use error::CgroupError;
+pub use group::Group;
 use hierarchy::{Controller, Home, Host};
 pub use join::JoinFds;
 pub use path::{CgroupPath, InvalidCgroupPath};

@@ -246,3 +246,23 @@ fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     assert!(matches!(reader.read(), Err(CgroupError::Read { errno: rustix::io::Errno::NODEV, .. })));
     assert!(matches!(own.cgroup.stats(), Err(CgroupError::NotFound { .. })));
 }
+
+#[test]
+fn a_group_ends_those_who_left_their_session() {
+    let Some(own) = Own::new() else { return };
+    let group = own.cgroup.group("exec-1").unwrap();
+    let fds = group.join().unwrap();
+    assert_eq!(fds.v1_tasks.len(), own.cgroup.host.v1.len());
+    let mut child = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
+    let hierarchy =
+        own.cgroup.host.v2.as_ref().or(own.cgroup.host.v1.iter().find(|h| h.has("freezer"))).unwrap();
+    let folder = hierarchy.dir(&own.cgroup.path().child("exec-1").unwrap()).unwrap().unwrap();
+    folder.write("cgroup.procs", &child.id().to_string()).unwrap();
+    assert!(!group.remove_if_empty().unwrap());
+    let killer = std::thread::spawn(move || {
+        group.kill().unwrap();
+        group
+    });
+    child.wait().unwrap();
+    assert!(killer.join().unwrap().remove_if_empty().unwrap());
+}
