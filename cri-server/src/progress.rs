@@ -52,6 +52,7 @@ impl LayerState {
 }
 
 const BAR: usize = 30;
+const MOST_LINES: usize = 12;
 
 /// Draws on standard error, so that standard output stays for what a command is asked for.
 pub struct Bars {
@@ -89,6 +90,12 @@ impl Bars {
         self.draw(&format!("{line}\n"));
     }
 
+    /// Takes an image's bars away.
+    pub fn clear(&mut self, image: &str) {
+        self.views.retain(|v| v.image != image);
+        self.draw("");
+    }
+
     fn draw(&mut self, before: &str) {
         let mut text = String::new();
         if self.drawn > 0 {
@@ -120,16 +127,24 @@ impl Bars {
 }
 
 fn lines(view: &View) -> Vec<String> {
-    let heading = format!("{}: {}", view.image, view.stage);
-    let layers = view.layers.iter().map(|layer| {
-        let state = layer.state.word();
-        let sizes = match layer.state {
-            LayerState::Receiving => format!("{} of {}", size(layer.received), size(layer.total)),
-            _ => size(layer.total),
-        };
-        format!("  {}  {}  {state:12} {sizes}", short(&layer.digest), bar(layer))
-    });
-    std::iter::once(heading).chain(layers).collect()
+    let over = view.layers.iter().filter(|l| l.state.is_over()).count();
+    let count = if view.layers.is_empty() {
+        String::new()
+    } else {
+        format!(" ({over} of {} layers)", view.layers.len())
+    };
+    // More lines than the screen has cannot be drawn over: of many layers, only those at work are shown.
+    let many = view.layers.len() > MOST_LINES;
+    let shown = view.layers.iter().filter(|l| !many || !l.state.is_over()).take(MOST_LINES);
+    std::iter::once(format!("{}: {}{count}", view.image, view.stage)).chain(shown.map(line)).collect()
+}
+
+fn line(layer: &LayerView) -> String {
+    let sizes = match layer.state {
+        LayerState::Receiving => format!("{} of {}", size(layer.received), size(layer.total)),
+        _ => size(layer.total),
+    };
+    format!("  {}  {}  {:12} {sizes}", short(&layer.digest), bar(layer), layer.state.word())
 }
 
 fn bar(layer: &LayerView) -> String {
@@ -145,6 +160,20 @@ fn bar(layer: &LayerView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_layers_only_those_at_work_are_shown() {
+        let layer = |state| LayerView { digest: "sha256:1".into(), total: 1, received: 0, state };
+        let mut view =
+            View { image: "a".into(), stage: "layers".into(), layers: vec![layer(LayerState::Done); 3] };
+        assert_eq!(lines(&view).len(), 4);
+        view.layers = vec![layer(LayerState::Done); 40];
+        view.layers.push(layer(LayerState::Receiving));
+        assert_eq!(lines(&view).len(), 2);
+        assert!(lines(&view)[0].contains("40 of 41"));
+        view.layers = vec![layer(LayerState::Waiting); 40];
+        assert_eq!(lines(&view).len(), 1 + MOST_LINES);
+    }
 
     #[test]
     fn a_bar_is_as_long_as_what_was_received() {

@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!  proto/runtime/v1/runtime.proto --build.rs (protox, prost, tonic)--> runtime::v1::*
+//!  proto/crisp/v1/pulls.proto     ----------------'                    crisp::v1::*
 //! ```
 //!
 //! Cast: [`runtime::v1::runtime_service_server::RuntimeService`] and
 //! [`runtime::v1::image_service_server::ImageService`] are what a runtime implements, the `_client` modules
-//! are for those who call one, and [`RPC_PATHS`] names all 43 RPCs for whoever counts or routes them.
+//! are for those who call one, and [`RPC_PATHS`] names all RPCs for whoever counts or routes them.
+//! [`crisp::v1::pulls_server::Pulls`] is our own: pulls that say how far they are.
 //!
 //! Messages that carry credentials do not print them:
 //!
@@ -30,7 +32,18 @@ pub mod runtime {
     }
 }
 
-/// The HTTP path of every RPC of both services, for example `/runtime.v1.RuntimeService/Version`.
+/// What Crisp serves beside the CRI.
+pub mod crisp {
+    /// The package `crisp.v1`.
+    #[allow(clippy::all, clippy::unwrap_used, reason = "generated")]
+    #[allow(missing_docs, unused_qualifications, reason = "generated")]
+    #[rustfmt::skip]
+    pub mod v1 {
+        tonic::include_proto!("crisp.v1");
+    }
+}
+
+/// The HTTP path of every RPC of all services, for example `/runtime.v1.RuntimeService/Version`.
 pub const RPC_PATHS: &[&str] = include!(concat!(env!("OUT_DIR"), "/rpc_paths.rs"));
 
 #[cfg(test)]
@@ -39,7 +52,8 @@ mod tests {
 
     #[test]
     fn all_rpcs_of_the_contract_are_here() {
-        assert_eq!(RPC_PATHS.len(), 43);
+        assert_eq!(RPC_PATHS.iter().filter(|path| path.starts_with("/runtime.v1.")).count(), 43);
+        assert!(RPC_PATHS.contains(&"/crisp.v1.Pulls/Pull"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.RuntimeService/RunPodSandbox"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.ImageService/StreamImages"));
     }

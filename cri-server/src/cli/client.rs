@@ -1,6 +1,7 @@
 //! The connection to a server.
 
 use anyhow::Context as _;
+use crisp_proto::crisp::v1::pulls_client::PullsClient;
 use crisp_proto::runtime::v1::image_service_client::ImageServiceClient;
 use crisp_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
 use tonic::Status;
@@ -11,13 +12,15 @@ use crate::config::ListenAddress;
 /// A node with many pods has long lists.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
 
-/// Both services of one server.
+/// All services of one server.
 #[derive(Clone)]
 pub struct Client {
     /// Pods and containers.
     pub runtime: RuntimeServiceClient<Channel>,
     /// Images.
     pub images: ImageServiceClient<Channel>,
+    /// Pulls with progress, where the server is Crisp.
+    pub pulls: PullsClient<Channel>,
 }
 
 impl Client {
@@ -38,7 +41,8 @@ impl Client {
             .with_context(|| format!("cannot speak gRPC to {listen}"))?;
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
-            images: ImageServiceClient::new(channel).max_decoding_message_size(MAX_REPLY),
+            images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
+            pulls: PullsClient::new(channel),
         })
     }
 }

@@ -95,8 +95,18 @@ fn print_text(facts: &Facts) -> std::io::Result<()> {
     writeln!(out, "pods           {} ({ready} ready)", facts.names.pods.len())?;
     writeln!(out, "containers     {} ({running} running)", facts.names.containers.len())?;
     writeln!(out, "images         {}", facts.images)?;
-    for (key, value) in &facts.status.info {
+    for (key, value) in info_lines(&facts.status) {
         writeln!(out, "{key:<14} {value}")?;
     }
     Ok(())
+}
+
+/// Short facts of the free-form part; the long ones are for `-o json`.
+fn info_lines(status: &StatusResponse) -> Vec<(String, String)> {
+    let Some(info) = status.info.get("info") else { return Vec::new() };
+    let Ok(serde_json::Value::Object(facts)) = serde_json::from_str(info) else { return Vec::new() };
+    let wanted = [("cgroupMode", "cgroups"), ("root", "root"), ("apparmor", "AppArmor")];
+    let text = |value: &serde_json::Value| value.as_str().map_or(value.to_string(), str::to_owned);
+    let line = |(key, name): &(&str, &str)| Some(((*name).to_owned(), text(facts.get(*key)?)));
+    wanted.iter().filter_map(line).collect()
 }

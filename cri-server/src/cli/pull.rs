@@ -4,10 +4,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use crisp_proto::crisp::v1::{LayerProgress, LayerState as WireState, PullReply, PullRequest};
 use crisp_proto::runtime::v1::{AuthConfig, ImageSpec, PullImageRequest};
+use tonic::{Code, Streaming};
 
 use super::Client;
 use super::client::refused;
+use crate::progress::{Bars, LayerState, LayerView, View};
 
 /// Get images from their registries
 #[derive(clap::Args)]
@@ -34,10 +37,11 @@ impl Pull {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let creds = self.creds.clone().or_else(|| std::env::var("CRISP_CREDS").ok());
         let auth = creds.as_deref().map(credentials).transpose()?;
+        let mut bars = (!self.quiet).then(Bars::new);
         let mut code = ExitCode::SUCCESS;
         for image in &self.images {
             let started = Instant::now();
-            match pull(&mut client, image, auth.clone()).await {
+            match pull(&mut client, image, auth.clone(), bars.as_mut()).await {
                 Ok(id) if self.quiet => println!("{id}"),
                 Ok(id) => println!("{image}: {id} in {:.1}s", started.elapsed().as_secs_f64()),
                 Err(error) => {
@@ -50,13 +54,75 @@ impl Pull {
     }
 }
 
-async fn pull(client: &mut Client, image: &str, auth: Option<AuthConfig>) -> anyhow::Result<String> {
+/// Pulls with progress. Another CRI server, which cannot tell any, is asked as a kubelet would.
+async fn pull(
+    client: &mut Client,
+    image: &str,
+    auth: Option<AuthConfig>,
+    bars: Option<&mut Bars>,
+) -> anyhow::Result<String> {
+    let request = PullRequest { image: image.to_owned(), auth: auth.clone() };
+    match client.pulls.pull(request).await {
+        Ok(replies) => follow(replies.into_inner(), image, bars).await,
+        Err(status) if status.code() == Code::Unimplemented => pull_in_silence(client, image, auth).await,
+        Err(status) => Err(refused(status)),
+    }
+}
+
+async fn follow(
+    mut replies: Streaming<PullReply>,
+    image: &str,
+    mut bars: Option<&mut Bars>,
+) -> anyhow::Result<String> {
+    let result = loop {
+        match replies.message().await {
+            Ok(Some(reply)) if reply.image_ref.is_empty() => {
+                if let Some(bars) = &mut bars {
+                    bars.update(view(image, &reply));
+                }
+            }
+            Ok(Some(reply)) => break Ok(reply.image_ref),
+            Ok(None) => break Err(anyhow::anyhow!("{image}: the server ended the pull without a result")),
+            Err(status) => break Err(refused(status)),
+        }
+    };
+    if let Some(bars) = bars {
+        bars.clear(image);
+    }
+    result
+}
+
+async fn pull_in_silence(
+    client: &mut Client,
+    image: &str,
+    auth: Option<AuthConfig>,
+) -> anyhow::Result<String> {
     let request = PullImageRequest {
         image: Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() }),
         auth,
         sandbox_config: None,
     };
     Ok(client.images.pull_image(request).await.map_err(refused)?.into_inner().image_ref)
+}
+
+fn view(image: &str, reply: &PullReply) -> View {
+    let layer = |layer: &LayerProgress| LayerView {
+        digest: layer.digest.clone(),
+        total: layer.total,
+        received: layer.received,
+        state: match layer.state() {
+            WireState::LayerWaiting => LayerState::Waiting,
+            WireState::LayerReceiving => LayerState::Receiving,
+            WireState::LayerUnpacking => LayerState::Unpacking,
+            WireState::LayerDone => LayerState::Done,
+            WireState::LayerPresent => LayerState::Present,
+        },
+    };
+    View {
+        image: image.to_owned(),
+        stage: reply.stage.clone(),
+        layers: reply.layers.iter().map(layer).collect(),
+    }
 }
 
 fn credentials(text: &str) -> anyhow::Result<AuthConfig> {

@@ -1,5 +1,6 @@
 //! `crisp run`: the command itself, its signals and its exit code.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
     settings.log_level.or_rather("warn".to_owned());
     tracing_subscriber::fmt()
         .with_env_filter(settings.log_level.value.as_str())
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

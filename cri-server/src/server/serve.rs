@@ -1,5 +1,6 @@
 //! `crisp serve`.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -19,6 +20,7 @@ const WORKERS: usize = 2;
 pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt()
         .with_env_filter(settings.log_level.value.as_str())
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     // Whatever is made from here on is for root only, unless it is made for others on purpose.

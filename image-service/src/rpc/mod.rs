@@ -7,6 +7,7 @@ mod image_fs_info;
 mod image_status;
 mod list_images;
 mod pull_image;
+mod pulls;
 mod remove_image;
 mod stream_images;
 

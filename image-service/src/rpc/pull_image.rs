@@ -18,7 +18,7 @@ pub(super) async fn answer(
     Ok(PullImageResponse { image_ref: id.to_string() })
 }
 
-fn auth(auth: AuthConfig) -> Auth {
+pub(super) fn auth(auth: AuthConfig) -> Auth {
     Auth {
         username: auth.username,
         password: Secret::new(auth.password),
