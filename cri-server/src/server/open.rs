@@ -58,9 +58,8 @@ impl Server {
             networks: networks.clone(),
         };
         let pods = Pods::open(sandboxes, &metrics).await.context("cannot open the pods")?;
-        let runtime =
-            RuntimeConfig { root: root.clone(), pod_cidr: None, cgroup_driver: CgroupDriver::Cgroupfs };
-        let runtime = RuntimeService::open(runtime, pods.clone(), images.store().clone(), &metrics)
+        let runtime = RuntimeConfig { root: root.clone(), cgroup_driver: CgroupDriver::Cgroupfs };
+        let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), &metrics)
             .await
             .context("cannot open the containers")?;
         Ok(Self { metrics, images, pods, runtime, networks, _locks: locks })
