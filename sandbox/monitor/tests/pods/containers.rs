@@ -4,7 +4,7 @@ use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace};
 use crisp_monitor::wire::{ExitRecord, ExitStatus, Failure};
 use crisp_sandbox::link::{ContainerState, Event, LinkError};
 
-use crate::harness::{DEADLINE, Pod, exit_of, missing};
+use crate::harness::{DEADLINE, Pod, exit_of, missing, until};
 use crate::plans::{plan, sh};
 
 #[tokio::test]
@@ -97,50 +97,6 @@ async fn out_of_memory_is_told_from_a_plain_kill() {
     pod.shutdown().await;
 }
 
-/// A memory cgroup of 16 MiB, gone when dropped.
-struct Tight(std::path::PathBuf);
-
-impl Tight {
-    fn new() -> Option<Self> {
-        let memory = std::path::Path::new("/sys/fs/cgroup/memory");
-        if !memory.join("memory.oom_control").exists() && !memory.join("tasks").exists() {
-            eprintln!("skipped: no v1 memory cgroups");
-            return None;
-        }
-        let path = memory.join(format!("crisp-monitor-test-{}", std::process::id()));
-        std::fs::create_dir(&path).unwrap();
-        std::fs::write(path.join("memory.limit_in_bytes"), "16777216").unwrap();
-        Some(Self(path))
-    }
-
-    fn open(&self, file: &str, write: bool) -> rustix::fd::OwnedFd {
-        std::fs::OpenOptions::new().read(!write).write(write).open(self.0.join(file)).unwrap().into()
-    }
-}
-
-impl Drop for Tight {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir(&self.0);
-    }
-}
-
-#[tokio::test]
-async fn the_kernels_out_of_memory_killer_is_seen() {
-    if missing() {
-        return;
-    }
-    let Some(tight) = Tight::new() else { return };
-    let pod = Pod::open().await;
-    let mut events = pod.link.events();
-    let mut plan = sh("x=$(busybox yes | busybox head -c 64000000)");
-    plan.cgroup = CgroupJoin { v2: None, v1_tasks: vec![FdIndex(1)], oom_events: Some(FdIndex(2)) };
-    let fds = vec![pod.root(), tight.open("tasks", true), tight.open("memory.oom_control", false)];
-    let (id, _) = pod.start_with(&plan, fds, |_| {}).await.unwrap();
-    let exit = exit_of(&mut events, &id).await;
-    assert_eq!((exit.status, exit.oom), (ExitStatus::Signal(9), true));
-    pod.shutdown().await;
-}
-
 #[tokio::test]
 async fn a_name_is_taken_until_it_is_forgotten() {
     if missing() {
@@ -183,9 +139,7 @@ async fn containers_of_a_shared_pid_namespace_end_with_its_init() {
     let mut shared = sh("echo $$; busybox sleep 1000");
     shared.pid = PidNamespace::Pod;
     let (id, _) = pod.start(&shared).await.unwrap();
-    while pod.output(&id, "stdout").is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    until("output", || !pod.output(&id, "stdout").is_empty()).await;
     let init = rustix::process::Pid::from_raw(opened.init.unwrap()).unwrap();
     rustix::process::kill_process(init, rustix::process::Signal::KILL).unwrap();
     let mut init_ended = false;

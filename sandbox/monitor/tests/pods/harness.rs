@@ -183,14 +183,19 @@ impl Drop for Pod {
     }
 }
 
-pub async fn gone(pid: i32) {
-    for _ in 0..500 {
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+pub async fn until(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if condition() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("process {pid} is still there");
+    panic!("waited in vain for {what}");
+}
+
+pub async fn gone(pid: i32) {
+    let path = format!("/proc/{pid}");
+    until(&format!("the end of process {pid}"), || !Path::new(&path).exists()).await;
 }
 
 pub async fn exit_of(events: &mut broadcast::Receiver<Event>, wanted: &ContainerId) -> Exit {

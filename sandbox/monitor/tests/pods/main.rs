@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // also in the helpers of tests
 
+mod cgroups;
 mod containers;
 mod death;
 mod execs;

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 
 use crisp_executor::plan::{
-    Capabilities, CgroupJoin, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Root,
+    Capabilities, CgroupJoin, Device, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Root,
 };
 
 const ALL_CAPABILITIES: u64 = (1 << 41) - 1;
@@ -40,6 +40,8 @@ pub fn process(args: &[&str]) -> Process {
 
 /// A container with the image's root as descriptor 0 and little else.
 pub fn plan(args: &[&str]) -> Plan {
+    // Without it a shell cannot put anything into the background.
+    let null = Device { path: c("/dev/null"), mode: 0o020_666, major: 1, minor: 3, uid: 0, gid: 0 };
     let mount = |target: &str, kind| Mount { target: c(target), kind, attributes: 0 };
     Plan {
         process: process(args),
@@ -50,7 +52,7 @@ pub fn plan(args: &[&str]) -> Plan {
             mount("/dev/pts", MountKind::Devpts { gid: 5 }),
             mount("/dev/shm", MountKind::PodShm),
         ],
-        devices: vec![],
+        devices: vec![null],
         masked_paths: vec![],
         readonly_paths: vec![],
         pid: PidNamespace::Own,
