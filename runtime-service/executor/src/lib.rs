@@ -1,8 +1,30 @@
-//! The executor: OCI spec in, running process out.
+//! The executor: OCI spec in, running process out. No tokio, no gRPC, no HTTP.
 //!
 //! ```text
-//!  server                                      monitor
-//!  Spec --compile--> Plan + descriptors  ====> run::start --clone3--> child --execve--> process
+//!  server (feature "compile")                                  monitor
+//!
+//!  layers --rootfs::assemble-----> detached root ---+
+//!  Cgroups::create/apply/join ---> JoinFds ---------+
+//!  Spec ---------------------------------------------+--compile--> Plan + descriptors
+//!    mounts --source::open_all---> detached mounts                     |
+//!    seccomp --seccomp::to_bpf---> BPF                                 v
+//!                                             run::start --clone3--> child --execve--> process
+//! ```
+//!
+//! Cast: [`plan::Plan`] is what the two sides share, [`id::PodId`] and [`id::ContainerId`] name
+//! things, [`run::start`] and [`run::exec`] make processes. On the server's side `compile::compile`
+//! makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, count and kill, `rootfs::assemble`
+//! stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and their
+//! compiler, `user::resolve` and `inroot` look into images.
+//!
+//! ```
+//! # #[cfg(feature = "compile")] {
+//! use crisp_executor::cgroup::CgroupPath;
+//! let pod = CgroupPath::parse("/kubepods/besteffort/pod1")?;
+//! assert_eq!(pod.child("web")?.as_str(), "/kubepods/besteffort/pod1/web");
+//! assert!(pod.child("../pod2").is_err());
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! Cast: a [`plan::Plan`] is all that starting a container takes, flat, checked and opened.

@@ -4,11 +4,11 @@
 //! paths are opened by a thread that may be abandoned: the caller gets an error in time, and until
 //! the thread comes back, further requests for that path fail at once instead of losing a thread each.
 
-use std::collections::HashMap;
+mod waiting;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
@@ -16,6 +16,8 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree};
 
 use crate::sys::{MountAttr, mount_setattr};
+use waiting::Waiting;
+pub use waiting::stuck;
 
 /// How mounts made later on one side are seen on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,7 +92,7 @@ pub fn open_all(
     let started = Instant::now();
     let paths: Vec<PathBuf> = requests.iter().map(|(path, _)| path.clone()).collect();
     for (index, path) in paths.iter().enumerate() {
-        if let Some(waiting) = STUCK.waiting(path) {
+        if let Some(waiting) = waiting::stuck_for(path) {
             return Err((index, SourceError::StillStuck { path: path.clone(), waiting }));
         }
     }
@@ -101,7 +103,7 @@ pub fn open_all(
     let (sender, results) = channel();
     std::thread::Builder::new()
         .name("mount sources".to_owned())
-        .spawn(move || work(&requests, &sender))
+        .spawn(move || work(&requests, started + deadline, &sender))
         .map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);
             (0, SourceError::Kernel { path: paths[0].clone(), step: "start a thread", errno, hint: "" })
@@ -120,50 +122,11 @@ pub fn open_all(
     Ok(sources)
 }
 
-/// How many host paths are being waited for beyond their deadline.
-#[must_use]
-pub fn stuck() -> usize {
-    STUCK
-        .0
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .values()
-        .filter(|since| since.elapsed() > GRACE)
-        .count()
-}
-
-/// What is under way for less than this is not called stuck.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// Paths that a thread is busy with, since when.
-struct Stuck(Mutex<HashMap<PathBuf, Instant>>);
-
-static STUCK: LazyLock<Stuck> = LazyLock::new(|| Stuck(Mutex::new(HashMap::new())));
-
-impl Stuck {
-    fn waiting(&self, path: &Path) -> Option<Duration> {
-        let busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        busy.get(path).map(Instant::elapsed).filter(|waiting| *waiting > GRACE)
-    }
-
-    fn busy(&self, path: &Path) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry(path.to_owned())
-            .or_insert_with(Instant::now);
-    }
-
-    fn done(&self, path: &Path) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(path);
-    }
-}
-
-fn work(requests: &[(PathBuf, Options)], results: &Sender<Result<Source, SourceError>>) {
+fn work(requests: &[(PathBuf, Options)], deadline: Instant, results: &Sender<Result<Source, SourceError>>) {
     for (path, options) in requests {
-        STUCK.busy(path);
+        let waiting = Waiting::new(path, deadline);
         let result = open_here(path, *options);
-        STUCK.done(path);
+        drop(waiting);
         let failed = result.is_err();
         // Nobody listens any more: the deadline has passed, and the mount goes with its descriptor.
         if results.send(result).is_err() || failed {

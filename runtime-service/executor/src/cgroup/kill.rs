@@ -35,23 +35,18 @@ pub(super) fn kill(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
 
 /// One round of SIGKILL to everything in `path` and below.
 pub(super) fn send(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
-    if let Some(v2) = &host.v2
-        && let Some(dir) = v2.dir(path)?
-    {
-        // Since Linux 5.14: atomic, also against a process that forks faster than one can list.
-        match dir.try_write("cgroup.kill", "1") {
-            Ok(()) if host.v1.is_empty() => return Ok(()),
-            Ok(()) | Err(Errno::NOENT | Errno::OPNOTSUPP | Errno::NODEV) => {}
-            Err(errno) => return Err(dir.write_error("cgroup.kill", "1", errno)),
-        }
-    }
-    let left = pids(host, path)?;
-    if left.is_empty() {
+    let killed = kill_whole(host, path)?;
+    let others = || -> Result<Vec<i32>, CgroupError> {
+        let mut left = pids(host, path)?;
+        left.retain(|pid| !killed.contains(pid));
+        Ok(left)
+    };
+    if others()?.is_empty() {
         return Ok(());
     }
     // Frozen processes cannot fork while they are being listed. A v1 freezer must thaw for them to die.
     let frozen = Frozen::new(host, path);
-    for pid in pids(host, path)? {
+    for pid in others()? {
         if let Some(pid) = Pid::from_raw(pid) {
             match rustix::process::kill_process(pid, Signal::KILL) {
                 // Gone in the meantime.
@@ -62,6 +57,20 @@ pub(super) fn send(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
     }
     drop(frozen);
     Ok(())
+}
+
+/// `cgroup.kill` of the v2 tree (Linux 5.14): atomic, also against a process that forks faster than
+/// one can list. Gives those that it has killed and that are not gone yet.
+fn kill_whole(host: &Host, path: &CgroupPath) -> Result<Vec<i32>, CgroupError> {
+    let mut dying = Vec::new();
+    let Some(v2) = &host.v2 else { return Ok(dying) };
+    let Some(dir) = v2.dir(path)? else { return Ok(dying) };
+    match dir.try_write("cgroup.kill", "1") {
+        Ok(()) => collect(v2, path, &mut dying)?,
+        Err(Errno::NOENT | Errno::OPNOTSUPP | Errno::NODEV) => {}
+        Err(errno) => return Err(dir.write_error("cgroup.kill", "1", errno)),
+    }
+    Ok(dying)
 }
 
 /// A v1 freezer, frozen until dropped.

@@ -67,20 +67,59 @@ fn propagation_from_a_private_mount_is_refused() {
     }
 }
 
+/// A FUSE file system whose server never answers, mounted where only this thread (and those that it
+/// starts) sees it. Everything ends when the descriptor closes.
+fn dead_file_system(on: &Path) -> OwnedFd {
+    use rustix::mount::{FsMountFlags, FsOpenFlags, MoveMountFlags};
+    crate::sys::unshare_mount_namespace().unwrap();
+    rustix::mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+    let server = std::fs::File::options().read(true).write(true).open("/dev/fuse").unwrap();
+    let server = OwnedFd::from(server);
+    let context = rustix::mount::fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();
+    let number = std::os::fd::AsRawFd::as_raw_fd(&server).to_string();
+    for (key, value) in [("fd", &*number), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")] {
+        rustix::mount::fsconfig_set_string(&context, key, value).unwrap();
+    }
+    rustix::mount::fsconfig_create(&context).unwrap();
+    let mount =
+        rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).unwrap();
+    rustix::mount::move_mount(&mount, "", CWD, on, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).unwrap();
+    server
+}
+
 #[test]
-fn a_path_that_never_answers_ends_at_the_deadline() {
-    let deadline = Duration::from_millis(50);
-    let path = PathBuf::from("/nonexistent-and-slow");
-    // Plays the stuck thread: what is marked busy for long enough fails at once.
-    STUCK.0.lock().unwrap().insert(path.clone(), Instant::now() - Duration::from_secs(90));
-    let started = Instant::now();
-    let error = open(&path, Options::default(), deadline).unwrap_err();
-    assert!(matches!(error, SourceError::StillStuck { .. }), "{error}");
-    assert!(started.elapsed() < deadline);
-    assert!(stuck() >= 1);
-    STUCK.done(&path);
-    assert!(matches!(open(&path, Options::default(), SOON), Err(SourceError::Missing { .. })));
-    // No time at all is a deadline that has passed, whatever the path does.
-    let error = open(&path, Options::default(), Duration::ZERO);
-    assert!(matches!(error, Err(SourceError::Deadline { .. } | SourceError::Missing { .. })));
+fn a_dead_file_system_costs_its_deadline_once_and_one_thread() {
+    let Some(folder) = folder() else { return };
+    if !Path::new("/dev/fuse").exists() {
+        crate::skip::because("no /dev/fuse");
+        return;
+    }
+    let path = folder.path().join("below");
+    let mount_point = folder.path().to_owned();
+    std::thread::spawn(move || {
+        let server = dead_file_system(&mount_point);
+        let before = stuck();
+        let deadline = Duration::from_millis(100);
+        let started = Instant::now();
+        let error = open(&path, Options::default(), deadline).unwrap_err().to_string();
+        assert_eq!(error, SourceError::Deadline { path: path.clone(), deadline }.to_string());
+        assert!(error.contains("below") && started.elapsed() < 20 * deadline, "{error}");
+        for _ in 0..3 {
+            let started = Instant::now();
+            let error = open(&path, Options::default(), SOON).unwrap_err();
+            assert!(matches!(error, SourceError::StillStuck { .. }), "{error}");
+            assert!(started.elapsed() < deadline);
+            assert_eq!(stuck(), before + 1);
+        }
+        // Other paths are not concerned.
+        open(Path::new("/proc"), Options::default(), SOON).unwrap();
+        drop(server);
+        while stuck() > before {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let error = open(&path, Options::default(), SOON).unwrap_err().to_string();
+        assert!(error.contains("is broken"), "{error}");
+    })
+    .join()
+    .unwrap();
 }
