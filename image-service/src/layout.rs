@@ -63,6 +63,11 @@ impl Layout {
         self.images().join(".bad")
     }
 
+    /// Where what is called `name` goes when it cannot be read.
+    pub(crate) fn set_aside(&self, name: &str, number: u64) -> PathBuf {
+        self.bad().join(format!("{name}.{number}"))
+    }
+
     pub(crate) fn unpacking(&self) -> PathBuf {
         self.layers().join(".unpacking")
     }

@@ -114,7 +114,7 @@ fn explain(
         StreamError::Decompress(source) => IngestError::Decompress { diff, compression, source },
         StreamError::Consumer(error) => match &error.fault {
             UnpackFault::Io { source, .. } if full(source) => {
-                IngestError::DiskFull { diff, path: tree.join(&error.entry) }
+                IngestError::DiskFull { diff, path: tree.join(error.entry.trim_start_matches('/')) }
             }
             _ => IngestError::Archive { diff, source: error },
         },

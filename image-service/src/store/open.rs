@@ -147,7 +147,7 @@ impl Inner {
     }
 
     fn set_aside(&self, path: &Path, name: &str, why: &str) -> Result<(), StoreError> {
-        let aside = self.layout.bad().join(format!("{name}.{}", self.number()));
+        let aside = self.layout.set_aside(name, self.number());
         tracing::warn!(
             image = name,
             why,

@@ -14,6 +14,8 @@ use super::UnpackFault;
 use super::tar::{Entry, Time};
 
 const SET_ID: u32 = 0o6000;
+/// Smaller attributes always find room where there are free blocks.
+const IN_INODE: usize = 1024;
 
 /// What attributes are set on.
 #[derive(Clone, Copy)]
@@ -101,8 +103,15 @@ fn set_xattr(on: On<'_>, name: &[u8], value: &[u8]) -> Result<(), UnpackFault> {
             });
             Ok(())
         }
+        // ext4 gives "no space" where the inode and one block are full, on the emptiest disk.
+        Err(Errno::TOOBIG | Errno::RANGE) => Err(too_large(name, value)),
+        Err(Errno::NOSPC) if value.len() >= IN_INODE => Err(too_large(name, value)),
         set => set.map_err(UnpackFault::at("set its extended attributes")),
     }
+}
+
+fn too_large(name: &[u8], value: &[u8]) -> UnpackFault {
+    UnpackFault::XattrTooLarge { name: super::lossy(name), size: value.len() }
 }
 
 /// The kernel sets attributes of links by path only. The folder's descriptor stands for itself and the

@@ -118,6 +118,14 @@ pub enum UnpackFault {
     /// A whiteout that names nothing.
     #[error("the whiteout names nothing that could be in a layer")]
     Whiteout,
+    /// The file system cannot keep it with the file.
+    #[error("its extended attribute {name:?} of {size} bytes is larger than the store's file system takes")]
+    XattrTooLarge {
+        /// Which attribute.
+        name: String,
+        /// Bytes of its value.
+        size: usize,
+    },
     /// More entries than allowed.
     #[error("the archive has more than {0} entries")]
     Entries(u64),

@@ -166,3 +166,11 @@ fn folders_that_an_archive_leaves_out_look_like_those_below() {
     fixture.store.commit_image(crate::fixture::image("b", &[&other, &layers[2]], "y")).unwrap();
     check(&fixture);
 }
+
+#[test]
+fn an_attribute_that_does_not_fit_is_not_a_full_disk() {
+    let fixture = Fixture::new();
+    let large = item(b'0', "f").pax("SCHILY.xattr.user.large", vec![b'x'; 70_000]);
+    let error = fixture.refusal(Archive::new().add(&large));
+    assert!(error.contains("\"user.large\" of 70000 bytes is larger"), "{error}");
+}

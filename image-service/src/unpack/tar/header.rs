@@ -34,7 +34,9 @@ impl<'a> Header<'a> {
     /// Appends the name, with the ustar prefix before it.
     pub fn path(&self, into: &mut Vec<u8>) {
         if &self.0[257..263] == b"ustar\0" && self.0[345] != 0 {
-            into.extend_from_slice(text(&self.0[345..500]));
+            // star keeps times in the last part of the field, and says so at the block's end.
+            let end = if &self.0[508..] == b"tar\0" { 476 } else { 500 };
+            into.extend_from_slice(text(&self.0[345..end]));
             into.push(b'/');
         }
         into.extend_from_slice(text(&self.0[..100]));
