@@ -210,7 +210,9 @@ impl Machine {
     /// It cannot be started.
     pub fn crisp(&self, args: &[&str]) -> Result<std::process::Output> {
         let mut command = Command::new(crisp());
-        command.args(args).arg("--listen").arg(format!("unix://{}", self.socket().display()));
+        // Before the rest: what follows `exec CONTAINER` is the container's.
+        let (name, rest) = args.split_first().ok_or("no command")?;
+        command.arg(name).arg("--listen").arg(format!("unix://{}", self.socket().display())).args(rest);
         Ok(command.stdin(Stdio::null()).output()?)
     }
 

@@ -61,7 +61,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
             _ = interrupt.recv() => info!("stopping on SIGINT; the pods run on"),
         }
     };
+    let pods = server.pods.clone();
     let result = server.serve(listener, stop).await;
+    // With no pod left, the bridge and its rules have no use, and nobody else would remove them.
+    pods.close().await;
     // Nobody listens any more: a client should get "no such file", not "refused".
     let _ = std::fs::remove_file(settings.listen.value.path());
     result

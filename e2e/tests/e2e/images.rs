@@ -111,7 +111,7 @@ async fn references_that_lead_nowhere_say_why() -> Result<()> {
     let built = small("x").build();
     machine.registry().push("known", "1", &built)?;
     for (reference, code, words) in [
-        ("UPPER/case".to_owned(), Code::InvalidArgument, vec!["UPPER"]),
+        ("example.test/UPPER/case".to_owned(), Code::InvalidArgument, vec!["UPPER"]),
         (String::new(), Code::InvalidArgument, vec!["image"]),
         (format!("{host}/known:no such tag"), Code::InvalidArgument, vec!["no such tag"]),
         (format!("{host}/known@sha256:12"), Code::InvalidArgument, vec!["sha256:12"]),
@@ -144,7 +144,9 @@ async fn content_that_lies_is_refused_and_leaves_nothing() -> Result<()> {
         lie(&|m| m["layers"][0]["size"] = json!(5))?,
         lie(&|m| m["layers"][0] = other.blobs[0].descriptor())?,
     );
-    for (name, built, words) in [("size", size, ["size", "5"]), ("layer", layer, ["sha256:", "diff"])] {
+    for (name, built, words) in
+        [("size", size, ["size", "5"]), ("layer", layer, ["sha256:", "does not match"])]
+    {
         for blob in &other.blobs {
             machine.registry().push_blob(&format!("lie/{name}"), blob)?;
         }
