@@ -10,6 +10,7 @@
 //! Any future here may be dropped at any point: the answer that then nobody waits for is dropped
 //! too, with its descriptors. What was asked for may still happen; [`MonitorLink::report`] tells.
 
+mod answer;
 pub(crate) mod connect;
 mod error;
 mod event;
@@ -22,12 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::id::ContainerId;
-use crisp_executor::run::StageError;
 use crisp_monitor::wire::request as body;
 use crisp_monitor::wire::{ExitStatus, Op};
 use rustix::fd::OwnedFd;
 use tokio::sync::broadcast;
 
+pub use answer::{PodNetwork, PodOpened, Started};
 pub use crisp_monitor::wire::request::WindowSize;
 pub use crisp_monitor::wire::response::{ContainerReport, ContainerState, Greeting, LogReport, PodReport};
 pub use crisp_monitor::wire::{Exit, ExitRecord, Failure};
@@ -48,39 +49,6 @@ pub struct MonitorLink {
     /// Instead of each request's own.
     deadline: Option<Duration>,
     _reader: Arc<Reader>,
-}
-
-/// An open pod.
-#[derive(Debug)]
-pub struct PodOpened {
-    /// The monitor's.
-    pub pid: i32,
-    /// The first process of the shared PID namespace.
-    pub init: Option<i32>,
-    /// For a pod with a network of its own.
-    pub network: Option<PodNetwork>,
-}
-
-/// The way into a pod's network.
-#[derive(Debug)]
-pub struct PodNetwork {
-    /// A route netlink socket that was opened inside.
-    pub netlink: OwnedFd,
-    /// The network namespace.
-    pub netns: OwnedFd,
-}
-
-/// A running process.
-#[derive(Debug)]
-pub struct Started {
-    /// In the host's PID namespace.
-    pub pid: i32,
-    /// Nanoseconds since 1970.
-    pub started_at_ns: i64,
-    /// What could not be had as asked and was done as near to it as this host allows.
-    pub notes: Vec<StageError>,
-    /// An exec's terminal, when it was given one.
-    pub terminal: Option<OwnedFd>,
 }
 
 impl MonitorLink {

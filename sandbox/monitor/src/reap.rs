@@ -72,6 +72,8 @@ impl Monitor {
             }
             return;
         }
+        // Whoever hears of the end finds nothing of it left here.
+        drop(exec.pidfd);
         let finished_at_ns = clock::now_ns();
         let event = Event::ExecExited { exec: exec.id, container: exec.container, status, finished_at_ns };
         self.tell(exec.connection, &event);

@@ -1,6 +1,6 @@
 //! Containers' output: from their pipes and terminals into their logs.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crisp_executor::id::ContainerId;
 use crisp_monitor::wire::ExitRecord;
@@ -14,8 +14,8 @@ use crate::poller::{Key, Poller, Token};
 
 /// Read at once: what a pipe holds by default.
 const READ: usize = 64 << 10;
-/// Reads before others get their turn.
-const TURNS: usize = 4;
+/// How long one output is read before others get their turn.
+const TURN: Duration = Duration::from_millis(2);
 
 /// Room for output on its way, shared by all containers and freed when idle.
 #[derive(Default)]
@@ -64,13 +64,13 @@ impl Monitor {
         let Some(container) = self.containers.get_mut(&key) else { return };
         self.scratch.output.resize(READ, 0);
         let mut changes = Vec::new();
-        let mut turn = Turn::Again;
-        for _ in 0..TURNS {
-            turn = take_turn(container, stream, &mut self.scratch, &mut changes);
-            if !matches!(turn, Turn::Again) || container.log.blocked() {
-                break;
+        let began = Instant::now();
+        let turn = loop {
+            let turn = take_turn(container, stream, &mut self.scratch, &mut changes);
+            if !matches!(turn, Turn::Again) || container.log.blocked() || began.elapsed() > TURN {
+                break turn;
             }
-        }
+        };
         if matches!(turn, Turn::Ended) {
             close(&self.poller, container, stream, &mut self.scratch, &mut changes);
         }
@@ -144,9 +144,15 @@ fn take_turn(
         Err(_) => return Turn::Ended,
     };
     output.copy(&buffer[..got]);
-    changes.push(container.log.feed(stream, &buffer[..got], records));
+    note(changes, container.log.feed(stream, &buffer[..got], records));
     container.output_seen();
     Turn::Again
+}
+
+fn note(changes: &mut Vec<Change>, change: Change) {
+    if change != Change::None {
+        changes.push(change);
+    }
 }
 
 fn close(

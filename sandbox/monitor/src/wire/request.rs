@@ -38,7 +38,7 @@ pub struct Start {
     pub log: bool,
     /// Keep stdin open for later; else it is a null device.
     pub stdin: bool,
-    /// For a process with a terminal.
+    /// For a process with a terminal; set as soon as that is there, which the process may outrun.
     pub size: Option<WindowSize>,
 }
 
@@ -54,7 +54,7 @@ pub struct Exec {
     pub stdin: bool,
     pub stdout: bool,
     pub stderr: bool,
-    /// For a process with a terminal.
+    /// For a process with a terminal; set as soon as that is there, which the process may outrun.
     pub size: Option<WindowSize>,
 }
 
