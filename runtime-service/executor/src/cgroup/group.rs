@@ -93,7 +93,9 @@ impl Group {
             }
             // Since Linux 5.14, v2: atomic, also against a process that forks faster than one can list.
             if dir.try_write("cgroup.kill", "1").is_err() {
-                pids.into_iter().for_each(|pid| drop(rustix::process::kill_process(pid, Signal::KILL)));
+                pids.into_iter().for_each(|pid| {
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                });
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
