@@ -19,6 +19,7 @@ use crate::events::Events;
 use crate::join::Joint;
 use crate::layout::Layout;
 use crate::spec::host::HostFacts;
+use crate::spec::user::Users;
 use crate::stage::{Cause, Stages};
 
 /// The state of one runtime service, behind one `Arc`.
@@ -29,6 +30,7 @@ pub struct Core {
     pub images: Store,
     pub cgroups: Cgroups,
     pub host: HostFacts,
+    pub users: Users,
     pub metrics: Metrics,
     pub containers: Table,
     pub events: Events,
@@ -60,6 +62,7 @@ impl Core {
             pods,
             images,
             host: HostFacts::look(),
+            users: Users::default(),
             metrics: metrics.clone(),
             containers: Table::default(),
             events: Events::default(),

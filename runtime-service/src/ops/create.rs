@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -177,7 +178,7 @@ fn build_blocking(
     let lease = steps.step("lease", || Ok(core.images.lease(&draft.image.diff_ids)?))?;
     steps.step("folders", || make_folders(&folder))?;
     let image_config = draft.image.config.config().clone().unwrap_or_default();
-    let (user, volumes) = look_into_image(&draft, &image_config, &lease, &folder, steps)?;
+    let (user, volumes) = look_into_image(core, &draft, &image_config, &lease, &folder, steps)?;
     let pid = steps.step("pid namespace", || current_pid(core, &draft.pid))?;
     steps.step("spec", || {
         let spec = spec::build(&Inputs {
@@ -196,24 +197,46 @@ fn build_blocking(
     steps.step("records", || commit(draft, &image_config, user, lease, folder))
 }
 
-/// The image without anything writable above: who the user is, what its volumes hold.
+/// Who the user is, and what the image's volumes hold.
 fn look_into_image(
+    core: &Core,
     draft: &Draft,
     image: &image::Config,
     lease: &Lease,
     folder: &Folder,
     steps: &Steps,
 ) -> Result<(Resolved, Vec<(PathBuf, PathBuf)>), StageFailure> {
-    let view = steps.step("image view", || Ok(rootfs::read_only_view(lease.layer_paths())?))?;
-    let user = steps.step("user", || {
-        let of_image = image.user().as_deref().unwrap_or_default();
-        Ok(spec::user::resolve(&view, &draft.config.security, of_image)?)
-    })?;
-    let volumes = steps.step("volumes", || {
-        let wanted = volume::wanted(image.volumes().as_deref().unwrap_or_default(), &draft.config.mounts);
-        volume::make(&view, folder, &wanted)
-    })?;
-    Ok((user, volumes))
+    let (security, of_image) = (&draft.config.security, image.user().as_deref().unwrap_or_default());
+    let wanted = volume::wanted(image.volumes().as_deref().unwrap_or_default(), &draft.config.mounts);
+    let name = spec::user::requested(security, of_image);
+    let known = core.users.get(&draft.image.id, &name);
+    if let Some(user) = known.as_ref().filter(|_| wanted.is_empty()) {
+        return Ok((spec::user::with_groups(user, security), vec![]));
+    }
+    let view = View(Some(steps.step("image view", || Ok(rootfs::read_only_view(lease.layer_paths())?))?));
+    let user = match known {
+        Some(user) => user,
+        None => steps.step("user", || Ok(core.users.resolve(&draft.image.id, &name, view.fd()?)?))?,
+    };
+    let volumes = steps.step("volumes", || volume::make(view.fd()?, folder, &wanted))?;
+    Ok((spec::user::with_groups(&user, security), volumes))
+}
+
+/// An image without anything writable above it. Closing the last descriptor of a detached mount takes
+/// the kernel milliseconds (it waits for every CPU to pass a quiescent state), so nobody waits for it.
+struct View(Option<OwnedFd>);
+
+impl View {
+    fn fd(&self) -> Result<&OwnedFd, Cause> {
+        self.0.as_ref().ok_or(Cause::Kernel(rustix::io::Errno::BADF))
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        let fd = self.0.take();
+        tokio::task::spawn_blocking(move || drop(fd));
+    }
 }
 
 fn make_folders(folder: &Folder) -> Result<(), Cause> {

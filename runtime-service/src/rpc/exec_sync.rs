@@ -6,7 +6,7 @@ use std::time::Duration;
 use crisp_proto::runtime::v1::{ExecSyncRequest, ExecSyncResponse};
 
 use super::{Core, Reply};
-use crate::convert::{self, ConvertError};
+use crate::convert;
 use crate::ops;
 
 pub(super) async fn call(core: &Arc<Core>, request: ExecSyncRequest) -> Reply<ExecSyncResponse> {
@@ -19,7 +19,7 @@ pub(super) async fn call(core: &Arc<Core>, request: ExecSyncRequest) -> Reply<Ex
         Ok(seconds) => Some(Duration::from_secs(seconds)),
         Err(_) => {
             let problem = format!("{} is negative", request.timeout);
-            return Err(ConvertError::from(convert::invalid("timeout", problem)).into());
+            return Err(convert::invalid("timeout", problem).into());
         }
     };
     let container = core.container(&request.container_id)?;

@@ -1,8 +1,11 @@
 //! Who the processes are: the request against the image's own user and group files.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
 
 use crisp_executor::user::{self, UserError};
+use crisp_image_service::ImageId;
 use oci_spec::runtime;
 
 use crate::container::config::{GroupsPolicy, Security, UserRequest};
@@ -27,25 +30,59 @@ impl Resolved {
     }
 }
 
-/// Blocking: reads /etc/passwd and /etc/group below `root`.
-///
-/// # Errors
-/// A user or group that the image does not know.
-pub fn resolve(root: impl AsFd, security: &Security, image_user: &str) -> Result<Resolved, UserError> {
-    let text = match (&security.user, security.group) {
+/// The user to look up, in the form of a Dockerfile's USER.
+#[must_use]
+pub fn requested(security: &Security, image_user: &str) -> String {
+    match (&security.user, security.group) {
         (UserRequest::Image, _) => image_user.to_owned(),
         (UserRequest::Id(uid), None) => uid.to_string(),
         (UserRequest::Id(uid), Some(gid)) => format!("{uid}:{gid}"),
         (UserRequest::Name(name), None) => name.clone(),
         (UserRequest::Name(name), Some(gid)) => format!("{name}:{gid}"),
-    };
-    let found = user::resolve(root, &text)?;
-    Ok(Resolved {
+    }
+}
+
+/// What the image knows of a user, with the groups asked for.
+#[must_use]
+pub fn with_groups(found: &user::User, security: &Security) -> Resolved {
+    Resolved {
         uid: found.uid,
         gid: found.gid,
         groups: groups(security, found.gid, &found.groups),
-        home: found.home,
-    })
+        home: found.home.clone(),
+    }
+}
+
+/// Users looked up before. An image never changes, so neither does the answer; looking again would
+/// mean mounting it.
+#[derive(Debug, Default)]
+pub struct Users {
+    known: Mutex<HashMap<(ImageId, String), user::User>>,
+}
+
+/// More than a node has images and users; then all is forgotten.
+const MAX_KNOWN: usize = 1024;
+
+impl Users {
+    #[must_use]
+    pub fn get(&self, image: &ImageId, name: &str) -> Option<user::User> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&(image.clone(), name.to_owned())).cloned()
+    }
+
+    /// Blocking: reads /etc/passwd and /etc/group below `root`.
+    ///
+    /// # Errors
+    /// A user or group that the image does not know.
+    pub fn resolve(&self, image: &ImageId, name: &str, root: impl AsFd) -> Result<user::User, UserError> {
+        let user = user::resolve(root, name)?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN {
+            known.clear();
+        }
+        known.insert((image.clone(), name.to_owned()), user.clone());
+        Ok(user)
+    }
 }
 
 /// The primary group is part of the list, as login(1) does it: a program that changes its group

@@ -150,10 +150,16 @@ async fn lists_are_filtered() {
     assert_eq!(list(proto::ContainerFilter::default()).await.len(), 2);
     assert_eq!(
         list(proto::ContainerFilter { label_selector: labels, ..Default::default() }).await,
-        [a.clone()]
+        std::slice::from_ref(&a)
     );
-    assert_eq!(list(proto::ContainerFilter { state: running, ..Default::default() }).await, [a.clone()]);
-    assert_eq!(list(proto::ContainerFilter { id: b[..20].into(), ..Default::default() }).await, [b.clone()]);
+    assert_eq!(
+        list(proto::ContainerFilter { state: running, ..Default::default() }).await,
+        std::slice::from_ref(&a)
+    );
+    assert_eq!(
+        list(proto::ContainerFilter { id: b[..20].into(), ..Default::default() }).await,
+        std::slice::from_ref(&b)
+    );
     assert_eq!(lab.status(&b[..16]).await.unwrap().id, b);
     lab.remove_pod(&pod).await;
 }

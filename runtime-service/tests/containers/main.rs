@@ -3,6 +3,8 @@
 //! Needs root, busybox (static) and the built `crisp-pod` beside the tests (`cargo build -p
 //! crisp-monitor`); skips with the reason without them.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod lab;
 
 mod exec;
