@@ -82,8 +82,16 @@ fn tree(pid: i32) -> Vec<i32> {
 fn mounts(machine: &Machine) -> Vec<String> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let folder = machine.folder().to_string_lossy().into_owned();
-    let ours = |line: &&str| line.contains(&folder) || line.contains("/run/netns/crisp-");
+    let ours = |line: &&str| line.contains(&folder);
     table.lines().filter(ours).map(|line| format!("mount {line}")).collect()
+}
+
+/// Network namespaces given a path for CNI plugins, of all machines of this host.
+#[must_use]
+pub fn network_namespaces() -> Vec<String> {
+    let entries = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("crisp-")).collect()
 }
 
 fn links(machine: &Machine) -> Vec<String> {

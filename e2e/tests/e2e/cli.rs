@@ -67,7 +67,8 @@ async fn what_a_manifest_asks_in_vain_is_named() -> Result<()> {
     let machine = Machine::start_with(Setup::default()).await?;
     let base = manifest("example.test/x:1", "true");
     for (yaml, word) in [
-        (base.replace("spec:\n", "spec:\n  schedulerName: mine\n  nodeSelektor: {}\n"), "spec.nodeSelektor"),
+        (base.replace("spec:\n", "spec:\n  nodeSelektor: {}\n"), "spec.nodeSelektor"),
+        (base.replace("spec:\n", "spec:\n  schedulerName: mine\n"), "spec.schedulerName"),
         (
             base.replace(
                 "  - name: web\n",

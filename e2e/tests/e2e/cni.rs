@@ -10,6 +10,15 @@ use serde_json::json;
 
 const PLUGINS: &str = "/usr/lib/cni";
 
+/// One of these tests at a time: they look for namespaces with paths, which carry no owner's name.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+async fn close(lab: Lab) -> Result<()> {
+    lab.close().await?;
+    assert_eq!(crisp_e2e::leak::network_namespaces(), Vec::<String>::new());
+    Ok(())
+}
+
 fn configure(machine: &Machine, plugins: &serde_json::Value) -> Result<()> {
     let config = json!({"cniVersion": "1.0.0", "name": "e2e", "plugins": plugins});
     Ok(std::fs::write(machine.cni().join("10-e2e.conflist"), config.to_string())?)
@@ -33,6 +42,7 @@ async fn debians_plugins_give_and_take_addresses() -> Result<()> {
         crisp_e2e::skip::say("needs containernetworking-plugins");
         return Ok(());
     }
+    let _alone = ALONE.lock().await;
     let mut lab = Lab::start_with(with_plugins(PLUGINS)).await?;
     let addresses = lab.machine.folder().join("ipam");
     let ipam = json!({"type": "host-local", "dataDir": addresses, "ranges": [[{"subnet": "10.199.77.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]});
@@ -47,7 +57,7 @@ async fn debians_plugins_give_and_take_addresses() -> Result<()> {
             .map_or(0, |d| d.flatten().filter(|e| e.file_name().to_string_lossy().starts_with("10.")).count())
     };
     assert_eq!(held(), 1);
-    lab.close().await?;
+    close(lab).await?;
     assert_eq!(held(), 0, "the address was not given back");
     let _ = std::process::Command::new("ip")
         .args(["link", "delete", &format!("cb{}", std::process::id())])
@@ -58,6 +68,7 @@ async fn debians_plugins_give_and_take_addresses() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn plugins_that_fail_are_named_and_undone() -> Result<()> {
     needs!("docker-registry", "busybox");
+    let _alone = ALONE.lock().await;
     let folder = tempfile::tempdir()?;
     let trace = folder.path().join("trace");
     let note = format!("echo $CNI_COMMAND >> {}", trace.display());
@@ -76,7 +87,7 @@ async fn plugins_that_fail_are_named_and_undone() -> Result<()> {
     let refused =
         lab.client.run_pod(&request::pod(&lab.machine, "absent")).await.expect_err("no such plugin");
     says(&refused, &["absent", &folder.path().display().to_string()]);
-    lab.close().await
+    close(lab).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,5 +110,5 @@ async fn a_broken_configuration_makes_the_network_not_ready() -> Result<()> {
         assert!(started.elapsed() < Duration::from_secs(5), "{network:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    lab.close().await
+    close(lab).await
 }
