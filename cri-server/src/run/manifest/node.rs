@@ -177,14 +177,14 @@ impl<'a> Object<'a> {
     pub fn finish(&self) {
         let taken = self.taken.borrow();
         for (name, value) in self.fields {
-            // Tools write fields out that say nothing: `status: {}`, `resources: {}`, `creationTimestamp: null`.
-            if taken.contains(name.as_str()) || says_nothing(value) {
+            if taken.contains(name.as_str()) {
                 continue;
             }
-            if known::is_field_of_a_pod(name) {
-                self.refuse(name, "not supported by crisp run yet");
-            } else {
+            if !known::is_field_of_a_pod(name) {
                 self.refuse(name, "is no field of a Kubernetes Pod here");
+            // Tools write fields out that say nothing: `status: {}`, `resources: {}`, `creationTimestamp: null`.
+            } else if !says_nothing(value) {
+                self.refuse(name, "not supported by crisp run yet");
             }
         }
     }
