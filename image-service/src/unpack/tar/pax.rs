@@ -104,7 +104,7 @@ mod tests {
         let mut pax = Pax::default();
         pax.read(b"11 path=a/b\n20 mtime=1.25\n").unwrap_err();
         let mut pax = Pax::default();
-        pax.read(b"12 path=a/b\n14 mtime=1.25\n34 SCHILY.xattr.user.x=1\n2=\x00 and so\n").unwrap();
+        pax.read(b"12 path=a/b\n14 mtime=1.25\n36 SCHILY.xattr.user.x=1\n2=\x00 and so\n").unwrap();
         assert_eq!(pax.path.as_deref(), Some(&b"a/b"[..]));
         assert_eq!(pax.modified, Some(Time { seconds: 1, nanoseconds: 250_000_000 }));
         assert_eq!(pax.xattrs, [(b"user.x".to_vec(), b"1\n2=\x00 and so".to_vec())]);
