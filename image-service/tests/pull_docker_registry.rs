@@ -1,5 +1,7 @@
 //! Pulls from Debian's docker-registry: plain, with TLS, with client certificates, with passwords.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod support;
 
 use crisp_image_service::{Auth, ErrorKind};

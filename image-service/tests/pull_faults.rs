@@ -1,5 +1,7 @@
 //! Pulls from registries that lie, cut, stall, refuse and limit.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod support;
 
 use std::sync::atomic::{AtomicU32, Ordering};

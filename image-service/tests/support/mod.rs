@@ -1,6 +1,7 @@
 //! What the tests of pulls share.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 pub mod docker_registry;
 pub mod image;
