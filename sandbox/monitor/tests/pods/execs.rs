@@ -139,7 +139,7 @@ async fn a_terminal_comes_to_the_client() {
     let mut process_ = process(&[
         "/bin/sh",
         "-c",
-        "until busybox stty size | busybox grep -q '20 90'; do :; done; busybox tty",
+        "until busybox stty size 2>/dev/null | busybox grep -q '20 90'; do :; done; busybox tty",
     ]);
     process_.terminal = true;
     let request = ExecRequest {
