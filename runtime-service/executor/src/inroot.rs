@@ -104,14 +104,68 @@ pub fn mkdir_all(root: impl AsFd, path: &str) -> Result<OwnedFd, InRootError> {
         done.push_str(part);
         at = match open(root.as_fd(), &done, flags) {
             Err(e) if e.is_missing() => {
-                match rustix::fs::mkdirat(&parent, part, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(InRootError::Kernel { path: done.into(), errno }),
-                }
+                make_folder(&parent, part)
+                    .map_err(|errno| InRootError::Kernel { path: done.clone().into(), errno })?;
                 open(root.as_fd(), &done, flags)?
             }
             other => other?,
         };
     }
     Ok(at)
+}
+
+/// Mode 0755 whatever the umask of this process says: it is for the users of the image.
+fn make_folder(parent: &OwnedFd, name: &str) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o755);
+    match rustix::fs::mkdirat(parent, name, mode) {
+        Ok(()) => {
+            // Opened before its mode is changed: what the name stands for may be exchanged.
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+            rustix::fs::fchmod(&made, mode)
+        }
+        Err(Errno::EXIST) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn root() -> (tempfile::TempDir, OwnedFd) {
+        let folder = tempfile::tempdir().unwrap();
+        let fd = std::fs::File::open(folder.path()).unwrap().into();
+        (folder, fd)
+    }
+
+    #[test]
+    fn links_and_dots_end_inside() {
+        let (folder, root) = root();
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join("etc/passwd"), "inside").unwrap();
+        symlink("/etc", folder.path().join("absolute")).unwrap();
+        symlink("../../../../etc", folder.path().join("upward")).unwrap();
+        for path in ["/etc/passwd", "../../etc/passwd", "absolute/passwd", "upward/passwd"] {
+            assert_eq!(read_file(&root, path, 100).unwrap().as_deref(), Some(&b"inside"[..]), "{path}");
+        }
+        assert!(!exists(&root, "/etc/shadow").unwrap());
+        symlink("loop", folder.path().join("loop")).unwrap();
+        assert!(exists(&root, "loop").is_err());
+        assert!(open(&root, "/proc/self/root", OFlags::PATH).is_err());
+    }
+
+    #[test]
+    fn folders_are_made_where_links_lead_inside() {
+        let (folder, root) = root();
+        std::fs::create_dir(folder.path().join("real")).unwrap();
+        symlink("/real", folder.path().join("link")).unwrap();
+        mkdir_all(&root, "/link/a//b/./c/").unwrap();
+        let mode = std::fs::metadata(folder.path().join("real/a/b/c")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o755);
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        assert!(mkdir_all(&root, "file/x").is_err());
+    }
 }

@@ -5,6 +5,8 @@
 //! are named by descriptors or as `/proc/self/fd/N`, so that neither the 256 bytes of an fsconfig
 //! value nor the page that mount(2) takes limit their paths or number.
 
+mod classic;
+
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -12,9 +14,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, OpenTreeFlags,
-    fsconfig_create, fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount,
-    mount_change, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
 
 /// The kernel's own limit (OVL_MAX_STACK).
@@ -122,7 +123,7 @@ fn build_by(parts: &Parts<'_>, way: Way) -> Result<OwnedFd, RootfsError> {
             let opened = parts.open()?;
             configure(&opened, way).map_err(|failure| parts.error(failure))
         }
-        Way::Classic => classic(parts),
+        Way::Classic => classic::build(parts),
     }
 }
 
@@ -253,44 +254,6 @@ fn create_detail(context: &OwnedFd, errno: Errno) -> String {
         return " (dmesg says why; upper and work must be apart, on one file system that is no overlay itself)".to_owned();
     }
     log
-}
-
-/// mount(2) needs a place to mount on: a private one, in the mount namespace of a thread of its own.
-fn classic(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new()
-            .name("overlay".to_owned())
-            .spawn_scoped(scope, || classic_here(parts));
-        let failed = |errno| parts.error(Failure { step: "thread", errno, detail: String::new() });
-        match thread {
-            Ok(thread) => thread.join().unwrap_or_else(|_| Err(failed(Errno::IO))),
-            Err(error) => Err(failed(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))),
-        }
-    })
-}
-
-fn classic_here(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
-    let at = |step| move |errno| parts.error(Failure { step, errno, detail: String::new() });
-    crate::sys::unshare_mount_namespace().map_err(at("unshare"))?;
-    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(at("make private"))?;
-    // Opened only now: a layer must belong to the mount namespace that stacks it.
-    let opened = parts.open()?;
-    let mut options = String::from("lowerdir=");
-    options.push_str(&opened.layers.iter().map(name).collect::<Vec<_>>().join(":"));
-    if let Some((upper, work)) = &opened.writable {
-        options.push_str(&format!(",upperdir={},workdir={}", name(upper), name(work)));
-        for (key, value) in OPTIONS {
-            options.push_str(&format!(",{key}={value}"));
-        }
-        options.push(',');
-        options.push_str(VOLATILE);
-    }
-    let options = std::ffi::CString::new(options).map_err(|_| at("mount")(Errno::INVAL))?;
-    let place = parts.writable.map_or_else(|| parts.layers[0].as_path(), |(upper, _)| upper);
-    mount("crisp", place, "overlay", MountFlags::empty(), options.as_c_str()).map_err(at("mount"))?;
-    open_tree(CWD, place, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
-        .map_err(at("open_tree"))
 }
 
 fn bind_read_only(path: &Path) -> Result<OwnedFd, Errno> {

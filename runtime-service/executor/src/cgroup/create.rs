@@ -1,6 +1,6 @@
 //! Making a cgroup in every hierarchy.
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
 
 use super::cpuset;
@@ -59,9 +59,15 @@ fn make_folders(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, Cgroup
     Err(create_error(hierarchy, path, Errno::NOENT))
 }
 
-fn mkdir(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, Errno> {
-    match rustix::fs::mkdirat(hierarchy.root(), path.relative(), Mode::from_raw_mode(0o755)) {
-        Ok(()) => Ok(true),
+/// Processes of any user in the container look into its cgroup, so the umask of the server, which is
+/// about its own files, must not decide here.
+pub(super) fn mkdir(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, Errno> {
+    let mode = Mode::from_raw_mode(0o755);
+    match rustix::fs::mkdirat(hierarchy.root(), path.relative(), mode) {
+        Ok(()) => {
+            rustix::fs::chmodat(hierarchy.root(), path.relative(), mode, AtFlags::empty())?;
+            Ok(true)
+        }
         Err(Errno::EXIST) => Ok(false),
         Err(errno) => Err(errno),
     }

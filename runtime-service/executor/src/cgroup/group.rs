@@ -8,11 +8,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use super::Cgroup;
+use super::create;
 use super::error::CgroupError;
 use super::hierarchy::{Hierarchy, Host};
 use super::join::{self, JoinFds};
@@ -37,8 +38,8 @@ impl Cgroup {
     pub fn group(&self, name: &str) -> Result<Group, CgroupError> {
         let path = self.path.child(name)?;
         let hierarchy = marking(&self.host)?;
-        match rustix::fs::mkdirat(hierarchy.root(), path.relative(), Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => Ok(Group { host: self.host.clone(), path }),
+        match create::mkdir(hierarchy, &path) {
+            Ok(_) => Ok(Group { host: self.host.clone(), path }),
             Err(errno) => Err(CgroupError::Create { dir: hierarchy.dir_path(&path), errno, hint: "" }),
         }
     }
@@ -93,9 +94,10 @@ impl Group {
             }
             // Since Linux 5.14, v2: atomic, also against a process that forks faster than one can list.
             if dir.try_write("cgroup.kill", "1").is_err() {
-                pids.into_iter().for_each(|pid| {
+                for pid in pids {
+                    // Gone in the meantime is fine; others are tried again.
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
-                });
+                }
             }
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources};
 use serde::{Deserialize, Serialize};
 
 use super::error::CgroupError;
@@ -109,62 +109,67 @@ impl Resources {
     /// # Errors
     /// [`CgroupError::Invalid`] naming the field that is malformed or not supported.
     pub fn from_spec(spec: &LinuxResources) -> Result<Self, CgroupError> {
-        let mut out = Self::default();
+        refuse_unsupported(spec)?;
+        let mut out = Self { pids: spec.pids().map(|p| p.limit()), ..Self::default() };
         if let Some(cpu) = spec.cpu() {
-            if cpu.realtime_runtime().is_some_and(|v| v != 0) || cpu.realtime_period().is_some_and(|v| v != 0)
-            {
-                return Err(invalid(
-                    "linux.resources.cpu.realtimeRuntime",
-                    "realtime scheduling is not supported",
-                ));
-            }
-            out.cpu = Cpu {
-                shares: cpu.shares(),
-                quota: cpu.quota(),
-                period: cpu.period(),
-                burst: cpu.burst(),
-                idle: cpu.idle().map(|v| v != 0),
-            };
+            out.cpu = Cpu::from_spec(cpu)?;
             out.cpuset = Cpuset { cpus: cpu.cpus().clone(), mems: cpu.mems().clone() };
         }
         if let Some(memory) = spec.memory() {
-            if memory.disable_oom_killer() == Some(true) {
-                return Err(invalid(
-                    "linux.resources.memory.disableOOMKiller",
-                    "is not supported: a container without memory would hang instead of being restarted",
-                ));
-            }
-            if memory.kernel_tcp().is_some_and(|v| v > 0) {
-                return Err(invalid("linux.resources.memory.kernelTCP", "is not supported"));
-            }
-            out.memory = Memory {
-                limit: memory.limit(),
-                swap: memory.swap(),
-                reservation: memory.reservation(),
-                swappiness: memory.swappiness(),
-                oom_group: None,
-                check_before_update: memory.check_before_update().unwrap_or(false),
-            };
+            out.memory = Memory::from_spec(memory)?;
         }
-        out.pids = spec.pids().map(|p| p.limit());
         for limit in spec.hugepage_limits().iter().flatten() {
             let bytes = u64::try_from(limit.limit())
                 .map_err(|_| invalid("linux.resources.hugepageLimits", "a limit is negative"))?;
             out.hugepages.push(HugepageLimit { page_size: limit.page_size().clone(), limit: bytes });
         }
         out.unified = spec.unified().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        refuse_unsupported(spec)?;
         // An empty list is what an update without devices looks like, not a policy.
         if let Some(rules) = spec.devices().as_ref().filter(|rules| !rules.is_empty()) {
-            out.devices = Some(
-                rules
-                    .iter()
-                    .enumerate()
-                    .map(|(i, rule)| DeviceRule::from_spec(i, rule))
-                    .collect::<Result<_, _>>()?,
-            );
+            let rules = rules.iter().enumerate().map(|(i, rule)| DeviceRule::from_spec(i, rule));
+            out.devices = Some(rules.collect::<Result<_, _>>()?);
         }
         Ok(out)
+    }
+}
+
+impl Cpu {
+    fn from_spec(cpu: &LinuxCpu) -> Result<Self, CgroupError> {
+        if cpu.realtime_runtime().is_some_and(|v| v != 0) || cpu.realtime_period().is_some_and(|v| v != 0) {
+            return Err(invalid(
+                "linux.resources.cpu.realtimeRuntime",
+                "realtime scheduling is not supported",
+            ));
+        }
+        Ok(Self {
+            shares: cpu.shares(),
+            quota: cpu.quota(),
+            period: cpu.period(),
+            burst: cpu.burst(),
+            idle: cpu.idle().map(|v| v != 0),
+        })
+    }
+}
+
+impl Memory {
+    fn from_spec(memory: &LinuxMemory) -> Result<Self, CgroupError> {
+        if memory.disable_oom_killer() == Some(true) {
+            return Err(invalid(
+                "linux.resources.memory.disableOOMKiller",
+                "is not supported: a container without memory would hang instead of being restarted",
+            ));
+        }
+        if memory.kernel_tcp().is_some_and(|v| v > 0) {
+            return Err(invalid("linux.resources.memory.kernelTCP", "is not supported"));
+        }
+        Ok(Self {
+            limit: memory.limit(),
+            swap: memory.swap(),
+            reservation: memory.reservation(),
+            swappiness: memory.swappiness(),
+            oom_group: None,
+            check_before_update: memory.check_before_update().unwrap_or(false),
+        })
     }
 }
 

@@ -1,0 +1,46 @@
+//! The old way to mount an overlay, for kernels before 6.8.
+
+use std::os::fd::OwnedFd;
+
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_change, open_tree};
+
+use super::{Failure, OPTIONS, Parts, RootfsError, VOLATILE, name};
+
+/// mount(2) needs a place to mount on: a private one, in the mount namespace of a thread of its own.
+pub(super) fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
+    std::thread::scope(|scope| {
+        let thread =
+            std::thread::Builder::new().name("overlay".to_owned()).spawn_scoped(scope, || mount_here(parts));
+        let failed = |errno| parts.error(Failure { step: "thread", errno, detail: String::new() });
+        match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|_| Err(failed(Errno::IO))),
+            Err(error) => Err(failed(Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))),
+        }
+    })
+}
+
+fn mount_here(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
+    let at = |step| move |errno| parts.error(Failure { step, errno, detail: String::new() });
+    crate::sys::unshare_mount_namespace().map_err(at("unshare"))?;
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(at("make private"))?;
+    // Opened only now: a layer must belong to the mount namespace that stacks it.
+    let opened = parts.open()?;
+    let mut options = String::from("lowerdir=");
+    options.push_str(&opened.layers.iter().map(name).collect::<Vec<_>>().join(":"));
+    if let Some((upper, work)) = &opened.writable {
+        options.push_str(&format!(",upperdir={},workdir={}", name(upper), name(work)));
+        for (key, value) in OPTIONS {
+            options.push_str(&format!(",{key}={value}"));
+        }
+        options.push(',');
+        options.push_str(VOLATILE);
+    }
+    let options = std::ffi::CString::new(options).map_err(|_| at("mount")(Errno::INVAL))?;
+    let place = parts.writable.map_or_else(|| parts.layers[0].as_path(), |(upper, _)| upper);
+    mount("crisp", place, "overlay", MountFlags::empty(), options.as_c_str()).map_err(at("mount"))?;
+    open_tree(CWD, place, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+        .map_err(at("open_tree"))
+}
