@@ -59,7 +59,8 @@ pub async fn follow(path: PathBuf, mut printer: Printer, ended: watch::Receiver<
     let mut follower = Follower::new(&path);
     loop {
         // Looked at before reading: what is written before the end is read after it.
-        let last = *ended.borrow();
+        // One who cannot say it any more has said it.
+        let last = *ended.borrow() || ended.has_changed().is_err();
         if let Err(error) = follower.read(&mut |line| printer.line(&line)) {
             if error.kind() != io::ErrorKind::BrokenPipe {
                 tracing::warn!(path = %path.display(), %error, "cannot show a log");
