@@ -71,7 +71,8 @@ pub(crate) fn follow(core: &Arc<Core>, pod: &Arc<Pod>) {
                     tracing::info!(%container, "the log can be written again");
                 }
                 Ok(link::Event::InitExited { status }) => {
-                    tracing::warn!(pod = %pod.id, %status, "the pod's shared PID namespace has ended");
+                    // So it is whenever such a pod is stopped; what else it may mean, its containers' ends say.
+                    tracing::info!(pod = %pod.id, %status, "the pod's shared PID namespace has ended");
                 }
                 Err(RecvError::Lagged(_)) => reconcile(&core, &pod, &link).await,
                 Ok(link::Event::Disconnected) | Err(RecvError::Closed) => return,
