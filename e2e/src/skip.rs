@@ -35,5 +35,5 @@ macro_rules! needs {
 pub fn say(reason: &str) {
     use std::io::Write as _;
     let name = std::thread::current().name().unwrap_or("test").to_owned();
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {name}: {reason}");
+    let _ = writeln!(std::io::stderr(), "\nSKIPPED: {name}: {reason}");
 }
