@@ -431,3 +431,42 @@ async fn one_bad_layer_ends_the_others() {
     fails(&bench, ErrorKind::DataLoss, &["does not match the image configuration"]).await;
     assert!(started.elapsed() < Duration::from_millis(1000), "{:?}", started.elapsed());
 }
+
+/// A file system of a few megabytes, gone when dropped.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(at: std::path::PathBuf) -> Option<Self> {
+        std::fs::create_dir_all(&at).unwrap();
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m,mode=700", "crisp-test"])
+            .arg(&at)
+            .status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(at));
+        }
+        println!("skipped: a small file system cannot be mounted here (are you root?)");
+        None
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_ends_the_pull_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(disk) = SmallDisk::mount(dir.path().join("root")) else { return };
+    let image = two_layers();
+    let server = Server::honest(&[("v1", &image)]).await;
+    let bench = Bench::at(dir).await;
+    bench.endpoints(&[&server.url()]);
+    let layer = format!("layer {}", image.layers[0].digest);
+    fails(&bench, ErrorKind::ResourceExhausted, &[&layer, "the disk is full; remove unused images"]).await;
+    assert_eq!(server.asked_for(&big_blob(&image)).len(), 1, "asking again frees no space");
+    // Before its mount point is removed with the bench.
+    drop(disk);
+}

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::task::JoinHandle;
 
 use super::bridge::bridge;
 use super::download::{Download, DownloadError};
@@ -64,9 +65,8 @@ impl LayerPull {
         rounds: &mut Rounds<'s>,
     ) -> Result<Attempt, PullCause> {
         let (pieces, reader) = bridge();
-        let (store, ingest_diff, compression) = (self.store.clone(), diff.clone(), layer.compression);
-        let mut ingest =
-            tokio::task::spawn_blocking(move || store.ingest_layer(&ingest_diff, reader, compression));
+        let (store, diff, compression) = (self.store.clone(), diff.clone(), layer.compression);
+        let mut ingest = tokio::task::spawn_blocking(move || store.ingest_layer(&diff, reader, compression));
         let size = layer.blob.size;
         let received = |offset: u64| {
             self.board.layer(index, |l| {
@@ -76,28 +76,8 @@ impl LayerPull {
                 }
             });
         };
-        let mut cancelled = self.cancelled.subscribe();
-        let mut ingested = None;
-        let downloaded = {
-            let download = Download::new(&self.sources, rounds, &layer.blob.digest, size);
-            let mut download = std::pin::pin!(download.run(&pieces, &received));
-            loop {
-                tokio::select! {
-                    downloaded = &mut download => break Some(downloaded),
-                    early = &mut ingest, if ingested.is_none() => {
-                        let early = early.map_err(|_| PullCause::Lost)?;
-                        // Damage may be the wire's fault: the rest is received to know by its digest.
-                        // Of a full disk nothing more can be learnt.
-                        let hopeless = early.as_ref().is_err_and(is_our_own_fault);
-                        ingested = Some(early);
-                        if hopeless {
-                            break None;
-                        }
-                    }
-                    _ = cancelled.wait_for(|c| *c) => break None,
-                }
-            }
-        };
+        let download = Download::new(&self.sources, rounds, &layer.blob.digest, size);
+        let (downloaded, ingested) = self.both(download.run(&pieces, &received), &mut ingest).await?;
         // Without this the unpacking thread would wait for more.
         drop(pieces);
         let ingested = match ingested {
@@ -106,13 +86,40 @@ impl LayerPull {
         };
         judge(downloaded, ingested)
     }
+
+    /// Waits for the download, and for the unpacking side only where it ends before.
+    async fn both(
+        &self,
+        download: impl Future<Output = Downloaded>,
+        ingest: &mut JoinHandle<Ingested>,
+    ) -> Result<(Option<Downloaded>, Option<Ingested>), PullCause> {
+        let mut cancelled = self.cancelled.subscribe();
+        let mut download = std::pin::pin!(download);
+        let mut ingested = None;
+        loop {
+            tokio::select! {
+                downloaded = &mut download => return Ok((Some(downloaded), ingested)),
+                early = &mut *ingest, if ingested.is_none() => {
+                    let early = early.map_err(|_| PullCause::Lost)?;
+                    // Damage may be the wire's fault: the rest is received to know by its digest.
+                    // Of a full disk nothing more can be learnt.
+                    let hopeless = early.as_ref().is_err_and(is_our_own_fault);
+                    ingested = Some(early);
+                    if hopeless {
+                        return Ok((None, ingested));
+                    }
+                }
+                _ = cancelled.wait_for(|c| *c) => return Ok((None, ingested)),
+            }
+        }
+    }
 }
 
+type Downloaded = Result<(), DownloadError>;
+type Ingested = Result<IngestedLayer, IngestError>;
+
 /// Whom to blame. The unpacking side fails whenever the download does, so the download is heard first.
-fn judge(
-    downloaded: Option<Result<(), DownloadError>>,
-    ingested: Result<IngestedLayer, IngestError>,
-) -> Result<Attempt, PullCause> {
+fn judge(downloaded: Option<Downloaded>, ingested: Ingested) -> Result<Attempt, PullCause> {
     match (downloaded, ingested) {
         (_, Err(error)) if is_our_own_fault(&error) => Err(PullCause::Ingest(Arc::new(error))),
         (None, _) => Err(PullCause::Cancelled),

@@ -84,11 +84,9 @@ impl Service<Uri> for Dialer {
         Box::pin(async move {
             let place = proxy.uri().clone();
             if place.scheme_str() != Some("http") {
-                return Err(
-                    format!("proxy {}: only http:// proxies are supported", place.authority_text()).into()
-                );
+                return Err(format!("proxy {}: only http:// proxies are supported", place_of(&place)).into());
             }
-            let name = place.authority_text();
+            let name = place_of(&place);
             let through =
                 |e: BoxError| BoxError::from(format!("through proxy {name}: {}", super::error::chain(&*e)));
             if uri.scheme_str() == Some("https") {
@@ -106,16 +104,10 @@ impl Service<Uri> for Dialer {
     }
 }
 
-trait AuthorityText {
-    fn authority_text(&self) -> String;
-}
-
-impl AuthorityText for Uri {
-    /// Host and port only: a proxy's address may carry a password.
-    fn authority_text(&self) -> String {
-        let host = self.host().unwrap_or_default();
-        self.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
-    }
+/// Host and port only: a proxy's address may carry a password.
+fn place_of(proxy: &Uri) -> String {
+    let host = proxy.host().unwrap_or_default();
+    proxy.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
 /// A connection, and whether a proxy reads the request lines on it.

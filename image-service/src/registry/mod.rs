@@ -9,6 +9,7 @@ mod clients;
 mod credentials;
 mod dial;
 mod error;
+mod explain;
 mod http;
 mod manifest;
 mod secret;

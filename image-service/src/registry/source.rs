@@ -60,20 +60,7 @@ impl Source {
         accept: Option<&'static str>,
         range_from: u64,
     ) -> Result<Response<Incoming>, EndpointError> {
-        let mut ask = Ask::new(method, self.url(kind_and_wanted));
-        if let Some(accept) = accept {
-            ask.headers.insert(ACCEPT, HeaderValue::from_static(accept));
-        }
-        if range_from > 0
-            && let Ok(value) = HeaderValue::from_str(&format!("bytes={range_from}-"))
-        {
-            ask.headers.insert(RANGE, value);
-        }
-        for (name, value) in &self.endpoint.headers {
-            if let Some(value) = sensitive(value.expose()) {
-                ask.private.append(name.clone(), value);
-            }
-        }
+        let mut ask = self.prepare(method, kind_and_wanted, accept, range_from);
         let configured = ask.private.get(AUTHORIZATION).is_some();
         let mut used = self.proofs.get(&self.key);
         // The second try has a fresh proof; a third would only repeat it.
@@ -96,6 +83,31 @@ impl Source {
             used = Some(self.renew(&challenge, used.as_ref()).await?);
         }
         Err(EndpointError::Protocol { why: "unreachable end of authentication".to_owned() })
+    }
+
+    /// The request without a proof.
+    fn prepare(
+        &self,
+        method: Method,
+        kind_and_wanted: &str,
+        accept: Option<&'static str>,
+        range_from: u64,
+    ) -> Ask {
+        let mut ask = Ask::new(method, self.url(kind_and_wanted));
+        if let Some(accept) = accept {
+            ask.headers.insert(ACCEPT, HeaderValue::from_static(accept));
+        }
+        if range_from > 0
+            && let Ok(value) = HeaderValue::from_str(&format!("bytes={range_from}-"))
+        {
+            ask.headers.insert(RANGE, value);
+        }
+        for (name, value) in &self.endpoint.headers {
+            if let Some(value) = sensitive(value.expose()) {
+                ask.private.append(name.clone(), value);
+            }
+        }
+        ask
     }
 
     async fn renew(

@@ -24,7 +24,11 @@ pub struct Bench {
 
 impl Bench {
     pub async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap()).await
+    }
+
+    /// On a folder that something may be mounted in.
+    pub async fn at(dir: TempDir) -> Self {
         let metrics = crisp_metrics::Metrics::new("0.0.0").unwrap();
         let timeouts = Timeouts {
             connect: Duration::from_secs(2),

@@ -1,0 +1,131 @@
+//! Puts into words what went wrong in an exchange: hyper's errors, and what registries say themselves.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, header};
+use rustls::AlertDescription;
+use serde::Deserialize;
+
+use super::error::{EndpointError, chain};
+use super::url::Url;
+
+/// hyper's errors say little; what a person needs is deeper in the chain.
+pub(super) fn explain(error: &hyper_util::client::legacy::Error, url: &Url) -> EndpointError {
+    let mut why = chain(error);
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        let inner = cause.downcast_ref::<std::io::Error>().and_then(|e| e.get_ref());
+        let tls = cause.downcast_ref::<rustls::Error>().or_else(|| inner.and_then(|e| e.downcast_ref()));
+        if let Some(tls) = tls {
+            return EndpointError::Tls { why: explain_tls(tls) };
+        }
+        let connected = inner.map(|e| e as &(dyn std::error::Error + 'static));
+        next = cause.source().or(connected.filter(|_| cause.source().is_none()));
+    }
+    if error.is_connect() {
+        for noise in ["client error (Connect): ", "tcp connect error: "] {
+            why = why.replace(noise, "");
+        }
+        return EndpointError::Connect { why };
+    }
+    let why = why.replace("client error (SendRequest): ", "");
+    if why.contains("invalid HTTP version") && !url.is_https() {
+        let why = format!("{why} (does it speak https? then write https:// in hosts.toml)");
+        return EndpointError::Protocol { why };
+    }
+    EndpointError::Cut { received: 0, size: 0, why }
+}
+
+fn explain_tls(error: &rustls::Error) -> String {
+    let hint = match error {
+        rustls::Error::InvalidCertificate(_) => {
+            " (add its authority with ca = in hosts.toml, or skip_verify = true)"
+        }
+        rustls::Error::InvalidMessage(_) => " (does it speak plain http? then write http:// in hosts.toml)",
+        // Go's servers say BadCertificate also when there was none.
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA,
+        ) => " (it wants a certificate that it knows: client = in hosts.toml)",
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
+/// `Retry-After` in either of its forms, as a time from now.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = httpdate::parse_http_date(text).ok()?;
+    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+struct ErrorBody {
+    #[serde(default)]
+    errors: Vec<ErrorEntry>,
+    #[serde(default)]
+    details: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+#[derive(Deserialize)]
+struct ErrorEntry {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// What the registry says, in one printable line that starts with `: `, or nothing.
+pub(super) fn error_detail(body: &[u8]) -> String {
+    let text = match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(said) if !said.errors.is_empty() => {
+            let each = said.errors.iter().map(|e| format!("{} {}", e.code, e.message).trim().to_owned());
+            each.collect::<Vec<_>>().join("; ")
+        }
+        Ok(said) => format!("{}{}", said.details, said.error_description),
+        // An HTML page of a proxy helps nobody.
+        Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    let printable: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+    let printable = printable.trim();
+    if printable.is_empty() { String::new() } else { format!(": {printable}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_registry_says_becomes_one_line() {
+        let body =
+            br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest\nunknown","detail":{"x":1}}]}"#;
+        assert_eq!(error_detail(body), ": MANIFEST_UNKNOWN manifest unknown");
+        assert_eq!(
+            error_detail(br#"{"details":"incorrect username or password"}"#),
+            ": incorrect username or password"
+        );
+        assert_eq!(error_detail(b"404 page not found\n"), ": 404 page not found");
+        assert_eq!(error_detail(b"<html>"), "");
+        assert_eq!(error_detail(b""), "");
+        assert_eq!(error_detail(&[b'x'; 5000]).len(), 302);
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let get = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, text.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(get("7"), Some(Duration::from_secs(7)));
+        assert_eq!(get("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(get("soon"), None);
+    }
+}
