@@ -19,6 +19,7 @@ use crate::pods::{PodEvent, Pods};
 use crate::record::{PodRecord, private_folder, remove_folder};
 
 const CONNECT: Duration = Duration::from_secs(3);
+const NETWORKS: Duration = Duration::from_secs(2);
 
 /// Finds the pods of an earlier server.
 ///
@@ -35,13 +36,21 @@ pub(crate) async fn recover(pods: &Pods) -> io::Result<()> {
     }
     while tasks.join_next().await.is_some() {}
     remove_ownerless(pods)?;
-    let live: Vec<PodId> = pods.list().into_iter().map(|p| p.id.clone()).collect();
-    match pods.shared.networks.gc(&live).await {
-        Ok(gone) if gone.is_empty() => {}
-        Ok(gone) => tracing::info!(count = gone.len(), "gave back networks of pods that are no more"),
-        Err(error) => tracing::warn!(%error, "cannot give back all networks of pods that are no more"),
-    }
+    give_back_networks(pods).await;
     Ok(())
+}
+
+/// Before any new pod can be mistaken for an old one; but a plugin that hangs goes on behind the start.
+async fn give_back_networks(pods: &Pods) {
+    let live: Vec<PodId> = pods.list().into_iter().map(|p| p.id.clone()).collect();
+    match tokio::time::timeout(NETWORKS, pods.shared.networks.gc(&live)).await {
+        Ok(Ok(gone)) if gone.is_empty() => {}
+        Ok(Ok(gone)) => tracing::info!(count = gone.len(), "gave back networks of pods that are no more"),
+        Ok(Err(error)) => tracing::warn!(%error, "cannot give back all networks of pods that are no more"),
+        Err(_) => {
+            tracing::warn!(after = ?NETWORKS, "giving back networks of pods that are no more takes long")
+        }
+    }
 }
 
 async fn recover_one(pods: &Pods, id: PodId) {

@@ -62,7 +62,8 @@ async fn reconnect(pods: &Pods, pod: &Pod) -> Option<MonitorLink> {
     None
 }
 
-/// The monitor died: its containers lost their parent and must not run on unseen.
+/// The monitor died. Its containers may still run, with nobody to log or reap them: who follows
+/// [`PodEvent::Lost`] ends them.
 async fn lost(pods: &Pods, pod: &Arc<Pod>) {
     let turn = pods.turn(&pod.id);
     let _guard = turn.lock().await;
