@@ -6,8 +6,8 @@ use super::CompileError;
 use super::field::invalid;
 use crate::plan;
 
-/// In the kernel's order: the position is the number (linux/capability.h).
-const NUMBERS: [Capability; 41] = [
+/// Every capability in the kernel's order: the position is the number (linux/capability.h).
+pub const BY_NUMBER: [Capability; 41] = [
     Capability::Chown,
     Capability::DacOverride,
     Capability::DacReadSearch,
@@ -54,7 +54,7 @@ const NUMBERS: [Capability; 41] = [
 /// A set as a bit mask, bit n for capability number n.
 #[must_use]
 pub fn mask(set: &Capabilities) -> u64 {
-    NUMBERS.iter().enumerate().filter(|(_, c)| set.contains(c)).fold(0, |bits, (n, _)| bits | 1 << n)
+    BY_NUMBER.iter().enumerate().filter(|(_, c)| set.contains(c)).fold(0, |bits, (n, _)| bits | 1 << n)
 }
 
 /// None in the spec: no capability at all.
@@ -82,6 +82,7 @@ fn within(name: &str, set: u64, outer_name: &str, outer: u64) -> Result<(), Comp
     if extra == 0 {
         return Ok(());
     }
-    let first = NUMBERS.get(extra.trailing_zeros() as usize).map_or_else(String::new, |c| format!("CAP_{c}"));
+    let first =
+        BY_NUMBER.get(extra.trailing_zeros() as usize).map_or_else(String::new, |c| format!("CAP_{c}"));
     Err(invalid(format!("process.capabilities.{name}"), format!("{first} is not in {outer_name}")))
 }

@@ -9,7 +9,7 @@
 //! A field that nothing here does is an error, never ignored. `linux.resources` is for
 //! [`crate::cgroup::Resources`], `linux.cgroupsPath` for its caller, `hostname` for the pod.
 
-mod capabilities;
+pub mod capabilities;
 mod devices;
 mod field;
 mod mounts;
