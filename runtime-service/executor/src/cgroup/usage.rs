@@ -3,12 +3,12 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::apply::{At, at};
-use super::dir::BUFFER;
+use super::dir::{BUFFER, Dir};
 use super::error::CgroupError;
 use super::hierarchy::{Controller, Host};
 use super::path::CgroupPath;
 use super::stats::{CpuStats, MemoryStats, Stats, SwapStats};
-use super::{cpu, io, memory, pids};
+use super::{cpu, io, memory, pids, psi};
 
 /// The folders that hold counters; None where the host has no such controller.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(super) struct Counters {
     memory: Option<At>,
     pids: Option<At>,
     io: Option<At>,
+    /// On a hybrid host pressure is counted for every cgroup of the v2 tree, without a controller.
+    pressure: Option<Dir>,
 }
 
 impl Counters {
@@ -29,6 +31,7 @@ impl Counters {
             memory: at(Controller::Memory)?,
             pids: at(Controller::Pids)?,
             io: at(Controller::Io)?,
+            pressure: host.hybrid().map(|v2| v2.dir(path)).transpose()?.flatten(),
         })
     }
 
@@ -41,6 +44,7 @@ impl Counters {
             memory: keep(self.memory),
             pids: keep(self.pids),
             io: keep(self.io),
+            pressure: self.pressure.map(Dir::keep_files),
         }
     }
 
@@ -49,7 +53,7 @@ impl Counters {
         let mut buffer = [0u8; BUFFER];
         let buffer = &mut buffer[..];
         let (memory, swap) = self.memory(buffer)?;
-        Ok(Stats {
+        let mut stats = Stats {
             timestamp_ns: i64::try_from(now.as_nanos()).unwrap_or(i64::MAX),
             cpu: self.cpu(buffer)?,
             memory,
@@ -60,7 +64,11 @@ impl Counters {
                 Some(At::V2(dir)) => Some(io::stats_v2(dir, buffer)?),
                 None => None,
             },
-        })
+        };
+        if let Some(dir) = &self.pressure {
+            add_pressure(&mut stats, dir, buffer)?;
+        }
+        Ok(stats)
     }
 
     fn cpu(&self, buffer: &mut [u8]) -> Result<Option<CpuStats>, CgroupError> {
@@ -84,4 +92,17 @@ impl Counters {
             None => (None, None),
         })
     }
+}
+
+fn add_pressure(stats: &mut Stats, dir: &Dir, buffer: &mut [u8]) -> Result<(), CgroupError> {
+    if let Some(cpu) = &mut stats.cpu {
+        cpu.psi = psi::read(dir, "cpu.pressure", buffer)?;
+    }
+    if let Some(memory) = &mut stats.memory {
+        memory.psi = psi::read(dir, "memory.pressure", buffer)?;
+    }
+    if let Some(io) = &mut stats.io {
+        io.psi = psi::read(dir, "io.pressure", buffer)?;
+    }
+    Ok(())
 }

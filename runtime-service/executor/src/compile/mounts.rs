@@ -39,7 +39,9 @@ pub(super) fn mounts(
         }
     }
     let sources = source::open_all(requests, context.deadline).map_err(|(position, source)| {
-        CompileError::Source { field: format!("mounts[{}]", positions[position]), source }
+        let index = positions[position];
+        let field = format!("mounts[{index}] at {:?}", given[index].destination());
+        CompileError::Source { field, source }
     })?;
     let mut sources = sources.into_iter();
     planned.into_iter().map(|planned| finish(planned, &mut sources, fds)).collect()

@@ -115,7 +115,11 @@ fn errors_name_the_field() {
         ("/mounts/1/options", json!(["evil=1"]), "mounts[1].options: \"evil=1\": is not supported"),
         ("/mounts/2/options", json!(["mode=0666"]), "mounts[2].options: \"mode=0666\""),
         ("/mounts/4/source", json!("relative"), "mounts[4].source: \"relative\" is not absolute"),
-        ("/mounts/4/source", json!("/no/such"), "mounts[4]: host path \"/no/such\" does not exist"),
+        (
+            "/mounts/4/source",
+            json!("/no/such"),
+            "mounts[4] at \"/etc/hosts\": host path \"/no/such\" does not exist",
+        ),
         ("/mounts/4/options", json!(["bind", "rro"]), "mounts[4].options: rro needs rbind"),
         ("/mounts/4/options", json!(["rbind", "idmap"]), "mounts[4].options: \"idmap\": is not supported"),
         (

@@ -258,6 +258,9 @@ fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
         |s: &Stats| (s.pids.clone(), s.memory.as_ref().unwrap().limit, s.swap.clone().map(|s| s.limit));
     assert_eq!(without_time(&kept), without_time(&fresh));
     assert!(fresh.cpu.unwrap().usage_ns >= kept.cpu.as_ref().unwrap().usage_ns);
+    if Path::new("/proc/pressure/cpu").exists() && own.cgroup.host.v2.is_some() {
+        assert!(kept.memory.as_ref().unwrap().psi.is_some());
+    }
     assert!(kept.cpu.unwrap().usage_ns > before.cpu.unwrap().usage_ns);
     own.cgroup.kill().unwrap();
     child.wait().unwrap();
