@@ -162,6 +162,82 @@ fn long_jumps_work() {
     }
 }
 
+/// Numbers that look random and are the same every time.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    /// Mostly small, sometimes around the edges of 32 bits.
+    fn value(&mut self) -> u64 {
+        let edge = [0, 1 << 32, 0xffff_ffff, 5 << 32][self.roll(4) as usize];
+        edge + self.roll(3)
+    }
+}
+
+fn random_profile(dice: &mut Dice, calls: &[&str]) -> Value {
+    const ACTIONS: [&str; 4] = ["SCMP_ACT_ALLOW", "SCMP_ACT_LOG", "SCMP_ACT_TRAP", "SCMP_ACT_KILL_PROCESS"];
+    const OPS: [&str; 7] = ["EQ", "NE", "LT", "LE", "GT", "GE", "MASKED_EQ"];
+    let rules: Vec<Value> = (0..dice.roll(60))
+        .map(|_| {
+            let names: Vec<&str> =
+                (0..1 + dice.roll(5)).map(|_| calls[dice.roll(calls.len() as u64) as usize]).collect();
+            let args: Vec<Value> = (0..dice.roll(4))
+                .map(|index| {
+                    let op = format!("SCMP_CMP_{}", OPS[dice.roll(7) as usize]);
+                    json!({"index": index, "value": dice.value(), "valueTwo": dice.value(), "op": op})
+                })
+                .collect();
+            json!({"names": names, "action": ACTIONS[dice.roll(4) as usize], "args": args})
+        })
+        .collect();
+    json!({"defaultAction": ACTIONS[dice.roll(4) as usize], "syscalls": rules})
+}
+
+/// What the profile says, read plainly: the first rule that names the call and whose conditions hold.
+fn plain_verdict(profile: &LinuxSeccomp, name: &str, args: [u64; 6]) -> u32 {
+    use oci_spec::runtime::LinuxSeccompOperator as Op;
+    let holds = |arg: &oci_spec::runtime::LinuxSeccompArg| {
+        let (actual, value) = (args[arg.index()], arg.value());
+        match arg.op() {
+            Op::ScmpCmpEq => actual == value,
+            Op::ScmpCmpNe => actual != value,
+            Op::ScmpCmpLt => actual < value,
+            Op::ScmpCmpLe => actual <= value,
+            Op::ScmpCmpGt => actual > value,
+            Op::ScmpCmpGe => actual >= value,
+            Op::ScmpCmpMaskedEq => actual & value == arg.value_two().unwrap() & value,
+        }
+    };
+    let rules = profile.syscalls().iter().flatten();
+    let mut matching = rules
+        .filter(|rule| rule.names().iter().any(|n| n == name) && rule.args().iter().flatten().all(holds));
+    matching.next().map_or(profile.default_action(), |rule| rule.action()).as_u32(None)
+}
+
+#[test]
+fn programs_decide_as_a_plain_reading_of_their_profiles() {
+    let mut dice = Dice(1);
+    let calls: Vec<&str> = table::names().filter(|n| table::number(Arch::native(), n).is_some()).collect();
+    for _ in 0..150 {
+        let some: Vec<&str> = (0..25).map(|_| calls[dice.roll(calls.len() as u64) as usize]).collect();
+        let profile = profile_of(&random_profile(&mut dice, &some));
+        let program = program(&profile);
+        for _ in 0..200 {
+            let name = some[dice.roll(25) as usize];
+            let args = std::array::from_fn(|_| dice.value());
+            assert_eq!(
+                verdict(&program, name, args) & 0xffff_0000,
+                plain_verdict(&profile, name, args) & 0xffff_0000,
+                "{name} {args:x?} {profile:?}"
+            );
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_done_is_refused() {
     for (json, expected) in [

@@ -288,3 +288,27 @@ fn a_group_ends_those_who_left_their_session() {
     child.wait().unwrap();
     assert!(killer.join().unwrap().remove_if_empty().unwrap());
 }
+
+#[test]
+fn pods_that_come_and_go_below_one_parent_do_not_disturb_each_other() {
+    let Some(own) = Own::new() else { return };
+    own.cgroup.remove().unwrap();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let (cgroups, parent) = (&own.cgroups, &own.parent);
+            scope.spawn(move || {
+                for round in 0..25 {
+                    // As without a kubelet: a parent per pod below one that all share.
+                    let pod = parent.child("shared").unwrap().child(&format!("pod{worker}")).unwrap();
+                    let container = cgroups.create(&pod.child(&format!("c{round}")).unwrap()).unwrap();
+                    let memory = Memory { limit: Some(8 << 20), ..Memory::default() };
+                    container.apply(&Resources { memory, ..Resources::default() }).unwrap();
+                    assert!(!container.join().unwrap().v1_tasks.is_empty() || cgroups.mode() == Mode::V2);
+                    container.remove().unwrap();
+                    cgroups.remove(&pod).unwrap();
+                    cgroups.remove_if_empty(&pod.parent().unwrap()).unwrap();
+                }
+            });
+        }
+    });
+}
