@@ -189,6 +189,8 @@ fn damaged_archives_are_errors() {
         (Archive::new().add(&item(b'0', "p").pax("path", "a\0b")), "zero byte"),
         (Archive::new().add(&item(b'0', "u").pax("uid", "4294967295")), "user id"),
         (Archive::new().add(&item(b'0', "u").pax("size", "99999999999999999999")), "size"),
+        (Archive::new().add(&item(b'3', "c").device(4096, 0)), "device number"),
+        (Archive::new().add(&item(b'4', "b").device(0, 1 << 20)), "device number"),
         (Archive::new().add(&item(b'0', ".")), "only a directory can be the root"),
         (Archive::new().add(&item(b'2', "./").link("/etc")), "only a directory can be the root"),
         (Archive::new().add(&item(b'0', "u").pax("size", "9999999999")), "truncated"),
@@ -340,4 +342,67 @@ fn a_link_left_in_the_temporary_folder_is_not_followed() {
     let fixture = fixture.reopen();
     fixture.assert_no_leftovers();
     assert!(outside.join("kept").exists());
+}
+
+#[test]
+fn changed_archives_neither_crash_nor_escape() {
+    let fixture = Fixture::new();
+    let outside = fixture.folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("kept"), "kept").unwrap();
+    let before = tree::read(&outside);
+    let way = outside.to_str().unwrap();
+    let original = Archive::new()
+        .dir("./")
+        .dir("a")
+        .file("a/f", [7; 700])
+        .symlink("way", way)
+        .file("way/x", "")
+        .symlink("a/up", "../../../..")
+        .hard_link("h", "a/f")
+        .file("a/.wh.gone", "")
+        .file("b/.wh..wh..opq", "")
+        .add(
+            &item(b'0', "p")
+                .pax("path", format!("way/{}", "p".repeat(120)))
+                .pax("mtime", "1.5")
+                .content("xy"),
+        )
+        .file("l".repeat(150), "long")
+        .add(&item(b'2', "way/ll").link("m".repeat(150)))
+        .file("way", "instead of the link")
+        .tar();
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    let mut unpacked = 0;
+    for _ in 0..400 {
+        let mut tar = original.clone();
+        for _ in 0..=random(4) {
+            let at = random(tar.len());
+            // Bytes that mean something are more dangerous than others.
+            tar[at] =
+                [0, b'/', b'.', b'1', b'2', b'5', b'x', b'7', 0x80, 0xff, random(256) as u8][random(11)];
+        }
+        mend(&mut tar);
+        let diff = diff_of(&tar);
+        unpacked += u32::from(fixture.store.ingest_layer(&diff, &tar[..], LayerCompression::None).is_ok());
+    }
+    assert!(unpacked > 30, "only {unpacked} archives were good enough to try anything");
+    assert_eq!(tree::read(&outside), before);
+}
+
+/// Makes the checksums of changed headers right again, so that the change is looked at.
+fn mend(tar: &mut [u8]) {
+    for block in tar.chunks_exact_mut(512) {
+        if &block[257..262] == b"ustar" {
+            block[148..156].copy_from_slice(b"        ");
+            let sum: u32 = block.iter().map(|b| u32::from(*b)).sum();
+            block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+    }
 }

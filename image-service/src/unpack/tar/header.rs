@@ -70,8 +70,12 @@ impl<'a> Header<'a> {
     }
 
     pub fn device(&self) -> Result<(u32, u32), TarError> {
-        let part = |range: &[u8]| number(range).and_then(|n| u32::try_from(n).ok());
-        part(&self.0[329..337]).zip(part(&self.0[337..345])).ok_or(TarError::Number("device number"))
+        // The kernel keeps 12 and 20 bits; more would silently become another device.
+        let part = |range: &[u8], bits: u32| {
+            number(range).and_then(|n| u32::try_from(n).ok()).filter(|n| n >> bits == 0)
+        };
+        let (major, minor) = (part(&self.0[329..337], 12), part(&self.0[337..345], 20));
+        major.zip(minor).ok_or(TarError::Number("device number"))
     }
 }
 
