@@ -88,6 +88,13 @@ impl Bench {
     }
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        // The store makes images durable in the background; that must not meet the folder's removal.
+        let _ = self.images.store().settle();
+    }
+}
+
 fn walk(dir: &std::path::Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         found.push(entry.path());
