@@ -6,6 +6,9 @@
 //! | sockets, pods | /run/crisp-run | /run/crisp-run-PID, goes away | those, or an error |
 //! | bridge | crisp-run0 | crisp-rPID | as set |
 //!
+//! It listens on `crisp.sock` in the folder for sockets: `crisp exec --listen unix:///run/crisp-run/crisp.sock`
+//! and the like work while the pod runs.
+//!
 //! A `crisp serve` on this machine has other folders and another bridge, and is not disturbed.
 
 use std::path::{Path, PathBuf};
@@ -13,9 +16,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use crisp_executor::id::PodId;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
-use crate::config::Settings;
-use crate::server::{LockError, Server, layout};
+use crate::config::{ListenAddress, Settings};
+use crate::server::{LockError, Server, layout, socket};
 
 const ROOT: &str = "/var/lib/crisp-run";
 const STATE: &str = "/run/crisp-run";
@@ -24,6 +29,7 @@ const BRIDGE: &str = "crisp-run0";
 /// The server and what has to be taken away with it.
 pub struct Embedded {
     pub server: Arc<Server>,
+    listening: Option<Listening>,
     state: PathBuf,
     temporary: Vec<PathBuf>,
 }
@@ -44,7 +50,11 @@ impl Embedded {
             temporary = another_place(&mut settings);
             opened = Server::open(&settings).await;
         }
-        let embedded = Self { server: Arc::new(opened?), state: settings.state.value.clone(), temporary };
+        let server = Arc::new(opened?);
+        let listening = Listening::start(&server, &settings)
+            .inspect_err(|error| tracing::warn!("other commands cannot look into this pod: {error:#}"))
+            .ok();
+        let embedded = Self { server, listening, state: settings.state.value.clone(), temporary };
         embedded.take_down_leftovers().await;
         Ok(embedded)
     }
@@ -55,7 +65,10 @@ impl Embedded {
     }
 
     /// Takes away what is only for this run.
-    pub async fn close(self) {
+    pub async fn close(mut self) {
+        if let Some(listening) = self.listening.take() {
+            listening.stop().await;
+        }
         if let Err(error) = self.server.networks.close_if_unused().await {
             tracing::warn!(%error, "the pod network stays behind");
         }
@@ -73,6 +86,40 @@ impl Embedded {
             }
         }
         remove(&self.folder());
+    }
+}
+
+/// The socket of the embedded server.
+struct Listening {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<anyhow::Result<()>>,
+    path: PathBuf,
+}
+
+impl Listening {
+    fn start(server: &Arc<Server>, settings: &Settings) -> anyhow::Result<Self> {
+        let address = if settings.listen.is_default() {
+            let path = layout::standalone_socket(&settings.state.value);
+            ListenAddress::parse(&path.display().to_string()).map_err(anyhow::Error::msg)?
+        } else {
+            settings.listen.value.clone()
+        };
+        let listener = socket::listen(&address)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = Arc::clone(server);
+        let task = tokio::spawn(async move {
+            let until = async {
+                let _ = stopped.await;
+            };
+            server.serve(listener, until).await
+        });
+        Ok(Self { stop, task, path: address.path().to_owned() })
+    }
+
+    async fn stop(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -16,3 +16,8 @@ pub fn network(folder: &Path) -> PathBuf {
 pub fn standalone(state: &Path) -> PathBuf {
     state.join("standalone")
 }
+
+/// Where the server of a `crisp run` listens, so that the other commands can look into its pod.
+pub fn standalone_socket(state: &Path) -> PathBuf {
+    state.join("crisp.sock")
+}

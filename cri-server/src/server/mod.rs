@@ -11,10 +11,11 @@
 mod folder;
 pub mod layout;
 mod lock;
+mod notify;
 mod open;
 mod rpc;
 pub mod serve;
-mod socket;
+pub mod socket;
 
 pub use lock::LockError;
 pub use open::Server;

@@ -1,6 +1,6 @@
 //! Settings into a server that only needs a socket.
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use crisp_executor::cgroup::Cgroups;
 use crisp_image_service::{ImageConfig, ImageService};
 use crisp_metrics::Metrics;
@@ -32,6 +32,9 @@ impl Server {
     /// # Errors
     /// A folder is in use or cannot be used, or the host lacks what pods need.
     pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            bail!("running pods needs root: namespaces, mounts and cgroups are not given to others");
+        }
         let (root, state) = (&settings.root.value, &settings.state.value);
         folder::make_private(root)?;
         folder::make_private(state)?;

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Server, socket};
+use super::{Server, notify, socket};
 use crate::config::Settings;
 
 /// The server computes little and waits much: more threads would only cost memory.
@@ -55,6 +55,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         pods = server.pods.list().len(),
         "ready"
     );
+    notify::ready();
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => info!("stopping on SIGTERM; the pods run on"),

@@ -1,0 +1,158 @@
+//! A tower layer that measures RPCs: how long until the last byte, and with which code they ended.
+//!
+//! The code of a gRPC call is in the trailers, after the body, or in the headers when there is no body.
+
+mod body;
+
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::HeaderMap;
+use http_body::Body;
+use prometheus::{HistogramOpts, HistogramVec, IntGauge, IntGaugeVec, Opts, Registry};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub use self::body::{RpcBody, RpcFuture};
+use crate::DURATION_BUCKETS;
+
+/// What calls to paths that are no RPC of ours are counted as.
+const OTHER: (&str, &str) = ("other", "other");
+
+/// Names of the gRPC codes by number, as in the gRPC documentation.
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+#[derive(Clone)]
+pub(crate) struct RpcMetrics {
+    duration: HistogramVec,
+    in_flight: IntGaugeVec,
+}
+
+impl RpcMetrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let duration = HistogramVec::new(
+            HistogramOpts::new(
+                "crisp_rpc_duration_seconds",
+                "Duration of an RPC until its last byte, by the gRPC code it ended with.",
+            )
+            .buckets(DURATION_BUCKETS.to_vec()),
+            &["service", "method", "code"],
+        )?;
+        let in_flight = IntGaugeVec::new(
+            Opts::new("crisp_rpc_in_flight", "RPCs that have begun and not ended."),
+            &["service", "method"],
+        )?;
+        registry.register(Box::new(duration.clone()))?;
+        registry.register(Box::new(in_flight.clone()))?;
+        Ok(Self { duration, in_flight })
+    }
+}
+
+/// See [`crate::Metrics::rpc_layer`].
+#[derive(Clone)]
+pub struct RpcLayer {
+    metrics: RpcMetrics,
+    known: &'static [&'static str],
+}
+
+impl RpcLayer {
+    pub(crate) fn new(metrics: RpcMetrics, known: &'static [&'static str]) -> Self {
+        Self { metrics, known }
+    }
+}
+
+impl<S> Layer<S> for RpcLayer {
+    type Service = RpcService<S>;
+    fn layer(&self, inner: S) -> RpcService<S> {
+        RpcService { inner, layer: self.clone() }
+    }
+}
+
+/// The service that [`RpcLayer`] makes.
+#[derive(Clone)]
+pub struct RpcService<S> {
+    inner: S,
+    layer: RpcLayer,
+}
+
+impl<S, B, R> Service<http::Request<B>> for RpcService<S>
+where
+    S: Service<http::Request<B>, Response = http::Response<R>>,
+    R: Body,
+{
+    type Response = http::Response<RpcBody<R>>;
+    type Error = S::Error;
+    type Future = RpcFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let call = Call::begin(&self.layer, request.uri().path());
+        RpcFuture::new(self.inner.call(request), call)
+    }
+}
+
+/// One call under way; counts itself when dropped.
+struct Call {
+    metrics: RpcMetrics,
+    labels: (&'static str, &'static str),
+    in_flight: IntGauge,
+    started: Instant,
+    code: &'static str,
+}
+
+impl Call {
+    fn begin(layer: &RpcLayer, path: &str) -> Self {
+        let labels = layer.known.iter().find(|k| **k == path).map_or(OTHER, |known| split(known));
+        let in_flight = layer.metrics.in_flight.with_label_values(&[labels.0, labels.1]);
+        in_flight.inc();
+        // Dropped before a code was seen: the client has gone.
+        Self { metrics: layer.metrics.clone(), labels, in_flight, started: Instant::now(), code: "Canceled" }
+    }
+
+    fn see(&mut self, headers: &HeaderMap) {
+        if let Some(status) = headers.get("grpc-status") {
+            let number = status.to_str().ok().and_then(|s| s.parse::<usize>().ok());
+            self.code = number.and_then(|n| CODES.get(n)).unwrap_or(&"Unknown");
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.in_flight.dec();
+        self.metrics
+            .duration
+            .with_label_values(&[self.labels.0, self.labels.1, self.code])
+            .observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// `/runtime.v1.RuntimeService/Version` is service `RuntimeService`, method `Version`.
+fn split(path: &'static str) -> (&'static str, &'static str) {
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or(OTHER);
+    (service.rsplit('.').next().unwrap_or(service), method)
+}
+
+#[cfg(test)]
+mod tests;

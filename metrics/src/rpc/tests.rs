@@ -1,0 +1,91 @@
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty};
+use tower::{ServiceExt as _, service_fn};
+
+use super::*;
+
+const KNOWN: &[&str] = &["/runtime.v1.RuntimeService/Version"];
+
+/// A body of given frames.
+struct Frames(VecDeque<Frame<Bytes>>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop_front().map(Ok))
+    }
+}
+
+fn status(number: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([(http::HeaderName::from_static("grpc-status"), number.parse().unwrap())])
+}
+
+fn layer() -> RpcLayer {
+    RpcLayer::new(RpcMetrics::register(&Registry::new()).unwrap(), KNOWN)
+}
+
+fn request(path: &str) -> http::Request<Empty<Bytes>> {
+    http::Request::builder().uri(path).body(Empty::new()).unwrap()
+}
+
+fn count(layer: &RpcLayer, labels: [&str; 3]) -> u64 {
+    layer.metrics.duration.with_label_values(&labels).get_sample_count()
+}
+
+#[tokio::test]
+async fn the_code_in_the_trailers_counts_and_the_call_lasts_until_then() {
+    let layer = layer();
+    let service = layer.layer(service_fn(|_| async {
+        let frames = [Frame::data(Bytes::from_static(b"x")), Frame::trailers(status("5"))];
+        Ok::<_, Infallible>(http::Response::new(Frames(frames.into())))
+    }));
+    let response = service.oneshot(request(KNOWN[0])).await.unwrap();
+    let in_flight = layer.metrics.in_flight.with_label_values(&["RuntimeService", "Version"]);
+    assert_eq!(in_flight.get(), 1);
+    response.into_body().collect().await.unwrap();
+    assert_eq!(in_flight.get(), 0);
+    assert_eq!(count(&layer, ["RuntimeService", "Version", "NotFound"]), 1);
+}
+
+#[tokio::test]
+async fn the_code_in_the_headers_counts_too() {
+    let layer = layer();
+    let service = layer.layer(service_fn(|_| async {
+        let mut response = http::Response::new(Empty::<Bytes>::new());
+        *response.headers_mut() = status("12");
+        Ok::<_, Infallible>(response)
+    }));
+    drop(service.oneshot(request(KNOWN[0])).await.unwrap());
+    assert_eq!(count(&layer, ["RuntimeService", "Version", "Unimplemented"]), 1);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_counted_as_cancelled() {
+    let layer = layer();
+    let service = layer.layer(service_fn(|_| async {
+        Ok::<_, Infallible>(http::Response::new(Frames([Frame::trailers(status("0"))].into())))
+    }));
+    drop(service.oneshot(request(KNOWN[0])).await.unwrap());
+    assert_eq!(count(&layer, ["RuntimeService", "Version", "Canceled"]), 1);
+}
+
+#[tokio::test]
+async fn made_up_paths_make_no_series() {
+    let layer = layer();
+    for path in ["/a/b", "/runtime.v1.RuntimeService/Nonsense"] {
+        let service = layer.layer(service_fn(|_| async {
+            Ok::<_, Infallible>(http::Response::new(Frames([Frame::trailers(status("12"))].into())))
+        }));
+        service.oneshot(request(path)).await.unwrap().into_body().collect().await.unwrap();
+    }
+    assert_eq!(count(&layer, ["other", "other", "Unimplemented"]), 2);
+}
