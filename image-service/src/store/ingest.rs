@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use super::Store;
 use super::error::{IngestError, LayerCompression, StoreError, is_disk_full};
@@ -50,7 +51,25 @@ impl Store {
         {
             tracing::warn!(layer = %diff, error = %e, "a half-unpacked layer stays until the next start");
         }
+        self.mind_the_disk(&published);
         published
+    }
+
+    /// On a full disk, what failed pulls left is what can be spared; the layers of pulls under way go with
+    /// their holds.
+    fn mind_the_disk(&self, published: &Result<IngestedLayer, IngestError>) {
+        let full = matches!(
+            published,
+            Err(IngestError::DiskFull { .. } | IngestError::Store(StoreError::DiskFull { .. }))
+        );
+        if full {
+            self.inner.tight.store(true, Ordering::Relaxed);
+            if let Err(e) = self.collect_garbage() {
+                tracing::warn!(error = %e, "the disk is full and unused layers cannot be removed");
+            }
+        } else if published.is_ok() {
+            self.inner.tight.store(false, Ordering::Relaxed);
+        }
     }
 
     fn unpack_into(

@@ -2,13 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::error::StoreError;
 use super::{Inner, Store};
 use crate::digest::DiffId;
 
 /// Keeps layers, present or yet to come, from being collected: what a pull takes before it asks
-/// [`Store::has_layer`]. Dropping it collects nothing: a pull that failed is usually tried again.
+/// [`Store::has_layer`]. Dropping it collects nothing, as a pull that failed is usually tried again, unless
+/// the disk is full.
 #[derive(Debug)]
 pub struct Hold {
     store: Arc<Inner>,
@@ -79,6 +81,10 @@ impl Drop for Hold {
                     state.wanted.remove(diff);
                 }
             }
+        }
+        drop(state);
+        if self.store.tight.load(Ordering::Relaxed) {
+            Inner::collect_later(&self.store, std::mem::take(&mut self.layers));
         }
     }
 }

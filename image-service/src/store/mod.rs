@@ -32,7 +32,7 @@ mod settle;
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -63,6 +63,8 @@ struct Inner {
     writing: Mutex<()>,
     trash: Background,
     settler: Background,
+    /// The disk was full when a layer was last unpacked: nothing is kept for a next try.
+    tight: AtomicBool,
     /// Names temporary folders.
     next: AtomicU64,
     /// Keeps a second server out.

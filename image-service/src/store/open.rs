@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
 use rustix::fs::IFlags;
@@ -52,6 +52,7 @@ impl Store {
             limits,
             state: RwLock::default(),
             writing: Mutex::new(()),
+            tight: AtomicBool::new(false),
             trash: Background::new("crisp-trash"),
             settler: Background::new("crisp-settle"),
             next: AtomicU64::new(first_number(&layout)?),

@@ -92,3 +92,31 @@ fn no_space_for_the_record() {
     let store = open(folder.path());
     assert!(store.find("a").is_ok());
 }
+
+#[test]
+fn a_pull_that_filled_the_disk_leaves_nothing_on_it() {
+    if !is_root("a_pull_that_filled_the_disk_leaves_nothing_on_it") {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let _small = Small::mount(folder.path(), "size=2m");
+    let store = Store::open(folder.path()).unwrap();
+    let ingest = |archive: Archive| {
+        let tar = archive.tar();
+        let diff = diff_of(&tar);
+        store.ingest_layer(&diff, &tar[..], LayerCompression::None).map(|_| diff)
+    };
+    let abandoned = ingest(Archive::new().file("a", vec![1; 400_000])).unwrap();
+    let mine = ingest(Archive::new().file("b", vec![2; 400_000])).unwrap();
+    let hold = store.hold(std::slice::from_ref(&mine));
+    ingest(Archive::new().file("c", vec![3; 1_900_000])).unwrap_err();
+    assert!(!store.has_layer(&abandoned), "nobody wants it");
+    assert!(store.has_layer(&mine), "the pull may have another use for it");
+    drop(hold);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while store.has_layer(&mine) {
+        assert!(Instant::now() < deadline, "the failed pull's layer stays on the full disk");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(store);
+}
