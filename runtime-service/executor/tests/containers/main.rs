@@ -48,20 +48,41 @@ fn main() -> ExitCode {
         test.map(|(_, run)| run()).expect("a test of that name");
         return ExitCode::SUCCESS;
     }
-    let filters: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let filters = filters();
     if std::env::args().any(|a| a == "--list") {
         tests.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
     if !rustix::process::geteuid().is_root() {
-        println!("skipped: starting containers takes root");
+        println!("SKIPPED: starting containers takes root");
         return ExitCode::SUCCESS;
     }
     let chosen =
         tests.iter().filter(|(name, _)| filters.is_empty() || filters.iter().any(|f| name.contains(f)));
-    let failed = chosen.filter(|(name, _)| !passes(name)).count();
-    println!("\ntest result: {failed} failed");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    let (passed, failed) = chosen.partition::<Vec<&Test>, _>(|(name, _)| passes(name));
+    let (word, left_out) =
+        (if failed.is_empty() { "ok" } else { "FAILED" }, tests.len() - passed.len() - failed.len());
+    println!(
+        "\ntest result: {word}. {} passed; {} failed; 0 ignored; 0 measured; {left_out} filtered out",
+        passed.len(),
+        failed.len()
+    );
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Parts of test names, among the options of cargo's own test runner: of those only `--test-threads`
+/// is followed by a word of its own.
+fn filters() -> Vec<String> {
+    let mut args = std::env::args().skip(1);
+    let mut filters = Vec::new();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--test-threads" => drop(args.next()),
+            option if option.starts_with('-') => {}
+            _ => filters.push(arg),
+        }
+    }
+    filters
 }
 
 fn passes(name: &str) -> bool {
