@@ -21,6 +21,7 @@ use crate::layout::Layout;
 use crate::spec::host::HostFacts;
 use crate::spec::user::Users;
 use crate::stage::{Cause, Stages};
+use crate::stats::source::Room;
 
 /// The state of one runtime service, behind one `Arc`.
 pub struct Core {
@@ -37,6 +38,7 @@ pub struct Core {
     pub(crate) exec_seconds: Histogram,
     /// Names the marks of execs. An earlier server's may still be on somebody: it starts from the clock.
     pub(crate) exec_number: AtomicI64,
+    pub(crate) stats_room: Room,
     pub(crate) creates: Joint<Name, ContainerId>,
     pub(crate) starts: Joint<ContainerId, ()>,
     pub(crate) stops: Joint<(ContainerId, std::time::Duration), ()>,
@@ -66,6 +68,7 @@ impl Core {
             metrics: metrics.clone(),
             containers: Table::default(),
             events: Events::default(),
+            stats_room: Room::of_process(),
             creates: Joint::new("create container"),
             starts: Joint::new("start container"),
             stops: Joint::new("stop container"),

@@ -57,7 +57,7 @@ pub(crate) fn follow(core: &Arc<Core>, pod: &Arc<Pod>) {
     let (core, pod) = (core.clone(), pod.clone());
     tokio::spawn(async move {
         let mut events = link.events();
-        reconcile(&core, &pod, &link).await;
+        reconcile(&core, &pod, &link, Starts::UnderWay).await;
         loop {
             match events.recv().await {
                 Ok(link::Event::Exited { container, pid, started_at_ns, exit }) => {
@@ -74,7 +74,7 @@ pub(crate) fn follow(core: &Arc<Core>, pod: &Arc<Pod>) {
                     // So it is whenever such a pod is stopped; what else it may mean, its containers' ends say.
                     tracing::info!(pod = %pod.id, %status, "the pod's shared PID namespace has ended");
                 }
-                Err(RecvError::Lagged(_)) => reconcile(&core, &pod, &link).await,
+                Err(RecvError::Lagged(_)) => reconcile(&core, &pod, &link, Starts::UnderWay).await,
                 Ok(link::Event::Disconnected) | Err(RecvError::Closed) => return,
             }
         }
@@ -124,6 +124,7 @@ fn end(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>, exit: Exit)
 fn clean(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>) {
     let (core, pod, container) = (core.clone(), pod.clone(), container.clone());
     container.exec.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    container.meters.source.close();
     tokio::spawn(async move {
         let id = container.id().clone();
         let stages = core.stages("clean_up_exit");
@@ -137,8 +138,17 @@ fn clean(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>) {
     });
 }
 
+/// Who hears the answer to starts that are not finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Starts {
+    /// The operation that asked.
+    UnderWay,
+    /// Nobody any more: whoever asked was in an earlier server.
+    Abandoned,
+}
+
 /// Compares what is known with what the monitor says.
-pub(crate) async fn reconcile(core: &Arc<Core>, pod: &Arc<Pod>, link: &MonitorLink) {
+pub(crate) async fn reconcile(core: &Arc<Core>, pod: &Arc<Pod>, link: &MonitorLink, starts: Starts) {
     // Taken before the question: what started after it cannot be in the answer.
     let before: Vec<(Arc<Container>, State)> = core
         .containers
@@ -157,7 +167,7 @@ pub(crate) async fn reconcile(core: &Arc<Core>, pod: &Arc<Pod>, link: &MonitorLi
         report.containers.into_iter().map(|container| (container.id.clone(), container)).collect();
     for (container, state) in before {
         match told.remove(container.id()) {
-            Some(report) => take_over(core, pod, &container, &report),
+            Some(report) => take_over(core, pod, &container, &report, starts),
             None if matches!(state, State::Running { .. } | State::Unknown { .. }) => {
                 let exit = recorded(pod, &container).unwrap_or_else(|| {
                     Exit::lost("the pod's monitor does not know it".to_owned(), clock::now())
@@ -169,22 +179,42 @@ pub(crate) async fn reconcile(core: &Arc<Core>, pod: &Arc<Pod>, link: &MonitorLi
     }
 }
 
-fn take_over(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>, report: &ContainerReport) {
+fn take_over(
+    core: &Arc<Core>,
+    pod: &Arc<Pod>,
+    container: &Arc<Container>,
+    report: &ContainerReport,
+    starts: Starts,
+) {
+    let known = container.status();
     match report.state {
         ContainerState::Starting => {}
         ContainerState::Running => {
-            // The one who asked for a start under way gets the answer to it.
-            if matches!(container.status().state, State::Unknown { .. })
-                && let Err(error) =
-                    container.door.change(|state| state.running(report.pid, report.started_at_ns))
-            {
+            let ours = match known.state {
+                State::Unknown { .. } => true,
+                State::Starting => starts == Starts::Abandoned,
+                State::Created | State::Running { .. } | State::Exited(_) => false,
+            };
+            let running = |state: &State| state.running(report.pid, report.started_at_ns);
+            if ours && let Err(error) = container.door.change(running) {
                 tracing::error!(container = %container.id(), %error, "cannot note that it runs");
             }
         }
-        ContainerState::Exited(exit) => {
+        ContainerState::Exited(exit) if known.state.exit().is_none() => {
             let told = Told { pid: report.pid, started_at_ns: report.started_at_ns, exit };
-            if container.status().state.exit().is_none() {
-                end(core, pod, container, told.exit());
+            end(core, pod, container, told.exit());
+        }
+        ContainerState::Exited(_) => {}
+    }
+}
+
+/// The monitor is there and says nothing: what ran may run on, and may not be known to.
+pub(crate) fn silent(core: &Core, pod: &Pod) {
+    for container in core.containers.of_pod(&pod.id) {
+        if matches!(container.status().state, State::Running { .. } | State::Starting) {
+            let why = "the pod's monitor does not answer".to_owned();
+            if let Err(error) = container.door.change(|state| state.lost(why)) {
+                tracing::error!(container = %container.id(), %error, "cannot note that nothing is known of it");
             }
         }
     }

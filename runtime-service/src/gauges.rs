@@ -5,35 +5,56 @@ use std::sync::{Arc, Weak};
 use crisp_metrics::prometheus::core::{Collector, Desc};
 use crisp_metrics::prometheus::proto::MetricFamily;
 use crisp_metrics::prometheus::{self, IntGaugeVec, Opts};
+use crisp_sandbox::PodState;
 
 use crate::core::Core;
 
 const CONTAINER_STATES: [&str; 5] = ["created", "starting", "running", "exited", "unknown"];
+const POD_STATES: [&str; 4] = ["starting", "ready", "lost", "stopped"];
 
-struct Containers {
+struct States {
     core: Weak<Core>,
-    gauge: IntGaugeVec,
+    containers: IntGaugeVec,
+    pods: IntGaugeVec,
 }
 
 /// # Errors
 /// When another metric has the name.
 pub(crate) fn register(core: &Arc<Core>) -> Result<(), prometheus::Error> {
-    let gauge = IntGaugeVec::new(Opts::new("crisp_containers", "Containers by state."), &["state"])?;
-    core.metrics.register(Box::new(Containers { core: Arc::downgrade(core), gauge }))
+    let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["state"]);
+    core.metrics.register(Box::new(States {
+        core: Arc::downgrade(core),
+        containers: gauge("crisp_containers", "Containers by state.")?,
+        pods: gauge("crisp_pods", "Pods by state.")?,
+    }))
 }
 
-impl Collector for Containers {
+fn pod_state(state: PodState) -> &'static str {
+    match state {
+        PodState::Starting => "starting",
+        PodState::Ready => "ready",
+        PodState::Lost => "lost",
+        PodState::Stopped => "stopped",
+    }
+}
+
+impl Collector for States {
     fn desc(&self) -> Vec<&Desc> {
-        self.gauge.desc()
+        self.containers.desc().into_iter().chain(self.pods.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        for state in CONTAINER_STATES {
-            self.gauge.with_label_values(&[state]).set(0);
+        // States that nobody is in are 0, not absent.
+        CONTAINER_STATES.iter().for_each(|state| self.containers.with_label_values(&[*state]).set(0));
+        POD_STATES.iter().for_each(|state| self.pods.with_label_values(&[*state]).set(0));
+        if let Some(core) = self.core.upgrade() {
+            for container in core.containers.all() {
+                self.containers.with_label_values(&[container.status().state.name()]).inc();
+            }
+            for pod in core.pods.list() {
+                self.pods.with_label_values(&[pod_state(pod.status().state)]).inc();
+            }
         }
-        for container in self.core.upgrade().iter().flat_map(|core| core.containers.all()) {
-            self.gauge.with_label_values(&[container.status().state.name()]).inc();
-        }
-        self.gauge.collect()
+        self.containers.collect().into_iter().chain(self.pods.collect()).collect()
     }
 }

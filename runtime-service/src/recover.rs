@@ -47,9 +47,10 @@ pub(crate) async fn recover(core: &Arc<Core>) -> Result<(), Cause> {
         tasks.spawn(async move {
             match pod.link() {
                 Ok(link) => {
-                    let asked = exits::reconcile(&core, &pod, &link);
+                    let asked = exits::reconcile(&core, &pod, &link, exits::Starts::Abandoned);
                     if tokio::time::timeout(REPORT, asked).await.is_err() {
                         tracing::error!(pod = %pod.id, "the pod's monitor does not answer");
+                        exits::silent(&core, &pod);
                     }
                 }
                 Err(_) => exits::lost(&core, &pod),

@@ -7,6 +7,7 @@ pub mod container;
 pub mod figures;
 pub mod mounts;
 pub mod pod;
+mod profile;
 pub mod resources;
 pub mod security;
 pub mod signal;

@@ -3,15 +3,12 @@
 use std::path::Path;
 
 use crisp_proto::runtime::v1 as proto;
-use crisp_proto::runtime::v1::security_profile::ProfileType;
 
-use super::{ConvertError, absolute, id, invalid, no_nul, unsupported};
-use crate::container::config::{
-    AppArmorRequest, CapabilityNames, GroupsPolicy, PidRequest, SeccompRequest, Security, UserRequest,
-};
+use super::{ConvertError, absolute, id, invalid, no_nul, profile, unsupported};
+use crate::container::config::{CapabilityNames, GroupsPolicy, PidRequest, Security, UserRequest};
 use crate::spec::capabilities;
 
-const AT: &str = "config.linux.security_context";
+pub(super) const AT: &str = "config.linux.security_context";
 
 pub(super) fn security(
     context: Option<proto::LinuxContainerSecurityContext>,
@@ -23,7 +20,7 @@ pub(super) fn security(
     let options = context.namespace_options.clone().unwrap_or_default();
     let host = |mode: i32| mode == proto::NamespaceMode::Node as i32;
     let user = user(&context)?;
-    let (seccomp, apparmor) = (seccomp(&context)?, apparmor(&context)?);
+    let (seccomp, apparmor) = (profile::seccomp(&context)?, profile::apparmor(&context)?);
     let caps = context.capabilities.unwrap_or_default();
     Ok(Security {
         privileged: context.privileged,
@@ -109,71 +106,6 @@ fn paths(field: &str, values: Vec<String>) -> Result<Vec<String>, ConvertError> 
     Ok(values)
 }
 
-fn seccomp(context: &proto::LinuxContainerSecurityContext) -> Result<SeccompRequest, ConvertError> {
-    if let Some(profile) = &context.seccomp {
-        let field = format!("{AT}.seccomp");
-        return match profile_type(&field, profile)? {
-            ProfileType::RuntimeDefault => Ok(SeccompRequest::RuntimeDefault),
-            ProfileType::Unconfined => Ok(SeccompRequest::Unconfined),
-            ProfileType::Localhost => {
-                let reference = format!("{field}.localhost_ref");
-                absolute(&reference, profile.localhost_ref.clone()).map(SeccompRequest::Localhost)
-            }
-        };
-    }
-    // The form before `seccomp` existed; kubelet no longer sends it, older clients do.
-    let field = format!("{AT}.seccomp_profile_path");
-    #[expect(deprecated, reason = "older clients send it")]
-    let path = &context.seccomp_profile_path;
-    match path.as_str() {
-        "" | "unconfined" => Ok(SeccompRequest::Unconfined),
-        "runtime/default" | "docker/default" => Ok(SeccompRequest::RuntimeDefault),
-        other => match other.strip_prefix("localhost/") {
-            Some(path) => absolute(&field, path.to_owned()).map(SeccompRequest::Localhost),
-            None => Err(invalid(field, format!("{other:?} is not a seccomp profile"))),
-        },
-    }
-}
-
-fn apparmor(context: &proto::LinuxContainerSecurityContext) -> Result<AppArmorRequest, ConvertError> {
-    let localhost = |field: String, name: &str| match name {
-        "" => Err(invalid(field, "empty")),
-        name => Ok(AppArmorRequest::Localhost(name.to_owned())),
-    };
-    if let Some(profile) = &context.apparmor {
-        let field = format!("{AT}.apparmor");
-        return match profile_type(&field, profile)? {
-            ProfileType::RuntimeDefault => Ok(AppArmorRequest::RuntimeDefault),
-            ProfileType::Unconfined => Ok(AppArmorRequest::Unconfined),
-            ProfileType::Localhost => {
-                let name = profile.localhost_ref.trim_start_matches("localhost/");
-                localhost(format!("{field}.localhost_ref"), name)
-            }
-        };
-    }
-    #[expect(deprecated, reason = "older clients send it")]
-    let profile = context.apparmor_profile.as_str();
-    let field = format!("{AT}.apparmor_profile");
-    match profile {
-        "" => Ok(AppArmorRequest::Unspecified),
-        "runtime/default" => Ok(AppArmorRequest::RuntimeDefault),
-        "unconfined" => Ok(AppArmorRequest::Unconfined),
-        other => match other.strip_prefix("localhost/") {
-            Some(name) => localhost(field, name),
-            None => Err(invalid(field, format!("{other:?} is not an AppArmor profile"))),
-        },
-    }
-}
-
-fn profile_type(field: &str, profile: &proto::SecurityProfile) -> Result<ProfileType, ConvertError> {
-    ProfileType::try_from(profile.profile_type).map_err(|_| {
-        invalid(
-            format!("{field}.profile_type"),
-            format!("{} is not a value of this enum", profile.profile_type),
-        )
-    })
-}
-
 fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidRequest, ConvertError> {
     let Some(options) = options else { return Ok(PidRequest::OfPod) };
     let field = format!("{AT}.namespace_options");
@@ -235,6 +167,7 @@ pub(super) fn selinux_enabled() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::config::SeccompRequest;
 
     type Context = proto::LinuxContainerSecurityContext;
 

@@ -6,35 +6,32 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::id::ContainerId;
-use crisp_executor::rootfs;
 use crisp_image_service::store::{Image, Lease};
-use crisp_sandbox::{NamespaceMode, PidMode};
-use crisp_sandbox::{Pod, PodState};
+use crisp_sandbox::{NamespaceMode, Pod, PodState};
 use oci_spec::image;
 
-use super::volume;
+use super::image_view::{self, Looked};
+use super::placement;
 use crate::clock;
-use crate::container::config::{ContainerConfig, PidRequest};
+use crate::container::config::ContainerConfig;
 use crate::container::door::{Door, Status};
 use crate::container::record;
 use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::container::table::Name;
 use crate::container::{Container, Facts, ImageFacts, PidChoice, User};
-use crate::convert::{self, ConvertError};
 use crate::core::{Core, cgroup_path};
 use crate::error::RuntimeError;
 use crate::events::Kind;
 use crate::layout::Folder;
 use crate::spec::user::Resolved;
-use crate::spec::{self, Inputs, Pid, PodFacts};
+use crate::spec::{self, Inputs, PodFacts};
 use crate::stage::{Cause, Failure, StageFailure, Steps};
 
 const OPERATION: &str = "create_container";
@@ -69,8 +66,8 @@ async fn create_once(
     if state != PodState::Ready {
         return Err(crisp_sandbox::NotReady { pod: pod.id.clone(), state }.into());
     }
-    check_against_pod(&config, &pod)?;
-    let pid = pid_choice(core, &config.security.pid, &pod)?;
+    placement::check(&config, &pod)?;
+    let pid = placement::pid_choice(core, &config.security.pid, &pod)?;
     let image = core.images.find(&config.image.image)?;
     let draft = Draft { id: ContainerId::random(), pod, config, pid, image };
     let id = draft.id.clone();
@@ -114,55 +111,6 @@ struct Draft {
     image: Arc<Image>,
 }
 
-fn check_against_pod(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertError> {
-    let at = |name: &str| format!("config.linux.security_context.{name}");
-    if config.security.privileged && !pod.config.privileged {
-        return Err(convert::invalid(at("privileged"), "true, but its pod is not privileged"));
-    }
-    for (name, asked, pods) in [
-        ("network", config.security.host_network, pod.config.network),
-        ("ipc", config.security.host_ipc, pod.config.ipc),
-    ] {
-        if asked && pods != NamespaceMode::Host {
-            return Err(convert::invalid(
-                at(&format!("namespace_options.{name}")),
-                "NODE, but the pod has a namespace of its own, which its containers share",
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn pid_choice(core: &Core, request: &PidRequest, pod: &Pod) -> Result<PidChoice, RuntimeError> {
-    let field = "config.linux.security_context.namespace_options.pid";
-    let only_if = |mode: PidMode, choice: PidChoice, what: &str| {
-        if pod.config.pid == mode {
-            Ok(choice)
-        } else {
-            let problem = format!("{what}, but the pod was made with {:?}", pod.config.pid);
-            Err(convert::invalid(field, problem).into())
-        }
-    };
-    match request {
-        PidRequest::Own => Ok(PidChoice::Own),
-        PidRequest::OfPod => Ok(match pod.config.pid {
-            PidMode::Pod => PidChoice::Pod,
-            PidMode::Container => PidChoice::Own,
-            PidMode::Host => PidChoice::Host,
-        }),
-        PidRequest::Pod => only_if(PidMode::Pod, PidChoice::Pod, "POD"),
-        PidRequest::Host => only_if(PidMode::Host, PidChoice::Host, "NODE"),
-        PidRequest::Target(id) => {
-            let target = core.container(id)?;
-            if target.facts.pod != pod.id {
-                let field = "config.linux.security_context.namespace_options.target_id";
-                return Err(convert::invalid(field, format!("{id} is in another pod")).into());
-            }
-            Ok(PidChoice::Target(target.id().clone()))
-        }
-    }
-}
-
 async fn build(core: &Arc<Core>, draft: Draft, folder: Folder) -> Result<Container, StageFailure> {
     let core = core.clone();
     let stages = core.stages(OPERATION);
@@ -178,8 +126,11 @@ fn build_blocking(
     let lease = steps.step("lease", || Ok(core.images.lease(&draft.image.diff_ids)?))?;
     steps.step("folders", || make_folders(&folder))?;
     let image_config = draft.image.config.config().clone().unwrap_or_default();
-    let (user, volumes) = look_into_image(core, &draft, &image_config, &lease, &folder, steps)?;
-    let pid = steps.step("pid namespace", || current_pid(core, &draft.pid))?;
+    let (user, volumes) = {
+        let image = Looked { id: &draft.image.id, config: &image_config, lease: &lease };
+        image_view::look(&core.users, &image, &draft.config, &folder, steps)?
+    };
+    let pid = steps.step("pid namespace", || placement::current_pid(core, &draft.pid))?;
     steps.step("spec", || {
         let spec = spec::build(&Inputs {
             config: &draft.config,
@@ -197,48 +148,6 @@ fn build_blocking(
     steps.step("records", || commit(draft, &image_config, user, lease, folder))
 }
 
-/// Who the user is, and what the image's volumes hold.
-fn look_into_image(
-    core: &Core,
-    draft: &Draft,
-    image: &image::Config,
-    lease: &Lease,
-    folder: &Folder,
-    steps: &Steps,
-) -> Result<(Resolved, Vec<(PathBuf, PathBuf)>), StageFailure> {
-    let (security, of_image) = (&draft.config.security, image.user().as_deref().unwrap_or_default());
-    let wanted = volume::wanted(image.volumes().as_deref().unwrap_or_default(), &draft.config.mounts);
-    let name = spec::user::requested(security, of_image);
-    let known = core.users.get(&draft.image.id, &name);
-    if let Some(user) = known.as_ref().filter(|_| wanted.is_empty()) {
-        return Ok((spec::user::with_groups(user, security), vec![]));
-    }
-    let view = View(Some(steps.step("image view", || Ok(rootfs::read_only_view(lease.layer_paths())?))?));
-    let user = match known {
-        Some(user) => user,
-        None => steps.step("user", || Ok(core.users.resolve(&draft.image.id, &name, view.fd()?)?))?,
-    };
-    let volumes = steps.step("volumes", || volume::make(view.fd()?, folder, &wanted))?;
-    Ok((spec::user::with_groups(&user, security), volumes))
-}
-
-/// An image without anything writable above it. Closing the last descriptor of a detached mount takes
-/// the kernel milliseconds (it waits for every CPU to pass a quiescent state), so nobody waits for it.
-struct View(Option<OwnedFd>);
-
-impl View {
-    fn fd(&self) -> Result<&OwnedFd, Cause> {
-        self.0.as_ref().ok_or(Cause::Kernel(rustix::io::Errno::BADF))
-    }
-}
-
-impl Drop for View {
-    fn drop(&mut self) {
-        let fd = self.0.take();
-        tokio::task::spawn_blocking(move || drop(fd));
-    }
-}
-
 fn make_folders(folder: &Folder) -> Result<(), Cause> {
     let private = |path: PathBuf| {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(Cause::file(&path))
@@ -250,15 +159,6 @@ fn make_folders(folder: &Folder) -> Result<(), Cause> {
     let upper = folder.upper();
     fs::create_dir(&upper).map_err(Cause::file(&upper))?;
     rustix::fs::chmod(&upper, rustix::fs::Mode::from_raw_mode(0o755)).map_err(Cause::Kernel)
-}
-
-fn current_pid(core: &Core, choice: &PidChoice) -> Result<Pid, Cause> {
-    Ok(match choice {
-        PidChoice::Own => Pid::Own,
-        PidChoice::Pod => Pid::Pod,
-        PidChoice::Host => Pid::Host,
-        PidChoice::Target(id) => Pid::Target(super::start::pid_of_target(core, id)?),
-    })
 }
 
 fn pod_facts(core: &Core, draft: &Draft) -> Result<PodFacts, Cause> {

@@ -2,7 +2,9 @@
 
 pub mod create;
 pub mod exec;
+mod image_view;
 pub mod log;
+mod placement;
 pub mod remove;
 pub mod start;
 pub mod stop;

@@ -11,13 +11,12 @@ use std::time::Duration;
 
 use crisp_executor::cgroup::{JoinFds, Resources};
 use crisp_executor::compile::{self, Compiled, Inputs, PidInput};
-use crisp_executor::id::ContainerId;
 use crisp_executor::rootfs;
 use crisp_sandbox::link::StartRequest;
 use crisp_sandbox::{NamespaceMode, Pod};
 use oci_spec::runtime::Spec;
-use rustix::process::{Pid, PidfdFlags};
 
+use super::placement;
 use crate::clock;
 use crate::container::exit::Exit;
 use crate::container::record::RecordError;
@@ -182,25 +181,8 @@ fn pid_input(core: &Core, choice: &PidChoice) -> Result<PidInput, Cause> {
         PidChoice::Own => PidInput::Own,
         PidChoice::Pod => PidInput::Pod,
         PidChoice::Host => PidInput::Host,
-        PidChoice::Target(id) => PidInput::Target(pidfd_of_target(core, id)?),
+        PidChoice::Target(id) => PidInput::Target(placement::pidfd_of_target(core, id)?),
     })
-}
-
-/// The first process of a container whose PID namespace another one wants to join.
-pub(super) fn pid_of_target(core: &Core, id: &ContainerId) -> Result<i32, Cause> {
-    let target = core.containers.get(id);
-    let pid = target.as_ref().and_then(|t| t.status().state.pid());
-    pid.ok_or_else(|| Cause::Task(format!("the target container {} does not run", id.short())))
-}
-
-fn pidfd_of_target(core: &Core, id: &ContainerId) -> Result<OwnedFd, Cause> {
-    let pid = Pid::from_raw(pid_of_target(core, id)?).ok_or(Cause::Kernel(rustix::io::Errno::SRCH))?;
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(Cause::Kernel)?;
-    // The number may have been given to another process between the look and the open.
-    match pid_of_target(core, id) {
-        Ok(again) if again == pid.as_raw_nonzero().get() => Ok(pidfd),
-        _ => Err(Cause::Kernel(rustix::io::Errno::SRCH)),
-    }
 }
 
 /// Kills whatever came to run in spite of the failure and removes the cgroup. The rest of a start is

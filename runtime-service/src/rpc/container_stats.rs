@@ -10,6 +10,7 @@ use crate::stats;
 
 pub(super) async fn call(core: &Arc<Core>, request: ContainerStatsRequest) -> Reply<ContainerStatsResponse> {
     let container = core.container(&request.container_id)?;
-    let reading = stats::container(core, &container).await;
-    Ok(ContainerStatsResponse { stats: Some(figures::container(&reading, &core.writable_mountpoint())) })
+    let readings = stats::containers(core, vec![container]).await;
+    let mountpoint = core.writable_mountpoint();
+    Ok(ContainerStatsResponse { stats: readings.first().map(|reading| figures::container(reading, &mountpoint)) })
 }

@@ -19,9 +19,6 @@ pub(super) async fn call(
 /// Readings of every container that `filter` lets through.
 pub(super) async fn all(core: &Arc<Core>, filter: &Filter) -> Vec<ContainerStats> {
     let mountpoint = core.writable_mountpoint();
-    let mut all = Vec::new();
-    for container in filter.containers(core) {
-        all.push(figures::container(&stats::container(core, &container).await, &mountpoint));
-    }
-    all
+    let readings = stats::containers(core, filter.containers(core)).await;
+    readings.iter().map(|reading| figures::container(reading, &mountpoint)).collect()
 }

@@ -20,11 +20,7 @@ pub(super) async fn call(
 /// Readings of every ready pod that `filter` lets through.
 pub(super) async fn all(core: &Arc<Core>, filter: &Filter) -> Vec<PodSandboxStats> {
     let mountpoint = core.writable_mountpoint();
-    let mut all = Vec::new();
-    for pod in filter.pods(core) {
-        if pod.status().state == PodState::Ready {
-            all.push(figures::pod(&stats::pod(core, &pod).await, &mountpoint));
-        }
-    }
-    all
+    let mut ready = filter.pods(core);
+    ready.retain(|pod| pod.status().state == PodState::Ready);
+    stats::pods(core, ready).await.iter().map(|reading| figures::pod(reading, &mountpoint)).collect()
 }

@@ -10,6 +10,7 @@ use crate::stats;
 
 pub(super) async fn call(core: &Arc<Core>, request: PodSandboxStatsRequest) -> Reply<PodSandboxStatsResponse> {
     let pod = core.pods.find(&request.pod_sandbox_id)?;
-    let reading = stats::pod(core, &pod).await;
-    Ok(PodSandboxStatsResponse { stats: Some(figures::pod(&reading, &core.writable_mountpoint())) })
+    let readings = stats::pods(core, vec![pod]).await;
+    let mountpoint = core.writable_mountpoint();
+    Ok(PodSandboxStatsResponse { stats: readings.first().map(|reading| figures::pod(reading, &mountpoint)) })
 }

@@ -2,19 +2,17 @@
 
 pub mod rate;
 pub mod reading;
+pub mod source;
 pub mod writable;
 
-pub use reading::{ContainerReading, PodReading, container, pod};
+pub use reading::{ContainerReading, PodReading, containers, pods};
 
 use std::sync::Mutex;
 
-use crisp_executor::cgroup::StatsReader;
-
-/// What is remembered between two readings of one container or pod.
+/// What is remembered between two readings of one container.
 #[derive(Debug, Default)]
 pub struct Meters {
     pub cpu: Mutex<rate::CpuMeter>,
+    pub source: source::Source,
     pub writable: writable::Writable,
-    /// The files of a running container's cgroup, open since its first reading.
-    pub cgroup: Mutex<Option<StatsReader>>,
 }

@@ -45,31 +45,46 @@ pub struct Network {
     pub others: Vec<(String, InterfaceCounters)>,
 }
 
-/// Takes a reading of a container.
-pub async fn container(core: &Arc<Core>, container: &Arc<Container>) -> ContainerReading {
-    let running = matches!(container.status().state, State::Running { .. });
-    let path =
-        core.pod_of(container).filter(|_| running).and_then(|pod| cgroup_path(&pod, container.id()).ok());
-    let cgroup = read_kept(core, container, path);
-    let nano_cores = cgroup.as_ref().and_then(|stats| rate(&container.meters.cpu, stats));
-    let writable = container.meters.writable.usage(&container.folder.upper()).await;
-    ContainerReading { container: container.clone(), cgroup, nano_cores, writable }
+/// Takes readings of containers.
+pub async fn containers(core: &Arc<Core>, list: Vec<Arc<Container>>) -> Vec<ContainerReading> {
+    let owned = core.clone();
+    let read = move || list.into_iter().map(|one| read_container(&owned, one)).collect::<Vec<_>>();
+    let mut readings = tokio::task::spawn_blocking(read).await.unwrap_or_default();
+    for reading in &mut readings {
+        let container = &reading.container;
+        reading.writable = container.meters.writable.usage(&container.folder.upper()).await;
+    }
+    readings
 }
 
-/// Takes a reading of a pod and of its containers.
-pub async fn pod(core: &Arc<Core>, pod: &Arc<Pod>) -> PodReading {
-    let mut containers = Vec::new();
-    for one in core.containers.of_pod(&pod.id) {
-        if matches!(one.status().state, State::Running { .. }) {
-            containers.push(container(core, &one).await);
-        }
+fn read_container(core: &Core, container: Arc<Container>) -> ContainerReading {
+    let running = matches!(container.status().state, State::Running { .. });
+    let path =
+        core.pod_of(&container).filter(|_| running).and_then(|pod| cgroup_path(&pod, container.id()).ok());
+    let source = &container.meters.source;
+    let cgroup = path.and_then(|path| source.read(&core.cgroups, &path, &core.stats_room));
+    let nano_cores = cgroup.as_ref().and_then(|stats| rate(&container.meters.cpu, stats));
+    ContainerReading { container, cgroup, nano_cores, writable: None }
+}
+
+/// Takes readings of pods and of their running containers.
+pub async fn pods(core: &Arc<Core>, list: Vec<Arc<Pod>>) -> Vec<PodReading> {
+    let mut readings = Vec::new();
+    for pod in list {
+        let mut running = core.containers.of_pod(&pod.id);
+        running.retain(|one| matches!(one.status().state, State::Running { .. }));
+        let containers = containers(core, running).await;
+        let owned = core.clone();
+        let read = move || {
+            let own = has_own_parent(&pod).then(|| read(&owned.cgroups, pod.cgroup_parent())).flatten();
+            let network = network(&pod);
+            (pod, own, network)
+        };
+        let Ok((pod, cgroup, network)) = tokio::task::spawn_blocking(read).await else { continue };
+        let nano_cores = cgroup.as_ref().and_then(|_| containers.iter().map(|c| c.nano_cores).sum());
+        readings.push(PodReading { pod, cgroup, nano_cores, network, containers });
     }
-    let cgroup = if has_own_parent(pod) { read(&core.cgroups, pod.cgroup_parent()) } else { None };
-    let nano_cores = match &cgroup {
-        Some(_) => containers.iter().map(|c| c.nano_cores).sum(),
-        None => None,
-    };
-    PodReading { pod: pod.clone(), cgroup, nano_cores, network: network(pod), containers }
+    readings
 }
 
 /// Whether the cgroup above the containers holds this pod alone. Kubelet makes one per pod and puts
@@ -78,23 +93,6 @@ fn has_own_parent(pod: &Pod) -> bool {
     let Some(parent) = &pod.config.cgroup_parent else { return true };
     let plain = |text: &str| text.replace(['-', '_'], "");
     !pod.config.uid.is_empty() && plain(parent.name()).contains(&plain(&pod.config.uid))
-}
-
-/// `path` is None for a container that does not run: its files are closed.
-fn read_kept(core: &Core, container: &Container, path: Option<CgroupPath>) -> Option<Stats> {
-    let mut kept = container.meters.cgroup.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some(path) = path else {
-        *kept = None;
-        return None;
-    };
-    if kept.is_none() {
-        *kept = core.cgroups.open(&path).and_then(|cgroup| cgroup.stats_reader()).ok();
-    }
-    let stats = kept.as_mut()?.read().ok();
-    if stats.is_none() {
-        *kept = None;
-    }
-    stats
 }
 
 fn read(cgroups: &Cgroups, path: &CgroupPath) -> Option<Stats> {

@@ -91,3 +91,32 @@ fn a_monitor_that_died_with_the_server_leaves_exits_behind() {
         },
     );
 }
+
+#[test]
+fn a_start_under_way_ends_as_the_monitor_knows_it() {
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("midway").await;
+            let runs = lab.run(&pod, shell("runs", "sleep 1000")).await;
+            let never = lab.create(&pod, shell("never", "true")).await.unwrap();
+            for id in [&runs, &never] {
+                let record = lab.dir.path().join("root/containers").join(id).join("status.json");
+                let mut status: serde_json::Value =
+                    serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+                status["state"] = serde_json::json!({ "state": "starting" });
+                std::fs::write(&record, status.to_string()).unwrap();
+            }
+            (pod, runs, never)
+        },
+        async |lab, (pod, runs, never)| {
+            assert_eq!(
+                lab.status(&runs).await.unwrap().state,
+                proto::ContainerState::ContainerRunning as i32
+            );
+            assert_eq!(lab.sh(&runs, "echo alive").await, "alive\n");
+            let status = lab.status(&never).await.unwrap();
+            assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"), "{status:?}");
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
