@@ -30,6 +30,8 @@ const BRIDGE: &str = "crisp-run0";
 pub struct Embedded {
     pub server: Arc<Server>,
     listening: Option<Listening>,
+    /// Serves until dropped.
+    _metrics: Option<crisp_metrics::MetricsServer>,
     state: PathBuf,
     temporary: Vec<PathBuf>,
 }
@@ -51,10 +53,15 @@ impl Embedded {
             opened = Server::open(&settings).await;
         }
         let server = Arc::new(opened?);
+        let metrics = match settings.metrics_listen.value {
+            Some(address) => Some(server.metrics.serve(address).await?),
+            None => None,
+        };
         let listening = Listening::start(&server, &settings)
             .inspect_err(|error| tracing::warn!("other commands cannot look into this pod: {error:#}"))
             .ok();
-        let embedded = Self { server, listening, state: settings.state.value.clone(), temporary };
+        let embedded =
+            Self { server, listening, _metrics: metrics, state: settings.state.value.clone(), temporary };
         embedded.take_down_leftovers().await;
         Ok(embedded)
     }
