@@ -15,6 +15,31 @@ if [ ${#missing[@]} -gt 0 ]; then
   rm -f /usr/sbin/policy-rc.d
 fi
 
+# What a run of the tests must leave as it was.
+machine() {
+  pgrep -fa '^crisp-pod' || true
+  find /sys/fs/cgroup -type d -path '*/crisp*' 2>/dev/null || true
+  ip -o link | cut -d: -f2
+  nft list tables
+  ls /run/netns 2>/dev/null || true
+  grep -i crisp /proc/self/mountinfo || true
+}
+before=$(machine | sort)
+
 cargo build --release
-# One target after the other is cargo's way; --no-fail-fast so that one failure does not hide others.
-cargo test --workspace --no-fail-fast -- --test-threads 2
+status=0
+# Without --no-fail-fast one failing crate would hide the others.
+cargo test --workspace --no-fail-fast -- --test-threads 2 || status=$?
+
+# Processes that were killed take a moment to be gone.
+for _ in 1 2 3 4 5; do
+  after=$(machine | sort)
+  [ "$before" = "$after" ] && break
+  sleep 1
+done
+if [ "$before" != "$after" ]; then
+  echo "left behind by the tests (+) or taken from the machine (-):"
+  diff <(echo "$before") <(echo "$after") | sed -n 's/^>/+/p; s/^</-/p'
+  exit 1
+fi
+exit "$status"

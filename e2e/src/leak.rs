@@ -5,27 +5,39 @@ use std::process::Command;
 
 use crate::Machine;
 
-/// Every leftover, a line each.
+/// Every leftover, a line each; `ids` are pods and containers that the machine had.
 #[must_use]
-pub fn find(machine: &Machine) -> Vec<String> {
+pub fn find(machine: &Machine, ids: &[String]) -> Vec<String> {
     let mut found = Vec::new();
     found.extend(monitors(machine).into_iter().map(|pid| format!("process {pid}: {}", command_line(pid))));
     found.extend(mounts(machine));
     found.extend(links(machine));
     found.extend(tables(machine));
-    found.extend(cgroups(machine));
+    found.extend(cgroups(ids).into_iter().map(|folder| format!("cgroup {folder}")));
     found.extend(folders(machine));
     found
 }
 
 /// Ends what a failed test left running.
 pub fn clean(machine: &Machine) {
+    let ids = pod_ids(machine);
     for pid in monitors(machine) {
         // Its containers are in PID namespaces or process groups of their own: take the whole tree.
         for process in tree(pid) {
             if let Some(process) = rustix::process::Pid::from_raw(process) {
                 let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
             }
+        }
+    }
+    // A killed process keeps its cgroup for a moment.
+    for _ in 0..20 {
+        let folders = cgroups(&ids);
+        if folders.is_empty() {
+            break;
+        }
+        let emptied = folders.iter().rev().filter(|folder| std::fs::remove_dir(folder).is_ok()).count();
+        if emptied == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }
     let _ = Command::new("ip")
@@ -50,10 +62,12 @@ fn command_line(pid: i32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
-/// Ids of the pods that the machine knows or knew, by its state folder and its log.
+/// Ids of the pods and containers that the machine has folders of.
 fn pod_ids(machine: &Machine) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
-    for folder in [machine.state().join("pods"), machine.root().join("pods")] {
+    for folder in
+        [machine.state().join("pods"), machine.root().join("pods"), machine.root().join("containers")]
+    {
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
         ids.extend(entries.map(|entry| entry.file_name().to_string_lossy().into_owned()));
     }
@@ -112,15 +126,12 @@ fn tables(machine: &Machine) -> Vec<String> {
     text.lines().filter(|line| line.contains(machine.bridge())).map(ToOwned::to_owned).collect()
 }
 
-fn cgroups(machine: &Machine) -> Vec<String> {
-    let mut found = Vec::new();
-    for id in pod_ids(machine) {
-        let listing =
-            Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &format!("*{id}*")]).output();
-        let text = listing.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
-        found.extend(text.lines().map(|line| format!("cgroup {line}")));
-    }
-    found
+/// cgroups that carry one of these ids in their path, outer ones first.
+fn cgroups(ids: &[String]) -> Vec<String> {
+    let listing = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", "*/*"]).output();
+    let text = listing.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
+    let theirs = |line: &&str| ids.iter().any(|id| line.contains(id.as_str()));
+    text.lines().filter(theirs).map(ToOwned::to_owned).collect()
 }
 
 /// With no pod left, no folder of a pod or container may be left.
