@@ -105,8 +105,9 @@ fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
     for (index, way) in WAYS.iter().enumerate().skip(first) {
         result = build_by(parts, *way);
         match &result {
-            // EINVAL is what a kernel says to a parameter that it does not know.
-            Err(RootfsError::Overlay { errno: Errno::INVAL | Errno::NOSYS, .. }) => {}
+            // EINVAL is what a kernel says to a parameter that it does not know, and EOPNOTSUPP what one
+            // before 6.5 says to a descriptor.
+            Err(RootfsError::Overlay { errno: Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP, .. }) => {}
             Ok(_) => {
                 FIRST_WAY.store(u8::try_from(index).unwrap_or(0), Ordering::Relaxed);
                 break;
