@@ -77,16 +77,17 @@ fn limits_reach_the_kernel_and_can_go_up_and_down() {
         assert_eq!(stats.memory.unwrap().limit, Some(mib as u64 * 1024 * 1024));
         assert_eq!(stats.pids.unwrap().limit, Some(mib as u64));
     }
-    let cpus = own.host_file(Controller::Cpuset, "cpuset.effective_cpus");
-    assert!(!cpus.is_empty());
+    let v1 = !own.cgroups.host.v1.is_empty();
+    let effective = if v1 { "cpuset.effective_cpus" } else { "cpuset.cpus.effective" };
+    assert!(!own.host_file(Controller::Cpuset, effective).is_empty());
     own.cgroup
         .apply(&Resources { cpuset: Cpuset { cpus: Some("0".into()), mems: None }, ..Resources::default() })
         .unwrap();
     assert_eq!(own.host_file(Controller::Cpuset, "cpuset.cpus"), "0");
     let wrong =
-        Resources { cpuset: Cpuset { cpus: Some("4000".into()), mems: None }, ..Resources::default() };
+        Resources { cpuset: Cpuset { cpus: Some("90000".into()), mems: None }, ..Resources::default() };
     let error = own.cgroup.apply(&wrong).unwrap_err().to_string();
-    assert!(error.contains("cpuset.cpus: cannot write 4000"), "{error}");
+    assert!(error.contains("cpuset.cpus: cannot write 90000"), "{error}");
 }
 
 #[test]
