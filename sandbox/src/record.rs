@@ -47,6 +47,14 @@ pub enum RecordError {
     Misplaced { path: PathBuf, found: PodId },
 }
 
+impl RecordError {
+    /// There is no record at all.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 impl PodRecord {
     #[must_use]
     pub fn new(id: PodId, config: PodConfig, created_at: i64) -> Self {

@@ -57,6 +57,7 @@ async fn recover_one(pods: &Pods, id: PodId) {
     let layout = &pods.shared.layout;
     let record = match PodRecord::load(layout, &id) {
         Ok(record) => record,
+        Err(error) if error.is_missing() => return discard(layout, &id),
         Err(error) => return set_aside(layout, &id, &error.to_string()),
     };
     let parent = cgroup_parent(&id, &record.config);
@@ -122,6 +123,15 @@ fn pod_folders(layout: &Layout) -> io::Result<Vec<PodId>> {
         }
     }
     Ok(ids)
+}
+
+/// The server ended before it wrote the record, or after it removed it: either way nobody counts on
+/// this pod, and nothing else of it can be there.
+fn discard(layout: &Layout, id: &PodId) {
+    match remove_folder(&layout.pod_root(id)) {
+        Ok(()) => tracing::info!(pod = %id, "removed the folder of a pod without a record"),
+        Err(error) => tracing::warn!(pod = %id, %error, "cannot remove the folder of a pod without a record"),
+    }
 }
 
 /// A record that cannot be used stays for people to look at, out of the way.
