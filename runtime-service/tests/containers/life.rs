@@ -76,10 +76,18 @@ async fn a_create_asked_for_twice_is_one() {
 async fn stop_asks_then_kills() {
     let lab = lab!();
     let pod = lab.pod("stop").await;
-    let polite = lab.run(&pod, shell("polite", "trap 'exit 3' TERM; while :; do sleep 0.02; done")).await;
+    let polite =
+        lab.run(&pod, shell("polite", "trap 'exit 3' TERM; echo ready; while :; do sleep 0.02; done")).await;
+    // A signal before the trap is set would simply end it.
+    while !lab.log("polite").contains("ready") {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     lab.stop(&polite, 10).await.unwrap();
     assert_eq!(lab.status(&polite).await.unwrap().exit_code, 3);
-    let deaf = lab.run(&pod, shell("deaf", "trap '' TERM; while :; do sleep 1; done")).await;
+    let deaf = lab.run(&pod, shell("deaf", "trap '' TERM; echo ready; while :; do sleep 1; done")).await;
+    while !lab.log("deaf").contains("ready") {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     let begun = Instant::now();
     lab.stop(&deaf, 1).await.unwrap();
     assert!(begun.elapsed().as_millis() >= 900 && begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
