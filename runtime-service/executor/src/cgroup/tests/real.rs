@@ -250,8 +250,11 @@ fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     let Some(own) = Own::new() else { return };
     let mut reader = own.cgroup.stats_reader().unwrap();
     let before = reader.read().unwrap();
-    let mut child = own.run("x=$(head -c 3000000 /dev/zero | tr '\\0' x); sleep 1000");
-    while reader.read().unwrap().memory.unwrap().rss < 3_000_000 {
+    let mut child = own.run("x=$(head -c 3000000 /dev/zero | tr '\\0' x); sleep 1000; true");
+    // Until the pipeline has filled the variable and ended: the shell and its sleep are left.
+    let settled =
+        |s: &Stats| s.memory.as_ref().unwrap().rss >= 3_000_000 && s.pids.as_ref().unwrap().current == 2;
+    while !settled(&reader.read().unwrap()) {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
     let (kept, fresh) = (reader.read().unwrap(), own.cgroup.stats().unwrap());
