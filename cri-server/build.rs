@@ -11,8 +11,8 @@ use std::process::Command;
 const SOURCES: [&str; 6] = [
     "sandbox/monitor/src",
     "sandbox/monitor/Cargo.toml",
-    "runtime-service/executor/src",
-    "runtime-service/executor/Cargo.toml",
+    "sandbox/executor/src",
+    "sandbox/executor/Cargo.toml",
     "Cargo.toml",
     "Cargo.lock",
 ];

@@ -1,0 +1,72 @@
+//! What a failed operation says.
+
+use std::fmt::{self, Display, Formatter};
+
+/// The stage that failed, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("stage {stage}: {cause}")]
+pub struct StageFailure<E: Display> {
+    pub stage: &'static str,
+    pub cause: E,
+}
+
+/// An operation that failed, with what failed while undoing it.
+#[derive(Debug)]
+pub struct Failure<E: Display> {
+    /// What the operation was about: container or pod, with its id.
+    pub subject: String,
+    pub operation: &'static str,
+    pub failure: StageFailure<E>,
+    /// Undo steps that failed. Empty: nothing of the operation is left.
+    pub undo: Vec<StageFailure<E>>,
+    /// A stage that does not end although it was told to: its thread hangs in the kernel. The undo runs
+    /// when it ends.
+    pub pending: Option<&'static str>,
+}
+
+impl<E: Display> Failure<E> {
+    /// Whether everything the operation did has been undone.
+    #[must_use]
+    pub fn is_undone(&self) -> bool {
+        self.undo.is_empty() && self.pending.is_none()
+    }
+}
+
+impl<E: Display> Display for Failure<E> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.subject, self.operation, self.failure)?;
+        for (i, failure) in self.undo.iter().enumerate() {
+            let lead = if i == 0 { "; undoing it failed too: " } else { "; " };
+            write!(f, "{lead}{failure}")?;
+        }
+        if let Some(stage) = self.pending {
+            write!(f, "; stage {stage} hangs in the kernel; what was done is undone when it ends")?;
+        }
+        Ok(())
+    }
+}
+
+impl<E: Display + fmt::Debug> std::error::Error for Failure<E> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_failures_are_in_the_message() {
+        let stage = |stage| StageFailure { stage, cause: "x" };
+        let failure = Failure {
+            subject: "container c".into(),
+            operation: "start_container",
+            failure: stage("cgroup"),
+            undo: vec![stage("root"), stage("log")],
+            pending: Some("mounts"),
+        };
+        assert_eq!(
+            failure.to_string(),
+            "container c: start_container: stage cgroup: x; undoing it failed too: stage root: x; stage log: \
+             x; stage mounts hangs in the kernel; what was done is undone when it ends"
+        );
+        assert!(!failure.is_undone());
+    }
+}

@@ -1,0 +1,81 @@
+//! How every operation of the server runs: one way to run stages and undo them, to join equal requests,
+//! to exclude each other, to write a record, to tell the time.
+//!
+//! ```text
+//!  RPC ──> SingleFlight ──> KeyedLocks ──> Operation ──> stage ──> stage ──> stage fails
+//!          equal requests   one at a time              undo <──  undo <──────┘
+//!          are one          per pod, container         last registered, first run
+//! ```
+//!
+//! Cast: [`Operation`] runs named stages, each with a deadline and timed in the metrics, and undoes them
+//! in reverse when one fails; [`Steps`] are blocking stages that share one thread; [`SingleFlight`] joins
+//! equal requests; [`KeyedLocks`] excludes operations on the same pod or container; [`record`] writes
+//! versioned records; [`fault`] kills, fails or hangs any stage in test builds; [`clock`] has the time and
+//! the boot id.
+//!
+//! Rules that hold everywhere:
+//! - A stage whose deadline passes is told to stop by its [`Cancel`] token, which blocking work checks
+//!   between system calls.
+//! - An undo step is registered before the work that it undoes, and never runs beside that work: when
+//!   a thread hangs in the kernel, undo waits for it in the background and whatever the operation
+//!   [holds](Operation::hold) stays held.
+//! - Every failure names operation, subject and stage, and has the failures of the undo with it.
+//!
+//! ```
+//! # use std::time::Duration;
+//! # use crisp_operation::{Interrupted, Operation};
+//! #[derive(Debug, thiserror::Error)]
+//! enum Cause {
+//!     #[error("{0}")]
+//!     Io(#[from] std::io::Error),
+//!     #[error("{0}")]
+//!     Interrupted(#[from] Interrupted),
+//! }
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let metrics = crisp_metrics::Metrics::new("0.1.0").unwrap();
+//! let folder = std::env::temp_dir().join(format!("crisp-operation-{}", std::process::id()));
+//! let operation = Operation::<Cause>::new(&metrics, "create_folder", "folder x");
+//! let made = folder.clone();
+//! let result = operation
+//!     .blocking(Duration::from_secs(5), move |steps| {
+//!         let undo = made.clone();
+//!         steps.undo("folder", move || Ok(std::fs::remove_dir(&undo)?));
+//!         steps.step("folder", || Ok(std::fs::create_dir(&made)?))?;
+//!         steps.step("check", || Err(std::io::Error::other("no space for more").into()))
+//!     })
+//!     .await;
+//! let failure = operation.finish::<()>(result).await.unwrap_err();
+//! assert_eq!(failure.to_string(), "folder x: create_folder: stage check: no space for more");
+//! assert!(!folder.exists());
+//! # }
+//! ```
+
+#[cfg(feature = "server")]
+mod cancel;
+pub mod clock;
+#[cfg(feature = "server")]
+mod failure;
+#[cfg(feature = "server")]
+pub mod fault;
+#[cfg(feature = "server")]
+mod flight;
+#[cfg(feature = "server")]
+mod lock;
+#[cfg(feature = "server")]
+mod operation;
+#[cfg(feature = "server")]
+pub mod record;
+#[cfg(feature = "server")]
+mod undo;
+
+#[cfg(feature = "server")]
+pub use cancel::{Cancel, Interrupted};
+#[cfg(feature = "server")]
+pub use failure::{Failure, StageFailure};
+#[cfg(feature = "server")]
+pub use flight::{Flight, SingleFlight};
+#[cfg(feature = "server")]
+pub use lock::{Busy, KeyedGuard, KeyedLocks};
+#[cfg(feature = "server")]
+pub use operation::{Operation, Stage, Steps};

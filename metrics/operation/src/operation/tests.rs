@@ -1,0 +1,174 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::*;
+use crate::{KeyedLocks, fault};
+
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error("{0}")]
+    Text(&'static str),
+    #[error("{0}")]
+    Interrupted(#[from] Interrupted),
+}
+
+fn operation(subject: &str) -> Operation<Cause> {
+    Operation::new(&Metrics::new("test").unwrap(), "test", subject)
+}
+
+const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn undo_runs_in_reverse_and_reports_its_failures() {
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let operation = operation("pod p");
+    for name in ["first", "second"] {
+        let order = order.clone();
+        operation.undo(name, move || {
+            order.lock().unwrap().push(name);
+            if name == "second" { Err(Cause::Text("busy")) } else { Ok(()) }
+        });
+    }
+    let result: Result<(), _> = operation.stage("third", SOON, |_| async { Err(Cause::Text("no")) }).await;
+    let failure = operation.finish(result).await.unwrap_err();
+    assert_eq!(
+        failure.to_string(),
+        "pod p: test: stage third: no; undoing it failed too: stage second: busy"
+    );
+    assert_eq!(*order.lock().unwrap(), ["second", "first"]);
+}
+
+#[tokio::test]
+async fn success_undoes_nothing() {
+    let undone = Arc::new(AtomicBool::new(false));
+    let operation = operation("pod p");
+    let seen = undone.clone();
+    operation.undo("x", move || {
+        seen.store(true, Ordering::SeqCst);
+        Ok(())
+    });
+    let result = operation.stage("x", SOON, |_| async { Ok::<_, Cause>(7) }).await;
+    assert_eq!(operation.finish(result).await.unwrap(), 7);
+    assert!(!undone.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn a_deadline_names_the_step_under_way_and_stops_it() {
+    let operation = operation("pod p");
+    let result: Result<(), _> = operation
+        .blocking(Duration::from_millis(50), |steps| {
+            steps.step("quick", || Ok(()))?;
+            steps.step("slow", || {
+                while steps.cancel().check().is_ok() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            })?;
+            steps.step("never", || panic!("a step began after the deadline"))
+        })
+        .await;
+    let failure = operation.finish(result).await.unwrap_err();
+    assert_eq!(failure.to_string(), "pod p: test: stage slow: not done after 50 ms");
+    assert!(failure.is_undone());
+}
+
+/// Work that cannot be stopped: it ends when told by `release`.
+fn stuck(release: &Arc<AtomicBool>, ended: &Arc<AtomicBool>) -> impl FnOnce() -> Result<(), Cause> + use<> {
+    let (release, ended) = (release.clone(), ended.clone());
+    move || {
+        while !release.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        ended.store(true, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn undo_waits_for_a_thread_that_hangs_and_so_does_the_lock() {
+    let (release, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let locks = KeyedLocks::<u8>::default();
+    let mut operation = operation("pod p");
+    operation.hold(locks.lock(1, "test").await);
+    let beside = Arc::new(Mutex::new(None));
+    let (seen, state) = (beside.clone(), ended.clone());
+    operation.undo("mount", move || {
+        *seen.lock().unwrap() = Some(state.load(Ordering::SeqCst));
+        Ok(())
+    });
+    let work = stuck(&release, &ended);
+    let short = Duration::from_millis(20);
+    let result = operation.blocking(short, move |steps| steps.step("mount", work)).await;
+    let failure = operation.finish(result).await.unwrap_err();
+    assert_eq!(failure.pending, Some("mount"));
+    assert_eq!(*beside.lock().unwrap(), None, "undo ran beside the work");
+    let busy = locks.lock_within(1, "next", Duration::from_millis(10)).await.unwrap_err();
+    assert_eq!(busy.holder, "test");
+    release.store(true, Ordering::SeqCst);
+    drop(locks.lock_within(1, "next", SOON).await.unwrap());
+    assert_eq!(*beside.lock().unwrap(), Some(true));
+}
+
+#[tokio::test]
+async fn the_blocking_part_of_an_asynchronous_stage_is_waited_for() {
+    let (release, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let operation = operation("pod p");
+    let work = stuck(&release, &ended);
+    let result =
+        operation
+            .stage("files", Duration::from_millis(20), |stage| async move {
+                stage.blocking(move |_| work()).await
+            })
+            .await;
+    let state = ended.clone();
+    operation.undo("files", move || {
+        if state.load(Ordering::SeqCst) { Ok(()) } else { Err(Cause::Text("the work is under way")) }
+    });
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        release.store(true, Ordering::SeqCst);
+    });
+    let failure = operation.finish(result).await.unwrap_err();
+    assert_eq!(failure.to_string(), "pod p: test: stage files: not done after 20 ms");
+}
+
+#[tokio::test]
+async fn others_cancel_an_operation() {
+    let cancel = Cancel::new();
+    let metrics = Metrics::new("test").unwrap();
+    let operation = Operation::<Cause>::cancelled_by(&metrics, "pull", "image i", cancel.clone());
+    let soon = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        cancel.cancel();
+    };
+    let stage = operation.stage("fetch", SOON, |_| std::future::pending::<Result<(), Cause>>());
+    let (result, ()) = tokio::join!(stage, soon);
+    assert_eq!(
+        operation.finish(result).await.unwrap_err().to_string(),
+        "image i: pull: stage fetch: cancelled"
+    );
+}
+
+#[tokio::test]
+async fn faults_fail_and_hang_stages() {
+    let _fail = fault::arm("test/a@faulty", Fault::Fail);
+    let _hang = fault::arm("test/b:after@faulty", Fault::Hang);
+    let one = operation("pod faulty");
+    let result = one.stage("a", SOON, |_| async { Ok::<_, Cause>(()) }).await;
+    assert!(one.finish(result).await.unwrap_err().to_string().contains("on request of a test"));
+    let two = operation("pod faulty");
+    let ran = Arc::new(AtomicBool::new(false));
+    let seen = ran.clone();
+    let result = two
+        .blocking(Duration::from_millis(20), move |steps| {
+            steps.step("b", || {
+                seen.store(true, Ordering::SeqCst);
+                Ok(())
+            })
+        })
+        .await;
+    assert_eq!(
+        two.finish(result).await.unwrap_err().to_string(),
+        "pod faulty: test: stage b: not done after 20 ms"
+    );
+    assert!(ran.load(Ordering::SeqCst), "an after fault comes after the work");
+}

@@ -1,0 +1,246 @@
+//! Records on disk: JSON with a version, written whole beside their place and renamed into it.
+//!
+//! A reader sees the old record or the new one, never a half. Fields that a later release added are
+//! ignored; a [version](Record::VERSION) is raised only when a field changes its meaning. A record that
+//! cannot be read is set aside by its owner, never deleted: see [`set_aside`].
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// What can be kept as a record.
+pub trait Record: Serialize + DeserializeOwned {
+    /// What it is, for messages: `pod record`.
+    const KIND: &'static str;
+    const VERSION: u32 = 1;
+}
+
+/// What a record must survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// The end of the server, in whatever way: nothing is flushed. For what ends with the machine anyway.
+    Process,
+    /// A power cut: file and folder are flushed before the call returns.
+    PowerCut,
+}
+
+/// Why a record cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{}: not a {kind}: {source}", path.display())]
+    Damaged { kind: &'static str, path: PathBuf, source: serde_json::Error },
+    #[error("{}: {kind} of version {found}, this server reads up to {known}", path.display())]
+    Newer { kind: &'static str, path: PathBuf, found: u32, known: u32 },
+}
+
+impl RecordError {
+    /// There is no record at all.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+#[derive(Serialize)]
+struct Written<'a, R> {
+    version: u32,
+    #[serde(flatten)]
+    record: &'a R,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
+/// The bytes of a record.
+///
+/// # Errors
+/// [`RecordError::Damaged`] for a value that JSON cannot hold.
+pub fn encode<R: Record>(path: &Path, record: &R) -> Result<Vec<u8>, RecordError> {
+    serde_json::to_vec(&Written { version: R::VERSION, record }).map_err(|source| RecordError::Damaged {
+        kind: R::KIND,
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Replaces the record at `path`, readable by root alone. One writer at a time per path.
+///
+/// # Errors
+/// What was there before is still there then.
+pub fn write<R: Record>(path: &Path, record: &R, durability: Durability) -> Result<(), RecordError> {
+    let bytes = encode(path, record)?;
+    write_file(path, &bytes, 0o600, durability)
+        .map_err(|source| RecordError::Io { path: path.to_owned(), source })
+}
+
+/// Reads the record at `path`.
+///
+/// # Errors
+/// Every [`RecordError`].
+pub fn read<R: Record>(path: &Path) -> Result<R, RecordError> {
+    let bytes = fs::read(path).map_err(|source| RecordError::Io { path: path.to_owned(), source })?;
+    parse(path, &bytes)
+}
+
+/// The record in `bytes`, which were read from `path`.
+///
+/// # Errors
+/// [`RecordError::Damaged`], [`RecordError::Newer`].
+pub fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, RecordError> {
+    let damaged = |source| RecordError::Damaged { kind: R::KIND, path: path.to_owned(), source };
+    let Version { version } = serde_json::from_slice(bytes).map_err(damaged)?;
+    if version > R::VERSION {
+        let (path, known) = (path.to_owned(), R::VERSION);
+        return Err(RecordError::Newer { kind: R::KIND, path, found: version, known });
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+/// Renames what is at `path` (a file or a folder) out of the way, for people to look at, and returns its
+/// new place: `path` with `.bad`, and a number when that is taken.
+///
+/// # Errors
+/// The rename's.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let numbered = (1_u32..).map(|number| format!("{name}.{number}.bad"));
+    for candidate in std::iter::once(format!("{name}.bad")).chain(numbered) {
+        let aside = path.with_file_name(candidate);
+        if aside.symlink_metadata().is_err() {
+            fs::rename(path, &aside)?;
+            return Ok(aside);
+        }
+    }
+    Err(io::Error::other("no free name"))
+}
+
+/// Writes `bytes` to a file beside `path` and renames it there. The mode does not depend on the umask.
+///
+/// # Errors
+/// What was at `path` before is still there then, and nothing beside it.
+pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let beside = path.with_file_name(format!("{name}.new"));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
+        file.write_all(bytes)?;
+        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        if durability == Durability::PowerCut {
+            file.sync_all()?;
+        }
+        fs::rename(&beside, path)?;
+        match (durability, path.parent()) {
+            (Durability::PowerCut, Some(folder)) => File::open(folder)?.sync_all(),
+            _ => Ok(()),
+        }
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
+}
+
+/// Makes a folder (and those above it) for root alone.
+///
+/// # Errors
+/// The file system's, with the path.
+pub fn private_folder(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| named(path, &error))
+}
+
+/// Removes a folder with all in it; a missing one is as good.
+///
+/// # Errors
+/// The file system's, with the path.
+pub fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, &error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file that may be gone.
+///
+/// # Errors
+/// The file system's, with the path.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, &error)),
+        _ => Ok(()),
+    }
+}
+
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Sample {
+        name: String,
+        #[serde(default)]
+        added: Option<u32>,
+    }
+
+    impl Record for Sample {
+        const KIND: &'static str = "sample";
+        const VERSION: u32 = 2;
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_nothing_is_left_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        for (name, durability) in [("a", Durability::Process), ("b", Durability::PowerCut)] {
+            let sample = Sample { name: name.to_owned(), added: Some(1) };
+            write(&path, &sample, durability).unwrap();
+            assert_eq!(read::<Sample>(&path).unwrap(), sample);
+        }
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn older_versions_and_added_fields_are_read_newer_versions_are_not() {
+        let path = Path::new("x.json");
+        let old = parse::<Sample>(path, br#"{"version":1,"name":"a","later":{"b":1}}"#).unwrap();
+        assert_eq!(old, Sample { name: "a".to_owned(), added: None });
+        let newer = parse::<Sample>(path, br#"{"version":3,"name":"a"}"#).unwrap_err();
+        assert_eq!(newer.to_string(), "x.json: sample of version 3, this server reads up to 2");
+        assert!(matches!(parse::<Sample>(path, br#"{"version":1,"na"#), Err(RecordError::Damaged { .. })));
+        assert!(read::<Sample>(Path::new("/nonexistent/x.json")).unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn a_failed_write_leaves_the_old_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        write(&path, &Sample::default(), Durability::Process).unwrap();
+        // A folder in the place of the temporary file stands for a disk that refuses.
+        fs::create_dir(folder.path().join("x.json.new")).unwrap();
+        let next = Sample { name: "next".to_owned(), added: None };
+        assert!(write(&path, &next, Durability::Process).is_err());
+        assert_eq!(read::<Sample>(&path).unwrap(), Sample::default());
+    }
+
+    #[test]
+    fn setting_aside_keeps_every_damaged_record() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        for expected in ["x.json.bad", "x.json.1.bad", "x.json.2.bad"] {
+            fs::write(&path, expected).unwrap();
+            assert_eq!(set_aside(&path).unwrap(), folder.path().join(expected));
+        }
+        assert_eq!(fs::read_to_string(folder.path().join("x.json.1.bad")).unwrap(), "x.json.1.bad");
+    }
+}
