@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub struct RuntimeConfig {
     /// Kept over reboots, e.g. /var/lib/crisp.
     pub root: PathBuf,
-    /// Told to kubelet, and how `cgroup_parent` is read.
+    /// ExitReport to kubelet, and how `cgroup_parent` is read.
     pub cgroup_driver: CgroupDriver,
 }
 

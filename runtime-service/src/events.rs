@@ -28,7 +28,7 @@ pub struct Event {
     pub at: i64,
 }
 
-/// Tells everyone who listens.
+/// Sends events to all subscribers.
 #[derive(Debug)]
 pub struct Events {
     sender: broadcast::Sender<Event>,
@@ -41,13 +41,13 @@ impl Default for Events {
 }
 
 impl Events {
-    pub fn tell(&self, kind: Kind, id: &str, pod: &PodId) {
-        // Fails when nobody listens, which is nobody's problem.
+    pub fn emit(&self, kind: Kind, id: &str, pod: &PodId) {
+        // Fails without a subscriber, which is fine.
         let _ = self.sender.send(Event { id: id.to_owned(), pod: pod.clone(), kind, at: clock::now() });
     }
 
     #[must_use]
-    pub fn listen(&self) -> broadcast::Receiver<Event> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.sender.subscribe()
     }
 }

@@ -23,45 +23,47 @@ use crate::clock;
 use crate::container::Container;
 use crate::container::exit::{Exit, Reason};
 use crate::container::state::State;
-use crate::core::Core;
 use crate::events::Kind;
-use crate::ops::start::remove_cgroup;
+use crate::ops::container_start::remove_cgroup;
+use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
 
 /// Follows all pods, for as long as the server lives.
-pub(crate) fn follow_pods(core: &Arc<Core>, mut events: broadcast::Receiver<PodEvent>) {
-    let core = core.clone();
+pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Receiver<PodEvent>) {
+    let service = service.clone();
     tokio::spawn(async move {
         loop {
             match events.recv().await {
-                Ok(PodEvent::Linked(pod)) => follow(&core, &pod),
-                Ok(PodEvent::Lost(pod)) => lost(&core, &pod),
-                Ok(PodEvent::Stopped(pod)) => stopped(&core, &pod),
+                Ok(PodEvent::Linked(pod)) => follow(&service, &pod),
+                Ok(PodEvent::Lost(pod)) => lost(&service, &pod),
+                Ok(PodEvent::Stopped(pod)) => stopped(&service, &pod),
                 Ok(PodEvent::Removed(_)) => {}
                 // What was missed is in the pods' present state.
-                Err(RecvError::Lagged(_)) => core.pods.list().iter().for_each(|pod| catch_up(&core, pod)),
+                Err(RecvError::Lagged(_)) => {
+                    service.pods.list().iter().for_each(|pod| catch_up(&service, pod))
+                }
                 Err(RecvError::Closed) => return,
             }
         }
     });
 }
 
-fn catch_up(core: &Arc<Core>, pod: &Arc<Pod>) {
-    if pod.link().is_ok() { follow(core, pod) } else { lost(core, pod) }
+fn catch_up(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+    if pod.link().is_ok() { follow(service, pod) } else { lost(service, pod) }
 }
 
 /// Follows one connection to a pod's monitor until it ends. A new one is announced by [`PodEvent::Linked`].
-pub(crate) fn follow(core: &Arc<Core>, pod: &Arc<Pod>) {
+pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     let Ok(link) = pod.link() else { return };
-    let (core, pod) = (core.clone(), pod.clone());
+    let (service, pod) = (service.clone(), pod.clone());
     tokio::spawn(async move {
         let mut events = link.events();
-        reconcile(&core, &pod, &link, Starts::UnderWay).await;
+        reconcile(&service, &pod, &link, Starts::UnderWay).await;
         loop {
             match events.recv().await {
                 Ok(link::Event::Exited { container, pid, started_at_ns, exit }) => {
-                    exited(&core, &pod, &container, &Told { pid, started_at_ns, exit });
+                    exited(&service, &pod, &container, &ExitReport { pid, started_at_ns, exit });
                 }
                 Ok(link::Event::LogFailing { container, errno }) => {
                     let error = std::io::Error::from_raw_os_error(errno);
@@ -74,7 +76,7 @@ pub(crate) fn follow(core: &Arc<Core>, pod: &Arc<Pod>) {
                     // So it is whenever such a pod is stopped; what else it may mean, its containers' ends say.
                     tracing::info!(pod = %pod.id, %status, "the pod's shared PID namespace has ended");
                 }
-                Err(RecvError::Lagged(_)) => reconcile(&core, &pod, &link, Starts::UnderWay).await,
+                Err(RecvError::Lagged(_)) => reconcile(&service, &pod, &link, Starts::UnderWay).await,
                 Ok(link::Event::Disconnected) | Err(RecvError::Closed) => return,
             }
         }
@@ -82,13 +84,13 @@ pub(crate) fn follow(core: &Arc<Core>, pod: &Arc<Pod>) {
 }
 
 /// What a monitor says of an exit.
-struct Told {
+struct ExitReport {
     pid: i32,
     started_at_ns: i64,
     exit: link::Exit,
 }
 
-impl Told {
+impl ExitReport {
     fn exit(&self) -> Exit {
         let code = self.exit.status.code();
         Exit {
@@ -101,34 +103,34 @@ impl Told {
     }
 }
 
-fn exited(core: &Arc<Core>, pod: &Arc<Pod>, id: &ContainerId, told: &Told) {
-    let Some(container) = core.containers.get(id) else { return };
+fn exited(service: &Arc<ServiceState>, pod: &Arc<Pod>, id: &ContainerId, told: &ExitReport) {
+    let Some(container) = service.containers.get(id) else { return };
     tracing::debug!(container = %id, pid = told.pid, status = %told.exit.status, oom = told.exit.oom, "exited");
-    end(core, pod, &container, told.exit());
+    end(service, pod, &container, told.exit());
 }
 
 /// Notes an exit and clears away what the first process left in its cgroup.
-fn end(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>, exit: Exit) {
-    match container.door.change(|state| state.exited(exit)) {
+fn end(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>, exit: Exit) {
+    match container.status_cell.update(|state| state.exited(exit)) {
         // While starting, the answer to the start tells both.
         Ok((State::Exited(_) | State::Starting, _)) => {}
-        Ok(_) => core.events.tell(Kind::Stopped, container.id().as_str(), &pod.id),
+        Ok(_) => service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id),
         Err(error) => {
             tracing::error!(container = %container.id(), %error, "cannot note an exit");
             return;
         }
     }
-    clean(core, pod, container);
+    clean(service, pod, container);
 }
 
-fn clean(core: &Arc<Core>, pod: &Arc<Pod>, container: &Arc<Container>) {
-    let (core, pod, container) = (core.clone(), pod.clone(), container.clone());
+fn clean(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>) {
+    let (service, pod, container) = (service.clone(), pod.clone(), container.clone());
     container.exec.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     container.meters.source.close();
     tokio::spawn(async move {
         let id = container.id().clone();
-        let stages = core.stages("clean_up_exit");
-        let owned = core.clone();
+        let stages = service.stages("clean_up_exit");
+        let owned = service.clone();
         let work = move |steps: &crate::stage::Steps| {
             steps.step("cgroup", || remove_cgroup(&owned, &container, &pod))
         };
@@ -148,9 +150,14 @@ pub(crate) enum Starts {
 }
 
 /// Compares what is known with what the monitor says.
-pub(crate) async fn reconcile(core: &Arc<Core>, pod: &Arc<Pod>, link: &MonitorLink, starts: Starts) {
+pub(crate) async fn reconcile(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    link: &MonitorLink,
+    starts: Starts,
+) {
     // Taken before the question: what started after it cannot be in the answer.
-    let before: Vec<(Arc<Container>, State)> = core
+    let before: Vec<(Arc<Container>, State)> = service
         .containers
         .of_pod(&pod.id)
         .into_iter()
@@ -167,12 +174,12 @@ pub(crate) async fn reconcile(core: &Arc<Core>, pod: &Arc<Pod>, link: &MonitorLi
         report.containers.into_iter().map(|container| (container.id.clone(), container)).collect();
     for (container, state) in before {
         match told.remove(container.id()) {
-            Some(report) => take_over(core, pod, &container, &report, starts),
+            Some(report) => take_over(service, pod, &container, &report, starts),
             None if matches!(state, State::Running { .. } | State::Unknown { .. }) => {
                 let exit = recorded(pod, &container).unwrap_or_else(|| {
                     Exit::lost("the pod's monitor does not know it".to_owned(), clock::now())
                 });
-                end(core, pod, &container, exit);
+                end(service, pod, &container, exit);
             }
             None => {}
         }
@@ -180,7 +187,7 @@ pub(crate) async fn reconcile(core: &Arc<Core>, pod: &Arc<Pod>, link: &MonitorLi
 }
 
 fn take_over(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
     container: &Arc<Container>,
     report: &ContainerReport,
@@ -196,24 +203,24 @@ fn take_over(
                 State::Created | State::Running { .. } | State::Exited(_) => false,
             };
             let running = |state: &State| state.running(report.pid, report.started_at_ns);
-            if ours && let Err(error) = container.door.change(running) {
+            if ours && let Err(error) = container.status_cell.update(running) {
                 tracing::error!(container = %container.id(), %error, "cannot note that it runs");
             }
         }
         ContainerState::Exited(exit) if known.state.exit().is_none() => {
-            let told = Told { pid: report.pid, started_at_ns: report.started_at_ns, exit };
-            end(core, pod, container, told.exit());
+            let told = ExitReport { pid: report.pid, started_at_ns: report.started_at_ns, exit };
+            end(service, pod, container, told.exit());
         }
         ContainerState::Exited(_) => {}
     }
 }
 
 /// The monitor is there and says nothing: what ran may run on, and may not be known to.
-pub(crate) fn silent(core: &Core, pod: &Pod) {
-    for container in core.containers.of_pod(&pod.id) {
+pub(crate) fn silent(service: &ServiceState, pod: &Pod) {
+    for container in service.containers.of_pod(&pod.id) {
         if matches!(container.status().state, State::Running { .. } | State::Starting) {
             let why = "the pod's monitor does not answer".to_owned();
-            if let Err(error) = container.door.change(|state| state.lost(why)) {
+            if let Err(error) = container.status_cell.update(|state| state.lost(why)) {
                 tracing::error!(container = %container.id(), %error, "cannot note that nothing is known of it");
             }
         }
@@ -228,25 +235,25 @@ pub(crate) fn recorded(pod: &Pod, container: &Container) -> Option<Exit> {
             |error| tracing::warn!(container = %container.id(), %error, "an exit record is of no use"),
         )
         .ok()?;
-    Some(Told { pid: record.pid, started_at_ns: record.started_at_ns, exit: record.exit }.exit())
+    Some(ExitReport { pid: record.pid, started_at_ns: record.started_at_ns, exit: record.exit }.exit())
 }
 
 /// The monitor is gone and its containers with it, or about to be: nothing may run on unseen.
-pub(crate) fn lost(core: &Arc<Core>, pod: &Arc<Pod>) {
-    for container in core.containers.of_pod(&pod.id) {
+pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+    for container in service.containers.of_pod(&pod.id) {
         if matches!(container.status().state, State::Running { .. } | State::Unknown { .. } | State::Starting)
         {
             let exit = recorded(pod, &container).unwrap_or_else(|| {
                 Exit::lost("the pod's monitor ended without a word".to_owned(), clock::now())
             });
-            end(core, pod, &container, exit);
+            end(service, pod, &container, exit);
         }
     }
 }
 
 /// Stopping a pod kills what runs in it. Usually each exit has been told before.
-fn stopped(core: &Arc<Core>, pod: &Arc<Pod>) {
-    for container in core.containers.of_pod(&pod.id) {
+fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+    for container in service.containers.of_pod(&pod.id) {
         if matches!(container.status().state, State::Running { .. } | State::Unknown { .. }) {
             let killed = || Exit {
                 code: 137,
@@ -255,7 +262,7 @@ fn stopped(core: &Arc<Core>, pod: &Arc<Pod>) {
                 started_at: None,
                 finished_at: clock::now(),
             };
-            end(core, pod, &container, recorded(pod, &container).unwrap_or_else(killed));
+            end(service, pod, &container, recorded(pod, &container).unwrap_or_else(killed));
         }
     }
 }

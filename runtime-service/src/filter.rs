@@ -8,7 +8,7 @@ use crisp_sandbox::Pod;
 
 use crate::container::Container;
 use crate::convert::answer;
-use crate::core::Core;
+use crate::service_state::ServiceState;
 
 /// Conditions that must all hold; an empty text or map holds for all.
 #[derive(Debug, Default)]
@@ -61,25 +61,25 @@ impl From<Option<proto::PodSandboxStatsFilter>> for Filter {
 impl Filter {
     /// The containers that it lets through, oldest first.
     #[must_use]
-    pub fn containers(&self, core: &Core) -> Vec<Arc<Container>> {
-        let mut all = core.containers.all();
+    pub fn containers(&self, service: &ServiceState) -> Vec<Arc<Container>> {
+        let mut all = service.containers.all();
         all.retain(|container| {
-            let facts = &container.facts;
-            facts.id.as_str().starts_with(&self.id)
-                && facts.pod.as_str().starts_with(&self.pod)
-                && self.has_labels(&facts.config.labels)
+            let metadata = &container.metadata;
+            metadata.id.as_str().starts_with(&self.id)
+                && metadata.pod.as_str().starts_with(&self.pod)
+                && self.has_labels(&metadata.config.labels)
                 && self
                     .state
                     .is_none_or(|state| answer::container_state(&container.status().state) as i32 == state)
         });
-        all.sort_by_key(|container| container.facts.created_at);
+        all.sort_by_key(|container| container.metadata.created_at);
         all
     }
 
     /// The pods that it lets through, oldest first.
     #[must_use]
-    pub fn pods(&self, core: &Core) -> Vec<Arc<Pod>> {
-        let mut all = core.pods.list();
+    pub fn pods(&self, service: &ServiceState) -> Vec<Arc<Pod>> {
+        let mut all = service.pods.list();
         all.retain(|pod| {
             pod.id.as_str().starts_with(&self.id)
                 && self.has_labels(&pod.config.labels)

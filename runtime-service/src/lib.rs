@@ -5,13 +5,13 @@
 //!   gRPC ─> rpc ─convert─> ops (create, start, stop, remove, exec…) ─> executor: spec to plan
 //!                           │ stages, undo          │                  sandbox: monitor link
 //!                           v                       v                  image-service: layers
-//!                     container (facts, door) <── exits <── monitors' events
+//!                     container (metadata, status) <─ exits <── monitors' events
 //!                           │
 //!                           └─> rpc ─convert─> status, lists, stats, events   (from memory)
 //! ```
 //!
 //! - [`RuntimeService`] is the gRPC service; [`RuntimeService::new`] recovers and follows.
-//! - [`container::Container`] is what was asked (fixed) and a [`container::door::Door`] through which
+//! - [`container::Container`] is what was asked (fixed) and a [`container::status_cell::StatusCell`] in which
 //!   its [`container::state::State`] changes.
 //! - [`convert`] is the border to the contract's messages, [`error`] the mapping to its codes.
 //! - [`spec`] makes the OCI spec that the executor compiles.
@@ -21,17 +21,17 @@ mod clock;
 pub mod config;
 pub mod container;
 pub mod convert;
-mod core;
 pub mod error;
 pub mod events;
 mod exits;
 mod filter;
-mod gauges;
 mod join;
 pub mod layout;
+mod metrics;
 mod ops;
 mod recover;
 mod rpc;
+mod service_state;
 pub mod spec;
 pub mod stage;
 pub mod stats;
@@ -44,7 +44,7 @@ use crisp_sandbox::Pods;
 
 pub use config::{CgroupDriver, RuntimeConfig};
 
-use crate::core::Core;
+use crate::service_state::ServiceState;
 use crate::stage::Cause;
 
 /// Why a runtime service cannot be opened.
@@ -59,7 +59,7 @@ pub enum OpenError {
 /// The CRI RuntimeService. Clones are the same service.
 #[derive(Clone)]
 pub struct RuntimeService {
-    core: Arc<Core>,
+    service: Arc<ServiceState>,
 }
 
 impl RuntimeService {
@@ -76,17 +76,17 @@ impl RuntimeService {
     ) -> Result<Self, OpenError> {
         // Before looking at what there is: what comes meanwhile is then told.
         let events = pods.events();
-        let core = Core::new(config, pods, images.store().clone(), metrics)?;
-        gauges::register(&core)?;
-        recover::recover(&core).await.map_err(OpenError::Recover)?;
-        for pod in core.pods.list() {
-            exits::follow(&core, &pod);
+        let service = ServiceState::new(config, pods, images.store().clone(), metrics)?;
+        metrics::register(&service)?;
+        recover::recover(&service).await.map_err(OpenError::Recover)?;
+        for pod in service.pods.list() {
+            exits::follow(&service, &pod);
         }
-        exits::follow_pods(&core, events);
-        Ok(Self { core })
+        exits::follow_pods(&service, events);
+        Ok(Self { service })
     }
 
-    pub(crate) fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(crate) fn service(&self) -> &Arc<ServiceState> {
+        &self.service
     }
 }

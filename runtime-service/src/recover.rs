@@ -17,15 +17,15 @@ use crisp_image_service::Store;
 use tokio::task::JoinSet;
 
 use crate::clock;
-use crate::container::door::{Door, Status};
 use crate::container::exit::Exit;
 use crate::container::record::{self, RecordError};
 use crate::container::state::State;
-use crate::container::{Container, Facts};
-use crate::core::Core;
+use crate::container::status_cell::{Status, StatusCell};
+use crate::container::{Container, ContainerMetadata};
 use crate::exits;
 use crate::layout::{Folder, Layout};
-use crate::ops::create::remove_folder;
+use crate::ops::container_create::remove_folder;
+use crate::service_state::ServiceState;
 use crate::stage::Cause;
 
 /// For one pod's monitor to answer.
@@ -35,38 +35,38 @@ const REPORT: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// Only when the folders themselves cannot be made or read.
-pub(crate) async fn recover(core: &Arc<Core>) -> Result<(), Cause> {
-    let (layout, images) = (core.layout.clone(), core.images.clone());
+pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
+    let (layout, images) = (service.layout.clone(), service.images.clone());
     let found = tokio::task::spawn_blocking(move || read_all(&layout, &images));
     for container in found.await.map_err(|e| Cause::Task(e.to_string()))?? {
-        core.containers.insert(Arc::new(container));
+        service.containers.insert(Arc::new(container));
     }
     let mut tasks = JoinSet::new();
-    for pod in core.pods.list() {
-        let core = core.clone();
+    for pod in service.pods.list() {
+        let service = service.clone();
         tasks.spawn(async move {
             match pod.link() {
                 Ok(link) => {
-                    let asked = exits::reconcile(&core, &pod, &link, exits::Starts::Abandoned);
+                    let asked = exits::reconcile(&service, &pod, &link, exits::Starts::Abandoned);
                     if tokio::time::timeout(REPORT, asked).await.is_err() {
                         tracing::error!(pod = %pod.id, "the pod's monitor does not answer");
-                        exits::silent(&core, &pod);
+                        exits::silent(&service, &pod);
                     }
                 }
-                Err(_) => exits::lost(&core, &pod),
+                Err(_) => exits::lost(&service, &pod),
             }
         });
     }
     while tasks.join_next().await.is_some() {}
-    settle(core);
+    settle(service);
     Ok(())
 }
 
 /// What no monitor had a word on.
-fn settle(core: &Arc<Core>) {
-    for container in core.containers.all() {
+fn settle(service: &Arc<ServiceState>) {
+    for container in service.containers.all() {
         let state = container.status().state.clone();
-        let pod = core.pod_of(&container);
+        let pod = service.pod_of(&container);
         let monitored = pod.as_ref().is_some_and(|pod| pod.link().is_ok());
         let change = match (&state, monitored) {
             (State::Created | State::Exited(_), _)
@@ -74,18 +74,18 @@ fn settle(core: &Arc<Core>) {
             // The monitor knows of no such start, or it would have been taken over.
             (State::Starting, true) => {
                 let message = "the server ended while it started the container".to_owned();
-                container.door.change(|s| s.exited(Exit::start_error(message, clock::now())))
+                container.status_cell.update(|s| s.exited(Exit::start_error(message, clock::now())))
             }
             (State::Starting | State::Running { .. } | State::Unknown { .. }, false) => {
                 let message = "its pod is gone".to_owned();
-                container.door.change(|s| s.exited(Exit::lost(message, clock::now())))
+                container.status_cell.update(|s| s.exited(Exit::lost(message, clock::now())))
             }
         };
         if let Err(error) = change {
             tracing::error!(container = %container.id(), %error, "cannot note the end of a container");
         }
         if let Some(pod) = pod
-            && let Err(error) = crate::ops::start::remove_cgroup(core, &container, &pod)
+            && let Err(error) = crate::ops::container_start::remove_cgroup(service, &container, &pod)
         {
             tracing::warn!(container = %container.id(), %error, "cannot clear away after a container");
         }
@@ -111,19 +111,19 @@ fn read_all(layout: &Layout, images: &Store) -> Result<Vec<Container>, Cause> {
 }
 
 fn read_one(folder: Folder, id: &ContainerId, images: &Store) -> Result<Container, RecordError> {
-    let facts: Facts = record::read(&folder.record())?;
+    let metadata: ContainerMetadata = record::read(&folder.record())?;
     let status: Status = record::read(&folder.status())?;
-    if facts.id != *id {
-        let source = std::io::Error::other(format!("it is about {}", facts.id));
+    if metadata.id != *id {
+        let source = std::io::Error::other(format!("it is about {}", metadata.id));
         return Err(RecordError::Io { path: folder.record(), source });
     }
     // Without its layers it cannot be started, but its story can still be told.
     let lease = images
-        .lease(&facts.image.diff_ids)
+        .lease(&metadata.image.diff_ids)
         .inspect_err(|error| tracing::warn!(container = %id, %error, "its image is not whole any more"))
         .ok();
-    let door = Door::at(folder.status(), status);
-    Ok(Container::new(facts, folder, door, lease))
+    let status_cell = StatusCell::at(folder.status(), status);
+    Ok(Container::new(metadata, folder, status_cell, lease))
 }
 
 /// A folder without records is what a creation left when the server died: nobody was told of it. Any

@@ -18,9 +18,9 @@ use crisp_metrics::Metrics;
 use crisp_sandbox::NotReady;
 use crisp_sandbox::link::LinkError;
 
-use crate::container::door::DoorError;
 use crate::container::record::RecordError;
 use crate::container::state::Refusal;
+use crate::container::status_cell::StatusError;
 use crate::spec::SpecError;
 
 /// Why a stage failed.
@@ -58,11 +58,11 @@ pub enum Cause {
     Task(String),
 }
 
-impl From<DoorError> for Cause {
-    fn from(error: DoorError) -> Self {
+impl From<StatusError> for Cause {
+    fn from(error: StatusError) -> Self {
         match error {
-            DoorError::Refused(refusal) => Self::Refused(refusal),
-            DoorError::Record(record) => Self::Record(record),
+            StatusError::Refused(refusal) => Self::Refused(refusal),
+            StatusError::Record(record) => Self::Record(record),
         }
     }
 }

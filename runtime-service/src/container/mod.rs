@@ -1,11 +1,11 @@
-//! Containers as the server knows them: what was asked (fixed), what became of it (behind a door).
+//! Containers as the server knows them: what was asked (fixed), what became of it (behind a status_cell).
 
 pub mod config;
-pub mod door;
 pub mod exit;
 pub mod record;
 pub mod signal;
 pub mod state;
+pub mod status_cell;
 pub mod table;
 
 use std::path::PathBuf;
@@ -20,18 +20,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::config::ContainerConfig;
-use self::door::{Door, Status};
 use self::signal::Signal;
+use self::status_cell::{Status, StatusCell};
 use crate::layout::Folder;
 use crate::stats::Meters;
 
 /// What is fixed when a container is created. Its record is `container.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Facts {
+pub struct ContainerMetadata {
     pub id: ContainerId,
     pub pod: PodId,
     pub config: ContainerConfig,
-    pub image: ImageFacts,
+    pub image: ImageMetadata,
     pub user: User,
     pub pid: PidChoice,
     /// Nanoseconds since 1970.
@@ -42,7 +42,7 @@ pub struct Facts {
 
 /// What a container keeps of its image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageFacts {
+pub struct ImageMetadata {
     /// The image id: the digest of its configuration.
     pub id: String,
     /// A reference by digest where the image has one, for ContainerStatus.image_ref.
@@ -75,31 +75,36 @@ pub struct User {
 /// One container.
 #[derive(Debug)]
 pub struct Container {
-    pub facts: Facts,
+    pub metadata: ContainerMetadata,
     pub folder: Folder,
-    pub door: Door,
+    pub status_cell: StatusCell,
     /// Keeps the layers from being collected; given back on removal.
     pub lease: Mutex<Option<Lease>>,
     /// What every exec in it has in common; made by the first.
     pub exec: Mutex<Option<Arc<plan::Process>>>,
     /// Marks of execs that ended while processes they left behind live on.
-    pub marks: Mutex<Vec<Group>>,
+    pub exec_cgroups: Mutex<Vec<Group>>,
     /// The stop signal has been sent.
-    pub asked_to_stop: AtomicBool,
+    pub stop_signal_sent: AtomicBool,
     pub meters: Meters,
 }
 
 impl Container {
     #[must_use]
-    pub fn new(facts: Facts, folder: Folder, door: Door, lease: Option<Lease>) -> Self {
+    pub fn new(
+        metadata: ContainerMetadata,
+        folder: Folder,
+        status_cell: StatusCell,
+        lease: Option<Lease>,
+    ) -> Self {
         Self {
-            facts,
+            metadata,
             folder,
-            door,
+            status_cell,
             lease: Mutex::new(lease),
             exec: Mutex::default(),
-            marks: Mutex::default(),
-            asked_to_stop: AtomicBool::new(false),
+            exec_cgroups: Mutex::default(),
+            stop_signal_sent: AtomicBool::new(false),
             meters: Meters::default(),
         }
     }
@@ -107,28 +112,28 @@ impl Container {
     /// The status now, from memory.
     #[must_use]
     pub fn status(&self) -> Arc<Status> {
-        self.door.see()
+        self.status_cell.get()
     }
 
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Arc<Status>> {
-        self.door.watch()
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Status>> {
+        self.status_cell.subscribe()
     }
 
     #[must_use]
     pub fn id(&self) -> &ContainerId {
-        &self.facts.id
+        &self.metadata.id
     }
 
     /// What asks the container to end: its own setting, the image's, SIGTERM.
     #[must_use]
     pub fn stop_signal(&self) -> Signal {
-        self.facts.config.stop_signal.or(self.facts.image.stop_signal).unwrap_or(Signal::TERM)
+        self.metadata.config.stop_signal.or(self.metadata.image.stop_signal).unwrap_or(Signal::TERM)
     }
 
     /// The name that is unique while the container exists.
     #[must_use]
     pub fn name(&self) -> table::Name {
-        table::Name::new(&self.facts.pod, &self.facts.config)
+        table::Name::new(&self.metadata.pod, &self.metadata.config)
     }
 }

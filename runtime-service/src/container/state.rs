@@ -69,7 +69,7 @@ impl State {
         match self {
             Self::Starting | Self::Unknown { .. } => Ok(Self::Running { pid, started_at }),
             Self::Running { pid: known, .. } if *known == pid => Ok(self.clone()),
-            // Told before the answer to the start was read.
+            // ExitReport before the answer to the start was read.
             Self::Exited(exit) if exit.started_at.is_none_or(|told| told == started_at) => {
                 Ok(Self::Exited(Exit { started_at: Some(started_at), ..exit.clone() }))
             }

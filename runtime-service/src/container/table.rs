@@ -106,6 +106,6 @@ impl Table {
     #[must_use]
     pub fn of_pod(&self, pod: &PodId) -> Vec<Arc<Container>> {
         let inner = self.inner.read().unwrap_or_else(PoisonError::into_inner);
-        inner.by_id.values().filter(|c| c.facts.pod == *pod).cloned().collect()
+        inner.by_id.values().filter(|c| c.metadata.pod == *pod).cloned().collect()
     }
 }

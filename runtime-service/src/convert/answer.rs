@@ -35,14 +35,14 @@ pub fn pod_state(state: PodState) -> proto::PodSandboxState {
 }
 
 fn container_metadata(container: &Container) -> proto::ContainerMetadata {
-    let config = &container.facts.config;
+    let config = &container.metadata.config;
     proto::ContainerMetadata { name: config.name.clone(), attempt: config.attempt }
 }
 
 fn image(container: &Container) -> proto::ImageSpec {
-    let asked = &container.facts.config.image;
+    let asked = &container.metadata.config.image;
     proto::ImageSpec {
-        image: container.facts.image.name.clone(),
+        image: container.metadata.image.name.clone(),
         annotations: asked.annotations.clone(),
         user_specified_image: asked.user_specified.clone(),
         ..Default::default()
@@ -52,37 +52,37 @@ fn image(container: &Container) -> proto::ImageSpec {
 /// One line of ListContainers.
 #[must_use]
 pub fn container(container: &Container) -> proto::Container {
-    let facts = &container.facts;
+    let metadata = &container.metadata;
     proto::Container {
-        id: facts.id.to_string(),
-        pod_sandbox_id: facts.pod.to_string(),
+        id: metadata.id.to_string(),
+        pod_sandbox_id: metadata.pod.to_string(),
         metadata: Some(container_metadata(container)),
         image: Some(image(container)),
-        image_ref: facts.image.reference.clone(),
+        image_ref: metadata.image.reference.clone(),
         state: container_state(&container.status().state).into(),
-        created_at: facts.created_at,
-        labels: facts.config.labels.clone(),
-        annotations: facts.config.annotations.clone(),
-        image_id: facts.image.id.clone(),
+        created_at: metadata.created_at,
+        labels: metadata.config.labels.clone(),
+        annotations: metadata.config.annotations.clone(),
+        image_id: metadata.image.id.clone(),
     }
 }
 
 /// Who a reading is about.
 #[must_use]
 pub fn container_attributes(container: &Container) -> proto::ContainerAttributes {
-    let facts = &container.facts;
+    let metadata = &container.metadata;
     proto::ContainerAttributes {
-        id: facts.id.to_string(),
+        id: metadata.id.to_string(),
         metadata: Some(container_metadata(container)),
-        labels: facts.config.labels.clone(),
-        annotations: facts.config.annotations.clone(),
+        labels: metadata.config.labels.clone(),
+        annotations: metadata.config.annotations.clone(),
     }
 }
 
 /// The answer to ContainerStatus.
 #[must_use]
 pub fn container_status(container: &Container) -> proto::ContainerStatus {
-    let (facts, status) = (&container.facts, container.status());
+    let (metadata, status) = (&container.metadata, container.status());
     let (started_at, finished_at, exit_code) = match &status.state {
         State::Created | State::Starting => (0, 0, 0),
         State::Running { started_at, .. } => (*started_at, 0, 0),
@@ -95,33 +95,33 @@ pub fn container_status(container: &Container) -> proto::ContainerStatus {
         State::Created | State::Starting | State::Running { .. } => (String::new(), String::new()),
     };
     proto::ContainerStatus {
-        id: facts.id.to_string(),
+        id: metadata.id.to_string(),
         metadata: Some(container_metadata(container)),
         state: container_state(&status.state).into(),
-        created_at: facts.created_at,
+        created_at: metadata.created_at,
         started_at,
         finished_at,
         exit_code,
         image: Some(image(container)),
-        image_ref: facts.image.reference.clone(),
+        image_ref: metadata.image.reference.clone(),
         reason,
         message,
-        labels: facts.config.labels.clone(),
-        annotations: facts.config.annotations.clone(),
-        mounts: facts.config.mounts.iter().map(mount).collect(),
-        log_path: facts.log_path.as_deref().map(text).unwrap_or_default(),
+        labels: metadata.config.labels.clone(),
+        annotations: metadata.config.annotations.clone(),
+        mounts: metadata.config.mounts.iter().map(mount).collect(),
+        log_path: metadata.log_path.as_deref().map(text).unwrap_or_default(),
         resources: Some(proto::ContainerResources {
             linux: Some(resources::to_proto(&status.resources)),
             windows: None,
         }),
-        image_id: facts.image.id.clone(),
+        image_id: metadata.image.id.clone(),
         user: Some(user(container)),
         stop_signal: signal::to_proto(container.stop_signal()).into(),
     }
 }
 
 fn user(container: &Container) -> proto::ContainerUser {
-    let user = &container.facts.user;
+    let user = &container.metadata.user;
     proto::ContainerUser {
         linux: Some(proto::LinuxContainerUser {
             uid: user.uid.into(),

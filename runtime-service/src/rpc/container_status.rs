@@ -6,12 +6,12 @@ use std::sync::Arc;
 use crisp_proto::runtime::v1::{ContainerStatusRequest, ContainerStatusResponse};
 use serde_json::{Value, json};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::container::Container;
 use crate::convert::answer;
 
-pub(super) async fn call(core: &Core, request: ContainerStatusRequest) -> Reply<ContainerStatusResponse> {
-    let container = core.container(&request.container_id)?;
+pub(super) async fn call(service: &ServiceState, request: ContainerStatusRequest) -> Reply<ContainerStatusResponse> {
+    let container = service.container(&request.container_id)?;
     let info = if request.verbose { info(&container).await } else { BTreeMap::new() };
     Ok(ContainerStatusResponse { status: Some(answer::container_status(&container)), info })
 }
@@ -25,12 +25,12 @@ async fn info(container: &Arc<Container>) -> BTreeMap<String, String> {
         Ok(Err(_)) | Err(_) => Value::Null,
     };
     let info = json!({
-        "sandboxID": container.facts.pod,
+        "sandboxID": container.metadata.pod,
         "pid": container.status().state.pid().unwrap_or_default(),
         "bundle": container.folder.bundle(),
         "upper": container.folder.upper(),
-        "layers": container.facts.image.diff_ids,
-        "config": container.facts.config,
+        "layers": container.metadata.image.diff_ids,
+        "config": container.metadata.config,
         "runtimeSpec": spec,
     });
     [("info".to_owned(), info.to_string())].into()

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{CreateContainerRequest, CreateContainerResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::convert::{self, ConvertError};
 use crate::ops;
 
-pub(super) async fn call(core: &Arc<Core>, request: CreateContainerRequest) -> Reply<CreateContainerResponse> {
+pub(super) async fn call(service: &Arc<ServiceState>, request: CreateContainerRequest) -> Reply<CreateContainerResponse> {
     // sandbox_config repeats what RunPodSandbox was asked; the pod that exists is what counts.
     let config = request.config.ok_or_else(|| -> ConvertError { convert::invalid("config", "missing") })?;
     let config = convert::container::config(config)?;
-    let id = ops::create::create(core, &request.pod_sandbox_id, config).await?;
+    let id = ops::container_create::create(service, &request.pod_sandbox_id, config).await?;
     Ok(CreateContainerResponse { container_id: id.to_string() })
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crisp_proto::runtime::v1::{ExecSyncRequest, ExecSyncResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::convert;
 use crate::ops;
 
-pub(super) async fn call(core: &Arc<Core>, request: ExecSyncRequest) -> Reply<ExecSyncResponse> {
+pub(super) async fn call(service: &Arc<ServiceState>, request: ExecSyncRequest) -> Reply<ExecSyncResponse> {
     if request.cmd.first().is_none_or(String::is_empty) {
         return Err(convert::invalid("cmd", "empty").into());
     }
@@ -22,7 +22,7 @@ pub(super) async fn call(core: &Arc<Core>, request: ExecSyncRequest) -> Reply<Ex
             return Err(convert::invalid("timeout", problem).into());
         }
     };
-    let container = core.container(&request.container_id)?;
-    let output = ops::exec::exec_sync(core, &container, request.cmd, limit).await?;
+    let container = service.container(&request.container_id)?;
+    let output = ops::exec_sync::exec_sync(service, &container, request.cmd, limit).await?;
     Ok(ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.code })
 }

@@ -8,17 +8,17 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Core, Parts, Reply};
+use super::{ServiceState, Parts, Reply};
 use crate::convert::answer;
 use crate::events::{Event, Kind};
 
 /// Answers that may wait for a slow reader beside the backlog of events itself.
 const AHEAD: usize = 16;
 
-pub(super) async fn call(core: &Arc<Core>, _request: GetEventsRequest) -> Reply<Parts<ContainerEventResponse>> {
+pub(super) async fn call(service: &Arc<ServiceState>, _request: GetEventsRequest) -> Reply<Parts<ContainerEventResponse>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let core = core.clone();
-    let mut events = core.events.listen();
+    let service = service.clone();
+    let mut events = service.events.subscribe();
     tokio::spawn(async move {
         loop {
             let answer = tokio::select! {
@@ -26,7 +26,7 @@ pub(super) async fn call(core: &Arc<Core>, _request: GetEventsRequest) -> Reply<
                 () = sender.closed() => return,
             };
             let answer = match answer {
-                Ok(event) => Ok(response(&core, event)),
+                Ok(event) => Ok(response(&service, event)),
                 Err(RecvError::Closed) => return,
                 // Kubelet connects anew and lists everything.
                 Err(RecvError::Lagged(missed)) => {
@@ -42,7 +42,7 @@ pub(super) async fn call(core: &Arc<Core>, _request: GetEventsRequest) -> Reply<
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-fn response(core: &Core, event: Event) -> ContainerEventResponse {
+fn response(service: &ServiceState, event: Event) -> ContainerEventResponse {
     let kind = match event.kind {
         Kind::Created => ContainerEventType::ContainerCreatedEvent,
         Kind::Started => ContainerEventType::ContainerStartedEvent,
@@ -53,7 +53,7 @@ fn response(core: &Core, event: Event) -> ContainerEventResponse {
         container_id: event.id,
         container_event_type: kind.into(),
         created_at: event.at,
-        pod_sandbox_status: core.pods.get(&event.pod).map(|pod| answer::pod_status(&pod)),
-        containers_statuses: answer::container_statuses(&core.containers.of_pod(&event.pod)),
+        pod_sandbox_status: service.pods.get(&event.pod).map(|pod| answer::pod_status(&pod)),
+        containers_statuses: answer::container_statuses(&service.containers.of_pod(&event.pod)),
     }
 }

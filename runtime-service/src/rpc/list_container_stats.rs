@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{ContainerStats, ListContainerStatsRequest, ListContainerStatsResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::convert::figures;
 use crate::filter::Filter;
 use crate::stats;
 
 pub(super) async fn call(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     request: ListContainerStatsRequest,
 ) -> Reply<ListContainerStatsResponse> {
-    Ok(ListContainerStatsResponse { stats: all(core, &Filter::from(request.filter)).await })
+    Ok(ListContainerStatsResponse { stats: all(service, &Filter::from(request.filter)).await })
 }
 
 /// Readings of every container that `filter` lets through.
-pub(super) async fn all(core: &Arc<Core>, filter: &Filter) -> Vec<ContainerStats> {
-    let mountpoint = core.writable_mountpoint();
-    let readings = stats::containers(core, filter.containers(core)).await;
+pub(super) async fn all(service: &Arc<ServiceState>, filter: &Filter) -> Vec<ContainerStats> {
+    let mountpoint = service.writable_mountpoint();
+    let readings = stats::containers(service, filter.containers(service)).await;
     readings.iter().map(|reading| figures::container(reading, &mountpoint)).collect()
 }

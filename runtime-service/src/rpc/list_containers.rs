@@ -2,11 +2,11 @@
 
 use crisp_proto::runtime::v1::{ListContainersRequest, ListContainersResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::convert::answer;
 use crate::filter::Filter;
 
-pub(super) async fn call(core: &Core, request: ListContainersRequest) -> Reply<ListContainersResponse> {
-    let containers = Filter::from(request.filter).containers(core);
+pub(super) async fn call(service: &ServiceState, request: ListContainersRequest) -> Reply<ListContainersResponse> {
+    let containers = Filter::from(request.filter).containers(service);
     Ok(ListContainersResponse { containers: containers.iter().map(|c| answer::container(c)).collect() })
 }

@@ -9,8 +9,8 @@ use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use crate::RuntimeService;
-use crate::core::Core;
 use crate::error::RuntimeError;
+use crate::service_state::ServiceState;
 
 /// What a file here answers.
 type Reply<T> = Result<T, RuntimeError>;
@@ -54,8 +54,8 @@ macro_rules! rpcs {
                     &self,
                     request: Request<proto::$request>,
                 ) -> Result<Response<proto::$response>, Status> {
-                    let core: &Arc<Core> = self.core();
-                    Ok(Response::new($file::call(core, request.into_inner()).await?))
+                    let service: &Arc<ServiceState> = self.service();
+                    Ok(Response::new($file::call(service, request.into_inner()).await?))
                 }
             )*
             $(
@@ -65,8 +65,8 @@ macro_rules! rpcs {
                     &self,
                     request: Request<proto::$stream_request>,
                 ) -> Result<Response<Self::$name>, Status> {
-                    let core: &Arc<Core> = self.core();
-                    Ok(Response::new($stream::call(core, request.into_inner()).await?))
+                    let service: &Arc<ServiceState> = self.service();
+                    Ok(Response::new($stream::call(service, request.into_inner()).await?))
                 }
             )*
         }

@@ -6,16 +6,16 @@ use crisp_proto::runtime::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse
 use crisp_sandbox::Pod;
 use serde_json::json;
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::clock;
 use crate::convert::answer;
 
-pub(super) async fn call(core: &Core, request: PodSandboxStatusRequest) -> Reply<PodSandboxStatusResponse> {
-    let pod = core.pods.find(&request.pod_sandbox_id)?;
+pub(super) async fn call(service: &ServiceState, request: PodSandboxStatusRequest) -> Reply<PodSandboxStatusResponse> {
+    let pod = service.pods.find(&request.pod_sandbox_id)?;
     Ok(PodSandboxStatusResponse {
         status: Some(answer::pod_status(&pod)),
         info: if request.verbose { info(&pod) } else { BTreeMap::new() },
-        containers_statuses: answer::container_statuses(&core.containers.of_pod(&pod.id)),
+        containers_statuses: answer::container_statuses(&service.containers.of_pod(&pod.id)),
         timestamp: clock::now(),
     })
 }

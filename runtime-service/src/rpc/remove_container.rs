@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{RemoveContainerRequest, RemoveContainerResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::container::table::LookupError;
 use crate::ops;
 
-pub(super) async fn call(core: &Arc<Core>, request: RemoveContainerRequest) -> Reply<RemoveContainerResponse> {
-    match core.containers.find(&request.container_id) {
-        Ok(container) => ops::remove::remove(core, container).await?,
+pub(super) async fn call(service: &Arc<ServiceState>, request: RemoveContainerRequest) -> Reply<RemoveContainerResponse> {
+    match service.containers.find(&request.container_id) {
+        Ok(container) => ops::container_remove::remove(service, container).await?,
         Err(LookupError::Unknown(_)) => {}
         Err(error) => return Err(error.into()),
     }

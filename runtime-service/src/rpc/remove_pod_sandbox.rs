@@ -5,24 +5,24 @@ use std::sync::Arc;
 use crisp_proto::runtime::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 use crisp_sandbox::FindError;
 
-use super::{Core, Reply, stop_pod_sandbox};
+use super::{ServiceState, Reply, stop_pod_sandbox};
 use crate::events::Kind;
 use crate::ops;
 
 pub(super) async fn call(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     request: RemovePodSandboxRequest,
 ) -> Reply<RemovePodSandboxResponse> {
-    let pod = match core.pods.find(&request.pod_sandbox_id) {
+    let pod = match service.pods.find(&request.pod_sandbox_id) {
         Ok(pod) => pod,
         Err(FindError::None { .. }) => return Ok(RemovePodSandboxResponse {}),
         Err(error) => return Err(error.into()),
     };
-    stop_pod_sandbox::stop(core, &pod).await?;
-    for container in core.containers.of_pod(&pod.id) {
-        ops::remove::remove(core, container).await?;
+    stop_pod_sandbox::stop(service, &pod).await?;
+    for container in service.containers.of_pod(&pod.id) {
+        ops::container_remove::remove(service, container).await?;
     }
-    core.pods.remove(&pod.id).await?;
-    core.events.tell(Kind::Deleted, pod.id.as_str(), &pod.id);
+    service.pods.remove(&pod.id).await?;
+    service.events.emit(Kind::Deleted, pod.id.as_str(), &pod.id);
     Ok(RemovePodSandboxResponse {})
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::ops;
 
 pub(super) async fn call(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     request: ReopenContainerLogRequest,
 ) -> Reply<ReopenContainerLogResponse> {
-    let container = core.container(&request.container_id)?;
-    ops::log::reopen(core, &container).await?;
+    let container = service.container(&request.container_id)?;
+    ops::log_reopen::reopen(service, &container).await?;
     Ok(ReopenContainerLogResponse {})
 }

@@ -2,14 +2,14 @@
 
 use crisp_proto::runtime::v1::{RunPodSandboxRequest, RunPodSandboxResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::convert;
 use crate::events::Kind;
 
-pub(super) async fn call(core: &Core, request: RunPodSandboxRequest) -> Reply<RunPodSandboxResponse> {
-    let config = convert::pod::request(request, core.config.cgroup_driver)?;
-    let id = core.pods.run(config).await?;
-    core.events.tell(Kind::Created, id.as_str(), &id);
-    core.events.tell(Kind::Started, id.as_str(), &id);
+pub(super) async fn call(service: &ServiceState, request: RunPodSandboxRequest) -> Reply<RunPodSandboxResponse> {
+    let config = convert::pod::request(request, service.config.cgroup_driver)?;
+    let id = service.pods.run(config).await?;
+    service.events.emit(Kind::Created, id.as_str(), &id);
+    service.events.emit(Kind::Started, id.as_str(), &id);
     Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
 }

@@ -4,11 +4,11 @@ use crisp_proto::runtime::v1::{
     CgroupDriver as Answer, LinuxRuntimeConfiguration, RuntimeConfigRequest, RuntimeConfigResponse,
 };
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::config::CgroupDriver;
 
-pub(super) async fn call(core: &Core, _request: RuntimeConfigRequest) -> Reply<RuntimeConfigResponse> {
-    let driver = match core.config.cgroup_driver {
+pub(super) async fn call(service: &ServiceState, _request: RuntimeConfigRequest) -> Reply<RuntimeConfigResponse> {
+    let driver = match service.config.cgroup_driver {
         CgroupDriver::Cgroupfs => Answer::Cgroupfs,
         CgroupDriver::Systemd => Answer::Systemd,
     };

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{StartContainerRequest, StartContainerResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::ops;
 
-pub(super) async fn call(core: &Arc<Core>, request: StartContainerRequest) -> Reply<StartContainerResponse> {
-    let container = core.container(&request.container_id)?;
-    ops::start::start(core, container).await?;
+pub(super) async fn call(service: &Arc<ServiceState>, request: StartContainerRequest) -> Reply<StartContainerResponse> {
+    let container = service.container(&request.container_id)?;
+    ops::container_start::start(service, container).await?;
     Ok(StartContainerResponse {})
 }

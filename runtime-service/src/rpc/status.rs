@@ -9,19 +9,19 @@ use crisp_proto::runtime::v1::{
 use rustix::fs::Access;
 use serde_json::json;
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::convert::pod::HANDLER;
 
-pub(super) async fn call(core: &Core, request: StatusRequest) -> Reply<StatusResponse> {
-    let network = core.pods.network_status();
+pub(super) async fn call(service: &ServiceState, request: StatusRequest) -> Reply<StatusResponse> {
+    let network = service.pods.network_status();
     let network = condition("NetworkReady", network.ready, network.reason, network.message);
     let handler = |name: &str| RuntimeHandler {
         name: name.to_owned(),
         features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
     };
     Ok(StatusResponse {
-        status: Some(RuntimeStatus { conditions: vec![runtime(core), network] }),
-        info: if request.verbose { info(core) } else { BTreeMap::new() },
+        status: Some(RuntimeStatus { conditions: vec![runtime(service), network] }),
+        info: if request.verbose { info(service) } else { BTreeMap::new() },
         // The empty name is what a pod without a RuntimeClass asks for.
         runtime_handlers: vec![handler(""), handler(HANDLER)],
         features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
@@ -33,8 +33,8 @@ fn condition(kind: &str, status: bool, reason: String, message: String) -> Runti
 }
 
 /// Containers need a folder that can be written.
-fn runtime(core: &Core) -> RuntimeCondition {
-    let folder = core.layout.containers();
+fn runtime(service: &ServiceState) -> RuntimeCondition {
+    let folder = service.layout.containers();
     match rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
         Ok(()) => condition("RuntimeReady", true, String::new(), String::new()),
         Err(errno) => {
@@ -44,18 +44,18 @@ fn runtime(core: &Core) -> RuntimeCondition {
     }
 }
 
-fn info(core: &Core) -> BTreeMap<String, String> {
-    let mut capabilities: Vec<String> = core.host.capabilities.iter().map(|c| format!("CAP_{c}")).collect();
+fn info(service: &ServiceState) -> BTreeMap<String, String> {
+    let mut capabilities: Vec<String> = service.host.capabilities.iter().map(|c| format!("CAP_{c}")).collect();
     capabilities.sort();
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "root": core.config.root,
-        "cgroupDriver": format!("{:?}", core.config.cgroup_driver).to_lowercase(),
-        "cgroupMode": format!("{:?}", core.cgroups.mode()),
-        "apparmor": core.host.apparmor,
+        "root": service.config.root,
+        "cgroupDriver": format!("{:?}", service.config.cgroup_driver).to_lowercase(),
+        "cgroupMode": format!("{:?}", service.cgroups.mode()),
+        "apparmor": service.host.apparmor,
         "capabilities": capabilities,
-        "pods": core.pods.list().len(),
-        "containers": core.containers.all().len(),
+        "pods": service.pods.list().len(),
+        "containers": service.containers.all().len(),
     });
     [("info".to_owned(), info.to_string())].into()
 }

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use crisp_proto::runtime::v1::{StopContainerRequest, StopContainerResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::container::table::LookupError;
 use crate::convert::{self, ConvertError};
 use crate::ops;
 
-pub(super) async fn call(core: &Arc<Core>, request: StopContainerRequest) -> Reply<StopContainerResponse> {
+pub(super) async fn call(service: &Arc<ServiceState>, request: StopContainerRequest) -> Reply<StopContainerResponse> {
     let seconds = u64::try_from(request.timeout).map_err(|_| -> ConvertError {
         convert::invalid("timeout", format!("{} is negative", request.timeout))
     })?;
-    match core.containers.find(&request.container_id) {
-        Ok(container) => ops::stop::stop(core, container, Duration::from_secs(seconds)).await?,
+    match service.containers.find(&request.container_id) {
+        Ok(container) => ops::container_stop::stop(service, container, Duration::from_secs(seconds)).await?,
         Err(LookupError::Unknown(_)) => {}
         Err(error) => return Err(error.into()),
     }

@@ -7,14 +7,14 @@ use crisp_proto::runtime::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 use crisp_sandbox::{FindError, Pod, PodState};
 use tokio::task::JoinSet;
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::error::RuntimeError;
 use crate::events::Kind;
 use crate::ops;
 
-pub(super) async fn call(core: &Arc<Core>, request: StopPodSandboxRequest) -> Reply<StopPodSandboxResponse> {
-    match core.pods.find(&request.pod_sandbox_id) {
-        Ok(pod) => stop(core, &pod).await?,
+pub(super) async fn call(service: &Arc<ServiceState>, request: StopPodSandboxRequest) -> Reply<StopPodSandboxResponse> {
+    match service.pods.find(&request.pod_sandbox_id) {
+        Ok(pod) => stop(service, &pod).await?,
         Err(FindError::None { .. }) => {}
         Err(error) => return Err(error.into()),
     }
@@ -22,12 +22,12 @@ pub(super) async fn call(core: &Arc<Core>, request: StopPodSandboxRequest) -> Re
 }
 
 /// Stops the containers and then the pod.
-pub(super) async fn stop(core: &Arc<Core>, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
+pub(super) async fn stop(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
     let was = pod.status().state;
     let mut stops = JoinSet::new();
-    for container in core.containers.of_pod(&pod.id) {
-        let core = core.clone();
-        stops.spawn(async move { ops::stop::stop(&core, container, Duration::ZERO).await });
+    for container in service.containers.of_pod(&pod.id) {
+        let service = service.clone();
+        stops.spawn(async move { ops::container_stop::stop(&service, container, Duration::ZERO).await });
     }
     let mut failure = None;
     while let Some(stopped) = stops.join_next().await {
@@ -36,12 +36,12 @@ pub(super) async fn stop(core: &Arc<Core>, pod: &Arc<Pod>) -> Result<(), Runtime
         }
     }
     // Also after a failure: the end of the monitor takes with it what could not be stopped by itself.
-    core.pods.stop(&pod.id).await?;
+    service.pods.stop(&pod.id).await?;
     if let Some(error) = failure {
         tracing::warn!(pod = %pod.id, %error, "a container had to be ended with its pod");
     }
     if was != PodState::Stopped {
-        core.events.tell(Kind::Stopped, pod.id.as_str(), &pod.id);
+        service.events.emit(Kind::Stopped, pod.id.as_str(), &pod.id);
     }
     Ok(())
 }

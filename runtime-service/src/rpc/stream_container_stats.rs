@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{StreamContainerStatsRequest, StreamContainerStatsResponse};
 
-use super::{Core, Parts, Reply, in_parts, list_container_stats};
+use super::{ServiceState, Parts, Reply, in_parts, list_container_stats};
 use crate::filter::Filter;
 
 pub(super) async fn call(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     request: StreamContainerStatsRequest,
 ) -> Reply<Parts<StreamContainerStatsResponse>> {
-    let all = list_container_stats::all(core, &Filter::from(request.filter)).await;
+    let all = list_container_stats::all(service, &Filter::from(request.filter)).await;
     Ok(in_parts(all, |container_stats| StreamContainerStatsResponse { container_stats }))
 }

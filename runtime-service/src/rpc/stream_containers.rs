@@ -2,15 +2,15 @@
 
 use crisp_proto::runtime::v1::{StreamContainersRequest, StreamContainersResponse};
 
-use super::{Core, Parts, Reply, in_parts};
+use super::{ServiceState, Parts, Reply, in_parts};
 use crate::convert::answer;
 use crate::filter::Filter;
 
 pub(super) async fn call(
-    core: &Core,
+    service: &ServiceState,
     request: StreamContainersRequest,
 ) -> Reply<Parts<StreamContainersResponse>> {
-    let containers = Filter::from(request.filter).containers(core);
+    let containers = Filter::from(request.filter).containers(service);
     let containers = containers.iter().map(|c| answer::container(c)).collect();
     Ok(in_parts(containers, |containers| StreamContainersResponse { containers }))
 }

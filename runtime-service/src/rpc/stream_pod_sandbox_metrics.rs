@@ -2,11 +2,11 @@
 
 use crisp_proto::runtime::v1::{StreamPodSandboxMetricsRequest, StreamPodSandboxMetricsResponse};
 
-use super::{Core, Parts, Reply};
+use super::{ServiceState, Parts, Reply};
 use crate::error::RuntimeError;
 
 pub(super) async fn call(
-    _core: &Core,
+    _core: &ServiceState,
     _request: StreamPodSandboxMetricsRequest,
 ) -> Reply<Parts<StreamPodSandboxMetricsResponse>> {
     Err(RuntimeError::Unsupported {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{StreamPodSandboxStatsRequest, StreamPodSandboxStatsResponse};
 
-use super::{Core, Parts, Reply, in_parts, list_pod_sandbox_stats};
+use super::{ServiceState, Parts, Reply, in_parts, list_pod_sandbox_stats};
 use crate::filter::Filter;
 
 pub(super) async fn call(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     request: StreamPodSandboxStatsRequest,
 ) -> Reply<Parts<StreamPodSandboxStatsResponse>> {
-    let all = list_pod_sandbox_stats::all(core, &Filter::from(request.filter)).await;
+    let all = list_pod_sandbox_stats::all(service, &Filter::from(request.filter)).await;
     Ok(in_parts(all, |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats }))
 }

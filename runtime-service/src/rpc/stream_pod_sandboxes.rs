@@ -2,14 +2,14 @@
 
 use crisp_proto::runtime::v1::{StreamPodSandboxesRequest, StreamPodSandboxesResponse};
 
-use super::{Core, Parts, Reply, in_parts};
+use super::{ServiceState, Parts, Reply, in_parts};
 use crate::convert::answer;
 use crate::filter::Filter;
 
 pub(super) async fn call(
-    core: &Core,
+    service: &ServiceState,
     request: StreamPodSandboxesRequest,
 ) -> Reply<Parts<StreamPodSandboxesResponse>> {
-    let pods = Filter::from(request.filter).pods(core).iter().map(|pod| answer::pod(pod)).collect();
+    let pods = Filter::from(request.filter).pods(service).iter().map(|pod| answer::pod(pod)).collect();
     Ok(in_parts(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
 }

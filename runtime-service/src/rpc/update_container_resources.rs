@@ -4,21 +4,21 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 use crate::convert;
 use crate::ops;
 
 pub(super) async fn call(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     request: UpdateContainerResourcesRequest,
 ) -> Reply<UpdateContainerResourcesResponse> {
     if request.windows.is_some() {
         return Err(convert::unsupported("windows", " on Linux").into());
     }
-    let container = core.container(&request.container_id)?;
+    let container = service.container(&request.container_id)?;
     if let Some(linux) = request.linux {
         let resources = convert::resources::resources("linux", linux)?;
-        ops::update::update(core, container, resources).await?;
+        ops::container_update::update(service, container, resources).await?;
     }
     Ok(UpdateContainerResourcesResponse {})
 }

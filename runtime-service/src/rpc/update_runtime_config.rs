@@ -2,13 +2,13 @@
 
 use crisp_proto::runtime::v1::{UpdateRuntimeConfigRequest, UpdateRuntimeConfigResponse};
 
-use super::{Core, Reply};
+use super::{ServiceState, Reply};
 
 /// The network's own configuration decides: the plugins' files with CNI, the settings with the
 /// built-in one. Whoever wrote them knows the node's CIDR; a refusal would only keep kubelet from
 /// going on.
 pub(super) async fn call(
-    _core: &Core,
+    _core: &ServiceState,
     request: UpdateRuntimeConfigRequest,
 ) -> Reply<UpdateRuntimeConfigResponse> {
     let told = request.runtime_config.and_then(|c| c.network_config).map(|n| n.pod_cidr).unwrap_or_default();

@@ -12,7 +12,7 @@ pub const DEFAULT_PROFILE: &str = "crisp-default";
 
 const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 
-/// Facts about this host.
+/// ContainerMetadata about this host.
 #[derive(Debug, Clone)]
 pub struct HostFacts {
     /// More than these no container can have.

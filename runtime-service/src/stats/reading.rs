@@ -11,7 +11,7 @@ use super::writable::Usage;
 use crate::clock;
 use crate::container::Container;
 use crate::container::state::State;
-use crate::core::{Core, cgroup_path};
+use crate::service_state::{ServiceState, cgroup_path};
 
 /// The name of a pod's interface, with the built-in network and by CNI's own convention.
 const DEFAULT_INTERFACE: &str = "eth0";
@@ -46,8 +46,8 @@ pub struct Network {
 }
 
 /// Takes readings of containers.
-pub async fn containers(core: &Arc<Core>, list: Vec<Arc<Container>>) -> Vec<ContainerReading> {
-    let owned = core.clone();
+pub async fn containers(service: &Arc<ServiceState>, list: Vec<Arc<Container>>) -> Vec<ContainerReading> {
+    let owned = service.clone();
     let read = move || list.into_iter().map(|one| read_container(&owned, one)).collect::<Vec<_>>();
     let mut readings = tokio::task::spawn_blocking(read).await.unwrap_or_default();
     for reading in &mut readings {
@@ -57,24 +57,24 @@ pub async fn containers(core: &Arc<Core>, list: Vec<Arc<Container>>) -> Vec<Cont
     readings
 }
 
-fn read_container(core: &Core, container: Arc<Container>) -> ContainerReading {
+fn read_container(service: &ServiceState, container: Arc<Container>) -> ContainerReading {
     let running = matches!(container.status().state, State::Running { .. });
     let path =
-        core.pod_of(&container).filter(|_| running).and_then(|pod| cgroup_path(&pod, container.id()).ok());
+        service.pod_of(&container).filter(|_| running).and_then(|pod| cgroup_path(&pod, container.id()).ok());
     let source = &container.meters.source;
-    let cgroup = path.and_then(|path| source.read(&core.cgroups, &path, &core.stats_room));
+    let cgroup = path.and_then(|path| source.read(&service.cgroups, &path, &service.stats_room));
     let nano_cores = cgroup.as_ref().and_then(|stats| rate(&container.meters.cpu, stats));
     ContainerReading { container, cgroup, nano_cores, writable: None }
 }
 
 /// Takes readings of pods and of their running containers.
-pub async fn pods(core: &Arc<Core>, list: Vec<Arc<Pod>>) -> Vec<PodReading> {
+pub async fn pods(service: &Arc<ServiceState>, list: Vec<Arc<Pod>>) -> Vec<PodReading> {
     let mut readings = Vec::new();
     for pod in list {
-        let mut running = core.containers.of_pod(&pod.id);
+        let mut running = service.containers.of_pod(&pod.id);
         running.retain(|one| matches!(one.status().state, State::Running { .. }));
-        let containers = containers(core, running).await;
-        let owned = core.clone();
+        let containers = containers(service, running).await;
+        let owned = service.clone();
         let read = move || {
             let own = has_own_parent(&pod).then(|| read(&owned.cgroups, pod.cgroup_parent())).flatten();
             let network = network(&pod);

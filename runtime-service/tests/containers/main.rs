@@ -8,7 +8,7 @@
 mod lab;
 
 mod exec;
-mod life;
+mod lifecycle;
 mod restart;
 mod security;
 mod stats;

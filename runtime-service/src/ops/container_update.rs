@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use crisp_executor::cgroup;
 
-use super::start::read_spec;
+use super::container_start::read_spec;
 use crate::container::Container;
 use crate::container::config::Resources;
 use crate::container::state::State;
-use crate::core::{Core, cgroup_path};
 use crate::error::RuntimeError;
+use crate::service_state::{ServiceState, cgroup_path};
 use crate::spec::limits;
 use crate::stage::{Cause, Failure, Steps};
 
@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// # Errors
 /// A container that has ended, or the limit that the kernel refuses; then the old ones are in force.
 pub async fn update(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     container: Arc<Container>,
     wanted: Resources,
 ) -> Result<(), RuntimeError> {
@@ -33,7 +33,7 @@ pub async fn update(
         return Err(RuntimeError::Refused { id, refusal: status.state.refuse("have its limits changed") });
     }
     let merged = merge(&status.resources, wanted);
-    let owned = core.clone();
+    let owned = service.clone();
     let running = matches!(status.state, State::Running { .. });
     let work = move |steps: &Steps| {
         if running {
@@ -41,10 +41,10 @@ pub async fn update(
         }
         steps.step("record", || {
             rewrite_spec(&container, &merged)?;
-            Ok(container.door.limit(merged)?)
+            Ok(container.status_cell.update_resources(merged)?)
         })
     };
-    core.stages(OPERATION).blocking(DEADLINE, work).await.map_err(|failure| {
+    service.stages(OPERATION).blocking(DEADLINE, work).await.map_err(|failure| {
         Failure { subject: format!("container {id}"), operation: OPERATION, failure, undo: vec![] }.into()
     })
 }
@@ -67,9 +67,14 @@ fn merge(now: &Resources, wanted: Resources) -> Resources {
     }
 }
 
-fn apply(core: &Core, container: &Container, wanted: &Resources, now: &Resources) -> Result<(), Cause> {
-    let pod = core.pod_of(container).ok_or_else(|| Cause::Task("its pod is gone".to_owned()))?;
-    let cgroup = core.cgroups.open(&cgroup_path(&pod, container.id())?)?;
+fn apply(
+    service: &ServiceState,
+    container: &Container,
+    wanted: &Resources,
+    now: &Resources,
+) -> Result<(), Cause> {
+    let pod = service.pod_of(container).ok_or_else(|| Cause::Task("its pod is gone".to_owned()))?;
+    let cgroup = service.cgroups.open(&cgroup_path(&pod, container.id())?)?;
     cgroup.apply(&without_devices(wanted)?).map_err(|error| {
         // Some of the new ones may be in force.
         if let Ok(old) = without_devices(now)

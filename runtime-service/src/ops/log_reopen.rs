@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 
 use crate::container::Container;
-use crate::core::Core;
 use crate::error::RuntimeError;
+use crate::service_state::ServiceState;
 use crate::stage::{Cause, Failure, Steps};
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -44,7 +44,7 @@ pub fn open(path: &Path) -> Result<OwnedFd, Cause> {
 ///
 /// # Errors
 /// A container that does not run, or the stage that failed.
-pub async fn reopen(core: &Arc<Core>, container: &Arc<Container>) -> Result<(), RuntimeError> {
+pub async fn reopen(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), RuntimeError> {
     let id = container.id();
     let state = container.status();
     if state.state.pid().is_none() {
@@ -53,8 +53,8 @@ pub async fn reopen(core: &Arc<Core>, container: &Arc<Container>) -> Result<(), 
             refusal: state.state.refuse("have its log reopened"),
         });
     }
-    let Some(path) = container.facts.log_path.clone() else { return Ok(()) };
-    let stages = core.stages("reopen_log");
+    let Some(path) = container.metadata.log_path.clone() else { return Ok(()) };
+    let stages = service.stages("reopen_log");
     let failed = |failure| Failure {
         subject: format!("container {id}"),
         operation: "reopen_log",
@@ -64,7 +64,7 @@ pub async fn reopen(core: &Arc<Core>, container: &Arc<Container>) -> Result<(), 
     let opened = stages.blocking(DEADLINE, move |steps: &Steps| steps.step("open", || open(&path)));
     let log = opened.await.map_err(failed)?;
     let tell = async {
-        let pod = core.pod_of(container).ok_or_else(|| Cause::Task("its pod is gone".to_owned()))?;
+        let pod = service.pod_of(container).ok_or_else(|| Cause::Task("its pod is gone".to_owned()))?;
         Ok(pod.link()?.reopen_log(id, log).await?)
     };
     stages.run("monitor", DEADLINE, tell).await.map_err(failed)?;

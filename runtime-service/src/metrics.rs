@@ -7,23 +7,23 @@ use crisp_metrics::prometheus::proto::MetricFamily;
 use crisp_metrics::prometheus::{self, IntGaugeVec, Opts};
 use crisp_sandbox::PodState;
 
-use crate::core::Core;
+use crate::service_state::ServiceState;
 
 const CONTAINER_STATES: [&str; 5] = ["created", "starting", "running", "exited", "unknown"];
 const POD_STATES: [&str; 4] = ["starting", "ready", "lost", "stopped"];
 
 struct States {
-    core: Weak<Core>,
+    service: Weak<ServiceState>,
     containers: IntGaugeVec,
     pods: IntGaugeVec,
 }
 
 /// # Errors
 /// When another metric has the name.
-pub(crate) fn register(core: &Arc<Core>) -> Result<(), prometheus::Error> {
+pub(crate) fn register(service: &Arc<ServiceState>) -> Result<(), prometheus::Error> {
     let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["state"]);
-    core.metrics.register(Box::new(States {
-        core: Arc::downgrade(core),
+    service.metrics.register(Box::new(States {
+        service: Arc::downgrade(service),
         containers: gauge("crisp_containers", "Containers by state.")?,
         pods: gauge("crisp_pods", "Pods by state.")?,
     }))
@@ -47,11 +47,11 @@ impl Collector for States {
         // States that nobody is in are 0, not absent.
         CONTAINER_STATES.iter().for_each(|state| self.containers.with_label_values(&[*state]).set(0));
         POD_STATES.iter().for_each(|state| self.pods.with_label_values(&[*state]).set(0));
-        if let Some(core) = self.core.upgrade() {
-            for container in core.containers.all() {
+        if let Some(service) = self.service.upgrade() {
+            for container in service.containers.all() {
                 self.containers.with_label_values(&[container.status().state.name()]).inc();
             }
-            for pod in core.pods.list() {
+            for pod in service.pods.list() {
                 self.pods.with_label_values(&[pod_state(pod.status().state)]).inc();
             }
         }

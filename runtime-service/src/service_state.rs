@@ -24,7 +24,7 @@ use crate::stage::{Cause, Stages};
 use crate::stats::source::Room;
 
 /// The state of one runtime service, behind one `Arc`.
-pub struct Core {
+pub struct ServiceState {
     pub config: RuntimeConfig,
     pub layout: Layout,
     pub pods: Pods,
@@ -45,7 +45,7 @@ pub struct Core {
     pub(crate) removes: Joint<ContainerId, ()>,
 }
 
-impl Core {
+impl ServiceState {
     pub(crate) fn new(
         config: RuntimeConfig,
         pods: Pods,
@@ -83,7 +83,7 @@ impl Core {
 
     /// The pod that a container belongs to, while the pod exists.
     pub(crate) fn pod_of(&self, container: &Container) -> Option<Arc<Pod>> {
-        self.pods.get(&container.facts.pod)
+        self.pods.get(&container.metadata.pod)
     }
 
     /// The file system on which containers write, for clients that look at how full it is.

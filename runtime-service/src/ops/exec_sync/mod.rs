@@ -7,8 +7,8 @@
 //!   exit, or deadline ─> kill ─> a short drain ─> answer
 //! ```
 
-mod mark;
-mod stream;
+mod cgroup;
+mod output;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
@@ -20,13 +20,13 @@ use crisp_executor::plan::{self, CgroupJoin};
 use crisp_sandbox::Pod;
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink};
 
-use self::mark::Mark;
-use self::stream::{Collector, stream};
-use super::start::read_spec;
+use self::cgroup::ExecCgroup;
+use self::output::{Collector, stream};
+use super::container_start::read_spec;
 use crate::container::Container;
 use crate::container::state::State;
-use crate::core::Core;
 use crate::error::RuntimeError;
+use crate::service_state::ServiceState;
 use crate::stage::{Cause, Failure, StageFailure, Steps};
 
 const OPERATION: &str = "exec";
@@ -48,7 +48,7 @@ pub struct Output {
 /// A container that does not run, a command that cannot be started, or the deadline, at which the
 /// command has been killed. Dropping the future kills it too.
 pub async fn exec_sync(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     container: &Arc<Container>,
     command: Vec<String>,
     limit: Option<Duration>,
@@ -61,13 +61,13 @@ pub async fn exec_sync(
     let shown = command.join(" ").chars().take(200).collect();
     let failed =
         |failure| Failure { subject: format!("container {id}"), operation: OPERATION, failure, undo: vec![] };
-    let pod = core.pod_of(container).ok_or_else(|| pod_gone(container))?;
-    let prepared = prepare(core, container, &pod, command).await.map_err(failed)?;
+    let pod = service.pod_of(container).ok_or_else(|| pod_gone(container))?;
+    let prepared = prepare(service, container, &pod, command).await.map_err(failed)?;
     let (stdout, to_stdout) = stream().map_err(|e| failed(StageFailure { stage: "pipes", cause: e }))?;
     let (stderr, to_stderr) = stream().map_err(|e| failed(StageFailure { stage: "pipes", cause: e }))?;
-    let running = launch(core, container, &pod, prepared, to_stdout, to_stderr).await.map_err(failed)?;
+    let running = launch(service, container, &pod, prepared, to_stdout, to_stderr).await.map_err(failed)?;
     let (stdout, stderr) = (Collector::read(stdout), Collector::read(stderr));
-    let timer = core.exec_seconds.start_timer();
+    let timer = service.exec_seconds.start_timer();
     let status = running.wait(limit).await;
     timer.observe_duration();
     match status {
@@ -81,29 +81,29 @@ pub async fn exec_sync(
 }
 
 fn pod_gone(container: &Container) -> RuntimeError {
-    crisp_sandbox::FindError::None { text: container.facts.pod.as_str().to_owned() }.into()
+    crisp_sandbox::FindError::None { text: container.metadata.pod.as_str().to_owned() }.into()
 }
 
 struct Prepared {
     process: plan::Process,
     join: CgroupJoin,
     fds: Vec<OwnedFd>,
-    mark: Mark,
+    exec_cgroup: ExecCgroup,
 }
 
 async fn prepare(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     container: &Arc<Container>,
     pod: &Arc<Pod>,
     command: Vec<String>,
 ) -> Result<Prepared, StageFailure> {
-    let (owned, container, pod) = (core.clone(), container.clone(), pod.clone());
+    let (owned, container, pod) = (service.clone(), container.clone(), pod.clone());
     let work = move |steps: &Steps| {
         let process = steps.step("compile", || process(&container, command))?;
-        let (mark, join, fds) = steps.step("cgroup", || mark::join(&owned, &container, &pod))?;
-        Ok(Prepared { process, join, fds, mark })
+        let (exec_cgroup, join, fds) = steps.step("cgroup", || cgroup::join(&owned, &container, &pod))?;
+        Ok(Prepared { process, join, fds, exec_cgroup })
     };
-    core.stages(OPERATION).blocking(PREPARE, work).await
+    service.stages(OPERATION).blocking(PREPARE, work).await
 }
 
 /// The container's own process with other arguments. Compiled once per container: a probe runs every
@@ -143,11 +143,11 @@ struct Running {
     link: MonitorLink,
     exec: u64,
     ended: bool,
-    mark: Mark,
+    exec_cgroup: ExecCgroup,
 }
 
 async fn launch(
-    core: &Core,
+    service: &ServiceState,
     container: &Container,
     pod: &Pod,
     prepared: Prepared,
@@ -169,9 +169,9 @@ async fn launch(
             size: None,
         };
         link.exec(request).await?;
-        Ok(Running { link, exec, ended: false, mark: prepared.mark })
+        Ok(Running { link, exec, ended: false, exec_cgroup: prepared.exec_cgroup })
     };
-    core.stages(OPERATION).run("start", START, work).await
+    service.stages(OPERATION).run("start", START, work).await
 }
 
 impl Running {
@@ -186,7 +186,7 @@ impl Running {
             return status.map(|status| Some(status.code()));
         }
         self.link.kill_exec(self.exec).await.ok();
-        self.mark.kill();
+        self.exec_cgroup.kill();
         // Collected, so that nobody keeps its status; a process that even SIGKILL does not end at
         // once is not waited for.
         self.ended = tokio::time::timeout(KILLED, self.link.wait_exec(self.exec)).await.is_ok();
@@ -199,7 +199,7 @@ impl Drop for Running {
         if self.ended {
             return;
         }
-        self.mark.kill();
+        self.exec_cgroup.kill();
         let (link, exec) = (self.link.clone(), self.exec);
         tokio::spawn(async move {
             link.kill_exec(exec).await.ok();

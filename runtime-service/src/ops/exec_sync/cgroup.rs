@@ -9,17 +9,17 @@ use crisp_executor::plan::{CgroupJoin, FdIndex};
 use crisp_sandbox::Pod;
 
 use crate::container::Container;
-use crate::core::{Core, cgroup_path};
+use crate::service_state::{ServiceState, cgroup_path};
 use crate::stage::Cause;
 
 /// The mark on all processes of one exec.
-pub(super) struct Mark {
+pub(super) struct ExecCgroup {
     container: Arc<Container>,
     /// None once given away.
     group: Option<Group>,
 }
 
-impl Mark {
+impl ExecCgroup {
     /// Ends them, beside whoever waits.
     pub(super) fn kill(&mut self) {
         let Some(group) = self.group.take() else { return };
@@ -33,7 +33,7 @@ impl Mark {
     }
 }
 
-impl Drop for Mark {
+impl Drop for ExecCgroup {
     /// The usual end: whoever the command left behind may live on.
     fn drop(&mut self) {
         if let Some(group) = self.group.take() {
@@ -45,22 +45,22 @@ impl Drop for Mark {
 /// A mark that is still on somebody is tried again with the next exec, so that probes which leave
 /// processes behind do not leave cgroups behind for ever.
 fn give_back(container: &Container, group: Group) {
-    let mut left = container.marks.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut left = container.exec_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
     left.push(group);
     left.retain(|group| matches!(group.remove_if_empty(), Ok(false)));
 }
 
 /// A new mark in the container's cgroup, with what a process needs to bear it.
 pub(super) fn join(
-    core: &Core,
+    service: &ServiceState,
     container: &Arc<Container>,
     pod: &Pod,
-) -> Result<(Mark, CgroupJoin, Vec<OwnedFd>), Cause> {
-    let cgroup = core.cgroups.open(&cgroup_path(pod, container.id())?)?;
-    let number = core.exec_number.fetch_add(1, Ordering::Relaxed);
+) -> Result<(ExecCgroup, CgroupJoin, Vec<OwnedFd>), Cause> {
+    let cgroup = service.cgroups.open(&cgroup_path(pod, container.id())?)?;
+    let number = service.exec_number.fetch_add(1, Ordering::Relaxed);
     let group = cgroup.group(&format!("exec-{number}"))?;
     let joined = group.join();
-    let mark = Mark { container: container.clone(), group: Some(group) };
+    let mark = ExecCgroup { container: container.clone(), group: Some(group) };
     let joined = joined?;
     let mut fds = Vec::new();
     let mut index = |fd: OwnedFd| {

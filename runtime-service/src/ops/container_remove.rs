@@ -3,12 +3,12 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::create::remove_folder;
-use super::start::remove_cgroup;
+use super::container_create::remove_folder;
+use super::container_start::remove_cgroup;
 use crate::container::Container;
-use crate::core::Core;
 use crate::error::RuntimeError;
 use crate::events::Kind;
+use crate::service_state::ServiceState;
 use crate::stage::{Failure, StageFailure, Steps};
 
 const OPERATION: &str = "remove_container";
@@ -21,43 +21,43 @@ const FILES: Duration = Duration::from_secs(100);
 ///
 /// # Errors
 /// The stage that failed; the container is still known and can be removed again.
-pub async fn remove(core: &Arc<Core>, container: Arc<Container>) -> Result<(), RuntimeError> {
-    let owned = core.clone();
+pub async fn remove(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
+    let owned = service.clone();
     let id = container.id().clone();
-    core.removes.run(id, move || async move { remove_once(&owned, &container).await }).await
+    service.removes.run(id, move || async move { remove_once(&owned, &container).await }).await
 }
 
-async fn remove_once(core: &Arc<Core>, container: &Arc<Container>) -> Result<(), RuntimeError> {
-    if core.containers.get(container.id()).is_none() {
+async fn remove_once(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), RuntimeError> {
+    if service.containers.get(container.id()).is_none() {
         return Ok(()); // another removal was faster
     }
-    super::stop::stop(core, container.clone(), Duration::ZERO).await?;
-    tell_monitor(core, container).await;
-    delete(core, container).await.map_err(|failure| {
+    super::container_stop::stop(service, container.clone(), Duration::ZERO).await?;
+    tell_monitor(service, container).await;
+    delete(service, container).await.map_err(|failure| {
         let subject = format!("container {}", container.id());
         Failure { subject, operation: OPERATION, failure, undo: vec![] }
     })?;
     container.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
-    core.containers.remove(container.id());
-    core.events.tell(Kind::Deleted, container.id().as_str(), &container.facts.pod);
+    service.containers.remove(container.id());
+    service.events.emit(Kind::Deleted, container.id().as_str(), &container.metadata.pod);
     Ok(())
 }
 
 /// The monitor may forget how it ended. One that does not listen ends with its pod.
-async fn tell_monitor(core: &Core, container: &Container) {
-    let Some(link) = core.pod_of(container).and_then(|pod| pod.link().ok()) else { return };
+async fn tell_monitor(service: &ServiceState, container: &Container) {
+    let Some(link) = service.pod_of(container).and_then(|pod| pod.link().ok()) else { return };
     if let Err(error) = link.within(FORGET).forget(container.id()).await {
         tracing::debug!(container = %container.id(), %error, "the monitor did not forget a container");
     }
 }
 
-async fn delete(core: &Arc<Core>, container: &Arc<Container>) -> Result<(), StageFailure> {
-    let (owned, container) = (core.clone(), container.clone());
+async fn delete(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), StageFailure> {
+    let (owned, container) = (service.clone(), container.clone());
     let work = move |steps: &Steps| {
         if let Some(pod) = owned.pod_of(&container) {
             steps.step("cgroup", || remove_cgroup(&owned, &container, &pod))?;
         }
         steps.step("files", || remove_folder(container.folder.path()))
     };
-    core.stages(OPERATION).blocking(FILES, work).await
+    service.stages(OPERATION).blocking(FILES, work).await
 }

@@ -8,7 +8,7 @@ use crisp_image_service::ImageId;
 use crisp_image_service::store::Lease;
 use oci_spec::image;
 
-use super::volume;
+use super::image_volume;
 use crate::container::config::ContainerConfig;
 use crate::layout::Folder;
 use crate::spec;
@@ -31,7 +31,7 @@ pub(super) fn look(
     steps: &Steps,
 ) -> Result<(Resolved, Vec<(PathBuf, PathBuf)>), StageFailure> {
     let (security, of_image) = (&config.security, image.config.user().as_deref().unwrap_or_default());
-    let wanted = volume::wanted(image.config.volumes().as_deref().unwrap_or_default(), &config.mounts);
+    let wanted = image_volume::wanted(image.config.volumes().as_deref().unwrap_or_default(), &config.mounts);
     let name = spec::user::requested(security, of_image);
     let known = users.get(image.id, &name);
     if let Some(user) = known.as_ref().filter(|_| wanted.is_empty()) {
@@ -43,7 +43,7 @@ pub(super) fn look(
         Some(user) => user,
         None => steps.step("user", || Ok(users.resolve(image.id, &name, view.fd()?)?))?,
     };
-    let volumes = steps.step("volumes", || volume::make(view.fd()?, folder, &wanted))?;
+    let volumes = steps.step("volumes", || image_volume::make(view.fd()?, folder, &wanted))?;
     Ok((spec::user::with_groups(&user, security), volumes))
 }
 

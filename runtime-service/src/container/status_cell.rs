@@ -1,4 +1,4 @@
-//! The one door through which a container's status changes.
+//! The one status_cell through which a container's status changes.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ pub struct Status {
 
 /// Why a status stays as it is.
 #[derive(Debug, thiserror::Error)]
-pub enum DoorError {
+pub enum StatusError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error(transparent)]
@@ -28,14 +28,14 @@ pub enum DoorError {
 
 /// Holds a [`Status`]. A change is on disk before anyone can see it; readers never wait for the disk.
 #[derive(Debug)]
-pub struct Door {
+pub struct StatusCell {
     record: PathBuf,
     writing: Mutex<()>,
     visible: watch::Sender<Arc<Status>>,
 }
 
-impl Door {
-    /// A door to a status that is on disk already.
+impl StatusCell {
+    /// A status_cell to a status that is on disk already.
     #[must_use]
     pub fn at(record: PathBuf, status: Status) -> Self {
         Self { record, writing: Mutex::new(()), visible: watch::Sender::new(Arc::new(status)) }
@@ -52,13 +52,13 @@ impl Door {
 
     /// The status now.
     #[must_use]
-    pub fn see(&self) -> Arc<Status> {
+    pub fn get(&self) -> Arc<Status> {
         self.visible.borrow().clone()
     }
 
     /// A receiver that sees every status from now on (not necessarily each one in between).
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<Arc<Status>> {
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Status>> {
         self.visible.subscribe()
     }
 
@@ -66,12 +66,12 @@ impl Door {
     ///
     /// # Errors
     /// `change`'s refusal, or the disk's; nothing has changed then.
-    pub fn change(
+    pub fn update(
         &self,
         change: impl FnOnce(&State) -> Result<State, Refusal>,
-    ) -> Result<(State, State), DoorError> {
+    ) -> Result<(State, State), StatusError> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.see();
+        let before = self.get();
         let state = change(&before.state)?;
         if state != before.state {
             self.publish(Status { state: state.clone(), resources: before.resources.clone() })?;
@@ -83,9 +83,9 @@ impl Door {
     ///
     /// # Errors
     /// When the disk refuses; nothing has changed then.
-    pub fn limit(&self, resources: Resources) -> Result<(), RecordError> {
+    pub fn update_resources(&self, resources: Resources) -> Result<(), RecordError> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let state = self.see().state.clone();
+        let state = self.get().state.clone();
         self.publish(Status { state, resources })
     }
 
@@ -104,9 +104,10 @@ mod tests {
     fn a_change_that_the_disk_refuses_is_never_seen() {
         let dir = tempfile::tempdir().unwrap();
         let record = dir.path().join("gone").join("status.json");
-        let door = Door::at(record, Status { state: State::Created, resources: Resources::default() });
-        assert!(matches!(door.change(State::starting), Err(DoorError::Record(_))));
-        assert_eq!(door.see().state, State::Created);
+        let status_cell =
+            StatusCell::at(record, Status { state: State::Created, resources: Resources::default() });
+        assert!(matches!(status_cell.update(State::starting), Err(StatusError::Record(_))));
+        assert_eq!(status_cell.get().state, State::Created);
     }
 
     #[test]
@@ -114,9 +115,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let record = dir.path().join("status.json");
         let status = Status { state: State::Created, resources: Resources::default() };
-        let door = Door::create(record.clone(), status).unwrap();
-        door.change(State::starting).unwrap();
-        assert_eq!(record::read::<Status>(&record).unwrap(), *door.see());
-        assert!(matches!(door.change(State::starting), Err(DoorError::Refused(_))));
+        let status_cell = StatusCell::create(record.clone(), status).unwrap();
+        status_cell.update(State::starting).unwrap();
+        assert_eq!(record::read::<Status>(&record).unwrap(), *status_cell.get());
+        assert!(matches!(status_cell.update(State::starting), Err(StatusError::Refused(_))));
     }
 }

@@ -16,20 +16,20 @@ use crisp_image_service::store::{Image, Lease};
 use crisp_sandbox::{NamespaceMode, Pod, PodState};
 use oci_spec::image;
 
-use super::image_view::{self, Looked};
-use super::placement;
+use super::image_contents::{self, Looked};
+use super::pid_namespace;
 use crate::clock;
 use crate::container::config::ContainerConfig;
-use crate::container::door::{Door, Status};
 use crate::container::record;
 use crate::container::signal::Signal;
 use crate::container::state::State;
+use crate::container::status_cell::{Status, StatusCell};
 use crate::container::table::Name;
-use crate::container::{Container, Facts, ImageFacts, PidChoice, User};
-use crate::core::{Core, cgroup_path};
+use crate::container::{Container, ContainerMetadata, ImageMetadata, PidChoice, User};
 use crate::error::RuntimeError;
 use crate::events::Kind;
 use crate::layout::Folder;
+use crate::service_state::{ServiceState, cgroup_path};
 use crate::spec::user::Resolved;
 use crate::spec::{self, Inputs, PodFacts};
 use crate::stage::{Cause, Failure, StageFailure, Steps};
@@ -44,43 +44,43 @@ const DEADLINE: Duration = Duration::from_secs(110);
 /// # Errors
 /// What is wrong with the request, or the stage that failed; then nothing is left of it.
 pub async fn create(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     pod: &str,
     config: ContainerConfig,
 ) -> Result<ContainerId, RuntimeError> {
-    let pod = core.pods.find(pod)?;
+    let pod = service.pods.find(pod)?;
     let name = Name::new(&pod.id, &config);
-    let owned = core.clone();
-    core.creates.run(name, move || async move { create_once(&owned, pod, config).await }).await
+    let owned = service.clone();
+    service.creates.run(name, move || async move { create_once(&owned, pod, config).await }).await
 }
 
 async fn create_once(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     pod: Arc<Pod>,
     config: ContainerConfig,
 ) -> Result<ContainerId, RuntimeError> {
-    if let Some(twin) = core.containers.named(&Name::new(&pod.id, &config)) {
+    if let Some(twin) = service.containers.named(&Name::new(&pod.id, &config)) {
         return same_as(&twin, &config);
     }
     let state = pod.status().state;
     if state != PodState::Ready {
         return Err(crisp_sandbox::NotReady { pod: pod.id.clone(), state }.into());
     }
-    placement::check(&config, &pod)?;
-    let pid = placement::pid_choice(core, &config.security.pid, &pod)?;
-    let image = core.images.find(&config.image.image)?;
+    pid_namespace::check(&config, &pod)?;
+    let pid = pid_namespace::pid_choice(service, &config.security.pid, &pod)?;
+    let image = service.images.find(&config.image.image)?;
     let draft = Draft { id: ContainerId::random(), pod, config, pid, image };
     let id = draft.id.clone();
-    let folder = core.layout.container(&id);
-    match build(core, draft, folder.clone()).await {
+    let folder = service.layout.container(&id);
+    match build(service, draft, folder.clone()).await {
         Ok(container) => {
-            let pod = container.facts.pod.clone();
-            core.containers.insert(Arc::new(container));
-            core.events.tell(Kind::Created, id.as_str(), &pod);
+            let pod = container.metadata.pod.clone();
+            service.containers.insert(Arc::new(container));
+            service.events.emit(Kind::Created, id.as_str(), &pod);
             Ok(id)
         }
         Err(failure) => {
-            let undo = undo(core, folder).await.err().into_iter().collect();
+            let undo = undo(service, folder).await.err().into_iter().collect();
             Err(Failure { subject: format!("container {id}"), operation: OPERATION, failure, undo }.into())
         }
     }
@@ -89,7 +89,7 @@ async fn create_once(
 /// Asked for once more: the answer is the same, unless it asks for something else by now.
 fn same_as(twin: &Container, config: &ContainerConfig) -> Result<ContainerId, RuntimeError> {
     let state = &twin.status().state;
-    if *state == State::Created && twin.facts.config == *config {
+    if *state == State::Created && twin.metadata.config == *config {
         return Ok(twin.id().clone());
     }
     let (name, id) = (twin.name().to_string(), twin.id().clone());
@@ -111,33 +111,33 @@ struct Draft {
     image: Arc<Image>,
 }
 
-async fn build(core: &Arc<Core>, draft: Draft, folder: Folder) -> Result<Container, StageFailure> {
-    let core = core.clone();
-    let stages = core.stages(OPERATION);
-    stages.blocking(DEADLINE, move |steps| build_blocking(&core, draft, folder, steps)).await
+async fn build(service: &Arc<ServiceState>, draft: Draft, folder: Folder) -> Result<Container, StageFailure> {
+    let service = service.clone();
+    let stages = service.stages(OPERATION);
+    stages.blocking(DEADLINE, move |steps| build_blocking(&service, draft, folder, steps)).await
 }
 
 fn build_blocking(
-    core: &Core,
+    service: &ServiceState,
     draft: Draft,
     folder: Folder,
     steps: &Steps,
 ) -> Result<Container, StageFailure> {
-    let lease = steps.step("lease", || Ok(core.images.lease(&draft.image.diff_ids)?))?;
+    let lease = steps.step("lease", || Ok(service.images.lease(&draft.image.diff_ids)?))?;
     steps.step("folders", || make_folders(&folder))?;
     let image_config = draft.image.config.config().clone().unwrap_or_default();
     let (user, volumes) = {
         let image = Looked { id: &draft.image.id, config: &image_config, lease: &lease };
-        image_view::look(&core.users, &image, &draft.config, &folder, steps)?
+        image_contents::look(&service.users, &image, &draft.config, &folder, steps)?
     };
-    let pid = steps.step("pid namespace", || placement::current_pid(core, &draft.pid))?;
+    let pid = steps.step("pid namespace", || pid_namespace::current_pid(service, &draft.pid))?;
     steps.step("spec", || {
         let spec = spec::build(&Inputs {
             config: &draft.config,
             image: &image_config,
             user: &user,
-            pod: &pod_facts(core, &draft)?,
-            host: &core.host,
+            pod: &pod_facts(service, &draft)?,
+            host: &service.host,
             pid,
             volumes: &volumes,
             annotations: annotations(&draft),
@@ -161,11 +161,11 @@ fn make_folders(folder: &Folder) -> Result<(), Cause> {
     rustix::fs::chmod(&upper, rustix::fs::Mode::from_raw_mode(0o755)).map_err(Cause::Kernel)
 }
 
-fn pod_facts(core: &Core, draft: &Draft) -> Result<PodFacts, Cause> {
+fn pod_facts(service: &ServiceState, draft: &Draft) -> Result<PodFacts, Cause> {
     let pod = &draft.pod;
     let files = pod.files();
     Ok(PodFacts {
-        hostname: pod.config.own_hostname().unwrap_or_else(|| core.host.hostname.clone()),
+        hostname: pod.config.own_hostname().unwrap_or_else(|| service.host.hostname.clone()),
         files: vec![
             (files.hosts, "/etc/hosts"),
             (files.resolv_conf, "/etc/resolv.conf"),
@@ -206,23 +206,23 @@ fn commit(
         (Some(directory), Some(path)) => Some(directory.join(path)),
         _ => None,
     };
-    let facts = Facts {
+    let metadata = ContainerMetadata {
         id: draft.id,
         pod: draft.pod.id.clone(),
-        image: image_facts(&draft.image, image, &draft.config),
+        image: image_metadata(&draft.image, image, &draft.config),
         user: User { uid: user.uid, gid: user.gid, groups: user.groups },
         pid: draft.pid,
         created_at: clock::now(),
         log_path,
         config: draft.config,
     };
-    record::write(&folder.record(), &facts)?;
-    let status = Status { state: State::Created, resources: facts.config.resources.clone() };
-    let door = Door::create(folder.status(), status)?;
-    Ok(Container::new(facts, folder, door, Some(lease)))
+    record::write(&folder.record(), &metadata)?;
+    let status = Status { state: State::Created, resources: metadata.config.resources.clone() };
+    let status_cell = StatusCell::create(folder.status(), status)?;
+    Ok(Container::new(metadata, folder, status_cell, Some(lease)))
 }
 
-fn image_facts(image: &Image, config: &image::Config, asked: &ContainerConfig) -> ImageFacts {
+fn image_metadata(image: &Image, config: &image::Config, asked: &ContainerConfig) -> ImageMetadata {
     let id = image.id.to_string();
     // An unreadable STOPSIGNAL is the image's mistake; TERM is what it would get elsewhere too.
     let stop_signal = config.stop_signal().as_deref().and_then(|text| {
@@ -230,7 +230,7 @@ fn image_facts(image: &Image, config: &image::Config, asked: &ContainerConfig) -
             .inspect_err(|error| tracing::warn!(image = %id, %error, "the image's STOPSIGNAL is ignored"))
             .ok()
     });
-    ImageFacts {
+    ImageMetadata {
         reference: image.repo_digests.first().cloned().unwrap_or_else(|| id.clone()),
         name: image.repo_tags.first().cloned().unwrap_or_else(|| asked.image.image.clone()),
         diff_ids: image.diff_ids.clone(),
@@ -239,9 +239,9 @@ fn image_facts(image: &Image, config: &image::Config, asked: &ContainerConfig) -
     }
 }
 
-async fn undo(core: &Core, folder: Folder) -> Result<(), StageFailure> {
+async fn undo(service: &ServiceState, folder: Folder) -> Result<(), StageFailure> {
     let work = move |steps: &Steps| steps.step("undo folders", || remove_folder(folder.path()));
-    core.stages(OPERATION).blocking(Duration::from_secs(30), work).await
+    service.stages(OPERATION).blocking(Duration::from_secs(30), work).await
 }
 
 /// Deletes a folder with all below; one that is not there is fine.

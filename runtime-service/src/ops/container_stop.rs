@@ -7,15 +7,15 @@ use std::time::Duration;
 
 use crisp_sandbox::link::LinkError;
 
-use super::start::{change, remove_cgroup};
+use super::container_start::{change, remove_cgroup};
 use crate::clock;
 use crate::container::Container;
 use crate::container::exit::Exit;
 use crate::container::signal::Signal;
 use crate::container::state::State;
-use crate::core::Core;
 use crate::error::RuntimeError;
 use crate::events::Kind;
+use crate::service_state::ServiceState;
 use crate::stage::{Cause, Failure, StageFailure, Steps};
 
 const OPERATION: &str = "stop_container";
@@ -30,29 +30,33 @@ const GONE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// The stage that failed; the container may still run and can be stopped again.
-pub async fn stop(core: &Arc<Core>, container: Arc<Container>, grace: Duration) -> Result<(), RuntimeError> {
+pub async fn stop(
+    service: &Arc<ServiceState>,
+    container: Arc<Container>,
+    grace: Duration,
+) -> Result<(), RuntimeError> {
     if container.status().state.is_idle() {
         return Ok(());
     }
     let key = (container.id().clone(), grace);
-    let owned = core.clone();
-    core.stops.run(key, move || async move { stop_once(&owned, &container, grace).await }).await
+    let owned = service.clone();
+    service.stops.run(key, move || async move { stop_once(&owned, &container, grace).await }).await
 }
 
 async fn stop_once(
-    core: &Arc<Core>,
+    service: &Arc<ServiceState>,
     container: &Arc<Container>,
     grace: Duration,
 ) -> Result<(), RuntimeError> {
     let stopped = async {
-        settle(core, container).await?;
-        if !grace.is_zero() && ask(core, container).await? && ended(container, grace).await {
+        settle(service, container).await?;
+        if !grace.is_zero() && ask(service, container).await? && ended(container, grace).await {
             return Ok(());
         }
         if container.status().state.is_idle() {
             return Ok(());
         }
-        kill(core, container).await
+        kill(service, container).await
     };
     stopped.await.map_err(|failure| {
         let subject = format!("container {}", container.id());
@@ -61,33 +65,38 @@ async fn stop_once(
 }
 
 /// A container that is being started can be stopped once that is over.
-async fn settle(core: &Core, container: &Container) -> Result<(), StageFailure> {
-    let mut status = container.watch();
+async fn settle(service: &ServiceState, container: &Container) -> Result<(), StageFailure> {
+    let mut status = container.subscribe();
     let work = async {
         // The sender lives in the container, which this function holds.
         let _ = status.wait_for(|s| s.state != State::Starting).await;
         Ok(())
     };
-    core.stages(OPERATION).run("settle", SETTLE, work).await
+    service.stages(OPERATION).run("settle", SETTLE, work).await
 }
 
 /// Waits for the exit; false when `limit` passed.
 async fn ended(container: &Container, limit: Duration) -> bool {
-    let mut status = container.watch();
+    let mut status = container.subscribe();
     tokio::time::timeout(limit, status.wait_for(|s| s.state.is_idle())).await.is_ok()
 }
 
 /// Sends the stop signal, once in a container's life. False when there is nobody to send it to.
-async fn ask(core: &Core, container: &Container) -> Result<bool, StageFailure> {
-    if container.asked_to_stop.swap(true, Ordering::SeqCst) {
+async fn ask(service: &ServiceState, container: &Container) -> Result<bool, StageFailure> {
+    if container.stop_signal_sent.swap(true, Ordering::SeqCst) {
         return Ok(true);
     }
     let signal = container.stop_signal();
-    core.stages(OPERATION).run("signal", SIGNAL, send(core, container, signal, false)).await
+    service.stages(OPERATION).run("signal", SIGNAL, send(service, container, signal, false)).await
 }
 
-async fn send(core: &Core, container: &Container, signal: Signal, all: bool) -> Result<bool, Cause> {
-    let Some(link) = core.pod_of(container).and_then(|pod| pod.link().ok()) else { return Ok(false) };
+async fn send(
+    service: &ServiceState,
+    container: &Container,
+    signal: Signal,
+    all: bool,
+) -> Result<bool, Cause> {
+    let Some(link) = service.pod_of(container).and_then(|pod| pod.link().ok()) else { return Ok(false) };
     match link.signal(container.id(), signal.number(), all).await {
         Ok(()) => Ok(true),
         // It just ended: the event is on its way.
@@ -98,31 +107,31 @@ async fn send(core: &Core, container: &Container, signal: Signal, all: bool) -> 
 }
 
 /// Kills by all means there are: the monitor's pidfd, and the cgroup for what the monitor cannot reach.
-async fn kill(core: &Arc<Core>, container: &Arc<Container>) -> Result<(), StageFailure> {
-    let stages = core.stages(OPERATION);
-    let told = stages.run("kill", SIGNAL, send(core, container, Signal::KILL, true)).await;
+async fn kill(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), StageFailure> {
+    let stages = service.stages(OPERATION);
+    let told = stages.run("kill", SIGNAL, send(service, container, Signal::KILL, true)).await;
     if matches!(told, Ok(true)) && ended(container, Duration::from_millis(200)).await {
         return Ok(());
     }
-    if let Some(pod) = core.pod_of(container) {
-        let (owned, container) = (core.clone(), container.clone());
+    if let Some(pod) = service.pod_of(container) {
+        let (owned, container) = (service.clone(), container.clone());
         let work = move |steps: &Steps| steps.step("kill cgroup", || remove_cgroup(&owned, &container, &pod));
         stages.blocking(GONE, work).await?;
     }
     if !matches!(told, Ok(true)) {
         // Nobody is left who could tell of the exit, and nothing is left that could run.
-        return lost(core, container);
+        return lost(service, container);
     }
     let work =
         async { if ended(container, GONE).await { Ok(()) } else { Err(Cause::Deadline { after: GONE }) } };
     stages.run("wait for exit", GONE + Duration::from_secs(1), work).await
 }
 
-fn lost(core: &Core, container: &Container) -> Result<(), StageFailure> {
+fn lost(service: &ServiceState, container: &Container) -> Result<(), StageFailure> {
     let exit = Exit::lost("its monitor was gone; it was killed by its cgroup".to_owned(), clock::now());
     if let Err(error) = change(container, |state| state.exited(exit)) {
         tracing::error!(container = %container.id(), %error, "cannot note the end of a container");
     }
-    core.events.tell(Kind::Stopped, container.id().as_str(), &container.facts.pod);
+    service.events.emit(Kind::Stopped, container.id().as_str(), &container.metadata.pod);
     Ok(())
 }

@@ -9,8 +9,8 @@ use std::os::fd::OwnedFd;
 use crate::container::PidChoice;
 use crate::container::config::{ContainerConfig, PidRequest};
 use crate::convert::{self, ConvertError};
-use crate::core::Core;
 use crate::error::RuntimeError;
+use crate::service_state::ServiceState;
 use crate::spec::Pid;
 use crate::stage::Cause;
 
@@ -37,7 +37,11 @@ pub(super) fn check(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertEr
 
 /// # Errors
 /// A namespace that this pod does not have, or a target that is not in it.
-pub(super) fn pid_choice(core: &Core, request: &PidRequest, pod: &Pod) -> Result<PidChoice, RuntimeError> {
+pub(super) fn pid_choice(
+    service: &ServiceState,
+    request: &PidRequest,
+    pod: &Pod,
+) -> Result<PidChoice, RuntimeError> {
     let field = "config.linux.security_context.namespace_options.pid";
     let only_if = |mode: PidMode, choice: PidChoice, what: &str| {
         if pod.config.pid == mode {
@@ -57,8 +61,8 @@ pub(super) fn pid_choice(core: &Core, request: &PidRequest, pod: &Pod) -> Result
         PidRequest::Pod => only_if(PidMode::Pod, PidChoice::Pod, "POD"),
         PidRequest::Host => only_if(PidMode::Host, PidChoice::Host, "NODE"),
         PidRequest::Target(id) => {
-            let target = core.container(id)?;
-            if target.facts.pod != pod.id {
+            let target = service.container(id)?;
+            if target.metadata.pod != pod.id {
                 let field = "config.linux.security_context.namespace_options.target_id";
                 return Err(convert::invalid(field, format!("{id} is in another pod")).into());
             }
@@ -68,28 +72,28 @@ pub(super) fn pid_choice(core: &Core, request: &PidRequest, pod: &Pod) -> Result
 }
 
 /// The choice in terms of processes that run now.
-pub(super) fn current_pid(core: &Core, choice: &PidChoice) -> Result<Pid, Cause> {
+pub(super) fn current_pid(service: &ServiceState, choice: &PidChoice) -> Result<Pid, Cause> {
     Ok(match choice {
         PidChoice::Own => Pid::Own,
         PidChoice::Pod => Pid::Pod,
         PidChoice::Host => Pid::Host,
-        PidChoice::Target(id) => Pid::Target(pid_of_target(core, id)?),
+        PidChoice::Target(id) => Pid::Target(pid_of_target(service, id)?),
     })
 }
 
 /// The first process of a container whose PID namespace another one wants to join.
-pub(super) fn pid_of_target(core: &Core, id: &ContainerId) -> Result<i32, Cause> {
-    let target = core.containers.get(id);
+pub(super) fn pid_of_target(service: &ServiceState, id: &ContainerId) -> Result<i32, Cause> {
+    let target = service.containers.get(id);
     let pid = target.as_ref().and_then(|t| t.status().state.pid());
     pid.ok_or_else(|| Cause::Task(format!("the target container {} does not run", id.short())))
 }
 
 /// The same process, whose number cannot be given away meanwhile.
-pub(super) fn pidfd_of_target(core: &Core, id: &ContainerId) -> Result<OwnedFd, Cause> {
-    let pid = Process::from_raw(pid_of_target(core, id)?).ok_or(Cause::Kernel(rustix::io::Errno::SRCH))?;
+pub(super) fn pidfd_of_target(service: &ServiceState, id: &ContainerId) -> Result<OwnedFd, Cause> {
+    let pid = Process::from_raw(pid_of_target(service, id)?).ok_or(Cause::Kernel(rustix::io::Errno::SRCH))?;
     let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).map_err(Cause::Kernel)?;
     // The number may have been given to another process between the look and the open.
-    match pid_of_target(core, id) {
+    match pid_of_target(service, id) {
         Ok(again) if again == pid.as_raw_nonzero().get() => Ok(pidfd),
         _ => Err(Cause::Kernel(rustix::io::Errno::SRCH)),
     }
