@@ -24,7 +24,7 @@ pub fn build() -> Result<PathBuf> {
     let package = "k8s.io/component-base/version";
     let flags =
         format!("-s -w -X {package}.gitVersion={VERSION} -X {package}.gitMajor=1 -X {package}.gitMinor=36");
-    let go = crate::skip::program("go").ok_or("go is not installed")?;
+    let go = crisp_skip::program("go").ok_or("go is not installed")?;
     let partial = binary.with_extension("partial");
     let output = Command::new(go)
         .current_dir(folder.join("kubelet"))

@@ -24,9 +24,9 @@ pub mod machine;
 pub mod registry;
 pub mod request;
 pub mod scenario;
-pub mod skip;
 
 pub use client::Client;
+pub use crisp_skip::needs;
 pub use image::{Compression, Image, Layer};
 pub use lab::{Lab, says};
 pub use machine::{Machine, Setup};

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::image::{Blob, Built};
-use crate::{Result, http, skip};
+use crate::{Result, http};
 
 /// A running registry with its own storage.
 pub struct Registry {
@@ -37,7 +37,7 @@ impl Registry {
     /// # Errors
     /// The program is missing or does not answer within ten seconds.
     pub fn start_with(folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
-        let program = skip::program("docker-registry").ok_or("docker-registry is not installed")?;
+        let program = crisp_skip::program("docker-registry").ok_or("docker-registry is not installed")?;
         let host = format!("127.0.0.1:{}", free_port()?);
         let config = folder.join("registry.yml");
         std::fs::create_dir_all(folder)?;

@@ -161,9 +161,7 @@ mod tests {
 
     #[test]
     fn a_folder_in_memory_keeps_its_limit() {
-        if !rustix::process::geteuid().is_root() {
-            return eprintln!("skipped: mounting needs root");
-        }
+        crisp_skip::needs!();
         let folder = tempfile::tempdir().unwrap();
         let source = VolumeSource::EmptyDir { memory: true, size: Some(1 << 16) };
         let volumes = Volumes::prepare(&volume(source), folder.path().join("volumes")).unwrap();

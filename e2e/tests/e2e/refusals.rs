@@ -10,7 +10,7 @@ use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn programs_that_cannot_start_say_what_is_missing() -> Result<()> {
-    needs!("docker-registry", "busybox");
+    needs!("docker-registry", "busybox", "nft");
     let mut lab = Lab::start().await?;
     let mut elf = std::fs::read("/bin/busybox")?;
     elf[18] = 0xb7; // the machine of an ELF header: now aarch64
@@ -18,7 +18,7 @@ async fn programs_that_cannot_start_say_what_is_missing() -> Result<()> {
         .file("script", 0o755, b"#!/usr/bin/absent -x\n")
         .file("foreign", 0o755, &elf)
         .file("plain", 0o644, b"#!/bin/sh\n")
-        .file("dynamic", 0o755, &std::fs::read(crisp_e2e::skip::program("nft").unwrap_or("/bin/ls".into()))?)
+        .file("dynamic", 0o755, &std::fs::read(crisp_skip::program("nft").ok_or("nft is not installed")?)?)
         .folder("folder/", 0o755);
     let image = lab.machine.registry().push("programs", "1", &Image::busybox().layer(layer).build())?;
     lab.client.pull(&image).await?;

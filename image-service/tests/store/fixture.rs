@@ -109,12 +109,3 @@ pub fn image(reference: &str, layers: &[&DiffId], mark: &str) -> NewImage {
         config: document(serde_json::to_vec(&config).unwrap()),
     }
 }
-
-/// Whether this process may do what a test needs; says so when not.
-pub fn is_root(test: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        eprintln!("skipped: {test}: needs root for owners, devices and trusted attributes");
-    }
-    root
-}

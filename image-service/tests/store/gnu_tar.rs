@@ -7,7 +7,7 @@ use std::process::Command;
 
 use crisp_image_service::store::LayerCompression;
 
-use crate::fixture::{Fixture, diff_of, is_root};
+use crate::fixture::{Fixture, diff_of};
 use crate::tree;
 
 fn source(root: &Path) {
@@ -54,9 +54,7 @@ fn pack(root: &Path, options: &[&str]) -> Vec<u8> {
 
 #[test]
 fn trees_survive_gnu_tar() {
-    if !is_root("trees_survive_gnu_tar") {
-        return;
-    }
+    crisp_skip::needs!("tar");
     let fixture = Fixture::new();
     let root = fixture.folder.path().join("source");
     fs::create_dir(&root).unwrap();

@@ -8,7 +8,7 @@ use crisp_image_service::unpack::Limits;
 use crisp_image_service::{DiffId, Store};
 
 use crate::archive::{Archive, gzip, header, item, zstd};
-use crate::fixture::{Fixture, diff_of, is_root};
+use crate::fixture::{Fixture, diff_of};
 use crate::tree;
 
 #[test]
@@ -143,9 +143,7 @@ fn whiteouts_name_one_thing_in_their_folder() {
 
 #[test]
 fn overlay_marks_do_not_come_from_archives() {
-    if !is_root("overlay_marks_do_not_come_from_archives") {
-        return;
-    }
+    crisp_skip::needs!();
     let fixture = Fixture::new();
     let mut marked = item(b'5', "d");
     for name in ["opaque", "redirect", "metacopy", "origin", "impure", "nlink", "upper", "whiteout"] {

@@ -23,12 +23,9 @@ impl Drop for DockerRegistry {
 }
 
 impl DockerRegistry {
-    /// `None`, with the reason printed, where the program is not installed.
+    /// `None`, and a skip reported, where the program is not installed.
     pub fn start(storage: &Path, settings: &[(&str, String)]) -> Option<Self> {
-        if !Path::new(BINARY).exists() {
-            println!("skipped: {BINARY} is not installed (Debian package docker-registry)");
-            return None;
-        }
+        crisp_skip::needs!(BINARY);
         // Free a moment ago; the registry takes no descriptor.
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let config = storage.join("config.yml");
@@ -116,16 +113,14 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// `None`, with the reason printed, where openssl is not installed.
+    /// `None`, and a skip reported, where openssl is not installed.
     pub fn make(dir: &Path) -> Option<Self> {
         std::fs::create_dir_all(dir).unwrap();
         let new = Self { dir: dir.to_owned() };
         let authority = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority \
             -keyout ca.key -out ca.pem -addext basicConstraints=critical,CA:TRUE";
-        if !new.openssl(authority) {
-            println!("skipped: openssl is not installed");
-            return None;
-        }
+        crisp_skip::needs!("openssl");
+        assert!(new.openssl(authority));
         for (name, extension) in
             [("server", "subjectAltName=IP:127.0.0.1"), ("client", "extendedKeyUsage=clientAuth")]
         {

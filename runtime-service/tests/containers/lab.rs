@@ -32,19 +32,6 @@ fn monitor() -> Option<Vec<u8>> {
     std::fs::read(exe.parent()?.parent()?.join("crisp-pod")).ok()
 }
 
-/// None, with the reason printed, where these tests cannot run.
-pub fn missing() -> Option<&'static str> {
-    if !rustix::process::geteuid().is_root() {
-        Some("not root")
-    } else if monitor().is_none() {
-        Some("crisp-pod is not built: cargo build -p crisp-monitor")
-    } else if !Path::new("/bin/busybox").exists() {
-        Some("no /bin/busybox")
-    } else {
-        None
-    }
-}
-
 /// The folders of a server that is no more.
 pub struct Left {
     dir: tempfile::TempDir,
@@ -59,15 +46,10 @@ impl Left {
 }
 
 macro_rules! lab {
-    ($($instead:expr)?) => {
-        match crate::lab::missing() {
-            None => crate::lab::Lab::new().await,
-            Some(reason) => {
-                eprintln!("skipped: {reason}");
-                return $($instead)?;
-            }
-        }
-    };
+    () => {{
+        crisp_skip::needs!("/bin/busybox");
+        crate::lab::Lab::new().await
+    }};
 }
 pub(crate) use lab;
 

@@ -9,7 +9,7 @@ use crate::lab::{Lab, lab, shell};
 fn over_a_restart<T>(before: impl AsyncFnOnce(&Lab) -> T, after: impl AsyncFnOnce(&Lab, T)) {
     let first = Runtime::new().unwrap();
     let left = first.block_on(async {
-        let lab = lab!(None);
+        let lab = lab!();
         let known = before(&lab).await;
         Some((lab.leave(), known))
     });

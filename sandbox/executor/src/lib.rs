@@ -45,8 +45,6 @@ pub mod rootfs;
 pub mod run;
 #[cfg(feature = "compile")]
 pub mod seccomp;
-#[cfg(all(test, feature = "compile"))]
-mod skip;
 #[cfg(feature = "compile")]
 pub mod source;
 mod sys;

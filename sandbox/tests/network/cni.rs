@@ -57,10 +57,7 @@ fn listen(pod: &Namespace, port: u16) {
 
 #[test]
 fn debians_plugins_give_a_pod_its_network_and_take_it_away() {
-    if !Path::new("/usr/lib/cni/portmap").exists() {
-        println!("skipped: the package containernetworking-plugins is not installed");
-        return;
-    }
+    crisp_skip::needs!("/usr/lib/cni/portmap", "iptables");
     on_private_host(module_path!(), "debians_plugins_give_a_pod_its_network_and_take_it_away", || {
         let dir = tempfile::tempdir().unwrap();
         let addresses = dir.path().join("addresses");

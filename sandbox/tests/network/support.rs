@@ -23,10 +23,7 @@ const INSIDE: &str = "CRISP_TEST_PRIVATE_HOST";
 
 /// Runs `body` as the root of a private host. `module` and `test` name the calling test.
 pub fn on_private_host(module: &str, test: &str, body: impl FnOnce()) {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: needs root for namespaces");
-        return;
-    }
+    crisp_skip::needs!("unshare", "mount", "ip");
     if std::env::var_os(INSIDE).is_some() {
         sh("mount -t tmpfs tmpfs /run && ip link set lo up");
         return body();
@@ -44,6 +41,7 @@ pub fn on_private_host(module: &str, test: &str, body: impl FnOnce()) {
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     println!("{text}");
+    crisp_skip::forward(test, &text);
     assert!(output.status.success(), "{test} failed on its private host");
     assert!(text.contains("1 passed"), "{test} is not the test's name");
 }

@@ -59,9 +59,7 @@ fn inputs() -> Inputs {
 
 #[test]
 fn a_whole_spec_becomes_a_plan() {
-    if crate::skip::without_root() {
-        return;
-    }
+    crisp_skip::needs!();
     let Compiled { plan, fds } = compile(&spec(|_| ()), inputs()).unwrap();
     let process = &plan.process;
     assert_eq!(process.env, [c"PATH=/bin".to_owned(), c"A=3".to_owned(), c"B=2".to_owned()]);
@@ -88,9 +86,7 @@ fn a_whole_spec_becomes_a_plan() {
 /// Where in the JSON, what to put there, and what the error must start with.
 #[test]
 fn errors_name_the_field() {
-    if crate::skip::without_root() {
-        return;
-    }
+    crisp_skip::needs!();
     let cases: [(&str, Value, &str); 34] = [
         ("/process/args", json!([]), "process.args: empty"),
         ("/process/args", json!(["a\0b"]), "process.args[0]: it contains a NUL"),
@@ -156,9 +152,7 @@ fn errors_name_the_field() {
 
 #[test]
 fn the_pid_namespace_must_be_the_one_that_the_spec_says() {
-    if crate::skip::without_root() {
-        return;
-    }
+    crisp_skip::needs!();
     let joined = spec(|json| json["linux"]["namespaces"][2]["path"] = json!("/proc/1/ns/pid"));
     let target = PidInput::Target(File::open("/").unwrap().into());
     let Compiled { plan, fds } = compile(&joined, Inputs { pid: target, ..inputs() }).unwrap();
@@ -168,9 +162,7 @@ fn the_pid_namespace_must_be_the_one_that_the_spec_says() {
 
 #[test]
 fn a_plan_survives_its_journey() {
-    if crate::skip::without_root() {
-        return;
-    }
+    crisp_skip::needs!();
     let plan = compile(&spec(|_| ()), inputs()).unwrap().plan;
     let bytes = postcard::to_allocvec(&plan).unwrap();
     assert_eq!(postcard::from_bytes::<plan::Plan>(&bytes).unwrap(), plan);

@@ -11,9 +11,7 @@ struct Image {
 impl Image {
     /// Layer n (0 = top) has the file `nN` and its own version of `same`.
     fn new(count: usize) -> Option<Self> {
-        if crate::skip::without_root() {
-            return None;
-        }
+        crisp_skip::needs!();
         let folder = tempfile::tempdir().unwrap();
         let mut layers = Vec::new();
         for n in 0..count {
@@ -99,7 +97,9 @@ fn errors_name_the_layer() {
 #[test]
 fn the_kernel_is_quoted_when_it_refuses() {
     if !ways().contains(&Way::Descriptors) {
-        return crate::skip::because("a kernel before 6.13 tells only dmesg");
+        crisp_skip::unsupported!(Kernel(
+            "lowerdir+ for descriptors (6.13): before, it explains only in dmesg"
+        ));
     }
     let Some(image) = Image::new(1) else { return };
     let upper = image.folder.path().join("upper");

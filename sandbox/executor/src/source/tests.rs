@@ -6,9 +6,7 @@ use crate::inroot;
 const SOON: Duration = Duration::from_secs(5);
 
 fn folder() -> Option<tempfile::TempDir> {
-    if crate::skip::without_root() {
-        return None;
-    }
+    crisp_skip::needs!();
     Some(tempfile::tempdir().unwrap())
 }
 
@@ -91,8 +89,7 @@ fn dead_file_system(on: &Path) -> OwnedFd {
 fn a_dead_file_system_costs_its_deadline_once_and_one_thread() {
     let Some(folder) = folder() else { return };
     if !Path::new("/dev/fuse").exists() {
-        crate::skip::because("no /dev/fuse");
-        return;
+        crisp_skip::unsupported!(Device("/dev/fuse"));
     }
     let path = folder.path().join("below");
     let mount_point = folder.path().to_owned();

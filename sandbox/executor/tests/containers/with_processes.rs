@@ -156,8 +156,7 @@ fn oom_score_is_set_or_clamped() {
 
 fn a_profile_without_apparmor_is_an_error() {
     if std::path::Path::new("/sys/kernel/security/apparmor").exists() {
-        println!("skipped: this machine has AppArmor");
-        return;
+        crisp_skip::unsupported!(Without("AppArmor"));
     }
     let outcome = Files::busybox().pod().run_with(&["/bin/true"], |plan| {
         plan.process.apparmor_profile = Some(c("strict"));

@@ -25,23 +25,21 @@ impl Cgroup {
     }
 
     /// v1 of `controller`, where the host has it.
-    fn v1(controller: &str) -> Option<Self> {
+    fn v1(controller: &'static str) -> Option<Self> {
         let hierarchy = Path::new("/sys/fs/cgroup").join(controller);
-        let there = hierarchy.join("tasks").exists();
-        if !there {
-            eprintln!("skipped: no v1 hierarchy for {controller}");
+        if !hierarchy.join("tasks").exists() {
+            crisp_skip::unsupported!(CgroupV1(controller));
         }
-        there.then(|| Self::new(&hierarchy))
+        Some(Self::new(&hierarchy))
     }
 
     /// v2, alone or beside v1.
     fn v2() -> Option<Self> {
         let hierarchies = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
-        let found = hierarchies.into_iter().find(|path| path.join("cgroup.controllers").exists());
-        if found.is_none() {
-            eprintln!("skipped: no v2 hierarchy");
+        match hierarchies.into_iter().find(|path| path.join("cgroup.controllers").exists()) {
+            Some(path) => Some(Self::new(path)),
+            None => crisp_skip::unsupported!(CgroupV2),
         }
-        found.map(Self::new)
     }
 
     fn folder(&self) -> OwnedFd {

@@ -22,15 +22,7 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Why nothing can be tested here, printed; false when all is there.
 pub fn missing() -> bool {
-    let reason = if !rustix::process::geteuid().is_root() {
-        "not root"
-    } else if !Path::new("/bin/busybox").exists() {
-        "no /bin/busybox"
-    } else {
-        return false;
-    };
-    eprintln!("skipped: {reason}");
-    true
+    crisp_skip::lacks(&["/bin/busybox"])
 }
 
 pub struct Pod {

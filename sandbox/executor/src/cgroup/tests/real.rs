@@ -12,22 +12,15 @@ struct Own {
 }
 
 impl Own {
-    /// None, with the reason printed, where the test cannot run.
+    /// None, and a skip reported, where the test cannot run.
     fn new() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        if crate::skip::without_root() {
-            return None;
-        }
+        crisp_skip::needs!();
         let cgroups = Cgroups::detect().unwrap();
         let name = format!("/crisp-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let parent = CgroupPath::parse(&name).unwrap();
-        match cgroups.create(&parent.child("leaf").unwrap()) {
-            Ok(cgroup) => Some(Self { cgroups, cgroup, parent }),
-            Err(error) => {
-                crate::skip::because(&error.to_string());
-                None
-            }
-        }
+        let cgroup = cgroups.create(&parent.child("leaf").unwrap()).unwrap();
+        Some(Self { cgroups, cgroup, parent })
     }
 
     fn host_file(&self, controller: Controller, file: &'static str) -> String {
@@ -174,8 +167,7 @@ fn device_rules_decide() {
 fn the_v2_device_program_decides_like_v1() {
     let Some(own) = Own::new() else { return };
     let Some(v2) = &own.cgroup.host.v2 else {
-        crate::skip::because("no cgroup v2");
-        return;
+        crisp_skip::unsupported!(CgroupV2);
     };
     let dir = v2.dir(own.cgroup.path()).unwrap().unwrap();
     let apply = |rules: &[DeviceRule]| devices::apply_v2(own.cgroup.path(), &dir, rules).unwrap();
