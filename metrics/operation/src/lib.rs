@@ -10,8 +10,8 @@
 //! Cast: [`Operation`] runs named stages, each with a deadline and timed in the metrics, and undoes them
 //! in reverse when one fails; [`Steps`] are blocking stages that share one thread; [`SingleFlight`] joins
 //! equal requests; [`KeyedLocks`] excludes operations on the same pod or container; [`record`] writes
-//! versioned records; [`fault`] kills, fails or hangs any stage in test builds; [`clock`] has the time and
-//! the boot id.
+//! versioned records; [`StatusCell`] holds a status in memory and keeps its record true; [`fault`] kills,
+//! fails or hangs any stage in test builds; [`clock`] has the time and the boot id.
 //!
 //! Rules that hold everywhere:
 //! - A stage whose deadline passes is told to stop by its [`Cancel`] token, which blocking work checks
@@ -67,6 +67,8 @@ mod operation;
 #[cfg(feature = "server")]
 pub mod record;
 #[cfg(feature = "server")]
+mod status;
+#[cfg(feature = "server")]
 mod undo;
 
 #[cfg(feature = "server")]
@@ -79,3 +81,5 @@ pub use flight::{Flight, SingleFlight};
 pub use lock::{Busy, KeyedGuard, KeyedLocks};
 #[cfg(feature = "server")]
 pub use operation::{Operation, Stage, Steps};
+#[cfg(feature = "server")]
+pub use status::{StatusCell, StatusError};

@@ -1,0 +1,316 @@
+//! A status in memory, with its record on disk.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::record::RecordError;
+
+/// Pauses between two tries to write a record: the first, and the longest.
+const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
+
+type Write<S> = Box<dyn Fn(&S) -> Result<(), RecordError> + Send + Sync>;
+
+/// Why a status stays as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError<R: fmt::Debug + fmt::Display> {
+    #[error("{0}")]
+    Refused(R),
+    #[error(transparent)]
+    Record(RecordError),
+}
+
+/// The one place through which the status `S` of a pod or container changes. Clones are the same cell.
+///
+/// ```text
+///   update  (what is planned)        record -> memory    a disk that refuses refuses the change
+///   observe (what has happened)      memory -> record    written in the background until it succeeds
+///   show    (what needs no record)   memory
+/// ```
+///
+/// Readers never wait for the disk. Changes are functions from the status before to the one after, which
+/// may refuse.
+pub struct StatusCell<S>(Arc<Cell<S>>);
+
+struct Cell<S> {
+    visible: watch::Sender<Arc<S>>,
+    writing: Mutex<Writing<S>>,
+    write: Write<S>,
+    /// A background task is about to write what is visible then.
+    queued: AtomicBool,
+}
+
+struct Writing<S> {
+    /// What the record says.
+    written: Option<Arc<S>>,
+    closed: bool,
+}
+
+impl<S> Clone for StatusCell<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<S: fmt::Debug> fmt::Debug for StatusCell<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StatusCell").field(&self.0.visible.borrow()).finish()
+    }
+}
+
+impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
+    /// A cell that holds `status`; `write` replaces its record, and may block.
+    #[must_use]
+    pub fn new(status: S, write: impl Fn(&S) -> Result<(), RecordError> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Cell {
+            visible: watch::Sender::new(Arc::new(status)),
+            writing: Mutex::new(Writing { written: None, closed: false }),
+            write: Box::new(write),
+            queued: AtomicBool::new(false),
+        }))
+    }
+
+    /// The status now.
+    #[must_use]
+    pub fn get(&self) -> Arc<S> {
+        self.0.visible.borrow().clone()
+    }
+
+    /// A receiver that sees the status now and the last of each series of changes.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<S>> {
+        self.0.visible.subscribe()
+    }
+
+    /// Writes the record of the present status.
+    ///
+    /// # Errors
+    /// What was on disk before is still there then.
+    pub fn save(&self) -> Result<(), RecordError> {
+        self.0.write_visible()
+    }
+
+    /// Makes a planned change: on disk first, visible after. Returns the status before and after. `change`
+    /// runs again when an observation came between. Blocks.
+    ///
+    /// # Errors
+    /// `change`'s refusal, or the disk's; the status has not changed then.
+    pub fn update<R: fmt::Debug + fmt::Display>(
+        &self,
+        change: impl Fn(&S) -> Result<S, R>,
+    ) -> Result<(Arc<S>, Arc<S>), StatusError<R>> {
+        let mut writing = self.0.lock();
+        loop {
+            let before = self.get();
+            let after = Arc::new(change(&before).map_err(StatusError::Refused)?);
+            if *after == *before {
+                return Ok((before, after));
+            }
+            if !writing.closed {
+                (self.0.write)(&after).map_err(StatusError::Record)?;
+                writing.written = Some(after.clone());
+            }
+            let published = self.0.visible.send_if_modified(|now| {
+                let unchanged = Arc::ptr_eq(now, &before);
+                if unchanged {
+                    *now = after.clone();
+                }
+                unchanged
+            });
+            if published {
+                return Ok((before, after));
+            }
+        }
+    }
+
+    /// Notes what has happened: visible at once, and on disk as soon as that accepts it. Returns the status
+    /// before and after. Needs a tokio runtime.
+    ///
+    /// # Errors
+    /// `change`'s refusal.
+    pub fn observe<R>(&self, change: impl FnOnce(&S) -> Result<S, R>) -> Result<(Arc<S>, Arc<S>), R> {
+        let (before, after) = self.show(change)?;
+        if !Arc::ptr_eq(&before, &after) && !self.0.queued.swap(true, Ordering::AcqRel) {
+            tokio::spawn(write_until_done(self.0.clone()));
+        }
+        Ok((before, after))
+    }
+
+    /// Changes the status in memory alone.
+    ///
+    /// # Errors
+    /// `change`'s refusal.
+    pub fn show<R>(&self, change: impl FnOnce(&S) -> Result<S, R>) -> Result<(Arc<S>, Arc<S>), R> {
+        let mut result = None;
+        self.0.visible.send_if_modified(|now| {
+            let before = now.clone();
+            match change(&before) {
+                Ok(after) if after == *before => result = Some(Ok((before.clone(), before))),
+                Ok(after) => {
+                    *now = Arc::new(after);
+                    result = Some(Ok((before, now.clone())));
+                    return true;
+                }
+                Err(refusal) => result = Some(Err(refusal)),
+            }
+            false
+        });
+        result.unwrap_or_else(|| Ok((self.get(), self.get())))
+    }
+
+    /// Ends all writing, because the record is about to be removed. Blocks until a write under way has ended.
+    pub fn close(&self) {
+        self.0.lock().closed = true;
+    }
+}
+
+impl<S> Cell<S> {
+    fn lock(&self) -> MutexGuard<'_, Writing<S>> {
+        self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_visible(&self) -> Result<(), RecordError> {
+        let mut writing = self.lock();
+        let status = self.visible.borrow().clone();
+        let is_written = writing.written.as_ref().is_some_and(|written| Arc::ptr_eq(written, &status));
+        if !writing.closed && !is_written {
+            (self.write)(&status)?;
+            writing.written = Some(status);
+        }
+        Ok(())
+    }
+}
+
+/// Writes the newest status. A disk that refuses is asked again, at growing distances, without end.
+async fn write_until_done<S: Send + Sync + 'static>(cell: Arc<Cell<S>>) {
+    let [mut pause, longest] = RETRY;
+    loop {
+        let writer = cell.clone();
+        let work = move || {
+            // Before the status is read: a change after that queues a task of its own.
+            writer.queued.store(false, Ordering::Release);
+            writer.write_visible()
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(Err(error)) => {
+                tracing::error!(%error, again_in = ?pause, "cannot write a status to disk; memory has it")
+            }
+            Ok(Ok(())) | Err(_) => return,
+        }
+        if cell.queued.swap(true, Ordering::AcqRel) {
+            return; // another task writes it
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::record::{self, Durability, Record};
+
+    #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+    struct Sample(u32);
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Kept {
+        number: u32,
+    }
+
+    impl Record for Kept {
+        const KIND: &'static str = "sample record";
+    }
+
+    fn cell(path: &Path) -> StatusCell<Sample> {
+        let path = path.to_owned();
+        StatusCell::new(Sample(0), move |sample| {
+            record::write(&path, &Kept { number: sample.0 }, Durability::Process)
+        })
+    }
+
+    fn on_disk(path: &Path) -> Option<u32> {
+        record::read::<Kept>(path).ok().map(|kept| kept.number)
+    }
+
+    fn to(number: u32) -> impl Fn(&Sample) -> Result<Sample, &'static str> {
+        move |now| if number > now.0 { Ok(Sample(number)) } else { Err("only upwards") }
+    }
+
+    #[test]
+    fn a_plan_that_the_disk_refuses_is_never_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let cell = cell(&folder.path().join("missing").join("x.json"));
+        assert!(matches!(cell.update(to(1)), Err(StatusError::Record(_))));
+        assert_eq!(*cell.get(), Sample(0));
+    }
+
+    #[test]
+    fn a_plan_is_on_disk_when_it_is_seen_and_a_refusal_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        let cell = cell(&path);
+        cell.update(to(2)).unwrap();
+        assert_eq!((cell.get().0, on_disk(&path)), (2, Some(2)));
+        assert!(matches!(cell.update(to(1)), Err(StatusError::Refused("only upwards"))));
+        assert_eq!((cell.get().0, on_disk(&path)), (2, Some(2)));
+    }
+
+    #[tokio::test]
+    async fn what_has_happened_is_seen_at_once_and_written_when_the_disk_works_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("missing");
+        let path = missing.join("x.json");
+        let cell = cell(&path);
+        cell.observe(to(1)).unwrap();
+        cell.observe(to(2)).unwrap();
+        assert_eq!(cell.get().0, 2);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(on_disk(&path), None);
+        std::fs::create_dir(&missing).unwrap();
+        let written = async {
+            while on_disk(&path) != Some(2) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), written).await.unwrap();
+    }
+
+    #[test]
+    fn an_observation_during_a_plan_is_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        let cell = cell(&path);
+        let mut first = true;
+        let observed = Mutex::new(&mut first);
+        let planned = cell.update(|now| {
+            if std::mem::take(&mut **observed.lock().unwrap()) {
+                cell.show(to(5)).unwrap();
+            }
+            to(3)(now)
+        });
+        assert!(matches!(planned, Err(StatusError::Refused("only upwards"))));
+        assert_eq!(cell.get().0, 5);
+        cell.save().unwrap();
+        assert_eq!(on_disk(&path), Some(5));
+    }
+
+    #[tokio::test]
+    async fn a_closed_cell_writes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        let cell = cell(&path);
+        cell.close();
+        cell.observe(to(1)).unwrap();
+        cell.update(to(2)).unwrap();
+        cell.save().unwrap();
+        assert_eq!((cell.get().0, on_disk(&path)), (2, None));
+    }
+}
