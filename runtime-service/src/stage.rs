@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crisp_executor::cgroup::{CgroupError, InvalidCgroupPath};
 use crisp_executor::compile::CompileError;
-use crisp_executor::inroot::InRootError;
+use crisp_executor::in_root::InRootError;
 use crisp_executor::rootfs::RootfsError;
 use crisp_executor::user::UserError;
 use crisp_image_service::store::StoreError;

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use crisp_executor::inroot;
+use crisp_executor::in_root;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timestamps};
 use rustix::io::Errno;
 
@@ -63,7 +63,7 @@ pub fn make(view: &OwnedFd, folder: &Folder, places: &[PathBuf]) -> Result<Vec<(
 
 fn copy_up(view: &OwnedFd, place: &Path, volume: &Path) -> Result<(), Cause> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let source = match inroot::open(view, &place.to_string_lossy(), flags) {
+    let source = match in_root::open(view, &place.to_string_lossy(), flags) {
         Ok(source) => source,
         Err(error) if error.is_missing() => return Ok(()),
         Err(error) => return Err(error.into()),

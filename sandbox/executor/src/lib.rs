@@ -15,7 +15,7 @@
 //! things, [`run::start`] and [`run::exec`] make processes. On the server's side `compile::compile`
 //! makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, count and kill, `rootfs::assemble`
 //! stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and their
-//! compiler, `user::resolve` and `inroot` look into images.
+//! compiler, `user::resolve` and `in_root` look into images.
 //!
 //! ```
 //! # #[cfg(feature = "compile")] {
@@ -37,8 +37,7 @@ pub mod cgroup;
 #[cfg(feature = "compile")]
 pub mod compile;
 pub mod id;
-#[cfg(feature = "compile")]
-pub mod inroot;
+pub mod in_root;
 pub mod plan;
 #[cfg(feature = "compile")]
 pub mod rootfs;

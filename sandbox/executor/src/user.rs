@@ -1,11 +1,11 @@
 //! Who a process runs as: USER strings resolved against the image's own /etc/passwd and /etc/group.
 //!
-//! Both files are data of strangers: lines that do not parse are skipped, ids that do not fit are no
-//! ids, and the files may be missing (an image with one static binary has neither).
+//! Both files are untrusted: lines that do not parse are skipped, ids out of range are refused, and the
+//! files may be missing (an image with one static binary has neither).
 
 use std::os::fd::AsFd;
 
-use crate::inroot::{self, InRootError};
+use crate::in_root::{self, InRootError};
 
 /// A resolved user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct User {
     pub name: Option<String>,
 }
 
-/// Why a USER string names nobody.
+/// Why a USER string cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     #[error("user {name:?} is not in the image's /etc/passwd")]
@@ -43,7 +43,7 @@ const MAX_FILE: usize = 8 << 20;
 
 /// Resolves `name`, `uid`, `name:group`, `uid:gid` and mixes of them; empty means root.
 ///
-/// Digits alone are always a number, also when somebody has such a name. The primary group is the
+/// Digits alone are always a number, also when an account has such a name. The primary group is the
 /// one asked for, or that of /etc/passwd, or 0 for a uid that the image does not know.
 ///
 /// # Errors
@@ -55,7 +55,7 @@ pub fn resolve(root: impl AsFd, user: &str) -> Result<User, UserError> {
 }
 
 fn read(root: &impl AsFd, path: &str) -> Result<String, UserError> {
-    let content = inroot::read_file(root, path, MAX_FILE)?.unwrap_or_default();
+    let content = in_root::read_file(root, path, MAX_FILE)?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&content).into_owned())
 }
 
@@ -203,7 +203,7 @@ last:x:2147483647:5::relative:
     }
 
     #[test]
-    fn what_names_nobody_is_refused_by_name() {
+    fn an_unknown_user_or_group_is_refused_by_name() {
         let cases = [
             ("nobody", "user \"nobody\" is not in the image's /etc/passwd"),
             ("huge", "user \"huge\" is not in the image's /etc/passwd"),

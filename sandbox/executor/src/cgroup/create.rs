@@ -41,7 +41,7 @@ fn create_in(host: &Host, hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bo
 
 /// Almost always one mkdir, as the parent is there.
 fn make_folders(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, CgroupError> {
-    // Somebody may remove an empty parent between its creation and ours: start over then.
+    // Another process may remove an empty parent between the two calls: start again then.
     for _ in 0..8 {
         match mkdir(hierarchy, path) {
             Err(Errno::NOENT) => {}

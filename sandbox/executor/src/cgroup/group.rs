@@ -104,7 +104,7 @@ impl Group {
         }
     }
 
-    /// Removes it unless somebody is still in it. True when it is gone.
+    /// Removes it unless a process is still in it. True when it is gone.
     ///
     /// # Errors
     /// [`CgroupError::Remove`] naming the folder.

@@ -30,7 +30,7 @@ impl CgroupPath {
             return refuse("it must start with /");
         };
         if inner.is_empty() {
-            return refuse("the root of the hierarchy is nobody's to change");
+            return refuse("it is the root of the hierarchy, which cannot be used");
         }
         if text.len() > 4000 {
             return refuse("it is longer than 4000 bytes");

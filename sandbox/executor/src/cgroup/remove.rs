@@ -23,8 +23,8 @@ pub(super) fn remove(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> 
     result
 }
 
-/// Whoever made the cgroups above `path` on a hybrid host, such as a kubelet, made them for the v1
-/// controllers, and will not remove what they got here as company. They are made again on need.
+/// Removes the empty v2 cgroups above `path` on a hybrid host. The kubelet makes and removes only the
+/// v1 ones, so these would stay for ever. They are made again when needed.
 fn prune(v2: &Hierarchy, path: &CgroupPath) {
     let mut above = path.parent();
     while let Some(level) = above {
@@ -75,7 +75,7 @@ fn remove_in(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
 pub(super) fn rmdir(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
     match rustix::fs::unlinkat(hierarchy.root(), path.relative(), AtFlags::REMOVEDIR) {
         Err(Errno::NOENT) => Ok(()),
-        // The removal has happened for everybody else; only this call was interrupted by it.
+        // Another call has removed it in the meantime.
         Err(Errno::NODEV) => Ok(()),
         other => other,
     }

@@ -181,7 +181,7 @@ fn tmpfs_option(index: usize, option: &str) -> Result<&str, CompileError> {
     Err(unsupported(format!("mounts[{index}].options: {option:?}"), "for a tmpfs"))
 }
 
-/// The modes are fixed: what everybody asks for, and the only ones that work for all users.
+/// The modes are fixed: the usual ones, and the only ones that work for all users.
 fn devpts(index: usize, data: &[String]) -> Result<MountKind, CompileError> {
     let mut gid = 0;
     for option in data {

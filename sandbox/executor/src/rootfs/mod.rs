@@ -21,16 +21,16 @@ use rustix::mount::{
 /// The kernel's own limit (OVL_MAX_STACK).
 const MAX_LAYERS: usize = 500;
 
-/// Layers come from archives of strangers: whatever could make one of their files stand for another
-/// (redirects, indexes, metadata-only copies) is off, whatever the kernel's defaults are.
+/// Layers come from untrusted archives: features by which one file of a layer can stand for another
+/// (redirects, indexes, metadata-only copies) are off, whatever the kernel's defaults are.
 const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow")];
 
-/// Nothing written to a container's root is forced to disk, neither when a process asks nor when the
-/// overlay goes away. The latter is the point: it is a sync of the *whole* file system that the
-/// upper folder is on, in the exit path of the container's last process (40 ms for 64 MB of anybody's
-/// dirty pages; seconds on a busy disk). What it gives up, a root that is complete after a crash of
-/// the machine, nobody could use: containers do not outlive the boot, and their successors start
-/// with an empty upper folder. Volumes are not concerned.
+/// The overlay never syncs its upper folder, neither when a process calls fsync nor at unmount. The
+/// unmount is why: without this option it syncs the *whole* file system that the upper folder is on,
+/// in the exit path of the container's last process (40 ms for 64 MB of dirty pages of any process;
+/// seconds on a busy disk). The price is a root that may be incomplete after a crash of the machine,
+/// which does no harm: containers do not outlive the boot, and a new container starts with an empty
+/// upper folder. Volumes are not affected.
 const VOLATILE: &str = "volatile";
 
 /// Why a root file system could not be put together.
@@ -53,7 +53,7 @@ pub enum RootfsError {
 /// that attached it, are.
 ///
 /// # Errors
-/// Names the layer, or the step that failed with what the kernel said about it.
+/// Names the layer, or the step that failed with the kernel's own message.
 pub fn assemble(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, RootfsError> {
     build(&Parts { layers, writable: Some((upper, work)) })
 }
@@ -128,7 +128,7 @@ fn build_by(parts: &Parts<'_>, way: Way) -> Result<OwnedFd, RootfsError> {
     }
 }
 
-/// What failed, and what the kernel said.
+/// The step that failed, with the kernel's error and message.
 struct Failure {
     step: &'static str,
     errno: Errno,

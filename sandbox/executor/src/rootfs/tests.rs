@@ -1,7 +1,8 @@
+use std::os::fd::AsFd;
 use std::time::Instant;
 
 use super::*;
-use crate::inroot;
+use crate::in_root::{self, Kind};
 
 struct Image {
     folder: tempfile::TempDir,
@@ -60,9 +61,9 @@ fn every_way_stacks_1_and_127_layers_outside_of_the_mount_table() {
         let root = image.build(way).unwrap();
         eprintln!("{way:?}, {count} layers: {:?}", started.elapsed());
         assert!(mounts() <= before);
-        assert_eq!(inroot::read_file(&root, "same", 10).unwrap().unwrap(), b"0");
-        assert!(inroot::exists(&root, &format!("n{}", count - 1)).unwrap());
-        inroot::mkdir_all(&root, "/made/here").unwrap();
+        assert_eq!(in_root::read_file(&root, "same", 10).unwrap().unwrap(), b"0");
+        in_root::find(&root, &*format!("n{}", count - 1)).unwrap();
+        in_root::find_or_make(root.as_fd(), c"/made/here", Kind::Folder).unwrap();
         assert!(image.folder.path().join("upper/made/here").is_dir());
     }
 }
@@ -72,8 +73,8 @@ fn a_view_is_read_only() {
     for count in [1, 3] {
         let Some(image) = Image::new(count) else { return };
         let view = read_only_view(&image.layers).unwrap();
-        assert_eq!(inroot::read_file(&view, "/same", 10).unwrap().unwrap(), b"0");
-        assert!(inroot::mkdir_all(&view, "made").is_err());
+        assert_eq!(in_root::read_file(&view, "/same", 10).unwrap().unwrap(), b"0");
+        assert!(in_root::find_or_make(view.as_fd(), c"made", Kind::Folder).is_err());
     }
 }
 
@@ -117,7 +118,7 @@ fn a_root_can_be_put_together_again() {
     let Some(image) = Image::new(2) else { return };
     for way in ways().into_iter().chain(ways()) {
         let root = image.build(way).unwrap();
-        inroot::mkdir_all(&root, "x").unwrap();
+        in_root::find_or_make(root.as_fd(), c"x", Kind::Folder).unwrap();
     }
 }
 
@@ -126,7 +127,7 @@ fn letting_go_of_a_root_does_not_write_the_disk_out() {
     let Some(image) = Image::new(2) else { return };
     let (upper, work) = (image.folder.path().join("upper"), image.folder.path().join("work"));
     let root = assemble(&image.layers, &upper, &work).unwrap();
-    inroot::mkdir_all(&root, "x").unwrap();
+    in_root::find_or_make(root.as_fd(), c"x", Kind::Folder).unwrap();
     std::fs::write(image.folder.path().join("dirty"), vec![1u8; 64 << 20]).unwrap();
     let started = Instant::now();
     drop(root);

@@ -12,11 +12,11 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_n
 use super::command::Command;
 use super::cwd::{self, Entered};
 use super::error::{At, Stage, StageError};
-use super::mounts::{Mounter, set_read_only};
+use super::mounts::Mounter;
 use super::report::Reporter;
 use super::spawn::InCgroup;
 use super::streams::Streams;
-use super::{Fds, Stdio, credentials, hide, limits, pod_root, procfs, terminal};
+use super::{Fds, Stdio, credentials, filesystem, limits, masked_paths, pod_root, procfs, terminal};
 use crate::plan::{CgroupJoin, MountKind, Plan, Process};
 use crate::sys::{self, MountAttr};
 
@@ -45,7 +45,7 @@ pub(crate) fn start(
     }
     let root = fds.get(plan.root.mount)?;
     attach_root(root)?;
-    furnish(plan, fds, root, proc, reporter)?;
+    fill_root(plan, fds, root, proc, reporter)?;
     if process.terminal {
         let slave = terminal::open(root, process.uid, reporter)?;
         terminal::attach_console(root, slave.as_fd())?;
@@ -53,12 +53,12 @@ pub(crate) fn start(
     }
     pod_root::switch(root).at(Stage::SwitchRoot, "pivot_root")?;
     cwd::make(root, &process.cwd)?;
-    settle_root(plan, root)?;
+    seal_root(plan, root)?;
     launch(process, &command, root, streams, reporter)
 }
 
 fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
-    let attached = move_mount(root, c"", CWD, pod_root::SPOT, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
+    let attached = move_mount(root, c"", CWD, pod_root::ROOT_TARGET, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH);
     attached.map_err(|errno| match errno {
         Errno::INVAL => {
             let why = "of the container: is not an unattached mount (each serves one start)";
@@ -96,7 +96,7 @@ pub(crate) fn join(
     launch(process, &command, root.as_fd(), streams, reporter)
 }
 
-/// Nobody may look into this copy of the monitor, and no signal state of the monitor's may stay.
+/// Other processes cannot inspect this copy of the monitor, and it keeps no signal state of the monitor.
 fn detach_from_monitor() -> Result<(), StageError> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Clone, "hide from other processes")?;
     sys::reset_signals();
@@ -139,7 +139,7 @@ fn open_proc(plan: &Plan) -> Result<Option<OwnedFd>, StageError> {
 }
 
 /// Mounts, devices, links; then what is hidden or read-only.
-fn furnish(
+fn fill_root(
     plan: &Plan,
     fds: Fds<'_>,
     root: BorrowedFd<'_>,
@@ -149,20 +149,20 @@ fn furnish(
     let kcore =
         proc.as_ref().is_some_and(|p| accessat(p, c"kcore", Access::EXISTS, AtFlags::empty()).is_ok());
     Mounter { plan, fds, root, proc, kcore, reporter, seal: Vec::new() }.attach_all()?;
-    hide::make_read_only(root, &plan.readonly_paths)?;
-    hide::mask(root, &plan.masked_paths)
+    masked_paths::make_read_only(root, &plan.readonly_paths)?;
+    masked_paths::mask(root, &plan.masked_paths)
 }
 
 /// The root's own propagation and flags, once nothing has to be made in it any more. Shared only
 /// now: a shared mount can't be pivoted to.
-fn settle_root(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), StageError> {
+fn seal_root(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), StageError> {
     if plan.root.shared {
         let propagation = u64::from(MountPropagationFlags::SHARED.bits());
         let attr = MountAttr { propagation, ..MountAttr::default() };
         sys::mount_setattr(root, false, &attr).at(Stage::SwitchRoot, "share the root's mounts")?;
     }
     if plan.root.readonly {
-        set_read_only(root, false).at(Stage::SwitchRoot, "make the root read-only")?;
+        filesystem::set_read_only(root, false).at(Stage::SwitchRoot, "make the root read-only")?;
     }
     Ok(())
 }

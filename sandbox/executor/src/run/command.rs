@@ -44,9 +44,9 @@ impl<'a> Command<'a> {
         for path in &self.candidates {
             let errno = sys::execve(path, &self.args, &self.env);
             match errno {
-                // Also said when the program is there and its interpreter is not.
+                // The kernel answers the same when the program exists but its interpreter does not.
                 Errno::NOENT | Errno::NOTDIR if self.searched.is_some() && !exists(path) => {}
-                // As every shell does: go on, somebody further down the path may be allowed.
+                // As every shell does: go on, a later folder of the path may hold one that may be run.
                 Errno::ACCESS if self.searched.is_some() => first = first.or(Some((path, errno))),
                 errno => return self.failed(path, errno),
             }

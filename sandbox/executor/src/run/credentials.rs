@@ -106,7 +106,7 @@ fn become_user(process: &Process) -> Result<(), StageError> {
     set_thread_res_uid(uid, uid, uid).at(Stage::User, format_args!("user {}", process.uid))
 }
 
-/// A host that lacks a capability can't give it: the rest is given, and it is said.
+/// A capability that the runtime itself lacks cannot be given: it is left out, with a note.
 fn within(wanted: &Capabilities, had: u64, reporter: &Reporter) -> Capabilities {
     let missing = (wanted.permitted | wanted.inheritable) & !had;
     if missing != 0 {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{fchdir, getcwd};
 
 use super::error::{Quoted, Stage, StageError};
-use super::target::{self, Kind};
+use crate::in_root::{self, Kind};
 
 /// Whether the folder could be entered with the rights of before the change of user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(crate) enum Entered {
 
 /// Makes `cwd` when it is missing.
 pub(crate) fn make(root: BorrowedFd<'_>, cwd: &CStr) -> Result<(), StageError> {
-    match target::find_or_make(root, cwd, Kind::Folder) {
+    match in_root::find_or_make(root, cwd, Kind::Folder) {
         Ok(_) | Err(Errno::ACCESS) => Ok(()),
         Err(errno) => Err(explained(cwd, errno)),
     }
@@ -28,7 +28,7 @@ pub(crate) fn make(root: BorrowedFd<'_>, cwd: &CStr) -> Result<(), StageError> {
 
 /// Changes to `cwd` of `root`, which is the process's root by now.
 pub(crate) fn enter(root: BorrowedFd<'_>, cwd: &CStr) -> Result<Entered, StageError> {
-    let entered = target::open(root, cwd, OFlags::PATH | OFlags::DIRECTORY)
+    let entered = in_root::resolve(root, cwd, OFlags::PATH | OFlags::DIRECTORY)
         .and_then(|folder: OwnedFd| fchdir(folder.as_fd()));
     match entered {
         Ok(()) => prove(cwd).map(|()| Entered::Yes),

@@ -7,8 +7,7 @@ use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, s
 use rustix::io::Errno;
 
 use super::error::{At, Quoted, Stage, StageError};
-use super::mounts::child_of;
-use super::target::{self, Kind};
+use crate::in_root::{self, Kind};
 use crate::plan::{Device, MountKind, Plan};
 
 const DEV: &CStr = c"/dev";
@@ -51,7 +50,7 @@ pub(crate) fn make_elsewhere(root: BorrowedFd<'_>, plan: &Plan) -> Result<(), St
         }
         let (folder, name) =
             split(&device.path).ok_or(Errno::INVAL).at(Stage::Device, Quoted(&device.path))?;
-        let folder = target::find_or_make(root, &folder, Kind::Folder);
+        let folder = in_root::find_or_make(root, &folder, Kind::Folder);
         let folder: OwnedFd = folder.at(Stage::Device, Quoted(&device.path))?;
         make(folder.as_fd(), name, device)?;
     }
@@ -97,6 +96,13 @@ fn split(path: &CStr) -> Option<(CString, &[u8])> {
     plain.then_some((folder, name))
 }
 
+/// The single name by which `path` lies below `folder`.
+pub(crate) fn child_of<'a>(folder: &CStr, path: &'a CStr) -> Option<&'a [u8]> {
+    let name = path.to_bytes().strip_prefix(folder.to_bytes())?.strip_prefix(b"/")?;
+    let plain = !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b"..";
+    plain.then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +113,13 @@ mod tests {
         assert_eq!(split(c"/x"), Some((c"/".to_owned(), &b"x"[..])));
         assert_eq!(split(c"/dev/.."), None);
         assert_eq!(split(c"/dev/"), None);
+    }
+
+    #[test]
+    fn only_plain_names_are_children() {
+        assert_eq!(child_of(c"/dev", c"/dev/pts"), Some(&b"pts"[..]));
+        for path in [c"/dev", c"/dev/", c"/dev/..", c"/dev/a/b", c"/devil/x", c"/etc"] {
+            assert_eq!(child_of(c"/dev", path), None, "{path:?}");
+        }
     }
 }

@@ -112,7 +112,7 @@ fn not_a_program(path: &CStr) -> String {
     format!("{error}: neither a program nor a script that starts with #!")
 }
 
-/// The start of a file that somebody tried to run.
+/// The start of a file that could not be executed.
 struct Program {
     file: OwnedFd,
     head: Vec<u8>,

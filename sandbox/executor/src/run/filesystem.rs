@@ -10,17 +10,19 @@ use rustix::mount::{
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
 };
 
-/// Why a file system could not be had, in the kernel's own words where it had some.
+use crate::sys::{self, MountAttr};
+
+/// Why a file system could not be made, with the kernel's message where there is one.
 #[derive(Debug)]
 pub(crate) struct Refused {
     pub errno: Errno,
-    said: String,
+    kernel_log: String,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&super::error::words(self.errno))?;
-        if self.said.is_empty() { Ok(()) } else { write!(f, " ({})", self.said) }
+        if self.kernel_log.is_empty() { Ok(()) } else { write!(f, " ({})", self.kernel_log) }
     }
 }
 
@@ -28,9 +30,9 @@ impl fmt::Display for Refused {
 /// source, which people see in `mount` and `df`, is the file system's name unless an option says so.
 pub(crate) fn new(name: &CStr, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Refused> {
     let context = fsopen(name, FsOpenFlags::FSOPEN_CLOEXEC)
-        .map_err(|errno| Refused { errno, said: format!("{name:?} cannot be opened") })?;
+        .map_err(|errno| Refused { errno, kernel_log: format!("{name:?} cannot be opened") })?;
     configure(&context, name, options, attributes)
-        .map_err(|errno| Refused { errno, said: complaints(&context) })
+        .map_err(|errno| Refused { errno, kernel_log: kernel_log(&context) })
 }
 
 fn configure(context: &OwnedFd, name: &CStr, options: &[&CStr], attributes: u64) -> Result<OwnedFd, Errno> {
@@ -48,8 +50,8 @@ fn configure(context: &OwnedFd, name: &CStr, options: &[&CStr], attributes: u64)
     fsmount(context, FsMountFlags::FSMOUNT_CLOEXEC, attribute_flags(attributes))
 }
 
-/// The kernel writes what it disliked into the context: lines such as `e tmpfs: Bad value for 'size'`.
-fn complaints(context: &OwnedFd) -> String {
+/// The kernel writes its messages into the context: lines such as `e tmpfs: Bad value for 'size'`.
+fn kernel_log(context: &OwnedFd) -> String {
     let mut all = Vec::new();
     let mut line = [0u8; 256];
     while let Ok(length) = rustix::io::read(context, &mut line) {
@@ -70,6 +72,15 @@ pub(crate) fn attribute_flags(attributes: u64) -> MountAttrFlags {
 pub(crate) fn attach(mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, c"", target, c"", flags)
+}
+
+/// Makes the mount that `place` names read-only, `whole` with everything below it.
+pub(crate) fn set_read_only(place: BorrowedFd<'_>, whole: bool) -> Result<(), Errno> {
+    sys::mount_setattr(
+        place,
+        whole,
+        &MountAttr { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountAttr::default() },
+    )
 }
 
 /// A detached copy of the mount at what `place` names, `whole` with everything below it.

@@ -28,8 +28,8 @@ mod diagnose;
 mod elf;
 pub mod error;
 mod filesystem;
-mod hide;
 mod limits;
+mod masked_paths;
 mod mounts;
 pub mod pod_init;
 pub mod pod_root;
@@ -37,7 +37,6 @@ mod procfs;
 mod report;
 mod spawn;
 mod streams;
-mod target;
 mod terminal;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -45,7 +44,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use crate::plan::{CgroupJoin, FdIndex, PidNamespace, Plan, Process};
-use spawn::{Birth, PidFrom};
+use spawn::{CloneOptions, PidFrom};
 
 pub use error::{Stage, StageError};
 pub use report::{Progress, Report};
@@ -106,8 +105,8 @@ pub fn start(
         })?),
     };
     let cgroup = plan.cgroup.v2.map(|index| fds.get(index)).transpose()?;
-    let birth = Birth { pid, cgroup, mount_namespace: true };
-    spawn::spawn(&birth, |reporter, joined| child::start(plan, fds, stdio, reporter, joined))
+    let options = CloneOptions { pid, cgroup, mount_namespace: true };
+    spawn::spawn(&options, |reporter, joined| child::start(plan, fds, stdio, reporter, joined))
 }
 
 /// Starts a further process in the container whose first process `init` names.
@@ -127,8 +126,10 @@ pub fn exec(
 ) -> Result<Starting, StageError> {
     let fds = Fds(fds);
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
-    let birth = Birth { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
-    spawn::spawn(&birth, |reporter, joined| child::join(process, cgroup, fds, stdio, init, reporter, joined))
+    let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
+    spawn::spawn(&options, |reporter, joined| {
+        child::join(process, cgroup, fds, stdio, init, reporter, joined)
+    })
 }
 
 /// The descriptors that came with a plan.

@@ -10,10 +10,9 @@ use rustix::mount::MountAttrFlags;
 use super::error::{At, Quoted, Stage, StageError};
 use super::filesystem::{self, Refused};
 use super::report::Reporter;
-use super::target::{self, Kind};
 use super::{Fds, cgroupfs, devices, pod_root};
+use crate::in_root::{self, Kind};
 use crate::plan::{Mount, MountKind, Plan};
-use crate::sys::{self, MountAttr};
 
 /// f_type of procfs.
 const PROC_MAGIC: u64 = 0x9fa0;
@@ -49,7 +48,7 @@ impl<'a> Mounter<'a> {
         }
         devices::make_elsewhere(self.root, self.plan)?;
         for mount in self.seal.drain(..) {
-            set_read_only(mount.as_fd(), false).at(Stage::Mount, "make a tmpfs read-only")?;
+            filesystem::set_read_only(mount.as_fd(), false).at(Stage::Mount, "make a tmpfs read-only")?;
         }
         Ok(())
     }
@@ -76,14 +75,14 @@ impl<'a> Mounter<'a> {
             MountKind::PodShm => {
                 let shm = pod_root::shm().at(Stage::Mount, Quoted(&mount.target))?;
                 if mount.attributes & RDONLY != 0 {
-                    set_read_only(shm.as_fd(), false).at(Stage::Mount, Quoted(&mount.target))?;
+                    filesystem::set_read_only(shm.as_fd(), false).at(Stage::Mount, Quoted(&mount.target))?;
                 }
                 shm
             }
         }))
     }
 
-    /// A new sysfs takes rights over the network namespace that not everybody has: then an empty folder.
+    /// Mounting a new sysfs needs rights over the network namespace; without them /sys is an empty folder.
     fn sysfs(&self, mount: &Mount) -> Result<OwnedFd, StageError> {
         let refused = match filesystem::new(c"sysfs", &[], mount.attributes) {
             Ok(sysfs) => return Ok(sysfs),
@@ -113,7 +112,7 @@ impl<'a> Mounter<'a> {
     /// Later mounts right below a new tmpfs: their targets can't exist, so they are made without a look.
     fn make_targets_in(&self, tmpfs: &OwnedFd, position: usize, mount: &Mount) -> Result<(), StageError> {
         for later in &self.plan.mounts[position + 1..] {
-            let Some(name) = child_of(&mount.target, &later.target) else { continue };
+            let Some(name) = devices::child_of(&mount.target, &later.target) else { continue };
             let made = match kind_of(later) {
                 Kind::Folder => mkdirat(tmpfs, name, Mode::from_raw_mode(0o755)),
                 Kind::File => make_file(tmpfs, name),
@@ -171,10 +170,10 @@ fn find_target(root: BorrowedFd<'_>, mount: &Mount, kind: Kind) -> Result<OwnedF
     let path = &mount.target;
     if !matches!(mount.kind, MountKind::Proc | MountKind::Sysfs) {
         let subject = format_args!("{}: find or make the place for it", Quoted(path));
-        return target::find_or_make(root, path, kind).at(Stage::Mount, subject);
+        return in_root::find_or_make(root, path, kind).at(Stage::Mount, subject);
     }
     // Masks are looked up below these.
-    target::find_or_make_without_links(root, path).map_err(|errno| match errno {
+    in_root::find_or_make_without_links(root, path).map_err(|errno| match errno {
         Errno::LOOP => {
             let why = format!("{}: is a link in the image, it must be a folder", Quoted(path));
             StageError::explained(Stage::Mount, errno, why)
@@ -198,11 +197,6 @@ fn guard_proc(source: BorrowedFd<'_>, target: &OwnedFd, mount: &Mount) -> Result
         _ => "leads into /proc, where no volume may be mounted",
     };
     Err(StageError::explained(Stage::Mount, Errno::PERM, format!("{}: {why}", Quoted(path))))
-}
-
-/// Makes the mount that `place` names read-only, `whole` with everything below it.
-pub(crate) fn set_read_only(place: BorrowedFd<'_>, whole: bool) -> Result<(), Errno> {
-    sys::mount_setattr(place, whole, &MountAttr { set: RDONLY, ..MountAttr::default() })
 }
 
 enum Source<'a> {
@@ -230,24 +224,4 @@ fn kind_of(mount: &Mount) -> Kind {
 fn make_file(folder: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     openat(folder, name, flags, Mode::from_raw_mode(0o644)).map(drop)
-}
-
-/// The single name by which `path` lies below `folder`.
-pub(crate) fn child_of<'a>(folder: &CStr, path: &'a CStr) -> Option<&'a [u8]> {
-    let name = path.to_bytes().strip_prefix(folder.to_bytes())?.strip_prefix(b"/")?;
-    let plain = !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b"..";
-    plain.then_some(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_plain_names_are_children() {
-        assert_eq!(child_of(c"/dev", c"/dev/pts"), Some(&b"pts"[..]));
-        for path in [c"/dev", c"/dev/", c"/dev/..", c"/dev/a/b", c"/devil/x", c"/etc"] {
-            assert_eq!(child_of(c"/dev", path), None, "{path:?}");
-        }
-    }
 }

@@ -17,7 +17,7 @@ use rustix::thread::{
 use super::error::{At, Stage, StageError};
 use crate::sys::{self, Cloned};
 
-/// Nobody's, and the same that pause images use.
+/// The same unprivileged user as in pause images.
 const USER: u32 = 65_535;
 
 /// The pod's init, a child of the caller. Everything in the namespace ends with it.
@@ -38,7 +38,7 @@ pub fn start() -> Result<PodInit, StageError> {
     match sys::clone3(libc::CLONE_NEWPID as u64, None).at(Stage::Clone, "the pod's init")? {
         Cloned::Parent { pid, pidfd } => Ok(PodInit { pid, pidfd }),
         Cloned::Child => {
-            if shed().is_err() {
+            if drop_privileges().is_err() {
                 sys::exit(1);
             }
             sys::without_descriptors(sys::reap_forever)
@@ -46,7 +46,7 @@ pub fn start() -> Result<PodInit, StageError> {
     }
 }
 
-fn shed() -> Result<(), Errno> {
+fn drop_privileges() -> Result<(), Errno> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setsid()?;
     sys::reset_signals();

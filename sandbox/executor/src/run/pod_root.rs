@@ -22,7 +22,7 @@ use super::filesystem;
 use crate::sys::{self, MountAttr};
 
 /// Where a container's root is attached before it becomes the root.
-pub(crate) const SPOT: &CStr = c"/root";
+pub(crate) const ROOT_TARGET: &CStr = c"/root";
 /// The null device in the pod's root.
 const NULL: &CStr = c"/null";
 /// The pod's shared memory in the pod's root.

@@ -111,7 +111,7 @@ impl Reporter {
         self.send(&Packet::Terminal, &[master]);
     }
 
-    /// A monitor that is gone or full cannot be told; the child goes on or ends all the same.
+    /// A failure to send is ignored: the monitor is gone or its buffer is full, and the child goes on.
     fn send(&self, packet: &Packet, fds: &[BorrowedFd<'_>]) {
         let Ok(bytes) = postcard::to_allocvec(packet) else { return };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];

@@ -22,7 +22,7 @@ pub(crate) enum PidFrom<'a> {
 }
 
 /// How a child is cloned.
-pub(crate) struct Birth<'a> {
+pub(crate) struct CloneOptions<'a> {
     pub pid: PidFrom<'a>,
     /// An open v2 cgroup to be born in.
     pub cgroup: Option<BorrowedFd<'a>>,
@@ -38,29 +38,29 @@ pub(crate) enum InCgroup {
 
 /// Clones a child that runs `child`, whose failure is reported.
 pub(crate) fn spawn(
-    birth: &Birth<'_>,
+    options: &CloneOptions<'_>,
     child: impl FnOnce(&Reporter, InCgroup) -> Result<Infallible, StageError>,
 ) -> Result<Starting, StageError> {
     let (report, reporter) = report::pair().at(Stage::Clone, "make a report socket")?;
-    let home = enter_pid_namespace(birth.pid)?;
-    let cloned = clone(birth);
+    let home = enter_pid_namespace(options.pid)?;
+    let cloned = clone(options);
     match cloned {
-        Ok((Cloned::Child, joined)) => live(&reporter, joined, child),
+        Ok((Cloned::Child, joined)) => run_child(&reporter, joined, child),
         Ok((Cloned::Parent { pid, pidfd }, _)) => {
-            return_home(home.as_ref()).inspect_err(|_| {
+            return_to_own(home.as_ref()).inspect_err(|_| {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             })?;
             Ok(Starting { pid, pidfd, report })
         }
         Err(error) => {
-            return_home(home.as_ref())?;
+            return_to_own(home.as_ref())?;
             Err(error)
         }
     }
 }
 
 /// The child's life up to its exec.
-fn live(
+fn run_child(
     reporter: &Reporter,
     joined: InCgroup,
     child: impl FnOnce(&Reporter, InCgroup) -> Result<Infallible, StageError>,
@@ -82,16 +82,16 @@ fn live(
     }
 }
 
-fn clone(birth: &Birth<'_>) -> Result<(Cloned, InCgroup), StageError> {
+fn clone(options: &CloneOptions<'_>) -> Result<(Cloned, InCgroup), StageError> {
     let mut namespaces = 0;
-    if birth.mount_namespace {
+    if options.mount_namespace {
         namespaces |= libc::CLONE_NEWNS as u64;
     }
-    if matches!(birth.pid, PidFrom::New) {
+    if matches!(options.pid, PidFrom::New) {
         namespaces |= libc::CLONE_NEWPID as u64;
     }
-    if birth.cgroup.is_some() {
-        match sys::clone3(namespaces, birth.cgroup) {
+    if options.cgroup.is_some() {
+        match sys::clone3(namespaces, options.cgroup) {
             Ok(cloned) => return Ok((cloned, InCgroup::Yes)),
             // An older kernel, or a rule that moving in afterwards may be exempt from.
             Err(
@@ -100,7 +100,7 @@ fn clone(birth: &Birth<'_>) -> Result<(Cloned, InCgroup), StageError> {
             Err(errno) => return Err(refused(errno)),
         }
     }
-    let joined = if birth.cgroup.is_some() { InCgroup::No } else { InCgroup::Yes };
+    let joined = if options.cgroup.is_some() { InCgroup::No } else { InCgroup::Yes };
     sys::clone3(namespaces, None).map(|cloned| (cloned, joined)).map_err(refused)
 }
 
@@ -127,7 +127,7 @@ fn enter_pid_namespace(pid: PidFrom<'_>) -> Result<Option<OwnedFd>, StageError> 
     }
 }
 
-fn return_home(home: Option<&OwnedFd>) -> Result<(), StageError> {
+fn return_to_own(home: Option<&OwnedFd>) -> Result<(), StageError> {
     let Some(home) = home else { return Ok(()) };
     move_into_thread_name_spaces(std::os::fd::AsFd::as_fd(home), ThreadNameSpaceType::PROCESS_ID)
         .at(Stage::JoinPidNamespace, "return to our own")

@@ -12,7 +12,7 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
 use super::error::{At, Stage, StageError};
 use super::filesystem;
 use super::report::Reporter;
-use super::target::{self, Kind};
+use crate::in_root::{self, Kind};
 
 /// f_type of devpts.
 const DEVPTS_MAGIC: u64 = 0x1cd1;
@@ -23,7 +23,7 @@ const PTMX_DEVICE: (u32, u32) = (5, 2);
 pub(crate) fn open(root: BorrowedFd<'_>, uid: u32, reporter: &Reporter) -> Result<OwnedFd, StageError> {
     let at = Stage::Terminal;
     let how = OFlags::RDWR | OFlags::NOCTTY;
-    let master = target::open(root, c"/dev/pts/ptmx", how).at(at, "\"/dev/pts/ptmx\"")?;
+    let master = in_root::resolve(root, c"/dev/pts/ptmx", how).at(at, "\"/dev/pts/ptmx\"")?;
     check(&master)?;
     unlockpt(&master).at(at, "unlock")?;
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
@@ -36,7 +36,7 @@ pub(crate) fn open(root: BorrowedFd<'_>, uid: u32, reporter: &Reporter) -> Resul
 /// Attaches the slave as the container's /dev/console.
 pub(crate) fn attach_console(root: BorrowedFd<'_>, slave: BorrowedFd<'_>) -> Result<(), StageError> {
     let attach = || {
-        let target = target::find_or_make(root, c"/dev/console", Kind::File)?;
+        let target = in_root::find_or_make(root, c"/dev/console", Kind::File)?;
         filesystem::attach(filesystem::copy(slave, false)?.as_fd(), target.as_fd())
     };
     attach().at(Stage::Terminal, "\"/dev/console\"")

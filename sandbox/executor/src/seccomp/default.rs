@@ -1,9 +1,9 @@
 //! The profile for RuntimeDefault: everything that the kernel has, but for what can hurt the host or
 //! other containers. A capability brings back the calls that it is for.
 //!
-//! The lists below are of what is *not* free; the profile that comes out lists what is allowed, so
-//! that a call nobody has looked at yet is not. What the kernel gains later answers ENOSYS until
-//! `table.rs` knows it.
+//! The lists below hold the calls that are *not* always allowed. The profile made from them lists what
+//! is allowed, so a call that is in no list and not in `table.rs` is refused: with ENOSYS when it is
+//! newer than all calls of the table.
 
 use oci_spec::runtime::{
     Arch, Capabilities, Capability, LinuxSeccomp, LinuxSeccompAction as Action, LinuxSeccompArg,

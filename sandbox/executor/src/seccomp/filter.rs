@@ -9,7 +9,7 @@
 //!  foreign
 //! ```
 //!
-//! Neighbours with the same fate are one range, so a list of 350 allowed calls is about 60 ranges
+//! Neighbours with the same verdict are one range, so a list of 350 allowed calls is about 60 ranges
 //! and a call is decided by 7 comparisons.
 
 use std::collections::BTreeMap;
@@ -38,12 +38,12 @@ const RET_ALLOW: u32 = 0x7fff_0000;
 
 /// What happens with a call: the first rule whose conditions hold, else `otherwise`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Fate {
+struct Verdict {
     rules: Vec<(Vec<LinuxSeccompArg>, u32)>,
     otherwise: u32,
 }
 
-impl Fate {
+impl Verdict {
     fn code(&self) -> Vec<Insn> {
         let mut code = Vec::new();
         for (conditions, action) in &self.rules {
@@ -76,11 +76,11 @@ fn foreign(default: u32) -> u32 {
 }
 
 fn arch_code(profile: &LinuxSeccomp, arch: Arch, default: u32) -> Result<Vec<Insn>, SeccompError> {
-    let fates = fates(profile, arch, default)?;
-    let mut ranges = ranges(fates, default, unknown(default));
+    let verdicts = verdicts(profile, arch, default)?;
+    let mut ranges = ranges(verdicts, default, unknown(default));
     if arch == Arch::X86_64 {
         ranges.retain(|(start, _)| *start < X32_BIT);
-        ranges.push((X32_BIT, Fate { rules: Vec::new(), otherwise: foreign(default) }));
+        ranges.push((X32_BIT, Verdict { rules: Vec::new(), otherwise: foreign(default) }));
     }
     let mut code = vec![op(LOAD, OFFSET_NUMBER)];
     code.extend(tree(&ranges));
@@ -93,10 +93,14 @@ fn unknown(default: u32) -> u32 {
     if default == RET_ERRNO | EPERM { RET_ERRNO | ENOSYS } else { default }
 }
 
-/// The fate of each call that the profile names, by number. Names that this architecture (or this
+/// The verdict of each call that the profile names, by number. Names that this architecture (or this
 /// version of the table) does not have are skipped: profiles are written for many.
-fn fates(profile: &LinuxSeccomp, arch: Arch, default: u32) -> Result<BTreeMap<u32, Fate>, SeccompError> {
-    let mut fates: BTreeMap<u32, Fate> = BTreeMap::new();
+fn verdicts(
+    profile: &LinuxSeccomp,
+    arch: Arch,
+    default: u32,
+) -> Result<BTreeMap<u32, Verdict>, SeccompError> {
+    let mut verdicts: BTreeMap<u32, Verdict> = BTreeMap::new();
     // Calls with an unconditional rule: what comes later for them is never reached.
     let mut closed = std::collections::HashSet::new();
     for (index, entry) in profile.syscalls().iter().flatten().enumerate() {
@@ -106,15 +110,16 @@ fn fates(profile: &LinuxSeccomp, arch: Arch, default: u32) -> Result<BTreeMap<u3
             if closed.contains(&number) {
                 continue;
             }
-            let fate = fates.entry(number).or_insert_with(|| Fate { rules: Vec::new(), otherwise: default });
+            let verdict =
+                verdicts.entry(number).or_insert_with(|| Verdict { rules: Vec::new(), otherwise: default });
             if conditions.is_empty() {
-                fate.otherwise = action;
+                verdict.otherwise = action;
                 closed.insert(number);
             }
-            fate.rules.extend(conditions.iter().map(|all| (all.clone(), action)));
+            verdict.rules.extend(conditions.iter().map(|all| (all.clone(), action)));
         }
     }
-    Ok(fates)
+    Ok(verdicts)
 }
 
 /// Alternatives, each a list of conditions that must all hold. Several conditions on one argument
@@ -139,31 +144,31 @@ fn conditions(index: usize, entry: &LinuxSyscall) -> Result<Vec<Vec<LinuxSeccomp
     })
 }
 
-/// First number of each range, and its fate; the first one starts at 0.
-fn ranges(fates: BTreeMap<u32, Fate>, default: u32, unknown: u32) -> Vec<(u32, Fate)> {
-    let plain = |otherwise| Fate { rules: Vec::new(), otherwise };
-    let mut ranges: Vec<(u32, Fate)> = Vec::new();
-    let mut push = |start: u32, fate: Fate| {
-        if ranges.last().is_none_or(|(_, last)| *last != fate) {
-            ranges.push((start, fate));
+/// First number of each range, and its verdict; the first one starts at 0.
+fn ranges(verdicts: BTreeMap<u32, Verdict>, default: u32, unknown: u32) -> Vec<(u32, Verdict)> {
+    let plain = |otherwise| Verdict { rules: Vec::new(), otherwise };
+    let mut ranges: Vec<(u32, Verdict)> = Vec::new();
+    let mut push = |start: u32, verdict: Verdict| {
+        if ranges.last().is_none_or(|(_, last)| *last != verdict) {
+            ranges.push((start, verdict));
         }
     };
     let mut next = 0;
-    for (number, fate) in fates {
+    for (number, verdict) in verdicts {
         if number > next {
             push(next, plain(default));
         }
-        push(number, fate);
+        push(number, verdict);
         next = number + 1;
     }
     push(next, plain(if next == 0 { default } else { unknown }));
     ranges
 }
 
-fn tree(ranges: &[(u32, Fate)]) -> Vec<Insn> {
+fn tree(ranges: &[(u32, Verdict)]) -> Vec<Insn> {
     match ranges {
         [] => Vec::new(),
-        [(_, fate)] => fate.code(),
+        [(_, verdict)] => verdict.code(),
         _ => {
             let (low, high) = ranges.split_at(ranges.len() / 2);
             branch(JUMP_GE, high[0].0, tree(high), tree(low))

@@ -48,7 +48,7 @@ pub fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
 /// # Errors
 /// Names the file and what is wrong with it.
 pub fn load_profile(path: &Path, capabilities: &Capabilities) -> Result<LinuxSeccomp, SeccompError> {
-    profile::load(path, &profile::Facts::of_this_machine(capabilities))
+    profile::load(path, &profile::Context::of_this_machine(capabilities))
 }
 
 /// Compiles a profile for this machine. Most containers of a node share a few profiles: a program is

@@ -75,13 +75,13 @@ struct Only {
 }
 
 /// What conditions are decided by.
-pub(super) struct Facts<'a> {
+pub(super) struct Context<'a> {
     pub capabilities: &'a Capabilities,
     /// Major and minor version.
     pub kernel: (u32, u32),
 }
 
-impl<'a> Facts<'a> {
+impl<'a> Context<'a> {
     pub(super) fn of_this_machine(capabilities: &'a Capabilities) -> Self {
         let name = rustix::system::uname();
         let kernel = version(&name.release().to_string_lossy()).unwrap_or((0, 0));
@@ -118,7 +118,7 @@ fn version(text: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-pub(super) fn load(path: &Path, facts: &Facts<'_>) -> Result<LinuxSeccomp, SeccompError> {
+pub(super) fn load(path: &Path, context: &Context<'_>) -> Result<LinuxSeccomp, SeccompError> {
     let read = |source| SeccompError::Read { path: path.to_owned(), source };
     let size = std::fs::metadata(path).map_err(read)?;
     if !size.is_file() || size.len() > MAX_BYTES {
@@ -126,10 +126,10 @@ pub(super) fn load(path: &Path, facts: &Facts<'_>) -> Result<LinuxSeccomp, Secco
         return Err(SeccompError::Malformed { path: path.to_owned(), reason });
     }
     let bytes = std::fs::read(path).map_err(read)?;
-    parse(&bytes, facts).map_err(|reason| SeccompError::Malformed { path: path.to_owned(), reason })
+    parse(&bytes, context).map_err(|reason| SeccompError::Malformed { path: path.to_owned(), reason })
 }
 
-pub(super) fn parse(bytes: &[u8], facts: &Facts<'_>) -> Result<LinuxSeccomp, String> {
+pub(super) fn parse(bytes: &[u8], context: &Context<'_>) -> Result<LinuxSeccomp, String> {
     let file: File = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     let mut architectures = file.architectures;
     for entry in file.arch_map {
@@ -139,8 +139,8 @@ pub(super) fn parse(bytes: &[u8], facts: &Facts<'_>) -> Result<LinuxSeccomp, Str
     let mut syscalls = Vec::with_capacity(file.syscalls.len());
     for (index, entry) in file.syscalls.into_iter().enumerate() {
         let at = |reason| format!("syscalls[{index}]: {reason}");
-        let include = entry.includes.as_ref().map_or(Ok(true), |only| facts.include(only)).map_err(at)?;
-        let exclude = entry.excludes.as_ref().map_or(Ok(false), |only| facts.exclude(only)).map_err(at)?;
+        let include = entry.includes.as_ref().map_or(Ok(true), |only| context.include(only)).map_err(at)?;
+        let exclude = entry.excludes.as_ref().map_or(Ok(false), |only| context.exclude(only)).map_err(at)?;
         if include && !exclude {
             syscalls.push(convert(entry).map_err(at)?);
         }

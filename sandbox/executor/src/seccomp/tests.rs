@@ -3,7 +3,7 @@ use serde_json::{Value, json};
 
 use super::arch::Arch;
 use super::bpf::{AND, Insn, JUMP, JUMP_EQ, JUMP_GE, JUMP_GT, LOAD, RETURN};
-use super::profile::Facts;
+use super::profile::Context;
 use super::*;
 
 const ALLOW: u32 = 0x7fff_0000;
@@ -310,7 +310,7 @@ fn dockers_format_is_read_with_its_conditions() {
             {"names": ["vm86"], "action": "SCMP_ACT_ALLOW", "includes": {"arches": ["s390x"]}}
         ]}"#;
     let names = |caps: &Capabilities, kernel| {
-        let profile = profile::parse(text, &Facts { capabilities: caps, kernel }).unwrap();
+        let profile = profile::parse(text, &Context { capabilities: caps, kernel }).unwrap();
         profile.syscalls().iter().flatten().flat_map(|s| s.names().clone()).collect::<Vec<_>>()
     };
     assert_eq!(names(&Capabilities::default(), (4, 7)), ["read", "write", "clone3"]);

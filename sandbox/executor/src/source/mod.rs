@@ -128,7 +128,7 @@ fn work(requests: &[(PathBuf, Options)], deadline: Instant, results: &Sender<Res
         let result = open_here(path, *options);
         drop(waiting);
         let failed = result.is_err();
-        // Nobody listens any more: the deadline has passed, and the mount goes with its descriptor.
+        // The receiver is gone after its deadline; the mount ends with its descriptor.
         if results.send(result).is_err() || failed {
             return;
         }

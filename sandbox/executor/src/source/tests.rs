@@ -1,7 +1,7 @@
 use std::os::unix::fs::symlink;
 
 use super::*;
-use crate::inroot;
+use crate::in_root::{self, Kind};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -38,10 +38,10 @@ fn read_only_is_kept_and_the_host_side_is_not_touched() {
         Options { recursive: true, recursive_readonly: true, ..Options::default() },
     ] {
         let source = open(folder.path(), options, SOON).unwrap();
-        assert!(inroot::mkdir_all(&source.mount, "x").is_err());
+        assert!(in_root::find_or_make(source.mount.as_fd(), c"x", Kind::Folder).is_err());
     }
     let source = open(folder.path(), Options::default(), SOON).unwrap();
-    inroot::mkdir_all(&source.mount, "x").unwrap();
+    in_root::find_or_make(source.mount.as_fd(), c"x", Kind::Folder).unwrap();
     assert!(folder.path().join("x").is_dir());
 }
 

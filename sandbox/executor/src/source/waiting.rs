@@ -1,4 +1,4 @@
-//! Which host paths threads are waiting for, and which of them nobody waits for any more.
+//! Which host paths threads are blocked on, and which of those requests have been given up.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

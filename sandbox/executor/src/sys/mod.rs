@@ -75,7 +75,7 @@ pub(crate) fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<
     match checked(result)? {
         0 => Ok(Cloned::Child),
         pid => {
-            // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD); nobody else owns it.
+            // SAFETY: the kernel has just made this descriptor for us (CLONE_PIDFD); nothing else owns it.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
             Ok(Cloned::Parent { pid: i32::try_from(pid).unwrap_or(i32::MAX), pidfd })
         }

@@ -22,7 +22,7 @@ const APPLETS: &[&str] = &[
     "touch", "mkdir", "readlink", "wc", "head", "chmod", "df", "kill", "ps", "umount", "test", "sed",
 ];
 
-/// How a process ended, and all that it said.
+/// How a process ended, and all that it printed.
 #[derive(Debug)]
 pub struct Outcome {
     pub code: i32,
@@ -108,7 +108,7 @@ impl Files {
         detached(&self.0)
     }
 
-    /// The root as the lower layer of an overlay that is nobody else's.
+    /// The root as the lower layer of an overlay of its own.
     pub fn overlay(&self, number: usize) -> OwnedFd {
         let (upper, work) = (self.volume(&format!("upper-{number}")), self.volume(&format!("work-{number}")));
         let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).unwrap();

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
 use super::error::{At, Quoted, Stage, StageError};
-use super::mounts::set_read_only;
-use super::{filesystem, pod_root, target};
+use super::{filesystem, pod_root};
+use crate::in_root;
 
 const LOCKED: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_RDONLY
     .union(MountAttrFlags::MOUNT_ATTR_NOSUID)
@@ -58,12 +58,12 @@ pub(crate) fn make_read_only(root: BorrowedFd<'_>, paths: &[CString]) -> Result<
 
 fn cover_with_itself(place: BorrowedFd<'_>) -> Result<(), Errno> {
     let copy = filesystem::copy(place, true)?;
-    set_read_only(copy.as_fd(), true)?;
+    filesystem::set_read_only(copy.as_fd(), true)?;
     filesystem::attach(copy.as_fd(), place)
 }
 
 fn find(root: BorrowedFd<'_>, path: &CStr, stage: Stage) -> Result<Option<OwnedFd>, StageError> {
-    match target::find(root, path) {
+    match in_root::find(root, path) {
         Ok(place) => Ok(Some(place)),
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         Err(errno) => Err(StageError::new(stage, errno, Quoted(path))),

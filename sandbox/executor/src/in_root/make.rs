@@ -1,18 +1,15 @@
-//! Places in a container's root, found and made without ever leaving it.
-//!
-//! Every lookup is one `openat2` from the root's descriptor: links, absolute ones and `..` too, end
-//! inside the root, and /proc's magic links are refused. What is missing is made one component at a
-//! time below a descriptor, never through a link, so an image or a neighbour that shares a volume
-//! can't have anything made on the host, however quickly it swaps folders for links.
+//! Making the missing parts of a path inside a root.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2, readlinkat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fchmod, mkdirat, openat, readlinkat};
 use rustix::io::Errno;
 
-/// What is made when nothing is there.
+use super::{find, resolve_by};
+
+/// What is made when the path does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Folder,
@@ -21,48 +18,21 @@ pub(crate) enum Kind {
 
 /// As many links as the kernel itself follows.
 const LINKS: usize = 40;
-/// `openat2` asks to be called again when a rename elsewhere made `..` uncertain.
-const RACES: usize = 64;
 
-/// Opens what `path` names in `root`, with `flags` and close-on-exec.
-pub(crate) fn open(root: BorrowedFd<'_>, path: &CStr, flags: OFlags) -> Result<OwnedFd, Errno> {
-    open_by(root, path, flags, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+/// As [`find`]; what is missing is made, folders with mode 0755 and a file with 0644.
+pub(crate) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind) -> Result<OwnedFd, Errno> {
+    match find(root, path) {
+        Err(Errno::NOENT) => make(root, path, kind),
+        other => other,
+    }
 }
 
 /// As [`find_or_make`] for a folder, but any link on the way is refused (`ELOOP`): for what other
 /// paths are looked up in later, and must not move with a neighbour's volume.
 pub(crate) fn find_or_make_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
-    match open_by(root, path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
+    match resolve_by(root, path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
         // With a dangling link in the path it would have been the other error.
         Err(Errno::NOENT) => make(root, path, Kind::Folder),
-        other => other,
-    }
-}
-
-fn open_by(
-    root: BorrowedFd<'_>,
-    path: &CStr,
-    flags: OFlags,
-    resolve: ResolveFlags,
-) -> Result<OwnedFd, Errno> {
-    for _ in 0..RACES {
-        match openat2(root, path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            other => return other,
-        }
-    }
-    Err(Errno::AGAIN)
-}
-
-/// Only names `path` in `root`: a descriptor to mount on or to make things in.
-pub(crate) fn find(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
-    open(root, path, OFlags::PATH)
-}
-
-/// As [`find`]; what is missing is made, folders with 0755 and a file with 0644.
-pub(crate) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind) -> Result<OwnedFd, Errno> {
-    match find(root, path) {
-        Err(Errno::NOENT) => make(root, path, kind),
         other => other,
     }
 }
@@ -114,7 +84,7 @@ impl Walk<'_> {
     fn splice(&mut self, name: &[u8]) -> Result<(), Errno> {
         let text = match readlinkat(&self.here, name, Vec::new()) {
             Ok(text) => text.into_bytes(),
-            // Somebody made it between the two looks: look again.
+            // It was made between the two lookups: look it up again.
             Err(Errno::INVAL) => name.to_vec(),
             Err(error) => return Err(error),
         };
@@ -129,25 +99,29 @@ impl Walk<'_> {
     }
 }
 
+/// The modes hold whatever the umask of this process is: they are for the users of the image.
 fn make_one(parent: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<OwnedFd, Errno> {
-    match kind {
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let (made, mode) = match kind {
         Kind::Folder => {
-            mkdirat(parent, name, Mode::from_raw_mode(0o755))?;
-            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            openat(parent, name, flags, Mode::empty())
+            let mode = Mode::from_raw_mode(0o755);
+            mkdirat(parent, name, mode)?;
+            (openat(parent, name, flags | OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?, mode)
         }
         Kind::File => {
-            let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            openat(parent, name, flags, Mode::from_raw_mode(0o644))
+            let mode = Mode::from_raw_mode(0o644);
+            (openat(parent, name, flags | OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL, mode)?, mode)
         }
-    }
+    };
+    fchmod(&made, mode)?;
+    Ok(made)
 }
 
 fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".")
 }
 
-/// The components of a path from outside, `..` taken as text: what people mean by it.
+/// The components of a path from outside; `..` removes the component before it, as people mean it.
 fn lexically(path: &[u8]) -> VecDeque<Vec<u8>> {
     let mut parts = VecDeque::new();
     for part in components(path) {
@@ -172,13 +146,18 @@ mod tests {
     }
 
     #[test]
-    fn missing_folders_and_files_are_made() {
+    fn missing_folders_and_files_are_made_with_their_modes() {
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let root = root(dir.path());
+        let mode = |path: &str| fs::metadata(dir.path().join(path)).unwrap().permissions().mode() & 0o7777;
         find_or_make(root.as_fd(), c"/a/b/../c/file", Kind::File).unwrap();
         assert!(dir.path().join("a/c/file").is_file());
         find_or_make(root.as_fd(), c"a//./d/", Kind::Folder).unwrap();
         assert!(dir.path().join("a/d").is_dir());
+        assert_eq!((mode("a/c"), mode("a/c/file")), (0o755, 0o644));
+        let below_a_file = find_or_make(root.as_fd(), c"a/c/file/x", Kind::Folder);
+        assert_eq!(below_a_file.err(), Some(Errno::NOTDIR));
     }
 
     #[test]
@@ -207,12 +186,5 @@ mod tests {
         symlink("a", dir.path().join("b")).unwrap();
         let found = find_or_make(root(dir.path()).as_fd(), c"/a/x", Kind::Folder);
         assert_eq!(found.err(), Some(Errno::LOOP));
-    }
-
-    #[test]
-    fn magic_links_are_refused() {
-        let slash = root(Path::new("/"));
-        assert_eq!(find(slash.as_fd(), c"/proc/self/fd/0").err(), Some(Errno::LOOP));
-        assert_eq!(find(slash.as_fd(), c"/proc/self/root/etc").err(), Some(Errno::LOOP));
     }
 }

@@ -1,0 +1,138 @@
+//! Paths inside a root: found, read and made without ever leaving it.
+//!
+//! Every lookup is one `openat2` from the root's descriptor: symbolic links, absolute ones and `..`
+//! too, end inside the root, and /proc's magic links are refused. What is missing is made one
+//! component at a time below a descriptor, never through a link, so an image or a neighbour that
+//! shares a volume cannot have anything made on the host, however quickly it swaps folders for links.
+
+mod make;
+
+use std::os::fd::{AsFd, OwnedFd};
+#[cfg(feature = "compile")]
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+pub(crate) use make::{Kind, find_or_make, find_or_make_without_links};
+
+const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
+/// `openat2` answers EAGAIN when a rename elsewhere made `..` uncertain: the lookup is tried again.
+const RACES: usize = 64;
+
+/// Opens what `path` names in `root`, with `flags` and close-on-exec.
+pub(crate) fn resolve(root: impl AsFd, path: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd, Errno> {
+    resolve_by(root, path, flags, INSIDE)
+}
+
+/// A descriptor (`O_PATH`) of what `path` names in `root`: to mount on or to make things in.
+pub(crate) fn find(root: impl AsFd, path: impl Arg + Copy) -> Result<OwnedFd, Errno> {
+    resolve(root, path, OFlags::PATH)
+}
+
+fn resolve_by(
+    root: impl AsFd,
+    path: impl Arg + Copy,
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> Result<OwnedFd, Errno> {
+    for _ in 0..RACES {
+        match openat2(root.as_fd(), path, flags | OFlags::CLOEXEC, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            other => return other,
+        }
+    }
+    Err(Errno::AGAIN)
+}
+
+/// Why a path of an image cannot be used.
+#[cfg(feature = "compile")]
+#[derive(Debug, thiserror::Error)]
+pub enum InRootError {
+    #[error("{path:?} in the image: {errno}")]
+    Kernel { path: PathBuf, errno: Errno },
+    #[error("{path:?} in the image is not a regular file")]
+    NotAFile { path: PathBuf },
+    #[error("{path:?} in the image has more than {max} bytes")]
+    TooLarge { path: PathBuf, max: usize },
+}
+
+#[cfg(feature = "compile")]
+impl InRootError {
+    /// Whether the path does not exist.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Kernel { errno: Errno::NOENT | Errno::NOTDIR, .. })
+    }
+}
+
+/// Opens `path` of an image; `..` and absolute symbolic links end inside `root`.
+///
+/// # Errors
+/// The kernel's, with the path.
+#[cfg(feature = "compile")]
+pub fn open(root: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, InRootError> {
+    resolve(root, path, flags).map_err(|errno| InRootError::Kernel { path: path.into(), errno })
+}
+
+/// The whole content of a regular file of at most `max` bytes; None when it does not exist.
+///
+/// # Errors
+/// A path that is no regular file is refused, so that no pipe or device of an image can make the
+/// reader wait for ever.
+#[cfg(feature = "compile")]
+pub fn read_file(root: impl AsFd, path: &str, max: usize) -> Result<Option<Vec<u8>>, InRootError> {
+    let fd = match open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
+        Ok(fd) => fd,
+        Err(e) if e.is_missing() => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    let kernel = |errno| InRootError::Kernel { path: path.into(), errno };
+    let stat = rustix::fs::fstat(&fd).map_err(kernel)?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
+        return Err(InRootError::NotAFile { path: path.into() });
+    }
+    let mut content = Vec::new();
+    let mut chunk = [0u8; 8192];
+    loop {
+        match rustix::io::read(&fd, &mut chunk) {
+            Ok(0) => return Ok(Some(content)),
+            Ok(n) if content.len() + n > max => return Err(InRootError::TooLarge { path: path.into(), max }),
+            Ok(n) => content.extend_from_slice(&chunk[..n]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(kernel(errno)),
+        }
+    }
+}
+
+#[cfg(all(test, feature = "compile"))]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_and_dots_end_inside() {
+        let folder = tempfile::tempdir().unwrap();
+        let root: OwnedFd = std::fs::File::open(folder.path()).unwrap().into();
+        std::fs::create_dir(folder.path().join("etc")).unwrap();
+        std::fs::write(folder.path().join("etc/passwd"), "inside").unwrap();
+        symlink("/etc", folder.path().join("absolute")).unwrap();
+        symlink("../../../../etc", folder.path().join("upward")).unwrap();
+        for path in ["/etc/passwd", "../../etc/passwd", "absolute/passwd", "upward/passwd"] {
+            assert_eq!(read_file(&root, path, 100).unwrap().as_deref(), Some(&b"inside"[..]), "{path}");
+        }
+        assert_eq!(read_file(&root, "/etc/shadow", 100).unwrap(), None);
+        symlink("loop", folder.path().join("loop")).unwrap();
+        assert_eq!(find(&root, "loop").err(), Some(Errno::LOOP));
+        assert!(find(&root, "/proc/self/root").is_err());
+    }
+
+    #[test]
+    fn magic_links_are_refused() {
+        let slash = std::fs::File::open("/").unwrap();
+        assert_eq!(find(&slash, c"/proc/self/fd/0").err(), Some(Errno::LOOP));
+        assert_eq!(find(&slash, c"/proc/self/root/etc").err(), Some(Errno::LOOP));
+    }
+}
