@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crisp_sandbox::network::InvalidCidr;
+use crisp_sandbox::network::InvalidPool;
 
 use super::{CgroupDriver, DEFAULT_FILE, Given, ListenAddress, Setting, Settings, Source};
 
@@ -94,7 +94,7 @@ impl Layers<'_> {
             pod_cidr: check(
                 "pod-cidr",
                 self.pick(flags.pod_cidr, file.pod_cidr, "auto".to_owned()),
-                |text| text.parse().map_err(|e: InvalidCidr| e.to_string()),
+                |text| text.parse().map_err(|e: InvalidPool| e.to_string()),
             )?,
             bridge_name: self.pick(flags.bridge_name, file.bridge_name, "crisp0".to_owned()),
             listen: check(

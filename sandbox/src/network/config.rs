@@ -13,11 +13,15 @@ pub struct NetworkConfig {
     pub cni_conf_dir: PathBuf,
     /// Folders with CNI plugins, searched in this order, usually `/opt/cni/bin` and `/usr/lib/cni`.
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// How long one call of one CNI plugin may take, [`DEFAULT_CNI_DEADLINE`] unless told.
+    /// How long one call of one CNI plugin may take, [`DEFAULT_CNI_DEADLINE`] by default.
     pub cni_deadline: Duration,
+    /// Whether the CNI verb GC is used. It makes the plugins free every address of the network that is not
+    /// a pod's of this server, so it must be the only runtime on that network. Without it, pods are
+    /// detached by their own records alone.
+    pub cni_gc: bool,
     /// Address pools of the built-in network; the first one that overlaps nothing is taken.
     pub pod_cidrs: PodCidrs,
-    /// The built-in network's bridge, `crisp0` unless told.
+    /// The built-in network's bridge, `crisp0` by default.
     pub bridge_name: String,
     /// Volatile folder for the built-in network's records: a reboot takes them and the interfaces alike.
     pub state_dir: PathBuf,
@@ -27,12 +31,13 @@ pub struct NetworkConfig {
 }
 
 impl Default for NetworkConfig {
-    /// What `crisp serve` takes when it is told nothing.
+    /// The defaults of `crisp serve`.
     fn default() -> Self {
         Self {
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cni_deadline: DEFAULT_CNI_DEADLINE,
+            cni_gc: false,
             pod_cidrs: PodCidrs::default(),
             bridge_name: "crisp0".to_owned(),
             state_dir: "/run/crisp/network".into(),

@@ -1,10 +1,12 @@
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crisp_executor::id::PodId;
+use crisp_operation::record::RecordError;
 
-use super::{InvalidCidr, Ipv4Cidr, NetlinkError, Protocol};
+use super::{InvalidPool, NetlinkError, Protocol};
+use ipnet::Ipv4Net;
 
 /// Why a pod did not get, or did not lose, its network.
 #[derive(Debug, thiserror::Error)]
@@ -15,16 +17,16 @@ pub enum NetworkError {
     BridgeName(String),
     /// A pool text was not understood.
     #[error("pod_cidr: {0}")]
-    Cidr(#[from] InvalidCidr),
+    Cidr(#[from] InvalidPool),
     /// No pool is free.
     #[error(
         "pod address pool {pool} overlaps the host's route {route} on {device}: set pod_cidr to a network the host does not use"
     )]
     Overlap {
         /// The last pool tried.
-        pool: Ipv4Cidr,
+        pool: Ipv4Net,
         /// What it overlaps.
-        route: Ipv4Cidr,
+        route: Ipv4Net,
         /// Where that route leads.
         device: String,
     },
@@ -40,7 +42,7 @@ pub enum NetworkError {
     #[error("no free address in {pool}: {used} in use; set pod_cidr to a larger network")]
     PoolExhausted {
         /// The pool.
-        pool: Ipv4Cidr,
+        pool: Ipv4Net,
         /// How many addresses pods hold.
         used: usize,
     },
@@ -90,6 +92,9 @@ pub enum NetworkError {
         /// Why.
         source: io::Error,
     },
+    /// A pod's record could not be written.
+    #[error("network record {0}")]
+    Record(#[from] RecordError),
     /// A CNI configuration is not usable.
     #[error("CNI configuration {path}: {field}: {why}")]
     CniConfig {
@@ -165,7 +170,7 @@ impl NetworkError {
             Self::PortInUse { .. } | Self::PortRefused { .. } => "HostPortRefused",
             Self::AlreadyAttached { .. } => "AlreadyAttached",
             Self::Netlink { .. } => "KernelRefused",
-            Self::File { .. } => "FileFailed",
+            Self::File { .. } | Self::Record(_) => "FileFailed",
             Self::CniConfig { .. } => "CniConfigInvalid",
             Self::CniMissing { .. } => "CniPluginMissing",
             Self::CniNotReady { .. } => "CniPluginNotReady",
@@ -175,4 +180,10 @@ impl NetworkError {
             Self::Interrupted(_) => "Interrupted",
         }
     }
+}
+
+/// Names the file in an error.
+pub(super) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
+    let path = path.to_owned();
+    move |source| NetworkError::File { what, path, source }
 }

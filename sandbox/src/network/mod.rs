@@ -21,7 +21,6 @@
 //! - [`PodCidrs`]: which address pools the built-in network may take.
 
 mod builtin;
-mod cidr;
 mod cni;
 mod config;
 mod conntrack;
@@ -30,13 +29,13 @@ mod host_ports;
 mod netlink;
 mod networks;
 mod nft;
+mod pools;
 mod record;
 mod request;
-mod turns;
 
-pub use cidr::{InvalidCidr, Ipv4Cidr, PodCidrs};
 pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig};
 pub use error::NetworkError;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
 pub use networks::{NetworkStatus, Networks};
+pub use pools::{InvalidPool, PodCidrs};
 pub use request::{AttachRequest, Attachment, DnsSettings, PortMapping, Protocol};

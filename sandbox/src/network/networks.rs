@@ -1,15 +1,15 @@
 use std::sync::Arc;
 
 use crisp_executor::id::PodId;
+use crisp_operation::KeyedLocks;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::builtin::Builtin;
 use super::cni::{Cni, NetworkList};
 use super::host_ports::{HostPorts, published};
-use super::turns::Turns;
 use super::{AttachRequest, Attachment, NetworkConfig, NetworkError, PortMapping};
 
-/// Whether pods can get a network, in the words of the CRI NetworkReady condition.
+/// Whether pods can get a network, as the CRI NetworkReady condition has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkStatus {
     /// Ready.
@@ -29,7 +29,7 @@ struct Inner {
     builtin: Builtin,
     cni: Arc<Cni>,
     ports: HostPorts,
-    turns: Turns,
+    locks: KeyedLocks<PodId>,
 }
 
 impl Networks {
@@ -44,7 +44,7 @@ impl Networks {
         for (pod, held) in builtin.pods().into_iter().chain(cni.pods()) {
             ports.restore(&pod, &held);
         }
-        Ok(Self(Arc::new(Inner { builtin, cni, ports, turns: Turns::default() })))
+        Ok(Self(Arc::new(Inner { builtin, cni, ports, locks: KeyedLocks::default() })))
     }
 
     /// Gives the pod its network. A failure leaves nothing behind, or names what it left.
@@ -55,7 +55,7 @@ impl Networks {
         let inner = Arc::clone(&self.0);
         // A task of its own: a caller who goes away must not leave half an attachment.
         let task = tokio::spawn(async move {
-            let _turn = inner.turns.take(&request.pod).await;
+            let _lock = inner.locks.lock(request.pod.clone(), "attach").await;
             Inner::attach(&inner, request).await
         });
         task.await.unwrap_or(Err(NetworkError::Interrupted("attach")))
@@ -72,7 +72,7 @@ impl Networks {
     pub async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
         let (inner, pod) = (Arc::clone(&self.0), pod.clone());
         let task = tokio::spawn(async move {
-            let _turn = inner.turns.take(&pod).await;
+            let _lock = inner.locks.lock(pod.clone(), "detach").await;
             Inner::detach(&inner, pod).await
         });
         task.await.unwrap_or(Err(NetworkError::Interrupted("detach")))
@@ -107,7 +107,7 @@ impl Networks {
         let known = self.0.builtin.pods().into_iter().chain(self.0.cni.pods()).map(|(pod, _)| pod);
         let stale: Vec<PodId> = known.filter(|pod| !live.contains(pod)).collect();
         let (mut gone, mut failure) = (Vec::new(), None);
-        // All at once: one that hangs costs its own deadline, not that of everybody behind it.
+        // All at once: one that hangs costs its own deadline, not that of the others.
         let mut tasks = JoinSet::new();
         for pod in stale {
             let networks = self.clone();
@@ -119,6 +119,9 @@ impl Networks {
                 Err(error) => failure = failure.or(Some(error)),
             }
         }
+        // Left over by a server that was killed just after a detach.
+        let inner = Arc::clone(&self.0);
+        spawn_blocking(move || inner.builtin.reap_all());
         if let Err(error) = self.0.cni.collect().await {
             failure = failure.or(Some(error));
         }
@@ -175,10 +178,10 @@ impl Inner {
         self.cni.detach(&pod).await?;
         if self.builtin.attachment(&pod).is_some() {
             let (inner, gone) = (Arc::clone(self), pod.clone());
-            let left = spawn_blocking(move || inner.builtin.leave(&gone)).await;
+            let left = spawn_blocking(move || inner.builtin.detach(&gone)).await;
             left.unwrap_or(Err(NetworkError::Interrupted("detach")))?;
             let inner = Arc::clone(self);
-            // Nobody waits for it.
+            // In the background: the pod is off the network already.
             spawn_blocking(move || inner.builtin.reap_all());
         }
         self.ports.release(&pod);

@@ -207,3 +207,25 @@ fn a_udp_sender_that_was_there_first_reaches_the_pod() {
         });
     });
 }
+
+#[test]
+fn a_server_killed_just_after_a_detach_holds_no_port() {
+    on_private_host(module_path!(), "a_server_killed_just_after_a_detach_holds_no_port", || {
+        let dir = tempfile::tempdir().unwrap();
+        let before = traces();
+        let (a, b) = (Namespace::new(), Namespace::new());
+        block_on(async {
+            let killed = Networks::open(&config(dir.path())).unwrap();
+            let address = a.attach(&killed, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap().ips;
+            killed.detach(&a.id).await.unwrap();
+            // The next server starts before the interface of the first pod is deleted.
+            let networks = Networks::open(&config(dir.path())).unwrap();
+            assert_eq!(networks.attachment(&a.id), None);
+            let attached = b.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
+            assert_ne!(attached.ips, address, "the address is still on the old interface");
+            networks.gc(&[]).await.unwrap();
+            networks.close_if_unused().await.unwrap();
+        });
+        assert_eq!(traces(), before);
+    });
+}

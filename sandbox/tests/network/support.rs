@@ -121,6 +121,7 @@ pub fn config(dir: &Path) -> NetworkConfig {
         cni_conf_dir: dir.join("net.d"),
         cni_bin_dirs: vec!["/usr/lib/cni".into()],
         cni_deadline: DEFAULT_CNI_DEADLINE,
+        cni_gc: false,
         pod_cidrs: "10.88.0.0/16".parse().unwrap(),
         bridge_name: "crisp0".to_owned(),
         state_dir: dir.join("state"),

@@ -7,8 +7,11 @@ use crate::network::netlink::{
     BridgeLink, InterfaceAddress, Link, Messages, Socket, add_address, addresses, create_bridge, delete_link,
     link_by_index, link_by_name, links, routes,
 };
-use crate::network::record::file;
-use crate::network::{Ipv4Cidr, NetlinkError, NetworkError};
+use ipnet::Ipv4Net;
+
+use crate::network::error::file;
+use crate::network::pools::{gateway, overlap};
+use crate::network::{NetlinkError, NetworkError};
 
 const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const ETHERNET_MTU: u32 = 1500;
@@ -59,15 +62,11 @@ impl Bridge {
     }
 
     /// The first pool that no route of the host reaches into, other than by this very bridge.
-    pub(super) fn free_pool(
-        &self,
-        socket: &mut Socket,
-        pools: &[Ipv4Cidr],
-    ) -> Result<Ipv4Cidr, NetworkError> {
+    pub(super) fn free_pool(&self, socket: &mut Socket, pools: &[Ipv4Net]) -> Result<Ipv4Net, NetworkError> {
         let own = self.find(socket)?.map(|link| link.index);
         let mut taken = routes(socket).map_err(self.failed("list the host's routes for"))?;
-        taken.retain(|route| route.destination.prefix() > 0 && Some(route.device) != own);
-        let clash = |pool: &Ipv4Cidr| taken.iter().find(|route| route.destination.overlaps(pool)).copied();
+        taken.retain(|route| route.destination.prefix_len() > 0 && Some(route.device) != own);
+        let clash = |pool: &Ipv4Net| taken.iter().find(|route| overlap(route.destination, *pool)).copied();
         if let Some(free) = pools.iter().find(|pool| clash(pool).is_none()) {
             return Ok(*free);
         }
@@ -80,7 +79,7 @@ impl Bridge {
     }
 
     /// Makes the bridge with its address; returns its index.
-    pub(super) fn create(&self, socket: &mut Socket, pool: Ipv4Cidr) -> Result<u32, NetworkError> {
+    pub(super) fn create(&self, socket: &mut Socket, pool: Ipv4Net) -> Result<u32, NetworkError> {
         let made = BridgeLink { name: &self.name, mac: self.mac(), alias: &self.alias };
         create_bridge(socket, &made).map_err(self.failed("make"))?;
         let finished = self.finish(socket, pool);
@@ -91,13 +90,17 @@ impl Bridge {
     }
 
     /// Gives the bridge what it needs; changes nothing where it has that.
-    pub(super) fn finish(&self, socket: &mut Socket, pool: Ipv4Cidr) -> Result<u32, NetworkError> {
+    pub(super) fn finish(&self, socket: &mut Socket, pool: Ipv4Net) -> Result<u32, NetworkError> {
         let link = self.find(socket)?;
         let index = link.ok_or(NetworkError::Interrupted("making the bridge"))?.index;
-        let gateway = pool.gateway();
+        let gateway = gateway(pool);
         let mut messages = Messages::new();
-        let address =
-            InterfaceAddress { index, address: gateway, prefix: pool.prefix(), broadcast: pool.broadcast() };
+        let address = InterfaceAddress {
+            index,
+            address: gateway,
+            prefix: pool.prefix_len(),
+            broadcast: pool.broadcast(),
+        };
         add_address(&mut messages, "add the gateway address", &address);
         socket.run(messages).map_err(self.failed("set up"))?;
         // Lets 127.0.0.1:<host port> reach a pod; the packet rules keep pods off the host's 127.0.0.0/8.
@@ -106,17 +109,17 @@ impl Bridge {
     }
 
     /// Whether the bridge that exists has this pool's gateway address.
-    pub(super) fn serves(&self, socket: &mut Socket, pool: Ipv4Cidr) -> Result<bool, NetworkError> {
+    pub(super) fn serves(&self, socket: &mut Socket, pool: Ipv4Net) -> Result<bool, NetworkError> {
         let Some(link) = self.find(socket)? else { return Ok(false) };
         let all = addresses(socket).map_err(self.failed("list addresses of"))?;
         Ok(all
             .iter()
-            .any(|a| a.index == link.index && a.address == pool.gateway() && a.prefix == pool.prefix()))
+            .any(|a| a.index == link.index && a.address == gateway(pool) && a.prefix == pool.prefix_len()))
     }
 
     /// The MTU for the pods' interfaces when the way out has a smaller one than usual.
     pub(super) fn mtu(&self, socket: &mut Socket) -> Option<u32> {
-        let way_out = routes(socket).ok()?.into_iter().find(|route| route.destination.prefix() == 0)?;
+        let way_out = routes(socket).ok()?.into_iter().find(|route| route.destination.prefix_len() == 0)?;
         let mtu = link_by_index(socket, way_out.device).ok()??.mtu;
         (mtu < ETHERNET_MTU).then_some(mtu)
     }

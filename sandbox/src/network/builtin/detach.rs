@@ -1,9 +1,10 @@
 //! Taking a pod's network away: cut off at once, deleted together with others.
 //!
 //! Deleting an interface waits until no packet in the kernel can still refer to it, some 20 ms, whether it
-//! is one interface or fifty. So [`Builtin::leave`] does what anyone can notice (nothing reaches the pod any
-//! more, its host ports are free), and [`Builtin::reap`] deletes all that have left. Until then a pod's
-//! address stays taken and its record stays written, so that a server killed in between forgets nothing.
+//! is one interface or fifty. So [`Builtin::detach`] does what can be noticed (nothing reaches the pod any
+//! more, its host ports are free), and [`Builtin::reap`] deletes the interfaces of all detached pods. Until
+//! then a pod's address stays taken and its record, marked as detached, stays written: a server that is
+//! killed in between finds the interface and holds no port.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -11,70 +12,76 @@ use std::time::Duration;
 
 use crisp_executor::id::PodId;
 
-use super::attach::{Builtin, route_socket};
 use super::record::BuiltinRecord;
+use super::{Builtin, route_socket};
 use crate::network::netlink::{delete_group, delete_link, retire_link};
 use crate::network::{NetlinkError, NetworkError};
 
-/// Pods that leave within this time are deleted together. A pod whose namespace is gone by then was deleted
+/// Interfaces of pods detached within this time are deleted together. A pod whose namespace is gone by then was deleted
 /// with it, by the kernel.
 const GATHER: Duration = Duration::from_millis(100);
 
 impl Builtin {
-    /// Takes the pod off the network; fine when it is not on it. Its interface is deleted by [`Self::reap`].
-    pub(in crate::network) fn leave(&self, pod: &PodId) -> Result<(), NetworkError> {
+    /// Takes the pod off the network; a pod that is not on it is fine. Its interface is deleted by
+    /// [`Self::reap`].
+    pub(in crate::network) fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
         let Some(record) = self.state().pods.get(pod).cloned() else { return Ok(()) };
         let mut socket = route_socket()?;
         retire_link(&mut socket, &record.veth, self.group()).map_err(failed(&record))?;
         if !record.ports.is_empty() {
             self.withdraw(&record)?;
         }
+        let record = BuiltinRecord { detached: true, ..record };
+        if let Err(error) = self.records.write(&record) {
+            // Matters only to a server that starts before the interface is deleted: it detaches once more.
+            tracing::warn!(pod = pod.short(), %error, "cannot note that a pod is off the network");
+        }
         let mut state = self.state();
         state.pods.remove(pod);
-        state.leaving.insert(pod.clone(), record);
+        state.detached.insert(pod.clone(), record);
         Ok(())
     }
 
-    /// Deletes the interfaces of all pods that have left, and forgets the pods; `false` when there was none.
+    /// Deletes the interfaces of all detached pods, and forgets the pods; `false` when there was none.
     pub(in crate::network) fn reap(&self) -> Result<bool, NetworkError> {
         let _reaping = self.reaping.lock().unwrap_or_else(PoisonError::into_inner);
-        let leaving: Vec<BuiltinRecord> = self.state().leaving.values().cloned().collect();
-        let Some(first) = leaving.first() else { return Ok(false) };
+        let detached: Vec<BuiltinRecord> = self.state().detached.values().cloned().collect();
+        let Some(first) = detached.first() else { return Ok(false) };
         let mut socket = route_socket()?;
         if delete_group(&mut socket, self.group()).is_err() {
-            // One of them can't be deleted with the others; find out which.
-            for record in &leaving {
+            // One of them can't be deleted with the others: find out which.
+            for record in &detached {
                 delete_link(&mut socket, &record.veth).map_err(failed(record))?;
             }
         }
         tracing::debug!(
-            pods = leaving.len(),
+            pods = detached.len(),
             bridge = first.bridge,
-            "deleted the interfaces of pods that left"
+            "deleted the interfaces of detached pods"
         );
-        for record in &leaving {
+        for record in &detached {
             self.records.remove(&record.pod)?;
             self.state().forget(&record.pod);
         }
         Ok(true)
     }
 
-    /// [`Self::reap`] until nobody is left; returns at once when someone does that already.
+    /// [`Self::reap`] until no detached pod is left; returns at once when another thread does that already.
     pub(in crate::network) fn reap_all(&self) {
-        while !self.state().leaving.is_empty() && !self.reaper_runs.swap(true, Ordering::AcqRel) {
+        while !self.state().detached.is_empty() && !self.reaper_runs.swap(true, Ordering::AcqRel) {
             std::thread::sleep(GATHER);
             let reaped = self.reap();
             self.reaper_runs.store(false, Ordering::Release);
             if let Err(error) = reaped {
-                // Tried again with the next pod that leaves, and at close.
-                tracing::warn!(%error, "interfaces of pods that left are not deleted yet");
+                // Tried again with the next pod that is detached, and at close.
+                tracing::warn!(%error, "interfaces of detached pods are not deleted yet");
                 return;
             }
         }
     }
 
-    /// The interface group of this server's bridge. Everything in it is deleted together, so it must not be
-    /// anybody else's: 31 bits of the name's hash see to that.
+    /// The interface group of this server's bridge. Everything in it is deleted together, so no other program
+    /// may use it: 31 bits of the name's hash make that unlikely.
     fn group(&self) -> u32 {
         self.bridge().group()
     }

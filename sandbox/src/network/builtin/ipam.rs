@@ -3,7 +3,10 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-use crate::network::{Ipv4Cidr, NetworkError};
+use ipnet::Ipv4Net;
+
+use crate::network::NetworkError;
+use crate::network::pools::{last_offset, nth, offset_of};
 
 /// Network address and gateway come before the first pod.
 const FIRST: u32 = 2;
@@ -12,24 +15,24 @@ const FIRST: u32 = 2;
 /// and caches of its last pod have time to die.
 #[derive(Debug)]
 pub(super) struct Ipam {
-    pool: Ipv4Cidr,
+    pool: Ipv4Net,
     used: HashSet<u32>,
     next: u32,
 }
 
 impl Ipam {
-    pub(super) fn new(pool: Ipv4Cidr) -> Self {
+    pub(super) fn new(pool: Ipv4Net) -> Self {
         Self { pool, used: HashSet::new(), next: FIRST }
     }
 
-    pub(super) fn pool(&self) -> Ipv4Cidr {
+    pub(super) fn pool(&self) -> Ipv4Net {
         self.pool
     }
 
     /// Notes an address that a pod has. Going through them oldest first makes the order go on from the
     /// newest.
     pub(super) fn restore(&mut self, address: Ipv4Addr) {
-        if let Some(offset) = self.pool.offset_of(address) {
+        if let Some(offset) = offset_of(self.pool, address) {
             self.used.insert(offset);
             self.next = self.after(offset);
         }
@@ -38,7 +41,7 @@ impl Ipam {
     pub(super) fn allocate(&mut self) -> Result<Ipv4Addr, NetworkError> {
         let exhausted = NetworkError::PoolExhausted { pool: self.pool, used: self.used.len() };
         // The last address is the broadcast one.
-        let usable = self.pool.last_offset().saturating_sub(FIRST) as usize;
+        let usable = last_offset(self.pool).saturating_sub(FIRST) as usize;
         if self.used.len() >= usable {
             return Err(exhausted);
         }
@@ -48,17 +51,17 @@ impl Ipam {
         let offset = self.next;
         self.next = self.after(offset);
         self.used.insert(offset);
-        self.pool.nth(offset).ok_or(exhausted)
+        nth(self.pool, offset).ok_or(exhausted)
     }
 
     pub(super) fn release(&mut self, address: Ipv4Addr) {
-        if let Some(offset) = self.pool.offset_of(address) {
+        if let Some(offset) = offset_of(self.pool, address) {
             self.used.remove(&offset);
         }
     }
 
     fn after(&self, offset: u32) -> u32 {
-        if offset + 1 >= self.pool.last_offset() { FIRST } else { offset + 1 }
+        if offset + 1 >= last_offset(self.pool) { FIRST } else { offset + 1 }
     }
 }
 
@@ -77,7 +80,7 @@ mod tests {
     #[test]
     fn a_full_pool_says_so_and_serves_again_after_a_release() {
         let mut ipam = ipam("10.1.1.0/29");
-        assert_eq!(last(ipam.pool().gateway()), 1);
+        assert_eq!(last(crate::network::pools::gateway(ipam.pool())), 1);
         let all: Vec<u8> = std::iter::from_fn(|| ipam.allocate().ok()).map(last).collect();
         assert_eq!(all, [2, 3, 4, 5, 6]);
         let error = ipam.allocate().unwrap_err().to_string();

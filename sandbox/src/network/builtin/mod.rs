@@ -12,13 +12,119 @@
 //! ```
 //!
 //! The bridge and the table come with the first pod. `net.ipv4.ip_forward` is turned on then and stays on:
-//! others may have come to rely on it.
+//! other programs may rely on it by then.
+//!
+//! [`Builtin`] is what the operations share. attach.rs and detach.rs are the two operations, setup.rs
+//! keeps bridge and packet rules in place for them, state.rs says which pod has what.
 
 mod attach;
 mod bridge;
 mod detach;
+mod host_setup;
 mod ipam;
 mod record;
 mod setup;
+mod state;
 
-pub(super) use attach::Builtin;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crisp_executor::id::PodId;
+use crisp_operation::record::Durability;
+
+use self::bridge::Bridge;
+use self::host_setup::HostSetup;
+use self::record::BuiltinRecord;
+use self::state::State;
+use super::netlink::{Protocol, Socket};
+use super::nft::Published;
+use super::record::RecordDir;
+use super::{Attachment, NetworkConfig, NetworkError, PodCidrs, PortMapping};
+
+/// The built-in network of one server. All functions block, for about as long as the kernel takes.
+#[derive(Debug)]
+pub(super) struct Builtin {
+    bridge_name: String,
+    pools: PodCidrs,
+    state_dir: PathBuf,
+    records: RecordDir,
+    /// Which pod has what. Never held during a request to the kernel.
+    state: Mutex<State>,
+    /// Held while the bridge or the table change, so that one thread never makes what another removes.
+    setup: Mutex<HostSetup>,
+    /// Held while the interfaces of detached pods are deleted.
+    reaping: Mutex<()>,
+    /// Whether a thread deletes interfaces until no detached pod is left.
+    reaper_runs: AtomicBool,
+}
+
+impl Builtin {
+    /// Reads the records; the pods they name keep their addresses and the network they are in.
+    pub(super) fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
+        let name = &config.bridge_name;
+        let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if !(1..=15).contains(&name.len()) || !name.bytes().all(letters) {
+            return Err(NetworkError::BridgeName(name.clone()));
+        }
+        let records = RecordDir::open(config.state_dir.join("pods"), Durability::Process)?;
+        let state = State::restore(records.load()?);
+        let builtin = Self {
+            bridge_name: name.clone(),
+            pools: config.pod_cidrs.clone(),
+            state_dir: config.state_dir.clone(),
+            records,
+            state: Mutex::new(state),
+            setup: Mutex::new(HostSetup::default()),
+            reaping: Mutex::new(()),
+            reaper_runs: AtomicBool::new(false),
+        };
+        builtin.warn_of_old_network();
+        Ok(builtin)
+    }
+
+    fn warn_of_old_network(&self) {
+        let state = self.state();
+        let Some((network, _)) = &state.network else { return };
+        if network.bridge != self.bridge_name || !self.pools.candidates().contains(&network.pool) {
+            let (bridge, pool, pods) = (&network.bridge, network.pool, state.pods.len());
+            tracing::warn!(%bridge, %pool, pods, "the network before the change of settings stays until its pods are gone");
+        }
+    }
+
+    /// The pods attached, with their ports.
+    pub(super) fn pods(&self) -> Vec<(PodId, Vec<PortMapping>)> {
+        self.state().pods.values().map(|r| (r.pod.clone(), r.ports.clone())).collect()
+    }
+
+    /// What the pod was given.
+    pub(super) fn attachment(&self, pod: &PodId) -> Option<Attachment> {
+        self.state().pods.get(pod).map(BuiltinRecord::attachment)
+    }
+
+    /// The ports of every pod.
+    fn all_published(&self) -> Vec<Published> {
+        self.state().pods.values().flat_map(BuiltinRecord::published).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The bridge in force, or the one that would be made.
+    fn bridge(&self) -> Bridge {
+        match &self.state().network {
+            Some((network, _)) => Bridge::new(&network.bridge, &self.state_dir),
+            None => Bridge::new(&self.bridge_name, &self.state_dir),
+        }
+    }
+}
+
+fn route_socket() -> Result<Socket, NetworkError> {
+    open_socket(Protocol::Route)
+}
+
+fn open_socket(protocol: Protocol) -> Result<Socket, NetworkError> {
+    let step = || format!("open a {protocol:?} socket");
+    Socket::open(protocol).map_err(|source| NetworkError::Netlink { step: step(), source })
+}

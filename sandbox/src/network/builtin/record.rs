@@ -1,11 +1,12 @@
 use std::net::Ipv4Addr;
 
 use crisp_executor::id::PodId;
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::network::nft::Published;
-use crate::network::record::{Record, VERSION};
-use crate::network::{AttachRequest, Attachment, DnsSettings, Ipv4Cidr, PortMapping};
+use crate::network::record::Record;
+use crate::network::{AttachRequest, Attachment, DnsSettings, PortMapping};
 
 /// Name of the interface in every pod.
 pub(super) const INTERFACE: &str = "eth0";
@@ -14,30 +15,32 @@ pub(super) const INTERFACE: &str = "eth0";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ChosenNetwork {
     pub bridge: String,
-    pub pool: Ipv4Cidr,
+    pub pool: Ipv4Net,
 }
 
 /// One pod's place in it. Holds all that taking it away needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BuiltinRecord {
-    pub version: u32,
     pub pod: PodId,
     pub name: String,
     pub namespace: String,
     /// Orders the records by age.
     pub serial: u64,
     pub bridge: String,
-    pub pool: Ipv4Cidr,
+    pub pool: Ipv4Net,
     pub veth: String,
     pub address: Ipv4Addr,
     pub ports: Vec<PortMapping>,
+    /// The pod is off the network and its ports are free; only its interface and address remain.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub detached: bool,
+}
+
+impl crisp_operation::record::Record for BuiltinRecord {
+    const KIND: &'static str = "record of the built-in network";
 }
 
 impl Record for BuiltinRecord {
-    fn version(&self) -> u32 {
-        self.version
-    }
-
     fn pod(&self) -> &PodId {
         &self.pod
     }
@@ -52,7 +55,6 @@ impl BuiltinRecord {
         ports: &[PortMapping],
     ) -> Self {
         Self {
-            version: VERSION,
             pod: request.pod.clone(),
             name: request.name.clone(),
             namespace: request.namespace.clone(),
@@ -62,6 +64,7 @@ impl BuiltinRecord {
             veth: format!("cr{}", &request.pod.as_str()[..11]),
             address,
             ports: ports.to_vec(),
+            detached: false,
         }
     }
 

@@ -2,43 +2,23 @@
 
 use std::sync::PoisonError;
 
-use super::attach::{Builtin, open_socket, route_socket};
 use super::bridge::Bridge;
+use super::host_setup::HostSetup;
 use super::record::{BuiltinRecord, ChosenNetwork};
-use crate::network::netlink::{Protocol, Socket, rejoin};
+use super::{Builtin, route_socket};
+use crate::network::netlink::{Socket, rejoin};
 use crate::network::nft::{Published, Ruleset, forward_drops};
 use crate::network::{NetlinkError, NetworkError, conntrack};
 
 /// The step that shows whether the kernel can do it at all.
 const INSTALL: &str = "install (nat, masquerade, fib and conntrack must be in the kernel)";
 
-/// What this process has already made or checked.
-#[derive(Debug, Default)]
-pub(super) struct Setup {
-    bridge_checked: bool,
-    table_installed: bool,
-    /// Kept open: closing one makes the kernel wait for all that was deleted through any of them.
-    rules_socket: Option<Socket>,
-    pub mtu: Option<u32>,
-    /// Chains of others that may keep pods from the outside.
-    pub forward_drops: Vec<String>,
-}
-
-impl Setup {
-    fn rules_socket(&mut self) -> Result<&mut Socket, NetworkError> {
-        Ok(match &mut self.rules_socket {
-            Some(socket) => socket,
-            empty => empty.insert(open_socket(Protocol::Netfilter)?),
-        })
-    }
-}
-
 impl Builtin {
-    /// Sees to it that bridge and table are there; returns the bridge's index.
-    pub(super) fn ensure(&self, setup: &mut Setup, socket: &mut Socket) -> Result<u32, NetworkError> {
+    /// Makes bridge and table where they are missing; returns the bridge's index.
+    pub(super) fn ensure(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<u32, NetworkError> {
         if self.outlived_its_settings() {
             self.reap()?;
-            *setup = Setup::default();
+            *setup = HostSetup::default();
             self.state().network = None;
         }
         if self.state().network.is_none() {
@@ -60,10 +40,10 @@ impl Builtin {
 
     fn in_use(&self) -> bool {
         let state = self.state();
-        !(state.pods.is_empty() && state.leaving.is_empty())
+        !(state.pods.is_empty() && state.detached.is_empty())
     }
 
-    fn choose(&self, setup: &mut Setup, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
+    fn choose(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
         let bridge = Bridge::new(&self.bridge_name, &self.state_dir);
         let pool = bridge.free_pool(socket, self.pools.candidates())?;
         // No pod is on any bridge of ours: one that is left over does not have to be kept.
@@ -76,7 +56,7 @@ impl Builtin {
         Ok(ChosenNetwork { bridge: self.bridge_name.clone(), pool })
     }
 
-    fn ensure_bridge(&self, setup: &mut Setup, socket: &mut Socket) -> Result<u32, NetworkError> {
+    fn ensure_bridge(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<u32, NetworkError> {
         let bridge = self.bridge();
         let Some((network, _)) = self.state().network.as_ref().map(|(n, i)| (n.clone(), i.pool())) else {
             return Err(NetworkError::Interrupted("choosing a pool"));
@@ -92,7 +72,7 @@ impl Builtin {
         let index = bridge.create(socket, network.pool)?;
         setup.mtu = bridge.mtu(socket);
         setup.bridge_checked = true;
-        // Someone deleted the bridge under the pods: give it back to them.
+        // The bridge was deleted under the pods: join them to the new one.
         let veths: Vec<String> = self.state().pods.values().map(|r| r.veth.clone()).collect();
         let names: Vec<&str> = veths.iter().map(String::as_str).collect();
         let step = || format!("join the pods to bridge {} again", bridge.name());
@@ -100,7 +80,7 @@ impl Builtin {
         Ok(index)
     }
 
-    fn ensure_table(&self, setup: &mut Setup) -> Result<(), NetworkError> {
+    fn ensure_table(&self, setup: &mut HostSetup) -> Result<(), NetworkError> {
         let Some(rules) = self.ruleset() else { return Ok(()) };
         let installed = setup.table_installed;
         let socket = setup.rules_socket()?;
@@ -138,8 +118,8 @@ impl Builtin {
             forget_flows(socket, &ports);
             return Ok(());
         }
-        // The table was flushed, or the pod never came to have its ports. Whatever it is, what the other
-        // pods have is known.
+        // The table was flushed, or the pod's ports were never added. Either way the ports of the other pods
+        // are known.
         let others: Vec<Published> =
             self.all_published().into_iter().filter(|port| port.pod != record.address).collect();
         rules.install(socket, &others).map_err(self.rules_failed("renew"))?;
@@ -156,19 +136,19 @@ impl Builtin {
         }
         let bridge = self.bridge();
         let mut socket = route_socket()?;
-        // Found means ours: a bridge of someone else under our name comes with a table of theirs.
+        // Found means ours: find() refuses a bridge of another owner under this name.
         if bridge.find(&mut socket)?.is_some() || setup.table_installed {
             if let Some(rules) = self.ruleset().or_else(|| self.unused_ruleset()) {
                 delete_table(&mut setup, &rules)?;
             }
             bridge.delete(&mut socket)?;
         }
-        *setup = Setup::default();
+        *setup = HostSetup::default();
         self.state().network = None;
         Ok(true)
     }
 
-    /// Which network pods are in or would get, for people.
+    /// The network that pods are in or would get, for people.
     pub(in crate::network) fn status(&self) -> Result<String, NetworkError> {
         let mut socket = route_socket()?;
         let bridge = self.bridge();
@@ -178,7 +158,7 @@ impl Builtin {
             None => bridge.free_pool(&mut socket, self.pools.candidates())?,
         };
         let mut message = format!("built-in network on bridge {}, addresses from {pool}", bridge.name());
-        // Not worth waiting for a pod that is being attached: that will find out as well.
+        // Does not wait for a pod that is being attached: that finds out as well.
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
         let rules = Ruleset::new(bridge.name(), pool);
         rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
@@ -196,7 +176,7 @@ impl Builtin {
         self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pool))
     }
 
-    /// For deleting a table whose pool nobody remembers.
+    /// For deleting a table whose pool is not known any more.
     fn unused_ruleset(&self) -> Option<Ruleset> {
         self.pools.candidates().first().map(|pool| Ruleset::new(&self.bridge_name, *pool))
     }
@@ -207,13 +187,13 @@ impl Builtin {
     }
 }
 
-fn delete_table(setup: &mut Setup, rules: &Ruleset) -> Result<(), NetworkError> {
+fn delete_table(setup: &mut HostSetup, rules: &Ruleset) -> Result<(), NetworkError> {
     let socket = setup.rules_socket()?;
     let failed = |source| NetworkError::Netlink { step: "remove the nf_tables rules".to_owned(), source };
     rules.delete(socket).map_err(failed)
 }
 
-/// Best effort: without it only senders that were there before, and never pause, are misled.
+/// Best effort: without it only senders that were there before, and never pause, reach the wrong pod.
 fn forget_flows(socket: &mut Socket, ports: &[Published]) {
     if let Err(error) = conntrack::forget(socket, ports) {
         tracing::debug!(%error, "old flows to published UDP ports are not forgotten");

@@ -7,7 +7,6 @@ use super::config::{NetworkList, Plugin, Version};
 use super::exec::{Call, CallError, Verb, run};
 use super::record::CniRecord;
 use super::{Cni, capability, namespace, result};
-use crate::network::record::VERSION;
 use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping};
 
 /// Name of the interface in every pod.
@@ -43,7 +42,6 @@ impl Cni {
         ports: &[PortMapping],
     ) -> Result<CniRecord, NetworkError> {
         Ok(CniRecord {
-            version: VERSION,
             pod: request.pod.clone(),
             name: request.name.clone(),
             namespace: request.namespace.clone(),

@@ -27,10 +27,12 @@ impl Cni {
         self.forget(pod)
     }
 
-    /// Lets the plugins of the network in force drop what no pod of ours uses (verb GC, from 1.1.0 on).
+    /// Lets the plugins of the network in force free what no pod of this server uses (verb GC, from 1.1.0
+    /// on). The plugins then free the addresses of every other runtime on this network too: only for a
+    /// server that has it alone, which only the operator can know.
     pub(in crate::network) async fn collect(&self) -> Result<(), NetworkError> {
         let Some(Ok(network)) = self.current() else { return Ok(()) };
-        if network.version < Version::V1_1_0 || network.disable_gc {
+        if !self.gc || network.version < Version::V1_1_0 || network.disable_gc {
             return Ok(());
         }
         let valid: Vec<Value> = {

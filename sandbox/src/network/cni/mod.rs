@@ -31,6 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crisp_executor::id::PodId;
+use crisp_operation::record::Durability;
 use tokio::task::spawn_blocking;
 
 use self::directory::Directory;
@@ -51,12 +52,14 @@ pub(super) struct Cni {
     records: RecordDir,
     pods: Mutex<HashMap<PodId, CniRecord>>,
     health: Arc<Health>,
+    /// See [`NetworkConfig::cni_gc`].
+    gc: bool,
 }
 
 impl Cni {
     /// Reads the records of attached pods.
     pub(super) fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
-        let records = RecordDir::open(config.root_dir.join("cni"), true)?;
+        let records = RecordDir::open(config.root_dir.join("cni"), Durability::PowerCut)?;
         let known: Vec<CniRecord> = records.load()?;
         Ok(Self {
             directory: Directory::new(config.cni_conf_dir.clone()),
@@ -65,6 +68,7 @@ impl Cni {
             records,
             pods: Mutex::new(known.into_iter().map(|r| (r.pod.clone(), r)).collect()),
             health: Arc::new(Health::default()),
+            gc: config.cni_gc,
         })
     }
 
@@ -97,7 +101,7 @@ impl Cni {
         let records = self.records.clone();
         // A busy disk may take its time to make the record durable.
         let written = spawn_blocking(move || records.write(&record).map(|()| record)).await;
-        let record = written.unwrap_or(Err(NetworkError::Interrupted("writing the record")))?;
+        let record = written.map_err(|_| NetworkError::Interrupted("writing the record"))??;
         self.known().insert(record.pod.clone(), record);
         Ok(())
     }

@@ -7,11 +7,12 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crisp_executor::id::PodId;
+use crisp_operation::record::remove_file;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, mount_bind, unmount};
 
 use crate::network::NetworkError;
-use crate::network::record::{file, remove_file};
+use crate::network::error::file;
 
 /// Where `ip netns` looks too.
 const FOLDER: &str = "/run/netns";
@@ -52,8 +53,8 @@ pub(super) fn withdraw(path: &Path) -> Result<(), NetworkError> {
         Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
         Err(e) => return Err(file("unmount", path)(io::Error::from(e))),
     }
-    remove_file(path)?;
-    // Ours or not, an empty folder is of no use to anybody.
+    remove_file(path).map_err(file("remove", path))?;
+    // An empty folder has no use, not even one that another program made.
     let _ = fs::remove_dir(FOLDER);
     Ok(())
 }

@@ -12,7 +12,6 @@ use crate::network::{Attachment, PortMapping};
 /// again with the result.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct CniRecord {
-    pub version: u32,
     pub pod: PodId,
     pub name: String,
     pub namespace: String,
@@ -28,11 +27,11 @@ pub(super) struct CniRecord {
     pub attachment: Option<Attachment>,
 }
 
-impl Record for CniRecord {
-    fn version(&self) -> u32 {
-        self.version
-    }
+impl crisp_operation::record::Record for CniRecord {
+    const KIND: &'static str = "record of a CNI attachment";
+}
 
+impl Record for CniRecord {
     fn pod(&self) -> &PodId {
         &self.pod
     }

@@ -8,7 +8,7 @@ use super::link::{link_by_name, links, no_automatic_ipv6, up, wait_until_up};
 use super::message::Messages;
 use super::route::add_default_route;
 use super::socket::{NetlinkError, Socket};
-use crate::network::Ipv4Cidr;
+use ipnet::Ipv4Net;
 
 /// A route socket opened inside a pod's network namespace. Cloning shares the socket; callers take
 /// turns, each turn being some microseconds.
@@ -19,7 +19,7 @@ pub struct PodNetlink(Arc<Mutex<Socket>>);
 #[derive(Debug, Clone, Copy)]
 pub(in crate::network) struct PodAddress {
     pub address: Ipv4Addr,
-    pub network: Ipv4Cidr,
+    pub network: Ipv4Net,
     pub gateway: Ipv4Addr,
 }
 
@@ -68,7 +68,7 @@ impl PodNetlink {
             let interface = InterfaceAddress {
                 index,
                 address: address.address,
-                prefix: address.network.prefix(),
+                prefix: address.network.prefix_len(),
                 broadcast: address.network.broadcast(),
             };
             add_address(&mut messages, "add the pod's address", &interface);

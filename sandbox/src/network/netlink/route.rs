@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::message::{Messages, attributes, u32_at};
 use super::socket::{NetlinkError, Socket};
-use crate::network::Ipv4Cidr;
+use ipnet::Ipv4Net;
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
@@ -23,7 +23,7 @@ const RTMSG: usize = 12;
 /// A route's destination and the interface it leads to (0 when it leads nowhere, as unreachable does).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::network) struct Route {
-    pub destination: Ipv4Cidr,
+    pub destination: Ipv4Net,
     pub device: u32,
 }
 
@@ -58,5 +58,5 @@ fn parse(payload: &[u8]) -> Option<Route> {
             _ => {}
         }
     }
-    Some(Route { destination: Ipv4Cidr::containing(base, prefix), device })
+    Some(Route { destination: Ipv4Net::new(base, prefix).ok()?.trunc(), device })
 }

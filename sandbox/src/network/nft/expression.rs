@@ -3,8 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use crate::network::Ipv4Cidr;
 use crate::network::netlink::Messages;
+use ipnet::Ipv4Net;
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
@@ -43,13 +43,13 @@ pub(super) enum Expression<'a> {
     /// `oifname != name`
     ToNot(&'a str),
     /// `ip saddr` lies in the network
-    Source(Ipv4Cidr),
+    Source(Ipv4Net),
     /// `ip saddr` does not
-    SourceNot(Ipv4Cidr),
+    SourceNot(Ipv4Net),
     /// `ip daddr` lies in the network
-    Destination(Ipv4Cidr),
+    Destination(Ipv4Net),
     /// `ip daddr` does not
-    DestinationNot(Ipv4Cidr),
+    DestinationNot(Ipv4Net),
     /// `fib daddr type local`: the packet is for this host
     ToThisHost,
     /// `ct status dnat`: its destination was rewritten
@@ -172,12 +172,12 @@ fn interface(m: &mut Messages, key: u32, operator: u32, name: &str) {
     compare(m, operator, &padded);
 }
 
-fn address(m: &mut Messages, offset: u32, operator: u32, network: Ipv4Cidr) {
+fn address(m: &mut Messages, offset: u32, operator: u32, network: Ipv4Net) {
     payload(m, REGISTERS[0], NETWORK_HEADER, offset, 4);
-    if network.prefix() < 32 {
-        and(m, &network.mask().octets());
+    if network.prefix_len() < 32 {
+        and(m, &network.netmask().octets());
     }
-    let base: Ipv4Addr = network.base();
+    let base: Ipv4Addr = network.network();
     compare(m, operator, &base.octets());
 }
 

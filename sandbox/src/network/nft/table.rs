@@ -5,8 +5,8 @@ use rustix::io::Errno;
 use super::elements::{self, BY_ADDRESS, BY_PORT, Published, TARGETS};
 use super::expression::{self, Expression as E};
 use super::message::{APPEND, Kind, NLM_F_CREATE, batch, start};
-use crate::network::Ipv4Cidr;
 use crate::network::netlink::{Messages, NetlinkError, Socket};
+use ipnet::Ipv4Net;
 
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
@@ -49,11 +49,11 @@ const SRCNAT: i32 = 100;
 pub(in crate::network) struct Ruleset {
     table: String,
     bridge: String,
-    pool: Ipv4Cidr,
+    pool: Ipv4Net,
 }
 
 impl Ruleset {
-    pub(in crate::network) fn new(bridge: &str, pool: Ipv4Cidr) -> Self {
+    pub(in crate::network) fn new(bridge: &str, pool: Ipv4Net) -> Self {
         Self { table: format!("crisp-{bridge}"), bridge: bridge.to_owned(), pool }
     }
 
@@ -114,7 +114,7 @@ impl Ruleset {
     }
 
     fn chains(&self, m: &mut Messages) {
-        let loopback = Ipv4Cidr::containing(Ipv4Addr::LOCALHOST, 8);
+        let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
         let (bridge, pool) = (self.bridge.as_str(), self.pool);
 
         self.chain(m, "guard", "filter", PREROUTING, RAW);

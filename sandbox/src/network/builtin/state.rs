@@ -1,0 +1,68 @@
+//! Which pod has which address, and the network that all are in. An index of the records on disk.
+
+use std::collections::HashMap;
+
+use crisp_executor::id::PodId;
+use ipnet::Ipv4Net;
+
+use super::ipam::Ipam;
+use super::record::{BuiltinRecord, ChosenNetwork};
+use crate::network::{AttachRequest, NetworkError, PortMapping};
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub network: Option<(ChosenNetwork, Ipam)>,
+    pub pods: HashMap<PodId, BuiltinRecord>,
+    /// Detached pods whose interfaces are not deleted yet: address and record stay until then.
+    pub detached: HashMap<PodId, BuiltinRecord>,
+    pub serial: u64,
+}
+
+impl State {
+    pub(super) fn restore(mut records: Vec<BuiltinRecord>) -> Self {
+        records.sort_by_key(|r| r.serial);
+        let mut state = Self::default();
+        if let Some(newest) = records.last() {
+            state.choose(ChosenNetwork { bridge: newest.bridge.clone(), pool: newest.pool });
+            state.serial = newest.serial;
+        }
+        for record in records {
+            if let Some((_, ipam)) = &mut state.network {
+                ipam.restore(record.address);
+            }
+            let pods = if record.detached { &mut state.detached } else { &mut state.pods };
+            pods.insert(record.pod.clone(), record);
+        }
+        state
+    }
+
+    pub(super) fn choose(&mut self, network: ChosenNetwork) {
+        let pool: Ipv4Net = network.pool;
+        self.network = Some((network, Ipam::new(pool)));
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        request: &AttachRequest,
+        ports: &[PortMapping],
+    ) -> Result<BuiltinRecord, NetworkError> {
+        if self.pods.contains_key(&request.pod) {
+            return Err(NetworkError::AlreadyAttached { pod: request.pod.clone() });
+        }
+        let Some((network, ipam)) = &mut self.network else {
+            return Err(NetworkError::Interrupted("choosing a pool"));
+        };
+        let address = ipam.allocate()?;
+        self.serial += 1;
+        let record = BuiltinRecord::new(request, self.serial, network, address, ports);
+        self.pods.insert(request.pod.clone(), record.clone());
+        Ok(record)
+    }
+
+    pub(super) fn forget(&mut self, pod: &PodId) {
+        let record = self.pods.remove(pod).or_else(|| self.detached.remove(pod));
+        if let (Some(record), Some((_, ipam))) = (record, &mut self.network) {
+            ipam.release(record.address);
+        }
+    }
+}
