@@ -7,7 +7,7 @@ use crisp_proto::runtime::v1 as proto;
 use crisp_sandbox::Pod;
 
 use crate::container::Container;
-use crate::convert::answer;
+use crate::convert::response;
 use crate::service_state::ServiceState;
 
 /// Conditions that must all hold; an empty text or map holds for all.
@@ -70,7 +70,7 @@ impl Filter {
                 && self.has_labels(&metadata.config.labels)
                 && self
                     .state
-                    .is_none_or(|state| answer::container_state(&container.status().state) as i32 == state)
+                    .is_none_or(|state| response::container_state(&container.status().state) as i32 == state)
         });
         all.sort_by_key(|container| container.metadata.created_at);
         all
@@ -83,7 +83,7 @@ impl Filter {
         all.retain(|pod| {
             pod.id.as_str().starts_with(&self.id)
                 && self.has_labels(&pod.config.labels)
-                && self.state.is_none_or(|state| answer::pod_state(pod.status().state) as i32 == state)
+                && self.state.is_none_or(|state| response::pod_state(pod.status().state) as i32 == state)
         });
         all
     }

@@ -1,16 +1,16 @@
 //! The border between proto messages and the types used below: requests come in validated
-//! ([`pod`], [`container`]), answers go out ([`answer`]). No file outside this folder and `rpc`
+//! ([`pod`], [`container`]), responses go out ([`response`], [`stats`]). No file outside this folder and `rpc`
 //! knows both sides.
 
-pub mod answer;
 pub mod container;
-pub mod figures;
 pub mod mounts;
 pub mod pod;
 mod profile;
 pub mod resources;
+pub mod response;
 pub mod security;
 pub mod signal;
+pub mod stats;
 
 use std::path::PathBuf;
 

@@ -4,13 +4,18 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{ContainerStatsRequest, ContainerStatsResponse};
 
-use super::{ServiceState, Reply};
-use crate::convert::figures;
+use super::{Reply, ServiceState};
+use crate::convert;
 use crate::stats;
 
-pub(super) async fn call(service: &Arc<ServiceState>, request: ContainerStatsRequest) -> Reply<ContainerStatsResponse> {
+pub(super) async fn call(
+    service: &Arc<ServiceState>,
+    request: ContainerStatsRequest,
+) -> Reply<ContainerStatsResponse> {
     let container = service.container(&request.container_id)?;
     let readings = stats::containers(service, vec![container]).await;
     let mountpoint = service.writable_mountpoint();
-    Ok(ContainerStatsResponse { stats: readings.first().map(|reading| figures::container(reading, &mountpoint)) })
+    Ok(ContainerStatsResponse {
+        stats: readings.first().map(|reading| convert::stats::container(reading, &mountpoint)),
+    })
 }

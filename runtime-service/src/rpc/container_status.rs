@@ -6,14 +6,17 @@ use std::sync::Arc;
 use crisp_proto::runtime::v1::{ContainerStatusRequest, ContainerStatusResponse};
 use serde_json::{Value, json};
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::container::Container;
-use crate::convert::answer;
+use crate::convert::response;
 
-pub(super) async fn call(service: &ServiceState, request: ContainerStatusRequest) -> Reply<ContainerStatusResponse> {
+pub(super) async fn call(
+    service: &ServiceState,
+    request: ContainerStatusRequest,
+) -> Reply<ContainerStatusResponse> {
     let container = service.container(&request.container_id)?;
     let info = if request.verbose { info(&container).await } else { BTreeMap::new() };
-    Ok(ContainerStatusResponse { status: Some(answer::container_status(&container)), info })
+    Ok(ContainerStatusResponse { status: Some(response::container_status(&container)), info })
 }
 
 /// What crictl inspect shows, with the names that it and its users look for.

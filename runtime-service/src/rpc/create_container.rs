@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{CreateContainerRequest, CreateContainerResponse};
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::convert::{self, ConvertError};
 use crate::ops;
 
-pub(super) async fn call(service: &Arc<ServiceState>, request: CreateContainerRequest) -> Reply<CreateContainerResponse> {
+pub(super) async fn call(
+    service: &Arc<ServiceState>,
+    request: CreateContainerRequest,
+) -> Reply<CreateContainerResponse> {
     // sandbox_config repeats what RunPodSandbox was asked; the pod that exists is what counts.
     let config = request.config.ok_or_else(|| -> ConvertError { convert::invalid("config", "missing") })?;
     let config = convert::container::config(config)?;

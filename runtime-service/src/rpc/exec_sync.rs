@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crisp_proto::runtime::v1::{ExecSyncRequest, ExecSyncResponse};
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::convert;
 use crate::ops;
 

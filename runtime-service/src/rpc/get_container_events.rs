@@ -8,14 +8,18 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{ServiceState, Parts, Reply};
-use crate::convert::answer;
+use super::messages::MessageStream;
+use super::{Reply, ServiceState};
+use crate::convert::response;
 use crate::events::{Event, Kind};
 
 /// Answers that may wait for a slow reader beside the backlog of events itself.
 const AHEAD: usize = 16;
 
-pub(super) async fn call(service: &Arc<ServiceState>, _request: GetEventsRequest) -> Reply<Parts<ContainerEventResponse>> {
+pub(super) fn call(
+    service: &Arc<ServiceState>,
+    _request: GetEventsRequest,
+) -> Reply<MessageStream<ContainerEventResponse>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let service = service.clone();
     let mut events = service.events.subscribe();
@@ -53,7 +57,7 @@ fn response(service: &ServiceState, event: Event) -> ContainerEventResponse {
         container_id: event.id,
         container_event_type: kind.into(),
         created_at: event.at,
-        pod_sandbox_status: service.pods.get(&event.pod).map(|pod| answer::pod_status(&pod)),
-        containers_statuses: answer::container_statuses(&service.containers.of_pod(&event.pod)),
+        pod_sandbox_status: service.pods.get(&event.pod).map(|pod| response::pod_status(&pod)),
+        containers_statuses: response::container_statuses(&service.containers.of_pod(&event.pod)),
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{ContainerStats, ListContainerStatsRequest, ListContainerStatsResponse};
 
-use super::{ServiceState, Reply};
-use crate::convert::figures;
+use super::{Reply, ServiceState};
+use crate::convert;
 use crate::filter::Filter;
 use crate::stats;
 
@@ -20,5 +20,5 @@ pub(super) async fn call(
 pub(super) async fn all(service: &Arc<ServiceState>, filter: &Filter) -> Vec<ContainerStats> {
     let mountpoint = service.writable_mountpoint();
     let readings = stats::containers(service, filter.containers(service)).await;
-    readings.iter().map(|reading| figures::container(reading, &mountpoint)).collect()
+    readings.iter().map(|reading| convert::stats::container(reading, &mountpoint)).collect()
 }

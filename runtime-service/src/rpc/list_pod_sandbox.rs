@@ -2,11 +2,11 @@
 
 use crisp_proto::runtime::v1::{ListPodSandboxRequest, ListPodSandboxResponse};
 
-use super::{ServiceState, Reply};
-use crate::convert::answer;
+use super::{Reply, ServiceState};
+use crate::convert::response;
 use crate::filter::Filter;
 
-pub(super) async fn call(service: &ServiceState, request: ListPodSandboxRequest) -> Reply<ListPodSandboxResponse> {
-    let items = Filter::from(request.filter).pods(service).iter().map(|pod| answer::pod(pod)).collect();
+pub(super) fn call(service: &ServiceState, request: ListPodSandboxRequest) -> Reply<ListPodSandboxResponse> {
+    let items = Filter::from(request.filter).pods(service).iter().map(|pod| response::pod(pod)).collect();
     Ok(ListPodSandboxResponse { items })
 }

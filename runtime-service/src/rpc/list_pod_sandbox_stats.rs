@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crisp_proto::runtime::v1::{ListPodSandboxStatsRequest, ListPodSandboxStatsResponse, PodSandboxStats};
 use crisp_sandbox::PodState;
 
-use super::{ServiceState, Reply};
-use crate::convert::figures;
+use super::{Reply, ServiceState};
+use crate::convert;
 use crate::filter::Filter;
 use crate::stats;
 
@@ -22,5 +22,9 @@ pub(super) async fn all(service: &Arc<ServiceState>, filter: &Filter) -> Vec<Pod
     let mountpoint = service.writable_mountpoint();
     let mut ready = filter.pods(service);
     ready.retain(|pod| pod.status().state == PodState::Ready);
-    stats::pods(service, ready).await.iter().map(|reading| figures::pod(reading, &mountpoint)).collect()
+    stats::pods(service, ready)
+        .await
+        .iter()
+        .map(|reading| convert::stats::pod(reading, &mountpoint))
+        .collect()
 }

@@ -1,140 +1,306 @@
-//! The RPCs, one file each: convert, call, convert back.
+//! The CRI RuntimeService as gRPC calls it. Each built RPC is a file here: convert the request, call the
+//! operation, convert the result. The others are in `unimplemented.rs`.
+//!
+//! What answers from memory (lists, pod status) is not `async`: it cannot wait for an operation or a disk.
 
-use std::pin::Pin;
-use std::sync::Arc;
+mod container_stats;
+mod container_status;
+mod create_container;
+mod exec_sync;
+mod get_container_events;
+mod list_container_stats;
+mod list_containers;
+mod list_pod_sandbox;
+mod list_pod_sandbox_stats;
+mod messages;
+mod pod_sandbox_stats;
+mod pod_sandbox_status;
+mod remove_container;
+mod remove_pod_sandbox;
+mod reopen_container_log;
+mod run_pod_sandbox;
+mod runtime_config;
+mod start_container;
+mod status;
+mod stop_container;
+mod stop_pod_sandbox;
+mod stream_container_stats;
+mod stream_containers;
+mod stream_pod_sandbox_stats;
+mod stream_pod_sandboxes;
+mod unimplemented;
+mod update_container_resources;
+mod update_runtime_config;
+mod version;
 
-use crisp_proto::runtime::v1 as proto;
 use crisp_proto::runtime::v1::runtime_service_server;
-use tokio_stream::Stream;
+use crisp_proto::runtime::v1::*;
 use tonic::{Request, Response, Status};
 
+use self::messages::MessageStream;
 use crate::RuntimeService;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
-/// What a file here answers.
+/// The result of one RPC before it becomes a gRPC response or status.
 type Reply<T> = Result<T, RuntimeError>;
 
-/// A stream of messages.
-type Parts<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// The same as gRPC sends it.
+type GrpcResult<T> = Result<Response<T>, Status>;
 
-/// Items per message of a streamed list: far below gRPC's 4 MiB even with long labels.
-const PART: usize = 200;
-
-/// Cuts a list into messages. An empty list is one empty message, so that a client sees that it was answered.
-fn in_parts<I, M>(items: Vec<I>, message: fn(Vec<I>) -> M) -> Parts<M>
-where
-    I: Send + 'static,
-    M: Send + 'static,
-{
-    let mut messages = Vec::new();
-    let mut items = items.into_iter().peekable();
-    loop {
-        messages.push(Ok(message(items.by_ref().take(PART).collect())));
-        if items.peek().is_none() {
-            break;
-        }
-    }
-    Box::pin(tokio_stream::iter(messages))
+fn respond<T>(reply: Reply<T>) -> GrpcResult<T> {
+    Ok(Response::new(reply?))
 }
 
-/// Declares the files and wires each to its method.
-macro_rules! rpcs {
-    (
-        unary { $($file:ident($request:ident) -> $response:ident;)* }
-        streams { $($stream:ident($stream_request:ident) -> $part:ident as $name:ident;)* }
-    ) => {
-        $(mod $file;)*
-        $(mod $stream;)*
-
-        #[tonic::async_trait]
-        impl runtime_service_server::RuntimeService for RuntimeService {
-            $(
-                async fn $file(
-                    &self,
-                    request: Request<proto::$request>,
-                ) -> Result<Response<proto::$response>, Status> {
-                    let service: &Arc<ServiceState> = self.service();
-                    Ok(Response::new($file::call(service, request.into_inner()).await?))
-                }
-            )*
-            $(
-                type $name = Parts<proto::$part>;
-
-                async fn $stream(
-                    &self,
-                    request: Request<proto::$stream_request>,
-                ) -> Result<Response<Self::$name>, Status> {
-                    let service: &Arc<ServiceState> = self.service();
-                    Ok(Response::new($stream::call(service, request.into_inner()).await?))
-                }
-            )*
-        }
-    };
-}
-
-rpcs! {
-    unary {
-        version(VersionRequest) -> VersionResponse;
-        run_pod_sandbox(RunPodSandboxRequest) -> RunPodSandboxResponse;
-        stop_pod_sandbox(StopPodSandboxRequest) -> StopPodSandboxResponse;
-        remove_pod_sandbox(RemovePodSandboxRequest) -> RemovePodSandboxResponse;
-        pod_sandbox_status(PodSandboxStatusRequest) -> PodSandboxStatusResponse;
-        list_pod_sandbox(ListPodSandboxRequest) -> ListPodSandboxResponse;
-        create_container(CreateContainerRequest) -> CreateContainerResponse;
-        start_container(StartContainerRequest) -> StartContainerResponse;
-        stop_container(StopContainerRequest) -> StopContainerResponse;
-        remove_container(RemoveContainerRequest) -> RemoveContainerResponse;
-        list_containers(ListContainersRequest) -> ListContainersResponse;
-        container_status(ContainerStatusRequest) -> ContainerStatusResponse;
-        update_container_resources(UpdateContainerResourcesRequest) -> UpdateContainerResourcesResponse;
-        reopen_container_log(ReopenContainerLogRequest) -> ReopenContainerLogResponse;
-        exec_sync(ExecSyncRequest) -> ExecSyncResponse;
-        exec(ExecRequest) -> ExecResponse;
-        attach(AttachRequest) -> AttachResponse;
-        port_forward(PortForwardRequest) -> PortForwardResponse;
-        container_stats(ContainerStatsRequest) -> ContainerStatsResponse;
-        list_container_stats(ListContainerStatsRequest) -> ListContainerStatsResponse;
-        pod_sandbox_stats(PodSandboxStatsRequest) -> PodSandboxStatsResponse;
-        list_pod_sandbox_stats(ListPodSandboxStatsRequest) -> ListPodSandboxStatsResponse;
-        update_runtime_config(UpdateRuntimeConfigRequest) -> UpdateRuntimeConfigResponse;
-        status(StatusRequest) -> StatusResponse;
-        checkpoint_container(CheckpointContainerRequest) -> CheckpointContainerResponse;
-        checkpoint_pod(CheckpointPodRequest) -> CheckpointPodResponse;
-        restore_pod(RestorePodRequest) -> RestorePodResponse;
-        list_metric_descriptors(ListMetricDescriptorsRequest) -> ListMetricDescriptorsResponse;
-        list_pod_sandbox_metrics(ListPodSandboxMetricsRequest) -> ListPodSandboxMetricsResponse;
-        runtime_config(RuntimeConfigRequest) -> RuntimeConfigResponse;
-        update_pod_sandbox_resources(UpdatePodSandboxResourcesRequest) -> UpdatePodSandboxResourcesResponse;
+#[tonic::async_trait]
+impl runtime_service_server::RuntimeService for RuntimeService {
+    async fn version(&self, request: Request<VersionRequest>) -> GrpcResult<VersionResponse> {
+        respond(version::call(request.into_inner()))
     }
-    streams {
-        stream_pod_sandboxes(StreamPodSandboxesRequest) -> StreamPodSandboxesResponse as StreamPodSandboxesStream;
-        stream_containers(StreamContainersRequest) -> StreamContainersResponse as StreamContainersStream;
-        stream_container_stats(StreamContainerStatsRequest) -> StreamContainerStatsResponse as StreamContainerStatsStream;
-        stream_pod_sandbox_stats(StreamPodSandboxStatsRequest) -> StreamPodSandboxStatsResponse as StreamPodSandboxStatsStream;
-        get_container_events(GetEventsRequest) -> ContainerEventResponse as GetContainerEventsStream;
-        stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest) -> StreamPodSandboxMetricsResponse as StreamPodSandboxMetricsStream;
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<RunPodSandboxRequest>,
+    ) -> GrpcResult<RunPodSandboxResponse> {
+        respond(run_pod_sandbox::call(self.service(), request.into_inner()).await)
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use tokio_stream::StreamExt;
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> GrpcResult<StopPodSandboxResponse> {
+        respond(stop_pod_sandbox::call(self.service(), request.into_inner()).await)
+    }
 
-    use super::*;
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> GrpcResult<RemovePodSandboxResponse> {
+        respond(remove_pod_sandbox::call(self.service(), request.into_inner()).await)
+    }
 
-    #[tokio::test]
-    async fn lists_are_cut_without_loss() {
-        for length in [0, 1, PART, PART + 1, 3 * PART] {
-            let mut parts = in_parts((0..length).collect(), |part: Vec<usize>| part);
-            let mut all = Vec::new();
-            let mut messages = 0;
-            while let Some(part) = parts.next().await {
-                all.extend(part.unwrap());
-                messages += 1;
-            }
-            assert_eq!(all, (0..length).collect::<Vec<_>>());
-            assert_eq!(messages, length.div_ceil(PART).max(1));
-        }
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> GrpcResult<PodSandboxStatusResponse> {
+        respond(pod_sandbox_status::call(self.service(), request.into_inner()))
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> GrpcResult<ListPodSandboxResponse> {
+        respond(list_pod_sandbox::call(self.service(), request.into_inner()))
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> GrpcResult<CreateContainerResponse> {
+        respond(create_container::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> GrpcResult<StartContainerResponse> {
+        respond(start_container::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<StopContainerRequest>,
+    ) -> GrpcResult<StopContainerResponse> {
+        respond(stop_container::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> GrpcResult<RemoveContainerResponse> {
+        respond(remove_container::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> GrpcResult<ListContainersResponse> {
+        respond(list_containers::call(self.service(), request.into_inner()))
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> GrpcResult<ContainerStatusResponse> {
+        respond(container_status::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> GrpcResult<UpdateContainerResourcesResponse> {
+        respond(update_container_resources::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> GrpcResult<ReopenContainerLogResponse> {
+        respond(reopen_container_log::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> GrpcResult<ExecSyncResponse> {
+        respond(exec_sync::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn exec(&self, _request: Request<ExecRequest>) -> GrpcResult<ExecResponse> {
+        respond(unimplemented::exec())
+    }
+
+    async fn attach(&self, _request: Request<AttachRequest>) -> GrpcResult<AttachResponse> {
+        respond(unimplemented::attach())
+    }
+
+    async fn port_forward(&self, _request: Request<PortForwardRequest>) -> GrpcResult<PortForwardResponse> {
+        respond(unimplemented::port_forward())
+    }
+
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> GrpcResult<ContainerStatsResponse> {
+        respond(container_stats::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> GrpcResult<ListContainerStatsResponse> {
+        respond(list_container_stats::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> GrpcResult<PodSandboxStatsResponse> {
+        respond(pod_sandbox_stats::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> GrpcResult<ListPodSandboxStatsResponse> {
+        respond(list_pod_sandbox_stats::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<UpdateRuntimeConfigRequest>,
+    ) -> GrpcResult<UpdateRuntimeConfigResponse> {
+        respond(update_runtime_config::call(request.into_inner()))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> GrpcResult<StatusResponse> {
+        respond(status::call(self.service(), request.into_inner()).await)
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _request: Request<CheckpointContainerRequest>,
+    ) -> GrpcResult<CheckpointContainerResponse> {
+        respond(unimplemented::checkpoint_container())
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _request: Request<CheckpointPodRequest>,
+    ) -> GrpcResult<CheckpointPodResponse> {
+        respond(unimplemented::checkpoint_pod())
+    }
+
+    async fn restore_pod(&self, _request: Request<RestorePodRequest>) -> GrpcResult<RestorePodResponse> {
+        respond(unimplemented::restore_pod())
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _request: Request<ListMetricDescriptorsRequest>,
+    ) -> GrpcResult<ListMetricDescriptorsResponse> {
+        respond(unimplemented::list_metric_descriptors())
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: Request<ListPodSandboxMetricsRequest>,
+    ) -> GrpcResult<ListPodSandboxMetricsResponse> {
+        respond(unimplemented::list_pod_sandbox_metrics())
+    }
+
+    async fn runtime_config(
+        &self,
+        request: Request<RuntimeConfigRequest>,
+    ) -> GrpcResult<RuntimeConfigResponse> {
+        respond(runtime_config::call(self.service(), request.into_inner()))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _request: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> GrpcResult<UpdatePodSandboxResourcesResponse> {
+        respond(unimplemented::update_pod_sandbox_resources())
+    }
+
+    type StreamPodSandboxesStream = MessageStream<StreamPodSandboxesResponse>;
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<StreamPodSandboxesRequest>,
+    ) -> GrpcResult<Self::StreamPodSandboxesStream> {
+        respond(stream_pod_sandboxes::call(self.service(), request.into_inner()))
+    }
+
+    type StreamContainersStream = MessageStream<StreamContainersResponse>;
+
+    async fn stream_containers(
+        &self,
+        request: Request<StreamContainersRequest>,
+    ) -> GrpcResult<Self::StreamContainersStream> {
+        respond(stream_containers::call(self.service(), request.into_inner()))
+    }
+
+    type StreamContainerStatsStream = MessageStream<StreamContainerStatsResponse>;
+
+    async fn stream_container_stats(
+        &self,
+        request: Request<StreamContainerStatsRequest>,
+    ) -> GrpcResult<Self::StreamContainerStatsStream> {
+        respond(stream_container_stats::call(self.service(), request.into_inner()).await)
+    }
+
+    type StreamPodSandboxStatsStream = MessageStream<StreamPodSandboxStatsResponse>;
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        request: Request<StreamPodSandboxStatsRequest>,
+    ) -> GrpcResult<Self::StreamPodSandboxStatsStream> {
+        respond(stream_pod_sandbox_stats::call(self.service(), request.into_inner()).await)
+    }
+
+    type StreamPodSandboxMetricsStream = MessageStream<StreamPodSandboxMetricsResponse>;
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _request: Request<StreamPodSandboxMetricsRequest>,
+    ) -> GrpcResult<Self::StreamPodSandboxMetricsStream> {
+        respond(unimplemented::stream_pod_sandbox_metrics())
+    }
+
+    type GetContainerEventsStream = MessageStream<ContainerEventResponse>;
+
+    async fn get_container_events(
+        &self,
+        request: Request<GetEventsRequest>,
+    ) -> GrpcResult<Self::GetContainerEventsStream> {
+        respond(get_container_events::call(self.service(), request.into_inner()))
     }
 }

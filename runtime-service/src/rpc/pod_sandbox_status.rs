@@ -6,16 +6,19 @@ use crisp_proto::runtime::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse
 use crisp_sandbox::Pod;
 use serde_json::json;
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::clock;
-use crate::convert::answer;
+use crate::convert::response;
 
-pub(super) async fn call(service: &ServiceState, request: PodSandboxStatusRequest) -> Reply<PodSandboxStatusResponse> {
+pub(super) fn call(
+    service: &ServiceState,
+    request: PodSandboxStatusRequest,
+) -> Reply<PodSandboxStatusResponse> {
     let pod = service.pods.find(&request.pod_sandbox_id)?;
     Ok(PodSandboxStatusResponse {
-        status: Some(answer::pod_status(&pod)),
+        status: Some(response::pod_status(&pod)),
         info: if request.verbose { info(&pod) } else { BTreeMap::new() },
-        containers_statuses: answer::container_statuses(&service.containers.of_pod(&pod.id)),
+        containers_statuses: response::container_statuses(&service.containers.of_pod(&pod.id)),
         timestamp: clock::now(),
     })
 }

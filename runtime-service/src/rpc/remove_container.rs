@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{RemoveContainerRequest, RemoveContainerResponse};
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::container::table::LookupError;
 use crate::ops;
 
-pub(super) async fn call(service: &Arc<ServiceState>, request: RemoveContainerRequest) -> Reply<RemoveContainerResponse> {
+pub(super) async fn call(
+    service: &Arc<ServiceState>,
+    request: RemoveContainerRequest,
+) -> Reply<RemoveContainerResponse> {
     match service.containers.find(&request.container_id) {
         Ok(container) => ops::container_remove::remove(service, container).await?,
         Err(LookupError::Unknown(_)) => {}

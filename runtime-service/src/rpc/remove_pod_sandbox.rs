@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crisp_proto::runtime::v1::{RemovePodSandboxRequest, RemovePodSandboxResponse};
 use crisp_sandbox::FindError;
 
-use super::{ServiceState, Reply, stop_pod_sandbox};
+use super::{Reply, ServiceState, stop_pod_sandbox};
 use crate::events::Kind;
 use crate::ops;
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{ReopenContainerLogRequest, ReopenContainerLogResponse};
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::ops;
 
 pub(super) async fn call(

@@ -2,11 +2,14 @@
 
 use crisp_proto::runtime::v1::{RunPodSandboxRequest, RunPodSandboxResponse};
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::convert;
 use crate::events::Kind;
 
-pub(super) async fn call(service: &ServiceState, request: RunPodSandboxRequest) -> Reply<RunPodSandboxResponse> {
+pub(super) async fn call(
+    service: &ServiceState,
+    request: RunPodSandboxRequest,
+) -> Reply<RunPodSandboxResponse> {
     let config = convert::pod::request(request, service.config.cgroup_driver)?;
     let id = service.pods.run(config).await?;
     service.events.emit(Kind::Created, id.as_str(), &id);

@@ -4,10 +4,10 @@ use crisp_proto::runtime::v1::{
     CgroupDriver as Answer, LinuxRuntimeConfiguration, RuntimeConfigRequest, RuntimeConfigResponse,
 };
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::config::CgroupDriver;
 
-pub(super) async fn call(service: &ServiceState, _request: RuntimeConfigRequest) -> Reply<RuntimeConfigResponse> {
+pub(super) fn call(service: &ServiceState, _request: RuntimeConfigRequest) -> Reply<RuntimeConfigResponse> {
     let driver = match service.config.cgroup_driver {
         CgroupDriver::Cgroupfs => Answer::Cgroupfs,
         CgroupDriver::Systemd => Answer::Systemd,

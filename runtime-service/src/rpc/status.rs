@@ -9,7 +9,7 @@ use crisp_proto::runtime::v1::{
 use rustix::fs::Access;
 use serde_json::json;
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::convert::pod::HANDLER;
 
 pub(super) async fn call(service: &ServiceState, request: StatusRequest) -> Reply<StatusResponse> {
@@ -45,7 +45,8 @@ fn runtime(service: &ServiceState) -> RuntimeCondition {
 }
 
 fn info(service: &ServiceState) -> BTreeMap<String, String> {
-    let mut capabilities: Vec<String> = service.host.capabilities.iter().map(|c| format!("CAP_{c}")).collect();
+    let mut capabilities: Vec<String> =
+        service.host.capabilities.iter().map(|c| format!("CAP_{c}")).collect();
     capabilities.sort();
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),

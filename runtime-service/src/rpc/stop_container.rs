@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use crisp_proto::runtime::v1::{StopContainerRequest, StopContainerResponse};
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::container::table::LookupError;
 use crate::convert::{self, ConvertError};
 use crate::ops;
 
-pub(super) async fn call(service: &Arc<ServiceState>, request: StopContainerRequest) -> Reply<StopContainerResponse> {
+pub(super) async fn call(
+    service: &Arc<ServiceState>,
+    request: StopContainerRequest,
+) -> Reply<StopContainerResponse> {
     let seconds = u64::try_from(request.timeout).map_err(|_| -> ConvertError {
         convert::invalid("timeout", format!("{} is negative", request.timeout))
     })?;

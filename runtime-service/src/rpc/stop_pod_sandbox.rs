@@ -7,12 +7,15 @@ use crisp_proto::runtime::v1::{StopPodSandboxRequest, StopPodSandboxResponse};
 use crisp_sandbox::{FindError, Pod, PodState};
 use tokio::task::JoinSet;
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::error::RuntimeError;
 use crate::events::Kind;
 use crate::ops;
 
-pub(super) async fn call(service: &Arc<ServiceState>, request: StopPodSandboxRequest) -> Reply<StopPodSandboxResponse> {
+pub(super) async fn call(
+    service: &Arc<ServiceState>,
+    request: StopPodSandboxRequest,
+) -> Reply<StopPodSandboxResponse> {
     match service.pods.find(&request.pod_sandbox_id) {
         Ok(pod) => stop(service, &pod).await?,
         Err(FindError::None { .. }) => {}

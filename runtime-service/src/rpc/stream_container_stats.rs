@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{StreamContainerStatsRequest, StreamContainerStatsResponse};
 
-use super::{ServiceState, Parts, Reply, in_parts, list_container_stats};
+use super::messages::{MessageStream, in_messages};
+use super::{Reply, ServiceState, list_container_stats};
 use crate::filter::Filter;
 
 pub(super) async fn call(
     service: &Arc<ServiceState>,
     request: StreamContainerStatsRequest,
-) -> Reply<Parts<StreamContainerStatsResponse>> {
+) -> Reply<MessageStream<StreamContainerStatsResponse>> {
     let all = list_container_stats::all(service, &Filter::from(request.filter)).await;
-    Ok(in_parts(all, |container_stats| StreamContainerStatsResponse { container_stats }))
+    Ok(in_messages(all, |container_stats| StreamContainerStatsResponse { container_stats }))
 }

@@ -2,15 +2,16 @@
 
 use crisp_proto::runtime::v1::{StreamContainersRequest, StreamContainersResponse};
 
-use super::{ServiceState, Parts, Reply, in_parts};
-use crate::convert::answer;
+use super::messages::{MessageStream, in_messages};
+use super::{Reply, ServiceState};
+use crate::convert::response;
 use crate::filter::Filter;
 
-pub(super) async fn call(
+pub(super) fn call(
     service: &ServiceState,
     request: StreamContainersRequest,
-) -> Reply<Parts<StreamContainersResponse>> {
+) -> Reply<MessageStream<StreamContainersResponse>> {
     let containers = Filter::from(request.filter).containers(service);
-    let containers = containers.iter().map(|c| answer::container(c)).collect();
-    Ok(in_parts(containers, |containers| StreamContainersResponse { containers }))
+    let containers = containers.iter().map(|c| response::container(c)).collect();
+    Ok(in_messages(containers, |containers| StreamContainersResponse { containers }))
 }

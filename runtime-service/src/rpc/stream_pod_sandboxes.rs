@@ -2,14 +2,15 @@
 
 use crisp_proto::runtime::v1::{StreamPodSandboxesRequest, StreamPodSandboxesResponse};
 
-use super::{ServiceState, Parts, Reply, in_parts};
-use crate::convert::answer;
+use super::messages::{MessageStream, in_messages};
+use super::{Reply, ServiceState};
+use crate::convert::response;
 use crate::filter::Filter;
 
-pub(super) async fn call(
+pub(super) fn call(
     service: &ServiceState,
     request: StreamPodSandboxesRequest,
-) -> Reply<Parts<StreamPodSandboxesResponse>> {
-    let pods = Filter::from(request.filter).pods(service).iter().map(|pod| answer::pod(pod)).collect();
-    Ok(in_parts(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
+) -> Reply<MessageStream<StreamPodSandboxesResponse>> {
+    let pods = Filter::from(request.filter).pods(service).iter().map(|pod| response::pod(pod)).collect();
+    Ok(in_messages(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{UpdateContainerResourcesRequest, UpdateContainerResourcesResponse};
 
-use super::{ServiceState, Reply};
+use super::{Reply, ServiceState};
 use crate::convert;
 use crate::ops;
 

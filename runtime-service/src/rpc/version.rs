@@ -2,9 +2,9 @@
 
 use crisp_proto::runtime::v1::{VersionRequest, VersionResponse};
 
-use super::{ServiceState, Reply};
+use super::Reply;
 
-pub(super) async fn call(_core: &ServiceState, _request: VersionRequest) -> Reply<VersionResponse> {
+pub(super) fn call(_request: VersionRequest) -> Reply<VersionResponse> {
     Ok(VersionResponse {
         // Of the kubelet's side of the contract; it has been this since the contract exists.
         version: "0.1.0".to_owned(),

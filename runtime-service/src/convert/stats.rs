@@ -4,7 +4,7 @@ use crisp_executor::cgroup::{MemoryStats, Psi, PsiLine, Stats};
 use crisp_proto::runtime::v1 as proto;
 use crisp_sandbox::network::InterfaceCounters;
 
-use super::answer;
+use super::response;
 use crate::stats::reading::Network;
 use crate::stats::writable::Usage;
 use crate::stats::{ContainerReading, PodReading};
@@ -18,7 +18,7 @@ fn value(value: u64) -> Option<proto::UInt64Value> {
 pub fn container(reading: &ContainerReading, mountpoint: &str) -> proto::ContainerStats {
     let figures = reading.cgroup.as_ref();
     proto::ContainerStats {
-        attributes: Some(answer::container_attributes(&reading.container)),
+        attributes: Some(response::container_attributes(&reading.container)),
         cpu: figures.and_then(|stats| cpu(stats, reading.nano_cores)),
         memory: figures.and_then(memory),
         writable_layer: reading.writable.map(|usage| writable(&usage, mountpoint)),
@@ -41,7 +41,7 @@ pub fn pod(reading: &PodReading, mountpoint: &str) -> proto::PodSandboxStats {
         containers,
     };
     proto::PodSandboxStats {
-        attributes: Some(answer::pod_attributes(&reading.pod)),
+        attributes: Some(response::pod_attributes(&reading.pod)),
         linux: Some(linux),
         windows: None,
     }
