@@ -140,7 +140,7 @@ fn round(layers: &[Layer], root: &Path) -> Result<(Duration, Duration, u64), Fai
     let commit = started.elapsed();
     assert_eq!(Arc::clone(&image).diff_ids.len(), layers.len());
     // Not measured, as no pull waits for it; but a folder that is still written to cannot be deleted.
-    store.settle()?;
+    store.sync()?;
     Ok((ingest, commit, entries))
 }
 

@@ -32,8 +32,8 @@
 //! # }
 //! ```
 
+mod background;
 pub mod digest;
-mod gc;
 pub mod layout;
 mod manifest;
 pub mod mirror;

@@ -6,11 +6,12 @@
 mod config;
 mod parse;
 mod platform;
+mod select;
 
 pub(crate) use self::config::{MAX_CONFIG, PulledConfig};
 pub(crate) use self::parse::{Document, ImageManifest, Layer};
 pub use self::platform::Platform;
-pub(crate) use self::platform::select;
+pub(crate) use self::select::select;
 
 use crate::digest::Digest;
 

@@ -165,7 +165,7 @@ fn store_kind(error: &StoreError) -> ErrorKind {
         StoreError::DiskFull { .. } => ErrorKind::ResourceExhausted,
         StoreError::Config { .. } | StoreError::WrongDigest { .. } => ErrorKind::DataLoss,
         StoreError::LayerMissing(_) | StoreError::ImageMissing(_) => ErrorKind::Unavailable,
-        StoreError::Io { .. } | StoreError::InUse(_) => ErrorKind::Internal,
+        StoreError::Io { .. } | StoreError::Record(_) | StoreError::InUse(_) => ErrorKind::Internal,
     }
 }
 

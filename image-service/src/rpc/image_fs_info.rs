@@ -10,7 +10,7 @@ use crate::store::Store;
 pub(super) fn answer(store: &Store) -> ImageFsInfoResponse {
     let usage = store.usage();
     let fs_id = Some(FilesystemIdentifier { mountpoint: store.layers_path().to_string_lossy().into_owned() });
-    let timestamp = crate::store::now();
+    let timestamp = crisp_operation::clock::now();
     let images = FilesystemUsage {
         timestamp,
         fs_id: fs_id.clone(),

@@ -3,9 +3,11 @@
 use std::fs;
 use std::sync::Arc;
 
+use crisp_operation::clock;
+use crisp_operation::record::{Durability, write_file};
 use oci_spec::image::ImageConfiguration;
 
-use super::describe::{describe, layers_of, parse_config};
+use super::config;
 use super::error::StoreError;
 use super::image::{Image, NewImage};
 use super::record::{self, ImageRecord, Name};
@@ -17,7 +19,7 @@ impl Store {
     /// Commits an image whose layers have all been ingested, and gives it its names: the tag asked for,
     /// and `name@digest` of what it resolved to. A name that another image had moves here.
     ///
-    /// The image can be used at once; [`settle`](Self::settle) follows in the background.
+    /// The image can be used at once; [`sync`](Self::sync) follows in the background.
     ///
     /// # Errors
     /// [`StoreError::LayerMissing`] when a layer was never ingested or has been collected, and whatever
@@ -29,8 +31,8 @@ impl Store {
             }
         }
         let id = ImageId::from(image.config.digest.clone());
-        let config = parse_config(id.digest(), &image.config.bytes)?;
-        let layers = layers_of(&id, &config)?;
+        let config = config::parse(id.digest(), &image.config.bytes)?;
+        let layers = config::layers(&id, &config)?;
         let _wanted = self.hold(&layers);
         let inner = &self.inner;
         let _writing = inner.writing();
@@ -41,7 +43,7 @@ impl Store {
             None => inner.create(id, &image, layers, config)?,
         };
         let image = inner.admit(known);
-        Inner::settle_later(inner);
+        Inner::sync_later(inner);
         Ok(image)
     }
 
@@ -82,9 +84,8 @@ impl Inner {
         config: ImageConfiguration,
     ) -> Result<Known, StoreError> {
         let folder = self.layout.image(&record.id);
-        let fresh = folder.manifest().with_extension("json.new");
-        record::write_new(&fresh, &image.manifest.bytes)?;
-        fs::rename(&fresh, folder.manifest()).map_err(StoreError::at("write", &folder.manifest()))?;
+        write_file(&folder.manifest(), &image.manifest.bytes, 0o600, Durability::PowerCut)
+            .map_err(StoreError::at("write", &folder.manifest()))?;
         record::replace(&folder.record(), &record)?;
         Ok(self.known(record, config))
     }
@@ -97,22 +98,22 @@ impl Inner {
         config: ImageConfiguration,
     ) -> Result<Known, StoreError> {
         let record = ImageRecord {
-            version: record::VERSION,
             id,
             manifest: image.manifest.digest.clone(),
             names: names_of(image),
             layers,
-            unsettled_in: Some(self.boot_id.clone()),
+            unsynced_in: Some(clock::boot_id().to_owned()),
             pinned: false,
-            pulled_at: super::now(),
+            pulled_at: clock::now(),
         };
         let folder = ImageFolder(numbered(&self.layout.new_images(), self.number()));
         let home = self.layout.image(&record.id);
         let write = || {
             fs::create_dir(folder.path()).map_err(StoreError::at("create", folder.path()))?;
-            record::write_new(&folder.config(), &image.config.bytes)?;
-            record::write_new(&folder.manifest(), &image.manifest.bytes)?;
-            record::write_new(&folder.record(), &record::encode(&record))?;
+            for (path, document) in [(folder.config(), &image.config), (folder.manifest(), &image.manifest)] {
+                fs::write(&path, &document.bytes).map_err(StoreError::at("write", &path))?;
+            }
+            record::write_new(&folder.record(), &record)?;
             self.discard(home.path(), &self.layout.image_trash())?;
             fs::rename(folder.path(), home.path()).map_err(StoreError::at("publish", home.path()))
         };
@@ -127,7 +128,7 @@ impl Inner {
     fn known(&self, record: ImageRecord, config: ImageConfiguration) -> Known {
         let state = self.state();
         let bytes = |diff: &DiffId| state.layers.get(diff).map_or(0, |layer| layer.bytes);
-        Known { image: Arc::new(describe(&record, config, bytes)), record }
+        Known { image: Arc::new(Image::new(&record, config, bytes)), record }
     }
 
     /// Makes a written image visible and takes its names from those that had them before.
@@ -170,7 +171,7 @@ impl Inner {
 }
 
 fn names_of(image: &NewImage) -> Vec<Name> {
-    let since = super::now();
+    let since = clock::now();
     let tag = image.reference.repo_tag();
     let digest = Some(image.reference.repo_digest(&image.resolved));
     tag.into_iter().chain(digest).map(|name| Name { name, since }).collect()

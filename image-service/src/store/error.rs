@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crisp_operation::record::RecordError;
+
 use crate::digest::{DiffId, Digest, ImageId};
 use crate::reference::InvalidReference;
 use crate::unpack::UnpackError;
@@ -28,6 +30,9 @@ pub enum StoreError {
         /// To what.
         path: PathBuf,
     },
+    /// A record that cannot be written or read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// Another server uses the store.
     #[error("{} is in use by another crisp; stop it or choose another --root", .0.display())]
     InUse(PathBuf),

@@ -2,6 +2,7 @@
 
 use oci_spec::image::ImageConfiguration;
 
+use super::record::ImageRecord;
 use crate::digest::{DiffId, Digest, ImageId};
 use crate::reference::Reference;
 
@@ -23,10 +24,37 @@ pub struct Image {
     pub diff_ids: Vec<DiffId>,
     /// The digest of the platform's own manifest.
     pub manifest: Digest,
-    /// Not to be collected by whoever frees disk space.
+    /// Image garbage collection must leave the image alone.
     pub pinned: bool,
     /// When it was first committed, nanoseconds since 1970.
     pub pulled_at: i64,
+}
+
+impl Image {
+    /// The image that a record describes; `layer_bytes` says how large a layer is on disk.
+    pub(super) fn new(
+        record: &ImageRecord,
+        config: ImageConfiguration,
+        layer_bytes: impl Fn(&DiffId) -> u64,
+    ) -> Self {
+        let mut names: Vec<&str> = record.names.iter().map(|name| name.name.as_str()).collect();
+        names.sort_unstable();
+        let (digests, tags): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| name.contains('@'));
+        let mut distinct: Vec<&DiffId> = record.layers.iter().collect();
+        distinct.sort_unstable();
+        distinct.dedup();
+        Self {
+            id: record.id.clone(),
+            repo_tags: tags.into_iter().map(str::to_owned).collect(),
+            repo_digests: digests.into_iter().map(str::to_owned).collect(),
+            size: distinct.into_iter().map(layer_bytes).sum(),
+            config,
+            diff_ids: record.layers.clone(),
+            manifest: record.manifest.clone(),
+            pinned: record.pinned,
+            pulled_at: record.pulled_at,
+        }
+    }
 }
 
 /// Bytes with the digest that they are known by.

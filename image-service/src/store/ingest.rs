@@ -5,6 +5,8 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
+use crisp_operation::clock;
+
 use super::Store;
 use super::error::{IngestError, LayerCompression, StoreError, is_disk_full};
 use super::record::{self, LayerRecord};
@@ -64,7 +66,7 @@ impl Store {
         );
         if full {
             self.inner.tight.store(true, Ordering::Relaxed);
-            if let Err(e) = self.collect_garbage() {
+            if let Err(e) = self.collect_unused() {
                 tracing::warn!(error = %e, "the disk is full and unused layers cannot be removed");
             }
         } else if published.is_ok() {
@@ -97,15 +99,14 @@ impl Store {
     fn publish(&self, folder: &LayerFolder, diff: &DiffId, unpacked: &Unpacked) -> Result<bool, StoreError> {
         let inner = &self.inner;
         let record = LayerRecord {
-            version: record::VERSION,
             diff_id: diff.clone(),
             bytes: unpacked.bytes,
             inodes: unpacked.inodes,
             opaque_root: unpacked.opaque_root,
             implied: unpacked.implied.clone(),
-            boot_id: inner.boot_id.clone(),
+            boot_id: clock::boot_id().to_owned(),
         };
-        record::write_new(&folder.record(), &record::encode(&record))?;
+        record::write_new(&folder.record(), &record)?;
         let _writing = inner.writing();
         if self.has_layer(diff) {
             return Ok(false);

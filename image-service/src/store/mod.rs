@@ -17,7 +17,7 @@
 //! the disk apart from each other, never from readers. All methods that touch the disk block.
 
 mod commit;
-mod describe;
+mod config;
 mod error;
 mod find;
 mod image;
@@ -27,22 +27,21 @@ mod lease;
 mod open;
 mod record;
 mod remove;
-mod settle;
+mod sync;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use error::{FindError, IngestError, LayerCompression, StoreError};
 pub use image::{Document, FsUsage, Image, NewImage, Removed};
 pub use ingest::IngestedLayer;
 pub use lease::{Hold, Lease};
 
+use crate::background::Background;
 use crate::digest::{DiffId, ImageId};
-use crate::gc::Background;
 use crate::layout::Layout;
 use crate::unpack::Limits;
 use record::{ImageRecord, LayerRecord};
@@ -57,12 +56,11 @@ pub struct Store {
 struct Inner {
     layout: Layout,
     limits: Limits,
-    boot_id: String,
     state: RwLock<State>,
     /// Held while folders or records are put in place or taken away.
     writing: Mutex<()>,
     trash: Background,
-    settler: Background,
+    syncer: Background,
     /// The disk was full when a layer was last unpacked: nothing is kept for a next try.
     tight: AtomicBool,
     /// Names temporary folders.
@@ -166,11 +164,4 @@ impl State {
         }
         self.images.insert(known.record.id.clone(), known);
     }
-}
-
-/// Nanoseconds since 1970.
-pub(crate) fn now() -> i64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
 }

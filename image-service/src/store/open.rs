@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
+use crisp_operation::{clock, record};
 use rustix::fs::IFlags;
 
-use super::describe::{describe, parse_config};
+use super::config;
 use super::error::StoreError;
 use super::image::Image;
-use super::record::{self, ImageRecord, LayerRecord};
+use super::record::{ImageRecord, LayerRecord};
 use super::{Inner, Known, State, Store};
+use crate::background::Background;
 use crate::digest::DiffId;
-use crate::gc::Background;
 use crate::layout::{self, ImageFolder, Layout};
 use crate::unpack::Limits;
 
@@ -48,13 +49,12 @@ impl Store {
         spread(&layout.unpacking());
         let lock = lock(&layout)?;
         let inner = Inner {
-            boot_id: boot_id(),
             limits,
             state: RwLock::default(),
             writing: Mutex::new(()),
             tight: AtomicBool::new(false),
             trash: Background::new("crisp-trash"),
-            settler: Background::new("crisp-settle"),
+            syncer: Background::new("crisp-sync"),
             next: AtomicU64::new(first_number(&layout)?),
             _lock: lock,
             layout,
@@ -63,7 +63,7 @@ impl Store {
         let state = inner.load()?;
         *inner.state_mut() = state;
         let inner = Arc::new(inner);
-        Inner::settle_later(&inner);
+        Inner::sync_later(&inner);
         Ok(Self { inner })
     }
 }
@@ -106,7 +106,7 @@ impl Inner {
                 Err(why) => self.set_aside(&path, &name, &why)?,
             }
         }
-        settle_names(&mut records);
+        resolve_duplicate_names(&mut records);
         for known in records {
             state.adopt(known);
         }
@@ -122,7 +122,7 @@ impl Inner {
             }
             let folder = layout::LayerFolder(path.clone());
             let read = layout::digest_of(&name).map_err(|e| e.to_string()).and_then(|digest| {
-                let record: LayerRecord = record::read(&folder.record())?;
+                let record: LayerRecord = record::read(&folder.record()).map_err(|e| e.to_string())?;
                 if record.diff_id.digest() != &digest {
                     return Err(format!("its record is about {}", record.diff_id));
                 }
@@ -147,7 +147,7 @@ impl Inner {
 
     /// Committed in an earlier boot that ended before it was durable.
     fn may_be_damaged(&self, record: &ImageRecord) -> bool {
-        record.unsettled_in.as_ref().is_some_and(|boot| *boot != self.boot_id)
+        record.unsynced_in.as_ref().is_some_and(|boot| boot != clock::boot_id())
     }
 
     fn set_aside(&self, path: &Path, name: &str, why: &str) -> Result<(), StoreError> {
@@ -166,7 +166,7 @@ impl Inner {
         let untrusted: Vec<DiffId> = state
             .layers
             .values()
-            .filter(|layer| layer.boot_id != self.boot_id && !state.in_an_image(&layer.diff_id))
+            .filter(|layer| layer.boot_id != clock::boot_id() && !state.in_an_image(&layer.diff_id))
             .map(|layer| layer.diff_id.clone())
             .collect();
         for diff in untrusted {
@@ -183,7 +183,7 @@ fn load_image(
     layers: &HashMap<DiffId, LayerRecord>,
 ) -> Result<Known, String> {
     let digest = layout::digest_of(name).map_err(|e| e.to_string())?;
-    let record: ImageRecord = record::read(&folder.record())?;
+    let record: ImageRecord = record::read(&folder.record()).map_err(|e| e.to_string())?;
     if record.id.digest() != &digest {
         return Err(format!("its record is about {}", record.id));
     }
@@ -194,13 +194,13 @@ fn load_image(
     if let Some(missing) = record.layers.iter().find(|diff| !layers.contains_key(diff)) {
         return Err(format!("layer {missing} is missing"));
     }
-    let config = parse_config(&digest, &bytes).map_err(|e| e.to_string())?;
-    let image = Arc::new(describe(&record, config, |diff| layers.get(diff).map_or(0, |layer| layer.bytes)));
+    let config = config::parse(&digest, &bytes).map_err(|e| e.to_string())?;
+    let image = Arc::new(Image::new(&record, config, |diff| layers.get(diff).map_or(0, |layer| layer.bytes)));
     Ok(Known { image, record })
 }
 
 /// Leaves each name on the image that got it last.
-fn settle_names(records: &mut [Known]) {
+fn resolve_duplicate_names(records: &mut [Known]) {
     let mut latest: HashMap<String, i64> = HashMap::new();
     for name in records.iter().flat_map(|known| &known.record.names) {
         let since = latest.entry(name.name.clone()).or_insert(name.since);
@@ -211,7 +211,7 @@ fn settle_names(records: &mut [Known]) {
         known.record.names.retain(|name| latest.get(&name.name) == Some(&name.since));
         if known.record.names.len() != before {
             let size = known.image.size;
-            let image = describe(&known.record, known.image.config.clone(), |_| 0);
+            let image = Image::new(&known.record, known.image.config.clone(), |_| 0);
             known.image = Arc::new(Image { size, ..image });
         }
     }
@@ -246,7 +246,7 @@ fn spread(folder: &Path) {
 
 /// A number that no temporary folder has, and none had lately: ext4 also looks at the name.
 fn first_number(layout: &Layout) -> Result<u64, StoreError> {
-    let mut highest = u64::try_from(super::now() / 1_000_000).unwrap_or_default();
+    let mut highest = u64::try_from(clock::now() / 1_000_000).unwrap_or_default();
     for folder in [layout.layer_trash(), layout.image_trash(), layout.bad()] {
         for (_, name) in entries(&folder)? {
             let number = name.rsplit('.').next().and_then(|digits| digits.parse().ok());
@@ -269,9 +269,4 @@ fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>, StoreError> {
         Ok(found)
     };
     read().map_err(StoreError::at("list", folder))
-}
-
-/// What distinguishes this boot from the one before.
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::error::StoreError;
 use super::image::Removed;
-use super::{Inner, Store, record};
+use super::{Inner, Store, sync};
 use crate::digest::{DiffId, ImageId};
 use crate::reference::Reference;
 
@@ -20,7 +20,7 @@ impl Store {
             let _writing = inner.writing();
             inner.forget(id)?;
         }
-        self.collect_garbage()
+        self.collect_unused()
     }
 
     /// Removes one tag, as `rmi` does. The image goes with its last tag.
@@ -43,7 +43,7 @@ impl Store {
             }
             inner.forget(id)?;
         }
-        self.collect_garbage()?;
+        self.collect_unused()?;
         Ok(Removed::Image(id.clone()))
     }
 
@@ -52,7 +52,7 @@ impl Store {
     ///
     /// # Errors
     /// A layer cannot be taken away.
-    pub fn collect_garbage(&self) -> Result<(), StoreError> {
+    pub fn collect_unused(&self) -> Result<(), StoreError> {
         let layers: Vec<DiffId> = self.inner.state().layers.keys().cloned().collect();
         self.inner.collect(&layers)
     }
@@ -66,7 +66,7 @@ impl Inner {
         }
         let folder = self.layout.image(id);
         self.discard(folder.path(), &self.layout.image_trash())?;
-        record::sync_folder(&self.layout.images())?;
+        sync::folder(&self.layout.images())?;
         let mut state = self.state_mut();
         state.names.retain(|_, owner| owner != id);
         state.images.remove(id);
@@ -93,7 +93,7 @@ impl Inner {
     /// Collects on the deleter's thread, for those who must not wait.
     pub(super) fn collect_later(inner: &Arc<Self>, layers: Vec<DiffId>) {
         let store = Arc::clone(inner);
-        inner.trash.then(move || {
+        inner.trash.run(move || {
             if let Err(e) = store.collect(&layers) {
                 tracing::warn!(error = %e, "unused layers stay until the next start");
             }

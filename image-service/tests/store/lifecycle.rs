@@ -127,7 +127,7 @@ fn a_lease_keeps_layers_of_a_removed_image() {
     let second = fixture.store.lease(&image.diff_ids).unwrap();
     assert_eq!(lease.layer_paths(), [fixture.layer(&top), fixture.layer(&bottom)]);
     fixture.store.remove_image(&image.id).unwrap();
-    fixture.store.collect_garbage().unwrap();
+    fixture.store.collect_unused().unwrap();
     drop(second);
     assert!(lease.layer_paths().iter().all(|path| path.is_dir()));
     drop(lease);
@@ -147,7 +147,7 @@ fn a_hold_keeps_what_a_pull_has_unpacked() {
     let fixture = Fixture::new();
     let [a] = layers(&fixture);
     let hold = fixture.store.hold(std::slice::from_ref(&a));
-    fixture.store.collect_garbage().unwrap();
+    fixture.store.collect_unused().unwrap();
     assert!(fixture.store.has_layer(&a));
     drop(hold);
     // A failed pull's layers stay for the next try …

@@ -12,7 +12,7 @@ fn with_image() -> (Fixture, DiffId) {
     let fixture = Fixture::new();
     let layer = fixture.ingest(Archive::new().file("f", "x")).unwrap();
     fixture.store.commit_image(image("kept:v1", &[&layer], "x")).unwrap();
-    fixture.store.settle().unwrap();
+    fixture.store.sync().unwrap();
     (fixture, layer)
 }
 
@@ -46,7 +46,7 @@ fn a_layer_of_this_boot_is_kept_for_the_next_pull() {
     let unclaimed = fixture.ingest(Archive::new().file("g", "y")).unwrap();
     let fixture = fixture.reopen();
     assert!(fixture.store.has_layer(&unclaimed));
-    fixture.store.collect_garbage().unwrap();
+    fixture.store.collect_unused().unwrap();
     assert!(!fixture.store.has_layer(&unclaimed));
 }
 
@@ -76,12 +76,12 @@ fn an_image_that_the_power_cut_short_goes_and_its_layers_with_it() {
     let (fixture, layer) = with_image();
     let own = fixture.ingest(Archive::new().file("g", "y")).unwrap();
     let cut = fixture.store.commit_image(image("cut:v1", &[&layer, &own], "cut")).unwrap();
-    fixture.store.settle().unwrap();
+    fixture.store.sync().unwrap();
     let record = fixture.root().join("images").join(cut.id.hex()).join("record.json");
     let text = fs::read_to_string(&record).unwrap();
-    assert!(!text.contains("unsettled"), "{text}");
+    assert!(!text.contains("unsynced"), "{text}");
     // As it was before it was settled, and never came to be.
-    fs::write(&record, text.replace("\"pinned\"", "\"unsettled_in\": \"an-earlier-boot\", \"pinned\""))
+    fs::write(&record, text.replace("\"pinned\"", "\"unsynced_in\": \"an-earlier-boot\", \"pinned\""))
         .unwrap();
     age(&fixture.layer(&own).with_file_name("layer.json"));
     age(&fixture.layer(&layer).with_file_name("layer.json"));
@@ -98,14 +98,14 @@ fn an_image_is_settled_in_the_background_also_after_a_restart() {
     let image = fixture.store.commit_image(image("new:v1", &[&layer], "new")).unwrap();
     let record = fixture.root().join("images").join(image.id.hex()).join("record.json");
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    fixture.store.settle().unwrap();
+    fixture.store.sync().unwrap();
     let text = fs::read_to_string(&record).unwrap();
-    let unsettled = format!("\"unsettled_in\": \"{}\", \"pinned\"", boot.trim());
-    fs::write(&record, text.replace("\"pinned\"", &unsettled)).unwrap();
+    let unsynced = format!("\"unsynced_in\": \"{}\", \"pinned\"", boot.trim());
+    fs::write(&record, text.replace("\"pinned\"", &unsynced)).unwrap();
     let fixture = fixture.reopen();
     assert!(fixture.store.find("new:v1").is_ok());
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while fs::read_to_string(&record).unwrap().contains("unsettled") {
+    while fs::read_to_string(&record).unwrap().contains("unsynced") {
         assert!(std::time::Instant::now() < deadline, "never settled");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
@@ -120,7 +120,7 @@ fn what_cannot_be_read_is_set_aside_and_the_rest_goes_on() {
         ("newer record", |image| {
             let path = image.join("record.json");
             let text = fs::read_to_string(&path).unwrap();
-            fs::write(path, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+            fs::write(path, text.replace("\"version\":1", "\"version\":2")).unwrap();
         }),
         ("another's record", |image| {
             let path = image.join("record.json");
@@ -134,7 +134,7 @@ fn what_cannot_be_read_is_set_aside_and_the_rest_goes_on() {
     for (what, damage) in damages {
         let (fixture, layer) = with_image();
         let bad = fixture.store.commit_image(image("bad:v1", &[&layer], "bad")).unwrap();
-        fixture.store.settle().unwrap();
+        fixture.store.sync().unwrap();
         damage(&fixture.root().join("images").join(bad.id.hex()));
         let fixture = fixture.reopen();
         assert!(fixture.store.find("bad:v1").is_err(), "{what}");
@@ -163,12 +163,12 @@ fn an_image_that_lost_a_layer_is_not_used() {
 #[test]
 fn a_name_on_two_images_belongs_to_the_later() {
     let (fixture, layer) = with_image();
-    fixture.store.settle().unwrap();
+    fixture.store.sync().unwrap();
     let first = fixture.store.find("kept:v1").unwrap();
     let record = fixture.root().join("images").join(first.id.hex()).join("record.json");
     let before = fs::read(&record).unwrap();
     let second = fixture.store.commit_image(image("kept:v1", &[&layer], "second")).unwrap();
-    fixture.store.settle().unwrap();
+    fixture.store.sync().unwrap();
     // As if the power had gone before the first one's record was changed.
     fs::write(&record, before).unwrap();
     let fixture = fixture.reopen();
@@ -176,4 +176,18 @@ fn a_name_on_two_images_belongs_to_the_later() {
     let first = fixture.store.find(first.id.as_str()).unwrap();
     assert!(first.repo_tags.is_empty());
     assert_eq!(first.repo_digests.len(), 1);
+}
+
+#[test]
+fn a_field_that_a_later_release_added_is_no_damage() {
+    let (fixture, layer) = with_image();
+    let image = fixture.store.find("kept:v1").unwrap();
+    let image = fixture.root().join("images").join(image.id.hex()).join("record.json");
+    for record in [image, fixture.layer(&layer).with_file_name("layer.json")] {
+        let text = fs::read_to_string(&record).unwrap();
+        fs::write(&record, text.replacen('{', "{\"added_later\": {\"a\": [1]},", 1)).unwrap();
+    }
+    let fixture = fixture.reopen();
+    assert!(fixture.store.find("kept:v1").is_ok());
+    assert!(fixture.store.has_layer(&layer));
 }

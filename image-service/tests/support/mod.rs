@@ -91,7 +91,7 @@ impl Bench {
 impl Drop for Bench {
     fn drop(&mut self) {
         // The store makes images durable in the background; that must not meet the folder's removal.
-        let _ = self.images.store().settle();
+        let _ = self.images.store().sync();
     }
 }
 
