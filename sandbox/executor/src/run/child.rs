@@ -7,7 +7,7 @@ use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, move_mount};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid, umask};
-use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
 
 use super::command::Command;
 use super::cwd::{self, Entered};
@@ -15,30 +15,72 @@ use super::error::{At, Stage, StageError};
 use super::mounts::Mounter;
 use super::report::Reporter;
 use super::spawn::InCgroup;
-use super::streams::Streams;
-use super::{Fds, Stdio, credentials, filesystem, limits, masked_paths, pod_root, procfs, terminal};
+use super::{
+    Fds, Stdio, credentials, filesystem, keyring, limits, masked_paths, pod_root, procfs, streams, terminal,
+};
+use crate::id::ContainerId;
 use crate::plan::{CgroupJoin, MountKind, Plan, Process};
 use crate::sys::{self, MountAttr};
 
 /// Given to programs whose image says nothing of it.
 const UMASK: u32 = 0o022;
 
+/// What a new process of a container has, be it the first or a further one.
+pub(crate) struct Setup<'a> {
+    pub id: &'a ContainerId,
+    pub process: &'a Process,
+    pub cgroup: &'a CgroupJoin,
+    pub fds: Fds<'a>,
+}
+
+impl Setup<'_> {
+    /// Becomes a process of the container as far as that needs no look at its files: gives up what it
+    /// has from the monitor and takes its place in keyring, cgroups and on CPUs.
+    ///
+    /// From the clone on the container's neighbours may see this process, and those with
+    /// CAP_SYS_PTRACE may look into it. So what it does not need goes first.
+    fn begin(
+        &self,
+        stdio: Stdio,
+        init: Option<BorrowedFd<'_>>,
+        needs: CapabilitySet,
+        reporter: &Reporter,
+        joined: InCgroup,
+    ) -> Result<(), StageError> {
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Clone, "hide from other processes")?;
+        let keep = self.fds.iter().chain(streams::given(&stdio)).chain(init).chain([reporter.as_fd()]);
+        sys::close_others(&keep.collect::<Vec<_>>()).at(Stage::CloseDescriptors, "of the monitor")?;
+        credentials::drop_bounding(self.process)?;
+        credentials::give_up_all_but(self.process, needs)?;
+        sys::reset_signals();
+        setsid().at(Stage::Clone, "make a session")?;
+        streams::connect(if self.process.terminal { Stdio::default() } else { stdio }, self.process.uid)?;
+        // Nodes and folders get the modes that they are asked for; the process's own comes later.
+        umask(Mode::empty());
+        keyring::join(self.id)?;
+        join_cgroups(self.cgroup, self.fds, joined)?;
+        // After the cgroups, as a kernel before 6.2 forgets it when the cpuset changes.
+        if let Err(errno) = sys::reset_cpu_affinity() {
+            reporter.note(Stage::CpuAffinity, format!("to all CPUs: {errno}: that of the runtime is kept"));
+        }
+        Ok(())
+    }
+}
+
 /// Becomes a container's first process.
 pub(crate) fn start(
+    setup: &Setup<'_>,
     plan: &Plan,
-    fds: Fds<'_>,
     stdio: Stdio,
     reporter: &Reporter,
     joined: InCgroup,
 ) -> Result<Infallible, StageError> {
-    let process = &plan.process;
-    detach_from_monitor()?;
-    join_cgroups(&plan.cgroup, fds, joined)?;
+    let (process, fds) = (setup.process, setup.fds);
+    setup.begin(stdio, None, credentials::FOR_ROOT, reporter, joined)?;
     if plan.cgroup_namespace {
         sys::unshare_cgroup_namespace().at(Stage::JoinCgroup, "make a cgroup namespace")?;
     }
     let command = Command::new(process)?;
-    let mut streams = if process.terminal { None } else { Some(Streams::prepare(stdio)?) };
     let proc = open_proc(plan)?;
     if let Some(proc) = &proc {
         procfs::apply(proc, process, reporter)?;
@@ -46,15 +88,16 @@ pub(crate) fn start(
     let root = fds.get(plan.root.mount)?;
     attach_root(root)?;
     fill_root(plan, fds, root, proc, reporter)?;
+    let mut terminal = None;
     if process.terminal {
         let slave = terminal::open(root, process.uid, reporter)?;
         terminal::attach_console(root, slave.as_fd())?;
-        streams = Some(Streams::Terminal(slave));
+        terminal = Some(slave);
     }
     pod_root::switch(root).at(Stage::SwitchRoot, "pivot_root")?;
     cwd::make(root, &process.cwd)?;
     seal_root(plan, root)?;
-    launch(process, &command, root, streams, reporter)
+    launch(process, &command, root, terminal, reporter)
 }
 
 fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
@@ -70,18 +113,15 @@ fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
 
 /// Becomes one more process of the container whose first one is `init`.
 pub(crate) fn join(
-    process: &Process,
-    cgroup: &CgroupJoin,
-    fds: Fds<'_>,
-    stdio: Stdio,
+    setup: &Setup<'_>,
     init: BorrowedFd<'_>,
+    stdio: Stdio,
     reporter: &Reporter,
     joined: InCgroup,
 ) -> Result<Infallible, StageError> {
-    detach_from_monitor()?;
-    join_cgroups(cgroup, fds, joined)?;
+    let process = setup.process;
+    setup.begin(stdio, Some(init), credentials::FOR_JOIN, reporter, joined)?;
     let command = Command::new(process)?;
-    let mut streams = if process.terminal { None } else { Some(Streams::prepare(stdio)?) };
     if procfs::needed(process) {
         procfs::apply(&procfs::open(None)?, process, reporter)?;
     }
@@ -90,20 +130,11 @@ pub(crate) fn join(
         .at(Stage::JoinNamespaces, "of the container, is it still running")?;
     let root = openat(CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.at(Stage::JoinNamespaces, "container's root")?;
+    let mut terminal = None;
     if process.terminal {
-        streams = Some(Streams::Terminal(terminal::open(root.as_fd(), process.uid, reporter)?));
+        terminal = Some(terminal::open(root.as_fd(), process.uid, reporter)?);
     }
-    launch(process, &command, root.as_fd(), streams, reporter)
-}
-
-/// Other processes cannot inspect this copy of the monitor, and it keeps no signal state of the monitor.
-fn detach_from_monitor() -> Result<(), StageError> {
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Clone, "hide from other processes")?;
-    sys::reset_signals();
-    setsid().at(Stage::Clone, "make a session")?;
-    // Nodes and folders get the modes that they are asked for; the process's own comes later.
-    umask(Mode::empty());
-    Ok(())
+    launch(process, &command, root.as_fd(), terminal, reporter)
 }
 
 /// Moves into the cgroups that the clone could not be born in. `0` is the writer; by `tasks` the
@@ -172,12 +203,13 @@ fn launch(
     process: &Process,
     command: &Command<'_>,
     root: BorrowedFd<'_>,
-    streams: Option<Streams>,
+    terminal: Option<OwnedFd>,
     reporter: &Reporter,
 ) -> Result<Infallible, StageError> {
+    credentials::give_up_all_but(process, credentials::for_launch(process))?;
     let entered = cwd::enter(root, &process.cwd)?;
-    if let Some(streams) = &streams {
-        streams.connect(process.uid)?;
+    if let Some(terminal) = &terminal {
+        streams::connect_terminal(terminal)?;
     }
     limits::apply(&process.rlimits, reporter)?;
     let remaining = credentials::adopt(process, reporter)?;

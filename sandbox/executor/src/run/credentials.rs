@@ -63,6 +63,44 @@ fn name(number: u32) -> String {
     NAMES.get(number as usize).map_or_else(|| format!("capability {number}"), |name| format!("CAP_{name}"))
 }
 
+/// What becoming the user, entering the working directory and setting limits takes.
+const LAUNCH: CapabilitySet = CapabilitySet::CHOWN
+    .union(CapabilitySet::DAC_OVERRIDE)
+    .union(CapabilitySet::DAC_READ_SEARCH)
+    .union(CapabilitySet::FOWNER)
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETUID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::SYS_RESOURCE);
+
+/// What making a container's root, mounts and devices takes.
+pub(crate) const FOR_ROOT: CapabilitySet = LAUNCH
+    .union(CapabilitySet::FSETID)
+    .union(CapabilitySet::SYS_CHROOT)
+    .union(CapabilitySet::SYS_ADMIN)
+    .union(CapabilitySet::MKNOD);
+
+/// What joining a container's namespaces takes: as one joins those of a process, it must be allowed
+/// to look into that one.
+pub(crate) const FOR_JOIN: CapabilitySet =
+    LAUNCH.union(CapabilitySet::SYS_CHROOT).union(CapabilitySet::SYS_ADMIN).union(CapabilitySet::SYS_PTRACE);
+
+/// What is still to be done once the process is in its root.
+pub(crate) fn for_launch(process: &Process) -> CapabilitySet {
+    // Loading a filter without no_new_privs takes it.
+    let filter = process.seccomp.is_some() && !process.no_new_privileges;
+    if filter { LAUNCH.union(CapabilitySet::SYS_ADMIN) } else { LAUNCH }
+}
+
+/// Gives up every capability that neither the process is to have nor the rest of its setup `needs`.
+pub(crate) fn give_up_all_but(process: &Process, needs: CapabilitySet) -> Result<(), StageError> {
+    let had = capabilities(None).at(Stage::Capabilities, "read our own")?.permitted;
+    let wanted = &process.capabilities;
+    let kept = (needs.bits() | wanted.permitted | wanted.inheritable) & had.bits();
+    // None inheritable means none ambient either.
+    set(&Capabilities { effective: kept, permitted: kept, ..Capabilities::default() })
+}
+
 /// What is left to do once the seccomp filter is loaded.
 pub(crate) struct Remaining(Option<Capabilities>);
 
@@ -71,7 +109,6 @@ pub(crate) struct Remaining(Option<Capabilities>);
 pub(crate) fn adopt(process: &Process, reporter: &Reporter) -> Result<Remaining, StageError> {
     let had = capabilities(None).at(Stage::Capabilities, "read our own")?.permitted;
     let wanted = within(&process.capabilities, had.bits(), reporter);
-    drop_bounding(wanted.bounding)?;
     if process.uid != 0 {
         set_keep_capabilities(true).at(Stage::Capabilities, "keep them over the change of user")?;
     }
@@ -123,8 +160,9 @@ fn within(wanted: &Capabilities, had: u64, reporter: &Reporter) -> Capabilities 
     }
 }
 
-fn drop_bounding(keep: u64) -> Result<(), StageError> {
-    for number in bits(!keep) {
+/// Takes what the process is not to have out of the bounding set.
+pub(crate) fn drop_bounding(process: &Process) -> Result<(), StageError> {
+    for number in bits(!process.capabilities.bounding) {
         match sys::drop_bounding(number) {
             Ok(()) => {}
             // Past the last one that this kernel knows.

@@ -6,7 +6,8 @@ use std::fmt;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-/// The steps between a plan and its process, in the order in which they run.
+/// The steps between a plan and its process. Their positions travel between monitor and server: new
+/// ones go to the end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stage {
     PodRoot,
@@ -34,6 +35,8 @@ pub enum Stage {
     Seccomp,
     CloseDescriptors,
     Exec,
+    SessionKeyring,
+    CpuAffinity,
 }
 
 impl fmt::Display for Stage {
@@ -64,6 +67,8 @@ impl fmt::Display for Stage {
             Self::Seccomp => "load seccomp filter",
             Self::CloseDescriptors => "close descriptors",
             Self::Exec => "exec",
+            Self::SessionKeyring => "join session keyring",
+            Self::CpuAffinity => "reset CPU affinity",
         })
     }
 }

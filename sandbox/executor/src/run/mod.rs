@@ -28,6 +28,7 @@ mod diagnose;
 mod elf;
 pub mod error;
 mod filesystem;
+mod keyring;
 mod limits;
 mod masked_paths;
 mod mounts;
@@ -43,7 +44,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
+use crate::id::ContainerId;
 use crate::plan::{CgroupJoin, FdIndex, PidNamespace, Plan, Process};
+use child::Setup;
 use spawn::{CloneOptions, PidFrom};
 
 pub use error::{Stage, StageError};
@@ -81,7 +84,7 @@ pub struct Starting {
     pub report: Report,
 }
 
-/// Starts a container's first process.
+/// Starts the first process of the container `id`.
 ///
 /// `fds` are the descriptors that came with the plan, `stdio` is closed here when this returns.
 /// Must be called from a process with one thread.
@@ -89,6 +92,7 @@ pub struct Starting {
 /// # Errors
 /// A stage that failed before there was a process; later ones arrive in the [`Report`].
 pub fn start(
+    id: &ContainerId,
     plan: &Plan,
     fds: &[OwnedFd],
     stdio: Stdio,
@@ -106,10 +110,11 @@ pub fn start(
     };
     let cgroup = plan.cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let options = CloneOptions { pid, cgroup, mount_namespace: true };
-    spawn::spawn(&options, |reporter, joined| child::start(plan, fds, stdio, reporter, joined))
+    let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, fds };
+    spawn::spawn(&options, |reporter, joined| child::start(&setup, plan, stdio, reporter, joined))
 }
 
-/// Starts a further process in the container whose first process `init` names.
+/// Starts a further process in the container `id`, whose first process `init` names.
 ///
 /// It must be reaped whatever becomes of it: the first process of a PID namespace does not end, not
 /// even when killed, before every other process in it has been reaped by its parent, which here is
@@ -118,6 +123,7 @@ pub fn start(
 /// # Errors
 /// As [`start`].
 pub fn exec(
+    id: &ContainerId,
     process: &Process,
     cgroup: &CgroupJoin,
     fds: &[OwnedFd],
@@ -127,9 +133,8 @@ pub fn exec(
     let fds = Fds(fds);
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
-    spawn::spawn(&options, |reporter, joined| {
-        child::join(process, cgroup, fds, stdio, init, reporter, joined)
-    })
+    let setup = Setup { id, process, cgroup, fds };
+    spawn::spawn(&options, |reporter, joined| child::join(&setup, init, stdio, reporter, joined))
 }
 
 /// The descriptors that came with a plan.
@@ -137,6 +142,10 @@ pub fn exec(
 pub(crate) struct Fds<'a>(&'a [OwnedFd]);
 
 impl<'a> Fds<'a> {
+    fn iter(self) -> impl Iterator<Item = BorrowedFd<'a>> {
+        self.0.iter().map(AsFd::as_fd)
+    }
+
     fn get(self, index: FdIndex) -> Result<BorrowedFd<'a>, StageError> {
         self.0.get(usize::from(index.0)).map(AsFd::as_fd).ok_or_else(|| {
             let why = format!("number {} of {}: the plan names one that did not come", index.0, self.0.len());

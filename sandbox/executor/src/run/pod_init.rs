@@ -49,6 +49,11 @@ pub fn start() -> Result<PodInit, StageError> {
 fn drop_privileges() -> Result<(), Errno> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setsid()?;
+    match sys::join_session_keyring(None) {
+        // As for containers: without keys, or without keyctl, there is nothing to leave.
+        Ok(_) | Err(Errno::NOSYS | Errno::PERM) => {}
+        Err(errno) => return Err(errno),
+    }
     sys::reset_signals();
     set_name(c"pod-init")?;
     set_no_new_privs(true)?;

@@ -98,6 +98,12 @@ impl Report {
     }
 }
 
+impl AsFd for Reporter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Reporter {
     pub(crate) fn note(&self, stage: Stage, detail: String) {
         self.send(&Packet::Note(cut(StageError { stage, errno: 0, detail })), &[]);

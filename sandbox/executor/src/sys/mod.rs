@@ -7,6 +7,7 @@
 
 #[cfg(feature = "compile")]
 pub(crate) mod bpf;
+mod process;
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong};
@@ -14,6 +15,8 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
+
+pub(crate) use process::{close_others, join_session_keyring, reset_cpu_affinity, set_key_permissions};
 
 /// `-1` and errno, or the result.
 fn checked(result: c_long) -> Result<c_long, Errno> {

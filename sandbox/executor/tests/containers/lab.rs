@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crisp_executor::id::ContainerId;
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use crisp_executor::run::{self, PodContext, Progress, Report, StageError, Starting, Stdio};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -135,6 +136,7 @@ pub struct Pod {
     /// One set per start: what was attached once is gone with its container.
     sets: RefCell<Vec<Vec<OwnedFd>>>,
     pub plan: Plan,
+    pub id: ContainerId,
 }
 
 /// As many containers as a test may start.
@@ -154,7 +156,7 @@ impl Pod {
         #[allow(deprecated, reason = "its only danger is CLONE_FILES")]
         rustix::thread::unshare(namespaces).unwrap();
         run::pod_root::enter(64 << 20).unwrap();
-        Self { sets, plan: plans::usual() }
+        Self { sets, plan: plans::usual(), id: ContainerId::random() }
     }
 
     /// The descriptors of the next start.
@@ -188,7 +190,7 @@ impl Pod {
 
     fn run_plan(&self, plan: &Plan) -> Outcome {
         let (stdio, mut pipes) = pipes();
-        match run::start(plan, &self.fds(), stdio, &PodContext::default()) {
+        match run::start(&self.id, plan, &self.fds(), stdio, &PodContext::default()) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }
@@ -204,7 +206,8 @@ impl Pod {
         let mut plan = self.plan.clone();
         plan.process.args = args.iter().map(|a| c(a)).collect();
         change(&mut plan);
-        let starting = run::start(&plan, &self.fds(), Stdio::default(), &PodContext::default()).unwrap();
+        let starting =
+            run::start(&self.id, &plan, &self.fds(), Stdio::default(), &PodContext::default()).unwrap();
         let progress = watch(&starting.report);
         assert!(progress.failed.is_none(), "{progress:?}");
         Running(starting)
@@ -228,7 +231,7 @@ impl Pod {
         process.args = args.iter().map(|a| c(a)).collect();
         change(&mut process);
         let (stdio, mut pipes) = pipes();
-        match run::exec(&process, join, fds, stdio, init.0.pidfd.as_fd()) {
+        match run::exec(&self.id, &process, join, fds, stdio, init.0.pidfd.as_fd()) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }

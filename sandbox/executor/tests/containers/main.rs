@@ -19,6 +19,7 @@ mod with_errors;
 mod with_execs;
 mod with_files;
 mod with_hostility;
+mod with_inheritance;
 mod with_processes;
 #[cfg(feature = "compile")]
 mod with_specs;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         with_files::TESTS,
         with_cgroups::TESTS,
         with_hostility::TESTS,
+        with_inheritance::TESTS,
         with_errors::TESTS,
         #[cfg(feature = "compile")]
         with_specs::TESTS,

@@ -27,10 +27,11 @@ fn time_of_a_start() {
 
 /// Starts `plan` once with each set of descriptors.
 pub fn measure(plan: &Plan, sets: Vec<Vec<OwnedFd>>) {
+    let id = crisp_executor::id::ContainerId::random();
     let (mut cloned, mut executed, mut ended) = (Vec::new(), Vec::new(), Vec::new());
     for fds in sets {
         let start = Instant::now();
-        let starting = run::start(plan, &fds, Stdio::default(), &PodContext::default()).unwrap();
+        let starting = run::start(&id, plan, &fds, Stdio::default(), &PodContext::default()).unwrap();
         cloned.push(start.elapsed());
         let watched = watch(&starting.report);
         executed.push(start.elapsed());
@@ -53,7 +54,7 @@ fn time_of_an_exec() {
     let mut ended = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        let starting = run::exec(&process, &join, &[], Stdio::default(), init).unwrap();
+        let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), init).unwrap();
         let watched = watch(&starting.report);
         assert!(watched.failed.is_none(), "{watched:?}");
         assert_eq!(wait(&starting), 0);

@@ -51,7 +51,7 @@ fn exec_with_a_terminal() {
     process.terminal = true;
     let join = crisp_executor::plan::CgroupJoin::default();
     let init = std::os::fd::AsFd::as_fd(&init.0.pidfd);
-    let starting = run::exec(&process, &join, &[], Stdio::default(), init).unwrap();
+    let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), init).unwrap();
     let mut master = std::fs::File::from(watch(&starting.report).terminal.unwrap());
     let mut text = Vec::new();
     let _ = master.read_to_end(&mut text);
@@ -79,7 +79,7 @@ fn a_shared_pid_namespace() {
         .map(c).to_vec();
     let (out, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let stdio = Stdio { stdout: Some(stdout), ..Stdio::default() };
-    let starting = run::start(&plan, &pod.fds(), stdio, &context).unwrap();
+    let starting = run::start(&pod.id, &plan, &pod.fds(), stdio, &context).unwrap();
     let watched = watch(&starting.report);
     assert!(watched.failed.is_none(), "{watched:?}");
     let mut text = String::new();

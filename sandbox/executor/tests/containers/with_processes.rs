@@ -179,7 +179,7 @@ fn a_terminal() {
     let script = "tty; stat -c '%U %a' -L /dev/pts/0; read line; echo got $line; echo hi >/dev/tty; \
                   test -c /dev/console && echo console; exit 3";
     plan.process.args = ["/bin/sh", "-c", script].map(c).to_vec();
-    let starting = run::start(&plan, &pod.fds(), Stdio::default(), &PodContext::default()).unwrap();
+    let starting = run::start(&pod.id, &plan, &pod.fds(), Stdio::default(), &PodContext::default()).unwrap();
     let watched = watch(&starting.report);
     assert!(watched.failed.is_none(), "{watched:?}");
     let mut master = std::fs::File::from(watched.terminal.unwrap());

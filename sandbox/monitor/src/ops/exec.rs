@@ -37,8 +37,15 @@ impl Monitor {
         if !matches!(container.phase, Phase::Running) {
             return Err(Failure::NotRunning { container: request.container.to_string() });
         }
-        let starting = run::exec(&process, &cgroup, &fds, stdio, rustix::fd::AsFd::as_fd(&container.pidfd))
-            .map_err(Failure::Stage)?;
+        let starting = run::exec(
+            &request.container,
+            &process,
+            &cgroup,
+            &fds,
+            stdio,
+            rustix::fd::AsFd::as_fd(&container.pidfd),
+        )
+        .map_err(Failure::Stage)?;
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let exec = Exec {

@@ -54,7 +54,8 @@ impl Monitor {
     ) -> Result<(), Failure> {
         let streams = Streams::new(plan.process.terminal, request.stdin).map_err(system("make pipes"))?;
         let pod = PodContext { init: self.pod.init() };
-        let starting = run::start(plan, &fds, streams.theirs, &pod).map_err(Failure::Stage)?;
+        let starting =
+            run::start(&request.container, plan, &fds, streams.theirs, &pod).map_err(Failure::Stage)?;
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();

@@ -1,0 +1,57 @@
+//! System calls that shape the calling process between clone and exec.
+
+use std::ffi::{CStr, c_long};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::io::Errno;
+
+use super::checked;
+
+/// Closes every descriptor but 0, 1, 2 and `keep`. Only for a child that never returns to code that
+/// owns one of the others.
+pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep.into_iter().filter(|fd| *fd >= 3) {
+        if fd > first {
+            close_range(first, fd - 1)?;
+        }
+        first = first.max(fd + 1);
+    }
+    close_range(first, u32::MAX)
+}
+
+fn close_range(first: u32, last: u32) -> Result<(), Errno> {
+    // SAFETY: called in a copy of the monitor with a descriptor table of its own (no CLONE_FILES). The
+    // values that own these descriptors are further up its stack, and it never returns there
+    // (`spawn::run_child` diverges), so no owner uses or closes a number that was opened anew.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) }).map(drop)
+}
+
+/// KEYCTL_JOIN_SESSION_KEYRING and KEYCTL_SETPERM of linux/keyctl.h.
+const JOIN_SESSION_KEYRING: c_long = 1;
+const SET_PERMISSIONS: c_long = 5;
+
+/// Leaves the session keyring of this process for the one called `name`, which is made when there is
+/// none that this user may search; without a name for a new one. Returns its serial number.
+pub(crate) fn join_session_keyring(name: Option<&CStr>) -> Result<c_long, Errno> {
+    let name = name.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: the name is null or a C string that outlives the call, which only reads it.
+    checked(unsafe { libc::syscall(libc::SYS_keyctl, JOIN_SESSION_KEYRING, name) })
+}
+
+/// Sets the permission bits (KEY_POS_, KEY_USR_ ... of linux/key.h) of a key.
+pub(crate) fn set_key_permissions(key: c_long, permissions: u32) -> Result<(), Errno> {
+    // SAFETY: numbers only.
+    checked(unsafe { libc::syscall(libc::SYS_keyctl, SET_PERMISSIONS, key, permissions) }).map(drop)
+}
+
+/// Lets this process run on every CPU that its cpuset allows, whatever its parent was bound to.
+pub(crate) fn reset_cpu_affinity() -> Result<(), Errno> {
+    // 8,192 CPUs, the most that a kernel can be built for; it ignores the bits past its own count.
+    let all = [u64::MAX; 128];
+    // SAFETY: `all` is a CPU mask of the size given, only read; process 0 is the caller.
+    checked(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&all), all.as_ptr()) })
+        .map(drop)
+}
