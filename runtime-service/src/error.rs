@@ -199,7 +199,13 @@ fn link_code(error: &LinkError) -> Code {
         LinkError::Deadline { .. } => Code::DeadlineExceeded,
         LinkError::Connect { .. } | LinkError::Gone { .. } => Code::Unavailable,
         LinkError::TooManyDescriptors { .. } => Code::InvalidArgument,
-        LinkError::Refused { .. } | LinkError::Protocol { .. } | LinkError::System { .. } => Code::Internal,
+        LinkError::Unsent { error: crisp_sandbox::link::EncodeError::Unsupported { .. }, .. } => {
+            Code::FailedPrecondition
+        }
+        LinkError::Unsent { .. }
+        | LinkError::Refused { .. }
+        | LinkError::Protocol { .. }
+        | LinkError::System { .. } => Code::Internal,
     }
 }
 

@@ -77,7 +77,9 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
                     tracing::info!(pod = %pod.id, %status, "the pod's shared PID namespace has ended");
                 }
                 Err(RecvError::Lagged(_)) => reconcile(&service, &pod, &link, Starts::UnderWay).await,
-                Ok(link::Event::Disconnected) | Err(RecvError::Closed) => return,
+                // The link itself follows execs.
+                Ok(link::Event::ExecExited { .. }) => {}
+                Err(RecvError::Closed) => return,
             }
         }
     });

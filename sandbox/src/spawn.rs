@@ -3,6 +3,7 @@
 //! The binary is a sealed memfd, one for all monitors of a server's life: its pages are shared, it
 //! can be replaced on disk while pods live, and a container that got hold of it could not write it.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,10 @@ use std::sync::Arc;
 
 use crisp_executor::id::PodId;
 use rustix::fd::{AsRawFd, OwnedFd};
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, openat};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
 use rustix::io::Errno;
 
 use crate::link::connect::listen;
-use crate::link::request::filled_memfd;
 
 /// Name of the socket in the pod's folder.
 pub const SOCKET: &str = "monitor.sock";
@@ -93,6 +93,19 @@ pub fn spawn(binary: &MonitorBinary, pod: &PodId, folder: &Path) -> Result<i32, 
         let _ = child.wait().await;
     });
     Ok(pid)
+}
+
+fn filled_memfd(name: &CStr, flags: MemfdFlags, bytes: &[u8]) -> Result<OwnedFd, Errno> {
+    let file = memfd_create(name, flags)?;
+    let mut left = bytes;
+    while !left.is_empty() {
+        match rustix::io::write(&file, left) {
+            Ok(n) => left = &left[n..],
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(file)
 }
 
 fn open_log(folder: &Path) -> Result<File, SpawnError> {

@@ -118,7 +118,7 @@ async fn bring_up(
     let work = async {
         let request = StartRequest {
             container: container.id().clone(),
-            plan: &prepared.compiled.plan,
+            plan: prepared.compiled.plan,
             fds: prepared.compiled.fds,
             log: prepared.log,
             stdin: container.metadata.config.stdin,

@@ -1,4 +1,4 @@
-//! What a server and a pod's monitor (`crisp-pod`) say to each other.
+//! The messages between a server and a pod's monitor (`crisp-pod`).
 //!
 //! ```text
 //!  server                                         monitor
@@ -8,13 +8,12 @@
 //!    one SOCK_SEQPACKET message each, over <state>/pods/<id>/monitor.sock
 //! ```
 //!
-//! A server may be newer or older than the monitor it finds after an upgrade. The header and the
-//! bodies of the operations below [`wire::Op::FIRST_VERSIONED`] therefore never change; all others
-//! need equal [`wire::PROTOCOL`] numbers and are refused with [`wire::Failure::Version`] otherwise.
+//! After an upgrade a server finds monitors that are older than itself: [`wire`] has the rules by
+//! which both sides understand each other all the same.
 //!
 //! Cast: [`wire::Header`] and [`wire::Op`] are the envelope, [`wire::packet`] moves it,
-//! [`wire::request`] and [`wire::response`] hold the bodies, [`wire::Failure`] is why not,
-//! [`wire::ExitRecord`] is the file in which an exit outlives the monitor.
+//! [`wire::request`] and [`wire::response`] hold what is in it, [`wire::Failure`] is why a request
+//! was refused, [`wire::ExitRecord`] is the file in which an exit outlives the monitor.
 //!
 //! ```
 //! use crisp_monitor::wire::{Header, Op};

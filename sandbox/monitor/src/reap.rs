@@ -76,7 +76,7 @@ impl Monitor {
         drop(exec.pidfd);
         let finished_at_ns = clock::now_ns();
         let event = Event::ExecExited { exec: exec.id, container: exec.container, status, finished_at_ns };
-        self.tell(exec.connection, &event);
+        self.send_event(exec.connection, &event);
     }
 
     /// Follows a starting container or exec.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::link::{Event, MonitorLink};
+use crate::link::MonitorLink;
 use crate::pod::{Pod, PodState};
 use crate::pods::{PodEvent, Pods};
 
@@ -38,7 +38,7 @@ async fn disconnected(link: &MonitorLink) {
     let mut events = link.events();
     loop {
         match events.recv().await {
-            Ok(Event::Disconnected) | Err(RecvError::Closed) => return,
+            Err(RecvError::Closed) => return,
             Ok(_) | Err(RecvError::Lagged(_)) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! Reaching a monitor's socket, whatever the length of its path.
+//! Opening a monitor's socket, also one whose path is longer than the kernel takes.
 
 use std::path::Path;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn seqpacket() -> Result<OwnedFd, Errno> {
     )
 }
 
-/// A listening socket at `socket`, in the place of whatever was there.
+/// A listening socket at `socket`, replacing any file of that name.
 pub(crate) fn listen(socket: &Path) -> Result<OwnedFd, Errno> {
     let (_folder, address) = address(socket)?;
     match rustix::fs::unlink(socket) {

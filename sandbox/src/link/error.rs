@@ -1,10 +1,10 @@
-//! Why a monitor did not do, or not answer, what it was asked.
+//! Why a request to a monitor failed.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crisp_executor::run::StageError;
-use crisp_monitor::wire::Failure;
+use crisp_monitor::wire::{EncodeError, Failure};
 use rustix::io::Errno;
 
 /// A request that failed. `monitor` is the path of its socket, in which the pod's id is.
@@ -14,13 +14,15 @@ pub enum LinkError {
     Connect { monitor: PathBuf, errno: Errno },
     #[error("monitor {} closed the connection during {request}", monitor.display())]
     Gone { monitor: PathBuf, request: &'static str },
-    #[error("monitor {} did not answer {request} within {after:?}", monitor.display())]
+    #[error("monitor {} did not respond to {request} within {after:?}", monitor.display())]
     Deadline { monitor: PathBuf, request: &'static str, after: Duration },
     /// A container or exec that did not start.
     #[error("{0}")]
     Stage(StageError),
     #[error("{request}: {failure}")]
     Refused { request: &'static str, failure: Failure },
+    #[error("{request} at monitor {}: {error}", monitor.display())]
+    Unsent { monitor: PathBuf, request: &'static str, error: EncodeError },
     #[error("monitor {} broke the protocol in {request}: {reason}", monitor.display())]
     Protocol { monitor: PathBuf, request: &'static str, reason: String },
     #[error("{request} at monitor {}: {}", monitor.display(), std::io::Error::from(*errno))]
@@ -32,13 +34,13 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// Whether the connection is over, so that only connecting anew can help.
+    /// Whether the connection is over, so that only a new connection can help.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Connect { .. })
     }
 
-    /// The monitor's own words, when it refused.
+    /// The reason that the monitor gave, when it refused.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {

@@ -160,8 +160,8 @@ async fn launch(
         let request = ExecRequest {
             exec_id: exec,
             container: container.id().clone(),
-            process: &prepared.process,
-            cgroup: &prepared.join,
+            process: prepared.process,
+            cgroup: prepared.join,
             fds: prepared.fds,
             stdin: None,
             stdout: Some(stdout),

@@ -1,7 +1,7 @@
 //! The loop, and what everything in it shares.
 
-mod answer;
 pub(crate) mod outputs;
+mod reply;
 mod timers;
 
 use std::collections::BTreeMap;
@@ -21,7 +21,7 @@ use crate::ops::shutdown::Ending;
 use crate::pod::Pod;
 use crate::poller::{Key, Poller, Token};
 
-pub(crate) use answer::{Answer, Call, Reply, parse};
+pub(crate) use reply::{Call, Reply};
 use timers::Tidy;
 
 pub(crate) struct Monitor {
@@ -158,14 +158,12 @@ impl Monitor {
     }
 
     fn request(&mut self, connection: Key, packet: Packet) {
-        let Packet { header, body, fds } = packet;
-        let call = Call::new(connection, header, body, fds);
-        if let Some(requester) = call.requester() {
-            match crate::ops::perform(self, call) {
-                Ok(Answer::Now(reply)) => self.reply(requester, reply),
-                Ok(Answer::Later) => {}
-                Err(failure) => self.refuse(requester, failure),
-            }
+        let Some(call) = Call::new(connection, packet) else { return };
+        let requester = call.requester;
+        match crate::ops::perform(self, call) {
+            Ok(Reply::Now(message)) => self.send_response(requester, message),
+            Ok(Reply::Later) => {}
+            Err(failure) => self.refuse(requester, failure),
         }
     }
 }

@@ -76,13 +76,13 @@ impl Monitor {
         }
         watch(&self.poller, key, container);
         let id = container.id.clone();
-        self.tell_changes(&id, changes);
+        self.report_log_changes(&id, changes);
         if matches!(turn, Turn::Ended) {
             self.announce_if_done(key, Instant::now());
         }
     }
 
-    pub(crate) fn tell_changes(&mut self, container: &ContainerId, changes: Vec<Change>) {
+    pub(crate) fn report_log_changes(&mut self, container: &ContainerId, changes: Vec<Change>) {
         for change in changes {
             let container = container.clone();
             match change {
@@ -110,7 +110,7 @@ impl Monitor {
         container.cgroup = None;
         let (id, pid, started_at_ns) = (container.id.clone(), container.pid, container.started_at_ns);
         self.pod.note_exit(&ExitRecord { container: id.clone(), pid, started_at_ns, exit });
-        self.tell_changes(&id, changes);
+        self.report_log_changes(&id, changes);
         self.broadcast(&Event::Exited { container: id, pid, started_at_ns, exit });
     }
 

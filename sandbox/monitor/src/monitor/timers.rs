@@ -61,7 +61,7 @@ impl Monitor {
         let change = container.log.retry();
         outputs::watch(&self.poller, key, container);
         let id = container.id.clone();
-        self.tell_changes(&id, vec![change]);
+        self.report_log_changes(&id, vec![change]);
         self.announce_if_done(key, Instant::now());
     }
 

@@ -4,12 +4,12 @@ use crisp_monitor::wire::{Failure, request};
 use rustix::fd::OwnedFd;
 
 use super::system;
-use crate::monitor::{Answer, Call, Monitor};
+use crate::monitor::{Call, Monitor, Reply};
 
 impl Monitor {
-    pub(super) fn attach(&mut self, call: Call) -> Result<Answer, Failure> {
-        let (request::Attach { container: id, stdout, stderr }, mut fds) = call.take()?;
-        let clients = [fds.next_if(stdout, "stdout")?, fds.next_if(stderr, "stderr")?];
+    pub(super) fn attach(&mut self, call: Call) -> Result<Reply, Failure> {
+        let request::Attach { container: id, stdout, stderr } = call.read()?;
+        let clients = [stdout, stderr];
         let (_, container) = self.find(&id)?;
         if !container.is_alive() {
             return Err(Failure::NotRunning { container: id.to_string() });
@@ -22,7 +22,7 @@ impl Monitor {
                 output.copy_to = Some(client);
             }
         }
-        Ok(Answer::done())
+        Ok(Reply::done())
     }
 }
 

@@ -1,13 +1,13 @@
-//! Who are you?
+//! Says who this monitor is.
 
 use crisp_monitor::wire::response::Greeting;
 use crisp_monitor::wire::{Failure, PROTOCOL};
 
-use crate::monitor::{Answer, Monitor};
+use crate::monitor::{Monitor, Reply};
 
 impl Monitor {
-    pub(super) fn hello(&self) -> Result<Answer, Failure> {
-        Answer::with(&Greeting {
+    pub(super) fn hello(&self) -> Result<Reply, Failure> {
+        Reply::with(Greeting {
             protocol: PROTOCOL,
             build: env!("CARGO_PKG_VERSION").to_owned(),
             pod: self.id.clone(),

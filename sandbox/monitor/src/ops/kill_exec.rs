@@ -1,15 +1,15 @@
-//! An end for an exec.
+//! Kills an exec.
 
 use crisp_monitor::wire::{Failure, request};
 
-use crate::monitor::{Answer, Call, Monitor};
+use crate::monitor::{Call, Monitor, Reply};
 
 impl Monitor {
-    pub(super) fn kill_exec(&mut self, call: Call) -> Result<Answer, Failure> {
-        let connection = call.connection;
-        let request::KillExec { exec: id } = call.body()?;
+    pub(super) fn kill_exec(&mut self, call: Call) -> Result<Reply, Failure> {
+        let connection = call.requester.connection;
+        let request::KillExec { exec: id } = call.read()?;
         let exec = self.execs.values().find(|exec| exec.connection == connection && exec.id == id);
         exec.ok_or(Failure::UnknownExec { exec: id })?.kill();
-        Ok(Answer::done())
+        Ok(Reply::done())
     }
 }

@@ -1,4 +1,4 @@
-//! What a server can ask for: a file for each operation.
+//! The operations that a server can request: a file for each.
 
 mod attach;
 mod exec;
@@ -16,19 +16,18 @@ mod start;
 mod stdin;
 
 use crisp_executor::id::ContainerId;
-use crisp_monitor::wire::{Failure, Op, PROTOCOL};
-use rustix::fd::OwnedFd;
+use crisp_monitor::wire::{Failure, Header, Op, PROTOCOL};
 use rustix::io::Errno;
 
 use crate::container::Container;
-use crate::monitor::{Answer, Call, Monitor};
+use crate::monitor::{Call, Monitor, Reply};
 use crate::poller::Key;
 
-/// Does what is asked.
-pub(crate) fn perform(monitor: &mut Monitor, call: Call) -> Result<Answer, Failure> {
-    let number = call.header.op;
-    if number >= Op::FIRST_VERSIONED && call.header.version != PROTOCOL {
-        return Err(Failure::Version { monitor: PROTOCOL, client: call.header.version });
+pub(crate) fn perform(monitor: &mut Monitor, call: Call) -> Result<Reply, Failure> {
+    let Header { op: number, version, .. } = call.requester.header;
+    // A newer server writes in this monitor's protocol, once it has read the greeting.
+    if number >= Op::FIRST_NEGOTIATED && version > PROTOCOL {
+        return Err(Failure::Version { monitor: PROTOCOL, client: version });
     }
     let op = Op::from_number(number).ok_or(Failure::UnknownOperation { op: number })?;
     match op {
@@ -63,26 +62,4 @@ impl Monitor {
 
 fn system(action: &str) -> impl Fn(Errno) -> Failure + '_ {
     move |errno| Failure::System { action: action.to_owned(), errno: errno.raw_os_error() }
-}
-
-/// All that a memfd holds.
-fn read_whole(file: &OwnedFd) -> Result<Vec<u8>, Failure> {
-    /// A plan is some ten kilobytes, most of it a seccomp program.
-    const MOST: u64 = 16 << 20;
-    let failed = system("read the plan");
-    let size = u64::try_from(rustix::fs::fstat(file).map_err(&failed)?.st_size).unwrap_or(0);
-    if size > MOST {
-        return Err(Failure::Malformed { reason: format!("a plan of {size} bytes") });
-    }
-    let mut bytes = vec![0; usize::try_from(size).unwrap_or(0)];
-    let mut done = 0;
-    while done < bytes.len() {
-        match rustix::io::pread(file, &mut bytes[done..], done as u64) {
-            Ok(0) => return Err(Failure::Malformed { reason: "a plan cut short".into() }),
-            Ok(got) => done += got,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(failed(errno)),
-        }
-    }
-    Ok(bytes)
 }

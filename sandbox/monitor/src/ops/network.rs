@@ -1,11 +1,11 @@
-//! The descriptors of the pod's network, as often as somebody asks.
+//! Gives out the descriptors of the pod's network.
 
 use crisp_monitor::wire::Failure;
 
-use crate::monitor::{Answer, Monitor, Reply};
+use crate::monitor::{Monitor, Reply};
 
 impl Monitor {
-    pub(super) fn network(&self) -> Result<Answer, Failure> {
-        Ok(Reply::new(&(), self.pod.network()?)?.into())
+    pub(super) fn network(&self) -> Result<Reply, Failure> {
+        Reply::with(self.pod.network()?)
     }
 }

@@ -1,4 +1,4 @@
-//! The end of a monitor.
+//! Ends the monitor.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use crisp_monitor::wire::{Failure, request};
 use rustix::process::Signal;
 
 use crate::launch::Requester;
-use crate::monitor::{Answer, Call, Monitor, Reply};
+use crate::monitor::{Call, Monitor, Reply};
 
 /// A process in the middle of a broken device's I/O does not die by SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -36,9 +36,9 @@ impl Ending {
 }
 
 impl Monitor {
-    pub(super) fn shutdown(&mut self, call: Call) -> Result<Answer, Failure> {
-        let Some(requester) = call.requester() else { return Ok(Answer::Later) };
-        let request::Shutdown { force } = call.body()?;
+    pub(super) fn shutdown(&mut self, call: Call) -> Result<Reply, Failure> {
+        let requester = call.requester;
+        let request::Shutdown { force } = call.read()?;
         if self.ending.has_begun() {
             return Err(Failure::ShuttingDown);
         }
@@ -52,7 +52,7 @@ impl Monitor {
         self.execs.values().for_each(|exec| exec.kill());
         self.pod.end_init();
         self.ending = Ending::Asked { requester, give_up_at: Instant::now() + PATIENCE };
-        Ok(Answer::Later)
+        Ok(Reply::Later)
     }
 
     /// Answers as the last thing before the end.
@@ -61,7 +61,7 @@ impl Monitor {
         let (requester, give_up_at) = (*requester, *give_up_at);
         let left = self.containers.values().filter(|container| container.is_ongoing()).count();
         if left == 0 && self.execs.is_empty() && self.pod.init_pid().is_none() {
-            self.reply(requester, Reply::default());
+            self.respond(requester, ());
             self.ending = Ending::Over;
         } else if now >= give_up_at {
             self.ending = Ending::No;

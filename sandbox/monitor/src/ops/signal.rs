@@ -1,15 +1,15 @@
-//! A signal for a container.
+//! Signals a container.
 
 use crisp_monitor::wire::{Failure, request};
 use rustix::io::Errno;
 use rustix::process::Signal;
 
 use super::system;
-use crate::monitor::{Answer, Call, Monitor};
+use crate::monitor::{Call, Monitor, Reply};
 
 impl Monitor {
-    pub(super) fn signal(&mut self, call: Call) -> Result<Answer, Failure> {
-        let request::Signal { container: id, signal, all } = call.body()?;
+    pub(super) fn signal(&mut self, call: Call) -> Result<Reply, Failure> {
+        let request::Signal { container: id, signal, all } = call.read()?;
         let signal = Signal::from_named_raw(signal)
             .ok_or_else(|| Failure::Malformed { reason: format!("no signal has number {signal}") })?;
         let (_, container) = self.find(&id)?;
@@ -25,6 +25,6 @@ impl Monitor {
         if all && signal == Signal::KILL {
             self.execs.values().filter(|exec| exec.container == id).for_each(|exec| exec.kill());
         }
-        Ok(Answer::done())
+        Ok(Reply::done())
     }
 }

@@ -1,19 +1,20 @@
 //! A container's first process.
 
-use crisp_executor::plan::{FdIndex, Plan};
+use crisp_executor::plan::FdIndex;
 use crisp_executor::run::{self, PodContext, Stdio};
+use crisp_monitor::wire::Failure;
+use crisp_monitor::wire::request::StartRequest;
 use crisp_monitor::wire::response::Started;
-use crisp_monitor::wire::{Failure, request};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::{read_whole, system};
+use super::system;
 use crate::clock;
 use crate::container::{Container, Output, Phase};
 use crate::launch::{Launch, Requester};
 use crate::log::Log;
-use crate::monitor::{Answer, Call, Monitor, Reply, outputs, parse};
+use crate::monitor::{Call, Monitor, Reply, outputs};
 use crate::poller::{Key, Token};
 
 /// A container's ends of its standard streams, and ours.
@@ -24,12 +25,9 @@ struct Streams {
 }
 
 impl Monitor {
-    pub(super) fn start(&mut self, call: Call) -> Result<Answer, Failure> {
-        let Some(requester) = call.requester() else { return Ok(Answer::Later) };
-        let (request, mut fds): (request::Start, _) = call.take()?;
-        let plan = fds.next("the plan")?;
-        let log = fds.next_if(request.log, "the log file")?;
-        let fds = fds.rest();
+    pub(super) fn start(&mut self, call: Call) -> Result<Reply, Failure> {
+        let requester = call.requester;
+        let mut request: StartRequest = call.read()?;
         self.pod.must_be_open()?;
         if self.ending.has_begun() {
             return Err(Failure::ShuttingDown);
@@ -37,38 +35,30 @@ impl Monitor {
         if self.find(&request.container).is_ok() {
             return Err(Failure::ContainerExists { container: request.container.to_string() });
         }
-        let mut plan: Plan = parse(&read_whole(&plan)?)?;
         // The monitor's own score is not for containers to inherit.
-        plan.process.oom_score_adj.get_or_insert(0);
-        self.launch_container(requester, request, &plan, fds, log)?;
-        Ok(Answer::Later)
+        request.plan.process.oom_score_adj.get_or_insert(0);
+        self.launch_container(requester, request)?;
+        Ok(Reply::Later)
     }
 
-    fn launch_container(
-        &mut self,
-        requester: Requester,
-        request: request::Start,
-        plan: &Plan,
-        fds: Vec<OwnedFd>,
-        log: Option<OwnedFd>,
-    ) -> Result<(), Failure> {
-        let streams = Streams::new(plan.process.terminal, request.stdin).map_err(system("make pipes"))?;
+    fn launch_container(&mut self, requester: Requester, request: StartRequest) -> Result<(), Failure> {
+        let StartRequest { container: id, plan, log, fds, stdin, size } = request;
+        let streams = Streams::new(plan.process.terminal, stdin).map_err(system("make pipes"))?;
         let pod = PodContext { init: self.pod.init() };
-        let starting =
-            run::start(&request.container, plan, &fds, streams.theirs, &pod).map_err(Failure::Stage)?;
+        let starting = run::start(&id, &plan, &fds, streams.theirs, &pod).map_err(Failure::Stage)?;
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
         let mut keep = |index: Option<FdIndex>| fds.get_mut(usize::from(index?.0))?.take();
         let container = Container {
-            id: request.container,
+            id,
             pid: starting.pid,
             pidfd: starting.pidfd,
-            phase: Phase::Starting(Launch::new(starting.report, requester, request.size)),
+            phase: Phase::Starting(Launch::new(starting.report, requester, size)),
             started_at_ns: clock::now_ns(),
             terminal: None,
             stdin: streams.stdin,
-            keep_stdin: request.stdin,
+            keep_stdin: stdin,
             outputs: streams.outputs,
             log: Log::new(log),
             cgroup: keep(plan.cgroup.v2),
@@ -92,12 +82,13 @@ impl Monitor {
             container.terminal = Some(master);
         }
         outputs::watch(&self.poller, key, container);
-        let started =
-            Started { pid: container.pid, started_at_ns: container.started_at_ns, notes: launch.notes };
-        match Reply::new(&started, Vec::new()) {
-            Ok(reply) => self.reply(launch.requester, reply),
-            Err(failure) => self.refuse(launch.requester, failure),
-        }
+        let started = Started {
+            pid: container.pid,
+            started_at_ns: container.started_at_ns,
+            notes: launch.notes,
+            terminal: None,
+        };
+        self.respond(launch.requester, started);
     }
 }
 

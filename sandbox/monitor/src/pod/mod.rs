@@ -9,13 +9,14 @@ use crisp_executor::run::pod_init::PodInit;
 use crisp_executor::run::{pod_init, pod_root};
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::OpenPod;
+use crisp_monitor::wire::response::PodNetwork;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
 /// ```text
 ///  Fresh --open--> Open
-///    +--open failed--> Spoilt
+///    +--open failed--> Failed
 /// ```
 #[derive(Default)]
 pub(crate) enum Pod {
@@ -23,7 +24,7 @@ pub(crate) enum Pod {
     Fresh,
     Open(Open),
     /// Part of the namespaces are made and cannot be unmade.
-    Spoilt,
+    Failed,
 }
 
 pub(crate) struct Open {
@@ -33,30 +34,23 @@ pub(crate) struct Open {
     init: Option<PodInit>,
 }
 
-/// The descriptors that come with [`OpenPod`].
-pub(crate) struct Given {
-    pub(crate) exits: OwnedFd,
-    pub(crate) cgroup_v2: Option<OwnedFd>,
-    pub(crate) cgroup_v1: Vec<OwnedFd>,
-}
-
 fn failed(action: &str) -> impl Fn(Errno) -> Failure + '_ {
     move |errno| Failure::System { action: action.to_owned(), errno: errno.raw_os_error() }
 }
 
 impl Pod {
-    pub(crate) fn open(&mut self, request: &OpenPod, given: Given) -> Result<(), Failure> {
+    pub(crate) fn open(&mut self, request: OpenPod) -> Result<(), Failure> {
         match self {
             Self::Fresh => {}
             Self::Open(_) => return Err(Failure::AlreadyOpen),
-            Self::Spoilt => return Err(Failure::Spoilt),
+            Self::Failed => return Err(Failure::OpenFailed),
         }
         for (name, value) in &request.sysctls {
-            // Checked before anything is made: a typing error must not spoil the monitor.
+            // Checked before anything is made: a typing error must not use up the monitor.
             sysctl::check(name, value)?;
         }
-        *self = Self::Spoilt;
-        *self = Self::Open(open(request, given)?);
+        *self = Self::Failed;
+        *self = Self::Open(open(request)?);
         Ok(())
     }
 
@@ -72,18 +66,18 @@ impl Pod {
         match self {
             Self::Open(_) => Ok(()),
             Self::Fresh => Err(Failure::NotOpen),
-            Self::Spoilt => Err(Failure::Spoilt),
+            Self::Failed => Err(Failure::OpenFailed),
         }
     }
 
     /// A new netlink socket in the pod's network, and the network's namespace.
-    pub(crate) fn network(&self) -> Result<Vec<OwnedFd>, Failure> {
+    pub(crate) fn network(&self) -> Result<PodNetwork, Failure> {
         self.must_be_open()?;
         match self {
             Self::Open(Open { netns: Some(netns), .. }) => {
                 let netlink = namespaces::netlink().map_err(failed("open a netlink socket"))?;
                 let netns = rustix::io::fcntl_dupfd_cloexec(netns, 3);
-                Ok(vec![netlink, netns.map_err(failed("copy the network's descriptor"))?])
+                Ok(PodNetwork { netlink, netns: netns.map_err(failed("copy the network's descriptor"))? })
             }
             _ => Err(Failure::NoNetwork),
         }
@@ -92,7 +86,7 @@ impl Pod {
     fn pod_init(&self) -> Option<&PodInit> {
         match self {
             Self::Open(open) => open.init.as_ref(),
-            Self::Fresh | Self::Spoilt => None,
+            Self::Fresh | Self::Failed => None,
         }
     }
 
@@ -122,9 +116,9 @@ impl Pod {
 
 /// The order matters: what needs the host's root comes before the pod has its own, what belongs to
 /// a namespace comes after that is made.
-fn open(request: &OpenPod, given: Given) -> Result<Open, Failure> {
-    cgroup::join(given.cgroup_v2, given.cgroup_v1)?;
-    namespaces::unshare(request)?;
+fn open(request: OpenPod) -> Result<Open, Failure> {
+    cgroup::join(request.cgroup_v2.as_ref(), &request.cgroup_v1_tasks)?;
+    namespaces::unshare(&request)?;
     if let Some(hostname) = &request.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
     }
@@ -136,5 +130,5 @@ fn open(request: &OpenPod, given: Given) -> Result<Open, Failure> {
         namespaces::attach_shm(&shm)?;
     }
     let init = if request.shared_pid { Some(pod_init::start().map_err(Failure::Stage)?) } else { None };
-    Ok(Open { exits: given.exits, netns, init })
+    Ok(Open { exits: request.exits, netns, init })
 }

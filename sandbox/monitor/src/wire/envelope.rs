@@ -1,34 +1,34 @@
-//! The header of every message. Never changes: it is what an old monitor and a new server share.
+//! The header of every message. It never changes: servers and monitors of all releases share it.
 //!
 //! ```text
 //!  0      2      3        4      6             8            16
 //!  | version | kind | status | op   | descriptors | id        |  little-endian
 //! ```
 
-/// Goes up with every change to the body of an operation that is versioned.
-pub const PROTOCOL: u16 = 1;
+/// The newest protocol that this build speaks. The crate's page says when it goes up.
+pub const PROTOCOL: u16 = 2;
 
-/// What is asked for.
+/// What is asked for. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Op {
-    /// Who are you? Body of the answer: [`Greeting`](super::response::Greeting).
+    /// Asks who the monitor is: [`Greeting`](super::response::Greeting).
     Hello = 1,
-    /// Which containers do you have? [`PodReport`](super::response::PodReport).
+    /// Asks for all containers: [`PodReport`](super::response::PodReport).
     Report = 2,
     /// [`Signal`](super::request::Signal).
     Signal = 3,
     /// [`Shutdown`](super::request::Shutdown).
     Shutdown = 4,
-    /// Something happened; never sent as a request. [`Event`](super::response::Event).
+    /// The monitor's own messages, never a request: [`Event`](super::response::Event).
     Event = 5,
     /// [`OpenPod`](super::request::OpenPod).
     OpenPod = 32,
-    /// Once more the descriptors of the pod's network: netlink socket, namespace.
+    /// Asks for the pod's [`PodNetwork`](super::response::PodNetwork).
     Network = 33,
-    /// [`Start`](super::request::Start).
+    /// [`StartRequest`](super::request::StartRequest).
     Start = 34,
-    /// [`Exec`](super::request::Exec).
+    /// [`ExecRequest`](super::request::ExecRequest).
     Exec = 35,
     /// [`KillExec`](super::request::KillExec).
     KillExec = 36,
@@ -47,31 +47,56 @@ pub enum Op {
 }
 
 impl Op {
-    /// Operations with a smaller number have bodies that never change.
-    pub const FIRST_VERSIONED: u16 = 32;
+    /// Operations with a smaller number are served to a client of any protocol, even a newer one.
+    pub const FIRST_NEGOTIATED: u16 = 32;
+
+    /// All of them.
+    pub const ALL: [Self; 16] = [
+        Self::Hello,
+        Self::Report,
+        Self::Signal,
+        Self::Shutdown,
+        Self::Event,
+        Self::OpenPod,
+        Self::Network,
+        Self::Start,
+        Self::Exec,
+        Self::KillExec,
+        Self::ReopenLog,
+        Self::Forget,
+        Self::Resize,
+        Self::OpenStdin,
+        Self::CloseStdin,
+        Self::Attach,
+    ];
 
     /// The operation of that number, if this build knows it.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
-        const ALL: [Op; 16] = [
-            Op::Hello,
-            Op::Report,
-            Op::Signal,
-            Op::Shutdown,
-            Op::Event,
-            Op::OpenPod,
-            Op::Network,
-            Op::Start,
-            Op::Exec,
-            Op::KillExec,
-            Op::ReopenLog,
-            Op::Forget,
-            Op::Resize,
-            Op::OpenStdin,
-            Op::CloseStdin,
-            Op::Attach,
-        ];
-        ALL.into_iter().find(|op| *op as u16 == number)
+        Self::ALL.into_iter().find(|op| *op as u16 == number)
+    }
+
+    /// As errors name it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Report => "report",
+            Self::Signal => "signal",
+            Self::Shutdown => "shutdown",
+            Self::Event => "event",
+            Self::OpenPod => "open pod",
+            Self::Network => "network",
+            Self::Start => "start",
+            Self::Exec => "exec",
+            Self::KillExec => "kill exec",
+            Self::ReopenLog => "reopen log",
+            Self::Forget => "forget",
+            Self::Resize => "resize",
+            Self::OpenStdin => "open stdin",
+            Self::CloseStdin => "close stdin",
+            Self::Attach => "attach",
+        }
     }
 }
 
@@ -87,16 +112,16 @@ pub enum Kind {
 /// The first 16 bytes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// [`PROTOCOL`] of the sender.
+    /// The protocol in which the body is written.
     pub version: u16,
     pub kind: Kind,
     /// In a response: the body is a [`Failure`](super::Failure).
     pub failed: bool,
     /// The number of an [`Op`], perhaps one that this build does not know.
     pub op: u16,
-    /// How many descriptors travel with the message: fewer arrived means that the receiver had no room.
+    /// How many descriptors were sent. When fewer arrive, the receiver has no room for more open files.
     pub descriptors: u16,
-    /// Chosen by who asks, repeated in the response; 0 in events.
+    /// Chosen by the client, repeated in the response; 0 in events.
     pub id: u64,
 }
 
@@ -111,19 +136,19 @@ impl Header {
     /// Bytes of an encoded header.
     pub const LEN: usize = 16;
 
-    /// Asks for `op`.
+    /// A request for `op` in this build's [`PROTOCOL`].
     #[must_use]
     pub fn request(op: Op, id: u64) -> Self {
         Self { version: PROTOCOL, kind: Kind::Request, failed: false, op: op as u16, descriptors: 0, id }
     }
 
-    /// Answers the request that had this header.
+    /// The response to the request that had this header, in the same protocol.
     #[must_use]
     pub fn response(&self, failed: bool) -> Self {
-        Self { version: PROTOCOL, kind: Kind::Response, failed, descriptors: 0, ..*self }
+        Self { kind: Kind::Response, failed, descriptors: 0, ..*self }
     }
 
-    /// Tells of something unasked.
+    /// A message that the monitor sends by itself.
     #[must_use]
     pub fn event() -> Self {
         Self {
@@ -179,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_come_back_as_sent() {
+    fn headers_are_read_as_written() {
         let header = Header { descriptors: 253, ..Header::request(Op::Exec, u64::MAX - 1) };
         assert_eq!(Header::parse(&header.to_bytes()), Ok(header));
         let response = header.response(true);
@@ -187,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_what_every_release_shares() {
+    fn the_header_has_the_layout_of_every_release() {
         let header = Header { version: 0x0102, descriptors: 0x0304, ..Header::request(Op::Report, 5) };
         assert_eq!(header.to_bytes(), [2, 1, 1, 0, 2, 0, 4, 3, 5, 0, 0, 0, 0, 0, 0, 0]);
     }

@@ -1,16 +1,19 @@
-//! Why a monitor did not do what it was asked.
+//! Why a monitor refused a request, or failed at it.
 
 use crisp_executor::run::StageError;
 use serde::{Deserialize, Serialize};
 
-/// The body of a failed response. Variants are only ever added at the end.
+use super::codec;
+use super::message::{EncodeError, Malformed};
+
+/// The body of a failed response. Variants are only added at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Failure {
     #[error(
-        "the monitor speaks protocol {monitor}, this server {client}: stop and start the pod to renew it"
+        "the pod's monitor speaks protocol {monitor} and cannot read this request of protocol {client}: recreate the pod"
     )]
     Version { monitor: u16, client: u16 },
-    #[error("the monitor does not know operation {op}: stop and start the pod to renew it")]
+    #[error("the pod's monitor does not know operation {op}: recreate the pod")]
     UnknownOperation { op: u16 },
     #[error("the monitor could not read the request: {reason}")]
     Malformed { reason: String },
@@ -20,8 +23,8 @@ pub enum Failure {
     NotOpen,
     #[error("the pod is open already")]
     AlreadyOpen,
-    #[error("opening the pod failed before, in part: only shutdown is possible")]
-    Spoilt,
+    #[error("opening the pod failed halfway: only shutdown is possible")]
+    OpenFailed,
     #[error("no container {container} in this pod")]
     UnknownContainer { container: String },
     #[error("container {container} exists in this pod already")]
@@ -50,4 +53,22 @@ pub enum Failure {
     Sysctl { name: String, reason: String },
     #[error("the pod is being shut down")]
     ShuttingDown,
+}
+
+impl Failure {
+    /// The body of the failed response.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        codec::to_bytes(self)
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// [`Malformed`], also for a failure that only a newer monitor knows.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        codec::from_bytes(body)
+    }
 }

@@ -1,13 +1,45 @@
-//! The protocol between server and monitor. See the crate's page for its rules.
+//! The protocol between server and monitor.
+//!
+//! A pod lives for months, its server for days: either side may be older. What holds it together:
+//!
+//! - **The header** ([`Header`]) never changes.
+//! - **The greeting names the monitor's protocol**; the server then writes in the older of that and
+//!   its own. [`Op::Hello`], [`Op::Report`], [`Op::Signal`] and [`Op::Shutdown`] are served to any
+//!   client, also to one that speaks a newer protocol only.
+//! - **Bodies only grow at their end**, by fields whose zero (false, none, empty) means what the older
+//!   side does anyway: it leaves them out, and a newer reader finds zeros where an older writer wrote
+//!   nothing. So all operations work in both directions, in all protocols. Elements of lists and
+//!   variants of enums cannot grow; variants are only added at the end of an enum.
+//! - **Plans** name their fields (MessagePack): types of the executor grow anywhere, with
+//!   `#[serde(default)]`. A monitor leaves out what it does not know, so that the author of a field
+//!   decides what an older one may leave out; what it must not (a plan that would then confine less
+//!   than asked) is refused on the server's side, by name: [`EncodeError::Unsupported`]. Protocol 1
+//!   is written by `v1.rs`, which the compiler makes everybody see who adds a field.
+//! - An older server cannot start or exec in a pod whose monitor is newer ([`Failure::Version`]);
+//!   everything else it can.
+//!
+//! [`PROTOCOL`] goes up with whatever an older reader has to be spared. The bytes of protocol 1 are
+//! recorded in the tests, as is what old and new say to each other.
 
+mod codec;
 mod envelope;
 mod exit;
 mod failure;
+#[cfg(any(test, feature = "fuzz"))]
+mod fuzz;
+mod message;
 pub mod packet;
+mod plan;
 pub mod request;
 pub mod response;
+#[cfg(test)]
+mod tests;
+mod v1;
 
 pub use envelope::{Header, Kind, MalformedHeader, Op, PROTOCOL};
 pub use exit::{BadRecord, Exit, ExitRecord, ExitStatus};
 pub use failure::Failure;
+#[cfg(any(test, feature = "fuzz"))]
+pub use fuzz::fuzz_packet;
+pub use message::{EncodeError, Malformed, Message, Request, Response};
 pub use packet::{MAX_BODY, MAX_DESCRIPTORS, Packet, ReceiveError};

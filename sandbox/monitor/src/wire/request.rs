@@ -1,21 +1,38 @@
-//! Bodies of requests. Each says which descriptors travel with it, in order.
+//! Requests. The server fills them in and the monitor reads them: the same types on both sides,
+//! descriptors included.
+//!
+//! On the wire a body says which descriptors come with it, and they follow in the order of the
+//! fields here.
 
 use crisp_executor::id::ContainerId;
-use crisp_executor::plan::{CgroupJoin, Process};
+use crisp_executor::plan::{CgroupJoin, Plan, Process};
+use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
+use super::message::{EncodeError, Message, Request};
+use super::response::{Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
+use super::{Failure, Op, plan};
+
+/// Asks for [`Greeting`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello;
+
+/// Asks for [`PodReport`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report;
+
+/// Asks for [`PodNetwork`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network;
+
 /// Makes a fresh monitor a pod. Once per monitor.
-///
-/// Descriptors: the folder for exit records; then the pod's v2 cgroup folder if `cgroup_v2`; then
-/// `cgroup_v1` open-for-writing `tasks` files. The answer carries, when `network`, a route netlink
-/// socket opened inside the pod's network namespace and the namespace itself.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct OpenPod {
     /// A UTS namespace of its own with this name. None: the host's.
     pub hostname: Option<String>,
     /// A network namespace of its own.
     pub network: bool,
-    /// An IPC namespace of its own, and shared memory of its own; else the host's of both.
+    /// An IPC namespace and shared memory of its own; else the host's.
     pub ipc: bool,
     /// A PID namespace that containers can share ([`PidNamespace::Pod`](crisp_executor::plan::PidNamespace)).
     pub shared_pid: bool,
@@ -23,46 +40,45 @@ pub struct OpenPod {
     pub sysctls: Vec<(String, String)>,
     /// Limit of the pod's shared memory.
     pub shm_bytes: u64,
-    pub cgroup_v2: bool,
-    pub cgroup_v1: u16,
+    /// The folder for exit records.
+    pub exits: OwnedFd,
+    /// Folder of the v2 cgroup that the monitor joins, where it was not born in it.
+    pub cgroup_v2: Option<OwnedFd>,
+    /// `tasks` files, open for writing, of the v1 cgroups that the monitor joins.
+    pub cgroup_v1_tasks: Vec<OwnedFd>,
 }
 
 /// Starts a container.
-///
-/// Descriptors: a memfd with the plan (postcard of [`Plan`](crisp_executor::plan::Plan)); the log
-/// file if `log`, open for appending; then the plan's own.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Start {
+#[derive(Debug)]
+pub struct StartRequest {
     pub container: ContainerId,
-    /// Without a log file the output is read and discarded.
-    pub log: bool,
-    /// Keep stdin open for later; else it is a null device.
+    pub plan: Plan,
+    /// Open for appending. None: the output is read and discarded.
+    pub log: Option<OwnedFd>,
+    /// The plan's descriptors.
+    pub fds: Vec<OwnedFd>,
+    /// Keep stdin open for [`OpenStdin`]; else it is a null device.
     pub stdin: bool,
-    /// For a process with a terminal; set as soon as that is there, which the process may outrun.
+    /// For a process with a terminal; set once the terminal exists, which the process may outrun.
     pub size: Option<WindowSize>,
 }
 
 /// Starts a further process in a container. It is killed when the connection closes.
-///
-/// Descriptors: a memfd with an [`ExecPlan`]; those of stdin, stdout, stderr that are true; then
-/// the plan's own. For a process with a terminal the answer carries the master.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exec {
+#[derive(Debug)]
+pub struct ExecRequest {
     /// Chosen by the client, unique on its connection while the process lives.
-    pub exec: u64,
+    pub exec_id: u64,
     pub container: ContainerId,
-    pub stdin: bool,
-    pub stdout: bool,
-    pub stderr: bool,
-    /// For a process with a terminal; set as soon as that is there, which the process may outrun.
-    pub size: Option<WindowSize>,
-}
-
-/// What the memfd of an [`Exec`] holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ExecPlan {
     pub process: Process,
     pub cgroup: CgroupJoin,
+    /// None: a null device.
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+    /// The descriptors of `cgroup`.
+    pub fds: Vec<OwnedFd>,
+    /// For a process with a terminal; set once the terminal exists, which the process may outrun.
+    pub size: Option<WindowSize>,
 }
 
 /// Columns and rows of a terminal.
@@ -72,17 +88,18 @@ pub struct WindowSize {
     pub rows: u16,
 }
 
-/// Signals a container's first process. Never changes.
+/// Signals a container's first process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal {
     pub container: ContainerId,
+    /// From 1 to 64, real-time signals included.
     pub signal: i32,
     /// Also its process group, its execs and, for SIGKILL on cgroup v2, everything in its cgroup.
     pub all: bool,
 }
 
 /// Ends the monitor. Refused while containers run, unless forced: then they are killed first.
-/// The answer comes when nothing runs any more; then the connection closes. Never changes.
+/// The response comes when nothing runs any more; then the connection closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shutdown {
     pub force: bool,
@@ -94,10 +111,12 @@ pub struct KillExec {
     pub exec: u64,
 }
 
-/// Descriptors: the new log file. What was read before goes to the old one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Gives a container another log file. What was read before goes to the old one.
+#[derive(Debug)]
 pub struct ReopenLog {
     pub container: ContainerId,
+    /// Open for appending.
+    pub log: OwnedFd,
 }
 
 /// Drops an ended container from the report, and its exit record.
@@ -113,7 +132,7 @@ pub struct Resize {
     pub size: WindowSize,
 }
 
-/// The answer carries the writing end of the container's stdin (or its terminal).
+/// Asks for the writing end of the container's stdin, or for its terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenStdin {
     pub container: ContainerId,
@@ -127,11 +146,137 @@ pub struct CloseStdin {
 
 /// Copies the container's output, from now on, also to the given pipes. A pipe that is full loses
 /// what does not fit: the log has it all, and a slow reader must not stop the container.
-///
-/// Descriptors: those of stdout and stderr that are true.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct Attach {
     pub container: ContainerId,
-    pub stdout: bool,
-    pub stderr: bool,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+/// Requests whose bodies are their fields, without descriptors.
+macro_rules! plain {
+    ($($request:ident -> $response:ty;)*) => {$(
+        impl Request for $request {
+            const OP: Op = Op::$request;
+            type Response = $response;
+
+            fn encode(self, _: u16) -> Result<Message, EncodeError> {
+                Message::of(&self)
+            }
+
+            fn decode(message: Message, _: u16) -> Result<Self, Failure> {
+                Ok(message.open()?.0)
+            }
+        }
+    )*};
+}
+
+plain! {
+    Hello -> Greeting;
+    Report -> PodReport;
+    Network -> PodNetwork;
+    Signal -> ();
+    Shutdown -> ();
+    KillExec -> ();
+    Forget -> ();
+    Resize -> ();
+    OpenStdin -> StdinOpened;
+    CloseStdin -> ();
+}
+
+impl Request for OpenPod {
+    const OP: Op = Op::OpenPod;
+    type Response = PodOpened;
+
+    fn encode(self, _: u16) -> Result<Message, EncodeError> {
+        let cgroup_v1 = u16::try_from(self.cgroup_v1_tasks.len()).unwrap_or(u16::MAX);
+        let namespaces = (self.hostname, self.network, self.ipc, self.shared_pid);
+        let body = (namespaces, self.sysctls, self.shm_bytes, self.cgroup_v2.is_some(), cgroup_v1);
+        let fds = [self.exits].into_iter().chain(self.cgroup_v2).chain(self.cgroup_v1_tasks);
+        Message::with(&body, fds.collect())
+    }
+
+    fn decode(message: Message, _: u16) -> Result<Self, Failure> {
+        let (body, mut fds) = message.open()?;
+        let (namespaces, sysctls, shm_bytes, cgroup_v2, cgroup_v1): (_, _, _, bool, u16) = body;
+        let (hostname, network, ipc, shared_pid) = namespaces;
+        let exits = fds.next("the folder for exits")?;
+        let cgroup_v2 = fds.next_if(cgroup_v2, "the v2 cgroup")?;
+        let cgroup_v1_tasks = (0..cgroup_v1).map(|_| fds.next("a v1 cgroup")).collect::<Result<_, _>>()?;
+        Ok(Self { hostname, network, ipc, shared_pid, sysctls, shm_bytes, exits, cgroup_v2, cgroup_v1_tasks })
+    }
+}
+
+impl Request for StartRequest {
+    const OP: Op = Op::Start;
+    type Response = Started;
+
+    fn encode(self, protocol: u16) -> Result<Message, EncodeError> {
+        let plan = plan::encode(&self.plan, protocol)?;
+        let body = (self.container, self.log.is_some(), self.stdin, self.size);
+        Message::with(&body, [plan].into_iter().chain(self.log).chain(self.fds).collect())
+    }
+
+    fn decode(message: Message, protocol: u16) -> Result<Self, Failure> {
+        let (body, mut fds) = message.open()?;
+        let (container, log, stdin, size): (_, bool, _, _) = body;
+        let plan = fds.next("the plan")?;
+        let log = fds.next_if(log, "the log file")?;
+        Ok(Self { container, plan: plan::decode(&plan, protocol)?, log, fds: fds.rest(), stdin, size })
+    }
+}
+
+impl Request for ExecRequest {
+    const OP: Op = Op::Exec;
+    type Response = Started;
+
+    fn encode(self, protocol: u16) -> Result<Message, EncodeError> {
+        let plan = plan::encode_exec(&self.process, &self.cgroup, protocol)?;
+        let streams = (self.stdin.is_some(), self.stdout.is_some(), self.stderr.is_some());
+        let body = (self.exec_id, self.container, streams, self.size);
+        let streams = self.stdin.into_iter().chain(self.stdout).chain(self.stderr);
+        Message::with(&body, [plan].into_iter().chain(streams).chain(self.fds).collect())
+    }
+
+    fn decode(message: Message, protocol: u16) -> Result<Self, Failure> {
+        let (body, mut fds) = message.open()?;
+        let (exec_id, container, (stdin, stdout, stderr), size): (_, _, (bool, bool, bool), _) = body;
+        let plan = fds.next("the plan")?;
+        let stdin = fds.next_if(stdin, "stdin")?;
+        let stdout = fds.next_if(stdout, "stdout")?;
+        let stderr = fds.next_if(stderr, "stderr")?;
+        let (process, cgroup) = plan::decode_exec(&plan, protocol)?;
+        Ok(Self { exec_id, container, process, cgroup, stdin, stdout, stderr, fds: fds.rest(), size })
+    }
+}
+
+impl Request for ReopenLog {
+    const OP: Op = Op::ReopenLog;
+    type Response = ();
+
+    fn encode(self, _: u16) -> Result<Message, EncodeError> {
+        Message::with(&self.container, vec![self.log])
+    }
+
+    fn decode(message: Message, _: u16) -> Result<Self, Failure> {
+        let (container, mut fds) = message.open()?;
+        Ok(Self { container, log: fds.next("the log file")? })
+    }
+}
+
+impl Request for Attach {
+    const OP: Op = Op::Attach;
+    type Response = ();
+
+    fn encode(self, _: u16) -> Result<Message, EncodeError> {
+        let body = (self.container, self.stdout.is_some(), self.stderr.is_some());
+        Message::with(&body, self.stdout.into_iter().chain(self.stderr).collect())
+    }
+
+    fn decode(message: Message, _: u16) -> Result<Self, Failure> {
+        let (body, mut fds) = message.open()?;
+        let (container, stdout, stderr): (_, bool, bool) = body;
+        let stdout = fds.next_if(stdout, "stdout")?;
+        Ok(Self { container, stdout, stderr: fds.next_if(stderr, "stderr")? })
+    }
 }

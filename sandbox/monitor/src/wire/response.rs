@@ -1,14 +1,18 @@
-//! Bodies of responses, and events.
+//! Responses and events. The monitor fills them in and the server reads them: the same types on
+//! both sides, descriptors included.
 
 use crisp_executor::id::{ContainerId, PodId};
 use crisp_executor::run::StageError;
+use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
-use super::{Exit, ExitStatus};
+use super::message::{Descriptors, EncodeError, Malformed, Message, Response};
+use super::{Exit, ExitStatus, codec};
 
-/// Who a monitor is. Never changes.
+/// Who a monitor is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
+    /// The newest protocol that it speaks; it also speaks all older ones, but for plans.
     pub protocol: u16,
     /// Version of the monitor's crate.
     pub build: String,
@@ -17,7 +21,7 @@ pub struct Greeting {
     pub opened: bool,
 }
 
-/// All that a monitor knows of its pod. Never changes.
+/// All that a monitor knows of its pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodReport {
     pub opened: bool,
@@ -26,7 +30,7 @@ pub struct PodReport {
     pub containers: Vec<ContainerReport>,
 }
 
-/// One container in a [`PodReport`]. Never changes.
+/// One container in a [`PodReport`]. Part of a list, so no field can ever be added.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerReport {
     pub id: ContainerId,
@@ -62,25 +66,47 @@ pub struct LogReport {
 }
 
 /// The pod is open.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct PodOpened {
+    /// The monitor's.
     pub pid: i32,
     /// The first process of the shared PID namespace.
     pub init: Option<i32>,
+    /// For a pod with a network of its own.
+    pub network: Option<PodNetwork>,
+}
+
+/// The way into a pod's network.
+#[derive(Debug)]
+pub struct PodNetwork {
+    /// A route netlink socket that was opened inside.
+    pub netlink: OwnedFd,
+    /// The network namespace.
+    pub netns: OwnedFd,
 }
 
 /// A process runs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug)]
 pub struct Started {
     /// In the host's PID namespace.
     pub pid: i32,
     /// Nanoseconds since 1970.
     pub started_at_ns: i64,
-    /// What could not be had as asked and was done as near to it as this host allows.
+    /// What this host did not allow as asked; the executor came as close as it could.
     pub notes: Vec<StageError>,
+    /// An exec's terminal, when it was given one.
+    pub terminal: Option<OwnedFd>,
 }
 
-/// Something happened. Variants are only ever added at the end.
+/// The response to [`OpenStdin`](super::request::OpenStdin).
+#[derive(Debug)]
+pub struct StdinOpened {
+    /// The writing end of a pipe, or a terminal's master.
+    pub stdin: OwnedFd,
+}
+
+/// What the monitor reports by itself. Variants are only added at the end; a server drops those
+/// that it does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A container ended and its log is complete, unless the log file cannot be written.
@@ -93,4 +119,98 @@ pub enum Event {
     LogFailing { container: ContainerId, errno: i32 },
     /// The log of a container can be written again.
     LogWorking { container: ContainerId },
+}
+
+/// Responses whose bodies are their fields, without descriptors.
+macro_rules! plain {
+    ($($response:ident)*) => {$(
+        impl Response for $response {
+            fn encode(self) -> Result<Message, EncodeError> {
+                Message::of(&self)
+            }
+
+            fn decode(message: Message) -> Result<Self, Malformed> {
+                Ok(message.open()?.0)
+            }
+        }
+    )*};
+}
+
+plain!(Greeting PodReport);
+
+impl Response for PodOpened {
+    fn encode(self) -> Result<Message, EncodeError> {
+        let fds = self.network.map(PodNetwork::into_fds).into_iter().flatten();
+        Message::with(&(self.pid, self.init), fds.collect())
+    }
+
+    fn decode(message: Message) -> Result<Self, Malformed> {
+        let network = !message.fds.is_empty();
+        let ((pid, init), mut fds) = message.open()?;
+        let network = network.then(|| PodNetwork::take(&mut fds)).transpose()?;
+        Ok(Self { pid, init, network })
+    }
+}
+
+impl PodNetwork {
+    fn into_fds(self) -> [OwnedFd; 2] {
+        [self.netlink, self.netns]
+    }
+
+    fn take(fds: &mut Descriptors) -> Result<Self, Malformed> {
+        Ok(Self { netlink: fds.next("the netlink socket")?, netns: fds.next("the network namespace")? })
+    }
+}
+
+impl Response for PodNetwork {
+    fn encode(self) -> Result<Message, EncodeError> {
+        Message::with(&(), self.into_fds().into())
+    }
+
+    fn decode(message: Message) -> Result<Self, Malformed> {
+        let ((), mut fds) = message.open()?;
+        Self::take(&mut fds)
+    }
+}
+
+impl Response for Started {
+    fn encode(self) -> Result<Message, EncodeError> {
+        let body = (self.pid, self.started_at_ns, self.notes);
+        Message::with(&body, self.terminal.into_iter().collect())
+    }
+
+    fn decode(message: Message) -> Result<Self, Malformed> {
+        let terminal = !message.fds.is_empty();
+        let ((pid, started_at_ns, notes), mut fds) = message.open()?;
+        Ok(Self { pid, started_at_ns, notes, terminal: fds.next_if(terminal, "the terminal")? })
+    }
+}
+
+impl Response for StdinOpened {
+    fn encode(self) -> Result<Message, EncodeError> {
+        Message::with(&(), vec![self.stdin])
+    }
+
+    fn decode(message: Message) -> Result<Self, Malformed> {
+        let ((), mut fds) = message.open()?;
+        Ok(Self { stdin: fds.next("stdin")? })
+    }
+}
+
+impl Event {
+    /// The body of the event's message.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    pub fn encode(&self) -> Result<Vec<u8>, EncodeError> {
+        codec::to_bytes(self)
+    }
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// [`Malformed`], also for an event that only a newer monitor knows.
+    pub fn decode(body: &[u8]) -> Result<Self, Malformed> {
+        codec::from_bytes(body)
+    }
 }

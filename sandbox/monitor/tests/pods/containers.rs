@@ -104,7 +104,7 @@ async fn a_name_is_taken_until_it_is_forgotten() {
     }
     let pod = Pod::open().await;
     let (id, _) = pod.run("exit 0").await;
-    let same = |request: &mut crisp_sandbox::link::StartRequest<'_>| request.container = id.clone();
+    let same = |request: &mut crisp_sandbox::link::StartRequest| request.container = id.clone();
     let taken = pod.start_with(&sh("exit 0"), vec![pod.root()], same).await.unwrap_err();
     assert_eq!(taken.failure(), Some(&Failure::ContainerExists { container: id.to_string() }));
     pod.link.forget(&id).await.unwrap();
@@ -170,7 +170,7 @@ async fn stdin_stays_open_until_it_is_closed() {
     }
     let pod = Pod::open().await;
     let mut events = pod.link.events();
-    let keep = |request: &mut crisp_sandbox::link::StartRequest<'_>| request.stdin = true;
+    let keep = |request: &mut crisp_sandbox::link::StartRequest| request.stdin = true;
     let (id, _) = pod.start_with(&plan(&["/bin/busybox", "cat"]), vec![pod.root()], keep).await.unwrap();
     let stdin = pod.link.open_stdin(&id).await.unwrap();
     rustix::io::write(&stdin, b"typed\n").unwrap();
@@ -193,7 +193,7 @@ async fn a_terminal_has_its_size_and_one_stream() {
     let mut plan = sh("busybox stty size; echo err >&2; read line; busybox stty size; echo got $line");
     plan.process.terminal = true;
     let size = crisp_sandbox::link::WindowSize { columns: 100, rows: 30 };
-    let change = |request: &mut crisp_sandbox::link::StartRequest<'_>| {
+    let change = |request: &mut crisp_sandbox::link::StartRequest| {
         request.stdin = true;
         request.size = Some(size);
     };
@@ -219,7 +219,7 @@ async fn attached_clients_get_a_copy_and_the_end() {
     use std::io::Read;
     let pod = Pod::open().await;
     let mut events = pod.link.events();
-    let keep = |request: &mut crisp_sandbox::link::StartRequest<'_>| request.stdin = true;
+    let keep = |request: &mut crisp_sandbox::link::StartRequest| request.stdin = true;
     let (id, _) = pod.start_with(&plan(&["/bin/busybox", "cat"]), vec![pod.root()], keep).await.unwrap();
     let (read, write) = std::io::pipe().unwrap();
     pod.link.attach(&id, Some(write.into()), None).await.unwrap();

@@ -21,8 +21,8 @@ async fn exec(
     let request = ExecRequest {
         exec_id,
         container: container.clone(),
-        process,
-        cgroup: &CgroupJoin::default(),
+        process: process.clone(),
+        cgroup: CgroupJoin::default(),
         fds: vec![],
         stdin: None,
         stdout: stdout.map(Into::into),
@@ -145,8 +145,8 @@ async fn a_terminal_comes_to_the_client() {
     let request = ExecRequest {
         exec_id: 9,
         container: id,
-        process: &process_,
-        cgroup: &CgroupJoin::default(),
+        process: process_,
+        cgroup: CgroupJoin::default(),
         fds: vec![],
         stdin: None,
         stdout: None,

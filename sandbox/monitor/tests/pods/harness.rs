@@ -50,7 +50,10 @@ pub fn request(folder: &Path) -> OpenPod {
 impl Pod {
     /// A monitor that is not a pod yet.
     pub async fn fresh() -> Self {
-        let binary = std::fs::read(env!("CARGO_BIN_EXE_crisp-pod")).unwrap();
+        // That of an earlier release, to see what this server can still do with it.
+        let other = std::env::var_os("CRISP_TEST_MONITOR");
+        let path = other.unwrap_or_else(|| env!("CARGO_BIN_EXE_crisp-pod").into());
+        let binary = std::fs::read(path).unwrap();
         Self::fresh_of(&MonitorBinary::new(&binary).unwrap()).await
     }
 
@@ -128,12 +131,18 @@ impl Pod {
         &self,
         plan: &Plan,
         fds: Vec<OwnedFd>,
-        change: impl FnOnce(&mut StartRequest<'_>),
+        change: impl FnOnce(&mut StartRequest),
     ) -> Result<(ContainerId, Started), LinkError> {
         let container = ContainerId::random();
         let log = Some(self.log_file(&container));
-        let mut request =
-            StartRequest { container: container.clone(), plan, fds, log, stdin: false, size: None };
+        let mut request = StartRequest {
+            container: container.clone(),
+            plan: plan.clone(),
+            fds,
+            log,
+            stdin: false,
+            size: None,
+        };
         change(&mut request);
         let started = self.link.start(request).await?;
         Ok((container, started))

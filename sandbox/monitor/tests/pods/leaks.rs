@@ -44,8 +44,8 @@ async fn a_hundred_containers_and_execs_leave_no_descriptor_and_no_memory() {
         let request = ExecRequest {
             exec_id: n,
             container: stays.clone(),
-            process: &process(&["/bin/busybox", "true"]),
-            cgroup: &CgroupJoin::default(),
+            process: process(&["/bin/busybox", "true"]),
+            cgroup: CgroupJoin::default(),
             fds: vec![],
             stdin: None,
             stdout: Some(pod.log_file(&stays)),

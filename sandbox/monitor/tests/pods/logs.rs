@@ -86,7 +86,7 @@ async fn a_full_disk_makes_the_container_wait_and_loses_nothing() {
     let pod = Pod::open().await;
     let mut events = pod.link.events();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let change = |request: &mut crisp_sandbox::link::StartRequest<'_>| request.log = Some(full.into());
+    let change = |request: &mut crisp_sandbox::link::StartRequest| request.log = Some(full.into());
     let (id, _) = pod.start_with(&sh(COUNT), vec![pod.root()], change).await.unwrap();
     let failing = events.recv().await.unwrap();
     assert_eq!(failing, Event::LogFailing { container: id.clone(), errno: 28 });
@@ -109,7 +109,7 @@ async fn an_exit_is_told_even_if_the_log_cannot_be_written() {
     let pod = Pod::open().await;
     let mut events = pod.link.events();
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let change = |request: &mut crisp_sandbox::link::StartRequest<'_>| request.log = Some(full.into());
+    let change = |request: &mut crisp_sandbox::link::StartRequest| request.log = Some(full.into());
     let (id, _) = pod.start_with(&sh("echo late; exit 4"), vec![pod.root()], change).await.unwrap();
     assert_eq!(exit_of(&mut events, &id).await.status, ExitStatus::Code(4));
     pod.link.reopen_log(&id, pod.log_file(&id)).await.unwrap();

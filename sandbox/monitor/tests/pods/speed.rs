@@ -28,8 +28,8 @@ async fn a_pod_is_up_soon() {
         let request = ExecRequest {
             exec_id: 1,
             container,
-            process: &process(&["/bin/busybox", "true"]),
-            cgroup: &CgroupJoin::default(),
+            process: process(&["/bin/busybox", "true"]),
+            cgroup: CgroupJoin::default(),
             fds: vec![],
             stdin: None,
             stdout: None,

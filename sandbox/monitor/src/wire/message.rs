@@ -1,0 +1,121 @@
+//! A body with its descriptors, and how types become one.
+
+use rustix::fd::OwnedFd;
+use rustix::io::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{Failure, Op, codec};
+
+/// What follows the header: bytes, and the descriptors that travel with them.
+#[derive(Debug, Default)]
+pub struct Message {
+    pub body: Vec<u8>,
+    pub fds: Vec<OwnedFd>,
+}
+
+/// A request of the server.
+pub trait Request: Sized {
+    const OP: Op;
+    type Response: Response;
+
+    /// Writes it for a monitor that reads `protocol`, which is never above [`PROTOCOL`](super::PROTOCOL).
+    ///
+    /// # Errors
+    /// [`EncodeError::Unsupported`] when that protocol cannot express it.
+    fn encode(self, protocol: u16) -> Result<Message, EncodeError>;
+
+    /// Reads what [`encode`](Self::encode) wrote for `protocol`.
+    ///
+    /// # Errors
+    /// [`Failure::Malformed`]; [`Failure::Version`] for a protocol whose form is no longer read.
+    fn decode(message: Message, protocol: u16) -> Result<Self, Failure>;
+}
+
+/// The response to one kind of request.
+pub trait Response: Sized {
+    /// Writes it. Every protocol so far has the same form.
+    ///
+    /// # Errors
+    /// [`EncodeError`].
+    fn encode(self) -> Result<Message, EncodeError>;
+
+    /// Reads what [`encode`](Self::encode) wrote.
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    fn decode(message: Message) -> Result<Self, Malformed>;
+}
+
+/// A message that cannot be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    #[error("the pod's monitor is older (protocol {protocol}) and does not support {what}: recreate the pod")]
+    Unsupported { protocol: u16, what: &'static str },
+    #[error("write the message: {reason}")]
+    Format { reason: String },
+    #[error("put the plan into memory: {}", std::io::Error::from(*errno))]
+    Memory { errno: Errno },
+}
+
+/// Bytes or descriptors that are not the expected message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Malformed {
+    pub reason: String,
+}
+
+impl From<Malformed> for Failure {
+    fn from(Malformed { reason }: Malformed) -> Self {
+        Self::Malformed { reason }
+    }
+}
+
+impl From<EncodeError> for Failure {
+    fn from(error: EncodeError) -> Self {
+        Self::Malformed { reason: error.to_string() }
+    }
+}
+
+impl Message {
+    /// A message without descriptors.
+    pub(super) fn of(body: &impl Serialize) -> Result<Self, EncodeError> {
+        Self::with(body, Vec::new())
+    }
+
+    pub(super) fn with(body: &impl Serialize, fds: Vec<OwnedFd>) -> Result<Self, EncodeError> {
+        Ok(Self { body: codec::to_bytes(body)?, fds })
+    }
+
+    /// The body, and the descriptors to be taken in their order.
+    pub(super) fn open<T: DeserializeOwned>(self) -> Result<(T, Descriptors), Malformed> {
+        Ok((codec::from_bytes(&self.body)?, Descriptors(self.fds.into_iter())))
+    }
+}
+
+/// The descriptors of a message, in their order.
+pub(super) struct Descriptors(std::vec::IntoIter<OwnedFd>);
+
+impl Descriptors {
+    pub(super) fn next(&mut self, what: &str) -> Result<OwnedFd, Malformed> {
+        self.0.next().ok_or_else(|| Malformed { reason: format!("the descriptor of {what} is missing") })
+    }
+
+    pub(super) fn next_if(&mut self, sent: bool, what: &str) -> Result<Option<OwnedFd>, Malformed> {
+        sent.then(|| self.next(what)).transpose()
+    }
+
+    pub(super) fn rest(self) -> Vec<OwnedFd> {
+        self.0.collect()
+    }
+}
+
+impl Response for () {
+    fn encode(self) -> Result<Message, EncodeError> {
+        Ok(Message::default())
+    }
+
+    fn decode(_: Message) -> Result<Self, Malformed> {
+        Ok(())
+    }
+}
