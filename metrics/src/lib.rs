@@ -4,14 +4,15 @@
 //!  gRPC -> RpcLayer ----.
 //!  operations -> Timer -+-> Metrics (one registry) <- page.rs: GET /metrics <- Prometheus
 //!  crates' own metrics -'         ^
-//!                                 '- ProcessCollector reads /proc when asked, never before
+//!                                 '- ProcessCollector reads /proc during a scrape
 //! ```
 //!
 //! Cast: [`Metrics`] is the registry that everything registers with; [`Timer`] measures one stage of one
-//! operation; [`RpcLayer`] measures every RPC; [`MetricsServer`] is the page. A metric belongs to the crate
-//! that does the work: only what is common to all is here. Every name starts with `crisp_`.
+//! operation; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page. A metric belongs to the crate
+//! that does the work: only what is common to all is here. Names start with `crisp_`, except for the
+//! `process_*` metrics that dashboards expect of every server.
 //!
-//! Whoever registers a collector computes in `collect`, which runs when somebody scrapes.
+//! A collector computes its values in `collect`, which runs during a scrape and at no other time.
 //!
 //! ```
 //! let metrics = crisp_metrics::Metrics::new("0.1.0").unwrap();
@@ -53,7 +54,7 @@ struct Inner {
 }
 
 impl Metrics {
-    /// A registry with what is common to all: build info, process figures, stage and RPC durations.
+    /// A registry with what is common to all: build info, process metrics, stage and RPC durations.
     ///
     /// # Errors
     /// Only when two of our own metrics have one name.
@@ -145,13 +146,29 @@ mod tests {
     }
 
     #[test]
-    fn every_name_starts_with_crisp() {
+    fn names_are_ours_or_the_standard_process_metrics() {
         let metrics = Metrics::new("1.2.3").unwrap();
         metrics.stage("pull", "fetch").ok();
         let text = metrics.text();
         assert!(text.contains("crisp_build_info{version=\"1.2.3\"} 1"));
         for line in text.lines().filter(|l| !l.starts_with('#')) {
-            assert!(line.starts_with("crisp_"), "{line}");
+            assert!(line.starts_with("crisp_") || line.starts_with("process_"), "{line}");
+        }
+    }
+
+    #[test]
+    fn dashboards_find_the_standard_process_metrics() {
+        let text = Metrics::new("1").unwrap().text();
+        for (name, kind) in [
+            ("process_cpu_seconds_total", "counter"),
+            ("process_resident_memory_bytes", "gauge"),
+            ("process_virtual_memory_bytes", "gauge"),
+            ("process_start_time_seconds", "gauge"),
+            ("process_open_fds", "gauge"),
+            ("process_max_fds", "gauge"),
+            ("process_threads", "gauge"),
+        ] {
+            assert!(text.contains(&format!("# TYPE {name} {kind}\n{name} ")), "{name}: {text}");
         }
     }
 
@@ -168,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_computed_while_nobody_asks() {
+    fn collectors_run_only_during_a_scrape() {
         let metrics = Metrics::new("1").unwrap();
         let runs = Arc::new(AtomicUsize::new(0));
         let gauge = IntGauge::new("crisp_test", "A test.").unwrap();

@@ -18,32 +18,32 @@ use tokio::task::JoinHandle;
 
 use crate::Metrics;
 
-/// Scrapers at once. More than a few are a mistake, and must not cost the server its descriptors.
+/// Connections at once. More than a few are a mistake, and must not use up the server's descriptors.
 const MAX_CONNECTIONS: usize = 16;
-/// A client that says nothing for so long is let go.
+/// A client that sends no request header for so long is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the page cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The address is taken or not ours.
+    /// The address is in use, or this host does not have it.
     #[error("cannot listen for metrics on {listen}: {source}")]
     Bind {
-        /// The address asked for.
+        /// The address that was asked for.
         listen: SocketAddr,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
 }
 
-/// The page being served; dropping it ends that.
+/// The page being served, until this is dropped.
 pub struct MetricsServer {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl MetricsServer {
-    /// Where it really listens, for when port 0 was asked for.
+    /// The address that it listens on, with the real port when port 0 was asked for.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -70,20 +70,20 @@ impl Metrics {
 }
 
 async fn accept(listener: TcpListener, metrics: Metrics) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let metrics = metrics.clone();
                 tokio::spawn(async move {
                     connection(stream, metrics).await;
-                    drop(place);
+                    drop(permit);
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection for metrics");
-                // Out of descriptors most likely: trying again at once would only burn the CPU.
+                // Most likely no descriptors are left: to try again at once would only use CPU.
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
@@ -91,7 +91,7 @@ async fn accept(listener: TcpListener, metrics: Metrics) {
 }
 
 async fn connection(stream: TcpStream, metrics: Metrics) {
-    let service = service_fn(move |request| answer(request, metrics.clone()));
+    let service = service_fn(move |request| respond(request, metrics.clone()));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -102,7 +102,7 @@ async fn connection(stream: TcpStream, metrics: Metrics) {
     }
 }
 
-async fn answer(request: Request<Incoming>, metrics: Metrics) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, text) = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
             // Collectors read files: not on a thread that serves RPCs.
@@ -145,7 +145,7 @@ mod tests {
         let server = metrics.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let page = get(server.address(), "GET /metrics").await;
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("version=0.0.4"), "{page}");
-        assert!(page.contains("crisp_process_cpu_seconds_total"), "{page}");
+        assert!(page.contains("process_cpu_seconds_total"), "{page}");
         assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
         assert!(get(server.address(), "POST /metrics").await.starts_with("HTTP/1.1 405"));
         assert!(get(server.address(), "GET /").await.starts_with("HTTP/1.1 404"));

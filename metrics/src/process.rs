@@ -1,17 +1,24 @@
-//! Figures of the server's own process, read from /proc when somebody scrapes. See proc_pid_stat(5).
+//! The standard `process_*` metrics of the server, read from /proc during a scrape. See proc_pid_stat(5).
+//!
+//! The prometheus crate has such a collector too. It counts CPU time and start time in whole seconds,
+//! which is too coarse for a server that uses milliseconds, and needs the procfs crate.
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, Metric, MetricFamily, MetricType};
 
-/// One figure: name without prefix, help, kind.
-const FIGURES: [(&str, &str, MetricType); 7] = [
-    ("crisp_process_cpu_seconds_total", "CPU time of the server.", MetricType::COUNTER),
-    ("crisp_process_resident_memory_bytes", "Resident memory of the server.", MetricType::GAUGE),
-    ("crisp_process_virtual_memory_bytes", "Address space of the server.", MetricType::GAUGE),
-    ("crisp_process_threads", "Threads of the server.", MetricType::GAUGE),
-    ("crisp_process_start_time_seconds", "Start of the server, seconds since 1970.", MetricType::GAUGE),
-    ("crisp_process_open_fds", "Descriptors open in the server.", MetricType::GAUGE),
-    ("crisp_process_max_fds", "Descriptors the server may have open.", MetricType::GAUGE),
+/// One metric: name, help and type, as the Prometheus client libraries have them.
+const METRICS: [(&str, &str, MetricType); 7] = [
+    ("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", MetricType::COUNTER),
+    ("process_resident_memory_bytes", "Resident memory size in bytes.", MetricType::GAUGE),
+    ("process_virtual_memory_bytes", "Virtual memory size in bytes.", MetricType::GAUGE),
+    ("process_threads", "Number of OS threads in the process.", MetricType::GAUGE),
+    (
+        "process_start_time_seconds",
+        "Start time of the process since unix epoch in seconds.",
+        MetricType::GAUGE,
+    ),
+    ("process_open_fds", "Number of open file descriptors.", MetricType::GAUGE),
+    ("process_max_fds", "Maximum number of open file descriptors.", MetricType::GAUGE),
 ];
 
 pub(crate) struct ProcessCollector {
@@ -20,7 +27,7 @@ pub(crate) struct ProcessCollector {
 
 impl ProcessCollector {
     pub(crate) fn new() -> Result<Self, prometheus::Error> {
-        let descs = FIGURES
+        let descs = METRICS
             .iter()
             .map(|(name, help, _)| {
                 Desc::new(
@@ -41,8 +48,8 @@ impl Collector for ProcessCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let figures = read().unwrap_or([None; 7]);
-        FIGURES.iter().zip(figures).filter_map(|(figure, value)| value.map(|v| family(*figure, v))).collect()
+        let values = read().unwrap_or([None; 7]);
+        METRICS.iter().zip(values).filter_map(|(metric, value)| value.map(|v| family(*metric, v))).collect()
     }
 }
 
@@ -65,7 +72,7 @@ fn family((name, help, kind): (&str, &str, MetricType), value: f64) -> MetricFam
     family
 }
 
-/// The values, in the order of [`FIGURES`].
+/// The values, in the order of [`METRICS`].
 fn read() -> Option<[Option<f64>; 7]> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The second field is the name in brackets and may hold anything: fields are counted from the third.
@@ -80,6 +87,7 @@ fn read() -> Option<[Option<f64>; 7]> {
         field(23),
         field(20),
         field(22).zip(boot_time()).map(|(start, boot)| boot + start / ticks),
+        // The folder itself is open while it is read.
         std::fs::read_dir("/proc/self/fd").ok().map(|fds| fds.count().saturating_sub(1) as f64),
         rustix::process::getrlimit(rustix::process::Resource::Nofile).current.map(|n| n as f64),
     ])
@@ -95,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn figures_are_of_this_process() {
+    fn values_are_of_this_process() {
         let [cpu, rss, virt, threads, start, fds, max] = read().unwrap().map(Option::unwrap);
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
         assert!((0.0..600.0).contains(&cpu), "{cpu}");

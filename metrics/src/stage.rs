@@ -17,7 +17,7 @@ pub(crate) fn histogram() -> Result<HistogramVec, prometheus::Error> {
     )
 }
 
-/// A running stage. One that is dropped without a word was cancelled.
+/// A running stage. Dropped without [`ok`](Self::ok) or [`failed`](Self::failed), it counts as cancelled.
 #[must_use = "a timer that is dropped at once measures nothing"]
 pub struct Timer {
     histogram: HistogramVec,
@@ -32,7 +32,7 @@ impl Timer {
         Self { histogram, operation, stage, started: Instant::now(), outcome: "cancelled" }
     }
 
-    /// The stage did what it should.
+    /// The stage succeeded.
     pub fn ok(mut self) {
         self.outcome = "ok";
     }
@@ -42,10 +42,10 @@ impl Timer {
         self.outcome = "failed";
     }
 
-    /// Either of them, by a result that is passed on.
+    /// [`ok`](Self::ok) or [`failed`](Self::failed), by `result`, which it returns.
     ///
     /// # Errors
-    /// The one it was given.
+    /// That of `result`.
     pub fn done<T, E>(self, result: Result<T, E>) -> Result<T, E> {
         match result {
             Ok(value) => {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outcomes_are_told_apart() {
+    fn outcomes_are_counted_separately() {
         let histogram = histogram().unwrap();
         let timer = || Timer::start(histogram.clone(), "stop", "kill");
         timer().ok();

@@ -16,7 +16,7 @@ use tower_service::Service;
 pub use self::body::{RpcBody, RpcFuture};
 use crate::DURATION_BUCKETS;
 
-/// What calls to paths that are no RPC of ours are counted as.
+/// The labels of all calls to paths that are no RPC of ours.
 const OTHER: (&str, &str) = ("other", "other");
 
 /// Names of the gRPC codes by number, as in the gRPC documentation.
@@ -126,7 +126,7 @@ impl Call {
         let labels = layer.known.iter().find(|k| **k == path).map_or(OTHER, |known| split(known));
         let in_flight = layer.metrics.in_flight.with_label_values(&[labels.0, labels.1]);
         in_flight.inc();
-        // Dropped before a code was seen: the client has gone.
+        // The code of a call that is dropped before it has one: the client is gone.
         Self { metrics: layer.metrics.clone(), labels, in_flight, started: Instant::now(), code: "Canceled" }
     }
 
