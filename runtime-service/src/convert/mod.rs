@@ -9,6 +9,7 @@ mod profile;
 pub mod resources;
 pub mod response;
 pub mod security;
+mod selinux;
 pub mod signal;
 pub mod stats;
 

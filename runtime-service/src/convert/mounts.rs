@@ -2,7 +2,7 @@
 
 use crisp_proto::runtime::v1 as proto;
 
-use super::{ConvertError, absolute, invalid, unsupported};
+use super::{ConvertError, absolute, invalid, selinux, unsupported};
 use crate::container::config::{Device, Mount, Propagation};
 
 pub(super) fn mounts(values: Vec<proto::Mount>) -> Result<Vec<Mount>, ConvertError> {
@@ -20,9 +20,7 @@ fn mount(at: &str, value: proto::Mount) -> Result<Mount, ConvertError> {
     if !value.mount_options.is_empty() {
         return Err(unsupported(field("mount_options"), " yet"));
     }
-    if value.selinux_relabel && super::security::selinux_enabled() {
-        return Err(unsupported(field("selinux_relabel"), " yet"));
-    }
+    selinux::check_relabel(&field("selinux_relabel"), value.selinux_relabel)?;
     let propagation = match proto::MountPropagation::try_from(value.propagation) {
         Ok(proto::MountPropagation::PropagationPrivate) => Propagation::Private,
         Ok(proto::MountPropagation::PropagationHostToContainer) => Propagation::HostToContainer,

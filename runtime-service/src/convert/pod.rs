@@ -4,7 +4,7 @@ use crisp_executor::cgroup::CgroupPath;
 use crisp_proto::runtime::v1 as proto;
 use crisp_sandbox::{Dns, NamespaceMode, PidMode, PodConfig, PortMapping, Protocol};
 
-use super::{ConvertError, absolute, invalid, not_empty, required, unsupported};
+use super::{ConvertError, absolute, invalid, not_empty, required, selinux, unsupported};
 use crate::config::CgroupDriver;
 
 /// The handler that this server is; clients may also leave the name empty.
@@ -58,7 +58,7 @@ fn refuse_unsupported(
     options: &proto::NamespaceOption,
 ) -> Result<(), ConvertError> {
     let at = |name: &str| format!("config.linux.security_context.{name}");
-    super::security::refuse_selinux(&at("selinux_options"), security.selinux_options.as_ref())?;
+    selinux::check_options(&at("selinux_options"), security.selinux_options.as_ref())?;
     super::security::refuse_user_namespace(&at("namespace_options"), options.userns_options.as_ref())?;
     if !options.target_id.is_empty() {
         return Err(invalid(at("namespace_options.target_id"), "a pod has no target container"));

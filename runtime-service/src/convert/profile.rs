@@ -17,7 +17,9 @@ pub(super) fn seccomp(
             ProfileType::Unconfined => Ok(SeccompRequest::Unconfined),
             ProfileType::Localhost => {
                 let reference = format!("{field}.localhost_ref");
-                absolute(&reference, profile.localhost_ref.clone()).map(SeccompRequest::Localhost)
+                // The former field had this prefix; containerd takes it here as well.
+                let path = profile.localhost_ref.strip_prefix("localhost/").unwrap_or(&profile.localhost_ref);
+                absolute(&reference, path.to_owned()).map(SeccompRequest::Localhost)
             }
         };
     }

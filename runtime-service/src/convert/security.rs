@@ -1,10 +1,8 @@
 //! LinuxContainerSecurityContext.
 
-use std::path::Path;
-
 use crisp_proto::runtime::v1 as proto;
 
-use super::{ConvertError, absolute, id, invalid, no_nul, profile, unsupported};
+use super::{ConvertError, absolute, id, invalid, no_nul, profile, selinux, unsupported};
 use crate::container::config::{CapabilityNames, GroupsPolicy, PidRequest, Security, UserRequest};
 use crate::spec::capabilities;
 
@@ -15,7 +13,7 @@ pub(super) fn security(
 ) -> Result<Security, ConvertError> {
     let context = context.unwrap_or_default();
     let field = |name: &str| format!("{AT}.{name}");
-    refuse_selinux(&field("selinux_options"), context.selinux_options.as_ref())?;
+    selinux::check_options(&field("selinux_options"), context.selinux_options.as_ref())?;
     let pid = pid(context.namespace_options.as_ref())?;
     let options = context.namespace_options.clone().unwrap_or_default();
     let host = |mode: i32| mode == proto::NamespaceMode::Node as i32;
@@ -150,20 +148,6 @@ pub(super) fn refuse_user_namespace(
     }
 }
 
-pub(super) fn refuse_selinux(
-    field: &str,
-    options: Option<&proto::SeLinuxOption>,
-) -> Result<(), ConvertError> {
-    let asked =
-        options.is_some_and(|o| [&o.user, &o.role, &o.r#type, &o.level].iter().any(|part| !part.is_empty()));
-    if asked { Err(unsupported(field, ": this server does not label with SELinux")) } else { Ok(()) }
-}
-
-/// Whether the kernel enforces SELinux, in which case relabelling would matter.
-pub(super) fn selinux_enabled() -> bool {
-    Path::new("/sys/fs/selinux/enforce").exists()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,8 +222,6 @@ mod tests {
             message.starts_with(&format!("{AT}.namespace_options.userns_options: not supported")),
             "{message}"
         );
-        let selinux = proto::SeLinuxOption { level: "s0".into(), ..Default::default() };
-        assert!(refused(|c| c.selinux_options = Some(selinux)).contains("selinux_options: not supported"));
     }
 
     #[test]

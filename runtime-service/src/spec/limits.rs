@@ -44,7 +44,9 @@ pub fn resources(request: &Resources, devices: Vec<LinuxDeviceCgroup>) -> LinuxR
         .set_cpus(request.cpuset_cpus.clone())
         .set_mems(request.cpuset_mems.clone());
     let mut memory = LinuxMemory::default();
-    memory.set_limit(request.memory_limit).set_swap(request.memory_swap_limit);
+    // A container with a memory limit and no swap limit gets no swap, as with containerd and CRI-O.
+    let swap = request.memory_swap_limit.or(request.memory_limit);
+    memory.set_limit(request.memory_limit).set_swap(swap);
     let hugepages = request.hugepages.iter().map(|(page_size, limit)| {
         let mut entry = LinuxHugepageLimit::default();
         entry.set_page_size(page_size.clone()).set_limit(i64::try_from(*limit).unwrap_or(i64::MAX));
@@ -69,6 +71,17 @@ mod tests {
         let limits = rlimits();
         assert_eq!(limits.len(), RLIMITS.len());
         assert!(limits.iter().all(|l| l.soft() <= l.hard()));
+    }
+
+    #[test]
+    fn a_memory_limit_alone_leaves_no_swap() {
+        let of = |memory_limit, memory_swap_limit| {
+            let request = Resources { memory_limit, memory_swap_limit, ..Default::default() };
+            resources(&request, vec![]).memory().as_ref().unwrap().swap()
+        };
+        assert_eq!(of(Some(1 << 20), None), Some(1 << 20));
+        assert_eq!(of(Some(1 << 20), Some(1 << 21)), Some(1 << 21));
+        assert_eq!(of(Some(-1), None), Some(-1));
     }
 
     #[test]
