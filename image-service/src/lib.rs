@@ -1,7 +1,7 @@
 //! Images: references, registries and their mirrors, pulls, and the layer store.
 //!
 //! ```text
-//!   PullImage ──> pull ──resolve──> mirror (hosts.toml) ──> registry (HTTP, auth, retries)
+//!   PullImage ──> pull ──────> mirror (hosts.toml, failover, resume) ──> registry (HTTP, logins)
 //!                  │                                            │ compressed bytes, verified
 //!                  └──────────── store <── unpack <─────────────┘
 //!                                  └─ images/ (records), layers/<diff id>/ (read-only trees)

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crisp_metrics::{Metrics, prometheus};
 use tokio::sync::watch;
@@ -91,8 +92,22 @@ impl ImageService {
         &self,
         request: &PullRequest,
         progress: Option<&watch::Sender<PullProgress>>,
-    ) -> Result<ImageId, PullError> {
+    ) -> Result<ImageId, Arc<PullError>> {
         self.puller.pull(request, progress).await
+    }
+
+    /// Tells the pulls of `reference` under way to stop, for whichever users they are, and returns how many
+    /// there were. Their clients get [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    ///
+    /// # Errors
+    /// [`InvalidReference`]
+    pub fn cancel_pulls(&self, reference: &str) -> Result<usize, InvalidReference> {
+        self.puller.cancel(reference)
+    }
+
+    /// Stops all pulls under way, before the server ends; waits at most `patience`.
+    pub async fn shut_down(&self, patience: Duration) {
+        self.puller.shut_down(patience).await;
     }
 
     /// The endpoints that a pull of `reference` would ask, in order, each with why.

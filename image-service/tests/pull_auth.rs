@@ -307,5 +307,5 @@ async fn bad_credentials_and_references_are_the_callers_mistake() {
     bench.hosts("test.example", "skip_verfy = true");
     let error = bench.pull(APP).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::FailedPrecondition);
-    assert!(error.to_string().contains("hosts.toml: skip_verfy: is not a key"), "{error}");
+    assert!(error.to_string().contains("hosts.toml: skip_verfy: is not a supported key"), "{error}");
 }

@@ -105,7 +105,7 @@ async fn tls_is_verified_and_errors_say_what_to_do() {
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::copy(certificates.path("ca.pem"), folder.join("ca.crt")).unwrap();
     let resolution = docker.images.resolve(&format!("localhost:{}/app", registry.address.port())).unwrap();
-    assert_eq!(resolution.endpoints[0].tls.ca, [folder.join("ca.crt")]);
+    assert_eq!(resolution.endpoints[0].host.tls.ca, [folder.join("ca.crt")]);
 }
 
 #[tokio::test]

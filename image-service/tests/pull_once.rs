@@ -172,7 +172,7 @@ async fn progress_reaches_the_end() {
     bench.images.pull(&request, Some(&sender)).await.unwrap();
     drop(sender);
     let states = watching.await.unwrap();
-    assert!(states.iter().any(|s| s.stage == PullStage::Layer(None)), "{states:?}");
+    assert!(states.iter().any(|s| s.stage == PullStage::Layers), "{states:?}");
     let last = states.last().unwrap();
     assert_eq!((last.reference.as_str(), &last.stage), (APP, &PullStage::Commit));
     assert_eq!(last.layers.len(), 5);

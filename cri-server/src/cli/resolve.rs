@@ -39,7 +39,7 @@ fn print_json(reference: &Reference, resolution: &Resolution) -> anyhow::Result<
         "registry": resolution.registry,
         "folder": resolution.folder,
         "endpoints": resolution.endpoints.iter().map(|e| json!({
-            "url": e.url.to_string(),
+            "url": e.url().to_string(),
             "why": why(&e.why),
             "pull": e.pull,
             "resolve": e.resolve,
@@ -61,7 +61,7 @@ fn print_text(reference: &Reference, resolution: &Resolution, settings: &Setting
         )?,
     }
     for (number, endpoint) in resolution.endpoints.iter().enumerate() {
-        writeln!(out, "{}. {}{}\n   {}", number + 1, endpoint.url, can(endpoint), why(&endpoint.why))?;
+        writeln!(out, "{}. {}{}\n   {}", number + 1, endpoint.url(), can(endpoint), why(&endpoint.why))?;
     }
     Ok(())
 }

@@ -1,32 +1,21 @@
-//! One place that can serve a registry's content, and why it is asked.
+//! One place that can serve a registry's content, and why it is tried.
 
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use http::HeaderName;
-
-use crate::registry::{Secret, TlsOptions, Url};
+use crate::registry::{Host, Url};
 
 /// One place that can serve a registry's content.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// Where the API is, up to and including `/v2` (or whatever `override_path` says).
-    pub url: Url,
+    /// How it is reached.
+    pub host: Host,
     /// Why this endpoint is in the list.
     pub why: Why,
-    /// May be asked for content by digest.
+    /// Can be asked for content by digest.
     pub pull: bool,
-    /// May be asked what a tag stands for.
+    /// Can be asked which digest a tag has.
     pub resolve: bool,
-    /// The registry's own name, sent as `?ns=` so that a mirror of many knows which one is meant.
-    pub namespace: Option<String>,
-    /// Certificates.
-    pub tls: TlsOptions,
-    /// Sent with each request to this server. Values are secret: tokens live here.
-    pub headers: Vec<(HeaderName, Secret)>,
-    /// Replaces the usual time to open a connection.
-    pub dial_timeout: Option<Duration>,
 }
 
 /// Why an endpoint is in the list.
@@ -40,18 +29,40 @@ pub enum Why {
     Registry,
 }
 
+/// What an endpoint must be able to do for a request: the `capabilities` of a hosts.toml.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Capability {
+    /// Say which digest a tag has.
+    Resolve,
+    /// Give content by digest.
+    Pull,
+}
+
 impl Endpoint {
-    /// Whether this is the registry itself rather than a mirror: its word on "not found" and "denied" is
-    /// final, and the request's credentials are for it.
+    /// Where its API is.
+    #[must_use]
+    pub fn url(&self) -> &Url {
+        &self.host.url
+    }
+
+    /// Whether this is the registry itself rather than a mirror. Its "not found" and "denied" are final,
+    /// and the request's credentials are for it.
     #[must_use]
     pub fn is_registry(&self) -> bool {
         !matches!(self.why, Why::Mirror(_))
+    }
+
+    pub(crate) fn can(&self, capability: Capability) -> bool {
+        match capability {
+            Capability::Resolve => self.resolve,
+            Capability::Pull => self.pull,
+        }
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.url.origin())?;
+        write!(f, "{}", self.url().origin())?;
         match &self.why {
             Why::Mirror(file) => write!(f, " (mirror, {})", file.display()),
             Why::Server(file) => write!(f, " (server, {})", file.display()),

@@ -1,5 +1,5 @@
-//! Reads one hosts.toml. Every key is known or an error: a mistyped `skip_verfy` that is ignored costs
-//! hours, and a mistyped `override_path` sends pulls to the wrong place.
+//! Reads one hosts.toml. An unknown key is an error: a mistyped `skip_verfy` that is ignored costs hours,
+//! and a mistyped `override_path` sends pulls to the wrong place.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,7 +7,10 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use toml::{Table, Value};
 
-use crate::registry::{ClientPair, Secret, TlsOptions, Url};
+use crate::registry::{ClientPair, Host, Secret, Url};
+
+/// A longer `dial_timeout` is cut to this.
+const MAX_DIAL_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What is wrong in a hosts.toml.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -20,7 +23,7 @@ pub enum HostsFileError {
         /// What the parser says, with line and column.
         why: String,
     },
-    /// A key or value that means nothing.
+    /// A key or value that is not supported.
     #[error("{}: {key}: {why}", .path.display())]
     Key {
         /// The file.
@@ -37,22 +40,19 @@ pub enum HostsFileError {
 pub(super) struct HostsFile {
     pub(super) path: PathBuf,
     /// In the order of the file.
-    pub(super) mirrors: Vec<Host>,
+    pub(super) mirrors: Vec<HostEntry>,
     /// `server = `, if given.
     pub(super) server_url: Option<Url>,
     /// The options at the top of the file; they are the server's. Its `url` says nothing.
-    pub(super) server: Host,
+    pub(super) server: HostEntry,
 }
 
 /// One server's options.
 #[derive(Debug)]
-pub(super) struct Host {
-    pub(super) url: Url,
+pub(super) struct HostEntry {
+    pub(super) host: Host,
     pub(super) pull: bool,
     pub(super) resolve: bool,
-    pub(super) tls: TlsOptions,
-    pub(super) headers: Vec<(HeaderName, Secret)>,
-    pub(super) dial_timeout: Option<Duration>,
 }
 
 impl HostsFile {
@@ -73,12 +73,12 @@ impl HostsFile {
         }
         let address = server.clone().unwrap_or_else(|| "https://registry.invalid".to_owned());
         let server_options = at.host(&address, table)?;
-        let server_url = server.map(|_| server_options.url.clone());
+        let server_url = server.map(|_| server_options.host.url.clone());
         Ok(Self { path: path.to_owned(), mirrors, server_url, server: server_options })
     }
 }
 
-/// Where in the file we are, for errors.
+/// The place in the file, for errors.
 struct At<'a> {
     path: &'a Path,
     prefix: String,
@@ -91,19 +91,13 @@ impl At<'_> {
         Err(HostsFileError::Key { path: self.path.to_owned(), key, why: why.into() })
     }
 
-    fn host(&self, address: &str, options: Table) -> Result<Host, HostsFileError> {
-        let mut host = Host {
-            url: self.address(address)?,
-            pull: true,
-            resolve: true,
-            tls: TlsOptions::default(),
-            headers: Vec::new(),
-            dial_timeout: None,
-        };
+    fn host(&self, address: &str, options: Table) -> Result<HostEntry, HostsFileError> {
+        let mut host = Host::new(self.address(address)?);
+        let (mut pull, mut resolve) = (true, true);
         let mut override_path = false;
         for (key, value) in options {
             match key.as_str() {
-                "capabilities" => (host.pull, host.resolve) = self.capabilities(value)?,
+                "capabilities" => (pull, resolve) = self.capabilities(value)?,
                 "skip_verify" => host.tls.skip_verify = self.boolean(&key, &value)?,
                 "override_path" => override_path = self.boolean(&key, &value)?,
                 "ca" => host.tls.ca = self.texts(&key, value)?.iter().map(|t| self.relative(t)).collect(),
@@ -117,11 +111,11 @@ impl At<'_> {
                         Ok,
                     )?);
                 }
-                _ => return self.fail(&key, "is not a key of a hosts.toml that is known here"),
+                _ => return self.fail(&key, "is not a supported key of a hosts.toml"),
             }
         }
         host.url = api_url(&host.url, override_path);
-        Ok(host)
+        Ok(HostEntry { host, pull, resolve })
     }
 
     /// An address without scheme is https, except on this machine.
@@ -136,7 +130,7 @@ impl At<'_> {
             match name.as_str() {
                 "pull" => pull = true,
                 "resolve" => resolve = true,
-                // Known, and nothing that a runtime does.
+                // Valid, but a runtime neither pushes nor lists referrers.
                 "push" | "referrers" => {}
                 _ => {
                     let why =
@@ -239,7 +233,7 @@ fn duration(text: &str) -> Option<Duration> {
         total += number.parse::<f64>().ok()? * factor;
         rest = tail;
     }
-    (total > 0.0).then(|| Duration::try_from_secs_f64(total).ok())?
+    (total > 0.0).then(|| Duration::try_from_secs_f64(total).ok())?.map(|time| time.min(MAX_DIAL_TIMEOUT))
 }
 
 #[cfg(test)]
@@ -251,6 +245,7 @@ mod tests {
         assert_eq!(duration("1m30s"), Some(Duration::from_secs(90)));
         assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
         assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
+        assert_eq!(duration("99999999999999h"), Some(MAX_DIAL_TIMEOUT));
         for text in ["", "5", "s", "-1s", "1y", "1s2", "..s", "0s"] {
             assert_eq!(duration(text), None, "{text}");
         }

@@ -1,4 +1,12 @@
-//! Which endpoints serve a registry, in which order: the `hosts.toml` folders that containerd users have.
+//! Mirrors: which endpoints serve a registry, in which order they are tried, and what follows when one
+//! fails.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `mod.rs`, `folder.rs`, `hosts_file.rs` | read the `hosts.toml` folders that containerd users have |
+//! | `sources.rs` | tries one endpoint after the other |
+//! | `failover.rs` | the order, the pauses, and when a request is given up |
+//! | `download.rs` | one blob: resumed after a cut, continued at the next endpoint, verified |
 //!
 //! ```text
 //! <registry_config_dir>/registry.example.com/hosts.toml      a registry
@@ -8,18 +16,34 @@
 //! The folder is read at each pull: a change needs no restart, and a mistake in one folder hurts only the
 //! registry that it is for.
 
+mod download;
 mod endpoint;
+mod error;
+mod failover;
 mod folder;
 mod hosts_file;
+mod metrics;
+mod pipe;
+mod request;
+mod sources;
 
 use std::path::{Path, PathBuf};
 
 pub use self::endpoint::{Endpoint, Why};
+pub use self::error::{AllFailed, EndpointFailure};
+pub use self::failover::RetryPolicy;
 pub use self::hosts_file::HostsFileError;
 
-use self::hosts_file::{Host, HostsFile};
+pub(crate) use self::download::{Download, DownloadError, DownloadEvent};
+pub(crate) use self::failover::Failover;
+pub(crate) use self::metrics::MirrorMetrics;
+pub(crate) use self::pipe::pipe;
+pub(crate) use self::request::{ManifestByDigest, ManifestOf, ResolveDigest, SmallBlob};
+pub(crate) use self::sources::Sources;
+
+use self::hosts_file::{HostEntry, HostsFile};
 use crate::reference::Reference;
-use crate::registry::{InvalidUrl, TlsOptions, Url};
+use crate::registry::{Host, InvalidUrl, TlsOptions, Url};
 
 /// Why the endpoints of a registry are not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -101,35 +125,37 @@ fn read_hosts_file(folder: &Path) -> Result<Option<HostsFile>, MirrorError> {
 fn from_file(file: HostsFile, registry: &str, endpoints: &mut Vec<Endpoint>) -> Result<(), MirrorError> {
     for host in file.mirrors {
         let why = Why::Mirror(file.path.clone());
-        endpoints.push(from_host(host, why, registry));
+        endpoints.push(from_entry(host, why));
     }
-    let own = own_url(registry, &file.server.tls)?;
+    let own = own_url(registry, &file.server.host.tls)?;
     let (url, why) = match file.server_url {
         Some(url) => (url, Why::Server(file.path)),
         None => (own.clone(), Why::Registry),
     };
-    let server = from_host(Host { url, ..file.server }, why, registry);
-    // A mirror table for the registry's own address only gives it options: asking twice helps nobody.
-    let listed = endpoints.iter_mut().find(|e| e.url == server.url || e.url == own);
+    let mut server = from_entry(file.server, why);
+    server.host.url = url;
+    // A mirror table for the registry's own address only gives it options: it is not asked twice.
+    let listed = endpoints.iter_mut().find(|e| *e.url() == server.host.url || *e.url() == own);
     match listed {
         Some(own_entry) => {
             own_entry.why = server.why.clone();
-            if own_entry.url != server.url {
+            if own_entry.host.url != server.host.url {
                 endpoints.push(server);
             }
         }
         None => endpoints.push(server),
     }
     for endpoint in endpoints {
-        let own_server = endpoint.url.same_server(&own) || endpoint.url.authority() == registry;
-        endpoint.namespace = (!own_server).then(|| registry.to_owned());
+        let url = &endpoint.host.url;
+        let own_server = url.same_server(&own) || url.authority() == registry;
+        endpoint.host.namespace = (!own_server).then(|| registry.to_owned());
     }
     Ok(())
 }
 
-fn from_host(host: Host, why: Why, registry: &str) -> Endpoint {
-    let Host { url, pull, resolve, tls, headers, dial_timeout } = host;
-    Endpoint { url, why, pull, resolve, namespace: Some(registry.to_owned()), tls, headers, dial_timeout }
+fn from_entry(entry: HostEntry, why: Why) -> Endpoint {
+    let HostEntry { host, pull, resolve } = entry;
+    Endpoint { host, why, pull, resolve }
 }
 
 /// Certificates given for this machine itself mean that it does speak TLS.
@@ -147,17 +173,8 @@ fn own_url(registry: &str, tls: &TlsOptions) -> Result<Url, MirrorError> {
 }
 
 fn own_endpoint(registry: &str, tls: TlsOptions) -> Result<Endpoint, MirrorError> {
-    let url = own_url(registry, &tls)?;
-    Ok(Endpoint {
-        url,
-        why: Why::Registry,
-        pull: true,
-        resolve: true,
-        namespace: None,
-        tls,
-        headers: Vec::new(),
-        dial_timeout: None,
-    })
+    let host = Host { tls: tls.clone(), ..Host::new(own_url(registry, &tls)?) };
+    Ok(Endpoint { host, why: Why::Registry, pull: true, resolve: true })
 }
 
 #[cfg(test)]

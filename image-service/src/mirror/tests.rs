@@ -17,7 +17,7 @@ fn resolve(mirrors: &Mirrors, reference: &str) -> Vec<Endpoint> {
 }
 
 fn urls(endpoints: &[Endpoint]) -> Vec<String> {
-    endpoints.iter().map(|e| e.url.to_string()).collect()
+    endpoints.iter().map(|e| e.url().to_string()).collect()
 }
 
 fn error(file: &str) -> String {
@@ -32,7 +32,7 @@ fn without_a_folder_the_registry_is_asked() {
     assert_eq!(urls(&resolve(&none, "localhost:5000/app")), ["http://localhost:5000/v2"]);
     assert_eq!(urls(&resolve(&none, "[::1]:5000/app")), ["http://[::1]:5000/v2"]);
     let endpoint = &resolve(&none, "r.io/app")[0];
-    assert!(endpoint.is_registry() && endpoint.namespace.is_none() && endpoint.pull && endpoint.resolve);
+    assert!(endpoint.is_registry() && endpoint.host.namespace.is_none() && endpoint.pull && endpoint.resolve);
     assert_eq!(urls(&resolve(&Mirrors::new(Some("/nonexistent".into())), "r.io/app")), ["https://r.io/v2"]);
 }
 
@@ -60,8 +60,10 @@ fn mirrors_keep_the_order_of_the_file_and_the_server_comes_last() {
         "https://registry-1.docker.io/v2",
     ];
     assert_eq!(urls(&endpoints), expected);
-    assert!(endpoints[..4].iter().all(|e| e.namespace.as_deref() == Some("docker.io") && !e.is_registry()));
-    assert!(endpoints[4].is_registry() && endpoints[4].namespace.is_none());
+    assert!(
+        endpoints[..4].iter().all(|e| e.host.namespace.as_deref() == Some("docker.io") && !e.is_registry())
+    );
+    assert!(endpoints[4].is_registry() && endpoints[4].host.namespace.is_none());
     assert_eq!((endpoints[1].pull, endpoints[1].resolve), (true, false));
 }
 
@@ -84,16 +86,19 @@ fn every_option_is_read() {
     let endpoints = resolve(&mirrors, "r.io:5000/app");
     let at = |name: &str| dir.path().join("r.io_5000_").join(name);
     let mirror = &endpoints[0];
-    assert_eq!(mirror.tls.ca, [at("a.pem"), at("b.pem")]);
-    assert_eq!((&mirror.tls.client[0].cert, &mirror.tls.client[0].key), (&at("c.pem"), &Some(at("c.key"))));
-    assert_eq!((&mirror.tls.client[1].cert, &mirror.tls.client[1].key), (&at("both.pem"), &None));
-    assert!(mirror.tls.skip_verify);
-    assert_eq!(mirror.dial_timeout, Some(Duration::from_secs(90)));
-    let headers: Vec<_> = mirror.headers.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();
+    assert_eq!(mirror.host.tls.ca, [at("a.pem"), at("b.pem")]);
+    assert_eq!(
+        (&mirror.host.tls.client[0].cert, &mirror.host.tls.client[0].key),
+        (&at("c.pem"), &Some(at("c.key")))
+    );
+    assert_eq!((&mirror.host.tls.client[1].cert, &mirror.host.tls.client[1].key), (&at("both.pem"), &None));
+    assert!(mirror.host.tls.skip_verify);
+    assert_eq!(mirror.host.dial_timeout, Some(Duration::from_secs(90)));
+    let headers: Vec<_> = mirror.host.headers.iter().map(|(k, v)| (k.as_str(), v.expose())).collect();
     assert_eq!(headers, [("x-token", "secret"), ("x-many", "1"), ("x-many", "2")]);
     assert!(!format!("{mirror:?}").contains("secret\""), "{mirror:?}");
-    assert_eq!(endpoints[1].url.to_string(), "https://r.io:5000/v2");
-    assert_eq!(endpoints[1].tls.ca, [PathBuf::from("/abs/server.pem")]);
+    assert_eq!(endpoints[1].url().to_string(), "https://r.io:5000/v2");
+    assert_eq!(endpoints[1].host.tls.ca, [PathBuf::from("/abs/server.pem")]);
 }
 
 #[test]
@@ -108,11 +113,11 @@ fn folders_are_found_by_host_and_port_then_default() {
     for (reference, first) in
         [("r.io:5000/a", "colon"), ("s.io:5000/a", "under"), ("r.io/a", "plain"), ("t.io/a", "default")]
     {
-        assert_eq!(resolve(&mirrors, reference)[0].url.host(), first, "{reference}");
+        assert_eq!(resolve(&mirrors, reference)[0].url().host(), first, "{reference}");
     }
     let fallback = resolve(&mirrors, "t.io/a");
-    assert_eq!(fallback[0].namespace.as_deref(), Some("t.io"));
-    assert_eq!(fallback[1].url.to_string(), "https://t.io/v2");
+    assert_eq!(fallback[0].host.namespace.as_deref(), Some("t.io"));
+    assert_eq!(fallback[1].url().to_string(), "https://t.io/v2");
 }
 
 #[test]
@@ -120,8 +125,8 @@ fn a_folder_with_certificates_only_is_dockers() {
     let (dir, mirrors) =
         mirrors(&[("r.io/a.crt", ""), ("r.io/c.cert", ""), ("r.io/c.key", ""), ("r.io/README", "")]);
     let endpoint = &resolve(&mirrors, "r.io/a")[0];
-    assert_eq!(endpoint.tls.ca, [dir.path().join("r.io/a.crt")]);
-    assert_eq!(endpoint.tls.client.len(), 1);
+    assert_eq!(endpoint.host.tls.ca, [dir.path().join("r.io/a.crt")]);
+    assert_eq!(endpoint.host.tls.client.len(), 1);
     std::fs::remove_file(dir.path().join("r.io/c.key")).unwrap();
     let error = mirrors.resolve(&Reference::parse("r.io/a").unwrap()).unwrap_err().to_string();
     assert!(error.contains("c.key is missing"), "{error}");
@@ -144,22 +149,29 @@ fn the_registry_among_its_own_mirrors_is_asked_once() {
     )]);
     let endpoints = resolve(&mirrors, "r.io/a");
     assert_eq!(urls(&endpoints), ["https://m.example/v2", "https://r.io/v2"]);
-    assert!(endpoints[1].is_registry() && endpoints[1].tls.skip_verify && endpoints[1].namespace.is_none());
+    assert!(
+        endpoints[1].is_registry()
+            && endpoints[1].host.tls.skip_verify
+            && endpoints[1].host.namespace.is_none()
+    );
 }
 
 #[test]
 fn a_change_is_seen_at_once() {
     let (dir, mirrors) = mirrors(&[("r.io/hosts.toml", "[host.\"https://one.example\"]")]);
-    assert_eq!(resolve(&mirrors, "r.io/a")[0].url.host(), "one.example");
+    assert_eq!(resolve(&mirrors, "r.io/a")[0].url().host(), "one.example");
     std::fs::write(dir.path().join("r.io/hosts.toml"), "[host.\"https://two.example\"]").unwrap();
-    assert_eq!(resolve(&mirrors, "r.io/a")[0].url.host(), "two.example");
+    assert_eq!(resolve(&mirrors, "r.io/a")[0].url().host(), "two.example");
 }
 
 #[test]
 fn mistakes_are_named_with_file_and_key() {
     for (file, part) in [
-        ("skip_verfy = true", "r.io/hosts.toml: skip_verfy: is not a key"),
-        ("[host.\"https://m.io\"]\ncapabilties = []", "host.\"https://m.io\".capabilties: is not a key"),
+        ("skip_verfy = true", "r.io/hosts.toml: skip_verfy: is not a supported key"),
+        (
+            "[host.\"https://m.io\"]\ncapabilties = []",
+            "host.\"https://m.io\".capabilties: is not a supported key",
+        ),
         ("[host.\"https://m.io\"]\ncapabilities = [\"pul\"]", "capabilities: \"pul\" is not one of"),
         ("[host.\"https://m.io\"]\nskip_verify = \"yes\"", "skip_verify: expected true or false"),
         ("[host.\"https://m.io\"]\ndial_timeout = \"3\"", "\"3\" is not a duration"),

@@ -1,61 +1,31 @@
 //! Why a pull failed: at which stage, and for each endpoint why.
 
-use std::fmt;
-use std::sync::Arc;
+use crisp_operation::{Failure, Interrupted};
 
 use crate::digest::Digest;
 use crate::manifest::ManifestError;
-use crate::mirror::MirrorError;
+use crate::mirror::{AllFailed, MirrorError};
 use crate::reference::InvalidReference;
-use crate::registry::{EndpointError, ErrorKind, InvalidAuth};
+use crate::registry::{ErrorKind, InvalidAuth};
 use crate::store::{IngestError, StoreError};
 
-/// The steps of a pull, in order.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum PullStage {
-    /// Reading the request.
-    Request,
-    /// Finding the endpoints.
-    Endpoints,
-    /// Asking what the reference stands for now.
-    Resolve,
-    /// Reading manifests.
-    Manifest,
-    /// Reading the configuration.
-    Config,
-    /// Fetching and unpacking layers; the digest is that of one layer's compressed form, where it is known
-    /// which one.
-    Layer(Option<Digest>),
-    /// Making the image known.
-    Commit,
-}
-
-impl fmt::Display for PullStage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Request => f.write_str("request"),
-            Self::Endpoints => f.write_str("endpoints"),
-            Self::Resolve => f.write_str("resolve"),
-            Self::Manifest => f.write_str("manifest"),
-            Self::Config => f.write_str("config"),
-            Self::Layer(None) => f.write_str("layers"),
-            Self::Layer(Some(digest)) => write!(f, "layer {digest}"),
-            Self::Commit => f.write_str("commit"),
-        }
-    }
-}
-
-/// A pull that failed. Clones share the cause: everybody who waited for the pull gets one.
-#[derive(Debug, Clone, thiserror::Error)]
-#[error("pull {reference}: {stage}: {cause}")]
+/// A pull that failed. All clients that waited for it get the same.
+#[derive(Debug, thiserror::Error)]
+#[error("pull {reference}: {stage}: {cause}{}", hanging(*.pending))]
 pub struct PullError {
     /// What was to be pulled, as complete as it was understood.
     pub reference: String,
-    /// Where it stopped.
-    pub stage: PullStage,
+    /// Where it stopped: `request`, or a [`PullStage`](super::PullStage)'s name.
+    pub stage: &'static str,
     /// Why.
     #[source]
     pub cause: PullCause,
+    /// A stage that was told to stop and hangs in the kernel.
+    pub pending: Option<&'static str>,
+}
+
+fn hanging(pending: Option<&'static str>) -> String {
+    pending.map(|stage| format!("; stage {stage} still hangs on the disk")).unwrap_or_default()
 }
 
 impl PullError {
@@ -64,10 +34,26 @@ impl PullError {
     pub fn kind(&self) -> ErrorKind {
         self.cause.kind()
     }
+
+    pub(super) fn new(reference: &str, stage: &'static str, cause: PullCause) -> Self {
+        Self { reference: reference.to_owned(), stage, cause, pending: None }
+    }
+
+    pub(super) fn from_failure(reference: &str, failure: Failure<PullCause>) -> Self {
+        let Failure { failure, pending, .. } = failure;
+        Self { pending, ..Self::new(reference, failure.stage, failure.cause) }
+    }
+}
+
+/// The task of a pull ended without a result.
+impl From<Interrupted> for PullError {
+    fn from(cause: Interrupted) -> Self {
+        Self::new("of an image", "start", cause.into())
+    }
 }
 
 /// Why a pull failed.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum PullCause {
     /// The reference is not one.
     #[error(transparent)]
@@ -84,18 +70,23 @@ pub enum PullCause {
     /// What was received is not an image for this machine.
     #[error(transparent)]
     Manifest(Box<ManifestError>),
+    /// One layer cannot be fetched or unpacked.
+    #[error("layer {digest}: {source}")]
+    Layer {
+        /// Of the compressed layer.
+        digest: Digest,
+        /// Why.
+        source: Box<PullCause>,
+    },
     /// A layer's content cannot be unpacked.
-    #[error("{0}")]
-    Ingest(Arc<IngestError>),
+    #[error(transparent)]
+    Ingest(Box<IngestError>),
     /// The store failed.
-    #[error("{0}")]
-    Store(Arc<StoreError>),
-    /// Another layer of the same image failed first.
-    #[error("given up because another layer failed")]
-    Cancelled,
-    /// A bug: the pull ended without a result.
-    #[error("the pull ended without a result; this is a bug in crisp")]
-    Lost,
+    #[error(transparent)]
+    Store(Box<StoreError>),
+    /// Cancelled, timed out, or shut down.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 impl PullCause {
@@ -105,9 +96,15 @@ impl PullCause {
             Self::Mirror(error) => mirror_kind(error),
             Self::Endpoints(failed) => failed.kind(),
             Self::Manifest(error) => manifest_kind(error),
+            Self::Layer { source, .. } => source.kind(),
             Self::Ingest(error) => ingest_kind(error),
             Self::Store(error) => store_kind(error),
-            Self::Cancelled | Self::Lost => ErrorKind::Internal,
+            Self::Interrupted(interrupted) => match interrupted {
+                Interrupted::Deadline { .. } => ErrorKind::DeadlineExceeded,
+                Interrupted::Cancelled => ErrorKind::Cancelled,
+                Interrupted::ShuttingDown => ErrorKind::Unavailable,
+                Interrupted::Panicked { .. } | Interrupted::Fault => ErrorKind::Internal,
+            },
         }
     }
 }
@@ -121,6 +118,18 @@ impl From<MirrorError> for PullCause {
 impl From<ManifestError> for PullCause {
     fn from(error: ManifestError) -> Self {
         Self::Manifest(Box::new(error))
+    }
+}
+
+impl From<IngestError> for PullCause {
+    fn from(error: IngestError) -> Self {
+        Self::Ingest(Box::new(error))
+    }
+}
+
+impl From<StoreError> for PullCause {
+    fn from(error: StoreError) -> Self {
+        Self::Store(Box::new(error))
     }
 }
 
@@ -166,46 +175,5 @@ fn store_kind(error: &StoreError) -> ErrorKind {
         StoreError::Config { .. } | StoreError::WrongDigest { .. } => ErrorKind::DataLoss,
         StoreError::LayerMissing(_) | StoreError::ImageMissing(_) => ErrorKind::Unavailable,
         StoreError::Io { .. } | StoreError::Record(_) | StoreError::InUse(_) => ErrorKind::Internal,
-    }
-}
-
-/// One endpoint and why it could not do it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct EndpointFailure {
-    /// Address and origin of the endpoint.
-    pub endpoint: String,
-    /// Whether it is the registry itself, whose word is final.
-    pub is_registry: bool,
-    /// Why it failed, or why it was not asked.
-    pub error: Option<EndpointError>,
-}
-
-/// Every endpoint failed, each for its reason.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct AllFailed {
-    /// In the order of the configuration.
-    pub failures: Vec<EndpointFailure>,
-}
-
-impl AllFailed {
-    fn kind(&self) -> ErrorKind {
-        let of = |f: &EndpointFailure| f.error.as_ref().map(EndpointError::kind);
-        let registry = self.failures.iter().filter(|f| f.is_registry).find_map(of);
-        let any = self.failures.iter().rev().find_map(of);
-        registry.or(any).unwrap_or(ErrorKind::FailedPrecondition)
-    }
-}
-
-impl fmt::Display for AllFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, failure) in self.failures.iter().enumerate() {
-            let separator = if n == 0 { "" } else { "; " };
-            write!(f, "{separator}{}: ", failure.endpoint)?;
-            match &failure.error {
-                Some(error) => error.fmt(f)?,
-                None => f.write_str("not asked, its capabilities do not allow it")?,
-            }
-        }
-        Ok(())
     }
 }

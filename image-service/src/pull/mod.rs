@@ -1,4 +1,4 @@
-//! Pulling an image, as a list of named stages.
+//! Pulling an image, as an operation of named stages.
 //!
 //! ```text
 //!   request ─> endpoints ─> resolve ─> manifest ─> config ─┬─> layer ─┬─> commit
@@ -8,40 +8,41 @@
 //!   one layer:   endpoint a ──cut──> endpoint b ── pieces ──> [thread: inflate, hash, unpack] ─> store
 //! ```
 //!
-//! | file | what it decides |
+//! | file | what it does |
 //! |---|---|
-//! | `flight.rs` | equal pulls are one, and outlive their clients |
-//! | `run.rs` | the stages |
-//! | `sources.rs` | which endpoint is asked when, and when that is given up |
-//! | `layer.rs` | one layer is fetched once, and who is to blame when it cannot be unpacked |
-//! | `download.rs` | resume, fail over in the middle, verify |
+//! | `mod.rs` | equal pulls are one, go on without their clients, and can be cancelled |
+//! | `image_pull.rs` | the stages |
+//! | `layer_fetch.rs` | one layer: download and unpack at the same time, and which side failed |
+//! | `layer_share.rs` | pulls that need the same layer wait for each other, with a limit |
+//!
+//! Endpoints, failover and resume are in [`crate::mirror`].
 
-mod bridge;
-mod download;
 mod error;
-mod flight;
-mod layer;
+mod image_pull;
+mod layer_fetch;
+mod layer_share;
 mod metrics;
 mod progress;
-mod question;
-mod run;
-mod sources;
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crisp_operation::{Flight, SingleFlight};
 use tokio::sync::watch;
 
-pub use self::error::{AllFailed, EndpointFailure, PullCause, PullError, PullStage};
-pub use self::progress::{LayerProgress, LayerState, PullProgress};
-pub use self::sources::RetryPolicy;
+pub use self::error::{PullCause, PullError};
+pub use self::progress::{LayerProgress, LayerState, PullProgress, PullStage};
+pub use crate::mirror::RetryPolicy;
 
 pub(crate) use self::metrics::PullMetrics;
 
-use self::flight::{FlightKey, Flights};
-use self::layer::LayerTurns;
+use self::image_pull::ImagePull;
+use self::layer_share::LayerShares;
+use self::progress::ProgressSender;
 use crate::digest::ImageId;
 use crate::mirror::Mirrors;
-use crate::reference::Reference;
+use crate::reference::{InvalidReference, Reference};
 use crate::registry::{Auth, Clients, Credentials, Timeouts};
 use crate::store::Store;
 
@@ -59,19 +60,36 @@ pub struct PullRequest {
 pub struct PullOptions {
     /// Of each HTTP exchange.
     pub timeouts: Timeouts,
-    /// When asking again is given up.
+    /// When a request is given up.
     pub retry: RetryPolicy,
     /// Layers of one image fetched and unpacked at the same time.
     pub layers_at_once: usize,
+    /// How long a pull waits for another one that fetches the same layer and makes no progress.
+    pub layer_patience: Duration,
 }
 
 impl Default for PullOptions {
     fn default() -> Self {
-        Self { timeouts: Timeouts::default(), retry: RetryPolicy::default(), layers_at_once: 4 }
+        Self {
+            timeouts: Timeouts::default(),
+            retry: RetryPolicy::default(),
+            layers_at_once: 4,
+            layer_patience: Duration::from_secs(5),
+        }
     }
 }
 
-/// Pulls images into a store. Clones share connections, tokens and pulls under way.
+/// Pulls are equal when they want the same as the same user: a pull must not succeed with another user's
+/// credentials.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct PullKey {
+    reference: Reference,
+    fingerprint: String,
+}
+
+type PullFlight = Flight<ImageId, PullError, watch::Receiver<PullProgress>>;
+
+/// Pulls images into a store. Clones share connections, logins and pulls under way.
 #[derive(Clone)]
 pub(crate) struct Puller {
     shared: Arc<Shared>,
@@ -81,8 +99,8 @@ struct Shared {
     store: Store,
     mirrors: Mirrors,
     clients: Clients,
-    flights: Flights,
-    turns: Arc<LayerTurns>,
+    pulls: SingleFlight<PullKey, ImageId, PullError, watch::Receiver<PullProgress>>,
+    layer_shares: Arc<LayerShares>,
     metrics: PullMetrics,
     options: PullOptions,
 }
@@ -90,8 +108,8 @@ struct Shared {
 impl Puller {
     pub(crate) fn new(store: Store, mirrors: Mirrors, metrics: PullMetrics, options: PullOptions) -> Self {
         let clients = Clients::new(options.timeouts);
-        let (flights, turns) = (Flights::default(), Arc::default());
-        Self { shared: Arc::new(Shared { store, mirrors, clients, flights, turns, metrics, options }) }
+        let (pulls, layer_shares) = (SingleFlight::default(), Arc::default());
+        Self { shared: Arc::new(Shared { store, mirrors, clients, pulls, layer_shares, metrics, options }) }
     }
 
     /// Where the endpoints come from.
@@ -104,18 +122,72 @@ impl Puller {
         &self,
         request: &PullRequest,
         progress: Option<&watch::Sender<PullProgress>>,
-    ) -> Result<ImageId, PullError> {
-        let fail =
-            |cause| PullError { reference: request.reference.clone(), stage: PullStage::Request, cause };
+    ) -> Result<ImageId, Arc<PullError>> {
+        let stage = PullStage::Request.name();
+        let fail = |cause| Arc::new(PullError::new(&request.reference, stage, cause));
         let reference = Reference::parse(&request.reference).map_err(|e| fail(e.into()))?;
         let credentials = match &request.auth {
             Some(auth) => Credentials::from_auth(auth).map_err(|e| fail(e.into()))?,
             None => None,
         };
         let fingerprint = credentials.as_ref().map(Credentials::fingerprint).unwrap_or_default();
-        let key = FlightKey { reference: reference.clone(), fingerprint };
-        let flight =
-            self.shared.flights.join_or_start(key, |board| self.clone().run(reference, credentials, board));
-        flight.wait(progress).await
+        let key = PullKey { reference: reference.clone(), fingerprint };
+        let flight = self.shared.pulls.join_or_start(key, |cancel| {
+            let progress = ProgressSender::new(reference.to_string());
+            let receiver = progress.subscribe();
+            let pull = ImagePull { puller: self.clone(), reference, credentials, progress };
+            (receiver, pull.run(cancel))
+        });
+        wait(flight, progress).await
+    }
+
+    /// Tells the pulls of `reference` to stop, whichever users they are for. Returns how many there were.
+    pub(crate) fn cancel(&self, reference: &str) -> Result<usize, InvalidReference> {
+        let reference = Reference::parse(reference)?;
+        Ok(self.cancel_where(|key| key.reference == reference))
+    }
+
+    /// Tells all pulls to stop, and waits at most `patience` for that.
+    pub(crate) async fn shut_down(&self, patience: Duration) {
+        if self.cancel_where(|_| true) == 0 {
+            return;
+        }
+        let stopped = async {
+            for (_, flight) in self.shared.pulls.list() {
+                let _ = flight.wait().await;
+            }
+        };
+        if tokio::time::timeout(patience, stopped).await.is_err() {
+            tracing::warn!("a pull does not stop; what it left is removed at the next start");
+        }
+    }
+
+    fn cancel_where(&self, selects: impl Fn(&PullKey) -> bool) -> usize {
+        let pulls = self.shared.pulls.list().into_iter().filter(|(key, _)| selects(key));
+        pulls.map(|(_, flight)| flight.cancel()).count()
+    }
+}
+
+/// Waits for the end of a pull, passing its progress on.
+async fn wait(
+    flight: PullFlight,
+    progress: Option<&watch::Sender<PullProgress>>,
+) -> Result<ImageId, Arc<PullError>> {
+    let mut changes = flight.shared().clone();
+    let Some(progress) = progress else { return flight.wait().await };
+    let mut end = pin!(flight.wait());
+    let mut open = true;
+    loop {
+        let result = tokio::select! {
+            result = &mut end => Some(result),
+            changed = changes.changed(), if open => {
+                open = changed.is_ok();
+                None
+            }
+        };
+        progress.send_replace(changes.borrow_and_update().clone());
+        if let Some(result) = result {
+            return result;
+        }
     }
 }

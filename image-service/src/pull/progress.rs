@@ -1,18 +1,59 @@
-//! How far a pull is, for whoever draws bars.
+//! How far a pull is, for clients that show it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::error::PullStage;
 use crate::digest::Digest;
+
+/// The stages of a pull, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PullStage {
+    /// Reads the request.
+    Request,
+    /// Finds the endpoints.
+    Endpoints,
+    /// Asks which digest the reference has now.
+    Resolve,
+    /// Reads manifests.
+    Manifest,
+    /// Reads the configuration.
+    Config,
+    /// Fetches and unpacks layers.
+    Layers,
+    /// Makes the image known.
+    Commit,
+}
+
+impl PullStage {
+    /// As in the metrics and in errors.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Endpoints => "endpoints",
+            Self::Resolve => "resolve",
+            Self::Manifest => "manifest",
+            Self::Config => "config",
+            Self::Layers => "layers",
+            Self::Commit => "commit",
+        }
+    }
+}
+
+impl fmt::Display for PullStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// How far a pull is. Receivers see the newest state, not every step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullProgress {
     /// The complete reference.
     pub reference: String,
-    /// What is being done.
+    /// The stage under way.
     pub stage: PullStage,
     /// Bottom first; empty until the manifest has been read.
     pub layers: Vec<LayerProgress>,
@@ -27,11 +68,11 @@ pub struct LayerProgress {
     pub total: u64,
     /// Compressed bytes received.
     pub received: u64,
-    /// What is being done with it.
+    /// What happens with it.
     pub state: LayerState,
 }
 
-/// What is being done with a layer.
+/// What happens with a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerState {
     /// Waits for its turn, or for another pull that fetches the same layer.
@@ -48,15 +89,12 @@ pub enum LayerState {
 
 /// Where a pull writes its progress. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Board(Arc<watch::Sender<PullProgress>>);
+pub(crate) struct ProgressSender(Arc<watch::Sender<PullProgress>>);
 
-impl Board {
+impl ProgressSender {
     pub(crate) fn new(reference: String) -> Self {
-        Self(Arc::new(watch::Sender::new(PullProgress {
-            reference,
-            stage: PullStage::Endpoints,
-            layers: Vec::new(),
-        })))
+        let (stage, layers) = (PullStage::Endpoints, Vec::new());
+        Self(Arc::new(watch::Sender::new(PullProgress { reference, stage, layers })))
     }
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<PullProgress> {
@@ -68,13 +106,10 @@ impl Board {
     }
 
     pub(crate) fn layers(&self, layers: impl Iterator<Item = (Digest, u64)>) {
-        let layers = layers
-            .map(|(digest, total)| LayerProgress { digest, total, received: 0, state: LayerState::Waiting })
-            .collect();
-        self.0.send_modify(|p| {
-            p.stage = PullStage::Layer(None);
-            p.layers = layers;
-        });
+        let state = LayerState::Waiting;
+        let layers =
+            layers.map(|(digest, total)| LayerProgress { digest, total, received: 0, state }).collect();
+        self.0.send_modify(|p| p.layers = layers);
     }
 
     pub(crate) fn layer(&self, index: usize, change: impl FnOnce(&mut LayerProgress)) {

@@ -1,38 +1,35 @@
-//! A layer's bytes from one endpoint, from any offset on.
-
-use std::time::Duration;
+//! A layer's bytes from one server, from any offset on.
 
 use bytes::{Buf, Bytes};
 use http::{Method, Response, StatusCode, header};
-use http_body_util::BodyExt;
-use hyper::body::Incoming;
 
-use super::error::{EndpointError, chain};
+use super::body::{Body, Pace};
+use super::error::{EndpointError, Received};
 use super::source::Source;
 use crate::digest::Digest;
 
 /// A blob being received. It ends after exactly the promised bytes, or with an error.
 pub(crate) struct BlobStream {
-    body: Incoming,
+    body: Body,
     what: String,
     /// Bytes to throw away first, when the server does not do ranges.
     skip: u64,
     /// Offset of the next byte handed out.
-    received: u64,
+    offset: u64,
     size: u64,
-    stall: Duration,
 }
 
 impl Source {
-    /// Opens the blob at `offset`, with or without the server's help.
+    /// Opens the blob at `offset`, whether or not the server can do ranges.
     pub(crate) async fn open_blob(
         &self,
         digest: &Digest,
         size: u64,
         offset: u64,
+        pace: Pace,
     ) -> Result<BlobStream, EndpointError> {
         let what = format!("blob {digest}");
-        let response = self.ask(Method::GET, &format!("blobs/{digest}"), None, offset).await?;
+        let response = self.request(Method::GET, &format!("blobs/{digest}"), None, offset).await?;
         refuse_encoding(&response)?;
         let begins = match response.status() {
             StatusCode::PARTIAL_CONTENT => range_start(&response).ok_or_else(|| EndpointError::Protocol {
@@ -46,41 +43,40 @@ impl Source {
         }
         let length = response.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()).and_then(|t| t.parse::<u64>().ok());
-        if let Some(length) = length
-            && begins + length != size
+        if let Some(found) = length.map(|length| length.saturating_add(begins))
+            && found != size
         {
-            return Err(EndpointError::Size { what, found: begins + length, expected: size });
+            return Err(EndpointError::Size { what, found, expected: size });
         }
-        let (body, stall) = (response.into_body(), self.http.timeouts.stall);
-        Ok(BlobStream { body, what, skip: offset - begins, received: offset, size, stall })
+        let body = Body::new(response.into_body(), pace);
+        Ok(BlobStream { body, what, skip: offset - begins, offset, size })
     }
 }
 
 impl BlobStream {
-    /// The next piece; `None` once all is there. Time spent outside this call is never called a stall.
+    /// The next piece; `None` once all is there.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, EndpointError> {
         loop {
-            let (received, size) = (self.received, self.size);
-            let frame = match tokio::time::timeout(self.stall, self.body.frame()).await {
-                Err(_) => return Err(EndpointError::Stalled { after: self.stall, received, size }),
-                Ok(Some(Err(e))) => return Err(EndpointError::Cut { received, size, why: chain(&e) }),
-                Ok(Some(Ok(frame))) => frame,
-                Ok(None) if received == size => return Ok(None),
-                Ok(None) => {
-                    let why = "the server says that this was all".to_owned();
-                    return Err(EndpointError::Cut { received, size, why });
+            let received = Received { bytes: self.offset, of: Some(self.size) };
+            let data = self.body.next().await.map_err(|error| error.after(received))?;
+            let Some(mut data) = data else {
+                if self.offset == self.size {
+                    return Ok(None);
                 }
+                return Err(EndpointError::Cut {
+                    received,
+                    why: "the server says that this was all".to_owned(),
+                });
             };
-            let Ok(mut data) = frame.into_data() else { continue };
             let skipped = self.skip.min(data.len() as u64);
             self.skip -= skipped;
             data.advance(usize::try_from(skipped).unwrap_or(usize::MAX));
             if data.is_empty() {
                 continue;
             }
-            self.received += data.len() as u64;
-            if self.received > size {
-                return Err(EndpointError::TooLarge { what: self.what.clone(), limit: size });
+            self.offset += data.len() as u64;
+            if self.offset > self.size {
+                return Err(EndpointError::TooLarge { what: self.what.clone(), limit: self.size });
             }
             return Ok(Some(data));
         }

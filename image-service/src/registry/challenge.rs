@@ -1,12 +1,13 @@
-//! Reads `WWW-Authenticate` (RFC 9110, section 11.6.1): which proof a registry wants.
+//! Reads `WWW-Authenticate` (RFC 9110, section 11.6.1): how a registry wants to be logged in to.
 
 use http::{HeaderMap, header};
+use http_auth::{ChallengeParser, ChallengeRef};
 
 /// What a registry asks for with a 401.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
     /// A token from this token server.
-    Bearer { realm: String, service: Option<String>, scope: Option<String>, error: Option<String> },
+    Bearer { realm: String, service: Option<String>, scope: Option<String> },
     /// User name and password.
     Basic,
 }
@@ -20,61 +21,24 @@ impl Challenge {
     }
 }
 
-fn parse(text: &str) -> Vec<Challenge> {
-    let mut challenges = Vec::new();
-    let mut scheme = String::new();
-    let mut parameters: Vec<(String, String)> = Vec::new();
-    let mut rest = text;
-    loop {
-        rest = rest.trim_start_matches([' ', '\t', ',']);
-        let end = rest.find(['=', ' ', '\t', ',']).unwrap_or(rest.len());
-        let (word, after) = rest.split_at(end);
-        if let Some(value) = after.trim_start().strip_prefix('=') {
-            let (value, after) = value_of(value.trim_start());
-            parameters.push((word.to_ascii_lowercase(), value));
-            rest = after;
-            continue;
-        }
-        challenges.extend(finish(&scheme, &parameters));
-        if word.is_empty() {
-            return challenges;
-        }
-        scheme = word.to_ascii_lowercase();
-        parameters.clear();
-        rest = after;
-    }
+/// The supported challenges of one header, up to the first mistake in it.
+pub(crate) fn parse(header: &str) -> Vec<Challenge> {
+    ChallengeParser::new(header).map_while(Result::ok).filter_map(supported).collect()
 }
 
-/// A quoted string with backslash escapes, or a bare token.
-fn value_of(text: &str) -> (String, &str) {
-    let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find([',', ' ', '\t']).unwrap_or(text.len());
-        return (text[..end].to_owned(), &text[end..]);
+fn supported(challenge: ChallengeRef<'_>) -> Option<Challenge> {
+    let get = |key: &str| {
+        let value = challenge.params.iter().find(|(name, _)| name.eq_ignore_ascii_case(key));
+        value.map(|(_, value)| value.to_unescaped())
     };
-    let mut value = String::new();
-    let mut characters = quoted.char_indices();
-    while let Some((at, c)) = characters.next() {
-        match c {
-            '"' => return (value, &quoted[at + 1..]),
-            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
-            _ => value.push(c),
-        }
+    if challenge.scheme.eq_ignore_ascii_case("basic") {
+        return Some(Challenge::Basic);
     }
-    (value, "")
-}
-
-fn finish(scheme: &str, parameters: &[(String, String)]) -> Option<Challenge> {
-    let get = |key: &str| parameters.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
-    match scheme {
-        "basic" => Some(Challenge::Basic),
-        "bearer" => Some(Challenge::Bearer {
-            realm: get("realm").filter(|r| !r.is_empty())?,
-            service: get("service"),
-            scope: get("scope"),
-            error: get("error"),
-        }),
-        _ => None,
+    if !challenge.scheme.eq_ignore_ascii_case("bearer") {
+        return None;
     }
+    let realm = get("realm").filter(|realm| !realm.is_empty())?;
+    Some(Challenge::Bearer { realm, service: get("service"), scope: get("scope") })
 }
 
 #[cfg(test)]
@@ -91,7 +55,7 @@ mod tests {
 
     fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Option<Challenge> {
         let own = |t: Option<&str>| t.map(str::to_owned);
-        Some(Challenge::Bearer { realm: realm.into(), service: own(service), scope: own(scope), error: None })
+        Some(Challenge::Bearer { realm: realm.into(), service: own(service), scope: own(scope) })
     }
 
     #[test]
@@ -106,7 +70,7 @@ mod tests {
         assert_eq!(best(&[r#"Basic realm="Registry Realm""#]), Some(Challenge::Basic));
         assert_eq!(best(&["Basic"]), Some(Challenge::Basic));
         assert_eq!(
-            best(&[r#"bearer realm=https://x/t , service = "a \"b\"""#]),
+            best(&[r#"bearer realm="https://x/t" , service = "a \"b\"""#]),
             bearer("https://x/t", Some("a \"b\""), None)
         );
     }
@@ -114,6 +78,7 @@ mod tests {
     #[test]
     fn a_token_is_preferred_wherever_it_stands() {
         let want = bearer("https://x/t", None, None);
+        assert_eq!(best(&[r#"Bearer realm="https://x/t","#]), want, "a comma too many");
         assert_eq!(best(&[r#"Basic realm="x", Bearer realm="https://x/t""#]), want);
         assert_eq!(best(&["Basic realm=x", r#"Bearer realm="https://x/t""#]), want);
         assert_eq!(best(&[r#"Negotiate, Bearer realm="https://x/t""#]), want);

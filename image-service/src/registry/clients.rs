@@ -1,27 +1,26 @@
-//! The connections and proofs that outlive one pull.
+//! The connections and logins that outlive one pull.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::credentials::Credentials;
-use super::dial::Proxies;
+use super::authorization::AuthorizationCache;
+use super::body::Pace;
+use super::host::Host;
 use super::http::{HttpClient, Timeouts};
-use super::source::Source;
+use super::proxy::Proxies;
+use super::source::{Source, Target};
 use super::tls::TlsOptions;
-use super::token::ProofCache;
-use crate::mirror::Endpoint;
-use crate::reference::Reference;
 
 /// Clients kept at most; each is one set of TLS files and time-outs, so few exist.
 const MAX_CLIENTS: usize = 32;
 
-/// Makes sources; keeps connections open and tokens known between pulls.
+/// Makes sources; keeps connections open and logins between pulls.
 pub(crate) struct Clients {
     timeouts: Timeouts,
     proxies: Proxies,
-    proofs: Arc<ProofCache>,
+    authorizations: Arc<AuthorizationCache>,
     clients: Mutex<HashMap<ClientKey, HttpClient>>,
 }
 
@@ -35,27 +34,27 @@ struct ClientKey {
 
 impl Clients {
     pub(crate) fn new(timeouts: Timeouts) -> Self {
-        let (proxies, proofs) = (Proxies::from_env(), Arc::default());
-        Self { timeouts, proxies, proofs, clients: Mutex::default() }
+        let (proxies, authorizations) = (Proxies::from_env(), Arc::default());
+        Self { timeouts, proxies, authorizations, clients: Mutex::default() }
     }
 
-    /// `endpoint` as a source of the reference's repository.
-    pub(crate) fn source(
-        &self,
-        endpoint: Endpoint,
-        of: &Reference,
-        credentials: Option<&Credentials>,
-    ) -> Source {
-        let http = self.client(&endpoint);
-        Source::new(endpoint, http, of.repository(), of.registry(), credentials, self.proofs.clone())
+    /// The least that a body must deliver.
+    pub(crate) fn pace(&self) -> Pace {
+        self.timeouts.pace()
     }
 
-    fn client(&self, endpoint: &Endpoint) -> HttpClient {
-        let connect = endpoint.dial_timeout.unwrap_or(self.timeouts.connect);
-        // Somebody who waits long for a connection means to wait for the answer, too.
-        let answer = self.timeouts.answer.max(endpoint.dial_timeout.unwrap_or_default() * 2);
+    /// `host` as a source of what `target` names.
+    pub(crate) fn source(&self, host: Host, target: &Target<'_>) -> Source {
+        let http = self.client(&host);
+        Source::new(host, http, target, self.authorizations.clone())
+    }
+
+    fn client(&self, host: &Host) -> HttpClient {
+        let connect = host.dial_timeout.unwrap_or(self.timeouts.connect);
+        // The time for the answer includes the time for the connection.
+        let answer = self.timeouts.answer.max(host.dial_timeout.unwrap_or_default().saturating_mul(2));
         let timeouts = Timeouts { connect, answer, ..self.timeouts };
-        let tls = endpoint.tls.clone();
+        let tls = host.tls.clone();
         let files = tls.client.iter().flat_map(|p| std::iter::once(&p.cert).chain(&p.key)).chain(&tls.ca);
         let changed = files
             .map(|path| (path.clone(), std::fs::metadata(path).and_then(|m| m.modified()).ok()))

@@ -1,4 +1,4 @@
-//! Credentials that come with a pull, and which server may see them.
+//! Credentials that come with a pull, and which server they are for.
 //!
 //! The rule: credentials are for the registry that the reference names. They are sent to that registry
 //! (`docker.io` means `registry-1.docker.io` too, and so does a `server = ` in its hosts.toml), and to a
@@ -47,9 +47,9 @@ pub enum InvalidAuth {
     Characters,
 }
 
-/// How one pull proves who asks.
+/// What one pull logs in with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Proof {
+pub(crate) enum Login {
     /// User name and password.
     Basic { username: String, password: Secret },
     /// A refresh token for the token server.
@@ -61,7 +61,7 @@ pub(crate) enum Proof {
 /// Validated credentials with the server that they are for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
-    pub(crate) proof: Proof,
+    pub(crate) login: Login,
     /// Normalised host[:port]; `None` means the registry of the reference.
     server: Option<String>,
 }
@@ -69,25 +69,25 @@ pub(crate) struct Credentials {
 impl Credentials {
     /// Reads a request's credentials; `None` when there are none.
     pub(crate) fn from_auth(auth: &Auth) -> Result<Option<Self>, InvalidAuth> {
-        let proof = if !auth.registry_token.is_empty() {
+        let login = if !auth.registry_token.is_empty() {
             bearer_header(&auth.registry_token).ok_or(InvalidAuth::Characters)?;
-            Proof::Bearer { token: auth.registry_token.clone() }
+            Login::Bearer { token: auth.registry_token.clone() }
         } else if !auth.identity_token.is_empty() {
-            Proof::Identity { token: auth.identity_token.clone() }
+            Login::Identity { token: auth.identity_token.clone() }
         } else if !auth.username.is_empty() {
-            Proof::Basic { username: auth.username.clone(), password: auth.password.clone() }
+            Login::Basic { username: auth.username.clone(), password: auth.password.clone() }
         } else if !auth.auth.is_empty() {
             decode(&auth.auth)?
         } else {
             return Ok(None);
         };
-        if let Proof::Basic { username, .. } = &proof
+        if let Login::Basic { username, .. } = &login
             && username.contains(':')
         {
             return Err(InvalidAuth::ColonInUser);
         }
         let server = Some(server_name(&auth.server_address)).filter(|s| !s.is_empty());
-        Ok(Some(Self { proof, server }))
+        Ok(Some(Self { login, server }))
     }
 
     /// Whether `endpoint` may see these credentials. `owner` says that the endpoint is `registry` itself,
@@ -108,24 +108,24 @@ impl Credentials {
             hasher.update(&(text.len() as u64).to_le_bytes());
             hasher.update(text.as_bytes());
         };
-        match &self.proof {
-            Proof::Basic { username, password } => ["basic", username, password.expose()].map(&mut add),
-            Proof::Identity { token } => ["identity", token.expose(), ""].map(&mut add),
-            Proof::Bearer { token } => ["bearer", token.expose(), ""].map(&mut add),
+        match &self.login {
+            Login::Basic { username, password } => ["basic", username, password.expose()].map(&mut add),
+            Login::Identity { token } => ["identity", token.expose(), ""].map(&mut add),
+            Login::Bearer { token } => ["bearer", token.expose(), ""].map(&mut add),
         };
         add(self.server.as_deref().unwrap_or_default());
         hasher.finish().hex().to_owned()
     }
 }
 
-fn decode(auth: &Secret) -> Result<Proof, InvalidAuth> {
+fn decode(auth: &Secret) -> Result<Login, InvalidAuth> {
     let text = auth.expose().trim();
     let bytes =
         STANDARD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text)).map_err(|_| InvalidAuth::Encoding)?;
     let text = String::from_utf8(bytes).map_err(|_| InvalidAuth::Encoding)?;
     // Some writers of docker configuration files pad with NUL.
     let (username, password) = text.trim_end_matches('\0').split_once(':').ok_or(InvalidAuth::NoColon)?;
-    Ok(Proof::Basic { username: username.to_owned(), password: Secret::new(password) })
+    Ok(Login::Basic { username: username.to_owned(), password: Secret::new(password) })
 }
 
 /// `https://index.docker.io/v1/` and `registry-1.docker.io` are both `docker.io`.
@@ -204,9 +204,9 @@ mod tests {
     #[test]
     fn the_auth_field_is_decoded_strictly() {
         let with = |auth: &str| Auth { auth: auth.into(), ..Auth::default() };
-        let expected = Proof::Basic { username: "ann".into(), password: "p:w".into() };
-        assert_eq!(read(&with("YW5uOnA6dw==")).proof, expected);
-        assert_eq!(read(&with("YW5uOnA6dw")).proof, expected);
+        let expected = Login::Basic { username: "ann".into(), password: "p:w".into() };
+        assert_eq!(read(&with("YW5uOnA6dw==")).login, expected);
+        assert_eq!(read(&with("YW5uOnA6dw")).login, expected);
         assert_eq!(Credentials::from_auth(&with("%%%")), Err(InvalidAuth::Encoding));
         assert_eq!(Credentials::from_auth(&with("YW5u")), Err(InvalidAuth::NoColon));
         assert_eq!(Credentials::from_auth(&Auth::default()), Ok(None));

@@ -1,52 +1,22 @@
-//! Opens connections, directly or through the proxy that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name.
-//!
-//! This machine itself is never reached through a proxy, as with Go programs.
+//! Opens connections, directly or through a proxy.
 
 use std::error::Error as StdError;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderValue, Uri};
+use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::connect::{Connected, Connection, HttpConnector};
-use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service;
 
+use super::proxy::Proxies;
+
 type BoxError = Box<dyn StdError + Send + Sync>;
-
-/// Which requests go through a proxy.
-#[derive(Clone, Debug)]
-pub(crate) struct Proxies(Arc<Matcher>);
-
-impl Proxies {
-    /// What this process's environment says.
-    pub(crate) fn from_env() -> Self {
-        Self(Arc::new(Matcher::from_env()))
-    }
-
-    fn for_uri(&self, uri: &Uri) -> Option<Intercept> {
-        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']');
-        let ip = host.parse::<std::net::IpAddr>();
-        if host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback()) {
-            return None;
-        }
-        self.0.intercept(uri)
-    }
-
-    /// The header that a request sent in the open through a proxy needs. Tunnels carry their own.
-    pub(crate) fn authorization(&self, uri: &Uri) -> Option<HeaderValue> {
-        if uri.scheme_str() == Some("https") {
-            return None;
-        }
-        self.for_uri(uri)?.basic_auth().cloned()
-    }
-}
 
 /// Opens the TCP connection below a request.
 #[derive(Clone)]
@@ -82,22 +52,22 @@ impl Service<Uri> for Dialer {
             return Box::pin(async move { Ok(Dialed { io: connecting.await?, proxied: false }) });
         };
         Box::pin(async move {
-            let place = proxy.uri().clone();
-            if place.scheme_str() != Some("http") {
-                return Err(format!("proxy {}: only http:// proxies are supported", place_of(&place)).into());
+            let address = proxy.uri().clone();
+            let name = name_of(&address);
+            if address.scheme_str() != Some("http") {
+                return Err(format!("proxy {name}: only http:// proxies are supported").into());
             }
-            let name = place_of(&place);
             let through =
                 |e: BoxError| BoxError::from(format!("through proxy {name}: {}", super::error::chain(&*e)));
             if uri.scheme_str() == Some("https") {
-                let mut tunnel = Tunnel::new(place, direct);
+                let mut tunnel = Tunnel::new(address, direct);
                 if let Some(auth) = proxy.basic_auth() {
                     tunnel = tunnel.with_auth(auth.clone());
                 }
                 let io = tunnel.call(uri).await.map_err(|e| through(e.into()))?;
                 Ok(Dialed { io, proxied: false })
             } else {
-                let io = direct.call(place).await.map_err(|e| through(e.into()))?;
+                let io = direct.call(address).await.map_err(|e| through(e.into()))?;
                 Ok(Dialed { io, proxied: true })
             }
         })
@@ -105,7 +75,7 @@ impl Service<Uri> for Dialer {
 }
 
 /// Host and port only: a proxy's address may carry a password.
-fn place_of(proxy: &Uri) -> String {
+fn name_of(proxy: &Uri) -> String {
     let host = proxy.host().unwrap_or_default();
     proxy.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
@@ -165,7 +135,7 @@ impl Write for Dialed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::http::{Ask, HttpClient, Timeouts};
+    use crate::registry::http::{HttpClient, HttpRequest, Timeouts};
     use crate::registry::{TlsOptions, Url};
     use http::Method;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -188,15 +158,15 @@ mod tests {
     }
 
     fn client(proxy: &str) -> HttpClient {
-        let matcher = Matcher::builder().all(proxy.to_owned()).no("direct.example").build();
-        HttpClient::new(TlsOptions::default(), Timeouts::default(), Proxies(Arc::new(matcher)))
+        let proxies = Proxies::new(proxy, proxy, "direct.example");
+        HttpClient::new(TlsOptions::default(), Timeouts::default(), proxies)
     }
 
     #[tokio::test]
-    async fn plain_requests_go_through_a_proxy_in_the_open() {
+    async fn plain_requests_go_through_a_proxy_unencrypted() {
         let (address, asked) = proxy().await;
-        let ask = Ask::new(Method::GET, Url::parse("http://far.example/v2/x?y").unwrap());
-        let response = client(&address).send(&ask).await.unwrap();
+        let request = HttpRequest::new(Method::GET, Url::parse("http://far.example/v2/x?y").unwrap());
+        let response = client(&address).send(&request).await.unwrap();
         assert_eq!(response.status(), 418);
         let asked = asked.await.unwrap();
         assert!(asked.starts_with("GET http://far.example/v2/x?y HTTP/1.1\r\n"), "{asked}");
@@ -204,23 +174,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn encrypted_requests_tunnel_and_the_proxys_refusal_is_told() {
+    async fn encrypted_requests_tunnel_and_the_proxys_refusal_is_in_the_error() {
         let (address, asked) = proxy().await;
-        let ask = Ask::new(Method::GET, Url::parse("https://far.example/v2/x").unwrap());
-        let error = client(&address).send(&ask).await.unwrap_err().to_string();
+        let request = HttpRequest::new(Method::GET, Url::parse("https://far.example/v2/x").unwrap());
+        let error = client(&address).send(&request).await.unwrap_err().to_string();
         assert!(error.contains("through proxy 127.0.0.1:") && !error.contains("pass"), "{error}");
         let asked = asked.await.unwrap();
         assert!(asked.starts_with("CONNECT far.example:443 HTTP/1.1\r\n"), "{asked}");
         assert!(asked.contains("dXNlcjpwYXNz"), "{asked}");
-    }
-
-    #[test]
-    fn this_machine_and_the_excepted_are_reached_directly() {
-        let proxies = Proxies(Arc::new(Matcher::builder().all("http://p:1").no("direct.example").build()));
-        for uri in ["http://localhost:5000/", "https://127.0.0.1/", "http://[::1]/", "http://direct.example/"]
-        {
-            assert!(proxies.for_uri(&uri.parse().unwrap()).is_none(), "{uri}");
-        }
-        assert!(proxies.for_uri(&"http://far.example/".parse().unwrap()).is_some());
     }
 }

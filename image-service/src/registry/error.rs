@@ -1,5 +1,6 @@
-//! Why one endpoint could not serve a request.
+//! Why one server could not serve a request.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::digest::Digest;
@@ -13,14 +14,16 @@ pub enum ErrorKind {
     NotFound,
     /// Credentials are missing or wrong.
     Unauthenticated,
-    /// Credentials are right and not enough.
+    /// The credentials are valid but do not allow it.
     PermissionDenied,
     /// The registry limits how much is pulled, or the disk is full.
     ResourceExhausted,
-    /// Nothing could be reached, or it did not work just now.
+    /// No server could be reached, or the failure may pass.
     Unavailable,
     /// It took too long.
     DeadlineExceeded,
+    /// It was cancelled on request.
+    Cancelled,
     /// Content is not what its digest, size or type says.
     DataLoss,
     /// This machine's store or configuration does not work.
@@ -29,7 +32,25 @@ pub enum ErrorKind {
     FailedPrecondition,
 }
 
-/// Why one endpoint could not serve a request.
+/// How much of something had been received when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes received.
+    pub bytes: u64,
+    /// Bytes of the whole, where that is known.
+    pub of: Option<u64>,
+}
+
+impl fmt::Display for Received {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.of {
+            Some(of) => write!(f, "{} of {of} bytes received", self.bytes),
+            None => write!(f, "{} bytes received", self.bytes),
+        }
+    }
+}
+
+/// Why one server could not serve a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are named by the messages")]
 pub enum EndpointError {
@@ -39,10 +60,12 @@ pub enum EndpointError {
     Tls { why: String },
     #[error("no answer within {} s", .after.as_secs_f32())]
     NoAnswer { after: Duration },
-    #[error("no data for {} s, {received} of {size} bytes received", .after.as_secs_f32())]
-    Stalled { after: Duration, received: u64, size: u64 },
-    #[error("connection ended early, {received} of {size} bytes received: {why}")]
-    Cut { received: u64, size: u64, why: String },
+    #[error("no data for {} s, {received}", .after.as_secs_f32())]
+    Stalled { after: Duration, received: Received },
+    #[error("too slow: {bytes} bytes in {:.1} s, {received}", .within.as_secs_f32())]
+    Slow { bytes: u64, within: Duration, received: Received },
+    #[error("connection ended early, {received}: {why}")]
+    Cut { received: Received, why: String },
     #[error("answered {status}{detail}")]
     Status { status: u16, detail: String, retry_after: Option<Duration> },
     #[error("not found{detail}")]
@@ -75,7 +98,7 @@ impl EndpointError {
             Self::Connect { .. } | Self::Tls { .. } | Self::Cut { .. } | Self::Redirect { .. } => {
                 ErrorKind::Unavailable
             }
-            Self::NoAnswer { .. } | Self::Stalled { .. } => ErrorKind::DeadlineExceeded,
+            Self::NoAnswer { .. } | Self::Stalled { .. } | Self::Slow { .. } => ErrorKind::DeadlineExceeded,
             Self::Status { status: 429, .. } => ErrorKind::ResourceExhausted,
             Self::Status { .. } | Self::Protocol { .. } => ErrorKind::Unavailable,
             Self::NotFound { .. } => ErrorKind::NotFound,
@@ -91,8 +114,15 @@ impl EndpointError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::NoAnswer { .. } | Self::Stalled { .. } | Self::Cut { .. } => true,
-            Self::Status { status, .. } => matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504),
+            Self::Connect { .. }
+            | Self::NoAnswer { .. }
+            | Self::Stalled { .. }
+            | Self::Slow { .. }
+            | Self::Cut { .. } => true,
+            // 520 to 527 and 530 are what Cloudflare says when the registry behind it does not answer.
+            Self::Status { status, .. } => {
+                matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504 | 507 | 520..=527 | 530)
+            }
             Self::Token { source, .. } => source.is_transient(),
             Self::Tls { .. }
             | Self::NotFound { .. }
@@ -104,6 +134,23 @@ impl EndpointError {
             | Self::Redirect { .. }
             | Self::Protocol { .. }
             | Self::Configuration { .. } => false,
+        }
+    }
+
+    /// Whether the failure is about the server and not about what was asked for: the server's next answers
+    /// will probably be no better.
+    #[must_use]
+    pub(crate) fn is_about_the_server(&self) -> bool {
+        !matches!(self, Self::NotFound { .. })
+    }
+
+    /// The failure of a body, with how much of the whole blob is there.
+    pub(crate) fn after(self, received: Received) -> Self {
+        match self {
+            Self::Stalled { after, .. } => Self::Stalled { after, received },
+            Self::Slow { bytes, within, .. } => Self::Slow { bytes, within, received },
+            Self::Cut { why, .. } => Self::Cut { received, why },
+            other => other,
         }
     }
 

@@ -1,4 +1,4 @@
-//! Puts into words what went wrong in an exchange: hyper's errors, and what registries say themselves.
+//! Error texts for people: from hyper's errors, and from what registries say in theirs.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,10 +6,10 @@ use http::{HeaderMap, header};
 use rustls::AlertDescription;
 use serde::Deserialize;
 
-use super::error::{EndpointError, chain};
+use super::error::{EndpointError, Received, chain};
 use super::url::Url;
 
-/// hyper's errors say little; what a person needs is deeper in the chain.
+/// hyper's own texts say little; the cause is deeper in the chain of errors.
 pub(super) fn explain(error: &hyper_util::client::legacy::Error, url: &Url) -> EndpointError {
     let mut why = chain(error);
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -33,7 +33,7 @@ pub(super) fn explain(error: &hyper_util::client::legacy::Error, url: &Url) -> E
         let why = format!("{why} (does it speak https? then write https:// in hosts.toml)");
         return EndpointError::Protocol { why };
     }
-    EndpointError::Cut { received: 0, size: 0, why }
+    EndpointError::Cut { received: Received { bytes: 0, of: None }, why }
 }
 
 fn explain_tls(error: &rustls::Error) -> String {
@@ -53,14 +53,20 @@ fn explain_tls(error: &rustls::Error) -> String {
     format!("{error}{hint}")
 }
 
+/// A longer `Retry-After` is cut to this, so that sums of times stay in range.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
+
 /// `Retry-After` in either of its forms, as a time from now.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let at = httpdate::parse_http_date(text).ok()?;
-    Some(at.duration_since(SystemTime::now()).unwrap_or_default())
+    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
+        // Too many digits are a very long time.
+        text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
+    } else {
+        let at = httpdate::parse_http_date(text).ok()?;
+        at.duration_since(SystemTime::now()).unwrap_or_default()
+    };
+    Some(wait.min(MAX_RETRY_AFTER))
 }
 
 #[derive(Deserialize)]
@@ -89,7 +95,7 @@ pub(super) fn error_detail(body: &[u8]) -> String {
             each.collect::<Vec<_>>().join("; ")
         }
         Ok(said) => format!("{}{}", said.details, said.error_description),
-        // An HTML page of a proxy helps nobody.
+        // A proxy's HTML page is of no use in an error.
         Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };
@@ -126,6 +132,11 @@ mod tests {
         };
         assert_eq!(get("7"), Some(Duration::from_secs(7)));
         assert_eq!(get("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
-        assert_eq!(get("soon"), None);
+        for endless in ["18446744073709551615", "99999999999999999999999", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(get(endless), Some(MAX_RETRY_AFTER), "{endless}");
+        }
+        for unusable in ["soon", "-1", ""] {
+            assert_eq!(get(unusable), None, "{unusable}");
+        }
     }
 }

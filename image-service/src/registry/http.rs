@@ -1,22 +1,25 @@
 //! One HTTP exchange: time-outs, redirects, and errors that say what happened.
 //!
-//! Redirects are followed here and not by a library, because blobs are commonly redirected to other hosts
-//! and neither credentials nor the header table of a hosts.toml may travel there.
+//! Redirects are followed here and not by a library, because blobs are commonly redirected to other hosts:
+//! neither credentials nor the header table of a hosts.toml are sent there, and a challenge from there is
+//! not answered.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
-use super::dial::{Dialer, Proxies};
+use super::body::{Body, Pace};
+use super::dial::Dialer;
 use super::error::{EndpointError, chain};
 use super::explain::{error_detail, explain, retry_after};
+use super::proxy::Proxies;
 use super::tls::{TlsOptions, client_config};
 use super::url::Url;
 
@@ -34,19 +37,33 @@ pub struct Timeouts {
     pub connect: Duration,
     /// From the request to the head of the answer, TLS handshake and proxy included.
     pub answer: Duration,
-    /// Without a single byte of a body.
+    /// The window in which a body must deliver at least [`stall_bytes`](Self::stall_bytes). Without any
+    /// byte for so long it has stalled, too.
     pub stall: Duration,
+    /// See [`stall`](Self::stall). A registry that sends less is given up.
+    pub stall_bytes: u64,
+}
+
+impl Timeouts {
+    pub(crate) fn pace(&self) -> Pace {
+        Pace { window: self.stall, bytes: self.stall_bytes }
+    }
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
         let half_minute = Duration::from_secs(30);
-        Self { connect: Duration::from_secs(10), answer: half_minute, stall: half_minute }
+        Self {
+            connect: Duration::from_secs(10),
+            answer: half_minute,
+            stall: half_minute,
+            stall_bytes: 8 << 10,
+        }
     }
 }
 
 /// A request before it is sent.
-pub(crate) struct Ask {
+pub(crate) struct HttpRequest {
     pub(crate) method: Method,
     pub(crate) url: Url,
     /// Headers that may follow a redirect to anywhere.
@@ -56,7 +73,7 @@ pub(crate) struct Ask {
     pub(crate) body: Bytes,
 }
 
-impl Ask {
+impl HttpRequest {
     pub(crate) fn new(method: Method, url: Url) -> Self {
         Self { method, url, headers: HeaderMap::new(), private: HeaderMap::new(), body: Bytes::new() }
     }
@@ -87,13 +104,19 @@ impl HttpClient {
         Self { shared: Arc::new(Shared { plain, secure: OnceLock::new(), tls, dialer, proxies }), timeouts }
     }
 
-    /// Sends `ask`, follows redirects, and returns the answer whatever its status.
-    pub(crate) async fn send(&self, ask: &Ask) -> Result<Response<Incoming>, EndpointError> {
-        let mut url = ask.url.clone();
+    /// Sends a request, follows redirects, and returns the response whatever its status. The exception is a
+    /// 401 from another server that a redirect led to: answering that would send credentials to a server
+    /// that they are not for.
+    pub(crate) async fn send(&self, request: &HttpRequest) -> Result<Response<Incoming>, EndpointError> {
+        let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.exchange(ask, &url).await?;
-            // Only what carries no body is repeated elsewhere: a refresh token travels in one.
-            let Some(location) = redirect_target(&response).filter(|_| ask.body.is_empty()) else {
+            let response = self.exchange(request, &url).await?;
+            if response.status() == StatusCode::UNAUTHORIZED && !url.same_server(&request.url) {
+                let why = format!("{} wants credentials, and they are not sent there", url.origin());
+                return Err(EndpointError::Redirect { why });
+            }
+            // Only a request without a body is repeated elsewhere: a refresh token travels in the body.
+            let Some(location) = redirect_target(&response).filter(|_| request.body.is_empty()) else {
                 return Ok(response);
             };
             let next = url.join(location).map_err(|e| EndpointError::Redirect { why: e.to_string() })?;
@@ -106,15 +129,15 @@ impl HttpClient {
         Err(EndpointError::Redirect { why: format!("more than {MAX_REDIRECTS} in a row") })
     }
 
-    async fn exchange(&self, ask: &Ask, url: &Url) -> Result<Response<Incoming>, EndpointError> {
+    async fn exchange(&self, given: &HttpRequest, url: &Url) -> Result<Response<Incoming>, EndpointError> {
         let protocol = |e: &dyn std::error::Error| EndpointError::Protocol { why: chain(e) };
         let uri = url.to_uri().map_err(|e| protocol(&e))?;
-        let mut request = Request::new(Full::new(ask.body.clone()));
-        *request.method_mut() = ask.method.clone();
+        let mut request = Request::new(Full::new(given.body.clone()));
+        *request.method_mut() = given.method.clone();
         let headers = request.headers_mut();
-        headers.extend(ask.headers.clone());
-        if url.same_server(&ask.url) {
-            headers.extend(ask.private.clone());
+        headers.extend(given.headers.clone());
+        if url.same_server(&given.url) {
+            headers.extend(given.private.clone());
         }
         headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
         headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
@@ -152,28 +175,7 @@ impl HttpClient {
         limit: u64,
         what: &str,
     ) -> Result<Bytes, EndpointError> {
-        let mut body = response.into_body();
-        let mut read = BytesMut::new();
-        loop {
-            let frame = match tokio::time::timeout(self.timeouts.stall, body.frame()).await {
-                Err(_) => {
-                    let (after, received) = (self.timeouts.stall, read.len() as u64);
-                    return Err(EndpointError::Stalled { after, received, size: received });
-                }
-                Ok(None) => return Ok(read.freeze()),
-                Ok(Some(Err(e))) => {
-                    let received = read.len() as u64;
-                    return Err(EndpointError::Cut { received, size: received, why: chain(&e) });
-                }
-                Ok(Some(Ok(frame))) => frame,
-            };
-            if let Ok(data) = frame.into_data() {
-                if (read.len() + data.len()) as u64 > limit {
-                    return Err(EndpointError::TooLarge { what: what.to_owned(), limit });
-                }
-                read.extend_from_slice(&data);
-            }
-        }
+        Body::new(response.into_body(), self.timeouts.pace()).read_all(limit, what).await
     }
 
     /// Turns an answer that is no success into the error it stands for.

@@ -1,4 +1,5 @@
-//! One endpoint as a source of one repository: knows its address, its proof and its connections.
+//! One repository at one server: address, credentials and connections, with the login that its requests
+//! need.
 
 use std::sync::Arc;
 
@@ -6,69 +7,88 @@ use http::header::{ACCEPT, AUTHORIZATION, RANGE};
 use http::{HeaderValue, Method, Response, StatusCode};
 use hyper::body::Incoming;
 
+use super::authenticate::Authenticator;
+use super::authorization::{AuthorizationCache, AuthorizationKey};
 use super::challenge::Challenge;
 use super::credentials::{Credentials, sensitive};
 use super::error::EndpointError;
-use super::http::{Ask, HttpClient};
-use super::token::{Asker, ProofCache, ProofKey};
+use super::host::Host;
+use super::http::{HttpClient, HttpRequest};
 use super::url::Url;
-use crate::mirror::Endpoint;
 
-/// One endpoint, asked about one repository on behalf of one user.
+/// What a [`Source`] is of.
+pub(crate) struct Target<'a> {
+    /// The registry of the reference; the server may be one of its mirrors.
+    pub(crate) registry: &'a str,
+    pub(crate) repository: &'a str,
+    /// Whether the server is the registry itself.
+    pub(crate) is_registry: bool,
+    /// Of the pull; used only where they are for this server.
+    pub(crate) credentials: Option<&'a Credentials>,
+}
+
+/// One repository at one server, for one user.
 pub(crate) struct Source {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) http: HttpClient,
+    host: Host,
+    pub(super) http: HttpClient,
     repository: String,
     credentials: Option<Credentials>,
     why_no_credentials: &'static str,
-    proofs: Arc<ProofCache>,
-    key: ProofKey,
-    /// Held while a proof is renewed, so that parallel layers do not each fetch a token.
-    renewing: tokio::sync::Mutex<()>,
+    authorizations: Arc<AuthorizationCache>,
+    key: AuthorizationKey,
+    /// Held while the server is logged in to, so that parallel layers do not each fetch a token.
+    logging_in: tokio::sync::Mutex<()>,
 }
 
 impl Source {
     pub(crate) fn new(
-        endpoint: Endpoint,
+        host: Host,
         http: HttpClient,
-        repository: &str,
-        registry: &str,
-        credentials: Option<&Credentials>,
-        proofs: Arc<ProofCache>,
+        target: &Target<'_>,
+        authorizations: Arc<AuthorizationCache>,
     ) -> Self {
-        let allowed =
-            credentials.filter(|c| c.are_for(&endpoint.url, endpoint.is_registry(), registry)).cloned();
-        let why_no_credentials = if credentials.is_some() && allowed.is_none() {
+        let given = target.credentials;
+        let allowed = given.filter(|c| c.are_for(&host.url, target.is_registry, target.registry)).cloned();
+        let why_no_credentials = if given.is_some() && allowed.is_none() {
             "the credentials of the request are for another server"
         } else {
             "the request has no credentials"
         };
-        let key = ProofKey {
-            origin: endpoint.url.to_string(),
-            repository: repository.to_owned(),
+        let key = AuthorizationKey {
+            origin: host.url.to_string(),
+            repository: target.repository.to_owned(),
             fingerprint: allowed.as_ref().map(Credentials::fingerprint).unwrap_or_default(),
         };
-        let (repository, renewing) = (repository.to_owned(), tokio::sync::Mutex::new(()));
-        Self { endpoint, http, repository, credentials: allowed, why_no_credentials, proofs, key, renewing }
+        Self {
+            host,
+            http,
+            repository: target.repository.to_owned(),
+            credentials: allowed,
+            why_no_credentials,
+            authorizations,
+            key,
+            logging_in: tokio::sync::Mutex::new(()),
+        }
     }
 
-    /// Asks for `kind/wanted` of the repository (`manifests/latest`); the answer is a success.
-    pub(crate) async fn ask(
+    /// Requests `path` of the repository (`manifests/latest`), logging in when the server wants that. The
+    /// response is a success.
+    pub(super) async fn request(
         &self,
         method: Method,
-        kind_and_wanted: &str,
+        path: &str,
         accept: Option<&'static str>,
         range_from: u64,
     ) -> Result<Response<Incoming>, EndpointError> {
-        let mut ask = self.prepare(method, kind_and_wanted, accept, range_from);
-        let configured = ask.private.get(AUTHORIZATION).is_some();
-        let mut used = self.proofs.get(&self.key);
-        // The second try has a fresh proof; a third would only repeat it.
+        let mut request = self.prepare(method, path, accept, range_from);
+        let configured = request.private.get(AUTHORIZATION).is_some();
+        let mut used = self.authorizations.get(&self.key).filter(|_| !configured);
+        // The second try has a fresh login; a third would only repeat it.
         for last in [false, true] {
             if let Some(header) = &used {
-                ask.private.insert(AUTHORIZATION, header.clone());
+                request.private.insert(AUTHORIZATION, header.clone());
             }
-            let response = self.http.send(&ask).await?;
+            let response = self.http.send(&request).await?;
             if response.status().is_success() {
                 return Ok(response);
             }
@@ -76,62 +96,62 @@ impl Source {
                 return Err(self.http.refusal(response).await);
             }
             let Some(challenge) = Challenge::best(response.headers()) else {
-                let why = "it names no way of authentication that is known here".to_owned();
+                let why = "it names no way of authentication that is supported".to_owned();
                 return Err(EndpointError::Unauthenticated { why });
             };
             drop(response);
-            used = Some(self.renew(&challenge, used.as_ref()).await?);
+            used = Some(self.log_in(&challenge, used.as_ref()).await?);
         }
         Err(EndpointError::Protocol { why: "unreachable end of authentication".to_owned() })
     }
 
-    /// The request without a proof.
+    /// The request without a login.
     fn prepare(
         &self,
         method: Method,
-        kind_and_wanted: &str,
+        path: &str,
         accept: Option<&'static str>,
         range_from: u64,
-    ) -> Ask {
-        let mut ask = Ask::new(method, self.url(kind_and_wanted));
+    ) -> HttpRequest {
+        let mut request = HttpRequest::new(method, self.url(path));
         if let Some(accept) = accept {
-            ask.headers.insert(ACCEPT, HeaderValue::from_static(accept));
+            request.headers.insert(ACCEPT, HeaderValue::from_static(accept));
         }
         if range_from > 0
             && let Ok(value) = HeaderValue::from_str(&format!("bytes={range_from}-"))
         {
-            ask.headers.insert(RANGE, value);
+            request.headers.insert(RANGE, value);
         }
-        for (name, value) in &self.endpoint.headers {
+        for (name, value) in &self.host.headers {
             if let Some(value) = sensitive(value.expose()) {
-                ask.private.append(name.clone(), value);
+                request.private.append(name.clone(), value);
             }
         }
-        ask
+        request
     }
 
-    async fn renew(
+    async fn log_in(
         &self,
         challenge: &Challenge,
         refused: Option<&HeaderValue>,
     ) -> Result<HeaderValue, EndpointError> {
-        let _one_at_a_time = self.renewing.lock().await;
-        if let Some(other) = self.proofs.get(&self.key).filter(|now| Some(now) != refused) {
+        let _one_at_a_time = self.logging_in.lock().await;
+        if let Some(other) = self.authorizations.get(&self.key).filter(|now| Some(now) != refused) {
             return Ok(other);
         }
-        let asker = Asker {
+        let authenticator = Authenticator {
             http: &self.http,
-            endpoint: &self.endpoint.url,
+            server: &self.host.url,
             repository: &self.repository,
             credentials: self.credentials.as_ref(),
             why_no_credentials: self.why_no_credentials,
         };
-        asker.prove(challenge, &self.proofs, &self.key).await
+        authenticator.answer(challenge, &self.authorizations, &self.key).await
     }
 
-    fn url(&self, kind_and_wanted: &str) -> Url {
-        let url = self.endpoint.url.with_path(&format!("/{}/{kind_and_wanted}", self.repository));
-        match &self.endpoint.namespace {
+    fn url(&self, path: &str) -> Url {
+        let url = self.host.url.with_path(&format!("/{}/{path}", self.repository));
+        match &self.host.namespace {
             Some(namespace) => url.with_query("ns", namespace),
             None => url,
         }

@@ -8,6 +8,7 @@ pub mod image;
 pub mod server;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_image_service::pull::RetryPolicy;
@@ -34,16 +35,23 @@ impl Bench {
             connect: Duration::from_secs(2),
             answer: Duration::from_millis(1500),
             stall: Duration::from_millis(300),
+            stall_bytes: 8 << 10,
         };
         let retry = RetryPolicy {
             rounds: 3,
             first_pause: Duration::from_millis(20),
             patience: Duration::from_secs(5),
+            slow_bytes: 16 << 10,
         };
         let config = ImageConfig {
             root: dir.path().join("root"),
             registry_config_dir: Some(dir.path().join("certs.d")),
-            pull: PullOptions { timeouts, retry, layers_at_once: 4 },
+            pull: PullOptions {
+                timeouts,
+                retry,
+                layers_at_once: 4,
+                layer_patience: Duration::from_millis(200),
+            },
         };
         let images = ImageService::open(config, &metrics).await.unwrap();
         Self { images, metrics, dir }
@@ -63,11 +71,11 @@ impl Bench {
         self.hosts("test.example", &format!("server = \"{last}\"\n{mirrors}"));
     }
 
-    pub async fn pull(&self, reference: &str) -> Result<ImageId, PullError> {
+    pub async fn pull(&self, reference: &str) -> Result<ImageId, Arc<PullError>> {
         self.images.pull(&PullRequest { reference: reference.to_owned(), auth: None }, None).await
     }
 
-    pub async fn pull_as(&self, reference: &str, auth: Auth) -> Result<ImageId, PullError> {
+    pub async fn pull_as(&self, reference: &str, auth: Auth) -> Result<ImageId, Arc<PullError>> {
         self.images.pull(&PullRequest { reference: reference.to_owned(), auth: Some(auth) }, None).await
     }
 

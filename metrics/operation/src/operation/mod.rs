@@ -22,7 +22,8 @@ const STOPPING: Duration = Duration::from_secs(2);
 pub struct Operation<E> {
     context: Arc<Context>,
     undo: UndoList<E>,
-    holds: Vec<Box<dyn Send>>,
+    /// In a lock only so that stages can share the operation between threads.
+    holds: Mutex<Vec<Box<dyn Send>>>,
 }
 
 /// What the stages of one run share.
@@ -64,12 +65,12 @@ where
             running: watch::Sender::new(0),
             current: Mutex::new("begin"),
         };
-        Self { context: Arc::new(context), undo: UndoList::default(), holds: Vec::new() }
+        Self { context: Arc::new(context), undo: UndoList::default(), holds: Mutex::default() }
     }
 
     /// Keeps `guard` (a keyed lock, a lease) until the operation has ended and its undo too.
     pub fn hold(&mut self, guard: impl Send + 'static) {
-        self.holds.push(Box::new(guard));
+        self.holds.get_mut().unwrap_or_else(PoisonError::into_inner).push(Box::new(guard));
     }
 
     /// Registers an undo step for what comes next; `work` blocks. Call it before the work that it undoes:
@@ -170,6 +171,7 @@ where
             (undo.run().await, None)
         } else {
             let stage = context.current();
+            let holds = holds.into_inner().unwrap_or_else(PoisonError::into_inner);
             tokio::spawn(undo_when_stopped(context, undo, holds));
             (vec![], Some(stage))
         };

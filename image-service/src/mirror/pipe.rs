@@ -1,7 +1,7 @@
-//! From the network's tasks to the unpacking thread: a bounded channel that reads like a file.
+//! From the download's task to the unpacking thread: a bounded channel that reads like a file.
 //!
 //! The end of the data is a message of its own, sent after the digest has been verified. A sender that
-//! goes away without it makes the reader fail, so nothing unverified can look complete.
+//! goes away without it makes the reader fail, so that nothing unverified looks complete.
 
 use std::io::{self, Read};
 
@@ -17,14 +17,14 @@ pub(crate) enum Piece {
     End,
 }
 
-/// The reader's end; blocks.
+/// The reader's side; reading blocks.
 pub(crate) struct PieceReader {
     pieces: mpsc::Receiver<Piece>,
     current: Bytes,
     ended: bool,
 }
 
-pub(crate) fn bridge() -> (mpsc::Sender<Piece>, PieceReader) {
+pub(crate) fn pipe() -> (mpsc::Sender<Piece>, PieceReader) {
     let (sender, pieces) = mpsc::channel(PIECES);
     (sender, PieceReader { pieces, current: Bytes::new(), ended: false })
 }
@@ -36,7 +36,7 @@ impl Read for PieceReader {
                 Some(Piece::Data(data)) => self.current = data,
                 Some(Piece::End) => self.ended = true,
                 None => {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download was given up"));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the download ended early"));
                 }
             }
         }
@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     fn read_all(pieces: Vec<Piece>) -> io::Result<Vec<u8>> {
-        let (sender, mut reader) = bridge();
+        let (sender, mut reader) = pipe();
         for piece in pieces {
             sender.try_send(piece).ok().unwrap();
         }
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_is_only_an_end_when_it_was_said() {
+    fn the_data_ends_only_with_the_end_message() {
         let data = |text: &'static str| Piece::Data(Bytes::from_static(text.as_bytes()));
         assert_eq!(read_all(vec![data("ab"), data(""), data("c"), Piece::End]).unwrap(), b"abc");
         assert!(read_all(vec![data("ab")]).is_err());

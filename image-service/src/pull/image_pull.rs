@@ -1,0 +1,240 @@
+//! The operation `pull_image`: its stages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_operation::{Cancel, Operation, Stage, StageFailure};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use super::Puller;
+use super::error::{PullCause, PullError};
+use super::layer_fetch::LayerFetch;
+use super::progress::{ProgressSender, PullStage};
+use crate::digest::{DiffId, Digest, ImageId};
+use crate::manifest::{self, Document, ImageManifest, MAX_CONFIG, ManifestError, Platform, PulledConfig};
+use crate::mirror::{ManifestByDigest, ManifestOf, Resolution, ResolveDigest, SmallBlob, Sources};
+use crate::reference::Reference;
+use crate::registry::{Credentials, RawManifest};
+use crate::store::{self, Hold, NewImage};
+
+/// An index may lead to another one; real images nest no deeper.
+const MAX_INDEXES: usize = 3;
+
+/// For stages that only use the disk.
+const DISK_DEADLINE: Duration = Duration::from_secs(300);
+/// For stages that ask every endpoint for small documents, with all retries.
+const DOCUMENT_DEADLINE: Duration = Duration::from_secs(600);
+/// All layers together have this long, and a second more for each [`SLOWEST_RATE`] bytes.
+const LAYERS_DEADLINE: Duration = Duration::from_secs(3600);
+const SLOWEST_RATE: u64 = 16 << 10;
+
+type Staged<T> = Result<T, StageFailure<PullCause>>;
+
+/// One pull under way.
+pub(super) struct ImagePull {
+    pub(super) puller: Puller,
+    pub(super) reference: Reference,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) progress: ProgressSender,
+}
+
+impl ImagePull {
+    /// Pulls the image; `cancel` stops it.
+    pub(super) async fn run(self, cancel: Cancel) -> Result<ImageId, PullError> {
+        let metrics = &self.puller.shared.metrics;
+        let reference = self.reference.to_string();
+        let timer = metrics.pull(self.reference.registry());
+        let subject = format!("image {reference}");
+        let operation = Operation::cancelled_by(&metrics.all, "pull_image", subject, cancel);
+        let result = self.stages(&operation).await;
+        match operation.finish(result).await {
+            Ok(id) => {
+                timer.ok();
+                Ok(id)
+            }
+            Err(failure) => {
+                let error = PullError::from_failure(&reference, failure);
+                tracing::info!(%error, "a pull failed");
+                Err(error)
+            }
+        }
+    }
+
+    async fn stages(&self, operation: &Operation<PullCause>) -> Staged<ImageId> {
+        let sources = self.find_endpoints(operation).await?;
+        if let Some(unchanged) = self.resolve(operation, &sources).await? {
+            return Ok(unchanged);
+        }
+        self.progress.stage(PullStage::Manifest);
+        let name = PullStage::Manifest.name();
+        let manifest = |_| fetch_manifest(&self.reference, &sources);
+        let found = operation.stage(name, DOCUMENT_DEADLINE, manifest).await?;
+        self.progress.stage(PullStage::Config);
+        let name = PullStage::Config.name();
+        let config = operation.stage(name, DOCUMENT_DEADLINE, |_| fetch_config(&found, &sources)).await?;
+        // From here on the store keeps the layers that this image needs.
+        let hold = self.puller.shared.store.hold(&config.diff_ids);
+        self.fetch_layers(operation, sources, &found.image, &config.diff_ids).await?;
+        let image = NewImage {
+            reference: self.reference.clone(),
+            resolved: found.resolved,
+            manifest: document(&found.manifest),
+            config: store::Document { digest: found.image.config.digest, bytes: config.bytes },
+        };
+        self.commit(operation, image, hold).await
+    }
+
+    /// Reads the registry's folder, away from the threads that answer requests: it may be on a slow volume.
+    async fn find_endpoints(&self, operation: &Operation<PullCause>) -> Staged<Sources> {
+        let shared = &self.puller.shared;
+        let (puller, reference) = (self.puller.clone(), self.reference.clone());
+        let name = PullStage::Endpoints.name();
+        let resolution: Resolution = operation
+            .stage(name, DISK_DEADLINE, |stage| async move {
+                stage.blocking(move |_| Ok(puller.shared.mirrors.resolve(&reference)?)).await
+            })
+            .await?;
+        let (credentials, retry) = (self.credentials.as_ref(), shared.options.retry);
+        let metrics = &shared.metrics.mirrors;
+        Ok(Sources::new(resolution, &self.reference, credentials, &shared.clients, metrics, retry))
+    }
+
+    /// The image that is here already, when the registry says that the reference still means it. The
+    /// registry is asked even for a digest: it knows who may have the image.
+    async fn resolve(&self, operation: &Operation<PullCause>, sources: &Sources) -> Staged<Option<ImageId>> {
+        self.progress.stage(PullStage::Resolve);
+        let unchanged = |_| async {
+            let Ok(image) = self.puller.shared.store.find(&self.reference.to_string()) else {
+                return Ok(None);
+            };
+            let Some(Some(digest)) = sources.once(&ResolveDigest(&self.reference)).await else {
+                return Ok(None);
+            };
+            let expected = self.reference.repo_digest(&digest);
+            Ok(image.repo_digests.contains(&expected).then(|| image.id.clone()))
+        };
+        operation.stage(PullStage::Resolve.name(), DOCUMENT_DEADLINE, unchanged).await
+    }
+
+    async fn fetch_layers(
+        &self,
+        operation: &Operation<PullCause>,
+        sources: Sources,
+        image: &ImageManifest,
+        diff_ids: &[DiffId],
+    ) -> Staged<()> {
+        self.progress.stage(PullStage::Layers);
+        self.progress.layers(image.layers.iter().map(|l| (l.blob.digest.clone(), l.blob.size)));
+        let bytes = image.layers.iter().fold(0u64, |sum, layer| sum.saturating_add(layer.blob.size));
+        let deadline = LAYERS_DEADLINE.saturating_add(Duration::from_secs(bytes / SLOWEST_RATE));
+        let fetch = |stage: Stage<PullCause>| async move {
+            let fetch = Arc::new(LayerFetch {
+                store: self.puller.shared.store.clone(),
+                sources,
+                progress: self.progress.clone(),
+                shares: self.puller.shared.layer_shares.clone(),
+                patience: self.puller.shared.options.layer_patience,
+                cancel: stage.cancel().child(),
+                stage,
+            });
+            self.fetch_all(&fetch, image, diff_ids).await
+        };
+        operation.stage(PullStage::Layers.name(), deadline, fetch).await
+    }
+
+    /// Fetches the layers, a few at a time. The first failure cancels the others; all of them are waited
+    /// for, so that nothing of the pull is still being written when this returns.
+    async fn fetch_all(
+        &self,
+        fetch: &Arc<LayerFetch>,
+        image: &ImageManifest,
+        diff_ids: &[DiffId],
+    ) -> Result<(), PullCause> {
+        let permits = Arc::new(Semaphore::new(self.puller.shared.options.layers_at_once.max(1)));
+        let mut running = JoinSet::new();
+        for (index, (layer, diff)) in image.layers.iter().zip(diff_ids).enumerate() {
+            let (fetch, permits, layer, diff) = (fetch.clone(), permits.clone(), layer.clone(), diff.clone());
+            running.spawn(async move {
+                let _permit = permits.acquire().await;
+                let fetched = fetch.run(index, &layer, &diff).await;
+                fetched.map_err(|source| PullCause::Layer {
+                    digest: layer.blob.digest,
+                    source: Box::new(source),
+                })
+            });
+        }
+        let mut failure = None;
+        while let Some(ended) = running.join_next().await {
+            let result = ended.unwrap_or_else(|_| Err(crisp_operation::Interrupted::ShuttingDown.into()));
+            if let Err(cause) = result {
+                fetch.cancel.cancel();
+                failure.get_or_insert(cause);
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    async fn commit(&self, operation: &Operation<PullCause>, image: NewImage, hold: Hold) -> Staged<ImageId> {
+        self.progress.stage(PullStage::Commit);
+        let store = self.puller.shared.store.clone();
+        let commit = |stage: Stage<PullCause>| async move {
+            let commit = move |_: &Cancel| {
+                let committed = store.commit_image(image);
+                drop(hold);
+                Ok(committed?.id.clone())
+            };
+            stage.blocking(commit).await
+        };
+        operation.stage(PullStage::Commit.name(), DISK_DEADLINE, commit).await
+    }
+}
+
+/// What a reference led to.
+struct Found {
+    /// Of what the reference names itself: the index, where there is one.
+    resolved: Digest,
+    manifest: RawManifest,
+    image: ImageManifest,
+}
+
+async fn fetch_manifest(reference: &Reference, sources: &Sources) -> Result<Found, PullCause> {
+    let mut manifest = sources.first(&ManifestOf(reference)).await?;
+    let resolved = manifest.digest.clone();
+    for _ in 0..=MAX_INDEXES {
+        let entries = match Document::parse(&manifest)? {
+            Document::Image(image) => return Ok(Found { resolved, manifest, image }),
+            Document::Index(entries) => entries,
+        };
+        let chosen = manifest::select(&entries, &Platform::host())?;
+        let digest = chosen.blob.digest;
+        manifest = sources.first(&ManifestByDigest(&digest)).await?;
+        let (found, expected) = (manifest.bytes.len() as u64, chosen.blob.size);
+        if found != expected {
+            return Err(ManifestError::Size { digest, found, expected }.into());
+        }
+    }
+    Err(ManifestError::TooDeep { digest: resolved }.into())
+}
+
+/// A configuration that fits its manifest.
+struct FoundConfig {
+    bytes: Vec<u8>,
+    diff_ids: Vec<DiffId>,
+}
+
+async fn fetch_config(found: &Found, sources: &Sources) -> Result<FoundConfig, PullCause> {
+    let blob = &found.image.config;
+    if blob.size > MAX_CONFIG {
+        let (digest, size, limit) = (blob.digest.clone(), blob.size, MAX_CONFIG);
+        return Err(ManifestError::ConfigTooLarge { digest, size, limit }.into());
+    }
+    let bytes = sources.first(&SmallBlob(&blob.digest, blob.size)).await?;
+    let layers = found.image.layers.len();
+    let diff_ids = PulledConfig::parse(&bytes, &blob.digest, layers, &Platform::host())?.diff_ids;
+    Ok(FoundConfig { bytes: bytes.to_vec(), diff_ids })
+}
+
+fn document(manifest: &RawManifest) -> store::Document {
+    store::Document { digest: manifest.digest.clone(), bytes: manifest.bytes.to_vec() }
+}

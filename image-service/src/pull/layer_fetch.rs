@@ -1,0 +1,174 @@
+//! One layer: fetched and unpacked at the same time, once, however many images wait for it.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_operation::{Cancel, Interrupted, Stage};
+
+use super::error::PullCause;
+use super::layer_share::{LayerShare, LayerShares, Turn};
+use super::progress::{LayerState, ProgressSender};
+use crate::digest::DiffId;
+use crate::manifest::Layer;
+use crate::mirror::{Download, DownloadError, DownloadEvent, Failover, Sources, pipe};
+use crate::store::{IngestError, IngestedLayer, Store};
+
+/// What all layers of one pull share.
+pub(super) struct LayerFetch {
+    pub(super) store: Store,
+    pub(super) sources: Sources,
+    pub(super) progress: ProgressSender,
+    pub(super) shares: Arc<LayerShares>,
+    /// See [`PullOptions::layer_patience`](super::PullOptions::layer_patience).
+    pub(super) patience: Duration,
+    pub(super) stage: Stage<PullCause>,
+    /// Cancelled when another layer of the image has failed, or the pull is cancelled.
+    pub(super) cancel: Cancel,
+}
+
+impl LayerFetch {
+    /// Makes sure that the layer is in the store.
+    pub(super) async fn run(&self, index: usize, layer: &Layer, diff: &DiffId) -> Result<(), PullCause> {
+        let state = self.fetch_missing(index, layer, diff).await?;
+        self.progress.layer(index, |l| l.state = state);
+        Ok(())
+    }
+
+    async fn fetch_missing(
+        &self,
+        index: usize,
+        layer: &Layer,
+        diff: &DiffId,
+    ) -> Result<LayerState, PullCause> {
+        self.cancel.check()?;
+        if self.store.has_layer(diff) {
+            return Ok(LayerState::Present);
+        }
+        let share = self.shares.share(diff);
+        let turn = tokio::select! {
+            turn = share.turn(self.patience) => turn,
+            () = self.cancel.cancelled() => return Err(Interrupted::Cancelled.into()),
+        };
+        if self.store.has_layer(diff) {
+            return Ok(LayerState::Present);
+        }
+        tokio::select! {
+            fetched = self.fetch(index, layer, diff, &share, &turn) => fetched?,
+            // Another pull had no patience with this one, and was faster.
+            () = share.stored() => return Ok(LayerState::Present),
+        }
+        share.set_stored();
+        Ok(LayerState::Done)
+    }
+
+    async fn fetch(
+        &self,
+        index: usize,
+        layer: &Layer,
+        diff: &DiffId,
+        share: &LayerShare,
+        turn: &Turn,
+    ) -> Result<(), PullCause> {
+        let mut failover = Failover::for_blob(&self.sources);
+        let events = |event| {
+            turn.tell(share, event, layer.blob.size);
+            if let DownloadEvent::Received(received) = event {
+                self.progress.layer(index, |l| {
+                    l.received = received;
+                    l.state = if received == l.total { LayerState::Unpacking } else { LayerState::Receiving };
+                });
+            }
+        };
+        loop {
+            events(DownloadEvent::Received(0));
+            match self.attempt(layer, diff, &mut failover, &events).await? {
+                Attempt::Done => return Ok(()),
+                Attempt::StartAgain if failover.is_over() => return Err(failover.all_failed().into()),
+                Attempt::StartAgain => {}
+            }
+        }
+    }
+
+    async fn attempt<'s>(
+        &'s self,
+        layer: &Layer,
+        diff: &DiffId,
+        failover: &mut Failover<'s>,
+        events: &impl Fn(DownloadEvent),
+    ) -> Result<Attempt, PullCause> {
+        let (pieces, reader) = pipe();
+        let (store, diff, compression) = (self.store.clone(), diff.clone(), layer.compression);
+        let ingest = move |_: &Cancel| Ok(store.ingest_layer(&diff, reader, compression));
+        let mut ingest = pin!(self.stage.blocking(ingest));
+        let download = Download::new(&self.sources, failover, &layer.blob.digest, layer.blob.size);
+        let (downloaded, ingested) = self.both(download.run(&pieces, events), ingest.as_mut()).await?;
+        // Ends the unpacking thread, which waits for more.
+        drop(pieces);
+        let ingested = match ingested {
+            Some(ingested) => ingested,
+            None => ingest.await?,
+        };
+        blame(downloaded, ingested)
+    }
+
+    /// Waits for the download, and for the unpacking side only where it ends before.
+    async fn both(
+        &self,
+        download: impl Future<Output = Downloaded>,
+        mut ingest: std::pin::Pin<&mut impl Future<Output = Result<Ingested, PullCause>>>,
+    ) -> Result<(Option<Downloaded>, Option<Ingested>), PullCause> {
+        let mut download = pin!(download);
+        let mut ingested = None;
+        loop {
+            tokio::select! {
+                downloaded = &mut download => return Ok((Some(downloaded), ingested)),
+                early = ingest.as_mut(), if ingested.is_none() => {
+                    let early = early?;
+                    // Wrong content may be damaged on the way: the rest is received, and the digest tells.
+                    // For a full disk the rest says nothing.
+                    let hopeless = early.as_ref().is_err_and(is_local);
+                    ingested = Some(early);
+                    if hopeless {
+                        return Ok((None, ingested));
+                    }
+                }
+                () = self.cancel.cancelled() => return Ok((None, ingested)),
+            }
+        }
+    }
+}
+
+type Downloaded = Result<(), DownloadError>;
+type Ingested = Result<IngestedLayer, IngestError>;
+
+enum Attempt {
+    Done,
+    /// What came was not what the digest says; the endpoints that sent it are out or suspected.
+    StartAgain,
+}
+
+/// Which side failed. The unpacking side fails whenever the download does, so the download's failure counts
+/// first.
+fn blame(downloaded: Option<Downloaded>, ingested: Ingested) -> Result<Attempt, PullCause> {
+    match (downloaded, ingested) {
+        (_, Err(error)) if is_local(&error) => Err(error.into()),
+        (None, _) => Err(Interrupted::Cancelled.into()),
+        (Some(Err(DownloadError::AllFailed(failed))), _) => Err(failed.into()),
+        (Some(Err(DownloadError::StartAgain)), _) => Ok(Attempt::StartAgain),
+        (Some(Ok(())), Ok(_)) => Ok(Attempt::Done),
+        // The bytes are what the manifest names, so no other endpoint has better ones.
+        (Some(Ok(())), Err(error)) => Err(error.into()),
+    }
+}
+
+/// A failure of this machine, which no other endpoint can mend.
+fn is_local(error: &IngestError) -> bool {
+    match error {
+        IngestError::DiskFull { .. } | IngestError::Store(_) => true,
+        IngestError::Source { .. }
+        | IngestError::Decompress { .. }
+        | IngestError::Archive { .. }
+        | IngestError::DiffId { .. } => false,
+    }
+}
