@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use protox::prost_reflect::prost::Message as _;
+
 /// Messages that hold or contain a secret: their `Debug` is written by hand in `src/redact.rs`.
 const SECRET: [&str; 2] = [".runtime.v1.AuthConfig", ".runtime.v1.PullImageRequest"];
 
@@ -12,6 +14,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
 
     std::fs::write(out.join("rpc_paths.rs"), rpc_paths(&files)?)?;
+    std::fs::write(out.join("descriptors.bin"), files.encode_to_vec())?;
 
     let mut config = prost_build::Config::new();
     // Ordered maps: two equal messages are equal bytes, in logs, records and tests.

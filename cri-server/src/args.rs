@@ -1,10 +1,12 @@
 //! The command line as a whole; each command's own arguments are with the command.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::{cli, config::Given, run};
+use crate::config::{RawSettings, Settings};
+use crate::{cli, run, server};
 
 /// A Kubernetes CRI runtime: runs pods for a kubelet, for crictl, or by itself.
 #[derive(Debug, Parser)]
@@ -12,58 +14,93 @@ use crate::{cli, config::Given, run};
 pub struct Args {
     /// Configuration file; every setting can be in it [default: /etc/crisp/config.toml, if it exists]
     #[arg(long, short = 'c', global = true, value_name = "FILE")]
-    pub config: Option<PathBuf>,
+    config: Option<PathBuf>,
 
-    #[command(flatten)]
-    pub settings: Given,
+    /// Unix socket of the gRPC services [default: unix:///run/crisp/crisp.sock]
+    #[arg(long, short = 'l', global = true, value_name = "unix:///PATH")]
+    listen: Option<String>,
+
+    /// error, warn, info, debug or trace; also per crate, as in "info,crisp_sandbox=debug" [default: info]
+    #[arg(long, global = true, hide_short_help = true, value_name = "LEVEL")]
+    log_level: Option<String>,
 
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
 }
 
-/// What to do.
+/// What to do. The help text of each command is that of its structure.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    /// Serve the CRI on a unix socket
-    Serve,
-    /// Run a Kubernetes Pod manifest here and now, without a kubelet and without a server
+enum Command {
+    Serve(server::serve::Serve),
     Run(run::command::Run),
-    /// List containers
     Ps(cli::ps::Ps),
-    /// List pods
     Pods(cli::pods::Pods),
-    /// Print what a container wrote
     Logs(cli::logs::Logs),
-    /// Run a command in a container and wait for its end
     Exec(cli::exec::Exec),
-    /// Stop containers or pods
     Stop(cli::stop::Stop),
-    /// Remove containers or pods
     Rm(cli::rm::Rm),
-    /// Get images from their registries
     Pull(cli::pull::Pull),
-    /// List images
     Images(cli::images::Images),
-    /// Remove images
     Rmi(cli::rmi::Rmi),
-    /// All there is to know of a container, pod or image, as JSON
     Inspect(cli::inspect::Inspect),
-    /// CPU time and memory of running containers
     Stats(cli::stats::Stats),
-    /// What the server says of itself
     Info(cli::info::Info),
-    /// Where an image would be pulled from, and why there
     Resolve(cli::resolve::Resolve),
-    /// Print the settings in force and where each of them is from
-    Config,
+    Config(cli::config::Config),
+}
+
+impl Args {
+    /// The exit code for a failure of crisp itself. Commands that pass a container's exit code on have one
+    /// that containers seldom use.
+    pub fn own_failure(&self) -> u8 {
+        match self.command {
+            Command::Exec(_) | Command::Run(_) => 125,
+            _ => 1,
+        }
+    }
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// The command's own, for people.
+    pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        let raw = RawSettings {
+            listen: self.listen.take(),
+            log_level: self.log_level.take(),
+            ..self.command.server_settings().unwrap_or_default()
+        };
+        let settings = Settings::resolve(raw, self.config.as_deref())?;
+        match self.command {
+            Command::Serve(_) => server::serve::run(&settings),
+            Command::Run(run) => run::command::run(run, settings),
+            Command::Config(_) => cli::config::run(&settings),
+            Command::Resolve(resolve) => resolve.run(&settings),
+            Command::Ps(ps) => cli::with_client(&settings, |client| ps.run(client)),
+            Command::Pods(pods) => cli::with_client(&settings, |client| pods.run(client)),
+            Command::Logs(logs) => cli::with_client(&settings, |client| logs.run(client)),
+            Command::Exec(exec) => cli::with_client(&settings, |client| exec.run(client)),
+            Command::Stop(stop) => cli::with_client(&settings, |client| stop.run(client)),
+            Command::Rm(rm) => cli::with_client(&settings, |client| rm.run(client)),
+            Command::Pull(pull) => cli::with_client(&settings, |client| pull.run(client)),
+            Command::Images(images) => cli::with_client(&settings, |client| images.run(client)),
+            Command::Rmi(rmi) => cli::with_client(&settings, |client| rmi.run(client)),
+            Command::Inspect(inspect) => cli::with_client(&settings, |client| inspect.run(client)),
+            Command::Stats(stats) => cli::with_client(&settings, |client| stats.run(client)),
+            Command::Info(info) => cli::with_client(&settings, |client| info.run(client)),
+        }
+    }
 }
 
 impl Command {
-    /// The exit code for a failure of our own. Where a container's code is passed on, it must be another one.
-    pub fn own_failure(&self) -> u8 {
+    /// The settings given to a command that has a server in it or reads a server's configuration. The others
+    /// speak to a running server: settings would have no effect, so they do not accept them.
+    fn server_settings(&mut self) -> Option<RawSettings> {
         match self {
-            Self::Exec(_) | Self::Run(_) => 125,
-            _ => 1,
+            Self::Serve(serve) => Some(std::mem::take(&mut serve.settings)),
+            Self::Run(run) => Some(std::mem::take(&mut run.settings)),
+            Self::Config(config) => Some(std::mem::take(&mut config.settings)),
+            Self::Resolve(resolve) => Some(std::mem::take(&mut resolve.settings)),
+            _ => None,
         }
     }
 }
@@ -80,10 +117,38 @@ mod tests {
     }
 
     #[test]
-    fn settings_can_be_before_and_after_the_command() {
-        for line in [["crisp", "--root", "/r", "serve"], ["crisp", "serve", "--root", "/r"]] {
-            assert_eq!(Args::try_parse_from(line).unwrap().settings.root, Some("/r".into()));
+    fn the_socket_can_be_named_before_and_after_the_command() {
+        for line in [["crisp", "--listen", "unix:///x", "ps"], ["crisp", "ps", "--listen", "unix:///x"]] {
+            assert_eq!(Args::try_parse_from(line).unwrap().listen.as_deref(), Some("unix:///x"));
         }
+    }
+
+    #[test]
+    fn server_settings_are_refused_by_commands_on_which_they_have_no_effect() {
+        for command in ["ps", "images", "pods", "info"] {
+            let error =
+                Args::try_parse_from(["crisp", command, "--bridge-name", "x"]).unwrap_err().to_string();
+            assert!(error.contains("--bridge-name"), "{error}");
+        }
+        for line in [
+            &["crisp", "serve", "--bridge-name", "x"][..],
+            &["crisp", "run", "pod.yaml", "--bridge-name", "x"],
+            &["crisp", "config", "--bridge-name", "x"],
+            &["crisp", "resolve", "busybox", "--bridge-name", "x"],
+        ] {
+            let mut args = Args::try_parse_from(line).unwrap();
+            assert_eq!(args.command.server_settings().unwrap().bridge_name.as_deref(), Some("x"));
+        }
+    }
+
+    #[test]
+    fn every_command_has_its_help_text() {
+        let mut command = Args::command();
+        for sub in command.get_subcommands() {
+            assert!(sub.get_about().is_some(), "{}", sub.get_name());
+        }
+        let help = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
+        assert!(help.contains("exit code") && help.contains("second Ctrl-C"), "{help}");
     }
 
     #[test]
@@ -125,6 +190,7 @@ mod tests {
     fn plugin_folders_can_be_repeated_and_joined() {
         let args = Args::try_parse_from(["crisp", "serve", "--cni-bin-dir", "/a:/b", "--cni-bin-dir", "/c"])
             .unwrap();
-        assert_eq!(args.settings.cni_bin_dir.unwrap(), ["/a", "/b", "/c"].map(PathBuf::from));
+        let Command::Serve(serve) = args.command else { panic!("{args:?}") };
+        assert_eq!(serve.settings.cni_bin_dir.unwrap(), ["/a", "/b", "/c"].map(PathBuf::from));
     }
 }

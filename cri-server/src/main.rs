@@ -4,7 +4,7 @@
 //!  crisp serve ---> server/   Metrics, ImageService, Pods, RuntimeService behind one gRPC socket
 //!  crisp run   ---> run/      the same server, inside this process, for one Pod manifest
 //!  crisp ps, logs, exec, ...  cli/, one file per command, speak gRPC to --listen
-//!  crisp config ------------> config/, where every setting is from
+//!  crisp config ------------> config/, the settings and the source of each
 //! ```
 //!
 //! Only this crate uses `anyhow`: below it every error has a type.
@@ -23,13 +23,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 
-use args::{Args, Command};
-use config::Settings;
+use args::Args;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let own_failure = args.command.own_failure();
-    match start(args) {
+    let own_failure = args.own_failure();
+    match args.run() {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -39,17 +38,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: Args) -> anyhow::Result<ExitCode> {
-    let settings = Settings::resolve(args.settings, args.config.as_deref())?;
-    match args.command {
-        Command::Config => cli::config::run(&settings),
-        Command::Serve => server::serve::run(&settings),
-        Command::Run(command) => run::command::run(command, settings),
-        command => cli::run(command, &settings),
-    }
-}
-
-/// Whether it is only that nobody reads any further, as in `crisp ps | head -1`.
+/// Whether the reader of the output has closed it, as in `crisp ps | head -1`.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let kind = |e: &std::io::Error| e.kind() == std::io::ErrorKind::BrokenPipe;
     error.chain().any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(kind))

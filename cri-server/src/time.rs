@@ -1,12 +1,8 @@
 //! Times for people and times of log lines. All of them are nanoseconds since 1970-01-01 UTC.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-/// Now.
-pub fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
+use jiff::Timestamp;
 
 /// How long ago, in the largest unit that fits.
 pub fn ago(then: i64, now: i64) -> String {
@@ -22,47 +18,8 @@ pub fn ago(then: i64, now: i64) -> String {
 
 /// Reads a time in the form of RFC 3339, with any offset and up to nine decimals.
 pub fn parse(text: &str) -> Option<i64> {
-    let number = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let at = |i: usize| text.as_bytes().get(i).copied();
-    if at(4)? != b'-' || at(7)? != b'-' || !matches!(at(10)?, b'T' | b't' | b' ') || at(13)? != b':' {
-        return None;
-    }
-    let days = days_from_civil(number(0, 4)?, number(5, 7)?, number(8, 10)?);
-    let seconds = days * 86_400 + number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
-    let mut rest = text.get(19..)?;
-    let mut nanos = 0;
-    if let Some(fraction) = rest.strip_prefix('.') {
-        let digits = fraction.bytes().take_while(u8::is_ascii_digit).count();
-        let nine: String =
-            fraction.get(..digits.min(9))?.chars().chain("000000000".chars()).take(9).collect();
-        nanos = nine.parse().ok()?;
-        rest = fraction.get(digits..)?;
-    }
-    Some((seconds - offset(rest)?) * 1_000_000_000 + nanos)
-}
-
-/// Seconds east of UTC.
-fn offset(text: &str) -> Option<i64> {
-    if text.eq_ignore_ascii_case("z") {
-        return Some(0);
-    }
-    let sign = match text.chars().next()? {
-        '+' => 1,
-        '-' => -1,
-        _ => return None,
-    };
-    let (hours, minutes) = text.get(1..)?.split_once(':')?;
-    Some(sign * (hours.parse::<i64>().ok()? * 3600 + minutes.parse::<i64>().ok()? * 60))
-}
-
-/// Days since 1970-01-01 of a date in the Gregorian calendar. Years are counted from March, so that the
-/// leap day is the last of its year.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
-    era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468
+    let time: Timestamp = text.parse().ok()?;
+    i64::try_from(time.as_nanosecond()).ok()
 }
 
 /// Reads a duration as Kubernetes writes them: `300ms`, `10s`, `5m`, `1h30m`; a bare number is seconds.

@@ -46,6 +46,9 @@ pub mod crisp {
 /// The HTTP path of every RPC of all services, for example `/runtime.v1.RuntimeService/Version`.
 pub const RPC_PATHS: &[&str] = include!(concat!(env!("OUT_DIR"), "/rpc_paths.rs"));
 
+/// The `FileDescriptorSet` of all packages, for those who handle messages by their field names.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
 #[cfg(test)]
 mod tests {
     use super::RPC_PATHS;

@@ -27,7 +27,7 @@ impl Client {
     /// Connects to the socket.
     ///
     /// # Errors
-    /// Nobody listens there, or we may not connect.
+    /// No server listens there, or the user may not connect.
     pub async fn connect(listen: &ListenAddress) -> anyhow::Result<Self> {
         // The library's own error says no more than "transport error".
         std::os::unix::net::UnixStream::connect(listen.path()).with_context(|| {
@@ -47,7 +47,7 @@ impl Client {
     }
 }
 
-/// What the server said, for people: its message says it all, the code only helps where there is none.
+/// The server's refusal, for people: the message has everything, the code helps only where there is none.
 pub fn refused(status: Status) -> anyhow::Error {
     if status.message().is_empty() {
         anyhow::anyhow!("{:?}", status.code())

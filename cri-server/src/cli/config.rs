@@ -3,9 +3,16 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use crate::config::{Settings, print};
+use crate::config::{RawSettings, Settings, print};
 
-/// Prints the settings in force, as a file that would give the same.
+/// Print the settings in force and the source of each
+#[derive(Debug, clap::Args)]
+pub struct Config {
+    #[command(flatten)]
+    pub settings: RawSettings,
+}
+
+/// Prints the settings in force, as a file with the same effect.
 pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     std::io::stdout().write_all(print(settings).as_bytes())?;
     Ok(ExitCode::SUCCESS)

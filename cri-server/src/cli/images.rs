@@ -29,7 +29,7 @@ impl Images {
         let mut images = client.images.list_images(request).await.map_err(refused)?.into_inner().images;
         images.sort_by(|a, b| (&a.repo_tags, &a.id).cmp(&(&b.repo_tags, &b.id)));
         if self.output == Format::Json {
-            json::print(&json!({ "images": images.iter().map(json::image).collect::<Vec<_>>() }))?;
+            json::print(&json!({ "images": json::list(&images)? }))?;
         } else if self.quiet {
             images.iter().for_each(|i| println!("{}", i.id));
         } else {

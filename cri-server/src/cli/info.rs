@@ -1,4 +1,4 @@
-//! `crisp info`: what the server says of itself.
+//! `crisp info`: version, conditions and counts of a server.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use super::client::refused;
 use super::names::Names;
 use super::{Client, Format, json};
 
-/// What the server says of itself
+/// Show version, conditions and counts of the server
 #[derive(Debug, clap::Args)]
 pub struct Info {
     /// How to print it
@@ -22,7 +22,7 @@ pub struct Info {
 }
 
 /// All of it.
-struct Facts {
+struct RuntimeInfo {
     version: VersionResponse,
     status: StatusResponse,
     cgroup_driver: String,
@@ -32,21 +32,21 @@ struct Facts {
 
 impl Info {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let facts = ask(&mut client).await?;
+        let info = ask(&mut client).await?;
         match self.output {
-            Format::Json => print_json(&facts)?,
-            Format::Table => print_text(&facts)?,
+            Format::Json => print_json(&info)?,
+            Format::Table => print_text(&info)?,
         }
-        // So that a script can ask "is it able to run pods".
-        let ready = facts.status.status.iter().flat_map(|s| &s.conditions).all(|c| c.status);
+        // A script can test whether the server is ready for pods.
+        let ready = info.status.status.iter().flat_map(|s| &s.conditions).all(|c| c.status);
         Ok(if ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 
-async fn ask(client: &mut Client) -> anyhow::Result<Facts> {
+async fn ask(client: &mut Client) -> anyhow::Result<RuntimeInfo> {
     let config = client.runtime.runtime_config(RuntimeConfigRequest {}).await.map_err(refused)?.into_inner();
     let images = client.images.list_images(ListImagesRequest::default()).await.map_err(refused)?;
-    Ok(Facts {
+    Ok(RuntimeInfo {
         version: client
             .runtime
             .version(VersionRequest { version: "v1".to_owned() })
@@ -62,51 +62,51 @@ async fn ask(client: &mut Client) -> anyhow::Result<Facts> {
     })
 }
 
-fn print_json(facts: &Facts) -> anyhow::Result<()> {
-    let conditions = facts.status.status.iter().flat_map(|s| &s.conditions);
+fn print_json(info: &RuntimeInfo) -> anyhow::Result<()> {
+    let conditions = info.status.status.iter().flat_map(|s| &s.conditions);
     json::print(&json!({
-        "runtimeName": facts.version.runtime_name,
-        "runtimeVersion": facts.version.runtime_version,
-        "runtimeApiVersion": facts.version.runtime_api_version,
-        "cgroupDriver": facts.cgroup_driver,
+        "runtimeName": info.version.runtime_name,
+        "runtimeVersion": info.version.runtime_version,
+        "runtimeApiVersion": info.version.runtime_api_version,
+        "cgroupDriver": info.cgroup_driver,
         "conditions": conditions.map(|c| json!({
             "type": c.r#type, "status": c.status, "reason": c.reason, "message": c.message,
         })).collect::<Vec<_>>(),
-        "pods": facts.names.pods.len(),
-        "containers": facts.names.containers.len(),
-        "images": facts.images,
-        "info": json::info(&facts.status.info),
+        "pods": info.names.pods.len(),
+        "containers": info.names.containers.len(),
+        "images": info.images,
+        "info": json::info(&info.status.info),
     }))
 }
 
-fn print_text(facts: &Facts) -> std::io::Result<()> {
+fn print_text(info: &RuntimeInfo) -> std::io::Result<()> {
     let mut out = std::io::stdout().lock();
-    let version = &facts.version;
+    let version = &info.version;
     writeln!(out, "runtime        {} {}", version.runtime_name, version.runtime_version)?;
     writeln!(out, "API            {}", version.runtime_api_version)?;
-    writeln!(out, "cgroup driver  {}", facts.cgroup_driver)?;
-    for condition in facts.status.status.iter().flat_map(|s| &s.conditions) {
+    writeln!(out, "cgroup driver  {}", info.cgroup_driver)?;
+    for condition in info.status.status.iter().flat_map(|s| &s.conditions) {
         let state = if condition.status { "yes".to_owned() } else { format!("NO: {}", condition.message) };
         writeln!(out, "{:<14} {state}", condition.r#type)?;
     }
-    let ready = facts.names.pods.iter().filter(|p| p.state() == PodSandboxState::SandboxReady).count();
+    let ready = info.names.pods.iter().filter(|p| p.state() == PodSandboxState::SandboxReady).count();
     let running =
-        facts.names.containers.iter().filter(|c| c.state() == ContainerState::ContainerRunning).count();
-    writeln!(out, "pods           {} ({ready} ready)", facts.names.pods.len())?;
-    writeln!(out, "containers     {} ({running} running)", facts.names.containers.len())?;
-    writeln!(out, "images         {}", facts.images)?;
-    for (key, value) in info_lines(&facts.status) {
+        info.names.containers.iter().filter(|c| c.state() == ContainerState::ContainerRunning).count();
+    writeln!(out, "pods           {} ({ready} ready)", info.names.pods.len())?;
+    writeln!(out, "containers     {} ({running} running)", info.names.containers.len())?;
+    writeln!(out, "images         {}", info.images)?;
+    for (key, value) in info_lines(&info.status) {
         writeln!(out, "{key:<14} {value}")?;
     }
     Ok(())
 }
 
-/// Short facts of the free-form part; the long ones are for `-o json`.
+/// Short info of the free-form part; the long ones are for `-o json`.
 fn info_lines(status: &StatusResponse) -> Vec<(String, String)> {
     let Some(info) = status.info.get("info") else { return Vec::new() };
-    let Ok(serde_json::Value::Object(facts)) = serde_json::from_str(info) else { return Vec::new() };
+    let Ok(serde_json::Value::Object(info)) = serde_json::from_str(info) else { return Vec::new() };
     let wanted = [("cgroupMode", "cgroups"), ("root", "root"), ("apparmor", "AppArmor")];
     let text = |value: &serde_json::Value| value.as_str().map_or(value.to_string(), str::to_owned);
-    let line = |(key, name): &(&str, &str)| Some(((*name).to_owned(), text(facts.get(*key)?)));
+    let line = |(key, name): &(&str, &str)| Some(((*name).to_owned(), text(info.get(*key)?)));
     wanted.iter().filter_map(line).collect()
 }

@@ -12,7 +12,7 @@ use super::client::refused;
 use super::names::{Names, Target};
 use super::{Client, json};
 
-/// All there is to know of a container, pod or image, as JSON
+/// Print everything about containers, pods or images, as JSON
 #[derive(Debug, clap::Args)]
 pub struct Inspect {
     /// Containers, pods or images, as ids, beginnings of ids or names
@@ -42,19 +42,22 @@ async fn container(client: &mut Client, id: &str) -> anyhow::Result<Value> {
     let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: true };
     let reply = client.runtime.container_status(request).await.map_err(refused)?.into_inner();
     Ok(
-        json!({ "status": reply.status.as_ref().map(json::container_status), "info": json::info(&reply.info) }),
+        json!({ "status": reply.status.as_ref().map(json::message).transpose()?, "info": json::info(&reply.info) }),
     )
 }
 
 async fn pod(client: &mut Client, id: &str) -> anyhow::Result<Value> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: true };
     let reply = client.runtime.pod_sandbox_status(request).await.map_err(refused)?.into_inner();
-    Ok(json!({ "status": reply.status.as_ref().map(json::pod_status), "info": json::info(&reply.info) }))
+    Ok(
+        json!({ "status": reply.status.as_ref().map(json::message).transpose()?, "info": json::info(&reply.info) }),
+    )
 }
 
 async fn image(client: &mut Client, name: &str) -> anyhow::Result<Option<Value>> {
     let spec = Some(ImageSpec { image: name.to_owned(), ..ImageSpec::default() });
     let request = ImageStatusRequest { image: spec, verbose: true };
     let reply = client.images.image_status(request).await.map_err(refused)?.into_inner();
-    Ok(reply.image.map(|i| json!({ "status": json::image(&i), "info": json::info(&reply.info) })))
+    let Some(image) = &reply.image else { return Ok(None) };
+    Ok(Some(json!({ "status": json::message(image)?, "info": json::info(&reply.info) })))
 }

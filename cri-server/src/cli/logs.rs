@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
+use crisp_operation::clock;
 use crisp_proto::runtime::v1::{ContainerState, ContainerStatus, ContainerStatusRequest};
 
 use super::Client;
@@ -139,5 +140,5 @@ fn since(text: &str) -> anyhow::Result<i64> {
             "--since {text:?}: expected an age such as 10m, or a time such as 2026-01-01T12:00:00Z"
         )
     })?;
-    Ok(time::now() - i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX))
+    Ok(clock::now() - i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX))
 }

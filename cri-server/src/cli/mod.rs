@@ -28,7 +28,6 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 
-use crate::args::Command;
 use crate::config::Settings;
 
 pub use client::Client;
@@ -43,31 +42,12 @@ pub enum Format {
     Json,
 }
 
-/// Runs a command that talks to a server.
-pub fn run(command: Command, settings: &Settings) -> anyhow::Result<ExitCode> {
+/// Runs a command that speaks to a server.
+pub fn with_client<F: Future<Output = anyhow::Result<ExitCode>>>(
+    settings: &Settings,
+    command: impl FnOnce(Client) -> F,
+) -> anyhow::Result<ExitCode> {
     // One thread: these commands wait, they do not compute.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        if let Command::Resolve(resolve) = command {
-            return resolve.run(settings);
-        }
-        let client = Client::connect(&settings.listen.value).await?;
-        match command {
-            Command::Ps(ps) => ps.run(client).await,
-            Command::Pods(pods) => pods.run(client).await,
-            Command::Logs(logs) => logs.run(client).await,
-            Command::Exec(exec) => exec.run(client).await,
-            Command::Stop(stop) => stop.run(client).await,
-            Command::Rm(rm) => rm.run(client).await,
-            Command::Pull(pull) => pull.run(client).await,
-            Command::Images(images) => images.run(client).await,
-            Command::Rmi(rmi) => rmi.run(client).await,
-            Command::Inspect(inspect) => inspect.run(client).await,
-            Command::Stats(stats) => stats.run(client).await,
-            Command::Info(info) => info.run(client).await,
-            Command::Serve | Command::Run(_) | Command::Config | Command::Resolve(_) => {
-                anyhow::bail!("this command needs no server")
-            }
-        }
-    })
+    runtime.block_on(async { command(Client::connect(&settings.listen.value).await?).await })
 }

@@ -2,15 +2,16 @@
 
 use std::process::ExitCode;
 
+use crisp_operation::clock;
 use crisp_proto::runtime::v1::{
     ListPodSandboxRequest, PodSandbox, PodSandboxState, PodSandboxStatus, PodSandboxStatusRequest,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::refused;
 use super::{Client, Format, json};
 use crate::table::{Table, short};
-use crate::time::{ago, now};
+use crate::time::ago;
 
 /// List pods
 #[derive(Debug, clap::Args)]
@@ -38,9 +39,8 @@ impl Pods {
             rows.push((pod, addresses));
         }
         if self.output == Format::Json {
-            json::print(
-                &json!({ "items": rows.iter().map(|(p, ips)| json::pod(p, ips)).collect::<Vec<_>>() }),
-            )?;
+            let items: Vec<Value> = rows.iter().map(|(pod, ips)| item(pod, ips)).collect::<Result<_, _>>()?;
+            json::print(&json!({ "items": items }))?;
         } else {
             table(&rows).write(&mut std::io::stdout().lock())?;
         }
@@ -48,7 +48,14 @@ impl Pods {
     }
 }
 
-/// The pod's addresses; none when it has gone since it was listed.
+/// The pod as listed, with its addresses, which the contract's lists lack.
+fn item(pod: &PodSandbox, addresses: &[String]) -> anyhow::Result<Value> {
+    let mut item = json::message(pod)?;
+    item["ips"] = json!(addresses);
+    Ok(item)
+}
+
+/// The pod's addresses; none when it was removed since it was listed.
 async fn addresses(client: &mut Client, id: &str) -> Vec<String> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
     let reply = client.runtime.pod_sandbox_status(request).await;
@@ -68,7 +75,7 @@ fn table(rows: &[(PodSandbox, Vec<String>)]) -> Table {
         let ready = pod.state() == PodSandboxState::SandboxReady;
         table.row(vec![
             short(&pod.id),
-            ago(pod.created_at, now()),
+            ago(pod.created_at, clock::now()),
             if ready { "Ready" } else { "NotReady" }.to_owned(),
             metadata.name,
             metadata.namespace,

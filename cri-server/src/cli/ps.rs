@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
+use crisp_operation::clock;
 use crisp_proto::runtime::v1::{Container, ContainerState};
 use serde_json::json;
 
 use super::names::{Names, container_name};
 use super::{Client, Format, json};
 use crate::table::{Table, short};
-use crate::time::{ago, now};
+use crate::time::ago;
 
 /// List containers
 #[derive(Debug, clap::Args)]
@@ -39,9 +40,7 @@ impl Ps {
             .collect();
         shown.sort_by_key(|c| std::cmp::Reverse(c.created_at));
         if self.output == Format::Json {
-            json::print(
-                &json!({ "containers": shown.iter().map(|c| json::container(c)).collect::<Vec<_>>() }),
-            )?;
+            json::print(&json!({ "containers": json::list(shown)? }))?;
         } else if self.quiet {
             shown.iter().for_each(|c| println!("{}", c.id));
         } else {
@@ -58,7 +57,7 @@ fn table(shown: &[&Container], names: &Names) -> Table {
         table.row(vec![
             short(&c.id),
             image_name(c),
-            ago(c.created_at, now()),
+            ago(c.created_at, clock::now()),
             state(c.state()).to_owned(),
             container_name(c).to_owned(),
             c.metadata.as_ref().map_or(0, |m| m.attempt).to_string(),

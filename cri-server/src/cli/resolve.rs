@@ -8,7 +8,7 @@ use crisp_image_service::mirror::{Endpoint, Mirrors, Resolution, Why};
 use serde_json::json;
 
 use super::{Format, json};
-use crate::config::Settings;
+use crate::config::{RawSettings, Settings};
 
 /// Where an image would be pulled from, and why there
 #[derive(Debug, clap::Args)]
@@ -18,6 +18,8 @@ pub struct Resolve {
     output: Format,
     /// Image reference
     image: String,
+    #[command(flatten)]
+    pub settings: RawSettings,
 }
 
 impl Resolve {

@@ -34,7 +34,7 @@ impl Rmi {
 
 async fn remove(client: &mut Client, image: &str) -> anyhow::Result<()> {
     let spec = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
-    // RemoveImage is fine with an image that is not there; somebody who mistypes its name is not.
+    // RemoveImage succeeds for an image that does not exist; a person may have mistyped its name.
     let status = ImageStatusRequest { image: spec.clone(), verbose: false };
     if client.images.image_status(status).await.map_err(refused)?.into_inner().image.is_none() {
         bail!("no such image; `crisp images` lists them all");

@@ -25,7 +25,7 @@ impl Stats {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let before = list(&mut client).await?;
         if self.output == Format::Json {
-            json::print(&json!({ "stats": before.iter().map(json::stats).collect::<Vec<_>>() }))?;
+            json::print(&json!({ "stats": json::list(&before)? }))?;
             return Ok(ExitCode::SUCCESS);
         }
         tokio::time::sleep(Duration::from_secs(self.seconds)).await;

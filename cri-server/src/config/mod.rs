@@ -1,4 +1,4 @@
-//! Settings: a flag wins over the file, the file over the default, and each remembers where it is from.
+//! Settings: a flag overrides the file, the file overrides the default, and each keeps its source.
 //!
 //! ```text
 //!  flags (clap) --.
@@ -6,11 +6,11 @@
 //!  defaults ------'
 //! ```
 //!
-//! One structure, [`Given`], is both the flags and the file: there is no setting that only one of them has.
+//! One structure, [`RawSettings`], is both the flags and the file: there is no setting that only one of them has.
 
-mod given;
 mod listen;
 mod print;
+mod raw;
 mod resolve;
 
 use std::fmt;
@@ -18,17 +18,17 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crisp_sandbox::network::PodCidrs;
-pub use given::{CgroupDriver, Given};
 pub use listen::ListenAddress;
 pub use print::print;
+pub use raw::{CgroupDriver, RawSettings};
 
 /// Read when it exists and `--config` names no other.
 pub const DEFAULT_FILE: &str = "/etc/crisp/config.toml";
 
-/// Where a setting is from.
+/// The source of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody said anything.
+    /// Neither a flag nor the file has it.
     Default,
     /// The configuration file.
     File(PathBuf),
@@ -46,23 +46,23 @@ impl fmt::Display for Source {
     }
 }
 
-/// A value and where it is from.
+/// A value and its source.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setting<T> {
-    /// What is in force.
+    /// The value in force.
     pub value: T,
-    /// Who said so.
+    /// Where it was set.
     pub source: Source,
 }
 
 impl<T> Setting<T> {
-    /// Whether nobody chose it.
+    /// Whether it was not set.
     pub fn is_default(&self) -> bool {
         self.source == Source::Default
     }
 
-    /// Changes it unless somebody chose it.
-    pub fn or_rather(&mut self, value: T) {
+    /// Changes the default: a value that was set stays.
+    pub fn set_default(&mut self, value: T) {
         if self.is_default() {
             self.value = value;
         }
@@ -74,9 +74,9 @@ impl<T> Setting<T> {
 pub struct Settings {
     /// The socket of the gRPC services.
     pub listen: Setting<ListenAddress>,
-    /// What survives a reboot: images, layers, containers.
+    /// Data that survives a reboot: images, layers, containers.
     pub root: Setting<PathBuf>,
-    /// What does not: sockets, the monitors' folders.
+    /// Data that does not: sockets, the monitors' folders.
     pub state: Setting<PathBuf>,
     /// One folder per registry, each with a `hosts.toml`.
     pub registry_config_dir: Setting<PathBuf>,
@@ -84,6 +84,8 @@ pub struct Settings {
     pub cni_conf_dir: Setting<PathBuf>,
     /// CNI plugins, searched in this order.
     pub cni_bin_dir: Setting<Vec<PathBuf>>,
+    /// Whether the CNI verb GC is used.
+    pub cni_gc: Setting<bool>,
     /// Address pools of the built-in network.
     pub pod_cidr: Setting<PodCidrs>,
     /// Bridge of the built-in network.
@@ -92,7 +94,7 @@ pub struct Settings {
     pub stream_listen: Setting<SocketAddr>,
     /// Where `/metrics` is served, if anywhere.
     pub metrics_listen: Setting<Option<SocketAddr>>,
-    /// Who makes cgroups.
+    /// Which program makes the cgroups.
     pub cgroup_driver: Setting<CgroupDriver>,
     /// What is logged.
     pub log_level: Setting<String>,

@@ -1,4 +1,4 @@
-//! `crisp config`: the settings in force, as a file that would give the same, with where each is from.
+//! `crisp config`: the settings in force, as a file with the same effect, with the source of each.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,6 +15,7 @@ pub fn print(settings: &Settings) -> String {
         registry_config_dir,
         cni_conf_dir,
         cni_bin_dir,
+        cni_gc,
         pod_cidr,
         bridge_name,
         stream_listen,
@@ -30,6 +31,7 @@ pub fn print(settings: &Settings) -> String {
     line(&mut lines, "registry-config-dir", registry_config_dir, path(&registry_config_dir.value));
     line(&mut lines, "cni-conf-dir", cni_conf_dir, path(&cni_conf_dir.value));
     line(&mut lines, "cni-bin-dir", cni_bin_dir, list(cni_bin_dir.value.iter().map(|p| path(p))));
+    line(&mut lines, "cni-gc", cni_gc, cni_gc.value.to_string());
     line(&mut lines, "pod-cidr", pod_cidr, quoted(&pod_cidr.value.to_string()));
     line(&mut lines, "bridge-name", bridge_name, quoted(&bridge_name.value));
     line(&mut lines, "stream-listen", stream_listen, quoted(&stream_listen.value.to_string()));
@@ -66,15 +68,15 @@ fn align(lines: &[(String, String)]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Given;
+    use super::super::RawSettings;
     use super::*;
 
     #[test]
     fn what_it_prints_is_a_configuration_with_the_same_effect() {
-        let flags = Given {
+        let flags = RawSettings {
             root: Some("/odd \"name\"".into()),
             metrics_listen: Some("127.0.0.1:9464".into()),
-            ..Given::default()
+            ..RawSettings::default()
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("c.toml");
@@ -85,7 +87,7 @@ mod tests {
         assert!(first.contains("# default"), "{first}");
 
         std::fs::write(&path, &first).unwrap();
-        let second = print(&Settings::resolve(Given::default(), Some(&path)).unwrap());
+        let second = print(&Settings::resolve(RawSettings::default(), Some(&path)).unwrap());
         let values = |text: &str| {
             text.lines()
                 .map(|l| l.split("  #").next().unwrap_or_default().trim().to_owned())

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crisp_sandbox::network::InvalidPool;
 
-use super::{CgroupDriver, DEFAULT_FILE, Given, ListenAddress, Setting, Settings, Source};
+use super::{CgroupDriver, DEFAULT_FILE, ListenAddress, RawSettings, Setting, Settings, Source};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -44,31 +44,31 @@ impl Settings {
     ///
     /// # Errors
     /// [`ConfigError`].
-    pub fn resolve(flags: Given, config: Option<&Path>) -> Result<Self, ConfigError> {
+    pub fn resolve(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
         let (file, path) = match config {
             Some(path) => (read(path)?, path),
             None if Path::new(DEFAULT_FILE).exists() => {
                 (read(Path::new(DEFAULT_FILE))?, Path::new(DEFAULT_FILE))
             }
-            None => (Given::default(), Path::new(DEFAULT_FILE)),
+            None => (RawSettings::default(), Path::new(DEFAULT_FILE)),
         };
         Layers { path }.settings(flags, file)
     }
 }
 
-fn read(path: &Path) -> Result<Given, ConfigError> {
+fn read(path: &Path) -> Result<RawSettings, ConfigError> {
     let text =
         std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
     toml::from_str(&text).map_err(|e| ConfigError::Parse { path: path.into(), message: e.to_string() })
 }
 
-/// Puts flags over the file over the defaults.
+/// Puts flags over the file and the file over the defaults.
 struct Layers<'a> {
     path: &'a Path,
 }
 
 impl Layers<'_> {
-    fn settings(&self, flags: Given, file: Given) -> Result<Settings, ConfigError> {
+    fn settings(&self, flags: RawSettings, file: RawSettings) -> Result<Settings, ConfigError> {
         let folder = |name, flag, file, default: &str| {
             check(name, self.pick(flag, file, PathBuf::from(default)), absolute)
         };
@@ -91,6 +91,7 @@ impl Layers<'_> {
                 ),
                 |dirs| dirs.into_iter().map(absolute).collect(),
             )?,
+            cni_gc: self.pick(flags.cni_gc, file.cni_gc, false),
             pod_cidr: check(
                 "pod-cidr",
                 self.pick(flags.pod_cidr, file.pod_cidr, "auto".to_owned()),
@@ -134,7 +135,7 @@ impl Layers<'_> {
     }
 }
 
-/// Turns the given value into the one that is used, or says whose mistake it is.
+/// Turns the raw value into the one that is used, or says where the wrong one was set.
 fn check<T, U>(
     name: &'static str,
     given: Setting<T>,
@@ -186,7 +187,7 @@ fn log_level(text: String) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn resolve(flags: Given, file: &str) -> Result<Settings, ConfigError> {
+    fn resolve(flags: RawSettings, file: &str) -> Result<Settings, ConfigError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("crisp.toml");
         std::fs::write(&path, file).unwrap();
@@ -195,7 +196,7 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let flags = Given { root: Some("/flag".into()), ..Given::default() };
+        let flags = RawSettings { root: Some("/flag".into()), ..RawSettings::default() };
         let settings = resolve(flags, "root = '/file'\nstate = '/file'").unwrap();
         assert_eq!((settings.root.value, settings.root.source), ("/flag".into(), Source::Flag));
         assert_eq!(settings.state.value, Path::new("/file"));
@@ -206,7 +207,7 @@ mod tests {
     #[test]
     fn every_setting_can_be_in_the_file() {
         let settings = resolve(
-            Given::default(),
+            RawSettings::default(),
             r#"
             listen = "unix:///tmp/a.sock"
             root = "/r"
@@ -214,6 +215,7 @@ mod tests {
             registry-config-dir = "/c"
             cni-conf-dir = "/n"
             cni-bin-dir = ["/b1", "/b2"]
+            cni-gc = true
             pod-cidr = "10.1.0.0/16"
             bridge-name = "br"
             stream-listen = "127.0.0.1:1"
@@ -230,14 +232,14 @@ mod tests {
 
     #[test]
     fn an_unknown_key_is_refused_by_name_and_line() {
-        let error = resolve(Given::default(), "root = '/r'\nrooot = '/r'").unwrap_err().to_string();
+        let error = resolve(RawSettings::default(), "root = '/r'\nrooot = '/r'").unwrap_err().to_string();
         assert!(error.contains("rooot") && error.contains("line 2"), "{error}");
     }
 
     #[test]
-    fn bad_values_name_the_setting_and_who_gave_it() {
+    fn bad_values_name_the_setting_and_its_source() {
         let refused = |file: &str, words: &[&str]| {
-            let error = resolve(Given::default(), file).unwrap_err().to_string();
+            let error = resolve(RawSettings::default(), file).unwrap_err().to_string();
             words.iter().for_each(|word| assert!(error.contains(word), "{word}: {error}"));
         };
         refused("root = 'relative'", &["root", "crisp.toml", "absolute"]);
@@ -253,7 +255,8 @@ mod tests {
 
     #[test]
     fn a_file_that_was_named_must_be_there() {
-        let error = Settings::resolve(Given::default(), Some(Path::new("/nonexistent/c.toml"))).unwrap_err();
+        let error =
+            Settings::resolve(RawSettings::default(), Some(Path::new("/nonexistent/c.toml"))).unwrap_err();
         assert!(error.to_string().contains("/nonexistent/c.toml"), "{error}");
     }
 }

@@ -10,8 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::embedded::Embedded;
-use super::{life, manifest};
-use crate::config::Settings;
+use super::stop_request::StopRequest;
+use super::{manifest, pod_run};
+use crate::config::{RawSettings, Settings};
 
 /// Run a Kubernetes Pod manifest here and now, without a kubelet and without a server
 ///
@@ -19,9 +20,9 @@ use crate::config::Settings;
 /// containers have ended or on Ctrl-C (a second Ctrl-C kills). The exit code is that of the first container
 /// that failed; 125 is a failure of crisp itself, 130 and 143 are Ctrl-C and SIGTERM.
 ///
-/// It needs no server, and does not disturb one: unless --root and --state say otherwise, it keeps images in
-/// /var/lib/crisp-run and is on a bridge of its own. A second `crisp run` at the same time gets folders
-/// that go away with it.
+/// It needs no server and does not disturb one: unless --root and --state are set, it keeps images in
+/// /var/lib/crisp-run and uses a bridge of its own. A second `crisp run` at the same time gets folders
+/// that are removed when it ends.
 #[derive(Debug, clap::Args)]
 pub struct Run {
     /// Only check the manifest
@@ -30,17 +31,8 @@ pub struct Run {
     /// Kubernetes v1 Pod in YAML or JSON; - is standard input
     #[arg(value_name = "POD.yaml")]
     manifest: PathBuf,
-}
-
-/// What somebody wants of a running pod.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
-    /// Go on.
-    Run,
-    /// End within the grace period; the exit code if nothing else went wrong.
-    End { code: u8 },
-    /// End at once.
-    Kill { code: u8 },
+    #[command(flatten)]
+    pub settings: RawSettings,
 }
 
 /// Runs the manifest to its end.
@@ -51,7 +43,7 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut settings = settings;
-    settings.log_level.or_rather("warn".to_owned());
+    settings.log_level.set_default("warn".to_owned());
     tracing_subscriber::fmt()
         .with_env_filter(settings.log_level.value.as_str())
         .with_ansi(std::io::stderr().is_terminal())
@@ -64,9 +56,9 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start threads")?;
     let code = runtime.block_on(async {
-        let wish = listen_to_signals()?;
+        let stop = stop_on_signals()?;
         let embedded = Embedded::open(settings).await?;
-        let code = life::run(Arc::clone(&embedded.server), pod, &embedded.folder(), wish).await;
+        let code = pod_run::run(Arc::clone(&embedded.server), pod, &embedded.folder(), stop).await;
         embedded.close().await;
         code
     });
@@ -74,9 +66,9 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code?))
 }
 
-/// Ctrl-C, SIGTERM and a closed terminal as wishes; the second one kills.
-fn listen_to_signals() -> anyhow::Result<watch::Receiver<Wish>> {
-    let (wish, wishes) = watch::channel(Wish::Run);
+/// Ctrl-C, SIGTERM and a closed terminal as stop requests; the second one kills.
+fn stop_on_signals() -> anyhow::Result<watch::Receiver<StopRequest>> {
+    let (sender, requests) = watch::channel(StopRequest::None);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
@@ -87,10 +79,8 @@ fn listen_to_signals() -> anyhow::Result<watch::Receiver<Wish>> {
                 _ = terminate.recv() => 143,
                 _ = hang_up.recv() => 129,
             };
-            wish.send_modify(|wish| {
-                *wish = if *wish == Wish::Run { Wish::End { code } } else { Wish::Kill { code } };
-            });
+            sender.send_modify(|request| *request = request.next(code));
         }
     });
-    Ok(wishes)
+    Ok(requests)
 }

@@ -1,6 +1,6 @@
-//! A server inside this process, on folders that no other one uses.
+//! A server inside this process, on folders that no other server uses.
 //!
-//! | | settings say nothing | they are in use, too | settings name folders |
+//! | | by default | where those are in use | with --root and --state |
 //! |---|---|---|---|
 //! | images, containers | /var/lib/crisp-run, kept | /var/lib/crisp-run-PID, goes away | those, or an error |
 //! | sockets, pods | /run/crisp-run | /run/crisp-run-PID, goes away | those, or an error |
@@ -19,6 +19,7 @@ use crisp_executor::id::PodId;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::pod_remove::stop_and_remove;
 use crate::config::{ListenAddress, Settings};
 use crate::server::{LockError, Server, layout, socket};
 
@@ -26,7 +27,7 @@ const ROOT: &str = "/var/lib/crisp-run";
 const STATE: &str = "/run/crisp-run";
 const BRIDGE: &str = "crisp-run0";
 
-/// The server and what has to be taken away with it.
+/// The server and what has to be removed with it.
 pub struct Embedded {
     pub server: Arc<Server>,
     listening: Option<Listening>,
@@ -37,15 +38,17 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the server, and takes down what a killed `crisp run` left in its folders.
+    /// Opens the server, and removes the pods that a killed `crisp run` left in its folders.
     ///
     /// # Errors
     /// The server cannot be opened.
     pub async fn open(mut settings: Settings) -> anyhow::Result<Self> {
         let own_folders = settings.root.is_default() && settings.state.is_default();
-        settings.root.or_rather(ROOT.into());
-        settings.state.or_rather(STATE.into());
-        settings.bridge_name.or_rather(BRIDGE.to_owned());
+        settings.root.set_default(ROOT.into());
+        settings.state.set_default(STATE.into());
+        settings.bridge_name.set_default(BRIDGE.to_owned());
+        // The network of the node belongs to its kubelet's runtime: a run must not free what that uses.
+        settings.cni_gc.value = false;
         let mut temporary = Vec::new();
         let mut opened = Server::open(&settings).await;
         if own_folders && opened.as_ref().is_err_and(is_in_use) {
@@ -58,11 +61,11 @@ impl Embedded {
             None => None,
         };
         let listening = Listening::start(&server, &settings)
-            .inspect_err(|error| tracing::warn!("other commands cannot look into this pod: {error:#}"))
+            .inspect_err(|error| tracing::warn!("other commands cannot reach this pod: {error:#}"))
             .ok();
         let embedded =
             Self { server, listening, _metrics: metrics, state: settings.state.value.clone(), temporary };
-        embedded.take_down_leftovers().await;
+        embedded.remove_leftovers().await;
         Ok(embedded)
     }
 
@@ -71,7 +74,7 @@ impl Embedded {
         layout::standalone(&self.state)
     }
 
-    /// Takes away what is only for this run.
+    /// Removes what is only for this run.
     pub async fn close(mut self) {
         if let Some(listening) = self.listening.take() {
             listening.stop().await;
@@ -84,12 +87,12 @@ impl Embedded {
         self.temporary.iter().for_each(|path| remove(path));
     }
 
-    async fn take_down_leftovers(&self) {
+    async fn remove_leftovers(&self) {
         let left: Vec<PodId> = self.server.pods.list().iter().map(|pod| pod.id.clone()).collect();
         for id in left {
-            tracing::warn!(pod = %id, "taking down a pod that a killed crisp run has left");
-            if let Err(error) = super::life::take_down(&self.server, id.as_str()).await {
-                tracing::warn!(pod = %id, error = format!("{error:#}"), "cannot take it down");
+            tracing::warn!(pod = %id, "removing a pod that a killed crisp run left");
+            if let Err(error) = stop_and_remove(&self.server, id.as_str()).await {
+                tracing::warn!(pod = %id, error = format!("{error:#}"), "cannot remove it");
             }
         }
         remove(&self.folder());
@@ -139,8 +142,10 @@ fn another_place(settings: &mut Settings) -> Vec<PathBuf> {
     let pid = std::process::id();
     settings.root.value = format!("{ROOT}-{pid}").into();
     settings.state.value = format!("{STATE}-{pid}").into();
-    settings.bridge_name.or_rather(format!("crisp-r{pid}"));
-    eprintln!("crisp: another crisp run is at work: this one keeps its images for itself");
+    settings.bridge_name.set_default(format!("crisp-r{pid}"));
+    eprintln!(
+        "crisp: another crisp run is active: this one has its own folders, without the images of the other"
+    );
     vec![settings.root.value.clone(), settings.state.value.clone()]
 }
 

@@ -7,23 +7,26 @@
 //!  embedded.rs  a whole server inside this process, on folders of its own
 //!      |
 //!      v
-//!  life.rs      pull, init containers in order, containers with restarts, stop, remove
+//!  pod_run.rs   pull, init containers in order, containers with restarts, stop, remove
 //!      |                     ^
 //!      +-- cri/  Pod to CRI requests, as a kubelet would ask
 //!      +-- output.rs  logs with the containers' names
 //! ```
 //!
-//! It plays the kubelet's part towards the same services that a kubelet talks to, so a pod behaves here as it
-//! does on a node.
+//! It sends the same services the requests that a kubelet sends, so a pod behaves here as on a node.
 
 pub mod command;
+mod container_run;
+mod context;
 mod cri;
 mod embedded;
-mod life;
 mod manifest;
 mod output;
+mod pod_remove;
+mod pod_run;
 mod pull;
+mod refused;
 mod restart;
-mod supervise;
+mod stop_request;
 mod volumes;
 mod wait;

@@ -58,8 +58,8 @@ impl Printer {
 pub async fn follow(path: PathBuf, mut printer: Printer, ended: watch::Receiver<bool>) {
     let mut follower = Follower::new(&path);
     loop {
-        // Looked at before reading: what is written before the end is read after it.
-        // One who cannot say it any more has said it.
+        // Read before the file: what is written before the end is then read after it. A sender that is gone
+        // counts as an end.
         let last = *ended.borrow() || ended.has_changed().is_err();
         if let Err(error) = follower.read(&mut |line| printer.line(&line)) {
             if error.kind() != io::ErrorKind::BrokenPipe {

@@ -9,10 +9,10 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 use tonic::Request;
 
-use super::life::refused;
+use super::refused::refused;
 
-/// Events tell when to look; should they fall behind, this is how often we look without them.
-const LOOK: Duration = Duration::from_millis(500);
+/// Events wake the wait up; in case that one is lost, the status is read this often without them.
+const POLL: Duration = Duration::from_millis(500);
 
 /// Knows when anything has happened to any container.
 pub struct Waiter {
@@ -29,7 +29,7 @@ impl Waiter {
                 while let Some(Ok(_)) = stream.next().await {
                     count.send_modify(|n| *n += 1);
                 }
-                // Held, so that those who wait only fall back to looking.
+                // Kept open, so that waits fall back to polling instead of spinning.
                 count.closed().await;
             });
         } else {
@@ -51,7 +51,7 @@ impl Waiter {
             if status.state() == ContainerState::ContainerExited {
                 return Ok(status);
             }
-            let _ = tokio::time::timeout(LOOK, happened.changed()).await;
+            let _ = tokio::time::timeout(POLL, happened.changed()).await;
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use anyhow::Context as _;
 
-/// Makes a folder that nobody else may enter. One that is there is made so.
+/// Makes a folder that only root may enter, or changes an existing one to that.
 ///
 /// # Errors
 /// It cannot be made, or is not ours to change.

@@ -12,7 +12,7 @@ use super::layout;
 /// Why a folder cannot be ours.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody else's.
+    /// Another process has it.
     #[error(
         "{folder} is in use by another crisp (process {holder}): stop that one, or give this one its own \
          --root, --state and --listen"

@@ -74,6 +74,7 @@ fn network(settings: &Settings) -> NetworkConfig {
         cni_conf_dir: settings.cni_conf_dir.value.clone(),
         cni_bin_dirs: settings.cni_bin_dir.value.clone(),
         pod_cidrs: settings.pod_cidr.value.clone(),
+        cni_gc: settings.cni_gc.value,
         bridge_name: settings.bridge_name.value.clone(),
         state_dir: layout::network(&settings.state.value),
         root_dir: layout::network(&settings.root.value),

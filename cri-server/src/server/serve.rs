@@ -8,10 +8,17 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::{Server, notify, socket};
-use crate::config::Settings;
+use crate::config::{RawSettings, Settings};
 
 /// The server computes little and waits much: more threads would only cost memory.
 const WORKERS: usize = 2;
+
+/// Serve the CRI on a unix socket
+#[derive(Debug, clap::Args)]
+pub struct Serve {
+    #[command(flatten)]
+    pub settings: RawSettings,
+}
 
 /// Serves until SIGTERM or SIGINT. The pods run on.
 ///
@@ -23,7 +30,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    // Whatever is made from here on is for root only, unless it is made for others on purpose.
+    // Files made from here on are for root only, unless their mode is set explicitly.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
@@ -64,9 +71,9 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     let pods = server.pods.clone();
     let result = server.serve(listener, stop).await;
-    // With no pod left, the bridge and its rules have no use, and nobody else would remove them.
+    // With no pod left, the bridge and its rules have no use, and no other program removes them.
     pods.close().await;
-    // Nobody listens any more: a client should get "no such file", not "refused".
+    // The server does not listen any more: a client should get "no such file", not "refused".
     let _ = std::fs::remove_file(settings.listen.value.path());
     result
 }

@@ -12,7 +12,7 @@ use crate::config::ListenAddress;
 /// Why a socket cannot be ours.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
-    /// Somebody answers there.
+    /// A server answers there.
     #[error("{path} is in use: another server listens there; give this one its own --listen")]
     InUse {
         /// The socket.

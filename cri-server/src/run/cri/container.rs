@@ -13,7 +13,7 @@ use super::super::volumes::Volumes;
 use super::{resources, security};
 
 /// What the manifest does not say.
-pub struct ContainerFacts<'a> {
+pub struct ContainerIdentity<'a> {
     pub pod_uid: &'a str,
     /// How many times it was started before.
     pub attempt: u32,
@@ -25,14 +25,18 @@ pub struct ContainerFacts<'a> {
 }
 
 /// The request for a container.
-pub fn container_config(pod: &Pod, container: &Container, facts: &ContainerFacts<'_>) -> ContainerConfig {
+pub fn container_config(
+    pod: &Pod,
+    container: &Container,
+    identity: &ContainerIdentity<'_>,
+) -> ContainerConfig {
     let env = environment(container);
     let lookup = |name: &str| env.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.clone());
     let expanded = |words: &[String]| words.iter().map(|w| expand(w, lookup)).collect();
     ContainerConfig {
-        metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: facts.attempt }),
+        metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: identity.attempt }),
         image: Some(ImageSpec {
-            image: facts.image_id.to_owned(),
+            image: identity.image_id.to_owned(),
             user_specified_image: container.image.clone(),
             ..ImageSpec::default()
         }),
@@ -43,13 +47,13 @@ pub fn container_config(pod: &Pod, container: &Container, facts: &ContainerFacts
             .iter()
             .map(|(key, value)| KeyValue { key: key.clone(), value: value.clone().into() })
             .collect(),
-        mounts: mounts(container, facts),
-        labels: labels(pod, container, facts),
+        mounts: mounts(container, identity),
+        labels: labels(pod, container, identity),
         annotations: BTreeMap::from([(
             "io.kubernetes.container.restartCount".to_owned(),
-            facts.attempt.to_string(),
+            identity.attempt.to_string(),
         )]),
-        log_path: log_path(&container.name, facts.attempt),
+        log_path: log_path(&container.name, identity.attempt),
         linux: Some(LinuxContainerConfig {
             resources: Some(resources::resources(pod, &container.resources, resources::host_memory())),
             security_context: Some(security::context(pod, container)),
@@ -73,10 +77,10 @@ fn environment(container: &Container) -> Vec<(String, String)> {
     env
 }
 
-fn mounts(container: &Container, facts: &ContainerFacts<'_>) -> Vec<Mount> {
+fn mounts(container: &Container, identity: &ContainerIdentity<'_>) -> Vec<Mount> {
     let volume = |mount: &VolumeMount| {
         // The manifest was checked: every mount has its volume.
-        let host = facts.volumes.path(&mount.volume)?;
+        let host = identity.volumes.path(&mount.volume)?;
         Some(Mount {
             container_path: mount.path.clone(),
             host_path: host.display().to_string(),
@@ -91,7 +95,7 @@ fn mounts(container: &Container, facts: &ContainerFacts<'_>) -> Vec<Mount> {
             ..Mount::default()
         })
     };
-    let hosts = facts.hosts_file.map(|path| Mount {
+    let hosts = identity.hosts_file.map(|path| Mount {
         container_path: "/etc/hosts".to_owned(),
         host_path: path.display().to_string(),
         ..Mount::default()
@@ -99,12 +103,12 @@ fn mounts(container: &Container, facts: &ContainerFacts<'_>) -> Vec<Mount> {
     container.mounts.iter().filter_map(volume).chain(hosts).collect()
 }
 
-fn labels(pod: &Pod, container: &Container, facts: &ContainerFacts<'_>) -> Map {
+fn labels(pod: &Pod, container: &Container, identity: &ContainerIdentity<'_>) -> Map {
     [
         ("io.kubernetes.container.name", container.name.as_str()),
         ("io.kubernetes.pod.name", &pod.name),
         ("io.kubernetes.pod.namespace", &pod.namespace),
-        ("io.kubernetes.pod.uid", facts.pod_uid),
+        ("io.kubernetes.pod.uid", identity.pod_uid),
     ]
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
     .into()
@@ -123,14 +127,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let plain: Vec<_> = pod.volumes.iter().filter(|v| v.name != "fast").cloned().collect();
         let volumes = Volumes::prepare(&plain, folder.path().join("v")).unwrap();
-        let facts = ContainerFacts {
+        let identity = ContainerIdentity {
             pod_uid: "u",
             attempt: 2,
             image_id: "sha256:1",
             volumes: &volumes,
             hosts_file: Some(Path::new("/h")),
         };
-        let config = container_config(&pod, &pod.containers[0], &facts);
+        let config = container_config(&pod, &pod.containers[0], &identity);
         assert_eq!(config.args, ["-f", "-p", "12"], "$(B) is $(A)2 is 12");
         assert_eq!(config.envs[1].value, b"12");
         assert_eq!(config.log_path, "web/2.log");

@@ -6,6 +6,6 @@ mod pod;
 mod resources;
 mod security;
 
-pub use container::{ContainerFacts, container_config};
+pub use container::{ContainerIdentity, container_config};
 pub use dns::host_dns;
-pub use pod::{PodFacts, hosts_file, pod_config};
+pub use pod::{PodIdentity, hosts_file, pod_config};

@@ -4,34 +4,34 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crisp_proto::runtime::v1::{
-    DnsConfig, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption,
-    PodSandboxConfig, PodSandboxMetadata, PortMapping, Protocol as WireProtocol, SecurityProfile,
-    SupplementalGroupsPolicy, security_profile::ProfileType,
+    DnsConfig, LinuxPodSandboxConfig, LinuxSandboxSecurityContext, PodSandboxConfig, PodSandboxMetadata,
+    PortMapping, Protocol as WireProtocol, SecurityProfile, security_profile::ProfileType,
 };
 
 use super::super::manifest::{Container, DnsPolicy, Map, Pod, Port, Protocol};
+use super::security::{groups_policy, namespaces};
 use super::{host_dns, security};
 
 /// What the manifest does not say.
-pub struct PodFacts<'a> {
+pub struct PodIdentity<'a> {
     pub uid: &'a str,
     pub log_directory: &'a Path,
 }
 
 /// The request for the pod itself.
-pub fn pod_config(pod: &Pod, facts: &PodFacts<'_>) -> PodSandboxConfig {
+pub fn pod_config(pod: &Pod, identity: &PodIdentity<'_>) -> PodSandboxConfig {
     PodSandboxConfig {
         metadata: Some(PodSandboxMetadata {
             name: pod.name.clone(),
-            uid: facts.uid.to_owned(),
+            uid: identity.uid.to_owned(),
             namespace: pod.namespace.clone(),
             attempt: 0,
         }),
         hostname: hostname(pod),
-        log_directory: facts.log_directory.display().to_string(),
+        log_directory: identity.log_directory.display().to_string(),
         dns_config: Some(dns(pod)),
         port_mappings: ports(pod),
-        labels: labels(pod, facts.uid),
+        labels: labels(pod, identity.uid),
         annotations: pod.annotations.clone(),
         linux: Some(LinuxPodSandboxConfig {
             // Empty: the runtime has a place of its own for pods that no kubelet has made a cgroup for.
@@ -100,22 +100,6 @@ fn labels(pod: &Pod, uid: &str) -> Map {
     labels
 }
 
-/// The namespaces of the pod, which its containers are told again.
-pub fn namespaces(pod: &Pod) -> NamespaceOption {
-    let mode = |host| if host { NamespaceMode::Node } else { NamespaceMode::Pod };
-    let pid = match (pod.host_pid, pod.share_process_namespace) {
-        (true, _) => NamespaceMode::Node,
-        (false, true) => NamespaceMode::Pod,
-        (false, false) => NamespaceMode::Container,
-    };
-    NamespaceOption {
-        network: mode(pod.host_network).into(),
-        pid: pid.into(),
-        ipc: mode(pod.host_ipc).into(),
-        ..NamespaceOption::default()
-    }
-}
-
 fn sandbox_security(pod: &Pod) -> LinuxSandboxSecurityContext {
     let security = &pod.security;
     LinuxSandboxSecurityContext {
@@ -131,15 +115,6 @@ fn sandbox_security(pod: &Pod) -> LinuxSandboxSecurityContext {
             localhost_ref: String::new(),
         }),
         ..LinuxSandboxSecurityContext::default()
-    }
-}
-
-/// Whether groups of the image's group file are added.
-pub fn groups_policy(pod: &Pod) -> SupplementalGroupsPolicy {
-    if pod.security.strict_groups {
-        SupplementalGroupsPolicy::Strict
-    } else {
-        SupplementalGroupsPolicy::Merge
     }
 }
 
@@ -170,7 +145,7 @@ mod tests {
     }
 
     fn config(spec: &str) -> PodSandboxConfig {
-        pod_config(&pod(spec), &PodFacts { uid: "u", log_directory: Path::new("/logs") })
+        pod_config(&pod(spec), &PodIdentity { uid: "u", log_directory: Path::new("/logs") })
     }
 
     #[test]
@@ -183,7 +158,7 @@ mod tests {
 
     #[test]
     fn namespaces_follow_the_flags() {
-        use NamespaceMode::{Container, Node, Pod};
+        use crisp_proto::runtime::v1::NamespaceMode::{Container, Node, Pod};
         for (spec, network, pid, ipc) in [
             ("", Pod, Container, Pod),
             ("hostNetwork: true\nhostPID: true\nhostIPC: true", Node, Node, Node),

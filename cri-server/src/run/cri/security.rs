@@ -1,14 +1,13 @@
-//! Security settings of a container: its own over the pod's.
+//! Security settings of pods and containers; a container's own override the pod's.
 
 use crisp_proto::runtime::v1::{
-    Capability, Int64Value, LinuxContainerSecurityContext, SeLinuxOption, SecurityProfile,
-    security_profile::ProfileType,
+    Capability, Int64Value, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption,
+    SecurityProfile, SupplementalGroupsPolicy, security_profile::ProfileType,
 };
 
 use super::super::manifest::{Container, Pod, Profile, SeLinux};
-use super::pod::{groups_policy, namespaces};
 
-/// What of /proc and /sys a container does not see unless it asks to: the same as a kubelet asks for.
+/// Paths of /proc and /sys that are masked by default, the same as by a kubelet.
 const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
@@ -23,7 +22,7 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
 ];
-/// What it sees and cannot change.
+/// Paths that are read-only by default.
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The security context of a container.
@@ -49,7 +48,7 @@ pub fn context(pod: &Pod, container: &Container) -> LinuxContainerSecurityContex
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(&MASKED),
         readonly_paths: paths(&READ_ONLY),
-        // A kubelet's default is unconfined as well, unless its node says otherwise.
+        // Unconfined is also the default of a kubelet without seccompDefault.
         seccomp: Some(profile(
             own.seccomp.as_ref().or(common.seccomp.as_ref()).unwrap_or(&Profile::Unconfined),
         )),
@@ -58,7 +57,7 @@ pub fn context(pod: &Pod, container: &Container) -> LinuxContainerSecurityContex
     }
 }
 
-/// A number that is there.
+/// A number in the contract's form.
 pub fn number(value: i64) -> Int64Value {
     Int64Value { value }
 }
@@ -80,4 +79,29 @@ fn profile(profile: &Profile) -> SecurityProfile {
         Profile::Localhost(path) => (ProfileType::Localhost, path.as_str()),
     };
     SecurityProfile { profile_type: kind.into(), localhost_ref: path.to_owned() }
+}
+
+/// The namespaces of the pod; the requests for its containers repeat them.
+pub fn namespaces(pod: &Pod) -> NamespaceOption {
+    let mode = |host| if host { NamespaceMode::Node } else { NamespaceMode::Pod };
+    let pid = match (pod.host_pid, pod.share_process_namespace) {
+        (true, _) => NamespaceMode::Node,
+        (false, true) => NamespaceMode::Pod,
+        (false, false) => NamespaceMode::Container,
+    };
+    NamespaceOption {
+        network: mode(pod.host_network).into(),
+        pid: pid.into(),
+        ipc: mode(pod.host_ipc).into(),
+        ..NamespaceOption::default()
+    }
+}
+
+/// Whether groups of the image's group file are added.
+pub fn groups_policy(pod: &Pod) -> SupplementalGroupsPolicy {
+    if pod.security.strict_groups {
+        SupplementalGroupsPolicy::Strict
+    } else {
+        SupplementalGroupsPolicy::Merge
+    }
 }

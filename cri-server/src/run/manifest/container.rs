@@ -1,7 +1,7 @@
 //! A container of the Pod.
 
-use super::node::Object;
-use super::pod::is_dns_name;
+use super::dns_name::is_dns_name;
+use super::object::Object;
 use super::{ContainerSecurity, Resources, security};
 
 /// A container that can be run here.
@@ -123,7 +123,7 @@ fn pull_policy(object: &Object<'_>, image: &str) -> PullPolicy {
     })
 }
 
-/// Nobody reads termination messages here; what every exported Pod says of them is no reason to refuse it.
+/// Termination messages are not read here. Every exported Pod has these fields, so they are accepted.
 fn termination_message(object: &Object<'_>) {
     for (name, usual) in
         [("terminationMessagePath", "/dev/termination-log"), ("terminationMessagePolicy", "File")]

@@ -1,12 +1,14 @@
 //! A Kubernetes Pod manifest, read strictly: every field is understood or refused with its path.
 
 mod container;
+mod dns_name;
 mod expand;
-mod known;
-mod node;
+
+mod object;
 mod pod;
 mod quantity;
 mod security;
+mod unsupported_fields;
 mod volume;
 
 use std::collections::BTreeMap;
@@ -14,7 +16,7 @@ use std::path::Path;
 
 pub use container::{Container, Port, Propagation, Protocol, PullPolicy, VolumeMount};
 pub use expand::expand;
-use node::{Object, Problems};
+use object::{Object, Problems};
 pub use pod::{DnsPolicy, Pod, RestartPolicy};
 pub use quantity::Resources;
 pub use security::{ContainerSecurity, PodSecurity, Profile, SeLinux};

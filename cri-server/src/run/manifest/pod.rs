@@ -1,6 +1,7 @@
 //! The Pod itself.
 
-use super::node::Object;
+use super::dns_name::is_dns_name;
+use super::object::Object;
 use super::{Container, Map, PodSecurity, Volume, container, security, volume};
 
 /// A pod that can be run here.
@@ -166,7 +167,7 @@ fn read_host_aliases(spec: &Object<'_>) -> Vec<HostAlias> {
     spec.objects("hostAliases").into_iter().filter_map(alias).collect()
 }
 
-/// What no field says alone.
+/// Rules about several fields.
 fn check(spec: &Object<'_>, pod: &Pod) {
     if pod.containers.is_empty() {
         spec.refuse("containers", "at least one is required");
@@ -205,15 +206,4 @@ fn check(spec: &Object<'_>, pod: &Pod) {
             spec.refuse(&place, "hostPort must equal containerPort on the host's network");
         }
     }
-}
-
-/// Whether it can be the name of a Kubernetes object (RFC 1123).
-pub fn is_dns_name(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let label = |l: &str| {
-        l.bytes().all(|b| plain(b) || b == b'-')
-            && l.bytes().next().is_some_and(plain)
-            && l.bytes().next_back().is_some_and(plain)
-    };
-    text.len() <= 253 && text.split('.').all(label)
 }

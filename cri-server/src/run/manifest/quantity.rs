@@ -1,6 +1,6 @@
 //! Kubernetes quantities: `100m`, `1.5`, `64Mi`, `1e3`.
 
-use super::node::Object;
+use super::object::Object;
 
 /// What a container asks for and may not exceed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! `securityContext` of the pod and of its containers.
 
 use super::Map;
-use super::node::Object;
+use super::object::Object;
 
 /// What holds for every container that does not say otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use super::node::Object;
-use super::pod::is_dns_name;
+use super::dns_name::is_dns_name;
+use super::object::Object;
 use super::quantity;
 
 /// A volume by its name in the pod.
@@ -93,7 +93,7 @@ fn read_empty_dir(object: &Object<'_>) -> VolumeSource {
         }
         size
     });
-    // A limit that nobody enforces would be a lie: only a file system of its own has one.
+    // Only a file system of its own can enforce a limit.
     if size.is_some() && !memory {
         object.refuse("sizeLimit", "not supported by crisp run yet, except with medium: Memory");
     }

@@ -1,4 +1,4 @@
-//! Walking through a manifest with the path at hand, and noting every field that nobody asked for.
+//! Reads a manifest field by field, keeps the path of each, and reports every field that was not read.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -6,7 +6,7 @@ use std::fmt::Display;
 
 use serde_json::{Map, Value};
 
-use super::known;
+use super::unsupported_fields;
 
 /// What is wrong with a manifest, in the order in which it was found.
 #[derive(Default)]
@@ -54,7 +54,7 @@ impl<'a> Object<'a> {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    /// Notes that a field's value cannot be.
+    /// Notes that a field's value is refused.
     pub fn refuse(&self, name: &str, message: impl Display) {
         self.problems.add(&self.path(name), message);
     }
@@ -80,7 +80,7 @@ impl<'a> Object<'a> {
         self.typed(name, "a text", |v| v.as_str().map(str::to_owned))
     }
 
-    /// A text that must be there and not be empty.
+    /// A text that is required and not empty.
     pub fn required(&self, name: &str) -> Option<String> {
         if self.fields.get(name).is_none_or(Value::is_null) {
             self.take(name);
@@ -180,7 +180,7 @@ impl<'a> Object<'a> {
             if taken.contains(name.as_str()) {
                 continue;
             }
-            if !known::is_field_of_a_pod(name) {
+            if !unsupported_fields::is_field_of_a_pod(name) {
                 self.refuse(name, "is no field of a Kubernetes Pod here");
             // Tools write fields out that say nothing: `status: {}`, `resources: {}`, `creationTimestamp: null`.
             } else if !says_nothing(value) {

@@ -1,61 +1,49 @@
-//! A pod's whole life: images, volumes, the pod, init containers, containers, and all of it away again.
+//! Runs a pod: images, volumes, the sandbox, init containers, containers; removes all of it at the end.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use crisp_executor::id::PodId;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
-use crisp_proto::runtime::v1::{
-    PodSandboxConfig, PodSandboxStatusRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StopPodSandboxRequest,
-};
+use crisp_proto::runtime::v1::{PodSandboxStatusRequest, RunPodSandboxRequest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Request;
 
-use super::command::Wish;
-use super::cri::{PodFacts, hosts_file, pod_config};
+use super::container_run::{self, End};
+use super::context::Context;
+use super::cri::{PodIdentity, hosts_file, pod_config};
 use super::manifest::{Container, Pod, RestartPolicy};
-use super::supervise::{self, End};
+use super::pod_remove::stop_and_remove;
+use super::pull;
+use super::refused::refused;
+use super::stop_request::{StopRequest, requested};
 use super::volumes::Volumes;
-use super::{pull, wait::Waiter};
+use super::wait::Waiter;
 use crate::server::Server;
 
-/// What all containers of the pod share.
-pub struct Context {
-    pub server: Arc<Server>,
-    pub pod: Pod,
-    pub uid: String,
-    pub id: String,
-    pub sandbox: PodSandboxConfig,
-    pub images: BTreeMap<String, String>,
-    pub volumes: Volumes,
-    pub hosts: Option<PathBuf>,
-    pub waiter: Waiter,
-    pub wish: watch::Receiver<Wish>,
-}
-
-/// Runs the pod to its end and takes it down. Returns the exit code.
+/// Runs the pod to its end and removes it. Returns the exit code.
 ///
 /// # Errors
-/// Anything but a container that fails. The pod is taken down then, too.
+/// Anything but a container that fails. The pod is removed then, too.
 pub async fn run(
     server: Arc<Server>,
     pod: Pod,
     folder: &Path,
-    mut wish: watch::Receiver<Wish>,
+    mut stop: watch::Receiver<StopRequest>,
 ) -> anyhow::Result<u8> {
     let images = tokio::select! {
         images = pull::all(&server.images, &pod) => images?,
-        code = told_to_end(&mut wish) => return Ok(code),
+        () = requested(&mut stop, |request| request != StopRequest::None) => {
+            return Ok(stop.borrow().code().unwrap_or_default());
+        }
     };
     let uid = pod.uid.clone().unwrap_or_else(|| PodId::random().short().to_owned());
     let folder = folder.join(&uid);
     let volumes = Volumes::prepare(&pod.volumes, folder.join("volumes"))?;
     let logs = folder.join("logs");
-    let sandbox = pod_config(&pod, &PodFacts { uid: &uid, log_directory: &logs });
+    let sandbox = pod_config(&pod, &PodIdentity { uid: &uid, log_directory: &logs });
     let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
     let id = match server.runtime.run_pod_sandbox(Request::new(request)).await {
         Ok(reply) => reply.into_inner().pod_sandbox_id,
@@ -66,19 +54,19 @@ pub async fn run(
     };
     let waiter = Waiter::start(&server.runtime).await;
     let hosts = None;
-    let mut context = Context { server, pod, uid, id, sandbox, images, volumes, hosts, waiter, wish };
+    let mut context = Context { server, pod, uid, id, sandbox, images, volumes, hosts, waiter, stop };
     let code = match write_hosts(&mut context, &folder).await {
         Ok(()) => containers(Arc::new(context)).await,
         Err(error) => Outcome { context: Arc::new(context), code: Err(error) },
     };
     let Outcome { context, code } = code;
-    let down = take_down(&context.server, &context.id).await;
+    let down = stop_and_remove(&context.server, &context.id).await;
     context.volumes.remove();
     match (code, down) {
         (Ok(code), Ok(())) => Ok(code),
-        (Ok(_), Err(down)) => Err(down.context("the pod has ended, but cannot be taken down")),
+        (Ok(_), Err(down)) => Err(down.context("the pod has ended, but cannot be removed")),
         (Err(error), Ok(())) => Err(error),
-        (Err(error), Err(down)) => Err(error.context(format!("and the pod cannot be taken down: {down:#}"))),
+        (Err(error), Err(down)) => Err(error.context(format!("and the pod cannot be removed: {down:#}"))),
     }
 }
 
@@ -93,19 +81,19 @@ async fn containers(context: Arc<Context>) -> Outcome {
 }
 
 async fn run_containers(context: &Arc<Context>) -> anyhow::Result<u8> {
-    // An init container has to succeed once, whatever happens to the others after their end.
+    // An init container has to succeed once; the policy Always does not start it again after that.
     let init_policy = match context.pod.restart_policy {
         RestartPolicy::Never => RestartPolicy::Never,
         RestartPolicy::OnFailure | RestartPolicy::Always => RestartPolicy::OnFailure,
     };
     for (index, container) in context.pod.init_containers.iter().enumerate() {
-        match supervise::supervise(context, index, container, init_policy).await? {
-            End::Itself(0) => {}
-            End::Itself(code) => {
+        match container_run::run(context, index, container, init_policy).await? {
+            End::Exited(0) => {}
+            End::Exited(code) => {
                 eprintln!("crisp: init container {} has failed: the pod does not start", container.name);
                 return Ok(exit_code(code));
             }
-            End::Told => return Ok(interrupted(context)),
+            End::Stopped => return Ok(interrupted(context)),
         }
     }
     let mut tasks = JoinSet::new();
@@ -113,17 +101,17 @@ async fn run_containers(context: &Arc<Context>) -> anyhow::Result<u8> {
         let (context, container): (_, Container) = (Arc::clone(context), container.clone());
         let index = index + context.pod.init_containers.len();
         let policy = context.pod.restart_policy;
-        tasks.spawn(async move { supervise::supervise(&context, index, &container, policy).await });
+        tasks.spawn(async move { container_run::run(&context, index, &container, policy).await });
     }
-    let (mut first_failure, mut told) = (None, false);
+    let (mut first_failure, mut stopped) = (None, false);
     while let Some(ended) = tasks.join_next().await {
         match ended?? {
-            End::Itself(0) => {}
-            End::Itself(code) => first_failure = first_failure.or(Some(exit_code(code))),
-            End::Told => told = true,
+            End::Exited(0) => {}
+            End::Exited(code) => first_failure = first_failure.or(Some(exit_code(code))),
+            End::Stopped => stopped = true,
         }
     }
-    Ok(first_failure.unwrap_or(if told { interrupted(context) } else { 0 }))
+    Ok(first_failure.unwrap_or(if stopped { interrupted(context) } else { 0 }))
 }
 
 fn exit_code(code: i32) -> u8 {
@@ -131,21 +119,10 @@ fn exit_code(code: i32) -> u8 {
 }
 
 fn interrupted(context: &Context) -> u8 {
-    match *context.wish.borrow() {
-        Wish::Run => 0,
-        Wish::End { code } | Wish::Kill { code } => code,
-    }
+    context.stop.borrow().code().unwrap_or_default()
 }
 
-async fn told_to_end(wish: &mut watch::Receiver<Wish>) -> u8 {
-    match wish.wait_for(|wish| *wish != Wish::Run).await.map(|wish| *wish) {
-        Ok(Wish::End { code } | Wish::Kill { code }) => code,
-        // The one who tells has gone: nobody will.
-        Ok(Wish::Run) | Err(_) => std::future::pending().await,
-    }
-}
-
-/// A hosts file of our own is only needed for `hostAliases`.
+/// Writes a hosts file when the pod has `hostAliases`; without them the runtime writes it.
 async fn write_hosts(context: &mut Context, folder: &Path) -> anyhow::Result<()> {
     if context.pod.host_aliases.is_empty() {
         return Ok(());
@@ -166,21 +143,4 @@ async fn write_hosts(context: &mut Context, folder: &Path) -> anyhow::Result<()>
         .with_context(|| format!("cannot write {}", path.display()))?;
     context.hosts = Some(path);
     Ok(())
-}
-
-/// Stops and removes a pod with all that is in it.
-///
-/// # Errors
-/// What the runtime says.
-pub async fn take_down(server: &Server, id: &str) -> anyhow::Result<()> {
-    let stop = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-    server.runtime.stop_pod_sandbox(Request::new(stop)).await.map_err(refused)?;
-    let remove = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
-    server.runtime.remove_pod_sandbox(Request::new(remove)).await.map_err(refused)?;
-    Ok(())
-}
-
-/// What a service said no to; its message says it all.
-pub fn refused(status: tonic::Status) -> anyhow::Error {
-    anyhow::anyhow!("{}", status.message())
 }

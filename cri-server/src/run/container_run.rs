@@ -1,4 +1,4 @@
-//! One container: started, shown, and started again as the pod's policy has it.
+//! Runs one container: starts it, shows its output, starts it again by the pod's restart policy.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,20 +13,21 @@ use crisp_proto::runtime::v1::{
 use tokio::sync::watch;
 use tonic::Request;
 
-use super::command::Wish;
-use super::cri::{ContainerFacts, container_config};
-use super::life::{Context, refused};
+use super::context::Context;
+use super::cri::{ContainerIdentity, container_config};
 use super::manifest::{Container, RestartPolicy};
 use super::output::{self, Printer};
+use super::refused::refused;
 use super::restart::{BackOff, again};
+use super::stop_request::{StopRequest, requested};
 
-/// How a container came to its end.
+/// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// By itself, with this code.
-    Itself(i32),
-    /// Because somebody wanted the pod to end.
-    Told,
+    Exited(i32),
+    /// By a stop request.
+    Stopped,
 }
 
 /// The code for a container that cannot be started, the same as a kubelet gives.
@@ -35,8 +36,8 @@ const START_ERROR: i32 = 128;
 /// Runs a container until it has ended for good.
 ///
 /// # Errors
-/// The runtime loses sight of it, or the manifest asks for what the image cannot give.
-pub async fn supervise(
+/// The runtime does not know it any more, or the manifest demands what the image does not have.
+pub async fn run(
     context: &Context,
     index: usize,
     container: &Container,
@@ -44,13 +45,13 @@ pub async fn supervise(
 ) -> anyhow::Result<End> {
     check_user(context, container).await?;
     let mut back_off = BackOff::default();
-    let mut wish = context.wish.clone();
+    let mut stop_requests = context.stop.clone();
     for attempt in 0.. {
         let started = Instant::now();
         let (id, end) = once(context, index, container, attempt).await?;
-        let End::Itself(code) = end else { return Ok(End::Told) };
+        let End::Exited(code) = end else { return Ok(End::Stopped) };
         if !again(policy, code) {
-            return Ok(End::Itself(code));
+            return Ok(End::Exited(code));
         }
         if let Some(id) = id {
             let request = RemoveContainerRequest { container_id: id };
@@ -62,7 +63,7 @@ pub async fn supervise(
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = told(&mut wish, |wish| wish != Wish::Run) => return Ok(End::Told),
+            () = requested(&mut stop_requests, |request| request != StopRequest::None) => return Ok(End::Stopped),
         }
     }
     bail!("{} was started more often than can be counted", container.name)
@@ -75,14 +76,14 @@ async fn once(
     container: &Container,
     attempt: u32,
 ) -> anyhow::Result<(Option<String>, End)> {
-    let facts = ContainerFacts {
+    let identity = ContainerIdentity {
         pod_uid: &context.uid,
         attempt,
         image_id: context.images.get(&container.image).map_or("", String::as_str),
         volumes: &context.volumes,
         hosts_file: context.hosts.as_deref(),
     };
-    let config = container_config(&context.pod, container, &facts);
+    let config = container_config(&context.pod, container, &identity);
     let log = Path::new(&context.sandbox.log_directory).join(&config.log_path);
     let create = CreateContainerRequest {
         pod_sandbox_id: context.id.clone(),
@@ -92,7 +93,7 @@ async fn once(
     let runtime = &context.server.runtime;
     let failed = |status: tonic::Status| {
         eprintln!("crisp: {} cannot be started: {}", container.name, status.message());
-        End::Itself(START_ERROR)
+        End::Exited(START_ERROR)
     };
     let id = match runtime.create_container(Request::new(create)).await {
         Ok(reply) => reply.into_inner().container_id,
@@ -114,42 +115,35 @@ async fn once(
 
 async fn until_end(context: &Context, container: &Container, id: &str) -> anyhow::Result<End> {
     let runtime = &context.server.runtime;
-    let mut wish = context.wish.clone();
+    let mut stop_requests = context.stop.clone();
     let ended = tokio::select! {
         status = context.waiter.ended(runtime, id) => Some(status?),
-        () = told(&mut wish, |wish| wish != Wish::Run) => None,
+        () = requested(&mut stop_requests, |request| request != StopRequest::None) => None,
     };
     if let Some(status) = ended {
-        tell(container, &status);
-        return Ok(End::Itself(status.exit_code));
+        print_failure(container, &status);
+        return Ok(End::Exited(status.exit_code));
     }
-    let grace = if matches!(*wish.borrow(), Wish::Kill { .. }) { 0 } else { context.pod.grace };
+    let grace =
+        if matches!(*stop_requests.borrow(), StopRequest::Kill { .. }) { 0 } else { context.pod.grace };
     tokio::select! {
         stopped = stop(context, id, grace) => stopped?,
-        // Somebody has lost patience.
-        () = told(&mut wish, |wish| matches!(wish, Wish::Kill { .. })) => stop(context, id, 0).await?,
+        // The second signal does not wait for the grace period.
+        () = requested(&mut stop_requests, |request| matches!(request, StopRequest::Kill { .. })) => stop(context, id, 0).await?,
     }
-    Ok(End::Told)
-}
-
-/// Waits until somebody wants that.
-async fn told(wishes: &mut watch::Receiver<Wish>, wanted: impl Fn(Wish) -> bool) {
-    if wishes.wait_for(|wish| wanted(*wish)).await.is_err() {
-        // The one who tells has gone: nobody will.
-        std::future::pending::<()>().await;
-    }
+    Ok(End::Stopped)
 }
 
 async fn stop(context: &Context, id: &str, grace: u32) -> anyhow::Result<()> {
     let request = StopContainerRequest { container_id: id.to_owned(), timeout: grace.into() };
     let stopped = context.server.runtime.stop_container(Request::new(request));
-    // The runtime has a deadline of its own for the kill; this one is for a runtime that has lost it.
+    // The runtime has a deadline of its own for the kill; this one is for a runtime that hangs.
     let limit = Duration::from_secs(u64::from(grace) + 60);
     tokio::time::timeout(limit, stopped).await.context("stopping takes too long")?.map_err(refused)?;
     Ok(())
 }
 
-fn tell(container: &Container, status: &ContainerStatus) {
+fn print_failure(container: &Container, status: &ContainerStatus) {
     if status.exit_code != 0 {
         let reason = match status.reason.as_str() {
             "" | "Error" => String::new(),
@@ -180,7 +174,7 @@ async fn check_user(context: &Context, container: &Container) -> anyhow::Result<
         (Some(uid), _) if uid != 0 => Ok(()),
         (None, user) if !user.is_empty() && user != "root" => {
             bail!(
-                "container {name}: runAsNonRoot, but nobody can tell whether the image's user {user} is root: set runAsUser"
+                "container {name}: runAsNonRoot, but the image names its user {user} without a number, which may be root: set runAsUser"
             )
         }
         _ => bail!("container {name}: runAsNonRoot, but the image runs as root: set runAsUser"),

@@ -1,0 +1,90 @@
+//! Settings as they are written: one structure for the command line and the file.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::Deserialize;
+
+/// Every setting, none of them required. Field names with dashes are the flags and the keys of the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Settings")]
+pub struct RawSettings {
+    /// A flag of every command: clients use it too.
+    #[arg(skip)]
+    pub listen: Option<String>,
+
+    /// Folder for data that survives a reboot: images, layers, containers [default: /var/lib/crisp]
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+
+    /// Folder for data that does not survive a reboot: sockets and files of running pods [default: /run/crisp]
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+
+    /// Folder with one folder per registry, each with a hosts.toml that lists mirrors, in containerd's
+    /// format [default: /etc/crisp/certs.d]
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
+    pub registry_config_dir: Option<PathBuf>,
+
+    /// Folder with CNI configurations; without one in it the built-in network is used
+    /// [default: /etc/cni/net.d]
+    #[arg(long, hide_short_help = true, value_name = "DIR")]
+    pub cni_conf_dir: Option<PathBuf>,
+
+    /// Folders with CNI plugins, searched in this order; repeat it or put colons between them
+    /// [default: /opt/cni/bin:/usr/lib/cni]
+    #[arg(long, hide_short_help = true, value_name = "DIR", value_delimiter = ':')]
+    pub cni_bin_dir: Option<Vec<PathBuf>>,
+
+    /// Use the CNI verb GC: only when no other runtime is on the same CNI network [default: false]
+    #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub cni_gc: Option<bool>,
+
+    /// Address pools of the built-in network, separated by commas: the first that overlaps no route of the
+    /// host is used; "auto" for a list of usual ones [default: auto]
+    #[arg(long, hide_short_help = true, value_name = "CIDR,...")]
+    pub pod_cidr: Option<String>,
+
+    /// Bridge of the built-in network [default: crisp0]
+    #[arg(long, hide_short_help = true, value_name = "NAME")]
+    pub bridge_name: Option<String>,
+
+    /// Address for exec, attach and port-forward streams; port 0 takes any [default: 127.0.0.1:0]
+    #[arg(long, hide_short_help = true, value_name = "IP:PORT")]
+    pub stream_listen: Option<String>,
+
+    /// Address for Prometheus to scrape; "off" for none [default: off]
+    #[arg(long, hide_short_help = true, value_name = "IP:PORT")]
+    pub metrics_listen: Option<String>,
+
+    /// cgroup driver: which program makes the cgroups [default: auto]
+    #[arg(long, hide_short_help = true, value_enum, value_name = "DRIVER")]
+    pub cgroup_driver: Option<CgroupDriver>,
+
+    /// A flag of every command.
+    #[arg(skip)]
+    pub log_level: Option<String>,
+}
+
+/// Which program makes the cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// The one that this host needs.
+    Auto,
+    /// The runtime, in the cgroup file system.
+    Cgroupfs,
+    /// systemd.
+    Systemd,
+}
+
+impl std::fmt::Display for CgroupDriver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
+        })
+    }
+}

@@ -1,0 +1,20 @@
+//! The end of a pod.
+
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use crisp_proto::runtime::v1::{RemovePodSandboxRequest, StopPodSandboxRequest};
+use tonic::Request;
+
+use super::refused::refused;
+use crate::server::Server;
+
+/// Stops and removes a pod with all that is in it.
+///
+/// # Errors
+/// The runtime's.
+pub async fn stop_and_remove(server: &Server, id: &str) -> anyhow::Result<()> {
+    let stop = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+    server.runtime.stop_pod_sandbox(Request::new(stop)).await.map_err(refused)?;
+    let remove = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
+    server.runtime.remove_pod_sandbox(Request::new(remove)).await.map_err(refused)?;
+    Ok(())
+}
