@@ -15,7 +15,7 @@
 //! things, [`run::start`] and [`run::exec`] make processes. On the server's side `compile::compile`
 //! makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, count and kill, `rootfs::assemble`
 //! stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and their
-//! compiler, `user::resolve` and `in_root` look into images.
+//! compiler, `user::resolve` and `in_root` look into images, `Program` starts the monitor in its cgroup.
 //!
 //! ```
 //! # #[cfg(feature = "compile")] {
@@ -49,3 +49,6 @@ pub mod source;
 mod sys;
 #[cfg(feature = "compile")]
 pub mod user;
+
+#[cfg(feature = "compile")]
+pub use sys::program::{Program, ProgramError, Spawned};

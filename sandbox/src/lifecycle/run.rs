@@ -104,10 +104,13 @@ async fn write_files(pods: &Pods, pod: &Arc<Pod>) -> Result<(), StageCause> {
 async fn start_monitor(pods: &Pods, pod: &Arc<Pod>) -> Result<(MonitorLink, PodOpened, i32), StageCause> {
     let inner = &pods.shared;
     let (cgroups, path) = (inner.cgroups.clone(), own_cgroup(pod)?);
-    let cgroup = blocking(move || Ok(cgroups.create(&path)?.join()?));
     let (binary, id, folder) = (inner.monitor.clone(), pod.id.clone(), inner.layout.pod_state(&pod.id));
-    let process = blocking(move || Ok(spawn::spawn(&binary, &id, &folder)?));
-    let (cgroup, pid) = tokio::try_join!(cgroup, process)?;
+    let process = move || {
+        let mut cgroup = cgroups.create(&path)?.join()?;
+        let pid = spawn::spawn(&binary, &id, &folder, &mut cgroup)?;
+        Ok((cgroup, pid))
+    };
+    let (cgroup, pid) = blocking(process).await?;
     let link = MonitorLink::connect(&inner.layout.socket(&pod.id), MONITOR).await?;
     pod.set_link(Some(link.clone()));
     let exits: OwnedFd = File::open(inner.layout.exits(&pod.id))?.into();

@@ -8,6 +8,8 @@
 #[cfg(feature = "compile")]
 pub(crate) mod bpf;
 mod process;
+#[cfg(feature = "compile")]
+pub(crate) mod program;
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong};

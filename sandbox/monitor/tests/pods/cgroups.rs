@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use crisp_executor::cgroup::JoinFds;
 use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace};
 use crisp_monitor::wire::ExitStatus;
+use crisp_sandbox::spawn::MonitorBinary;
 use rustix::fd::OwnedFd;
 
-use crate::harness::{Pod, exit_of, gone, missing, until};
+use crate::harness::{Pod, exit_of, gone, missing, request, until};
 use crate::plans::sh;
 
 /// A cgroup, gone when dropped, if nothing is in it any more.
-struct Cgroup(PathBuf);
+pub struct Cgroup(PathBuf);
 
 impl Cgroup {
     fn new(hierarchy: &Path) -> Self {
@@ -34,7 +36,7 @@ impl Cgroup {
     }
 
     /// v2, alone or beside v1.
-    fn v2() -> Option<Self> {
+    pub fn v2() -> Option<Self> {
         let hierarchies = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
         match hierarchies.into_iter().find(|path| path.join("cgroup.controllers").exists()) {
             Some(path) => Some(Self::new(path)),
@@ -42,7 +44,7 @@ impl Cgroup {
         }
     }
 
-    fn folder(&self) -> OwnedFd {
+    pub fn folder(&self) -> OwnedFd {
         std::fs::File::open(&self.0).unwrap().into()
     }
 
@@ -86,6 +88,24 @@ async fn the_kernels_out_of_memory_killer_is_seen() {
     let (id, _) = pod.start_with(&plan, fds, |_| {}).await.unwrap();
     let exit = exit_of(&mut events, &id).await;
     assert_eq!((exit.status, exit.oom), (ExitStatus::Signal(9), true));
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_monitor_is_born_in_the_v2_cgroup_and_joins_those_of_v1() {
+    if missing() {
+        return;
+    }
+    let (Some(v1), Some(v2)) = (Cgroup::v1("pids"), Cgroup::v2()) else { return };
+    let mut join = JoinFds { v2: Some(v2.folder()), v1_tasks: vec![v1.writing("tasks")], oom_events: None };
+    let binary = std::fs::read(env!("CARGO_BIN_EXE_crisp-pod")).unwrap();
+    let pod = Pod::fresh_in(&MonitorBinary::new(&binary).unwrap(), &mut join).await;
+    assert!(join.v2.is_none(), "nothing is left to be joined");
+    assert_eq!(v2.pids(), [pod.pid]);
+    let mut request = request(pod.folder.path());
+    request.cgroup_v1_tasks = join.v1_tasks;
+    pod.link.open_pod(request).await.unwrap();
+    assert_eq!((v1.pids(), v2.pids()), (vec![pod.pid], vec![pod.pid]));
     pod.shutdown().await;
 }
 

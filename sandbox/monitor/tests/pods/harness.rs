@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use crisp_executor::cgroup::JoinFds;
 use crisp_executor::id::{ContainerId, PodId};
 use crisp_executor::plan::Plan;
 use crisp_monitor::wire::request::Shutdown;
@@ -58,9 +59,13 @@ impl Pod {
     }
 
     pub async fn fresh_of(binary: &MonitorBinary) -> Self {
+        Self::fresh_in(binary, &mut JoinFds::default()).await
+    }
+
+    pub async fn fresh_in(binary: &MonitorBinary, cgroup: &mut JoinFds) -> Self {
         let (folder, began) = (tempfile::tempdir().unwrap(), Instant::now());
         let id = PodId::random();
-        let pid = spawn(binary, &id, folder.path()).unwrap();
+        let pid = spawn(binary, &id, folder.path(), cgroup).unwrap();
         let link = MonitorLink::connect(&folder.path().join("monitor.sock"), DEADLINE).await.unwrap();
         assert_eq!((link.greeting().pid, &link.greeting().pod), (pid, &id));
         let pod = Self { folder, pid, link, greeted_after: began.elapsed() };
