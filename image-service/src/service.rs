@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_metrics::{Metrics, prometheus};
+use crisp_operation::Interrupted;
 use tokio::sync::watch;
 
 use crate::digest::{DiffId, ImageId};
@@ -33,26 +34,26 @@ pub enum OpenError {
     /// A metric cannot be registered.
     #[error("metrics of the image service: {0}")]
     Metrics(#[from] prometheus::Error),
-    /// The thread that opens the store died.
-    #[error("opening the image store ended without a result; this is a bug in crisp")]
-    Lost,
+    /// The server is shutting down.
+    #[error("opening the image store: {0}")]
+    Interrupted(#[from] Interrupted),
 }
 
 /// Why an image cannot be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
-    /// Nothing, or more than one image, is meant.
+    /// The name means no image, or more than one.
     #[error(transparent)]
     Find(#[from] FindError),
-    /// The disk refuses.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The thread that removes it died.
-    #[error("removing the image ended without a result; this is a bug in crisp")]
-    Lost,
+    /// The server is shutting down.
+    #[error("removing the image: {0}")]
+    Interrupted(#[from] Interrupted),
 }
 
-/// Why the endpoints of a reference cannot be told.
+/// Why the endpoints of a reference are not known.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ResolveError {
     /// The reference is not one.
@@ -78,7 +79,7 @@ impl ImageService {
     pub async fn open(config: ImageConfig, metrics: &Metrics) -> Result<Self, OpenError> {
         let root = config.root;
         let opened = tokio::task::spawn_blocking(move || Store::open(&root)).await;
-        let store = opened.map_err(|_| OpenError::Lost)??;
+        let store = opened.map_err(|_| Interrupted::ShuttingDown)??;
         let mirrors = Mirrors::new(config.registry_config_dir);
         let puller = Puller::new(store.clone(), mirrors, PullMetrics::register(metrics)?, config.pull);
         Ok(Self { store, puller })
@@ -132,7 +133,7 @@ impl ImageService {
         self.store.list()
     }
 
-    /// Removes the image that `text` means, with all its names, as CRI's RemoveImage does.
+    /// Removes the image that `text` means, with all its names.
     ///
     /// # Errors
     /// [`RemoveError`] when nothing or too much is meant, or the disk refuses.
@@ -140,10 +141,11 @@ impl ImageService {
         let id = self.store.find(text)?.id.clone();
         let store = self.store.clone();
         let removed = tokio::task::spawn_blocking(move || store.remove_image(&id).map(|()| id)).await;
-        Ok(removed.map_err(|_| RemoveError::Lost)??)
+        Ok(removed.map_err(|_| Interrupted::ShuttingDown)??)
     }
 
-    /// Removes one name, as `rmi` does: the image goes with its last tag. An id removes the image.
+    /// Removes one name, as CRI's RemoveImage and `rmi` do: the image goes with its last tag. An id removes
+    /// the image with all its names.
     ///
     /// # Errors
     /// [`RemoveError`] when nothing or too much is meant, or the disk refuses.
@@ -157,7 +159,7 @@ impl ImageService {
             Some(reference) => store.untag(&id, &reference),
             None => store.remove_image(&id).map(|()| Removed::Image(id)),
         });
-        Ok(removed.await.map_err(|_| RemoveError::Lost)??)
+        Ok(removed.await.map_err(|_| Interrupted::ShuttingDown)??)
     }
 
     /// What the layers take up on disk.

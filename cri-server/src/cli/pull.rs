@@ -4,7 +4,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use crisp_proto::crisp::v1::{LayerProgress, LayerState as WireState, PullReply, PullRequest};
+use crisp_proto::crisp::v1::{
+    CancelPullRequest, LayerProgress, LayerState as WireState, PullReply, PullRequest,
+};
 use crisp_proto::runtime::v1::{AuthConfig, ImageSpec, PullImageRequest};
 use tonic::{Code, Streaming};
 
@@ -21,6 +23,9 @@ pub struct Pull {
     /// Only print the ids
     #[arg(long, short)]
     quiet: bool,
+    /// Stop pulls of these images that are under way, instead of starting any
+    #[arg(long, conflicts_with = "creds")]
+    cancel: bool,
     /// Images, by tag or digest
     #[arg(required = true)]
     images: Vec<String>,
@@ -35,6 +40,9 @@ impl std::fmt::Debug for Pull {
 
 impl Pull {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        if self.cancel {
+            return self.stop_pulls(&mut client).await;
+        }
         let creds = self.creds.clone().or_else(|| std::env::var("CRISP_CREDS").ok());
         let auth = creds.as_deref().map(credentials).transpose()?;
         let mut bars = (!self.quiet).then(Bars::new);
@@ -48,6 +56,21 @@ impl Pull {
                     eprintln!("crisp: {error:#}");
                     code = ExitCode::FAILURE;
                 }
+            }
+        }
+        Ok(code)
+    }
+
+    async fn stop_pulls(&self, client: &mut Client) -> anyhow::Result<ExitCode> {
+        let mut code = ExitCode::SUCCESS;
+        for image in &self.images {
+            let request = CancelPullRequest { image: image.clone() };
+            let reply = client.pulls.cancel_pull(request).await.map_err(refused)?.into_inner();
+            if reply.cancelled == 0 {
+                eprintln!("crisp: {image}: no pull of it is under way");
+                code = ExitCode::FAILURE;
+            } else if !self.quiet {
+                println!("{image}: cancelled");
             }
         }
         Ok(code)
@@ -142,7 +165,8 @@ mod tests {
         let auth = credentials("ann:a:b").unwrap();
         assert_eq!((auth.username.as_str(), auth.password.as_str()), ("ann", "a:b"));
         assert!(credentials("ann").is_err() && credentials(":b").is_err());
-        let pull = Pull { creds: Some("ann:hunter2".into()), quiet: false, images: vec!["a".into()] };
+        let pull =
+            Pull { creds: Some("ann:hunter2".into()), quiet: false, cancel: false, images: vec!["a".into()] };
         assert!(!format!("{pull:?}").contains("hunter2"));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,8 @@ use crate::config::{RawSettings, Settings};
 
 /// The server computes little and waits much: more threads would only cost memory.
 const WORKERS: usize = 2;
+/// Pulls under way get so long to end when the server stops.
+const PULLS_END: Duration = Duration::from_secs(3);
 
 /// Serve the CRI on a unix socket
 #[derive(Debug, clap::Args)]
@@ -70,6 +73,12 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         }
     };
     let pods = server.pods.clone();
+    let images = server.images.clone();
+    let stop = async move {
+        stop.await;
+        // Their clients get the answer before the connections close.
+        images.shut_down(PULLS_END).await;
+    };
     let result = server.serve(listener, stop).await;
     // With no pod left, the bridge and its rules have no use, and no other program removes them.
     pods.close().await;

@@ -20,6 +20,8 @@ const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 /// More layers than overlay can stack (500) cannot run anyway; this only bounds the work.
 const MAX_LAYERS: usize = 1000;
+/// Far beyond any layer, and small enough that sums of sizes stay in range.
+const MAX_LAYER: u64 = 1 << 44;
 
 /// What a reference resolved to.
 #[derive(Debug)]
@@ -111,7 +113,8 @@ impl Document {
     }
 }
 
-/// Inside and outside must agree, or one registry's image is another one's index.
+/// Inside and outside must agree on the kind, or one registry's image is another one's index. Docker's and
+/// OCI's names of one kind may be mixed, as some tools do.
 fn is_index(raw: &Raw, content_type: Option<&str>, digest: &Digest) -> Result<bool, ManifestError> {
     let known = |t: &str| match t {
         OCI_MANIFEST | DOCKER_MANIFEST => Some(false),
@@ -121,7 +124,7 @@ fn is_index(raw: &Raw, content_type: Option<&str>, digest: &Digest) -> Result<bo
     let inside = raw.media_type.as_deref();
     let outside = content_type.filter(|t| known(t).is_some());
     if let (Some(inside), Some(outside)) = (inside, outside)
-        && inside != outside
+        && known(inside).is_some_and(|kind| Some(kind) != known(outside))
     {
         let (inside, outside) = (inside.to_owned(), outside.to_owned());
         return Err(ManifestError::Contradiction { digest: digest.clone(), inside, outside });
@@ -162,11 +165,15 @@ fn image(
         let why = format!("{} layers; at most {MAX_LAYERS} are accepted", layers.len());
         return Err(ManifestError::Malformed { digest: digest.clone(), why });
     }
-    let layers = layers.into_iter().map(layer).collect::<Result<_, _>>()?;
+    let layers = layers.into_iter().map(|raw| layer(raw, digest)).collect::<Result<_, _>>()?;
     Ok(ImageManifest { config: Blob { digest: config.digest, size: config.size }, layers })
 }
 
-fn layer(raw: RawDescriptor) -> Result<Layer, ManifestError> {
+fn layer(raw: RawDescriptor, manifest: &Digest) -> Result<Layer, ManifestError> {
+    if raw.size > MAX_LAYER {
+        let why = format!("layer {} of {} bytes; at most {MAX_LAYER} are accepted", raw.digest, raw.size);
+        return Err(ManifestError::Malformed { digest: manifest.clone(), why });
+    }
     let media_type = raw.media_type.unwrap_or_default();
     if media_type.contains("nondistributable") || media_type.contains(".foreign.") || !raw.urls.is_empty() {
         let url = raw.urls.into_iter().next().unwrap_or_else(|| "(no address given)".to_owned());
@@ -245,6 +252,7 @@ mod tests {
             (&image_with(&foreign), None, "foreign layer that may only be fetched from \"https://x/y\""),
             (&image_with(&descriptor("text/plain", "")), None, "cannot be unpacked"),
             (&image_with(&negative), None, "malformed"),
+            (&image_with(&gzip.replace(":7", ":18446744073709551615")), None, "at most"),
             (&image_with(escaping), None, "64 lower-case"),
             (
                 &format!(r#"{{"config":{helm},"layers":[]}}"#),

@@ -32,8 +32,8 @@ pub(super) fn filtered(filter: Option<proto::ImageFilter>) -> Option<String> {
     filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|image| !image.is_empty())
 }
 
-/// `USER` of the configuration, `user[:group]`: a number is an id, anything else a name for whoever
-/// knows the image's passwd file. kubelet reads "neither" as root.
+/// `USER` of the configuration, `user[:group]`: a number is an id, anything else a name, which the
+/// container's passwd file explains. kubelet reads "neither" as root.
 fn user(user: Option<&str>) -> (Option<i64>, String) {
     let user = user.unwrap_or_default();
     let name = user.split_once(':').map_or(user, |(name, _)| name);

@@ -19,7 +19,7 @@ pub(super) fn of_remove(error: &RemoveError) -> Status {
     match error {
         RemoveError::Find(error) => of_find(error),
         RemoveError::Store(error) => of_store(error),
-        RemoveError::Lost => Status::internal(error.to_string()),
+        RemoveError::Interrupted(_) => Status::unavailable(error.to_string()),
     }
 }
 

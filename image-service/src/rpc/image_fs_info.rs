@@ -7,7 +7,7 @@ use crate::store::Store;
 /// kubelet wants an entry for containers, too, and compares only its mount point with that of the images:
 /// equal means that there is one file system to watch. What containers write is in their own stats, so
 /// its numbers are left out rather than guessed.
-pub(super) fn answer(store: &Store) -> ImageFsInfoResponse {
+pub(super) fn response(store: &Store) -> ImageFsInfoResponse {
     let usage = store.usage();
     let fs_id = Some(FilesystemIdentifier { mountpoint: store.layers_path().to_string_lossy().into_owned() });
     let timestamp = crisp_operation::clock::now();

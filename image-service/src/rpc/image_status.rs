@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{convert, error};
 use crate::store::{FindError, Image, Store};
 
-pub(super) fn answer(store: &Store, request: ImageStatusRequest) -> Result<ImageStatusResponse, Status> {
+pub(super) fn response(store: &Store, request: ImageStatusRequest) -> Result<ImageStatusResponse, Status> {
     match store.find(&convert::wanted(request.image)?) {
         Ok(image) => Ok(ImageStatusResponse {
             image: Some(convert::image(&image)),

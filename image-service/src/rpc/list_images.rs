@@ -8,7 +8,7 @@ use tonic::Status;
 use super::{convert, error};
 use crate::store::{FindError, Image, Store};
 
-pub(super) fn answer(store: &Store, request: ListImagesRequest) -> Result<ListImagesResponse, Status> {
+pub(super) fn response(store: &Store, request: ListImagesRequest) -> Result<ListImagesResponse, Status> {
     let images = matching(store, convert::filtered(request.filter))?;
     Ok(ListImagesResponse { images: images.iter().map(|image| convert::image(image)).collect() })
 }

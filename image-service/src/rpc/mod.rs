@@ -1,5 +1,5 @@
-//! CRI's ImageService: each RPC in the file of its name. Messages are converted at the door, here and
-//! in [`convert`]; below there is no protobuf type.
+//! CRI's ImageService: each RPC in the file of its name. Messages are converted here and in
+//! [`convert`]; below there is no protobuf type.
 
 mod convert;
 mod error;
@@ -35,41 +35,41 @@ impl Contract for ImageService {
         &self,
         request: Request<ListImagesRequest>,
     ) -> Result<Response<ListImagesResponse>, Status> {
-        Ok(Response::new(list_images::answer(self.store(), request.into_inner())?))
+        Ok(Response::new(list_images::response(self.store(), request.into_inner())?))
     }
 
     async fn stream_images(
         &self,
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Replies>, Status> {
-        Ok(Response::new(stream_images::answer(self.store(), request.into_inner())?))
+        Ok(Response::new(stream_images::response(self.store(), request.into_inner())?))
     }
 
     async fn image_status(
         &self,
         request: Request<ImageStatusRequest>,
     ) -> Result<Response<ImageStatusResponse>, Status> {
-        Ok(Response::new(image_status::answer(self.store(), request.into_inner())?))
+        Ok(Response::new(image_status::response(self.store(), request.into_inner())?))
     }
 
     async fn pull_image(
         &self,
         request: Request<PullImageRequest>,
     ) -> Result<Response<PullImageResponse>, Status> {
-        Ok(Response::new(pull_image::answer(self, request.into_inner()).await?))
+        Ok(Response::new(pull_image::response(self, request.into_inner()).await?))
     }
 
     async fn remove_image(
         &self,
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
-        Ok(Response::new(remove_image::answer(self, request.into_inner()).await?))
+        Ok(Response::new(remove_image::response(self, request.into_inner()).await?))
     }
 
     async fn image_fs_info(
         &self,
         _request: Request<ImageFsInfoRequest>,
     ) -> Result<Response<ImageFsInfoResponse>, Status> {
-        Ok(Response::new(image_fs_info::answer(self.store())))
+        Ok(Response::new(image_fs_info::response(self.store())))
     }
 }

@@ -8,7 +8,7 @@ use crate::ImageService;
 use crate::pull::PullRequest;
 use crate::registry::{Auth, Secret};
 
-pub(super) async fn answer(
+pub(super) async fn response(
     service: &ImageService,
     request: PullImageRequest,
 ) -> Result<PullImageResponse, Status> {

@@ -1,10 +1,11 @@
-//! Pulls.Pull, our own: a pull that says how far it is.
+//! The service Pulls, which is not of the CRI: a pull that says how far it is, and a way to stop it.
 
 use std::pin::Pin;
 
 use crisp_proto::crisp::v1::pulls_server::Pulls;
 use crisp_proto::crisp::v1::{
-    LayerProgress as WireLayer, LayerState as WireState, PullReply, PullRequest as Wanted,
+    CancelPullReply, CancelPullRequest, LayerProgress as WireLayer, LayerState as WireState, PullReply,
+    PullRequest as WirePull,
 };
 use tokio::sync::{mpsc, watch};
 use tonic::codegen::tokio_stream::Stream;
@@ -21,7 +22,7 @@ type Replies = Pin<Box<dyn Stream<Item = Result<PullReply, Status>> + Send>>;
 impl Pulls for ImageService {
     type PullStream = Replies;
 
-    async fn pull(&self, request: Request<Wanted>) -> Result<Response<Replies>, Status> {
+    async fn pull(&self, request: Request<WirePull>) -> Result<Response<Replies>, Status> {
         let request = request.into_inner();
         let pull = PullRequest { reference: request.image, auth: request.auth.map(pull_image::auth) };
         // Room for one: a slow client gets the newest state, not all that it missed.
@@ -29,13 +30,22 @@ impl Pulls for ImageService {
         tokio::spawn(follow(self.clone(), pull, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
+
+    async fn cancel_pull(
+        &self,
+        request: Request<CancelPullRequest>,
+    ) -> Result<Response<CancelPullReply>, Status> {
+        let image = request.into_inner().image;
+        let pulls = self.cancel_pulls(&image).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        Ok(Response::new(CancelPullReply { cancelled: u32::try_from(pulls).unwrap_or(u32::MAX) }))
+    }
 }
 
 async fn follow(service: ImageService, pull: PullRequest, replies: mpsc::Sender<Result<PullReply, Status>>) {
     let first =
         PullProgress { reference: pull.reference.clone(), stage: PullStage::Request, layers: Vec::new() };
     let (progress, mut changes) = watch::channel(first);
-    let tell = async {
+    let send = async {
         while changes.changed().await.is_ok() {
             let reply = reply(&changes.borrow_and_update());
             let _ = replies.send(Ok(reply)).await;
@@ -44,9 +54,9 @@ async fn follow(service: ImageService, pull: PullRequest, replies: mpsc::Sender<
     };
     let pulled = tokio::select! {
         pulled = service.pull(&pull, Some(&progress)) => pulled,
-        // The client has gone; the pull goes on without anybody to tell.
+        // The client has gone; the pull goes on.
         () = replies.closed() => return,
-        () = tell => return,
+        () = send => return,
     };
     let last = match pulled {
         Ok(id) => Ok(PullReply { image_ref: id.to_string(), ..reply(&progress.borrow()) }),

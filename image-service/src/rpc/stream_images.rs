@@ -10,7 +10,7 @@ use crate::store::Store;
 /// Images in one reply. Even with a hundred names each they fit into a megabyte.
 const PIECE: usize = 64;
 
-pub(super) fn answer(store: &Store, request: StreamImagesRequest) -> Result<Replies, Status> {
+pub(super) fn response(store: &Store, request: StreamImagesRequest) -> Result<Replies, Status> {
     let images = list_images::matching(store, convert::filtered(request.filter))?;
     let replies: Vec<_> = images
         .chunks(PIECE)

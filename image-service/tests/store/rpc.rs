@@ -85,7 +85,26 @@ async fn a_status_says_who_runs_it_and_what_is_in_it() {
 }
 
 #[tokio::test]
-async fn removal_takes_all_names_and_may_be_repeated() {
+async fn removal_by_name_takes_only_that_name_and_by_id_the_image() {
+    let served = served().await;
+    let service = &served.service;
+    let store = service.store();
+    store.commit_image(image("app:also", &[], "many names")).unwrap();
+    let id = store.commit_image(image("app:more", &[], "many names")).unwrap().id.to_string();
+    let tags = || store.find(&id).map(|image| image.repo_tags.clone()).unwrap_or_default();
+    assert_eq!(tags().len(), 2);
+    remove(service, "app:also").await.unwrap();
+    assert_eq!(tags(), ["docker.io/library/app:more"]);
+    store.commit_image(image("app:also", &[], "many names")).unwrap();
+    remove(service, &id).await.unwrap();
+    assert!(tags().is_empty());
+    store.commit_image(image("app:last", &[], "many names")).unwrap();
+    remove(service, "app:last").await.unwrap();
+    assert!(store.find(&id).is_err(), "the image goes with its last tag");
+}
+
+#[tokio::test]
+async fn removal_may_be_repeated() {
     let served = served().await;
     let service = &served.service;
     let id = list(service, filter("app:v1")).await.unwrap()[0].id.clone();

@@ -50,6 +50,9 @@ pub struct Reply {
     pub chunked: bool,
     /// Before anything is sent.
     pub delay: Duration,
+    /// Send `drip_bytes` of the body at a time, with this pause before each.
+    pub drip: Option<Duration>,
+    pub drip_bytes: usize,
 }
 
 impl Reply {
@@ -63,6 +66,8 @@ impl Reply {
             stall_after: None,
             chunked: false,
             delay: Duration::ZERO,
+            drip: None,
+            drip_bytes: 1,
         }
     }
 
@@ -230,6 +235,9 @@ async fn send(stream: &mut TcpStream, asked: &Asked, reply: Reply) -> bool {
     }
     head += "\r\n";
     let mut bytes = head.into_bytes();
+    if let Some(pause) = reply.drip.filter(|_| asked.method != "HEAD") {
+        return drip(stream, bytes, &reply, pause).await;
+    }
     if asked.method != "HEAD" {
         let limit = reply.cut_after.or(reply.stall_after).unwrap_or(reply.body.len()).min(reply.body.len());
         if reply.chunked {
@@ -247,4 +255,17 @@ async fn send(stream: &mut TcpStream, asked: &Asked, reply: Reply) -> bool {
         tokio::time::sleep(Duration::from_secs(60)).await;
     }
     asked.method == "HEAD" || (reply.cut_after.is_none() && reply.stall_after.is_none())
+}
+
+async fn drip(stream: &mut TcpStream, head: Vec<u8>, reply: &Reply, pause: Duration) -> bool {
+    if stream.write_all(&head).await.is_err() {
+        return false;
+    }
+    for piece in reply.body.chunks(reply.drip_bytes) {
+        tokio::time::sleep(pause).await;
+        if stream.write_all(piece).await.is_err() {
+            return false;
+        }
+    }
+    true
 }
