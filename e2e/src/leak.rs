@@ -85,6 +85,14 @@ fn monitors(machine: &Machine) -> Vec<i32> {
         .collect()
 }
 
+impl Machine {
+    /// Process ids of the monitors of the pod.
+    #[must_use]
+    pub fn monitors(&self, pod: &str) -> Vec<i32> {
+        monitors(self).into_iter().filter(|pid| command_line(*pid).contains(pod)).collect()
+    }
+}
+
 fn tree(pid: i32) -> Vec<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let mut all: Vec<i32> =

@@ -32,5 +32,8 @@ pub use lab::{Lab, says};
 pub use machine::{Machine, Setup};
 pub use registry::Registry;
 
+/// Any failure, as text.
+pub type Error = Box<dyn std::error::Error + Send + Sync>;
+
 /// Any failure of a test's surroundings: the text says which.
-pub type Result<T, E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -19,6 +19,10 @@ pub struct Setup {
     pub no_registry: bool,
     /// Instead of an address pool of the machine's own.
     pub pool: Option<String>,
+    /// Where the machine's folder is made, instead of the usual place for temporary files.
+    pub place: Option<PathBuf>,
+    /// The state folder, instead of one in the machine's folder.
+    pub state: Option<PathBuf>,
 }
 
 /// A server on folders, socket, bridge and address pool of its own.
@@ -45,7 +49,8 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start`].
     pub async fn start_with(setup: Setup) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("crisp-e2e-").tempdir()?;
+        let place = setup.place.clone().unwrap_or_else(std::env::temp_dir);
+        let folder = tempfile::Builder::new().prefix("crisp-e2e-").tempdir_in(place)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
         // Unique among the tests of this run and, by the process id, of runs side by side.
@@ -80,7 +85,7 @@ impl Machine {
 
     #[must_use]
     pub fn state(&self) -> PathBuf {
-        self.folder().join("state")
+        self.setup.state.clone().unwrap_or_else(|| self.folder().join("state"))
     }
 
     /// hosts.toml folders go here.

@@ -15,7 +15,7 @@ pub struct Registry {
     pub host: String,
 }
 
-/// A port that nobody listens on at this moment.
+/// A port that is free at this moment.
 ///
 /// # Errors
 /// None is free.

@@ -37,6 +37,12 @@ pub fn total(programs: &[&str]) -> f64 {
     processes(programs).into_iter().filter_map(|pid| pss(pid).ok()).sum()
 }
 
+/// PSS of the server behind a socket, or no number.
+#[must_use]
+pub fn of_server(socket: &std::path::Path) -> f64 {
+    server_of(socket).and_then(|pid| pss(pid).ok()).unwrap_or(f64::NAN)
+}
+
 /// The process that listens on a unix socket: its server.
 #[must_use]
 pub fn server_of(socket: &std::path::Path) -> Option<i32> {

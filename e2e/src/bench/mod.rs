@@ -2,10 +2,19 @@
 //!
 //! What is timed is what a client waits for. Runtimes given together take turns step by step, so
 //! that a machine whose speed drifts is the same machine for all of them.
+//!
+//! Each step is timed in two ways. *At once*: each request follows the answer to the one before it, as
+//! when a node drains. *Apart*: a pause comes before each request, as on a node that is not in a burst.
+//! Costs such as RCU grace periods hide in the first and show in the second.
 
+pub mod bars;
+pub mod cpu;
+pub mod cycles;
+pub mod disk;
 pub mod memory;
 pub mod pulls;
-pub mod steps;
+pub mod series;
+pub mod standing;
 pub mod table;
 
 use std::path::PathBuf;
@@ -33,7 +42,7 @@ pub struct Effort {
 
 impl Effort {
     /// Enough for the percentiles to mean something.
-    pub const FULL: Self = Self { cycles: 60, parallel: 200, execs: 60, standing: 50, pulls: 5 };
-    /// Enough to see that a budget is kept.
-    pub const QUICK: Self = Self { cycles: 20, parallel: 40, execs: 20, standing: 10, pulls: 1 };
+    pub const FULL: Self = Self { cycles: 60, parallel: 400, execs: 60, standing: 50, pulls: 5 };
+    /// Enough to see roughly where the figures are.
+    pub const QUICK: Self = Self { cycles: 20, parallel: 80, execs: 20, standing: 10, pulls: 0 };
 }

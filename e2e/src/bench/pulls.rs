@@ -55,6 +55,9 @@ fn content(size: usize, seed: &mut u64) -> Vec<u8> {
 /// The registry's or a runtime's answer.
 pub async fn pulls(targets: &[Target], registry: &Registry, effort: Effort) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
+    if effort.pulls == 0 {
+        return Ok(rows);
+    }
     for (number, (what, image)) in shapes().into_iter().enumerate() {
         let reference = registry.push(&format!("bench/shape{number}"), "1", &image)?;
         let mut times = vec![Vec::new(); targets.len()];

@@ -1,53 +1,146 @@
-//! Times a CRI runtime: `bench [--quick] [NAME=SOCKET ...]`.
+//! Times a CRI runtime: `bench [OPTION ...] [crisp | NAME=SOCKET ...]`.
 //!
-//! Without a socket it starts a Crisp of its own. With several they take turns. Images come from a
+//! `crisp`, and no runtime at all, starts a Crisp of its own, on a journaled ext4 and a tmpfs of their
+//! own; NAME=SOCKET is a runtime that runs already. Several take turns. Images come from a
 //! docker-registry that it starts on 127.0.0.1, which runtimes reach by plain HTTP.
+//!
+//! - `--check`: afterwards, compare Crisp's figures with the bars; exit code 1 when one is missed.
+//! - `--quick`: fewer rounds, no pulls.
+//! - `--pause MS`: the pause before each request of the "apart" figures. 30 when not given.
+//! - `--here`: Crisp's folders in the usual place for temporary files instead.
 
-use crisp_e2e::bench::steps::{Series, cycles, first_output, standing, throughput};
+use std::path::Path;
+use std::time::Duration;
+
+use crisp_e2e::bench::cycles::{cycles, first_output, throughput};
+use crisp_e2e::bench::disk::{self, Disk};
+use crisp_e2e::bench::series::Series;
+use crisp_e2e::bench::standing::standing;
 use crisp_e2e::bench::table::{Row, render};
-use crisp_e2e::bench::{Effort, Target, pulls};
-use crisp_e2e::{Client, Image, Machine, Registry, Result};
+use crisp_e2e::bench::{Effort, Target, bars, memory, pulls};
+use crisp_e2e::{Client, Image, Machine, Registry, Result, Setup};
 use k8s_cri::v1::NamespaceMode;
+
+/// The name of our own server in the table.
+const CRISP: &str = "crisp";
+
+struct Options {
+    effort: Effort,
+    check: bool,
+    here: bool,
+    pause: Duration,
+    crisp: bool,
+    others: Vec<Target>,
+}
+
+fn options() -> Result<Options> {
+    let pause = Duration::from_millis(30);
+    let mut options =
+        Options { effort: Effort::FULL, check: false, here: false, pause, crisp: false, others: vec![] };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--check" => options.check = true,
+            "--quick" => options.effort = Effort::QUICK,
+            "--here" => options.here = true,
+            "--pause" => {
+                let value = args.next().ok_or("--pause needs a number of milliseconds")?;
+                options.pause = Duration::from_millis(value.parse()?);
+            }
+            CRISP => options.crisp = true,
+            other => {
+                let (name, socket) = other.split_once('=').ok_or_else(|| {
+                    format!("{other:?} is not --check, --quick, --here, --pause MS, crisp or NAME=SOCKET")
+                })?;
+                options.others.push(Target { name: name.into(), socket: socket.into() });
+            }
+        }
+    }
+    options.crisp |= options.others.is_empty();
+    if options.check && !options.crisp {
+        return Err("--check compares Crisp's figures: add crisp to the runtimes".into());
+    }
+    Ok(options)
+}
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let effort = if args.iter().any(|a| a == "--quick") { Effort::QUICK } else { Effort::FULL };
-    let mut targets = Vec::new();
-    for arg in args.iter().filter(|a| !a.starts_with("--")) {
-        let (name, socket) = arg.split_once('=').ok_or_else(|| format!("{arg:?} is not NAME=SOCKET"))?;
-        targets.push(Target { name: name.into(), socket: socket.into() });
+    let options = options()?;
+    let disk = if options.crisp && !options.here { Some(Disk::make()?) } else { None };
+    let mut setup = Setup { no_registry: true, ..Setup::default() };
+    if let Some(disk) = &disk {
+        (setup.place, setup.state) = (Some(disk.disk()), Some(disk.run().join("state")));
     }
-    let machine = if targets.is_empty() { Some(Machine::start().await?) } else { None };
+    let machine = if options.crisp { Some(Machine::start_with(setup).await?) } else { None };
+    let mut targets = options.others.clone();
     if let Some(machine) = &machine {
-        targets.push(Target { name: "crisp".into(), socket: machine.socket() });
+        println!("crisp's root: {}", disk::describe(&machine.root())?);
+        println!("crisp's state: {}", disk::describe(&machine.state())?);
+        targets.insert(0, Target { name: CRISP.into(), socket: machine.socket() });
     }
-    let folder = std::env::temp_dir().join(format!("crisp-bench-{}", std::process::id()));
-    let result = measure(&targets, effort, &folder).await;
-    std::fs::remove_dir_all(&folder)?;
-    println!("{}", render(&result?));
-    match machine {
-        Some(machine) => machine.close().await,
-        None => Ok(()),
+    let files = tempfile::Builder::new().prefix("crisp-bench-").tempdir()?;
+    // Without a disk of our own, inodes of others would be counted.
+    let counted = disk.as_ref().map_or_else(Vec::new, |disk| vec![disk.disk(), disk.run()]);
+    let counted: Vec<_> = counted.iter().map(|folder| folder.as_path()).collect();
+    let logs = disk.as_ref().map_or_else(|| files.path().join("logs"), |disk| disk.disk().join("logs"));
+    let rows = measure(&targets, &options, files.path(), &logs, &counted).await?;
+    println!("{}", render(&rows));
+    if let Some(machine) = machine {
+        machine.close().await?;
     }
+    if options.check {
+        let (text, kept) = bars::check(&rows, CRISP);
+        println!("{text}");
+        if !kept {
+            return Err("a bar is missed".into());
+        }
+    }
+    Ok(())
 }
 
-async fn measure(targets: &[Target], effort: Effort, folder: &std::path::Path) -> Result<Vec<Row>> {
-    let registry = Registry::start(&folder.join("registry"))?;
+async fn measure(
+    targets: &[Target],
+    options: &Options,
+    files: &Path,
+    logs: &Path,
+    counted: &[&Path],
+) -> Result<Vec<Row>> {
+    let effort = options.effort;
+    let registry = Registry::start(&files.join("registry"))?;
     let image = registry.push("bench/busybox", "1", &Image::busybox().build())?;
+    let mut rows = Vec::new();
     for target in targets {
+        let idle = memory::of_server(&target.socket);
+        rows.push(Row::new(&target.name, "PSS of the server, idle", "kB", vec![idle]));
         Client::connect(&target.socket).await?.pull(&image).await?;
     }
-    let series = |network| Series { image: image.clone(), network, logs: folder.join("logs") };
-    let (pod, host) = (series(NamespaceMode::Pod), series(NamespaceMode::Node));
-    let mut rows = cycles(targets, &pod, effort, ["up, pod network", "down, pod network"]).await?;
-    rows.extend(cycles(targets, &host, effort, ["up, host network", "down, host network"]).await?);
+    let series = |network, pause| Series { image: image.clone(), network, logs: logs.to_owned(), pause };
+    let (pod, host) = (NamespaceMode::Pod, NamespaceMode::Node);
+    for (network, pause, names) in [
+        (pod, Duration::ZERO, ["up, pod network, at once", "down, pod network, at once"]),
+        (pod, options.pause, ["up, pod network, apart", "down, pod network, apart"]),
+        (host, Duration::ZERO, ["up, host network, at once", "down, host network, at once"]),
+        (host, options.pause, ["up, host network, apart", "down, host network, apart"]),
+    ] {
+        rows.extend(cycles(targets, &series(network, pause), effort, names).await?);
+    }
+    let at_once = series(pod, Duration::ZERO);
     for target in targets {
-        rows.push(first_output(target, &pod, effort).await?);
-        rows.push(throughput(target, &pod, effort.cycles, 1, "full cycles, 1 worker").await?);
-        rows.push(throughput(target, &pod, effort.parallel, 8, "full cycles, 8 workers").await?);
-        rows.extend(standing(target, &pod, effort).await?);
+        rows.push(first_output(target, &at_once, effort).await?);
+        let names =
+            ["full cycles, 1 worker", "CPU per cycle, 1 worker", "CPU of the machine per cycle, 1 worker"];
+        rows.extend(throughput(target, &at_once, effort.cycles, 1, names).await?);
+        let names =
+            ["full cycles, 8 workers", "CPU per cycle, 8 workers", "CPU of the machine per cycle, 8 workers"];
+        rows.extend(throughput(target, &at_once, effort.parallel, 8, names).await?);
+        // The lists' figures are of both ways; the pods themselves need no pauses.
+        let counted = if target.name == CRISP { counted } else { &[] };
+        rows.extend(standing(target, &series(pod, options.pause), effort, counted).await?);
     }
     rows.extend(pulls::pulls(targets, &registry, effort).await?);
+    for target in targets {
+        let after = memory::of_server(&target.socket);
+        rows.push(Row::new(&target.name, "PSS of the server, after the whole run", "kB", vec![after]));
+    }
     Ok(rows)
 }

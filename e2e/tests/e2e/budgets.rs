@@ -1,30 +1,127 @@
-//! Numbers that must hold. Times are bounds for a busy two-core machine, well above what an idle one
-//! shows; memory is exact.
+//! What pods may hold. None of these figures depends on a clock: `e2e/bench.sh` has those.
 
-use crisp_e2e::bench::steps::{Series, cycles, standing};
-use crisp_e2e::bench::{Effort, Target};
+use std::path::{Path, PathBuf};
+
+use crisp_e2e::bench::memory;
+use crisp_e2e::bench::series::{IDLE, Series, Up};
 use crisp_e2e::{Lab, Result, needs};
 use k8s_cri::v1::NamespaceMode;
+
+const PODS: usize = 10;
+
+/// What all pods together hold of one kind, with the bound per pod.
+struct Figure {
+    what: &'static str,
+    per_pod: f64,
+    at_most: f64,
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn budgets_hold() -> Result<()> {
     needs!("docker-registry", "busybox");
-    let lab = Lab::start().await?;
-    let target = Target { name: "crisp".into(), socket: lab.machine.socket() };
-    let series = Series { image: lab.image.clone(), network: NamespaceMode::Pod, logs: lab.machine.logs() };
-    let mut rows = cycles(std::slice::from_ref(&target), &series, Effort::QUICK, ["up", "down"]).await?;
-    rows.extend(standing(&target, &series, Effort::QUICK).await?);
-    println!("{}", crisp_e2e::bench::table::render(&rows));
-    let p50 =
-        |what: &str| rows.iter().find(|r| r.what.starts_with(what)).map_or(f64::NAN, |r| r.percentile(50));
-    for (what, limit) in [
-        ("up", 60.0),
-        ("down", 60.0),
-        ("ExecSync", 40.0),
-        ("ListContainers,", 20.0),
-        ("PSS of the server", 30_000.0),
-    ] {
-        assert!(p50(what) < limit, "{what}: {} is not below {limit}", p50(what));
+    let mut lab = Lab::start().await?;
+    let series = Series {
+        image: lab.image.clone(),
+        network: NamespaceMode::Pod,
+        logs: lab.machine.logs(),
+        pause: std::time::Duration::ZERO,
+    };
+    // The first pod makes what all share: the bridge, thread pools, caches.
+    let (first, _) = series.up(&mut lab.client, "first", IDLE).await?;
+    series.down(&mut lab.client, first).await?;
+    let before = Held::now(&lab)?;
+    let mut pods = Vec::new();
+    for number in 0..PODS {
+        pods.push(series.up(&mut lab.client, &format!("pod-{number}"), IDLE).await?.0);
     }
+    let held = Held::now(&lab)?;
+    monitors_are_small(&lab, &pods)?;
+    let per_pod = |held: usize, before: usize| (held as f64 - before as f64) / PODS as f64;
+    for Figure { what, per_pod, at_most } in [
+        Figure { what: "files and folders", per_pod: per_pod(held.files, before.files), at_most: 40.0 },
+        Figure {
+            what: "descriptors of the server",
+            per_pod: per_pod(held.descriptors, before.descriptors),
+            at_most: 12.0,
+        },
+        Figure {
+            what: "threads of the server",
+            per_pod: per_pod(held.threads, before.threads),
+            at_most: 0.5,
+        },
+        Figure { what: "mounts of the host", per_pod: per_pod(held.mounts, before.mounts), at_most: 0.0 },
+    ] {
+        println!("{what}: {per_pod} per pod");
+        assert!(per_pod <= at_most, "{what}: {per_pod} per pod, {at_most} are allowed");
+    }
+    for up in pods {
+        series.down(&mut lab.client, up).await?;
+    }
+    nothing_is_kept(&lab, &before).await?;
     lab.close().await
+}
+
+/// One process with one thread per pod, whose memory is little.
+fn monitors_are_small(lab: &Lab, pods: &[Up]) -> Result<()> {
+    let mut sizes = Vec::new();
+    for up in pods {
+        let monitors = lab.machine.monitors(&up.pod);
+        let &[monitor] = &monitors[..] else {
+            return Err(format!("pod {} has the monitors {monitors:?}", up.pod).into());
+        };
+        let threads = std::fs::read_dir(format!("/proc/{monitor}/task"))?.count();
+        assert_eq!(threads, 1, "threads of monitor {monitor}");
+        sizes.push(memory::pss(monitor)?);
+    }
+    let mean = sizes.iter().sum::<f64>() / sizes.len() as f64;
+    println!("monitors: {mean} kB");
+    assert!(mean < 150.0, "a monitor's mean PSS is {mean} kB, 150 are allowed: {sizes:?}");
+    Ok(())
+}
+
+/// Some resources go back behind the answer, but they do go.
+async fn nothing_is_kept(lab: &Lab, before: &Held) -> Result<()> {
+    let mut after = Held::now(lab)?;
+    for _ in 0..100 {
+        if after.files <= before.files && after.descriptors <= before.descriptors {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        after = Held::now(lab)?;
+    }
+    assert!(after.files <= before.files, "files: {} before, {} after", before.files, after.files);
+    assert!(after.descriptors <= before.descriptors, "descriptors: {before:?} before, {after:?} after");
+    let server = memory::of_server(&lab.machine.socket());
+    println!("server: {server} kB");
+    assert!(server < 20_000.0, "the server's PSS is {server} kB, 20,000 are allowed");
+    Ok(())
+}
+
+#[derive(Debug)]
+struct Held {
+    /// In the server's own folders.
+    files: usize,
+    descriptors: usize,
+    threads: usize,
+    mounts: usize,
+}
+
+impl Held {
+    fn now(lab: &Lab) -> Result<Self> {
+        let process = PathBuf::from(format!("/proc/{}", lab.machine.server_pid()));
+        let mounts = std::fs::read_to_string(process.join("mountinfo"))?;
+        let folder = lab.machine.folder().display().to_string();
+        Ok(Self {
+            files: count(&lab.machine.root()) + count(&lab.machine.state()),
+            descriptors: std::fs::read_dir(process.join("fd"))?.count(),
+            threads: std::fs::read_dir(process.join("task"))?.count(),
+            mounts: mounts.lines().filter(|line| line.contains(&folder)).count(),
+        })
+    }
+}
+
+/// Everything below a folder that is being changed, roughly an inode each.
+fn count(folder: &Path) -> usize {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| 1 + if entry.path().is_symlink() { 0 } else { count(&entry.path()) }).sum()
 }

@@ -92,11 +92,8 @@ async fn a_monitor_that_is_killed_takes_only_its_own_pod() -> Result<()> {
     let victim = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
     let (other_sandbox, other_pod) = lab.pod("other").await?;
     let other = lab.client.launch(&other_pod, &lab.shell("sleep 1000"), &other_sandbox).await?;
-    let monitor = crisp_e2e::bench::memory::processes(&["crisp-pod"])
-        .into_iter()
-        .find(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|c| c.contains(&pod)))
-        .and_then(rustix::process::Pid::from_raw)
-        .ok_or("no monitor")?;
+    let monitor = lab.machine.monitors(&pod);
+    let monitor = monitor.first().and_then(|pid| rustix::process::Pid::from_raw(*pid)).ok_or("no monitor")?;
     rustix::process::kill_process(monitor, rustix::process::Signal::KILL)?;
     let status = lab.client.wait(&victim).await?;
     assert_ne!(status.exit_code, 0);

@@ -1,0 +1,77 @@
+//! The design's bars: what the figures of Crisp must keep.
+
+use super::table::Row;
+
+/// A figure's bound.
+#[derive(Debug, Clone, Copy)]
+enum Bound {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// Names of rows, as the series give them, with the bounds of their medians.
+const BARS: [(&str, Bound); 8] = [
+    ("up, pod network, apart", Bound::AtMost(9.0)),
+    ("up, host network, apart", Bound::AtMost(6.0)),
+    ("down, pod network, apart", Bound::AtMost(7.0)),
+    ("ExecSync true, apart", Bound::AtMost(2.0)),
+    ("full cycles, 8 workers", Bound::AtLeast(120.0)),
+    ("CPU per cycle, 1 worker", Bound::AtMost(12.0)),
+    ("CPU per cycle, 8 workers", Bound::AtMost(12.0)),
+    ("PSS of the server, after the whole run", Bound::AtMost(20_000.0)),
+];
+
+/// One line per bar, and whether all of them are kept. A bar without a figure is not kept.
+#[must_use]
+pub fn check(rows: &[Row], runtime: &str) -> (String, bool) {
+    let mut text = String::new();
+    let mut kept = true;
+    for (what, bound) in BARS {
+        let row = rows.iter().find(|row| row.what == what && row.runtime == runtime);
+        let value = row.map_or(f64::NAN, |row| row.percentile(50));
+        let unit = row.map_or("", |row| row.unit);
+        // A comparison with NaN is false.
+        let (good, sign, limit) = match bound {
+            Bound::AtMost(limit) => (value <= limit, "<=", limit),
+            Bound::AtLeast(limit) => (value >= limit, ">=", limit),
+        };
+        kept &= good;
+        let verdict = if good { "kept  " } else { "MISSED" };
+        text.push_str(&format!("{verdict} {what}: {value:.2} {unit} (bar {sign} {limit})\n"));
+    }
+    (text, kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(change: impl Fn(&str, f64) -> f64) -> Vec<Row> {
+        let row = |(what, bound)| {
+            let (Bound::AtMost(limit) | Bound::AtLeast(limit)) = bound;
+            Row::new("crisp", what, "x", vec![change(what, limit)])
+        };
+        BARS.into_iter().map(row).collect()
+    }
+
+    #[test]
+    fn a_figure_on_its_bar_keeps_it() {
+        let (text, kept) = check(&rows(|_, limit| limit), "crisp");
+        assert!(kept && !text.contains("MISSED"), "{text}");
+    }
+
+    #[test]
+    fn one_slow_figure_misses_and_is_named() {
+        let slow = rows(|what, limit| if what.starts_with("down") { limit + 0.1 } else { limit });
+        let (text, kept) = check(&slow, "crisp");
+        assert!(!kept && text.contains("MISSED down, pod network, apart: 7.10 x (bar <= 7)"), "{text}");
+        let few = rows(|what, limit| if what.contains("8 workers") { limit - 1.0 } else { limit });
+        assert!(!check(&few, "crisp").1);
+    }
+
+    #[test]
+    fn a_figure_that_was_not_measured_is_a_miss() {
+        assert!(!check(&[], "crisp").1);
+        assert!(!check(&rows(|_, limit| limit), "other").1);
+    }
+}

@@ -1,0 +1,141 @@
+//! Pods of one kind, started and taken down again with the time that each takes.
+
+use std::time::{Duration, Instant};
+
+use k8s_cri::v1::{
+    ContainerConfig, LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, RemoveContainerRequest, RemovePodSandboxRequest, StopContainerRequest,
+    StopPodSandboxRequest,
+};
+
+use crate::{Client, Result, request};
+
+/// What a container of the benchmark does: nothing.
+pub const IDLE: &str = "exec sleep 3600";
+
+/// What the pods of one series have in common.
+#[derive(Debug, Clone)]
+pub struct Series {
+    pub image: String,
+    pub network: NamespaceMode,
+    /// Below this folder the logs go.
+    pub logs: std::path::PathBuf,
+    /// Before each request.
+    pub pause: Duration,
+}
+
+/// A pod with one container, up.
+#[derive(Debug)]
+pub struct Up {
+    pub pod: String,
+    pub container: String,
+}
+
+/// Measures requests alone, without the pauses between them.
+#[derive(Debug)]
+pub struct Stopwatch {
+    pause: Duration,
+    pub total: Duration,
+}
+
+impl Stopwatch {
+    #[must_use]
+    pub fn new(pause: Duration) -> Self {
+        Self { pause, total: Duration::ZERO }
+    }
+
+    /// Pauses, then waits for `request` and adds its time.
+    ///
+    /// # Errors
+    /// The runtime's answer.
+    pub async fn time<T, E>(&mut self, request: impl Future<Output = Result<T, E>>) -> Result<T, E> {
+        if !self.pause.is_zero() {
+            tokio::time::sleep(self.pause).await;
+        }
+        let start = Instant::now();
+        let answer = request.await;
+        self.total += start.elapsed();
+        answer
+    }
+}
+
+impl Series {
+    fn namespaces(&self) -> NamespaceOption {
+        request::namespaces(self.network, NamespaceMode::Container)
+    }
+
+    /// The configuration of the pod `name`.
+    #[must_use]
+    pub fn sandbox(&self, name: &str) -> PodSandboxConfig {
+        PodSandboxConfig {
+            metadata: Some(PodSandboxMetadata {
+                name: name.into(),
+                uid: name.into(),
+                namespace: "bench".into(),
+                attempt: 0,
+            }),
+            log_directory: self.logs.join(name).display().to_string(),
+            linux: Some(LinuxPodSandboxConfig {
+                security_context: Some(LinuxSandboxSecurityContext {
+                    namespace_options: Some(self.namespaces()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// As a kubelet would ask: default security, limits on CPU and memory.
+    #[must_use]
+    pub fn container(&self, line: &str) -> ContainerConfig {
+        let linux = LinuxContainerConfig {
+            resources: Some(LinuxContainerResources {
+                cpu_shares: 102,
+                cpu_period: 100_000,
+                cpu_quota: 100_000,
+                memory_limit_in_bytes: 64 << 20,
+                oom_score_adj: 900,
+                ..Default::default()
+            }),
+            security_context: Some(LinuxContainerSecurityContext {
+                namespace_options: Some(self.namespaces()),
+                ..Default::default()
+            }),
+        };
+        ContainerConfig { linux: Some(linux), ..request::shell("main", &self.image, line) }
+    }
+
+    /// Starts one pod with its container.
+    ///
+    /// # Errors
+    /// The runtime's answer.
+    pub async fn up(&self, client: &mut Client, name: &str, line: &str) -> Result<(Up, Duration)> {
+        let sandbox = self.sandbox(name);
+        std::fs::create_dir_all(&sandbox.log_directory)?;
+        let config = self.container(line);
+        let mut watch = Stopwatch::new(self.pause);
+        let pod = watch.time(client.run_pod(&sandbox)).await?;
+        let container = watch.time(client.create(&pod, &config, &sandbox)).await?;
+        watch.time(client.start(&container)).await?;
+        Ok((Up { pod, container }, watch.total))
+    }
+
+    /// Stops and removes both.
+    ///
+    /// # Errors
+    /// The runtime's answer.
+    pub async fn down(&self, client: &mut Client, up: Up) -> Result<Duration> {
+        let (pod_sandbox_id, container_id) = (up.pod, up.container);
+        let mut watch = Stopwatch::new(self.pause);
+        let runtime = &mut client.runtime;
+        let stop = StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
+        watch.time(runtime.stop_container(stop)).await?;
+        watch.time(runtime.remove_container(RemoveContainerRequest { container_id })).await?;
+        let stop = StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+        watch.time(runtime.stop_pod_sandbox(stop)).await?;
+        watch.time(runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id })).await?;
+        Ok(watch.total)
+    }
+}

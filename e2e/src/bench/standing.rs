@@ -1,0 +1,106 @@
+//! What is asked of a runtime while a number of pods stand, and what they hold.
+
+use std::path::Path;
+use std::time::Duration;
+
+use k8s_cri::v1::{ListContainerStatsRequest, ListContainersRequest, ListPodSandboxStatsRequest};
+
+use super::series::{IDLE, Series, Stopwatch, Up};
+use super::table::Row;
+use super::{Effort, Target, disk, memory};
+use crate::{Client, Result};
+
+/// ExecSync, lists, stats and memory; and, of the file systems of `folders`, inodes.
+///
+/// # Errors
+/// A runtime's answer.
+pub async fn standing(
+    target: &Target,
+    series: &Series,
+    effort: Effort,
+    folders: &[&Path],
+) -> Result<Vec<Row>> {
+    let mut client = Client::connect(&target.socket).await?;
+    let name = &target.name;
+    let memory_before = memory::total(&memory::PER_POD);
+    let (pods, mut rows) = stand(&mut client, series, effort, target, folders).await?;
+    let per_pod = (memory::total(&memory::PER_POD) - memory_before) / effort.standing as f64;
+    rows.push(Row::new(name, "PSS per pod, runtime's own processes", "kB", vec![per_pod]));
+    rows.extend(ask(&mut client, target, &pods, effort, series.pause).await?);
+    let server = memory::of_server(&target.socket);
+    rows.push(Row::new(name, "PSS of the server, pods standing", "kB", vec![server]));
+    for up in pods {
+        series.down(&mut client, up).await?;
+    }
+    Ok(rows)
+}
+
+/// Starts all pods, then all containers, and counts inodes in between.
+async fn stand(
+    client: &mut Client,
+    series: &Series,
+    effort: Effort,
+    target: &Target,
+    folders: &[&Path],
+) -> Result<(Vec<Up>, Vec<Row>)> {
+    let count = effort.standing;
+    let sandboxes: Vec<_> = (0..count).map(|number| series.sandbox(&format!("stand-{number}"))).collect();
+    // The kubelet's folders: not counted.
+    for sandbox in &sandboxes {
+        std::fs::create_dir_all(&sandbox.log_directory)?;
+    }
+    let before = disk::inodes(folders)?;
+    let mut pods = Vec::new();
+    for sandbox in &sandboxes {
+        pods.push(client.run_pod(sandbox).await?);
+    }
+    let with_pods = disk::inodes(folders)?;
+    let mut ups = Vec::new();
+    for (sandbox, pod) in sandboxes.iter().zip(pods) {
+        let container = client.launch(&pod, &series.container(IDLE), sandbox).await?;
+        ups.push(Up { pod, container });
+    }
+    let with_containers = disk::inodes(folders)?;
+    let mut rows = Vec::new();
+    if !folders.is_empty() {
+        let per = |what, inodes: f64| Row::new(&target.name, what, "", vec![inodes / count as f64]);
+        rows.push(per("inodes per pod", with_pods - before));
+        rows.push(per("inodes per container, its log file included", with_containers - with_pods));
+    }
+    Ok((ups, rows))
+}
+
+const ROWS: [[&str; 2]; 4] = [
+    ["ExecSync true, at once", "ExecSync true, apart"],
+    ["ListContainers, pods standing, at once", "ListContainers, pods standing, apart"],
+    ["ListContainerStats, pods standing, at once", "ListContainerStats, pods standing, apart"],
+    ["ListPodSandboxStats, pods standing, at once", "ListPodSandboxStats, pods standing, apart"],
+];
+
+async fn ask(
+    client: &mut Client,
+    target: &Target,
+    pods: &[Up],
+    effort: Effort,
+    pause: Duration,
+) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (way, pause) in [Duration::ZERO, pause].into_iter().enumerate() {
+        let mut times: [Vec<Duration>; 4] = std::array::from_fn(|_| Vec::new());
+        for round in 0..effort.execs {
+            let container = &pods[round % pods.len()].container;
+            let mut watches: [Stopwatch; 4] = std::array::from_fn(|_| Stopwatch::new(pause));
+            let [exec, list, stats, pod_stats] = &mut watches;
+            exec.time(client.exec(container, &["/bin/true"])).await?;
+            list.time(client.runtime.list_containers(ListContainersRequest::default())).await?;
+            stats.time(client.runtime.list_container_stats(ListContainerStatsRequest::default())).await?;
+            let request = ListPodSandboxStatsRequest::default();
+            pod_stats.time(client.runtime.list_pod_sandbox_stats(request)).await?;
+            times.iter_mut().zip(&watches).for_each(|(times, watch)| times.push(watch.total));
+        }
+        rows.extend(
+            ROWS.iter().zip(&times).map(|(names, times)| Row::times(&target.name, names[way], times)),
+        );
+    }
+    Ok(rows)
+}
