@@ -9,6 +9,8 @@
 //!
 //! Only this crate uses `anyhow`: below it every error has a type.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod args;
 mod cli;
 mod config;

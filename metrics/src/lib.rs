@@ -21,6 +21,8 @@
 //! assert!(metrics.text().contains(r#"crisp_stage_duration_seconds_count{operation="run_pod",outcome="ok",stage="network"} 1"#));
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod page;
 mod process;
 mod rpc;

@@ -17,6 +17,8 @@
 //! - [`spec`] makes the OCI spec that the executor compiles.
 //! - [`stage::Failure`] names the stage that failed, and what could not be undone.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod clock;
 pub mod config;
 pub mod container;

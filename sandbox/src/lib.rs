@@ -16,6 +16,8 @@
 //! - [`link::MonitorLink`] talks to the pod's monitor, in which its containers live.
 //! - [`PodError`] names the stage that failed, and what could not be undone.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod config;
 mod error;
 mod files;

@@ -51,6 +51,8 @@
 //! # }
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 #[cfg(feature = "server")]
 mod cancel;
 pub mod clock;

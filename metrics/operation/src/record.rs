@@ -160,6 +160,7 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// The file system's, with the path.
+#[expect(clippy::disallowed_methods, reason = "this is the function that the others shall use")]
 pub fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, &error)),

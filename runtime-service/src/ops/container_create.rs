@@ -245,6 +245,7 @@ async fn undo(service: &ServiceState, folder: Folder) -> Result<(), StageFailure
 }
 
 /// Deletes a folder with all below; one that is not there is fine.
+#[expect(clippy::disallowed_methods, reason = "not yet moved to crisp_operation::record::remove_folder")]
 pub(crate) fn remove_folder(path: &Path) -> Result<(), Cause> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Cause::file(path)(error)),

@@ -32,6 +32,8 @@
 //! systems, `source` mount sources, `seccomp` filters and `cgroup` cgroups; [`run`] (the monitor's
 //! half) makes processes of plans. [`id`] has the ids of pods and containers.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 #[cfg(feature = "compile")]
 pub mod cgroup;
 #[cfg(feature = "compile")]

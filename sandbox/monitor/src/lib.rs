@@ -21,4 +21,6 @@
 //! assert_eq!(Header::parse(&header.to_bytes()).unwrap().id, 7);
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 pub mod wire;

@@ -10,6 +10,8 @@
 //! It ends by the operation `shutdown` only, or when no server ever made a pod of it. Whatever it
 //! cannot do is an answer to who asked; it has nobody else to tell.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
+
 mod clock;
 mod connection;
 mod container;

@@ -246,6 +246,7 @@ impl Context {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
     fn fault_blocking(&self, stage: &str, when: When, cancel: &Cancel) -> Result<(), Interrupted> {
         match fault::armed(self.name, stage, &self.subject, when) {
             None => Ok(()),

@@ -74,6 +74,7 @@ impl Group {
     ///
     /// # Errors
     /// [`CgroupError::StillPopulated`] when some survive.
+    #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
     pub fn kill(&self) -> Result<(), CgroupError> {
         let Some(dir) = marking(&self.host)?.dir(&self.path)? else { return Ok(()) };
         let started = Instant::now();

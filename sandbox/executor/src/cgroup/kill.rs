@@ -15,6 +15,7 @@ use super::remove::children;
 const WAIT: Duration = Duration::from_secs(5);
 
 /// Kills everything in `path` and below and waits until it is gone.
+#[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 pub(super) fn kill(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
     let started = Instant::now();
     let mut pause = Duration::from_micros(200);

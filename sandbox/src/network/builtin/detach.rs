@@ -67,6 +67,7 @@ impl Builtin {
     }
 
     /// [`Self::reap`] until no detached pod is left; returns at once when another thread does that already.
+    #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
     pub(in crate::network) fn reap_all(&self) {
         while !self.state().detached.is_empty() && !self.reaper_runs.swap(true, Ordering::AcqRel) {
             std::thread::sleep(GATHER);

@@ -89,6 +89,7 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "plugins are programs")]
 fn spawn(program: &Path, call: &Call<'_>) -> std::io::Result<Child> {
     let path: Vec<String> = call.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
     Command::new(program)

@@ -183,6 +183,7 @@ pub(in crate::network) fn link_by_name(
 /// run, what it should send is dropped, and a program that lost its first packet waits a second or five
 /// before it sends another. From Linux 6.8 on asking for an interface does that work first, so this waits on
 /// older kernels only.
+#[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 pub(in crate::network) fn wait_until_up(socket: &mut Socket, name: &str) -> Result<(), NetlinkError> {
     let start = Instant::now();
     loop {
