@@ -7,10 +7,11 @@ use crisp_executor::cgroup::CgroupError;
 use crisp_executor::compile::CompileError;
 use crisp_executor::id::ContainerId;
 use crisp_image_service::store;
+use crisp_operation::Interrupted;
 use crisp_sandbox::FindError as FindPodError;
 use crisp_sandbox::NotReady;
-use crisp_sandbox::PodError;
 use crisp_sandbox::link::LinkError;
+use crisp_sandbox::{PodCause, PodError};
 use tonic::{Code, Status};
 
 use crate::container::record::RecordError;
@@ -114,26 +115,28 @@ fn pod_code(error: &PodError) -> Code {
     match error {
         PodError::Invalid(_) => Code::InvalidArgument,
         PodError::Exists { .. } => Code::AlreadyExists,
-        PodError::NotFound { .. } => Code::NotFound,
-        PodError::Failed { failure, .. } => pod_cause_code(&failure.cause),
+        PodError::LeftOver { error, .. } => pod_code(error),
+        PodError::Failed(failure) => pod_cause_code(&failure.failure.cause),
         PodError::Teardown { failures, .. } => {
             failures.first().map_or(Code::Internal, |f| pod_cause_code(&f.cause))
         }
-        PodError::Aborted { .. } => Code::Aborted,
+        PodError::Busy { .. } => Code::DeadlineExceeded,
+        PodError::Interrupted { .. } => Code::Aborted,
     }
 }
 
-fn pod_cause_code(cause: &crisp_sandbox::StageCause) -> Code {
-    use crisp_sandbox::StageCause;
+fn pod_cause_code(cause: &PodCause) -> Code {
     match cause {
-        StageCause::Deadline { .. } => Code::DeadlineExceeded,
-        StageCause::Link(error) => link_code(error),
-        StageCause::Cgroup(error) => cgroup_code(error),
-        StageCause::Io(_)
-        | StageCause::Record(_)
-        | StageCause::Spawn(_)
-        | StageCause::Network(_)
-        | StageCause::Task(_) => Code::Internal,
+        PodCause::Interrupted(Interrupted::Deadline { .. }) => Code::DeadlineExceeded,
+        PodCause::Interrupted(Interrupted::Cancelled | Interrupted::ShuttingDown) => Code::Aborted,
+        PodCause::Interrupted(Interrupted::Panicked { .. } | Interrupted::Fault) => Code::Internal,
+        PodCause::Link(error) => link_code(error),
+        PodCause::Cgroup(error) => cgroup_code(error),
+        PodCause::Io(_)
+        | PodCause::Record(_)
+        | PodCause::Spawn(_)
+        | PodCause::Network(_)
+        | PodCause::Refused(_) => Code::Internal,
     }
 }
 

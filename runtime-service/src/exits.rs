@@ -1,7 +1,7 @@
 //! Exits: every monitor's word on how its containers end becomes their status.
 //!
 //! ```text
-//!   Pods::events ─ Linked(pod) ─> follow(pod):  subscribe ─> report ─> reconcile ─> events…
+//!   Pods::events ─ Connected(pod) ─> follow(pod):  subscribe ─> report ─> reconcile ─> events…
 //!                ─ Lost(pod)   ─> all its containers that ran have exited, nobody knows how
 //! ```
 //!
@@ -35,10 +35,11 @@ pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Re
     tokio::spawn(async move {
         loop {
             match events.recv().await {
-                Ok(PodEvent::Linked(pod)) => follow(&service, &pod),
+                Ok(PodEvent::Connected(pod)) => follow(&service, &pod),
                 Ok(PodEvent::Lost(pod)) => lost(&service, &pod),
                 Ok(PodEvent::Stopped(pod)) => stopped(&service, &pod),
-                Ok(PodEvent::Removed(_)) => {}
+                // Its containers very likely run on, or their ends are events of their own.
+                Ok(PodEvent::Silent(_) | PodEvent::Degraded(_) | PodEvent::Removed(_)) => {}
                 // What was missed is in the pods' present state.
                 Err(RecvError::Lagged(_)) => {
                     service.pods.list().iter().for_each(|pod| catch_up(&service, pod))
@@ -50,10 +51,10 @@ pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Re
 }
 
 fn catch_up(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
-    if pod.link().is_ok() { follow(service, pod) } else { lost(service, pod) }
+    if pod.status().state.may_run() { follow(service, pod) } else { lost(service, pod) }
 }
 
-/// Follows one connection to a pod's monitor until it ends. A new one is announced by [`PodEvent::Linked`].
+/// Follows one connection to a pod's monitor until it ends. A new one is announced by [`PodEvent::Connected`].
 pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     let Ok(link) = pod.link() else { return };
     let (service, pod) = (service.clone(), pod.clone());
@@ -73,7 +74,7 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
                     tracing::info!(%container, "the log can be written again");
                 }
                 Ok(link::Event::InitExited { status }) => {
-                    // So it is whenever such a pod is stopped; what else it may mean, its containers' ends say.
+                    // Also whenever such a pod is stopped. Else it makes the pod Degraded, see PodEvent.
                     tracing::info!(pod = %pod.id, %status, "the pod's shared PID namespace has ended");
                 }
                 Err(RecvError::Lagged(_)) => reconcile(&service, &pod, &link, Starts::UnderWay).await,
@@ -217,10 +218,11 @@ fn take_over(
     }
 }
 
-/// The monitor is there and says nothing: what ran may run on, and may not be known to.
+/// The monitor does not answer: what ran very likely runs on, and a kubelet would kill a container in an
+/// unknown state. Whether a start that was under way succeeded is not known.
 pub(crate) fn silent(service: &ServiceState, pod: &Pod) {
     for container in service.containers.of_pod(&pod.id) {
-        if matches!(container.status().state, State::Running { .. } | State::Starting) {
+        if container.status().state == State::Starting {
             let why = "the pod's monitor does not answer".to_owned();
             if let Err(error) = container.status_cell.update(|state| state.lost(why)) {
                 tracing::error!(container = %container.id(), %error, "cannot note that nothing is known of it");

@@ -83,7 +83,7 @@ impl Filter {
         all.retain(|pod| {
             pod.id.as_str().starts_with(&self.id)
                 && self.has_labels(&pod.config.labels)
-                && self.state.is_none_or(|state| response::pod_state(pod.status().state) as i32 == state)
+                && self.state.is_none_or(|state| response::pod_state(&pod.status().state) as i32 == state)
         });
         all
     }

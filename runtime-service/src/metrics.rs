@@ -10,7 +10,6 @@ use crisp_sandbox::PodState;
 use crate::service_state::ServiceState;
 
 const CONTAINER_STATES: [&str; 5] = ["created", "starting", "running", "exited", "unknown"];
-const POD_STATES: [&str; 4] = ["starting", "ready", "lost", "stopped"];
 
 struct States {
     service: Weak<ServiceState>,
@@ -29,15 +28,6 @@ pub(crate) fn register(service: &Arc<ServiceState>) -> Result<(), prometheus::Er
     }))
 }
 
-fn pod_state(state: PodState) -> &'static str {
-    match state {
-        PodState::Starting => "starting",
-        PodState::Ready => "ready",
-        PodState::Lost => "lost",
-        PodState::Stopped => "stopped",
-    }
-}
-
 impl Collector for States {
     fn desc(&self) -> Vec<&Desc> {
         self.containers.desc().into_iter().chain(self.pods.desc()).collect()
@@ -46,13 +36,13 @@ impl Collector for States {
     fn collect(&self) -> Vec<MetricFamily> {
         // States that nobody is in are 0, not absent.
         CONTAINER_STATES.iter().for_each(|state| self.containers.with_label_values(&[*state]).set(0));
-        POD_STATES.iter().for_each(|state| self.pods.with_label_values(&[*state]).set(0));
+        PodState::NAMES.iter().for_each(|state| self.pods.with_label_values(&[*state]).set(0));
         if let Some(service) = self.service.upgrade() {
             for container in service.containers.all() {
                 self.containers.with_label_values(&[container.status().state.name()]).inc();
             }
             for pod in service.pods.list() {
-                self.pods.with_label_values(&[pod_state(pod.status().state)]).inc();
+                self.pods.with_label_values(&[pod.status().state.name()]).inc();
             }
         }
         self.containers.collect().into_iter().chain(self.pods.collect()).collect()

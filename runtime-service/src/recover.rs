@@ -53,6 +53,7 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
                         exits::silent(&service, &pod);
                     }
                 }
+                Err(_) if pod.status().state.may_run() => exits::silent(&service, &pod),
                 Err(_) => exits::lost(&service, &pod),
             }
         });
@@ -67,7 +68,7 @@ fn settle(service: &Arc<ServiceState>) {
     for container in service.containers.all() {
         let state = container.status().state.clone();
         let pod = service.pod_of(&container);
-        let monitored = pod.as_ref().is_some_and(|pod| pod.link().is_ok());
+        let monitored = pod.as_ref().is_some_and(|pod| pod.status().state.may_run());
         let change = match (&state, monitored) {
             (State::Created | State::Exited(_), _)
             | (State::Unknown { .. } | State::Running { .. }, true) => continue,

@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crisp_executor::cgroup::CgroupPath;
+use crisp_executor::id::PodId;
 use serde::{Deserialize, Serialize};
 
+use crate::namespace::{NamespaceMode, PidMode};
 pub use crate::network::{DnsSettings as Dns, PortMapping, Protocol};
 use crate::sysctl::{self, InvalidSysctl};
 
@@ -34,28 +36,6 @@ pub struct PodConfig {
     pub sysctls: BTreeMap<String, String>,
     pub privileged: bool,
     pub runtime_handler: String,
-}
-
-/// Whose network or IPC namespace the pod's containers live in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NamespaceMode {
-    /// One that all containers of the pod share.
-    Pod,
-    /// The host's.
-    Host,
-}
-
-/// Whose PID namespace the pod's containers live in, unless a container asks otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PidMode {
-    /// One that all containers of the pod share.
-    Pod,
-    /// Each container its own.
-    Container,
-    /// The host's.
-    Host,
 }
 
 /// What makes two requests the same pod: a retry of one joins the other.
@@ -101,6 +81,29 @@ pub enum InvalidPod {
 }
 
 impl PodConfig {
+    /// Stands for the configuration of a pod whose record cannot be read.
+    pub(crate) fn unknown(id: &PodId) -> Self {
+        Self {
+            name: id.short().to_string(),
+            namespace: "unknown".to_owned(),
+            uid: String::new(),
+            attempt: 0,
+            hostname: String::new(),
+            log_directory: None,
+            dns: Dns::default(),
+            port_mappings: vec![],
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            cgroup_parent: None,
+            network: NamespaceMode::Pod,
+            ipc: NamespaceMode::Pod,
+            pid: PidMode::Container,
+            sysctls: BTreeMap::new(),
+            privileged: false,
+            runtime_handler: String::new(),
+        }
+    }
+
     /// The name that makes a retry the same request.
     #[must_use]
     pub fn key(&self) -> PodKey {
@@ -193,7 +196,8 @@ fn validate_dns(dns: &Dns) -> Result<(), InvalidPod> {
     Ok(())
 }
 
-/// RFC 1123 with the kernel's limit of 64 bytes.
+/// RFC 1123 with the kernel's limit of 64 bytes. A dot at the end, as kubelet writes it for
+/// `setHostnameAsFQDN` in a cluster without a domain, is passed on, as containerd and CRI-O do.
 fn is_hostname(text: &str) -> bool {
     let part = |p: &str| {
         let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());
@@ -201,7 +205,7 @@ fn is_hostname(text: &str) -> bool {
             && edge(p.bytes().next())
             && edge(p.bytes().last())
     };
-    text.len() <= 64 && text.split('.').all(part)
+    text.len() <= 64 && text.strip_suffix('.').unwrap_or(text).split('.').all(part)
 }
 
 #[cfg(test)]
@@ -209,33 +213,16 @@ pub(crate) mod tests {
     use super::*;
 
     pub(crate) fn pod(name: &str) -> PodConfig {
-        PodConfig {
-            name: name.into(),
-            namespace: "default".into(),
-            uid: "u1".into(),
-            attempt: 0,
-            hostname: String::new(),
-            log_directory: None,
-            dns: Dns::default(),
-            port_mappings: vec![],
-            labels: BTreeMap::new(),
-            annotations: BTreeMap::new(),
-            cgroup_parent: None,
-            network: NamespaceMode::Pod,
-            ipc: NamespaceMode::Pod,
-            pid: PidMode::Container,
-            sysctls: BTreeMap::new(),
-            privileged: false,
-            runtime_handler: String::new(),
-        }
+        let config = PodConfig::unknown(&PodId::random());
+        PodConfig { name: name.into(), namespace: "default".into(), uid: "u1".into(), ..config }
     }
 
     #[test]
     fn hostnames() {
-        for good in ["a", "web-0", "a.b.c", "A1", &"x".repeat(64)] {
+        for good in ["a", "web-0", "a.b.c", "A1", "web.sub.ns.svc.", &"x".repeat(64)] {
             assert!(is_hostname(good), "{good}");
         }
-        for bad in ["-a", "a-", "a..b", "a_b", "a b", "ü", &"x".repeat(65), "."] {
+        for bad in ["-a", "a-", "a..b", "a_b", "a b", "ü", &"x".repeat(65), ".", "", "a.."] {
             assert!(!is_hostname(bad), "{bad}");
         }
     }

@@ -2,51 +2,49 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crisp_executor::cgroup::CgroupError;
+use crisp_executor::cgroup::{CgroupError, InvalidCgroupPath};
 use crisp_executor::id::PodId;
+use crisp_operation::record::RecordError;
+use crisp_operation::{Busy, Failure, Interrupted, StatusError};
 
 use crate::config::{InvalidPod, PodKey};
 use crate::link::LinkError;
 use crate::network::NetworkError;
-use crate::pod::PodState;
-use crate::record::RecordError;
+use crate::pod::state::{PodState, Refusal};
 use crate::spawn::SpawnError;
+
+/// A stage of an operation on a pod that failed.
+pub type StageFailure = crisp_operation::StageFailure<PodCause>;
 
 /// A pod operation that did not end as asked.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     #[error(transparent)]
     Invalid(#[from] InvalidPod),
-    #[error("pod {key} exists already as {id} and is {state:?}: remove it, or ask with a higher attempt")]
+    #[error("pod {key} exists already as {id} and {state}: remove it, or ask with a higher attempt")]
     Exists { key: PodKey, id: PodId, state: PodState },
-    #[error("pod {id} is not known")]
-    NotFound { id: PodId },
-    /// A stage failed, and what had been made was undone.
-    #[error("pod {pod}: {operation}: {failure}{}", undo_text(undo))]
-    Failed { operation: &'static str, pod: PodId, failure: StageFailure, undo: Vec<StageFailure> },
+    /// An earlier try to make the pod left something that is in the way.
+    #[error("pod {key}: an earlier try left {id}, which cannot be cleared away: {error}")]
+    LeftOver { key: PodKey, id: PodId, error: Box<PodError> },
+    /// A stage failed, and what had been made was undone as far as the failure says.
+    #[error(transparent)]
+    Failed(Box<Failure<PodCause>>),
     /// Taking the pod down went as far as it could.
     #[error("pod {pod}: {operation}: {}", join(failures))]
     Teardown { operation: &'static str, pod: PodId, failures: Vec<StageFailure> },
-    #[error("{operation} was given up: the server is going down")]
-    Aborted { operation: &'static str },
+    #[error("pod {pod}: {operation}: {busy}")]
+    Busy { operation: &'static str, pod: PodId, busy: Busy },
+    #[error("{operation} was given up because the server is shutting down")]
+    Interrupted { operation: &'static str },
 }
 
 /// Equal operations share one outcome.
 pub type Shared<T> = Result<T, Arc<PodError>>;
 
-/// The stage that failed, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("stage {stage}: {cause}")]
-pub struct StageFailure {
-    pub stage: &'static str,
-    pub cause: StageCause,
-}
-
 /// Why a stage failed.
 #[derive(Debug, thiserror::Error)]
-pub enum StageCause {
+pub enum PodCause {
     #[error(transparent)]
     Io(#[from] io::Error),
     #[error(transparent)]
@@ -59,16 +57,39 @@ pub enum StageCause {
     Link(#[from] LinkError),
     #[error(transparent)]
     Network(#[from] NetworkError),
-    #[error("not done after {} ms", after.as_millis())]
-    Deadline { after: Duration },
-    #[error("its task ended early: {0}")]
-    Task(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+impl From<InvalidCgroupPath> for PodCause {
+    fn from(error: InvalidCgroupPath) -> Self {
+        Self::Cgroup(error.into())
+    }
+}
+
+impl From<StatusError<Refusal>> for PodCause {
+    fn from(error: StatusError<Refusal>) -> Self {
+        match error {
+            StatusError::Refused(refusal) => refusal.into(),
+            StatusError::Record(error) => error.into(),
+        }
+    }
+}
+
+impl From<Failure<PodCause>> for PodError {
+    fn from(failure: Failure<PodCause>) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+impl From<Interrupted> for PodError {
+    fn from(_: Interrupted) -> Self {
+        Self::Interrupted { operation: "run_pod" }
+    }
 }
 
 fn join(failures: &[StageFailure]) -> String {
     failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-fn undo_text(undo: &[StageFailure]) -> String {
-    if undo.is_empty() { String::new() } else { format!("; undoing it failed too: {}", join(undo)) }
 }

@@ -51,12 +51,6 @@ impl Layout {
         self.pods_state().join(pod.as_str())
     }
 
-    /// Where a folder goes whose record cannot be used.
-    #[must_use]
-    pub fn set_aside(&self, pod: &PodId) -> PathBuf {
-        self.pods_root().join(format!("{pod}.unusable"))
-    }
-
     #[must_use]
     pub fn record(&self, pod: &PodId) -> PathBuf {
         self.pod_root(pod).join("pod.json")

@@ -1,18 +1,19 @@
 //! Pod sandboxes: one network, IPC and UTS namespace set shared by containers.
 //!
 //! ```text
-//!   Pods --- run / stop / remove / find / events
-//!     |
-//!    Pod --- PodConfig (never changes), PodStatus (one door), files in /etc
-//!     |  \
-//!     |   network: address, masquerade, host ports, CNI
-//!     |
-//!   MonitorLink ==== crisp-pod (one process per pod, see the crisp-monitor crate)
+//!   Pods ──── ops/pod_run, pod_stop, pod_remove, pod_recover, pod_watch
+//!     │
+//!    Pod ──── PodConfig (fixed), PodStatus (in a status cell), files in /etc
+//!     │  \
+//!     │   network: address, masquerade, host ports, CNI
+//!     │
+//!   MonitorLink ════ crisp-pod (one process per pod, see the crisp-monitor crate)
 //! ```
 //!
 //! - [`Pods`] makes, finds and takes down pods; equal requests are one operation.
 //! - [`PodConfig`] is what a pod is asked to be, checked before anything is made.
-//! - [`Pod`] is one pod, [`PodState`] how far it is.
+//! - [`Pod`] is one pod, [`PodState`] how far it is; its drawing has all changes.
+//! - [`PodEvent`] is what happened to a pod.
 //! - [`link::MonitorLink`] talks to the pod's monitor, in which its containers live.
 //! - [`PodError`] names the stage that failed, and what could not be undone.
 
@@ -20,20 +21,24 @@
 
 mod config;
 mod error;
-mod files;
 mod layout;
-mod lifecycle;
 pub mod link;
+mod namespace;
 pub mod network;
+mod ops;
 mod pod;
+mod pod_table;
 mod pods;
-mod record;
+mod service_state;
 pub mod spawn;
-mod stage;
 mod sysctl;
 
-pub use config::{Dns, InvalidPod, NamespaceMode, PidMode, PodConfig, PodKey, PortMapping, Protocol};
-pub use error::{PodError, Shared, StageCause, StageFailure};
-pub use files::PodFiles;
-pub use pod::{NotReady, Pod, PodState, PodStatus};
-pub use pods::{FindError, PodEvent, Pods, SandboxConfig};
+pub use config::{Dns, InvalidPod, PodConfig, PodKey, PortMapping, Protocol};
+pub use error::{PodCause, PodError, Shared, StageFailure};
+pub use namespace::{NamespaceMode, PidMode};
+pub use pod::files::PodFiles;
+pub use pod::state::{PodState, PodStatus, Refusal};
+pub use pod::{NotReady, Pod};
+pub use pod_table::FindError;
+pub use pods::Pods;
+pub use service_state::{PodEvent, SandboxConfig};

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::NamespaceMode;
+use crate::namespace::NamespaceMode;
 
 /// Why a sysctl is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -27,10 +27,17 @@ pub fn container_state(state: &State) -> proto::ContainerState {
 }
 
 #[must_use]
-pub fn pod_state(state: PodState) -> proto::PodSandboxState {
+pub fn pod_state(state: &PodState) -> proto::PodSandboxState {
     match state {
-        PodState::Ready => proto::PodSandboxState::SandboxReady,
-        PodState::Starting | PodState::Lost | PodState::Stopped => proto::PodSandboxState::SandboxNotready,
+        // A kubelet kills the containers of a pod that is not ready; those of a silent monitor very likely run.
+        PodState::Ready | PodState::Unknown { .. } => proto::PodSandboxState::SandboxReady,
+        PodState::Starting
+        | PodState::Degraded { .. }
+        | PodState::Lost
+        | PodState::Failed { .. }
+        | PodState::Stopping
+        | PodState::Stopped
+        | PodState::Removing => proto::PodSandboxState::SandboxNotready,
     }
 }
 
@@ -162,7 +169,7 @@ pub fn pod(pod: &Pod) -> proto::PodSandbox {
     proto::PodSandbox {
         id: pod.id.to_string(),
         metadata: Some(pod_metadata(pod)),
-        state: pod_state(pod.status().state).into(),
+        state: pod_state(&pod.status().state).into(),
         created_at: pod.created_at,
         labels: pod.config.labels.clone(),
         annotations: pod.config.annotations.clone(),
@@ -208,7 +215,7 @@ pub fn pod_status(pod: &Pod) -> proto::PodSandboxStatus {
     proto::PodSandboxStatus {
         id: pod.id.to_string(),
         metadata: Some(pod_metadata(pod)),
-        state: pod_state(status.state).into(),
+        state: pod_state(&status.state).into(),
         created_at: pod.created_at,
         network: Some(network),
         linux: Some(proto::LinuxPodSandboxStatus {

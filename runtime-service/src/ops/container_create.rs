@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crisp_executor::id::ContainerId;
 use crisp_image_service::store::{Image, Lease};
-use crisp_sandbox::{NamespaceMode, Pod, PodState};
+use crisp_sandbox::{NamespaceMode, Pod};
 use oci_spec::image;
 
 use super::image_contents::{self, Looked};
@@ -62,10 +62,7 @@ async fn create_once(
     if let Some(twin) = service.containers.named(&Name::new(&pod.id, &config)) {
         return same_as(&twin, &config);
     }
-    let state = pod.status().state;
-    if state != PodState::Ready {
-        return Err(crisp_sandbox::NotReady { pod: pod.id.clone(), state }.into());
-    }
+    pod.require_ready()?;
     pid_namespace::check(&config, &pod)?;
     let pid = pid_namespace::pid_choice(service, &config.security.pid, &pod)?;
     let image = service.images.find(&config.image.image)?;
@@ -173,7 +170,7 @@ fn pod_facts(service: &ServiceState, draft: &Draft) -> Result<PodFacts, Cause> {
         ],
         host_network: pod.config.network == NamespaceMode::Host,
         host_ipc: pod.config.ipc == NamespaceMode::Host,
-        monitor_pid: pod.monitor_pid().unwrap_or_default(),
+        monitor_pid: pod.status().monitor_pid.unwrap_or_default(),
         cgroup: cgroup_path(pod, &draft.id)?.as_str().to_owned(),
     })
 }

@@ -124,7 +124,7 @@ async fn bring_up(
             stdin: container.metadata.config.stdin,
             size: None,
         };
-        Ok(pod.link()?.start(request).await?)
+        Ok(pod.ready_link()?.start(request).await?)
     };
     stages.run("monitor", MONITOR, work).await
 }

@@ -25,10 +25,11 @@ pub(super) fn call(
 
 /// What crictl inspectp shows; `pid` and the namespace paths are for nsenter.
 fn info(pod: &Pod) -> BTreeMap<String, String> {
-    let pid = pod.monitor_pid();
+    let status = pod.status();
+    let pid = status.monitor_pid;
     let info = json!({
         "pid": pid.unwrap_or_default(),
-        "state": format!("{:?}", pod.status().state),
+        "state": status.state.to_string(),
         "networkNamespace": pid.map(|pid| format!("/proc/{pid}/ns/net")),
         "cgroupParent": pod.cgroup_parent().as_str(),
         "config": pod.config,

@@ -26,7 +26,7 @@ pub(super) async fn call(
 
 /// Stops the containers and then the pod.
 pub(super) async fn stop(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
-    let was = pod.status().state;
+    let was = pod.status().state.clone();
     let mut stops = JoinSet::new();
     for container in service.containers.of_pod(&pod.id) {
         let service = service.clone();

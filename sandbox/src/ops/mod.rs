@@ -1,0 +1,11 @@
+//! What is done to pods, one operation per file. Undoing a failed start, stopping and clearing away after
+//! a crash take the same [`teardown`] steps, which need the record alone and can be repeated.
+
+pub(crate) mod monitor_probe;
+pub(crate) mod monitor_process;
+pub(crate) mod pod_recover;
+pub(crate) mod pod_remove;
+pub(crate) mod pod_run;
+pub(crate) mod pod_stop;
+pub(crate) mod pod_watch;
+pub(crate) mod teardown;

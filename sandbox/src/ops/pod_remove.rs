@@ -1,0 +1,33 @@
+//! Removes a pod: afterwards nothing on the machine tells that the pod ever was.
+
+use std::sync::Arc;
+
+use crisp_operation::Operation;
+
+use super::teardown;
+use crate::error::PodError;
+use crate::pod::Pod;
+use crate::pod::state::PodStatus;
+use crate::service_state::{PodEvent, ServiceState};
+
+pub(crate) const OPERATION: &str = "remove_pod";
+
+/// See [`Pods::remove`](crate::Pods::remove).
+pub(crate) async fn remove(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), PodError> {
+    let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
+    operation.hold(service.lock(&pod.id, OPERATION).await?);
+    if service.table.get(&pod.id).is_none() {
+        return Ok(()); // another remove was faster
+    }
+    let mut failures = teardown::take_down(service, pod, &operation).await;
+    if failures.is_empty() {
+        // Not written: until the record is removed, the pod is a stopped one to a server that starts.
+        let _ = pod.status.show(PodStatus::removing);
+        failures.extend(teardown::remove_files(service, pod, &operation).await.err());
+    }
+    if failures.is_empty() {
+        service.table.remove(pod);
+        service.emit(PodEvent::Removed(pod.clone()));
+    }
+    teardown::end(operation, OPERATION, pod, failures).await
+}

@@ -1,0 +1,218 @@
+//! Makes a pod: monitor, namespaces, network. A stage that fails undoes them all.
+
+use std::fs::File;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crisp_executor::cgroup::JoinFds;
+use crisp_executor::id::PodId;
+use crisp_operation::record::private_folder;
+use crisp_operation::{Operation, Steps};
+
+use super::{pod_remove, pod_watch, teardown};
+use crate::config::PodConfig;
+use crate::error::{PodCause, PodError, StageFailure};
+use crate::link::{MonitorLink, OpenPod, PodOpened};
+use crate::namespace::{NamespaceMode, PidMode};
+use crate::network::{AttachRequest, PodNetlink};
+use crate::pod::Pod;
+use crate::pod::record::{PodMetadata, PodRecord};
+use crate::pod::state::{PodState, PodStatus};
+use crate::service_state::{PodEvent, ServiceState};
+use crate::spawn;
+use crate::sysctl;
+
+const OPERATION: &str = "run_pod";
+const FILES: Duration = Duration::from_secs(10);
+const MONITOR: Duration = Duration::from_secs(10);
+/// Above the deadline that a CNI plugin gets.
+const NETWORK: Duration = Duration::from_secs(120);
+const SHM_BYTES: u64 = 64 << 20;
+
+/// See [`Pods::run`](crate::Pods::run). Equal requests must not run beside each other.
+pub(crate) async fn run(service: &Arc<ServiceState>, config: PodConfig) -> Result<PodId, PodError> {
+    if let Some(id) = existing(service, &config).await? {
+        return Ok(id);
+    }
+    let (id, pid) = (PodId::random(), config.pid);
+    let subject = format!("pod {id} ({}/{})", config.namespace, config.name);
+    let record = PodRecord { metadata: PodMetadata::new(id.clone(), config), status: PodStatus::starting() };
+    let pod = Pod::new(&service.layout, record);
+    let mut operation = Operation::new(&service.metrics, OPERATION, subject);
+    operation.hold(service.lock(&id, OPERATION).await?);
+    let made = make(service, &pod, &operation).await;
+    match operation.finish(made).await {
+        Ok(link) => {
+            service.table.insert(&pod);
+            service.emit(PodEvent::Connected(pod.clone()));
+            pod_watch::watch(service, &pod, Some(link), pid == PidMode::Pod);
+            Ok(id)
+        }
+        Err(failure) => {
+            if !failure.is_undone() {
+                // Listed, so that it can be removed; an equal request clears it away first.
+                let _ = pod.status.observe(|status| status.failed(failure.to_string()));
+                service.table.insert(&pod);
+            }
+            Err(failure.into())
+        }
+    }
+}
+
+/// The pod that an earlier equal request has made. What is left of one that failed is cleared away.
+async fn existing(service: &Arc<ServiceState>, config: &PodConfig) -> Result<Option<PodId>, PodError> {
+    let key = config.key();
+    let Some(pod) = service.table.by_key(&key) else { return Ok(None) };
+    let id = pod.id.clone();
+    match pod.status().state.clone() {
+        PodState::Ready => Ok(Some(id)),
+        PodState::Failed { .. } | PodState::Removing => match pod_remove::remove(service, &pod).await {
+            Ok(()) => Ok(None),
+            Err(error) => Err(PodError::LeftOver { key, id, error: Box::new(error) }),
+        },
+        state => Err(PodError::Exists { key, id, state }),
+    }
+}
+
+async fn make(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    operation: &Operation<PodCause>,
+) -> Result<MonitorLink, StageFailure> {
+    register_undo(service, pod, operation);
+    let (cgroup, pid) = {
+        let (service, pod) = (service.clone(), pod.clone());
+        operation.blocking(FILES + MONITOR, move |steps| start_monitor(&service, &pod, steps)).await?
+    };
+    let open = |_| open_pod(service, pod, cgroup);
+    let (link, opened) = operation.stage("open", MONITOR, open).await?;
+    let ips = operation.stage("network", NETWORK, |_| attach(service, pod, opened)).await?;
+    let ready = pod.clone();
+    let commit = move |steps: &Steps<PodCause>| {
+        steps.step("commit", || {
+            ready.files().write_hosts(&ready.config, &ips)?;
+            ready.status.update(|status| status.ready(pid, &ips))?;
+            Ok(())
+        })
+    };
+    operation.blocking(FILES, commit).await?;
+    Ok(link)
+}
+
+/// The undo steps of all stages. They run from the last to the first: processes end before their addresses
+/// are given back, and the record goes last, unless something of the pod is left.
+fn register_undo(service: &Arc<ServiceState>, pod: &Arc<Pod>, operation: &Operation<PodCause>) {
+    let left = Arc::new(AtomicBool::new(false));
+    let note = |result: Result<(), PodCause>, left: &AtomicBool| {
+        left.fetch_or(result.is_err(), Ordering::Relaxed);
+        result
+    };
+    let (undo_service, undo_pod, undo_left) = (service.clone(), pod.clone(), left.clone());
+    operation.undo("files", move || {
+        if !undo_left.load(Ordering::Relaxed) {
+            teardown::remove_pod_files(&undo_service, &undo_pod)?;
+            undo_service.table.remove(&undo_pod);
+        }
+        Ok(())
+    });
+    let (undo_service, undo_pod, undo_left) = (service.clone(), pod.clone(), left.clone());
+    operation
+        .undo("cgroup", move || note(teardown::remove_pod_cgroups(&undo_service, &undo_pod), &undo_left));
+    let (undo_service, undo_pod, undo_left) = (service.clone(), pod.clone(), left.clone());
+    operation.undo_async("network", teardown::NETWORK, move || async move {
+        let detached = undo_service.networks.detach(&undo_pod.id).await;
+        note(detached.map_err(PodCause::from), &undo_left)
+    });
+    let (undo_service, undo_pod, undo_left) = (service.clone(), pod.clone(), left);
+    operation.undo("monitor", move || note(teardown::kill(&undo_service, &undo_pod), &undo_left));
+    let undo_pod = pod.clone();
+    operation.undo_async("monitor", MONITOR, move || async move {
+        // The step after this one kills what did not end.
+        teardown::shut_down(&undo_pod).await;
+        undo_pod.disconnect();
+        Ok(())
+    });
+}
+
+/// Files, cgroup and monitor process, on one thread. Folders and record come first: from then on a crash
+/// leaves an owner for whatever else exists.
+fn start_monitor(
+    service: &ServiceState,
+    pod: &Pod,
+    steps: &Steps<PodCause>,
+) -> Result<(JoinFds, i32), StageFailure> {
+    steps.step("files", || write_files(service, pod))?;
+    let mut cgroup = steps.step("cgroup", || Ok(service.cgroups.create(&pod.own_cgroup()?)?.join()?))?;
+    let folder = service.layout.pod_state(&pod.id);
+    let spawn = || Ok(spawn::spawn(&service.monitor, &pod.id, &folder, &mut cgroup)?);
+    let pid = steps.step("monitor", spawn)?;
+    Ok((cgroup, pid))
+}
+
+fn write_files(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
+    private_folder(&service.layout.pod_root(&pod.id))?;
+    private_folder(&service.layout.exits(&pod.id))?;
+    pod.status.save()?;
+    pod.files().write_names(&pod.config)?;
+    if let Some(folder) = &pod.config.log_directory {
+        std::fs::create_dir_all(folder)?;
+    }
+    Ok(())
+}
+
+async fn open_pod(
+    service: &ServiceState,
+    pod: &Pod,
+    cgroup: JoinFds,
+) -> Result<(MonitorLink, PodOpened), PodCause> {
+    let link = MonitorLink::connect(&service.layout.socket(&pod.id), MONITOR).await?;
+    pod.set_link(link.clone());
+    let exits: OwnedFd = File::open(service.layout.exits(&pod.id))?.into();
+    let opened = link.open_pod(open_request(&pod.config, cgroup, exits)).await?;
+    Ok((link, opened))
+}
+
+fn open_request(config: &PodConfig, cgroup: JoinFds, exits: OwnedFd) -> OpenPod {
+    let own_network = config.network == NamespaceMode::Pod;
+    let defaults = sysctl::NETWORK_DEFAULTS.iter().filter(|_| own_network);
+    let defaults = defaults.filter(|(name, _)| !config.sysctls.contains_key(*name));
+    let requested = config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let sysctls = defaults
+        .copied()
+        .chain(requested)
+        .map(|(name, value)| (sysctl::path(name), value.to_owned()))
+        .collect();
+    OpenPod {
+        network: own_network,
+        ipc: config.ipc == NamespaceMode::Pod,
+        hostname: config.own_hostname(),
+        shared_pid: config.pid == PidMode::Pod,
+        shm_bytes: SHM_BYTES,
+        sysctls,
+        exits,
+        cgroup_v2: cgroup.v2,
+        cgroup_v1_tasks: cgroup.v1_tasks,
+    }
+}
+
+async fn attach(service: &ServiceState, pod: &Pod, opened: PodOpened) -> Result<Vec<IpAddr>, PodCause> {
+    let Some(network) = opened.network else { return Ok(vec![]) };
+    let netlink = PodNetlink::new(network.netlink);
+    let request = AttachRequest {
+        pod: pod.id.clone(),
+        name: pod.config.name.clone(),
+        namespace: pod.config.namespace.clone(),
+        uid: pod.config.uid.clone(),
+        netlink: netlink.clone(),
+        netns: Arc::new(network.netns),
+        port_mappings: pod.config.port_mappings.clone(),
+        annotations: pod.config.annotations.clone(),
+        dns: pod.config.dns.clone(),
+    };
+    let attachment = service.networks.attach(request).await?;
+    pod.set_netlink(netlink);
+    Ok(attachment.ips)
+}

@@ -1,0 +1,23 @@
+//! Stops a pod: it gives back what it holds and keeps its record.
+
+use std::sync::Arc;
+
+use crisp_operation::Operation;
+
+use super::teardown;
+use crate::error::PodError;
+use crate::pod::Pod;
+use crate::service_state::ServiceState;
+
+pub(crate) const OPERATION: &str = "stop_pod";
+
+/// See [`Pods::stop`](crate::Pods::stop).
+pub(crate) async fn stop(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), PodError> {
+    let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
+    operation.hold(service.lock(&pod.id, OPERATION).await?);
+    if pod.status().state.is_torn_down() {
+        return Ok(());
+    }
+    let failures = teardown::take_down(service, pod, &operation).await;
+    teardown::end(operation, OPERATION, pod, failures).await
+}

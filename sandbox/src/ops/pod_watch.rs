@@ -1,0 +1,152 @@
+//! Watches a pod's monitor: a lost connection is made again, however long that takes; a monitor that has
+//! ended makes the pod Lost; a shared PID namespace that has ended makes it Degraded.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast::error::RecvError;
+
+use super::monitor_probe::{Probe, probe};
+use crate::link::{Event, LinkError, MonitorLink};
+use crate::namespace::PidMode;
+use crate::network::PodNetlink;
+use crate::pod::Pod;
+use crate::pod::state::PodStatus;
+use crate::service_state::{PodEvent, ServiceState};
+
+/// For the monitor to answer one try: the first, and the longest.
+const ANSWER: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(60)];
+/// Between two tries: the first, and the longest.
+const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(10)];
+
+/// Watches until the pod is stopped or lost. Without `link`, the monitor is to be reached first. `check`:
+/// what the monitor told before this began may have been missed.
+pub(crate) fn watch(service: &Arc<ServiceState>, pod: &Arc<Pod>, link: Option<MonitorLink>, check: bool) {
+    let (service, pod) = (service.clone(), pod.clone());
+    tokio::spawn(async move {
+        let (mut link, mut check) = (link, check);
+        while pod.status().state.may_run() {
+            match link.take() {
+                Some(link) => follow(&service, &pod, &link, check).await,
+                None => match reconnect(&service, &pod).await {
+                    Some(again) => link = Some(again),
+                    None => return,
+                },
+            }
+            check = true;
+        }
+    });
+}
+
+/// Returns when the connection has ended.
+async fn follow(service: &ServiceState, pod: &Arc<Pod>, link: &MonitorLink, check: bool) {
+    let mut events = link.events();
+    if check {
+        check_init(service, pod, link).await;
+    }
+    loop {
+        match events.recv().await {
+            Err(RecvError::Closed) => return,
+            Ok(Event::InitExited { status }) => degrade(service, pod, &status.to_string()),
+            Err(RecvError::Lagged(_)) => check_init(service, pod, link).await,
+            Ok(
+                Event::Exited { .. }
+                | Event::ExecExited { .. }
+                | Event::LogFailing { .. }
+                | Event::LogWorking { .. },
+            ) => {}
+        }
+    }
+}
+
+/// Looks whether the first process of a shared PID namespace lives.
+async fn check_init(service: &ServiceState, pod: &Arc<Pod>, link: &MonitorLink) {
+    if pod.config.pid != PidMode::Pod {
+        return;
+    }
+    match link.report().await {
+        Ok(report) if report.opened && report.init.is_none() => degrade(service, pod, "unknown"),
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(pod = %pod.id, %error, "cannot ask whether the shared PID namespace lives")
+        }
+    }
+}
+
+fn degrade(service: &ServiceState, pod: &Arc<Pod>, exit: &str) {
+    let why = format!(
+        "the first process of its shared PID namespace ended, exit status {exit}: nothing can be started in \
+         it any more; make the pod anew"
+    );
+    // Refused while the pod is stopped, which ends that process too.
+    if pod.status.observe(|status| status.degraded(why)).is_ok() {
+        tracing::error!(pod = %pod.id, name = %pod.config.name, exit, "the first process of the pod's shared PID namespace ended; the pod is not ready any more");
+        service.emit(PodEvent::Degraded(pod.clone()));
+    }
+}
+
+/// Tries to reach the monitor until that succeeds, the monitor has ended, or the pod is stopped.
+async fn reconnect(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Option<MonitorLink> {
+    let [mut answer, longest_answer] = ANSWER;
+    let [mut pause, longest_pause] = PAUSE;
+    let mut closed_before = false;
+    while pod.status().state.may_run() {
+        match probe(service, &pod.id, pod.status().monitor_pid, answer).await {
+            Probe::Reached(link) => return reached(service, pod, link).await,
+            Probe::Gone => {
+                lost(service, pod);
+                return None;
+            }
+            // A monitor that is ending closes its sockets one after the other.
+            Probe::Silent(LinkError::Gone { .. }) if !closed_before => closed_before = true,
+            Probe::Silent(error) => {
+                silent(service, pod, &error);
+                answer = (answer * 2).min(longest_answer);
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest_pause);
+    }
+    None
+}
+
+/// Takes a connection to the monitor into use, unless the pod has been stopped meanwhile.
+pub(crate) async fn reached(
+    service: &ServiceState,
+    pod: &Arc<Pod>,
+    link: MonitorLink,
+) -> Option<MonitorLink> {
+    if pod.netlink().is_none()
+        && let Ok(network) = link.within(ANSWER[0]).network().await
+    {
+        pod.set_netlink(PodNetlink::new(network.netlink));
+    }
+    if !pod.status().state.may_run() {
+        return None;
+    }
+    pod.set_link(link.clone());
+    let _ = pod.status.show(PodStatus::answering);
+    service.emit(PodEvent::Connected(pod.clone()));
+    Some(link)
+}
+
+/// Notes that the monitor does not answer. The containers very likely run on.
+pub(crate) fn silent(service: &ServiceState, pod: &Arc<Pod>, error: &LinkError) {
+    // Not written: a server that starts tries to reach the monitor anyway.
+    let Ok((before, after)) = pod.status.show(|status| status.silent(error.to_string())) else { return };
+    if before.state.name() != after.state.name() {
+        tracing::error!(pod = %pod.id, name = %pod.config.name, %error, "the pod's monitor does not answer; trying on");
+        service.emit(PodEvent::Silent(pod.clone()));
+    }
+}
+
+/// The monitor has ended. Its containers may still run, without anything that logs or reaps them: a receiver
+/// of [`PodEvent::Lost`] ends them.
+pub(crate) fn lost(service: &ServiceState, pod: &Arc<Pod>) {
+    // Refused while the pod is stopped, which ends the monitor too.
+    if pod.status.observe(PodStatus::lost).is_ok() {
+        tracing::error!(pod = %pod.id, name = %pod.config.name, "the pod's monitor is gone; the pod is not ready any more");
+        pod.disconnect();
+        service.emit(PodEvent::Lost(pod.clone()));
+    }
+}

@@ -1,0 +1,171 @@
+//! The steps that take a pod down, in whatever state it is. Each may find its work done already.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::cgroup::CgroupError;
+use crisp_operation::Operation;
+use crisp_operation::record::remove_folder;
+
+use super::monitor_process;
+use crate::error::{PodCause, PodError, StageFailure};
+use crate::pod::Pod;
+use crate::pod::state::PodStatus;
+use crate::service_state::{PodEvent, ServiceState};
+
+/// For the monitor to end by itself with all its processes, and then by force.
+const MONITOR: Duration = Duration::from_secs(15);
+const SHUT_DOWN: Duration = Duration::from_secs(5);
+const CGROUP: Duration = Duration::from_secs(10);
+const FILES: Duration = Duration::from_secs(30);
+/// Above the deadline that a CNI plugin gets.
+pub(crate) const NETWORK: Duration = Duration::from_secs(60);
+
+/// Stops the pod: ends the monitor with all its processes, gives back the network, removes the cgroups.
+/// Every step runs, also after another failed.
+///
+/// # Errors
+/// The steps that failed; none means that nothing of the pod is left but its record.
+pub(crate) async fn take_down(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    operation: &Operation<PodCause>,
+) -> Vec<StageFailure> {
+    if pod.status().state.is_torn_down() {
+        // The server may have ended after it noted the stop and before the interface was deleted.
+        return detach(service, pod, operation).await.err().into_iter().collect();
+    }
+    // Not written: a server that starts finds out by itself how far this came.
+    let _ = pod.status.show(PodStatus::stopping);
+    let mut failures = Vec::new();
+    failures.extend(end_monitor(service, pod, operation).await.err());
+    // Addresses after the processes that could still use them.
+    failures.extend(detach(service, pod, operation).await.err());
+    failures.extend(remove_cgroups(service, pod, operation).await.err());
+    if failures.is_empty() && pod.status.observe(PodStatus::stopped).is_ok() {
+        service.emit(PodEvent::Stopped(pod.clone()));
+    }
+    failures
+}
+
+/// Ends an operation of several steps that all ran.
+///
+/// # Errors
+/// The steps that failed.
+pub(crate) async fn end(
+    operation: Operation<PodCause>,
+    name: &'static str,
+    pod: &Pod,
+    failures: Vec<StageFailure>,
+) -> Result<(), PodError> {
+    let mut failures = failures.into_iter();
+    let Some(first) = failures.next() else { return Ok(()) };
+    // Waits for a step whose thread hangs: it keeps the pod's lock until it ends.
+    match operation.finish::<()>(Err(first)).await {
+        Ok(()) => Ok(()),
+        Err(failure) => {
+            let failures = std::iter::once(failure.failure).chain(failures).collect();
+            Err(PodError::Teardown { operation: name, pod: pod.id.clone(), failures })
+        }
+    }
+}
+
+async fn end_monitor(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    operation: &Operation<PodCause>,
+) -> Result<(), StageFailure> {
+    let work = |stage: crisp_operation::Stage<PodCause>| async move {
+        if !shut_down(pod).await {
+            let (service, pod) = (service.clone(), pod.clone());
+            stage.blocking(move |_| kill(&service, &pod)).await?;
+        }
+        pod.disconnect();
+        Ok(())
+    };
+    operation.stage("monitor", MONITOR, work).await
+}
+
+async fn detach(
+    service: &Arc<ServiceState>,
+    pod: &Pod,
+    operation: &Operation<PodCause>,
+) -> Result<(), StageFailure> {
+    let work = |_| async { Ok(service.networks.detach(&pod.id).await?) };
+    operation.stage("network", NETWORK, work).await
+}
+
+async fn remove_cgroups(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    operation: &Operation<PodCause>,
+) -> Result<(), StageFailure> {
+    let (service, pod) = (service.clone(), pod.clone());
+    let work = |stage: crisp_operation::Stage<PodCause>| async move {
+        stage.blocking(move |_| remove_pod_cgroups(&service, &pod)).await
+    };
+    operation.stage("cgroup", CGROUP, work).await
+}
+
+/// Removes the pod's folders, the record last: until then a crash leaves something that the next server
+/// knows about.
+pub(crate) async fn remove_files(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    operation: &Operation<PodCause>,
+) -> Result<(), StageFailure> {
+    let (service, pod) = (service.clone(), pod.clone());
+    let work = |stage: crisp_operation::Stage<PodCause>| async move {
+        stage.blocking(move |_| remove_pod_files(&service, &pod)).await
+    };
+    operation.stage("files", FILES, work).await
+}
+
+/// Asks the monitor to end with all its processes. False when that needs force.
+pub(crate) async fn shut_down(pod: &Pod) -> bool {
+    let Ok(link) = pod.link() else { return false };
+    match tokio::time::timeout(SHUT_DOWN, link.shutdown(true)).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(pod = %pod.id, %error, "cannot ask the monitor to end; killing it");
+            false
+        }
+        Err(_) => {
+            tracing::warn!(pod = %pod.id, after = ?SHUT_DOWN, "the monitor does not end; killing it");
+            false
+        }
+    }
+}
+
+/// Kills the monitor and all else that is in the pod's own cgroup. What the monitor started is in cgroups of
+/// its own or ends with its PID namespace. Blocks.
+pub(crate) fn kill(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
+    match service.cgroups.open(&pod.own_cgroup()?) {
+        Ok(cgroup) => cgroup.kill()?,
+        Err(CgroupError::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(monitor_process::kill(&pod.id)?)
+}
+
+/// Blocks.
+pub(crate) fn remove_pod_cgroups(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
+    service.cgroups.remove(&pod.own_cgroup()?)?;
+    // A parent that the client named is the client's, and may hold others.
+    if pod.config.cgroup_parent.is_none() {
+        service.cgroups.remove(pod.cgroup_parent())?;
+        // Shared by all pods without a parent; it stays while there are others.
+        if let Some(top) = pod.cgroup_parent().parent() {
+            service.cgroups.remove_if_empty(&top)?;
+        }
+    }
+    Ok(())
+}
+
+/// Blocks.
+pub(crate) fn remove_pod_files(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
+    pod.status.close();
+    remove_folder(&service.layout.pod_state(&pod.id))?;
+    remove_folder(&service.layout.pod_root(&pod.id))?;
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! One pod: what it was asked to be (fixed), and how it is (changes through its status cell).
+
+pub(crate) mod files;
+pub(crate) mod record;
+pub(crate) mod resolv_conf;
+pub(crate) mod state;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crisp_executor::cgroup::{CgroupPath, InvalidCgroupPath};
+use crisp_executor::id::PodId;
+use crisp_operation::StatusCell;
+
+use self::files::PodFiles;
+use self::record::{PodMetadata, PodRecord};
+use self::state::{PodState, PodStatus};
+use crate::config::PodConfig;
+use crate::layout::Layout;
+use crate::link::MonitorLink;
+use crate::network::PodNetlink;
+
+/// The pod cannot run containers now.
+#[derive(Debug, thiserror::Error)]
+#[error("pod {pod} is not ready: it {state}")]
+pub struct NotReady {
+    pub pod: PodId,
+    pub state: PodState,
+}
+
+/// A pod sandbox.
+pub struct Pod {
+    pub id: PodId,
+    pub config: PodConfig,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    layout: Layout,
+    cgroup_parent: CgroupPath,
+    pub(crate) status: StatusCell<PodStatus>,
+    connection: Mutex<Connection>,
+}
+
+/// What the server holds of a pod that runs.
+#[derive(Default)]
+struct Connection {
+    link: Option<MonitorLink>,
+    netlink: Option<PodNetlink>,
+}
+
+impl fmt::Debug for Pod {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pod").field("id", &self.id).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(layout: &Layout, record: PodRecord) -> Arc<Self> {
+        let PodRecord { metadata, status } = record;
+        let cgroup_parent =
+            metadata.config.cgroup_parent.clone().unwrap_or_else(|| own_cgroup_parent(&metadata.id));
+        let (id, config, created_at) = (metadata.id.clone(), metadata.config.clone(), metadata.created_at);
+        let save = {
+            let layout = layout.clone();
+            move |status: &PodStatus| save(&layout, &metadata, status)
+        };
+        Arc::new(Self {
+            id,
+            config,
+            created_at,
+            layout: layout.clone(),
+            cgroup_parent,
+            status: StatusCell::new(status, save),
+            connection: Mutex::default(),
+        })
+    }
+
+    /// How the pod is, from memory.
+    #[must_use]
+    pub fn status(&self) -> Arc<PodStatus> {
+        self.status.get()
+    }
+
+    /// The connection to the pod's monitor, in whatever state the pod is: to signal, report, forget.
+    ///
+    /// # Errors
+    /// [`NotReady`] while there is none.
+    pub fn link(&self) -> Result<MonitorLink, NotReady> {
+        self.connection().link.clone().ok_or_else(|| self.not_ready())
+    }
+
+    /// The connection to the monitor of a pod in which containers can be started.
+    ///
+    /// # Errors
+    /// [`NotReady`], with the reason.
+    pub fn ready_link(&self) -> Result<MonitorLink, NotReady> {
+        self.require_ready()?;
+        self.link()
+    }
+
+    /// Whether containers can be created and started in the pod.
+    ///
+    /// # Errors
+    /// [`NotReady`], with the reason.
+    pub fn require_ready(&self) -> Result<(), NotReady> {
+        if self.status().state == PodState::Ready { Ok(()) } else { Err(self.not_ready()) }
+    }
+
+    fn not_ready(&self) -> NotReady {
+        NotReady { pod: self.id.clone(), state: self.status().state.clone() }
+    }
+
+    /// hosts, resolv.conf and hostname.
+    #[must_use]
+    pub fn files(&self) -> PodFiles {
+        PodFiles::of(&self.layout, &self.id)
+    }
+
+    /// The cgroup below which the containers' cgroups are made.
+    #[must_use]
+    pub fn cgroup_parent(&self) -> &CgroupPath {
+        &self.cgroup_parent
+    }
+
+    /// The cgroup of the monitor and of the first process of a shared PID namespace.
+    pub(crate) fn own_cgroup(&self) -> Result<CgroupPath, InvalidCgroupPath> {
+        self.cgroup_parent.child(self.id.as_str())
+    }
+
+    /// The folder in which the monitor notes exits.
+    #[must_use]
+    pub fn exits_folder(&self) -> PathBuf {
+        self.layout.exits(&self.id)
+    }
+
+    /// A route socket in the pod's network namespace, for its interface counters. None for the host's
+    /// network and for a pod that does not run.
+    #[must_use]
+    pub fn netlink(&self) -> Option<PodNetlink> {
+        self.connection().netlink.clone()
+    }
+
+    pub(crate) fn set_netlink(&self, netlink: PodNetlink) {
+        self.connection().netlink = Some(netlink);
+    }
+
+    pub(crate) fn set_link(&self, link: MonitorLink) {
+        self.connection().link = Some(link);
+    }
+
+    /// Closes what the server holds of a pod whose monitor has ended.
+    pub(crate) fn disconnect(&self) {
+        *self.connection() = Connection::default();
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn save(
+    layout: &Layout,
+    metadata: &PodMetadata,
+    status: &PodStatus,
+) -> Result<(), crisp_operation::record::RecordError> {
+    PodRecord { metadata: metadata.clone(), status: status.clone() }.save(layout)
+}
+
+/// `/crisp/<pod>`: where the client names no cgroup of its own.
+fn own_cgroup_parent(id: &PodId) -> CgroupPath {
+    #[expect(clippy::expect_used, reason = "an id is 64 hexadecimal digits, always a valid component")]
+    CgroupPath::parse(&format!("/crisp/{id}")).expect("valid by construction")
+}

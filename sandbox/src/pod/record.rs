@@ -1,0 +1,169 @@
+//! A pod as it is kept on disk, in `pod.json`.
+//!
+//! The record is written before anything of the pod exists, so that whatever a crash leaves behind has an
+//! owner that the next server finds. It is not flushed to the disk: after a power cut no pod runs.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crisp_executor::id::PodId;
+use crisp_operation::clock;
+use crisp_operation::record::{self, Durability, Record, RecordError};
+use serde::{Deserialize, Serialize};
+
+use super::state::PodStatus;
+use crate::config::PodConfig;
+use crate::layout::Layout;
+
+/// What is fixed when a pod is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodMetadata {
+    pub id: PodId,
+    pub config: PodConfig,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    /// The boot in which the monitor was started: after another one no monitor can be left.
+    pub boot_id: String,
+}
+
+/// All that is known of a pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodRecord {
+    #[serde(flatten)]
+    pub metadata: PodMetadata,
+    #[serde(flatten)]
+    pub status: PodStatus,
+}
+
+impl Record for PodRecord {
+    const KIND: &'static str = "pod record";
+}
+
+/// Why a record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("{}: describes pod {found}, not the pod that its folder is named after", path.display())]
+    Misplaced { path: PathBuf, found: PodId },
+}
+
+impl LoadError {
+    /// There is no record at all.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Record(error) if error.is_missing())
+    }
+}
+
+impl PodMetadata {
+    /// Of a pod that is made now.
+    #[must_use]
+    pub fn new(id: PodId, config: PodConfig) -> Self {
+        Self { id, config, created_at: clock::now(), boot_id: clock::boot_id().to_owned() }
+    }
+
+    /// Whether the pod was made since the machine was started.
+    #[must_use]
+    pub fn is_of_this_boot(&self) -> bool {
+        self.boot_id == clock::boot_id()
+    }
+}
+
+impl PodRecord {
+    /// Replaces the record on disk.
+    ///
+    /// # Errors
+    /// What was on disk before is still there then.
+    pub fn save(&self, layout: &Layout) -> Result<(), RecordError> {
+        record::write(&layout.record(&self.metadata.id), self, Durability::Process)
+    }
+
+    /// Reads the record of `pod`.
+    ///
+    /// # Errors
+    /// Missing, unreadable, of a later version, or of another pod.
+    pub fn load(layout: &Layout, pod: &PodId) -> Result<Self, LoadError> {
+        let path = layout.record(pod);
+        let record: Self = record::read(&path)?;
+        if record.metadata.id != *pod {
+            return Err(LoadError::Misplaced { path, found: record.metadata.id });
+        }
+        Ok(record)
+    }
+
+    /// The configuration in a record that cannot be used as a whole, if that part can be read.
+    #[must_use]
+    pub fn salvage_config(layout: &Layout, pod: &PodId) -> Option<PodConfig> {
+        let text = fs::read(layout.record(pod)).ok()?;
+        let mut value: serde_json::Value = serde_json::from_slice(&text).ok()?;
+        if value.get("id")?.as_str()? != pod.as_str() {
+            return None;
+        }
+        serde_json::from_value(value.get_mut("config")?.take()).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tests::pod;
+    use crate::pod::state::PodState;
+
+    fn saved() -> (tempfile::TempDir, Layout, PodRecord) {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path(), dir.path());
+        let metadata = PodMetadata::new(PodId::random(), pod("web"));
+        let status = PodStatus::starting().ready(7, &["10.88.0.2".parse().unwrap()]).unwrap();
+        let record = PodRecord { metadata, status };
+        record::private_folder(&layout.pod_root(&record.metadata.id)).unwrap();
+        record.save(&layout).unwrap();
+        (dir, layout, record)
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was() {
+        let (_dir, layout, record) = saved();
+        assert_eq!(PodRecord::load(&layout, &record.metadata.id).unwrap(), record);
+        assert!(record.metadata.is_of_this_boot());
+    }
+
+    #[test]
+    fn records_of_the_first_release_are_read() {
+        let (_dir, layout, record) = saved();
+        let path = layout.record(&record.metadata.id);
+        let mut old = serde_json::json!({
+            "version": 1, "created_at": 5, "state": "lost", "ips": [], "monitor_pid": null, "boot_id": "b",
+        });
+        old["id"] = record.metadata.id.as_str().into();
+        old["config"] = serde_json::to_value(&record.metadata.config).unwrap();
+        fs::write(path, old.to_string()).unwrap();
+        let read = PodRecord::load(&layout, &record.metadata.id).unwrap();
+        assert_eq!((read.status.state, read.metadata.created_at), (PodState::Lost, 5));
+    }
+
+    #[test]
+    fn damage_is_named_with_its_path_and_the_configuration_saved_from_a_newer_one() {
+        let (_dir, layout, record) = saved();
+        let id = &record.metadata.id;
+        let path = layout.record(id);
+        let newer = fs::read_to_string(&path).unwrap().replacen("\"version\":1", "\"version\":9", 1);
+        fs::write(&path, newer.replace("\"ready\"", "\"asleep\"")).unwrap();
+        assert!(PodRecord::load(&layout, id).unwrap_err().to_string().contains("version 9"));
+        assert_eq!(PodRecord::salvage_config(&layout, id), Some(record.metadata.config));
+        fs::write(&path, b"").unwrap();
+        let error = PodRecord::load(&layout, id).unwrap_err().to_string();
+        assert!(error.contains("pod.json") && error.contains("not a pod record"), "{error}");
+        assert_eq!(PodRecord::salvage_config(&layout, id), None);
+    }
+
+    #[test]
+    fn the_record_of_another_pod_is_not_taken() {
+        let (_dir, layout, record) = saved();
+        let other = PodId::random();
+        record::private_folder(&layout.pod_root(&other)).unwrap();
+        fs::copy(layout.record(&record.metadata.id), layout.record(&other)).unwrap();
+        assert!(matches!(PodRecord::load(&layout, &other), Err(LoadError::Misplaced { .. })));
+        assert_eq!(PodRecord::salvage_config(&layout, &other), None);
+    }
+}

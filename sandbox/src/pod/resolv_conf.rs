@@ -1,0 +1,102 @@
+//! resolv.conf of a pod, see resolv.conf(5).
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use crate::config::Dns;
+use crate::namespace::NamespaceMode;
+
+const HOST: &str = "/etc/resolv.conf";
+/// The servers behind the stub of systemd-resolved(8) at 127.0.0.53.
+const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+
+/// What is asked for; without that, a copy of the host's.
+pub(super) fn resolv_conf(dns: &Dns, network: NamespaceMode) -> String {
+    from_parts(dns).unwrap_or_else(|| of_host(network, Path::new(HOST), Path::new(BEHIND_STUB)))
+}
+
+/// None where nothing is asked for.
+fn from_parts(dns: &Dns) -> Option<String> {
+    if *dns == Dns::default() {
+        return None;
+    }
+    let mut text = String::new();
+    if !dns.searches.is_empty() {
+        let _ = writeln!(text, "search {}", dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        let _ = writeln!(text, "nameserver {server}");
+    }
+    if !dns.options.is_empty() {
+        let _ = writeln!(text, "options {}", dns.options.join(" "));
+    }
+    Some(text)
+}
+
+/// The host's file. In a network of its own a pod cannot reach a server on the host's loopback: as Docker
+/// and kubeadm's kubelet do, it gets the file that names the servers behind it, where there is one.
+fn of_host(network: NamespaceMode, host: &Path, behind_stub: &Path) -> String {
+    // A host without the file is a host without names: its own choice, not an error of the pod.
+    let text = fs::read_to_string(host).unwrap_or_default();
+    if network == NamespaceMode::Host || !names_only_loopback(&text) {
+        return text;
+    }
+    match fs::read_to_string(behind_stub) {
+        Ok(behind) if behind.lines().any(|line| server(line).is_some()) && !names_only_loopback(&behind) => {
+            behind
+        }
+        _ => text,
+    }
+}
+
+fn names_only_loopback(text: &str) -> bool {
+    let mut servers = text.lines().filter_map(server).peekable();
+    servers.peek().is_some() && servers.all(|server| server.is_loopback())
+}
+
+fn server(line: &str) -> Option<IpAddr> {
+    let mut words = line.split_whitespace();
+    let address = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
+    address.split('%').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_come_in_order() {
+        let dns = Dns {
+            servers: vec!["10.0.0.10".into(), "1.1.1.1".into()],
+            searches: vec!["a.svc".into(), "svc".into()],
+            options: vec!["ndots:5".into()],
+        };
+        let expected = "search a.svc svc\nnameserver 10.0.0.10\nnameserver 1.1.1.1\noptions ndots:5\n";
+        assert_eq!(from_parts(&dns).unwrap(), expected);
+        assert_eq!(from_parts(&Dns::default()), None);
+    }
+
+    #[test]
+    fn a_stub_on_the_hosts_loopback_is_replaced_by_the_servers_behind_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (host, behind) = (folder.path().join("host"), folder.path().join("behind"));
+        let stub = "# stub\nnameserver 127.0.0.53\noptions edns0 trust-ad\nsearch lan\n";
+        let real = "nameserver 192.0.2.1\nnameserver fe80::1%eth0\nsearch lan\n";
+        let of = |network| of_host(network, &host, &behind);
+        fs::write(&host, stub).unwrap();
+        assert_eq!(of(NamespaceMode::Pod), stub, "without another file there is nothing better");
+        fs::write(&behind, real).unwrap();
+        assert_eq!(of(NamespaceMode::Pod), real);
+        assert_eq!(of(NamespaceMode::Host), stub, "the host's network reaches the stub");
+        fs::write(&behind, stub).unwrap();
+        assert_eq!(of(NamespaceMode::Pod), stub);
+        let mixed = "nameserver ::1\nnameserver 192.0.2.7\n";
+        fs::write(&behind, real).unwrap();
+        fs::write(&host, mixed).unwrap();
+        assert_eq!(of(NamespaceMode::Pod), mixed, "one server that can be reached is enough");
+        fs::write(&host, "search lan\n").unwrap();
+        assert_eq!(of(NamespaceMode::Pod), "search lan\n", "no server is the host's own choice");
+    }
+}

@@ -1,0 +1,93 @@
+//! What all operations on pods share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::cgroup::Cgroups;
+use crisp_executor::id::PodId;
+use crisp_metrics::Metrics;
+use crisp_operation::{KeyedGuard, KeyedLocks};
+use tokio::sync::broadcast;
+
+use crate::error::PodError;
+use crate::layout::Layout;
+use crate::network::Networks;
+use crate::pod::Pod;
+use crate::pod_table::PodTable;
+use crate::spawn::MonitorBinary;
+
+/// Above the sum of the deadlines that an operation on a pod has.
+const LOCK: Duration = Duration::from_secs(100);
+
+/// Where and with what pods are made.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    /// Kept over reboots, e.g. /var/lib/crisp.
+    pub root: PathBuf,
+    /// Gone after a reboot, e.g. /run/crisp.
+    pub state: PathBuf,
+    pub monitor: MonitorBinary,
+    pub cgroups: Cgroups,
+    pub networks: Networks,
+}
+
+/// Something that happened to a pod.
+#[derive(Debug, Clone)]
+pub enum PodEvent {
+    /// Its monitor answers: just made, or reached again.
+    Connected(Arc<Pod>),
+    /// Its monitor does not answer, and has not ended.
+    Silent(Arc<Pod>),
+    /// A part of it has ended that cannot be made again.
+    Degraded(Arc<Pod>),
+    /// Its monitor ended without being told to, and its containers with it.
+    Lost(Arc<Pod>),
+    Stopped(Arc<Pod>),
+    Removed(Arc<Pod>),
+}
+
+pub(crate) struct ServiceState {
+    pub(crate) layout: Layout,
+    pub(crate) monitor: MonitorBinary,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) networks: Networks,
+    pub(crate) metrics: Metrics,
+    pub(crate) table: PodTable,
+    /// Making, stopping and removing one pod exclude each other.
+    locks: KeyedLocks<PodId>,
+    events: broadcast::Sender<PodEvent>,
+}
+
+impl ServiceState {
+    pub(crate) fn new(config: SandboxConfig, metrics: &Metrics) -> Self {
+        Self {
+            layout: Layout::new(&config.root, &config.state),
+            monitor: config.monitor,
+            cgroups: config.cgroups,
+            networks: config.networks,
+            metrics: metrics.clone(),
+            table: PodTable::default(),
+            locks: KeyedLocks::default(),
+            events: broadcast::Sender::new(1024),
+        }
+    }
+
+    /// The lock of one pod.
+    ///
+    /// # Errors
+    /// [`PodError::Busy`] when another operation holds it for longer than any should take.
+    pub(crate) async fn lock(&self, pod: &PodId, operation: &'static str) -> Result<KeyedGuard, PodError> {
+        let lock = self.locks.lock_within(pod.clone(), operation, LOCK).await;
+        lock.map_err(|busy| PodError::Busy { operation, pod: pod.clone(), busy })
+    }
+
+    pub(crate) fn emit(&self, event: PodEvent) {
+        // Fails without a receiver, which is no error.
+        let _ = self.events.send(event);
+    }
+
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<PodEvent> {
+        self.events.subscribe()
+    }
+}

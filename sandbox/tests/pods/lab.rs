@@ -1,0 +1,175 @@
+//! A set of pods in folders of their own, as one server has them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crisp_executor::cgroup::{CgroupPath, Cgroups};
+use crisp_executor::id::PodId;
+use crisp_metrics::Metrics;
+use crisp_sandbox::network::{NetworkConfig, Networks};
+use crisp_sandbox::spawn::MonitorBinary;
+use crisp_sandbox::{Dns, NamespaceMode, PidMode, Pod, PodConfig, PodState, Pods, SandboxConfig};
+use rustix::process::{Pid, Signal, kill_process};
+
+pub struct Lab {
+    pub folder: Arc<tempfile::TempDir>,
+    pub pods: Pods,
+}
+
+/// The program of the monitor, which `cargo test` builds beside the tests.
+pub fn monitor() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("crisp-pod")
+}
+
+impl Lab {
+    pub async fn new() -> Self {
+        Self::open(Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap())).await
+    }
+
+    pub async fn open(folder: Arc<tempfile::TempDir>) -> Self {
+        let pods = open(folder.path()).await;
+        Self { folder, pods }
+    }
+
+    pub fn root(&self, pod: &PodId) -> PathBuf {
+        self.folder.path().join("root/pods").join(pod.as_str())
+    }
+
+    pub fn state(&self, pod: &PodId) -> PathBuf {
+        self.folder.path().join("run/pods").join(pod.as_str())
+    }
+
+    pub async fn pod(&self, config: PodConfig) -> Arc<Pod> {
+        let id = self.pods.run(config).await.unwrap();
+        self.pods.get(&id).unwrap()
+    }
+
+    /// That no file, cgroup or process of any pod is left here.
+    pub fn assert_empty(&self) {
+        assert_empty(self.folder.path());
+    }
+
+    /// Removes every pod that is listed, which leaves nothing.
+    pub async fn clear(&self) {
+        for pod in self.pods.list() {
+            self.pods.remove(&pod.id).await.unwrap();
+        }
+        self.assert_empty();
+    }
+}
+
+pub async fn open(folder: &Path) -> Pods {
+    let (root, state) = (folder.join("root"), folder.join("run"));
+    let networks = Networks::open(&NetworkConfig {
+        cni_conf_dir: "/nonexistent".into(),
+        cni_bin_dirs: vec![],
+        bridge_name: "crisp-none".into(),
+        state_dir: state.join("network"),
+        root_dir: root.join("network"),
+        ..Default::default()
+    })
+    .unwrap();
+    let program = std::fs::read(monitor()).expect("crisp-pod is built: cargo build -p crisp-monitor");
+    let config = SandboxConfig {
+        root,
+        state,
+        monitor: MonitorBinary::new(&program).unwrap(),
+        cgroups: Cgroups::detect().unwrap(),
+        networks,
+    };
+    Pods::open(config, &Metrics::new("test").unwrap()).await.unwrap()
+}
+
+/// Every pod of one folder lives below one cgroup.
+fn cgroup(folder: &Path) -> CgroupPath {
+    CgroupPath::parse(&format!("/{}", folder.file_name().unwrap().to_str().unwrap())).unwrap()
+}
+
+pub fn assert_empty(folder: &Path) {
+    for part in ["root/pods", "run/pods"] {
+        let left: Vec<_> = std::fs::read_dir(folder.join(part)).unwrap().map(|e| e.unwrap().path()).collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    let (cgroups, path) = (Cgroups::detect().unwrap(), cgroup(folder));
+    assert!(cgroups.remove_if_empty(&path).unwrap(), "a cgroup of a pod is left below {path:?}");
+    let left = monitors(folder);
+    assert!(left.is_empty(), "monitors of these pods run: {left:?}");
+}
+
+/// The processes that have a file of this folder open: the monitors write their logs to it.
+pub fn monitors(folder: &Path) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid: &i32| {
+        let log = std::fs::read_link(format!("/proc/{pid}/fd/2"));
+        log.is_ok_and(|path| path.starts_with(folder))
+    })
+    .collect()
+}
+
+/// A pod on the host's network, which needs no bridge.
+pub fn config(folder: &Path, name: &str) -> PodConfig {
+    PodConfig {
+        name: name.into(),
+        namespace: "test".into(),
+        uid: format!("{name}-uid"),
+        attempt: 0,
+        hostname: String::new(),
+        log_directory: None,
+        dns: Dns::default(),
+        port_mappings: vec![],
+        labels: [("app".to_owned(), name.to_owned())].into(),
+        annotations: Default::default(),
+        cgroup_parent: Some(cgroup(folder)),
+        network: NamespaceMode::Host,
+        ipc: NamespaceMode::Pod,
+        pid: PidMode::Container,
+        sysctls: Default::default(),
+        privileged: false,
+        runtime_handler: String::new(),
+    }
+}
+
+/// Waits until the pod's state is as `wanted` says.
+pub async fn until(pod: &Pod, wanted: impl Fn(&PodState) -> bool) -> PodState {
+    let begun = Instant::now();
+    loop {
+        let state = pod.status().state.clone();
+        if wanted(&state) {
+            return state;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "pod is {state:?} for 30 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+pub fn monitor_pid(pod: &Pod) -> i32 {
+    pod.status().monitor_pid.unwrap()
+}
+
+pub fn signal(pid: i32, signal: Signal) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+/// Waits until the process is a zombie or gone.
+pub async fn ended(pid: i32) {
+    let begun = Instant::now();
+    loop {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if status.is_empty() || status.contains(") Z ") {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "process {pid} lives on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Runs `work` in a server of its own, which then ends as by SIGKILL: its tasks just stop.
+pub fn as_server<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let value = runtime.block_on(work);
+    runtime.shutdown_background();
+    value
+}

@@ -1,0 +1,6 @@
+//! Pods with real monitors, in temporary folders.
+
+mod faults;
+mod lab;
+mod monitors;
+mod recovery;

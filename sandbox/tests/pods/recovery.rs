@@ -1,0 +1,164 @@
+//! What a server finds that starts after another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::id::PodId;
+use crisp_sandbox::{PodConfig, PodState};
+use rustix::process::Signal;
+
+use crate::lab::{Lab, as_server, config, ended, monitor_pid, signal, until};
+
+/// A pod of a server that is no more, and its monitor's process id.
+async fn left_behind(change: impl FnOnce(&mut PodConfig)) -> (Arc<tempfile::TempDir>, PodId, i32) {
+    let folder = Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap());
+    let mut request = config(folder.path(), "web");
+    change(&mut request);
+    let before = folder.clone();
+    let server = move || {
+        as_server(async {
+            let lab = Lab::open(before).await;
+            let pod = lab.pod(request).await;
+            (pod.id.clone(), monitor_pid(&pod))
+        })
+    };
+    let (id, pid) = tokio::task::spawn_blocking(server).await.unwrap();
+    (folder, id, pid)
+}
+
+#[tokio::test]
+async fn a_pod_is_found_again() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    let lab = Lab::open(folder).await;
+    let pod = lab.pods.get(&id).unwrap();
+    assert_eq!((pod.status().state.clone(), pod.status().monitor_pid), (PodState::Ready, Some(pid)));
+    pod.ready_link().unwrap().report().await.unwrap();
+    lab.clear().await;
+}
+
+#[tokio::test]
+async fn a_monitor_that_answers_late_keeps_its_pod_and_is_reached_again() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    signal(pid, Signal::STOP);
+    let lab = Lab::open(folder).await;
+    let pod = lab.pods.get(&id).unwrap();
+    let state = pod.status().state.clone();
+    assert!(matches!(&state, PodState::Unknown { why } if why.contains("did not respond")), "{state:?}");
+    assert!(state.may_run());
+    assert!(pod.ready_link().is_err());
+    signal(pid, Signal::CONT);
+    until(&pod, |state| *state == PodState::Ready).await;
+    pod.ready_link().unwrap().report().await.unwrap();
+    lab.clear().await;
+}
+
+#[tokio::test]
+async fn a_silent_monitor_that_turns_out_to_be_dead_makes_its_pod_lost() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    signal(pid, Signal::STOP);
+    let lab = Lab::open(folder).await;
+    let pod = lab.pods.get(&id).unwrap();
+    signal(pid, Signal::KILL);
+    until(&pod, |state| *state == PodState::Lost).await;
+    lab.clear().await;
+}
+
+#[tokio::test]
+async fn a_silent_monitor_can_be_stopped() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    signal(pid, Signal::STOP);
+    let lab = Lab::open(folder).await;
+    lab.pods.stop(&id).await.unwrap();
+    ended(pid).await;
+    lab.clear().await;
+}
+
+#[tokio::test]
+async fn a_monitor_whose_socket_was_deleted_is_not_taken_for_dead() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    std::fs::remove_file(folder.path().join("run/pods").join(id.as_str()).join("monitor.sock")).unwrap();
+    let lab = Lab::open(folder).await;
+    let pod = lab.pods.get(&id).unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(matches!(pod.status().state, PodState::Unknown { .. }), "{pod:?}");
+    signal(pid, Signal::KILL);
+    until(&pod, |state| *state == PodState::Lost).await;
+    lab.clear().await;
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_costs_a_living_monitor_nothing() {
+    crisp_skip::needs!();
+    for (damage, name) in [("{\"version\":1,\"na", None), ("newer", Some("web"))] {
+        let (folder, id, pid) = left_behind(|_| {}).await;
+        let record = folder.path().join("root/pods").join(id.as_str()).join("pod.json");
+        let text = std::fs::read_to_string(&record).unwrap();
+        let newer = text.replacen("\"version\":1", "\"version\":7", 1);
+        std::fs::write(&record, if damage == "newer" { &newer } else { damage }).unwrap();
+        let lab = Lab::open(folder).await;
+        let pod = lab.pods.get(&id).expect("it is listed");
+        let PodState::Degraded { why } = pod.status().state.clone() else { panic!("{pod:?}") };
+        assert!(why.contains("pod.json") && why.contains("stop and remove the pod"), "{why}");
+        assert_eq!(pod.status().monitor_pid, Some(pid));
+        assert!(name.is_none_or(|name| pod.config.name == name), "{pod:?}");
+        assert!(pod.ready_link().is_err(), "nothing new starts in it");
+        let report = pod.link().unwrap().report().await.unwrap();
+        assert!(report.opened, "the monitor can be talked to");
+        assert!(lab.root(&id).join("pod.json.bad").exists(), "what was there is kept");
+        // The same after one more restart, and it can be taken down.
+        let lab = Lab::open(lab.folder.clone()).await;
+        let pod = lab.pods.get(&id).unwrap();
+        assert!(matches!(pod.status().state, PodState::Degraded { .. }), "{pod:?}");
+        lab.pods.remove(&id).await.unwrap();
+        ended(pid).await;
+        assert!(lab.pods.list().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_monitor_without_any_record_is_found() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    std::fs::remove_dir_all(folder.path().join("root/pods").join(id.as_str())).unwrap();
+    let lab = Lab::open(folder).await;
+    let pod = lab.pods.get(&id).expect("it is listed");
+    assert!(matches!(pod.status().state, PodState::Degraded { .. }), "{pod:?}");
+    lab.pods.remove(&id).await.unwrap();
+    ended(pid).await;
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_set_aside_when_nothing_runs() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    signal(pid, Signal::KILL);
+    ended(pid).await;
+    let root = folder.path().join("root/pods");
+    std::fs::write(root.join(id.as_str()).join("pod.json"), "no").unwrap();
+    let lab = Lab::open(folder.clone()).await;
+    assert!(lab.pods.list().is_empty());
+    let kept = root.join(format!("{id}.bad")).join("pod.json");
+    assert_eq!(std::fs::read_to_string(kept).unwrap(), "no");
+    assert!(!lab.state(&id).exists());
+}
+
+#[tokio::test]
+async fn a_pod_of_an_earlier_boot_is_lost_and_can_be_removed() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    signal(pid, Signal::KILL);
+    ended(pid).await;
+    let record = folder.path().join("root/pods").join(id.as_str()).join("pod.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    value["boot_id"] = "another".into();
+    std::fs::write(&record, value.to_string()).unwrap();
+    std::fs::remove_dir_all(folder.path().join("run")).unwrap();
+    let lab = Lab::open(folder).await;
+    assert_eq!(lab.pods.get(&id).unwrap().status().state, PodState::Lost);
+    lab.clear().await;
+}
