@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(gcc libc6-dev busybox-static containernetworking-plugins curl docker-registry e2fsprogs iproute2 iptables nftables
+packages=(apparmor gcc libc6-dev busybox-static containernetworking-plugins curl docker-registry e2fsprogs iproute2 iptables nftables
   openssl prometheus protobuf-compiler tar util-linux)
 missing=()
 for package in "${packages[@]}"; do dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package"); done

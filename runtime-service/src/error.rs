@@ -167,7 +167,7 @@ fn spec_code(error: &SpecError) -> Code {
         | SpecError::Seccomp(_)
         | SpecError::WorkingDir { .. } => Code::InvalidArgument,
         // Another host may have it.
-        SpecError::Capability { .. } | SpecError::AppArmor { .. } => Code::FailedPrecondition,
+        SpecError::Capability { .. } | SpecError::AppArmor(_) => Code::FailedPrecondition,
     }
 }
 

@@ -53,7 +53,7 @@ fn info(service: &ServiceState) -> BTreeMap<String, String> {
         "root": service.config.root,
         "cgroupDriver": format!("{:?}", service.config.cgroup_driver).to_lowercase(),
         "cgroupMode": format!("{:?}", service.cgroups.mode()),
-        "apparmor": service.host.apparmor,
+        "apparmor": service.host.apparmor.is_enabled(),
         "capabilities": capabilities,
         "pods": service.pods.list().len(),
         "containers": service.containers.all().len(),

@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
 
+use crisp_executor::apparmor::AppArmorError;
 use crisp_executor::seccomp::{self, SeccompError};
 use oci_spec::image;
 use oci_spec::runtime::{
@@ -47,8 +48,8 @@ pub enum SpecError {
     NotADevice { field: String, path: PathBuf },
     #[error("config.linux.security_context.seccomp: {0}")]
     Seccomp(#[from] SeccompError),
-    #[error("config.linux.security_context.apparmor: {problem}")]
-    AppArmor { problem: String },
+    #[error("config.linux.security_context.apparmor: {0}")]
+    AppArmor(#[from] AppArmorError),
     #[error("the image's working folder {path:?} is not an absolute path")]
     WorkingDir { path: String },
 }
@@ -160,12 +161,13 @@ fn apparmor(inputs: &Inputs<'_>) -> Result<Option<String>, SpecError> {
     if security.privileged {
         return Ok(None);
     }
+    let apparmor = &inputs.host.apparmor;
     match &security.apparmor {
-        AppArmorRequest::Unspecified | AppArmorRequest::Unconfined => Ok(None),
-        // There is nothing to be confined by.
-        AppArmorRequest::RuntimeDefault if !inputs.host.apparmor => Ok(None),
-        AppArmorRequest::RuntimeDefault => inputs.host.apparmor_profile(host::DEFAULT_PROFILE).map(Some),
-        AppArmorRequest::Localhost(name) => inputs.host.apparmor_profile(name).map(Some),
+        AppArmorRequest::Unconfined => Ok(None),
+        AppArmorRequest::Unspecified | AppArmorRequest::RuntimeDefault => {
+            Ok(apparmor.default_profile()?.map(str::to_owned))
+        }
+        AppArmorRequest::Localhost(name) => Ok(Some(apparmor.loaded_profile(name)?.to_owned())),
     }
 }
 

@@ -65,6 +65,10 @@ fn pod() -> PodFacts {
 }
 
 fn built(config: &ContainerConfig, pod: &PodFacts, pid: Pid) -> Spec {
+    built_on(&HostFacts::look(), config, pod, pid).unwrap()
+}
+
+fn built_on(host: &HostFacts, config: &ContainerConfig, pod: &PodFacts, pid: Pid) -> Result<Spec, SpecError> {
     let user = Resolved { uid: 1000, gid: 100, groups: vec![100], home: "/home".into() };
     let mut image = image::Config::default();
     image.set_working_dir(Some("/work".into())).set_cmd(Some(vec!["unused".into()]));
@@ -73,12 +77,43 @@ fn built(config: &ContainerConfig, pod: &PodFacts, pid: Pid) -> Spec {
         image: &image,
         user: &user,
         pod,
-        host: &HostFacts::look(),
+        host,
         pid,
         volumes: &[],
         annotations: HashMap::new(),
     })
-    .unwrap()
+}
+
+#[test]
+fn an_unspecified_apparmor_profile_is_the_default_one_where_the_host_has_apparmor() {
+    use crisp_executor::apparmor::{AppArmor, DEFAULT_PROFILE};
+    let root = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let profile = |apparmor: AppArmorRequest, privileged: bool| {
+        let mut config = config();
+        (config.security.apparmor, config.security.privileged) = (apparmor, privileged);
+        let host = HostFacts { apparmor: AppArmor::below(root.path()).into(), ..HostFacts::look() };
+        let spec = built_on(&host, &config, &pod(), Pid::Own).map_err(|error| error.to_string())?;
+        Ok::<_, String>(spec.process().as_ref().unwrap().apparmor_profile().clone())
+    };
+    let default = || Ok(Some(DEFAULT_PROFILE.to_owned()));
+    let mine = || AppArmorRequest::Localhost("mine".to_owned());
+    assert_eq!(profile(AppArmorRequest::Unspecified, false), Ok(None), "no AppArmor");
+    assert!(profile(mine(), false).unwrap_err().contains("not enabled on this host"));
+    write("sys/module/apparmor/parameters/enabled", "Y\n");
+    assert!(
+        profile(AppArmorRequest::RuntimeDefault, false).unwrap_err().contains("apparmor_parser is missing")
+    );
+    write("sys/kernel/security/apparmor/profiles", "crisp-default (enforce)\n");
+    assert_eq!(profile(AppArmorRequest::Unspecified, false), default());
+    assert_eq!(profile(AppArmorRequest::RuntimeDefault, false), default());
+    assert_eq!(profile(AppArmorRequest::Unconfined, false), Ok(None));
+    assert_eq!(profile(AppArmorRequest::Unspecified, true), Ok(None), "privileged");
+    assert!(profile(mine(), false).unwrap_err().contains("\"mine\" is not loaded"));
 }
 
 fn namespace(spec: &Spec, typ: LinuxNamespaceType) -> Option<Option<String>> {

@@ -15,7 +15,8 @@
 //! things, [`run::start`] and [`run::exec`] make processes. On the server's side `compile::compile`
 //! makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, count and kill, `rootfs::assemble`
 //! stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and their
-//! compiler, `user::resolve` and `in_root` look into images, `Program` starts the monitor in its cgroup.
+//! compiler, `apparmor` the default profile, `user::resolve` and `in_root` look into images, `Program`
+//! starts the monitor in its cgroup.
 //!
 //! ```
 //! # #[cfg(feature = "compile")] {
@@ -26,14 +27,11 @@
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-//!
-//! Cast: a [`plan::Plan`] is all that starting a container takes, flat, checked and opened.
-//! `compile` (feature of the same name, the server's half) makes plans of specs, `rootfs` root file
-//! systems, `source` mount sources, `seccomp` filters and `cgroup` cgroups; [`run`] (the monitor's
-//! half) makes processes of plans. [`id`] has the ids of pods and containers.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+#[cfg(feature = "compile")]
+pub mod apparmor;
 #[cfg(feature = "compile")]
 pub mod cgroup;
 #[cfg(feature = "compile")]

@@ -8,6 +8,8 @@ pub(super) enum Arch {
     X86_64,
     X86,
     Aarch64,
+    /// 32-bit, EABI.
+    Arm,
 }
 
 /// Set in the numbers of x32 calls, which arrive as x86_64.
@@ -24,17 +26,21 @@ impl Arch {
             Self::X86_64 => 0xc000_003e,
             Self::X86 => 0x4000_0003,
             Self::Aarch64 => 0xc000_00b7,
+            Self::Arm => 0x4000_0028,
         }
     }
 
-    /// The architectures that a profile is compiled for: the native one, and 32-bit x86 beside
-    /// x86_64 when the profile lists it. Others that it lists cannot run here, or (x32, 32-bit arm)
-    /// are treated like those it does not list.
-    pub(super) fn of_profile(listed: &[SpecArch]) -> Vec<Self> {
-        let mut archs = vec![Self::native()];
-        if Self::native() == Self::X86_64 && listed.contains(&SpecArch::ScmpArchX86) {
-            archs.push(Self::X86);
-        }
+    /// The architectures that a profile is compiled for: the native one, and its 32-bit sister when the
+    /// profile lists that. Others that it lists cannot run here, or (x32) are treated like those that
+    /// it does not list.
+    pub(super) fn of_profile(self, listed: &[SpecArch]) -> Vec<Self> {
+        let sister = match self {
+            Self::X86_64 => (SpecArch::ScmpArchX86, Self::X86),
+            Self::Aarch64 => (SpecArch::ScmpArchArm, Self::Arm),
+            Self::X86 | Self::Arm => return vec![self],
+        };
+        let mut archs = vec![self];
+        archs.extend(listed.contains(&sister.0).then_some(sister.1));
         archs
     }
 }

@@ -4,6 +4,56 @@ use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator as Op};
 
 use super::bpf::{AND, Insn, JUMP_EQ, JUMP_GE, JUMP_GT, LOAD, argument_offsets, jump, op};
 
+/// A comparison of one argument of one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Condition {
+    arg: LinuxSeccompArg,
+    /// The kernel takes this argument as a number of 32 bits and ignores the upper half of the register.
+    narrow: bool,
+}
+
+/// Arguments that are `int` or `unsigned int` to the kernel (the prototypes of linux/syscalls.h), of the
+/// calls that profiles usually filter by argument. A comparison of all 64 bits could be evaded by a
+/// value in the upper half (as CVE-2019-10063 did with an ioctl).
+const NARROW: [(&str, &[usize]); 22] = [
+    ("arch_prctl", &[0]),
+    ("bpf", &[0]),
+    ("fanotify_init", &[0, 1]),
+    ("fcntl", &[0, 1]),
+    ("fcntl64", &[0, 1]),
+    ("futex", &[1]),
+    ("getsockopt", &[0, 1, 2]),
+    ("ioctl", &[0, 1]),
+    ("keyctl", &[0]),
+    ("kill", &[0, 1]),
+    ("open", &[1]),
+    ("openat", &[0, 2]),
+    ("personality", &[0]),
+    ("prctl", &[0]),
+    ("quotactl", &[0]),
+    ("reboot", &[0, 1, 2]),
+    ("seccomp", &[0, 1]),
+    ("setns", &[0, 1]),
+    ("setsockopt", &[0, 1, 2]),
+    ("socket", &[0, 1, 2]),
+    ("socketcall", &[0]),
+    ("socketpair", &[0, 1, 2]),
+];
+
+pub(super) fn is_narrow(call: &str, index: usize) -> bool {
+    NARROW.iter().any(|(name, indices)| *name == call && indices.contains(&index))
+}
+
+impl Condition {
+    pub(super) fn new(call: &str, arg: LinuxSeccompArg) -> Self {
+        Self { arg, narrow: is_narrow(call, arg.index()) }
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        if self.narrow { low_steps(&self.arg) } else { steps(&self.arg) }
+    }
+}
+
 /// Where a test goes on to.
 #[derive(Clone, Copy)]
 enum To {
@@ -23,8 +73,8 @@ struct Step {
 
 /// One rule: when all conditions hold, `action`; else on past the end of the block, where the next
 /// rule's block starts.
-pub(super) fn rule(conditions: &[LinuxSeccompArg], action: Insn) -> Vec<Insn> {
-    let blocks: Vec<Vec<Step>> = conditions.iter().map(steps).collect();
+pub(super) fn rule(conditions: &[Condition], action: Insn) -> Vec<Insn> {
+    let blocks: Vec<Vec<Step>> = conditions.iter().map(Condition::steps).collect();
     let total = blocks.iter().map(Vec::len).sum::<usize>() + 1;
     let mut code = Vec::with_capacity(total);
     for steps in blocks {
@@ -54,11 +104,36 @@ fn halves(value: u64) -> (u32, u32) {
     (low, (value >> 32) as u32)
 }
 
+fn plain(insn: Insn) -> Step {
+    Step { insn, yes: To::Next, no: To::Next }
+}
+
+fn test(code: u16, k: u32, yes: To, no: To) -> Step {
+    Step { insn: op(code, k), yes, no }
+}
+
+/// Only the low half is compared.
+fn low_steps(arg: &LinuxSeccompArg) -> Vec<Step> {
+    let (low_at, _) = argument_offsets(u32::try_from(arg.index()).unwrap_or(0));
+    let (low, _) = halves(arg.value());
+    let load = plain(op(LOAD, low_at));
+    match arg.op() {
+        Op::ScmpCmpEq => vec![load, test(JUMP_EQ, low, To::Pass, To::Fail)],
+        Op::ScmpCmpNe => vec![load, test(JUMP_EQ, low, To::Fail, To::Pass)],
+        Op::ScmpCmpGt => vec![load, test(JUMP_GT, low, To::Pass, To::Fail)],
+        Op::ScmpCmpGe => vec![load, test(JUMP_GE, low, To::Pass, To::Fail)],
+        Op::ScmpCmpLt => vec![load, test(JUMP_GE, low, To::Fail, To::Pass)],
+        Op::ScmpCmpLe => vec![load, test(JUMP_GT, low, To::Fail, To::Pass)],
+        Op::ScmpCmpMaskedEq => {
+            let (wanted, _) = halves(arg.value_two().unwrap_or(0) & arg.value());
+            vec![load, plain(op(AND, low)), test(JUMP_EQ, wanted, To::Pass, To::Fail)]
+        }
+    }
+}
+
 fn steps(arg: &LinuxSeccompArg) -> Vec<Step> {
     let (low_at, high_at) = argument_offsets(u32::try_from(arg.index()).unwrap_or(0));
     let (low, high) = halves(arg.value());
-    let plain = |insn| Step { insn, yes: To::Next, no: To::Next };
-    let test = |code, k, yes, no| Step { insn: op(code, k), yes, no };
     let (load_high, load_low) = (|| plain(op(LOAD, high_at)), || plain(op(LOAD, low_at)));
     match arg.op() {
         Op::ScmpCmpEq => vec![

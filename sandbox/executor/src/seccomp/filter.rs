@@ -21,7 +21,7 @@ use super::arch::{Arch, X32_BIT};
 use super::bpf::{
     Insn, JUMP_EQ, JUMP_GE, LOAD, MAX_INSTRUCTIONS, OFFSET_ARCH, OFFSET_NUMBER, RETURN, branch, op,
 };
-use super::condition;
+use super::condition::{self, Condition};
 use super::table;
 
 /// Greatest errno that a filter may answer (MAX_ERRNO).
@@ -39,7 +39,7 @@ const RET_ALLOW: u32 = 0x7fff_0000;
 /// What happens with a call: the first rule whose conditions hold, else `otherwise`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Verdict {
-    rules: Vec<(Vec<LinuxSeccompArg>, u32)>,
+    rules: Vec<(Vec<Condition>, u32)>,
     otherwise: u32,
 }
 
@@ -54,10 +54,13 @@ impl Verdict {
     }
 }
 
-pub(super) fn program(profile: &LinuxSeccomp) -> Result<Vec<Insn>, SeccompError> {
+/// The program for machines whose own calls are those of `native`.
+pub(super) fn program(profile: &LinuxSeccomp, native: Arch) -> Result<Vec<Insn>, SeccompError> {
     let default = action("defaultAction", profile.default_action(), profile.default_errno_ret())?;
+    refuse_vain_denials(profile, default)?;
     let mut code = vec![op(RETURN, foreign(default))];
-    for arch in Arch::of_profile(profile.architectures().as_deref().unwrap_or_default()).into_iter().rev() {
+    let archs = native.of_profile(profile.architectures().as_deref().unwrap_or_default());
+    for arch in archs.into_iter().rev() {
         code = branch(JUMP_EQ, arch.audit(), arch_code(profile, arch, default)?, code);
     }
     code.insert(0, op(LOAD, OFFSET_ARCH));
@@ -69,10 +72,38 @@ pub(super) fn program(profile: &LinuxSeccomp) -> Result<Vec<Insn>, SeccompError>
     Ok(code)
 }
 
+/// A misspelt name in a list of what is forbidden would allow the call that was meant. Where the
+/// default is to forbid, an unknown name changes nothing: it is skipped, as the other runtimes do.
+fn refuse_vain_denials(profile: &LinuxSeccomp, default: u32) -> Result<(), SeccompError> {
+    if !permits(default) {
+        return Ok(());
+    }
+    for (index, entry) in profile.syscalls().iter().flatten().enumerate() {
+        if matches!(entry.action(), Action::ScmpActAllow | Action::ScmpActLog) {
+            continue;
+        }
+        if let Some(name) = entry.names().iter().find(|name| !table::is_a_call(name)) {
+            let shown: String = name.chars().take(64).collect();
+            let reason = format!(
+                "{shown:?} is not a known system call: the profile allows what it does not name, so the rule would have no effect"
+            );
+            return Err(SeccompError::Unsupported {
+                field: format!("linux.seccomp.syscalls[{index}].names"),
+                reason,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn permits(action: u32) -> bool {
+    matches!(action, RET_ALLOW | RET_LOG)
+}
+
 /// Calls of an architecture that the profile has no rules for. They must not pass just because the
 /// profile is a list of what is forbidden.
 fn foreign(default: u32) -> u32 {
-    if matches!(default, RET_ALLOW | RET_LOG) { RET_KILL_PROCESS } else { default }
+    if permits(default) { RET_KILL_PROCESS } else { default }
 }
 
 fn arch_code(profile: &LinuxSeccomp, arch: Arch, default: u32) -> Result<Vec<Insn>, SeccompError> {
@@ -106,7 +137,8 @@ fn verdicts(
     for (index, entry) in profile.syscalls().iter().flatten().enumerate() {
         let action = action(&format!("syscalls[{index}].action"), entry.action(), entry.errno_ret())?;
         let conditions = conditions(index, entry)?;
-        for number in entry.names().iter().filter_map(|name| table::number(arch, name)) {
+        for name in entry.names() {
+            let Some(number) = table::number(arch, name) else { continue };
             if closed.contains(&number) {
                 continue;
             }
@@ -116,7 +148,9 @@ fn verdicts(
                 verdict.otherwise = action;
                 closed.insert(number);
             }
-            verdict.rules.extend(conditions.iter().map(|all| (all.clone(), action)));
+            let of_call =
+                |all: &Vec<LinuxSeccompArg>| all.iter().map(|arg| Condition::new(name, *arg)).collect();
+            verdict.rules.extend(conditions.iter().map(|all| (of_call(all), action)));
         }
     }
     Ok(verdicts)
@@ -156,7 +190,7 @@ fn ranges(verdicts: BTreeMap<u32, Verdict>, default: u32, unknown: u32) -> Vec<(
     let mut next = 0;
     for (number, verdict) in verdicts {
         if number > next {
-            push(next, plain(default));
+            push(next, plain(if number >= table::ARM_PRIVATE_BASE { unknown } else { default }));
         }
         push(number, verdict);
         next = number + 1;

@@ -40,7 +40,7 @@ pub enum SeccompError {
 /// The profile for containers that ask for RuntimeDefault and hold these capabilities (the bounding set).
 #[must_use]
 pub fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
-    default::profile(capabilities)
+    default::profile(capabilities, arch::Arch::native())
 }
 
 /// A profile from a file in the OCI or docker format, for a container that holds these capabilities.
@@ -85,7 +85,7 @@ fn compile(profile: &LinuxSeccomp) -> Result<plan::Seccomp, SeccompError> {
         });
     }
     let flags = flags(profile.flags().as_deref().unwrap_or_default())?;
-    Ok(plan::Seccomp { program: bpf::to_bytes(&filter::program(profile)?), flags })
+    Ok(plan::Seccomp { program: bpf::to_bytes(&filter::program(profile, arch::Arch::native())?), flags })
 }
 
 /// SECCOMP_FILTER_FLAG_ bits, linux/seccomp.h.

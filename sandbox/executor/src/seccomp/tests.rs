@@ -51,7 +51,7 @@ fn run(program: &[Insn], arch: u32, number: u32, args: [u64; 6]) -> u32 {
 }
 
 fn program(profile: &LinuxSeccomp) -> Vec<Insn> {
-    filter::program(profile).unwrap()
+    filter::program(profile, Arch::native()).unwrap()
 }
 
 fn profile_of(json: &Value) -> LinuxSeccomp {
@@ -201,7 +201,9 @@ fn random_profile(dice: &mut Dice, calls: &[&str]) -> Value {
 fn plain_verdict(profile: &LinuxSeccomp, name: &str, args: [u64; 6]) -> u32 {
     use oci_spec::runtime::LinuxSeccompOperator as Op;
     let holds = |arg: &oci_spec::runtime::LinuxSeccompArg| {
-        let (actual, value) = (args[arg.index()], arg.value());
+        let narrow = condition::is_narrow(name, arg.index());
+        let seen = |value: u64| if narrow { value & 0xffff_ffff } else { value };
+        let (actual, value) = (seen(args[arg.index()]), seen(arg.value()));
         match arg.op() {
             Op::ScmpCmpEq => actual == value,
             Op::ScmpCmpNe => actual != value,
@@ -209,7 +211,7 @@ fn plain_verdict(profile: &LinuxSeccomp, name: &str, args: [u64; 6]) -> u32 {
             Op::ScmpCmpLe => actual <= value,
             Op::ScmpCmpGt => actual > value,
             Op::ScmpCmpGe => actual >= value,
-            Op::ScmpCmpMaskedEq => actual & value == arg.value_two().unwrap() & value,
+            Op::ScmpCmpMaskedEq => actual & value == seen(arg.value_two().unwrap()) & value,
         }
     };
     let rules = profile.syscalls().iter().flatten();
@@ -294,6 +296,107 @@ fn the_default_profile_decides_as_operators_expect() {
     }
     eprintln!("{} instructions", none.len());
     assert!(none.len() < 500, "{}", none.len());
+}
+
+#[test]
+fn no_way_leads_to_a_vsock() {
+    let default = program(&runtime_default(&Capabilities::default()));
+    // The kernel takes the family as an int: the upper half of the register does not count.
+    for family in [40, 40 | 1 << 32, 40 | 0xffff_ffff << 32] {
+        assert_eq!(verdict(&default, "socket", [family, 1, 0, 0, 0, 0]), errno(1), "{family:#x}");
+    }
+    for family in [1, 2, 10, 16, 2 | 1 << 32] {
+        assert_eq!(verdict(&default, "socket", [family, 1, 0, 0, 0, 0]), ALLOW, "{family:#x}");
+    }
+    let x86 =
+        filter::program(&default::profile(&Capabilities::default(), Arch::X86_64), Arch::X86_64).unwrap();
+    let socketcall = |call: u64| run(&x86, Arch::X86.audit(), 102, [call, 0, 0, 0, 0, 0]);
+    assert_eq!((socketcall(1), socketcall(1 | 1 << 32)), (errno(38), errno(38)), "its family is in memory");
+    assert_eq!((socketcall(2), socketcall(17)), (ALLOW, ALLOW), "bind, recvmsg");
+    assert_eq!(run(&x86, Arch::X86.audit(), 359, [40, 0, 0, 0, 0, 0]), errno(1));
+    assert_eq!(run(&x86, Arch::X86.audit(), 359, [2, 0, 0, 0, 0, 0]), ALLOW);
+}
+
+/// As CVE-2019-10063 was.
+#[test]
+fn a_denied_ioctl_cannot_be_had_by_the_upper_half_of_its_number() {
+    const TIOCSTI: u64 = 0x5412;
+    let program = program(&profile_of(&json!({
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["ioctl"], "action": "SCMP_ACT_ERRNO", "args": [{"index": 1, "value": TIOCSTI, "op": "SCMP_CMP_EQ"}]}]
+    })));
+    for number in [TIOCSTI, TIOCSTI | 1 << 32] {
+        assert_eq!(verdict(&program, "ioctl", [0, number, 0, 0, 0, 0]), errno(1), "{number:#x}");
+    }
+    assert_eq!(verdict(&program, "ioctl", [0, 0x5413, 0, 0, 0, 0]), ALLOW);
+}
+
+#[test]
+fn a_misspelt_name_in_a_deny_list_is_refused() {
+    let profile = |default: &str, action: &str, name: &str| {
+        to_bpf(&profile_of(&json!({
+            "defaultAction": default,
+            "syscalls": [{"names": ["read"], "action": "SCMP_ACT_LOG"}, {"names": ["mount", name], "action": action}]
+        })))
+    };
+    let error = profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "unmount").unwrap_err().to_string();
+    assert!(error.starts_with("linux.seccomp.syscalls[1].names: \"unmount\" is not a known"), "{error}");
+    assert!(profile("SCMP_ACT_LOG", "SCMP_ACT_KILL_PROCESS", "unmount").is_err());
+    // Calls of other architectures are no mistakes, and elsewhere an unknown name allows nothing.
+    for name in ["s390_pci_mmio_read", "cacheflush", "stime", "spu_run"] {
+        profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", name).unwrap();
+    }
+    profile("SCMP_ACT_ERRNO", "SCMP_ACT_ALLOW", "unmount").unwrap();
+    profile("SCMP_ACT_ERRNO", "SCMP_ACT_ERRNO", "unmount").unwrap();
+}
+
+#[test]
+fn programs_of_32_bit_arm_run_under_the_default_profile_of_arm64() {
+    let profile = default::profile(&Capabilities::default(), Arch::Aarch64);
+    let program = filter::program(&profile, Arch::Aarch64).unwrap();
+    let call = |name: &str| run(&program, Arch::Arm.audit(), table::number(Arch::Arm, name).unwrap(), [2; 6]);
+    for name in ["read", "mmap2", "set_tls", "cacheflush", "clock_gettime64", "recv", "socket", "ugetrlimit"]
+    {
+        assert_eq!(call(name), ALLOW, "{name}");
+    }
+    for name in ["mount", "bpf", "add_key"] {
+        assert_eq!(call(name), errno(1), "{name}");
+    }
+    assert_eq!(run(&program, Arch::Arm.audit(), 900, [0; 6]), errno(38), "newer than the profile");
+    assert_eq!(run(&program, Arch::Arm.audit(), 281, [40, 0, 0, 0, 0, 0]), errno(1), "AF_VSOCK");
+    assert_eq!(run(&program, Arch::Aarch64.audit(), 63, [0; 6]), ALLOW, "and those of 64-bit arm");
+    assert!(program.len() < 600, "{}", program.len());
+}
+
+/// Whatever a profile's file holds, it is a profile or an error.
+#[test]
+fn damaged_profiles_never_panic() {
+    let mut dice = Dice(7);
+    let calls: Vec<&str> = table::names().collect();
+    let context = Context { capabilities: &Capabilities::default(), kernel: (6, 1) };
+    for _ in 0..300 {
+        let mut bytes = serde_json::to_vec(&random_profile(&mut dice, &calls)).unwrap();
+        for _ in 0..1 + dice.roll(4) {
+            let at = dice.roll(bytes.len() as u64) as usize;
+            match dice.roll(3) {
+                0 => bytes[at] = dice.roll(256) as u8,
+                1 => bytes.truncate(at.max(1)),
+                _ => bytes.insert(at, b"0123456789[]{},:\"-e."[dice.roll(20) as usize]),
+            }
+        }
+        if let Ok(profile) = profile::parse(&bytes, &context) {
+            let _ = compile(&profile);
+        }
+    }
+    for extreme in [
+        r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["read"],"action":"SCMP_ACT_ERRNO","args":[{"index":18446744073709551615,"value":18446744073709551615,"op":"SCMP_CMP_MASKED_EQ"}]}]}"#,
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","defaultErrnoRet":4294967295}"#,
+        r#"{"defaultAction":"SCMP_ACT_ERRNO","syscalls":[{"names":["read"],"action":"SCMP_ACT_ALLOW","includes":{"minKernel":"99999999999999999999.1"}}]}"#,
+    ] {
+        if let Ok(profile) = profile::parse(extreme.as_bytes(), &context) {
+            assert!(compile(&profile).is_err(), "{extreme}");
+        }
+    }
 }
 
 #[test]

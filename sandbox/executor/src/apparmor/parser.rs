@@ -1,0 +1,74 @@
+//! `apparmor_parser`, which compiles the text of a profile and loads it into the kernel. The kernel
+//! takes only the compiled form, and the parser is the only program that makes it.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::AppArmorError;
+
+/// Where distributions install it, below the root.
+const PLACES: [&str; 4] = [
+    "usr/sbin/apparmor_parser",
+    "sbin/apparmor_parser",
+    "usr/bin/apparmor_parser",
+    "usr/local/sbin/apparmor_parser",
+];
+
+/// It takes a tenth of a second; on a busy node a few.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Longest message of the parser that is passed on.
+const MESSAGE: u64 = 2048;
+
+pub(super) fn find(root: &Path) -> Option<PathBuf> {
+    PLACES.iter().map(|place| root.join(place)).find(|path| path.exists())
+}
+
+/// Loads `profile`, in place of an older one of the same name.
+pub(super) fn load(parser: &Path, profile: &str) -> Result<(), AppArmorError> {
+    let failed = |problem: String| AppArmorError::Parser { parser: parser.to_owned(), problem };
+    let mut child = Command::new(parser)
+        .args(["--skip-cache", "--replace"])
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A parser that ends before it has read everything says why on its standard error.
+        let _ = stdin.write_all(profile.as_bytes());
+    }
+    let status = wait(&mut child).map_err(|error| failed(error.to_string()))?;
+    match status {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => Err(failed(format!("{status}: {}", message(&mut child)))),
+        None => Err(failed(format!("did not end within {DEADLINE:?} and was killed"))),
+    }
+}
+
+/// None when it had to be killed at the deadline.
+fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
+    let started = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if started.elapsed() > DEADLINE {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn message(child: &mut Child) -> String {
+    let mut text = Vec::new();
+    if let Some(stderr) = child.stderr.take() {
+        let _ = stderr.take(MESSAGE).read_to_end(&mut text);
+    }
+    String::from_utf8_lossy(&text).trim().replace('\n', "; ")
+}
