@@ -12,8 +12,10 @@ use crate::container::config::Device;
 /// A folder of devices deeper than this is not one.
 const MAX_DEPTH: usize = 6;
 
-/// Folders of /dev that hold no host devices but belong to mounts of their own.
-const NOT_HOST_DEVICES: [&str; 5] = ["pts", "shm", "mqueue", "fd", "hugepages"];
+/// What a privileged container does not get of /dev: folders that belong to mounts of their own or to
+/// other container managers, and the host's console, in whose place a container has its own terminal.
+const NOT_HOST_DEVICES: [&str; 9] =
+    ["pts", "shm", "mqueue", "fd", "hugepages", "console", ".lxc", ".lxd-mounts", ".udev"];
 
 /// Nodes and rules of one container.
 #[derive(Debug, Default)]

@@ -27,6 +27,7 @@ pub(super) fn find(root: &Path) -> Option<PathBuf> {
 }
 
 /// Loads `profile`, in place of an older one of the same name.
+#[expect(clippy::disallowed_methods, reason = "only this program compiles profiles")]
 pub(super) fn load(parser: &Path, profile: &str) -> Result<(), AppArmorError> {
     let failed = |problem: String| AppArmorError::Parser { parser: parser.to_owned(), problem };
     let mut child = Command::new(parser)
@@ -50,6 +51,7 @@ pub(super) fn load(parser: &Path, profile: &str) -> Result<(), AppArmorError> {
 }
 
 /// None when it had to be killed at the deadline.
+#[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
     let started = Instant::now();
     loop {

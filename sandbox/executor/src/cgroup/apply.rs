@@ -47,9 +47,35 @@ fn need(host: &Host, controller: Controller, path: &CgroupPath) -> Result<At, Cg
     })
 }
 
-pub(super) fn apply(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(), CgroupError> {
+/// What cannot be done here, before anything is written: a half-applied update would be the worst.
+fn check(host: &Host, limits: &Resources) -> Result<(), CgroupError> {
     cpu::check(&limits.cpu)?;
     memory::check(&limits.memory)?;
+    match host.home(Controller::Memory) {
+        Some(Home::V1(_)) => memory::check_v1(&limits.memory)?,
+        Some(Home::V2(_)) => memory::check_v2(&limits.memory)?,
+        None => {}
+    }
+    for limit in &limits.hugepages {
+        hugetlb::check_size(&limit.page_size)?;
+    }
+    if !limits.unified.is_empty() && (host.v2.is_none() || !host.v1.is_empty()) {
+        return Err(invalid("unified", "this host has cgroup v1, which has no such files"));
+    }
+    for file in limits.unified.keys() {
+        let plain = file.contains('.')
+            && !file.contains('/')
+            && !file.starts_with('.')
+            && !file.starts_with("cgroup.");
+        if !plain {
+            return Err(invalid(format!("unified[{file:?}]"), "is not the name of a controller's file"));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn apply(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(), CgroupError> {
+    check(host, limits)?;
     if limits.cpu != Default::default() {
         match need(host, Controller::Cpu, path)? {
             At::V1(dir) => cpu::apply_v1(&dir, &limits.cpu)?,
@@ -82,9 +108,6 @@ fn apply_hugepages(host: &Host, path: &CgroupPath, limits: &Resources) -> Result
     // The kubelet sends a limit of 0 for each page size of the host to every container. Without the
     // controller these cannot be kept, and no pod could run; one that counts on its pages is refused.
     let matter = limits.hugepages.iter().any(|l| l.limit > 0);
-    for limit in &limits.hugepages {
-        hugetlb::check_size(&limit.page_size)?;
-    }
     match at(host, Controller::Hugetlb, path)? {
         _ if limits.hugepages.is_empty() => Ok(()),
         Some(At::V1(dir)) => hugetlb::apply_v1(&dir, &limits.hugepages),
@@ -99,18 +122,9 @@ fn apply_unified(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(
     if limits.unified.is_empty() {
         return Ok(());
     }
-    let Some(v2) = host.v2.as_ref().filter(|_| host.v1.is_empty()) else {
-        return Err(invalid("unified", "this host has cgroup v1, which has no such files"));
-    };
+    let Some(v2) = &host.v2 else { return Err(CgroupError::NoHierarchy) };
     let dir = v2.dir(path)?.ok_or_else(|| CgroupError::NotFound { path: path.clone() })?;
     for (file, value) in &limits.unified {
-        let plain = file.contains('.')
-            && !file.contains('/')
-            && !file.starts_with('.')
-            && !file.starts_with("cgroup.");
-        if !plain {
-            return Err(invalid(format!("unified[{file:?}]"), "is not the name of a controller's file"));
-        }
         // Some files (io.max, for several devices) take one line per write.
         for line in value.split('\n').filter(|l| !l.is_empty()) {
             dir.write(file, line)?;

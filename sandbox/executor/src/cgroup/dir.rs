@@ -1,9 +1,10 @@
 //! A cgroup's folder in one hierarchy: short reads and single writes, with errors that name the file.
 
 use std::cell::RefCell;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Dir as Listing, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::CgroupError;
@@ -30,6 +31,30 @@ impl Dir {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(root, relative, flags, Mode::empty())?;
         Ok(Self { fd, kept: None })
+    }
+
+    /// The cgroup `name` right below it, or with `..` the one above.
+    pub(super) fn child(&self, name: &CStr) -> Result<Self, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(Self { fd: rustix::fs::openat(&self.fd, name, flags, Mode::empty())?, kept: None })
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Names of the cgroups right below it.
+    pub(super) fn children(&self) -> Result<Vec<CString>, Errno> {
+        let mut names = Vec::new();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        for entry in Listing::new(rustix::fs::openat(&self.fd, c".", flags, Mode::empty())?)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if entry.file_type() == FileType::Directory && name != c"." && name != c".." {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
     }
 
     /// From now on files stay open once they have been read.
@@ -221,8 +246,6 @@ fn hint(file: &str, errno: Errno) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsFd;
-
     use super::*;
 
     fn fake() -> (tempfile::TempDir, Dir) {

@@ -29,7 +29,7 @@ pub(super) enum Controller {
 }
 
 /// What v2 cgroups get enabled for their children, where the host has it.
-pub(super) const V2_WANTED: [&str; 6] = ["cpu", "cpuset", "hugetlb", "io", "memory", "pids"];
+pub(super) const V2_WANTED: [&str; 8] = ["cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"];
 
 impl Controller {
     pub(super) fn v1_name(self) -> &'static str {
@@ -70,7 +70,7 @@ pub(super) struct Hierarchy {
 }
 
 impl Hierarchy {
-    fn open(mount: PathBuf, controllers: Vec<String>) -> Result<Self, CgroupError> {
+    fn at(mount: PathBuf, controllers: Vec<String>) -> Result<Self, CgroupError> {
         let root =
             rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())
                 .map_err(|e| CgroupError::Host { path: mount.clone(), source: e.into() })?;
@@ -91,12 +91,15 @@ impl Hierarchy {
 
     /// The cgroup's folder in this hierarchy; None when it is not there.
     pub(super) fn dir(&self, path: &CgroupPath) -> Result<Option<Dir>, CgroupError> {
+        self.open(path).map_err(|errno| CgroupError::Host { path: self.dir_path(path), source: errno.into() })
+    }
+
+    /// As [`Self::dir`], with the bare error.
+    pub(super) fn open(&self, path: &CgroupPath) -> Result<Option<Dir>, Errno> {
         match Dir::open(self.root(), path.relative()) {
             Ok(dir) => Ok(Some(dir)),
             Err(Errno::NOENT) => Ok(None),
-            Err(errno) => {
-                Err(CgroupError::Host { path: self.dir_path(path), source: std::io::Error::from(errno) })
-            }
+            Err(errno) => Err(errno),
         }
     }
 }
@@ -130,7 +133,7 @@ impl Host {
                 Some(controllers) => {
                     let known = host.v1.iter().any(|h| h.controllers == controllers);
                     if !known && !controllers.is_empty() {
-                        host.v1.push(Hierarchy::open(mount.point, controllers)?);
+                        host.v1.push(Hierarchy::at(mount.point, controllers)?);
                     }
                 }
             }
@@ -157,7 +160,7 @@ impl Host {
 fn open_v2(mount: PathBuf) -> Result<Hierarchy, CgroupError> {
     let file = mount.join("cgroup.controllers");
     let text = std::fs::read_to_string(&file).map_err(|source| CgroupError::Host { path: file, source })?;
-    Hierarchy::open(mount, text.split_whitespace().map(str::to_owned).collect())
+    Hierarchy::at(mount, text.split_whitespace().map(str::to_owned).collect())
 }
 
 struct CgroupMount {

@@ -9,7 +9,7 @@ use super::dir::Dir;
 use super::error::CgroupError;
 use super::hierarchy::{Controller, Hierarchy, Home, Host};
 use super::path::CgroupPath;
-use super::remove::children;
+use super::tree;
 
 /// How long SIGKILLed processes may take to be gone.
 const WAIT: Duration = Duration::from_secs(5);
@@ -113,15 +113,26 @@ pub(super) fn pids(host: &Host, path: &CgroupPath) -> Result<Vec<i32>, CgroupErr
 }
 
 fn collect(hierarchy: &Hierarchy, path: &CgroupPath, found: &mut Vec<i32>) -> Result<(), CgroupError> {
+    /// Either of the two ways in which a walk fails.
+    enum Failed {
+        Walk(Errno),
+        Read(CgroupError),
+    }
+    impl From<Errno> for Failed {
+        fn from(errno: Errno) -> Self {
+            Self::Walk(errno)
+        }
+    }
     let Some(dir) = hierarchy.dir(path)? else { return Ok(()) };
-    if let Some(text) = dir.read_all("cgroup.procs")? {
-        // 0 stands for a process of another PID namespace.
-        found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
-    }
-    let below = children(hierarchy, path)
-        .map_err(|errno| CgroupError::Host { path: hierarchy.dir_path(path), source: errno.into() })?;
-    for name in below {
-        collect(hierarchy, &path.child(&name)?, found)?;
-    }
-    Ok(())
+    let walked = tree::walk(dir, |dir| {
+        if let Some(text) = dir.read_all("cgroup.procs").map_err(Failed::Read)? {
+            // 0 stands for a process of another PID namespace.
+            found.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0));
+        }
+        Ok(())
+    });
+    walked.map_err(|failed| match failed {
+        Failed::Read(error) => error,
+        Failed::Walk(errno) => CgroupError::Host { path: hierarchy.dir_path(path), source: errno.into() },
+    })
 }

@@ -53,6 +53,22 @@ pub(super) fn check(memory: &Memory) -> Result<(), CgroupError> {
     }
 }
 
+/// What only v2 has.
+pub(super) fn check_v1(memory: &Memory) -> Result<(), CgroupError> {
+    if memory.oom_group == Some(true) {
+        return Err(invalid("memory oom group", "cgroup v1 cannot kill all processes of a cgroup at once"));
+    }
+    Ok(())
+}
+
+/// What only v1 has.
+pub(super) fn check_v2(memory: &Memory) -> Result<(), CgroupError> {
+    if memory.swappiness.is_some() {
+        return Err(invalid("memory swappiness", "cgroup v2 has no such setting"));
+    }
+    Ok(())
+}
+
 /// Refuses a limit below what is used, when that was asked for.
 fn check_usage(dir: &Dir, memory: &Memory, usage_file: &'static str) -> Result<(), CgroupError> {
     if let (true, Some(Limit::Bytes(bytes))) = (memory.check_before_update, limit(memory.limit)) {
@@ -82,9 +98,6 @@ pub(super) fn apply_v2(dir: &Dir, memory: &Memory) -> Result<(), CgroupError> {
     if let Some(group) = memory.oom_group {
         dir.write("memory.oom.group", if group { "1" } else { "0" })?;
     }
-    if memory.swappiness.is_some() {
-        return Err(invalid("memory swappiness", "cgroup v2 has no such setting"));
-    }
     Ok(())
 }
 
@@ -110,9 +123,6 @@ pub(super) fn apply_v1(dir: &Dir, memory: &Memory) -> Result<(), CgroupError> {
     }
     if let Some(swappiness) = memory.swappiness {
         dir.write("memory.swappiness", &swappiness.to_string())?;
-    }
-    if memory.oom_group == Some(true) {
-        return Err(invalid("memory oom group", "cgroup v1 cannot kill all processes of a cgroup at once"));
     }
     Ok(())
 }

@@ -31,6 +31,7 @@ mod resources;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod usage;
 
 use std::path::Path;

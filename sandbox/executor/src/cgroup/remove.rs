@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Dir as Listing, FileType, Mode, OFlags};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 
 use super::error::CgroupError;
 use super::hierarchy::{Hierarchy, Host};
 use super::path::CgroupPath;
+use super::tree;
 
 /// Removes `path` in every hierarchy. All are tried, whatever happens to one; the first error is reported.
 pub(super) fn remove(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
@@ -49,7 +50,7 @@ pub(super) fn remove_if_empty(host: &Host, path: &CgroupPath) -> Result<bool, Cg
     Ok(gone)
 }
 
-/// A process that has just died keeps its cgroup busy for a moment: wait 1, 2, 4 ... ms, 500 ms in all.
+/// A process that has just died keeps its cgroup busy for a moment: wait 1, 2, 4 ... ms, a second in all.
 #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 fn remove_in(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
     let mut pause = Duration::from_millis(1);
@@ -58,12 +59,8 @@ fn remove_in(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
             Err(Errno::BUSY) => {}
             other => return other,
         }
-        for child in children(hierarchy, path)? {
-            // Never deeper than the kernel's own path limit allows.
-            if let Ok(child) = path.child(&child) {
-                remove_in(hierarchy, &child)?;
-            }
-        }
+        let Some(dir) = hierarchy.open(path)? else { return Ok(()) };
+        tree::remove_below(dir)?;
         match rmdir(hierarchy, path) {
             Err(Errno::BUSY) if pause < Duration::from_millis(512) => std::thread::sleep(pause),
             other => return other,
@@ -80,27 +77,4 @@ pub(super) fn rmdir(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errn
         Err(Errno::NODEV) => Ok(()),
         other => other,
     }
-}
-
-/// Names of the cgroups directly below `path`.
-pub(super) fn children(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<Vec<String>, Errno> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let fd = match rustix::fs::openat(hierarchy.root(), path.relative(), flags, Mode::empty()) {
-        Ok(fd) => fd,
-        Err(Errno::NOENT) => return Ok(Vec::new()),
-        Err(errno) => return Err(errno),
-    };
-    let mut names = Vec::new();
-    for entry in Listing::new(fd)? {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(Errno::NOENT | Errno::NODEV) => break,
-            Err(errno) => return Err(errno),
-        };
-        let name = entry.file_name().to_string_lossy();
-        if entry.file_type() == FileType::Directory && name != "." && name != ".." {
-            names.push(name.into_owned());
-        }
-    }
-    Ok(names)
 }

@@ -16,7 +16,8 @@ use super::mounts::Mounter;
 use super::report::Reporter;
 use super::spawn::InCgroup;
 use super::{
-    Fds, Stdio, credentials, filesystem, keyring, limits, masked_paths, pod_root, procfs, streams, terminal,
+    Fds, Stdio, credentials, devices, filesystem, keyring, limits, masked_paths, pod_root, procfs, streams,
+    terminal,
 };
 use crate::id::ContainerId;
 use crate::plan::{CgroupJoin, MountKind, Plan, Process};
@@ -179,7 +180,8 @@ fn fill_root(
 ) -> Result<(), StageError> {
     let kcore =
         proc.as_ref().is_some_and(|p| accessat(p, c"kcore", Access::EXISTS, AtFlags::empty()).is_ok());
-    Mounter { plan, fds, root, proc, kcore, reporter, seal: Vec::new() }.attach_all()?;
+    let own = vec![devices::mount_of(root).at(Stage::AttachRoot, "of the container")?];
+    Mounter { plan, fds, root, proc, kcore, reporter, own, seal: Vec::new() }.attach_all()?;
     masked_paths::make_read_only(root, &plan.readonly_paths)?;
     masked_paths::mask(root, &plan.masked_paths)
 }

@@ -3,12 +3,15 @@
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chownat, makedev, mknodat, statat, symlinkat};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, StatxFlags, Uid, chownat, makedev, mknodat, statat, statx, symlinkat,
+};
 use rustix::io::Errno;
 
 use super::error::{At, Quoted, Stage, StageError};
+use super::report::Reporter;
 use crate::in_root::{self, Kind};
-use crate::plan::{Device, MountKind, Plan};
+use crate::plan::{Device, Mount, MountKind, Plan};
 
 const DEV: &CStr = c"/dev";
 
@@ -25,8 +28,9 @@ const LINKS: [(&CStr, &CStr); 6] = [
 /// there is a /proc/kcore to lead to.
 pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &Plan, kcore: bool) -> Result<(), StageError> {
     for device in &plan.devices {
-        if let Some(name) = child_of(DEV, &device.path) {
-            make(dev, name, device)?;
+        match child_of(DEV, &device.path) {
+            Some(name) if !is_mounted_over(plan, &device.path) => make(dev, name, device)?,
+            _ => {}
         }
     }
     for (text, name) in &LINKS[usize::from(!kcore)..] {
@@ -39,22 +43,67 @@ pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &Plan, kcore: bool) -> Result<
 }
 
 /// The devices that [`populate`] could not make: in folders of /dev, outside it, or in a /dev that
-/// is not ours.
-pub(crate) fn make_elsewhere(root: BorrowedFd<'_>, plan: &Plan) -> Result<(), StageError> {
-    let own =
-        |m: &crate::plan::Mount| m.target.as_c_str() == DEV && matches!(m.kind, MountKind::Tmpfs { .. });
-    let own_dev = plan.mounts.iter().any(own);
+/// is not ours. `own`: the mounts that belong to this container alone. In any other, such as a /dev
+/// bound from the host, nothing is ever made: the device is there already, or is left out with a note.
+pub(crate) fn make_elsewhere(
+    root: BorrowedFd<'_>,
+    plan: &Plan,
+    own: &[MountId],
+    reporter: &Reporter,
+) -> Result<(), StageError> {
+    let own_dev = |m: &Mount| m.target.as_c_str() == DEV && matches!(m.kind, MountKind::Tmpfs { .. });
+    let own_dev = plan.mounts.iter().any(own_dev);
     for device in &plan.devices {
-        if own_dev && child_of(DEV, &device.path).is_some() {
+        let done = own_dev && child_of(DEV, &device.path).is_some();
+        if done || is_mounted_over(plan, &device.path) {
             continue;
         }
-        let (folder, name) =
-            split(&device.path).ok_or(Errno::INVAL).at(Stage::Device, Quoted(&device.path))?;
-        let folder = in_root::find_or_make(root, &folder, Kind::Folder);
-        let folder: OwnedFd = folder.at(Stage::Device, Quoted(&device.path))?;
-        make(folder.as_fd(), name, device)?;
+        let at = |errno| StageError::new(Stage::Device, errno, Quoted(&device.path));
+        let (folder, name) = split(&device.path).ok_or(Errno::INVAL).map_err(at)?;
+        match own_folder(root, &folder, own).map_err(at)? {
+            Some(folder) => make(folder.as_fd(), name, device)?,
+            None if in_root::find(root, &*device.path).is_ok() => {}
+            None => {
+                let why = format!("{}: left out, as a volume covers its folder", Quoted(&device.path));
+                reporter.note(Stage::Device, why);
+            }
+        }
     }
     Ok(())
+}
+
+/// A volume at the very path of a device takes its place.
+pub(crate) fn is_mounted_over(plan: &Plan, device: &CStr) -> bool {
+    plan.mounts.iter().any(|mount| mount.target.as_c_str() == device)
+}
+
+/// Names a mount in this mount namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MountId(u64);
+
+/// The mount that `place` is in.
+pub(crate) fn mount_of(place: BorrowedFd<'_>) -> Result<MountId, Errno> {
+    let stat = statx(place, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
+    Ok(MountId(stat.stx_mnt_id))
+}
+
+/// The folder, made when missing; None when it is, or would be, in another mount than `own` ones.
+fn own_folder(root: BorrowedFd<'_>, folder: &CStr, own: &[MountId]) -> Result<Option<OwnedFd>, Errno> {
+    let mut above = folder.to_owned();
+    let there = loop {
+        match in_root::find(root, &*above) {
+            Err(Errno::NOENT) => match split(&above) {
+                Some((parent, _)) => above = parent,
+                None => return Err(Errno::NOENT),
+            },
+            other => break other?,
+        }
+    };
+    if !own.contains(&mount_of(there.as_fd())?) {
+        return Ok(None);
+    }
+    let folder = in_root::find_or_make(root, folder, Kind::Folder)?;
+    Ok(own.contains(&mount_of(folder.as_fd())?).then_some(folder))
 }
 
 fn make(folder: BorrowedFd<'_>, name: &[u8], device: &Device) -> Result<(), StageError> {

@@ -7,6 +7,7 @@ use rustix::fs::{FileType, Mode, OFlags, fstat, fstatfs, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::mount::MountAttrFlags;
 
+use super::devices::MountId;
 use super::error::{At, Quoted, Stage, StageError};
 use super::filesystem::{self, Refused};
 use super::report::Reporter;
@@ -28,6 +29,8 @@ pub(crate) struct Mounter<'a> {
     /// Whether the kernel offers /proc/kcore.
     pub kcore: bool,
     pub reporter: &'a Reporter,
+    /// The mounts that are this container's alone: its root, and each new tmpfs.
+    pub own: Vec<MountId>,
     /// Made writable so that things can be made in them, to be closed at the end.
     pub seal: Vec<OwnedFd>,
 }
@@ -46,7 +49,7 @@ impl<'a> Mounter<'a> {
                 }
             }
         }
-        devices::make_elsewhere(self.root, self.plan)?;
+        devices::make_elsewhere(self.root, self.plan, &self.own, self.reporter)?;
         for mount in self.seal.drain(..) {
             filesystem::set_read_only(mount.as_fd(), false).at(Stage::Mount, "make a tmpfs read-only")?;
         }
@@ -106,6 +109,7 @@ impl<'a> Mounter<'a> {
             devices::populate(tmpfs.as_fd(), self.plan, self.kcore)?;
         }
         self.seal_later(&tmpfs, mount)?;
+        self.own.push(devices::mount_of(tmpfs.as_fd()).at(Stage::Mount, Quoted(&mount.target))?);
         Ok(tmpfs)
     }
 

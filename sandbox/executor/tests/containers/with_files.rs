@@ -9,6 +9,8 @@ use crate::plans::{NODEV, NOSUID, RDONLY, bind, c, mount};
 pub const TESTS: &[crate::Test] = &[
     ("file_systems_are_there", file_systems_are_there),
     ("devices_and_links", devices_and_links),
+    ("a_volume_takes_the_place_of_a_device", a_volume_takes_the_place_of_a_device),
+    ("nothing_is_made_in_the_hosts_dev", nothing_is_made_in_the_hosts_dev),
     ("masked_and_readonly_paths", masked_and_readonly_paths),
     ("the_working_directory_is_made", the_working_directory_is_made),
     ("the_host_is_out_of_reach", the_host_is_out_of_reach),
@@ -267,4 +269,64 @@ fn a_readonly_tmpfs_with_mounts_in_it() {
     });
     let error = wrong.error();
     assert!(error.starts_with("mount \"/t\": invalid argument (tmpfs: Bad value for 'size'"), "{error}");
+}
+
+/// As `hostPath: /dev/kvm` mounted at the same place.
+fn a_volume_takes_the_place_of_a_device() {
+    let files = Files::busybox();
+    let volume = files.volume("volume");
+    std::fs::write(volume.join("seed"), "not random").unwrap();
+    let seed = detached(&volume.join("seed"));
+    let node = detached(std::path::Path::new("/dev/zero"));
+    let pod = Pod::enter(|| vec![files.detached(), seed.try_clone().unwrap(), node.try_clone().unwrap()]);
+    let tun = |path: &str| Device {
+        path: c(path),
+        mode: libc::S_IFCHR | 0o600,
+        major: 10,
+        minor: 200,
+        uid: 0,
+        gid: 0,
+    };
+    let outcome =
+        pod.run_with(&["/bin/sh", "-c", "cat /dev/urandom; stat -c ' %F %t:%T' /dev/net/tun"], |plan| {
+            plan.devices.push(tun("/dev/net/tun"));
+            plan.mounts.push(bind("/dev/urandom", 1, true));
+            plan.mounts.push(bind("/dev/net/tun", 2, true));
+        });
+    assert_eq!(outcome.good(), "not random character special file 1:5");
+}
+
+fn nothing_is_made_in_the_hosts_dev() {
+    let files = Files::busybox();
+    let host = files.volume("dev");
+    std::fs::write(host.join("null"), "the host's").unwrap();
+    std::fs::create_dir(host.join("net")).unwrap();
+    let inside = detached(&host);
+    let dev = || vec![files.detached(), detached(&host)];
+    let pod = Pod::enter(dev);
+    let outcome =
+        pod.run_with(&["/bin/sh", "-c", "cat /dev/null; ls /dev; stat -c %t:%T /made/here"], |plan| {
+            plan.mounts.retain(|m| !m.target.to_bytes().starts_with(b"/dev"));
+            plan.mounts.push(bind("/dev", 1, false));
+            for path in ["/dev/net/tun", "/dev/new/folder/node", "/made/here"] {
+                let mode = libc::S_IFCHR | 0o600;
+                plan.devices.push(Device { path: c(path), mode, major: 10, minor: 200, uid: 0, gid: 0 });
+            }
+        });
+    assert_eq!(outcome.good(), "the host'snet\nnull\na:c8");
+    let notes: Vec<String> = outcome.notes.iter().map(ToString::to_string).collect();
+    assert!(
+        notes.contains(&"make device \"/dev/net/tun\": left out, as a volume covers its folder".into()),
+        "{notes:?}"
+    );
+    let mut left: Vec<String> = rustix::fs::Dir::read_from(inside_folder(&inside))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    left.sort();
+    assert_eq!(left, [".", "..", "net", "null"]);
+}
+
+fn inside_folder(mount: &std::os::fd::OwnedFd) -> std::os::fd::OwnedFd {
+    rustix::fs::openat(mount, ".", rustix::fs::OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap()
 }

@@ -63,7 +63,7 @@ fn exists(path: &Path) -> bool {
 
 #[test]
 fn v2_enables_controllers_above_the_leaf_only() {
-    let fake = Fake::v2("cpu memory pids misc");
+    let fake = Fake::v2("cpu memory pids misc rdma dmem");
     fake.seed(&[
         ("pods/cgroup.subtree_control", ""),
         ("pods/cgroup.controllers", ""),
@@ -72,8 +72,8 @@ fn v2_enables_controllers_above_the_leaf_only() {
     ]);
     let made = fake.cgroups.create(&fake.path).unwrap();
     assert!(!made.created());
-    assert_eq!(fake.read("cgroup.subtree_control"), "+cpu +memory +pids");
-    assert_eq!(fake.read("pods/cgroup.subtree_control"), "+cpu +memory +pids");
+    assert_eq!(fake.read("cgroup.subtree_control"), "+cpu +memory +misc +pids +rdma");
+    assert_eq!(fake.read("pods/cgroup.subtree_control"), "+cpu +memory +misc +pids +rdma");
     assert_eq!(fake.read("pods/a/cgroup.subtree_control"), "");
 }
 
@@ -244,4 +244,33 @@ fn removing_is_idempotent_and_spares_the_parent() {
         assert!(!exists(&fake.file("cpu/pods/a")) && exists(&fake.file("memory/pods")));
     }
     assert!(matches!(fake.cgroups.open(&fake.path), Err(CgroupError::NotFound { .. })));
+}
+
+#[test]
+fn what_cannot_be_set_is_refused_before_anything_is_written() {
+    let fake = Fake::v2("cpu memory pids");
+    fake.seed(&[
+        ("pods/a/memory.max", "max"),
+        ("pods/a/cpu.weight", "100"),
+        ("pods/a/cpu.max", "max 100000"),
+    ]);
+    let cpu = Cpu { shares: Some(2048), ..Cpu::default() };
+    let memory = Memory { limit: Some(1 << 20), swappiness: Some(60), ..Memory::default() };
+    let error = fake.cgroup().apply(&Resources { cpu, memory, ..Resources::default() }).unwrap_err();
+    assert_eq!(error.to_string(), "memory swappiness: cgroup v2 has no such setting");
+    let unified = BTreeMap::from([("../x".to_owned(), "1".to_owned())]);
+    fake.cgroup().apply(&Resources { cpu, unified, ..Resources::default() }).unwrap_err();
+    assert_eq!(
+        (fake.read("pods/a/memory.max").as_str(), fake.read("pods/a/cpu.weight").as_str()),
+        ("max", "100")
+    );
+
+    let fake = Fake::v1(&["memory", "cpu"]);
+    fake.seed(&[("memory/pods/a/memory.limit_in_bytes", "9"), ("cpu/pods/a/cpu.shares", "1024")]);
+    let memory = Memory { limit: Some(1 << 20), oom_group: Some(true), ..Memory::default() };
+    fake.cgroup().apply(&Resources { cpu, memory, ..Resources::default() }).unwrap_err();
+    let unified = BTreeMap::from([("memory.high".to_owned(), "1".to_owned())]);
+    fake.cgroup().apply(&Resources { cpu, unified, ..Resources::default() }).unwrap_err();
+    assert_eq!(fake.read("memory/pods/a/memory.limit_in_bytes"), "9");
+    assert_eq!(fake.read("cpu/pods/a/cpu.shares"), "1024");
 }

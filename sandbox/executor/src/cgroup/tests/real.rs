@@ -308,3 +308,30 @@ fn pods_that_come_and_go_below_one_parent_do_not_disturb_each_other() {
         }
     });
 }
+
+/// As a container with a writable cgroup file system can make them: deeper than a path may be long, and
+/// with names that are no text.
+#[test]
+fn a_deep_tree_made_by_a_container_is_killed_and_removed() {
+    const LEVELS: usize = 1000;
+    let Some(own) = Own::new() else { return };
+    let hierarchy =
+        own.cgroup.host.v2.as_ref().or(own.cgroup.host.v1.iter().find(|h| h.has("freezer"))).unwrap();
+    let mut here = hierarchy.dir(own.cgroup.path()).unwrap().unwrap();
+    for level in 0..LEVELS {
+        let name = if level % 2 == 0 { c"level" } else { c"\xff\xfe" };
+        rustix::fs::mkdirat(here.fd(), name, rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+        rustix::fs::mkdirat(here.fd(), c"beside", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+        here = here.child(name).unwrap();
+    }
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    here.write("cgroup.procs", &child.id().to_string()).unwrap();
+    drop(here);
+    let all = own.cgroup.pids().unwrap();
+    assert_eq!(all, [i32::try_from(child.id()).unwrap()]);
+    let killed = std::thread::spawn(move || child.wait().unwrap());
+    own.cgroup.kill().unwrap();
+    killed.join().unwrap();
+    own.cgroup.remove().unwrap();
+    assert!(hierarchy.dir(own.cgroup.path()).unwrap().is_none());
+}
