@@ -122,6 +122,7 @@ async fn bring_up(
             fds: prepared.compiled.fds,
             log: prepared.log,
             stdin: container.metadata.config.stdin,
+            stdin_once: container.metadata.config.stdin_once,
             size: None,
         };
         Ok(pod.ready_link()?.start(request).await?)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crisp_sandbox::link::LinkError;
+use crisp_sandbox::link::{self, LinkError};
 
 use super::container_start::{change, remove_cgroup};
 use crate::clock;
@@ -100,7 +100,15 @@ async fn send(
     match link.signal(container.id(), signal.number(), all).await {
         Ok(()) => Ok(true),
         // It just ended: the event is on its way.
-        Err(LinkError::Refused { .. }) => Ok(true),
+        Err(LinkError::Refused {
+            failure: link::Failure::NotRunning { .. } | link::Failure::UnknownContainer { .. },
+            ..
+        }) => Ok(true),
+        // A monitor of protocol 1 does not send real-time signals.
+        Err(LinkError::Refused { failure: link::Failure::Malformed { reason }, .. }) => {
+            tracing::warn!(container = %container.id(), %signal, reason, "the signal cannot be sent");
+            Ok(false)
+        }
         Err(error) if error.is_gone() => Ok(false),
         Err(error) => Err(error.into()),
     }

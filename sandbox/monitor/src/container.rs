@@ -15,6 +15,7 @@ use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 
 use crate::launch::Launch;
 use crate::log::{Log, Stream};
@@ -31,11 +32,12 @@ pub(crate) struct Container {
     pub(crate) pidfd: OwnedFd,
     pub(crate) phase: Phase,
     pub(crate) started_at_ns: i64,
-    /// The master, when it has a terminal.
-    pub(crate) terminal: Option<OwnedFd>,
+    pub(crate) terminal: Option<Terminal>,
     pub(crate) stdin: Option<OwnedFd>,
-    /// Whether stdin was asked to be kept, for a terminal that is yet to come.
+    /// Whether stdin was requested to be kept, for a terminal that is yet to come.
     pub(crate) keep_stdin: bool,
+    /// Whether stdin ends with its first client.
+    pub(crate) stdin_once: bool,
     pub(crate) outputs: [Option<Output>; 2],
     pub(crate) log: Log,
     pub(crate) cgroup: Option<OwnedFd>,
@@ -54,22 +56,45 @@ pub(crate) struct Output {
     pub(crate) source: OwnedFd,
     /// Whether it is waited for; it is not while the log is blocked.
     pub(crate) polled: bool,
-    /// A client that wants a copy.
-    pub(crate) copy_to: Option<OwnedFd>,
+    /// Clients that want a copy.
+    pub(crate) clients: Vec<OwnedFd>,
+}
+
+/// A container's terminal.
+pub(crate) struct Terminal {
+    pub(crate) master: OwnedFd,
+    /// Keeps the master readable while no process of the container has the terminal open, as between
+    /// an init's close of its console and its next open. Dropped at the container's end.
+    slave: Option<OwnedFd>,
+}
+
+impl Terminal {
+    pub(crate) fn new(master: OwnedFd) -> Self {
+        let mut terminal = Self { master, slave: None };
+        terminal.hold();
+        terminal
+    }
+
+    /// Whether the slave could be opened.
+    pub(crate) fn hold(&mut self) -> bool {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let slave = ioctl_tiocgptpeer(&self.master, flags).ok();
+        let held = slave.is_some();
+        self.slave = slave.or(self.slave.take());
+        held
+    }
 }
 
 impl Output {
     pub(crate) fn new(source: OwnedFd) -> Self {
-        Self { source, polled: false, copy_to: None }
+        Self { source, polled: false, clients: Vec::new() }
     }
 
     /// What does not fit is lost to the client, never to the log.
     pub(crate) fn copy(&mut self, bytes: &[u8]) {
-        let Some(client) = &self.copy_to else { return };
-        match rustix::io::write(client, bytes) {
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => self.copy_to = None,
-        }
+        self.clients.retain(|client| {
+            matches!(rustix::io::write(client, bytes), Ok(_) | Err(Errno::AGAIN | Errno::INTR))
+        });
     }
 }
 
@@ -107,6 +132,9 @@ impl Container {
     /// Notes that its first process was reaped.
     pub(crate) fn ended(&mut self, status: ExitStatus, finished_at_ns: i64) {
         let oom = self.oom_events.take().is_some_and(|file| saw_oom_kill(&file));
+        if let Some(terminal) = &mut self.terminal {
+            terminal.slave = None;
+        }
         let now = Instant::now();
         let exit = Exit { status, oom, finished_at_ns };
         self.phase = Phase::Ending { exit, since: now, last_output: now };

@@ -4,6 +4,7 @@
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
+use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
 
 fn last_error() -> Errno {
@@ -66,6 +67,14 @@ pub(crate) fn block_signals() -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
+/// The signal of that number, real-time signals included.
+pub(crate) fn signal(number: i32) -> Option<Signal> {
+    // SAFETY: numbers from 1 to 64 are signals of the kernel. Two of them are the C library's own,
+    // which only matters to a process that handles signals by it: this one blocks all, and
+    // a container's C library knows its own.
+    (1..=64).contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) })
+}
+
 /// New namespaces for this process.
 pub(crate) fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     let namespaces = flags.difference(UnshareFlags::FILES);
@@ -84,6 +93,13 @@ pub(crate) fn find(byte: u8, text: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn real_time_signals_are_signals() {
+        assert_eq!(signal(37).map(Signal::as_raw), Some(37));
+        assert_eq!(signal(9), Some(Signal::KILL));
+        assert!([0, -1, 65, i32::MIN].into_iter().all(|number| signal(number).is_none()));
+    }
 
     #[test]
     fn find_finds_the_first() {

@@ -8,7 +8,7 @@ use crisp_monitor::wire::response::Event;
 use rustix::io::Errno;
 
 use super::Monitor;
-use crate::container::{Container, Phase};
+use crate::container::{Container, Phase, Terminal};
 use crate::log::{Change, Stream};
 use crate::poller::{Key, Poller, Token};
 
@@ -133,12 +133,17 @@ fn take_turn(
     scratch: &mut Scratch,
     changes: &mut Vec<Change>,
 ) -> Turn {
+    let alive = container.is_alive();
     let Some(output) = &mut container.outputs[stream as usize] else { return Turn::Empty };
     let Scratch { output: buffer, records } = scratch;
     let got = match rustix::io::read(&output.source, &mut buffer[..]) {
-        // A terminal whose last user is gone says EIO.
-        Ok(0) | Err(Errno::IO) => return Turn::Ended,
+        Ok(0) => return Turn::Ended,
         Ok(got) => got,
+        // No process has the terminal open: the end only if there is none left that could open it.
+        Err(Errno::IO) => {
+            let terminal = container.terminal.as_mut().filter(|_| alive);
+            return if terminal.is_some_and(Terminal::hold) { Turn::Empty } else { Turn::Ended };
+        }
         Err(Errno::AGAIN) => return Turn::Empty,
         Err(Errno::INTR) => return Turn::Again,
         Err(_) => return Turn::Ended,

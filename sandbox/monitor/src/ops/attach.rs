@@ -19,7 +19,7 @@ impl Monitor {
         }
         for (output, client) in container.outputs.iter_mut().zip(clients) {
             if let (Some(output), Some(client)) = (output, client) {
-                output.copy_to = Some(client);
+                output.clients.push(client);
             }
         }
         Ok(Reply::done())

@@ -12,7 +12,7 @@ impl Monitor {
         let (_, container) = self.find(&id)?;
         let terminal = container.terminal.as_ref();
         let terminal = terminal.ok_or_else(|| Failure::NoTerminal { container: id.to_string() })?;
-        launch::resize(terminal, size).map_err(system("resize the terminal"))?;
+        launch::resize(&terminal.master, size).map_err(system("resize the terminal"))?;
         Ok(Reply::done())
     }
 }

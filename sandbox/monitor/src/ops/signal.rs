@@ -6,11 +6,12 @@ use rustix::process::Signal;
 
 use super::system;
 use crate::monitor::{Call, Monitor, Reply};
+use crate::sys;
 
 impl Monitor {
     pub(super) fn signal(&mut self, call: Call) -> Result<Reply, Failure> {
         let request::Signal { container: id, signal, all } = call.read()?;
-        let signal = Signal::from_named_raw(signal)
+        let signal = sys::signal(signal)
             .ok_or_else(|| Failure::Malformed { reason: format!("no signal has number {signal}") })?;
         let (_, container) = self.find(&id)?;
         if !container.is_alive() {

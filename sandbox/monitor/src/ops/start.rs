@@ -11,7 +11,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::system;
 use crate::clock;
-use crate::container::{Container, Output, Phase};
+use crate::container::{Container, Output, Phase, Terminal};
 use crate::launch::{Launch, Requester};
 use crate::log::Log;
 use crate::monitor::{Call, Monitor, Reply, outputs};
@@ -42,7 +42,7 @@ impl Monitor {
     }
 
     fn launch_container(&mut self, requester: Requester, request: StartRequest) -> Result<(), Failure> {
-        let StartRequest { container: id, plan, log, fds, stdin, size } = request;
+        let StartRequest { container: id, plan, log, fds, stdin, stdin_once, size } = request;
         let streams = Streams::new(plan.process.terminal, stdin).map_err(system("make pipes"))?;
         let pod = PodContext { init: self.pod.init() };
         let starting = run::start(&id, &plan, &fds, streams.theirs, &pod).map_err(Failure::Stage)?;
@@ -59,6 +59,7 @@ impl Monitor {
             terminal: None,
             stdin: streams.stdin,
             keep_stdin: stdin,
+            stdin_once,
             outputs: streams.outputs,
             log: Log::new(log),
             cgroup: keep(plan.cgroup.v2),
@@ -79,7 +80,7 @@ impl Monitor {
             let copy = |master| rustix::io::fcntl_dupfd_cloexec(master, 3).ok();
             container.stdin = if container.keep_stdin { copy(&master) } else { None };
             container.outputs[0] = copy(&master).map(Output::new);
-            container.terminal = Some(master);
+            container.terminal = Some(Terminal::new(master));
         }
         outputs::watch(&self.poller, key, container);
         let started = Started {

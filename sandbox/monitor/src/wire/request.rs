@@ -59,6 +59,9 @@ pub struct StartRequest {
     pub fds: Vec<OwnedFd>,
     /// Keep stdin open for [`OpenStdin`]; else it is a null device.
     pub stdin: bool,
+    /// The first client of [`OpenStdin`] gets the only writing end: stdin ends with that client,
+    /// however it ends. Without effect for a terminal. Monitors of protocol 1 keep stdin open.
+    pub stdin_once: bool,
     /// For a process with a terminal; set once the terminal exists, which the process may outrun.
     pub size: Option<WindowSize>,
 }
@@ -132,7 +135,8 @@ pub struct Resize {
     pub size: WindowSize,
 }
 
-/// Asks for the writing end of the container's stdin, or for its terminal.
+/// Asks for the writing end of the container's stdin, or for its terminal. Several clients may have
+/// one, but see [`StartRequest::stdin_once`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenStdin {
     pub container: ContainerId,
@@ -144,8 +148,8 @@ pub struct CloseStdin {
     pub container: ContainerId,
 }
 
-/// Copies the container's output, from now on, also to the given pipes. A pipe that is full loses
-/// what does not fit: the log has it all, and a slow reader must not stop the container.
+/// Copies the container's output, from now on, also to the given pipes, beside those of earlier
+/// clients. A pipe that is full loses what does not fit: the log has it all, and a slow reader must not stop the container.
 #[derive(Debug)]
 pub struct Attach {
     pub container: ContainerId,
@@ -213,16 +217,16 @@ impl Request for StartRequest {
 
     fn encode(self, protocol: u16) -> Result<Message, EncodeError> {
         let plan = plan::encode(&self.plan, protocol)?;
-        let body = (self.container, self.log.is_some(), self.stdin, self.size);
+        let body = (self.container, self.log.is_some(), self.stdin, self.size, self.stdin_once);
         Message::with(&body, [plan].into_iter().chain(self.log).chain(self.fds).collect())
     }
 
     fn decode(message: Message, protocol: u16) -> Result<Self, Failure> {
         let (body, mut fds) = message.open()?;
-        let (container, log, stdin, size): (_, bool, _, _) = body;
-        let plan = fds.next("the plan")?;
+        let (container, log, stdin, size, stdin_once): (_, bool, _, _, _) = body;
+        let plan = plan::decode(&fds.next("the plan")?, protocol)?;
         let log = fds.next_if(log, "the log file")?;
-        Ok(Self { container, plan: plan::decode(&plan, protocol)?, log, fds: fds.rest(), stdin, size })
+        Ok(Self { container, plan, log, fds: fds.rest(), stdin, stdin_once, size })
     }
 }
 

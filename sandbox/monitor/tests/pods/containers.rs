@@ -61,6 +61,26 @@ async fn signals_end_containers_with_their_number() {
 }
 
 #[tokio::test]
+async fn a_real_time_signal_arrives() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let mut events = pod.link.events();
+    // SIGRTMIN+3, with which systemd is told to stop.
+    let script = "trap 'echo bye; exit 3' 37; echo up; while :; do sleep 0.05; done";
+    let (id, _) = pod.start(&sh(script)).await.unwrap();
+    until("the trap", || pod.output(&id, "stdout") == "up\n").await;
+    pod.link.signal(&id, 37, false).await.unwrap();
+    assert_eq!(exit_of(&mut events, &id).await.status, ExitStatus::Code(3));
+    for number in [0, -1, 65] {
+        let refused = pod.link.signal(&id, number, false).await.unwrap_err();
+        assert!(matches!(refused.failure(), Some(Failure::Malformed { .. })), "{number}: {refused}");
+    }
+    pod.shutdown().await;
+}
+
+#[tokio::test]
 async fn a_failed_stage_is_named_and_leaves_nothing() {
     if missing() {
         return;
@@ -175,11 +195,59 @@ async fn stdin_stays_open_until_it_is_closed() {
     let stdin = pod.link.open_stdin(&id).await.unwrap();
     rustix::io::write(&stdin, b"typed\n").unwrap();
     drop(stdin);
+    until("the first client's words", || pod.output(&id, "stdout") == "typed\n").await;
+    assert_eq!(pod.link.report().await.unwrap().containers[0].state, ContainerState::Running);
+    rustix::io::write(pod.link.open_stdin(&id).await.unwrap(), b"more\n").unwrap();
     pod.link.close_stdin(&id).await.unwrap();
     assert_eq!(exit_of(&mut events, &id).await.status, ExitStatus::Code(0));
-    assert_eq!(pod.output(&id, "stdout"), "typed\n");
+    assert_eq!(pod.output(&id, "stdout"), "typed\nmore\n");
     let closed = pod.link.open_stdin(&id).await.unwrap_err();
     assert_eq!(closed.failure(), Some(&Failure::NoStdin { container: id.to_string() }));
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn stdin_once_ends_with_its_first_client() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let mut events = pod.link.events();
+    let once = |request: &mut crisp_sandbox::link::StartRequest| {
+        request.stdin = true;
+        request.stdin_once = true;
+    };
+    let (id, _) = pod.start_with(&plan(&["/bin/busybox", "cat"]), vec![pod.root()], once).await.unwrap();
+    let stdin = pod.link.open_stdin(&id).await.unwrap();
+    let second = pod.link.open_stdin(&id).await.unwrap_err();
+    assert_eq!(second.failure(), Some(&Failure::NoStdin { container: id.to_string() }));
+    rustix::io::write(&stdin, b"typed\n").unwrap();
+    // As when the client ends, or the server that holds it for the client.
+    drop(stdin);
+    assert_eq!(exit_of(&mut events, &id).await.status, ExitStatus::Code(0));
+    assert_eq!(pod.output(&id, "stdout"), "typed\n");
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_terminal_outlives_its_last_user_while_the_container_runs() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let mut events = pod.link.events();
+    // As an init does that closes its console and later opens it for a getty.
+    let mut plan = sh("echo first; exec 0</dev/null 1>/dev/null 2>&1; busybox sleep 0.3; \
+                       exec 0<>/dev/console 1>&0 2>&1; echo second; read line; echo got $line");
+    plan.process.terminal = true;
+    let keep = |request: &mut crisp_sandbox::link::StartRequest| request.stdin = true;
+    let (id, _) = pod.start_with(&plan, vec![pod.root()], keep).await.unwrap();
+    until("the output after the pause", || pod.output(&id, "stdout").contains("second")).await;
+    rustix::io::write(pod.link.open_stdin(&id).await.unwrap(), b"words\n").unwrap();
+    let exit = exit_of(&mut events, &id).await;
+    assert_eq!(exit.status, ExitStatus::Code(0));
+    let output = pod.output(&id, "stdout").replace('\r', "");
+    assert!(output.starts_with("first\nsecond\n") && output.ends_with("got words\n"), "{output}");
     pod.shutdown().await;
 }
 
@@ -223,13 +291,22 @@ async fn attached_clients_get_a_copy_and_the_end() {
     let (id, _) = pod.start_with(&plan(&["/bin/busybox", "cat"]), vec![pod.root()], keep).await.unwrap();
     let (read, write) = std::io::pipe().unwrap();
     pod.link.attach(&id, Some(write.into()), None).await.unwrap();
+    // Neither a second client nor one that has left takes anything from the first.
+    let (second, write) = std::io::pipe().unwrap();
+    pod.link.attach(&id, Some(write.into()), None).await.unwrap();
+    let (left, write) = std::io::pipe().unwrap();
+    pod.link.attach(&id, Some(write.into()), None).await.unwrap();
+    drop(left);
     let stdin = pod.link.open_stdin(&id).await.unwrap();
-    rustix::io::write(&stdin, b"for both\n").unwrap();
+    rustix::io::write(&stdin, b"for all\n").unwrap();
     drop(stdin);
     pod.link.close_stdin(&id).await.unwrap();
     exit_of(&mut events, &id).await;
-    let mut copy = String::new();
-    { read }.read_to_string(&mut copy).unwrap();
-    assert_eq!((copy.as_str(), pod.output(&id, "stdout").as_str()), ("for both\n", "for both\n"));
+    for mut client in [read, second] {
+        let mut copy = String::new();
+        client.read_to_string(&mut copy).unwrap();
+        assert_eq!(copy, "for all\n");
+    }
+    assert_eq!(pod.output(&id, "stdout"), "for all\n");
     pod.shutdown().await;
 }

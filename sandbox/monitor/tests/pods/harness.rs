@@ -146,6 +146,7 @@ impl Pod {
             fds,
             log,
             stdin: false,
+            stdin_once: false,
             size: None,
         };
         change(&mut request);

@@ -68,9 +68,13 @@ fn starts_and_execs_for_a_monitor_of_protocol_1() {
         log: Some(fd()),
         fds: vec![fd()],
         stdin: false,
+        stdin_once: true,
         size: Some(SIZE),
     };
-    request("Start", start, 3);
+    let Message { body, fds } = start.encode(1).unwrap();
+    // What protocol 1 has, and what was added behind it.
+    let known = recorded("Start");
+    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[1][..], 3));
     let exec = ExecRequest {
         exec_id: 300,
         container: container(),

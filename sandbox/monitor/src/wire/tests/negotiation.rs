@@ -15,6 +15,7 @@ fn a_start_arrives_as_it_was_sent() {
         log: None,
         fds: vec![fd(), fd()],
         stdin: true,
+        stdin_once: true,
         size: None,
     };
     let read = StartRequest::decode(request.encode(PROTOCOL).unwrap(), PROTOCOL).unwrap();
@@ -101,6 +102,7 @@ fn a_plan_of_protocol_1_is_refused_and_not_misread() {
         log: None,
         fds: vec![],
         stdin: false,
+        stdin_once: true,
         size: None,
     };
     let read = StartRequest::decode(request.encode(1).unwrap(), 1).unwrap_err();
@@ -148,6 +150,7 @@ fn descriptors_that_did_not_come_are_named() {
         log: Some(fd()),
         fds: vec![],
         stdin: false,
+        stdin_once: true,
         size: None,
     };
     let Message { body, mut fds } = request.encode(PROTOCOL).unwrap();
