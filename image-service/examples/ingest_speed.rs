@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crisp_image_service::digest::Digest;
-use crisp_image_service::store::{Document, LayerCompression, NewImage};
+use crisp_image_service::store::{Document, NewImage};
 use crisp_image_service::{DiffId, Reference, Store};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -126,7 +126,7 @@ fn round(layers: &[Layer], root: &Path) -> Result<(Duration, Duration, u64), Fai
             .iter()
             .map(|layer| {
                 let store = &store;
-                scope.spawn(move || store.ingest_layer(&layer.diff, &layer.gzip[..], LayerCompression::Gzip))
+                scope.spawn(move || store.ingest_layer(&layer.diff, &layer.gzip[..]))
             })
             .collect();
         workers

@@ -3,11 +3,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+
+use crate::tree;
 
 /// The queue. Its thread exists only while there are jobs.
 pub(crate) struct Background {
@@ -31,7 +31,7 @@ impl Background {
     /// Queues the deletion of a tree.
     pub(crate) fn delete(&self, path: PathBuf) {
         self.run(move || {
-            if let Err(e) = delete(&path) {
+            if let Err(e) = tree::delete(&path) {
                 tracing::warn!(path = %path.display(), error = %e, "cannot delete; the next start tries again");
             }
         });
@@ -74,15 +74,5 @@ fn work(queue: &Mutex<Queue>) {
             job
         };
         job();
-    }
-}
-
-/// Deletes a tree by descriptor and never follows a link. A missing tree is no error.
-#[expect(clippy::disallowed_methods, reason = "not yet moved to crisp_operation::record::remove_folder")]
-fn delete(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => fs::remove_file(path),
-        done => done,
     }
 }

@@ -1,4 +1,4 @@
-//! Where the image store keeps what. Nobody else in this crate joins paths of the state folder.
+//! Where the image store keeps what. No other file of this crate joins paths of the state folder.
 //!
 //! ```text
 //! <root>/images/<image id>/record.json       names, layers, pin: written whole and renamed
@@ -7,11 +7,14 @@
 //!               .new/<n>/                    an image being written
 //!               .trash/<n>/                  an image being removed
 //!               .bad/<name>.<n>/             what could not be read, for a person to look at
-//!               .lock                        held by the one server of this store
-//! <root>/layers/<diff id>/layer.json         size and origin
+//!               .lock                        locked by the one server of this store
+//! <root>/layers/<diff id>/layer.json         size, origin, checksum
 //!                         fs/                the tree that overlay mounts
 //!               .unpacking/<n>/              a layer being unpacked
+//!                              replaced/     directories that its archive replaced
 //!               .trash/<n>/                  a layer being removed
+//!               .bad/<name>.<n>/             a layer without a readable record, kept with its content
+//!               .superseded/<name>.<n>/      a damaged layer that containers still run on
 //! ```
 //!
 //! An id is a folder's name without its algorithm: the number of digits tells sha256 from sha512.
@@ -33,6 +36,10 @@ impl Layout {
     #[must_use]
     pub fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Image records.
@@ -59,13 +66,16 @@ impl Layout {
         self.images().join(".trash")
     }
 
-    pub(crate) fn bad(&self) -> PathBuf {
+    pub(crate) fn bad_images(&self) -> PathBuf {
         self.images().join(".bad")
     }
 
-    /// Where what is called `name` goes when it cannot be read.
-    pub(crate) fn set_aside(&self, name: &str, number: u64) -> PathBuf {
-        self.bad().join(format!("{name}.{number}"))
+    pub(crate) fn bad_layers(&self) -> PathBuf {
+        self.layers().join(".bad")
+    }
+
+    pub(crate) fn superseded(&self) -> PathBuf {
+        self.layers().join(".superseded")
     }
 
     pub(crate) fn unpacking(&self) -> PathBuf {
@@ -85,15 +95,17 @@ impl Layout {
     }
 
     /// Every folder that must exist, parents first.
-    pub(crate) fn folders(&self) -> [PathBuf; 7] {
+    pub(crate) fn folders(&self) -> [PathBuf; 9] {
         [
             self.images(),
             self.layers(),
             self.new_images(),
             self.image_trash(),
-            self.bad(),
+            self.bad_images(),
             self.unpacking(),
             self.layer_trash(),
+            self.bad_layers(),
+            self.superseded(),
         ]
     }
 }
@@ -136,11 +148,20 @@ impl LayerFolder {
     pub fn tree(&self) -> PathBuf {
         self.0.join("fs")
     }
+
+    pub fn replaced(&self) -> PathBuf {
+        self.0.join("replaced")
+    }
 }
 
 /// A numbered folder below one of the temporary ones.
 pub(crate) fn numbered(folder: &Path, number: u64) -> PathBuf {
     folder.join(number.to_string())
+}
+
+/// A folder that has a name of its own and a number, below one that is not temporary.
+pub(crate) fn named(folder: &Path, name: &str, number: u64) -> PathBuf {
+    folder.join(format!("{name}.{number}"))
 }
 
 /// The digest that a folder's name stands for.

@@ -45,6 +45,7 @@ pub mod registry;
 mod rpc;
 mod service;
 pub mod store;
+mod tree;
 pub mod unpack;
 
 pub use digest::{DiffId, Digest, ImageId, InvalidDigest};

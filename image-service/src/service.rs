@@ -13,6 +13,7 @@ use crate::mirror::{MirrorError, Mirrors, Resolution};
 use crate::pull::{PullError, PullMetrics, PullOptions, PullProgress, PullRequest, Puller};
 use crate::reference::{InvalidReference, Reference};
 use crate::store::{FindError, FsUsage, Image, Lease, Removed, Store, StoreError};
+use crate::unpack::Limits;
 
 /// Where the image service lives and how it behaves.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +24,8 @@ pub struct ImageConfig {
     pub registry_config_dir: Option<PathBuf>,
     /// How pulls behave.
     pub pull: PullOptions,
+    /// What the archive of a layer may hold.
+    pub limits: Limits,
 }
 
 /// Why the image service cannot start.
@@ -77,12 +80,23 @@ impl ImageService {
     /// # Errors
     /// [`OpenError`]: the store is in use or cannot be read, or a metric is registered already.
     pub async fn open(config: ImageConfig, metrics: &Metrics) -> Result<Self, OpenError> {
-        let root = config.root;
-        let opened = tokio::task::spawn_blocking(move || Store::open(&root)).await;
+        let (root, limits) = (config.root, config.limits);
+        let opened = tokio::task::spawn_blocking(move || Store::open_with(&root, limits)).await;
         let store = opened.map_err(|_| Interrupted::ShuttingDown)??;
         let mirrors = Mirrors::new(config.registry_config_dir);
         let puller = Puller::new(store.clone(), mirrors, PullMetrics::register(metrics)?, config.pull);
         Ok(Self { store, puller })
+    }
+
+    /// Allows the store to delete layers that nothing needs: see [`Store::start_collection`]. To be called
+    /// once, when the containers that survived an earlier server have their leases again.
+    ///
+    /// # Errors
+    /// [`RemoveError`] when a layer cannot be taken away.
+    pub async fn start_collection(&self) -> Result<(), RemoveError> {
+        let store = self.store.clone();
+        let started = tokio::task::spawn_blocking(move || store.start_collection()).await;
+        Ok(started.map_err(|_| Interrupted::ShuttingDown)??)
     }
 
     /// Pulls an image, or joins the equal pull under way. The pull goes on when the caller goes away.
@@ -151,8 +165,10 @@ impl ImageService {
     /// [`RemoveError`] when nothing or too much is meant, or the disk refuses.
     pub async fn untag(&self, text: &str) -> Result<Removed, RemoveError> {
         let id = self.store.find(text)?.id.clone();
-        let by_id = text.trim_start_matches("sha256:").len() >= 4
-            && id.hex().starts_with(text.trim_start_matches("sha256:"));
+        let digits =
+            text.strip_prefix(id.digest().algorithm().name()).and_then(|rest| rest.strip_prefix(':'));
+        let digits = digits.unwrap_or(text);
+        let by_id = digits.len() >= 4 && id.hex().starts_with(digits);
         let reference = if by_id { None } else { Some(Reference::parse(text).map_err(FindError::from)?) };
         let store = self.store.clone();
         let removed = tokio::task::spawn_blocking(move || match reference {

@@ -65,6 +65,10 @@ impl Server {
         let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), &metrics)
             .await
             .context("cannot open the containers")?;
+        // Containers have the leases of their layers again.
+        if let Err(error) = images.start_collection().await {
+            tracing::warn!(%error, "cannot delete image layers that nothing uses");
+        }
         Ok(Self { metrics, images, pods, runtime, networks, _locks: locks })
     }
 }

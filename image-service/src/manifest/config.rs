@@ -1,5 +1,7 @@
 //! The part of an image's configuration that a pull needs: its platform and its layers.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 
 use super::ManifestError;
@@ -9,7 +11,11 @@ use crate::digest::{DiffId, Digest};
 /// Largest configuration accepted.
 pub(crate) const MAX_CONFIG: u64 = 8 << 20;
 
-/// What a pull needs of a configuration. Its other fields are the store's and the runtime's business.
+/// Layers that overlayfs stacks at most (`OVL_MAX_STACK` of the kernel). The same layer twice counts once:
+/// only its topmost appearance can be seen, and only that is mounted.
+pub(crate) const MAX_DISTINCT_LAYERS: usize = 500;
+
+/// What a pull needs of a configuration. The store and the runtime read its other fields.
 #[derive(Debug)]
 pub(crate) struct PulledConfig {
     /// Bottom first, one for each layer of the manifest.
@@ -30,7 +36,7 @@ struct RawRootfs {
 }
 
 impl PulledConfig {
-    /// Reads a verified configuration and holds it against the manifest that names it.
+    /// Reads a verified configuration and compares it with the manifest that names it.
     pub(crate) fn parse(
         bytes: &[u8],
         digest: &Digest,
@@ -47,6 +53,11 @@ impl PulledConfig {
             let (digest, diff_ids) = (digest.clone(), diff_ids.len());
             return Err(ManifestError::LayerCount { digest, diff_ids, layers });
         }
+        let distinct = diff_ids.iter().collect::<HashSet<_>>().len();
+        if distinct > MAX_DISTINCT_LAYERS {
+            let (digest, limit) = (digest.clone(), MAX_DISTINCT_LAYERS);
+            return Err(ManifestError::TooManyLayers { digest, layers: distinct, limit });
+        }
         Ok(Self { diff_ids })
     }
 }
@@ -58,6 +69,19 @@ mod tests {
     fn parse(json: &str, layers: usize) -> Result<PulledConfig, ManifestError> {
         let wanted = Platform { os: "linux".into(), architecture: "amd64".into(), variant: "v3".into() };
         PulledConfig::parse(json.as_bytes(), &Digest::sha256(json.as_bytes()), layers, &wanted)
+    }
+
+    #[test]
+    fn more_layers_than_the_kernel_stacks_are_refused_before_they_are_downloaded() {
+        let json = |layers: usize, distinct: usize| {
+            let diff = |n: usize| format!("\"{}\"", Digest::sha256(&(n % distinct).to_le_bytes()));
+            let diffs: Vec<String> = (0..layers).map(diff).collect();
+            format!(r#"{{"rootfs":{{"diff_ids":[{}]}}}}"#, diffs.join(","))
+        };
+        assert!(parse(&json(500, 500), 500).is_ok());
+        assert!(parse(&json(700, 500), 700).is_ok(), "the same layer is mounted once");
+        let error = parse(&json(501, 501), 501).unwrap_err().to_string();
+        assert!(error.contains("501 different layers") && error.contains("at most 500"), "{error}");
     }
 
     #[test]

@@ -48,6 +48,11 @@ pub enum ManifestError {
     ConfigTooLarge { digest: Digest, size: u64, limit: u64 },
     #[error("configuration {digest} is malformed: {why}")]
     Config { digest: Digest, why: String },
+    #[error(
+        "image {digest} has {layers} different layers; the kernel's overlayfs stacks at most {limit}: \
+         rebuild the image with fewer layers"
+    )]
+    TooManyLayers { digest: Digest, layers: usize, limit: usize },
     #[error("configuration {digest} names {diff_ids} layers, the manifest {layers}")]
     LayerCount { digest: Digest, diff_ids: usize, layers: usize },
 }

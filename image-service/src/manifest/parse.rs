@@ -6,7 +6,6 @@ use super::ManifestError;
 use super::platform::Platform;
 use crate::digest::Digest;
 use crate::registry::RawManifest;
-use crate::store::LayerCompression;
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -16,10 +15,19 @@ const SCHEMA1: [&str; 2] = [
     "application/vnd.docker.distribution.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v1+prettyjws",
 ];
+const LAYER_TYPES: [&str; 6] = [
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.v1.tar+gzip",
+    "application/vnd.oci.image.layer.v1.tar+zstd",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.diff.tar.gzip",
+    "application/vnd.docker.image.rootfs.diff.tar.zstd",
+];
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// More layers than overlay can stack (500) cannot run anyway; this only bounds the work.
-const MAX_LAYERS: usize = 1000;
+/// Layers in one manifest, equal ones included, which the configuration tells apart: this bounds the work
+/// before the configuration is known.
+const MAX_LAYERS: usize = 4 * super::config::MAX_DISTINCT_LAYERS;
 /// Far beyond any layer, and small enough that sums of sizes stay in range.
 const MAX_LAYER: u64 = 1 << 44;
 
@@ -47,11 +55,10 @@ pub(crate) struct Blob {
     pub(crate) size: u64,
 }
 
-/// A layer as it travels.
+/// A layer as it travels. How it is compressed its first bytes say, not its media type.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
     pub(crate) blob: Blob,
-    pub(crate) compression: LayerCompression,
 }
 
 /// One line of an index.
@@ -113,8 +120,8 @@ impl Document {
     }
 }
 
-/// Inside and outside must agree on the kind, or one registry's image is another one's index. Docker's and
-/// OCI's names of one kind may be mixed, as some tools do.
+/// Inside and outside must agree about the kind, or one registry's image is another one's index. Docker's and
+/// the OCI's names of one kind mean the same: registries convert between them.
 fn is_index(raw: &Raw, content_type: Option<&str>, digest: &Digest) -> Result<bool, ManifestError> {
     let known = |t: &str| match t {
         OCI_MANIFEST | DOCKER_MANIFEST => Some(false),
@@ -179,17 +186,10 @@ fn layer(raw: RawDescriptor, manifest: &Digest) -> Result<Layer, ManifestError> 
         let url = raw.urls.into_iter().next().unwrap_or_else(|| "(no address given)".to_owned());
         return Err(ManifestError::ForeignLayer { digest: raw.digest, url });
     }
-    let compression = match media_type.as_str() {
-        "application/vnd.oci.image.layer.v1.tar+gzip"
-        | "application/vnd.docker.image.rootfs.diff.tar.gzip" => LayerCompression::Gzip,
-        "application/vnd.oci.image.layer.v1.tar+zstd"
-        | "application/vnd.docker.image.rootfs.diff.tar.zstd" => LayerCompression::Zstd,
-        "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-            LayerCompression::None
-        }
-        _ => return Err(ManifestError::LayerType { digest: raw.digest, media_type }),
-    };
-    Ok(Layer { blob: Blob { digest: raw.digest, size: raw.size }, compression })
+    if !LAYER_TYPES.contains(&media_type.as_str()) {
+        return Err(ManifestError::LayerType { digest: raw.digest, media_type });
+    }
+    Ok(Layer { blob: Blob { digest: raw.digest, size: raw.size } })
 }
 
 #[cfg(test)]
@@ -212,16 +212,11 @@ mod tests {
     }
 
     #[test]
-    fn every_layer_type_has_its_compression() {
-        for (media_type, expected) in [
-            ("application/vnd.oci.image.layer.v1.tar", LayerCompression::None),
-            ("application/vnd.oci.image.layer.v1.tar+gzip", LayerCompression::Gzip),
-            ("application/vnd.oci.image.layer.v1.tar+zstd", LayerCompression::Zstd),
-            ("application/vnd.docker.image.rootfs.diff.tar.gzip", LayerCompression::Gzip),
-        ] {
+    fn every_layer_type_is_accepted() {
+        for media_type in LAYER_TYPES {
             let json = image_with(&descriptor(media_type, ""));
             let Ok(Document::Image(image)) = parse(&json, None) else { panic!("{media_type}") };
-            assert_eq!((image.layers[0].compression, image.layers[0].blob.size), (expected, 7));
+            assert_eq!(image.layers[0].blob.size, 7);
         }
     }
 
@@ -263,6 +258,17 @@ mod tests {
             let error = parse(json, content_type).unwrap_err().to_string();
             assert!(error.contains(part), "{json}\n{error}");
         }
+    }
+
+    #[test]
+    fn docker_and_oci_types_of_one_kind_agree() {
+        let layer = descriptor(LAYER_TYPES[1], "");
+        for (inside, outside) in [(OCI_MANIFEST, DOCKER_MANIFEST), (DOCKER_MANIFEST, OCI_MANIFEST)] {
+            let json = image_with(&layer).replacen('{', &format!(r#"{{"mediaType":"{inside}","#), 1);
+            assert!(matches!(parse(&json, Some(outside)), Ok(Document::Image(_))), "{inside} as {outside}");
+        }
+        let json = format!(r#"{{"mediaType":"{DOCKER_LIST}","manifests":[]}}"#);
+        assert!(matches!(parse(&json, Some(OCI_INDEX)), Ok(Document::Index(_))));
     }
 
     #[test]

@@ -148,6 +148,7 @@ fn manifest_kind(error: &ManifestError) -> ErrorKind {
         | ManifestError::LayerType { .. }
         | ManifestError::ForeignLayer { .. }
         | ManifestError::TooDeep { .. }
+        | ManifestError::TooManyLayers { .. }
         | ManifestError::ConfigTooLarge { .. } => ErrorKind::FailedPrecondition,
         ManifestError::Platform { .. } => ErrorKind::NotFound,
         ManifestError::Contradiction { .. }
@@ -174,6 +175,8 @@ fn store_kind(error: &StoreError) -> ErrorKind {
         StoreError::DiskFull { .. } => ErrorKind::ResourceExhausted,
         StoreError::Config { .. } | StoreError::WrongDigest { .. } => ErrorKind::DataLoss,
         StoreError::LayerMissing(_) | StoreError::ImageMissing(_) => ErrorKind::Unavailable,
-        StoreError::Io { .. } | StoreError::Record(_) | StoreError::InUse(_) => ErrorKind::Internal,
+        StoreError::Io { .. } | StoreError::Record(_) | StoreError::LostWrites(_) | StoreError::InUse(_) => {
+            ErrorKind::Internal
+        }
     }
 }

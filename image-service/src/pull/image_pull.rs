@@ -16,7 +16,7 @@ use crate::manifest::{self, Document, ImageManifest, MAX_CONFIG, ManifestError, 
 use crate::mirror::{ManifestByDigest, ManifestOf, Resolution, ResolveDigest, SmallBlob, Sources};
 use crate::reference::Reference;
 use crate::registry::{Credentials, RawManifest};
-use crate::store::{self, Hold, NewImage};
+use crate::store::{self, Hold, Image, NewImage};
 
 /// An index may lead to another one; real images nest no deeper.
 const MAX_INDEXES: usize = 3;
@@ -63,8 +63,10 @@ impl ImagePull {
 
     async fn stages(&self, operation: &Operation<PullCause>) -> Staged<ImageId> {
         let sources = self.find_endpoints(operation).await?;
-        if let Some(unchanged) = self.resolve(operation, &sources).await? {
-            return Ok(unchanged);
+        if let Some(unchanged) = self.resolve(operation, &sources).await?
+            && self.check(operation, unchanged.diff_ids.clone()).await?
+        {
+            return Ok(unchanged.id.clone());
         }
         self.progress.stage(PullStage::Manifest);
         let name = PullStage::Manifest.name();
@@ -75,6 +77,7 @@ impl ImagePull {
         let config = operation.stage(name, DOCUMENT_DEADLINE, |_| fetch_config(&found, &sources)).await?;
         // From here on the store keeps the layers that this image needs.
         let hold = self.puller.shared.store.hold(&config.diff_ids);
+        self.check(operation, config.diff_ids.clone()).await?;
         self.fetch_layers(operation, sources, &found.image, &config.diff_ids).await?;
         let image = NewImage {
             reference: self.reference.clone(),
@@ -102,7 +105,11 @@ impl ImagePull {
 
     /// The image that is here already, when the registry says that the reference still means it. The
     /// registry is asked even for a digest: it knows who may have the image.
-    async fn resolve(&self, operation: &Operation<PullCause>, sources: &Sources) -> Staged<Option<ImageId>> {
+    async fn resolve(
+        &self,
+        operation: &Operation<PullCause>,
+        sources: &Sources,
+    ) -> Staged<Option<Arc<Image>>> {
         self.progress.stage(PullStage::Resolve);
         let unchanged = |_| async {
             let Ok(image) = self.puller.shared.store.find(&self.reference.to_string()) else {
@@ -112,9 +119,19 @@ impl ImagePull {
                 return Ok(None);
             };
             let expected = self.reference.repo_digest(&digest);
-            Ok(image.repo_digests.contains(&expected).then(|| image.id.clone()))
+            Ok(image.repo_digests.contains(&expected).then_some(image))
         };
         operation.stage(PullStage::Resolve.name(), DOCUMENT_DEADLINE, unchanged).await
+    }
+
+    /// Whether the layers that are here are what was unpacked. Those that are not the store has no more:
+    /// they are fetched again.
+    async fn check(&self, operation: &Operation<PullCause>, layers: Vec<DiffId>) -> Staged<bool> {
+        let store = self.puller.shared.store.clone();
+        let check = |stage: Stage<PullCause>| async move {
+            stage.blocking(move |_: &Cancel| Ok(store.check_layers(&layers).is_empty())).await
+        };
+        operation.stage("check", LAYERS_DEADLINE, check).await
     }
 
     async fn fetch_layers(

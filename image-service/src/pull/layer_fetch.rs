@@ -98,8 +98,8 @@ impl LayerFetch {
         events: &impl Fn(DownloadEvent),
     ) -> Result<Attempt, PullCause> {
         let (pieces, reader) = pipe();
-        let (store, diff, compression) = (self.store.clone(), diff.clone(), layer.compression);
-        let ingest = move |_: &Cancel| Ok(store.ingest_layer(&diff, reader, compression));
+        let (store, diff) = (self.store.clone(), diff.clone());
+        let ingest = move |_: &Cancel| Ok(store.ingest_layer(&diff, reader));
         let mut ingest = pin!(self.stage.blocking(ingest));
         let download = Download::new(&self.sources, failover, &layer.blob.digest, layer.blob.size);
         let (downloaded, ingested) = self.both(download.run(&pieces, events), ingest.as_mut()).await?;

@@ -25,7 +25,7 @@ pub(super) fn of_remove(error: &RemoveError) -> Status {
 
 fn of_store(error: &StoreError) -> Status {
     let code = match error {
-        StoreError::Io { .. } | StoreError::Record(_) => Code::Internal,
+        StoreError::Io { .. } | StoreError::Record(_) | StoreError::LostWrites(_) => Code::Internal,
         StoreError::DiskFull { .. } => Code::ResourceExhausted,
         StoreError::InUse(_) => Code::FailedPrecondition,
         StoreError::Config { .. } | StoreError::WrongDigest { .. } => Code::DataLoss,

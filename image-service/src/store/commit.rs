@@ -11,7 +11,7 @@ use super::config;
 use super::error::StoreError;
 use super::image::{Image, NewImage};
 use super::record::{self, ImageRecord, Name};
-use super::{Inner, Known, Store};
+use super::{Inner, Store, StoredImage, StoredLayer};
 use crate::digest::{DiffId, ImageId};
 use crate::layout::{ImageFolder, numbered};
 
@@ -33,21 +33,23 @@ impl Store {
         let id = ImageId::from(image.config.digest.clone());
         let config = config::parse(id.digest(), &image.config.bytes)?;
         let layers = config::layers(&id, &config)?;
-        let _wanted = self.hold(&layers);
+        let _hold = self.hold(&layers);
         let inner = &self.inner;
         let _writing = inner.writing();
         inner.all_there(&layers)?;
         inner.inherit(&layers)?;
-        let known = match inner.renew(&id, &image) {
-            Some(record) => inner.rewrite(record, &image, config)?,
-            None => inner.create(id, &image, layers, config)?,
+        let stored = match inner.renamed(&id, &image) {
+            Some(record) if record.unsynced_in.is_none() => inner.rewrite(record, &image, config)?,
+            // Its files may not have reached the disk, so they are all written again.
+            Some(record) => inner.create(record, &image, config)?,
+            None => inner.create(new_record(id, &image, layers), &image, config)?,
         };
-        let image = inner.admit(known);
+        let image = inner.publish_image(stored);
         Inner::sync_later(inner);
         Ok(image)
     }
 
-    /// Pins or unpins an image: whoever frees disk space leaves pinned ones alone.
+    /// Pins or unpins an image: image garbage collection leaves pinned ones alone.
     ///
     /// # Errors
     /// [`StoreError::ImageMissing`], or the record cannot be written.
@@ -61,14 +63,14 @@ impl Store {
 impl Inner {
     fn all_there(&self, layers: &[DiffId]) -> Result<(), StoreError> {
         let state = self.state();
-        match layers.iter().find(|diff| !state.layers.contains_key(diff)) {
+        match layers.iter().find(|diff| !state.layers.get(diff).is_some_and(StoredLayer::is_usable)) {
             Some(missing) => Err(StoreError::LayerMissing(missing.clone())),
             None => Ok(()),
         }
     }
 
     /// The record of an image that is already there, with the new names.
-    fn renew(&self, id: &ImageId, image: &NewImage) -> Option<ImageRecord> {
+    fn renamed(&self, id: &ImageId, image: &NewImage) -> Option<ImageRecord> {
         let mut record = self.state().images.get(id)?.record.clone();
         let names = names_of(image);
         record.names.retain(|old| names.iter().all(|new| new.name != old.name));
@@ -82,30 +84,21 @@ impl Inner {
         record: ImageRecord,
         image: &NewImage,
         config: ImageConfiguration,
-    ) -> Result<Known, StoreError> {
+    ) -> Result<StoredImage, StoreError> {
         let folder = self.layout.image(&record.id);
         write_file(&folder.manifest(), &image.manifest.bytes, 0o600, Durability::PowerCut)
             .map_err(StoreError::at("write", &folder.manifest()))?;
         record::replace(&folder.record(), &record)?;
-        Ok(self.known(record, config))
+        Ok(self.stored(record, config))
     }
 
     fn create(
         &self,
-        id: ImageId,
+        record: ImageRecord,
         image: &NewImage,
-        layers: Vec<DiffId>,
         config: ImageConfiguration,
-    ) -> Result<Known, StoreError> {
-        let record = ImageRecord {
-            id,
-            manifest: image.manifest.digest.clone(),
-            names: names_of(image),
-            layers,
-            unsynced_in: Some(clock::boot_id().to_owned()),
-            pinned: false,
-            pulled_at: clock::now(),
-        };
+    ) -> Result<StoredImage, StoreError> {
+        let record = ImageRecord { unsynced_in: Some(clock::boot_id().to_owned()), ..record };
         let folder = ImageFolder(numbered(&self.layout.new_images(), self.number()));
         let home = self.layout.image(&record.id);
         let write = || {
@@ -114,7 +107,11 @@ impl Inner {
                 fs::write(&path, &document.bytes).map_err(StoreError::at("write", &path))?;
             }
             record::write_new(&folder.record(), &record)?;
-            self.discard(home.path(), &self.layout.image_trash())?;
+            if self.state().images.contains_key(&record.id) {
+                self.discard(home.path(), &self.layout.image_trash())?;
+            } else {
+                self.set_aside(home.path(), &self.layout.bad_images(), record.id.hex())?;
+            }
             fs::rename(folder.path(), home.path()).map_err(StoreError::at("publish", home.path()))
         };
         if let Err(error) = write() {
@@ -122,28 +119,28 @@ impl Inner {
             let _ = self.discard(folder.path(), &self.layout.image_trash());
             return Err(error);
         }
-        Ok(self.known(record, config))
+        Ok(self.stored(record, config))
     }
 
-    fn known(&self, record: ImageRecord, config: ImageConfiguration) -> Known {
+    fn stored(&self, record: ImageRecord, config: ImageConfiguration) -> StoredImage {
         let state = self.state();
-        let bytes = |diff: &DiffId| state.layers.get(diff).map_or(0, |layer| layer.bytes);
-        Known { image: Arc::new(Image::new(&record, config, bytes)), record }
+        let bytes = |diff: &DiffId| state.layers.get(diff).map_or(0, |layer| layer.record.bytes);
+        StoredImage { image: Arc::new(Image::new(&record, config, bytes)), record, version: self.number() }
     }
 
     /// Makes a written image visible and takes its names from those that had them before.
-    fn admit(&self, known: Known) -> Arc<Image> {
-        let image = Arc::clone(&known.image);
+    fn publish_image(&self, stored: StoredImage) -> Arc<Image> {
+        let image = Arc::clone(&stored.image);
         let losers: Vec<ImageId> = {
             let state = self.state();
-            let holders = known.record.names.iter().filter_map(|name| state.names.get(&name.name));
+            let holders = stored.record.names.iter().filter_map(|name| state.names.get(&name.name));
             let mut losers: Vec<ImageId> = holders.filter(|id| **id != image.id).cloned().collect();
             losers.sort_unstable();
             losers.dedup();
             losers
         };
-        let taken: Vec<String> = known.record.names.iter().map(|name| name.name.clone()).collect();
-        self.state_mut().adopt(known);
+        let taken: Vec<String> = stored.record.names.iter().map(|name| name.name.clone()).collect();
+        self.state_mut().insert(stored);
         for id in losers {
             // Should this fail, the later date of the name decides at the next start.
             if let Err(e) = self.change(&id, |record| record.names.retain(|n| !taken.contains(&n.name))) {
@@ -153,20 +150,35 @@ impl Inner {
         image
     }
 
-    /// Changes a record on disk, then in memory. The caller holds `writing`.
+    /// Changes a record on disk, then in memory. The caller has locked `writing`.
     pub(super) fn change(&self, id: &ImageId, edit: impl FnOnce(&mut ImageRecord)) -> Result<(), StoreError> {
         let (mut record, image) = {
             let state = self.state();
-            let known = state.images.get(id).ok_or_else(|| StoreError::ImageMissing(id.clone()))?;
-            (known.record.clone(), Arc::clone(&known.image))
+            let stored = state.images.get(id).ok_or_else(|| StoreError::ImageMissing(id.clone()))?;
+            (stored.record.clone(), Arc::clone(&stored.image))
         };
         edit(&mut record);
         record::replace(&self.layout.image(id).record(), &record)?;
-        let known = self.known(record, image.config.clone());
+        let version = self.state().images.get(id).map(|stored| stored.version);
+        let mut stored = self.stored(record, image.config.clone());
+        // The same commit as before.
+        stored.version = version.unwrap_or(stored.version);
         let mut state = self.state_mut();
-        state.names.retain(|name, owner| owner != id || known.record.names.iter().any(|n| &n.name == name));
-        state.images.insert(id.clone(), known);
+        state.names.retain(|name, owner| owner != id || stored.record.names.iter().any(|n| &n.name == name));
+        state.images.insert(id.clone(), stored);
         Ok(())
+    }
+}
+
+fn new_record(id: ImageId, image: &NewImage, layers: Vec<DiffId>) -> ImageRecord {
+    ImageRecord {
+        id,
+        manifest: image.manifest.digest.clone(),
+        names: names_of(image),
+        layers,
+        unsynced_in: None,
+        pinned: false,
+        pulled_at: clock::now(),
     }
 }
 

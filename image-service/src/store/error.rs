@@ -33,6 +33,9 @@ pub enum StoreError {
     /// A record that cannot be written or read.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The disk failed while a layer was written.
+    #[error("{}: the disk lost writes while it was written; pull the image again", .0.display())]
+    LostWrites(PathBuf),
     /// Another server uses the store.
     #[error("{} is in use by another crisp; stop it or choose another --root", .0.display())]
     InUse(PathBuf),
@@ -148,7 +151,7 @@ pub enum IngestError {
     Store(#[from] StoreError),
 }
 
-/// How a layer's archive is compressed.
+/// How a layer's archive is compressed, as its first bytes say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerCompression {
     /// Not at all.

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use super::error::FindError;
 use super::image::Image;
 use super::{State, Store};
-use crate::digest::{DiffId, ImageId};
+use crate::digest::{Algorithm, ImageId};
 use crate::reference::Reference;
 
 /// Fewer digits than this are a name, not the start of an id.
 const SHORTEST_ID: usize = 4;
+/// Digits of a sha512 id.
+const LONGEST_ID: usize = 128;
 
 impl Store {
     /// Finds an image by tag (`busybox` is `docker.io/library/busybox:latest`), by `name@digest`, by id
-    /// with or without `sha256:`, or by the unique start of an id.
+    /// with or without its algorithm (`sha256:`, `sha512:`), or by the unique start of an id.
     ///
     /// A name wins over the start of an id that looks the same.
     ///
@@ -21,20 +23,25 @@ impl Store {
     /// [`FindError`]: nothing, or more than one image, is meant; or the text can be neither id nor name.
     pub fn find(&self, text: &str) -> Result<Arc<Image>, FindError> {
         let state = self.inner.state();
-        let prefixed = text.strip_prefix("sha256:");
-        if prefixed.is_none()
+        let algorithm = [Algorithm::Sha256, Algorithm::Sha512].into_iter().find_map(|algorithm| {
+            let digits = text.strip_prefix(algorithm.name())?.strip_prefix(':')?;
+            Some((algorithm, digits))
+        });
+        if algorithm.is_none()
             && let Some(image) = state.by_name(text)
         {
             return Ok(image);
         }
-        let digits = prefixed.unwrap_or(text);
-        let looks_like_id = digits.len() >= SHORTEST_ID
-            && digits.len() <= 64
+        let (algorithm, digits) = match algorithm {
+            Some((algorithm, digits)) => (Some(algorithm), digits),
+            None => (None, text),
+        };
+        let looks_like_id = (SHORTEST_ID..=LONGEST_ID).contains(&digits.len())
             && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if looks_like_id {
-            return state.by_id(text, digits);
+            return state.by_id(text, algorithm, digits);
         }
-        // Only to say what is wrong with it.
+        // For the error that says what is wrong with it.
         Reference::parse(text)?;
         Err(FindError::Unknown(text.to_owned()))
     }
@@ -42,12 +49,7 @@ impl Store {
     /// The image with exactly this id.
     #[must_use]
     pub fn image(&self, id: &ImageId) -> Option<Arc<Image>> {
-        self.inner.state().images.get(id).map(|known| Arc::clone(&known.image))
-    }
-
-    /// Whether the layer's archive said that nothing below shows through its root.
-    pub(super) fn hides_below(state: &State, diff: &DiffId) -> bool {
-        state.layers.get(diff).is_some_and(|layer| layer.opaque_root)
+        self.inner.state().images.get(id).map(|stored| Arc::clone(&stored.image))
     }
 }
 
@@ -59,13 +61,17 @@ impl State {
             None => reference.repo_tag()?,
         };
         let id = self.names.get(&name)?;
-        self.images.get(id).map(|known| Arc::clone(&known.image))
+        self.images.get(id).map(|stored| Arc::clone(&stored.image))
     }
 
-    fn by_id(&self, text: &str, digits: &str) -> Result<Arc<Image>, FindError> {
-        let mut found = self.images.values().filter(|known| known.record.id.hex().starts_with(digits));
+    fn by_id(&self, text: &str, algorithm: Option<Algorithm>, digits: &str) -> Result<Arc<Image>, FindError> {
+        let mut found = self.images.values().filter(|stored| {
+            let id = &stored.record.id;
+            algorithm.is_none_or(|algorithm| id.digest().algorithm() == algorithm)
+                && id.hex().starts_with(digits)
+        });
         let Some(first) = found.next() else { return Err(FindError::Unknown(text.to_owned())) };
-        let mut candidates: Vec<String> = found.map(|known| known.record.id.short().to_owned()).collect();
+        let mut candidates: Vec<String> = found.map(|stored| stored.record.id.short().to_owned()).collect();
         if candidates.is_empty() {
             return Ok(Arc::clone(&first.image));
         }

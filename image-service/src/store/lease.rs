@@ -8,9 +8,9 @@ use super::error::StoreError;
 use super::{Inner, Store};
 use crate::digest::DiffId;
 
-/// Keeps layers, present or yet to come, from being collected: what a pull takes before it asks
-/// [`Store::has_layer`]. Dropping it collects nothing, as a pull that failed is usually tried again, unless
-/// the disk is full.
+/// Keeps layers, present or yet to come, from being collected: a pull takes one before it asks
+/// [`Store::has_layer`]. When it is dropped the layers stay, as a pull that failed is usually tried again,
+/// unless the disk is full.
 #[derive(Debug)]
 pub struct Hold {
     store: Arc<Inner>,
@@ -34,12 +34,12 @@ impl Lease {
 }
 
 impl Store {
-    /// Holds `layers` until the answer is dropped.
+    /// Holds `layers` until the result is dropped.
     #[must_use]
     pub fn hold(&self, layers: &[DiffId]) -> Hold {
         let mut state = self.inner.state_mut();
         for diff in layers {
-            *state.wanted.entry(diff.clone()).or_default() += 1;
+            *state.users.entry(diff.clone()).or_default() += 1;
         }
         Hold { store: Arc::clone(&self.inner), layers: layers.to_vec() }
     }
@@ -57,7 +57,7 @@ impl Store {
             drop(state);
             return Err(StoreError::LayerMissing(missing));
         }
-        let visible = layers.iter().rposition(|diff| Self::hides_below(&state, diff)).unwrap_or(0);
+        let visible = layers.iter().rposition(|diff| state.hides_below(diff)).unwrap_or(0);
         // Overlay refuses the same folder twice, and only the topmost appearance can be seen.
         let mut paths: Vec<PathBuf> = Vec::new();
         for diff in layers.get(visible..).unwrap_or_default().iter().rev() {
@@ -75,16 +75,19 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = self.store.state_mut();
         for diff in &self.layers {
-            if let Some(count) = state.wanted.get_mut(diff) {
+            if let Some(count) = state.users.get_mut(diff) {
                 *count -= 1;
                 if *count == 0 {
-                    state.wanted.remove(diff);
+                    state.users.remove(diff);
                 }
             }
         }
+        let superseded = state.superseded.iter().any(|(diff, _)| self.layers.contains(diff));
         drop(state);
-        if self.store.tight.load(Ordering::Relaxed) {
+        if self.store.disk_full.load(Ordering::Relaxed) {
             Inner::collect_later(&self.store, std::mem::take(&mut self.layers));
+        } else if superseded {
+            Inner::collect_later(&self.store, Vec::new());
         }
     }
 }

@@ -2,20 +2,25 @@
 //!
 //! ```text
 //!   ingest_layer ─> .unpacking/<n> ─rename─> layers/<diff id>
-//!   commit_image ─> images/<id>/record.json, "unsettled in this boot"      usable from here on
-//!   settle       ─> syncfs, then the record without that remark            durable from here on
-//!   remove_image ─> record away, then gc: layers that no image, lease or hold wants go to .trash
+//!   commit_image ─> images/<id>/record.json, "unsynced in this boot"       usable from here on
+//!   sync         ─> syncfs, then the record without that remark            durable from here on
+//!   check, verify ─> layers compared with their checksum; a pull replaces those that differ
+//!   remove_image ─> record removed; layers that no image, lease or hold needs go to .trash
 //! ```
 //!
 //! A layer is durable before a record that counts after a reboot names it. Until then the record says in
 //! which boot it was written: a server that dies loses nothing, as the page cache survives it, and after
-//! a power cut the image is not there instead of damaged. So nobody waits for the disk, which with one
+//! a power cut the image is missing instead of damaged. So no pull waits for the disk, which with one
 //! syncfs for thousands of small files would be a third of a pull's time, and far longer where containers
 //! have written a lot to the same file system.
 //!
-//! Lookups are answered from memory under a lock held for nanoseconds; `writing` keeps those who change
-//! the disk apart from each other, never from readers. All methods that touch the disk block.
+//! Opening deletes nothing: which layers containers run on is known only once the runtime service has
+//! taken their leases again and calls [`Store::start_collection`].
+//!
+//! Lookups are answered from memory under a lock held for nanoseconds; `writing` excludes those who change
+//! the disk from each other, never readers. All methods that touch the disk block.
 
+mod check;
 mod commit;
 mod config;
 mod error;
@@ -25,16 +30,18 @@ mod ingest;
 mod inherit;
 mod lease;
 mod open;
+mod publish;
 mod record;
 mod remove;
 mod sync;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+pub use check::Condition;
 pub use error::{FindError, IngestError, LayerCompression, StoreError};
 pub use image::{Document, FsUsage, Image, NewImage, Removed};
 pub use ingest::IngestedLayer;
@@ -45,6 +52,7 @@ use crate::digest::{DiffId, ImageId};
 use crate::layout::Layout;
 use crate::unpack::Limits;
 use record::{ImageRecord, LayerRecord};
+use sync::FileSystems;
 
 /// The image store of one root folder. Clones share it.
 #[derive(Debug, Clone)]
@@ -57,13 +65,14 @@ struct Inner {
     layout: Layout,
     limits: Limits,
     state: RwLock<State>,
-    /// Held while folders or records are put in place or taken away.
+    /// Locked while folders or records are put in place or taken away.
     writing: Mutex<()>,
     trash: Background,
     syncer: Background,
+    file_systems: FileSystems,
     /// The disk was full when a layer was last unpacked: nothing is kept for a next try.
-    tight: AtomicBool,
-    /// Names temporary folders.
+    disk_full: AtomicBool,
+    /// Numbers temporary folders, and versions of images and layers in memory.
     next: AtomicU64,
     /// Keeps a second server out.
     _lock: File,
@@ -72,32 +81,69 @@ struct Inner {
 /// What is on disk, in memory.
 #[derive(Debug, Default)]
 struct State {
-    images: HashMap<ImageId, Known>,
+    images: HashMap<ImageId, StoredImage>,
     /// `name:tag` and `name@digest`.
     names: HashMap<String, ImageId>,
-    layers: HashMap<DiffId, LayerRecord>,
-    /// How many leases and holds want a layer, present or not.
-    wanted: HashMap<DiffId, usize>,
+    layers: HashMap<DiffId, StoredLayer>,
+    /// How many leases and holds a layer has, present or not.
+    users: HashMap<DiffId, usize>,
+    /// Damaged layers that were replaced while they had users.
+    superseded: Vec<(DiffId, PathBuf)>,
+    /// What an earlier server left half written or half deleted.
+    leftovers: Vec<PathBuf>,
+    /// Layers may be deleted: everything that an earlier server leased is leased again.
+    collecting: bool,
 }
 
 #[derive(Debug)]
-struct Known {
+struct StoredImage {
     image: Arc<Image>,
     record: ImageRecord,
+    /// Another one after each commit, so that a sync does not speak for a later commit.
+    version: u64,
+}
+
+#[derive(Debug)]
+struct StoredLayer {
+    record: LayerRecord,
+    health: Health,
+    /// Another one for each tree.
+    version: u64,
+}
+
+/// What is known of a layer's tree.
+///
+/// ```text
+///   unpacked ──> Sound <── check ── Unchecked <── found at the start
+///                  │                    │
+///                  └── verify, failed sync ──> Damaged ── next pull unpacks it again ──> Sound
+///                                               ^
+///   found, perhaps never synced: Unsynced ── check
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Health {
+    /// Unpacked or checked by this server.
+    Sound,
+    /// Found at the start.
+    Unchecked,
+    /// Found at the start, unpacked in an earlier boot, and no image says that it reached the disk.
+    Unsynced,
+    /// It differs from what was unpacked, or may do so.
+    Damaged,
 }
 
 impl Store {
-    /// Whether a layer is there, complete. It stays so only while a [`Hold`], a [`Lease`] or an image
-    /// wants it.
+    /// Whether a layer is there and can be used. It stays only while a [`Hold`], a [`Lease`] or an image
+    /// has it.
     #[must_use]
     pub fn has_layer(&self, diff: &DiffId) -> bool {
-        self.inner.state().layers.contains_key(diff)
+        self.inner.state().layers.get(diff).is_some_and(StoredLayer::is_usable)
     }
 
     /// Every image, in no particular order.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Image>> {
-        self.inner.state().images.values().map(|known| Arc::clone(&known.image)).collect()
+        self.inner.state().images.values().map(|stored| Arc::clone(&stored.image)).collect()
     }
 
     /// What all layers take up, from their records: no disk is walked.
@@ -105,14 +151,14 @@ impl Store {
     pub fn usage(&self) -> FsUsage {
         let state = self.inner.state();
         state.layers.values().fold(FsUsage::default(), |sum, layer| FsUsage {
-            bytes: sum.bytes + layer.bytes,
-            inodes: sum.inodes + layer.inodes,
+            bytes: sum.bytes + layer.record.bytes,
+            inodes: sum.inodes + layer.record.inodes,
         })
     }
 
     /// The folder of the layers, which is also what [`usage`](Self::usage) is about.
     #[must_use]
-    pub fn layers_path(&self) -> std::path::PathBuf {
+    pub fn layers_path(&self) -> PathBuf {
         self.inner.layout.layers()
     }
 }
@@ -134,7 +180,8 @@ impl Inner {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Renames something away and has it deleted in the background.
+    /// Renames something into a trash folder and has it deleted in the background. Nothing there is no
+    /// error.
     fn discard(&self, path: &Path, trash: &Path) -> Result<(), StoreError> {
         let away = crate::layout::numbered(trash, self.number());
         match std::fs::rename(path, &away) {
@@ -146,22 +193,36 @@ impl Inner {
     }
 }
 
+impl StoredLayer {
+    fn is_usable(&self) -> bool {
+        match self.health {
+            Health::Sound | Health::Unchecked => true,
+            Health::Unsynced | Health::Damaged => false,
+        }
+    }
+}
+
 impl State {
     /// Whether an image is made of this layer.
     fn in_an_image(&self, diff: &DiffId) -> bool {
-        self.images.values().any(|known| known.record.layers.contains(diff))
+        self.images.values().any(|stored| stored.record.layers.contains(diff))
     }
 
     /// Whether a layer must stay.
     fn needs(&self, diff: &DiffId) -> bool {
-        self.wanted.contains_key(diff) || self.in_an_image(diff)
+        self.users.contains_key(diff) || self.in_an_image(diff)
+    }
+
+    /// Whether the layer's archive hides everything below its root.
+    fn hides_below(&self, diff: &DiffId) -> bool {
+        self.layers.get(diff).is_some_and(|layer| layer.record.opaque_root)
     }
 
     /// Takes an image in, replacing what was known of it, and moves its names to it.
-    fn adopt(&mut self, known: Known) {
-        for name in &known.record.names {
-            self.names.insert(name.name.clone(), known.record.id.clone());
+    fn insert(&mut self, stored: StoredImage) {
+        for name in &stored.record.names {
+            self.names.insert(name.name.clone(), stored.record.id.clone());
         }
-        self.images.insert(known.record.id.clone(), known);
+        self.images.insert(stored.record.id.clone(), stored);
     }
 }

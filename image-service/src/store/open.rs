@@ -1,7 +1,8 @@
-//! Opening the store: what is on disk becomes what is known.
+//! Opening the store: what is on disk becomes what is known. Nothing is deleted here.
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -14,20 +15,20 @@ use super::config;
 use super::error::StoreError;
 use super::image::Image;
 use super::record::{ImageRecord, LayerRecord};
-use super::{Inner, Known, State, Store};
+use super::sync::FileSystems;
+use super::{Health, Inner, State, Store, StoredImage, StoredLayer};
 use crate::background::Background;
 use crate::digest::DiffId;
-use crate::layout::{self, ImageFolder, Layout};
+use crate::layout::{self, ImageFolder, LayerFolder, Layout};
 use crate::unpack::Limits;
 
 impl Store {
     /// Opens, and creates where missing, the store below `root`.
     ///
-    /// Leftovers of an interrupted server go. A record that cannot be read, or an image that lacks a
-    /// layer, is set aside with a warning: the image is pulled again when it is next wanted. An image that
-    /// was not yet durable when the machine went down goes, and so does a layer from before the last boot
-    /// that no image names: they may be incomplete. A layer unpacked since stays for the pull that will be
-    /// tried again.
+    /// A record that cannot be read, or that a newer release wrote, is set aside with its content and a
+    /// warning: the image is pulled again when it is next needed. An image that was not yet durable when
+    /// the machine went down is not loaded, and a layer from before the last boot that no image names is
+    /// not used by a pull before it was checked.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when another server has it open, else the folder that cannot be made or read.
@@ -42,24 +43,24 @@ impl Store {
     pub fn open_with(root: &Path, limits: Limits) -> Result<Self, StoreError> {
         let layout = Layout::new(root);
         for folder in layout.folders() {
-            // Only root may walk in: layers hold other people's setuid programs.
+            // For root alone: layers hold setuid programs.
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.map_err(StoreError::at("create", &folder))?;
         }
-        spread(&layout.unpacking());
+        spread_on_ext4(&layout.unpacking());
         let lock = lock(&layout)?;
         let inner = Inner {
             limits,
             state: RwLock::default(),
             writing: Mutex::new(()),
-            tight: AtomicBool::new(false),
+            disk_full: AtomicBool::new(false),
             trash: Background::new("crisp-trash"),
             syncer: Background::new("crisp-sync"),
+            file_systems: FileSystems::open(&layout)?,
             next: AtomicU64::new(first_number(&layout)?),
             _lock: lock,
             layout,
         };
-        inner.sweep()?;
         let state = inner.load()?;
         *inner.state_mut() = state;
         let inner = Arc::new(inner);
@@ -69,150 +70,145 @@ impl Store {
 }
 
 impl Inner {
-    /// Hands everything temporary to the background deleter.
-    fn sweep(&self) -> Result<(), StoreError> {
-        let layout = &self.layout;
-        for (from, to) in
-            [(layout.unpacking(), layout.layer_trash()), (layout.new_images(), layout.image_trash())]
-        {
-            for (path, _) in entries(&from)? {
-                self.discard(&path, &to)?;
-            }
-        }
-        for trash in [layout.layer_trash(), layout.image_trash()] {
-            for (path, _) in entries(&trash)? {
-                self.trash.delete(path);
-            }
-        }
-        Ok(())
-    }
-
     fn load(&self) -> Result<State, StoreError> {
+        let layout = &self.layout;
         let mut state = State { layers: self.load_layers()?, ..State::default() };
-        let mut records = Vec::new();
-        for (path, name) in entries(&self.layout.images())? {
-            if name.starts_with('.') {
-                continue;
-            }
-            match load_image(&name, &ImageFolder(path.clone()), &state.layers) {
-                Ok(known) if self.may_be_damaged(&known.record) => {
-                    tracing::info!(
-                        image = name,
-                        "pulled just before the power went; it will be pulled again"
-                    );
-                    self.discard(&path, &self.layout.image_trash())?;
-                }
-                Ok(known) => records.push(known),
-                Err(why) => self.set_aside(&path, &name, &why)?,
+        for folder in [layout.unpacking(), layout.layer_trash(), layout.new_images(), layout.image_trash()] {
+            state.leftovers.extend(entries(&folder)?.into_iter().map(|(path, _)| path));
+        }
+        for (path, name) in entries(&layout.superseded())? {
+            match name.split_once('.').map(|(name, _)| layout::digest_of(name)) {
+                Some(Ok(digest)) => state.superseded.push((digest.into(), path)),
+                _ => tracing::warn!(path = %path.display(), "not a layer's folder; left alone"),
             }
         }
-        resolve_duplicate_names(&mut records);
-        for known in records {
-            state.adopt(known);
+        let mut images = self.load_images(&mut state)?;
+        resolve_duplicate_names(&mut images);
+        for stored in images {
+            state.insert(stored);
         }
-        self.drop_untrusted(&mut state)?;
+        // The record of a synced image was written after its layers had reached the disk.
+        let named: Vec<DiffId> =
+            state.images.values().flat_map(|i| i.record.layers.iter().cloned()).collect();
+        for diff in named {
+            match state.layers.get_mut(&diff) {
+                Some(layer) if layer.health == Health::Unsynced => layer.health = Health::Unchecked,
+                _ => {}
+            }
+        }
         Ok(state)
     }
 
-    fn load_layers(&self) -> Result<HashMap<DiffId, LayerRecord>, StoreError> {
-        let mut layers = HashMap::new();
-        for (path, name) in entries(&self.layout.layers())? {
-            if name.starts_with('.') {
+    fn load_images(&self, state: &mut State) -> Result<Vec<StoredImage>, StoreError> {
+        let mut images = Vec::new();
+        for (path, name) in entries(&self.layout.images())? {
+            if is_foreign(&path, &name) {
                 continue;
             }
-            let folder = layout::LayerFolder(path.clone());
-            let read = layout::digest_of(&name).map_err(|e| e.to_string()).and_then(|digest| {
-                let record: LayerRecord = record::read(&folder.record()).map_err(|e| e.to_string())?;
-                if record.diff_id.digest() != &digest {
-                    return Err(format!("its record is about {}", record.diff_id));
+            match self.load_image(&name, &ImageFolder(path.clone()), &state.layers) {
+                Ok(stored) if may_be_incomplete(&stored.record) => {
+                    tracing::info!(
+                        image = name,
+                        "pulled just before the machine went down; it will be pulled again"
+                    );
+                    let away = layout::numbered(&self.layout.image_trash(), self.number());
+                    fs::rename(&path, &away).map_err(StoreError::at("remove", &path))?;
+                    state.leftovers.push(away);
                 }
-                if !folder.tree().is_dir() {
-                    return Err("it has no content".to_owned());
-                }
-                Ok(record)
-            });
-            match read {
+                Ok(stored) => images.push(stored),
+                Err(why) => self.set_aside_found(&path, &self.layout.bad_images(), &name, &why),
+            }
+        }
+        Ok(images)
+    }
+
+    fn load_image(
+        &self,
+        name: &str,
+        folder: &ImageFolder,
+        layers: &HashMap<DiffId, StoredLayer>,
+    ) -> Result<StoredImage, String> {
+        let digest = layout::digest_of(name).map_err(|e| e.to_string())?;
+        let record: ImageRecord = record::read(&folder.record()).map_err(|e| e.to_string())?;
+        if record.id.digest() != &digest {
+            return Err(format!("its record is about {}", record.id));
+        }
+        let bytes = fs::read(folder.config()).map_err(|e| format!("configuration: {e}"))?;
+        if !digest.matches(&bytes) {
+            return Err("its configuration is damaged".to_owned());
+        }
+        if let Some(missing) = record.layers.iter().find(|diff| !layers.contains_key(diff)) {
+            return Err(format!("layer {missing} is missing"));
+        }
+        let config = config::parse(&digest, &bytes).map_err(|e| e.to_string())?;
+        let bytes = |diff: &DiffId| layers.get(diff).map_or(0, |layer| layer.record.bytes);
+        let image = Arc::new(Image::new(&record, config, bytes));
+        Ok(StoredImage { image, record, version: self.number() })
+    }
+
+    fn load_layers(&self) -> Result<HashMap<DiffId, StoredLayer>, StoreError> {
+        let mut layers = HashMap::new();
+        for (path, name) in entries(&self.layout.layers())? {
+            if is_foreign(&path, &name) {
+                continue;
+            }
+            match load_layer(&name, &LayerFolder(path.clone())) {
                 Ok(record) => {
-                    layers.insert(record.diff_id.clone(), record);
+                    let health = match (record.damaged, record.boot_id == clock::boot_id()) {
+                        (true, _) => Health::Damaged,
+                        (false, true) => Health::Unchecked,
+                        (false, false) => Health::Unsynced,
+                    };
+                    let layer = StoredLayer { record, health, version: self.number() };
+                    layers.insert(layer.record.diff_id.clone(), layer);
                 }
-                Err(why) => {
-                    // Not kept for a person to look at: content comes back with the next pull.
-                    tracing::warn!(layer = name, why, "a layer cannot be used and is removed");
-                    self.discard(&path, &self.layout.layer_trash())?;
-                }
+                Err(why) => self.set_aside_found(&path, &self.layout.bad_layers(), &name, &why),
             }
         }
         Ok(layers)
     }
 
-    /// Committed in an earlier boot that ended before it was durable.
-    fn may_be_damaged(&self, record: &ImageRecord) -> bool {
-        record.unsynced_in.as_ref().is_some_and(|boot| boot != clock::boot_id())
-    }
-
-    fn set_aside(&self, path: &Path, name: &str, why: &str) -> Result<(), StoreError> {
-        let aside = self.layout.set_aside(name, self.number());
-        tracing::warn!(
-            image = name,
-            why,
-            kept = %aside.display(),
-            "an image cannot be used and is set aside; it will be pulled again when it is wanted"
-        );
-        fs::rename(path, &aside).map_err(StoreError::at("set aside", path))
-    }
-
-    /// Removes layers that a power cut may have damaged.
-    fn drop_untrusted(&self, state: &mut State) -> Result<(), StoreError> {
-        let untrusted: Vec<DiffId> = state
-            .layers
-            .values()
-            .filter(|layer| layer.boot_id != clock::boot_id() && !state.in_an_image(&layer.diff_id))
-            .map(|layer| layer.diff_id.clone())
-            .collect();
-        for diff in untrusted {
-            state.layers.remove(&diff);
-            self.discard(self.layout.layer(&diff).path(), &self.layout.layer_trash())?;
+    /// A disk that refuses must not keep the server from starting: what stays is tried again when its
+    /// place is needed.
+    fn set_aside_found(&self, path: &Path, to: &Path, name: &str, why: &str) {
+        tracing::warn!(path = %path.display(), why, "found something that cannot be used");
+        if let Err(error) = self.set_aside(path, to, name) {
+            tracing::error!(%error, "it stays where it is");
         }
-        Ok(())
     }
 }
 
-fn load_image(
-    name: &str,
-    folder: &ImageFolder,
-    layers: &HashMap<DiffId, LayerRecord>,
-) -> Result<Known, String> {
+/// Committed in an earlier boot that ended before the image was durable.
+fn may_be_incomplete(record: &ImageRecord) -> bool {
+    record.unsynced_in.as_ref().is_some_and(|boot| boot != clock::boot_id())
+}
+
+fn load_layer(name: &str, folder: &LayerFolder) -> Result<LayerRecord, String> {
     let digest = layout::digest_of(name).map_err(|e| e.to_string())?;
-    let record: ImageRecord = record::read(&folder.record()).map_err(|e| e.to_string())?;
-    if record.id.digest() != &digest {
-        return Err(format!("its record is about {}", record.id));
+    let record: LayerRecord = record::read(&folder.record()).map_err(|e| e.to_string())?;
+    if record.diff_id.digest() != &digest {
+        return Err(format!("its record is about {}", record.diff_id));
     }
-    let bytes = fs::read(folder.config()).map_err(|e| format!("configuration: {e}"))?;
-    if !digest.matches(&bytes) {
-        return Err("its configuration is damaged".to_owned());
+    if !folder.tree().is_dir() {
+        return Err("it has no content".to_owned());
     }
-    if let Some(missing) = record.layers.iter().find(|diff| !layers.contains_key(diff)) {
-        return Err(format!("layer {missing} is missing"));
-    }
-    let config = config::parse(&digest, &bytes).map_err(|e| e.to_string())?;
-    let image = Arc::new(Image::new(&record, config, |diff| layers.get(diff).map_or(0, |layer| layer.bytes)));
-    Ok(Known { image, record })
+    Ok(record)
 }
 
 /// Leaves each name on the image that got it last.
-fn resolve_duplicate_names(records: &mut [Known]) {
+fn resolve_duplicate_names(images: &mut [StoredImage]) {
     let mut latest: HashMap<String, i64> = HashMap::new();
-    for name in records.iter().flat_map(|known| &known.record.names) {
+    for name in images.iter().flat_map(|stored| &stored.record.names) {
         let since = latest.entry(name.name.clone()).or_insert(name.since);
         *since = (*since).max(name.since);
     }
-    for known in records {
-        let before = known.record.names.len();
-        known.record.names.retain(|name| latest.get(&name.name) == Some(&name.since));
-        if known.record.names.len() != before {
-            let size = known.image.size;
-            let image = Image::new(&known.record, known.image.config.clone(), |_| 0);
-            known.image = Arc::new(Image { size, ..image });
+    for stored in images {
+        let before = stored.record.names.len();
+        stored.record.names.retain(|name| latest.get(&name.name) == Some(&name.since));
+        if stored.record.names.len() != before {
+            let size = stored.image.size;
+            let image = Image::new(&stored.record, stored.image.config.clone(), |_| 0);
+            stored.image = Arc::new(Image { size, ..image });
         }
     }
 }
@@ -236,7 +232,7 @@ fn lock(layout: &Layout) -> Result<File, StoreError> {
 /// beside their common parent, where for a minute and more after something was deleted each new file
 /// has to search past the inodes that the deleted files had: pulling an image again just after it was
 /// removed would take ten times as long. Other file systems do not know the flag, and need it not.
-fn spread(folder: &Path) {
+fn spread_on_ext4(folder: &Path) {
     if let Ok(folder) = File::open(folder)
         && let Ok(flags) = rustix::fs::ioctl_getflags(&folder)
     {
@@ -244,21 +240,32 @@ fn spread(folder: &Path) {
     }
 }
 
-/// A number that no temporary folder has, and none had lately: ext4 also looks at the name.
+/// A number that no folder has, and none had lately: ext4 also looks at the name.
 fn first_number(layout: &Layout) -> Result<u64, StoreError> {
     let mut highest = u64::try_from(clock::now() / 1_000_000).unwrap_or_default();
-    for folder in [layout.layer_trash(), layout.image_trash(), layout.bad()] {
+    for folder in layout.folders() {
         for (_, name) in entries(&folder)? {
             let number = name.rsplit('.').next().and_then(|digits| digits.parse().ok());
-            highest = highest.max(number.unwrap_or(0));
+            highest = highest.max(number.filter(|n| *n < u64::MAX / 2).unwrap_or(0));
         }
     }
     Ok(highest + 1)
 }
 
-/// The paths and names in a folder. A name that is not UTF-8 is none of ours.
+/// Neither an image nor a layer, but one of the folders beside them, or the file system's own.
+fn is_foreign(path: &Path, name: &str) -> bool {
+    if layout::digest_of(name).is_ok() {
+        return false;
+    }
+    if !name.starts_with('.') && name != "lost+found" {
+        tracing::warn!(path = %path.display(), "not a folder of the image store; left alone");
+    }
+    true
+}
+
+/// The paths and names in a folder. The store gives no names that are not UTF-8.
 fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>, StoreError> {
-    let read = || -> std::io::Result<Vec<(PathBuf, String)>> {
+    let read = || -> io::Result<Vec<(PathBuf, String)>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(folder)? {
             let entry = entry?;

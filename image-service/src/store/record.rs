@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
 use crate::digest::{DiffId, Digest, ImageId};
+use crate::tree::Checksum;
 
 /// An image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,16 @@ pub(super) struct LayerRecord {
     /// those that they cover yet.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub implied: Vec<String>,
+    /// Those that have got them. Their attributes are not part of the checksum.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inherited: Vec<String>,
+    /// Of the tree as it was unpacked. Layers of earlier releases have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checksum: Option<Checksum>,
+    /// The tree was found to differ, or the disk failed while it was written: the next pull of an image
+    /// that has the layer unpacks it again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub damaged: bool,
     /// The boot in which it was unpacked. Until the record of a synced image names the layer, its content
     /// is only trusted within that boot: it may not have reached the disk.
     pub boot_id: String,

@@ -1,6 +1,9 @@
-//! Taking names and images away.
+//! Removing names, images, and layers that nothing needs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+
+use crisp_operation::clock;
 
 use super::error::StoreError;
 use super::image::Removed;
@@ -9,8 +12,30 @@ use crate::digest::{DiffId, ImageId};
 use crate::reference::Reference;
 
 impl Store {
-    /// Removes an image with all its names, as CRI's RemoveImage does. Layers that nothing wants go with
-    /// it, also those that failed pulls left; those that a container leases go when it does.
+    /// Allows that layers are deleted, and deletes what an earlier server left half done and layers of an
+    /// earlier boot that nothing needs. To be called once the containers that survived have taken their
+    /// leases again; before, every layer stays. A layer unpacked since the last boot stays for the pull
+    /// that will be tried again.
+    ///
+    /// # Errors
+    /// A layer cannot be taken away.
+    pub fn start_collection(&self) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let (leftovers, old) = {
+            let mut state = inner.state_mut();
+            state.collecting = true;
+            let old = state.layers.values().filter(|layer| layer.record.boot_id != clock::boot_id());
+            let old: Vec<DiffId> = old.map(|layer| layer.record.diff_id.clone()).collect();
+            (std::mem::take(&mut state.leftovers), old)
+        };
+        for path in leftovers {
+            inner.trash.delete(path);
+        }
+        inner.collect(&old)
+    }
+
+    /// Removes an image with all its names, as CRI's RemoveImage does. Layers that nothing needs go with
+    /// it, also those that failed pulls left; those that a container leases go when its lease ends.
     ///
     /// # Errors
     /// [`StoreError::ImageMissing`], or the record cannot be taken away.
@@ -18,7 +43,7 @@ impl Store {
         let inner = &self.inner;
         {
             let _writing = inner.writing();
-            inner.forget(id)?;
+            inner.remove_record(id)?;
         }
         self.collect_unused()
     }
@@ -34,21 +59,21 @@ impl Store {
             let _writing = inner.writing();
             let others = {
                 let state = inner.state();
-                let known = state.images.get(id).ok_or_else(|| StoreError::ImageMissing(id.clone()))?;
-                known.image.repo_tags.iter().any(|tag| Some(tag) != name.as_ref())
+                let stored = state.images.get(id).ok_or_else(|| StoreError::ImageMissing(id.clone()))?;
+                stored.image.repo_tags.iter().any(|tag| Some(tag) != name.as_ref())
             };
             if others {
                 inner.change(id, |record| record.names.retain(|n| Some(&n.name) != name.as_ref()))?;
                 return Ok(Removed::Untagged(id.clone()));
             }
-            inner.forget(id)?;
+            inner.remove_record(id)?;
         }
         self.collect_unused()?;
         Ok(Removed::Image(id.clone()))
     }
 
-    /// Removes every layer that no image, lease or hold wants. For a start, once the containers that
-    /// survived have taken their leases again.
+    /// Removes every layer that no image, lease or hold needs, once [collection has
+    /// started](Self::start_collection).
     ///
     /// # Errors
     /// A layer cannot be taken away.
@@ -59,38 +84,50 @@ impl Store {
 }
 
 impl Inner {
-    /// Takes an image away, on disk first. The caller holds `writing`.
-    fn forget(&self, id: &ImageId) -> Result<(), StoreError> {
+    /// Takes an image away, on disk first. The caller has locked `writing`.
+    fn remove_record(&self, id: &ImageId) -> Result<(), StoreError> {
         if !self.state().images.contains_key(id) {
             return Err(StoreError::ImageMissing(id.clone()));
         }
         let folder = self.layout.image(id);
         self.discard(folder.path(), &self.layout.image_trash())?;
-        sync::folder(&self.layout.images())?;
-        let mut state = self.state_mut();
-        state.names.retain(|_, owner| owner != id);
-        state.images.remove(id);
-        Ok(())
+        // In memory before anything else can fail: the folder is gone.
+        {
+            let mut state = self.state_mut();
+            state.names.retain(|_, owner| owner != id);
+            state.images.remove(id);
+        }
+        sync::folder(&self.layout.images())
     }
 
-    /// Removes those of `layers` that nothing wants.
+    /// Removes those of `layers` that nothing needs, and damaged copies that nothing runs on any more.
     fn collect(&self, layers: &[DiffId]) -> Result<(), StoreError> {
-        // Nobody publishes the same layer between forgetting and renaming it.
+        // No pull publishes the same layer between the two steps.
         let _writing = self.writing();
-        let unwanted: Vec<DiffId> = {
+        let mut paths: Vec<PathBuf> = Vec::new();
+        {
             let mut state = self.state_mut();
-            let unwanted: Vec<DiffId> = layers.iter().filter(|diff| !state.needs(diff)).cloned().collect();
-            unwanted.into_iter().filter(|diff| state.layers.remove(diff).is_some()).collect()
-        };
+            if !state.collecting {
+                return Ok(());
+            }
+            let superseded = std::mem::take(&mut state.superseded);
+            let (kept, unused) = superseded.into_iter().partition(|(diff, _)| state.users.contains_key(diff));
+            state.superseded = kept;
+            paths.extend(Vec::into_iter(unused).map(|(_, path)| path));
+            for diff in layers {
+                if !state.needs(diff) && state.layers.remove(diff).is_some() {
+                    paths.push(self.layout.layer(diff).path().to_owned());
+                }
+            }
+        }
         let mut result = Ok(());
-        for diff in unwanted {
-            let away = self.discard(self.layout.layer(&diff).path(), &self.layout.layer_trash());
-            result = result.and(away);
+        for path in paths {
+            result = result.and(self.discard(&path, &self.layout.layer_trash()));
         }
         result
     }
 
-    /// Collects on the deleter's thread, for those who must not wait.
+    /// Collects on the trash thread, for callers that must not wait.
     pub(super) fn collect_later(inner: &Arc<Self>, layers: Vec<DiffId>) {
         let store = Arc::clone(inner);
         inner.trash.run(move || {

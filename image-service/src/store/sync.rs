@@ -1,20 +1,72 @@
 //! Making images durable: synced to disk in the background, so that no pull waits for the disk.
+//!
+//! The kernel tells of a failed write once per open file: `syncfs` on a descriptor reports what failed since
+//! its last call, or since it was opened, and the pages count as written afterwards. So one descriptor per
+//! file system is opened before anything is written and used for every sync; and after a failure nothing
+//! that was not synced before can ever be called durable, whatever later syncs say.
 
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crisp_operation::{clock, fault};
 
 use super::error::StoreError;
-use super::{Inner, Store};
-use crate::digest::ImageId;
+use super::{Health, Inner, Store, record};
+use crate::digest::{DiffId, ImageId};
+use crate::layout::Layout;
+
+/// In the place of a boot id: no boot's, so that the image is pulled again after the next start.
+const SYNC_FAILED: &str = "sync failed";
+
+/// The file systems that the store writes to.
+#[derive(Debug)]
+pub(super) struct FileSystems {
+    /// One or two.
+    roots: Vec<File>,
+    /// One sync at a time: a failure is reported to one caller only.
+    syncing: Mutex<()>,
+    failures: AtomicU64,
+}
+
+impl FileSystems {
+    pub(super) fn open(layout: &Layout) -> Result<Self, StoreError> {
+        let open = |path: &Path| -> Result<(File, u64), StoreError> {
+            let file = File::open(path).map_err(StoreError::at("open", path))?;
+            let device = file.metadata().map_err(StoreError::at("look at", path))?.dev();
+            Ok((file, device))
+        };
+        let (layers, images) = (open(&layout.layers())?, open(&layout.images())?);
+        let mut roots = vec![layers.0];
+        if layers.1 != images.1 {
+            roots.push(images.0);
+        }
+        Ok(Self { roots, syncing: Mutex::new(()), failures: AtomicU64::new(0) })
+    }
+
+    /// How many syncs have failed.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.load(Ordering::Acquire)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // All of them, so that each one's failure is heard.
+        let results: Vec<_> = self.roots.iter().map(rustix::fs::syncfs).collect();
+        results.into_iter().collect::<Result<(), _>>()?;
+        Ok(())
+    }
+}
 
 impl Store {
     /// Makes every committed image durable now. The store does so by itself soon after each commit; this
     /// call waits for it.
     ///
     /// # Errors
-    /// The file system refuses; the images stay usable until the next boot.
+    /// The file system refuses. The images stay usable until the next start of the server, and are pulled
+    /// again after it.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
     }
@@ -25,53 +77,88 @@ impl Inner {
         let store = Arc::clone(inner);
         inner.syncer.run(move || {
             if let Err(e) = store.sync() {
-                tracing::warn!(error = %e, "images pulled just now may be gone after a power cut");
+                tracing::error!(error = %e, "images pulled just now must be pulled again after a restart");
             }
         });
     }
 
-    /// One syncfs for all content, then each record, for good.
+    /// One sync for all content, then each record, for good.
     fn sync(&self) -> Result<(), StoreError> {
         let waiting = self.unsynced();
         if waiting.is_empty() {
             return Ok(());
         }
-        let (layers, images) = (self.layout.layers(), self.layout.images());
-        file_system(&layers)?;
-        if device(&layers)? != device(&images)? {
-            file_system(&images)?;
-        }
-        for id in waiting {
+        self.sync_content()?;
+        for (id, version) in waiting {
             let _writing = self.writing();
-            if !self.unsynced().contains(&id) {
-                // Another call was faster, or the image was removed.
-                continue;
+            // Gone, synced by another call, or committed anew: that commit has a sync of its own.
+            if self.unsynced().contains(&(id.clone(), version)) {
+                self.change(&id, |record| record.unsynced_in = None)?;
             }
-            self.change(&id, |record| record.unsynced_in = None)?;
         }
         Ok(())
     }
 
-    fn unsynced(&self) -> Vec<ImageId> {
-        let state = self.state();
-        let unsynced = state.images.values().filter(|known| known.record.unsynced_in.is_some());
-        unsynced.map(|known| known.record.id.clone()).collect()
+    /// Makes everything written so far durable, or marks all that may be lost.
+    pub(super) fn sync_content(&self) -> Result<(), StoreError> {
+        let _syncing = self.file_systems.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let fault = fault::point("sync_images", "syncfs", &self.layout.root().to_string_lossy());
+        fault.map_err(io::Error::other).and_then(|()| self.file_systems.sync()).map_err(|source| {
+            self.distrust_unsynced();
+            let path = self.layout.layers();
+            StoreError::at("sync the file system of", &path)(source)
+        })
     }
-}
 
-fn device(path: &Path) -> Result<u64, StoreError> {
-    std::fs::metadata(path).map(|metadata| metadata.dev()).map_err(StoreError::at("look at", path))
+    /// After a failed sync: whatever was not durable before may have lost content, and only pulling it
+    /// again helps.
+    fn distrust_unsynced(&self) {
+        let _writing = self.writing();
+        self.file_systems.failures.fetch_add(1, Ordering::AcqRel);
+        let (images, layers) = {
+            let state = self.state();
+            let unsynced = state.images.values().filter(|stored| stored.record.unsynced_in.is_some());
+            let images: Vec<ImageId> = unsynced.map(|stored| stored.record.id.clone()).collect();
+            let synced = |diff: &DiffId| {
+                let durable = |stored: &&super::StoredImage| stored.record.unsynced_in.is_none();
+                state.images.values().filter(durable).any(|stored| stored.record.layers.contains(diff))
+            };
+            let layers = state.layers.iter().filter(|(diff, layer)| {
+                let this_boot = layer.record.boot_id == clock::boot_id();
+                layer.health == Health::Unsynced || (this_boot && !synced(diff))
+            });
+            (images, layers.map(|(diff, _)| diff.clone()).collect::<Vec<_>>())
+        };
+        let warn = |error: StoreError| tracing::error!(%error, "cannot note that an image was not synced");
+        for id in images {
+            self.change(&id, |record| record.unsynced_in = Some(SYNC_FAILED.to_owned())).unwrap_or_else(warn);
+        }
+        for diff in layers {
+            self.mark_damaged(&diff).unwrap_or_else(warn);
+        }
+    }
+
+    /// Notes, in memory first, that a layer must be unpacked again. The caller has locked `writing`.
+    pub(super) fn mark_damaged(&self, diff: &DiffId) -> Result<(), StoreError> {
+        let layer_record = {
+            let mut state = self.state_mut();
+            let Some(layer) = state.layers.get_mut(diff) else { return Ok(()) };
+            layer.health = Health::Damaged;
+            layer.record.damaged = true;
+            layer.record.clone()
+        };
+        record::replace(&self.layout.layer(diff).record(), &layer_record)
+    }
+
+    fn unsynced(&self) -> Vec<(ImageId, u64)> {
+        let state = self.state();
+        let unsynced =
+            state.images.values().filter(|s| s.record.unsynced_in.as_deref() == Some(clock::boot_id()));
+        unsynced.map(|stored| (stored.record.id.clone(), stored.version)).collect()
+    }
 }
 
 /// Makes renames within a folder durable.
 pub(super) fn folder(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(StoreError::at("sync", path))
-}
-
-/// Makes everything written to the file system of `path` durable: once for a whole image instead of
-/// once for each of its files.
-fn file_system(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
-        .and_then(|folder| rustix::fs::syncfs(&folder).map_err(Into::into))
-        .map_err(StoreError::at("sync the file system of", path))
 }

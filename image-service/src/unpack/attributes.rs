@@ -1,8 +1,9 @@
 //! Owner, mode, times and extended attributes.
 //!
-//! Each costs a system call per entry, so each is set only where it differs from what creating gave:
-//! root-owned files with plain modes cost one call, for the times.
+//! Each costs a system call per entry, so each is set only where creating the inode did not set it already:
+//! a file of root's with a plain mode costs one call, for the times.
 
+use std::collections::HashSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 use std::sync::Once;
@@ -12,10 +13,19 @@ use rustix::io::Errno;
 
 use super::UnpackFault;
 use super::tar::{Entry, Time};
+use crate::tree::xattr_checksum;
 
 const SET_ID: u32 = 0o6000;
 /// Smaller attributes always find room where there are free blocks.
 const IN_INODE: usize = 1024;
+
+/// What became of an entry's attributes.
+pub(super) struct Applied {
+    /// The checksum of its extended attributes.
+    pub xattrs: u32,
+    /// Whether the inode has exactly what the entry says.
+    pub as_written: bool,
+}
 
 /// What attributes are set on.
 #[derive(Clone, Copy)]
@@ -26,7 +36,8 @@ pub(super) enum On<'a> {
     Named(BorrowedFd<'a>, &'a [u8]),
 }
 
-/// The process's file mode creation mask. Read, not changed: it belongs to every thread.
+/// The process's file mode creation mask, which the server sets at its start so that plain modes need no
+/// second system call. It is only read here, as it belongs to every thread.
 pub(super) fn umask() -> u32 {
     std::fs::read_to_string("/proc/self/status")
         .ok()
@@ -34,13 +45,18 @@ pub(super) fn umask() -> u32 {
             let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
             u32::from_str_radix(line.trim(), 8).ok()
         })
-        // As if everything had been taken away: modes are then always set.
+        // The strictest mask: every mode is then set once more.
         .unwrap_or(0o7777)
 }
 
-/// Sets owner, mode and extended attributes, in the order in which the kernel does not take them away
-/// again: a change of owner drops set-id bits and capabilities.
-pub(super) fn apply(on: On<'_>, entry: &Entry, mode_now: Option<u32>) -> Result<(), UnpackFault> {
+/// Sets owner, mode and extended attributes, in this order: a change of owner drops set-id bits and
+/// capabilities. `mode_now` is the mode that the inode has, if it is known.
+pub(super) fn apply(
+    on: On<'_>,
+    entry: &Entry,
+    mode: u32,
+    mode_now: Option<u32>,
+) -> Result<Applied, UnpackFault> {
     let owned = entry.uid != 0 || entry.gid != 0 || mode_now.is_none();
     if owned {
         let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
@@ -51,19 +67,26 @@ pub(super) fn apply(on: On<'_>, entry: &Entry, mode_now: Option<u32>) -> Result<
         .map_err(UnpackFault::at("set its owner"))?;
     }
     let symlink = entry.kind == super::tar::Kind::Symlink;
-    let kept = mode_now == Some(entry.mode) && !(owned && entry.mode & SET_ID != 0);
+    let kept = mode_now == Some(mode) && !(owned && mode & SET_ID != 0);
     if !symlink && !kept {
-        let mode = Mode::from_raw_mode(entry.mode);
+        let mode = Mode::from_raw_mode(mode);
         match on {
             On::Open(fd) => rustix::fs::fchmod(fd, mode),
             On::Named(folder, name) => rustix::fs::chmodat(folder, name, mode, AtFlags::empty()),
         }
         .map_err(UnpackFault::at("set its mode"))?;
     }
+    let mut as_written = true;
     for (name, value) in &entry.xattrs {
-        set_xattr(on, name, value)?;
+        as_written &= set_xattr(on, name, value)?;
     }
-    Ok(())
+    if entry.xattrs.len() > 1 {
+        // One that is set twice has the last value, and must count once.
+        let distinct: HashSet<&[u8]> = entry.xattrs.iter().map(|(name, _)| name.as_slice()).collect();
+        as_written &= distinct.len() == entry.xattrs.len();
+    }
+    let xattrs = entry.xattrs.iter().map(|(name, value)| (name.as_slice(), value.as_slice()));
+    Ok(Applied { xattrs: xattr_checksum(xattrs), as_written })
 }
 
 /// Sets the modification time, and the access time to the same: an archive has none.
@@ -77,11 +100,12 @@ pub(super) fn touch(on: On<'_>, modified: Time) -> Result<(), UnpackFault> {
     .map_err(UnpackFault::at("set its times"))
 }
 
-fn set_xattr(on: On<'_>, name: &[u8], value: &[u8]) -> Result<(), UnpackFault> {
+/// Whether the inode has the attribute now, and nothing that follows from it.
+fn set_xattr(on: On<'_>, name: &[u8], value: &[u8]) -> Result<bool, UnpackFault> {
     // Overlay's own marks come from whiteouts only: an archive that could write them could redirect
     // lookups or graft other parts of the layer stack.
     if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
-        return Ok(());
+        return Ok(false);
     }
     let set = match on {
         On::Open(fd) => rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()),
@@ -101,12 +125,15 @@ fn set_xattr(on: On<'_>, name: &[u8], value: &[u8]) -> Result<(), UnpackFault> {
                     "the store's file system does not take some extended attributes; they are left out"
                 );
             });
-            Ok(())
+            Ok(false)
         }
         // ext4 gives "no space" where the inode and one block are full, on the emptiest disk.
         Err(Errno::TOOBIG | Errno::RANGE) => Err(too_large(name, value)),
         Err(Errno::NOSPC) if value.len() >= IN_INODE => Err(too_large(name, value)),
-        set => set.map_err(UnpackFault::at("set its extended attributes")),
+        // An access control list changes the mode.
+        set => set
+            .map(|()| !name.starts_with(b"system."))
+            .map_err(UnpackFault::at("set its extended attributes")),
     }
 }
 

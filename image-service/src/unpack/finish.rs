@@ -1,60 +1,107 @@
 //! What can only be done once every entry is in its place.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, Stat};
 
 use super::attributes::{self, On};
 use super::place::Unpacker;
 use super::tar::Time;
-use super::usage::measure;
 use super::{UnpackFault, Unpacked, whiteout};
+use crate::tree::{self, Attributes, Depth, Measured};
+
+/// What a directory gets when nothing more is put into it.
+#[derive(Default)]
+pub(super) struct Directory {
+    pub path: Vec<u8>,
+    pub modified: Time,
+    /// The mode, where it has the set-group-id bit: what is made in such a directory would get its group.
+    pub mode: Option<u32>,
+}
 
 impl Unpacker<'_> {
     /// Finishes directories, which change as long as something is put into them.
     pub fn finish(mut self) -> Result<Unpacked, UnpackFault> {
         for path in std::mem::take(&mut self.opaque) {
-            if let Ok(directory) = self.tree.open_folder(&path, OFlags::NOFOLLOW) {
-                let removed = whiteout::remove_all(&directory)?;
-                self.inodes = self.inodes.saturating_sub(removed);
+            if let Ok(directory) = self.folders.open_folder(&path, OFlags::NOFOLLOW)
+                && whiteout::remove_all(&directory)? > 0
+            {
+                self.totals.remeasure = true;
             }
         }
         let implied = self.finish_directories()?;
-        let (bytes, inodes) = if self.recount {
-            measure(&self.root).map_err(UnpackFault::at("measure the layer"))?
+        let on_disk = if self.totals.remeasure || self.folders.passed_link {
+            let paths: HashSet<&[u8]> = implied.iter().map(String::as_bytes).collect();
+            tree::measure(&self.root, Depth::Content, &paths).map_err(UnpackFault::at("measure the layer"))?
         } else {
-            (self.bytes, self.inodes + 1)
+            let totals = &self.totals;
+            Measured { bytes: totals.bytes, inodes: totals.made() + 1, checksum: totals.checksum }
         };
-        Ok(Unpacked { entries: self.entries, bytes, inodes, opaque_root: self.opaque_root, implied })
+        Ok(Unpacked { entries: self.totals.entries, on_disk, opaque_root: self.opaque_root, implied })
     }
 
-    /// Sets the times of directories, counts them, and names those that no entry brought.
+    /// Sets what is left of directories' attributes, counts them, and names those that no entry brought.
     fn finish_directories(&mut self) -> Result<Vec<String>, UnpackFault> {
-        let implied = std::mem::take(&mut self.tree.implied);
-        self.inodes += implied.len() as u64;
-        let mut unnamed = Vec::new();
-        for path in implied {
-            if let Some(inode) = self.finish_directory(&path, Time::default())? {
-                unnamed.push((inode, path));
+        let mut seen = HashSet::new();
+        // One directory may have been brought several times, also over a link: the last entry counts.
+        for directory in std::mem::take(&mut self.directories).into_iter().rev() {
+            if let Some((open, stat)) = self.unfinished(&directory.path, &mut seen)? {
+                if let Some(mode) = directory.mode {
+                    rustix::fs::fchmod(&open, Mode::from_raw_mode(mode))
+                        .map_err(UnpackFault::at("set its mode"))?;
+                }
+                attributes::touch(On::Open(open.as_fd()), directory.modified)?;
+                let mode = directory.mode.map_or(stat.st_mode, |mode| stat.st_mode & !0o7777 | mode);
+                self.add_to_checksum(&directory.path, &open, mode, &stat)?;
             }
         }
-        let mut brought = HashSet::new();
-        for (path, modified) in std::mem::take(&mut self.directories) {
-            brought.extend(self.finish_directory(&path, modified)?);
+        let mut names = Vec::new();
+        for path in std::mem::take(&mut self.folders.implied) {
+            if let Some((open, stat)) = self.unfinished(&path, &mut seen)? {
+                attributes::touch(On::Open(open.as_fd()), Time::default())?;
+                match String::from_utf8(path) {
+                    Ok(name) => {
+                        self.totals.checksum.add_implied(name.as_bytes());
+                        names.push(name);
+                    }
+                    // A record cannot hold its name, so it keeps the attributes that it has.
+                    Err(e) => self.add_to_checksum(&e.into_bytes(), &open, stat.st_mode, &stat)?,
+                }
+            }
         }
-        unnamed.retain(|(inode, _)| !brought.contains(inode));
-        Ok(unnamed.into_iter().filter_map(|(_, path)| String::from_utf8(path).ok()).collect())
+        Ok(names)
     }
 
-    /// None for one that is gone again, or was replaced by something else.
-    fn finish_directory(&mut self, path: &[u8], modified: Time) -> Result<Option<u64>, UnpackFault> {
-        let Ok(directory) = self.tree.open_folder(path, OFlags::NOFOLLOW) else { return Ok(None) };
-        attributes::touch(On::Open(directory.as_fd()), modified)?;
-        let stat = rustix::fs::fstat(&directory).map_err(UnpackFault::at("look at a directory"))?;
-        if self.counted.insert(stat.st_ino) {
-            self.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
+    /// Opens a directory that was not seen yet. None also when it is gone or was replaced.
+    fn unfinished(
+        &mut self,
+        path: &[u8],
+        seen: &mut HashSet<u64>,
+    ) -> Result<Option<(OwnedFd, Stat)>, UnpackFault> {
+        let Ok(open) = self.folders.open_folder(path, OFlags::NOFOLLOW) else { return Ok(None) };
+        let stat = rustix::fs::fstat(&open).map_err(UnpackFault::at("look at a directory"))?;
+        if !seen.insert(stat.st_ino) {
+            return Ok(None);
         }
-        Ok(Some(stat.st_ino))
+        self.totals.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
+        Ok(Some((open, stat)))
+    }
+
+    fn add_to_checksum(
+        &mut self,
+        path: &[u8],
+        open: &OwnedFd,
+        mode: u32,
+        stat: &Stat,
+    ) -> Result<(), UnpackFault> {
+        let (uid, gid) = (stat.st_uid, stat.st_gid);
+        let attributes = Attributes { mode, uid, gid, size: 0, device: 0, target: b"" };
+        self.totals.checksum.add_name(path, &attributes);
+        let xattrs = tree::xattrs_of(open.as_fd()).map_err(UnpackFault::at("look at a directory"))?;
+        if xattrs != 0 {
+            self.totals.checksum.add_content(0, xattrs);
+        }
+        Ok(())
     }
 }

@@ -9,22 +9,21 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
-use super::path::split;
+use crate::tree::{open_beneath, open_root};
 
 /// Gives each directory in `implied` below `tree` the attributes of the one that it covers in `below`,
-/// nearest layer first. Answers those that cover none.
+/// nearest layer first. Returns those that cover none.
 pub(crate) fn inherit(tree: &Path, below: &[PathBuf], implied: &[String]) -> io::Result<Vec<String>> {
-    let tree = open(tree)?;
-    let below: Vec<OwnedFd> = below.iter().map(|layer| open(layer)).collect::<Result<_, _>>()?;
+    let tree = open_root(tree)?;
+    let below: Vec<OwnedFd> = below.iter().map(|layer| open_root(layer)).collect::<Result<_, _>>()?;
     let mut left = Vec::new();
     for path in implied {
-        let covered = if hides_below(&tree, path)? { None } else { covered(&below, path)? };
-        match covered {
-            Some(covered) => copy(&covered, &beneath(&tree, path.as_bytes())?)?,
-            None => left.push(path.clone()),
+        match (look_up(&tree, path)?, covered(&below, path)?) {
+            (Lookup::Found { directory, hides_below: false }, Some(covered)) => copy(&covered, &directory)?,
+            _ => left.push(path.clone()),
         }
     }
     Ok(left)
@@ -33,47 +32,47 @@ pub(crate) fn inherit(tree: &Path, below: &[PathBuf], implied: &[String]) -> io:
 /// The directory that shows through at `path`.
 fn covered(below: &[OwnedFd], path: &str) -> Result<Option<OwnedFd>, Errno> {
     for layer in below {
-        match beneath(layer, path.as_bytes()) {
-            Ok(directory) => return Ok(Some(directory)),
-            Err(Errno::NOENT) if !hides_below(layer, path)? => {}
-            // Deleted there, or something else than a directory on the way.
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-            Err(e) => return Err(e),
+        match look_up(layer, path)? {
+            Lookup::Found { directory, .. } => return Ok(Some(directory)),
+            Lookup::Missing => {}
+            Lookup::Hidden => return Ok(None),
         }
     }
     Ok(None)
 }
 
-/// Whether `path`, or a directory that it is in, hides what the layers below have there.
-fn hides_below(layer: &OwnedFd, path: &str) -> Result<bool, Errno> {
-    let mut path = path.as_bytes();
-    while !path.is_empty() {
-        if let Ok(directory) = beneath(layer, path) {
-            let mut value = [0; 1];
-            match rustix::fs::fgetxattr(&directory, "trusted.overlay.opaque", &mut value[..]) {
-                Ok(1) if value == *b"y" => return Ok(true),
-                Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        path = split(path).0;
+/// What one layer has at a path.
+enum Lookup {
+    /// A directory; what the layers below have there may be hidden.
+    Found { directory: OwnedFd, hides_below: bool },
+    /// Nothing, and the layers below show through.
+    Missing,
+    /// Nothing, and the layers below are hidden: by a deletion, by something else than a directory, or by
+    /// an opaque directory on the way.
+    Hidden,
+}
+
+fn look_up(layer: &OwnedFd, path: &str) -> Result<Lookup, Errno> {
+    let mut directory = open_beneath(layer, ".")?;
+    let mut hides_below = false;
+    for component in path.split('/') {
+        directory = match open_beneath(&directory, component) {
+            Ok(next) => next,
+            Err(Errno::NOENT) if !hides_below => return Ok(Lookup::Missing),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Lookup::Hidden),
+            Err(e) => return Err(e),
+        };
+        hides_below = hides_below || is_opaque(&directory)?;
     }
-    Ok(false)
+    Ok(Lookup::Found { directory, hides_below })
 }
 
-fn open(layer: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::openat(CWD, layer, flags, Mode::empty())
-}
-
-fn beneath(layer: &OwnedFd, path: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
-    loop {
-        match rustix::fs::openat2(layer, path, flags, Mode::empty(), resolve) {
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            done => return done,
-        }
+fn is_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
+    let mut value = [0; 1];
+    match rustix::fs::fgetxattr(directory, "trusted.overlay.opaque", &mut value[..]) {
+        Ok(length) => Ok(length == 1 && value == *b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(e) => Err(e),
     }
 }
 

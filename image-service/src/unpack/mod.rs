@@ -1,7 +1,7 @@
 //! Unpacking a layer's archive into a folder.
 //!
 //! ```text
-//!   Content ──> tar::TarReader ──> place (one entry) ──> tree (folders by descriptor)
+//!   Content ──> tar::TarReader ──> place (one entry) ──> folders (by descriptor)
 //!                                    ├─ file, link, device, directory
 //!                                    └─ whiteout: .wh.NAME, .wh..wh..opq → overlay's own marks
 //! ```
@@ -16,16 +16,18 @@
 //! unpacked without their parents.
 
 mod attributes;
+mod directory;
+mod file;
 mod finish;
+mod folders;
 mod inherit;
 mod link;
 mod path;
 mod place;
-mod remove;
+mod replaced;
 pub(crate) mod stream;
 mod tar;
-mod tree;
-mod usage;
+mod totals;
 mod whiteout;
 
 use std::io::{self, BufRead};
@@ -34,25 +36,40 @@ use std::path::Path;
 pub(crate) use inherit::inherit;
 pub use tar::TarError;
 
+use crate::tree::Measured;
 use place::Unpacker;
 use tar::{Entry, TarReader};
 
-/// What an archive may ask for.
+/// What the archive of one layer may ask for. No image that is meant to be run comes near the defaults.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Entries.
     pub entries: u64,
+    /// Files, directories and links made, also those that an archive only implies or replaces later.
+    pub inodes: u64,
+    /// Bytes of all files and extended attributes together.
+    pub bytes: u64,
+    /// Directories used without being brought, whose names the store keeps.
+    pub implied: u64,
+    /// Bytes of memory for the paths of directories while the layer is unpacked.
+    pub directory_memory: usize,
     /// Bytes in one path; the kernel takes 4095.
     pub path: usize,
     /// Bytes in all headers that extend one entry.
     pub extended_header: u64,
-    /// Bytes of all files together.
-    pub bytes: Option<u64>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { entries: 16 << 20, path: 4095, extended_header: 1 << 20, bytes: None }
+        Self {
+            entries: 16 << 20,
+            inodes: 8 << 20,
+            bytes: 1 << 40,
+            implied: 100_000,
+            directory_memory: 256 << 20,
+            path: 4095,
+            extended_header: 1 << 20,
+        }
     }
 }
 
@@ -60,10 +77,8 @@ impl Default for Limits {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unpacked {
     pub entries: u64,
-    /// On disk, whole blocks.
-    pub bytes: u64,
-    pub inodes: u64,
-    /// Nothing below the layer shows through.
+    pub on_disk: Measured,
+    /// The archive hides the layers below.
     pub opaque_root: bool,
     /// Directories that no entry brought, parents first. One whose name is not UTF-8 is left out: it
     /// keeps the attributes of a folder of root's.
@@ -127,11 +142,29 @@ pub enum UnpackFault {
         size: usize,
     },
     /// More entries than allowed.
-    #[error("the archive has more than {0} entries")]
+    #[error("the archive has more than {0} entries, the limit for one layer (see max_layer_inodes)")]
     Entries(u64),
+    /// More inodes than allowed.
+    #[error(
+        "the archive makes more than {0} files and directories, the limit for one layer; raise \
+         max_layer_inodes if the image is trusted"
+    )]
+    Inodes(u64),
     /// More content than allowed.
-    #[error("the archive's files are larger than {0} bytes together")]
+    #[error(
+        "the archive's files are larger than {0} bytes together, the limit for one layer; raise \
+         max_layer_bytes if the image is trusted"
+    )]
     Bytes(u64),
+    /// More directories implied than allowed.
+    #[error(
+        "the archive uses more than {0} directories without bringing them; build the layer with entries \
+         for its directories"
+    )]
+    Implied(u64),
+    /// Too much memory for directories.
+    #[error("the paths of the archive's directories need more than {0} bytes of memory")]
+    DirectoryMemory(usize),
     /// The kernel refuses.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -150,15 +183,16 @@ impl UnpackFault {
 }
 
 /// Unpacks the archive in `content` into the empty folder `root`. What follows the archive's end is left
-/// unread.
+/// unread. Directories that the archive replaces are moved to `replaced`, which is made for them.
 pub(crate) fn unpack(
     content: &mut impl BufRead,
     root: &Path,
+    replaced: &Path,
     limits: &Limits,
 ) -> Result<Unpacked, UnpackError> {
     let mut entry = Entry::default();
     let mut unpacked = || {
-        let mut unpacker = Unpacker::new(root, limits)?;
+        let mut unpacker = Unpacker::new(root, replaced, limits)?;
         let mut archive = TarReader::new(content, limits);
         while archive.next(&mut entry)? {
             unpacker.place(&entry, &mut archive)?;

@@ -1,69 +1,71 @@
 //! Putting one entry in its place.
 
-use std::collections::HashSet;
 use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
 use super::attributes::{self, On};
+use super::finish::Directory;
+use super::folders::Folders;
 use super::path::{normalise, split};
-use super::remove::{open_directory, remove};
-use super::tar::{Entry, Kind, TarReader, Time};
-use super::tree::Tree;
+use super::replaced::Replaced;
+use super::tar::{Entry, Kind, TarReader};
+use super::totals::Totals;
 use super::whiteout::{self, Meaning};
 use super::{Limits, UnpackFault};
+use crate::tree::Attributes;
 
-/// The bits that mkdir honours.
-const MKDIR_BITS: u32 = 0o1777;
+const CHARACTER_DEVICE: u32 = 0o020_000;
 
 /// One archive being unpacked.
 pub(super) struct Unpacker<'a> {
-    pub(super) tree: Tree,
+    pub(super) folders: Folders,
+    pub(super) totals: Totals<'a>,
+    pub(super) replaced: Replaced,
     pub(super) root: PathBuf,
-    limits: &'a Limits,
-    umask: u32,
-    block: u64,
+    pub(super) umask: u32,
     /// The current entry's normalised path.
     path: Vec<u8>,
-    /// Times of directories, set when nothing more is put into them. In the archive's order: one
-    /// directory may have several paths, over links, and the last entry counts.
-    pub(super) directories: Vec<(Vec<u8>, Time)>,
+    /// In the archive's order.
+    pub(super) directories: Vec<Directory>,
     pub(super) opaque: Vec<Vec<u8>>,
-    /// Inodes of directories whose blocks are in `bytes`.
-    pub(super) counted: HashSet<u64>,
-    pub(super) entries: u64,
-    content: u64,
-    pub(super) bytes: u64,
-    pub(super) inodes: u64,
-    /// Something was replaced: the sums are no longer right.
-    pub(super) recount: bool,
     pub(super) opaque_root: bool,
 }
 
+/// Where an entry goes.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'p> {
+    pub folder: &'p OwnedFd,
+    /// The folder's path, and the name in it.
+    pub parent: &'p [u8],
+    pub name: &'p [u8],
+}
+
+impl Place<'_> {
+    pub(super) fn named(&self) -> On<'_> {
+        On::Named(self.folder.as_fd(), self.name)
+    }
+}
+
 impl<'a> Unpacker<'a> {
-    pub fn new(root: &Path, limits: &'a Limits) -> Result<Self, UnpackFault> {
-        let tree = Tree::open(root)?;
+    pub fn new(root: &Path, replaced: &Path, limits: &'a Limits) -> Result<Self, UnpackFault> {
+        let folders = Folders::open(root)?;
         let mode = Mode::from_raw_mode(0o755);
-        rustix::fs::fchmod(tree.root(), mode).map_err(UnpackFault::at("set the root's mode"))?;
-        let block = rustix::fs::fstatvfs(tree.root()).map_err(UnpackFault::at("ask for the block size"))?;
+        rustix::fs::fchmod(folders.root(), mode).map_err(UnpackFault::at("set the root's mode"))?;
+        let block =
+            rustix::fs::fstatvfs(folders.root()).map_err(UnpackFault::at("ask for the block size"))?;
         Ok(Self {
-            tree,
+            folders,
+            totals: Totals::new(limits, block.f_bsize.max(512)),
+            replaced: Replaced::to(replaced),
             root: root.to_owned(),
-            limits,
             umask: attributes::umask(),
-            block: block.f_bsize.max(512),
             path: Vec::new(),
-            directories: vec![(Vec::new(), Time::default())],
+            directories: vec![Directory::default()],
             opaque: Vec::new(),
-            counted: HashSet::new(),
-            entries: 0,
-            content: 0,
-            bytes: 0,
-            inodes: 0,
-            recount: false,
             opaque_root: false,
         })
     }
@@ -74,16 +76,12 @@ impl<'a> Unpacker<'a> {
         entry: &Entry,
         archive: &mut TarReader<'_, R>,
     ) -> Result<(), UnpackFault> {
-        self.entries += 1;
-        if self.entries > self.limits.entries {
-            return Err(UnpackFault::Entries(self.limits.entries));
-        }
+        self.totals.entry()?;
         let mut path = std::mem::take(&mut self.path);
+        let limit = self.totals.limits.path;
         let placed = match normalise(&entry.path, &mut path) {
             Err(_) => Err(UnpackFault::DotDot),
-            Ok(()) if path.len() > self.limits.path => {
-                Err(UnpackFault::PathTooLong { length: path.len(), limit: self.limits.path })
-            }
+            Ok(()) if path.len() > limit => Err(UnpackFault::PathTooLong { length: path.len(), limit }),
             Ok(()) if path.is_empty() => self.root(entry),
             Ok(()) => self.place_at(&path, entry, archive),
         };
@@ -97,41 +95,27 @@ impl<'a> Unpacker<'a> {
         entry: &Entry,
         archive: &mut TarReader<'_, R>,
     ) -> Result<(), UnpackFault> {
-        let (folder_path, name) = split(path);
+        let (parent, name) = split(path);
         let meaning = whiteout::meaning(name)?;
-        if meaning == Meaning::Bookkeeping || whiteout::in_bookkeeping(folder_path) {
+        if meaning == Meaning::Bookkeeping || whiteout::in_bookkeeping(parent) {
             return Ok(());
         }
-        let folder = self.tree.folder(folder_path)?;
+        let folder = self.folders.folder(parent, &mut self.totals)?;
+        let at = Place { folder: &folder, parent, name };
         match meaning {
             Meaning::Bookkeeping => Ok(()),
-            Meaning::Opaque => self.opaque(folder_path, &folder),
-            Meaning::Whiteout(name) => {
-                if whiteout::hide(&folder, name)? {
-                    self.inodes += 1;
-                    attributes::touch(On::Named(folder.as_fd(), name), entry.modified)?;
-                }
-                Ok(())
-            }
+            Meaning::Opaque => self.opaque(parent, &folder),
+            Meaning::Whiteout(name) => self.whiteout(Place { name, ..at }, entry),
             Meaning::Entry => match entry.kind {
-                Kind::File => self.file(&folder, name, entry, archive),
-                Kind::Directory => self.directory(&folder, path, name, entry),
-                Kind::Symlink => self.symlink(&folder, name, entry),
-                Kind::HardLink => self.hard_link(&folder, path, name, entry),
-                Kind::CharDevice => self.node(&folder, name, entry, FileType::CharacterDevice),
-                Kind::BlockDevice => self.node(&folder, name, entry, FileType::BlockDevice),
-                Kind::Fifo => self.node(&folder, name, entry, FileType::Fifo),
+                Kind::File => self.file(at, entry, archive),
+                Kind::Directory => self.directory(at, path, entry),
+                Kind::Symlink => self.symlink(at, entry),
+                Kind::HardLink => self.hard_link(at, path, entry),
+                Kind::CharDevice => self.special(at, entry, FileType::CharacterDevice),
+                Kind::BlockDevice => self.special(at, entry, FileType::BlockDevice),
+                Kind::Fifo => self.special(at, entry, FileType::Fifo),
             },
         }
-    }
-
-    fn root(&mut self, entry: &Entry) -> Result<(), UnpackFault> {
-        if entry.kind != Kind::Directory {
-            return Err(UnpackFault::RootNotDirectory);
-        }
-        attributes::apply(On::Open(self.tree.root()), entry, None)?;
-        self.directories.push((Vec::new(), entry.modified));
-        Ok(())
     }
 
     fn opaque(&mut self, path: &[u8], folder: &OwnedFd) -> Result<(), UnpackFault> {
@@ -141,120 +125,51 @@ impl<'a> Unpacker<'a> {
         } else {
             whiteout::set_opaque(folder)?;
         }
+        self.totals.directory(path)?;
         self.opaque.push(path.to_vec());
         Ok(())
     }
 
-    fn file<R: BufRead>(
-        &mut self,
-        folder: &OwnedFd,
-        name: &[u8],
-        entry: &Entry,
-        archive: &mut TarReader<'_, R>,
-    ) -> Result<(), UnpackFault> {
-        self.content = self.content.saturating_add(entry.size);
-        if let Some(limit) = self.limits.bytes.filter(|limit| self.content > *limit) {
-            return Err(UnpackFault::Bytes(limit));
-        }
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(entry.mode);
-        let file = self
-            .create(folder, name, || rustix::fs::openat(folder, name, flags, mode))
-            .map_err(UnpackFault::at("create it"))?;
-        loop {
-            let piece = archive.content()?;
-            if piece.is_empty() {
-                break;
-            }
-            let written = match rustix::io::write(&file, piece) {
-                Err(Errno::INTR) => continue,
-                written => written.map_err(UnpackFault::at("write it"))?,
-            };
-            archive.consume(written);
-        }
-        self.bytes += entry.size.next_multiple_of(self.block);
-        // Writing drops set-id bits in principle; root's writes keep them, but nobody should rely on it.
-        let now = if entry.mode & 0o6000 == 0 { Some(entry.mode & !self.umask) } else { Some(0) };
-        attributes::apply(On::Open(file.as_fd()), entry, now)?;
-        attributes::touch(On::Open(file.as_fd()), entry.modified)
-    }
-
-    fn directory(
-        &mut self,
-        folder: &OwnedFd,
-        path: &[u8],
-        name: &[u8],
-        entry: &Entry,
-    ) -> Result<(), UnpackFault> {
-        let mode = Mode::from_raw_mode(entry.mode & MKDIR_BITS);
-        let now = match rustix::fs::mkdirat(folder, name, mode) {
-            Ok(()) => {
-                self.inodes += 1;
-                Some(entry.mode & MKDIR_BITS & !self.umask)
-            }
-            Err(Errno::EXIST) => self.directory_over(folder, name)?,
-            Err(e) => return Err(UnpackFault::at("make it")(e)),
-        };
-        if entry.xattrs.is_empty() {
-            attributes::apply(On::Named(folder.as_fd(), name), entry, now)?;
+    fn whiteout(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackFault> {
+        self.totals.inode()?;
+        if whiteout::hide(at.folder, at.name)? {
+            attributes::touch(at.named(), entry.modified)?;
+            let attributes = Attributes { mode: CHARACTER_DEVICE, ..Attributes::default() };
+            self.totals.name(at.parent, at.name, &attributes);
         } else {
-            let directory = open_directory(folder, name).map_err(UnpackFault::at("open it"))?;
-            attributes::apply(On::Open(directory.as_fd()), entry, now)?;
+            self.totals.remeasure = true;
         }
-        self.directories.push((path.to_vec(), entry.modified));
         Ok(())
     }
 
-    /// Makes way for a directory, unless one is there already. Answers the mode, if it is known.
-    fn directory_over(&mut self, folder: &OwnedFd, name: &[u8]) -> Result<Option<u32>, UnpackFault> {
-        let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(UnpackFault::at("look at what is there"))?;
-        if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
-            return Ok(None);
-        }
-        self.tree.forget();
-        self.recount = true;
-        let mode = Mode::from_raw_mode(0o700);
-        rustix::fs::unlinkat(folder, name, AtFlags::empty())
-            .and_then(|()| rustix::fs::mkdirat(folder, name, mode))
-            .map_err(UnpackFault::at("replace what is there"))?;
-        if whiteout::is_whiteout(&found) {
-            whiteout::set_opaque(open_directory(folder, name).map_err(UnpackFault::at("open it"))?)?;
-        }
-        Ok(None)
-    }
-
-    fn node(
+    /// Sets owner, mode and extended attributes; returns the checksum of the latter.
+    pub(super) fn apply(
         &mut self,
-        folder: &OwnedFd,
-        name: &[u8],
+        on: On<'_>,
         entry: &Entry,
-        kind: FileType,
-    ) -> Result<(), UnpackFault> {
-        let mode = Mode::from_raw_mode(entry.mode);
-        let device = rustix::fs::makedev(entry.device.0, entry.device.1);
-        self.create(folder, name, || rustix::fs::mknodat(folder, name, kind, mode, device))
-            .map_err(UnpackFault::at("make it"))?;
-        let on = On::Named(folder.as_fd(), name);
-        attributes::apply(on, entry, Some(entry.mode & !self.umask))?;
-        attributes::touch(on, entry.modified)
+        mode: u32,
+        mode_now: Option<u32>,
+    ) -> Result<u32, UnpackFault> {
+        let applied = attributes::apply(on, entry, mode, mode_now)?;
+        self.totals.remeasure |= !applied.as_written;
+        Ok(applied.xattrs)
     }
 
     /// Creates something that must not be there yet, and makes way for it if it is.
     pub(super) fn create<T>(
         &mut self,
-        folder: &OwnedFd,
-        name: &[u8],
+        at: Place<'_>,
+        doing: &'static str,
         create: impl Fn() -> Result<T, Errno>,
-    ) -> Result<T, Errno> {
-        self.inodes += 1;
+    ) -> Result<T, UnpackFault> {
+        self.totals.inode()?;
         match create() {
             Err(Errno::EXIST) => {}
-            done => return done,
+            done => return done.map_err(UnpackFault::at(doing)),
         }
-        self.recount = true;
-        self.tree.forget();
-        remove(folder, name)?;
-        create()
+        self.totals.remeasure = true;
+        self.folders.forget();
+        self.replaced.remove(at.folder, at.name)?;
+        create().map_err(UnpackFault::at(doing))
     }
 }

@@ -6,7 +6,10 @@
 //! ```
 //!
 //! Decompressing is the slowest step of a big layer; hashing and writing files together take about as
-//! long. A few buffers go round: memory is bounded and whoever is faster waits.
+//! long. A few buffers go round: memory is bounded, and the faster side waits.
+//!
+//! The first bytes decide how the stream is compressed, as in containerd: registries have layers whose media
+//! type says gzip and whose content is zstd or not compressed at all.
 
 use std::cell::RefCell;
 use std::io::{self, BufRead, BufReader, Read};
@@ -22,6 +25,8 @@ use crate::store::LayerCompression;
 const BUFFER: usize = 256 * 1024;
 /// Buffers that go round.
 const BUFFERS: usize = 4;
+/// Bytes that tell how a stream is compressed.
+const MAGIC: usize = 4;
 /// Compressed bytes read at once.
 const INPUT: usize = 128 * 1024;
 
@@ -30,8 +35,8 @@ const INPUT: usize = 128 * 1024;
 pub(crate) enum StreamError<E> {
     /// The compressed stream's own failure.
     Source(io::Error),
-    /// The compressed bytes make no sense.
-    Decompress(io::Error),
+    /// The bytes are not what their first ones say.
+    Decompress(LayerCompression, io::Error),
     /// The consumer's failure.
     Consumer(E),
 }
@@ -40,7 +45,6 @@ pub(crate) enum StreamError<E> {
 /// the whole content and the reader sees its own end, too.
 pub(crate) fn run<T, E>(
     compressed: impl Read + Send,
-    compression: LayerCompression,
     algorithm: Algorithm,
     consume: impl FnOnce(&mut Content) -> Result<T, E>,
 ) -> Result<(T, Digest), StreamError<E>> {
@@ -53,7 +57,7 @@ pub(crate) fn run<T, E>(
     thread::scope(|scope| {
         let decompressor = thread::Builder::new()
             .name("crisp-inflate".into())
-            .spawn_scoped(scope, move || decompress(compressed, compression, &empty, &full))
+            .spawn_scoped(scope, move || decompress(compressed, &empty, &full))
             .map_err(StreamError::Source)?;
         let mut content =
             Content { content, returned, hasher: Hasher::new(algorithm), buffer: Vec::new(), at: 0 };
@@ -61,15 +65,17 @@ pub(crate) fn run<T, E>(
         let drained = consumed.is_ok().then(|| content.drain()).transpose();
         let hasher = content.close();
         // A panic there is a bug; it is reported as damage rather than taking the server down.
-        let fed = decompressor.join().unwrap_or_else(|_| Err(Fault::Damage(io::ErrorKind::Other.into())));
+        let fed = decompressor
+            .join()
+            .unwrap_or_else(|_| Err(Fault::Source(io::Error::other("the decompressor failed"))));
         match fed {
             Err(Fault::Source(e)) => return Err(StreamError::Source(e)),
-            // The archive looks truncated then, but that is not the news.
-            Err(Fault::Damage(e)) => return Err(StreamError::Decompress(e)),
+            // The archive looks truncated then, which only follows from the damage.
+            Err(Fault::Damage(compression, e)) => return Err(StreamError::Decompress(compression, e)),
             Ok(()) => {}
         }
         let value = consumed.map_err(StreamError::Consumer)?;
-        drained.map_err(StreamError::Decompress)?;
+        drained.map_err(StreamError::Source)?;
         Ok((value, hasher.finish()))
     })
 }
@@ -77,7 +83,7 @@ pub(crate) fn run<T, E>(
 /// What the decompressing side ran into.
 enum Fault {
     Source(io::Error),
-    Damage(io::Error),
+    Damage(LayerCompression, io::Error),
 }
 
 /// Reads the source and remembers its failure, which decompressors wrap or replace.
@@ -104,30 +110,47 @@ impl<R: Read> Read for Source<'_, R> {
 
 fn decompress(
     compressed: impl Read,
-    compression: LayerCompression,
     empty: &Receiver<Vec<u8>>,
     full: &SyncSender<Vec<u8>>,
 ) -> Result<(), Fault> {
     let failure = RefCell::new(None);
-    let source = Source { inner: compressed, failure: &failure };
-    let result = match compression {
-        LayerCompression::None => pump(source, empty, full),
-        LayerCompression::Gzip => {
-            pump(MultiGzDecoder::new(BufReader::with_capacity(INPUT, source)), empty, full)
+    let mut source = Source { inner: compressed, failure: &failure };
+    let mut compression = LayerCompression::None;
+    let result = first_bytes(&mut source).and_then(|first| {
+        compression = detect(&first);
+        let source = BufReader::with_capacity(INPUT, (&first[..]).chain(source));
+        match compression {
+            LayerCompression::None => pump(source, empty, full),
+            LayerCompression::Gzip => pump(MultiGzDecoder::new(source), empty, full),
+            LayerCompression::Zstd => zstd::stream::read::Decoder::with_buffer(source)
+                .and_then(|decoder| pump(decoder, empty, full)),
         }
-        LayerCompression::Zstd => {
-            zstd::stream::read::Decoder::with_buffer(BufReader::with_capacity(INPUT, source))
-                .and_then(|decoder| pump(decoder, empty, full))
-        }
-    };
+    });
     match (failure.take(), result) {
         (Some(e), _) => Err(Fault::Source(e)),
-        (None, Err(e)) => Err(Fault::Damage(e)),
+        (None, Err(e)) => Err(Fault::Damage(compression, e)),
         (None, Ok(())) => Ok(()),
     }
 }
 
-/// Fills buffers until the content ends or nobody wants more.
+/// As many bytes as [`detect`] needs; fewer where the stream is shorter.
+fn first_bytes(source: &mut impl Read) -> io::Result<Vec<u8>> {
+    let mut first = Vec::with_capacity(MAGIC);
+    source.take(MAGIC as u64).read_to_end(&mut first)?;
+    Ok(first)
+}
+
+/// RFC 1952, section 2.3.1; RFC 8878, sections 3.1.1 and 3.1.2 (a skippable frame may come first). No tar
+/// archive begins so, unless its first file has a name of such bytes.
+fn detect(first: &[u8]) -> LayerCompression {
+    match first {
+        [0x1f, 0x8b, 8, ..] => LayerCompression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => LayerCompression::Zstd,
+        _ => LayerCompression::None,
+    }
+}
+
+/// Fills buffers until the content ends or the consumer has gone.
 fn pump(mut content: impl Read, empty: &Receiver<Vec<u8>>, full: &SyncSender<Vec<u8>>) -> io::Result<()> {
     while let Ok(mut buffer) = empty.recv() {
         buffer.resize(BUFFER, 0);

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crisp_image_service::Store;
-use crisp_image_service::store::{IngestError, LayerCompression, StoreError};
+use crisp_image_service::store::{IngestError, StoreError};
 
 use crate::archive::Archive;
 use crate::fixture::{diff_of, image, open};
@@ -38,11 +38,12 @@ fn fill(options: &str, archive: Archive) {
     let folder = tempfile::tempdir().unwrap();
     let _small = Small::mount(folder.path(), options);
     let store = Store::open(folder.path()).unwrap();
+    store.start_collection().unwrap();
     let free = || rustix::fs::statvfs(folder.path()).map(|s| (s.f_bfree, s.f_ffree)).unwrap();
     let before = free();
     let tar = archive.tar();
     let diff = diff_of(&tar);
-    let error = store.ingest_layer(&diff, &tar[..], LayerCompression::None).unwrap_err();
+    let error = store.ingest_layer(&diff, &tar[..]).unwrap_err();
     let text = error.to_string();
     assert!(
         matches!(error, IngestError::DiskFull { .. } | IngestError::Store(StoreError::DiskFull { .. })),
@@ -76,6 +77,7 @@ fn no_space_for_the_record() {
     let folder = tempfile::tempdir().unwrap();
     let _small = Small::mount(folder.path(), "size=1m");
     let store = Store::open(folder.path()).unwrap();
+    store.start_collection().unwrap();
     let ballast = folder.path().join("ballast");
     let filled = fs::write(&ballast, vec![0; 2 << 20]);
     assert!(filled.is_err());
@@ -95,10 +97,11 @@ fn a_pull_that_filled_the_disk_leaves_nothing_on_it() {
     let folder = tempfile::tempdir().unwrap();
     let _small = Small::mount(folder.path(), "size=2m");
     let store = Store::open(folder.path()).unwrap();
+    store.start_collection().unwrap();
     let ingest = |archive: Archive| {
         let tar = archive.tar();
         let diff = diff_of(&tar);
-        store.ingest_layer(&diff, &tar[..], LayerCompression::None).map(|_| diff)
+        store.ingest_layer(&diff, &tar[..]).map(|_| diff)
     };
     let abandoned = ingest(Archive::new().file("a", vec![1; 400_000])).unwrap();
     let mine = ingest(Archive::new().file("b", vec![2; 400_000])).unwrap();

@@ -5,8 +5,6 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::thread;
 
-use crisp_image_service::store::LayerCompression;
-
 use crate::archive::{Archive, gzip, item, zstd};
 use crate::fixture::{Fixture, diff_of};
 use crate::tree::{self, Tree};
@@ -65,7 +63,7 @@ fn parallel_and_serial_unpacking_agree() {
         .iter()
         .map(|tar| {
             let diff = diff_of(tar);
-            serial.store.ingest_layer(&diff, &tar[..], LayerCompression::None).unwrap();
+            serial.store.ingest_layer(&diff, &tar[..]).unwrap();
             tree::read(&serial.layer(&diff))
         })
         .collect();
@@ -79,12 +77,12 @@ fn parallel_and_serial_unpacking_agree() {
             let fixture = Arc::clone(&parallel);
             thread::spawn(move || {
                 let diff = diff_of(&tar);
-                let (bytes, compression) = match n % 3 {
-                    0 => (gzip(&tar), LayerCompression::Gzip),
-                    1 => (zstd(&tar), LayerCompression::Zstd),
-                    _ => (tar, LayerCompression::None),
+                let bytes = match n % 3 {
+                    0 => gzip(&tar),
+                    1 => zstd(&tar),
+                    _ => tar,
                 };
-                fixture.store.ingest_layer(&diff, Trickle(&bytes, n), compression).unwrap();
+                fixture.store.ingest_layer(&diff, Trickle(&bytes, n)).unwrap();
                 tree::read(&fixture.layer(&diff))
             })
         })
@@ -111,11 +109,8 @@ fn members_and_frames_in_a_row_are_one_stream() {
     let tar = Archive::new().file("a", vec![1; 70_000]).file("b", vec![2; 70_000]).tar();
     let (first, rest) = tar.split_at(50_001);
     let diff = diff_of(&tar);
-    for (bytes, compression) in [
-        ([gzip(first), gzip(rest)].concat(), LayerCompression::Gzip),
-        ([zstd(first), zstd(rest)].concat(), LayerCompression::Zstd),
-    ] {
-        fixture.store.ingest_layer(&diff, &bytes[..], compression).unwrap();
+    for bytes in [[gzip(first), gzip(rest)].concat(), [zstd(first), zstd(rest)].concat()] {
+        fixture.store.ingest_layer(&diff, &bytes[..]).unwrap();
     }
     assert_eq!(tree::names(&fixture.layer(&diff)), ["f a", "f b"]);
 }
@@ -125,7 +120,7 @@ fn an_empty_layer_is_a_layer() {
     let fixture = Fixture::new();
     for tar in [Archive::new().tar(), Vec::new()] {
         let diff = diff_of(&tar);
-        fixture.store.ingest_layer(&diff, &gzip(&tar)[..], LayerCompression::Gzip).unwrap();
+        fixture.store.ingest_layer(&diff, &gzip(&tar)[..]).unwrap();
         assert!(tree::names(&fixture.layer(&diff)).is_empty());
     }
 }

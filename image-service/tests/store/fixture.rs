@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crisp_image_service::digest::Digest;
-use crisp_image_service::store::{Document, IngestError, LayerCompression, NewImage};
+use crisp_image_service::store::{Condition, Document, IngestError, NewImage};
 use crisp_image_service::{DiffId, Reference, Store};
 
 use crate::archive::Archive;
@@ -18,6 +18,7 @@ impl Fixture {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("root")).unwrap();
+        store.start_collection().unwrap();
         Self { folder, store }
     }
 
@@ -25,11 +26,15 @@ impl Fixture {
         self.folder.path().join("root")
     }
 
-    /// Unpacks a plain archive.
+    /// Unpacks a plain archive. What is found on disk must be what was noted while it was unpacked.
     pub fn ingest(&self, archive: Archive) -> Result<DiffId, IngestError> {
         let tar = archive.tar();
         let diff = diff_of(&tar);
-        self.store.ingest_layer(&diff, &tar[..], LayerCompression::None).map(|_| diff)
+        self.store.ingest_layer(&diff, &tar[..])?;
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(self.store.verify(&diff).unwrap(), Condition::Sound);
+        }
+        Ok(diff)
     }
 
     /// The archive's tree, which must unpack.
@@ -61,7 +66,15 @@ impl Fixture {
         }
     }
 
+    /// Another server, which found no container that runs on a layer.
     pub fn reopen(self) -> Self {
+        let fixture = self.restart();
+        fixture.store.start_collection().unwrap();
+        fixture
+    }
+
+    /// Another server, which has not looked for containers yet.
+    pub fn restart(self) -> Self {
         let Self { folder, store } = self;
         drop(store);
         Self { store: open(&folder.path().join("root")), folder }

@@ -5,8 +5,6 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
 
-use crisp_image_service::store::LayerCompression;
-
 use crate::fixture::{Fixture, diff_of};
 use crate::tree;
 
@@ -66,7 +64,7 @@ fn trees_survive_gnu_tar() {
     ] {
         let tar = pack(&root, options);
         let diff = diff_of(&tar);
-        fixture.store.ingest_layer(&diff, &tar[..], LayerCompression::None).unwrap();
+        fixture.store.ingest_layer(&diff, &tar[..]).unwrap();
         let mut expected = expected.clone();
         for node in expected.values_mut() {
             if seconds_only {
@@ -89,7 +87,7 @@ fn sparse_files_are_refused_clearly() {
     file.set_len(10 << 20).unwrap();
     for format in ["--format=gnu", "--format=posix"] {
         let tar = pack(&root, &[format, "--sparse"]);
-        let error = fixture.store.ingest_layer(&diff_of(&tar), &tar[..], LayerCompression::None).unwrap_err();
+        let error = fixture.store.ingest_layer(&diff_of(&tar), &tar[..]).unwrap_err();
         assert!(error.to_string().contains("sparse files are not supported"), "{format}: {error}");
     }
 }

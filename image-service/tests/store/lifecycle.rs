@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
+use crisp_image_service::digest::{Algorithm, Hasher};
 use crisp_image_service::store::{FindError, FsUsage, Removed, StoreError};
 use crisp_image_service::{DiffId, Reference};
 
@@ -44,6 +45,25 @@ fn an_image_is_found_under_every_name() {
     }
     assert!(matches!(fixture.store.find("Bad Name"), Err(FindError::Invalid(_))));
     assert!(matches!(fixture.store.find(""), Err(FindError::Invalid(_))));
+}
+
+#[test]
+fn ids_of_either_algorithm_are_found() {
+    let fixture = Fixture::new();
+    let mut new = image("long", &[], "x");
+    let mut hasher = Hasher::new(Algorithm::Sha512);
+    hasher.update(&new.config.bytes);
+    new.config.digest = hasher.finish();
+    let long = fixture.store.commit_image(new).unwrap();
+    let text = long.id.to_string();
+    assert!(text.starts_with("sha512:"));
+    for name in [&text[..], &text["sha512:".len()..], &text[..20], &text["sha512:".len()..][..70], "long"] {
+        assert_eq!(fixture.store.find(name).unwrap().id, long.id, "{name}");
+    }
+    let other = text.replace("sha512", "sha256");
+    assert!(matches!(fixture.store.find(&other[..40]), Err(FindError::Unknown(_))), "of another algorithm");
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.store.find(&text).unwrap().id, long.id);
 }
 
 #[test]
@@ -115,7 +135,7 @@ fn layers_go_with_the_last_image() {
     assert!(matches!(fixture.store.remove_image(&two.id), Err(StoreError::ImageMissing(id)) if id == two.id));
     fixture.assert_no_leftovers();
     // Only the hidden folders.
-    assert_eq!((count(&fixture.root().join("layers")), count(&fixture.root().join("images"))), (2, 4));
+    assert_eq!((count(&fixture.root().join("layers")), count(&fixture.root().join("images"))), (4, 4));
 }
 
 #[test]
@@ -152,7 +172,7 @@ fn a_hold_keeps_what_a_pull_has_unpacked() {
     drop(hold);
     // A failed pull's layers stay for the next try …
     assert!(fixture.store.has_layer(&a));
-    // … until somebody wants space.
+    // … until an image is removed.
     let other = fixture.store.commit_image(image("other", &[], "o")).unwrap();
     fixture.store.remove_image(&other.id).unwrap();
     assert!(!fixture.store.has_layer(&a));

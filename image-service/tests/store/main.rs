@@ -3,6 +3,7 @@
 
 mod archive;
 mod attributes;
+mod damage;
 mod disk_full;
 mod equality;
 mod fixture;

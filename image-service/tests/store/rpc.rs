@@ -20,10 +20,10 @@ async fn served() -> Served {
     let folder = tempfile::tempdir().unwrap();
     let config = ImageConfig { root: folder.path().to_owned(), ..ImageConfig::default() };
     let service = ImageService::open(config, &Metrics::new("test").unwrap()).await.unwrap();
+    service.store().start_collection().unwrap();
     let tar = Archive::new().file("f", vec![1; 10_000]).tar();
     let diff = diff_of(&tar);
-    let compression = crisp_image_service::store::LayerCompression::None;
-    service.store().ingest_layer(&diff, &tar[..], compression).unwrap();
+    service.store().ingest_layer(&diff, &tar[..]).unwrap();
     service.store().commit_image(image("app:v1", &[&diff], "one")).unwrap();
     service.store().commit_image(image("app:v2", &[&diff], "two")).unwrap();
     Served { _folder: folder, service }

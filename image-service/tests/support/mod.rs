@@ -52,6 +52,7 @@ impl Bench {
                 layers_at_once: 4,
                 layer_patience: Duration::from_millis(200),
             },
+            ..ImageConfig::default()
         };
         let images = ImageService::open(config, &metrics).await.unwrap();
         Self { images, metrics, dir }

@@ -33,6 +33,19 @@ pub(crate) use points::armed;
 #[cfg(debug_assertions)]
 pub use points::{Armed, arm};
 
+/// A fault point in blocking code that is no stage of an operation. Release builds pass it always.
+///
+/// # Errors
+/// [`Interrupted::Fault`](crate::Interrupted::Fault) when it is armed to fail. Hanging is for stages only,
+/// which can be cancelled.
+pub fn point(operation: &str, stage: &str, subject: &str) -> Result<(), crate::Interrupted> {
+    match armed(operation, stage, subject, When::Before) {
+        Some(Fault::Kill) => kill(),
+        Some(Fault::Fail | Fault::Hang) => Err(crate::Interrupted::Fault),
+        None => Ok(()),
+    }
+}
+
 /// Ends the process as SIGKILL would: no destructor, no flush.
 pub(crate) fn kill() -> ! {
     let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
-use crisp_image_service::store::{Document, LayerCompression, NewImage};
+use crisp_image_service::store::{Document, NewImage};
 use crisp_image_service::{DiffId, Digest, ImageConfig, ImageService, Reference};
 use crisp_metrics::Metrics;
 use crisp_proto::runtime::v1 as proto;
@@ -253,7 +253,7 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
 fn add_image(images: &ImageService) {
     let layer = layer();
     let diff = DiffId::parse(Digest::sha256(&layer).as_str()).unwrap();
-    images.store().ingest_layer(&diff, &layer[..], LayerCompression::None).unwrap();
+    images.store().ingest_layer(&diff, &layer[..]).unwrap();
     let document =
         |text: String| Document { digest: Digest::sha256(text.as_bytes()), bytes: text.into_bytes() };
     let config = format!(

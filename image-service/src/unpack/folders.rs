@@ -6,13 +6,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::UnpackFault;
 use super::lossy;
 use super::path::{follow, split};
+use super::totals::Totals;
 use super::whiteout;
+use crate::tree::{open_beneath, open_root};
 
 /// Open folders remembered; archives visit them mostly in order.
 const REMEMBERED: usize = 32;
@@ -22,35 +24,41 @@ const MAX_LINKS: u32 = 40;
 const IMPLIED_MODE: u32 = 0o755;
 
 /// The layer's root and the folders in it that were used last.
-pub(super) struct Tree {
+pub(super) struct Folders {
     root: Rc<OwnedFd>,
     remembered: HashMap<Vec<u8>, Rc<OwnedFd>>,
     last: (Vec<u8>, Rc<OwnedFd>),
     /// Folders made because something in them came first.
     pub implied: Vec<Vec<u8>>,
+    /// A path led over a link, so that what an entry made is elsewhere than its name says.
+    pub passed_link: bool,
 }
 
-impl Tree {
+impl Folders {
     pub fn open(root: &Path) -> Result<Self, UnpackFault> {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let root = rustix::fs::openat(CWD, root, flags, Mode::empty())
-            .map_err(UnpackFault::at("open the layer's folder"))?;
-        let root = Rc::new(root);
+        let root = Rc::new(open_root(root).map_err(UnpackFault::at("open the layer's folder"))?);
         let last = (Vec::new(), Rc::clone(&root));
-        Ok(Self { root, remembered: HashMap::new(), last, implied: Vec::new() })
+        Ok(Self { root, remembered: HashMap::new(), last, implied: Vec::new(), passed_link: false })
     }
 
     pub fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
 
+    pub fn root_descriptor(&self) -> Rc<OwnedFd> {
+        Rc::clone(&self.root)
+    }
+
     /// Opens a folder that exists. `path` is normalised; links in it are followed below the root.
     pub fn open_folder(&self, path: &[u8], more: OFlags) -> Result<OwnedFd, Errno> {
+        self.resolve(path, more, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+    }
+
+    fn resolve(&self, path: &[u8], more: OFlags, how: ResolveFlags) -> Result<OwnedFd, Errno> {
         let path = if path.is_empty() { b"." } else { path };
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | more;
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         loop {
-            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), how | ResolveFlags::NO_XDEV) {
                 // A rename elsewhere on the system raced with a `..`.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 done => return done,
@@ -59,14 +67,14 @@ impl Tree {
     }
 
     /// A folder to put something in, made where missing.
-    pub fn folder(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, UnpackFault> {
+    pub fn folder(&mut self, path: &[u8], totals: &mut Totals<'_>) -> Result<Rc<OwnedFd>, UnpackFault> {
         if self.last.0 == path {
             return Ok(Rc::clone(&self.last.1));
         }
         let folder = match self.remembered.get(path) {
             Some(folder) => Rc::clone(folder),
             None => {
-                let folder = Rc::new(self.open_or_make(path, MAX_LINKS)?);
+                let folder = Rc::new(self.open_or_make(path, MAX_LINKS, totals)?);
                 if self.remembered.len() >= REMEMBERED {
                     self.remembered.clear();
                 }
@@ -86,28 +94,41 @@ impl Tree {
         self.last = (Vec::new(), Rc::clone(&self.root));
     }
 
-    fn open_or_make(&mut self, path: &[u8], links: u32) -> Result<OwnedFd, UnpackFault> {
+    fn open_or_make(
+        &mut self,
+        path: &[u8],
+        links: u32,
+        totals: &mut Totals<'_>,
+    ) -> Result<OwnedFd, UnpackFault> {
+        match self.resolve(path, OFlags::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
+            Ok(folder) => return Ok(folder),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(e) => return Err(UnpackFault::at("open its folder")(e)),
+        }
         match self.open_folder(path, OFlags::empty()) {
-            Ok(folder) => Ok(folder),
-            Err(Errno::NOENT | Errno::NOTDIR) => self.make(path, links),
+            Ok(folder) => {
+                self.passed_link = true;
+                Ok(folder)
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => self.make(path, links, totals),
             Err(Errno::LOOP) => Err(UnpackFault::LinkLoop),
             Err(e) => Err(UnpackFault::at("open its folder")(e)),
         }
     }
 
-    /// Makes the components of `path` that are missing.
-    fn make(&mut self, path: &[u8], links: u32) -> Result<OwnedFd, UnpackFault> {
-        let mut folder = self.open_folder(b"", OFlags::empty()).map_err(UnpackFault::at("open the root"))?;
+    /// Makes the components of `path` that are missing. Each is opened from the one before, so that a deep
+    /// path costs no more than its length.
+    fn make(&mut self, path: &[u8], links: u32, totals: &mut Totals<'_>) -> Result<OwnedFd, UnpackFault> {
+        let mut folder = open_beneath(&self.root, ".").map_err(UnpackFault::at("open the root"))?;
         let mut end = 0;
         for component in path.split(|b| *b == b'/') {
             end += component.len();
-            // The part so far, which may pass links.
-            folder = match self.open_folder(&path[..end], OFlags::empty()) {
+            folder = match open_beneath(&folder, component) {
                 Ok(next) => next,
-                Err(Errno::NOENT | Errno::NOTDIR) => {
-                    self.make_one(&folder, component, &path[..end], links)?
+                Err(Errno::NOENT) => self.make_one(&folder, component, &path[..end], links, totals)?,
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    self.not_a_directory(&folder, component, &path[..end], links, totals)?
                 }
-                Err(Errno::LOOP) => return Err(UnpackFault::LinkLoop),
                 Err(e) => return Err(UnpackFault::at("open its folder")(e)),
             };
             end += 1;
@@ -115,50 +136,72 @@ impl Tree {
         Ok(folder)
     }
 
-    /// Makes one folder, whatever is at its place: nothing, a link that leads nowhere yet, or a whiteout.
+    /// Makes one folder where nothing is.
     fn make_one(
         &mut self,
         parent: &OwnedFd,
         name: &[u8],
         path: &[u8],
         links: u32,
+        totals: &mut Totals<'_>,
     ) -> Result<OwnedFd, UnpackFault> {
-        let made = rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(IMPLIED_MODE));
-        let hides_below = match made {
-            Ok(()) => false,
-            Err(Errno::EXIST) => {
-                let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
-                    .map_err(UnpackFault::at("look at its folder"))?;
-                if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
-                    return self.make_target(parent, name, links);
-                }
-                if !whiteout::is_whiteout(&found) {
-                    return Err(UnpackFault::NotADirectory(lossy(path)));
-                }
-                rustix::fs::unlinkat(parent, name, AtFlags::empty())
-                    .and_then(|()| rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(IMPLIED_MODE)))
-                    .map_err(UnpackFault::at("make its folder"))?;
-                true
-            }
+        totals.implied(path)?;
+        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(IMPLIED_MODE)) {
+            Ok(()) => {}
+            Err(Errno::EXIST) => return self.not_a_directory(parent, name, path, links, totals),
             Err(e) => return Err(UnpackFault::at("make its folder")(e)),
-        };
-        let folder = self.open_folder(path, OFlags::NOFOLLOW).map_err(UnpackFault::at("open its folder"))?;
+        }
+        let folder = open_beneath(parent, name).map_err(UnpackFault::at("open its folder"))?;
         rustix::fs::fchmod(&folder, Mode::from_raw_mode(IMPLIED_MODE))
             .map_err(UnpackFault::at("set the mode of its folder"))?;
-        if hides_below {
-            whiteout::set_opaque(&folder)?;
-        }
         self.implied.push(path.to_vec());
         Ok(folder)
     }
 
+    /// Opens or makes a folder where a link or a whiteout is.
+    fn not_a_directory(
+        &mut self,
+        parent: &OwnedFd,
+        name: &[u8],
+        path: &[u8],
+        links: u32,
+        totals: &mut Totals<'_>,
+    ) -> Result<OwnedFd, UnpackFault> {
+        let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+            .map_err(UnpackFault::at("look at its folder"))?;
+        if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
+            self.passed_link = true;
+            return match self.open_folder(path, OFlags::empty()) {
+                Ok(folder) => Ok(folder),
+                // It leads to nothing yet, or to a whiteout.
+                Err(Errno::NOENT | Errno::NOTDIR) => self.make_target(parent, name, links, totals),
+                Err(Errno::LOOP) => Err(UnpackFault::LinkLoop),
+                Err(e) => Err(UnpackFault::at("open its folder")(e)),
+            };
+        }
+        if !whiteout::is_whiteout(&found) {
+            return Err(UnpackFault::NotADirectory(lossy(path)));
+        }
+        totals.remeasure = true;
+        rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(UnpackFault::at("make its folder"))?;
+        let folder = self.make_one(parent, name, path, links, totals)?;
+        whiteout::set_opaque(&folder)?;
+        Ok(folder)
+    }
+
     /// Makes the folder that a dangling link names: `lib -> usr/lib` before anything is in `usr`.
-    fn make_target(&mut self, parent: &OwnedFd, name: &[u8], links: u32) -> Result<OwnedFd, UnpackFault> {
+    fn make_target(
+        &mut self,
+        parent: &OwnedFd,
+        name: &[u8],
+        links: u32,
+        totals: &mut Totals<'_>,
+    ) -> Result<OwnedFd, UnpackFault> {
         let links = links.checked_sub(1).ok_or(UnpackFault::LinkLoop)?;
         let target = rustix::fs::readlinkat(parent, name, Vec::new())
             .map_err(UnpackFault::at("read a link on its way"))?;
         let target = follow(&self.path_of(parent)?, target.to_bytes());
-        self.open_or_make(&target, links)
+        self.open_or_make(&target, links, totals)
     }
 
     /// Where an open folder is, seen from the root.

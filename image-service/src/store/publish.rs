@@ -1,0 +1,120 @@
+//! Putting an unpacked layer in its place.
+
+use std::fs;
+use std::path::Path;
+
+use crisp_operation::clock;
+use rustix::fs::{CWD, RenameFlags};
+use rustix::io::Errno;
+
+use super::error::StoreError;
+use super::record::{self, LayerRecord};
+use super::{Health, Inner, StoredLayer};
+use crate::digest::DiffId;
+use crate::layout::{self, LayerFolder};
+use crate::unpack::Unpacked;
+
+/// What became of an unpacked layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Published {
+    Done,
+    /// Another pull had published the layer already; this copy is not needed.
+    Duplicate,
+}
+
+impl Inner {
+    /// Publishes a verified layer. `failures` is how many syncs had failed when its first byte was written.
+    pub(super) fn publish(
+        &self,
+        folder: &LayerFolder,
+        diff: &DiffId,
+        unpacked: &Unpacked,
+        failures: u64,
+    ) -> Result<Published, StoreError> {
+        let record = LayerRecord {
+            diff_id: diff.clone(),
+            bytes: unpacked.on_disk.bytes,
+            inodes: unpacked.on_disk.inodes,
+            opaque_root: unpacked.opaque_root,
+            implied: unpacked.implied.clone(),
+            inherited: Vec::new(),
+            checksum: Some(unpacked.on_disk.checksum),
+            damaged: false,
+            boot_id: clock::boot_id().to_owned(),
+        };
+        record::write_new(&folder.record(), &record)?;
+        let mut synced = false;
+        loop {
+            let writing = self.writing();
+            if self.file_systems.failures() != failures {
+                return Err(StoreError::LostWrites(folder.path().to_owned()));
+            }
+            let found = self.state().layers.get(diff).map(StoredLayer::is_usable);
+            match found {
+                Some(true) => return Ok(Published::Duplicate),
+                None => self.publish_new(folder, diff)?,
+                // Images that count as durable name the layer.
+                Some(false) if !synced => {
+                    drop(writing);
+                    self.sync_content()?;
+                    synced = true;
+                    continue;
+                }
+                Some(false) => self.replace_damaged(folder, diff)?,
+            }
+            let layer = StoredLayer { record, health: Health::Sound, version: self.number() };
+            self.state_mut().layers.insert(diff.clone(), layer);
+            if found == Some(false) {
+                self.inherit_in_images(diff);
+            }
+            return Ok(Published::Done);
+        }
+    }
+
+    fn publish_new(&self, folder: &LayerFolder, diff: &DiffId) -> Result<(), StoreError> {
+        let home = self.layout.layer(diff);
+        // Not known, yet there: it could not be set aside at the start, and containers may run on it.
+        self.set_aside(home.path(), &self.layout.bad_layers(), diff.hex())?;
+        fs::rename(folder.path(), home.path()).map_err(StoreError::at("publish", home.path()))
+    }
+
+    /// Puts the new tree in the place of a damaged one. Containers that run on the old one keep it.
+    fn replace_damaged(&self, folder: &LayerFolder, diff: &DiffId) -> Result<(), StoreError> {
+        let home = self.layout.layer(diff);
+        let aside = layout::named(&self.layout.superseded(), diff.hex(), self.number());
+        // First to where the old tree will be: a server that dies between the two steps leaves nothing
+        // that a later one would delete under a container.
+        fs::rename(folder.path(), &aside).map_err(StoreError::at("publish", &aside))?;
+        self.state_mut().superseded.push((diff.clone(), aside.clone()));
+        exchange(&aside, home.path()).map_err(StoreError::at("publish", home.path()))?;
+        super::sync::folder(&self.layout.layers())?;
+        tracing::info!(layer = %diff, "a damaged layer was replaced by a new copy");
+        Ok(())
+    }
+
+    /// Moves what cannot be used out of the way, with its content. Nothing there is no error.
+    pub(super) fn set_aside(&self, path: &Path, to: &Path, name: &str) -> Result<(), StoreError> {
+        let aside = layout::named(to, name, self.number());
+        match fs::rename(path, &aside) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(StoreError::at("set aside", path)(e)),
+            Ok(()) => {
+                tracing::warn!(path = %path.display(), kept = %aside.display(), "set aside what cannot be used");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Exchanges two folders, in one step where the file system can.
+fn exchange(new: &Path, old: &Path) -> std::io::Result<()> {
+    match rustix::fs::renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            let between = old.with_extension("old");
+            fs::rename(old, &between)?;
+            fs::rename(new, old)?;
+            fs::rename(&between, new)
+        }
+        done => Ok(done?),
+    }
+}

@@ -1,0 +1,74 @@
+//! A position in a tree.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::path::Arg;
+
+const DIRECTORY: OFlags =
+    OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+
+/// Opens the directory that a tree begins with.
+pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())
+}
+
+/// Opens a directory that is in `folder` itself: a link is refused.
+pub(crate) fn open_beneath(folder: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(folder, name, DIRECTORY, Mode::empty())
+}
+
+/// One directory of a tree, and the way back to its root. It holds a single descriptor however deep it is.
+pub(super) struct Cursor {
+    current: OwnedFd,
+    above: Vec<Level>,
+}
+
+struct Level {
+    /// The directory entered from here.
+    name: CString,
+    /// Device and inode, to notice that the way back leads elsewhere.
+    identity: (u64, u64),
+}
+
+impl Cursor {
+    pub(super) fn at(root: OwnedFd) -> Self {
+        Self { current: root, above: Vec::new() }
+    }
+
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.current.as_fd()
+    }
+
+    /// Enters a directory of the current one.
+    pub(super) fn descend(&mut self, name: CString) -> io::Result<()> {
+        let next = open_beneath(&self.current, name.as_c_str())?;
+        self.above.push(Level { identity: identity(&self.current)?, name });
+        self.current = next;
+        Ok(())
+    }
+
+    /// Returns to the directory above and says which directory was left; none at the root.
+    pub(super) fn ascend(&mut self) -> io::Result<Option<CString>> {
+        let Some(level) = self.above.pop() else { return Ok(None) };
+        let above = open_beneath(&self.current, c"..")?;
+        if identity(&above)? != level.identity {
+            return Err(io::Error::other("a directory was moved away while its tree was read"));
+        }
+        self.current = above;
+        Ok(Some(level.name))
+    }
+}
+
+fn identity(directory: &OwnedFd) -> io::Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(directory)?;
+    Ok((stat.st_dev, stat.st_ino))
+}
+
+pub(super) fn is_dot(name: &CStr) -> bool {
+    matches!(name.to_bytes(), b"." | b"..")
+}

@@ -1,0 +1,115 @@
+//! Deleting a tree.
+
+use std::ffi::CString;
+use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType};
+use rustix::io::Errno;
+
+use super::cursor::{Cursor, is_dot, open_root};
+
+/// Names of directories kept in memory before they are deleted.
+const BATCH: usize = 1024;
+
+/// Deletes what is at `path`, with everything in it, and never follows a link. Nothing there is no error.
+pub(crate) fn delete(path: &Path) -> io::Result<()> {
+    let root = match open_root(path) {
+        Ok(root) => root,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTDIR | Errno::LOOP) => return fs::remove_file(path),
+        Err(e) => return Err(e.into()),
+    };
+    let mut cursor = Cursor::at(root);
+    let mut pending = vec![delete_files(cursor.directory())?];
+    loop {
+        if let Some(name) = pending.last_mut().and_then(Vec::pop) {
+            cursor.descend(name)?;
+            pending.push(delete_files(cursor.directory())?);
+            continue;
+        }
+        // There may be more directories than one batch has.
+        let more = delete_files(cursor.directory())?;
+        if !more.is_empty() {
+            pending.pop();
+            pending.push(more);
+            continue;
+        }
+        pending.pop();
+        match cursor.ascend()? {
+            Some(name) => rustix::fs::unlinkat(cursor.directory(), name, AtFlags::REMOVEDIR)?,
+            None => return fs::remove_dir(path),
+        }
+    }
+}
+
+/// Deletes the files of a directory and returns the names of directories in it, a batch at most.
+fn delete_files(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+    let mut directories = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if is_dot(name) {
+            continue;
+        }
+        if entry.file_type() != FileType::Directory {
+            match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
+                Err(Errno::ISDIR | Errno::PERM) => {}
+                done => {
+                    done?;
+                    continue;
+                }
+            }
+        }
+        directories.push(name.to_owned());
+        if directories.len() == BATCH {
+            break;
+        }
+    }
+    Ok(directories)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::tree::cursor::open_beneath;
+    use rustix::fs::Mode;
+
+    /// Deeper than descriptors, the stack and a path would take.
+    #[test]
+    fn a_tree_of_any_depth_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let mut directory = open_root(&root).unwrap();
+        for _ in 0..5000 {
+            rustix::fs::mkdirat(&directory, "d", Mode::RWXU).unwrap();
+            directory = open_beneath(&directory, "d").unwrap();
+        }
+        drop(directory);
+        delete(&root).unwrap();
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn more_directories_than_a_batch_are_deleted_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = folder.path().join("kept");
+        fs::write(&kept, "").unwrap();
+        let root = folder.path().join("root");
+        for n in 0..2 * BATCH + 1 {
+            fs::create_dir_all(root.join(format!("{n}/x"))).unwrap();
+        }
+        symlink(folder.path(), root.join("link")).unwrap();
+        delete(&root).unwrap();
+        assert!(!root.exists() && kept.exists());
+        symlink(&kept, &root).unwrap();
+        delete(&root).unwrap();
+        assert!(root.symlink_metadata().is_err() && kept.exists());
+        delete(&root).unwrap();
+    }
+}

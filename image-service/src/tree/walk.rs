@@ -1,0 +1,77 @@
+//! Visiting everything in a tree.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, Stat};
+
+use super::cursor::{Cursor, is_dot, open_root};
+
+/// Something in a tree. The tree's root comes first, as `.` in itself with an empty path.
+pub(super) struct Found<'a> {
+    pub folder: BorrowedFd<'a>,
+    pub name: &'a CStr,
+    /// From the root, without a slash at the start.
+    pub path: &'a [u8],
+    pub stat: &'a Stat,
+}
+
+/// Calls `visit` for the root and everything below it, in no particular order.
+pub(super) fn walk(root: &Path, mut visit: impl FnMut(Found<'_>) -> io::Result<()>) -> io::Result<()> {
+    let root = open_root(root)?;
+    let stat = rustix::fs::fstat(&root)?;
+    visit(Found { folder: root.as_fd(), name: c".", path: &[], stat: &stat })?;
+    let mut cursor = Cursor::at(root);
+    let mut path = Vec::new();
+    let mut pending = vec![visit_directory(cursor.directory(), &mut path, &mut visit)?];
+    while let Some(directories) = pending.last_mut() {
+        if let Some(name) = directories.pop() {
+            enter(&mut path, &name);
+            cursor.descend(name)?;
+            pending.push(visit_directory(cursor.directory(), &mut path, &mut visit)?);
+        } else {
+            pending.pop();
+            if let Some(name) = cursor.ascend()? {
+                leave(&mut path, &name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Visits what is in one directory and returns the directories among it.
+fn visit_directory(
+    directory: BorrowedFd<'_>,
+    path: &mut Vec<u8>,
+    visit: &mut impl FnMut(Found<'_>) -> io::Result<()>,
+) -> io::Result<Vec<CString>> {
+    let mut directories = Vec::new();
+    for entry in Dir::read_from(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if is_dot(name) {
+            continue;
+        }
+        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        enter(path, name);
+        visit(Found { folder: directory, name, path, stat: &stat })?;
+        leave(path, name);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            directories.push(name.to_owned());
+        }
+    }
+    Ok(directories)
+}
+
+fn enter(path: &mut Vec<u8>, name: &CStr) {
+    if !path.is_empty() {
+        path.push(b'/');
+    }
+    path.extend_from_slice(name.to_bytes());
+}
+
+fn leave(path: &mut Vec<u8>, name: &CStr) {
+    path.truncate(path.len().saturating_sub(name.to_bytes().len() + 1));
+}

@@ -1,0 +1,54 @@
+//! Making way for an entry that replaces another.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Mode};
+use rustix::io::Errno;
+
+use super::UnpackFault;
+use crate::tree::open_root;
+
+/// Where directories that a later entry replaced wait to be deleted with the rest of what is temporary:
+/// they can be too large to be deleted on the way.
+pub(super) struct Replaced {
+    path: PathBuf,
+    folder: Option<OwnedFd>,
+    count: u64,
+}
+
+impl Replaced {
+    /// Into `path`, which is made when it is needed.
+    pub(super) fn to(path: &Path) -> Self {
+        Self { path: path.to_owned(), folder: None, count: 0 }
+    }
+
+    /// Takes whatever is at `name` out of the tree.
+    pub(super) fn remove(&mut self, folder: &OwnedFd, name: &[u8]) -> Result<(), UnpackFault> {
+        let failed = || UnpackFault::at("replace what is there");
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            done => return done.map_err(failed()),
+        }
+        // Without content, nothing is left to delete.
+        match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY | Errno::EXIST) => {}
+            done => return done.map_err(failed()),
+        }
+        let aside = self.open().map_err(failed())?;
+        rustix::fs::renameat(folder, name, &aside, self.count.to_string()).map_err(failed())?;
+        self.count += 1;
+        self.folder = Some(aside);
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<OwnedFd, Errno> {
+        match self.folder.take() {
+            Some(folder) => Ok(folder),
+            None => {
+                rustix::fs::mkdirat(CWD, &self.path, Mode::RWXU)?;
+                open_root(&self.path)
+            }
+        }
+    }
+}
