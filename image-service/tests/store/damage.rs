@@ -104,7 +104,7 @@ fn a_layer_whose_record_cannot_be_read_is_set_aside_with_its_content() {
         ("empty", |record| fs::write(record, "").unwrap()),
         ("missing", |record| fs::remove_file(record).unwrap()),
         ("newer", |record| edit(record, "\"version\":1", "\"version\":2")),
-        ("another's", |record| edit(record, "\"diff_id\":\"sha256:", "\"diff_id\":\"sha256:00").clone()),
+        ("another's", |record| edit(record, "\"diff_id\":\"sha256:", "\"diff_id\":\"sha256:00")),
     ];
     for (what, damage) in damages {
         let (fixture, layer) = with_image();
