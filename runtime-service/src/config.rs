@@ -2,21 +2,21 @@
 
 use std::path::PathBuf;
 
-/// Where and how containers are kept.
+/// Settings of one service.
 #[derive(Debug, Clone)]
 pub struct RuntimeConfig {
-    /// Kept over reboots, e.g. /var/lib/crisp.
+    /// The persistent folder, e.g. /var/lib/crisp.
     pub root: PathBuf,
-    /// ExitReport to kubelet, and how `cgroup_parent` is read.
+    /// Reported to kubelet; it also says how `cgroup_parent` of a pod is read.
     pub cgroup_driver: CgroupDriver,
 }
 
-/// Who makes cgroups for kubelet, which the runtime has to agree with.
+/// The cgroup driver. Kubelet and the runtime must use the same one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CgroupDriver {
-    /// Paths; folders made by hand.
+    /// Cgroup parents are paths below the cgroup root.
     #[default]
     Cgroupfs,
-    /// Names of slices.
+    /// Cgroup parents are names of systemd slices.
     Systemd,
 }

@@ -129,7 +129,7 @@ fn end(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>, 
 fn clean(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>) {
     let (service, pod, container) = (service.clone(), pod.clone(), container.clone());
     container.exec.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
-    container.meters.source.close();
+    container.meters.cgroup.reader.close();
     tokio::spawn(async move {
         let id = container.id().clone();
         let stages = service.stages("clean_up_exit");

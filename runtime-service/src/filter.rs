@@ -1,4 +1,4 @@
-//! Which containers and pods a list is about. Ids may be given by their beginning.
+//! Filters of list requests. An id matches by its beginning.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::container::Container;
 use crate::convert::response;
 use crate::service_state::ServiceState;
 
-/// Conditions that must all hold; an empty text or map holds for all.
+/// Conditions that must all be true. An empty text or map is true for all.
 #[derive(Debug, Default)]
 pub struct Filter {
     pub id: String,
@@ -59,7 +59,7 @@ impl From<Option<proto::PodSandboxStatsFilter>> for Filter {
 }
 
 impl Filter {
-    /// The containers that it lets through, oldest first.
+    /// The containers that match, oldest first.
     #[must_use]
     pub fn containers(&self, service: &ServiceState) -> Vec<Arc<Container>> {
         let mut all = service.containers.all();
@@ -76,7 +76,7 @@ impl Filter {
         all
     }
 
-    /// The pods that it lets through, oldest first.
+    /// The pods that match, oldest first.
     #[must_use]
     pub fn pods(&self, service: &ServiceState) -> Vec<Arc<Pod>> {
         let mut all = service.pods.list();

@@ -27,6 +27,7 @@ pub mod error;
 pub mod events;
 mod exits;
 mod filter;
+mod health;
 mod join;
 pub mod layout;
 mod metrics;

@@ -1,4 +1,4 @@
-//! Containers and pods by state, counted when Prometheus asks.
+//! Containers and pods by state, counted during a scrape.
 
 use std::sync::{Arc, Weak};
 
@@ -34,7 +34,7 @@ impl Collector for States {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // States that nobody is in are 0, not absent.
+        // A state without containers is 0, not absent.
         CONTAINER_STATES.iter().for_each(|state| self.containers.with_label_values(&[*state]).set(0));
         PodState::NAMES.iter().for_each(|state| self.pods.with_label_values(&[*state]).set(0));
         if let Some(service) = self.service.upgrade() {

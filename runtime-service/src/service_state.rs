@@ -16,12 +16,13 @@ use crate::container::Container;
 use crate::container::table::{Name, Table};
 use crate::error::RuntimeError;
 use crate::events::Events;
+use crate::health::Health;
 use crate::join::Joint;
 use crate::layout::Layout;
 use crate::spec::host::HostFacts;
 use crate::spec::user::Users;
 use crate::stage::{Cause, Stages};
-use crate::stats::source::Room;
+use crate::stats::StatsState;
 
 /// The state of one runtime service, behind one `Arc`.
 pub struct ServiceState {
@@ -38,7 +39,8 @@ pub struct ServiceState {
     pub(crate) exec_seconds: Histogram,
     /// Names the marks of execs. An earlier server's may still be on somebody: it starts from the clock.
     pub(crate) exec_number: AtomicI64,
-    pub(crate) stats_room: Room,
+    pub(crate) stats: StatsState,
+    pub(crate) health: Health,
     pub(crate) creates: Joint<Name, ContainerId>,
     pub(crate) starts: Joint<ContainerId, ()>,
     pub(crate) stops: Joint<(ContainerId, std::time::Duration), ()>,
@@ -68,7 +70,8 @@ impl ServiceState {
             metrics: metrics.clone(),
             containers: Table::default(),
             events: Events::default(),
-            stats_room: Room::of_process(),
+            stats: StatsState::default(),
+            health: Health::default(),
             creates: Joint::new("create container"),
             starts: Joint::new("start container"),
             stops: Joint::new("stop container"),

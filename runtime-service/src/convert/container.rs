@@ -1,4 +1,4 @@
-//! ContainerConfig → [`ContainerConfig`].
+//! Converts the proto ContainerConfig to [`ContainerConfig`].
 
 use std::path::{Component, Path, PathBuf};
 
@@ -57,7 +57,11 @@ fn image(spec: proto::ImageSpec) -> Result<ImageRequest, ConvertError> {
     })
 }
 
-fn strings(field: &str, values: Vec<String>) -> Result<Vec<String>, ConvertError> {
+/// Words of a command.
+///
+/// # Errors
+/// [`ConvertError`] naming the word that holds a NUL byte.
+pub fn strings(field: &str, values: Vec<String>) -> Result<Vec<String>, ConvertError> {
     values.into_iter().enumerate().map(|(i, v)| no_nul(&format!("{field}[{i}]"), v)).collect()
 }
 
@@ -76,7 +80,7 @@ fn envs(values: Vec<proto::KeyValue>) -> Result<Vec<(String, String)>, ConvertEr
     values.into_iter().enumerate().map(one).collect()
 }
 
-/// A path below the pod's log folder that cannot leave it.
+/// A path relative to the pod's log folder, without a way out of it.
 fn log_path(text: &str) -> Result<Option<PathBuf>, ConvertError> {
     if text.is_empty() {
         return Ok(None);

@@ -1,6 +1,15 @@
-//! The border between proto messages and the types used below: requests come in validated
-//! ([`pod`], [`container`]), responses go out ([`response`], [`stats`]). No file outside this folder and `rpc`
-//! knows both sides.
+//! Converts proto messages. Requests become validated types ([`pod`], [`container`]); state and readings
+//! become responses ([`response`], [`stats`]). Only this folder, `rpc` and `filter.rs` use proto types.
+//!
+//! Every field of a request is supported, or refused by name, except these, which are ignored as
+//! containerd ignores them:
+//!
+//! - SELinux options on a host without SELinux (`selinux.rs`);
+//! - `linux.overhead` and `linux.resources` of a pod: kubelet has put them into the pod's cgroup already;
+//! - user, seccomp and AppArmor of a pod: they are about a pause process, and there is none;
+//! - `sandbox_config` of CreateContainer: it repeats the configuration that the pod was made with;
+//! - `image.image_ref`, which only responses use, and `annotations` of UpdateContainerResources;
+//! - `target_id` of a PID mode other than TARGET.
 
 pub mod container;
 pub mod mounts;
@@ -15,12 +24,12 @@ pub mod stats;
 
 use std::path::PathBuf;
 
-/// What is wrong with a request, by the field's path in the proto message.
+/// A field that cannot be accepted, by its path in the proto message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
     #[error("{field}: {problem}")]
     Invalid { field: String, problem: String },
-    /// Well-formed, but nothing here does it; doing without would not be what was asked.
+    /// Well-formed, but this server cannot do it, and to ignore it would not be what the client asked for.
     #[error("{field}: not supported{hint}")]
     Unsupported { field: String, hint: String },
 }
@@ -60,7 +69,7 @@ fn absolute(field: &str, value: String) -> Result<PathBuf, ConvertError> {
     }
 }
 
-/// 2^32 - 1 means "do not change" to the kernel, so it names nobody.
+/// A user or group id. 2^32 - 1 is none: it means "do not change" to the kernel.
 fn id(field: &str, value: i64) -> Result<u32, ConvertError> {
     u32::try_from(value)
         .ok()

@@ -1,4 +1,4 @@
-//! Mounts and devices.
+//! Converts mounts and devices.
 
 use crisp_proto::runtime::v1 as proto;
 
@@ -44,7 +44,8 @@ fn mount(at: &str, value: proto::Mount) -> Result<Mount, ConvertError> {
     })
 }
 
-/// The contract demands both, so that a client cannot be mistaken about what is protected.
+/// The contract requires both fields with `recursive_read_only`: a client that sets it without them has
+/// not understood what is protected.
 fn check_recursive(field: &str, readonly: bool, propagation: Propagation) -> Result<(), ConvertError> {
     if !readonly {
         return Err(invalid(field, "needs readonly to be set too"));
@@ -116,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_goes_where_it_is_on_the_host_unless_told() {
+    fn a_device_has_the_path_of_the_host_by_default() {
         let value = proto::Device { host_path: "/dev/fuse".into(), ..Default::default() };
         let device = devices(vec![value]).unwrap().remove(0);
         assert_eq!((device.container_path, device.permissions), ("/dev/fuse".into(), "rwm".into()));

@@ -1,4 +1,4 @@
-//! PodSandboxConfig → [`PodConfig`].
+//! Converts RunPodSandboxRequest to [`PodConfig`].
 
 use crisp_executor::cgroup::CgroupPath;
 use crisp_proto::runtime::v1 as proto;
@@ -7,7 +7,7 @@ use crisp_sandbox::{Dns, NamespaceMode, PidMode, PodConfig, PortMapping, Protoco
 use super::{ConvertError, absolute, invalid, not_empty, required, selinux, unsupported};
 use crate::config::CgroupDriver;
 
-/// The handler that this server is; clients may also leave the name empty.
+/// The name of this server's runtime handler. Clients may also leave the name empty.
 pub const HANDLER: &str = "crisp";
 
 /// # Errors
@@ -63,7 +63,7 @@ fn refuse_unsupported(
     if !options.target_id.is_empty() {
         return Err(invalid(at("namespace_options.target_id"), "a pod has no target container"));
     }
-    // The other fields (run_as_user, seccomp, ...) are about a pause process, and there is none.
+    // The other fields (run_as_user, seccomp, ...) are about a pause process: see the list in mod.rs.
     Ok(())
 }
 
@@ -106,7 +106,7 @@ fn shared_or_host(name: &str, mode: i32) -> Result<NamespaceMode, ConvertError> 
         Ok(proto::NamespaceMode::Pod) => Ok(NamespaceMode::Pod),
         Ok(proto::NamespaceMode::Node) => Ok(NamespaceMode::Host),
         Ok(other @ (proto::NamespaceMode::Container | proto::NamespaceMode::Target)) => {
-            Err(invalid(field, format!("{} makes no sense for a pod: use POD or NODE", other.as_str_name())))
+            Err(invalid(field, format!("{} cannot be used for a pod: use POD or NODE", other.as_str_name())))
         }
         Err(_) => Err(unknown(&field, mode)),
     }
@@ -118,7 +118,9 @@ fn pid(mode: i32) -> Result<PidMode, ConvertError> {
         Ok(proto::NamespaceMode::Pod) => Ok(PidMode::Pod),
         Ok(proto::NamespaceMode::Container) => Ok(PidMode::Container),
         Ok(proto::NamespaceMode::Node) => Ok(PidMode::Host),
-        Ok(proto::NamespaceMode::Target) => Err(invalid(field, "TARGET makes no sense for a pod")),
+        Ok(proto::NamespaceMode::Target) => {
+            Err(invalid(field, "TARGET cannot be used for a pod: use POD, CONTAINER or NODE"))
+        }
         Err(_) => Err(unknown(field, mode)),
     }
 }
@@ -127,7 +129,7 @@ fn unknown(field: &str, value: i32) -> ConvertError {
     invalid(field, format!("{value} is not a value of this enum"))
 }
 
-/// With the systemd driver clients name a slice, whose place in the tree is in its name.
+/// With the systemd driver clients send the name of a slice, from which its path follows.
 fn cgroup_parent(text: &str, driver: CgroupDriver) -> Result<Option<CgroupPath>, ConvertError> {
     let field = "config.linux.cgroup_parent";
     let path = match (text, driver) {
@@ -209,7 +211,7 @@ pub(crate) mod tests {
                         ..Default::default()
                     });
                 }),
-                "config.linux.security_context.namespace_options.network: CONTAINER makes no sense",
+                "config.linux.security_context.namespace_options.network: CONTAINER cannot be used",
             ),
             (
                 refused(|c| {
@@ -227,7 +229,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_unknown_handler_is_not_taken_for_ours() {
+    fn an_unknown_handler_is_refused() {
         let mut message = minimal();
         message.runtime_handler = "kata".into();
         let error = request(message, CgroupDriver::Cgroupfs).unwrap_err();

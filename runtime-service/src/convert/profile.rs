@@ -1,4 +1,4 @@
-//! Seccomp and AppArmor profiles, in the contract's present and former fields.
+//! Converts seccomp and AppArmor profiles, from the contract's present and deprecated fields.
 
 use crisp_proto::runtime::v1 as proto;
 use crisp_proto::runtime::v1::security_profile::ProfileType;
@@ -17,13 +17,13 @@ pub(super) fn seccomp(
             ProfileType::Unconfined => Ok(SeccompRequest::Unconfined),
             ProfileType::Localhost => {
                 let reference = format!("{field}.localhost_ref");
-                // The former field had this prefix; containerd takes it here as well.
+                // The deprecated field had this prefix; containerd accepts it here too.
                 let path = profile.localhost_ref.strip_prefix("localhost/").unwrap_or(&profile.localhost_ref);
                 absolute(&reference, path.to_owned()).map(SeccompRequest::Localhost)
             }
         };
     }
-    // The form before `seccomp` existed; kubelet no longer sends it, older clients do.
+    // The deprecated field: kubelet no longer sends it, older clients do.
     let field = format!("{AT}.seccomp_profile_path");
     #[expect(deprecated, reason = "older clients send it")]
     let path = &context.seccomp_profile_path;

@@ -1,4 +1,4 @@
-//! LinuxContainerResources, in and out. In the contract 0 and "" mean "not asked for".
+//! Converts LinuxContainerResources, in both directions. In the contract 0 and "" mean "no value".
 
 use crisp_proto::runtime::v1 as proto;
 
@@ -34,7 +34,7 @@ pub fn resources(at: &str, value: proto::LinuxContainerResources) -> Result<Reso
     })
 }
 
-/// What the container has now, for ContainerStatus.
+/// The limits of a container, for ContainerStatus.
 #[must_use]
 pub fn to_proto(value: &Resources) -> proto::LinuxContainerResources {
     let unsigned = |v: Option<u64>| v.map_or(0, |v| i64::try_from(v).unwrap_or(i64::MAX));
@@ -90,7 +90,7 @@ fn page_size(field: &str, text: String) -> Result<String, ConvertError> {
     }
 }
 
-/// A file name in the container's own cgroup; the content goes there unchanged.
+/// A file in the container's own cgroup and its content, which is written unchanged.
 fn unified(field: &str, file: String, content: String) -> Result<(String, String), ConvertError> {
     if file.contains('/') || !file.contains('.') || file.starts_with('.') || file.starts_with("cgroup.") {
         return Err(invalid(field, format!("{file:?} is not a controller's file such as memory.high")));
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_and_empty_mean_nothing_asked() {
+    fn zero_and_empty_mean_no_value() {
         let converted = resources("r", Default::default()).unwrap();
         assert_eq!(converted, Resources::default());
         assert_eq!(to_proto(&converted), Default::default());

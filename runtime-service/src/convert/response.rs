@@ -1,4 +1,4 @@
-//! What is known → proto messages.
+//! Converts containers and pods to proto messages.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// To clients a start under way is a container that has only been created.
+/// While a start is under way, clients see a container that has been created.
 #[must_use]
 pub fn container_state(state: &State) -> proto::ContainerState {
     match state {
@@ -47,16 +47,16 @@ fn container_metadata(container: &Container) -> proto::ContainerMetadata {
 }
 
 fn image(container: &Container) -> proto::ImageSpec {
-    let asked = &container.metadata.config.image;
+    let request = &container.metadata.config.image;
     proto::ImageSpec {
         image: container.metadata.image.name.clone(),
-        annotations: asked.annotations.clone(),
-        user_specified_image: asked.user_specified.clone(),
+        annotations: request.annotations.clone(),
+        user_specified_image: request.user_specified.clone(),
         ..Default::default()
     }
 }
 
-/// One line of ListContainers.
+/// An entry of ListContainers.
 #[must_use]
 pub fn container(container: &Container) -> proto::Container {
     let metadata = &container.metadata;
@@ -74,7 +74,7 @@ pub fn container(container: &Container) -> proto::Container {
     }
 }
 
-/// Who a reading is about.
+/// The container that a reading belongs to.
 #[must_use]
 pub fn container_attributes(container: &Container) -> proto::ContainerAttributes {
     let metadata = &container.metadata;
@@ -86,7 +86,7 @@ pub fn container_attributes(container: &Container) -> proto::ContainerAttributes
     }
 }
 
-/// The answer to ContainerStatus.
+/// The `status` of ContainerStatusResponse.
 #[must_use]
 pub fn container_status(container: &Container) -> proto::ContainerStatus {
     let (metadata, status) = (&container.metadata, container.status());
@@ -163,7 +163,7 @@ fn pod_metadata(pod: &Pod) -> proto::PodSandboxMetadata {
     }
 }
 
-/// One line of ListPodSandbox.
+/// An entry of ListPodSandbox.
 #[must_use]
 pub fn pod(pod: &Pod) -> proto::PodSandbox {
     proto::PodSandbox {
@@ -177,7 +177,7 @@ pub fn pod(pod: &Pod) -> proto::PodSandbox {
     }
 }
 
-/// Whom a reading is about.
+/// The pod that a reading belongs to.
 #[must_use]
 pub fn pod_attributes(pod: &Pod) -> proto::PodSandboxAttributes {
     proto::PodSandboxAttributes {
@@ -188,7 +188,7 @@ pub fn pod_attributes(pod: &Pod) -> proto::PodSandboxAttributes {
     }
 }
 
-/// The answer to PodSandboxStatus.
+/// The `status` of PodSandboxStatusResponse.
 #[must_use]
 pub fn pod_status(pod: &Pod) -> proto::PodSandboxStatus {
     let status = pod.status();
@@ -227,7 +227,7 @@ pub fn pod_status(pod: &Pod) -> proto::PodSandboxStatus {
     }
 }
 
-/// All statuses of a pod's containers, newest last.
+/// The statuses of a pod's containers, newest last.
 #[must_use]
 pub fn container_statuses(containers: &[Arc<Container>]) -> Vec<proto::ContainerStatus> {
     let mut statuses: Vec<_> = containers.iter().map(|c| container_status(c)).collect();

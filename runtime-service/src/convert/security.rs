@@ -1,4 +1,4 @@
-//! LinuxContainerSecurityContext.
+//! Converts LinuxContainerSecurityContext.
 
 use crisp_proto::runtime::v1 as proto;
 
@@ -80,7 +80,7 @@ fn names(field: &str, values: &[String]) -> Result<CapabilityNames, ConvertError
         if value.eq_ignore_ascii_case("ALL") {
             names.all = true;
         } else {
-            names.names.push(known(field, value)?);
+            names.names.push(capability(field, value)?);
         }
     }
     Ok(names)
@@ -88,10 +88,10 @@ fn names(field: &str, values: &[String]) -> Result<CapabilityNames, ConvertError
 
 fn ambient(values: &[String]) -> Result<Vec<String>, ConvertError> {
     let field = format!("{AT}.capabilities.add_ambient_capabilities");
-    values.iter().map(|value| known(&field, value)).collect()
+    values.iter().map(|value| capability(&field, value)).collect()
 }
 
-fn known(field: &str, value: &str) -> Result<String, ConvertError> {
+fn capability(field: &str, value: &str) -> Result<String, ConvertError> {
     capabilities::parse(value)
         .map(|capability| format!("CAP_{capability}"))
         .ok_or_else(|| invalid(field, format!("{value:?} is not a capability")))
@@ -109,7 +109,7 @@ fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidRequest, ConvertEr
     let field = format!("{AT}.namespace_options");
     refuse_user_namespace(&field, options.userns_options.as_ref())?;
     for (name, mode) in [("network", options.network), ("ipc", options.ipc)] {
-        // NODE is compared with the pod's own when the container is created.
+        // NODE is compared with the pod's mode when the container is created.
         if !matches!(
             proto::NamespaceMode::try_from(mode),
             Ok(proto::NamespaceMode::Pod | proto::NamespaceMode::Node)
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_said_is_the_image_user_in_the_pods_namespaces() {
+    fn the_default_is_the_image_user_in_the_pods_namespaces() {
         let security = security(None).unwrap();
         assert_eq!((security.user, security.pid), (UserRequest::Image, PidRequest::OfPod));
         assert_eq!(security.seccomp, SeccompRequest::Unconfined);
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nothing_here_does_is_refused() {
+    fn what_this_server_cannot_do_is_refused() {
         let userns = proto::UserNamespace::default();
         let options = proto::NamespaceOption { userns_options: Some(userns), ..Default::default() };
         let message = refused(|c| c.namespace_options = Some(options));

@@ -1,4 +1,4 @@
-//! Readings → proto messages.
+//! Converts readings to proto messages.
 
 use crisp_executor::cgroup::{MemoryStats, Psi, PsiLine, Stats};
 use crisp_proto::runtime::v1 as proto;
@@ -13,21 +13,21 @@ fn value(value: u64) -> Option<proto::UInt64Value> {
     Some(proto::UInt64Value { value })
 }
 
-/// `mountpoint`: where the writable layers are, for fs_id.
+/// `mountpoint`: where the writable layers are, for `fs_id`.
 #[must_use]
 pub fn container(reading: &ContainerReading, mountpoint: &str) -> proto::ContainerStats {
-    let figures = reading.cgroup.as_ref();
+    let counters = reading.cgroup.as_ref();
     proto::ContainerStats {
         attributes: Some(response::container_attributes(&reading.container)),
-        cpu: figures.and_then(|stats| cpu(stats, reading.nano_cores)),
-        memory: figures.and_then(memory),
+        cpu: counters.and_then(|stats| cpu(stats, reading.nano_cores)),
+        memory: counters.and_then(memory),
         writable_layer: reading.writable.map(|usage| writable(&usage, mountpoint)),
-        swap: figures.and_then(swap),
-        io: figures.and_then(io),
+        swap: counters.and_then(swap),
+        io: counters.and_then(io),
     }
 }
 
-/// A pod's figures are those of its cgroup, or the sum over its containers where it has none for itself.
+/// The values are those of the pod's own cgroup, or sums over its containers where it has none.
 #[must_use]
 pub fn pod(reading: &PodReading, mountpoint: &str) -> proto::PodSandboxStats {
     let containers: Vec<_> = reading.containers.iter().map(|c| container(c, mountpoint)).collect();
@@ -158,7 +158,7 @@ fn sum_memory(containers: &[proto::ContainerStats]) -> Option<proto::MemoryUsage
     })
 }
 
-/// None when nobody has a figure.
+/// None when no container has a value.
 fn total(values: impl Iterator<Item = Option<proto::UInt64Value>>) -> Option<proto::UInt64Value> {
     values.flatten().map(|v| v.value).reduce(|a, b| a + b).and_then(value)
 }
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_none_where_nobody_has_a_figure() {
+    fn sums_without_values_are_none() {
         assert_eq!(sum_cpu(&[]), None);
         let one = |n| proto::ContainerStats {
             cpu: Some(proto::CpuUsage {

@@ -19,7 +19,7 @@ pub(super) async fn call(
     Ok(ContainerStatusResponse { status: Some(response::container_status(&container)), info })
 }
 
-/// What crictl inspect shows, with the names that it and its users look for.
+/// The details that crictl inspect shows, under the names that its users expect.
 async fn info(container: &Arc<Container>) -> BTreeMap<String, String> {
     let owned = container.clone();
     let spec = tokio::task::spawn_blocking(move || std::fs::read(owned.folder.spec())).await;

@@ -12,7 +12,7 @@ pub(super) async fn call(
     service: &Arc<ServiceState>,
     request: CreateContainerRequest,
 ) -> Reply<CreateContainerResponse> {
-    // sandbox_config repeats what RunPodSandbox was asked; the pod that exists is what counts.
+    // sandbox_config repeats the configuration that the pod was made with; the pod has its own copy.
     let config = request.config.ok_or_else(|| -> ConvertError { convert::invalid("config", "missing") })?;
     let config = convert::container::config(config)?;
     let id = ops::container_create::create(service, &request.pod_sandbox_id, config).await?;

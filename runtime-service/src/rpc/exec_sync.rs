@@ -13,7 +13,8 @@ pub(super) async fn call(service: &Arc<ServiceState>, request: ExecSyncRequest) 
     if request.cmd.first().is_none_or(String::is_empty) {
         return Err(convert::invalid("cmd", "empty").into());
     }
-    // 0 is no limit, as the contract says.
+    let command = convert::container::strings("cmd", request.cmd)?;
+    // By the contract, 0 means no limit.
     let limit = match u64::try_from(request.timeout) {
         Ok(0) => None,
         Ok(seconds) => Some(Duration::from_secs(seconds)),
@@ -23,6 +24,6 @@ pub(super) async fn call(service: &Arc<ServiceState>, request: ExecSyncRequest) 
         }
     };
     let container = service.container(&request.container_id)?;
-    let output = ops::exec_sync::exec_sync(service, &container, request.cmd, limit).await?;
+    let output = ops::exec_sync::exec_sync(service, &container, command, limit).await?;
     Ok(ExecSyncResponse { stdout: output.stdout, stderr: output.stderr, exit_code: output.code })
 }

@@ -1,4 +1,4 @@
-//! GetContainerEvents: what happens from now on, each with the pod as it is when told.
+//! GetContainerEvents: all events from now on, each with the status of the pod when the event is sent.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::{Reply, ServiceState};
 use crate::convert::response;
 use crate::events::{Event, Kind};
 
-/// Answers that may wait for a slow reader beside the backlog of events itself.
+/// Responses that may wait for a slow reader, in addition to the backlog of events.
 const AHEAD: usize = 16;
 
 pub(super) fn call(
@@ -25,20 +25,20 @@ pub(super) fn call(
     let mut events = service.events.subscribe();
     tokio::spawn(async move {
         loop {
-            let answer = tokio::select! {
+            let event = tokio::select! {
                 event = events.recv() => event,
                 () = sender.closed() => return,
             };
-            let answer = match answer {
-                Ok(event) => Ok(response(&service, event)),
+            let response = match event {
+                Ok(event) => Ok(event_response(&service, event)),
                 Err(RecvError::Closed) => return,
-                // Kubelet connects anew and lists everything.
+                // Kubelet then connects again and lists everything.
                 Err(RecvError::Lagged(missed)) => {
                     Err(Status::data_loss(format!("the reader was too slow: {missed} events are lost")))
                 }
             };
-            let last = answer.is_err();
-            if sender.send(answer).await.is_err() || last {
+            let last = response.is_err();
+            if sender.send(response).await.is_err() || last {
                 return;
             }
         }
@@ -46,7 +46,7 @@ pub(super) fn call(
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-fn response(service: &ServiceState, event: Event) -> ContainerEventResponse {
+fn event_response(service: &ServiceState, event: Event) -> ContainerEventResponse {
     let kind = match event.kind {
         Kind::Created => ContainerEventType::ContainerCreatedEvent,
         Kind::Started => ContainerEventType::ContainerStartedEvent,

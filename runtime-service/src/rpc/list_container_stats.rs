@@ -16,7 +16,7 @@ pub(super) async fn call(
     Ok(ListContainerStatsResponse { stats: all(service, &Filter::from(request.filter)).await })
 }
 
-/// Readings of every container that `filter` lets through.
+/// Reads every container that matches `filter`.
 pub(super) async fn all(service: &Arc<ServiceState>, filter: &Filter) -> Vec<ContainerStats> {
     let mountpoint = service.writable_mountpoint();
     let readings = stats::containers(service, filter.containers(service)).await;

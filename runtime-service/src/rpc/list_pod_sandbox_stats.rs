@@ -1,4 +1,4 @@
-//! ListPodSandboxStats: of the pods that are ready.
+//! ListPodSandboxStats: stats of the pods that are ready.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) async fn call(
     Ok(ListPodSandboxStatsResponse { stats: all(service, &Filter::from(request.filter)).await })
 }
 
-/// Readings of every ready pod that `filter` lets through.
+/// Reads every ready pod that matches `filter`.
 pub(super) async fn all(service: &Arc<ServiceState>, filter: &Filter) -> Vec<PodSandboxStats> {
     let mountpoint = service.writable_mountpoint();
     let mut ready = filter.pods(service);

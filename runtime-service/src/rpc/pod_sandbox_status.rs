@@ -23,7 +23,7 @@ pub(super) fn call(
     })
 }
 
-/// What crictl inspectp shows; `pid` and the namespace paths are for nsenter.
+/// The details that crictl inspectp shows; `pid` and the namespace paths are for nsenter.
 fn info(pod: &Pod) -> BTreeMap<String, String> {
     let status = pod.status();
     let pid = status.monitor_pid;

@@ -1,4 +1,4 @@
-//! RemoveContainer. An unknown container is removed already.
+//! RemoveContainer. Succeeds for an unknown container, as the contract requires.
 
 use std::sync::Arc;
 

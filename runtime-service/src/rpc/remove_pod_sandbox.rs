@@ -1,4 +1,5 @@
-//! RemovePodSandbox: with all its containers. An unknown pod is removed already.
+//! RemovePodSandbox: removes the pod with all its containers. Succeeds for an unknown pod, as the
+//! contract requires.
 
 use std::sync::Arc;
 

@@ -1,26 +1,28 @@
-//! Status: what works, and what is wrong with which file or setting.
+//! Status: whether the node can run pods, and if not, which file or setting is wrong.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crisp_proto::runtime::v1::{
     RuntimeCondition, RuntimeFeatures, RuntimeHandler, RuntimeHandlerFeatures, RuntimeStatus, StatusRequest,
     StatusResponse,
 };
-use rustix::fs::Access;
 use serde_json::json;
 
 use super::{Reply, ServiceState};
 use crate::convert::pod::HANDLER;
+use crate::health::{Condition, Health};
 
-pub(super) async fn call(service: &ServiceState, request: StatusRequest) -> Reply<StatusResponse> {
-    let network = service.pods.network_status();
-    let network = condition("NetworkReady", network.ready, network.reason, network.message);
+pub(super) async fn call(service: &Arc<ServiceState>, request: StatusRequest) -> Reply<StatusResponse> {
+    let (runtime, network) = tokio::join!(Health::runtime(service), Health::network(service));
     let handler = |name: &str| RuntimeHandler {
         name: name.to_owned(),
         features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
     };
     Ok(StatusResponse {
-        status: Some(RuntimeStatus { conditions: vec![runtime(service), network] }),
+        status: Some(RuntimeStatus {
+            conditions: vec![condition("RuntimeReady", runtime), condition("NetworkReady", network)],
+        }),
         info: if request.verbose { info(service) } else { BTreeMap::new() },
         // The empty name is what a pod without a RuntimeClass asks for.
         runtime_handlers: vec![handler(""), handler(HANDLER)],
@@ -28,20 +30,9 @@ pub(super) async fn call(service: &ServiceState, request: StatusRequest) -> Repl
     })
 }
 
-fn condition(kind: &str, status: bool, reason: String, message: String) -> RuntimeCondition {
-    RuntimeCondition { r#type: kind.to_owned(), status, reason, message }
-}
-
-/// Containers need a folder that can be written.
-fn runtime(service: &ServiceState) -> RuntimeCondition {
-    let folder = service.layout.containers();
-    match rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
-        Ok(()) => condition("RuntimeReady", true, String::new(), String::new()),
-        Err(errno) => {
-            let message = format!("root: {}: {errno}", folder.display());
-            condition("RuntimeReady", false, "RootNotWritable".to_owned(), message)
-        }
-    }
+fn condition(kind: &str, condition: Condition) -> RuntimeCondition {
+    let Condition { ready, reason, message } = condition;
+    RuntimeCondition { r#type: kind.to_owned(), status: ready, reason, message }
 }
 
 fn info(service: &ServiceState) -> BTreeMap<String, String> {

@@ -1,4 +1,4 @@
-//! StopContainer. An unknown container is stopped already.
+//! StopContainer. Succeeds for an unknown container, as the contract requires.
 
 use std::sync::Arc;
 use std::time::Duration;

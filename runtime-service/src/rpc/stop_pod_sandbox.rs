@@ -1,4 +1,5 @@
-//! StopPodSandbox: its containers are killed first, whatever they do. An unknown pod is stopped already.
+//! StopPodSandbox: kills all containers of the pod, then stops it. Succeeds for an unknown pod, as the
+//! contract requires.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,10 +39,11 @@ pub(super) async fn stop(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<
             failure.get_or_insert(error);
         }
     }
-    // Also after a failure: the end of the monitor takes with it what could not be stopped by itself.
+    service.stats.pods.remove(&pod.id);
+    // Also after a failure: a container that cannot be stopped by itself ends with its pod's monitor.
     service.pods.stop(&pod.id).await?;
     if let Some(error) = failure {
-        tracing::warn!(pod = %pod.id, %error, "a container had to be ended with its pod");
+        tracing::warn!(pod = %pod.id, %error, "a container could not be stopped before its pod");
     }
     if was != PodState::Stopped {
         service.events.emit(Kind::Stopped, pod.id.as_str(), &pod.id);

@@ -1,4 +1,4 @@
-//! StreamContainerStats: the same readings in parts.
+//! StreamContainerStats: the result of ListContainerStats in several messages, for lists that are too long for one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! StreamContainers: the same list in parts, for those too long for one message.
+//! StreamContainers: the result of ListContainers in several messages, for lists that are too long for one.
 
 use crisp_proto::runtime::v1::{StreamContainersRequest, StreamContainersResponse};
 

@@ -1,4 +1,4 @@
-//! StreamPodSandboxStats: the same readings in parts.
+//! StreamPodSandboxStats: the result of ListPodSandboxStats in several messages, for lists that are too long for one.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! StreamPodSandboxes: the same list in parts, for those too long for one message.
+//! StreamPodSandboxes: the result of ListPodSandbox in several messages, for lists that are too long for one.
 
 use crisp_proto::runtime::v1::{StreamPodSandboxesRequest, StreamPodSandboxesResponse};
 

@@ -1,4 +1,4 @@
-//! UpdateContainerResources.
+//! UpdateContainerResources. Its annotations are for runtimes that run virtual machines, and ignored here.
 
 use std::sync::Arc;
 

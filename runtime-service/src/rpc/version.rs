@@ -6,7 +6,7 @@ use super::Reply;
 
 pub(super) fn call(_request: VersionRequest) -> Reply<VersionResponse> {
     Ok(VersionResponse {
-        // Of the kubelet's side of the contract; it has been this since the contract exists.
+        // The version of kubelet's runtime API. Kubelet expects exactly this.
         version: "0.1.0".to_owned(),
         runtime_name: "crisp".to_owned(),
         runtime_version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -6,7 +6,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 use super::SpecError;
 use crate::container::config::Security;
 
-/// What a container may do that says nothing: the set that docker and containerd give.
+/// The capabilities of a container by default, as docker and containerd give them.
 const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
     Capability::Chown,
@@ -31,7 +31,7 @@ pub fn parse(text: &str) -> Option<Capability> {
     upper.strip_prefix("CAP_").unwrap_or(&upper).parse().ok()
 }
 
-/// The bounding set of this server from `/proc/self/status` text: more than that nobody can be given.
+/// The bounding set of this server, from the text of `/proc/self/status`. No container can have more.
 #[must_use]
 pub fn of_host(status: &str) -> Capabilities {
     let mask = status
@@ -61,7 +61,7 @@ pub fn bounding(security: &Security, host: &Capabilities) -> Result<Capabilities
         set.clear();
     }
     for name in &security.add_capabilities.names {
-        set.insert(held(name, host)?);
+        set.insert(available(name, host)?);
     }
     for name in &security.drop_capabilities.names {
         if let Some(capability) = parse(name) {
@@ -69,19 +69,19 @@ pub fn bounding(security: &Security, host: &Capabilities) -> Result<Capabilities
         }
     }
     for name in &security.ambient_capabilities {
-        set.insert(held(name, host)?);
+        set.insert(available(name, host)?);
     }
     Ok(set)
 }
 
-fn held(name: &str, host: &Capabilities) -> Result<Capability, SpecError> {
+fn available(name: &str, host: &Capabilities) -> Result<Capability, SpecError> {
     parse(name)
         .filter(|capability| host.contains(capability))
         .ok_or_else(|| SpecError::Capability { name: name.to_owned() })
 }
 
-/// All five sets. Inheritable holds the ambient ones only: the kernel raises no other (capabilities(7)),
-/// and anything else in it would be a way back for what was dropped (CVE-2022-24769).
+/// All five sets. Inheritable holds the ambient ones only: the kernel raises no others (capabilities(7)),
+/// and with others in it a process could regain what was dropped (CVE-2022-24769).
 #[must_use]
 pub fn sets(bounding: &Capabilities, security: &Security) -> LinuxCapabilities {
     let ambient: Capabilities = security.ambient_capabilities.iter().filter_map(|c| parse(c)).collect();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_host_lacks_cannot_be_had_by_name() {
+    fn a_capability_that_the_host_lacks_is_refused() {
         let error = of(&["SYS_RESOURCE"], &[]).unwrap_err().to_string();
         assert!(error.contains("CAP_SYS_RESOURCE"), "{error}");
         let mut privileged = security();

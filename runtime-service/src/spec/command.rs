@@ -1,4 +1,4 @@
-//! What runs: the image's ENTRYPOINT and CMD against the container's command and args.
+//! The command line: the image's ENTRYPOINT and CMD, replaced by the container's command and args.
 
 use super::SpecError;
 
@@ -11,7 +11,7 @@ use super::SpecError;
 /// (Kubernetes, "Define a Command and Arguments for a Container".)
 ///
 /// # Errors
-/// When nothing is left to run.
+/// When there is no command at all.
 pub fn resolve(
     entrypoint: &[String],
     cmd: &[String],
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_run_is_said() {
+    fn a_missing_command_is_an_error() {
         let error = resolve(&[], &[], &[], &[]).unwrap_err();
         assert!(error.to_string().contains("no command"), "{error}");
         assert!(resolve(&[], &["".into()], &[], &[]).is_err());

@@ -1,4 +1,4 @@
-//! Device nodes and the rules about which devices may be used.
+//! Device nodes, and the rules that say which devices a container may use.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -9,7 +9,7 @@ use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 use super::SpecError;
 use crate::container::config::Device;
 
-/// A folder of devices deeper than this is not one.
+/// Folders below this depth are not searched for devices.
 const MAX_DEPTH: usize = 6;
 
 /// What a privileged container does not get of /dev: folders that belong to mounts of their own or to
@@ -57,9 +57,9 @@ pub fn resolve(privileged: bool, requested: &[Device]) -> Result<Devices, SpecEr
 }
 
 /// Adds `path` if it is a device, and all devices below if it is a folder. What vanishes meanwhile
-/// is skipped: hot-plugging is no error of the container.
+/// is skipped: a device that is unplugged must not fail the container.
 fn collect(request: &Device, path: &Path, depth: usize, devices: &mut Devices) {
-    // Followed: /dev/disk/by-id and the like are links, and a request names what it wants by them.
+    // Links are followed at the top only: requests use links such as /dev/disk/by-id.
     let metadata = if depth == 0 { fs::metadata(path) } else { fs::symlink_metadata(path) };
     let Ok(metadata) = metadata else { return };
     let kind = metadata.file_type();
@@ -109,7 +109,7 @@ fn node(path: &Path, typ: LinuxDeviceType, metadata: &fs::Metadata) -> LinuxDevi
     device
 }
 
-/// The last one asked for at a path wins.
+/// Of several nodes with one path the last one stays.
 fn dedupe(nodes: &mut Vec<LinuxDevice>) {
     let mut seen = std::collections::HashSet::new();
     nodes.reverse();
@@ -133,7 +133,7 @@ fn rule(
     rule
 }
 
-/// Nothing but the harmless ones; any node may be made, using it is another matter.
+/// Allows only harmless devices. All nodes may be made, but not used.
 fn default_rules() -> Vec<LinuxDeviceCgroup> {
     let mut rules = vec![
         rule(false, LinuxDeviceType::A, None, None, "rwm"),
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_device_is_named() {
+    fn a_path_without_devices_is_named() {
         let error = resolve(false, &[device("/etc/passwd", "/x")]).unwrap_err().to_string();
         assert!(error.starts_with("config.devices[0].host_path: \"/etc/passwd\" is not a device"), "{error}");
         let error = resolve(false, &[device("/dev/no-such", "/x")]).unwrap_err().to_string();

@@ -2,7 +2,7 @@
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Names and values in order of first appearance; a later value replaces an earlier one.
+/// Names and values in the order in which the names first appear; a later value replaces an earlier one.
 #[derive(Debug, Default)]
 pub struct Environment(Vec<(String, String)>);
 
@@ -34,14 +34,14 @@ impl Environment {
     }
 }
 
-/// What the environment is made of, the later winning over the earlier.
+/// The sources of the environment; a later field replaces values of an earlier one.
 #[derive(Debug)]
 pub struct Sources<'a> {
     pub tty: bool,
     pub hostname: &'a str,
     pub image: &'a [String],
     pub request: &'a [(String, String)],
-    /// Home folder of the user, for when nobody says HOME.
+    /// Home folder of the user, used when no source sets HOME.
     pub home: &'a str,
 }
 

@@ -9,15 +9,15 @@ use crate::container::config::Resources;
 
 const UNLIMITED: u64 = u64::MAX;
 
-/// Soft and hard limits, the same for every container on every host: what the server happens to run
-/// under is none of a container's business. The executor lowers what it may not raise.
+/// Soft and hard limits. They are the same for every container on every host and do not depend on the
+/// limits of the server. The executor lowers those that it may not raise.
 const RLIMITS: [(PosixRlimitType, u64, u64); 8] = [
     (PosixRlimitType::RlimitAs, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitCore, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitCpu, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitData, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitFsize, UNLIMITED, UNLIMITED),
-    // Enough for servers; not the million that makes programs which close every number take seconds.
+    // Enough for servers. With a million, programs that close every descriptor number take seconds.
     (PosixRlimitType::RlimitNofile, 65_536, 1_048_576),
     (PosixRlimitType::RlimitNproc, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitStack, 8 << 20, UNLIMITED),
@@ -27,7 +27,7 @@ const RLIMITS: [(PosixRlimitType, u64, u64); 8] = [
 pub fn rlimits() -> Vec<PosixRlimit> {
     RLIMITS
         .iter()
-        // Every field has a default, so none of these can fail; a test counts them.
+        // Every field has a default, so `build` cannot fail; a test counts the results.
         .filter_map(|(typ, soft, hard)| {
             PosixRlimitBuilder::default().typ(*typ).soft(*soft).hard(*hard).build().ok()
         })
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_is_nothing_set() {
+    fn no_request_sets_no_limit() {
         let resources = resources(&Resources::default(), vec![]);
         let memory = resources.memory().as_ref().unwrap();
         assert_eq!((memory.limit(), memory.swap()), (None, None));

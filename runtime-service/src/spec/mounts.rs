@@ -1,12 +1,13 @@
-//! What is mounted where in a container.
+//! The mounts of a container.
 
 use std::path::{Path, PathBuf};
 
+use crisp_executor::compile::CREATE_SOURCE;
 use oci_spec::runtime::Mount;
 
 use crate::container::config::{self, Propagation};
 
-/// What decides about the mounts besides the request.
+/// What the mounts depend on.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     pub privileged: bool,
@@ -20,8 +21,8 @@ pub struct Inputs<'a> {
     pub requested: &'a [config::Mount],
 }
 
-/// All mounts, in the order in which they are attached: parents before children. What the request
-/// mounts somewhere replaces whatever would have been there.
+/// All mounts, in the order in which they are attached: parents before children. A requested mount
+/// replaces any other with the same target.
 #[must_use]
 pub fn resolve(inputs: &Inputs<'_>) -> Vec<Mount> {
     let mut mounts = system(inputs);
@@ -39,7 +40,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Vec<Mount> {
     mounts
 }
 
-/// `/a/b`, `/a//b/` and `/a/./b` are one place.
+/// `/a/b`, `/a//b/` and `/a/./b` are one path.
 #[must_use]
 pub fn same_place(a: &Path, b: &Path) -> bool {
     a.components().eq(b.components())
@@ -90,16 +91,17 @@ fn requested(request: &config::Mount) -> Mount {
         Propagation::HostToContainer => "rslave",
         Propagation::Bidirectional => "rshared",
     };
-    // `rro` is the runtime-spec's word for read-only including everything mounted below.
+    // `rro` of the runtime-spec: read-only with everything mounted below.
     let access = match (request.readonly, request.recursive_readonly) {
         (_, true) => "rro",
         (true, false) => "ro",
         (false, false) => "rw",
     };
-    bind(&request.host_path, &request.container_path, &["rbind", propagation, access])
+    // A hostPath volume whose folder does not exist yet; containerd and CRI-O create it too.
+    bind(&request.host_path, &request.container_path, &["rbind", propagation, access, CREATE_SOURCE])
 }
 
-/// Whether any mount shares what is mounted in it with the host, which the root must then allow.
+/// The propagation that the root needs so that mounts below it can propagate to or from the host.
 #[must_use]
 pub fn root_propagation(requested: &[config::Mount]) -> Option<&'static str> {
     if requested.iter().any(|m| m.propagation == Propagation::Bidirectional) {
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_replaces_what_would_be_there() {
+    fn a_requested_mount_replaces_any_other_at_its_target() {
         for target in ["/etc/hosts", "/data/", "/dev//shm", "/sys"] {
             let mounts = resolved(&[request(target)]);
             let there = at(&mounts, target);

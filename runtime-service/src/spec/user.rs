@@ -1,4 +1,4 @@
-//! Who the processes are: the request against the image's own user and group files.
+//! The user of the processes: the request, looked up in the image's /etc/passwd and /etc/group.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -42,7 +42,7 @@ pub fn requested(security: &Security, image_user: &str) -> String {
     }
 }
 
-/// What the image knows of a user, with the groups asked for.
+/// A user of the image with the requested groups.
 #[must_use]
 pub fn with_groups(found: &user::User, security: &Security) -> Resolved {
     Resolved {
@@ -53,14 +53,14 @@ pub fn with_groups(found: &user::User, security: &Security) -> Resolved {
     }
 }
 
-/// Users looked up before. An image never changes, so neither does the answer; looking again would
-/// mean mounting it.
+/// Users looked up before. An image never changes, so the results stay valid, and a new lookup would have
+/// to mount the image.
 #[derive(Debug, Default)]
 pub struct Users {
     known: Mutex<HashMap<(ImageId, String), user::User>>,
 }
 
-/// More than a node has images and users; then all is forgotten.
+/// More than a node has images and users. When the cache is full it is cleared.
 const MAX_KNOWN: usize = 1024;
 
 impl Users {
@@ -73,7 +73,7 @@ impl Users {
     /// Blocking: reads /etc/passwd and /etc/group below `root`.
     ///
     /// # Errors
-    /// A user or group that the image does not know.
+    /// A user or group that is not in the image.
     pub fn resolve(&self, image: &ImageId, name: &str, root: impl AsFd) -> Result<user::User, UserError> {
         let user = user::resolve(root, name)?;
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,8 +85,8 @@ impl Users {
     }
 }
 
-/// The primary group is part of the list, as login(1) does it: a program that changes its group
-/// back and forth must find it there.
+/// The primary group is part of the list, as with login(1): a program that changes its group and changes
+/// back needs it there.
 fn groups(security: &Security, primary: u32, of_image: &[u32]) -> Vec<u32> {
     let of_image: &[u32] = match security.groups_policy {
         GroupsPolicy::Merge => of_image,

@@ -1,9 +1,9 @@
-//! CPU use in nano cores: the kernel only counts nanoseconds, so it takes two readings.
+//! CPU use in nano cores. The kernel counts CPU time only, so a rate needs two readings.
 
-/// Readings nearer to each other than this give no useful rate; the one before is answered then.
+/// Two readings within this time give no useful rate; the one before is returned then.
 const SHORTEST_NS: i64 = 500_000_000;
 
-/// Remembers one reading and the rate before it.
+/// Remembers the last reading and the last rate.
 #[derive(Debug, Default)]
 pub struct CpuMeter {
     last: Option<(i64, u64)>,
@@ -15,7 +15,7 @@ impl CpuMeter {
     /// there are two readings.
     pub fn read(&mut self, at: i64, used: u64) -> Option<u64> {
         match self.last {
-            // A counter that went back belongs to a new cgroup.
+            // A lower value than before belongs to a new cgroup.
             Some((_, before)) if used < before => {
                 self.last = Some((at, used));
                 self.rate = None;
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_went_back_starts_anew() {
+    fn a_lower_counter_starts_again() {
         let mut meter = CpuMeter::default();
         meter.read(0, 9_000);
         assert_eq!(meter.read(SECOND, 10), None);

@@ -1,13 +1,15 @@
 //! Readings of containers and pods.
 
-use std::sync::{Arc, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
-use crisp_executor::cgroup::{CgroupPath, Cgroups, Stats};
-use crisp_sandbox::Pod;
+use crisp_executor::cgroup::Stats;
+use crisp_executor::id::PodId;
 use crisp_sandbox::network::InterfaceCounters;
+use crisp_sandbox::{Pod, PodState};
 
-use super::rate::CpuMeter;
-use super::writable::Usage;
+use super::parallel;
+use super::writable::{self, Usage};
 use crate::clock;
 use crate::container::Container;
 use crate::container::state::State;
@@ -48,68 +50,87 @@ pub struct Network {
 /// Takes readings of containers.
 pub async fn containers(service: &Arc<ServiceState>, list: Vec<Arc<Container>>) -> Vec<ContainerReading> {
     let owned = service.clone();
-    let read = move || list.into_iter().map(|one| read_container(&owned, one)).collect::<Vec<_>>();
-    let mut readings = tokio::task::spawn_blocking(read).await.unwrap_or_default();
-    for reading in &mut readings {
-        let container = &reading.container;
-        reading.writable = container.meters.writable.usage(&container.folder.upper()).await;
-    }
+    let mut readings = parallel::map(list, move |one| read_container(&owned, one)).await;
+    add_writable(readings.iter_mut().collect()).await;
     readings
-}
-
-fn read_container(service: &ServiceState, container: Arc<Container>) -> ContainerReading {
-    let running = matches!(container.status().state, State::Running { .. });
-    let path =
-        service.pod_of(&container).filter(|_| running).and_then(|pod| cgroup_path(&pod, container.id()).ok());
-    let source = &container.meters.source;
-    let cgroup = path.and_then(|path| source.read(&service.cgroups, &path, &service.stats_room));
-    let nano_cores = cgroup.as_ref().and_then(|stats| rate(&container.meters.cpu, stats));
-    ContainerReading { container, cgroup, nano_cores, writable: None }
 }
 
 /// Takes readings of pods and of their running containers.
 pub async fn pods(service: &Arc<ServiceState>, list: Vec<Arc<Pod>>) -> Vec<PodReading> {
-    let mut readings = Vec::new();
-    for pod in list {
-        let mut running = service.containers.of_pod(&pod.id);
-        running.retain(|one| matches!(one.status().state, State::Running { .. }));
-        let containers = containers(service, running).await;
-        let owned = service.clone();
-        let read = move || {
-            let own = has_own_parent(&pod).then(|| read(&owned.cgroups, pod.cgroup_parent())).flatten();
-            let network = network(&pod);
-            (pod, own, network)
-        };
-        let Ok((pod, cgroup, network)) = tokio::task::spawn_blocking(read).await else { continue };
-        let nano_cores = cgroup.as_ref().and_then(|_| containers.iter().map(|c| c.nano_cores).sum());
-        readings.push(PodReading { pod, cgroup, nano_cores, network, containers });
+    forget_stopped(service);
+    let mut running: HashMap<PodId, Vec<Arc<Container>>> = HashMap::new();
+    for container in service.containers.all() {
+        if is_running(&container) {
+            running.entry(container.metadata.pod.clone()).or_default().push(container);
+        }
     }
+    let with_containers: Vec<_> =
+        list.into_iter().map(|pod| (running.remove(&pod.id).unwrap_or_default(), pod)).collect();
+    let owned = service.clone();
+    let read = move |(containers, pod)| read_pod(&owned, pod, containers);
+    let mut readings = parallel::map(with_containers, read).await;
+    add_writable(readings.iter_mut().flat_map(|pod| &mut pod.containers).collect()).await;
     readings
 }
 
-/// Whether the cgroup above the containers holds this pod alone. Kubelet makes one per pod and puts
-/// the uid into its name; others may give several pods the same one.
+/// Closes the files of pods that ended without StopPodSandbox.
+fn forget_stopped(service: &ServiceState) {
+    let pods = service.pods.list();
+    let ready = pods.iter().filter(|pod| pod.status().state == PodState::Ready).map(|pod| &pod.id);
+    service.stats.pods.retain(&ready.collect::<HashSet<_>>());
+}
+
+fn is_running(container: &Container) -> bool {
+    matches!(container.status().state, State::Running { .. })
+}
+
+async fn add_writable(mut readings: Vec<&mut ContainerReading>) {
+    let containers: Vec<_> = readings.iter().map(|reading| reading.container.clone()).collect();
+    let usages = writable::usages(&containers).await;
+    for (reading, usage) in readings.iter_mut().zip(usages) {
+        reading.writable = usage;
+    }
+}
+
+fn read_container(service: &ServiceState, container: Arc<Container>) -> ContainerReading {
+    let pod = service.pod_of(&container).filter(|_| is_running(&container));
+    let path = pod.and_then(|pod| cgroup_path(&pod, container.id()).ok());
+    let read = |path| container.meters.cgroup.read(&service.cgroups, &path, &service.stats.descriptors);
+    let (cgroup, nano_cores) = path.and_then(read).map_or((None, None), |(stats, rate)| (Some(stats), rate));
+    ContainerReading { container, cgroup, nano_cores, writable: None }
+}
+
+fn read_pod(service: &ServiceState, pod: Arc<Pod>, containers: Vec<Arc<Container>>) -> PodReading {
+    let containers = containers.into_iter().map(|one| read_container(service, one)).collect();
+    let (cgroup, nano_cores) =
+        own_cgroup(service, &pod).map_or((None, None), |(stats, rate)| (Some(stats), rate));
+    let network = network(&pod);
+    PodReading { pod, cgroup, nano_cores, network, containers }
+}
+
+/// The counters of the cgroup above the containers, where it holds this pod alone.
+fn own_cgroup(service: &ServiceState, pod: &Pod) -> Option<(Stats, Option<u64>)> {
+    if !has_own_parent(pod) || pod.status().state != PodState::Ready {
+        return None;
+    }
+    let meter = service.stats.pods.of(&pod.id);
+    meter.read(&service.cgroups, pod.cgroup_parent(), &service.stats.descriptors)
+}
+
+/// Kubelet makes one cgroup per pod and puts the uid into its name; other clients may give several pods
+/// the same one.
 fn has_own_parent(pod: &Pod) -> bool {
     let Some(parent) = &pod.config.cgroup_parent else { return true };
     let plain = |text: &str| text.replace(['-', '_'], "");
     !pod.config.uid.is_empty() && plain(parent.name()).contains(&plain(&pod.config.uid))
 }
 
-fn read(cgroups: &Cgroups, path: &CgroupPath) -> Option<Stats> {
-    cgroups.open(path).and_then(|cgroup| cgroup.stats()).ok()
-}
-
-fn rate(meter: &std::sync::Mutex<CpuMeter>, stats: &Stats) -> Option<u64> {
-    let used = stats.cpu.as_ref()?.usage_ns;
-    meter.lock().unwrap_or_else(PoisonError::into_inner).read(stats.timestamp_ns, used)
-}
-
-/// None for the host's network: its figures are not the pod's.
+/// None for a pod on the host's network, whose counters are not the pod's.
 fn network(pod: &Pod) -> Option<Network> {
     let all = pod
         .netlink()?
         .all_counters()
-        .inspect_err(|error| tracing::debug!(pod = %pod.id, %error, "no network figures"))
+        .inspect_err(|error| tracing::debug!(pod = %pod.id, %error, "cannot read network counters"))
         .ok()?;
     let (default, others): (Vec<_>, Vec<_>) =
         all.into_iter().partition(|(name, _)| name == DEFAULT_INTERFACE);

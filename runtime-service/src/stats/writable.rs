@@ -1,21 +1,26 @@
-//! What a container has written: the size of its overlay's upper side.
+//! What a container has written: the size of its overlay's upper layer.
 //!
-//! Counting means walking, so it is done beside the request, seldom, and within a budget.
+//! Counting means walking all of it, so it is done seldom, within a budget, and on one thread for all
+//! containers of a request. A request waits for a moment when a container has no count at all; else it
+//! answers the latest count, whose timestamp says how old it is.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::task::{JoinHandle, spawn_blocking};
+
 use crate::clock;
+use crate::container::Container;
 
 /// How long a count is good for.
 const FRESH: Duration = Duration::from_secs(10);
-/// How long the first request waits for the first count.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// Entries counted in one walk. A layer with more is answered with what was counted: a lower bound,
-/// but bounded work.
+/// How long a request waits for first counts.
+const FIRST_COUNT: Duration = Duration::from_millis(50);
+/// Entries counted in one walk. A layer with more is answered with what was counted until then: a lower
+/// bound, but bounded work.
 const BUDGET: u64 = 500_000;
 
 /// One count.
@@ -30,50 +35,63 @@ pub struct Usage {
 
 /// The count of one container, kept between requests.
 #[derive(Debug, Default)]
-pub struct Writable {
-    inner: Arc<Mutex<Kept>>,
-}
+pub struct Writable(Mutex<Count>);
 
 #[derive(Debug, Default)]
-struct Kept {
-    count: Option<(Usage, Instant)>,
-    walking: bool,
+struct Count {
+    latest: Option<(Usage, Instant)>,
+    /// A thread walks, or is about to.
+    under_way: bool,
 }
 
 impl Writable {
-    /// The latest count; a stale one is renewed in the background. None: not counted yet.
-    pub async fn usage(&self, upper: &Path) -> Option<Usage> {
-        if let Some(walk) = self.renew(upper.to_owned()) {
-            let first = self.latest().is_none();
-            if first {
-                tokio::time::timeout(PATIENCE, walk).await.ok();
-            }
-        }
-        self.latest()
+    fn lock(&self) -> MutexGuard<'_, Count> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn latest(&self) -> Option<Usage> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).count.map(|(usage, _)| usage)
+        self.lock().latest.map(|(usage, _)| usage)
     }
 
-    fn renew(&self, upper: PathBuf) -> Option<tokio::task::JoinHandle<()>> {
-        let mut kept = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = kept.count.is_some_and(|(_, at)| at.elapsed() < FRESH);
-        if fresh || kept.walking {
-            return None;
-        }
-        kept.walking = true;
-        let inner = self.inner.clone();
-        Some(tokio::task::spawn_blocking(move || {
-            let usage = walk(&upper, BUDGET);
-            let mut kept = inner.lock().unwrap_or_else(PoisonError::into_inner);
-            *kept = Kept { count: Some((usage, Instant::now())), walking: false };
-        }))
+    /// True when the count is stale; the caller has to renew it then.
+    fn claim(&self) -> bool {
+        let mut count = self.lock();
+        let fresh = count.latest.is_some_and(|(_, at)| at.elapsed() < FRESH);
+        let claimed = !fresh && !count.under_way;
+        count.under_way |= claimed;
+        claimed
+    }
+
+    fn renew(&self, upper: &Path) {
+        let usage = walk(upper, BUDGET);
+        *self.lock() = Count { latest: Some((usage, Instant::now())), under_way: false };
     }
 }
 
-/// Files that vanish meanwhile are not counted. A file with several names counts once per name:
-/// telling them apart would need a memory of all.
+/// The latest count of each container. None: not counted yet.
+pub async fn usages(containers: &[Arc<Container>]) -> Vec<Option<Usage>> {
+    let latest = |container: &Arc<Container>| container.meters.writable.latest();
+    let stale = containers.iter().filter(|container| container.meters.writable.claim()).cloned();
+    let (counted, new): (Vec<_>, Vec<_>) = stale.partition(|container| latest(container).is_some());
+    renew(counted);
+    if let Some(first_counts) = renew(new) {
+        tokio::time::timeout(FIRST_COUNT, first_counts).await.ok();
+    }
+    containers.iter().map(latest).collect()
+}
+
+/// Counts in the background.
+fn renew(containers: Vec<Arc<Container>>) -> Option<JoinHandle<()>> {
+    if containers.is_empty() {
+        return None;
+    }
+    Some(spawn_blocking(move || {
+        containers.iter().for_each(|one| one.meters.writable.renew(&one.folder.upper()));
+    }))
+}
+
+/// Files that vanish meanwhile are not counted. A file with several names counts once per name: to count
+/// it once would need a memory of all.
 fn walk(root: &Path, budget: u64) -> Usage {
     let mut usage = Usage { at: clock::now(), ..Usage::default() };
     let mut folders = vec![root.to_owned()];
@@ -110,13 +128,14 @@ mod tests {
         assert_eq!(walk(dir.path(), 2).inodes, 2);
     }
 
-    #[tokio::test]
-    async fn the_first_request_gets_a_count() {
+    #[test]
+    fn a_count_is_claimed_once_and_stays_fresh() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), "x").unwrap();
         let writable = Writable::default();
-        assert_eq!(writable.usage(dir.path()).await.map(|u| u.inodes), Some(1));
-        fs::write(dir.path().join("b"), "x").unwrap();
-        assert_eq!(writable.usage(dir.path()).await.map(|u| u.inodes), Some(1), "still fresh");
+        assert!(writable.claim() && !writable.claim(), "one walk at a time");
+        writable.renew(dir.path());
+        assert_eq!(writable.latest().map(|usage| usage.inodes), Some(1));
+        assert!(!writable.claim(), "still fresh");
     }
 }

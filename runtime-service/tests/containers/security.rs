@@ -82,18 +82,29 @@ async fn read_only_roots_masked_paths_and_mounts() {
 }
 
 #[tokio::test]
-async fn a_missing_host_path_is_named() {
+async fn a_missing_host_path_becomes_a_folder_and_an_impossible_one_is_named() {
     let lab = lab!();
     let pod = lab.pod("nowhere").await;
-    let mut config = shell("app", "true");
-    config.mounts = vec![proto::Mount {
-        container_path: "/x".into(),
-        host_path: "/no/such/path".into(),
-        ..Default::default()
-    }];
-    let id = lab.create(&pod, config).await.unwrap();
+    let missing = lab.dir.path().join("state/app");
+    let file = lab.dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let mounting = |name: &str, host: &std::path::Path| {
+        let mut config = shell(name, "sleep 100");
+        config.mounts = vec![proto::Mount {
+            container_path: "/data".into(),
+            host_path: host.to_string_lossy().into_owned(),
+            ..Default::default()
+        }];
+        config
+    };
+    let id = lab.run(&pod, mounting("app", &missing)).await;
+    assert_eq!(lab.sh(&id, "touch /data/x && echo yes").await, "yes\n");
+    assert!(missing.join("x").exists());
+
+    let id = lab.create(&pod, mounting("below", &file.join("below"))).await.unwrap();
     let error = lab.start(&id).await.unwrap_err();
-    assert!(error.message().contains("/no/such/path"), "{error}");
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().contains(file.to_str().unwrap()), "{error}");
     lab.remove_pod(&pod).await;
 }
 

@@ -1,4 +1,4 @@
-//! Figures, limits and events.
+//! Stats, limits and events.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use tonic::Request;
 use crate::lab::{lab, resources, shell};
 
 #[tokio::test]
-async fn figures_are_the_kernels() {
+async fn stats_are_the_kernels_counters() {
     let lab = lab!();
-    let pod = lab.pod("figures").await;
+    let pod = lab.pod("stats").await;
     let mut config = shell("app", "dd if=/dev/zero of=/file bs=1M count=3 2>/dev/null; while :; do :; done");
     resources(&mut config).memory_limit_in_bytes = 64 << 20;
     let id = lab.run(&pod, config).await;

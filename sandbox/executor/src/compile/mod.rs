@@ -30,6 +30,7 @@ use crate::seccomp::SeccompError;
 use crate::source::SourceError;
 pub use capabilities::mask as capability_mask;
 use field::{invalid, refuse, unsupported};
+pub use options::CREATE_SOURCE;
 
 /// What the spec cannot say: descriptors, and the pod that the container is in.
 #[derive(Debug)]

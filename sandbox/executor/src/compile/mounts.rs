@@ -121,6 +121,7 @@ fn bind(index: usize, mount: &Mount, options: &MountOptions) -> Result<Kind, Com
         recursive_readonly: options.recursive_readonly,
         recursive: options.recursive,
         propagation,
+        create: options.create_source,
         attributes: options.attributes,
     };
     Ok(Kind::Bind { source, options })

@@ -6,6 +6,10 @@ use super::CompileError;
 use super::field::{invalid, unsupported};
 use crate::source::Propagation;
 
+/// Has a missing source of a bind mount made as a folder. Like all options that begin with `x-` it is
+/// for those who know it: mount(8) and other runtimes ignore it.
+pub const CREATE_SOURCE: &str = "x-crisp.create-source";
+
 /// The options of one mount, sorted by who keeps them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct MountOptions {
@@ -13,6 +17,8 @@ pub(super) struct MountOptions {
     pub bind: bool,
     pub recursive: bool,
     pub recursive_readonly: bool,
+    /// [`CREATE_SOURCE`] was among them.
+    pub create_source: bool,
     /// MOUNT_ATTR_ bits.
     pub attributes: u64,
     pub propagation: Option<Propagation>,
@@ -72,6 +78,7 @@ fn other(parsed: &mut MountOptions, index: usize, option: &str) -> Result<(), Co
     match option {
         "bind" => parsed.bind = true,
         "rbind" => (parsed.bind, parsed.recursive) = (true, true),
+        CREATE_SOURCE => parsed.create_source = true,
         "rro" => parsed.recursive_readonly = true,
         "private" | "rprivate" => parsed.propagation = Some(Propagation::Private),
         "slave" | "rslave" => parsed.propagation = Some(Propagation::HostToContainer),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, CWD, FileType, StatxFlags, statx};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fchmod, mkdir, open as open_file, statx};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree};
 
@@ -39,6 +39,8 @@ pub struct Options {
     /// Whether mounts below the path come along (`rbind`).
     pub recursive: bool,
     pub propagation: Propagation,
+    /// A folder is made where the path does not exist, with those above it.
+    pub create: bool,
     /// MOUNT_ATTR_ bits for the mount itself: NOSUID, NODEV, NOEXEC, NOATIME ...
     pub attributes: u64,
 }
@@ -136,6 +138,39 @@ fn work(requests: &[(PathBuf, Options)], deadline: Instant, results: &Sender<Res
 }
 
 fn open_here(path: &Path, options: Options) -> Result<Source, SourceError> {
+    match open_existing(path, options) {
+        Err(SourceError::Missing { .. }) if options.create => {
+            make_folder(path).map_err(|errno| SourceError::Kernel {
+                path: path.to_owned(),
+                step: "create",
+                errno,
+                hint: hint("create", errno),
+            })?;
+            open_existing(path, options)
+        }
+        result => result,
+    }
+}
+
+/// `mkdir -p` with mode 0755 whatever the umask is: containers of all users use the folder. What exists
+/// already, also as a dangling link, is left alone.
+fn make_folder(path: &Path) -> Result<(), Errno> {
+    let mode = Mode::from_raw_mode(0o755);
+    let made = match (mkdir(path, mode), path.parent()) {
+        (Err(Errno::NOENT), Some(parent)) => make_folder(parent).and_then(|()| mkdir(path, mode)),
+        (made, _) => made,
+    };
+    match made {
+        Ok(()) => {}
+        Err(Errno::EXIST) => return Ok(()),
+        Err(errno) => return Err(errno),
+    }
+    // By descriptor: with access to the parent, a container could put a link in the folder's place.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    fchmod(open_file(path, flags, Mode::empty())?, mode)
+}
+
+fn open_existing(path: &Path, options: Options) -> Result<Source, SourceError> {
     let failed = |step| {
         move |errno| match errno {
             Errno::NOENT => SourceError::Missing { path: path.to_owned() },
@@ -216,6 +251,7 @@ fn hint(step: &'static str, errno: Errno) -> &'static str {
         ("open", Errno::INVAL) => " (its mount is unbindable, or belongs to another mount namespace)",
         ("open", Errno::LOOP) => " (too many symbolic links)",
         ("set its mount attributes", Errno::BUSY) => " (it is open for writing below a read-only mount)",
+        ("create", Errno::NOTDIR) => " (something above it is not a folder)",
         (_, Errno::PERM | Errno::ACCESS) => " (not permitted)",
         (_, Errno::STALE | Errno::IO | Errno::NOTCONN) => " (the file system it is on is broken)",
         _ => "",

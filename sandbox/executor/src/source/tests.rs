@@ -31,6 +31,26 @@ fn a_missing_path_is_named_with_its_position() {
 }
 
 #[test]
+fn a_missing_path_is_created_when_that_is_asked_for() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let Some(folder) = folder() else { return };
+    let create = Options { create: true, readonly: true, ..Options::default() };
+    let path = folder.path().join("a/b/../c");
+    assert!(!open(&path, create, SOON).unwrap().file);
+    for made in ["a", "a/b", "a/c"] {
+        let metadata = std::fs::metadata(folder.path().join(made)).unwrap();
+        assert_eq!((metadata.is_dir(), metadata.permissions().mode() & 0o7777), (true, 0o755), "{made}");
+    }
+    std::fs::write(folder.path().join("file"), "x").unwrap();
+    assert!(open(&folder.path().join("file"), create, SOON).unwrap().file, "what exists stays");
+    let error = open(&folder.path().join("file/below"), create, SOON).unwrap_err().to_string();
+    assert!(error.contains("file/below"), "{error}");
+    symlink("nowhere", folder.path().join("dangling")).unwrap();
+    assert!(open(&folder.path().join("dangling"), create, SOON).is_err());
+}
+
+#[test]
 fn read_only_is_kept_and_the_host_side_is_not_touched() {
     let Some(folder) = folder() else { return };
     for options in [

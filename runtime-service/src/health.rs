@@ -1,0 +1,171 @@
+//! Whether the node can run containers: looked up away from the threads that answer requests, so that a
+//! dead disk cannot block Status.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::Access;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::service_state::ServiceState;
+
+/// How long a request waits for the lookup before it returns the result of the one before.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A lookup that takes longer means that the node does not work. Slow alone is no failure.
+const STUCK: Duration = Duration::from_secs(30);
+
+/// One thing that must work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Condition {
+    pub ready: bool,
+    /// One word; empty when ready.
+    pub reason: String,
+    pub message: String,
+}
+
+impl Condition {
+    fn failed(reason: &str, message: String) -> Self {
+        Self { ready: false, reason: reason.to_owned(), message }
+    }
+}
+
+/// The conditions of one service.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    runtime: Probe,
+    network: Probe,
+}
+
+impl Health {
+    /// Whether containers can be kept: their folder can be written.
+    pub(crate) async fn runtime(service: &Arc<ServiceState>) -> Condition {
+        let folder = service.layout.containers();
+        let subject = format!("root: {}", folder.display());
+        let look_up = move || match rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
+            Ok(()) => Condition { ready: true, reason: String::new(), message: String::new() },
+            Err(errno) => {
+                Condition::failed("RootNotWritable", format!("root: {}: {errno}", folder.display()))
+            }
+        };
+        service.health.runtime.ask(&subject, STUCK, look_up).await
+    }
+
+    /// Whether pods get a network.
+    pub(crate) async fn network(service: &Arc<ServiceState>) -> Condition {
+        let pods = service.pods.clone();
+        let look_up = move || {
+            let status = pods.network_status();
+            Condition { ready: status.ready, reason: status.reason, message: status.message }
+        };
+        service.health.network.ask("network", STUCK, look_up).await
+    }
+}
+
+/// A lookup that may hang: one at a time, with the latest result.
+#[derive(Debug)]
+struct Probe(watch::Sender<Lookup>);
+
+#[derive(Debug, Clone, Default)]
+struct Lookup {
+    under_way_since: Option<Instant>,
+    latest: Option<Condition>,
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self(watch::Sender::new(Lookup::default()))
+    }
+}
+
+impl Probe {
+    /// The result of a lookup that ends now, or the latest one while a lookup is slow.
+    async fn ask(
+        &self,
+        subject: &str,
+        stuck: Duration,
+        look_up: impl FnOnce() -> Condition + Send + 'static,
+    ) -> Condition {
+        let mut lookup = self.0.subscribe();
+        let begin = self.0.send_if_modified(|lookup| {
+            let idle = lookup.under_way_since.is_none();
+            lookup.under_way_since.get_or_insert_with(Instant::now);
+            idle
+        });
+        if begin {
+            let result = self.0.clone();
+            tokio::task::spawn_blocking(move || {
+                let latest = Some(look_up());
+                result.send_replace(Lookup { under_way_since: None, latest });
+            });
+        }
+        let ended = |lookup: &Lookup| lookup.under_way_since.is_none();
+        if timeout(PATIENCE.min(stuck), lookup.wait_for(ended)).await.is_err() {
+            let now = lookup.borrow().clone();
+            if now.latest.is_none() {
+                timeout(stuck.saturating_sub(waiting(&now)), lookup.wait_for(ended)).await.ok();
+            }
+        }
+        let lookup = lookup.borrow();
+        match (&lookup.latest, waiting(&lookup)) {
+            (Some(latest), waiting) if waiting < stuck => latest.clone(),
+            (_, waiting) => Condition::failed(
+                "NoAnswer",
+                format!("{subject}: no answer for {} s; its disk is dead or overloaded", waiting.as_secs()),
+            ),
+        }
+    }
+}
+
+fn waiting(lookup: &Lookup) -> Duration {
+    lookup.under_way_since.map(|since| since.elapsed()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    const STUCK: Duration = Duration::from_millis(200);
+
+    fn ready() -> Condition {
+        Condition { ready: true, reason: String::new(), message: String::new() }
+    }
+
+    #[tokio::test]
+    async fn a_slow_lookup_keeps_the_latest_result_and_a_stuck_one_does_not() {
+        let probe = Probe::default();
+        assert_eq!(probe.ask("root", STUCK, ready).await, ready());
+        let (release, hang) = channel::<()>();
+        let hanging = move || {
+            let _ = hang.recv();
+            ready()
+        };
+        let begun = Instant::now();
+        let stuck = probe.ask("root", Duration::from_secs(60), hanging).await;
+        assert_eq!(stuck, ready(), "slow is not gone");
+        assert!(begun.elapsed() < Duration::from_secs(30), "a request does not wait for the disk");
+
+        tokio::time::sleep(STUCK).await;
+        let stuck = probe.ask("root", STUCK, || unreachable!("one lookup at a time")).await;
+        assert_eq!((stuck.ready, stuck.reason.as_str()), (false, "NoAnswer"));
+        assert!(stuck.message.starts_with("root: no answer for "), "{}", stuck.message);
+
+        drop(release);
+        let latest = probe.ask("root", Duration::from_secs(60), ready).await;
+        assert_eq!(latest, ready(), "it works again");
+    }
+
+    #[tokio::test]
+    async fn a_first_lookup_that_hangs_is_not_ready() {
+        let (release, hang) = channel::<()>();
+        let hanging = move || {
+            let _ = hang.recv();
+            ready()
+        };
+        let condition = Probe::default().ask("root", STUCK, hanging).await;
+        assert_eq!(condition.reason, "NoAnswer");
+        drop(release);
+    }
+}
