@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crisp_executor::cgroup::{CgroupPath, Cgroups, Stats, StatsReader};
 
 /// About as many descriptors as one open reader has.
-const PER_READER: usize = 16;
+const PER_READER: usize = 12;
 /// Open readers at most, however many descriptors the server may have: each costs kernel memory.
 const MAX_READERS: usize = 1000;
 

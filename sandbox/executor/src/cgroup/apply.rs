@@ -21,10 +21,11 @@ impl At {
         }
     }
 
-    pub(super) fn keep_files(self) -> Self {
+    /// See [`Dir::keep_files`]; `without` for v1 and for v2.
+    pub(super) fn keep_files(self, without: [&[&'static str]; 2]) -> Self {
         match self {
-            Self::V1(dir) => Self::V1(dir.keep_files()),
-            Self::V2(dir) => Self::V2(dir.keep_files()),
+            Self::V1(dir) => Self::V1(dir.keep_files(without[0])),
+            Self::V2(dir) => Self::V2(dir.keep_files(without[1])),
         }
     }
 }

@@ -57,9 +57,10 @@ impl Dir {
         Ok(names)
     }
 
-    /// From now on files stay open once they have been read.
-    pub(super) fn keep_files(self) -> Self {
-        Self { kept: Some(RefCell::default()), ..self }
+    /// From now on files stay open once they have been read, and the files `without` count as missing.
+    pub(super) fn keep_files(self, without: &[&'static str]) -> Self {
+        let missing = without.iter().map(|file| (*file, None)).collect();
+        Self { kept: Some(RefCell::new(missing)), ..self }
     }
 
     pub(super) fn into_fd(self) -> OwnedFd {

@@ -10,6 +10,10 @@ use super::path::CgroupPath;
 use super::stats::{CpuStats, MemoryStats, Stats, SwapStats};
 use super::{cpu, io, memory, pids, psi};
 
+const MEMORY_V1: [&str; 3] = ["memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control"];
+const IO_V1: [&str; 2] =
+    ["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"];
+
 /// The folders that hold counters; None where the host has no such controller.
 #[derive(Debug)]
 pub(super) struct Counters {
@@ -35,16 +39,18 @@ impl Counters {
         })
     }
 
-    /// For reading again and again.
+    /// For reading again and again, without the files that only [`Cgroup::stats`](super::Cgroup::stats)
+    /// reads: throttling, shares of user and system, high-water marks, events and bytes per device.
     pub(super) fn keep_files(self) -> Self {
-        let keep = |at: Option<At>| at.map(At::keep_files);
+        let keep = |at: Option<At>, without| at.map(|at| at.keep_files(without));
         Self {
-            cpu: keep(self.cpu),
-            cpuacct: keep(self.cpuacct),
-            memory: keep(self.memory),
-            pids: keep(self.pids),
-            io: keep(self.io),
-            pressure: self.pressure.map(Dir::keep_files),
+            // In v2 this file has the usage as well.
+            cpu: keep(self.cpu, [&["cpu.stat"], &[]]),
+            cpuacct: keep(self.cpuacct, [&["cpuacct.stat"], &[]]),
+            memory: keep(self.memory, [&MEMORY_V1, &["memory.peak", "memory.events"]]),
+            pids: keep(self.pids, [&[], &[]]),
+            io: keep(self.io, [&IO_V1, &["io.stat"]]),
+            pressure: self.pressure.map(|dir| dir.keep_files(&[])),
         }
     }
 

@@ -257,6 +257,9 @@ fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     if Path::new("/proc/pressure/cpu").exists() && own.cgroup.host.v2.is_some() {
         assert!(kept.memory.as_ref().unwrap().psi.is_some());
     }
+    // Read by `stats` alone, for the time that it takes.
+    assert_eq!(kept.memory.as_ref().unwrap().max_usage, None);
+    assert!(kept.io.as_ref().is_none_or(|io| io.devices.is_empty()));
     assert!(kept.cpu.unwrap().usage_ns > before.cpu.unwrap().usage_ns);
     own.cgroup.kill().unwrap();
     child.wait().unwrap();
