@@ -15,7 +15,7 @@ const LEFT: [(&str, usize); 8] = [
     ("metrics/", 4),
     ("proto/", 1),
     ("runtime-service/", 31),
-    ("sandbox/executor/", 20),
+    ("sandbox/executor/", 0),
     ("sandbox/monitor/", 20),
     ("sandbox/", 20),
 ];

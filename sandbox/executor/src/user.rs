@@ -1,4 +1,4 @@
-//! Who a process runs as: USER strings resolved against the image's own /etc/passwd and /etc/group.
+//! The user that a process runs as: USER strings resolved against the image's own /etc/passwd and /etc/group.
 //!
 //! Both files are untrusted: lines that do not parse are skipped, ids out of range are refused, and the
 //! files may be missing (an image with one static binary has neither).
@@ -205,7 +205,7 @@ last:x:2147483647:5::relative:
     #[test]
     fn an_unknown_user_or_group_is_refused_by_name() {
         let cases = [
-            ("nobody", "user \"nobody\" is not in the image's /etc/passwd"),
+            ("missing", "user \"missing\" is not in the image's /etc/passwd"),
             ("huge", "user \"huge\" is not in the image's /etc/passwd"),
             ("app:nogroup", "group \"nogroup\" is not in the image's /etc/group"),
             ("0:bad", "group \"bad\" is not"),
@@ -246,5 +246,47 @@ last:x:2147483647:5::relative:
         assert_eq!(resolve(&root, "inside").unwrap().uid, 5);
         std::fs::write(etc.join("group"), vec![b'x'; MAX_FILE + 1]).unwrap();
         assert!(matches!(resolve(&root, "0"), Err(UserError::Image(InRootError::TooLarge { .. }))));
+    }
+
+    /// Images come from anywhere: whatever their files and USER hold, there is a user or an error.
+    #[test]
+    fn damaged_files_and_names_never_panic() {
+        let parts = [
+            "root",
+            ":",
+            "0",
+            "x",
+            "\n",
+            "4294967295",
+            "-1",
+            ",",
+            "\u{0}",
+            "\u{fffd}",
+            " ",
+            "#",
+            "é",
+            "::",
+            "+",
+        ];
+        let mut state = 3u64;
+        let mut text = |length: usize| -> String {
+            (0..length)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    parts[usize::try_from(state >> 33).unwrap() % parts.len()]
+                })
+                .collect()
+        };
+        for round in 0..2000 {
+            let (passwd, group, user) = (text(round % 60), text(round % 40), text(round % 6));
+            if let Ok(found) = resolve_in(&passwd, &group, &user) {
+                assert!(
+                    found.uid <= MAX_ID && found.gid <= MAX_ID && found.home.starts_with('/'),
+                    "{user:?}"
+                );
+            }
+        }
+        let long = format!("{}:x:7:8::/:", "n".repeat(1 << 20));
+        assert_eq!(resolve_in(&long, "", "7").unwrap().gid, 8);
     }
 }

@@ -24,7 +24,7 @@ const ENABLED: &str = "sys/module/apparmor/parameters/enabled";
 const PROFILES: &str = "sys/kernel/security/apparmor/profiles";
 const OWN_PROFILE: &str = "proc/self/attr/current";
 
-/// Why a profile cannot be had.
+/// Why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AppArmorError {
     #[error("profile {name:?} is asked for, but AppArmor is not enabled on this host")]

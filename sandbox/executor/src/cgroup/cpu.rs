@@ -115,12 +115,12 @@ pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<CpuStats, CgroupE
     let mut stats = CpuStats::default();
     for (key, value) in keyed(dir.read("cpu.stat", buffer)?) {
         match key {
-            "usage_usec" => stats.usage_ns = value * 1000,
-            "user_usec" => stats.user_ns = value * 1000,
-            "system_usec" => stats.system_ns = value * 1000,
+            "usage_usec" => stats.usage_ns = value.saturating_mul(1000),
+            "user_usec" => stats.user_ns = value.saturating_mul(1000),
+            "system_usec" => stats.system_ns = value.saturating_mul(1000),
             "nr_periods" => stats.periods = value,
             "nr_throttled" => stats.throttled_periods = value,
-            "throttled_usec" => stats.throttled_ns = value * 1000,
+            "throttled_usec" => stats.throttled_ns = value.saturating_mul(1000),
             _ => {}
         }
     }

@@ -127,7 +127,7 @@ fn enable(dir: &Dir, wanted: &[&str]) -> Result<(), CgroupError> {
     if dir.try_write("cgroup.subtree_control", &all).is_ok() {
         return Ok(());
     }
-    // One that cannot be had (cpu with realtime tasks, cpuset in a threaded tree) must not cost the others.
+    // One that cannot be enabled (cpu with realtime tasks, cpuset in a threaded tree) must not keep the others off.
     for name in missing {
         if let Err(errno) = dir.try_write("cgroup.subtree_control", &format!("+{name}")) {
             let error = dir.write_error("cgroup.subtree_control", &format!("+{name}"), errno);

@@ -130,7 +130,7 @@ fn program(rules: &[DeviceRule]) -> Vec<Insn> {
     for rule in rules.iter().rev() {
         add_rule(&mut code, rule);
         if *rule == DeviceRule::DENY_ALL || *rule == DeviceRule::ALLOW_ALL {
-            // Nothing before it can matter, and the verifier refuses code that cannot be reached.
+            // It decides everything, and the verifier refuses code that cannot be reached.
             break;
         }
     }

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::error::CgroupError;
 
-/// The folder, by descriptor: whatever happens to its name, this is the cgroup meant.
+/// The folder, by descriptor: it stays the same cgroup when another one gets its name.
 #[derive(Debug)]
 pub(super) struct Dir {
     fd: OwnedFd,

@@ -1,4 +1,4 @@
-//! Who is in a cgroup, and ending them all.
+//! Listing the processes of a cgroup, and killing them.
 
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ pub(super) fn send(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
 }
 
 /// `cgroup.kill` of the v2 tree (Linux 5.14): atomic, also against a process that forks faster than
-/// one can list. Gives those that it has killed and that are not gone yet.
+/// one can list. Returns those that it has killed and that have not ended yet.
 fn kill_whole(host: &Host, path: &CgroupPath) -> Result<Vec<i32>, CgroupError> {
     let mut dying = Vec::new();
     let Some(v2) = &host.v2 else { return Ok(dying) };

@@ -134,7 +134,7 @@ fn apply_v1_limits(dir: &Dir, bytes: Option<Limit>, total: Option<Limit>) -> Res
         return bytes.map_or(Ok(()), |bytes| dir.write(MEMORY, &bytes.v1()));
     };
     let Some(now) = dir.read_limit("memory.memsw.limit_in_bytes")? else {
-        // Without swap accounting there is nothing to set, which matters only if swap was to be had.
+        // Without swap accounting there is nothing to set; an error only if swap was asked for.
         let wants_swap = matches!((bytes, total), (Some(Limit::Bytes(b)), Limit::Bytes(t)) if t > b);
         if wants_swap {
             return Err(dir.write_error("memory.memsw.limit_in_bytes", &total.v1(), Errno::NOENT));

@@ -20,6 +20,7 @@ use super::{
     terminal,
 };
 use crate::id::ContainerId;
+use crate::in_root;
 use crate::plan::{CgroupJoin, MountKind, Plan, Process};
 use crate::sys::{self, MountAttr};
 
@@ -35,11 +36,11 @@ pub(crate) struct Setup<'a> {
 }
 
 impl Setup<'_> {
-    /// Becomes a process of the container as far as that needs no look at its files: gives up what it
-    /// has from the monitor and takes its place in keyring, cgroups and on CPUs.
+    /// The first part of both kinds of setup: gives up what it has from the monitor, and joins the
+    /// container's session keyring and cgroups.
     ///
-    /// From the clone on the container's neighbours may see this process, and those with
-    /// CAP_SYS_PTRACE may look into it. So what it does not need goes first.
+    /// Other processes of its PID namespace can see this one from its clone on, and those with
+    /// CAP_SYS_PTRACE can inspect it. So it gives up first what it does not need.
     fn begin(
         &self,
         stdio: Stdio,
@@ -92,7 +93,10 @@ pub(crate) fn start(
     let mut terminal = None;
     if process.terminal {
         let slave = terminal::open(root, process.uid, reporter)?;
-        terminal::attach_console(root, slave.as_fd())?;
+        // Never made in a /dev of the host; that one has it, as a rule.
+        if !devices::dev_is_a_volume(plan) || in_root::find(root, c"/dev/console").is_ok() {
+            terminal::attach_console(root, slave.as_fd())?;
+        }
         terminal = Some(slave);
     }
     pod_root::switch(root).at(Stage::SwitchRoot, "pivot_root")?;

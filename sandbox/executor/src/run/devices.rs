@@ -72,6 +72,11 @@ pub(crate) fn make_elsewhere(
     Ok(())
 }
 
+/// Whether /dev itself is a volume.
+pub(crate) fn dev_is_a_volume(plan: &Plan) -> bool {
+    plan.mounts.iter().any(|m| m.target.as_c_str() == DEV && matches!(m.kind, MountKind::Bind { .. }))
+}
+
 /// A volume at the very path of a device takes its place.
 pub(crate) fn is_mounted_over(plan: &Plan, device: &CStr) -> bool {
     plan.mounts.iter().any(|mount| mount.target.as_c_str() == device)

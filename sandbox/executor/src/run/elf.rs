@@ -1,6 +1,6 @@
-//! The two facts of an ELF file that explain a failed exec: its machine and its interpreter.
+//! The two fields of an ELF file that explain a failed exec: its machine and its interpreter.
 //!
-//! Layouts: elf(5). Everything is read with bounds; a lying file yields None.
+//! Layouts: elf(5). Every read is checked; a damaged file gives None.
 
 use std::ffi::CString;
 
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn lies_are_answered_with_none() {
+    fn damaged_headers_give_none() {
         assert_eq!(machine(b"\x7fELF\x02\x01"), None);
         let mut head = vec![0xff; 256];
         head[..6].copy_from_slice(b"\x7fELF\x02\x01");

@@ -1,4 +1,4 @@
-//! Paths of a container that are hidden or read-only, mostly in /proc and /sys.
+//! Paths of a container that are masked or read-only, mostly in /proc and /sys.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,7 +47,7 @@ fn cover_folder(empty: &mut Option<OwnedFd>) -> Result<OwnedFd, Errno> {
     }
 }
 
-/// Makes what lies at `paths` read-only. Missing ones are skipped.
+/// Makes `paths` read-only. Missing ones are skipped.
 pub(crate) fn make_read_only(root: BorrowedFd<'_>, paths: &[CString]) -> Result<(), StageError> {
     for path in paths {
         let Some(place) = find(root, path, Stage::ReadonlyPath)? else { continue };

@@ -147,7 +147,23 @@ impl<'a> Mounter<'a> {
     }
 
     fn attach(&self, source: &Source<'_>, mount: &Mount) -> Result<(), StageError> {
+        if self.would_be_made_in_the_hosts_dev(mount) {
+            let why = format!("{}: the /dev that is mounted here does not have it", Quoted(&mount.target));
+            if matches!(mount.kind, MountKind::Bind { .. }) {
+                return Err(StageError::explained(Stage::Mount, Errno::NOENT, why));
+            }
+            // One of the usual mounts, such as /dev/mqueue: not asked for by name.
+            self.reporter.note(Stage::Mount, why);
+            return Ok(());
+        }
         attach_at(self.root, source.as_fd(), mount)
+    }
+
+    /// Where /dev is a volume, which is the host's /dev as a rule, no target is made in it.
+    fn would_be_made_in_the_hosts_dev(&self, mount: &Mount) -> bool {
+        devices::dev_is_a_volume(self.plan)
+            && mount.target.to_bytes().starts_with(b"/dev/")
+            && matches!(in_root::find(self.root, &*mount.target), Err(Errno::NOENT))
     }
 }
 

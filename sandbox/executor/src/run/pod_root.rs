@@ -4,7 +4,7 @@
 //! ```text
 //!  /       tmpfs, read-only
 //!  /root   where a starting container's root is attached, in its own mount namespace
-//!  /null   the null device: mask for files, standard stream of who has none
+//!  /null   the null device: mask for files, and standard stream of processes without one
 //!  /shm    the pod's shared memory, tmpfs, 1777
 //! ```
 //!
@@ -34,8 +34,8 @@ const NULL_DEVICE: (u32, u32) = (1, 3);
 const ROOT_FLAGS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const SHM_FLAGS: MountAttrFlags = ROOT_FLAGS.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
-/// Leaves the host's root for a tiny one. The caller has one thread and has already unshared its
-/// mount namespace; every host path is gone for it afterwards, and no container can look into it.
+/// Leaves the host's root for a tiny one: no host path exists for the monitor from then on, and no
+/// container can inspect it. The caller has one thread and has already unshared its mount namespace.
 ///
 /// `shm_bytes`: size limit of the pod's shared memory.
 ///

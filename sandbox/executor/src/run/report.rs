@@ -1,4 +1,4 @@
-//! What a child tells its monitor between clone and exec: a SOCK_SEQPACKET pair, closed by the
+//! Messages of a child to its monitor between clone and exec: a SOCK_SEQPACKET pair, closed by the
 //! exec itself.
 
 use std::io::{IoSlice, IoSliceMut};
@@ -31,7 +31,7 @@ pub(crate) struct Reporter(OwnedFd);
 pub enum Progress {
     /// Nothing new; poll again.
     Pending,
-    /// Something could not be had as asked and was done as near to it as this host allows.
+    /// A setting could not be applied in full on this host: what was done instead.
     Note(StageError),
     /// The master side of the process's terminal.
     Terminal(OwnedFd),

@@ -113,7 +113,7 @@ fn refused(errno: Errno) -> StageError {
     StageError::explained(Stage::Clone, errno, why)
 }
 
-/// Has children born into `pid`; answers the way back.
+/// Makes children start in the PID namespace `pid`; returns this process's own, to go back to.
 fn enter_pid_namespace(pid: PidFrom<'_>) -> Result<Option<OwnedFd>, StageError> {
     let PidFrom::Of(process) = pid else { return Ok(None) };
     let at = Stage::JoinPidNamespace;

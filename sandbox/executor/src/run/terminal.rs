@@ -19,7 +19,7 @@ const DEVPTS_MAGIC: u64 = 0x1cd1;
 /// Major and minor number of every ptmx.
 const PTMX_DEVICE: (u32, u32) = (5, 2);
 
-/// Opens a pair in the container at `root`, sends the master to the monitor, answers the slave.
+/// Opens a pair in the container at `root`, sends the master to the monitor, returns the slave.
 pub(crate) fn open(root: BorrowedFd<'_>, uid: u32, reporter: &Reporter) -> Result<OwnedFd, StageError> {
     let at = Stage::Terminal;
     let how = OFlags::RDWR | OFlags::NOCTTY;

@@ -24,7 +24,7 @@ use super::bpf::{
 use super::condition::{self, Condition};
 use super::table;
 
-/// Greatest errno that a filter may answer (MAX_ERRNO).
+/// Greatest errno that a filter may return (MAX_ERRNO).
 const MAX_ERRNO: u32 = 4095;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -72,8 +72,8 @@ pub(super) fn program(profile: &LinuxSeccomp, native: Arch) -> Result<Vec<Insn>,
     Ok(code)
 }
 
-/// A misspelt name in a list of what is forbidden would allow the call that was meant. Where the
-/// default is to forbid, an unknown name changes nothing: it is skipped, as the other runtimes do.
+/// In a profile that allows by default, a rule that denies a misspelt call has no effect: it is
+/// refused. In one that denies by default an unknown name is skipped, as the other runtimes do.
 fn refuse_vain_denials(profile: &LinuxSeccomp, default: u32) -> Result<(), SeccompError> {
     if !permits(default) {
         return Ok(());
@@ -118,8 +118,8 @@ fn arch_code(profile: &LinuxSeccomp, arch: Arch, default: u32) -> Result<Vec<Ins
     Ok(code)
 }
 
-/// For calls newer than all that the profile names: its author cannot have meant to forbid them, and
-/// programs fall back to older calls only on ENOSYS, while EPERM ends them.
+/// For calls newer than all that the profile names. Programs fall back to older calls on ENOSYS, but
+/// end on EPERM.
 fn unknown(default: u32) -> u32 {
     if default == RET_ERRNO | EPERM { RET_ERRNO | ENOSYS } else { default }
 }

@@ -294,7 +294,6 @@ fn the_default_profile_decides_as_operators_expect() {
         assert_eq!(run(&none, Arch::X86.audit(), 21, [0; 6]), errno(1), "mount of a 32-bit program");
         assert_eq!(run(&none, Arch::X86_64.audit(), 0x4000_0000, [0; 6]), errno(1), "x32");
     }
-    eprintln!("{} instructions", none.len());
     assert!(none.len() < 500, "{}", none.len());
 }
 
@@ -461,21 +460,4 @@ fn the_kernel_takes_the_program_and_obeys() {
     });
     let (hostname, vsock, pipe) = worker.join().unwrap();
     assert_eq!((hostname, vsock, pipe), (rustix::io::Errno::PERM, rustix::io::Errno::PERM, true));
-}
-
-#[test]
-fn timings() {
-    let started = std::time::Instant::now();
-    let profile = runtime_default(&Capabilities::default());
-    let built = started.elapsed();
-    let compiled = compile(&profile).unwrap();
-    let cold = started.elapsed() - built;
-    to_bpf(&profile).unwrap();
-    let started = std::time::Instant::now();
-    to_bpf(&profile).unwrap();
-    eprintln!(
-        "profile {built:?}, compile {cold:?}, known {:?}, {} bytes",
-        started.elapsed(),
-        compiled.program.len()
-    );
 }

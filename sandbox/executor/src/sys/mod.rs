@@ -223,7 +223,7 @@ pub(crate) struct Limit {
     pub hard: u64,
 }
 
-/// prlimit64(2) of this process: sets `new` when given, answers what held before.
+/// prlimit64(2) of this process: sets `new` when given, returns the limit before that.
 pub(crate) fn limit(resource: u32, new: Option<Limit>) -> Result<Limit, Errno> {
     let mut old = Limit { soft: 0, hard: 0 };
     let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);

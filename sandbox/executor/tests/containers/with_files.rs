@@ -301,6 +301,7 @@ fn nothing_is_made_in_the_hosts_dev() {
     let host = files.volume("dev");
     std::fs::write(host.join("null"), "the host's").unwrap();
     std::fs::create_dir(host.join("net")).unwrap();
+    std::fs::create_dir(host.join("pts")).unwrap();
     let inside = detached(&host);
     let dev = || vec![files.detached(), detached(&host)];
     let pod = Pod::enter(dev);
@@ -313,18 +314,30 @@ fn nothing_is_made_in_the_hosts_dev() {
                 plan.devices.push(Device { path: c(path), mode, major: 10, minor: 200, uid: 0, gid: 0 });
             }
         });
-    assert_eq!(outcome.good(), "the host'snet\nnull\na:c8");
+    assert_eq!(outcome.good(), "the host'snet\nnull\npts\na:c8");
     let notes: Vec<String> = outcome.notes.iter().map(ToString::to_string).collect();
     assert!(
         notes.contains(&"make device \"/dev/net/tun\": left out, as a volume covers its folder".into()),
         "{notes:?}"
     );
+    let missing = pod.run_with(&["/bin/true"], |plan| {
+        plan.mounts.retain(|m| !m.target.to_bytes().starts_with(b"/dev"));
+        plan.mounts.push(bind("/dev", 1, false));
+        plan.mounts.push(bind("/dev/own/volume", 1, false));
+    });
+    assert_eq!(missing.error(), "mount \"/dev/own/volume\": the /dev that is mounted here does not have it");
+    let terminal = pod.started_with(&["/bin/sleep", "1000"], |plan| {
+        plan.mounts.retain(|m| m.target.as_c_str() != c"/dev");
+        plan.mounts.insert(0, bind("/dev", 1, false));
+        plan.process.terminal = true;
+    });
+    drop(terminal);
     let mut left: Vec<String> = rustix::fs::Dir::read_from(inside_folder(&inside))
         .unwrap()
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
     left.sort();
-    assert_eq!(left, [".", "..", "net", "null"]);
+    assert_eq!(left, [".", "..", "net", "null", "pts"]);
 }
 
 fn inside_folder(mount: &std::os::fd::OwnedFd) -> std::os::fd::OwnedFd {
