@@ -35,6 +35,7 @@ pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         .init();
     // Files made from here on are for root only, unless their mode is set explicitly.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    crisp_executor::give_large_buffers_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()

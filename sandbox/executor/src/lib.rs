@@ -51,4 +51,6 @@ mod sys;
 pub mod user;
 
 #[cfg(feature = "compile")]
+pub use sys::give_large_buffers_back;
+#[cfg(feature = "compile")]
 pub use sys::program::{Program, ProgramError, Spawned};

@@ -7,6 +7,8 @@
 
 #[cfg(feature = "compile")]
 pub(crate) mod bpf;
+#[cfg(feature = "compile")]
+mod memory;
 mod process;
 #[cfg(feature = "compile")]
 pub(crate) mod program;
@@ -18,6 +20,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::io::Errno;
 
+#[cfg(feature = "compile")]
+pub use memory::give_large_buffers_back;
 pub(crate) use process::{close_others, join_session_keyring, reset_cpu_affinity, set_key_permissions};
 
 /// `-1` and errno, or the result.
