@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// A hash algorithm that the OCI image specification registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Algorithm {
-    /// SHA-256, what everybody uses.
+    /// SHA-256, the usual one.
     Sha256,
     /// SHA-512, registered and therefore accepted.
     Sha512,
@@ -46,7 +46,7 @@ pub enum InvalidDigest {
     /// No `algorithm:` prefix.
     #[error("{0:?} is not a digest: expected algorithm:hex, for example sha256:…")]
     NoAlgorithm(String),
-    /// An algorithm nobody verifies here.
+    /// An algorithm that is not supported.
     #[error("digest algorithm {0:?} is not supported: use sha256 or sha512")]
     Algorithm(String),
     /// Right prefix, wrong digits.

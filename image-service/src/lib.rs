@@ -36,6 +36,8 @@
 
 mod background;
 pub mod digest;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod layout;
 mod manifest;
 pub mod mirror;
@@ -56,3 +58,4 @@ pub use reference::{InvalidReference, Reference};
 pub use registry::{Auth, ErrorKind, Secret};
 pub use service::{ImageConfig, ImageService, OpenError, RemoveError, ResolveError};
 pub use store::{FindError, FsUsage, Image, Lease, Removed, Store, StoreError};
+pub use unpack::Limits;

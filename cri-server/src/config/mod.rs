@@ -80,6 +80,10 @@ pub struct Settings {
     pub state: Setting<PathBuf>,
     /// One folder per registry, each with a `hosts.toml`.
     pub registry_config_dir: Setting<PathBuf>,
+    /// Bytes that the files of one image layer may have together.
+    pub max_layer_bytes: Setting<u64>,
+    /// Files and directories that one image layer may make.
+    pub max_layer_files: Setting<u64>,
     /// CNI configurations; with none in it, the built-in network is used.
     pub cni_conf_dir: Setting<PathBuf>,
     /// CNI plugins, searched in this order.

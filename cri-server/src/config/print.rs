@@ -13,6 +13,8 @@ pub fn print(settings: &Settings) -> String {
         root,
         state,
         registry_config_dir,
+        max_layer_bytes,
+        max_layer_files,
         cni_conf_dir,
         cni_bin_dir,
         cni_gc,
@@ -29,6 +31,8 @@ pub fn print(settings: &Settings) -> String {
     line(&mut lines, "root", root, path(&root.value));
     line(&mut lines, "state", state, path(&state.value));
     line(&mut lines, "registry-config-dir", registry_config_dir, path(&registry_config_dir.value));
+    line(&mut lines, "max-layer-bytes", max_layer_bytes, max_layer_bytes.value.to_string());
+    line(&mut lines, "max-layer-files", max_layer_files, max_layer_files.value.to_string());
     line(&mut lines, "cni-conf-dir", cni_conf_dir, path(&cni_conf_dir.value));
     line(&mut lines, "cni-bin-dir", cni_bin_dir, list(cni_bin_dir.value.iter().map(|p| path(p))));
     line(&mut lines, "cni-gc", cni_gc, cni_gc.value.to_string());

@@ -27,6 +27,14 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     pub registry_config_dir: Option<PathBuf>,
 
+    /// Bytes that the files of one image layer may have together [default: 1099511627776, 1 TiB]
+    #[arg(long, hide_short_help = true, value_name = "BYTES")]
+    pub max_layer_bytes: Option<u64>,
+
+    /// Files and directories that one image layer may make [default: 8388608]
+    #[arg(long, hide_short_help = true, value_name = "COUNT")]
+    pub max_layer_files: Option<u64>,
+
     /// Folder with CNI configurations; without one in it the built-in network is used
     /// [default: /etc/cni/net.d]
     #[arg(long, hide_short_help = true, value_name = "DIR")]

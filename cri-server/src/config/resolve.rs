@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crisp_image_service::Limits;
 use crisp_sandbox::network::InvalidPool;
 
 use super::{CgroupDriver, DEFAULT_FILE, ListenAddress, RawSettings, Setting, Settings, Source};
@@ -72,6 +73,7 @@ impl Layers<'_> {
         let folder = |name, flag, file, default: &str| {
             check(name, self.pick(flag, file, PathBuf::from(default)), absolute)
         };
+        let limits = Limits::default();
         Ok(Settings {
             root: folder("root", flags.root, file.root, "/var/lib/crisp")?,
             state: folder("state", flags.state, file.state, "/run/crisp")?,
@@ -81,6 +83,8 @@ impl Layers<'_> {
                 file.registry_config_dir,
                 "/etc/crisp/certs.d",
             )?,
+            max_layer_bytes: self.pick(flags.max_layer_bytes, file.max_layer_bytes, limits.bytes),
+            max_layer_files: self.pick(flags.max_layer_files, file.max_layer_files, limits.inodes),
             cni_conf_dir: folder("cni-conf-dir", flags.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d")?,
             cni_bin_dir: check(
                 "cni-bin-dir",

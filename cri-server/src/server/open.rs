@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use crisp_executor::cgroup::Cgroups;
-use crisp_image_service::{ImageConfig, ImageService};
+use crisp_image_service::{ImageConfig, ImageService, Limits};
 use crisp_metrics::Metrics;
 use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
 use crisp_sandbox::network::{NetworkConfig, Networks};
@@ -35,6 +35,9 @@ impl Server {
         if !rustix::process::geteuid().is_root() {
             bail!("running pods needs root: namespaces, mounts and cgroups are not given to others");
         }
+        // Files with the usual modes then need no second system call when layers are unpacked, and what the
+        // server makes does not depend on the shell or the unit that started it.
+        rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
         let (root, state) = (&settings.root.value, &settings.state.value);
         folder::make_private(root)?;
         folder::make_private(state)?;
@@ -45,6 +48,11 @@ impl Server {
             ImageConfig {
                 root: root.clone(),
                 registry_config_dir: Some(settings.registry_config_dir.value.clone()),
+                limits: Limits {
+                    bytes: settings.max_layer_bytes.value,
+                    inodes: settings.max_layer_files.value,
+                    ..Limits::default()
+                },
                 ..ImageConfig::default()
             },
             &metrics,

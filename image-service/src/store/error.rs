@@ -7,7 +7,7 @@ use crisp_operation::record::RecordError;
 
 use crate::digest::{DiffId, Digest, ImageId};
 use crate::reference::InvalidReference;
-use crate::unpack::UnpackError;
+use crate::unpack::{Compression, UnpackError};
 
 /// The store could not be opened, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +118,7 @@ pub enum IngestError {
         /// Which layer.
         diff: DiffId,
         /// As what it was read.
-        compression: LayerCompression,
+        compression: Compression,
         /// What the decompressor said.
         source: io::Error,
     },
@@ -149,25 +149,4 @@ pub enum IngestError {
     /// The store itself failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// How a layer's archive is compressed, as its first bytes say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerCompression {
-    /// Not at all.
-    None,
-    /// gzip, possibly of several members.
-    Gzip,
-    /// Zstandard, possibly of several frames.
-    Zstd,
-}
-
-impl std::fmt::Display for LayerCompression {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::None => "plain tar",
-            Self::Gzip => "gzip",
-            Self::Zstd => "zstd",
-        })
-    }
 }

@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use check::Condition;
-pub use error::{FindError, IngestError, LayerCompression, StoreError};
+pub use error::{FindError, IngestError, StoreError};
 pub use image::{Document, FsUsage, Image, NewImage, Removed};
 pub use ingest::IngestedLayer;
 pub use lease::{Hold, Lease};

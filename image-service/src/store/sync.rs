@@ -89,7 +89,12 @@ impl Inner {
             return Ok(());
         }
         self.sync_content()?;
-        for (id, version) in waiting {
+        self.certify(waiting)
+    }
+
+    /// Notes that these commits are durable.
+    fn certify(&self, commits: Vec<(ImageId, u64)>) -> Result<(), StoreError> {
+        for (id, version) in commits {
             let _writing = self.writing();
             // Gone, synced by another call, or committed anew: that commit has a sync of its own.
             if self.unsynced().contains(&(id.clone(), version)) {
@@ -161,4 +166,43 @@ impl Inner {
 /// Makes renames within a folder durable.
 pub(super) fn folder(path: &Path) -> Result<(), StoreError> {
     File::open(path).and_then(|folder| folder.sync_all()).map_err(StoreError::at("sync", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::digest::Digest;
+    use crate::reference::Reference;
+    use crate::store::{Document, NewImage};
+
+    fn image() -> NewImage {
+        let document = |text: &str| Document { digest: Digest::sha256(text.as_bytes()), bytes: text.into() };
+        let config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+        NewImage {
+            reference: Reference::parse("app:v1").unwrap(),
+            resolved: Digest::sha256(b"{}"),
+            manifest: document("{}"),
+            config: document(config),
+        }
+    }
+
+    #[test]
+    fn a_sync_does_not_speak_for_a_later_pull_of_the_same_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let inner = &store.inner;
+        // So that the store's own syncs wait until the end of the test.
+        let syncing = inner.file_systems.syncing.lock().unwrap();
+        let id = store.commit_image(image()).unwrap().id.clone();
+        let synced = inner.unsynced();
+        assert_eq!(synced.len(), 1);
+        store.remove_image(&id).unwrap();
+        store.commit_image(image()).unwrap();
+        inner.certify(synced).unwrap();
+        let again = inner.unsynced();
+        assert_eq!(again.len(), 1, "the second commit was not synced");
+        inner.certify(again).unwrap();
+        assert!(inner.unsynced().is_empty());
+        drop(syncing);
+    }
 }

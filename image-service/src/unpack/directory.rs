@@ -6,8 +6,7 @@ use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::attributes::On;
-use super::finish::Directory;
-use super::place::{Place, Unpacker};
+use super::place::{Directory, Place, Unpacker};
 use super::tar::{Entry, Kind};
 use super::{UnpackFault, whiteout};
 use crate::tree::open_beneath;

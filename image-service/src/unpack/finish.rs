@@ -11,15 +11,6 @@ use super::tar::Time;
 use super::{UnpackFault, Unpacked, whiteout};
 use crate::tree::{self, Attributes, Depth, Measured};
 
-/// What a directory gets when nothing more is put into it.
-#[derive(Default)]
-pub(super) struct Directory {
-    pub path: Vec<u8>,
-    pub modified: Time,
-    /// The mode, where it has the set-group-id bit: what is made in such a directory would get its group.
-    pub mode: Option<u32>,
-}
-
 impl Unpacker<'_> {
     /// Finishes directories, which change as long as something is put into them.
     pub fn finish(mut self) -> Result<Unpacked, UnpackFault> {

@@ -20,6 +20,7 @@ mod directory;
 mod file;
 mod finish;
 mod folders;
+mod fuzz;
 mod inherit;
 mod link;
 mod path;
@@ -33,7 +34,9 @@ mod whiteout;
 use std::io::{self, BufRead};
 use std::path::Path;
 
+pub(crate) use fuzz::{read_pax, read_tar, unpack_stream};
 pub(crate) use inherit::inherit;
+pub use stream::Compression;
 pub use tar::TarError;
 
 use crate::tree::Measured;
@@ -142,18 +145,18 @@ pub enum UnpackFault {
         size: usize,
     },
     /// More entries than allowed.
-    #[error("the archive has more than {0} entries, the limit for one layer (see max_layer_inodes)")]
+    #[error("the archive has more than {0} entries, the limit for one layer")]
     Entries(u64),
     /// More inodes than allowed.
     #[error(
         "the archive makes more than {0} files and directories, the limit for one layer; raise \
-         max_layer_inodes if the image is trusted"
+         --max-layer-files if the image is trusted"
     )]
     Inodes(u64),
     /// More content than allowed.
     #[error(
         "the archive's files are larger than {0} bytes together, the limit for one layer; raise \
-         max_layer_bytes if the image is trusted"
+         --max-layer-bytes if the image is trusted"
     )]
     Bytes(u64),
     /// More directories implied than allowed.

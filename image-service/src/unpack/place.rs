@@ -8,11 +8,10 @@ use rustix::fs::{FileType, Mode};
 use rustix::io::Errno;
 
 use super::attributes::{self, On};
-use super::finish::Directory;
 use super::folders::Folders;
 use super::path::{normalise, split};
 use super::replaced::Replaced;
-use super::tar::{Entry, Kind, TarReader};
+use super::tar::{Entry, Kind, TarReader, Time};
 use super::totals::Totals;
 use super::whiteout::{self, Meaning};
 use super::{Limits, UnpackFault};
@@ -33,6 +32,15 @@ pub(super) struct Unpacker<'a> {
     pub(super) directories: Vec<Directory>,
     pub(super) opaque: Vec<Vec<u8>>,
     pub(super) opaque_root: bool,
+}
+
+/// What a directory gets when nothing more is put into it.
+#[derive(Default)]
+pub(super) struct Directory {
+    pub path: Vec<u8>,
+    pub modified: Time,
+    /// The mode, where it has the set-group-id bit: what is made in such a directory would get its group.
+    pub mode: Option<u32>,
 }
 
 /// Where an entry goes.

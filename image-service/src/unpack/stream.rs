@@ -12,6 +12,7 @@
 //! type says gzip and whose content is zstd or not compressed at all.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, BufRead, BufReader, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
@@ -19,7 +20,6 @@ use std::thread;
 use flate2::bufread::MultiGzDecoder;
 
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::store::LayerCompression;
 
 /// Bytes of content that go to the consumer at once.
 const BUFFER: usize = 256 * 1024;
@@ -30,13 +30,34 @@ const MAGIC: usize = 4;
 /// Compressed bytes read at once.
 const INPUT: usize = 128 * 1024;
 
+/// How a layer's archive is compressed, as its first bytes say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip, possibly of several members.
+    Gzip,
+    /// Zstandard, possibly of several frames.
+    Zstd,
+}
+
+impl fmt::Display for Compression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "plain tar",
+            Self::Gzip => "gzip",
+            Self::Zstd => "zstd",
+        })
+    }
+}
+
 /// Why a stream was not consumed to its end.
 #[derive(Debug)]
 pub(crate) enum StreamError<E> {
     /// The compressed stream's own failure.
     Source(io::Error),
     /// The bytes are not what their first ones say.
-    Decompress(LayerCompression, io::Error),
+    Decompress(Compression, io::Error),
     /// The consumer's failure.
     Consumer(E),
 }
@@ -83,7 +104,7 @@ pub(crate) fn run<T, E>(
 /// What the decompressing side ran into.
 enum Fault {
     Source(io::Error),
-    Damage(LayerCompression, io::Error),
+    Damage(Compression, io::Error),
 }
 
 /// Reads the source and remembers its failure, which decompressors wrap or replace.
@@ -115,14 +136,14 @@ fn decompress(
 ) -> Result<(), Fault> {
     let failure = RefCell::new(None);
     let mut source = Source { inner: compressed, failure: &failure };
-    let mut compression = LayerCompression::None;
+    let mut compression = Compression::None;
     let result = first_bytes(&mut source).and_then(|first| {
         compression = detect(&first);
         let source = BufReader::with_capacity(INPUT, (&first[..]).chain(source));
         match compression {
-            LayerCompression::None => pump(source, empty, full),
-            LayerCompression::Gzip => pump(MultiGzDecoder::new(source), empty, full),
-            LayerCompression::Zstd => zstd::stream::read::Decoder::with_buffer(source)
+            Compression::None => pump(source, empty, full),
+            Compression::Gzip => pump(MultiGzDecoder::new(source), empty, full),
+            Compression::Zstd => zstd::stream::read::Decoder::with_buffer(source)
                 .and_then(|decoder| pump(decoder, empty, full)),
         }
     });
@@ -142,11 +163,11 @@ fn first_bytes(source: &mut impl Read) -> io::Result<Vec<u8>> {
 
 /// RFC 1952, section 2.3.1; RFC 8878, sections 3.1.1 and 3.1.2 (a skippable frame may come first). No tar
 /// archive begins so, unless its first file has a name of such bytes.
-fn detect(first: &[u8]) -> LayerCompression {
+fn detect(first: &[u8]) -> Compression {
     match first {
-        [0x1f, 0x8b, 8, ..] => LayerCompression::Gzip,
-        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => LayerCompression::Zstd,
-        _ => LayerCompression::None,
+        [0x1f, 0x8b, 8, ..] => Compression::Gzip,
+        [0x28, 0xb5, 0x2f, 0xfd] | [0x50..=0x5f, 0x2a, 0x4d, 0x18] => Compression::Zstd,
+        _ => Compression::None,
     }
 }
 

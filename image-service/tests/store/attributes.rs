@@ -170,3 +170,28 @@ fn an_attribute_that_does_not_fit_is_not_a_full_disk() {
     let error = fixture.refusal(Archive::new().add(&large));
     assert!(error.contains("\"user.large\" of 70000 bytes is larger"), "{error}");
 }
+
+#[test]
+fn what_is_made_in_a_set_group_id_directory_keeps_its_own_group() {
+    crisp_skip::needs!();
+    use std::os::unix::fs::MetadataExt;
+    let fixture = Fixture::new();
+    let shared = item(b'5', "local").mode(0o2775).owner(0, 50);
+    let root = fixture.tree(
+        Archive::new()
+            .add(&shared)
+            .file("local/f", "")
+            .dir("local/d")
+            .symlink("local/l", "f")
+            .file("local/d/g", ""),
+    );
+    let of = |path: &str| {
+        let metadata = std::fs::symlink_metadata(root.join(path)).unwrap();
+        (metadata.gid(), metadata.mode() & 0o7777)
+    };
+    assert_eq!(of("local"), (50, 0o2775));
+    assert_eq!(of("local/f"), (0, 0o644));
+    assert_eq!(of("local/d"), (0, 0o755));
+    assert_eq!(of("local/l").0, 0);
+    assert_eq!(of("local/d/g"), (0, 0o644));
+}

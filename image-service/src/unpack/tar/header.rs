@@ -79,7 +79,7 @@ impl<'a> Header<'a> {
     }
 }
 
-/// A user or group id. The highest means "unchanged" to the kernel and is nobody's.
+/// A user or group id. The highest means "unchanged" to the kernel and belongs to no user.
 pub(super) fn owner(number: Option<i64>) -> Option<u32> {
     number.and_then(|n| u32::try_from(n).ok()).filter(|id| *id != u32::MAX)
 }

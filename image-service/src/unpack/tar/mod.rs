@@ -11,6 +11,11 @@ mod reader;
 
 pub(crate) use reader::TarReader;
 
+/// Whether `records` are a valid pax extended header.
+pub(crate) fn check_pax(records: &[u8]) -> Result<(), TarError> {
+    pax::Pax::default().read(records)
+}
+
 /// What an entry makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Kind {

@@ -164,7 +164,8 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         }
         self.extendable -= size;
         self.expect(size);
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+        // Grows with what arrives, not with what the header promises.
+        let mut bytes = Vec::new();
         while self.left > 0 {
             let piece = self.content()?;
             let n = piece.len();
@@ -175,7 +176,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
     }
 }
 
-/// The source's own failure is reported by whoever owns it; here it only means that there is no more.
+/// The stream reports its source's failure itself; here it only means that there is no more.
 fn truncated(_: io::Error) -> TarError {
     TarError::Truncated
 }
