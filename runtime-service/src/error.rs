@@ -7,19 +7,18 @@ use crisp_executor::cgroup::CgroupError;
 use crisp_executor::compile::CompileError;
 use crisp_executor::id::ContainerId;
 use crisp_image_service::store;
-use crisp_operation::Interrupted;
+use crisp_operation::{Busy, Interrupted};
 use crisp_sandbox::FindError as FindPodError;
 use crisp_sandbox::NotReady;
 use crisp_sandbox::link::LinkError;
 use crisp_sandbox::{PodCause, PodError};
 use tonic::{Code, Status};
 
-use crate::container::record::RecordError;
+use crate::cause::{Cause, Failure};
 use crate::container::state::Refusal;
 use crate::container::table::LookupError;
 use crate::convert::ConvertError;
 use crate::spec::SpecError;
-use crate::stage::{Cause, Failure};
 
 /// A request that was not done.
 #[derive(Debug, thiserror::Error)]
@@ -42,17 +41,23 @@ pub enum RuntimeError {
     Refused { id: ContainerId, refusal: Refusal },
     #[error(transparent)]
     Failed(#[from] Box<Failure>),
-    #[error("container {id}: {source}")]
-    Record { id: ContainerId, source: RecordError },
-    #[error("command {command:?} in container {id} did not end within {after:?} and was killed")]
+    #[error("container {id}: {busy}; try again when that has ended")]
+    Busy { id: ContainerId, busy: Busy },
+    #[error("command {command:?} in container {id} did not end within {after:?}; it was killed")]
     ExecDeadline { id: ContainerId, command: String, after: Duration },
     #[error("{what} is not supported by this server{hint}")]
     Unsupported { what: &'static str, hint: &'static str },
-    #[error("{operation} was given up: the server is going down")]
-    Aborted { operation: &'static str },
-    /// Shared by all who waited for one operation.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// The failure of an operation that several requests waited for.
     #[error(transparent)]
     Shared(Arc<RuntimeError>),
+}
+
+impl From<Arc<Self>> for RuntimeError {
+    fn from(error: Arc<Self>) -> Self {
+        Self::Shared(error)
+    }
 }
 
 impl From<Failure> for RuntimeError {
@@ -104,9 +109,9 @@ fn code(error: &RuntimeError) -> Code {
         }
         RuntimeError::NameTaken { .. } => Code::AlreadyExists,
         RuntimeError::Failed(failure) => cause_code(&failure.failure.cause),
-        RuntimeError::Record { .. } => Code::Internal,
+        RuntimeError::Busy { .. } => Code::Aborted,
         RuntimeError::ExecDeadline { .. } => Code::DeadlineExceeded,
-        RuntimeError::Aborted { .. } => Code::Aborted,
+        RuntimeError::Interrupted(interrupted) => interrupted_code(interrupted),
         RuntimeError::Shared(error) => code(error),
     }
 }
@@ -144,17 +149,28 @@ fn cause_code(cause: &Cause) -> Code {
     match cause {
         Cause::Spec(error) => spec_code(error),
         Cause::User(_) | Cause::Image(_) => Code::InvalidArgument,
-        Cause::Refused(_) | Cause::PodNotReady(_) => Code::FailedPrecondition,
+        Cause::Refused(_)
+        | Cause::PodNotReady(_)
+        | Cause::LayersGone { .. }
+        | Cause::PodGone
+        | Cause::TargetNotRunning { .. } => Code::FailedPrecondition,
         Cause::Cgroup(error) => cgroup_code(error),
         Cause::Compile(error) => compile_code(error),
         Cause::Link(error) => link_code(error),
-        Cause::Deadline { .. } => Code::DeadlineExceeded,
-        Cause::File { .. }
-        | Cause::Record(_)
-        | Cause::Store(_)
-        | Cause::Rootfs(_)
-        | Cause::Kernel(_)
-        | Cause::Task(_) => Code::Internal,
+        Cause::Interrupted(interrupted) => interrupted_code(interrupted),
+        Cause::Busy(_) | Cause::Stopped => Code::Aborted,
+        Cause::File { .. } | Cause::Record(_) | Cause::Store(_) | Cause::Rootfs(_) | Cause::System { .. } => {
+            Code::Internal
+        }
+    }
+}
+
+fn interrupted_code(interrupted: &Interrupted) -> Code {
+    match interrupted {
+        Interrupted::Deadline { .. } => Code::DeadlineExceeded,
+        Interrupted::Cancelled => Code::Aborted,
+        Interrupted::ShuttingDown => Code::Unavailable,
+        Interrupted::Panicked { .. } | Interrupted::Fault => Code::Internal,
     }
 }
 
@@ -215,7 +231,7 @@ fn link_code(error: &LinkError) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stage::StageFailure;
+    use crate::cause::StageFailure;
 
     #[test]
     fn codes_that_clients_act_on() {
@@ -225,12 +241,14 @@ mod tests {
                 operation: "start",
                 failure: StageFailure { stage: "s", cause },
                 undo: vec![],
+                pending: None,
             })
         };
         for (error, expected) in [
             (LookupError::Unknown("x".into()).into(), Code::NotFound),
-            (failed(Cause::Deadline { after: Duration::ZERO }), Code::DeadlineExceeded),
+            (failed(Interrupted::Deadline { after: Duration::ZERO }.into()), Code::DeadlineExceeded),
             (failed(SpecError::NoCommand.into()), Code::InvalidArgument),
+            (failed(Cause::LayersGone { image: "i".into() }), Code::FailedPrecondition),
             (RuntimeError::Shared(Arc::new(failed(SpecError::NoCommand.into()))), Code::InvalidArgument),
         ] {
             assert_eq!(code(&error), expected, "{error}");

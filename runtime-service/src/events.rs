@@ -3,7 +3,7 @@
 use crisp_executor::id::PodId;
 use tokio::sync::broadcast;
 
-use crate::clock;
+use crisp_operation::clock;
 
 /// A follower that is further behind than this loses the oldest; kubelet then lists everything anew.
 const BACKLOG: usize = 4096;

@@ -1,30 +1,32 @@
-//! Exits: every monitor's word on how its containers end becomes their status.
+//! Exits: what the monitors report becomes the status of the containers.
 //!
 //! ```text
 //!   Pods::events ─ Connected(pod) ─> follow(pod):  subscribe ─> report ─> reconcile ─> events…
-//!                ─ Lost(pod)   ─> all its containers that ran have exited, nobody knows how
+//!                ─ Lost(pod)   ─> its containers have exited, with the code that the monitor recorded if any
 //! ```
 //!
-//! Subscribing comes before asking for a report, so an exit is in one of them at least; being told
-//! twice changes nothing.
+//! Subscribing comes before asking for a report, so that an exit is in one of them at least; a second report
+//! of an exit changes nothing. An exit is noted in memory at once, whether the disk accepts it or not.
 
 use std::collections::HashMap;
 use std::fs;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crisp_executor::id::ContainerId;
+use crisp_operation::clock;
 use crisp_sandbox::link::{self, ContainerReport, ContainerState, ExitRecord, MonitorLink};
 use crisp_sandbox::{Pod, PodEvent};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::clock;
+use crate::cause::Steps;
 use crate::container::Container;
 use crate::container::exit::{Exit, Reason};
+use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::events::Kind;
-use crate::ops::container_start::remove_cgroup;
+use crate::ops::container_cgroup;
 use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
@@ -75,7 +77,7 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
                 }
                 Ok(link::Event::InitExited { status }) => {
                     // Also whenever such a pod is stopped. Else it makes the pod Degraded, see PodEvent.
-                    tracing::info!(pod = %pod.id, %status, "the pod's shared PID namespace has ended");
+                    tracing::info!(pod = %pod.id, %status, "the first process of the pod's PID namespace ended");
                 }
                 Err(RecvError::Lagged(_)) => reconcile(&service, &pod, &link, Starts::UnderWay).await,
                 // The link itself follows execs.
@@ -86,7 +88,7 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     });
 }
 
-/// What a monitor says of an exit.
+/// An exit as a monitor reports it.
 struct ExitReport {
     pid: i32,
     started_at_ns: i64,
@@ -106,60 +108,60 @@ impl ExitReport {
     }
 }
 
-fn exited(service: &Arc<ServiceState>, pod: &Arc<Pod>, id: &ContainerId, told: &ExitReport) {
+fn exited(service: &Arc<ServiceState>, pod: &Arc<Pod>, id: &ContainerId, report: &ExitReport) {
     let Some(container) = service.containers.get(id) else { return };
-    tracing::debug!(container = %id, pid = told.pid, status = %told.exit.status, oom = told.exit.oom, "exited");
-    end(service, pod, &container, told.exit());
+    let (pid, exit) = (report.pid, &report.exit);
+    tracing::debug!(container = %id, pid, status = %exit.status, oom = exit.oom, "exited");
+    end(service, pod, &container, report.exit());
 }
 
-/// Notes an exit and clears away what the first process left in its cgroup.
+/// Notes an exit and kills what the first process left in its cgroup.
 fn end(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>, exit: Exit) {
-    match container.status_cell.update(|state| state.exited(exit)) {
-        // While starting, the answer to the start tells both.
-        Ok((State::Exited(_) | State::Starting, _)) => {}
-        Ok(_) => service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id),
-        Err(error) => {
-            tracing::error!(container = %container.id(), %error, "cannot note an exit");
-            return;
+    match container.observe(|state| state.exited(exit)) {
+        Ok((before, _)) => {
+            // During a start, the start itself sends the event after the one that it began.
+            if matches!(before.state, State::Running { .. } | State::Unknown { .. }) {
+                service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
+            }
+            clean(service, pod, container);
         }
+        Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),
     }
-    clean(service, pod, container);
 }
 
 fn clean(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>) {
     let (service, pod, container) = (service.clone(), pod.clone(), container.clone());
-    container.exec.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+    container.exec_process.lock().unwrap_or_else(PoisonError::into_inner).take();
     container.meters.cgroup.reader.close();
     tokio::spawn(async move {
-        let id = container.id().clone();
-        let stages = service.stages("clean_up_exit");
-        let owned = service.clone();
-        let work = move |steps: &crate::stage::Steps| {
-            steps.step("cgroup", || remove_cgroup(&owned, &container, &pod))
+        let operation = service.operation("clean_up_exit", container.id());
+        let work = move |steps: &Steps| {
+            steps.step("cgroup", || container_cgroup::remove(&service, &container, &pod))
         };
-        if let Err(error) = stages.blocking(CLEAN, work).await {
-            tracing::warn!(container = %id, %error, "cannot clear away after a container; its removal tries again");
+        let result = operation.blocking(CLEAN, work).await;
+        if let Err(error) = operation.finish(result).await {
+            tracing::warn!(%error, "the container's removal tries again");
         }
     });
 }
 
-/// Who hears the answer to starts that are not finished.
+/// Who receives the response to a start that is not finished.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Starts {
-    /// The operation that asked.
+    /// The operation that sent the request.
     UnderWay,
-    /// Nobody any more: whoever asked was in an earlier server.
+    /// No operation: the request came from an earlier server.
     Abandoned,
 }
 
-/// Compares what is known with what the monitor says.
+/// Compares what is known with what the monitor reports.
 pub(crate) async fn reconcile(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
     link: &MonitorLink,
     starts: Starts,
 ) {
-    // Taken before the question: what started after it cannot be in the answer.
+    // Taken before the question: what started after it cannot be in the report.
     let before: Vec<(Arc<Container>, State)> = service
         .containers
         .of_pod(&pod.id)
@@ -173,10 +175,13 @@ pub(crate) async fn reconcile(
             return;
         }
     };
-    let mut told: HashMap<ContainerId, ContainerReport> =
-        report.containers.into_iter().map(|container| (container.id.clone(), container)).collect();
+    let mut reports: HashMap<ContainerId, ContainerReport> =
+        report.containers.into_iter().map(|report| (report.id.clone(), report)).collect();
     for (container, state) in before {
-        match told.remove(container.id()) {
+        match reports.remove(container.id()) {
+            Some(report) if matches!(report.state, ContainerState::Running) && state.is_idle() => {
+                kill_leftover(link, &container).await;
+            }
             Some(report) => take_over(service, pod, &container, &report, starts),
             None if matches!(state, State::Running { .. } | State::Unknown { .. }) => {
                 let exit = recorded(pod, &container).unwrap_or_else(|| {
@@ -187,6 +192,32 @@ pub(crate) async fn reconcile(
             None => {}
         }
     }
+    for report in reports.into_values().filter(|report| service.containers.get(&report.id).is_none()) {
+        without_record(link, pod, &report).await;
+    }
+}
+
+/// A start that was given up has succeeded after all.
+async fn kill_leftover(link: &MonitorLink, container: &Container) {
+    tracing::warn!(container = %container.id(), "runs although it has ended: killed");
+    if let Err(error) = link.signal(container.id(), Signal::KILL.number(), true).await {
+        tracing::warn!(container = %container.id(), %error, "cannot kill it");
+    }
+}
+
+/// The monitor has a container that was removed, or whose record could not be read.
+async fn without_record(link: &MonitorLink, pod: &Pod, report: &ContainerReport) {
+    match report.state {
+        ContainerState::Exited(_) => {
+            if let Err(error) = link.forget(&report.id).await {
+                tracing::debug!(container = %report.id, %error, "the monitor did not forget a container");
+            }
+        }
+        ContainerState::Starting | ContainerState::Running => tracing::warn!(
+            container = %report.id, pod = %pod.id,
+            "a container runs of which this server has no record: it ends when its pod is stopped"
+        ),
+    }
 }
 
 fn take_over(
@@ -196,23 +227,22 @@ fn take_over(
     report: &ContainerReport,
     starts: Starts,
 ) {
-    let known = container.status();
     match report.state {
         ContainerState::Starting => {}
         ContainerState::Running => {
-            let ours = match known.state {
+            let is_news = match container.status().state {
                 State::Unknown { .. } => true,
                 State::Starting => starts == Starts::Abandoned,
-                State::Created | State::Running { .. } | State::Exited(_) => false,
+                State::Created | State::Running { .. } | State::Exited(_) | State::Removing { .. } => false,
             };
             let running = |state: &State| state.running(report.pid, report.started_at_ns);
-            if ours && let Err(error) = container.status_cell.update(running) {
-                tracing::error!(container = %container.id(), %error, "cannot note that it runs");
+            if is_news && let Err(refusal) = container.observe(running) {
+                tracing::error!(container = %container.id(), %refusal, "cannot take over a running container");
             }
         }
-        ContainerState::Exited(exit) if known.state.exit().is_none() => {
-            let told = ExitReport { pid: report.pid, started_at_ns: report.started_at_ns, exit };
-            end(service, pod, container, told.exit());
+        ContainerState::Exited(exit) if !container.status().state.is_idle() => {
+            let report = ExitReport { pid: report.pid, started_at_ns: report.started_at_ns, exit };
+            end(service, pod, container, report.exit());
         }
         ContainerState::Exited(_) => {}
     }
@@ -224,38 +254,38 @@ pub(crate) fn silent(service: &ServiceState, pod: &Pod) {
     for container in service.containers.of_pod(&pod.id) {
         if container.status().state == State::Starting {
             let why = "the pod's monitor does not answer".to_owned();
-            if let Err(error) = container.status_cell.update(|state| state.lost(why)) {
-                tracing::error!(container = %container.id(), %error, "cannot note that nothing is known of it");
+            if let Err(refusal) = container.observe(|state| state.lost(why)) {
+                tracing::error!(container = %container.id(), %refusal, "cannot note that its state is unknown");
             }
         }
     }
 }
 
-/// What the monitor noted before it vanished.
+/// What the monitor recorded before it ended.
 pub(crate) fn recorded(pod: &Pod, container: &Container) -> Option<Exit> {
     let path = pod.exits_folder().join(ExitRecord::file_name(container.id()));
     let record = ExitRecord::parse(&fs::read_to_string(path).ok()?)
         .inspect_err(
-            |error| tracing::warn!(container = %container.id(), %error, "an exit record is of no use"),
+            |error| tracing::warn!(container = %container.id(), %error, "cannot read an exit record"),
         )
         .ok()?;
     Some(ExitReport { pid: record.pid, started_at_ns: record.started_at_ns, exit: record.exit }.exit())
 }
 
-/// The monitor is gone and its containers with it, or about to be: nothing may run on unseen.
+/// The monitor is gone, and its containers with it.
 pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     for container in service.containers.of_pod(&pod.id) {
         if matches!(container.status().state, State::Running { .. } | State::Unknown { .. } | State::Starting)
         {
             let exit = recorded(pod, &container).unwrap_or_else(|| {
-                Exit::lost("the pod's monitor ended without a word".to_owned(), clock::now())
+                Exit::lost("the pod's monitor ended and left no record of its exit".to_owned(), clock::now())
             });
             end(service, pod, &container, exit);
         }
     }
 }
 
-/// Stopping a pod kills what runs in it. Usually each exit has been told before.
+/// Stopping a pod kills what runs in it. Usually each exit has been reported before.
 fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     for container in service.containers.of_pod(&pod.id) {
         if matches!(container.status().state, State::Running { .. } | State::Unknown { .. }) {

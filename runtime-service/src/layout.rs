@@ -2,12 +2,13 @@
 //!
 //! ```text
 //!   <root>/containers/<id>/
-//!       container.json      what was asked; written once
-//!       status.json         what became of it; replaced whole
-//!       bundle/config.json  the OCI spec
+//!       container.json      ContainerMetadata; written once
+//!       status.json         Status; replaced whole
+//!       bundle/config.json  the OCI spec, for people and tools: nothing here reads it
 //!       upper/ work/        the overlay's writable side
 //!       volumes/<n>/        one per VOLUME of the image
-//!   <root>/set-aside/<id>   folders whose records cannot be read
+//!   <root>/containers/<id>.bad      records cannot be read: kept for people to look at
+//!   <root>/discarded/<id>           not a container yet, or not any more: deleted
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -32,15 +33,21 @@ impl Layout {
         self.root.join("containers")
     }
 
-    /// Where unreadable container folders go.
+    /// Folders of containers that are being created or have been removed: a server that starts deletes them.
     #[must_use]
-    pub fn set_aside(&self) -> PathBuf {
-        self.root.join("set-aside")
+    pub fn discarded(&self) -> PathBuf {
+        self.root.join("discarded")
     }
 
     #[must_use]
     pub fn container(&self, id: &ContainerId) -> Folder {
         Folder { path: self.containers().join(id.as_str()) }
+    }
+
+    /// The folder of a container that does not exist yet, or not any more.
+    #[must_use]
+    pub fn discarded_container(&self, id: &ContainerId) -> Folder {
+        Folder { path: self.discarded().join(id.as_str()) }
     }
 }
 

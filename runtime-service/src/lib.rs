@@ -15,11 +15,11 @@
 //!   its [`container::state::State`] changes.
 //! - [`convert`] is the border to the contract's messages, [`error`] the mapping to its codes.
 //! - [`spec`] makes the OCI spec that the executor compiles.
-//! - [`stage::Failure`] names the stage that failed, and what could not be undone.
+//! - [`Cause`] is why a stage of an operation failed.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
-mod clock;
+mod cause;
 pub mod config;
 pub mod container;
 pub mod convert;
@@ -28,7 +28,6 @@ pub mod events;
 mod exits;
 mod filter;
 mod health;
-mod join;
 pub mod layout;
 mod metrics;
 mod ops;
@@ -36,7 +35,6 @@ mod recover;
 mod rpc;
 mod service_state;
 pub mod spec;
-pub mod stage;
 pub mod stats;
 
 use std::sync::Arc;
@@ -47,8 +45,8 @@ use crisp_sandbox::Pods;
 
 pub use config::{CgroupDriver, RuntimeConfig};
 
+pub use crate::cause::Cause;
 use crate::service_state::ServiceState;
-use crate::stage::Cause;
 
 /// Why a runtime service cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +75,7 @@ impl RuntimeService {
         images: ImageService,
         metrics: &Metrics,
     ) -> Result<Self, OpenError> {
-        // Before looking at what there is: what comes meanwhile is then told.
+        // Before looking at what there is: events that come meanwhile are received then.
         let events = pods.events();
         let service = ServiceState::new(config, pods, images.store().clone(), metrics)?;
         metrics::register(&service)?;

@@ -9,7 +9,7 @@ use crisp_sandbox::PodState;
 
 use crate::service_state::ServiceState;
 
-const CONTAINER_STATES: [&str; 5] = ["created", "starting", "running", "exited", "unknown"];
+const CONTAINER_STATES: [&str; 6] = ["created", "starting", "running", "exited", "unknown", "removing"];
 
 struct States {
     service: Weak<ServiceState>,

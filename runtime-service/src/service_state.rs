@@ -1,27 +1,27 @@
 //! What all operations share.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::id::ContainerId;
 use crisp_image_service::Store;
 use crisp_metrics::prometheus::{Histogram, HistogramOpts};
 use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
+use crisp_operation::{KeyedLocks, SingleFlight};
 use crisp_sandbox::{Pod, Pods};
 
-use crate::clock;
+use crate::cause::{Cause, Operation};
 use crate::config::RuntimeConfig;
 use crate::container::Container;
+use crate::container::config::ContainerConfig;
 use crate::container::table::{Name, Table};
 use crate::error::RuntimeError;
 use crate::events::Events;
 use crate::health::Health;
-use crate::join::Joint;
 use crate::layout::Layout;
+use crate::ops::container_stop::KillAt;
 use crate::spec::host::HostFacts;
 use crate::spec::user::Users;
-use crate::stage::{Cause, Stages};
 use crate::stats::StatsState;
 
 /// The state of one runtime service, behind one `Arc`.
@@ -37,14 +37,16 @@ pub struct ServiceState {
     pub containers: Table,
     pub events: Events,
     pub(crate) exec_seconds: Histogram,
-    /// Names the marks of execs. An earlier server's may still be on somebody: it starts from the clock.
-    pub(crate) exec_number: AtomicI64,
     pub(crate) stats: StatsState,
     pub(crate) health: Health,
-    pub(crate) creates: Joint<Name, ContainerId>,
-    pub(crate) starts: Joint<ContainerId, ()>,
-    pub(crate) stops: Joint<(ContainerId, std::time::Duration), ()>,
-    pub(crate) removes: Joint<ContainerId, ()>,
+    /// Start, stop, update and remove of one container exclude each other.
+    pub(crate) locks: KeyedLocks<ContainerId>,
+    pub(crate) creates: SingleFlight<Name, ContainerId, RuntimeError, Arc<ContainerConfig>>,
+    pub(crate) starts: SingleFlight<ContainerId, (), RuntimeError>,
+    pub(crate) stops: SingleFlight<ContainerId, (), RuntimeError, KillAt>,
+    pub(crate) removes: SingleFlight<ContainerId, (), RuntimeError>,
+    /// Held by the one task that deletes the folder of a removed container.
+    pub(crate) deleting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl ServiceState {
@@ -60,7 +62,6 @@ impl ServiceState {
         metrics.register(Box::new(exec_seconds.clone()))?;
         Ok(Arc::new(Self {
             exec_seconds,
-            exec_number: AtomicI64::new(clock::now()),
             layout: Layout::new(&config.root),
             cgroups: pods.cgroups().clone(),
             pods,
@@ -72,35 +73,43 @@ impl ServiceState {
             events: Events::default(),
             stats: StatsState::default(),
             health: Health::default(),
-            creates: Joint::new("create container"),
-            starts: Joint::new("start container"),
-            stops: Joint::new("stop container"),
-            removes: Joint::new("remove container"),
+            locks: KeyedLocks::default(),
+            creates: SingleFlight::default(),
+            starts: SingleFlight::default(),
+            stops: SingleFlight::default(),
+            removes: SingleFlight::default(),
+            deleting: Arc::default(),
             config,
         }))
     }
 
-    pub(crate) fn stages(&self, operation: &'static str) -> Stages {
-        Stages::new(&self.metrics, operation)
+    /// A run of the operation `name` on a container.
+    pub(crate) fn operation(&self, name: &'static str, container: &ContainerId) -> Operation {
+        Operation::new(&self.metrics, name, subject(container))
     }
 
-    /// The pod that a container belongs to, while the pod exists.
+    /// The pod of a container, while the pod exists.
     pub(crate) fn pod_of(&self, container: &Container) -> Option<Arc<Pod>> {
         self.pods.get(&container.metadata.pod)
     }
 
-    /// The file system on which containers write, for clients that look at how full it is.
+    /// The file system on which containers write, for clients that watch how full it is.
     pub(crate) fn writable_mountpoint(&self) -> String {
         self.layout.containers().to_string_lossy().into_owned()
     }
 
-    /// Every lookup of a container by what a client wrote.
+    /// The container that a client names by its id or the beginning of it.
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>, RuntimeError> {
         Ok(self.containers.find(id)?)
     }
 }
 
-/// One cgroup per container, its id the last component: what cAdvisor looks for.
+/// How messages name a container.
+pub(crate) fn subject(container: &ContainerId) -> String {
+    format!("container {container}")
+}
+
+/// Each container has a cgroup whose last component is its id: cAdvisor finds it by that.
 pub(crate) fn cgroup_path(pod: &Pod, container: &ContainerId) -> Result<CgroupPath, Cause> {
     Ok(pod.cgroup_parent().child(container.as_str())?)
 }

@@ -54,12 +54,12 @@ pub(crate) fn kill() -> ! {
 
 #[cfg(debug_assertions)]
 mod points {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
     use super::{Fault, When};
 
-    #[derive(Debug, Clone, PartialEq, Eq)]
+    #[derive(Debug, Clone)]
     struct Point {
         number: u64,
         operation: String,
@@ -67,6 +67,7 @@ mod points {
         when: When,
         subject: String,
         fault: Fault,
+        reached: Arc<AtomicBool>,
     }
 
     static POINTS: LazyLock<Mutex<Vec<Point>>> =
@@ -80,11 +81,22 @@ mod points {
     /// A fault that is armed until this is dropped.
     #[must_use = "a fault is disarmed at once when this is dropped"]
     #[derive(Debug)]
-    pub struct Armed(u64);
+    pub struct Armed {
+        number: u64,
+        reached: Arc<AtomicBool>,
+    }
+
+    impl Armed {
+        /// Whether a stage has come to the fault.
+        #[must_use]
+        pub fn is_reached(&self) -> bool {
+            self.reached.load(Ordering::SeqCst)
+        }
+    }
 
     impl Drop for Armed {
         fn drop(&mut self) {
-            points().retain(|point| point.number != self.0);
+            points().retain(|point| point.number != self.number);
         }
     }
 
@@ -95,7 +107,7 @@ mod points {
     pub fn arm(point: &str, fault: Fault) -> Armed {
         let mut parsed = parse_point(point, fault).unwrap_or_else(|| panic!("not a fault point: {point:?}"));
         parsed.number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let armed = Armed(parsed.number);
+        let armed = Armed { number: parsed.number, reached: parsed.reached.clone() };
         points().push(parsed);
         armed
     }
@@ -104,7 +116,10 @@ mod points {
         let matches = |p: &&Point| {
             p.operation == operation && p.stage == stage && p.when == when && subject.contains(&p.subject)
         };
-        points().iter().find(matches).map(|point| point.fault)
+        let points = points();
+        let point = points.iter().find(matches)?;
+        point.reached.store(true, Ordering::SeqCst);
+        Some(point.fault)
     }
 
     fn parse(list: &str) -> Vec<Point> {
@@ -144,6 +159,7 @@ mod points {
             when,
             subject: owned(subject),
             fault,
+            reached: Arc::default(),
         })
     }
 
@@ -162,7 +178,9 @@ mod points {
         #[test]
         fn a_fault_is_armed_for_its_subject_and_until_dropped() {
             let fault = arm("fault_test/x@one", Fault::Fail);
+            assert!(!fault.is_reached());
             assert_eq!(armed("fault_test", "x", "pod one", When::Before), Some(Fault::Fail));
+            assert!(fault.is_reached());
             assert_eq!(armed("fault_test", "x", "pod two", When::Before), None);
             drop(fault);
             assert_eq!(armed("fault_test", "x", "pod one", When::Before), None);

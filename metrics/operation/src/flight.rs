@@ -118,6 +118,22 @@ where
     }
 }
 
+/// Runs `work` in a task of its own, so that it goes on when the one who waits for it goes away. For
+/// operations that equal requests do not join.
+///
+/// # Errors
+/// The work's own.
+pub async fn detached<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: From<Interrupted> + Send + 'static,
+{
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) => Err(Interrupted::from_join(error).into()),
+    }
+}
+
 /// Takes an operation off the list when its task ends, in whatever way.
 struct Entry<K: Eq + Hash, T, E, P> {
     running: Running<K, T, E, P>,
@@ -182,6 +198,18 @@ mod tests {
         let (a, b) = tokio::join!(start(), start());
         assert_eq!((a.unwrap(), b.unwrap()), (0, 0));
         assert_eq!(start().await.unwrap(), 1, "what has ended is done anew");
+    }
+
+    #[tokio::test]
+    async fn detached_work_goes_on_when_its_caller_goes_away() {
+        let (sender, mut receiver) = watch::channel(false);
+        let work = async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            sender.send_replace(true);
+            Ok::<_, Interrupted>(())
+        };
+        assert!(tokio::time::timeout(Duration::from_millis(1), detached(work)).await.is_err());
+        assert!(receiver.wait_for(|done| *done).await.is_ok());
     }
 
     #[tokio::test]

@@ -78,7 +78,7 @@ pub use cancel::{Cancel, Interrupted};
 #[cfg(feature = "server")]
 pub use failure::{Failure, StageFailure};
 #[cfg(feature = "server")]
-pub use flight::{Flight, SingleFlight};
+pub use flight::{Flight, SingleFlight, detached};
 #[cfg(feature = "server")]
 pub use lock::{Busy, KeyedGuard, KeyedLocks};
 #[cfg(feature = "server")]

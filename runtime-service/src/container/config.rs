@@ -112,7 +112,7 @@ pub struct Security {
     pub readonly_paths: Vec<String>,
     pub seccomp: SeccompRequest,
     pub apparmor: AppArmorRequest,
-    pub pid: PidRequest,
+    pub pid: PidNamespaceRequest,
     /// Asked for by name; must be the pod's as well.
     pub host_network: bool,
     pub host_ipc: bool,
@@ -162,9 +162,9 @@ pub enum AppArmorRequest {
     Localhost(String),
 }
 
-/// Which PID namespace the container is born into.
+/// The PID namespace that the client asked for. Its pod's configuration decides what it resolves to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PidRequest {
+pub enum PidNamespaceRequest {
     /// What the pod's own configuration says.
     OfPod,
     /// The pod's shared one.

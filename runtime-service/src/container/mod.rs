@@ -1,31 +1,35 @@
-//! Containers as the server knows them: what was asked (fixed), what became of it (behind a status_cell).
+//! Containers as the server knows them: what is fixed ([`ContainerMetadata`]) and what changes
+//! ([`Status`]).
 
 pub mod config;
 pub mod exit;
-pub mod record;
 pub mod signal;
 pub mod state;
-pub mod status_cell;
+pub mod status;
 pub mod table;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use crisp_executor::cgroup::Group;
 use crisp_executor::id::{ContainerId, PodId};
-use crisp_executor::plan;
+use crisp_executor::plan::{self, PidNamespace};
 use crisp_image_service::{DiffId, Lease};
+use crisp_operation::record::{self, Durability, Record};
+use crisp_operation::{StatusCell, StatusError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::config::ContainerConfig;
 use self::signal::Signal;
-use self::status_cell::{Status, StatusCell};
+use self::state::{Refusal, State};
+use self::status::Status;
 use crate::layout::Folder;
 use crate::stats::Meters;
 
-/// What is fixed when a container is created. Its record is `container.json`.
+/// What is fixed when a container is created. Its record is `container.json`; together with the [`Status`]
+/// it is all that a container is started from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerMetadata {
     pub id: ContainerId,
@@ -33,11 +37,18 @@ pub struct ContainerMetadata {
     pub config: ContainerConfig,
     pub image: ImageMetadata,
     pub user: User,
-    pub pid: PidChoice,
+    pub pid: PidNamespace<ContainerId>,
+    /// Where the image's VOLUMEs are mounted, in the order of their folders.
+    #[serde(default)]
+    pub volumes: Vec<PathBuf>,
     /// Nanoseconds since 1970.
     pub created_at: i64,
     /// Absolute. None: output is dropped.
     pub log_path: Option<PathBuf>,
+}
+
+impl Record for ContainerMetadata {
+    const KIND: &'static str = "container record";
 }
 
 /// What a container keeps of its image.
@@ -52,24 +63,29 @@ pub struct ImageMetadata {
     /// Bottom first, as in the image's configuration.
     pub diff_ids: Vec<DiffId>,
     pub stop_signal: Option<Signal>,
+    #[serde(default)]
+    pub process: ImageProcess,
 }
 
-/// Which PID namespace the container is born into, held against its pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PidChoice {
-    Own,
-    Pod,
-    Host,
-    /// That of another container of the same pod.
-    Target(ContainerId),
+/// What the image sets for the first process where the request sets nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageProcess {
+    pub entrypoint: Vec<String>,
+    pub cmd: Vec<String>,
+    /// `NAME=value` each.
+    pub env: Vec<String>,
+    pub working_dir: Option<String>,
 }
 
-/// Who the first process is, in numbers.
+/// The user of the first process, in numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct User {
     pub uid: u32,
     pub gid: u32,
+    /// Supplementary groups, in the order: primary, requested, the image's.
     pub groups: Vec<u32>,
+    #[serde(default)]
+    pub home: String,
 }
 
 /// One container.
@@ -77,13 +93,13 @@ pub struct User {
 pub struct Container {
     pub metadata: ContainerMetadata,
     pub folder: Folder,
-    pub status_cell: StatusCell,
-    /// Keeps the layers from being collected; given back on removal.
+    pub status_cell: StatusCell<Status>,
+    /// Keeps the layers in the store until the container is removed.
     pub lease: Mutex<Option<Lease>>,
-    /// What every exec in it has in common; made by the first.
-    pub exec: Mutex<Option<Arc<plan::Process>>>,
-    /// Marks of execs that ended while processes they left behind live on.
-    pub exec_cgroups: Mutex<Vec<Group>>,
+    /// What all execs in the container share; compiled by the first one.
+    pub exec_process: Mutex<Option<Arc<plan::Process>>>,
+    /// The exec cgroups that this server has made, by number. True: a command uses it.
+    pub exec_cgroups: Mutex<BTreeMap<u32, bool>>,
     /// The stop signal has been sent.
     pub stop_signal_sent: AtomicBool,
     pub meters: Meters,
@@ -91,18 +107,15 @@ pub struct Container {
 
 impl Container {
     #[must_use]
-    pub fn new(
-        metadata: ContainerMetadata,
-        folder: Folder,
-        status_cell: StatusCell,
-        lease: Option<Lease>,
-    ) -> Self {
+    pub fn new(metadata: ContainerMetadata, status: Status, folder: Folder, lease: Option<Lease>) -> Self {
+        let path = folder.status();
+        let write = move |status: &Status| record::write(&path, status, Durability::Process);
         Self {
             metadata,
             folder,
-            status_cell,
+            status_cell: StatusCell::new(status, write),
             lease: Mutex::new(lease),
-            exec: Mutex::default(),
+            exec_process: Mutex::default(),
             exec_cgroups: Mutex::default(),
             stop_signal_sent: AtomicBool::new(false),
             meters: Meters::default(),
@@ -115,9 +128,33 @@ impl Container {
         self.status_cell.get()
     }
 
+    /// A receiver of the status now and of its changes.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Status>> {
         self.status_cell.subscribe()
+    }
+
+    /// Makes a planned change of the state: on disk first, visible after. Blocks.
+    ///
+    /// # Errors
+    /// `change`'s refusal, or the disk's; the state has not changed then.
+    pub fn update_state(
+        &self,
+        change: impl Fn(&State) -> Result<State, Refusal>,
+    ) -> Result<(), StatusError<Refusal>> {
+        self.status_cell.update(|status| status.with_state(&change)).map(drop)
+    }
+
+    /// Notes what has happened to the container: visible at once, on disk as soon as that accepts it.
+    /// Returns the status before and after.
+    ///
+    /// # Errors
+    /// `change`'s refusal.
+    pub fn observe(
+        &self,
+        change: impl FnOnce(&State) -> Result<State, Refusal>,
+    ) -> Result<(Arc<Status>, Arc<Status>), Refusal> {
+        self.status_cell.observe(|status| status.with_state(change))
     }
 
     #[must_use]
@@ -125,7 +162,7 @@ impl Container {
         &self.metadata.id
     }
 
-    /// What asks the container to end: its own setting, the image's, SIGTERM.
+    /// The signal that asks the container to end: its own setting, the image's, SIGTERM.
     #[must_use]
     pub fn stop_signal(&self) -> Signal {
         self.metadata.config.stop_signal.or(self.metadata.image.stop_signal).unwrap_or(Signal::TERM)

@@ -1,4 +1,4 @@
-//! The life of a container.
+//! The states of a container.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,17 +8,23 @@ use super::exit::Exit;
 ///              start                process runs
 ///   Created ----------> Starting ----------------> Running
 ///      |                   |                          |
-///      |                   | a stage failed           | process ended
-///      |                   v                          v
+///      |                   | a stage failed, or       | process ended
+///      |                   v it was stopped           v
 ///      |                Exited <----------------------+
-///      |                   ^                          |
-///      |                   | monitor vanished         | monitor does not answer
-///      |                   +------- Unknown <---------+  (it may come back as Running or Exited)
-///      v
-///   (removed)   from every state but Starting; Running is killed first
+///      |                 |  ^                         |
+///      |                 |  | monitor gone            | monitor silent
+///      |                 |  +---- Unknown <-----------+  (becomes Running or Exited when it answers)
+///      | remove          | remove
+///      +--> Removing <---+
+///              |
+///              +--> (gone)
 /// ```
 ///
-/// The process may end before the answer to "start" has been read: then [`State::exited`] leads from
+/// Starting, Running and Unknown are stopped before they are removed. Removing is never written to disk: a
+/// server that ends in the middle of a removal leaves the container as it was, or its folder among the
+/// discarded ones.
+///
+/// The process may end before the response to "start" has been read: then [`State::exited`] leads from
 /// Starting to Exited and [`State::running`] only completes the exit's start time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
@@ -31,16 +37,20 @@ pub enum State {
         started_at: i64,
     },
     Exited(Exit),
-    /// What is wrong, for people.
     Unknown {
+        /// What is wrong, for people.
         why: String,
-        /// The state before, to be confirmed or corrected.
+        /// The state before, until the monitor confirms or corrects it.
         pid: Option<i32>,
         started_at: Option<i64>,
     },
+    Removing {
+        /// None: it was never started.
+        exit: Option<Exit>,
+    },
 }
 
-/// A transition that the drawing does not have.
+/// A transition that is not in the drawing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a container that {now} cannot {wanted}")]
 pub struct Refusal {
@@ -50,10 +60,10 @@ pub struct Refusal {
 }
 
 impl State {
-    /// Someone asked for a start.
+    /// A start was requested.
     ///
     /// # Errors
-    /// Everything but Created starts no more.
+    /// In every state but Created: a container starts once.
     pub fn starting(&self) -> Result<Self, Refusal> {
         match self {
             Self::Created => Ok(Self::Starting),
@@ -61,10 +71,10 @@ impl State {
         }
     }
 
-    /// The monitor says that the process runs.
+    /// The monitor reports that the process runs.
     ///
     /// # Errors
-    /// From Created (nobody asked) and from an exit that belongs to an earlier process.
+    /// From Created, and from an exit of another process.
     pub fn running(&self, pid: i32, started_at: i64) -> Result<Self, Refusal> {
         match self {
             Self::Starting | Self::Unknown { .. } => Ok(Self::Running { pid, started_at }),
@@ -77,7 +87,7 @@ impl State {
         }
     }
 
-    /// The process ended, or a start failed. A second exit changes nothing: the first one told is kept.
+    /// The process ended, or a start failed. The first exit is kept; a second one changes nothing.
     ///
     /// # Errors
     /// From Created.
@@ -91,14 +101,27 @@ impl State {
             Self::Unknown { started_at, .. } => {
                 Ok(Self::Exited(Exit { started_at: exit.started_at.or(*started_at), ..exit }))
             }
-            Self::Exited(_) => Ok(self.clone()),
+            Self::Exited(_) | Self::Removing { .. } => Ok(self.clone()),
         }
     }
 
-    /// The monitor does not answer, so that nothing is known.
+    /// A removal was requested. One that failed can be requested again.
     ///
     /// # Errors
-    /// From Created and Exited, about which no monitor is needed.
+    /// While a process of the container may exist.
+    pub fn removing(&self) -> Result<Self, Refusal> {
+        match self {
+            Self::Created => Ok(Self::Removing { exit: None }),
+            Self::Exited(exit) => Ok(Self::Removing { exit: Some(exit.clone()) }),
+            Self::Removing { .. } => Ok(self.clone()),
+            other => Err(other.refuse("be removed")),
+        }
+    }
+
+    /// The monitor does not answer: whether the process runs is unknown.
+    ///
+    /// # Errors
+    /// From states in which no process exists.
     pub fn lost(&self, why: String) -> Result<Self, Refusal> {
         match self {
             Self::Starting => Ok(Self::Unknown { why, pid: None, started_at: None }),
@@ -121,19 +144,24 @@ impl State {
             Self::Running { .. } => "running",
             Self::Exited(_) => "exited",
             Self::Unknown { .. } => "unknown",
+            Self::Removing { .. } => "removing",
         }
     }
 
     /// True when no process of the container can exist any more, or yet.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        matches!(self, Self::Created | Self::Exited(_))
+        matches!(self, Self::Created | Self::Exited(_) | Self::Removing { .. })
     }
 
     /// How it ended, if it did.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
-        if let Self::Exited(exit) = self { Some(exit) } else { None }
+        match self {
+            Self::Exited(exit) => Some(exit),
+            Self::Removing { exit } => exit.as_ref(),
+            Self::Created | Self::Starting | Self::Running { .. } | Self::Unknown { .. } => None,
+        }
     }
 
     /// The first process, while there is one.
@@ -142,11 +170,11 @@ impl State {
         match self {
             Self::Running { pid, .. } => Some(*pid),
             Self::Unknown { pid, .. } => *pid,
-            Self::Created | Self::Starting | Self::Exited(_) => None,
+            Self::Created | Self::Starting | Self::Exited(_) | Self::Removing { .. } => None,
         }
     }
 
-    /// A refusal that says what the container does instead.
+    /// A refusal that names the present state.
     #[must_use]
     pub fn refuse(&self, wanted: &'static str) -> Refusal {
         let now = match self {
@@ -155,6 +183,7 @@ impl State {
             Self::Running { .. } => "is running",
             Self::Exited(_) => "has exited",
             Self::Unknown { .. } => "is in an unknown state",
+            Self::Removing { .. } => "is being removed",
         };
         Refusal { now, wanted }
     }
@@ -185,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_exit_told_is_kept() {
+    fn the_first_exit_is_kept() {
         let ended = State::Starting.exited(exit(1)).unwrap();
         assert_eq!(ended.exited(exit(2)).unwrap(), ended);
     }
@@ -205,6 +234,18 @@ mod tests {
         assert_eq!(lost.running(4, 2).unwrap(), State::Running { pid: 4, started_at: 2 });
         assert_eq!(lost.exited(exit(1)).unwrap().exit().and_then(|e| e.started_at), Some(2));
         assert!(State::Created.lost(String::new()).is_err());
+    }
+
+    #[test]
+    fn only_what_does_not_run_is_removed_and_nothing_leads_out_of_it() {
+        assert!(State::Starting.removing().is_err());
+        assert!(State::Running { pid: 1, started_at: 1 }.removing().is_err());
+        let removing = State::Exited(exit(3)).removing().unwrap();
+        assert_eq!(removing.exit().map(|e| e.code), Some(3));
+        assert_eq!(removing.removing().unwrap(), removing);
+        assert_eq!(removing.exited(exit(4)).unwrap(), removing);
+        assert!(removing.starting().is_err() && removing.running(1, 1).is_err());
+        assert!(removing.lost(String::new()).is_err());
     }
 
     #[test]

@@ -15,13 +15,16 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// While a start is under way, clients see a container that has been created.
+/// To clients a start under way is a container that has only been created, and one that is being removed is
+/// what it was before.
 #[must_use]
 pub fn container_state(state: &State) -> proto::ContainerState {
     match state {
-        State::Created | State::Starting => proto::ContainerState::ContainerCreated,
+        State::Created | State::Starting | State::Removing { exit: None } => {
+            proto::ContainerState::ContainerCreated
+        }
         State::Running { .. } => proto::ContainerState::ContainerRunning,
-        State::Exited(_) => proto::ContainerState::ContainerExited,
+        State::Exited(_) | State::Removing { exit: Some(_) } => proto::ContainerState::ContainerExited,
         State::Unknown { .. } => proto::ContainerState::ContainerUnknown,
     }
 }
@@ -91,15 +94,21 @@ pub fn container_attributes(container: &Container) -> proto::ContainerAttributes
 pub fn container_status(container: &Container) -> proto::ContainerStatus {
     let (metadata, status) = (&container.metadata, container.status());
     let (started_at, finished_at, exit_code) = match &status.state {
-        State::Created | State::Starting => (0, 0, 0),
+        State::Created | State::Starting | State::Removing { exit: None } => (0, 0, 0),
         State::Running { started_at, .. } => (*started_at, 0, 0),
-        State::Exited(exit) => (exit.started_at.unwrap_or(0), exit.finished_at, exit.code),
+        State::Exited(exit) | State::Removing { exit: Some(exit) } => {
+            (exit.started_at.unwrap_or(0), exit.finished_at, exit.code)
+        }
         State::Unknown { started_at, .. } => (started_at.unwrap_or(0), 0, 0),
     };
     let (reason, message) = match &status.state {
-        State::Exited(exit) => (exit.reason.as_str().to_owned(), exit.message.clone()),
+        State::Exited(exit) | State::Removing { exit: Some(exit) } => {
+            (exit.reason.as_str().to_owned(), exit.message.clone())
+        }
         State::Unknown { why, .. } => ("Unknown".to_owned(), why.clone()),
-        State::Created | State::Starting | State::Running { .. } => (String::new(), String::new()),
+        State::Created | State::Starting | State::Running { .. } | State::Removing { exit: None } => {
+            (String::new(), String::new())
+        }
     };
     proto::ContainerStatus {
         id: metadata.id.to_string(),

@@ -3,7 +3,7 @@
 use crisp_proto::runtime::v1 as proto;
 
 use super::{ConvertError, absolute, id, invalid, no_nul, profile, selinux, unsupported};
-use crate::container::config::{CapabilityNames, GroupsPolicy, PidRequest, Security, UserRequest};
+use crate::container::config::{CapabilityNames, GroupsPolicy, PidNamespaceRequest, Security, UserRequest};
 use crate::spec::capabilities;
 
 pub(super) const AT: &str = "config.linux.security_context";
@@ -104,8 +104,8 @@ fn paths(field: &str, values: Vec<String>) -> Result<Vec<String>, ConvertError> 
     Ok(values)
 }
 
-fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidRequest, ConvertError> {
-    let Some(options) = options else { return Ok(PidRequest::OfPod) };
+fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidNamespaceRequest, ConvertError> {
+    let Some(options) = options else { return Ok(PidNamespaceRequest::OfPod) };
     let field = format!("{AT}.namespace_options");
     refuse_user_namespace(&field, options.userns_options.as_ref())?;
     for (name, mode) in [("network", options.network), ("ipc", options.ipc)] {
@@ -118,13 +118,13 @@ fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidRequest, ConvertEr
         }
     }
     match proto::NamespaceMode::try_from(options.pid) {
-        Ok(proto::NamespaceMode::Pod) => Ok(PidRequest::Pod),
-        Ok(proto::NamespaceMode::Container) => Ok(PidRequest::Own),
-        Ok(proto::NamespaceMode::Node) => Ok(PidRequest::Host),
+        Ok(proto::NamespaceMode::Pod) => Ok(PidNamespaceRequest::Pod),
+        Ok(proto::NamespaceMode::Container) => Ok(PidNamespaceRequest::Own),
+        Ok(proto::NamespaceMode::Node) => Ok(PidNamespaceRequest::Host),
         Ok(proto::NamespaceMode::Target) if options.target_id.is_empty() => {
             Err(invalid(format!("{field}.target_id"), "empty, though pid is TARGET"))
         }
-        Ok(proto::NamespaceMode::Target) => Ok(PidRequest::Target(options.target_id.clone())),
+        Ok(proto::NamespaceMode::Target) => Ok(PidNamespaceRequest::Target(options.target_id.clone())),
         Err(_) => {
             Err(invalid(format!("{field}.pid"), format!("{} is not a value of this enum", options.pid)))
         }
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn the_default_is_the_image_user_in_the_pods_namespaces() {
         let security = security(None).unwrap();
-        assert_eq!((security.user, security.pid), (UserRequest::Image, PidRequest::OfPod));
+        assert_eq!((security.user, security.pid), (UserRequest::Image, PidNamespaceRequest::OfPod));
         assert_eq!(security.seccomp, SeccompRequest::Unconfined);
     }
 

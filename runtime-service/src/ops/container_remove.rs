@@ -1,63 +1,140 @@
-//! RemoveContainer: after it nothing on the machine tells that the container ever was.
+//! RemoveContainer: stops the container and removes all that it has on the machine.
+//!
+//! ```text
+//!   stop ─> Removing ─> cgroup ─> monitor ─> folder renamed to discarded/ ─> not listed any more
+//!                                                    └─> deleted in the background
+//! ```
 
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::container_create::remove_folder;
-use super::container_start::remove_cgroup;
+use crisp_operation::{KeyedGuard, record};
+
+use super::container_cgroup;
+use super::container_stop::stop;
+use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::error::RuntimeError;
 use crate::events::Kind;
 use crate::service_state::ServiceState;
-use crate::stage::{Failure, StageFailure, Steps};
 
 const OPERATION: &str = "remove_container";
-/// For a container that is still running.
+/// For another operation on the container to end.
+const LOCK: Duration = Duration::from_secs(30);
 const FORGET: Duration = Duration::from_secs(5);
-/// Large writable layers take their time.
-const FILES: Duration = Duration::from_secs(100);
+const FILES: Duration = Duration::from_secs(30);
 
 /// Removes the container, killing it first if it runs, or joins its removal.
 ///
 /// # Errors
-/// The stage that failed; the container is still known and can be removed again.
+/// The stage that failed; the container is still listed and can be removed again.
 pub async fn remove(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
     let owned = service.clone();
     let id = container.id().clone();
-    service.removes.run(id, move || async move { remove_once(&owned, &container).await }).await
+    let removed = service.removes.run(id, move || async move { remove_once(&owned, &container).await });
+    Ok(removed.await?)
 }
 
 async fn remove_once(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), RuntimeError> {
+    let lock = stop_and_lock(service, container).await?;
     if service.containers.get(container.id()).is_none() {
         return Ok(()); // another removal was faster
     }
-    super::container_stop::stop(service, container.clone(), Duration::ZERO).await?;
-    tell_monitor(service, container).await;
-    delete(service, container).await.map_err(|failure| {
-        let subject = format!("container {}", container.id());
-        Failure { subject, operation: OPERATION, failure, undo: vec![] }
-    })?;
+    let mut operation = service.operation(OPERATION, container.id());
+    operation.hold(lock);
+    let result = delete(&operation, service, container).await;
+    operation.finish(result).await?;
     container.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
     service.containers.remove(container.id());
     service.events.emit(Kind::Deleted, container.id().as_str(), &container.metadata.pod);
+    let discarded = service.layout.discarded_container(container.id());
+    delete_in_background(service, vec![discarded.path().to_owned()]);
     Ok(())
 }
 
-/// The monitor may forget how it ended. One that does not listen ends with its pod.
-async fn tell_monitor(service: &ServiceState, container: &Container) {
-    let Some(link) = service.pod_of(container).and_then(|pod| pod.link().ok()) else { return };
-    if let Err(error) = link.within(FORGET).forget(container.id()).await {
-        tracing::debug!(container = %container.id(), %error, "the monitor did not forget a container");
+/// Returns with the container's lock and the container in the state Removing, from which nothing starts it.
+async fn stop_and_lock(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+) -> Result<KeyedGuard, RuntimeError> {
+    loop {
+        stop(service, container.clone(), Duration::ZERO).await?;
+        let id = container.id().clone();
+        let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
+        let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await.map_err(busy)?;
+        // In memory alone, so that a full disk does not keep a container from being removed.
+        if container
+            .status_cell
+            .show(|status| status.with_state(crate::container::state::State::removing))
+            .is_ok()
+        {
+            return Ok(lock);
+        }
+        // A start was faster than the lock.
     }
 }
 
-async fn delete(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), StageFailure> {
-    let (owned, container) = (service.clone(), container.clone());
+async fn delete(
+    operation: &Operation,
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+) -> Result<(), StageFailure> {
+    forget(operation, service, container).await?;
+    let (service, container) = (service.clone(), container.clone());
     let work = move |steps: &Steps| {
-        if let Some(pod) = owned.pod_of(&container) {
-            steps.step("cgroup", || remove_cgroup(&owned, &container, &pod))?;
+        if let Some(pod) = service.pod_of(&container) {
+            steps.step("cgroup", || container_cgroup::remove(&service, &container, &pod))?;
         }
-        steps.step("files", || remove_folder(container.folder.path()))
+        steps.step("folder", || discard_folder(&service, &container))
     };
-    service.stages(OPERATION).blocking(FILES, work).await
+    operation.blocking(FILES, work).await
+}
+
+/// Lets the monitor drop the exit record. One that does not answer drops all of them with its pod.
+async fn forget(
+    operation: &Operation,
+    service: &ServiceState,
+    container: &Container,
+) -> Result<(), StageFailure> {
+    let Some(link) = service.pod_of(container).and_then(|pod| pod.link().ok()) else { return Ok(()) };
+    let forget = |_| async {
+        if let Err(error) = link.within(FORGET).forget(container.id()).await {
+            tracing::debug!(container = %container.id(), %error, "the monitor did not forget a container");
+        }
+        Ok(())
+    };
+    operation.stage("monitor", FORGET + Duration::from_secs(1), forget).await
+}
+
+/// Takes the folder away in one step. Deleting what the container wrote may take long.
+fn discard_folder(service: &ServiceState, container: &Container) -> Result<(), Cause> {
+    container.status_cell.close();
+    let (from, to) = (container.folder.path(), service.layout.discarded_container(container.id()));
+    match fs::rename(from, to.path()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // On a full disk the other folder may have no room for one more name.
+        Err(_) => record::remove_folder(from).map_err(Cause::file(from)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Deletes discarded folders, one after the other with those of other removals.
+pub(crate) fn delete_in_background(service: &Arc<ServiceState>, folders: Vec<PathBuf>) {
+    let deleting = service.deleting.clone();
+    tokio::spawn(async move {
+        let _one_at_a_time = deleting.lock_owned().await;
+        let delete = move || {
+            for folder in folders {
+                if let Err(error) = record::remove_folder(&folder) {
+                    tracing::error!(%error, "cannot delete a removed container's files; the next server tries again");
+                }
+            }
+        };
+        if let Err(error) = tokio::task::spawn_blocking(delete).await {
+            tracing::error!(%error, "the deletion of removed containers' files was interrupted");
+        }
+    });
 }

@@ -1,39 +1,42 @@
-//! StartContainer: everything that costs is put together here and handed to the monitor as descriptors.
+//! StartContainer: everything that costs time is prepared here and passed to the monitor as descriptors.
 //!
 //! ```text
-//!   root (detached overlay) ─> cgroup ─> log ─> compile (spec to plan) ─> monitor ─> running
+//!   record ─> spec ─> root (detached overlay) ─> cgroup ─> log ─> compile (spec to plan) ─> monitor ─> running
+//!                                                └ undo: kill all in it, remove it           └ undo: kill
 //! ```
+//!
+//! A stop cancels a start under way, see [`container_stop`](super::container_stop).
 
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crisp_executor::cgroup::{JoinFds, Resources};
-use crisp_executor::compile::{self, Compiled, Inputs, PidInput};
+use crisp_executor::compile::{self, Compiled, Inputs};
 use crisp_executor::rootfs;
-use crisp_sandbox::link::StartRequest;
+use crisp_operation::{Cancel, Interrupted, clock};
+use crisp_sandbox::link::{LinkError, MonitorLink, StartRequest, Started};
 use crisp_sandbox::{NamespaceMode, Pod};
-use oci_spec::runtime::Spec;
 
-use super::pid_namespace;
-use crate::clock;
+use super::container_cgroup;
+use super::{container_spec, log_reopen, pid_namespace};
+use crate::cause::{Cause, Failure, Operation, StageFailure, Steps};
+use crate::container::Container;
 use crate::container::exit::Exit;
-use crate::container::record::RecordError;
+use crate::container::signal::Signal;
 use crate::container::state::State;
-use crate::container::{Container, PidChoice};
 use crate::error::RuntimeError;
 use crate::events::Kind;
-use crate::service_state::{ServiceState, cgroup_path};
-use crate::spec::limits;
-use crate::stage::{Cause, Failure, StageFailure, Steps};
+use crate::service_state::{ServiceState, subject};
 
 const OPERATION: &str = "start_container";
+/// For another operation on the container to end.
+const LOCK: Duration = Duration::from_secs(30);
 /// For opening all volumes together; a dead one is given up then.
 const SOURCES: Duration = Duration::from_secs(20);
 const PREPARE: Duration = Duration::from_secs(60);
 const MONITOR: Duration = Duration::from_secs(60);
-const UNDO: Duration = Duration::from_secs(15);
+/// For the monitor to kill what it started for a start that failed. The cgroup is killed after that anyway.
+const UNDO_MONITOR: Duration = Duration::from_secs(2);
 
 /// Starts the container, or joins its start under way.
 ///
@@ -41,81 +44,85 @@ const UNDO: Duration = Duration::from_secs(15);
 /// A container that was started before, or the stage that failed: the container has then exited with
 /// reason StartError and the same message.
 pub async fn start(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
-    let service = service.clone();
     let id = container.id().clone();
-    let joint = service.clone();
-    joint.starts.run(id, move || async move { start_once(&service, &container).await }).await
+    let flight = service.starts.join_or_start(id, |cancel| {
+        let service = service.clone();
+        ((), async move { start_once(&service, &container, cancel).await })
+    });
+    Ok(flight.wait().await?)
 }
 
-async fn start_once(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), RuntimeError> {
-    let id = container.id();
-    let pod = service.pod_of(container).ok_or_else(|| gone(container))?;
-    change(container, State::starting)?;
-    match bring_up(service, container, &pod).await {
-        Ok(started) => {
-            let (pid, at) = (started.pid, started.started_at_ns);
-            for note in started.notes {
-                tracing::info!(container = %id, %note, "not all could be had as asked");
-            }
-            change(container, |state| state.running(pid, at))?;
-            service.events.emit(Kind::Started, id.as_str(), &pod.id);
-            // An exit that came before this answer could not be told before the start.
-            if container.status().state.exit().is_some() {
-                service.events.emit(Kind::Stopped, id.as_str(), &pod.id);
-            }
-            Ok(())
-        }
-        Err(failure) => Err(fail(service, container, &pod, failure).await.into()),
-    }
-}
-
-/// Undoes what was made and lets the container say why it did not start.
-async fn fail(
+async fn start_once(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
-    pod: &Arc<Pod>,
-    failure: StageFailure,
-) -> Failure {
-    let undo = undo(service, container, pod).await.err().into_iter().collect();
-    let failure =
-        Failure { subject: format!("container {}", container.id()), operation: OPERATION, failure, undo };
-    let exit = Exit::start_error(failure.failure.cause.to_string(), clock::now());
-    if let Err(error) = change(container, |state| state.exited(exit)) {
-        tracing::error!(container = %container.id(), %error, "cannot note that the start failed");
+    cancel: Cancel,
+) -> Result<(), RuntimeError> {
+    let id = container.id();
+    let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
+    let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await.map_err(busy)?;
+    let refused = |refusal| RuntimeError::Refused { id: id.clone(), refusal };
+    container.status().state.starting().map_err(refused)?;
+    let pod = service.pod_of(container).ok_or_else(|| pod_gone(container))?;
+    // Refused before the state changes: the container can be started when its pod is ready.
+    let link = pod.ready_link()?;
+    let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject(id), cancel);
+    operation.hold(lock);
+    let result = bring_up(&operation, service, container, &pod, &link).await;
+    match operation.finish(result).await {
+        Ok(started) => {
+            note_running(service, container, &pod, started);
+            Ok(())
+        }
+        Err(failure) => Err(note_failure(service, container, &pod, failure).into()),
     }
-    service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
+}
+
+fn pod_gone(container: &Container) -> RuntimeError {
+    crisp_sandbox::FindError::None { text: container.metadata.pod.as_str().to_owned() }.into()
+}
+
+fn note_running(service: &ServiceState, container: &Container, pod: &Pod, started: Started) {
+    let id = container.id();
+    for note in started.notes {
+        tracing::info!(container = %id, %note, "this host could not do all that was requested");
+    }
+    let running = |state: &State| state.running(started.pid, started.started_at_ns);
+    if let Err(refusal) = container.observe(running) {
+        tracing::error!(container = %id, %refusal, "the monitor reports a start that was not expected");
+    }
+    service.events.emit(Kind::Started, id.as_str(), &pod.id);
+    // For an exit that arrived before the response to the start no event has been sent yet.
+    if container.status().state.exit().is_some() {
+        service.events.emit(Kind::Stopped, id.as_str(), &pod.id);
+    }
+}
+
+/// Everything has been undone; the container keeps the reason why it did not start.
+fn note_failure(service: &ServiceState, container: &Container, pod: &Pod, mut failure: Failure) -> Failure {
+    if matches!(failure.failure.cause, Cause::Interrupted(Interrupted::Cancelled)) {
+        failure.failure.cause = Cause::Stopped;
+    }
+    let exit = Exit::start_error(failure.failure.cause.to_string(), clock::now());
+    // Refused for a container that is still Created: its record could not be written.
+    if container.observe(|state| state.exited(exit)).is_ok() {
+        service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
+    }
     failure
 }
 
-fn gone(container: &Container) -> RuntimeError {
-    let text = container.metadata.pod.as_str().to_owned();
-    crisp_sandbox::FindError::None { text }.into()
-}
-
-pub(super) fn change(
-    container: &Container,
-    change: impl FnOnce(&State) -> Result<State, crate::container::state::Refusal>,
-) -> Result<(), RuntimeError> {
-    use crate::container::status_cell::StatusError;
-    let id = container.id().clone();
-    match container.status_cell.update(change) {
-        Ok(_) => Ok(()),
-        Err(StatusError::Refused(refusal)) => Err(RuntimeError::Refused { id, refusal }),
-        Err(StatusError::Record(source)) => Err(RuntimeError::Record { id, source }),
-    }
-}
-
 async fn bring_up(
+    operation: &Operation,
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
     pod: &Arc<Pod>,
-) -> Result<crisp_sandbox::link::Started, StageFailure> {
-    let stages = service.stages(OPERATION);
+    link: &MonitorLink,
+) -> Result<Started, StageFailure> {
     let prepared = {
         let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
-        stages.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, steps)).await?
+        operation.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, steps)).await?
     };
-    let work = async {
+    undo_monitor(operation, container, link);
+    let start = |_| async {
         let request = StartRequest {
             container: container.id().clone(),
             plan: prepared.compiled.plan,
@@ -125,9 +132,23 @@ async fn bring_up(
             stdin_once: container.metadata.config.stdin_once,
             size: None,
         };
-        Ok(pod.ready_link()?.start(request).await?)
+        Ok(link.start(request).await?)
     };
-    stages.run("monitor", MONITOR, work).await
+    operation.stage("monitor", MONITOR, start).await
+}
+
+/// Kills what the monitor may start, or have started, for a start that was given up. Without an answer from
+/// the monitor, removing the cgroup does the same: in a cgroup that is gone nothing can be started.
+fn undo_monitor(operation: &Operation, container: &Container, link: &MonitorLink) {
+    let (link, id) = (link.within(UNDO_MONITOR), container.id().clone());
+    operation.undo_async("monitor", 2 * UNDO_MONITOR, || async move {
+        match link.signal(&id, Signal::KILL.number(), true).await {
+            // It never came to be there, or it has ended.
+            Ok(()) | Err(LinkError::Refused { .. }) => {}
+            Err(error) => tracing::warn!(container = %id, %error, "the monitor cannot kill a failed start"),
+        }
+        Ok(())
+    });
 }
 
 struct Prepared {
@@ -136,22 +157,29 @@ struct Prepared {
 }
 
 fn prepare(
-    service: &ServiceState,
-    container: &Container,
-    pod: &Pod,
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    pod: &Arc<Pod>,
     steps: &Steps,
 ) -> Result<Prepared, StageFailure> {
-    let spec = steps.step("read spec", || read_spec(container))?;
+    steps.step("record", || Ok(container.update_state(State::starting)?))?;
+    let metadata = &container.metadata;
+    let resources = &container.status().resources;
+    let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
     let root = steps.step("root", || assemble(container))?;
-    let cgroup = steps.step("cgroup", || make_cgroup(service, container, pod, &spec))?;
-    let log = steps
-        .step("log", || container.metadata.log_path.as_deref().map(super::log_reopen::open).transpose())?;
+    {
+        let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
+        steps.undo("cgroup", move || container_cgroup::remove(&service, &container, &pod));
+    }
+    let cgroup = steps.step("cgroup", || container_cgroup::create(service, container, pod, &spec))?;
+    let log = steps.step("log", || metadata.log_path.as_deref().map(log_reopen::open).transpose())?;
     let compiled = steps.step("compile", || {
+        let target = |target| pid_namespace::pidfd_of_target(service, &target);
         let inputs = Inputs {
             root,
             cgroups: service.cgroups.clone(),
             cgroup,
-            pid: pid_input(service, &container.metadata.pid)?,
+            pid: metadata.pid.clone().try_map(target)?,
             pod_shm: pod.config.ipc == NamespaceMode::Pod,
             source_deadline: SOURCES,
         };
@@ -160,64 +188,9 @@ fn prepare(
     Ok(Prepared { compiled, log })
 }
 
-/// What CreateContainer wrote.
-pub(crate) fn read_spec(container: &Container) -> Result<Spec, Cause> {
-    let path = container.folder.spec();
-    let text = fs::read(&path).map_err(Cause::file(&path))?;
-    Ok(serde_json::from_slice(&text).map_err(|source| RecordError::Damaged { path, source })?)
-}
-
 fn assemble(container: &Container) -> Result<OwnedFd, Cause> {
     let lease = container.lease.lock().unwrap_or_else(PoisonError::into_inner);
-    let lease = lease.as_ref().ok_or_else(|| Cause::Task("its image's layers are gone".to_owned()))?;
+    let gone = || Cause::LayersGone { image: container.metadata.image.name.clone() };
+    let lease = lease.as_ref().ok_or_else(gone)?;
     Ok(rootfs::assemble(lease.layer_paths(), &container.folder.upper(), &container.folder.work())?)
-}
-
-fn make_cgroup(
-    service: &ServiceState,
-    container: &Container,
-    pod: &Pod,
-    spec: &Spec,
-) -> Result<JoinFds, Cause> {
-    let cgroup = service.cgroups.create(&cgroup_path(pod, container.id())?)?;
-    let linux = spec.linux().as_ref();
-    let devices = linux.and_then(|l| l.resources().as_ref()).and_then(|r| r.devices().clone());
-    // From the status, not from the spec: limits may have been updated since the creation.
-    let limits = limits::resources(&container.status().resources, devices.unwrap_or_default());
-    cgroup.apply(&Resources::from_spec(&limits)?)?;
-    Ok(cgroup.join()?)
-}
-
-fn pid_input(service: &ServiceState, choice: &PidChoice) -> Result<PidInput, Cause> {
-    Ok(match choice {
-        PidChoice::Own => PidInput::Own,
-        PidChoice::Pod => PidInput::Pod,
-        PidChoice::Host => PidInput::Host,
-        PidChoice::Target(id) => PidInput::Target(pid_namespace::pidfd_of_target(service, id)?),
-    })
-}
-
-/// Kills whatever came to run in spite of the failure and removes the cgroup. The rest of a start is
-/// descriptors, which are gone with it.
-async fn undo(
-    service: &Arc<ServiceState>,
-    container: &Arc<Container>,
-    pod: &Arc<Pod>,
-) -> Result<(), StageFailure> {
-    let (owned, container, pod) = (service.clone(), container.clone(), pod.clone());
-    let work = move |steps: &Steps| steps.step("undo cgroup", || remove_cgroup(&owned, &container, &pod));
-    service.stages(OPERATION).blocking(UNDO, work).await
-}
-
-/// Kills all in the container's cgroup and removes it; none there is fine.
-pub(crate) fn remove_cgroup(service: &ServiceState, container: &Container, pod: &Pod) -> Result<(), Cause> {
-    use crisp_executor::cgroup::CgroupError;
-    match service.cgroups.open(&cgroup_path(pod, container.id())?) {
-        Ok(cgroup) => {
-            cgroup.kill()?;
-            Ok(cgroup.remove()?)
-        }
-        Err(CgroupError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
 }

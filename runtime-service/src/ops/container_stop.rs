@@ -1,32 +1,85 @@
-//! StopContainer: ask, wait, kill. Every stop of one container waits for the same exit; the one with
-//! the nearest deadline kills.
+//! StopContainer: stop signal, then SIGKILL at the deadline.
+//!
+//! ```text
+//!   start under way? ── may end until the deadline (10 s at most), then it is cancelled
+//!   stop signal ─> wait for the exit ─> deadline ─> SIGKILL by the monitor ─> SIGKILL by the cgroup
+//! ```
+//!
+//! All stops of one container are one operation with one deadline, which each of them can only bring
+//! nearer. It takes the container's lock, but not for ever: what holds it must not keep a container alive.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crisp_sandbox::link::{self, LinkError};
+use crisp_operation::clock;
+use crisp_sandbox::link::{Failure, LinkError};
+use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::container_start::{change, remove_cgroup};
-use crate::clock;
+use super::container_cgroup;
+use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::exit::Exit;
 use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::error::RuntimeError;
 use crate::events::Kind;
+use crate::exits;
 use crate::service_state::ServiceState;
-use crate::stage::{Cause, Failure, StageFailure, Steps};
 
 const OPERATION: &str = "stop_container";
-/// For a start under way to come to an end.
-const SETTLE: Duration = Duration::from_secs(90);
+/// Longer than any container lives; a deadline must be a time that exists.
+const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
+/// For a start under way to end by itself.
+const START: Duration = Duration::from_secs(10);
+/// For a cancelled start to be undone.
+const START_UNDONE: Duration = Duration::from_secs(20);
+/// For another operation on the container to end.
+const LOCK: Duration = Duration::from_secs(2);
 const SIGNAL: Duration = Duration::from_secs(5);
-/// From the last kill to the monitor's word that it worked.
-const GONE: Duration = Duration::from_secs(10);
+/// From SIGKILL by the monitor to the exit, before the cgroup is killed.
+const KILLED: Duration = Duration::from_millis(200);
+/// From SIGKILL by the cgroup to the exit.
+const EXIT: Duration = Duration::from_secs(10);
 
-/// Stops the container: `grace` is the time between the stop signal and the kill. One that does not
-/// run is stopped already. The work goes on if the caller goes away.
+/// When a container that is being stopped is killed.
+#[derive(Debug, Clone)]
+pub struct KillAt(Arc<watch::Sender<Instant>>);
+
+impl KillAt {
+    fn after(grace: Duration) -> Self {
+        Self(Arc::new(watch::Sender::new(Instant::now() + grace.min(LONGEST_GRACE))))
+    }
+
+    fn no_later_than(&self, other: &Self) {
+        let nearest = *other.0.borrow();
+        self.0.send_if_modified(|at| {
+            let nearer = nearest < *at;
+            *at = nearest.min(*at);
+            nearer
+        });
+    }
+
+    fn is_over(&self) -> bool {
+        *self.0.borrow() <= Instant::now()
+    }
+
+    async fn reached(&self) {
+        let mut at = self.0.subscribe();
+        loop {
+            let now = *at.borrow_and_update();
+            tokio::select! {
+                () = tokio::time::sleep_until(now) => return,
+                // Cannot fail: this value holds the sender.
+                _ = at.changed() => {}
+            }
+        }
+    }
+}
+
+/// Stops the container: `grace` is the time between the stop signal and SIGKILL. One that does not run is
+/// stopped already. The work goes on if the caller goes away.
 ///
 /// # Errors
 /// The stage that failed; the container may still run and can be stopped again.
@@ -38,108 +91,199 @@ pub async fn stop(
     if container.status().state.is_idle() {
         return Ok(());
     }
-    let key = (container.id().clone(), grace);
-    let owned = service.clone();
-    service.stops.run(key, move || async move { stop_once(&owned, &container, grace).await }).await
+    let kill_at = KillAt::after(grace);
+    let flight = service.stops.join_or_start(container.id().clone(), |_| {
+        let stop = Stop {
+            operation: service.operation(OPERATION, container.id()),
+            service: service.clone(),
+            container,
+            kill_at: kill_at.clone(),
+        };
+        (kill_at.clone(), stop.run())
+    });
+    flight.shared().no_later_than(&kill_at);
+    Ok(flight.wait().await?)
 }
 
-async fn stop_once(
-    service: &Arc<ServiceState>,
-    container: &Arc<Container>,
-    grace: Duration,
-) -> Result<(), RuntimeError> {
-    let stopped = async {
-        settle(service, container).await?;
-        if !grace.is_zero() && ask(service, container).await? && ended(container, grace).await {
+struct Stop {
+    operation: Operation,
+    service: Arc<ServiceState>,
+    container: Arc<Container>,
+    kill_at: KillAt,
+}
+
+/// What became of a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signalled {
+    Sent,
+    /// The monitor knows of no such process.
+    NotRunning,
+    /// The monitor is gone, or does not answer.
+    NoAnswer,
+}
+
+impl Stop {
+    async fn run(mut self) -> Result<(), RuntimeError> {
+        let result = self.stages().await;
+        Ok(self.operation.finish(result).await?)
+    }
+
+    async fn stages(&mut self) -> Result<(), StageFailure> {
+        self.end_start().await?;
+        match self.service.locks.lock_within(self.container.id().clone(), OPERATION, LOCK).await {
+            Ok(lock) => self.operation.hold(lock),
+            Err(busy) => {
+                tracing::warn!(container = %self.container.id(), %busy, "stopping the container all the same");
+            }
+        }
+        if self.is_idle() {
             return Ok(());
         }
-        if container.status().state.is_idle() {
+        if !self.kill_at.is_over() && self.signal_once().await? && self.exited_in_grace().await {
             return Ok(());
         }
-        kill(service, container).await
-    };
-    stopped.await.map_err(|failure| {
-        let subject = format!("container {}", container.id());
-        Failure { subject, operation: OPERATION, failure, undo: vec![] }.into()
-    })
-}
-
-/// A container that is being started can be stopped once that is over.
-async fn settle(service: &ServiceState, container: &Container) -> Result<(), StageFailure> {
-    let mut status = container.subscribe();
-    let work = async {
-        // The sender lives in the container, which this function holds.
-        let _ = status.wait_for(|s| s.state != State::Starting).await;
-        Ok(())
-    };
-    service.stages(OPERATION).run("settle", SETTLE, work).await
-}
-
-/// Waits for the exit; false when `limit` passed.
-async fn ended(container: &Container, limit: Duration) -> bool {
-    let mut status = container.subscribe();
-    tokio::time::timeout(limit, status.wait_for(|s| s.state.is_idle())).await.is_ok()
-}
-
-/// Sends the stop signal, once in a container's life. False when there is nobody to send it to.
-async fn ask(service: &ServiceState, container: &Container) -> Result<bool, StageFailure> {
-    if container.stop_signal_sent.swap(true, Ordering::SeqCst) {
-        return Ok(true);
+        if self.is_idle() { Ok(()) } else { self.kill().await }
     }
-    let signal = container.stop_signal();
-    service.stages(OPERATION).run("signal", SIGNAL, send(service, container, signal, false)).await
-}
 
-async fn send(
-    service: &ServiceState,
-    container: &Container,
-    signal: Signal,
-    all: bool,
-) -> Result<bool, Cause> {
-    let Some(link) = service.pod_of(container).and_then(|pod| pod.link().ok()) else { return Ok(false) };
-    match link.signal(container.id(), signal.number(), all).await {
-        Ok(()) => Ok(true),
-        // It just ended: the event is on its way.
-        Err(LinkError::Refused {
-            failure: link::Failure::NotRunning { .. } | link::Failure::UnknownContainer { .. },
-            ..
-        }) => Ok(true),
-        // A monitor of protocol 1 does not send real-time signals.
-        Err(LinkError::Refused { failure: link::Failure::Malformed { reason }, .. }) => {
-            tracing::warn!(container = %container.id(), %signal, reason, "the signal cannot be sent");
-            Ok(false)
+    fn is_idle(&self) -> bool {
+        self.container.status().state.is_idle()
+    }
+
+    /// A start under way may end by itself for a while; then it is cancelled, which undoes it.
+    async fn end_start(&self) -> Result<(), StageFailure> {
+        if self.container.status().state != State::Starting {
+            return Ok(());
         }
-        Err(error) if error.is_gone() => Ok(false),
-        Err(error) => Err(error.into()),
+        let wait = |_| async {
+            tokio::select! {
+                () = self.start_ended() => return Ok(()),
+                () = self.kill_at.reached() => {}
+                () = tokio::time::sleep(START) => {}
+            }
+            if let Some(start) = self.service.starts.get(self.container.id()) {
+                start.cancel();
+            }
+            if tokio::time::timeout(START_UNDONE, self.start_ended()).await.is_err() {
+                tracing::warn!(container = %self.container.id(), "its start does not end; it is killed");
+            }
+            Ok(())
+        };
+        self.operation.stage("start", START + START_UNDONE + Duration::from_secs(1), wait).await
     }
-}
 
-/// Kills by all means there are: the monitor's pidfd, and the cgroup for what the monitor cannot reach.
-async fn kill(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), StageFailure> {
-    let stages = service.stages(OPERATION);
-    let told = stages.run("kill", SIGNAL, send(service, container, Signal::KILL, true)).await;
-    if matches!(told, Ok(true)) && ended(container, Duration::from_millis(200)).await {
-        return Ok(());
+    async fn start_ended(&self) {
+        let mut status = self.container.subscribe();
+        // Cannot fail: this operation holds the container, which holds the sender.
+        let _ = status.wait_for(|status| status.state != State::Starting).await;
     }
-    if let Some(pod) = service.pod_of(container) {
-        let (owned, container) = (service.clone(), container.clone());
-        let work = move |steps: &Steps| steps.step("kill cgroup", || remove_cgroup(&owned, &container, &pod));
-        stages.blocking(GONE, work).await?;
-    }
-    if !matches!(told, Ok(true)) {
-        // Nobody is left who could tell of the exit, and nothing is left that could run.
-        return lost(service, container);
-    }
-    let work =
-        async { if ended(container, GONE).await { Ok(()) } else { Err(Cause::Deadline { after: GONE }) } };
-    stages.run("wait for exit", GONE + Duration::from_secs(1), work).await
-}
 
-fn lost(service: &ServiceState, container: &Container) -> Result<(), StageFailure> {
-    let exit = Exit::lost("its monitor was gone; it was killed by its cgroup".to_owned(), clock::now());
-    if let Err(error) = change(container, |state| state.exited(exit)) {
-        tracing::error!(container = %container.id(), %error, "cannot note the end of a container");
+    /// Sends the stop signal, once in a container's life. False when no process can receive it.
+    async fn signal_once(&self) -> Result<bool, StageFailure> {
+        if self.container.stop_signal_sent.swap(true, Ordering::SeqCst) {
+            return Ok(true);
+        }
+        let signal = self.container.stop_signal();
+        let sent = self.operation.stage("signal", SIGNAL, |_| self.send(signal, false)).await;
+        if !matches!(sent, Ok(Signalled::Sent)) {
+            self.container.stop_signal_sent.store(false, Ordering::SeqCst);
+        }
+        match sent {
+            Ok(signalled) => Ok(signalled == Signalled::Sent),
+            // A monitor that does not answer cannot be asked twice: the deadline decides.
+            Err(failure) => {
+                tracing::warn!(container = %self.container.id(), %failure, "cannot send the stop signal");
+                Ok(true)
+            }
+        }
     }
-    service.events.emit(Kind::Stopped, container.id().as_str(), &container.metadata.pod);
-    Ok(())
+
+    async fn send(&self, signal: Signal, all: bool) -> Result<Signalled, Cause> {
+        let pod = self.service.pod_of(&self.container);
+        let Some((pod, link)) = pod.and_then(|pod| pod.link().ok().map(|link| (pod, link))) else {
+            return Ok(Signalled::NoAnswer);
+        };
+        match link.signal(self.container.id(), signal.number(), all).await {
+            Ok(()) => Ok(Signalled::Sent),
+            Err(LinkError::Refused {
+                failure: Failure::NotRunning { .. } | Failure::UnknownContainer { .. },
+                ..
+            }) => {
+                // Either the exit is on its way, or it was missed.
+                exits::reconcile(&self.service, &pod, &link, exits::Starts::UnderWay).await;
+                Ok(Signalled::NotRunning)
+            }
+            // A monitor of protocol 1 does not send real-time signals.
+            Err(LinkError::Refused { failure: Failure::Malformed { reason }, .. }) => {
+                tracing::warn!(container = %self.container.id(), %signal, reason, "the signal cannot be sent");
+                Ok(Signalled::NoAnswer)
+            }
+            Err(error) if error.is_gone() => Ok(Signalled::NoAnswer),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn exited_in_grace(&self) -> bool {
+        let mut status = self.container.subscribe();
+        tokio::select! {
+            _ = status.wait_for(|status| status.state.is_idle()) => true,
+            () = self.kill_at.reached() => false,
+        }
+    }
+
+    async fn exited_within(&self, limit: Duration) -> bool {
+        let mut status = self.container.subscribe();
+        tokio::time::timeout(limit, status.wait_for(|status| status.state.is_idle())).await.is_ok()
+    }
+
+    /// Kills by the monitor's pidfd, and by the cgroup what the monitor does not reach.
+    async fn kill(&self) -> Result<(), StageFailure> {
+        let sent = self.operation.stage("kill", SIGNAL, |_| self.send(Signal::KILL, true)).await;
+        let sent = sent.unwrap_or_else(|failure| {
+            tracing::warn!(container = %self.container.id(), %failure, "the monitor cannot kill it");
+            Signalled::NoAnswer
+        });
+        if sent != Signalled::NoAnswer && self.exited_within(KILLED).await {
+            return Ok(());
+        }
+        self.kill_cgroup().await?;
+        if sent == Signalled::NoAnswer && !self.is_idle() {
+            self.note_killed();
+            return Ok(());
+        }
+        let exit = |_| async {
+            // The second signal finds out that the process is gone.
+            if !self.exited_within(EXIT).await
+                && self.send(Signal::KILL, true).await.is_ok()
+                && !self.is_idle()
+            {
+                self.note_killed();
+            }
+            Ok(())
+        };
+        self.operation.stage("exit", EXIT + SIGNAL + Duration::from_secs(1), exit).await
+    }
+
+    async fn kill_cgroup(&self) -> Result<(), StageFailure> {
+        let Some(pod) = self.service.pod_of(&self.container) else { return Ok(()) };
+        let (service, container) = (self.service.clone(), self.container.clone());
+        let work = move |steps: &Steps| {
+            steps.step("cgroup", || container_cgroup::remove(&service, &container, &pod))
+        };
+        self.operation.blocking(EXIT, work).await
+    }
+
+    /// The cgroup is gone, so that nothing of the container runs, and the monitor does not say how it ended.
+    fn note_killed(&self) {
+        let exit =
+            Exit::lost("killed by its cgroup: its monitor did not report the exit".to_owned(), clock::now());
+        match self.container.observe(|state| state.exited(exit)) {
+            Ok(_) => {
+                let (id, pod) = (self.container.id(), &self.container.metadata.pod);
+                self.service.events.emit(Kind::Stopped, id.as_str(), pod);
+            }
+            Err(refusal) => {
+                tracing::error!(container = %self.container.id(), %refusal, "cannot note its end")
+            }
+        }
+    }
 }

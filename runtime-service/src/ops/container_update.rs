@@ -1,89 +1,115 @@
-//! UpdateContainerResources: new limits for a container, running or not yet.
+//! UpdateContainerResources: new limits for a container, running or not started yet.
 
-use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::cgroup;
+use crisp_executor::cgroup::{self, Cgroup};
+use crisp_operation::detached;
 
-use super::container_start::read_spec;
+use super::container_spec;
+use crate::cause::{Cause, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::config::Resources;
-use crate::container::state::State;
+use crate::container::state::{Refusal, State};
+use crate::container::status::Status;
 use crate::error::RuntimeError;
 use crate::service_state::{ServiceState, cgroup_path};
 use crate::spec::limits;
-use crate::stage::{Cause, Failure, Steps};
 
 const OPERATION: &str = "update_container_resources";
+/// For another operation on the container to end.
+const LOCK: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Applies what `wanted` asks for; what it leaves open stays as it is.
+/// Applies what `request` sets; what it leaves open stays as it is.
 ///
 /// # Errors
 /// A container that has ended, or the limit that the kernel refuses; then the old ones are in force.
 pub async fn update(
     service: &Arc<ServiceState>,
     container: Arc<Container>,
-    wanted: Resources,
+    request: Resources,
 ) -> Result<(), RuntimeError> {
-    let status = container.status();
-    let id = container.id().clone();
-    if !matches!(status.state, State::Created | State::Running { .. }) {
-        return Err(RuntimeError::Refused { id, refusal: status.state.refuse("have its limits changed") });
-    }
-    let merged = merge(&status.resources, wanted);
-    let owned = service.clone();
-    let running = matches!(status.state, State::Running { .. });
-    let work = move |steps: &Steps| {
-        if running {
-            steps.step("cgroup", || apply(&owned, &container, &merged, &status.resources))?;
-        }
-        steps.step("record", || {
-            rewrite_spec(&container, &merged)?;
-            Ok(container.status_cell.update_resources(merged)?)
-        })
-    };
-    service.stages(OPERATION).blocking(DEADLINE, work).await.map_err(|failure| {
-        Failure { subject: format!("container {id}"), operation: OPERATION, failure, undo: vec![] }.into()
-    })
+    let service = service.clone();
+    detached(async move { update_once(&service, &container, request).await }).await
 }
 
-fn merge(now: &Resources, wanted: Resources) -> Resources {
-    let mut unified = now.unified.clone();
-    unified.extend(wanted.unified);
-    Resources {
-        cpu_period: wanted.cpu_period.or(now.cpu_period),
-        cpu_quota: wanted.cpu_quota.or(now.cpu_quota),
-        cpu_shares: wanted.cpu_shares.or(now.cpu_shares),
-        memory_limit: wanted.memory_limit.or(now.memory_limit),
-        memory_swap_limit: wanted.memory_swap_limit.or(now.memory_swap_limit),
-        // Belongs to the process and cannot be changed from outside it in a meaningful way.
-        oom_score_adj: now.oom_score_adj,
-        cpuset_cpus: wanted.cpuset_cpus.or_else(|| now.cpuset_cpus.clone()),
-        cpuset_mems: wanted.cpuset_mems.or_else(|| now.cpuset_mems.clone()),
-        hugepages: if wanted.hugepages.is_empty() { now.hugepages.clone() } else { wanted.hugepages },
-        unified,
+async fn update_once(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    request: Resources,
+) -> Result<(), RuntimeError> {
+    let id = container.id().clone();
+    let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
+    let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await.map_err(busy)?;
+    let status = container.status();
+    may_change(&status.state).map_err(|refusal| RuntimeError::Refused { id: id.clone(), refusal })?;
+    let mut operation = service.operation(OPERATION, &id);
+    operation.hold(lock);
+    let work = {
+        let (service, container) = (service.clone(), container.clone());
+        move |steps: &Steps| apply(&service, &container, &status, &request, steps)
+    };
+    let result = operation.blocking(DEADLINE, work).await;
+    Ok(operation.finish(result).await?)
+}
+
+fn may_change(state: &State) -> Result<(), Refusal> {
+    match state {
+        State::Created | State::Running { .. } => Ok(()),
+        other => Err(other.refuse("have its limits changed")),
     }
 }
 
 fn apply(
     service: &ServiceState,
     container: &Container,
-    wanted: &Resources,
-    now: &Resources,
-) -> Result<(), Cause> {
-    let pod = service.pod_of(container).ok_or_else(|| Cause::Task("its pod is gone".to_owned()))?;
-    let cgroup = service.cgroups.open(&cgroup_path(&pod, container.id())?)?;
-    cgroup.apply(&without_devices(wanted)?).map_err(|error| {
-        // Some of the new ones may be in force.
-        if let Ok(old) = without_devices(now)
-            && let Err(second) = cgroup.apply(&old)
-        {
-            tracing::error!(container = %container.id(), error = %second, "cannot put the old limits back");
-        }
-        error.into()
-    })
+    status: &Status,
+    request: &Resources,
+    steps: &Steps,
+) -> Result<(), StageFailure> {
+    let resources = merge(&status.resources, request);
+    if matches!(status.state, State::Running { .. }) {
+        let cgroup = steps.step("open cgroup", || open_cgroup(service, container))?;
+        let (old, again) = (status.resources.clone(), cgroup.clone());
+        // A failed change may have set some of the limits.
+        steps.undo("limits", move || Ok(again.apply(&without_devices(&old)?)?));
+        steps.step("limits", || Ok(cgroup.apply(&without_devices(&resources)?)?))?;
+    }
+    steps.step("record", || {
+        let change = |status: &Status| {
+            may_change(&status.state)?;
+            Ok(Status { state: status.state.clone(), resources: resources.clone() })
+        };
+        container.status_cell.update(change)?;
+        Ok(())
+    })?;
+    rewrite_config_json(service, container, &resources);
+    Ok(())
+}
+
+fn merge(now: &Resources, request: &Resources) -> Resources {
+    let mut unified = now.unified.clone();
+    unified.extend(request.unified.clone());
+    let hugepages = if request.hugepages.is_empty() { &now.hugepages } else { &request.hugepages };
+    Resources {
+        cpu_period: request.cpu_period.or(now.cpu_period),
+        cpu_quota: request.cpu_quota.or(now.cpu_quota),
+        cpu_shares: request.cpu_shares.or(now.cpu_shares),
+        memory_limit: request.memory_limit.or(now.memory_limit),
+        memory_swap_limit: request.memory_swap_limit.or(now.memory_swap_limit),
+        // A process has its own, set at its start.
+        oom_score_adj: now.oom_score_adj,
+        cpuset_cpus: request.cpuset_cpus.clone().or_else(|| now.cpuset_cpus.clone()),
+        cpuset_mems: request.cpuset_mems.clone().or_else(|| now.cpuset_mems.clone()),
+        hugepages: hugepages.clone(),
+        unified,
+    }
+}
+
+fn open_cgroup(service: &ServiceState, container: &Container) -> Result<Cgroup, Cause> {
+    let pod = service.pod_of(container).ok_or(Cause::PodGone)?;
+    Ok(service.cgroups.open(&cgroup_path(&pod, container.id())?)?)
 }
 
 /// The device rules stay as they are.
@@ -94,18 +120,16 @@ fn without_devices(resources: &Resources) -> Result<cgroup::Resources, Cause> {
     Ok(limits)
 }
 
-/// config.json says what is true.
-fn rewrite_spec(container: &Container, resources: &Resources) -> Result<(), Cause> {
-    let mut spec = read_spec(container)?;
-    if let Some(linux) = spec.linux_mut() {
-        let devices = linux.resources().as_ref().and_then(|r| r.devices().clone());
-        linux.set_resources(Some(limits::resources(resources, devices.unwrap_or_default())));
+/// For people and tools that read the file; the limits themselves are set and recorded.
+fn rewrite_config_json(service: &ServiceState, container: &Container, resources: &Resources) {
+    let rewrite = || {
+        let pod = service.pod_of(container).ok_or(Cause::PodGone)?;
+        let spec = container_spec::build(service, &container.metadata, resources, &pod)?;
+        container_spec::write(&container.folder, &spec)
+    };
+    if let Err(error) = rewrite() {
+        tracing::warn!(container = %container.id(), %error, "config.json shows the limits before the update");
     }
-    let path = container.folder.spec();
-    let text = serde_json::to_vec(&spec).map_err(|e| Cause::Task(e.to_string()))?;
-    let beside = path.with_extension("new");
-    fs::write(&beside, text).map_err(Cause::file(&beside))?;
-    fs::rename(&beside, &path).map_err(Cause::file(&path))
 }
 
 #[cfg(test)]
@@ -113,15 +137,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_asked_for_stays() {
+    fn what_is_not_requested_stays() {
         let now = Resources {
             cpu_shares: Some(512),
             memory_limit: Some(1 << 20),
             oom_score_adj: -5,
             ..Default::default()
         };
-        let wanted = Resources { memory_limit: Some(1 << 21), oom_score_adj: 9, ..Default::default() };
-        let merged = merge(&now, wanted);
+        let request = Resources { memory_limit: Some(1 << 21), oom_score_adj: 9, ..Default::default() };
+        let merged = merge(&now, &request);
         assert_eq!(
             (merged.cpu_shares, merged.memory_limit, merged.oom_score_adj),
             (Some(512), Some(1 << 21), -5)

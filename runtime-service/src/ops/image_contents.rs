@@ -1,4 +1,4 @@
-//! A look into an image without mounting it for good.
+//! What CreateContainer reads out of an image's files: the user, and the contents of its volumes.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -7,35 +7,38 @@ use crisp_executor::rootfs;
 use crisp_image_service::ImageId;
 use crisp_image_service::store::Lease;
 use oci_spec::image;
+use rustix::io::Errno;
 
 use super::image_volume;
+use crate::cause::{Cause, StageFailure, Steps};
+use crate::container::User;
 use crate::container::config::ContainerConfig;
 use crate::layout::Folder;
 use crate::spec;
-use crate::spec::user::{Resolved, Users};
-use crate::stage::{Cause, StageFailure, Steps};
+use crate::spec::user::Users;
 
 /// An image and where its layers are.
-pub(super) struct Looked<'a> {
+pub(super) struct ImageSource<'a> {
     pub id: &'a ImageId,
     pub config: &'a image::Config,
     pub lease: &'a Lease,
 }
 
-/// Who the user is, and what the image's volumes hold (copied to the container's folder).
-pub(super) fn look(
+/// Resolves the user, and copies what the image has at its volumes' places to the container's folder.
+/// Returns the user and the places. The image is mounted only when one of both needs it.
+pub(super) fn read(
     users: &Users,
-    image: &Looked<'_>,
+    image: &ImageSource<'_>,
     config: &ContainerConfig,
     folder: &Folder,
     steps: &Steps,
-) -> Result<(Resolved, Vec<(PathBuf, PathBuf)>), StageFailure> {
+) -> Result<(User, Vec<PathBuf>), StageFailure> {
     let (security, of_image) = (&config.security, image.config.user().as_deref().unwrap_or_default());
-    let wanted = image_volume::wanted(image.config.volumes().as_deref().unwrap_or_default(), &config.mounts);
+    let volumes = image_volume::places(image.config.volumes().as_deref().unwrap_or_default(), &config.mounts);
     let name = spec::user::requested(security, of_image);
     let known = users.get(image.id, &name);
-    if let Some(user) = known.as_ref().filter(|_| wanted.is_empty()) {
-        return Ok((spec::user::with_groups(user, security), vec![]));
+    if let Some(user) = known.as_ref().filter(|_| volumes.is_empty()) {
+        return Ok((spec::user::with_groups(user, security), volumes));
     }
     let view =
         View(Some(steps.step("image view", || Ok(rootfs::read_only_view(image.lease.layer_paths())?))?));
@@ -43,17 +46,17 @@ pub(super) fn look(
         Some(user) => user,
         None => steps.step("user", || Ok(users.resolve(image.id, &name, view.fd()?)?))?,
     };
-    let volumes = steps.step("volumes", || image_volume::make(view.fd()?, folder, &wanted))?;
+    steps.step("volumes", || image_volume::fill(view.fd()?, folder, &volumes, steps.cancel()))?;
     Ok((spec::user::with_groups(&user, security), volumes))
 }
 
-/// An image without anything writable above it. Closing the last descriptor of a detached mount takes
-/// the kernel milliseconds (it waits for every CPU to pass a quiescent state), so nobody waits for it.
+/// An image's files, mounted read-only. Closing the last descriptor of a detached mount takes the kernel
+/// milliseconds (it waits for every CPU to pass a quiescent state), so another thread does that.
 struct View(Option<OwnedFd>);
 
 impl View {
     fn fd(&self) -> Result<&OwnedFd, Cause> {
-        self.0.as_ref().ok_or(Cause::Kernel(rustix::io::Errno::BADF))
+        self.0.as_ref().ok_or(Cause::System { action: "read the image's files", errno: Errno::BADF })
     }
 }
 

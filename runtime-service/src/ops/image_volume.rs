@@ -1,24 +1,29 @@
 //! Anonymous volumes: one folder per VOLUME of the image, holding what the image has at that place.
 
+use std::ffi::CStr;
 use std::fs;
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use crisp_executor::in_root;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Timestamps};
+use crisp_operation::Cancel;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timestamps};
 use rustix::io::Errno;
 
+use crate::cause::Cause;
 use crate::container::config::Mount;
 use crate::layout::Folder;
 use crate::spec::mounts::same_place;
-use crate::stage::Cause;
 
-/// Folders nested deeper than this are nobody's data.
+/// Folders nested deeper than this are refused.
 const MAX_DEPTH: usize = 256;
+/// Copied between two looks at whether to stop.
+const CHUNK: u64 = 16 << 20;
 
-/// The places that need a volume: those of the image that the request mounts nothing on.
+/// The places that need a volume: those that the image names and the request mounts nothing on.
 #[must_use]
-pub fn wanted(of_image: &[String], mounts: &[Mount]) -> Vec<PathBuf> {
+pub(super) fn places(of_image: &[String], mounts: &[Mount]) -> Vec<PathBuf> {
     let mut places: Vec<PathBuf> = of_image
         .iter()
         .map(|text| inside(Path::new(text)))
@@ -46,22 +51,25 @@ fn inside(path: &Path) -> PathBuf {
     place
 }
 
-/// Makes the volumes below the container's folder. Returns source and target of each.
+/// Makes a volume below the container's folder for each place, with what the image has there.
 ///
 /// # Errors
-/// What the disk refuses.
-pub fn make(view: &OwnedFd, folder: &Folder, places: &[PathBuf]) -> Result<Vec<(PathBuf, PathBuf)>, Cause> {
-    let mut volumes = Vec::new();
+/// The file that cannot be read or written, or `cancel`.
+pub(super) fn fill(
+    view: &OwnedFd,
+    folder: &Folder,
+    places: &[PathBuf],
+    cancel: &Cancel,
+) -> Result<(), Cause> {
     for (number, place) in places.iter().enumerate() {
         let path = folder.volume(number);
         fs::create_dir_all(&path).map_err(Cause::file(&path))?;
-        copy_up(view, place, &path)?;
-        volumes.push((path, place.clone()));
+        copy_up(view, place, &path, cancel)?;
     }
-    Ok(volumes)
+    Ok(())
 }
 
-fn copy_up(view: &OwnedFd, place: &Path, volume: &Path) -> Result<(), Cause> {
+fn copy_up(view: &OwnedFd, place: &Path, volume: &Path, cancel: &Cancel) -> Result<(), Cause> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let source = match in_root::open(view, &place.to_string_lossy(), flags) {
         Ok(source) => source,
@@ -70,70 +78,102 @@ fn copy_up(view: &OwnedFd, place: &Path, volume: &Path) -> Result<(), Cause> {
     };
     let target = rustix::fs::open(volume, flags | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Cause::file(volume)(e.into()))?;
-    copy_folder(&source, &target, 0).map_err(|e| Cause::file(volume)(e.into()))
+    Copy { volume, cancel }.folder(&source, &target, 0)
 }
 
-/// Copies what is in `source`, and its own owner and mode, to the empty folder `target`.
-fn copy_folder(source: &OwnedFd, target: &OwnedFd, depth: usize) -> Result<(), Errno> {
-    if depth > MAX_DEPTH {
-        return Err(Errno::LOOP);
-    }
-    for entry in Dir::read_from(source)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        copy_entry(source, target, name, depth)?;
-    }
-    like(target, &rustix::fs::fstat(source)?)
+/// A copy of a place into a volume.
+struct Copy<'a> {
+    volume: &'a Path,
+    cancel: &'a Cancel,
 }
 
-fn copy_entry(source: &OwnedFd, target: &OwnedFd, name: &std::ffi::CStr, depth: usize) -> Result<(), Errno> {
-    let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
-    match FileType::from_raw_mode(stat.st_mode) {
-        FileType::Directory => {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            rustix::fs::mkdirat(target, name, Mode::RWXU)?;
-            let from = rustix::fs::openat(source, name, flags, Mode::empty())?;
-            let to = rustix::fs::openat(target, name, flags, Mode::empty())?;
-            copy_folder(&from, &to, depth + 1)
+impl Copy<'_> {
+    fn failed(&self) -> impl Fn(Errno) -> Cause + '_ {
+        |errno| Cause::file(self.volume)(errno.into())
+    }
+
+    /// Copies what is in `source`, and its own owner and mode, to the empty folder `target`.
+    fn folder(&self, source: &OwnedFd, target: &OwnedFd, depth: usize) -> Result<(), Cause> {
+        if depth > MAX_DEPTH {
+            return Err(self.failed()(Errno::LOOP));
         }
-        FileType::RegularFile => copy_file(source, target, name, &stat),
+        for entry in Dir::read_from(source).map_err(self.failed())? {
+            self.cancel.check()?;
+            let entry = entry.map_err(self.failed())?;
+            let name = entry.file_name();
+            if !matches!(name.to_bytes(), b"." | b"..") {
+                self.entry(source, target, name, depth)?;
+            }
+        }
+        rustix::fs::fstat(source).and_then(|stat| like(target, &stat)).map_err(self.failed())
+    }
+
+    fn entry(&self, source: &OwnedFd, target: &OwnedFd, name: &CStr, depth: usize) -> Result<(), Cause> {
+        let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW).map_err(self.failed())?;
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory => {
+                let (from, to) = subfolders(source, target, name).map_err(self.failed())?;
+                self.folder(&from, &to, depth + 1)
+            }
+            FileType::RegularFile => self.file(source, target, name, &stat),
+            kind => special(source, target, name, kind, &stat).map_err(self.failed()),
+        }
+    }
+
+    fn file(&self, source: &OwnedFd, target: &OwnedFd, name: &CStr, stat: &Stat) -> Result<(), Cause> {
+        let (mut from, mut to) = open_files(source, target, name).map_err(self.failed())?;
+        loop {
+            self.cancel.check()?;
+            let copied = std::io::copy(&mut (&mut from).take(CHUNK), &mut to);
+            if copied.map_err(Cause::file(self.volume))? == 0 {
+                break;
+            }
+        }
+        like(&to, stat).map_err(self.failed())
+    }
+}
+
+fn subfolders(source: &OwnedFd, target: &OwnedFd, name: &CStr) -> Result<(OwnedFd, OwnedFd), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::mkdirat(target, name, Mode::RWXU)?;
+    let from = rustix::fs::openat(source, name, flags, Mode::empty())?;
+    Ok((from, rustix::fs::openat(target, name, flags, Mode::empty())?))
+}
+
+fn open_files(source: &OwnedFd, target: &OwnedFd, name: &CStr) -> Result<(fs::File, fs::File), Errno> {
+    let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let from = rustix::fs::openat(source, name, OFlags::RDONLY | flags, Mode::empty())?;
+    let create = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | flags;
+    let to = rustix::fs::openat(target, name, create, Mode::RUSR | Mode::WUSR)?;
+    Ok((from.into(), to.into()))
+}
+
+/// Copies what is neither a folder nor a regular file.
+fn special(
+    source: &OwnedFd,
+    target: &OwnedFd,
+    name: &CStr,
+    kind: FileType,
+    stat: &Stat,
+) -> Result<(), Errno> {
+    match kind {
         FileType::Symlink => {
             let link = rustix::fs::readlinkat(source, name, Vec::new())?;
             rustix::fs::symlinkat(&link, target, name)?;
-            own(target, name, &stat)
         }
-        kind @ (FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket) => {
+        FileType::CharacterDevice | FileType::BlockDevice | FileType::Fifo | FileType::Socket => {
             let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
             rustix::fs::mknodat(target, name, kind, mode, stat.st_rdev)?;
-            own(target, name, &stat)
         }
-        FileType::Unknown => Ok(()),
+        FileType::Directory | FileType::RegularFile | FileType::Unknown => return Ok(()),
     }
-}
-
-fn copy_file(
-    source: &OwnedFd,
-    target: &OwnedFd,
-    name: &std::ffi::CStr,
-    stat: &rustix::fs::Stat,
-) -> Result<(), Errno> {
-    let from =
-        rustix::fs::openat(source, name, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let to = rustix::fs::openat(target, name, flags, Mode::RUSR | Mode::WUSR)?;
-    let (mut from, to) = (fs::File::from(from), to);
-    let mut into = fs::File::from(to.try_clone().map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?);
-    std::io::copy(&mut from, &mut into).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    like(&to, stat)
+    own(target, name, stat)
 }
 
 /// Owner before mode: the kernel drops set-id bits when the owner changes.
-fn like(target: &OwnedFd, stat: &rustix::fs::Stat) -> Result<(), Errno> {
-    rustix::fs::fchown(target, Some(uid(stat)), Some(gid(stat)))?;
-    rustix::fs::fchmod(target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+fn like(target: impl AsFd, stat: &Stat) -> Result<(), Errno> {
+    rustix::fs::fchown(&target, Some(uid(stat)), Some(gid(stat)))?;
+    rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     let time = |seconds, nanos| rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanos };
     let times = Timestamps {
         last_access: time(stat.st_atime as _, stat.st_atime_nsec as _),
@@ -142,15 +182,15 @@ fn like(target: &OwnedFd, stat: &rustix::fs::Stat) -> Result<(), Errno> {
     rustix::fs::futimens(target, &times)
 }
 
-fn own(target: impl AsFd, name: &std::ffi::CStr, stat: &rustix::fs::Stat) -> Result<(), Errno> {
+fn own(target: impl AsFd, name: &CStr, stat: &Stat) -> Result<(), Errno> {
     rustix::fs::chownat(target, name, Some(uid(stat)), Some(gid(stat)), AtFlags::SYMLINK_NOFOLLOW)
 }
 
-fn uid(stat: &rustix::fs::Stat) -> rustix::fs::Uid {
+fn uid(stat: &Stat) -> rustix::fs::Uid {
     rustix::fs::Uid::from_raw(stat.st_uid)
 }
 
-fn gid(stat: &rustix::fs::Stat) -> rustix::fs::Gid {
+fn gid(stat: &Stat) -> rustix::fs::Gid {
     rustix::fs::Gid::from_raw(stat.st_gid)
 }
 
@@ -171,7 +211,7 @@ mod tests {
             propagation: Propagation::Private,
         };
         let of_image = ["/data/", "/logs", "logs", "/../../etc/x", "/"].map(str::to_owned);
-        assert_eq!(wanted(&of_image, &[mount]), [PathBuf::from("/etc/x"), PathBuf::from("/logs")]);
+        assert_eq!(places(&of_image, &[mount]), [PathBuf::from("/etc/x"), PathBuf::from("/logs")]);
     }
 
     #[test]
@@ -185,7 +225,7 @@ mod tests {
         fs::set_permissions(root.join("data"), fs::Permissions::from_mode(0o1777)).unwrap();
         symlink("/etc/passwd", root.join("data/link")).unwrap();
         let view = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        copy_up(&view, Path::new("/data"), &volume).unwrap();
+        copy_up(&view, Path::new("/data"), &volume, &Cancel::new()).unwrap();
         assert_eq!(fs::read_to_string(volume.join("sub/file")).unwrap(), "text");
         assert_eq!(fs::metadata(volume.join("sub/file")).unwrap().mode() & 0o7777, 0o640);
         assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o7777, 0o1777);
@@ -197,7 +237,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let view = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let volume = tempfile::tempdir().unwrap();
-        copy_up(&view, Path::new("/data"), volume.path()).unwrap();
+        copy_up(&view, Path::new("/data"), volume.path(), &Cancel::new()).unwrap();
         assert_eq!(fs::read_dir(volume.path()).unwrap().count(), 0);
     }
 }

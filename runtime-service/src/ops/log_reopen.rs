@@ -1,22 +1,23 @@
-//! Container log files. The monitor writes them; opening is done here, where the host's files are.
+//! ReopenContainerLog, and opening log files: the monitor writes them, the server opens them by path.
 
 use std::fs;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
-use crate::stage::{Cause, Failure, Steps};
 
+const OPERATION: &str = "reopen_log";
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Opens for appending, making file (0640) and folders when missing. The last part of the path may
-/// be no symbolic link: whoever can write the folder could point it at any file of the host.
+/// Opens for appending, making file (0640) and folders when missing. The last part of the path must
+/// not be a symbolic link: a program that can write to the folder could point it at any file of the host.
 ///
 /// # Errors
 /// Names the path.
@@ -24,7 +25,7 @@ pub fn open(path: &Path) -> Result<OwnedFd, Cause> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(Cause::file(folder))?;
     }
-    // NONBLOCK: a pipe put in its place must not hang us. It means nothing to a regular file.
+    // NONBLOCK: a pipe in its place must not hang the server. For a regular file it has no effect.
     let flags = OFlags::WRONLY
         | OFlags::APPEND
         | OFlags::CREATE
@@ -40,7 +41,7 @@ pub fn open(path: &Path) -> Result<OwnedFd, Cause> {
     Ok(file)
 }
 
-/// Has a running container's output go to a new file at the same path, after a rotation.
+/// Directs a running container's output to a new file at the same path, after a rotation.
 ///
 /// # Errors
 /// A container that does not run, or the stage that failed.
@@ -54,21 +55,23 @@ pub async fn reopen(service: &Arc<ServiceState>, container: &Arc<Container>) -> 
         });
     }
     let Some(path) = container.metadata.log_path.clone() else { return Ok(()) };
-    let stages = service.stages("reopen_log");
-    let failed = |failure| Failure {
-        subject: format!("container {id}"),
-        operation: "reopen_log",
-        failure,
-        undo: vec![],
+    let operation = service.operation(OPERATION, id);
+    let result = reopen_stages(&operation, service, container, path).await;
+    Ok(operation.finish(result).await?)
+}
+
+async fn reopen_stages(
+    operation: &Operation,
+    service: &ServiceState,
+    container: &Container,
+    path: PathBuf,
+) -> Result<(), StageFailure> {
+    let log = operation.blocking(DEADLINE, move |steps: &Steps| steps.step("open", || open(&path))).await?;
+    let reopen = |_| async {
+        let pod = service.pod_of(container).ok_or(Cause::PodGone)?;
+        Ok(pod.link()?.reopen_log(container.id(), log).await?)
     };
-    let opened = stages.blocking(DEADLINE, move |steps: &Steps| steps.step("open", || open(&path)));
-    let log = opened.await.map_err(failed)?;
-    let tell = async {
-        let pod = service.pod_of(container).ok_or_else(|| Cause::Task("its pod is gone".to_owned()))?;
-        Ok(pod.link()?.reopen_log(id, log).await?)
-    };
-    stages.run("monitor", DEADLINE, tell).await.map_err(failed)?;
-    Ok(())
+    operation.stage("monitor", DEADLINE, reopen).await
 }
 
 #[cfg(test)]

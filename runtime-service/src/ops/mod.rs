@@ -1,12 +1,14 @@
-//! What is done to containers, one operation per file: stages with deadlines, each failure undone.
+//! What is done to containers, one operation per file: stages with deadlines, each with its undo step.
 
-pub mod container_create;
-pub mod container_remove;
-pub mod container_start;
-pub mod container_stop;
-pub mod container_update;
-pub mod exec_sync;
+pub(crate) mod container_cgroup;
+pub(crate) mod container_create;
+pub(crate) mod container_remove;
+pub(crate) mod container_spec;
+pub(crate) mod container_start;
+pub(crate) mod container_stop;
+pub(crate) mod container_update;
+pub(crate) mod exec_sync;
 mod image_contents;
 mod image_volume;
-pub mod log_reopen;
+pub(crate) mod log_reopen;
 mod pid_namespace;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use crisp_operation::clock;
 use crisp_proto::runtime::v1::{PodSandboxStatusRequest, PodSandboxStatusResponse};
 use crisp_sandbox::Pod;
 use serde_json::json;
 
 use super::{Reply, ServiceState};
-use crate::clock;
 use crate::convert::response;
 
 pub(super) fn call(

@@ -21,15 +21,15 @@ use std::io;
 use std::path::PathBuf;
 
 use crisp_executor::apparmor::AppArmorError;
+use crisp_executor::plan::PidNamespace;
 use crisp_executor::seccomp::{self, SeccompError};
-use oci_spec::image;
 use oci_spec::runtime::{
     Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Root, Spec,
 };
 
 use self::host::HostFacts;
-use self::user::Resolved;
-use crate::container::config::{AppArmorRequest, ContainerConfig, SeccompRequest};
+use crate::container::config::{AppArmorRequest, ContainerConfig, Resources, SeccompRequest};
+use crate::container::{ImageProcess, User};
 
 /// Why no spec can be built. Fields are named as in the CRI request.
 #[derive(Debug, thiserror::Error)]
@@ -67,25 +67,18 @@ pub struct PodFacts {
     pub cgroup: String,
 }
 
-/// Which PID namespace the container lives in, all questions answered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pid {
-    Own,
-    Pod,
-    Host,
-    /// That of this process.
-    Target(i32),
-}
-
 /// All that [`build`] looks at.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     pub config: &'a ContainerConfig,
-    pub image: &'a image::Config,
-    pub user: &'a Resolved,
+    /// The limits in force, which may no longer be those of `config`.
+    pub resources: &'a Resources,
+    pub image: &'a ImageProcess,
+    pub user: &'a User,
     pub pod: &'a PodFacts,
     pub host: &'a HostFacts,
-    pub pid: Pid,
+    /// A target is the process id of its first process.
+    pub pid: PidNamespace<i32>,
     /// Source and target of the image's VOLUMEs.
     pub volumes: &'a [(PathBuf, PathBuf)],
     pub annotations: HashMap<String, String>,
@@ -118,22 +111,29 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec, SpecError> {
     Ok(spec)
 }
 
+/// The process alone, and its seccomp filter: what a command needs that is executed in the container.
+///
+/// # Errors
+/// [`SpecError`] naming the field.
+pub fn build_process(inputs: &Inputs<'_>) -> Result<(Process, Option<LinuxSeccomp>), SpecError> {
+    let bounding = capabilities::bounding(&inputs.config.security, &inputs.host.capabilities)?;
+    Ok((process(inputs, &bounding)?, seccomp_profile(inputs.config, &bounding)?))
+}
+
 fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, SpecError> {
     let (config, image) = (inputs.config, inputs.image);
-    let list = |values: &Option<Vec<String>>| values.clone().unwrap_or_default();
-    let args =
-        command::resolve(&list(image.entrypoint()), &list(image.cmd()), &config.command, &config.args)?;
+    let args = command::resolve(&image.entrypoint, &image.cmd, &config.command, &config.args)?;
     let environment = environment::resolve(&environment::Sources {
         tty: config.tty,
         hostname: &inputs.pod.hostname,
-        image: &list(image.env()),
+        image: &image.env,
         request: &config.envs,
         home: &inputs.user.home,
     });
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))
-        .set_user(inputs.user.to_spec())
+        .set_user(user::to_spec(inputs.user))
         .set_args(Some(args))
         .set_env(Some(environment))
         .set_cwd(working_dir(config, image)?)
@@ -145,11 +145,11 @@ fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, Spec
     Ok(process)
 }
 
-fn working_dir(config: &ContainerConfig, image: &image::Config) -> Result<PathBuf, SpecError> {
+fn working_dir(config: &ContainerConfig, image: &ImageProcess) -> Result<PathBuf, SpecError> {
     if let Some(path) = &config.working_dir {
         return Ok(path.clone());
     }
-    match image.working_dir().as_deref().unwrap_or_default() {
+    match image.working_dir.as_deref().unwrap_or_default() {
         "" => Ok("/".into()),
         path if path.starts_with('/') => Ok(path.into()),
         path => Err(SpecError::WorkingDir { path: path.to_owned() }),
@@ -177,7 +177,7 @@ fn linux(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Linux, SpecErro
     let hidden = |paths: &Vec<String>| if security.privileged { vec![] } else { paths.clone() };
     let mut linux = Linux::default();
     linux
-        .set_resources(Some(limits::resources(&inputs.config.resources, devices.rules)))
+        .set_resources(Some(limits::resources(inputs.resources, devices.rules)))
         .set_cgroups_path(Some(inputs.pod.cgroup.clone().into()))
         .set_namespaces(Some(namespaces(inputs)))
         .set_devices(Some(devices.nodes))
@@ -225,10 +225,10 @@ fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
         list.push(namespace(LinuxNamespaceType::Ipc, of(monitor, "ipc")));
     }
     match inputs.pid {
-        Pid::Own => list.push(namespace(LinuxNamespaceType::Pid, None)),
-        Pid::Pod => list.push(namespace(LinuxNamespaceType::Pid, of(monitor, "pid_for_children"))),
-        Pid::Target(pid) => list.push(namespace(LinuxNamespaceType::Pid, of(pid, "pid"))),
-        Pid::Host => {}
+        PidNamespace::Own => list.push(namespace(LinuxNamespaceType::Pid, None)),
+        PidNamespace::Pod => list.push(namespace(LinuxNamespaceType::Pid, of(monitor, "pid_for_children"))),
+        PidNamespace::Target(pid) => list.push(namespace(LinuxNamespaceType::Pid, of(pid, "pid"))),
+        PidNamespace::Host => {}
     }
     list
 }

@@ -20,7 +20,7 @@ pub(crate) fn security() -> Security {
         readonly_paths: vec!["/proc/sys".into()],
         seccomp: SeccompRequest::Unconfined,
         apparmor: AppArmorRequest::Unspecified,
-        pid: PidRequest::OfPod,
+        pid: PidNamespaceRequest::OfPod,
         host_network: false,
         host_ipc: false,
     }
@@ -64,16 +64,25 @@ fn pod() -> PodFacts {
     }
 }
 
-fn built(config: &ContainerConfig, pod: &PodFacts, pid: Pid) -> Spec {
+fn built(config: &ContainerConfig, pod: &PodFacts, pid: PidNamespace<i32>) -> Spec {
     built_on(&HostFacts::look(), config, pod, pid).unwrap()
 }
 
-fn built_on(host: &HostFacts, config: &ContainerConfig, pod: &PodFacts, pid: Pid) -> Result<Spec, SpecError> {
-    let user = Resolved { uid: 1000, gid: 100, groups: vec![100], home: "/home".into() };
-    let mut image = image::Config::default();
-    image.set_working_dir(Some("/work".into())).set_cmd(Some(vec!["unused".into()]));
+fn built_on(
+    host: &HostFacts,
+    config: &ContainerConfig,
+    pod: &PodFacts,
+    pid: PidNamespace<i32>,
+) -> Result<Spec, SpecError> {
+    let user = User { uid: 1000, gid: 100, groups: vec![100], home: "/home".into() };
+    let image = ImageProcess {
+        working_dir: Some("/work".into()),
+        cmd: vec!["unused".into()],
+        ..ImageProcess::default()
+    };
     build(&Inputs {
         config,
+        resources: &config.resources,
         image: &image,
         user: &user,
         pod,
@@ -97,7 +106,7 @@ fn an_unspecified_apparmor_profile_is_the_default_one_where_the_host_has_apparmo
         let mut config = config();
         (config.security.apparmor, config.security.privileged) = (apparmor, privileged);
         let host = HostFacts { apparmor: AppArmor::below(root.path()).into(), ..HostFacts::look() };
-        let spec = built_on(&host, &config, &pod(), Pid::Own).map_err(|error| error.to_string())?;
+        let spec = built_on(&host, &config, &pod(), PidNamespace::Own).map_err(|error| error.to_string())?;
         Ok::<_, String>(spec.process().as_ref().unwrap().apparmor_profile().clone())
     };
     let default = || Ok(Some(DEFAULT_PROFILE.to_owned()));
@@ -124,7 +133,7 @@ fn namespace(spec: &Spec, typ: LinuxNamespaceType) -> Option<Option<String>> {
 
 #[test]
 fn an_ordinary_container() {
-    let spec = built(&config(), &pod(), Pid::Own);
+    let spec = built(&config(), &pod(), PidNamespace::Own);
     let process = spec.process().as_ref().unwrap();
     assert_eq!(process.args().clone().unwrap(), ["/bin/app", "-v"]);
     assert_eq!(process.cwd(), Path::new("/work"));
@@ -141,7 +150,7 @@ fn an_ordinary_container() {
 #[test]
 fn namespaces_of_the_host_are_not_listed() {
     let pod = PodFacts { host_network: true, host_ipc: true, ..pod() };
-    let spec = built(&config(), &pod, Pid::Host);
+    let spec = built(&config(), &pod, PidNamespace::Host);
     for typ in [LinuxNamespaceType::Network, LinuxNamespaceType::Ipc, LinuxNamespaceType::Pid] {
         assert_eq!(namespace(&spec, typ), None, "{typ:?}");
     }
@@ -152,8 +161,8 @@ fn namespaces_of_the_host_are_not_listed() {
 #[test]
 fn shared_pid_namespaces_have_paths() {
     let path = |pid| namespace(&built(&config(), &pod(), pid), LinuxNamespaceType::Pid).unwrap().unwrap();
-    assert_eq!(path(Pid::Target(7)), "/proc/7/ns/pid");
-    assert_eq!(path(Pid::Pod), "/proc/42/ns/pid_for_children");
+    assert_eq!(path(PidNamespace::Target(7)), "/proc/7/ns/pid");
+    assert_eq!(path(PidNamespace::Pod), "/proc/42/ns/pid_for_children");
 }
 
 #[test]
@@ -161,7 +170,7 @@ fn privileged_means_nothing_hidden_and_nothing_filtered() {
     let mut config = config();
     config.security.privileged = true;
     config.security.seccomp = SeccompRequest::RuntimeDefault;
-    let spec = built(&config, &pod(), Pid::Own);
+    let spec = built(&config, &pod(), PidNamespace::Own);
     let linux = spec.linux().as_ref().unwrap();
     assert!(linux.seccomp().is_none());
     assert_eq!(linux.masked_paths().clone().unwrap(), Vec::<String>::new());
@@ -172,7 +181,7 @@ fn privileged_means_nothing_hidden_and_nothing_filtered() {
 
 #[test]
 fn it_survives_config_json() {
-    let spec = built(&config(), &pod(), Pid::Own);
+    let spec = built(&config(), &pod(), PidNamespace::Own);
     let text = serde_json::to_string(&spec).unwrap();
     assert_eq!(serde_json::from_str::<Spec>(&text).unwrap(), spec);
 }

@@ -8,26 +8,15 @@ use crisp_executor::user::{self, UserError};
 use crisp_image_service::ImageId;
 use oci_spec::runtime;
 
+use crate::container::User;
 use crate::container::config::{GroupsPolicy, Security, UserRequest};
 
-/// A user in numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
-    pub uid: u32,
-    pub gid: u32,
-    /// Supplementary groups, in the order: primary, requested, the image's.
-    pub groups: Vec<u32>,
-    pub home: String,
-}
-
-impl Resolved {
-    /// `process.user` of the spec.
-    #[must_use]
-    pub fn to_spec(&self) -> runtime::User {
-        let mut user = runtime::User::default();
-        user.set_uid(self.uid).set_gid(self.gid).set_additional_gids(Some(self.groups.clone()));
-        user
-    }
+/// `process.user` of the spec.
+#[must_use]
+pub fn to_spec(user: &User) -> runtime::User {
+    let mut spec = runtime::User::default();
+    spec.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups.clone()));
+    spec
 }
 
 /// The user to look up, in the form of a Dockerfile's USER.
@@ -44,8 +33,8 @@ pub fn requested(security: &Security, image_user: &str) -> String {
 
 /// A user of the image with the requested groups.
 #[must_use]
-pub fn with_groups(found: &user::User, security: &Security) -> Resolved {
-    Resolved {
+pub fn with_groups(found: &user::User, security: &Security) -> User {
+    User {
         uid: found.uid,
         gid: found.gid,
         groups: groups(security, found.gid, &found.groups),

@@ -10,10 +10,10 @@ use crisp_sandbox::{Pod, PodState};
 
 use super::parallel;
 use super::writable::{self, Usage};
-use crate::clock;
 use crate::container::Container;
 use crate::container::state::State;
 use crate::service_state::{ServiceState, cgroup_path};
+use crisp_operation::clock;
 
 /// The name of a pod's interface, with the built-in network and by CNI's own convention.
 const DEFAULT_INTERFACE: &str = "eth0";

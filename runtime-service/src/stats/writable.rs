@@ -10,9 +10,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crisp_operation::clock;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::clock;
 use crate::container::Container;
 
 /// How long a count is good for.

@@ -1,10 +1,12 @@
 //! ExecSync.
 
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tonic::Code;
 
-use crate::lab::{lab, shell};
+use crate::lab::{lab, resources, shell};
 
 #[tokio::test]
 async fn output_and_code_come_back() {
@@ -44,6 +46,59 @@ async fn a_grandchild_that_keeps_the_pipes_does_not_hang_it() {
     let answer = lab.exec(&id, &["sh", "-c", "echo said; setsid sleep 30 &"], 10).await.unwrap();
     assert_eq!((&answer.stdout[..], answer.exit_code), (&b"said\n"[..], 0));
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    lab.remove_pod(&pod).await;
+}
+
+/// The names of all cgroups below the container's, in every hierarchy.
+fn cgroups_below(id: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut folders = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(folder) = folders.pop() {
+        let of_container = folder.file_name().is_some_and(|name| name == id);
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if of_container {
+                    names.insert(entry.file_name().to_string_lossy().into_owned());
+                }
+                folders.push(entry.path());
+            }
+        }
+    }
+    names
+}
+
+#[tokio::test]
+async fn probes_make_no_new_cgroup_each() {
+    let lab = lab!();
+    let pod = lab.pod("probes").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    for line in ["true", "setsid sleep 1000 >/dev/null 2>&1 &", "true", "exit 3", "true"] {
+        lab.exec(&id, &["sh", "-c", line], 10).await.unwrap();
+    }
+    assert_eq!(cgroups_below(&id), ["exec-0".to_owned()].into());
+    let two = [&["sleep", "0.3"][..], &["sleep", "0.3"][..]].map(|words| lab.exec(&id, words, 10));
+    let [first, second] = two;
+    let (first, second) = tokio::join!(first, second);
+    assert_eq!((first.unwrap().exit_code, second.unwrap().exit_code), (0, 0));
+    assert_eq!(cgroups_below(&id), ["exec-0".to_owned(), "exec-1".to_owned()].into());
+    assert_eq!(
+        lab.sh(&id, "ps | grep -v grep | grep -c 'sleep 1000'").await,
+        "2\n",
+        "what an exec left lives on"
+    );
+    lab.remove_pod(&pod).await;
+    assert_eq!(cgroups_below(&id), BTreeSet::new());
+}
+
+#[tokio::test]
+async fn a_command_is_held_by_the_containers_memory_limit() {
+    let lab = lab!();
+    let pod = lab.pod("memory").await;
+    let mut config = shell("app", "sleep 1000");
+    resources(&mut config).memory_limit_in_bytes = 20 << 20;
+    let id = lab.run(&pod, config).await;
+    let answer = lab.exec(&id, &["dd", "if=/dev/zero", "of=/dev/null", "bs=200M", "count=1"], 20).await;
+    assert_eq!(answer.unwrap().exit_code, 137);
     lab.remove_pod(&pod).await;
 }
 

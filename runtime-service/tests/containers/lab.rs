@@ -223,8 +223,7 @@ pub fn resources(config: &mut proto::ContainerConfig) -> &mut proto::LinuxContai
 async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics) {
     let root = dir.join("root");
     let metrics = Metrics::new("lab").unwrap();
-    let images =
-        ImageService::open(ImageConfig { root: root.clone(), ..Default::default() }, &metrics).await.unwrap();
+    let images = open_images(&root, &metrics).await;
     if fresh {
         add_image(&images);
     }
@@ -248,6 +247,19 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
     let config = RuntimeConfig { root, cgroup_driver: CgroupDriver::Cgroupfs };
     let service = RuntimeService::new(config, pods, images, &metrics).await.unwrap();
     (service, metrics)
+}
+
+/// A process that a test forks at this moment may hold the lock of the server before for a little longer.
+async fn open_images(root: &Path, metrics: &Metrics) -> ImageService {
+    let begun = Instant::now();
+    loop {
+        let config = ImageConfig { root: root.to_owned(), ..Default::default() };
+        match ImageService::open(config, metrics).await {
+            Ok(images) => return images,
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(5), "{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn add_image(images: &ImageService) {

@@ -63,8 +63,10 @@ fn damaged_records_are_set_aside_and_the_rest_is_served() {
         async |lab, (pod, good, bad)| {
             assert!(lab.status(&good).await.is_ok());
             assert!(lab.status(&bad).await.is_err());
-            assert!(lab.dir.path().join("root/set-aside").join(&bad).exists());
-            assert!(!lab.dir.path().join("root/containers").join(&half).exists());
+            for id in [&bad, &half] {
+                let folder = lab.dir.path().join("root/containers").join(id);
+                assert!(!folder.exists() && folder.with_extension("bad").exists(), "{id}");
+            }
             lab.remove_pod(&pod).await;
         },
     );

@@ -26,7 +26,7 @@ pub struct Plan {
     pub masked_paths: Vec<CString>,
     /// Paths remounted read-only. Missing ones are skipped.
     pub readonly_paths: Vec<CString>,
-    pub pid: PidNamespace,
+    pub pid: PidNamespace<FdIndex>,
     /// Whether the container gets a cgroup namespace of its own (always, but for the host's).
     pub cgroup_namespace: bool,
     pub cgroup: CgroupJoin,
@@ -148,17 +148,34 @@ pub struct Device {
     pub gid: u32,
 }
 
-/// Which PID namespace the process is born into.
+/// The PID namespace of a container, resolved: what was requested, applied to its pod. `T` identifies the
+/// container whose namespace is joined: an id in a record, a pidfd for compiling, the pidfd's index in a
+/// plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum PidNamespace {
-    /// One of its own; the process is its PID 1.
+pub enum PidNamespace<T> {
+    /// A new one; the container's first process is its PID 1.
     Own,
     /// The pod's shared one.
     Pod,
     /// The monitor's own, which is the host's.
     Host,
-    /// The one that this pidfd's process lives in.
-    Target(FdIndex),
+    /// That of another container of the same pod.
+    Target(T),
+}
+
+impl<T> PidNamespace<T> {
+    /// Replaces the identification of the target.
+    ///
+    /// # Errors
+    /// Those of `target`.
+    pub fn try_map<U, E>(self, target: impl FnOnce(T) -> Result<U, E>) -> Result<PidNamespace<U>, E> {
+        Ok(match self {
+            Self::Own => PidNamespace::Own,
+            Self::Pod => PidNamespace::Pod,
+            Self::Host => PidNamespace::Host,
+            Self::Target(id) => PidNamespace::Target(target(id)?),
+        })
+    }
 }
 
 /// How the process gets into its cgroups before it runs anything.

@@ -1,76 +1,83 @@
-//! What marks the processes of one exec, so that a deadline ends them all.
+//! The cgroup of one exec, by which its deadline ends all processes that it started.
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use crisp_executor::cgroup::Group;
-use crisp_executor::plan::{CgroupJoin, FdIndex};
+use crisp_executor::cgroup::ExecCgroup;
+use crisp_executor::compile;
+use crisp_executor::plan::CgroupJoin;
 use crisp_sandbox::Pod;
 
+use crate::cause::Cause;
 use crate::container::Container;
 use crate::service_state::{ServiceState, cgroup_path};
-use crate::stage::Cause;
 
-/// The mark on all processes of one exec.
-pub(super) struct ExecCgroup {
-    container: Arc<Container>,
-    /// None once given away.
-    group: Option<Group>,
+/// An exec cgroup in use by one exec.
+pub(super) struct ExecGroup {
+    cgroup: ExecCgroup,
+    number: Number,
 }
 
-impl ExecCgroup {
-    /// Ends them, beside whoever waits.
-    pub(super) fn kill(&mut self) {
-        let Some(group) = self.group.take() else { return };
-        let container = self.container.clone();
+/// The number of an exec cgroup in use.
+struct Number {
+    container: Arc<Container>,
+    number: u32,
+    /// How it is marked when dropped, see [`Container::exec_cgroups`]. None: it has no cgroup.
+    afterwards: Option<bool>,
+}
+
+impl Number {
+    /// The lowest that no other exec of the container uses, and whether its cgroup is there already.
+    fn lowest_free(container: &Arc<Container>) -> (Self, bool) {
+        let mut all = container.exec_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = (0..u32::MAX).find(|number| all.get(number) != Some(&true)).unwrap_or(u32::MAX);
+        let is_made = all.insert(number, true).is_some();
+        (Self { container: container.clone(), number, afterwards: None }, is_made)
+    }
+}
+
+impl Drop for Number {
+    fn drop(&mut self) {
+        let mut all = self.container.exec_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.afterwards {
+            Some(in_use) => all.insert(self.number, in_use),
+            None => all.remove(&self.number),
+        };
+    }
+}
+
+impl ExecGroup {
+    /// Takes an exec cgroup of the container. Returns it with what a process needs to be started in it.
+    pub(super) fn take(
+        service: &ServiceState,
+        container: &Arc<Container>,
+        pod: &Pod,
+    ) -> Result<(Self, CgroupJoin, Vec<OwnedFd>), Cause> {
+        let (mut number, is_made) = Number::lowest_free(container);
+        let cgroup = service.cgroups.open(&cgroup_path(pod, container.id())?)?;
+        let cgroup = if is_made {
+            cgroup.reuse_exec_cgroup(number.number)?
+        } else {
+            cgroup.make_exec_cgroup(number.number)?
+        };
+        number.afterwards = Some(false);
+        let mut join_fds = cgroup.join()?;
+        // The monitor reads these for a container's first process alone.
+        join_fds.oom_events = None;
+        let mut fds = Vec::new();
+        let join = compile::compile_join(join_fds, &mut fds)?;
+        Ok((Self { cgroup, number }, join, fds))
+    }
+
+    /// Kills all processes in it, in the background. Its number is free again when they are gone.
+    pub(super) fn kill(self) {
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = group.kill() {
-                tracing::warn!(container = %container.id(), %error, "cannot end all that an exec started");
+            let Self { cgroup, mut number } = self;
+            number.afterwards = None;
+            if let Err(error) = cgroup.kill() {
+                tracing::warn!(container = %number.container.id(), %error, "cannot kill all processes of a command");
+                number.afterwards = Some(true);
             }
-            give_back(&container, group);
         });
     }
-}
-
-impl Drop for ExecCgroup {
-    /// The usual end: whoever the command left behind may live on.
-    fn drop(&mut self) {
-        if let Some(group) = self.group.take() {
-            give_back(&self.container, group);
-        }
-    }
-}
-
-/// A mark that is still on somebody is tried again with the next exec, so that probes which leave
-/// processes behind do not leave cgroups behind for ever.
-fn give_back(container: &Container, group: Group) {
-    let mut left = container.exec_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
-    left.push(group);
-    left.retain(|group| matches!(group.remove_if_empty(), Ok(false)));
-}
-
-/// A new mark in the container's cgroup, with what a process needs to bear it.
-pub(super) fn join(
-    service: &ServiceState,
-    container: &Arc<Container>,
-    pod: &Pod,
-) -> Result<(ExecCgroup, CgroupJoin, Vec<OwnedFd>), Cause> {
-    let cgroup = service.cgroups.open(&cgroup_path(pod, container.id())?)?;
-    let number = service.exec_number.fetch_add(1, Ordering::Relaxed);
-    let group = cgroup.group(&format!("exec-{number}"))?;
-    let joined = group.join();
-    let mark = ExecCgroup { container: container.clone(), group: Some(group) };
-    let joined = joined?;
-    let mut fds = Vec::new();
-    let mut index = |fd: OwnedFd| {
-        fds.push(fd);
-        FdIndex(u16::try_from(fds.len() - 1).unwrap_or(u16::MAX))
-    };
-    let join = CgroupJoin {
-        v2: joined.v2.map(&mut index),
-        v1_tasks: joined.v1_tasks.into_iter().map(&mut index).collect(),
-        oom_events: None,
-    };
-    Ok((mark, join, fds))
 }

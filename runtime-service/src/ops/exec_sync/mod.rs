@@ -4,7 +4,7 @@
 //!   server                                    monitor
 //!   pipes ── writing ends ──────────────────> exec ─> process
 //!   reading ends ─> async readers (capped)
-//!   exit, or deadline ─> kill ─> a short drain ─> answer
+//!   exit, or deadline ─> kill ─> a short drain ─> response
 //! ```
 
 mod cgroup;
@@ -19,22 +19,25 @@ use crisp_executor::compile;
 use crisp_executor::plan::{self, CgroupJoin};
 use crisp_sandbox::Pod;
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink};
+use tokio::net::unix::pipe;
 
-use self::cgroup::ExecCgroup;
+use self::cgroup::ExecGroup;
 use self::output::{Collector, stream};
-use super::container_start::read_spec;
+use super::container_spec;
+use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::state::State;
+use crate::convert;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
-use crate::stage::{Cause, Failure, StageFailure, Steps};
 
 const OPERATION: &str = "exec";
 const PREPARE: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(60);
-/// For the exit to be told after the kill.
+/// From the kill to the exit.
 const KILLED: Duration = Duration::from_secs(5);
-/// What a command said and how it ended.
+
+/// What a command wrote and how it ended.
 #[derive(Debug)]
 pub struct Output {
     pub stdout: Vec<u8>,
@@ -54,124 +57,141 @@ pub async fn exec_sync(
     limit: Option<Duration>,
 ) -> Result<Output, RuntimeError> {
     let id = container.id().clone();
-    let state = container.status();
-    if !matches!(state.state, State::Running { .. }) {
-        return Err(RuntimeError::Refused { id, refusal: state.state.refuse("have commands run in it") });
+    let status = container.status();
+    if !matches!(status.state, State::Running { .. }) {
+        return Err(RuntimeError::Refused { id, refusal: status.state.refuse("have commands run in it") });
     }
+    let pod = service
+        .pod_of(container)
+        .ok_or_else(|| crisp_sandbox::FindError::None { text: container.metadata.pod.as_str().to_owned() })?;
     let shown = command.join(" ").chars().take(200).collect();
-    let failed =
-        |failure| Failure { subject: format!("container {id}"), operation: OPERATION, failure, undo: vec![] };
-    let pod = service.pod_of(container).ok_or_else(|| pod_gone(container))?;
-    let prepared = prepare(service, container, &pod, command).await.map_err(failed)?;
-    let (stdout, to_stdout) = stream().map_err(|e| failed(StageFailure { stage: "pipes", cause: e }))?;
-    let (stderr, to_stderr) = stream().map_err(|e| failed(StageFailure { stage: "pipes", cause: e }))?;
-    let running = launch(service, container, &pod, prepared, to_stdout, to_stderr).await.map_err(failed)?;
-    let (stdout, stderr) = (Collector::read(stdout), Collector::read(stderr));
+    let words = words(command)?;
+    let operation = service.operation(OPERATION, &id);
+    let launched = launch(&operation, service, container, &pod, words).await;
+    let (running, outputs) = operation.finish(launched).await?;
     let timer = service.exec_seconds.start_timer();
     let status = running.wait(limit).await;
     timer.observe_duration();
     match status {
-        Ok(Some(code)) => Ok(Output { stdout: stdout.finish().await, stderr: stderr.finish().await, code }),
-        Ok(None) => {
-            let after = limit.unwrap_or_default();
-            Err(RuntimeError::ExecDeadline { id, command: shown, after })
+        Ok(Some(code)) => outputs.finish(code).await,
+        Ok(None) => Err(RuntimeError::ExecDeadline { id, command: shown, after: limit.unwrap_or_default() }),
+        Err(error) => {
+            let operation = service.operation(OPERATION, &id);
+            operation.finish(Err(StageFailure { stage: "wait", cause: error.into() })).await?
         }
-        Err(error) => Err(failed(StageFailure { stage: "wait", cause: error.into() }).into()),
     }
 }
 
-fn pod_gone(container: &Container) -> RuntimeError {
-    crisp_sandbox::FindError::None { text: container.metadata.pod.as_str().to_owned() }.into()
+fn words(command: Vec<String>) -> Result<Vec<CString>, RuntimeError> {
+    let word = |(number, word)| {
+        CString::new::<String>(word)
+            .map_err(|_| convert::invalid(format!("cmd[{number}]"), "holds a NUL byte"))
+    };
+    Ok(command.into_iter().enumerate().map(word).collect::<Result<_, _>>()?)
+}
+
+/// The streams of a command under way.
+struct Outputs {
+    stdout: Collector,
+    stderr: Collector,
+}
+
+impl Outputs {
+    async fn finish(self, code: i32) -> Result<Output, RuntimeError> {
+        Ok(Output { stdout: self.stdout.finish().await, stderr: self.stderr.finish().await, code })
+    }
 }
 
 struct Prepared {
     process: plan::Process,
     join: CgroupJoin,
     fds: Vec<OwnedFd>,
-    exec_cgroup: ExecCgroup,
+    group: ExecGroup,
 }
 
-async fn prepare(
+async fn launch(
+    operation: &Operation,
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
     pod: &Arc<Pod>,
-    command: Vec<String>,
+    words: Vec<CString>,
+) -> Result<(Running, Outputs), StageFailure> {
+    let prepared = {
+        let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
+        operation.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, words, steps)).await?
+    };
+    let start = |_| async {
+        let (stdout, to_stdout) = stream()?;
+        let (stderr, to_stderr) = stream()?;
+        let running = start(container, pod, prepared, to_stdout, to_stderr).await?;
+        Ok((running, stdout, stderr))
+    };
+    let (running, stdout, stderr): (_, pipe::Receiver, pipe::Receiver) =
+        operation.stage("start", START, start).await?;
+    Ok((running, Outputs { stdout: Collector::read(stdout), stderr: Collector::read(stderr) }))
+}
+
+fn prepare(
+    service: &ServiceState,
+    container: &Arc<Container>,
+    pod: &Pod,
+    words: Vec<CString>,
+    steps: &Steps,
 ) -> Result<Prepared, StageFailure> {
-    let (owned, container, pod) = (service.clone(), container.clone(), pod.clone());
-    let work = move |steps: &Steps| {
-        let process = steps.step("compile", || process(&container, command))?;
-        let (exec_cgroup, join, fds) = steps.step("cgroup", || cgroup::join(&owned, &container, &pod))?;
-        Ok(Prepared { process, join, fds, exec_cgroup })
-    };
-    service.stages(OPERATION).blocking(PREPARE, work).await
+    let common = steps.step("compile", || common_process(service, container, pod))?;
+    let process = plan::Process { args: words, ..plan::Process::clone(&common) };
+    let (group, join, fds) = steps.step("cgroup", || ExecGroup::take(service, container, pod))?;
+    Ok(Prepared { process, join, fds, group })
 }
 
-/// The container's own process with other arguments. Compiled once per container: a probe runs every
-/// few seconds.
-fn process(container: &Container, command: Vec<String>) -> Result<plan::Process, Cause> {
-    let mut kept = container.exec.lock().unwrap_or_else(PoisonError::into_inner);
-    let common = match &*kept {
-        Some(common) => common.clone(),
-        None => {
-            let common = Arc::new(compile_common(container)?);
-            *kept = Some(common.clone());
-            common
-        }
-    };
-    drop(kept);
-    let mut process = plan::Process::clone(&common);
-    process.args = command
-        .into_iter()
-        .map(|word| {
-            CString::new(word).map_err(|_| Cause::Task("a word of the command holds a NUL byte".to_owned()))
-        })
-        .collect::<Result<_, _>>()?;
-    Ok(process)
-}
-
-fn compile_common(container: &Container) -> Result<plan::Process, Cause> {
-    let mut spec = read_spec(container)?;
-    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().clone());
-    let mut process =
-        spec.process_mut().take().ok_or_else(|| Cause::Task("the spec has no process".to_owned()))?;
+/// The container's own process, whose arguments the command replaces. Compiled once per container: probes
+/// run every few seconds.
+fn common_process(
+    service: &ServiceState,
+    container: &Container,
+    pod: &Pod,
+) -> Result<Arc<plan::Process>, Cause> {
+    let mut kept = container.exec_process.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(common) = &*kept {
+        return Ok(common.clone());
+    }
+    let (mut process, seccomp) = container_spec::build_process(service, container, pod)?;
     process.set_terminal(Some(false));
-    Ok(compile::compile_process(&process, seccomp.as_ref())?)
+    let common = Arc::new(compile::compile_process(&process, seccomp.as_ref())?);
+    *kept = Some(common.clone());
+    Ok(common)
 }
 
 /// A command under way; killed when dropped before its end is known.
 struct Running {
     link: MonitorLink,
     exec: u64,
-    ended: bool,
-    exec_cgroup: ExecCgroup,
+    /// None once the command has ended or is being killed.
+    group: Option<ExecGroup>,
 }
 
-async fn launch(
-    service: &ServiceState,
+async fn start(
     container: &Container,
     pod: &Pod,
     prepared: Prepared,
     stdout: OwnedFd,
     stderr: OwnedFd,
-) -> Result<Running, StageFailure> {
-    let work = async {
-        let link = pod.link()?;
-        let exec = link.next_exec_id();
-        let request = ExecRequest {
-            exec_id: exec,
-            container: container.id().clone(),
-            process: prepared.process,
-            cgroup: prepared.join,
-            fds: prepared.fds,
-            stdin: None,
-            stdout: Some(stdout),
-            stderr: Some(stderr),
-            size: None,
-        };
-        link.exec(request).await?;
-        Ok(Running { link, exec, ended: false, exec_cgroup: prepared.exec_cgroup })
+) -> Result<Running, Cause> {
+    let link = pod.link()?;
+    let exec = link.next_exec_id();
+    let request = ExecRequest {
+        exec_id: exec,
+        container: container.id().clone(),
+        process: prepared.process,
+        cgroup: prepared.join,
+        fds: prepared.fds,
+        stdin: None,
+        stdout: Some(stdout),
+        stderr: Some(stderr),
+        size: None,
     };
-    service.stages(OPERATION).run("start", START, work).await
+    link.exec(request).await?;
+    Ok(Running { link, exec, group: Some(prepared.group) })
 }
 
 impl Running {
@@ -182,24 +202,24 @@ impl Running {
             None => Ok(self.link.wait_exec(self.exec).await),
         };
         if let Ok(status) = waited {
-            self.ended = true;
+            // Processes that the command left behind live on.
+            self.group = None;
             return status.map(|status| Some(status.code()));
         }
         self.link.kill_exec(self.exec).await.ok();
-        self.exec_cgroup.kill();
-        // Collected, so that nobody keeps its status; a process that even SIGKILL does not end at
-        // once is not waited for.
-        self.ended = tokio::time::timeout(KILLED, self.link.wait_exec(self.exec)).await.is_ok();
+        if let Some(group) = self.group.take() {
+            group.kill();
+        }
+        // Its status is collected from the link. A process that SIGKILL does not end at once is not waited for.
+        tokio::time::timeout(KILLED, self.link.wait_exec(self.exec)).await.ok();
         Ok(None)
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        self.exec_cgroup.kill();
+        let Some(group) = self.group.take() else { return };
+        group.kill();
         let (link, exec) = (self.link.clone(), self.exec);
         tokio::spawn(async move {
             link.kill_exec(exec).await.ok();

@@ -4,23 +4,26 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
-use crate::stage::Cause;
+use crate::cause::Cause;
 
-/// For output still in the pipes after the command's end. Whoever holds them longer is a process that
-/// the command left behind, whose output belongs to nobody.
+/// For output still in the pipes after the command's end. A process that the command left behind may hold
+/// them longer; its output is dropped.
 const DRAIN: Duration = Duration::from_millis(200);
 /// Of each stream; what exceeds it is read and dropped, so that the command does not hang.
 const MAX_OUTPUT: usize = 16 << 20;
 
 /// A pipe: our asynchronous reading end, and the end to pass on.
 pub(super) fn stream() -> Result<(pipe::Receiver, OwnedFd), Cause> {
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Cause::Kernel)?;
-    let receiver =
-        pipe::Receiver::from_owned_fd(read).map_err(|e| Cause::Task(format!("cannot watch a pipe: {e}")))?;
+    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Cause::system("make a pipe"))?;
+    let receiver = pipe::Receiver::from_owned_fd(read).map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        Cause::System { action: "read a pipe", errno }
+    })?;
     Ok((receiver, write))
 }
 
@@ -81,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pipe_held_open_by_a_stranger_does_not_hang() {
+    async fn a_pipe_that_another_process_holds_open_does_not_hang() {
         let (receiver, write) = stream().unwrap();
         rustix::io::write(&write, b"said").unwrap();
         let collector = Collector::read(receiver);

@@ -15,7 +15,7 @@ mod create;
 mod devices;
 mod dir;
 mod error;
-mod group;
+mod exec_cgroup;
 mod hierarchy;
 mod hugetlb;
 mod io;
@@ -38,7 +38,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use error::CgroupError;
-pub use group::Group;
+pub use exec_cgroup::ExecCgroup;
 use hierarchy::{Controller, Home, Host};
 pub use join::JoinFds;
 pub use path::{CgroupPath, InvalidCgroupPath};

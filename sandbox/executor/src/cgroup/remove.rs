@@ -52,7 +52,7 @@ pub(super) fn remove_if_empty(host: &Host, path: &CgroupPath) -> Result<bool, Cg
 
 /// A process that has just died keeps its cgroup busy for a moment: wait 1, 2, 4 ... ms, a second in all.
 #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
-fn remove_in(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
+pub(super) fn remove_in(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
     let mut pause = Duration::from_millis(1);
     loop {
         match rmdir(hierarchy, path) {

@@ -25,7 +25,7 @@ use std::time::Duration;
 use oci_spec::runtime::{Linux, LinuxSeccomp, Process, Spec};
 
 use crate::cgroup::{CgroupError, Cgroups, JoinFds};
-use crate::plan::{self, FdIndex};
+use crate::plan::{self, FdIndex, PidNamespace};
 use crate::seccomp::SeccompError;
 use crate::source::SourceError;
 pub use capabilities::mask as capability_mask;
@@ -41,21 +41,11 @@ pub struct Inputs {
     pub cgroup: JoinFds,
     /// Must agree with the spec's pid namespace: `Own` = listed without a path, `Host` = not listed,
     /// `Pod` and `Target` = listed with a path.
-    pub pid: PidInput,
+    pub pid: PidNamespace<OwnedFd>,
     /// A mount on /dev/shm of type tmpfs becomes the pod's shared one.
     pub pod_shm: bool,
     /// For opening all bind sources together.
     pub source_deadline: Duration,
-}
-
-/// The PID namespace to be born into.
-#[derive(Debug)]
-pub enum PidInput {
-    Own,
-    Pod,
-    Host,
-    /// The one of this pidfd's process.
-    Target(OwnedFd),
 }
 
 /// A plan and the descriptors that it indexes.

@@ -2,22 +2,23 @@
 //! pod's or the host's, which the monitor is in already; PID is one of four.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 
 use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType};
 
 use super::field::{invalid, unsupported};
-use super::{CompileError, Descriptors, PidInput};
-use crate::plan::PidNamespace;
+use super::{CompileError, Descriptors};
+use crate::plan::{FdIndex, PidNamespace};
 
 /// What the spec says of namespaces, as far as a container decides it.
 pub(super) struct Namespaces {
-    pub pid: PidNamespace,
+    pub pid: PidNamespace<FdIndex>,
     pub cgroup: bool,
 }
 
 pub(super) fn namespaces(
     given: &[LinuxNamespace],
-    pid: PidInput,
+    pid: PidNamespace<OwnedFd>,
     fds: &mut Descriptors,
 ) -> Result<Namespaces, CompileError> {
     let mut seen = HashSet::new();
@@ -64,23 +65,18 @@ enum Listed {
 
 fn pid_namespace(
     listed: &Listed,
-    pid: PidInput,
+    pid: PidNamespace<OwnedFd>,
     fds: &mut Descriptors,
-) -> Result<PidNamespace, CompileError> {
+) -> Result<PidNamespace<FdIndex>, CompileError> {
     let (expected, what) = match &pid {
-        PidInput::Own => (Listed::New, "its own"),
-        PidInput::Host => (Listed::No, "the host's"),
-        PidInput::Pod => (Listed::Joined, "the pod's"),
-        PidInput::Target(_) => (Listed::Joined, "another container's"),
+        PidNamespace::Own => (Listed::New, "its own"),
+        PidNamespace::Host => (Listed::No, "the host's"),
+        PidNamespace::Pod => (Listed::Joined, "the pod's"),
+        PidNamespace::Target(_) => (Listed::Joined, "another container's"),
     };
     if *listed != expected {
         let reason = format!("pid: the spec has {listed:?}, but the container is to live in {what}");
         return Err(invalid("linux.namespaces", reason));
     }
-    Ok(match pid {
-        PidInput::Own => PidNamespace::Own,
-        PidInput::Host => PidNamespace::Host,
-        PidInput::Pod => PidNamespace::Pod,
-        PidInput::Target(fd) => PidNamespace::Target(fds.add(fd)?),
-    })
+    pid.try_map(|target| fds.add(target))
 }

@@ -51,7 +51,7 @@ fn inputs() -> Inputs {
         root: File::open("/").unwrap().into(),
         cgroups: Cgroups::detect().unwrap(),
         cgroup: JoinFds { v2: Some(File::open("/").unwrap().into()), v1_tasks: vec![], oom_events: None },
-        pid: PidInput::Own,
+        pid: PidNamespace::Own,
         pod_shm: true,
         source_deadline: Duration::from_secs(5),
     }
@@ -154,10 +154,10 @@ fn errors_name_the_field() {
 fn the_pid_namespace_must_be_the_one_that_the_spec_says() {
     crisp_skip::needs!();
     let joined = spec(|json| json["linux"]["namespaces"][2]["path"] = json!("/proc/1/ns/pid"));
-    let target = PidInput::Target(File::open("/").unwrap().into());
+    let target = PidNamespace::Target(File::open("/").unwrap().into());
     let Compiled { plan, fds } = compile(&joined, Inputs { pid: target, ..inputs() }).unwrap();
     assert!(matches!(plan.pid, PidNamespace::Target(FdIndex(i)) if usize::from(i) < fds.len()));
-    assert!(compile(&joined, Inputs { pid: PidInput::Host, ..inputs() }).is_err());
+    assert!(compile(&joined, Inputs { pid: PidNamespace::Host, ..inputs() }).is_err());
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups, Resources};
-use crisp_executor::compile::{self, Compiled, Inputs, PidInput};
+use crisp_executor::compile::{self, Compiled, Inputs};
 use crisp_executor::plan::FdIndex;
+use crisp_executor::plan::PidNamespace;
 use crisp_executor::{rootfs, seccomp};
 use oci_spec::runtime::Spec;
 use rustix::fs::{AtFlags, Mode, OFlags, open, unlinkat};
@@ -105,7 +106,7 @@ fn pod_for(files: &Files, spec: &Spec, starts: usize) -> (Pod, Folders) {
                 root: rootfs::assemble(&[files.path("")], &upper, &work).unwrap(),
                 cgroups: cgroups.clone(),
                 cgroup: cgroup.join().unwrap(),
-                pid: PidInput::Own,
+                pid: PidNamespace::Own,
                 pod_shm: true,
                 source_deadline: Duration::from_secs(5),
             };

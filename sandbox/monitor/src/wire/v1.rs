@@ -199,7 +199,7 @@ impl<'a> Device<'a> {
 }
 
 impl PidNamespace {
-    fn of(pid: plan::PidNamespace) -> Self {
+    fn of(pid: plan::PidNamespace<plan::FdIndex>) -> Self {
         match pid {
             plan::PidNamespace::Own => Self::Own,
             plan::PidNamespace::Pod => Self::Pod,

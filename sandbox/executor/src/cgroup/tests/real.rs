@@ -2,6 +2,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
+use super::super::dir::Dir;
 use super::super::*;
 
 /// A cgroup of this test alone; ended and removed with it.
@@ -268,24 +269,43 @@ fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     assert!(matches!(own.cgroup.stats(), Err(CgroupError::NotFound { .. })));
 }
 
+/// The folder in which an exec cgroup is made.
+fn exec_folder(own: &Own, number: u32) -> Option<Dir> {
+    let host = &own.cgroup.host;
+    let hierarchy = host.v2.as_ref().or(host.v1.iter().find(|h| h.has("freezer"))).unwrap();
+    hierarchy.dir(&own.cgroup.path().child(&format!("exec-{number}")).unwrap()).unwrap()
+}
+
 #[test]
-fn a_group_ends_those_who_left_their_session() {
+fn an_exec_cgroup_ends_processes_that_left_their_session() {
     let Some(own) = Own::new() else { return };
-    let group = own.cgroup.group("exec-1").unwrap();
-    let fds = group.join().unwrap();
-    assert_eq!(fds.v1_tasks.len(), own.cgroup.host.v1.len());
+    let exec = own.cgroup.make_exec_cgroup(0).unwrap();
+    assert_eq!(exec.join().unwrap().v1_tasks.len(), own.cgroup.host.v1.len());
     let mut child = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
-    let hierarchy =
-        own.cgroup.host.v2.as_ref().or(own.cgroup.host.v1.iter().find(|h| h.has("freezer"))).unwrap();
-    let folder = hierarchy.dir(&own.cgroup.path().child("exec-1").unwrap()).unwrap().unwrap();
-    folder.write("cgroup.procs", &child.id().to_string()).unwrap();
-    assert!(!group.remove_if_empty().unwrap());
-    let killer = std::thread::spawn(move || {
-        group.kill().unwrap();
-        group
-    });
+    exec_folder(&own, 0).unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
+    let killer = std::thread::spawn(move || exec.kill().unwrap());
     child.wait().unwrap();
-    assert!(killer.join().unwrap().remove_if_empty().unwrap());
+    killer.join().unwrap();
+    assert!(exec_folder(&own, 0).is_none(), "a killed cgroup cannot be used again");
+    own.cgroup.remove().unwrap();
+}
+
+#[test]
+fn the_next_exec_in_a_cgroup_does_not_have_what_the_last_one_left() {
+    let Some(own) = Own::new() else { return };
+    drop(own.cgroup.make_exec_cgroup(0).unwrap());
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let folder = exec_folder(&own, 0).unwrap();
+    folder.write("cgroup.procs", &child.id().to_string()).unwrap();
+    let again = own.cgroup.reuse_exec_cgroup(0).unwrap();
+    assert_eq!(folder.read_all("cgroup.procs").unwrap().as_deref(), Some(""));
+    assert!(own.cgroup.pids().unwrap().contains(&child.id().try_into().unwrap()), "it stays the container's");
+    again.kill().unwrap();
+    assert!(child.try_wait().unwrap().is_none(), "the next exec's end is not its end");
+    assert!(exec_folder(&own, 1).is_none(), "no new cgroup for the same number");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    own.cgroup.remove().unwrap();
 }
 
 #[test]

@@ -1,0 +1,41 @@
+//! The cgroup of a container.
+
+use crisp_executor::cgroup::{CgroupError, JoinFds, Resources};
+use crisp_sandbox::Pod;
+use oci_spec::runtime::Spec;
+
+use crate::cause::Cause;
+use crate::container::Container;
+use crate::service_state::{ServiceState, cgroup_path};
+
+/// Makes the cgroup with the limits of `spec`, and opens what a process needs to get in.
+///
+/// # Errors
+/// The folder or limit that the kernel refuses.
+pub(super) fn create(
+    service: &ServiceState,
+    container: &Container,
+    pod: &Pod,
+    spec: &Spec,
+) -> Result<JoinFds, Cause> {
+    let cgroup = service.cgroups.create(&cgroup_path(pod, container.id())?)?;
+    if let Some(limits) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
+        cgroup.apply(&Resources::from_spec(limits)?)?;
+    }
+    Ok(cgroup.join()?)
+}
+
+/// Kills all processes in the cgroup and removes it; a missing one is as good. Blocks until they are gone.
+///
+/// # Errors
+/// Processes that do not end, or the folder that cannot be removed.
+pub(crate) fn remove(service: &ServiceState, container: &Container, pod: &Pod) -> Result<(), Cause> {
+    match service.cgroups.open(&cgroup_path(pod, container.id())?) {
+        Ok(cgroup) => {
+            cgroup.kill()?;
+            Ok(cgroup.remove()?)
+        }
+        Err(CgroupError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

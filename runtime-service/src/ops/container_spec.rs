@@ -1,0 +1,113 @@
+//! The OCI spec of a container, built from its record: for its start, for commands executed in it, and for
+//! people and tools as `config.json`.
+
+use std::collections::HashMap;
+
+use crisp_executor::plan::PidNamespace;
+use crisp_operation::record::{self, Durability};
+use crisp_sandbox::{NamespaceMode, Pod};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+
+use crate::cause::Cause;
+use crate::container::config::Resources;
+use crate::container::{Container, ContainerMetadata};
+use crate::layout::Folder;
+use crate::ops::pid_namespace;
+use crate::service_state::{ServiceState, cgroup_path};
+use crate::spec::{self, Inputs, PodFacts};
+
+/// Builds the spec. Blocking: looks at host devices and may read a seccomp profile.
+///
+/// # Errors
+/// The field of the request that cannot be had on this host, or a PID namespace that is gone.
+pub(crate) fn build(
+    service: &ServiceState,
+    metadata: &ContainerMetadata,
+    resources: &Resources,
+    pod: &Pod,
+) -> Result<Spec, Cause> {
+    let pid = metadata.pid.clone().try_map(|target| pid_namespace::pid_of_target(service, &target))?;
+    with_inputs(service, metadata, resources, pod, pid, |inputs| Ok(spec::build(inputs)?))
+}
+
+/// Builds the process alone, with its seccomp filter. Blocking as [`build`].
+///
+/// # Errors
+/// The field of the request that cannot be had on this host.
+pub(crate) fn build_process(
+    service: &ServiceState,
+    container: &Container,
+    pod: &Pod,
+) -> Result<(Process, Option<LinuxSeccomp>), Cause> {
+    let resources = &container.status().resources;
+    // The namespaces are not part of the process.
+    let pid = PidNamespace::Own;
+    with_inputs(service, &container.metadata, resources, pod, pid, |inputs| Ok(spec::build_process(inputs)?))
+}
+
+/// Writes the spec to the container's bundle.
+///
+/// # Errors
+/// The file that cannot be written.
+pub(crate) fn write(folder: &Folder, spec: &Spec) -> Result<(), Cause> {
+    let path = folder.spec();
+    let bytes = serde_json::to_vec(spec).map_err(|error| Cause::file(&path)(error.into()))?;
+    record::write_file(&path, &bytes, 0o600, Durability::Process).map_err(Cause::file(path))
+}
+
+fn with_inputs<T>(
+    service: &ServiceState,
+    metadata: &ContainerMetadata,
+    resources: &Resources,
+    pod: &Pod,
+    pid: PidNamespace<i32>,
+    build: impl FnOnce(&Inputs<'_>) -> Result<T, Cause>,
+) -> Result<T, Cause> {
+    let folder = service.layout.container(&metadata.id);
+    let volumes = metadata.volumes.iter().enumerate();
+    let volumes: Vec<_> = volumes.map(|(number, target)| (folder.volume(number), target.clone())).collect();
+    build(&Inputs {
+        config: &metadata.config,
+        resources,
+        image: &metadata.image.process,
+        user: &metadata.user,
+        pod: &pod_facts(service, metadata, pod)?,
+        host: &service.host,
+        pid,
+        volumes: &volumes,
+        annotations: annotations(metadata, pod),
+    })
+}
+
+fn pod_facts(service: &ServiceState, metadata: &ContainerMetadata, pod: &Pod) -> Result<PodFacts, Cause> {
+    let files = pod.files();
+    Ok(PodFacts {
+        hostname: pod.config.own_hostname().unwrap_or_else(|| service.host.hostname.clone()),
+        files: vec![
+            (files.hosts, "/etc/hosts"),
+            (files.resolv_conf, "/etc/resolv.conf"),
+            (files.hostname, "/etc/hostname"),
+        ],
+        host_network: pod.config.network == NamespaceMode::Host,
+        host_ipc: pod.config.ipc == NamespaceMode::Host,
+        monitor_pid: pod.status().monitor_pid.unwrap_or_default(),
+        cgroup: cgroup_path(pod, &metadata.id)?.as_str().to_owned(),
+    })
+}
+
+/// The annotations by which tools that read config.json files recognise pod, container and image.
+fn annotations(metadata: &ContainerMetadata, pod: &Pod) -> HashMap<String, String> {
+    let config = &pod.config;
+    [
+        ("container-type", "container"),
+        ("sandbox-id", pod.id.as_str()),
+        ("sandbox-name", &config.name),
+        ("sandbox-namespace", &config.namespace),
+        ("sandbox-uid", &config.uid),
+        ("container-name", &metadata.config.name),
+        ("image-name", &metadata.config.image.image),
+    ]
+    .into_iter()
+    .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value.to_owned()))
+    .collect()
+}

@@ -1,0 +1,99 @@
+//! A disk that refuses, or hangs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crisp_proto::runtime::v1 as proto;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
+use tonic::Request;
+
+use crate::lab::{Lab, lab, shell};
+use crate::{ONE_AT_A_TIME, until};
+
+/// The file that is written before it becomes status.json. A folder in its place stands for a disk that
+/// refuses, a pipe for one that hangs.
+fn beside_status(lab: &Lab, id: &str) -> PathBuf {
+    lab.dir.path().join("root/containers").join(id).join("status.json.new")
+}
+
+fn state_on_disk(lab: &Lab, id: &str) -> String {
+    let path = beside_status(lab, id).with_extension("");
+    let status: serde_json::Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    status["state"]["state"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_exit_is_known_at_once_although_its_record_cannot_be_written() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("full").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    until(|| state_on_disk(&lab, &id) == "running").await;
+    std::fs::create_dir(beside_status(&lab, &id)).unwrap();
+    let begun = std::time::Instant::now();
+    lab.stop(&id, 0).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(lab.exited(&id).await.exit_code, 137);
+    assert_eq!(state_on_disk(&lab, &id), "running");
+    std::fs::remove_dir(beside_status(&lab, &id)).unwrap();
+    until(|| state_on_disk(&lab, &id) == "exited").await;
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_start_that_cannot_be_recorded_fails_and_can_be_repeated() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("again").await;
+    let id = lab.create(&pod, shell("app", "sleep 1000")).await.unwrap();
+    std::fs::create_dir(beside_status(&lab, &id)).unwrap();
+    let error = lab.start(&id).await.unwrap_err();
+    assert!(error.message().contains("status.json"), "{error}");
+    assert_eq!(lab.status(&id).await.unwrap().state, proto::ContainerState::ContainerCreated as i32);
+    std::fs::remove_dir(beside_status(&lab, &id)).unwrap();
+    lab.start(&id).await.unwrap();
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_full_disk_does_not_keep_a_container_from_being_removed() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("remove").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    until(|| state_on_disk(&lab, &id) == "running").await;
+    std::fs::create_dir(beside_status(&lab, &id)).unwrap();
+    lab.remove(&id).await.unwrap();
+    assert!(lab.status(&id).await.is_err());
+    until(|| std::fs::read_dir(lab.dir.path().join("root/discarded")).unwrap().count() == 0).await;
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn lists_and_statuses_do_not_wait_for_a_disk_that_hangs() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("hang").await;
+    let id = lab.create(&pod, shell("app", "sleep 1000")).await.unwrap();
+    let pipe = beside_status(&lab, &id);
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let starting = {
+        let (service, id) = (lab.service.clone(), id.clone());
+        tokio::spawn(async move {
+            service.start_container(Request::new(proto::StartContainerRequest { container_id: id })).await
+        })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!starting.is_finished(), "the write does not hang");
+    let look = async {
+        lab.status(&id).await.unwrap();
+        lab.service.list_containers(Request::new(Default::default())).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(1), look).await.unwrap();
+    // A reader lets the write go on.
+    let reader = rustix::fs::open(&pipe, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
+    starting.await.unwrap().unwrap();
+    drop(reader);
+    lab.remove_pod(&pod).await;
+}

@@ -1,0 +1,160 @@
+//! Operations on one container exclude each other, and none keeps it from being stopped.
+
+use std::time::{Duration, Instant};
+
+use crisp_operation::fault::{self, Fault};
+use crisp_proto::runtime::v1 as proto;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use tonic::{Code, Request, Status};
+
+use crate::lab::{Lab, lab, resources, shell};
+use crate::{ONE_AT_A_TIME, reached};
+
+async fn update(
+    lab: &Lab,
+    id: &str,
+    change: impl FnOnce(&mut proto::LinuxContainerResources),
+) -> Result<(), Status> {
+    let mut linux = proto::LinuxContainerResources::default();
+    change(&mut linux);
+    let request = proto::UpdateContainerResourcesRequest {
+        container_id: id.to_owned(),
+        linux: Some(linux),
+        ..Default::default()
+    };
+    lab.service.update_container_resources(Request::new(request)).await.map(drop)
+}
+
+async fn limits(lab: &Lab, id: &str) -> proto::LinuxContainerResources {
+    lab.status(id).await.unwrap().resources.unwrap().linux.unwrap()
+}
+
+#[tokio::test]
+async fn a_start_that_hangs_is_ended_by_a_stop_and_by_a_removal() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("hangs").await;
+    for (stage, remove) in [("cgroup:after", false), ("monitor:after", false), ("monitor:after", true)] {
+        let id = lab.create(&pod, shell(&format!("app-{stage}-{remove}"), "sleep 1000")).await.unwrap();
+        let hang = fault::arm(&format!("start_container/{stage}@{id}"), Fault::Hang);
+        let started = async { lab.start(&id).await.unwrap_err() };
+        let ended = async {
+            reached(&hang).await;
+            let begun = Instant::now();
+            if remove {
+                lab.remove(&id).await.unwrap()
+            } else {
+                lab.stop(&id, 0).await.unwrap()
+            }
+            assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+        };
+        let (error, ()) = tokio::join!(started, ended);
+        assert_eq!(error.code(), Code::Aborted, "{error}");
+        assert!(error.message().contains("stopped while it started"), "{error}");
+        if remove {
+            assert!(lab.status(&id).await.is_err());
+        } else {
+            let status = lab.status(&id).await.unwrap();
+            assert_eq!(status.state, proto::ContainerState::ContainerExited as i32, "{stage}: {status:?}");
+            // Once the process has run, its own end is what is known.
+            let code = if stage == "monitor:after" { 137 } else { 128 };
+            assert_eq!(status.exit_code, code, "{stage}: {status:?}");
+            lab.remove(&id).await.unwrap();
+        }
+    }
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_kill_does_not_wait_for_the_grace_period_of_an_earlier_stop() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("grace").await;
+    let id = lab.run(&pod, shell("app", "trap '' TERM; echo ready; while :; do sleep 1; done")).await;
+    crate::until(|| lab.log("app").contains("ready")).await;
+    let begun = Instant::now();
+    let polite = lab.stop(&id, i64::MAX);
+    let kill = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        lab.stop(&id, 0).await
+    };
+    let (polite, kill) = tokio::join!(polite, kill);
+    polite.unwrap();
+    kill.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(lab.status(&id).await.unwrap().exit_code, 137);
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn no_update_is_lost_to_another_one() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("updates").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    for round in 1..6 {
+        let (memory, shares) = (i64::from(round) * (16 << 20), i64::from(round) * 100);
+        let (a, b) = tokio::join!(
+            update(&lab, &id, |linux| linux.memory_limit_in_bytes = memory),
+            update(&lab, &id, |linux| linux.cpu_shares = shares)
+        );
+        a.unwrap();
+        b.unwrap();
+        let now = limits(&lab, &id).await;
+        assert_eq!((now.memory_limit_in_bytes, now.cpu_shares), (memory, shares));
+    }
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn an_update_during_a_start_holds() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("race").await;
+    let mut config = shell("app", "sleep 1000");
+    resources(&mut config).memory_limit_in_bytes = 64 << 20;
+    let id = lab.create(&pod, config).await.unwrap();
+    let (started, updated) =
+        tokio::join!(lab.start(&id), update(&lab, &id, |linux| linux.memory_limit_in_bytes = 32 << 20));
+    started.unwrap();
+    updated.unwrap();
+    assert_eq!(limits(&lab, &id).await.memory_limit_in_bytes, 32 << 20);
+    let request = proto::ContainerStatsRequest { container_id: id.clone() };
+    let stats = lab.service.container_stats(Request::new(request)).await.unwrap().into_inner().stats.unwrap();
+    assert!(stats.memory.unwrap().available_bytes.unwrap().value <= 32 << 20, "the kernel has the old limit");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn an_update_that_cannot_be_recorded_puts_the_old_limits_back() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("undo").await;
+    let mut config = shell("app", "sleep 1000");
+    resources(&mut config).memory_limit_in_bytes = 64 << 20;
+    let id = lab.run(&pod, config).await;
+    let fail = fault::arm(&format!("update_container_resources/record@{id}"), Fault::Fail);
+    let error = update(&lab, &id, |linux| linux.memory_limit_in_bytes = 32 << 20).await.unwrap_err();
+    assert!(error.message().contains("stage record"), "{error}");
+    drop(fail);
+    assert_eq!(limits(&lab, &id).await.memory_limit_in_bytes, 64 << 20);
+    let request = proto::ContainerStatsRequest { container_id: id.clone() };
+    let stats = lab.service.container_stats(Request::new(request)).await.unwrap().into_inner().stats.unwrap();
+    assert!(stats.memory.unwrap().available_bytes.unwrap().value > 48 << 20, "the kernel has the new limit");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_create_of_the_same_name_with_another_configuration_is_not_joined() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("names").await;
+    let (a, b) = tokio::join!(
+        lab.create(&pod, shell("app", "true")),
+        lab.create(&pod, shell("app", "something else"))
+    );
+    let (id, error) = if a.is_ok() { (a.unwrap(), b.unwrap_err()) } else { (b.unwrap(), a.unwrap_err()) };
+    assert_eq!(error.code(), Code::AlreadyExists, "{error}");
+    assert!(error.message().contains(&id), "{error}");
+    lab.remove_pod(&pod).await;
+}

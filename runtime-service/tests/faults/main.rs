@@ -1,0 +1,35 @@
+//! The whole service with faults: stages that hang or fail, disks that refuse, servers that end in the middle
+//! of an operation. One at a time, because a fault is armed for the whole process.
+//!
+//! Needs what the tests of containers need.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+#![cfg(debug_assertions)]
+
+#[allow(dead_code, reason = "shared with the tests of containers")]
+#[path = "../containers/lab.rs"]
+mod lab;
+
+mod crash;
+mod disk;
+mod exclusion;
+
+use std::time::Duration;
+
+use crisp_operation::fault::Armed;
+
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+/// Waits until a stage has come to the fault.
+async fn reached(fault: &Armed) {
+    until(|| fault.is_reached()).await;
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let wait = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap();
+}

@@ -1,0 +1,165 @@
+//! The cgroup of a command that is executed in a container, so that at its deadline all its processes can
+//! be killed, also those that left its session and process group.
+//!
+//! It is a child of the container's cgroup in one hierarchy only (the v2 tree, or one v1 hierarchy without
+//! it) and enables no controllers: limits and statistics are the container's own. It is named by a small
+//! number and stays for the next command, so that a probe every few seconds makes neither new cgroups nor new
+//! time series of monitoring.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::OFlags;
+use rustix::process::{Pid, Signal};
+
+use super::Cgroup;
+use super::create;
+use super::dir::Dir;
+use super::error::CgroupError;
+use super::hierarchy::{Hierarchy, Host};
+use super::join::{self, JoinFds};
+use super::path::CgroupPath;
+use super::remove;
+
+/// How long SIGKILLed processes may take to be gone.
+const WAIT: Duration = Duration::from_secs(3);
+/// Lists of processes to move away, against processes that fork meanwhile.
+const MOVES: usize = 20;
+
+/// See [`Cgroup::make_exec_cgroup`].
+#[derive(Debug)]
+pub struct ExecCgroup {
+    host: Arc<Host>,
+    path: CgroupPath,
+}
+
+impl Cgroup {
+    /// Makes the cgroup number `number` for commands in this container, in the place of one that another
+    /// server made.
+    ///
+    /// # Errors
+    /// [`CgroupError::Create`] naming the folder, [`CgroupError::NoHierarchy`].
+    pub fn make_exec_cgroup(&self, number: u32) -> Result<ExecCgroup, CgroupError> {
+        let (exec, hierarchy) = self.numbered(number)?;
+        let dir = || hierarchy.dir_path(&exec.path);
+        if let Some(old) = hierarchy.dir(&exec.path)? {
+            empty(hierarchy, &old, &self.path)?;
+            remove::remove_in(hierarchy, &exec.path)
+                .map_err(|errno| CgroupError::Remove { dir: dir(), errno })?;
+        }
+        create::mkdir(hierarchy, &exec.path).map_err(|errno| CgroupError::Create {
+            dir: dir(),
+            errno,
+            hint: "",
+        })?;
+        Ok(exec)
+    }
+
+    /// The cgroup number `number` again, for the next command: only one at a time may use it. Processes that
+    /// the last one left in it move to the container's cgroup.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`].
+    pub fn reuse_exec_cgroup(&self, number: u32) -> Result<ExecCgroup, CgroupError> {
+        let (exec, hierarchy) = self.numbered(number)?;
+        if let Some(dir) = hierarchy.dir(&exec.path)? {
+            empty(hierarchy, &dir, &self.path)?;
+        }
+        Ok(exec)
+    }
+
+    fn numbered(&self, number: u32) -> Result<(ExecCgroup, &Hierarchy), CgroupError> {
+        let path = self.path.child(&format!("exec-{number}"))?;
+        Ok((ExecCgroup { host: self.host.clone(), path }, hierarchy(&self.host)?))
+    }
+}
+
+/// The hierarchy in which exec cgroups are made.
+fn hierarchy(host: &Host) -> Result<&Hierarchy, CgroupError> {
+    let v1 = || ["freezer", "pids"].iter().find_map(|name| host.v1.iter().find(|h| h.has(name)));
+    host.v2.as_ref().or_else(v1).or(host.v1.first()).ok_or(CgroupError::NoHierarchy)
+}
+
+/// Moves the processes in `dir` to the container's cgroup.
+fn empty(hierarchy: &Hierarchy, dir: &Dir, container: &CgroupPath) -> Result<(), CgroupError> {
+    for _ in 0..MOVES {
+        let pids = processes(dir)?;
+        if pids.is_empty() {
+            return Ok(());
+        }
+        let Some(container) = hierarchy.dir(container)? else { return Ok(()) };
+        for pid in pids {
+            // One that has ended meanwhile is as good as moved.
+            let _ = container.try_write("cgroup.procs", &pid.as_raw_nonzero().to_string());
+        }
+    }
+    Ok(())
+}
+
+fn processes(dir: &Dir) -> Result<Vec<Pid>, CgroupError> {
+    let text = dir.read_all("cgroup.procs")?.unwrap_or_default();
+    Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect())
+}
+
+impl ExecCgroup {
+    /// Opens what a process needs to get in: this cgroup, and the container's in all other hierarchies.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotFound`] when the container's cgroup is gone.
+    pub fn join(&self) -> Result<JoinFds, CgroupError> {
+        let gone = || CgroupError::NotFound { path: self.path.clone() };
+        let container = self.path.parent().ok_or_else(gone)?;
+        let hierarchy = hierarchy(&self.host)?;
+        let mut fds = join::join(&self.host, &container)?;
+        let dir = hierarchy.dir(&self.path)?.ok_or_else(gone)?;
+        if self.host.v2.is_some() {
+            fds.v2 = Some(dir.into_fd());
+        } else if let Some(n) = self.host.v1.iter().position(|h| std::ptr::eq(h, hierarchy)) {
+            fds.v1_tasks[n] = dir.open_file("tasks", OFlags::WRONLY)?;
+        }
+        Ok(fds)
+    }
+
+    /// Kills all processes in it, waits until they are gone and removes it. It cannot be used again: since
+    /// Linux 6.14 a process that is cloned into a cgroup is killed when `cgroup.kill` was ever written there
+    /// and not in its parent process's cgroup.
+    ///
+    /// # Errors
+    /// [`CgroupError::StillPopulated`] when some survive, [`CgroupError::Remove`].
+    pub fn kill(self) -> Result<(), CgroupError> {
+        let hierarchy = hierarchy(&self.host)?;
+        let Some(dir) = hierarchy.dir(&self.path)? else { return Ok(()) };
+        self.kill_processes(&dir)?;
+        remove::remove_in(hierarchy, &self.path)
+            .map_err(|errno| CgroupError::Remove { dir: hierarchy.dir_path(&self.path), errno })
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
+    fn kill_processes(&self, dir: &Dir) -> Result<(), CgroupError> {
+        let started = Instant::now();
+        let mut pause = Duration::from_micros(200);
+        loop {
+            let pids = processes(dir)?;
+            if pids.is_empty() {
+                return Ok(());
+            }
+            if started.elapsed() > WAIT {
+                let waited_ms = u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX);
+                return Err(CgroupError::StillPopulated {
+                    path: self.path.clone(),
+                    count: pids.len(),
+                    waited_ms,
+                });
+            }
+            // Since Linux 5.14, v2: atomic, also against a process that forks faster than one can list.
+            if dir.try_write("cgroup.kill", "1").is_err() {
+                for pid in pids {
+                    // Gone in the meantime is fine; others are tried again.
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+}
