@@ -80,6 +80,7 @@ pub struct Rlimit {
 /// A compiled seccomp filter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seccomp {
+    #[serde(with = "serde_bytes")]
     pub program: Vec<u8>,
     /// SECCOMP_FILTER_FLAG_ bits.
     pub flags: u32,

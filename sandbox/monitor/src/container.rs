@@ -20,8 +20,8 @@ use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 use crate::launch::Launch;
 use crate::log::{Log, Stream};
 
-/// How long after a container's end its output may be silent while something still holds the pipe:
-/// a process that left the container's PID namespace out, or never was in one.
+/// How long after a container's end its output may be silent while a process outside of its PID
+/// namespace still holds the pipe.
 const QUIET: Duration = Duration::from_millis(100);
 /// How long after a container's end its exit may be held back by output.
 const LATEST: Duration = Duration::from_secs(2);
@@ -104,14 +104,14 @@ impl Container {
         matches!(self.phase, Phase::Starting(_) | Phase::Running)
     }
 
-    /// Whether its end is not yet known to everybody.
+    /// Whether its exit has not been sent to the clients yet.
     pub(crate) fn is_ongoing(&self) -> bool {
         !matches!(self.phase, Phase::Exited(_))
     }
 
     pub(crate) fn signal(&self, signal: Signal, group: bool) -> Result<(), Errno> {
         if group && let Some(pid) = Pid::from_raw(self.pid) {
-            // It leads a session and so a group of its own; who else is in it ends with it.
+            // It leads a session and so a group of its own.
             let _ = kill_process_group(pid, signal);
         }
         if group && signal == Signal::KILL {

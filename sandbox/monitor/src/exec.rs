@@ -1,4 +1,4 @@
-//! A further process in a container. It belongs to the connection that asked for it.
+//! A further process in a container. It belongs to the connection that requested it.
 
 use crisp_executor::id::ContainerId;
 use rustix::fd::OwnedFd;

@@ -1,4 +1,4 @@
-//! A process between its clone and its exec, and who waits for it.
+//! A process between its clone and its exec, and the request that waits for it.
 
 use crisp_executor::run::{Progress, Report, Stage, StageError};
 use crisp_monitor::wire::Header;
@@ -8,7 +8,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::poller::Key;
 
-/// Who asked, and for what the answer is.
+/// A request that is to be responded to later.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Requester {
     pub(crate) connection: Key,
@@ -21,7 +21,7 @@ pub(crate) struct Launch {
     pub(crate) notes: Vec<StageError>,
     pub(crate) terminal: Option<OwnedFd>,
     pub(crate) size: Option<WindowSize>,
-    /// Set when it failed: what is left is to reap it, then to answer.
+    /// Set when it failed: it is reaped next, and then the response is sent.
     pub(crate) failed: Option<StageError>,
 }
 
@@ -38,7 +38,7 @@ impl Launch {
         Self { report, requester, notes: Vec::new(), terminal: None, size, failed: None }
     }
 
-    /// Takes in all that the child has said so far.
+    /// Reads all reports of the child so far.
     pub(crate) fn progress(&mut self) -> Launched {
         if self.failed.is_some() {
             return Launched::Failed;

@@ -7,8 +7,8 @@
 //!  output ------ Streams ---+                       +-- Exec
 //! ```
 //!
-//! It ends by the operation `shutdown` only, or when no server ever made a pod of it. Whatever it
-//! cannot do is an answer to who asked; it has nobody else to tell.
+//! It ends by the operation `shutdown` only, or when no server ever made a pod of it. It reports
+//! failures in the response to the request that failed; it has no other log but descriptor 2.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -52,11 +52,11 @@ fn run() -> Result<(), String> {
     let step = |name: &'static str| move |errno: Errno| format!("{name}: {}", std::io::Error::from(errno));
     let listener = take_listener().map_err(step("take the listening socket from descriptor 0"))?;
     let signals = sys::block_signals().map_err(step("block signals"))?;
-    settle();
+    prepare_process();
     Monitor::new(pod, listener, signals).map_err(step("set up"))?.run().map_err(step("wait for events"))
 }
 
-/// Moves the socket away from where containers would look for their standard streams.
+/// Moves the socket from descriptor 0, where containers look for their standard input.
 fn take_listener() -> Result<OwnedFd, Errno> {
     let listener = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     if !rustix::net::sockopt::socket_acceptconn(&listener)? {
@@ -67,14 +67,13 @@ fn take_listener() -> Result<OwnedFd, Errno> {
     Ok(listener)
 }
 
-/// None of these keeps a pod from working.
-fn settle() {
+/// A pod works without each of these.
+fn prepare_process() {
     let _ = rustix::process::setsid();
     let _ = rustix::thread::set_name(c"crisp-pod");
     // Containers inherit it, and must not inherit what the server happened to be started with.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    // Who is orphaned in the host's PID namespace comes here to be reaped, not to a host init that
-    // may not do it.
+    // Orphans in the host's PID namespace become children of the monitor, which reaps them.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     // A container's memory pressure must not end the pod; refused where the capability is missing.
     if let Ok(file) =

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 /// Keys of connections, containers and execs; never used twice.
 pub(crate) type Key = u32;
 
-/// Who became ready.
+/// What became ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
     Listener,
@@ -80,7 +80,7 @@ impl Poller {
         let _ = epoll::delete(&self.epoll, source);
     }
 
-    /// Waits, for ever without a `timeout`, and says who is ready.
+    /// Waits, for ever without a `timeout`, and returns what is ready.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<Vec<Token>, Errno> {
         let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
         self.events.clear();

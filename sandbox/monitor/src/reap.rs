@@ -44,7 +44,7 @@ impl Monitor {
     }
 
     fn container_ended(&mut self, key: Key, status: ExitStatus) {
-        // What it said before it ended may still be unread, and says whether there ever was a container.
+        // Reports from before its end may still be unread; they say whether it ever exec'd.
         self.launch_progress(key);
         let Some(container) = self.containers.get_mut(&key) else { return };
         if let Phase::Starting(launch) = &mut container.phase {
@@ -72,7 +72,7 @@ impl Monitor {
             }
             return;
         }
-        // Whoever hears of the end finds nothing of it left here.
+        // Closed before the event: a client that receives it finds nothing of the exec left here.
         drop(exec.pidfd);
         let finished_at_ns = clock::now_ns();
         let event = Event::ExecExited { exec: exec.id, container: exec.container, status, finished_at_ns };
@@ -87,7 +87,7 @@ impl Monitor {
                 Launched::NotYet => {}
                 Launched::Running => self.container_runs(key),
                 Launched::Failed => {
-                    // Answered once it is reaped, so that its cgroup is empty for whoever cleans up.
+                    // The response follows once it is reaped: its cgroup is empty then, and can be removed.
                     self.poller.remove(&launch.report);
                     let _ = pidfd_send_signal(&container.pidfd, Signal::KILL);
                 }

@@ -45,7 +45,7 @@ unsafe extern "C" {
 
 /// Blocks every signal and returns a descriptor that is readable when children have ended.
 ///
-/// Nothing that is sent to a monitor ends it, but SIGKILL; who starts processes unblocks for them.
+/// No signal but SIGKILL ends a monitor; the executor unblocks all of them in new processes.
 pub(crate) fn block_signals() -> Result<OwnedFd, Errno> {
     // SAFETY: an all-zero sigset_t is a valid value to be filled by the calls below, which write
     // only within it; sigprocmask in a process of one thread affects nothing else.
@@ -63,7 +63,7 @@ pub(crate) fn block_signals() -> Result<OwnedFd, Errno> {
     if descriptor < 0 {
         return Err(last_error());
     }
-    // SAFETY: signalfd has just made it; nobody else owns it.
+    // SAFETY: signalfd has just made it; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 

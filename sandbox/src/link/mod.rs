@@ -18,6 +18,8 @@ mod error;
 mod exec;
 mod execs;
 mod reader;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -202,8 +202,8 @@ fn vfork(cgroup: Option<BorrowedFd<'_>>, child: &mut Child) -> Result<(i32, Owne
     Ok((i32::try_from(result).unwrap_or(i32::MAX), pidfd))
 }
 
-/// Sets the blocked signals of this thread, those of the C library's own included; answers what was
-/// blocked before.
+/// Sets the blocked signals of this thread, those of the C library's own included; returns those that
+/// were blocked before.
 fn set_signal_mask(mask: u64) -> u64 {
     let mut old = 0u64;
     // SAFETY: both are kernel signal sets of the size given.

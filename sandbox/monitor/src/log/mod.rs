@@ -77,14 +77,14 @@ impl Log {
         let prefix = self.prefix(stream);
         let mut left = output;
         while !left.is_empty() {
-            // After a refusal all the rest is formatted, to be kept: it is in nobody else's hands.
+            // After a refusal all the rest is formatted and kept here: it has left the pipe.
             let enough = if self.blocked() { usize::MAX } else { BATCH };
             left = self.lines[stream as usize].take(left, &prefix, enough, records);
             if records.len() >= BATCH && !self.blocked() {
                 self.write(records);
             }
         }
-        self.settle(was_blocked, records)
+        self.flush(was_blocked, records)
     }
 
     /// The stream has ended: a line without an end is written as it is.
@@ -95,7 +95,7 @@ impl Log {
         let was_blocked = self.blocked();
         let prefix = self.prefix(stream);
         self.lines[stream as usize].finish(&prefix, records);
-        self.settle(was_blocked, records)
+        self.flush(was_blocked, records)
     }
 
     /// Tries again what was refused.
@@ -135,8 +135,8 @@ impl Log {
         Prefix::new(self.last_ns, stream)
     }
 
-    /// Writes what is gathered; notes what came of it.
-    fn settle(&mut self, was_blocked: bool, records: &mut Vec<u8>) -> Change {
+    /// Writes what is gathered, or keeps it behind what the file refused.
+    fn flush(&mut self, was_blocked: bool, records: &mut Vec<u8>) -> Change {
         if self.blocked() {
             self.refused.append(records);
         } else if !records.is_empty() {

@@ -109,7 +109,7 @@ impl Monitor {
                 Err(Errno::MFILE | Errno::NFILE) if self.spare.take().is_some() => {
                     let turned_away = rustix::net::accept_with(&self.listener, flags).map(drop);
                     self.spare = spare();
-                    // Out of descriptors is said before it is looked whether anybody waits.
+                    // The kernel reports a lack of descriptors also when no client waits.
                     if turned_away.is_err() {
                         return;
                     }
@@ -147,7 +147,7 @@ impl Monitor {
         }
     }
 
-    /// Its execs have nobody left to talk to.
+    /// Closes a connection and kills the execs that were requested on it.
     pub(crate) fn disconnect(&mut self, key: Key) {
         if let Some(connection) = self.connections.remove(&key) {
             self.poller.remove(connection.socket());

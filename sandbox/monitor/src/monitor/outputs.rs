@@ -93,7 +93,7 @@ impl Monitor {
         }
     }
 
-    /// Tells the world of a container's end when its output is complete, or as complete as it gets.
+    /// Sends a container's exit to all clients once its output is complete, or as complete as it gets.
     pub(crate) fn announce_if_done(&mut self, key: Key, now: Instant) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Phase::Ending { exit, .. } = container.phase else { return };
@@ -114,7 +114,7 @@ impl Monitor {
         self.broadcast(&Event::Exited { container: id, pid, started_at_ns, exit });
     }
 
-    /// Takes a container out of the world, whatever it still had open.
+    /// Removes a container and closes what it still had open.
     pub(crate) fn drop_container(&mut self, key: Key) {
         let Some(container) = self.containers.remove(&key) else { return };
         if let Phase::Starting(launch) = &container.phase {
@@ -175,7 +175,7 @@ fn close(
     }
 }
 
-/// Takes what is there and closes: nobody of the container is left, whoever else holds its pipes.
+/// Reads what is there and closes: no process of the container is left, though others may hold its pipes.
 fn drain(poller: &Poller, container: &mut Container, scratch: &mut Scratch, changes: &mut Vec<Change>) {
     /// A pipe may be up to a megabyte, and a writer that goes on must not keep us.
     const MOST: usize = (1 << 20) / READ;

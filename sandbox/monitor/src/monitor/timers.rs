@@ -1,4 +1,4 @@
-//! What happens by the clock.
+//! Work that is due at a time: log retries, late exits, memory, shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use crate::ops::shutdown::Ending;
 use crate::poller::Key;
 use crate::sys;
 
-/// A monitor that nobody made a pod of, and that nobody talks to, ends after this long.
+/// A monitor that is not a pod and has no connection ends after this long.
 const UNUSED: Duration = Duration::from_secs(30);
 /// Memory is given back after this much rest.
 const REST: Duration = Duration::from_secs(2);

@@ -8,14 +8,14 @@ use rustix::process::Signal;
 use crate::launch::Requester;
 use crate::monitor::{Call, Monitor, Reply};
 
-/// A process in the middle of a broken device's I/O does not die by SIGKILL.
+/// How long to wait for killed processes: one that waits for a broken device does not die by SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How far a monitor's own end is.
+/// How far the monitor's own end is.
 pub(crate) enum Ending {
     No,
-    /// Everything was killed; the answer waits for the last to be gone.
-    Asked {
+    /// Everything was killed; the response waits until the last process is gone.
+    Killing {
         requester: Requester,
         give_up_at: Instant,
     },
@@ -25,7 +25,7 @@ pub(crate) enum Ending {
 impl Ending {
     pub(crate) fn give_up_at(&self) -> Option<Instant> {
         match self {
-            Self::Asked { give_up_at, .. } => Some(*give_up_at),
+            Self::Killing { give_up_at, .. } => Some(*give_up_at),
             Self::No | Self::Over => None,
         }
     }
@@ -51,13 +51,13 @@ impl Monitor {
         });
         self.execs.values().for_each(|exec| exec.kill());
         self.pod.end_init();
-        self.ending = Ending::Asked { requester, give_up_at: Instant::now() + PATIENCE };
+        self.ending = Ending::Killing { requester, give_up_at: Instant::now() + PATIENCE };
         Ok(Reply::Later)
     }
 
-    /// Answers as the last thing before the end.
+    /// Responds as the last thing before the end.
     pub(crate) fn finish_shutdown(&mut self, now: Instant) {
-        let Ending::Asked { requester, give_up_at } = &self.ending else { return };
+        let Ending::Killing { requester, give_up_at } = &self.ending else { return };
         let (requester, give_up_at) = (*requester, *give_up_at);
         let left = self.containers.values().filter(|container| container.is_ongoing()).count();
         if left == 0 && self.execs.is_empty() && self.pod.init_pid().is_none() {

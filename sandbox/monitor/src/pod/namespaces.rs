@@ -26,7 +26,7 @@ pub(super) fn own_network() -> Result<OwnedFd, Failure> {
         .map_err(failed("open /proc/thread-self/ns/net"))
 }
 
-/// A socket stays in the namespace in which it was made, whoever uses it.
+/// A socket stays in the namespace in which it was made, also when another process uses it.
 pub(super) fn netlink() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     // Protocol 0 of this family is NETLINK_ROUTE.

@@ -62,8 +62,8 @@ fn host_settings() -> Option<OwnedFd> {
     real.then_some(folder)
 }
 
-/// A procfs of our own, seen by nobody: where the server itself runs in a container, the host's
-/// settings are read-only to it.
+/// A detached procfs of our own: where the server itself runs in a container, the host's settings
+/// are read-only to it.
 fn own_settings() -> Result<OwnedFd, Errno> {
     let filesystem = fsopen(c"proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&filesystem)?;

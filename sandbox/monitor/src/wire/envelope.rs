@@ -8,11 +8,11 @@
 /// The newest protocol that this build speaks. The crate's page says when it goes up.
 pub const PROTOCOL: u16 = 2;
 
-/// What is asked for. Numbers are never reused.
+/// An operation. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Op {
-    /// Asks who the monitor is: [`Greeting`](super::response::Greeting).
+    /// Asks for the [`Greeting`](super::response::Greeting).
     Hello = 1,
     /// Asks for all containers: [`PodReport`](super::response::PodReport).
     Report = 2,

@@ -1,6 +1,6 @@
 //! The protocol between server and monitor.
 //!
-//! A pod lives for months, its server for days: either side may be older. What holds it together:
+//! A pod lives for months, its server for days: either side may be older. The rules:
 //!
 //! - **The header** ([`Header`]) never changes.
 //! - **The greeting names the monitor's protocol**; the server then writes in the older of that and
@@ -14,12 +14,12 @@
 //!   `#[serde(default)]`. A monitor leaves out what it does not know, so that the author of a field
 //!   decides what an older one may leave out; what it must not (a plan that would then confine less
 //!   than asked) is refused on the server's side, by name: [`EncodeError::Unsupported`]. Protocol 1
-//!   is written by `v1.rs`, which the compiler makes everybody see who adds a field.
+//!   is written by `v1.rs`, which does not compile until an added field is decided there.
 //! - An older server cannot start or exec in a pod whose monitor is newer ([`Failure::Version`]);
 //!   everything else it can.
 //!
-//! [`PROTOCOL`] goes up with whatever an older reader has to be spared. The bytes of protocol 1 are
-//! recorded in the tests, as is what old and new say to each other.
+//! [`PROTOCOL`] goes up when a request must not reach an older reader as it is. The bytes of protocol
+//! 1 are recorded in the tests.
 
 mod codec;
 mod envelope;

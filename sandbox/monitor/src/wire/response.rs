@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::message::{Descriptors, EncodeError, Malformed, Message, Response};
 use super::{Exit, ExitStatus, codec};
 
-/// Who a monitor is.
+/// What a monitor says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
     /// The newest protocol that it speaks; it also speaks all older ones, but for plans.

@@ -1,4 +1,4 @@
-//! Who may die without whom.
+//! Ends of servers, monitors and containers.
 
 use std::path::Path;
 

@@ -15,7 +15,7 @@ fn counted() -> String {
 }
 
 #[tokio::test]
-async fn whoever_sees_the_exit_sees_all_output() {
+async fn all_output_is_in_the_log_when_the_exit_is_reported() {
     if missing() {
         return;
     }
