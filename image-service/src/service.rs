@@ -147,23 +147,12 @@ impl ImageService {
         self.store.list()
     }
 
-    /// Removes the image that `text` means, with all its names.
-    ///
-    /// # Errors
-    /// [`RemoveError`] when nothing or too much is meant, or the disk refuses.
-    pub async fn remove(&self, text: &str) -> Result<ImageId, RemoveError> {
-        let id = self.store.find(text)?.id.clone();
-        let store = self.store.clone();
-        let removed = tokio::task::spawn_blocking(move || store.remove_image(&id).map(|()| id)).await;
-        Ok(removed.map_err(|_| Interrupted::ShuttingDown)??)
-    }
-
     /// Removes one name, as CRI's RemoveImage and `rmi` do: the image goes with its last tag. An id removes
     /// the image with all its names.
     ///
     /// # Errors
     /// [`RemoveError`] when nothing or too much is meant, or the disk refuses.
-    pub async fn untag(&self, text: &str) -> Result<Removed, RemoveError> {
+    pub async fn remove(&self, text: &str) -> Result<Removed, RemoveError> {
         let id = self.store.find(text)?.id.clone();
         let digits =
             text.strip_prefix(id.digest().algorithm().name()).and_then(|rest| rest.strip_prefix(':'));

@@ -4,8 +4,8 @@
 //! | file | what it does |
 //! |---|---|
 //! | `mod.rs`, `folder.rs`, `hosts_file.rs` | read the `hosts.toml` folders that containerd users have |
-//! | `sources.rs` | tries one endpoint after the other |
-//! | `failover.rs` | the order, the pauses, and when a request is given up |
+//! | `failover.rs` | tries one endpoint after the other: the order, the pauses, the end |
+//! | `sources.rs` | the endpoints of one pull, and how each has been doing |
 //! | `download.rs` | one blob: resumed after a cut, continued at the next endpoint, verified |
 //!
 //! ```text
@@ -31,8 +31,8 @@ use std::path::{Path, PathBuf};
 
 pub use self::endpoint::{Endpoint, Why};
 pub use self::error::{AllFailed, EndpointFailure};
-pub use self::failover::RetryPolicy;
 pub use self::hosts_file::HostsFileError;
+pub use self::sources::RetryPolicy;
 
 pub(crate) use self::download::{Download, DownloadError, DownloadEvent};
 pub(crate) use self::failover::Failover;

@@ -1,22 +1,38 @@
-//! Tries the endpoints of one pull, one after the other.
-//!
-//! ```text
-//!   round 1: mirror a ── failed ──> mirror b ── 404 ──> registry ── 503 ──┐
-//!   round 2: mirror a <───────────── pause: back-off, or Retry-After ─────┘
-//! ```
-//! Within a round there is no pause: the next endpoint is tried at once. An endpoint that failed is tried
-//! last from then on, so that a dead mirror costs a pull one connection time-out and not one per layer.
+//! The endpoints of one pull, and how each has been doing.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use super::Resolution;
 use super::endpoint::Endpoint;
-use super::error::AllFailed;
-use super::failover::{Failover, RetryPolicy};
 use super::metrics::{EndpointMetrics, MirrorMetrics};
-use super::request::Request;
 use crate::reference::Reference;
 use crate::registry::{Clients, Credentials, EndpointError, Pace, Source, Target};
+
+/// When a request is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Rounds through all endpoints without any progress, as long as they fail in a way that may pass.
+    pub rounds: u32,
+    /// Pause after the first round; doubled after each.
+    pub first_pause: Duration,
+    /// Longest that one request goes on without progress, `Retry-After` included.
+    pub patience: Duration,
+    /// An endpoint that sends fewer bytes of a layer in one stall window is left for the next one, as long
+    /// as there is one that has not been so slow.
+    pub slow_bytes: u64,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            rounds: 4,
+            first_pause: Duration::from_millis(250),
+            patience: Duration::from_secs(60),
+            slow_bytes: 256 << 10,
+        }
+    }
+}
 
 /// The endpoints of one pull.
 pub(crate) struct Sources {
@@ -69,40 +85,5 @@ impl Sources {
             Tracked { endpoint, source, metrics, failures: AtomicU32::new(0) }
         };
         Self { list: resolution.endpoints.into_iter().map(track).collect(), retry, pace: clients.pace() }
-    }
-
-    /// Tries one endpoint after the other until one answers.
-    pub(crate) async fn first<T>(&self, request: &impl Request<Response = T>) -> Result<T, AllFailed> {
-        let mut failover = Failover::new(self, request.capability());
-        loop {
-            for index in failover.order() {
-                match request.send(&self.list[index].source).await {
-                    Ok(answer) => return Ok(answer),
-                    Err(error) => failover.failed(index, error),
-                }
-            }
-            failover.pause().await?;
-        }
-    }
-
-    /// Tries each endpoint once, for what may as well stay unknown. A server that cannot answer this may
-    /// still answer the next request: only one that cannot be reached is tried last from then on.
-    pub(crate) async fn once<T>(&self, request: &impl Request<Response = T>) -> Option<T> {
-        for index in Failover::new(self, request.capability()).order() {
-            let tracked = &self.list[index];
-            match request.send(&tracked.source).await {
-                Ok(answer) => return Some(answer),
-                Err(error) => {
-                    tracing::debug!(endpoint = %tracked.endpoint, %error, "an endpoint did not say a digest");
-                    match error {
-                        EndpointError::Connect { .. } | EndpointError::NoAnswer { .. } => {
-                            tracked.note(&error)
-                        }
-                        _ => tracked.metrics.failed(&error),
-                    }
-                }
-            }
-        }
-        None
     }
 }

@@ -9,14 +9,14 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-/// How the certificate of one endpoint is judged, and which one is shown to it.
+/// How the certificate of one endpoint is verified, and which client certificate is sent to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TlsOptions {
     /// Accept any certificate.
     pub skip_verify: bool,
     /// PEM files with authorities trusted besides the system's.
     pub ca: Vec<PathBuf>,
-    /// Client certificates; the first is shown.
+    /// Client certificates; the first is sent.
     pub client: Vec<ClientPair>,
 }
 
@@ -107,8 +107,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|e| TlsError::File { path: path.to_owned(), why: e.to_string() })
 }
 
-/// `skip_verify = true`: whoever answers is believed. Signatures of the handshake are still checked, so
-/// that a broken server is told from a foreign one.
+/// `skip_verify = true`: any certificate is accepted. Signatures of the handshake are still checked, so that
+/// a broken server is not taken for one with another certificate.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -14,7 +14,7 @@ pub(super) async fn response(
     service: &ImageService,
     request: RemoveImageRequest,
 ) -> Result<RemoveImageResponse, Status> {
-    match service.untag(&convert::wanted(request.image)?).await {
+    match service.remove(&convert::wanted(request.image)?).await {
         // Not there, or removed by another call meanwhile.
         Ok(_)
         | Err(RemoveError::Find(FindError::Unknown(_)))
