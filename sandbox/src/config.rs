@@ -1,4 +1,4 @@
-//! What a pod is asked to be: [`PodConfig`], valid once [`PodConfig::validate`] has said so.
+//! The configuration of a pod: [`PodConfig`], valid after [`PodConfig::validate`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,7 +12,7 @@ use crate::namespace::{NamespaceMode, PidMode};
 pub use crate::network::{DnsSettings as Dns, PortMapping, Protocol};
 use crate::sysctl::{self, InvalidSysctl};
 
-/// Everything about a pod that never changes after it was asked for.
+/// All that is fixed when a pod is requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodConfig {
     pub name: String,
@@ -53,7 +53,7 @@ impl std::fmt::Display for PodKey {
     }
 }
 
-/// Why a pod cannot be asked for like this. Each message names the field.
+/// Why a configuration is refused. Each message names the field.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidPod {
     #[error("metadata.{field}: empty")]

@@ -17,7 +17,7 @@ use crate::spawn::SpawnError;
 /// A stage of an operation on a pod that failed.
 pub type StageFailure = crisp_operation::StageFailure<PodCause>;
 
-/// A pod operation that did not end as asked.
+/// An operation on a pod that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     #[error(transparent)]

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! - [`Pods`] makes, finds and takes down pods; equal requests are one operation.
-//! - [`PodConfig`] is what a pod is asked to be, checked before anything is made.
+//! - [`PodConfig`] is what a client requests, checked before anything is made.
 //! - [`Pod`] is one pod, [`PodState`] how far it is; its drawing has all changes.
 //! - [`PodEvent`] is what happened to a pod.
 //! - [`link::MonitorLink`] talks to the pod's monitor, in which its containers live.

@@ -9,6 +9,7 @@ mod lab;
 
 mod exec;
 mod lifecycle;
+mod pod_states;
 mod restart;
 mod security;
 mod stats;

@@ -6,7 +6,7 @@ use tokio::runtime::Runtime;
 use crate::lab::{Lab, lab, shell};
 
 /// Runs `before` with one server, drops it with all its tasks, and runs `after` with the next.
-fn over_a_restart<T>(before: impl AsyncFnOnce(&Lab) -> T, after: impl AsyncFnOnce(&Lab, T)) {
+pub(crate) fn over_a_restart<T>(before: impl AsyncFnOnce(&Lab) -> T, after: impl AsyncFnOnce(&Lab, T)) {
     let first = Runtime::new().unwrap();
     let left = first.block_on(async {
         let lab = lab!();

@@ -1,4 +1,4 @@
-//! Removes a pod: afterwards nothing on the machine tells that the pod ever was.
+//! Removes a pod with all that is left of it on the machine.
 
 use std::sync::Arc;
 

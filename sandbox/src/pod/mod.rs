@@ -1,4 +1,4 @@
-//! One pod: what it was asked to be (fixed), and how it is (changes through its status cell).
+//! One pod: its configuration (fixed), and its status (changes through its status cell).
 
 pub(crate) mod files;
 pub(crate) mod record;

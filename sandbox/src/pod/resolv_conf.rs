@@ -12,12 +12,12 @@ const HOST: &str = "/etc/resolv.conf";
 /// The servers behind the stub of systemd-resolved(8) at 127.0.0.53.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
-/// What is asked for; without that, a copy of the host's.
+/// The requested settings; without any, a copy of the host's file.
 pub(super) fn resolv_conf(dns: &Dns, network: NamespaceMode) -> String {
     from_parts(dns).unwrap_or_else(|| of_host(network, Path::new(HOST), Path::new(BEHIND_STUB)))
 }
 
-/// None where nothing is asked for.
+/// None where no setting is requested.
 fn from_parts(dns: &Dns) -> Option<String> {
     if *dns == Dns::default() {
         return None;

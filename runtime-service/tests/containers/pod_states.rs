@@ -1,0 +1,71 @@
+//! What clients see of pods whose monitors are silent, or which have lost a part.
+
+use crisp_proto::runtime::v1 as proto;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use rustix::process::{Pid, Signal, kill_process};
+use std::time::{Duration, Instant};
+use tonic::Request;
+
+use crate::lab::{Lab, lab, shell};
+use crate::restart::over_a_restart;
+
+async fn pod_state(lab: &Lab, pod: &str) -> proto::PodSandboxState {
+    let request = proto::ListPodSandboxRequest { filter: None };
+    let pods = lab.service.list_pod_sandbox(Request::new(request)).await.unwrap().into_inner().items;
+    pods.iter().find(|one| one.id == pod).unwrap().state()
+}
+
+#[test]
+fn a_monitor_that_is_silent_at_a_restart_costs_its_containers_nothing() {
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("silent").await;
+            let container = lab.run(&pod, shell("stays", "sleep 1000")).await;
+            let monitor = lab.monitor_pid(&pod).await;
+            kill_process(monitor, Signal::STOP).unwrap();
+            let status = lab.status(&container).await.unwrap();
+            (pod, container, monitor, status)
+        },
+        async |lab, (pod, container, monitor, before)| {
+            // Anything else makes a kubelet kill what runs.
+            assert_eq!(pod_state(lab, &pod).await, proto::PodSandboxState::SandboxReady);
+            assert_eq!(lab.status(&container).await.unwrap(), before);
+            let refused = lab.create(&pod, shell("more", "true")).await.unwrap_err();
+            assert!(refused.message().contains("does not answer"), "{refused}");
+            kill_process(monitor, Signal::CONT).unwrap();
+            let begun = Instant::now();
+            while let Err(error) = lab.exec(&container, &["true"], 5).await {
+                assert!(begun.elapsed() < Duration::from_secs(30), "{error}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            assert_eq!(lab.status(&container).await.unwrap(), before);
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+#[tokio::test]
+async fn a_pod_whose_shared_pid_namespace_ended_is_not_ready_and_refuses_starts_by_name() {
+    let lab = lab!();
+    let mut config = lab.pod_config("shared");
+    let linux = config.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    linux.namespace_options.as_mut().unwrap().pid = proto::NamespaceMode::Pod.into();
+    let pod = lab.run_pod(config).await.unwrap();
+    let mut request = shell("waits", "sleep 1000");
+    let context = request.linux.as_mut().unwrap().security_context.as_mut().unwrap();
+    context.namespace_options.as_mut().unwrap().pid = proto::NamespaceMode::Pod.into();
+    let container = lab.create(&pod, request).await.unwrap();
+
+    let monitor = lab.monitor_pid(&pod).await;
+    let children = format!("/proc/{0}/task/{0}/children", monitor.as_raw_nonzero());
+    let init: i32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    kill_process(Pid::from_raw(init).unwrap(), Signal::KILL).unwrap();
+    let begun = Instant::now();
+    while pod_state(&lab, &pod).await != proto::PodSandboxState::SandboxNotready {
+        assert!(begun.elapsed() < Duration::from_secs(30), "the pod stays ready");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let refused = lab.start(&container).await.unwrap_err();
+    assert!(refused.message().contains("shared PID namespace ended"), "{refused}");
+    lab.remove_pod(&pod).await;
+}
