@@ -461,3 +461,13 @@ fn the_kernel_takes_the_program_and_obeys() {
     let (hostname, vsock, pipe) = worker.join().unwrap();
     assert_eq!((hostname, vsock, pipe), (rustix::io::Errno::PERM, rustix::io::Errno::PERM, true));
 }
+
+#[test]
+fn the_default_profile_fits_into_the_kernel_and_is_the_same_each_time() {
+    let profile = runtime_default(&Capabilities::default());
+    let first = to_bpf(&profile).unwrap();
+    // BPF_MAXINSNS of 8 bytes each.
+    assert!(first.program.len() <= 4096 * 8, "{} bytes", first.program.len());
+    assert_eq!(first.program, compile(&profile).unwrap().program);
+    assert_eq!(first.program, to_bpf(&profile).unwrap().program);
+}

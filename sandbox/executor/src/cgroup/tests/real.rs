@@ -195,9 +195,8 @@ fn the_v2_device_program_decides_like_v1() {
     assert!(opens("<>/dev/null") && opens("</dev/kmsg"));
 }
 
-/// Not a budget: prints what the parts of a container start cost here.
 #[test]
-fn timings() {
+fn a_hundred_containers_in_a_row_leave_no_cgroup() {
     let Some(own) = Own::new() else { return };
     let limits = Resources {
         memory: Memory { limit: Some(64 << 20), swap: Some(64 << 20), ..Memory::default() },
@@ -206,36 +205,20 @@ fn timings() {
         devices: Some(DeviceRule::container_defaults()),
         ..Resources::default()
     };
-    let mut spent = [0u128; 6];
-    const ROUNDS: u128 = 100;
-    for i in 0..ROUNDS {
+    for i in 0..100 {
         let path = own.parent.child(&format!("t{i}")).unwrap();
-        let mut mark = Instant::now();
-        let mut lap = |slot: usize| {
-            spent[slot] += mark.elapsed().as_micros();
-            mark = Instant::now();
-        };
         let cgroup = own.cgroups.create(&path).unwrap();
-        lap(0);
         cgroup.apply(&limits).unwrap();
-        lap(1);
         cgroup.join().unwrap();
-        lap(2);
-        cgroup.stats().unwrap();
-        lap(3);
         let mut reader = cgroup.stats_reader().unwrap();
-        reader.read().unwrap();
-        lap(5);
-        reader.read().unwrap();
-        lap(5);
+        for _ in 0..2 {
+            assert!(reader.read().unwrap().pids.is_some());
+        }
         cgroup.remove().unwrap();
-        lap(4);
     }
-    for (name, us) in
-        ["create", "apply", "join", "stats", "remove", "reader, opened and read twice"].into_iter().zip(spent)
-    {
-        eprintln!("{name}: {} us", us / ROUNDS);
-    }
+    let pattern = format!("*{}/t*", own.parent);
+    let found = Command::new("find").args(["/sys/fs/cgroup", "-path", &pattern]).output().unwrap().stdout;
+    assert_eq!(String::from_utf8(found).unwrap(), "");
 }
 
 #[test]
