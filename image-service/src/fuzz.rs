@@ -40,3 +40,13 @@ pub fn image_config(bytes: &[u8]) {
 pub fn digest(text: &str) {
     let _ = Digest::parse(text);
 }
+
+/// Reads a hosts.toml.
+pub fn hosts_file(text: &str) {
+    crate::mirror::parse_hosts_file(text, std::path::Path::new("/certs.d/r.example/hosts.toml"));
+}
+
+/// Reads a `WWW-Authenticate` header.
+pub fn challenge(text: &str) {
+    let _ = crate::registry::parse_challenge(text);
+}

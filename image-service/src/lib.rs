@@ -36,6 +36,7 @@
 
 mod background;
 pub mod digest;
+#[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
 pub mod layout;

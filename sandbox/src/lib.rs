@@ -21,6 +21,9 @@
 
 mod config;
 mod error;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 mod layout;
 pub mod link;
 mod namespace;

@@ -69,6 +69,7 @@ fn crates_depend_downwards() {
         ("image-service", &["metrics", "operation", "proto"]),
         ("runtime-service", &["executor", "image-service", "metrics", "operation", "proto", "sandbox"]),
         ("e2e/skip", &[]),
+        ("e2e/fuzz", &["executor", "image-service", "monitor", "sandbox"]),
         ("e2e", &["skip"]),
     ] {
         let path = root().join(folder).join("Cargo.toml");

@@ -86,6 +86,12 @@ pub struct Mirrors {
     dir: Option<PathBuf>,
 }
 
+/// Reads a hosts.toml.
+#[cfg(feature = "fuzz")]
+pub(crate) fn parse_hosts_file(text: &str, path: &Path) {
+    let _ = HostsFile::parse(text, path);
+}
+
 impl Mirrors {
     /// The tree below `dir`; it need not exist.
     #[must_use]

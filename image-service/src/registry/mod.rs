@@ -31,6 +31,8 @@ pub use self::tls::{ClientPair, TlsError, TlsOptions};
 pub use self::url::{InvalidUrl, Url};
 
 pub(crate) use self::body::Pace;
+#[cfg(feature = "fuzz")]
+pub(crate) use self::challenge::parse as parse_challenge;
 pub(crate) use self::clients::Clients;
 pub(crate) use self::credentials::Credentials;
 pub(crate) use self::manifest::RawManifest;

@@ -20,6 +20,7 @@ mod directory;
 mod file;
 mod finish;
 mod folders;
+#[cfg(feature = "fuzz")]
 mod fuzz;
 mod inherit;
 mod link;
@@ -34,6 +35,7 @@ mod whiteout;
 use std::io::{self, BufRead};
 use std::path::Path;
 
+#[cfg(feature = "fuzz")]
 pub(crate) use fuzz::{read_pax, read_tar, unpack_stream};
 pub(crate) use inherit::inherit;
 pub use stream::Compression;

@@ -36,6 +36,9 @@ pub mod apparmor;
 pub mod cgroup;
 #[cfg(feature = "compile")]
 pub mod compile;
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod id;
 pub mod in_root;
 pub mod plan;

@@ -33,6 +33,8 @@ mod pools;
 mod record;
 mod request;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use cni::read_result as read_cni_result;
 pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig};
 pub use error::NetworkError;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};

@@ -51,6 +51,16 @@ pub fn load_profile(path: &Path, capabilities: &Capabilities) -> Result<LinuxSec
     profile::load(path, &profile::Context::of_this_machine(capabilities))
 }
 
+/// Reads a profile's file and compiles it.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read_and_compile(bytes: &[u8]) {
+    let capabilities = Capabilities::default();
+    let context = profile::Context::of_this_machine(&capabilities);
+    if let Ok(profile) = profile::parse(bytes, &context) {
+        let _ = compile(&profile);
+    }
+}
+
 /// Compiles a profile for this machine. Most containers of a node share a few profiles: a program is
 /// kept and found again by the profile's content.
 ///

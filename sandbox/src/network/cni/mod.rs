@@ -42,6 +42,14 @@ use super::{Attachment, NetworkConfig, NetworkError, PortMapping};
 
 pub(super) use self::config::NetworkList;
 
+/// Reads what ADD printed.
+#[cfg(feature = "fuzz")]
+pub(crate) fn read_result(stdout: &[u8]) {
+    if let Ok(value) = result::read(stdout) {
+        let _ = result::attachment(&value, "network", "eth0");
+    }
+}
+
 /// CNI networking of one server.
 #[derive(Debug)]
 pub(super) struct Cni {
