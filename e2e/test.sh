@@ -27,6 +27,8 @@ machine() {
 before=$(machine | sort)
 
 cargo build --release
+# With fault points, which a release build has not.
+cargo build
 # A test that lacks a program or package from here on fails instead of being skipped.
 export CRISP_TESTS_COMPLETE=1
 status=0

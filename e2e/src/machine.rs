@@ -19,6 +19,8 @@ pub struct Setup {
     pub no_registry: bool,
     /// Instead of an address pool of the machine's own.
     pub pool: Option<String>,
+    /// The debug build, which has fault points, and what is armed in its first server (`CRISP_FAULTS`).
+    pub faults: Option<String>,
     /// Where the machine's folder is made, instead of the usual place for temporary files.
     pub place: Option<PathBuf>,
     /// The state folder, instead of one in the machine's folder.
@@ -144,7 +146,9 @@ impl Machine {
     /// It ends or does not answer within ten seconds; with its log.
     pub async fn start_server(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let mut command = Command::new(crisp());
+        let binary = if self.setup.faults.is_some() { crisp_with_faults() } else { crisp() };
+        let mut command = Command::new(binary);
+        command.env("CRISP_FAULTS", self.setup.faults.as_deref().unwrap_or_default());
         command.arg("serve").args(self.flags()).args(&self.setup.args);
         self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -160,6 +164,24 @@ impl Machine {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// Starts the server again after a fault has killed it, with no fault armed. `None` when it lives.
+    ///
+    /// # Errors
+    /// As [`Machine::start_server`].
+    pub async fn restart_if_killed(&mut self) -> Result<Option<Client>> {
+        let Some(server) = &mut self.server else { return Ok(None) };
+        // Its socket closes a moment before it can be waited for.
+        for _ in 0..100 {
+            if server.try_wait()?.is_some() {
+                self.setup.faults = Some(String::new());
+                self.start_server().await?;
+                return Ok(Some(self.client().await?));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(None)
     }
 
     /// A client of its own connection.
@@ -264,6 +286,18 @@ impl Drop for Machine {
         // A failed test: end its pods, so that the next test starts on a clean machine.
         leak::clean(self);
     }
+}
+
+/// The debug build of the binary under test: `CRISP_DEBUG_BIN`, or target/debug/crisp.
+///
+/// # Panics
+/// When it has not been built.
+#[must_use]
+pub fn crisp_with_faults() -> PathBuf {
+    let built = std::env::var_os("CRISP_DEBUG_BIN")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/crisp"), PathBuf::from);
+    assert!(built.is_file(), "{} is missing: run `cargo build` first", built.display());
+    built
 }
 
 /// The binary under test: `CRISP_BIN`, or target/release/crisp.

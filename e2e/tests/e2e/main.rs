@@ -5,6 +5,7 @@ mod cli;
 mod cni;
 mod containers;
 mod exec;
+mod faults;
 mod images;
 mod kubelet;
 mod layers;

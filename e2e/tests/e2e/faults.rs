@@ -1,0 +1,179 @@
+//! The server dies at every stage of every operation, before and after the stage's work. The next server
+//! must let the client repeat its request, and must leave nothing behind when all is removed.
+//!
+//! The stages are not written down here: a first run with every operation in it reads them from the
+//! server's own metrics, so that a new stage is tested without being asked for.
+
+use std::collections::BTreeSet;
+
+use crisp_e2e::registry::free_port;
+use crisp_e2e::{Client, Image, Machine, Result, Setup, http, needs, request};
+use k8s_cri::v1::{
+    ListContainersRequest, ListPodSandboxRequest, RemoveContainerRequest, RemovePodSandboxRequest,
+    StopContainerRequest, StopPodSandboxRequest,
+};
+use tokio::sync::OnceCell;
+
+/// Operations whose stages are no fault points yet. Shrinks to nothing.
+const NOT_YET: [&str; 4] = ["create_container", "start_container", "stop_container", "remove_container"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_of_a_pull() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    die_at_every_stage("pull_image").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_of_running_a_pod() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    die_at_every_stage("run_pod").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_of_creating_a_container() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    die_at_every_stage("create_container").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_of_starting_a_container() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    die_at_every_stage("start_container").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_of_stopping_a_container() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    die_at_every_stage("stop_container").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_of_removing_a_container() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    die_at_every_stage("remove_container").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_of_stopping_a_pod() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    die_at_every_stage("stop_pod").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_stage_of_removing_a_pod() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    die_at_every_stage("remove_pod").await
+}
+
+async fn die_at_every_stage(operation: &str) -> Result<()> {
+    let stages: Vec<_> = stages().await?.iter().filter(|(of, _)| of == operation).collect();
+    assert!(!stages.is_empty(), "{operation} has no stage: was it renamed?");
+    for (operation, stage) in stages {
+        for when in ["", ":after"] {
+            let point = format!("{operation}/{stage}{when}");
+            let deaths = live(&point).await.map_err(|error| format!("killed at {point}: {error}"))?;
+            let expected = usize::from(!NOT_YET.contains(&operation.as_str()));
+            assert_eq!(deaths, expected, "deaths at {point}");
+        }
+    }
+    Ok(())
+}
+
+/// All stages, as pairs of operation and stage.
+async fn stages() -> Result<&'static BTreeSet<(String, String)>> {
+    static STAGES: OnceCell<BTreeSet<(String, String)>> = OnceCell::const_new();
+    STAGES
+        .get_or_try_init(|| async {
+            let host = format!("127.0.0.1:{}", free_port()?);
+            let args = vec!["--metrics-listen".to_owned(), host.clone()];
+            let mut life =
+                Life::begin(Setup { args, faults: Some(String::new()), ..Setup::default() }).await?;
+            life.live().await?;
+            let page = String::from_utf8(http::send(&host, "GET", "/metrics", &[], &[])?.body)?;
+            life.machine.close().await?;
+            let label = |line: &str, name: &str| {
+                let (_, rest) = line.split_once(&format!("{name}=\""))?;
+                Some(rest.split_once('"')?.0.to_owned())
+            };
+            let lines = page.lines().filter(|line| line.starts_with("crisp_stage_duration_seconds_count{"));
+            Ok(lines.filter_map(|line| Some((label(line, "operation")?, label(line, "stage")?))).collect())
+        })
+        .await
+}
+
+/// One life of a pod in which the server is to die at `point`; how often it did.
+async fn live(point: &str) -> Result<usize> {
+    let faults = Some(format!("{point}=kill"));
+    let mut life = Life::begin(Setup { faults, ..Setup::default() }).await?;
+    life.live().await?;
+    let deaths = life.deaths;
+    life.machine.close().await?;
+    Ok(deaths)
+}
+
+struct Life {
+    machine: Machine,
+    client: Client,
+    image: String,
+    deaths: usize,
+}
+
+/// Makes a request; when the server died meanwhile, makes it again on the next one.
+macro_rules! repeat {
+    ($life:expr, $client:ident => $request:expr) => {{
+        let $client = &mut $life.client;
+        match $request.await {
+            Ok(answer) => answer,
+            Err(first) => match $life.machine.restart_if_killed().await? {
+                Some(client) => {
+                    $life.deaths += 1;
+                    $life.client = client;
+                    let $client = &mut $life.client;
+                    $request.await.map_err(|again| format!("repeated: {again}"))?
+                }
+                None => return Err(first.into()),
+            },
+        }
+    }};
+}
+
+impl Life {
+    async fn begin(setup: Setup) -> Result<Self> {
+        let machine = Machine::start_with(setup).await?;
+        let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
+        let client = machine.client().await?;
+        Ok(Self { machine, client, image, deaths: 0 })
+    }
+
+    /// Pulls, runs, creates, starts, stops and removes.
+    async fn live(&mut self) -> Result<()> {
+        let image = self.image.clone();
+        repeat!(self, client => client.pull(&image));
+        let sandbox = request::pod(&self.machine, "life");
+        let pod_sandbox_id = repeat!(self, client => client.run_pod(&sandbox));
+        let config = request::shell("main", &image, "exec sleep 1000");
+        let container_id = repeat!(self, client => client.create(&pod_sandbox_id, &config, &sandbox));
+        repeat!(self, client => client.start(&container_id));
+        let output = self.client.exec(&container_id, &["echo", "alive"]).await?.stdout;
+        assert_eq!(output, b"alive\n"[..]);
+        let stop = StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
+        repeat!(self, client => client.runtime.stop_container(stop.clone()));
+        let remove = RemoveContainerRequest { container_id };
+        repeat!(self, client => client.runtime.remove_container(remove.clone()));
+        let stop = StopPodSandboxRequest { pod_sandbox_id: pod_sandbox_id.clone() };
+        repeat!(self, client => client.runtime.stop_pod_sandbox(stop.clone()));
+        let remove = RemovePodSandboxRequest { pod_sandbox_id };
+        repeat!(self, client => client.runtime.remove_pod_sandbox(remove.clone()));
+        self.nothing_is_listed().await
+    }
+
+    async fn nothing_is_listed(&mut self) -> Result<()> {
+        let runtime = &mut self.client.runtime;
+        let containers = runtime.list_containers(ListContainersRequest::default()).await?.into_inner();
+        let pods = runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.into_inner();
+        if containers.containers.is_empty() && pods.items.is_empty() {
+            return Ok(());
+        }
+        Err(format!("still listed: {containers:?} {pods:?}").into())
+    }
+}
