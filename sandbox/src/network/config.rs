@@ -26,7 +26,7 @@ pub struct NetworkConfig {
     /// Volatile folder for the built-in network's records: a reboot takes them and the interfaces alike.
     pub state_dir: PathBuf,
     /// Persistent folder for CNI records: a plugin may keep an address across a reboot, so we must
-    /// still know that it is to be given back.
+    /// still know that it must be released.
     pub root_dir: PathBuf,
 }
 

@@ -38,7 +38,7 @@ pub enum NetworkError {
         /// What is wrong with it.
         why: String,
     },
-    /// All addresses are given out.
+    /// All addresses are in use.
     #[error("no free address in {pool}: {used} in use; set pod_cidr to a larger network")]
     PoolExhausted {
         /// The pool.

@@ -1,7 +1,7 @@
 //! The pod's network: an address, a way out, and published host ports.
 //!
 //! ```text
-//!                    Networks  (chosen by what the CNI folder holds, looked at on every use)
+//!                    Networks  (chosen by the CNI folder's content, checked on every use)
 //!                   /        \
 //!   no configuration          a *.conflist / *.conf / *.json
 //!        |                            |
@@ -15,7 +15,7 @@
 //! The server never enters a pod's namespace: the monitor hands out a netlink socket that was opened
 //! inside ([`PodNetlink`]), and everything in the pod is set up through it.
 //!
-//! - [`Networks`]: the door. `attach`, `detach`, `gc`, `status`.
+//! - [`Networks`]: `attach`, `detach`, `gc`, `status` of all pods.
 //! - [`AttachRequest`] in, [`Attachment`] out, [`NetworkError`] when it fails.
 //! - [`PodNetlink`]: also reads the pod's interface counters ([`InterfaceCounters`]).
 //! - [`PodCidrs`]: which address pools the built-in network may take.

@@ -253,13 +253,13 @@ fn changed_settings_wait_for_the_pods_of_the_old_ones() {
 }
 
 #[test]
-fn a_bridge_of_someone_else_is_left_alone() {
-    on_private_host(module_path!(), "a_bridge_of_someone_else_is_left_alone", || {
+fn a_bridge_of_another_program_is_left_alone() {
+    on_private_host(module_path!(), "a_bridge_of_another_program_is_left_alone", || {
         let dir = tempfile::tempdir().unwrap();
         let networks = Networks::open(&config(dir.path())).unwrap();
         let pod = Namespace::new();
         for (make, why) in [
-            ("ip link add crisp0 type bridge", "was made by someone else"),
+            ("ip link add crisp0 type bridge", "was made by another program"),
             ("ip link add crisp0 type veth peer name v1", "is not a bridge"),
         ] {
             sh(make);

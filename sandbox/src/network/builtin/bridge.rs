@@ -54,7 +54,7 @@ impl Bridge {
         {
             format!("belongs to the server with its network state in {owner}")
         } else if link.alias != self.alias {
-            "was made by someone else".to_owned()
+            "was made by another program".to_owned()
         } else {
             return Ok(Some(link));
         };

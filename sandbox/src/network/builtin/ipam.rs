@@ -1,4 +1,4 @@
-//! Which address of the pool is whose. The records on disk are the truth; this is their index.
+//! Which pod has which address of the pool: an index of the records on disk.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -11,8 +11,8 @@ use crate::network::pools::{last_offset, nth, offset_of};
 /// Network address and gateway come before the first pod.
 const FIRST: u32 = 2;
 
-/// Addresses are given out in order and around, so that one just given back rests longest: connections
-/// and caches of its last pod have time to die.
+/// Allocates addresses in ascending order and wraps around, so that a released address is reused last:
+/// connections and caches of its last pod have time to expire.
 #[derive(Debug)]
 pub(super) struct Ipam {
     pool: Ipv4Net,

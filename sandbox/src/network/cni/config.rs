@@ -72,7 +72,7 @@ impl fmt::Display for Version {
 /// One plugin of a network, with its whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plugin {
-    /// The program's name: no path, so it can only be found where plugins are looked for.
+    /// The program's name: no path, so only the plugin folders are searched for it.
     pub kind: String,
     pub config: Map<String, Value>,
 }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use super::config::{Broken, NetworkList};
 use crate::network::NetworkError;
 
-/// The configuration folder. Looked at on every use, which costs a few system calls; parsed only when a
+/// The configuration folder. Checked on every use, which costs a few system calls; parsed only when a
 /// file has changed.
 #[derive(Debug)]
 pub(super) struct Directory {
@@ -31,7 +31,7 @@ impl Directory {
     }
 
     /// The network in force. No file at all means that none is wanted; files of which none can be used are
-    /// an error, for whoever wrote them wanted something.
+    /// an error: a file that is there was meant to be used.
     pub(super) fn current(&self) -> Option<Result<Arc<NetworkList>, NetworkError>> {
         let files = fingerprint(&self.path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);

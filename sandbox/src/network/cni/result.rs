@@ -53,7 +53,7 @@ pub(super) fn read(stdout: &[u8]) -> Result<Value, String> {
     if value.is_object() { Ok(value) } else { Err("its result is not an object".to_owned()) }
 }
 
-/// The last plugin's result, as what the pod was given.
+/// The last plugin's result as the pod's attachment.
 pub(super) fn attachment(value: &Value, network: &str, interface: &str) -> Result<Attachment, String> {
     let result: AddResult = serde_json::from_value(value.clone()).map_err(|e| format!("its result: {e}"))?;
     let mut ips = Vec::new();

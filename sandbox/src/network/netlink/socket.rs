@@ -57,8 +57,8 @@ pub(in crate::network) enum Protocol {
     Netfilter,
 }
 
-/// A netlink socket with its sequence counter. It belongs to the namespace it was opened in, whoever
-/// uses it.
+/// A netlink socket with its sequence counter. It belongs to the namespace it was opened in, in
+/// every process.
 #[derive(Debug)]
 pub(in crate::network) struct Socket {
     fd: OwnedFd,
@@ -156,7 +156,7 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     fn take(&mut self, message: Received<'_>, each: &mut impl FnMut(u16, &[u8])) -> Result<(), NetlinkError> {
-        // An answer to something asked earlier, whose asker has given up.
+        // An answer to an earlier request that timed out.
         let Some(entry) = self.messages.entries.get(message.seq.wrapping_sub(self.first) as usize).copied()
         else {
             return Ok(());

@@ -21,7 +21,7 @@ const VETH_INFO_PEER: u16 = 1;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::network) struct VethPair<'a> {
     pub host_name: &'a str,
-    /// Given, so that nobody has to invent one and announce the change (udev does).
+    /// Set at creation: otherwise udev sets one later and announces the change.
     pub host_mac: [u8; 6],
     pub bridge_index: u32,
     pub mtu: Option<u32>,
