@@ -153,7 +153,10 @@ async fn a_create_of_the_same_name_with_another_configuration_is_not_joined() {
         lab.create(&pod, shell("app", "true")),
         lab.create(&pod, shell("app", "something else"))
     );
-    let (id, error) = if a.is_ok() { (a.unwrap(), b.unwrap_err()) } else { (b.unwrap(), a.unwrap_err()) };
+    let (id, error) = match (a, b) {
+        (Ok(id), Err(error)) | (Err(error), Ok(id)) => (id, error),
+        (a, b) => panic!("one of two creations with one name must fail: {a:?}, {b:?}"),
+    };
     assert_eq!(error.code(), Code::AlreadyExists, "{error}");
     assert!(error.message().contains(&id), "{error}");
     lab.remove_pod(&pod).await;
