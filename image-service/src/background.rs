@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use crate::tree;
+use crisp_operation::tree;
 
 /// The queue. Its thread exists only while there are jobs.
 pub(crate) struct Background {

@@ -14,8 +14,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use crisp_executor::id::PodId;
+use crisp_operation::record::remove_folder;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -149,12 +149,8 @@ fn another_place(settings: &mut Settings) -> Vec<PathBuf> {
     vec![settings.root.value.clone(), settings.state.value.clone()]
 }
 
-#[expect(clippy::disallowed_methods, reason = "not yet moved to crisp_operation::record::remove_folder")]
 fn remove(path: &Path) {
-    let removed = std::fs::remove_dir_all(path).with_context(|| format!("{} stays behind", path.display()));
-    if let Err(error) = removed
-        && path.exists()
-    {
-        tracing::warn!("{error:#}");
+    if let Err(error) = remove_folder(path) {
+        tracing::warn!(%error, "a folder stays behind");
     }
 }

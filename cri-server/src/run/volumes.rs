@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use crisp_operation::record::remove_folder;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::manifest::{HostPathKind, Volume, VolumeSource};
@@ -67,17 +68,14 @@ impl Volumes {
     }
 
     /// Takes away what was made. Nothing of a hostPath is touched.
-    #[expect(clippy::disallowed_methods, reason = "not yet moved to crisp_operation::record::remove_folder")]
     pub fn remove(&self) {
         for path in &self.mounted {
             if let Err(error) = unmount(path, UnmountFlags::DETACH) {
                 tracing::warn!(path = %path.display(), %error, "a volume in memory stays mounted");
             }
         }
-        if let Err(error) = fs::remove_dir_all(&self.folder)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(path = %self.folder.display(), %error, "volumes stay behind");
+        if let Err(error) = remove_folder(&self.folder) {
+            tracing::warn!(%error, "volumes stay behind");
         }
     }
 

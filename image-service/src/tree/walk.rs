@@ -5,9 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
+use crisp_operation::tree::{Cursor, is_dot, open_root};
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
-
-use super::cursor::{Cursor, is_dot, open_root};
 
 /// Something in a tree. The tree's root comes first, as `.` in itself with an empty path.
 pub(super) struct Found<'a> {

@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 
+use crisp_operation::tree::open_beneath;
 use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
@@ -9,7 +10,6 @@ use super::attributes::On;
 use super::place::{Directory, Place, Unpacker};
 use super::tar::{Entry, Kind};
 use super::{UnpackFault, whiteout};
-use crate::tree::open_beneath;
 
 /// The bits that mkdir honours.
 const MKDIR_BITS: u32 = 0o1777;

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::rc::Rc;
 
+use crisp_operation::tree::{open_beneath, open_root};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -14,7 +15,6 @@ use super::lossy;
 use super::path::{follow, split};
 use super::totals::Totals;
 use super::whiteout;
-use crate::tree::{open_beneath, open_root};
 
 /// Open folders remembered; archives visit them mostly in order.
 const REMEMBERED: usize = 32;

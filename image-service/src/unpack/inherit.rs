@@ -9,10 +9,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crisp_operation::tree::{open_beneath, open_root};
 use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
-
-use crate::tree::{open_beneath, open_root};
 
 /// Gives each directory in `implied` below `tree` the attributes of the one that it covers in `below`,
 /// nearest layer first. Returns those that cover none.

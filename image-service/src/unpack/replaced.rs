@@ -3,11 +3,11 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use crisp_operation::tree::open_root;
 use rustix::fs::{AtFlags, CWD, Mode};
 use rustix::io::Errno;
 
 use super::UnpackFault;
-use crate::tree::open_root;
 
 /// Where directories that a later entry replaced wait to be deleted with the rest of what is temporary:
 /// they can be too large to be deleted on the way.

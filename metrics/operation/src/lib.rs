@@ -10,7 +10,7 @@
 //! Cast: [`Operation`] runs named stages, each with a deadline and timed in the metrics, and undoes them
 //! in reverse when one fails; [`Steps`] are blocking stages that share one thread; [`SingleFlight`] joins
 //! equal requests; [`KeyedLocks`] excludes operations on the same pod or container; [`record`] writes
-//! versioned records; [`StatusCell`] holds a status in memory and keeps its record true; [`fault`] kills,
+//! versioned records; [`tree`] deletes folders of any depth; [`StatusCell`] holds a status in memory and keeps its record true; [`fault`] kills,
 //! fails or hangs any stage in test builds; [`clock`] has the time and the boot id.
 //!
 //! Rules that hold everywhere:
@@ -70,6 +70,8 @@ mod operation;
 pub mod record;
 #[cfg(feature = "server")]
 mod status;
+#[cfg(feature = "server")]
+pub mod tree;
 #[cfg(feature = "server")]
 mod undo;
 

@@ -13,6 +13,8 @@ use rustix::fs::Mode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::tree;
+
 /// What can be kept as a record.
 pub trait Record: Serialize + DeserializeOwned {
     /// What it is, for messages: `pod record`.
@@ -156,13 +158,12 @@ pub fn private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| named(path, &error))
 }
 
-/// Removes a folder with all in it; a missing one is as good.
+/// Removes a folder with all in it, however deep; a missing one is as good.
 ///
 /// # Errors
 /// The file system's, with the path.
-#[expect(clippy::disallowed_methods, reason = "this is the function that the others shall use")]
 pub fn remove_folder(path: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(path) {
+    match tree::delete(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, &error)),
         _ => Ok(()),
     }

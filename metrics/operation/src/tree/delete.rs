@@ -1,6 +1,6 @@
 //! Deleting a tree.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -11,11 +11,15 @@ use rustix::io::Errno;
 
 use super::cursor::{Cursor, is_dot, open_root};
 
-/// Names of directories kept in memory before they are deleted.
+/// Names of directories kept in memory before they are deleted, fewer in each directory further down: a
+/// container may fill each of a million levels with long names.
 const BATCH: usize = 1024;
 
 /// Deletes what is at `path`, with everything in it, and never follows a link. Nothing there is no error.
-pub(crate) fn delete(path: &Path) -> io::Result<()> {
+///
+/// # Errors
+/// The first file or directory that the kernel does not delete; what was deleted before is gone.
+pub fn delete(path: &Path) -> io::Result<()> {
     let root = match open_root(path) {
         Ok(root) => root,
         Err(Errno::NOENT) => return Ok(()),
@@ -23,15 +27,18 @@ pub(crate) fn delete(path: &Path) -> io::Result<()> {
         Err(e) => return Err(e.into()),
     };
     let mut cursor = Cursor::at(root);
-    let mut pending = vec![delete_files(cursor.directory())?];
+    let mut pending = vec![delete_files(cursor.directory(), BATCH)?];
     loop {
         if let Some(name) = pending.last_mut().and_then(Vec::pop) {
-            cursor.descend(name)?;
-            pending.push(delete_files(cursor.directory())?);
+            match cursor.descend(name) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                entered => entered?,
+            }
+            pending.push(delete_files(cursor.directory(), batch(pending.len()))?);
             continue;
         }
         // There may be more directories than one batch has.
-        let more = delete_files(cursor.directory())?;
+        let more = delete_files(cursor.directory(), batch(pending.len()))?;
         if !more.is_empty() {
             pending.pop();
             pending.push(more);
@@ -39,14 +46,18 @@ pub(crate) fn delete(path: &Path) -> io::Result<()> {
         }
         pending.pop();
         match cursor.ascend()? {
-            Some(name) => rustix::fs::unlinkat(cursor.directory(), name, AtFlags::REMOVEDIR)?,
+            Some(name) => unlink(cursor.directory(), &name, AtFlags::REMOVEDIR)?,
             None => return fs::remove_dir(path),
         }
     }
 }
 
+fn batch(depth: usize) -> usize {
+    (BATCH / depth.max(1)).max(1)
+}
+
 /// Deletes the files of a directory and returns the names of directories in it, a batch at most.
-fn delete_files(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
+fn delete_files(directory: BorrowedFd<'_>, batch: usize) -> Result<Vec<CString>, Errno> {
     let mut directories = Vec::new();
     for entry in Dir::read_from(directory)? {
         let entry = entry?;
@@ -55,8 +66,8 @@ fn delete_files(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
             continue;
         }
         if entry.file_type() != FileType::Directory {
-            match rustix::fs::unlinkat(directory, name, AtFlags::empty()) {
-                Err(Errno::ISDIR | Errno::PERM) => {}
+            match unlink(directory, name, AtFlags::empty()) {
+                Err(Errno::ISDIR) => {}
                 done => {
                     done?;
                     continue;
@@ -64,11 +75,19 @@ fn delete_files(directory: BorrowedFd<'_>) -> Result<Vec<CString>, Errno> {
             }
         }
         directories.push(name.to_owned());
-        if directories.len() == BATCH {
+        if directories.len() == batch {
             break;
         }
     }
     Ok(directories)
+}
+
+/// Deletes one entry; one that is gone is as good.
+fn unlink(directory: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(directory, name, flags) {
+        Err(Errno::NOENT) => Ok(()),
+        done => done,
+    }
 }
 
 #[cfg(test)]
@@ -91,6 +110,20 @@ mod tests {
             directory = open_beneath(&directory, "d").unwrap();
         }
         drop(directory);
+        crate::record::remove_folder(&root).unwrap();
+        assert!(!root.exists());
+    }
+
+    /// Far down, a directory takes several batches.
+    #[test]
+    fn a_deep_tree_that_is_wide_at_its_end_is_deleted() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        let end = root.join("d/".repeat(600));
+        for n in 0..7 {
+            fs::create_dir_all(end.join(format!("{n}/x"))).unwrap();
+            fs::write(end.join(format!("{n}/x/file")), "").unwrap();
+        }
         delete(&root).unwrap();
         assert!(!root.exists());
     }

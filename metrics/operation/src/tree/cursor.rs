@@ -13,21 +13,29 @@ const DIRECTORY: OFlags =
     OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
 /// Opens the directory that a tree begins with.
-pub(crate) fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
+///
+/// # Errors
+/// The kernel's; [`Errno::NOTDIR`] or [`Errno::LOOP`] for a link.
+pub fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())
 }
 
 /// Opens a directory that is in `folder` itself: a link is refused.
-pub(crate) fn open_beneath(folder: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
+///
+/// # Errors
+/// The kernel's.
+pub fn open_beneath(folder: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(folder, name, DIRECTORY, Mode::empty())
 }
 
 /// One directory of a tree, and the way back to its root. It holds a single descriptor however deep it is.
-pub(super) struct Cursor {
+#[derive(Debug)]
+pub struct Cursor {
     current: OwnedFd,
     above: Vec<Level>,
 }
 
+#[derive(Debug)]
 struct Level {
     /// The directory entered from here.
     name: CString,
@@ -36,16 +44,22 @@ struct Level {
 }
 
 impl Cursor {
-    pub(super) fn at(root: OwnedFd) -> Self {
+    #[must_use]
+    pub fn at(root: OwnedFd) -> Self {
         Self { current: root, above: Vec::new() }
     }
 
-    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+    /// The current directory.
+    #[must_use]
+    pub fn directory(&self) -> BorrowedFd<'_> {
         self.current.as_fd()
     }
 
     /// Enters a directory of the current one.
-    pub(super) fn descend(&mut self, name: CString) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// The kernel's; the cursor has not moved then.
+    pub fn descend(&mut self, name: CString) -> io::Result<()> {
         let next = open_beneath(&self.current, name.as_c_str())?;
         self.above.push(Level { identity: identity(&self.current)?, name });
         self.current = next;
@@ -53,7 +67,10 @@ impl Cursor {
     }
 
     /// Returns to the directory above and says which directory was left; none at the root.
-    pub(super) fn ascend(&mut self) -> io::Result<Option<CString>> {
+    ///
+    /// # Errors
+    /// The kernel's, and that the directory was moved away.
+    pub fn ascend(&mut self) -> io::Result<Option<CString>> {
         let Some(level) = self.above.pop() else { return Ok(None) };
         let above = open_beneath(&self.current, c"..")?;
         if identity(&above)? != level.identity {
@@ -69,6 +86,8 @@ fn identity(directory: &OwnedFd) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
-pub(super) fn is_dot(name: &CStr) -> bool {
+/// True for the entries that a directory has for itself and the one above.
+#[must_use]
+pub fn is_dot(name: &CStr) -> bool {
     matches!(name.to_bytes(), b"." | b"..")
 }
