@@ -18,6 +18,7 @@ use super::dir::Dir;
 use super::error::CgroupError;
 use super::hierarchy::{Hierarchy, Host};
 use super::join::{self, JoinFds};
+use super::kill;
 use super::path::CgroupPath;
 use super::remove;
 
@@ -120,7 +121,7 @@ impl ExecCgroup {
         Ok(fds)
     }
 
-    /// Kills all processes in it, waits until they are gone and removes it. It cannot be used again: since
+    /// Kills all processes in it and below, waits until they are gone and removes it. It cannot be used again: since
     /// Linux 6.14 a process that is cloned into a cgroup is killed when `cgroup.kill` was ever written there
     /// and not in its parent process's cgroup.
     ///
@@ -129,17 +130,18 @@ impl ExecCgroup {
     pub fn kill(self) -> Result<(), CgroupError> {
         let hierarchy = hierarchy(&self.host)?;
         let Some(dir) = hierarchy.dir(&self.path)? else { return Ok(()) };
-        self.kill_processes(&dir)?;
+        self.kill_processes(hierarchy, &dir)?;
         remove::remove_in(hierarchy, &self.path)
             .map_err(|errno| CgroupError::Remove { dir: hierarchy.dir_path(&self.path), errno })
     }
 
     #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
-    fn kill_processes(&self, dir: &Dir) -> Result<(), CgroupError> {
+    fn kill_processes(&self, hierarchy: &Hierarchy, dir: &Dir) -> Result<(), CgroupError> {
         let started = Instant::now();
         let mut pause = Duration::from_micros(200);
         loop {
-            let pids = processes(dir)?;
+            let mut pids = Vec::new();
+            kill::collect(hierarchy, &self.path, &mut pids)?;
             if pids.is_empty() {
                 return Ok(());
             }
@@ -153,7 +155,7 @@ impl ExecCgroup {
             }
             // Since Linux 5.14, v2: atomic, also against a process that forks faster than one can list.
             if dir.try_write("cgroup.kill", "1").is_err() {
-                for pid in pids {
+                for pid in pids.into_iter().filter_map(Pid::from_raw) {
                     // Gone in the meantime is fine; others are tried again.
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
                 }

@@ -112,7 +112,12 @@ pub(super) fn pids(host: &Host, path: &CgroupPath) -> Result<Vec<i32>, CgroupErr
     Ok(found)
 }
 
-fn collect(hierarchy: &Hierarchy, path: &CgroupPath, found: &mut Vec<i32>) -> Result<(), CgroupError> {
+/// Adds the processes of `path` and below in one hierarchy.
+pub(super) fn collect(
+    hierarchy: &Hierarchy,
+    path: &CgroupPath,
+    found: &mut Vec<i32>,
+) -> Result<(), CgroupError> {
     /// Either of the two ways in which a walk fails.
     enum Failed {
         Walk(Errno),

@@ -1,12 +1,16 @@
 //! The old way to mount an overlay, for kernels before 6.8.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_change, open_tree};
+use rustix::process::chdir;
 
-use super::{Failure, OPTIONS, Parts, RootfsError, VOLATILE, name};
+use super::{Failure, OPTIONS, Parts, RootfsError, VOLATILE};
+
+/// Bytes of options that mount(2) takes, with the zero at their end; pages are never smaller.
+const PAGE: usize = 4096;
 
 /// mount(2) needs a place to mount on: a private one, in the mount namespace of a thread of its own.
 pub(super) fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
@@ -28,6 +32,13 @@ fn mount_here(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
         .map_err(at("make private"))?;
     // Opened only now: a layer must belong to the mount namespace that stacks it.
     let opened = parts.open()?;
+    let place = parts.writable.map_or_else(|| parts.layers[0].as_path(), |(upper, _)| upper);
+    let place = std::path::absolute(place)
+        .map_err(|error| at("mount point")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    // mount(2) cuts its options at one page without an error, so the names have to be short: numbers in
+    // this folder. The working folder is this thread's own since it left the mount namespace.
+    chdir(c"/proc/self/fd").map_err(at("enter /proc/self/fd"))?;
+    let name = |fd: &OwnedFd| fd.as_raw_fd().to_string();
     let mut options = String::from("lowerdir=");
     options.push_str(&opened.layers.iter().map(name).collect::<Vec<_>>().join(":"));
     if let Some((upper, work)) = &opened.writable {
@@ -39,8 +50,10 @@ fn mount_here(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
         options.push_str(VOLATILE);
     }
     let options = std::ffi::CString::new(options).map_err(|_| at("mount")(Errno::INVAL))?;
-    let place = parts.writable.map_or_else(|| parts.layers[0].as_path(), |(upper, _)| upper);
-    mount("crisp", place, "overlay", MountFlags::empty(), options.as_c_str()).map_err(at("mount"))?;
-    open_tree(CWD, place, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
+    if options.count_bytes() >= PAGE {
+        return Err(at("mount")(Errno::TOOBIG));
+    }
+    mount("crisp", &place, "overlay", MountFlags::empty(), options.as_c_str()).map_err(at("mount"))?;
+    open_tree(CWD, &place, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
         .map_err(at("open_tree"))
 }

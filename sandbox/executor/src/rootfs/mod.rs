@@ -2,7 +2,7 @@
 //!
 //! Three ways, the best one that the kernel has: `lowerdir+` by descriptor (Linux 6.13), `lowerdir+`
 //! by name (6.8), and mount(2) in a mount namespace of a passing thread. In all of them the layers
-//! are named by descriptors or as `/proc/self/fd/N`, so that neither the 256 bytes of an fsconfig
+//! are named by descriptors or by their numbers, so that neither the 256 bytes of an fsconfig
 //! value nor the page that mount(2) takes limit their paths or number.
 
 mod classic;
