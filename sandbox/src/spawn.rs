@@ -14,7 +14,7 @@ use crisp_executor::{Program, ProgramError};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
 use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -100,17 +100,30 @@ pub fn spawn(
     Ok(spawned.pid)
 }
 
-/// Waits for the monitor's end in the background, so that no zombie is left of it.
+/// Waits for the monitor's end in the background, so that no zombie is left of it. A monitor that
+/// cannot be waited for is killed.
 fn reap(pidfd: OwnedFd) -> std::io::Result<()> {
     // Deprecated for descriptors that change under it; an `OwnedFd` names one process for life.
     #[allow(deprecated)]
-    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+    let pidfd = match AsyncFd::try_with_interest(pidfd, Interest::READABLE) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            let (pidfd, error) = error.into_parts();
+            kill(&pidfd);
+            return Err(error);
+        }
+    };
     tokio::spawn(async move {
         if pidfd.readable().await.is_ok() {
             let _ = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED);
         }
     });
     Ok(())
+}
+
+fn kill(pidfd: &OwnedFd) {
+    let _ = pidfd_send_signal(pidfd, Signal::KILL);
+    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }
 
 fn open_null() -> Result<OwnedFd, SpawnError> {

@@ -96,7 +96,7 @@ impl Drop for StartingExec {
         let version = self.protocol;
         let header = Header { version, ..Header::request(KillExec::OP, self.connection.next_id()) };
         if let Ok(message) = (KillExec { exec: self.exec }).encode(version) {
-            self.connection.send_unanswered(header, &message.body);
+            self.connection.send_unanswered(header, message.body);
         }
     }
 }

@@ -23,6 +23,9 @@ use super::execs::Execs;
 /// Events that a slow receiver may be behind before it must ask for a report.
 const EVENTS: usize = 256;
 
+/// How long a request whose response is dropped may wait for room. Meanwhile it keeps the connection open.
+const UNANSWERED: Duration = Duration::from_secs(600);
+
 pub(super) struct Connection {
     pub(super) monitor: PathBuf,
     pub(super) execs: Execs,
@@ -192,9 +195,20 @@ impl Connection {
         }
     }
 
-    /// Sends a request whose response is dropped, if there is room for it at once.
-    pub(super) fn send_unanswered(&self, header: Header, body: &[u8]) {
-        let _ = packet::send(self.socket.get_ref(), header, body, &[]);
+    /// Sends a request whose response is dropped: at once, or in the background when the monitor is
+    /// behind with reading.
+    pub(super) fn send_unanswered(self: &Arc<Self>, header: Header, body: Vec<u8>) {
+        if packet::send(self.socket.get_ref(), header, &body, &[]) != Err(Errno::AGAIN) {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let connection = Arc::clone(self);
+        runtime.spawn(async move {
+            let sent = connection.socket.async_io(Interest::WRITABLE, |socket| {
+                packet::send(socket, header, &body, &[]).map_err(std::io::Error::from)
+            });
+            let _ = tokio::time::timeout(UNANSWERED, sent).await;
+        });
     }
 
     fn response(&self, op: Op, Packet { header, body, fds }: Packet) -> Result<Message, LinkError> {

@@ -1,13 +1,16 @@
 //! The link against monitors of other releases: a socket, and what they would answer.
 
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use crisp_executor::id::{ContainerId, PodId};
 use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace, Plan, Process, Root};
+use crisp_monitor::wire::request::KillExec;
 use crisp_monitor::wire::response::StdinOpened;
-use crisp_monitor::wire::{Header, Message, Op, PROTOCOL, Packet, Response, packet};
+use crisp_monitor::wire::{Header, Message, Op, PROTOCOL, Packet, Request, Response, packet};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::accept;
@@ -32,6 +35,33 @@ impl Peer {
         let served = std::thread::spawn(move || serve(&listener, protocol));
         Self { socket, _folder: folder, served }
     }
+}
+
+/// Answers the greeting, then reads nothing until `go`; returns the execs that came and were not killed,
+/// when each was or nothing more comes.
+fn serve_late(listener: &OwnedFd, go: &Receiver<()>) -> (usize, BTreeSet<u64>) {
+    let connection = accept(listener).unwrap();
+    let ready = |seconds| {
+        let timeout = rustix::event::Timespec { tv_sec: seconds, tv_nsec: 0 };
+        poll(&mut [PollFd::new(&connection, PollFlags::IN)], Some(&timeout)).unwrap() > 0
+    };
+    assert!(ready(20));
+    let hello = packet::receive(&connection).unwrap().unwrap();
+    let Message { body, .. } = answer(Op::Hello, PROTOCOL);
+    packet::send(&connection, hello.header.response(false), &body, &[]).unwrap();
+    go.recv().unwrap();
+    let (mut execs, mut left) = (0, BTreeSet::new());
+    while (execs == 0 || !left.is_empty()) && ready(5) {
+        let Ok(Some(Packet { header, body, fds })) = packet::receive(&connection) else { break };
+        let message = Message { body, fds };
+        if header.op == Op::Exec as u16 {
+            execs += 1;
+            left.insert(ExecRequest::decode(message, header.version).unwrap().exec_id);
+        } else {
+            left.remove(&KillExec::decode(message, header.version).unwrap().exec);
+        }
+    }
+    (execs, left)
 }
 
 fn serve(listener: &OwnedFd, protocol: u16) -> Vec<Packet> {
@@ -114,23 +144,26 @@ fn start(container: &ContainerId) -> StartRequest {
     }
 }
 
+fn exec(exec_id: u64, container: &ContainerId) -> ExecRequest {
+    ExecRequest {
+        exec_id,
+        container: container.clone(),
+        process: process(),
+        cgroup: CgroupJoin::default(),
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        fds: vec![],
+        size: None,
+    }
+}
+
 /// Every request there is, but for opening the pod: a server opens pods only with its own monitor.
 async fn everything(link: &MonitorLink) -> Result<(), LinkError> {
     let id = ContainerId::random();
     assert!(link.report().await?.containers.is_empty());
     assert_eq!(link.start(start(&id)).await?.pid, 7);
-    let exec = ExecRequest {
-        exec_id: 5,
-        container: id.clone(),
-        process: process(),
-        cgroup: CgroupJoin::default(),
-        stdin: None,
-        stdout: Some(null()),
-        stderr: None,
-        fds: vec![],
-        size: None,
-    };
-    link.exec(exec).await?;
+    link.exec(ExecRequest { stdout: Some(null()), ..exec(5, &id) }).await?;
     link.kill_exec(5).await?;
     link.signal(&id, 15, false).await?;
     link.reopen_log(&id, null()).await?;
@@ -180,4 +213,30 @@ async fn a_newer_monitor_is_asked_in_the_protocol_of_this_server() {
     for op in [Op::Start, Op::Exec] {
         assert_eq!(plan_starts_with(&requests, op) & 0xf0, 0x80, "MessagePack: a map");
     }
+}
+
+/// A monitor whose thread is held up by a slow disk, and clients that give up meanwhile: it must not run
+/// their commands once it goes on.
+#[tokio::test]
+async fn execs_that_were_given_up_are_killed_however_late_the_monitor_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("monitor.sock");
+    let listener = listen(&socket).unwrap();
+    rustix::io::ioctl_fionbio(&listener, false).unwrap();
+    let (go, wait) = channel();
+    let served = tokio::task::spawn_blocking(move || serve_late(&listener, &wait));
+    let link = MonitorLink::connect(&socket, DEADLINE).await.unwrap();
+    let container = ContainerId::random();
+    let mut execs = tokio::task::JoinSet::new();
+    // More than the socket holds.
+    for id in 0..400 {
+        let (link, request) = (link.clone(), exec(id, &container));
+        execs.spawn(async move { link.exec(request).await });
+    }
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    execs.shutdown().await;
+    go.send(()).unwrap();
+    let (arrived, left) = served.await.unwrap();
+    assert!((10..400).contains(&arrived), "the socket was full: {arrived}");
+    assert_eq!(left, BTreeSet::new());
 }
