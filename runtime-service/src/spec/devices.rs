@@ -188,4 +188,16 @@ mod tests {
         assert!(devices.rules.iter().all(LinuxDeviceCgroup::allow));
         assert!(!devices.nodes.iter().any(|n| n.path().starts_with("/dev/pts")));
     }
+
+    /// With it the container could read and write what belongs to the machine's own console.
+    #[test]
+    fn a_privileged_container_gets_no_console_of_the_host() {
+        let console = Path::new("/dev/console");
+        if !fs::metadata(console).is_ok_and(|metadata| metadata.file_type().is_char_device()) {
+            crisp_skip::unsupported!(Device("/dev/console"));
+        }
+        let devices = resolve(true, &[]).unwrap();
+        assert!(devices.nodes.iter().any(|node| node.path() == Path::new("/dev/null")));
+        assert!(!devices.nodes.iter().any(|node| node.path() == console));
+    }
 }

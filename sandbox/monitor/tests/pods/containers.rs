@@ -139,12 +139,10 @@ async fn a_grandchild_that_keeps_the_pipe_does_not_hold_back_the_exit() {
     }
     let (pod, opened) = Pod::open_with(|request| request.shared_pid = true).await;
     assert!(opened.init.is_some());
-    let mut plan = sh("echo first; busybox sleep 3 & exit 5");
+    let mut plan = sh("echo first; busybox sleep 1000 & exit 5");
     plan.pid = PidNamespace::Pod;
-    let before = std::time::Instant::now();
     let (id, exit) = pod.run_plan(&plan).await;
     assert_eq!(exit.status, ExitStatus::Code(5));
-    assert!(before.elapsed() < std::time::Duration::from_secs(2), "{:?}", before.elapsed());
     assert_eq!(pod.output(&id, "stdout"), "first\n");
     pod.shutdown().await;
 }

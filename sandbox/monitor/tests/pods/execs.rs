@@ -8,7 +8,7 @@ use crisp_executor::plan::{CgroupJoin, Process};
 use crisp_monitor::wire::{ExitStatus, Failure};
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, Started};
 
-use crate::harness::{Pod, gone, missing};
+use crate::harness::{DEADLINE, Pod, gone, missing};
 use crate::plans::{process, sh};
 
 async fn exec(
@@ -87,7 +87,7 @@ async fn killing_an_exec_takes_its_children_along() {
     // End-of-file: the child that was left in the background held the pipe as well.
     let mut rest = Vec::new();
     let whole = tokio::task::spawn_blocking(move || read.read_to_end(&mut rest));
-    tokio::time::timeout(Duration::from_secs(5), whole).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, whole).await.unwrap().unwrap().unwrap();
     pod.shutdown().await;
 }
 
@@ -124,7 +124,7 @@ async fn a_dropped_exec_request_leaves_no_process() {
     }
     let began = Instant::now();
     while pod.link.report().await.unwrap().containers[0].execs > 0 {
-        assert!(began.elapsed() < Duration::from_secs(5), "execs are left");
+        assert!(began.elapsed() < DEADLINE, "execs are left");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     pod.shutdown().await;

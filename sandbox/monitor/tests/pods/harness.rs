@@ -19,7 +19,8 @@ use tokio::sync::broadcast;
 
 use crate::plans::sh;
 
-pub const DEADLINE: Duration = Duration::from_secs(10);
+/// Against hanging, on a machine with much other work.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Why nothing can be tested here, printed; false when all is there.
 pub fn missing() -> bool {
@@ -191,7 +192,7 @@ impl Drop for Pod {
 }
 
 pub async fn until(what: &str, condition: impl Fn() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if condition() {
             return;
         }

@@ -1,4 +1,4 @@
-//! How fast it is. Prints, and fails only where something is badly wrong.
+//! How fast it is. Prints; the bars are those of the benchmark (e2e/bench.sh), which needs an idle machine.
 
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,11 @@ use crate::cgroups::Cgroup;
 use crate::harness::{Pod, missing, request, shipped};
 use crate::plans::{plan, process};
 
+/// Far above what a loaded machine needs; what it catches is a wait where none should be.
+const STUCK: Duration = Duration::from_secs(2);
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pod_is_up_soon() {
+async fn no_step_of_a_pod_waits_without_need() {
     if missing() {
         return;
     }
@@ -52,7 +55,7 @@ async fn a_pod_is_up_soon() {
         times.sort();
         let (min, median) = (times[0], times[times.len() / 2]);
         eprintln!("{name}: min {min:?}, median {median:?}");
-        assert!(median < Duration::from_millis(100), "{name}: {times:?}");
+        assert!(median < STUCK, "{name}: {times:?}");
     }
 }
 
