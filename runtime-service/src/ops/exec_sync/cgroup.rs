@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
-use crisp_executor::cgroup::ExecCgroup;
+use crisp_executor::cgroup::{Cgroup, CgroupError, ExecCgroup};
 use crisp_executor::compile;
 use crisp_executor::plan::CgroupJoin;
 use crisp_sandbox::Pod;
@@ -11,6 +11,9 @@ use crisp_sandbox::Pod;
 use crate::cause::Cause;
 use crate::container::Container;
 use crate::service_state::{ServiceState, cgroup_path};
+
+/// Cgroups that are passed over for one exec: each takes a second to be found in use.
+const TRIES: u32 = 3;
 
 /// An exec cgroup in use by one exec.
 pub(super) struct ExecGroup {
@@ -46,6 +49,27 @@ impl Drop for Number {
     }
 }
 
+/// A number that no other exec uses, and its cgroup. One in which processes live that an earlier server's
+/// exec left in cgroups of their own is passed over, and never tried again.
+fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgroup), CgroupError> {
+    let mut tries = 0;
+    loop {
+        let (mut number, is_made) = Number::lowest_free(container);
+        if is_made {
+            let made = cgroup.reuse_exec_cgroup(number.number)?;
+            return Ok((number, made));
+        }
+        match cgroup.make_exec_cgroup(number.number) {
+            Err(CgroupError::Remove { dir, errno }) if tries < TRIES => {
+                tracing::warn!(container = %container.id(), dir = %dir.display(), %errno, "the cgroup of an earlier command is still in use");
+                number.afterwards = Some(true);
+                tries += 1;
+            }
+            made => return Ok((number, made?)),
+        }
+    }
+}
+
 impl ExecGroup {
     /// Takes an exec cgroup of the container. Returns it with what a process needs to be started in it.
     pub(super) fn take(
@@ -53,13 +77,8 @@ impl ExecGroup {
         container: &Arc<Container>,
         pod: &Pod,
     ) -> Result<(Self, CgroupJoin, Vec<OwnedFd>), Cause> {
-        let (mut number, is_made) = Number::lowest_free(container);
         let cgroup = service.cgroups.open(&cgroup_path(pod, container.id())?)?;
-        let cgroup = if is_made {
-            cgroup.reuse_exec_cgroup(number.number)?
-        } else {
-            cgroup.make_exec_cgroup(number.number)?
-        };
+        let (mut number, cgroup) = free(container, &cgroup)?;
         number.afterwards = Some(false);
         let mut join_fds = cgroup.join()?;
         // The monitor reads these for a container's first process alone.

@@ -39,20 +39,16 @@ impl Cgroup {
     /// server made.
     ///
     /// # Errors
-    /// [`CgroupError::Create`] naming the folder, [`CgroupError::NoHierarchy`].
+    /// [`CgroupError::Create`] naming the folder, [`CgroupError::NoHierarchy`]; [`CgroupError::Remove`] when
+    /// processes live in cgroups below the old one: another number can be had.
     pub fn make_exec_cgroup(&self, number: u32) -> Result<ExecCgroup, CgroupError> {
         let (exec, hierarchy) = self.numbered(number)?;
-        let dir = || hierarchy.dir_path(&exec.path);
         if let Some(old) = hierarchy.dir(&exec.path)? {
             empty(hierarchy, &old, &self.path)?;
             remove::remove_in(hierarchy, &exec.path)
-                .map_err(|errno| CgroupError::Remove { dir: dir(), errno })?;
+                .map_err(|errno| CgroupError::Remove { dir: hierarchy.dir_path(&exec.path), errno })?;
         }
-        create::mkdir(hierarchy, &exec.path).map_err(|errno| CgroupError::Create {
-            dir: dir(),
-            errno,
-            hint: "",
-        })?;
+        make(hierarchy, &exec.path)?;
         Ok(exec)
     }
 
@@ -60,11 +56,13 @@ impl Cgroup {
     /// the last one left in it move to the container's cgroup.
     ///
     /// # Errors
-    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`].
+    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`], [`CgroupError::Create`].
     pub fn reuse_exec_cgroup(&self, number: u32) -> Result<ExecCgroup, CgroupError> {
         let (exec, hierarchy) = self.numbered(number)?;
-        if let Some(dir) = hierarchy.dir(&exec.path)? {
-            empty(hierarchy, &dir, &self.path)?;
+        match hierarchy.dir(&exec.path)? {
+            Some(dir) => empty(hierarchy, &dir, &self.path)?,
+            // A container with a writable cgroup file system can remove it.
+            None => make(hierarchy, &exec.path)?,
         }
         Ok(exec)
     }
@@ -79,6 +77,11 @@ impl Cgroup {
 fn hierarchy(host: &Host) -> Result<&Hierarchy, CgroupError> {
     let v1 = || ["freezer", "pids"].iter().find_map(|name| host.v1.iter().find(|h| h.has(name)));
     host.v2.as_ref().or_else(v1).or(host.v1.first()).ok_or(CgroupError::NoHierarchy)
+}
+
+fn make(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), CgroupError> {
+    let failed = |errno| CgroupError::Create { dir: hierarchy.dir_path(path), errno, hint: "" };
+    create::mkdir(hierarchy, path).map(drop).map_err(failed)
 }
 
 /// Moves the processes in `dir` to the container's cgroup.

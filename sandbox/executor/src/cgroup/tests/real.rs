@@ -291,6 +291,32 @@ fn an_exec_cgroup_ends_processes_in_cgroups_below_it() {
 }
 
 #[test]
+fn an_exec_cgroup_that_the_container_removed_is_made_again() {
+    let Some(own) = Own::new() else { return };
+    drop(own.cgroup.make_exec_cgroup(0).unwrap());
+    own.cgroup.child("exec-0").unwrap().remove().unwrap();
+    assert!(exec_folder(&own, 0).is_none());
+    own.cgroup.reuse_exec_cgroup(0).unwrap().join().unwrap();
+    assert!(exec_folder(&own, 0).is_some());
+}
+
+/// As after a restart of the server, with processes that a command left in cgroups that it made.
+#[test]
+fn an_exec_cgroup_in_use_below_is_refused_and_another_can_be_had() {
+    let Some(own) = Own::new() else { return };
+    drop(own.cgroup.make_exec_cgroup(0).unwrap());
+    let folder = exec_folder(&own, 0).unwrap();
+    rustix::fs::mkdirat(folder.fd(), c"below", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    folder.child(c"below").unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
+    assert!(matches!(own.cgroup.make_exec_cgroup(0), Err(CgroupError::Remove { .. })));
+    own.cgroup.make_exec_cgroup(1).unwrap().join().unwrap();
+    assert!(child.try_wait().unwrap().is_none(), "it belongs to the container");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn the_next_exec_in_a_cgroup_does_not_have_what_the_last_one_left() {
     let Some(own) = Own::new() else { return };
     drop(own.cgroup.make_exec_cgroup(0).unwrap());
