@@ -18,7 +18,7 @@ use crate::pod_table::PodTable;
 use crate::spawn::MonitorBinary;
 
 /// Above the sum of the deadlines that an operation on a pod has.
-const LOCK: Duration = Duration::from_secs(100);
+const LOCK: Duration = Duration::from_secs(120);
 
 /// Where and with what pods are made.
 #[derive(Debug, Clone)]

@@ -11,13 +11,13 @@ const USERS: [&str; 3] = ["nobody:", "\"nobody\"", "nobody-here"];
 /// How many each part of the project still has. Numbers only get smaller, down to 0.
 const LEFT: [(&str, usize); 8] = [
     ("cri-server/", 24),
-    ("image-service/", 31),
+    ("image-service/", 0),
     ("metrics/", 4),
     ("proto/", 1),
     ("runtime-service/", 31),
     ("sandbox/executor/", 0),
-    ("sandbox/monitor/", 20),
-    ("sandbox/", 20),
+    ("sandbox/monitor/", 0),
+    ("sandbox/", 0),
 ];
 
 #[test]

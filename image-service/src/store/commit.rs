@@ -11,7 +11,7 @@ use super::config;
 use super::error::StoreError;
 use super::image::{Image, NewImage};
 use super::record::{self, ImageRecord, Name};
-use super::{Inner, Store, StoredImage, StoredLayer};
+use super::{Inner, Store, StoredImage, StoredLayer, publish};
 use crate::digest::{DiffId, ImageId};
 use crate::layout::{ImageFolder, numbered};
 
@@ -108,18 +108,18 @@ impl Inner {
             }
             record::write_new(&folder.record(), &record)?;
             if self.state().images.contains_key(&record.id) {
-                self.discard(home.path(), &self.layout.image_trash())?;
+                // In one step: a server that dies beside it has the old image or the new one.
+                publish::exchange_or_rename(folder.path(), home.path())
             } else {
                 self.set_aside(home.path(), &self.layout.bad_images(), record.id.hex())?;
+                fs::rename(folder.path(), home.path())
             }
-            fs::rename(folder.path(), home.path()).map_err(StoreError::at("publish", home.path()))
+            .map_err(StoreError::at("publish", home.path()))
         };
-        if let Err(error) = write() {
-            // What stays after a second failure goes at the next start.
-            let _ = self.discard(folder.path(), &self.layout.image_trash());
-            return Err(error);
-        }
-        Ok(self.stored(record, config))
+        let written = write();
+        // The copy before, or what a failure left. What stays after a second failure goes at the next start.
+        let _ = self.discard(folder.path(), &self.layout.image_trash());
+        written.map(|()| self.stored(record, config))
     }
 
     fn stored(&self, record: ImageRecord, config: ImageConfiguration) -> StoredImage {

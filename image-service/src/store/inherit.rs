@@ -56,6 +56,9 @@ impl Inner {
     fn visible_below(&self, layers: &[DiffId]) -> Vec<PathBuf> {
         let state = self.state();
         let last = layers.iter().rposition(|diff| state.hides_below(diff)).unwrap_or(0);
-        layers[last..].iter().rev().map(|diff| self.layout.layer(diff).tree()).collect()
+        // An image may have a layer many times; only its topmost appearance can be seen.
+        let mut seen = HashSet::new();
+        let distinct = layers[last..].iter().rev().filter(|diff| seen.insert(*diff));
+        distinct.map(|diff| self.layout.layer(diff).tree()).collect()
     }
 }

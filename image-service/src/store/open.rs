@@ -96,6 +96,12 @@ impl Inner {
                 _ => {}
             }
         }
+        // That directories got the attributes of those below may not have reached the disk, and no checksum
+        // tells: the next image that has the layer gives them again.
+        for layer in state.layers.values_mut().filter(|layer| layer.health == Health::Unsynced) {
+            let inherited = std::mem::take(&mut layer.record.inherited);
+            layer.record.implied.extend(inherited);
+        }
         Ok(state)
     }
 

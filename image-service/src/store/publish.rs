@@ -106,6 +106,14 @@ impl Inner {
     }
 }
 
+/// Puts `new` in the place of `old`, which is then where `new` was, or nowhere if it was not there.
+pub(super) fn exchange_or_rename(new: &Path, old: &Path) -> std::io::Result<()> {
+    match exchange(new, old) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::rename(new, old),
+        done => done,
+    }
+}
+
 /// Exchanges two folders, in one step where the file system can.
 fn exchange(new: &Path, old: &Path) -> std::io::Result<()> {
     match rustix::fs::renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {

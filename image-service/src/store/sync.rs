@@ -205,4 +205,33 @@ mod tests {
         assert!(inner.unsynced().is_empty());
         drop(syncing);
     }
+
+    #[test]
+    fn an_image_pulled_again_before_it_is_durable_is_never_off_the_disk() {
+        use std::sync::atomic::AtomicBool;
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let syncing = store.inner.file_systems.syncing.lock().unwrap();
+        let id = store.commit_image(image()).unwrap().id.clone();
+        let (record, ended) = (store.inner.layout.image(&id).record(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut missing = 0;
+                while !ended.load(Ordering::Relaxed) {
+                    missing += usize::from(!record.exists());
+                }
+                missing
+            });
+            for _ in 0..500 {
+                store.commit_image(image()).unwrap();
+            }
+            ended.store(true, Ordering::Relaxed);
+            assert_eq!(watcher.join().unwrap(), 0, "a server that dies now would lose the image");
+        });
+        // Also when its folder is lost.
+        std::fs::remove_dir_all(store.inner.layout.image(&id).path()).unwrap();
+        store.commit_image(image()).unwrap();
+        assert!(record.exists());
+        drop(syncing);
+    }
 }

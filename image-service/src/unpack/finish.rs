@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, Stat};
+use rustix::io::Errno;
 
 use super::attributes::{self, On};
 use super::place::Unpacker;
@@ -15,7 +16,7 @@ impl Unpacker<'_> {
     /// Finishes directories, which change as long as something is put into them.
     pub fn finish(mut self) -> Result<Unpacked, UnpackFault> {
         for path in std::mem::take(&mut self.opaque) {
-            if let Ok(directory) = self.folders.open_folder(&path, OFlags::NOFOLLOW)
+            if let Some(directory) = self.still_there(&path)?
                 && whiteout::remove_all(&directory)? > 0
             {
                 self.totals.remeasure = true;
@@ -70,13 +71,22 @@ impl Unpacker<'_> {
         path: &[u8],
         seen: &mut HashSet<u64>,
     ) -> Result<Option<(OwnedFd, Stat)>, UnpackFault> {
-        let Ok(open) = self.folders.open_folder(path, OFlags::NOFOLLOW) else { return Ok(None) };
+        let Some(open) = self.still_there(path)? else { return Ok(None) };
         let stat = rustix::fs::fstat(&open).map_err(UnpackFault::at("look at a directory"))?;
         if !seen.insert(stat.st_ino) {
             return Ok(None);
         }
         self.totals.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
         Ok(Some((open, stat)))
+    }
+
+    /// Opens a directory that an entry made; none when a later one replaced it.
+    fn still_there(&self, path: &[u8]) -> Result<Option<OwnedFd>, UnpackFault> {
+        match self.folders.open_folder(path, OFlags::NOFOLLOW) {
+            Ok(open) => Ok(Some(open)),
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+            Err(errno) => Err(UnpackFault::at("finish a directory")(errno)),
+        }
     }
 
     fn add_to_checksum(

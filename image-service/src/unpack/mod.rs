@@ -56,6 +56,8 @@ pub struct Limits {
     pub bytes: u64,
     /// Directories used without being brought, whose names the store keeps.
     pub implied: u64,
+    /// Bytes of their paths, which the store keeps in memory as long as it has the layer.
+    pub implied_bytes: usize,
     /// Bytes of memory for the paths of directories while the layer is unpacked.
     pub directory_memory: usize,
     /// Bytes in one path; the kernel takes 4095.
@@ -71,6 +73,7 @@ impl Default for Limits {
             inodes: 8 << 20,
             bytes: 1 << 40,
             implied: 100_000,
+            implied_bytes: 16 << 20,
             directory_memory: 256 << 20,
             path: 4095,
             extended_header: 1 << 20,
@@ -167,6 +170,12 @@ pub enum UnpackFault {
          for its directories"
     )]
     Implied(u64),
+    /// The paths of the directories implied are too long together.
+    #[error(
+        "the paths of directories that the archive uses without bringing them have more than {0} bytes; build \
+         the layer with entries for its directories"
+    )]
+    ImpliedBytes(usize),
     /// Too much memory for directories.
     #[error("the paths of the archive's directories need more than {0} bytes of memory")]
     DirectoryMemory(usize),

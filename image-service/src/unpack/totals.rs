@@ -18,6 +18,7 @@ pub(super) struct Totals<'a> {
     /// Bytes of memory for directories.
     memory: usize,
     implied: u64,
+    implied_bytes: usize,
     /// On disk.
     pub bytes: u64,
     pub checksum: Checksum,
@@ -36,6 +37,7 @@ impl<'a> Totals<'a> {
             written: 0,
             memory: 0,
             implied: 0,
+            implied_bytes: 0,
             bytes: 0,
             checksum: Checksum::default(),
             remeasure: false,
@@ -76,6 +78,10 @@ impl<'a> Totals<'a> {
         self.implied += 1;
         if self.implied > self.limits.implied {
             return Err(UnpackFault::Implied(self.limits.implied));
+        }
+        self.implied_bytes = self.implied_bytes.saturating_add(path.len());
+        if self.implied_bytes > self.limits.implied_bytes {
+            return Err(UnpackFault::ImpliedBytes(self.limits.implied_bytes));
         }
         self.inode()?;
         self.directory(path)

@@ -79,7 +79,7 @@ fn folders_keep_their_times_although_they_are_filled_later() {
     let tree = tree::read(&fixture.tree(archive));
     assert_eq!(tree[Path::new("a")].mtime, (100, 0));
     assert_eq!(tree[Path::new("a/b")].mtime, (200, 0));
-    // Nobody said when: the same for everybody rather than the time of the pull.
+    // The archive names no time: every pull gives the same one, and not its own.
     assert_eq!(tree[Path::new("implied")].mtime, (0, 0));
     assert_eq!(tree[Path::new("implied")].mode & 0o7777, 0o755);
     assert_eq!(tree[Path::new("a/b/f")].content, b"through the link");

@@ -107,7 +107,7 @@ fn a_pull_that_filled_the_disk_leaves_nothing_on_it() {
     let mine = ingest(Archive::new().file("b", vec![2; 400_000])).unwrap();
     let hold = store.hold(std::slice::from_ref(&mine));
     ingest(Archive::new().file("c", vec![3; 1_900_000])).unwrap_err();
-    assert!(!store.has_layer(&abandoned), "nobody wants it");
+    assert!(!store.has_layer(&abandoned), "no pull needs it");
     assert!(store.has_layer(&mine), "the pull may have another use for it");
     drop(hold);
     let deadline = Instant::now() + Duration::from_secs(10);

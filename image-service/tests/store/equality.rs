@@ -89,7 +89,7 @@ fn parallel_and_serial_unpacking_agree() {
         .collect();
     for (worker, expected) in workers.into_iter().zip(expected) {
         let found = worker.join().unwrap();
-        // Not assert_eq: nobody wants to read the contents.
+        // Not assert_eq: its message would hold all contents.
         let different: Vec<_> =
             found.iter().filter(|(path, node)| expected.get(*path) != Some(node)).collect();
         let paths: Vec<_> = different.iter().map(|(path, _)| path).collect();

@@ -347,8 +347,11 @@ fn directories_that_are_only_implied_meet_limits() {
     assert!(error.contains("more than 3000 directories without bringing them"), "{error}");
     let error = refuse(Limits { inodes: 7000, directory_memory: 1 << 20, ..Limits::default() });
     assert!(error.contains("1048576 bytes of memory"), "{error}");
-    let error = refuse(Limits::default());
+    let error = refuse(Limits { inodes: 200_000, implied_bytes: usize::MAX, ..Limits::default() });
     assert!(error.contains("more than 100000 directories"), "{error}");
+    // Paths that stay in memory: few entries of the archive make many and long ones.
+    let error = refuse(Limits::default());
+    assert!(error.contains("have more than 16777216 bytes"), "{error}");
 }
 
 #[test]

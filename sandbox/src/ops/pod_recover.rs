@@ -202,7 +202,17 @@ fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
 async fn give_back_networks(service: &ServiceState) {
     let pods = service.table.list();
     let live = pods.iter().filter(|pod| !pod.status().state.is_torn_down());
-    let live: Vec<PodId> = live.map(|pod| pod.id.clone()).collect();
+    let mut live: BTreeSet<PodId> = live.map(|pod| pod.id.clone()).collect();
+    // A pod whose monitor is still asked for is not listed yet, and may run.
+    let listed = |id: &PodId| service.table.get(id).is_some();
+    match pod_ids(&service.layout) {
+        Ok(ids) => live.extend(ids.into_iter().filter(|id| !listed(id))),
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell which pods are no more; their networks stay until the next start");
+            return;
+        }
+    }
+    let live: Vec<PodId> = live.into_iter().collect();
     match tokio::time::timeout(NETWORKS, service.networks.gc(&live)).await {
         Ok(Ok(gone)) if gone.is_empty() => {}
         Ok(Ok(gone)) => tracing::info!(count = gone.len(), "gave back networks of pods that are no more"),
