@@ -36,7 +36,17 @@ pub enum LockError {
 /// A folder that is ours as long as this lives.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: File,
+    file: File,
+}
+
+/// By name: a process that another thread is starting has a copy of the descriptor until its exec, and
+/// closing this one alone would leave the folder locked for so long.
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::warn!(%error, "cannot unlock a folder; it is unlocked when this process ends");
+        }
+    }
 }
 
 impl FolderLock {
@@ -69,7 +79,7 @@ impl FolderLock {
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
         written.map_err(failed)?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -86,5 +96,15 @@ mod tests {
         assert!(error.contains(folder.path().to_str().unwrap()) && error.contains("--state"), "{error}");
         drop(first);
         FolderLock::take(folder.path()).unwrap();
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_in_a_starting_process_does_not_keep_the_next_server_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = FolderLock::take(folder.path()).unwrap();
+        let copy = first.file.try_clone().unwrap();
+        drop(first);
+        FolderLock::take(folder.path()).unwrap();
+        drop(copy);
     }
 }

@@ -29,6 +29,7 @@ mod image;
 mod ingest;
 mod inherit;
 mod lease;
+mod lock;
 mod open;
 mod publish;
 mod record;
@@ -36,7 +37,6 @@ mod remove;
 mod sync;
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -74,8 +74,7 @@ struct Inner {
     disk_full: AtomicBool,
     /// Numbers temporary folders, and versions of images and layers in memory.
     next: AtomicU64,
-    /// Keeps a second server out.
-    _lock: File,
+    _lock: lock::StoreLock,
 }
 
 /// What is on disk, in memory.

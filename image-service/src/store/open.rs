@@ -1,7 +1,7 @@
 //! Opening the store: what is on disk becomes what is known. Nothing is deleted here.
 
 use std::collections::HashMap;
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use rustix::fs::IFlags;
 use super::config;
 use super::error::StoreError;
 use super::image::Image;
+use super::lock::StoreLock;
 use super::record::{ImageRecord, LayerRecord};
 use super::sync::FileSystems;
 use super::{Health, Inner, State, Store, StoredImage, StoredLayer};
@@ -48,7 +49,7 @@ impl Store {
             made.map_err(StoreError::at("create", &folder))?;
         }
         spread_on_ext4(&layout.unpacking());
-        let lock = lock(&layout)?;
+        let lock = StoreLock::take(&layout)?;
         let inner = Inner {
             limits,
             state: RwLock::default(),
@@ -216,21 +217,6 @@ fn resolve_duplicate_names(images: &mut [StoredImage]) {
             let image = Image::new(&stored.record, stored.image.config.clone(), |_| 0);
             stored.image = Arc::new(Image { size, ..image });
         }
-    }
-}
-
-fn lock(layout: &Layout) -> Result<File, StoreError> {
-    let path = layout.lock();
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(StoreError::at("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(layout.images())),
-        Err(TryLockError::Error(e)) => Err(StoreError::at("lock", &path)(e)),
     }
 }
 

@@ -3,12 +3,13 @@
 //! A path on a dead NFS server can keep a system call for hours, and nothing can interrupt it. So
 //! paths are opened by a thread that may be abandoned: the caller gets an error in time, and until
 //! the thread comes back, further requests for that path fail at once instead of losing a thread each.
+//! It has no descriptor of the server's, see [`opener`].
 
+mod opener;
 mod waiting;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, fchmod, mkdir, open as open_file, statx};
@@ -16,7 +17,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree};
 
 use crate::sys::{MountAttr, mount_setattr};
-use waiting::Waiting;
+use opener::Opener;
 pub use waiting::stuck;
 
 /// How mounts made later on one side are seen on the other.
@@ -102,39 +103,18 @@ pub fn open_all(
     if paths.is_empty() {
         return Ok(sources);
     }
-    let (sender, results) = channel();
-    std::thread::Builder::new()
-        .name("mount sources".to_owned())
-        .spawn(move || work(&requests, started + deadline, &sender))
-        .map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);
-            (0, SourceError::Kernel { path: paths[0].clone(), step: "start a thread", errno, hint: "" })
-        })?;
+    let opener = Opener::start(requests, started + deadline).map_err(|errno| {
+        (0, SourceError::Kernel { path: paths[0].clone(), step: "start a thread", errno, hint: "" })
+    })?;
     while sources.len() < paths.len() {
         let index = sources.len();
-        match results.recv_timeout(deadline.saturating_sub(started.elapsed())) {
-            Ok(Ok(source)) => sources.push(source),
-            Ok(Err(error)) => return Err((index, error)),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                let path = paths[index].clone();
-                return Err((index, SourceError::Deadline { path, deadline }));
-            }
+        match opener.next(deadline.saturating_sub(started.elapsed())) {
+            Some(Ok(source)) => sources.push(source),
+            Some(Err(error)) => return Err((index, error)),
+            None => return Err((index, SourceError::Deadline { path: paths[index].clone(), deadline })),
         }
     }
     Ok(sources)
-}
-
-fn work(requests: &[(PathBuf, Options)], deadline: Instant, results: &Sender<Result<Source, SourceError>>) {
-    for (path, options) in requests {
-        let waiting = Waiting::new(path, deadline);
-        let result = open_here(path, *options);
-        drop(waiting);
-        let failed = result.is_err();
-        // The receiver is gone after its deadline; the mount ends with its descriptor.
-        if results.send(result).is_err() || failed {
-            return;
-        }
-    }
 }
 
 fn open_here(path: &Path, options: Options) -> Result<Source, SourceError> {

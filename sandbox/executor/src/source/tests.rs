@@ -105,6 +105,19 @@ fn dead_file_system(on: &Path) -> OwnedFd {
     server
 }
 
+/// What each thread that opens paths has open.
+fn opener_descriptors() -> Vec<Vec<PathBuf>> {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().flatten().map(|entry| entry.path());
+    let is_opener = |thread: &PathBuf| {
+        std::fs::read_to_string(thread.join("comm")).is_ok_and(|name| name.trim_end() == "mount sources")
+    };
+    let descriptors = |thread: PathBuf| {
+        let links = std::fs::read_dir(thread.join("fd")).into_iter().flatten().flatten();
+        links.filter_map(|link| std::fs::read_link(link.path()).ok()).collect()
+    };
+    threads.filter(is_opener).map(descriptors).collect()
+}
+
 #[test]
 fn a_dead_file_system_costs_its_deadline_once_and_one_thread() {
     let Some(folder) = folder() else { return };
@@ -113,6 +126,7 @@ fn a_dead_file_system_costs_its_deadline_once_and_one_thread() {
     }
     let path = folder.path().join("below");
     let mount_point = folder.path().to_owned();
+    let lock = tempfile::NamedTempFile::new().unwrap();
     std::thread::spawn(move || {
         let server = dead_file_system(&mount_point);
         let before = stuck();
@@ -128,6 +142,15 @@ fn a_dead_file_system_costs_its_deadline_once_and_one_thread() {
             assert!(started.elapsed() < deadline);
             assert_eq!(stuck(), before + 1);
         }
+        // Such a thread outlives a server that is killed, and would keep its locks.
+        let holds_lock = |descriptors: &Vec<PathBuf>| descriptors.iter().any(|path| path == lock.path());
+        let asked = Instant::now();
+        // A thread of another test may be about to leave its descriptors.
+        while opener_descriptors().iter().any(holds_lock) {
+            assert!(asked.elapsed() < SOON, "the thread keeps the lock");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(!opener_descriptors().is_empty());
         // Other paths are not concerned.
         open(Path::new("/proc"), Options::default(), SOON).unwrap();
         drop(server);

@@ -22,6 +22,8 @@ use rustix::io::Errno;
 
 #[cfg(feature = "compile")]
 pub use memory::give_large_buffers_back;
+#[cfg(feature = "compile")]
+pub(crate) use process::leave_descriptors;
 pub(crate) use process::{close_others, join_session_keyring, reset_cpu_affinity, set_key_permissions};
 
 /// `-1` and errno, or the result.

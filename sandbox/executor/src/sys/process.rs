@@ -1,7 +1,11 @@
 //! System calls that shape the calling process between clone and exec.
 
 use std::ffi::{CStr, c_long};
+#[cfg(feature = "compile")]
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 use std::os::fd::{AsRawFd, BorrowedFd};
+#[cfg(feature = "compile")]
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
@@ -22,10 +26,24 @@ pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     close_range(first, u32::MAX)
 }
 
+/// Gives this thread a table of descriptors of its own, with nothing in it but 0, 1, 2 and a copy of `keep`,
+/// which is returned. Only for a thread that owns no other descriptor but those behind `keep`, and no
+/// longer uses that: another thread drops it.
+#[cfg(feature = "compile")]
+pub(crate) fn leave_descriptors(keep: &Arc<OwnedFd>) -> Result<OwnedFd, Errno> {
+    // SAFETY: numbers only; descriptors stay open in the table that the other threads share.
+    checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_FILES) })?;
+    close_others(&[keep.as_fd()])?;
+    // SAFETY: it is open in the new table, where nothing else owns it: the owner behind `keep` is dropped
+    // by a thread of the old table.
+    Ok(unsafe { OwnedFd::from_raw_fd(keep.as_raw_fd()) })
+}
+
 fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     // SAFETY: called in a copy of the monitor with a descriptor table of its own (no CLONE_FILES). The
     // values that own these descriptors are further up its stack, and it never returns there
-    // (`spawn::run_child` diverges), so no owner uses or closes a number that was opened anew.
+    // (`spawn::run_child` diverges), so no owner uses or closes a number that was opened anew. Or called
+    // in a thread with a table of its own, which owns none of them (`leave_descriptors`).
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) }).map(drop)
 }
 
