@@ -13,6 +13,7 @@ impl Inner {
     /// that has a parent for such a directory decides; images that share a layer share its parents, too,
     /// but for contrived cases. The caller has locked `writing`.
     pub(super) fn inherit(&self, layers: &[DiffId]) -> Result<(), StoreError> {
+        let mut lookups = self.limits.inherit_lookups;
         for (at, diff) in layers.iter().enumerate().skip(1) {
             let Some(mut record) = self.state().layers.get(diff).map(|layer| layer.record.clone()) else {
                 continue;
@@ -22,7 +23,7 @@ impl Inner {
             }
             let tree = self.layout.layer(diff).tree();
             let below = self.visible_below(&layers[..at]);
-            let left = unpack::inherit(&tree, &below, &record.implied)
+            let left = unpack::inherit(&tree, &below, &record.implied, &mut lookups)
                 .map_err(StoreError::at("complete the directories of", &tree))?;
             if left.len() != record.implied.len() {
                 let implied = std::mem::replace(&mut record.implied, left);

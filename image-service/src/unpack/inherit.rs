@@ -14,13 +14,19 @@ use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
 
 /// Gives each directory in `implied` below `tree` the attributes of the one that it covers in `below`,
-/// nearest layer first. Returns those that cover none.
-pub(crate) fn inherit(tree: &Path, below: &[PathBuf], implied: &[String]) -> io::Result<Vec<String>> {
+/// nearest layer first. Returns those that cover none. Takes what it looked up from `lookups`, and fails when
+/// none is left: the store waits for this.
+pub(crate) fn inherit(
+    tree: &Path,
+    below: &[PathBuf],
+    implied: &[String],
+    lookups: &mut u64,
+) -> io::Result<Vec<String>> {
     let tree = open_root(tree)?;
     let below: Vec<OwnedFd> = below.iter().map(|layer| open_root(layer)).collect::<Result<_, _>>()?;
     let mut left = Vec::new();
     for path in implied {
-        match (look_up(&tree, path)?, covered(&below, path)?) {
+        match (look_up(&tree, path, lookups)?, covered(&below, path, lookups)?) {
             (Lookup::Found { directory, hides_below: false }, Some(covered)) => copy(&covered, &directory)?,
             _ => left.push(path.clone()),
         }
@@ -29,9 +35,9 @@ pub(crate) fn inherit(tree: &Path, below: &[PathBuf], implied: &[String]) -> io:
 }
 
 /// The directory that shows through at `path`.
-fn covered(below: &[OwnedFd], path: &str) -> Result<Option<OwnedFd>, Errno> {
+fn covered(below: &[OwnedFd], path: &str, lookups: &mut u64) -> io::Result<Option<OwnedFd>> {
     for layer in below {
-        match look_up(layer, path)? {
+        match look_up(layer, path, lookups)? {
             Lookup::Found { directory, .. } => return Ok(Some(directory)),
             Lookup::Missing => {}
             Lookup::Hidden => return Ok(None),
@@ -51,15 +57,18 @@ enum Lookup {
     Hidden,
 }
 
-fn look_up(layer: &OwnedFd, path: &str) -> Result<Lookup, Errno> {
+fn look_up(layer: &OwnedFd, path: &str, lookups: &mut u64) -> io::Result<Lookup> {
     let mut directory = open_beneath(layer, ".")?;
     let mut hides_below = false;
     for component in path.split('/') {
+        *lookups = lookups.checked_sub(1).ok_or_else(|| {
+            io::Error::other("the image's layers use too many directories without bringing them")
+        })?;
         directory = match open_beneath(&directory, component) {
             Ok(next) => next,
             Err(Errno::NOENT) if !hides_below => return Ok(Lookup::Missing),
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(Lookup::Hidden),
-            Err(e) => return Err(e),
+            Err(e) => return Err(e.into()),
         };
         hides_below = hides_below || is_opaque(&directory)?;
     }

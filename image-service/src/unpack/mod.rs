@@ -58,6 +58,8 @@ pub struct Limits {
     pub implied: u64,
     /// Bytes of their paths, which the store keeps in memory as long as it has the layer.
     pub implied_bytes: usize,
+    /// Names looked up to give the directories implied by an image's layers the attributes of those below.
+    pub inherit_lookups: u64,
     /// Bytes of memory for the paths of directories while the layer is unpacked.
     pub directory_memory: usize,
     /// Bytes in one path; the kernel takes 4095.
@@ -74,6 +76,7 @@ impl Default for Limits {
             bytes: 1 << 40,
             implied: 100_000,
             implied_bytes: 16 << 20,
+            inherit_lookups: 10_000_000,
             directory_memory: 256 << 20,
             path: 4095,
             extended_header: 1 << 20,

@@ -8,7 +8,7 @@ use crisp_image_service::unpack::Limits;
 use crisp_image_service::{DiffId, Store};
 
 use crate::archive::{Archive, gzip, header, item, zstd};
-use crate::fixture::{Fixture, diff_of};
+use crate::fixture::{Fixture, diff_of, image};
 use crate::tree;
 
 #[test]
@@ -352,6 +352,25 @@ fn directories_that_are_only_implied_meet_limits() {
     // Paths that stay in memory: few entries of the archive make many and long ones.
     let error = refuse(Limits::default());
     assert!(error.contains("have more than 16777216 bytes"), "{error}");
+}
+
+#[test]
+fn an_image_that_makes_the_store_look_for_directories_without_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { inherit_lookups: 1000, ..Limits::default() };
+    let store = Store::open_with(folder.path(), limits).unwrap();
+    let ingest = |archive: Archive| {
+        let tar = archive.tar();
+        store.ingest_layer(&diff_of(&tar), &tar[..]).unwrap();
+        diff_of(&tar)
+    };
+    let below: Vec<_> = (0..10).map(|n| ingest(Archive::new().file(format!("{n}"), ""))).collect();
+    let usual = ingest(Archive::new().file("a/b/f", ""));
+    let many = ingest((0..100).fold(Archive::new(), |archive, n| archive.file(format!("a/{n}/f"), "")));
+    let with = |top| below.iter().chain([top]).collect::<Vec<_>>();
+    store.commit_image(image("usual:v1", &with(&usual), "usual")).unwrap();
+    let error = store.commit_image(image("many:v1", &with(&many), "many")).unwrap_err().to_string();
+    assert!(error.contains("too many directories without bringing them"), "{error}");
 }
 
 #[test]
