@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::table::{short, size};
 
-/// How far one image is.
+/// Progress of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
     /// The image as its user wrote it.
@@ -16,7 +16,7 @@ pub struct View {
     pub layers: Vec<LayerView>,
 }
 
-/// How far one layer is.
+/// Progress of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerView {
     pub digest: String,
@@ -54,13 +54,13 @@ impl LayerState {
 const BAR: usize = 30;
 const MOST_LINES: usize = 12;
 
-/// Draws on standard error, so that standard output stays for what a command is asked for.
+/// Draws on standard error, so that standard output has only the command's result.
 pub struct Bars {
     terminal: bool,
     /// Lines that are on the screen and will be drawn over.
     drawn: usize,
     views: Vec<View>,
-    /// What was said in plain lines already.
+    /// Plain lines that are printed already.
     said: BTreeSet<String>,
 }
 
@@ -84,13 +84,13 @@ impl Bars {
         self.draw("");
     }
 
-    /// Takes an image's bars away and leaves one line in their place.
+    /// Removes an image's bars and leaves one line in their place.
     pub fn finish(&mut self, image: &str, line: &str) {
         self.views.retain(|v| v.image != image);
         self.draw(&format!("{line}\n"));
     }
 
-    /// Takes an image's bars away.
+    /// Removes an image's bars.
     pub fn clear(&mut self, image: &str) {
         self.views.retain(|v| v.image != image);
         self.draw("");
@@ -99,7 +99,7 @@ impl Bars {
     fn draw(&mut self, before: &str) {
         let mut text = String::new();
         if self.drawn > 0 {
-            // Up to the first of our lines, and everything below away.
+            // Moves to the first bar and clears the screen below.
             text.push_str(&format!("\x1b[{}A\x1b[J", self.drawn));
         }
         text.push_str(before);

@@ -7,7 +7,7 @@
 //!
 //! Cast: [`runtime::v1::runtime_service_server::RuntimeService`] and
 //! [`runtime::v1::image_service_server::ImageService`] are what a runtime implements, the `_client` modules
-//! are for those who call one, and [`RPC_PATHS`] names all RPCs for whoever counts or routes them.
+//! are for those who call one, and [`RPC_PATHS`] names all RPCs, for code that counts or routes them.
 //! [`crisp::v1::pulls_server::Pulls`] is our own: pulls that say how far they are and can be stopped.
 //!
 //! Messages that carry credentials do not print them:

@@ -20,7 +20,7 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::layout::Layout;
 use crate::ops::container_stop::KillAt;
-use crate::spec::host::HostFacts;
+use crate::spec::host::Host;
 use crate::spec::user::Users;
 use crate::stats::StatsState;
 
@@ -31,7 +31,7 @@ pub struct ServiceState {
     pub pods: Pods,
     pub images: Store,
     pub cgroups: Cgroups,
-    pub host: HostFacts,
+    pub host: Host,
     pub users: Users,
     pub metrics: Metrics,
     pub containers: Table,
@@ -66,7 +66,7 @@ impl ServiceState {
             cgroups: pods.cgroups().clone(),
             pods,
             images,
-            host: HostFacts::look(),
+            host: Host::look(),
             users: Users::default(),
             metrics: metrics.clone(),
             containers: Table::default(),

@@ -19,12 +19,12 @@ pub struct Exec {
     /// Not supported yet
     #[arg(long, short)]
     tty: bool,
-    /// Kill the command after so many seconds
+    /// Kill the command after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     timeout: u32,
     /// Container, as an id, the beginning of one, NAME or POD/NAME
     container: String,
-    /// Program and its arguments; all that follows is theirs
+    /// Program and its arguments; options after its name are the program's own
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
 }
@@ -42,7 +42,7 @@ impl Exec {
         let reply = client.runtime.exec_sync(request).await.map_err(refused)?.into_inner();
         std::io::stdout().write_all(&reply.stdout)?;
         std::io::stderr().write_all(&reply.stderr)?;
-        // What a process can return fits into a byte.
+        // An exit code fits into a byte.
         Ok(ExitCode::from(u8::try_from(reply.exit_code).unwrap_or(255)))
     }
 }

@@ -12,7 +12,7 @@ use crate::table::{Table, short, size};
 /// List images
 #[derive(Debug, clap::Args)]
 pub struct Images {
-    /// Only ids
+    /// Print only ids
     #[arg(long, short)]
     quiet: bool,
     /// Also print digests

@@ -21,7 +21,7 @@ pub struct Info {
     output: Format,
 }
 
-/// All of it.
+/// Everything that the command shows.
 struct RuntimeInfo {
     version: VersionResponse,
     status: StatusResponse,

@@ -16,22 +16,22 @@ use super::names::Names;
 use crate::log::{Follower, Line, Stream};
 use crate::time;
 
-/// How often a file that is followed is looked at.
+/// Time between two readings of a followed file.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Print what a container wrote
 #[derive(Debug, clap::Args)]
 pub struct Logs {
-    /// Go on until the container has ended
+    /// Print new lines until the container ends
     #[arg(long, short)]
     follow: bool,
-    /// Only so many lines from the end
+    /// Print only this many lines from the end
     #[arg(long, short = 'n', value_name = "LINES")]
     tail: Option<usize>,
     /// Print the time of each line
     #[arg(long, short)]
     timestamps: bool,
-    /// Only what is younger: 10s, 5m, 1h30m, or a time such as 2026-01-01T12:00:00Z
+    /// Print only lines newer than this: 10s, 5m, 1h30m, or a time such as 2026-01-01T12:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Container, as an id, the beginning of one, NAME or POD/NAME
@@ -88,7 +88,7 @@ async fn follow(
     printer: &mut Printer,
 ) -> anyhow::Result<()> {
     loop {
-        // Asked before reading: what is written before the end is then read after it.
+        // The state is read before the file: all that was written before the end is then in the file.
         let over = match status(client, id).await {
             Ok(status) => status.state() == ContainerState::ContainerExited,
             Err(_) => true,

@@ -9,13 +9,13 @@ use super::Client;
 use super::client::refused;
 use crate::table::short;
 
-/// Everything there is, to find things in.
+/// All containers and pods of the server, to find one by its name.
 pub struct Names {
     pub containers: Vec<Container>,
     pub pods: Vec<PodSandbox>,
 }
 
-/// What a text stands for.
+/// What a name means.
 pub enum Target<'a> {
     Container(&'a Container),
     Pod(&'a PodSandbox),
@@ -115,8 +115,7 @@ impl Names {
     }
 }
 
-/// A container that was started again has its predecessors still there under the same name: the one that
-/// runs is meant, else the last.
+/// Earlier containers of the same name may still exist: the running one is chosen, else the newest.
 fn newest_of_each_pod(named: Vec<&Container>) -> Vec<&Container> {
     let mut newest: Vec<&Container> = Vec::new();
     let rank = |c: &Container| (c.state() == ContainerState::ContainerRunning, c.created_at);

@@ -16,7 +16,7 @@ use crate::time::ago;
 /// List pods
 #[derive(Debug, clap::Args)]
 pub struct Pods {
-    /// Only ids
+    /// Print only ids
     #[arg(long, short)]
     quiet: bool,
     /// How to print it

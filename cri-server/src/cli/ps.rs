@@ -14,13 +14,13 @@ use crate::time::ago;
 /// List containers
 #[derive(Debug, clap::Args)]
 pub struct Ps {
-    /// Also those that do not run
+    /// Also show containers that do not run
     #[arg(long, short)]
     all: bool,
-    /// Only ids
+    /// Print only ids
     #[arg(long, short)]
     quiet: bool,
-    /// Only those of this pod
+    /// Show only containers of this pod
     #[arg(long, short, value_name = "POD")]
     pod: Option<String>,
     /// How to print it

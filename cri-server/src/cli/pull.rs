@@ -31,7 +31,7 @@ pub struct Pull {
     images: Vec<String>,
 }
 
-/// By hand: the credentials must not be printed.
+/// Not derived: the credentials must not be printed.
 impl std::fmt::Debug for Pull {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pull").field("images", &self.images).finish_non_exhaustive()
@@ -77,7 +77,7 @@ impl Pull {
     }
 }
 
-/// Pulls with progress. Another CRI server, which cannot tell any, is asked as a kubelet would.
+/// Pulls with progress. Another CRI server reports none: there it pulls as a kubelet does.
 async fn pull(
     client: &mut Client,
     image: &str,

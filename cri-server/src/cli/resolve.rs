@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Format, json};
 use crate::config::{RawSettings, Settings};
 
-/// Where an image would be pulled from, and why there
+/// Show which endpoints a pull of an image would try, in order, and why
 #[derive(Debug, clap::Args)]
 pub struct Resolve {
     /// How to print it
@@ -68,7 +68,7 @@ fn print_text(reference: &Reference, resolution: &Resolution, settings: &Setting
     Ok(())
 }
 
-/// What an endpoint is not used for, where that is unusual.
+/// Capabilities that an endpoint lacks, where that is unusual.
 fn can(endpoint: &Endpoint) -> &'static str {
     match (endpoint.resolve, endpoint.pull) {
         (true, true) => "",

@@ -14,7 +14,7 @@ use super::names::{Names, Target};
 /// Remove containers or pods
 #[derive(Debug, clap::Args)]
 pub struct Rm {
-    /// Also what runs: it is killed
+    /// Also remove what runs: it is killed first
     #[arg(long, short)]
     force: bool,
     /// Containers or pods, as ids, beginnings of ids or names; pod/NAME is always a pod

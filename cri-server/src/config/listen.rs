@@ -11,7 +11,7 @@ const MAX_PATH: usize = 107;
 pub struct ListenAddress(PathBuf);
 
 impl ListenAddress {
-    /// Reads `unix:///path`; a bare absolute path will do.
+    /// Reads `unix:///path`; an absolute path alone is accepted too.
     ///
     /// # Errors
     /// What is wrong with it, for people.

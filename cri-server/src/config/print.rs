@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::{Setting, Settings, Source};
 
-/// The whole of it as TOML.
+/// All settings as TOML.
 pub fn print(settings: &Settings) -> String {
-    // Taken apart, so that a new setting cannot be forgotten here.
+    // Destructured, so that a new setting cannot be forgotten here.
     let Settings {
         listen,
         root,

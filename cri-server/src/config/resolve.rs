@@ -16,7 +16,7 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// Not TOML, an unknown key, or a value of a wrong type.
@@ -27,12 +27,12 @@ pub enum ConfigError {
         /// Where and what, in several lines.
         message: String,
     },
-    /// A value that cannot be.
+    /// A value that is not allowed.
     #[error("setting {name} ({from}): {message}")]
     Invalid {
         /// The setting.
         name: &'static str,
-        /// Who gave it.
+        /// Where it was set.
         from: Source,
         /// What is wrong.
         message: String,

@@ -27,10 +27,10 @@ impl Follower {
     /// left out. Returns whether there was anything.
     ///
     /// # Errors
-    /// Of reading; that the file is not there is none.
+    /// The file cannot be read. A missing file is no error.
     pub fn read(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<bool> {
         let mut any = self.read_open_file(each)?;
-        // The file was moved away and a new one begun: what was in the old one is read by now.
+        // The log was rotated: the old file has been read to its end.
         if self.rotated()? {
             self.file = None;
             self.rest.clear();
@@ -71,7 +71,7 @@ impl Follower {
         let open = file.metadata()?;
         Ok(match std::fs::metadata(&self.path) {
             Ok(there) => (there.dev(), there.ino()) != (open.dev(), open.ino()),
-            // Moved away, and the new one is not there yet.
+            // Rotated, and the new file does not exist yet.
             Err(_) => false,
         })
     }

@@ -1,6 +1,6 @@
 //! One line of a log file.
 
-/// Which of the two.
+/// The stream of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output, also of a terminal.

@@ -2,8 +2,8 @@
 //!
 //! | | by default | where those are in use | with --root and --state |
 //! |---|---|---|---|
-//! | images, containers | /var/lib/crisp-run, kept | /var/lib/crisp-run-PID, goes away | those, or an error |
-//! | sockets, pods | /run/crisp-run | /run/crisp-run-PID, goes away | those, or an error |
+//! | images, containers | /var/lib/crisp-run, kept | /var/lib/crisp-run-PID, removed at the end | those, or an error |
+//! | sockets, pods | /run/crisp-run | /run/crisp-run-PID, removed at the end | those, or an error |
 //! | bridge | crisp-run0 | crisp-rPID | as set |
 //!
 //! It listens on `crisp.sock` in the folder for sockets: `crisp exec --listen unix:///run/crisp-run/crisp.sock`
@@ -15,11 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crisp_executor::id::PodId;
-use crisp_operation::record::remove_folder;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::pod_remove::stop_and_remove;
+use super::{pod_remove::stop_and_remove, volumes};
 use crate::config::{ListenAddress, Settings};
 use crate::server::{LockError, Server, layout, socket};
 
@@ -74,17 +73,23 @@ impl Embedded {
         layout::standalone(&self.state)
     }
 
-    /// Removes what is only for this run.
+    /// Stops the server and removes what is only for this run. Folders that a pod still uses stay.
     pub async fn close(mut self) {
         if let Some(listening) = self.listening.take() {
             listening.stop().await;
         }
         if let Err(error) = self.server.networks.close_if_unused().await {
-            tracing::warn!(%error, "the pod network stays behind");
+            tracing::warn!(%error, "cannot remove the pod network");
         }
-        remove(&self.folder());
-        drop(self.server);
-        self.temporary.iter().for_each(|path| remove(path));
+        if self.server.pods.list().is_empty() {
+            remove(&self.folder());
+            drop(self.server);
+            self.temporary.iter().for_each(|path| remove(path));
+        } else if let [root, state] = &self.temporary[..] {
+            // Without the records the pod's processes and addresses could not be found any more.
+            let (root, state) = (root.display(), state.display());
+            tracing::warn!("a pod could not be removed; crisp serve --root {root} --state {state} finds it");
+        }
     }
 
     async fn remove_leftovers(&self) {
@@ -95,7 +100,10 @@ impl Embedded {
                 tracing::warn!(pod = %id, error = format!("{error:#}"), "cannot remove it");
             }
         }
-        remove(&self.folder());
+        // A pod that is left may still use its volumes.
+        if self.server.pods.list().is_empty() {
+            remove(&self.folder());
+        }
     }
 }
 
@@ -150,7 +158,7 @@ fn another_place(settings: &mut Settings) -> Vec<PathBuf> {
 }
 
 fn remove(path: &Path) {
-    if let Err(error) = remove_folder(path) {
-        tracing::warn!(%error, "a folder stays behind");
+    if let Err(error) = volumes::remove_folder(path) {
+        tracing::warn!(path = %path.display(), %error, "cannot remove a folder");
     }
 }

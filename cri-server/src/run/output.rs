@@ -20,7 +20,7 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 #[derive(Debug, Clone)]
 pub struct Printer {
     prefix: String,
-    /// Parts of a line of each stream whose end has not come.
+    /// Beginnings of lines whose end is not written yet, by stream.
     open: [Vec<u8>; 2],
 }
 

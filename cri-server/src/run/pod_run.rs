@@ -61,7 +61,9 @@ pub async fn run(
     };
     let Outcome { context, code } = code;
     let down = stop_and_remove(&context.server, &context.id).await;
-    context.volumes.remove();
+    if down.is_ok() {
+        context.volumes.remove();
+    }
     match (code, down) {
         (Ok(code), Ok(())) => Ok(code),
         (Ok(_), Err(down)) => Err(down.context("the pod has ended, but cannot be removed")),

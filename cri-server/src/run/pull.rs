@@ -1,4 +1,4 @@
-//! The pod's images: those that are not there, or that must be asked for again, are pulled side by side.
+//! The pod's images: missing ones, and those with the policy Always, are pulled at the same time.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +14,7 @@ use super::manifest::{Pod, PullPolicy};
 use crate::progress::{Bars, LayerState, LayerView, View};
 use crate::table::{short, size};
 
-/// Gets every image of the pod; what the manifest calls it to its id.
+/// Pulls every image of the pod. Returns the ids by the names in the manifest.
 ///
 /// # Errors
 /// An image that cannot be pulled, or is not there and must not be pulled.

@@ -1,17 +1,19 @@
 //! The pod's volumes on the host: empty folders, folders in memory, and paths that are there already.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use crisp_operation::record::remove_folder;
+use crisp_operation::record;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::manifest::{HostPathKind, Volume, VolumeSource};
 
-/// A volume that cannot be.
+/// Why a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// What is at a hostPath is not what the manifest wants there.
@@ -31,16 +33,15 @@ pub enum VolumeError {
         name: String,
         /// What was to be made.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// Where each volume is. Taken away with [`Volumes::remove`].
+/// Where each volume is. Removed with [`Volumes::remove`].
 pub struct Volumes {
     folder: PathBuf,
     paths: BTreeMap<String, PathBuf>,
-    mounted: Vec<PathBuf>,
 }
 
 impl Volumes {
@@ -49,7 +50,7 @@ impl Volumes {
     /// # Errors
     /// [`VolumeError`]; nothing is left then.
     pub fn prepare(volumes: &[Volume], folder: PathBuf) -> Result<Self, VolumeError> {
-        let mut all = Self { folder, paths: BTreeMap::new(), mounted: Vec::new() };
+        let mut all = Self { folder, paths: BTreeMap::new() };
         for volume in volumes {
             match all.prepare_one(volume) {
                 Ok(path) => all.paths.insert(volume.name.clone(), path),
@@ -67,15 +68,10 @@ impl Volumes {
         self.paths.get(name).map(PathBuf::as_path)
     }
 
-    /// Takes away what was made. Nothing of a hostPath is touched.
+    /// Removes what was made. Nothing of a hostPath is touched.
     pub fn remove(&self) {
-        for path in &self.mounted {
-            if let Err(error) = unmount(path, UnmountFlags::DETACH) {
-                tracing::warn!(path = %path.display(), %error, "a volume in memory stays mounted");
-            }
-        }
         if let Err(error) = remove_folder(&self.folder) {
-            tracing::warn!(%error, "volumes stay behind");
+            tracing::warn!(path = %self.folder.display(), %error, "cannot remove the volumes");
         }
     }
 
@@ -101,7 +97,6 @@ impl Volumes {
             let size = size.map(|bytes| format!("size={bytes}")).unwrap_or_default();
             let data = std::ffi::CString::new(size)?;
             mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*data))?;
-            self.mounted.push(path.to_owned());
         }
         // For every user in the pod, as a kubelet makes them; the folder above is for root only.
         fs::set_permissions(path, fs::Permissions::from_mode(0o777))
@@ -136,9 +131,62 @@ fn host_path(name: &str, path: &Path, kind: HostPathKind) -> Result<PathBuf, Vol
     Ok(path.to_owned())
 }
 
+/// Removes a folder in which volumes are or were. Mounts in it are detached first and their content stays:
+/// a privileged container can mount folders of the host into a volume.
+///
+/// # Errors
+/// A mount that cannot be detached; nothing is deleted then. Or a file that cannot be deleted.
+pub fn remove_folder(folder: &Path) -> io::Result<()> {
+    let folder = match folder.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        folder => folder?,
+    };
+    // The last mounted first: it may be on top of another.
+    for path in mounts_below(&folder)?.iter().rev() {
+        unmount(path, UnmountFlags::DETACH)?;
+    }
+    record::remove_folder(&folder)
+}
+
+/// In the order in which they were mounted.
+fn mounts_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mounts = fs::read("/proc/self/mountinfo")?;
+    let paths =
+        mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+    Ok(paths.map(unescape).filter(|path| path.starts_with(folder)).collect())
+}
+
+/// In proc_pid_mountinfo(5) a space is `\040`.
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let [first, after @ ..] = rest {
+        let code = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
+        let code = code.and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        bytes.push(code.unwrap_or(*first));
+        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
+    }
+    OsString::from_vec(bytes).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_of_the_host_that_a_container_mounted_into_a_volume_is_not_deleted() {
+        crisp_skip::needs!();
+        let (run, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(host.path().join("precious"), "x").unwrap();
+        let source = VolumeSource::EmptyDir { memory: false, size: None };
+        let volumes = Volumes::prepare(&volume(source), run.path().join("a b")).unwrap();
+        let target = volumes.path("v").unwrap().join("in");
+        fs::create_dir(&target).unwrap();
+        rustix::mount::mount_bind(host.path(), &target).unwrap();
+        volumes.remove();
+        assert!(host.path().join("precious").exists());
+        assert!(!run.path().join("a b").exists());
+    }
 
     fn volume(source: VolumeSource) -> [Volume; 1] {
         [Volume { name: "v".into(), source }]

@@ -14,7 +14,7 @@ use super::refused::refused;
 /// Events wake the wait up; in case that one is lost, the status is read this often without them.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Knows when anything has happened to any container.
+/// Wakes when something has happened to any container.
 pub struct Waiter {
     happened: watch::Receiver<u64>,
 }

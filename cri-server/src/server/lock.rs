@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::layout;
 
-/// Why a folder cannot be ours.
+/// Why the server cannot use a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another process has it.
@@ -28,12 +28,12 @@ pub enum LockError {
     Io {
         /// The lock file.
         path: PathBuf,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// A folder that is ours as long as this lives.
+/// A locked folder: no other server uses it until this is dropped.
 #[derive(Debug)]
 pub struct FolderLock {
     file: File,
@@ -50,7 +50,7 @@ impl Drop for FolderLock {
 }
 
 impl FolderLock {
-    /// Takes a folder that is there.
+    /// Locks an existing folder.
     ///
     /// # Errors
     /// [`LockError`].

@@ -16,7 +16,7 @@ use crate::config::Settings;
 /// The monitor's program, built by build.rs.
 const MONITOR: &[u8] = include_bytes!(env!("CRISP_POD"));
 
-/// Everything that answers the CRI.
+/// The CRI services and what they share.
 pub struct Server {
     pub metrics: Metrics,
     pub images: ImageService,

@@ -13,13 +13,13 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 use super::Server;
 
-/// What a kubelet takes and sends at most.
+/// The longest message that a kubelet sends and accepts.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
-/// Calls under way get so long to end; event streams never do.
+/// How long calls under way may take to end. Event streams have no end.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Server {
-    /// Answers on `listener` until `stop` is over and the calls under way are, or their time is.
+    /// Serves on `listener` until `stop` ends, then waits for the calls under way, for a limited time.
     ///
     /// # Errors
     /// The socket breaks.

@@ -33,8 +33,6 @@ pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
-    // Files made from here on are for root only, unless their mode is set explicitly.
-    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     crisp_executor::give_large_buffers_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)

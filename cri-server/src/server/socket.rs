@@ -9,7 +9,7 @@ use tokio::net::UnixListener;
 
 use crate::config::ListenAddress;
 
-/// Why a socket cannot be ours.
+/// Why the server cannot listen on a socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// A server answers there.
@@ -29,12 +29,13 @@ pub enum SocketError {
     Io {
         /// The socket.
         path: PathBuf,
-        /// What it said.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// Listens; the process's umask decides who may connect.
+/// Listens. To connect a user needs write permission, which the umask of [`Server::open`](super::Server::open)
+/// leaves to root alone.
 ///
 /// # Errors
 /// [`SocketError`].

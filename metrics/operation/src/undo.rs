@@ -6,6 +6,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::{JoinError, JoinHandle};
+
 use crate::{Interrupted, StageFailure};
 
 /// For undo steps that name no deadline of their own.
@@ -67,32 +69,52 @@ where
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Runs all steps, the last registered first; one that fails does not keep the others from running.
-    pub(crate) async fn run(&self) -> Vec<StageFailure<E>> {
+    /// Runs the steps, the last registered first; one that fails does not keep the others from running.
+    /// One whose thread hangs does: the steps after it would run beside it. They are left to the next
+    /// call, once [`Hanging::ended`] has returned.
+    pub(crate) async fn run(&self) -> (Vec<StageFailure<E>>, Option<Hanging<E>>) {
         let mut failures = Vec::new();
-        while let Some(step) = self.next() {
-            let Step { stage, deadline, work } = step;
-            let work = async {
-                match work {
-                    Work::Async(work) => work().await,
-                    Work::Blocking(work) => match tokio::task::spawn_blocking(work).await {
-                        Ok(result) => result,
-                        Err(error) => Err(Interrupted::from_join(error).into()),
-                    },
+        while let Some(Step { stage, deadline, work }) = self.next() {
+            let mut hanging = None;
+            let result = match work {
+                Work::Async(work) => tokio::time::timeout(deadline, work()).await,
+                Work::Blocking(work) => {
+                    let mut thread = tokio::task::spawn_blocking(work);
+                    let ended = tokio::time::timeout(deadline, &mut thread).await;
+                    hanging = ended.is_err().then_some(Hanging { stage, thread });
+                    ended.map(flatten)
                 }
             };
-            let result = match tokio::time::timeout(deadline, work).await {
-                Ok(result) => result,
-                Err(_) => Err(Interrupted::Deadline { after: deadline }.into()),
-            };
-            if let Err(cause) = result {
-                failures.push(StageFailure { stage, cause });
+            let result = result.unwrap_or_else(|_| Err(Interrupted::Deadline { after: deadline }.into()));
+            failures.extend(result.err().map(|cause| StageFailure { stage, cause }));
+            if hanging.is_some() {
+                return (failures, hanging);
             }
         }
-        failures
+        (failures, None)
     }
 
     fn next(&self) -> Option<Step<E>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+}
+
+fn flatten<E: From<Interrupted>>(joined: Result<Result<(), E>, JoinError>) -> Result<(), E> {
+    joined.unwrap_or_else(|error| Err(Interrupted::from_join(error).into()))
+}
+
+/// An undo step that has not ended at its deadline.
+pub(crate) struct Hanging<E> {
+    pub(crate) stage: &'static str,
+    thread: JoinHandle<Result<(), E>>,
+}
+
+impl<E: From<Interrupted>> Hanging<E> {
+    /// Waits for the step's end.
+    pub(crate) async fn ended(self) -> Result<(), StageFailure<E>>
+    where
+        E: Display,
+    {
+        flatten(self.thread.await).map_err(|cause| StageFailure { stage: self.stage, cause })
     }
 }

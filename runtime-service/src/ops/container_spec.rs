@@ -14,7 +14,7 @@ use crate::container::{Container, ContainerMetadata};
 use crate::layout::Folder;
 use crate::ops::pid_namespace;
 use crate::service_state::{ServiceState, cgroup_path};
-use crate::spec::{self, Inputs, PodFacts};
+use crate::spec::{self, Inputs, PodInputs};
 
 /// Builds the spec. Blocking: looks at host devices and may read a seccomp profile.
 ///
@@ -71,7 +71,7 @@ fn with_inputs<T>(
         resources,
         image: &metadata.image.process,
         user: &metadata.user,
-        pod: &pod_facts(service, metadata, pod)?,
+        pod: &pod_inputs(service, metadata, pod)?,
         host: &service.host,
         pid,
         volumes: &volumes,
@@ -79,9 +79,9 @@ fn with_inputs<T>(
     })
 }
 
-fn pod_facts(service: &ServiceState, metadata: &ContainerMetadata, pod: &Pod) -> Result<PodFacts, Cause> {
+fn pod_inputs(service: &ServiceState, metadata: &ContainerMetadata, pod: &Pod) -> Result<PodInputs, Cause> {
     let files = pod.files();
-    Ok(PodFacts {
+    Ok(PodInputs {
         hostname: pod.config.own_hostname().unwrap_or_else(|| service.host.hostname.clone()),
         files: vec![
             (files.hosts, "/etc/hosts"),

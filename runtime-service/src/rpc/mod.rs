@@ -18,6 +18,7 @@ mod pod_sandbox_status;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;
+mod reply;
 mod run_pod_sandbox;
 mod runtime_config;
 mod start_container;
@@ -35,22 +36,12 @@ mod version;
 
 use crisp_proto::runtime::v1::runtime_service_server;
 use crisp_proto::runtime::v1::*;
-use tonic::{Request, Response, Status};
+use tonic::Request;
 
 use self::messages::MessageStream;
+use self::reply::{GrpcResult, Reply, respond};
 use crate::RuntimeService;
-use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
-
-/// The result of one RPC before it becomes a gRPC response or status.
-type Reply<T> = Result<T, RuntimeError>;
-
-/// The same as gRPC sends it.
-type GrpcResult<T> = Result<Response<T>, Status>;
-
-fn respond<T>(reply: Reply<T>) -> GrpcResult<T> {
-    Ok(Response::new(reply?))
-}
 
 #[tonic::async_trait]
 impl runtime_service_server::RuntimeService for RuntimeService {

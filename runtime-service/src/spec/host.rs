@@ -10,14 +10,14 @@ use super::capabilities;
 
 /// What containers depend on of this host.
 #[derive(Debug, Clone)]
-pub struct HostFacts {
+pub struct Host {
     /// More than these no container can have.
     pub capabilities: Capabilities,
     pub apparmor: Arc<AppArmor>,
     pub hostname: String,
 }
 
-impl HostFacts {
+impl Host {
     /// Looks at /proc and /sys; what cannot be read counts as absent.
     #[must_use]
     pub fn look() -> Self {

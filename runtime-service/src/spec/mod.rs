@@ -3,8 +3,8 @@
 //! ```text
 //!   ContainerConfig ─┐
 //!   image config ────┼─> build() ─> Spec ─> bundle/config.json, and the executor's compile
-//!   PodFacts ────────┤
-//!   HostFacts ───────┘
+//!   PodInputs ────────┤
+//!   Host ───────┘
 //! ```
 
 pub mod capabilities;
@@ -27,7 +27,7 @@ use oci_spec::runtime::{
     Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Root, Spec,
 };
 
-use self::host::HostFacts;
+use self::host::Host;
 use crate::container::config::{AppArmorRequest, ContainerConfig, Resources, SeccompRequest};
 use crate::container::{ImageProcess, User};
 
@@ -56,7 +56,7 @@ pub enum SpecError {
 
 /// What a container takes from its pod.
 #[derive(Debug, Clone)]
-pub struct PodFacts {
+pub struct PodInputs {
     pub hostname: String,
     /// The pod's own hosts, resolv.conf and hostname, with where they go.
     pub files: Vec<(PathBuf, &'static str)>,
@@ -75,8 +75,8 @@ pub struct Inputs<'a> {
     pub resources: &'a Resources,
     pub image: &'a ImageProcess,
     pub user: &'a User,
-    pub pod: &'a PodFacts,
-    pub host: &'a HostFacts,
+    pub pod: &'a PodInputs,
+    pub host: &'a Host,
     /// A target is the process id of its first process.
     pub pid: PidNamespace<i32>,
     /// Source and target of the image's VOLUMEs.

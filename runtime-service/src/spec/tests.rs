@@ -53,8 +53,8 @@ pub(crate) fn config() -> ContainerConfig {
     }
 }
 
-fn pod() -> PodFacts {
-    PodFacts {
+fn pod() -> PodInputs {
+    PodInputs {
         hostname: "web".into(),
         files: vec![("/pod/hosts".into(), "/etc/hosts")],
         host_network: false,
@@ -64,14 +64,14 @@ fn pod() -> PodFacts {
     }
 }
 
-fn built(config: &ContainerConfig, pod: &PodFacts, pid: PidNamespace<i32>) -> Spec {
-    built_on(&HostFacts::look(), config, pod, pid).unwrap()
+fn built(config: &ContainerConfig, pod: &PodInputs, pid: PidNamespace<i32>) -> Spec {
+    built_on(&Host::look(), config, pod, pid).unwrap()
 }
 
 fn built_on(
-    host: &HostFacts,
+    host: &Host,
     config: &ContainerConfig,
-    pod: &PodFacts,
+    pod: &PodInputs,
     pid: PidNamespace<i32>,
 ) -> Result<Spec, SpecError> {
     let user = User { uid: 1000, gid: 100, groups: vec![100], home: "/home".into() };
@@ -105,7 +105,7 @@ fn an_unspecified_apparmor_profile_is_the_default_one_where_the_host_has_apparmo
     let profile = |apparmor: AppArmorRequest, privileged: bool| {
         let mut config = config();
         (config.security.apparmor, config.security.privileged) = (apparmor, privileged);
-        let host = HostFacts { apparmor: AppArmor::below(root.path()).into(), ..HostFacts::look() };
+        let host = Host { apparmor: AppArmor::below(root.path()).into(), ..Host::look() };
         let spec = built_on(&host, &config, &pod(), PidNamespace::Own).map_err(|error| error.to_string())?;
         Ok::<_, String>(spec.process().as_ref().unwrap().apparmor_profile().clone())
     };
@@ -149,7 +149,7 @@ fn an_ordinary_container() {
 
 #[test]
 fn namespaces_of_the_host_are_not_listed() {
-    let pod = PodFacts { host_network: true, host_ipc: true, ..pod() };
+    let pod = PodInputs { host_network: true, host_ipc: true, ..pod() };
     let spec = built(&config(), &pod, PidNamespace::Host);
     for typ in [LinuxNamespaceType::Network, LinuxNamespaceType::Ipc, LinuxNamespaceType::Pid] {
         assert_eq!(namespace(&spec, typ), None, "{typ:?}");

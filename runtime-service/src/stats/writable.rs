@@ -4,13 +4,12 @@
 //! containers of a request. A request waits for a moment when a container has no count at all; else it
 //! answers the latest count, whose timestamp says how old it is.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crisp_operation::clock;
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::container::Container;
@@ -22,6 +21,8 @@ const FIRST_COUNT: Duration = Duration::from_millis(50);
 /// Entries counted in one walk. A layer with more is answered with what was counted until then: a lower
 /// bound, but bounded work.
 const BUDGET: u64 = 500_000;
+/// Bytes of paths of folders still to be read. The walk ends there too: names are the container's.
+const MAX_WAITING: usize = 16 << 20;
 
 /// One count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -91,21 +92,36 @@ fn renew(containers: Vec<Arc<Container>>) -> Option<JoinHandle<()>> {
 }
 
 /// Files that vanish meanwhile are not counted. A file with several names counts once per name: to count
-/// it once would need a memory of all.
+/// it once would need a memory of all. The container may exchange folders for symbolic links during the
+/// walk; none is followed.
 fn walk(root: &Path, budget: u64) -> Usage {
     let mut usage = Usage { at: clock::now(), ..Usage::default() };
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let Ok(entries) = fs::read_dir(&folder) else { continue };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let Ok(root) = rustix::fs::open(root, flags, Mode::empty()) else { return usage };
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let mut folders = vec![Vec::from(b".")];
+    let mut waiting = 0;
+    while let Some(path) = folders.pop() {
+        waiting -= path.len().min(waiting);
+        let Ok(folder) = rustix::fs::openat2(&root, &path[..], flags, Mode::empty(), resolve) else {
+            continue;
+        };
+        let Ok(entries) = Dir::read_from(&folder) else { continue };
         for entry in entries.flatten() {
-            if usage.inodes >= budget {
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            if usage.inodes >= budget || waiting > MAX_WAITING {
                 return usage;
             }
-            let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
+            let Ok(stat) = rustix::fs::statat(&folder, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             usage.inodes += 1;
-            usage.bytes += metadata.blocks() * 512;
-            if metadata.is_dir() {
-                folders.push(entry.path());
+            usage.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
+            if FileType::from_raw_mode(stat.st_mode).is_dir() {
+                let path = [&path[..], b"/", name.to_bytes()].concat();
+                waiting += path.len();
+                folders.push(path);
             }
         }
     }
@@ -114,7 +130,18 @@ fn walk(root: &Path, budget: u64) -> Usage {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn a_walk_follows_no_link_out_of_the_layer() {
+        let (dir, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("secret"), vec![1u8; 100_000]).unwrap();
+        std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
+        assert_eq!(walk(dir.path(), BUDGET).inodes, 1, "the link itself");
+        assert_eq!(walk(&dir.path().join("link"), BUDGET).inodes, 0, "not even as the root");
+    }
 
     #[test]
     fn a_walk_counts_all_and_stops_at_its_budget() {

@@ -45,7 +45,7 @@ pub fn pod_config(pod: &Pod, identity: &PodIdentity<'_>) -> PodSandboxConfig {
     }
 }
 
-/// On the host's network the pod has the host's name: an empty one says so.
+/// On the host's network the pod has the host's name: an empty text requests it.
 fn hostname(pod: &Pod) -> String {
     if pod.host_network {
         return String::new();

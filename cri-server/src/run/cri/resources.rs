@@ -24,7 +24,7 @@ pub fn resources(pod: &Pod, own: &Resources, host_memory: u64) -> LinuxContainer
     }
 }
 
-/// Whom the kernel kills first: those who asked for nothing, then those who asked for little.
+/// Which container the kernel kills first: one without requests, then one with small requests.
 fn oom_score_adj(pod: &Pod, own: &Resources, host_memory: u64) -> i64 {
     let all = || pod.init_containers.iter().chain(&pod.containers).map(|c| &c.resources);
     let guaranteed = |r: &Resources| {
@@ -40,7 +40,7 @@ fn oom_score_adj(pod: &Pod, own: &Resources, host_memory: u64) -> i64 {
         return 1000;
     }
     let share = own.memory_request.unwrap_or(0) as f64 / host_memory.max(1) as f64;
-    // Within what is between "guaranteed" and "asked for nothing".
+    // Between the values of "guaranteed" and "best effort".
     (1000 - (1000.0 * share) as i64).clamp(3, 999)
 }
 

@@ -109,7 +109,7 @@ fn read(object: &Object<'_>, init: bool) -> Option<Container> {
     Some(container).filter(|c| !c.name.is_empty() && !c.image.is_empty())
 }
 
-/// Without a word the tag decides: "latest" may be another image tomorrow.
+/// Without imagePullPolicy the tag decides: "latest" may be another image tomorrow.
 fn pull_policy(object: &Object<'_>, image: &str) -> PullPolicy {
     let words = [
         ("Always", PullPolicy::Always),

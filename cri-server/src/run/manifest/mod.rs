@@ -33,7 +33,7 @@ pub enum ManifestError {
     Read {
         /// The file.
         path: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: std::io::Error,
     },
     /// It is not YAML.

@@ -119,7 +119,7 @@ impl<'a> Object<'a> {
         })
     }
 
-    /// One of a few words.
+    /// One of several words.
     pub fn word<T: Copy>(&self, name: &str, words: &[(&str, T)]) -> Option<T> {
         let text = self.string(name)?;
         let found = words.iter().find(|(word, _)| *word == text);
@@ -173,7 +173,7 @@ impl<'a> Object<'a> {
         self.fields.keys().map(String::as_str)
     }
 
-    /// Refuses every field that was not asked for. Must be called last, on every mapping.
+    /// Refuses every field that was not read. Must be called last, on every mapping.
     pub fn finish(&self) {
         let taken = self.taken.borrow();
         for (name, value) in self.fields {
@@ -198,12 +198,12 @@ pub struct Item<'a> {
 }
 
 impl<'a> Item<'a> {
-    /// It as a mapping.
+    /// The entry as a mapping.
     pub fn object(self) -> Option<Object<'a>> {
         Object::at(self.path, self.value, self.problems)
     }
 
-    /// It as a text.
+    /// The entry as a text.
     pub fn string(&self) -> Option<String> {
         let text = self.value.as_str();
         if text.is_none() {
@@ -212,7 +212,7 @@ impl<'a> Item<'a> {
         text.map(str::to_owned)
     }
 
-    /// It as a whole number.
+    /// The entry as a whole number.
     pub fn number(&self) -> Option<i64> {
         let number = self.value.as_i64();
         if number.is_none() {

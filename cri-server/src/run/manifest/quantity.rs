@@ -2,14 +2,14 @@
 
 use super::object::Object;
 
-/// What a container asks for and may not exceed.
+/// Requests and limits of a container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resources {
-    /// Thousandths of a processor asked for.
+    /// Requested thousandths of a processor.
     pub cpu_request: Option<u64>,
     /// Thousandths of a processor at most.
     pub cpu_limit: Option<u64>,
-    /// Bytes asked for.
+    /// Requested bytes.
     pub memory_request: Option<u64>,
     /// Bytes at most.
     pub memory_limit: Option<u64>,

@@ -3,7 +3,7 @@
 use super::Map;
 use super::object::Object;
 
-/// What holds for every container that does not say otherwise.
+/// Settings of every container that does not override them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PodSecurity {
     pub run_as_user: Option<i64>,
@@ -17,7 +17,7 @@ pub struct PodSecurity {
     pub selinux: Option<SeLinux>,
 }
 
-/// What holds for one container.
+/// Settings of one container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ContainerSecurity {
     pub run_as_user: Option<i64>,

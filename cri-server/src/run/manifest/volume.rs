@@ -16,16 +16,16 @@ pub struct Volume {
 /// What is in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeSource {
-    /// Something of the host.
+    /// A path of the host.
     HostPath { path: PathBuf, kind: HostPathKind },
-    /// Nothing at first, and gone with the pod.
+    /// Empty at first, deleted with the pod.
     EmptyDir { memory: bool, size: Option<u64> },
 }
 
 /// What must be at the path, or is made there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostPathKind {
-    /// Not looked at.
+    /// Not checked.
     Any,
     DirectoryOrCreate,
     Directory,

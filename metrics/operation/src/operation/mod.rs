@@ -10,7 +10,7 @@ use crisp_metrics::Metrics;
 use tokio::sync::watch;
 
 use crate::fault::{self, Fault, When};
-use crate::undo::UndoList;
+use crate::undo::{Hanging, UndoList};
 use crate::{Cancel, Failure, Interrupted, StageFailure};
 
 /// How long a failed operation waits for blocking work that was told to stop, before it reports the
@@ -167,31 +167,46 @@ where
         context.cancel.cancel();
         let (subject, operation) = (context.subject.clone(), context.name);
         let stopped = tokio::time::timeout(STOPPING, context.stopped()).await.is_ok();
-        let (undo, pending) = if stopped {
-            (undo.run().await, None)
-        } else {
-            let stage = context.current();
+        let (failures, hanging) = if stopped { undo.run().await } else { (vec![], None) };
+        let pending = if stopped { hanging.as_ref().map(|step| step.stage) } else { Some(context.current()) };
+        if let Some(stage) = pending {
             let holds = holds.into_inner().unwrap_or_else(PoisonError::into_inner);
-            tokio::spawn(undo_when_stopped(context, undo, holds));
-            (vec![], Some(stage))
-        };
-        Failure { subject, operation, failure, undo, pending }
+            tracing::error!(%subject, operation, stage, "a stage does not end; the undo waits for it");
+            tokio::spawn(undo_when_stopped(context, undo, hanging, holds));
+        }
+        Failure { subject, operation, failure, undo: failures, pending }
     }
 }
 
-/// Undoes an operation whose work hangs, when that ends at last.
-async fn undo_when_stopped<E>(context: Arc<Context>, undo: UndoList<E>, holds: Vec<Box<dyn Send>>)
-where
+/// Undoes an operation when its work that hangs ends at last, or goes on with the undo when the undo step
+/// that hangs ends.
+async fn undo_when_stopped<E>(
+    context: Arc<Context>,
+    undo: UndoList<E>,
+    mut hanging: Option<Hanging<E>>,
+    holds: Vec<Box<dyn Send>>,
+) where
     E: Display + From<Interrupted> + Send + 'static,
 {
-    let (subject, operation, stage) = (&context.subject, context.name, context.current());
-    tracing::error!(%subject, operation, stage, "a stage does not end; its undo waits for it");
+    let (subject, operation) = (&context.subject, context.name);
+    let mut undone = true;
     context.stopped().await;
-    let failures = undo.run().await;
-    for failure in &failures {
-        tracing::error!(%subject, operation, %failure, "cannot undo");
+    loop {
+        let late = match hanging.take() {
+            Some(step) => step.ended().await.err(),
+            None => None,
+        };
+        let (failures, next) = undo.run().await;
+        for failure in late.iter().chain(&failures) {
+            undone = false;
+            tracing::error!(%subject, operation, %failure, "cannot undo");
+        }
+        hanging = next;
+        if hanging.is_none() {
+            break;
+        }
     }
-    tracing::info!(%subject, operation, stage, undone = failures.is_empty(), "a stage that hung has ended");
+    tracing::info!(%subject, operation, undone, "what hung has ended");
     drop(holds);
 }
 

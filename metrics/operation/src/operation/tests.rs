@@ -83,6 +83,36 @@ fn stuck(release: &Arc<AtomicBool>, ended: &Arc<AtomicBool>) -> impl FnOnce() ->
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_retry_does_not_run_beside_an_undo_step_that_hangs() {
+    let (release, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let locks = KeyedLocks::<u8>::default();
+    let mut operation = operation("container c");
+    operation.hold(locks.lock(1, "test").await);
+    let (later, state) = (Arc::new(AtomicBool::new(false)), ended.clone());
+    let seen = later.clone();
+    operation.undo("record", move || {
+        assert!(state.load(Ordering::SeqCst), "ran beside the undo of the cgroup");
+        seen.store(true, Ordering::SeqCst);
+        Ok(())
+    });
+    operation.undo("cgroup", stuck(&release, &ended));
+    let result: Result<(), _> = operation.stage("start", SOON, |_| async { Err(Cause::Text("no")) }).await;
+    let finish = tokio::spawn(operation.finish(result));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(crate::undo::DEADLINE + SOON).await;
+    let failure = finish.await.unwrap().unwrap_err();
+    assert_eq!((failure.pending, failure.undo.len()), (Some("cgroup"), 1));
+    tokio::time::resume();
+    let retry = locks.lock_within(1, "retry", Duration::from_millis(50)).await;
+    assert_eq!(retry.unwrap_err().holder, "test");
+    release.store(true, Ordering::SeqCst);
+    assert!(locks.lock_within(1, "retry", SOON).await.is_ok());
+    assert!(later.load(Ordering::SeqCst));
+}
+
 #[tokio::test]
 async fn undo_waits_for_a_thread_that_hangs_and_so_does_the_lock() {
     let (release, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
