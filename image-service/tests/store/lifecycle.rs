@@ -229,7 +229,7 @@ fn ingesting_a_layer_twice_at_once_gives_one() {
 }
 
 #[test]
-fn nobody_else_opens_a_store_in_use() {
+fn a_store_in_use_is_not_opened_twice() {
     let fixture = Fixture::new();
     let error = crisp_image_service::Store::open(&fixture.root()).unwrap_err();
     assert!(matches!(error, StoreError::InUse(_)), "{error}");

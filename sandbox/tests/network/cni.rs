@@ -189,8 +189,8 @@ fn a_failing_add_is_taken_back_and_both_failures_are_told() {
 }
 
 #[test]
-fn a_hanging_plugin_is_killed_and_holds_up_nobody_else() {
-    on_private_host(module_path!(), "a_hanging_plugin_is_killed_and_holds_up_nobody_else", || {
+fn a_hanging_plugin_is_killed_and_holds_up_no_other_pod() {
+    on_private_host(module_path!(), "a_hanging_plugin_is_killed_and_holds_up_no_other_pod", || {
         let dir = tempfile::tempdir().unwrap();
         write_config(dir.path(), "10.conflist", r#"{"cniVersion":"0.4.0","name":"one","type":"slow"}"#);
         let hangs =
