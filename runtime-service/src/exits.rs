@@ -30,6 +30,8 @@ use crate::ops::container_cgroup;
 use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
+/// From a report that a slow monitor did not give in time to the next try. Exits may be in it alone.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// Follows all pods, for as long as the server lives.
 pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Receiver<PodEvent>) {
@@ -62,9 +64,16 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     let (service, pod) = (service.clone(), pod.clone());
     tokio::spawn(async move {
         let mut events = link.events();
-        reconcile(&service, &pod, &link, Starts::UnderWay).await;
+        let mut known = reconcile(&service, &pod, &link, Starts::UnderWay).await;
         loop {
-            match events.recv().await {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                () = tokio::time::sleep(AGAIN), if !known => {
+                    known = reconcile(&service, &pod, &link, Starts::UnderWay).await;
+                    continue;
+                }
+            };
+            match event {
                 Ok(link::Event::Exited { container, pid, started_at_ns, exit }) => {
                     exited(&service, &pod, &container, &ExitReport { pid, started_at_ns, exit });
                 }
@@ -79,7 +88,9 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
                     // Also whenever such a pod is stopped. Else it makes the pod Degraded, see PodEvent.
                     tracing::info!(pod = %pod.id, %status, "the first process of the pod's PID namespace ended");
                 }
-                Err(RecvError::Lagged(_)) => reconcile(&service, &pod, &link, Starts::UnderWay).await,
+                Err(RecvError::Lagged(_)) => {
+                    known = reconcile(&service, &pod, &link, Starts::UnderWay).await;
+                }
                 // The link itself follows execs.
                 Ok(link::Event::ExecExited { .. }) => {}
                 Err(RecvError::Closed) => return,
@@ -120,7 +131,7 @@ fn end(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>, 
     match container.observe(|state| state.exited(exit)) {
         Ok((before, _)) => {
             // During a start, the start itself sends the event after the one that it began.
-            if matches!(before.state, State::Running { .. } | State::Unknown { .. }) {
+            if before.state.may_run() {
                 service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
             }
             clean(service, pod, container);
@@ -154,13 +165,13 @@ pub(crate) enum Starts {
     Abandoned,
 }
 
-/// Compares what is known with what the monitor reports.
+/// Compares what is known with what the monitor reports. False when it gives no report.
 pub(crate) async fn reconcile(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
     link: &MonitorLink,
     starts: Starts,
-) {
+) -> bool {
     // Taken before the question: what started after it cannot be in the report.
     let before: Vec<(Arc<Container>, State)> = service
         .containers
@@ -172,18 +183,23 @@ pub(crate) async fn reconcile(
         Ok(report) => report,
         Err(error) => {
             tracing::warn!(pod = %pod.id, %error, "the pod's monitor gives no report");
-            return;
+            return false;
         }
     };
     let mut reports: HashMap<ContainerId, ContainerReport> =
         report.containers.into_iter().map(|report| (report.id.clone(), report)).collect();
     for (container, state) in before {
         match reports.remove(container.id()) {
-            Some(report) if matches!(report.state, ContainerState::Running) && state.is_idle() => {
+            // Idle before and after: not one whose start came between.
+            Some(report)
+                if matches!(report.state, ContainerState::Running)
+                    && state.is_idle()
+                    && container.status().state.is_idle() =>
+            {
                 kill_leftover(link, &container).await;
             }
             Some(report) => take_over(service, pod, &container, &report, starts),
-            None if matches!(state, State::Running { .. } | State::Unknown { .. }) => {
+            None if state.may_run() => {
                 let exit = recorded(pod, &container).unwrap_or_else(|| {
                     Exit::lost("the pod's monitor does not know it".to_owned(), clock::now())
                 });
@@ -195,6 +211,7 @@ pub(crate) async fn reconcile(
     for report in reports.into_values().filter(|report| service.containers.get(&report.id).is_none()) {
         without_record(link, pod, &report).await;
     }
+    true
 }
 
 /// A start that was given up has succeeded after all.
@@ -275,8 +292,7 @@ pub(crate) fn recorded(pod: &Pod, container: &Container) -> Option<Exit> {
 /// The monitor is gone, and its containers with it.
 pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     for container in service.containers.of_pod(&pod.id) {
-        if matches!(container.status().state, State::Running { .. } | State::Unknown { .. } | State::Starting)
-        {
+        if !container.status().state.is_idle() {
             let exit = recorded(pod, &container).unwrap_or_else(|| {
                 Exit::lost("the pod's monitor ended and left no record of its exit".to_owned(), clock::now())
             });
@@ -288,7 +304,7 @@ pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
 /// Stopping a pod kills what runs in it. Usually each exit has been reported before.
 fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     for container in service.containers.of_pod(&pod.id) {
-        if matches!(container.status().state, State::Running { .. } | State::Unknown { .. }) {
+        if container.status().state.may_run() {
             let killed = || Exit {
                 code: 137,
                 reason: Reason::Error,

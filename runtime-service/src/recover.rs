@@ -54,7 +54,8 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
             match pod.link() {
                 Ok(link) => {
                     let reconciled = exits::reconcile(&service, &pod, &link, exits::Starts::Abandoned);
-                    if tokio::time::timeout(REPORT, reconciled).await.is_err() {
+                    // Also for a monitor that refuses or closes: what it may have started is not known.
+                    if !matches!(tokio::time::timeout(REPORT, reconciled).await, Ok(true)) {
                         tracing::error!(pod = %pod.id, "the pod's monitor does not answer");
                         exits::silent(&service, &pod);
                     }

@@ -154,6 +154,12 @@ impl State {
         matches!(self, Self::Created | Self::Exited(_) | Self::Removing { .. })
     }
 
+    /// True when its start has succeeded, as far as is known, and its exit has not been seen.
+    #[must_use]
+    pub fn may_run(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Unknown { .. })
+    }
+
     /// How it ended, if it did.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {

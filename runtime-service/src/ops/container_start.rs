@@ -86,14 +86,22 @@ fn note_running(service: &ServiceState, container: &Container, pod: &Pod, starte
     for note in started.notes {
         tracing::info!(container = %id, %note, "this host could not do all that was requested");
     }
-    let running = |state: &State| state.running(started.pid, started.started_at_ns);
-    if let Err(refusal) = container.observe(running) {
-        tracing::error!(container = %id, %refusal, "the monitor reports a start that was not expected");
-    }
-    service.events.emit(Kind::Started, id.as_str(), &pod.id);
-    // For an exit that arrived before the response to the start no event has been sent yet.
-    if container.status().state.exit().is_some() {
-        service.events.emit(Kind::Stopped, id.as_str(), &pod.id);
+    // The event goes out within the change: an exit of the running container is noted, and its event
+    // sent, after it.
+    let running = |state: &State| {
+        let running = state.running(started.pid, started.started_at_ns)?;
+        service.events.emit(Kind::Started, id.as_str(), &pod.id);
+        Ok(running)
+    };
+    match container.observe(running) {
+        // For an exit that arrived before the response to the start no event has been sent yet.
+        Ok((_, after)) if after.state.exit().is_some() => {
+            service.events.emit(Kind::Stopped, id.as_str(), &pod.id);
+        }
+        Ok(_) => {}
+        Err(refusal) => {
+            tracing::error!(container = %id, %refusal, "the monitor reports a start that was not expected");
+        }
     }
 }
 
@@ -162,7 +170,7 @@ fn prepare(
     pod: &Arc<Pod>,
     steps: &Steps,
 ) -> Result<Prepared, StageFailure> {
-    steps.step("record", || Ok(container.update_state(State::starting)?))?;
+    steps.step("record", || note_starting(container, steps))?;
     let metadata = &container.metadata;
     let resources = &container.status().resources;
     let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
@@ -186,6 +194,19 @@ fn prepare(
         Ok(compile::compile(&spec, inputs)?)
     })?;
     Ok(Prepared { compiled, log })
+}
+
+/// When the disk was slower than the deadline, the failure of this start found the container still Created,
+/// and nothing else would end the state that becomes visible now.
+fn note_starting(container: &Container, steps: &Steps) -> Result<(), Cause> {
+    container.update_state(State::starting)?;
+    steps.cancel().check().inspect_err(|_| {
+        let why = "its start was given up before the disk had noted it".to_owned();
+        if let Err(refusal) = container.observe(|state| state.exited(Exit::start_error(why, clock::now()))) {
+            tracing::error!(container = %container.id(), %refusal, "cannot note the end of a start");
+        }
+    })?;
+    Ok(())
 }
 
 fn assemble(container: &Container) -> Result<OwnedFd, Cause> {

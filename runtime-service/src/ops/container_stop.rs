@@ -277,10 +277,12 @@ impl Stop {
         let exit =
             Exit::lost("killed by its cgroup: its monitor did not report the exit".to_owned(), clock::now());
         match self.container.observe(|state| state.exited(exit)) {
-            Ok(_) => {
+            // Another state means that the exit has been noted meanwhile, or that a start sends the event.
+            Ok((before, _)) if before.state.may_run() => {
                 let (id, pod) = (self.container.id(), &self.container.metadata.pod);
                 self.service.events.emit(Kind::Stopped, id.as_str(), pod);
             }
+            Ok(_) => {}
             Err(refusal) => {
                 tracing::error!(container = %self.container.id(), %refusal, "cannot note its end")
             }

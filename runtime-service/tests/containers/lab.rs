@@ -249,14 +249,14 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
     (service, metrics)
 }
 
-/// A process that a test forks at this moment may hold the lock of the server before for a little longer.
+/// The thread of the store before that makes images durable holds it until the file system has synced.
 async fn open_images(root: &Path, metrics: &Metrics) -> ImageService {
     let begun = Instant::now();
     loop {
         let config = ImageConfig { root: root.to_owned(), ..Default::default() };
         match ImageService::open(config, metrics).await {
             Ok(images) => return images,
-            Err(error) => assert!(begun.elapsed() < Duration::from_secs(5), "{error}"),
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(60), "{error}"),
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

@@ -86,6 +86,47 @@ async fn events_come_in_order() {
     assert_eq!(of(&pod), [0, 1, 2, 3]);
 }
 
+/// Exits arrive on other threads than the responses to starts, stops and removals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_event_is_sent_once_however_short_a_container_lives() {
+    let lab = std::sync::Arc::new(lab!());
+    let mut events = lab
+        .service
+        .get_container_events(Request::new(proto::GetEventsRequest {}))
+        .await
+        .unwrap()
+        .into_inner();
+    let pod = lab.pod("short").await;
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..4 {
+        let (lab, pod) = (lab.clone(), pod.clone());
+        clients.spawn(async move {
+            let mut ids = Vec::new();
+            for number in 0..8 {
+                let id = lab.run(&pod, shell(&format!("c{client}-{number}"), "true")).await;
+                if number % 2 == 0 {
+                    lab.stop(&id, 0).await.unwrap();
+                }
+                lab.remove(&id).await.unwrap();
+                ids.push(id);
+            }
+            ids
+        });
+    }
+    let ids: Vec<String> = clients.join_all().await.into_iter().flatten().collect();
+    lab.remove_pod(&pod).await;
+    let mut seen = Vec::new();
+    while seen.last() != Some(&(pod.clone(), 3)) {
+        let event =
+            tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap().unwrap();
+        seen.push((event.container_id, event.container_event_type));
+    }
+    for id in ids {
+        let of: Vec<i32> = seen.iter().filter(|(i, _)| *i == id).map(|(_, kind)| *kind).collect();
+        assert_eq!(of, [0, 1, 2, 3], "{id}");
+    }
+}
+
 #[tokio::test]
 async fn containers_are_counted_by_state() {
     let lab = lab!();
