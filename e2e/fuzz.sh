@@ -16,6 +16,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares -Cdebug-assertions -Coverflow-checks"
+export CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0
 cargo build -q --locked -p crisp-fuzz --features engine --bin fuzz --target "$host" --target-dir target/fuzz/build
 
 passed=0 failed=0
