@@ -1,14 +1,13 @@
 //! Whether the node can run containers: looked up away from the threads that answer requests, so that a
 //! dead disk cannot block Status.
 
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crisp_sandbox::Pods;
 use rustix::fs::Access;
 use tokio::sync::watch;
 use tokio::time::timeout;
-
-use crate::service_state::ServiceState;
 
 /// How long a request waits for the lookup before it returns the result of the one before.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -39,8 +38,7 @@ pub(crate) struct Health {
 
 impl Health {
     /// Whether containers can be kept: their folder can be written.
-    pub(crate) async fn runtime(service: &Arc<ServiceState>) -> Condition {
-        let folder = service.layout.containers();
+    pub(crate) async fn runtime(&self, folder: PathBuf) -> Condition {
         let subject = format!("root: {}", folder.display());
         let look_up = move || match rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
             Ok(()) => Condition { ready: true, reason: String::new(), message: String::new() },
@@ -48,17 +46,17 @@ impl Health {
                 Condition::failed("RootNotWritable", format!("root: {}: {errno}", folder.display()))
             }
         };
-        service.health.runtime.ask(&subject, STUCK, look_up).await
+        self.runtime.ask(&subject, STUCK, look_up).await
     }
 
     /// Whether pods get a network.
-    pub(crate) async fn network(service: &Arc<ServiceState>) -> Condition {
-        let pods = service.pods.clone();
+    pub(crate) async fn network(&self, pods: &Pods) -> Condition {
+        let pods = pods.clone();
         let look_up = move || {
             let status = pods.network_status();
             Condition { ready: status.ready, reason: status.reason, message: status.message }
         };
-        service.health.network.ask("network", STUCK, look_up).await
+        self.network.ask("network", STUCK, look_up).await
     }
 }
 

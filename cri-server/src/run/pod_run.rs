@@ -21,7 +21,7 @@ use super::refused::refused;
 use super::stop_request::{StopRequest, requested};
 use super::volumes::Volumes;
 use super::wait::Waiter;
-use crate::server::Server;
+use crate::server::{Server, layout};
 
 /// Runs the pod to its end and removes it. Returns the exit code.
 ///
@@ -41,8 +41,8 @@ pub async fn run(
     };
     let uid = pod.uid.clone().unwrap_or_else(|| PodId::random().short().to_owned());
     let folder = folder.join(&uid);
-    let volumes = Volumes::prepare(&pod.volumes, folder.join("volumes"))?;
-    let logs = folder.join("logs");
+    let volumes = Volumes::prepare(&pod.volumes, layout::run_volumes(&folder))?;
+    let logs = layout::run_logs(&folder);
     let sandbox = pod_config(&pod, &PodIdentity { uid: &uid, log_directory: &logs });
     let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
     let id = match server.runtime.run_pod_sandbox(Request::new(request)).await {
@@ -136,7 +136,7 @@ async fn write_hosts(context: &mut Context, folder: &Path) -> anyhow::Result<()>
         .chain(network.additional_ips.into_iter().map(|a| a.ip))
         .filter(|ip| !ip.is_empty())
         .collect();
-    let path = folder.join("hosts");
+    let path = layout::run_hosts(folder);
     std::fs::write(&path, hosts_file(&context.pod, &addresses))
         .and_then(|()| {
             use std::os::unix::fs::PermissionsExt as _;

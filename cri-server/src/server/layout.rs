@@ -17,7 +17,22 @@ pub fn standalone(state: &Path) -> PathBuf {
     state.join("standalone")
 }
 
-/// Where the server of a `crisp run` listens, so that the other commands can look into its pod.
+/// The socket of the server of a `crisp run`, for the other commands.
 pub fn standalone_socket(state: &Path) -> PathBuf {
     state.join("crisp.sock")
+}
+
+/// Volumes of a pod of `crisp run`, in the pod's folder.
+pub fn run_volumes(folder: &Path) -> PathBuf {
+    folder.join("volumes")
+}
+
+/// Logs of its containers.
+pub fn run_logs(folder: &Path) -> PathBuf {
+    folder.join("logs")
+}
+
+/// Its hosts file, when the manifest has `hostAliases`.
+pub fn run_hosts(folder: &Path) -> PathBuf {
+    folder.join("hosts")
 }

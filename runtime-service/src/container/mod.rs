@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod exit;
+pub(crate) mod kill_at;
 pub mod signal;
 pub mod state;
 pub mod status;

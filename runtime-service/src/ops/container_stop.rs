@@ -14,13 +14,12 @@ use std::time::Duration;
 
 use crisp_operation::clock;
 use crisp_sandbox::link::{Failure, LinkError};
-use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::container_cgroup;
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::exit::Exit;
+use crate::container::kill_at::KillAt;
 use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::error::RuntimeError;
@@ -29,8 +28,6 @@ use crate::exits;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "stop_container";
-/// Longer than any container lives; a deadline must be a time that exists.
-const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 /// For a start under way to end by itself.
 const START: Duration = Duration::from_secs(10);
 /// For a cancelled start to be undone.
@@ -42,41 +39,6 @@ const SIGNAL: Duration = Duration::from_secs(5);
 const KILLED: Duration = Duration::from_millis(200);
 /// From SIGKILL by the cgroup to the exit.
 const EXIT: Duration = Duration::from_secs(10);
-
-/// When a container that is being stopped is killed.
-#[derive(Debug, Clone)]
-pub struct KillAt(Arc<watch::Sender<Instant>>);
-
-impl KillAt {
-    fn after(grace: Duration) -> Self {
-        Self(Arc::new(watch::Sender::new(Instant::now() + grace.min(LONGEST_GRACE))))
-    }
-
-    fn no_later_than(&self, other: &Self) {
-        let nearest = *other.0.borrow();
-        self.0.send_if_modified(|at| {
-            let nearer = nearest < *at;
-            *at = nearest.min(*at);
-            nearer
-        });
-    }
-
-    fn is_over(&self) -> bool {
-        *self.0.borrow() <= Instant::now()
-    }
-
-    async fn reached(&self) {
-        let mut at = self.0.subscribe();
-        loop {
-            let now = *at.borrow_and_update();
-            tokio::select! {
-                () = tokio::time::sleep_until(now) => return,
-                // Cannot fail: this value holds the sender.
-                _ = at.changed() => {}
-            }
-        }
-    }
-}
 
 /// Stops the container: `grace` is the time between the stop signal and SIGKILL. One that does not run is
 /// stopped already. The work goes on if the caller goes away.

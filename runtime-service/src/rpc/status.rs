@@ -11,10 +11,11 @@ use serde_json::json;
 
 use super::{Reply, ServiceState};
 use crate::convert::pod::HANDLER;
-use crate::health::{Condition, Health};
+use crate::health::Condition;
 
 pub(super) async fn call(service: &Arc<ServiceState>, request: StatusRequest) -> Reply<StatusResponse> {
-    let (runtime, network) = tokio::join!(Health::runtime(service), Health::network(service));
+    let (containers, health) = (service.layout.containers(), &service.health);
+    let (runtime, network) = tokio::join!(health.runtime(containers), health.network(&service.pods));
     let handler = |name: &str| RuntimeHandler {
         name: name.to_owned(),
         features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
