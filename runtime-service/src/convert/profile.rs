@@ -3,9 +3,10 @@
 use crisp_proto::runtime::v1 as proto;
 use crisp_proto::runtime::v1::security_profile::ProfileType;
 
-use super::security::AT;
 use super::{ConvertError, absolute, invalid};
 use crate::container::config::{AppArmorRequest, SeccompRequest};
+
+pub(super) const AT: &str = "config.linux.security_context";
 
 pub(super) fn seccomp(
     context: &proto::LinuxContainerSecurityContext,

@@ -2,11 +2,10 @@
 
 use crisp_proto::runtime::v1 as proto;
 
+use super::profile::AT;
 use super::{ConvertError, absolute, id, invalid, no_nul, profile, selinux, unsupported};
 use crate::container::config::{CapabilityNames, GroupsPolicy, PidNamespaceRequest, Security, UserRequest};
 use crate::spec::capabilities;
-
-pub(super) const AT: &str = "config.linux.security_context";
 
 pub(super) fn security(
     context: Option<proto::LinuxContainerSecurityContext>,

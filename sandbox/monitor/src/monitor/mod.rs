@@ -1,14 +1,15 @@
 //! The loop, and what everything in it shares.
 
+pub(crate) mod ending;
 pub(crate) mod outputs;
 mod reply;
+mod request;
 mod timers;
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crisp_executor::id::PodId;
-use crisp_monitor::wire::Packet;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
@@ -17,10 +18,10 @@ use crate::connection::{Connection, Over};
 use crate::container::Container;
 use crate::exec::Exec;
 use crate::log::Stream;
-use crate::ops::shutdown::Ending;
 use crate::pod::Pod;
 use crate::poller::{Key, Poller, Token};
 
+use ending::Ending;
 pub(crate) use reply::{Call, Reply};
 use timers::Tidy;
 
@@ -154,16 +155,6 @@ impl Monitor {
         }
         for exec in self.execs.values().filter(|exec| exec.connection == key) {
             exec.kill();
-        }
-    }
-
-    fn request(&mut self, connection: Key, packet: Packet) {
-        let Some(call) = Call::new(connection, packet) else { return };
-        let requester = call.requester;
-        match crate::ops::perform(self, call) {
-            Ok(Reply::Now(message)) => self.send_response(requester, message),
-            Ok(Reply::Later) => {}
-            Err(failure) => self.refuse(requester, failure),
         }
     }
 }

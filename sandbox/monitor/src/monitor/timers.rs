@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::ending::Ending;
 use super::{Monitor, outputs};
-use crate::ops::shutdown::Ending;
 use crate::poller::Key;
 use crate::sys;
 

@@ -5,35 +5,11 @@ use std::time::{Duration, Instant};
 use crisp_monitor::wire::{Failure, request};
 use rustix::process::Signal;
 
-use crate::launch::Requester;
+use crate::monitor::ending::Ending;
 use crate::monitor::{Call, Monitor, Reply};
 
 /// How long to wait for killed processes: one that waits for a broken device does not die by SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// How far the monitor's own end is.
-pub(crate) enum Ending {
-    No,
-    /// Everything was killed; the response waits until the last process is gone.
-    Killing {
-        requester: Requester,
-        give_up_at: Instant,
-    },
-    Over,
-}
-
-impl Ending {
-    pub(crate) fn give_up_at(&self) -> Option<Instant> {
-        match self {
-            Self::Killing { give_up_at, .. } => Some(*give_up_at),
-            Self::No | Self::Over => None,
-        }
-    }
-
-    pub(crate) fn has_begun(&self) -> bool {
-        !matches!(self, Self::No)
-    }
-}
 
 impl Monitor {
     pub(super) fn shutdown(&mut self, call: Call) -> Result<Reply, Failure> {

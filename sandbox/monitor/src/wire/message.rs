@@ -1,10 +1,10 @@
 //! A body with its descriptors, and how types become one.
 
 use rustix::fd::OwnedFd;
-use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::error::{EncodeError, Malformed};
 use super::{Failure, Op, codec};
 
 /// What follows the header: bytes, and the descriptors that travel with them.
@@ -45,24 +45,6 @@ pub trait Response: Sized {
     /// # Errors
     /// [`Malformed`].
     fn decode(message: Message) -> Result<Self, Malformed>;
-}
-
-/// A message that cannot be written.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum EncodeError {
-    #[error("the pod's monitor is older (protocol {protocol}) and does not support {what}: recreate the pod")]
-    Unsupported { protocol: u16, what: &'static str },
-    #[error("write the message: {reason}")]
-    Format { reason: String },
-    #[error("put the plan into memory: {}", std::io::Error::from(*errno))]
-    Memory { errno: Errno },
-}
-
-/// Bytes or descriptors that are not the expected message.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{reason}")]
-pub struct Malformed {
-    pub reason: String,
 }
 
 impl From<Malformed> for Failure {

@@ -23,6 +23,7 @@
 
 mod codec;
 mod envelope;
+mod error;
 mod exit;
 mod failure;
 #[cfg(any(test, feature = "fuzz"))]
@@ -37,9 +38,10 @@ mod tests;
 mod v1;
 
 pub use envelope::{Header, Kind, MalformedHeader, Op, PROTOCOL};
+pub use error::{EncodeError, Malformed};
 pub use exit::{BadRecord, Exit, ExitRecord, ExitStatus};
 pub use failure::Failure;
 #[cfg(any(test, feature = "fuzz"))]
 pub use fuzz::fuzz_packet;
-pub use message::{EncodeError, Malformed, Message, Request, Response};
+pub use message::{Message, Request, Response};
 pub use packet::{MAX_BODY, MAX_DESCRIPTORS, Packet, ReceiveError};

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::message::{EncodeError, Malformed};
+use super::error::{EncodeError, Malformed};
 use super::{Failure, PROTOCOL, codec, v1};
 
 /// The first protocol with the form that [`to_bytes`] writes.

@@ -9,7 +9,8 @@ use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
-use super::message::{EncodeError, Message, Request};
+use super::error::EncodeError;
+use super::message::{Message, Request};
 use super::response::{Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
 use super::{Failure, Op, plan};
 

@@ -6,7 +6,8 @@ use crisp_executor::run::StageError;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
-use super::message::{Descriptors, EncodeError, Malformed, Message, Response};
+use super::error::{EncodeError, Malformed};
+use super::message::{Descriptors, Message, Response};
 use super::{Exit, ExitStatus, codec};
 
 /// What a monitor says of itself.

@@ -9,7 +9,7 @@ use std::ffi::CString;
 use crisp_executor::plan;
 use serde::Serialize;
 
-use super::message::EncodeError;
+use super::error::EncodeError;
 
 #[derive(Serialize)]
 pub(super) struct Plan<'a> {
