@@ -1,5 +1,7 @@
 //! Pods with real monitors, in temporary folders.
 
+#![allow(clippy::unwrap_used, reason = "only tests are here")]
+
 mod faults;
 mod lab;
 mod monitors;
