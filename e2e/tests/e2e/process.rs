@@ -88,13 +88,24 @@ async fn host_paths_are_mounted() -> Result<()> {
     config.mounts = vec![mount("/data", false), mount("/frozen", true)];
     assert_eq!(lab.output("volumes", config).await?, "from the host\nrefused\n");
     assert_eq!(std::fs::read_to_string(volume.join("out"))?, "out\n");
-    let mut missing = lab.shell("true");
+    let created = lab.machine.folder().join("made/for/the/container");
+    let mut missing = lab.shell("echo here > /x/file");
     missing.mounts = vec![Mount {
-        host_path: "/no/such/folder".into(),
+        host_path: created.display().to_string(),
         container_path: "/x".into(),
         ..Default::default()
     }];
-    crisp_e2e::says(&lab.refused("missing", &missing).await?, &["/no/such/folder"]);
+    lab.output("missing", missing).await?;
+    assert_eq!(std::fs::read_to_string(created.join("file"))?, "here\n");
+    // Below a file no folder can be made.
+    let impossible = volume.join("in/below");
+    let mut refused = lab.shell("true");
+    refused.mounts = vec![Mount {
+        host_path: impossible.display().to_string(),
+        container_path: "/x".into(),
+        ..Default::default()
+    }];
+    crisp_e2e::says(&lab.refused("impossible", &refused).await?, &["in/below"]);
     lab.close().await
 }
 
