@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use crisp_e2e::registry::free_port;
 use crisp_e2e::{Client, Image, Machine, Result, Setup, http, needs, request};
 use k8s_cri::v1::{
-    ListContainersRequest, ListPodSandboxRequest, RemoveContainerRequest, RemovePodSandboxRequest,
-    StopContainerRequest, StopPodSandboxRequest,
+    ContainerConfig, ContainerState, ListContainersRequest, ListPodSandboxRequest, PodSandboxConfig,
+    RemoveContainerRequest, RemovePodSandboxRequest, StopContainerRequest, StopPodSandboxRequest,
 };
 use tokio::sync::OnceCell;
 
@@ -149,7 +149,7 @@ impl Life {
         let pod_sandbox_id = repeat!(self, client => client.run_pod(&sandbox));
         let config = request::shell("main", &image, "exec sleep 1000");
         let container_id = repeat!(self, client => client.create(&pod_sandbox_id, &config, &sandbox));
-        repeat!(self, client => client.start(&container_id));
+        let container_id = self.start(container_id, &pod_sandbox_id, &config, &sandbox).await?;
         let output = self.client.exec(&container_id, &["echo", "alive"]).await?.stdout;
         assert_eq!(output, b"alive\n"[..]);
         let stop = StopContainerRequest { container_id: container_id.clone(), timeout: 0 };
@@ -161,6 +161,35 @@ impl Life {
         let remove = RemovePodSandboxRequest { pod_sandbox_id };
         repeat!(self, client => client.runtime.remove_pod_sandbox(remove.clone()));
         self.nothing_is_listed().await
+    }
+
+    /// Starts the container. When the server died meanwhile, the start is repeated; a container that the next
+    /// server found half started has exited with StartError and is replaced, as a kubelet does it.
+    async fn start(
+        &mut self,
+        container: String,
+        pod: &str,
+        config: &ContainerConfig,
+        sandbox: &PodSandboxConfig,
+    ) -> Result<String> {
+        let Err(first) = self.client.start(&container).await else { return Ok(container) };
+        let Some(client) = self.machine.restart_if_killed().await? else { return Err(first.into()) };
+        self.deaths += 1;
+        self.client = client;
+        let Err(again) = self.client.start(&container).await else { return Ok(container) };
+        let status = self.client.status(&container).await?;
+        if status.state() == ContainerState::ContainerRunning {
+            // The server died after the start: the next one found it running.
+            return Ok(container);
+        }
+        if status.state() != ContainerState::ContainerExited || status.reason != "StartError" {
+            return Err(format!("repeated: {again}: {status:?}").into());
+        }
+        let remove = RemoveContainerRequest { container_id: container };
+        self.client.runtime.remove_container(remove).await?;
+        let container = self.client.create(pod, config, sandbox).await?;
+        self.client.start(&container).await?;
+        Ok(container)
     }
 
     async fn nothing_is_listed(&mut self) -> Result<()> {
