@@ -220,6 +220,8 @@ mod tests {
             cni-conf-dir = "/n"
             cni-bin-dir = ["/b1", "/b2"]
             cni-gc = true
+            max-layer-bytes = 1
+            max-layer-files = 1
             pod-cidr = "10.1.0.0/16"
             bridge-name = "br"
             stream-listen = "127.0.0.1:1"
