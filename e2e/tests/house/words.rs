@@ -14,7 +14,7 @@ const LEFT: [(&str, usize); 8] = [
     ("image-service/", 0),
     ("metrics/", 0),
     ("proto/", 0),
-    ("runtime-service/", 31),
+    ("runtime-service/", 0),
     ("sandbox/executor/", 0),
     ("sandbox/monitor/", 0),
     ("sandbox/", 0),

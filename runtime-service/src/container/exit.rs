@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// Shown by kubelet when a start failed, as containerd users know it.
 pub const START_ERROR_CODE: i32 = 128;
-/// Nobody saw the exit: the monitor and its record were gone.
+/// The exit is unknown: the monitor and its record were gone.
 pub const LOST_CODE: i32 = 255;
 
 /// The end of a container.
@@ -64,7 +64,7 @@ impl Exit {
         Self { code: START_ERROR_CODE, reason: Reason::StartError, message, started_at: None, finished_at }
     }
 
-    /// An exit that nobody saw.
+    /// An exit that was not observed.
     #[must_use]
     pub fn lost(message: String, finished_at: i64) -> Self {
         Self { code: LOST_CODE, reason: Reason::Unknown, message, started_at: None, finished_at }

@@ -135,7 +135,7 @@ impl Lab {
         self.service.remove_container(Request::new(request)).await.map(drop)
     }
 
-    /// Also the cgroup that the pod was told to live below, as whoever made it would.
+    /// Also the cgroup that the pod was told to live below, as its owner would.
     pub async fn remove_pod(&self, id: &str) {
         let request = proto::RemovePodSandboxRequest { pod_sandbox_id: id.into() };
         self.service.remove_pod_sandbox(Request::new(request)).await.unwrap();
