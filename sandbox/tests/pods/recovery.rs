@@ -7,7 +7,7 @@ use crisp_executor::id::PodId;
 use crisp_sandbox::{PodConfig, PodState};
 use rustix::process::Signal;
 
-use crate::lab::{Lab, as_server, config, ended, monitor_pid, signal, until};
+use crate::lab::{Lab, as_server, config, ended, monitor_pid, remove_cgroups, signal, until};
 
 /// A pod of a server that is no more, and its monitor's process id.
 async fn left_behind(change: impl FnOnce(&mut PodConfig)) -> (Arc<tempfile::TempDir>, PodId, i32) {
@@ -116,7 +116,7 @@ async fn a_record_that_cannot_be_read_costs_a_living_monitor_nothing() {
         assert!(matches!(pod.status().state, PodState::Degraded { .. }), "{pod:?}");
         lab.pods.remove(&id).await.unwrap();
         ended(pid).await;
-        assert!(lab.pods.list().is_empty());
+        lab.clear().await;
     }
 }
 
@@ -130,6 +130,7 @@ async fn a_monitor_without_any_record_is_found() {
     assert!(matches!(pod.status().state, PodState::Degraded { .. }), "{pod:?}");
     lab.pods.remove(&id).await.unwrap();
     ended(pid).await;
+    lab.clear().await;
 }
 
 #[tokio::test]
@@ -145,6 +146,8 @@ async fn a_record_that_cannot_be_read_is_set_aside_when_nothing_runs() {
     let kept = root.join(format!("{id}.bad")).join("pod.json");
     assert_eq!(std::fs::read_to_string(kept).unwrap(), "no");
     assert!(!lab.state(&id).exists());
+    // Nothing that is left says where the pod's cgroup was.
+    remove_cgroups(folder.path());
 }
 
 #[tokio::test]
