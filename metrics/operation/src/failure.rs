@@ -19,8 +19,8 @@ pub struct Failure<E: Display> {
     pub failure: StageFailure<E>,
     /// Undo steps that failed. Empty: nothing of the operation is left.
     pub undo: Vec<StageFailure<E>>,
-    /// A stage that does not end although it was told to: its thread hangs in the kernel. The undo runs
-    /// when it ends.
+    /// A stage or an undo step that has not ended in time, such as one whose thread hangs in the kernel. The
+    /// rest of the undo runs when it ends.
     pub pending: Option<&'static str>,
 }
 
@@ -40,7 +40,7 @@ impl<E: Display> Display for Failure<E> {
             write!(f, "{lead}{failure}")?;
         }
         if let Some(stage) = self.pending {
-            write!(f, "; stage {stage} hangs in the kernel; what was done is undone when it ends")?;
+            write!(f, "; stage {stage} does not end; what was done is undone when it has ended")?;
         }
         Ok(())
     }
@@ -65,7 +65,7 @@ mod tests {
         assert_eq!(
             failure.to_string(),
             "container c: start_container: stage cgroup: x; undoing it failed too: stage root: x; stage log: \
-             x; stage mounts hangs in the kernel; what was done is undone when it ends"
+             x; stage mounts does not end; what was done is undone when it has ended"
         );
         assert!(!failure.is_undone());
     }

@@ -19,6 +19,8 @@
 //! - An undo step is registered before the work that it undoes, and never runs beside that work: when
 //!   a thread hangs in the kernel, undo waits for it in the background and whatever the operation
 //!   [holds](Operation::hold) stays held.
+//! - An undo step is never given up: one that misses its deadline runs on in the background, and those
+//!   after it wait for it.
 //! - Every failure names operation, subject and stage, and has the failures of the undo with it.
 //!
 //! ```

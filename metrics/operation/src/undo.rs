@@ -70,25 +70,22 @@ where
     }
 
     /// Runs the steps, the last registered first; one that fails does not keep the others from running.
-    /// One whose thread hangs does: the steps after it would run beside it. They are left to the next
-    /// call, once [`Hanging::ended`] has returned.
+    /// One that misses its deadline does: it runs on to its end, and the steps after it would run beside
+    /// it. They are left to the next call, once [`Hanging::ended`] has returned.
     pub(crate) async fn run(&self) -> (Vec<StageFailure<E>>, Option<Hanging<E>>) {
         let mut failures = Vec::new();
         while let Some(Step { stage, deadline, work }) = self.next() {
-            let mut hanging = None;
-            let result = match work {
-                Work::Async(work) => tokio::time::timeout(deadline, work()).await,
-                Work::Blocking(work) => {
-                    let mut thread = tokio::task::spawn_blocking(work);
-                    let ended = tokio::time::timeout(deadline, &mut thread).await;
-                    hanging = ended.is_err().then_some(Hanging { stage, thread });
-                    ended.map(flatten)
-                }
+            let mut task = match work {
+                Work::Async(work) => tokio::spawn(work()),
+                Work::Blocking(work) => tokio::task::spawn_blocking(work),
             };
-            let result = result.unwrap_or_else(|_| Err(Interrupted::Deadline { after: deadline }.into()));
-            failures.extend(result.err().map(|cause| StageFailure { stage, cause }));
-            if hanging.is_some() {
-                return (failures, hanging);
+            let failure = |cause| StageFailure { stage, cause };
+            match tokio::time::timeout(deadline, &mut task).await {
+                Ok(ended) => failures.extend(flatten(ended).err().map(failure)),
+                Err(_) => {
+                    failures.push(failure(Interrupted::Deadline { after: deadline }.into()));
+                    return (failures, Some(Hanging { stage, task }));
+                }
             }
         }
         (failures, None)
@@ -106,7 +103,7 @@ fn flatten<E: From<Interrupted>>(joined: Result<Result<(), E>, JoinError>) -> Re
 /// An undo step that has not ended at its deadline.
 pub(crate) struct Hanging<E> {
     pub(crate) stage: &'static str,
-    thread: JoinHandle<Result<(), E>>,
+    task: JoinHandle<Result<(), E>>,
 }
 
 impl<E: From<Interrupted>> Hanging<E> {
@@ -115,6 +112,6 @@ impl<E: From<Interrupted>> Hanging<E> {
     where
         E: Display,
     {
-        flatten(self.thread.await).map_err(|cause| StageFailure { stage: self.stage, cause })
+        flatten(self.task.await).map_err(|cause| StageFailure { stage: self.stage, cause })
     }
 }

@@ -1,15 +1,18 @@
 //! Runs an operation's stages and undoes them.
 
+mod context;
+mod stage;
+
 use std::fmt::Display;
 use std::future::Future;
-use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crisp_metrics::Metrics;
-use tokio::sync::watch;
 
-use crate::fault::{self, Fault, When};
+use self::context::{Context, Running, within};
+pub use self::stage::{Stage, Steps};
+use crate::fault::When;
 use crate::undo::{Hanging, UndoList};
 use crate::{Cancel, Failure, Interrupted, StageFailure};
 
@@ -24,18 +27,6 @@ pub struct Operation<E> {
     undo: UndoList<E>,
     /// In a lock only so that stages can share the operation between threads.
     holds: Mutex<Vec<Box<dyn Send>>>,
-}
-
-/// What the stages of one run share.
-struct Context {
-    name: &'static str,
-    subject: String,
-    metrics: Metrics,
-    cancel: Cancel,
-    /// Pieces of blocking work that have not ended.
-    running: watch::Sender<usize>,
-    /// The stage under way, for messages.
-    current: Mutex<&'static str>,
 }
 
 impl<E> Operation<E>
@@ -57,14 +48,7 @@ where
         subject: impl Into<String>,
         cancel: Cancel,
     ) -> Self {
-        let context = Context {
-            name,
-            subject: subject.into(),
-            metrics: metrics.clone(),
-            cancel,
-            running: watch::Sender::new(0),
-            current: Mutex::new("begin"),
-        };
+        let context = Context::new(metrics, name, subject.into(), cancel);
         Self { context: Arc::new(context), undo: UndoList::default(), holds: Mutex::default() }
     }
 
@@ -108,7 +92,7 @@ where
         self.context.enter(name);
         let timer = self.context.metrics.stage(self.context.name, name);
         let cancel = self.context.cancel.child();
-        let stage = Stage { context: self.context.clone(), cancel: cancel.clone(), cause: PhantomData };
+        let stage = Stage::new(&self.context, &cancel);
         let work = async {
             self.context.fault_async(name, When::Before, &cancel).await?;
             let value = work(stage).await?;
@@ -131,7 +115,7 @@ where
         work: impl FnOnce(&Steps<E>) -> Result<T, StageFailure<E>> + Send + 'static,
     ) -> Result<T, StageFailure<E>> {
         let cancel = self.context.cancel.child();
-        let steps = Steps { context: self.context.clone(), undo: self.undo.clone(), cancel: cancel.clone() };
+        let steps = Steps::new(&self.context, &self.undo, &cancel);
         let running = Running::start(&self.context);
         let task = tokio::task::spawn_blocking(move || {
             let _running = running;
@@ -208,172 +192,6 @@ async fn undo_when_stopped<E>(
     }
     tracing::info!(%subject, operation, undone, "what hung has ended");
     drop(holds);
-}
-
-async fn within<T, E: From<Interrupted>>(
-    deadline: Duration,
-    cancel: &Cancel,
-    work: impl Future<Output = Result<T, E>>,
-) -> Result<T, E> {
-    // Set also when this future is dropped, so that blocking work does not go on unobserved.
-    let guard = CancelOnDrop(cancel);
-    let result = tokio::select! {
-        biased;
-        result = work => result,
-        () = cancel.cancelled() => Err(Interrupted::Cancelled.into()),
-        () = tokio::time::sleep(deadline) => Err(Interrupted::Deadline { after: deadline }.into()),
-    };
-    drop(guard);
-    result
-}
-
-struct CancelOnDrop<'a>(&'a Cancel);
-
-impl Drop for CancelOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
-impl Context {
-    fn enter(&self, stage: &'static str) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = stage;
-    }
-
-    fn current(&self) -> &'static str {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn stopped(&self) {
-        // Cannot fail: the sender is this very struct.
-        let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
-    }
-
-    async fn fault_async(&self, stage: &str, when: When, cancel: &Cancel) -> Result<(), Interrupted> {
-        match fault::armed(self.name, stage, &self.subject, when) {
-            None => Ok(()),
-            Some(Fault::Fail) => Err(Interrupted::Fault),
-            Some(Fault::Kill) => fault::kill(),
-            Some(Fault::Hang) => {
-                cancel.cancelled().await;
-                Err(Interrupted::Cancelled)
-            }
-        }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
-    fn fault_blocking(&self, stage: &str, when: When, cancel: &Cancel) -> Result<(), Interrupted> {
-        match fault::armed(self.name, stage, &self.subject, when) {
-            None => Ok(()),
-            Some(Fault::Fail) => Err(Interrupted::Fault),
-            Some(Fault::Kill) => fault::kill(),
-            Some(Fault::Hang) => {
-                while !cancel.is_cancelled() {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Err(Interrupted::Cancelled)
-            }
-        }
-    }
-}
-
-/// A piece of blocking work, counted until it ends.
-struct Running(Arc<Context>);
-
-impl Running {
-    fn start(context: &Arc<Context>) -> Self {
-        context.running.send_modify(|running| *running += 1);
-        Self(context.clone())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.send_modify(|running| *running -= 1);
-    }
-}
-
-/// A stage under way, as its asynchronous work sees it.
-pub struct Stage<E> {
-    context: Arc<Context>,
-    cancel: Cancel,
-    cause: PhantomData<fn() -> E>,
-}
-
-impl<E: From<Interrupted> + Send + 'static> Stage<E> {
-    /// Cancelled when the stage's deadline has passed or the operation is cancelled.
-    #[must_use]
-    pub fn cancel(&self) -> &Cancel {
-        &self.cancel
-    }
-
-    /// Runs blocking work on a thread away from those that answer requests. The operation's undo does
-    /// not begin before it has ended.
-    ///
-    /// # Errors
-    /// The work's own.
-    pub async fn blocking<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Cancel) -> Result<T, E> + Send + 'static,
-    ) -> Result<T, E> {
-        let (running, cancel) = (Running::start(&self.context), self.cancel.clone());
-        let task = tokio::task::spawn_blocking(move || {
-            let _running = running;
-            work(&cancel)
-        });
-        match task.await {
-            Ok(result) => result,
-            Err(error) => Err(Interrupted::from_join(error).into()),
-        }
-    }
-}
-
-/// Blocking stages that share one thread, see [`Operation::blocking`].
-pub struct Steps<E> {
-    context: Arc<Context>,
-    undo: UndoList<E>,
-    cancel: Cancel,
-}
-
-impl<E> Steps<E>
-where
-    E: Display + From<Interrupted> + Send + 'static,
-{
-    /// Cancelled when the deadline has passed or the operation is cancelled.
-    #[must_use]
-    pub fn cancel(&self) -> &Cancel {
-        &self.cancel
-    }
-
-    /// See [`Operation::undo`].
-    pub fn undo(&self, stage: &'static str, work: impl FnOnce() -> Result<(), E> + Send + 'static) {
-        self.undo.push(stage, work);
-    }
-
-    /// Runs the stage `name`, unless the steps are cancelled.
-    ///
-    /// # Errors
-    /// What the work failed with, with the stage's name.
-    pub fn step<T>(
-        &self,
-        name: &'static str,
-        work: impl FnOnce() -> Result<T, E>,
-    ) -> Result<T, StageFailure<E>> {
-        let failed = |cause| StageFailure { stage: name, cause };
-        self.cancel.check().map_err(|interrupted| failed(interrupted.into()))?;
-        self.context.enter(name);
-        let timer = self.context.metrics.stage(self.context.name, name);
-        let result = self
-            .context
-            .fault_blocking(name, When::Before, &self.cancel)
-            .map_err(E::from)
-            .and_then(|()| work())
-            .and_then(|value| {
-                self.context.fault_blocking(name, When::After, &self.cancel)?;
-                Ok(value)
-            });
-        timer.done(result).map_err(failed)
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::{KeyedLocks, fault};
+use crate::KeyedLocks;
+use crate::fault::{self, Fault};
 
 #[derive(Debug, thiserror::Error)]
 enum Cause {
@@ -111,6 +112,31 @@ async fn a_retry_does_not_run_beside_an_undo_step_that_hangs() {
     release.store(true, Ordering::SeqCst);
     assert!(locks.lock_within(1, "retry", SOON).await.is_ok());
     assert!(later.load(Ordering::SeqCst));
+}
+
+#[tokio::test]
+async fn an_undo_step_that_misses_its_deadline_runs_to_its_end_before_those_after_it() {
+    let locks = KeyedLocks::<u8>::default();
+    let mut operation = operation("pod p");
+    operation.hold(locks.lock(1, "test").await);
+    let (ended, later) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(None)));
+    let (seen, state) = (later.clone(), ended.clone());
+    operation.undo("record", move || {
+        *seen.lock().unwrap() = Some(state.load(Ordering::SeqCst));
+        Ok(())
+    });
+    let done = ended.clone();
+    operation.undo_async("network", Duration::from_millis(20), move || async move {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        done.store(true, Ordering::SeqCst);
+        Ok(())
+    });
+    let result: Result<(), _> = operation.stage("start", SOON, |_| async { Err(Cause::Text("no")) }).await;
+    let failure = operation.finish(result).await.unwrap_err();
+    assert_eq!((failure.pending, failure.is_undone()), (Some("network"), false), "{failure}");
+    assert_eq!(*later.lock().unwrap(), None, "ran beside the undo of the network");
+    drop(locks.lock_within(1, "next", SOON).await.unwrap());
+    assert_eq!(*later.lock().unwrap(), Some(true), "the undo of the network was given up");
 }
 
 #[tokio::test]

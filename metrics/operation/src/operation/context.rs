@@ -1,0 +1,122 @@
+//! What the stages of one run of an operation share.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use crisp_metrics::Metrics;
+use tokio::sync::watch;
+
+use crate::fault::{self, Fault, When};
+use crate::{Cancel, Interrupted};
+
+pub(super) struct Context {
+    pub(super) name: &'static str,
+    pub(super) subject: String,
+    pub(super) metrics: Metrics,
+    pub(super) cancel: Cancel,
+    /// Pieces of blocking work that have not ended.
+    running: watch::Sender<usize>,
+    /// The stage under way, for messages.
+    current: Mutex<&'static str>,
+}
+
+impl Context {
+    pub(super) fn new(metrics: &Metrics, name: &'static str, subject: String, cancel: Cancel) -> Self {
+        Self {
+            name,
+            subject,
+            metrics: metrics.clone(),
+            cancel,
+            running: watch::Sender::new(0),
+            current: Mutex::new("begin"),
+        }
+    }
+
+    pub(super) fn enter(&self, stage: &'static str) {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    }
+
+    pub(super) fn current(&self) -> &'static str {
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn stopped(&self) {
+        // Cannot fail: the sender is this very struct.
+        let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
+    }
+
+    pub(super) async fn fault_async(
+        &self,
+        stage: &str,
+        when: When,
+        cancel: &Cancel,
+    ) -> Result<(), Interrupted> {
+        match fault::armed(self.name, stage, &self.subject, when) {
+            None => Ok(()),
+            Some(Fault::Fail) => Err(Interrupted::Fault),
+            Some(Fault::Kill) => fault::kill(),
+            Some(Fault::Hang) => {
+                cancel.cancelled().await;
+                Err(Interrupted::Cancelled)
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
+    pub(super) fn fault_blocking(&self, stage: &str, when: When, cancel: &Cancel) -> Result<(), Interrupted> {
+        match fault::armed(self.name, stage, &self.subject, when) {
+            None => Ok(()),
+            Some(Fault::Fail) => Err(Interrupted::Fault),
+            Some(Fault::Kill) => fault::kill(),
+            Some(Fault::Hang) => {
+                while !cancel.is_cancelled() {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(Interrupted::Cancelled)
+            }
+        }
+    }
+}
+
+/// A piece of blocking work, counted until it ends.
+pub(super) struct Running(Arc<Context>);
+
+impl Running {
+    pub(super) fn start(context: &Arc<Context>) -> Self {
+        context.running.send_modify(|running| *running += 1);
+        Self(context.clone())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+    }
+}
+
+/// Runs `work` until it ends, is cancelled, or `deadline` has passed.
+pub(super) async fn within<T, E: From<Interrupted>>(
+    deadline: Duration,
+    cancel: &Cancel,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    // Set also when this future is dropped, so that blocking work does not go on unobserved.
+    let guard = CancelOnDrop(cancel);
+    let result = tokio::select! {
+        biased;
+        result = work => result,
+        () = cancel.cancelled() => Err(Interrupted::Cancelled.into()),
+        () = tokio::time::sleep(deadline) => Err(Interrupted::Deadline { after: deadline }.into()),
+    };
+    drop(guard);
+    result
+}
+
+struct CancelOnDrop<'a>(&'a Cancel);
+
+impl Drop for CancelOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}

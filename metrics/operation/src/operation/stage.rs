@@ -1,0 +1,105 @@
+//! A stage under way, as the work in it sees it.
+
+use std::fmt::Display;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use super::context::{Context, Running};
+use crate::fault::When;
+use crate::undo::UndoList;
+use crate::{Cancel, Interrupted, StageFailure};
+
+/// A stage under way, as its asynchronous work sees it.
+pub struct Stage<E> {
+    context: Arc<Context>,
+    cancel: Cancel,
+    cause: PhantomData<fn() -> E>,
+}
+
+impl<E> Stage<E> {
+    pub(super) fn new(context: &Arc<Context>, cancel: &Cancel) -> Self {
+        Self { context: context.clone(), cancel: cancel.clone(), cause: PhantomData }
+    }
+}
+
+impl<E: From<Interrupted> + Send + 'static> Stage<E> {
+    /// Cancelled when the stage's deadline has passed or the operation is cancelled.
+    #[must_use]
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// Runs blocking work on a thread away from those that answer requests. The operation's undo does
+    /// not begin before it has ended.
+    ///
+    /// # Errors
+    /// The work's own.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Cancel) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let (running, cancel) = (Running::start(&self.context), self.cancel.clone());
+        let task = tokio::task::spawn_blocking(move || {
+            let _running = running;
+            work(&cancel)
+        });
+        match task.await {
+            Ok(result) => result,
+            Err(error) => Err(Interrupted::from_join(error).into()),
+        }
+    }
+}
+
+/// Blocking stages that share one thread, see [`Operation::blocking`].
+pub struct Steps<E> {
+    context: Arc<Context>,
+    undo: UndoList<E>,
+    cancel: Cancel,
+}
+
+impl<E> Steps<E> {
+    pub(super) fn new(context: &Arc<Context>, undo: &UndoList<E>, cancel: &Cancel) -> Self {
+        Self { context: context.clone(), undo: undo.clone(), cancel: cancel.clone() }
+    }
+}
+
+impl<E> Steps<E>
+where
+    E: Display + From<Interrupted> + Send + 'static,
+{
+    /// Cancelled when the deadline has passed or the operation is cancelled.
+    #[must_use]
+    pub fn cancel(&self) -> &Cancel {
+        &self.cancel
+    }
+
+    /// See [`Operation::undo`].
+    pub fn undo(&self, stage: &'static str, work: impl FnOnce() -> Result<(), E> + Send + 'static) {
+        self.undo.push(stage, work);
+    }
+
+    /// Runs the stage `name`, unless the steps are cancelled.
+    ///
+    /// # Errors
+    /// What the work failed with, with the stage's name.
+    pub fn step<T>(
+        &self,
+        name: &'static str,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, StageFailure<E>> {
+        let failed = |cause| StageFailure { stage: name, cause };
+        self.cancel.check().map_err(|interrupted| failed(interrupted.into()))?;
+        self.context.enter(name);
+        let timer = self.context.metrics.stage(self.context.name, name);
+        let result = self
+            .context
+            .fault_blocking(name, When::Before, &self.cancel)
+            .map_err(E::from)
+            .and_then(|()| work())
+            .and_then(|value| {
+                self.context.fault_blocking(name, When::After, &self.cancel)?;
+                Ok(value)
+            });
+        timer.done(result).map_err(failed)
+    }
+}
