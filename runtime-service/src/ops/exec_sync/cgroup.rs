@@ -49,17 +49,18 @@ impl Drop for Number {
     }
 }
 
-/// A number that no other exec uses, and its cgroup. One in which processes live that an earlier server's
-/// exec left in cgroups of their own is passed over, and never tried again.
+/// A number that no other exec uses, and its cgroup. One in which processes live that an earlier exec left in
+/// cgroups of their own is passed over, and never tried again.
 fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgroup), CgroupError> {
     let mut tries = 0;
     loop {
         let (mut number, is_made) = Number::lowest_free(container);
-        if is_made {
-            let made = cgroup.reuse_exec_cgroup(number.number)?;
-            return Ok((number, made));
-        }
-        match cgroup.make_exec_cgroup(number.number) {
+        let made = if is_made {
+            cgroup.reuse_exec_cgroup(number.number)
+        } else {
+            cgroup.make_exec_cgroup(number.number)
+        };
+        match made {
             Err(CgroupError::Remove { dir, errno }) if tries < TRIES => {
                 tracing::warn!(container = %container.id(), dir = %dir.display(), %errno, "the cgroup of an earlier command is still in use");
                 number.afterwards = Some(true);

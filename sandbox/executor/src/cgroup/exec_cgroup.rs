@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
 use super::Cgroup;
@@ -21,6 +22,7 @@ use super::join::{self, JoinFds};
 use super::kill;
 use super::path::CgroupPath;
 use super::remove;
+use super::tree;
 
 /// How long SIGKILLed processes may take to be gone.
 const WAIT: Duration = Duration::from_secs(3);
@@ -56,11 +58,15 @@ impl Cgroup {
     /// the last one left in it move to the container's cgroup.
     ///
     /// # Errors
-    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`], [`CgroupError::Create`].
+    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`], [`CgroupError::Create`]; [`CgroupError::Remove`]
+    /// when processes live in cgroups that the last one made below it: another number can be had.
     pub fn reuse_exec_cgroup(&self, number: u32) -> Result<ExecCgroup, CgroupError> {
         let (exec, hierarchy) = self.numbered(number)?;
         match hierarchy.dir(&exec.path)? {
-            Some(dir) => empty(hierarchy, &dir, &self.path)?,
+            Some(dir) => {
+                empty(hierarchy, &dir, &self.path)?;
+                clear_below(hierarchy, &exec.path, dir)?;
+            }
             // A container with a writable cgroup file system can remove it.
             None => make(hierarchy, &exec.path)?,
         }
@@ -98,6 +104,22 @@ fn empty(hierarchy: &Hierarchy, dir: &Dir, container: &CgroupPath) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Removes the cgroups that a command made below its own. Those in which processes live are the container's.
+fn clear_below(hierarchy: &Hierarchy, path: &CgroupPath, dir: Dir) -> Result<(), CgroupError> {
+    // A folder has a link of its name, one from itself, and one from each folder in it: without any, which
+    // is the usual case, this is all that has to be asked.
+    if rustix::fs::fstat(dir.fd()).is_ok_and(|stat| stat.st_nlink <= 2) {
+        return Ok(());
+    }
+    let refused = |errno| CgroupError::Remove { dir: hierarchy.dir_path(path), errno };
+    let mut pids = Vec::new();
+    kill::collect(hierarchy, path, &mut pids)?;
+    if !pids.is_empty() {
+        return Err(refused(Errno::BUSY));
+    }
+    tree::remove_below(dir).map_err(refused)
 }
 
 fn processes(dir: &Dir) -> Result<Vec<Pid>, CgroupError> {

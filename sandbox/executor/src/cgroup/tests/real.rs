@@ -338,6 +338,29 @@ fn the_next_exec_in_a_cgroup_does_not_have_what_the_last_one_left() {
     own.cgroup.remove().unwrap();
 }
 
+/// As a command with a writable cgroup file system leaves it.
+#[test]
+fn the_next_exec_does_not_get_a_cgroup_in_which_something_runs_below() {
+    let Some(own) = Own::new() else { return };
+    drop(own.cgroup.make_exec_cgroup(0).unwrap());
+    let folder = exec_folder(&own, 0).unwrap();
+    rustix::fs::mkdirat(folder.fd(), c"below", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+    rustix::fs::mkdirat(folder.fd(), c"below/empty", rustix::fs::Mode::from_raw_mode(0o755)).unwrap();
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    folder.child(c"below").unwrap().write("cgroup.procs", &child.id().to_string()).unwrap();
+    let again = own.cgroup.reuse_exec_cgroup(0);
+    let is_refused = matches!(again, Err(CgroupError::Remove { .. }));
+    if let Ok(again) = again {
+        again.kill().unwrap();
+    }
+    let lives = child.try_wait().unwrap().is_none();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(lives, "the next exec's end is its end");
+    assert!(is_refused);
+    own.cgroup.reuse_exec_cgroup(0).expect("nothing runs below any more").join().unwrap();
+}
+
 #[test]
 fn pods_that_come_and_go_below_one_parent_do_not_disturb_each_other() {
     let Some(own) = Own::new() else { return };
