@@ -48,6 +48,12 @@ impl RecordError {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
+
+    /// Its content is of no use. Every other failure (EIO, EMFILE, ENOMEM) may be gone at the next try.
+    #[must_use]
+    pub fn is_unusable(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Newer { .. })
+    }
 }
 
 #[derive(Serialize)]

@@ -33,6 +33,7 @@ mod pools;
 mod record;
 mod request;
 
+pub(crate) use builtin::LostPod;
 #[cfg(feature = "fuzz")]
 pub(crate) use cni::read_result as read_cni_result;
 pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig};

@@ -4,7 +4,7 @@ use crisp_executor::id::PodId;
 use crisp_operation::KeyedLocks;
 use tokio::task::{JoinSet, spawn_blocking};
 
-use super::builtin::Builtin;
+use super::builtin::{Builtin, LostPod};
 use super::cni::{Cni, NetworkList};
 use super::host_ports::{HostPorts, published};
 use super::{AttachRequest, Attachment, NetworkConfig, NetworkError, PortMapping};
@@ -76,6 +76,16 @@ impl Networks {
             Inner::detach(&inner, pod).await
         });
         task.await.unwrap_or(Err(NetworkError::Interrupted("detach")))
+    }
+
+    /// Makes the record of a pod on the built-in network anew where it was lost and the pod's interface is
+    /// still there.
+    pub(crate) fn adopt(&self, lost: LostPod) {
+        let Ok(ports) = published(&lost.ports) else { return };
+        let lost = LostPod { ports, ..lost };
+        if self.0.builtin.adopt(&lost) {
+            self.0.ports.restore(&lost.pod, &lost.ports);
+        }
     }
 
     /// What the pod was given, from memory.

@@ -28,7 +28,8 @@ impl RecordDir {
         Ok(Self { dir, durability })
     }
 
-    /// All readable records. Others are renamed out of the way, so that one bad file costs one pod.
+    /// All readable records. Those of no use are renamed out of the way, so that one bad file costs one pod;
+    /// those that the disk refuses to read stay where they are.
     pub(super) fn load<R: Record>(&self) -> Result<Vec<R>, NetworkError> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.dir).map_err(file("list", &self.dir))? {
@@ -39,7 +40,10 @@ impl RecordDir {
             };
             match read::<R>(&path, stem) {
                 Ok(record) => records.push(record),
-                Err(why) => set_aside(&path, &why),
+                Err(Unread::Unusable(why)) => set_aside(&path, &why),
+                Err(Unread::Refused(error)) => {
+                    tracing::error!(%error, "a network record cannot be read: the pod's address or host ports may stay taken");
+                }
             }
         }
         Ok(records)
@@ -61,10 +65,18 @@ impl RecordDir {
     }
 }
 
-fn read<R: Record>(path: &Path, stem: &str) -> Result<R, String> {
-    let record: R = record::read(path).map_err(|e| e.to_string())?;
+enum Unread {
+    Unusable(String),
+    /// The record may be good.
+    Refused(RecordError),
+}
+
+fn read<R: Record>(path: &Path, stem: &str) -> Result<R, Unread> {
+    let record: R = record::read(path).map_err(|error| {
+        if error.is_unusable() { Unread::Unusable(error.to_string()) } else { Unread::Refused(error) }
+    })?;
     if record.pod().as_str() != stem {
-        return Err(format!("it is about pod {}", record.pod()));
+        return Err(Unread::Unusable(format!("it is about pod {}", record.pod())));
     }
     Ok(record)
 }
@@ -106,9 +118,12 @@ mod tests {
         fs::write(folder.join(format!("{newer}.json")), format!(r#"{{"version":9,"pod":"{newer}"}}"#))
             .unwrap();
         fs::write(folder.join("torn.json"), "{").unwrap();
+        // Stands for a disk that refuses to read.
+        fs::create_dir(folder.join("refused.json")).unwrap();
         assert_eq!(records.load::<Sample>().unwrap(), [good]);
         assert!(folder.join("torn.json.bad").exists());
         assert!(folder.join(format!("{newer}.json.bad")).exists());
+        assert!(folder.join("refused.json").exists(), "it may be read by the next server");
     }
 
     #[test]

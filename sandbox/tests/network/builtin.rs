@@ -121,6 +121,28 @@ fn a_restarted_server_knows_its_pods_and_two_servers_live_side_by_side() {
 }
 
 #[test]
+fn a_pod_whose_record_is_lost_keeps_its_address() {
+    on_private_host(module_path!(), "a_pod_whose_record_is_lost_keeps_its_address", || {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b, c) = (Namespace::new(), Namespace::new(), Namespace::new());
+        block_on(async {
+            let networks = Networks::open(&config(dir.path())).unwrap();
+            a.attach(&networks, &[]).await.unwrap();
+            b.attach(&networks, &[]).await.unwrap();
+            drop(networks);
+            let record = |pod: &Namespace| dir.path().join(format!("state/pods/{}.json", pod.id));
+            std::fs::write(record(&a), "{").unwrap();
+            std::fs::remove_file(record(&b)).unwrap();
+            let networks = Networks::open(&config(dir.path())).unwrap();
+            let on_c = c.attach(&networks, &[]).await.unwrap();
+            assert_eq!(ip(&on_c), "10.88.0.4");
+            tell_callers_who_they_are(&a, 80);
+            assert_eq!(ask_from(&c, "10.88.0.2:80").unwrap(), "10.88.0.4");
+        });
+    });
+}
+
+#[test]
 fn a_failed_attach_leaves_nothing() {
     on_private_host(module_path!(), "a_failed_attach_leaves_nothing", || {
         let dir = tempfile::tempdir().unwrap();

@@ -43,6 +43,11 @@ impl Bridge {
         &self.name
     }
 
+    /// Whether this server made the interface as a bridge, under this name or an earlier one.
+    pub(super) fn is_of_this_server(&self, link: &Link) -> bool {
+        link.kind == "bridge" && link.alias == self.alias
+    }
+
     /// The bridge, if it exists.
     pub(super) fn find(&self, socket: &mut Socket) -> Result<Option<Link>, NetworkError> {
         let Some(link) = link_by_name(socket, &self.name).map_err(self.failed("look up"))? else {
@@ -127,8 +132,7 @@ impl Bridge {
     /// Removes bridges that this server made under other names, when nothing uses them any more.
     pub(super) fn delete_others(&self, socket: &mut Socket) -> Result<Vec<String>, NetworkError> {
         let all = links(socket).map_err(self.failed("list interfaces beside"))?;
-        let old =
-            all.into_iter().filter(|l| l.kind == "bridge" && l.alias == self.alias && l.name != self.name);
+        let old = all.into_iter().filter(|link| self.is_of_this_server(link) && link.name != self.name);
         let names: Vec<String> = old.map(|l| l.name).collect();
         for name in &names {
             delete_link(socket, name).map_err(self.failed("replace an old bridge by"))?;

@@ -15,13 +15,15 @@
 //! other programs may rely on it by then.
 //!
 //! [`Builtin`] is what the operations share. attach.rs and detach.rs are the two operations, setup.rs
-//! keeps bridge and packet rules in place for them, state.rs says which pod has what.
+//! keeps bridge and packet rules in place for them, state.rs says which pod has what, lost.rs finds pods whose
+//! records are lost.
 
 mod attach;
 mod bridge;
 mod detach;
 mod host_setup;
 mod ipam;
+mod lost;
 mod record;
 mod setup;
 mod state;
@@ -35,6 +37,7 @@ use crisp_operation::record::Durability;
 
 use self::bridge::Bridge;
 use self::host_setup::HostSetup;
+pub(crate) use self::lost::LostPod;
 use self::record::BuiltinRecord;
 use self::state::State;
 use super::netlink::{Protocol, Socket};
@@ -60,7 +63,8 @@ pub(super) struct Builtin {
 }
 
 impl Builtin {
-    /// Reads the records; the pods they name keep their addresses and the network they are in.
+    /// Reads the records; the pods they name keep their addresses and the network they are in, and so do pods
+    /// of which the bridge has an interface.
     pub(super) fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
         let name = &config.bridge_name;
         let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -79,6 +83,7 @@ impl Builtin {
             reaping: Mutex::new(()),
             reaper_runs: AtomicBool::new(false),
         };
+        builtin.find_orphans();
         builtin.warn_of_old_network();
         Ok(builtin)
     }

@@ -10,6 +10,19 @@ use crate::network::{AttachRequest, Attachment, DnsSettings, PortMapping};
 
 /// Name of the interface in every pod.
 pub(super) const INTERFACE: &str = "eth0";
+/// What all names of the host's ends begin with.
+pub(super) const VETH_PREFIX: &str = "cr";
+
+/// Name of the host's end of a pod's pair of interfaces.
+pub(super) fn veth_name(pod: &PodId) -> String {
+    format!("{VETH_PREFIX}{}", &pod.as_str()[..11])
+}
+
+/// The address of the pod whose pair of interfaces has this host's end.
+pub(super) fn address_by_host_mac(mac: [u8; 6]) -> Option<Ipv4Addr> {
+    let [0x0e, 0x58, a, b, c, d] = mac else { return None };
+    Some(Ipv4Addr::new(a, b, c, d))
+}
 
 /// The network in force: kept as long as pods use it, whatever the settings say meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +74,7 @@ impl BuiltinRecord {
             serial,
             bridge: network.bridge.clone(),
             pool: network.pool,
-            veth: format!("cr{}", &request.pod.as_str()[..11]),
+            veth: veth_name(&request.pod),
             address,
             ports: ports.to_vec(),
             detached: false,

@@ -35,12 +35,12 @@ impl Builtin {
         let state = self.state();
         let differs =
             |n: &ChosenNetwork| n.bridge != self.bridge_name || !self.pools.candidates().contains(&n.pool);
-        state.pods.is_empty() && state.network.as_ref().is_some_and(|(network, _)| differs(network))
+        !state.is_used() && state.network.as_ref().is_some_and(|(network, _)| differs(network))
     }
 
     fn in_use(&self) -> bool {
         let state = self.state();
-        !(state.pods.is_empty() && state.detached.is_empty())
+        state.is_used() || !state.detached.is_empty()
     }
 
     fn choose(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
@@ -73,7 +73,15 @@ impl Builtin {
         setup.mtu = bridge.mtu(socket);
         setup.bridge_checked = true;
         // The bridge was deleted under the pods: join them to the new one.
-        let veths: Vec<String> = self.state().pods.values().map(|r| r.veth.clone()).collect();
+        let veths: Vec<String> = {
+            let state = self.state();
+            state
+                .pods
+                .values()
+                .map(|record| record.veth.clone())
+                .chain(state.orphans.keys().cloned())
+                .collect()
+        };
         let names: Vec<&str> = veths.iter().map(String::as_str).collect();
         let step = || format!("join the pods to bridge {} again", bridge.name());
         rejoin(socket, &names, index).map_err(|source| NetworkError::Netlink { step: step(), source })?;
@@ -130,6 +138,7 @@ impl Builtin {
     /// Removes bridge and table if no pod is left; `false` when there is one.
     pub(in crate::network) fn close_if_unused(&self) -> Result<bool, NetworkError> {
         self.reap()?;
+        self.prune_orphans()?;
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         if self.in_use() {
             return Ok(false);

@@ -6,6 +6,7 @@ use crisp_executor::id::PodId;
 use ipnet::Ipv4Net;
 
 use super::ipam::Ipam;
+use super::lost::{LostPod, Orphan};
 use super::record::{BuiltinRecord, ChosenNetwork};
 use crate::network::{AttachRequest, NetworkError, PortMapping};
 
@@ -15,6 +16,8 @@ pub(super) struct State {
     pub pods: HashMap<PodId, BuiltinRecord>,
     /// Detached pods whose interfaces are not deleted yet: address and record stay until then.
     pub detached: HashMap<PodId, BuiltinRecord>,
+    /// Interfaces of pods whose records are lost, by name. Their addresses are in use.
+    pub orphans: HashMap<String, Orphan>,
     pub serial: u64,
 }
 
@@ -34,6 +37,37 @@ impl State {
             pods.insert(record.pod.clone(), record);
         }
         state
+    }
+
+    /// Notes the interface of a pod without a record.
+    pub(super) fn add_orphan(&mut self, veth: String, orphan: Orphan) {
+        if self.network.is_none() {
+            self.choose(orphan.network.clone());
+        }
+        if let Some((_, ipam)) = &mut self.network {
+            ipam.restore(orphan.address);
+        }
+        self.orphans.insert(veth, orphan);
+    }
+
+    /// A new record of a pod whose own was lost. None when no interface of the pod was found.
+    pub(super) fn adopt(&mut self, lost: &LostPod) -> Option<BuiltinRecord> {
+        let orphan = self.orphans.remove(&lost.veth())?;
+        self.serial += 1;
+        let record = lost.record(self.serial, orphan);
+        self.pods.insert(record.pod.clone(), record.clone());
+        Some(record)
+    }
+
+    pub(super) fn forget_orphan(&mut self, veth: &str) {
+        if let (Some(orphan), Some((_, ipam))) = (self.orphans.remove(veth), &mut self.network) {
+            ipam.release(orphan.address);
+        }
+    }
+
+    /// Whether a pod has, or may have, something of the network.
+    pub(super) fn is_used(&self) -> bool {
+        !(self.pods.is_empty() && self.orphans.is_empty())
     }
 
     pub(super) fn choose(&mut self, network: ChosenNetwork) {

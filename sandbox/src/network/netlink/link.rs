@@ -46,6 +46,9 @@ pub(in crate::network) struct Link {
     pub kind: String,
     pub alias: String,
     pub mtu: u32,
+    pub mac: Option<[u8; 6]>,
+    /// Index of the bridge that it is a port of; 0 without one.
+    pub master: u32,
     /// Packets really pass. A carrier alone is not enough: see [`wait_until_up`].
     pub operational: bool,
     pub counters: InterfaceCounters,
@@ -237,6 +240,8 @@ fn parse(kind: u16, payload: &[u8]) -> Option<Link> {
         kind: String::new(),
         alias: String::new(),
         mtu: 0,
+        mac: None,
+        master: 0,
         operational: false,
         counters: InterfaceCounters::default(),
     };
@@ -246,6 +251,8 @@ fn parse(kind: u16, payload: &[u8]) -> Option<Link> {
             IFLA_IFALIAS => link.alias = text(value),
             IFLA_OPERSTATE => link.operational = value == [IF_OPER_UP],
             IFLA_MTU => link.mtu = u32_at(value, 0)?,
+            IFLA_ADDRESS => link.mac = value.try_into().ok(),
+            IFLA_MASTER => link.master = u32_at(value, 0)?,
             IFLA_STATS64 => link.counters = counters(value)?,
             IFLA_LINKINFO => {
                 link.kind = attributes(value)

@@ -1,0 +1,121 @@
+//! Pods on the bridge whose records are lost: what the kernel knows of them keeps their addresses in use.
+//!
+//! An interface is found by its place (a bridge that this server has made) and its name; its hardware address
+//! holds the pod's address. The pod's own record has the rest.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use crisp_executor::id::PodId;
+use ipnet::Ipv4Net;
+
+use super::bridge::Bridge;
+use super::record::{BuiltinRecord, ChosenNetwork, VETH_PREFIX, address_by_host_mac, veth_name};
+use super::{Builtin, route_socket};
+use crate::network::netlink::{InterfaceAddress, Link, addresses, link_by_name, links};
+use crate::network::{NetlinkError, NetworkError, PortMapping};
+
+/// What its own record says of a pod whose network record may be lost.
+#[derive(Debug, Clone)]
+pub(crate) struct LostPod {
+    pub pod: PodId,
+    pub name: String,
+    pub namespace: String,
+    pub ports: Vec<PortMapping>,
+}
+
+/// The interface of a pod without a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Orphan {
+    pub network: ChosenNetwork,
+    pub address: Ipv4Addr,
+}
+
+impl Builtin {
+    /// Notes the interfaces of pods without records. Without an answer from the kernel there are none, as
+    /// there are none that could be used.
+    pub(super) fn find_orphans(&self) {
+        match self.orphans() {
+            Ok(orphans) => {
+                for (veth, orphan) in orphans {
+                    tracing::warn!(%veth, address = %orphan.address, "the network record of a pod is lost; its address stays in use");
+                    self.state().add_orphan(veth, orphan);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "cannot look for pods whose network records are lost"),
+        }
+    }
+
+    fn orphans(&self) -> Result<HashMap<String, Orphan>, NetworkError> {
+        let mut socket = route_socket()?;
+        let listed =
+            |source: NetlinkError| NetworkError::Netlink { step: "list interfaces".to_owned(), source };
+        let all = links(&mut socket).map_err(listed)?;
+        let own = Bridge::new(&self.bridge_name, &self.state_dir);
+        let bridges: Vec<&Link> = all.iter().filter(|link| own.is_of_this_server(link)).collect();
+        if bridges.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let gateways = addresses(&mut socket).map_err(listed)?;
+        let state = self.state();
+        let known =
+            |name: &str| state.pods.values().chain(state.detached.values()).any(|record| record.veth == name);
+        let orphan = |link: &Link| {
+            let bridge = bridges.iter().find(|bridge| bridge.index == link.master)?;
+            let pool = pool_of(gateways.iter().find(|address| address.index == bridge.index)?)?;
+            let network = ChosenNetwork { bridge: bridge.name.clone(), pool };
+            Some((link.name.clone(), Orphan { network, address: address_by_host_mac(link.mac?)? }))
+        };
+        let veths = all.iter().filter(|link| link.kind == "veth" && link.name.starts_with(VETH_PREFIX));
+        Ok(veths.filter(|link| !known(&link.name)).filter_map(orphan).collect())
+    }
+
+    /// Writes a new record of a pod whose own was lost. Returns whether it was.
+    pub(in crate::network) fn adopt(&self, lost: &LostPod) -> bool {
+        let Some(record) = self.state().adopt(lost) else { return false };
+        if let Err(error) = self.records.write(&record) {
+            tracing::warn!(pod = lost.pod.short(), %error, "cannot write the network record of a pod again");
+        }
+        true
+    }
+
+    /// Forgets interfaces that are gone.
+    pub(super) fn prune_orphans(&self) -> Result<(), NetworkError> {
+        let names: Vec<String> = self.state().orphans.keys().cloned().collect();
+        let mut socket = route_socket()?;
+        for name in names {
+            let step = || format!("look up interface {name}");
+            let link = link_by_name(&mut socket, &name)
+                .map_err(|source| NetworkError::Netlink { step: step(), source })?;
+            if link.is_none() {
+                self.state().forget_orphan(&name);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn pool_of(gateway: &InterfaceAddress) -> Option<Ipv4Net> {
+    Some(Ipv4Net::new(gateway.address, gateway.prefix).ok()?.trunc())
+}
+
+impl LostPod {
+    pub(super) fn veth(&self) -> String {
+        veth_name(&self.pod)
+    }
+
+    pub(super) fn record(&self, serial: u64, orphan: Orphan) -> BuiltinRecord {
+        BuiltinRecord {
+            pod: self.pod.clone(),
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            serial,
+            bridge: orphan.network.bridge,
+            pool: orphan.network.pool,
+            veth: self.veth(),
+            address: orphan.address,
+            ports: self.ports.clone(),
+            detached: false,
+        }
+    }
+}
