@@ -11,8 +11,9 @@ use tokio::sync::broadcast;
 use crate::config::{PodConfig, PodKey};
 use crate::error::{PodError, Shared};
 use crate::network::{NetworkStatus, Networks};
-use crate::ops::{pod_recover, pod_remove, pod_run, pod_stop};
+use crate::ops::{pod_recover, pod_remove, pod_run, pod_stop, pod_update};
 use crate::pod::Pod;
+use crate::pod::resources::PodResources;
 use crate::pod_table::FindError;
 use crate::service_state::{PodEvent, SandboxConfig, ServiceState};
 
@@ -43,8 +44,16 @@ impl Pods {
     /// listed as [`Failed`](crate::PodState::Failed), and cleared away by the next equal request.
     pub async fn run(&self, config: PodConfig) -> Shared<PodId> {
         config.validate().map_err(|e| Arc::new(e.into()))?;
-        let service = self.service.clone();
-        self.runs.run(config.key(), || async move { pod_run::run(&service, config).await }).await
+        let (service, key) = (self.service.clone(), config.key());
+        let run = |cancel| ((), async move { pod_run::run(&service, config, cancel).await });
+        self.runs.join_or_start(key, run).wait().await
+    }
+
+    /// Tells the making of a pod under way to stop; [`run`](Self::run) fails when what was made is undone.
+    pub fn cancel_run(&self, key: &PodKey) {
+        if let Some(run) = self.runs.get(key) {
+            run.cancel();
+        }
     }
 
     /// Gives back all that the pod holds but its record. A stopped pod is stopped again without effect. The
@@ -55,8 +64,7 @@ impl Pods {
     pub async fn stop(&self, id: &PodId) -> Result<(), PodError> {
         let Some(pod) = self.get(id) else { return Ok(()) };
         let service = self.service.clone();
-        let task = tokio::spawn(async move { pod_stop::stop(&service, &pod).await });
-        task.await.unwrap_or(Err(PodError::Interrupted { operation: pod_stop::OPERATION }))
+        in_background(pod_stop::OPERATION, async move { pod_stop::stop(&service, &pod).await }).await
     }
 
     /// Stops the pod if needed and forgets it. An unknown pod counts as removed. The work goes on when the
@@ -67,8 +75,18 @@ impl Pods {
     pub async fn remove(&self, id: &PodId) -> Result<(), PodError> {
         let Some(pod) = self.get(id) else { return Ok(()) };
         let service = self.service.clone();
-        let task = tokio::spawn(async move { pod_remove::remove(&service, &pod).await });
-        task.await.unwrap_or(Err(PodError::Interrupted { operation: pod_remove::OPERATION }))
+        in_background(pod_remove::OPERATION, async move { pod_remove::remove(&service, &pod).await }).await
+    }
+
+    /// Notes what the pod as a whole may use, in addition to what it noted before. The work goes on when the
+    /// caller goes away.
+    ///
+    /// # Errors
+    /// A pod in which nothing can run, or the limit that the kernel refuses.
+    pub async fn update(&self, pod: &Arc<Pod>, newer: PodResources) -> Result<(), PodError> {
+        let (service, pod) = (self.service.clone(), pod.clone());
+        in_background(pod_update::OPERATION, async move { pod_update::update(&service, &pod, newer).await })
+            .await
     }
 
     /// The pod with this id.
@@ -122,4 +140,12 @@ impl Pods {
             tracing::warn!(%error, "cannot take the pod network down");
         }
     }
+}
+
+/// Runs an operation in a task of its own.
+async fn in_background(
+    operation: &'static str,
+    work: impl Future<Output = Result<(), PodError>> + Send + 'static,
+) -> Result<(), PodError> {
+    tokio::spawn(work).await.unwrap_or(Err(PodError::Interrupted { operation }))
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use crisp_executor::id::PodId;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
-use crisp_proto::runtime::v1::{PodSandboxStatusRequest, RunPodSandboxRequest};
+use crisp_proto::runtime::v1::{PodSandboxConfig, PodSandboxStatusRequest, RunPodSandboxRequest};
+use crisp_sandbox::PodKey;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tonic::Request;
+use tonic::{Request, Status};
 
 use super::container_run::{self, End};
 use super::context::Context;
@@ -44,12 +45,12 @@ pub async fn run(
     let volumes = Volumes::prepare(&pod.volumes, layout::run_volumes(&folder))?;
     let logs = layout::run_logs(&folder);
     let sandbox = pod_config(&pod, &PodIdentity { uid: &uid, log_directory: &logs });
-    let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
-    let id = match server.runtime.run_pod_sandbox(Request::new(request)).await {
-        Ok(reply) => reply.into_inner().pod_sandbox_id,
+    let id = match start(&server, &sandbox, &mut stop).await {
+        Ok(id) => id,
         Err(status) => {
             volumes.remove();
-            return Err(refused(status)).with_context(|| format!("cannot start pod {}", pod.name));
+            let failed = || Err(refused(status)).with_context(|| format!("cannot start pod {}", pod.name));
+            return stop.borrow().code().map_or_else(failed, Ok);
         }
     };
     let waiter = Waiter::start(&server.runtime).await;
@@ -70,6 +71,30 @@ pub async fn run(
         (Err(error), Ok(())) => Err(error),
         (Err(error), Err(down)) => Err(error.context(format!("and the pod cannot be removed: {down:#}"))),
     }
+}
+
+/// Starts the pod. A stop request ends that and waits until what was made has been undone.
+async fn start(
+    server: &Server,
+    sandbox: &PodSandboxConfig,
+    stop: &mut watch::Receiver<StopRequest>,
+) -> Result<String, Status> {
+    let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
+    let mut started = server.runtime.run_pod_sandbox(Request::new(request));
+    let reply = tokio::select! {
+        reply = &mut started => reply,
+        () = requested(stop, |request| request != StopRequest::None) => {
+            let metadata = sandbox.metadata.clone().unwrap_or_default();
+            server.pods.cancel_run(&PodKey {
+                namespace: metadata.namespace,
+                name: metadata.name,
+                uid: metadata.uid,
+                attempt: metadata.attempt,
+            });
+            started.await
+        }
+    };
+    Ok(reply?.into_inner().pod_sandbox_id)
 }
 
 struct Outcome {

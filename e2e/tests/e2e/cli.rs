@@ -1,5 +1,6 @@
 //! The command line, as people type it.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +15,11 @@ fn manifest(image: &str, second: &str) -> String {
 
 /// `crisp run` on folders of its own, with the machine's registry.
 fn run(machine: &Machine, yaml: &str) -> Result<Command> {
+    run_with_cni(machine, yaml, Path::new("/nonexistent"))
+}
+
+/// With configurations and plugins of the folder `cni`.
+fn run_with_cni(machine: &Machine, yaml: &str, cni: &Path) -> Result<Command> {
     let folder = machine.folder().join("standalone");
     std::fs::create_dir_all(&folder)?;
     std::fs::write(folder.join("pod.yaml"), yaml)?;
@@ -23,14 +29,8 @@ fn run(machine: &Machine, yaml: &str) -> Result<Command> {
         command.arg(format!("--{name}")).arg(folder.join(name));
     }
     let bridge = format!("{}r", machine.bridge());
-    command.args([
-        "--bridge-name",
-        &bridge,
-        "--pod-cidr",
-        "10.249.249.0/24",
-        "--cni-conf-dir",
-        "/nonexistent",
-    ]);
+    command.args(["--bridge-name", &bridge, "--pod-cidr", "10.249.249.0/24"]);
+    command.arg("--cni-conf-dir").arg(cni).arg("--cni-bin-dir").arg(cni);
     Ok(command)
 }
 
@@ -57,7 +57,42 @@ async fn a_manifest_runs_without_a_server() -> Result<()> {
     assert_eq!(output.status.code(), Some(6), "{text}\n{errors}");
     let pods = std::fs::read_dir(machine.folder().join("standalone/root/pods")).map_or(0, Iterator::count);
     assert_eq!(pods, 0);
-    assert!(!std::path::Path::new(&format!("/sys/class/net/{}r", machine.bridge())).exists());
+    assert!(!Path::new(&format!("/sys/class/net/{}r", machine.bridge())).exists());
+    machine.close().await
+}
+
+/// A CNI plugin that never answers holds a pod's start up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_a_plugin_holds_up_ends_on_sigterm_and_leaves_nothing() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let machine = Machine::start_with(Setup::default()).await?;
+    let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
+    let folder = machine.folder().join("standalone/cni");
+    let mut command = run_with_cni(&machine, &manifest(&image, "true"), &folder)?;
+    std::fs::create_dir_all(&folder)?;
+    let (plugin, called) = (folder.join("stuck"), folder.join("called"));
+    let script =
+        format!("#!/bin/sh\n[ $CNI_COMMAND = ADD ] || exit 0\necho > {}\nsleep 300\n", called.display());
+    std::fs::write(&plugin, script)?;
+    std::fs::set_permissions(&plugin, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let config = r#"{"cniVersion":"1.0.0","name":"stuck","plugins":[{"type":"stuck"}]}"#;
+    std::fs::write(folder.join("10-stuck.conflist"), config)?;
+    let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    let wait = async |what: &str, is_so: &mut dyn FnMut() -> Result<bool>| -> Result<()> {
+        let begun = std::time::Instant::now();
+        while !is_so()? {
+            assert!(begun.elapsed() < Duration::from_secs(15), "{what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    };
+    wait("the plugin is not called", &mut || Ok(called.exists())).await?;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)?;
+    wait("does not end on SIGTERM", &mut || Ok(child.try_wait()?.is_some())).await?;
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(143), "{}", String::from_utf8_lossy(&output.stderr));
+    let pods = std::fs::read_dir(machine.folder().join("standalone/root/pods")).map_or(0, Iterator::count);
+    assert_eq!(pods, 0);
     machine.close().await
 }
 

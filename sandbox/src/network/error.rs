@@ -153,6 +153,9 @@ pub enum NetworkError {
         /// Failure of the undo.
         undo: Box<NetworkError>,
     },
+    /// The caller has cancelled it.
+    #[error("cancelled")]
+    Cancelled,
     /// A blocking step ended without an answer.
     #[error("network step {0} ended without an answer")]
     Interrupted(&'static str),
@@ -177,7 +180,7 @@ impl NetworkError {
             Self::Annotation { .. } => "PodNotAcceptable",
             Self::CniPlugin { .. } => "CniPluginFailed",
             Self::Undo { error, .. } => error.reason(),
-            Self::Interrupted(_) => "Interrupted",
+            Self::Cancelled | Self::Interrupted(_) => "Interrupted",
         }
     }
 }

@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crisp_executor::id::PodId;
+use crisp_operation::Cancel;
 use serde::{Deserialize, Serialize};
 
 use super::PodNetlink;
@@ -100,6 +101,8 @@ pub struct AttachRequest {
     pub annotations: BTreeMap<String, String>,
     /// Resolver settings.
     pub dns: DnsSettings,
+    /// Ends a CNI plugin that is under way; what was attached until then is taken back.
+    pub cancel: Cancel,
 }
 
 /// What a pod was given.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crisp_executor::cgroup::JoinFds;
 use crisp_executor::id::PodId;
 use crisp_operation::record::private_folder;
-use crisp_operation::{Operation, Steps};
+use crisp_operation::{Cancel, Operation, Stage, Steps};
 
 use super::{pod_remove, pod_watch, teardown};
 use crate::config::PodConfig;
@@ -33,7 +33,11 @@ const NETWORK: Duration = Duration::from_secs(120);
 const SHM_BYTES: u64 = 64 << 20;
 
 /// See [`Pods::run`](crate::Pods::run). Equal requests must not run beside each other.
-pub(crate) async fn run(service: &Arc<ServiceState>, config: PodConfig) -> Result<PodId, PodError> {
+pub(crate) async fn run(
+    service: &Arc<ServiceState>,
+    config: PodConfig,
+    cancel: Cancel,
+) -> Result<PodId, PodError> {
     if let Some(id) = existing(service, &config).await? {
         return Ok(id);
     }
@@ -41,13 +45,13 @@ pub(crate) async fn run(service: &Arc<ServiceState>, config: PodConfig) -> Resul
     let subject = format!("pod {id} ({}/{})", config.namespace, config.name);
     let record = PodRecord { metadata: PodMetadata::new(id.clone(), config), status: PodStatus::starting() };
     let pod = Pod::new(&service.layout, record);
-    let mut operation = Operation::new(&service.metrics, OPERATION, subject);
+    let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject, cancel);
     operation.hold(service.lock(&id, OPERATION).await?);
     let made = make(service, &pod, &operation).await;
     match operation.finish(made).await {
         Ok(link) => {
             service.table.insert(&pod);
-            service.emit(PodEvent::Connected(pod.clone()));
+            service.emit(PodEvent::Made(pod.clone()));
             pod_watch::watch(service, &pod, Some(link), pid == PidMode::Pod);
             Ok(id)
         }
@@ -89,7 +93,8 @@ async fn make(
     };
     let open = |_| open_pod(service, pod, cgroup);
     let (link, opened) = operation.stage("open", MONITOR, open).await?;
-    let ips = operation.stage("network", NETWORK, |_| attach(service, pod, opened)).await?;
+    let attach = |stage: Stage<PodCause>| attach(service, pod, opened, stage.cancel().clone());
+    let ips = operation.stage("network", NETWORK, attach).await?;
     let ready = pod.clone();
     let commit = move |steps: &Steps<PodCause>| {
         steps.step("commit", || {
@@ -198,7 +203,12 @@ fn open_request(config: &PodConfig, cgroup: JoinFds, exits: OwnedFd) -> OpenPod 
     }
 }
 
-async fn attach(service: &ServiceState, pod: &Pod, opened: PodOpened) -> Result<Vec<IpAddr>, PodCause> {
+async fn attach(
+    service: &ServiceState,
+    pod: &Pod,
+    opened: PodOpened,
+    cancel: Cancel,
+) -> Result<Vec<IpAddr>, PodCause> {
     let Some(network) = opened.network else { return Ok(vec![]) };
     let netlink = PodNetlink::new(network.netlink);
     let request = AttachRequest {
@@ -211,6 +221,7 @@ async fn attach(service: &ServiceState, pod: &Pod, opened: PodOpened) -> Result<
         port_mappings: pod.config.port_mappings.clone(),
         annotations: pod.config.annotations.clone(),
         dns: pod.config.dns.clone(),
+        cancel,
     };
     let attachment = service.networks.attach(request).await?;
     pod.set_netlink(netlink);

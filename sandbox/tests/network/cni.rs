@@ -224,6 +224,48 @@ fn a_hanging_plugin_is_killed_and_holds_up_no_other_pod() {
 }
 
 #[test]
+fn a_cancelled_attach_ends_its_plugin_at_once_and_is_taken_back() {
+    on_private_host(module_path!(), "a_cancelled_attach_ends_its_plugin_at_once_and_is_taken_back", || {
+        let dir = tempfile::tempdir().unwrap();
+        let child = dir.path().join("child");
+        let hangs = format!(
+            "[ $CNI_COMMAND = DEL ] || {{ sleep 300 & echo $! >{0}; wait; }}; {RESULT}",
+            child.display()
+        );
+        plugin(dir.path(), "slow", &hangs);
+        let one = r#"{"cniVersion":"1.0.0","name":"one","plugins":[{"type":"slow"}]}"#;
+        write_config(dir.path(), "10-one.conflist", one);
+        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let pod = Namespace::new();
+        let before = traces();
+        block_on(async {
+            let request = pod.request(&[]);
+            let cancel = request.cancel.clone();
+            let attaching = tokio::spawn({
+                let networks = networks.clone();
+                async move { networks.attach(request).await }
+            });
+            while !child.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let start = Instant::now();
+            cancel.cancel();
+            let error = attaching.await.unwrap().unwrap_err().to_string();
+            assert_eq!(error, "cancelled");
+            assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        });
+        assert_eq!(calls(dir.path()), ["ADD slow", "DEL slow"]);
+        let pid = fs::read_to_string(child).unwrap();
+        let state = || fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        let start = Instant::now();
+        while !state().is_empty() && !state().contains(") Z") {
+            assert!(start.elapsed() < SECOND, "the plugin's child lives on: {}", state());
+        }
+        assert_eq!(traces(), before);
+    });
+}
+
+#[test]
 fn missing_plugins_and_broken_files_are_named_by_attach_and_status() {
     on_private_host(
         module_path!(),

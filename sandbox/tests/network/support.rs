@@ -13,6 +13,7 @@ use std::time::Duration;
 use std::collections::BTreeMap;
 
 use crisp_executor::id::PodId;
+use crisp_operation::Cancel;
 use crisp_sandbox::network::{
     AttachRequest, Attachment, DEFAULT_CNI_DEADLINE, DnsSettings, NetworkConfig, NetworkError, Networks,
     PodNetlink, PortMapping, Protocol,
@@ -104,6 +105,7 @@ impl Namespace {
             port_mappings: ports.to_vec(),
             annotations: BTreeMap::new(),
             dns: DnsSettings::default(),
+            cancel: Cancel::new(),
         }
     }
 

@@ -13,7 +13,7 @@ use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping};
 pub(super) const INTERFACE: &str = "eth0";
 
 impl Cni {
-    /// Runs ADD of every plugin in order; after a failure DEL of all of them.
+    /// Runs ADD of every plugin in order; after a failure, or when it is cancelled, DEL of all of them.
     pub(in crate::network) async fn attach(
         &self,
         network: Arc<NetworkList>,
@@ -25,7 +25,11 @@ impl Cni {
         let record = self.new_record(&network, request, ports)?;
         warn_of_ignored_ports(&network, &record);
         self.remember(record.clone()).await?;
-        let attached = self.add_all(record, request).await;
+        let attached = tokio::select! {
+            biased;
+            () = request.cancel.cancelled() => Err(NetworkError::Cancelled),
+            attached = self.add_all(record, request) => attached,
+        };
         match attached {
             Ok(attachment) => Ok(attachment),
             Err(error) => match self.detach(&request.pod).await {

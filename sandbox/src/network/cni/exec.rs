@@ -70,8 +70,14 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
     let mut child =
         spawn(&program, call).map_err(|e| CallError::Failed(format!("start {}: {e}", program.display())))?;
     let input = serde_json::to_vec(call.config).map_err(|e| CallError::Failed(e.to_string()))?;
-    let group = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-    match timeout(call.deadline, finish(&mut child, &input)).await {
+    let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+    let finished = timeout(call.deadline, finish(&mut child, &input)).await;
+    match &finished {
+        // The process id is not the plugin's any more.
+        Ok(Ok(_)) => group.ended(),
+        Ok(Err(_)) | Err(_) => drop(group),
+    }
+    match finished {
         Ok(Ok((status, stdout, stderr))) if status.success() => {
             log_stderr(call, &stderr);
             Ok(stdout)
@@ -79,12 +85,26 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
         Ok(Ok((status, stdout, stderr))) => Err(CallError::Failed(complaint(status, &stdout, &stderr))),
         Ok(Err(e)) => Err(CallError::Failed(format!("talk to {}: {e}", program.display()))),
         Err(_) => {
-            // Not only the plugin: what hangs is often a program it started.
-            if let Some(group) = group {
-                let _ = kill_process_group(group, Signal::KILL);
-            }
             let _ = child.wait().await;
             Err(CallError::Failed(format!("no answer within {:?}; it was killed", call.deadline)))
+        }
+    }
+}
+
+/// The processes of a plugin that has not ended, killed when this is dropped: also those that it started, as
+/// what hangs is often one of them.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, Signal::KILL);
         }
     }
 }
