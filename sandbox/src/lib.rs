@@ -1,7 +1,7 @@
 //! Pod sandboxes: one network, IPC and UTS namespace set shared by containers.
 //!
 //! ```text
-//!   Pods ──── ops/pod_run, pod_stop, pod_remove, pod_recover, pod_watch
+//!   Pods ──── ops/pod_run, pod_stop, pod_remove, pod_update, pod_recover, pod_watch
 //!     │
 //!    Pod ──── PodConfig (fixed), PodStatus (in a status cell), files in /etc
 //!     │  \
@@ -40,6 +40,7 @@ pub use config::{Dns, InvalidPod, PodConfig, PodKey, PortMapping, Protocol};
 pub use error::{PodCause, PodError, Shared, StageFailure};
 pub use namespace::{NamespaceMode, PidMode};
 pub use pod::files::PodFiles;
+pub use pod::resources::PodResources;
 pub use pod::state::{PodState, PodStatus, Refusal};
 pub use pod::{NotReady, Pod};
 pub use pod_table::FindError;

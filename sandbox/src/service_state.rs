@@ -32,10 +32,13 @@ pub struct SandboxConfig {
     pub networks: Networks,
 }
 
-/// Something that happened to a pod.
+/// Something that happened to a pod. Each is sent once, when the pod's state has changed, whatever became of
+/// the request that led to it.
 #[derive(Debug, Clone)]
 pub enum PodEvent {
-    /// Its monitor answers: just made, or reached again.
+    /// It has just been made, and its monitor answers.
+    Made(Arc<Pod>),
+    /// Its monitor is reached again, by this server or after an earlier one.
     Connected(Arc<Pod>),
     /// Its monitor does not answer, and has not ended.
     Silent(Arc<Pod>),

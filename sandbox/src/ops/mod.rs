@@ -3,9 +3,12 @@
 
 pub(crate) mod monitor_probe;
 pub(crate) mod monitor_process;
+pub(crate) mod network_adopt;
 pub(crate) mod pod_recover;
 pub(crate) mod pod_remove;
 pub(crate) mod pod_run;
 pub(crate) mod pod_stop;
+pub(crate) mod pod_unreadable;
+pub(crate) mod pod_update;
 pub(crate) mod pod_watch;
 pub(crate) mod teardown;

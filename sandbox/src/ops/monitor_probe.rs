@@ -9,6 +9,9 @@ use super::monitor_process::is_monitor;
 use crate::link::{LinkError, MonitorLink};
 use crate::service_state::ServiceState;
 
+/// For a monitor of an earlier server to answer, before it counts as silent.
+pub(crate) const ANSWER: Duration = Duration::from_secs(3);
+
 /// What one try to reach a monitor shows.
 pub(crate) enum Probe {
     Reached(MonitorLink),

@@ -8,31 +8,26 @@
 //!                  silent       Unknown, and reaching it goes on in the background
 //!                  ended        Lost
 //!   Failed, Lost, Stopped ...   as recorded
-//!   unreadable     ended        set aside, beside the pod's folder
-//!                  else         Degraded, listed with what can be read of its configuration
+//!   unreadable     any          see [`pod_unreadable`]
 //! ```
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
 use crisp_executor::id::PodId;
-use crisp_operation::record::{private_folder, remove_folder, set_aside};
+use crisp_operation::record::private_folder;
 use tokio::task::JoinSet;
 
-use super::monitor_probe::{Probe, probe};
-use super::{monitor_process, pod_remove, pod_watch, teardown};
-use crate::config::PodConfig;
+use super::monitor_probe::{ANSWER, Probe, probe};
+use super::{network_adopt, pod_remove, pod_unreadable, pod_watch};
 use crate::layout::Layout;
 use crate::pod::Pod;
-use crate::pod::record::{LoadError, PodMetadata, PodRecord};
-use crate::pod::state::{PodState, PodStatus};
+use crate::pod::record::PodRecord;
+use crate::pod::state::PodState;
 use crate::service_state::ServiceState;
 
-/// For a monitor to answer, before it counts as silent.
-const ANSWER: Duration = Duration::from_secs(3);
 /// For all pods together. What takes longer goes on while the server serves.
 const START: Duration = Duration::from_secs(10);
 const NETWORKS: Duration = Duration::from_secs(2);
@@ -71,27 +66,64 @@ fn pod_ids(layout: &Layout) -> io::Result<BTreeSet<PodId>> {
 /// Lists the pod as its record has it; what needs its monitor's answer becomes one of the `tasks`.
 fn load(service: &Arc<ServiceState>, id: PodId, tasks: &mut JoinSet<()>) {
     let service = service.clone();
-    let record = match PodRecord::load(&service.layout, &id) {
-        Ok(record) => record,
-        Err(error) => {
-            tasks.spawn(async move { recover_unreadable(&service, &id, &error).await });
-            return;
+    match PodRecord::load(&service.layout, &id) {
+        Ok(record) => {
+            let (pod, next) = list(&service, record);
+            tasks.spawn(async move { take_up(&service, &pod, next).await });
         }
-    };
+        Err(error) => {
+            tasks.spawn(async move {
+                if let Some((record, lock)) = pod_unreadable::recover(&service, &id, error).await {
+                    let (pod, next) = list(&service, record);
+                    drop(lock);
+                    take_up(&service, &pod, next).await;
+                }
+            });
+        }
+    }
+}
+
+/// What a pod of an earlier server needs.
+enum Next {
+    Nothing,
+    UndoStart,
+    Adopt,
+    /// It is of an earlier boot.
+    Lost,
+}
+
+/// Takes the place of a pod that stood for this one until its record could be read.
+fn list(service: &ServiceState, record: PodRecord) -> (Arc<Pod>, Next) {
     let this_boot = record.metadata.is_of_this_boot();
     let pod = Pod::new(&service.layout, record);
+    if let Some(before) = service.table.get(&pod.id) {
+        service.table.remove(&before);
+    }
     service.table.insert(&pod);
+    network_adopt::adopt(service, &pod);
     let state = pod.status().state.clone();
-    if state == PodState::Starting {
+    let next = if state == PodState::Starting {
         let why = "the server ended while it made the pod".to_owned();
         let _ = pod.status.show(|status| status.failed(why));
-        tasks.spawn(async move { undo_start(&service, &pod).await });
+        Next::UndoStart
     } else if state.may_run() && this_boot {
         let why = "the server has started and has not reached the monitor yet".to_owned();
         let _ = pod.status.show(|status| status.silent(why));
-        tasks.spawn(async move { adopt(&service, &pod).await });
+        Next::Adopt
     } else if state.may_run() {
-        pod_watch::lost(&service, &pod);
+        Next::Lost
+    } else {
+        Next::Nothing
+    };
+    (pod, next)
+}
+
+async fn take_up(service: &Arc<ServiceState>, pod: &Arc<Pod>, next: Next) {
+    match next {
+        Next::Nothing => {}
+        Next::UndoStart => undo_start(service, pod).await,
+        Next::Adopt => adopt(service, pod).await,
+        Next::Lost => pod_watch::lost(service, pod),
     }
 }
 
@@ -120,79 +152,6 @@ async fn adopt(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
             pod_watch::watch(service, pod, None, true);
         }
         Probe::Gone => pod_watch::lost(service, pod),
-    }
-}
-
-async fn recover_unreadable(service: &Arc<ServiceState>, id: &PodId, error: &LoadError) {
-    let pid = monitor_process::find(id);
-    let link = match probe(service, id, pid, ANSWER).await {
-        Probe::Gone => return clear_away(service, id, error),
-        Probe::Reached(link) => Some(link),
-        Probe::Silent(_) => None,
-    };
-    let pod = unreadable_pod(service, id, error, pid);
-    let why = &pod.status().state;
-    tracing::error!(pod = %id, name = %pod.config.name, %why, "a pod runs whose record cannot be read");
-    service.table.insert(&pod);
-    if let Some(link) = link {
-        let _ = pod_watch::reached(service, &pod, link.clone()).await;
-        pod_watch::watch(service, &pod, Some(link), false);
-    } else {
-        pod_watch::watch(service, &pod, None, false);
-    }
-}
-
-/// A pod whose monitor lives: it needs its folders, and people need to find it.
-fn unreadable_pod(
-    service: &ServiceState,
-    id: &PodId,
-    error: &LoadError,
-    monitor_pid: Option<i32>,
-) -> Arc<Pod> {
-    let layout = &service.layout;
-    let config = PodRecord::salvage_config(layout, id).unwrap_or_else(|| PodConfig {
-        cgroup_parent: monitor_pid.and_then(|pid| monitor_process::cgroup_parent(pid, id)),
-        ..PodConfig::unknown(id)
-    });
-    let kept = match set_aside(&layout.record(id)) {
-        Ok(path) => format!("it is kept as {}", path.display()),
-        Err(error) => format!("it cannot be set aside: {error}"),
-    };
-    let why = format!(
-        "its record cannot be used: {error}; {kept}; its containers run on, no other can be started; stop \
-         and remove the pod to have it made anew"
-    );
-    let status = PodStatus { state: PodState::Degraded { why }, ips: vec![], monitor_pid };
-    let pod = Pod::new(layout, PodRecord { metadata: PodMetadata::new(id.clone(), config), status });
-    let saved = private_folder(&layout.pod_root(id)).map_err(|error| error.to_string());
-    if let Err(error) = saved.and_then(|()| pod.status.save().map_err(|error| error.to_string())) {
-        tracing::error!(pod = %id, error, "cannot write a new record for a pod; the next start tries again");
-    }
-    pod
-}
-
-/// Nothing runs in this pod. A record that cannot be used is kept for people to look at; without a record,
-/// the server ended before it wrote the first or after it removed the last.
-fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
-    let root = service.layout.pod_root(id);
-    if !error.is_missing() {
-        match set_aside(&root) {
-            Ok(kept) => tracing::warn!(pod = %id, %error, kept = %kept.display(), "set a pod's record aside"),
-            Err(aside) => tracing::error!(pod = %id, %error, %aside, "cannot set a pod's record aside"),
-        }
-    }
-    let remove = |path: &Path| match remove_folder(path) {
-        Ok(()) => {}
-        Err(error) => tracing::warn!(pod = %id, %error, "cannot remove what is left of a pod"),
-    };
-    remove(&service.layout.pod_state(id));
-    if error.is_missing() {
-        remove(&root);
-    }
-    let metadata = PodMetadata::new(id.clone(), PodConfig::unknown(id));
-    let pod = Pod::new(&service.layout, PodRecord { metadata, status: PodStatus::starting() });
-    if let Err(error) = teardown::remove_pod_cgroups(service, &pod) {
-        tracing::warn!(pod = %id, %error, "cannot remove the cgroup of a pod whose record is of no use");
     }
 }
 

@@ -100,11 +100,7 @@ async fn remove_cgroups(
     pod: &Arc<Pod>,
     operation: &Operation<PodCause>,
 ) -> Result<(), StageFailure> {
-    let (service, pod) = (service.clone(), pod.clone());
-    let work = |stage: crisp_operation::Stage<PodCause>| async move {
-        stage.blocking(move |_| remove_pod_cgroups(&service, &pod)).await
-    };
-    operation.stage("cgroup", CGROUP, work).await
+    blocking("cgroup", CGROUP, remove_pod_cgroups, service, pod, operation).await
 }
 
 /// Removes the pod's folders, the record last: until then a crash leaves something that the next server
@@ -114,11 +110,23 @@ pub(crate) async fn remove_files(
     pod: &Arc<Pod>,
     operation: &Operation<PodCause>,
 ) -> Result<(), StageFailure> {
+    blocking("files", FILES, remove_pod_files, service, pod, operation).await
+}
+
+/// A stage of blocking work.
+async fn blocking(
+    stage: &'static str,
+    deadline: Duration,
+    work: fn(&ServiceState, &Pod) -> Result<(), PodCause>,
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    operation: &Operation<PodCause>,
+) -> Result<(), StageFailure> {
     let (service, pod) = (service.clone(), pod.clone());
     let work = |stage: crisp_operation::Stage<PodCause>| async move {
-        stage.blocking(move |_| remove_pod_files(&service, &pod)).await
+        stage.blocking(move |_| work(&service, &pod)).await
     };
-    operation.stage("files", FILES, work).await
+    operation.stage(stage, deadline, work).await
 }
 
 /// Asks the monitor to end with all its processes. False when that needs force.

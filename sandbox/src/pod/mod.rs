@@ -3,6 +3,7 @@
 pub(crate) mod files;
 pub(crate) mod record;
 pub(crate) mod resolv_conf;
+pub(crate) mod resources;
 pub(crate) mod state;
 
 use std::fmt;

@@ -54,6 +54,12 @@ impl LoadError {
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Record(error) if error.is_missing())
     }
+
+    /// The disk or the kernel refused; the record may be good.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Record(error) if !error.is_missing() && !error.is_unusable())
+    }
 }
 
 impl PodMetadata {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::resources::PodResources;
+
 /// ```text
 ///         run fails, all undone: no pod is left
 ///         ^
@@ -71,13 +73,19 @@ pub struct PodStatus {
     pub ips: Vec<IpAddr>,
     /// None where no monitor runs, or none that is known.
     pub monitor_pid: Option<i32>,
+    #[serde(default)]
+    pub resources: PodResources,
 }
 
 impl PodStatus {
     /// Of a pod that is about to be made.
     #[must_use]
     pub fn starting() -> Self {
-        Self { state: PodState::Starting, ips: vec![], monitor_pid: None }
+        Self::new(PodState::Starting, None)
+    }
+
+    pub(crate) fn new(state: PodState, monitor_pid: Option<i32>) -> Self {
+        Self { state, ips: vec![], monitor_pid, resources: PodResources::default() }
     }
 
     /// All of it is up.
@@ -87,7 +95,8 @@ impl PodStatus {
     pub fn ready(&self, monitor_pid: i32, ips: &[IpAddr]) -> Result<Self, Refusal> {
         match self.state {
             PodState::Starting => {
-                Ok(Self { state: PodState::Ready, ips: ips.to_vec(), monitor_pid: Some(monitor_pid) })
+                let (ips, monitor_pid) = (ips.to_vec(), Some(monitor_pid));
+                Ok(Self { ips, monitor_pid, ..self.with(PodState::Ready) })
             }
             _ => Err(self.state.refuse("become ready")),
         }
@@ -194,6 +203,18 @@ impl PodStatus {
         }
     }
 
+    /// Its client announces other resources.
+    ///
+    /// # Errors
+    /// From states in which nothing of the pod can run.
+    pub fn with_resources(&self, resources: PodResources) -> Result<Self, Refusal> {
+        if self.state.may_run() {
+            Ok(Self { resources, ..self.clone() })
+        } else {
+            Err(self.state.refuse("have its resources changed"))
+        }
+    }
+
     fn with(&self, state: PodState) -> Self {
         Self { state, ..self.clone() }
     }
@@ -282,6 +303,15 @@ mod tests {
         assert_eq!(unknown.monitor_pid, Some(7));
         assert_eq!(unknown.answering().unwrap(), ready());
         assert_eq!(unknown.lost().unwrap().monitor_pid, None);
+    }
+
+    #[test]
+    fn resources_change_while_something_may_run() {
+        let overhead = Some(Default::default());
+        let resources = PodResources { overhead, containers: None };
+        assert_eq!(ready().with_resources(resources.clone()).unwrap().resources, resources);
+        let refusal = ready().stopping().unwrap().with_resources(resources).unwrap_err();
+        assert_eq!(refusal.to_string(), "a pod that is being stopped cannot have its resources changed");
     }
 
     #[test]

@@ -97,10 +97,14 @@ pub fn assert_empty(folder: &Path) {
         let left: Vec<_> = std::fs::read_dir(folder.join(part)).unwrap().map(|e| e.unwrap().path()).collect();
         assert!(left.is_empty(), "{left:?}");
     }
-    let (cgroups, path) = (Cgroups::detect().unwrap(), cgroup(folder));
-    assert!(cgroups.remove_if_empty(&path).unwrap(), "a cgroup of a pod is left below {path:?}");
+    assert_no_cgroup(folder);
     let left = monitors(folder);
     assert!(left.is_empty(), "monitors of these pods run: {left:?}");
+}
+
+pub fn assert_no_cgroup(folder: &Path) {
+    let (cgroups, path) = (Cgroups::detect().unwrap(), cgroup(folder));
+    assert!(cgroups.remove_if_empty(&path).unwrap(), "a cgroup of a pod is left below {path:?}");
 }
 
 /// The processes that have a file of this folder open: the monitors write their logs to it.

@@ -7,7 +7,9 @@ use crisp_executor::id::PodId;
 use crisp_sandbox::{PodConfig, PodState};
 use rustix::process::Signal;
 
-use crate::lab::{Lab, as_server, config, ended, monitor_pid, remove_cgroups, signal, until};
+use crate::lab::{
+    Lab, as_server, assert_no_cgroup, config, ended, monitor_pid, remove_cgroups, signal, until,
+};
 
 /// A pod of a server that is no more, and its monitor's process id.
 async fn left_behind(change: impl FnOnce(&mut PodConfig)) -> (Arc<tempfile::TempDir>, PodId, i32) {
@@ -148,6 +150,67 @@ async fn a_record_that_cannot_be_read_is_set_aside_when_nothing_runs() {
     assert!(!lab.state(&id).exists());
     // Nothing that is left says where the pod's cgroup was.
     remove_cgroups(folder.path());
+}
+
+#[tokio::test]
+async fn a_newer_record_of_a_dead_pod_still_says_which_cgroup_to_remove() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    signal(pid, Signal::KILL);
+    ended(pid).await;
+    let root = folder.path().join("root/pods");
+    let record = root.join(id.as_str()).join("pod.json");
+    let newer = std::fs::read_to_string(&record).unwrap().replacen("\"version\":1", "\"version\":7", 1);
+    std::fs::write(&record, newer).unwrap();
+    let lab = Lab::open(folder.clone()).await;
+    assert!(lab.pods.list().is_empty());
+    assert!(root.join(format!("{id}.bad")).join("pod.json").exists());
+    assert_no_cgroup(folder.path());
+}
+
+/// A folder in the place of the record stands for a disk that refuses to read it.
+fn refuse_to_read(folder: &std::path::Path, id: &PodId) -> impl FnOnce() + use<> {
+    let record = folder.join("root/pods").join(id.as_str()).join("pod.json");
+    let kept = record.with_file_name("kept");
+    std::fs::rename(&record, &kept).unwrap();
+    std::fs::create_dir(&record).unwrap();
+    move || {
+        std::fs::remove_dir(&record).unwrap();
+        std::fs::rename(&kept, &record).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_record_that_the_disk_refuses_to_read_keeps_its_pod_and_is_read_again() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    let give_back = refuse_to_read(folder.path(), &id);
+    let server = Lab::open(folder.clone());
+    let give_back = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        give_back();
+    };
+    let (lab, ()) = tokio::join!(server, give_back);
+    let pod = lab.pods.get(&id).expect("it is listed");
+    assert_eq!((pod.status().state.clone(), pod.status().monitor_pid), (PodState::Ready, Some(pid)));
+    assert_eq!((pod.config.name.as_str(), lab.pods.list().len()), ("web", 1));
+    pod.ready_link().unwrap().report().await.unwrap();
+    lab.clear().await;
+}
+
+#[tokio::test]
+async fn a_pod_whose_record_the_disk_refuses_for_long_is_listed_and_can_be_removed() {
+    crisp_skip::needs!();
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    let _never = refuse_to_read(folder.path(), &id);
+    let lab = Lab::open(folder).await;
+    let pod = lab.pods.get(&id).expect("it is listed");
+    let PodState::Degraded { why } = pod.status().state.clone() else { panic!("{pod:?}") };
+    assert!(why.contains("pod.json") && why.contains("tries on"), "{why}");
+    assert!(pod.ready_link().is_err());
+    lab.pods.remove(&id).await.unwrap();
+    ended(pid).await;
+    lab.clear().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,170 @@
+//! A pod of an earlier server whose record cannot be read or used.
+//!
+//! ```text
+//!   the disk refuses (EIO, EMFILE...)   listed as Degraded; read again until that succeeds
+//!   missing, or of no use:
+//!     the monitor has ended             set aside, beside the pod's folder; the cgroup is removed
+//!     the monitor may live              Degraded, listed with what can be read of its configuration
+//! ```
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::id::PodId;
+use crisp_operation::KeyedGuard;
+use crisp_operation::record::{private_folder, remove_folder, set_aside};
+
+use super::monitor_probe::{ANSWER, Probe, probe};
+use super::{monitor_process, network_adopt, pod_watch, teardown};
+use crate::config::PodConfig;
+use crate::layout::Layout;
+use crate::pod::Pod;
+use crate::pod::record::{LoadError, PodMetadata, PodRecord};
+use crate::pod::state::{PodState, PodStatus};
+use crate::service_state::ServiceState;
+
+const OPERATION: &str = "recover_pod";
+/// Between two tries to read a record: the first, and the longest.
+const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(10)];
+
+/// Recovers what can be recovered. Returns the record if it could be read after all, with the pod's lock.
+pub(crate) async fn recover(
+    service: &Arc<ServiceState>,
+    id: &PodId,
+    error: LoadError,
+) -> Option<(PodRecord, KeyedGuard)> {
+    if !error.is_transient() {
+        recover_unusable(service, id, &error).await;
+        return None;
+    }
+    match read_again(service, id, &error).await? {
+        (Ok(record), lock) => Some((record, lock)),
+        (Err(error), _lock) => {
+            recover_unusable(service, id, &error).await;
+            None
+        }
+    }
+}
+
+/// Lists a pod that stands for this one until its record can be read, or until it is removed.
+async fn read_again(
+    service: &ServiceState,
+    id: &PodId,
+    error: &LoadError,
+) -> Option<(Result<PodRecord, LoadError>, KeyedGuard)> {
+    tracing::error!(pod = %id, %error, "the record of a pod cannot be read; trying on");
+    let pod = waiting_pod(service, id, error);
+    service.table.insert(&pod);
+    let is_listed = || service.table.get(id).is_some_and(|listed| Arc::ptr_eq(&listed, &pod));
+    let [mut pause, longest] = PAUSE;
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+        let (layout, again) = (service.layout.clone(), id.clone());
+        let read = tokio::task::spawn_blocking(move || PodRecord::load(&layout, &again)).await.ok()?;
+        if !is_listed() {
+            return None;
+        }
+        if read.as_ref().is_err_and(LoadError::is_transient) {
+            continue;
+        }
+        // A stop or a removal may be under way.
+        let Ok(lock) = service.lock(id, OPERATION).await else { continue };
+        return is_listed().then_some((read, lock));
+    }
+}
+
+fn waiting_pod(service: &ServiceState, id: &PodId, error: &LoadError) -> Arc<Pod> {
+    let monitor_pid = monitor_process::find(id);
+    let why = format!("its record cannot be read: {error}; the server tries on; its containers run on");
+    let status = PodStatus::new(PodState::Degraded { why }, monitor_pid);
+    let metadata = PodMetadata::new(id.clone(), known_config(&service.layout, id, monitor_pid));
+    let pod = Pod::new(&service.layout, PodRecord { metadata, status });
+    // The record on disk is better than anything that is known here.
+    pod.status.close();
+    pod
+}
+
+/// What can be known of the pod's configuration without its record as a whole.
+fn known_config(layout: &Layout, id: &PodId, monitor_pid: Option<i32>) -> PodConfig {
+    PodRecord::salvage_config(layout, id).unwrap_or_else(|| PodConfig {
+        cgroup_parent: monitor_pid.and_then(|pid| monitor_process::cgroup_parent(pid, id)),
+        ..PodConfig::unknown(id)
+    })
+}
+
+fn unlist(service: &ServiceState, id: &PodId) {
+    if let Some(pod) = service.table.get(id) {
+        service.table.remove(&pod);
+    }
+}
+
+async fn recover_unusable(service: &Arc<ServiceState>, id: &PodId, error: &LoadError) {
+    let pid = monitor_process::find(id);
+    let link = match probe(service, id, pid, ANSWER).await {
+        Probe::Gone => return clear_away(service, id, error),
+        Probe::Reached(link) => Some(link),
+        Probe::Silent(_) => None,
+    };
+    let pod = degraded_pod(service, id, error, pid);
+    let why = &pod.status().state;
+    tracing::error!(pod = %id, name = %pod.config.name, %why, "a pod runs whose record cannot be used");
+    unlist(service, id);
+    service.table.insert(&pod);
+    network_adopt::adopt(service, &pod);
+    if let Some(link) = link {
+        let _ = pod_watch::reached(service, &pod, link.clone()).await;
+        pod_watch::watch(service, &pod, Some(link), false);
+    } else {
+        pod_watch::watch(service, &pod, None, false);
+    }
+}
+
+/// A pod whose monitor lives: it needs its folders, and people need to find it.
+fn degraded_pod(service: &ServiceState, id: &PodId, error: &LoadError, monitor_pid: Option<i32>) -> Arc<Pod> {
+    let layout = &service.layout;
+    let config = known_config(layout, id, monitor_pid);
+    let kept = match set_aside(&layout.record(id)) {
+        Ok(path) => format!("it is kept as {}", path.display()),
+        Err(error) => format!("it cannot be set aside: {error}"),
+    };
+    let why = format!(
+        "its record cannot be used: {error}; {kept}; its containers run on, no other can be started; stop \
+         and remove the pod to have it made anew"
+    );
+    let status = PodStatus::new(PodState::Degraded { why }, monitor_pid);
+    let pod = Pod::new(layout, PodRecord { metadata: PodMetadata::new(id.clone(), config), status });
+    let saved = private_folder(&layout.pod_root(id)).map_err(|error| error.to_string());
+    if let Err(error) = saved.and_then(|()| pod.status.save().map_err(|error| error.to_string())) {
+        tracing::error!(pod = %id, error, "cannot write a new record for a pod; the next start tries again");
+    }
+    pod
+}
+
+/// Nothing runs in this pod. A record that cannot be used is kept for people to look at; without a record,
+/// the server ended before it wrote the first or after it removed the last.
+fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
+    // Before the record is set aside: the cgroup is where it says.
+    let metadata = PodMetadata::new(id.clone(), known_config(&service.layout, id, None));
+    let root = service.layout.pod_root(id);
+    if !error.is_missing() {
+        match set_aside(&root) {
+            Ok(kept) => tracing::warn!(pod = %id, %error, kept = %kept.display(), "set a pod's record aside"),
+            Err(aside) => tracing::error!(pod = %id, %error, %aside, "cannot set a pod's record aside"),
+        }
+    }
+    let remove = |path: &Path| match remove_folder(path) {
+        Ok(()) => {}
+        Err(error) => tracing::warn!(pod = %id, %error, "cannot remove what is left of a pod"),
+    };
+    remove(&service.layout.pod_state(id));
+    if error.is_missing() {
+        remove(&root);
+    }
+    unlist(service, id);
+    let pod = Pod::new(&service.layout, PodRecord { metadata, status: PodStatus::starting() });
+    if let Err(error) = teardown::remove_pod_cgroups(service, &pod) {
+        tracing::warn!(pod = %id, %error, "cannot remove the cgroup of a pod whose record is of no use");
+    }
+}
