@@ -1,12 +1,13 @@
 //! Exits: what the monitors report becomes the status of the containers.
 //!
 //! ```text
-//!   Pods::events ─ Connected(pod) ─> follow(pod):  subscribe ─> report ─> reconcile ─> events…
-//!                ─ Lost(pod)   ─> its containers have exited, with the code that the monitor recorded if any
+//!   event of a monitor ─> exited ─┐
+//!   report of a monitor ─> reconcile ─> end: noted, announced, cgroup removed
+//!   monitor gone, pod stopped ────┘  (with the code that the monitor recorded, if any)
 //! ```
 //!
-//! Subscribing comes before asking for a report, so that an exit is in one of them at least; a second report
-//! of an exit changes nothing. An exit is noted in memory at once, whether the disk accepts it or not.
+//! A second report of an exit changes nothing. An exit is noted in memory at once, whether the disk accepts
+//! it or not; until the container is removed, its monitor keeps it for a server that starts.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,10 +16,8 @@ use std::time::Duration;
 
 use crisp_executor::id::ContainerId;
 use crisp_operation::clock;
+use crisp_sandbox::Pod;
 use crisp_sandbox::link::{self, ContainerReport, ContainerState, ExitRecord, MonitorLink};
-use crisp_sandbox::{Pod, PodEvent};
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
 
 use crate::cause::Steps;
 use crate::container::Container;
@@ -30,80 +29,12 @@ use crate::ops::container_cgroup;
 use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
-/// From a report that a slow monitor did not give in time to the next try. Exits may be in it alone.
-const AGAIN: Duration = Duration::from_secs(5);
-
-/// Follows all pods, for as long as the server lives.
-pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Receiver<PodEvent>) {
-    let service = service.clone();
-    tokio::spawn(async move {
-        loop {
-            match events.recv().await {
-                Ok(PodEvent::Connected(pod)) => follow(&service, &pod),
-                Ok(PodEvent::Lost(pod)) => lost(&service, &pod),
-                Ok(PodEvent::Stopped(pod)) => stopped(&service, &pod),
-                // Its containers very likely run on, or their ends are events of their own.
-                Ok(PodEvent::Silent(_) | PodEvent::Degraded(_) | PodEvent::Removed(_)) => {}
-                // What was missed is in the pods' present state.
-                Err(RecvError::Lagged(_)) => {
-                    service.pods.list().iter().for_each(|pod| catch_up(&service, pod))
-                }
-                Err(RecvError::Closed) => return,
-            }
-        }
-    });
-}
-
-fn catch_up(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
-    if pod.status().state.may_run() { follow(service, pod) } else { lost(service, pod) }
-}
-
-/// Follows one connection to a pod's monitor until it ends. A new one is announced by [`PodEvent::Connected`].
-pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
-    let Ok(link) = pod.link() else { return };
-    let (service, pod) = (service.clone(), pod.clone());
-    tokio::spawn(async move {
-        let mut events = link.events();
-        let mut known = reconcile(&service, &pod, &link, Starts::UnderWay).await;
-        loop {
-            let event = tokio::select! {
-                event = events.recv() => event,
-                () = tokio::time::sleep(AGAIN), if !known => {
-                    known = reconcile(&service, &pod, &link, Starts::UnderWay).await;
-                    continue;
-                }
-            };
-            match event {
-                Ok(link::Event::Exited { container, pid, started_at_ns, exit }) => {
-                    exited(&service, &pod, &container, &ExitReport { pid, started_at_ns, exit });
-                }
-                Ok(link::Event::LogFailing { container, errno }) => {
-                    let error = std::io::Error::from_raw_os_error(errno);
-                    tracing::warn!(%container, %error, "a log cannot be written; the container waits");
-                }
-                Ok(link::Event::LogWorking { container }) => {
-                    tracing::info!(%container, "the log can be written again");
-                }
-                Ok(link::Event::InitExited { status }) => {
-                    // Also whenever such a pod is stopped. Else it makes the pod Degraded, see PodEvent.
-                    tracing::info!(pod = %pod.id, %status, "the first process of the pod's PID namespace ended");
-                }
-                Err(RecvError::Lagged(_)) => {
-                    known = reconcile(&service, &pod, &link, Starts::UnderWay).await;
-                }
-                // The link itself follows execs.
-                Ok(link::Event::ExecExited { .. }) => {}
-                Err(RecvError::Closed) => return,
-            }
-        }
-    });
-}
 
 /// An exit as a monitor reports it.
-struct ExitReport {
-    pid: i32,
-    started_at_ns: i64,
-    exit: link::Exit,
+pub(crate) struct ExitReport {
+    pub(crate) pid: i32,
+    pub(crate) started_at_ns: i64,
+    pub(crate) exit: link::Exit,
 }
 
 impl ExitReport {
@@ -119,7 +50,8 @@ impl ExitReport {
     }
 }
 
-fn exited(service: &Arc<ServiceState>, pod: &Arc<Pod>, id: &ContainerId, report: &ExitReport) {
+/// The monitor has sent an exit.
+pub(crate) fn exited(service: &Arc<ServiceState>, pod: &Arc<Pod>, id: &ContainerId, report: &ExitReport) {
     let Some(container) = service.containers.get(id) else { return };
     let (pid, exit) = (report.pid, &report.exit);
     tracing::debug!(container = %id, pid, status = %exit.status, oom = exit.oom, "exited");
@@ -134,21 +66,20 @@ fn end(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>, 
             if before.state.may_run() {
                 service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
             }
-            clean(service, pod, container);
+            clean(service, container);
         }
         Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),
     }
 }
 
-fn clean(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>) {
-    let (service, pod, container) = (service.clone(), pod.clone(), container.clone());
+fn clean(service: &Arc<ServiceState>, container: &Arc<Container>) {
+    let (service, container) = (service.clone(), container.clone());
     container.exec_process.lock().unwrap_or_else(PoisonError::into_inner).take();
     container.meters.cgroup.reader.close();
     tokio::spawn(async move {
         let operation = service.operation("clean_up_exit", container.id());
-        let work = move |steps: &Steps| {
-            steps.step("cgroup", || container_cgroup::remove(&service, &container, &pod))
-        };
+        let work =
+            move |steps: &Steps| steps.step("cgroup", || container_cgroup::remove(&service, &container));
         let result = operation.blocking(CLEAN, work).await;
         if let Err(error) = operation.finish(result).await {
             tracing::warn!(%error, "the container's removal tries again");
@@ -209,7 +140,7 @@ pub(crate) async fn reconcile(
         }
     }
     for report in reports.into_values().filter(|report| service.containers.get(&report.id).is_none()) {
-        without_record(link, pod, &report).await;
+        without_record(service, link, pod, &report).await;
     }
     true
 }
@@ -223,7 +154,11 @@ async fn kill_leftover(link: &MonitorLink, container: &Container) {
 }
 
 /// The monitor has a container that was removed, or whose record could not be read.
-async fn without_record(link: &MonitorLink, pod: &Pod, report: &ContainerReport) {
+async fn without_record(service: &ServiceState, link: &MonitorLink, pod: &Pod, report: &ContainerReport) {
+    if service.layout.container(&report.id).path().exists() {
+        // Its records are read again: until then the monitor alone knows how it ended.
+        return;
+    }
     match report.state {
         ContainerState::Exited(_) => {
             if let Err(error) = link.forget(&report.id).await {
@@ -302,7 +237,7 @@ pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
 }
 
 /// Stopping a pod kills what runs in it. Usually each exit has been reported before.
-fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+pub(crate) fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     for container in service.containers.of_pod(&pod.id) {
         if container.status().state.may_run() {
             let killed = || Exit {

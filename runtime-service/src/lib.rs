@@ -5,7 +5,7 @@
 //!   gRPC ─> rpc ─convert─> ops (create, start, stop, remove, exec…) ─> executor: spec to plan
 //!                           │ stages, undo          │                  sandbox: monitor link
 //!                           v                       v                  image-service: layers
-//!                     container (metadata, status) <─ exits <── monitors' events
+//!                     container (metadata, status) <─ exits <─ pod_watch <── monitors' and pods' events
 //!                           │
 //!                           └─> rpc ─convert─> status, lists, stats, events   (from memory)
 //! ```
@@ -31,6 +31,7 @@ mod health;
 pub mod layout;
 mod metrics;
 mod ops;
+mod pod_watch;
 mod recover;
 mod rpc;
 mod service_state;
@@ -81,9 +82,9 @@ impl RuntimeService {
         metrics::register(&service)?;
         recover::recover(&service).await.map_err(OpenError::Recover)?;
         for pod in service.pods.list() {
-            exits::follow(&service, &pod);
+            pod_watch::follow(&service, &pod);
         }
-        exits::follow_pods(&service, events);
+        pod_watch::follow_pods(&service, events);
         Ok(Self { service })
     }
 

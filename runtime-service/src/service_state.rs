@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
-use crisp_executor::id::ContainerId;
+use crisp_executor::id::{ContainerId, PodId};
 use crisp_image_service::Store;
 use crisp_metrics::prometheus::{Histogram, HistogramOpts};
 use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
@@ -45,6 +45,8 @@ pub struct ServiceState {
     pub(crate) starts: SingleFlight<ContainerId, (), RuntimeError>,
     pub(crate) stops: SingleFlight<ContainerId, (), RuntimeError, KillAt>,
     pub(crate) removes: SingleFlight<ContainerId, (), RuntimeError>,
+    pub(crate) pod_stops: SingleFlight<PodId, (), RuntimeError>,
+    pub(crate) pod_removes: SingleFlight<PodId, (), RuntimeError>,
     /// Held by the one task that deletes the folder of a removed container.
     pub(crate) deleting: Arc<tokio::sync::Mutex<()>>,
 }
@@ -78,6 +80,8 @@ impl ServiceState {
             starts: SingleFlight::default(),
             stops: SingleFlight::default(),
             removes: SingleFlight::default(),
+            pod_stops: SingleFlight::default(),
+            pod_removes: SingleFlight::default(),
             deleting: Arc::default(),
             config,
         }))

@@ -1,4 +1,4 @@
-//! What is done to containers, one operation per file: stages with deadlines, each with its undo step.
+//! What is done to containers and pods, one operation per file: stages with deadlines, each with its undo step.
 
 pub(crate) mod container_cgroup;
 pub(crate) mod container_create;
@@ -12,3 +12,6 @@ mod image_contents;
 mod image_volume;
 pub(crate) mod log_reopen;
 mod pid_namespace;
+pub(crate) mod pod_remove;
+pub(crate) mod pod_stop;
+pub(crate) mod pod_update;

@@ -31,6 +31,7 @@ mod stream_pod_sandbox_stats;
 mod stream_pod_sandboxes;
 mod unimplemented;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod update_runtime_config;
 mod version;
 
@@ -236,9 +237,9 @@ impl runtime_service_server::RuntimeService for RuntimeService {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _request: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> GrpcResult<UpdatePodSandboxResourcesResponse> {
-        respond(unimplemented::update_pod_sandbox_resources())
+        respond(update_pod_sandbox_resources::call(self.service(), request.into_inner()).await)
     }
 
     type StreamPodSandboxesStream = MessageStream<StreamPodSandboxesResponse>;

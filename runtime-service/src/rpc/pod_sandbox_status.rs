@@ -33,6 +33,8 @@ fn info(pod: &Pod) -> BTreeMap<String, String> {
         "networkNamespace": pid.map(|pid| format!("/proc/{pid}/ns/net")),
         "cgroupParent": pod.cgroup_parent().as_str(),
         "config": pod.config,
+        "overhead": status.resources.overhead,
+        "resources": status.resources.containers,
     });
     [("info".to_owned(), info.to_string())].into()
 }

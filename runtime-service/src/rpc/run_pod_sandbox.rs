@@ -4,7 +4,6 @@ use crisp_proto::runtime::v1::{RunPodSandboxRequest, RunPodSandboxResponse};
 
 use super::{Reply, ServiceState};
 use crate::convert;
-use crate::events::Kind;
 
 pub(super) async fn call(
     service: &ServiceState,
@@ -12,7 +11,5 @@ pub(super) async fn call(
 ) -> Reply<RunPodSandboxResponse> {
     let config = convert::pod::request(request, service.config.cgroup_driver)?;
     let id = service.pods.run(config).await?;
-    service.events.emit(Kind::Created, id.as_str(), &id);
-    service.events.emit(Kind::Started, id.as_str(), &id);
     Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
 }

@@ -48,7 +48,3 @@ pub(super) fn list_pod_sandbox_metrics() -> Reply<ListPodSandboxMetricsResponse>
 pub(super) fn stream_pod_sandbox_metrics() -> Reply<MessageStream<StreamPodSandboxMetricsResponse>> {
     unsupported("StreamPodSandboxMetrics", USE_STATS)
 }
-
-pub(super) fn update_pod_sandbox_resources() -> Reply<UpdatePodSandboxResourcesResponse> {
-    unsupported("UpdatePodSandboxResources", " yet; change the limits of its containers instead")
-}

@@ -7,6 +7,7 @@
 
 mod lab;
 
+mod events;
 mod exec;
 mod lifecycle;
 mod pod_states;

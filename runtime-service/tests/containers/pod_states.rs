@@ -69,3 +69,70 @@ async fn a_pod_whose_shared_pid_namespace_ended_is_not_ready_and_refuses_starts_
     assert!(refused.message().contains("shared PID namespace ended"), "{refused}");
     lab.remove_pod(&pod).await;
 }
+
+async fn pod_info(lab: &Lab, pod: &str) -> serde_json::Value {
+    let request = proto::PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: true };
+    let info = lab.service.pod_sandbox_status(Request::new(request)).await.unwrap().into_inner().info;
+    serde_json::from_str(&info["info"]).unwrap()
+}
+
+async fn announce(
+    lab: &Lab,
+    pod: &str,
+    overhead: Option<i64>,
+    resources: Option<i64>,
+) -> Result<(), tonic::Status> {
+    let memory =
+        |bytes| proto::LinuxContainerResources { memory_limit_in_bytes: bytes, ..Default::default() };
+    let request = proto::UpdatePodSandboxResourcesRequest {
+        pod_sandbox_id: pod.to_owned(),
+        overhead: overhead.map(memory),
+        resources: resources.map(memory),
+    };
+    lab.service.update_pod_sandbox_resources(Request::new(request)).await.map(drop)
+}
+
+/// The memory limit of a cgroup, in whichever hierarchy it is.
+fn memory_limit(cgroup: &str) -> i64 {
+    let v1 = format!("/sys/fs/cgroup/memory{cgroup}/memory.limit_in_bytes");
+    let v2 = format!("/sys/fs/cgroup{cgroup}/memory.max");
+    let text = std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(v2)).unwrap();
+    text.trim().parse().unwrap_or(-1)
+}
+
+#[test]
+fn a_pods_resources_are_noted_and_survive_a_restart() {
+    const MIB: i64 = 1 << 20;
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("resized").await;
+            let mut own = lab.pod_config("own-cgroup");
+            own.linux.as_mut().unwrap().cgroup_parent.clear();
+            let own = lab.run_pod(own).await.unwrap();
+            for pod in [&pod, &own] {
+                announce(lab, pod, Some(16 * MIB), Some(64 * MIB)).await.unwrap();
+                announce(lab, pod, None, Some(128 * MIB)).await.unwrap();
+            }
+            (pod, own)
+        },
+        async |lab, (pod, own)| {
+            for pod in [&pod, &own] {
+                let info = pod_info(lab, pod).await;
+                assert_eq!(info["overhead"]["memory"]["limit"], 16 * MIB, "{info}");
+                assert_eq!(info["resources"]["memory"]["limit"], 128 * MIB, "{info}");
+            }
+            let cgroup = |info: serde_json::Value| info["cgroupParent"].as_str().unwrap().to_owned();
+            assert_eq!(memory_limit(&cgroup(pod_info(lab, &own).await)), 144 * MIB);
+            assert_ne!(memory_limit(&cgroup(pod_info(lab, &pod).await)), 144 * MIB, "kubelet's own");
+            let error = announce(lab, &pod, Some(-7), None).await.unwrap_err();
+            assert!(error.message().contains("overhead.memory_limit_in_bytes"), "{error}");
+            assert_eq!(announce(lab, "ffff", None, None).await.unwrap_err().code(), tonic::Code::NotFound);
+            let stop = proto::StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
+            lab.service.stop_pod_sandbox(Request::new(stop)).await.unwrap();
+            let error = announce(lab, &pod, None, Some(MIB)).await.unwrap_err();
+            assert_eq!(error.code(), tonic::Code::FailedPrecondition, "{error}");
+            lab.remove_pod(&pod).await;
+            lab.remove_pod(&own).await;
+        },
+    );
+}
