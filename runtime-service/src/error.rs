@@ -35,12 +35,16 @@ pub enum RuntimeError {
     PodNotReady(#[from] NotReady),
     #[error(transparent)]
     Image(#[from] store::FindError),
+    #[error(transparent)]
+    Limits(#[from] CgroupError),
     #[error("container {name} exists already as {id} and {state}: remove it, or ask with a higher attempt")]
     NameTaken { name: String, id: ContainerId, state: &'static str },
     #[error("container {id}: {refusal}")]
     Refused { id: ContainerId, refusal: Refusal },
     #[error(transparent)]
     Failed(#[from] Box<Failure>),
+    #[error("container {id} was stopped before its start began")]
+    Stopped { id: ContainerId },
     #[error("container {id}: {busy}; try again when that has ended")]
     Busy { id: ContainerId, busy: Busy },
     #[error("command {command:?} in container {id} did not end within {after:?}; it was killed")]
@@ -107,9 +111,10 @@ fn code(error: &RuntimeError) -> Code {
         RuntimeError::Image(store::FindError::Ambiguous { .. } | store::FindError::Invalid(_)) => {
             Code::InvalidArgument
         }
+        RuntimeError::Limits(error) => cgroup_code(error),
         RuntimeError::NameTaken { .. } => Code::AlreadyExists,
         RuntimeError::Failed(failure) => cause_code(&failure.failure.cause),
-        RuntimeError::Busy { .. } => Code::Aborted,
+        RuntimeError::Busy { .. } | RuntimeError::Stopped { .. } => Code::Aborted,
         RuntimeError::ExecDeadline { .. } => Code::DeadlineExceeded,
         RuntimeError::Interrupted(interrupted) => interrupted_code(interrupted),
         RuntimeError::Shared(error) => code(error),
@@ -137,11 +142,8 @@ fn pod_cause_code(cause: &PodCause) -> Code {
         PodCause::Interrupted(Interrupted::Panicked { .. } | Interrupted::Fault) => Code::Internal,
         PodCause::Link(error) => link_code(error),
         PodCause::Cgroup(error) => cgroup_code(error),
-        PodCause::Io(_)
-        | PodCause::Record(_)
-        | PodCause::Spawn(_)
-        | PodCause::Network(_)
-        | PodCause::Refused(_) => Code::Internal,
+        PodCause::Refused(_) => Code::FailedPrecondition,
+        PodCause::Io(_) | PodCause::Record(_) | PodCause::Spawn(_) | PodCause::Network(_) => Code::Internal,
     }
 }
 

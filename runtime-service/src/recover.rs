@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   every folder ─> records ─> listed, with its lease ─> per pod: the monitor's report
-//!                └> unreadable: set aside             └> no pod: exited, its end unknown
+//!                ├> of no use: set aside              └> no pod: exited, its end unknown
+//!                └> the disk refuses: read again, also while the server serves
 //! ```
 //!
 //! Nothing found here keeps the server from starting: a folder that cannot be read is reported and kept.
@@ -16,6 +17,7 @@ use crisp_executor::id::ContainerId;
 use crisp_image_service::Store;
 use crisp_operation::record::{self, RecordError};
 use crisp_operation::{Interrupted, clock};
+use crisp_sandbox::Pod;
 use tokio::task::JoinSet;
 
 use crate::cause::Cause;
@@ -32,6 +34,11 @@ use crate::service_state::ServiceState;
 /// For one pod's monitor to answer.
 const REPORT: Duration = Duration::from_secs(5);
 
+/// For a disk that refuses to give records, before the server serves without them.
+const DISK: Duration = Duration::from_secs(2);
+/// Between two tries to read records: the first, and the longest.
+const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(10)];
+
 /// Reads all records and compares them with the monitors' reports.
 ///
 /// # Errors
@@ -39,35 +46,91 @@ const REPORT: Duration = Duration::from_secs(5);
 pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
     let (layout, images) = (service.layout.clone(), service.images.clone());
     let work = move || Ok::<_, Cause>((discarded(&layout)?, read_all(&layout, &images)?));
-    let (discarded, containers) = match tokio::task::spawn_blocking(work).await {
+    let (discarded, found) = match tokio::task::spawn_blocking(work).await {
         Ok(found) => found?,
         Err(_) => return Err(Interrupted::ShuttingDown.into()),
     };
     delete_in_background(service, discarded);
-    for container in containers {
+    for container in found.containers {
         service.containers.insert(Arc::new(container));
     }
+    let mut refused = found.refused;
+    // What is left after that goes on in the background.
+    let _ = tokio::time::timeout(DISK, read_again(service, &mut refused, |_| ())).await;
     let mut tasks = JoinSet::new();
     for pod in service.pods.list() {
         let service = service.clone();
-        tasks.spawn(async move {
-            match pod.link() {
-                Ok(link) => {
-                    let reconciled = exits::reconcile(&service, &pod, &link, exits::Starts::Abandoned);
-                    // Also for a monitor that refuses or closes: what it may have started is not known.
-                    if !matches!(tokio::time::timeout(REPORT, reconciled).await, Ok(true)) {
-                        tracing::error!(pod = %pod.id, "the pod's monitor does not answer");
-                        exits::silent(&service, &pod);
-                    }
-                }
-                Err(_) if pod.status().state.may_run() => exits::silent(&service, &pod),
-                Err(_) => exits::lost(&service, &pod),
-            }
-        });
+        tasks.spawn(async move { compare(&service, &pod).await });
     }
     while tasks.join_next().await.is_some() {}
     end_the_rest(service);
+    if !refused.is_empty() {
+        read_in_background(service, refused);
+    }
     Ok(())
+}
+
+/// Compares the containers of a pod with what its monitor reports.
+async fn compare(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+    match pod.link() {
+        Ok(link) => {
+            let reconciled = exits::reconcile(service, pod, &link, exits::Starts::Abandoned);
+            // Also for a monitor that refuses or closes: what it may have started is not known.
+            if !matches!(tokio::time::timeout(REPORT, reconciled).await, Ok(true)) {
+                tracing::error!(pod = %pod.id, "the pod's monitor does not answer");
+                exits::silent(service, pod);
+            }
+        }
+        Err(_) if pod.status().state.may_run() => exits::silent(service, pod),
+        Err(_) => exits::lost(service, pod),
+    }
+}
+
+/// Lists containers whose records the disk refused to give, as soon as it gives them; `refused` has those that
+/// are left.
+async fn read_again(
+    service: &Arc<ServiceState>,
+    refused: &mut Vec<ContainerId>,
+    listed: impl Fn(&Arc<Container>),
+) {
+    let [mut pause, longest] = PAUSE;
+    while !refused.is_empty() {
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest);
+        let (layout, images, ids) = (service.layout.clone(), service.images.clone(), refused.clone());
+        let work =
+            move || ids.into_iter().map(|id| (read_one(layout.container(&id), &id, &images), id)).collect();
+        let Ok(read) = tokio::task::spawn_blocking::<_, Vec<_>>(work).await else { return };
+        let mut left = Vec::new();
+        for (read, id) in read {
+            match read {
+                Ok(container) => {
+                    let container = Arc::new(container);
+                    service.containers.insert(container.clone());
+                    listed(&container);
+                }
+                Err(ReadError::Refused(_)) => left.push(id),
+                Err(ReadError::Unusable(error)) => set_aside(service.layout.container(&id).path(), &error),
+            }
+        }
+        *refused = left;
+    }
+}
+
+fn read_in_background(service: &Arc<ServiceState>, mut refused: Vec<ContainerId>) {
+    let service = service.clone();
+    tokio::spawn(async move {
+        let compare_its_pod = |container: &Arc<Container>| {
+            let (service, pod) = (service.clone(), service.pod_of(container));
+            tokio::spawn(async move {
+                if let Some(pod) = pod {
+                    compare(&service, &pod).await;
+                }
+                end_the_rest(&service);
+            });
+        };
+        read_again(&service, &mut refused, compare_its_pod).await;
+    });
 }
 
 /// Ends the containers that no monitor reported.
@@ -89,9 +152,8 @@ fn end_the_rest(service: &Arc<ServiceState>) {
         if let Err(refusal) = container.observe(|state| state.exited(exit)) {
             tracing::error!(container = %container.id(), %refusal, "cannot note the end of a container");
         }
-        if let Some(pod) = pod
-            && let Err(error) = container_cgroup::remove(service, &container, &pod)
-        {
+        // Without its monitor it may still run, and nothing else would end it.
+        if let Err(error) = container_cgroup::remove(service, &container) {
             tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
         }
     }
@@ -105,10 +167,30 @@ fn discarded(layout: &Layout) -> Result<Vec<PathBuf>, Cause> {
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-fn read_all(layout: &Layout, images: &Store) -> Result<Vec<Container>, Cause> {
+/// What the folders of containers hold.
+#[derive(Default)]
+struct Found {
+    containers: Vec<Container>,
+    /// Their records may be good, but could not be read.
+    refused: Vec<ContainerId>,
+}
+
+enum ReadError {
+    Unusable(RecordError),
+    /// The disk or the kernel refused (EIO, EMFILE...).
+    Refused(RecordError),
+}
+
+impl From<RecordError> for ReadError {
+    fn from(error: RecordError) -> Self {
+        if error.is_unusable() || error.is_missing() { Self::Unusable(error) } else { Self::Refused(error) }
+    }
+}
+
+fn read_all(layout: &Layout, images: &Store) -> Result<Found, Cause> {
     let root = layout.containers();
     fs::create_dir_all(&root).map_err(Cause::file(&root))?;
-    let mut containers = Vec::new();
+    let mut found = Found::default();
     for entry in fs::read_dir(&root).map_err(Cause::file(&root))? {
         let path = entry.map_err(Cause::file(&root))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -120,20 +202,27 @@ fn read_all(layout: &Layout, images: &Store) -> Result<Vec<Container>, Cause> {
             continue;
         };
         match read_one(layout.container(&id), &id, images) {
-            Ok(container) => containers.push(container),
-            Err(error) => set_aside(&path, &error),
+            Ok(container) => found.containers.push(container),
+            Err(ReadError::Unusable(error)) => set_aside(&path, &error),
+            Err(ReadError::Refused(error)) => {
+                tracing::error!(container = %id, %error, "a container's records cannot be read; trying on");
+                found.refused.push(id);
+            }
         }
     }
-    Ok(containers)
+    Ok(found)
 }
 
-fn read_one(folder: Folder, id: &ContainerId, images: &Store) -> Result<Container, RecordError> {
+fn read_one(folder: Folder, id: &ContainerId, images: &Store) -> Result<Container, ReadError> {
     let metadata: ContainerMetadata = record::read(&folder.record())?;
-    let status =
-        record::read(&folder.status()).unwrap_or_else(|error| without_status(&metadata, &folder, &error));
+    let status = match record::read(&folder.status()).map_err(ReadError::from) {
+        Ok(status) => status,
+        Err(ReadError::Unusable(error)) => without_status(&metadata, &folder, &error),
+        Err(refused) => return Err(refused),
+    };
     if metadata.id != *id {
         let source = std::io::Error::other(format!("it is about {}", metadata.id));
-        return Err(RecordError::Io { path: folder.record(), source });
+        return Err(ReadError::Unusable(RecordError::Io { path: folder.record(), source }));
     }
     // Without its layers it cannot be started, but its status is still good.
     let lease = images

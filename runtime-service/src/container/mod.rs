@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
+use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::id::{ContainerId, PodId};
 use crisp_executor::plan::{self, PidNamespace};
 use crisp_image_service::{DiffId, Lease};
@@ -46,6 +47,9 @@ pub struct ContainerMetadata {
     pub created_at: i64,
     /// Absolute. None: output is dropped.
     pub log_path: Option<PathBuf>,
+    /// The cgroup below which its own is, also when its pod is not known any more. None in older records.
+    #[serde(default)]
+    pub cgroup_parent: Option<CgroupPath>,
 }
 
 impl Record for ContainerMetadata {

@@ -29,8 +29,10 @@ pub(super) fn create(
 ///
 /// # Errors
 /// Processes that do not end, or the folder that cannot be removed.
-pub(crate) fn remove(service: &ServiceState, container: &Container, pod: &Pod) -> Result<(), Cause> {
-    match service.cgroups.open(&cgroup_path(pod, container.id())?) {
+pub(crate) fn remove(service: &ServiceState, container: &Container) -> Result<(), Cause> {
+    let of_pod = || service.pod_of(container).map(|pod| pod.cgroup_parent().clone());
+    let Some(parent) = container.metadata.cgroup_parent.clone().or_else(of_pod) else { return Ok(()) };
+    match service.cgroups.open(&parent.child(container.id().as_str())?) {
         Ok(cgroup) => {
             cgroup.kill()?;
             Ok(cgroup.remove()?)

@@ -209,6 +209,7 @@ fn metadata(draft: Draft, image: &image::Config, user: User, volumes: Vec<PathBu
         volumes,
         created_at: clock::now(),
         log_path,
+        cgroup_parent: Some(draft.pod.cgroup_parent().clone()),
         config: Arc::unwrap_or_clone(draft.config),
     }
 }

@@ -1,9 +1,12 @@
 //! RemoveContainer: stops the container and removes all that it has on the machine.
 //!
 //! ```text
-//!   stop ─> Removing ─> cgroup ─> monitor ─> folder renamed to discarded/ ─> not listed any more
-//!                                                    └─> deleted in the background
+//!   stop ─> Removing ─> cgroup ─> folder renamed to discarded/ ─> monitor ─> not listed any more
+//!                                    └─> deleted in the background
 //! ```
+//!
+//! The monitor forgets the exit last: when the disk has refused it, the monitor alone keeps it for a server
+//! that starts before the folder is gone.
 
 use std::fs;
 use std::io;
@@ -82,15 +85,15 @@ async fn delete(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
 ) -> Result<(), StageFailure> {
-    forget(operation, service, container).await?;
-    let (service, container) = (service.clone(), container.clone());
-    let work = move |steps: &Steps| {
-        if let Some(pod) = service.pod_of(&container) {
-            steps.step("cgroup", || container_cgroup::remove(&service, &container, &pod))?;
+    let work = {
+        let (service, container) = (service.clone(), container.clone());
+        move |steps: &Steps| {
+            steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
+            steps.step("folder", || discard_folder(&service, &container))
         }
-        steps.step("folder", || discard_folder(&service, &container))
     };
-    operation.blocking(FILES, work).await
+    operation.blocking(FILES, work).await?;
+    forget(operation, service, container).await
 }
 
 /// Lets the monitor drop the exit record. One that does not answer drops all of them with its pod.

@@ -59,7 +59,11 @@ async fn start_once(
 ) -> Result<(), RuntimeError> {
     let id = container.id();
     let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
-    let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await.map_err(busy)?;
+    let lock = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(RuntimeError::Stopped { id: id.clone() }),
+        lock = service.locks.lock_within(id.clone(), OPERATION, LOCK) => lock.map_err(busy)?,
+    };
     let refused = |refusal| RuntimeError::Refused { id: id.clone(), refusal };
     container.status().state.starting().map_err(refused)?;
     let pod = service.pod_of(container).ok_or_else(|| pod_gone(container))?;
@@ -176,8 +180,8 @@ fn prepare(
     let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
     let root = steps.step("root", || assemble(container))?;
     {
-        let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
-        steps.undo("cgroup", move || container_cgroup::remove(&service, &container, &pod));
+        let (service, container) = (service.clone(), container.clone());
+        steps.undo("cgroup", move || container_cgroup::remove(&service, &container));
     }
     let cgroup = steps.step("cgroup", || container_cgroup::create(service, container, pod, &spec))?;
     let log = steps.step("log", || metadata.log_path.as_deref().map(log_reopen::open).transpose())?;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crisp_operation::clock;
+use crisp_operation::{Flight, KeyedGuard, clock};
 use crisp_sandbox::link::{Failure, LinkError};
 
 use super::container_cgroup;
@@ -40,8 +40,8 @@ const KILLED: Duration = Duration::from_millis(200);
 /// From SIGKILL by the cgroup to the exit.
 const EXIT: Duration = Duration::from_secs(10);
 
-/// Stops the container: `grace` is the time between the stop signal and SIGKILL. One that does not run is
-/// stopped already. The work goes on if the caller goes away.
+/// Stops the container: `grace` is the time between the stop signal and SIGKILL. One that does not run, and of
+/// which no start is under way, is stopped already. The work goes on if the caller goes away.
 ///
 /// # Errors
 /// The stage that failed; the container may still run and can be stopped again.
@@ -50,7 +50,7 @@ pub async fn stop(
     container: Arc<Container>,
     grace: Duration,
 ) -> Result<(), RuntimeError> {
-    if container.status().state.is_idle() {
+    if container.status().state.is_idle() && start_under_way(service, &container).is_none() {
         return Ok(());
     }
     let kill_at = KillAt::after(grace);
@@ -65,6 +65,12 @@ pub async fn stop(
     });
     flight.shared().no_later_than(&kill_at);
     Ok(flight.wait().await?)
+}
+
+/// The start of a container that does not run yet. It may still wait for its turn.
+fn start_under_way(service: &ServiceState, container: &Container) -> Option<Flight<(), RuntimeError>> {
+    let may_begin = matches!(container.status().state, State::Created | State::Starting);
+    may_begin.then(|| service.starts.get(container.id())).flatten()
 }
 
 struct Stop {
@@ -92,51 +98,54 @@ impl Stop {
 
     async fn stages(&mut self) -> Result<(), StageFailure> {
         self.end_start().await?;
-        match self.service.locks.lock_within(self.container.id().clone(), OPERATION, LOCK).await {
-            Ok(lock) => self.operation.hold(lock),
-            Err(busy) => {
-                tracing::warn!(container = %self.container.id(), %busy, "stopping the container all the same");
-            }
-        }
+        let mut lock = self.lock().await;
         if self.is_idle() {
             return Ok(());
         }
-        if !self.kill_at.is_over() && self.signal_once().await? && self.exited_in_grace().await {
-            return Ok(());
+        if !self.kill_at.is_over() && self.signal_once().await? {
+            drop(lock);
+            if self.exited_in_grace().await {
+                return Ok(());
+            }
+            lock = self.lock().await;
         }
+        self.operation.hold(lock);
         if self.is_idle() { Ok(()) } else { self.kill().await }
+    }
+
+    async fn lock(&self) -> Option<KeyedGuard> {
+        let lock = self.service.locks.lock_within(self.container.id().clone(), OPERATION, LOCK).await;
+        lock.inspect_err(|busy| {
+            tracing::warn!(container = %self.container.id(), %busy, "stopping the container all the same");
+        })
+        .ok()
     }
 
     fn is_idle(&self) -> bool {
         self.container.status().state.is_idle()
     }
 
-    /// A start under way may end by itself for a while; then it is cancelled, which undoes it.
+    /// A start under way may end by itself for a while; then it is cancelled, which undoes it. One that is
+    /// requested meanwhile is ended too.
     async fn end_start(&self) -> Result<(), StageFailure> {
-        if self.container.status().state != State::Starting {
-            return Ok(());
-        }
-        let wait = |_| async {
-            tokio::select! {
-                () = self.start_ended() => return Ok(()),
-                () = self.kill_at.reached() => {}
-                () = tokio::time::sleep(START) => {}
-            }
-            if let Some(start) = self.service.starts.get(self.container.id()) {
+        while let Some(start) = start_under_way(&self.service, &self.container) {
+            let wait = |_| async {
+                let ended = start.clone().wait();
+                tokio::select! {
+                    _ = ended => return Ok(true),
+                    () = self.kill_at.reached() => {}
+                    () = tokio::time::sleep(START) => {}
+                }
                 start.cancel();
-            }
-            if tokio::time::timeout(START_UNDONE, self.start_ended()).await.is_err() {
+                Ok(tokio::time::timeout(START_UNDONE, start.wait()).await.is_ok())
+            };
+            let deadline = START + START_UNDONE + Duration::from_secs(1);
+            if !self.operation.stage("start", deadline, wait).await? {
                 tracing::warn!(container = %self.container.id(), "its start does not end; it is killed");
+                return Ok(());
             }
-            Ok(())
-        };
-        self.operation.stage("start", START + START_UNDONE + Duration::from_secs(1), wait).await
-    }
-
-    async fn start_ended(&self) {
-        let mut status = self.container.subscribe();
-        // Cannot fail: this operation holds the container, which holds the sender.
-        let _ = status.wait_for(|status| status.state != State::Starting).await;
+        }
+        Ok(())
     }
 
     /// Sends the stop signal, once in a container's life. False when no process can receive it.
@@ -226,11 +235,9 @@ impl Stop {
     }
 
     async fn kill_cgroup(&self) -> Result<(), StageFailure> {
-        let Some(pod) = self.service.pod_of(&self.container) else { return Ok(()) };
         let (service, container) = (self.service.clone(), self.container.clone());
-        let work = move |steps: &Steps| {
-            steps.step("cgroup", || container_cgroup::remove(&service, &container, &pod))
-        };
+        let work =
+            move |steps: &Steps| steps.step("cgroup", || container_cgroup::remove(&service, &container));
         self.operation.blocking(EXIT, work).await
     }
 

@@ -71,7 +71,7 @@ fn apply(
     let resources = merge(&status.resources, request);
     if matches!(status.state, State::Running { .. }) {
         let cgroup = steps.step("open cgroup", || open_cgroup(service, container))?;
-        let (old, again) = (status.resources.clone(), cgroup.clone());
+        let (old, again) = (or_unlimited(&status.resources, request), cgroup.clone());
         // A failed change may have set some of the limits.
         steps.undo("limits", move || Ok(again.apply(&without_devices(&old)?)?));
         steps.step("limits", || Ok(cgroup.apply(&without_devices(&resources)?)?))?;
@@ -107,6 +107,17 @@ fn merge(now: &Resources, request: &Resources) -> Resources {
     }
 }
 
+/// The limits `now`; where `request` sets one that there is not, that there is none is said.
+fn or_unlimited(now: &Resources, request: &Resources) -> Resources {
+    let limit = |now: Option<i64>, requested: Option<i64>| now.or(requested.map(|_| -1));
+    Resources {
+        cpu_quota: limit(now.cpu_quota, request.cpu_quota),
+        memory_limit: limit(now.memory_limit, request.memory_limit),
+        memory_swap_limit: limit(now.memory_swap_limit, request.memory_swap_limit),
+        ..now.clone()
+    }
+}
+
 fn open_cgroup(service: &ServiceState, container: &Container) -> Result<Cgroup, Cause> {
     let pod = service.pod_of(container).ok_or(Cause::PodGone)?;
     Ok(service.cgroups.open(&cgroup_path(&pod, container.id())?)?)
@@ -135,6 +146,14 @@ fn rewrite_config_json(service: &ServiceState, container: &Container, resources:
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_where_none_was_is_taken_back() {
+        let now = Resources { cpu_quota: Some(1000), ..Default::default() };
+        let request = Resources { cpu_quota: Some(2000), memory_limit: Some(1 << 20), ..Default::default() };
+        let old = or_unlimited(&now, &request);
+        assert_eq!((old.cpu_quota, old.memory_limit, old.memory_swap_limit), (Some(1000), Some(-1), None));
+    }
 
     #[test]
     fn what_is_not_requested_stays() {

@@ -139,6 +139,10 @@ impl Lab {
     pub async fn remove_pod(&self, id: &str) {
         let request = proto::RemovePodSandboxRequest { pod_sandbox_id: id.into() };
         self.service.remove_pod_sandbox(Request::new(request)).await.unwrap();
+        self.remove_cgroups();
+    }
+
+    pub fn remove_cgroups(&self) {
         let parent = CgroupPath::parse(&self.cgroup()).unwrap();
         Cgroups::detect().unwrap().remove(&parent).ok();
     }

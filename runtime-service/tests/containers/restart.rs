@@ -1,12 +1,22 @@
 //! The server may die.
 
 use crisp_proto::runtime::v1 as proto;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use tokio::runtime::Runtime;
 
 use crate::lab::{Lab, lab, shell};
 
 /// Runs `before` with one server, drops it with all its tasks, and runs `after` with the next.
 pub(crate) fn over_a_restart<T>(before: impl AsyncFnOnce(&Lab) -> T, after: impl AsyncFnOnce(&Lab, T)) {
+    while_no_server_runs(before, |_| (), after);
+}
+
+/// The same, with `between` while no server runs.
+fn while_no_server_runs<T>(
+    before: impl AsyncFnOnce(&Lab) -> T,
+    between: impl FnOnce(&T),
+    after: impl AsyncFnOnce(&Lab, T),
+) {
     let first = Runtime::new().unwrap();
     let left = first.block_on(async {
         let lab = lab!();
@@ -15,6 +25,7 @@ pub(crate) fn over_a_restart<T>(before: impl AsyncFnOnce(&Lab) -> T, after: impl
     });
     drop(first);
     let Some((left, known)) = left else { return };
+    between(&known);
     Runtime::new().unwrap().block_on(async {
         let lab = left.open().await;
         after(&lab, known).await;
@@ -43,6 +54,73 @@ fn running_ones_run_on_and_exits_meanwhile_are_known() {
             lab.start(&waits).await.unwrap();
             assert_eq!(lab.exited(&waits).await.exit_code, 0);
             lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+#[test]
+fn a_container_whose_records_the_disk_refuses_for_a_while_is_listed_then_with_its_exit() {
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("refused").await;
+            let id = lab.run(&pod, shell("ends", "sleep 0.2; exit 5")).await;
+            let folder = lab.dir.path().join("root/containers").join(&id);
+            // A folder in the place of the record stands for a disk that refuses.
+            let (record, kept) = (folder.join("container.json"), folder.join("kept"));
+            std::fs::rename(&record, &kept).unwrap();
+            std::fs::create_dir(&record).unwrap();
+            std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_secs(4));
+                std::fs::remove_dir(&record).unwrap();
+                std::fs::rename(&kept, &record).unwrap();
+            });
+            (pod, id)
+        },
+        async |lab, (pod, id)| {
+            let begun = std::time::Instant::now();
+            while lab.status(&id).await.is_err() {
+                assert!(begun.elapsed() < std::time::Duration::from_secs(20), "it is not listed");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+            assert_eq!(lab.exited(&id).await.exit_code, 5);
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+/// Neither its monitor nor its pod's record can say that it runs.
+#[test]
+fn a_container_that_runs_on_without_its_pod_is_ended() {
+    let ended = |pid: i64| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.is_empty() || stat.contains(") Z ")
+    };
+    while_no_server_runs(
+        async |lab| {
+            let pod = lab.pod("orphan").await;
+            let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+            let request = proto::ContainerStatusRequest { container_id: id.clone(), verbose: true };
+            let status =
+                lab.service.container_status(tonic::Request::new(request)).await.unwrap().into_inner();
+            let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
+            let record = lab.dir.path().join("root/pods").join(&pod).join("pod.json");
+            (id, info["pid"].as_i64().unwrap(), lab.monitor_pid(&pod).await, record)
+        },
+        |(_, pid, monitor, record)| {
+            rustix::process::kill_process(*monitor, rustix::process::Signal::KILL).unwrap();
+            while !ended(monitor.as_raw_nonzero().get().into()) {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            std::fs::write(record, "no").unwrap();
+            assert!(!ended(*pid), "it ends with its monitor: nothing is tested here");
+        },
+        async |lab, (id, pid, _, record)| {
+            assert_eq!(lab.exited(&id).await.exit_code, 255);
+            assert!(ended(pid), "it runs on");
+            lab.remove(&id).await.unwrap();
+            // The pod's own cgroup is where its record said.
+            lab.remove_cgroups();
+            assert!(!record.exists(), "the record is set aside");
         },
     );
 }

@@ -87,6 +87,60 @@ async fn a_kill_does_not_wait_for_the_grace_period_of_an_earlier_stop() {
 }
 
 #[tokio::test]
+async fn what_is_stopped_before_its_start_got_its_turn_does_not_run_later() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("turn").await;
+    let id = lab.create(&pod, shell("app", "sleep 1000")).await.unwrap();
+    // Holds the container's lock until its deadline.
+    let hang = fault::arm(&format!("update_container_resources/record@{id}"), Fault::Hang);
+    let holder = update(&lab, &id, |linux| linux.cpu_shares = 100);
+    let started = async {
+        reached(&hang).await;
+        lab.start(&id).await
+    };
+    let stopped = async {
+        reached(&hang).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let begun = Instant::now();
+        lab.stop(&id, 0).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    };
+    let (held, started, ()) = tokio::join!(holder, started, stopped);
+    held.unwrap_err();
+    let error = started.expect_err("it runs although it was stopped");
+    assert_eq!(error.code(), Code::Aborted, "{error}");
+    assert!(error.message().contains("stopped"), "{error}");
+    assert_eq!(lab.status(&id).await.unwrap().state, proto::ContainerState::ContainerCreated as i32);
+    drop(hang);
+    lab.start(&id).await.expect("a later request starts it");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn limits_change_while_a_stop_waits_for_its_grace_period() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("graceful").await;
+    let id = lab.run(&pod, shell("app", "trap '' TERM; echo ready; while :; do sleep 1; done")).await;
+    crate::until(|| lab.log("app").contains("ready")).await;
+    let polite = lab.stop(&id, 600);
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let begun = Instant::now();
+        let updated = update(&lab, &id, |linux| linux.memory_limit_in_bytes = 32 << 20).await;
+        let took = begun.elapsed();
+        lab.stop(&id, 0).await.unwrap();
+        updated.unwrap();
+        assert!(took < Duration::from_secs(5), "{took:?}");
+    };
+    let (polite, ()) = tokio::join!(polite, meanwhile);
+    polite.unwrap();
+    assert_eq!(limits(&lab, &id).await.memory_limit_in_bytes, 32 << 20);
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
 async fn no_update_is_lost_to_another_one() {
     let _one = ONE_AT_A_TIME.lock().await;
     let lab = lab!();
