@@ -68,13 +68,15 @@ async fn equal_requests_at_once_send_each_event_of_a_pod_once() {
     events.are(&pod, &MADE).await;
     let (one, two) =
         tokio::join!(lab.service.stop_pod_sandbox(stop(&pod)), lab.service.stop_pod_sandbox(stop(&pod)));
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     events.are(&pod, &STOPPED).await;
     let (one, two) = tokio::join!(
         lab.service.remove_pod_sandbox(remove(&pod)),
         lab.service.remove_pod_sandbox(remove(&pod))
     );
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     events.are(&pod, &REMOVED).await;
     lab.remove_pod(&pod).await;
 }
