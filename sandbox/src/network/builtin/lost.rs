@@ -119,3 +119,47 @@ impl LostPod {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::{NetworkConfig, Protocol};
+
+    #[test]
+    fn a_lost_record_is_written_again_with_what_the_pods_own_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = NetworkConfig {
+            bridge_name: "crisp-none".to_owned(),
+            state_dir: folder.path().to_owned(),
+            ..Default::default()
+        };
+        let builtin = Builtin::open(&config).unwrap();
+        let port =
+            PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port: 8080, host_ip: None };
+        let lost = LostPod {
+            pod: PodId::random(),
+            name: "web".to_owned(),
+            namespace: "default".to_owned(),
+            ports: vec![port.clone()],
+        };
+        assert!(!builtin.adopt(&lost), "it has no interface");
+        let network =
+            ChosenNetwork { bridge: "crisp-none".to_owned(), pool: "10.99.0.0/24".parse().unwrap() };
+        let address = address_by_host_mac([0x0e, 0x58, 10, 99, 0, 2]).unwrap();
+        builtin.state().add_orphan(lost.veth(), Orphan { network, address });
+        assert!(builtin.state().is_used());
+        assert!(builtin.adopt(&lost));
+        assert_eq!(
+            builtin.attachment(&lost.pod).unwrap().ips,
+            ["10.99.0.2".parse::<std::net::IpAddr>().unwrap()]
+        );
+        // The next server finds it.
+        let next = Builtin::open(&config).unwrap();
+        assert_eq!(next.pods(), [(lost.pod.clone(), vec![port])]);
+    }
+
+    #[test]
+    fn the_addresses_of_other_interfaces_say_nothing() {
+        assert_eq!(address_by_host_mac([0x02, 0x58, 10, 99, 0, 2]), None);
+    }
+}
