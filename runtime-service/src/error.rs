@@ -12,6 +12,7 @@ use crisp_sandbox::FindError as FindPodError;
 use crisp_sandbox::NotReady;
 use crisp_sandbox::link::LinkError;
 use crisp_sandbox::{PodCause, PodError};
+use crisp_streaming::TooManySessions;
 use tonic::{Code, Status};
 
 use crate::cause::{Cause, Failure};
@@ -51,6 +52,8 @@ pub enum RuntimeError {
     ExecDeadline { id: ContainerId, command: String, after: Duration },
     #[error("{what} is not supported by this server{hint}")]
     Unsupported { what: &'static str, hint: &'static str },
+    #[error(transparent)]
+    Sessions(#[from] TooManySessions),
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
     /// The failure of an operation that several requests waited for.
@@ -116,6 +119,7 @@ fn code(error: &RuntimeError) -> Code {
         RuntimeError::Failed(failure) => cause_code(&failure.failure.cause),
         RuntimeError::Busy { .. } | RuntimeError::Stopped { .. } => Code::Aborted,
         RuntimeError::ExecDeadline { .. } => Code::DeadlineExceeded,
+        RuntimeError::Sessions(_) => Code::ResourceExhausted,
         RuntimeError::Interrupted(interrupted) => interrupted_code(interrupted),
         RuntimeError::Shared(error) => code(error),
     }

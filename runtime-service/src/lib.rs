@@ -43,6 +43,7 @@ use std::sync::Arc;
 use crisp_image_service::ImageService;
 use crisp_metrics::{Metrics, prometheus};
 use crisp_sandbox::Pods;
+use crisp_streaming::StreamServer;
 
 pub use config::{CgroupDriver, RuntimeConfig};
 
@@ -74,11 +75,12 @@ impl RuntimeService {
         config: RuntimeConfig,
         pods: Pods,
         images: ImageService,
+        streams: StreamServer,
         metrics: &Metrics,
     ) -> Result<Self, OpenError> {
         // Before looking at what there is: events that come meanwhile are received then.
         let events = pods.events();
-        let service = ServiceState::new(config, pods, images.store().clone(), metrics)?;
+        let service = ServiceState::new(config, pods, images.store().clone(), streams, metrics)?;
         metrics::register(&service)?;
         recover::recover(&service).await.map_err(OpenError::Recover)?;
         for pod in service.pods.list() {

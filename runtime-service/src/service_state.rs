@@ -9,6 +9,7 @@ use crisp_metrics::prometheus::{Histogram, HistogramOpts};
 use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
 use crisp_operation::{KeyedLocks, SingleFlight};
 use crisp_sandbox::{Pod, Pods};
+use crisp_streaming::StreamServer;
 
 use crate::cause::{Cause, Operation};
 use crate::config::RuntimeConfig;
@@ -34,6 +35,7 @@ pub struct ServiceState {
     pub host: Host,
     pub users: Users,
     pub metrics: Metrics,
+    pub streams: StreamServer,
     pub containers: Table,
     pub events: Events,
     pub(crate) exec_seconds: Histogram,
@@ -56,6 +58,7 @@ impl ServiceState {
         config: RuntimeConfig,
         pods: Pods,
         images: Store,
+        streams: StreamServer,
         metrics: &Metrics,
     ) -> Result<Arc<Self>, prometheus::Error> {
         let exec_seconds =
@@ -71,6 +74,7 @@ impl ServiceState {
             host: Host::look(),
             users: Users::default(),
             metrics: metrics.clone(),
+            streams,
             containers: Table::default(),
             events: Events::default(),
             stats: StatsState::default(),

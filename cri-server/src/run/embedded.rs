@@ -48,6 +48,8 @@ impl Embedded {
         settings.bridge_name.set_default(BRIDGE.to_owned());
         // The network of the node belongs to its kubelet's runtime: a run must not free what that uses.
         settings.cni_gc.value = false;
+        // A fixed port is the node's server's.
+        settings.stream_listen.value.set_port(0);
         let mut temporary = Vec::new();
         let mut opened = Server::open(&settings).await;
         if own_folders && opened.as_ref().is_err_and(is_in_use) {

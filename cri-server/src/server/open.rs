@@ -8,6 +8,7 @@ use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
 use crisp_sandbox::network::{NetworkConfig, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::{Pods, SandboxConfig};
+use crisp_streaming::{StreamConfig, StreamServer};
 
 use super::lock::FolderLock;
 use super::{folder, layout};
@@ -23,6 +24,7 @@ pub struct Server {
     pub pods: Pods,
     pub runtime: RuntimeService,
     pub networks: Networks,
+    pub streams: StreamServer,
     _locks: [FolderLock; 2],
 }
 
@@ -69,15 +71,18 @@ impl Server {
             networks: networks.clone(),
         };
         let pods = Pods::open(sandboxes, &metrics).await.context("cannot open the pods")?;
+        let streams = StreamConfig { listen: settings.stream_listen.value, ..StreamConfig::default() };
+        let streams =
+            StreamServer::open(&streams).await.context("cannot serve exec, attach and port-forward")?;
         let runtime = RuntimeConfig { root: root.clone(), cgroup_driver: CgroupDriver::Cgroupfs };
-        let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), &metrics)
+        let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), streams.clone(), &metrics)
             .await
             .context("cannot open the containers")?;
         // Containers have the leases of their layers again.
         if let Err(error) = images.start_collection().await {
             tracing::warn!(%error, "cannot delete image layers that nothing uses");
         }
-        Ok(Self { metrics, images, pods, runtime, networks, _locks: locks })
+        Ok(Self { metrics, images, pods, runtime, networks, streams, _locks: locks })
     }
 }
 

@@ -60,6 +60,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         listen = %settings.listen.value,
         root = %settings.root.value.display(),
         state = %settings.state.value.display(),
+        streams = server.streams.base(),
         metrics = metrics.as_ref().map(|m| m.address().to_string()),
         pods = server.pods.list().len(),
         "ready"

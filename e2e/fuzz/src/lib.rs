@@ -14,7 +14,7 @@ mod manifest;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("challenge", text_target::challenge),
     ("cni_result", crisp_sandbox::fuzz::cni_result),
     ("config", crisp_image_service::fuzz::image_config),
@@ -24,6 +24,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("pod_manifest", text_target::pod_manifest),
     ("reference", text_target::reference),
     ("seccomp", crisp_executor::fuzz::seccomp),
+    ("spdy", crisp_streaming::fuzz::spdy),
     ("tar", crisp_image_service::fuzz::tar),
     ("wire", crisp_monitor::wire::fuzz_packet),
 ];

@@ -21,6 +21,7 @@ pub mod security;
 mod selinux;
 pub mod signal;
 pub mod stats;
+pub mod streams;
 
 use std::path::PathBuf;
 

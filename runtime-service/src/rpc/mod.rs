@@ -3,9 +3,11 @@
 //!
 //! What answers from memory (lists, pod status) is not `async`: it cannot wait for an operation or a disk.
 
+mod attach;
 mod container_stats;
 mod container_status;
 mod create_container;
+mod exec;
 mod exec_sync;
 mod get_container_events;
 mod list_container_stats;
@@ -15,6 +17,7 @@ mod list_pod_sandbox_stats;
 mod messages;
 mod pod_sandbox_stats;
 mod pod_sandbox_status;
+mod port_forward;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;
@@ -145,16 +148,16 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         respond(exec_sync::call(self.service(), request.into_inner()).await)
     }
 
-    async fn exec(&self, _request: Request<ExecRequest>) -> GrpcResult<ExecResponse> {
-        respond(unimplemented::exec())
+    async fn exec(&self, request: Request<ExecRequest>) -> GrpcResult<ExecResponse> {
+        respond(exec::call(self.service(), request.into_inner()))
     }
 
-    async fn attach(&self, _request: Request<AttachRequest>) -> GrpcResult<AttachResponse> {
-        respond(unimplemented::attach())
+    async fn attach(&self, request: Request<AttachRequest>) -> GrpcResult<AttachResponse> {
+        respond(attach::call(self.service(), request.into_inner()))
     }
 
-    async fn port_forward(&self, _request: Request<PortForwardRequest>) -> GrpcResult<PortForwardResponse> {
-        respond(unimplemented::port_forward())
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> GrpcResult<PortForwardResponse> {
+        respond(port_forward::call(self.service(), request.into_inner()))
     }
 
     async fn container_stats(

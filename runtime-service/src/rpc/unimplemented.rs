@@ -13,18 +13,6 @@ fn unsupported<T>(what: &'static str, hint: &'static str) -> Reply<T> {
     Err(RuntimeError::Unsupported { what, hint })
 }
 
-pub(super) fn exec() -> Reply<ExecResponse> {
-    unsupported("Exec", " yet; use ExecSync instead")
-}
-
-pub(super) fn attach() -> Reply<AttachResponse> {
-    unsupported("Attach", " yet; read the container's log instead")
-}
-
-pub(super) fn port_forward() -> Reply<PortForwardResponse> {
-    unsupported("PortForward", " yet; use a host port or the pod's address instead")
-}
-
 pub(super) fn checkpoint_container() -> Reply<CheckpointContainerResponse> {
     unsupported("CheckpointContainer", "")
 }

@@ -14,6 +14,7 @@ use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
 use crisp_sandbox::network::{NetworkConfig, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::{Pods, SandboxConfig};
+use crisp_streaming::{StreamConfig, StreamServer};
 use tonic::{Request, Status};
 
 pub const IMAGE: &str = "registry.test/lab:1";
@@ -248,8 +249,9 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
         networks,
     };
     let pods = Pods::open(sandboxes, &metrics).await.unwrap();
+    let streams = StreamServer::open(&StreamConfig::default()).await.unwrap();
     let config = RuntimeConfig { root, cgroup_driver: CgroupDriver::Cgroupfs };
-    let service = RuntimeService::new(config, pods, images, &metrics).await.unwrap();
+    let service = RuntimeService::new(config, pods, images, streams, &metrics).await.unwrap();
     (service, metrics)
 }
 
@@ -304,7 +306,7 @@ fn layer() -> Vec<u8> {
     add("bin/busybox", file, 0o755, &std::fs::read("/bin/busybox").unwrap(), "x");
     for name in [
         "sh", "cat", "echo", "sleep", "id", "true", "false", "yes", "head", "mount", "ls", "hostname",
-        "kill", "wget", "env", "dd", "touch", "grep", "setsid", "unshare", "ps",
+        "kill", "wget", "env", "dd", "touch", "grep", "setsid", "unshare", "ps", "stty",
     ] {
         add(&format!("bin/{name}"), tar::EntryType::Symlink, 0o777, b"", "busybox");
     }

@@ -14,3 +14,4 @@ mod pod_states;
 mod restart;
 mod security;
 mod stats;
+mod streams;

@@ -90,11 +90,9 @@ impl Output {
         Self { source, polled: false, clients: Vec::new() }
     }
 
-    /// What does not fit is lost to the client, never to the log.
+    /// A client whose pipe is full is cut off: it is not waited for, and must not miss a part unnoticed.
     pub(crate) fn copy(&mut self, bytes: &[u8]) {
-        self.clients.retain(|client| {
-            matches!(rustix::io::write(client, bytes), Ok(_) | Err(Errno::AGAIN | Errno::INTR))
-        });
+        self.clients.retain(|client| rustix::io::write(client, bytes) == Ok(bytes.len()));
     }
 }
 

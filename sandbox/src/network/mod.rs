@@ -12,8 +12,9 @@
 //!         one record per pod, written before the first step, removed after the last
 //! ```
 //!
-//! The server never enters a pod's namespace: the monitor hands out a netlink socket that was opened
-//! inside ([`PodNetlink`]), and everything in the pod is set up through it.
+//! The server does not enter a pod's namespace: the monitor hands out a netlink socket that was opened
+//! inside ([`PodNetlink`]), and everything in the pod is set up through it. Only threads that a [`Dialer`]
+//! starts enter one, make a socket and end.
 //!
 //! - [`Networks`]: `attach`, `detach`, `gc`, `status` of all pods.
 //! - [`AttachRequest`] in, [`Attachment`] out, [`NetworkError`] when it fails.
@@ -24,6 +25,7 @@ mod builtin;
 mod cni;
 mod config;
 mod conntrack;
+mod dial;
 mod error;
 mod host_ports;
 mod netlink;
@@ -37,6 +39,7 @@ pub(crate) use builtin::LostPod;
 #[cfg(feature = "fuzz")]
 pub(crate) use cni::read_result as read_cni_result;
 pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig};
+pub use dial::{DialError, Dialer};
 pub use error::NetworkError;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
 pub use networks::{NetworkStatus, Networks};

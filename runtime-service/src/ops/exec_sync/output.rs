@@ -1,31 +1,16 @@
 //! The output of a command, collected within bounds.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::pipe::PipeFlags;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
-
-use crate::cause::Cause;
 
 /// For output still in the pipes after the command's end. A process that the command left behind may hold
 /// them longer; its output is dropped.
 const DRAIN: Duration = Duration::from_millis(200);
 /// Of each stream; what exceeds it is read and dropped, so that the command does not hang.
 const MAX_OUTPUT: usize = 16 << 20;
-
-/// A pipe: our asynchronous reading end, and the end to pass on.
-pub(super) fn stream() -> Result<(pipe::Receiver, OwnedFd), Cause> {
-    let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Cause::system("make a pipe"))?;
-    let receiver = pipe::Receiver::from_owned_fd(read).map_err(|error| {
-        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        Cause::System { action: "read a pipe", errno }
-    })?;
-    Ok((receiver, write))
-}
 
 /// Reads one stream, up to the cap, in a task that ends with the collector.
 pub(super) struct Collector {
@@ -65,11 +50,12 @@ impl Drop for Collector {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::exec::pipe;
     use super::*;
 
     #[tokio::test]
     async fn output_beyond_the_cap_is_dropped_not_left_in_the_pipe() {
-        let (receiver, write) = stream().unwrap();
+        let (receiver, write) = pipe::output().unwrap();
         let collector = Collector::read(receiver);
         let written = tokio::task::spawn_blocking(move || {
             let chunk = vec![7u8; 1 << 20];
@@ -85,7 +71,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipe_that_another_process_holds_open_does_not_hang() {
-        let (receiver, write) = stream().unwrap();
+        let (receiver, write) = pipe::output().unwrap();
         rustix::io::write(&write, b"said").unwrap();
         let collector = Collector::read(receiver);
         let begun = std::time::Instant::now();

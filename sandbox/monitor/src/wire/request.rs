@@ -150,7 +150,8 @@ pub struct CloseStdin {
 }
 
 /// Copies the container's output, from now on, also to the given pipes, beside those of earlier
-/// clients. A pipe that is full loses what does not fit: the log has it all, and a slow reader must not stop the container.
+/// clients. A pipe that is full is closed: the log has all output, and a slow reader must not stop the
+/// container. Older monitors drop what does not fit instead.
 #[derive(Debug)]
 pub struct Attach {
     pub container: ContainerId,

@@ -16,7 +16,7 @@ use crate::service_state::{ServiceState, cgroup_path};
 const TRIES: u32 = 3;
 
 /// An exec cgroup in use by one exec.
-pub(super) struct ExecGroup {
+pub(in crate::ops) struct ExecGroup {
     cgroup: ExecCgroup,
     number: Number,
 }
@@ -73,7 +73,7 @@ fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgro
 
 impl ExecGroup {
     /// Takes an exec cgroup of the container. Returns it with what a process needs to be started in it.
-    pub(super) fn take(
+    pub(in crate::ops) fn take(
         service: &ServiceState,
         container: &Arc<Container>,
         pod: &Pod,
@@ -90,7 +90,7 @@ impl ExecGroup {
     }
 
     /// Kills all processes in it, in the background. Its number is free again when they are gone.
-    pub(super) fn kill(self) {
+    pub(in crate::ops) fn kill(self) {
         tokio::task::spawn_blocking(move || {
             let Self { cgroup, mut number } = self;
             number.afterwards = None;

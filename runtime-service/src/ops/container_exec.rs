@@ -1,0 +1,150 @@
+//! Exec: a command in a running container, whose streams are those of a client of the streaming server.
+//!
+//! ```text
+//!   stdin  ─> pipe or terminal ─> process ─> pipes or terminal ─> stdout, stderr
+//!   resize ─> terminal
+//!   the process's end ─> the rest of its output ─> exit code
+//!   the client's end  ─> the process and all that it started end
+//! ```
+
+use std::sync::Arc;
+
+use crisp_operation::Cancel;
+use crisp_streaming::{Outcome, ProcessRequest, ProcessSession};
+
+use super::exec::{self, Command, Running, Stdio, pipe};
+use super::process_streams::{Sink, Source, Terminal, copy_input, copy_output, copy_sizes};
+use crate::cause::{Cause, StageFailure};
+use crate::container::Container;
+use crate::error::RuntimeError;
+use crate::service_state::ServiceState;
+
+const OPERATION: &str = "exec_stream";
+
+/// Returns the URL at which the command runs when a client comes.
+///
+/// # Errors
+/// A container that does not run, or too many sessions that no client has come for.
+pub fn container_exec(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    words: Vec<String>,
+    request: ProcessRequest,
+) -> Result<String, RuntimeError> {
+    exec::pod_of_running(service, container)?;
+    let command = Command::new(words, request.tty)?;
+    let (serving, container) = (service.clone(), container.clone());
+    let serve = move |session| serve(serving, container, command, request, session);
+    Ok(service.streams.process("exec", request, serve)?)
+}
+
+async fn serve(
+    service: Arc<ServiceState>,
+    container: Arc<Container>,
+    command: Command,
+    request: ProcessRequest,
+    mut session: ProcessSession,
+) {
+    let line = command.line.clone();
+    let outcome = match start(&service, &container, command, request).await {
+        Ok((running, streams)) => run(running, streams, &mut session).await,
+        Err(error) => Some(Outcome::Failed(format!("cannot run {line:?}: {error}"))),
+    };
+    if let Some(outcome) = outcome {
+        session.finish(outcome).await;
+    }
+}
+
+/// Our ends of the streams of a command.
+#[derive(Default)]
+struct Streams {
+    stdin: Option<Sink>,
+    stdout: Option<Source>,
+    stderr: Option<Source>,
+    terminal: Option<Terminal>,
+}
+
+async fn start(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    command: Command,
+    request: ProcessRequest,
+) -> Result<(Running, Streams), RuntimeError> {
+    let pod = exec::pod_of_running(service, container)?;
+    let operation = service.operation(OPERATION, container.id());
+    let launched = exec::launch(&operation, service, container, &pod, command, || pipes(request)).await;
+    let launched = launched.and_then(|(mut running, streams)| match running.terminal.take() {
+        None => Ok((running, streams)),
+        Some(master) => {
+            let master = Terminal::new(master).map_err(|cause| StageFailure { stage: "terminal", cause })?;
+            Ok((running, Streams::of(master, request)))
+        }
+    });
+    Ok(operation.finish(launched).await?)
+}
+
+/// The pipes of a command without a terminal. What the client does not ask for is a null device.
+fn pipes(request: ProcessRequest) -> Result<(Stdio, Streams), Cause> {
+    let (mut theirs, mut ours) = (Stdio::default(), Streams::default());
+    if request.tty {
+        return Ok((theirs, ours));
+    }
+    if request.stdin {
+        let (sink, stdin) = pipe::input()?;
+        (theirs.stdin, ours.stdin) = (Some(stdin), Some(Sink::Pipe(sink)));
+    }
+    if request.stdout {
+        let (source, stdout) = pipe::output()?;
+        (theirs.stdout, ours.stdout) = (Some(stdout), Some(Source::Pipe(source)));
+    }
+    if request.stderr {
+        let (source, stderr) = pipe::output()?;
+        (theirs.stderr, ours.stderr) = (Some(stderr), Some(Source::Pipe(source)));
+    }
+    Ok((theirs, ours))
+}
+
+impl Streams {
+    fn of(terminal: Terminal, request: ProcessRequest) -> Self {
+        Self {
+            stdin: request.stdin.then(|| Sink::Terminal(terminal.clone())),
+            stdout: request.stdout.then(|| Source::Terminal(terminal.clone())),
+            stderr: None,
+            terminal: Some(terminal),
+        }
+    }
+}
+
+/// None: the client is gone.
+async fn run(mut running: Running, streams: Streams, session: &mut ProcessSession) -> Option<Outcome> {
+    let Streams { stdin, stdout, stderr, terminal } = streams;
+    let ended = Cancel::new();
+    let input = copy_input(session.stdin.take(), stdin);
+    let sizes = copy_sizes(session.resizes.take(), terminal.as_ref());
+    let stdout = copy_output(stdout, session.stdout.take(), &ended);
+    let stderr = copy_output(stderr, session.stderr.take(), &ended);
+    let end = async {
+        let end = running.wait().await;
+        ended.cancel();
+        end
+    };
+    let served = async { tokio::join!(stdout, stderr, end).2 };
+    // These two have no say in when the session ends.
+    let inputs = async {
+        tokio::join!(input, sizes);
+        std::future::pending::<()>().await;
+    };
+    let end = tokio::select! {
+        end = served => Some(end),
+        () = inputs => None,
+        () = session.gone() => None,
+    };
+    match end {
+        Some(Ok(code)) => Some(Outcome::Exited(code)),
+        Some(Err(error)) => Some(Outcome::Failed(error.to_string())),
+        None => {
+            running.kill().await;
+            None
+        }
+    }
+}

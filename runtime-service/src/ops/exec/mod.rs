@@ -1,0 +1,213 @@
+//! A command in a running container: what ExecSync and Exec share.
+//!
+//! ```text
+//!   server                                    monitor
+//!   pipes ── the other ends ────────────────> exec ─> process, in an exec cgroup
+//!   Running: exit, or kill of the cgroup
+//! ```
+
+mod cgroup;
+pub(super) mod pipe;
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use crisp_executor::compile;
+use crisp_executor::plan::{self, CgroupJoin};
+use crisp_sandbox::Pod;
+use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink};
+
+use self::cgroup::ExecGroup;
+use super::container_spec;
+use crate::cause::{Cause, Operation, StageFailure, Steps};
+use crate::container::Container;
+use crate::container::state::State;
+use crate::convert;
+use crate::error::RuntimeError;
+use crate::service_state::ServiceState;
+
+const PREPARE: Duration = Duration::from_secs(10);
+const START: Duration = Duration::from_secs(60);
+/// From the kill to the exit.
+const KILLED: Duration = Duration::from_secs(5);
+
+/// What to run.
+pub(super) struct Command {
+    words: Vec<CString>,
+    /// Shown in messages.
+    pub(super) line: String,
+    terminal: bool,
+}
+
+impl Command {
+    /// # Errors
+    /// A word with a NUL byte in it.
+    pub(super) fn new(words: Vec<String>, terminal: bool) -> Result<Self, RuntimeError> {
+        let line = words.join(" ").chars().take(200).collect();
+        let word = |(number, word)| {
+            CString::new::<String>(word)
+                .map_err(|_| convert::invalid(format!("cmd[{number}]"), "holds a NUL byte"))
+        };
+        let words = words.into_iter().enumerate().map(word).collect::<Result<_, _>>()?;
+        Ok(Self { words, line, terminal })
+    }
+
+    fn process(self, common: &plan::Process) -> plan::Process {
+        let mut process = plan::Process { args: self.words, ..common.clone() };
+        process.terminal = self.terminal;
+        if self.terminal && !process.env.iter().any(|variable| variable.to_bytes().starts_with(b"TERM=")) {
+            process.env.push(c"TERM=xterm".to_owned());
+        }
+        process
+    }
+}
+
+/// The process's ends of its streams. None: a null device, or its terminal.
+#[derive(Default)]
+pub(super) struct Stdio {
+    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdout: Option<OwnedFd>,
+    pub(super) stderr: Option<OwnedFd>,
+}
+
+/// The pod of a container that runs.
+///
+/// # Errors
+/// The container does not run.
+pub(super) fn pod_of_running(
+    service: &ServiceState,
+    container: &Container,
+) -> Result<Arc<Pod>, RuntimeError> {
+    let status = container.status();
+    if !matches!(status.state, State::Running { .. }) {
+        let refusal = status.state.refuse("have commands run in it");
+        return Err(RuntimeError::Refused { id: container.id().clone(), refusal });
+    }
+    let none = || crisp_sandbox::FindError::None { text: container.metadata.pod.as_str().to_owned() };
+    Ok(service.pod_of(container).ok_or_else(none)?)
+}
+
+/// Starts the command: returns when it has exec'd. `stdio` is made when all else is ready; what it returns
+/// beside the process's ends comes back.
+pub(super) async fn launch<T>(
+    operation: &Operation,
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    pod: &Arc<Pod>,
+    command: Command,
+    stdio: impl FnOnce() -> Result<(Stdio, T), Cause>,
+) -> Result<(Running, T), StageFailure> {
+    let prepared = {
+        let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
+        operation.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, command, steps)).await?
+    };
+    let start = |_| async {
+        let (theirs, ours) = stdio()?;
+        Ok((start(container, pod, prepared, theirs).await?, ours))
+    };
+    operation.stage("start", START, start).await
+}
+
+struct Prepared {
+    process: plan::Process,
+    join: CgroupJoin,
+    fds: Vec<OwnedFd>,
+    group: ExecGroup,
+}
+
+fn prepare(
+    service: &ServiceState,
+    container: &Arc<Container>,
+    pod: &Pod,
+    command: Command,
+    steps: &Steps,
+) -> Result<Prepared, StageFailure> {
+    let common = steps.step("compile", || common_process(service, container, pod))?;
+    let process = command.process(&common);
+    let (group, join, fds) = steps.step("cgroup", || ExecGroup::take(service, container, pod))?;
+    Ok(Prepared { process, join, fds, group })
+}
+
+/// The container's own process, whose arguments the command replaces. Compiled once per container: probes
+/// run every few seconds.
+fn common_process(
+    service: &ServiceState,
+    container: &Container,
+    pod: &Pod,
+) -> Result<Arc<plan::Process>, Cause> {
+    let mut kept = container.exec_process.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(common) = &*kept {
+        return Ok(common.clone());
+    }
+    let (mut process, seccomp) = container_spec::build_process(service, container, pod)?;
+    process.set_terminal(Some(false));
+    let common = Arc::new(compile::compile_process(&process, seccomp.as_ref())?);
+    *kept = Some(common.clone());
+    Ok(common)
+}
+
+/// A command under way; killed when dropped before its end is known.
+pub(super) struct Running {
+    link: MonitorLink,
+    exec: u64,
+    /// None once the command has ended or is being killed.
+    group: Option<ExecGroup>,
+    /// The terminal, of a command that has one.
+    pub(super) terminal: Option<OwnedFd>,
+}
+
+async fn start(
+    container: &Container,
+    pod: &Pod,
+    prepared: Prepared,
+    Stdio { stdin, stdout, stderr }: Stdio,
+) -> Result<Running, Cause> {
+    let link = pod.link()?;
+    let exec = link.next_exec_id();
+    let request = ExecRequest {
+        exec_id: exec,
+        container: container.id().clone(),
+        process: prepared.process,
+        cgroup: prepared.join,
+        fds: prepared.fds,
+        stdin,
+        stdout,
+        stderr,
+        size: None,
+    };
+    let started = link.exec(request).await?;
+    Ok(Running { link, exec, group: Some(prepared.group), terminal: started.terminal })
+}
+
+impl Running {
+    /// Waits for the end, however long. Processes that the command left behind live on.
+    pub(super) async fn wait(&mut self) -> Result<i32, LinkError> {
+        let status = self.link.wait_exec(self.exec).await;
+        self.group = None;
+        status.map(|status| status.code())
+    }
+
+    /// Kills it and all that it started.
+    pub(super) async fn kill(mut self) {
+        self.link.kill_exec(self.exec).await.ok();
+        if let Some(group) = self.group.take() {
+            group.kill();
+        }
+        // Its status is collected from the link. A process that SIGKILL does not end at once is not waited for.
+        tokio::time::timeout(KILLED, self.link.wait_exec(self.exec)).await.ok();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let Some(group) = self.group.take() else { return };
+        group.kill();
+        let (link, exec) = (self.link.clone(), self.exec);
+        tokio::spawn(async move {
+            link.kill_exec(exec).await.ok();
+            tokio::time::timeout(KILLED, link.wait_exec(exec)).await.ok();
+        });
+    }
+}

@@ -1,0 +1,42 @@
+//! Pipes to and from a process: our end asynchronous, the other one to be passed on.
+
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::pipe::PipeFlags;
+use tokio::net::unix::pipe;
+
+use crate::cause::Cause;
+
+/// What the process writes.
+pub(in crate::ops) fn output() -> Result<(pipe::Receiver, OwnedFd), Cause> {
+    let (read, write) = make()?;
+    Ok((pipe::Receiver::from_owned_fd(read).map_err(unusable)?, write))
+}
+
+/// As [`output`], with a pipe that holds so many bytes where the kernel allows it.
+pub(in crate::ops) fn large_output(bytes: usize) -> Result<(pipe::Receiver, OwnedFd), Cause> {
+    let (receiver, write) = output()?;
+    let _ = rustix::pipe::fcntl_setpipe_size(&write, bytes);
+    Ok((receiver, write))
+}
+
+/// What the process reads.
+pub(in crate::ops) fn input() -> Result<(pipe::Sender, OwnedFd), Cause> {
+    let (read, write) = make()?;
+    Ok((sender(write)?, read))
+}
+
+/// A writing end that was made elsewhere.
+pub(in crate::ops) fn sender(write: OwnedFd) -> Result<pipe::Sender, Cause> {
+    pipe::Sender::from_owned_fd(write).map_err(unusable)
+}
+
+fn make() -> Result<(OwnedFd, OwnedFd), Cause> {
+    rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(Cause::system("make a pipe"))
+}
+
+fn unusable(error: std::io::Error) -> Cause {
+    let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    Cause::System { action: "use a pipe", errno }
+}

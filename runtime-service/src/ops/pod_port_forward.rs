@@ -1,0 +1,119 @@
+//! PortForward: connections of a streaming client to ports on the loopback addresses of a pod.
+//!
+//! A connection that is refused or breaks ends alone; the session goes on.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use crisp_sandbox::Pod;
+use crisp_sandbox::link::Failure;
+use crisp_sandbox::network::Dialer;
+use crisp_streaming::{PortForwardSession, PortStream, StreamReader, StreamWriter};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::task::JoinSet;
+
+use crate::cause::Cause;
+use crate::error::RuntimeError;
+use crate::service_state::ServiceState;
+
+/// Read at once.
+const READ: usize = 64 << 10;
+
+/// Returns the URL at which a client forwards ports.
+///
+/// # Errors
+/// A pod that is not ready, or too many sessions that no client has come for.
+pub fn pod_port_forward(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    ports: Vec<u16>,
+) -> Result<String, RuntimeError> {
+    pod.require_ready()?;
+    let pod = pod.clone();
+    Ok(service.streams.port_forward(ports, move |session| serve(pod, session))?)
+}
+
+async fn serve(pod: Arc<Pod>, mut session: PortForwardSession) {
+    let dialer = match dialer(&pod).await {
+        Ok(dialer) => dialer,
+        Err(error) => {
+            tracing::warn!(pod = %pod.id, %error, "cannot forward ports");
+            return session.finish().await;
+        }
+    };
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            stream = session.next() => stream,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Some(stream) = stream else { break };
+        connections.spawn(forward(dialer.clone(), stream));
+    }
+    // No more come; those that are open go on while the client is there.
+    tokio::select! {
+        () = async { while connections.join_next().await.is_some() {} } => session.finish().await,
+        () = session.gone() => {}
+    }
+}
+
+async fn dialer(pod: &Pod) -> Result<Dialer, Cause> {
+    match pod.link()?.network().await {
+        Ok(network) => Ok(Dialer::new(Some(network.netns))),
+        // The pod says so itself: nothing else may lead to the node's own ports.
+        Err(error) if matches!(error.failure(), Some(Failure::NoNetwork)) => Ok(Dialer::new(None)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn forward(dialer: Dialer, stream: PortStream) {
+    let PortStream { port, reader, writer, mut error } = stream;
+    match dialer.connect(port).await {
+        Ok(connection) => {
+            copy(connection, reader, writer).await;
+        }
+        Err(failure) => {
+            let _ = error.write(failure.to_string().as_bytes()).await;
+        }
+    }
+    // Clients wait for its end. A connection that broke is no failure of forwarding: kubectl would end
+    // the whole session over one.
+    let _ = error.close().await;
+}
+
+/// Until both directions have ended, or the client is gone.
+async fn copy(connection: TcpStream, reader: StreamReader, writer: StreamWriter) {
+    let _ = connection.set_nodelay(true);
+    let (from_pod, to_pod) = connection.into_split();
+    let both = async { tokio::try_join!(to_port(reader, to_pod), from_port(from_pod, writer)) };
+    if let Err(error) = both.await {
+        tracing::debug!(%error, "a forwarded connection broke");
+    }
+}
+
+async fn to_port(mut reader: StreamReader, mut port: OwnedWriteHalf) -> io::Result<()> {
+    while let Some(bytes) = reader.read().await.map_err(io::Error::other)? {
+        if port.write_all(&bytes).await.is_err() {
+            // It reads no more; what it still sends is for the client all the same.
+            return Ok(());
+        }
+    }
+    // That it was closed meanwhile is found by reading.
+    let _ = port.shutdown().await;
+    Ok(())
+}
+
+async fn from_port(mut port: OwnedReadHalf, mut writer: StreamWriter) -> io::Result<()> {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.clear();
+        buffer.reserve(READ);
+        if port.read_buf(&mut buffer).await? == 0 {
+            return writer.close().await.map_err(io::Error::other);
+        }
+        writer.write(&buffer).await.map_err(io::Error::other)?;
+    }
+}

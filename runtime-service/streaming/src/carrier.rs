@@ -1,0 +1,28 @@
+//! The connection below a session, in either framing.
+
+use crate::spdy;
+use crate::websocket;
+
+/// A connection that carries streams; dropping it closes it at once.
+pub(crate) enum Carrier {
+    Spdy(spdy::Running),
+    WebSocket(websocket::Running),
+}
+
+impl Carrier {
+    /// Returns when the client is gone.
+    pub(crate) async fn gone(&self) {
+        match self {
+            Self::Spdy(running) => running.gone().await,
+            Self::WebSocket(running) => running.gone().await,
+        }
+    }
+
+    /// Sends what is left, and closes.
+    pub(crate) async fn finish(self) {
+        match self {
+            Self::Spdy(running) => running.finish().await,
+            Self::WebSocket(running) => running.finish().await,
+        }
+    }
+}

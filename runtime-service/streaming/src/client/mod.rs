@@ -1,0 +1,156 @@
+//! The other side: a client of one-time URLs, for the command line and for tests. It speaks SPDY, in which
+//! streams have both halves.
+
+mod connect;
+
+use std::sync::Arc;
+
+use crate::process::{ProcessRequest, Size};
+use crate::spdy::{Connection, Headers, Running};
+use crate::stream::{StreamError, StreamReader, StreamWriter};
+
+pub use connect::ClientError;
+
+/// The sub-protocols of processes, the best first.
+const PROCESS: &[&str] = &["v4.channel.k8s.io"];
+const PORT_FORWARD: &[&str] = &["portforward.k8s.io"];
+
+/// A session with a process, seen by its client.
+pub struct ProcessClient {
+    pub stdin: Option<StreamWriter>,
+    pub stdout: Option<StreamReader>,
+    pub stderr: Option<StreamReader>,
+    pub resizes: Option<ResizeWriter>,
+    error: StreamReader,
+    running: Running,
+}
+
+/// Sends the sizes of a terminal.
+pub struct ResizeWriter(StreamWriter);
+
+/// A port-forward session, seen by its client.
+pub struct PortForwardClient {
+    next: u64,
+    running: Running,
+}
+
+/// One forwarded connection, seen by its client.
+pub struct ForwardedPort {
+    pub reader: StreamReader,
+    pub writer: StreamWriter,
+    /// Holds a text when the connection failed.
+    pub error: StreamReader,
+}
+
+fn open(
+    connection: &Arc<Connection>,
+    headers: &[(&str, &str)],
+    fin: bool,
+) -> Result<(StreamReader, StreamWriter), ClientError> {
+    connection.open(&Headers::new(headers), fin).map_err(ClientError::Stream)
+}
+
+/// This side of the stream was closed when it was opened.
+fn read_only((reader, writer): (StreamReader, StreamWriter)) -> StreamReader {
+    writer.leave();
+    reader
+}
+
+impl ProcessClient {
+    /// Uses the URL.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn connect(url: &str, request: ProcessRequest) -> Result<Self, ClientError> {
+        let running = connect::upgrade(url, PROCESS).await?;
+        let connection = running.connection().clone();
+        let open = |kind: &str, fin: bool| open(&connection, &[("streamtype", kind)], fin);
+        let error = read_only(open("error", true)?);
+        let input = |wanted: bool, kind: &str| -> Result<_, ClientError> {
+            if wanted { Ok(Some(open(kind, false)?.1)) } else { Ok(None) }
+        };
+        let output = |wanted: bool, kind: &str| -> Result<_, ClientError> {
+            if wanted { Ok(Some(read_only(open(kind, true)?))) } else { Ok(None) }
+        };
+        Ok(Self {
+            stdin: input(request.stdin, "stdin")?,
+            stdout: output(request.stdout, "stdout")?,
+            stderr: output(request.stderr && !request.tty, "stderr")?,
+            resizes: input(request.tty, "resize")?.map(ResizeWriter),
+            error,
+            running,
+        })
+    }
+
+    /// Waits for the end, however long: the process's exit code, or why there is none.
+    ///
+    /// # Errors
+    /// [`ClientError::Stream`] when the connection is lost, [`ClientError::Server`] with the server's reason.
+    pub async fn wait(&mut self) -> Result<i32, ClientError> {
+        let mut text = Vec::new();
+        while let Some(bytes) = self.error.read().await.map_err(ClientError::Stream)? {
+            text.extend_from_slice(&bytes);
+        }
+        exit_code(&text)
+    }
+
+    /// Closes the session.
+    pub async fn close(self) {
+        self.running.finish().await;
+    }
+}
+
+fn exit_code(status: &[u8]) -> Result<i32, ClientError> {
+    let server = || ClientError::Server(String::from_utf8_lossy(status).into_owned());
+    let status: serde_json::Value = serde_json::from_slice(status).map_err(|_| server())?;
+    if status["status"] == "Success" {
+        return Ok(0);
+    }
+    let causes = status["details"]["causes"].as_array().into_iter().flatten();
+    let code =
+        causes.filter(|cause| cause["reason"] == "ExitCode").find_map(|cause| cause["message"].as_str());
+    match code.and_then(|code| code.parse().ok()) {
+        Some(code) => Ok(code),
+        None => {
+            Err(ClientError::Server(status["message"].as_str().unwrap_or("it gives no reason").to_owned()))
+        }
+    }
+}
+
+impl ResizeWriter {
+    /// # Errors
+    /// [`StreamError`].
+    pub async fn send(&mut self, size: Size) -> Result<(), StreamError> {
+        let text = format!("{{\"Width\":{},\"Height\":{}}}\n", size.columns, size.rows);
+        self.0.write(text.as_bytes()).await
+    }
+}
+
+impl PortForwardClient {
+    /// Uses the URL.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn connect(url: &str) -> Result<Self, ClientError> {
+        Ok(Self { next: 0, running: connect::upgrade(url, PORT_FORWARD).await? })
+    }
+
+    /// Opens a connection to a port.
+    ///
+    /// # Errors
+    /// [`ClientError::Stream`] when the session is over.
+    pub fn open(&mut self, port: u16) -> Result<ForwardedPort, ClientError> {
+        let (port, id) = (port.to_string(), self.next.to_string());
+        self.next += 1;
+        let headers = |kind| [("streamtype", kind), ("port", port.as_str()), ("requestid", id.as_str())];
+        let connection = self.running.connection();
+        let error = read_only(open(connection, &headers("error"), true)?);
+        let (reader, writer) = open(connection, &headers("data"), false)?;
+        Ok(ForwardedPort { reader, writer, error })
+    }
+
+    /// Returns when the session is over.
+    pub async fn gone(&self) {
+        self.running.gone().await;
+    }
+}

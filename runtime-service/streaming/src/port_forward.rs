@@ -1,0 +1,142 @@
+//! A port-forward session: any number of connections to ports, each with streams of its own.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::carrier::Carrier;
+use crate::spdy::Incoming;
+use crate::stream::{StreamReader, StreamWriter};
+
+/// How long a stream waits for the other one of its pair.
+const PARTNER: Duration = Duration::from_secs(30);
+/// Streams that may wait for their partners.
+const MAX_WAITING: usize = 64;
+
+/// A client that forwards ports.
+pub struct PortForwardSession {
+    pub(crate) source: Source,
+    pub(crate) carrier: Carrier,
+}
+
+/// One connection to a port.
+pub struct PortStream {
+    pub port: u16,
+    pub reader: StreamReader,
+    pub writer: StreamWriter,
+    /// Takes the reason, as text, when the connection failed.
+    pub error: StreamWriter,
+}
+
+/// Where connections come from.
+pub(crate) enum Source {
+    /// Named by the client at the start.
+    Fixed(VecDeque<PortStream>),
+    /// Opened by the client as it goes.
+    Pairs(Pairs),
+}
+
+impl PortForwardSession {
+    /// The next connection. None: no more come, though those before may go on. May be dropped
+    /// without loss.
+    pub async fn next(&mut self) -> Option<PortStream> {
+        match &mut self.source {
+            Source::Pairs(pairs) => pairs.next().await,
+            Source::Fixed(streams) => streams.pop_front(),
+        }
+    }
+
+    /// Returns when the client is gone.
+    pub async fn gone(&self) {
+        self.carrier.gone().await;
+    }
+
+    /// Closes the session.
+    pub async fn finish(self) {
+        self.carrier.finish().await;
+    }
+}
+
+/// Puts the streams of a client into pairs: an error stream and a data stream with the same request id.
+pub(crate) struct Pairs {
+    incoming: mpsc::Receiver<Incoming>,
+    waiting: VecDeque<Waiting>,
+}
+
+struct Waiting {
+    key: String,
+    until: Instant,
+    stream: Half,
+}
+
+enum Half {
+    Error(Incoming),
+    Data(Incoming),
+}
+
+impl Pairs {
+    pub(crate) fn new(incoming: mpsc::Receiver<Incoming>) -> Self {
+        Self { incoming, waiting: VecDeque::new() }
+    }
+
+    async fn next(&mut self) -> Option<PortStream> {
+        loop {
+            let first = self.waiting.front().map(|waiting| waiting.until);
+            let expiry = async {
+                match first {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let incoming = tokio::select! {
+                incoming = self.incoming.recv() => incoming?,
+                () = expiry => {
+                    // Dropping it resets it.
+                    self.waiting.pop_front();
+                    continue;
+                }
+            };
+            if let Some(pair) = self.pair(incoming) {
+                return Some(pair);
+            }
+        }
+    }
+
+    /// None: it waits for its partner, or makes no sense and is reset.
+    fn pair(&mut self, incoming: Incoming) -> Option<PortStream> {
+        let key = key(&incoming)?;
+        let half = match incoming.headers.get("streamtype")? {
+            "error" => Half::Error(incoming),
+            "data" => Half::Data(incoming),
+            _ => return None,
+        };
+        let partner = self.waiting.iter().position(|waiting| {
+            waiting.key == key && matches!(waiting.stream, Half::Error(_)) != matches!(half, Half::Error(_))
+        });
+        let Some(partner) = partner.and_then(|at| self.waiting.remove(at)) else {
+            if self.waiting.len() >= MAX_WAITING {
+                self.waiting.pop_front();
+            }
+            self.waiting.push_back(Waiting { key, until: Instant::now() + PARTNER, stream: half });
+            return None;
+        };
+        let (error, data) = match (partner.stream, half) {
+            (Half::Error(error), Half::Data(data)) | (Half::Data(data), Half::Error(error)) => (error, data),
+            _ => return None,
+        };
+        let port = data.headers.get("port")?.parse().ok().filter(|port| *port != 0)?;
+        Some(PortStream { port, reader: data.reader, writer: data.writer, error: error.writer })
+    }
+}
+
+/// The same for both streams of a pair. Without a request id, as of old clients, the data stream is the one
+/// that was opened next.
+fn key(incoming: &Incoming) -> Option<String> {
+    if let Some(id) = incoming.headers.get("requestid") {
+        return Some(id.to_owned());
+    }
+    let is_data = incoming.headers.get("streamtype")? == "data";
+    Some(format!("stream {}", if is_data { incoming.stream.wrapping_sub(2) } else { incoming.stream }))
+}

@@ -1,0 +1,213 @@
+//! A session with a process: the streams of an exec or an attach, and how its end is told.
+//!
+//! | protocol | adds |
+//! |---|---|
+//! | v1 (or none) | stdin, stdout, stderr, error |
+//! | v2, v3 | v3: resize |
+//! | v4 | the error stream holds a Status in JSON, with the exit code |
+//! | v5 | over a WebSocket: half close |
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use serde::Deserialize;
+
+use crate::carrier::Carrier;
+use crate::stream::{StreamReader, StreamWriter};
+
+/// How long the end may take to be told to a client that does not read.
+const TELL: Duration = Duration::from_secs(10);
+/// Bytes of one resize message.
+const MAX_RESIZE: usize = 1024;
+
+/// The streams that a client asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessRequest {
+    pub stdin: bool,
+    pub stdout: bool,
+    pub stderr: bool,
+    pub tty: bool,
+}
+
+/// A sub-protocol of Kubernetes for processes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Protocol {
+    V1,
+    V2,
+    V3,
+    V4,
+    V5,
+}
+
+/// A client that has all its streams. Hold it whole: its connection closes when it is dropped, also if single
+/// streams were moved out.
+pub struct ProcessSession {
+    pub stdin: Option<StreamReader>,
+    pub stdout: Option<StreamWriter>,
+    pub stderr: Option<StreamWriter>,
+    /// The sizes of the client's terminal.
+    pub resizes: Option<Resizes>,
+    pub(crate) error: StreamWriter,
+    pub(crate) protocol: Protocol,
+    pub(crate) carrier: Carrier,
+}
+
+/// How a session with a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The process ended with this exit code.
+    Exited(i32),
+    /// It could not be served, or not to its end.
+    Failed(String),
+}
+
+impl ProcessSession {
+    /// Returns when the client is gone.
+    pub async fn gone(&self) {
+        self.carrier.gone().await;
+    }
+
+    /// Tells the client how it ended, and closes.
+    pub async fn finish(self, outcome: Outcome) {
+        let Self { stdin, stdout, stderr, resizes, mut error, protocol, carrier } = self;
+        drop((stdin, resizes));
+        let tell = async {
+            for output in [stdout, stderr].into_iter().flatten() {
+                let _ = output.close().await;
+            }
+            if let Some(text) = outcome.text(protocol) {
+                let _ = error.write(text.as_bytes()).await;
+            }
+            let _ = error.close().await;
+        };
+        let _ = tokio::time::timeout(TELL, tell).await;
+        carrier.finish().await;
+    }
+}
+
+impl Outcome {
+    /// What the error stream holds. None: nothing, which is success before v4.
+    fn text(&self, protocol: Protocol) -> Option<String> {
+        if protocol >= Protocol::V4 {
+            return Some(self.status());
+        }
+        match self {
+            Self::Exited(0) => None,
+            Self::Exited(code) => Some(format!("command terminated with exit code {code}")),
+            Self::Failed(reason) => Some(reason.clone()),
+        }
+    }
+
+    /// A `Status` of Kubernetes' meta/v1.
+    fn status(&self) -> String {
+        let status = match self {
+            Self::Exited(0) => serde_json::json!({ "metadata": {}, "status": "Success" }),
+            Self::Exited(code) => serde_json::json!({
+                "metadata": {},
+                "status": "Failure",
+                "message": format!("command terminated with non-zero exit code: exit status {code}"),
+                "reason": "NonZeroExitCode",
+                "details": { "causes": [{ "reason": "ExitCode", "message": code.to_string() }] },
+            }),
+            Self::Failed(reason) => serde_json::json!({
+                "metadata": {},
+                "status": "Failure",
+                "message": format!("Internal error occurred: {reason}"),
+                "reason": "InternalError",
+                "details": { "causes": [{ "message": reason }] },
+                "code": 500,
+            }),
+        };
+        status.to_string()
+    }
+}
+
+/// Columns and rows of a client's terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Size {
+    #[serde(rename = "Width")]
+    pub columns: u16,
+    #[serde(rename = "Height")]
+    pub rows: u16,
+}
+
+/// Reads the sizes of a client's terminal: JSON values one after the other.
+pub struct Resizes {
+    reader: StreamReader,
+    rest: BytesMut,
+}
+
+impl Resizes {
+    pub(crate) fn new(reader: StreamReader) -> Self {
+        Self { reader, rest: BytesMut::new() }
+    }
+
+    /// The latest size. None: no more come, or something else did. May be dropped without loss.
+    pub async fn next(&mut self) -> Option<Size> {
+        loop {
+            match latest(&mut self.rest) {
+                Ok(Some(size)) => return Some(size),
+                Ok(None) if self.rest.len() <= MAX_RESIZE => {}
+                Ok(None) | Err(_) => return None,
+            }
+            self.rest.extend_from_slice(&self.reader.read().await.ok()??);
+        }
+    }
+}
+
+/// Takes all whole sizes out of `bytes`, and returns the last.
+fn latest(bytes: &mut BytesMut) -> Result<Option<Size>, serde_json::Error> {
+    let mut sizes = serde_json::Deserializer::from_slice(bytes).into_iter::<Size>();
+    let mut found = None;
+    let (used, result) = loop {
+        let used = sizes.byte_offset();
+        match sizes.next() {
+            Some(Ok(size)) => found = Some(size),
+            Some(Err(error)) if error.is_eof() => break (used, Ok(())),
+            Some(Err(error)) => break (used, Err(error)),
+            None => break (sizes.byte_offset(), Ok(())),
+        }
+    };
+    let _ = bytes.split_to(used);
+    result.map(|()| found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exit_code_is_a_status_from_v4_on_and_a_sentence_before() {
+        let status: serde_json::Value =
+            serde_json::from_str(&Outcome::Exited(3).text(Protocol::V4).unwrap()).unwrap();
+        assert_eq!(status["reason"], "NonZeroExitCode");
+        assert_eq!(status["details"]["causes"][0]["reason"], "ExitCode");
+        assert_eq!(status["details"]["causes"][0]["message"], "3");
+        let status: serde_json::Value =
+            serde_json::from_str(&Outcome::Exited(0).text(Protocol::V5).unwrap()).unwrap();
+        assert_eq!(status["status"], "Success");
+        assert_eq!(Outcome::Exited(0).text(Protocol::V3), None);
+        assert!(Outcome::Exited(3).text(Protocol::V1).unwrap().contains('3'));
+    }
+
+    #[test]
+    fn sizes_are_read_whole_and_the_last_counts() {
+        let size = |columns, rows| Some(Size { columns, rows });
+        let mut bytes = BytesMut::from(r#"{"Width":80,"Height":24}{"Width":9,"Height":7}"#);
+        bytes.extend_from_slice(b"\n{\"Width\":1");
+        assert_eq!(latest(&mut bytes).unwrap(), size(9, 7));
+        assert_eq!(latest(&mut bytes).unwrap(), None);
+        bytes.extend_from_slice(b"00,\"Height\":50}");
+        assert_eq!(latest(&mut bytes).unwrap(), size(100, 50));
+        assert!(bytes.is_empty());
+    }
+
+    #[test]
+    fn absurd_sizes_are_refused() {
+        for text in [r#"{"Width":-1,"Height":1}"#, r#"{"Width":70000,"Height":1}"#, "[[", "x"] {
+            let mut bytes = BytesMut::from(text);
+            let result = latest(&mut bytes);
+            assert!(result.is_err() || result.unwrap().is_none(), "{text}");
+        }
+    }
+}

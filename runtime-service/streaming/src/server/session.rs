@@ -1,0 +1,217 @@
+//! From an upgraded connection to a session with all its streams.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::sync::mpsc;
+
+use super::negotiate::Framing;
+use super::tokens::{Offer, Serve};
+use crate::carrier::Carrier;
+use crate::port_forward::{Pairs, PortForwardSession, PortStream, Source};
+use crate::process::{ProcessRequest, ProcessSession, Protocol, Resizes};
+use crate::spdy::{self, Incoming, Role};
+use crate::stream::{StreamReader, StreamWriter};
+use crate::transport::{Duplex, Hangup, Transport};
+use crate::websocket::{self, Channels, Tunnel};
+
+/// How long a client may take to open the streams that it asked for.
+const STREAMS: Duration = Duration::from_secs(30);
+/// Streams that a client may open before they are looked at.
+const WAITING: usize = 32;
+
+const STDIN: u8 = 0;
+const STDOUT: u8 = 1;
+const STDERR: u8 = 2;
+const ERROR: u8 = 3;
+const RESIZE: u8 = 4;
+
+/// A connection that is about to speak the agreed framing.
+pub(super) struct Upgrading {
+    pub(super) upgraded: OnUpgrade,
+    pub(super) framing: Framing,
+    pub(super) offer: Offer,
+}
+
+/// Runs the session to its end.
+pub(super) async fn run(upgrading: Upgrading, hangup: Hangup) {
+    let Upgrading { upgraded, framing, offer } = upgrading;
+    let Ok(upgraded) = upgraded.await else { return };
+    let Some((io, read)) = take_apart(upgraded) else { return };
+    match offer {
+        Offer::Process { request, serve } => process(request, serve, framing, io, read, hangup).await,
+        Offer::PortForward { ports, serve } => {
+            let (carrier, source) = forward(&ports, framing, io, read, hangup).await;
+            serve(PortForwardSession { source, carrier }).await;
+        }
+    }
+}
+
+/// The connection below HTTP, and what was read of it beyond the request.
+fn take_apart(upgraded: Upgraded) -> Option<(Box<dyn Duplex>, BytesMut)> {
+    let parts = upgraded.downcast::<TokioIo<Transport>>().ok()?;
+    Some((Box::new(parts.io.into_inner()), BytesMut::from(parts.read_buf)))
+}
+
+async fn process(
+    request: ProcessRequest,
+    serve: Serve<ProcessSession>,
+    framing: Framing,
+    io: Box<dyn Duplex>,
+    read: BytesMut,
+    hangup: Hangup,
+) {
+    let session = match framing {
+        Framing::Spdy { protocol } => {
+            let (running, incoming) = spdy::Running::start(Role::Server, io, read, hangup, WAITING);
+            by_name(request, protocol, running, incoming).await
+        }
+        Framing::WebSocket { protocol, base64 } => {
+            let half_close = protocol >= Protocol::V5;
+            let channels = Channels { read: vec![STDIN, RESIZE], base64, half_close };
+            let running = websocket::Running::start(io, read, hangup, &channels).await;
+            Some(by_number(request, protocol, running).await)
+        }
+        Framing::Tunnel => None,
+    };
+    if let Some(session) = session {
+        serve(session).await;
+    }
+}
+
+/// The streams that the client opens over SPDY. None: it is gone, or does not open them in time.
+async fn by_name(
+    request: ProcessRequest,
+    protocol: Protocol,
+    running: spdy::Running,
+    mut incoming: mpsc::Receiver<Incoming>,
+) -> Option<ProcessSession> {
+    let mut streams = Streams::default();
+    let all = async {
+        while !streams.are_all(request, protocol) {
+            streams.add(incoming.recv().await?);
+        }
+        Some(())
+    };
+    match tokio::time::timeout(STREAMS, all).await {
+        Ok(Some(())) => {}
+        Ok(None) => return None,
+        Err(_) => {
+            tracing::debug!(?request, "a client did not open all its streams in time");
+            running.finish().await;
+            return None;
+        }
+    }
+    let Streams { stdin, stdout, stderr, resize, error } = streams;
+    Some(ProcessSession {
+        stdin: stdin.filter(|_| request.stdin),
+        stdout: stdout.filter(|_| request.stdout),
+        stderr: stderr.filter(|_| request.stderr),
+        resizes: resize.filter(|_| request.tty).map(Resizes::new),
+        error: error?,
+        protocol,
+        carrier: Carrier::Spdy(running),
+    })
+}
+
+#[derive(Default)]
+struct Streams {
+    stdin: Option<StreamReader>,
+    stdout: Option<StreamWriter>,
+    stderr: Option<StreamWriter>,
+    resize: Option<StreamReader>,
+    error: Option<StreamWriter>,
+}
+
+impl Streams {
+    /// The half that is used of it. A second stream of a name, or one of an unknown name, is reset.
+    fn add(&mut self, incoming: Incoming) {
+        let Incoming { headers, reader, writer, .. } = incoming;
+        match headers.get("streamtype").unwrap_or_default() {
+            "stdin" if self.stdin.is_none() => self.stdin = Some(input(reader, writer)),
+            "resize" if self.resize.is_none() => self.resize = Some(input(reader, writer)),
+            "stdout" if self.stdout.is_none() => self.stdout = Some(writer),
+            "stderr" if self.stderr.is_none() => self.stderr = Some(writer),
+            "error" if self.error.is_none() => self.error = Some(writer),
+            _ => {}
+        }
+    }
+
+    fn are_all(&self, request: ProcessRequest, protocol: Protocol) -> bool {
+        let resize = request.tty && protocol >= Protocol::V3;
+        self.error.is_some()
+            && (self.stdin.is_some() || !request.stdin)
+            && (self.stdout.is_some() || !request.stdout)
+            && (self.stderr.is_some() || !request.stderr)
+            && (self.resize.is_some() || !resize)
+    }
+}
+
+/// The half that the client does not read is neither closed nor reset.
+fn input(reader: StreamReader, writer: StreamWriter) -> StreamReader {
+    writer.leave();
+    reader
+}
+
+/// Over a WebSocket all streams are there from the start.
+async fn by_number(
+    request: ProcessRequest,
+    protocol: Protocol,
+    running: websocket::Running,
+) -> ProcessSession {
+    let first = match request {
+        ProcessRequest { stdout: true, .. } => STDOUT,
+        ProcessRequest { stderr: true, .. } => STDERR,
+        _ => ERROR,
+    };
+    running.greet(first).await;
+    ProcessSession {
+        stdin: running.reader(STDIN).filter(|_| request.stdin),
+        stdout: request.stdout.then(|| running.writer(STDOUT)),
+        stderr: request.stderr.then(|| running.writer(STDERR)),
+        resizes: running.reader(RESIZE).filter(|_| request.tty).map(Resizes::new),
+        error: running.writer(ERROR),
+        protocol,
+        carrier: Carrier::WebSocket(running),
+    }
+}
+
+async fn forward(
+    ports: &[u16],
+    framing: Framing,
+    io: Box<dyn Duplex>,
+    read: BytesMut,
+    hangup: Hangup,
+) -> (Carrier, Source) {
+    let spdy = |io, read, hangup| {
+        let (running, incoming) = spdy::Running::start(Role::Server, io, read, hangup, WAITING);
+        (Carrier::Spdy(running), Source::Pairs(Pairs::new(incoming)))
+    };
+    match framing {
+        Framing::Spdy { .. } => spdy(io, read, hangup),
+        Framing::Tunnel => spdy(Box::new(Tunnel::new(io, read).await), BytesMut::new(), hangup),
+        Framing::WebSocket { base64, .. } => {
+            // The number of a channel is a byte: two of them for each port, without the one that closes.
+            let ports: Vec<(u8, u16)> = (0..127).map(|n| n * 2).zip(ports.iter().copied()).collect();
+            let read_from = ports.iter().map(|(channel, _)| *channel).collect();
+            let channels = Channels { read: read_from, base64, half_close: false };
+            let running = websocket::Running::start(io, read, hangup, &channels).await;
+            let mut streams = VecDeque::new();
+            for (channel, port) in ports {
+                streams.extend(fixed(&running, channel, port).await);
+            }
+            (Carrier::WebSocket(running), Source::Fixed(streams))
+        }
+    }
+}
+
+/// Both channels of a port begin with its number, little-endian.
+async fn fixed(running: &websocket::Running, channel: u8, port: u16) -> Option<PortStream> {
+    let (mut writer, mut error) = (running.writer(channel), running.writer(channel + 1));
+    writer.write(&port.to_le_bytes()).await.ok()?;
+    error.write(&port.to_le_bytes()).await.ok()?;
+    Some(PortStream { port, reader: running.reader(channel)?, writer, error })
+}

@@ -1,0 +1,89 @@
+//! The certificate of the streaming server, read anew when its files change.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// How often the files are looked at, at most.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// A certificate that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("streaming certificate {}: {why}", path.display())]
+pub struct TlsError {
+    path: PathBuf,
+    why: String,
+}
+
+/// The certificate in use, and the files that it comes from.
+pub(super) struct Certificates {
+    chain: PathBuf,
+    key: PathBuf,
+    current: Mutex<Current>,
+}
+
+struct Current {
+    config: Arc<ServerConfig>,
+    times: [Option<SystemTime>; 2],
+    looked: Instant,
+}
+
+impl Certificates {
+    pub(super) fn load(chain: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
+        let times = times(chain, key);
+        let current = Current { config: read(chain, key)?, times, looked: Instant::now() };
+        Ok(Arc::new(Self { chain: chain.to_owned(), key: key.to_owned(), current: Mutex::new(current) }))
+    }
+
+    pub(super) async fn accept(self: Arc<Self>, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let config = tokio::task::spawn_blocking(move || self.current()).await.map_err(io::Error::other)?;
+        TlsAcceptor::from(config).accept(socket).await
+    }
+
+    /// A pair of files that does not fit, as between two writes, leaves the last one that did in use.
+    fn current(&self) -> Arc<ServerConfig> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.looked.elapsed() >= LOOK {
+            current.looked = Instant::now();
+            let times = times(&self.chain, &self.key);
+            if times != current.times {
+                match read(&self.chain, &self.key) {
+                    Ok(config) => {
+                        current.config = config;
+                        current.times = times;
+                    }
+                    Err(error) => tracing::warn!(%error, "the old certificate stays in use"),
+                }
+            }
+        }
+        current.config.clone()
+    }
+}
+
+fn times(chain: &Path, key: &Path) -> [Option<SystemTime>; 2] {
+    [chain, key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok())
+}
+
+fn read(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let of = |path: &Path, why: String| TlsError { path: path.to_owned(), why };
+    let certificates = CertificateDer::pem_file_iter(chain).map_err(|error| of(chain, error.to_string()))?;
+    let certificates =
+        certificates.collect::<Result<Vec<_>, _>>().map_err(|error| of(chain, error.to_string()))?;
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of(key, error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| of(chain, error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(certificates, private)
+        .map_err(|error| of(chain, error.to_string()))?;
+    Ok(Arc::new(config))
+}

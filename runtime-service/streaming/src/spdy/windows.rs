@@ -1,0 +1,102 @@
+//! How much may be sent to a peer, and what it was told it may send.
+
+use crate::stream::WINDOW;
+
+/// What a stream and a session may send before the peer says more, by the specification.
+const INITIAL: i64 = 64 << 10;
+
+/// The credit of one stream, or of the whole session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    /// Below 0 towards a peer that announced its window late.
+    send: i64,
+    /// Received and not yet announced as free again.
+    received: usize,
+}
+
+impl Window {
+    pub(super) fn new(send: i64) -> Self {
+        Self { send, received: 0 }
+    }
+
+    pub(super) fn room(&self) -> usize {
+        usize::try_from(self.send).unwrap_or(0)
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.send = self.send.saturating_sub_unsigned(bytes as u64);
+    }
+
+    pub(super) fn widen(&mut self, by: i64) {
+        self.send = self.send.saturating_add(by);
+    }
+
+    /// Notes that the peer may send so many bytes more. Returns what to announce, if it is worth a frame.
+    pub(super) fn free(&mut self, bytes: usize) -> Option<u32> {
+        self.received += bytes;
+        (self.received >= WINDOW / 2).then(|| {
+            let all = std::mem::take(&mut self.received);
+            u32::try_from(all).unwrap_or(u32::MAX >> 1)
+        })
+    }
+}
+
+/// What the peer has announced.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Announced {
+    /// Of new streams.
+    pub(super) initial: i64,
+    /// Whether it has ever announced the window of a stream.
+    pub(super) streams: bool,
+    /// Whether it has ever announced the window of the session.
+    pub(super) session: bool,
+}
+
+impl Announced {
+    /// `heeded`: whether the windows of the specification count before the peer announces any.
+    pub(super) fn nothing(heeded: bool) -> Self {
+        Self { initial: INITIAL, streams: heeded, session: heeded }
+    }
+
+    /// How many bytes may be sent now.
+    pub(super) fn room(&self, stream: &Window, session: &Window) -> usize {
+        let of_stream = if self.streams { stream.room() } else { usize::MAX };
+        let of_session = if self.session { session.room() } else { usize::MAX };
+        of_stream.min(of_session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_count_from_the_first_announcement_on() {
+        let (mut stream, mut session) = (Window::new(INITIAL), Window::new(INITIAL));
+        let mut announced = Announced::nothing(false);
+        stream.sent(100 << 10);
+        session.sent(100 << 10);
+        assert_eq!(announced.room(&stream, &session), usize::MAX);
+        announced.streams = true;
+        assert_eq!(announced.room(&stream, &session), 0);
+        stream.widen(50 << 10);
+        assert_eq!(announced.room(&stream, &session), 14 << 10);
+        announced.session = true;
+        assert_eq!(announced.room(&stream, &session), 0);
+    }
+
+    #[test]
+    fn absurd_announcements_do_not_overflow() {
+        let mut window = Window::new(INITIAL);
+        (0..10).for_each(|_| window.widen(i64::MAX / 2));
+        assert!(window.room() > 0);
+    }
+
+    #[test]
+    fn freed_bytes_are_announced_by_halves_of_the_window() {
+        let mut window = Window::new(INITIAL);
+        assert_eq!(window.free(WINDOW / 2 - 1), None);
+        assert_eq!(window.free(1).map(|n| n as usize), Some(WINDOW / 2));
+        assert_eq!(window.free(1), None);
+    }
+}

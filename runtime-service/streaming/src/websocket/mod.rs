@@ -1,0 +1,34 @@
+//! Streams over a WebSocket, as Kubernetes numbers them: the first byte of a message is its channel.
+//!
+//! - [`Running`] is a connection with its task; [`Channels`] says which streams it carries and how.
+//! - [`Tunnel`] carries another protocol's bytes instead: SPDY, for port-forward.
+//! - [`accept_key`] is the handshake's proof; the framing itself is tokio-tungstenite's.
+
+mod connection;
+mod handshake;
+mod tunnel;
+
+pub(crate) use connection::{Channels, Running};
+pub(crate) use handshake::accept_key;
+pub(crate) use tunnel::Tunnel;
+
+use bytes::BytesMut;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+use crate::transport::Duplex;
+
+/// The longest message. Clients send 32 kB at once.
+const MAX_MESSAGE: usize = 1 << 20;
+
+type Socket = WebSocketStream<Box<dyn Duplex>>;
+
+/// `read`: bytes of the peer that have been read already.
+async fn socket(role: Role, io: Box<dyn Duplex>, read: BytesMut) -> Socket {
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
+        .read_buffer_size(32 << 10)
+        .write_buffer_size(0);
+    WebSocketStream::from_partially_read(io, read.to_vec(), role, Some(config)).await
+}

@@ -1,0 +1,7 @@
+//! Sessions over real connections: the crate's own client and raw sockets against its server.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+mod forward;
+mod hostile;
+mod process;
