@@ -362,7 +362,6 @@ impl State {
     }
 
     /// The inner error is what to wait for.
-    #[expect(clippy::type_complexity, reason = "used in one place")]
     fn reserve(&mut self, stream: u32, wanted: usize) -> Result<Result<usize, Arc<Notify>>, StreamError> {
         let entry = self.streams.get_mut(&stream).ok_or(StreamError::Reset)?;
         let bytes = self.announced.room(&entry.window, &self.session).min(wanted);
