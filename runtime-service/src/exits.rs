@@ -11,6 +11,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ use crate::ops::container_cgroup;
 use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
+/// Between two tries to read an exit record: the first, and the last. About half a minute together.
+const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(16)];
 
 /// An exit as a monitor reports it.
 pub(crate) struct ExitReport {
@@ -131,10 +134,8 @@ pub(crate) async fn reconcile(
             }
             Some(report) => take_over(service, pod, &container, &report, starts),
             None if state.may_run() => {
-                let exit = recorded(pod, &container).unwrap_or_else(|| {
-                    Exit::lost("the pod's monitor does not know it".to_owned(), clock::now())
-                });
-                end(service, pod, &container, exit);
+                let unknown = || Exit::lost("the pod's monitor does not know it".to_owned(), clock::now());
+                end_as_recorded(service, pod, &container, unknown);
             }
             None => {}
         }
@@ -213,41 +214,78 @@ pub(crate) fn silent(service: &ServiceState, pod: &Pod) {
     }
 }
 
-/// What the monitor recorded before it ended.
-pub(crate) fn recorded(pod: &Pod, container: &Container) -> Option<Exit> {
-    let path = pod.exits_folder().join(ExitRecord::file_name(container.id()));
-    let record = ExitRecord::parse(&fs::read_to_string(path).ok()?)
-        .inspect_err(
-            |error| tracing::warn!(container = %container.id(), %error, "cannot read an exit record"),
-        )
-        .ok()?;
-    Some(ExitReport { pid: record.pid, started_at_ns: record.started_at_ns, exit: record.exit }.exit())
+/// What the monitor recorded before it ended; None where it recorded nothing, or nothing of use.
+///
+/// # Errors
+/// The disk refuses to give the record, which may be good.
+pub(crate) fn recorded(service: &ServiceState, container: &Container) -> io::Result<Option<Exit>> {
+    let folder = service.pods.exits_folder(&container.metadata.pod);
+    let path = folder.join(ExitRecord::file_name(container.id()));
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let record = ExitRecord::parse(&text).inspect_err(
+        |error| tracing::warn!(container = %container.id(), %error, "cannot read an exit record"),
+    );
+    let exit = |record: ExitRecord| {
+        ExitReport { pid: record.pid, started_at_ns: record.started_at_ns, exit: record.exit }.exit()
+    };
+    Ok(record.ok().map(exit))
+}
+
+/// Notes the exit that the monitor recorded, or `otherwise`. A disk that refuses is asked again for a while.
+fn end_as_recorded(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    container: &Arc<Container>,
+    otherwise: fn() -> Exit,
+) {
+    let error = match recorded(service, container) {
+        Ok(exit) => return end(service, pod, container, exit.unwrap_or_else(otherwise)),
+        Err(error) => error,
+    };
+    tracing::error!(container = %container.id(), %error, "an exit record cannot be read; trying on");
+    let (service, pod, container) = (service.clone(), pod.clone(), container.clone());
+    tokio::spawn(async move {
+        let [mut pause, longest] = PAUSE;
+        let mut exit = None;
+        while pause <= longest {
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+            if let Ok(read) = recorded(&service, &container) {
+                exit = read;
+                break;
+            }
+        }
+        end(&service, &pod, &container, exit.unwrap_or_else(otherwise));
+    });
 }
 
 /// The monitor is gone, and its containers with it.
 pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+    let unknown =
+        || Exit::lost("the pod's monitor ended and left no record of its exit".to_owned(), clock::now());
     for container in service.containers.of_pod(&pod.id) {
         if !container.status().state.is_idle() {
-            let exit = recorded(pod, &container).unwrap_or_else(|| {
-                Exit::lost("the pod's monitor ended and left no record of its exit".to_owned(), clock::now())
-            });
-            end(service, pod, &container, exit);
+            end_as_recorded(service, pod, &container, unknown);
         }
     }
 }
 
 /// Stopping a pod kills what runs in it. Usually each exit has been reported before.
 pub(crate) fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+    let killed = || Exit {
+        code: 137,
+        reason: Reason::Error,
+        message: "killed with its pod".to_owned(),
+        started_at: None,
+        finished_at: clock::now(),
+    };
     for container in service.containers.of_pod(&pod.id) {
         if container.status().state.may_run() {
-            let killed = || Exit {
-                code: 137,
-                reason: Reason::Error,
-                message: "killed with its pod".to_owned(),
-                started_at: None,
-                finished_at: clock::now(),
-            };
-            end(service, pod, &container, recorded(pod, &container).unwrap_or_else(killed));
+            end_as_recorded(service, pod, &container, killed);
         }
     }
 }

@@ -63,7 +63,9 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
         tasks.spawn(async move { compare(&service, &pod).await });
     }
     while tasks.join_next().await.is_some() {}
-    end_the_rest(service);
+    for container in service.containers.all() {
+        end_if_lost(service, &container);
+    }
     if !refused.is_empty() {
         read_in_background(service, refused);
     }
@@ -120,42 +122,60 @@ async fn read_again(
 fn read_in_background(service: &Arc<ServiceState>, mut refused: Vec<ContainerId>) {
     let service = service.clone();
     tokio::spawn(async move {
-        let compare_its_pod = |container: &Arc<Container>| {
-            let (service, pod) = (service.clone(), service.pod_of(container));
-            tokio::spawn(async move {
-                if let Some(pod) = pod {
-                    compare(&service, &pod).await;
-                }
-                end_the_rest(&service);
-            });
+        let listed = |container: &Arc<Container>| {
+            let (service, container) = (service.clone(), container.clone());
+            tokio::spawn(async move { compare_late(&service, &container).await });
         };
-        read_again(&service, &mut refused, compare_its_pod).await;
+        read_again(&service, &mut refused, listed).await;
     });
 }
 
-/// Ends the containers that no monitor reported.
-fn end_the_rest(service: &Arc<ServiceState>) {
-    for container in service.containers.all() {
-        let pod = service.pod_of(&container);
-        let monitored = pod.as_ref().is_some_and(|pod| pod.status().state.may_run());
-        let exit = match (&container.status().state, monitored) {
-            (State::Created | State::Exited(_) | State::Removing { .. }, _)
-            | (State::Unknown { .. } | State::Running { .. }, true) => continue,
-            // The monitor does not know of such a start, or it would have been taken over.
-            (State::Starting, true) => {
-                Exit::start_error("the server ended while it started the container".to_owned(), clock::now())
+/// Compares one container with its monitor's report, while others of its pod may be being started.
+async fn compare_late(service: &Arc<ServiceState>, container: &Arc<Container>) {
+    // No operation of this server starts it.
+    if container.status().state == State::Starting {
+        let why = "an earlier server started it".to_owned();
+        let _ = container.observe(|state| state.lost(why));
+    }
+    if let Some(pod) = service.pod_of(container) {
+        while let Ok(link) = pod.link() {
+            if exits::reconcile(service, &pod, &link, exits::Starts::UnderWay).await {
+                return;
             }
-            (State::Starting | State::Running { .. } | State::Unknown { .. }, false) => {
-                Exit::lost("its pod is gone".to_owned(), clock::now())
-            }
-        };
-        if let Err(refusal) = container.observe(|state| state.exited(exit)) {
-            tracing::error!(container = %container.id(), %refusal, "cannot note the end of a container");
+            tokio::time::sleep(REPORT).await;
         }
-        // Without its monitor it may still run, and nothing else would end it.
-        if let Err(error) = container_cgroup::remove(service, &container) {
-            tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
+        // A monitor that is reached again is asked by those who follow its pod.
+        if !pod.status().state.may_run() {
+            exits::lost(service, &pod);
         }
+    }
+    end_if_lost(service, container);
+}
+
+/// Ends a container that no monitor reported, and no pod has.
+fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) {
+    let pod = service.pod_of(container);
+    let monitored = pod.as_ref().is_some_and(|pod| pod.status().state.may_run());
+    let exit = match (&container.status().state, monitored) {
+        (State::Created | State::Exited(_) | State::Removing { .. }, _)
+        | (State::Unknown { .. } | State::Running { .. }, true) => return,
+        // The end of its monitor is noted already, or its exit record is being read.
+        (_, false) if pod.is_some() => return,
+        // The monitor does not know of such a start, or it would have been taken over.
+        (State::Starting, true) => {
+            Exit::start_error("the server ended while it started the container".to_owned(), clock::now())
+        }
+        (State::Starting | State::Running { .. } | State::Unknown { .. }, false) => {
+            let recorded = exits::recorded(service, container).ok().flatten();
+            recorded.unwrap_or_else(|| Exit::lost("its pod is gone".to_owned(), clock::now()))
+        }
+    };
+    if let Err(refusal) = container.observe(|state| state.exited(exit)) {
+        tracing::error!(container = %container.id(), %refusal, "cannot note the end of a container");
+    }
+    // Without its monitor it may still run, and nothing else would end it.
+    if let Err(error) = container_cgroup::remove(service, container) {
+        tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
     }
 }
 

@@ -1,5 +1,6 @@
 //! All pods of this server: [`Pods`] finds, makes, stops and removes them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crisp_executor::cgroup::Cgroups;
@@ -107,6 +108,12 @@ impl Pods {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Pod>> {
         self.service.table.list()
+    }
+
+    /// The folder in which the monitor of a pod notes exits, also of a pod that is not known any more.
+    #[must_use]
+    pub fn exits_folder(&self, pod: &PodId) -> PathBuf {
+        self.service.layout.exits(pod)
     }
 
     /// What happens to pods from now on.

@@ -103,10 +103,15 @@ fn a_container_that_runs_on_without_its_pod_is_ended() {
             let status =
                 lab.service.container_status(tonic::Request::new(request)).await.unwrap().into_inner();
             let info: serde_json::Value = serde_json::from_str(&status.info["info"]).unwrap();
+            let ends = lab.run(&pod, shell("ends", "sleep 0.5; exit 5")).await;
+            let exit = lab.dir.path().join("run/pods").join(&pod).join("exits").join(format!("exit-{ends}"));
             let record = lab.dir.path().join("root/pods").join(&pod).join("pod.json");
-            (id, info["pid"].as_i64().unwrap(), lab.monitor_pid(&pod).await, record)
+            ((id, ends), info["pid"].as_i64().unwrap(), lab.monitor_pid(&pod).await, (record, exit))
         },
-        |(_, pid, monitor, record)| {
+        |(_, pid, monitor, (record, exit))| {
+            while !exit.exists() {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
             rustix::process::kill_process(*monitor, rustix::process::Signal::KILL).unwrap();
             while !ended(monitor.as_raw_nonzero().get().into()) {
                 std::thread::sleep(std::time::Duration::from_millis(2));
@@ -114,13 +119,49 @@ fn a_container_that_runs_on_without_its_pod_is_ended() {
             std::fs::write(record, "no").unwrap();
             assert!(!ended(*pid), "it ends with its monitor: nothing is tested here");
         },
-        async |lab, (id, pid, _, record)| {
+        async |lab, ((id, ends), pid, _, (record, _))| {
             assert_eq!(lab.exited(&id).await.exit_code, 255);
             assert!(ended(pid), "it runs on");
-            lab.remove(&id).await.unwrap();
+            assert_eq!(lab.exited(&ends).await.exit_code, 5, "its monitor has noted that");
+            for id in [id, ends] {
+                lab.remove(&id).await.unwrap();
+            }
             // The pod's own cgroup is where its record said.
             lab.remove_cgroups();
             assert!(!record.exists(), "the record is set aside");
+        },
+    );
+}
+
+/// The monitor has ended after it recorded the exit.
+#[test]
+fn an_exit_whose_record_the_disk_refuses_for_a_while_keeps_its_code() {
+    while_no_server_runs(
+        async |lab| {
+            let pod = lab.pod("recorded").await;
+            let id = lab.run(&pod, shell("app", "sleep 0.5; exit 5")).await;
+            let record = lab.dir.path().join("run/pods").join(&pod).join("exits").join(format!("exit-{id}"));
+            (pod.clone(), id, lab.monitor_pid(&pod).await, record)
+        },
+        |(_, _, monitor, record)| {
+            let pause = || std::thread::sleep(std::time::Duration::from_millis(5));
+            while !record.exists() {
+                pause();
+            }
+            rustix::process::kill_process(*monitor, rustix::process::Signal::KILL).unwrap();
+            // A folder in the place of the record stands for a disk that refuses.
+            let (record, kept) = (record.clone(), record.with_extension("kept"));
+            std::fs::rename(&record, &kept).unwrap();
+            std::fs::create_dir(&record).unwrap();
+            std::thread::spawn(move || {
+                std::thread::sleep(std::time::Duration::from_secs(2));
+                std::fs::remove_dir(&record).unwrap();
+                std::fs::rename(&kept, &record).unwrap();
+            });
+        },
+        async |lab, (pod, id, _, _)| {
+            assert_eq!(lab.exited(&id).await.exit_code, 5);
+            lab.remove_pod(&pod).await;
         },
     );
 }

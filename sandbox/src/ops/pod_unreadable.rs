@@ -7,6 +7,7 @@
 //!     the monitor may live              Degraded, listed with what can be read of its configuration
 //! ```
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -158,7 +159,10 @@ fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
         Ok(()) => {}
         Err(error) => tracing::warn!(pod = %id, %error, "cannot remove what is left of a pod"),
     };
-    remove(&service.layout.pod_state(id));
+    // Exits that no server has seen are read by those who know the containers; the next start clears them away.
+    if error.is_missing() || !has_exits(&service.layout, id) {
+        remove(&service.layout.pod_state(id));
+    }
     if error.is_missing() {
         remove(&root);
     }
@@ -167,4 +171,8 @@ fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
     if let Err(error) = teardown::remove_pod_cgroups(service, &pod) {
         tracing::warn!(pod = %id, %error, "cannot remove the cgroup of a pod whose record is of no use");
     }
+}
+
+fn has_exits(layout: &Layout, id: &PodId) -> bool {
+    fs::read_dir(layout.exits(id)).is_ok_and(|mut exits| exits.next().is_some())
 }

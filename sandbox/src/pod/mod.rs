@@ -7,7 +7,6 @@ pub(crate) mod resources;
 pub(crate) mod state;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crisp_executor::cgroup::{CgroupPath, InvalidCgroupPath};
@@ -126,12 +125,6 @@ impl Pod {
     /// The cgroup of the monitor and of the first process of a shared PID namespace.
     pub(crate) fn own_cgroup(&self) -> Result<CgroupPath, InvalidCgroupPath> {
         self.cgroup_parent.child(self.id.as_str())
-    }
-
-    /// The folder in which the monitor notes exits.
-    #[must_use]
-    pub fn exits_folder(&self) -> PathBuf {
-        self.layout.exits(&self.id)
     }
 
     /// A route socket in the pod's network namespace, for its interface counters. None for the host's
