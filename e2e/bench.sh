@@ -4,13 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-missing=()
-for package in gcc libc6-dev busybox-static docker-registry e2fsprogs mount protobuf-compiler; do
-  dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package")
-done
-if [ ${#missing[@]} -gt 0 ]; then
-  apt-get update -q
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"
-fi
+bash e2e/install.sh gcc libc6-dev busybox-static docker-registry e2fsprogs mount protobuf-compiler
 cargo build --release
 cargo run --release -p crisp-e2e --bin bench -- --check crisp "$@"

@@ -3,17 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(apparmor gcc libc6-dev busybox-static containernetworking-plugins curl docker-registry e2fsprogs iproute2 iptables nftables
-  openssl prometheus protobuf-compiler tar util-linux)
-missing=()
-for package in "${packages[@]}"; do dpkg -s "$package" >/dev/null 2>&1 || missing+=("$package"); done
-if [ ${#missing[@]} -gt 0 ]; then
-  apt-get update -q
-  # The packages' own services are not wanted: the tests start what they need themselves.
-  printf '#!/bin/sh\nexit 101\n' > /usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" || { rm -f /usr/sbin/policy-rc.d; exit 1; }
-  rm -f /usr/sbin/policy-rc.d
-fi
+bash e2e/install.sh apparmor gcc libc6-dev busybox-static containernetworking-plugins curl docker-registry e2fsprogs \
+  iproute2 iptables nftables openssl prometheus protobuf-compiler tar util-linux
 
 # What a run of the tests must leave as it was.
 machine() {

@@ -28,7 +28,7 @@ use self::signal::Signal;
 use self::state::{Refusal, State};
 use self::status::Status;
 use crate::layout::Folder;
-use crate::stats::Meters;
+use crate::stats::meter::Meters;
 
 /// What is fixed when a container is created. Its record is `container.json`; together with the [`Status`]
 /// it is all that a container is started from.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crisp_executor::id::PodId;
 
-use super::Meter;
+use super::meter::Meter;
 
 /// A meter for each pod that has been read and is ready.
 #[derive(Debug, Default)]

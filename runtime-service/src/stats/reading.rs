@@ -9,7 +9,8 @@ use crisp_sandbox::network::InterfaceCounters;
 use crisp_sandbox::{Pod, PodState};
 
 use super::parallel;
-use super::writable::{self, Usage};
+use super::usages::usages;
+use super::writable::Usage;
 use crate::container::Container;
 use crate::container::state::State;
 use crate::service_state::{ServiceState, cgroup_path};
@@ -86,8 +87,8 @@ fn is_running(container: &Container) -> bool {
 
 async fn add_writable(mut readings: Vec<&mut ContainerReading>) {
     let containers: Vec<_> = readings.iter().map(|reading| reading.container.clone()).collect();
-    let usages = writable::usages(&containers).await;
-    for (reading, usage) in readings.iter_mut().zip(usages) {
+    let counted = usages(&containers).await;
+    for (reading, usage) in readings.iter_mut().zip(counted) {
         reading.writable = usage;
     }
 }

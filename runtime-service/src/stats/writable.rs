@@ -1,23 +1,16 @@
 //! What a container has written: the size of its overlay's upper layer.
 //!
-//! Counting means walking all of it, so it is done seldom, within a budget, and on one thread for all
-//! containers of a request. A request waits for a moment when a container has no count at all; else it
-//! answers the latest count, whose timestamp says how old it is.
+//! Counting means walking all of it, so it is done seldom and within a budget.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crisp_operation::clock;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
-use tokio::task::{JoinHandle, spawn_blocking};
-
-use crate::container::Container;
 
 /// How long a count is good for.
 const FRESH: Duration = Duration::from_secs(10);
-/// How long a request waits for first counts.
-const FIRST_COUNT: Duration = Duration::from_millis(50);
 /// Entries counted in one walk. A layer with more is answered with what was counted until then: a lower
 /// bound, but bounded work.
 const BUDGET: u64 = 500_000;
@@ -50,12 +43,12 @@ impl Writable {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn latest(&self) -> Option<Usage> {
+    pub fn latest(&self) -> Option<Usage> {
         self.lock().latest.map(|(usage, _)| usage)
     }
 
     /// True when the count is stale; the caller has to renew it then.
-    fn claim(&self) -> bool {
+    pub fn claim(&self) -> bool {
         let mut count = self.lock();
         let fresh = count.latest.is_some_and(|(_, at)| at.elapsed() < FRESH);
         let claimed = !fresh && !count.under_way;
@@ -63,32 +56,10 @@ impl Writable {
         claimed
     }
 
-    fn renew(&self, upper: &Path) {
+    pub fn renew(&self, upper: &Path) {
         let usage = walk(upper, BUDGET);
         *self.lock() = Count { latest: Some((usage, Instant::now())), under_way: false };
     }
-}
-
-/// The latest count of each container. None: not counted yet.
-pub async fn usages(containers: &[Arc<Container>]) -> Vec<Option<Usage>> {
-    let latest = |container: &Arc<Container>| container.meters.writable.latest();
-    let stale = containers.iter().filter(|container| container.meters.writable.claim()).cloned();
-    let (counted, new): (Vec<_>, Vec<_>) = stale.partition(|container| latest(container).is_some());
-    renew(counted);
-    if let Some(first_counts) = renew(new) {
-        tokio::time::timeout(FIRST_COUNT, first_counts).await.ok();
-    }
-    containers.iter().map(latest).collect()
-}
-
-/// Counts in the background.
-fn renew(containers: Vec<Arc<Container>>) -> Option<JoinHandle<()>> {
-    if containers.is_empty() {
-        return None;
-    }
-    Some(spawn_blocking(move || {
-        containers.iter().for_each(|one| one.meters.writable.renew(&one.folder.upper()));
-    }))
 }
 
 /// Files that vanish meanwhile are not counted. A file with several names counts once per name: to count

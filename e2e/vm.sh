@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# Runs tests inside a virtual machine (software emulation) on what this machine may not have: a kernel of
+# Debian, nothing but cgroup v2, systemd, AppArmor. As root. Ends with the machine's status.
+#
+#   e2e/vm.sh                         the suites of the list below
+#   e2e/vm.sh sandbox/pods:lost       one suite; behind the colon, a part of the names of its tests
+#
+# CRISP_VM_RELEASE=trixie takes that release of Debian (its kernel and its systemd) instead of this machine's.
+# CRISP_VM_FOLDER is where its disk is kept, which takes minutes to make.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+top=$PWD
+release=${CRISP_VM_RELEASE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
+folder=${CRISP_VM_FOLDER:-$top/target/vm}
+seconds=${CRISP_VM_SECONDS:-2400}
+suites=("$@")
+[ ${#suites[@]} -gt 0 ] || suites=(sandbox/executor/containers sandbox/monitor/pods sandbox/pods runtime-service/containers)
+
+bash e2e/install.sh qemu-system-x86 mmdebstrap e2fsprogs
+mkdir -p "$folder"
+work=$(mktemp -d "$folder/run-XXXXXX")
+trap 'rm -rf "$work"' EXIT
+
+# The disk of the machine's own system: made once for each text of this list and release.
+packages=(apparmor busybox-static ca-certificates containernetworking-plugins curl dbus docker-registry e2fsprogs
+  iproute2 iptables kmod linux-image-cloud-amd64 nftables openssl procps systemd systemd-sysv tar util-linux)
+system=$folder/$release-$(echo "${packages[*]}" | sha256sum | cut -c1-12)
+if [ ! -e "$system.img" ]; then
+  echo "making the disk of a virtual machine with Debian $release"
+  mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" "$release" "$work/system"
+  cp "$work"/system/boot/vmlinuz-* "$system.vmlinuz"
+  cp "$work"/system/boot/initrd.img-* "$system.initrd"
+  cat > "$work/system/etc/systemd/system/crisp-tests.service" <<'UNIT'
+[Unit]
+After=multi-user.target
+[Service]
+Type=oneshot
+ExecStart=/bin/bash -c 'mount -o exec LABEL=tests /mnt && exec bash /mnt/run'
+ExecStopPost=/bin/systemctl poweroff --force
+StandardOutput=file:/dev/ttyS1
+StandardError=file:/dev/ttyS1
+TimeoutStartSec=infinity
+Delegate=yes
+[Install]
+WantedBy=multi-user.target
+UNIT
+  mkdir -p "$work/system/etc/systemd/system/multi-user.target.wants"
+  ln -s ../crisp-tests.service "$work/system/etc/systemd/system/multi-user.target.wants/"
+  # The packages' own services are not wanted; tests start what they need.
+  rm -f "$work"/system/etc/systemd/system/multi-user.target.wants/docker-registry.service
+  mkfs.ext4 -q -d "$work/system" "$work/system.img" 3G
+  mv "$work/system.img" "$system.img"
+  rm -rf "$work/system"
+fi
+
+# The disk of the tests: this tree and the binaries, where the tests expect them.
+tree=$work/tests$top
+mkdir -p "$tree/target/debug/deps" "$tree/target/release"
+git ls-files -z | xargs -0 cp --parents -t "$tree"
+cargo build
+cargo test --workspace --no-run --message-format=json 2>/dev/null |
+  sed -nE 's#.*"manifest_path":"'"$top"'/([^"]*)/Cargo.toml".*"kind":\["(test|lib|bin)"\].*"name":"([^"]*)".*"executable":"([^"]*/deps/[^"]*)".*#\1/\3 \2 \4#p' > "$work/binaries"
+cp target/debug/crisp target/debug/crisp-pod "$tree/target/debug/"
+[ ! -e target/release/crisp ] || cp target/release/crisp "$tree/target/release/"
+{
+  echo "export CRISP_TESTS_COMPLETE=1 PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root"
+  echo "mkdir -p $(dirname "$top") && mount --bind /mnt$top/.. $(dirname "$top")"
+  echo 'echo "kernel $(uname -r), controllers $(cat /sys/fs/cgroup/cgroup.controllers), $(cat /sys/kernel/security/lsm)"; status=0'
+  for suite in "${suites[@]}"; do
+    name=${suite%%:*} filter=
+    [ "$name" = "$suite" ] || filter=${suite#*:}
+    binary=$(awk -v name="$name" '$1 == name && $2 == "test" {print $3}' "$work/binaries")
+    [ -n "$binary" ] || { echo "there is no suite $name; there are: $(awk '$2 == "test" {printf "%s ", $1}' "$work/binaries")" >&2; exit 2; }
+    cp --parents "$binary" "$work/tests"
+    echo "cd $top/${name%/*} && echo '== $suite' && start=\$SECONDS && { $binary --test-threads 2 $filter || status=\$?; } && echo \"== \$((SECONDS - start)) s\""
+  done
+  echo 'echo "virtual machine ended with status $status"'
+} > "$work/tests/run"
+# What a test writes belongs to the machine's own disk, which forgets it.
+mkfs.ext4 -q -L tests -d "$work/tests" "$work/tests.img" "$(du -sm "$work/tests" | awk '{print int($1 * 1.3) + 200}')M"
+
+machine() {
+  timeout "$seconds" qemu-system-x86_64 -machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m 4096 \
+    -display none -no-reboot -nodefaults -serial "file:$work/console" -serial stdio \
+    -kernel "$system.vmlinuz" -initrd "$system.initrd" \
+    -append "root=/dev/vda rw console=ttyS0 quiet systemd.unified_cgroup_hierarchy=1 apparmor=1 security=apparmor" \
+    -drive "file=$system.img,format=raw,if=virtio,snapshot=on" \
+    -drive "file=$work/tests.img,format=raw,if=virtio,snapshot=on" < /dev/null
+}
+machine | tr -d '\r' | tee "$work/output" || true
+if ! grep -q '^virtual machine ended with status 0$' "$work/output"; then
+  echo "the end of the virtual machine's console:"
+  tail -20 "$work/console"
+  exit 1
+fi

@@ -1,0 +1,39 @@
+//! What is remembered between two readings of one cgroup and of one container.
+
+use std::sync::{Mutex, PoisonError};
+
+use crisp_executor::cgroup::{CgroupPath, Cgroups, Stats};
+
+use super::cgroup_reader::{CgroupReader, DescriptorBudget};
+use super::rate::CpuMeter;
+use super::writable::Writable;
+
+/// What is remembered between two readings of one cgroup.
+#[derive(Debug, Default)]
+pub struct Meter {
+    pub reader: CgroupReader,
+    cpu: Mutex<CpuMeter>,
+}
+
+impl Meter {
+    /// The counters and the CPU use in nano cores. Blocking, for some microseconds.
+    pub fn read(
+        &self,
+        cgroups: &Cgroups,
+        path: &CgroupPath,
+        budget: &DescriptorBudget,
+    ) -> Option<(Stats, Option<u64>)> {
+        let stats = self.reader.read(cgroups, path, budget)?;
+        let rate = stats.cpu.as_ref().and_then(|cpu| {
+            self.cpu.lock().unwrap_or_else(PoisonError::into_inner).read(stats.timestamp_ns, cpu.usage_ns)
+        });
+        Some((stats, rate))
+    }
+}
+
+/// What is remembered between two readings of one container.
+#[derive(Debug, Default)]
+pub struct Meters {
+    pub cgroup: Meter,
+    pub writable: Writable,
+}

@@ -1,0 +1,37 @@
+//! The writable layers of all containers of a request, counted on one thread.
+//!
+//! A request waits for a moment when a container has no count at all; else it answers the latest count,
+//! whose timestamp says how old it is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use super::writable::Usage;
+use crate::container::Container;
+
+/// How long a request waits for first counts.
+const FIRST_COUNT: Duration = Duration::from_millis(50);
+
+/// The latest count of each container. None: not counted yet.
+pub async fn usages(containers: &[Arc<Container>]) -> Vec<Option<Usage>> {
+    let latest = |container: &Arc<Container>| container.meters.writable.latest();
+    let stale = containers.iter().filter(|container| container.meters.writable.claim()).cloned();
+    let (counted, new): (Vec<_>, Vec<_>) = stale.partition(|container| latest(container).is_some());
+    renew(counted);
+    if let Some(first_counts) = renew(new) {
+        tokio::time::timeout(FIRST_COUNT, first_counts).await.ok();
+    }
+    containers.iter().map(latest).collect()
+}
+
+/// Counts in the background.
+fn renew(containers: Vec<Arc<Container>>) -> Option<JoinHandle<()>> {
+    if containers.is_empty() {
+        return None;
+    }
+    Some(spawn_blocking(move || {
+        containers.iter().for_each(|one| one.meters.writable.renew(&one.folder.upper()));
+    }))
+}
