@@ -163,3 +163,34 @@ async fn privileged_sees_devices_and_may_mount() -> Result<()> {
     assert!(log.contains("mounted") && log.contains(&format!("CapEff:{host}")), "{log}");
     lab.close().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn apparmor_confines_containers_unless_they_are_unconfined() -> Result<()> {
+    needs!("docker-registry", "busybox", "apparmor_parser");
+    let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled");
+    if !enabled.is_ok_and(|text| text.trim() == "Y") {
+        crisp_skip::unsupported!(SecurityModule("AppArmor"));
+    }
+    let mut lab = Lab::start().await?;
+    let line = "cat /proc/self/attr/current; mount -t tmpfs x /tmp 2>/dev/null && echo mounted; true";
+    let context = |profile: Option<SecurityProfile>| LinuxContainerSecurityContext {
+        capabilities: capabilities(&["SYS_ADMIN"], &[]),
+        apparmor: profile,
+        ..Default::default()
+    };
+    let of_type = |kind: ProfileType, name: &str| {
+        Some(SecurityProfile { profile_type: kind.into(), localhost_ref: name.into() })
+    };
+    let confined = "crisp-default (enforce)\n";
+    let default = of_type(ProfileType::RuntimeDefault, "");
+    let named = of_type(ProfileType::Localhost, "crisp-default");
+    for (name, profile) in [("unspecified", None), ("default", default), ("named", named)] {
+        assert_eq!(lab.output(name, with(lab.shell(line), context(profile))).await?, confined, "{name}");
+    }
+    let unconfined = with(lab.shell(line), context(of_type(ProfileType::Unconfined, "")));
+    assert_eq!(lab.output("unconfined", unconfined).await?, "unconfined\nmounted\n");
+    let missing = with(lab.shell(line), context(of_type(ProfileType::Localhost, "no-such-profile")));
+    let status = lab.refused("missing", &missing).await?;
+    crisp_e2e::says(&status, &["no-such-profile", "apparmor_parser"]);
+    lab.close().await
+}
