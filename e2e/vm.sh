@@ -2,8 +2,8 @@
 # Runs tests inside a virtual machine (software emulation) on what this machine may not have: a kernel of
 # Debian, nothing but cgroup v2, systemd, AppArmor. As root. Ends with the machine's status.
 #
-#   e2e/vm.sh                         the suites of the list below
-#   e2e/vm.sh sandbox/pods:lost       one suite; behind the colon, a part of the names of its tests
+#   e2e/vm.sh                            the suites of the list below
+#   e2e/vm.sh e2e/e2e:exec::,logs::      one suite; behind the colon, parts of the names of its tests
 #
 # CRISP_VM_RELEASE=trixie takes that release of Debian (its kernel and its systemd) instead of this machine's.
 # CRISP_VM_FOLDER is where its disk is kept, which takes minutes to make.
@@ -15,7 +15,8 @@ release=${CRISP_VM_RELEASE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
 folder=${CRISP_VM_FOLDER:-$top/target/vm}
 seconds=${CRISP_VM_SECONDS:-2400}
 suites=("$@")
-[ ${#suites[@]} -gt 0 ] || suites=(sandbox/executor/containers sandbox/monitor/pods sandbox/pods runtime-service/containers)
+[ ${#suites[@]} -gt 0 ] || suites=(sandbox/executor/containers sandbox/monitor/pods sandbox/pods
+  runtime-service/containers e2e/e2e:security::,limits::,exec::,process::,restart::)
 
 bash e2e/install.sh qemu-system-x86 mmdebstrap e2fsprogs
 mkdir -p "$folder"
@@ -69,7 +70,7 @@ cp target/debug/crisp target/debug/crisp-pod "$tree/target/debug/"
   echo 'echo "kernel $(uname -r), controllers $(cat /sys/fs/cgroup/cgroup.controllers), $(cat /sys/kernel/security/lsm)"; status=0'
   for suite in "${suites[@]}"; do
     name=${suite%%:*} filter=
-    [ "$name" = "$suite" ] || filter=${suite#*:}
+    [ "$name" = "$suite" ] || filter=$(echo "${suite#*:}" | tr , ' ')
     binary=$(awk -v name="$name" '$1 == name && $2 == "test" {print $3}' "$work/binaries")
     [ -n "$binary" ] || { echo "there is no suite $name; there are: $(awk '$2 == "test" {printf "%s ", $1}' "$work/binaries")" >&2; exit 2; }
     cp --parents "$binary" "$work/tests"
@@ -90,7 +91,7 @@ machine() {
     -drive "file=$system.img,format=raw,if=virtio,snapshot=on" \
     -drive "file=$work/tests.img,format=raw,if=virtio,snapshot=on" < /dev/null
 }
-machine | tr -d '\r' | tee "$work/output" || true
+machine | sed -u 's,\r$,,' | tee "$work/output" || true
 if ! grep -q '^virtual machine ended with status 0$' "$work/output"; then
   echo "the end of the virtual machine's console:"
   tail -20 "$work/console"
