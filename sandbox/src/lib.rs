@@ -35,6 +35,7 @@ mod pods;
 mod service_state;
 pub mod spawn;
 mod sysctl;
+mod top_cgroup;
 
 pub use config::{Dns, InvalidPod, PodConfig, PodKey, PortMapping, Protocol};
 pub use error::{PodCause, PodError, Shared, StageFailure};

@@ -143,6 +143,7 @@ impl Pods {
     /// Gives back what pods share (the bridge) once none uses it. For a clean end of the server.
     pub async fn close(&self) {
         let unused = self.list().iter().all(|pod| pod.status().state.is_torn_down());
+        self.service.top_cgroup.remove(&self.service.cgroups).await;
         if unused && let Err(error) = self.service.networks.close_if_unused().await {
             tracing::warn!(%error, "cannot take the pod network down");
         }

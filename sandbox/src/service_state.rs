@@ -16,6 +16,7 @@ use crate::network::Networks;
 use crate::pod::Pod;
 use crate::pod_table::PodTable;
 use crate::spawn::MonitorBinary;
+use crate::top_cgroup::TopCgroup;
 
 /// Above the sum of the deadlines that an operation on a pod has.
 const LOCK: Duration = Duration::from_secs(120);
@@ -54,6 +55,7 @@ pub(crate) struct ServiceState {
     pub(crate) layout: Layout,
     pub(crate) monitor: MonitorBinary,
     pub(crate) cgroups: Cgroups,
+    pub(crate) top_cgroup: TopCgroup,
     pub(crate) networks: Networks,
     pub(crate) metrics: Metrics,
     pub(crate) table: PodTable,
@@ -68,6 +70,7 @@ impl ServiceState {
             layout: Layout::new(&config.root, &config.state),
             monitor: config.monitor,
             cgroups: config.cgroups,
+            top_cgroup: TopCgroup::default(),
             networks: config.networks,
             metrics: metrics.clone(),
             table: PodTable::default(),

@@ -162,10 +162,7 @@ pub(crate) fn remove_pod_cgroups(service: &ServiceState, pod: &Pod) -> Result<()
     // A parent that the client named is the client's, and may hold others.
     if pod.config.cgroup_parent.is_none() {
         service.cgroups.remove(pod.cgroup_parent())?;
-        // Shared by all pods without a parent; it stays while there are others.
-        if let Some(top) = pod.cgroup_parent().parent() {
-            service.cgroups.remove_if_empty(&top)?;
-        }
+        service.top_cgroup.remove_later(&service.cgroups);
     }
     Ok(())
 }

@@ -20,6 +20,7 @@ use crate::config::PodConfig;
 use crate::layout::Layout;
 use crate::link::MonitorLink;
 use crate::network::PodNetlink;
+use crate::top_cgroup;
 
 /// The pod cannot run containers now.
 #[derive(Debug, thiserror::Error)]
@@ -58,7 +59,7 @@ impl Pod {
     pub(crate) fn new(layout: &Layout, record: PodRecord) -> Arc<Self> {
         let PodRecord { metadata, status } = record;
         let cgroup_parent =
-            metadata.config.cgroup_parent.clone().unwrap_or_else(|| own_cgroup_parent(&metadata.id));
+            metadata.config.cgroup_parent.clone().unwrap_or_else(|| top_cgroup::parent_of(&metadata.id));
         let (id, config, created_at) = (metadata.id.clone(), metadata.config.clone(), metadata.created_at);
         let save = {
             let layout = layout.clone();
@@ -158,10 +159,4 @@ fn save(
     status: &PodStatus,
 ) -> Result<(), crisp_operation::record::RecordError> {
     PodRecord { metadata: metadata.clone(), status: status.clone() }.save(layout)
-}
-
-/// `/crisp/<pod>`: where the client names no cgroup of its own.
-fn own_cgroup_parent(id: &PodId) -> CgroupPath {
-    #[expect(clippy::expect_used, reason = "an id is 64 hexadecimal digits, always a valid component")]
-    CgroupPath::parse(&format!("/crisp/{id}")).expect("valid by construction")
 }

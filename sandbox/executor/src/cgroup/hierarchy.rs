@@ -60,11 +60,18 @@ impl Controller {
     }
 }
 
+/// Of a cgroup: processes of any user in the container look into it, so the umask of the server, which is
+/// about its own files, must not decide here.
+pub(super) const FOLDER_MODE: u32 = 0o755;
+
 /// One mounted hierarchy.
 #[derive(Debug)]
 pub(super) struct Hierarchy {
     pub mount: PathBuf,
     root: OwnedFd,
+    /// Whether this process's umask, as it was when the host was looked at, takes permissions from new
+    /// folders that the users of a container need.
+    pub umask_hides: bool,
     /// v1: the controllers it was mounted with (or `name=systemd`); v2: what its root offers.
     pub controllers: Vec<String>,
 }
@@ -74,7 +81,7 @@ impl Hierarchy {
         let root =
             rustix::fs::open(&mount, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())
                 .map_err(|e| CgroupError::Host { path: mount.clone(), source: e.into() })?;
-        Ok(Self { mount, root, controllers })
+        Ok(Self { mount, root, umask_hides: umask_hides(), controllers })
     }
 
     pub(super) fn root(&self) -> BorrowedFd<'_> {
@@ -193,6 +200,14 @@ fn is_controller(option: &str) -> bool {
     ) && !option.starts_with("release_agent=")
         && (!option.starts_with("name=") || option == "name=systemd")
         && !option.contains(':')
+}
+
+/// True also when the umask cannot be read, as before Linux 4.7.
+fn umask_hides() -> bool {
+    let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
+    let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    let umask = umask.and_then(|text| u32::from_str_radix(text.trim(), 8).ok());
+    umask.is_none_or(|umask| umask & FOLDER_MODE != 0)
 }
 
 /// mountinfo writes space, tab, line break and backslash as `\ooo`.

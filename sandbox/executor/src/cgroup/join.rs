@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 
 use super::error::CgroupError;
-use super::hierarchy::{Controller, Home, Host};
+use super::hierarchy::{Controller, Hierarchy, Home, Host};
 use super::path::CgroupPath;
 
 /// What a process needs to be born into, or move itself into, a cgroup; see `plan::CgroupJoin`.
@@ -30,11 +31,24 @@ pub(super) fn join(host: &Host, path: &CgroupPath) -> Result<JoinFds, CgroupErro
         fds.v2 = Some(dir.into_fd());
     }
     for hierarchy in &host.v1 {
-        let dir = hierarchy.dir(path)?.ok_or_else(missing)?;
+        let tasks = open(hierarchy, path, "tasks", OFlags::WRONLY);
+        fds.v1_tasks.push(tasks.map_err(|errno| match errno {
+            Errno::NOENT => missing(),
+            errno => CgroupError::Read { file: file(hierarchy, path, "tasks"), errno },
+        })?);
         if hierarchy.has("memory") {
-            fds.oom_events = dir.open_file("memory.oom_control", OFlags::RDONLY).ok();
+            fds.oom_events = open(hierarchy, path, "memory.oom_control", OFlags::RDONLY).ok();
         }
-        fds.v1_tasks.push(dir.open_file("tasks", OFlags::WRONLY)?);
     }
     Ok(fds)
+}
+
+/// In one call: there are about ten hierarchies, and a process is started in all of them.
+fn open(hierarchy: &Hierarchy, path: &CgroupPath, file: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let relative = format!("{}/{file}", path.relative());
+    openat(hierarchy.root(), relative, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn file(hierarchy: &Hierarchy, path: &CgroupPath, file: &str) -> String {
+    hierarchy.dir_path(path).join(file).display().to_string()
 }

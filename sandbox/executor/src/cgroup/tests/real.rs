@@ -86,11 +86,12 @@ fn limits_reach_the_kernel_and_can_go_up_and_down() {
 #[test]
 fn the_servers_umask_does_not_hide_a_cgroup_from_its_users() {
     let Some(own) = Own::new() else { return };
-    let (cgroups, path) = (own.cgroups.clone(), own.parent.child("seen").unwrap());
+    let path = own.parent.child("seen").unwrap();
     std::thread::spawn(move || {
         // Leaves the process's shared umask to itself.
         crate::sys::unshare_mount_namespace().unwrap();
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        let cgroups = Cgroups::detect().unwrap();
         cgroups.create(&path).unwrap();
         for hierarchy in cgroups.host.v1.iter().chain(&cgroups.host.v2) {
             let stat =
