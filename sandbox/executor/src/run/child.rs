@@ -44,13 +44,14 @@ impl Setup<'_> {
     fn begin(
         &self,
         stdio: Stdio,
-        init: Option<BorrowedFd<'_>>,
+        needed: &[BorrowedFd<'_>],
         needs: CapabilitySet,
         reporter: &Reporter,
         joined: InCgroup,
     ) -> Result<(), StageError> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Clone, "hide from other processes")?;
-        let keep = self.fds.iter().chain(streams::given(&stdio)).chain(init).chain([reporter.as_fd()]);
+        let needed = needed.iter().copied().chain([reporter.as_fd()]);
+        let keep = self.fds.iter().chain(streams::given(&stdio)).chain(needed);
         sys::close_others(&keep.collect::<Vec<_>>()).at(Stage::CloseDescriptors, "of the monitor")?;
         credentials::drop_bounding(self.process)?;
         credentials::give_up_all_but(self.process, needs)?;
@@ -78,14 +79,14 @@ pub(crate) fn start(
     joined: InCgroup,
 ) -> Result<Infallible, StageError> {
     let (process, fds) = (setup.process, setup.fds);
-    setup.begin(stdio, None, credentials::FOR_ROOT, reporter, joined)?;
+    setup.begin(stdio, &[], credentials::FOR_ROOT, reporter, joined)?;
     if plan.cgroup_namespace {
         sys::unshare_cgroup_namespace().at(Stage::JoinCgroup, "make a cgroup namespace")?;
     }
     let command = Command::new(process)?;
     let proc = open_proc(plan)?;
     if let Some(proc) = &proc {
-        procfs::apply(proc, process, reporter)?;
+        procfs::Files::open(proc.as_fd(), process)?.apply(process, reporter)?;
     }
     let root = fds.get(plan.root.mount)?;
     attach_root(root)?;
@@ -116,19 +117,26 @@ fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
     })
 }
 
-/// Becomes one more process of the container whose first one is `init`.
+/// Becomes one more process of the container whose first one is `init`. `proc`: the host's /proc.
 pub(crate) fn join(
     setup: &Setup<'_>,
     init: BorrowedFd<'_>,
+    proc: Option<BorrowedFd<'_>>,
     stdio: Stdio,
     reporter: &Reporter,
     joined: InCgroup,
 ) -> Result<Infallible, StageError> {
     let process = setup.process;
-    setup.begin(stdio, Some(init), credentials::FOR_JOIN, reporter, joined)?;
+    let files = proc.and_then(|proc| procfs::Files::open(proc, process).ok());
+    let needed: Vec<_> = files.iter().flat_map(procfs::Files::iter).chain([init]).collect();
+    setup.begin(stdio, &needed, credentials::FOR_JOIN, reporter, joined)?;
     let command = Command::new(process)?;
-    if procfs::needed(process) {
-        procfs::apply(&procfs::open(None)?, process, reporter)?;
+    match files {
+        Some(files) => files.apply(process, reporter)?,
+        None if procfs::needed(process) => {
+            procfs::Files::open(procfs::open(None)?.as_fd(), process)?.apply(process, reporter)?;
+        }
+        None => {}
     }
     let namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
     move_into_thread_name_spaces(init, namespaces)

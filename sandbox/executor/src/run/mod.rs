@@ -120,6 +120,9 @@ pub fn start(
 /// even when killed, before every other process in it has been reaped by its parent, which here is
 /// the caller. So wait for any child, never for one in particular.
 ///
+/// `proc`: the host's /proc, opened before the caller left the host's root. Without it the process gets a
+/// /proc of its own for a moment, which takes an RCU grace period.
+///
 /// # Errors
 /// As [`start`].
 pub fn exec(
@@ -129,12 +132,13 @@ pub fn exec(
     fds: &[OwnedFd],
     stdio: Stdio,
     init: BorrowedFd<'_>,
+    proc: Option<BorrowedFd<'_>>,
 ) -> Result<Starting, StageError> {
     let fds = Fds(fds);
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
     let setup = Setup { id, process, cgroup, fds };
-    spawn::spawn(&options, |reporter, joined| child::join(&setup, init, stdio, reporter, joined))
+    spawn::spawn(&options, |reporter, joined| child::join(&setup, init, proc, stdio, reporter, joined))
 }
 
 /// The descriptors that came with a plan.

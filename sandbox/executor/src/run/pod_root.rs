@@ -14,6 +14,7 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, makedev, mkdirat, mknodat, open, openat};
+use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{DumpableBehavior, chdir, fchdir, pivot_root, set_dumpable_behavior};
 
@@ -34,8 +35,8 @@ const NULL_DEVICE: (u32, u32) = (1, 3);
 const ROOT_FLAGS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const SHM_FLAGS: MountAttrFlags = ROOT_FLAGS.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
-/// Leaves the host's root for a tiny one: no host path exists for the monitor from then on, and no
-/// container can inspect it. The caller has one thread and has already unshared its mount namespace.
+/// Leaves the host's root for a tiny one: no container can inspect the monitor from then on. The caller has
+/// one thread and has already unshared its mount namespace. [`leave_host`] is to follow before any container.
 ///
 /// `shm_bytes`: size limit of the pod's shared memory.
 ///
@@ -59,14 +60,31 @@ pub fn enter(shm_bytes: u64) -> Result<(), StageError> {
     attach_shm(&root, shm_bytes)?;
     let readonly = MountAttr { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountAttr::default() };
     sys::mount_setattr(root.as_fd(), false, &readonly).at(at, "make it read-only")?;
-    switch(root.as_fd()).at(at, "pivot_root")
+    pivot(root.as_fd()).at(at, "pivot_root")
+}
+
+/// Unmounts the host's root: no host path exists for the monitor from then on. By itself because it takes
+/// an RCU grace period.
+///
+/// # Errors
+/// [`Stage::PodRoot`].
+pub fn leave_host() -> Result<(), StageError> {
+    detach_old().at(Stage::PodRoot, "unmount the host's root")
 }
 
 /// Makes the mount `root` the root, and everything else unreachable.
-pub(crate) fn switch(root: BorrowedFd<'_>) -> Result<(), rustix::io::Errno> {
+pub(crate) fn switch(root: BorrowedFd<'_>) -> Result<(), Errno> {
+    pivot(root)?;
+    detach_old()
+}
+
+/// The old root ends up on top of the new one, where one unmount takes it and all below away.
+fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
     fchdir(root)?;
-    // The old root ends up on top of the new one, where one unmount takes it and all below away.
-    pivot_root(c".", c".")?;
+    pivot_root(c".", c".")
+}
+
+fn detach_old() -> Result<(), Errno> {
     unmount(c".", UnmountFlags::DETACH)?;
     chdir(c"/")
 }
@@ -96,11 +114,11 @@ pub(crate) fn null(how: OFlags, stage: Stage) -> Result<OwnedFd, StageError> {
         return Ok(null);
     }
     let why = "null device of the pod: is something else".to_owned();
-    Err(StageError::explained(stage, rustix::io::Errno::NODEV, why))
+    Err(StageError::explained(stage, Errno::NODEV, why))
 }
 
 /// A detached copy of the pod's shared memory.
-pub(crate) fn shm() -> Result<OwnedFd, rustix::io::Errno> {
+pub(crate) fn shm() -> Result<OwnedFd, Errno> {
     let shm = openat(CWD, SHM, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     filesystem::copy(shm.as_fd(), false)
 }

@@ -1,7 +1,9 @@
-//! A /proc of the child's own PID namespace, attached nowhere while it is written through.
+//! What a process can only be given by writing into /proc, where no image and no volume can have put
+//! another file system in the way.
 //!
-//! What is set by writing into /proc is set here, where no image and no volume can have put
-//! another file system in the way. The same mount then becomes the container's /proc.
+//! A container's first process has a new /proc of its own PID namespace, which is attached nowhere while
+//! it is written through and then becomes the container's. One that joins a container opens its files in
+//! the host's /proc before it joins: closing a /proc that was never attached takes an RCU grace period.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -32,40 +34,65 @@ pub(crate) fn needed(process: &Process) -> bool {
     process.oom_score_adj.is_some() || process.apparmor_profile.is_some()
 }
 
-/// Sets what a process can only be given through /proc.
-pub(crate) fn apply(proc: &OwnedFd, process: &Process, reporter: &Reporter) -> Result<(), StageError> {
-    if let Some(wanted) = process.oom_score_adj {
-        oom_score(proc.as_fd(), wanted, reporter).at(Stage::OomScore, wanted)?;
+/// The files that [`Files::apply`] writes, open: those of the process that opened them.
+#[derive(Default)]
+pub(crate) struct Files {
+    oom_score: Option<OwnedFd>,
+    apparmor: Option<OwnedFd>,
+}
+
+impl Files {
+    /// Opens what [`Files::apply`] needs for `process`, which is the caller.
+    pub(crate) fn open(proc: BorrowedFd<'_>, process: &Process) -> Result<Self, StageError> {
+        let mut files = Self::default();
+        if let Some(wanted) = process.oom_score_adj {
+            let file = open_file(proc, c"self/oom_score_adj", OFlags::RDWR).at(Stage::OomScore, wanted)?;
+            files.oom_score = Some(file);
+        }
+        if let Some(profile) = &process.apparmor_profile {
+            let file = open_file(proc, c"self/attr/apparmor/exec", OFlags::WRONLY)
+                .or_else(|_| open_file(proc, c"self/attr/exec", OFlags::WRONLY))
+                .at(Stage::AppArmor, format_args!("{}: is AppArmor enabled on this host", Quoted(profile)))?;
+            files.apparmor = Some(file);
+        }
+        Ok(files)
     }
-    match &process.apparmor_profile {
-        Some(profile) => apparmor(proc.as_fd(), profile),
-        None => Ok(()),
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.oom_score.iter().chain(&self.apparmor).map(AsFd::as_fd)
+    }
+
+    /// Sets what a process can only be given through /proc.
+    pub(crate) fn apply(&self, process: &Process, reporter: &Reporter) -> Result<(), StageError> {
+        if let (Some(wanted), Some(file)) = (process.oom_score_adj, &self.oom_score) {
+            oom_score(file, wanted, reporter).at(Stage::OomScore, wanted)?;
+        }
+        match (&process.apparmor_profile, &self.apparmor) {
+            (Some(profile), Some(file)) => apparmor(file, profile),
+            _ => Ok(()),
+        }
     }
 }
 
 /// Lowering it below the lowest that was ever set for us takes CAP_SYS_RESOURCE, which some hosts
 /// do not give: then as low as goes.
-fn oom_score(proc: BorrowedFd<'_>, wanted: i32, reporter: &Reporter) -> Result<(), Errno> {
-    let file = open_file(proc, c"self/oom_score_adj", OFlags::RDWR)?;
-    match write_all(&file, wanted.to_string().as_bytes()) {
+fn oom_score(file: &OwnedFd, wanted: i32, reporter: &Reporter) -> Result<(), Errno> {
+    match write_all(file, wanted.to_string().as_bytes()) {
         Err(Errno::ACCESS) => {}
         done => return done,
     }
     let mut text = [0u8; 16];
-    let length = rustix::io::pread(&file, &mut text, 0)?;
+    let length = rustix::io::pread(file, &mut text, 0)?;
     let own = std::str::from_utf8(&text[..length]).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
-    let lowest = if own > 0 && write_all(&file, b"0").is_ok() { 0 } else { own };
+    let lowest = if own > 0 && write_all(file, b"0").is_ok() { 0 } else { own };
     reporter.note(Stage::OomScore, format!("{wanted}: not permitted without CAP_SYS_RESOURCE, is {lowest}"));
     Ok(())
 }
 
-fn apparmor(proc: BorrowedFd<'_>, profile: &CStr) -> Result<(), StageError> {
+fn apparmor(file: &OwnedFd, profile: &CStr) -> Result<(), StageError> {
     let stage = Stage::AppArmor;
-    let file = open_file(proc, c"self/attr/apparmor/exec", OFlags::WRONLY)
-        .or_else(|_| open_file(proc, c"self/attr/exec", OFlags::WRONLY))
-        .at(stage, format_args!("{}: is AppArmor enabled on this host", Quoted(profile)))?;
     let text = [b"exec ", profile.to_bytes()].concat();
-    write_all(&file, &text).map_err(|errno| match errno {
+    write_all(file, &text).map_err(|errno| match errno {
         Errno::NOENT => {
             StageError::explained(stage, errno, format!("{}: the profile is not loaded", Quoted(profile)))
         }

@@ -137,6 +137,8 @@ pub struct Pod {
     sets: RefCell<Vec<Vec<OwnedFd>>>,
     pub plan: Plan,
     pub id: ContainerId,
+    /// The host's /proc, for processes that join.
+    proc: OwnedFd,
 }
 
 /// As many containers as a test may start.
@@ -151,12 +153,14 @@ impl Pod {
     /// With descriptors for `starts` containers.
     pub fn enter_for(starts: usize, fds: impl Fn() -> Vec<OwnedFd>) -> Self {
         let sets = RefCell::new((0..starts).map(|_| fds()).collect());
+        let proc = std::fs::File::open("/proc").unwrap().into();
         let namespaces =
             UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET;
         #[allow(deprecated, reason = "its only danger is CLONE_FILES")]
         rustix::thread::unshare(namespaces).unwrap();
         run::pod_root::enter(64 << 20).unwrap();
-        Self { sets, plan: plans::usual(), id: ContainerId::random() }
+        run::pod_root::leave_host().unwrap();
+        Self { sets, plan: plans::usual(), id: ContainerId::random(), proc }
     }
 
     /// The descriptors of the next start.
@@ -231,7 +235,8 @@ impl Pod {
         process.args = args.iter().map(|a| c(a)).collect();
         change(&mut process);
         let (stdio, mut pipes) = pipes();
-        match run::exec(&self.id, &process, join, fds, stdio, init.0.pidfd.as_fd()) {
+        let (init, proc) = (init.0.pidfd.as_fd(), Some(self.proc.as_fd()));
+        match run::exec(&self.id, &process, join, fds, stdio, init, proc) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }

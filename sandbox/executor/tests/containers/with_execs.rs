@@ -51,7 +51,7 @@ fn exec_with_a_terminal() {
     process.terminal = true;
     let join = crisp_executor::plan::CgroupJoin::default();
     let init = std::os::fd::AsFd::as_fd(&init.0.pidfd);
-    let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), init).unwrap();
+    let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), init, None).unwrap();
     let mut master = std::fs::File::from(watch(&starting.report).terminal.unwrap());
     let mut text = Vec::new();
     let _ = master.read_to_end(&mut text);

@@ -79,7 +79,7 @@ fn a_terminal_that_is_none() {
     (process.args, process.terminal) = (vec![c("/bin/true")], true);
     let join = crisp_executor::plan::CgroupJoin::default();
     let pidfd = std::os::fd::AsFd::as_fd(&init.0.pidfd);
-    let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), pidfd).unwrap();
+    let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), pidfd, None).unwrap();
     let watched = watch(&starting.report);
     assert_eq!(wait(&starting), 127);
     assert!(watched.terminal.is_none());

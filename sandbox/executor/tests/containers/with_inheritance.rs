@@ -104,7 +104,7 @@ fn a_setup_child_keeps_nothing_of_the_monitor() {
         let mut plan = pod.plan.clone();
         plan.process.args = vec![c("/bin/true")];
         let starting = if exec {
-            run::exec(&pod.id, &plan.process, &join(0), &[full], Stdio::default(), init.0.pidfd.as_fd())
+            run::exec(&pod.id, &plan.process, &join(0), &[full], Stdio::default(), init.0.pidfd.as_fd(), None)
         } else {
             let mut fds = pod.fds();
             fds.push(full);

@@ -15,5 +15,7 @@ impl Monitor {
             Ok(Reply::Later) => {}
             Err(failure) => self.refuse(requester, failure),
         }
+        // After the response to the one that opened the pod: the server goes on meanwhile.
+        self.pod.leave_host();
     }
 }

@@ -26,13 +26,15 @@ impl Monitor {
             return Err(Failure::ShuttingDown);
         }
         process.oom_score_adj.get_or_insert(0);
-        let (_, container) = self.find(&id)?;
+        let (key, _) = self.find(&id)?;
+        let container = &self.containers[&key];
         if !matches!(container.phase, Phase::Running) {
             return Err(Failure::NotRunning { container: id.to_string() });
         }
         let stdio = Stdio { stdin, stdout, stderr };
         let init = container.pidfd.as_fd();
-        let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init).map_err(Failure::Stage)?;
+        let proc = self.pod.proc();
+        let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init, proc).map_err(Failure::Stage)?;
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let exec = Exec {

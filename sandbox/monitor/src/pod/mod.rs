@@ -32,6 +32,10 @@ pub(crate) struct Open {
     /// The network namespace, when the pod has its own.
     netns: Option<OwnedFd>,
     init: Option<PodInit>,
+    /// The host's /proc, for processes that join a container: as a folder, with nothing open in it.
+    proc: Option<OwnedFd>,
+    /// Whether the host's root is still mounted.
+    host_mounted: bool,
 }
 
 fn failed(action: &str) -> impl Fn(Errno) -> Failure + '_ {
@@ -107,6 +111,22 @@ impl Pod {
         was_it
     }
 
+    /// The host's /proc.
+    pub(crate) fn proc(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Open(open) => open.proc.as_ref().map(AsFd::as_fd),
+            Self::Fresh | Self::Failed => None,
+        }
+    }
+
+    /// Unmounts the host's root, which the pod has left. A pod that cannot starts no container.
+    pub(crate) fn leave_host(&mut self) {
+        let Self::Open(open) = self else { return };
+        if std::mem::take(&mut open.host_mounted) && pod_root::leave_host().is_err() {
+            *self = Self::Failed;
+        }
+    }
+
     pub(crate) fn end_init(&self) {
         if let Some(init) = self.init() {
             let _ = pidfd_send_signal(init, Signal::KILL);
@@ -124,11 +144,12 @@ fn open(request: OpenPod) -> Result<Open, Failure> {
     }
     sysctl::apply(&request.sysctls)?;
     let netns = if request.network { Some(namespaces::own_network()?) } else { None };
+    let proc = namespaces::host_proc();
     let host_shm = if request.ipc { None } else { namespaces::host_shm() };
     pod_root::enter(request.shm_bytes).map_err(Failure::Stage)?;
     if let Some(shm) = host_shm {
         namespaces::attach_shm(&shm)?;
     }
     let init = if request.shared_pid { Some(pod_init::start().map_err(Failure::Stage)?) } else { None };
-    Ok(Open { exits: request.exits, netns, init })
+    Ok(Open { exits: request.exits, netns, init, proc, host_mounted: true })
 }

@@ -3,7 +3,7 @@
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::OpenPod;
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Mode, OFlags, open};
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -31,6 +31,13 @@ pub(super) fn netlink() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     // Protocol 0 of this family is NETLINK_ROUTE.
     socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
+}
+
+/// The host's /proc. None where something else is mounted there.
+pub(super) fn host_proc() -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = open(c"/proc", flags, Mode::empty()).ok()?;
+    fstatfs(&proc).is_ok_and(|stat| stat.f_type == PROC_SUPER_MAGIC).then_some(proc)
 }
 
 /// A detached copy of the host's shared memory. A host without any leaves the pod its own.
