@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::id::{ContainerId, PodId};
 use crisp_monitor::wire::request::{
     Attach, CloseStdin, Forget, Hello, Network, OpenStdin, ReopenLog, Report, Resize, Shutdown, Signal,
 };
@@ -61,14 +61,29 @@ impl MonitorLink {
     /// [`LinkError::Connect`] when no process listens there; any other when no greeting arrives in time.
     pub async fn connect(socket: &Path, deadline: Duration) -> Result<Self, LinkError> {
         let started = tokio::time::Instant::now();
-        let descriptor = connect::connect(socket, deadline).await?;
-        let connection = Arc::new(Connection::new(socket.to_owned(), descriptor)?);
-        let reader = Arc::new(Reader::spawn(&connection));
+        let (connection, reader) = open(socket, deadline).await?;
         let left = deadline.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
         // Served to a client of any protocol.
         let hello = Message::default();
         let greeting = connection.call(Header::request(Op::Hello, connection.next_id()), hello, left).await?;
         let greeting = Greeting::decode(greeting).map_err(|e| connection.malformed(Hello::OP, e))?;
+        Ok(Self { connection, greeting: Arc::new(greeting), deadline: None, _reader: reader })
+    }
+
+    /// Connects to the monitor of `pod` that this server has just started as process `pid`. It is of this
+    /// server's own build, and needs not be asked.
+    ///
+    /// # Errors
+    /// [`LinkError::Connect`].
+    pub(crate) async fn connect_fresh(
+        socket: &Path,
+        deadline: Duration,
+        pod: &PodId,
+        pid: i32,
+    ) -> Result<Self, LinkError> {
+        let (connection, reader) = open(socket, deadline).await?;
+        let build = env!("CARGO_PKG_VERSION").to_owned();
+        let greeting = Greeting { protocol: PROTOCOL, build, pod: pod.clone(), pid, opened: false };
         Ok(Self { connection, greeting: Arc::new(greeting), deadline: None, _reader: reader })
     }
 
@@ -224,6 +239,13 @@ impl MonitorLink {
         let response = connection.call(header, message, deadline).await?;
         R::Response::decode(response).map_err(|error| connection.malformed(R::OP, error))
     }
+}
+
+async fn open(socket: &Path, deadline: Duration) -> Result<(Arc<Connection>, Arc<Reader>), LinkError> {
+    let descriptor = connect::connect(socket, deadline).await?;
+    let connection = Arc::new(Connection::new(socket.to_owned(), descriptor)?);
+    let reader = Arc::new(Reader::spawn(&connection));
+    Ok((connection, reader))
 }
 
 /// For what the monitor does from memory.

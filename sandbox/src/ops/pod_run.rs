@@ -91,7 +91,7 @@ async fn make(
         let (service, pod) = (service.clone(), pod.clone());
         operation.blocking(FILES + MONITOR, move |steps| start_monitor(&service, &pod, steps)).await?
     };
-    let open = |_| open_pod(service, pod, cgroup);
+    let open = |_| open_pod(service, pod, pid, cgroup);
     let (link, opened) = operation.stage("open", MONITOR, open).await?;
     let attach = |stage: Stage<PodCause>| attach(service, pod, opened, stage.cancel().clone());
     let ips = operation.stage("network", NETWORK, attach).await?;
@@ -171,9 +171,11 @@ fn write_files(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
 async fn open_pod(
     service: &ServiceState,
     pod: &Pod,
+    pid: i32,
     cgroup: JoinFds,
 ) -> Result<(MonitorLink, PodOpened), PodCause> {
-    let link = MonitorLink::connect(&service.layout.socket(&pod.id), MONITOR).await?;
+    let socket = service.layout.socket(&pod.id);
+    let link = MonitorLink::connect_fresh(&socket, MONITOR, &pod.id, pid).await?;
     pod.set_link(link.clone());
     let exits: OwnedFd = File::open(service.layout.exits(&pod.id))?.into();
     let opened = link.open_pod(open_request(&pod.config, cgroup, exits)).await?;
