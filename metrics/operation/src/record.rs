@@ -90,6 +90,16 @@ pub fn write<R: Record>(path: &Path, record: &R, durability: Durability) -> Resu
         .map_err(|source| RecordError::Io { path: path.to_owned(), source })
 }
 
+/// Writes the record of a thing that is being made, in a folder that no reader looks into before that is
+/// done: in place, as there is nothing to replace. Readable by root alone.
+///
+/// # Errors
+/// Then a part of it may be there.
+pub fn write_draft<R: Record>(path: &Path, record: &R) -> Result<(), RecordError> {
+    let bytes = encode(path, record)?;
+    write_draft_file(path, &bytes, 0o600).map_err(|source| RecordError::Io { path: path.to_owned(), source })
+}
+
 /// Reads the record at `path`.
 ///
 /// # Errors
@@ -139,9 +149,7 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) 
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let beside = path.with_file_name(format!("{name}.new"));
     let write = || {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
-        file.write_all(bytes)?;
-        rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        let file = fill(&beside, bytes, mode)?;
         if durability == Durability::PowerCut {
             file.sync_all()?;
         }
@@ -154,6 +162,22 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) 
     write().inspect_err(|_| {
         let _ = fs::remove_file(&beside);
     })
+}
+
+/// Writes `bytes` to a file of a thing that is being made, as [`write_draft`] does. The mode does not depend
+/// on the umask.
+///
+/// # Errors
+/// Then a part of it may be there.
+pub fn write_draft_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    fill(path, bytes, mode).map(drop)
+}
+
+fn fill(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(path)?;
+    file.write_all(bytes)?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+    Ok(file)
 }
 
 /// Makes a folder (and those above it) for root alone.

@@ -17,7 +17,7 @@ use crisp_executor::id::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_image_service::store::Image;
 use crisp_operation::clock;
-use crisp_operation::record::{self, Durability};
+use crisp_operation::record;
 use crisp_sandbox::{NamespaceMode, Pod};
 use oci_spec::image;
 use rustix::fs::{Mode, chmod};
@@ -164,11 +164,11 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     let status = Status::created(metadata.config.resources.clone());
     steps.step("spec", || {
         let spec = container_spec::build(service, &metadata, &status.resources, &pod)?;
-        container_spec::write(&draft_folder, &spec)
+        container_spec::write_draft(&draft_folder, &spec)
     })?;
     steps.step("records", || {
-        record::write(&draft_folder.record(), &metadata, Durability::Process)?;
-        Ok(record::write(&draft_folder.status(), &status, Durability::Process)?)
+        record::write_draft(&draft_folder.record(), &metadata)?;
+        Ok(record::write_draft(&draft_folder.status(), &status)?)
     })?;
     steps.step("commit", || {
         fs::rename(draft_folder.path(), folder.path()).map_err(Cause::file(folder.path()))

@@ -2,6 +2,7 @@
 //! people and tools as `config.json`.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use crisp_executor::plan::PidNamespace;
 use crisp_operation::record::{self, Durability};
@@ -50,9 +51,20 @@ pub(crate) fn build_process(
 /// # Errors
 /// The file that cannot be written.
 pub(crate) fn write(folder: &Folder, spec: &Spec) -> Result<(), Cause> {
+    let (path, bytes) = encode(folder, spec)?;
+    record::write_file(&path, &bytes, 0o600, Durability::Process).map_err(Cause::file(path))
+}
+
+/// The same for a container that is being created.
+pub(crate) fn write_draft(folder: &Folder, spec: &Spec) -> Result<(), Cause> {
+    let (path, bytes) = encode(folder, spec)?;
+    record::write_draft_file(&path, &bytes, 0o600).map_err(Cause::file(path))
+}
+
+fn encode(folder: &Folder, spec: &Spec) -> Result<(PathBuf, Vec<u8>), Cause> {
     let path = folder.spec();
     let bytes = serde_json::to_vec(spec).map_err(|error| Cause::file(&path)(error.into()))?;
-    record::write_file(&path, &bytes, 0o600, Durability::Process).map_err(Cause::file(path))
+    Ok((path, bytes))
 }
 
 fn with_inputs<T>(

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crisp_executor::id::PodId;
-use crisp_operation::record::{Durability, write_file};
+use crisp_operation::record::write_draft_file;
 
 use super::resolv_conf::resolv_conf;
 use crate::config::PodConfig;
@@ -58,8 +58,9 @@ impl PodFiles {
 }
 
 /// Containers of any user read these files.
+/// No container sees the files before the pod is ready.
 fn write(path: &Path, text: &str) -> io::Result<()> {
-    write_file(path, text.as_bytes(), 0o644, Durability::Process)
+    write_draft_file(path, text.as_bytes(), 0o644)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
