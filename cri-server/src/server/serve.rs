@@ -66,6 +66,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         "ready"
     );
     notify::ready();
+    crisp_executor::give_program_pages_back();
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => info!("stopping on SIGTERM; the pods run on"),

@@ -54,6 +54,6 @@ mod sys;
 pub mod user;
 
 #[cfg(feature = "compile")]
-pub use sys::give_large_buffers_back;
-#[cfg(feature = "compile")]
 pub use sys::program::{Program, ProgramError, Spawned};
+#[cfg(feature = "compile")]
+pub use sys::{give_large_buffers_back, give_program_pages_back};

@@ -21,7 +21,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use rustix::io::Errno;
 
 #[cfg(feature = "compile")]
-pub use memory::give_large_buffers_back;
+pub use memory::{give_large_buffers_back, give_program_pages_back};
 #[cfg(feature = "compile")]
 pub(crate) use process::leave_descriptors;
 pub(crate) use process::{close_others, join_session_keyring, reset_cpu_affinity, set_key_permissions};
