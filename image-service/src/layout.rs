@@ -8,6 +8,7 @@
 //!               .trash/<n>/                  an image being removed
 //!               .bad/<name>.<n>/             what could not be read, for a person to look at
 //!               .lock                        locked by the one server of this store
+//!               .last-check.json             when all layers were last checked
 //! <root>/layers/<diff id>/layer.json         size, origin, checksum
 //!                         fs/                the tree that overlay mounts
 //!               .unpacking/<n>/              a layer being unpacked
@@ -15,6 +16,8 @@
 //!               .trash/<n>/                  a layer being removed
 //!               .bad/<name>.<n>/             a layer without a readable record, kept with its content
 //!               .superseded/<name>.<n>/      a damaged layer that containers still run on
+//! <root>/{images,layers}/<name>.old/         between two steps of an exchange, where renames cannot exchange
+//! <state>/store-marks.json                   damage that the disk refused to note; gone after a reboot
 //! ```
 //!
 //! An id is a folder's name without its algorithm: the number of digits tells sha256 from sha512.
@@ -25,17 +28,20 @@ use std::path::{Path, PathBuf};
 
 use crate::digest::{DiffId, Digest, ImageId, InvalidDigest};
 
+const INTERIM: &str = "old";
+
 /// The folders below one root.
 #[derive(Debug, Clone)]
 pub struct Layout {
     root: PathBuf,
+    state: Option<PathBuf>,
 }
 
 impl Layout {
-    /// The layout below `root`; nothing is created.
+    /// The layout below `root`, and below `state` for what ends with the boot; nothing is created.
     #[must_use]
-    pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+    pub fn new(root: &Path, state: Option<&Path>) -> Self {
+        Self { root: root.to_owned(), state: state.map(Path::to_owned) }
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -56,6 +62,14 @@ impl Layout {
 
     pub(crate) fn lock(&self) -> PathBuf {
         self.images().join(".lock")
+    }
+
+    pub(crate) fn marks(&self) -> Option<PathBuf> {
+        self.state.as_ref().map(|state| state.join("store-marks.json"))
+    }
+
+    pub(crate) fn last_check(&self) -> PathBuf {
+        self.images().join(".last-check.json")
     }
 
     pub(crate) fn new_images(&self) -> PathBuf {
@@ -164,6 +178,22 @@ pub(crate) fn named(folder: &Path, name: &str, number: u64) -> PathBuf {
     folder.join(format!("{name}.{number}"))
 }
 
+/// A published image or layer.
+pub(crate) fn published(folder: &Path, name: &str) -> PathBuf {
+    folder.join(name)
+}
+
+/// Where a published folder is between two steps of an exchange.
+pub(crate) fn interim(folder: &Path) -> PathBuf {
+    folder.with_extension(INTERIM)
+}
+
+/// The name of the published folder, of one that is [`interim`].
+pub(crate) fn interim_of(name: &str) -> Option<&str> {
+    let published = name.strip_suffix(INTERIM)?.strip_suffix('.')?;
+    digest_of(published).is_ok().then_some(published)
+}
+
 /// The digest that a folder's name stands for.
 pub(crate) fn digest_of(name: &str) -> Result<Digest, InvalidDigest> {
     let algorithm = if name.len() == 128 { "sha512" } else { "sha256" };
@@ -176,12 +206,14 @@ mod tests {
 
     #[test]
     fn a_folder_name_is_read_back_as_its_digest() {
-        let layout = Layout::new(Path::new("/r"));
+        let layout = Layout::new(Path::new("/r"), None);
         for text in [format!("sha256:{}", "0".repeat(64)), format!("sha512:{}", "f".repeat(128))] {
             let diff = DiffId::parse(&text).unwrap();
             let folder = layout.layer(&diff);
             let name = folder.path().file_name().unwrap().to_str().unwrap();
             assert_eq!(&digest_of(name).unwrap(), diff.digest());
+            let between = interim(folder.path());
+            assert_eq!(interim_of(between.file_name().unwrap().to_str().unwrap()), Some(name));
         }
         for name in [".trash", "..", "", "abc", "sha256:00"] {
             assert!(digest_of(name).is_err(), "{name}");

@@ -214,3 +214,31 @@ async fn endpoints_can_be_told_without_a_pull() {
     assert!(told[1].starts_with("https://test.example (server, "), "{told:?}");
     assert!(bench.images.resolve("Bad").is_err());
 }
+
+#[tokio::test]
+async fn a_pull_renews_an_image_whose_sync_failed_although_other_images_keep_its_layers() {
+    use crisp_operation::fault::{Fault, arm};
+    let durable = image();
+    let config = br#"{"os":"linux","architecture":"amd64","author":"another","rootfs":{"type":"layers","diff_ids":[DIFFS]}}"#;
+    let diffs: Vec<String> = durable.layers.iter().map(|layer| format!("\"{}\"", layer.diff)).collect();
+    let config = String::from_utf8_lossy(config).replace("DIFFS", &diffs.join(","));
+    let config = config.replace("amd64", host_architecture());
+    let lost = Image::with_config(durable.layers.clone(), OCI_MANIFEST, config.into_bytes());
+    let server = Server::honest(&[("durable", &durable), ("lost", &lost)]).await;
+    let bench = Bench::new().await;
+    bench.endpoints(&[&server.url()]);
+    bench.pull("test.example/app:durable").await.unwrap();
+    bench.images.store().sync().unwrap();
+    let failing = arm(&format!("sync_images/syncfs@{}", bench.dir.path().display()), Fault::Fail);
+    let id = bench.pull("test.example/app:lost").await.unwrap();
+    while !bench.images.store().is_sync_failed(&id) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(failing);
+    bench.pull("test.example/app:lost").await.unwrap();
+    bench.images.store().sync().unwrap();
+    let record = bench.dir.path().join("root/images").join(id.hex()).join("record.json");
+    let record = std::fs::read_to_string(record).unwrap();
+    assert!(!record.contains("unsynced_in"), "the next server would not load it: {record}");
+    assert_eq!(server.asked_for("/blobs/").len(), 5 + 1 + 2, "no layer is fetched twice");
+}

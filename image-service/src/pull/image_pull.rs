@@ -119,7 +119,10 @@ impl ImagePull {
                 return Ok(None);
             };
             let expected = self.reference.repo_digest(&digest);
-            Ok(image.repo_digests.contains(&expected).then_some(image))
+            let unchanged = image.repo_digests.contains(&expected);
+            // One that the disk lost is written anew.
+            let kept = unchanged && !self.puller.shared.store.is_sync_failed(&image.id);
+            Ok(kept.then_some(image))
         };
         operation.stage(PullStage::Resolve.name(), DOCUMENT_DEADLINE, unchanged).await
     }

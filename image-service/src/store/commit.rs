@@ -10,8 +10,9 @@ use oci_spec::image::ImageConfiguration;
 use super::config;
 use super::error::StoreError;
 use super::image::{Image, NewImage};
+use super::marks::Mark;
 use super::record::{self, ImageRecord, Name};
-use super::{Inner, Store, StoredImage, StoredLayer, publish};
+use super::{Inner, Store, StoredImage, StoredLayer, exchange};
 use crate::digest::{DiffId, ImageId};
 use crate::layout::{ImageFolder, numbered};
 
@@ -109,7 +110,7 @@ impl Inner {
             record::write_new(&folder.record(), &record)?;
             if self.state().images.contains_key(&record.id) {
                 // In one step: a server that dies beside it has the old image or the new one.
-                publish::exchange_or_rename(folder.path(), home.path())
+                exchange::exchange_or_rename(folder.path(), home.path())
             } else {
                 self.set_aside(home.path(), &self.layout.bad_images(), record.id.hex())?;
                 fs::rename(folder.path(), home.path())
@@ -119,7 +120,9 @@ impl Inner {
         let written = write();
         // The copy before, or what a failure left. What stays after a second failure goes at the next start.
         let _ = self.discard(folder.path(), &self.layout.image_trash());
-        written.map(|()| self.stored(record, config))
+        written?;
+        self.marks.remove(&Mark::Image(record.id.clone()));
+        Ok(self.stored(record, config))
     }
 
     fn stored(&self, record: ImageRecord, config: ImageConfiguration) -> StoredImage {
@@ -152,21 +155,36 @@ impl Inner {
 
     /// Changes a record on disk, then in memory. The caller has locked `writing`.
     pub(super) fn change(&self, id: &ImageId, edit: impl FnOnce(&mut ImageRecord)) -> Result<(), StoreError> {
-        let (mut record, image) = {
+        let changed = self.changed(id, edit)?;
+        record::replace(&self.layout.image(id).record(), &changed.record)?;
+        self.show(changed);
+        Ok(())
+    }
+
+    /// What an image is after a change, which is neither on disk nor in memory yet.
+    pub(super) fn changed(
+        &self,
+        id: &ImageId,
+        edit: impl FnOnce(&mut ImageRecord),
+    ) -> Result<StoredImage, StoreError> {
+        let (mut record, image, version) = {
             let state = self.state();
             let stored = state.images.get(id).ok_or_else(|| StoreError::ImageMissing(id.clone()))?;
-            (stored.record.clone(), Arc::clone(&stored.image))
+            (stored.record.clone(), Arc::clone(&stored.image), stored.version)
         };
         edit(&mut record);
-        record::replace(&self.layout.image(id).record(), &record)?;
-        let version = self.state().images.get(id).map(|stored| stored.version);
-        let mut stored = self.stored(record, image.config.clone());
         // The same commit as before.
-        stored.version = version.unwrap_or(stored.version);
+        Ok(StoredImage { version, ..self.stored(record, image.config.clone()) })
+    }
+
+    /// Puts a changed image into memory.
+    pub(super) fn show(&self, changed: StoredImage) {
+        let id = changed.record.id.clone();
         let mut state = self.state_mut();
-        state.names.retain(|name, owner| owner != id || stored.record.names.iter().any(|n| &n.name == name));
-        state.images.insert(id.clone(), stored);
-        Ok(())
+        state.names.retain(|name, owner| {
+            *owner != id || changed.record.names.iter().any(|known| &known.name == name)
+        });
+        state.images.insert(id, changed);
     }
 }
 

@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn a_copy_of_the_descriptor_in_a_starting_process_does_not_keep_the_next_server_out() {
         let folder = tempfile::tempdir().unwrap();
-        let layout = Layout::new(folder.path());
+        let layout = Layout::new(folder.path(), None);
         std::fs::create_dir_all(layout.lock().parent().unwrap()).unwrap();
         let first = StoreLock::take(&layout).unwrap();
         assert!(matches!(StoreLock::take(&layout), Err(StoreError::InUse(_))));

@@ -24,13 +24,16 @@ mod check;
 mod commit;
 mod config;
 mod error;
+mod exchange;
 mod find;
 mod image;
 mod ingest;
 mod inherit;
 mod lease;
 mod lock;
+mod marks;
 mod open;
+mod periodic_check;
 mod publish;
 mod record;
 mod remove;
@@ -51,8 +54,21 @@ use crate::background::Background;
 use crate::digest::{DiffId, ImageId};
 use crate::layout::Layout;
 use crate::unpack::Limits;
+use marks::Marks;
 use record::{ImageRecord, LayerRecord};
 use sync::FileSystems;
+
+/// Where a store is and what it accepts.
+#[derive(Debug, Clone, Default)]
+pub struct StoreConfig {
+    /// The persistent root.
+    pub root: PathBuf,
+    /// A folder in memory, which lasts as long as the boot, for damage that the disk refuses to note. Without
+    /// one, such damage is forgotten when the server ends.
+    pub state: Option<PathBuf>,
+    /// What an archive may hold.
+    pub limits: Limits,
+}
 
 /// The image store of one root folder. Clones share it.
 #[derive(Debug, Clone)]
@@ -70,6 +86,7 @@ struct Inner {
     trash: Background,
     syncer: Background,
     file_systems: FileSystems,
+    marks: Marks,
     /// The disk was full when a layer was last unpacked: nothing is kept for a next try.
     disk_full: AtomicBool,
     /// Numbers temporary folders, and versions of images and layers in memory.

@@ -15,13 +15,13 @@ use super::config;
 use super::error::StoreError;
 use super::image::Image;
 use super::lock::StoreLock;
+use super::marks::{Mark, Marks};
 use super::record::{ImageRecord, LayerRecord};
 use super::sync::FileSystems;
-use super::{Health, Inner, State, Store, StoredImage, StoredLayer};
+use super::{Health, Inner, State, Store, StoreConfig, StoredImage, StoredLayer, exchange};
 use crate::background::Background;
 use crate::digest::DiffId;
 use crate::layout::{self, ImageFolder, LayerFolder, Layout};
-use crate::unpack::Limits;
 
 impl Store {
     /// Opens, and creates where missing, the store below `root`.
@@ -34,15 +34,16 @@ impl Store {
     /// # Errors
     /// [`StoreError::InUse`] when another server has it open, else the folder that cannot be made or read.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
-        Self::open_with(root, Limits::default())
+        Self::open_with(StoreConfig { root: root.to_owned(), ..StoreConfig::default() })
     }
 
-    /// [`open`](Self::open) with other limits on what an archive may hold.
+    /// [`open`](Self::open) with everything that can be set.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn open_with(root: &Path, limits: Limits) -> Result<Self, StoreError> {
-        let layout = Layout::new(root);
+    pub fn open_with(config: StoreConfig) -> Result<Self, StoreError> {
+        let StoreConfig { root, state, limits } = config;
+        let layout = Layout::new(&root, state.as_deref());
         for folder in layout.folders() {
             // For root alone: layers hold setuid programs.
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
@@ -58,6 +59,7 @@ impl Store {
             trash: Background::new("crisp-trash"),
             syncer: Background::new("crisp-sync"),
             file_systems: FileSystems::open(&layout)?,
+            marks: Marks::open(layout.marks()),
             next: AtomicU64::new(first_number(&layout)?),
             _lock: lock,
             layout,
@@ -73,6 +75,7 @@ impl Store {
 impl Inner {
     fn load(&self) -> Result<State, StoreError> {
         let layout = &self.layout;
+        self.finish_exchanges()?;
         let mut state = State { layers: self.load_layers()?, ..State::default() };
         for folder in [layout.unpacking(), layout.layer_trash(), layout.new_images(), layout.image_trash()] {
             state.leftovers.extend(entries(&folder)?.into_iter().map(|(path, _)| path));
@@ -113,14 +116,16 @@ impl Inner {
                 continue;
             }
             match self.load_image(&name, &ImageFolder(path.clone()), &state.layers) {
-                Ok(stored) if may_be_incomplete(&stored.record) => {
+                Ok(stored) if self.may_be_incomplete(&stored.record) => {
                     tracing::info!(
                         image = name,
-                        "pulled just before the machine went down; it will be pulled again"
+                        "it did not reach the disk as a whole; it will be pulled again"
                     );
                     let away = layout::numbered(&self.layout.image_trash(), self.number());
-                    fs::rename(&path, &away).map_err(StoreError::at("remove", &path))?;
-                    state.leftovers.push(away);
+                    match fs::rename(&path, &away) {
+                        Ok(()) => state.leftovers.push(away),
+                        Err(error) => tracing::error!(%error, image = name, "cannot remove it"),
+                    }
                 }
                 Ok(stored) => images.push(stored),
                 Err(why) => self.set_aside_found(&path, &self.layout.bad_images(), &name, &why),
@@ -161,6 +166,8 @@ impl Inner {
             }
             match load_layer(&name, &LayerFolder(path.clone())) {
                 Ok(record) => {
+                    let mut record = record;
+                    record.damaged |= self.marks.contains(&Mark::Layer(record.diff_id.clone()));
                     let health = match (record.damaged, record.boot_id == clock::boot_id()) {
                         (true, _) => Health::Damaged,
                         (false, true) => Health::Unchecked,
@@ -175,6 +182,28 @@ impl Inner {
         Ok(layers)
     }
 
+    /// Ends what an earlier server left of exchanges. A copy of a layer whose place is taken is kept as long
+    /// as containers run on it.
+    fn finish_exchanges(&self) -> Result<(), StoreError> {
+        let names = |folder: &Path| -> Result<Vec<String>, StoreError> {
+            Ok(entries(folder)?.into_iter().map(|(_, name)| name).collect())
+        };
+        let (layers, images) = (self.layout.layers(), self.layout.images());
+        exchange::finish_interrupted(&layers, &names(&layers)?, |name| {
+            layout::named(&self.layout.superseded(), name, self.number())
+        });
+        exchange::finish_interrupted(&images, &names(&images)?, |_| {
+            layout::numbered(&self.layout.image_trash(), self.number())
+        });
+        Ok(())
+    }
+
+    /// The boot or the disk ended before the image was durable.
+    fn may_be_incomplete(&self, record: &ImageRecord) -> bool {
+        record.unsynced_in.as_ref().is_some_and(|boot| boot != clock::boot_id())
+            || self.marks.contains(&Mark::Image(record.id.clone()))
+    }
+
     /// A disk that refuses must not keep the server from starting: what stays is tried again when its
     /// place is needed.
     fn set_aside_found(&self, path: &Path, to: &Path, name: &str, why: &str) {
@@ -183,11 +212,6 @@ impl Inner {
             tracing::error!(%error, "it stays where it is");
         }
     }
-}
-
-/// Committed in an earlier boot that ended before the image was durable.
-fn may_be_incomplete(record: &ImageRecord) -> bool {
-    record.unsynced_in.as_ref().is_some_and(|boot| boot != clock::boot_id())
 }
 
 fn load_layer(name: &str, folder: &LayerFolder) -> Result<LayerRecord, String> {

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use crisp_operation::clock;
-use rustix::fs::{CWD, RenameFlags};
-use rustix::io::Errno;
 
 use super::error::StoreError;
+use super::exchange::exchange;
+use super::marks::Mark;
 use super::record::{self, LayerRecord};
 use super::{Health, Inner, StoredLayer};
 use crate::digest::DiffId;
@@ -64,6 +64,7 @@ impl Inner {
             }
             let layer = StoredLayer { record, health: Health::Sound, version: self.number() };
             self.state_mut().layers.insert(diff.clone(), layer);
+            self.marks.remove(&Mark::Layer(diff.clone()));
             if found == Some(false) {
                 self.inherit_in_images(diff);
             }
@@ -103,26 +104,5 @@ impl Inner {
                 Ok(())
             }
         }
-    }
-}
-
-/// Puts `new` in the place of `old`, which is then where `new` was, or nowhere if it was not there.
-pub(super) fn exchange_or_rename(new: &Path, old: &Path) -> std::io::Result<()> {
-    match exchange(new, old) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => fs::rename(new, old),
-        done => done,
-    }
-}
-
-/// Exchanges two folders, in one step where the file system can.
-fn exchange(new: &Path, old: &Path) -> std::io::Result<()> {
-    match rustix::fs::renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE) {
-        Err(Errno::INVAL | Errno::NOSYS) => {
-            let between = old.with_extension("old");
-            fs::rename(old, &between)?;
-            fs::rename(new, old)?;
-            fs::rename(&between, new)
-        }
-        done => Ok(done?),
     }
 }

@@ -15,12 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crisp_operation::{clock, fault};
 
 use super::error::StoreError;
-use super::{Health, Inner, Store, record};
+use super::{Health, Inner, Store};
 use crate::digest::{DiffId, ImageId};
 use crate::layout::Layout;
-
-/// In the place of a boot id: no boot's, so that the image is pulled again after the next start.
-const SYNC_FAILED: &str = "sync failed";
 
 /// The file systems that the store writes to.
 #[derive(Debug)]
@@ -84,6 +81,7 @@ impl Inner {
 
     /// One sync for all content, then each record, for good.
     fn sync(&self) -> Result<(), StoreError> {
+        self.retry_marks();
         let waiting = self.unsynced();
         if waiting.is_empty() {
             return Ok(());
@@ -134,25 +132,12 @@ impl Inner {
             });
             (images, layers.map(|(diff, _)| diff.clone()).collect::<Vec<_>>())
         };
-        let warn = |error: StoreError| tracing::error!(%error, "cannot note that an image was not synced");
         for id in images {
-            self.change(&id, |record| record.unsynced_in = Some(SYNC_FAILED.to_owned())).unwrap_or_else(warn);
+            self.mark_sync_failed(&id);
         }
         for diff in layers {
-            self.mark_damaged(&diff).unwrap_or_else(warn);
+            self.mark_damaged(&diff);
         }
-    }
-
-    /// Notes, in memory first, that a layer must be unpacked again. The caller has locked `writing`.
-    pub(super) fn mark_damaged(&self, diff: &DiffId) -> Result<(), StoreError> {
-        let layer_record = {
-            let mut state = self.state_mut();
-            let Some(layer) = state.layers.get_mut(diff) else { return Ok(()) };
-            layer.health = Health::Damaged;
-            layer.record.damaged = true;
-            layer.record.clone()
-        };
-        record::replace(&self.layout.layer(diff).record(), &layer_record)
     }
 
     fn unsynced(&self) -> Vec<(ImageId, u64)> {

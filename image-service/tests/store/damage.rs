@@ -40,7 +40,7 @@ fn reboot(fixture: &Fixture, layer: &DiffId) {
     edit(&record_of(fixture, layer), boot.trim(), "an-earlier-boot");
 }
 
-fn wait(what: &str, done: impl Fn() -> bool) {
+pub fn wait(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "{what}");

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crisp_image_service::digest::Digest;
 use crisp_image_service::store::{Condition, Document, IngestError, NewImage};
-use crisp_image_service::{DiffId, Reference, Store};
+use crisp_image_service::unpack::Limits;
+use crisp_image_service::{DiffId, Reference, Store, StoreConfig, StoreError};
 
 use crate::archive::Archive;
 
@@ -17,7 +18,7 @@ pub struct Fixture {
 impl Fixture {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("root")).unwrap();
+        let store = open(&folder.path().join("root"));
         store.start_collection().unwrap();
         Self { folder, store }
     }
@@ -85,12 +86,23 @@ impl Fixture {
 pub fn open(root: &Path) -> Store {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        match Store::open(root) {
+        match Store::open_with(config(root)) {
             Ok(store) => return store,
             Err(e) => assert!(Instant::now() < deadline, "{e}"),
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The state folder, which a test need not have, is beside the root.
+fn config(root: &Path) -> StoreConfig {
+    let state = root.with_file_name("state");
+    std::fs::create_dir_all(&state).unwrap();
+    StoreConfig { root: root.to_owned(), state: Some(state), ..StoreConfig::default() }
+}
+
+pub fn open_limited(root: &Path, limits: Limits) -> Result<Store, StoreError> {
+    Store::open_with(StoreConfig { root: root.to_owned(), limits, ..StoreConfig::default() })
 }
 
 pub fn count(folder: &Path) -> usize {

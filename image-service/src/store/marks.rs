@@ -1,0 +1,172 @@
+//! Marks on what must be pulled again, also where the disk refuses them.
+//!
+//! A damaged layer and an image whose sync failed say so in their own records. The disk that has just failed
+//! may refuse these, too: then the marks are kept in the state folder, which is in memory and lasts as long
+//! as the boot, so that the next server of this boot does not take for sound what the page cache shows. After
+//! a reboot no such mark is needed: nothing counts that was not durable.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crisp_operation::record::{self as records, Durability, Record};
+use crisp_operation::{clock, fault};
+use serde::{Deserialize, Serialize};
+
+use super::error::StoreError;
+use super::{Health, Inner, Store, record};
+use crate::digest::{DiffId, ImageId};
+
+/// In the place of a boot id: no boot's, so that the image is pulled again after the next start.
+const SYNC_FAILED: &str = "sync failed";
+
+/// What a mark is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Mark {
+    /// The layer is damaged.
+    Layer(DiffId),
+    /// The disk failed before the image was durable.
+    Image(ImageId),
+}
+
+/// The marks that are not in the records of what they are about.
+#[derive(Debug)]
+pub(super) struct Marks {
+    path: Option<PathBuf>,
+    unwritten: Mutex<BTreeSet<Mark>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct MarksRecord {
+    boot_id: String,
+    marks: BTreeSet<Mark>,
+}
+
+impl Record for MarksRecord {
+    const KIND: &'static str = "record of marks";
+}
+
+impl Marks {
+    /// Those that an earlier server of this boot left at `path`.
+    pub(super) fn open(path: Option<PathBuf>) -> Self {
+        let found = match path.as_deref().map(records::read::<MarksRecord>) {
+            Some(Ok(record)) if record.boot_id == clock::boot_id() => record.marks,
+            Some(Err(error)) if !error.is_missing() => {
+                tracing::warn!(%error, "cannot read which images and layers were damaged");
+                BTreeSet::new()
+            }
+            _ => BTreeSet::new(),
+        };
+        Self { path, unwritten: Mutex::new(found) }
+    }
+
+    pub(super) fn contains(&self, mark: &Mark) -> bool {
+        self.lock().contains(mark)
+    }
+
+    /// Forgets a mark, as what it is about is sound or says so itself.
+    pub(super) fn remove(&self, mark: &Mark) {
+        let mut unwritten = self.lock();
+        if unwritten.remove(mark) {
+            self.write(&unwritten);
+        }
+    }
+
+    fn add(&self, mark: Mark) {
+        let mut unwritten = self.lock();
+        if unwritten.insert(mark) {
+            self.write(&unwritten);
+        }
+    }
+
+    fn all(&self) -> BTreeSet<Mark> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Mark>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, marks: &BTreeSet<Mark>) {
+        let Some(path) = &self.path else { return };
+        let record = MarksRecord { boot_id: clock::boot_id().to_owned(), marks: marks.clone() };
+        if let Err(error) = records::write(path, &record, Durability::Process) {
+            tracing::error!(%error, "the next start of the server does not know what is damaged");
+        }
+    }
+}
+
+impl Store {
+    /// Whether the disk failed before this image was durable: it is usable until the server starts again, and
+    /// a pull must write it anew.
+    #[must_use]
+    pub fn is_sync_failed(&self, id: &ImageId) -> bool {
+        let state = self.inner.state();
+        state.images.get(id).is_some_and(|stored| stored.record.unsynced_in.as_deref() == Some(SYNC_FAILED))
+    }
+}
+
+impl Inner {
+    /// Notes, in memory first, that a layer must be unpacked again. The caller has locked `writing`.
+    pub(super) fn mark_damaged(&self, diff: &DiffId) {
+        if let Some(layer) = self.state_mut().layers.get_mut(diff) {
+            layer.health = Health::Damaged;
+            layer.record.damaged = true;
+        }
+        self.write_mark(Mark::Layer(diff.clone()));
+    }
+
+    /// Notes, in memory first, that an image must be pulled again. The caller has locked `writing`.
+    pub(super) fn mark_sync_failed(&self, id: &ImageId) {
+        if let Ok(changed) = self.changed(id, |record| record.unsynced_in = Some(SYNC_FAILED.to_owned())) {
+            self.show(changed);
+        }
+        self.write_mark(Mark::Image(id.clone()));
+    }
+
+    /// Tries again to write the marks that the disk refused.
+    pub(super) fn retry_marks(&self) {
+        for mark in self.marks.all() {
+            let _writing = self.writing();
+            if self.marks.contains(&mark) {
+                self.write_mark(mark);
+            }
+        }
+    }
+
+    fn write_mark(&self, mark: Mark) {
+        let written = match &mark {
+            Mark::Layer(diff) => self.write_damaged(diff),
+            Mark::Image(id) => self.write_sync_failed(id),
+        };
+        match written {
+            Ok(()) => self.marks.remove(&mark),
+            Err(error) => {
+                tracing::error!(%error, ?mark, "cannot note on disk that it must be pulled again");
+                self.marks.add(mark);
+            }
+        }
+    }
+
+    fn write_damaged(&self, diff: &DiffId) -> Result<(), StoreError> {
+        let Some(record) = self.state().layers.get(diff).map(|layer| layer.record.clone()) else {
+            return Ok(());
+        };
+        self.replace_marked(&self.layout.layer(diff).record(), &record)
+    }
+
+    fn write_sync_failed(&self, id: &ImageId) -> Result<(), StoreError> {
+        let Some(record) = self.state().images.get(id).map(|stored| stored.record.clone()) else {
+            return Ok(());
+        };
+        self.replace_marked(&self.layout.image(id).record(), &record)
+    }
+
+    fn replace_marked(&self, path: &std::path::Path, marked: &impl Record) -> Result<(), StoreError> {
+        fault::point("mark_damaged", "record", &self.layout.root().to_string_lossy())
+            .map_err(|fault| StoreError::at("write", path)(io::Error::other(fault)))?;
+        record::replace(path, marked)
+    }
+}
