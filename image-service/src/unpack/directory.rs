@@ -7,8 +7,8 @@ use rustix::fs::{AtFlags, FileType, Mode};
 use rustix::io::Errno;
 
 use super::attributes::On;
-use super::place::{Directory, Place, Unpacker};
 use super::tar::{Entry, Kind};
+use super::unpacker::{Destination, Directory, Unpacker};
 use super::{UnpackFault, whiteout};
 
 /// The bits that mkdir honours.
@@ -26,7 +26,12 @@ impl Unpacker<'_> {
         self.remember(&[], entry)
     }
 
-    pub(super) fn directory(&mut self, at: Place<'_>, path: &[u8], entry: &Entry) -> Result<(), UnpackFault> {
+    pub(super) fn directory(
+        &mut self,
+        at: Destination<'_>,
+        path: &[u8],
+        entry: &Entry,
+    ) -> Result<(), UnpackFault> {
         let mode = entry.mode & MKDIR_BITS;
         let now = match rustix::fs::mkdirat(at.folder, at.name, Mode::from_raw_mode(mode)) {
             Ok(()) => {
@@ -54,8 +59,8 @@ impl Unpacker<'_> {
     }
 
     /// Makes way for a directory, unless one is there already. Returns the mode, if it is known.
-    fn directory_over(&mut self, at: Place<'_>) -> Result<Option<u32>, UnpackFault> {
-        let Place { folder, name, .. } = at;
+    fn directory_over(&mut self, at: Destination<'_>) -> Result<Option<u32>, UnpackFault> {
+        let Destination { folder, name, .. } = at;
         let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(UnpackFault::at("look at what is there"))?;
         if FileType::from_raw_mode(found.st_mode) == FileType::Directory {

@@ -8,8 +8,8 @@ use rustix::io::Errno;
 
 use super::UnpackFault;
 use super::attributes::{self, On};
-use super::place::{Place, Unpacker};
 use super::tar::{Entry, TarReader};
+use super::unpacker::{Destination, Unpacker};
 use crate::tree::Attributes;
 
 const SET_ID: u32 = 0o6000;
@@ -18,7 +18,7 @@ const REGULAR: u32 = 0o100_000;
 impl Unpacker<'_> {
     pub(super) fn file<R: BufRead>(
         &mut self,
-        at: Place<'_>,
+        at: Destination<'_>,
         entry: &Entry,
         archive: &mut TarReader<'_, R>,
     ) -> Result<(), UnpackFault> {
@@ -41,7 +41,7 @@ impl Unpacker<'_> {
 
     pub(super) fn special(
         &mut self,
-        at: Place<'_>,
+        at: Destination<'_>,
         entry: &Entry,
         kind: FileType,
     ) -> Result<(), UnpackFault> {

@@ -7,10 +7,10 @@ use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::attributes::{self, On};
-use super::place::Unpacker;
 use super::tar::Time;
+use super::unpacker::Unpacker;
 use super::{UnpackFault, Unpacked, whiteout};
-use crate::tree::{self, Attributes, Depth, Measured};
+use crate::tree::{self, Attributes, Depth, Measured, ReadRate};
 
 impl Unpacker<'_> {
     /// Finishes directories, which change as long as something is put into them.
@@ -25,7 +25,8 @@ impl Unpacker<'_> {
         let implied = self.finish_directories()?;
         let on_disk = if self.totals.remeasure || self.folders.passed_link {
             let paths: HashSet<&[u8]> = implied.iter().map(String::as_bytes).collect();
-            tree::measure(&self.root, Depth::Content, &paths).map_err(UnpackFault::at("measure the layer"))?
+            tree::measure(&self.root, Depth::Content, &paths, &mut ReadRate::unlimited())
+                .map_err(UnpackFault::at("measure the layer"))?
         } else {
             let totals = &self.totals;
             Measured { bytes: totals.bytes, inodes: totals.made() + 1, checksum: totals.checksum }

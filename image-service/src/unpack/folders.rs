@@ -34,6 +34,17 @@ pub(super) struct Folders {
     pub passed_link: bool,
 }
 
+/// A folder on the way to an entry.
+#[derive(Clone, Copy)]
+struct Component<'p> {
+    parent: &'p OwnedFd,
+    name: &'p [u8],
+    /// From the root, with the name.
+    path: &'p [u8],
+    /// How many more links may be followed.
+    links: u32,
+}
+
 impl Folders {
     pub fn open(root: &Path) -> Result<Self, UnpackFault> {
         let root = Rc::new(open_root(root).map_err(UnpackFault::at("open the layer's folder"))?);
@@ -105,12 +116,20 @@ impl Folders {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
             Err(e) => return Err(UnpackFault::at("open its folder")(e)),
         }
+        match self.open_over_links(path)? {
+            Some(folder) => Ok(folder),
+            None => self.make(path, links, totals),
+        }
+    }
+
+    /// Opens a folder to which links lead; none where they lead to nothing, or to something else.
+    fn open_over_links(&mut self, path: &[u8]) -> Result<Option<OwnedFd>, UnpackFault> {
         match self.open_folder(path, OFlags::empty()) {
             Ok(folder) => {
                 self.passed_link = true;
-                Ok(folder)
+                Ok(Some(folder))
             }
-            Err(Errno::NOENT | Errno::NOTDIR) => self.make(path, links, totals),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
             Err(Errno::LOOP) => Err(UnpackFault::LinkLoop),
             Err(e) => Err(UnpackFault::at("open its folder")(e)),
         }
@@ -121,14 +140,13 @@ impl Folders {
     fn make(&mut self, path: &[u8], links: u32, totals: &mut Totals<'_>) -> Result<OwnedFd, UnpackFault> {
         let mut folder = open_beneath(&self.root, ".").map_err(UnpackFault::at("open the root"))?;
         let mut end = 0;
-        for component in path.split(|b| *b == b'/') {
-            end += component.len();
-            folder = match open_beneath(&folder, component) {
+        for name in path.split(|b| *b == b'/') {
+            end += name.len();
+            let component = Component { parent: &folder, name, path: &path[..end], links };
+            folder = match open_beneath(&folder, name) {
                 Ok(next) => next,
-                Err(Errno::NOENT) => self.make_one(&folder, component, &path[..end], links, totals)?,
-                Err(Errno::NOTDIR | Errno::LOOP) => {
-                    self.not_a_directory(&folder, component, &path[..end], links, totals)?
-                }
+                Err(Errno::NOENT) => self.make_one(component, totals)?,
+                Err(Errno::NOTDIR | Errno::LOOP) => self.not_a_directory(component, totals)?,
                 Err(e) => return Err(UnpackFault::at("open its folder")(e)),
             };
             end += 1;
@@ -137,70 +155,53 @@ impl Folders {
     }
 
     /// Makes one folder where nothing is.
-    fn make_one(
-        &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        path: &[u8],
-        links: u32,
-        totals: &mut Totals<'_>,
-    ) -> Result<OwnedFd, UnpackFault> {
-        totals.implied(path)?;
-        match rustix::fs::mkdirat(parent, name, Mode::from_raw_mode(IMPLIED_MODE)) {
+    fn make_one(&mut self, at: Component<'_>, totals: &mut Totals<'_>) -> Result<OwnedFd, UnpackFault> {
+        totals.implied(at.path)?;
+        match rustix::fs::mkdirat(at.parent, at.name, Mode::from_raw_mode(IMPLIED_MODE)) {
             Ok(()) => {}
-            Err(Errno::EXIST) => return self.not_a_directory(parent, name, path, links, totals),
+            Err(Errno::EXIST) => return self.not_a_directory(at, totals),
             Err(e) => return Err(UnpackFault::at("make its folder")(e)),
         }
-        let folder = open_beneath(parent, name).map_err(UnpackFault::at("open its folder"))?;
+        let folder = open_beneath(at.parent, at.name).map_err(UnpackFault::at("open its folder"))?;
         rustix::fs::fchmod(&folder, Mode::from_raw_mode(IMPLIED_MODE))
             .map_err(UnpackFault::at("set the mode of its folder"))?;
-        self.implied.push(path.to_vec());
+        self.implied.push(at.path.to_vec());
         Ok(folder)
     }
 
     /// Opens or makes a folder where a link or a whiteout is.
     fn not_a_directory(
         &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        path: &[u8],
-        links: u32,
+        at: Component<'_>,
         totals: &mut Totals<'_>,
     ) -> Result<OwnedFd, UnpackFault> {
-        let found = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)
+        let found = rustix::fs::statat(at.parent, at.name, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(UnpackFault::at("look at its folder"))?;
         if FileType::from_raw_mode(found.st_mode) == FileType::Symlink {
             self.passed_link = true;
-            return match self.open_folder(path, OFlags::empty()) {
-                Ok(folder) => Ok(folder),
+            return match self.open_over_links(at.path)? {
+                Some(folder) => Ok(folder),
                 // It leads to nothing yet, or to a whiteout.
-                Err(Errno::NOENT | Errno::NOTDIR) => self.make_target(parent, name, links, totals),
-                Err(Errno::LOOP) => Err(UnpackFault::LinkLoop),
-                Err(e) => Err(UnpackFault::at("open its folder")(e)),
+                None => self.make_target(at, totals),
             };
         }
         if !whiteout::is_whiteout(&found) {
-            return Err(UnpackFault::NotADirectory(lossy(path)));
+            return Err(UnpackFault::NotADirectory(lossy(at.path)));
         }
         totals.remeasure = true;
-        rustix::fs::unlinkat(parent, name, AtFlags::empty()).map_err(UnpackFault::at("make its folder"))?;
-        let folder = self.make_one(parent, name, path, links, totals)?;
+        rustix::fs::unlinkat(at.parent, at.name, AtFlags::empty())
+            .map_err(UnpackFault::at("make its folder"))?;
+        let folder = self.make_one(at, totals)?;
         whiteout::set_opaque(&folder)?;
         Ok(folder)
     }
 
     /// Makes the folder that a dangling link names: `lib -> usr/lib` before anything is in `usr`.
-    fn make_target(
-        &mut self,
-        parent: &OwnedFd,
-        name: &[u8],
-        links: u32,
-        totals: &mut Totals<'_>,
-    ) -> Result<OwnedFd, UnpackFault> {
-        let links = links.checked_sub(1).ok_or(UnpackFault::LinkLoop)?;
-        let target = rustix::fs::readlinkat(parent, name, Vec::new())
+    fn make_target(&mut self, at: Component<'_>, totals: &mut Totals<'_>) -> Result<OwnedFd, UnpackFault> {
+        let links = at.links.checked_sub(1).ok_or(UnpackFault::LinkLoop)?;
+        let target = rustix::fs::readlinkat(at.parent, at.name, Vec::new())
             .map_err(UnpackFault::at("read a link on its way"))?;
-        let target = follow(&self.path_of(parent)?, target.to_bytes());
+        let target = follow(&self.path_of(at.parent)?, target.to_bytes());
         self.open_or_make(&target, links, totals)
     }
 

@@ -6,8 +6,8 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 
 use super::path::normalise;
-use super::place::{Place, Unpacker};
 use super::tar::Entry;
+use super::unpacker::{Destination, Unpacker};
 use super::{UnpackFault, attributes, lossy};
 use crate::tree::Attributes;
 
@@ -17,7 +17,7 @@ const SYMLINK: u32 = 0o120_000;
 
 impl Unpacker<'_> {
     /// Makes a symbolic link. Its target is kept as written: only a process inside follows it.
-    pub(super) fn symlink(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackFault> {
+    pub(super) fn symlink(&mut self, at: Destination<'_>, entry: &Entry) -> Result<(), UnpackFault> {
         let target = entry.link.as_slice();
         self.totals.written(target.len() as u64)?;
         self.create(at, "make the link", || rustix::fs::symlinkat(target, at.folder, at.name))?;
@@ -41,7 +41,12 @@ impl Unpacker<'_> {
     }
 
     /// Makes another name for something that this layer has.
-    pub(super) fn hard_link(&mut self, at: Place<'_>, path: &[u8], entry: &Entry) -> Result<(), UnpackFault> {
+    pub(super) fn hard_link(
+        &mut self,
+        at: Destination<'_>,
+        path: &[u8],
+        entry: &Entry,
+    ) -> Result<(), UnpackFault> {
         let mut target = Vec::new();
         let shown = || lossy(&entry.link);
         normalise(&entry.link, &mut target).map_err(|_| UnpackFault::LinkDotDot(shown()))?;
@@ -85,7 +90,7 @@ impl Unpacker<'_> {
 
     fn link(
         &mut self,
-        at: Place<'_>,
+        at: Destination<'_>,
         from: &OwnedFd,
         from_name: &[u8],
         target: &[u8],

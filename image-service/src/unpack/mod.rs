@@ -1,7 +1,7 @@
 //! Unpacking a layer's archive into a folder.
 //!
 //! ```text
-//!   Content ──> tar::TarReader ──> place (one entry) ──> folders (by descriptor)
+//!   Content ──> tar::TarReader ──> Unpacker (one entry) ──> folders (by descriptor)
 //!                                    ├─ file, link, device, directory
 //!                                    └─ whiteout: .wh.NAME, .wh..wh..opq → overlay's own marks
 //! ```
@@ -25,11 +25,12 @@ mod fuzz;
 mod inherit;
 mod link;
 mod path;
-mod place;
+
 mod replaced;
 pub(crate) mod stream;
 mod tar;
 mod totals;
+mod unpacker;
 mod whiteout;
 
 use std::io::{self, BufRead};
@@ -42,8 +43,8 @@ pub use stream::Compression;
 pub use tar::TarError;
 
 use crate::tree::Measured;
-use place::Unpacker;
 use tar::{Entry, TarReader};
+use unpacker::Unpacker;
 
 /// What the archive of one layer may ask for. No image that is meant to be run comes near the defaults.
 #[derive(Debug, Clone)]
@@ -66,6 +67,10 @@ pub struct Limits {
     pub path: usize,
     /// Bytes in all headers that extend one entry.
     pub extended_header: u64,
+    /// Bytes in all such headers of the archive.
+    pub extended_headers: u64,
+    /// Bytes that make nothing: what follows the archive's end, global headers, content that is ignored.
+    pub unused: u64,
 }
 
 impl Default for Limits {
@@ -80,6 +85,8 @@ impl Default for Limits {
             directory_memory: 256 << 20,
             path: 4095,
             extended_header: 1 << 20,
+            extended_headers: 16 << 30,
+            unused: 256 << 20,
         }
     }
 }
@@ -199,8 +206,8 @@ impl UnpackFault {
     }
 }
 
-/// Unpacks the archive in `content` into the empty folder `root`. What follows the archive's end is left
-/// unread. Directories that the archive replaces are moved to `replaced`, which is made for them.
+/// Unpacks the archive in `content` into the empty folder `root`. What follows the archive's end is read, as
+/// the digest counts it, and ignored. Directories that the archive replaces are moved to `replaced`, which is made for them.
 pub(crate) fn unpack(
     content: &mut impl BufRead,
     root: &Path,
@@ -212,8 +219,9 @@ pub(crate) fn unpack(
         let mut unpacker = Unpacker::new(root, replaced, limits)?;
         let mut archive = TarReader::new(content, limits);
         while archive.next(&mut entry)? {
-            unpacker.place(&entry, &mut archive)?;
+            unpacker.unpack(&entry, &mut archive)?;
         }
+        archive.read_to_end()?;
         unpacker.finish()
     };
     unpacked().map_err(|fault| UnpackError { entry: lossy(&entry.path), fault })

@@ -62,8 +62,8 @@ pub(crate) enum StreamError<E> {
     Consumer(E),
 }
 
-/// Decompresses `compressed` into `consume`, then reads on to the end, so that the digest is that of
-/// the whole content and the reader sees its own end, too.
+/// Decompresses `compressed` into `consume`, which reads to the end, so that the digest is that of the whole
+/// content and the reader sees its own end, too.
 pub(crate) fn run<T, E>(
     compressed: impl Read + Send,
     algorithm: Algorithm,
@@ -83,7 +83,6 @@ pub(crate) fn run<T, E>(
         let mut content =
             Content { content, returned, hasher: Hasher::new(algorithm), buffer: Vec::new(), at: 0 };
         let consumed = consume(&mut content);
-        let drained = consumed.is_ok().then(|| content.drain()).transpose();
         let hasher = content.close();
         // A panic there is a bug; it is reported as damage rather than taking the server down.
         let fed = decompressor
@@ -96,7 +95,6 @@ pub(crate) fn run<T, E>(
             Ok(()) => {}
         }
         let value = consumed.map_err(StreamError::Consumer)?;
-        drained.map_err(StreamError::Source)?;
         Ok((value, hasher.finish()))
     })
 }
@@ -201,16 +199,6 @@ pub(crate) struct Content {
 }
 
 impl Content {
-    fn drain(&mut self) -> io::Result<()> {
-        loop {
-            let n = self.fill_buf()?.len();
-            if n == 0 {
-                return Ok(());
-            }
-            self.consume(n);
-        }
-    }
-
     /// Ends the decompressor, if it still runs, by closing both channels.
     fn close(self) -> Hasher {
         self.hasher

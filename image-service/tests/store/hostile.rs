@@ -3,12 +3,12 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use crisp_image_service::DiffId;
 use crisp_image_service::store::IngestError;
 use crisp_image_service::unpack::Limits;
-use crisp_image_service::{DiffId, Store};
 
 use crate::archive::{Archive, gzip, header, item, zstd};
-use crate::fixture::{Fixture, diff_of, image};
+use crate::fixture::{Fixture, diff_of, image, open_limited};
 use crate::tree;
 
 #[test]
@@ -226,6 +226,52 @@ fn what_follows_the_end_is_hashed_and_not_unpacked() {
     assert_eq!(tree::names(&fixture.layer(&diff)), ["f a"]);
 }
 
+/// Says the same again and again, however often it is read.
+struct Endless {
+    first: Vec<u8>,
+    again: Vec<u8>,
+    at: usize,
+}
+
+impl std::io::Read for Endless {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        if self.at == self.first.len() {
+            (self.first, self.at) = (self.again.clone(), 0);
+        }
+        let n = into.len().min(self.first.len() - self.at);
+        into[..n].copy_from_slice(&self.first[self.at..self.at + n]);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+#[test]
+fn an_archive_that_never_ends_is_refused_although_it_makes_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { unused: 8 << 20, extended_headers: 8 << 20, ..Limits::default() };
+    let store = open_limited(folder.path(), limits).unwrap();
+    let zeros = zstd(&vec![0; 4 << 20]);
+    assert!(zeros.len() < 1000, "a small layer becomes a large content");
+    let archive = Archive::new().file("a", "x");
+    let huge_header = archive.clone().raw(&header(&item(b'g', "x").content(vec![0; 100 << 20])));
+    let ignored = archive.clone().raw(&header(&item(b'0', ".wh..wh.x").content(vec![0; 100 << 20])));
+    let many = Archive::new().extension(b'g', b"6 a=b\n").unfinished();
+    let comment = [&b"1000000 comment="[..], &vec![b' '; 999_983], b"\n"].concat();
+    let long = Archive::new().extension(b'x', &comment).file("a", "x").unfinished();
+    for (what, first, again, expected) in [
+        ("zeros after the end", archive.clone().tar(), zeros.clone(), "make no file"),
+        ("a huge global header", huge_header.unfinished(), zeros.clone(), "make no file"),
+        ("many global headers", archive.unfinished(), zstd(&many.repeat(1000)), "make no file"),
+        ("content of an ignored entry", ignored.unfinished(), zeros, "make no file"),
+        ("long headers", Vec::new(), zstd(&long), "extended headers"),
+    ] {
+        let diff = diff_of(what.as_bytes());
+        let first = if first.is_empty() { again.clone() } else { zstd(&first) };
+        let error = store.ingest_layer(&diff, Endless { first, again, at: 0 }).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("8388608"), "{what}: {error}");
+    }
+}
+
 #[test]
 fn a_wrong_diff_id_is_refused() {
     let fixture = Fixture::new();
@@ -295,7 +341,7 @@ fn a_failing_reader_is_reported_with_its_own_words() {
 fn bombs_meet_limits() {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { entries: 10, bytes: 1000, ..Limits::default() };
-    let store = Store::open_with(folder.path(), limits).unwrap();
+    let store = open_limited(folder.path(), limits).unwrap();
     let refuse = |archive: Archive| {
         let tar = archive.tar();
         store.ingest_layer(&diff_of(&tar), &tar[..]).unwrap_err().to_string()
@@ -327,7 +373,7 @@ fn bombs_meet_limits() {
 fn directories_that_are_only_implied_meet_limits() {
     let folder = tempfile::tempdir().unwrap();
     let open = |limits: Limits| {
-        let store = Store::open_with(&folder.path().join(format!("{}", limits.inodes)), limits).unwrap();
+        let store = open_limited(&folder.path().join(format!("{}", limits.inodes)), limits).unwrap();
         store.start_collection().unwrap();
         store
     };
@@ -358,7 +404,7 @@ fn directories_that_are_only_implied_meet_limits() {
 fn an_image_that_makes_the_store_look_for_directories_without_end_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let limits = Limits { inherit_lookups: 1000, ..Limits::default() };
-    let store = Store::open_with(folder.path(), limits).unwrap();
+    let store = open_limited(folder.path(), limits).unwrap();
     let ingest = |archive: Archive| {
         let tar = archive.tar();
         store.ingest_layer(&diff_of(&tar), &tar[..]).unwrap();
@@ -376,7 +422,7 @@ fn an_image_that_makes_the_store_look_for_directories_without_end_is_refused() {
 #[test]
 fn every_inode_that_was_made_counts_and_not_only_those_that_stay() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Store::open_with(folder.path(), Limits { inodes: 20, ..Limits::default() }).unwrap();
+    let store = open_limited(folder.path(), Limits { inodes: 20, ..Limits::default() }).unwrap();
     let again = (0..30).fold(Archive::new(), |archive, _| archive.file("same", "")).tar();
     let error = store.ingest_layer(&diff_of(&again), &again[..]).unwrap_err().to_string();
     assert!(error.contains("more than 20 files"), "{error}");

@@ -93,6 +93,15 @@ pub enum TarError {
         /// What is accepted.
         limit: u64,
     },
+    /// Many long headers.
+    #[error("the extended headers are longer than {0} bytes together, the limit for one layer")]
+    ExtendedHeaders(u64),
+    /// A stream that goes on and on.
+    #[error(
+        "more than {0} bytes of the archive make no file (what follows its end, global headers, ignored \
+         entries), the limit for one layer"
+    )]
+    Unused(u64),
     /// A kind of entry that has no place in an image layer.
     #[error("entries of type {:?} are not supported", char::from(*.0))]
     Type(u8),

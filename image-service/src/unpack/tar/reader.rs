@@ -17,6 +17,10 @@ pub(crate) struct TarReader<'a, R> {
     padding: u64,
     /// Bytes that headers about the current entry may still have.
     extendable: u64,
+    /// Bytes of all such headers.
+    extended: u64,
+    /// Bytes that made nothing.
+    unused: u64,
     block: [u8; BLOCK],
 }
 
@@ -30,7 +34,8 @@ struct Extensions {
 
 impl<'a, R: BufRead> TarReader<'a, R> {
     pub(crate) fn new(source: &'a mut R, limits: &'a Limits) -> Self {
-        Self { source, limits, left: 0, padding: 0, extendable: 0, block: [0; BLOCK] }
+        let (left, padding, extendable, extended, unused) = (0, 0, 0, 0, 0);
+        Self { source, limits, left, padding, extendable, extended, unused, block: [0; BLOCK] }
     }
 
     /// Reads the next entry into `entry`; false at the archive's end.
@@ -60,6 +65,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
                 // About the whole archive: git's commit id, a volume name.
                 b'g' | b'V' => {
                     self.expect(header.size()?);
+                    self.count_unused(BLOCK as u64)?;
                     continue;
                 }
                 _ => {
@@ -105,7 +111,26 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
     }
 
+    /// Reads what follows the archive's end.
+    pub(crate) fn read_to_end(&mut self) -> Result<(), TarError> {
+        loop {
+            let available = self.source.fill_buf().map_err(truncated)?.len();
+            if available == 0 {
+                return Ok(());
+            }
+            self.count_unused(available as u64)?;
+            self.source.consume(available);
+        }
+    }
+
+    fn count_unused(&mut self, bytes: u64) -> Result<(), TarError> {
+        self.unused = self.unused.saturating_add(bytes);
+        let limit = self.limits.unused;
+        if self.unused > limit { Err(TarError::Unused(limit)) } else { Ok(()) }
+    }
+
     fn skip_rest(&mut self) -> Result<(), TarError> {
+        self.count_unused(self.left)?;
         let mut skip = self.left + self.padding;
         (self.left, self.padding) = (0, 0);
         while skip > 0 {
@@ -163,6 +188,10 @@ impl<'a, R: BufRead> TarReader<'a, R> {
             return Err(TarError::TooLong { what, size, limit });
         }
         self.extendable -= size;
+        self.extended = self.extended.saturating_add(size);
+        if self.extended > self.limits.extended_headers {
+            return Err(TarError::ExtendedHeaders(self.limits.extended_headers));
+        }
         self.expect(size);
         // Grows with what arrives, not with what the header promises.
         let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! Putting one entry in its place.
+//! One entry of an archive becomes what it says.
 
 use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
@@ -45,14 +45,14 @@ pub(super) struct Directory {
 
 /// Where an entry goes.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'p> {
+pub(super) struct Destination<'p> {
     pub folder: &'p OwnedFd,
     /// The folder's path, and the name in it.
     pub parent: &'p [u8],
     pub name: &'p [u8],
 }
 
-impl Place<'_> {
+impl Destination<'_> {
     pub(super) fn named(&self) -> On<'_> {
         On::Named(self.folder.as_fd(), self.name)
     }
@@ -78,8 +78,8 @@ impl<'a> Unpacker<'a> {
         })
     }
 
-    /// Places `entry`, whose content is next in `archive`.
-    pub fn place<R: BufRead>(
+    /// Unpacks `entry`, whose content is next in `archive`.
+    pub fn unpack<R: BufRead>(
         &mut self,
         entry: &Entry,
         archive: &mut TarReader<'_, R>,
@@ -87,17 +87,17 @@ impl<'a> Unpacker<'a> {
         self.totals.entry()?;
         let mut path = std::mem::take(&mut self.path);
         let limit = self.totals.limits.path;
-        let placed = match normalise(&entry.path, &mut path) {
+        let unpacked = match normalise(&entry.path, &mut path) {
             Err(_) => Err(UnpackFault::DotDot),
             Ok(()) if path.len() > limit => Err(UnpackFault::PathTooLong { length: path.len(), limit }),
             Ok(()) if path.is_empty() => self.root(entry),
-            Ok(()) => self.place_at(&path, entry, archive),
+            Ok(()) => self.unpack_at(&path, entry, archive),
         };
         self.path = path;
-        placed
+        unpacked
     }
 
-    fn place_at<R: BufRead>(
+    fn unpack_at<R: BufRead>(
         &mut self,
         path: &[u8],
         entry: &Entry,
@@ -109,11 +109,11 @@ impl<'a> Unpacker<'a> {
             return Ok(());
         }
         let folder = self.folders.folder(parent, &mut self.totals)?;
-        let at = Place { folder: &folder, parent, name };
+        let at = Destination { folder: &folder, parent, name };
         match meaning {
             Meaning::Bookkeeping => Ok(()),
             Meaning::Opaque => self.opaque(parent, &folder),
-            Meaning::Whiteout(name) => self.whiteout(Place { name, ..at }, entry),
+            Meaning::Whiteout(name) => self.whiteout(Destination { name, ..at }, entry),
             Meaning::Entry => match entry.kind {
                 Kind::File => self.file(at, entry, archive),
                 Kind::Directory => self.directory(at, path, entry),
@@ -138,7 +138,7 @@ impl<'a> Unpacker<'a> {
         Ok(())
     }
 
-    fn whiteout(&mut self, at: Place<'_>, entry: &Entry) -> Result<(), UnpackFault> {
+    fn whiteout(&mut self, at: Destination<'_>, entry: &Entry) -> Result<(), UnpackFault> {
         self.totals.inode()?;
         if whiteout::hide(at.folder, at.name)? {
             attributes::touch(at.named(), entry.modified)?;
@@ -166,7 +166,7 @@ impl<'a> Unpacker<'a> {
     /// Creates something that must not be there yet, and makes way for it if it is.
     pub(super) fn create<T>(
         &mut self,
-        at: Place<'_>,
+        at: Destination<'_>,
         doing: &'static str,
         create: impl Fn() -> Result<T, Errno>,
     ) -> Result<T, UnpackFault> {
