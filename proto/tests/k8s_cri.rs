@@ -60,7 +60,7 @@ const NEWER_FIELDS: &[&str] = &[
 struct Pair {
     name: &'static str,
     /// Names of the fields of k8s-cri's type.
-    their_fields: BTreeSet<String>,
+    their_fields: fn() -> BTreeSet<String>,
     through_ours: fn(&[u8]) -> Vec<u8>,
     through_theirs: fn(&[u8]) -> Vec<u8>,
 }
@@ -69,177 +69,180 @@ fn through<M: Message + Default>(bytes: &[u8]) -> Vec<u8> {
     M::decode(bytes).unwrap().encode_to_vec()
 }
 
+fn field_names(message: serde_json::Result<serde_json::Value>) -> BTreeSet<String> {
+    match message.unwrap() {
+        serde_json::Value::Object(fields) => fields.into_iter().map(|(name, _)| name).collect(),
+        other => panic!("{other}"),
+    }
+}
+
 macro_rules! pairs {
     ($($name:ident),* $(,)?) => {
-        vec![$(Pair {
+        /// Every message that both have.
+        const PAIRS: &[Pair] = &[$(Pair {
             name: <ours::$name as Name>::NAME,
-            their_fields: match serde_json::to_value(theirs::$name::default()).unwrap() {
-                serde_json::Value::Object(fields) => fields.into_iter().map(|(name, _)| name).collect(),
-                other => panic!("{other}"),
-            },
+            their_fields: || field_names(serde_json::to_value(theirs::$name::default())),
             through_ours: through::<ours::$name>,
             through_theirs: through::<theirs::$name>,
-        }),*]
+        }),*];
     };
 }
 
-fn pairs() -> Vec<Pair> {
-    pairs![
-        VersionRequest,
-        VersionResponse,
-        DnsConfig,
-        PortMapping,
-        Mount,
-        IdMapping,
-        UserNamespace,
-        NamespaceOption,
-        Int64Value,
-        LinuxSandboxSecurityContext,
-        SecurityProfile,
-        LinuxPodSandboxConfig,
-        PodSandboxMetadata,
-        PodSandboxConfig,
-        RunPodSandboxRequest,
-        RunPodSandboxResponse,
-        StopPodSandboxRequest,
-        StopPodSandboxResponse,
-        RemovePodSandboxRequest,
-        RemovePodSandboxResponse,
-        PodSandboxStatusRequest,
-        PodIp,
-        PodSandboxNetworkStatus,
-        Namespace,
-        LinuxPodSandboxStatus,
-        PodSandboxStatus,
-        PodSandboxStatusResponse,
-        PodSandboxStateValue,
-        PodSandboxFilter,
-        ListPodSandboxRequest,
-        PodSandbox,
-        ListPodSandboxResponse,
-        PodSandboxStatsRequest,
-        PodSandboxStatsResponse,
-        PodSandboxStatsFilter,
-        ListPodSandboxStatsRequest,
-        ListPodSandboxStatsResponse,
-        PodSandboxAttributes,
-        PodSandboxStats,
-        LinuxPodSandboxStats,
-        WindowsPodSandboxStats,
-        NetworkUsage,
-        WindowsNetworkUsage,
-        NetworkInterfaceUsage,
-        WindowsNetworkInterfaceUsage,
-        ProcessUsage,
-        WindowsProcessUsage,
-        ImageSpec,
-        KeyValue,
-        LinuxContainerResources,
-        HugepageLimit,
-        SeLinuxOption,
-        Capability,
-        LinuxContainerSecurityContext,
-        LinuxContainerConfig,
-        LinuxContainerUser,
-        WindowsNamespaceOption,
-        WindowsSandboxSecurityContext,
-        WindowsPodSandboxConfig,
-        WindowsContainerSecurityContext,
-        WindowsContainerConfig,
-        WindowsContainerResources,
-        WindowsCpuGroupAffinity,
-        ContainerMetadata,
-        Device,
-        CdiDevice,
-        ContainerConfig,
-        CreateContainerRequest,
-        CreateContainerResponse,
-        StartContainerRequest,
-        StartContainerResponse,
-        StopContainerRequest,
-        StopContainerResponse,
-        RemoveContainerRequest,
-        RemoveContainerResponse,
-        ContainerStateValue,
-        ContainerFilter,
-        ListContainersRequest,
-        Container,
-        ListContainersResponse,
-        ContainerStatusRequest,
-        ContainerStatus,
-        ContainerStatusResponse,
-        ContainerResources,
-        ContainerUser,
-        UpdateContainerResourcesRequest,
-        UpdateContainerResourcesResponse,
-        ExecSyncRequest,
-        ExecSyncResponse,
-        ExecRequest,
-        ExecResponse,
-        AttachRequest,
-        AttachResponse,
-        PortForwardRequest,
-        PortForwardResponse,
-        ImageFilter,
-        ListImagesRequest,
-        Image,
-        ListImagesResponse,
-        ImageStatusRequest,
-        ImageStatusResponse,
-        AuthConfig,
-        PullImageRequest,
-        PullImageResponse,
-        RemoveImageRequest,
-        RemoveImageResponse,
-        NetworkConfig,
-        RuntimeConfig,
-        UpdateRuntimeConfigRequest,
-        UpdateRuntimeConfigResponse,
-        RuntimeCondition,
-        RuntimeStatus,
-        StatusRequest,
-        RuntimeHandlerFeatures,
-        RuntimeHandler,
-        RuntimeFeatures,
-        StatusResponse,
-        ImageFsInfoRequest,
-        UInt64Value,
-        FilesystemIdentifier,
-        FilesystemUsage,
-        WindowsFilesystemUsage,
-        ImageFsInfoResponse,
-        ContainerStatsRequest,
-        ContainerStatsResponse,
-        ListContainerStatsRequest,
-        ContainerStatsFilter,
-        ListContainerStatsResponse,
-        ContainerAttributes,
-        ContainerStats,
-        WindowsContainerStats,
-        CpuUsage,
-        WindowsCpuUsage,
-        MemoryUsage,
-        SwapUsage,
-        WindowsMemoryUsage,
-        ReopenContainerLogRequest,
-        ReopenContainerLogResponse,
-        CheckpointContainerRequest,
-        CheckpointContainerResponse,
-        GetEventsRequest,
-        ContainerEventResponse,
-        ListMetricDescriptorsRequest,
-        ListMetricDescriptorsResponse,
-        MetricDescriptor,
-        ListPodSandboxMetricsRequest,
-        ListPodSandboxMetricsResponse,
-        PodSandboxMetrics,
-        ContainerMetrics,
-        Metric,
-        RuntimeConfigRequest,
-        RuntimeConfigResponse,
-        LinuxRuntimeConfiguration,
-    ]
-}
+pairs![
+    VersionRequest,
+    VersionResponse,
+    DnsConfig,
+    PortMapping,
+    Mount,
+    IdMapping,
+    UserNamespace,
+    NamespaceOption,
+    Int64Value,
+    LinuxSandboxSecurityContext,
+    SecurityProfile,
+    LinuxPodSandboxConfig,
+    PodSandboxMetadata,
+    PodSandboxConfig,
+    RunPodSandboxRequest,
+    RunPodSandboxResponse,
+    StopPodSandboxRequest,
+    StopPodSandboxResponse,
+    RemovePodSandboxRequest,
+    RemovePodSandboxResponse,
+    PodSandboxStatusRequest,
+    PodIp,
+    PodSandboxNetworkStatus,
+    Namespace,
+    LinuxPodSandboxStatus,
+    PodSandboxStatus,
+    PodSandboxStatusResponse,
+    PodSandboxStateValue,
+    PodSandboxFilter,
+    ListPodSandboxRequest,
+    PodSandbox,
+    ListPodSandboxResponse,
+    PodSandboxStatsRequest,
+    PodSandboxStatsResponse,
+    PodSandboxStatsFilter,
+    ListPodSandboxStatsRequest,
+    ListPodSandboxStatsResponse,
+    PodSandboxAttributes,
+    PodSandboxStats,
+    LinuxPodSandboxStats,
+    WindowsPodSandboxStats,
+    NetworkUsage,
+    WindowsNetworkUsage,
+    NetworkInterfaceUsage,
+    WindowsNetworkInterfaceUsage,
+    ProcessUsage,
+    WindowsProcessUsage,
+    ImageSpec,
+    KeyValue,
+    LinuxContainerResources,
+    HugepageLimit,
+    SeLinuxOption,
+    Capability,
+    LinuxContainerSecurityContext,
+    LinuxContainerConfig,
+    LinuxContainerUser,
+    WindowsNamespaceOption,
+    WindowsSandboxSecurityContext,
+    WindowsPodSandboxConfig,
+    WindowsContainerSecurityContext,
+    WindowsContainerConfig,
+    WindowsContainerResources,
+    WindowsCpuGroupAffinity,
+    ContainerMetadata,
+    Device,
+    CdiDevice,
+    ContainerConfig,
+    CreateContainerRequest,
+    CreateContainerResponse,
+    StartContainerRequest,
+    StartContainerResponse,
+    StopContainerRequest,
+    StopContainerResponse,
+    RemoveContainerRequest,
+    RemoveContainerResponse,
+    ContainerStateValue,
+    ContainerFilter,
+    ListContainersRequest,
+    Container,
+    ListContainersResponse,
+    ContainerStatusRequest,
+    ContainerStatus,
+    ContainerStatusResponse,
+    ContainerResources,
+    ContainerUser,
+    UpdateContainerResourcesRequest,
+    UpdateContainerResourcesResponse,
+    ExecSyncRequest,
+    ExecSyncResponse,
+    ExecRequest,
+    ExecResponse,
+    AttachRequest,
+    AttachResponse,
+    PortForwardRequest,
+    PortForwardResponse,
+    ImageFilter,
+    ListImagesRequest,
+    Image,
+    ListImagesResponse,
+    ImageStatusRequest,
+    ImageStatusResponse,
+    AuthConfig,
+    PullImageRequest,
+    PullImageResponse,
+    RemoveImageRequest,
+    RemoveImageResponse,
+    NetworkConfig,
+    RuntimeConfig,
+    UpdateRuntimeConfigRequest,
+    UpdateRuntimeConfigResponse,
+    RuntimeCondition,
+    RuntimeStatus,
+    StatusRequest,
+    RuntimeHandlerFeatures,
+    RuntimeHandler,
+    RuntimeFeatures,
+    StatusResponse,
+    ImageFsInfoRequest,
+    UInt64Value,
+    FilesystemIdentifier,
+    FilesystemUsage,
+    WindowsFilesystemUsage,
+    ImageFsInfoResponse,
+    ContainerStatsRequest,
+    ContainerStatsResponse,
+    ListContainerStatsRequest,
+    ContainerStatsFilter,
+    ListContainerStatsResponse,
+    ContainerAttributes,
+    ContainerStats,
+    WindowsContainerStats,
+    CpuUsage,
+    WindowsCpuUsage,
+    MemoryUsage,
+    SwapUsage,
+    WindowsMemoryUsage,
+    ReopenContainerLogRequest,
+    ReopenContainerLogResponse,
+    CheckpointContainerRequest,
+    CheckpointContainerResponse,
+    GetEventsRequest,
+    ContainerEventResponse,
+    ListMetricDescriptorsRequest,
+    ListMetricDescriptorsResponse,
+    MetricDescriptor,
+    ListPodSandboxMetricsRequest,
+    ListPodSandboxMetricsResponse,
+    PodSandboxMetrics,
+    ContainerMetrics,
+    Metric,
+    RuntimeConfigRequest,
+    RuntimeConfigResponse,
+    LinuxRuntimeConfiguration,
+];
 
 fn pool() -> DescriptorPool {
     let files = protox::compile(["runtime/v1/runtime.proto"], ["proto"]).unwrap();
@@ -307,13 +310,14 @@ fn sample(kind: &Kind, counter: &mut u32) -> Value {
 }
 
 /// Takes out of `message`, at every level, what k8s-cri cannot know.
-fn prune(message: &mut DynamicMessage, pairs: &[Pair]) {
+fn prune(message: &mut DynamicMessage) {
     let name = message.descriptor().name().to_owned();
-    let Some(pair) = pairs.iter().find(|p| p.name == name) else {
+    let Some(pair) = PAIRS.iter().find(|p| p.name == name) else {
         panic!("{name} is newer than k8s-cri, but a message of its has it as a field");
     };
+    let known = (pair.their_fields)();
     for field in message.descriptor().fields() {
-        if !pair.their_fields.contains(&rust_name(&field)) {
+        if !known.contains(&rust_name(&field)) {
             message.clear_field(&field);
             continue;
         }
@@ -321,10 +325,10 @@ fn prune(message: &mut DynamicMessage, pairs: &[Pair]) {
             continue;
         }
         match message.get_field_mut(&field) {
-            Value::Message(inner) => prune(inner, pairs),
+            Value::Message(inner) => prune(inner),
             Value::List(list) => list.iter_mut().for_each(|v| {
                 if let Value::Message(inner) = v {
-                    prune(inner, pairs);
+                    prune(inner);
                 }
             }),
             _ => {}
@@ -334,8 +338,8 @@ fn prune(message: &mut DynamicMessage, pairs: &[Pair]) {
 
 #[test]
 fn every_message_survives_both_directions() {
-    let (pool, pairs) = (pool(), pairs());
-    for pair in &pairs {
+    let pool = pool();
+    for pair in PAIRS {
         let descriptor = pool.get_message_by_name(&format!("runtime.v1.{}", pair.name)).unwrap();
         let mut full = DynamicMessage::new(descriptor.clone());
         fill(&mut full, &mut 0);
@@ -345,7 +349,7 @@ fn every_message_survives_both_directions() {
         assert_eq!(read(&(pair.through_ours)(&bytes)), full, "{}: our own type loses something", pair.name);
 
         let mut known = full.clone();
-        prune(&mut known, &pairs);
+        prune(&mut known);
         let from_them = (pair.through_theirs)(&bytes);
         assert_eq!(read(&from_them), known, "{}: k8s-cri reads ours differently", pair.name);
         assert_eq!(
@@ -401,7 +405,7 @@ fn messages_newer_than_k8s_cri_survive_our_own_types() {
 
 #[test]
 fn no_message_is_left_out() {
-    let compared: BTreeSet<String> = pairs().iter().map(|p| p.name.to_owned()).collect();
+    let compared: BTreeSet<String> = PAIRS.iter().map(|p| p.name.to_owned()).collect();
     let listed: BTreeSet<String> =
         NEWER.iter().map(|n| (*n).to_owned()).chain(compared.iter().cloned()).collect();
     let ours: BTreeSet<String> = pool()
@@ -417,12 +421,13 @@ fn no_message_is_left_out() {
 fn neither_side_has_fields_that_the_other_lacks_unnoticed() {
     let pool = pool();
     let mut newer = Vec::new();
-    for pair in pairs() {
+    for pair in PAIRS {
         let descriptor = pool.get_message_by_name(&format!("runtime.v1.{}", pair.name)).unwrap();
         let ours: BTreeSet<String> = descriptor.fields().map(|f| rust_name(&f)).collect();
-        let unknown: Vec<_> = pair.their_fields.difference(&ours).collect();
+        let theirs = (pair.their_fields)();
+        let unknown: Vec<_> = theirs.difference(&ours).collect();
         assert!(unknown.is_empty(), "{} of k8s-cri has fields that ours lacks: {unknown:?}", pair.name);
-        newer.extend(ours.difference(&pair.their_fields).map(|f| format!("{}.{f}", pair.name)));
+        newer.extend(ours.difference(&theirs).map(|f| format!("{}.{f}", pair.name)));
     }
     assert_eq!(newer, NEWER_FIELDS);
 }

@@ -217,7 +217,6 @@ fn set_signal_mask(mask: u64) -> u64 {
 ///
 /// # Safety
 /// `args` must name a stack, `enter` must be fit to run with whatever `args` lets the child share.
-#[cfg(target_arch = "x86_64")]
 unsafe fn clone3_on_stack(
     args: *mut CloneArgs,
     enter: extern "C" fn(*mut Child) -> !,
@@ -227,6 +226,7 @@ unsafe fn clone3_on_stack(
     // SAFETY: as the caller promises. The child never leaves this block: it has a stack without
     // frames, whose end is aligned to 16 bytes as a call needs it.
     unsafe {
+        #[cfg(target_arch = "x86_64")]
         std::arch::asm!(
             "syscall",
             "test rax, rax",
@@ -244,24 +244,7 @@ unsafe fn clone3_on_stack(
             lateout("rcx") _,
             lateout("r11") _,
         );
-    }
-    result
-}
-
-/// As on the other architecture.
-///
-/// # Safety
-/// As on the other architecture.
-#[cfg(target_arch = "aarch64")]
-unsafe fn clone3_on_stack(
-    args: *mut CloneArgs,
-    enter: extern "C" fn(*mut Child) -> !,
-    child: *mut Child,
-) -> i64 {
-    let result: i64;
-    // SAFETY: as the caller promises. The child never leaves this block: it has a stack without
-    // frames, whose end is aligned to 16 bytes as a call needs it.
-    unsafe {
+        #[cfg(target_arch = "aarch64")]
         std::arch::asm!(
             "svc #0",
             "cbnz x0, 2f",
