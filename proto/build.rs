@@ -10,7 +10,8 @@ const SECRET: [&str; 2] = [".runtime.v1.AuthConfig", ".runtime.v1.PullImageReque
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["runtime/v1/runtime.proto", "crisp/v1/pulls.proto"], ["proto"])?;
+    let contracts = ["runtime/v1/runtime.proto", "crisp/v1/pulls.proto", "crisp/v1/layers.proto"];
+    let files = protox::compile(contracts, ["proto"])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
 
     std::fs::write(out.join("rpc_paths.rs"), rpc_paths(&files)?)?;

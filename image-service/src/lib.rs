@@ -58,5 +58,6 @@ pub use pull::{PullError, PullOptions, PullProgress, PullRequest};
 pub use reference::{InvalidReference, Reference};
 pub use registry::{Auth, ErrorKind, Secret};
 pub use service::{ImageConfig, ImageService, OpenError, RemoveError, ResolveError};
-pub use store::{FindError, FsUsage, Image, Lease, Removed, Store, StoreError};
+pub use store::{FindError, FsUsage, Image, Lease, Removed, Store, StoreConfig, StoreError};
+pub use tree::ReadRate;
 pub use unpack::Limits;

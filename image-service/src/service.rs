@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_metrics::{Metrics, prometheus};
+use crisp_metrics::Metrics;
+use crisp_metrics::prometheus::{self, IntCounterVec, Opts};
 use crisp_operation::Interrupted;
 use tokio::sync::watch;
 
@@ -12,7 +13,7 @@ use crate::digest::{DiffId, ImageId};
 use crate::mirror::{MirrorError, Mirrors, Resolution};
 use crate::pull::{PullError, PullMetrics, PullOptions, PullProgress, PullRequest, Puller};
 use crate::reference::{InvalidReference, Reference};
-use crate::store::{FindError, FsUsage, Image, Lease, Removed, Store, StoreError};
+use crate::store::{Condition, FindError, FsUsage, Image, Lease, Removed, Store, StoreConfig, StoreError};
 use crate::unpack::Limits;
 
 /// Where the image service lives and how it behaves.
@@ -20,12 +21,16 @@ use crate::unpack::Limits;
 pub struct ImageConfig {
     /// The persistent root; images and layers live below it.
     pub root: PathBuf,
+    /// A folder that lasts as long as the boot: see [`StoreConfig::state`].
+    pub state: Option<PathBuf>,
     /// The tree of hosts.toml folders; `None` means that every registry is asked itself.
     pub registry_config_dir: Option<PathBuf>,
     /// How pulls behave.
     pub pull: PullOptions,
     /// What the archive of a layer may hold.
     pub limits: Limits,
+    /// How often all layers are read and compared with what was unpacked, slowly; `None` for never.
+    pub check_interval: Option<Duration>,
 }
 
 /// Why the image service cannot start.
@@ -72,6 +77,7 @@ pub enum ResolveError {
 pub struct ImageService {
     store: Store,
     puller: Puller,
+    checked: IntCounterVec,
 }
 
 impl ImageService {
@@ -80,12 +86,24 @@ impl ImageService {
     /// # Errors
     /// [`OpenError`]: the store is in use or cannot be read, or a metric is registered already.
     pub async fn open(config: ImageConfig, metrics: &Metrics) -> Result<Self, OpenError> {
-        let (root, limits) = (config.root, config.limits);
-        let opened = tokio::task::spawn_blocking(move || Store::open_with(&root, limits)).await;
+        let store = StoreConfig { root: config.root, state: config.state, limits: config.limits };
+        let opened = tokio::task::spawn_blocking(move || Store::open_with(store)).await;
         let store = opened.map_err(|_| Interrupted::ShuttingDown)??;
         let mirrors = Mirrors::new(config.registry_config_dir);
         let puller = Puller::new(store.clone(), mirrors, PullMetrics::register(metrics)?, config.pull);
-        Ok(Self { store, puller })
+        let checked = IntCounterVec::new(
+            Opts::new(
+                "crisp_image_layers_checked_total",
+                "Layers that were read whole, by what they are like.",
+            ),
+            &["condition"],
+        )?;
+        metrics.register(Box::new(checked.clone()))?;
+        if let Some(interval) = config.check_interval {
+            let counter = checked.clone();
+            store.check_periodically(interval, move |condition| count(&counter, condition));
+        }
+        Ok(Self { store, puller, checked })
     }
 
     /// Allows the store to delete layers that nothing needs: see [`Store::start_collection`]. To be called
@@ -181,9 +199,26 @@ impl ImageService {
         self.store.lease(layers)
     }
 
+    /// Reads everything in a layer and compares it with what was unpacked. Blocks.
+    ///
+    /// # Errors
+    /// As [`Store::verify`].
+    pub fn check_layer(&self, diff: &DiffId) -> Result<Condition, StoreError> {
+        self.store.verify(diff).inspect(|condition| count(&self.checked, condition))
+    }
+
     /// The store itself, for what is rarely needed. Its methods that touch the disk block.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
+}
+
+fn count(checked: &IntCounterVec, condition: &Condition) {
+    let label = match condition {
+        Condition::Sound => "sound",
+        Condition::Damaged(_) => "damaged",
+        Condition::Unknown => "unknown",
+    };
+    checked.with_label_values(&[label]).inc();
 }

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!  proto/runtime/v1/runtime.proto --build.rs (protox, prost, tonic)--> runtime::v1::*
-//!  proto/crisp/v1/pulls.proto     ----------------'                    crisp::v1::*
+//!  proto/crisp/v1/*.proto         ----------------'                    crisp::v1::*
 //! ```
 //!
 //! Cast: [`runtime::v1::runtime_service_server::RuntimeService`] and
 //! [`runtime::v1::image_service_server::ImageService`] are what a runtime implements, the `_client` modules
 //! are for those who call one, and [`RPC_PATHS`] names all RPCs, for code that counts or routes them.
-//! [`crisp::v1::pulls_server::Pulls`] is our own: pulls that say how far they are and can be stopped.
+//! [`crisp::v1::pulls_server::Pulls`] and [`crisp::v1::layers_server::Layers`] are our own: pulls that say how
+//! far they are and can be stopped, and a check of unpacked layers.
 //!
 //! Messages that carry credentials do not print them:
 //!
@@ -57,6 +58,7 @@ mod tests {
     fn all_rpcs_of_the_contract_are_here() {
         assert_eq!(RPC_PATHS.iter().filter(|path| path.starts_with("/runtime.v1.")).count(), 43);
         assert!(RPC_PATHS.contains(&"/crisp.v1.Pulls/Pull"));
+        assert!(RPC_PATHS.contains(&"/crisp.v1.Layers/Check"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.RuntimeService/RunPodSandbox"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.ImageService/StreamImages"));
     }

@@ -1,6 +1,7 @@
 //! The connection to a server.
 
 use anyhow::Context as _;
+use crisp_proto::crisp::v1::layers_client::LayersClient;
 use crisp_proto::crisp::v1::pulls_client::PullsClient;
 use crisp_proto::runtime::v1::image_service_client::ImageServiceClient;
 use crisp_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
@@ -21,6 +22,8 @@ pub struct Client {
     pub images: ImageServiceClient<Channel>,
     /// Pulls with progress, where the server is Crisp.
     pub pulls: PullsClient<Channel>,
+    /// Checks of layers, where the server is Crisp.
+    pub layers: LayersClient<Channel>,
 }
 
 impl Client {
@@ -42,7 +45,8 @@ impl Client {
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
             images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
-            pulls: PullsClient::new(channel),
+            pulls: PullsClient::new(channel.clone()),
+            layers: LayersClient::new(channel),
         })
     }
 }

@@ -9,6 +9,7 @@ mod client;
 mod json;
 mod names;
 
+pub mod check;
 pub mod config;
 pub mod exec;
 pub mod images;

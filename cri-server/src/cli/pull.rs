@@ -43,8 +43,10 @@ impl Pull {
         if self.cancel {
             return self.stop_pulls(&mut client).await;
         }
-        let creds = self.creds.clone().or_else(|| std::env::var("CRISP_CREDS").ok());
-        let auth = creds.as_deref().map(credentials).transpose()?;
+        let auth = match &self.creds {
+            Some(creds) => Some(credentials(creds)?),
+            None => credentials_of_environment()?,
+        };
         let mut bars = (!self.quiet).then(Bars::new);
         let mut code = ExitCode::SUCCESS;
         for image in &self.images {
@@ -77,8 +79,13 @@ impl Pull {
     }
 }
 
+/// Credentials of the environment, which keeps them out of the process list.
+pub(super) fn credentials_of_environment() -> anyhow::Result<Option<AuthConfig>> {
+    std::env::var("CRISP_CREDS").ok().as_deref().map(credentials).transpose()
+}
+
 /// Pulls with progress. Another CRI server reports none: there it pulls as a kubelet does.
-async fn pull(
+pub(super) async fn pull(
     client: &mut Client,
     image: &str,
     auth: Option<AuthConfig>,

@@ -16,6 +16,7 @@ mod resolve;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crisp_sandbox::network::PodCidrs;
 pub use listen::ListenAddress;
@@ -84,6 +85,8 @@ pub struct Settings {
     pub max_layer_bytes: Setting<u64>,
     /// Files and directories that one image layer may make.
     pub max_layer_files: Setting<u64>,
+    /// How often all image layers are checked, if at all.
+    pub image_check_interval: Setting<Option<Duration>>,
     /// CNI configurations; with none in it, the built-in network is used.
     pub cni_conf_dir: Setting<PathBuf>,
     /// CNI plugins, searched in this order.

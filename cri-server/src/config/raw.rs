@@ -35,6 +35,11 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "COUNT")]
     pub max_layer_files: Option<u64>,
 
+    /// How often all image layers are read, slowly, to find damage, for example 168h; "off" for never
+    /// [default: off]
+    #[arg(long, hide_short_help = true, value_name = "INTERVAL")]
+    pub image_check_interval: Option<String>,
+
     /// Folder with CNI configurations; without one in it the built-in network is used
     /// [default: /etc/cni/net.d]
     #[arg(long, hide_short_help = true, value_name = "DIR")]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crisp_image_service::Limits;
 use crisp_sandbox::network::InvalidPool;
@@ -85,6 +86,11 @@ impl Layers<'_> {
             )?,
             max_layer_bytes: self.pick(flags.max_layer_bytes, file.max_layer_bytes, limits.bytes),
             max_layer_files: self.pick(flags.max_layer_files, file.max_layer_files, limits.inodes),
+            image_check_interval: check(
+                "image-check-interval",
+                self.pick(flags.image_check_interval, file.image_check_interval, "off".to_owned()),
+                |text| if text == "off" { Ok(None) } else { interval(&text).map(Some) },
+            )?,
             cni_conf_dir: folder("cni-conf-dir", flags.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d")?,
             cni_bin_dir: check(
                 "cni-bin-dir",
@@ -162,6 +168,14 @@ fn address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| format!("{text:?} is not an address: expected IP:PORT, for example 127.0.0.1:9464"))
 }
 
+fn interval(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
+    let whole = parsed.filter(|interval| interval.as_secs() > 0 && interval.subsec_nanos() == 0);
+    whole.ok_or_else(|| {
+        format!("{text:?} is not a time of whole seconds, for example 24h or 90m, nor \"off\"")
+    })
+}
+
 fn driver(driver: CgroupDriver) -> Result<CgroupDriver, String> {
     match driver {
         CgroupDriver::Auto | CgroupDriver::Cgroupfs => Ok(driver),
@@ -222,6 +236,7 @@ mod tests {
             cni-gc = true
             max-layer-bytes = 1
             max-layer-files = 1
+            image-check-interval = "168h"
             pod-cidr = "10.1.0.0/16"
             bridge-name = "br"
             stream-listen = "127.0.0.1:1"
@@ -233,6 +248,7 @@ mod tests {
         .unwrap();
         assert!(!format!("{settings:?}").contains("Default"), "{settings:?}");
         assert_eq!(settings.cni_bin_dir.value, [Path::new("/b1"), Path::new("/b2")]);
+        assert_eq!(settings.image_check_interval.value, Some(Duration::from_secs(7 * 24 * 3600)));
         assert_eq!(settings.metrics_listen.value, Some("127.0.0.1:2".parse().unwrap()));
     }
 
@@ -255,6 +271,9 @@ mod tests {
         refused("cgroup-driver = 'systemd'", &["cgroup-driver", "not supported yet"]);
         refused("pod-cidr = '10.0.0.1/8'", &["pod-cidr", "10.0.0.0/8"]);
         refused("cgroup-driver = 'other'", &["cgroupfs"]);
+        refused("image-check-interval = 'often'", &["image-check-interval", "often", "24h"]);
+        refused("image-check-interval = '-1h'", &["image-check-interval"]);
+        refused("image-check-interval = '0s'", &["image-check-interval"]);
         refused("log-level = 'lots'", &["log-level", "lots"]);
         refused("cni-bin-dir = '/one'", &["cni-bin-dir"]);
     }

@@ -50,6 +50,8 @@ impl Embedded {
         settings.cni_gc.value = false;
         // A fixed port is the node's server's.
         settings.stream_listen.value.set_port(0);
+        // A run ends too soon for that.
+        settings.image_check_interval.value = None;
         let mut temporary = Vec::new();
         let mut opened = Server::open(&settings).await;
         if own_folders && opened.as_ref().is_err_and(is_in_use) {

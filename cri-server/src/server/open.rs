@@ -49,12 +49,14 @@ impl Server {
         let images = ImageService::open(
             ImageConfig {
                 root: root.clone(),
+                state: Some(state.clone()),
                 registry_config_dir: Some(settings.registry_config_dir.value.clone()),
                 limits: Limits {
                     bytes: settings.max_layer_bytes.value,
                     inodes: settings.max_layer_files.value,
                     ..Limits::default()
                 },
+                check_interval: settings.image_check_interval.value,
                 ..ImageConfig::default()
             },
             &metrics,

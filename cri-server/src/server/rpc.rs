@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use crisp_proto::RPC_PATHS;
+use crisp_proto::crisp::v1::layers_server::LayersServer;
 use crisp_proto::crisp::v1::pulls_server::PullsServer;
 use crisp_proto::runtime::v1::image_service_server::ImageServiceServer;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
@@ -40,6 +41,7 @@ impl Server {
             .add_service(runtime)
             .add_service(images)
             .add_service(PullsServer::new(self.images.clone()))
+            .add_service(LayersServer::new(self.images.clone()))
             .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
                 let _ = leaving.await;
             });

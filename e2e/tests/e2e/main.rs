@@ -1,6 +1,7 @@
 //! Crisp as its users see it. Needs root, docker-registry, busybox-static and the release build.
 
 mod budgets;
+mod check;
 mod cli;
 mod cni;
 mod containers;

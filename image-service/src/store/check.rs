@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::sync::Arc;
 
 use rustix::io::Errno;
 
 use super::error::StoreError;
+use super::image::Image;
 use super::record::LayerRecord;
 use super::{Health, Inner, Store};
 use crate::digest::DiffId;
-use crate::tree::{self, Depth, Measured};
+use crate::tree::{self, Depth, Measured, ReadRate};
 
 /// What a layer's tree is like.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +44,7 @@ impl Store {
                 Some(Health::Unchecked) => Depth::Metadata,
                 Some(Health::Unsynced) => Depth::Content,
             };
-            match self.inner.examine(diff, depth) {
+            match self.inner.examine(diff, depth, &mut ReadRate::unlimited()) {
                 Ok(Condition::Sound) => {}
                 Ok(Condition::Unknown) if depth == Depth::Metadata => {}
                 Ok(Condition::Unknown | Condition::Damaged(_)) => damaged.push(diff.clone()),
@@ -57,50 +59,84 @@ impl Store {
     /// # Errors
     /// [`StoreError::LayerMissing`], or the layer cannot be read for another reason than damage.
     pub fn verify(&self, diff: &DiffId) -> Result<Condition, StoreError> {
+        self.verify_at(diff, &mut ReadRate::unlimited())
+    }
+
+    /// [`verify`](Self::verify), as fast as `rate` allows.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_at(&self, diff: &DiffId, rate: &mut ReadRate) -> Result<Condition, StoreError> {
         let _hold = self.hold(std::slice::from_ref(diff));
-        self.inner.examine(diff, Depth::Content)
+        self.inner.examine(diff, Depth::Content, rate)
+    }
+
+    /// Every layer with its bytes on disk, sorted.
+    #[must_use]
+    pub fn layers(&self) -> Vec<(DiffId, u64)> {
+        let state = self.inner.state();
+        let mut layers: Vec<_> =
+            state.layers.iter().map(|(diff, layer)| (diff.clone(), layer.record.bytes)).collect();
+        layers.sort_unstable();
+        layers
+    }
+
+    /// The images that are made of a layer.
+    #[must_use]
+    pub fn images_with(&self, diff: &DiffId) -> Vec<Arc<Image>> {
+        let state = self.inner.state();
+        let with = state.images.values().filter(|stored| stored.record.layers.contains(diff));
+        with.map(|stored| Arc::clone(&stored.image)).collect()
     }
 }
 
 impl Inner {
-    fn examine(&self, diff: &DiffId, depth: Depth) -> Result<Condition, StoreError> {
-        let (record, version) = {
-            let state = self.state();
-            let layer = state.layers.get(diff).ok_or_else(|| StoreError::LayerMissing(diff.clone()))?;
-            (layer.record.clone(), layer.version)
-        };
-        let tree = self.layout.layer(diff).tree();
-        let implied: HashSet<&[u8]> =
-            record.implied.iter().chain(&record.inherited).map(String::as_bytes).collect();
-        let condition = match tree::measure(&tree, depth, &implied) {
-            Ok(measured) => compare(&record, &measured, depth),
-            Err(error) if is_damage(&error) => Condition::Damaged(error.to_string()),
-            Err(error) => return Err(StoreError::at("read", &tree)(error)),
-        };
-        self.note(diff, version, &condition)?;
-        Ok(condition)
+    fn examine(&self, diff: &DiffId, depth: Depth, rate: &mut ReadRate) -> Result<Condition, StoreError> {
+        loop {
+            let (record, version) = {
+                let state = self.state();
+                let layer = state.layers.get(diff).ok_or_else(|| StoreError::LayerMissing(diff.clone()))?;
+                (layer.record.clone(), layer.version)
+            };
+            let tree = self.layout.layer(diff).tree();
+            let implied: HashSet<&[u8]> =
+                record.implied.iter().chain(&record.inherited).map(String::as_bytes).collect();
+            let condition = match tree::measure(&tree, depth, &implied, rate) {
+                Ok(measured) => compare(&record, &measured, depth),
+                Err(error) if is_damage(&error) => Condition::Damaged(error.to_string()),
+                Err(error) => return Err(StoreError::at("read", &tree)(error)),
+            };
+            // Once more where a pull has put another tree in its place meanwhile.
+            if self.note(diff, version, &condition) {
+                return Ok(condition);
+            }
+        }
     }
 
-    /// Remembers what was found, unless another tree has taken the layer's place meanwhile.
-    fn note(&self, diff: &DiffId, version: u64, condition: &Condition) -> Result<(), StoreError> {
+    /// Remembers what was found in the tree of `version`; false when another one is in its place.
+    fn note(&self, diff: &DiffId, version: u64, condition: &Condition) -> bool {
         let _writing = self.writing();
         let health = match self.state().layers.get(diff) {
             Some(layer) if layer.version == version => layer.health,
-            _ => return Ok(()),
+            _ => return false,
         };
+        self.note_health(diff, health, condition);
+        true
+    }
+
+    fn note_health(&self, diff: &DiffId, health: Health, condition: &Condition) {
         match condition {
             Condition::Damaged(why) => {
                 tracing::error!(layer = %diff, why, "a layer is damaged; the next pull of an image with it replaces it");
-                self.mark_damaged(diff)
+                self.mark_damaged(diff);
             }
             // A failed sync is not refuted by what the page cache has.
-            _ if health == Health::Damaged => Ok(()),
-            Condition::Unknown if health == Health::Unsynced => Ok(()),
+            _ if health == Health::Damaged => {}
+            Condition::Unknown if health == Health::Unsynced => {}
             Condition::Sound | Condition::Unknown => {
                 if let Some(layer) = self.state_mut().layers.get_mut(diff) {
                     layer.health = Health::Sound;
                 }
-                Ok(())
             }
         }
     }

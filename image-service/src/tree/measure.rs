@@ -11,6 +11,7 @@ use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::checksum::{Attributes, Checksum, xattr_checksum};
+use super::read_rate::ReadRate;
 use super::walk::{Found, walk};
 
 /// How much is read.
@@ -22,6 +23,9 @@ pub(crate) enum Depth {
     Content,
 }
 
+/// What looking at one inode counts for a [`ReadRate`], in bytes.
+const INODE: u64 = 4096;
+
 /// A tree as it is on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Measured {
@@ -31,15 +35,21 @@ pub(crate) struct Measured {
     pub checksum: Checksum,
 }
 
-/// Measures the tree at `root`. A file with several names takes up its place once. `implied` are the
-/// directories whose attributes do not count.
-pub(crate) fn measure(root: &Path, depth: Depth, implied: &HashSet<&[u8]>) -> io::Result<Measured> {
+/// Measures the tree at `root`, as fast as `rate` allows. A file with several names takes up its place once.
+/// `implied` are the directories whose attributes do not count.
+pub(crate) fn measure(
+    root: &Path,
+    depth: Depth,
+    implied: &HashSet<&[u8]>,
+    rate: &mut ReadRate,
+) -> io::Result<Measured> {
     let mut measured = Measured { bytes: 0, inodes: 0, checksum: Checksum::default() };
     let mut seen = HashSet::new();
     let mut buffer = if depth == Depth::Content { vec![0; 256 * 1024] } else { Vec::new() };
     walk(root, |found| {
         let stat = found.stat;
         let kind = FileType::from_raw_mode(stat.st_mode);
+        rate.count(INODE);
         if kind == FileType::Directory && implied.contains(found.path) {
             measured.checksum.add_implied(found.path);
             measured.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
@@ -54,7 +64,7 @@ pub(crate) fn measure(root: &Path, depth: Depth, implied: &HashSet<&[u8]>) -> io
         measured.bytes += u64::try_from(stat.st_blocks).unwrap_or_default() * 512;
         measured.inodes += 1;
         if depth == Depth::Content {
-            add_content(&mut measured.checksum, &found, kind, &mut buffer)?;
+            add_content(&mut measured.checksum, &found, kind, &mut buffer, rate)?;
         }
         Ok(())
     })?;
@@ -86,12 +96,13 @@ fn add_content(
     found: &Found<'_>,
     kind: FileType,
     buffer: &mut [u8],
+    rate: &mut ReadRate,
 ) -> io::Result<()> {
     match kind {
         FileType::RegularFile => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(found.folder, found.name, flags, Mode::empty())?;
-            let crc = crc_of(&file, buffer)?;
+            let crc = crc_of(&file, buffer, rate)?;
             checksum.add_content(crc, xattrs(By::Descriptor(file.as_fd()))?);
         }
         _ => {
@@ -104,12 +115,15 @@ fn add_content(
     Ok(())
 }
 
-fn crc_of(file: &OwnedFd, buffer: &mut [u8]) -> io::Result<u32> {
+fn crc_of(file: &OwnedFd, buffer: &mut [u8], rate: &mut ReadRate) -> io::Result<u32> {
     let mut crc = crc32fast::Hasher::new();
     loop {
         match rustix::io::read(file, &mut *buffer) {
             Ok(0) => return Ok(crc.finalize()),
-            Ok(n) => crc.update(&buffer[..n]),
+            Ok(n) => {
+                crc.update(&buffer[..n]);
+                rate.count(n as u64);
+            }
             Err(Errno::INTR) => {}
             Err(e) => return Err(e.into()),
         }

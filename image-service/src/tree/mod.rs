@@ -3,7 +3,9 @@
 
 mod checksum;
 mod measure;
+mod read_rate;
 mod walk;
 
 pub(crate) use checksum::{Attributes, Checksum, xattr_checksum};
 pub(crate) use measure::{Depth, Measured, measure, xattrs_of};
+pub use read_rate::ReadRate;
