@@ -354,3 +354,40 @@ async fn pulls_end_with_the_server() {
     assert_eq!(pull.await.unwrap().unwrap_err().kind(), ErrorKind::Cancelled);
     assert!(bench.leftovers().is_empty());
 }
+
+#[test]
+fn pulls_that_wait_for_a_slow_registry_take_no_thread_from_other_work() {
+    let threads = 4;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(2).max_blocking_threads(threads).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let layers: Vec<_> = (0..4).map(|n| Layer::new(&[("f", &noise(n, 1000))], Packing::Gzip)).collect();
+        let image = Image::new(layers);
+        let blobs: Vec<String> = image.layers.iter().map(|layer| layer.digest.to_string()).collect();
+        let server = Server::start(&[("v1", &image)], move |asked, honest| {
+            let mut reply = honest?;
+            if blobs.iter().any(|blob| asked.target.contains(blob)) {
+                reply.delay = Duration::from_millis(1200);
+            }
+            Some(reply)
+        })
+        .await;
+        let bench = Bench::new().await;
+        bench.endpoints(&[&server.url()]);
+        let pull = bench.pull("test.example/app:v1");
+        let other = async {
+            while server.asked_for("/blobs/").len() < 1 + threads {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let asked = Instant::now();
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            asked.elapsed()
+        };
+        let (pulled, waited) = tokio::join!(pull, other);
+        pulled.unwrap();
+        assert!(
+            waited < Duration::from_millis(800),
+            "a container's operation waited {waited:?} for a registry"
+        );
+    });
+}

@@ -100,7 +100,7 @@ impl LayerFetch {
         let (pieces, reader) = pipe();
         let (store, diff) = (self.store.clone(), diff.clone());
         let ingest = move |_: &Cancel| Ok(store.ingest_layer(&diff, reader));
-        let mut ingest = pin!(self.stage.blocking(ingest));
+        let mut ingest = pin!(self.stage.own_thread("crisp-unpack", ingest));
         let download = Download::new(&self.sources, failover, &layer.blob.digest, layer.blob.size);
         let (downloaded, ingested) = self.both(download.run(&pieces, events), ingest.as_mut()).await?;
         // Ends the unpacking thread, which waits for more.

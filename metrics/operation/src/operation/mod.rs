@@ -1,6 +1,7 @@
 //! Runs an operation's stages and undoes them.
 
 mod context;
+mod own_thread;
 mod stage;
 
 use std::fmt::Display;

@@ -4,7 +4,10 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use tokio::sync::oneshot;
+
 use super::context::{Context, Running};
+use super::own_thread;
 use crate::fault::When;
 use crate::undo::UndoList;
 use crate::{Cancel, Interrupted, StageFailure};
@@ -47,6 +50,25 @@ impl<E: From<Interrupted> + Send + 'static> Stage<E> {
             Ok(result) => result,
             Err(error) => Err(Interrupted::from_join(error).into()),
         }
+    }
+
+    /// As [`blocking`](Self::blocking), on a thread of its own: for work that waits for the network. Many slow
+    /// servers would else take all threads of the pool from the operations on containers.
+    ///
+    /// # Errors
+    /// The work's own.
+    pub async fn own_thread<T: Send + 'static>(
+        &self,
+        thread_name: &'static str,
+        work: impl FnOnce(&Cancel) -> Result<T, E> + Send + 'static,
+    ) -> Result<T, E> {
+        let (running, cancel) = (Running::start(&self.context), self.cancel.clone());
+        let (done, result) = oneshot::channel();
+        own_thread::spawn(thread_name, move || {
+            let _running = running;
+            let _ = done.send(work(&cancel));
+        });
+        result.await.unwrap_or_else(|_| Err(Interrupted::Panicked { message: thread_name.to_owned() }.into()))
     }
 }
 
