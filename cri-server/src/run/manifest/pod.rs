@@ -85,12 +85,21 @@ pub fn pod(root: &Object<'_>) -> Option<Pod> {
     }
     let mut pod = read_spec(&spec);
     pod.name = name?;
-    pod.namespace = metadata.string("namespace").unwrap_or_else(|| "default".to_owned());
-    pod.uid = metadata.string("uid");
+    pod.namespace = object_name(&metadata, "namespace").unwrap_or_else(|| "default".to_owned());
+    pod.uid = object_name(&metadata, "uid");
     pod.labels = metadata.string_map("labels");
     pod.annotations = metadata.string_map("annotations");
     metadata.finish();
     Some(pod)
+}
+
+/// A part of the pod's identity. Folders are named after it, so it can be no path.
+fn object_name(metadata: &Object<'_>, field: &str) -> Option<String> {
+    let text = metadata.string(field).filter(|text| !text.is_empty())?;
+    if !is_dns_name(&text.to_ascii_lowercase()) {
+        metadata.refuse(field, format_args!("{text:?} is not a name: letters, digits, '-' and '.'"));
+    }
+    Some(text)
 }
 
 fn read_spec(spec: &Object<'_>) -> Pod {

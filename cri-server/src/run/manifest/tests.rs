@@ -175,3 +175,20 @@ fn what_is_no_pod_is_refused() {
     assert!(error("apiVersion: v1\nkind: Pod\nmetadata: {name: a}").contains("spec: is required"));
     assert!(error("apiVersion: v1\nkind: Pod\nkind: Pod").contains("x.yaml is not YAML"), "keys are unique");
 }
+
+#[test]
+fn a_uid_that_is_a_path_is_refused() {
+    // A folder of the run is named after it, and removed at the end.
+    for bad in ["../../../../home", "/etc", ".", "..", "a/b"] {
+        for field in ["uid", "namespace"] {
+            let text =
+                format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: a, {field}: {bad:?}}}\nspec:\n  {ONE}");
+            let error = parse("pod.yaml", &text).unwrap_err().to_string();
+            assert!(error.contains(&format!("metadata.{field}: ")), "{bad:?}: {error}");
+        }
+    }
+    let text = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, uid: 8C2F1E36-0d6b-4b43-8b0a-6f3f3a1d2c11}}\nspec:\n  {ONE}"
+    );
+    assert!(parse("pod.yaml", &text).is_ok());
+}
