@@ -220,11 +220,10 @@ fn check_tag(tag: &str) -> Result<(), ()> {
 
 /// Docker's rule: the first part is a host when it could not be a repository part, or is `localhost`.
 fn split_registry(text: &str, name: &str) -> Result<(String, String), InvalidReference> {
-    let host = name.split_once('/').filter(|(first, _)| {
-        first.contains(['.', ':', '['])
-            || *first == "localhost"
-            || first.bytes().any(|b| b.is_ascii_uppercase())
-    });
+    let is_host = |first: &str| first.contains(['.', ':', '[']) || first == "localhost";
+    let host = name
+        .split_once('/')
+        .filter(|(first, _)| is_host(first) || first.bytes().any(|b| b.is_ascii_uppercase()));
     let (registry, repository) = match host {
         Some((registry, repository)) => {
             check_registry(registry).map_err(|why| InvalidReference::Registry {
@@ -232,7 +231,10 @@ fn split_registry(text: &str, name: &str) -> Result<(String, String), InvalidRef
                 registry: registry.to_owned(),
                 why,
             })?;
-            (registry.to_ascii_lowercase(), repository)
+            // A host that only its upper-case letters tell from a repository keeps them: `Host/app` in lower
+            // case is another image, of Docker Hub.
+            let lower = registry.to_ascii_lowercase();
+            (if is_host(&lower) { lower } else { registry.to_owned() }, repository)
         }
         None => {
             if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {

@@ -17,6 +17,8 @@ fn short_names_become_complete() {
         ("[fe80::1]/app", "[fe80::1]/app:latest"),
         ("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10"),
         ("Registry.Example.com/app", "registry.example.com/app:latest"),
+        ("Host/app", "Host/app:latest"),
+        ("LOCALHOST/app", "localhost/app:latest"),
         ("r.io/a__b/c--d/e.f_g", "r.io/a__b/c--d/e.f_g:latest"),
     ] {
         let reference = Reference::parse(given).unwrap();
