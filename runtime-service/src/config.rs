@@ -1,6 +1,7 @@
 //! Settings of the runtime service.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Settings of one service.
 #[derive(Debug, Clone)]
@@ -9,6 +10,8 @@ pub struct RuntimeConfig {
     pub root: PathBuf,
     /// Reported to kubelet; it also says how `cgroup_parent` of a pod is read.
     pub cgroup_driver: CgroupDriver,
+    /// From SIGHUP to SIGKILL for a command whose streaming client is gone.
+    pub exec_grace: Duration,
 }
 
 /// The cgroup driver. Kubelet and the runtime must use the same one.

@@ -4,7 +4,7 @@
 //!   stdin  ─> pipe or terminal ─> process ─> pipes or terminal ─> stdout, stderr
 //!   resize ─> terminal
 //!   the process's end ─> the rest of its output ─> exit code
-//!   the client's end  ─> the process and all that it started end
+//!   the client's end  ─> SIGHUP, and after a while SIGKILL to all that the process started
 //! ```
 
 use std::sync::Arc;
@@ -32,7 +32,7 @@ pub fn container_exec(
     request: ProcessRequest,
 ) -> Result<String, RuntimeError> {
     exec::pod_of_running(service, container)?;
-    let command = Command::new(words, request.tty)?;
+    let command = Command::new(words, request.tty, service.config.exec_grace)?;
     let (serving, container) = (service.clone(), container.clone());
     let serve = move |session| serve(serving, container, command, request, session);
     Ok(service.streams.process("exec", request, serve)?)
@@ -143,7 +143,9 @@ async fn run(mut running: Running, streams: Streams, session: &mut ProcessSessio
         Some(Ok(code)) => Some(Outcome::Exited(code)),
         Some(Err(error)) => Some(Outcome::Failed(error.to_string())),
         None => {
-            running.kill().await;
+            // The terminal is hung up with its last descriptor.
+            drop(terminal);
+            running.hang_up().await;
             None
         }
     }

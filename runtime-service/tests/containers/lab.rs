@@ -250,7 +250,8 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
     };
     let pods = Pods::open(sandboxes, &metrics).await.unwrap();
     let streams = StreamServer::open(&StreamConfig::default()).await.unwrap();
-    let config = RuntimeConfig { root, cgroup_driver: CgroupDriver::Cgroupfs };
+    let config =
+        RuntimeConfig { root, cgroup_driver: CgroupDriver::Cgroupfs, exec_grace: Duration::from_secs(1) };
     let service = RuntimeService::new(config, pods, images, streams, &metrics).await.unwrap();
     (service, metrics)
 }

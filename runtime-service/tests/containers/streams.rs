@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Request, Status};
 
 use crate::lab::{Lab, lab, shell};
+use crate::restart::over_a_restart;
 
 const ALL: ProcessRequest = ProcessRequest { stdin: true, stdout: true, stderr: true, tty: false };
 const OUTPUT: ProcessRequest = ProcessRequest { stdin: false, ..ALL };
@@ -241,7 +242,7 @@ async fn ports_are_forwarded_with_half_close_and_refusals_end_alone() {
     let servers = [tokio::spawn(serve(listener)), tokio::spawn(serve(listener6))];
     let request = proto::PortForwardRequest { pod_sandbox_id: pod.clone(), port: vec![] };
     let url = lab.service.port_forward(Request::new(request)).await.unwrap().into_inner().url;
-    let mut client = PortForwardClient::connect(&url).await.unwrap();
+    let client = PortForwardClient::connect(&url).await.unwrap();
     let refused = client.open(1).unwrap();
     let error = read_all(Some(refused.error)).await;
     assert!(error.contains("port 1") && error.contains("refused"), "{error}");
@@ -253,5 +254,42 @@ async fn ports_are_forwarded_with_half_close_and_refusals_end_alone() {
         assert_eq!(read_all(Some(connection.error)).await, "");
     }
     servers.iter().for_each(tokio::task::JoinHandle::abort);
+    lab.remove_pod(&pod).await;
+}
+
+#[test]
+fn commands_of_a_killed_server_end_and_attach_works_with_the_next() {
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("stream-restart").await;
+            let id = lab.run(&pod, shell("app", "while echo tick; do sleep 0.2; done")).await;
+            let line = "setsid sleep 772 & echo up; sleep 772; sleep 772";
+            let mut client = lab.exec_stream(&id, line, ALL).await;
+            read_until(&mut client.stdout, "up").await;
+            // It goes with the runtime, not before the server.
+            std::mem::forget(client);
+            (pod, id)
+        },
+        async |lab, (pod, id)| {
+            lab.until_no_process(&id, "sleep 772").await;
+            let mut client = lab.attach(&id, OUTPUT).await;
+            read_until(&mut client.stdout, "tick").await;
+            assert!(lab.log("app").contains("tick"));
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+#[tokio::test]
+async fn a_command_hears_sighup_before_it_is_killed() {
+    let lab = lab!();
+    let pod = lab.pod("exec-hangup").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let line = "trap 'touch /tmp/heard; exit' HUP; echo up; while :; do sleep 0.1; done";
+    let mut client = lab.exec_stream(&id, line, ALL).await;
+    read_until(&mut client.stdout, "up").await;
+    drop(client);
+    lab.until_no_process(&id, "trap").await;
+    assert_eq!(lab.sh(&id, "ls /tmp").await, "heard\n");
     lab.remove_pod(&pod).await;
 }

@@ -12,11 +12,11 @@ use crisp_executor::id::ContainerId;
 use crisp_monitor::wire::response::{ContainerReport, ContainerState};
 use crisp_monitor::wire::{Exit, ExitStatus};
 use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 
+use crate::exec::kill_cgroup;
 use crate::launch::Launch;
 use crate::log::{Log, Stream};
 
@@ -113,18 +113,9 @@ impl Container {
             let _ = kill_process_group(pid, signal);
         }
         if group && signal == Signal::KILL {
-            self.kill_cgroup();
+            self.cgroup.iter().for_each(kill_cgroup);
         }
         pidfd_send_signal(&self.pidfd, signal)
-    }
-
-    /// Only cgroup v2, from Linux 5.14 on, can do that.
-    fn kill_cgroup(&self) {
-        let Some(cgroup) = &self.cgroup else { return };
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        if let Ok(file) = openat(cgroup, c"cgroup.kill", flags, Mode::empty()) {
-            let _ = rustix::io::write(&file, b"1");
-        }
     }
 
     /// Notes that its first process was reaped.

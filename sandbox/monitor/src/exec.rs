@@ -1,7 +1,17 @@
 //! A further process in a container. It belongs to the connection that requested it.
+//!
+//! ```text
+//!  runs --connection over--> SIGHUP --grace--> all in its cgroup are killed
+//!    |                          |                  ^
+//!    +--ended--> gone           +--ended--> Orphans+   what it left has the same time
+//! ```
+
+use std::time::{Duration, Instant};
 
 use crisp_executor::id::ContainerId;
 use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 
 use crate::launch::Launch;
@@ -16,14 +26,64 @@ pub(crate) struct Exec {
     pub(crate) pidfd: OwnedFd,
     /// Until it has exec'd.
     pub(crate) launch: Option<Launch>,
+    /// How long it lives on after its connection's end.
+    pub(crate) grace: Duration,
+    /// Its v2 cgroup.
+    pub(crate) cgroup: Option<OwnedFd>,
+    /// Set at its connection's end.
+    pub(crate) kill_at: Option<Instant>,
+}
+
+/// What an exec left whose connection is over.
+pub(crate) struct Orphans {
+    pub(crate) cgroup: OwnedFd,
+    pub(crate) kill_at: Instant,
 }
 
 impl Exec {
     pub(crate) fn kill(&self) {
-        if let Some(pid) = Pid::from_raw(self.pid) {
-            // It leads a session and so a group of its own.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
+        let _ = self.signal(Signal::KILL);
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Its process group: it leads a session and so a group of its own.
+    pub(crate) fn signal(&self, signal: Signal) -> Result<(), Errno> {
+        let pid = Pid::from_raw(self.pid).ok_or(Errno::SRCH)?;
+        kill_process_group(pid, signal)
+    }
+
+    /// Its connection is over.
+    pub(crate) fn hang_up(&mut self, now: Instant) {
+        if self.grace.is_zero() || self.launch.is_some() {
+            self.kill_all();
+        } else {
+            let _ = self.signal(Signal::HUP);
+            self.kill_at = Some(now + self.grace);
+        }
+    }
+
+    /// With all that it started. No later exec may use its cgroup: since Linux 6.14 it would be killed too.
+    pub(crate) fn kill_all(&self) {
+        self.kill();
+        self.cgroup.iter().for_each(kill_cgroup);
+    }
+
+    /// It has ended.
+    pub(crate) fn orphans(self) -> Option<Orphans> {
+        Some(Orphans { cgroup: self.cgroup?, kill_at: self.kill_at? })
+    }
+}
+
+impl Orphans {
+    pub(crate) fn kill(self) {
+        kill_cgroup(&self.cgroup);
+    }
+}
+
+/// Linux 5.14 and later.
+pub(crate) fn kill_cgroup(cgroup: &OwnedFd) {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    if let Ok(file) = openat(cgroup, c"cgroup.kill", flags, Mode::empty()) {
+        let _ = rustix::io::write(&file, b"1");
     }
 }

@@ -72,11 +72,12 @@ impl Monitor {
             }
             return;
         }
+        let (connection, finished_at_ns) = (exec.connection, clock::now_ns());
+        let (id, container) = (exec.id, exec.container.clone());
         // Closed before the event: a client that receives it finds nothing of the exec left here.
-        drop(exec.pidfd);
-        let finished_at_ns = clock::now_ns();
-        let event = Event::ExecExited { exec: exec.id, container: exec.container, status, finished_at_ns };
-        self.send_event(exec.connection, &event);
+        self.orphans.extend(exec.orphans());
+        let event = Event::ExecExited { exec: id, container, status, finished_at_ns };
+        self.send_event(connection, &event);
     }
 
     /// Follows a starting container or exec.

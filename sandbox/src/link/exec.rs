@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crisp_monitor::wire::request::{ExecRequest, KillExec};
+use crisp_monitor::wire::request::{ExecRequest, KillExec, SignalExec};
 use crisp_monitor::wire::response::Started;
 use crisp_monitor::wire::{ExitStatus, Failure, Header, Op, Request};
 
@@ -46,6 +46,14 @@ impl MonitorLink {
         let status = end.wait_for(Option::is_some).await.map(|status| *status);
         connection.execs.remove(exec_id);
         status.ok().flatten().ok_or_else(|| connection.gone(Op::Exec))
+    }
+
+    /// Signals an exec's process group.
+    ///
+    /// # Errors
+    /// [`Failure::UnknownExec`] once it has ended, [`Failure::UnknownOperation`] of an older monitor.
+    pub async fn signal_exec(&self, exec_id: u64, signal: i32) -> Result<(), LinkError> {
+        self.call(SignalExec { exec: exec_id, signal }).await
     }
 
     /// Kills an exec and its process group.

@@ -44,7 +44,7 @@ pub use error::LinkError;
 use reader::{Connection, Reader};
 
 /// A connection to one monitor. Clones share it; it closes with the last of them, and the monitor
-/// then kills the execs that were requested on it.
+/// then ends the execs that were requested on it.
 #[derive(Clone)]
 pub struct MonitorLink {
     connection: Arc<Connection>,
@@ -268,6 +268,7 @@ fn deadline(op: Op) -> Duration {
         | Op::Resize
         | Op::OpenStdin
         | Op::CloseStdin
-        | Op::Attach => QUICK,
+        | Op::Attach
+        | Op::SignalExec => QUICK,
     }
 }

@@ -155,6 +155,8 @@ fn exec(exec_id: u64, container: &ContainerId) -> ExecRequest {
         stderr: None,
         fds: vec![],
         size: None,
+        grace_ms: 0,
+        grace_ms: 0,
     }
 }
 

@@ -50,11 +50,16 @@ impl Drop for Number {
 }
 
 /// A number that no other exec uses, and its cgroup. One in which processes live that an earlier exec left in
-/// cgroups of their own is passed over, and never tried again.
+/// cgroups of their own is passed over, and never tried again; so is one with processes of an earlier server's
+/// exec, which the monitor may be about to kill there.
 fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgroup), CgroupError> {
     let mut tries = 0;
     loop {
         let (mut number, is_made) = Number::lowest_free(container);
+        if !is_made && cgroup.is_exec_cgroup_populated(number.number)? {
+            number.afterwards = Some(true);
+            continue;
+        }
         let made = if is_made {
             cgroup.reuse_exec_cgroup(number.number)
         } else {

@@ -39,19 +39,21 @@ pub(super) struct Command {
     /// Shown in messages.
     pub(super) line: String,
     terminal: bool,
+    /// How long it lives on, after SIGHUP, when its client is gone. Zero: it is killed at once.
+    grace: Duration,
 }
 
 impl Command {
     /// # Errors
     /// A word with a NUL byte in it.
-    pub(super) fn new(words: Vec<String>, terminal: bool) -> Result<Self, RuntimeError> {
+    pub(super) fn new(words: Vec<String>, terminal: bool, grace: Duration) -> Result<Self, RuntimeError> {
         let line = words.join(" ").chars().take(200).collect();
         let word = |(number, word)| {
             CString::new::<String>(word)
                 .map_err(|_| convert::invalid(format!("cmd[{number}]"), "holds a NUL byte"))
         };
         let words = words.into_iter().enumerate().map(word).collect::<Result<_, _>>()?;
-        Ok(Self { words, line, terminal })
+        Ok(Self { words, line, terminal, grace })
     }
 
     fn process(self, common: &plan::Process) -> plan::Process {
@@ -115,6 +117,7 @@ struct Prepared {
     join: CgroupJoin,
     fds: Vec<OwnedFd>,
     group: ExecGroup,
+    grace: Duration,
 }
 
 fn prepare(
@@ -125,9 +128,10 @@ fn prepare(
     steps: &Steps,
 ) -> Result<Prepared, StageFailure> {
     let common = steps.step("compile", || common_process(service, container, pod))?;
+    let grace = command.grace;
     let process = command.process(&common);
     let (group, join, fds) = steps.step("cgroup", || ExecGroup::take(service, container, pod))?;
-    Ok(Prepared { process, join, fds, group })
+    Ok(Prepared { process, join, fds, group, grace })
 }
 
 /// The container's own process, whose arguments the command replaces. Compiled once per container: probes
@@ -154,6 +158,7 @@ pub(super) struct Running {
     exec: u64,
     /// None once the command has ended or is being killed.
     group: Option<ExecGroup>,
+    grace: Duration,
     /// The terminal, of a command that has one.
     pub(super) terminal: Option<OwnedFd>,
 }
@@ -176,9 +181,11 @@ async fn start(
         stdout,
         stderr,
         size: None,
+        grace_ms: u32::try_from(prepared.grace.as_millis()).unwrap_or(u32::MAX),
     };
     let started = link.exec(request).await?;
-    Ok(Running { link, exec, group: Some(prepared.group), terminal: started.terminal })
+    let (group, grace) = (Some(prepared.group), prepared.grace);
+    Ok(Running { link, exec, group, grace, terminal: started.terminal })
 }
 
 impl Running {
@@ -187,6 +194,16 @@ impl Running {
         let status = self.link.wait_exec(self.exec).await;
         self.group = None;
         status.map(|status| status.code())
+    }
+
+    /// Its client is gone: SIGHUP to its process group, and after the grace time the end of all that it
+    /// started. A monitor that cannot signal it kills it at once.
+    pub(super) async fn hang_up(self) {
+        let signal = rustix::process::Signal::HUP.as_raw();
+        if self.link.signal_exec(self.exec, signal).await.is_ok() {
+            tokio::time::sleep(self.grace).await;
+        }
+        self.kill().await;
     }
 
     /// Kills it and all that it started.

@@ -40,7 +40,7 @@ pub async fn exec_sync(
 ) -> Result<Output, RuntimeError> {
     let id = container.id().clone();
     let pod = exec::pod_of_running(service, container)?;
-    let command = Command::new(command, false)?;
+    let command = Command::new(command, false, Duration::ZERO)?;
     let line = command.line.clone();
     let operation = service.operation(OPERATION, &id);
     let launched = exec::launch(&operation, service, container, &pod, command, streams).await;

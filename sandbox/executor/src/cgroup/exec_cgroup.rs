@@ -73,6 +73,16 @@ impl Cgroup {
         Ok(exec)
     }
 
+    /// Whether processes live in the cgroup number `number`.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`].
+    pub fn is_exec_cgroup_populated(&self, number: u32) -> Result<bool, CgroupError> {
+        let (exec, hierarchy) = self.numbered(number)?;
+        let Some(dir) = hierarchy.dir(&exec.path)? else { return Ok(false) };
+        Ok(!processes(&dir)?.is_empty())
+    }
+
     fn numbered(&self, number: u32) -> Result<(ExecCgroup, &Hierarchy), CgroupError> {
         let path = self.path.child(&format!("exec-{number}"))?;
         Ok((ExecCgroup { host: self.host.clone(), path }, hierarchy(&self.host)?))

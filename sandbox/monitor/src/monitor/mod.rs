@@ -16,7 +16,7 @@ use rustix::net::SocketFlags;
 
 use crate::connection::{Connection, Over};
 use crate::container::Container;
-use crate::exec::Exec;
+use crate::exec::{Exec, Orphans};
 use crate::log::Stream;
 use crate::pod::Pod;
 use crate::poller::{Key, Poller, Token};
@@ -32,6 +32,7 @@ pub(crate) struct Monitor {
     pub(crate) signals: OwnedFd,
     pub(crate) containers: BTreeMap<Key, Container>,
     pub(crate) execs: BTreeMap<Key, Exec>,
+    pub(crate) orphans: Vec<Orphans>,
     pub(crate) connections: BTreeMap<Key, Connection>,
     pub(crate) ending: Ending,
     listener: OwnedFd,
@@ -56,6 +57,7 @@ impl Monitor {
             signals,
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
+            orphans: Vec::new(),
             connections: BTreeMap::new(),
             ending: Ending::No,
             listener,
@@ -148,13 +150,14 @@ impl Monitor {
         }
     }
 
-    /// Closes a connection and kills the execs that were requested on it.
+    /// Closes a connection and ends the execs that were requested on it.
     pub(crate) fn disconnect(&mut self, key: Key) {
         if let Some(connection) = self.connections.remove(&key) {
             self.poller.remove(connection.socket());
         }
-        for exec in self.execs.values().filter(|exec| exec.connection == key) {
-            exec.kill();
+        let now = Instant::now();
+        for exec in self.execs.values_mut().filter(|exec| exec.connection == key) {
+            exec.hang_up(now);
         }
     }
 }

@@ -29,8 +29,10 @@ impl Monitor {
     /// Until the next thing that is due.
     pub(super) fn timeout(&self) -> Option<Duration> {
         let containers = self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at()]);
+        let execs = self.execs.values().map(|exec| exec.kill_at);
+        let orphans = self.orphans.iter().map(|orphans| Some(orphans.kill_at));
         let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
-        let next = containers.chain(own).flatten().min()?;
+        let next = containers.chain(execs).chain(orphans).chain(own).flatten().min()?;
         // Epoll counts in milliseconds: rounded up, not to wake early and find nothing due.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -47,6 +49,13 @@ impl Monitor {
             self.containers.iter().filter(|(_, c)| due(c.announce_at())).map(|(key, _)| *key).collect();
         for key in announce {
             self.announce_if_done(key, now);
+        }
+        for exec in self.execs.values_mut().filter(|exec| due(exec.kill_at)) {
+            exec.kill_all();
+            exec.kill_at = None;
+        }
+        for orphans in self.orphans.extract_if(.., |orphans| orphans.kill_at <= now) {
+            orphans.kill();
         }
         if due(self.tidy.0) {
             self.tidy.0 = None;

@@ -1,5 +1,7 @@
 //! A further process in a container.
 
+use std::time::Duration;
+
 use crisp_executor::run::{self, Stdio};
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::ExecRequest;
@@ -16,8 +18,18 @@ use crate::poller::{Key, Token};
 impl Monitor {
     pub(super) fn exec(&mut self, call: Call) -> Result<Reply, Failure> {
         let requester = call.requester;
-        let ExecRequest { exec_id, container: id, mut process, cgroup, stdin, stdout, stderr, fds, size } =
-            call.read()?;
+        let ExecRequest {
+            exec_id,
+            container: id,
+            mut process,
+            cgroup,
+            stdin,
+            stdout,
+            stderr,
+            mut fds,
+            size,
+            grace_ms,
+        } = call.read()?;
         let same = |exec: &Exec| exec.connection == requester.connection && exec.id == exec_id;
         if self.execs.values().any(same) {
             return Err(Failure::ExecExists { exec: exec_id });
@@ -35,6 +47,7 @@ impl Monitor {
         let init = container.pidfd.as_fd();
         let proc = self.pod.proc();
         let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init, proc).map_err(Failure::Stage)?;
+        let v2 = cgroup.v2.map(|index| usize::from(index.0)).filter(|index| *index < fds.len());
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let exec = Exec {
@@ -44,6 +57,9 @@ impl Monitor {
             pid: starting.pid,
             pidfd: starting.pidfd,
             launch: Some(Launch::new(starting.report, requester, size)),
+            grace: Duration::from_millis(grace_ms.into()),
+            cgroup: v2.map(|index| fds.swap_remove(index)),
+            kill_at: None,
         };
         self.execs.insert(key, exec);
         Ok(Reply::Later)

@@ -12,6 +12,7 @@ mod report;
 mod resize;
 pub(crate) mod shutdown;
 mod signal;
+mod signal_exec;
 mod start;
 mod stdin;
 
@@ -47,6 +48,7 @@ pub(crate) fn perform(monitor: &mut Monitor, call: Call) -> Result<Reply, Failur
         Op::OpenStdin => monitor.open_stdin(call),
         Op::CloseStdin => monitor.close_stdin(call),
         Op::Attach => monitor.attach(call),
+        Op::SignalExec => monitor.signal_exec(call),
     }
 }
 

@@ -44,6 +44,8 @@ pub enum Op {
     CloseStdin = 41,
     /// [`Attach`](super::request::Attach).
     Attach = 42,
+    /// [`SignalExec`](super::request::SignalExec).
+    SignalExec = 43,
 }
 
 impl Op {
@@ -51,7 +53,7 @@ impl Op {
     pub const FIRST_NEGOTIATED: u16 = 32;
 
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Hello,
         Self::Report,
         Self::Signal,
@@ -68,6 +70,7 @@ impl Op {
         Self::OpenStdin,
         Self::CloseStdin,
         Self::Attach,
+        Self::SignalExec,
     ];
 
     /// The operation of that number, if this build knows it.
@@ -96,6 +99,7 @@ impl Op {
             Self::OpenStdin => "open stdin",
             Self::CloseStdin => "close stdin",
             Self::Attach => "attach",
+            Self::SignalExec => "signal exec",
         }
     }
 }

@@ -4,7 +4,7 @@ use crisp_executor::plan::Plan;
 
 use super::request::{
     Attach, CloseStdin, ExecRequest, Forget, KillExec, OpenPod, OpenStdin, ReopenLog, Resize, Shutdown,
-    Signal, StartRequest,
+    Signal, SignalExec, StartRequest,
 };
 use super::response::{Event, Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
 use super::{ExitRecord, Failure, Header, Message, Op, Request, Response, plan};
@@ -45,5 +45,6 @@ fn request(op: Op, message: Message, version: u16) {
         Op::OpenStdin => drop(OpenStdin::decode(message, version)),
         Op::CloseStdin => drop(CloseStdin::decode(message, version)),
         Op::Attach => drop(Attach::decode(message, version)),
+        Op::SignalExec => drop(SignalExec::decode(message, version)),
     }
 }

@@ -67,7 +67,7 @@ pub struct StartRequest {
     pub size: Option<WindowSize>,
 }
 
-/// Starts a further process in a container. It is killed when the connection closes.
+/// Starts a further process in a container. When the connection closes it is ended, as `grace_ms` says.
 #[derive(Debug)]
 pub struct ExecRequest {
     /// Chosen by the client, unique on its connection while the process lives.
@@ -83,6 +83,9 @@ pub struct ExecRequest {
     pub fds: Vec<OwnedFd>,
     /// For a process with a terminal; set once the terminal exists, which the process may outrun.
     pub size: Option<WindowSize>,
+    /// How long after the connection's end it lives on. Its process group gets SIGHUP then, and at the end of
+    /// that time all processes in its cgroup, where that is v2, are killed. 0: at once, without SIGHUP.
+    pub grace_ms: u32,
 }
 
 /// Columns and rows of a terminal.
@@ -113,6 +116,14 @@ pub struct Shutdown {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KillExec {
     pub exec: u64,
+}
+
+/// Signals the process group of an exec of this connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignalExec {
+    pub exec: u64,
+    /// From 1 to 64.
+    pub signal: i32,
 }
 
 /// Gives a container another log file. What was read before goes to the old one.
@@ -188,6 +199,7 @@ plain! {
     Resize -> ();
     OpenStdin -> StdinOpened;
     CloseStdin -> ();
+    SignalExec -> ();
 }
 
 impl Request for OpenPod {
@@ -239,20 +251,22 @@ impl Request for ExecRequest {
     fn encode(self, protocol: u16) -> Result<Message, EncodeError> {
         let plan = plan::encode_exec(&self.process, &self.cgroup, protocol)?;
         let streams = (self.stdin.is_some(), self.stdout.is_some(), self.stderr.is_some());
-        let body = (self.exec_id, self.container, streams, self.size);
+        let body = (self.exec_id, self.container, streams, self.size, self.grace_ms);
         let streams = self.stdin.into_iter().chain(self.stdout).chain(self.stderr);
         Message::with(&body, [plan].into_iter().chain(streams).chain(self.fds).collect())
     }
 
     fn decode(message: Message, protocol: u16) -> Result<Self, Failure> {
         let (body, mut fds) = message.open()?;
-        let (exec_id, container, (stdin, stdout, stderr), size): (_, _, (bool, bool, bool), _) = body;
+        let (exec_id, container, (stdin, stdout, stderr), size, grace_ms): (_, _, (bool, bool, bool), _, _) =
+            body;
         let plan = fds.next("the plan")?;
         let stdin = fds.next_if(stdin, "stdin")?;
         let stdout = fds.next_if(stdout, "stdout")?;
         let stderr = fds.next_if(stderr, "stderr")?;
         let (process, cgroup) = plan::decode_exec(&plan, protocol)?;
-        Ok(Self { exec_id, container, process, cgroup, stdin, stdout, stderr, fds: fds.rest(), size })
+        let fds = fds.rest();
+        Ok(Self { exec_id, container, process, cgroup, stdin, stdout, stderr, fds, size, grace_ms })
     }
 }
 

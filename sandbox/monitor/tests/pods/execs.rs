@@ -28,6 +28,7 @@ async fn exec(
         stdout: stdout.map(Into::into),
         stderr: None,
         size: None,
+        grace_ms: 0,
     };
     link.exec(request).await
 }
@@ -152,6 +153,7 @@ async fn a_terminal_comes_to_the_client() {
         stdout: None,
         stderr: None,
         size: Some(crisp_sandbox::link::WindowSize { columns: 90, rows: 20 }),
+        grace_ms: 0,
     };
     let started = pod.link.exec(request).await.unwrap();
     let mut master = std::fs::File::from(started.terminal.expect("the master"));
@@ -163,5 +165,61 @@ async fn a_terminal_comes_to_the_client() {
     }
     assert_eq!(String::from_utf8(text).unwrap(), "/dev/pts/0\r\n");
     assert_eq!(pod.link.wait_exec(9).await.unwrap(), ExitStatus::Code(0));
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_exec_whose_server_is_gone_hears_sighup_and_is_killed_after_its_grace() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let link = pod.connect().await;
+    let (mut read, write) = std::io::pipe().unwrap();
+    let script = "trap 'echo hup' HUP; echo up; while :; do busybox sleep 0.1; done";
+    let request = ExecRequest {
+        exec_id: 1,
+        container: id.clone(),
+        process: process(&["/bin/sh", "-c", script]),
+        cgroup: CgroupJoin::default(),
+        fds: vec![],
+        stdin: None,
+        stdout: Some(write.into()),
+        stderr: None,
+        size: None,
+        grace_ms: 700,
+    };
+    link.exec(request).await.unwrap();
+    let mut up = [0; 3];
+    read.read_exact(&mut up).unwrap();
+    let began = Instant::now();
+    drop(link);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        read.read_to_string(&mut text).map(|_| text)
+    });
+    let text = tokio::time::timeout(DEADLINE, reading).await.unwrap().unwrap().unwrap();
+    assert_eq!(text, "hup\n");
+    assert!(began.elapsed() >= Duration::from_millis(650), "{:?}", began.elapsed());
+    while pod.link.report().await.unwrap().containers[0].execs > 0 {
+        assert!(began.elapsed() < DEADLINE, "the exec is left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_exec_is_signalled_by_its_own_client_only() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let process_ = process(&["/bin/busybox", "sleep", "1000"]);
+    exec(&pod.link, &id, 5, &process_, None).await.unwrap();
+    let other = pod.connect().await;
+    let refused = other.signal_exec(5, 15).await.unwrap_err();
+    assert_eq!(refused.failure(), Some(&Failure::UnknownExec { exec: 5 }));
+    pod.link.signal_exec(5, 15).await.unwrap();
+    assert_eq!(pod.link.wait_exec(5).await.unwrap(), ExitStatus::Signal(15));
     pod.shutdown().await;
 }

@@ -85,8 +85,11 @@ fn starts_and_execs_for_a_monitor_of_protocol_1() {
         stderr: Some(fd()),
         fds: vec![fd()],
         size: None,
+        grace_ms: 0,
     };
-    request("Exec", exec, 4);
+    let Message { body, fds } = exec.encode(1).unwrap();
+    let known = recorded("Exec");
+    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0][..], 4));
     let whole = plan();
     assert_eq!(codec::to_bytes(&v1::Plan::of(&whole).unwrap()).unwrap(), recorded("Plan"));
     let (process, cgroup) = (process(), cgroup());

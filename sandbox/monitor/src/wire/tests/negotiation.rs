@@ -35,6 +35,7 @@ fn an_exec_arrives_as_it_was_sent() {
         stderr: Some(fd()),
         fds: vec![fd()],
         size: None,
+        grace_ms: 0,
     };
     let read = ExecRequest::decode(request.encode(PROTOCOL).unwrap(), PROTOCOL).unwrap();
     assert_eq!((read.exec_id, read.process, read.cgroup, read.fds.len()), (5, process(), cgroup(), 1));
