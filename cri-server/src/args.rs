@@ -37,6 +37,8 @@ enum Command {
     Pods(cli::pods::Pods),
     Logs(cli::logs::Logs),
     Exec(cli::exec::Exec),
+    Attach(cli::attach::Attach),
+    PortForward(cli::port_forward::PortForward),
     Stop(cli::stop::Stop),
     Rm(cli::rm::Rm),
     Pull(cli::pull::Pull),
@@ -55,7 +57,7 @@ impl Args {
     /// that containers seldom use.
     pub fn own_failure(&self) -> u8 {
         match self.command {
-            Command::Exec(_) | Command::Run(_) => 125,
+            Command::Exec(_) | Command::Attach(_) | Command::Run(_) => 125,
             _ => 1,
         }
     }
@@ -80,6 +82,8 @@ impl Args {
             Command::Pods(pods) => cli::with_client(&settings, |client| pods.run(client)),
             Command::Logs(logs) => cli::with_client(&settings, |client| logs.run(client)),
             Command::Exec(exec) => cli::with_client(&settings, |client| exec.run(client)),
+            Command::Attach(attach) => cli::with_client(&settings, |client| attach.run(client)),
+            Command::PortForward(forward) => cli::with_client(&settings, |client| forward.run(client)),
             Command::Stop(stop) => cli::with_client(&settings, |client| stop.run(client)),
             Command::Rm(rm) => cli::with_client(&settings, |client| rm.run(client)),
             Command::Pull(pull) => cli::with_client(&settings, |client| pull.run(client)),

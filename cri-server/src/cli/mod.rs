@@ -8,7 +8,10 @@
 mod client;
 mod json;
 mod names;
+mod session;
+mod terminal;
 
+pub mod attach;
 pub mod check;
 pub mod config;
 pub mod exec;
@@ -17,6 +20,7 @@ pub mod info;
 pub mod inspect;
 pub mod logs;
 pub mod pods;
+pub mod port_forward;
 pub mod ps;
 pub mod pull;
 pub mod resolve;

@@ -99,6 +99,12 @@ pub struct Settings {
     pub bridge_name: Setting<String>,
     /// Where exec, attach and port-forward streams are served.
     pub stream_listen: Setting<SocketAddr>,
+    /// The certificate chain of that address; without one it has no TLS.
+    pub stream_cert: Setting<Option<PathBuf>>,
+    /// Its key.
+    pub stream_key: Setting<Option<PathBuf>>,
+    /// From SIGHUP to SIGKILL for a command whose exec client is gone.
+    pub exec_grace: Setting<Duration>,
     /// Where `/metrics` is served, if anywhere.
     pub metrics_listen: Setting<Option<SocketAddr>>,
     /// Which program makes the cgroups.

@@ -1,7 +1,7 @@
 //! `crisp config`: the settings in force, as a file with the same effect, with the source of each.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Setting, Settings, Source};
 
@@ -22,6 +22,9 @@ pub fn print(settings: &Settings) -> String {
         pod_cidr,
         bridge_name,
         stream_listen,
+        stream_cert,
+        stream_key,
+        exec_grace,
         metrics_listen,
         cgroup_driver,
         log_level,
@@ -42,6 +45,12 @@ pub fn print(settings: &Settings) -> String {
     line(&mut lines, "pod-cidr", pod_cidr, quoted(&pod_cidr.value.to_string()));
     line(&mut lines, "bridge-name", bridge_name, quoted(&bridge_name.value));
     line(&mut lines, "stream-listen", stream_listen, quoted(&stream_listen.value.to_string()));
+    let file = |path: &Option<PathBuf>| {
+        path.as_deref().map_or_else(|| quoted("off"), |path| quoted(&path.display().to_string()))
+    };
+    line(&mut lines, "stream-cert", stream_cert, file(&stream_cert.value));
+    line(&mut lines, "stream-key", stream_key, file(&stream_key.value));
+    line(&mut lines, "exec-grace", exec_grace, exec_grace.value.as_secs().to_string());
     let metrics = metrics_listen.value.map_or("off".to_owned(), |a| a.to_string());
     line(&mut lines, "metrics-listen", metrics_listen, quoted(&metrics));
     line(&mut lines, "cgroup-driver", cgroup_driver, quoted(&cgroup_driver.value.to_string()));

@@ -67,6 +67,19 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "IP:PORT")]
     pub stream_listen: Option<String>,
 
+    /// PEM file with the certificate chain for streams, read anew when it changes; "off" for no TLS
+    /// [default: off]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
+    pub stream_cert: Option<String>,
+
+    /// PEM file with the key of --stream-cert [default: off]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
+    pub stream_key: Option<String>,
+
+    /// Seconds between SIGHUP and SIGKILL for a command whose exec client is gone [default: 10]
+    #[arg(long, hide_short_help = true, value_name = "SECONDS")]
+    pub exec_grace: Option<u16>,
+
     /// Address for Prometheus to scrape; "off" for none [default: off]
     #[arg(long, hide_short_help = true, value_name = "IP:PORT")]
     pub metrics_listen: Option<String>,

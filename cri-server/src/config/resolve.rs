@@ -118,6 +118,19 @@ impl Layers<'_> {
                 self.pick(flags.stream_listen, file.stream_listen, "127.0.0.1:0".to_owned()),
                 |text| address(&text),
             )?,
+            stream_cert: check(
+                "stream-cert",
+                self.pick(flags.stream_cert, file.stream_cert, OFF.to_owned()),
+                file_or_off,
+            )?,
+            stream_key: check(
+                "stream-key",
+                self.pick(flags.stream_key, file.stream_key, OFF.to_owned()),
+                file_or_off,
+            )?,
+            exec_grace: check("exec-grace", self.pick(flags.exec_grace, file.exec_grace, 10), |seconds| {
+                Ok(Duration::from_secs(seconds.into()))
+            })?,
             metrics_listen: check(
                 "metrics-listen",
                 self.pick(flags.metrics_listen, file.metrics_listen, "off".to_owned()),
@@ -161,6 +174,13 @@ fn check<T, U>(
 fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     let clean = path.is_absolute() && !path.components().any(|c| c == std::path::Component::ParentDir);
     if clean { Ok(path) } else { Err(format!("{} is not an absolute path without \"..\"", path.display())) }
+}
+
+/// What is not set, where a file is expected.
+const OFF: &str = "off";
+
+fn file_or_off(text: String) -> Result<Option<PathBuf>, String> {
+    if text == OFF { Ok(None) } else { absolute(text.into()).map(Some) }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
@@ -240,6 +260,9 @@ mod tests {
             pod-cidr = "10.1.0.0/16"
             bridge-name = "br"
             stream-listen = "127.0.0.1:1"
+            stream-cert = "/t/c.pem"
+            stream-key = "/t/k.pem"
+            exec-grace = 3
             metrics-listen = "127.0.0.1:2"
             cgroup-driver = "cgroupfs"
             log-level = "debug"

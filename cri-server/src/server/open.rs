@@ -73,10 +73,14 @@ impl Server {
             networks: networks.clone(),
         };
         let pods = Pods::open(sandboxes, &metrics).await.context("cannot open the pods")?;
-        let streams = StreamConfig { listen: settings.stream_listen.value, ..StreamConfig::default() };
+        let streams = streams(settings)?;
         let streams =
             StreamServer::open(&streams).await.context("cannot serve exec, attach and port-forward")?;
-        let runtime = RuntimeConfig { root: root.clone(), cgroup_driver: CgroupDriver::Cgroupfs };
+        let runtime = RuntimeConfig {
+            root: root.clone(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
+            exec_grace: settings.exec_grace.value,
+        };
         let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), streams.clone(), &metrics)
             .await
             .context("cannot open the containers")?;
@@ -86,6 +90,15 @@ impl Server {
         }
         Ok(Self { metrics, images, pods, runtime, networks, streams, _locks: locks })
     }
+}
+
+fn streams(settings: &Settings) -> anyhow::Result<StreamConfig> {
+    let tls = match (&settings.stream_cert.value, &settings.stream_key.value) {
+        (Some(chain), Some(key)) => Some((chain.clone(), key.clone())),
+        (None, None) => None,
+        _ => bail!("stream-cert and stream-key belong together: set both or none"),
+    };
+    Ok(StreamConfig { listen: settings.stream_listen.value, tls, ..StreamConfig::default() })
 }
 
 fn network(settings: &Settings) -> NetworkConfig {

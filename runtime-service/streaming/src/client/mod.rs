@@ -4,6 +4,7 @@
 mod connect;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::process::{ProcessRequest, Size};
 use crate::spdy::{Connection, Headers, Running};
@@ -30,7 +31,7 @@ pub struct ResizeWriter(StreamWriter);
 
 /// A port-forward session, seen by its client.
 pub struct PortForwardClient {
-    next: u64,
+    next: AtomicU64,
     running: Running,
 }
 
@@ -132,16 +133,16 @@ impl PortForwardClient {
     /// # Errors
     /// [`ClientError`].
     pub async fn connect(url: &str) -> Result<Self, ClientError> {
-        Ok(Self { next: 0, running: connect::upgrade(url, PORT_FORWARD).await? })
+        Ok(Self { next: AtomicU64::new(0), running: connect::upgrade(url, PORT_FORWARD).await? })
     }
 
     /// Opens a connection to a port.
     ///
     /// # Errors
     /// [`ClientError::Stream`] when the session is over.
-    pub fn open(&mut self, port: u16) -> Result<ForwardedPort, ClientError> {
-        let (port, id) = (port.to_string(), self.next.to_string());
-        self.next += 1;
+    pub fn open(&self, port: u16) -> Result<ForwardedPort, ClientError> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed).to_string();
+        let port = port.to_string();
         let headers = |kind| [("streamtype", kind), ("port", port.as_str()), ("requestid", id.as_str())];
         let connection = self.running.connection();
         let error = read_only(open(connection, &headers("error"), true)?);

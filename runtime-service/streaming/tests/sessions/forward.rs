@@ -26,7 +26,7 @@ async fn serve(mut session: PortForwardSession) {
 async fn connections_are_apart_and_a_refused_one_ends_alone() {
     let server = server().await;
     let url = server.port_forward(vec![], serve).unwrap();
-    let mut client = PortForwardClient::connect(&url).await.unwrap();
+    let client = PortForwardClient::connect(&url).await.unwrap();
     let mut first = client.open(80).unwrap();
     let refused = client.open(81).unwrap();
     let mut second = client.open(82).unwrap();
@@ -44,7 +44,7 @@ async fn connections_are_apart_and_a_refused_one_ends_alone() {
 async fn thousands_of_connections_one_after_the_other_leave_no_stream_behind() {
     let server = server().await;
     let url = server.port_forward(vec![], serve).unwrap();
-    let mut client = PortForwardClient::connect(&url).await.unwrap();
+    let client = PortForwardClient::connect(&url).await.unwrap();
     // More than may be open at once.
     for number in 0..3000u32 {
         let mut stream = client.open(80).unwrap();

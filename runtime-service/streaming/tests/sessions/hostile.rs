@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::process::{ALL, server};
 
 /// Sends a request as it is; returns the head of the answer and the connection.
-async fn request(url: &str, headers: &str) -> (String, TcpStream) {
+pub async fn request(url: &str, headers: &str) -> (String, TcpStream) {
     let rest = url.strip_prefix("http://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap();
     let mut socket = TcpStream::connect(authority).await.unwrap();

@@ -1,0 +1,163 @@
+//! The user's terminal while a container's program has it.
+
+use std::io::{self, IsTerminal as _};
+
+use crisp_streaming::{Size, StreamWriter};
+use rustix::fd::BorrowedFd;
+use rustix::stdio::stdin;
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Read at once.
+const READ: usize = 32 << 10;
+
+/// Keys go to the program as they are, until this is dropped or the process panics.
+pub struct RawMode(Termios);
+
+impl RawMode {
+    /// # Errors
+    /// Standard input is no terminal.
+    pub fn enter() -> anyhow::Result<Self> {
+        if !io::stdin().is_terminal() {
+            anyhow::bail!("standard input is not a terminal: leave out -t");
+        }
+        let saved = tcgetattr(stdin())?;
+        let mut raw = saved.clone();
+        raw.make_raw();
+        tcsetattr(stdin(), OptionalActions::Now, &raw)?;
+        let for_panic = saved.clone();
+        let hook = std::panic::take_hook();
+        // A release build aborts on a panic: nothing is dropped.
+        std::panic::set_hook(Box::new(move |panic| {
+            restore(&for_panic);
+            hook(panic);
+        }));
+        Ok(Self(saved))
+    }
+}
+
+impl Drop for RawMode {
+    fn drop(&mut self) {
+        restore(&self.0);
+    }
+}
+
+fn restore(saved: &Termios) {
+    let _ = tcsetattr(stdin(), OptionalActions::Now, saved);
+}
+
+/// The terminal's size. None where there is no terminal.
+pub fn size() -> Option<Size> {
+    let size = tcgetwinsize(stdin()).ok()?;
+    Some(Size { columns: size.ws_col, rows: size.ws_row })
+}
+
+/// Standard input, waited for without a thread: one that reads a terminal could not be ended.
+pub struct Input {
+    /// None for what the kernel cannot wait for, such as a file: there is nothing to wait for.
+    ready: Option<AsyncFd<BorrowedFd<'static>>>,
+}
+
+impl Input {
+    pub fn new() -> Self {
+        // Deprecated for descriptors that change under it; standard input is there for life.
+        #[allow(deprecated)]
+        let ready = AsyncFd::with_interest(stdin(), Interest::READABLE).ok();
+        Self { ready }
+    }
+
+    /// The next bytes; empty at the end.
+    pub async fn read(&mut self) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; READ];
+        let bytes = match &self.ready {
+            None => rustix::io::read(stdin(), &mut buffer[..])?,
+            Some(ready) => {
+                let mut guard = ready.readable().await?;
+                // The descriptor may block, for others share it: one read after it became ready does not.
+                let bytes = rustix::io::read(stdin(), &mut buffer[..])?;
+                guard.clear_ready();
+                bytes
+            }
+        };
+        buffer.truncate(bytes);
+        Ok(buffer)
+    }
+}
+
+/// Writes all of it, at once.
+pub fn print(mut to: impl io::Write, bytes: &[u8]) -> io::Result<()> {
+    to.write_all(bytes)?;
+    to.flush()
+}
+
+/// Finds the keys that detach: ctrl-p, ctrl-q.
+#[derive(Debug, Default)]
+pub struct DetachKeys {
+    has_first: bool,
+}
+
+impl DetachKeys {
+    const FIRST: u8 = 0x10;
+    const SECOND: u8 = 0x11;
+
+    /// What of `bytes` goes to the program. None: the user detaches.
+    pub fn filter(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut rest = Vec::with_capacity(bytes.len() + 1);
+        for byte in bytes {
+            match (self.has_first, *byte) {
+                (true, Self::SECOND) => return None,
+                (true, other) => {
+                    rest.push(Self::FIRST);
+                    self.has_first = other == Self::FIRST;
+                    if !self.has_first {
+                        rest.push(other);
+                    }
+                }
+                (false, Self::FIRST) => self.has_first = true,
+                (false, other) => rest.push(other),
+            }
+        }
+        Some(rest)
+    }
+}
+
+/// Sends standard input until its end, then closes the stream. Returns true when the user detached.
+pub async fn send_input(to: Option<StreamWriter>, mut detach: Option<DetachKeys>) -> bool {
+    let Some(mut to) = to else { return std::future::pending().await };
+    let mut input = Input::new();
+    loop {
+        let bytes = match input.read().await {
+            Ok(bytes) if !bytes.is_empty() => bytes,
+            _ => break,
+        };
+        let bytes = match &mut detach {
+            None => bytes,
+            Some(keys) => match keys.filter(&bytes) {
+                Some(bytes) => bytes,
+                None => return true,
+            },
+        };
+        if to.write(&bytes).await.is_err() {
+            break;
+        }
+    }
+    let _ = to.close().await;
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_both_keys_one_after_the_other_detach() {
+        let mut keys = DetachKeys::default();
+        assert_eq!(keys.filter(b"ls\r").unwrap(), b"ls\r");
+        assert_eq!(keys.filter(b"a\x10").unwrap(), b"a");
+        assert_eq!(keys.filter(b"b").unwrap(), b"\x10b");
+        assert_eq!(keys.filter(b"\x11").unwrap(), b"\x11");
+        assert_eq!(keys.filter(b"\x10\x10").unwrap(), b"\x10");
+        assert_eq!(keys.filter(b"\x11"), None);
+    }
+}
