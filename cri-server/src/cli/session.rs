@@ -23,8 +23,9 @@ pub enum End {
 /// # Errors
 /// No session, or the connection was lost.
 pub async fn run(url: &str, request: ProcessRequest, detach: bool) -> anyhow::Result<End> {
-    let mut client = ProcessClient::connect(url, request).await.context("no session with the container")?;
+    // First: without a terminal the command must not begin.
     let raw = if request.tty { Some(RawMode::enter()?) } else { None };
+    let mut client = ProcessClient::connect(url, request).await.context("no session with the container")?;
     let mut signals = Signals::new()?;
     let keys = detach.then(DetachKeys::default);
     let input = terminal::send_input(client.stdin.take(), keys);
@@ -70,10 +71,10 @@ async fn send_sizes(to: Option<ResizeWriter>) -> std::convert::Infallible {
     let changes = signal(SignalKind::window_change());
     if let (Some(mut to), Ok(mut changes)) = (to, changes) {
         loop {
-            if let Some(size) = terminal::size() {
-                if to.send(size).await.is_err() {
-                    break;
-                }
+            if let Some(size) = terminal::size()
+                && to.send(size).await.is_err()
+            {
+                break;
             }
             if changes.recv().await.is_none() {
                 break;
