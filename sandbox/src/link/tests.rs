@@ -156,7 +156,6 @@ fn exec(exec_id: u64, container: &ContainerId) -> ExecRequest {
         fds: vec![],
         size: None,
         grace_ms: 0,
-        grace_ms: 0,
     }
 }
 
