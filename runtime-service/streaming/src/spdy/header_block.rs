@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn damaged_blocks_are_refused() {
         let block = Deflater::default().write(&Headers::new(&[("streamtype", "stdin")]));
-        for end in 0..block.len() {
+        // Without the mark of a flush at its end it is as whole as can be.
+        for end in 0..block.len() - 5 {
             assert!(Inflater::default().read(&block[..end]).is_err(), "{end}");
         }
         assert_eq!(Inflater::default().read(b"GET / HTTP/1.1"), Err(HeaderError::Compression));
