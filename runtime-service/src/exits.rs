@@ -24,7 +24,7 @@ use crate::cause::Steps;
 use crate::container::Container;
 use crate::container::exit::{Exit, Reason};
 use crate::container::signal::Signal;
-use crate::container::state::State;
+use crate::container::state::{Refusal, State};
 use crate::events::Kind;
 use crate::ops::container_cgroup;
 use crate::service_state::ServiceState;
@@ -54,25 +54,36 @@ impl ExitReport {
 }
 
 /// The monitor has sent an exit.
-pub(crate) fn exited(service: &Arc<ServiceState>, pod: &Arc<Pod>, id: &ContainerId, report: &ExitReport) {
+pub(crate) fn exited(service: &Arc<ServiceState>, id: &ContainerId, report: &ExitReport) {
     let Some(container) = service.containers.get(id) else { return };
     let (pid, exit) = (report.pid, &report.exit);
     tracing::debug!(container = %id, pid, status = %exit.status, oom = exit.oom, "exited");
-    end(service, pod, &container, report.exit());
+    end(service, &container, report.exit());
 }
 
 /// Notes an exit and kills what the first process left in its cgroup.
-fn end(service: &Arc<ServiceState>, pod: &Arc<Pod>, container: &Arc<Container>, exit: Exit) {
-    match container.observe(|state| state.exited(exit)) {
-        Ok((before, _)) => {
-            // During a start, the start itself sends the event after the one that it began.
-            if before.state.may_run() {
-                service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
-            }
-            clean(service, container);
-        }
+fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit) {
+    match note(service, container, exit) {
+        Ok(()) => clean(service, container),
         Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),
     }
+}
+
+/// Notes an exit. The event goes out within the change: a removal needs the new state, so that its event
+/// follows.
+///
+/// # Errors
+/// The container has not been started.
+pub(crate) fn note(service: &ServiceState, container: &Container, exit: Exit) -> Result<(), Refusal> {
+    let exited = |state: &State| {
+        let exited = state.exited(exit)?;
+        // During a start, the start itself sends the event after the one that it began.
+        if state.may_run() {
+            service.events.emit(Kind::Stopped, container.id().as_str(), &container.metadata.pod);
+        }
+        Ok(exited)
+    };
+    container.observe(exited).map(drop)
 }
 
 fn clean(service: &Arc<ServiceState>, container: &Arc<Container>) {
@@ -132,10 +143,10 @@ pub(crate) async fn reconcile(
             {
                 kill_leftover(link, &container).await;
             }
-            Some(report) => take_over(service, pod, &container, &report, starts),
+            Some(report) => take_over(service, &container, &report, starts),
             None if state.may_run() => {
                 let unknown = || Exit::lost("the pod's monitor does not know it".to_owned(), clock::now());
-                end_as_recorded(service, pod, &container, unknown);
+                end_as_recorded(service, &container, unknown);
             }
             None => {}
         }
@@ -175,7 +186,6 @@ async fn without_record(service: &ServiceState, link: &MonitorLink, pod: &Pod, r
 
 fn take_over(
     service: &Arc<ServiceState>,
-    pod: &Arc<Pod>,
     container: &Arc<Container>,
     report: &ContainerReport,
     starts: Starts,
@@ -195,7 +205,7 @@ fn take_over(
         }
         ContainerState::Exited(exit) if !container.status().state.is_idle() => {
             let report = ExitReport { pid: report.pid, started_at_ns: report.started_at_ns, exit };
-            end(service, pod, container, report.exit());
+            end(service, container, report.exit());
         }
         ContainerState::Exited(_) => {}
     }
@@ -236,18 +246,13 @@ pub(crate) fn recorded(service: &ServiceState, container: &Container) -> io::Res
 }
 
 /// Notes the exit that the monitor recorded, or `otherwise`. A disk that refuses is asked again for a while.
-fn end_as_recorded(
-    service: &Arc<ServiceState>,
-    pod: &Arc<Pod>,
-    container: &Arc<Container>,
-    otherwise: fn() -> Exit,
-) {
+fn end_as_recorded(service: &Arc<ServiceState>, container: &Arc<Container>, otherwise: fn() -> Exit) {
     let error = match recorded(service, container) {
-        Ok(exit) => return end(service, pod, container, exit.unwrap_or_else(otherwise)),
+        Ok(exit) => return end(service, container, exit.unwrap_or_else(otherwise)),
         Err(error) => error,
     };
     tracing::error!(container = %container.id(), %error, "an exit record cannot be read; trying on");
-    let (service, pod, container) = (service.clone(), pod.clone(), container.clone());
+    let (service, container) = (service.clone(), container.clone());
     tokio::spawn(async move {
         let [mut pause, longest] = PAUSE;
         let mut exit = None;
@@ -259,7 +264,7 @@ fn end_as_recorded(
                 break;
             }
         }
-        end(&service, &pod, &container, exit.unwrap_or_else(otherwise));
+        end(&service, &container, exit.unwrap_or_else(otherwise));
     });
 }
 
@@ -269,7 +274,7 @@ pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
         || Exit::lost("the pod's monitor ended and left no record of its exit".to_owned(), clock::now());
     for container in service.containers.of_pod(&pod.id) {
         if !container.status().state.is_idle() {
-            end_as_recorded(service, pod, &container, unknown);
+            end_as_recorded(service, &container, unknown);
         }
     }
 }
@@ -285,7 +290,7 @@ pub(crate) fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     };
     for container in service.containers.of_pod(&pod.id) {
         if container.status().state.may_run() {
-            end_as_recorded(service, pod, &container, killed);
+            end_as_recorded(service, &container, killed);
         }
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
             };
             match event {
                 Ok(link::Event::Exited { container, pid, started_at_ns, exit }) => {
-                    exits::exited(&service, &pod, &container, &ExitReport { pid, started_at_ns, exit });
+                    exits::exited(&service, &container, &ExitReport { pid, started_at_ns, exit });
                 }
                 Ok(link::Event::LogFailing { container, errno }) => {
                     let error = std::io::Error::from_raw_os_error(errno);

@@ -72,13 +72,10 @@ async fn start_once(
     let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject(id), cancel);
     operation.hold(lock);
     let result = bring_up(&operation, service, container, &pod, &link).await;
-    match operation.finish(result).await {
-        Ok(started) => {
-            note_running(service, container, &pod, started);
-            Ok(())
-        }
-        Err(failure) => Err(note_failure(service, container, &pod, failure).into()),
-    }
+    // While the lock is held: no removal comes between the exit of a short container and its events.
+    let result = result.map(|started| note_running(service, container, &pod, started));
+    let result = operation.finish(result).await;
+    result.map_err(|failure| note_failure(service, container, &pod, failure).into())
 }
 
 fn pod_gone(container: &Container) -> RuntimeError {
@@ -116,8 +113,13 @@ fn note_failure(service: &ServiceState, container: &Container, pod: &Pod, mut fa
     }
     let exit = Exit::start_error(failure.failure.cause.to_string(), clock::now());
     // Refused for a container that is still Created: its record could not be written.
-    if container.observe(|state| state.exited(exit)).is_ok() {
+    let exited = |state: &State| {
+        let exited = state.exited(exit)?;
         service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
+        Ok(exited)
+    };
+    if let Err(refusal) = container.observe(exited) {
+        tracing::debug!(container = %container.id(), %refusal, "a failed start leaves the state as it was");
     }
     failure
 }

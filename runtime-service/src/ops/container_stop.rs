@@ -23,7 +23,6 @@ use crate::container::kill_at::KillAt;
 use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::error::RuntimeError;
-use crate::events::Kind;
 use crate::exits;
 use crate::service_state::ServiceState;
 
@@ -245,16 +244,8 @@ impl Stop {
     fn note_killed(&self) {
         let exit =
             Exit::lost("killed by its cgroup: its monitor did not report the exit".to_owned(), clock::now());
-        match self.container.observe(|state| state.exited(exit)) {
-            // Another state means that the exit has been noted meanwhile, or that a start sends the event.
-            Ok((before, _)) if before.state.may_run() => {
-                let (id, pod) = (self.container.id(), &self.container.metadata.pod);
-                self.service.events.emit(Kind::Stopped, id.as_str(), pod);
-            }
-            Ok(_) => {}
-            Err(refusal) => {
-                tracing::error!(container = %self.container.id(), %refusal, "cannot note its end")
-            }
+        if let Err(refusal) = exits::note(&self.service, &self.container, exit) {
+            tracing::error!(container = %self.container.id(), %refusal, "cannot note its end");
         }
     }
 }
