@@ -12,8 +12,9 @@ use crate::stream::{StreamReader, StreamWriter};
 
 /// How long a stream waits for the other one of its pair.
 const PARTNER: Duration = Duration::from_secs(30);
-/// Streams that may wait for their partners.
-const MAX_WAITING: usize = 64;
+/// Streams that may wait for their partners: a client that opens many connections at once opens all their
+/// error streams first.
+pub(crate) const MAX_WAITING: usize = 1024;
 
 /// A client that forwards ports.
 pub struct PortForwardSession {
@@ -116,8 +117,9 @@ impl Pairs {
             waiting.key == key && matches!(waiting.stream, Half::Error(_)) != matches!(half, Half::Error(_))
         });
         let Some(partner) = partner.and_then(|at| self.waiting.remove(at)) else {
+            // Not the oldest: its partner is on its way.
             if self.waiting.len() >= MAX_WAITING {
-                self.waiting.pop_front();
+                return None;
             }
             self.waiting.push_back(Waiting { key, until: Instant::now() + PARTNER, stream: half });
             return None;

@@ -142,10 +142,11 @@ impl Resizes {
         Self { reader, rest: BytesMut::new() }
     }
 
-    /// The latest size. None: no more come, or something else did. May be dropped without loss.
+    /// The next size. A client that sends two at once wants both: the change makes a program draw its screen.
+    /// None: no more come, or something else did. May be dropped without loss.
     pub async fn next(&mut self) -> Option<Size> {
         loop {
-            match latest(&mut self.rest) {
+            match first(&mut self.rest) {
                 Ok(Some(size)) => return Some(size),
                 Ok(None) if self.rest.len() <= MAX_RESIZE => {}
                 Ok(None) | Err(_) => return None,
@@ -155,21 +156,17 @@ impl Resizes {
     }
 }
 
-/// Takes all whole sizes out of `bytes`, and returns the last.
-fn latest(bytes: &mut BytesMut) -> Result<Option<Size>, serde_json::Error> {
+/// Takes the first size out of `bytes` once it is whole.
+fn first(bytes: &mut BytesMut) -> Result<Option<Size>, serde_json::Error> {
     let mut sizes = serde_json::Deserializer::from_slice(bytes).into_iter::<Size>();
-    let mut found = None;
-    let (used, result) = loop {
-        let used = sizes.byte_offset();
-        match sizes.next() {
-            Some(Ok(size)) => found = Some(size),
-            Some(Err(error)) if error.is_eof() => break (used, Ok(())),
-            Some(Err(error)) => break (used, Err(error)),
-            None => break (sizes.byte_offset(), Ok(())),
-        }
+    let size = match sizes.next() {
+        Some(Ok(size)) => size,
+        Some(Err(error)) if !error.is_eof() => return Err(error),
+        Some(Err(_)) | None => return Ok(None),
     };
+    let used = sizes.byte_offset();
     let _ = bytes.split_to(used);
-    result.map(|()| found)
+    Ok(Some(size))
 }
 
 #[cfg(test)]
@@ -191,14 +188,15 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_read_whole_and_the_last_counts() {
+    fn sizes_are_read_whole_and_in_order() {
         let size = |columns, rows| Some(Size { columns, rows });
         let mut bytes = BytesMut::from(r#"{"Width":80,"Height":24}{"Width":9,"Height":7}"#);
         bytes.extend_from_slice(b"\n{\"Width\":1");
-        assert_eq!(latest(&mut bytes).unwrap(), size(9, 7));
-        assert_eq!(latest(&mut bytes).unwrap(), None);
+        assert_eq!(first(&mut bytes).unwrap(), size(80, 24));
+        assert_eq!(first(&mut bytes).unwrap(), size(9, 7));
+        assert_eq!(first(&mut bytes).unwrap(), None);
         bytes.extend_from_slice(b"00,\"Height\":50}");
-        assert_eq!(latest(&mut bytes).unwrap(), size(100, 50));
+        assert_eq!(first(&mut bytes).unwrap(), size(100, 50));
         assert!(bytes.is_empty());
     }
 
@@ -206,7 +204,7 @@ mod tests {
     fn absurd_sizes_are_refused() {
         for text in [r#"{"Width":-1,"Height":1}"#, r#"{"Width":70000,"Height":1}"#, "[[", "x"] {
             let mut bytes = BytesMut::from(text);
-            let result = latest(&mut bytes);
+            let result = first(&mut bytes);
             assert!(result.is_err() || result.unwrap().is_none(), "{text}");
         }
     }

@@ -23,8 +23,8 @@ use crate::transport::{self, Hangup, Transport};
 
 /// Connections that have not become sessions.
 const MAX_STRANGERS: usize = 256;
-/// How long a connection may take to become a session.
-const HANDSHAKE: Duration = Duration::from_secs(20);
+/// How long a connection may take to become a session: others wait for its place.
+const HANDSHAKE: Duration = Duration::from_secs(5);
 /// The pause after a failed accept: there are no descriptors, and others will be closed.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a request's head.

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::negotiate::Framing;
 use super::tokens::{Offer, Serve};
 use crate::carrier::Carrier;
-use crate::port_forward::{Pairs, PortForwardSession, PortStream, Source};
+use crate::port_forward::{MAX_WAITING, Pairs, PortForwardSession, PortStream, Source};
 use crate::process::{ProcessRequest, ProcessSession, Protocol, Resizes};
 use crate::spdy::{self, Incoming, Role};
 use crate::stream::{StreamReader, StreamWriter};
@@ -187,7 +187,7 @@ async fn forward(
     hangup: Hangup,
 ) -> (Carrier, Source) {
     let spdy = |io, read, hangup| {
-        let (running, incoming) = spdy::Running::start(Role::Server, io, read, hangup, WAITING);
+        let (running, incoming) = spdy::Running::start(Role::Server, io, read, hangup, MAX_WAITING);
         (Carrier::Spdy(running), Source::Pairs(Pairs::new(incoming)))
     };
     match framing {

@@ -55,3 +55,18 @@ async fn thousands_of_connections_one_after_the_other_leave_no_stream_behind() {
         drop(stream.error);
     }
 }
+
+#[tokio::test]
+async fn hundreds_of_connections_opened_at_once_find_their_pairs() {
+    let server = server().await;
+    let url = server.port_forward(vec![], serve).unwrap();
+    let client = PortForwardClient::connect(&url).await.unwrap();
+    let mut streams: Vec<_> = (0..300).map(|_| client.open(80).unwrap()).collect();
+    for stream in &mut streams {
+        stream.writer.write(b"one").await.unwrap();
+    }
+    for stream in streams {
+        stream.writer.close().await.unwrap();
+        assert_eq!(read_all(stream.reader).await, b"one by 80");
+    }
+}

@@ -308,3 +308,32 @@ async fn attached_clients_get_a_copy_and_the_end() {
     assert_eq!(pod.output(&id, "stdout"), "for all\n");
     pod.shutdown().await;
 }
+
+#[tokio::test]
+async fn clients_that_left_a_silent_container_hold_no_descriptor() {
+    if missing() {
+        return;
+    }
+    let pod = Pod::open().await;
+    let (id, _) = pod.start(&plan(&["/bin/busybox", "sleep", "1000"])).await.unwrap();
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", pod.pid)).unwrap().count();
+    let before = descriptors();
+    for _ in 0..300 {
+        let (left, write) = std::io::pipe().unwrap();
+        pod.link.attach(&id, Some(write.into()), None).await.unwrap();
+        drop(left);
+    }
+    assert!(descriptors() <= before + 2, "{before} before, {} after", descriptors());
+    // Those that stay are counted.
+    let mut stay = Vec::new();
+    let refusal = loop {
+        let (read, write) = std::io::pipe().unwrap();
+        stay.push(read);
+        match pod.link.attach(&id, Some(write.into()), None).await {
+            Ok(()) => assert!(stay.len() < 1000),
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(refusal.contains("attach one more client"), "{refusal}");
+    pod.shutdown().await;
+}
