@@ -139,6 +139,19 @@ fn a_pods_resources_are_noted_and_survive_a_restart() {
             assert_eq!(error.code(), tonic::Code::FailedPrecondition, "{error}");
             lab.remove_pod(&pod).await;
             lab.remove_pod(&own).await;
+            // The cgroup above the server's own pods goes a moment after the last of them.
+            let begun = Instant::now();
+            while has_cgroup("crisp") {
+                assert!(begun.elapsed() < Duration::from_secs(30), "/crisp stays");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
         },
     );
+}
+
+/// Whether any hierarchy has the cgroup at its top.
+fn has_cgroup(name: &str) -> bool {
+    let root = std::path::Path::new("/sys/fs/cgroup");
+    let hierarchies = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path());
+    hierarchies.chain([root.to_owned()]).any(|hierarchy| hierarchy.join(name).exists())
 }
