@@ -17,7 +17,7 @@
 //!               .bad/<name>.<n>/             a layer without a readable record, kept with its content
 //!               .superseded/<name>.<n>/      a damaged layer that containers still run on
 //! <root>/{images,layers}/<name>.old/         between two steps of an exchange, where renames cannot exchange
-//! <state>/store-marks.json                   damage that the disk refused to note; gone after a reboot
+//! <state>/store-damage.json                   damage that the disk refused to note; gone after a reboot
 //! ```
 //!
 //! An id is a folder's name without its algorithm: the number of digits tells sha256 from sha512.
@@ -64,8 +64,8 @@ impl Layout {
         self.images().join(".lock")
     }
 
-    pub(crate) fn marks(&self) -> Option<PathBuf> {
-        self.state.as_ref().map(|state| state.join("store-marks.json"))
+    pub(crate) fn damage_list(&self) -> Option<PathBuf> {
+        self.state.as_ref().map(|state| state.join("store-damage.json"))
     }
 
     pub(crate) fn last_check(&self) -> PathBuf {

@@ -8,9 +8,9 @@ use crisp_operation::record::{Durability, write_file};
 use oci_spec::image::ImageConfiguration;
 
 use super::config;
+use super::damage_list::Damaged;
 use super::error::StoreError;
 use super::image::{Image, NewImage};
-use super::marks::Mark;
 use super::record::{self, ImageRecord, Name};
 use super::{Inner, Store, StoredImage, StoredLayer, exchange};
 use crate::digest::{DiffId, ImageId};
@@ -121,7 +121,7 @@ impl Inner {
         // The copy before, or what a failure left. What stays after a second failure goes at the next start.
         let _ = self.discard(folder.path(), &self.layout.image_trash());
         written?;
-        self.marks.remove(&Mark::Image(record.id.clone()));
+        self.damage_list.remove(&Damaged::Image(record.id.clone()));
         Ok(self.stored(record, config))
     }
 

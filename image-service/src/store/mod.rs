@@ -23,6 +23,7 @@
 mod check;
 mod commit;
 mod config;
+mod damage_list;
 mod error;
 mod exchange;
 mod find;
@@ -30,8 +31,8 @@ mod image;
 mod ingest;
 mod inherit;
 mod lease;
+mod load;
 mod lock;
-mod marks;
 mod open;
 mod periodic_check;
 mod publish;
@@ -54,7 +55,7 @@ use crate::background::Background;
 use crate::digest::{DiffId, ImageId};
 use crate::layout::Layout;
 use crate::unpack::Limits;
-use marks::Marks;
+use damage_list::DamageList;
 use record::{ImageRecord, LayerRecord};
 use sync::FileSystems;
 
@@ -86,7 +87,7 @@ struct Inner {
     trash: Background,
     syncer: Background,
     file_systems: FileSystems,
-    marks: Marks,
+    damage_list: DamageList,
     /// The disk was full when a layer was last unpacked: nothing is kept for a next try.
     disk_full: AtomicBool,
     /// Numbers temporary folders, and versions of images and layers in memory.
@@ -107,6 +108,8 @@ struct State {
     superseded: Vec<(DiffId, PathBuf)>,
     /// What an earlier server left half written or half deleted.
     leftovers: Vec<PathBuf>,
+    /// An image's record could not be read at the start: which layers it needs is not known.
+    has_unread: bool,
     /// Layers may be deleted: everything that an earlier server leased is leased again.
     collecting: bool,
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use crisp_operation::clock;
 
+use super::damage_list::Damaged;
 use super::error::StoreError;
 use super::exchange::exchange;
-use super::marks::Mark;
 use super::record::{self, LayerRecord};
 use super::{Health, Inner, StoredLayer};
 use crate::digest::DiffId;
@@ -64,7 +64,7 @@ impl Inner {
             }
             let layer = StoredLayer { record, health: Health::Sound, version: self.number() };
             self.state_mut().layers.insert(diff.clone(), layer);
-            self.marks.remove(&Mark::Layer(diff.clone()));
+            self.damage_list.remove(&Damaged::Layer(diff.clone()));
             if found == Some(false) {
                 self.inherit_in_images(diff);
             }

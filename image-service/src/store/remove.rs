@@ -114,6 +114,8 @@ impl Inner {
             let (kept, unused) = superseded.into_iter().partition(|(diff, _)| state.users.contains_key(diff));
             state.superseded = kept;
             paths.extend(Vec::into_iter(unused).map(|(_, path)| path));
+            // Until the next start they may be those of an image that could not be read.
+            let layers = if state.has_unread { &[] } else { layers };
             for diff in layers {
                 if !state.needs(diff) && state.layers.remove(diff).is_some() {
                     paths.push(self.layout.layer(diff).path().to_owned());

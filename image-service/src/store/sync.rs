@@ -81,7 +81,7 @@ impl Inner {
 
     /// One sync for all content, then each record, for good.
     fn sync(&self) -> Result<(), StoreError> {
-        self.retry_marks();
+        self.retry_damage_records();
         let waiting = self.unsynced();
         if waiting.is_empty() {
             return Ok(());
@@ -102,7 +102,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes everything written so far durable, or marks all that may be lost.
+    /// Makes everything written so far durable, or notes all that may be lost as damaged.
     pub(super) fn sync_content(&self) -> Result<(), StoreError> {
         let _syncing = self.file_systems.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let fault = fault::point("sync_images", "syncfs", &self.layout.root().to_string_lossy());

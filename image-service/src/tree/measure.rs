@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat};
+use rustix::fs::{Advice, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::checksum::{Attributes, Checksum, xattr_checksum};
@@ -102,7 +102,11 @@ fn add_content(
         FileType::RegularFile => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(found.folder, found.name, flags, Mode::empty())?;
+            // What the disk has is asked for, not what the page cache still has of an earlier write; and a
+            // check of all layers must not push out what containers use. A mapped page stays in any case.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
             let crc = crc_of(&file, buffer, rate)?;
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
             checksum.add_content(crc, xattrs(By::Descriptor(file.as_fd()))?);
         }
         _ => {

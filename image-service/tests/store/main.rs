@@ -4,6 +4,7 @@
 mod archive;
 mod attributes;
 mod damage;
+mod damage_list;
 mod disk_full;
 mod equality;
 mod exchange;
@@ -11,7 +12,6 @@ mod fixture;
 mod gnu_tar;
 mod hostile;
 mod lifecycle;
-mod marks;
 mod names;
 mod restart;
 mod rpc;

@@ -151,6 +151,53 @@ fn what_cannot_be_read_is_set_aside_and_the_rest_goes_on() {
 }
 
 #[test]
+fn what_the_disk_refuses_to_read_stays_for_the_next_start() {
+    type Choose = fn(&Path, &Path) -> std::path::PathBuf;
+    let refused: [(&str, Choose); 3] = [
+        ("image record", |image, _| image.join("record.json")),
+        ("configuration", |image, _| image.join("config.json")),
+        ("layer record", |_, layer| layer.join("layer.json")),
+    ];
+    for (what, path) in refused {
+        let (fixture, layer) = with_image();
+        let folder = fixture.layer(&layer).with_file_name("");
+        let id = fixture.store.find("kept:v1").unwrap().id.clone();
+        age(&folder.join("layer.json"));
+        let path = path(&fixture.root().join("images").join(id.hex()), &folder);
+        let aside = path.with_extension("aside");
+        fs::rename(&path, &aside).unwrap();
+        // Reading a folder is an error that says nothing about the record.
+        fs::create_dir(&path).unwrap();
+        let fixture = fixture.reopen();
+        assert!(fixture.store.find("kept:v1").is_err(), "{what}");
+        fixture.store.collect_unused().unwrap();
+        fs::remove_dir(&path).unwrap();
+        fs::rename(&aside, &path).unwrap();
+        let fixture = fixture.reopen();
+        assert_eq!(fixture.store.find("kept:v1").unwrap().id, id, "{what}");
+        assert!(fixture.store.has_layer(&layer), "{what}");
+    }
+}
+
+#[test]
+fn a_pull_replaces_what_the_disk_refuses_to_read() {
+    let (fixture, layer) = with_image();
+    let id = fixture.store.find("kept:v1").unwrap().id.clone();
+    for record in [
+        fixture.root().join("images").join(id.hex()).join("record.json"),
+        fixture.layer(&layer).with_file_name("layer.json"),
+    ] {
+        fs::remove_file(&record).unwrap();
+        fs::create_dir(&record).unwrap();
+    }
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.ingest(Archive::new().file("f", "x")).unwrap(), layer);
+    fixture.store.commit_image(image("kept:v1", &[&layer], "x")).unwrap();
+    let fixture = fixture.reopen();
+    assert_eq!(fixture.store.find("kept:v1").unwrap().id, id);
+}
+
+#[test]
 fn an_image_that_lost_a_layer_is_not_used() {
     let (fixture, layer) = with_image();
     fs::remove_dir_all(fixture.layer(&layer)).unwrap();

@@ -1,9 +1,9 @@
-//! Marks on what must be pulled again, also where the disk refuses them.
+//! DamageList on what must be pulled again, also where the disk refuses them.
 //!
 //! A damaged layer and an image whose sync failed say so in their own records. The disk that has just failed
-//! may refuse these, too: then the marks are kept in the state folder, which is in memory and lasts as long
+//! may refuse these, too: then the damage is listed in the state folder, which is in memory and lasts as long
 //! as the boot, so that the next server of this boot does not take for sound what the page cache shows. After
-//! a reboot no such mark is needed: nothing counts that was not durable.
+//! a reboot no such list is needed: nothing counts that was not durable.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,38 +21,38 @@ use crate::digest::{DiffId, ImageId};
 /// In the place of a boot id: no boot's, so that the image is pulled again after the next start.
 const SYNC_FAILED: &str = "sync failed";
 
-/// What a mark is about.
+/// What is damaged.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Mark {
+pub(super) enum Damaged {
     /// The layer is damaged.
     Layer(DiffId),
     /// The disk failed before the image was durable.
     Image(ImageId),
 }
 
-/// The marks that are not in the records of what they are about.
+/// The damage that the records of what is damaged do not tell of.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(super) struct DamageList {
     path: Option<PathBuf>,
-    unwritten: Mutex<BTreeSet<Mark>>,
+    unwritten: Mutex<BTreeSet<Damaged>>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct MarksRecord {
+struct DamageRecord {
     boot_id: String,
-    marks: BTreeSet<Mark>,
+    damaged: BTreeSet<Damaged>,
 }
 
-impl Record for MarksRecord {
-    const KIND: &'static str = "record of marks";
+impl Record for DamageRecord {
+    const KIND: &'static str = "list of damage";
 }
 
-impl Marks {
+impl DamageList {
     /// Those that an earlier server of this boot left at `path`.
     pub(super) fn open(path: Option<PathBuf>) -> Self {
-        let found = match path.as_deref().map(records::read::<MarksRecord>) {
-            Some(Ok(record)) if record.boot_id == clock::boot_id() => record.marks,
+        let found = match path.as_deref().map(records::read::<DamageRecord>) {
+            Some(Ok(record)) if record.boot_id == clock::boot_id() => record.damaged,
             Some(Err(error)) if !error.is_missing() => {
                 tracing::warn!(%error, "cannot read which images and layers were damaged");
                 BTreeSet::new()
@@ -62,36 +62,36 @@ impl Marks {
         Self { path, unwritten: Mutex::new(found) }
     }
 
-    pub(super) fn contains(&self, mark: &Mark) -> bool {
-        self.lock().contains(mark)
+    pub(super) fn contains(&self, damaged: &Damaged) -> bool {
+        self.lock().contains(damaged)
     }
 
-    /// Forgets a mark, as what it is about is sound or says so itself.
-    pub(super) fn remove(&self, mark: &Mark) {
+    /// Forgets an entry, as what is damaged was replaced or its own record says so.
+    pub(super) fn remove(&self, damaged: &Damaged) {
         let mut unwritten = self.lock();
-        if unwritten.remove(mark) {
+        if unwritten.remove(damaged) {
             self.write(&unwritten);
         }
     }
 
-    fn add(&self, mark: Mark) {
+    fn add(&self, damaged: Damaged) {
         let mut unwritten = self.lock();
-        if unwritten.insert(mark) {
+        if unwritten.insert(damaged) {
             self.write(&unwritten);
         }
     }
 
-    fn all(&self) -> BTreeSet<Mark> {
+    fn all(&self) -> BTreeSet<Damaged> {
         self.lock().clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<Mark>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<Damaged>> {
         self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self, marks: &BTreeSet<Mark>) {
+    fn write(&self, damaged: &BTreeSet<Damaged>) {
         let Some(path) = &self.path else { return };
-        let record = MarksRecord { boot_id: clock::boot_id().to_owned(), marks: marks.clone() };
+        let record = DamageRecord { boot_id: clock::boot_id().to_owned(), damaged: damaged.clone() };
         if let Err(error) = records::write(path, &record, Durability::Process) {
             tracing::error!(%error, "the next start of the server does not know what is damaged");
         }
@@ -115,7 +115,7 @@ impl Inner {
             layer.health = Health::Damaged;
             layer.record.damaged = true;
         }
-        self.write_mark(Mark::Layer(diff.clone()));
+        self.write_damage(Damaged::Layer(diff.clone()));
     }
 
     /// Notes, in memory first, that an image must be pulled again. The caller has locked `writing`.
@@ -123,29 +123,29 @@ impl Inner {
         if let Ok(changed) = self.changed(id, |record| record.unsynced_in = Some(SYNC_FAILED.to_owned())) {
             self.show(changed);
         }
-        self.write_mark(Mark::Image(id.clone()));
+        self.write_damage(Damaged::Image(id.clone()));
     }
 
-    /// Tries again to write the marks that the disk refused.
-    pub(super) fn retry_marks(&self) {
-        for mark in self.marks.all() {
+    /// Tries again to write what the disk refused to note.
+    pub(super) fn retry_damage_records(&self) {
+        for damaged in self.damage_list.all() {
             let _writing = self.writing();
-            if self.marks.contains(&mark) {
-                self.write_mark(mark);
+            if self.damage_list.contains(&damaged) {
+                self.write_damage(damaged);
             }
         }
     }
 
-    fn write_mark(&self, mark: Mark) {
-        let written = match &mark {
-            Mark::Layer(diff) => self.write_damaged(diff),
-            Mark::Image(id) => self.write_sync_failed(id),
+    fn write_damage(&self, damaged: Damaged) {
+        let written = match &damaged {
+            Damaged::Layer(diff) => self.write_damaged(diff),
+            Damaged::Image(id) => self.write_sync_failed(id),
         };
         match written {
-            Ok(()) => self.marks.remove(&mark),
+            Ok(()) => self.damage_list.remove(&damaged),
             Err(error) => {
-                tracing::error!(%error, ?mark, "cannot note on disk that it must be pulled again");
-                self.marks.add(mark);
+                tracing::error!(%error, ?damaged, "cannot note on disk that it must be pulled again");
+                self.damage_list.add(damaged);
             }
         }
     }
@@ -154,19 +154,23 @@ impl Inner {
         let Some(record) = self.state().layers.get(diff).map(|layer| layer.record.clone()) else {
             return Ok(());
         };
-        self.replace_marked(&self.layout.layer(diff).record(), &record)
+        self.replace_damaged_record(&self.layout.layer(diff).record(), &record)
     }
 
     fn write_sync_failed(&self, id: &ImageId) -> Result<(), StoreError> {
         let Some(record) = self.state().images.get(id).map(|stored| stored.record.clone()) else {
             return Ok(());
         };
-        self.replace_marked(&self.layout.image(id).record(), &record)
+        self.replace_damaged_record(&self.layout.image(id).record(), &record)
     }
 
-    fn replace_marked(&self, path: &std::path::Path, marked: &impl Record) -> Result<(), StoreError> {
+    fn replace_damaged_record(
+        &self,
+        path: &std::path::Path,
+        changed: &impl Record,
+    ) -> Result<(), StoreError> {
         fault::point("mark_damaged", "record", &self.layout.root().to_string_lossy())
             .map_err(|fault| StoreError::at("write", path)(io::Error::other(fault)))?;
-        record::replace(path, marked)
+        record::replace(path, changed)
     }
 }
