@@ -23,13 +23,15 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod accept;
 mod page;
 mod process;
 mod rpc;
 mod stage;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+pub use accept::accept;
 pub use page::{MetricsServer, ServeError};
 pub use prometheus;
 use prometheus::core::Collector;
@@ -51,6 +53,8 @@ pub struct Metrics {
 
 struct Inner {
     registry: Registry,
+    /// Held during a scrape: collectors count into gauges that two of them would share.
+    scraping: Mutex<()>,
     stages: prometheus::HistogramVec,
     rpcs: rpc::RpcMetrics,
 }
@@ -71,7 +75,7 @@ impl Metrics {
         let stages = stage::histogram()?;
         registry.register(Box::new(stages.clone()))?;
         let rpcs = rpc::RpcMetrics::register(&registry)?;
-        Ok(Self { inner: Arc::new(Inner { registry, stages, rpcs }) })
+        Ok(Self { inner: Arc::new(Inner { registry, scraping: Mutex::default(), stages, rpcs }) })
     }
 
     /// The registry itself, for the `register_*_with_registry!` macros.
@@ -103,6 +107,7 @@ impl Metrics {
     /// All metrics in the Prometheus text format. This is what runs the collectors.
     #[must_use]
     pub fn text(&self) -> String {
+        let _scraping = self.inner.scraping.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = Vec::new();
         if let Err(error) = TextEncoder::new().encode(&self.inner.registry.gather(), &mut text) {
             tracing::warn!(%error, "a metric cannot be written");
@@ -172,6 +177,31 @@ mod tests {
         ] {
             assert!(text.contains(&format!("# TYPE {name} {kind}\n{name} ")), "{name}: {text}");
         }
+    }
+
+    /// Two at once would see each other.
+    struct Exclusive(Arc<AtomicUsize>, IntGauge);
+
+    impl Collector for Exclusive {
+        fn desc(&self) -> Vec<&Desc> {
+            self.1.desc()
+        }
+        fn collect(&self) -> Vec<MetricFamily> {
+            let others = self.0.fetch_add(1, Ordering::SeqCst);
+            self.1.add(others as i64);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            self.0.fetch_sub(1, Ordering::SeqCst);
+            self.1.collect()
+        }
+    }
+
+    #[test]
+    fn scrapes_at_the_same_time_run_one_after_the_other() {
+        let metrics = Metrics::new("1").unwrap();
+        let gauge = IntGauge::new("crisp_test", "A test.").unwrap();
+        metrics.register(Box::new(Exclusive(Arc::default(), gauge.clone()))).unwrap();
+        std::thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| metrics.text()))));
+        assert_eq!(gauge.get(), 0);
     }
 
     struct Counting(Arc<AtomicUsize>, IntGauge);

@@ -22,6 +22,8 @@ use crate::Metrics;
 const MAX_CONNECTIONS: usize = 16;
 /// A client that sends no request header for so long is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// For a connection from its beginning to its end: a client that does not read its answer is disconnected.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Why the page cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -73,20 +75,14 @@ async fn accept(listener: TcpListener, metrics: Metrics) {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let metrics = metrics.clone();
-                tokio::spawn(async move {
-                    connection(stream, metrics).await;
-                    drop(permit);
-                });
+        let (stream, _) = crate::accept("metrics", || listener.accept()).await;
+        let metrics = metrics.clone();
+        tokio::spawn(async move {
+            if tokio::time::timeout(CONNECTION_TIMEOUT, connection(stream, metrics)).await.is_err() {
+                tracing::debug!("a metrics connection took too long");
             }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection for metrics");
-                // Most likely no descriptors are left: to try again at once would only use CPU.
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-        }
+            drop(permit);
+        });
     }
 }
 
@@ -95,6 +91,8 @@ async fn connection(stream: TcpStream, metrics: Metrics) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
+        // One request each, so that the deadline of a connection is that of its answer.
+        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
@@ -149,6 +147,22 @@ mod tests {
         assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
         assert!(get(server.address(), "POST /metrics").await.starts_with("HTTP/1.1 405"));
         assert!(get(server.address(), "GET /").await.starts_with("HTTP/1.1 404"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn clients_that_do_not_read_do_not_keep_others_out() {
+        let metrics = Metrics::new("1").unwrap();
+        // More than the buffers of a connection hold.
+        let large = prometheus::Opts::new("crisp_test", "A test.").const_label("large", "x".repeat(16 << 20));
+        metrics.register(Box::new(prometheus::IntGauge::with_opts(large).unwrap())).unwrap();
+        let server = metrics.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        let mut silent = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut stream = TcpStream::connect(server.address()).await.unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+            silent.push(stream);
+        }
+        assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
     }
 
     #[tokio::test]

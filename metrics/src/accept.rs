@@ -1,0 +1,43 @@
+//! Accepting connections when there may be no descriptors left: for the page here, and for other listeners of
+//! the server.
+
+use std::io;
+use std::time::Duration;
+
+/// The pause after a failure: descriptors are free again when other work ends, and to try again at once would
+/// only use CPU.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The next connection, however often it takes to accept one. `listener` is for the log.
+pub async fn accept<T, F: Future<Output = io::Result<T>>>(
+    listener: &str,
+    mut accept: impl FnMut() -> F,
+) -> T {
+    loop {
+        match accept().await {
+            Ok(connection) => return connection,
+            Err(error) => {
+                tracing::warn!(listener, %error, "cannot accept a connection");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_paused_after() {
+        let begun = tokio::time::Instant::now();
+        let mut tries = 0;
+        let accepted = accept("a test", || {
+            tries += 1;
+            let result = if tries < 4 { Err(io::Error::from_raw_os_error(24)) } else { Ok(tries) };
+            std::future::ready(result)
+        });
+        assert_eq!(accepted.await, 4);
+        assert_eq!(begun.elapsed(), 3 * PAUSE);
+    }
+}
