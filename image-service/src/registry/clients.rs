@@ -11,7 +11,7 @@ use super::host::Host;
 use super::http::{HttpClient, Timeouts};
 use super::proxy::Proxies;
 use super::source::{Source, Target};
-use super::tls::TlsOptions;
+use super::tls::{Authorities, TlsOptions};
 
 /// Clients kept at most; each is one set of TLS files and time-outs, so few exist.
 const MAX_CLIENTS: usize = 32;
@@ -24,7 +24,8 @@ pub(crate) struct Clients {
     clients: Mutex<HashMap<ClientKey, HttpClient>>,
 }
 
-/// A changed certificate file makes a new client, so that a renewed one is used without a restart.
+/// A changed certificate file makes a new client, so that a renewed one, or a newly trusted authority, is
+/// used without a restart.
 #[derive(PartialEq, Eq, Hash)]
 struct ClientKey {
     tls: TlsOptions,
@@ -55,15 +56,17 @@ impl Clients {
         let answer = self.timeouts.answer.max(host.dial_timeout.unwrap_or_default().saturating_mul(2));
         let timeouts = Timeouts { connect, answer, ..self.timeouts };
         let tls = host.tls.clone();
+        let authorities = Authorities::of_system();
         let files = tls.client.iter().flat_map(|p| std::iter::once(&p.cert).chain(&p.key)).chain(&tls.ca);
         let changed = files
+            .chain(authorities.paths())
             .map(|path| (path.clone(), std::fs::metadata(path).and_then(|m| m.modified()).ok()))
             .collect();
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
         }
-        let make = || HttpClient::new(tls.clone(), timeouts, self.proxies.clone());
+        let make = || HttpClient::new(tls.clone(), authorities, timeouts, self.proxies.clone());
         clients.entry(ClientKey { tls: tls.clone(), changed, timeouts }).or_insert_with(make).clone()
     }
 }

@@ -136,6 +136,7 @@ impl Write for Dialed {
 mod tests {
     use super::*;
     use crate::registry::http::{HttpClient, HttpRequest, Timeouts};
+    use crate::registry::tls::Authorities;
     use crate::registry::{TlsOptions, Url};
     use http::Method;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -159,7 +160,7 @@ mod tests {
 
     fn client(proxy: &str) -> HttpClient {
         let proxies = Proxies::new(proxy, proxy, "direct.example");
-        HttpClient::new(TlsOptions::default(), Timeouts::default(), proxies)
+        HttpClient::new(TlsOptions::default(), Authorities::of_system(), Timeouts::default(), proxies)
     }
 
     #[tokio::test]
@@ -171,6 +172,18 @@ mod tests {
         let asked = asked.await.unwrap();
         assert!(asked.starts_with("GET http://far.example/v2/x?y HTTP/1.1\r\n"), "{asked}");
         assert!(asked.contains("proxy-authorization: Basic dXNlcjpwYXNz\r\n"), "{asked}");
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_cannot_be_understood_is_not_gone_past() {
+        let request = |url| HttpRequest::new(Method::GET, Url::parse(url).unwrap());
+        let client = client("http://user:secret@proxy:port");
+        for url in ["http://far.example/v2/x", "https://far.example/v2/x"] {
+            let error = client.send(&request(url)).await.unwrap_err().to_string();
+            assert!(error.contains("_PROXY") && !error.contains("secret"), "{error}");
+        }
+        let error = client.send(&request("http://127.0.0.1:1/")).await.unwrap_err().to_string();
+        assert!(error.contains("cannot connect"), "{error}");
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@
 //! neither credentials nor the header table of a hosts.toml are sent there, and a challenge from there is
 //! not answered.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,7 +20,7 @@ use super::dial::Dialer;
 use super::error::{EndpointError, chain};
 use super::explain::{error_detail, explain, retry_after};
 use super::proxy::Proxies;
-use super::tls::{TlsOptions, client_config};
+use super::tls::{Authorities, TlsOptions, client_config};
 use super::url::Url;
 
 /// Redirects followed for one request.
@@ -90,18 +90,26 @@ type SecureClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
 
 struct Shared {
     plain: Client<Dialer, Full<Bytes>>,
-    /// Built on first use: it reads the system's certificate authorities.
-    secure: OnceLock<Result<SecureClient, EndpointError>>,
+    /// Built on first use: it reads the system's certificate authorities. A failure is not kept: there may
+    /// be descriptors again at the next try.
+    secure: Mutex<Option<SecureClient>>,
     tls: TlsOptions,
+    authorities: Authorities,
     dialer: Dialer,
     proxies: Proxies,
 }
 
 impl HttpClient {
-    pub(crate) fn new(tls: TlsOptions, timeouts: Timeouts, proxies: Proxies) -> Self {
+    pub(crate) fn new(
+        tls: TlsOptions,
+        authorities: Authorities,
+        timeouts: Timeouts,
+        proxies: Proxies,
+    ) -> Self {
         let dialer = Dialer::new(timeouts.connect, proxies.clone());
         let plain = builder().build(dialer.clone());
-        Self { shared: Arc::new(Shared { plain, secure: OnceLock::new(), tls, dialer, proxies }), timeouts }
+        let shared = Shared { plain, secure: Mutex::default(), tls, authorities, dialer, proxies };
+        Self { shared: Arc::new(shared), timeouts }
     }
 
     /// Sends a request, follows redirects, and returns the response whatever its status. The exception is a
@@ -141,6 +149,7 @@ impl HttpClient {
         }
         headers.entry(header::USER_AGENT).or_insert(USER_AGENT);
         headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static("identity"));
+        self.shared.proxies.check(&uri).map_err(|e| EndpointError::Configuration { why: e.to_string() })?;
         if let Some(value) = self.shared.proxies.authorization(&uri) {
             headers.insert(header::PROXY_AUTHORIZATION, value);
         }
@@ -154,18 +163,19 @@ impl HttpClient {
         }
     }
 
-    fn secure(&self) -> Result<&SecureClient, EndpointError> {
-        let build = || {
-            let config = client_config(&self.shared.tls)
-                .map_err(|e| EndpointError::Configuration { why: e.to_string() })?;
-            let connector = HttpsConnectorBuilder::new()
-                .with_tls_config(config)
-                .https_only()
-                .enable_http1()
-                .wrap_connector(self.shared.dialer.clone());
-            Ok(builder().build(connector))
-        };
-        self.shared.secure.get_or_init(build).as_ref().map_err(Clone::clone)
+    fn secure(&self) -> Result<SecureClient, EndpointError> {
+        let mut secure = self.shared.secure.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = &*secure {
+            return Ok(client.clone());
+        }
+        let config = client_config(&self.shared.tls, &self.shared.authorities)
+            .map_err(|e| EndpointError::Configuration { why: e.to_string() })?;
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_only()
+            .enable_http1()
+            .wrap_connector(self.shared.dialer.clone());
+        Ok(secure.insert(builder().build(connector)).clone())
     }
 
     /// Reads a whole body of at most `limit` bytes.

@@ -18,6 +18,16 @@ pub(crate) struct Proxies(Arc<Settings>);
 struct Settings {
     proxies: Matcher,
     exceptions: Vec<Exception>,
+    /// Settings that name something, but no address.
+    unusable: Vec<InvalidProxy>,
+}
+
+/// A setting that is not the address of a proxy. Its value may carry a password, and is not shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{name} in the environment is not the address of a proxy: expected http://HOST:PORT")]
+pub(crate) struct InvalidProxy {
+    name: &'static str,
+    scheme: &'static str,
 }
 
 /// One entry of `NO_PROXY`.
@@ -48,21 +58,35 @@ impl Proxies {
 
     pub(crate) fn new(http: &str, https: &str, no_proxy: &str) -> Self {
         let proxies = Matcher::builder().http(http.to_owned()).https(https.to_owned()).build();
-        Self(Arc::new(Settings { proxies, exceptions: exceptions(no_proxy) }))
+        let all = [("HTTP_PROXY", "http", http), ("HTTPS_PROXY", "https", https)];
+        let unusable = all.into_iter().filter(|(_, _, value)| !value.is_empty() && !is_usable(value));
+        let unusable = unusable.map(|(name, scheme, _)| InvalidProxy { name, scheme }).collect();
+        Self(Arc::new(Settings { proxies, exceptions: exceptions(no_proxy), unusable }))
+    }
+
+    /// Whether it is known how a request is to be sent.
+    ///
+    /// # Errors
+    /// A proxy is set for such requests, and cannot be used: to send it directly is not what was asked for.
+    pub(super) fn check(&self, uri: &Uri) -> Result<(), InvalidProxy> {
+        let unusable = self.0.unusable.iter().find(|setting| uri.scheme_str() == Some(setting.scheme));
+        unusable.filter(|_| !self.is_direct(uri)).map_or(Ok(()), |setting| Err(*setting))
     }
 
     /// The proxy for a request; `None` when it is sent directly.
     pub(super) fn for_uri(&self, uri: &Uri) -> Option<Intercept> {
-        let host = uri.host()?.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+        if self.is_direct(uri) { None } else { self.0.proxies.intercept(uri) }
+    }
+
+    fn is_direct(&self, uri: &Uri) -> bool {
+        let Some(host) = uri.host() else { return true };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
         let ip = host.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
         if host == "localhost" || ip.is_some_and(|ip| ip.is_loopback()) {
-            return None;
+            return true;
         }
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
-        if self.0.exceptions.iter().any(|exception| exception.matches(&host, ip, port)) {
-            return None;
-        }
-        self.0.proxies.intercept(uri)
+        self.0.exceptions.iter().any(|exception| exception.matches(&host, ip, port))
     }
 
     /// The header that an unencrypted request through a proxy needs. Tunnels carry their own.
@@ -87,6 +111,17 @@ impl Exception {
             (Self::Network(_) | Self::Address(..), None) | (Self::Domain { .. }, Some(_)) => false,
         }
     }
+}
+
+/// The library takes what it cannot parse for no proxy at all.
+fn is_usable(proxy: &str) -> bool {
+    let any = Uri::from_static("http://registry.invalid/");
+    let parsed = Matcher::builder().http(proxy.to_owned()).build().intercept(&any);
+    let authority = parsed.as_ref().and_then(|proxy| proxy.uri().authority());
+    authority.is_some_and(|authority| {
+        let port = authority.as_str()[authority.host().len()..].strip_prefix(':');
+        !authority.host().is_empty() && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    })
 }
 
 /// Reads `NO_PROXY`: entries separated by commas. Malformed ones are ignored, as in Go.
@@ -173,6 +208,23 @@ mod tests {
             ("*", "http://10.1.2.3/v2", true),
         ] {
             assert_eq!(direct(no_proxy, uri), expected, "{no_proxy} {uri}");
+        }
+    }
+
+    #[test]
+    fn settings_that_name_no_proxy_are_refused_for_what_they_are_for() {
+        for bad in ["http:///p", "http://:1", "ftp://p:1", "http://p:port", "http://user:p w@p:1", "::"] {
+            let proxies = Proxies::new("http://p:1", bad, "direct.example");
+            let check = |uri: &str| proxies.check(&uri.parse().unwrap());
+            let error = check("https://far.example/").unwrap_err().to_string();
+            assert!(error.contains("HTTPS_PROXY") && !error.contains(bad), "{bad}: {error}");
+            assert_eq!(check("http://far.example/"), Ok(()));
+            assert_eq!(check("https://direct.example/"), Ok(()));
+            assert_eq!(check("https://localhost:1/"), Ok(()));
+        }
+        for good in ["", "p:1", "http://u:p@p:1/", "https://p"] {
+            let proxies = Proxies::new(good, good, "");
+            assert_eq!(proxies.check(&"https://far.example/".parse().unwrap()), Ok(()), "{good}");
         }
     }
 

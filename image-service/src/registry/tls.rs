@@ -8,6 +8,7 @@ use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signat
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_native_certs::load_certs_from_paths;
 
 /// How the certificate of one endpoint is verified, and which client certificate is sent to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -40,6 +41,14 @@ pub enum TlsError {
         /// What is wrong with it.
         why: String,
     },
+    /// No certificate could be verified.
+    #[error(
+        "no certificate authority is trusted: this machine has none (Debian: package ca-certificates), and hosts.toml names none with ca{why}"
+    )]
+    NoAuthority {
+        /// Why those that are there could not be read, after a colon.
+        why: String,
+    },
     /// rustls refuses the combination.
     #[error("{why}")]
     Setup {
@@ -48,8 +57,46 @@ pub enum TlsError {
     },
 }
 
+/// Where this machine keeps the authorities that it trusts.
+#[derive(Debug, Clone)]
+pub(crate) struct Authorities {
+    file: Option<PathBuf>,
+    dirs: Vec<PathBuf>,
+}
+
+impl Authorities {
+    /// As OpenSSL has it: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the first of the usual places that exist now.
+    pub(crate) fn of_system() -> Self {
+        let found = openssl_probe::probe();
+        Self { file: found.cert_file, dirs: found.cert_dir }
+    }
+
+    /// All of these have to be unchanged for a reading of them to be good still.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.file.iter().chain(&self.dirs)
+    }
+
+    /// Adds what can be read, and returns what cannot.
+    fn add_to(&self, roots: &mut RootCertStore) -> String {
+        let files = self.file.iter().map(|file| load_certs_from_paths(Some(file), None));
+        let dirs = self.dirs.iter().map(|dir| load_certs_from_paths(None, Some(dir)));
+        let mut failures = String::new();
+        for found in files.chain(dirs) {
+            for error in &found.errors {
+                tracing::warn!("a system certificate authority could not be read: {error}");
+                failures = format!(": {error}");
+            }
+            roots.add_parsable_certificates(found.certs);
+        }
+        failures
+    }
+}
+
 /// Builds the configuration; reads the system's authorities, so not for every request.
-pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsError> {
+pub(crate) fn client_config(
+    options: &TlsOptions,
+    authorities: &Authorities,
+) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let setup = |e: rustls::Error| TlsError::Setup { why: e.to_string() };
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -58,7 +105,7 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsErr
     let builder = if options.skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
-        builder.with_root_certificates(roots(&options.ca)?)
+        builder.with_root_certificates(roots(&options.ca, authorities)?)
     };
     match options.client.first() {
         None => Ok(builder.with_no_client_auth()),
@@ -69,13 +116,9 @@ pub(crate) fn client_config(options: &TlsOptions) -> Result<ClientConfig, TlsErr
     }
 }
 
-fn roots(extra: &[PathBuf]) -> Result<RootCertStore, TlsError> {
+fn roots(extra: &[PathBuf], authorities: &Authorities) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    let system = rustls_native_certs::load_native_certs();
-    for error in &system.errors {
-        tracing::warn!("a system certificate authority could not be read: {error}");
-    }
-    roots.add_parsable_certificates(system.certs);
+    let why = authorities.add_to(&mut roots);
     for path in extra {
         let certificates = read_certificates(path)?;
         let (added, _) = roots.add_parsable_certificates(certificates);
@@ -83,7 +126,7 @@ fn roots(extra: &[PathBuf]) -> Result<RootCertStore, TlsError> {
             return Err(TlsError::File { path: path.clone(), why: "holds no usable certificate".to_owned() });
         }
     }
-    Ok(roots)
+    if roots.is_empty() { Err(TlsError::NoAuthority { why }) } else { Ok(roots) }
 }
 
 fn read_pair(pair: &ClientPair) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
@@ -144,5 +187,26 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_authorities_is_told_so_until_it_has_some() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let authorities = Authorities { file: Some(file.clone()), dirs: vec![] };
+        let config = |options: &TlsOptions| client_config(options, &authorities);
+        let error = config(&TlsOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("ca-certificates") && error.contains("ca.pem"), "{error}");
+        // Nothing is verified then.
+        config(&TlsOptions { skip_verify: true, ..TlsOptions::default() }).unwrap();
+        let system = Authorities::of_system();
+        let Some(bundle) = system.file else { return };
+        std::fs::copy(bundle, file).unwrap();
+        config(&TlsOptions::default()).unwrap();
     }
 }
