@@ -52,6 +52,25 @@ impl Endpoint {
         !matches!(self.why, Why::Mirror(_))
     }
 
+    /// Whether its API is this one, however the addresses are written.
+    pub(super) fn is_at(&self, url: &Url) -> bool {
+        self.url().same_server(url) && self.url().path() == url.path()
+    }
+
+    /// Whether requests are sent to both in the same way.
+    pub(super) fn has_options_of(&self, other: &Self) -> bool {
+        let Host { url: _, namespace: _, tls, headers, dial_timeout } = &self.host;
+        (self.pull, self.resolve) == (other.pull, other.resolve)
+            && (tls, headers, dial_timeout)
+                == (&other.host.tls, &other.host.headers, &other.host.dial_timeout)
+    }
+
+    /// Whether it can do everything, in the usual way.
+    pub(super) fn has_no_options(&self) -> bool {
+        let host = Host::new(self.url().clone());
+        self.has_options_of(&Self { host, why: Why::Registry, pull: true, resolve: true })
+    }
+
     pub(crate) fn can(&self, capability: Capability) -> bool {
         match capability {
             Capability::Resolve => self.resolve,

@@ -140,15 +140,17 @@ fn from_file(file: HostsFile, registry: &str, endpoints: &mut Vec<Endpoint>) -> 
     };
     let mut server = from_entry(file.server, why);
     server.host.url = url;
-    // A mirror table for the registry's own address only gives it options: it is not asked twice.
-    let listed = endpoints.iter_mut().find(|e| *e.url() == server.host.url || *e.url() == own);
-    match listed {
-        Some(own_entry) => {
-            own_entry.why = server.why.clone();
-            if own_entry.host.url != server.host.url {
-                endpoints.push(server);
-            }
-        }
+    // A table for the registry's own address gives it options. Where these leave nothing to the server at the
+    // top of the file, it is not asked twice.
+    let says_nothing = matches!(server.why, Why::Registry) && server.has_no_options();
+    let covers = |e: &Endpoint| e.has_options_of(&server) || (says_nothing && e.pull && e.resolve);
+    let is_server = |e: &Endpoint| e.is_at(server.url());
+    // The registry itself in front of another server is still the registry.
+    for listed in endpoints.iter_mut().filter(|e| e.is_at(&own) && !is_server(e)) {
+        listed.why = server.why.clone();
+    }
+    match endpoints.iter_mut().find(|e| is_server(e) && covers(e)) {
+        Some(listed) => listed.why = server.why,
         None => endpoints.push(server),
     }
     for endpoint in endpoints {

@@ -157,6 +157,33 @@ fn the_registry_among_its_own_mirrors_is_asked_once() {
 }
 
 #[test]
+fn the_server_stays_the_last_endpoint_when_a_table_of_its_address_says_something_else() {
+    let (_dir, mirrors) = mirrors(&[(
+        "r.io/hosts.toml",
+        "server = \"https://r.io\"\nca = \"/ca.pem\"\n[host.\"https://r.io:443\"]\ncapabilities = [\"pull\"]",
+    )]);
+    let endpoints = resolve(&mirrors, "r.io/a");
+    assert_eq!(urls(&endpoints), ["https://r.io:443/v2", "https://r.io/v2"]);
+    assert!(!endpoints[0].is_registry() && !endpoints[0].resolve && endpoints[0].host.namespace.is_none());
+    let server = &endpoints[1];
+    assert!(server.is_registry() && server.resolve && server.host.tls.ca == [PathBuf::from("/ca.pem")]);
+}
+
+#[test]
+fn the_server_and_a_table_with_the_same_options_are_asked_once_however_they_are_written() {
+    for (table, path) in [("https://r.io:443", ""), ("https://R.io/v2", ""), ("https://r.io", "/v2")] {
+        let file = format!("server = \"https://r.io{path}\"\nca = \"/c\"\n[host.\"{table}\"]\nca = \"/c\"");
+        let (_dir, mirrors) = mirrors(&[("r.io/hosts.toml", &file)]);
+        let endpoints = resolve(&mirrors, "r.io/a");
+        assert!(endpoints.len() == 1 && endpoints[0].is_registry(), "{:?}", urls(&endpoints));
+    }
+    // Without the right to resolve, the registry itself is still needed.
+    let (_dir, mirrors) =
+        mirrors(&[("r.io/hosts.toml", "[host.\"https://r.io\"]\ncapabilities = [\"pull\"]")]);
+    assert_eq!(resolve(&mirrors, "r.io/a").len(), 2);
+}
+
+#[test]
 fn a_change_is_seen_at_once() {
     let (dir, mirrors) = mirrors(&[("r.io/hosts.toml", "[host.\"https://one.example\"]")]);
     assert_eq!(resolve(&mirrors, "r.io/a")[0].url().host(), "one.example");
