@@ -105,7 +105,7 @@ impl At<'_> {
                 "header" => host.headers = self.headers(value)?,
                 "dial_timeout" => {
                     let text = self.text(&key, value)?;
-                    let parsed = duration(&text);
+                    let parsed = dial_timeout(&text);
                     host.dial_timeout = Some(parsed.map_or_else(
                         || self.fail(&key, format!("{text:?} is not a duration like \"3s\"")),
                         Ok,
@@ -214,26 +214,9 @@ fn api_url(url: &Url, override_path: bool) -> Url {
     url.replace_path(&path)
 }
 
-/// Go's durations: `1m30s`, `500ms`, `1.5h`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut total = 0.0;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let unit_at = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let (number, tail) = rest.split_at(unit_at);
-        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
-        let (unit, tail) = tail.split_at(unit_end);
-        let factor = match unit {
-            "ms" => 0.001,
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        total += number.parse::<f64>().ok()? * factor;
-        rest = tail;
-    }
-    (total > 0.0).then(|| Duration::try_from_secs_f64(total).ok())?.map(|time| time.min(MAX_DIAL_TIMEOUT))
+fn dial_timeout(text: &str) -> Option<Duration> {
+    let time = crisp_operation::parse_duration(text).filter(|time| !time.is_zero());
+    time.map(|time| time.min(MAX_DIAL_TIMEOUT))
 }
 
 #[cfg(test)]
@@ -241,13 +224,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_are_those_of_go() {
-        assert_eq!(duration("1m30s"), Some(Duration::from_secs(90)));
-        assert_eq!(duration("1.5s"), Some(Duration::from_millis(1500)));
-        assert_eq!(duration("250ms"), Some(Duration::from_millis(250)));
-        assert_eq!(duration("99999999999999h"), Some(MAX_DIAL_TIMEOUT));
-        for text in ["", "5", "s", "-1s", "1y", "1s2", "..s", "0s"] {
-            assert_eq!(duration(text), None, "{text}");
-        }
+    fn a_dial_timeout_is_more_than_nothing_and_at_most_an_hour() {
+        assert_eq!(dial_timeout("1m30s"), Some(Duration::from_secs(90)));
+        assert_eq!(dial_timeout("99999999h"), Some(MAX_DIAL_TIMEOUT));
+        assert_eq!(dial_timeout("0s"), None);
     }
 }

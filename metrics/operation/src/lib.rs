@@ -11,7 +11,8 @@
 //! in reverse when one fails; [`Steps`] are blocking stages that share one thread; [`SingleFlight`] joins
 //! equal requests; [`KeyedLocks`] excludes operations on the same pod or container; [`record`] writes
 //! versioned records; [`tree`] deletes folders of any depth; [`StatusCell`] holds a status in memory and keeps its record true; [`fault`] kills,
-//! fails or hangs any stage in test builds; [`clock`] has the time and the boot id.
+//! fails or hangs any stage in test builds; [`clock`] has the time and the boot id; [`parse_duration`] reads
+//! durations.
 //!
 //! Rules that hold everywhere:
 //! - A stage whose deadline passes is told to stop by its [`Cancel`] token, which blocking work checks
@@ -59,6 +60,8 @@
 mod cancel;
 pub mod clock;
 #[cfg(feature = "server")]
+mod duration;
+#[cfg(feature = "server")]
 mod failure;
 #[cfg(feature = "server")]
 pub mod fault;
@@ -79,6 +82,8 @@ mod undo;
 
 #[cfg(feature = "server")]
 pub use cancel::{Cancel, Interrupted};
+#[cfg(feature = "server")]
+pub use duration::parse_duration;
 #[cfg(feature = "server")]
 pub use failure::{Failure, StageFailure};
 #[cfg(feature = "server")]
