@@ -5,25 +5,50 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
-/// Makes a folder that only root may enter, or changes an existing one to that.
+use super::layout;
+
+/// Makes a folder that only root may enter, or changes an empty one, or one that a server had, to that.
 ///
 /// # Errors
-/// It cannot be made, or is not ours to change.
+/// It cannot be made, or has other things in it: others may need to enter it then, as with `/run`.
 pub fn make_private(path: &Path) -> anyhow::Result<()> {
-    let make = || -> io::Result<()> {
-        // Folders above it are not ours: they get what is usual.
-        if let Some(above) = path.parent() {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(above)?;
+    let failed = || format!("cannot make the folder {}", path.display());
+    // Folders above it are not ours: they get what is usual.
+    if let Some(above) = path.parent() {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(above).with_context(failed)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other.with_context(failed)?,
+    }
+    let mode = fs::metadata(path).with_context(failed)?.permissions().mode();
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    if !is_for_a_server(path).with_context(failed)? {
+        bail!(
+            "{path} has other things in it, and the folder of a server is for root alone: choose a folder of its own, such as {path}/crisp",
+            path = path.display()
+        );
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).with_context(failed)
+}
+
+/// What a new ext4 file system has at its root.
+const LOST_AND_FOUND: &str = "lost+found";
+
+fn is_for_a_server(path: &Path) -> io::Result<bool> {
+    if layout::lock(path).exists() {
+        return Ok(true);
+    }
+    for entry in fs::read_dir(path)? {
+        if entry?.file_name() != LOST_AND_FOUND {
+            return Ok(false);
         }
-        match fs::DirBuilder::new().mode(0o700).create(path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-            other => other?,
-        }
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
-    };
-    make().with_context(|| format!("cannot make the folder {}", path.display()))
+    }
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -39,8 +64,19 @@ mod tests {
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o700);
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
+        fs::write(layout::lock(&path), "").unwrap();
+        make_private(&path).unwrap();
         fs::write(folder.path().join("file"), "").unwrap();
         let error = make_private(&folder.path().join("file")).unwrap_err();
         assert!(format!("{error:#}").contains("file"), "{error:#}");
+    }
+    #[test]
+    fn a_folder_of_the_host_keeps_its_mode() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::create_dir(folder.path().join("sshd")).unwrap();
+        let error = format!("{:#}", make_private(folder.path()).unwrap_err());
+        assert!(error.contains("choose a folder of its own"), "{error}");
+        assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o755);
     }
 }

@@ -13,6 +13,7 @@ pub mod layout;
 mod lock;
 mod notify;
 mod open;
+mod open_files;
 mod rpc;
 pub mod serve;
 pub mod socket;

@@ -1,4 +1,4 @@
-//! Telling systemd that the server is ready, for units with `Type=notify`. See sd_notify(3).
+//! Notifies systemd that the server is ready, for units with `Type=notify`. See sd_notify(3).
 
 use std::ffi::OsStr;
 use std::io;
@@ -6,15 +6,15 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends it, if the environment names a socket for it.
+/// Sends READY=1, if the environment names a socket for it.
 pub fn ready() {
     let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = tell(&address, b"READY=1") {
+    if let Err(error) = send(&address, b"READY=1") {
         tracing::warn!(address = %address.display(), %error, "cannot tell systemd that the server is ready");
     }
 }
 
-fn tell(address: &OsStr, message: &[u8]) -> io::Result<()> {
+fn send(address: &OsStr, message: &[u8]) -> io::Result<()> {
     // A name that begins with @ is in the abstract namespace, not in the file system: unix(7).
     let address = match address.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -38,7 +38,7 @@ mod tests {
             (UnixDatagram::bind(&path).unwrap(), path.as_os_str()),
             (UnixDatagram::bind_addr(&abstract_name).unwrap(), OsStr::new(&name)),
         ] {
-            tell(address, b"READY=1").unwrap();
+            send(address, b"READY=1").unwrap();
             let mut message = [0; 16];
             let length = socket.recv(&mut message).unwrap();
             assert_eq!(&message[..length], b"READY=1");

@@ -11,7 +11,7 @@ use crisp_sandbox::{Pods, SandboxConfig};
 use crisp_streaming::{StreamConfig, StreamServer};
 
 use super::lock::FolderLock;
-use super::{folder, layout};
+use super::{folder, layout, open_files};
 use crate::config::Settings;
 
 /// The monitor's program, built by build.rs.
@@ -37,6 +37,7 @@ impl Server {
         if !rustix::process::geteuid().is_root() {
             bail!("running pods needs root: namespaces, mounts and cgroups are not given to others");
         }
+        open_files::raise_limit();
         // Files with the usual modes then need no second system call when layers are unpacked, and what the
         // server makes does not depend on the shell or the unit that started it.
         rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);

@@ -1,6 +1,7 @@
 //! gRPC over the unix socket.
 
 use std::future::Future;
+use std::io;
 use std::time::Duration;
 
 use crisp_proto::RPC_PATHS;
@@ -8,9 +9,9 @@ use crisp_proto::crisp::v1::layers_server::LayersServer;
 use crisp_proto::crisp::v1::pulls_server::PullsServer;
 use crisp_proto::runtime::v1::image_service_server::ImageServiceServer;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
-use tokio::net::UnixListener;
-use tokio::sync::oneshot;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::Server;
 
@@ -42,7 +43,7 @@ impl Server {
             .add_service(images)
             .add_service(PullsServer::new(self.images.clone()))
             .add_service(LayersServer::new(self.images.clone()))
-            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async {
+            .serve_with_incoming_shutdown(connections(listener), async {
                 let _ = leaving.await;
             });
         tokio::pin!(serving);
@@ -57,4 +58,21 @@ impl Server {
             Err(_) => Ok(()),
         }
     }
+}
+
+/// Every connection. A failure to accept one is no item: tonic would ask for the next at once.
+fn connections(listener: UnixListener) -> ReceiverStream<io::Result<UnixStream>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = sender.closed() => return,
+                (stream, _) = crisp_metrics::accept("gRPC", || listener.accept()) => {
+                    // Failed: the server has ended.
+                    let _ = sender.send(Ok(stream)).await;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
 }

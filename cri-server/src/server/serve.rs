@@ -39,10 +39,10 @@ pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    runtime.block_on(serve(settings))?;
-    // A thread that hangs in a dead file system must not keep the server from ending.
+    let served = runtime.block_on(serve(settings));
+    // A thread that hangs in a dead file system must not keep the server from ending, whatever it ends for.
     runtime.shutdown_background();
-    Ok(ExitCode::SUCCESS)
+    served.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
