@@ -72,7 +72,11 @@ impl Args {
             log_level: self.log_level.take(),
             ..self.command.server_settings().unwrap_or_default()
         };
-        let settings = Settings::resolve(raw, self.config.as_deref())?;
+        let resolve = match self.command {
+            Command::Run(_) => Settings::resolve_for_run,
+            _ => Settings::resolve,
+        };
+        let settings = resolve(raw, self.config.as_deref())?;
         match self.command {
             Command::Serve(_) => server::serve::run(&settings),
             Command::Run(run) => run::command::run(run, settings),

@@ -16,6 +16,7 @@ mod cli;
 mod config;
 mod log;
 mod progress;
+mod refused;
 mod run;
 mod server;
 mod table;

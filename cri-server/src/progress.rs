@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
 
+use crisp_image_service::pull::LayerState;
+
 use crate::table::{short, size};
 
 /// Progress of one image.
@@ -25,30 +27,18 @@ pub struct LayerView {
     pub state: LayerState,
 }
 
-/// What is being done with a layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LayerState {
-    Waiting,
-    Receiving,
-    Unpacking,
-    Done,
-    Present,
+fn word(state: LayerState) -> &'static str {
+    match state {
+        LayerState::Waiting => "waiting",
+        LayerState::Receiving => "receiving",
+        LayerState::Unpacking => "unpacking",
+        LayerState::Done => "done",
+        LayerState::Present => "already here",
+    }
 }
 
-impl LayerState {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Receiving => "receiving",
-            Self::Unpacking => "unpacking",
-            Self::Done => "done",
-            Self::Present => "already here",
-        }
-    }
-
-    fn is_over(self) -> bool {
-        matches!(self, Self::Done | Self::Present)
-    }
+fn is_over(state: LayerState) -> bool {
+    matches!(state, LayerState::Done | LayerState::Present)
 }
 
 const BAR: usize = 30;
@@ -111,13 +101,13 @@ impl Bars {
     }
 
     fn say_what_is_new(&mut self, view: &View) {
-        for layer in view.layers.iter().filter(|l| l.state.is_over()) {
+        for layer in view.layers.iter().filter(|l| is_over(l.state)) {
             let line = format!(
                 "{}: layer {} {} {}",
                 view.image,
                 short(&layer.digest),
                 size(layer.total),
-                layer.state.word()
+                word(layer.state)
             );
             if self.said.insert(line.clone()) {
                 let _ = writeln!(io::stderr(), "{line}");
@@ -127,7 +117,7 @@ impl Bars {
 }
 
 fn lines(view: &View) -> Vec<String> {
-    let over = view.layers.iter().filter(|l| l.state.is_over()).count();
+    let over = view.layers.iter().filter(|l| is_over(l.state)).count();
     let count = if view.layers.is_empty() {
         String::new()
     } else {
@@ -135,7 +125,7 @@ fn lines(view: &View) -> Vec<String> {
     };
     // More lines than the screen has cannot be drawn over: of many layers, only those at work are shown.
     let many = view.layers.len() > MOST_LINES;
-    let shown = view.layers.iter().filter(|l| !many || !l.state.is_over()).take(MOST_LINES);
+    let shown = view.layers.iter().filter(|l| !many || !is_over(l.state)).take(MOST_LINES);
     std::iter::once(format!("{}: {}{count}", view.image, view.stage)).chain(shown.map(line)).collect()
 }
 
@@ -144,7 +134,7 @@ fn line(layer: &LayerView) -> String {
         LayerState::Receiving => format!("{} of {}", size(layer.received), size(layer.total)),
         _ => size(layer.total),
     };
-    format!("  {}  {}  {:12} {sizes}", short(&layer.digest), bar(layer), layer.state.word())
+    format!("  {}  {}  {:12} {sizes}", short(&layer.digest), bar(layer), word(layer.state))
 }
 
 fn bar(layer: &LayerView) -> String {

@@ -1,7 +1,5 @@
 //! Times for people and times of log lines. All of them are nanoseconds since 1970-01-01 UTC.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 
 /// How long ago, in the largest unit that fits.
@@ -20,31 +18,6 @@ pub fn ago(then: i64, now: i64) -> String {
 pub fn parse(text: &str) -> Option<i64> {
     let time: Timestamp = text.parse().ok()?;
     i64::try_from(time.as_nanosecond()).ok()
-}
-
-/// Reads a duration as Kubernetes writes them: `300ms`, `10s`, `5m`, `1h30m`; a bare number is seconds.
-pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a duration: expected for example 10s, 5m or 1h30m");
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    let (mut rest, mut total) = (text, Duration::ZERO);
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let count: u32 = rest[..digits].parse().map_err(|_| wrong())?;
-        let unit = rest[digits..].bytes().take_while(u8::is_ascii_alphabetic).count();
-        let one = match &rest[digits..digits + unit] {
-            "ms" => Duration::from_millis(1),
-            "s" => Duration::from_secs(1),
-            "m" => Duration::from_secs(60),
-            "h" => Duration::from_secs(3600),
-            "d" => Duration::from_secs(86_400),
-            _ => return Err(wrong()),
-        };
-        total += one * count;
-        rest = &rest[digits + unit..];
-    }
-    if text.is_empty() { Err(wrong()) } else { Ok(total) }
 }
 
 #[cfg(test)]
@@ -66,16 +39,6 @@ mod tests {
             ["", "1970-01-01", "1970-01-01T00:00:00", "x970-01-01T00:00:00Z", "yesterday at noon, roughly"]
         {
             assert_eq!(parse(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn durations_are_read() {
-        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
-        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
-        assert_eq!(parse_duration("300ms"), Ok(Duration::from_millis(300)));
-        for text in ["", "s", "1x", "1h30", "-1s", "1.5h"] {
-            assert!(parse_duration(text).is_err(), "{text}");
         }
     }
 

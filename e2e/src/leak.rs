@@ -52,12 +52,13 @@ pub fn clean(machine: &Machine) {
     }
 }
 
-fn processes() -> impl Iterator<Item = i32> {
+/// All process ids.
+pub(crate) fn processes() -> impl Iterator<Item = i32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
-fn command_line(pid: i32) -> String {
+pub(crate) fn command_line(pid: i32) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
@@ -93,7 +94,8 @@ impl Machine {
     }
 }
 
-fn tree(pid: i32) -> Vec<i32> {
+/// A process with all that it started.
+pub(crate) fn tree(pid: i32) -> Vec<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let mut all: Vec<i32> =
         children.split_whitespace().filter_map(|c| c.parse().ok()).flat_map(tree).collect();

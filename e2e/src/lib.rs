@@ -24,6 +24,7 @@ pub mod machine;
 pub mod registry;
 pub mod request;
 pub mod scenario;
+pub mod standalone;
 
 pub use client::Client;
 pub use crisp_skip::needs;

@@ -5,10 +5,10 @@ use crisp_proto::crisp::v1::layers_client::LayersClient;
 use crisp_proto::crisp::v1::pulls_client::PullsClient;
 use crisp_proto::runtime::v1::image_service_client::ImageServiceClient;
 use crisp_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
-use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::config::ListenAddress;
+pub use crate::refused::refused;
 
 /// A node with many pods has long lists.
 const MAX_REPLY: usize = 64 * 1024 * 1024;
@@ -48,14 +48,5 @@ impl Client {
             pulls: PullsClient::new(channel.clone()),
             layers: LayersClient::new(channel),
         })
-    }
-}
-
-/// The server's refusal, for people: the message has everything, the code helps only where there is none.
-pub fn refused(status: Status) -> anyhow::Error {
-    if status.message().is_empty() {
-        anyhow::anyhow!("{:?}", status.code())
-    } else {
-        anyhow::anyhow!("{}", status.message())
     }
 }

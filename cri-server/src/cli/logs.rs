@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use crisp_operation::clock;
+use crisp_operation::{clock, parse_duration};
 use crisp_proto::runtime::v1::{ContainerState, ContainerStatus, ContainerStatusRequest};
 
 use super::Client;
@@ -57,12 +57,11 @@ impl Logs {
 
     fn print_what_is_there(&self, follower: &mut Follower, printer: &mut Printer) -> io::Result<()> {
         let Some(tail) = self.tail else {
-            follower.read(&mut |line| printer.print(&line))?;
-            return Ok(());
+            return follower.read_what_is_there(&mut |line| printer.print(&line));
         };
         let mut last = VecDeque::new();
         let mut whole = 0;
-        follower.read(&mut |line| {
+        follower.read_what_is_there(&mut |line| {
             whole += usize::from(!line.partial);
             last.push_back(line);
             // Parts of a line count together, as one line.
@@ -95,7 +94,7 @@ async fn follow(
         };
         // The server is asked once a second, the file is looked at more often.
         for _ in 0..10 {
-            follower.read(&mut |line| printer.print(&line))?;
+            follower.read_what_is_there(&mut |line| printer.print(&line))?;
             if over {
                 return Ok(());
             }
@@ -135,7 +134,7 @@ fn since(text: &str) -> anyhow::Result<i64> {
     if let Some(time) = time::parse(text) {
         return Ok(time);
     }
-    let ago = time::parse_duration(text).map_err(|_| {
+    let ago = parse_duration(text).ok_or_else(|| {
         anyhow::anyhow!(
             "--since {text:?}: expected an age such as 10m, or a time such as 2026-01-01T12:00:00Z"
         )

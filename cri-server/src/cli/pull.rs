@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
+use crisp_image_service::pull::LayerState;
 use crisp_proto::crisp::v1::{
     CancelPullRequest, LayerProgress, LayerState as WireState, PullReply, PullRequest,
 };
@@ -12,7 +13,7 @@ use tonic::{Code, Streaming};
 
 use super::Client;
 use super::client::refused;
-use crate::progress::{Bars, LayerState, LayerView, View};
+use crate::progress::{Bars, LayerView, View};
 
 /// Get images from their registries
 #[derive(clap::Args)]

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crisp_proto::runtime::v1::{StopContainerRequest, StopPodSandboxRequest};
+use tokio::task::JoinSet;
 
 use super::Client;
 use super::client::refused;
@@ -39,11 +40,15 @@ impl Stop {
         match known.either(name)? {
             Target::Container(c) => stop_container(client, &c.id, self.timeout).await,
             Target::Pod(pod) => {
-                // Stopping a pod kills what runs in it: its containers get their time before that.
-                let running = known.containers.iter().filter(|c| c.pod_sandbox_id == pod.id);
-                for container in running {
-                    stop_container(client, &container.id, self.timeout).await?;
+                // Stopping a pod kills what runs in it: its containers get their time before that, all at once,
+                // as a `crisp run` starts those again that end long before the pod does.
+                let mut stops = JoinSet::new();
+                for container in known.containers.iter().filter(|c| c.pod_sandbox_id == pod.id) {
+                    let (mut client, id, seconds) = (client.clone(), container.id.clone(), self.timeout);
+                    stops.spawn(async move { stop_container(&mut client, &id, seconds).await });
                 }
+                // One that cannot be stopped by itself ends with its pod.
+                stops.join_all().await;
                 let request = StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
                 client.runtime.stop_pod_sandbox(request).await.map_err(refused)?;
                 Ok(())

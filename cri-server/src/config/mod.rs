@@ -12,6 +12,8 @@ mod listen;
 mod print;
 mod raw;
 mod resolve;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;

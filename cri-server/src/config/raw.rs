@@ -93,6 +93,27 @@ pub struct RawSettings {
     pub log_level: Option<String>,
 }
 
+impl RawSettings {
+    /// Of a configuration file: what is for a `crisp run`, too. The rest belongs to the one server of the
+    /// machine: its folders, addresses and pod network, and what it does now and then.
+    pub fn without_what_is_the_servers(self) -> Self {
+        Self {
+            listen: None,
+            root: None,
+            state: None,
+            image_check_interval: None,
+            cni_gc: None,
+            pod_cidr: None,
+            bridge_name: None,
+            stream_listen: None,
+            stream_cert: None,
+            stream_key: None,
+            metrics_listen: None,
+            ..self
+        }
+    }
+}
+
 /// Which program makes the cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -47,14 +47,26 @@ impl Settings {
     /// # Errors
     /// [`ConfigError`].
     pub fn resolve(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
-        let (file, path) = match config {
-            Some(path) => (read(path)?, path),
-            None if Path::new(DEFAULT_FILE).exists() => {
-                (read(Path::new(DEFAULT_FILE))?, Path::new(DEFAULT_FILE))
-            }
-            None => (RawSettings::default(), Path::new(DEFAULT_FILE)),
-        };
+        let (file, path) = read_file(config)?;
         Layers { path }.settings(flags, file)
+    }
+
+    /// The same for `crisp run`: without what the file says for the machine's server alone.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn resolve_for_run(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
+        let (file, path) = read_file(config)?;
+        Layers { path }.settings(flags, file.without_what_is_the_servers())
+    }
+}
+
+fn read_file(config: Option<&Path>) -> Result<(RawSettings, &Path), ConfigError> {
+    let default = Path::new(DEFAULT_FILE);
+    match config {
+        Some(path) => Ok((read(path)?, path)),
+        None if default.exists() => Ok((read(default)?, default)),
+        None => Ok((RawSettings::default(), default)),
     }
 }
 
@@ -189,8 +201,8 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|d| Duration::try_from(d).ok());
-    let whole = parsed.filter(|interval| interval.as_secs() > 0 && interval.subsec_nanos() == 0);
+    let whole = crisp_operation::parse_duration(text)
+        .filter(|interval| interval.as_secs() > 0 && interval.subsec_nanos() == 0);
     whole.ok_or_else(|| {
         format!("{text:?} is not a time of whole seconds, for example 24h or 90m, nor \"off\"")
     })
@@ -219,92 +231,4 @@ fn log_level(text: String) -> Result<String, String> {
         "{text:?} is not a log level: one of {}, or crate=level, with commas between",
         levels.join(", ")
     ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve(flags: RawSettings, file: &str) -> Result<Settings, ConfigError> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("crisp.toml");
-        std::fs::write(&path, file).unwrap();
-        Settings::resolve(flags, Some(&path))
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let flags = RawSettings { root: Some("/flag".into()), ..RawSettings::default() };
-        let settings = resolve(flags, "root = '/file'\nstate = '/file'").unwrap();
-        assert_eq!((settings.root.value, settings.root.source), ("/flag".into(), Source::Flag));
-        assert_eq!(settings.state.value, Path::new("/file"));
-        assert!(matches!(settings.state.source, Source::File(p) if p.ends_with("crisp.toml")));
-        assert_eq!(settings.bridge_name, Setting { value: "crisp0".into(), source: Source::Default });
-    }
-
-    #[test]
-    fn every_setting_can_be_in_the_file() {
-        let settings = resolve(
-            RawSettings::default(),
-            r#"
-            listen = "unix:///tmp/a.sock"
-            root = "/r"
-            state = "/s"
-            registry-config-dir = "/c"
-            cni-conf-dir = "/n"
-            cni-bin-dir = ["/b1", "/b2"]
-            cni-gc = true
-            max-layer-bytes = 1
-            max-layer-files = 1
-            image-check-interval = "168h"
-            pod-cidr = "10.1.0.0/16"
-            bridge-name = "br"
-            stream-listen = "127.0.0.1:1"
-            stream-cert = "/t/c.pem"
-            stream-key = "/t/k.pem"
-            exec-grace = 3
-            metrics-listen = "127.0.0.1:2"
-            cgroup-driver = "cgroupfs"
-            log-level = "debug"
-            "#,
-        )
-        .unwrap();
-        assert!(!format!("{settings:?}").contains("Default"), "{settings:?}");
-        assert_eq!(settings.cni_bin_dir.value, [Path::new("/b1"), Path::new("/b2")]);
-        assert_eq!(settings.image_check_interval.value, Some(Duration::from_secs(7 * 24 * 3600)));
-        assert_eq!(settings.metrics_listen.value, Some("127.0.0.1:2".parse().unwrap()));
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_by_name_and_line() {
-        let error = resolve(RawSettings::default(), "root = '/r'\nrooot = '/r'").unwrap_err().to_string();
-        assert!(error.contains("rooot") && error.contains("line 2"), "{error}");
-    }
-
-    #[test]
-    fn bad_values_name_the_setting_and_its_source() {
-        let refused = |file: &str, words: &[&str]| {
-            let error = resolve(RawSettings::default(), file).unwrap_err().to_string();
-            words.iter().for_each(|word| assert!(error.contains(word), "{word}: {error}"));
-        };
-        refused("root = 'relative'", &["root", "crisp.toml", "absolute"]);
-        refused("state = '/a/../b'", &["state", "absolute"]);
-        refused("listen = 'tcp://1'", &["listen", "unix:///"]);
-        refused("metrics-listen = 'localhost'", &["metrics-listen", "IP:PORT"]);
-        refused("cgroup-driver = 'systemd'", &["cgroup-driver", "not supported yet"]);
-        refused("pod-cidr = '10.0.0.1/8'", &["pod-cidr", "10.0.0.0/8"]);
-        refused("cgroup-driver = 'other'", &["cgroupfs"]);
-        refused("image-check-interval = 'often'", &["image-check-interval", "often", "24h"]);
-        refused("image-check-interval = '-1h'", &["image-check-interval"]);
-        refused("image-check-interval = '0s'", &["image-check-interval"]);
-        refused("log-level = 'lots'", &["log-level", "lots"]);
-        refused("cni-bin-dir = '/one'", &["cni-bin-dir"]);
-    }
-
-    #[test]
-    fn a_file_that_was_named_must_be_there() {
-        let error =
-            Settings::resolve(RawSettings::default(), Some(Path::new("/nonexistent/c.toml"))).unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/c.toml"), "{error}");
-    }
 }

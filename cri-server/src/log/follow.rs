@@ -1,7 +1,7 @@
 //! Reading a log file that grows and is rotated under us.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek as _};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -15,62 +15,124 @@ pub struct Follower {
     file: Option<File>,
     /// The beginning of a line whose end is not written yet.
     rest: Vec<u8>,
+    /// What is read until the next end of a line is not a whole line.
+    in_middle: bool,
 }
 
 impl Follower {
     /// Of the file at `path`, which need not be there yet.
     pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), file: None, rest: Vec::new() }
+        Self { path: path.to_owned(), file: None, rest: Vec::new(), in_middle: false }
     }
 
-    /// Hands out every whole line that was written since the last time. Lines that are no log lines are
-    /// left out. Returns whether there was anything.
+    /// Hands out the whole lines in the next piece of the log. Lines that are no log lines are left out.
+    /// Returns whether there was anything: a container that writes fast gives always more.
     ///
     /// # Errors
     /// The file cannot be read. A missing file is no error.
     pub fn read(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<bool> {
-        let mut any = self.read_open_file(each)?;
-        // The log was rotated: the old file has been read to its end.
-        if self.rotated()? {
-            self.file = None;
-            self.rest.clear();
-            any |= self.read_open_file(each)?;
+        if self.read_open_file(each)? {
+            return Ok(true);
         }
-        Ok(any)
+        if !self.is_rotated()? {
+            return Ok(false);
+        }
+        // What was written between the end of the file and the rotation.
+        if self.read_open_file(each)? {
+            return Ok(true);
+        }
+        self.close();
+        self.read_open_file(each)
     }
 
-    fn read_open_file(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<bool> {
+    /// Hands out what is there now, and nothing that is written meanwhile for long.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn read_what_is_there(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<()> {
+        let mut left = std::fs::metadata(&self.path).map_or(0, |there| there.len()) / CHUNK as u64 + 1;
+        while left > 0 && self.read(each)? {
+            left -= 1;
+        }
+        Ok(())
+    }
+
+    /// Leaves out all but the last `length` bytes. Returns whether there was more.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn skip_to_last(&mut self, length: u64) -> io::Result<bool> {
+        let mut is_cut = false;
+        if self.is_rotated()? {
+            is_cut = self.unread()? > 0;
+            self.close();
+        }
+        let unread = self.unread()?;
+        if unread > length
+            && let Some(file) = self.opened()?
+        {
+            file.seek_relative(i64::try_from(unread - length).unwrap_or(i64::MAX))?;
+            self.rest.clear();
+            self.in_middle = true;
+            is_cut = true;
+        }
+        Ok(is_cut)
+    }
+
+    /// Bytes of the open file.
+    fn unread(&mut self) -> io::Result<u64> {
+        let Some(file) = self.opened()? else { return Ok(0) };
+        Ok(file.metadata()?.len().saturating_sub(file.stream_position()?))
+    }
+
+    /// The file that is being read; 0 for none.
+    pub fn inode(&self) -> u64 {
+        self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |file| file.ino())
+    }
+
+    fn opened(&mut self) -> io::Result<Option<&mut File>> {
         if self.file.is_none() {
             self.file = match File::open(&self.path) {
                 Ok(file) => Some(file),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(error) => return Err(error),
             };
         }
-        let Some(file) = &mut self.file else { return Ok(false) };
-        let mut chunk = vec![0; CHUNK];
-        let mut any = false;
-        loop {
-            let n = file.read(&mut chunk)?;
-            if n == 0 {
-                return Ok(any);
-            }
-            any = true;
-            self.rest.extend_from_slice(&chunk[..n]);
-            let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else { continue };
-            let rest = self.rest.split_off(end + 1);
-            let lines = std::mem::replace(&mut self.rest, rest);
-            for line in lines[..end].split(|b| *b == b'\n').filter_map(Line::parse) {
-                each(line)?;
-            }
-        }
+        Ok(self.file.as_mut())
     }
 
-    fn rotated(&self) -> io::Result<bool> {
+    fn close(&mut self) {
+        self.file = None;
+        self.rest.clear();
+        self.in_middle = false;
+    }
+
+    /// One piece.
+    fn read_open_file(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<bool> {
+        let Some(file) = self.opened()? else { return Ok(false) };
+        let mut chunk = vec![0; CHUNK];
+        let n = file.read(&mut chunk)?;
+        if n == 0 {
+            return Ok(false);
+        }
+        self.rest.extend_from_slice(&chunk[..n]);
+        let Some(end) = self.rest.iter().rposition(|b| *b == b'\n') else { return Ok(true) };
+        let rest = self.rest.split_off(end + 1);
+        let lines = std::mem::replace(&mut self.rest, rest);
+        let broken = usize::from(std::mem::take(&mut self.in_middle));
+        for line in lines[..end].split(|b| *b == b'\n').skip(broken).filter_map(Line::parse) {
+            each(line)?;
+        }
+        Ok(true)
+    }
+
+    /// Whether another file is at the path, and is written to: until then the container may still write to
+    /// the one that was rotated.
+    fn is_rotated(&self) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         let open = file.metadata()?;
         Ok(match std::fs::metadata(&self.path) {
-            Ok(there) => (there.dev(), there.ino()) != (open.dev(), open.ino()),
+            Ok(there) => (there.dev(), there.ino()) != (open.dev(), open.ino()) && there.len() > 0,
             // Rotated, and the new file does not exist yet.
             Err(_) => false,
         })
@@ -89,7 +151,7 @@ mod tests {
             lines.push(String::from_utf8_lossy(&line.content).into_owned());
             Ok(())
         };
-        follower.read(&mut each).unwrap();
+        while follower.read(&mut each).unwrap() {}
         lines
     }
 
@@ -110,5 +172,49 @@ mod tests {
         writeln!(file, "t stdout F three").unwrap();
         std::fs::write(&path, "t stdout F four\n").unwrap();
         assert_eq!(read(&mut follower), ["three", "four"]);
+    }
+
+    #[test]
+    fn lines_that_a_rotated_file_still_gets_are_not_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let mut follower = Follower::new(&path);
+        let mut file = File::create(&path).unwrap();
+        writeln!(file, "t stdout F one").unwrap();
+        assert_eq!(read(&mut follower), ["one"]);
+        std::fs::rename(&path, folder.path().join("0.log.old")).unwrap();
+        // Made by the server; the container is told of it only after that.
+        let mut next = File::create(&path).unwrap();
+        assert!(read(&mut follower).is_empty());
+        writeln!(file, "t stdout F two").unwrap();
+        writeln!(next, "t stdout F three").unwrap();
+        assert_eq!(read(&mut follower), ["two", "three"]);
+    }
+
+    #[test]
+    fn one_reading_ends_whatever_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        std::fs::write(&path, "t stdout F line\n".repeat(100_000)).unwrap();
+        let mut follower = Follower::new(&path);
+        let mut count = 0;
+        let mut each = |_| {
+            count += 1;
+            Ok(())
+        };
+        assert!(follower.read(&mut each).unwrap());
+        assert!(count > 0 && count < 10_000, "{count}");
+    }
+
+    #[test]
+    fn the_last_part_begins_with_a_whole_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let text: String = (0..1000).map(|n| format!("t stdout F {n}\n")).collect();
+        std::fs::write(&path, text).unwrap();
+        let mut follower = Follower::new(&path);
+        assert!(follower.skip_to_last(20).unwrap());
+        assert_eq!(read(&mut follower), ["999"]);
+        assert!(!follower.skip_to_last(20).unwrap());
     }
 }

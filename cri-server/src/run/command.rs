@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 
 use super::embedded::Embedded;
-use super::stop_request::StopRequest;
+use super::stop_request::StopRequests;
 use super::{manifest, pod_run};
 use crate::config::{RawSettings, Settings};
 
@@ -21,8 +20,9 @@ use crate::config::{RawSettings, Settings};
 /// that failed; 125 is a failure of crisp itself, 130 and 143 are Ctrl-C and SIGTERM.
 ///
 /// It needs no server and does not disturb one: unless --root and --state are set, it keeps images in
-/// /var/lib/crisp-run and uses a bridge of its own. A second `crisp run` at the same time gets folders
-/// that are removed when it ends.
+/// /var/lib/crisp-run and uses a bridge of its own. What the configuration file says of folders, addresses
+/// and the pod network is for the server alone: here these settings are flags. A second `crisp run` at the
+/// same time gets folders that are removed when it ends.
 #[derive(Debug, clap::Args)]
 pub struct Run {
     /// Only check the manifest
@@ -66,11 +66,12 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
 }
 
 /// Ctrl-C, SIGTERM and a closed terminal as stop requests; the second one kills.
-fn stop_on_signals() -> anyhow::Result<watch::Receiver<StopRequest>> {
-    let (sender, requests) = watch::channel(StopRequest::None);
+fn stop_on_signals() -> anyhow::Result<StopRequests> {
+    let requests = StopRequests::new();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let sender = requests.clone();
     tokio::spawn(async move {
         loop {
             let code = tokio::select! {
@@ -78,7 +79,7 @@ fn stop_on_signals() -> anyhow::Result<watch::Receiver<StopRequest>> {
                 _ = terminate.recv() => 143,
                 _ = hang_up.recv() => 129,
             };
-            sender.send_modify(|request| *request = request.next(code));
+            sender.signal(code);
         }
     });
     Ok(requests)

@@ -7,19 +7,19 @@ use anyhow::{Context as _, bail};
 use crisp_proto::runtime::v1::image_service_server::ImageService as _;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_proto::runtime::v1::{
-    ContainerStatus, CreateContainerRequest, ImageSpec, ImageStatusRequest, RemoveContainerRequest,
-    StartContainerRequest, StopContainerRequest,
+    ContainerStatus, CreateContainerRequest, ImageSpec, ImageStatusRequest, PodSandboxState,
+    PodSandboxStatusRequest, RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
 };
-use tokio::sync::watch;
 use tonic::Request;
 
 use super::context::Context;
 use super::cri::{ContainerIdentity, container_config};
+use super::log_rotation;
 use super::manifest::{Container, RestartPolicy};
-use super::output::{self, Printer};
-use super::refused::refused;
+use super::output::{Output, Printer};
 use super::restart::{BackOff, again};
-use super::stop_request::{StopRequest, requested};
+use super::stop_request::StopRequest;
+use crate::refused::refused;
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +32,10 @@ pub enum End {
 
 /// The code for a container that cannot be started, the same as a kubelet gives.
 const START_ERROR: i32 = 128;
+/// The code for a container that another program removed: it was killed before.
+const KILLED: i32 = 137;
+/// A pod that is being stopped loses its containers before it is not ready any more.
+const POD_STOP: Duration = Duration::from_secs(1);
 
 /// Runs a container until it has ended for good.
 ///
@@ -44,8 +48,7 @@ pub async fn run(
     policy: RestartPolicy,
 ) -> anyhow::Result<End> {
     check_user(context, container).await?;
-    let mut back_off = BackOff::default();
-    let mut stop_requests = context.stop.clone();
+    let (mut back_off, mut last_code) = (BackOff::default(), None);
     for attempt in 0.. {
         let started = Instant::now();
         let (id, end) = once(context, index, container, attempt).await?;
@@ -53,9 +56,13 @@ pub async fn run(
         if !again(policy, code) {
             return Ok(End::Exited(code));
         }
+        // In a pod that was stopped or lost no start can succeed: the code is that of the last one that did.
+        if !is_ready_for_a_while(context).await {
+            return Ok(End::Exited(if id.is_some() { code } else { last_code.unwrap_or(code) }));
+        }
+        last_code = Some(code);
         if let Some(id) = id {
-            let request = RemoveContainerRequest { container_id: id };
-            context.server.runtime.remove_container(Request::new(request)).await.map_err(refused)?;
+            remove(context, container, id).await;
         }
         let wait = back_off.wait(started.elapsed());
         if !wait.is_zero() {
@@ -63,10 +70,35 @@ pub async fn run(
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = requested(&mut stop_requests, |request| request != StopRequest::None) => return Ok(End::Stopped),
+            _ = context.stop.wait_for(StopRequest::is_any) => return Ok(End::Stopped),
         }
     }
     bail!("{} was started more often than can be counted", container.name)
+}
+
+/// Removes a container that has ended. One that stays is removed with its pod.
+async fn remove(context: &Context, container: &Container, id: String) {
+    let request = RemoveContainerRequest { container_id: id };
+    if let Err(status) = context.server.runtime.remove_container(Request::new(request)).await {
+        let name = &container.name;
+        eprintln!("crisp: {name} has ended and cannot be removed: {:#}", refused(status));
+    }
+}
+
+async fn is_ready_for_a_while(context: &Context) -> bool {
+    let end = Instant::now() + POD_STOP;
+    loop {
+        let request = PodSandboxStatusRequest { pod_sandbox_id: context.id.clone(), verbose: false };
+        let status = context.server.runtime.pod_sandbox_status(Request::new(request)).await;
+        let state = status.ok().and_then(|reply| reply.into_inner().status).map(|status| status.state());
+        if state != Some(PodSandboxState::SandboxReady) {
+            return false;
+        }
+        if Instant::now() >= end {
+            return true;
+        }
+        tokio::time::sleep(POD_STOP / 20).await;
+    }
 }
 
 /// From create to exit. The id is there if the container could be created.
@@ -105,32 +137,31 @@ async fn once(
     }
     let all = context.pod.init_containers.iter().chain(&context.pod.containers);
     let width = all.map(|c| c.name.len()).max().unwrap_or(0);
-    let (over, ended) = watch::channel(false);
-    let shown = tokio::spawn(output::follow(log, Printer::new(&container.name, index, width), ended));
-    let end = until_end(context, container, &id).await;
-    let _ = over.send(true);
-    shown.await?;
+    let output = Output::show(log.clone(), Printer::new(&container.name, index, width));
+    let end = tokio::select! {
+        end = until_end(context, container, &id) => end,
+        () = log_rotation::keep_small(runtime, &id, &log, &output) => bail!("the rotation of logs has no end"),
+    };
+    output.finish(&context.stop).await;
     Ok((Some(id), end?))
 }
 
 async fn until_end(context: &Context, container: &Container, id: &str) -> anyhow::Result<End> {
     let runtime = &context.server.runtime;
-    let mut stop_requests = context.stop.clone();
-    let ended = tokio::select! {
-        status = context.waiter.ended(runtime, id) => Some(status?),
-        () = requested(&mut stop_requests, |request| request != StopRequest::None) => None,
+    let request = tokio::select! {
+        status = context.waiter.ended(runtime, id) => {
+            let status = status.with_context(|| format!("cannot follow container {}", container.name))?;
+            return Ok(End::Exited(exit_code(container, status)));
+        }
+        request = context.stop.wait_for(StopRequest::is_any) => request,
     };
-    if let Some(status) = ended {
-        print_failure(container, &status);
-        return Ok(End::Exited(status.exit_code));
-    }
-    let grace =
-        if matches!(*stop_requests.borrow(), StopRequest::Kill { .. }) { 0 } else { context.pod.grace };
-    tokio::select! {
-        stopped = stop(context, id, grace) => stopped?,
+    let grace = if request.is_kill() { 0 } else { context.pod.grace };
+    let stopped = tokio::select! {
+        stopped = stop(context, id, grace) => stopped,
         // The second signal does not wait for the grace period.
-        () = requested(&mut stop_requests, |request| matches!(request, StopRequest::Kill { .. })) => stop(context, id, 0).await?,
-    }
+        _ = context.stop.wait_for(StopRequest::is_kill), if grace > 0 => stop(context, id, 0).await,
+    };
+    stopped.with_context(|| format!("cannot stop container {}", container.name))?;
     Ok(End::Stopped)
 }
 
@@ -143,14 +174,21 @@ async fn stop(context: &Context, id: &str, grace: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn print_failure(container: &Container, status: &ContainerStatus) {
+/// The code of a container that has ended; a failure is shown.
+fn exit_code(container: &Container, status: Option<ContainerStatus>) -> i32 {
+    let name = &container.name;
+    let Some(status) = status else {
+        eprintln!("crisp: {name} has been removed");
+        return KILLED;
+    };
     if status.exit_code != 0 {
         let reason = match status.reason.as_str() {
             "" | "Error" => String::new(),
             reason => format!(" ({reason})"),
         };
-        eprintln!("crisp: {} has ended with code {}{reason}", container.name, status.exit_code);
+        eprintln!("crisp: {name} has ended with code {}{reason}", status.exit_code);
     }
+    status.exit_code
 }
 
 /// `runAsNonRoot`: an image whose user is root, or cannot be told from root, is not started.

@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crisp_proto::runtime::v1::PodSandboxConfig;
-use tokio::sync::watch;
 
 use super::manifest::Pod;
-use super::stop_request::StopRequest;
+use super::stop_request::StopRequests;
 use super::volumes::Volumes;
 use super::wait::Waiter;
 use crate::server::Server;
@@ -24,5 +23,5 @@ pub struct Context {
     pub volumes: Volumes,
     pub hosts: Option<PathBuf>,
     pub waiter: Waiter,
-    pub stop: watch::Receiver<StopRequest>,
+    pub stop: StopRequests,
 }

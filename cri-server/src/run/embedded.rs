@@ -1,30 +1,36 @@
 //! A server inside this process, on folders that no other server uses.
 //!
-//! | | by default | where those are in use | with --root and --state |
+//! | | by default | where those are in use | with flags |
 //! |---|---|---|---|
-//! | images, containers | /var/lib/crisp-run, kept | /var/lib/crisp-run-PID, removed at the end | those, or an error |
-//! | sockets, pods | /run/crisp-run | /run/crisp-run-PID, removed at the end | those, or an error |
-//! | bridge | crisp-run0 | crisp-rPID | as set |
+//! | images, containers, volumes, logs | /var/lib/crisp-run, kept | /var/lib/crisp-run-PID, removed at the end | --root |
+//! | sockets | /run/crisp-run | /run/crisp-run-PID, removed at the end | --state |
+//! | bridge | crisp-run0 | crisp-rPID | --bridge-name |
 //!
 //! It listens on `crisp.sock` in the folder for sockets: `crisp exec --listen unix:///run/crisp-run/crisp.sock`
 //! and the like work while the pod runs.
 //!
-//! A `crisp serve` on this machine has other folders and another bridge, and is not disturbed.
+//! A `crisp serve` on this machine has other folders and another bridge, and is not disturbed: what the
+//! configuration file says of folders and addresses is the server's alone. Of the pods that are found in the
+//! folders, only those that a `crisp run` made are removed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crisp_executor::id::PodId;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::{pod_remove::stop_and_remove, volumes};
-use crate::config::{ListenAddress, Settings};
+use crate::config::{ListenAddress, Settings, Source};
 use crate::server::{LockError, Server, layout, socket};
 
 const ROOT: &str = "/var/lib/crisp-run";
 const STATE: &str = "/run/crisp-run";
 const BRIDGE: &str = "crisp-run0";
+/// A pull that a stop request has left under way gets so long to end.
+const PULLS_END: Duration = Duration::from_secs(3);
 
 /// The server and what has to be removed with it.
 pub struct Embedded {
@@ -32,60 +38,66 @@ pub struct Embedded {
     listening: Option<Listening>,
     /// Serves until dropped.
     _metrics: Option<crisp_metrics::MetricsServer>,
-    state: PathBuf,
+    root: PathBuf,
     temporary: Vec<PathBuf>,
 }
 
 impl Embedded {
-    /// Opens the server, and removes the pods that a killed `crisp run` left in its folders.
+    /// Opens the server, and removes the pods that a killed `crisp run` left.
     ///
     /// # Errors
-    /// The server cannot be opened.
+    /// The server cannot be opened; no temporary folders are left then.
     pub async fn open(mut settings: Settings) -> anyhow::Result<Self> {
         let own_folders = settings.root.is_default() && settings.state.is_default();
         settings.root.set_default(ROOT.into());
         settings.state.set_default(STATE.into());
         settings.bridge_name.set_default(BRIDGE.to_owned());
-        // The network of the node belongs to its kubelet's runtime: a run must not free what that uses.
-        settings.cni_gc.value = false;
-        // A fixed port is the node's server's.
-        settings.stream_listen.value.set_port(0);
-        // A run ends too soon for that.
-        settings.image_check_interval.value = None;
-        let mut temporary = Vec::new();
-        let mut opened = Server::open(&settings).await;
-        if own_folders && opened.as_ref().is_err_and(is_in_use) {
-            temporary = another_place(&mut settings);
-            opened = Server::open(&settings).await;
+        if own_folders {
+            remove_abandoned(&settings).await;
         }
-        let server = Arc::new(opened?);
+        match Self::open_at(&settings, Vec::new()).await {
+            Err(error) if own_folders && is_in_use(&error) => {
+                eprintln!(
+                    "crisp: another crisp run is active: this one has its own folders, without the images of the other"
+                );
+                let temporary = use_folders_of(std::process::id(), &mut settings);
+                let opened = Self::open_at(&settings, temporary.clone()).await;
+                opened.inspect_err(|_| temporary.iter().for_each(|path| remove(path)))
+            }
+            opened => opened,
+        }
+    }
+
+    async fn open_at(settings: &Settings, temporary: Vec<PathBuf>) -> anyhow::Result<Self> {
+        let server = Arc::new(Server::open(settings).await?);
         let metrics = match settings.metrics_listen.value {
             Some(address) => Some(server.metrics.serve(address).await?),
             None => None,
         };
-        let listening = Listening::start(&server, &settings)
+        let listening = Listening::start(&server, settings)
             .inspect_err(|error| tracing::warn!("other commands cannot reach this pod: {error:#}"))
             .ok();
-        let embedded =
-            Self { server, listening, _metrics: metrics, state: settings.state.value.clone(), temporary };
+        let root = settings.root.value.clone();
+        let embedded = Self { server, listening, _metrics: metrics, root, temporary };
         embedded.remove_leftovers().await;
         Ok(embedded)
     }
 
     /// For what a pod needs while it runs: logs, volumes.
     pub fn folder(&self) -> PathBuf {
-        layout::standalone(&self.state)
+        layout::standalone(&self.root)
     }
 
     /// Stops the server and removes what is only for this run. Folders that a pod still uses stay.
     pub async fn close(mut self) {
+        self.server.images.shut_down(PULLS_END).await;
         if let Some(listening) = self.listening.take() {
             listening.stop().await;
         }
         if let Err(error) = self.server.networks.close_if_unused().await {
             tracing::warn!(%error, "cannot remove the pod network");
         }
-        if self.server.pods.list().is_empty() {
+        if self.pods_of_runs().is_empty() {
             remove(&self.folder());
             drop(self.server);
             self.temporary.iter().for_each(|path| remove(path));
@@ -97,17 +109,25 @@ impl Embedded {
     }
 
     async fn remove_leftovers(&self) {
-        let left: Vec<PodId> = self.server.pods.list().iter().map(|pod| pod.id.clone()).collect();
-        for id in left {
+        for id in self.pods_of_runs() {
             tracing::warn!(pod = %id, "removing a pod that a killed crisp run left");
             if let Err(error) = stop_and_remove(&self.server, id.as_str()).await {
                 tracing::warn!(pod = %id, error = format!("{error:#}"), "cannot remove it");
             }
         }
         // A pod that is left may still use its volumes.
-        if self.server.pods.list().is_empty() {
+        if self.pods_of_runs().is_empty() {
             remove(&self.folder());
         }
+    }
+
+    /// Pods that a `crisp run` made on these folders: their logs are in the folder of such pods. Others are
+    /// those of a server that had these folders.
+    fn pods_of_runs(&self) -> Vec<PodId> {
+        let (folder, pods) = (self.folder(), self.server.pods.list());
+        let is_ours = |log: &PathBuf| log.starts_with(&folder);
+        let ours = pods.iter().filter(|pod| pod.config.log_directory.as_ref().is_some_and(is_ours));
+        ours.map(|pod| pod.id.clone()).collect()
     }
 }
 
@@ -149,16 +169,46 @@ fn is_in_use(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(LockError::InUse { .. }))
 }
 
-/// Folders and a bridge for this process alone.
-fn another_place(settings: &mut Settings) -> Vec<PathBuf> {
-    let pid = std::process::id();
+/// Folders and a bridge for the process `pid` alone: root and state.
+fn use_folders_of(pid: u32, settings: &mut Settings) -> Vec<PathBuf> {
     settings.root.value = format!("{ROOT}-{pid}").into();
     settings.state.value = format!("{STATE}-{pid}").into();
     settings.bridge_name.set_default(format!("crisp-r{pid}"));
-    eprintln!(
-        "crisp: another crisp run is active: this one has its own folders, without the images of the other"
-    );
     vec![settings.root.value.clone(), settings.state.value.clone()]
+}
+
+/// Removes pods and folders of runs that had folders of their own and were killed.
+async fn remove_abandoned(settings: &Settings) {
+    for pid in abandoned() {
+        let mut theirs = settings.clone();
+        let temporary = use_folders_of(pid, &mut theirs);
+        // Addresses that were set are for the pod that is about to run.
+        theirs.listen.source = Source::Default;
+        theirs.metrics_listen.value = None;
+        theirs.stream_listen.value.set_port(0);
+        tracing::warn!(process = pid, "removing what a killed crisp run left");
+        match Embedded::open_at(&theirs, temporary).await {
+            Ok(left) => left.close().await,
+            Err(error) => tracing::warn!(process = pid, error = format!("{error:#}"), "cannot remove it"),
+        }
+    }
+}
+
+/// Processes of which there are folders, and that have ended.
+fn abandoned() -> BTreeSet<u32> {
+    let mut pids = BTreeSet::new();
+    for folder in [ROOT, STATE].map(Path::new) {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let above = folder.parent().unwrap_or(folder);
+        for entry in std::fs::read_dir(above).into_iter().flatten().flatten() {
+            let found = entry.file_name();
+            let pid = found.to_str().and_then(|found| found.strip_prefix(&*name)?.strip_prefix('-'));
+            pids.extend(pid.and_then(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    // One that lives has its lock, or is about to take it.
+    pids.retain(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+    pids
 }
 
 fn remove(path: &Path) {

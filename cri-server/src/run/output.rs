@@ -2,17 +2,23 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::task::JoinHandle;
 
+use super::stop_request::{StopRequest, StopRequests};
 use crate::log::{Follower, Line, Stream};
 
 /// How often a log file is looked at.
 const TICK: Duration = Duration::from_millis(50);
 /// A line longer than this is shown in pieces.
 const LONGEST_LINE: usize = 1 << 20;
+/// What is still printed of a container that was stopped.
+const LAST_PART: u64 = 1 << 20;
 /// ANSI colours that are readable on dark and on light.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 
@@ -36,6 +42,12 @@ impl Printer {
         Self { prefix, open: Default::default() }
     }
 
+    /// A line that is not the container's.
+    fn note(&mut self, text: &str) -> io::Result<()> {
+        self.open = Default::default();
+        writeln!(io::stderr().lock(), "{}{text}", self.prefix)
+    }
+
     fn line(&mut self, line: &Line) -> io::Result<()> {
         let open = &mut self.open[usize::from(line.stream == Stream::Stderr)];
         open.extend_from_slice(&line.content);
@@ -54,23 +66,105 @@ impl Printer {
     }
 }
 
-/// Prints a container's log until `ended` says that nothing more will come, and then to the file's end.
-pub async fn follow(path: PathBuf, mut printer: Printer, ended: watch::Receiver<bool>) {
-    let mut follower = Follower::new(&path);
-    loop {
-        // Read before the file: what is written before the end is then read after it. A sender that is gone
-        // counts as an end.
-        let last = *ended.borrow() || ended.has_changed().is_err();
-        if let Err(error) = follower.read(&mut |line| printer.line(&line)) {
-            if error.kind() != io::ErrorKind::BrokenPipe {
+/// How far a log is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// The container writes to it.
+    Running,
+    /// To the end of the file: the container has ended by itself.
+    End,
+    /// To the end, without what is long before it: the container was stopped, and a slow screen must not
+    /// hold up the end of the run.
+    LastPart,
+    /// No line more.
+    Now,
+}
+
+impl Until {
+    fn of(request: StopRequest) -> Self {
+        match request {
+            StopRequest::None => Self::End,
+            StopRequest::Stop { .. } => Self::LastPart,
+            StopRequest::Kill { .. } => Self::Now,
+        }
+    }
+}
+
+/// A container's log being printed, by a thread of its own: a screen or a pipe may keep it waiting.
+pub struct Output {
+    until: watch::Sender<Until>,
+    inode: Arc<AtomicU64>,
+    thread: JoinHandle<()>,
+}
+
+impl Output {
+    /// Prints the log at `path`, which need not be there yet.
+    pub fn show(path: PathBuf, mut printer: Printer) -> Self {
+        let (until, mut changes) = watch::channel(Until::Running);
+        let inode = Arc::new(AtomicU64::new(0));
+        let shown = Arc::clone(&inode);
+        let thread = tokio::task::spawn_blocking(move || {
+            if let Err(error) = follow(&path, &mut printer, &mut changes, &shown)
+                && error.kind() != io::ErrorKind::BrokenPipe
+            {
                 tracing::warn!(path = %path.display(), %error, "cannot show a log");
             }
-            return;
+        });
+        Self { until, inode, thread }
+    }
+
+    /// The file that is being printed; 0 for none.
+    pub fn inode(&self) -> u64 {
+        self.inode.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the rest is printed, which stop requests cut short. A thread that still waits for its
+    /// screen after a request to kill is left behind.
+    pub async fn finish(mut self, requests: &StopRequests) {
+        loop {
+            let request = requests.now();
+            let _ = self.until.send(Until::of(request));
+            if request.is_kill() {
+                return;
+            }
+            tokio::select! {
+                _ = &mut self.thread => return,
+                _ = requests.wait_for(|next| next != request) => {}
+            }
         }
-        if last {
-            return;
+    }
+}
+
+fn follow(
+    path: &std::path::Path,
+    printer: &mut Printer,
+    changes: &mut watch::Receiver<Until>,
+    inode: &AtomicU64,
+) -> io::Result<()> {
+    let mut follower = Follower::new(path);
+    let mut is_cut = false;
+    loop {
+        // Read before the file: what is written before the end is then read after it. A sender that is gone
+        // counts as a request to kill.
+        let until = if changes.has_changed().is_err() { Until::Now } else { *changes.borrow() };
+        if until == Until::Now {
+            return Ok(());
         }
-        sleep(TICK).await;
+        if until == Until::LastPart && !is_cut {
+            is_cut = true;
+            if follower.skip_to_last(LAST_PART)? {
+                printer.note("[older lines are left out]")?;
+            }
+        }
+        let any = follower.read(&mut |line| printer.line(&line))?;
+        inode.store(follower.inode(), Ordering::Relaxed);
+        if !any && until != Until::Running {
+            return Ok(());
+        }
+        if !any {
+            let change = tokio::time::timeout(TICK, changes.changed());
+            let _ = Handle::current().block_on(change);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_proto::runtime::v1::{RemovePodSandboxRequest, StopPodSandboxRequest};
 use tonic::Request;
 
-use super::refused::refused;
+use crate::refused::refused;
 use crate::server::Server;
 
 /// Stops and removes a pod with all that is in it.

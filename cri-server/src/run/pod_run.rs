@@ -2,13 +2,13 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use crisp_executor::id::PodId;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
-use crisp_proto::runtime::v1::{PodSandboxConfig, PodSandboxStatusRequest, RunPodSandboxRequest};
+use crisp_proto::runtime::v1::{PodSandboxConfig, RunPodSandboxRequest};
 use crisp_sandbox::PodKey;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::{Request, Status};
 
@@ -18,45 +18,45 @@ use super::cri::{PodIdentity, hosts_file, pod_config};
 use super::manifest::{Container, Pod, RestartPolicy};
 use super::pod_remove::stop_and_remove;
 use super::pull;
-use super::refused::refused;
-use super::stop_request::{StopRequest, requested};
+use super::stop_request::{StopRequest, StopRequests};
 use super::volumes::Volumes;
 use super::wait::Waiter;
+use crate::refused::refused;
 use crate::server::{Server, layout};
+
+/// For all volumes of a pod: one on a dead file system must not hang the run.
+const VOLUMES: Duration = Duration::from_secs(30);
 
 /// Runs the pod to its end and removes it. Returns the exit code.
 ///
 /// # Errors
 /// Anything but a container that fails. The pod is removed then, too.
-pub async fn run(
-    server: Arc<Server>,
-    pod: Pod,
-    folder: &Path,
-    mut stop: watch::Receiver<StopRequest>,
-) -> anyhow::Result<u8> {
-    let images = tokio::select! {
-        images = pull::all(&server.images, &pod) => images?,
-        () = requested(&mut stop, |request| request != StopRequest::None) => {
-            return Ok(stop.borrow().code().unwrap_or_default());
-        }
-    };
+pub async fn run(server: Arc<Server>, pod: Pod, folder: &Path, stop: StopRequests) -> anyhow::Result<u8> {
     let uid = pod.uid.clone().unwrap_or_else(|| PodId::random().short().to_owned());
     let folder = folder.join(&uid);
-    let volumes = Volumes::prepare(&pod.volumes, layout::run_volumes(&folder))?;
+    let prepare = async {
+        let images = pull::all(&server.images, &pod).await?;
+        let volumes = Volumes::prepare_within(VOLUMES, &pod.volumes, layout::run_volumes(&folder)).await?;
+        anyhow::Ok((images, volumes))
+    };
+    let (images, volumes) = tokio::select! {
+        prepared = prepare => prepared?,
+        request = stop.wait_for(StopRequest::is_any) => return Ok(request.code().unwrap_or_default()),
+    };
     let logs = layout::run_logs(&folder);
     let sandbox = pod_config(&pod, &PodIdentity { uid: &uid, log_directory: &logs });
-    let id = match start(&server, &sandbox, &mut stop).await {
+    let id = match start(&server, &sandbox, &stop).await {
         Ok(id) => id,
         Err(status) => {
             volumes.remove();
             let failed = || Err(refused(status)).with_context(|| format!("cannot start pod {}", pod.name));
-            return stop.borrow().code().map_or_else(failed, Ok);
+            return stop.now().code().map_or_else(failed, Ok);
         }
     };
     let waiter = Waiter::start(&server.runtime).await;
     let hosts = None;
     let mut context = Context { server, pod, uid, id, sandbox, images, volumes, hosts, waiter, stop };
-    let code = match write_hosts(&mut context, &folder).await {
+    let code = match write_hosts(&mut context, &folder) {
         Ok(()) => containers(Arc::new(context)).await,
         Err(error) => Outcome { context: Arc::new(context), code: Err(error) },
     };
@@ -74,16 +74,12 @@ pub async fn run(
 }
 
 /// Starts the pod. A stop request ends that and waits until what was made has been undone.
-async fn start(
-    server: &Server,
-    sandbox: &PodSandboxConfig,
-    stop: &mut watch::Receiver<StopRequest>,
-) -> Result<String, Status> {
+async fn start(server: &Server, sandbox: &PodSandboxConfig, stop: &StopRequests) -> Result<String, Status> {
     let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
     let mut started = server.runtime.run_pod_sandbox(Request::new(request));
     let reply = tokio::select! {
         reply = &mut started => reply,
-        () = requested(stop, |request| request != StopRequest::None) => {
+        _ = stop.wait_for(StopRequest::is_any) => {
             let metadata = sandbox.metadata.clone().unwrap_or_default();
             server.pods.cancel_run(&PodKey {
                 namespace: metadata.namespace,
@@ -130,15 +126,41 @@ async fn run_containers(context: &Arc<Context>) -> anyhow::Result<u8> {
         let policy = context.pod.restart_policy;
         tasks.spawn(async move { container_run::run(&context, index, &container, policy).await });
     }
-    let (mut first_failure, mut stopped) = (None, false);
+    let mut ends = Ends::default();
     while let Some(ended) = tasks.join_next().await {
-        match ended?? {
-            End::Exited(0) => {}
-            End::Exited(code) => first_failure = first_failure.or(Some(exit_code(code))),
-            End::Stopped => stopped = true,
+        let ended = ended.map_err(anyhow::Error::from).and_then(|end| end);
+        if ended.is_err() {
+            // The pod ends with it; the other containers get their grace period.
+            context.stop.after_failure();
+        }
+        ends.add(ended);
+    }
+    ends.code(context.stop.now())
+}
+
+/// How the containers have ended, the first of each kind.
+#[derive(Default)]
+struct Ends {
+    failure: Option<u8>,
+    stopped: bool,
+    error: Option<anyhow::Error>,
+}
+
+impl Ends {
+    fn add(&mut self, end: anyhow::Result<End>) {
+        match (end, &self.error) {
+            (Ok(End::Exited(0)), _) => {}
+            (Ok(End::Exited(code)), _) => self.failure = self.failure.or(Some(exit_code(code))),
+            (Ok(End::Stopped), _) => self.stopped = true,
+            (Err(error), None) => self.error = Some(error),
+            (Err(error), Some(_)) => eprintln!("crisp: {error:#}"),
         }
     }
-    Ok(first_failure.unwrap_or(if stopped { interrupted(context) } else { 0 }))
+
+    fn code(self, request: StopRequest) -> anyhow::Result<u8> {
+        let interrupted = if self.stopped { request.code() } else { None };
+        self.error.map_or_else(|| Ok(self.failure.or(interrupted).unwrap_or_default()), Err)
+    }
 }
 
 fn exit_code(code: i32) -> u8 {
@@ -146,23 +168,19 @@ fn exit_code(code: i32) -> u8 {
 }
 
 fn interrupted(context: &Context) -> u8 {
-    context.stop.borrow().code().unwrap_or_default()
+    context.stop.now().code().unwrap_or_default()
 }
 
 /// Writes a hosts file when the pod has `hostAliases`; without them the runtime writes it.
-async fn write_hosts(context: &mut Context, folder: &Path) -> anyhow::Result<()> {
+fn write_hosts(context: &mut Context, folder: &Path) -> anyhow::Result<()> {
     if context.pod.host_aliases.is_empty() {
         return Ok(());
     }
-    let request = PodSandboxStatusRequest { pod_sandbox_id: context.id.clone(), verbose: false };
-    let status = context.server.runtime.pod_sandbox_status(Request::new(request)).await.map_err(refused)?;
-    let network = status.into_inner().status.and_then(|s| s.network).unwrap_or_default();
-    let addresses: Vec<String> = std::iter::once(network.ip)
-        .chain(network.additional_ips.into_iter().map(|a| a.ip))
-        .filter(|ip| !ip.is_empty())
-        .collect();
+    let own = context.server.pods.find(&context.id)?.files().hosts;
+    let text = std::fs::read_to_string(&own).with_context(|| format!("cannot read {}", own.display()))?;
     let path = layout::run_hosts(folder);
-    std::fs::write(&path, hosts_file(&context.pod, &addresses))
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&path, hosts_file(&context.pod, &text)))
         .and_then(|()| {
             use std::os::unix::fs::PermissionsExt as _;
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))
@@ -170,4 +188,23 @@ async fn write_hosts(context: &mut Context, folder: &Path) -> anyhow::Result<()>
         .with_context(|| format!("cannot write {}", path.display()))?;
     context.hosts = Some(path);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_failure_decides_and_an_error_outweighs_it() {
+        let ends = |all: Vec<anyhow::Result<End>>| {
+            let mut ends = Ends::default();
+            all.into_iter().for_each(|end| ends.add(end));
+            ends.code(StopRequest::Stop { code: 130 }).map_err(|error| error.to_string())
+        };
+        assert_eq!(ends(vec![Ok(End::Exited(0)), Ok(End::Exited(0))]), Ok(0));
+        assert_eq!(ends(vec![Ok(End::Stopped), Ok(End::Exited(0))]), Ok(130));
+        assert_eq!(ends(vec![Ok(End::Stopped), Ok(End::Exited(7)), Ok(End::Exited(8))]), Ok(7));
+        let errors = ["first", "second"].map(|text| Err(anyhow::anyhow!(text)));
+        assert_eq!(ends([Ok(End::Exited(7))].into_iter().chain(errors).collect()), Err("first".to_owned()));
+    }
 }

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, bail};
-use crisp_image_service::pull::{LayerState as PulledState, PullStage};
+use crisp_image_service::pull::{LayerProgress, PullStage};
 use crisp_image_service::{ImageService, PullProgress, PullRequest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::manifest::{Pod, PullPolicy};
-use crate::progress::{Bars, LayerState, LayerView, View};
+use crate::progress::{Bars, LayerView, View};
 use crate::table::{short, size};
 
 /// Pulls every image of the pod. Returns the ids by the names in the manifest.
@@ -90,17 +90,11 @@ async fn one(
 
 /// What the bars show of a pull.
 pub fn view(image: &str, progress: &PullProgress) -> View {
-    let layer = |layer: &crisp_image_service::pull::LayerProgress| LayerView {
+    let layer = |layer: &LayerProgress| LayerView {
         digest: layer.digest.to_string(),
         total: layer.total,
         received: layer.received,
-        state: match layer.state {
-            PulledState::Waiting => LayerState::Waiting,
-            PulledState::Receiving => LayerState::Receiving,
-            PulledState::Unpacking => LayerState::Unpacking,
-            PulledState::Done => LayerState::Done,
-            PulledState::Present => LayerState::Present,
-        },
+        state: layer.state,
     };
     View {
         image: image.to_owned(),

@@ -13,6 +13,9 @@ pub enum StopRequest {
     Kill { code: u8 },
 }
 
+/// The code of a pod that ends because crisp itself failed.
+const OWN_FAILURE: u8 = 125;
+
 impl StopRequest {
     /// The request after one more signal with that exit code.
     pub fn next(self, code: u8) -> Self {
@@ -29,13 +32,59 @@ impl StopRequest {
             Self::Stop { code } | Self::Kill { code } => Some(code),
         }
     }
+
+    /// Whether the pod has to end.
+    pub fn is_any(self) -> bool {
+        self != Self::None
+    }
+
+    /// Whether the pod has to end at once.
+    pub fn is_kill(self) -> bool {
+        matches!(self, Self::Kill { .. })
+    }
 }
 
-/// Waits for a request that `wanted` accepts.
-pub async fn requested(requests: &mut watch::Receiver<StopRequest>, wanted: impl Fn(StopRequest) -> bool) {
-    if requests.wait_for(|request| wanted(*request)).await.is_err() {
-        // The sender is gone: no request comes any more.
-        std::future::pending::<()>().await;
+/// The newest request; clones are the same. Signals send it, and the failure of a container does.
+#[derive(Debug, Clone)]
+pub struct StopRequests(watch::Sender<StopRequest>);
+
+impl StopRequests {
+    /// None yet.
+    pub fn new() -> Self {
+        Self(watch::Sender::new(StopRequest::None))
+    }
+
+    /// One more signal, with its exit code.
+    pub fn signal(&self, code: u8) {
+        self.0.send_modify(|request| *request = request.next(code));
+    }
+
+    /// Ends the pod within its grace period, unless it ends already.
+    pub fn after_failure(&self) {
+        self.0.send_if_modified(|request| {
+            let first = *request == StopRequest::None;
+            if first {
+                *request = StopRequest::Stop { code: OWN_FAILURE };
+            }
+            first
+        });
+    }
+
+    /// The newest one.
+    pub fn now(&self) -> StopRequest {
+        *self.0.borrow()
+    }
+
+    /// Waits for a request that `wanted` accepts, and returns it.
+    pub async fn wait_for(&self, wanted: impl Fn(StopRequest) -> bool) -> StopRequest {
+        let mut requests = self.0.subscribe();
+        loop {
+            let request = *requests.borrow_and_update();
+            // The sender is in `self`, so there is always a next one to wait for.
+            if wanted(request) || requests.changed().await.is_err() {
+                return request;
+            }
+        }
     }
 }
 
@@ -48,5 +97,15 @@ mod tests {
         let first = StopRequest::None.next(130);
         assert_eq!((first, first.code()), (StopRequest::Stop { code: 130 }, Some(130)));
         assert_eq!(first.next(143), StopRequest::Kill { code: 143 });
+    }
+
+    #[tokio::test]
+    async fn a_failure_stops_once_and_a_signal_after_it_kills() {
+        let requests = StopRequests::new();
+        requests.after_failure();
+        requests.after_failure();
+        assert_eq!(requests.wait_for(StopRequest::is_any).await, StopRequest::Stop { code: OWN_FAILURE });
+        requests.signal(130);
+        assert!(requests.now().is_kill());
     }
 }

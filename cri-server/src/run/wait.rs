@@ -7,9 +7,9 @@ use crisp_proto::runtime::v1::{ContainerState, ContainerStatus, ContainerStatusR
 use crisp_runtime_service::RuntimeService;
 use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
-use tonic::Request;
+use tonic::{Code, Request};
 
-use super::refused::refused;
+use crate::refused::refused;
 
 /// Events wake the wait up; in case that one is lost, the status is read this often without them.
 const POLL: Duration = Duration::from_millis(500);
@@ -38,18 +38,21 @@ impl Waiter {
         Self { happened }
     }
 
-    /// Waits until the container has ended, and returns its last state.
+    /// Waits until the container has ended, and returns its last state; none for one that was removed.
     ///
     /// # Errors
-    /// The container is not there.
-    pub async fn ended(&self, runtime: &RuntimeService, id: &str) -> anyhow::Result<ContainerStatus> {
+    /// The runtime's.
+    pub async fn ended(&self, runtime: &RuntimeService, id: &str) -> anyhow::Result<Option<ContainerStatus>> {
         let mut happened = self.happened.clone();
         loop {
             let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-            let reply = runtime.container_status(Request::new(request)).await.map_err(refused)?;
-            let status = reply.into_inner().status.unwrap_or_default();
+            let status = match runtime.container_status(Request::new(request)).await {
+                Ok(reply) => reply.into_inner().status.unwrap_or_default(),
+                Err(status) if status.code() == Code::NotFound => return Ok(None),
+                Err(status) => return Err(refused(status)),
+            };
             if status.state() == ContainerState::ContainerExited {
-                return Ok(status);
+                return Ok(Some(status));
             }
             let _ = tokio::time::timeout(POLL, happened.changed()).await;
         }

@@ -12,9 +12,10 @@ pub fn network(folder: &Path) -> PathBuf {
     folder.join("network")
 }
 
-/// What a pod of `crisp run` needs while it runs.
-pub fn standalone(state: &Path) -> PathBuf {
-    state.join("standalone")
+/// What pods of `crisp run` need while they run: volumes and logs. On disk: /run is small, and often forbids
+/// to execute files.
+pub fn standalone(root: &Path) -> PathBuf {
+    root.join("standalone")
 }
 
 /// The socket of the server of a `crisp run`, for the other commands.

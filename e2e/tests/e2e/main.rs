@@ -19,4 +19,5 @@ mod pods;
 mod process;
 mod refusals;
 mod restart;
+mod run;
 mod security;

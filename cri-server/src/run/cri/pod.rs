@@ -118,12 +118,11 @@ fn sandbox_security(pod: &Pod) -> LinuxSandboxSecurityContext {
     }
 }
 
-/// The hosts file of a pod with `hostAliases`; the runtime's own has none.
-pub fn hosts_file(pod: &Pod, addresses: &[String]) -> String {
-    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
-    let name = hostname(pod);
-    for address in addresses {
-        let _ = writeln!(text, "{address}\t{name}");
+/// The hosts file of a pod with `hostAliases`: they follow what the runtime's own file says.
+pub fn hosts_file(pod: &Pod, own: &str) -> String {
+    let mut text = own.to_owned();
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
     }
     for alias in &pod.host_aliases {
         let _ = writeln!(text, "{}\t{}", alias.ip, alias.names.join("\t"));
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn aliases_are_in_the_hosts_file() {
         let pod = pod("hostAliases: [{ip: 10.0.0.1, hostnames: [db, db.local]}]");
-        let text = hosts_file(&pod, &["10.88.0.2".into()]);
-        assert!(text.contains("10.88.0.2\tp\n") && text.contains("10.0.0.1\tdb\tdb.local\n"), "{text}");
+        let text = hosts_file(&pod, "127.0.0.1\tlocalhost\n10.88.0.2\tp");
+        assert_eq!(text, "127.0.0.1\tlocalhost\n10.88.0.2\tp\n10.0.0.1\tdb\tdb.local\n");
     }
 }

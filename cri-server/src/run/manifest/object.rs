@@ -153,7 +153,7 @@ impl<'a> Object<'a> {
 
     /// A list of texts.
     pub fn strings(&self, name: &str) -> Option<Vec<String>> {
-        self.fields.get(name).filter(|v| !v.is_null())?;
+        self.take(name)?;
         Some(self.list(name).iter().filter_map(Item::string).collect())
     }
 

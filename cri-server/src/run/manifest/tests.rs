@@ -89,6 +89,7 @@ fn a_mistyped_field_is_told_from_an_unsupported_one() {
 fn fields_that_say_nothing_are_no_problem() {
     read(&format!("{ONE}\nnodeSelector: {{}}\ntolerations: []\naffinity: null")).unwrap();
     read("containers: [{name: a, image: b, resources: {}, livenessProbe: null}]").unwrap();
+    read("containers: [{name: a, image: b, args: null, command: null, env: null, ports: null}]").unwrap();
 }
 
 #[test]

@@ -7,9 +7,11 @@ use std::io;
 use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crisp_operation::record;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use tokio::sync::{oneshot, watch};
 
 use super::manifest::{HostPathKind, Volume, VolumeSource};
 
@@ -26,6 +28,14 @@ pub enum VolumeError {
         /// The manifest's `type`.
         wanted: &'static str,
     },
+    /// Its file system is dead, or very slow.
+    #[error("volume {name}: its file system does not answer within {} s", .after.as_secs())]
+    NoAnswer {
+        /// The volume.
+        name: String,
+        /// The deadline.
+        after: Duration,
+    },
     /// A folder or file cannot be made.
     #[error("volume {name}: cannot make {path}: {source}")]
     Make {
@@ -39,28 +49,66 @@ pub enum VolumeError {
 }
 
 /// Where each volume is. Removed with [`Volumes::remove`].
+#[derive(Debug)]
 pub struct Volumes {
     folder: PathBuf,
     paths: BTreeMap<String, PathBuf>,
 }
 
 impl Volumes {
-    /// Makes what has to be made, below `folder`.
+    /// Makes what has to be made, below `folder`. In a thread of its own, with a deadline: paths of the host
+    /// may be on a file system that does not answer. What a thread makes that is not waited for any more, it
+    /// removes.
     ///
     /// # Errors
-    /// [`VolumeError`]; nothing is left then.
-    pub fn prepare(volumes: &[Volume], folder: PathBuf) -> Result<Self, VolumeError> {
+    /// [`VolumeError`]; nothing is left then of what this call made.
+    pub async fn prepare_within(
+        deadline: Duration,
+        volumes: &[Volume],
+        folder: PathBuf,
+    ) -> Result<Self, VolumeError> {
+        let (report, mut current) = watch::channel(String::new());
+        let (result, prepared) = oneshot::channel();
+        let volumes = volumes.to_vec();
+        tokio::task::spawn_blocking(move || {
+            let prepared = Self::prepare_with(&volumes, folder, |name| drop(report.send(name.to_owned())));
+            if let Err(Ok(unwanted)) = result.send(prepared) {
+                unwanted.remove();
+            }
+        });
+        match tokio::time::timeout(deadline, prepared).await {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(_)) | Err(_) => {
+                Err(VolumeError::NoAnswer { name: current.borrow_and_update().clone(), after: deadline })
+            }
+        }
+    }
+
+    fn prepare_with(volumes: &[Volume], folder: PathBuf, begin: impl Fn(&str)) -> Result<Self, VolumeError> {
         let mut all = Self { folder, paths: BTreeMap::new() };
         for volume in volumes {
+            begin(&volume.name);
             match all.prepare_one(volume) {
                 Ok(path) => all.paths.insert(volume.name.clone(), path),
                 Err(error) => {
-                    all.remove();
+                    all.undo(volumes);
                     return Err(error);
                 }
             };
         }
         Ok(all)
+    }
+
+    /// Removes the folders that were made, and no others: the rest may be in use by another pod.
+    fn undo(&self, volumes: &[Volume]) {
+        let is_made = |volume: &&Volume| matches!(volume.source, VolumeSource::EmptyDir { .. });
+        for path in volumes.iter().filter(is_made).filter_map(|volume| self.path(&volume.name)) {
+            if let Err(error) = remove_folder(path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a volume");
+            }
+        }
+        // Stays when something is in it.
+        let _ = fs::remove_dir(&self.folder);
     }
 
     /// The host's path of a volume.
@@ -93,18 +141,24 @@ impl Volumes {
     fn empty_dir(&mut self, path: &Path, memory: bool, size: Option<u64>) -> io::Result<()> {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         fs::DirBuilder::new().create(path)?;
-        if memory {
-            let size = size.map(|bytes| format!("size={bytes}")).unwrap_or_default();
-            let data = std::ffi::CString::new(size)?;
-            mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*data))?;
-        }
-        // For every user in the pod, as a kubelet makes them; the folder above is for root only.
-        fs::set_permissions(path, fs::Permissions::from_mode(0o777))
+        let fill = || {
+            if memory {
+                let size = size.map(|bytes| format!("size={bytes}")).unwrap_or_default();
+                let data = std::ffi::CString::new(size)?;
+                mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*data))?;
+            }
+            // For every user in the pod, as a kubelet makes them; the folder above is for root only.
+            fs::set_permissions(path, fs::Permissions::from_mode(0o777))
+        };
+        fill().inspect_err(|_| drop(remove_folder(path)))
     }
 }
 
 fn host_path(name: &str, path: &Path, kind: HostPathKind) -> Result<PathBuf, VolumeError> {
     let made = |source| VolumeError::Make { name: name.to_owned(), path: path.to_owned(), source };
+    if kind == HostPathKind::Any {
+        return Ok(path.to_owned());
+    }
     let there = fs::metadata(path).map(|m| m.file_type());
     let is = |what: fn(&fs::FileType) -> bool| there.as_ref().is_ok_and(what);
     let (fits, wanted) = match kind {
@@ -170,69 +224,4 @@ fn unescape(text: &[u8]) -> PathBuf {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_of_the_host_that_a_container_mounted_into_a_volume_is_not_deleted() {
-        crisp_skip::needs!();
-        let (run, host) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        fs::write(host.path().join("precious"), "x").unwrap();
-        let source = VolumeSource::EmptyDir { memory: false, size: None };
-        let volumes = Volumes::prepare(&volume(source), run.path().join("a b")).unwrap();
-        let target = volumes.path("v").unwrap().join("in");
-        fs::create_dir(&target).unwrap();
-        rustix::mount::mount_bind(host.path(), &target).unwrap();
-        volumes.remove();
-        assert!(host.path().join("precious").exists());
-        assert!(!run.path().join("a b").exists());
-    }
-
-    fn volume(source: VolumeSource) -> [Volume; 1] {
-        [Volume { name: "v".into(), source }]
-    }
-
-    #[test]
-    fn an_empty_folder_is_for_everybody_and_goes_away() {
-        let folder = tempfile::tempdir().unwrap();
-        let below = folder.path().join("volumes");
-        let volumes =
-            Volumes::prepare(&volume(VolumeSource::EmptyDir { memory: false, size: None }), below.clone())
-                .unwrap();
-        let path = volumes.path("v").unwrap();
-        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o777);
-        fs::write(path.join("x"), "y").unwrap();
-        volumes.remove();
-        assert!(!below.exists());
-    }
-
-    #[test]
-    fn a_folder_in_memory_keeps_its_limit() {
-        crisp_skip::needs!();
-        let folder = tempfile::tempdir().unwrap();
-        let source = VolumeSource::EmptyDir { memory: true, size: Some(1 << 16) };
-        let volumes = Volumes::prepare(&volume(source), folder.path().join("volumes")).unwrap();
-        let file = volumes.path("v").unwrap().join("x");
-        assert!(fs::write(&file, vec![0; 1 << 15]).is_ok());
-        assert!(fs::write(&file, vec![0; 1 << 17]).is_err());
-        volumes.remove();
-        assert!(!folder.path().join("volumes").exists());
-    }
-
-    #[test]
-    fn a_host_path_of_another_kind_is_refused_and_none_is_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |path: &Path, kind| {
-            let source = VolumeSource::HostPath { path: path.to_owned(), kind };
-            Volumes::prepare(&volume(source), folder.path().join("volumes")).map(|v| v.remove())
-        };
-        at(folder.path(), HostPathKind::Directory).unwrap();
-        assert!(folder.path().exists());
-        let error = at(folder.path(), HostPathKind::File).unwrap_err().to_string();
-        assert!(error.contains("volume v") && error.contains("not a file"), "{error}");
-        assert!(at(&folder.path().join("nothing"), HostPathKind::Socket).is_err());
-        at(&folder.path().join("new/folder"), HostPathKind::DirectoryOrCreate).unwrap();
-        at(&folder.path().join("new/file"), HostPathKind::FileOrCreate).unwrap();
-        assert!(folder.path().join("new/file").is_file());
-    }
-}
+mod tests;

@@ -1,0 +1,99 @@
+use std::path::Path;
+
+use super::resolve::ConfigError;
+use super::*;
+
+fn resolve(flags: RawSettings, file: &str) -> Result<Settings, ConfigError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("crisp.toml");
+    std::fs::write(&path, file).unwrap();
+    Settings::resolve(flags, Some(&path))
+}
+
+#[test]
+fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+    let flags = RawSettings { root: Some("/flag".into()), ..RawSettings::default() };
+    let settings = resolve(flags, "root = '/file'\nstate = '/file'").unwrap();
+    assert_eq!((settings.root.value, settings.root.source), ("/flag".into(), Source::Flag));
+    assert_eq!(settings.state.value, Path::new("/file"));
+    assert!(matches!(settings.state.source, Source::File(p) if p.ends_with("crisp.toml")));
+    assert_eq!(settings.bridge_name, Setting { value: "crisp0".into(), source: Source::Default });
+}
+
+#[test]
+fn a_run_takes_folders_and_addresses_from_flags_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("crisp.toml");
+    let file = "root = '/r'\nlisten = 'unix:///s'\npod-cidr = '10.1.0.0/16'\nmax-layer-files = 7";
+    std::fs::write(&path, file).unwrap();
+    let flags = RawSettings { state: Some("/flag".into()), ..RawSettings::default() };
+    let settings = Settings::resolve_for_run(flags, Some(&path)).unwrap();
+    assert!(settings.root.is_default() && settings.listen.is_default() && settings.pod_cidr.is_default());
+    assert_eq!((settings.state.value, settings.max_layer_files.value), ("/flag".into(), 7));
+}
+
+#[test]
+fn every_setting_can_be_in_the_file() {
+    let settings = resolve(
+        RawSettings::default(),
+        r#"
+        listen = "unix:///tmp/a.sock"
+        root = "/r"
+        state = "/s"
+        registry-config-dir = "/c"
+        cni-conf-dir = "/n"
+        cni-bin-dir = ["/b1", "/b2"]
+        cni-gc = true
+        max-layer-bytes = 1
+        max-layer-files = 1
+        image-check-interval = "168h"
+        pod-cidr = "10.1.0.0/16"
+        bridge-name = "br"
+        stream-listen = "127.0.0.1:1"
+        stream-cert = "/t/c.pem"
+        stream-key = "/t/k.pem"
+        exec-grace = 3
+        metrics-listen = "127.0.0.1:2"
+        cgroup-driver = "cgroupfs"
+        log-level = "debug"
+        "#,
+    )
+    .unwrap();
+    assert!(!format!("{settings:?}").contains("Default"), "{settings:?}");
+    assert_eq!(settings.cni_bin_dir.value, [Path::new("/b1"), Path::new("/b2")]);
+    assert_eq!(settings.image_check_interval.value, Some(Duration::from_secs(7 * 24 * 3600)));
+    assert_eq!(settings.metrics_listen.value, Some("127.0.0.1:2".parse().unwrap()));
+}
+
+#[test]
+fn an_unknown_key_is_refused_by_name_and_line() {
+    let error = resolve(RawSettings::default(), "root = '/r'\nrooot = '/r'").unwrap_err().to_string();
+    assert!(error.contains("rooot") && error.contains("line 2"), "{error}");
+}
+
+#[test]
+fn bad_values_name_the_setting_and_its_source() {
+    let refused = |file: &str, words: &[&str]| {
+        let error = resolve(RawSettings::default(), file).unwrap_err().to_string();
+        words.iter().for_each(|word| assert!(error.contains(word), "{word}: {error}"));
+    };
+    refused("root = 'relative'", &["root", "crisp.toml", "absolute"]);
+    refused("state = '/a/../b'", &["state", "absolute"]);
+    refused("listen = 'tcp://1'", &["listen", "unix:///"]);
+    refused("metrics-listen = 'localhost'", &["metrics-listen", "IP:PORT"]);
+    refused("cgroup-driver = 'systemd'", &["cgroup-driver", "not supported yet"]);
+    refused("pod-cidr = '10.0.0.1/8'", &["pod-cidr", "10.0.0.0/8"]);
+    refused("cgroup-driver = 'other'", &["cgroupfs"]);
+    refused("image-check-interval = 'often'", &["image-check-interval", "often", "24h"]);
+    refused("image-check-interval = '-1h'", &["image-check-interval"]);
+    refused("image-check-interval = '0s'", &["image-check-interval"]);
+    refused("log-level = 'lots'", &["log-level", "lots"]);
+    refused("cni-bin-dir = '/one'", &["cni-bin-dir"]);
+}
+
+#[test]
+fn a_file_that_was_named_must_be_there() {
+    let error =
+        Settings::resolve(RawSettings::default(), Some(Path::new("/nonexistent/c.toml"))).unwrap_err();
+    assert!(error.to_string().contains("/nonexistent/c.toml"), "{error}");
+}

@@ -1,0 +1,229 @@
+//! `crisp run` under test, with `/run` and `/var/lib` of its own.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Machine, Result, leak, machine};
+
+/// Longer than any run of a test takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What all runs of one test see at `/run` and `/var/lib`, so that they find each other and nothing of the
+/// host: the folders that `crisp run` has by default are there.
+pub struct Host {
+    folder: PathBuf,
+    registries: PathBuf,
+    /// More for the shell that prepares the mount namespace, such as mounts.
+    pub prepare: String,
+}
+
+impl Host {
+    /// In the machine's folder, and with its registries.
+    ///
+    /// # Errors
+    /// The file system's.
+    pub fn new(machine: &Machine) -> Result<Self> {
+        let folder = machine.folder().join("standalone");
+        for name in ["run", "lib"] {
+            std::fs::create_dir_all(folder.join(name))?;
+        }
+        Ok(Self { folder, registries: machine.registries(), prepare: String::new() })
+    }
+
+    /// `/run` as a run sees it.
+    #[must_use]
+    pub fn run(&self) -> PathBuf {
+        self.folder.join("run")
+    }
+
+    /// `/var/lib` as a run sees it.
+    #[must_use]
+    pub fn lib(&self) -> PathBuf {
+        self.folder.join("lib")
+    }
+
+    /// Folders of a run other than the usual: `crisp-run-PID`, in both places.
+    #[must_use]
+    pub fn temporary(&self) -> Vec<PathBuf> {
+        let all =
+            [self.run(), self.lib()].into_iter().flat_map(|folder| std::fs::read_dir(folder).into_iter());
+        let paths = all.flatten().flatten().map(|entry| entry.path());
+        paths.filter(|path| path.to_string_lossy().contains("crisp-run-")).collect()
+    }
+
+    /// Starts `crisp run` of this manifest.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(&self, name: &str, manifest: &str, args: &[impl AsRef<OsStr>]) -> Result<Standalone> {
+        let folder = self.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::write(folder.join("pod.yaml"), manifest)?;
+        let (run, lib) = (self.run(), self.lib());
+        let script = format!(
+            "mount --bind {} /var/lib && mount --bind {} /run && {} exec \"$@\"",
+            lib.display(),
+            run.display(),
+            self.prepare
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, "sh"]).arg(machine::crisp());
+        command.arg("run").arg(folder.join("pod.yaml"));
+        command.arg("--registry-config-dir").arg(&self.registries);
+        command.args(["--cni-conf-dir", "/nonexistent"]).args(args);
+        let (out, err) = (folder.join("out"), folder.join("err"));
+        command
+            .stdin(Stdio::null())
+            .stdout(std::fs::File::create(&out)?)
+            .stderr(std::fs::File::create(&err)?);
+        Ok(Standalone { child: command.spawn()?, out, err })
+    }
+
+    /// The socket of a run on the usual folders, for other commands.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run().join("crisp-run/crisp.sock")
+    }
+
+    /// Runs another `crisp` command against such a run; its error output when it fails.
+    ///
+    /// # Errors
+    /// It cannot be started, or fails.
+    pub fn crisp(&self, args: &[&str]) -> Result<String> {
+        let listen = format!("unix://{}", self.socket().display());
+        let output = Command::new(machine::crisp()).arg("--listen").arg(listen).args(args).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8(output.stdout)?);
+        }
+        Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
+    }
+}
+
+/// A `crisp run` that was started.
+pub struct Standalone {
+    child: Child,
+    out: PathBuf,
+    err: PathBuf,
+}
+
+impl Standalone {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has printed so far.
+    #[must_use]
+    pub fn output(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.out).unwrap_or_default()).into_owned()
+    }
+
+    /// What it has complained about so far.
+    #[must_use]
+    pub fn errors(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(&self.err).unwrap_or_default()).into_owned()
+    }
+
+    /// # Errors
+    /// It has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        Ok(kill_process(Pid::from_child(&self.child), signal)?)
+    }
+
+    /// Waits until `is_so`.
+    ///
+    /// # Errors
+    /// That takes too long, with what was printed.
+    pub async fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) -> Result<()> {
+        let begun = Instant::now();
+        while !is_so(self) {
+            if begun.elapsed() > PATIENCE {
+                let tail: String = self.output().chars().take(2000).collect();
+                return Err(format!("{what}:\n{tail}\n{}", self.errors()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub async fn end(&mut self) -> Result<ExitStatus> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if begun.elapsed() > PATIENCE {
+                return Err(format!("crisp run does not end:\n{}", self.errors()).into());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Drop for Standalone {
+    /// A failed test, or one that is done with a run: the pod is taken down, if need be by force.
+    fn drop(&mut self) {
+        for signal in [Signal::TERM, Signal::TERM, Signal::KILL] {
+            let begun = Instant::now();
+            while matches!(self.child.try_wait(), Ok(None)) {
+                if begun.elapsed() > Duration::from_secs(5) {
+                    break;
+                }
+                if begun.elapsed() < Duration::from_millis(20) {
+                    let _ = self.signal(signal);
+                }
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Host {
+    /// Ends the pods of killed runs: their monitors are in mount namespaces that come from one of ours.
+    fn drop(&mut self) {
+        let folder = self.run().display().to_string();
+        let is_ours = |pid: &i32| {
+            let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
+            mounts.contains(&folder) && leak::command_line(*pid).contains("crisp-pod")
+        };
+        let monitors: Vec<i32> = leak::processes().filter(is_ours).collect();
+        for pid in monitors.into_iter().flat_map(leak::tree).filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+    }
+}
+
+/// A manifest of a pod on the host's network, so that it needs no bridge; every container is a name and a
+/// shell line.
+#[must_use]
+pub fn manifest(image: &str, spec: &str, containers: &[(&str, &str)]) -> String {
+    let one = |(name, line): &(&str, &str)| {
+        let line = serde_json::json!(line);
+        format!("  - {{name: {name}, image: '{image}', command: [sh, -c, {line}]}}\n")
+    };
+    let containers: String = containers.iter().map(one).collect();
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: alone}}\nspec:\n  hostNetwork: true\n{spec}  containers:\n{containers}"
+    )
+}
+
+/// Processes of which a whole argument is this text.
+#[must_use]
+pub fn processes_with(argument: &str) -> Vec<Pid> {
+    let has = |pid: &i32| {
+        let line =
+            std::fs::read(Path::new("/proc").join(pid.to_string()).join("cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).any(|part| part == argument.as_bytes())
+    };
+    leak::processes().filter(has).filter_map(Pid::from_raw).collect()
+}

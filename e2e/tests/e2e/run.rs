@@ -1,0 +1,221 @@
+//! `crisp run` beside a server, beside other runs, and with people who stop, remove and do not read.
+
+use std::net::TcpListener;
+
+use crisp_e2e::standalone::{Host, Standalone, manifest, processes_with};
+use crisp_e2e::{Image, Lab, Machine, Result, Setup, needs, request};
+use k8s_cri::v1::{ContainerState, PodSandboxState, PodSandboxStatusRequest};
+use rustix::process::Signal;
+
+const NONE: [&str; 0] = [];
+
+async fn machine() -> Result<(Machine, Host, String)> {
+    let machine = Machine::start_with(Setup::default()).await?;
+    let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
+    let host = Host::new(&machine)?;
+    Ok((machine, host, image))
+}
+
+/// A server's pod with one container that runs; their ids.
+async fn server_with_a_pod() -> Result<(Lab, String, String)> {
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("precious").await?;
+    let worker = request::shell("worker", &lab.image, "sleep 1000");
+    let container = lab.client.launch(&pod, &worker, &sandbox).await?;
+    Ok((lab, pod, container))
+}
+
+async fn assert_pod_lives(lab: &mut Lab, pod: &str, container: &str) -> Result<()> {
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    let request = PodSandboxStatusRequest { pod_sandbox_id: pod.to_owned(), verbose: false };
+    let status = lab.client.runtime.pod_sandbox_status(request).await?.into_inner().status;
+    assert_eq!(status.unwrap_or_default().state(), PodSandboxState::SandboxReady);
+    assert_eq!(lab.client.status(container).await?.state(), ContainerState::ContainerRunning);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_folders_and_addresses_in_a_servers_configuration_are_not_a_runs() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (mut lab, pod, container) = server_with_a_pod().await?;
+    lab.machine.stop_server()?;
+    let host = Host::new(&lab.machine)?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let file = lab.machine.folder().join("config.toml");
+    let config = format!(
+        "root = '{}'\nstate = '{}'\nlisten = 'unix://{}'\nbridge-name = '{}'\npod-cidr = '10.0.0.0/8'\nmetrics-listen = '{}'\n",
+        lab.machine.root().display(),
+        lab.machine.state().display(),
+        lab.machine.socket().display(),
+        lab.machine.bridge(),
+        taken.local_addr()?,
+    );
+    std::fs::write(&file, config)?;
+    let file = file.display().to_string();
+    let mut run = host.start(
+        "a",
+        &manifest(&lab.image, "  restartPolicy: Never\n", &[("a", "echo done")]),
+        &["--config", &file],
+    )?;
+    let status = run.end().await?;
+    assert!(status.success() && run.output().contains("done"), "{status}\n{}", run.errors());
+    assert!(!lab.machine.socket().exists());
+    assert_eq!(host.temporary(), Vec::<std::path::PathBuf>::new());
+    assert_pod_lives(&mut lab, &pod, &container).await?;
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_on_the_folders_of_a_server_leaves_the_servers_pods() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (mut lab, pod, container) = server_with_a_pod().await?;
+    lab.machine.stop_server()?;
+    let host = Host::new(&lab.machine)?;
+    let folders = [
+        format!("--root={}", lab.machine.root().display()),
+        format!("--state={}", lab.machine.state().display()),
+    ];
+    let mut run =
+        host.start("a", &manifest(&lab.image, "  restartPolicy: Never\n", &[("a", "echo done")]), &folders)?;
+    let status = run.end().await?;
+    assert!(status.success() && run.output().contains("done"), "{status}\n{}", run.errors());
+    assert_pod_lives(&mut lab, &pod, &container).await?;
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_run_that_cannot_begin_leaves_no_folders() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (machine, host, image) = machine().await?;
+    let first = host.start("a", &manifest(&image, "", &[("a", "echo up; sleep 1000")]), &NONE)?;
+    first.until("the first does not start", |run| run.output().contains("up")).await?;
+    let taken = TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let mut second =
+        host.start("b", &manifest(&image, "", &[("b", "true")]), &["--metrics-listen", &address])?;
+    let status = second.end().await?;
+    assert!(!status.success() && second.errors().contains(&address), "{}", second.errors());
+    assert_eq!(host.temporary(), Vec::<std::path::PathBuf>::new());
+    drop(first);
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_second_run_left_is_removed_by_the_next() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (machine, host, image) = machine().await?;
+    let first = host.start("a", &manifest(&image, "", &[("a", "echo up; sleep 1000")]), &NONE)?;
+    first.until("the first does not start", |run| run.output().contains("up")).await?;
+    let mark = format!("10{}", std::process::id());
+    let mut second =
+        host.start("b", &manifest(&image, "", &[("b", &format!("echo up; sleep {mark}"))]), &NONE)?;
+    second.until("the second does not start", |run| run.output().contains("up")).await?;
+    second.signal(Signal::KILL)?;
+    second.end().await?;
+    assert_eq!(host.temporary().len(), 2, "{:?}", host.temporary());
+    assert!(!processes_with(&mark).is_empty());
+    let quick = manifest(&image, "  restartPolicy: Never\n", &[("c", "true")]);
+    let mut third = host.start("c", &quick, &NONE)?;
+    let status = third.end().await?;
+    assert!(status.success(), "{}", third.errors());
+    let left = processes_with(&mark);
+    assert!(left.is_empty(), "{left:?} {}", third.errors());
+    assert_eq!(host.temporary(), Vec::<std::path::PathBuf>::new());
+    drop(first);
+    machine.close().await
+}
+
+/// /run is small and noexec on Debian: a pod's volumes and logs need another place.
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_and_logs_are_not_where_the_sockets_are() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (machine, mut host, image) = machine().await?;
+    let state = machine.folder().join("small");
+    std::fs::create_dir(&state)?;
+    host.prepare = format!("mount -t tmpfs -o size=16m,noexec tmpfs {} && ", state.display());
+    let line = "cp /bin/busybox /data && /data/busybox yes $(printf %0999d 1) | head -c 32000000; echo; echo over; sleep 1000";
+    let yaml = manifest(&image, "  volumes: [{name: data, emptyDir: {}}]\n", &[("a", line)])
+        .replace("name: a,", "name: a, volumeMounts: [{name: data, mountPath: /data}],");
+    let args =
+        [format!("--state={}", state.display()), format!("--root={}", machine.folder().join("r").display())];
+    let mut run = host.start("a", &yaml, &args)?;
+    run.until("not all is printed", |run| run.output().ends_with("over\n")).await?;
+    assert_eq!(run.output().lines().filter(|line| line.len() > 999).count(), 32_000, "{}", run.errors());
+    // What is printed is not kept for ever.
+    let logs = |old: bool| -> u64 {
+        let pattern = format!("{}/r/standalone", machine.folder().display());
+        let files = std::process::Command::new("find")
+            .args([pattern.as_str(), "-name", if old { "*.log.1" } else { "*.log" }, "-printf", "%s\n"])
+            .output();
+        let text = String::from_utf8_lossy(&files.map(|o| o.stdout).unwrap_or_default()).into_owned();
+        text.lines().filter_map(|size| size.parse::<u64>().ok()).sum()
+    };
+    run.until("the log is not rotated", |_| logs(true) > 0 && logs(false) < 11 << 20).await?;
+    run.signal(Signal::INT)?;
+    run.signal(Signal::INT)?;
+    assert_eq!(run.end().await?.code(), Some(130), "{}", run.errors());
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_container_is_started_again_and_leaves_the_others_their_grace_period() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (machine, host, image) = machine().await?;
+    let out = machine.folder().join("out");
+    std::fs::create_dir(&out)?;
+    let volume = format!("  volumes: [{{name: out, hostPath: {{path: '{}'}}}}]\n", out.display());
+    let main = "trap 'sleep 1; echo bye > /out/bye; exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let yaml = manifest(&image, &volume, &[("main", main), ("side", "echo beside; sleep 1000")])
+        .replace("name: main,", "name: main, volumeMounts: [{name: out, mountPath: /out}],");
+    let mut run = host.start("a", &yaml, &NONE)?;
+    let is_up = |run: &Standalone, times| {
+        run.output().contains("up") && run.output().matches("beside").count() == times
+    };
+    run.until("does not start", |run| is_up(run, 1)).await?;
+    host.crisp(&["rm", "-f", "side"])?;
+    run.until("side is not started again", |run| is_up(run, 2)).await?;
+    assert!(!out.join("bye").exists());
+    run.signal(Signal::INT)?;
+    let status = run.end().await?;
+    assert!(out.join("bye").exists() && status.code() == Some(130), "{status} {}", run.errors());
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_ends_when_its_pod_is_stopped_whatever_the_restart_policy() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (machine, host, image) = machine().await?;
+    let line = "trap 'exit 0' TERM; echo up; while :; do sleep 0.1; done";
+    let yaml = manifest(&image, "  restartPolicy: Always\n", &[("a", line), ("b", line)]);
+    for command in [&["stop", "pod/alone"][..], &["rm", "-f", "pod/alone"]] {
+        let mut run = host.start("a", &yaml, &NONE)?;
+        run.until("does not start", |run| run.output().matches("up").count() >= 2).await?;
+        host.crisp(command)?;
+        // The code of a container that ended by itself, or was killed with its pod.
+        let status = run.end().await?;
+        assert!(matches!(status.code(), Some(0 | 137)), "{status} {}", run.errors());
+    }
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_that_is_not_read_does_not_keep_a_run_from_ending() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare", "sleep");
+    let (machine, mut host, image) = machine().await?;
+    // A pipe whose other end is open and not read.
+    let pipe = machine.folder().join("pipe");
+    // On a small disk, should logs be kept for ever.
+    host.prepare = format!(
+        "mount -t tmpfs -o size=1g tmpfs /var/lib && mkfifo {0} && exec 3<>{0} && exec >{0} && ",
+        pipe.display()
+    );
+    let yaml = manifest(&image, "", &[("a", "yes"), ("b", "yes")]);
+    let mut run = host.start("a", &yaml, &NONE)?;
+    run.until("does not start", |_| host.crisp(&["ps"]).is_ok_and(|text| text.contains(" b "))).await?;
+    run.signal(Signal::INT)?;
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    run.signal(Signal::INT)?;
+    assert_eq!(run.end().await?.code(), Some(130), "{}", run.errors());
+    machine.close().await
+}
