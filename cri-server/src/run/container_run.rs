@@ -4,11 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use crisp_proto::runtime::v1::image_service_server::ImageService as _;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_proto::runtime::v1::{
-    ContainerStatus, CreateContainerRequest, ImageSpec, ImageStatusRequest, PodSandboxState,
-    PodSandboxStatusRequest, RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
+    ContainerStatus, CreateContainerRequest, PodSandboxState, PodSandboxStatusRequest,
+    RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
 };
 use tonic::Request;
 
@@ -40,14 +39,13 @@ const POD_STOP: Duration = Duration::from_secs(1);
 /// Runs a container until it has ended for good.
 ///
 /// # Errors
-/// The runtime does not know it any more, or the manifest demands what the image does not have.
+/// The runtime cannot say how it is, or cannot stop it.
 pub async fn run(
     context: &Context,
     index: usize,
     container: &Container,
     policy: RestartPolicy,
 ) -> anyhow::Result<End> {
-    check_user(context, container).await?;
     let (mut back_off, mut last_code) = (BackOff::default(), None);
     for attempt in 0.. {
         let started = Instant::now();
@@ -189,32 +187,4 @@ fn exit_code(container: &Container, status: Option<ContainerStatus>) -> i32 {
         eprintln!("crisp: {name} has ended with code {}{reason}", status.exit_code);
     }
     status.exit_code
-}
-
-/// `runAsNonRoot`: an image whose user is root, or cannot be told from root, is not started.
-async fn check_user(context: &Context, container: &Container) -> anyhow::Result<()> {
-    let (own, common) = (&container.security, &context.pod.security);
-    if !own.run_as_non_root.unwrap_or(common.run_as_non_root) {
-        return Ok(());
-    }
-    let name = &container.name;
-    match own.run_as_user.or(common.run_as_user) {
-        Some(0) => bail!("container {name}: runAsNonRoot and runAsUser 0 exclude each other"),
-        Some(_) => return Ok(()),
-        None => {}
-    }
-    let image = context.images.get(&container.image).cloned().unwrap_or_default();
-    let request =
-        ImageStatusRequest { image: Some(ImageSpec { image, ..ImageSpec::default() }), verbose: false };
-    let reply = context.server.images.image_status(Request::new(request)).await.map_err(refused)?;
-    let image = reply.into_inner().image.unwrap_or_default();
-    match (image.uid.map(|uid| uid.value), image.username.as_str()) {
-        (Some(uid), _) if uid != 0 => Ok(()),
-        (None, user) if !user.is_empty() && user != "root" => {
-            bail!(
-                "container {name}: runAsNonRoot, but the image names its user {user} without a number, which may be root: set runAsUser"
-            )
-        }
-        _ => bail!("container {name}: runAsNonRoot, but the image runs as root: set runAsUser"),
-    }
 }

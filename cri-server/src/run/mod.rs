@@ -27,6 +27,7 @@ mod pod_remove;
 mod pod_run;
 mod pull;
 mod restart;
+mod run_as_non_root;
 mod stop_request;
 mod volumes;
 mod wait;

@@ -17,10 +17,10 @@ use super::context::Context;
 use super::cri::{PodIdentity, hosts_file, pod_config};
 use super::manifest::{Container, Pod, RestartPolicy};
 use super::pod_remove::stop_and_remove;
-use super::pull;
 use super::stop_request::{StopRequest, StopRequests};
 use super::volumes::Volumes;
 use super::wait::Waiter;
+use super::{pull, run_as_non_root};
 use crate::refused::refused;
 use crate::server::{Server, layout};
 
@@ -36,6 +36,9 @@ pub async fn run(server: Arc<Server>, pod: Pod, folder: &Path, stop: StopRequest
     let folder = folder.join(&uid);
     let prepare = async {
         let images = pull::all(&server.images, &pod).await?;
+        for container in pod.init_containers.iter().chain(&pod.containers) {
+            run_as_non_root::check(&server.images, &images, &pod, container).await?;
+        }
         let volumes = Volumes::prepare_within(VOLUMES, &pod.volumes, layout::run_volumes(&folder)).await?;
         anyhow::Ok((images, volumes))
     };
@@ -131,6 +134,7 @@ async fn run_containers(context: &Arc<Context>) -> anyhow::Result<u8> {
         let ended = ended.map_err(anyhow::Error::from).and_then(|end| end);
         if ended.is_err() {
             // The pod ends with it; the other containers get their grace period.
+            eprintln!("crisp: stopping the pod after an error");
             context.stop.after_failure();
         }
         ends.add(ended);

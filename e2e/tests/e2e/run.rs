@@ -219,3 +219,32 @@ async fn output_that_is_not_read_does_not_keep_a_run_from_ending() -> Result<()>
     assert_eq!(run.end().await?.code(), Some(130), "{}", run.errors());
     machine.close().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn aliases_follow_the_names_that_the_host_knows() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (machine, host, image) = machine().await?;
+    let spec = "  restartPolicy: Never\n  hostAliases: [{ip: 10.9.9.9, hostnames: [elsewhere]}]\n";
+    let mut run = host.start("a", &manifest(&image, spec, &[("a", "cat /etc/hosts")]), &NONE)?;
+    assert!(run.end().await?.success(), "{}", run.errors());
+    let text: String = run
+        .output()
+        .lines()
+        .filter_map(|line| line.split_once("| "))
+        .map(|(_, line)| format!("{line}\n"))
+        .collect();
+    assert_eq!(text, format!("{}10.9.9.9\telsewhere\n", std::fs::read_to_string("/etc/hosts")?));
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_container_starts_when_the_image_of_another_does_not_fit_the_manifest() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (machine, host, image) = machine().await?;
+    let yaml = manifest(&image, "", &[("main", "echo up; sleep 1000"), ("side", "true")])
+        .replace("name: side,", "name: side, securityContext: {runAsNonRoot: true},");
+    let mut run = host.start("a", &yaml, &NONE)?;
+    assert_eq!(run.end().await?.code(), Some(125));
+    assert!(run.errors().contains("side: runAsNonRoot") && !run.output().contains("up"), "{}", run.errors());
+    machine.close().await
+}
