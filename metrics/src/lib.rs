@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Cast: [`Metrics`] is the registry that everything registers with; [`Timer`] measures one stage of one
-//! operation; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page. A metric belongs to the crate
+//! operation; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page; [`accept`] takes connections
+//! for it and for the server's other listeners. A metric belongs to the crate
 //! that does the work: only what is common to all is here. Names start with `crisp_`, except for the
 //! `process_*` metrics that dashboards expect of every server.
 //!

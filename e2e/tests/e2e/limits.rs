@@ -125,3 +125,32 @@ async fn stats_are_true() -> Result<()> {
     assert!(linux.network.and_then(|n| n.default_interface).is_some_and(|i| i.name == "eth0"));
     lab.close().await
 }
+
+/// Ticks of CPU time that a process has used, a hundred per second; fields 14 and 15 of proc_pid_stat(5).
+fn cpu_ticks(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields = stat.rsplit_once(')').ok_or("no name")?.1;
+    Ok(fields.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_descriptors_waits_for_them_without_using_the_cpu() -> Result<()> {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    needs!("docker-registry", "busybox");
+    let lab = Lab::start().await?;
+    let server = lab.machine.server_pid();
+    let pid = i32::try_from(server).ok().and_then(Pid::from_raw);
+    let usual = prlimit(pid, Resource::Nofile, getrlimit(Resource::Nofile))?;
+    assert_eq!(usual.current, usual.maximum, "the server raises its limit");
+    let open = std::fs::read_dir(format!("/proc/{server}/fd"))?.count() as u64;
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(open + 4), ..usual })?;
+    let connections = (0..50).map(|_| std::os::unix::net::UnixStream::connect(lab.machine.socket()));
+    let connections: Vec<_> = connections.collect::<Result<_, _>>()?;
+    let before = cpu_ticks(server)?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let used = cpu_ticks(server)? - before;
+    assert!(used < 25, "{used} ticks in a second");
+    drop(connections);
+    prlimit(pid, Resource::Nofile, usual)?;
+    lab.close().await
+}
