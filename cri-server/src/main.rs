@@ -22,6 +22,7 @@ mod server;
 mod table;
 mod time;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -35,7 +36,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("crisp: {error:#}");
+            // Standard error may be closed: that must not change the exit code.
+            let _ = writeln!(std::io::stderr(), "crisp: {error:#}");
             ExitCode::from(own_failure)
         }
     }

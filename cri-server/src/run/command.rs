@@ -48,6 +48,8 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
         .with_env_filter(settings.log_level.value.as_str())
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
+        // To standard error as well, with a panic when that is closed.
+        .log_internal_errors(false)
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -15,6 +15,7 @@ use super::context::Context;
 use super::cri::{ContainerIdentity, container_config};
 use super::log_rotation;
 use super::manifest::{Container, RestartPolicy};
+use super::notice::notice;
 use super::output::{Output, Printer};
 use super::restart::{BackOff, again};
 use super::stop_request::StopRequest;
@@ -64,7 +65,8 @@ pub async fn run(
         }
         let wait = back_off.wait(started.elapsed());
         if !wait.is_zero() {
-            eprintln!("crisp: {} is started again in {} seconds", container.name, wait.as_secs());
+            let (name, seconds) = (&container.name, wait.as_secs());
+            notice(format_args!("{name} is started again in {seconds} seconds"));
         }
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -79,7 +81,7 @@ async fn remove(context: &Context, container: &Container, id: String) {
     let request = RemoveContainerRequest { container_id: id };
     if let Err(status) = context.server.runtime.remove_container(Request::new(request)).await {
         let name = &container.name;
-        eprintln!("crisp: {name} has ended and cannot be removed: {:#}", refused(status));
+        notice(format_args!("{name} has ended and cannot be removed: {:#}", refused(status)));
     }
 }
 
@@ -122,7 +124,7 @@ async fn once(
     };
     let runtime = &context.server.runtime;
     let failed = |status: tonic::Status| {
-        eprintln!("crisp: {} cannot be started: {}", container.name, status.message());
+        notice(format_args!("{} cannot be started: {}", container.name, status.message()));
         End::Exited(START_ERROR)
     };
     let id = match runtime.create_container(Request::new(create)).await {
@@ -176,7 +178,7 @@ async fn stop(context: &Context, id: &str, grace: u32) -> anyhow::Result<()> {
 fn exit_code(container: &Container, status: Option<ContainerStatus>) -> i32 {
     let name = &container.name;
     let Some(status) = status else {
-        eprintln!("crisp: {name} has been removed");
+        notice(format_args!("{name} has been removed"));
         return KILLED;
     };
     if status.exit_code != 0 {
@@ -184,7 +186,7 @@ fn exit_code(container: &Container, status: Option<ContainerStatus>) -> i32 {
             "" | "Error" => String::new(),
             reason => format!(" ({reason})"),
         };
-        eprintln!("crisp: {name} has ended with code {}{reason}", status.exit_code);
+        notice(format_args!("{name} has ended with code {}{reason}", status.exit_code));
     }
     status.exit_code
 }

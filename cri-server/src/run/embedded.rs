@@ -22,6 +22,7 @@ use crisp_executor::id::PodId;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::notice::notice;
 use super::{pod_remove::stop_and_remove, volumes};
 use crate::config::{ListenAddress, Settings, Source};
 use crate::server::{LockError, Server, layout, socket};
@@ -57,8 +58,8 @@ impl Embedded {
         }
         match Self::open_at(&settings, Vec::new()).await {
             Err(error) if own_folders && is_in_use(&error) => {
-                eprintln!(
-                    "crisp: another crisp run is active: this one has its own folders, without the images of the other"
+                notice(
+                    "another crisp run is active: this one has its own folders, without the images of the other",
                 );
                 let temporary = use_folders_of(std::process::id(), &mut settings);
                 let opened = Self::open_at(&settings, temporary.clone()).await;

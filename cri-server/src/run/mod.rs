@@ -22,6 +22,7 @@ mod cri;
 mod embedded;
 mod log_rotation;
 mod manifest;
+mod notice;
 mod output;
 mod pod_remove;
 mod pod_run;

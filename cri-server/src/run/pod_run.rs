@@ -16,6 +16,7 @@ use super::container_run::{self, End};
 use super::context::Context;
 use super::cri::{PodIdentity, hosts_file, pod_config};
 use super::manifest::{Container, Pod, RestartPolicy};
+use super::notice::notice;
 use super::pod_remove::stop_and_remove;
 use super::stop_request::{StopRequest, StopRequests};
 use super::volumes::Volumes;
@@ -116,7 +117,8 @@ async fn run_containers(context: &Arc<Context>) -> anyhow::Result<u8> {
         match container_run::run(context, index, container, init_policy).await? {
             End::Exited(0) => {}
             End::Exited(code) => {
-                eprintln!("crisp: init container {} has failed: the pod does not start", container.name);
+                let name = &container.name;
+                notice(format_args!("init container {name} has failed: the pod does not start"));
                 return Ok(exit_code(code));
             }
             End::Stopped => return Ok(interrupted(context)),
@@ -134,7 +136,7 @@ async fn run_containers(context: &Arc<Context>) -> anyhow::Result<u8> {
         let ended = ended.map_err(anyhow::Error::from).and_then(|end| end);
         if ended.is_err() {
             // The pod ends with it; the other containers get their grace period.
-            eprintln!("crisp: stopping the pod after an error");
+            notice("stopping the pod after an error");
             context.stop.after_failure();
         }
         ends.add(ended);
@@ -157,7 +159,7 @@ impl Ends {
             (Ok(End::Exited(code)), _) => self.failure = self.failure.or(Some(exit_code(code))),
             (Ok(End::Stopped), _) => self.stopped = true,
             (Err(error), None) => self.error = Some(error),
-            (Err(error), Some(_)) => eprintln!("crisp: {error:#}"),
+            (Err(error), Some(_)) => notice(format_args!("{error:#}")),
         }
     }
 

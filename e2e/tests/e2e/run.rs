@@ -248,3 +248,17 @@ async fn no_container_starts_when_the_image_of_another_does_not_fit_the_manifest
     assert!(run.errors().contains("side: runAsNonRoot") && !run.output().contains("up"), "{}", run.errors());
     machine.close().await
 }
+
+/// As in `crisp run pod.yaml 2>&1 | head -1`.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_output_is_closed_still_removes_its_pod() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare");
+    let (machine, mut host, image) = machine().await?;
+    let pipe = machine.folder().join("pipe");
+    host.prepare = format!("mkfifo {0} && exec 3<>{0} >{0} 2>&1 3<&- && ", pipe.display());
+    let yaml = manifest(&image, "  restartPolicy: Never\n", &[("a", "exit 3"), ("b", "echo up; exit 4")]);
+    let status = host.start("a", &yaml, &NONE)?.end().await?;
+    assert!(matches!(status.code(), Some(3 | 4)), "{status}");
+    assert_eq!(std::fs::read_dir(host.lib().join("crisp-run/pods"))?.count(), 0);
+    machine.close().await
+}
