@@ -68,10 +68,10 @@ impl ServiceState {
         Ok(Arc::new(Self {
             exec_seconds,
             layout: Layout::new(&config.root),
+            host: Host::look(pods.cgroups().mode()),
             cgroups: pods.cgroups().clone(),
             pods,
             images,
-            host: Host::look(),
             users: Users::default(),
             metrics: metrics.clone(),
             streams,

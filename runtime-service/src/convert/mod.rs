@@ -6,7 +6,13 @@
 //!
 //! - SELinux options on a host without SELinux (`selinux.rs`);
 //! - `linux.overhead` and `linux.resources` of a pod: kubelet has put them into the pod's cgroup already;
-//! - user, seccomp and AppArmor of a pod: they are about a pause process, and there is none;
+//! - user, groups, read-only root, seccomp and AppArmor of a pod: they are about a pause process, and there is
+//!   none;
+//! - port mappings and hostname of a pod in the host's network;
+//! - seccomp, masked and read-only paths of a privileged container;
+//! - `localhost_ref` of a profile of another type than Localhost, and `log_path` of a container whose pod has
+//!   no log folder;
+//! - `oom_score_adj` of UpdateContainerResources: it is a matter of processes, set when they start;
 //! - `sandbox_config` of CreateContainer: it repeats the configuration that the pod was made with;
 //! - `image.image_ref`, which only responses use, and `annotations` of UpdateContainerResources;
 //! - `target_id` of a PID mode other than TARGET.

@@ -21,6 +21,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crisp_executor::apparmor::AppArmorError;
+use crisp_executor::cgroup::Mode;
 use crisp_executor::plan::PidNamespace;
 use crisp_executor::seccomp::{self, SeccompError};
 use oci_spec::runtime::{
@@ -158,12 +159,12 @@ fn working_dir(config: &ContainerConfig, image: &ImageProcess) -> Result<PathBuf
 
 fn apparmor(inputs: &Inputs<'_>) -> Result<Option<String>, SpecError> {
     let security = &inputs.config.security;
-    if security.privileged {
-        return Ok(None);
-    }
     let apparmor = &inputs.host.apparmor;
     match &security.apparmor {
         AppArmorRequest::Unconfined => Ok(None),
+        // The default profile would take away what a privileged container is for. One of the operator's
+        // own is another matter.
+        AppArmorRequest::Unspecified | AppArmorRequest::RuntimeDefault if security.privileged => Ok(None),
         AppArmorRequest::Unspecified | AppArmorRequest::RuntimeDefault => {
             Ok(apparmor.default_profile()?.map(str::to_owned))
         }
@@ -215,8 +216,11 @@ fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
     };
     let of = |pid: i32, name: &str| Some(format!("/proc/{pid}/ns/{name}"));
     let monitor = inputs.pod.monitor_pid;
-    let mut list =
-        vec![namespace(LinuxNamespaceType::Mount, None), namespace(LinuxNamespaceType::Cgroup, None)];
+    let mut list = vec![namespace(LinuxNamespaceType::Mount, None)];
+    // Agents of the node look up cgroups of other processes by the paths that the host has.
+    if !(inputs.config.security.privileged && inputs.host.cgroups == Mode::V2) {
+        list.push(namespace(LinuxNamespaceType::Cgroup, None));
+    }
     if !inputs.pod.host_network {
         list.push(namespace(LinuxNamespaceType::Network, of(monitor, "net")));
         list.push(namespace(LinuxNamespaceType::Uts, of(monitor, "uts")));

@@ -22,7 +22,7 @@ pub struct Inputs<'a> {
 }
 
 /// All mounts, in the order in which they are attached: parents before children. A requested mount
-/// replaces any other with the same target.
+/// replaces any other with the same target, and those below it that are [not to be attached in it](covers).
 #[must_use]
 pub fn resolve(inputs: &Inputs<'_>) -> Vec<Mount> {
     let mut mounts = system(inputs);
@@ -33,11 +33,22 @@ pub fn resolve(inputs: &Inputs<'_>) -> Vec<Mount> {
     );
     let volumes = inputs.volumes.iter();
     mounts.extend(volumes.map(|(source, target)| bind(source, target, &["rbind", "rprivate", "rw"])));
-    mounts
-        .retain(|mount| !inputs.requested.iter().any(|r| same_place(&r.container_path, mount.destination())));
+    mounts.retain(|mount| !inputs.requested.iter().any(|request| covers(request, mount.destination())));
     mounts.extend(inputs.requested.iter().map(requested));
     mounts.sort_by_key(|mount| mount.destination().components().count());
     mounts
+}
+
+/// Whether a requested mount takes the place of what would be mounted by default at `target`: at the same
+/// path, and below a /dev or /sys, which are the host's as a rule and have a file system of their own at
+/// /dev/pts, /dev/shm, /sys/fs/cgroup. In a mount of bidirectional propagation, what is attached below it
+/// would appear on the host.
+fn covers(request: &config::Mount, target: &Path) -> bool {
+    let path = &request.container_path;
+    same_place(path, target)
+        || target.starts_with(path)
+            && (request.propagation == Propagation::Bidirectional
+                || ["/dev", "/sys"].iter().any(|whole| same_place(path, Path::new(whole))))
 }
 
 /// `/a/b`, `/a//b/` and `/a/./b` are one path.
@@ -153,8 +164,27 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_mounted_by_default_below_a_dev_or_sys_that_is_a_volume() {
+        let mounts = resolved(&[request("/dev/"), request("/sys"), request("/dev/own")]);
+        for target in ["/dev/pts", "/dev/shm", "/dev/mqueue", "/sys/fs/cgroup"] {
+            assert!(at(&mounts, target).is_empty(), "{target}");
+        }
+        assert_eq!(at(&mounts, "/dev/own").len(), 1, "it was asked for");
+        assert_eq!(at(&resolved(&[request("/dev/shm/x")]), "/dev/shm").len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_mounted_by_default_where_it_would_appear_on_the_host() {
+        let bidirectional =
+            |target| config::Mount { propagation: Propagation::Bidirectional, ..request(target) };
+        let mounts = resolved(&[bidirectional("/etc"), bidirectional("/data")]);
+        assert!(at(&mounts, "/etc/hosts").is_empty());
+        assert_eq!(at(&resolved(&[request("/etc")]), "/etc/hosts").len(), 1, "it is the container's alone");
+    }
+
+    #[test]
     fn parents_come_before_children() {
-        let mounts = resolved(&[request("/a/b/c"), request("/a"), request("/dev")]);
+        let mounts = resolved(&[request("/a/b/c"), request("/a")]);
         let place = |target: &str| mounts.iter().position(|m| m.destination() == Path::new(target)).unwrap();
         assert!(place("/a") < place("/a/b/c"));
         assert!(place("/dev") < place("/dev/pts"));

@@ -64,8 +64,12 @@ fn pod() -> PodInputs {
     }
 }
 
+fn host() -> Host {
+    Host::look(Mode::V1)
+}
+
 fn built(config: &ContainerConfig, pod: &PodInputs, pid: PidNamespace<i32>) -> Spec {
-    built_on(&Host::look(), config, pod, pid).unwrap()
+    built_on(&host(), config, pod, pid).unwrap()
 }
 
 fn built_on(
@@ -105,7 +109,7 @@ fn an_unspecified_apparmor_profile_is_the_default_one_where_the_host_has_apparmo
     let profile = |apparmor: AppArmorRequest, privileged: bool| {
         let mut config = config();
         (config.security.apparmor, config.security.privileged) = (apparmor, privileged);
-        let host = Host { apparmor: AppArmor::below(root.path()).into(), ..Host::look() };
+        let host = Host { apparmor: AppArmor::below(root.path()).into(), ..host() };
         let spec = built_on(&host, &config, &pod(), PidNamespace::Own).map_err(|error| error.to_string())?;
         Ok::<_, String>(spec.process().as_ref().unwrap().apparmor_profile().clone())
     };
@@ -122,7 +126,25 @@ fn an_unspecified_apparmor_profile_is_the_default_one_where_the_host_has_apparmo
     assert_eq!(profile(AppArmorRequest::RuntimeDefault, false), default());
     assert_eq!(profile(AppArmorRequest::Unconfined, false), Ok(None));
     assert_eq!(profile(AppArmorRequest::Unspecified, true), Ok(None), "privileged");
-    assert!(profile(mine(), false).unwrap_err().contains("\"mine\" is not loaded"));
+    for privileged in [false, true] {
+        assert!(profile(mine(), privileged).unwrap_err().contains("\"mine\" is not loaded"));
+    }
+    write("sys/kernel/security/apparmor/profiles", "crisp-default (enforce)\nmine (enforce)\n");
+    assert_eq!(profile(mine(), true), Ok(Some("mine".to_owned())), "an operator's own, although privileged");
+}
+
+#[test]
+fn a_privileged_container_has_the_hosts_cgroup_namespace_on_cgroup_v2() {
+    for (privileged, cgroups, own) in
+        [(false, Mode::V2, true), (true, Mode::V2, false), (true, Mode::V1, true)]
+    {
+        let mut config = config();
+        config.security.privileged = privileged;
+        let host = Host { cgroups, ..host() };
+        let spec = built_on(&host, &config, &pod(), PidNamespace::Own).unwrap();
+        let namespace = namespace(&spec, LinuxNamespaceType::Cgroup);
+        assert_eq!(namespace.is_some(), own, "{privileged} {cgroups:?}");
+    }
 }
 
 fn namespace(spec: &Spec, typ: LinuxNamespaceType) -> Option<Option<String>> {

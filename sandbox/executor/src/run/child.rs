@@ -94,8 +94,7 @@ pub(crate) fn start(
     let mut terminal = None;
     if process.terminal {
         let slave = terminal::open(root, process.uid, reporter)?;
-        // Never made in a /dev of the host; that one has it, as a rule.
-        if !devices::dev_is_a_volume(plan) || in_root::find(root, c"/dev/console").is_ok() {
+        if may_attach_console(plan, root) {
             terminal::attach_console(root, slave.as_fd())?;
         }
         terminal = Some(slave);
@@ -104,6 +103,12 @@ pub(crate) fn start(
     cwd::make(root, &process.cwd)?;
     seal_root(plan, root)?;
     launch(process, &command, root, terminal, reporter)
+}
+
+/// Where /dev is a volume, which is the host's as a rule, no console is made in it, and none attached that
+/// could propagate to the host.
+fn may_attach_console(plan: &Plan, root: BorrowedFd<'_>) -> bool {
+    !devices::dev_is_a_volume(plan) || !plan.root.shared && in_root::find(root, c"/dev/console").is_ok()
 }
 
 fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {

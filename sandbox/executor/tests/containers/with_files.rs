@@ -2,8 +2,9 @@
 //! image or a volume can't do to the host.
 
 use crisp_executor::plan::{Device, MountKind};
+use crisp_executor::run::{self, PodContext, Stdio};
 
-use crate::lab::{Files, Pod, detached};
+use crate::lab::{Files, Pod, detached, wait, watch};
 use crate::plans::{NODEV, NOSUID, RDONLY, bind, c, mount};
 
 pub const TESTS: &[crate::Test] = &[
@@ -11,6 +12,10 @@ pub const TESTS: &[crate::Test] = &[
     ("devices_and_links", devices_and_links),
     ("a_volume_takes_the_place_of_a_device", a_volume_takes_the_place_of_a_device),
     ("nothing_is_made_in_the_hosts_dev", nothing_is_made_in_the_hosts_dev),
+    (
+        "the_hosts_console_is_only_covered_where_the_host_does_not_see_it",
+        the_hosts_console_is_only_covered_where_the_host_does_not_see_it,
+    ),
     ("masked_and_readonly_paths", masked_and_readonly_paths),
     ("the_working_directory_is_made", the_working_directory_is_made),
     ("the_host_is_out_of_reach", the_host_is_out_of_reach),
@@ -338,6 +343,28 @@ fn nothing_is_made_in_the_hosts_dev() {
         .collect();
     left.sort();
     assert_eq!(left, [".", "..", "net", "null", "pts"]);
+}
+
+fn the_hosts_console_is_only_covered_where_the_host_does_not_see_it() {
+    let files = Files::busybox();
+    let host = files.volume("dev");
+    std::fs::create_dir(host.join("pts")).unwrap();
+    std::fs::write(host.join("console"), "the host's").unwrap();
+    let pod = Pod::enter(|| vec![files.detached(), detached(&host)]);
+    for (shared, test) in [(false, "-c"), (true, "-f")] {
+        let mut plan = pod.plan.clone();
+        plan.mounts.retain(|m| m.target.as_c_str() != c"/dev");
+        plan.mounts.insert(0, bind("/dev", 1, false));
+        plan.root.shared = shared;
+        plan.process.terminal = true;
+        plan.process.args = ["/bin/test", test, "/dev/console"].map(c).to_vec();
+        let starting =
+            run::start(&pod.id, &plan, &pod.fds(), Stdio::default(), &PodContext::default()).unwrap();
+        // With the terminal's other end, whose close would be a hang-up.
+        let watched = watch(&starting.report);
+        assert!(watched.failed.is_none(), "{watched:?}");
+        assert_eq!(wait(&starting), 0, "{shared}");
+    }
 }
 
 fn inside_folder(mount: &std::os::fd::OwnedFd) -> std::os::fd::OwnedFd {
