@@ -91,13 +91,14 @@ fn apply(
 fn merge(now: &Resources, request: &Resources) -> Resources {
     let mut unified = now.unified.clone();
     unified.extend(request.unified.clone());
+    let (memory_limit, memory_swap_limit) = merge_memory(now, request);
     let hugepages = if request.hugepages.is_empty() { &now.hugepages } else { &request.hugepages };
     Resources {
         cpu_period: request.cpu_period.or(now.cpu_period),
         cpu_quota: request.cpu_quota.or(now.cpu_quota),
         cpu_shares: request.cpu_shares.or(now.cpu_shares),
-        memory_limit: request.memory_limit.or(now.memory_limit),
-        memory_swap_limit: request.memory_swap_limit.or(now.memory_swap_limit),
+        memory_limit,
+        memory_swap_limit,
         // A process has its own, set at its start.
         oom_score_adj: now.oom_score_adj,
         cpuset_cpus: request.cpuset_cpus.clone().or_else(|| now.cpuset_cpus.clone()),
@@ -105,6 +106,23 @@ fn merge(now: &Resources, request: &Resources) -> Resources {
         hugepages: hugepages.clone(),
         unified,
     }
+}
+
+/// A swap limit is of memory and swap together: where the request changes memory alone, as much swap as
+/// before stays on top of it.
+fn merge_memory(now: &Resources, request: &Resources) -> (Option<i64>, Option<i64>) {
+    let memory = request.memory_limit.or(now.memory_limit);
+    let swap =
+        match (request.memory_limit, request.memory_swap_limit, now.memory_limit, now.memory_swap_limit) {
+            (Some(_), None, _, Some(total)) if total <= 0 => Some(total),
+            (Some(new), None, Some(old), Some(total)) if new > 0 && old > 0 => {
+                Some(new.saturating_add(total.saturating_sub(old).max(0)))
+            }
+            // Without a memory limit there is none for both together.
+            (Some(new), None, _, Some(_)) if new < 0 => Some(-1),
+            (_, requested, _, total) => requested.or(total),
+        };
+    (memory, swap)
 }
 
 /// The limits `now`; where `request` sets one that there is not, that there is none is said.
@@ -153,6 +171,30 @@ mod tests {
         let request = Resources { cpu_quota: Some(2000), memory_limit: Some(1 << 20), ..Default::default() };
         let old = or_unlimited(&now, &request);
         assert_eq!((old.cpu_quota, old.memory_limit, old.memory_swap_limit), (Some(1000), Some(-1), None));
+    }
+
+    #[test]
+    fn memory_alone_keeps_as_much_swap_as_there_was() {
+        const MIB: i64 = 1 << 20;
+        let after = |memory: i64, total: i64, requested: Option<i64>, requested_total: Option<i64>| {
+            let limits = |memory, total| Resources {
+                memory_limit: memory,
+                memory_swap_limit: total,
+                ..Default::default()
+            };
+            let merged = merge(&limits(Some(memory), Some(total)), &limits(requested, requested_total));
+            (merged.memory_limit, merged.memory_swap_limit)
+        };
+        assert_eq!(after(100 * MIB, 100 * MIB, Some(200 * MIB), None), (Some(200 * MIB), Some(200 * MIB)));
+        assert_eq!(after(100 * MIB, 100 * MIB, Some(50 * MIB), None), (Some(50 * MIB), Some(50 * MIB)));
+        assert_eq!(after(100 * MIB, 130 * MIB, Some(50 * MIB), None), (Some(50 * MIB), Some(80 * MIB)));
+        assert_eq!(after(100 * MIB, -1, Some(50 * MIB), None), (Some(50 * MIB), Some(-1)));
+        assert_eq!(after(100 * MIB, 130 * MIB, Some(-1), None), (Some(-1), Some(-1)));
+        assert_eq!(after(100 * MIB, 130 * MIB, None, Some(-1)), (Some(100 * MIB), Some(-1)));
+        assert_eq!(
+            after(100 * MIB, 100 * MIB, Some(50 * MIB), Some(60 * MIB)),
+            (Some(50 * MIB), Some(60 * MIB))
+        );
     }
 
     #[test]

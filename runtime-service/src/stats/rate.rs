@@ -16,7 +16,8 @@ impl CpuMeter {
     pub fn read(&mut self, at: i64, used: u64) -> Option<u64> {
         match self.last {
             // A lower value than before belongs to a new cgroup.
-            Some((_, before)) if used < before => {
+            // And a clock that was set back gives no time to divide by.
+            Some((then, before)) if used < before || at < then => {
                 self.last = Some((at, used));
                 self.rate = None;
             }
@@ -53,6 +54,15 @@ mod tests {
         meter.read(SECOND, 1_000_000_000);
         assert_eq!(meter.read(SECOND + 1, 1_000_000_001), Some(1_000_000_000));
         assert_eq!(meter.read(2 * SECOND, 1_000_000_000), Some(0));
+    }
+
+    #[test]
+    fn a_clock_set_back_costs_one_reading() {
+        let mut meter = CpuMeter::default();
+        meter.read(10 * SECOND, 0);
+        assert_eq!(meter.read(12 * SECOND, 2_000_000_000), Some(1_000_000_000));
+        assert_eq!(meter.read(5 * SECOND, 3_000_000_000), None);
+        assert_eq!(meter.read(7 * SECOND, 4_000_000_000), Some(500_000_000));
     }
 
     #[test]
