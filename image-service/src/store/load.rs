@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt::Display;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crisp_operation::clock;
@@ -13,7 +13,6 @@ use crisp_operation::record::{self, RecordError};
 use super::damage_list::Damaged;
 use super::error::StoreError;
 use super::image::Image;
-use super::open::entries;
 use super::record::{ImageRecord, LayerRecord};
 use super::{Health, Inner, State, StoredImage, StoredLayer, config};
 use crate::digest::DiffId;
@@ -188,4 +187,19 @@ fn is_foreign(path: &Path, name: &str) -> bool {
         tracing::warn!(path = %path.display(), "not a folder of the image store; left alone");
     }
     true
+}
+
+/// The paths and names in a folder. The store gives no names that are not UTF-8.
+pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>, StoreError> {
+    let read = || -> io::Result<Vec<(PathBuf, String)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().into_string() {
+                found.push((entry.path(), name));
+            }
+        }
+        Ok(found)
+    };
+    read().map_err(StoreError::at("list", folder))
 }

@@ -1,9 +1,8 @@
 //! Opening the store: what is on disk becomes what is known. Nothing is deleted here.
 
 use std::fs::{self, File};
-use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, RwLock};
 
@@ -12,7 +11,7 @@ use rustix::fs::IFlags;
 
 use super::damage_list::DamageList;
 use super::error::StoreError;
-use super::load::resolve_duplicate_names;
+use super::load::{entries, resolve_duplicate_names};
 use super::lock::StoreLock;
 use super::sync::FileSystems;
 use super::{Health, Inner, State, Store, StoreConfig, exchange};
@@ -147,19 +146,4 @@ fn first_number(layout: &Layout) -> Result<u64, StoreError> {
         }
     }
     Ok(highest + 1)
-}
-
-/// The paths and names in a folder. The store gives no names that are not UTF-8.
-pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>, StoreError> {
-    let read = || -> io::Result<Vec<(PathBuf, String)>> {
-        let mut found = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            if let Ok(name) = entry.file_name().into_string() {
-                found.push((entry.path(), name));
-            }
-        }
-        Ok(found)
-    };
-    read().map_err(StoreError::at("list", folder))
 }
