@@ -181,6 +181,7 @@ mod tests {
             assert!(Args::try_parse_from(line).is_ok(), "{flag}");
         }
         assert!(Args::try_parse_from(["crisp", "serve", "--cgroup-driver", "auto"]).is_ok());
+        assert!(Args::try_parse_from(["crisp", "serve", "--network", "built-in"]).is_ok());
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::{Client, Registry, Result, leak};
 pub struct Setup {
     /// More arguments of `crisp serve`.
     pub args: Vec<String>,
+    /// Pods get the network of the CNI configuration in [`Machine::cni`] instead of the built-in one.
+    pub cni: bool,
     /// Start no registry.
     pub no_registry: bool,
     /// Instead of an address pool of the machine's own.
@@ -131,6 +133,7 @@ impl Machine {
             ("--root", path(self.root())),
             ("--state", path(self.state())),
             ("--registry-config-dir", path(self.registries())),
+            ("--network", if self.setup.cni { "cni" } else { "built-in" }.to_owned()),
             ("--cni-conf-dir", path(self.cni())),
             ("--pod-cidr", self.pool.clone()),
             ("--bridge-name", self.bridge.clone()),

@@ -9,6 +9,7 @@ use crisp_executor::id::PodId;
 use serde::{Deserialize, Serialize};
 
 use crate::namespace::{NamespaceMode, PidMode};
+use crate::network::published;
 pub use crate::network::{DnsSettings as Dns, PortMapping, Protocol};
 use crate::sysctl::{self, InvalidSysctl};
 
@@ -72,10 +73,8 @@ pub enum InvalidPod {
     Dns { field: &'static str, value: String },
     #[error("dns_config.servers: {value:?} is not an IP address")]
     DnsServer { value: String },
-    #[error("port_mappings: container port 0 for host port {host_port}")]
-    ContainerPort { host_port: u16 },
-    #[error("port_mappings: host port {port}/{protocol} is asked for twice")]
-    DuplicatePort { port: u16, protocol: &'static str },
+    #[error("port_mappings: host port {port}/{protocol}: {why}")]
+    HostPort { port: u16, protocol: &'static str, why: &'static str },
     #[error("linux.sysctls: {0}")]
     Sysctl(#[from] InvalidSysctl),
 }
@@ -161,21 +160,12 @@ impl PodConfig {
     }
 
     fn validate_ports(&self) -> Result<(), InvalidPod> {
-        let mut seen = Vec::new();
-        for port in self.port_mappings.iter().filter(|p| p.host_port != 0) {
-            if port.container_port == 0 {
-                return Err(InvalidPod::ContainerPort { host_port: port.host_port });
-            }
-            let this = (port.host_port, port.protocol, port.host_ip);
-            if seen.contains(&this) {
-                return Err(InvalidPod::DuplicatePort {
-                    port: port.host_port,
-                    protocol: port.protocol.as_str(),
-                });
-            }
-            seen.push(this);
-        }
-        Ok(())
+        let refused = |(port, why): (&PortMapping, _)| InvalidPod::HostPort {
+            port: port.host_port,
+            protocol: port.protocol.as_str(),
+            why,
+        };
+        published(&self.port_mappings).map(|_| ()).map_err(refused)
     }
 }
 
@@ -251,7 +241,10 @@ pub(crate) mod tests {
         config.port_mappings = vec![port(Some("127.0.0.1")), port(Some("127.0.0.2"))];
         assert!(config.validate().is_ok());
         config.port_mappings.push(port(Some("127.0.0.1")));
-        assert!(config.validate().is_err());
+        assert!(config.validate().is_ok(), "the same again");
+        config.port_mappings.push(PortMapping { container_port: 81, ..port(Some("127.0.0.1")) });
+        let refused = config.validate().unwrap_err().to_string();
+        assert_eq!(refused, "port_mappings: host port 8080/tcp: the pod publishes it twice");
     }
 
     #[test]

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crisp_sandbox::network::PodCidrs;
 pub use listen::ListenAddress;
 pub use print::print;
-pub use raw::{CgroupDriver, RawSettings};
+pub use raw::{CgroupDriver, NetworkKind, RawSettings};
 
 /// Read when it exists and `--config` names no other.
 pub const DEFAULT_FILE: &str = "/etc/crisp/config.toml";
@@ -89,7 +89,9 @@ pub struct Settings {
     pub max_layer_files: Setting<u64>,
     /// How often all image layers are checked, if at all.
     pub image_check_interval: Setting<Option<Duration>>,
-    /// CNI configurations; with none in it, the built-in network is used.
+    /// Which network pods get.
+    pub network: Setting<NetworkKind>,
+    /// CNI configurations.
     pub cni_conf_dir: Setting<PathBuf>,
     /// CNI plugins, searched in this order.
     pub cni_bin_dir: Setting<Vec<PathBuf>>,

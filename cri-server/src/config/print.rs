@@ -16,6 +16,7 @@ pub fn print(settings: &Settings) -> String {
         max_layer_bytes,
         max_layer_files,
         image_check_interval,
+        network,
         cni_conf_dir,
         cni_bin_dir,
         cni_gc,
@@ -39,6 +40,7 @@ pub fn print(settings: &Settings) -> String {
     line(&mut lines, "max-layer-files", max_layer_files, max_layer_files.value.to_string());
     let interval = image_check_interval.value.map_or("off".to_owned(), |i| format!("{}s", i.as_secs()));
     line(&mut lines, "image-check-interval", image_check_interval, quoted(&interval));
+    line(&mut lines, "network", network, quoted(&network.value.to_string()));
     line(&mut lines, "cni-conf-dir", cni_conf_dir, path(&cni_conf_dir.value));
     line(&mut lines, "cni-bin-dir", cni_bin_dir, list(cni_bin_dir.value.iter().map(|p| path(p))));
     line(&mut lines, "cni-gc", cni_gc, cni_gc.value.to_string());

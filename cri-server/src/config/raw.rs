@@ -40,7 +40,12 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "INTERVAL")]
     pub image_check_interval: Option<String>,
 
-    /// Folder with CNI configurations; without one in it the built-in network is used
+    /// Network of the pods; "auto" is cni for serve, and for run cni where there is a configuration, else
+    /// built-in [default: auto]
+    #[arg(long, hide_short_help = true, value_enum, value_name = "KIND")]
+    pub network: Option<NetworkKind>,
+
+    /// Folder with CNI configurations; the first by name that can be used is in force
     /// [default: /etc/cni/net.d]
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,
@@ -102,6 +107,7 @@ impl RawSettings {
             root: None,
             state: None,
             image_check_interval: None,
+            network: None,
             cni_gc: None,
             pod_cidr: None,
             bridge_name: None,
@@ -111,6 +117,33 @@ impl RawSettings {
             metrics_listen: None,
             ..self
         }
+    }
+}
+
+/// Which network pods get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkKind {
+    /// For `crisp serve`: cni. For `crisp run`: cni where there is a configuration, else built-in.
+    Auto,
+    /// That of the CNI configuration; without one, pods wait.
+    Cni,
+    /// The built-in one.
+    BuiltIn,
+    /// What `auto` is for `crisp run`.
+    #[value(skip)]
+    #[serde(skip)]
+    CniOrBuiltIn,
+}
+
+impl std::fmt::Display for NetworkKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Cni => "cni",
+            Self::BuiltIn => "built-in",
+            Self::CniOrBuiltIn => "cni or built-in",
+        })
     }
 }
 

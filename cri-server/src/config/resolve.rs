@@ -7,7 +7,7 @@ use std::time::Duration;
 use crisp_image_service::Limits;
 use crisp_sandbox::network::InvalidPool;
 
-use super::{CgroupDriver, DEFAULT_FILE, ListenAddress, RawSettings, Setting, Settings, Source};
+use super::{CgroupDriver, DEFAULT_FILE, ListenAddress, NetworkKind, RawSettings, Setting, Settings, Source};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +103,7 @@ impl Layers<'_> {
                 self.pick(flags.image_check_interval, file.image_check_interval, "off".to_owned()),
                 |text| if text == "off" { Ok(None) } else { interval(&text).map(Some) },
             )?,
+            network: self.pick(flags.network, file.network, NetworkKind::Auto),
             cni_conf_dir: folder("cni-conf-dir", flags.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d")?,
             cni_bin_dir: check(
                 "cni-bin-dir",

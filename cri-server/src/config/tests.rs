@@ -44,6 +44,7 @@ fn every_setting_can_be_in_the_file() {
         cni-conf-dir = "/n"
         cni-bin-dir = ["/b1", "/b2"]
         cni-gc = true
+        network = "built-in"
         max-layer-bytes = 1
         max-layer-files = 1
         image-check-interval = "168h"

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::notice::notice;
 use super::{pod_remove::stop_and_remove, volumes};
-use crate::config::{ListenAddress, Settings, Source};
+use crate::config::{ListenAddress, NetworkKind, Settings, Source};
 use crate::server::{LockError, Server, layout, socket};
 
 const ROOT: &str = "/var/lib/crisp-run";
@@ -53,6 +53,9 @@ impl Embedded {
         settings.root.set_default(ROOT.into());
         settings.state.set_default(STATE.into());
         settings.bridge_name.set_default(BRIDGE.to_owned());
+        if settings.network.value == NetworkKind::Auto {
+            settings.network.value = NetworkKind::CniOrBuiltIn;
+        }
         if own_folders {
             remove_abandoned(&settings).await;
         }

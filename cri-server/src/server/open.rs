@@ -5,14 +5,14 @@ use crisp_executor::cgroup::Cgroups;
 use crisp_image_service::{ImageConfig, ImageService, Limits};
 use crisp_metrics::Metrics;
 use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
-use crisp_sandbox::network::{NetworkConfig, Networks};
+use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::{Pods, SandboxConfig};
 use crisp_streaming::{StreamConfig, StreamServer};
 
 use super::lock::FolderLock;
 use super::{folder, layout, open_files};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 
 /// The monitor's program, built by build.rs.
 const MONITOR: &[u8] = include_bytes!(env!("CRISP_POD"));
@@ -104,6 +104,11 @@ fn streams(settings: &Settings) -> anyhow::Result<StreamConfig> {
 
 fn network(settings: &Settings) -> NetworkConfig {
     NetworkConfig {
+        kind: match settings.network.value {
+            config::NetworkKind::Auto | config::NetworkKind::Cni => NetworkKind::Cni,
+            config::NetworkKind::BuiltIn => NetworkKind::BuiltIn,
+            config::NetworkKind::CniOrBuiltIn => NetworkKind::CniOrBuiltIn,
+        },
         cni_conf_dir: settings.cni_conf_dir.value.clone(),
         cni_bin_dirs: settings.cni_bin_dir.value.clone(),
         pod_cidrs: settings.pod_cidr.value.clone(),

@@ -32,7 +32,7 @@ fn plugin(folder: &Path, name: &str, script: &str) -> Result<()> {
 }
 
 fn with_plugins(folders: &str) -> Setup {
-    Setup { args: vec!["--cni-bin-dir".into(), folders.into()], ..Default::default() }
+    Setup { cni: true, args: vec!["--cni-bin-dir".into(), folders.into()], ..Default::default() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

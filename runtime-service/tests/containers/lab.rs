@@ -11,7 +11,7 @@ use crisp_metrics::Metrics;
 use crisp_proto::runtime::v1 as proto;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
-use crisp_sandbox::network::{NetworkConfig, Networks};
+use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::{Pods, SandboxConfig};
 use crisp_streaming::{StreamConfig, StreamServer};
@@ -233,6 +233,7 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
         add_image(&images);
     }
     let networks = Networks::open(&NetworkConfig {
+        kind: NetworkKind::BuiltIn,
         cni_conf_dir: "/nonexistent".into(),
         cni_bin_dirs: vec![],
         bridge_name: format!("lab{number}"),

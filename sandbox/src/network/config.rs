@@ -6,11 +6,32 @@ use super::PodCidrs;
 /// Plugins that fetch an address from far away need seconds; kubelet waits four minutes for a pod.
 pub const DEFAULT_CNI_DEADLINE: Duration = Duration::from_secs(30);
 
+/// A file that is replaced by deleting and writing it is gone for a moment, or half written.
+const REPLACE_GRACE: Duration = Duration::from_secs(10);
+
+/// Which network pods get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum NetworkKind {
+    /// That of the CNI configuration. Without one there is no network yet: in a cluster it is often a pod
+    /// that brings it, and a pod that got another network meanwhile would not be reached from other nodes.
+    #[default]
+    Cni,
+    /// The built-in one, whatever the CNI folder holds.
+    BuiltIn,
+    /// That of the CNI configuration, or the built-in one where there is none.
+    CniOrBuiltIn,
+}
+
 /// Where the network finds its configuration and keeps its records.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
+    /// Which network pods get.
+    pub kind: NetworkKind,
     /// Folder with CNI configurations, usually `/etc/cni/net.d`. It may be missing.
     pub cni_conf_dir: PathBuf,
+    /// How long the network of a configuration file stays in force when the file is gone or cannot be read
+    /// any more, as it may be about to be replaced.
+    pub cni_replace_grace: Duration,
     /// Folders with CNI plugins, searched in this order, usually `/opt/cni/bin` and `/usr/lib/cni`.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// How long one call of one CNI plugin may take, [`DEFAULT_CNI_DEADLINE`] by default.
@@ -34,7 +55,9 @@ impl Default for NetworkConfig {
     /// The defaults of `crisp serve`.
     fn default() -> Self {
         Self {
+            kind: NetworkKind::default(),
             cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_replace_grace: REPLACE_GRACE,
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cni_deadline: DEFAULT_CNI_DEADLINE,
             cni_gc: false,

@@ -95,6 +95,15 @@ pub enum NetworkError {
     /// A pod's record could not be written.
     #[error("network record {0}")]
     Record(#[from] RecordError),
+    /// There is no CNI configuration, and no other network was asked for.
+    #[error(
+        "no CNI configuration in {}: the cluster's network brings one, or set network to \"built-in\"",
+        dir.display()
+    )]
+    NoCniConfig {
+        /// Where it is looked for.
+        dir: PathBuf,
+    },
     /// A CNI configuration is not usable.
     #[error("CNI configuration {path}: {field}: {why}")]
     CniConfig {
@@ -174,6 +183,8 @@ impl NetworkError {
             Self::AlreadyAttached { .. } => "AlreadyAttached",
             Self::Netlink { .. } => "KernelRefused",
             Self::File { .. } | Self::Record(_) => "FileFailed",
+            // The word that containerd and CRI-O have for it, which people look for.
+            Self::NoCniConfig { .. } => "NetworkPluginNotReady",
             Self::CniConfig { .. } => "CniConfigInvalid",
             Self::CniMissing { .. } => "CniPluginMissing",
             Self::CniNotReady { .. } => "CniPluginNotReady",

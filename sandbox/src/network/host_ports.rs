@@ -18,20 +18,21 @@ pub(super) struct HostPorts {
     held: Mutex<HashMap<PodId, Vec<PortMapping>>>,
 }
 
-/// The mappings that publish something, with one way of saying "every address".
-pub(super) fn published(mappings: &[PortMapping]) -> Result<Vec<PortMapping>, NetworkError> {
+/// The mappings that publish something, with one way of saying "every address"; or the one that cannot, and
+/// why.
+pub(crate) fn published(mappings: &[PortMapping]) -> Result<Vec<PortMapping>, (&PortMapping, &'static str)> {
     let mut ports: Vec<PortMapping> = Vec::new();
-    for mapping in mappings.iter().filter(|m| m.host_port != 0) {
-        let mut mapping = mapping.clone();
-        mapping.host_ip = mapping.host_ip.filter(|ip| !ip.is_unspecified());
+    for asked in mappings.iter().filter(|m| m.host_port != 0) {
+        let host_ip = asked.host_ip.filter(|ip| !ip.is_unspecified());
+        let mapping = PortMapping { host_ip, ..asked.clone() };
         if mapping.container_port == 0 {
-            return Err(refused(&mapping, "the container port is missing"));
+            return Err((asked, "the container port is missing"));
         }
         if ports.contains(&mapping) {
             continue;
         }
         if ports.iter().any(|p| clash(p, &mapping)) {
-            return Err(refused(&mapping, "the pod publishes it twice"));
+            return Err((asked, "the pod publishes it twice"));
         }
         ports.push(mapping);
     }
@@ -122,7 +123,7 @@ mod tests {
         let ports = published(&[tcp(0, None), tcp(8080, Some("0.0.0.0")), tcp(8080, None)]).unwrap();
         assert_eq!(ports, [tcp(8080, None)]);
         let twice = [tcp(80, None), PortMapping { container_port: 81, ..tcp(80, Some("127.0.0.1")) }];
-        assert!(matches!(published(&twice), Err(NetworkError::PortRefused { .. })));
+        assert!(matches!(published(&twice), Err((_, "the pod publishes it twice"))));
         assert!(published(&[PortMapping { container_port: 0, ..tcp(80, None) }]).is_err());
     }
 

@@ -38,9 +38,10 @@ mod request;
 pub(crate) use builtin::LostPod;
 #[cfg(feature = "fuzz")]
 pub(crate) use cni::read_result as read_cni_result;
-pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig};
+pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig, NetworkKind};
 pub use dial::{DialError, Dialer};
 pub use error::NetworkError;
+pub(crate) use host_ports::published;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
 pub use networks::{NetworkStatus, Networks};
 pub use pools::{InvalidPool, PodCidrs};

@@ -1,3 +1,4 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crisp_executor::id::PodId;
@@ -6,8 +7,8 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::builtin::{Builtin, LostPod};
 use super::cni::{Cni, NetworkList};
-use super::host_ports::{HostPorts, published};
-use super::{AttachRequest, Attachment, NetworkConfig, NetworkError, PortMapping};
+use super::host_ports::{HostPorts, published, refused};
+use super::{AttachRequest, Attachment, NetworkConfig, NetworkError, NetworkKind, PortMapping};
 
 /// Whether pods can get a network, as the CRI NetworkReady condition has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,9 @@ pub struct Networks(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    kind: NetworkKind,
+    /// For people.
+    cni_conf_dir: PathBuf,
     builtin: Builtin,
     cni: Arc<Cni>,
     ports: HostPorts,
@@ -44,7 +48,8 @@ impl Networks {
         for (pod, held) in builtin.pods().into_iter().chain(cni.pods()) {
             ports.restore(&pod, &held);
         }
-        Ok(Self(Arc::new(Inner { builtin, cni, ports, locks: KeyedLocks::default() })))
+        let (kind, cni_conf_dir) = (config.kind, config.cni_conf_dir.clone());
+        Ok(Self(Arc::new(Inner { kind, cni_conf_dir, builtin, cni, ports, locks: KeyedLocks::default() })))
     }
 
     /// Gives the pod its network. A failure leaves nothing behind, or names what it left.
@@ -97,10 +102,10 @@ impl Networks {
     /// Whether a new pod would get a network. Never waits for a plugin.
     #[must_use]
     pub fn status(&self) -> NetworkStatus {
-        let status = match self.0.cni.current() {
+        let status = self.0.in_force().and_then(|network| match network {
             None => self.0.builtin.status(),
-            Some(network) => network.and_then(|network| self.0.cni.status(&network)),
-        };
+            Some(network) => self.0.cni.status(&network),
+        });
         match status {
             Ok(message) => NetworkStatus { ready: true, reason: String::new(), message },
             Err(error) => {
@@ -115,7 +120,7 @@ impl Networks {
     /// The first failure, after all were tried.
     pub async fn gc(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
         let known = self.0.builtin.pods().into_iter().chain(self.0.cni.pods()).map(|(pod, _)| pod);
-        let stale: Vec<PodId> = known.filter(|pod| !live.contains(pod)).collect();
+        let stale: Vec<PodId> = known.chain(self.0.cni.lost()).filter(|pod| !live.contains(pod)).collect();
         let (mut gone, mut failure) = (Vec::new(), None);
         // All at once: one that hangs costs its own deadline, not that of the others.
         let mut tasks = JoinSet::new();
@@ -155,8 +160,8 @@ impl Inner {
         if self.knows(&pod) {
             return Err(NetworkError::AlreadyAttached { pod });
         }
-        let network = self.cni.current().transpose()?;
-        let ports = published(&request.port_mappings)?;
+        let network = self.in_force()?;
+        let ports = published(&request.port_mappings).map_err(|(port, why)| refused(port, why))?;
         self.ports.reserve(&pod, &ports)?;
         let attached = self.attach_to(network, request, ports).await;
         // What could not be undone keeps its ports: they may still lead to the pod.
@@ -178,6 +183,18 @@ impl Inner {
         let inner = Arc::clone(self);
         let attached = spawn_blocking(move || inner.builtin.attach(&request, &ports)).await;
         attached.unwrap_or(Err(NetworkError::Interrupted("attach")))
+    }
+
+    /// The CNI network that a new pod gets; `None` when it gets the built-in one.
+    fn in_force(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
+        match self.kind {
+            NetworkKind::BuiltIn => Ok(None),
+            NetworkKind::CniOrBuiltIn => self.cni.current(),
+            NetworkKind::Cni => {
+                let missing = || NetworkError::NoCniConfig { dir: self.cni_conf_dir.clone() };
+                self.cni.current()?.ok_or_else(missing).map(Some)
+            }
+        }
     }
 
     fn knows(&self, pod: &PodId) -> bool {

@@ -1,5 +1,6 @@
 //! A folder with one small record per attached pod, read back at start.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -30,23 +31,45 @@ impl RecordDir {
 
     /// All readable records. Those of no use are renamed out of the way, so that one bad file costs one pod;
     /// those that the disk refuses to read stay where they are.
-    pub(super) fn load<R: Record>(&self) -> Result<Vec<R>, NetworkError> {
-        let mut records = Vec::new();
+    pub(super) fn load<R: Record>(&self) -> Result<Loaded<R>, NetworkError> {
+        let mut loaded = Loaded { records: Vec::new(), lost: BTreeSet::new() };
         for entry in fs::read_dir(&self.dir).map_err(file("list", &self.dir))? {
             let path = entry.map_err(file("list", &self.dir))?.path();
-            let Some(stem) = path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".json"))
-            else {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let Some(stem) = name.strip_suffix(".json") else {
+                loaded.lost.extend(pod_set_aside(&name));
                 continue;
             };
             match read::<R>(&path, stem) {
-                Ok(record) => records.push(record),
+                Ok(record) => {
+                    loaded.records.push(record);
+                    continue;
+                }
                 Err(Unread::Unusable(why)) => set_aside(&path, &why),
                 Err(Unread::Refused(error)) => {
                     tracing::error!(%error, "a network record cannot be read: the pod's address or host ports may stay taken");
                 }
             }
+            loaded.lost.extend(PodId::parse(stem));
         }
-        Ok(records)
+        Ok(loaded)
+    }
+
+    /// Renames the pod's record out of the way, as something of it may be left.
+    pub(super) fn set_aside(&self, pod: &PodId, why: &str) {
+        set_aside(&self.path(pod), why);
+    }
+
+    /// Removes what is left of a record that cannot be used.
+    pub(super) fn remove_lost(&self, pod: &PodId) -> Result<(), NetworkError> {
+        for entry in fs::read_dir(&self.dir).map_err(file("list", &self.dir))? {
+            let path = entry.map_err(file("list", &self.dir))?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if pod_set_aside(&name).as_ref() == Some(pod) {
+                record::remove_file(&path).map_err(file("remove", &path))?;
+            }
+        }
+        self.remove(pod)
     }
 
     /// Writes or replaces the pod's record.
@@ -63,6 +86,20 @@ impl RecordDir {
     fn path(&self, pod: &PodId) -> PathBuf {
         self.dir.join(format!("{pod}.json"))
     }
+}
+
+/// What a folder of records holds.
+#[derive(Debug)]
+pub(super) struct Loaded<R> {
+    pub records: Vec<R>,
+    /// The pods whose record cannot be used, also since an earlier start.
+    pub lost: BTreeSet<PodId>,
+}
+
+/// The pod of a record that was set aside: `<pod>.json.bad`, `<pod>.json.1.bad`.
+fn pod_set_aside(name: &str) -> Option<PodId> {
+    let (pod, _) = name.strip_suffix(".bad")?.split_once(".json")?;
+    PodId::parse(pod).ok()
 }
 
 enum Unread {
@@ -120,10 +157,18 @@ mod tests {
         fs::write(folder.join("torn.json"), "{").unwrap();
         // Stands for a disk that refuses to read.
         fs::create_dir(folder.join("refused.json")).unwrap();
-        assert_eq!(records.load::<Sample>().unwrap(), [good]);
+        let unread = PodId::random();
+        fs::create_dir(folder.join(format!("{unread}.json"))).unwrap();
+        let lost = BTreeSet::from([newer.clone(), unread.clone()]);
+        for _ in 0..2 {
+            let loaded = records.load::<Sample>().unwrap();
+            assert_eq!((loaded.records.len(), &loaded.records[0], &loaded.lost), (1, &good, &lost));
+        }
         assert!(folder.join("torn.json.bad").exists());
         assert!(folder.join(format!("{newer}.json.bad")).exists());
         assert!(folder.join("refused.json").exists(), "it may be read by the next server");
+        records.remove_lost(&newer).unwrap();
+        assert_eq!(records.load::<Sample>().unwrap().lost, BTreeSet::from([unread]));
     }
 
     #[test]
@@ -134,6 +179,6 @@ mod tests {
         records.write(&one).unwrap();
         records.remove(&one.pod).unwrap();
         records.remove(&one.pod).unwrap();
-        assert!(records.load::<Sample>().unwrap().is_empty());
+        assert!(records.load::<Sample>().unwrap().records.is_empty());
     }
 }

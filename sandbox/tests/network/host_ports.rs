@@ -229,3 +229,28 @@ fn a_server_killed_just_after_a_detach_holds_no_port() {
         assert_eq!(traces(), before);
     });
 }
+
+#[test]
+fn thousands_of_ports_are_published_also_after_the_table_was_flushed() {
+    on_private_host(
+        module_path!(),
+        "thousands_of_ports_are_published_also_after_the_table_was_flushed",
+        || {
+            let dir = tempfile::tempdir().unwrap();
+            let networks = Networks::open(&config(dir.path())).unwrap();
+            let published = || sh("nft list map ip crisp-crisp0 ports | grep -o udp | wc -l");
+            let (a, b) = (Namespace::new(), Namespace::new());
+            let ports: Vec<PortMapping> =
+                (20_000..25_000).map(|number| port(Protocol::Udp, number, number)).collect();
+            block_on(a.attach(&networks, &ports)).unwrap();
+            assert_eq!(published().trim(), "5000");
+            sh("nft flush ruleset");
+            block_on(b.attach(&networks, &[])).unwrap();
+            assert_eq!(published().trim(), "5000");
+            block_on(networks.detach(&a.id)).unwrap();
+            assert_eq!(published().trim(), "0");
+            block_on(networks.detach(&b.id)).unwrap();
+            block_on(networks.close_if_unused()).unwrap();
+        },
+    );
+}

@@ -4,5 +4,6 @@
 
 mod builtin;
 mod cni;
+mod cni_faults;
 mod host_ports;
 mod support;

@@ -15,8 +15,8 @@ use std::collections::BTreeMap;
 use crisp_executor::id::PodId;
 use crisp_operation::Cancel;
 use crisp_sandbox::network::{
-    AttachRequest, Attachment, DEFAULT_CNI_DEADLINE, DnsSettings, NetworkConfig, NetworkError, Networks,
-    PodNetlink, PortMapping, Protocol,
+    AttachRequest, Attachment, DEFAULT_CNI_DEADLINE, DnsSettings, NetworkConfig, NetworkError, NetworkKind,
+    Networks, PodNetlink, PortMapping, Protocol,
 };
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
@@ -26,7 +26,8 @@ const INSIDE: &str = "CRISP_TEST_PRIVATE_HOST";
 pub fn on_private_host(module: &str, test: &str, body: impl FnOnce()) {
     crisp_skip::needs!("unshare", "mount", "ip");
     if std::env::var_os(INSIDE).is_some() {
-        sh("mount -t tmpfs tmpfs /run && ip link set lo up");
+        // The folder of namespaces stays once it is there.
+        sh("mount -t tmpfs tmpfs /run && mkdir /run/netns && ip link set lo up");
         return body();
     }
     let module = module.split_once("::").map_or("", |(_, module)| module);
@@ -120,7 +121,9 @@ impl Namespace {
 
 pub fn config(dir: &Path) -> NetworkConfig {
     NetworkConfig {
+        kind: NetworkKind::CniOrBuiltIn,
         cni_conf_dir: dir.join("net.d"),
+        cni_replace_grace: Duration::ZERO,
         cni_bin_dirs: vec!["/usr/lib/cni".into()],
         cni_deadline: DEFAULT_CNI_DEADLINE,
         cni_gc: false,

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::id::PodId;
 use crisp_metrics::Metrics;
-use crisp_sandbox::network::{NetworkConfig, Networks};
+use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
 use crisp_sandbox::{Dns, NamespaceMode, PidMode, Pod, PodConfig, PodState, Pods, SandboxConfig};
 use rustix::process::{Pid, Signal, kill_process};
@@ -63,6 +63,7 @@ impl Lab {
 pub async fn open(folder: &Path) -> Pods {
     let (root, state) = (folder.join("root"), folder.join("run"));
     let networks = Networks::open(&NetworkConfig {
+        kind: NetworkKind::BuiltIn,
         cni_conf_dir: "/nonexistent".into(),
         cni_bin_dirs: vec![],
         bridge_name: "crisp-none".into(),

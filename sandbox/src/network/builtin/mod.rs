@@ -72,7 +72,7 @@ impl Builtin {
             return Err(NetworkError::BridgeName(name.clone()));
         }
         let records = RecordDir::open(config.state_dir.join("pods"), Durability::Process)?;
-        let state = State::restore(records.load()?);
+        let state = State::restore(records.load()?.records);
         let builtin = Self {
             bridge_name: name.clone(),
             pools: config.pod_cidrs.clone(),

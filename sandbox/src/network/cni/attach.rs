@@ -52,7 +52,7 @@ impl Cni {
             args: arguments(request)?,
             netns: namespace::path(&request.pod),
             network: network.clone(),
-            capabilities: capability::offered(request, ports)?,
+            capabilities: capability::offered(request, ports, network)?,
             ports: ports.to_vec(),
             result: None,
             attachment: None,

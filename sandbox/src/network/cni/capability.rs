@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::config::Plugin;
+use super::config::{NetworkList, Plugin};
 use crate::network::{AttachRequest, DnsSettings, NetworkError, PortMapping};
 
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
@@ -16,12 +16,16 @@ const BURST: u64 = u32::MAX as u64;
 pub(super) fn offered(
     request: &AttachRequest,
     ports: &[PortMapping],
+    network: &NetworkList,
 ) -> Result<Map<String, Value>, NetworkError> {
     let mut offered = Map::new();
     if !ports.is_empty() {
         offered.insert("portMappings".to_owned(), ports.iter().map(port_mapping).collect());
     }
-    if let Some(bandwidth) = bandwidth(&request.annotations)? {
+    // An annotation that no plugin reads keeps no pod from its network.
+    if network.plugins.iter().any(|plugin| plugin.wants("bandwidth"))
+        && let Some(bandwidth) = bandwidth(&request.annotations)?
+    {
         offered.insert("bandwidth".to_owned(), bandwidth);
     }
     if request.dns != DnsSettings::default() {
@@ -72,11 +76,25 @@ fn bandwidth(annotations: &BTreeMap<String, String>) -> Result<Option<Value>, Ne
     Ok((!limits.is_empty()).then_some(Value::Object(limits)))
 }
 
-/// A whole number with one of Kubernetes' suffixes.
+/// One of Kubernetes' quantities: a decimal number with a suffix or an exponent, rounded up.
 fn quantity(text: &str) -> Option<u64> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let digits = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
     let (number, suffix) = text.split_at(digits);
-    let factor: u64 = match suffix {
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    if whole.len() + fraction.len() == 0 || fraction.contains('.') || number.len() > 30 {
+        return None;
+    }
+    let mantissa: u128 = format!("{whole}{fraction}").parse().ok()?;
+    let scaled = mantissa.checked_mul(factor(suffix)?.into())?;
+    let divisor = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+    u64::try_from(scaled.div_ceil(divisor)).ok()
+}
+
+fn factor(suffix: &str) -> Option<u64> {
+    if let Some(exponent) = suffix.strip_prefix(['e', 'E']).filter(|rest| !rest.is_empty()) {
+        return 10_u64.checked_pow(exponent.strip_prefix('+').unwrap_or(exponent).parse().ok()?);
+    }
+    Some(match suffix {
         "" => 1,
         "k" => 1_000,
         "M" => 1_000_000,
@@ -88,8 +106,7 @@ fn quantity(text: &str) -> Option<u64> {
         "Gi" => 1 << 30,
         "Ti" => 1 << 40,
         _ => return None,
-    };
-    number.parse::<u64>().ok()?.checked_mul(factor)
+    })
 }
 
 #[cfg(test)]
@@ -102,7 +119,12 @@ mod tests {
         let limits = bandwidth(&annotations("10M")).unwrap().unwrap();
         assert_eq!(limits, json!({"ingressRate": 10_000_000, "ingressBurst": 4_294_967_295_u32}));
         assert_eq!(bandwidth(&BTreeMap::new()).unwrap(), None);
-        for wrong in ["", "10", "fast", "10Mb", "-1M", "9999999P", "2P"] {
+        for (text, bits) in
+            [("1.5M", 1_500_000), ("10e6", 10_000_000), ("2E3", 2_000), (".5Mi", 524_288), ("1.k", 1_000)]
+        {
+            assert_eq!(quantity(text), Some(bits), "{text}");
+        }
+        for wrong in ["", ".", "1.2.3M", "1e", "1e99", "10", "fast", "10Mb", "-1M", "9999999P", "2P"] {
             let error = bandwidth(&annotations(wrong)).unwrap_err().to_string();
             assert!(error.contains(INGRESS) && error.contains("like 10M"), "{error}");
         }

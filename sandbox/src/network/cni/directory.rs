@@ -1,18 +1,22 @@
 //! Which configuration is in force: the first file by name that can be used.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::config::{Broken, NetworkList};
 use crate::network::NetworkError;
+use crate::network::error::file;
 
 /// The configuration folder. Checked on every use, which costs a few system calls; parsed only when a
 /// file has changed.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
+    /// See [`NetworkConfig::cni_replace_grace`](crate::network::NetworkConfig::cni_replace_grace).
+    grace: Duration,
     seen: Mutex<Seen>,
 }
 
@@ -23,51 +27,97 @@ type Choice = Option<Result<Arc<NetworkList>, Broken>>;
 struct Seen {
     files: Fingerprint,
     choice: Choice,
+    /// The file in force cannot be used any more: until then it may be about to be replaced.
+    replaced_until: Option<Instant>,
 }
 
 impl Directory {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, seen: Mutex::default() }
+    pub(super) fn new(path: PathBuf, grace: Duration) -> Self {
+        Self { path, grace, seen: Mutex::default() }
     }
 
-    /// The network in force. No file at all means that none is wanted; files of which none can be used are
-    /// an error: a file that is there was meant to be used.
-    pub(super) fn current(&self) -> Option<Result<Arc<NetworkList>, NetworkError>> {
+    /// The network in force; `None` where there is no file. Files of which none can be used are an error: a
+    /// file that is there was meant to be used.
+    pub(super) fn current(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         let files = fingerprint(&self.path);
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if files != seen.files {
-            seen.choice = choose(&files);
-            seen.files = files;
+        match files {
+            Ok(files) => {
+                let late = seen.replaced_until.is_some_and(|until| until <= Instant::now());
+                if files != seen.files || late {
+                    seen.choose(files, self.grace);
+                }
+            }
+            // It says nothing about what is in force.
+            Err(error) => match &seen.choice {
+                Some(Ok(_)) => {
+                    tracing::warn!(folder = %self.path.display(), %error, "cannot look for changes of the CNI configuration")
+                }
+                _ => return Err(file("list", &self.path)(error)),
+            },
         }
-        seen.choice.clone().map(|choice| choice.map_err(NetworkError::from))
+        seen.choice.clone().transpose().map_err(NetworkError::from)
     }
 }
 
-fn fingerprint(dir: &Path) -> Fingerprint {
-    // A folder that is missing or not readable holds nothing for us.
-    let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let paths = entries.flatten().map(|e| e.path());
-    let known =
-        |p: &PathBuf| matches!(p.extension().and_then(|e| e.to_str()), Some("conflist" | "conf" | "json"));
-    let mut files: Fingerprint = paths
-        .filter(known)
-        .filter_map(|path| {
-            let meta = fs::metadata(&path).ok().filter(fs::Metadata::is_file)?;
-            Some((path, meta.modified().ok(), meta.len()))
-        })
-        .collect();
+impl Seen {
+    fn choose(&mut self, files: Fingerprint, grace: Duration) {
+        let choice = choose(&files);
+        self.files = files;
+        let in_force = match &self.choice {
+            Some(Ok(list)) => Some(&list.path),
+            _ => None,
+        };
+        let is_usable =
+            |path: &PathBuf| self.files.iter().any(|(file, _, _)| file == path) && read(path).is_ok();
+        let gone = in_force.filter(|path| !is_usable(path)).cloned();
+        let until = self.replaced_until.unwrap_or_else(|| Instant::now() + grace);
+        match gone {
+            Some(path) if Instant::now() < until => {
+                tracing::warn!(file = %path.display(), "the CNI configuration in force cannot be read any more; it stays in force for some seconds, as it may be about to be replaced");
+                self.replaced_until = Some(until);
+            }
+            _ => {
+                if let Some(Ok(list)) = &choice {
+                    tracing::info!(file = %list.path.display(), network = list.name, "the CNI configuration in force: the first by name that can be used");
+                }
+                self.choice = choice;
+                self.replaced_until = None;
+            }
+        }
+    }
+}
+
+/// The configuration files by name. A folder that is missing holds none.
+fn fingerprint(dir: &Path) -> io::Result<Fingerprint> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut files = Fingerprint::new();
+    for entry in entries {
+        let path = entry?.path();
+        if !matches!(path.extension().and_then(|e| e.to_str()), Some("conflist" | "conf" | "json")) {
+            continue;
+        }
+        match fs::metadata(&path) {
+            Ok(meta) if meta.is_file() => files.push((path, meta.modified().ok(), meta.len())),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // Reading it tells why it cannot be used.
+            Err(_) => files.push((path, None, 0)),
+        }
+    }
     files.sort();
-    files
+    Ok(files)
 }
 
 fn choose(files: &Fingerprint) -> Choice {
     let mut first_broken = None;
     for (path, _, _) in files {
         match read(path) {
-            Ok(list) => {
-                tracing::info!(file = %path.display(), network = list.name, "the CNI configuration in force: the first by name that can be used");
-                return Some(Ok(Arc::new(list)));
-            }
+            Ok(list) => return Some(Ok(Arc::new(list))),
             Err(broken) => {
                 tracing::warn!(file = %path.display(), field = broken.field, why = broken.why, "a CNI configuration cannot be used");
                 first_broken = first_broken.or(Some(broken));
@@ -79,7 +129,7 @@ fn choose(files: &Fingerprint) -> Choice {
 
 fn read(path: &Path) -> Result<NetworkList, Broken> {
     let unreadable =
-        |e: std::io::Error| Broken { path: path.to_owned(), field: "file".to_owned(), why: e.to_string() };
+        |e: io::Error| Broken { path: path.to_owned(), field: "file".to_owned(), why: e.to_string() };
     NetworkList::parse(path, &fs::read(path).map_err(unreadable)?)
 }
 
@@ -92,13 +142,16 @@ mod tests {
     }
 
     fn name(directory: &Directory) -> Option<String> {
-        directory.current().map(|choice| choice.map_or_else(|e| e.to_string(), |list| list.name.clone()))
+        match directory.current() {
+            Ok(list) => list.map(|list| list.name.clone()),
+            Err(error) => Some(error.to_string()),
+        }
     }
 
     #[test]
     fn the_first_usable_file_by_name_is_in_force_and_changes_are_seen() {
         let dir = tempfile::tempdir().unwrap();
-        let directory = Directory::new(dir.path().join("net.d"));
+        let directory = Directory::new(dir.path().join("net.d"), Duration::ZERO);
         assert_eq!(name(&directory), None);
         let dir = dir.path().join("net.d");
         fs::create_dir(&dir).unwrap();
@@ -116,5 +169,55 @@ mod tests {
         assert!(error.contains("10.conflist: cniVersion: is missing"), "{error}");
         fs::remove_file(dir.join("10.conflist")).unwrap();
         assert_eq!(name(&directory), None);
+    }
+
+    const A: &str = r#"{"name":"a","cniVersion":"1.0.0","type":"x"}"#;
+    const B: &str = r#"{"name":"b","cniVersion":"1.0.0","type":"x"}"#;
+
+    #[test]
+    fn a_file_that_is_replaced_stays_in_force_meanwhile() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
+        let directory = Directory::new(dir.to_owned(), Duration::from_secs(600));
+        write(dir, "10.conf", A);
+        write(dir, "87-other.conf", B);
+        assert_eq!(name(&directory).as_deref(), Some("a"));
+        write(dir, "10.conf", &A[..20]);
+        assert_eq!(name(&directory).as_deref(), Some("a"), "half written, and no reason for the other one");
+        fs::remove_file(dir.join("10.conf")).unwrap();
+        fs::remove_file(dir.join("87-other.conf")).unwrap();
+        assert_eq!(name(&directory).as_deref(), Some("a"));
+        write(dir, "10.conf", B);
+        assert_eq!(name(&directory).as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn a_file_that_does_not_come_back_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::new(folder.path().to_owned(), Duration::from_millis(50));
+        write(folder.path(), "10.conf", A);
+        assert_eq!(name(&directory).as_deref(), Some("a"));
+        fs::remove_file(folder.path().join("10.conf")).unwrap();
+        assert_eq!(name(&directory).as_deref(), Some("a"));
+        while name(&directory).is_some() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_listed_is_not_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("net.d");
+        // Stands for a list that fails for want of descriptors.
+        fs::write(&dir, "").unwrap();
+        let directory = Directory::new(dir.clone(), Duration::ZERO);
+        assert!(name(&directory).unwrap().contains("net.d"));
+        fs::remove_file(&dir).unwrap();
+        fs::create_dir(&dir).unwrap();
+        write(&dir, "10.conf", A);
+        assert_eq!(name(&directory).as_deref(), Some("a"));
+        fs::rename(&dir, dir.with_extension("aside")).unwrap();
+        fs::write(&dir, "").unwrap();
+        assert_eq!(name(&directory).as_deref(), Some("a"), "nothing says that it is not in force any more");
     }
 }

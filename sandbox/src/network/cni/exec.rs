@@ -16,6 +16,9 @@ use tokio::time::timeout;
 const MAX_STDOUT: u64 = 1 << 20;
 const MAX_STDERR: u64 = 16 << 10;
 
+/// How long a killed plugin may take to end.
+const KILLED: Duration = Duration::from_secs(2);
+
 /// What a plugin is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
@@ -85,8 +88,12 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
         Ok(Ok((status, stdout, stderr))) => Err(CallError::Failed(complaint(status, &stdout, &stderr))),
         Ok(Err(e)) => Err(CallError::Failed(format!("talk to {}: {e}", program.display()))),
         Err(_) => {
-            let _ = child.wait().await;
-            Err(CallError::Failed(format!("no answer within {:?}; it was killed", call.deadline)))
+            let end = match timeout(KILLED, child.wait()).await {
+                Ok(_) => "it was killed",
+                // Uninterruptible, on a dead volume as a rule. It is waited for in the background.
+                Err(_) => "it was killed, but does not end: it waits in the kernel",
+            };
+            Err(CallError::Failed(format!("no answer within {:?}; {end}", call.deadline)))
         }
     }
 }

@@ -25,7 +25,7 @@ mod namespace;
 mod record;
 mod result;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -37,7 +37,7 @@ use tokio::task::spawn_blocking;
 use self::directory::Directory;
 use self::health::Health;
 use self::record::CniRecord;
-use super::record::RecordDir;
+use super::record::{Loaded, RecordDir};
 use super::{Attachment, NetworkConfig, NetworkError, PortMapping};
 
 pub(super) use self::config::NetworkList;
@@ -59,6 +59,8 @@ pub(super) struct Cni {
     deadline: Duration,
     records: RecordDir,
     pods: Mutex<HashMap<PodId, CniRecord>>,
+    /// Pods whose record cannot be used.
+    lost: Mutex<BTreeSet<PodId>>,
     health: Arc<Health>,
     /// See [`NetworkConfig::cni_gc`].
     gc: bool,
@@ -68,21 +70,27 @@ impl Cni {
     /// Reads the records of attached pods.
     pub(super) fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
         let records = RecordDir::open(config.root_dir.join("cni"), Durability::PowerCut)?;
-        let known: Vec<CniRecord> = records.load()?;
+        let Loaded { records: known, lost } = records.load::<CniRecord>()?;
         Ok(Self {
-            directory: Directory::new(config.cni_conf_dir.clone()),
+            directory: Directory::new(config.cni_conf_dir.clone(), config.cni_replace_grace),
             bin_dirs: config.cni_bin_dirs.clone(),
             deadline: config.cni_deadline,
             records,
             pods: Mutex::new(known.into_iter().map(|r| (r.pod.clone(), r)).collect()),
+            lost: Mutex::new(lost),
             health: Arc::new(Health::default()),
             gc: config.cni_gc,
         })
     }
 
     /// The network that the configuration folder asks for; `None` when it asks for none.
-    pub(super) fn current(&self) -> Option<Result<Arc<NetworkList>, NetworkError>> {
+    pub(super) fn current(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         self.directory.current()
+    }
+
+    /// The pods of which it is not known what they have.
+    pub(super) fn lost(&self) -> BTreeSet<PodId> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The pods attached, with their ports.

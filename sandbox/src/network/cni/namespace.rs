@@ -1,6 +1,6 @@
 //! Plugins want the pod's network namespace as a path. It exists only for them, and only as long as the pod.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{DirBuilder, OpenOptions};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -53,8 +53,6 @@ pub(super) fn withdraw(path: &Path) -> Result<(), NetworkError> {
         Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
         Err(e) => return Err(file("unmount", path)(io::Error::from(e))),
     }
-    remove_file(path).map_err(file("remove", path))?;
-    // An empty folder has no use, not even one that another program made.
-    let _ = fs::remove_dir(FOLDER);
-    Ok(())
+    // The folder stays: agents of the node have it mounted, and see no namespace in one that is made anew.
+    remove_file(path).map_err(file("remove", path))
 }

@@ -17,6 +17,10 @@ const NLM_F_DUMP_INTR: u16 = 0x10;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Holds what the kernel puts into one datagram of a list.
 const DATAGRAM: usize = 32 * 1024;
+/// What a socket holds at least by default: net.core.wmem_default.
+const SEND_BUFFER: usize = 212_992;
+/// How much more memory the answers take up than the messages that they answer.
+const ANSWER_ROOM: usize = 16;
 /// A list that changed while it was read is read again, this often.
 const DUMP_ATTEMPTS: u32 = 5;
 
@@ -102,6 +106,7 @@ impl Socket {
         let count = u32::try_from(messages.entries.len()).unwrap_or(u32::MAX);
         self.seq = self.seq.wrapping_add(count).max(1);
         messages.seal(first);
+        self.make_room(messages.bytes.len());
         send(&self.fd, &messages.bytes, SendFlags::empty()).map_err(NetlinkError::Socket)?;
         let mut answers = Answers { messages: &messages, first, open: 0, failure: None, interrupted: false };
         answers.open = messages.entries.iter().filter(|e| e.answered).count();
@@ -122,6 +127,16 @@ impl Socket {
                 Err(NetlinkError::Refused { step: messages.entries[0].step, errno: Errno::INTR })
             }
             _ => Ok(()),
+        }
+    }
+
+    /// The kernel takes all messages of a transaction in one datagram, which the send buffer must hold. A
+    /// refusal shows when they are sent.
+    fn make_room(&self, bytes: usize) {
+        if bytes > SEND_BUFFER / 2 {
+            let _ = sockopt::set_socket_send_buffer_size_force(&self.fd, bytes + SEND_BUFFER);
+            // One answer to each message comes before the first is read, larger than a short message.
+            let _ = sockopt::set_socket_recv_buffer_size_force(&self.fd, ANSWER_ROOM * bytes);
         }
     }
 

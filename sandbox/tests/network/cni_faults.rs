@@ -1,0 +1,161 @@
+//! What a node does to CNI networking: configurations that come late, records that are lost, plugins that are
+//! uninstalled.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::slice::from_ref;
+
+use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
+
+use crate::cni::{RESULT, TWO, calls, plugin, scripted, write_config};
+use crate::support::{Namespace, block_on, on_private_host, sh};
+
+const ONE: &str = r#"{"cniVersion":"1.1.0","name":"one","plugins":[{"type":"only"}]}"#;
+
+/// A server with one pod on the network `ONE`.
+fn with_one_pod(dir: &Path) -> (Networks, Namespace) {
+    write_config(dir, "10.conflist", ONE);
+    plugin(dir, "only", RESULT);
+    let networks = Networks::open(&scripted(dir)).unwrap();
+    let pod = Namespace::new();
+    block_on(pod.attach(&networks, &[])).unwrap();
+    (networks, pod)
+}
+
+fn record(dir: &Path, pod: &Namespace) -> std::path::PathBuf {
+    dir.join("root/cni").join(format!("{}.json", pod.id))
+}
+
+#[test]
+fn no_pod_gets_another_network_while_the_cni_configuration_is_not_there_yet() {
+    on_private_host(
+        module_path!(),
+        "no_pod_gets_another_network_while_the_cni_configuration_is_not_there_yet",
+        || {
+            let dir = tempfile::tempdir().unwrap();
+            let networks = NetworkConfig { kind: NetworkKind::Cni, ..scripted(dir.path()) };
+            let networks = Networks::open(&networks).unwrap();
+            let status = networks.status();
+            assert_eq!((status.ready, status.reason.as_str()), (false, "NetworkPluginNotReady"));
+            assert!(status.message.starts_with("no CNI configuration in"), "{status:?}");
+            let pod = Namespace::new();
+            let error = block_on(pod.attach(&networks, &[])).unwrap_err().to_string();
+            assert_eq!(error, status.message);
+            write_config(dir.path(), "10.conflist", TWO);
+            plugin(dir.path(), "first", RESULT);
+            plugin(dir.path(), "second", RESULT);
+            assert!(networks.status().ready);
+            assert_eq!(block_on(pod.attach(&networks, &[])).unwrap().network, "two");
+            block_on(networks.detach(&pod.id)).unwrap();
+        },
+    );
+}
+
+#[test]
+fn the_built_in_network_is_used_beside_a_cni_configuration_where_it_was_chosen() {
+    on_private_host(
+        module_path!(),
+        "the_built_in_network_is_used_beside_a_cni_configuration_where_it_was_chosen",
+        || {
+            let dir = tempfile::tempdir().unwrap();
+            write_config(dir.path(), "10.conflist", TWO);
+            let networks = NetworkConfig { kind: NetworkKind::BuiltIn, ..scripted(dir.path()) };
+            let networks = Networks::open(&networks).unwrap();
+            assert!(networks.status().message.starts_with("built-in network"));
+            let pod = Namespace::new();
+            let attached = block_on(pod.attach(&networks, &[])).unwrap();
+            assert!(attached.ips[0].to_string().starts_with("10.88."), "{attached:?}");
+            block_on(networks.detach(&pod.id)).unwrap();
+            block_on(networks.close_if_unused()).unwrap();
+        },
+    );
+}
+
+#[test]
+fn agents_that_have_the_folder_of_namespaces_mounted_see_later_pods() {
+    on_private_host(
+        module_path!(),
+        "agents_that_have_the_folder_of_namespaces_mounted_see_later_pods",
+        || {
+            let dir = tempfile::tempdir().unwrap();
+            let (networks, pod) = with_one_pod(dir.path());
+            let folder = || fs::metadata("/run/netns").unwrap().ino();
+            let before = folder();
+            block_on(networks.detach(&pod.id)).unwrap();
+            assert_eq!(sh("ls /run/netns"), "");
+            block_on(pod.attach(&networks, &[])).unwrap();
+            assert_eq!(folder(), before);
+            block_on(networks.detach(&pod.id)).unwrap();
+        },
+    );
+}
+
+#[test]
+fn gc_frees_nothing_while_a_record_cannot_be_used() {
+    on_private_host(module_path!(), "gc_frees_nothing_while_a_record_cannot_be_used", || {
+        let dir = tempfile::tempdir().unwrap();
+        let (networks, pod) = with_one_pod(dir.path());
+        drop(networks);
+        let (record, aside) = (record(dir.path(), &pod), dir.path().join("aside"));
+        fs::rename(&record, &aside).unwrap();
+        // Stands for a disk that refuses to read.
+        fs::create_dir(&record).unwrap();
+        let config = NetworkConfig { cni_gc: true, ..scripted(dir.path()) };
+        block_on(Networks::open(&config).unwrap().gc(from_ref(&pod.id))).unwrap();
+        assert_eq!(calls(dir.path()), ["ADD only"]);
+        fs::remove_dir(&record).unwrap();
+        fs::rename(&aside, &record).unwrap();
+        let networks = Networks::open(&config).unwrap();
+        block_on(networks.gc(from_ref(&pod.id))).unwrap();
+        assert_eq!(calls(dir.path()), ["ADD only", "GC only"]);
+        block_on(networks.detach(&pod.id)).unwrap();
+    });
+}
+
+#[test]
+fn a_pod_whose_record_is_damaged_is_taken_off_the_network_in_force() {
+    on_private_host(
+        module_path!(),
+        "a_pod_whose_record_is_damaged_is_taken_off_the_network_in_force",
+        || {
+            let dir = tempfile::tempdir().unwrap();
+            let (networks, pod) = with_one_pod(dir.path());
+            drop(networks);
+            fs::write(record(dir.path(), &pod), "{").unwrap();
+            // Set aside by one server, and taken away by the next.
+            drop(Networks::open(&scripted(dir.path())).unwrap());
+            let networks = Networks::open(&scripted(dir.path())).unwrap();
+            block_on(networks.detach(&pod.id)).unwrap();
+            let text = fs::read_to_string(dir.path().join("calls")).unwrap();
+            let last = text.lines().last().unwrap();
+            let expected = format!("DEL only ns=/run/netns/crisp-{} eth0 IgnoreUnknown=1", pod.id.short());
+            assert!(last.starts_with(&expected) && last.contains(pod.id.as_str()), "{last}");
+            assert_eq!(fs::read_dir(dir.path().join("root/cni")).unwrap().count(), 0);
+            assert_eq!(sh("ls /run/netns"), "");
+        },
+    );
+}
+
+#[test]
+fn a_plugin_that_was_uninstalled_keeps_its_pods_only_while_the_network_uses_it() {
+    on_private_host(
+        module_path!(),
+        "a_plugin_that_was_uninstalled_keeps_its_pods_only_while_the_network_uses_it",
+        || {
+            let dir = tempfile::tempdir().unwrap();
+            let (networks, pod) = with_one_pod(dir.path());
+            fs::remove_file(dir.path().join("bin/only")).unwrap();
+            let error = block_on(networks.detach(&pod.id)).unwrap_err().to_string();
+            assert!(error.contains("\"only\"") && error.contains("install it"), "{error}");
+            // The node changes its network.
+            fs::remove_file(dir.path().join("net.d/10.conflist")).unwrap();
+            write_config(dir.path(), "10.conflist", TWO);
+            block_on(networks.detach(&pod.id)).unwrap();
+            assert!(networks.attachment(&pod.id).is_none());
+            assert_eq!(sh("ls /run/netns"), "");
+            let aside = record(dir.path(), &pod).with_extension("json.bad");
+            assert!(aside.exists(), "it tells what may be left");
+        },
+    );
+}
