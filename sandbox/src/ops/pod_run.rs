@@ -150,7 +150,8 @@ fn start_monitor(
     steps: &Steps<PodCause>,
 ) -> Result<(JoinFds, i32), StageFailure> {
     steps.step("files", || write_files(service, pod))?;
-    let mut cgroup = steps.step("cgroup", || Ok(service.cgroups.create(&pod.own_cgroup()?)?.join()?))?;
+    let cgroup = || Ok(service.cgroups.create_for_supervisor(&pod.own_cgroup()?)?.join()?);
+    let mut cgroup = steps.step("cgroup", cgroup)?;
     let folder = service.layout.pod_state(&pod.id);
     let spawn = || Ok(spawn::spawn(&service.monitor, &pod.id, &folder, &mut cgroup)?);
     let pid = steps.step("monitor", spawn)?;

@@ -6,15 +6,17 @@ use rustix::io::Errno;
 use super::cpuset;
 use super::dir::{BUFFER, Dir};
 use super::error::CgroupError;
-use super::hierarchy::{FOLDER_MODE, Hierarchy, Host, V2_WANTED};
+use super::hierarchy::{Extent, FOLDER_MODE, Hierarchy, Host, V2_WANTED};
 use super::path::CgroupPath;
 use super::remove;
 
 /// Makes what is missing of `path`. True when the last folder is new in at least one hierarchy.
-pub(super) fn create(host: &Host, path: &CgroupPath) -> Result<bool, CgroupError> {
+pub(super) fn create(host: &Host, path: &CgroupPath, extent: Extent) -> Result<bool, CgroupError> {
     let mut made: Vec<&Hierarchy> = Vec::new();
-    for hierarchy in host.v1.iter().chain(&host.v2) {
-        match create_in(host, hierarchy, path) {
+    // One hierarchy is like the others.
+    let mut parent_is_there = true;
+    for hierarchy in host.within(extent).chain(&host.v2) {
+        match create_in(host, hierarchy, path, &mut parent_is_there) {
             Ok(true) => made.push(hierarchy),
             Ok(false) => {}
             Err(error) => {
@@ -29,8 +31,17 @@ pub(super) fn create(host: &Host, path: &CgroupPath) -> Result<bool, CgroupError
     Ok(!made.is_empty())
 }
 
-fn create_in(host: &Host, hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, CgroupError> {
-    let made = make_folders(hierarchy, path)?;
+fn create_in(
+    host: &Host,
+    hierarchy: &Hierarchy,
+    path: &CgroupPath,
+    parent_is_there: &mut bool,
+) -> Result<bool, CgroupError> {
+    if !*parent_is_there && let Some(parent) = path.parent() {
+        // What keeps it from being made keeps the one below it too.
+        let _ = mkdir(hierarchy, &parent);
+    }
+    let made = make_folders(hierarchy, path, parent_is_there)?;
     if host.v1.is_empty() {
         enable_controllers(hierarchy, path)?;
     } else if made && hierarchy.has("cpuset") {
@@ -39,12 +50,16 @@ fn create_in(host: &Host, hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bo
     Ok(made)
 }
 
-/// Almost always one mkdir, as the parent is there.
-fn make_folders(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, CgroupError> {
+/// One mkdir where the parent is there.
+fn make_folders(
+    hierarchy: &Hierarchy,
+    path: &CgroupPath,
+    parent_is_there: &mut bool,
+) -> Result<bool, CgroupError> {
     // Another process may remove an empty parent between the two calls: start again then.
     for _ in 0..8 {
         match mkdir(hierarchy, path) {
-            Err(Errno::NOENT) => {}
+            Err(Errno::NOENT) => *parent_is_there = false,
             other => return other.map_err(|errno| create_error(hierarchy, path, errno)),
         }
         let mut missing: Vec<CgroupPath> = std::iter::successors(path.parent(), CgroupPath::parent).collect();

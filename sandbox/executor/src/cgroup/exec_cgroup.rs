@@ -17,7 +17,7 @@ use super::Cgroup;
 use super::create;
 use super::dir::Dir;
 use super::error::CgroupError;
-use super::hierarchy::{Hierarchy, Host};
+use super::hierarchy::{Extent, Hierarchy, Host};
 use super::join::{self, JoinFds};
 use super::kill;
 use super::path::CgroupPath;
@@ -146,7 +146,7 @@ impl ExecCgroup {
         let gone = || CgroupError::NotFound { path: self.path.clone() };
         let container = self.path.parent().ok_or_else(gone)?;
         let hierarchy = hierarchy(&self.host)?;
-        let mut fds = join::join(&self.host, &container)?;
+        let mut fds = join::join(&self.host, &container, Extent::All)?;
         let dir = hierarchy.dir(&self.path)?.ok_or_else(gone)?;
         if self.host.v2.is_some() {
             fds.v2 = Some(dir.into_fd());

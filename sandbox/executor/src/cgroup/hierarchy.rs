@@ -124,7 +124,29 @@ pub(super) enum Home<'a> {
     V2(&'a Hierarchy),
 }
 
+/// In which v1 hierarchies a cgroup is made. In v2 there is one for everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    All,
+    /// Those that count and limit memory, CPU time and processes, that can freeze, and by which systemd knows
+    /// what belongs to a service and must end with it.
+    Supervisor,
+}
+
+const SUPERVISOR: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "freezer", "name=systemd"];
+
+impl Extent {
+    fn has(self, hierarchy: &Hierarchy) -> bool {
+        self == Self::All || SUPERVISOR.iter().any(|name| hierarchy.has(name))
+    }
+}
+
 impl Host {
+    /// The v1 hierarchies of an extent.
+    pub(super) fn within(&self, extent: Extent) -> impl Iterator<Item = &Hierarchy> {
+        self.v1.iter().filter(move |hierarchy| extent.has(hierarchy))
+    }
+
     pub(super) fn detect(mountinfo: &Path) -> Result<Self, CgroupError> {
         let text = std::fs::read_to_string(mountinfo)
             .map_err(|source| CgroupError::Host { path: mountinfo.to_owned(), source })?;

@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::error::CgroupError;
-use super::hierarchy::{Controller, Hierarchy, Home, Host};
+use super::hierarchy::{Controller, Extent, Hierarchy, Home, Host};
 use super::path::CgroupPath;
 
 /// What a process needs to be born into, or move itself into, a cgroup; see `plan::CgroupJoin`.
@@ -20,7 +20,7 @@ pub struct JoinFds {
     pub oom_events: Option<OwnedFd>,
 }
 
-pub(super) fn join(host: &Host, path: &CgroupPath) -> Result<JoinFds, CgroupError> {
+pub(super) fn join(host: &Host, path: &CgroupPath, extent: Extent) -> Result<JoinFds, CgroupError> {
     let missing = || CgroupError::NotFound { path: path.clone() };
     let mut fds = JoinFds::default();
     if let Some(v2) = &host.v2 {
@@ -30,7 +30,7 @@ pub(super) fn join(host: &Host, path: &CgroupPath) -> Result<JoinFds, CgroupErro
         }
         fds.v2 = Some(dir.into_fd());
     }
-    for hierarchy in &host.v1 {
+    for hierarchy in host.within(extent) {
         let tasks = open(hierarchy, path, "tasks", OFlags::WRONLY);
         fds.v1_tasks.push(tasks.map_err(|errno| match errno {
             Errno::NOENT => missing(),

@@ -39,7 +39,7 @@ use std::sync::Arc;
 
 pub use error::CgroupError;
 pub use exec_cgroup::ExecCgroup;
-use hierarchy::{Controller, Home, Host};
+use hierarchy::{Controller, Extent, Home, Host};
 pub use join::JoinFds;
 pub use path::{CgroupPath, InvalidCgroupPath};
 pub use resources::{Access, Cpu, Cpuset, DeviceKind, DeviceRule, HugepageLimit, Memory, Resources};
@@ -65,6 +65,7 @@ pub struct Cgroups {
 pub struct Cgroup {
     host: Arc<Host>,
     path: CgroupPath,
+    extent: Extent,
     created: bool,
 }
 
@@ -113,8 +114,21 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Create`] naming the folder.
     pub fn create(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
-        let created = create::create(&self.host, path)?;
-        Ok(Cgroup { host: self.host.clone(), path: path.clone(), created })
+        self.create_in(path, Extent::All)
+    }
+
+    /// As [`create`](Self::create), for a process that supervises others and is of this program: not in the v1
+    /// hierarchies that keep a process from devices, CPUs or bandwidth, which are a third of all.
+    ///
+    /// # Errors
+    /// [`CgroupError::Create`] naming the folder.
+    pub fn create_for_supervisor(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
+        self.create_in(path, Extent::Supervisor)
+    }
+
+    fn create_in(&self, path: &CgroupPath, extent: Extent) -> Result<Cgroup, CgroupError> {
+        let created = create::create(&self.host, path, extent)?;
+        Ok(Cgroup { host: self.host.clone(), path: path.clone(), extent, created })
     }
 
     /// # Errors
@@ -122,7 +136,8 @@ impl Cgroups {
     pub fn open(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
         for hierarchy in self.host.v1.iter().chain(&self.host.v2) {
             if hierarchy.dir(path)?.is_some() {
-                return Ok(Cgroup { host: self.host.clone(), path: path.clone(), created: false });
+                let (host, path, extent) = (self.host.clone(), path.clone(), Extent::All);
+                return Ok(Cgroup { host, path, extent, created: false });
             }
         }
         Err(CgroupError::NotFound { path: path.clone() })
@@ -179,7 +194,7 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::NotFound`], or the file that cannot be opened.
     pub fn join(&self) -> Result<JoinFds, CgroupError> {
-        join::join(&self.host, &self.path)
+        join::join(&self.host, &self.path, self.extent)
     }
 
     /// Kills all processes in it and below, and waits until they are gone from it (at most 5 s).

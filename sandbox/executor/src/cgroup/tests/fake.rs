@@ -62,6 +62,20 @@ fn exists(path: &Path) -> bool {
 }
 
 #[test]
+fn a_supervisor_is_only_where_its_use_is_counted_and_systemd_looks() {
+    let fake = Fake::v1(&["memory", "devices", "pids", "name=systemd", "blkio"]);
+    let cgroup = fake.cgroups.create_for_supervisor(&fake.path).unwrap();
+    assert!(cgroup.created());
+    let made = |name: &str| exists(&fake.file(name).join("pods/a"));
+    assert_eq!(["memory", "pids", "name=systemd"].map(made), [true; 3]);
+    assert_eq!(["devices", "blkio"].map(made), [false; 2]);
+    fake.seed(&[("memory/pods/a/tasks", ""), ("pids/pods/a/tasks", ""), ("name=systemd/pods/a/tasks", "")]);
+    assert_eq!(cgroup.join().unwrap().v1_tasks.len(), 3);
+    assert!(fake.cgroups.create(&fake.path.parent().unwrap().child("b").unwrap()).unwrap().created());
+    assert!(exists(&fake.file("devices/pods/b")));
+}
+
+#[test]
 fn v2_enables_controllers_above_the_leaf_only() {
     let fake = Fake::v2("cpu memory pids misc rdma dmem");
     fake.seed(&[
