@@ -99,22 +99,17 @@ pub fn open_all(
             return Err((index, SourceError::StillStuck { path: path.clone(), waiting }));
         }
     }
-    let mut sources = Vec::with_capacity(paths.len());
     if paths.is_empty() {
-        return Ok(sources);
+        return Ok(Vec::new());
     }
     let opener = Opener::start(requests, started + deadline).map_err(|errno| {
         (0, SourceError::Kernel { path: paths[0].clone(), step: "start a thread", errno, hint: "" })
     })?;
-    while sources.len() < paths.len() {
-        let index = sources.len();
-        match opener.next(deadline.saturating_sub(started.elapsed())) {
-            Some(Ok(source)) => sources.push(source),
-            Some(Err(error)) => return Err((index, error)),
-            None => return Err((index, SourceError::Deadline { path: paths[index].clone(), deadline })),
-        }
-    }
-    Ok(sources)
+    opener.finish(deadline.saturating_sub(started.elapsed())).map_err(|(position, error)| {
+        let position = position.min(paths.len() - 1);
+        let late = || SourceError::Deadline { path: paths[position].clone(), deadline };
+        (position, error.unwrap_or_else(late))
+    })
 }
 
 fn open_here(path: &Path, options: Options) -> Result<Source, SourceError> {

@@ -8,7 +8,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -23,17 +24,19 @@ use crate::sys::leave_descriptors;
 
 type Requests = Vec<(PathBuf, Options)>;
 
-/// What the thread sends for a path. The mount of a success has been sent over the socket then.
-type Answer = Result<Opened, SourceError>;
+/// Whether each path is a file, or the position of the one that failed. The mounts have been sent over the
+/// socket then. One answer for all: each would be two switches of threads.
+type Answer = Result<Vec<bool>, (usize, SourceError)>;
 
-struct Opened {
-    file: bool,
-}
+/// Mounts in one message; the kernel takes 253.
+const BATCH: usize = 250;
 
 /// A thread under way.
 pub(super) struct Opener {
-    answers: Receiver<Answer>,
+    answer: Receiver<Answer>,
     mounts: OwnedFd,
+    /// How many paths it has opened.
+    opened: Arc<AtomicUsize>,
 }
 
 impl Opener {
@@ -42,18 +45,20 @@ impl Opener {
         let flags = SocketFlags::CLOEXEC;
         let (mounts, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let theirs = Arc::new(theirs);
-        let (sender, answers) = channel();
+        let (sender, answer) = channel();
         let (ready, is_ready) = channel();
-        let socket = theirs.clone();
+        let opened = Arc::new(AtomicUsize::new(0));
+        let (socket, count) = (theirs.clone(), opened.clone());
         let work = move || {
             let own = leave_descriptors(&socket);
             // Before the other owner goes: this one must not be the last, see `leave_descriptors`.
             drop(socket);
             let _ = ready.send(());
-            match own {
-                Ok(own) => work(&requests, deadline, &own, &sender),
-                Err(errno) => fail(&requests, errno, &sender),
-            }
+            let answer = own
+                .map_err(|errno| failed(&requests, 0, "leave the server's descriptors", errno))
+                .and_then(|own| work(&requests, deadline, &own, &count));
+            // The receiver is gone after its deadline; the mounts end with the socket.
+            let _ = sender.send(answer);
         };
         std::thread::Builder::new()
             .name("mount sources".to_owned())
@@ -62,64 +67,64 @@ impl Opener {
         // Until then the thread does nothing that could hang.
         let _ = is_ready.recv();
         drop(theirs);
-        Ok(Self { answers, mounts })
+        Ok(Self { answer, mounts, opened })
     }
 
-    /// The next of the requests. None: no answer in time.
-    pub(super) fn next(&self, timeout: Duration) -> Option<Result<Source, SourceError>> {
-        match self.answers.recv_timeout(timeout) {
-            Ok(Ok(Opened { file })) => {
-                let mount = receive(self.mounts.as_fd()).ok()?;
-                Some(Ok(Source { mount, file }))
-            }
-            Ok(Err(error)) => Some(Err(error)),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+    /// All sources, or the failure and its position: None when it is that there is no answer in time.
+    pub(super) fn finish(self, timeout: Duration) -> Result<Vec<Source>, (usize, Option<SourceError>)> {
+        let late = || (self.opened.load(Ordering::Acquire), None);
+        let files = match self.answer.recv_timeout(timeout) {
+            Ok(Ok(files)) => files,
+            Ok(Err((position, error))) => return Err((position, Some(error))),
+            Err(_) => return Err(late()),
+        };
+        let mut sources = Vec::with_capacity(files.len());
+        for files in files.chunks(BATCH) {
+            let mounts = receive(self.mounts.as_fd()).unwrap_or_default();
+            sources.extend(mounts.into_iter().zip(files).map(|(mount, file)| Source { mount, file: *file }));
         }
+        // Fewer arrive when this process has no descriptors left.
+        if sources.len() < files.len() { Err((sources.len(), None)) } else { Ok(sources) }
     }
 }
 
-fn fail(requests: &Requests, errno: Errno, answers: &Sender<Answer>) {
-    let path = requests.first().map(|(path, _)| path.clone()).unwrap_or_default();
-    let step = "leave the server's descriptors";
-    let _ = answers.send(Err(SourceError::Kernel { path, step, errno, hint: "" }));
+fn failed(requests: &Requests, position: usize, step: &'static str, errno: Errno) -> (usize, SourceError) {
+    let path = requests.get(position).map(|(path, _)| path.clone()).unwrap_or_default();
+    (position, SourceError::Kernel { path, step, errno, hint: "" })
 }
 
-fn work(requests: &Requests, deadline: Instant, mounts: &OwnedFd, answers: &Sender<Answer>) {
-    for (path, options) in requests {
-        let waiting = Waiting::new(path, deadline);
-        let result = open_here(path, *options).and_then(|source| {
-            let step = "pass its mount on";
-            let failed = |errno| SourceError::Kernel { path: path.clone(), step, errno, hint: "" };
-            pass(mounts.as_fd(), source.mount.as_fd()).map_err(failed)?;
-            Ok(Opened { file: source.file })
-        });
-        drop(waiting);
-        let failed = result.is_err();
-        // The receiver is gone after its deadline; the mount ends with its descriptor.
-        if answers.send(result).is_err() || failed {
-            return;
-        }
+fn work(requests: &Requests, deadline: Instant, socket: &OwnedFd, opened: &AtomicUsize) -> Answer {
+    let mut sources = Vec::with_capacity(requests.len());
+    for (position, (path, options)) in requests.iter().enumerate() {
+        let _waiting = Waiting::new(path, deadline);
+        sources.push(open_here(path, *options).map_err(|error| (position, error))?);
+        opened.store(position + 1, Ordering::Release);
     }
+    for (number, batch) in sources.chunks(BATCH).enumerate() {
+        let mounts: Vec<_> = batch.iter().map(|source| source.mount.as_fd()).collect();
+        let failed = |errno| failed(requests, number * BATCH, "pass its mount on", errno);
+        pass(socket.as_fd(), &mounts).map_err(failed)?;
+    }
+    Ok(sources.into_iter().map(|source| source.file).collect())
 }
 
-fn pass(socket: BorrowedFd<'_>, mount: BorrowedFd<'_>) -> Result<(), Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn pass(socket: BorrowedFd<'_>, mounts: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    let fds = [mount];
-    control.push(SendAncillaryMessage::ScmRights(&fds));
+    control.push(SendAncillaryMessage::ScmRights(mounts));
     rustix::io::retry_on_intr(|| sendmsg(socket, &[IoSlice::new(b"m")], &mut control, SendFlags::NOSIGNAL))
         .map(drop)
 }
 
-fn receive(socket: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+fn receive(socket: BorrowedFd<'_>) -> Result<Vec<OwnedFd>, Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0u8];
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     rustix::io::retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut control, flags))?;
-    let mut rights = control.drain().filter_map(|message| match message {
+    let rights = control.drain().filter_map(|message| match message {
         RecvAncillaryMessage::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    rights.next().and_then(|mut fds| fds.next()).ok_or(Errno::MFILE)
+    Ok(rights.flatten().collect())
 }
