@@ -1,5 +1,6 @@
 //! Blocking work on many items, on a few threads at once.
 
+use std::sync::LazyLock;
 use std::thread::available_parallelism;
 
 use tokio::task::spawn_blocking;
@@ -9,14 +10,17 @@ const MAX_THREADS: usize = 4;
 /// Items per thread at least: a thread costs as much as reading several of them.
 const MIN_ITEMS: usize = 8;
 
+/// Asked once: the answer takes the reading of several files.
+static THREADS: LazyLock<usize> =
+    LazyLock::new(|| available_parallelism().map_or(1, usize::from).min(MAX_THREADS));
+
 /// The results in the order of the items. Items whose work panics are left out.
 pub(super) async fn map<T, R>(mut items: Vec<T>, work: impl Fn(T) -> R + Clone + Send + 'static) -> Vec<R>
 where
     T: Send + 'static,
     R: Send + 'static,
 {
-    let threads = available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
-    let size = items.len().div_ceil(threads).max(MIN_ITEMS);
+    let size = items.len().div_ceil(*THREADS).max(MIN_ITEMS);
     let mut tasks = Vec::new();
     while !items.is_empty() {
         let rest = items.split_off(items.len().min(size));

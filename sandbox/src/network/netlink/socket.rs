@@ -110,7 +110,8 @@ impl Socket {
         send(&self.fd, &messages.bytes, SendFlags::empty()).map_err(NetlinkError::Socket)?;
         let mut answers = Answers { messages: &messages, first, open: 0, failure: None, interrupted: false };
         answers.open = messages.entries.iter().filter(|e| e.answered).count();
-        let mut buffer = vec![MaybeUninit::uninit(); DATAGRAM];
+        // Not allocated: memory of this size comes from the kernel and goes back to it each time.
+        let mut buffer = [const { MaybeUninit::uninit() }; DATAGRAM];
         while answers.open > 0 {
             let datagram = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
                 Ok(((bytes, _), _)) => &*bytes,
