@@ -8,6 +8,8 @@
 //!     │   network: address, masquerade, host ports, CNI
 //!     │
 //!   MonitorLink ════ crisp-pod (one process per pod, see the crisp-monitor crate)
+//!                        ^
+//!     spawn ── fork server: a crisp-pod of the server itself, whose copies they are
 //! ```
 //!
 //! - [`Pods`] makes, finds and takes down pods; equal requests are one operation.
@@ -21,6 +23,7 @@
 
 mod config;
 mod error;
+mod fork_server;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;

@@ -2,6 +2,8 @@
 //!
 //! The binary is a sealed memfd, one for all monitors of a server's life: its pages are shared, it
 //! can be replaced on disk while pods live, and a container that got hold of it could not write it.
+//!
+//! Monitors are copies of a fork server, which has run the program already; without one it is run for each.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -11,13 +13,15 @@ use std::sync::Arc;
 use crisp_executor::cgroup::JoinFds;
 use crisp_executor::id::PodId;
 use crisp_executor::{Program, ProgramError};
-use rustix::fd::{AsFd, OwnedFd};
+use crisp_monitor::fork_server::{ForkError, ForkRequest, Forked};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::fork_server::{ForkServer, Outcome};
 use crate::link::connect::listen;
 
 /// Name of the socket in the pod's folder.
@@ -27,8 +31,12 @@ pub const LOG: &str = "monitor.log";
 
 /// The `crisp-pod` program, ready to be run any number of times.
 #[derive(Debug, Clone)]
-pub struct MonitorBinary {
-    memory: Arc<OwnedFd>,
+pub struct MonitorBinary(Arc<Binary>);
+
+#[derive(Debug)]
+struct Binary {
+    memory: OwnedFd,
+    fork_server: ForkServer,
 }
 
 /// A monitor that did not come to be.
@@ -42,6 +50,8 @@ pub enum SpawnError {
     Log { path: PathBuf, errno: Errno },
     #[error("run the monitor of pod {pod}: {error}")]
     Run { pod: PodId, error: ProgramError },
+    #[error("fork the monitor of pod {pod}: {error}")]
+    Fork { pod: PodId, error: ForkError },
     #[error("wait for the monitor of pod {pod}: {error}")]
     Reap { pod: PodId, error: std::io::Error },
 }
@@ -62,7 +72,7 @@ impl MonitorBinary {
             .map_err(|errno| SpawnError::Binary { errno })?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
         fcntl_add_seals(&memory, seals).map_err(|errno| SpawnError::Binary { errno })?;
-        Ok(Self { memory: Arc::new(memory) })
+        Ok(Self(Arc::new(Binary { memory, fork_server: ForkServer::default() })))
     }
 }
 
@@ -86,18 +96,31 @@ pub fn spawn(
     let socket = folder.join(SOCKET);
     let listener = listen(&socket).map_err(|errno| SpawnError::Listen { path: socket, errno })?;
     let log = open_log(folder)?;
-    let null = open_null()?;
-    // An id is hexadecimal digits, so the text holds no NUL byte.
-    let args = [c"crisp-pod".to_owned(), CString::new(pod.as_str()).unwrap_or_default()];
-    let stdio = [listener.as_fd(), null.as_fd(), log.as_fd()];
-    let cgroup_v2 = cgroup.v2.as_ref().map(AsFd::as_fd);
-    let program = Program { file: binary.memory.as_fd(), args: &args, stdio, cgroup: cgroup_v2 };
-    let spawned = program.spawn().map_err(|error| SpawnError::Run { pod: pod.clone(), error })?;
-    if spawned.in_cgroup {
+    let into = cgroup.v2.as_ref().map(AsFd::as_fd);
+    let request =
+        ForkRequest { pod: pod.clone(), listener: listener.as_fd(), log: log.as_fd(), cgroup: into };
+    let forked = binary.0.fork_server.fork(binary.0.memory.as_fd(), &request);
+    let monitor = match forked.map_err(|error| SpawnError::Fork { pod: pod.clone(), error })? {
+        Outcome::Forked(forked) => forked,
+        Outcome::Unable => run(binary, &request)?,
+    };
+    if monitor.in_cgroup {
         cgroup.v2 = None;
     }
-    reap(spawned.pidfd).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
-    Ok(spawned.pid)
+    reap(monitor.pidfd).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
+    Ok(monitor.pid)
+}
+
+/// Runs the program.
+fn run(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<Forked, SpawnError> {
+    let path = Path::new("/dev/null");
+    let null = open_null().map_err(|errno| SpawnError::Log { path: path.to_owned(), errno })?;
+    // An id is hexadecimal digits, so the text holds no NUL byte.
+    let args = [c"crisp-pod".to_owned(), CString::new(request.pod.as_str()).unwrap_or_default()];
+    let stdio = [request.listener, null.as_fd(), request.log];
+    let program = Program { file: binary.0.memory.as_fd(), args: &args, stdio, cgroup: request.cgroup };
+    let spawned = program.spawn().map_err(|error| SpawnError::Run { pod: request.pod.clone(), error })?;
+    Ok(Forked { pid: spawned.pid, pidfd: spawned.pidfd, in_cgroup: spawned.in_cgroup })
 }
 
 /// Waits for the monitor's end in the background, so that no zombie is left of it. A monitor that
@@ -126,11 +149,8 @@ fn kill(pidfd: &OwnedFd) {
     let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }
 
-fn open_null() -> Result<OwnedFd, SpawnError> {
-    let path = Path::new("/dev/null");
-    let flags = OFlags::RDWR | OFlags::CLOEXEC;
-    let opened = openat(CWD, path, flags, Mode::empty());
-    opened.map_err(|errno| SpawnError::Log { path: path.to_owned(), errno })
+pub(crate) fn open_null() -> Result<OwnedFd, Errno> {
+    openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn filled_memfd(name: &CStr, flags: MemfdFlags, bytes: &[u8]) -> Result<OwnedFd, Errno> {
@@ -162,6 +182,6 @@ mod tests {
     #[test]
     fn the_program_in_memory_cannot_be_written() {
         let binary = MonitorBinary::new(b"#!/bin/sh\n").unwrap();
-        assert_eq!(rustix::io::write(&*binary.memory, b"x"), Err(Errno::PERM));
+        assert_eq!(rustix::io::write(&binary.0.memory, b"x"), Err(Errno::PERM));
     }
 }

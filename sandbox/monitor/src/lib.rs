@@ -13,7 +13,8 @@
 //!
 //! Cast: [`wire::Header`] and [`wire::Op`] are the envelope, [`wire::packet`] moves it,
 //! [`wire::request`] and [`wire::response`] hold what is in it, [`wire::Failure`] is why a request
-//! was refused, [`wire::ExitRecord`] is the file in which an exit outlives the monitor.
+//! was refused, [`wire::ExitRecord`] is the file in which an exit outlives the monitor; [`fork_server`] is how
+//! a monitor comes to be.
 //!
 //! ```
 //! use crisp_monitor::wire::{Header, Op};
@@ -23,4 +24,5 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod fork_server;
 pub mod wire;

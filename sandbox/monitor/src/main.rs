@@ -7,6 +7,8 @@
 //!  output ------ Streams ---+                       +-- Exec
 //! ```
 //!
+//! It is run for one pod, or as a fork server (see `fork.rs`) whose copies are the monitors of pods.
+//!
 //! It ends by the operation `shutdown` only, or when no server ever made a pod of it. It reports
 //! failures in the response to the request that failed; it has no other log but descriptor 2.
 
@@ -16,6 +18,7 @@ mod clock;
 mod connection;
 mod container;
 mod exec;
+mod fork;
 mod launch;
 mod log;
 mod monitor;
@@ -28,6 +31,7 @@ mod sys;
 use std::process::ExitCode;
 
 use crisp_executor::id::PodId;
+use crisp_monitor::fork_server::{ForkRequest, UNNAMED};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -47,40 +51,65 @@ fn main() -> ExitCode {
 fn run() -> Result<(), String> {
     let usage = || "usage: crisp-pod POD-ID, with a listening socket as descriptor 0".to_owned();
     let id = std::env::args().nth(1).ok_or_else(usage)?;
-    let pod = PodId::parse(&id).map_err(|error| error.to_string())?;
     sys::small_heap();
-    let step = |name: &'static str| move |errno: Errno| format!("{name}: {}", std::io::Error::from(errno));
-    let listener = take_listener().map_err(step("take the listening socket from descriptor 0"))?;
+    prepare_program();
+    if id == UNNAMED {
+        return serve();
+    }
+    let pod = PodId::parse(&id).map_err(|error| error.to_string())?;
+    let listener = take_socket().map_err(step("take the socket from descriptor 0"))?;
+    monitor(pod, listener)
+}
+
+/// As a fork server, and in the copies as a monitor.
+fn serve() -> Result<(), String> {
+    let server = take_socket().map_err(step("take the socket from descriptor 0"))?;
+    sys::block_signals().map(drop).map_err(step("block signals"))?;
+    let Some(request) = fork::serve(server).map_err(|error| error.to_string())? else { return Ok(()) };
+    rustix::stdio::dup2_stderr(&request.log).map_err(step("take the log"))?;
+    let ForkRequest { pod, listener, .. } = request;
+    monitor(pod, listener)
+}
+
+fn monitor(pod: PodId, listener: OwnedFd) -> Result<(), String> {
+    if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(step("look at the socket"))? {
+        return Err("the socket does not listen".to_owned());
+    }
     let signals = sys::block_signals().map_err(step("block signals"))?;
     prepare_process();
     Monitor::new(pod, listener, signals).map_err(step("set up"))?.run().map_err(step("wait for events"))
 }
 
-/// Moves the socket from descriptor 0, where containers look for their standard input.
-fn take_listener() -> Result<OwnedFd, Errno> {
-    let listener = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    if !rustix::net::sockopt::socket_acceptconn(&listener)? {
-        return Err(Errno::INVAL);
-    }
-    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::stdio::dup2_stdin(&null)?;
-    Ok(listener)
+fn step(name: &'static str) -> impl Fn(Errno) -> String {
+    move |errno| format!("{name}: {}", std::io::Error::from(errno))
 }
 
-/// A pod works without each of these.
-fn prepare_process() {
-    let _ = rustix::process::setsid();
+/// Moves the socket from descriptor 0, where containers look for their standard input.
+fn take_socket() -> Result<OwnedFd, Errno> {
+    let socket = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    let null = rustix::fs::open(c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::stdio::dup2_stdin(&null)?;
+    Ok(socket)
+}
+
+/// What copies of this process have from it. A pod works without each of these.
+fn prepare_program() {
     let _ = rustix::thread::set_name(c"crisp-pod");
     // Containers inherit it, and must not inherit what the server happened to be started with.
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    // Orphans in the host's PID namespace become children of the monitor, which reaps them.
-    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     // A container's memory pressure must not end the pod; refused where the capability is missing.
     if let Ok(file) =
         rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
     {
         let _ = rustix::io::write(file, b"-998");
     }
+}
+
+/// What each process has to do for itself. A pod works without either of these.
+fn prepare_process() {
+    let _ = rustix::process::setsid();
+    // Orphans in the host's PID namespace become children of the monitor, which reaps them.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
 /// To descriptor 2, which is the monitor's log in the pod's folder.

@@ -35,7 +35,32 @@ pub(crate) fn rest() {
     }
 }
 
+/// Writes `after` over `before` in the memory from which the kernel shows this process's first argument, by
+/// which others know whose monitor it is. Both have the same length. What is not as expected stays as it is.
+pub(crate) fn set_first_argument(before: &str, after: &str) {
+    // SAFETY: the C library sets the pointer to argv[0] at the start and never again. The kernel lays the
+    // arguments out one behind the other, each ending with NUL: behind the NUL of argv[0] there is argv[1], or
+    // an environment string, or the name of the program, so that there is a C string to be looked at. It is
+    // written only when it is what was expected, within its length, in memory of the stack that nothing
+    // borrows: `std::env::args` copies.
+    unsafe {
+        if program_invocation_name.is_null() {
+            return;
+        }
+        let argument = program_invocation_name.add(libc::strlen(program_invocation_name) + 1);
+        let found = std::ffi::CStr::from_ptr(argument).to_bytes();
+        if found == before.as_bytes() && after.len() == before.len() {
+            std::ptr::copy_nonoverlapping(after.as_ptr().cast(), argument, after.len());
+        }
+    }
+}
+
 const PAGE: usize = 4096;
+
+// Set by the C library.
+unsafe extern "C" {
+    static program_invocation_name: *mut libc::c_char;
+}
 
 // Set by the linker.
 unsafe extern "C" {

@@ -15,8 +15,8 @@
 //!
 //! Cast: [`start`] and [`exec`] make processes, [`Stdio`] is what they talk through, [`PodContext`]
 //! what the pod lends them, [`pod_root::enter`] makes the tiny root that the monitor lives in,
-//! [`pod_init::start`] the first process of a pod's shared PID namespace, [`StageError`] says which
-//! stage failed on what.
+//! [`pod_init::start`] the first process of a pod's shared PID namespace, [`sibling::fork_sibling`] one
+//! more monitor, [`StageError`] says which stage failed on what.
 
 mod cgroupfs;
 mod child;
@@ -36,6 +36,7 @@ pub mod pod_init;
 pub mod pod_root;
 mod procfs;
 mod report;
+pub mod sibling;
 mod spawn;
 mod streams;
 mod terminal;

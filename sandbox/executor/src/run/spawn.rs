@@ -90,18 +90,23 @@ fn clone(options: &CloneOptions<'_>) -> Result<(Cloned, InCgroup), StageError> {
     if matches!(options.pid, PidFrom::New) {
         namespaces |= libc::CLONE_NEWPID as u64;
     }
-    if options.cgroup.is_some() {
-        match sys::clone3(namespaces, options.cgroup) {
+    clone_into(namespaces, options.cgroup).map_err(refused)
+}
+
+/// Clones into the cgroup, or where that is not to be had beside it.
+pub(crate) fn clone_into(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<(Cloned, InCgroup), Errno> {
+    if cgroup.is_some() {
+        match sys::clone3(flags, cgroup) {
             Ok(cloned) => return Ok((cloned, InCgroup::Yes)),
             // An older kernel, or a rule that moving in afterwards may be exempt from.
             Err(
                 Errno::NOSYS | Errno::INVAL | Errno::TOOBIG | Errno::OPNOTSUPP | Errno::ACCESS | Errno::BUSY,
             ) => {}
-            Err(errno) => return Err(refused(errno)),
+            Err(errno) => return Err(errno),
         }
     }
-    let joined = if options.cgroup.is_some() { InCgroup::No } else { InCgroup::Yes };
-    sys::clone3(namespaces, None).map(|cloned| (cloned, joined)).map_err(refused)
+    let joined = if cgroup.is_some() { InCgroup::No } else { InCgroup::Yes };
+    sys::clone3(flags, None).map(|cloned| (cloned, joined))
 }
 
 fn refused(errno: Errno) -> StageError {

@@ -64,14 +64,17 @@ struct CloneArgs {
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Forks with `namespaces` (CLONE_NEW* bits), a pidfd, and SIGCHLD at the child's end; the child is
-/// born in `cgroup` (an open v2 folder) when one is given.
-pub(crate) fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+/// Forks with `flags` (CLONE_NEW* bits, CLONE_PARENT) and a pidfd; the child is born in `cgroup` (an open v2
+/// folder) when one is given. Its end sends SIGCHLD, to the caller's parent if that is to be its parent.
+pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
+    const SHARED: u64 = (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_SIGHAND) as u64;
+    let sibling = flags & libc::CLONE_PARENT as u64 != 0;
     let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
-        flags: namespaces | libc::CLONE_PIDFD as u64,
+        flags: flags & !SHARED | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: libc::SIGCHLD as u64,
+        // A sibling's is that of the caller.
+        exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {

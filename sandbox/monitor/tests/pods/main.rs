@@ -8,6 +8,7 @@ mod cgroups;
 mod containers;
 mod death;
 mod execs;
+mod fork_server;
 mod harness;
 mod leaks;
 mod logs;

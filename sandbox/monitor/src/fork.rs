@@ -1,0 +1,37 @@
+//! The fork server: becomes, in copies of itself, the monitors of one server.
+//!
+//! ```text
+//!  server --request: id, listening socket, log, cgroup--> fork server
+//!     ^                                                       | clone3(PARENT, INTO_CGROUP)
+//!     +--answer: pid, pidfd-----------------------------------+----> copy: a monitor, child of the server
+//! ```
+
+use crisp_executor::run::sibling::{Sibling, Younger, fork_sibling};
+use crisp_monitor::fork_server::{
+    ForkError, ForkRequest, Forked, UNNAMED, receive_request, send_answer, send_ready,
+};
+use rustix::fd::{AsFd, OwnedFd};
+
+use crate::sys;
+
+/// Serves until the server's end, and returns None then; in each copy returns what that is to be.
+pub(crate) fn serve(server: OwnedFd) -> Result<Option<ForkRequest<OwnedFd>>, ForkError> {
+    send_ready(&server)?;
+    loop {
+        let request = match receive_request(&server) {
+            Ok(request) => request,
+            Err(ForkError::Ended) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // Before the copy is there: it never has another name than its own.
+        sys::set_first_argument(UNNAMED, request.pod.as_str());
+        let forked = fork_sibling(request.cgroup.as_ref().map(AsFd::as_fd));
+        let answer = match forked {
+            Ok(Sibling::Younger) => return Ok(Some(request)),
+            Ok(Sibling::Older(Younger { pid, pidfd, in_cgroup })) => Ok(Forked { pid, pidfd, in_cgroup }),
+            Err(errno) => Err(errno),
+        };
+        sys::set_first_argument(request.pod.as_str(), UNNAMED);
+        send_answer(&server, answer.as_ref().map_err(|errno| *errno))?;
+    }
+}

@@ -1,0 +1,178 @@
+//! What a server and its fork server say to each other.
+//!
+//! A fork server is `crisp-pod` that has started and waits: with a socket as descriptor 0 and [`UNNAMED`] in
+//! the place of a pod's id. For each request it makes a copy of itself, which is the pod's monitor and a child
+//! of the server: that takes a fifth of the time of running the program anew. It ends with its connection.
+//!
+//! Both are of the same build, so that these messages need no versions.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+
+use crisp_executor::id::PodId;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+/// As long as an id, which takes its place in the arguments of a copy.
+pub const UNNAMED: &str = "----------------------------------------------------------------";
+
+/// A listening socket, a log and a cgroup.
+const MAX_DESCRIPTORS: usize = 3;
+
+/// What is sent.
+#[derive(Debug, Serialize, Deserialize)]
+enum Body {
+    /// The fork server waits for requests.
+    Ready,
+    Fork {
+        pod: PodId,
+    },
+    Forked {
+        pid: i32,
+        in_cgroup: bool,
+    },
+    Failed {
+        errno: i32,
+    },
+}
+
+/// A monitor to be made.
+#[derive(Debug)]
+pub struct ForkRequest<Fd> {
+    pub pod: PodId,
+    pub listener: Fd,
+    /// Its descriptor 2.
+    pub log: Fd,
+    /// A v2 cgroup to be born in.
+    pub cgroup: Option<Fd>,
+}
+
+/// A monitor that was made.
+#[derive(Debug)]
+pub struct Forked {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub in_cgroup: bool,
+}
+
+/// Why there is no answer, or none that is a monitor.
+#[derive(Debug, thiserror::Error)]
+pub enum ForkError {
+    #[error("the fork server has ended")]
+    Ended,
+    #[error("clone: {}", std::io::Error::from(*errno))]
+    Clone { errno: Errno },
+    #[error("talk to the fork server: {}", std::io::Error::from(*errno))]
+    Socket { errno: Errno },
+}
+
+impl From<Errno> for ForkError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::PIPE | Errno::CONNRESET => Self::Ended,
+            errno => Self::Socket { errno },
+        }
+    }
+}
+
+/// The fork server is ready.
+///
+/// # Errors
+/// [`ForkError`].
+pub fn send_ready(socket: impl AsFd) -> Result<(), ForkError> {
+    send(socket, &Body::Ready, &[])
+}
+
+/// Waits until the fork server is ready.
+///
+/// # Errors
+/// [`ForkError`].
+pub fn receive_ready(socket: impl AsFd) -> Result<(), ForkError> {
+    match receive(socket)? {
+        (Body::Ready, _) => Ok(()),
+        _ => Err(Errno::BADMSG.into()),
+    }
+}
+
+/// Requests a monitor.
+///
+/// # Errors
+/// [`ForkError`].
+pub fn send_request(socket: impl AsFd, request: &ForkRequest<BorrowedFd<'_>>) -> Result<(), ForkError> {
+    let fds: Vec<_> = [request.listener, request.log].into_iter().chain(request.cgroup).collect();
+    send(socket, &Body::Fork { pod: request.pod.clone() }, &fds)
+}
+
+/// Waits for a request.
+///
+/// # Errors
+/// [`ForkError`].
+pub fn receive_request(socket: impl AsFd) -> Result<ForkRequest<OwnedFd>, ForkError> {
+    let (Body::Fork { pod }, fds) = receive(socket)? else { return Err(Errno::BADMSG.into()) };
+    let mut fds = fds.into_iter();
+    let (Some(listener), Some(log)) = (fds.next(), fds.next()) else { return Err(Errno::MFILE.into()) };
+    Ok(ForkRequest { pod, listener, log, cgroup: fds.next() })
+}
+
+/// Answers a request.
+///
+/// # Errors
+/// [`ForkError`].
+pub fn send_answer(socket: impl AsFd, answer: Result<&Forked, Errno>) -> Result<(), ForkError> {
+    match answer {
+        Ok(Forked { pid, pidfd, in_cgroup }) => {
+            send(socket, &Body::Forked { pid: *pid, in_cgroup: *in_cgroup }, &[pidfd.as_fd()])
+        }
+        Err(errno) => send(socket, &Body::Failed { errno: errno.raw_os_error() }, &[]),
+    }
+}
+
+/// Waits for the answer to a request.
+///
+/// # Errors
+/// [`ForkError`].
+pub fn receive_answer(socket: impl AsFd) -> Result<Forked, ForkError> {
+    match receive(socket)? {
+        (Body::Forked { pid, in_cgroup }, fds) => {
+            let pidfd = fds.into_iter().next().ok_or(Errno::MFILE)?;
+            Ok(Forked { pid, pidfd, in_cgroup })
+        }
+        (Body::Failed { errno }, _) => Err(ForkError::Clone { errno: Errno::from_raw_os_error(errno) }),
+        _ => Err(Errno::BADMSG.into()),
+    }
+}
+
+fn send(socket: impl AsFd, body: &Body, fds: &[BorrowedFd<'_>]) -> Result<(), ForkError> {
+    let bytes = postcard::to_allocvec(body).map_err(|_| Errno::BADMSG)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    retry_on_intr(|| sendmsg(socket.as_fd(), &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL))?;
+    Ok(())
+}
+
+fn receive(socket: impl AsFd) -> Result<(Body, Vec<OwnedFd>), ForkError> {
+    let mut bytes = [0; 128];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got =
+        retry_on_intr(|| recvmsg(socket.as_fd(), &mut [IoSliceMut::new(&mut bytes)], &mut control, flags))?;
+    if got.bytes == 0 {
+        return Err(ForkError::Ended);
+    }
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let fds = rights.flatten().collect();
+    let body = postcard::from_bytes(&bytes[..got.bytes]).map_err(|_| Errno::BADMSG)?;
+    Ok((body, fds))
+}
