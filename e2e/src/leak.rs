@@ -29,17 +29,7 @@ pub fn clean(machine: &Machine) {
             }
         }
     }
-    // A killed process keeps its cgroup for a moment.
-    for _ in 0..20 {
-        let folders = cgroups(&ids);
-        if folders.is_empty() {
-            break;
-        }
-        let emptied = folders.iter().rev().filter(|folder| std::fs::remove_dir(folder).is_ok()).count();
-        if emptied == 0 {
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
-    }
+    remove_cgroups(&ids);
     let _ = Command::new("ip")
         .args(["link", "delete", machine.bridge()])
         .stderr(std::process::Stdio::null())
@@ -48,6 +38,21 @@ pub fn clean(machine: &Machine) {
         let mut words = table.split_whitespace().skip(1);
         if let (Some(family), Some(name)) = (words.next(), words.next()) {
             let _ = Command::new("nft").args(["delete", "table", family, name]).status();
+        }
+    }
+}
+
+/// Removes the cgroups that carry these ids.
+pub(crate) fn remove_cgroups(ids: &[String]) {
+    // A killed process keeps its cgroup for a moment.
+    for _ in 0..20 {
+        let folders = cgroups(ids);
+        if folders.is_empty() {
+            break;
+        }
+        let emptied = folders.iter().rev().filter(|folder| std::fs::remove_dir(folder).is_ok()).count();
+        if emptied == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
     }
 }

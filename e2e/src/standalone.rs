@@ -189,17 +189,23 @@ impl Drop for Standalone {
 }
 
 impl Drop for Host {
-    /// Ends the pods of killed runs: their monitors are in mount namespaces that come from one of ours.
+    /// Ends the pods that killed runs left in a failed test.
     fn drop(&mut self) {
-        let folder = self.run().display().to_string();
+        let entries = |folder: PathBuf| std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let pods = entries(self.run()).flat_map(|state| entries(state.path().join("pods")));
+        let ids: Vec<String> = pods.map(|pod| pod.file_name().to_string_lossy().into_owned()).collect();
+        if ids.is_empty() {
+            return;
+        }
         let is_ours = |pid: &i32| {
-            let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).unwrap_or_default();
-            mounts.contains(&folder) && leak::command_line(*pid).contains("crisp-pod")
+            let line = leak::command_line(*pid);
+            line.contains("crisp-pod") && ids.iter().any(|id| line.contains(id))
         };
         let monitors: Vec<i32> = leak::processes().filter(is_ours).collect();
         for pid in monitors.into_iter().flat_map(leak::tree).filter_map(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
         }
+        leak::remove_cgroups(&ids);
     }
 }
 
