@@ -30,6 +30,7 @@ impl Attach {
         let ProcessRequest { stdout, stderr, .. } = streams;
         let request = AttachRequest { container_id, stdin, tty, stdout, stderr };
         let url = client.runtime.attach(request).await.map_err(refused)?.into_inner().url;
-        Ok(session::run(&url, streams, tty).await?.exit_code())
+        let endpoint = client.endpoint(&url).await?;
+        Ok(session::run(endpoint, streams, tty).await?.exit_code())
     }
 }

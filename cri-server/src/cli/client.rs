@@ -3,9 +3,11 @@
 use anyhow::Context as _;
 use crisp_proto::crisp::v1::layers_client::LayersClient;
 use crisp_proto::crisp::v1::pulls_client::PullsClient;
+use crisp_proto::runtime::v1::StatusRequest;
 use crisp_proto::runtime::v1::image_service_client::ImageServiceClient;
 use crisp_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
-use tonic::transport::{Channel, Endpoint};
+use crisp_streaming::client::Endpoint;
+use tonic::transport::{self, Channel};
 
 use crate::config::ListenAddress;
 pub use crate::refused::refused;
@@ -38,7 +40,7 @@ impl Client {
                 "cannot reach a server at {listen}: is `crisp serve` running there? (--listen names another)"
             )
         })?;
-        let channel = Endpoint::from_shared(listen.to_string())?
+        let channel = transport::Endpoint::from_shared(listen.to_string())?
             .connect()
             .await
             .with_context(|| format!("cannot speak gRPC to {listen}"))?;
@@ -48,5 +50,25 @@ impl Client {
             pulls: PullsClient::new(channel.clone()),
             layers: LayersClient::new(channel),
         })
+    }
+}
+
+impl Client {
+    /// Where a streaming session is to be had, by the URL that the server gave for it. The server says over
+    /// its own socket which certificate it has.
+    ///
+    /// # Errors
+    /// A server with TLS that does not say it.
+    pub async fn endpoint(&mut self, url: &str) -> anyhow::Result<Endpoint> {
+        let endpoint = Endpoint::from(url);
+        if !url.starts_with("https:") {
+            return Ok(endpoint);
+        }
+        let status = self.runtime.status(StatusRequest { verbose: true }).await.map_err(refused)?;
+        let status = status.into_inner();
+        let certificate = status.info.get("streamCertificate").context(
+            "the server does not say which certificate it has for streams: is it older than this program?",
+        )?;
+        Ok(endpoint.with_certificate(certificate)?)
     }
 }

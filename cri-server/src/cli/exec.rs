@@ -53,6 +53,7 @@ impl Exec {
         let ProcessRequest { stdout, stderr, .. } = streams;
         let request = ExecRequest { container_id, cmd: self.command, stdin, tty, stdout, stderr };
         let url = client.runtime.exec(request).await.map_err(refused)?.into_inner().url;
-        Ok(session::run(&url, streams, false).await?.exit_code())
+        let endpoint = client.endpoint(&url).await?;
+        Ok(session::run(endpoint, streams, false).await?.exit_code())
     }
 }

@@ -38,7 +38,9 @@ impl PortForward {
         let pod_sandbox_id = Names::load(&mut client).await?.pod(&self.pod)?.id.clone();
         let request = PortForwardRequest { pod_sandbox_id, port: Vec::new() };
         let url = client.runtime.port_forward(request).await.map_err(refused)?.into_inner().url;
-        let session = PortForwardClient::connect(&url).await.context("no session with the pod")?;
+        let session = PortForwardClient::connect(client.endpoint(&url).await?)
+            .await
+            .context("no session with the pod")?;
         let session = Arc::new(session);
         let mut accepting = tokio::task::JoinSet::new();
         for (local, remote) in self.ports {

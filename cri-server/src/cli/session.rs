@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use crisp_streaming::client::{ProcessClient, ResizeWriter};
+use crisp_streaming::client::{Endpoint, ProcessClient, ResizeWriter};
 use crisp_streaming::{ProcessRequest, StreamReader};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -18,14 +18,15 @@ pub enum End {
     Signal(u8),
 }
 
-/// Uses the URL until the session ends. The terminal is as before afterwards, however it ends.
+/// Uses the URL of the endpoint until the session ends. The terminal is as before afterwards, however it ends.
 ///
 /// # Errors
 /// No session, or the connection was lost.
-pub async fn run(url: &str, request: ProcessRequest, detach: bool) -> anyhow::Result<End> {
+pub async fn run(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> anyhow::Result<End> {
     // First: without a terminal the command must not begin.
     let raw = if request.tty { Some(RawMode::enter()?) } else { None };
-    let mut client = ProcessClient::connect(url, request).await.context("no session with the container")?;
+    let mut client =
+        ProcessClient::connect(endpoint, request).await.context("no session with the container")?;
     let mut signals = Signals::new()?;
     let keys = detach.then(DetachKeys::default);
     let input = terminal::send_input(client.stdin.take(), keys);

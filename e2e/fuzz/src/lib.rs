@@ -14,7 +14,7 @@ mod manifest;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 12] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("challenge", text_target::challenge),
     ("cni_result", crisp_sandbox::fuzz::cni_result),
     ("config", crisp_image_service::fuzz::image_config),
@@ -26,6 +26,7 @@ pub const TARGETS: [(&str, Target); 12] = [
     ("seccomp", crisp_executor::fuzz::seccomp),
     ("spdy", crisp_streaming::fuzz::spdy),
     ("tar", crisp_image_service::fuzz::tar),
+    ("websocket", crisp_streaming::fuzz::websocket),
     ("wire", crisp_monitor::wire::fuzz_packet),
 ];
 

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!   container ─> monitor ─┬─> log
-//!                         ├─> pipe ─> client       a client that is too slow is cut off: its pipe closes
-//!                         └─> pipe ─> client
-//!   stdin or terminal  <───── client
+//!                         ├─> pipe ─> backlog ─> client      a client that is too slow is cut off here
+//!                         └─> pipe ─> backlog ─> client
+//!   stdin or terminal  <──────────────────────── client
 //! ```
+//!
+//! The monitor waits a moment for a full pipe and then closes it: so the container is not held up by a server
+//! that does not run. The client of such a pipe is told that it misses output.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +16,11 @@ use std::time::Duration;
 use crisp_executor::id::ContainerId;
 use crisp_operation::Cancel;
 use crisp_sandbox::link::{Failure, LinkError, MonitorLink, WindowSize};
-use crisp_streaming::{Outcome, ProcessRequest, ProcessSession, Resizes};
+use crisp_streaming::{Outcome, ProcessRequest, ProcessSession, Resizes, StreamWriter};
 
+use super::attach_output::{self, Copied};
 use super::exec::{pipe, pod_of_running};
-use super::process_streams::{Sink, Source, Terminal, copy_input, copy_output};
+use super::process_streams::{Sink, Source, Terminal, copy_input, session_owner};
 use crate::cause::Cause;
 use crate::container::Container;
 use crate::container::state::State;
@@ -25,10 +29,10 @@ use crate::service_state::ServiceState;
 
 const OPERATION: &str = "attach_container";
 const START: Duration = Duration::from_secs(15);
-/// What a client may be behind before it is cut off.
-const BEHIND: usize = 1 << 20;
-/// From the end of a container's output to the news that it has ended.
-const NEWS: Duration = Duration::from_secs(3);
+/// What the pipe to this server holds, where the kernel allows it.
+const PIPE: usize = 1 << 20;
+const TOO_SLOW: &str = "the client was cut off because it read too slowly: the log has all output";
+const MISSED: &str = "the server was too busy to read all output: the log has all of it";
 
 /// Returns the URL at which a client is attached.
 ///
@@ -40,9 +44,16 @@ pub fn container_attach(
     request: ProcessRequest,
 ) -> Result<String, RuntimeError> {
     pod_of_running(service, container)?;
-    let (serving, container) = (service.clone(), container.clone());
-    let serve = move |session| serve(serving, container, request, session);
-    Ok(service.streams.process("attach", request, serve)?)
+    let owner = session_owner(&container.metadata.pod);
+    // A URL that is never used keeps no container.
+    let (serving, container) = (service.clone(), Arc::downgrade(container));
+    let serve = move |session: ProcessSession| async move {
+        match container.upgrade() {
+            Some(container) => serve(serving, container, request, session).await,
+            None => session.finish(Outcome::Failed("the container was removed".to_owned())).await,
+        }
+    };
+    Ok(service.streams.process(&owner, "attach", request, serve)?)
 }
 
 async fn serve(
@@ -86,7 +97,7 @@ async fn attach(
 ) -> Result<Attached, Cause> {
     let link = link?;
     let id = container.id();
-    let output = |wanted: bool| wanted.then(|| pipe::large_output(BEHIND)).transpose();
+    let output = |wanted: bool| wanted.then(|| pipe::large_output(PIPE)).transpose();
     let (stdout, stderr) = (output(request.stdout)?.unzip(), output(request.stderr)?.unzip());
     link.attach(id, stdout.1, stderr.1).await?;
     let stdin = if request.stdin { stdin(&link, id, container.metadata.config.tty).await? } else { None };
@@ -106,43 +117,81 @@ async fn stdin(link: &MonitorLink, id: &ContainerId, tty: bool) -> Result<Option
 /// None: the client is gone.
 async fn run(container: &Container, attached: Attached, session: &mut ProcessSession) -> Option<Outcome> {
     let Attached { link, stdin, stdout, stderr } = attached;
-    let never = Cancel::new();
-    let has_output = stdout.is_some() || stderr.is_some();
+    let ended = Cancel::new();
     let input = copy_input(session.stdin.take(), stdin);
     let sizes = copy_sizes(session.resizes.take(), &link, container.id());
-    let stdout = copy_output(stdout, session.stdout.take(), &never);
-    let stderr = copy_output(stderr, session.stderr.take(), &never);
-    let outputs = async {
-        tokio::join!(stdout, stderr);
-        if has_output {
-            tokio::time::timeout(NEWS, ended(container)).await.is_ok()
-        } else {
-            ended(container).await
-        }
+    let output = Output { container, link: &link, ended: &ended };
+    let stdout = output.copy(stdout, session.stdout.take(), Which::Stdout);
+    let stderr = output.copy(stderr, session.stderr.take(), Which::Stderr);
+    let end = async {
+        until_ended(container).await;
+        ended.cancel();
+        Ok(())
     };
+    let served = async { tokio::try_join!(stdout, stderr, end) };
     let inputs = async {
         tokio::join!(input, sizes);
         std::future::pending::<()>().await;
     };
-    let is_over = tokio::select! {
-        is_over = outputs => is_over,
-        () = inputs => return None,
-        () = session.gone() => return None,
-    };
-    if is_over {
-        return Some(Outcome::Exited(0));
+    tokio::select! {
+        served = served => Some(match served {
+            Ok(_) => Outcome::Exited(0),
+            Err(why) => Outcome::Failed(why.to_owned()),
+        }),
+        () = inputs => None,
+        () = session.gone() => None,
     }
-    Some(Outcome::Failed(
-        "the client was cut off because it read too slowly: the log has all output".to_owned(),
-    ))
 }
 
-/// Returns true when the container does not run any more.
-async fn ended(container: &Container) -> bool {
+#[derive(Debug, Clone, Copy)]
+enum Which {
+    Stdout,
+    Stderr,
+}
+
+struct Output<'a> {
+    container: &'a Container,
+    link: &'a MonitorLink,
+    ended: &'a Cancel,
+}
+
+impl Output<'_> {
+    /// Copies one output to its end. The error says why the client does not get all of it.
+    async fn copy(
+        &self,
+        from: Option<Source>,
+        to: Option<StreamWriter>,
+        which: Which,
+    ) -> Result<(), &'static str> {
+        let (Some(mut from), Some(to)) = (from, to) else { return Ok(()) };
+        match attach_output::copy(&mut from, to, self.ended).await {
+            Copied::All if self.goes_on(which).await => Err(MISSED),
+            Copied::All | Copied::ClientLeft => Ok(()),
+            Copied::TooSlow => Err(TOO_SLOW),
+        }
+    }
+
+    /// Whether the output goes on, though the pipe of it has ended. The monitor closes a further pipe at once
+    /// when the container has closed its output, and refuses it when the container has ended.
+    async fn goes_on(&self, which: Which) -> bool {
+        if self.ended.is_cancelled() {
+            return false;
+        }
+        let Ok((further, write)) = pipe::output() else { return false };
+        let (stdout, stderr) = match which {
+            Which::Stdout => (Some(write), None),
+            Which::Stderr => (None, Some(write)),
+        };
+        let attached = self.link.attach(self.container.id(), stdout, stderr).await;
+        attached.is_ok() && !pipe::is_closed(&further)
+    }
+}
+
+/// Returns when the container does not run any more.
+async fn until_ended(container: &Container) {
     let mut status = container.subscribe();
     // An error means that the container was removed.
     let _ = status.wait_for(|status| !matches!(status.state, State::Running { .. })).await;
-    true
 }
 
 async fn copy_sizes(from: Option<Resizes>, link: &MonitorLink, id: &ContainerId) {

@@ -6,14 +6,21 @@
 //!   the process's end ─> the rest of its output ─> exit code
 //!   the client's end  ─> SIGHUP, and after a while SIGKILL to all that the process started
 //! ```
+//!
+//! What a command prints after its client has gone is read and thrown away: a handler of SIGHUP that says
+//! what it does must get to its end, and neither block nor die of SIGPIPE. One with a terminal finds it hung
+//! up, as with any terminal.
 
 use std::sync::Arc;
 
 use crisp_operation::Cancel;
+use crisp_sandbox::link::LinkError;
 use crisp_streaming::{Outcome, ProcessRequest, ProcessSession};
 
 use super::exec::{self, Command, Running, Stdio, pipe};
-use super::process_streams::{Sink, Source, Terminal, copy_input, copy_output, copy_sizes};
+use super::process_streams::{
+    Sink, Source, Terminal, copy_input, copy_output, copy_sizes, discard, session_owner,
+};
 use crate::cause::{Cause, StageFailure};
 use crate::container::Container;
 use crate::error::RuntimeError;
@@ -33,9 +40,16 @@ pub fn container_exec(
 ) -> Result<String, RuntimeError> {
     exec::pod_of_running(service, container)?;
     let command = Command::new(words, request.tty, service.config.exec_grace)?;
-    let (serving, container) = (service.clone(), container.clone());
-    let serve = move |session| serve(serving, container, command, request, session);
-    Ok(service.streams.process("exec", request, serve)?)
+    let owner = session_owner(&container.metadata.pod);
+    // A URL that is never used keeps no container.
+    let (serving, container) = (service.clone(), Arc::downgrade(container));
+    let serve = move |session: ProcessSession| async move {
+        match container.upgrade() {
+            Some(container) => serve(serving, container, command, request, session).await,
+            None => session.finish(Outcome::Failed("the container was removed".to_owned())).await,
+        }
+    };
+    Ok(service.streams.process(&owner, "exec", request, serve)?)
 }
 
 async fn serve(
@@ -43,15 +57,12 @@ async fn serve(
     container: Arc<Container>,
     command: Command,
     request: ProcessRequest,
-    mut session: ProcessSession,
+    session: ProcessSession,
 ) {
     let line = command.line.clone();
-    let outcome = match start(&service, &container, command, request).await {
-        Ok((running, streams)) => run(running, streams, &mut session).await,
-        Err(error) => Some(Outcome::Failed(format!("cannot run {line:?}: {error}"))),
-    };
-    if let Some(outcome) = outcome {
-        session.finish(outcome).await;
+    match start(&service, &container, command, request).await {
+        Ok((running, streams)) => run(running, streams, session).await,
+        Err(error) => session.finish(Outcome::Failed(format!("cannot run {line:?}: {error}"))).await,
     }
 }
 
@@ -115,12 +126,33 @@ impl Streams {
     }
 }
 
-/// None: the client is gone.
-async fn run(mut running: Running, streams: Streams, session: &mut ProcessSession) -> Option<Outcome> {
-    let Streams { stdin, stdout, stderr, terminal } = streams;
+async fn run(mut running: Running, streams: Streams, mut session: ProcessSession) {
+    let Streams { stdin, mut stdout, mut stderr, terminal } = streams;
+    let outputs = [&mut stdout, &mut stderr];
+    match serve_streams(&mut running, stdin, outputs, terminal.as_ref(), &mut session).await {
+        Some(Ok(code)) => session.finish(Outcome::Exited(code)).await,
+        Some(Err(error)) => session.finish(Outcome::Failed(error.to_string())).await,
+        None => {
+            // The client's connection is not kept for the time of grace. A terminal is hung up with its
+            // last descriptor.
+            drop((session, terminal));
+            let discard = async { tokio::join!(discard(stdout), discard(stderr)) };
+            running.hang_up(discard).await;
+        }
+    }
+}
+
+/// To the end of the command. None: the client is gone.
+async fn serve_streams(
+    running: &mut Running,
+    stdin: Option<Sink>,
+    [stdout, stderr]: [&mut Option<Source>; 2],
+    terminal: Option<&Terminal>,
+    session: &mut ProcessSession,
+) -> Option<Result<i32, LinkError>> {
     let ended = Cancel::new();
     let input = copy_input(session.stdin.take(), stdin);
-    let sizes = copy_sizes(session.resizes.take(), terminal.as_ref());
+    let sizes = copy_sizes(session.resizes.take(), terminal);
     let stdout = copy_output(stdout, session.stdout.take(), &ended);
     let stderr = copy_output(stderr, session.stderr.take(), &ended);
     let end = async {
@@ -134,19 +166,9 @@ async fn run(mut running: Running, streams: Streams, session: &mut ProcessSessio
         tokio::join!(input, sizes);
         std::future::pending::<()>().await;
     };
-    let end = tokio::select! {
+    tokio::select! {
         end = served => Some(end),
         () = inputs => None,
         () = session.gone() => None,
-    };
-    match end {
-        Some(Ok(code)) => Some(Outcome::Exited(code)),
-        Some(Err(error)) => Some(Outcome::Failed(error.to_string())),
-        None => {
-            // The terminal is hung up with its last descriptor.
-            drop(terminal);
-            running.hang_up().await;
-            None
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is done to containers and pods, one operation per file: stages with deadlines, each with its undo step.
 
+mod attach_output;
 pub(crate) mod container_attach;
 pub(crate) mod container_cgroup;
 pub(crate) mod container_create;

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::task::JoinSet;
 
+use super::process_streams::session_owner;
 use crate::cause::Cause;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
@@ -32,8 +33,16 @@ pub fn pod_port_forward(
     ports: Vec<u16>,
 ) -> Result<String, RuntimeError> {
     pod.require_ready()?;
-    let pod = pod.clone();
-    Ok(service.streams.port_forward(ports, move |session| serve(pod, session))?)
+    let owner = session_owner(&pod.id);
+    // A URL that is never used keeps no pod.
+    let pod = Arc::downgrade(pod);
+    let serve = move |session: PortForwardSession| async move {
+        match pod.upgrade() {
+            Some(pod) => serve(pod, session).await,
+            None => session.finish().await,
+        }
+    };
+    Ok(service.streams.port_forward(&owner, ports, serve)?)
 }
 
 async fn serve(pod: Arc<Pod>, mut session: PortForwardSession) {
@@ -45,10 +54,13 @@ async fn serve(pod: Arc<Pod>, mut session: PortForwardSession) {
         }
     };
     let mut connections = JoinSet::new();
+    // A session that is dropped closes at once, and its connections with it: as the pod's own end would.
+    let mut pod_ended = std::pin::pin!(pod.ended());
     loop {
         let stream = tokio::select! {
             stream = session.next() => stream,
             Some(_) = connections.join_next() => continue,
+            () = &mut pod_ended => return,
         };
         let Some(stream) = stream else { break };
         connections.spawn(forward(dialer.clone(), stream));
@@ -57,6 +69,7 @@ async fn serve(pod: Arc<Pod>, mut session: PortForwardSession) {
     tokio::select! {
         () = async { while connections.join_next().await.is_some() {} } => session.finish().await,
         () = session.gone() => {}
+        () = &mut pod_ended => {}
     }
 }
 
@@ -84,12 +97,17 @@ async fn forward(dialer: Dialer, stream: PortStream) {
     let _ = error.close().await;
 }
 
-/// Until both directions have ended, or the client is gone.
+/// Until both directions have ended, or the client has reset the stream or is gone: also while the port takes
+/// nothing and sends nothing.
 async fn copy(connection: TcpStream, reader: StreamReader, writer: StreamWriter) {
     let _ = connection.set_nodelay(true);
+    let breakage = reader.breakage();
     let (from_pod, to_pod) = connection.into_split();
-    let both = async { tokio::try_join!(to_port(reader, to_pod), from_port(from_pod, writer)) };
-    if let Err(error) = both.await {
+    let ended = tokio::select! {
+        ended = async { tokio::try_join!(to_port(reader, to_pod), from_port(from_pod, writer)) } => ended,
+        error = breakage.wait() => Err(io::Error::other(error)),
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "a forwarded connection broke");
     }
 }

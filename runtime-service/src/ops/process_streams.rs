@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use crisp_executor::id::PodId;
 use crisp_operation::Cancel;
-use crisp_streaming::{Resizes, Size, StreamReader, StreamWriter};
+use crisp_streaming::{Resizes, Size, StreamError, StreamReader, StreamWriter};
 use rustix::io::Errno;
 use rustix::termios::{Winsize, tcsetwinsize};
 use tokio::io::unix::AsyncFd;
@@ -17,12 +18,17 @@ use tokio::net::unix::pipe;
 use crate::cause::Cause;
 
 /// Read at once: what a pipe holds by default.
-const READ: usize = 64 << 10;
+pub(super) const READ: usize = 64 << 10;
 /// After the process's end, its output is over when nothing comes for so long: a process that it left
 /// behind may hold the pipe.
 const QUIET: Duration = Duration::from_millis(200);
 /// What a pipe can hold at most when the process ends. What comes later is of others.
 const LEFT: usize = 1 << 20;
+
+/// How the streaming server counts the sessions of a pod, and names it in messages.
+pub(super) fn session_owner(pod: &PodId) -> String {
+    format!("pod {pod}")
+}
 
 /// The master of a process's terminal. Clones are the same.
 #[derive(Clone)]
@@ -56,7 +62,7 @@ pub(super) enum Source {
 
 impl Source {
     /// Fills `buffer`; 0 at the end.
-    async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+    pub(super) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         match self {
             Self::Pipe(pipe) => pipe.read_buf(buffer).await,
             Self::Terminal(Terminal(master)) => {
@@ -110,9 +116,10 @@ pub(super) async fn copy_input(from: Option<StreamReader>, to: Option<Sink>) {
     }
 }
 
-/// Until the process's output is over, or the client takes no more of it: then the process gets SIGPIPE.
-pub(super) async fn copy_output(from: Option<Source>, to: Option<StreamWriter>, ended: &Cancel) {
-    let (Some(mut from), Some(mut to)) = (from, to) else { return };
+/// Until the process's output is over, or the client takes no more of it: then the process gets SIGPIPE. When
+/// it is the connection that is lost, `source` is left as it is.
+pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWriter>, ended: &Cancel) {
+    let (Some(from), Some(mut to)) = (source.as_mut(), to) else { return };
     let mut buffer = BytesMut::new();
     let mut left = LEFT;
     loop {
@@ -128,14 +135,30 @@ pub(super) async fn copy_output(from: Option<Source>, to: Option<StreamWriter>, 
             let Some(fewer) = left.checked_sub(bytes) else { break };
             left = fewer;
         }
-        if to.write(&buffer).await.is_err() {
-            return;
+        match to.write(&buffer).await {
+            Ok(()) => {}
+            Err(StreamError::Lost) => return,
+            Err(StreamError::Reset) => {
+                *source = None;
+                return;
+            }
         }
     }
     let _ = to.close().await;
 }
 
-async fn quiet_after(ended: &Cancel) {
+/// Reads output that has no client any more, so that what a command says at its end does not end it early.
+/// A terminal is not read: it is hung up by closing it.
+pub(super) async fn discard(from: Option<Source>) {
+    let Some(mut from @ Source::Pipe(_)) = from else { return };
+    let mut buffer = BytesMut::with_capacity(READ);
+    while let Ok(1..) = from.read(&mut buffer).await {
+        buffer.clear();
+    }
+}
+
+/// After the process's end, its output is over when nothing comes for a while.
+pub(super) async fn quiet_after(ended: &Cancel) {
     ended.cancelled().await;
     tokio::time::sleep(QUIET).await;
 }

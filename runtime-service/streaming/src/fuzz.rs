@@ -1,8 +1,14 @@
 //! Fuzz targets: functions that must return for any bytes.
 
-use bytes::BytesMut;
+use std::io::{self, Read, Write};
 
+use bytes::BytesMut;
+use tokio_tungstenite::tungstenite::WebSocket;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use crate::process;
 use crate::spdy::Decoder;
+use crate::websocket::{self, Channels};
 
 /// Frames of SPDY with their header blocks, as they arrive in pieces.
 pub fn spdy(bytes: &[u8]) {
@@ -15,5 +21,43 @@ pub fn spdy(bytes: &[u8]) {
                 break;
             }
         }
+    }
+}
+
+/// What a client sends over a WebSocket after the handshake, in both forms of messages, with the sizes of its
+/// terminal.
+pub fn websocket(bytes: &[u8]) {
+    for base64 in [false, true] {
+        let channels = Channels { read: vec![0, 4], base64, half_close: true, patience: None };
+        let mut socket =
+            WebSocket::from_raw_socket(Peer { rest: bytes }, Role::Server, Some(websocket::config()));
+        let mut sizes = BytesMut::new();
+        while let Ok(message) = socket.read() {
+            if let Some((4, text)) = channels.decode(message) {
+                sizes.extend_from_slice(&text);
+                while let Ok(Some(_)) = process::first(&mut sizes) {}
+            }
+        }
+    }
+}
+
+/// One that has said everything already, and takes whatever is said to it.
+struct Peer<'a> {
+    rest: &'a [u8],
+}
+
+impl Read for Peer<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.rest.read(into)
+    }
+}
+
+impl Write for Peer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }

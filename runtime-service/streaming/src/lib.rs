@@ -10,7 +10,8 @@
 //!        └──> finish(Outcome): exit code into the error stream, half closes, the end
 //! ```
 //!
-//! - [`StreamServer`] listens and hands out URLs: 128 random bits, good for one minute and one use.
+//! - [`StreamServer`] listens and hands out URLs: 128 random bits, good for one minute and one use. It counts
+//!   what is open, of each owner and in all.
 //! - [`ProcessSession`] is an exec or attach with all its streams; [`PortForwardSession`] has one pair of
 //!   streams for each connection to a port.
 //! - [`StreamReader`] and [`StreamWriter`] are one stream, whatever the framing; both wait when the other
@@ -18,7 +19,8 @@
 //! - [`client`] is the other side, for the command line and for tests.
 //! - `spdy` and `websocket` are the framings. All that they read is hostile: everything has a limit.
 //!
-//! Every task belongs to a session and ends with it; sessions end with the server.
+//! Every task belongs to a session and ends with it; sessions end with the server. The end of a process is
+//! told to its client as long as that is connected, however slowly it reads.
 //!
 //! ```
 //! use crisp_streaming::{Outcome, ProcessRequest, StreamConfig, StreamServer};
@@ -27,7 +29,7 @@
 //! let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
 //! let request = ProcessRequest { stdin: true, stdout: true, stderr: false, tty: false };
 //! // Sends back what comes.
-//! let url = server.process("exec", request, |mut session| async move {
+//! let url = server.process("pod", "exec", request, |mut session| async move {
 //!     let (Some(mut input), Some(mut output)) = (session.stdin.take(), session.stdout.take()) else { return };
 //!     while let Ok(Some(bytes)) = input.read().await {
 //!         if output.write(&bytes).await.is_err() {
@@ -50,6 +52,7 @@ pub mod fuzz;
 mod port_forward;
 mod process;
 mod server;
+mod slots;
 mod spdy;
 mod stream;
 mod transport;
@@ -58,4 +61,5 @@ mod websocket;
 pub use port_forward::{PortForwardSession, PortStream};
 pub use process::{Outcome, ProcessRequest, ProcessSession, Resizes, Size};
 pub use server::{OpenError, StreamConfig, StreamServer, TooManySessions};
-pub use stream::{StreamError, StreamReader, StreamWriter};
+pub use slots::Limit;
+pub use stream::{Breakage, StreamError, StreamReader, StreamWriter};

@@ -7,16 +7,12 @@
 //! | v4 | the error stream holds a Status in JSON, with the exit code |
 //! | v5 | over a WebSocket: half close |
 
-use std::time::Duration;
-
 use bytes::BytesMut;
 use serde::Deserialize;
 
 use crate::carrier::Carrier;
 use crate::stream::{StreamReader, StreamWriter};
 
-/// How long the end may take to be told to a client that does not read.
-const TELL: Duration = Duration::from_secs(10);
 /// Bytes of one resize message.
 const MAX_RESIZE: usize = 1024;
 
@@ -67,7 +63,8 @@ impl ProcessSession {
         self.carrier.gone().await;
     }
 
-    /// Tells the client how it ended, and closes.
+    /// Tells the client how it ended, and closes. A client that does not read is waited for as long as it is
+    /// connected: without the end it would take the command for a success.
     pub async fn finish(self, outcome: Outcome) {
         let Self { stdin, stdout, stderr, resizes, mut error, protocol, carrier } = self;
         drop((stdin, resizes));
@@ -80,8 +77,10 @@ impl ProcessSession {
             }
             let _ = error.close().await;
         };
-        let _ = tokio::time::timeout(TELL, tell).await;
-        carrier.finish().await;
+        tokio::select! {
+            () = tell => carrier.finish().await,
+            () = carrier.gone() => {}
+        }
     }
 }
 
@@ -157,7 +156,7 @@ impl Resizes {
 }
 
 /// Takes the first size out of `bytes` once it is whole.
-fn first(bytes: &mut BytesMut) -> Result<Option<Size>, serde_json::Error> {
+pub(crate) fn first(bytes: &mut BytesMut) -> Result<Option<Size>, serde_json::Error> {
     let mut sizes = serde_json::Deserializer::from_slice(bytes).into_iter::<Size>();
     let size = match sizes.next() {
         Some(Ok(size)) => size,

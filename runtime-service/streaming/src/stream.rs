@@ -3,12 +3,15 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
 /// Bytes of one stream that wait for their reader. A peer that sends more waits.
 pub(crate) const WINDOW: usize = 128 << 10;
+/// Bytes that a reader takes at once: a slow one makes progress in such steps.
+const MAX_TAKE: usize = 32 << 10;
 
 /// Why a stream ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -105,9 +108,27 @@ impl StreamReader {
     }
 }
 
+impl StreamReader {
+    /// Sees when the stream breaks, also while nothing is read from it.
+    #[must_use]
+    pub fn breakage(&self) -> Breakage {
+        Breakage(self.queue.clone())
+    }
+}
+
 impl Drop for StreamReader {
     fn drop(&mut self) {
         self.queue.abandon();
+    }
+}
+
+/// Sees when a stream breaks.
+pub struct Breakage(Arc<Queue>);
+
+impl Breakage {
+    /// Returns when the stream was reset, or the connection to the client is lost.
+    pub async fn wait(&self) -> StreamError {
+        self.0.broken().await
     }
 }
 
@@ -117,46 +138,94 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     readable: Notify,
     writable: Notify,
+    broke: Notify,
 }
 
 #[derive(Default)]
 struct State {
     bytes: BytesMut,
     end: Option<Result<(), StreamError>>,
+    /// Also after the end of what the client sends.
+    broken: Option<StreamError>,
     abandoned: bool,
 }
+
+/// What became of bytes that arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Put {
+    Queued,
+    /// It is not read any more.
+    Discarded,
+    /// There is no room.
+    Full,
+}
+
+/// The reader took nothing for too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stalled;
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what arrived, once there is room. False: it is not read any more.
-    pub(crate) async fn put(&self, bytes: &[u8]) -> bool {
-        while !self.has_room() {
-            self.writable.notified().await;
-        }
+    /// Adds what arrived, all or nothing. An empty queue takes any number of bytes.
+    pub(crate) fn try_put(&self, bytes: &[u8]) -> Put {
         let mut state = self.lock();
         if state.abandoned || state.end.is_some() {
-            return false;
+            return Put::Discarded;
+        }
+        if !state.bytes.is_empty() && state.bytes.len() + bytes.len() > WINDOW {
+            return Put::Full;
         }
         state.bytes.extend_from_slice(bytes);
         drop(state);
         self.readable.notify_one();
-        true
+        Put::Queued
     }
 
-    /// Whether bytes would be added, or thrown away, without waiting.
-    pub(crate) fn has_room(&self) -> bool {
-        let state = self.lock();
-        state.abandoned || state.end.is_some() || state.bytes.len() < WINDOW
+    /// Adds what arrived, once there is room. False: it is not read any more.
+    ///
+    /// # Errors
+    /// [`Stalled`] when there is no room and nothing is read for as long as `patience`.
+    pub(crate) async fn put(&self, bytes: &[u8], patience: Option<Duration>) -> Result<bool, Stalled> {
+        for piece in bytes.chunks(MAX_TAKE) {
+            loop {
+                match self.try_put(piece) {
+                    Put::Queued => break,
+                    Put::Discarded => return Ok(false),
+                    Put::Full => {}
+                }
+                let room = self.writable.notified();
+                match patience {
+                    None => room.await,
+                    Some(patience) => tokio::time::timeout(patience, room).await.map_err(|_| Stalled)?,
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Nothing more arrives; the first end counts.
     pub(crate) fn end(&self, end: Result<(), StreamError>) {
-        self.lock().end.get_or_insert(end);
+        let mut state = self.lock();
+        state.end.get_or_insert(end);
+        state.broken = state.broken.or(end.err());
+        drop(state);
         self.readable.notify_one();
         self.writable.notify_one();
+        self.broke.notify_waiters();
+    }
+
+    async fn broken(&self) -> StreamError {
+        loop {
+            let mut broke = std::pin::pin!(self.broke.notified());
+            broke.as_mut().enable();
+            if let Some(error) = self.lock().broken {
+                return error;
+            }
+            broke.await;
+        }
     }
 
     async fn take(&self) -> Result<Option<Bytes>, StreamError> {
@@ -164,7 +233,8 @@ impl Queue {
             {
                 let mut state = self.lock();
                 if !state.bytes.is_empty() {
-                    let bytes = std::mem::take(&mut state.bytes).freeze();
+                    let length = state.bytes.len().min(MAX_TAKE);
+                    let bytes = state.bytes.split_to(length).freeze();
                     drop(state);
                     self.writable.notify_one();
                     return Ok(Some(bytes));
@@ -188,8 +258,6 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     async fn is_stuck(future: impl Future) -> bool {
@@ -199,31 +267,63 @@ mod tests {
     #[tokio::test]
     async fn a_full_queue_makes_its_writer_wait_until_it_is_read() {
         let queue = Queue::default();
-        assert!(queue.put(&[1; WINDOW]).await);
-        assert!(is_stuck(queue.put(b"more")).await);
-        assert_eq!(queue.take().await.unwrap().unwrap().len(), WINDOW);
-        assert!(queue.put(b"more").await);
+        assert_eq!(queue.put(&[1; WINDOW], None).await, Ok(true));
+        assert_eq!(queue.try_put(b"more"), Put::Full);
+        assert!(is_stuck(queue.put(b"more", None)).await);
+        assert_eq!(queue.take().await.unwrap().unwrap().len(), MAX_TAKE);
+        assert_eq!(queue.put(b"more", None).await, Ok(true));
+        for _ in 1..WINDOW / MAX_TAKE {
+            assert_eq!(queue.take().await.unwrap().unwrap().len(), MAX_TAKE);
+        }
         assert_eq!(queue.take().await.unwrap().unwrap(), "more");
         assert!(is_stuck(queue.take()).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_stalled_and_a_slow_one_is_not() {
+        let (queue, patience) = (Queue::default(), Some(Duration::from_secs(10)));
+        assert_eq!(queue.put(&[1; WINDOW], patience).await, Ok(true));
+        let slow = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(9)).await;
+                queue.take().await.unwrap();
+            }
+        };
+        tokio::select! {
+            put = queue.put(&[1; 4 * WINDOW], patience) => assert_eq!(put, Ok(true)),
+            () = slow => {}
+        }
+        assert_eq!(queue.put(&[1; WINDOW], patience).await, Err(Stalled));
     }
 
     #[tokio::test]
     async fn what_arrived_before_the_end_is_read_before_it() {
         let queue = Queue::default();
-        queue.put(b"last").await;
+        queue.put(b"last", None).await.unwrap();
         queue.end(Err(StreamError::Reset));
         queue.end(Ok(()));
-        assert!(!queue.put(b"too late").await);
+        assert_eq!(queue.put(b"too late", None).await, Ok(false));
         assert_eq!(queue.take().await.unwrap().unwrap(), "last");
         assert_eq!(queue.take().await, Err(StreamError::Reset));
     }
 
     #[tokio::test]
+    async fn a_breakage_is_seen_behind_unread_bytes_and_after_a_half_close() {
+        let queue = Queue::default();
+        queue.put(b"unread", None).await.unwrap();
+        queue.end(Ok(()));
+        assert!(is_stuck(queue.broken()).await);
+        let reset = async { queue.end(Err(StreamError::Reset)) };
+        assert_eq!(tokio::join!(queue.broken(), reset).0, StreamError::Reset);
+        assert_eq!(queue.broken().await, StreamError::Reset);
+    }
+
+    #[tokio::test]
     async fn a_queue_that_is_not_read_any_more_holds_nothing_and_stops_no_writer() {
         let queue = Queue::default();
-        queue.put(&[1; WINDOW]).await;
+        queue.put(&[1; WINDOW], None).await.unwrap();
         queue.abandon();
-        assert!(!queue.put(&[1; WINDOW]).await);
+        assert_eq!(queue.put(&[1; WINDOW], None).await, Ok(false));
         assert_eq!(queue.lock().bytes.capacity(), 0);
     }
 }

@@ -2,15 +2,17 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
+use tokio_rustls::TlsStream;
 
 /// How often a connection that is not read is looked at for its end.
 const LOOK: Duration = Duration::from_secs(1);
@@ -22,40 +24,89 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 
-/// A connection as it was accepted.
+/// A connection as it was accepted or made.
 pub enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Sees the end of a connection behind bytes that were not read yet.
+/// Sees the end of a connection, also behind bytes that were not read yet: the peer has closed it, or nothing
+/// was sent either way for too long.
 #[derive(Debug)]
-pub struct Hangup(Option<OwnedFd>);
+pub struct Hangup {
+    socket: Option<OwnedFd>,
+    /// None: a connection may rest for ever.
+    idle: Option<Duration>,
+    activity: Activity,
+}
+
+/// When bytes last went through a connection.
+#[derive(Debug, Clone)]
+struct Activity {
+    begun: Instant,
+    /// Milliseconds after `begun`.
+    last: Arc<AtomicU64>,
+}
 
 /// Sets what all connections need: no delay of keystrokes, and an end to peers that vanished.
-pub fn prepare(socket: &TcpStream) -> Hangup {
+pub fn prepare(socket: &TcpStream, idle: Option<Duration>) -> Hangup {
     let _ = socket.set_nodelay(true);
-    let (idle, between, count) = KEEPALIVE;
+    let (first, between, count) = KEEPALIVE;
     let _ = sockopt::set_socket_keepalive(socket, true);
-    let _ = sockopt::set_tcp_keepidle(socket, idle);
+    let _ = sockopt::set_tcp_keepidle(socket, first);
     let _ = sockopt::set_tcp_keepintvl(socket, between);
     let _ = sockopt::set_tcp_keepcnt(socket, count);
-    Hangup(rustix::io::fcntl_dupfd_cloexec(socket, 3).ok())
+    Hangup { socket: rustix::io::fcntl_dupfd_cloexec(socket, 3).ok(), idle, activity: Activity::new() }
+}
+
+impl Activity {
+    fn new() -> Self {
+        Self { begun: Instant::now(), last: Arc::default() }
+    }
+
+    fn note(&self) {
+        let now = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(now, Ordering::Relaxed);
+    }
+
+    fn since(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
+    }
 }
 
 impl Hangup {
-    /// Returns when the peer has closed the connection, or at least its side of it.
+    /// The connection itself, whose bytes count as activity from now on.
+    pub fn watch(&self, io: Box<dyn Duplex>) -> Box<dyn Duplex> {
+        Box::new(Watched { io, activity: self.activity.clone() })
+    }
+
+    /// Returns when the peer has closed the connection, or at least its side of it, or it is idle.
     pub async fn wait(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            if self.is_closed() {
+            if self.is_closed() || self.rest().is_some_and(|rest| rest.is_zero()) {
                 return;
             }
         }
     }
 
+    /// Returns when nothing was sent either way for too long.
+    pub async fn idle(&self) {
+        loop {
+            match self.rest() {
+                None => std::future::pending().await,
+                Some(Duration::ZERO) => return,
+                Some(rest) => tokio::time::sleep(rest).await,
+            }
+        }
+    }
+
+    fn rest(&self) -> Option<Duration> {
+        Some(self.idle?.saturating_sub(self.activity.since()))
+    }
+
     fn is_closed(&self) -> bool {
-        let Some(fd) = &self.0 else { return false };
+        let Some(fd) = &self.socket else { return false };
         let mut fds = [PollFd::from_borrowed_fd(fd.as_fd(), PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
@@ -92,5 +143,47 @@ impl AsyncWrite for Transport {
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         both!(self, stream => Pin::new(stream).poll_shutdown(context))
+    }
+}
+
+/// A connection whose activity is noted.
+struct Watched {
+    io: Box<dyn Duplex>,
+    activity: Activity,
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.io).poll_read(context, buffer);
+        if read.is_ready() {
+            self.activity.note();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(context, bytes);
+        if written.is_ready() {
+            self.activity.note();
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(context)
     }
 }

@@ -7,10 +7,13 @@
 
 mod lab;
 
+mod attach;
 mod events;
 mod exec;
+mod exec_streams;
 mod lifecycle;
 mod pod_states;
+mod port_forward;
 mod restart;
 mod security;
 mod stats;

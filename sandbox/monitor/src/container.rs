@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer};
 
+use crate::clients::Clients;
 use crate::exec::kill_cgroup;
 use crate::launch::Launch;
 use crate::log::{Log, Stream};
@@ -56,8 +57,8 @@ pub(crate) struct Output {
     pub(crate) source: OwnedFd,
     /// Whether it is waited for; it is not while the log is blocked.
     pub(crate) polled: bool,
-    /// Clients that want a copy.
-    pub(crate) clients: Vec<OwnedFd>,
+    /// Those that want a copy.
+    pub(crate) clients: Clients,
 }
 
 /// A container's terminal.
@@ -87,12 +88,7 @@ impl Terminal {
 
 impl Output {
     pub(crate) fn new(source: OwnedFd) -> Self {
-        Self { source, polled: false, clients: Vec::new() }
-    }
-
-    /// A client whose pipe is full is cut off: it is not waited for, and must not miss a part unnoticed.
-    pub(crate) fn copy(&mut self, bytes: &[u8]) {
-        self.clients.retain(|client| rustix::io::write(client, bytes) == Ok(bytes.len()));
+        Self { source, polled: false, clients: Clients::default() }
     }
 }
 
@@ -139,6 +135,7 @@ impl Container {
             Phase::Ending { since, last_output, .. } if self.log.blocked() => {
                 Some((*since).max(*last_output) + LATEST)
             }
+            Phase::Ending { since, .. } if self.clients_retry_at().is_some() => Some(*since + LATEST),
             Phase::Ending { since, last_output, .. } => Some((*last_output + QUIET).min(*since + LATEST)),
             Phase::Starting(_) | Phase::Running | Phase::Exited(_) => None,
         }
@@ -147,6 +144,11 @@ impl Container {
     /// Whether an ended container is only kept up by a log that cannot be written.
     pub(crate) fn holds_back_output(&self) -> bool {
         self.log.blocked()
+    }
+
+    /// When clients whose pipes were full are tried again.
+    pub(crate) fn clients_retry_at(&self) -> Option<Instant> {
+        self.outputs.iter().flatten().filter_map(|output| output.clients.retry_at()).min()
     }
 
     pub(crate) fn output_seen(&mut self) {

@@ -14,6 +14,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod clients;
 mod clock;
 mod connection;
 mod container;

@@ -107,6 +107,12 @@ impl Pod {
         if self.status().state == PodState::Ready { Ok(()) } else { Err(self.not_ready()) }
     }
 
+    /// Returns when nothing of the pod runs any more, or it is being stopped or was removed.
+    pub async fn ended(&self) {
+        // An error means that it was removed.
+        let _ = self.status.subscribe().wait_for(|status| !status.state.may_run()).await;
+    }
+
     fn not_ready(&self) -> NotReady {
         NotReady { pod: self.id.clone(), state: self.status().state.clone() }
     }

@@ -94,6 +94,11 @@ impl ExecGroup {
         Ok((Self { cgroup, number }, join, fds))
     }
 
+    /// Whether processes live in it. One that cannot be read has some.
+    pub(in crate::ops) fn is_populated(&self) -> bool {
+        self.cgroup.is_populated().unwrap_or(true)
+    }
+
     /// Kills all processes in it, in the background. Its number is free again when they are gone.
     pub(in crate::ops) fn kill(self) {
         tokio::task::spawn_blocking(move || {

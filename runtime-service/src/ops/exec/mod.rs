@@ -32,6 +32,8 @@ const PREPARE: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(60);
 /// From the kill to the exit.
 const KILLED: Duration = Duration::from_secs(5);
+/// Between looks at what a command that was hung up has left.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What to run.
 pub(super) struct Command {
@@ -197,13 +199,30 @@ impl Running {
     }
 
     /// Its client is gone: SIGHUP to its process group, and after the grace time the end of all that it
-    /// started. A monitor that cannot signal it kills it at once.
-    pub(super) async fn hang_up(self) {
+    /// started. A monitor that cannot signal it kills it at once. `meanwhile` is done until then.
+    pub(super) async fn hang_up(self, meanwhile: impl Future) {
         let signal = rustix::process::Signal::HUP.as_raw();
         if self.link.signal_exec(self.exec, signal).await.is_ok() {
-            tokio::time::sleep(self.grace).await;
+            let meanwhile = async {
+                meanwhile.await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = tokio::time::sleep(self.grace) => {}
+                () = self.all_ended() => {}
+                () = meanwhile => {}
+            }
         }
         self.kill().await;
+    }
+
+    /// Returns when no process of it is left, also of those that it started.
+    async fn all_ended(&self) {
+        // The status is of no use any more.
+        let _ = self.link.wait_exec(self.exec).await;
+        while self.group.as_ref().is_some_and(ExecGroup::is_populated) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Kills it and all that it started.

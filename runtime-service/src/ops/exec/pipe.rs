@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use tokio::net::unix::pipe;
@@ -19,6 +20,13 @@ pub(in crate::ops) fn large_output(bytes: usize) -> Result<(pipe::Receiver, Owne
     let (receiver, write) = output()?;
     let _ = rustix::pipe::fcntl_setpipe_size(&write, bytes);
     Ok((receiver, write))
+}
+
+/// Whether nothing is in the pipe and nothing can come.
+pub(in crate::ops) fn is_closed(read: &pipe::Receiver) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::new(read, PollFlags::IN)];
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents() == PollFlags::HUP
 }
 
 /// What the process reads.

@@ -1,14 +1,19 @@
 //! From a URL to a SPDY connection.
 
 use bytes::{Bytes, BytesMut};
+use http::uri::Authority;
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
 
-use crate::spdy::{Role, Running};
+use super::tls;
+use crate::spdy::{Role, Rules, Running};
 use crate::stream::StreamError;
-use crate::transport;
+use crate::transport::{self, Transport};
 
 /// Bytes of a refusal that are shown.
 const MAX_REFUSAL: usize = 4 << 10;
@@ -22,21 +27,85 @@ pub enum ClientError {
     Connect { url: String, reason: String },
     #[error("the streaming server refused the session with {status}: {text}")]
     Refused { status: StatusCode, text: String },
+    #[error("the streaming server's certificate cannot be used: {0}")]
+    Certificate(String),
     #[error(transparent)]
     Stream(StreamError),
     #[error("{0}")]
     Server(String),
 }
 
+/// Where a session is to be had.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    url: String,
+    certificate: Option<CertificateDer<'static>>,
+}
+
+impl From<&str> for Endpoint {
+    fn from(url: &str) -> Self {
+        Self { url: url.to_owned(), certificate: None }
+    }
+}
+
+impl From<&String> for Endpoint {
+    fn from(url: &String) -> Self {
+        Self::from(url.as_str())
+    }
+}
+
+impl Endpoint {
+    /// The server of an `https` URL has to have exactly this certificate, in PEM: see
+    /// [`StreamServer::certificate`](crate::StreamServer::certificate).
+    ///
+    /// # Errors
+    /// [`ClientError::Certificate`].
+    pub fn with_certificate(self, pem: &str) -> Result<Self, ClientError> {
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes());
+        let certificate = certificate.map_err(|error| ClientError::Certificate(error.to_string()))?;
+        Ok(Self { certificate: Some(certificate), ..self })
+    }
+}
+
 /// Uses the URL and agrees on one of `protocols`.
-pub(super) async fn upgrade(url: &str, protocols: &[&str]) -> Result<Running, ClientError> {
-    let bad = || ClientError::Url { url: url.to_owned() };
+pub(super) async fn upgrade(endpoint: Endpoint, protocols: &[&str]) -> Result<Running, ClientError> {
+    let Endpoint { url, certificate } = endpoint;
+    let bad = || ClientError::Url { url: url.clone() };
+    let fail = |reason: String| ClientError::Connect { url: url.clone(), reason };
     let uri: Uri = url.parse().map_err(|_| bad())?;
-    let authority = uri.authority().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(bad)?;
-    let fail = |reason: String| ClientError::Connect { url: url.to_owned(), reason };
+    let authority = uri.authority().ok_or_else(bad)?;
+    let certificate = match uri.scheme_str() {
+        Some("http") => None,
+        Some("https") => {
+            Some(certificate.ok_or_else(|| fail("the server's certificate is not known".to_owned()))?)
+        }
+        _ => return Err(bad()),
+    };
     let socket = TcpStream::connect(authority.as_str()).await.map_err(|error| fail(error.to_string()))?;
-    let hangup = transport::prepare(&socket);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(socket))
+    let hangup = transport::prepare(&socket, None);
+    let io = match certificate {
+        None => Transport::Plain(socket),
+        Some(certificate) => {
+            let stream = tls::connect(socket, certificate).await.map_err(|error| fail(error.to_string()))?;
+            Transport::Tls(Box::new(stream))
+        }
+    };
+    let upgraded = request(io, &uri, authority, protocols, &fail).await?;
+    let parts = upgraded.downcast::<TokioIo<Transport>>().map_err(|_| bad())?;
+    let read = BytesMut::from(parts.read_buf);
+    // The server opens no streams: there is no place for one.
+    let io = Box::new(parts.io.into_inner());
+    Ok(Running::start(Role::Client, Rules::default(), io, read, hangup, 1).0)
+}
+
+async fn request(
+    io: Transport,
+    uri: &Uri,
+    authority: &Authority,
+    protocols: &[&str],
+    fail: &impl Fn(String) -> ClientError,
+) -> Result<Upgraded, ClientError> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io))
         .await
         .map_err(|error| fail(error.to_string()))?;
     let connection = tokio::spawn(connection.with_upgrades());
@@ -48,7 +117,7 @@ pub(super) async fn upgrade(url: &str, protocols: &[&str]) -> Result<Running, Cl
     for protocol in protocols {
         request = request.header("X-Stream-Protocol-Version", *protocol);
     }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|_| bad())?;
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| fail(error.to_string()))?;
     let response = sender.send_request(request).await.map_err(|error| fail(error.to_string()))?;
     let status = response.status();
     if status != StatusCode::SWITCHING_PROTOCOLS {
@@ -59,8 +128,5 @@ pub(super) async fn upgrade(url: &str, protocols: &[&str]) -> Result<Running, Cl
     }
     let upgraded = hyper::upgrade::on(response).await.map_err(|error| fail(error.to_string()))?;
     let _ = connection.await;
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| bad())?;
-    let read = BytesMut::from(parts.read_buf);
-    // The server opens no streams: there is no place for one.
-    Ok(Running::start(Role::Client, Box::new(parts.io.into_inner()), read, hangup, 1).0)
+    Ok(upgraded)
 }

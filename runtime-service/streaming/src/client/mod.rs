@@ -2,6 +2,7 @@
 //! streams have both halves.
 
 mod connect;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +11,7 @@ use crate::process::{ProcessRequest, Size};
 use crate::spdy::{Connection, Headers, Running};
 use crate::stream::{StreamError, StreamReader, StreamWriter};
 
-pub use connect::ClientError;
+pub use connect::{ClientError, Endpoint};
 
 /// The sub-protocols of processes, the best first.
 const PROCESS: &[&str] = &["v4.channel.k8s.io"];
@@ -62,8 +63,11 @@ impl ProcessClient {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn connect(url: &str, request: ProcessRequest) -> Result<Self, ClientError> {
-        let running = connect::upgrade(url, PROCESS).await?;
+    pub async fn connect(
+        endpoint: impl Into<Endpoint>,
+        request: ProcessRequest,
+    ) -> Result<Self, ClientError> {
+        let running = connect::upgrade(endpoint.into(), PROCESS).await?;
         let connection = running.connection().clone();
         let open = |kind: &str, fin: bool| open(&connection, &[("streamtype", kind)], fin);
         let error = read_only(open("error", true)?);
@@ -132,8 +136,9 @@ impl PortForwardClient {
     ///
     /// # Errors
     /// [`ClientError`].
-    pub async fn connect(url: &str) -> Result<Self, ClientError> {
-        Ok(Self { next: AtomicU64::new(0), running: connect::upgrade(url, PORT_FORWARD).await? })
+    pub async fn connect(endpoint: impl Into<Endpoint>) -> Result<Self, ClientError> {
+        let running = connect::upgrade(endpoint.into(), PORT_FORWARD).await?;
+        Ok(Self { next: AtomicU64::new(0), running })
     }
 
     /// Opens a connection to a port.

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  accept ─> (TLS) ─> request ─> upgrade headers agree? ─> token taken ─> 101 ─> session task ─> serve(session)
-//!                        └─ 400, 403, 404: and the connection closes
+//!    |                   └─ 400, 403, 404; 503 when too many sessions are open: and the connection closes
+//!    └─ too many without a token: the oldest of them is closed
 //! ```
 
 mod listen;
 mod negotiate;
 mod session;
+mod strangers;
 mod tls;
 mod tokens;
 
@@ -19,10 +21,13 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use self::listen::Listener;
+use self::strangers::Strangers;
 use self::tls::Certificates;
 use self::tokens::{Offer, Tokens};
 use crate::port_forward::PortForwardSession;
 use crate::process::{ProcessRequest, ProcessSession};
+use crate::slots::{Limit, Slots};
 
 pub use self::tls::TlsError;
 pub use self::tokens::TooManySessions;
@@ -37,7 +42,19 @@ pub struct StreamConfig {
     /// How long a URL is good for.
     pub url_lifetime: Duration,
     /// URLs that may wait for their use.
-    pub max_urls: usize,
+    pub urls: Limit,
+    /// Sessions that may be open.
+    pub sessions: Limit,
+    /// Streams that may be open in all sessions; one session may have 1024. Each holds at most 128 kB that
+    /// were not read yet.
+    pub streams: Limit,
+    /// Connections that have shown no token: when there are more the oldest is closed.
+    pub max_strangers: usize,
+    /// A session in which nothing was sent either way for so long ends, as kubelet's do.
+    pub idle: Duration,
+    /// A forwarded connection that takes nothing for so long, while its client has sent more than its window,
+    /// is reset: clients that know no windows have all others of the session wait for it.
+    pub stalled: Duration,
 }
 
 impl Default for StreamConfig {
@@ -46,7 +63,12 @@ impl Default for StreamConfig {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             tls: None,
             url_lifetime: Duration::from_secs(60),
-            max_urls: 1000,
+            urls: Limit { each: 256, all: 1024 },
+            sessions: Limit { each: 256, all: 1024 },
+            streams: Limit { each: 1024, all: 4096 },
+            max_strangers: 256,
+            idle: Duration::from_secs(4 * 60 * 60),
+            stalled: Duration::from_secs(15),
         }
     }
 }
@@ -60,6 +82,14 @@ pub enum OpenError {
     Tls(#[from] TlsError),
 }
 
+/// What all sessions have to keep to.
+#[derive(Clone)]
+struct SessionLimits {
+    streams: Arc<Slots>,
+    idle: Duration,
+    stalled: Duration,
+}
+
 /// Serves sessions under one-time URLs. Clones are the same server; its sessions end with the last of them.
 #[derive(Clone)]
 pub struct StreamServer {
@@ -70,6 +100,7 @@ struct Inner {
     /// Of the URLs, without a path.
     base: String,
     tokens: Arc<Tokens>,
+    certificates: Option<Arc<Certificates>>,
     accepting: JoinHandle<()>,
 }
 
@@ -93,9 +124,22 @@ impl StreamServer {
         let listener = TcpListener::bind(config.listen).await.map_err(fail)?;
         let address = listener.local_addr().map_err(fail)?;
         let scheme = if certificates.is_some() { "https" } else { "http" };
-        let tokens = Arc::new(Tokens::new(config.max_urls, config.url_lifetime));
-        let accepting = tokio::spawn(listen::accept_all(listener, certificates, tokens.clone()));
-        Ok(Self { inner: Arc::new(Inner { base: format!("{scheme}://{address}"), tokens, accepting }) })
+        let tokens = Arc::new(Tokens::new(config.urls, config.url_lifetime));
+        let listening = Listener {
+            listener,
+            certificates: certificates.clone(),
+            tokens: tokens.clone(),
+            strangers: Strangers::new(config.max_strangers),
+            sessions: Slots::new(config.sessions),
+            limits: SessionLimits {
+                streams: Slots::new(config.streams),
+                idle: config.idle,
+                stalled: config.stalled,
+            },
+        };
+        let accepting = tokio::spawn(listening.accept_all());
+        let base = format!("{scheme}://{address}");
+        Ok(Self { inner: Arc::new(Inner { base, tokens, certificates, accepting }) })
     }
 
     /// The URLs' beginning, as in `http://127.0.0.1:40000`.
@@ -104,13 +148,21 @@ impl StreamServer {
         &self.inner.base
     }
 
-    /// A URL for one session with a process. `kind` is a word in its path, for people; `serve` runs when
-    /// the client has come and has all its streams.
+    /// The certificate that clients of `https` URLs will see now, in PEM. None: URLs are `http`. May read the
+    /// certificate's file.
+    #[must_use]
+    pub fn certificate(&self) -> Option<String> {
+        self.inner.certificates.as_ref().map(|certificates| certificates.pem())
+    }
+
+    /// A URL for one session with a process. The sessions of one `owner` are counted together. `kind` is a
+    /// word in the URL's path, for people; `serve` runs when the client has come and has all its streams.
     ///
     /// # Errors
     /// [`TooManySessions`].
     pub fn process<F>(
         &self,
+        owner: &str,
         kind: &str,
         request: ProcessRequest,
         serve: impl FnOnce(ProcessSession) -> F + Send + 'static,
@@ -119,7 +171,7 @@ impl StreamServer {
         F: Future<Output = ()> + Send + 'static,
     {
         let serve = Box::new(|session| -> tokens::Serving { Box::pin(serve(session)) });
-        self.offer(kind, Offer::Process { request, serve })
+        self.offer(owner, kind, Offer::Process { request, serve })
     }
 
     /// A URL for one port-forward session. A client that cannot name ports itself gets a connection to each
@@ -129,6 +181,7 @@ impl StreamServer {
     /// [`TooManySessions`].
     pub fn port_forward<F>(
         &self,
+        owner: &str,
         ports: Vec<u16>,
         serve: impl FnOnce(PortForwardSession) -> F + Send + 'static,
     ) -> Result<String, TooManySessions>
@@ -136,11 +189,11 @@ impl StreamServer {
         F: Future<Output = ()> + Send + 'static,
     {
         let serve = Box::new(|session| -> tokens::Serving { Box::pin(serve(session)) });
-        self.offer("portforward", Offer::PortForward { ports, serve })
+        self.offer(owner, "portforward", Offer::PortForward { ports, serve })
     }
 
-    fn offer(&self, kind: &str, offer: Offer) -> Result<String, TooManySessions> {
-        let token = self.inner.tokens.put(offer)?;
+    fn offer(&self, owner: &str, kind: &str, offer: Offer) -> Result<String, TooManySessions> {
+        let token = self.inner.tokens.put(owner.into(), offer)?;
         Ok(format!("{}/{kind}/{token}", self.inner.base))
     }
 }

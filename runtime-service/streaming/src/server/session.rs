@@ -1,6 +1,7 @@
 //! From an upgraded connection to a session with all its streams.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -8,12 +9,14 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
+use super::SessionLimits;
 use super::negotiate::Framing;
 use super::tokens::{Offer, Serve};
 use crate::carrier::Carrier;
 use crate::port_forward::{MAX_WAITING, Pairs, PortForwardSession, PortStream, Source};
 use crate::process::{ProcessRequest, ProcessSession, Protocol, Resizes};
-use crate::spdy::{self, Incoming, Role};
+use crate::slots::{OwnedSlots, Slot};
+use crate::spdy::{self, Incoming, Role, Rules};
 use crate::stream::{StreamReader, StreamWriter};
 use crate::transport::{Duplex, Hangup, Transport};
 use crate::websocket::{self, Channels, Tunnel};
@@ -34,20 +37,38 @@ pub(super) struct Upgrading {
     pub(super) upgraded: OnUpgrade,
     pub(super) framing: Framing,
     pub(super) offer: Offer,
+    /// The session's own.
+    pub(super) slot: Slot,
+    pub(super) owner: Arc<str>,
+}
+
+/// The connection of a session before anything was said on it.
+struct Link {
+    io: Box<dyn Duplex>,
+    /// What was read of it beyond the request.
+    read: BytesMut,
+    hangup: Hangup,
+    rules: Rules,
 }
 
 /// Runs the session to its end.
-pub(super) async fn run(upgrading: Upgrading, hangup: Hangup) {
-    let Upgrading { upgraded, framing, offer } = upgrading;
+pub(super) async fn run(upgrading: Upgrading, hangup: Hangup, limits: &SessionLimits) {
+    let Upgrading { upgraded, framing, offer, slot, owner } = upgrading;
     let Ok(upgraded) = upgraded.await else { return };
     let Some((io, read)) = take_apart(upgraded) else { return };
+    let slots = Some(OwnedSlots { slots: limits.streams.clone(), owner });
     match offer {
-        Offer::Process { request, serve } => process(request, serve, framing, io, read, hangup).await,
+        Offer::Process { request, serve } => {
+            let link = Link { io, read, hangup, rules: Rules { slots, patience: None } };
+            process(request, serve, framing, link).await;
+        }
         Offer::PortForward { ports, serve } => {
-            let (carrier, source) = forward(&ports, framing, io, read, hangup).await;
+            let link = Link { io, read, hangup, rules: Rules { slots, patience: Some(limits.stalled) } };
+            let (carrier, source) = forward(&ports, framing, link).await;
             serve(PortForwardSession { source, carrier }).await;
         }
     }
+    drop(slot);
 }
 
 /// The connection below HTTP, and what was read of it beyond the request.
@@ -56,29 +77,34 @@ fn take_apart(upgraded: Upgraded) -> Option<(Box<dyn Duplex>, BytesMut)> {
     Some((Box::new(parts.io.into_inner()), BytesMut::from(parts.read_buf)))
 }
 
-async fn process(
-    request: ProcessRequest,
-    serve: Serve<ProcessSession>,
-    framing: Framing,
-    io: Box<dyn Duplex>,
-    read: BytesMut,
-    hangup: Hangup,
-) {
+async fn process(request: ProcessRequest, serve: Serve<ProcessSession>, framing: Framing, link: Link) {
     let session = match framing {
         Framing::Spdy { protocol } => {
-            let (running, incoming) = spdy::Running::start(Role::Server, io, read, hangup, WAITING);
+            let (running, incoming) = link.spdy(WAITING);
             by_name(request, protocol, running, incoming).await
         }
         Framing::WebSocket { protocol, base64 } => {
             let half_close = protocol >= Protocol::V5;
-            let channels = Channels { read: vec![STDIN, RESIZE], base64, half_close };
-            let running = websocket::Running::start(io, read, hangup, &channels).await;
+            let running = link.websocket(vec![STDIN, RESIZE], base64, half_close).await;
             Some(by_number(request, protocol, running).await)
         }
         Framing::Tunnel => None,
     };
     if let Some(session) = session {
         serve(session).await;
+    }
+}
+
+impl Link {
+    fn spdy(self, waiting: usize) -> (spdy::Running, mpsc::Receiver<Incoming>) {
+        let Self { io, read, hangup, rules } = self;
+        spdy::Running::start(Role::Server, rules, io, read, hangup, waiting)
+    }
+
+    async fn websocket(self, read_from: Vec<u8>, base64: bool, half_close: bool) -> websocket::Running {
+        let Self { io, read, hangup, rules } = self;
+        let channels = Channels { read: read_from, base64, half_close, patience: rules.patience };
+        websocket::Running::start(io, read, hangup, &channels).await
     }
 }
 
@@ -179,33 +205,27 @@ async fn by_number(
     }
 }
 
-async fn forward(
-    ports: &[u16],
-    framing: Framing,
-    io: Box<dyn Duplex>,
-    read: BytesMut,
-    hangup: Hangup,
-) -> (Carrier, Source) {
-    let spdy = |io, read, hangup| {
-        let (running, incoming) = spdy::Running::start(Role::Server, io, read, hangup, MAX_WAITING);
-        (Carrier::Spdy(running), Source::Pairs(Pairs::new(incoming)))
-    };
-    match framing {
-        Framing::Spdy { .. } => spdy(io, read, hangup),
-        Framing::Tunnel => spdy(Box::new(Tunnel::new(io, read).await), BytesMut::new(), hangup),
-        Framing::WebSocket { base64, .. } => {
-            // The number of a channel is a byte: two of them for each port, without the one that closes.
-            let ports: Vec<(u8, u16)> = (0..127).map(|n| n * 2).zip(ports.iter().copied()).collect();
-            let read_from = ports.iter().map(|(channel, _)| *channel).collect();
-            let channels = Channels { read: read_from, base64, half_close: false };
-            let running = websocket::Running::start(io, read, hangup, &channels).await;
-            let mut streams = VecDeque::new();
-            for (channel, port) in ports {
-                streams.extend(fixed(&running, channel, port).await);
-            }
-            (Carrier::WebSocket(running), Source::Fixed(streams))
-        }
+async fn forward(ports: &[u16], framing: Framing, mut link: Link) -> (Carrier, Source) {
+    if let Framing::WebSocket { base64, .. } = framing {
+        return forward_fixed(ports, base64, link).await;
     }
+    if framing == Framing::Tunnel {
+        link.io = Box::new(Tunnel::new(link.io, std::mem::take(&mut link.read)).await);
+    }
+    let (running, incoming) = link.spdy(MAX_WAITING);
+    (Carrier::Spdy(running), Source::Pairs(Pairs::new(incoming)))
+}
+
+async fn forward_fixed(ports: &[u16], base64: bool, link: Link) -> (Carrier, Source) {
+    // The number of a channel is a byte: two of them for each port, without the one that closes.
+    let ports: Vec<(u8, u16)> = (0..127).map(|n| n * 2).zip(ports.iter().copied()).collect();
+    let read_from = ports.iter().map(|(channel, _)| *channel).collect();
+    let running = link.websocket(read_from, base64, false).await;
+    let mut streams = VecDeque::new();
+    for (channel, port) in ports {
+        streams.extend(fixed(&running, channel, port).await);
+    }
+    (Carrier::WebSocket(running), Source::Fixed(streams))
 }
 
 /// Both channels of a port begin with its number, little-endian.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -23,6 +25,14 @@ pub struct TlsError {
     why: String,
 }
 
+/// What is used of the files.
+#[derive(Clone)]
+struct Used {
+    config: Arc<ServerConfig>,
+    /// The first of the chain.
+    own: CertificateDer<'static>,
+}
+
 /// The certificate in use, and the files that it comes from.
 pub(super) struct Certificates {
     chain: PathBuf,
@@ -31,7 +41,7 @@ pub(super) struct Certificates {
 }
 
 struct Current {
-    config: Arc<ServerConfig>,
+    used: Used,
     times: [Option<SystemTime>; 2],
     looked: Instant,
 }
@@ -39,32 +49,40 @@ struct Current {
 impl Certificates {
     pub(super) fn load(chain: &Path, key: &Path) -> Result<Arc<Self>, TlsError> {
         let times = times(chain, key);
-        let current = Current { config: read(chain, key)?, times, looked: Instant::now() };
+        let current = Current { used: read(chain, key)?, times, looked: Instant::now() };
         Ok(Arc::new(Self { chain: chain.to_owned(), key: key.to_owned(), current: Mutex::new(current) }))
     }
 
     pub(super) async fn accept(self: Arc<Self>, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config = tokio::task::spawn_blocking(move || self.current()).await.map_err(io::Error::other)?;
-        TlsAcceptor::from(config).accept(socket).await
+        let used = tokio::task::spawn_blocking(move || self.current()).await.map_err(io::Error::other)?;
+        TlsAcceptor::from(used.config).accept(socket).await
+    }
+
+    /// The server's own certificate, in PEM.
+    pub(super) fn pem(&self) -> String {
+        let text = STANDARD.encode(&self.current().own);
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(64).filter_map(|line| std::str::from_utf8(line).ok()).collect();
+        format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 
     /// A pair of files that does not fit, as between two writes, leaves the last one that did in use.
-    fn current(&self) -> Arc<ServerConfig> {
+    fn current(&self) -> Used {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.looked.elapsed() >= LOOK {
             current.looked = Instant::now();
             let times = times(&self.chain, &self.key);
             if times != current.times {
                 match read(&self.chain, &self.key) {
-                    Ok(config) => {
-                        current.config = config;
+                    Ok(used) => {
+                        current.used = used;
                         current.times = times;
                     }
                     Err(error) => tracing::warn!(%error, "the old certificate stays in use"),
                 }
             }
         }
-        current.config.clone()
+        current.used.clone()
     }
 }
 
@@ -72,11 +90,12 @@ fn times(chain: &Path, key: &Path) -> [Option<SystemTime>; 2] {
     [chain, key].map(|path| std::fs::metadata(path).and_then(|found| found.modified()).ok())
 }
 
-fn read(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+fn read(chain: &Path, key: &Path) -> Result<Used, TlsError> {
     let of = |path: &Path, why: String| TlsError { path: path.to_owned(), why };
     let certificates = CertificateDer::pem_file_iter(chain).map_err(|error| of(chain, error.to_string()))?;
     let certificates =
         certificates.collect::<Result<Vec<_>, _>>().map_err(|error| of(chain, error.to_string()))?;
+    let own = certificates.first().cloned().ok_or_else(|| of(chain, "it holds no certificate".to_owned()))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of(key, error.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
@@ -85,5 +104,5 @@ fn read(chain: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
         .with_no_client_auth()
         .with_single_cert(certificates, private)
         .map_err(|error| of(chain, error.to_string()))?;
-    Ok(Arc::new(config))
+    Ok(Used { config: Arc::new(config), own })
 }

@@ -2,11 +2,18 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::port_forward::PortForwardSession;
 use crate::process::{ProcessRequest, ProcessSession};
+use crate::slots::Limit;
+
+/// How often offers are looked through for old ones.
+const MIN_LOOK: Duration = Duration::from_millis(10);
+const MAX_LOOK: Duration = Duration::from_secs(5);
 
 pub(super) type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) type Serve<T> = Box<dyn FnOnce(T) -> Serving + Send>;
@@ -25,34 +32,68 @@ pub struct TooManySessions {
 }
 
 pub(super) struct Tokens {
-    offers: Mutex<HashMap<String, (Instant, Offer)>>,
-    max: usize,
+    waiting: Mutex<HashMap<String, Waiting>>,
+    max: Limit,
     lifetime: Duration,
 }
 
+struct Waiting {
+    owner: Arc<str>,
+    until: Instant,
+    offer: Offer,
+}
+
 impl Tokens {
-    pub(super) fn new(max: usize, lifetime: Duration) -> Self {
-        Self { offers: Mutex::default(), max, lifetime }
+    pub(super) fn new(max: Limit, lifetime: Duration) -> Self {
+        Self { waiting: Mutex::default(), max, lifetime }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the token: 128 random bits.
-    pub(super) fn put(&self, offer: Offer) -> Result<String, TooManySessions> {
+    pub(super) fn put(&self, owner: Arc<str>, offer: Offer) -> Result<String, TooManySessions> {
         let token = random().ok_or(TooManySessions { max: 0 })?;
-        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        offers.retain(|_, (until, _)| *until > now);
-        if offers.len() >= self.max {
-            return Err(TooManySessions { max: self.max });
+        self.drop_old();
+        let mut waiting = self.lock();
+        if waiting.len() >= self.max.all {
+            return Err(TooManySessions { max: self.max.all });
         }
-        offers.insert(token.clone(), (now + self.lifetime, offer));
+        if waiting.values().filter(|other| other.owner == owner).count() >= self.max.each {
+            return Err(TooManySessions { max: self.max.each });
+        }
+        waiting.insert(token.clone(), Waiting { owner, until: Instant::now() + self.lifetime, offer });
         Ok(token)
     }
 
-    /// Once: the token means nothing afterwards.
-    pub(super) fn take(&self, token: &str) -> Option<Offer> {
-        let mut offers = self.offers.lock().unwrap_or_else(PoisonError::into_inner);
-        let (until, offer) = offers.remove(token)?;
-        (until > Instant::now()).then_some(offer)
+    /// Once: the token means nothing afterwards. Unless `admit`, which is asked first, refuses.
+    pub(super) fn take<T, E>(
+        &self,
+        token: &str,
+        admit: impl FnOnce(&Arc<str>, &Offer) -> Result<T, E>,
+    ) -> Option<Result<(Offer, T), E>> {
+        let mut all = self.lock();
+        let waiting = all.get(token).filter(|waiting| waiting.until > Instant::now())?;
+        match admit(&waiting.owner, &waiting.offer) {
+            Ok(admitted) => all.remove(token).map(|waiting| Ok((waiting.offer, admitted))),
+            Err(refusal) => Some(Err(refusal)),
+        }
+    }
+
+    /// Drops what nothing can take any more, and what it holds.
+    pub(super) fn drop_old(&self) {
+        let now = Instant::now();
+        let old: Vec<_> = self.lock().extract_if(|_, waiting| waiting.until <= now).collect();
+        // Not under the lock: it is others' code that runs now.
+        drop(old);
+    }
+
+    /// When [`drop_old`](Self::drop_old) is to be called.
+    pub(super) fn looks(&self) -> Interval {
+        let mut looks = tokio::time::interval(self.lifetime.clamp(MIN_LOOK, MAX_LOOK));
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        looks
     }
 }
 
@@ -72,26 +113,44 @@ mod tests {
         Offer::PortForward { ports: vec![], serve }
     }
 
+    fn tokens(each: usize, all: usize, lifetime: Duration) -> Tokens {
+        Tokens::new(Limit { each, all }, lifetime)
+    }
+
+    fn take(tokens: &Tokens, token: &str) -> bool {
+        tokens.take(token, |_, _| Ok::<_, ()>(())).is_some()
+    }
+
     #[test]
     fn a_token_is_good_once_and_no_other_is() {
-        let tokens = Tokens::new(2, Duration::from_secs(60));
-        let token = tokens.put(offer()).unwrap();
+        let tokens = tokens(2, 2, Duration::from_secs(60));
+        let token = tokens.put("pod".into(), offer()).unwrap();
         assert_eq!(token.len(), 32);
-        assert!(tokens.take("").is_none());
-        assert!(tokens.take(&"0".repeat(32)).is_none());
-        assert!(tokens.take(&token).is_some());
-        assert!(tokens.take(&token).is_none());
+        assert!(!take(&tokens, ""));
+        assert!(!take(&tokens, &"0".repeat(32)));
+        assert!(take(&tokens, &token));
+        assert!(!take(&tokens, &token));
+    }
+
+    #[test]
+    fn a_client_that_is_not_admitted_does_not_use_its_token_up() {
+        let tokens = tokens(1, 1, Duration::from_secs(60));
+        let token = tokens.put("pod".into(), offer()).unwrap();
+        assert!(matches!(tokens.take(&token, |_, _| Err::<(), _>("full")), Some(Err("full"))));
+        assert!(take(&tokens, &token));
     }
 
     #[test]
     fn old_tokens_are_not_good_and_make_room() {
-        let tokens = Tokens::new(1, Duration::ZERO);
-        let token = tokens.put(offer()).unwrap();
-        assert!(tokens.take(&token).is_none());
-        tokens.put(offer()).unwrap();
-        tokens.put(offer()).unwrap();
-        let tokens = Tokens::new(1, Duration::from_secs(60));
-        tokens.put(offer()).unwrap();
-        assert_eq!(tokens.put(offer()), Err(TooManySessions { max: 1 }));
+        let zero = tokens(1, 1, Duration::ZERO);
+        let token = zero.put("pod".into(), offer()).unwrap();
+        assert!(!take(&zero, &token));
+        zero.put("pod".into(), offer()).unwrap();
+        zero.put("pod".into(), offer()).unwrap();
+        let tokens = tokens(1, 2, Duration::from_secs(60));
+        tokens.put("pod".into(), offer()).unwrap();
+        assert_eq!(tokens.put("pod".into(), offer()), Err(TooManySessions { max: 1 }));
+        tokens.put("other".into(), offer()).unwrap();
+        assert_eq!(tokens.put("third".into(), offer()), Err(TooManySessions { max: 2 }));
     }
 }

@@ -36,6 +36,7 @@ pub enum ResetReason {
     InvalidStream = 2,
     RefusedStream = 3,
     Cancel = 5,
+    FlowControl = 7,
 }
 
 /// What a peer says. Frames without meaning here (credentials, unknown types) do not appear.

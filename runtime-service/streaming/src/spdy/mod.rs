@@ -7,23 +7,30 @@
 //!                      └────── control frames, by the flush task when nothing else is sent
 //! ```
 //!
-//! - [`Connection`](connection::Connection) is the protocol's state; [`Running`] owns its tasks and ends them.
+//! - [`Connection`](connection::Connection) is what its streams share, [`State`](state::State) the protocol's
+//!   state; [`Running`] owns the tasks and ends them.
+//! - [`receive`] says what each frame of the peer leads to.
 //! - [`Decoder`](frame::Decoder) and the encoders turn bytes into [`Frame`](frame::Frame)s and back, without any input or output.
-//! - [`Inflater`](header_block::Inflater) and its counterpart compress headers with the dictionary.
+//! - [`Inflater`](header_block::Inflater) reads headers that are compressed with the dictionary; its counterpart
+//!   writes them in the same form, uncompressed.
 //!
 //! moby/spdystream, in kubelet, kubectl and crictl, neither announces windows nor heeds them. So windows are
-//! heeded towards a peer from the first time that it announces one; and of a peer that sends more than its
-//! window, no more is read from the connection until there is room.
+//! heeded towards a peer from the first time that it announces one, and it has to heed ours from then on. Of a
+//! peer without windows no more is read from the connection until there is room, within limits.
 
 mod connection;
 mod dictionary;
 mod frame;
 mod header_block;
 mod output;
+mod receive;
 mod running;
+mod state;
+#[cfg(test)]
+mod tests;
 mod windows;
 
-pub(crate) use connection::{Connection, Incoming, Role};
+pub(crate) use connection::{Connection, Incoming, Role, Rules};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use frame::Decoder;
 pub(crate) use header_block::Headers;

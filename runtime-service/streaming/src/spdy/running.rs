@@ -1,21 +1,18 @@
 //! The tasks of one connection, and its end.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, ReadHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::connection::{Connection, Incoming, Role};
+use super::connection::{Connection, Incoming, Role, Rules};
 use super::frame::Decoder;
 use crate::transport::{Duplex, Hangup};
 
 /// Read at once.
 const READ: usize = 32 << 10;
-/// How long a peer may take to read the last bytes and close its side.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// A connection with its tasks. Dropping it ends both.
 pub(crate) struct Running {
@@ -28,13 +25,14 @@ impl Running {
     /// be taken; it is told that further ones are refused, and all of them once the receiver is dropped.
     pub(crate) fn start(
         role: Role,
+        rules: Rules,
         io: Box<dyn Duplex>,
         read: BytesMut,
         hangup: Hangup,
         waiting: usize,
     ) -> (Self, mpsc::Receiver<Incoming>) {
-        let (reading, writing) = tokio::io::split(io);
-        let connection = Arc::new(Connection::new(role, writing, hangup));
+        let (reading, writing) = tokio::io::split(hangup.watch(io));
+        let connection = Arc::new(Connection::new(role, rules, writing, hangup));
         let (sender, incoming) = mpsc::channel(waiting);
         let mut tasks = JoinSet::new();
         let reader = connection.clone();
@@ -63,14 +61,11 @@ impl Running {
         self.connection.over.cancelled().await;
     }
 
-    /// Sends what is left, and closes once the peer has done so too. Closing with bytes unread would make
-    /// the kernel throw away what the peer has not received yet.
+    /// Sends what is left, and closes once the peer has done so too, however long it takes: closing before it
+    /// has read the end would make it miss that, and a client without the end reports success.
     pub(crate) async fn finish(self) {
-        let finish = async {
-            self.connection.shut_down().await;
-            self.gone().await;
-        };
-        let _ = tokio::time::timeout(LINGER, finish).await;
+        self.connection.shut_down().await;
+        self.gone().await;
     }
 }
 
@@ -100,7 +95,11 @@ async fn read_all(
             }
         }
         input.reserve(READ);
-        match io.read_buf(&mut input).await {
+        let read = tokio::select! {
+            read = io.read_buf(&mut input) => read,
+            () = connection.hangup.idle() => return tracing::debug!("a session was idle for too long"),
+        };
+        match read {
             Ok(1..) => {}
             Ok(0) | Err(_) => return,
         }

@@ -24,8 +24,6 @@ use crate::transport::{Duplex, Hangup};
 const MAX_DATA: usize = 64 << 10;
 /// In v5, the channel whose messages name a channel that its sender closes.
 const CLOSE: u8 = 255;
-/// How long a peer may take to read the last bytes and close its side.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// Which channels there are, and how their messages are written.
 #[derive(Debug, Clone)]
@@ -36,6 +34,9 @@ pub(crate) struct Channels {
     pub(crate) base64: bool,
     /// A client can close a single channel.
     pub(crate) half_close: bool,
+    /// How long a channel whose reader takes nothing may hold up the others; then it is reset. None: as long
+    /// as it wants. A WebSocket has no windows.
+    pub(crate) patience: Option<Duration>,
 }
 
 struct Connection {
@@ -58,7 +59,7 @@ impl Running {
         hangup: Hangup,
         channels: &Channels,
     ) -> Self {
-        let (output, input) = socket(Role::Server, io, read).await.split();
+        let (output, input) = socket(Role::Server, hangup.watch(io), read).await.split();
         let over = Cancel::new();
         let connection =
             Arc::new(Connection { output: Mutex::new(output), base64: channels.base64, over: over.clone() });
@@ -88,17 +89,19 @@ impl Running {
         self.connection.over.cancelled().await;
     }
 
-    /// Closes once the peer has done so too. Closing with bytes unread would make the kernel throw away
-    /// what the peer has not received yet.
+    /// Closes once the peer has done so too, however long it takes: closing before it has read the end would
+    /// make it miss that.
     pub(crate) async fn finish(self) {
-        let finish = async {
-            let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-            let close = Message::Close(Some(end));
-            if self.connection.output.lock().await.send(close).await.is_ok() {
-                self.gone().await;
-            }
+        let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
+        let close =
+            async { self.connection.output.lock().await.send(Message::Close(Some(end))).await.is_ok() };
+        let is_sent = tokio::select! {
+            is_sent = close => is_sent,
+            () = self.gone() => return,
         };
-        let _ = tokio::time::timeout(LINGER, finish).await;
+        if is_sent {
+            self.gone().await;
+        }
     }
 }
 
@@ -119,7 +122,12 @@ struct Reader {
 
 impl Reader {
     async fn read_all(mut self) {
-        while let Some(Ok(message)) = self.input.next().await {
+        loop {
+            let message = tokio::select! {
+                message = self.input.next() => message,
+                () = self.hangup.idle() => break,
+            };
+            let Some(Ok(message)) = message else { break };
             if self.receive(message).await.is_err() {
                 break;
             }
@@ -139,7 +147,13 @@ impl Reader {
         let Some(queue) = self.queues.get(&channel) else { return Ok(()) };
         tokio::select! {
             biased;
-            _ = queue.put(&bytes) => Ok(()),
+            put = queue.put(&bytes, self.channels.patience) => {
+                if put.is_err() {
+                    tracing::info!(channel, "a connection that takes nothing held up the others of its session: it is reset");
+                    queue.end(Err(StreamError::Reset));
+                }
+                Ok(())
+            }
             () = self.hangup.wait() => Err(StreamError::Lost),
             () = self.over.cancelled() => Err(StreamError::Lost),
         }
@@ -148,7 +162,7 @@ impl Reader {
 
 impl Channels {
     /// None: not a message of a channel.
-    fn decode(&self, message: Message) -> Option<(u8, Bytes)> {
+    pub(crate) fn decode(&self, message: Message) -> Option<(u8, Bytes)> {
         let mut bytes = match message {
             Message::Binary(bytes) => bytes,
             Message::Text(text) => text.into(),
@@ -213,12 +227,12 @@ mod tests {
     #[test]
     fn messages_are_read_as_written_in_both_forms() {
         for base64 in [false, true] {
-            let channels = Channels { read: vec![0], base64, half_close: false };
+            let channels = Channels { read: vec![0], base64, half_close: false, patience: None };
             let message = encode(base64, 1, b"\xffbytes");
             assert_eq!(channels.decode(message), Some((1, Bytes::from_static(b"\xffbytes"))));
             assert_eq!(channels.decode(Message::Binary(Bytes::new())), None);
         }
-        let channels = Channels { read: vec![0], base64: true, half_close: false };
+        let channels = Channels { read: vec![0], base64: true, half_close: false, patience: None };
         assert_eq!(channels.decode(Message::text("0%%%")), None);
         assert_eq!(channels.decode(Message::text("x00")), None);
     }

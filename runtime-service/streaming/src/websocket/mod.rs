@@ -23,12 +23,16 @@ const MAX_MESSAGE: usize = 1 << 20;
 
 type Socket = WebSocketStream<Box<dyn Duplex>>;
 
-/// `read`: bytes of the peer that have been read already.
-async fn socket(role: Role, io: Box<dyn Duplex>, read: BytesMut) -> Socket {
-    let config = WebSocketConfig::default()
+/// The limits of what a peer sends.
+pub(crate) fn config() -> WebSocketConfig {
+    WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))
         .max_frame_size(Some(MAX_MESSAGE))
         .read_buffer_size(32 << 10)
-        .write_buffer_size(0);
-    WebSocketStream::from_partially_read(io, read.to_vec(), role, Some(config)).await
+        .write_buffer_size(0)
+}
+
+/// `read`: bytes of the peer that have been read already.
+async fn socket(role: Role, io: Box<dyn Duplex>, read: BytesMut) -> Socket {
+    WebSocketStream::from_partially_read(io, read.to_vec(), role, Some(config())).await
 }

@@ -25,7 +25,7 @@ async fn serve(mut session: PortForwardSession) {
 #[tokio::test]
 async fn connections_are_apart_and_a_refused_one_ends_alone() {
     let server = server().await;
-    let url = server.port_forward(vec![], serve).unwrap();
+    let url = server.port_forward("pod", vec![], serve).unwrap();
     let client = PortForwardClient::connect(&url).await.unwrap();
     let mut first = client.open(80).unwrap();
     let refused = client.open(81).unwrap();
@@ -43,7 +43,7 @@ async fn connections_are_apart_and_a_refused_one_ends_alone() {
 #[tokio::test]
 async fn thousands_of_connections_one_after_the_other_leave_no_stream_behind() {
     let server = server().await;
-    let url = server.port_forward(vec![], serve).unwrap();
+    let url = server.port_forward("pod", vec![], serve).unwrap();
     let client = PortForwardClient::connect(&url).await.unwrap();
     // More than may be open at once.
     for number in 0..3000u32 {
@@ -59,7 +59,7 @@ async fn thousands_of_connections_one_after_the_other_leave_no_stream_behind() {
 #[tokio::test]
 async fn hundreds_of_connections_opened_at_once_find_their_pairs() {
     let server = server().await;
-    let url = server.port_forward(vec![], serve).unwrap();
+    let url = server.port_forward("pod", vec![], serve).unwrap();
     let client = PortForwardClient::connect(&url).await.unwrap();
     let mut streams: Vec<_> = (0..300).map(|_| client.open(80).unwrap()).collect();
     for stream in &mut streams {

@@ -26,13 +26,13 @@ pub async fn request(url: &str, headers: &str) -> (String, TcpStream) {
     (String::from_utf8(head).unwrap().to_lowercase(), socket)
 }
 
-const SPDY: &str =
+pub const SPDY: &str =
     "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\nX-Stream-Protocol-Version: v4.channel.k8s.io\r\n";
 
 #[tokio::test]
 async fn nothing_is_reachable_without_a_token_and_a_token_is_good_once() {
     let server = server().await;
-    let url = server.process("exec", ALL, |session| async move { session.gone().await }).unwrap();
+    let url = server.process("pod", "exec", ALL, |session| async move { session.gone().await }).unwrap();
     let other = format!("{}/exec/{}", server.base(), "0".repeat(32));
     for (url, headers, status) in [
         (&other, SPDY, "404"),
@@ -61,7 +61,7 @@ async fn nothing_is_reachable_without_a_token_and_a_token_is_good_once() {
 #[tokio::test]
 async fn a_token_of_another_kind_is_not_good() {
     let server = server().await;
-    let url = server.process("exec", ALL, |session| async move { session.gone().await }).unwrap();
+    let url = server.process("pod", "exec", ALL, |session| async move { session.gone().await }).unwrap();
     let forward = url.replace("/exec/", "/portforward/");
     let (line, _) = request(&forward, &SPDY.replace("v4.channel.k8s.io", "portforward.k8s.io")).await;
     assert!(line.contains("404"), "{line}");
@@ -71,7 +71,7 @@ async fn a_token_of_another_kind_is_not_good() {
 async fn an_old_url_is_not_good() {
     let config = StreamConfig { url_lifetime: Duration::from_millis(1), ..StreamConfig::default() };
     let server = StreamServer::open(&config).await.unwrap();
-    let url = server.process("exec", ALL, |session| async move { session.gone().await }).unwrap();
+    let url = server.process("pod", "exec", ALL, |session| async move { session.gone().await }).unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(request(&url, SPDY).await.0.contains("404"));
 }
@@ -80,7 +80,7 @@ async fn an_old_url_is_not_good() {
 async fn broken_by(bytes: &[u8]) {
     let server = server().await;
     let (sender, mut served) = oneshot::channel::<()>();
-    let url = server.process("exec", ALL, |session| async move {
+    let url = server.process("pod", "exec", ALL, |session| async move {
         session.gone().await;
         drop(sender);
     });
@@ -94,7 +94,7 @@ async fn broken_by(bytes: &[u8]) {
     assert!(end.is_ok(), "the connection is still open");
     assert!(served.try_recv().is_err());
     assert!(begun.elapsed() < Duration::from_secs(5));
-    let again = server.process("exec", ALL, |session| async move { session.gone().await }).unwrap();
+    let again = server.process("pod", "exec", ALL, |session| async move { session.gone().await }).unwrap();
     assert!(request(&again, SPDY).await.0.contains("101"));
 }
 
@@ -113,7 +113,7 @@ async fn garbage_ends_its_session_only() {
 async fn a_client_that_opens_no_streams_is_let_go_when_it_closes() {
     let server = server().await;
     let (sender, served) = oneshot::channel::<()>();
-    let url = server.process("exec", ALL, |_session| async move { drop(sender) }).unwrap();
+    let url = server.process("pod", "exec", ALL, |_session| async move { drop(sender) }).unwrap();
     let (line, socket) = request(&url, SPDY).await;
     assert!(line.contains("101"));
     drop(socket);
@@ -124,7 +124,7 @@ async fn a_client_that_opens_no_streams_is_let_go_when_it_closes() {
 #[tokio::test]
 async fn pings_that_are_not_read_end_the_session() {
     let server = server().await;
-    let url = server.process("exec", ALL, |session| async move { session.gone().await }).unwrap();
+    let url = server.process("pod", "exec", ALL, |session| async move { session.gone().await }).unwrap();
     let (line, mut socket) = request(&url, SPDY).await;
     assert!(line.contains("101"));
     let pings = [0x80, 3, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1].repeat(100_000);

@@ -4,5 +4,7 @@
 
 mod forward;
 mod hostile;
+mod limits;
 mod process;
+mod tls;
 mod websocket;

@@ -35,7 +35,7 @@ async fn echo(mut session: ProcessSession) {
 #[tokio::test]
 async fn stdin_half_closes_and_the_exit_code_comes_after_all_output() {
     let server = server().await;
-    let url = server.process("exec", ALL, echo).unwrap();
+    let url = server.process("pod", "exec", ALL, echo).unwrap();
     let mut client = ProcessClient::connect(&url, ALL).await.unwrap();
     let (mut stdin, stdout, stderr) =
         (client.stdin.take().unwrap(), client.stdout.take().unwrap(), client.stderr.take().unwrap());
@@ -54,7 +54,7 @@ async fn stdin_half_closes_and_the_exit_code_comes_after_all_output() {
 async fn many_megabytes_go_both_ways_at_once_through_small_windows() {
     const SIZE: usize = 20 << 20;
     let server = server().await;
-    let url = server.process("exec", ALL, echo).unwrap();
+    let url = server.process("pod", "exec", ALL, echo).unwrap();
     let mut client = ProcessClient::connect(&url, ALL).await.unwrap();
     let (mut stdin, stdout) = (client.stdin.take().unwrap(), client.stdout.take().unwrap());
     let pattern: Vec<u8> = (0..SIZE).map(|n| u8::try_from(n % 251).unwrap()).collect();
@@ -72,7 +72,7 @@ async fn many_megabytes_go_both_ways_at_once_through_small_windows() {
 #[tokio::test]
 async fn a_server_that_does_not_read_stops_its_client_and_holds_no_more_than_a_window() {
     let server = server().await;
-    let url = server.process("exec", ALL, |session| async move {
+    let url = server.process("pod", "exec", ALL, |session| async move {
         session.gone().await;
         drop(session);
     });
@@ -93,7 +93,7 @@ async fn a_server_that_does_not_read_stops_its_client_and_holds_no_more_than_a_w
 async fn a_reader_that_is_slow_stops_the_server() {
     let server = server().await;
     let (sender, mut written) = tokio::sync::mpsc::unbounded_channel();
-    let url = server.process("exec", ALL, move |session| async move {
+    let url = server.process("pod", "exec", ALL, move |session| async move {
         let mut session: ProcessSession = session;
         let mut stdout = session.stdout.take().unwrap();
         while stdout.write(&[7; 10_000]).await.is_ok() {
@@ -107,8 +107,11 @@ async fn a_reader_that_is_slow_stops_the_server() {
         assert!(count < 1 << 20, "the window of a client that announced one is heeded");
     }
     let mut stdout = client.stdout.take().unwrap();
-    assert!(stdout.read().await.unwrap().is_some());
-    assert!(written.recv().await.is_some(), "it goes on when there is room");
+    let read = async { while stdout.read().await.unwrap().is_some() {} };
+    tokio::select! {
+        bytes = written.recv() => assert!(bytes.is_some(), "it goes on when there is room"),
+        () = read => panic!("the end"),
+    }
 }
 
 #[tokio::test]
@@ -116,7 +119,7 @@ async fn sizes_reach_the_server_as_they_change() {
     let server = server().await;
     let request = ProcessRequest { stderr: false, tty: true, ..ALL };
     let (sender, mut sizes) = tokio::sync::mpsc::unbounded_channel();
-    let url = server.process("exec", request, move |session| async move {
+    let url = server.process("pod", "exec", request, move |session| async move {
         let mut session: ProcessSession = session;
         let mut resizes = session.resizes.take().unwrap();
         while let Some(size) = resizes.next().await {
@@ -138,7 +141,7 @@ async fn a_client_that_vanishes_is_noticed_also_behind_unread_input() {
     for flood in [0, 1 << 20] {
         let server = server().await;
         let (sender, gone) = tokio::sync::oneshot::channel();
-        let url = server.process("exec", ALL, move |mut session| async move {
+        let url = server.process("pod", "exec", ALL, move |mut session| async move {
             session.stdout.as_mut().unwrap().write(b"begun").await.unwrap();
             // Reads nothing.
             session.gone().await;
@@ -156,7 +159,8 @@ async fn a_client_that_vanishes_is_noticed_also_behind_unread_input() {
 #[tokio::test]
 async fn a_failure_is_told_as_such() {
     let server = server().await;
-    let url = server.process("exec", ALL, |session| session.finish(Outcome::Failed("no such file".into())));
+    let url =
+        server.process("pod", "exec", ALL, |session| session.finish(Outcome::Failed("no such file".into())));
     let mut client = ProcessClient::connect(&url.unwrap(), ALL).await.unwrap();
     let error = client.wait().await.unwrap_err();
     assert!(matches!(&error, ClientError::Server(text) if text.contains("no such file")), "{error}");
@@ -165,7 +169,7 @@ async fn a_failure_is_told_as_such() {
 #[tokio::test]
 async fn sessions_end_with_their_server() {
     let server = server().await;
-    let url = server.process("exec", ALL, |session| async move { session.gone().await }).unwrap();
+    let url = server.process("pod", "exec", ALL, |session| async move { session.gone().await }).unwrap();
     let client = ProcessClient::connect(&url, ALL).await.unwrap();
     drop(server);
     let mut stdout = client.stdout.unwrap();

@@ -1,6 +1,8 @@
 //! Sessions over a WebSocket, with another crate's client.
 
-use crisp_streaming::{Outcome, PortForwardSession, ProcessSession};
+use std::time::Duration;
+
+use crisp_streaming::{Outcome, PortForwardSession, ProcessSession, StreamConfig, StreamServer};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -10,9 +12,9 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use super::hostile::request;
 use super::process::{ALL, server};
 
-type Socket = WebSocketStream<TcpStream>;
+pub type Socket = WebSocketStream<TcpStream>;
 
-async fn connect(url: &str, protocol: &str) -> Socket {
+pub async fn connect(url: &str, protocol: &str) -> Socket {
     let headers = format!(
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n"
@@ -23,7 +25,7 @@ async fn connect(url: &str, protocol: &str) -> Socket {
 }
 
 /// The bytes of each channel until the server closes, which it does properly.
-async fn read_all(socket: &mut Socket) -> [Vec<u8>; 5] {
+pub async fn read_all(socket: &mut Socket) -> [Vec<u8>; 5] {
     let mut all: [Vec<u8>; 5] = Default::default();
     loop {
         match socket.next().await.expect("a closing message").unwrap() {
@@ -61,7 +63,7 @@ async fn first(mut session: ProcessSession) {
 #[tokio::test]
 async fn v5_half_closes_stdin_and_ends_with_a_status() {
     let server = server().await;
-    let mut socket = connect(&server.process("exec", ALL, echo).unwrap(), "v5.channel.k8s.io").await;
+    let mut socket = connect(&server.process("pod", "exec", ALL, echo).unwrap(), "v5.channel.k8s.io").await;
     for text in ["\0one ", "\0two"] {
         socket.send(Message::binary(text.as_bytes().to_vec())).await.unwrap();
     }
@@ -76,7 +78,7 @@ async fn v5_half_closes_stdin_and_ends_with_a_status() {
 async fn the_older_protocols_speak_binary_and_base64() {
     let server = server().await;
     for protocol in ["v4.channel.k8s.io", "channel.k8s.io"] {
-        let mut socket = connect(&server.process("exec", ALL, first).unwrap(), protocol).await;
+        let mut socket = connect(&server.process("pod", "exec", ALL, first).unwrap(), protocol).await;
         // Without meaning before v5.
         socket.send(Message::binary(vec![255, 0])).await.unwrap();
         socket.send(Message::binary(b"\0hello".to_vec())).await.unwrap();
@@ -84,7 +86,7 @@ async fn the_older_protocols_speak_binary_and_base64() {
         assert_eq!(stdout, b"hello");
         assert_eq!(error.is_empty(), protocol == "channel.k8s.io");
     }
-    let url = server.process("exec", ALL, first).unwrap();
+    let url = server.process("pod", "exec", ALL, first).unwrap();
     let mut socket = connect(&url, "v4.base64.channel.k8s.io").await;
     socket.send(Message::text("0aGVsbG8=")).await.unwrap();
     assert_eq!(read_all(&mut socket).await[1], b"aGVsbG8=");
@@ -101,7 +103,7 @@ async fn fixed_ports_have_two_channels_each_that_begin_with_their_number() {
         }
         session.finish().await;
     };
-    let url = server.port_forward(vec![0x1234, 80], serve).unwrap();
+    let url = server.port_forward("pod", vec![0x1234, 80], serve).unwrap();
     let mut socket = connect(&url, "v4.channel.k8s.io").await;
     socket.send(Message::binary(b"\0first".to_vec())).await.unwrap();
     socket.send(Message::binary(b"\x02second".to_vec())).await.unwrap();
@@ -113,8 +115,28 @@ async fn fixed_ports_have_two_channels_each_that_begin_with_their_number() {
 #[tokio::test]
 async fn an_oversized_message_ends_its_session() {
     let server = server().await;
-    let mut socket = connect(&server.process("exec", ALL, echo).unwrap(), "v5.channel.k8s.io").await;
+    let mut socket = connect(&server.process("pod", "exec", ALL, echo).unwrap(), "v5.channel.k8s.io").await;
     let _ = socket.send(Message::binary(vec![0; 3 << 20])).await;
     let over = async { while let Some(Ok(_)) = socket.next().await {} };
-    tokio::time::timeout(std::time::Duration::from_secs(15), over).await.expect("the server hangs up");
+    tokio::time::timeout(Duration::from_secs(15), over).await.expect("the server hangs up");
+}
+
+#[tokio::test]
+async fn a_port_that_takes_nothing_does_not_hold_up_the_others() {
+    let config = StreamConfig { stalled: Duration::from_millis(50), ..StreamConfig::default() };
+    let server = StreamServer::open(&config).await.unwrap();
+    let serve = |mut session: PortForwardSession| async move {
+        let (stalled, mut other) = (session.next().await.unwrap(), session.next().await.unwrap());
+        let bytes = other.reader.read().await.unwrap().unwrap();
+        other.writer.write(&bytes).await.unwrap();
+        stalled.reader.breakage().wait().await;
+        session.finish().await;
+    };
+    let url = server.port_forward("pod", vec![1, 2], serve).unwrap();
+    let mut socket = connect(&url, "v4.channel.k8s.io").await;
+    for _ in 0..3 {
+        socket.send(Message::binary(vec![0; 100 << 10])).await.unwrap();
+    }
+    socket.send(Message::binary(b"\x02second".to_vec())).await.unwrap();
+    assert_eq!(read_all(&mut socket).await[2], b"\x02\0second");
 }

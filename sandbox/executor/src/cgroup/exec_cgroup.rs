@@ -156,6 +156,16 @@ impl ExecCgroup {
         Ok(fds)
     }
 
+    /// Whether processes live in it or below.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`].
+    pub fn is_populated(&self) -> Result<bool, CgroupError> {
+        let mut pids = Vec::new();
+        kill::collect(hierarchy(&self.host)?, &self.path, &mut pids)?;
+        Ok(!pids.is_empty())
+    }
+
     /// Kills all processes in it and below, waits until they are gone and removes it. It cannot be used again: since
     /// Linux 6.14 a process that is cloned into a cgroup is killed when `cgroup.kill` was ever written there
     /// and not in its parent process's cgroup.

@@ -37,11 +37,12 @@ fn token(stream: Stream, key: Key) -> Token {
     }
 }
 
-/// Waits for a container's output, unless its log takes none.
+/// Waits for a container's output, unless its log or a client takes none.
 pub(crate) fn watch(poller: &Poller, key: Key, container: &mut Container) {
-    let wanted = !container.log.blocked();
+    let is_blocked = container.log.blocked();
     for stream in [Stream::Stdout, Stream::Stderr] {
         let Some(output) = container.output(stream) else { continue };
+        let wanted = !is_blocked && output.clients.retry_at().is_none();
         if wanted && !output.polled {
             output.polled = poller.add(&output.source, token(stream, key)).is_ok();
         } else if !wanted && output.polled {
@@ -80,6 +81,13 @@ impl Monitor {
         if matches!(turn, Turn::Ended) {
             self.announce_if_done(key, Instant::now());
         }
+    }
+
+    /// Tries again those clients whose pipes were full.
+    pub(super) fn retry_clients(&mut self, key: Key) {
+        let Some(container) = self.containers.get_mut(&key) else { return };
+        container.outputs.iter_mut().flatten().for_each(|output| output.clients.retry());
+        watch(&self.poller, key, container);
     }
 
     pub(crate) fn report_log_changes(&mut self, container: &ContainerId, changes: Vec<Change>) {
@@ -135,6 +143,9 @@ fn take_turn(
 ) -> Turn {
     let alive = container.is_alive();
     let Some(output) = &mut container.outputs[stream as usize] else { return Turn::Empty };
+    if output.clients.retry_at().is_some() {
+        return Turn::Empty;
+    }
     let Scratch { output: buffer, records } = scratch;
     let got = match rustix::io::read(&output.source, &mut buffer[..]) {
         Ok(0) => return Turn::Ended,
@@ -148,7 +159,7 @@ fn take_turn(
         Err(Errno::INTR) => return Turn::Again,
         Err(_) => return Turn::Ended,
     };
-    output.copy(&buffer[..got]);
+    output.clients.write(&buffer[..got]);
     note(changes, container.log.feed(stream, &buffer[..got], records));
     container.output_seen();
     Turn::Again
@@ -188,6 +199,8 @@ fn drain(poller: &Poller, container: &mut Container, scratch: &mut Scratch, chan
             if container.log.blocked() {
                 return;
             }
+            // The log gets all of it, with or without them.
+            container.output(stream).into_iter().for_each(|output| output.clients.give_up());
             if !matches!(take_turn(container, stream, scratch, changes), Turn::Again) {
                 break;
             }

@@ -28,7 +28,8 @@ impl Tidy {
 impl Monitor {
     /// Until the next thing that is due.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let containers = self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at()]);
+        let containers =
+            self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at(), c.clients_retry_at()]);
         let execs = self.execs.values().map(|exec| exec.kill_at);
         let orphans = self.orphans.iter().map(|orphans| Some(orphans.kill_at));
         let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
@@ -44,6 +45,11 @@ impl Monitor {
             self.containers.iter().filter(|(_, c)| due(c.log.retry_at())).map(|(key, _)| *key).collect();
         for key in retry {
             self.retry_log(key);
+        }
+        let clients: Vec<Key> =
+            self.containers.iter().filter(|(_, c)| due(c.clients_retry_at())).map(|(key, _)| *key).collect();
+        for key in clients {
+            self.retry_clients(key);
         }
         let announce: Vec<Key> =
             self.containers.iter().filter(|(_, c)| due(c.announce_at())).map(|(key, _)| *key).collect();

@@ -337,3 +337,37 @@ async fn clients_that_left_a_silent_container_hold_no_descriptor() {
     assert!(refusal.contains("attach one more client"), "{refusal}");
     pod.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_client_whose_pipe_is_full_for_a_moment_misses_nothing_and_one_that_never_reads_is_given_up() {
+    if missing() {
+        return;
+    }
+    use std::io::Read;
+    const SIZE: usize = 4 << 20;
+    let pod = Pod::open().await;
+    let mut events = pod.link.events();
+    let keep = |request: &mut crisp_sandbox::link::StartRequest| request.stdin = true;
+    let line = format!("read -r go; yes | head -c {SIZE}");
+    let (id, _) = pod.start_with(&sh(&line), vec![pod.root()], keep).await.unwrap();
+    let (mut late, write) = std::io::pipe().unwrap();
+    pod.link.attach(&id, Some(write.into()), None).await.unwrap();
+    let (mut never, write) = std::io::pipe().unwrap();
+    pod.link.attach(&id, Some(write.into()), None).await.unwrap();
+    let stdin = pod.link.open_stdin(&id).await.unwrap();
+    rustix::io::write(&stdin, b"go\n").unwrap();
+    let reader = tokio::task::spawn_blocking(move || {
+        let mut all = Vec::new();
+        // The pipe is full long before.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        late.read_to_end(&mut all).unwrap();
+        all.len()
+    });
+    exit_of(&mut events, &id).await;
+    assert_eq!(reader.await.unwrap(), SIZE);
+    let mut part = Vec::new();
+    never.read_to_end(&mut part).unwrap();
+    assert!(part.len() < SIZE, "{}", part.len());
+    assert!(pod.output(&id, "stdout").len() >= SIZE);
+    pod.shutdown().await;
+}

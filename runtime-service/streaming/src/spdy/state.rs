@@ -1,0 +1,167 @@
+//! The streams of one connection, their windows, and the control frames that are to be sent.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::connection::Role;
+use super::frame::{self, Encoder, ResetReason};
+use super::windows::{Announced, Window};
+use crate::slots::Slot;
+use crate::stream::{Queue, StreamError, WINDOW};
+
+pub(super) struct State {
+    pub(super) streams: HashMap<u32, Stream>,
+    session: Window,
+    announced: Announced,
+    pub(super) encoder: Encoder,
+    pub(super) control: Vec<u8>,
+    pub(super) last_of_peer: u32,
+    pub(super) next_of_ours: u32,
+}
+
+pub(super) struct Stream {
+    queue: Arc<Queue>,
+    window: Window,
+    /// The window has become wider, or the stream is over.
+    room: Arc<Notify>,
+    we_closed: bool,
+    peer_closed: bool,
+    /// None on the client's side, which counts its own.
+    _slot: Option<Slot>,
+}
+
+/// What to do about the bytes of a data frame.
+pub(super) enum Target {
+    /// `heeds_windows`: a peer that has windows of its own keeps to this one.
+    Queue {
+        queue: Arc<Queue>,
+        heeds_windows: bool,
+    },
+    Discard,
+}
+
+impl Stream {
+    pub(super) fn end(&self, end: Result<(), StreamError>) {
+        self.queue.end(end);
+        self.room.notify_one();
+    }
+}
+
+impl State {
+    pub(super) fn new(role: Role) -> Self {
+        let announced = Announced::nothing(role == Role::Client);
+        let mut control = Vec::new();
+        let window = u32::try_from(WINDOW).unwrap_or(u32::MAX >> 1);
+        frame::settings(&mut control, window);
+        frame::window_update(&mut control, 0, window);
+        Self {
+            streams: HashMap::new(),
+            session: Window::new(announced.initial),
+            announced,
+            encoder: Encoder::default(),
+            control,
+            last_of_peer: 0,
+            next_of_ours: if role == Role::Client { 1 } else { 2 },
+        }
+    }
+
+    pub(super) fn add(&mut self, stream: u32, we_closed: bool, slot: Option<Slot>) -> Arc<Queue> {
+        let queue = Arc::new(Queue::default());
+        let window = Window::new(self.announced.initial);
+        let (room, peer_closed) = (Arc::default(), false);
+        let entry = Stream { queue: queue.clone(), window, room, we_closed, peer_closed, _slot: slot };
+        self.streams.insert(stream, entry);
+        queue
+    }
+
+    pub(super) fn reset_with(&mut self, stream: u32, reason: ResetReason) {
+        frame::rst_stream(&mut self.control, stream, reason);
+    }
+
+    /// Where the bytes of a data frame go. They count as received by the session in any case: as a whole it
+    /// holds what its streams hold, and is never the tighter window.
+    pub(super) fn target(&mut self, stream: u32, bytes: usize) -> Target {
+        if let Some(delta) = self.session.free(bytes) {
+            frame::window_update(&mut self.control, 0, delta);
+        }
+        match self.streams.get(&stream) {
+            Some(entry) if !entry.peer_closed => {
+                Target::Queue { queue: entry.queue.clone(), heeds_windows: self.announced.streams }
+            }
+            // It may have been sent before the peer learned of a reset.
+            None if stream <= self.last_of_peer || stream < self.next_of_ours => Target::Discard,
+            Some(_) | None => {
+                self.reset_with(stream, ResetReason::InvalidStream);
+                Target::Discard
+            }
+        }
+    }
+
+    pub(super) fn settings(&mut self, initial_window: Option<u32>) {
+        let Some(window) = initial_window else { return };
+        let wider = i64::from(window) - self.announced.initial;
+        self.announced.initial = window.into();
+        self.announced.streams = true;
+        for stream in self.streams.values_mut() {
+            stream.window.widen(wider);
+            stream.room.notify_one();
+        }
+    }
+
+    pub(super) fn window_update(&mut self, stream: u32, delta: i64) {
+        if stream == 0 {
+            self.announced.session = true;
+            self.session.widen(delta);
+            self.streams.values().for_each(|stream| stream.room.notify_one());
+        } else if let Some(stream) = self.streams.get_mut(&stream) {
+            self.announced.streams = true;
+            stream.window.widen(delta);
+            stream.room.notify_one();
+        }
+    }
+
+    /// The inner error is what to wait for.
+    pub(super) fn reserve(
+        &mut self,
+        stream: u32,
+        wanted: usize,
+    ) -> Result<Result<usize, Arc<Notify>>, StreamError> {
+        let entry = self.streams.get_mut(&stream).ok_or(StreamError::Reset)?;
+        let bytes = self.announced.room(&entry.window, &self.session).min(wanted);
+        if bytes == 0 {
+            return Ok(Err(entry.room.clone()));
+        }
+        entry.window.sent(bytes);
+        self.session.sent(bytes);
+        Ok(Ok(bytes))
+    }
+
+    /// The reader has taken so many bytes.
+    pub(super) fn taken(&mut self, stream: u32, bytes: usize) {
+        let Some(entry) = self.streams.get_mut(&stream).filter(|entry| !entry.peer_closed) else { return };
+        if let Some(delta) = entry.window.free(bytes) {
+            frame::window_update(&mut self.control, stream, delta);
+        }
+    }
+
+    pub(super) fn peer_closes(&mut self, stream: u32) {
+        if let Some(entry) = self.streams.get_mut(&stream) {
+            entry.peer_closed = true;
+            entry.queue.end(Ok(()));
+            if entry.we_closed {
+                self.streams.remove(&stream);
+            }
+        }
+    }
+
+    pub(super) fn we_close(&mut self, stream: u32) -> Result<(), StreamError> {
+        let entry = self.streams.get_mut(&stream).ok_or(StreamError::Reset)?;
+        entry.we_closed = true;
+        if entry.peer_closed {
+            self.streams.remove(&stream);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,144 @@
+//! A connection against a peer that writes its frames by hand.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::frame::{self, Decoder, Encoder, Frame};
+use super::{Headers, Incoming, Role, Rules, Running};
+use crate::slots::{Limit, OwnedSlots, Slots};
+use crate::stream::{StreamError, WINDOW};
+use crate::transport;
+
+struct Peer {
+    io: DuplexStream,
+    encoder: Encoder,
+    decoder: Decoder,
+    input: BytesMut,
+}
+
+impl Peer {
+    async fn send(&mut self, bytes: &[u8]) {
+        self.io.write_all(bytes).await.unwrap();
+    }
+
+    async fn open(&mut self, stream: u32) {
+        let mut bytes = Vec::new();
+        self.encoder.syn_stream(&mut bytes, stream, &Headers::new(&[("port", "80")]), false);
+        self.send(&bytes).await;
+    }
+
+    async fn data(&mut self, stream: u32, data: &[u8]) {
+        self.send(&frame::data_head(stream, data.len(), false)).await;
+        self.send(data).await;
+    }
+
+    /// Reads until the server resets a stream.
+    async fn reset(&mut self) -> u32 {
+        loop {
+            while let Some(frame) = self.decoder.next(&mut self.input).unwrap() {
+                if let Frame::RstStream { stream } = frame {
+                    return stream;
+                }
+            }
+            assert_ne!(self.io.read_buf(&mut self.input).await.unwrap(), 0, "the connection is over");
+        }
+    }
+}
+
+const PIPE: usize = 1 << 20;
+
+/// A server and its peer. There is a real socket beside them for the hang-up, which does not happen.
+async fn session(rules: Rules) -> (Running, mpsc::Receiver<Incoming>, Peer, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let open = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let hangup = transport::prepare(&open, None);
+    let (ours, theirs) = tokio::io::duplex(PIPE);
+    let (running, incoming) =
+        Running::start(Role::Server, rules, Box::new(ours), BytesMut::new(), hangup, 16);
+    let peer =
+        Peer { io: theirs, encoder: Encoder::default(), decoder: Decoder::default(), input: BytesMut::new() };
+    drop(listener);
+    (running, incoming, peer, open)
+}
+
+#[tokio::test]
+async fn a_stalled_stream_of_a_peer_without_windows_is_reset_and_the_others_go_on() {
+    let rules = Rules { patience: Some(Duration::from_millis(50)), ..Rules::default() };
+    let (_running, mut incoming, mut peer, _open) = session(rules).await;
+    peer.open(1).await;
+    peer.open(3).await;
+    let (stalled, mut other) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
+    peer.data(1, &[0; 2 * WINDOW]).await;
+    peer.data(3, b"hello").await;
+    assert_eq!(other.reader.read().await.unwrap().unwrap(), "hello");
+    assert_eq!(stalled.reader.breakage().wait().await, StreamError::Reset);
+    assert_eq!(peer.reset().await, 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_its_window_is_reset_at_once() {
+    let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    let mut settings = Vec::new();
+    frame::settings(&mut settings, 70_000);
+    peer.send(&settings).await;
+    peer.open(1).await;
+    peer.open(3).await;
+    let (stalled, mut other) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
+    peer.data(1, &[0; WINDOW]).await;
+    peer.data(3, b"hello").await;
+    assert_eq!(other.reader.read().await.unwrap().unwrap(), "hello");
+    peer.data(1, &[0; WINDOW]).await;
+    peer.data(3, b"again").await;
+    assert_eq!(other.reader.read().await.unwrap().unwrap(), "again");
+    assert_eq!(stalled.reader.breakage().wait().await, StreamError::Reset);
+    assert_eq!(peer.reset().await, 1);
+}
+
+#[tokio::test]
+async fn streams_beyond_those_of_the_owner_are_refused_until_others_end() {
+    let slots = OwnedSlots { slots: Slots::new(Limit { each: 1, all: 9 }), owner: "pod".into() };
+    let rules = Rules { slots: Some(slots), ..Rules::default() };
+    let (_running, mut incoming, mut peer, _open) = session(rules).await;
+    peer.open(1).await;
+    peer.open(3).await;
+    assert_eq!(peer.reset().await, 3);
+    drop(incoming.recv().await.unwrap());
+    assert_eq!(peer.reset().await, 1);
+    peer.open(5).await;
+    assert_eq!(incoming.recv().await.unwrap().stream, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_reads_nothing_for_a_minute_gets_the_end_then() {
+    let (running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    peer.open(1).await;
+    let mut stream = incoming.recv().await.unwrap();
+    let more = vec![7; 2 * PIPE];
+    let finish = async {
+        stream.writer.write(&more).await.unwrap();
+        stream.writer.close().await.unwrap();
+        running.finish().await;
+    };
+    let read = async {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let mut data = 0;
+        loop {
+            while let Some(frame) = peer.decoder.next(&mut peer.input).unwrap() {
+                match frame {
+                    Frame::Data { bytes, .. } => data += bytes.len(),
+                    Frame::GoAway => return data,
+                    _ => {}
+                }
+            }
+            assert_ne!(peer.io.read_buf(&mut peer.input).await.unwrap(), 0, "no proper end");
+        }
+    };
+    tokio::select! {
+        () = finish => panic!("the peer has not closed"),
+        data = read => assert_eq!(data, more.len()),
+    }
+}

@@ -1,0 +1,114 @@
+//! What clients may hold of the server, and how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_streaming::client::{ClientError, ProcessClient};
+use crisp_streaming::{Limit, Outcome, ProcessSession, StreamConfig, StreamServer};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
+
+use super::hostile::{SPDY, request};
+use super::process::{ALL, server};
+use super::websocket::{connect, read_all};
+
+async fn server_with(config: StreamConfig) -> StreamServer {
+    StreamServer::open(&config).await.unwrap()
+}
+
+async fn wait(session: ProcessSession) {
+    session.gone().await;
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_make_room_for_clients() {
+    let server = server_with(StreamConfig { max_strangers: 4, ..StreamConfig::default() }).await;
+    let address = server.base().strip_prefix("http://").unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let url = server.process("pod", "exec", ALL, |session| session.finish(Outcome::Exited(3))).unwrap();
+    let mut client = ProcessClient::connect(&url, ALL).await.unwrap();
+    assert_eq!(client.wait().await.unwrap(), 3);
+    // It came after them and was served before any of the last had its time.
+    for socket in &mut silent[..16] {
+        assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
+    }
+    let last = silent[19].try_read(&mut [0]);
+    assert_eq!(last.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[tokio::test]
+async fn a_session_beyond_those_of_its_pod_is_refused_and_its_url_stays_good() {
+    let config = StreamConfig { sessions: Limit { each: 1, all: 2 }, ..StreamConfig::default() };
+    let server = server_with(config).await;
+    let url = |pod: &str| server.process(pod, "exec", ALL, wait).unwrap();
+    let first = ProcessClient::connect(&url("one"), ALL).await.unwrap();
+    let refused = url("one");
+    for (url, named) in [(&refused, "of one"), (&refused, "1 streaming session")] {
+        let (head, mut rest) = request(url, SPDY).await;
+        assert!(head.contains(" 503 "), "{head}");
+        let mut text = String::new();
+        rest.read_to_string(&mut text).await.unwrap();
+        assert!(text.contains(named), "{text}");
+    }
+    let _other = ProcessClient::connect(&url("two"), ALL).await.unwrap();
+    let (head, _) = request(&url("three"), SPDY).await;
+    assert!(head.contains(" 503 "), "{head}");
+    first.close().await;
+    // The slot is free when the server has seen the end.
+    let mut tries = 0;
+    while let Err(error) = ProcessClient::connect(&refused, ALL).await {
+        assert!(matches!(error, ClientError::Refused { .. }) && tries < 1000, "{error}");
+        tries += 1;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_an_unused_url_holds_is_given_back_without_a_further_request() {
+    let server =
+        server_with(StreamConfig { url_lifetime: Duration::from_millis(1), ..StreamConfig::default() }).await;
+    let held = Arc::new(());
+    let in_offer = held.clone();
+    server.process("pod", "exec", ALL, |_| async move { drop(in_offer) }).unwrap();
+    let given_back = async {
+        while Arc::strong_count(&held) > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), given_back).await.expect("given back");
+}
+
+#[tokio::test]
+async fn a_session_in_which_nothing_happens_ends() {
+    let server =
+        server_with(StreamConfig { idle: Duration::from_millis(100), ..StreamConfig::default() }).await;
+    let url = server.process("pod", "exec", ALL, wait).unwrap();
+    let mut client = ProcessClient::connect(&url, ALL).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(20), client.wait()).await.expect("over");
+    assert!(matches!(end, Err(ClientError::Stream(_))), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_for_a_minute_gets_the_exit_code_then() {
+    let server = server().await;
+    let (sender, finishing) = tokio::sync::oneshot::channel();
+    let url = server.process("pod", "exec", ALL, |mut session: ProcessSession| async move {
+        let stdout = session.stdout.as_mut().unwrap();
+        // More than the sockets hold: the rest, and the end after it, wait for the client.
+        let flood = async { while stdout.write(&[0; 64 << 10]).await.is_ok() {} };
+        assert!(tokio::time::timeout(Duration::from_millis(300), flood).await.is_err());
+        sender.send(()).unwrap();
+        session.finish(Outcome::Exited(7)).await;
+    });
+    let mut socket = connect(&url.unwrap(), "v5.channel.k8s.io").await;
+    finishing.await.unwrap();
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::resume();
+    let [_, _, _, error, _] = read_all(&mut socket).await;
+    let status: serde_json::Value = serde_json::from_slice(&error).unwrap();
+    assert_eq!(status["details"]["causes"][0]["message"], "7");
+}

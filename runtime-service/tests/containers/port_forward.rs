@@ -1,0 +1,85 @@
+//! PortForward.
+
+use std::time::Duration;
+
+use crisp_proto::runtime::v1 as proto;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::Request;
+
+use crate::lab::lab;
+use crate::streams::read_all;
+
+#[tokio::test]
+async fn ports_are_forwarded_with_half_close_and_refusals_end_alone() {
+    let lab = lab!();
+    let pod = lab.pod("forward").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener6 = tokio::net::TcpListener::bind("[::1]:0").await.unwrap();
+    let (port, port6) = (listener.local_addr().unwrap().port(), listener6.local_addr().unwrap().port());
+    // Answers when it has read everything.
+    let serve = |listener: tokio::net::TcpListener| async move {
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut all = Vec::new();
+            socket.read_to_end(&mut all).await.unwrap();
+            socket.write_all(format!("read {}", all.len()).as_bytes()).await.unwrap();
+        }
+    };
+    let servers = [tokio::spawn(serve(listener)), tokio::spawn(serve(listener6))];
+    let client = lab.forward(&pod).await;
+    let refused = client.open(1).unwrap();
+    let error = read_all(Some(refused.error)).await;
+    assert!(error.contains("port 1") && error.contains("refused"), "{error}");
+    for port in [port, port6] {
+        let mut connection = client.open(port).unwrap();
+        connection.writer.write(&[1; 300_000]).await.unwrap();
+        connection.writer.close().await.unwrap();
+        assert_eq!(read_all(Some(connection.reader)).await, "read 300000");
+        assert_eq!(read_all(Some(connection.error)).await, "");
+    }
+    servers.iter().for_each(tokio::task::JoinHandle::abort);
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_port_forward_session_ends_with_its_pod() {
+    let lab = lab!();
+    let pod = lab.pod("forward-end").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = lab.forward(&pod).await;
+    let mut connection = client.open(port).unwrap();
+    connection.writer.write(b"hello").await.unwrap();
+    let (_in_pod, _) = listener.accept().await.unwrap();
+    let request = proto::StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
+    lab.service.stop_pod_sandbox(Request::new(request)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), client.gone()).await.expect("the session ends");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_client_that_resets_a_connection_ends_it_in_the_pod_also_when_that_takes_nothing() {
+    let lab = lab!();
+    let pod = lab.pod("forward-reset").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = lab.forward(&pod).await;
+    let mut connection = client.open(port).unwrap();
+    // More than the sockets hold.
+    let flood = async { while connection.writer.write(&[0; 64 << 10]).await.is_ok() {} };
+    let accept = async {
+        let (in_pod, _) = listener.accept().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        in_pod
+    };
+    let mut in_pod = tokio::select! {
+        () = flood => panic!("the stream broke"),
+        in_pod = accept => in_pod,
+    };
+    drop(connection);
+    let mut buffer = vec![0; 64 << 10];
+    let end = async { while let Ok(1..) = in_pod.read(&mut buffer).await {} };
+    tokio::time::timeout(Duration::from_secs(20), end).await.expect("the connection ends");
+    lab.remove_pod(&pod).await;
+}
