@@ -9,6 +9,7 @@ use crisp_monitor::fork_server::{
     ForkError, ForkRequest, Forked, UNNAMED, receive_answer, receive_ready, send_request,
 };
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
@@ -108,7 +109,7 @@ impl Process {
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER))?;
         let args = [c"crisp-pod".to_owned(), std::ffi::CString::new(UNNAMED).unwrap_or_default()];
-        let null = super::spawn::open_null()?;
+        let null = open_null()?;
         // Not this server's streams: who reads those sees their end with the server's.
         let stdio = [theirs.as_fd(), null.as_fd(), null.as_fd()];
         let spawned = Program { file: program, args: &args, stdio, cgroup: None }.spawn()?;
@@ -125,6 +126,11 @@ impl Process {
     fn answer(&self) -> Result<Forked, ForkError> {
         receive_answer(&self.socket)
     }
+}
+
+/// A stream of a monitor that leads nowhere.
+pub(crate) fn open_null() -> Result<OwnedFd, Errno> {
+    openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
 impl Drop for Process {

@@ -21,7 +21,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::fork_server::{ForkServer, Outcome};
+use crate::fork_server::{ForkServer, Outcome, open_null};
 use crate::link::connect::listen;
 
 /// Name of the socket in the pod's folder.
@@ -147,10 +147,6 @@ fn reap(pidfd: OwnedFd) -> std::io::Result<()> {
 fn kill(pidfd: &OwnedFd) {
     let _ = pidfd_send_signal(pidfd, Signal::KILL);
     let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
-}
-
-pub(crate) fn open_null() -> Result<OwnedFd, Errno> {
-    openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn filled_memfd(name: &CStr, flags: MemfdFlags, bytes: &[u8]) -> Result<OwnedFd, Errno> {
