@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::frame::{self, ResetReason};
 use super::header_block::Headers;
 use super::output::Output;
-use super::state::State;
+use super::state::{Role, State};
 use crate::slots::OwnedSlots;
 use crate::stream::{Framing, Queue, Sent, StreamError, StreamReader, StreamWriter};
 use crate::transport::{Duplex, Hangup};
@@ -19,13 +19,6 @@ use crate::transport::{Duplex, Hangup};
 pub(super) const MAX_STREAMS: usize = 1024;
 /// The longest data frame: others get their turn after it.
 const MAX_DATA: usize = 64 << 10;
-
-/// Which side of the connection this is: streams of a client have odd numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
-    Client,
-    Server,
-}
 
 /// A stream that the peer opened.
 pub(crate) struct Incoming {

@@ -30,8 +30,9 @@ mod state;
 mod tests;
 mod windows;
 
-pub(crate) use connection::{Connection, Incoming, Role, Rules};
+pub(crate) use connection::{Connection, Incoming, Rules};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use frame::Decoder;
 pub(crate) use header_block::Headers;
 pub(crate) use running::Running;
+pub(crate) use state::Role;

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::connection::{Connection, Incoming, MAX_STREAMS, Role};
+use super::connection::{Connection, Incoming, MAX_STREAMS};
 use super::frame::{self, Frame, ResetReason};
 use super::header_block::Headers;
-use super::state::Target;
+use super::state::{Role, Target};
 use crate::slots::OwnedSlots;
 use crate::stream::{Put, StreamError};
 

@@ -7,8 +7,9 @@ use tokio::io::{AsyncReadExt, ReadHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::connection::{Connection, Incoming, Role, Rules};
+use super::connection::{Connection, Incoming, Rules};
 use super::frame::Decoder;
+use super::state::Role;
 use crate::transport::{Duplex, Hangup};
 
 /// Read at once.

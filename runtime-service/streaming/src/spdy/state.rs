@@ -5,11 +5,17 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 
-use super::connection::Role;
 use super::frame::{self, Encoder, ResetReason};
 use super::windows::{Announced, Window};
 use crate::slots::Slot;
 use crate::stream::{Queue, StreamError, WINDOW};
+
+/// Which side of the connection this is: streams of a client have odd numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Client,
+    Server,
+}
 
 pub(super) struct State {
     pub(super) streams: HashMap<u32, Stream>,
