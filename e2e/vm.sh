@@ -4,6 +4,7 @@
 #
 #   e2e/vm.sh                            the suites of the list below
 #   e2e/vm.sh e2e/e2e:exec::,logs::      one suite; behind the colon, parts of the names of its tests
+#   e2e/vm.sh sandbox/pods@systemd       with that cgroup driver, instead of the suite's own choice
 #
 # CRISP_VM_RELEASE=trixie takes that release of Debian (its kernel and its systemd) instead of this machine's.
 # CRISP_VM_FOLDER is where its disk is kept, which takes minutes to make.
@@ -15,18 +16,19 @@ release=${CRISP_VM_RELEASE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
 folder=${CRISP_VM_FOLDER:-$top/target/vm}
 seconds=${CRISP_VM_SECONDS:-2400}
 suites=("$@")
-[ ${#suites[@]} -gt 0 ] || suites=(sandbox/executor/containers sandbox/monitor/pods sandbox/pods
-  runtime-service/containers e2e/e2e:security::,limits::,exec::,process::,restart::)
+[ ${#suites[@]} -gt 0 ] || suites=(sandbox/executor/containers sandbox/monitor/pods
+  sandbox/pods@cgroupfs sandbox/pods@systemd runtime-service/containers@cgroupfs runtime-service/containers@systemd
+  e2e/e2e@cgroupfs:security::,limits::,exec::,process::,restart:: e2e/e2e@systemd:limits::,restart::,systemd::,kubelet::)
 
 bash e2e/install.sh qemu-system-x86 mmdebstrap e2fsprogs
 mkdir -p "$folder"
 work=$(mktemp -d "$folder/run-XXXXXX")
 trap 'rm -rf "$work"' EXIT
 
-# The disk of the machine's own system: made once for each text of this list and release.
+# The disk of the machine's own system: made once for each text of this part of the script, and release.
 packages=(apparmor busybox-static ca-certificates containernetworking-plugins curl dbus docker-registry e2fsprogs
   iproute2 iptables kmod linux-image-cloud-amd64 nftables openssl procps systemd systemd-sysv tar util-linux)
-system=$folder/$release-$(echo "${packages[*]}" | sha256sum | cut -c1-12)
+system=$folder/$release-$(sed -n '/^packages=/,/^fi$/p' e2e/vm.sh | sha256sum | cut -c1-12)
 if [ ! -e "$system.img" ]; then
   echo "making the disk of a virtual machine with Debian $release"
   mmdebstrap --quiet --variant=minbase --include="$(IFS=,; echo "${packages[*]}")" "$release" "$work/system"
@@ -38,7 +40,9 @@ After=multi-user.target
 [Service]
 Type=oneshot
 ExecStart=/bin/bash -c 'mount -o exec LABEL=tests /mnt && exec bash /mnt/run'
-ExecStopPost=/bin/systemctl poweroff --force
+# What tests left running is not waited for.
+KillMode=process
+ExecStopPost=/bin/sh -c 'sleep 1; exec systemctl poweroff --force --force'
 StandardOutput=file:/dev/ttyS1
 StandardError=file:/dev/ttyS1
 TimeoutStartSec=infinity
@@ -60,23 +64,32 @@ tree=$work/tests$top
 mkdir -p "$tree/target/debug/deps" "$tree/target/release"
 git ls-files -z | xargs -0 cp --parents -t "$tree"
 cargo build
-cargo test --workspace --no-run --message-format=json 2>/dev/null |
+# The features of the whole workspace, as the gate builds it, but only the tests that are wanted.
+names=$(for suite in "${suites[@]}"; do suite=${suite%%[:@]*} && echo "--test ${suite##*/}"; done | sort -u)
+cargo test --workspace $names --no-run --message-format=json 2>/dev/null |
   sed -nE 's#.*"manifest_path":"'"$top"'/([^"]*)/Cargo.toml".*"kind":\["(test|lib|bin)"\].*"name":"([^"]*)".*"executable":"([^"]*/deps/[^"]*)".*#\1/\3 \2 \4#p' > "$work/binaries"
 cp target/debug/crisp target/debug/crisp-pod "$tree/target/debug/"
-[ ! -e target/release/crisp ] || cp target/release/crisp "$tree/target/release/"
+if [ -e target/release/crisp ]; then cp target/release/crisp "$tree/target/release/"; fi
+case "${suites[*]}" in *kubelet*)
+  # Where there is Go; else the test that needs it says so.
+  cargo run -q -p crisp-e2e --bin kubelet && cp -r --parents target/kubelet "$tree" || true ;;
+esac
 {
+  [ -e target/release/crisp ] || echo "export CRISP_BIN=$top/target/debug/crisp"
   echo "export CRISP_TESTS_COMPLETE=1 PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root"
   echo "mkdir -p $(dirname "$top") && mount --bind /mnt$top/.. $(dirname "$top")"
   echo 'echo "kernel $(uname -r), controllers $(cat /sys/fs/cgroup/cgroup.controllers), $(cat /sys/kernel/security/lsm)"; status=0'
   for suite in "${suites[@]}"; do
-    name=${suite%%:*} filter=
+    name=${suite%%:*} filter= driver=
     [ "$name" = "$suite" ] || filter=$(echo "${suite#*:}" | tr , ' ')
+    [ "$name" = "${name%@*}" ] || driver="CRISP_TEST_CGROUP_DRIVER=${name#*@}"
+    name=${name%@*}
     binary=$(awk -v name="$name" '$1 == name && $2 == "test" {print $3}' "$work/binaries")
     [ -n "$binary" ] || { echo "there is no suite $name; there are: $(awk '$2 == "test" {printf "%s ", $1}' "$work/binaries")" >&2; exit 2; }
     cp --parents "$binary" "$work/tests"
     # A library's tests stay in the mount namespace that they start in, and systemd shares "/".
     echo "cd $top/${name%/*}; echo '== $suite'; start=\$SECONDS
-      unshare --mount --propagation private $binary --test-threads 2 $filter || status=\$?; echo \"== \$((SECONDS - start)) s\""
+      env $driver unshare --mount --propagation private $binary --test-threads 2 $filter || status=\$?; echo \"== \$((SECONDS - start)) s\""
   done
   echo 'echo "virtual machine ended with status $status"'
 } > "$work/tests/run"

@@ -11,13 +11,23 @@ use crate::{Machine, Result};
 
 const VERSION: &str = "v1.36.3";
 
+/// Whether there is a kubelet, or what builds it.
+#[must_use]
+pub fn can_build() -> bool {
+    binary().is_file() || crisp_skip::program("go").is_some()
+}
+
+fn binary() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/kubelet").join(VERSION).join("kubelet")
+}
+
 /// Builds the kubelet that `kubelet/go.mod` pins, once per target folder.
 ///
 /// # Errors
 /// What `go build` said.
 pub fn build() -> Result<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let binary = folder.join("../target/kubelet").join(VERSION).join("kubelet");
+    let binary = binary();
     if binary.is_file() {
         return Ok(binary);
     }
@@ -191,6 +201,9 @@ impl Kubelet {
 
     /// The kubelet works below a cgroup of ours, so that it leaves the machine's own alone.
     fn make_cgroup_root(&self) -> Result<()> {
+        if uses_systemd() {
+            return Ok(());
+        }
         for hierarchy in hierarchies() {
             let folder = hierarchy.join(&self.cgroup_root);
             if std::fs::create_dir(&folder).is_ok() {
@@ -205,6 +218,12 @@ impl Kubelet {
     }
 
     fn write_config(&self) -> Result<()> {
+        // What kubeadm sets up: slices at the root of the host.
+        let cgroups = if uses_systemd() {
+            "cgroupDriver: systemd".to_owned()
+        } else {
+            format!("cgroupDriver: cgroupfs\ncgroupRoot: /{}", self.cgroup_root)
+        };
         let config = format!(
             r#"apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -212,8 +231,7 @@ staticPodPath: {manifests}
 fileCheckFrequency: 1s
 syncFrequency: 2s
 failCgroupV1: false
-cgroupDriver: cgroupfs
-cgroupRoot: /{root}
+{cgroups}
 failSwapOn: false
 address: 127.0.0.1
 port: {port}
@@ -230,7 +248,6 @@ podLogsDir: {logs}
 containerRuntimeEndpoint: unix://{socket}
 "#,
             manifests = self.folder.join("manifests").display(),
-            root = self.cgroup_root,
             port = self.port,
             logs = self.folder.join("podlogs").display(),
             socket = self.socket.display(),
@@ -243,10 +260,19 @@ impl Drop for Kubelet {
     fn drop(&mut self) {
         self.stop();
         unmount_below(&self.folder);
+        if uses_systemd() {
+            let _ = Command::new("systemctl").args(["stop", "kubepods.slice"]).status();
+            return;
+        }
         for hierarchy in hierarchies() {
             remove_cgroup(&hierarchy.join(&self.cgroup_root));
         }
     }
+}
+
+/// Whether the machine's server is told to use that driver.
+fn uses_systemd() -> bool {
+    std::env::var("CRISP_TEST_CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
 }
 
 /// Every cgroup hierarchy of this host.

@@ -50,7 +50,9 @@ pub(crate) fn remove_cgroups(ids: &[String]) {
         if folders.is_empty() {
             break;
         }
-        let emptied = folders.iter().rev().filter(|folder| std::fs::remove_dir(folder).is_ok()).count();
+        // A scope is systemd's to remove.
+        let ours = folders.iter().rev().filter(|folder| !folder.ends_with(".scope"));
+        let emptied = ours.filter(|folder| std::fs::remove_dir(folder).is_ok()).count();
         if emptied == 0 {
             std::thread::sleep(std::time::Duration::from_millis(50));
         }

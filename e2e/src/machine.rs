@@ -128,6 +128,7 @@ impl Machine {
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let path = |p: PathBuf| p.display().to_string();
+        let driver = std::env::var("CRISP_TEST_CGROUP_DRIVER").ok().map(|driver| ("--cgroup-driver", driver));
         [
             ("--listen", format!("unix://{}", self.socket().display())),
             ("--root", path(self.root())),
@@ -139,6 +140,7 @@ impl Machine {
             ("--bridge-name", self.bridge.clone()),
         ]
         .into_iter()
+        .chain(driver)
         .flat_map(|(flag, value)| [flag.to_owned(), value])
         .collect()
     }

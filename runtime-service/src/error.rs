@@ -11,6 +11,7 @@ use crisp_operation::{Busy, Interrupted};
 use crisp_sandbox::FindError as FindPodError;
 use crisp_sandbox::NotReady;
 use crisp_sandbox::link::LinkError;
+use crisp_sandbox::systemd::SystemdError;
 use crisp_sandbox::{PodCause, PodError};
 use crisp_streaming::TooManySessions;
 use tonic::{Code, Status};
@@ -146,8 +147,20 @@ fn pod_cause_code(cause: &PodCause) -> Code {
         PodCause::Interrupted(Interrupted::Panicked { .. } | Interrupted::Fault) => Code::Internal,
         PodCause::Link(error) => link_code(error),
         PodCause::Cgroup(error) => cgroup_code(error),
+        PodCause::Systemd(error) => systemd_code(error),
         PodCause::Refused(_) => Code::FailedPrecondition,
         PodCause::Io(_) | PodCause::Record(_) | PodCause::Spawn(_) | PodCause::Network(_) => Code::Internal,
+    }
+}
+
+fn systemd_code(error: &SystemdError) -> Code {
+    match error {
+        SystemdError::Silent { .. } => Code::DeadlineExceeded,
+        SystemdError::Connect { .. } | SystemdError::Broken { .. } => Code::Unavailable,
+        SystemdError::Refused { .. }
+        | SystemdError::Malformed { .. }
+        | SystemdError::Error { .. }
+        | SystemdError::Job { .. } => Code::Internal,
     }
 }
 

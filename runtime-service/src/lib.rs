@@ -45,7 +45,7 @@ use crisp_metrics::{Metrics, prometheus};
 use crisp_sandbox::Pods;
 use crisp_streaming::StreamServer;
 
-pub use config::{CgroupDriver, RuntimeConfig};
+pub use config::RuntimeConfig;
 
 pub use crate::cause::Cause;
 use crate::service_state::ServiceState;

@@ -13,6 +13,7 @@ use crate::link::LinkError;
 use crate::network::NetworkError;
 use crate::pod::state::{PodState, Refusal};
 use crate::spawn::SpawnError;
+use crate::systemd::SystemdError;
 
 /// A stage of an operation on a pod that failed.
 pub type StageFailure = crisp_operation::StageFailure<PodCause>;
@@ -51,6 +52,8 @@ pub enum PodCause {
     Record(#[from] RecordError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
     #[error(transparent)]
     Spawn(#[from] SpawnError),
     #[error(transparent)]

@@ -16,6 +16,7 @@
 //! - [`PodConfig`] is what a client requests, checked before anything is made.
 //! - [`Pod`] is one pod, [`PodState`] how far it is; its drawing has all changes.
 //! - [`PodEvent`] is what happened to a pod.
+//! - [`CgroupDriver`] is how pods get their cgroups; [`systemd`] has the drawing of one of the two.
 //! - [`link::MonitorLink`] talks to the pod's monitor, in which its containers live.
 //! - [`PodError`] names the stage that failed, and what could not be undone.
 
@@ -38,11 +39,13 @@ mod pods;
 mod service_state;
 pub mod spawn;
 mod sysctl;
+pub mod systemd;
 mod top_cgroup;
 
 pub use config::{Dns, InvalidPod, PodConfig, PodKey, PortMapping, Protocol};
 pub use error::{PodCause, PodError, Shared, StageFailure};
 pub use namespace::{NamespaceMode, PidMode};
+pub use pod::cgroups::CgroupDriver;
 pub use pod::files::PodFiles;
 pub use pod::resources::PodResources;
 pub use pod::state::{PodState, PodStatus, Refusal};

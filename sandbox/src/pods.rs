@@ -14,6 +14,7 @@ use crate::error::{PodError, Shared};
 use crate::network::{NetworkStatus, Networks};
 use crate::ops::{pod_recover, pod_remove, pod_run, pod_stop, pod_update};
 use crate::pod::Pod;
+use crate::pod::cgroups::CgroupDriver;
 use crate::pod::resources::PodResources;
 use crate::pod_table::FindError;
 use crate::service_state::{PodEvent, SandboxConfig, ServiceState};
@@ -138,6 +139,12 @@ impl Pods {
     #[must_use]
     pub fn cgroups(&self) -> &Cgroups {
         &self.service.cgroups
+    }
+
+    /// How the cgroups of pods are made, and their parents named.
+    #[must_use]
+    pub fn cgroup_driver(&self) -> CgroupDriver {
+        self.service.cgroup_driver()
     }
 
     /// Gives back what pods share (the bridge) once none uses it. For a clean end of the server.

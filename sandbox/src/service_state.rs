@@ -14,8 +14,10 @@ use crate::error::PodError;
 use crate::layout::Layout;
 use crate::network::Networks;
 use crate::pod::Pod;
+use crate::pod::cgroups::CgroupDriver;
 use crate::pod_table::PodTable;
 use crate::spawn::MonitorBinary;
+use crate::systemd::Systemd;
 use crate::top_cgroup::TopCgroup;
 
 /// Above the sum of the deadlines that an operation on a pod has.
@@ -30,6 +32,8 @@ pub struct SandboxConfig {
     pub state: PathBuf,
     pub monitor: MonitorBinary,
     pub cgroups: Cgroups,
+    /// The systemd cgroup driver; None: cgroupfs.
+    pub systemd: Option<Systemd>,
     pub networks: Networks,
 }
 
@@ -55,6 +59,7 @@ pub(crate) struct ServiceState {
     pub(crate) layout: Layout,
     pub(crate) monitor: MonitorBinary,
     pub(crate) cgroups: Cgroups,
+    pub(crate) systemd: Option<Systemd>,
     pub(crate) top_cgroup: TopCgroup,
     pub(crate) networks: Networks,
     pub(crate) metrics: Metrics,
@@ -70,6 +75,7 @@ impl ServiceState {
             layout: Layout::new(&config.root, &config.state),
             monitor: config.monitor,
             cgroups: config.cgroups,
+            systemd: config.systemd,
             top_cgroup: TopCgroup::default(),
             networks: config.networks,
             metrics: metrics.clone(),
@@ -77,6 +83,11 @@ impl ServiceState {
             locks: KeyedLocks::default(),
             events: broadcast::Sender::new(1024),
         }
+    }
+
+    /// Of pods that are made from now on.
+    pub(crate) fn cgroup_driver(&self) -> CgroupDriver {
+        if self.systemd.is_some() { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs }
     }
 
     /// The lock of one pod.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use crisp_executor::cgroup::JoinFds;
 use crisp_executor::id::PodId;
-use crisp_executor::{Program, ProgramError};
+use crisp_executor::{Program, ProgramError, Spawned};
 use crisp_monitor::fork_server::{ForkError, ForkRequest, Forked};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
@@ -54,6 +54,8 @@ pub enum SpawnError {
     Fork { pod: PodId, error: ForkError },
     #[error("wait for the monitor of pod {pod}: {error}")]
     Reap { pod: PodId, error: std::io::Error },
+    #[error("start the process that holds the scope of pod {pod}: {error}")]
+    Holder { pod: PodId, error: std::io::Error },
 }
 
 impl MonitorBinary {
@@ -73,6 +75,18 @@ impl MonitorBinary {
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
         fcntl_add_seals(&memory, seals).map_err(|errno| SpawnError::Binary { errno })?;
         Ok(Self(Arc::new(Binary { memory, fork_server: ForkServer::default() })))
+    }
+
+    /// Runs it for `pod`.
+    pub(crate) fn spawn(
+        &self,
+        pod: &PodId,
+        args: &[CString],
+        stdio: [BorrowedFd<'_>; 3],
+        cgroup: Option<BorrowedFd<'_>>,
+    ) -> Result<Spawned, SpawnError> {
+        let program = Program { file: self.0.memory.as_fd(), args, stdio, cgroup };
+        program.spawn().map_err(|error| SpawnError::Run { pod: pod.clone(), error })
     }
 }
 
@@ -118,14 +132,13 @@ fn run(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<
     // An id is hexadecimal digits, so the text holds no NUL byte.
     let args = [c"crisp-pod".to_owned(), CString::new(request.pod.as_str()).unwrap_or_default()];
     let stdio = [request.listener, null.as_fd(), request.log];
-    let program = Program { file: binary.0.memory.as_fd(), args: &args, stdio, cgroup: request.cgroup };
-    let spawned = program.spawn().map_err(|error| SpawnError::Run { pod: request.pod.clone(), error })?;
+    let spawned = binary.spawn(&request.pod, &args, stdio, request.cgroup)?;
     Ok(Forked { pid: spawned.pid, pidfd: spawned.pidfd, in_cgroup: spawned.in_cgroup })
 }
 
-/// Waits for the monitor's end in the background, so that no zombie is left of it. A monitor that
-/// cannot be waited for is killed.
-fn reap(pidfd: OwnedFd) -> std::io::Result<()> {
+/// Waits for the process's end in the background, so that no zombie is left of it. One that cannot be
+/// waited for is killed.
+pub(crate) fn reap(pidfd: OwnedFd) -> std::io::Result<()> {
     // Deprecated for descriptors that change under it; an `OwnedFd` names one process for life.
     #[allow(deprecated)]
     let pidfd = match AsyncFd::try_with_interest(pidfd, Interest::READABLE) {

@@ -151,11 +151,11 @@ impl std::fmt::Display for NetworkKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupDriver {
-    /// The one that this host needs.
+    /// systemd where it is the init of a host with cgroup v2 alone, else cgroupfs.
     Auto,
     /// The runtime, in the cgroup file system.
     Cgroupfs,
-    /// systemd.
+    /// systemd: a scope for each pod.
     Systemd,
 }
 

@@ -149,11 +149,7 @@ impl Layers<'_> {
                 self.pick(flags.metrics_listen, file.metrics_listen, "off".to_owned()),
                 |text| if text == "off" { Ok(None) } else { address(&text).map(Some) },
             )?,
-            cgroup_driver: check(
-                "cgroup-driver",
-                self.pick(flags.cgroup_driver, file.cgroup_driver, CgroupDriver::Auto),
-                driver,
-            )?,
+            cgroup_driver: self.pick(flags.cgroup_driver, file.cgroup_driver, CgroupDriver::Auto),
             log_level: check(
                 "log-level",
                 self.pick(flags.log_level, file.log_level, "info".to_owned()),
@@ -207,17 +203,6 @@ fn interval(text: &str) -> Result<Duration, String> {
     whole.ok_or_else(|| {
         format!("{text:?} is not a time of whole seconds, for example 24h or 90m, nor \"off\"")
     })
-}
-
-fn driver(driver: CgroupDriver) -> Result<CgroupDriver, String> {
-    match driver {
-        CgroupDriver::Auto | CgroupDriver::Cgroupfs => Ok(driver),
-        CgroupDriver::Systemd => {
-            Err("systemd is not supported yet: use cgroupfs, and the same in the kubelet \
-                                      (cgroupDriver: cgroupfs)"
-                .to_owned())
-        }
-    }
 }
 
 fn log_level(text: String) -> Result<String, String> {

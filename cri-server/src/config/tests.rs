@@ -82,7 +82,6 @@ fn bad_values_name_the_setting_and_its_source() {
     refused("state = '/a/../b'", &["state", "absolute"]);
     refused("listen = 'tcp://1'", &["listen", "unix:///"]);
     refused("metrics-listen = 'localhost'", &["metrics-listen", "IP:PORT"]);
-    refused("cgroup-driver = 'systemd'", &["cgroup-driver", "not supported yet"]);
     refused("pod-cidr = '10.0.0.1/8'", &["pod-cidr", "10.0.0.0/8"]);
     refused("cgroup-driver = 'other'", &["cgroupfs"]);
     refused("image-check-interval = 'often'", &["image-check-interval", "often", "24h"]);

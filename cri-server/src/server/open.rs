@@ -4,15 +4,16 @@ use anyhow::{Context as _, bail};
 use crisp_executor::cgroup::Cgroups;
 use crisp_image_service::{ImageConfig, ImageService, Limits};
 use crisp_metrics::Metrics;
-use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
+use crisp_runtime_service::{RuntimeConfig, RuntimeService};
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
+use crisp_sandbox::systemd::{NoSystemd, Systemd};
 use crisp_sandbox::{Pods, SandboxConfig};
 use crisp_streaming::{StreamConfig, StreamServer};
 
 use super::lock::FolderLock;
 use super::{folder, layout, open_files};
-use crate::config::{self, Settings};
+use crate::config::{self, CgroupDriver, Settings};
 
 /// The monitor's program, built by build.rs.
 const MONITOR: &[u8] = include_bytes!(env!("CRISP_POD"));
@@ -65,23 +66,21 @@ impl Server {
         .await
         .context("cannot open the images")?;
         let cgroups = Cgroups::detect().context("cannot use this host's cgroups")?;
+        let systemd = systemd(settings, &cgroups).await?;
         let networks = Networks::open(&network(settings)).context("cannot open the pod network")?;
         let sandboxes = SandboxConfig {
             root: root.clone(),
             state: state.clone(),
             monitor: MonitorBinary::new(MONITOR)?,
-            cgroups: cgroups.clone(),
+            cgroups,
+            systemd,
             networks: networks.clone(),
         };
         let pods = Pods::open(sandboxes, &metrics).await.context("cannot open the pods")?;
         let streams = streams(settings)?;
         let streams =
             StreamServer::open(&streams).await.context("cannot serve exec, attach and port-forward")?;
-        let runtime = RuntimeConfig {
-            root: root.clone(),
-            cgroup_driver: CgroupDriver::Cgroupfs,
-            exec_grace: settings.exec_grace.value,
-        };
+        let runtime = RuntimeConfig { root: root.clone(), exec_grace: settings.exec_grace.value };
         let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), streams.clone(), &metrics)
             .await
             .context("cannot open the containers")?;
@@ -90,6 +89,29 @@ impl Server {
             tracing::warn!(%error, "cannot delete image layers that nothing uses");
         }
         Ok(Self { metrics, images, pods, runtime, networks, streams, _locks: locks })
+    }
+}
+
+/// None: the cgroupfs driver.
+async fn systemd(settings: &Settings, cgroups: &Cgroups) -> anyhow::Result<Option<Systemd>> {
+    let setting = &settings.cgroup_driver;
+    match setting.value {
+        CgroupDriver::Cgroupfs => Ok(None),
+        CgroupDriver::Systemd => {
+            let systemd = Systemd::detect(cgroups).await;
+            systemd.map(Some).context("the setting cgroup-driver = systemd cannot be used here")
+        }
+        CgroupDriver::Auto => match Systemd::detect(cgroups).await {
+            Ok(systemd) => Ok(Some(systemd)),
+            Err(why @ NoSystemd::Unreachable(_)) => {
+                tracing::warn!(%why, "the cgroup driver is cgroupfs, on a host whose init is systemd");
+                Ok(None)
+            }
+            Err(why) => {
+                tracing::debug!(%why, "the cgroup driver is cgroupfs");
+                Ok(None)
+            }
+        },
     }
 }
 

@@ -42,6 +42,8 @@ pub enum Lacks {
     /// A kernel feature, with its first version.
     Kernel(&'static str),
     SecurityModule(&'static str),
+    /// The cgroup driver that the tests were told to use.
+    CgroupDriver(&'static str),
     /// The kind of file system that the temporary folder is on.
     FileSystem(&'static str),
     /// A toolchain that Debian does not package in the version that is needed.
@@ -59,6 +61,7 @@ impl Display for Lacks {
             Self::Capability(name) => write!(f, "no {name}"),
             Self::Device(path) => write!(f, "no {path}"),
             Self::Kernel(feature) => write!(f, "the kernel has no {feature}"),
+            Self::CgroupDriver(name) => write!(f, "the cgroup driver is not {name}"),
             Self::SecurityModule(name) => write!(f, "{name} is off"),
             Self::FileSystem(name) => write!(f, "the temporary folder is not on {name}"),
             Self::Toolchain(name) => write!(f, "{name} is not installed"),

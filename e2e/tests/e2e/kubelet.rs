@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crisp_e2e::kubelet::Kubelet;
+use crisp_e2e::kubelet::{self, Kubelet};
 use crisp_e2e::{Image, Machine, Result, needs};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ fn crashing(image: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_runs_static_pods() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
-    if crisp_skip::program("go").is_none() {
+    if !kubelet::can_build() {
         crisp_skip::unsupported!(Toolchain("Go (it builds the kubelet)"));
     }
     let mut machine = Machine::start().await?;

@@ -21,3 +21,4 @@ mod refusals;
 mod restart;
 mod run;
 mod security;
+mod systemd;

@@ -2,10 +2,10 @@
 
 use crisp_executor::cgroup::CgroupPath;
 use crisp_proto::runtime::v1 as proto;
-use crisp_sandbox::{Dns, NamespaceMode, PidMode, PodConfig, PortMapping, Protocol};
+use crisp_sandbox::systemd::{is_slice, slice_path};
+use crisp_sandbox::{CgroupDriver, Dns, NamespaceMode, PidMode, PodConfig, PortMapping, Protocol};
 
 use super::{ConvertError, absolute, invalid, not_empty, required, selinux, unsupported};
-use crate::config::CgroupDriver;
 
 /// The name of this server's runtime handler. Clients may also leave the name empty.
 pub const HANDLER: &str = "crisp";
@@ -129,29 +129,32 @@ fn unknown(field: &str, value: i32) -> ConvertError {
     invalid(field, format!("{value} is not a value of this enum"))
 }
 
-/// With the systemd driver clients send the name of a slice, from which its path follows.
+/// With the systemd driver clients send the name of a slice or its path, with cgroupfs a path. One for the
+/// other would put pods where the client does not look for them.
 fn cgroup_parent(text: &str, driver: CgroupDriver) -> Result<Option<CgroupPath>, ConvertError> {
     let field = "config.linux.cgroup_parent";
-    let path = match (text, driver) {
-        ("", _) => return Ok(None),
-        (slice, CgroupDriver::Systemd) if !slice.contains('/') => expand_slice(slice)
-            .ok_or_else(|| invalid(field, format!("{slice:?} is not the name of a systemd slice")))?,
-        (path, _) => path.to_owned(),
+    let refuse = |reason: String, theirs: CgroupDriver| {
+        let (theirs, ours) = (theirs.as_str(), driver.as_str());
+        let hint = format!(
+            "the client's cgroup driver seems to be {theirs}, and this server's is {ours}: set both to the same (kubelet: cgroupDriver, crisp: cgroup-driver)"
+        );
+        invalid(field, format!("{reason}; {hint}"))
     };
-    CgroupPath::parse(&path).map(Some).map_err(|e| invalid(field, e.to_string()))
-}
-
-/// `a-b.slice` → `/a.slice/a-b.slice`, see systemd.slice(5).
-fn expand_slice(slice: &str) -> Option<String> {
-    let name = slice.strip_suffix(".slice")?;
-    if name.is_empty() || name.split('-').any(str::is_empty) {
-        return None;
+    match driver {
+        _ if text.is_empty() => Ok(None),
+        CgroupDriver::Systemd if is_slice(text) => {
+            slice_path(text).map(Some).map_err(|error| invalid(field, error.to_string()))
+        }
+        CgroupDriver::Systemd => {
+            Err(refuse(format!("{text:?} is not a systemd slice"), CgroupDriver::Cgroupfs))
+        }
+        CgroupDriver::Cgroupfs if is_slice(text) => {
+            Err(refuse(format!("{text:?} is a systemd slice"), CgroupDriver::Systemd))
+        }
+        CgroupDriver::Cgroupfs => {
+            CgroupPath::parse(text).map(Some).map_err(|error| invalid(field, error.to_string()))
+        }
     }
-    let mut path = String::new();
-    for (end, _) in name.match_indices('-').chain([(name.len(), "")]) {
-        path.push_str(&format!("/{}.slice", &name[..end]));
-    }
-    Some(path)
 }
 
 #[cfg(test)]
@@ -236,15 +239,42 @@ pub(crate) mod tests {
         assert!(matches!(error, ConvertError::Unsupported { .. }));
     }
 
+    fn with_parent(text: &str, driver: CgroupDriver) -> Result<Option<CgroupPath>, String> {
+        let mut message = minimal();
+        message.config.as_mut().unwrap().linux.get_or_insert_default().cgroup_parent = text.into();
+        request(message, driver).map(|pod| pod.cgroup_parent).map_err(|error| error.to_string())
+    }
+
     #[test]
-    fn slices_become_paths() {
-        assert_eq!(
-            expand_slice("kubepods-burstable-pod1_2.slice").as_deref(),
-            Some("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1_2.slice")
-        );
-        assert_eq!(expand_slice("system.slice").as_deref(), Some("/system.slice"));
-        for bad in [".slice", "a--b.slice", "-a.slice", "a-.slice", "a", "a.scope"] {
-            assert_eq!(expand_slice(bad), None, "{bad}");
+    fn a_cgroup_parent_is_read_as_the_driver_says() {
+        let parent = |text, driver| with_parent(text, driver).unwrap().unwrap().as_str().to_owned();
+        let path = "/kubepods.slice/kubepods-pod1_2.slice";
+        assert_eq!(parent("kubepods-pod1_2.slice", CgroupDriver::Systemd), path);
+        assert_eq!(parent(path, CgroupDriver::Systemd), path);
+        assert_eq!(parent("/kubepods/pod1", CgroupDriver::Cgroupfs), "/kubepods/pod1");
+        assert_eq!(with_parent("", CgroupDriver::Systemd).unwrap(), None);
+    }
+
+    #[test]
+    fn a_parent_of_the_other_driver_is_refused_with_what_to_do() {
+        for (text, driver) in [
+            ("/kubepods/pod1", CgroupDriver::Systemd),
+            ("kubepods", CgroupDriver::Systemd),
+            ("kubepods-pod1_2.slice", CgroupDriver::Cgroupfs),
+            ("/kubepods.slice/kubepods-pod1_2.slice", CgroupDriver::Cgroupfs),
+        ] {
+            let error = with_parent(text, driver).unwrap_err();
+            let words = ["config.linux.cgroup_parent: ", text, "this server's is", "cgroupDriver"];
+            words.iter().for_each(|word| assert!(error.contains(word), "{word}: {error}"));
+        }
+        for (text, driver) in [
+            ("/a.slice/../b.slice", CgroupDriver::Systemd),
+            ("../a.slice", CgroupDriver::Systemd),
+            ("-.slice", CgroupDriver::Systemd),
+            ("/a/../../b", CgroupDriver::Cgroupfs),
+        ] {
+            let error = with_parent(text, driver).unwrap_err();
+            assert!(error.starts_with("config.linux.cgroup_parent: "), "{error}");
         }
     }
 }

@@ -63,7 +63,7 @@ mod tests {
         let context = proto::LinuxSandboxSecurityContext { selinux_options: options(), ..Default::default() };
         pod.config.as_mut().unwrap().linux =
             Some(proto::LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() });
-        let pod = super::super::pod::request(pod, crate::CgroupDriver::Cgroupfs);
+        let pod = super::super::pod::request(pod, crisp_sandbox::CgroupDriver::Cgroupfs);
 
         let mut container = super::super::container::tests::minimal();
         let context =

@@ -9,7 +9,7 @@ pub(super) async fn call(
     service: &ServiceState,
     request: RunPodSandboxRequest,
 ) -> Reply<RunPodSandboxResponse> {
-    let config = convert::pod::request(request, service.config.cgroup_driver)?;
+    let config = convert::pod::request(request, service.pods.cgroup_driver())?;
     let id = service.pods.run(config).await?;
     Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
 }

@@ -4,11 +4,12 @@ use crisp_proto::runtime::v1::{
     CgroupDriver as Answer, LinuxRuntimeConfiguration, RuntimeConfigRequest, RuntimeConfigResponse,
 };
 
+use crisp_sandbox::CgroupDriver;
+
 use super::{Reply, ServiceState};
-use crate::config::CgroupDriver;
 
 pub(super) fn call(service: &ServiceState, _request: RuntimeConfigRequest) -> Reply<RuntimeConfigResponse> {
-    let driver = match service.config.cgroup_driver {
+    let driver = match service.pods.cgroup_driver() {
         CgroupDriver::Cgroupfs => Answer::Cgroupfs,
         CgroupDriver::Systemd => Answer::Systemd,
     };

@@ -43,7 +43,7 @@ fn info(service: &ServiceState) -> BTreeMap<String, String> {
     let info = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "root": service.config.root,
-        "cgroupDriver": format!("{:?}", service.config.cgroup_driver).to_lowercase(),
+        "cgroupDriver": service.pods.cgroup_driver().as_str(),
         "cgroupMode": format!("{:?}", service.cgroups.mode()),
         "apparmor": service.host.apparmor.is_enabled(),
         "capabilities": capabilities,

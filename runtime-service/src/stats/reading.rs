@@ -109,13 +109,13 @@ fn read_pod(service: &ServiceState, pod: Arc<Pod>, containers: Vec<Arc<Container
     PodReading { pod, cgroup, nano_cores, network, containers }
 }
 
-/// The counters of the cgroup above the containers, where it holds this pod alone.
+/// The counters of the cgroup of the pod as a whole, where it holds this pod alone.
 fn own_cgroup(service: &ServiceState, pod: &Pod) -> Option<(Stats, Option<u64>)> {
     if !has_own_parent(pod) || pod.status().state != PodState::Ready {
         return None;
     }
     let meter = service.stats.pods.of(&pod.id);
-    meter.read(&service.cgroups, pod.cgroup_parent(), &service.stats.descriptors)
+    meter.read(&service.cgroups, pod.whole_cgroup(), &service.stats.descriptors)
 }
 
 /// Kubelet makes one cgroup per pod and puts the uid into its name; other clients may give several pods

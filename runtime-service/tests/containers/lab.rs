@@ -10,9 +10,10 @@ use crisp_image_service::{DiffId, Digest, ImageConfig, ImageService, Reference};
 use crisp_metrics::Metrics;
 use crisp_proto::runtime::v1 as proto;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
-use crisp_runtime_service::{CgroupDriver, RuntimeConfig, RuntimeService};
+use crisp_runtime_service::{RuntimeConfig, RuntimeService};
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
+use crisp_sandbox::systemd::Systemd;
 use crisp_sandbox::{Pods, SandboxConfig};
 use crisp_streaming::{StreamConfig, StreamServer};
 use tonic::{Request, Status};
@@ -26,6 +27,11 @@ pub struct Lab {
     pub service: RuntimeService,
     pub metrics: Metrics,
     number: u32,
+}
+
+/// Whether these tests are to use the systemd cgroup driver; `e2e/vm.sh` says so.
+fn uses_systemd() -> bool {
+    std::env::var("CRISP_TEST_CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
 }
 
 fn monitor() -> Option<Vec<u8>> {
@@ -89,7 +95,7 @@ impl Lab {
             log_directory: self.logs().to_string_lossy().into_owned(),
             linux: Some(proto::LinuxPodSandboxConfig {
                 security_context: Some(context),
-                cgroup_parent: format!("{}/{name}", self.cgroup()),
+                cgroup_parent: self.cgroup_parent(name),
                 ..Default::default()
             }),
             ..Default::default()
@@ -144,12 +150,24 @@ impl Lab {
     }
 
     pub fn remove_cgroups(&self) {
-        let parent = CgroupPath::parse(&self.cgroup()).unwrap();
+        let name = self.cgroup();
+        if uses_systemd() {
+            // The scopes went with their processes; slices stay until they are stopped.
+            let slice = format!("{name}.slice");
+            std::process::Command::new("systemctl").args(["stop", &slice]).status().unwrap();
+            return;
+        }
+        let parent = CgroupPath::parse(&format!("/{name}")).unwrap();
         Cgroups::detect().unwrap().remove(&parent).ok();
     }
 
     fn cgroup(&self) -> String {
-        format!("/crisp-lab-{}-{}", std::process::id(), self.number)
+        format!("crisp-lab-{}-{}", std::process::id(), self.number)
+    }
+
+    fn cgroup_parent(&self, pod: &str) -> String {
+        let name = self.cgroup();
+        if uses_systemd() { format!("{name}-{pod}.slice") } else { format!("/{name}/{pod}") }
     }
 
     pub async fn status(&self, id: &str) -> Result<proto::ContainerStatus, Status> {
@@ -242,17 +260,19 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
         ..Default::default()
     })
     .unwrap();
+    let cgroups = Cgroups::detect().unwrap();
+    let systemd = if uses_systemd() { Some(Systemd::detect(&cgroups).await.unwrap()) } else { None };
     let sandboxes = SandboxConfig {
         root: root.clone(),
         state: dir.join("run"),
         monitor: MonitorBinary::new(&monitor().unwrap()).unwrap(),
-        cgroups: Cgroups::detect().unwrap(),
+        cgroups,
+        systemd,
         networks,
     };
     let pods = Pods::open(sandboxes, &metrics).await.unwrap();
     let streams = StreamServer::open(&StreamConfig::default()).await.unwrap();
-    let config =
-        RuntimeConfig { root, cgroup_driver: CgroupDriver::Cgroupfs, exec_grace: Duration::from_secs(1) };
+    let config = RuntimeConfig { root, exec_grace: Duration::from_secs(1) };
     let service = RuntimeService::new(config, pods, images, streams, &metrics).await.unwrap();
     (service, metrics)
 }

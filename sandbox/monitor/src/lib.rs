@@ -24,5 +24,9 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+/// The name by which this program is run to do nothing but be in a systemd scope, until its standard input
+/// ends: the argument zero.
+pub const SCOPE_HOLDER: &std::ffi::CStr = c"crisp-scope";
+
 pub mod fork_server;
 pub mod wire;

@@ -29,9 +29,11 @@ mod poller;
 mod reap;
 mod sys;
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
 use crisp_executor::id::PodId;
+use crisp_monitor::SCOPE_HOLDER;
 use crisp_monitor::fork_server::{ForkRequest, UNNAMED};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
@@ -40,6 +42,10 @@ use rustix::io::Errno;
 use monitor::Monitor;
 
 fn main() -> ExitCode {
+    if std::env::args_os().next().is_some_and(|name| name.as_bytes() == SCOPE_HOLDER.to_bytes()) {
+        hold_scope();
+        return ExitCode::SUCCESS;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
@@ -47,6 +53,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Until the server closes the other end of standard input, or has ended.
+fn hold_scope() {
+    let _ = rustix::thread::set_name(SCOPE_HOLDER);
+    while matches!(rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]), Ok(1..) | Err(Errno::INTR)) {}
 }
 
 fn run() -> Result<(), String> {

@@ -10,6 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::pod::cgroups::{CgroupDriver, PodCgroups};
+
 /// For a killed monitor to be gone.
 const DEATH: Duration = Duration::from_secs(5);
 
@@ -53,12 +55,13 @@ pub(crate) fn kill(pod: &PodId) -> io::Result<()> {
     }
 }
 
-/// The parent of the pod's own cgroup, in which its monitor is.
-pub(crate) fn cgroup_parent(pid: i32, pod: &PodId) -> Option<CgroupPath> {
-    parse_cgroup_parent(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?, pod)
+/// The cgroup parent that the pod's configuration named and its driver, from where its monitor is.
+pub(crate) fn cgroup_parent(pid: i32, pod: &PodId) -> Option<(Option<CgroupPath>, CgroupDriver)> {
+    let parent = parse_cgroup_parent(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?, pod)?;
+    Some(PodCgroups::recognize(pod, &parent))
 }
 
-/// See cgroups(7), `/proc/PID/cgroup`: `4:memory:/path` per hierarchy.
+/// The parent of the pod's own cgroup. See cgroups(7), `/proc/PID/cgroup`: `4:memory:/path` per hierarchy.
 fn parse_cgroup_parent(text: &str, pod: &PodId) -> Option<CgroupPath> {
     let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
     let mut parents = paths.filter_map(|path| path.strip_suffix(pod.as_str())?.strip_suffix('/'));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crisp_executor::cgroup::JoinFds;
+use crisp_executor::cgroup::{Cgroups, JoinFds};
 use crisp_executor::id::PodId;
 use crisp_operation::record::private_folder;
 use crisp_operation::{Cancel, Operation, Stage, Steps};
@@ -24,9 +24,12 @@ use crate::pod::state::{PodState, PodStatus};
 use crate::service_state::{PodEvent, ServiceState};
 use crate::spawn;
 use crate::sysctl;
+use crate::systemd::{Scope, ScopeHolder, Systemd};
 
 const OPERATION: &str = "run_pod";
 const FILES: Duration = Duration::from_secs(10);
+/// Above the deadlines of the answers that systemd owes.
+const SCOPE: Duration = Duration::from_secs(90);
 const MONITOR: Duration = Duration::from_secs(10);
 /// Above the deadline that a CNI plugin gets.
 const NETWORK: Duration = Duration::from_secs(120);
@@ -43,7 +46,8 @@ pub(crate) async fn run(
     }
     let (id, pid) = (PodId::random(), config.pid);
     let subject = format!("pod {id} ({}/{})", config.namespace, config.name);
-    let record = PodRecord { metadata: PodMetadata::new(id.clone(), config), status: PodStatus::starting() };
+    let metadata = PodMetadata::new(id.clone(), config, service.cgroup_driver());
+    let record = PodRecord { metadata, status: PodStatus::starting() };
     let pod = Pod::new(&service.layout, record);
     let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject, cancel);
     operation.hold(service.lock(&id, OPERATION).await?);
@@ -87,14 +91,29 @@ async fn make(
     operation: &Operation<PodCause>,
 ) -> Result<MonitorLink, StageFailure> {
     register_undo(service, pod, operation);
+    let scope = match &service.systemd {
+        Some(systemd) => Some(make_scope(service, systemd, pod, operation).await?),
+        None => None,
+    };
     let (cgroup, pid) = {
-        let (service, pod) = (service.clone(), pod.clone());
-        operation.blocking(FILES + MONITOR, move |steps| start_monitor(&service, &pod, steps)).await?
+        let (service, pod, has_files) = (service.clone(), pod.clone(), scope.is_some());
+        let work = move |steps: &Steps<PodCause>| start_monitor(&service, &pod, has_files, steps);
+        operation.blocking(FILES + MONITOR, work).await?
     };
     let open = |_| open_pod(service, pod, pid, cgroup);
     let (link, opened) = operation.stage("open", MONITOR, open).await?;
     let attach = |stage: Stage<PodCause>| attach(service, pod, opened, stage.cancel().clone());
-    let ips = operation.stage("network", NETWORK, attach).await?;
+    let network = operation.stage("network", NETWORK, attach);
+    let controllers = async {
+        match scope {
+            Some(holder) => leave_scope(service, pod, holder, operation).await,
+            None => Ok(()),
+        }
+    };
+    // Beside each other: for the second the kernel waits for an RCU grace period.
+    let (ips, controllers) = tokio::join!(network, controllers);
+    let ips = ips?;
+    controllers?;
     let ready = pod.clone();
     let commit = move |steps: &Steps<PodCause>| {
         steps.step("commit", || {
@@ -142,16 +161,64 @@ fn register_undo(service: &Arc<ServiceState>, pod: &Arc<Pod>, operation: &Operat
     });
 }
 
+/// Has systemd make the pod's scope, with a process in it until the monitor is.
+async fn make_scope(
+    service: &Arc<ServiceState>,
+    systemd: &Systemd,
+    pod: &Arc<Pod>,
+    operation: &Operation<PodCause>,
+) -> Result<ScopeHolder, StageFailure> {
+    let (service, files_of) = (service.clone(), pod.clone());
+    let binary = service.monitor.clone();
+    let work = move |steps: &Steps<PodCause>| steps.step("files", || write_files(&service, &files_of));
+    operation.blocking(FILES, work).await?;
+    let make = |_| async {
+        let holder = ScopeHolder::start(&binary, &pod.id)?;
+        if let Some(path) = pod.scope() {
+            let description = format!("Crisp pod {}/{}", pod.config.namespace, pod.config.name);
+            systemd.start_scope(&Scope::of(&pod.id, path, description), holder.pid).await?;
+        }
+        Ok(holder)
+    };
+    operation.stage("scope", SCOPE, make).await
+}
+
+/// Ends the process that held the scope, now that the monitor is in it. While a process is directly in the
+/// scope, the kernel gives the cgroups below it no controllers.
+async fn leave_scope(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    holder: ScopeHolder,
+    operation: &Operation<PodCause>,
+) -> Result<(), StageFailure> {
+    let (cgroups, pod) = (service.cgroups.clone(), pod.clone());
+    let work = move |_: &Cancel| -> Result<(), PodCause> {
+        holder.end()?;
+        cgroups.create(&pod.own_cgroup()?)?;
+        Ok(())
+    };
+    operation
+        .stage("controllers", FILES, |stage: Stage<PodCause>| async move { stage.blocking(work).await })
+        .await
+}
+
 /// Files, cgroup and monitor process, on one thread. Folders and record come first: from then on a crash
 /// leaves an owner for whatever else exists.
 fn start_monitor(
     service: &ServiceState,
     pod: &Pod,
+    has_files: bool,
     steps: &Steps<PodCause>,
 ) -> Result<(JoinFds, i32), StageFailure> {
-    steps.step("files", || write_files(service, pod))?;
-    let cgroup = || Ok(service.cgroups.create_for_supervisor(&pod.own_cgroup()?)?.join()?);
-    let mut cgroup = steps.step("cgroup", cgroup)?;
+    if !has_files {
+        steps.step("files", || write_files(service, pod))?;
+    }
+    let mut cgroup = steps.step("cgroup", || {
+        let (path, is_in_scope) = (pod.own_cgroup()?, pod.scope().is_some());
+        let create =
+            if is_in_scope { Cgroups::create_without_controllers } else { Cgroups::create_for_supervisor };
+        Ok(create(&service.cgroups, &path)?.join()?)
+    })?;
     let folder = service.layout.pod_state(&pod.id);
     let spawn = || Ok(spawn::spawn(&service.monitor, &pod.id, &folder, &mut cgroup)?);
     let pid = steps.step("monitor", spawn)?;

@@ -80,19 +80,20 @@ fn waiting_pod(service: &ServiceState, id: &PodId, error: &LoadError) -> Arc<Pod
     let monitor_pid = monitor_process::find(id);
     let why = format!("its record cannot be read: {error}; the server tries on; its containers run on");
     let status = PodStatus::new(PodState::Degraded { why }, monitor_pid);
-    let metadata = PodMetadata::new(id.clone(), known_config(&service.layout, id, monitor_pid));
-    let pod = Pod::new(&service.layout, PodRecord { metadata, status });
+    let pod = Pod::new(&service.layout, PodRecord { metadata: known(service, id, monitor_pid), status });
     // The record on disk is better than anything that is known here.
     pod.status.close();
     pod
 }
 
-/// What can be known of the pod's configuration without its record as a whole.
-fn known_config(layout: &Layout, id: &PodId, monitor_pid: Option<i32>) -> PodConfig {
-    PodRecord::salvage_config(layout, id).unwrap_or_else(|| PodConfig {
-        cgroup_parent: monitor_pid.and_then(|pid| monitor_process::cgroup_parent(pid, id)),
-        ..PodConfig::unknown(id)
-    })
+/// What can be known of the pod without its record as a whole.
+fn known(service: &ServiceState, id: &PodId, monitor_pid: Option<i32>) -> PodMetadata {
+    let (config, driver) = PodRecord::salvage_config(&service.layout, id).unwrap_or_else(|| {
+        let found = monitor_pid.and_then(|pid| monitor_process::cgroup_parent(pid, id));
+        let (cgroup_parent, driver) = found.unwrap_or((None, service.cgroup_driver()));
+        (PodConfig { cgroup_parent, ..PodConfig::unknown(id) }, driver)
+    });
+    PodMetadata::new(id.clone(), config, driver)
 }
 
 fn unlist(service: &ServiceState, id: &PodId) {
@@ -125,7 +126,7 @@ async fn recover_unusable(service: &Arc<ServiceState>, id: &PodId, error: &LoadE
 /// A pod whose monitor lives: it needs its folders, and people need to find it.
 fn degraded_pod(service: &ServiceState, id: &PodId, error: &LoadError, monitor_pid: Option<i32>) -> Arc<Pod> {
     let layout = &service.layout;
-    let config = known_config(layout, id, monitor_pid);
+    let metadata = known(service, id, monitor_pid);
     let kept = match set_aside(&layout.record(id)) {
         Ok(path) => format!("it is kept as {}", path.display()),
         Err(error) => format!("it cannot be set aside: {error}"),
@@ -135,7 +136,7 @@ fn degraded_pod(service: &ServiceState, id: &PodId, error: &LoadError, monitor_p
          and remove the pod to have it made anew"
     );
     let status = PodStatus::new(PodState::Degraded { why }, monitor_pid);
-    let pod = Pod::new(layout, PodRecord { metadata: PodMetadata::new(id.clone(), config), status });
+    let pod = Pod::new(layout, PodRecord { metadata, status });
     let saved = private_folder(&layout.pod_root(id)).map_err(|error| error.to_string());
     if let Err(error) = saved.and_then(|()| pod.status.save().map_err(|error| error.to_string())) {
         tracing::error!(pod = %id, error, "cannot write a new record for a pod; the next start tries again");
@@ -147,7 +148,7 @@ fn degraded_pod(service: &ServiceState, id: &PodId, error: &LoadError, monitor_p
 /// the server ended before it wrote the first or after it removed the last.
 fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
     // Before the record is set aside: the cgroup is where it says.
-    let metadata = PodMetadata::new(id.clone(), known_config(&service.layout, id, None));
+    let metadata = known(service, id, None);
     let root = service.layout.pod_root(id);
     if !error.is_missing() {
         match set_aside(&root) {

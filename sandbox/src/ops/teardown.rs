@@ -12,6 +12,7 @@ use crate::error::{PodCause, PodError, StageFailure};
 use crate::pod::Pod;
 use crate::pod::state::PodStatus;
 use crate::service_state::{PodEvent, ServiceState};
+use crate::systemd;
 
 /// For the monitor to end by itself with all its processes, and then by force.
 const MONITOR: Duration = Duration::from_secs(15);
@@ -158,6 +159,9 @@ pub(crate) fn kill(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
 
 /// Blocks.
 pub(crate) fn remove_pod_cgroups(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
+    if let Some(scope) = pod.scope() {
+        return Ok(systemd::empty_scope(&service.cgroups, scope)?);
+    }
     service.cgroups.remove(&pod.own_cgroup()?)?;
     // A parent that the client named is the client's, and may hold others.
     if pod.config.cgroup_parent.is_none() {

@@ -1,5 +1,6 @@
 //! One pod: its configuration (fixed), and its status (changes through its status cell).
 
+pub(crate) mod cgroups;
 pub(crate) mod files;
 pub(crate) mod record;
 pub(crate) mod resolv_conf;
@@ -13,6 +14,7 @@ use crisp_executor::cgroup::{CgroupPath, InvalidCgroupPath};
 use crisp_executor::id::PodId;
 use crisp_operation::StatusCell;
 
+use self::cgroups::PodCgroups;
 use self::files::PodFiles;
 use self::record::{PodMetadata, PodRecord};
 use self::state::{PodState, PodStatus};
@@ -20,7 +22,6 @@ use crate::config::PodConfig;
 use crate::layout::Layout;
 use crate::link::MonitorLink;
 use crate::network::PodNetlink;
-use crate::top_cgroup;
 
 /// The pod cannot run containers now.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +38,7 @@ pub struct Pod {
     /// Nanoseconds since 1970.
     pub created_at: i64,
     layout: Layout,
-    cgroup_parent: CgroupPath,
+    cgroups: PodCgroups,
     pub(crate) status: StatusCell<PodStatus>,
     connection: Mutex<Connection>,
 }
@@ -58,8 +59,7 @@ impl fmt::Debug for Pod {
 impl Pod {
     pub(crate) fn new(layout: &Layout, record: PodRecord) -> Arc<Self> {
         let PodRecord { metadata, status } = record;
-        let cgroup_parent =
-            metadata.config.cgroup_parent.clone().unwrap_or_else(|| top_cgroup::parent_of(&metadata.id));
+        let cgroups = metadata.cgroups();
         let (id, config, created_at) = (metadata.id.clone(), metadata.config.clone(), metadata.created_at);
         let save = {
             let layout = layout.clone();
@@ -70,7 +70,7 @@ impl Pod {
             config,
             created_at,
             layout: layout.clone(),
-            cgroup_parent,
+            cgroups,
             status: StatusCell::new(status, save),
             connection: Mutex::default(),
         })
@@ -126,12 +126,23 @@ impl Pod {
     /// The cgroup below which the containers' cgroups are made.
     #[must_use]
     pub fn cgroup_parent(&self) -> &CgroupPath {
-        &self.cgroup_parent
+        &self.cgroups.parent
+    }
+
+    /// The cgroup that counts and limits the pod as a whole; others may be in it where the client named it.
+    #[must_use]
+    pub fn whole_cgroup(&self) -> &CgroupPath {
+        &self.cgroups.whole
+    }
+
+    /// The scope that systemd keeps for the pod, with that driver.
+    pub(crate) fn scope(&self) -> Option<&CgroupPath> {
+        self.cgroups.scope.as_ref()
     }
 
     /// The cgroup of the monitor and of the first process of a shared PID namespace.
     pub(crate) fn own_cgroup(&self) -> Result<CgroupPath, InvalidCgroupPath> {
-        self.cgroup_parent.child(self.id.as_str())
+        self.cgroups.parent.child(self.id.as_str())
     }
 
     /// A route socket in the pod's network namespace, for its interface counters. None for the host's

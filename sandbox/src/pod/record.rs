@@ -11,6 +11,7 @@ use crisp_operation::clock;
 use crisp_operation::record::{self, Durability, Record, RecordError};
 use serde::{Deserialize, Serialize};
 
+use super::cgroups::{CgroupDriver, PodCgroups};
 use super::state::PodStatus;
 use crate::config::PodConfig;
 use crate::layout::Layout;
@@ -24,6 +25,9 @@ pub struct PodMetadata {
     pub created_at: i64,
     /// The boot in which the monitor was started: after another one no monitor can be left.
     pub boot_id: String,
+    /// The driver of the server that made the pod. Older records have none, and had no choice.
+    #[serde(default)]
+    pub cgroup_driver: CgroupDriver,
 }
 
 /// All that is known of a pod.
@@ -65,8 +69,17 @@ impl LoadError {
 impl PodMetadata {
     /// Of a pod that is made now.
     #[must_use]
-    pub fn new(id: PodId, config: PodConfig) -> Self {
-        Self { id, config, created_at: clock::now(), boot_id: clock::boot_id().to_owned() }
+    pub fn new(id: PodId, config: PodConfig, cgroup_driver: CgroupDriver) -> Self {
+        Self { id, config, created_at: clock::now(), boot_id: clock::boot_id().to_owned(), cgroup_driver }
+    }
+
+    /// A parent that leaves no room for anything below it is refused when a pod is made: a record with one was
+    /// changed by someone else, and has no cgroups.
+    pub(crate) fn cgroups(&self) -> PodCgroups {
+        let of = |named| PodCgroups::of(&self.id, named, self.cgroup_driver);
+        let cgroups = of(self.config.cgroup_parent.as_ref()).or_else(|_| of(None));
+        #[expect(clippy::expect_used, reason = "the names are ours and an id is 64 hexadecimal digits")]
+        cgroups.expect("valid by construction")
     }
 
     /// Whether the pod was made since the machine was started.
@@ -98,15 +111,18 @@ impl PodRecord {
         Ok(record)
     }
 
-    /// The configuration in a record that cannot be used as a whole, if that part can be read.
+    /// The configuration in a record that cannot be used as a whole, if that part can be read, and the driver
+    /// of its cgroups.
     #[must_use]
-    pub fn salvage_config(layout: &Layout, pod: &PodId) -> Option<PodConfig> {
+    pub fn salvage_config(layout: &Layout, pod: &PodId) -> Option<(PodConfig, CgroupDriver)> {
         let text = fs::read(layout.record(pod)).ok()?;
         let mut value: serde_json::Value = serde_json::from_slice(&text).ok()?;
         if value.get("id")?.as_str()? != pod.as_str() {
             return None;
         }
-        serde_json::from_value(value.get_mut("config")?.take()).ok()
+        let config = serde_json::from_value(value.get_mut("config")?.take()).ok()?;
+        let driver = value.get_mut("cgroup_driver").map(serde_json::Value::take);
+        Some((config, driver.and_then(|driver| serde_json::from_value(driver).ok()).unwrap_or_default()))
     }
 }
 
@@ -119,7 +135,7 @@ mod tests {
     fn saved() -> (tempfile::TempDir, Layout, PodRecord) {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path(), dir.path());
-        let metadata = PodMetadata::new(PodId::random(), pod("web"));
+        let metadata = PodMetadata::new(PodId::random(), pod("web"), CgroupDriver::Systemd);
         let status = PodStatus::starting().ready(7, &["10.88.0.2".parse().unwrap()]).unwrap();
         let record = PodRecord { metadata, status };
         record::private_folder(&layout.pod_root(&record.metadata.id)).unwrap();
@@ -146,6 +162,7 @@ mod tests {
         fs::write(path, old.to_string()).unwrap();
         let read = PodRecord::load(&layout, &record.metadata.id).unwrap();
         assert_eq!((read.status.state, read.metadata.created_at), (PodState::Lost, 5));
+        assert_eq!(read.metadata.cgroup_driver, CgroupDriver::Cgroupfs);
     }
 
     #[test]
@@ -156,7 +173,10 @@ mod tests {
         let newer = fs::read_to_string(&path).unwrap().replacen("\"version\":1", "\"version\":9", 1);
         fs::write(&path, newer.replace("\"ready\"", "\"asleep\"")).unwrap();
         assert!(PodRecord::load(&layout, id).unwrap_err().to_string().contains("version 9"));
-        assert_eq!(PodRecord::salvage_config(&layout, id), Some(record.metadata.config));
+        assert_eq!(
+            PodRecord::salvage_config(&layout, id),
+            Some((record.metadata.config, CgroupDriver::Systemd))
+        );
         fs::write(&path, b"").unwrap();
         let error = PodRecord::load(&layout, id).unwrap_err().to_string();
         assert!(error.contains("pod.json") && error.contains("not a pod record"), "{error}");

@@ -8,9 +8,14 @@ use std::time::Duration;
 use crisp_operation::fault::{Fault, arm};
 use crisp_sandbox::{PodError, PodState};
 
-use crate::lab::{Lab, assert_empty, config, open};
+use crate::lab::{Lab, assert_empty, config, open, uses_systemd};
 
-const STAGES: [&str; 6] = ["files", "cgroup", "monitor", "open", "network", "commit"];
+/// Those of making a pod.
+fn stages() -> Vec<&'static str> {
+    let all = ["files", "scope", "cgroup", "monitor", "open", "network", "controllers", "commit"];
+    let of_systemd = |stage: &&str| ["scope", "controllers"].contains(stage);
+    all.into_iter().filter(|stage| uses_systemd() || !of_systemd(stage)).collect()
+}
 
 /// The server that a test below kills: makes a pod and takes it down again.
 #[tokio::test]
@@ -44,7 +49,7 @@ fn killed_server(folder: &Path, faults: &str) -> String {
 #[tokio::test]
 async fn a_server_killed_in_any_stage_of_making_a_pod_leaves_nothing_or_a_listed_pod() {
     crisp_skip::needs!();
-    for stage in STAGES {
+    for stage in stages() {
         for when in ["", ":after"] {
             let fault = format!("run_pod/{stage}{when}=kill");
             let folder = Arc::new(tempfile::Builder::new().prefix("crisp-pods").tempdir().unwrap());
@@ -97,7 +102,7 @@ async fn a_server_killed_in_any_stage_of_stop_or_remove_leaves_a_pod_that_can_be
 async fn a_stage_that_fails_leaves_nothing_and_the_pod_can_be_made_again() {
     crisp_skip::needs!();
     let lab = Lab::new().await;
-    for stage in STAGES {
+    for stage in stages() {
         for when in ["", ":after"] {
             let name = format!("fails-{stage}{}", when.len());
             let fault = arm(&format!("run_pod/{stage}{when}@test/{name}"), Fault::Fail);

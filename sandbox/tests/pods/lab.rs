@@ -9,6 +9,7 @@ use crisp_executor::id::PodId;
 use crisp_metrics::Metrics;
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;
+use crisp_sandbox::systemd::{Systemd, slice_path};
 use crisp_sandbox::{Dns, NamespaceMode, PidMode, Pod, PodConfig, PodState, Pods, SandboxConfig};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -72,25 +73,39 @@ pub async fn open(folder: &Path) -> Pods {
         ..Default::default()
     })
     .unwrap();
+    let cgroups = Cgroups::detect().unwrap();
+    let systemd = if uses_systemd() { Some(Systemd::detect(&cgroups).await.unwrap()) } else { None };
     let program = std::fs::read(monitor()).expect("crisp-pod is built: cargo build -p crisp-monitor");
     let config = SandboxConfig {
         root,
         state,
         monitor: MonitorBinary::new(&program).unwrap(),
-        cgroups: Cgroups::detect().unwrap(),
+        cgroups,
+        systemd,
         networks,
     };
     Pods::open(config, &Metrics::new("test").unwrap()).await.unwrap()
 }
 
-/// Every pod of one folder lives below one cgroup.
-fn cgroup(folder: &Path) -> CgroupPath {
-    CgroupPath::parse(&format!("/{}", folder.file_name().unwrap().to_str().unwrap())).unwrap()
+/// Whether these tests are to use the systemd cgroup driver; `e2e/vm.sh` says so.
+pub fn uses_systemd() -> bool {
+    std::env::var("CRISP_TEST_CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
 }
 
-/// Removes what a server cannot know of: the cgroups of pods whose records are lost.
+/// Every pod of one folder lives below one cgroup.
+pub fn cgroup(folder: &Path) -> CgroupPath {
+    let name = folder.file_name().unwrap().to_str().unwrap();
+    if uses_systemd() {
+        return slice_path(&format!("{name}.slice")).unwrap();
+    }
+    CgroupPath::parse(&format!("/{name}")).unwrap()
+}
+
+/// Removes what a server cannot know of: the cgroups of pods whose records are lost. systemd knows them.
 pub fn remove_cgroups(folder: &Path) {
-    Cgroups::detect().unwrap().remove(&cgroup(folder)).unwrap();
+    if !uses_systemd() {
+        Cgroups::detect().unwrap().remove(&cgroup(folder)).unwrap();
+    }
 }
 
 pub fn assert_empty(folder: &Path) {
@@ -105,7 +120,39 @@ pub fn assert_empty(folder: &Path) {
 
 pub fn assert_no_cgroup(folder: &Path) {
     let (cgroups, path) = (Cgroups::detect().unwrap(), cgroup(folder));
+    if uses_systemd() {
+        return assert_no_scope(&path);
+    }
     assert!(cgroups.remove_if_empty(&path).unwrap(), "a cgroup of a pod is left below {path:?}");
+}
+
+/// The slice is systemd's, and stays until it is stopped.
+fn assert_no_scope(slice: &CgroupPath) {
+    let folder = Path::new("/sys/fs/cgroup").join(slice.relative());
+    let begun = Instant::now();
+    loop {
+        let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+        let scopes: Vec<_> = entries.map(|e| e.path()).filter(|path| path.is_dir()).collect();
+        let units = systemctl(&["list-units", "--all", "--plain", "--no-legend", "crisp-*.scope"]);
+        // Those of tests beside this one are in other slices.
+        let ours = |line: &&str| {
+            let unit = line.split_whitespace().next().unwrap_or_default();
+            systemctl(&["show", "--property=Slice", "--value", unit]).trim() == slice.name()
+        };
+        let units: Vec<_> = units.lines().filter(ours).collect();
+        if scopes.is_empty() && units.is_empty() {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(30), "left in {slice}: {scopes:?} {units:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    systemctl(&["stop", slice.name()]);
+}
+
+/// What systemctl prints.
+pub fn systemctl(args: &[&str]) -> String {
+    let output = std::process::Command::new("systemctl").args(args).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The processes that have a file of this folder open: the monitors write their logs to it.

@@ -6,3 +6,4 @@ mod faults;
 mod lab;
 mod monitors;
 mod recovery;
+mod systemd;

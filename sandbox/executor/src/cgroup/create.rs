@@ -10,13 +10,25 @@ use super::hierarchy::{Extent, FOLDER_MODE, Hierarchy, Host, V2_WANTED};
 use super::path::CgroupPath;
 use super::remove;
 
+/// What becomes of the v2 controllers of a cgroup that is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Controllers {
+    Enabled,
+    Left,
+}
+
 /// Makes what is missing of `path`. True when the last folder is new in at least one hierarchy.
-pub(super) fn create(host: &Host, path: &CgroupPath, extent: Extent) -> Result<bool, CgroupError> {
+pub(super) fn create(
+    host: &Host,
+    path: &CgroupPath,
+    extent: Extent,
+    controllers: Controllers,
+) -> Result<bool, CgroupError> {
     let mut made: Vec<&Hierarchy> = Vec::new();
     // One hierarchy is like the others.
     let mut parent_is_there = true;
     for hierarchy in host.within(extent).chain(&host.v2) {
-        match create_in(host, hierarchy, path, &mut parent_is_there) {
+        match create_in(host, hierarchy, path, controllers, &mut parent_is_there) {
             Ok(true) => made.push(hierarchy),
             Ok(false) => {}
             Err(error) => {
@@ -35,6 +47,7 @@ fn create_in(
     host: &Host,
     hierarchy: &Hierarchy,
     path: &CgroupPath,
+    controllers: Controllers,
     parent_is_there: &mut bool,
 ) -> Result<bool, CgroupError> {
     if !*parent_is_there && let Some(parent) = path.parent() {
@@ -43,7 +56,9 @@ fn create_in(
     }
     let made = make_folders(hierarchy, path, parent_is_there)?;
     if host.v1.is_empty() {
-        enable_controllers(hierarchy, path)?;
+        if controllers == Controllers::Enabled {
+            enable_controllers(hierarchy, path)?;
+        }
     } else if made && hierarchy.has("cpuset") {
         cpuset::inherit(hierarchy, path)?;
     }

@@ -114,7 +114,7 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Create`] naming the folder.
     pub fn create(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
-        self.create_in(path, Extent::All)
+        self.create_in(path, Extent::All, create::Controllers::Enabled)
     }
 
     /// As [`create`](Self::create), for a process that supervises others and is of this program: not in the v1
@@ -123,11 +123,26 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Create`] naming the folder.
     pub fn create_for_supervisor(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
-        self.create_in(path, Extent::Supervisor)
+        self.create_in(path, Extent::Supervisor, create::Controllers::Enabled)
     }
 
-    fn create_in(&self, path: &CgroupPath, extent: Extent) -> Result<Cgroup, CgroupError> {
-        let created = create::create(&self.host, path, extent)?;
+    /// As [`create_for_supervisor`](Self::create_for_supervisor), without controllers on v2: below a cgroup that
+    /// a process is in. With processes there, cpu and pids alone could be enabled, which would make the cgroups
+    /// below unfit for processes (`domain invalid`). A later call of the others enables them.
+    ///
+    /// # Errors
+    /// [`CgroupError::Create`] naming the folder.
+    pub fn create_without_controllers(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
+        self.create_in(path, Extent::Supervisor, create::Controllers::Left)
+    }
+
+    fn create_in(
+        &self,
+        path: &CgroupPath,
+        extent: Extent,
+        controllers: create::Controllers,
+    ) -> Result<Cgroup, CgroupError> {
+        let created = create::create(&self.host, path, extent, controllers)?;
         Ok(Cgroup { host: self.host.clone(), path: path.clone(), extent, created })
     }
 
@@ -149,6 +164,15 @@ impl Cgroups {
     /// [`CgroupError::Remove`] naming the folder.
     pub fn remove(&self, path: &CgroupPath) -> Result<(), CgroupError> {
         remove::remove(&self.host, path)
+    }
+
+    /// Removes the cgroups below `path` and leaves itself, which another program made and removes; none there
+    /// is fine.
+    ///
+    /// # Errors
+    /// [`CgroupError::Remove`] naming the folder.
+    pub fn remove_below(&self, path: &CgroupPath) -> Result<(), CgroupError> {
+        remove::remove_below(&self.host, path)
     }
 
     /// Removes the cgroup if nothing is in it or below, and says whether it is gone. For a parent

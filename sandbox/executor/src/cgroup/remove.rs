@@ -24,6 +24,18 @@ pub(super) fn remove(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> 
     result
 }
 
+/// Removes what is below `path` in every hierarchy. All are tried; the first error is reported.
+pub(super) fn remove_below(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
+    let mut result = Ok(());
+    for hierarchy in host.v1.iter().chain(&host.v2) {
+        let removed = hierarchy.open(path).and_then(|dir| dir.map_or(Ok(()), tree::remove_below));
+        if let Err(errno) = removed {
+            result = result.and(Err(CgroupError::Remove { dir: hierarchy.dir_path(path), errno }));
+        }
+    }
+    result
+}
+
 /// Removes the empty v2 cgroups above `path` on a hybrid host. The kubelet makes and removes only the
 /// v1 ones, so these would stay for ever. They are made again when needed.
 fn prune(v2: &Hierarchy, path: &CgroupPath) {

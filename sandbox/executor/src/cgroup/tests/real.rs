@@ -411,3 +411,15 @@ fn a_deep_tree_made_by_a_container_is_killed_and_removed() {
     own.cgroup.remove().unwrap();
     assert!(hierarchy.dir(own.cgroup.path()).unwrap().is_none());
 }
+
+#[test]
+fn what_is_below_goes_and_the_cgroup_stays() {
+    let Some(own) = Own::new() else { return };
+    let deep = own.cgroup.path().child("a").unwrap().child("b").unwrap();
+    own.cgroups.create(&deep).unwrap();
+    own.cgroups.remove_below(own.cgroup.path()).unwrap();
+    assert!(own.cgroups.open(&deep.parent().unwrap()).is_err());
+    assert!(own.cgroups.open(own.cgroup.path()).is_ok());
+    own.cgroups.remove_below(own.cgroup.path()).unwrap();
+    own.cgroups.remove_below(&deep).unwrap();
+}

@@ -1,0 +1,108 @@
+//! Names of slices and where they are, see systemd.slice(5).
+
+use crisp_executor::cgroup::CgroupPath;
+
+/// Of a unit's name, its ending included.
+const NAME_MAX: usize = 255;
+/// Leaves room for a scope and a container below.
+const PATH_MAX: usize = 3500;
+const ENDING: &str = ".slice";
+
+/// Why a text is not a slice's name or path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a systemd slice: {reason}")]
+pub struct InvalidSlice {
+    text: String,
+    reason: String,
+}
+
+/// The cgroup of a slice, by its name (`a-b.slice`) or its path (`/a.slice/a-b.slice`, as kubelets send it).
+///
+/// # Errors
+/// [`InvalidSlice`] with the rule that `text` breaks.
+pub fn slice_path(text: &str) -> Result<CgroupPath, InvalidSlice> {
+    let refuse =
+        |reason: &str| InvalidSlice { text: text.chars().take(256).collect(), reason: reason.to_owned() };
+    let name = text.rsplit('/').next().unwrap_or(text);
+    let path = expand(name).map_err(refuse)?;
+    if text != name && text != path {
+        return Err(refuse(&format!("slice {name} is at {path}")));
+    }
+    CgroupPath::parse(&path).map_err(|error| refuse(&error.to_string()))
+}
+
+/// Whether a text names a slice, if perhaps not a valid one.
+#[must_use]
+pub fn is_slice(text: &str) -> bool {
+    text.ends_with(ENDING)
+}
+
+/// Each dash is a level: `a-b.slice` is in `a.slice`.
+fn expand(name: &str) -> Result<String, &'static str> {
+    let Some(stem) = name.strip_suffix(ENDING) else {
+        return Err("its name does not end in .slice");
+    };
+    if name.len() > NAME_MAX {
+        return Err("its name is longer than 255 bytes");
+    }
+    if stem == "-" {
+        return Err("it is the root of all slices, in which no pod can be");
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || b":-_.\\".contains(&b);
+    if !stem.bytes().all(allowed) {
+        return Err("a unit's name has letters, digits and :-_.\\ only");
+    }
+    if stem.split('-').any(str::is_empty) {
+        return Err("there is nothing before, after or between dashes of its name");
+    }
+    let mut path = String::new();
+    for (end, _) in stem.match_indices('-').chain([(stem.len(), "")]) {
+        path.push('/');
+        path.push_str(&stem[..end]);
+        path.push_str(ENDING);
+    }
+    if path.len() > PATH_MAX { Err("its path is too long: it has too many dashes") } else { Ok(path) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_dash_is_a_level() {
+        let path = |text: &str| slice_path(text).unwrap().as_str().to_owned();
+        assert_eq!(path("system.slice"), "/system.slice");
+        let pod = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podab_cd.slice";
+        assert_eq!(path("kubepods-burstable-podab_cd.slice"), pod);
+        assert_eq!(path(pod), pod, "as kubelets send it");
+        assert_eq!(path(r"a\x2db.slice"), r"/a\x2db.slice");
+    }
+
+    #[test]
+    fn what_is_no_slice_is_refused_by_the_rule_that_it_breaks() {
+        for (text, reason) in [
+            ("/kubepods/burstable/pod1", "does not end in .slice"),
+            ("kubepods", "does not end in .slice"),
+            (".slice", "nothing before"),
+            ("-.slice", "root of all slices"),
+            ("/-.slice", "root of all slices"),
+            ("a--b.slice", "between dashes"),
+            ("-a.slice", "nothing before"),
+            ("a-.slice", "after"),
+            ("a b.slice", "letters, digits"),
+            ("a\n.slice", "letters, digits"),
+            ("a@b.slice", "letters, digits"),
+            ("../a.slice", "is at /a.slice"),
+            ("/a.slice/../a.slice", "is at /a.slice"),
+            ("/b.slice/a.slice", "is at /a.slice"),
+            ("a.slice/a-b.slice", "is at /a.slice/a-b.slice"),
+            ("//a.slice", "is at /a.slice"),
+        ] {
+            let error = slice_path(text).unwrap_err().to_string();
+            assert!(error.contains(reason), "{text:?}: {error}");
+        }
+        assert!(slice_path(&format!("{}.slice", "x".repeat(250))).is_err());
+        let deep = format!("{}a.slice", "a-".repeat(120));
+        assert!(slice_path(&deep).unwrap_err().to_string().contains("too many dashes"));
+    }
+}
