@@ -56,9 +56,9 @@ async fn a_start_that_hangs_is_ended_by_a_stop_and_by_a_removal() {
         } else {
             let status = lab.status(&id).await.unwrap();
             assert_eq!(status.state, proto::ContainerState::ContainerExited as i32, "{stage}: {status:?}");
-            // Once the process has run, its own end is what is known.
-            let code = if stage == "monitor:after" { 137 } else { 128 };
-            assert_eq!(status.exit_code, code, "{stage}: {status:?}");
+            // The end of a process that has run is known from the monitor, unless the failed start is first.
+            let codes = if stage == "monitor:after" { [137, 128] } else { [128, 128] };
+            assert!(codes.contains(&status.exit_code), "{stage}: {status:?}");
             lab.remove(&id).await.unwrap();
         }
     }
