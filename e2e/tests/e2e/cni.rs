@@ -89,6 +89,7 @@ async fn plugins_that_fail_are_named_and_undone() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_configuration_makes_the_network_not_ready() -> Result<()> {
     needs!("docker-registry", "busybox");
+    let _alone = ALONE.lock().await;
     let mut lab = Lab::start_with(Setup { cni: true, ..Default::default() }).await?;
     not_ready(&mut lab, "no CNI configuration in").await?;
     std::fs::write(

@@ -113,6 +113,7 @@ fn text(rest: &mut &[u8]) -> Option<String> {
 ///
 /// They are zlib's in form only: a stream without a dictionary, of stored blocks (RFC 1951 section 3.2.4). A
 /// server sends next to no headers, and a compressor for them would take each session a quarter of a megabyte.
+/// An empty block ends each one, as a flush does: Go's inflater gives out what it has only when it sees that.
 #[derive(Default)]
 pub(super) struct Deflater {
     begun: bool,
@@ -121,6 +122,8 @@ pub(super) struct Deflater {
 impl Deflater {
     /// The head of a zlib stream: deflate, no dictionary, and a sum that fits.
     const HEAD: [u8; 2] = [0x78, 0x01];
+    /// Not the last block, stored, of length 0.
+    const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 
     pub(super) fn write(&mut self, headers: &Headers) -> Vec<u8> {
         let mut block = Vec::new();
@@ -147,6 +150,7 @@ impl Deflater {
             deflated.extend_from_slice(&(!length).to_le_bytes());
             deflated.extend_from_slice(piece);
         }
+        deflated.extend_from_slice(&Self::FLUSH);
         deflated
     }
 }
@@ -193,7 +197,8 @@ mod tests {
     #[test]
     fn damaged_blocks_are_refused() {
         let block = Deflater::default().write(&Headers::new(&[("streamtype", "stdin")]));
-        for end in 0..block.len() {
+        assert!(block.ends_with(&Deflater::FLUSH), "Go's inflater waits for it");
+        for end in 0..block.len() - Deflater::FLUSH.len() {
             assert!(Inflater::default().read(&block[..end]).is_err(), "{end}");
         }
         assert_eq!(Inflater::default().read(b"GET / HTTP/1.1"), Err(HeaderError::Compression));
