@@ -171,6 +171,7 @@ mod tests {
             "cni-conf-dir",
             "cni-bin-dir",
             "pod-cidr",
+            "pod-cidr-v6",
             "bridge-name",
             "stream-listen",
             "metrics-listen",

@@ -36,6 +36,7 @@ pub struct Machine {
     setup: Setup,
     bridge: String,
     pool: String,
+    pool_v6: String,
     pub registry: Option<Registry>,
 }
 
@@ -61,12 +62,13 @@ impl Machine {
         let bridge = format!("ct{process}n{number}");
         let own = || format!("10.{}.{}.0/24", 200 + number / 200, number % 200 + 1);
         let pool = setup.pool.clone().unwrap_or_else(own);
+        let pool_v6 = format!("fd00:{:x}:{:x}:{number:x}::/64", process >> 16, process & 0xffff);
         let registry =
             if setup.no_registry { None } else { Some(Registry::start(&folder.path().join("registry"))?) };
         for name in ["root", "state", "registries", "cni", "logs"] {
             std::fs::create_dir(folder.path().join(name))?;
         }
-        let mut machine = Self { folder, server: None, setup, bridge, pool, registry };
+        let mut machine = Self { folder, server: None, setup, bridge, pool, pool_v6, registry };
         machine.start_server().await?;
         Ok(machine)
     }
@@ -137,6 +139,7 @@ impl Machine {
             ("--network", if self.setup.cni { "cni" } else { "built-in" }.to_owned()),
             ("--cni-conf-dir", path(self.cni())),
             ("--pod-cidr", self.pool.clone()),
+            ("--pod-cidr-v6", self.pool_v6.clone()),
             ("--bridge-name", self.bridge.clone()),
         ]
         .into_iter()

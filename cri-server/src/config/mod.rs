@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crisp_sandbox::network::PodCidrs;
+use crisp_sandbox::network::{PodCidrs, PodCidrsV6};
 pub use listen::ListenAddress;
 pub use print::print;
 pub use raw::{CgroupDriver, NetworkKind, RawSettings};
@@ -99,6 +99,8 @@ pub struct Settings {
     pub cni_gc: Setting<bool>,
     /// Address pools of the built-in network.
     pub pod_cidr: Setting<PodCidrs>,
+    /// The same for IPv6.
+    pub pod_cidr_v6: Setting<PodCidrsV6>,
     /// Bridge of the built-in network.
     pub bridge_name: Setting<String>,
     /// Where exec, attach and port-forward streams are served.

@@ -21,6 +21,7 @@ pub fn print(settings: &Settings) -> String {
         cni_bin_dir,
         cni_gc,
         pod_cidr,
+        pod_cidr_v6,
         bridge_name,
         stream_listen,
         stream_cert,
@@ -45,6 +46,7 @@ pub fn print(settings: &Settings) -> String {
     line(&mut lines, "cni-bin-dir", cni_bin_dir, list(cni_bin_dir.value.iter().map(|p| path(p))));
     line(&mut lines, "cni-gc", cni_gc, cni_gc.value.to_string());
     line(&mut lines, "pod-cidr", pod_cidr, quoted(&pod_cidr.value.to_string()));
+    line(&mut lines, "pod-cidr-v6", pod_cidr_v6, quoted(&pod_cidr_v6.value.to_string()));
     line(&mut lines, "bridge-name", bridge_name, quoted(&bridge_name.value));
     line(&mut lines, "stream-listen", stream_listen, quoted(&stream_listen.value.to_string()));
     let file = |path: &Option<PathBuf>| {

@@ -64,6 +64,11 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "CIDR,...")]
     pub pod_cidr: Option<String>,
 
+    /// The same for IPv6; "off" for pods without IPv6, "auto" for networks of this machine where the host has
+    /// IPv6 [default: auto]
+    #[arg(long, hide_short_help = true, value_name = "CIDR,...")]
+    pub pod_cidr_v6: Option<String>,
+
     /// Bridge of the built-in network [default: crisp0]
     #[arg(long, hide_short_help = true, value_name = "NAME")]
     pub bridge_name: Option<String>,
@@ -110,6 +115,7 @@ impl RawSettings {
             network: None,
             cni_gc: None,
             pod_cidr: None,
+            pod_cidr_v6: None,
             bridge_name: None,
             stream_listen: None,
             stream_cert: None,

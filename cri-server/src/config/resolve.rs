@@ -120,6 +120,11 @@ impl Layers<'_> {
                 self.pick(flags.pod_cidr, file.pod_cidr, "auto".to_owned()),
                 |text| text.parse().map_err(|e: InvalidPool| e.to_string()),
             )?,
+            pod_cidr_v6: check(
+                "pod-cidr-v6",
+                self.pick(flags.pod_cidr_v6, file.pod_cidr_v6, "auto".to_owned()),
+                |text| text.parse().map_err(|e: InvalidPool| e.to_string()),
+            )?,
             bridge_name: self.pick(flags.bridge_name, file.bridge_name, "crisp0".to_owned()),
             listen: check(
                 "listen",

@@ -49,6 +49,7 @@ fn every_setting_can_be_in_the_file() {
         max-layer-files = 1
         image-check-interval = "168h"
         pod-cidr = "10.1.0.0/16"
+        pod-cidr-v6 = "fd00:1::/64"
         bridge-name = "br"
         stream-listen = "127.0.0.1:1"
         stream-cert = "/t/c.pem"
@@ -83,6 +84,7 @@ fn bad_values_name_the_setting_and_its_source() {
     refused("listen = 'tcp://1'", &["listen", "unix:///"]);
     refused("metrics-listen = 'localhost'", &["metrics-listen", "IP:PORT"]);
     refused("pod-cidr = '10.0.0.1/8'", &["pod-cidr", "10.0.0.0/8"]);
+    refused("pod-cidr-v6 = 'on'", &["pod-cidr-v6", "fd00:10:88::/64"]);
     refused("cgroup-driver = 'other'", &["cgroupfs"]);
     refused("image-check-interval = 'often'", &["image-check-interval", "often", "24h"]);
     refused("image-check-interval = '-1h'", &["image-check-interval"]);

@@ -134,6 +134,7 @@ fn network(settings: &Settings) -> NetworkConfig {
         cni_conf_dir: settings.cni_conf_dir.value.clone(),
         cni_bin_dirs: settings.cni_bin_dir.value.clone(),
         pod_cidrs: settings.pod_cidr.value.clone(),
+        pod_cidrs_v6: settings.pod_cidr_v6.value.clone(),
         cni_gc: settings.cni_gc.value,
         bridge_name: settings.bridge_name.value.clone(),
         state_dir: layout::network(&settings.state.value),

@@ -1,18 +1,20 @@
 //! The built-in network: addresses, the way between pods, host ports, what is refused.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use crisp_e2e::registry::free_port;
 use crisp_e2e::{Lab, Machine, Result, Setup, needs, request, says};
 use k8s_cri::v1::{NamespaceMode, PodSandboxStatusRequest, PortMapping, StatusRequest};
 
-async fn address(lab: &mut Lab, pod: &str) -> Result<String> {
+/// The first address of the pod, and the others.
+async fn addresses(lab: &mut Lab, pod: &str) -> Result<(String, Vec<String>)> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: pod.into(), verbose: false };
     let status =
         lab.client.runtime.pod_sandbox_status(request).await?.into_inner().status.ok_or("no status")?;
-    Ok(status.network.map(|n| n.ip).unwrap_or_default())
+    let network = status.network.ok_or("no network")?;
+    Ok((network.ip, network.additional_ips.into_iter().map(|more| more.ip).collect()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -22,12 +24,14 @@ async fn pods_reach_each_other_by_address() -> Result<()> {
     let (sandbox, pod) = lab.pod("server").await?;
     let serve = "mkdir /w; echo over the bridge > /w/index.html; exec httpd -f -p 80 -h /w";
     lab.client.launch(&pod, &lab.shell(serve), &sandbox).await?;
-    let ip = address(&mut lab, &pod).await?;
+    let (ip, others) = addresses(&mut lab, &pod).await?;
     assert!(ip.starts_with("10."), "{ip:?}");
+    let [ipv6] = &others[..] else { panic!("{others:?}") };
     let line = format!(
-        "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://{ip}/ && break; sleep 0.1; done; ip route | grep -c default; grep -c $(hostname) /etc/hosts"
+        "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://{ip}/ && break; sleep 0.1; done; wget -q -O - http://[{ipv6}]/; ip route | grep -c default; ip -6 route | grep -c default; grep -c $(hostname) /etc/hosts"
     );
-    assert_eq!(lab.output("client", lab.shell(&line)).await?, "over the bridge\n1\n1\n");
+    let expected = "over the bridge\nover the bridge\n1\n1\n2\n";
+    assert_eq!(lab.output("client", lab.shell(&line)).await?, expected);
     lab.close().await
 }
 
@@ -68,7 +72,13 @@ async fn host_ports_lead_into_the_pod_and_are_given_once() -> Result<()> {
     let mut second = request::pod(&lab.machine, "ports2");
     second.port_mappings.clone_from(&sandbox.port_mappings);
     let refused = lab.client.run_pod(&second).await.expect_err("the port is taken");
-    says(&refused, &[&port.to_string(), "in use"]);
+    says(&refused, &["host ports", &port.to_string(), "in use by pod", "/ports ("]);
+    // No process of the host gets it either, also after the server was started again.
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
+    lab.machine.kill_server();
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
     lab.close().await
 }
 

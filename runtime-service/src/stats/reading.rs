@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crisp_executor::cgroup::Stats;
 use crisp_executor::id::PodId;
-use crisp_sandbox::network::InterfaceCounters;
+use crisp_sandbox::network::{INTERFACE, InterfaceCounters};
 use crisp_sandbox::{Pod, PodState};
 
 use super::parallel;
@@ -15,9 +15,6 @@ use crate::container::Container;
 use crate::container::state::State;
 use crate::service_state::{ServiceState, cgroup_path};
 use crisp_operation::clock;
-
-/// The name of a pod's interface, with the built-in network and by CNI's own convention.
-const DEFAULT_INTERFACE: &str = "eth0";
 
 /// One container at one moment.
 #[derive(Debug, Clone)]
@@ -133,7 +130,6 @@ fn network(pod: &Pod) -> Option<Network> {
         .all_counters()
         .inspect_err(|error| tracing::debug!(pod = %pod.id, %error, "cannot read network counters"))
         .ok()?;
-    let (default, others): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|(name, _)| name == DEFAULT_INTERFACE);
+    let (default, others): (Vec<_>, Vec<_>) = all.into_iter().partition(|(name, _)| name == INTERFACE);
     Some(Network { at: clock::now(), default: default.into_iter().next(), others })
 }

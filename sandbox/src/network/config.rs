@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::PodCidrs;
+use super::{PodCidrs, PodCidrsV6};
 
 /// Plugins that fetch an address from far away need seconds; kubelet waits four minutes for a pod.
 pub const DEFAULT_CNI_DEADLINE: Duration = Duration::from_secs(30);
@@ -42,6 +42,8 @@ pub struct NetworkConfig {
     pub cni_gc: bool,
     /// Address pools of the built-in network; the first one that overlaps nothing is taken.
     pub pod_cidrs: PodCidrs,
+    /// The same for IPv6.
+    pub pod_cidrs_v6: PodCidrsV6,
     /// The built-in network's bridge, `crisp0` by default.
     pub bridge_name: String,
     /// Volatile folder for the built-in network's records: a reboot takes them and the interfaces alike.
@@ -62,6 +64,7 @@ impl Default for NetworkConfig {
             cni_deadline: DEFAULT_CNI_DEADLINE,
             cni_gc: false,
             pod_cidrs: PodCidrs::default(),
+            pod_cidrs_v6: PodCidrsV6::default(),
             bridge_name: "crisp0".to_owned(),
             state_dir: "/run/crisp/network".into(),
             root_dir: "/var/lib/crisp/network".into(),

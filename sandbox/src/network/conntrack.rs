@@ -6,21 +6,21 @@
 //!
 //! Source: linux/netfilter/nfnetlink_conntrack.h.
 
-use std::net::Ipv4Addr;
-
 use super::Protocol;
-use super::netlink::{Messages, NetlinkError, Socket, attributes};
+use super::netlink::{Messages, NetlinkError, Socket, attributes, ip_of};
 use super::nft::Published;
 
 const NFNL_SUBSYS_CTNETLINK: u16 = 1;
 const NEW: u16 = NFNL_SUBSYS_CTNETLINK << 8;
 const GET: u16 = NEW | 1;
 const DELETE: u16 = NEW | 2;
-const NFGENMSG_IPV4: [u8; 4] = [2, 0, 0, 0];
+/// `struct nfgenmsg` for both families.
+const ANY_FAMILY: [u8; 4] = [0; 4];
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_TUPLE_PROTO: u16 = 2;
 const CTA_IP_V4_DST: u16 = 2;
+const CTA_IP_V6_DST: u16 = 4;
 const CTA_PROTO_NUM: u16 = 1;
 const CTA_PROTO_DST_PORT: u16 = 3;
 const NLA_F_NESTED: u16 = 0x8000;
@@ -33,30 +33,28 @@ pub(super) fn forget(socket: &mut Socket, ports: &[Published]) -> Result<usize, 
     }
     let flows = socket.list(
         |m| {
-            m.dump("list flows", GET, &NFGENMSG_IPV4);
+            m.dump("list flows", GET, &ANY_FAMILY);
         },
         |kind, payload| if kind == NEW { to_one_of(payload, &udp) } else { None },
     )?;
-    for flow in &flows {
+    for (family, flow) in &flows {
         let mut messages = Messages::new();
         // It may end by itself meanwhile.
-        messages.request("forget a flow", DELETE, 0, &NFGENMSG_IPV4).optional();
+        messages.request("forget a flow", DELETE, 0, &[*family, 0, 0, 0]).optional();
         messages.attr(CTA_TUPLE_ORIG | NLA_F_NESTED, flow);
         socket.run(messages)?;
     }
     Ok(flows.len())
 }
 
-/// The flow's own description, if it goes to one of the ports.
-fn to_one_of(payload: &[u8], ports: &[&Published]) -> Option<Vec<u8>> {
+/// The flow's family and its own description, if it goes to one of the ports.
+fn to_one_of(payload: &[u8], ports: &[&Published]) -> Option<(u8, Vec<u8>)> {
     let (_, tuple) = attributes(payload.get(4..)?).find(|(kind, _)| *kind == CTA_TUPLE_ORIG)?;
     let (mut address, mut protocol, mut port) = (None, None, None);
     for (kind, nested) in attributes(tuple) {
         for (inner, value) in attributes(nested) {
             match (kind, inner) {
-                (CTA_TUPLE_IP, CTA_IP_V4_DST) => {
-                    address = <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from)
-                }
+                (CTA_TUPLE_IP, CTA_IP_V4_DST | CTA_IP_V6_DST) => address = ip_of(value),
                 (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => protocol = value.first().copied(),
                 (CTA_TUPLE_PROTO, CTA_PROTO_DST_PORT) => {
                     port = <[u8; 2]>::try_from(value).ok().map(u16::from_be_bytes)
@@ -68,7 +66,10 @@ fn to_one_of(payload: &[u8], ports: &[&Published]) -> Option<Vec<u8>> {
     let hit = |p: &&&Published| {
         protocol == Some(p.protocol.number())
             && port == Some(p.host_port)
-            && (p.host_ip.is_none() || p.host_ip == address)
+            && address.is_some_and(|address| match p.host_ip {
+                Some(host_ip) => host_ip == address,
+                None => p.pod.is_ipv4() == address.is_ipv4(),
+            })
     };
-    ports.iter().find(hit).map(|_| tuple.to_vec())
+    ports.iter().find(hit).map(|_| (payload[0], tuple.to_vec()))
 }

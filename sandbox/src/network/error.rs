@@ -1,37 +1,44 @@
 use std::io;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crisp_executor::id::PodId;
 use crisp_operation::record::RecordError;
 
 use super::{InvalidPool, NetlinkError, Protocol};
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
+use rustix::io::Errno;
 
 /// Why a pod did not get, or did not lose, its network.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetworkError {
     /// The bridge's name can't be an interface name or part of a path.
-    #[error("bridge_name {0:?} is not usable: 1 to 15 letters, digits, '-' or '_'")]
+    #[error("bridge-name {0:?} is not usable: 1 to 15 letters, digits, '-' or '_'")]
     BridgeName(String),
     /// A pool text was not understood.
-    #[error("pod_cidr: {0}")]
+    #[error("pod-cidr: {0}")]
     Cidr(#[from] InvalidPool),
     /// No pool is free.
     #[error(
-        "pod address pool {pool} overlaps the host's route {route} on {device}: set pod_cidr to a network the host does not use"
+        "pod address pool {pool} overlaps the host's route {route} on {device}: set {setting} to a network the host does not use"
     )]
     Overlap {
         /// The last pool tried.
-        pool: Ipv4Net,
+        pool: IpNet,
+        /// The setting that has it.
+        setting: &'static str,
         /// What it overlaps.
-        route: Ipv4Net,
+        route: IpNet,
         /// Where that route leads.
         device: String,
     },
+    /// A pool of IPv6 addresses was asked for on a host without IPv6.
+    #[error(
+        "pod-cidr-v6 is {0}, but IPv6 is off on this host (net.ipv6.conf.all.disable_ipv6): turn it on, or set pod-cidr-v6 to \"off\""
+    )]
+    NoIpv6(IpNet),
     /// The bridge is not ours.
-    #[error("interface {name} exists and {why}: set bridge_name to another name or delete it")]
+    #[error("interface {name} exists and {why}: set bridge-name to another name or delete it")]
     BridgeTaken {
         /// Interface.
         name: String,
@@ -39,24 +46,36 @@ pub enum NetworkError {
         why: String,
     },
     /// All addresses are in use.
-    #[error("no free address in {pool}: {used} in use; set pod_cidr to a larger network")]
+    #[error("no free address in {pools}: {used} in use; set pod-cidr to a larger network")]
     PoolExhausted {
-        /// The pool.
-        pool: Ipv4Net,
+        /// The pools of the network.
+        pools: String,
         /// How many addresses pods hold.
         used: usize,
     },
     /// A host port is taken.
-    #[error("host port {port}/{protocol} on {host_ip} is already in use by {holder}")]
+    #[error("host port {port}/{protocol}{place} is already in use by {holder}")]
     PortInUse {
         /// Port.
         port: u16,
         /// Transport.
         protocol: Protocol,
-        /// Address asked for.
-        host_ip: IpAddr,
+        /// Address asked for, as ` on ADDRESS`; empty for all.
+        place: String,
         /// Pod or process.
         holder: String,
+    },
+    /// The kernel gives no socket for a host port.
+    #[error(
+        "cannot hold host port {port}/{protocol} open for the pod: {errno}; with too many open files, raise the server's limit of them"
+    )]
+    PortNotHeld {
+        /// Port.
+        port: u16,
+        /// Transport.
+        protocol: Protocol,
+        /// The kernel's answer.
+        errno: Errno,
     },
     /// A port that the built-in network can't publish.
     #[error("host port {port}/{protocol}: {why}")]
@@ -115,7 +134,7 @@ pub enum NetworkError {
         why: String,
     },
     /// A plugin is not installed.
-    #[error("CNI plugin {plugin:?} (network {network:?}) is not in {dirs}: install it or set cni_bin_dir")]
+    #[error("CNI plugin {plugin:?} (network {network:?}) is not in {dirs}: install it or set cni-bin-dir")]
     CniMissing {
         /// Plugin type.
         plugin: String,
@@ -177,9 +196,10 @@ impl NetworkError {
         match self {
             Self::BridgeName(_) | Self::Cidr(_) => "NetworkSettingsInvalid",
             Self::Overlap { .. } => "PodCidrOverlaps",
+            Self::NoIpv6(_) => "Ipv6Off",
             Self::BridgeTaken { .. } => "BridgeTaken",
             Self::PoolExhausted { .. } => "PodCidrExhausted",
-            Self::PortInUse { .. } | Self::PortRefused { .. } => "HostPortRefused",
+            Self::PortInUse { .. } | Self::PortNotHeld { .. } | Self::PortRefused { .. } => "HostPortRefused",
             Self::AlreadyAttached { .. } => "AlreadyAttached",
             Self::Netlink { .. } => "KernelRefused",
             Self::File { .. } | Self::Record(_) => "FileFailed",

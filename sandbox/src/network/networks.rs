@@ -7,7 +7,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::builtin::{Builtin, LostPod};
 use super::cni::{Cni, NetworkList};
-use super::host_ports::{HostPorts, published, refused};
+use super::host_ports::{HeldPorts, HostPorts, published, refused};
 use super::{AttachRequest, Attachment, NetworkConfig, NetworkError, NetworkKind, PortMapping};
 
 /// Whether pods can get a network, as the CRI NetworkReady condition has it.
@@ -45,8 +45,8 @@ impl Networks {
         let builtin = Builtin::open(config)?;
         let cni = Arc::new(Cni::open(config)?);
         let ports = HostPorts::default();
-        for (pod, held) in builtin.pods().into_iter().chain(cni.pods()) {
-            ports.restore(&pod, &held);
+        for held in builtin.ports().into_iter().chain(cni.ports()) {
+            ports.restore(held);
         }
         let (kind, cni_conf_dir) = (config.kind, config.cni_conf_dir.clone());
         Ok(Self(Arc::new(Inner { kind, cni_conf_dir, builtin, cni, ports, locks: KeyedLocks::default() })))
@@ -64,6 +64,27 @@ impl Networks {
             Inner::attach(&inner, request).await
         });
         task.await.unwrap_or(Err(NetworkError::Interrupted("attach")))
+    }
+
+    /// Takes the host ports of a pod that is about to be made, so that one that is in use is refused before
+    /// anything else is done. [`Self::detach`] gives them back.
+    ///
+    /// # Errors
+    /// The port that another pod or a program has, with its holder.
+    pub(crate) fn reserve_ports(
+        &self,
+        pod: &PodId,
+        name: &str,
+        mappings: &[PortMapping],
+    ) -> Result<(), NetworkError> {
+        let ports = published(mappings).map_err(|(port, why)| refused(port, why))?;
+        self.0.ports.reserve(pod, name, &ports)
+    }
+
+    /// What a new pod's namespace needs to be set to before it is attached.
+    pub(crate) fn pod_sysctls(&self) -> &'static [(&'static str, &'static str)] {
+        // A pod that cannot be attached needs none.
+        if matches!(self.0.in_force(), Ok(None)) { self.0.builtin.pod_sysctls() } else { &[] }
     }
 
     /// Takes the pod's network away, from the record alone; a pod without one is fine.
@@ -89,7 +110,7 @@ impl Networks {
         let Ok(ports) = published(&lost.ports) else { return };
         let lost = LostPod { ports, ..lost };
         if self.0.builtin.adopt(&lost) {
-            self.0.ports.restore(&lost.pod, &lost.ports);
+            self.0.ports.restore(HeldPorts::new(&lost.pod, &lost.namespace, &lost.name, &lost.ports));
         }
     }
 
@@ -119,7 +140,7 @@ impl Networks {
     /// # Errors
     /// The first failure, after all were tried.
     pub async fn gc(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
-        let known = self.0.builtin.pods().into_iter().chain(self.0.cni.pods()).map(|(pod, _)| pod);
+        let known = self.0.builtin.pods().into_iter().chain(self.0.cni.pods());
         let stale: Vec<PodId> = known.chain(self.0.cni.lost()).filter(|pod| !live.contains(pod)).collect();
         let (mut gone, mut failure) = (Vec::new(), None);
         // All at once: one that hangs costs its own deadline, not that of the others.
@@ -162,7 +183,7 @@ impl Inner {
         }
         let network = self.in_force()?;
         let ports = published(&request.port_mappings).map_err(|(port, why)| refused(port, why))?;
-        self.ports.reserve(&pod, &ports)?;
+        self.ports.reserve(&pod, &format!("{}/{}", request.namespace, request.name), &ports)?;
         let attached = self.attach_to(network, request, ports).await;
         // What could not be undone keeps its ports: they may still lead to the pod.
         if attached.is_err() && !self.knows(&pod) {

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::PodNetlink;
 
+/// Name of the interface in every pod, whatever network gives it.
+pub const INTERFACE: &str = "eth0";
+
 /// The transport protocol of a published port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -61,7 +64,7 @@ pub struct PortMapping {
     pub container_port: u16,
     /// Port on the host; 0 means that the port is informational and nothing is published.
     pub host_port: u16,
-    /// The host address it is published on; `None` and the unspecified address mean all.
+    /// The host address it is published on; `None` means all, an unspecified address all of its family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
 }

@@ -170,7 +170,7 @@ async fn make_scope(
 ) -> Result<ScopeHolder, StageFailure> {
     let (service, files_of) = (service.clone(), pod.clone());
     let binary = service.monitor.clone();
-    let work = move |steps: &Steps<PodCause>| steps.step("files", || write_files(&service, &files_of));
+    let work = move |steps: &Steps<PodCause>| start_files(&service, &files_of, steps);
     operation.blocking(FILES, work).await?;
     let make = |_| async {
         let holder = ScopeHolder::start(&binary, &pod.id)?;
@@ -211,7 +211,7 @@ fn start_monitor(
     steps: &Steps<PodCause>,
 ) -> Result<(JoinFds, i32), StageFailure> {
     if !has_files {
-        steps.step("files", || write_files(service, pod))?;
+        start_files(service, pod, steps)?;
     }
     let mut cgroup = steps.step("cgroup", || {
         let (path, is_in_scope) = (pod.own_cgroup()?, pod.scope().is_some());
@@ -223,6 +223,17 @@ fn start_monitor(
     let spawn = || Ok(spawn::spawn(&service.monitor, &pod.id, &folder, &mut cgroup)?);
     let pid = steps.step("monitor", spawn)?;
     Ok((cgroup, pid))
+}
+
+/// Before anything is made: a host port that is in use makes all of it futile.
+fn start_files(service: &ServiceState, pod: &Pod, steps: &Steps<PodCause>) -> Result<(), StageFailure> {
+    let config = &pod.config;
+    if config.network == NamespaceMode::Pod {
+        let name = format!("{}/{}", config.namespace, config.name);
+        let reserve = || Ok(service.networks.reserve_ports(&pod.id, &name, &config.port_mappings)?);
+        steps.step("host ports", reserve)?;
+    }
+    steps.step("files", || write_files(service, pod))
 }
 
 fn write_files(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
@@ -246,13 +257,19 @@ async fn open_pod(
     let link = MonitorLink::connect_fresh(&socket, MONITOR, &pod.id, pid).await?;
     pod.set_link(link.clone());
     let exits: OwnedFd = File::open(service.layout.exits(&pod.id))?.into();
-    let opened = link.open_pod(open_request(&pod.config, cgroup, exits)).await?;
+    let sysctls = service.networks.pod_sysctls();
+    let opened = link.open_pod(open_request(&pod.config, sysctls, cgroup, exits)).await?;
     Ok((link, opened))
 }
 
-fn open_request(config: &PodConfig, cgroup: JoinFds, exits: OwnedFd) -> OpenPod {
+fn open_request(
+    config: &PodConfig,
+    of_network: &'static [(&str, &str)],
+    cgroup: JoinFds,
+    exits: OwnedFd,
+) -> OpenPod {
     let own_network = config.network == NamespaceMode::Pod;
-    let defaults = sysctl::NETWORK_DEFAULTS.iter().filter(|_| own_network);
+    let defaults = sysctl::NETWORK_DEFAULTS.iter().chain(of_network).filter(|_| own_network);
     let defaults = defaults.filter(|(name, _)| !config.sysctls.contains_key(*name));
     let requested = config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let sysctls = defaults

@@ -37,7 +37,10 @@ fn pods_reach_each_other_the_host_and_the_outside() {
             assert_eq!(sh("cat /proc/sys/net/ipv4/ip_forward").trim(), "1");
             let status = networks.status();
             assert!(status.ready, "{status:?}");
-            assert_eq!(status.message, "built-in network on bridge crisp0, addresses from 10.88.0.0/16");
+            assert_eq!(
+                status.message,
+                "built-in network on bridge crisp0, addresses from 10.88.0.0/16 and fd88::/64"
+            );
         });
     });
 }
@@ -55,7 +58,7 @@ fn a_pool_that_the_host_uses_is_refused_or_passed_over() {
         let error = block_on(pod.attach(&networks, &[])).unwrap_err().to_string();
         assert_eq!(
             error,
-            "pod address pool 10.88.0.0/16 overlaps the host's route 10.88.7.0/24 on lan0: set pod_cidr to a network the host does not use"
+            "pod address pool 10.88.0.0/16 overlaps the host's route 10.88.7.0/24 on lan0: set pod-cidr to a network the host does not use"
         );
         let status = networks.status();
         assert_eq!((status.ready, status.reason.as_str(), status.message), (false, "PodCidrOverlaps", error));
@@ -99,6 +102,7 @@ fn a_restarted_server_knows_its_pods_and_two_servers_live_side_by_side() {
                 let other = NetworkConfig {
                     bridge_name: "crisp1".to_owned(),
                     pod_cidrs: "auto".parse().unwrap(),
+                    pod_cidrs_v6: "auto".parse().unwrap(),
                     ..config(other_dir.path())
                 };
                 let other = Networks::open(&other).unwrap();
@@ -287,7 +291,7 @@ fn a_bridge_of_another_program_is_left_alone() {
             sh(make);
             let error = block_on(pod.attach(&networks, &[])).unwrap_err().to_string();
             let expected =
-                format!("interface crisp0 exists and {why}: set bridge_name to another name or delete it");
+                format!("interface crisp0 exists and {why}: set bridge-name to another name or delete it");
             assert_eq!(error, expected);
             let status = networks.status();
             assert_eq!((status.reason.as_str(), status.message), ("BridgeTaken", expected));
@@ -331,6 +335,6 @@ fn settings_that_cannot_work_are_refused_at_start() {
     for name in ["", "a/b", "..", "sixteen-letters-", "br.1"] {
         let config = NetworkConfig { bridge_name: name.to_owned(), ..config(dir.path()) };
         let error = Networks::open(&config).unwrap_err().to_string();
-        assert!(error.starts_with(&format!("bridge_name {name:?} is not usable")), "{error}");
+        assert!(error.starts_with(&format!("bridge-name {name:?} is not usable")), "{error}");
     }
 }

@@ -285,7 +285,7 @@ fn missing_plugins_and_broken_files_are_named_by_attach_and_status() {
             };
             let (bin, more) = (dir.path().join("bin"), dir.path().join("more"));
             let not_there = format!(
-                "(network \"two\") is not in {} or {}: install it or set cni_bin_dir",
+                "(network \"two\") is not in {} or {}: install it or set cni-bin-dir",
                 bin.display(),
                 more.display()
             );

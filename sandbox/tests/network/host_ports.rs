@@ -91,14 +91,22 @@ fn ports_of_others_are_refused_by_name() {
             a.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
             let before = traces();
             let error = b.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap_err().to_string();
-            let expected = format!("host port 8080/tcp on 0.0.0.0 is already in use by pod {}", a.id.short());
-            assert_eq!(error, expected);
+            let holder = format!("is already in use by pod default/web ({})", a.id.short());
+            assert_eq!(error, format!("host port 8080/tcp {holder}"));
             let _listener = TcpListener::bind("127.0.0.1:9090").unwrap();
             let error = b.attach(&networks, &[port(Protocol::Tcp, 9090, 80)]).await.unwrap_err().to_string();
-            assert_eq!(error, "host port 9090/tcp on 0.0.0.0 is already in use by a process on this host");
+            assert!(error.starts_with("host port 9090/tcp is already in use by process "), "{error}");
+            assert!(error.ends_with(&format!("(pid {}) on 127.0.0.1", std::process::id())), "{error}");
             assert_eq!(traces(), before);
             assert_eq!(networks.attachment(&b.id), None);
+            // No later process gets the pod's port, also after a restart of the server, until the pod is gone.
+            assert!(TcpListener::bind("127.0.0.1:8080").is_err());
+            drop(networks);
+            TcpListener::bind("127.0.0.1:8080").unwrap();
+            let networks = Networks::open(&config(dir.path())).unwrap();
+            assert!(TcpListener::bind("127.0.0.1:8080").is_err());
             networks.detach(&a.id).await.unwrap();
+            TcpListener::bind("127.0.0.1:8080").unwrap();
             b.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
         });
     });

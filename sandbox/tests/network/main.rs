@@ -5,5 +5,6 @@
 mod builtin;
 mod cni;
 mod cni_faults;
+mod dual_stack;
 mod host_ports;
 mod support;

@@ -128,6 +128,7 @@ pub fn config(dir: &Path) -> NetworkConfig {
         cni_deadline: DEFAULT_CNI_DEADLINE,
         cni_gc: false,
         pod_cidrs: "10.88.0.0/16".parse().unwrap(),
+        pod_cidrs_v6: "fd88::/64".parse().unwrap(),
         bridge_name: "crisp0".to_owned(),
         state_dir: dir.join("state"),
         root_dir: dir.join("root"),
@@ -140,7 +141,9 @@ pub fn port(protocol: Protocol, host_port: u16, container_port: u16) -> PortMapp
 
 /// What must be the same before and after: interfaces, addresses, packet rules, mounts.
 pub fn traces() -> String {
-    sh("ip -o -4 addr; ip -o link | cut -d: -f2; nft list ruleset; cat /proc/self/mounts; ls -A /run")
+    sh(
+        "ip -o -4 addr; ip -o -6 addr show scope global; ip -o link | cut -d: -f2; nft list ruleset; cat /proc/self/mounts; ls -A /run",
+    )
 }
 
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -158,11 +161,11 @@ pub const SECOND: Duration = Duration::from_secs(1);
 /// Listens inside and answers every connection with the address it came from.
 pub fn tell_callers_who_they_are(namespace: &Namespace, port: u16) {
     namespace.run(move || {
-        let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
+        let listener = TcpListener::bind(("::", port)).unwrap();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let peer = stream.peer_addr().unwrap().ip().to_string();
+                let peer = stream.peer_addr().unwrap().ip().to_canonical().to_string();
                 let _ = stream.write_all(peer.as_bytes());
             }
         });
@@ -184,16 +187,17 @@ pub fn ask(address: &str) -> Result<String, String> {
     Ok(text)
 }
 
-/// Another machine, reached by the host's interface up0 (192.0.2.1 and .2).
+/// Another machine, reached by the host's interface up0 (192.0.2.1 and .2, 2001:db8::1 and ::2).
 pub fn outside() -> Namespace {
     let outside = Namespace::new();
     let fd = std::os::fd::AsRawFd::as_raw_fd(&*outside.netns);
     sh(&format!(
         "ip link add up0 type veth peer name up1 && ip link set up1 netns /proc/{}/fd/{fd} &&
-         ip addr add 192.0.2.1/24 dev up0 && ip link set up0 up && ip route add default via 192.0.2.2",
+         ip addr add 192.0.2.1/24 dev up0 && ip addr add 2001:db8::1/64 dev up0 nodad && ip link set up0 up &&
+         ip route add default via 192.0.2.2 && ip -6 route add default via 2001:db8::2",
         std::process::id()
     ));
-    outside.sh("ip link set lo up; ip addr add 192.0.2.2/24 dev up1; ip link set up1 up; until ip link show up1 | grep -q 'state UP'; do sleep 0.01; done");
+    outside.sh("ip link set lo up; ip addr add 192.0.2.2/24 dev up1; ip addr add 2001:db8::2/64 dev up1 nodad; ip link set up1 up; until ip link show up1 | grep -q 'state UP'; do sleep 0.01; done");
     sh("until ip link show up0 | grep -q 'state UP'; do sleep 0.01; done");
     outside
 }

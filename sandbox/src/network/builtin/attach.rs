@@ -1,15 +1,14 @@
 //! Attaching a pod: an address, an interface, its published ports.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::sync::PoisonError;
 
-use super::bridge::enable_forwarding;
-use super::record::{BuiltinRecord, INTERFACE};
-use super::{Builtin, route_socket};
+use super::record::{BuiltinRecord, link_local};
+use super::{Builtin, forwarding, route_socket};
 use crate::network::host_ports::refused;
-use crate::network::netlink::{PodAddress, Socket, VethPair, create_veth, wait_until_up};
-use crate::network::pools::gateway;
-use crate::network::{AttachRequest, Attachment, NetlinkError, NetworkError, PortMapping};
+use crate::network::netlink::{PodInterface, Socket, VethPair, create_veth, wait_until_up};
+use crate::network::{AttachRequest, Attachment, INTERFACE, NetlinkError, NetworkError, PortMapping};
 
 impl Builtin {
     /// Gives the pod an address, an interface and its published ports.
@@ -18,12 +17,9 @@ impl Builtin {
         request: &AttachRequest,
         ports: &[PortMapping],
     ) -> Result<Attachment, NetworkError> {
-        if let Some(port) = ports.iter().find(|p| p.host_ip.is_some_and(|ip| ip.is_ipv6())) {
-            return Err(refused(port, "the built-in network publishes ports on IPv4 addresses only"));
-        }
         let mut socket = route_socket()?;
-        let (record, bridge_index, mtu) = self.reserve(&mut socket, request, ports)?;
-        let wired = self.wire(&mut socket, request, &record, bridge_index, mtu);
+        let (mut record, bridge_index, mtu) = self.reserve(&mut socket, request, ports)?;
+        let wired = self.wire(&mut socket, request, &mut record, bridge_index, mtu);
         wired.map(|()| record.attachment()).map_err(|error| {
             match self.detach(&request.pod).and_then(|()| self.reap()) {
                 Ok(_) => error,
@@ -41,7 +37,10 @@ impl Builtin {
     ) -> Result<(BuiltinRecord, u32, Option<u32>), NetworkError> {
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         let bridge_index = self.ensure(&mut setup, socket)?;
-        enable_forwarding()?;
+        let pools = self.state().network.as_ref().map(|(network, _)| network.pools);
+        let has_ipv6 = pools.is_some_and(|pools| pools.v6.is_some());
+        check_addresses(ports, has_ipv6)?;
+        forwarding::enable(has_ipv6)?;
         if self.state().detached.contains_key(&request.pod) {
             // The same pod comes back at once: its old interface has the name of the new one.
             self.reap()?;
@@ -62,14 +61,12 @@ impl Builtin {
         &self,
         socket: &mut Socket,
         request: &AttachRequest,
-        record: &BuiltinRecord,
+        record: &mut BuiltinRecord,
         bridge_index: u32,
         mtu: Option<u32>,
     ) -> Result<(), NetworkError> {
-        let failed = |source: NetlinkError| NetworkError::Netlink {
-            step: format!("attach pod {} to bridge {}", record.pod.short(), record.bridge),
-            source,
-        };
+        let step = format!("attach pod {} to bridge {}", record.pod.short(), record.bridge);
+        let failed = |source: NetlinkError| NetworkError::Netlink { step: step.clone(), source };
         let veth = VethPair {
             host_name: &record.veth,
             host_mac: record.host_mac(),
@@ -80,12 +77,44 @@ impl Builtin {
             netns: request.netns.as_fd(),
         };
         create_veth(socket, &veth).map_err(failed)?;
-        let gateway = gateway(record.pool);
-        let address = PodAddress { address: record.address, network: record.pool, gateway };
-        request.netlink.configure(INTERFACE, &address).map_err(failed)?;
+        let interface = PodInterface {
+            name: INTERFACE,
+            addresses: &record.interface_addresses(),
+            link_local: record.address_v6.map(|_| link_local(record.pod_mac())),
+        };
+        let has_ipv6 = request.netlink.configure(&interface).map_err(failed)?;
+        if record.address_v6.is_some() && !has_ipv6 {
+            self.forget_v6(record)?;
+        }
         wait_until_up(socket, &record.veth).map_err(failed)?;
         wait_until_up(socket, &record.bridge).map_err(failed)?;
         let ports = record.published();
         if ports.is_empty() { Ok(()) } else { self.publish(&ports) }
     }
+
+    /// The pod has IPv6 turned off: it is not told to have an address.
+    fn forget_v6(&self, record: &mut BuiltinRecord) -> Result<(), NetworkError> {
+        record.address_v6 = None;
+        self.state().pods.insert(record.pod.clone(), record.clone());
+        Ok(self.records.write(record)?)
+    }
+}
+
+/// Each port must lead to an address of the pod.
+fn check_addresses(ports: &[PortMapping], has_ipv6: bool) -> Result<(), NetworkError> {
+    for port in ports {
+        match port.host_ip {
+            Some(IpAddr::V6(_)) if !has_ipv6 => {
+                return Err(refused(port, "pods have no IPv6 address: set pod-cidr-v6"));
+            }
+            Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) => {
+                return Err(refused(
+                    port,
+                    "the kernel does not redirect what is sent to [::1]: publish it on 127.0.0.1",
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }

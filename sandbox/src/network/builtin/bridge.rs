@@ -1,19 +1,18 @@
 //! The bridge: choosing a pool, making it, recognising it, removing it.
 
-use std::fs;
 use std::path::Path;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::forwarding::set;
+use super::record::link_local;
 use crate::network::netlink::{
-    BridgeLink, InterfaceAddress, Link, Messages, Socket, add_address, addresses, create_bridge, delete_link,
-    link_by_index, link_by_name, links, routes,
+    BridgeLink, InterfaceAddress, Link, Messages, Route, Socket, add_address, addresses, create_bridge,
+    delete_link, link_by_index, link_by_name, links, routes,
 };
-use ipnet::Ipv4Net;
+use crate::network::pools::{Pools, overlap};
+use crate::network::{NetlinkError, NetworkError, fnv};
 
-use crate::network::error::file;
-use crate::network::pools::{gateway, overlap};
-use crate::network::{NetlinkError, NetworkError};
-
-const IP_FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
 const ETHERNET_MTU: u32 = 1500;
 const ALIAS_PREFIX: &str = "crisp:";
 
@@ -66,28 +65,35 @@ impl Bridge {
         Err(NetworkError::BridgeTaken { name: self.name.clone(), why })
     }
 
-    /// The first pool that no route of the host reaches into, other than by this very bridge.
-    pub(super) fn free_pool(&self, socket: &mut Socket, pools: &[Ipv4Net]) -> Result<Ipv4Net, NetworkError> {
-        let own = self.find(socket)?.map(|link| link.index);
+    /// The first pools that no route of the host reaches into, other than by a bridge of this server: that one
+    /// has no pods when a pool is chosen.
+    pub(super) fn free_pools(
+        &self,
+        socket: &mut Socket,
+        v4: &[Ipv4Net],
+        v6: &[Ipv6Net],
+    ) -> Result<Pools, NetworkError> {
+        self.find(socket)?;
+        let all = links(socket).map_err(self.failed("list interfaces beside"))?;
+        let own: Vec<u32> = all.iter().filter(|link| self.is_of_this_server(link)).map(|l| l.index).collect();
         let mut taken = routes(socket).map_err(self.failed("list the host's routes for"))?;
-        taken.retain(|route| route.destination.prefix_len() > 0 && Some(route.device) != own);
-        let clash = |pool: &Ipv4Net| taken.iter().find(|route| overlap(route.destination, *pool)).copied();
-        if let Some(free) = pools.iter().find(|pool| clash(pool).is_none()) {
-            return Ok(*free);
-        }
-        let Some((pool, route)) = pools.iter().find_map(|pool| Some((*pool, clash(pool)?))) else {
-            return Err(NetworkError::Interrupted("choosing a pool"));
+        taken.retain(|route| route.destination.prefix_len() > 0 && !own.contains(&route.device));
+        let mut overlaps = |pool: IpNet, setting, route: Route| {
+            let device = link_by_index(socket, route.device).ok().flatten().map(|link| link.name);
+            let device = device.unwrap_or_else(|| "no interface".to_owned());
+            NetworkError::Overlap { pool, setting, route: route.destination, device }
         };
-        let device = link_by_index(socket, route.device).ok().flatten().map(|link| link.name);
-        let device = device.unwrap_or_else(|| "no interface".to_owned());
-        Err(NetworkError::Overlap { pool, route: route.destination, device })
+        let first = first_free(v4, &taken).map_err(|(pool, route)| overlaps(pool, "pod-cidr", route))?;
+        let v6 = first_free(v6, &taken).map_err(|(pool, route)| overlaps(pool, "pod-cidr-v6", route))?;
+        let v4 = first.ok_or(NetworkError::Interrupted("choosing a pool"))?;
+        Ok(Pools { v4, v6 })
     }
 
-    /// Makes the bridge with its address; returns its index.
-    pub(super) fn create(&self, socket: &mut Socket, pool: Ipv4Net) -> Result<u32, NetworkError> {
+    /// Makes the bridge with its addresses; returns its index.
+    pub(super) fn create(&self, socket: &mut Socket, pools: &Pools) -> Result<u32, NetworkError> {
         let made = BridgeLink { name: &self.name, mac: self.mac(), alias: &self.alias };
         create_bridge(socket, &made).map_err(self.failed("make"))?;
-        let finished = self.finish(socket, pool);
+        let finished = self.finish(socket, pools);
         finished.inspect_err(|_| {
             // Left half-made it would pass for a good one.
             let _ = delete_link(socket, &self.name);
@@ -95,31 +101,39 @@ impl Bridge {
     }
 
     /// Gives the bridge what it needs; changes nothing where it has that.
-    pub(super) fn finish(&self, socket: &mut Socket, pool: Ipv4Net) -> Result<u32, NetworkError> {
+    pub(super) fn finish(&self, socket: &mut Socket, pools: &Pools) -> Result<u32, NetworkError> {
         let link = self.find(socket)?;
         let index = link.ok_or(NetworkError::Interrupted("making the bridge"))?.index;
-        let gateway = gateway(pool);
-        let mut messages = Messages::new();
-        let address = InterfaceAddress {
-            index,
-            address: gateway,
-            prefix: pool.prefix_len(),
-            broadcast: pool.broadcast(),
-        };
-        add_address(&mut messages, "add the gateway address", &address);
-        socket.run(messages).map_err(self.failed("set up"))?;
         // Lets 127.0.0.1:<host port> reach a pod; the packet rules keep pods off the host's 127.0.0.0/8.
         set(&format!("/proc/sys/net/ipv4/conf/{}/route_localnet", self.name), "1")?;
+        if pools.v6.is_some() {
+            // A pod that says it is a router would otherwise get the host's packets.
+            set(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", self.name), "0")?;
+        }
+        let mut messages = Messages::new();
+        for address in self.addresses(pools) {
+            add_address(&mut messages, "add the gateway address", InterfaceAddress { index, address });
+        }
+        socket.run(messages).map_err(self.failed("set up"))?;
         Ok(index)
     }
 
-    /// Whether the bridge that exists has this pool's gateway address.
-    pub(super) fn serves(&self, socket: &mut Socket, pool: Ipv4Net) -> Result<bool, NetworkError> {
+    fn addresses(&self, pools: &Pools) -> Vec<IpNet> {
+        // Packets that the host forwards to a pod wait until the kernel has asked for the pod's hardware
+        // address, and it asks from a link-local one.
+        let local = pools.v6.map(|_| link_local(self.mac()));
+        pools.gateways().into_iter().chain(local).collect()
+    }
+
+    /// Whether the bridge that exists has the gateway addresses of these pools, and no others.
+    pub(super) fn serves(&self, socket: &mut Socket, pools: &Pools) -> Result<bool, NetworkError> {
         let Some(link) = self.find(socket)? else { return Ok(false) };
         let all = addresses(socket).map_err(self.failed("list addresses of"))?;
-        Ok(all
-            .iter()
-            .any(|a| a.index == link.index && a.address == gateway(pool) && a.prefix == pool.prefix_len()))
+        let has = all.iter().filter(|a| a.index == link.index).map(|a| a.address);
+        let (mut has, mut needs): (Vec<IpNet>, _) = (has.collect(), self.addresses(pools));
+        has.sort();
+        needs.sort();
+        Ok(has == needs)
     }
 
     /// The MTU for the pods' interfaces when the way out has a smaller one than usual.
@@ -160,10 +174,9 @@ impl Bridge {
         u32::from_le_bytes([a, b, c, d]) >> 1 | 1
     }
 
-    /// FNV-1a of the name; nothing depends on it but that it spreads.
+    /// Nothing depends on it but that it spreads.
     fn hash(&self) -> u64 {
-        let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        self.name.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+        fnv::hash(self.name.as_bytes())
     }
 
     fn failed(&self, what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {
@@ -172,15 +185,14 @@ impl Bridge {
     }
 }
 
-/// Turns forwarding on, if it is off.
-pub(super) fn enable_forwarding() -> Result<(), NetworkError> {
-    set(IP_FORWARD, "1")
-}
-
-fn set(path: &str, value: &str) -> Result<(), NetworkError> {
-    // Reading first lets it work where the setting is right and /proc/sys is read-only.
-    if fs::read_to_string(path).is_ok_and(|now| now.trim() == value) {
-        return Ok(());
+/// None: there was no candidate. Otherwise the first that is free; without one, a clash.
+fn first_free<N: Copy + Into<IpNet>>(candidates: &[N], taken: &[Route]) -> Result<Option<N>, (IpNet, Route)> {
+    let clash = |pool: N| taken.iter().find(|route| overlap(route.destination, pool.into())).copied();
+    match candidates.iter().find(|pool| clash(**pool).is_none()) {
+        Some(free) => Ok(Some(*free)),
+        None => match candidates.iter().find_map(|pool| Some(((*pool).into(), clash(*pool)?))) {
+            Some(clash) => Err(clash),
+            None => Ok(None),
+        },
     }
-    fs::write(path, value).map_err(file("write", Path::new(path)))
 }

@@ -3,45 +3,38 @@
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
 
-use ipnet::Ipv4Net;
-
 use crate::network::NetworkError;
-use crate::network::pools::{last_offset, nth, offset_of};
+use crate::network::pools::Pools;
 
 /// Network address and gateway come before the first pod.
 const FIRST: u32 = 2;
 
-/// Allocates addresses in ascending order and wraps around, so that a released address is reused last:
-/// connections and caches of its last pod have time to expire.
+/// Allocates IPv4 addresses, from which those of IPv6 follow, in ascending order, and wraps around, so that a
+/// released address is reused last: connections and caches of its last pod have time to expire.
 #[derive(Debug)]
 pub(super) struct Ipam {
-    pool: Ipv4Net,
+    pools: Pools,
     used: HashSet<u32>,
     next: u32,
 }
 
 impl Ipam {
-    pub(super) fn new(pool: Ipv4Net) -> Self {
-        Self { pool, used: HashSet::new(), next: FIRST }
-    }
-
-    pub(super) fn pool(&self) -> Ipv4Net {
-        self.pool
+    pub(super) fn new(pools: Pools) -> Self {
+        Self { pools, used: HashSet::new(), next: FIRST }
     }
 
     /// Notes an address that a pod has. Going through them oldest first makes the order go on from the
     /// newest.
     pub(super) fn restore(&mut self, address: Ipv4Addr) {
-        if let Some(offset) = offset_of(self.pool, address) {
+        if let Some(offset) = self.pools.offset_of(address) {
             self.used.insert(offset);
             self.next = self.after(offset);
         }
     }
 
     pub(super) fn allocate(&mut self) -> Result<Ipv4Addr, NetworkError> {
-        let exhausted = NetworkError::PoolExhausted { pool: self.pool, used: self.used.len() };
-        // The last address is the broadcast one.
-        let usable = last_offset(self.pool).saturating_sub(FIRST) as usize;
+        let exhausted = NetworkError::PoolExhausted { pools: self.pools.to_string(), used: self.used.len() };
+        let usable = self.pools.end().saturating_sub(FIRST) as usize;
         if self.used.len() >= usable {
             return Err(exhausted);
         }
@@ -51,17 +44,17 @@ impl Ipam {
         let offset = self.next;
         self.next = self.after(offset);
         self.used.insert(offset);
-        nth(self.pool, offset).ok_or(exhausted)
+        self.pools.nth(offset).ok_or(exhausted)
     }
 
     pub(super) fn release(&mut self, address: Ipv4Addr) {
-        if let Some(offset) = offset_of(self.pool, address) {
+        if let Some(offset) = self.pools.offset_of(address) {
             self.used.remove(&offset);
         }
     }
 
     fn after(&self, offset: u32) -> u32 {
-        if offset + 1 >= last_offset(self.pool) { FIRST } else { offset + 1 }
+        if offset + 1 >= self.pools.end() { FIRST } else { offset + 1 }
     }
 }
 
@@ -70,7 +63,7 @@ mod tests {
     use super::*;
 
     fn ipam(pool: &str) -> Ipam {
-        Ipam::new(pool.parse().unwrap())
+        Ipam::new(Pools { v4: pool.parse().unwrap(), v6: None })
     }
 
     fn last(address: Ipv4Addr) -> u8 {
@@ -80,11 +73,10 @@ mod tests {
     #[test]
     fn a_full_pool_says_so_and_serves_again_after_a_release() {
         let mut ipam = ipam("10.1.1.0/29");
-        assert_eq!(last(crate::network::pools::gateway(ipam.pool())), 1);
         let all: Vec<u8> = std::iter::from_fn(|| ipam.allocate().ok()).map(last).collect();
         assert_eq!(all, [2, 3, 4, 5, 6]);
         let error = ipam.allocate().unwrap_err().to_string();
-        assert_eq!(error, "no free address in 10.1.1.0/29: 5 in use; set pod_cidr to a larger network");
+        assert_eq!(error, "no free address in 10.1.1.0/29: 5 in use; set pod-cidr to a larger network");
         ipam.release(Ipv4Addr::new(10, 1, 1, 4));
         assert_eq!(last(ipam.allocate().unwrap()), 4);
     }

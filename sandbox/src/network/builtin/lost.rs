@@ -7,12 +7,13 @@ use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use crisp_executor::id::PodId;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 
 use super::bridge::Bridge;
 use super::record::{BuiltinRecord, ChosenNetwork, VETH_PREFIX, address_by_host_mac, veth_name};
 use super::{Builtin, route_socket};
 use crate::network::netlink::{InterfaceAddress, Link, addresses, link_by_name, links};
+use crate::network::pools::Pools;
 use crate::network::{NetlinkError, NetworkError, PortMapping};
 
 /// What its own record says of a pod whose network record may be lost.
@@ -62,8 +63,7 @@ impl Builtin {
             |name: &str| state.pods.values().chain(state.detached.values()).any(|record| record.veth == name);
         let orphan = |link: &Link| {
             let bridge = bridges.iter().find(|bridge| bridge.index == link.master)?;
-            let pool = pool_of(gateways.iter().find(|address| address.index == bridge.index)?)?;
-            let network = ChosenNetwork { bridge: bridge.name.clone(), pool };
+            let network = ChosenNetwork { bridge: bridge.name.clone(), pools: pools_of(&gateways, bridge)? };
             Some((link.name.clone(), Orphan { network, address: address_by_host_mac(link.mac?)? }))
         };
         let veths = all.iter().filter(|link| link.kind == "veth" && link.name.starts_with(VETH_PREFIX));
@@ -95,8 +95,14 @@ impl Builtin {
     }
 }
 
-fn pool_of(gateway: &InterfaceAddress) -> Option<Ipv4Net> {
-    Some(Ipv4Net::new(gateway.address, gateway.prefix).ok()?.trunc())
+fn pools_of(all: &[InterfaceAddress], bridge: &Link) -> Option<Pools> {
+    let mut pools = all.iter().filter(|address| address.index == bridge.index).map(|a| a.address.trunc());
+    let v4 = pools.clone().find_map(|pool| if let IpNet::V4(pool) = pool { Some(pool) } else { None })?;
+    let v6 = pools.find_map(|pool| match pool {
+        IpNet::V6(pool) if !pool.addr().is_unicast_link_local() => Some(pool),
+        _ => None,
+    });
+    Some(Pools { v4, v6 })
 }
 
 impl LostPod {
@@ -111,9 +117,10 @@ impl LostPod {
             namespace: self.namespace.clone(),
             serial,
             bridge: orphan.network.bridge,
-            pool: orphan.network.pool,
+            pools: orphan.network.pools,
             veth: self.veth(),
             address: orphan.address,
+            address_v6: orphan.network.pools.v6_beside(orphan.address),
             ports: self.ports.clone(),
             detached: false,
         }
@@ -143,19 +150,17 @@ mod tests {
             ports: vec![port.clone()],
         };
         assert!(!builtin.adopt(&lost), "it has no interface");
-        let network =
-            ChosenNetwork { bridge: "crisp-none".to_owned(), pool: "10.99.0.0/24".parse().unwrap() };
+        let pools = Pools { v4: "10.99.0.0/24".parse().unwrap(), v6: Some("fd99::/64".parse().unwrap()) };
+        let network = ChosenNetwork { bridge: "crisp-none".to_owned(), pools };
         let address = address_by_host_mac([0x0e, 0x58, 10, 99, 0, 2]).unwrap();
         builtin.state().add_orphan(lost.veth(), Orphan { network, address });
         assert!(builtin.state().is_used());
         assert!(builtin.adopt(&lost));
-        assert_eq!(
-            builtin.attachment(&lost.pod).unwrap().ips,
-            ["10.99.0.2".parse::<std::net::IpAddr>().unwrap()]
-        );
+        let ips = builtin.attachment(&lost.pod).unwrap().ips;
+        assert_eq!(ips.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.99.0.2", "fd99::2"]);
         // The next server finds it.
         let next = Builtin::open(&config).unwrap();
-        assert_eq!(next.pods(), [(lost.pod.clone(), vec![port])]);
+        assert_eq!((next.pods(), next.ports()[0].ports.clone()), (vec![lost.pod.clone()], vec![port]));
     }
 
     #[test]

@@ -2,17 +2,17 @@
 //!
 //! ```text
 //!   pod a                 pod b
-//!   eth0 10.88.0.2        eth0 10.88.0.3
+//!   eth0 10.88.0.2        eth0 10.88.0.3     and with IPv6: fdXX::2, fdXX::3
 //!     |                     |
-//!   cr<id a> ---- crisp0 ---- cr<id b>       crisp0 = 10.88.0.1, the pods' gateway
+//!   cr<id a> ---- crisp0 ---- cr<id b>       crisp0 = 10.88.0.1, fdXX::1, the pods' gateway
 //!                    |
-//!             nft table crisp-crisp0         masquerade, host ports
+//!          nft tables crisp-crisp0           masquerade, host ports
 //!                    |
 //!                  host
 //! ```
 //!
-//! The bridge and the table come with the first pod. `net.ipv4.ip_forward` is turned on then and stays on:
-//! other programs may rely on it by then.
+//! The bridge and the tables come with the first pod. Forwarding is turned on then and stays on: other
+//! programs may rely on it by then.
 //!
 //! [`Builtin`] is what the operations share. attach.rs and detach.rs are the two operations, setup.rs
 //! keeps bridge and packet rules in place for them, state.rs says which pod has what, lost.rs finds pods whose
@@ -21,6 +21,7 @@
 mod attach;
 mod bridge;
 mod detach;
+mod forwarding;
 mod host_setup;
 mod ipam;
 mod lost;
@@ -38,18 +39,20 @@ use crisp_operation::record::Durability;
 use self::bridge::Bridge;
 use self::host_setup::HostSetup;
 pub(crate) use self::lost::LostPod;
-use self::record::BuiltinRecord;
+use self::record::{BuiltinRecord, ChosenNetwork};
 use self::state::State;
+use super::host_ports::HeldPorts;
 use super::netlink::{Protocol, Socket};
 use super::nft::Published;
 use super::record::RecordDir;
-use super::{Attachment, NetworkConfig, NetworkError, PodCidrs, PortMapping};
+use super::{Attachment, NetworkConfig, NetworkError, PodCidrs, PodCidrsV6};
 
 /// The built-in network of one server. All functions block, for about as long as the kernel takes.
 #[derive(Debug)]
 pub(super) struct Builtin {
     bridge_name: String,
     pools: PodCidrs,
+    pools_v6: PodCidrsV6,
     state_dir: PathBuf,
     records: RecordDir,
     /// Which pod has what. Never held during a request to the kernel.
@@ -76,6 +79,7 @@ impl Builtin {
         let builtin = Self {
             bridge_name: name.clone(),
             pools: config.pod_cidrs.clone(),
+            pools_v6: config.pod_cidrs_v6.clone(),
             state_dir: config.state_dir.clone(),
             records,
             state: Mutex::new(state),
@@ -91,15 +95,35 @@ impl Builtin {
     fn warn_of_old_network(&self) {
         let state = self.state();
         let Some((network, _)) = &state.network else { return };
-        if network.bridge != self.bridge_name || !self.pools.candidates().contains(&network.pool) {
-            let (bridge, pool, pods) = (&network.bridge, network.pool, state.pods.len());
-            tracing::warn!(%bridge, %pool, pods, "the network before the change of settings stays until its pods are gone");
+        if !self.wants(network) {
+            let (bridge, pools, pods) = (&network.bridge, network.pools, state.pods.len());
+            tracing::warn!(%bridge, %pools, pods, "the network before the change of settings stays until its pods are gone");
         }
     }
 
-    /// The pods attached, with their ports.
-    pub(super) fn pods(&self) -> Vec<(PodId, Vec<PortMapping>)> {
-        self.state().pods.values().map(|r| (r.pod.clone(), r.ports.clone())).collect()
+    /// With IPv6, pods do not listen to routers: another pod could say that it is one.
+    pub(super) fn pod_sysctls(&self) -> &'static [(&'static str, &'static str)] {
+        let chosen = self.state().network.as_ref().map(|(network, _)| network.pools.v6.is_some());
+        let has_ipv6 = chosen.unwrap_or_else(|| !self.pools_v6.candidates().is_empty());
+        if has_ipv6 { &[("net.ipv6.conf.default.accept_ra", "0")] } else { &[] }
+    }
+
+    /// Whether the settings ask for this network.
+    fn wants(&self, ChosenNetwork { bridge, pools }: &ChosenNetwork) -> bool {
+        let v6 = self.pools_v6.candidates();
+        let v6_is_wanted = pools.v6.map_or(v6.is_empty(), |pool| v6.contains(&pool));
+        *bridge == self.bridge_name && self.pools.candidates().contains(&pools.v4) && v6_is_wanted
+    }
+
+    /// The pods attached.
+    pub(super) fn pods(&self) -> Vec<PodId> {
+        self.state().pods.keys().cloned().collect()
+    }
+
+    /// Their host ports.
+    pub(super) fn ports(&self) -> Vec<HeldPorts> {
+        let of = |r: &BuiltinRecord| HeldPorts::new(&r.pod, &r.namespace, &r.name, &r.ports);
+        self.state().pods.values().map(of).collect()
     }
 
     /// What the pod was given.

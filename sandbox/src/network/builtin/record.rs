@@ -1,15 +1,16 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crisp_executor::id::PodId;
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
+use crate::network::netlink::PodAddress;
 use crate::network::nft::Published;
+use crate::network::pools::Pools;
 use crate::network::record::Record;
+use crate::network::request::INTERFACE;
 use crate::network::{AttachRequest, Attachment, DnsSettings, PortMapping};
 
-/// Name of the interface in every pod.
-pub(super) const INTERFACE: &str = "eth0";
 /// What all names of the host's ends begin with.
 pub(super) const VETH_PREFIX: &str = "cr";
 
@@ -28,7 +29,7 @@ pub(super) fn address_by_host_mac(mac: [u8; 6]) -> Option<Ipv4Addr> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ChosenNetwork {
     pub bridge: String,
-    pub pool: Ipv4Net,
+    pub pools: Pools,
 }
 
 /// One pod's place in it. Holds all that taking it away needs.
@@ -40,9 +41,12 @@ pub(super) struct BuiltinRecord {
     /// Orders the records by age.
     pub serial: u64,
     pub bridge: String,
-    pub pool: Ipv4Net,
+    #[serde(flatten)]
+    pub pools: Pools,
     pub veth: String,
     pub address: Ipv4Addr,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address_v6: Option<Ipv6Addr>,
     pub ports: Vec<PortMapping>,
     /// The pod is off the network and its ports are free; only its interface and address remain.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -73,18 +77,24 @@ impl BuiltinRecord {
             namespace: request.namespace.clone(),
             serial,
             bridge: network.bridge.clone(),
-            pool: network.pool,
+            pools: network.pools,
             veth: veth_name(&request.pod),
             address,
+            address_v6: network.pools.v6_beside(address),
             ports: ports.to_vec(),
             detached: false,
         }
     }
 
+    /// All of them, IPv4 first.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [Some(self.address.into()), self.address_v6.map(IpAddr::from)].into_iter().flatten()
+    }
+
     pub(super) fn attachment(&self) -> Attachment {
         let mac = self.pod_mac().map(|b| format!("{b:02x}")).join(":");
         Attachment {
-            ips: vec![self.address.into()],
+            ips: self.addresses().collect(),
             interface: INTERFACE.to_owned(),
             mac: Some(mac),
             network: self.bridge.clone(),
@@ -104,20 +114,35 @@ impl BuiltinRecord {
         [0x0e, 0x58, a, b, c, d]
     }
 
-    pub(super) fn published(&self) -> Vec<Published> {
-        let host_ip = |port: &PortMapping| match port.host_ip {
-            Some(std::net::IpAddr::V4(ip)) => Some(ip),
-            _ => None,
-        };
-        self.ports
-            .iter()
-            .map(|port| Published {
-                pod: self.address,
-                protocol: port.protocol,
-                container_port: port.container_port,
-                host_port: port.host_port,
-                host_ip: host_ip(port),
-            })
-            .collect()
+    /// What the pod's interface gets.
+    pub(super) fn interface_addresses(&self) -> Vec<PodAddress> {
+        let v4 = IpNet::new(self.address.into(), self.pools.v4.prefix_len());
+        let v4 = v4.ok().map(|address| PodAddress { address, gateway: self.pools.gateway_v4().into() });
+        let v6 = self.address_v6.zip(self.pools.v6.zip(self.pools.gateway_v6()));
+        let v6 = v6.and_then(|(address, (pool, gateway))| {
+            let address = IpNet::new(address.into(), pool.prefix_len()).ok()?;
+            Some(PodAddress { address, gateway: gateway.into() })
+        });
+        v4.into_iter().chain(v6).collect()
     }
+
+    /// Each port once for each address of the pod that it leads to.
+    pub(super) fn published(&self) -> Vec<Published> {
+        let of_port = |port: &PortMapping| {
+            let (protocol, container_port, host_port) = (port.protocol, port.container_port, port.host_port);
+            let host_ip = port.host_ip;
+            let same_family =
+                move |pod: &IpAddr| host_ip.is_none_or(|host_ip| host_ip.is_ipv4() == pod.is_ipv4());
+            let host_ip = host_ip.filter(|ip| !ip.is_unspecified());
+            let published = move |pod| Published { pod, protocol, container_port, host_port, host_ip };
+            self.addresses().filter(same_family).map(published)
+        };
+        self.ports.iter().flat_map(of_port).collect()
+    }
+}
+
+/// The link-local address of an interface with this hardware address (RFC 4291, appendix A).
+pub(super) fn link_local([a, b, c, d, e, f]: [u8; 6]) -> IpNet {
+    let address = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+    Ipv6Net::new_assert(address.into(), 64).into()
 }

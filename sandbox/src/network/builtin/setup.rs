@@ -8,6 +8,7 @@ use super::record::{BuiltinRecord, ChosenNetwork};
 use super::{Builtin, route_socket};
 use crate::network::netlink::{Socket, rejoin};
 use crate::network::nft::{Published, Ruleset, forward_drops};
+use crate::network::pools::{self, Pools};
 use crate::network::{NetlinkError, NetworkError, conntrack};
 
 /// The step that shows whether the kernel can do it at all.
@@ -33,9 +34,7 @@ impl Builtin {
     /// Whether the network in force is not what the settings ask for and no pod needs it any more.
     fn outlived_its_settings(&self) -> bool {
         let state = self.state();
-        let differs =
-            |n: &ChosenNetwork| n.bridge != self.bridge_name || !self.pools.candidates().contains(&n.pool);
-        !state.is_used() && state.network.as_ref().is_some_and(|(network, _)| differs(network))
+        !state.is_used() && state.network.as_ref().is_some_and(|(network, _)| !self.wants(network))
     }
 
     fn in_use(&self) -> bool {
@@ -45,31 +44,39 @@ impl Builtin {
 
     fn choose(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
         let bridge = Bridge::new(&self.bridge_name, &self.state_dir);
-        let pool = bridge.free_pool(socket, self.pools.candidates())?;
+        let pools = self.free_pools(&bridge, socket)?;
         // No pod is on any bridge of ours: one that is left over does not have to be kept.
         for old in bridge.delete_others(socket)? {
-            delete_table(setup, &Ruleset::new(&old, pool))?;
+            delete_table(setup, &Ruleset::new(&old, pools))?;
         }
-        if !bridge.serves(socket, pool)? {
+        if !bridge.serves(socket, &pools)? {
             bridge.delete(socket)?;
         }
-        Ok(ChosenNetwork { bridge: self.bridge_name.clone(), pool })
+        Ok(ChosenNetwork { bridge: self.bridge_name.clone(), pools })
+    }
+
+    fn free_pools(&self, bridge: &Bridge, socket: &mut Socket) -> Result<Pools, NetworkError> {
+        let v6 = self.pools_v6.candidates();
+        if let Some(pool) = v6.first().filter(|_| !pools::ipv6_is_on()) {
+            return Err(NetworkError::NoIpv6((*pool).into()));
+        }
+        bridge.free_pools(socket, self.pools.candidates(), &v6)
     }
 
     fn ensure_bridge(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<u32, NetworkError> {
         let bridge = self.bridge();
-        let Some((network, _)) = self.state().network.as_ref().map(|(n, i)| (n.clone(), i.pool())) else {
+        let Some(pools) = self.state().network.as_ref().map(|(network, _)| network.pools) else {
             return Err(NetworkError::Interrupted("choosing a pool"));
         };
         if let Some(link) = bridge.find(socket)? {
             if !setup.bridge_checked {
-                bridge.finish(socket, network.pool)?;
+                bridge.finish(socket, &pools)?;
                 setup.mtu = bridge.mtu(socket);
                 setup.bridge_checked = true;
             }
             return Ok(link.index);
         }
-        let index = bridge.create(socket, network.pool)?;
+        let index = bridge.create(socket, &pools)?;
         setup.mtu = bridge.mtu(socket);
         setup.bridge_checked = true;
         // The bridge was deleted under the pods: join them to the new one.
@@ -128,8 +135,11 @@ impl Builtin {
         }
         // The table was flushed, or the pod's ports were never added. Either way the ports of the other pods
         // are known.
-        let others: Vec<Published> =
-            self.all_published().into_iter().filter(|port| port.pod != record.address).collect();
+        let others: Vec<Published> = self
+            .all_published()
+            .into_iter()
+            .filter(|port| !record.addresses().any(|ip| ip == port.pod))
+            .collect();
         rules.install(socket, &others).map_err(self.rules_failed("renew"))?;
         forget_flows(socket, &ports);
         Ok(())
@@ -161,15 +171,15 @@ impl Builtin {
     pub(in crate::network) fn status(&self) -> Result<String, NetworkError> {
         let mut socket = route_socket()?;
         let bridge = self.bridge();
-        let chosen = self.state().network.as_ref().map(|(network, _)| network.pool);
-        let pool = match chosen {
-            Some(pool) => bridge.find(&mut socket).map(|_| pool)?,
-            None => bridge.free_pool(&mut socket, self.pools.candidates())?,
+        let chosen = self.state().network.as_ref().map(|(network, _)| network.pools);
+        let pools = match chosen {
+            Some(pools) => bridge.find(&mut socket).map(|_| pools)?,
+            None => self.free_pools(&bridge, &mut socket)?,
         };
-        let mut message = format!("built-in network on bridge {}, addresses from {pool}", bridge.name());
+        let mut message = format!("built-in network on bridge {}, addresses from {pools}", bridge.name());
         // Does not wait for a pod that is being attached: that finds out as well.
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
-        let rules = Ruleset::new(bridge.name(), pool);
+        let rules = Ruleset::new(bridge.name(), pools);
         rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
         let drops = setup.forward_drops.join(", ");
         if !drops.is_empty() {
@@ -182,12 +192,13 @@ impl Builtin {
     }
 
     fn ruleset(&self) -> Option<Ruleset> {
-        self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pool))
+        self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pools))
     }
 
     /// For deleting a table whose pool is not known any more.
     fn unused_ruleset(&self) -> Option<Ruleset> {
-        self.pools.candidates().first().map(|pool| Ruleset::new(&self.bridge_name, *pool))
+        let pools = self.pools.candidates().first().map(|pool| Pools { v4: *pool, v6: None });
+        pools.map(|pools| Ruleset::new(&self.bridge_name, pools))
     }
 
     fn rules_failed(&self, what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use crisp_executor::id::PodId;
-use ipnet::Ipv4Net;
 
 use super::ipam::Ipam;
 use super::lost::{LostPod, Orphan};
@@ -26,7 +25,7 @@ impl State {
         records.sort_by_key(|r| r.serial);
         let mut state = Self::default();
         if let Some(newest) = records.last() {
-            state.choose(ChosenNetwork { bridge: newest.bridge.clone(), pool: newest.pool });
+            state.choose(ChosenNetwork { bridge: newest.bridge.clone(), pools: newest.pools });
             state.serial = newest.serial;
         }
         for record in records {
@@ -71,8 +70,8 @@ impl State {
     }
 
     pub(super) fn choose(&mut self, network: ChosenNetwork) {
-        let pool: Ipv4Net = network.pool;
-        self.network = Some((network, Ipam::new(pool)));
+        let ipam = Ipam::new(network.pools);
+        self.network = Some((network, ipam));
     }
 
     pub(super) fn insert(

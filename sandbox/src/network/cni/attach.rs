@@ -7,10 +7,7 @@ use super::config::{NetworkList, Plugin, Version};
 use super::exec::{Call, CallError, Verb, run};
 use super::record::CniRecord;
 use super::{Cni, capability, namespace, result};
-use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping};
-
-/// Name of the interface in every pod.
-pub(super) const INTERFACE: &str = "eth0";
+use crate::network::{AttachRequest, Attachment, INTERFACE, NetworkError, PortMapping};
 
 impl Cni {
     /// Runs ADD of every plugin in order; after a failure, or when it is cancelled, DEL of all of them.

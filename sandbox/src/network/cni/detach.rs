@@ -5,12 +5,12 @@ use std::sync::PoisonError;
 use crisp_executor::id::PodId;
 use serde_json::{Map, Value, json};
 
-use super::attach::{INTERFACE, passes_result_on, plugin_config};
+use super::attach::{passes_result_on, plugin_config};
 use super::config::{Plugin, Version};
 use super::exec::Verb;
 use super::record::CniRecord;
 use super::{Cni, namespace};
-use crate::network::NetworkError;
+use crate::network::{INTERFACE, NetworkError};
 
 impl Cni {
     /// Runs DEL of every plugin in reverse order, all of them even if one fails, and forgets the pod when

@@ -37,8 +37,9 @@ use tokio::task::spawn_blocking;
 use self::directory::Directory;
 use self::health::Health;
 use self::record::CniRecord;
+use super::host_ports::HeldPorts;
 use super::record::{Loaded, RecordDir};
-use super::{Attachment, NetworkConfig, NetworkError, PortMapping};
+use super::{Attachment, NetworkConfig, NetworkError};
 
 pub(super) use self::config::NetworkList;
 
@@ -46,7 +47,7 @@ pub(super) use self::config::NetworkList;
 #[cfg(feature = "fuzz")]
 pub(crate) fn read_result(stdout: &[u8]) {
     if let Ok(value) = result::read(stdout) {
-        let _ = result::attachment(&value, "network", "eth0");
+        let _ = result::attachment(&value, "network", super::INTERFACE);
     }
 }
 
@@ -93,9 +94,15 @@ impl Cni {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The pods attached, with their ports.
-    pub(super) fn pods(&self) -> Vec<(PodId, Vec<PortMapping>)> {
-        self.known().values().map(|r| (r.pod.clone(), r.ports.clone())).collect()
+    /// The pods attached.
+    pub(super) fn pods(&self) -> Vec<PodId> {
+        self.known().keys().cloned().collect()
+    }
+
+    /// Their host ports.
+    pub(super) fn ports(&self) -> Vec<HeldPorts> {
+        let of = |r: &CniRecord| HeldPorts::new(&r.pod, &r.namespace, &r.name, &r.ports);
+        self.known().values().map(of).collect()
     }
 
     /// Whether there is something to detach.

@@ -1,5 +1,7 @@
 //! Encoding of netlink messages and attributes, and reading attributes back.
 
+use std::net::IpAddr;
+
 /// `nlmsghdr` is 16 bytes.
 pub(super) const HEADER: usize = 16;
 
@@ -95,6 +97,14 @@ impl Messages {
 
     pub(in crate::network) fn attr_u32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.attr(kind, &value.to_ne_bytes())
+    }
+
+    /// An address of either family.
+    pub(in crate::network) fn attr_ip(&mut self, kind: u16, address: IpAddr) -> &mut Self {
+        match address {
+            IpAddr::V4(address) => self.attr(kind, &address.octets()),
+            IpAddr::V6(address) => self.attr(kind, &address.octets()),
+        }
     }
 
     /// A number in network order, as nf_tables wants all of its own.

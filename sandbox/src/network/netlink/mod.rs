@@ -6,8 +6,7 @@
 //! with netlink-packet-core (ours are 1,000), and each release before 1.0 changes its types. The encoder in
 //! `message.rs` would have to stay beside it, as neither nf_tables nor conntrack is in it, and for rtnetlink
 //! it saves nothing: a message is as long in its enums as in our attributes, and our datagrams of several
-//! messages with one error each (`step`, `optional`) would still be ours. An IPv6 address is the same
-//! attribute with sixteen bytes.
+//! messages with one error each (`step`, `optional`) would still be ours.
 //!
 //! Sources: netlink(7), rtnetlink(7), linux/if_link.h, linux/rtnetlink.h.
 
@@ -27,9 +26,9 @@ pub(super) use link::{
     retire_link, wait_until_up,
 };
 pub(super) use message::{Messages, attributes};
-pub(super) use pod::PodAddress;
 pub use pod::PodNetlink;
-pub(super) use route::routes;
+pub(super) use pod::{PodAddress, PodInterface};
+pub(super) use route::{Route, ip_of, routes};
 pub use socket::NetlinkError;
 pub(super) use socket::{Protocol, Socket};
 pub(super) use veth::{VethPair, create_veth};

@@ -1,6 +1,9 @@
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+
+use ipnet::IpNet;
+use rustix::io::Errno;
 
 use super::address::{InterfaceAddress, add_address};
 use super::counters::InterfaceCounters;
@@ -8,7 +11,6 @@ use super::link::{link_by_name, links, no_automatic_ipv6, up, wait_until_up};
 use super::message::Messages;
 use super::route::add_default_route;
 use super::socket::{NetlinkError, Socket};
-use ipnet::Ipv4Net;
 
 /// A route socket opened inside a pod's network namespace. Cloning shares the socket; callers take
 /// turns, each turn being some microseconds.
@@ -17,11 +19,22 @@ pub struct PodNetlink(Arc<Mutex<Socket>>);
 
 /// What the pod's interface gets.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::network) struct PodAddress {
-    pub address: Ipv4Addr,
-    pub network: Ipv4Net,
-    pub gateway: Ipv4Addr,
+pub(in crate::network) struct PodInterface<'a> {
+    pub name: &'a str,
+    pub addresses: &'a [PodAddress],
+    /// Goes with an IPv6 address: without one the kernel cannot ask for a neighbour that it knew before.
+    pub link_local: Option<IpNet>,
 }
+
+/// An address, with its network's prefix, and the way out for its family.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::network) struct PodAddress {
+    pub address: IpNet,
+    pub gateway: IpAddr,
+}
+
+/// The step that a pod which has turned IPv6 off refuses.
+const ADD_IPV6: &str = "add the pod's IPv6 address";
 
 impl PodNetlink {
     /// Takes the socket that the monitor passed out (`AF_NETLINK`, `NETLINK_ROUTE`).
@@ -57,25 +70,18 @@ impl PodNetlink {
         self.with(|socket| socket.run(messages))
     }
 
-    /// Sets `lo` and `name` up, gives `name` its address and the default route.
-    pub(in crate::network) fn configure(&self, name: &str, address: &PodAddress) -> Result<(), NetlinkError> {
+    /// Sets `lo` and the interface up, and gives the interface its addresses and default routes. Returns
+    /// whether the pod has IPv6: it may have turned that off by a sysctl.
+    pub(in crate::network) fn configure(&self, interface: &PodInterface<'_>) -> Result<bool, NetlinkError> {
         self.with(|socket| {
-            let link = link_by_name(socket, name)?;
+            let link = link_by_name(socket, interface.name)?;
             let index = link.ok_or(NetlinkError::Malformed("look up the pod's interface"))?.index;
-            let mut messages = Messages::new();
-            up(&mut messages, "set lo up", "lo");
-            no_automatic_ipv6(&mut messages, name);
-            let interface = InterfaceAddress {
-                index,
-                address: address.address,
-                prefix: address.network.prefix_len(),
-                broadcast: address.network.broadcast(),
+            let has_ipv6 = match socket.run(messages(interface, index)) {
+                Err(NetlinkError::Refused { step: ADD_IPV6, errno: Errno::ACCESS }) => false,
+                other => other.map(|()| interface.link_local.is_some())?,
             };
-            add_address(&mut messages, "add the pod's address", &interface);
-            up(&mut messages, "set the pod's interface up", name);
-            add_default_route(&mut messages, address.gateway, index);
-            socket.run(messages)?;
-            wait_until_up(socket, name)
+            wait_until_up(socket, interface.name)?;
+            Ok(has_ipv6)
         })
     }
 
@@ -86,4 +92,24 @@ impl PodNetlink {
         // A panic elsewhere leaves at most unread answers behind, which are recognised as old.
         use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// IPv6 last: the first failure is what is reported.
+fn messages(interface: &PodInterface<'_>, index: u32) -> Messages {
+    let mut messages = Messages::new();
+    up(&mut messages, "set lo up", "lo");
+    no_automatic_ipv6(&mut messages, interface.name);
+    up(&mut messages, "set the pod's interface up", interface.name);
+    for PodAddress { address, gateway } in interface.addresses {
+        let (add, route) = match address {
+            IpNet::V4(_) => ("add the pod's address", "add default route"),
+            IpNet::V6(_) => (ADD_IPV6, "add IPv6 default route"),
+        };
+        add_address(&mut messages, add, InterfaceAddress { index, address: *address });
+        add_default_route(&mut messages, route, *gateway, index);
+    }
+    if let Some(address) = interface.link_local {
+        add_address(&mut messages, ADD_IPV6, InterfaceAddress { index, address });
+    }
+    messages
 }

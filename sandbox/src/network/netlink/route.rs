@@ -1,10 +1,11 @@
 //! Routes.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
 
 use super::message::{Messages, attributes, u32_at};
 use super::socket::{NetlinkError, Socket};
-use ipnet::Ipv4Net;
 
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
@@ -18,31 +19,31 @@ const RTPROT_BOOT: u8 = 3;
 const RT_SCOPE_UNIVERSE: u8 = 0;
 const RTN_UNICAST: u8 = 1;
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const RTMSG: usize = 12;
 
 /// A route's destination and the interface it leads to (0 when it leads nowhere, as unreachable does).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::network) struct Route {
-    pub destination: Ipv4Net,
+    pub destination: IpNet,
     pub device: u32,
 }
 
-/// Adds the message that makes `gateway` the way to everywhere else.
-pub(super) fn add_default_route(messages: &mut Messages, gateway: Ipv4Addr, device: u32) {
-    let fixed = [AF_INET, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0, 0, 0, 0];
+/// Adds the message that makes `gateway` the way to everywhere else of its family.
+pub(super) fn add_default_route(messages: &mut Messages, step: &'static str, gateway: IpAddr, device: u32) {
+    let family = family(gateway);
+    let fixed = [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0, 0, 0, 0];
     messages
-        .request("add default route", RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &fixed)
-        .attr(RTA_GATEWAY, &gateway.octets())
+        .request(step, RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, &fixed)
+        .attr_ip(RTA_GATEWAY, gateway)
         .attr_u32(RTA_OIF, device);
 }
 
-/// All IPv4 routes of the socket's namespace, of every table, those for its own addresses included.
+/// All routes of the socket's namespace, of every table, those for its own addresses included.
 pub(in crate::network) fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
-    let mut fixed = [0; RTMSG];
-    fixed[0] = AF_INET;
     socket.list(
         |m| {
-            m.dump("list routes", RTM_GETROUTE, &fixed);
+            m.dump("list routes", RTM_GETROUTE, &[0; RTMSG]);
         },
         |kind, payload| if kind == RTM_NEWROUTE { parse(payload) } else { None },
     )
@@ -50,13 +51,30 @@ pub(in crate::network) fn routes(socket: &mut Socket) -> Result<Vec<Route>, Netl
 
 fn parse(payload: &[u8]) -> Option<Route> {
     let prefix = *payload.get(1)?;
-    let (mut base, mut device) = (Ipv4Addr::UNSPECIFIED, 0);
+    // Multicast routes have families of their own.
+    let (mut base, mut device) = match *payload.first()? {
+        AF_INET => (Ipv4Addr::UNSPECIFIED.into(), 0),
+        AF_INET6 => (Ipv6Addr::UNSPECIFIED.into(), 0),
+        _ => return None,
+    };
     for (kind, value) in attributes(payload.get(RTMSG..)?) {
         match kind {
-            RTA_DST => base = Ipv4Addr::from(<[u8; 4]>::try_from(value).ok()?),
+            RTA_DST => base = ip_of(value)?,
             RTA_OIF => device = u32_at(value, 0)?,
             _ => {}
         }
     }
-    Some(Route { destination: Ipv4Net::new(base, prefix).ok()?.trunc(), device })
+    Some(Route { destination: IpNet::new(base, prefix).ok()?.trunc(), device })
+}
+
+pub(super) fn family(address: IpAddr) -> u8 {
+    if address.is_ipv4() { AF_INET } else { AF_INET6 }
+}
+
+/// The address in an attribute, whose length tells the family.
+pub(in crate::network) fn ip_of(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => Some(<[u8; 4]>::try_from(value).ok()?.into()),
+        _ => Some(<[u8; 16]>::try_from(value).ok()?.into()),
+    }
 }

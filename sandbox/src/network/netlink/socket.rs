@@ -59,6 +59,7 @@ impl NetlinkError {
 pub(in crate::network) enum Protocol {
     Route,
     Netfilter,
+    SocketDiagnosis,
 }
 
 /// A netlink socket with its sequence counter. It belongs to the namespace it was opened in, in
@@ -74,6 +75,7 @@ impl Socket {
         let protocol = match protocol {
             Protocol::Route => None,
             Protocol::Netfilter => Some(netlink::NETFILTER),
+            Protocol::SocketDiagnosis => Some(netlink::SOCK_DIAG),
         };
         let fd = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)
             .map_err(NetlinkError::Socket)?;

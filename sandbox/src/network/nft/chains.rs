@@ -1,4 +1,4 @@
-use super::message::{Kind, NFPROTO_IPV4, nfgenmsg};
+use super::message::{Family, Kind, nfgenmsg};
 use crate::network::netlink::{NetlinkError, Socket, attributes};
 
 const NFPROTO_UNSPEC: u8 = 0;
@@ -23,7 +23,7 @@ pub(in crate::network) fn forward_drops(socket: &mut Socket) -> Result<Vec<Strin
 }
 
 fn dropping(payload: &[u8]) -> Option<String> {
-    if ![NFPROTO_INET, NFPROTO_IPV4].contains(payload.first()?) {
+    if ![NFPROTO_INET, Family::V4.number()].contains(payload.first()?) {
         return None;
     }
     let (mut table, mut chain, mut forward, mut drops) = (String::new(), String::new(), false, false);

@@ -1,10 +1,10 @@
 //! Published ports as map and set elements.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use super::expression::NFTA_DATA_VALUE;
-use super::message::{Kind, NLM_F_CREATE, start};
+use super::expression::{NFTA_DATA_VALUE, octets};
+use super::message::{Family, Kind, NLM_F_CREATE, start};
 use crate::network::Protocol;
 use crate::network::netlink::Messages;
 
@@ -28,12 +28,12 @@ pub(super) const TARGETS: &str = "published";
 /// A port of a pod, published on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::network) struct Published {
-    pub pod: Ipv4Addr,
+    pub pod: IpAddr,
     pub protocol: Protocol,
     pub container_port: u16,
     pub host_port: u16,
-    /// `None`: every address of the host.
-    pub host_ip: Option<Ipv4Addr>,
+    /// Of the family of `pod`. `None`: every address of the host.
+    pub host_ip: Option<IpAddr>,
 }
 
 impl Published {
@@ -41,16 +41,16 @@ impl Published {
         concatenate(&[&[self.protocol.number()], &self.host_port.to_be_bytes()])
     }
 
-    fn address_key(&self, address: Ipv4Addr) -> Vec<u8> {
-        concatenate(&[&address.octets(), &[self.protocol.number()], &self.host_port.to_be_bytes()])
+    fn address_key(&self, address: IpAddr) -> Vec<u8> {
+        concatenate(&[&octets(address), &[self.protocol.number()], &self.host_port.to_be_bytes()])
     }
 
     fn target_key(&self) -> Vec<u8> {
-        concatenate(&[&self.pod.octets(), &[self.protocol.number()], &self.container_port.to_be_bytes()])
+        concatenate(&[&octets(self.pod), &[self.protocol.number()], &self.container_port.to_be_bytes()])
     }
 
     fn target(&self) -> Vec<u8> {
-        concatenate(&[&self.pod.octets(), &self.container_port.to_be_bytes()])
+        concatenate(&[&octets(self.pod), &self.container_port.to_be_bytes()])
     }
 }
 
@@ -66,17 +66,15 @@ fn concatenate(parts: &[&[u8]]) -> Vec<u8> {
 
 type Element = (Vec<u8>, Option<Vec<u8>>);
 
-/// Adds messages that put the ports into the maps.
-pub(super) fn add(messages: &mut Messages, table: &str, ports: &[Published]) {
-    each_set(ports, |set, elements| write(messages, Kind::NewElements, table, set, elements));
+/// Adds messages that put the ports into the maps, or take them out (`DelElements`).
+pub(super) fn change(messages: &mut Messages, kind: Kind, table: &str, ports: &[Published]) {
+    for family in Family::ALL {
+        let ports: Vec<&Published> = ports.iter().filter(|port| Family::of(port.pod) == family).collect();
+        each_set(&ports, |set, elements| write(messages, kind, (family, table, set), elements));
+    }
 }
 
-/// Adds messages that take the ports out of the maps.
-pub(super) fn remove(messages: &mut Messages, table: &str, ports: &[Published]) {
-    each_set(ports, |set, elements| write(messages, Kind::DelElements, table, set, elements));
-}
-
-fn each_set(ports: &[Published], mut write: impl FnMut(&str, &[Element])) {
+fn each_set(ports: &[&Published], mut write: impl FnMut(&str, &[Element])) {
     // An address written as any is the same as none, and two host ports may lead to one target.
     let by_port: BTreeSet<Element> =
         ports.iter().filter(|p| p.host_ip.is_none()).map(|p| (p.port_key(), Some(p.target()))).collect();
@@ -89,12 +87,17 @@ fn each_set(ports: &[Published], mut write: impl FnMut(&str, &[Element])) {
     }
 }
 
-fn write(messages: &mut Messages, kind: Kind, table: &str, set: &str, elements: &[Element]) {
+fn write(
+    messages: &mut Messages,
+    kind: Kind,
+    (family, table, set): (Family, &str, &str),
+    elements: &[Element],
+) {
     let (step, flags) = match kind {
         Kind::DelElements => ("remove published ports", 0),
         _ => ("add published ports", NLM_F_CREATE),
     };
-    start(messages, step, kind, flags)
+    start(messages, family, step, kind, flags)
         .attr_str(NFTA_SET_ELEM_LIST_TABLE, table)
         .attr_str(NFTA_SET_ELEM_LIST_SET, set)
         .nest(NFTA_SET_ELEM_LIST_ELEMENTS, |m| {
@@ -117,12 +120,14 @@ fn value(m: &mut Messages, kind: u16, bytes: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
     fn keys_are_laid_out_in_registers() {
         let port = Published {
-            pod: Ipv4Addr::new(10, 88, 0, 2),
+            pod: Ipv4Addr::new(10, 88, 0, 2).into(),
             protocol: Protocol::Tcp,
             container_port: 8080,
             host_port: 80,
@@ -130,20 +135,20 @@ mod tests {
         };
         assert_eq!(port.port_key(), [6, 0, 0, 0, 0, 80, 0, 0]);
         assert_eq!(port.target(), [10, 88, 0, 2, 0x1f, 0x90, 0, 0]);
-        assert_eq!(port.address_key(Ipv4Addr::LOCALHOST), [127, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0]);
+        assert_eq!(port.address_key(Ipv4Addr::LOCALHOST.into()), [127, 0, 0, 1, 6, 0, 0, 0, 0, 80, 0, 0]);
     }
 
     #[test]
     fn two_host_ports_of_one_target_make_one_target() {
         let port = |host_port| Published {
-            pod: Ipv4Addr::new(10, 88, 0, 2),
+            pod: Ipv4Addr::new(10, 88, 0, 2).into(),
             protocol: Protocol::Udp,
             container_port: 53,
             host_port,
             host_ip: None,
         };
         let mut counts = Vec::new();
-        each_set(&[port(53), port(5353)], |set, elements| counts.push((set.to_owned(), elements.len())));
+        each_set(&[&port(53), &port(5353)], |set, elements| counts.push((set.to_owned(), elements.len())));
         assert_eq!(counts, [(BY_PORT.to_owned(), 2), (TARGETS.to_owned(), 1)]);
     }
 }

@@ -1,10 +1,12 @@
 //! The expressions our rules are made of. A rule is a list of them: each loads something into a register,
 //! tests a register (and ends the rule if the test fails) or does something to the packet.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
+use ipnet::IpNet;
+
+use super::message::Family;
 use crate::network::netlink::Messages;
-use ipnet::Ipv4Net;
 
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
@@ -13,6 +15,7 @@ pub(super) const NFTA_DATA_VALUE: u16 = 1;
 const NFTA_DATA_VERDICT: u16 = 2;
 const NFTA_VERDICT_CODE: u16 = 1;
 const NF_DROP: u32 = 0;
+const NF_ACCEPT: u32 = 1;
 const CMP_EQ: u32 = 0;
 const CMP_NEQ: u32 = 1;
 const NETWORK_HEADER: u32 = 1;
@@ -29,8 +32,8 @@ const NAT_DNAT: u32 = 1;
 const NAT_RANGE_ADDRESS_AND_PORT: u32 = 3;
 const IFNAMSIZ: usize = 16;
 
-/// 32-bit registers. The first four of them overlay the one called NFT_REG_1.
-const REGISTERS: [u32; 3] = [8, 9, 10];
+/// The first of the 32-bit registers. An IPv6 address takes four of them.
+const FIRST: u32 = 8;
 const VERDICT: u32 = 0;
 
 /// A test or an action; names follow nft(8).
@@ -43,13 +46,13 @@ pub(super) enum Expression<'a> {
     /// `oifname != name`
     ToNot(&'a str),
     /// `ip saddr` lies in the network
-    Source(Ipv4Net),
+    Source(IpNet),
     /// `ip saddr` does not
-    SourceNot(Ipv4Net),
+    SourceNot(IpNet),
     /// `ip daddr` lies in the network
-    Destination(Ipv4Net),
+    Destination(IpNet),
     /// `ip daddr` does not
-    DestinationNot(Ipv4Net),
+    DestinationNot(IpNet),
     /// `fib daddr type local`: the packet is for this host
     ToThisHost,
     /// `ct status dnat`: its destination was rewritten
@@ -62,69 +65,72 @@ pub(super) enum Expression<'a> {
     RedirectByPort(&'a str),
     /// `masquerade`
     Masquerade,
+    /// `accept`
+    Accept,
     /// `drop`
     Drop,
 }
 
 /// Writes the expressions into the open rule message.
-pub(super) fn write(messages: &mut Messages, expressions: &[Expression<'_>]) {
+pub(super) fn write(messages: &mut Messages, family: Family, expressions: &[Expression<'_>]) {
     for expression in expressions {
-        expression.write(messages);
+        expression.write(messages, family);
     }
 }
 
 impl Expression<'_> {
-    fn write(self, m: &mut Messages) {
+    fn write(self, m: &mut Messages, family: Family) {
         match self {
             Self::From(name) => interface(m, META_IIFNAME, CMP_EQ, name),
             Self::To(name) => interface(m, META_OIFNAME, CMP_EQ, name),
             Self::ToNot(name) => interface(m, META_OIFNAME, CMP_NEQ, name),
-            Self::Source(net) => address(m, SADDR, CMP_EQ, net),
-            Self::SourceNot(net) => address(m, SADDR, CMP_NEQ, net),
-            Self::Destination(net) => address(m, DADDR, CMP_EQ, net),
-            Self::DestinationNot(net) => address(m, DADDR, CMP_NEQ, net),
+            Self::Source(net) => address(m, family.source_offset(), CMP_EQ, net),
+            Self::SourceNot(net) => address(m, family.source_offset(), CMP_NEQ, net),
+            Self::Destination(net) => address(m, family.destination_offset(), CMP_EQ, net),
+            Self::DestinationNot(net) => address(m, family.destination_offset(), CMP_NEQ, net),
             Self::ToThisHost => {
                 element(m, "fib", |m| {
-                    m.attr_be32(1, REGISTERS[0]).attr_be32(2, FIB_RESULT_ADDRTYPE).attr_be32(3, FIB_F_DADDR);
+                    m.attr_be32(1, FIRST).attr_be32(2, FIB_RESULT_ADDRTYPE).attr_be32(3, FIB_F_DADDR);
                 });
                 compare(m, CMP_EQ, &RTN_LOCAL.to_ne_bytes());
             }
             Self::Redirected => {
                 element(m, "ct", |m| {
-                    m.attr_be32(1, REGISTERS[0]).attr_be32(2, CT_STATUS);
+                    m.attr_be32(1, FIRST).attr_be32(2, CT_STATUS);
                 });
                 and(m, &IPS_DST_NAT.to_ne_bytes());
                 compare(m, CMP_NEQ, &[0; 4]);
             }
             Self::AddressAndPortIn(set) => {
-                load_address_and_port(m);
+                load_address_and_port(m, family);
                 look_up(m, set, false);
             }
             Self::RedirectByAddressAndPort(map) => {
-                load_address_and_port(m);
+                load_address_and_port(m, family);
                 look_up(m, map, true);
-                redirect(m);
+                redirect(m, family);
             }
             Self::RedirectByPort(map) => {
-                load_port(m, 0);
+                load_port(m, FIRST);
                 look_up(m, map, true);
-                redirect(m);
+                redirect(m, family);
             }
             Self::Masquerade => element(m, "masq", |_| {}),
-            Self::Drop => element(m, "immediate", |m| {
-                m.attr_be32(1, VERDICT).nest(2, |m| {
-                    m.nest(NFTA_DATA_VERDICT, |m| {
-                        m.attr_be32(NFTA_VERDICT_CODE, NF_DROP);
-                    });
-                });
-            }),
+            Self::Accept => verdict(m, NF_ACCEPT),
+            Self::Drop => verdict(m, NF_DROP),
         }
     }
 }
 
-/// Offsets in the IPv4 header.
-const SADDR: u32 = 12;
-const DADDR: u32 = 16;
+fn verdict(m: &mut Messages, code: u32) {
+    element(m, "immediate", |m| {
+        m.attr_be32(1, VERDICT).nest(2, |m| {
+            m.nest(NFTA_DATA_VERDICT, |m| {
+                m.attr_be32(NFTA_VERDICT_CODE, code);
+            });
+        });
+    });
+}
 
 fn element(m: &mut Messages, name: &str, data: impl FnOnce(&mut Messages)) {
     m.nest(NFTA_LIST_ELEM, |m| {
@@ -141,15 +147,16 @@ fn value(m: &mut Messages, kind: u16, bytes: &[u8]) {
 /// Compares the first register.
 fn compare(m: &mut Messages, operator: u32, bytes: &[u8]) {
     element(m, "cmp", |m| {
-        value(m.attr_be32(1, REGISTERS[0]).attr_be32(2, operator), 3, bytes);
+        value(m.attr_be32(1, FIRST).attr_be32(2, operator), 3, bytes);
     });
 }
 
-fn and(m: &mut Messages, mask: &[u8; 4]) {
+fn and(m: &mut Messages, mask: &[u8]) {
+    let zero = [0; 16];
     element(m, "bitwise", |m| {
-        m.attr_be32(1, REGISTERS[0]).attr_be32(2, REGISTERS[0]).attr_be32(3, 4);
+        m.attr_be32(1, FIRST).attr_be32(2, FIRST).attr_be32(3, mask.len() as u32);
         value(m, 4, mask);
-        value(m, 5, &[0; 4]);
+        value(m, 5, &zero[..mask.len()]);
     });
 }
 
@@ -168,44 +175,52 @@ fn meta(m: &mut Messages, register: u32, key: u32) {
 fn interface(m: &mut Messages, key: u32, operator: u32, name: &str) {
     let mut padded = [0; IFNAMSIZ];
     padded.iter_mut().zip(name.bytes().take(IFNAMSIZ - 1)).for_each(|(to, from)| *to = from);
-    meta(m, REGISTERS[0], key);
+    meta(m, FIRST, key);
     compare(m, operator, &padded);
 }
 
-fn address(m: &mut Messages, offset: u32, operator: u32, network: Ipv4Net) {
-    payload(m, REGISTERS[0], NETWORK_HEADER, offset, 4);
-    if network.prefix_len() < 32 {
-        and(m, &network.netmask().octets());
+fn address(m: &mut Messages, offset: u32, operator: u32, network: IpNet) {
+    let (base, mask) = (octets(network.network()), octets(network.netmask()));
+    payload(m, FIRST, NETWORK_HEADER, offset, base.len() as u32);
+    if network.prefix_len() < network.max_prefix_len() {
+        and(m, &mask);
     }
-    let base: Ipv4Addr = network.network();
-    compare(m, operator, &base.octets());
+    compare(m, operator, &base);
 }
 
-/// Protocol and destination port into two registers, from the `first` on.
-fn load_port(m: &mut Messages, first: usize) {
-    meta(m, REGISTERS[first], META_L4PROTO);
-    payload(m, REGISTERS[first + 1], TRANSPORT_HEADER, 2, 2);
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
-fn load_address_and_port(m: &mut Messages) {
-    payload(m, REGISTERS[0], NETWORK_HEADER, DADDR, 4);
-    load_port(m, 1);
+/// Protocol and destination port into two registers, from `first` on.
+fn load_port(m: &mut Messages, first: u32) {
+    meta(m, first, META_L4PROTO);
+    payload(m, first + 1, TRANSPORT_HEADER, 2, 2);
+}
+
+fn load_address_and_port(m: &mut Messages, family: Family) {
+    payload(m, FIRST, NETWORK_HEADER, family.destination_offset(), family.address_length());
+    load_port(m, FIRST + family.address_registers());
 }
 
 fn look_up(m: &mut Messages, set: &str, is_map: bool) {
     element(m, "lookup", |m| {
-        m.attr_str(1, set).attr_be32(2, REGISTERS[0]);
+        m.attr_str(1, set).attr_be32(2, FIRST);
         if is_map {
-            m.attr_be32(3, REGISTERS[0]);
+            m.attr_be32(3, FIRST);
         }
     });
 }
 
-/// New destination: address in the first register, port in the second.
-fn redirect(m: &mut Messages) {
+/// New destination: address in the first register, port behind it.
+fn redirect(m: &mut Messages, family: Family) {
+    let port = FIRST + family.address_registers();
     element(m, "nat", |m| {
-        m.attr_be32(1, NAT_DNAT).attr_be32(2, u32::from(super::message::NFPROTO_IPV4));
-        m.attr_be32(3, REGISTERS[0]).attr_be32(4, REGISTERS[0]);
-        m.attr_be32(5, REGISTERS[1]).attr_be32(6, REGISTERS[1]).attr_be32(7, NAT_RANGE_ADDRESS_AND_PORT);
+        m.attr_be32(1, NAT_DNAT).attr_be32(2, u32::from(family.number()));
+        m.attr_be32(3, FIRST).attr_be32(4, FIRST);
+        m.attr_be32(5, port).attr_be32(6, port).attr_be32(7, NAT_RANGE_ADDRESS_AND_PORT);
     });
 }

@@ -1,13 +1,60 @@
 //! The frame around nf_tables messages: a batch is executed as a whole or not at all.
 
+use std::net::IpAddr;
+
 use crate::network::netlink::Messages;
 
 const NFNL_MSG_BATCH_BEGIN: u16 = 0x10;
 const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const AF_UNSPEC: u8 = 0;
-/// Protocol family of all we make.
-pub(super) const NFPROTO_IPV4: u8 = 2;
+
+/// The protocol family of a table, and how its packets look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    pub(super) const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    pub(super) fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// `NFPROTO_IPV4`, `NFPROTO_IPV6`.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::V4 => 2,
+            Self::V6 => 10,
+        }
+    }
+
+    pub(super) fn address_length(self) -> u32 {
+        match self {
+            Self::V4 => 4,
+            Self::V6 => 16,
+        }
+    }
+
+    /// How many 32-bit registers an address takes.
+    pub(super) fn address_registers(self) -> u32 {
+        self.address_length() / 4
+    }
+
+    /// Of the source address in the header.
+    pub(super) fn source_offset(self) -> u32 {
+        match self {
+            Self::V4 => 12,
+            Self::V6 => 8,
+        }
+    }
+
+    pub(super) fn destination_offset(self) -> u32 {
+        self.source_offset() + self.address_length()
+    }
+}
 
 /// Makes it if it is not there.
 pub(super) const NLM_F_CREATE: u16 = 0x400;
@@ -56,12 +103,13 @@ pub(super) fn batch(inside: impl FnOnce(&mut Messages)) -> Messages {
     messages
 }
 
-/// Starts a message about IPv4 things.
+/// Starts a message about things of a family.
 pub(super) fn start<'m>(
     messages: &'m mut Messages,
+    family: Family,
     step: &'static str,
     kind: Kind,
     flags: u16,
 ) -> &'m mut Messages {
-    messages.request(step, kind.number(), flags, &nfgenmsg(NFPROTO_IPV4))
+    messages.request(step, kind.number(), flags, &nfgenmsg(family.number()))
 }

@@ -1,7 +1,7 @@
-//! Packet rules of the built-in network, in an nf_tables table of our own, spoken over netlink.
+//! Packet rules of the built-in network, in nf_tables tables of our own, spoken over netlink.
 //!
 //! ```text
-//! table ip crisp-<bridge>
+//! table ip crisp-<bridge>, and the same as table ip6 where pods have IPv6
 //!   chain guard        prerouting, raw      from the bridge: only pod addresses, never to 127.0.0.0/8
 //!   chain prerouting   prerouting, dstnat   to this host: host port -> pod          \  maps, so that
 //!   chain output       output,     dstnat   from this host to itself: the same      /  a port is an element

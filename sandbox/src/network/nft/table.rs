@@ -1,12 +1,13 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use rustix::io::Errno;
 
 use super::elements::{self, BY_ADDRESS, BY_PORT, Published, TARGETS};
 use super::expression::{self, Expression as E};
-use super::message::{APPEND, Kind, NLM_F_CREATE, batch, start};
+use super::message::{APPEND, Family, Kind, NLM_F_CREATE, batch, start};
 use crate::network::netlink::{Messages, NetlinkError, Socket};
-use ipnet::Ipv4Net;
+use crate::network::pools::Pools;
 
 const NFTA_TABLE_NAME: u16 = 1;
 const NFTA_CHAIN_TABLE: u16 = 1;
@@ -30,12 +31,11 @@ const NFT_SET_MAP: u32 = 8;
 
 /// nft(8)'s own numbers for types, six bits each in a concatenation. The kernel keeps them for nft to
 /// print elements by.
-const TYPE_ADDRESS: u32 = 7;
+const TYPE_IPV4: u32 = 7;
+const TYPE_IPV6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const PORT_KEY: (u32, u32) = (TYPE_PROTOCOL << 6 | TYPE_PORT, 8);
-const ADDRESS_KEY: (u32, u32) = (TYPE_ADDRESS << 12 | TYPE_PROTOCOL << 6 | TYPE_PORT, 12);
-const TARGET: (u32, u32) = (TYPE_ADDRESS << 6 | TYPE_PORT, 8);
 
 const PREROUTING: u32 = 0;
 const OUTPUT: u32 = 3;
@@ -44,42 +44,64 @@ const RAW: i32 = -300;
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
 
-/// The table of one bridge.
+const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
+/// Link-local addresses, and that of an interface which has none yet.
+const NEIGHBOURS: [Ipv6Net; 2] = [
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
+    Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128),
+];
+
+/// The tables of one bridge, one for each family of addresses.
 #[derive(Debug, Clone)]
 pub(in crate::network) struct Ruleset {
-    table: String,
+    name: String,
     bridge: String,
-    pool: Ipv4Net,
+    tables: Vec<Table>,
+}
+
+/// The table of one family.
+#[derive(Debug, Clone, Copy)]
+struct Table {
+    family: Family,
+    pool: IpNet,
 }
 
 impl Ruleset {
-    pub(in crate::network) fn new(bridge: &str, pool: Ipv4Net) -> Self {
-        Self { table: format!("crisp-{bridge}"), bridge: bridge.to_owned(), pool }
+    pub(in crate::network) fn new(bridge: &str, pools: Pools) -> Self {
+        let v4 = Table { family: Family::V4, pool: pools.v4.into() };
+        let v6 = pools.v6.map(|pool| Table { family: Family::V6, pool: pool.into() });
+        let tables = [Some(v4), v6].into_iter().flatten().collect();
+        Self { name: format!("crisp-{bridge}"), bridge: bridge.to_owned(), tables }
     }
 
-    /// Puts the whole table in place, in one transaction, whatever was there under its name before.
+    /// Puts the whole tables in place, in one transaction, whatever was there under their name before.
     pub(in crate::network) fn install(
         &self,
         socket: &mut Socket,
         ports: &[Published],
     ) -> Result<(), NetlinkError> {
         socket.run(batch(|m| {
-            // Deleting what is not there is an error, so it is made first.
-            self.table(m, "create table", Kind::NewTable, NLM_F_CREATE);
-            self.table(m, "delete old table", Kind::DelTable, 0);
-            self.table(m, "create table", Kind::NewTable, NLM_F_CREATE);
-            self.set(m, 1, BY_PORT, PORT_KEY, Some(TARGET));
-            self.set(m, 2, BY_ADDRESS, ADDRESS_KEY, Some(TARGET));
-            self.set(m, 3, TARGETS, ADDRESS_KEY, None);
-            self.chains(m);
-            elements::add(m, &self.table, ports);
+            for table in &self.tables {
+                // Deleting what is not there is an error, so it is made first.
+                self.table(m, table.family, "create table", Kind::NewTable, NLM_F_CREATE);
+                self.table(m, table.family, "delete old table", Kind::DelTable, 0);
+                self.table(m, table.family, "create table", Kind::NewTable, NLM_F_CREATE);
+                self.sets(m, table.family);
+                self.guard(m, table);
+                self.redirections(m, table.family);
+                self.masquerade(m, table);
+            }
+            elements::change(m, Kind::NewElements, &self.name, ports);
         }))
     }
 
-    /// Whether the table is there. Other programs flush whole rule sets.
+    /// Whether the tables are there. Other programs flush whole rule sets.
     pub(in crate::network) fn exists(&self, socket: &mut Socket) -> Result<bool, NetlinkError> {
         let mut messages = Messages::new();
-        self.table(&mut messages, "look up table", Kind::GetTable, 0);
+        for table in &self.tables {
+            self.table(&mut messages, table.family, "look up table", Kind::GetTable, 0);
+        }
         match socket.run(messages) {
             Ok(()) => Ok(true),
             Err(NetlinkError::Refused { errno: Errno::NOENT, .. }) => Ok(false),
@@ -93,7 +115,7 @@ impl Ruleset {
         socket: &mut Socket,
         ports: &[Published],
     ) -> Result<(), NetlinkError> {
-        socket.run(batch(|m| elements::add(m, &self.table, ports)))
+        socket.run(batch(|m| elements::change(m, Kind::NewElements, &self.name, ports)))
     }
 
     /// Withdraws ports; all of them must be published.
@@ -102,53 +124,78 @@ impl Ruleset {
         socket: &mut Socket,
         ports: &[Published],
     ) -> Result<(), NetlinkError> {
-        socket.run(batch(|m| elements::remove(m, &self.table, ports)))
+        socket.run(batch(|m| elements::change(m, Kind::DelElements, &self.name, ports)))
     }
 
-    /// Removes the table; it may be gone already.
+    /// Removes the tables, also of a family that is not used any more; they may be gone already.
     pub(in crate::network) fn delete(&self, socket: &mut Socket) -> Result<(), NetlinkError> {
-        match socket.run(batch(|m| self.table(m, "delete table", Kind::DelTable, 0))) {
-            Err(NetlinkError::Refused { errno: Errno::NOENT, .. }) => Ok(()),
-            other => other,
+        for family in Family::ALL {
+            match socket.run(batch(|m| self.table(m, family, "delete table", Kind::DelTable, 0))) {
+                // A kernel without one of the families has no table of it.
+                Err(NetlinkError::Refused { errno: Errno::NOENT | Errno::AFNOSUPPORT, .. }) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn guard(&self, m: &mut Messages, table: &Table) {
+        let (family, bridge) = (table.family, self.bridge.as_str());
+        self.chain(m, family, "guard", ("filter", PREROUTING, RAW));
+        match family {
+            // route_localnet on the bridge, which localhost's access to host ports needs, would otherwise
+            // open what listens on 127.0.0.1 of the host to every pod.
+            Family::V4 => {
+                self.rule(m, family, "guard", &[E::From(bridge), E::Destination(LOOPBACK.into()), E::Drop])
+            }
+            Family::V6 => {
+                // Neighbours are looked for from these.
+                for net in NEIGHBOURS {
+                    self.rule(m, family, "guard", &[E::From(bridge), E::Source(net.into()), E::Accept]);
+                }
+            }
+        }
+        self.rule(m, family, "guard", &[E::From(bridge), E::SourceNot(table.pool), E::Drop]);
+    }
+
+    fn redirections(&self, m: &mut Messages, family: Family) {
+        for (chain, hook) in [("prerouting", PREROUTING), ("output", OUTPUT)] {
+            self.chain(m, family, chain, ("nat", hook, DSTNAT));
+            if family == Family::V6 && hook == OUTPUT {
+                // The kernel takes no answer back to ::1. What is sent there must be refused at once, so that
+                // programs go on with 127.0.0.1.
+                self.rule(m, family, chain, &[E::Destination(LOOPBACK_V6.into()), E::Accept]);
+            }
+            self.rule(m, family, chain, &[E::ToThisHost, E::RedirectByAddressAndPort(BY_ADDRESS)]);
+            self.rule(m, family, chain, &[E::ToThisHost, E::RedirectByPort(BY_PORT)]);
         }
     }
 
-    fn chains(&self, m: &mut Messages) {
-        let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
-        let (bridge, pool) = (self.bridge.as_str(), self.pool);
-
-        self.chain(m, "guard", "filter", PREROUTING, RAW);
-        // route_localnet on the bridge, which localhost's access to host ports needs, would otherwise
-        // open what listens on 127.0.0.1 of the host to every pod.
-        self.rule(m, "guard", &[E::From(bridge), E::Destination(loopback), E::Drop]);
-        self.rule(m, "guard", &[E::From(bridge), E::SourceNot(pool), E::Drop]);
-
-        for (chain, hook) in [("prerouting", PREROUTING), ("output", OUTPUT)] {
-            self.chain(m, chain, "nat", hook, DSTNAT);
-            self.rule(m, chain, &[E::ToThisHost, E::RedirectByAddressAndPort(BY_ADDRESS)]);
-            self.rule(m, chain, &[E::ToThisHost, E::RedirectByPort(BY_PORT)]);
-        }
-
-        self.chain(m, "postrouting", "nat", POSTROUTING, SRCNAT);
+    fn masquerade(&self, m: &mut Messages, table: &Table) {
+        let (family, pool, bridge) = (table.family, table.pool, self.bridge.as_str());
+        self.chain(m, family, "postrouting", ("nat", POSTROUTING, SRCNAT));
         // Where bridged packets pass here too (br_netfilter), a pod's broadcasts keep their source.
         let outwards = [E::ToNot(bridge), E::Source(pool), E::DestinationNot(pool), E::Masquerade];
-        self.rule(m, "postrouting", &outwards);
-        // A pod could not answer 127.0.0.1: that is itself.
-        self.rule(m, "postrouting", &[E::To(bridge), E::Source(loopback), E::Masquerade]);
+        self.rule(m, family, "postrouting", &outwards);
+        if family == Family::V4 {
+            // A pod could not answer 127.0.0.1: that is itself.
+            let from_loopback = [E::To(bridge), E::Source(LOOPBACK.into()), E::Masquerade];
+            self.rule(m, family, "postrouting", &from_loopback);
+        }
         // A pod that reaches a pod by a host port must get its answers through the host as well. Only our
         // own ports: a service proxy's redirections keep their source address.
         let hairpin =
             [E::To(bridge), E::Source(pool), E::Redirected, E::AddressAndPortIn(TARGETS), E::Masquerade];
-        self.rule(m, "postrouting", &hairpin);
+        self.rule(m, family, "postrouting", &hairpin);
     }
 
-    fn table(&self, m: &mut Messages, step: &'static str, kind: Kind, flags: u16) {
-        start(m, step, kind, flags).attr_str(NFTA_TABLE_NAME, &self.table);
+    fn table(&self, m: &mut Messages, family: Family, step: &'static str, kind: Kind, flags: u16) {
+        start(m, family, step, kind, flags).attr_str(NFTA_TABLE_NAME, &self.name);
     }
 
-    fn chain(&self, m: &mut Messages, name: &str, kind: &str, hook: u32, priority: i32) {
-        start(m, "create chain", Kind::NewChain, NLM_F_CREATE)
-            .attr_str(NFTA_CHAIN_TABLE, &self.table)
+    fn chain(&self, m: &mut Messages, family: Family, name: &str, (kind, hook, priority): (&str, u32, i32)) {
+        start(m, family, "create chain", Kind::NewChain, NLM_F_CREATE)
+            .attr_str(NFTA_CHAIN_TABLE, &self.name)
             .attr_str(NFTA_CHAIN_NAME, name)
             .nest(NFTA_CHAIN_HOOK, |m| {
                 m.attr_be32(NFTA_HOOK_HOOKNUM, hook).attr_be32(NFTA_HOOK_PRIORITY, priority.cast_unsigned());
@@ -156,20 +203,36 @@ impl Ruleset {
             .attr_str(NFTA_CHAIN_TYPE, kind);
     }
 
-    fn rule(&self, m: &mut Messages, chain: &str, expressions: &[E<'_>]) {
-        start(m, "add rule", Kind::NewRule, APPEND)
-            .attr_str(NFTA_RULE_TABLE, &self.table)
+    fn rule(&self, m: &mut Messages, family: Family, chain: &str, expressions: &[E<'_>]) {
+        start(m, family, "add rule", Kind::NewRule, APPEND)
+            .attr_str(NFTA_RULE_TABLE, &self.name)
             .attr_str(NFTA_RULE_CHAIN, chain)
-            .nest(NFTA_RULE_EXPRESSIONS, |m| expression::write(m, expressions));
+            .nest(NFTA_RULE_EXPRESSIONS, |m| expression::write(m, family, expressions));
     }
 
-    fn set(&self, m: &mut Messages, id: u32, name: &str, key: (u32, u32), data: Option<(u32, u32)>) {
-        let set = start(m, "create set", Kind::NewSet, NLM_F_CREATE);
-        set.attr_str(NFTA_SET_TABLE, &self.table).attr_str(NFTA_SET_NAME, name).attr_be32(NFTA_SET_ID, id);
-        set.attr_be32(NFTA_SET_FLAGS, if data.is_some() { NFT_SET_MAP } else { 0 });
-        set.attr_be32(NFTA_SET_KEY_TYPE, key.0).attr_be32(NFTA_SET_KEY_LEN, key.1);
-        if let Some((kind, length)) = data {
-            set.attr_be32(NFTA_SET_DATA_TYPE, kind).attr_be32(NFTA_SET_DATA_LEN, length);
+    fn sets(&self, m: &mut Messages, family: Family) {
+        let (kind, length) = match family {
+            Family::V4 => (TYPE_IPV4, family.address_length()),
+            Family::V6 => (TYPE_IPV6, family.address_length()),
+        };
+        let address_key = (kind << 12 | PORT_KEY.0, length + PORT_KEY.1);
+        let target = (kind << 6 | TYPE_PORT, length + 4);
+        let sets = [
+            (BY_PORT, PORT_KEY, Some(target)),
+            (BY_ADDRESS, address_key, Some(target)),
+            (TARGETS, address_key, None),
+        ];
+        // Unlike those of other sets in one transaction.
+        let ids = u32::from(family.number()) << 8..;
+        for (id, (name, key, data)) in ids.zip(sets) {
+            let set = start(m, family, "create set", Kind::NewSet, NLM_F_CREATE);
+            set.attr_str(NFTA_SET_TABLE, &self.name).attr_str(NFTA_SET_NAME, name);
+            set.attr_be32(NFTA_SET_ID, id);
+            set.attr_be32(NFTA_SET_FLAGS, if data.is_some() { NFT_SET_MAP } else { 0 });
+            set.attr_be32(NFTA_SET_KEY_TYPE, key.0).attr_be32(NFTA_SET_KEY_LEN, key.1);
+            if let Some((kind, length)) = data {
+                set.attr_be32(NFTA_SET_DATA_TYPE, kind).attr_be32(NFTA_SET_DATA_LEN, length);
+            }
         }
     }
 }

@@ -1,10 +1,8 @@
-//! Address pools of the built-in network.
-
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Why a text is not a list of pools.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -18,36 +16,17 @@ pub enum InvalidPool {
         /// As written.
         given: String,
         /// The network it lies in.
-        meant: Ipv4Net,
+        meant: IpNet,
     },
     /// Too small for a gateway and a pod, or so large that it must be a mistake.
     #[error("{0} cannot be a pod address pool: choose a prefix length from 8 to 30")]
     Size(Ipv4Net),
-}
-
-/// The address that a pool's own bridge takes: the first after the network address.
-pub(super) fn gateway(pool: Ipv4Net) -> Ipv4Addr {
-    nth(pool, 1).unwrap_or(pool.network())
-}
-
-/// The `offset`th address counted from the network address, if it lies inside.
-pub(super) fn nth(pool: Ipv4Net, offset: u32) -> Option<Ipv4Addr> {
-    (offset <= last_offset(pool)).then(|| Ipv4Addr::from(u32::from(pool.network()) + offset))
-}
-
-/// How far `address` is from the network address, if it lies inside.
-pub(super) fn offset_of(pool: Ipv4Net, address: Ipv4Addr) -> Option<u32> {
-    pool.contains(&address).then(|| u32::from(address) - u32::from(pool.network()))
-}
-
-/// The offset of the broadcast address.
-pub(super) fn last_offset(pool: Ipv4Net) -> u32 {
-    u32::from(pool.hostmask())
-}
-
-/// Whether the two share an address, which for prefixes means that one contains the other.
-pub(super) fn overlap(a: Ipv4Net, b: Ipv4Net) -> bool {
-    a.contains(&b) || b.contains(&a)
+    /// Not an IPv6 network.
+    #[error("{0:?} is not an IPv6 network: expected an address, a slash and 0 to 128, like fd00:10:88::/64")]
+    SyntaxV6(String),
+    /// Too small or too large.
+    #[error("{0} cannot be a pod address pool: choose a prefix length from 16 to 120")]
+    SizeV6(Ipv6Net),
 }
 
 /// Address pools for the built-in network, in order of preference. Text form: `auto`, or networks
@@ -76,7 +55,7 @@ impl Default for PodCidrs {
 fn parse(text: &str) -> Result<Ipv4Net, InvalidPool> {
     let network: Ipv4Net = text.parse().map_err(|_| InvalidPool::Syntax(text.chars().take(80).collect()))?;
     if network.trunc() != network {
-        return Err(InvalidPool::HostBits { given: text.to_owned(), meant: network.trunc() });
+        return Err(InvalidPool::HostBits { given: text.to_owned(), meant: network.trunc().into() });
     }
     if !(8..=30).contains(&network.prefix_len()) {
         return Err(InvalidPool::Size(network));
@@ -120,21 +99,6 @@ mod tests {
         let error = "10.88.3.0/16".parse::<PodCidrs>().unwrap_err();
         assert_eq!(error.to_string(), "10.88.3.0/16 has address bits behind its prefix: write 10.88.0.0/16");
         assert!(matches!("10.0.0.0/31".parse::<PodCidrs>(), Err(InvalidPool::Size(_))));
-    }
-
-    #[test]
-    fn overlap_is_one_containing_the_other() {
-        assert!(overlap(net("10.0.0.0/8"), net("10.88.0.0/16")));
-        assert!(overlap(net("10.88.7.0/24"), net("10.88.0.0/16")));
-        assert!(!overlap(net("10.89.0.0/16"), net("10.88.0.0/16")));
-    }
-
-    #[test]
-    fn offsets_count_from_the_network_address() {
-        let pool = net("10.1.1.0/29");
-        assert_eq!(gateway(pool), Ipv4Addr::new(10, 1, 1, 1));
-        assert_eq!(offset_of(pool, Ipv4Addr::new(10, 1, 1, 7)), Some(last_offset(pool)));
-        assert_eq!((nth(pool, 8), offset_of(pool, Ipv4Addr::new(10, 1, 1, 8))), (None, None));
     }
 
     #[test]

@@ -1,0 +1,240 @@
+//! Which pod has which port of the host. Whatever publishes them, two pods never have the same one, and no
+//! program of the host gets one while a pod has it: a socket holds it.
+
+mod holder;
+mod socket;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
+
+use crisp_executor::id::PodId;
+use rustix::io::Errno;
+
+use super::{NetworkError, PortMapping};
+
+/// Reservations of all pods, built-in network and CNI alike.
+#[derive(Debug, Default)]
+pub(super) struct HostPorts {
+    held: Mutex<HashMap<PodId, Held>>,
+}
+
+/// The ports of one pod.
+#[derive(Debug)]
+struct Held {
+    /// Namespace and name of the pod, for people.
+    name: String,
+    ports: Vec<PortMapping>,
+    /// They have the ports until they are closed. None for what could not be taken again at a restart.
+    _sockets: Vec<OwnedFd>,
+}
+
+/// The ports that a pod has by its record.
+#[derive(Debug)]
+pub(super) struct HeldPorts {
+    pub pod: PodId,
+    pub name: String,
+    pub ports: Vec<PortMapping>,
+}
+
+impl HeldPorts {
+    pub(super) fn new(pod: &PodId, namespace: &str, name: &str, ports: &[PortMapping]) -> Self {
+        Self { pod: pod.clone(), name: format!("{namespace}/{name}"), ports: ports.to_vec() }
+    }
+}
+
+/// The mappings that publish something; or the one that cannot, and why.
+pub(crate) fn published(mappings: &[PortMapping]) -> Result<Vec<PortMapping>, (&PortMapping, &'static str)> {
+    let mut ports: Vec<PortMapping> = Vec::new();
+    for asked in mappings.iter().filter(|m| m.host_port != 0) {
+        if asked.container_port == 0 {
+            return Err((asked, "the container port is missing"));
+        }
+        if ports.contains(asked) {
+            continue;
+        }
+        if ports.iter().any(|p| clash(p, asked)) {
+            return Err((asked, "the pod publishes it twice"));
+        }
+        ports.push(asked.clone());
+    }
+    Ok(ports)
+}
+
+pub(super) fn refused(port: &PortMapping, why: &str) -> NetworkError {
+    NetworkError::PortRefused { port: port.host_port, protocol: port.protocol, why: why.to_owned() }
+}
+
+fn clash(a: &PortMapping, b: &PortMapping) -> bool {
+    let address = match (a.host_ip, b.host_ip) {
+        (Some(a), Some(b)) => {
+            a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()))
+        }
+        _ => true,
+    };
+    address && a.protocol == b.protocol && a.host_port == b.host_port
+}
+
+impl HostPorts {
+    /// Takes the ports for the pod, all or none, if no other pod and no program has one.
+    pub(super) fn reserve(&self, pod: &PodId, name: &str, ports: &[PortMapping]) -> Result<(), NetworkError> {
+        if ports.is_empty() {
+            return Ok(());
+        }
+        // The holder is looked for without the lock: that reads all of /proc.
+        self.take(pod, name, ports).map_err(|refusal| match refusal {
+            Refusal::Pod(port, holder) => in_use(port, holder),
+            Refusal::Kernel(port, errno) => refused_by_kernel(port, errno),
+        })
+    }
+
+    fn take<'p>(&self, pod: &PodId, name: &str, ports: &'p [PortMapping]) -> Result<(), Refusal<'p>> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.get(pod).is_some_and(|held| held.ports == ports) {
+            return Ok(());
+        }
+        let mut sockets = Vec::new();
+        for port in ports {
+            for (other, theirs) in held.iter().filter(|(other, _)| *other != pod) {
+                if let Some(taken) = theirs.ports.iter().find(|p| clash(p, port)) {
+                    let holder = format!("pod {} ({}){}", theirs.name, other.short(), elsewhere(taken, port));
+                    return Err(Refusal::Pod(port, holder));
+                }
+            }
+            sockets.extend(socket::hold(port).map_err(|errno| Refusal::Kernel(port, errno))?);
+        }
+        held.insert(pod.clone(), Held { name: name.to_owned(), ports: ports.to_vec(), _sockets: sockets });
+        Ok(())
+    }
+
+    /// Takes what a pod already has, from its record.
+    pub(super) fn restore(&self, HeldPorts { pod, name, ports }: HeldPorts) {
+        if ports.is_empty() {
+            return;
+        }
+        let mut sockets = Vec::new();
+        for port in &ports {
+            match socket::hold(port) {
+                Ok(socket) => sockets.extend(socket),
+                Err(errno) => {
+                    let error = refused_by_kernel(port, errno);
+                    tracing::warn!(pod = pod.short(), name, %error, "a published port is not held while the pod runs; what is sent there still goes to the pod");
+                }
+            }
+        }
+        let held = Held { name, ports, _sockets: sockets };
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(pod, held);
+    }
+
+    /// Gives the pod's ports back.
+    pub(super) fn release(&self, pod: &PodId) {
+        let released = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);
+        // Sockets are closed without the lock: there may be thousands.
+        drop(released);
+    }
+}
+
+/// Why a port cannot be taken.
+enum Refusal<'p> {
+    /// Another pod has it: the one and where.
+    Pod(&'p PortMapping, String),
+    Kernel(&'p PortMapping, Errno),
+}
+
+fn refused_by_kernel(port: &PortMapping, errno: Errno) -> NetworkError {
+    match errno {
+        Errno::ADDRINUSE => in_use(port, holder::find(port)),
+        errno => NetworkError::PortNotHeld { port: port.host_port, protocol: port.protocol, errno },
+    }
+}
+
+fn in_use(port: &PortMapping, holder: String) -> NetworkError {
+    let (host_ip, protocol) = (port.host_ip, port.protocol);
+    NetworkError::PortInUse {
+        port: port.host_port,
+        protocol,
+        place: host_ip.map_or(String::new(), on),
+        holder,
+    }
+}
+
+/// Where the other one has it, if that is not where it was asked for.
+fn elsewhere(theirs: &PortMapping, asked: &PortMapping) -> String {
+    match theirs.host_ip {
+        same if same == asked.host_ip => String::new(),
+        Some(ip) => on(ip),
+        None => " on all addresses".to_owned(),
+    }
+}
+
+fn on(ip: IpAddr) -> String {
+    format!(" on {ip}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::slice::from_ref;
+
+    use super::*;
+    use crate::network::Protocol;
+
+    fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    }
+
+    fn tcp(host_port: u16, host_ip: Option<&str>) -> PortMapping {
+        let host_ip = host_ip.map(|ip| ip.parse().unwrap());
+        PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port, host_ip }
+    }
+
+    #[test]
+    fn only_published_ports_remain() {
+        let ports = published(&[tcp(0, None), tcp(8080, None), tcp(8080, None)]).unwrap();
+        assert_eq!(ports, [tcp(8080, None)]);
+        let twice = [tcp(80, None), PortMapping { container_port: 81, ..tcp(80, Some("127.0.0.1")) }];
+        assert!(matches!(published(&twice), Err((_, "the pod publishes it twice"))));
+        assert!(published(&[PortMapping { container_port: 0, ..tcp(80, None) }]).is_err());
+        let families = [tcp(80, Some("0.0.0.0")), tcp(80, Some("::"))];
+        assert_eq!(published(&families).unwrap(), families);
+    }
+
+    #[test]
+    fn another_pods_port_is_refused_by_name_until_released() {
+        let (ports, a, b) = (HostPorts::default(), PodId::random(), PodId::random());
+        let number = free_port();
+        ports.restore(HeldPorts::new(&a, "default", "web", &[tcp(number, None)]));
+        let refused = |asked: &PortMapping| ports.reserve(&b, "b", from_ref(asked)).unwrap_err().to_string();
+        let holder = format!("is already in use by pod default/web ({})", a.short());
+        assert_eq!(refused(&tcp(number, None)), format!("host port {number}/tcp {holder}"));
+        let expected = format!("host port {number}/tcp on 127.0.0.1 {holder} on all addresses");
+        assert_eq!(refused(&tcp(number, Some("127.0.0.1"))), expected);
+        let udp = PortMapping { protocol: Protocol::Udp, ..tcp(number, None) };
+        ports.reserve(&b, "b", from_ref(&udp)).unwrap();
+        ports.release(&a);
+        ports.reserve(&a, "a", &[tcp(number, None)]).unwrap();
+    }
+
+    #[test]
+    fn a_listener_of_the_host_is_named_and_no_later_one_gets_the_port() {
+        let (ports, pod) = (HostPorts::default(), PodId::random());
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (number, me) = (listener.local_addr().unwrap().port(), std::process::id());
+        let other = tcp(free_port(), None);
+        let both = [other.clone(), tcp(number, None)];
+        let error = ports.reserve(&pod, "a", &both).unwrap_err().to_string();
+        assert!(
+            error.starts_with(&format!("host port {number}/tcp is already in use by process ")),
+            "{error}"
+        );
+        assert!(error.ends_with(&format!("(pid {me}) on 127.0.0.1")), "{error}");
+        // All or none.
+        drop((TcpListener::bind(("127.0.0.1", other.host_port)).unwrap(), listener));
+        ports.reserve(&pod, "a", &both).unwrap();
+        ports.reserve(&pod, "a", &both).unwrap();
+        TcpListener::bind(("127.0.0.1", number)).unwrap_err();
+        ports.release(&pod);
+        TcpListener::bind(("127.0.0.1", number)).unwrap();
+    }
+}
