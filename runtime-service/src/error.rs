@@ -11,6 +11,7 @@ use crisp_operation::{Busy, Interrupted};
 use crisp_sandbox::FindError as FindPodError;
 use crisp_sandbox::NotReady;
 use crisp_sandbox::link::LinkError;
+use crisp_sandbox::network::PodCidrError;
 use crisp_sandbox::systemd::SystemdError;
 use crisp_sandbox::{PodCause, PodError};
 use crisp_streaming::TooManySessions;
@@ -53,6 +54,8 @@ pub enum RuntimeError {
     ExecDeadline { id: ContainerId, command: String, after: Duration },
     #[error("{what} is not supported by this server{hint}")]
     Unsupported { what: &'static str, hint: &'static str },
+    #[error(transparent)]
+    PodCidr(#[from] PodCidrError),
     #[error(transparent)]
     Sessions(#[from] TooManySessions),
     #[error(transparent)]
@@ -120,6 +123,8 @@ fn code(error: &RuntimeError) -> Code {
         RuntimeError::Failed(failure) => cause_code(&failure.failure.cause),
         RuntimeError::Busy { .. } | RuntimeError::Stopped { .. } => Code::Aborted,
         RuntimeError::ExecDeadline { .. } => Code::DeadlineExceeded,
+        RuntimeError::PodCidr(PodCidrError::Invalid { .. }) => Code::InvalidArgument,
+        RuntimeError::PodCidr(PodCidrError::Failed { .. }) => Code::FailedPrecondition,
         RuntimeError::Sessions(_) => Code::ResourceExhausted,
         RuntimeError::Interrupted(interrupted) => interrupted_code(interrupted),
         RuntimeError::Shared(error) => code(error),

@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 use crate::config::{PodConfig, PodKey};
 use crate::error::{PodError, Shared};
 use crate::network::{NetworkStatus, Networks};
-use crate::ops::{pod_recover, pod_remove, pod_run, pod_stop, pod_update};
+use crate::ops::{network_upkeep, pod_recover, pod_remove, pod_run, pod_stop, pod_update};
 use crate::pod::Pod;
 use crate::pod::cgroups::CgroupDriver;
 use crate::pod::resources::PodResources;
@@ -35,6 +35,7 @@ impl Pods {
     pub async fn open(config: SandboxConfig, metrics: &Metrics) -> std::io::Result<Self> {
         let service = Arc::new(ServiceState::new(config, metrics));
         pod_recover::recover(&service).await?;
+        network_upkeep::start(&service);
         Ok(Self { service, runs: SingleFlight::default() })
     }
 

@@ -20,8 +20,10 @@ use crate::spawn::MonitorBinary;
 use crate::systemd::Systemd;
 use crate::top_cgroup::TopCgroup;
 
-/// Above the sum of the deadlines that an operation on a pod has.
+/// Above the sum of the deadlines that an operation on a pod has, beside those of CNI plugins.
 const LOCK: Duration = Duration::from_secs(120);
+/// So many plugin calls, each with a deadline of its own, are more than a pod needs.
+const PLUGIN_CALLS: u32 = 10;
 
 /// Where and with what pods are made.
 #[derive(Debug, Clone)]
@@ -95,7 +97,8 @@ impl ServiceState {
     /// # Errors
     /// [`PodError::Busy`] when another operation holds it for longer than any should take.
     pub(crate) async fn lock(&self, pod: &PodId, operation: &'static str) -> Result<KeyedGuard, PodError> {
-        let lock = self.locks.lock_within(pod.clone(), operation, LOCK).await;
+        let patience = LOCK + self.networks.plugin_deadline() * PLUGIN_CALLS;
+        let lock = self.locks.lock_within(pod.clone(), operation, patience).await;
         lock.map_err(|busy| PodError::Busy { operation, pod: pod.clone(), busy })
     }
 

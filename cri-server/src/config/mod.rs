@@ -95,6 +95,12 @@ pub struct Settings {
     pub cni_conf_dir: Setting<PathBuf>,
     /// CNI plugins, searched in this order.
     pub cni_bin_dir: Setting<Vec<PathBuf>>,
+    /// A CNI configuration to be filled in.
+    pub cni_conf_template: Setting<Option<PathBuf>>,
+    /// How long one call of a CNI plugin may take.
+    pub cni_timeout: Setting<Duration>,
+    /// How often the CNI verb CHECK is used, if at all.
+    pub cni_check_interval: Setting<Option<Duration>>,
     /// Whether the CNI verb GC is used.
     pub cni_gc: Setting<bool>,
     /// Address pools of the built-in network.

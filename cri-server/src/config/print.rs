@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{Setting, Settings, Source};
 
@@ -19,6 +20,9 @@ pub fn print(settings: &Settings) -> String {
         network,
         cni_conf_dir,
         cni_bin_dir,
+        cni_conf_template,
+        cni_timeout,
+        cni_check_interval,
         cni_gc,
         pod_cidr,
         pod_cidr_v6,
@@ -33,25 +37,30 @@ pub fn print(settings: &Settings) -> String {
     } = settings;
     let mut lines = Vec::new();
     let path = |path: &Path| quoted(&path.display().to_string());
+    let file = |path: &Option<PathBuf>| {
+        path.as_deref().map_or_else(|| quoted("off"), |path| quoted(&path.display().to_string()))
+    };
     line(&mut lines, "listen", listen, quoted(&listen.value.to_string()));
     line(&mut lines, "root", root, path(&root.value));
     line(&mut lines, "state", state, path(&state.value));
     line(&mut lines, "registry-config-dir", registry_config_dir, path(&registry_config_dir.value));
     line(&mut lines, "max-layer-bytes", max_layer_bytes, max_layer_bytes.value.to_string());
     line(&mut lines, "max-layer-files", max_layer_files, max_layer_files.value.to_string());
-    let interval = image_check_interval.value.map_or("off".to_owned(), |i| format!("{}s", i.as_secs()));
-    line(&mut lines, "image-check-interval", image_check_interval, quoted(&interval));
+    let interval = |interval: &Option<Duration>| {
+        quoted(&interval.map_or("off".to_owned(), |interval| format!("{}s", interval.as_secs())))
+    };
+    line(&mut lines, "image-check-interval", image_check_interval, interval(&image_check_interval.value));
     line(&mut lines, "network", network, quoted(&network.value.to_string()));
     line(&mut lines, "cni-conf-dir", cni_conf_dir, path(&cni_conf_dir.value));
     line(&mut lines, "cni-bin-dir", cni_bin_dir, list(cni_bin_dir.value.iter().map(|p| path(p))));
+    line(&mut lines, "cni-conf-template", cni_conf_template, file(&cni_conf_template.value));
+    line(&mut lines, "cni-timeout", cni_timeout, cni_timeout.value.as_secs().to_string());
+    line(&mut lines, "cni-check-interval", cni_check_interval, interval(&cni_check_interval.value));
     line(&mut lines, "cni-gc", cni_gc, cni_gc.value.to_string());
     line(&mut lines, "pod-cidr", pod_cidr, quoted(&pod_cidr.value.to_string()));
     line(&mut lines, "pod-cidr-v6", pod_cidr_v6, quoted(&pod_cidr_v6.value.to_string()));
     line(&mut lines, "bridge-name", bridge_name, quoted(&bridge_name.value));
     line(&mut lines, "stream-listen", stream_listen, quoted(&stream_listen.value.to_string()));
-    let file = |path: &Option<PathBuf>| {
-        path.as_deref().map_or_else(|| quoted("off"), |path| quoted(&path.display().to_string()))
-    };
     line(&mut lines, "stream-cert", stream_cert, file(&stream_cert.value));
     line(&mut lines, "stream-key", stream_key, file(&stream_key.value));
     line(&mut lines, "exec-grace", exec_grace, exec_grace.value.as_secs().to_string());

@@ -55,6 +55,20 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "DIR", value_delimiter = ':')]
     pub cni_bin_dir: Option<Vec<PathBuf>>,
 
+    /// CNI configuration in containerd's conf_template form, to be filled in with the node's pod CIDR and put
+    /// into --cni-conf-dir; "off" for none [default: off]
+    #[arg(long, hide_short_help = true, value_name = "FILE")]
+    pub cni_conf_template: Option<String>,
+
+    /// Seconds that one call of a CNI plugin may take; then it is killed [default: 30]
+    #[arg(long, hide_short_help = true, value_name = "SECONDS")]
+    pub cni_timeout: Option<u16>,
+
+    /// How often CNI plugins are asked whether pods still have what they were given (CHECK), for example 10m;
+    /// "off" for never [default: off]
+    #[arg(long, hide_short_help = true, value_name = "INTERVAL")]
+    pub cni_check_interval: Option<String>,
+
     /// Use the CNI verb GC: only when no other runtime is on the same CNI network [default: false]
     #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub cni_gc: Option<bool>,
@@ -113,6 +127,8 @@ impl RawSettings {
             state: None,
             image_check_interval: None,
             network: None,
+            cni_conf_template: None,
+            cni_check_interval: None,
             cni_gc: None,
             pod_cidr: None,
             pod_cidr_v6: None,

@@ -101,7 +101,7 @@ impl Layers<'_> {
             image_check_interval: check(
                 "image-check-interval",
                 self.pick(flags.image_check_interval, file.image_check_interval, "off".to_owned()),
-                |text| if text == "off" { Ok(None) } else { interval(&text).map(Some) },
+                interval_or_off,
             )?,
             network: self.pick(flags.network, file.network, NetworkKind::Auto),
             cni_conf_dir: folder("cni-conf-dir", flags.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d")?,
@@ -113,6 +113,24 @@ impl Layers<'_> {
                     vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
                 ),
                 |dirs| dirs.into_iter().map(absolute).collect(),
+            )?,
+            cni_conf_template: check(
+                "cni-conf-template",
+                self.pick(flags.cni_conf_template, file.cni_conf_template, OFF.to_owned()),
+                file_or_off,
+            )?,
+            cni_timeout: check(
+                "cni-timeout",
+                self.pick(flags.cni_timeout, file.cni_timeout, 30),
+                |seconds| match seconds {
+                    0 => Err("0 leaves plugins no time: at least 1".to_owned()),
+                    seconds => Ok(Duration::from_secs(seconds.into())),
+                },
+            )?,
+            cni_check_interval: check(
+                "cni-check-interval",
+                self.pick(flags.cni_check_interval, file.cni_check_interval, OFF.to_owned()),
+                interval_or_off,
             )?,
             cni_gc: self.pick(flags.cni_gc, file.cni_gc, false),
             pod_cidr: check(
@@ -200,6 +218,10 @@ fn file_or_off(text: String) -> Result<Option<PathBuf>, String> {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not an address: expected IP:PORT, for example 127.0.0.1:9464"))
+}
+
+fn interval_or_off(text: String) -> Result<Option<Duration>, String> {
+    if text == OFF { Ok(None) } else { interval(&text).map(Some) }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

@@ -43,6 +43,9 @@ fn every_setting_can_be_in_the_file() {
         registry-config-dir = "/c"
         cni-conf-dir = "/n"
         cni-bin-dir = ["/b1", "/b2"]
+        cni-conf-template = "/t/template.conflist"
+        cni-timeout = 60
+        cni-check-interval = "10m"
         cni-gc = true
         network = "built-in"
         max-layer-bytes = 1
@@ -90,6 +93,8 @@ fn bad_values_name_the_setting_and_its_source() {
     refused("image-check-interval = '-1h'", &["image-check-interval"]);
     refused("image-check-interval = '0s'", &["image-check-interval"]);
     refused("log-level = 'lots'", &["log-level", "lots"]);
+    refused("cni-timeout = 0", &["cni-timeout", "at least 1"]);
+    refused("cni-check-interval = 'often'", &["cni-check-interval", "often"]);
     refused("cni-bin-dir = '/one'", &["cni-bin-dir"]);
 }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use crisp_e2e::registry::free_port;
 use crisp_e2e::{Lab, Machine, Result, Setup, needs, request, says};
-use k8s_cri::v1::{NamespaceMode, PodSandboxStatusRequest, PortMapping, StatusRequest};
+use k8s_cri::v1::{
+    NamespaceMode, NetworkConfig, PodSandboxStatusRequest, PortMapping, RuntimeConfig, StatusRequest,
+    UpdateRuntimeConfigRequest,
+};
 
 /// The first address of the pod, and the others.
 async fn addresses(lab: &mut Lab, pod: &str) -> Result<(String, Vec<String>)> {
@@ -79,6 +82,33 @@ async fn host_ports_lead_into_the_pod_and_are_given_once() -> Result<()> {
     lab.machine.start_server().await?;
     lab.client = lab.machine.client().await?;
     assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
+    lab.close().await
+}
+
+fn pod_cidr(cidr: &str) -> UpdateRuntimeConfigRequest {
+    let network_config = Some(NetworkConfig { pod_cidr: cidr.to_owned() });
+    UpdateRuntimeConfigRequest { runtime_config: Some(RuntimeConfig { network_config }) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nodes_pod_cidr_is_taken_for_pods_by_this_and_later_servers() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start_with(Setup { pool: Some("auto".into()), ..Default::default() }).await?;
+    let number = std::process::id() % 250;
+    lab.client.runtime.update_runtime_config(pod_cidr("")).await?;
+    lab.client.runtime.update_runtime_config(pod_cidr(&format!("10.198.{number}.0/24"))).await?;
+    for name in ["before", "after"] {
+        let pod = lab.client.run_pod(&request::pod(&lab.machine, name)).await?;
+        let (ip, _) = addresses(&mut lab, &pod).await?;
+        assert!(ip.starts_with(&format!("10.198.{number}.")), "{name}: {ip}");
+        lab.machine.kill_server();
+        lab.machine.start_server().await?;
+        lab.client = lab.machine.client().await?;
+    }
+    let refused = lab.client.runtime.update_runtime_config(pod_cidr("10.198.0.1/24")).await;
+    let refused = refused.expect_err("it has host bits");
+    assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    says(&refused, &["network_config.pod_cidr", "10.198.0.0/24 is meant"]);
     lab.close().await
 }
 

@@ -192,7 +192,7 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         request: Request<UpdateRuntimeConfigRequest>,
     ) -> GrpcResult<UpdateRuntimeConfigResponse> {
-        respond(update_runtime_config::call(request.into_inner()))
+        respond(update_runtime_config::call(self.service(), request.into_inner()).await)
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> GrpcResult<StatusResponse> {

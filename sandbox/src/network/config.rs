@@ -32,10 +32,17 @@ pub struct NetworkConfig {
     /// How long the network of a configuration file stays in force when the file is gone or cannot be read
     /// any more, as it may be about to be replaced.
     pub cni_replace_grace: Duration,
+    /// A CNI configuration to be filled in with the node's pod CIDR, if there is one.
+    pub cni_conf_template: Option<PathBuf>,
     /// Folders with CNI plugins, searched in this order, usually `/opt/cni/bin` and `/usr/lib/cni`.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// How long one call of one CNI plugin may take, [`DEFAULT_CNI_DEADLINE`] by default.
     pub cni_deadline: Duration,
+    /// Where results of plugins are kept for other programs, in the folder `results`. Not `/var/lib/cni` on a
+    /// node with another runtime: that one takes off what it did not attach itself.
+    pub cni_cache_dir: PathBuf,
+    /// How often the plugins are asked whether pods still have what they were given (CHECK), if at all.
+    pub cni_check_interval: Option<Duration>,
     /// Whether the CNI verb GC is used. It makes the plugins free every address of the network that is not
     /// a pod's of this server, so it must be the only runtime on that network. Without it, pods are
     /// detached by their own records alone.
@@ -60,8 +67,11 @@ impl Default for NetworkConfig {
             kind: NetworkKind::default(),
             cni_conf_dir: "/etc/cni/net.d".into(),
             cni_replace_grace: REPLACE_GRACE,
+            cni_conf_template: None,
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cni_deadline: DEFAULT_CNI_DEADLINE,
+            cni_cache_dir: "/var/lib/crisp/network".into(),
+            cni_check_interval: None,
             cni_gc: false,
             pod_cidrs: PodCidrs::default(),
             pod_cidrs_v6: PodCidrsV6::default(),

@@ -37,6 +37,9 @@ pub enum NetworkError {
         "pod-cidr-v6 is {0}, but IPv6 is off on this host (net.ipv6.conf.all.disable_ipv6): turn it on, or set pod-cidr-v6 to \"off\""
     )]
     NoIpv6(IpNet),
+    /// The node has IPv6 networks alone.
+    #[error("the built-in network needs an IPv4 network: give the node one, or set pod-cidr")]
+    NoIpv4,
     /// The bridge is not ours.
     #[error("interface {name} exists and {why}: set bridge-name to another name or delete it")]
     BridgeTaken {
@@ -156,10 +159,12 @@ pub enum NetworkError {
         why: String,
     },
     /// The plugins say that they can't serve a pod now.
-    #[error("CNI network {network:?} is not ready: {why}")]
+    #[error("CNI network {network:?} of {} is not ready: {why}", path.display())]
     CniNotReady {
         /// Network name.
         network: String,
+        /// Its file.
+        path: PathBuf,
         /// The plugin's answer.
         why: String,
     },
@@ -172,6 +177,14 @@ pub enum NetworkError {
         value: String,
         /// What is expected.
         why: &'static str,
+    },
+    /// The networks that a pod asks for are not to be had.
+    #[error("annotation crisp/networks {value:?}: {why}")]
+    Selection {
+        /// As given, or the network's name.
+        value: String,
+        /// What is wrong.
+        why: String,
     },
     /// Something failed, and so did undoing it.
     #[error("{error}; undoing it failed too: {undo}")]
@@ -197,6 +210,7 @@ impl NetworkError {
             Self::BridgeName(_) | Self::Cidr(_) => "NetworkSettingsInvalid",
             Self::Overlap { .. } => "PodCidrOverlaps",
             Self::NoIpv6(_) => "Ipv6Off",
+            Self::NoIpv4 => "NoIpv4PodCidr",
             Self::BridgeTaken { .. } => "BridgeTaken",
             Self::PoolExhausted { .. } => "PodCidrExhausted",
             Self::PortInUse { .. } | Self::PortNotHeld { .. } | Self::PortRefused { .. } => "HostPortRefused",
@@ -208,7 +222,7 @@ impl NetworkError {
             Self::CniConfig { .. } => "CniConfigInvalid",
             Self::CniMissing { .. } => "CniPluginMissing",
             Self::CniNotReady { .. } => "CniPluginNotReady",
-            Self::Annotation { .. } => "PodNotAcceptable",
+            Self::Annotation { .. } | Self::Selection { .. } => "PodNotAcceptable",
             Self::CniPlugin { .. } => "CniPluginFailed",
             Self::Undo { error, .. } => error.reason(),
             Self::Cancelled | Self::Interrupted(_) => "Interrupted",

@@ -32,9 +32,11 @@ mod host_ports;
 mod netlink;
 mod networks;
 mod nft;
+mod node_cidr;
 mod pools;
 mod record;
 mod request;
+mod selection;
 
 pub(crate) use builtin::LostPod;
 #[cfg(feature = "fuzz")]
@@ -44,6 +46,8 @@ pub use dial::{DialError, Dialer};
 pub use error::NetworkError;
 pub(crate) use host_ports::published;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
-pub use networks::{NetworkStatus, Networks};
+pub use networks::{LastUpkeep, NetworkStatus, Networks};
+pub use node_cidr::PodCidrError;
 pub use pools::{InvalidPool, PodCidrs, PodCidrsV6};
 pub use request::{AttachRequest, Attachment, DnsSettings, INTERFACE, PortMapping, Protocol};
+pub use selection::ANNOTATION as NETWORKS_ANNOTATION;

@@ -100,10 +100,12 @@ pub struct AttachRequest {
     pub netns: Arc<OwnedFd>,
     /// Ports to publish.
     pub port_mappings: Vec<PortMapping>,
-    /// Annotations; the bandwidth ones are passed on to CNI.
+    /// Annotations: bandwidth, and which networks beside the one that every pod gets.
     pub annotations: BTreeMap<String, String>,
     /// Resolver settings.
     pub dns: DnsSettings,
+    /// The cgroup that the pod's containers are below, for CNI plugins that ask for it.
+    pub cgroup: Option<String>,
     /// Ends a CNI plugin that is under way; what was attached until then is taken back.
     pub cancel: Cancel,
 }

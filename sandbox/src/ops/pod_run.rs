@@ -31,8 +31,6 @@ const FILES: Duration = Duration::from_secs(10);
 /// Above the deadlines of the answers that systemd owes.
 const SCOPE: Duration = Duration::from_secs(90);
 const MONITOR: Duration = Duration::from_secs(10);
-/// Above the deadline that a CNI plugin gets.
-const NETWORK: Duration = Duration::from_secs(120);
 const SHM_BYTES: u64 = 64 << 20;
 
 /// See [`Pods::run`](crate::Pods::run). Equal requests must not run beside each other.
@@ -103,7 +101,8 @@ async fn make(
     let open = |_| open_pod(service, pod, pid, cgroup);
     let (link, opened) = operation.stage("open", MONITOR, open).await?;
     let attach = |stage: Stage<PodCause>| attach(service, pod, opened, stage.cancel().clone());
-    let network = operation.stage("network", NETWORK, attach);
+    let time = service.networks.time_of_attach(&pod.config.annotations);
+    let network = operation.stage("network", time, attach);
     let controllers = async {
         match scope {
             Some(holder) => leave_scope(service, pod, holder, operation).await,
@@ -146,7 +145,8 @@ fn register_undo(service: &Arc<ServiceState>, pod: &Arc<Pod>, operation: &Operat
     operation
         .undo("cgroup", move || note(teardown::remove_pod_cgroups(&undo_service, &undo_pod), &undo_left));
     let (undo_service, undo_pod, undo_left) = (service.clone(), pod.clone(), left.clone());
-    operation.undo_async("network", teardown::NETWORK, move || async move {
+    let time = service.networks.time_of_attach(&pod.config.annotations);
+    operation.undo_async("network", time, move || async move {
         let detached = undo_service.networks.detach(&undo_pod.id).await;
         note(detached.map_err(PodCause::from), &undo_left)
     });
@@ -308,6 +308,7 @@ async fn attach(
         port_mappings: pod.config.port_mappings.clone(),
         annotations: pod.config.annotations.clone(),
         dns: pod.config.dns.clone(),
+        cgroup: Some(pod.cgroup_parent().to_string()),
         cancel,
     };
     let attachment = service.networks.attach(request).await?;

@@ -19,8 +19,6 @@ const MONITOR: Duration = Duration::from_secs(15);
 const SHUT_DOWN: Duration = Duration::from_secs(5);
 const CGROUP: Duration = Duration::from_secs(10);
 const FILES: Duration = Duration::from_secs(30);
-/// Above the deadline that a CNI plugin gets.
-pub(crate) const NETWORK: Duration = Duration::from_secs(60);
 
 /// Stops the pod: ends the monitor with all its processes, gives back the network, removes the cgroups.
 /// Every step runs, also after another failed.
@@ -93,7 +91,7 @@ async fn detach(
     operation: &Operation<PodCause>,
 ) -> Result<(), StageFailure> {
     let work = |_| async { Ok(service.networks.detach(&pod.id).await?) };
-    operation.stage("network", NETWORK, work).await
+    operation.stage("network", service.networks.time_of_detach(&pod.id), work).await
 }
 
 async fn remove_cgroups(

@@ -5,6 +5,9 @@
 mod builtin;
 mod cni;
 mod cni_faults;
+mod cni_networks;
+mod cni_plugins;
 mod dual_stack;
 mod host_ports;
+mod pod_cidr;
 mod support;

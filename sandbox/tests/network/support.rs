@@ -106,6 +106,7 @@ impl Namespace {
             port_mappings: ports.to_vec(),
             annotations: BTreeMap::new(),
             dns: DnsSettings::default(),
+            cgroup: None,
             cancel: Cancel::new(),
         }
     }
@@ -126,6 +127,9 @@ pub fn config(dir: &Path) -> NetworkConfig {
         cni_replace_grace: Duration::ZERO,
         cni_bin_dirs: vec!["/usr/lib/cni".into()],
         cni_deadline: DEFAULT_CNI_DEADLINE,
+        cni_conf_template: None,
+        cni_cache_dir: dir.join("cache"),
+        cni_check_interval: None,
         cni_gc: false,
         pod_cidrs: "10.88.0.0/16".parse().unwrap(),
         pod_cidrs_v6: "fd88::/64".parse().unwrap(),

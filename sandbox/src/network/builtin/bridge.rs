@@ -2,8 +2,9 @@
 
 use std::path::Path;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
+use super::candidates::Candidates;
 use super::forwarding::set;
 use super::record::link_local;
 use crate::network::netlink::{
@@ -70,8 +71,7 @@ impl Bridge {
     pub(super) fn free_pools(
         &self,
         socket: &mut Socket,
-        v4: &[Ipv4Net],
-        v6: &[Ipv6Net],
+        Candidates { v4, v6, named_by }: &Candidates,
     ) -> Result<Pools, NetworkError> {
         self.find(socket)?;
         let all = links(socket).map_err(self.failed("list interfaces beside"))?;
@@ -83,8 +83,8 @@ impl Bridge {
             let device = device.unwrap_or_else(|| "no interface".to_owned());
             NetworkError::Overlap { pool, setting, route: route.destination, device }
         };
-        let first = first_free(v4, &taken).map_err(|(pool, route)| overlaps(pool, "pod-cidr", route))?;
-        let v6 = first_free(v6, &taken).map_err(|(pool, route)| overlaps(pool, "pod-cidr-v6", route))?;
+        let first = first_free(v4, &taken).map_err(|(pool, route)| overlaps(pool, named_by[0], route))?;
+        let v6 = first_free(v6, &taken).map_err(|(pool, route)| overlaps(pool, named_by[1], route))?;
         let v4 = first.ok_or(NetworkError::Interrupted("choosing a pool"))?;
         Ok(Pools { v4, v6 })
     }

@@ -140,7 +140,7 @@ mod tests {
             state_dir: folder.path().to_owned(),
             ..Default::default()
         };
-        let builtin = Builtin::open(&config).unwrap();
+        let builtin = Builtin::open(&config, None).unwrap();
         let port =
             PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port: 8080, host_ip: None };
         let lost = LostPod {
@@ -159,7 +159,7 @@ mod tests {
         let ips = builtin.attachment(&lost.pod).unwrap().ips;
         assert_eq!(ips.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.99.0.2", "fd99::2"]);
         // The next server finds it.
-        let next = Builtin::open(&config).unwrap();
+        let next = Builtin::open(&config, None).unwrap();
         assert_eq!((next.pods(), next.ports()[0].ports.clone()), (vec![lost.pod.clone()], vec![port]));
     }
 

@@ -20,6 +20,7 @@
 
 mod attach;
 mod bridge;
+mod candidates;
 mod detach;
 mod forwarding;
 mod host_setup;
@@ -39,11 +40,12 @@ use crisp_operation::record::Durability;
 use self::bridge::Bridge;
 use self::host_setup::HostSetup;
 pub(crate) use self::lost::LostPod;
-use self::record::{BuiltinRecord, ChosenNetwork};
+use self::record::BuiltinRecord;
 use self::state::State;
 use super::host_ports::HeldPorts;
 use super::netlink::{Protocol, Socket};
 use super::nft::Published;
+use super::node_cidr::NodeCidr;
 use super::record::RecordDir;
 use super::{Attachment, NetworkConfig, NetworkError, PodCidrs, PodCidrsV6};
 
@@ -53,6 +55,8 @@ pub(super) struct Builtin {
     bridge_name: String,
     pools: PodCidrs,
     pools_v6: PodCidrsV6,
+    /// What kubelet says of the node.
+    node: Mutex<Option<NodeCidr>>,
     state_dir: PathBuf,
     records: RecordDir,
     /// Which pod has what. Never held during a request to the kernel.
@@ -68,7 +72,7 @@ pub(super) struct Builtin {
 impl Builtin {
     /// Reads the records; the pods they name keep their addresses and the network they are in, and so do pods
     /// of which the bridge has an interface.
-    pub(super) fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
+    pub(super) fn open(config: &NetworkConfig, node: Option<NodeCidr>) -> Result<Self, NetworkError> {
         let name = &config.bridge_name;
         let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         if !(1..=15).contains(&name.len()) || !name.bytes().all(letters) {
@@ -80,6 +84,7 @@ impl Builtin {
             bridge_name: name.clone(),
             pools: config.pod_cidrs.clone(),
             pools_v6: config.pod_cidrs_v6.clone(),
+            node: Mutex::new(node),
             state_dir: config.state_dir.clone(),
             records,
             state: Mutex::new(state),
@@ -97,22 +102,15 @@ impl Builtin {
         let Some((network, _)) = &state.network else { return };
         if !self.wants(network) {
             let (bridge, pools, pods) = (&network.bridge, network.pools, state.pods.len());
-            tracing::warn!(%bridge, %pools, pods, "the network before the change of settings stays until its pods are gone");
+            tracing::warn!(%bridge, %pools, pods, "the network before the change stays until its pods are gone");
         }
     }
 
     /// With IPv6, pods do not listen to routers: another pod could say that it is one.
     pub(super) fn pod_sysctls(&self) -> &'static [(&'static str, &'static str)] {
         let chosen = self.state().network.as_ref().map(|(network, _)| network.pools.v6.is_some());
-        let has_ipv6 = chosen.unwrap_or_else(|| !self.pools_v6.candidates().is_empty());
+        let has_ipv6 = chosen.unwrap_or_else(|| !self.candidates().v6.is_empty());
         if has_ipv6 { &[("net.ipv6.conf.default.accept_ra", "0")] } else { &[] }
-    }
-
-    /// Whether the settings ask for this network.
-    fn wants(&self, ChosenNetwork { bridge, pools }: &ChosenNetwork) -> bool {
-        let v6 = self.pools_v6.candidates();
-        let v6_is_wanted = pools.v6.map_or(v6.is_empty(), |pool| v6.contains(&pool));
-        *bridge == self.bridge_name && self.pools.candidates().contains(&pools.v4) && v6_is_wanted
     }
 
     /// The pods attached.

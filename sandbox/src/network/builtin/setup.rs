@@ -31,6 +31,15 @@ impl Builtin {
         Ok(index)
     }
 
+    /// Puts bridge and tables back that another program removed, if pods need them.
+    pub(in crate::network) fn keep_up(&self) -> Result<(), NetworkError> {
+        if !self.state().is_used() {
+            return Ok(());
+        }
+        let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ensure(&mut setup, &mut route_socket()?).map(|_| ())
+    }
+
     /// Whether the network in force is not what the settings ask for and no pod needs it any more.
     fn outlived_its_settings(&self) -> bool {
         let state = self.state();
@@ -56,11 +65,11 @@ impl Builtin {
     }
 
     fn free_pools(&self, bridge: &Bridge, socket: &mut Socket) -> Result<Pools, NetworkError> {
-        let v6 = self.pools_v6.candidates();
-        if let Some(pool) = v6.first().filter(|_| !pools::ipv6_is_on()) {
+        let candidates = self.candidates();
+        if let Some(pool) = candidates.v6.first().filter(|_| !pools::ipv6_is_on()) {
             return Err(NetworkError::NoIpv6((*pool).into()));
         }
-        bridge.free_pools(socket, self.pools.candidates(), &v6)
+        bridge.free_pools(socket, &candidates)
     }
 
     fn ensure_bridge(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<u32, NetworkError> {
@@ -177,6 +186,9 @@ impl Builtin {
             None => self.free_pools(&bridge, &mut socket)?,
         };
         let mut message = format!("built-in network on bridge {}, addresses from {pools}", bridge.name());
+        if !self.state().network.as_ref().is_none_or(|(network, _)| self.wants(network)) {
+            message += ", until its pods are gone: then what is asked for now";
+        }
         // Does not wait for a pod that is being attached: that finds out as well.
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
         let rules = Ruleset::new(bridge.name(), pools);
@@ -197,7 +209,7 @@ impl Builtin {
 
     /// For deleting a table whose pool is not known any more.
     fn unused_ruleset(&self) -> Option<Ruleset> {
-        let pools = self.pools.candidates().first().map(|pool| Pools { v4: *pool, v6: None });
+        let pools = self.candidates().v4.first().map(|pool| Pools { v4: *pool, v6: None });
         pools.map(|pools| Ruleset::new(&self.bridge_name, pools))
     }
 

@@ -1,26 +1,40 @@
+//! Joining a pod to networks: ADD.
+
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::config::{NetworkList, Plugin, Version};
-use super::exec::{Call, CallError, Verb, run};
-use super::record::CniRecord;
+use super::call::complaint;
+use super::config::NetworkList;
+use super::exec::Verb;
+use super::record::{CniRecord, Joined};
 use super::{Cni, capability, namespace, result};
-use crate::network::{AttachRequest, Attachment, INTERFACE, NetworkError, PortMapping};
+use crate::network::selection::{Selection, is_first};
+use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping};
+
+/// A network, and how the pod wants to be in it.
+#[derive(Debug, Clone)]
+pub(in crate::network) struct Join {
+    pub network: Arc<NetworkList>,
+    pub selection: Selection,
+}
 
 impl Cni {
-    /// Runs ADD of every plugin in order; after a failure, or when it is cancelled, DEL of all of them.
+    /// Runs ADD of every plugin of every network in order; after a failure, or when it is cancelled, DEL of all
+    /// of them. There must be a network.
     pub(in crate::network) async fn attach(
         &self,
-        network: Arc<NetworkList>,
+        joins: &[Join],
         request: &AttachRequest,
         ports: &[PortMapping],
-    ) -> Result<Attachment, NetworkError> {
+    ) -> Result<Vec<Attachment>, NetworkError> {
         // Found out before anything runs, it leaves nothing to take back.
-        self.check_installed(&network)?;
-        let record = self.new_record(&network, request, ports)?;
-        warn_of_ignored_ports(&network, &record);
+        for join in joins {
+            self.check_installed(&join.network)?;
+        }
+        let record = self.new_record(joins, request, ports)?;
+        warn_of_ignored_ports(&record);
         self.remember(record.clone()).await?;
         let attached = tokio::select! {
             biased;
@@ -28,9 +42,9 @@ impl Cni {
             attached = self.add_all(record, request) => attached,
         };
         match attached {
-            Ok(attachment) => Ok(attachment),
+            Ok(attachments) => Ok(attachments),
             Err(error) => match self.detach(&request.pod).await {
-                Ok(()) => Err(error),
+                Ok(_) => Err(error),
                 Err(undo) => Err(NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) }),
             },
         }
@@ -38,21 +52,36 @@ impl Cni {
 
     fn new_record(
         &self,
-        network: &NetworkList,
+        joins: &[Join],
         request: &AttachRequest,
         ports: &[PortMapping],
     ) -> Result<CniRecord, NetworkError> {
+        let args = arguments(request)?;
+        let node = self.node_cidr();
+        let joined = |Join { network, selection }: &Join| {
+            Ok(Joined {
+                args: args.clone(),
+                interface: selection.interface.clone(),
+                network: (**network).clone(),
+                capabilities: capability::offered(request, ports, network, selection, node)?,
+                cni_args: selection.cni_args.clone(),
+                result: None,
+                attachment: None,
+            })
+        };
+        let mut all = joins.iter().map(joined).collect::<Result<Vec<_>, NetworkError>>()?.into_iter();
         Ok(CniRecord {
             pod: request.pod.clone(),
             name: request.name.clone(),
             namespace: request.namespace.clone(),
-            args: arguments(request)?,
             netns: namespace::path(&request.pod),
-            network: network.clone(),
-            capabilities: capability::offered(request, ports, network)?,
-            ports: ports.to_vec(),
-            result: None,
-            attachment: None,
+            ports: if joins.iter().any(|join| is_first(&join.selection)) {
+                ports.to_vec()
+            } else {
+                Vec::new()
+            },
+            first: all.next().ok_or(NetworkError::Interrupted("choosing networks"))?,
+            more: all.collect(),
         })
     }
 
@@ -60,107 +89,42 @@ impl Cni {
         &self,
         mut record: CniRecord,
         request: &AttachRequest,
-    ) -> Result<Attachment, NetworkError> {
+    ) -> Result<Vec<Attachment>, NetworkError> {
         let failed =
             |source| NetworkError::Netlink { step: format!("prepare pod {}", request.pod.short()), source };
         request.netlink.loopback_up().map_err(failed)?;
         namespace::publish(&record.netns, request.netns.as_fd())?;
-        let network = record.network.clone();
+        let mut attachments = Vec::new();
+        for at in 0..record.joined().count() {
+            let Some(joined) = record.joined().nth(at) else { break };
+            let (result, attachment) = self.add(&record, joined).await?;
+            if let Some(joined) = record.joined_mut().nth(at) {
+                joined.result = Some(result);
+                joined.attachment = Some(attachment.clone());
+            }
+            attachments.push(attachment);
+            self.remember(record.clone()).await?;
+        }
+        record.joined().for_each(|joined| self.cache.keep(&record, joined));
+        Ok(attachments)
+    }
+
+    /// The chain of one network: each plugin gets the result of the one before.
+    async fn add(&self, record: &CniRecord, joined: &Joined) -> Result<(Value, Attachment), NetworkError> {
+        let network = &joined.network;
         let mut previous = None;
         for plugin in &network.plugins {
-            let stdout = self.call(&record, plugin, Verb::Add, previous.as_ref()).await?;
-            let printed = result::read(&stdout).map_err(|why| complaint(&network, plugin, Verb::Add, why))?;
+            let stdout = self.call(record, joined, plugin, Verb::Add, previous.as_ref()).await?;
+            let printed = result::read(&stdout).map_err(|why| complaint(network, plugin, Verb::Add, why))?;
             previous = Some(printed);
         }
         let (Some(result), Some(last)) = (previous, network.plugins.last()) else {
             return Err(NetworkError::Interrupted("attach"));
         };
-        let attachment = result::attachment(&result, &network.name, INTERFACE)
-            .map_err(|why| complaint(&network, last, Verb::Add, why))?;
-        record.result = Some(result);
-        record.attachment = Some(attachment.clone());
-        self.remember(record).await?;
-        Ok(attachment)
+        let attachment = result::attachment(&result, &network.name, &joined.interface)
+            .map_err(|why| complaint(network, last, Verb::Add, why))?;
+        Ok((result, attachment))
     }
-
-    /// One plugin, one verb, for the pod of the record.
-    pub(super) async fn call(
-        &self,
-        record: &CniRecord,
-        plugin: &Plugin,
-        verb: Verb,
-        previous: Option<&Value>,
-    ) -> Result<Vec<u8>, NetworkError> {
-        let network = &record.network;
-        let config =
-            plugin_config(network, plugin, previous, capability::wanted(plugin, &record.capabilities));
-        let netns = match namespace::is_published(&record.netns) {
-            true => record.netns.display().to_string(),
-            // DEL without a namespace frees what is kept outside of it.
-            false => String::new(),
-        };
-        let environment = [
-            ("CNI_CONTAINERID", record.pod.to_string()),
-            ("CNI_NETNS", netns),
-            ("CNI_IFNAME", INTERFACE.to_owned()),
-            ("CNI_ARGS", record.args.clone()),
-        ];
-        self.call_with(network, plugin, verb, &environment, &config).await
-    }
-
-    pub(super) async fn call_with(
-        &self,
-        network: &NetworkList,
-        plugin: &Plugin,
-        verb: Verb,
-        environment: &[(&'static str, String)],
-        config: &Value,
-    ) -> Result<Vec<u8>, NetworkError> {
-        let (bin_dirs, deadline) = (self.bin_dirs.as_slice(), self.deadline);
-        let call = Call { plugin: &plugin.kind, bin_dirs, verb, environment, config, deadline };
-        run(&call).await.map_err(|error| match error {
-            CallError::Missing => self.missing(network, &plugin.kind),
-            CallError::Failed(why) => complaint(network, plugin, verb, why),
-        })
-    }
-
-    pub(super) fn missing(&self, network: &NetworkList, plugin: &str) -> NetworkError {
-        let dirs: Vec<String> = self.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
-        NetworkError::CniMissing {
-            plugin: plugin.to_owned(),
-            network: network.name.clone(),
-            dirs: dirs.join(" or "),
-        }
-    }
-}
-
-pub(super) fn complaint(network: &NetworkList, plugin: &Plugin, verb: Verb, why: String) -> NetworkError {
-    NetworkError::CniPlugin {
-        plugin: plugin.kind.clone(),
-        command: verb.as_str(),
-        network: network.name.clone(),
-        why,
-    }
-}
-
-/// The configuration as the plugin gets it: its own part, what belongs to the whole network, and what only
-/// the runtime knows.
-pub(super) fn plugin_config(
-    network: &NetworkList,
-    plugin: &Plugin,
-    previous: Option<&Value>,
-    runtime: Option<Value>,
-) -> Value {
-    let mut config: Map<String, Value> = plugin.config.clone();
-    config.insert("name".to_owned(), network.name.clone().into());
-    config.insert("cniVersion".to_owned(), network.version.as_str().into());
-    if let Some(runtime) = runtime {
-        config.insert("runtimeConfig".to_owned(), runtime);
-    }
-    if let Some(previous) = previous {
-        config.insert("prevResult".to_owned(), previous.clone());
-    }
-    Value::Object(config)
 }
 
 /// `CNI_ARGS` has no way of quoting, so what would end a value is refused.
@@ -184,7 +148,8 @@ fn arguments(request: &AttachRequest) -> Result<String, NetworkError> {
     Ok(text)
 }
 
-fn warn_of_ignored_ports(network: &NetworkList, record: &CniRecord) {
+fn warn_of_ignored_ports(record: &CniRecord) {
+    let network = &record.first.network;
     if !record.ports.is_empty() && !network.plugins.iter().any(|p| p.wants("portMappings")) {
         let (pod, network) = (record.pod.short(), &network.name);
         tracing::warn!(
@@ -193,9 +158,4 @@ fn warn_of_ignored_ports(network: &NetworkList, record: &CniRecord) {
             "host ports are not published: no plugin of the network has the capability portMappings"
         );
     }
-}
-
-/// DEL and CHECK are given the result of ADD from this version on.
-pub(super) fn passes_result_on(network: &NetworkList) -> bool {
-    network.version >= Version::V0_4_0
 }

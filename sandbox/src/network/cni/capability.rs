@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::config::{NetworkList, Plugin};
+use crate::network::node_cidr::NodeCidr;
+use crate::network::selection::{Selection, is_first};
 use crate::network::{AttachRequest, DnsSettings, NetworkError, PortMapping};
 
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
@@ -12,31 +14,69 @@ const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// A shaper with no burst passes nothing; this is what Kubernetes runtimes give.
 const BURST: u64 = u32::MAX as u64;
 
-/// Everything that could be asked for, about one pod.
+/// Everything that plugins of a network could ask for, about one pod. Ports, bandwidth and the node's address
+/// ranges belong to the first network.
 pub(super) fn offered(
     request: &AttachRequest,
     ports: &[PortMapping],
     network: &NetworkList,
+    selection: &Selection,
+    node: Option<NodeCidr>,
 ) -> Result<Map<String, Value>, NetworkError> {
     let mut offered = Map::new();
-    if !ports.is_empty() {
-        offered.insert("portMappings".to_owned(), ports.iter().map(port_mapping).collect());
-    }
-    // An annotation that no plugin reads keeps no pod from its network.
-    if network.plugins.iter().any(|plugin| plugin.wants("bandwidth"))
-        && let Some(bandwidth) = bandwidth(&request.annotations)?
-    {
-        offered.insert("bandwidth".to_owned(), bandwidth);
+    let mut offer = |name: &str, value: Value| offered.insert(name.to_owned(), value);
+    if is_first(selection) {
+        if !ports.is_empty() {
+            offer("portMappings", ports.iter().map(port_mapping).collect());
+        }
+        // An annotation that no plugin reads keeps no pod from its network.
+        if is_wanted(network, "bandwidth")
+            && let Some(bandwidth) = bandwidth(&request.annotations)?
+        {
+            offer("bandwidth", bandwidth);
+        }
+        if let Some(node) = node {
+            offer("ipRanges", node.networks().iter().map(|net| json!([{"subnet": net}])).collect());
+        }
     }
     if request.dns != DnsSettings::default() {
         let DnsSettings { servers, searches, options } = &request.dns;
-        offered
-            .insert("dns".to_owned(), json!({"servers": servers, "searches": searches, "options": options}));
+        offer("dns", json!({"servers": servers, "searches": searches, "options": options}));
+    }
+    if let Some(cgroup) = &request.cgroup {
+        offer("cgroupPath", cgroup.as_str().into());
     }
     if !request.annotations.is_empty() {
-        offered.insert("io.kubernetes.cri.pod-annotations".to_owned(), json!(request.annotations));
+        offer("io.kubernetes.cri.pod-annotations", json!(request.annotations));
     }
+    let aliases: Vec<&String> = std::iter::once(&request.name).chain(&selection.aliases).collect();
+    offer("aliases", json!(aliases));
+    offered.extend(demanded(selection, network)?);
     Ok(offered)
+}
+
+/// What the pod asks for must reach a plugin.
+fn demanded(selection: &Selection, network: &NetworkList) -> Result<Map<String, Value>, NetworkError> {
+    let Selection { ips, mac, infiniband_guid, aliases, .. } = selection;
+    let demands = [
+        ("ips", (!ips.is_empty()).then(|| json!(ips))),
+        ("mac", mac.as_ref().map(|mac| json!(mac))),
+        ("infinibandGUID", infiniband_guid.as_ref().map(|guid| json!(guid))),
+    ];
+    let demands = demands.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let wants_aliases = (!aliases.is_empty()).then_some("aliases");
+    let mut missing = demands.clone().map(|(name, _)| name).chain(wants_aliases);
+    if let Some(name) = missing.find(|name| !is_wanted(network, name)) {
+        return Err(NetworkError::Selection {
+            value: network.name.clone(),
+            why: format!("no plugin of the network has the capability {name}"),
+        });
+    }
+    Ok(demands.map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+fn is_wanted(network: &NetworkList, capability: &str) -> bool {
+    network.plugins.iter().any(|plugin| plugin.wants(capability))
 }
 
 /// What this plugin asks for of it; `None` when that is nothing.

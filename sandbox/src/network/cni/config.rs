@@ -1,6 +1,7 @@
 //! A network configuration: read once, checked, and kept as the plugins want to see it.
 
 use std::fmt;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -93,9 +94,11 @@ impl Plugin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::network) struct NetworkList {
     pub(super) path: PathBuf,
-    pub(super) name: String,
+    pub(in crate::network) name: String,
     pub(super) version: Version,
     pub(super) disable_gc: bool,
+    #[serde(default)]
+    pub(super) disable_check: bool,
     pub(super) plugins: Vec<Plugin>,
 }
 
@@ -112,20 +115,62 @@ impl NetworkList {
         let name = string(&object, "name").map_err(|why| broken("name", why))?;
         check_name(name).map_err(|why| broken("name", why))?;
         let version = version(&object).map_err(|(field, why)| broken(field, why))?;
-        let disable_gc = object.get("disableGC").is_some_and(truthy);
+        let is_on = |switch: &str| object.get(switch).is_some_and(truthy);
+        let (disable_gc, disable_check) = (is_on("disableGC"), is_on("disableCheck"));
         let plugins = match object.get("plugins") {
+            // They may be in files of their own.
+            None if !object.contains_key("type") && path.extension().is_some_and(|e| e == "conflist") => {
+                vec![]
+            }
             None => vec![plugin(&object).map_err(|why| broken("type", why))?],
-            Some(Value::Array(all)) if !all.is_empty() => all
+            Some(Value::Array(all)) => all
                 .iter()
                 .enumerate()
                 .map(|(at, one)| {
                     listed(one).map_err(|(field, why)| broken(&format!("plugins[{at}]{field}"), why))
                 })
                 .collect::<Result<_, _>>()?,
-            Some(_) => return Err(broken("plugins", "must be a list with at least one plugin".to_owned())),
+            Some(_) => return Err(broken("plugins", "must be a list".to_owned())),
         };
-        Ok(Self { path: path.to_owned(), name: name.to_owned(), version, disable_gc, plugins })
+        let (path, name) = (path.to_owned(), name.to_owned());
+        let mut list = Self { path, name, version, disable_gc, disable_check, plugins };
+        if !is_on("loadOnlyInlinedPlugins") {
+            list.add_plugins_of_folder()?;
+        }
+        if list.plugins.is_empty() {
+            let folder = list.folder();
+            let why =
+                format!("must be a list with at least one plugin, or {} must hold one", folder.display());
+            return Err(broken("plugins", why));
+        }
+        Ok(list)
     }
+
+    /// The folder beside the file in which other programs put plugins of this network.
+    fn folder(&self) -> PathBuf {
+        self.path.with_file_name(&self.name)
+    }
+
+    fn add_plugins_of_folder(&mut self) -> Result<(), Broken> {
+        for path in plugin_files(&self.folder()) {
+            let broken = |why: String| Broken { path: path.clone(), field: "file".to_owned(), why };
+            let text = fs::read(&path).map_err(|error| broken(error.to_string()))?;
+            let value: Value =
+                serde_json::from_slice(&text).map_err(|error| broken(format!("not JSON: {error}")))?;
+            let added = listed(&value).map_err(|(field, why)| broken(format!("plugin{field}: {why}")))?;
+            self.plugins.push(added);
+        }
+        Ok(())
+    }
+}
+
+/// By name. A folder that is missing holds none.
+pub(super) fn plugin_files(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "conf")).collect();
+    files.sort();
+    files
 }
 
 fn listed(value: &Value) -> Result<Plugin, (&'static str, String)> {

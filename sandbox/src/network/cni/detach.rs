@@ -1,40 +1,92 @@
-//! Taking a pod off its network: DEL; and GC of what no pod has.
+//! Taking a pod off its networks: DEL.
 
 use std::sync::PoisonError;
 
 use crisp_executor::id::PodId;
-use serde_json::{Map, Value, json};
+use serde_json::Map;
 
-use super::attach::{passes_result_on, plugin_config};
-use super::config::{Plugin, Version};
+use super::call::passes_result_on;
+use super::config::Plugin;
 use super::exec::Verb;
-use super::record::CniRecord;
+use super::record::{CniRecord, Joined};
 use super::{Cni, namespace};
 use crate::network::{INTERFACE, NetworkError};
+
+/// After so many failures of DEL a pod must not wait for it any longer: its client asks again each time.
+const TRIES: u32 = 3;
+
+/// What became of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::network) enum Detached {
+    /// Nothing is left.
+    Gone,
+    /// A plugin has failed again and again: something may be left, and is tried again from time to time.
+    Left,
+}
 
 impl Cni {
     /// Runs DEL of every plugin in reverse order, all of them even if one fails, and forgets the pod when
     /// none failed. A pod whose record cannot be used is taken off the network in force.
-    pub(in crate::network) async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
-        let Some(record) = self.known().get(pod).cloned() else { return self.detach_lost(pod).await };
-        let leftover = self.delete_all(&record).await?;
+    pub(in crate::network) async fn detach(&self, pod: &PodId) -> Result<Detached, NetworkError> {
+        let Some(record) = self.known().get(pod).cloned() else {
+            return self.detach_lost(pod).await.map(|()| Detached::Gone);
+        };
+        let leftover = match self.delete_all(&record).await {
+            Ok(leftover) => leftover,
+            Err(error) => return self.give_up_at_last(pod, error),
+        };
         namespace::withdraw(&record.netns)?;
+        self.left().remove(pod);
         match leftover {
-            None => self.forget(pod),
+            None => self.forget(pod)?,
             Some(missing) => {
                 self.records.set_aside(pod, &missing.to_string());
                 self.known().remove(pod);
-                Ok(())
             }
         }
+        Ok(Detached::Gone)
+    }
+
+    /// Counts the failure. What is left keeps its record, and its namespace's name for the plugins.
+    fn give_up_at_last(&self, pod: &PodId, error: NetworkError) -> Result<Detached, NetworkError> {
+        let mut left = self.left();
+        let entry = left.entry(pod.clone()).or_default();
+        entry.failures += 1;
+        entry.why = error.to_string();
+        if entry.failures < TRIES {
+            return Err(error);
+        }
+        if entry.failures == TRIES {
+            tracing::error!(pod = pod.short(), %error, "what the network has of a pod may be left; the pod does not wait for it any longer, and it is tried again from time to time");
+        }
+        Ok(Detached::Left)
     }
 
     /// Every DEL; returns the plugin that is gone for good, if one is.
     async fn delete_all(&self, record: &CniRecord) -> Result<Option<NetworkError>, NetworkError> {
-        let previous = record.result.as_ref().filter(|_| passes_result_on(&record.network));
         let (mut failure, mut leftover) = (None, None);
-        for plugin in record.network.plugins.iter().rev() {
-            let Err(error) = self.call(record, plugin, Verb::Del, previous).await else { continue };
+        for joined in record.joined().rev() {
+            match self.delete(record, joined).await {
+                Ok(missing) => {
+                    self.cache.forget(record, joined);
+                    leftover = leftover.or(missing);
+                }
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(leftover), Err)
+    }
+
+    /// The same for one network.
+    async fn delete(
+        &self,
+        record: &CniRecord,
+        joined: &Joined,
+    ) -> Result<Option<NetworkError>, NetworkError> {
+        let previous = joined.result.as_ref().filter(|_| passes_result_on(&joined.network));
+        let (mut failure, mut leftover) = (None, None);
+        for plugin in joined.network.plugins.iter().rev() {
+            let Err(error) = self.call(record, joined, plugin, Verb::Del, previous).await else { continue };
             if matches!(error, NetworkError::CniMissing { .. }) && self.is_given_up(plugin) {
                 leftover = leftover.or(Some(error));
                 continue;
@@ -59,17 +111,23 @@ impl Cni {
         }
         let netns = namespace::path(pod);
         let Some(network) = self.current()? else { return namespace::withdraw(&netns) };
+        let joined = Joined {
+            args: format!("IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID={pod}"),
+            interface: INTERFACE.to_owned(),
+            network: (*network).clone(),
+            capabilities: Map::new(),
+            cni_args: Map::new(),
+            result: None,
+            attachment: None,
+        };
         let record = CniRecord {
             pod: pod.clone(),
             name: String::new(),
             namespace: String::new(),
-            args: format!("IgnoreUnknown=1;K8S_POD_INFRA_CONTAINER_ID={pod}"),
             netns,
-            network: (*network).clone(),
-            capabilities: Map::new(),
             ports: Vec::new(),
-            result: None,
-            attachment: None,
+            first: joined,
+            more: Vec::new(),
         };
         let deleted = self.delete_all(&record).await;
         namespace::withdraw(&record.netns)?;
@@ -81,36 +139,6 @@ impl Cni {
             Ok(Some(error)) | Err(error) => {
                 tracing::error!(pod = pod.short(), %error, "what the network has of a pod with an unusable record may be left; the next start of the server tries again");
             }
-        }
-        Ok(())
-    }
-
-    /// Lets the plugins of the network in force free what no pod of this server uses (verb GC, from 1.1.0
-    /// on). The plugins then free the addresses of every other runtime on this network too: only for a
-    /// server that has it alone, which only the operator can know.
-    pub(in crate::network) async fn collect(&self) -> Result<(), NetworkError> {
-        let Ok(Some(network)) = self.current() else { return Ok(()) };
-        if !self.gc || network.version < Version::V1_1_0 || network.disable_gc {
-            return Ok(());
-        }
-        let lost = self.lost();
-        if !lost.is_empty() {
-            let pods: Vec<&str> = lost.iter().map(PodId::as_str).collect();
-            tracing::warn!(
-                ?pods,
-                "the CNI verb GC is not used: it would free the addresses of pods whose record cannot be used"
-            );
-            return Ok(());
-        }
-        let valid: Vec<Value> = {
-            let known = self.known();
-            let here = known.values().filter(|record| record.network.name == network.name);
-            here.map(|record| json!({"containerID": record.pod, "ifname": INTERFACE})).collect()
-        };
-        for plugin in &network.plugins {
-            let mut config = plugin_config(&network, plugin, None, None);
-            config["cni.dev/valid-attachments"] = Value::Array(valid.clone());
-            self.call_with(&network, plugin, Verb::Gc, &[], &config).await?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::config::{Broken, NetworkList};
+use super::config::{Broken, NetworkList, plugin_files};
 use crate::network::NetworkError;
 use crate::network::error::file;
 
@@ -26,6 +26,8 @@ type Choice = Option<Result<Arc<NetworkList>, Broken>>;
 #[derive(Debug, Default)]
 struct Seen {
     files: Fingerprint,
+    /// Files of plugins in folders of their own.
+    added: Fingerprint,
     choice: Choice,
     /// The file in force cannot be used any more: until then it may be about to be replaced.
     replaced_until: Option<Instant>,
@@ -36,15 +38,28 @@ impl Directory {
         Self { path, grace, seen: Mutex::default() }
     }
 
+    /// The network of that name, in whichever file it is.
+    pub(super) fn named(&self, name: &str) -> Result<Option<Arc<NetworkList>>, NetworkError> {
+        let files = fingerprint(&self.path).map_err(file("list", &self.path))?;
+        let mut lists = files.iter().filter_map(|(path, ..)| read(path).ok());
+        Ok(lists.find(|list| list.name == name).map(Arc::new))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The network in force; `None` where there is no file. Files of which none can be used are an error: a
     /// file that is there was meant to be used.
     pub(super) fn current(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         let files = fingerprint(&self.path);
+        let added = added_plugins(&self.path).into_iter().filter_map(stamp).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match files {
             Ok(files) => {
                 let late = seen.replaced_until.is_some_and(|until| until <= Instant::now());
-                if files != seen.files || late {
+                if files != seen.files || added != seen.added || late {
+                    seen.added = added;
                     seen.choose(files, self.grace);
                 }
             }
@@ -88,6 +103,17 @@ impl Seen {
     }
 }
 
+/// What changes when a file does. None: there is no file.
+fn stamp(path: PathBuf) -> Option<(PathBuf, Option<SystemTime>, u64)> {
+    match fs::metadata(&path) {
+        Ok(meta) if meta.is_file() => Some((path, meta.modified().ok(), meta.len())),
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        // Reading it tells why it cannot be used.
+        Err(_) => Some((path, None, 0)),
+    }
+}
+
 /// The configuration files by name. A folder that is missing holds none.
 fn fingerprint(dir: &Path) -> io::Result<Fingerprint> {
     let entries = match fs::read_dir(dir) {
@@ -98,19 +124,19 @@ fn fingerprint(dir: &Path) -> io::Result<Fingerprint> {
     let mut files = Fingerprint::new();
     for entry in entries {
         let path = entry?.path();
-        if !matches!(path.extension().and_then(|e| e.to_str()), Some("conflist" | "conf" | "json")) {
-            continue;
-        }
-        match fs::metadata(&path) {
-            Ok(meta) if meta.is_file() => files.push((path, meta.modified().ok(), meta.len())),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // Reading it tells why it cannot be used.
-            Err(_) => files.push((path, None, 0)),
+        if matches!(path.extension().and_then(|e| e.to_str()), Some("conflist" | "conf" | "json")) {
+            files.extend(stamp(path));
         }
     }
     files.sort();
     Ok(files)
+}
+
+/// Plugins that other programs added to networks, in folders of their own.
+fn added_plugins(dir: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.flat_map(|folder| plugin_files(&folder.path())).collect()
 }
 
 fn choose(files: &Fingerprint) -> Choice {

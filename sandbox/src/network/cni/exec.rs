@@ -12,9 +12,14 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// More than this is not read: a result has some hundred bytes.
+/// A result has some hundred bytes: a plugin that prints more than this is ended.
 const MAX_STDOUT: u64 = 1 << 20;
-const MAX_STDERR: u64 = 16 << 10;
+/// What is kept of the rest, and how much of it is read before the plugin is ended.
+const KEPT_STDERR: u64 = 16 << 10;
+const MAX_STDERR: u64 = 16 << 20;
+
+/// Plugins call other programs, iptables above all.
+const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// How long a killed plugin may take to end.
 const KILLED: Duration = Duration::from_secs(2);
@@ -23,18 +28,22 @@ const KILLED: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Add,
+    Check,
     Del,
     Gc,
     Status,
+    Version,
 }
 
 impl Verb {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Add => "ADD",
+            Self::Check => "CHECK",
             Self::Del => "DEL",
             Self::Gc => "GC",
             Self::Status => "STATUS",
+            Self::Version => "VERSION",
         }
     }
 }
@@ -86,15 +95,22 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
             Ok(stdout)
         }
         Ok(Ok((status, stdout, stderr))) => Err(CallError::Failed(complaint(status, &stdout, &stderr))),
-        Ok(Err(e)) => Err(CallError::Failed(format!("talk to {}: {e}", program.display()))),
+        Ok(Err(e)) => {
+            let end = killed(&mut child).await;
+            Err(CallError::Failed(format!("{e}; {end}")))
+        }
         Err(_) => {
-            let end = match timeout(KILLED, child.wait()).await {
-                Ok(_) => "it was killed",
-                // Uninterruptible, on a dead volume as a rule. It is waited for in the background.
-                Err(_) => "it was killed, but does not end: it waits in the kernel",
-            };
+            let end = killed(&mut child).await;
             Err(CallError::Failed(format!("no answer within {:?}; {end}", call.deadline)))
         }
+    }
+}
+
+async fn killed(child: &mut Child) -> &'static str {
+    match timeout(KILLED, child.wait()).await {
+        Ok(_) => "it was killed",
+        // Uninterruptible, on a dead volume as a rule. It is waited for in the background.
+        Err(_) => "it was killed, but does not end: it waits in the kernel",
     }
 }
 
@@ -119,7 +135,11 @@ impl Drop for Group {
 #[expect(clippy::disallowed_methods, reason = "plugins are programs")]
 fn spawn(program: &Path, call: &Call<'_>) -> std::io::Result<Child> {
     let path: Vec<String> = call.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
+    // Nothing of the server's own environment, in which there may be secrets.
+    let programs = std::env::var_os("PATH").unwrap_or_else(|| USUAL_PATH.into());
     Command::new(program)
+        .env_clear()
+        .env("PATH", programs)
         .env("CNI_COMMAND", call.verb.as_str())
         .env("CNI_PATH", path.join(":"))
         .envs(call.environment.iter().map(|(key, value)| (*key, value)))
@@ -139,18 +159,30 @@ async fn finish(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus,
             // A plugin may end without having read it all.
             let _ = stdin.write_all(input).await;
         }
+        Ok(())
     };
-    let ((), stdout, stderr) = tokio::join!(feed, read(stdout, MAX_STDOUT), read(stderr, MAX_STDERR));
-    Ok((child.wait().await?, stdout?, stderr?))
+    let stdout = read(stdout, "standard output", MAX_STDOUT, MAX_STDOUT);
+    let stderr = read(stderr, "standard error", KEPT_STDERR, MAX_STDERR);
+    let ((), stdout, stderr) = tokio::try_join!(feed, stdout, stderr)?;
+    Ok((child.wait().await?, stdout, stderr))
 }
 
-async fn read(stream: Option<impl AsyncRead + Unpin>, limit: u64) -> std::io::Result<Vec<u8>> {
+/// The first `kept` bytes.
+async fn read(
+    stream: Option<impl AsyncRead + Unpin>,
+    name: &str,
+    kept: u64,
+    limit: u64,
+) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    if let Some(stream) = stream {
-        let mut limited = stream.take(limit);
-        limited.read_to_end(&mut bytes).await?;
-        // Read on, so that a talkative plugin does not block.
-        tokio::io::copy(&mut limited.into_inner(), &mut tokio::io::sink()).await?;
+    let Some(stream) = stream else { return Ok(bytes) };
+    let mut limited = stream.take(kept);
+    limited.read_to_end(&mut bytes).await?;
+    // Read on, so that a talkative plugin does not block.
+    let mut rest = limited.into_inner().take(limit - kept + 1);
+    let more = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
+    if more > limit - kept {
+        return Err(std::io::Error::other(format!("it printed more than {} kB on {name}", limit >> 10)));
     }
     Ok(bytes)
 }
@@ -213,6 +245,32 @@ mod tests {
         assert_eq!(call(dir.path(), "gone", LONG).await.unwrap_err(), "not found");
         fs::write(dir.path().join("text"), "not a program").unwrap();
         assert_eq!(call(dir.path(), "text", LONG).await.unwrap_err(), "not found");
+    }
+
+    #[tokio::test]
+    async fn the_servers_environment_stays_the_servers() {
+        let dir = tempfile::tempdir().unwrap();
+        script(dir.path(), "env", "cat >/dev/null; env | cut -d= -f1 | sort | tr '\\n' ' '");
+        let names = call(dir.path(), "env", LONG).await.unwrap();
+        // The shell adds the last three.
+        let expected = ["CNI_COMMAND", "CNI_IFNAME", "CNI_PATH", "PATH", "PWD", "SHLVL", "_"];
+        assert!(names.split_whitespace().all(|name| expected.contains(&name)), "{names}");
+        assert!(names.contains("PATH"), "{names}");
+    }
+
+    #[tokio::test]
+    async fn one_that_prints_without_end_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, to, expected) in [
+            ("out", "", "it printed more than 1024 kB on standard output; it was killed"),
+            ("err", ">&2", "it printed more than 16384 kB on standard error; it was killed"),
+        ] {
+            // A hundred megabytes; the pipe ends with its reader.
+            script(dir.path(), name, &format!("head -c 100000000 /dev/zero {to}; sleep 100"));
+            let start = Instant::now();
+            assert_eq!(call(dir.path(), name, LONG).await.unwrap_err(), expected);
+            assert!(start.elapsed() < LONG / 2);
+        }
     }
 
     #[tokio::test]

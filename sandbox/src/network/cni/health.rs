@@ -3,16 +3,19 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+use serde_json::json;
+
 use super::Cni;
-use super::attach::plugin_config;
-use super::config::{NetworkList, Version};
+use super::call::{complaint, plugin_config};
+use super::config::{NetworkList, Plugin, Version};
 use super::exec::{Verb, find};
 use crate::network::NetworkError;
 
-/// How long an answer of the plugins to STATUS is believed.
+/// How long an answer of the plugins is believed.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// The plugins' last answer to STATUS.
+/// The plugins' last answers to VERSION and STATUS.
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<LastAnswer>);
 
@@ -24,6 +27,13 @@ struct LastAnswer {
     complaint: Option<Option<String>>,
 }
 
+/// The answer to VERSION.
+#[derive(Debug, Deserialize)]
+struct Versions {
+    #[serde(rename = "supportedVersions")]
+    supported: Vec<String>,
+}
+
 impl Cni {
     /// Which network is in force, for people; an error when it can't be used.
     pub(in crate::network) fn status(
@@ -31,9 +41,7 @@ impl Cni {
         network: &Arc<NetworkList>,
     ) -> Result<String, NetworkError> {
         self.check_installed(network)?;
-        if network.version >= Version::V1_1_0 {
-            self.answered(network)?;
-        }
+        self.answered(network)?;
         Ok(format!("CNI network {:?} of {}", network.name, network.path.display()))
     }
 
@@ -47,43 +55,68 @@ impl Cni {
         Ok(())
     }
 
-    /// The last answer to STATUS; asks again in the background when that is old.
+    /// The last answer; asks again in the background when that is old.
     fn answered(self: &Arc<Self>, network: &Arc<NetworkList>) -> Result<(), NetworkError> {
         let mut last = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
         if last.network.as_ref() != Some(network) {
             *last = LastAnswer { network: Some(Arc::clone(network)), ..LastAnswer::default() };
         }
+        let has_status = network.version >= Version::V1_1_0;
+        let complains = matches!(last.complaint, Some(Some(_)));
+        let is_old = match last.asked {
+            Some(at) => at.elapsed() > FRESH && (has_status || complains),
+            None => true,
+        };
         let runtime = tokio::runtime::Handle::try_current();
-        if let (true, Ok(runtime)) = (last.asked.is_none_or(|at| at.elapsed() > FRESH), runtime) {
+        if let (true, Ok(runtime)) = (is_old, runtime) {
             last.asked = Some(Instant::now());
             let (cni, network) = (Arc::clone(self), Arc::clone(network));
             runtime.spawn(async move { cni.ask(network).await });
         }
-        match &last.complaint {
-            Some(None) => Ok(()),
-            Some(Some(why)) => {
-                Err(NetworkError::CniNotReady { network: network.name.clone(), why: why.clone() })
-            }
-            None => {
-                let why = "its plugins have not answered STATUS yet".to_owned();
-                Err(NetworkError::CniNotReady { network: network.name.clone(), why })
-            }
-        }
+        let why = match &last.complaint {
+            Some(None) => return Ok(()),
+            Some(Some(why)) => why.clone(),
+            None if !has_status => return Ok(()),
+            None => "its plugins have not answered STATUS yet".to_owned(),
+        };
+        Err(NetworkError::CniNotReady { network: network.name.clone(), path: network.path.clone(), why })
     }
 
     async fn ask(&self, network: Arc<NetworkList>) {
-        let mut complaint = None;
+        let mut failure = None;
         for plugin in &network.plugins {
-            let config = plugin_config(&network, plugin, None, None);
-            if let Err(error) = self.call_with(&network, plugin, Verb::Status, &[], &config).await {
-                complaint = Some(error.to_string());
-                break;
-            }
+            failure = match self.ask_plugin(&network, plugin).await {
+                Ok(()) => continue,
+                Err(error) => Some(error.to_string()),
+            };
+            break;
         }
         let mut last = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
         // The configuration may have changed while they were asked.
         if last.network.as_ref() == Some(&network) {
-            last.complaint = Some(complaint);
+            last.complaint = Some(failure);
         }
+    }
+
+    async fn ask_plugin(&self, network: &NetworkList, plugin: &Plugin) -> Result<(), NetworkError> {
+        let config = json!({"cniVersion": network.version.as_str()});
+        let printed = self.call_with(network, plugin, Verb::Version, &[], &config).await;
+        // Plugins that do not know the verb are asked nothing more of.
+        let versions = printed.ok().and_then(|text| serde_json::from_slice::<Versions>(&text).ok());
+        if let Some(Versions { supported }) = versions
+            && !supported.iter().any(|version| version == network.version.as_str())
+        {
+            let why = format!(
+                "it speaks the versions {}, not {}: install a newer one, or set a lower cniVersion",
+                supported.join(", "),
+                network.version
+            );
+            return Err(complaint(network, plugin, Verb::Version, why));
+        }
+        if network.version >= Version::V1_1_0 {
+            let config = plugin_config(network, plugin, None, None);
+            self.call_with(network, plugin, Verb::Status, &[], &config).await?;
+        }
+        Ok(())
     }
 }

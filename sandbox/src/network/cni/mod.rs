@@ -6,26 +6,34 @@
 //!   pod  --capability-->  runtimeConfig  |
 //!        --namespace--->  /run/netns/crisp-<id>
 //!                                        v
-//!                     attach: ADD, ADD, ...        detach: ..., DEL, DEL
+//!   attach: ADD, ADD, ...   detach: ..., DEL, DEL   health: VERSION, STATUS   check: CHECK   collect: GC
 //!                                        |
-//!                                      exec          the only file that starts processes
+//!                               call: one plugin, one verb
+//!                                        |
+//!                               exec: the only file that starts processes
 //! ```
 //!
-//! Specification 0.3.0 to 1.1.0. A pod's record holds the configuration it was attached with and the result
+//! Specification 0.3.0 to 1.1.0. A pod's record holds the configurations it was attached with and the results
 //! it got, so that taking it away needs neither the configuration folder nor the namespace.
 
 mod attach;
+mod cache;
+mod call;
 mod capability;
+mod check;
+mod collect;
 mod config;
 mod detach;
 mod directory;
 mod exec;
+mod generated;
 mod health;
 mod namespace;
 mod record;
 mod result;
+mod template;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -34,14 +42,18 @@ use crisp_executor::id::PodId;
 use crisp_operation::record::Durability;
 use tokio::task::spawn_blocking;
 
+use self::cache::ResultCache;
 use self::directory::Directory;
 use self::health::Health;
 use self::record::CniRecord;
 use super::host_ports::HeldPorts;
+use super::node_cidr::NodeCidr;
 use super::record::{Loaded, RecordDir};
 use super::{Attachment, NetworkConfig, NetworkError};
 
+pub(super) use self::attach::Join;
 pub(super) use self::config::NetworkList;
+pub(super) use self::detach::Detached;
 
 /// Reads what ADD printed.
 #[cfg(feature = "fuzz")]
@@ -51,10 +63,18 @@ pub(crate) fn read_result(stdout: &[u8]) {
     }
 }
 
+/// A pod whose plugins fail to take it away.
+#[derive(Debug, Default)]
+struct Left {
+    failures: u32,
+    why: String,
+}
+
 /// CNI networking of one server.
 #[derive(Debug)]
 pub(super) struct Cni {
     directory: Directory,
+    template: Option<PathBuf>,
     bin_dirs: Vec<PathBuf>,
     /// Of every single plugin call.
     deadline: Duration,
@@ -62,6 +82,11 @@ pub(super) struct Cni {
     pods: Mutex<HashMap<PodId, CniRecord>>,
     /// Pods whose record cannot be used.
     lost: Mutex<BTreeSet<PodId>>,
+    /// Pods that a plugin does not take off its network.
+    left: Mutex<BTreeMap<PodId, Left>>,
+    cache: ResultCache,
+    /// What kubelet says of the node.
+    node: Mutex<Option<NodeCidr>>,
     health: Arc<Health>,
     /// See [`NetworkConfig::cni_gc`].
     gc: bool,
@@ -69,16 +94,20 @@ pub(super) struct Cni {
 
 impl Cni {
     /// Reads the records of attached pods.
-    pub(super) fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
+    pub(super) fn open(config: &NetworkConfig, node: Option<NodeCidr>) -> Result<Self, NetworkError> {
         let records = RecordDir::open(config.root_dir.join("cni"), Durability::PowerCut)?;
         let Loaded { records: known, lost } = records.load::<CniRecord>()?;
         Ok(Self {
             directory: Directory::new(config.cni_conf_dir.clone(), config.cni_replace_grace),
+            template: config.cni_conf_template.clone(),
             bin_dirs: config.cni_bin_dirs.clone(),
             deadline: config.cni_deadline,
             records,
             pods: Mutex::new(known.into_iter().map(|r| (r.pod.clone(), r)).collect()),
             lost: Mutex::new(lost),
+            left: Mutex::default(),
+            cache: ResultCache::in_folder(&config.cni_cache_dir),
+            node: Mutex::new(node),
             health: Arc::new(Health::default()),
             gc: config.cni_gc,
         })
@@ -87,6 +116,37 @@ impl Cni {
     /// The network that the configuration folder asks for; `None` when it asks for none.
     pub(super) fn current(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         self.directory.current()
+    }
+
+    /// The network of that name, whether or not it is in force.
+    pub(super) fn named(&self, name: &str) -> Result<Option<Arc<NetworkList>>, NetworkError> {
+        self.directory.named(name)
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// How long all calls may take that detaching a pod of such a network needs; attaching needs twice that.
+    pub(super) fn time_of(&self, network: &NetworkList) -> Duration {
+        self.deadline * u32::try_from(network.plugins.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn set_node_cidr(&self, cidr: NodeCidr) {
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(cidr);
+    }
+
+    fn node_cidr(&self) -> Option<NodeCidr> {
+        *self.node.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pods that are given up on for now, and why.
+    pub(super) fn leftovers(&self) -> Vec<(PodId, String)> {
+        self.left().iter().map(|(pod, left)| (pod.clone(), left.why.clone())).collect()
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeMap<PodId, Left>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The pods of which it is not known what they have.
@@ -110,9 +170,16 @@ impl Cni {
         self.known().contains_key(pod)
     }
 
-    /// What the pod was given.
-    pub(super) fn attachment(&self, pod: &PodId) -> Option<Attachment> {
-        self.known().get(pod)?.attachment.clone()
+    /// What the pod was given, network by network.
+    pub(super) fn attachments(&self, pod: &PodId) -> Vec<Attachment> {
+        let known = self.known();
+        known.get(pod).into_iter().flat_map(|r| r.joined().filter_map(|j| j.attachment.clone())).collect()
+    }
+
+    /// How long detaching the pod may take.
+    pub(super) fn time_of_detach(&self, pod: &PodId) -> Duration {
+        let known = self.known();
+        known.get(pod).map_or(self.deadline, |r| r.joined().map(|j| self.time_of(&j.network)).sum())
     }
 
     fn known(&self) -> MutexGuard<'_, HashMap<PodId, CniRecord>> {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::network::{Attachment, DnsSettings};
+use crate::network::{Attachment, DnsSettings, INTERFACE};
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -64,7 +64,8 @@ pub(super) fn attachment(value: &Value, network: &str, interface: &str) -> Resul
             ips.push(parse_address(&ip.address)?);
         }
     }
-    if ips.is_empty() {
+    // An interface beside the first may have none, as a mere switch port.
+    if ips.is_empty() && interface == INTERFACE {
         return Err(format!("its result has no address for {interface}"));
     }
     let inside = |i: &&Interface| i.name == interface && i.sandbox.as_deref().is_some_and(|s| !s.is_empty());

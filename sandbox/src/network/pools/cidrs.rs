@@ -43,6 +43,11 @@ impl PodCidrs {
     pub fn candidates(&self) -> &[Ipv4Net] {
         &self.0
     }
+
+    /// Whether any free one will do.
+    pub(in crate::network) fn is_auto(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Default for PodCidrs {
@@ -75,7 +80,7 @@ impl FromStr for PodCidrs {
 
 impl fmt::Display for PodCidrs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::default() {
+        if self.is_auto() {
             return f.write_str("auto");
         }
         let texts: Vec<String> = self.0.iter().map(ToString::to_string).collect();

@@ -1,0 +1,26 @@
+//! CHECK: whether pods still have what their networks gave them.
+
+use crisp_executor::id::PodId;
+
+use super::Cni;
+use super::call::passes_result_on;
+use super::exec::Verb;
+use crate::network::NetworkError;
+
+impl Cni {
+    /// Asks the plugins of the pod's networks. The first that finds something wrong ends it.
+    pub(in crate::network) async fn check(&self, pod: &PodId) -> Result<(), NetworkError> {
+        let Some(record) = self.known().get(pod).cloned() else { return Ok(()) };
+        for joined in record.joined() {
+            let network = &joined.network;
+            let Some(result) = &joined.result else { continue };
+            if network.disable_check || !passes_result_on(network) {
+                continue;
+            }
+            for plugin in &network.plugins {
+                self.call(&record, joined, plugin, Verb::Check, Some(result)).await?;
+            }
+        }
+        Ok(())
+    }
+}

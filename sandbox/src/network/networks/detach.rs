@@ -1,0 +1,111 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::id::PodId;
+use tokio::task::{JoinSet, spawn_blocking};
+
+use super::{Inner, Networks};
+use crate::network::NetworkError;
+use crate::network::cni::Detached;
+
+/// For the kernel and the disk, beside what plugins may need.
+const MARGIN: Duration = Duration::from_secs(30);
+
+impl Networks {
+    /// Takes the pod's networks away, from the records alone; a pod without one is fine. A pod of which a CNI
+    /// plugin fails to take away its part again and again counts as detached at last: that part is tried
+    /// again from time to time, and [`Self::status`] names it.
+    ///
+    /// On the built-in network the pod is cut off and its ports are free when this returns; its interface
+    /// is deleted within some tenths of a second, together with those of others, and only then is its
+    /// address given back. [`Self::close_if_unused`] waits for that.
+    ///
+    /// # Errors
+    /// What could not be taken away; calling again tries again.
+    pub async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
+        self.try_detach(pod).await.map(|_| ())
+    }
+
+    async fn try_detach(&self, pod: &PodId) -> Result<Detached, NetworkError> {
+        let (inner, pod) = (Arc::clone(&self.0), pod.clone());
+        let task = tokio::spawn(async move {
+            let _lock = inner.locks.lock(pod.clone(), "detach").await;
+            Inner::detach(&inner, pod).await
+        });
+        task.await.unwrap_or(Err(NetworkError::Interrupted("detach")))
+    }
+
+    /// A deadline for [`Self::detach`]: above the sum of those of the plugins that it calls.
+    #[must_use]
+    pub fn time_of_detach(&self, pod: &PodId) -> Duration {
+        MARGIN + self.0.cni.time_of_detach(pod)
+    }
+
+    /// The pods that have something of a network.
+    #[must_use]
+    pub fn recorded(&self) -> Vec<PodId> {
+        let known = self.0.builtin.pods().into_iter().chain(self.0.cni.pods());
+        known.chain(self.0.cni.lost()).collect()
+    }
+
+    /// Detaches every recorded pod that is not in `live`; returns those that were. Then the plugins free what
+    /// belongs to no pod: no pod may be attached meanwhile.
+    ///
+    /// # Errors
+    /// The first failure, after all were tried.
+    pub async fn gc(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
+        let stale = self.recorded().into_iter().filter(|pod| !live.contains(pod)).collect();
+        let given_back = self.give_back(stale).await;
+        // Left over by a server that was killed just after a detach.
+        let inner = Arc::clone(&self.0);
+        spawn_blocking(move || inner.builtin.reap_all());
+        let collected = self.0.cni.collect().await;
+        given_back.and_then(|gone| collected.map(|()| gone))
+    }
+
+    /// Detaches these pods; returns those of which nothing is left.
+    ///
+    /// # Errors
+    /// The first failure, after all were tried.
+    pub async fn give_back(&self, pods: Vec<PodId>) -> Result<Vec<PodId>, NetworkError> {
+        let (mut gone, mut failure) = (Vec::new(), None);
+        // All at once: one that hangs costs its own deadline, not that of the others.
+        let mut tasks = JoinSet::new();
+        for pod in pods {
+            let networks = self.clone();
+            tasks.spawn(async move { networks.try_detach(&pod).await.map(|detached| (pod, detached)) });
+        }
+        while let Some(detached) = tasks.join_next().await {
+            match detached.unwrap_or(Err(NetworkError::Interrupted("detach"))) {
+                Ok((pod, Detached::Gone)) => gone.push(pod),
+                Ok((_, Detached::Left)) => {}
+                Err(error) => failure = failure.or(Some(error)),
+            }
+        }
+        failure.map_or(Ok(gone), Err)
+    }
+}
+
+impl Inner {
+    async fn detach(self: &Arc<Self>, pod: PodId) -> Result<Detached, NetworkError> {
+        let detached = self.cni.detach(&pod).await?;
+        if self.builtin.attachment(&pod).is_some() {
+            self.detach_built_in(&pod).await?;
+        }
+        // What is left may still lead packets for its ports to where the pod was.
+        if detached == Detached::Gone {
+            self.ports.release(&pod);
+        }
+        Ok(detached)
+    }
+
+    pub(super) async fn detach_built_in(self: &Arc<Self>, pod: &PodId) -> Result<(), NetworkError> {
+        let (inner, gone) = (Arc::clone(self), pod.clone());
+        let left = spawn_blocking(move || inner.builtin.detach(&gone)).await;
+        left.unwrap_or(Err(NetworkError::Interrupted("detach")))?;
+        let inner = Arc::clone(self);
+        // In the background: the pod is off the network already.
+        spawn_blocking(move || inner.builtin.reap_all());
+        Ok(())
+    }
+}

@@ -1,0 +1,73 @@
+//! What must be looked after while pods run.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crisp_executor::id::PodId;
+use tokio::task::spawn_blocking;
+
+use super::Networks;
+use crate::network::NetworkError;
+
+/// Between two tries to take away what a plugin has left.
+const LEFTOVERS: Duration = Duration::from_secs(300);
+
+/// When something was done last. Starts at the start of the server.
+#[derive(Debug)]
+pub struct LastUpkeep {
+    leftovers: Instant,
+    check: Instant,
+}
+
+impl Default for LastUpkeep {
+    fn default() -> Self {
+        Self { leftovers: Instant::now(), check: Instant::now() }
+    }
+}
+
+impl Networks {
+    /// Puts bridge and packet rules of the built-in network back where another program removed them, has CNI
+    /// plugins asked whether they can serve a pod, and, from time to time, takes away what is left of pods that
+    /// are gone and has plugins check the others.
+    pub async fn keep_up(&self, last: &mut LastUpkeep) {
+        let inner = Arc::clone(&self.0);
+        let kept = spawn_blocking(move || {
+            // Its answer is kept, so that Status need not wait for the plugins.
+            if let Ok(Some(network)) = inner.in_force() {
+                let _ = inner.cni.status(&network);
+            }
+            inner.builtin.keep_up()
+        });
+        if let Ok(Err(error)) = kept.await {
+            tracing::warn!(%error, "the built-in network is not what it should be");
+        }
+        if last.leftovers.elapsed() > LEFTOVERS {
+            let left = self.0.cni.leftovers().into_iter().map(|(pod, _)| pod).collect();
+            // Told when the pod was given up on; whether it is gone now shows in the status.
+            let _ = self.give_back(left).await;
+            last.leftovers = Instant::now();
+        }
+        if self.0.check_interval.is_some_and(|interval| last.check.elapsed() > interval) {
+            self.check_all().await;
+            last.check = Instant::now();
+        }
+    }
+
+    /// One pod after another: it is no hurry, and plugins cost processor time.
+    async fn check_all(&self) {
+        for pod in self.0.cni.pods() {
+            if let Err(error) = self.check(&pod).await {
+                tracing::warn!(pod = pod.short(), %error, "a pod's network is not what it was given; making the pod anew mends it");
+            }
+        }
+    }
+
+    /// Asks the plugins of the pod's networks whether it still has what it was given.
+    ///
+    /// # Errors
+    /// What they found.
+    pub async fn check(&self, pod: &PodId) -> Result<(), NetworkError> {
+        let _lock = self.0.locks.lock(pod.clone(), "check").await;
+        self.0.cni.check(pod).await
+    }
+}
