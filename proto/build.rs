@@ -10,7 +10,8 @@ const SECRET: [&str; 2] = [".runtime.v1.AuthConfig", ".runtime.v1.PullImageReque
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let contracts = ["runtime/v1/runtime.proto", "crisp/v1/pulls.proto", "crisp/v1/layers.proto"];
+    let contracts =
+        ["runtime/v1/runtime.proto", "crisp/v1/pulls.proto", "crisp/v1/layers.proto", "crisp/v1/files.proto"];
     let files = protox::compile(contracts, ["proto"])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
 

@@ -60,4 +60,4 @@ pub use registry::{Auth, ErrorKind, Secret};
 pub use service::{ImageConfig, ImageService, OpenError, RemoveError, ResolveError};
 pub use store::{FindError, FsUsage, Image, Lease, Removed, Store, StoreConfig, StoreError};
 pub use tree::ReadRate;
-pub use unpack::Limits;
+pub use unpack::{Limits, TarError};

@@ -8,8 +8,9 @@
 //! Cast: [`runtime::v1::runtime_service_server::RuntimeService`] and
 //! [`runtime::v1::image_service_server::ImageService`] are what a runtime implements, the `_client` modules
 //! are for those who call one, and [`RPC_PATHS`] names all RPCs, for code that counts or routes them.
-//! [`crisp::v1::pulls_server::Pulls`] and [`crisp::v1::layers_server::Layers`] are our own: pulls that say how
-//! far they are and can be stopped, and a check of unpacked layers.
+//! [`crisp::v1::pulls_server::Pulls`], [`crisp::v1::layers_server::Layers`] and
+//! [`crisp::v1::files_server::Files`] are our own: pulls that say how far they are and can be stopped, a check of
+//! unpacked layers, and files in and out of containers.
 //!
 //! Messages that carry credentials do not print them:
 //!
@@ -59,6 +60,7 @@ mod tests {
         assert_eq!(RPC_PATHS.iter().filter(|path| path.starts_with("/runtime.v1.")).count(), 43);
         assert!(RPC_PATHS.contains(&"/crisp.v1.Pulls/Pull"));
         assert!(RPC_PATHS.contains(&"/crisp.v1.Layers/Check"));
+        assert!(RPC_PATHS.contains(&"/crisp.v1.Files/CopyIn"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.RuntimeService/RunPodSandbox"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.ImageService/StreamImages"));
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crisp_copy::CopyError;
 use crisp_executor::cgroup::{CgroupError, InvalidCgroupPath};
 use crisp_executor::compile::CompileError;
 use crisp_executor::id::ContainerId;
@@ -55,6 +56,10 @@ pub enum Cause {
         "layers of its image {image} are gone: pull the image, then remove this container and create it again"
     )]
     LayersGone { image: String },
+    #[error("its root file system is read-only: nothing can be copied to it while it does not run")]
+    ReadOnlyRoot,
+    #[error(transparent)]
+    Copy(#[from] CopyError),
     #[error("its pod has been removed: remove the container too")]
     PodGone,
     #[error("the container {} whose PID namespace it joins does not run: start that one first", target.short())]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crisp_copy::CopyError;
 use crisp_executor::cgroup::CgroupError;
 use crisp_executor::compile::CompileError;
 use crisp_executor::id::ContainerId;
@@ -54,6 +55,10 @@ pub enum RuntimeError {
     ExecDeadline { id: ContainerId, command: String, after: Duration },
     #[error("{what} is not supported by this server{hint}")]
     Unsupported { what: &'static str, hint: &'static str },
+    #[error("container {id}: cannot copy: {error}")]
+    Copy { id: ContainerId, error: CopyError },
+    #[error("{most} copies are under way already: wait for one to end")]
+    Copies { most: usize },
     #[error(transparent)]
     PodCidr(#[from] PodCidrError),
     #[error(transparent)]
@@ -125,7 +130,8 @@ fn code(error: &RuntimeError) -> Code {
         RuntimeError::ExecDeadline { .. } => Code::DeadlineExceeded,
         RuntimeError::PodCidr(PodCidrError::Invalid { .. }) => Code::InvalidArgument,
         RuntimeError::PodCidr(PodCidrError::Failed { .. }) => Code::FailedPrecondition,
-        RuntimeError::Sessions(_) => Code::ResourceExhausted,
+        RuntimeError::Copy { error, .. } => copy_code(error),
+        RuntimeError::Sessions(_) | RuntimeError::Copies { .. } => Code::ResourceExhausted,
         RuntimeError::Interrupted(interrupted) => interrupted_code(interrupted),
         RuntimeError::Shared(error) => code(error),
     }
@@ -177,7 +183,9 @@ fn cause_code(cause: &Cause) -> Code {
         | Cause::PodNotReady(_)
         | Cause::LayersGone { .. }
         | Cause::PodGone
+        | Cause::ReadOnlyRoot
         | Cause::TargetNotRunning { .. } => Code::FailedPrecondition,
+        Cause::Copy(error) => copy_code(error),
         Cause::Cgroup(error) => cgroup_code(error),
         Cause::Compile(error) => compile_code(error),
         Cause::Link(error) => link_code(error),
@@ -186,6 +194,23 @@ fn cause_code(cause: &Cause) -> Code {
         Cause::File { .. } | Cause::Record(_) | Cause::Store(_) | Cause::Rootfs(_) | Cause::System { .. } => {
             Code::Internal
         }
+    }
+}
+
+fn copy_code(error: &CopyError) -> Code {
+    match error {
+        CopyError::Missing { .. } => Code::NotFound,
+        CopyError::NotADirectory { .. }
+        | CopyError::InTheWay { .. }
+        | CopyError::Mounted { .. }
+        | CopyError::NotMounted { .. }
+        | CopyError::TooDeep { .. }
+        | CopyError::Io { .. } => Code::FailedPrecondition,
+        CopyError::Archive(_)
+        | CopyError::Empty
+        | CopyError::Damaged { .. }
+        | CopyError::Escapes { .. }
+        | CopyError::Device { .. } => Code::InvalidArgument,
     }
 }
 

@@ -6,6 +6,7 @@
 //!       status.json         Status; replaced whole
 //!       bundle/config.json  the OCI spec, for people and tools: nothing here reads it
 //!       upper/ work/        the overlay's writable side
+//!       copy-work/          the second one's, while files of a container that does not run are copied
 //!       volumes/<n>/        one per VOLUME of the image
 //!   <root>/containers/<id>.bad      records cannot be read: kept for people to look at
 //!   <root>/discarded/<id>           not a container yet, or not any more: deleted
@@ -91,6 +92,11 @@ impl Folder {
     #[must_use]
     pub fn work(&self) -> PathBuf {
         self.path.join("work")
+    }
+
+    #[must_use]
+    pub fn copy_work(&self) -> PathBuf {
+        self.path.join("copy-work")
     }
 
     #[must_use]

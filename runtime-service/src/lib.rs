@@ -15,6 +15,7 @@
 //!   its [`container::state::State`] changes.
 //! - [`convert`] is the border to the contract's messages, [`error`] the mapping to its codes.
 //! - [`spec`] makes the OCI spec that the executor compiles.
+//! - Beside the CRI there is the service Files, for `crisp cp`.
 //! - [`Cause`] is why a stage of an operation failed.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]

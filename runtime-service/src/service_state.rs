@@ -10,6 +10,7 @@ use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
 use crisp_operation::{KeyedLocks, SingleFlight};
 use crisp_sandbox::{Pod, Pods};
 use crisp_streaming::StreamServer;
+use tokio::sync::Semaphore;
 
 use crate::cause::{Cause, Operation};
 use crate::config::RuntimeConfig;
@@ -24,6 +25,9 @@ use crate::layout::Layout;
 use crate::spec::host::Host;
 use crate::spec::user::Users;
 use crate::stats::StatsState;
+
+/// Copies of files at once: each has a thread.
+pub(crate) const MAX_COPIES: usize = 64;
 
 /// The state of one runtime service, behind one `Arc`.
 pub struct ServiceState {
@@ -51,6 +55,8 @@ pub struct ServiceState {
     pub(crate) pod_removes: SingleFlight<PodId, (), RuntimeError>,
     /// Held by the one task that deletes the folder of a removed container.
     pub(crate) deleting: Arc<tokio::sync::Mutex<()>>,
+    /// One permit for each copy of files under way.
+    pub(crate) copies: Arc<Semaphore>,
 }
 
 impl ServiceState {
@@ -87,6 +93,7 @@ impl ServiceState {
             pod_stops: SingleFlight::default(),
             pod_removes: SingleFlight::default(),
             deleting: Arc::default(),
+            copies: Arc::new(Semaphore::new(MAX_COPIES)),
             config,
         }))
     }

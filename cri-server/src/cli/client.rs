@@ -1,6 +1,7 @@
 //! The connection to a server.
 
 use anyhow::Context as _;
+use crisp_proto::crisp::v1::files_client::FilesClient;
 use crisp_proto::crisp::v1::layers_client::LayersClient;
 use crisp_proto::crisp::v1::pulls_client::PullsClient;
 use crisp_proto::runtime::v1::StatusRequest;
@@ -26,6 +27,8 @@ pub struct Client {
     pub pulls: PullsClient<Channel>,
     /// Checks of layers, where the server is Crisp.
     pub layers: LayersClient<Channel>,
+    /// Files of containers, where the server is Crisp.
+    pub files: FilesClient<Channel>,
 }
 
 impl Client {
@@ -48,7 +51,8 @@ impl Client {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
             images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
             pulls: PullsClient::new(channel.clone()),
-            layers: LayersClient::new(channel),
+            layers: LayersClient::new(channel.clone()),
+            files: FilesClient::new(channel),
         })
     }
 }

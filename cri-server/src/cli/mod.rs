@@ -14,6 +14,7 @@ mod terminal;
 pub mod attach;
 pub mod check;
 pub mod config;
+pub mod cp;
 pub mod exec;
 pub mod images;
 pub mod info;

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use crisp_proto::RPC_PATHS;
+use crisp_proto::crisp::v1::files_server::FilesServer;
 use crisp_proto::crisp::v1::layers_server::LayersServer;
 use crisp_proto::crisp::v1::pulls_server::PullsServer;
 use crisp_proto::runtime::v1::image_service_server::ImageServiceServer;
@@ -43,6 +44,7 @@ impl Server {
             .add_service(images)
             .add_service(PullsServer::new(self.images.clone()))
             .add_service(LayersServer::new(self.images.clone()))
+            .add_service(FilesServer::new(self.runtime.clone()))
             .serve_with_incoming_shutdown(connections(listener), async {
                 let _ = leaving.await;
             });

@@ -73,10 +73,11 @@ fn crates_depend_downwards() {
         ("sandbox/monitor", &["executor"]),
         ("sandbox", &["executor", "metrics", "monitor", "operation"]),
         ("image-service", &["metrics", "operation", "proto"]),
+        ("runtime-service/copy", &["executor", "image-service"]),
         ("runtime-service/streaming", &["metrics", "operation"]),
         (
             "runtime-service",
-            &["executor", "image-service", "metrics", "operation", "proto", "sandbox", "streaming"],
+            &["copy", "executor", "image-service", "metrics", "operation", "proto", "sandbox", "streaming"],
         ),
         ("e2e/skip", &[]),
         ("e2e/fuzz", &["executor", "image-service", "monitor", "sandbox", "streaming"]),

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Folders of the product's crates.
-pub const CRATES: [&str; 10] = [
+pub const CRATES: [&str; 11] = [
     "proto",
     "metrics",
     "metrics/operation",
     "image-service",
     "runtime-service",
+    "runtime-service/copy",
     "runtime-service/streaming",
     "sandbox",
     "sandbox/executor",

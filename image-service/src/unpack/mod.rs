@@ -28,7 +28,7 @@ mod path;
 
 mod replaced;
 pub(crate) mod stream;
-mod tar;
+pub mod tar;
 mod totals;
 mod unpacker;
 mod whiteout;

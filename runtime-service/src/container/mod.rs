@@ -19,7 +19,7 @@ use crisp_executor::id::{ContainerId, PodId};
 use crisp_executor::plan::{self, PidNamespace};
 use crisp_image_service::{DiffId, Lease};
 use crisp_operation::record::{self, Durability, Record};
-use crisp_operation::{StatusCell, StatusError};
+use crisp_operation::{Cancel, StatusCell, StatusError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -107,6 +107,8 @@ pub struct Container {
     pub exec_cgroups: Mutex<BTreeMap<u32, bool>>,
     /// The stop signal has been sent.
     pub stop_signal_sent: AtomicBool,
+    /// Ends the copy of files into the container, while it does not run.
+    pub written_by: Mutex<Cancel>,
     pub meters: Meters,
 }
 
@@ -123,6 +125,7 @@ impl Container {
             exec_process: Mutex::default(),
             exec_cgroups: Mutex::default(),
             stop_signal_sent: AtomicBool::new(false),
+            written_by: Mutex::default(),
             meters: Meters::default(),
         }
     }

@@ -67,6 +67,7 @@ async fn stop_and_lock(
         stop(service, container.clone(), Duration::ZERO).await?;
         let id = container.id().clone();
         let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
+        container.written_by.lock().unwrap_or_else(PoisonError::into_inner).cancel();
         let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await.map_err(busy)?;
         // In memory alone, so that a full disk does not keep a container from being removed.
         if container

@@ -17,6 +17,9 @@ use crate::ops::pid_namespace;
 use crate::service_state::{ServiceState, cgroup_path};
 use crate::spec::{self, Inputs, PodInputs};
 
+/// The places of the pod's hosts, resolv.conf and hostname.
+const POD_FILES: [&str; 3] = ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname"];
+
 /// Builds the spec. Blocking: looks at host devices and may read a seccomp profile.
 ///
 /// # Errors
@@ -67,6 +70,13 @@ fn encode(folder: &Folder, spec: &Spec) -> Result<(PathBuf, Vec<u8>), Cause> {
     Ok((path, bytes))
 }
 
+/// Where a container has mounts when it runs.
+pub(crate) fn mount_places(metadata: &ContainerMetadata) -> Vec<PathBuf> {
+    let requested = metadata.config.mounts.iter().map(|mount| mount.container_path.clone());
+    let pod = POD_FILES.into_iter().chain(["/dev", "/proc", "/sys"]).map(PathBuf::from);
+    requested.chain(metadata.volumes.iter().cloned()).chain(pod).collect()
+}
+
 fn with_inputs<T>(
     service: &ServiceState,
     metadata: &ContainerMetadata,
@@ -95,11 +105,7 @@ fn pod_inputs(service: &ServiceState, metadata: &ContainerMetadata, pod: &Pod) -
     let files = pod.files();
     Ok(PodInputs {
         hostname: pod.config.own_hostname().unwrap_or_else(|| service.host.hostname.clone()),
-        files: vec![
-            (files.hosts, "/etc/hosts"),
-            (files.resolv_conf, "/etc/resolv.conf"),
-            (files.hostname, "/etc/hostname"),
-        ],
+        files: [files.hosts, files.resolv_conf, files.hostname].into_iter().zip(POD_FILES).collect(),
         host_network: pod.config.network == NamespaceMode::Host,
         host_ipc: pod.config.ipc == NamespaceMode::Host,
         monitor_pid: pod.status().monitor_pid.unwrap_or_default(),

@@ -3,6 +3,7 @@
 mod attach_output;
 pub(crate) mod container_attach;
 pub(crate) mod container_cgroup;
+pub(crate) mod container_copy;
 pub(crate) mod container_create;
 pub(crate) mod container_exec;
 pub(crate) mod container_remove;

@@ -9,6 +9,7 @@ mod container_status;
 mod create_container;
 mod exec;
 mod exec_sync;
+mod files;
 mod get_container_events;
 mod list_container_stats;
 mod list_containers;

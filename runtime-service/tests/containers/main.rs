@@ -11,6 +11,7 @@ mod attach;
 mod events;
 mod exec;
 mod exec_streams;
+mod files;
 mod lifecycle;
 mod pod_states;
 mod port_forward;

@@ -9,7 +9,7 @@ mod header;
 mod pax;
 mod reader;
 
-pub(crate) use reader::TarReader;
+pub use reader::TarReader;
 
 /// Whether `records` are a valid pax extended header.
 #[cfg(feature = "fuzz")]
@@ -19,7 +19,7 @@ pub(crate) fn check_pax(records: &[u8]) -> Result<(), TarError> {
 
 /// What an entry makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// A regular file with `size` bytes following.
     #[default]
     File,
@@ -39,25 +39,31 @@ pub(crate) enum Kind {
 
 /// Seconds and nanoseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Time {
+pub struct Time {
+    /// Before 1970 negative.
     pub seconds: i64,
+    /// Below a billion.
     pub nanoseconds: u32,
 }
 
 /// One entry's header with everything that extends it. Reused from entry to entry.
 #[derive(Debug, Default)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// As written.
     pub path: Vec<u8>,
     /// As written; of links only.
     pub link: Vec<u8>,
+    /// What it makes.
     pub kind: Kind,
     /// Permission, set-id and sticky bits.
     pub mode: u32,
+    /// The owner.
     pub uid: u32,
+    /// The group.
     pub gid: u32,
     /// Bytes of content.
     pub size: u64,
+    /// When the content last changed.
     pub modified: Time,
     /// Major and minor number of a device.
     pub device: (u32, u32),
@@ -94,19 +100,19 @@ pub enum TarError {
         limit: u64,
     },
     /// Many long headers.
-    #[error("the extended headers are longer than {0} bytes together, the limit for one layer")]
+    #[error("the extended headers are longer than {0} bytes together, the limit for one archive")]
     ExtendedHeaders(u64),
     /// A stream that goes on and on.
     #[error(
         "more than {0} bytes of the archive make no file (what follows its end, global headers, ignored \
-         entries), the limit for one layer"
+         entries), the limit for one archive"
     )]
     Unused(u64),
     /// A kind of entry that has no place in an image layer.
     #[error("entries of type {:?} are not supported", char::from(*.0))]
     Type(u8),
     /// A file with holes in GNU's own encodings.
-    #[error("sparse files are not supported: write the layer without --sparse")]
+    #[error("sparse files are not supported: write the archive without --sparse")]
     Sparse,
     /// Something other than zeros where the archive ends.
     #[error("a single zero block is followed by more entries")]

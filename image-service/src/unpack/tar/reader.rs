@@ -8,7 +8,7 @@ use super::{Entry, Kind, TarError};
 use crate::unpack::Limits;
 
 /// Reads entries from `source`. Content not taken is skipped with the next entry.
-pub(crate) struct TarReader<'a, R> {
+pub struct TarReader<'a, R> {
     source: &'a mut R,
     limits: &'a Limits,
     /// Content bytes of the current entry not yet read.
@@ -33,7 +33,8 @@ struct Extensions {
 }
 
 impl<'a, R: BufRead> TarReader<'a, R> {
-    pub(crate) fn new(source: &'a mut R, limits: &'a Limits) -> Self {
+    /// Reads an archive from its begin.
+    pub fn new(source: &'a mut R, limits: &'a Limits) -> Self {
         let (left, padding, extendable, extended, unused) = (0, 0, 0, 0, 0);
         Self { source, limits, left, padding, extendable, extended, unused, block: [0; BLOCK] }
     }
@@ -42,7 +43,10 @@ impl<'a, R: BufRead> TarReader<'a, R> {
     ///
     /// An archive that simply ends where a header could begin is accepted: writers exist that leave the
     /// zero blocks out, and what was cut off shows in the content's digest.
-    pub(crate) fn next(&mut self, entry: &mut Entry) -> Result<bool, TarError> {
+    ///
+    /// # Errors
+    /// [`TarError`], after which no further entry can be read.
+    pub fn next(&mut self, entry: &mut Entry) -> Result<bool, TarError> {
         let mut extensions = Extensions::default();
         let mut extended = false;
         self.extendable = self.limits.extended_header;
@@ -80,7 +84,10 @@ impl<'a, R: BufRead> TarReader<'a, R> {
 
     /// The next piece of the current entry's content; empty when there is no more. To be followed by
     /// [`consume`](Self::consume).
-    pub(crate) fn content(&mut self) -> Result<&[u8], TarError> {
+    ///
+    /// # Errors
+    /// [`TarError::Truncated`].
+    pub fn content(&mut self) -> Result<&[u8], TarError> {
         if self.left == 0 {
             return Ok(&[]);
         }
@@ -93,7 +100,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
     }
 
     /// Marks `n` bytes of the piece as read.
-    pub(crate) fn consume(&mut self, n: usize) {
+    pub fn consume(&mut self, n: usize) {
         self.source.consume(n);
         self.left -= n as u64;
     }
@@ -112,7 +119,10 @@ impl<'a, R: BufRead> TarReader<'a, R> {
     }
 
     /// Reads what follows the archive's end.
-    pub(crate) fn read_to_end(&mut self) -> Result<(), TarError> {
+    ///
+    /// # Errors
+    /// [`TarError::Unused`].
+    pub fn read_to_end(&mut self) -> Result<(), TarError> {
         loop {
             let available = self.source.fill_buf().map_err(truncated)?.len();
             if available == 0 {

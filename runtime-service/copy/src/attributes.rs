@@ -1,0 +1,81 @@
+//! Owner, mode and times of what is copied.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crisp_image_service::unpack::tar::{Entry, Time};
+use rustix::fs::{
+    AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod, fchown, futimens,
+};
+use rustix::io::Errno;
+
+/// Whom new files belong to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// The user who makes them, who may also keep permissions from others by the umask.
+    Maker,
+    /// Root of the container.
+    Root,
+    /// As the archive says. Only then files keep set-id bits: they were meant for one user.
+    Kept,
+}
+
+/// What one file gets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attributes {
+    owner: Option<(Uid, Gid)>,
+    pub(crate) mode: Mode,
+    modified: Time,
+}
+
+impl Attributes {
+    /// `umask`: the bits that [`Owner::Maker`] keeps from others.
+    pub(crate) fn of(entry: &Entry, owner: Owner, umask: u32) -> Self {
+        let bits = match owner {
+            Owner::Kept => 0o7777,
+            Owner::Root => 0o1777,
+            Owner::Maker => 0o1777 & !umask,
+        };
+        // The kernel takes the highest number for "leave it as it is".
+        let is_user = entry.uid != u32::MAX && entry.gid != u32::MAX;
+        let owner = match owner {
+            Owner::Maker => None,
+            Owner::Root => Some((Uid::ROOT, Gid::ROOT)),
+            Owner::Kept => is_user.then(|| (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid))),
+        };
+        Self { owner, mode: Mode::from_raw_mode(entry.mode & bits), modified: entry.modified }
+    }
+
+    /// Owner before mode: the kernel drops set-id bits when the owner changes.
+    pub(crate) fn give(&self, made: impl AsFd) -> Result<(), Errno> {
+        if let Some((uid, gid)) = self.owner {
+            fchown(&made, Some(uid), Some(gid))?;
+        }
+        fchmod(&made, self.mode)?;
+        self.give_time(made)
+    }
+
+    pub(crate) fn give_time(&self, made: impl AsFd) -> Result<(), Errno> {
+        let Time { seconds, nanoseconds } = self.modified;
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() },
+        };
+        futimens(made, &times)
+    }
+
+    /// To what cannot be opened: a link or a pipe.
+    pub(crate) fn give_owner(&self, folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        match self.owner {
+            None => Ok(()),
+            Some((uid, gid)) => chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW),
+        }
+    }
+}
+
+/// The umask of this process, as proc_pid_status(5) has it: umask(2) itself can only change it.
+pub(crate) fn umask() -> u32 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));
+    line.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0o022)
+}

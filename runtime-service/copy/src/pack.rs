@@ -1,0 +1,216 @@
+//! A file, or a directory with all that is in it, as a tar archive.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, OsStr};
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat};
+use rustix::io::Errno;
+use tar::{Builder, EntryType, Header};
+
+use crate::kernel_files;
+use crate::root::{self, Root, reopen};
+use crate::{CopyError, MAX_DEPTH};
+
+/// Files with several names of which one is remembered: the others become links to it.
+const MAX_LINKED: usize = 100_000;
+
+/// Writes `path` to `into`. The entries begin with its last name; with `.` when it ends in `/.`, or is the
+/// root: then what is in the directory is meant. A symbolic link at `path` itself is followed with `follow`,
+/// or when the path ends in a slash. File systems of the kernel, such as /proc, are left out unless `path` is
+/// in them, as are files that are removed meanwhile.
+///
+/// # Errors
+/// [`CopyError`], with the file.
+pub fn pack(root: &Root, path: &str, follow: bool, into: impl Write) -> Result<(), CopyError> {
+    let name = last_name(path);
+    let follow = follow || name == "." || path.ends_with('/');
+    let flags = if follow { OFlags::PATH } else { OFlags::PATH | OFlags::NOFOLLOW };
+    let found = root.open(path, flags)?;
+    let place = root.place_of(&found)?;
+    if place.as_ref().is_some_and(|place| root.is_in_mount(place)) {
+        return Err(CopyError::NotMounted { path: path.to_owned() });
+    }
+    let stat = fstat(&found).map_err(CopyError::at(path))?;
+    let of_kernel = kernel_files::are_in(&found).then_some(stat.st_dev);
+    let archive = Builder::new(into);
+    let mut packer = Packer { archive, begin: path, root, of_kernel, linked: HashMap::new() };
+    packer.entry(&Found { file: found, stat, place, is_left_out: false }, Path::new(name), 0)?;
+    packer.archive.finish().map_err(CopyError::Archive)
+}
+
+/// `.`: what is in it.
+fn last_name(path: &str) -> &str {
+    match path.trim_end_matches('/').rsplit('/').next() {
+        None | Some("" | "." | "..") => ".",
+        Some(name) => name,
+    }
+}
+
+struct Packer<'a, W: Write> {
+    archive: Builder<W>,
+    begin: &'a str,
+    root: &'a Root,
+    /// The file system of the kernel that is read.
+    of_kernel: Option<u64>,
+    /// The entry of each file with several names, by device and inode.
+    linked: HashMap<(u64, u64), PathBuf>,
+}
+
+struct Found {
+    /// `O_PATH`.
+    file: OwnedFd,
+    stat: Stat,
+    /// In the root, where that matters.
+    place: Option<PathBuf>,
+    /// Of a directory, that there is one is all that is said.
+    is_left_out: bool,
+}
+
+impl<W: Write> Packer<'_, W> {
+    fn entry(&mut self, found: &Found, name: &Path, depth: usize) -> Result<(), CopyError> {
+        let shown = self.shown(name);
+        match root::kind(&found.stat) {
+            FileType::Directory => {
+                self.head(EntryType::Directory, &found.stat, name)?;
+                if found.is_left_out { Ok(()) } else { self.directory(found, name, depth) }
+            }
+            _ if found.is_left_out => Ok(()),
+            FileType::RegularFile => self.regular(found, name, depth),
+            FileType::Symlink => {
+                let target = readlinkat(&found.file, "", Vec::new()).map_err(CopyError::at(&shown))?;
+                self.link(EntryType::Symlink, found, name, Path::new(OsStr::from_bytes(target.to_bytes())))
+            }
+            FileType::Fifo => self.head(EntryType::Fifo, &found.stat, name),
+            // Devices of a container are its own, and a socket is nothing without its program.
+            FileType::CharacterDevice | FileType::BlockDevice | FileType::Socket | FileType::Unknown => {
+                Ok(())
+            }
+        }
+    }
+
+    fn shown(&self, name: &Path) -> String {
+        format!("{} ({})", self.begin, name.display())
+    }
+
+    fn head(&mut self, kind: EntryType, stat: &Stat, name: &Path) -> Result<(), CopyError> {
+        let mut header = header(kind, stat);
+        self.archive.append_data(&mut header, name, io::empty()).map_err(CopyError::Archive)
+    }
+
+    fn link(&mut self, kind: EntryType, found: &Found, name: &Path, to: &Path) -> Result<(), CopyError> {
+        let mut header = header(kind, &found.stat);
+        self.archive.append_link(&mut header, name, to).map_err(CopyError::Archive)
+    }
+
+    /// What is in it.
+    fn directory(&mut self, found: &Found, name: &Path, depth: usize) -> Result<(), CopyError> {
+        let shown = self.shown(name);
+        if depth >= MAX_DEPTH {
+            return Err(CopyError::TooDeep { path: shown, max: MAX_DEPTH });
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = match openat(&found.file, ".", flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::SRCH) if depth > 0 => return Ok(()),
+            opened => opened.map_err(CopyError::at(&shown))?,
+        };
+        for entry in Dir::read_from(&directory).map_err(CopyError::at(&shown))? {
+            let entry = match entry {
+                // A process that has ended.
+                Err(Errno::SRCH) => break,
+                entry => entry.map_err(CopyError::at(&shown))?,
+            };
+            let below = entry.file_name();
+            if matches!(below.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let Some(inner) = self.look_up(found, &directory, below).map_err(CopyError::at(&shown))? else {
+                continue;
+            };
+            self.entry(&inner, &name.join(OsStr::from_bytes(below.to_bytes())), depth + 1)?;
+        }
+        Ok(())
+    }
+
+    /// None: it is gone.
+    fn look_up(&self, above: &Found, directory: &OwnedFd, name: &CStr) -> Result<Option<Found>, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = match openat(directory, name, flags, Mode::empty()) {
+            Err(Errno::NOENT | Errno::SRCH) => return Ok(None),
+            opened => opened?,
+        };
+        let stat = fstat(&file)?;
+        let is_other = stat.st_dev != above.stat.st_dev && Some(stat.st_dev) != self.of_kernel;
+        let is_of_kernel = is_other && kernel_files::are_in(&file);
+        let place = above.place.as_ref().map(|place| place.join(OsStr::from_bytes(name.to_bytes())));
+        let is_in_mount = place.as_ref().is_some_and(|place| self.root.is_in_mount(place));
+        Ok(Some(Found { file, stat, place, is_left_out: is_of_kernel || is_in_mount }))
+    }
+
+    fn regular(&mut self, found: &Found, name: &Path, depth: usize) -> Result<(), CopyError> {
+        let shown = self.shown(name);
+        let key = (found.stat.st_dev, found.stat.st_ino);
+        if found.stat.st_nlink > 1 {
+            if let Some(first) = self.linked.get(&key).cloned() {
+                return self.link(EntryType::Link, found, name, &first);
+            }
+            if self.linked.len() < MAX_LINKED {
+                self.linked.insert(key, name.to_owned());
+            }
+        }
+        let opened = reopen(&found.file, OFlags::RDONLY);
+        if Some(found.stat.st_dev) == self.of_kernel {
+            return match opened.map_err(io::Error::from).and_then(kernel_files::read) {
+                Ok(content) => self.content(&found.stat, content.len() as u64, &content[..], name),
+                // Written only, or of a process that has ended.
+                Err(_) if depth > 0 => Ok(()),
+                Err(error) => Err(CopyError::at(&shown)(error)),
+            };
+        }
+        let file = std::fs::File::from(opened.map_err(CopyError::at(&shown))?);
+        let stat = fstat(&file).map_err(CopyError::at(&shown))?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        // The archive needs what was announced, also of a file that becomes shorter or longer meanwhile.
+        self.content(&stat, size, file.take(size).chain(io::repeat(0)).take(size), name)
+    }
+
+    fn content(&mut self, stat: &Stat, size: u64, of: impl Read, name: &Path) -> Result<(), CopyError> {
+        let mut header = header(EntryType::Regular, stat);
+        header.set_size(size);
+        self.archive.append_data(&mut header, name, of).map_err(CopyError::Archive)
+    }
+}
+
+fn header(kind: EntryType, stat: &Stat) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_mode(stat.st_mode & 0o7777);
+    header.set_uid(stat.st_uid.into());
+    header.set_gid(stat.st_gid.into());
+    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+    header.set_size(0);
+    header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_name_of_a_path() {
+        for (path, name) in [
+            ("/etc/passwd", "passwd"),
+            ("dir/", "dir"),
+            ("dir/.", "."),
+            ("/", "."),
+            ("", "."),
+            ("..", "."),
+            ("a/..", "."),
+        ] {
+            assert_eq!(last_name(path), name, "{path:?}");
+        }
+    }
+}

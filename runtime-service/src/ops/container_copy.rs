@@ -1,0 +1,292 @@
+//! Files in and out of a container, running or not, without a program in its image.
+//!
+//! ```text
+//!   running      /proc/PID/root: as its first process sees it, with all its mounts
+//!   not running  out: its files above the layers, read only; it may be started or removed meanwhile
+//!                in:  the root file system put together again, without its mounts; no start comes between,
+//!                     and its removal ends the copy
+//! ```
+//!
+//! The server does it, not the command line: it knows the container's layers, and orders what is done to a
+//! container; who may use its socket may copy, with no further privileges.
+//!
+//! Each copy is on a thread of its own, for a file may be on a volume that hangs.
+
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use crisp_copy::{CopyError, Destination, Owner, Root, Unpacked};
+use crisp_executor::rootfs;
+use crisp_operation::{Cancel, KeyedGuard, record};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::{container_spec, pid_namespace};
+use crate::cause::Cause;
+use crate::container::Container;
+use crate::error::RuntimeError;
+use crate::service_state::{MAX_COPIES, ServiceState};
+
+const OPERATION: &str = "copy_files";
+/// For another operation on the container to end.
+const LOCK: Duration = Duration::from_secs(30);
+const ROOT: Duration = Duration::from_secs(20);
+/// For the client to take or to send a piece.
+const CLIENT: Duration = Duration::from_secs(60);
+/// Bytes of one piece.
+const PIECE: usize = 64 << 10;
+/// Pieces that wait for the client.
+const AHEAD: usize = 4;
+
+/// A piece of an archive, or why there are no more.
+pub type Piece = Result<Vec<u8>, RuntimeError>;
+
+/// Where an archive goes.
+#[derive(Debug)]
+pub struct Target {
+    pub path: String,
+    /// The path is a directory for all entries of the archive, by their own names.
+    pub as_named: bool,
+    pub owner: Owner,
+}
+
+/// Reads `path` as a tar archive.
+///
+/// # Errors
+/// A container in a state without files. What fails later is the last piece.
+pub async fn copy_out(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    path: String,
+    follow_link: bool,
+) -> Result<mpsc::Receiver<Piece>, RuntimeError> {
+    let open = OpenRoot::of(service, container, Direction::Out).await?;
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    let (id, client) = (container.id().clone(), Client::of(&open));
+    start_thread(container, move || {
+        let mut pieces = Pieces { sender, client, piece: Vec::new() };
+        let packed = crisp_copy::pack(&open.root, &path, follow_link, &mut pieces);
+        let packed = packed.and_then(|()| pieces.flush().map_err(CopyError::Archive));
+        if let Err(error) = packed {
+            // The client is gone when it does not take this either.
+            let _ = pieces.send(Err(RuntimeError::Copy { id, error }));
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Writes the files of an archive, which `read` makes of the client.
+///
+/// # Errors
+/// A container in a state without files, or the file that cannot be written; those before it stay.
+pub async fn copy_in<R: Read>(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    target: Target,
+    read: impl FnOnce(Client) -> R + Send + 'static,
+) -> Result<Unpacked, RuntimeError> {
+    let open = OpenRoot::of(service, container, Direction::In).await?;
+    let (sender, unpacked) = tokio::sync::oneshot::channel();
+    let client = Client::of(&open);
+    start_thread(container, move || {
+        let Target { path, as_named, owner } = &target;
+        let to = if *as_named { Destination::Into(path) } else { Destination::Named(path) };
+        let unpacked = crisp_copy::unpack(read(client), &open.root, to, *owner);
+        drop(open);
+        let _ = sender.send(unpacked);
+    })?;
+    let gone = || CopyError::Archive(io::Error::other("the copying ended by a failure of the server"));
+    let unpacked = unpacked.await.unwrap_or_else(|_| Err(gone()));
+    unpacked.map_err(|error| RuntimeError::Copy { id: container.id().clone(), error })
+}
+
+fn start_thread(container: &Container, work: impl FnOnce() + Send + 'static) -> Result<(), RuntimeError> {
+    let started = std::thread::Builder::new().name("crisp-copy".to_owned()).spawn(work);
+    let failed =
+        |source| RuntimeError::Copy { id: container.id().clone(), error: CopyError::Archive(source) };
+    started.map(drop).map_err(failed)
+}
+
+/// How the thread of a copy waits for its client.
+pub struct Client {
+    handle: Handle,
+    cancel: Cancel,
+}
+
+impl Client {
+    fn of(open: &OpenRoot) -> Self {
+        Self { handle: Handle::current(), cancel: open.cancel.clone() }
+    }
+
+    /// A piece, within the time that a client has for each.
+    ///
+    /// # Errors
+    /// It took too long, or the copy has to end.
+    pub fn wait<T>(&self, piece: impl Future<Output = T>) -> io::Result<T> {
+        let timed_out =
+            |_| io::Error::new(io::ErrorKind::TimedOut, "the client neither sends nor takes anything");
+        self.handle.block_on(async {
+            tokio::select! {
+                piece = tokio::time::timeout(CLIENT, piece) => piece.map_err(timed_out),
+                () = self.cancel.cancelled() => Err(io::Error::other("the container is being removed")),
+            }
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    In,
+    Out,
+}
+
+/// The root directory of a container while files are copied.
+struct OpenRoot {
+    root: Root,
+    /// What the mount needs beside the container's own files, when they are written.
+    work: Option<PathBuf>,
+    cancel: Cancel,
+    _lock: Option<KeyedGuard>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl OpenRoot {
+    async fn of(
+        service: &Arc<ServiceState>,
+        container: &Arc<Container>,
+        direction: Direction,
+    ) -> Result<Self, RuntimeError> {
+        let id = container.id();
+        let permit = service
+            .copies
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| RuntimeError::Copies { most: MAX_COPIES })?;
+        let running = container.status().state.pid().is_some();
+        let lock = if running {
+            None
+        } else {
+            let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await;
+            Some(lock.map_err(|busy| RuntimeError::Busy { id: id.clone(), busy })?)
+        };
+        // Nothing disturbs reading.
+        let (cancel, is_written) = (Cancel::new(), lock.is_some() && direction == Direction::In);
+        if is_written {
+            *container.written_by.lock().unwrap_or_else(PoisonError::into_inner) = cancel.clone();
+        }
+        let operation = service.operation(OPERATION, id);
+        let opened = {
+            let (service, container) = (service.clone(), container.clone());
+            let open = move || match running {
+                true => of_process(&service, &container),
+                false => put_together(&container, direction),
+            };
+            operation.blocking(ROOT, move |steps| steps.step("root", open)).await
+        };
+        let (root, work) = operation.finish::<(Root, Option<PathBuf>)>(opened).await?;
+        let lock = lock.filter(|_| is_written);
+        Ok(Self { root, work, cancel, _lock: lock, _permit: permit })
+    }
+}
+
+impl Drop for OpenRoot {
+    fn drop(&mut self) {
+        // The mount first, which uses it.
+        self.root = Root::Host;
+        if let Some(work) = &self.work
+            && let Err(error) = record::remove_folder(work)
+        {
+            tracing::warn!(%error, "cannot remove what copying left");
+        }
+    }
+}
+
+/// As the container's first process sees it.
+fn of_process(service: &ServiceState, container: &Container) -> Result<(Root, Option<PathBuf>), Cause> {
+    let id = container.id();
+    let pidfd = pid_namespace::pidfd_of_target(service, id)?;
+    let pid = pid_namespace::pid_of_target(service, id)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
+        .map_err(Cause::system("open the container's root directory"))?;
+    // While the process lives its number is its own.
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    match poll(&mut fds, Some(&now)) {
+        Ok(0) => Ok((Root::Container(root), None)),
+        _ => Err(Cause::TargetNotRunning { target: id.clone() }),
+    }
+}
+
+/// The layers and what the container has changed, in a mount of its own.
+fn put_together(container: &Container, direction: Direction) -> Result<(Root, Option<PathBuf>), Cause> {
+    let state = &container.status().state;
+    // What is being removed has no files any more.
+    if !state.is_idle() || state.removing().is_ok_and(|removing| removing == *state) {
+        return Err(Cause::Refused(state.refuse("have files copied")));
+    }
+    let metadata = &container.metadata;
+    if direction == Direction::In && metadata.config.security.readonly_rootfs {
+        return Err(Cause::ReadOnlyRoot);
+    }
+    let (root, work) = match direction {
+        Direction::In => writable(container)?,
+        Direction::Out => (read_only(container)?, None),
+    };
+    let places = container_spec::mount_places(metadata);
+    Ok((Root::stopped(root, places.iter().map(PathBuf::as_path))?, work))
+}
+
+fn layers(container: &Container) -> Result<Vec<PathBuf>, Cause> {
+    let lease = container.lease.lock().unwrap_or_else(PoisonError::into_inner);
+    let gone = || Cause::LayersGone { image: container.metadata.image.name.clone() };
+    Ok(lease.as_ref().ok_or_else(gone)?.layer_paths().to_vec())
+}
+
+/// As one more layer, what the container has changed can be read while another mount writes it.
+fn read_only(container: &Container) -> Result<OwnedFd, Cause> {
+    let layers: Vec<_> = std::iter::once(container.folder.upper()).chain(layers(container)?).collect();
+    Ok(rootfs::read_only_view(&layers)?)
+}
+
+fn writable(container: &Container) -> Result<(OwnedFd, Option<PathBuf>), Cause> {
+    // Its own has a mark that it was used, by which the kernel refuses a second mount.
+    let work = container.folder.copy_work();
+    record::remove_folder(&work).and_then(|()| std::fs::create_dir(&work)).map_err(Cause::file(&work))?;
+    Ok((rootfs::assemble(&layers(container)?, &container.folder.upper(), &work)?, Some(work)))
+}
+
+/// Collects an archive in pieces for the client.
+struct Pieces {
+    sender: mpsc::Sender<Piece>,
+    client: Client,
+    piece: Vec<u8>,
+}
+
+impl Pieces {
+    fn send(&self, piece: Piece) -> io::Result<()> {
+        let gone = |_| io::Error::new(io::ErrorKind::BrokenPipe, "the client is gone");
+        self.client.wait(self.sender.send(piece))?.map_err(gone)
+    }
+}
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(PIECE - self.piece.len());
+        self.piece.extend_from_slice(&bytes[..taken]);
+        if self.piece.len() == PIECE {
+            self.flush()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let piece = std::mem::take(&mut self.piece);
+        if piece.is_empty() { Ok(()) } else { self.send(Ok(piece)) }
+    }
+}
