@@ -25,6 +25,7 @@ pub mod registry;
 pub mod request;
 pub mod scenario;
 pub mod standalone;
+pub mod websocket;
 
 pub use client::Client;
 pub use crisp_skip::needs;

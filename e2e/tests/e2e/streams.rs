@@ -1,8 +1,12 @@
 //! Streaming commands of the command line.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use crisp_e2e::{Lab, Result, Setup, needs};
+use crisp_e2e::{Lab, Result, Setup, needs, websocket};
+use futures_util::{SinkExt as _, StreamExt as _};
+use k8s_cri::v1::ExecRequest;
+use tokio_tungstenite::tungstenite::Message;
 
 /// A server whose streams have a certificate that names no address: what its own command line is told of it
 /// is enough.
@@ -33,42 +37,38 @@ async fn exec_and_attach_work_over_tls() -> Result<()> {
     lab.close().await
 }
 
+/// As the Python client copies files: it has no other way to say that the input is over.
 #[tokio::test(flavor = "multi_thread")]
-async fn files_are_copied_in_and_out_of_containers_that_run_and_that_do_not() -> Result<()> {
+async fn what_a_websocket_client_sent_before_it_closed_reaches_the_command() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    let (sandbox, pod) = lab.pod("copy").await?;
-    let here = tempfile::tempdir()?;
-    let path = |name: &str| here.path().join(name).display().to_string();
-    let crisp = |args: &[&str]| -> Result<String> {
-        let output = lab.machine.crisp(args)?;
-        let errors = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() { Ok(String::from_utf8(output.stdout)?) } else { Err(errors.into()) }
+    let (sandbox, pod) = lab.pod("close").await?;
+    let id = lab.client.launch(&pod, &lab.shell("sleep 100"), &sandbox).await?;
+    let cmd = ["sh", "-c", "sleep 1; cat > /tmp/partial; mv /tmp/partial /tmp/whole"];
+    let request = ExecRequest {
+        container_id: id.clone(),
+        cmd: cmd.map(str::to_owned).to_vec(),
+        stdin: true,
+        stdout: true,
+        ..Default::default()
     };
-    std::fs::create_dir(path("dir"))?;
-    std::fs::write(path("dir/file"), "from here")?;
-    let mut client = lab.machine.client().await?;
-    // Before its start, and seen by its own process.
-    let created = client.create(&pod, &lab.shell("cat /tmp/dir/file; sleep 100"), &sandbox).await?;
-    let inside = |path: &str| format!("{created}:{path}");
-    crisp(&["cp", &path("dir"), &inside("/tmp")])?;
-    client.start(&created).await?;
-    crisp(&["cp", &path("dir/file"), &inside("/tmp/named")])?;
-    let exec = client.exec(&created, &["cat", "/tmp/dir/file", "/tmp/named"]).await?;
-    assert_eq!(String::from_utf8(exec.stdout.to_vec())?, "from herefrom here");
-    client
-        .exec(&created, &["sh", "-c", "echo changed > /tmp/dir/file; ln -s /etc/passwd /tmp/dir/link"])
-        .await?;
-    crisp(&["cp", &inside("/tmp/dir"), &path("out")])?;
-    assert_eq!(std::fs::read_to_string(path("out/file"))?, "changed\n");
-    assert_eq!(std::fs::read_link(path("out/link"))?, std::path::Path::new("/etc/passwd"));
-    let archive = crisp(&["cp", &inside("/tmp/dir/file"), "-"])?;
-    assert!(archive.starts_with("file\0") && archive.contains("changed\n"));
-    let missing = crisp(&["cp", &inside("/no/such"), &path("none")]).unwrap_err().to_string();
-    assert!(missing.contains("/no/such: no such file or directory"), "{missing}");
-    crisp(&["stop", "--timeout", "0", &created])?;
-    crisp(&["cp", &path("dir/file"), &inside("/tmp/after")])?;
-    crisp(&["cp", &inside("/tmp/after"), &path("after")])?;
-    assert_eq!(std::fs::read_to_string(path("after"))?, "from here");
+    let url = lab.client.runtime.exec(request).await?.into_inner().url;
+    let mut socket = websocket::connect(&url, "v4.channel.k8s.io").await?;
+    // The server's greeting. A socket that is closed with something unread sends nothing more.
+    socket.next().await.ok_or("no greeting")??;
+    // In one message, as it does.
+    socket.send(Message::binary([&b"\0"[..], &vec![b'x'; 2 << 20]].concat())).await?;
+    socket.send(Message::Close(None)).await?;
+    drop(socket);
+    let begun = Instant::now();
+    loop {
+        let seen = lab.client.exec(&id, &["stat", "-c", "%s", "/tmp/whole"]).await?;
+        if seen.exit_code == 0 {
+            assert_eq!(String::from_utf8(seen.stdout.to_vec())?, "2097152\n");
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(15), "the command did not get to its end");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     lab.close().await
 }

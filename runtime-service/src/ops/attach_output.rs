@@ -21,7 +21,7 @@ use crisp_operation::Cancel;
 use crisp_streaming::{StreamError, StreamWriter};
 use tokio::sync::Notify;
 
-use super::process_streams::{READ, Source, quiet_after};
+use super::process_streams::{Output, READ, Source};
 
 const PATIENT: usize = 1 << 20;
 const MOST: usize = 8 << 20;
@@ -90,16 +90,12 @@ impl Backlog {
 
     /// Returns only when the client is too far behind.
     async fn fill(&self, from: &mut Source, ended: &Cancel) -> TooSlow {
+        let mut output = Output::passed_on(from, ended);
         let mut buffer = BytesMut::new();
         loop {
             buffer.clear();
             buffer.reserve(READ);
-            let read = tokio::select! {
-                biased;
-                read = from.read(&mut buffer) => read,
-                () = quiet_after(ended) => Ok(0),
-            };
-            let Ok(1..) = read else { break };
+            let Ok(1..) = output.read(&mut buffer).await else { break };
             if let Err(slow) = self.add(&buffer) {
                 return slow;
             }

@@ -31,6 +31,8 @@ const OPERATION: &str = "attach_container";
 const START: Duration = Duration::from_secs(15);
 /// What the pipe to this server holds, where the kernel allows it.
 const PIPE: usize = 1 << 20;
+/// For the container to take the input of a client that has left.
+const INPUT: Duration = Duration::from_secs(10);
 const TOO_SLOW: &str = "the client was cut off because it read too slowly: the log has all output";
 const MISSED: &str = "the server was too busy to read all output: the log has all of it";
 
@@ -129,9 +131,21 @@ async fn run(container: &Container, attached: Attached, session: &mut ProcessSes
         Ok(())
     };
     let served = async { tokio::try_join!(stdout, stderr, end) };
+    let input_ended = Cancel::new();
+    let input = async {
+        input.await;
+        input_ended.cancel();
+    };
     let inputs = async {
         tokio::join!(input, sizes);
         std::future::pending::<()>().await;
+    };
+    // One that has closed its session properly has sent input that is still to be delivered.
+    let left = async {
+        session.gone().await;
+        if session.is_closed() {
+            let _ = tokio::time::timeout(INPUT, input_ended.cancelled()).await;
+        }
     };
     tokio::select! {
         served = served => Some(match served {
@@ -139,7 +153,7 @@ async fn run(container: &Container, attached: Attached, session: &mut ProcessSes
             Err(why) => Outcome::Failed(why.to_owned()),
         }),
         () = inputs => None,
-        () = session.gone() => None,
+        () = left => None,
     }
 }
 

@@ -12,9 +12,10 @@
 //! up, as with any terminal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crisp_operation::Cancel;
-use crisp_sandbox::link::LinkError;
+use crisp_sandbox::link::{LinkError, WindowSize};
 use crisp_streaming::{Outcome, ProcessRequest, ProcessSession};
 
 use super::exec::{self, Command, Running, Stdio, pipe};
@@ -27,6 +28,10 @@ use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "exec_stream";
+/// For the client to tell the size of its terminal. All that are used by people do so at once.
+const FIRST_SIZE: Duration = Duration::from_millis(100);
+/// For a command to take the input of a client that has closed its session properly.
+const UNREAD: Duration = Duration::from_secs(60);
 
 /// Returns the URL at which the command runs when a client comes.
 ///
@@ -57,13 +62,21 @@ async fn serve(
     container: Arc<Container>,
     command: Command,
     request: ProcessRequest,
-    session: ProcessSession,
+    mut session: ProcessSession,
 ) {
     let line = command.line.clone();
+    let command = command.with_size(first_size(&mut session).await);
     match start(&service, &container, command, request).await {
         Ok((running, streams)) => run(running, streams, session).await,
         Err(error) => session.finish(Outcome::Failed(format!("cannot run {line:?}: {error}"))).await,
     }
+}
+
+/// The size of the client's terminal. A program looks for it when it begins, and draws for 0 columns otherwise.
+async fn first_size(session: &mut ProcessSession) -> Option<WindowSize> {
+    let first = session.resizes.as_mut()?.next();
+    let size = tokio::time::timeout(FIRST_SIZE, first).await.ok()??;
+    Some(WindowSize { columns: size.columns, rows: size.rows })
 }
 
 /// Our ends of the streams of a command.
@@ -136,7 +149,7 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
             // The client's connection is not kept for the time of grace. A terminal is hung up with its
             // last descriptor.
             drop((session, terminal));
-            let discard = async { tokio::join!(discard(stdout), discard(stderr)) };
+            let discard = async { tokio::join!(discard(&mut stdout), discard(&mut stderr)) };
             running.hang_up(discard).await;
         }
     }
@@ -150,8 +163,12 @@ async fn serve_streams(
     terminal: Option<&Terminal>,
     session: &mut ProcessSession,
 ) -> Option<Result<i32, LinkError>> {
-    let ended = Cancel::new();
-    let input = copy_input(session.stdin.take(), stdin);
+    let (ended, grace) = (Cancel::new(), running.grace);
+    let (from_client, input_ended) = (session.stdin.take(), Cancel::new());
+    let input = async {
+        copy_input(from_client, stdin).await;
+        input_ended.cancel();
+    };
     let sizes = copy_sizes(session.resizes.take(), terminal);
     let stdout = copy_output(stdout, session.stdout.take(), &ended);
     let stderr = copy_output(stderr, session.stderr.take(), &ended);
@@ -169,6 +186,16 @@ async fn serve_streams(
     tokio::select! {
         end = served => Some(end),
         () = inputs => None,
-        () = session.gone() => None,
+        () = client_has_left(session, &input_ended, if terminal.is_some() { Duration::ZERO } else { grace }) => None,
+    }
+}
+
+/// Returns when the client is gone. One that closed its session properly has sent input that the command may
+/// still read, and the end of it: there is no other way to say that over a WebSocket before v5.
+async fn client_has_left(session: &ProcessSession, input_ended: &Cancel, grace: Duration) {
+    session.gone().await;
+    if session.is_closed() {
+        let _ = tokio::time::timeout(UNREAD, input_ended.cancelled()).await;
+        tokio::time::sleep(grace).await;
     }
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use crisp_sandbox::Pod;
@@ -22,6 +23,8 @@ use crate::service_state::ServiceState;
 
 /// Read at once.
 const READ: usize = 64 << 10;
+/// For ports to take what a client has sent before it closed its session.
+const DELIVERY: Duration = Duration::from_secs(10);
 
 /// Returns the URL at which a client forwards ports.
 ///
@@ -65,12 +68,20 @@ async fn serve(pod: Arc<Pod>, mut session: PortForwardSession) {
         let Some(stream) = stream else { break };
         connections.spawn(forward(dialer.clone(), stream));
     }
-    // No more come; those that are open go on while the client is there.
+    // No more come; those that are open go on while the client is there. What one that has closed its session
+    // properly has sent is still delivered.
+    let left = async {
+        session.gone().await;
+        if session.is_closed() {
+            tokio::time::sleep(DELIVERY).await;
+        }
+    };
     tokio::select! {
-        () = async { while connections.join_next().await.is_some() {} } => session.finish().await,
-        () = session.gone() => {}
-        () = &mut pod_ended => {}
+        () = async { while connections.join_next().await.is_some() {} } => {}
+        () = left => return,
+        () = &mut pod_ended => return,
     }
+    session.finish().await;
 }
 
 async fn dialer(pod: &Pod) -> Result<Dialer, Cause> {
@@ -132,6 +143,9 @@ async fn from_port(mut port: OwnedReadHalf, mut writer: StreamWriter) -> io::Res
         if port.read_buf(&mut buffer).await? == 0 {
             return writer.close().await.map_err(io::Error::other);
         }
-        writer.write(&buffer).await.map_err(io::Error::other)?;
+        if writer.write(&buffer).await.is_err() {
+            // It takes no more; what it has sent is for the port all the same, unless the stream broke.
+            return Ok(());
+        }
     }
 }

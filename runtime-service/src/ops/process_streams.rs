@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use crisp_executor::id::PodId;
@@ -19,11 +19,10 @@ use crate::cause::Cause;
 
 /// Read at once: what a pipe holds by default.
 pub(super) const READ: usize = 64 << 10;
-/// After the process's end, its output is over when nothing comes for so long: a process that it left
-/// behind may hold the pipe.
+/// After the process's end, what it has written to a terminal takes a moment to come out.
 const QUIET: Duration = Duration::from_millis(200);
-/// What a pipe can hold at most when the process ends. What comes later is of others.
-const LEFT: usize = 1 << 20;
+/// Its output is over then in any case: a process that it left behind may write on.
+const LATEST: Duration = Duration::from_secs(2);
 
 /// How the streaming server counts the sessions of a pod, and names it in messages.
 pub(super) fn session_owner(pod: &PodId) -> String {
@@ -80,6 +79,67 @@ impl Source {
             }
         }
     }
+
+    /// Bytes that can be read now, of which a process that has ended was the last to write some. None: it does
+    /// not say.
+    fn readable(&self) -> Option<u64> {
+        match self {
+            Self::Pipe(pipe) => rustix::io::ioctl_fionread(pipe).ok(),
+            Self::Terminal(_) => None,
+        }
+    }
+}
+
+/// The output of a process up to its end, and not that of those that it left behind.
+pub(super) struct Output<'a> {
+    from: &'a mut Source,
+    ended: &'a Cancel,
+    /// What the process has written is all in the source when it ends.
+    is_direct: bool,
+    rest: Option<Rest>,
+}
+
+/// What is left once the process has ended.
+struct Rest {
+    bytes: Option<u64>,
+    until: Instant,
+}
+
+impl<'a> Output<'a> {
+    /// Written by the process itself.
+    pub(super) fn direct(from: &'a mut Source, ended: &'a Cancel) -> Self {
+        Self { from, ended, is_direct: true, rest: None }
+    }
+
+    /// Passed on by the monitor, which may have more of it.
+    pub(super) fn passed_on(from: &'a mut Source, ended: &'a Cancel) -> Self {
+        Self { from, ended, is_direct: false, rest: None }
+    }
+
+    /// Fills `buffer`, which is empty; 0 at the end.
+    pub(super) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
+        loop {
+            if self.rest.is_none() && self.ended.is_cancelled() {
+                let bytes = if self.is_direct { self.from.readable() } else { None };
+                self.rest = Some(Rest { bytes, until: Instant::now() + LATEST });
+            }
+            let Some(rest) = &mut self.rest else {
+                tokio::select! {
+                    biased;
+                    read = self.from.read(buffer) => return read,
+                    () = self.ended.cancelled() => continue,
+                }
+            };
+            if rest.bytes == Some(0) || Instant::now() >= rest.until {
+                return Ok(0);
+            }
+            let read = tokio::time::timeout(QUIET, self.from.read(buffer)).await.unwrap_or(Ok(0))?;
+            if let Some(bytes) = &mut rest.bytes {
+                *bytes = bytes.saturating_sub(read as u64);
+            }
+            return Ok(read);
+        }
+    }
 }
 
 /// Where the input of a process goes.
@@ -117,27 +177,20 @@ pub(super) async fn copy_input(from: Option<StreamReader>, to: Option<Sink>) {
 }
 
 /// Until the process's output is over, or the client takes no more of it: then the process gets SIGPIPE. When
-/// it is the connection that is lost, `source` is left as it is.
+/// it is the client that is gone, what comes is thrown away, unless it is a terminal's.
 pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWriter>, ended: &Cancel) {
     let (Some(from), Some(mut to)) = (source.as_mut(), to) else { return };
+    let is_terminal = matches!(from, Source::Terminal(_));
+    let mut output = Output::direct(from, ended);
     let mut buffer = BytesMut::new();
-    let mut left = LEFT;
     loop {
         buffer.clear();
         buffer.reserve(READ);
-        let read = tokio::select! {
-            biased;
-            read = from.read(&mut buffer) => read,
-            () = quiet_after(ended) => break,
-        };
-        let Ok(bytes @ 1..) = read else { break };
-        if ended.is_cancelled() {
-            let Some(fewer) = left.checked_sub(bytes) else { break };
-            left = fewer;
-        }
+        let Ok(1..) = output.read(&mut buffer).await else { break };
         match to.write(&buffer).await {
             Ok(()) => {}
-            Err(StreamError::Lost) => return,
+            Err(StreamError::Lost) if is_terminal => return,
+            Err(StreamError::Lost) => {}
             Err(StreamError::Reset) => {
                 *source = None;
                 return;
@@ -149,18 +202,12 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
 
 /// Reads output that has no client any more, so that what a command says at its end does not end it early.
 /// A terminal is not read: it is hung up by closing it.
-pub(super) async fn discard(from: Option<Source>) {
-    let Some(mut from @ Source::Pipe(_)) = from else { return };
+pub(super) async fn discard(from: &mut Option<Source>) {
+    let Some(from @ Source::Pipe(_)) = from else { return };
     let mut buffer = BytesMut::with_capacity(READ);
     while let Ok(1..) = from.read(&mut buffer).await {
         buffer.clear();
     }
-}
-
-/// After the process's end, its output is over when nothing comes for a while.
-pub(super) async fn quiet_after(ended: &Cancel) {
-    ended.cancelled().await;
-    tokio::time::sleep(QUIET).await;
 }
 
 /// Until the client sends no more sizes.

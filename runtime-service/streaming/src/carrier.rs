@@ -18,6 +18,15 @@ impl Carrier {
         }
     }
 
+    /// Whether the client has said that it closes, instead of being lost.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            // SPDY has half closes, and clients wait for the end.
+            Self::Spdy(_) => false,
+            Self::WebSocket(running) => running.is_closed(),
+        }
+    }
+
     /// Sends what is left, and closes.
     pub(crate) async fn finish(self) {
         match self {

@@ -20,7 +20,8 @@
 //! - `spdy` and `websocket` are the framings. All that they read is hostile: everything has a limit.
 //!
 //! Every task belongs to a session and ends with it; sessions end with the server. The end of a process is
-//! told to its client as long as that is connected, however slowly it reads.
+//! told to its client as long as that is connected, however slowly it reads; one that has taken everything and
+//! does not close is closed.
 //!
 //! ```
 //! use crisp_streaming::{Outcome, ProcessRequest, StreamConfig, StreamServer};
@@ -55,6 +56,7 @@ mod server;
 mod slots;
 mod spdy;
 mod stream;
+mod tcp_table;
 mod transport;
 mod websocket;
 

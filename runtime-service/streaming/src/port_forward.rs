@@ -54,6 +54,13 @@ impl PortForwardSession {
         self.carrier.gone().await;
     }
 
+    /// Whether a client that is gone has closed its session properly: without half closes it says so that it
+    /// sends no more. What it has sent can be read to its end.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.carrier.is_closed()
+    }
+
     /// Closes the session.
     pub async fn finish(self) {
         self.carrier.finish().await;

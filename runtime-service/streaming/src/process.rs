@@ -63,6 +63,13 @@ impl ProcessSession {
         self.carrier.gone().await;
     }
 
+    /// Whether a client that is gone has closed its session properly: without half closes it says so that it
+    /// sends no more. What it has sent can be read to its end.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.carrier.is_closed()
+    }
+
     /// Tells the client how it ended, and closes. A client that does not read is waited for as long as it is
     /// connected: without the end it would take the command for a success.
     pub async fn finish(self, outcome: Outcome) {

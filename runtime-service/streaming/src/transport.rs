@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 
+use crate::tcp_table;
+
 /// How often a connection that is not read is looked at for its end.
 const LOOK: Duration = Duration::from_secs(1);
 /// A peer that vanished without a word is found after some minutes.
@@ -35,9 +37,17 @@ pub enum Transport {
 #[derive(Debug)]
 pub struct Hangup {
     socket: Option<OwnedFd>,
-    /// None: a connection may rest for ever.
-    idle: Option<Duration>,
+    limits: Patience,
     activity: Activity,
+}
+
+/// How long a peer may do nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Patience {
+    /// While the session goes on. None: for ever.
+    pub idle: Option<Duration>,
+    /// When it has taken everything, until it closes. None: for ever.
+    pub closing: Option<Duration>,
 }
 
 /// When bytes last went through a connection.
@@ -49,14 +59,14 @@ struct Activity {
 }
 
 /// Sets what all connections need: no delay of keystrokes, and an end to peers that vanished.
-pub fn prepare(socket: &TcpStream, idle: Option<Duration>) -> Hangup {
+pub fn prepare(socket: &TcpStream, limits: Patience) -> Hangup {
     let _ = socket.set_nodelay(true);
     let (first, between, count) = KEEPALIVE;
     let _ = sockopt::set_socket_keepalive(socket, true);
     let _ = sockopt::set_tcp_keepidle(socket, first);
     let _ = sockopt::set_tcp_keepintvl(socket, between);
     let _ = sockopt::set_tcp_keepcnt(socket, count);
-    Hangup { socket: rustix::io::fcntl_dupfd_cloexec(socket, 3).ok(), idle, activity: Activity::new() }
+    Hangup { socket: rustix::io::fcntl_dupfd_cloexec(socket, 3).ok(), limits, activity: Activity::new() }
 }
 
 impl Activity {
@@ -101,8 +111,24 @@ impl Hangup {
         }
     }
 
+    /// To be called when all was sent: returns when the peer has taken all of it, the end too, and has had time
+    /// to close. A peer that reads slowly gets all the time that it needs.
+    pub async fn overdue(&self) {
+        let Some(closing) = self.limits.closing else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(closing).await;
+            let Some(socket) = self.socket.as_ref().and_then(|socket| socket.try_clone().ok()) else {
+                return;
+            };
+            let is_taken = tokio::task::spawn_blocking(move || tcp_table::is_all_taken(&socket));
+            if is_taken.await.unwrap_or(false) {
+                return tokio::time::sleep(closing).await;
+            }
+        }
+    }
+
     fn rest(&self) -> Option<Duration> {
-        Some(self.idle?.saturating_sub(self.activity.since()))
+        Some(self.limits.idle?.saturating_sub(self.activity.since()))
     }
 
     fn is_closed(&self) -> bool {

@@ -72,6 +72,33 @@ async fn a_process_that_the_command_left_does_not_hold_the_session() {
 }
 
 #[tokio::test]
+async fn a_process_that_the_command_left_does_not_delay_the_exit_code_by_what_it_prints() {
+    let lab = lab!();
+    let pod = lab.pod("exec-left-loud").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let line = "(for i in $(seq 200); do echo x; sleep 0.1; done) & echo said";
+    for streams in [OUTPUT, TTY] {
+        let mut client = lab.exec_stream(&id, line, streams).await;
+        let begun = Instant::now();
+        read_until(&mut client.stdout, "said").await;
+        assert_eq!(client.wait().await.unwrap(), 0);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_terminal_has_the_clients_size_from_the_begin() {
+    let lab = lab!();
+    let pod = lab.pod("exec-tty-size").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let mut client = lab.exec_stream(&id, "stty size", TTY).await;
+    client.resizes.as_mut().unwrap().send(Size { columns: 123, rows: 45 }).await.unwrap();
+    assert_eq!(read_all(client.stdout.take()).await, "45 123\r\n");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
 async fn what_cannot_run_says_why() {
     let lab = lab!();
     let pod = lab.pod("exec-refused").await;

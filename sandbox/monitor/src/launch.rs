@@ -20,7 +20,6 @@ pub(crate) struct Launch {
     pub(crate) requester: Requester,
     pub(crate) notes: Vec<StageError>,
     pub(crate) terminal: Option<OwnedFd>,
-    pub(crate) size: Option<WindowSize>,
     /// Set when it failed: it is reaped next, and then the response is sent.
     pub(crate) failed: Option<StageError>,
 }
@@ -34,8 +33,8 @@ pub(crate) enum Launched {
 }
 
 impl Launch {
-    pub(crate) fn new(report: Report, requester: Requester, size: Option<WindowSize>) -> Self {
-        Self { report, requester, notes: Vec::new(), terminal: None, size, failed: None }
+    pub(crate) fn new(report: Report, requester: Requester) -> Self {
+        Self { report, requester, notes: Vec::new(), terminal: None, failed: None }
     }
 
     /// Reads all reports of the child so far.
@@ -47,7 +46,7 @@ impl Launch {
             match self.report.receive() {
                 Ok(Progress::Pending) => return Launched::NotYet,
                 Ok(Progress::Note(note)) => self.notes.push(note),
-                Ok(Progress::Terminal(master)) => self.take_terminal(master),
+                Ok(Progress::Terminal(master)) => self.terminal = Some(master),
                 Ok(Progress::Executed) => return Launched::Running,
                 Ok(Progress::Failed(error)) => {
                     self.failed = Some(error);
@@ -59,13 +58,6 @@ impl Launch {
                 }
             }
         }
-    }
-
-    fn take_terminal(&mut self, master: OwnedFd) {
-        if let Some(size) = self.size {
-            let _ = resize(&master, size);
-        }
-        self.terminal = Some(master);
     }
 }
 

@@ -17,7 +17,7 @@ use std::time::Duration;
 use crisp_executor::compile;
 use crisp_executor::plan::{self, CgroupJoin};
 use crisp_sandbox::Pod;
-use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink};
+use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, WindowSize};
 
 use self::cgroup::ExecGroup;
 use super::container_spec;
@@ -41,6 +41,8 @@ pub(super) struct Command {
     /// Shown in messages.
     pub(super) line: String,
     terminal: bool,
+    /// Of the terminal at its begin.
+    size: Option<WindowSize>,
     /// How long it lives on, after SIGHUP, when its client is gone. Zero: it is killed at once.
     grace: Duration,
 }
@@ -55,7 +57,11 @@ impl Command {
                 .map_err(|_| convert::invalid(format!("cmd[{number}]"), "holds a NUL byte"))
         };
         let words = words.into_iter().enumerate().map(word).collect::<Result<_, _>>()?;
-        Ok(Self { words, line, terminal, grace })
+        Ok(Self { words, line, terminal, size: None, grace })
+    }
+
+    pub(super) fn with_size(self, size: Option<WindowSize>) -> Self {
+        Self { size, ..self }
     }
 
     fn process(self, common: &plan::Process) -> plan::Process {
@@ -119,6 +125,7 @@ struct Prepared {
     join: CgroupJoin,
     fds: Vec<OwnedFd>,
     group: ExecGroup,
+    size: Option<WindowSize>,
     grace: Duration,
 }
 
@@ -130,10 +137,10 @@ fn prepare(
     steps: &Steps,
 ) -> Result<Prepared, StageFailure> {
     let common = steps.step("compile", || common_process(service, container, pod))?;
-    let grace = command.grace;
+    let (size, grace) = (command.size, command.grace);
     let process = command.process(&common);
     let (group, join, fds) = steps.step("cgroup", || ExecGroup::take(service, container, pod))?;
-    Ok(Prepared { process, join, fds, group, grace })
+    Ok(Prepared { process, join, fds, group, size, grace })
 }
 
 /// The container's own process, whose arguments the command replaces. Compiled once per container: probes
@@ -160,7 +167,7 @@ pub(super) struct Running {
     exec: u64,
     /// None once the command has ended or is being killed.
     group: Option<ExecGroup>,
-    grace: Duration,
+    pub(super) grace: Duration,
     /// The terminal, of a command that has one.
     pub(super) terminal: Option<OwnedFd>,
 }
@@ -182,7 +189,7 @@ async fn start(
         stdin,
         stdout,
         stderr,
-        size: None,
+        size: prepared.size,
         grace_ms: u32::try_from(prepared.grace.as_millis()).unwrap_or(u32::MAX),
     };
     let started = link.exec(request).await?;

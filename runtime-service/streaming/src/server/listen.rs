@@ -82,7 +82,7 @@ impl Listener {
         socket: TcpStream,
         stranger: &Stranger,
     ) -> Option<(session::Upgrading, Hangup)> {
-        let hangup = transport::prepare(&socket, Some(self.limits.idle));
+        let hangup = transport::prepare(&socket, self.limits.patience);
         let (sender, upgrading) = std::sync::mpsc::sync_channel(1);
         let request = async {
             let io = match &self.certificates {

@@ -28,6 +28,7 @@ use self::tokens::{Offer, Tokens};
 use crate::port_forward::PortForwardSession;
 use crate::process::{ProcessRequest, ProcessSession};
 use crate::slots::{Limit, Slots};
+use crate::transport::Patience;
 
 pub use self::tls::TlsError;
 pub use self::tokens::TooManySessions;
@@ -52,6 +53,8 @@ pub struct StreamConfig {
     pub max_strangers: usize,
     /// A session in which nothing was sent either way for so long ends, as kubelet's do.
     pub idle: Duration,
+    /// A client that has taken everything has so long to close its connection.
+    pub closing: Duration,
     /// A forwarded connection that takes nothing for so long, while its client has sent more than its window,
     /// is reset: clients that know no windows have all others of the session wait for it.
     pub stalled: Duration,
@@ -68,6 +71,7 @@ impl Default for StreamConfig {
             streams: Limit { each: 1024, all: 4096 },
             max_strangers: 256,
             idle: Duration::from_secs(4 * 60 * 60),
+            closing: Duration::from_secs(5),
             stalled: Duration::from_secs(15),
         }
     }
@@ -86,7 +90,7 @@ pub enum OpenError {
 #[derive(Clone)]
 struct SessionLimits {
     streams: Arc<Slots>,
-    idle: Duration,
+    patience: Patience,
     stalled: Duration,
 }
 
@@ -133,7 +137,7 @@ impl StreamServer {
             sessions: Slots::new(config.sessions),
             limits: SessionLimits {
                 streams: Slots::new(config.streams),
-                idle: config.idle,
+                patience: Patience { idle: Some(config.idle), closing: Some(config.closing) },
                 stalled: config.stalled,
             },
         };

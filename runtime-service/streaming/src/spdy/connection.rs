@@ -110,24 +110,37 @@ impl Connection {
         entry.end(Err(StreamError::Reset));
     }
 
-    /// Waits until at least one byte may be sent, and returns how many of `wanted` may.
-    async fn reserve(&self, stream: u32, wanted: usize) -> Result<usize, StreamError> {
+    /// Waits until at least one byte of `data` may be sent, sends what may be, and returns how much that was.
+    async fn send_some(&self, stream: u32, data: &[u8]) -> Result<usize, StreamError> {
         loop {
-            let room = match self.lock().reserve(stream, wanted)? {
-                Ok(bytes) => return Ok(bytes),
-                Err(room) => room,
+            let room = {
+                // Before the windows: a writer that is dropped while it waits here has taken nothing of them.
+                let mut output = self.output.lock().await;
+                let reserved = self.lock().reserve(stream, data.len().min(MAX_DATA))?;
+                match reserved {
+                    Ok(bytes) => {
+                        self.send(&mut output, stream, &data[..bytes], false).await?;
+                        return Ok(bytes);
+                    }
+                    Err(room) => room,
+                }
             };
             room.notified().await;
         }
     }
 
-    async fn send(&self, stream: u32, data: &[u8], fin: bool) -> Result<(), StreamError> {
-        let mut output = self.output.lock().await;
+    async fn send(
+        &self,
+        output: &mut Output,
+        stream: u32,
+        data: &[u8],
+        fin: bool,
+    ) -> Result<(), StreamError> {
         let control = std::mem::take(&mut self.lock().control);
         output.push(&control);
         output.push(&frame::data_head(stream, data.len(), fin));
         output.push(data);
-        self.flush(&mut output).await
+        self.flush(output).await
     }
 
     /// Sends the control frames that wait.
@@ -186,10 +199,8 @@ impl Framing for Connection {
                 if self.over.is_cancelled() {
                     return Err(StreamError::Lost);
                 }
-                let bytes = self.reserve(stream, rest.len().min(MAX_DATA)).await?;
-                let (now, later) = rest.split_at(bytes);
-                self.send(stream, now, false).await?;
-                rest = later;
+                let sent = self.send_some(stream, rest).await?;
+                rest = &rest[sent..];
             }
             Ok(())
         })
@@ -197,8 +208,9 @@ impl Framing for Connection {
 
     fn close(&self, stream: u32) -> Sent<'_> {
         Box::pin(async move {
+            let mut output = self.output.lock().await;
             self.lock().we_close(stream)?;
-            self.send(stream, &[], true).await
+            self.send(&mut output, stream, &[], true).await
         })
     }
 

@@ -62,11 +62,14 @@ impl Running {
         self.connection.over.cancelled().await;
     }
 
-    /// Sends what is left, and closes once the peer has done so too, however long it takes: closing before it
-    /// has read the end would make it miss that, and a client without the end reports success.
+    /// Sends what is left, and closes once the peer has done so too, or has taken everything, however long that
+    /// takes: closing before would make it miss the end, and a client without the end reports success.
     pub(crate) async fn finish(self) {
         self.connection.shut_down().await;
-        self.gone().await;
+        tokio::select! {
+            () = self.gone() => {}
+            () = self.connection.hangup.overdue() => tracing::debug!("a client that has everything does not close"),
+        }
     }
 }
 

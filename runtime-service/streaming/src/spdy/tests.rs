@@ -53,10 +53,14 @@ const PIPE: usize = 1 << 20;
 
 /// A server and its peer. There is a real socket beside them for the hang-up, which does not happen.
 async fn session(rules: Rules) -> (Running, mpsc::Receiver<Incoming>, Peer, TcpStream) {
+    session_over(rules, PIPE).await
+}
+
+async fn session_over(rules: Rules, pipe: usize) -> (Running, mpsc::Receiver<Incoming>, Peer, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let hangup = transport::prepare(&open, None);
-    let (ours, theirs) = tokio::io::duplex(PIPE);
+    let hangup = transport::prepare(&open, transport::Patience::default());
+    let (ours, theirs) = tokio::io::duplex(pipe);
     let (running, incoming) =
         Running::start(Role::Server, rules, Box::new(ours), BytesMut::new(), hangup, 16);
     let peer =
@@ -141,4 +145,35 @@ async fn a_peer_that_reads_nothing_for_a_minute_gets_the_end_then() {
         () = finish => panic!("the peer has not closed"),
         data = read => assert_eq!(data, more.len()),
     }
+}
+
+/// Of the session's window, which all streams share.
+#[tokio::test]
+async fn a_writer_that_is_given_up_while_others_send_takes_nothing_of_the_window() {
+    let (_running, mut incoming, mut peer, _open) = session_over(Rules::default(), 1024).await;
+    let mut announced = Vec::new();
+    frame::window_update(&mut announced, 0, 1);
+    peer.send(&announced).await;
+    let mut writers = Vec::new();
+    for stream in [1, 3, 5] {
+        peer.open(stream).await;
+        writers.push(incoming.recv().await.unwrap().writer);
+    }
+    let [mut first, mut given_up, mut last]: [_; 3] = writers.try_into().ok().unwrap();
+    let first = tokio::spawn(async move { first.write(&[0; 10_000]).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for _ in 0..3 {
+        let write = given_up.write(&[0; 30_000]);
+        assert!(tokio::time::timeout(Duration::from_millis(20), write).await.is_err(), "it waits its turn");
+    }
+    let read = async {
+        let mut buffer = [0; 4096];
+        while peer.io.read(&mut buffer).await.unwrap() > 0 {}
+    };
+    tokio::select! {
+        written = last.write(&[0; 50_000]) => written.unwrap(),
+        () = read => panic!("the end"),
+        () = tokio::time::sleep(Duration::from_secs(10)) => panic!("the window is gone"),
+    }
+    first.await.unwrap().unwrap();
 }

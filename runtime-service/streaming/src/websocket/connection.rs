@@ -1,29 +1,24 @@
 //! A WebSocket whose messages are those of several streams.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Bytes, BytesMut};
 use crisp_operation::Cancel;
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::SinkExt as _;
+use futures_util::stream::SplitSink;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role};
 
-use super::{Socket, socket};
-use crate::stream::{Framing, Queue, Sent, StreamError, StreamReader, StreamWriter};
-use crate::transport::{Duplex, Hangup};
+use super::Socket;
+use crate::stream::{Framing, Sent, StreamError};
+use crate::transport::Hangup;
 
 /// Bytes of one message.
 const MAX_DATA: usize = 64 << 10;
-/// In v5, the channel whose messages name a channel that its sender closes.
-const CLOSE: u8 = 255;
 
 /// Which channels there are, and how their messages are written.
 #[derive(Debug, Clone)]
@@ -39,125 +34,13 @@ pub(crate) struct Channels {
     pub(crate) patience: Option<Duration>,
 }
 
-struct Connection {
+pub(super) struct Connection {
     output: Mutex<SplitSink<Socket, Message>>,
     base64: bool,
-    over: Cancel,
-}
-
-/// A connection with its task. Dropping it ends both.
-pub(crate) struct Running {
-    connection: Arc<Connection>,
-    queues: BTreeMap<u8, Arc<Queue>>,
-    _tasks: JoinSet<()>,
-}
-
-impl Running {
-    pub(crate) async fn start(
-        io: Box<dyn Duplex>,
-        read: BytesMut,
-        hangup: Hangup,
-        channels: &Channels,
-    ) -> Self {
-        let (output, input) = socket(Role::Server, hangup.watch(io), read).await.split();
-        let over = Cancel::new();
-        let connection =
-            Arc::new(Connection { output: Mutex::new(output), base64: channels.base64, over: over.clone() });
-        let queues: BTreeMap<u8, Arc<Queue>> = channels.read.iter().map(|id| (*id, Arc::default())).collect();
-        let mut tasks = JoinSet::new();
-        let reader = Reader { input, queues: queues.clone(), hangup, channels: channels.clone(), over };
-        tasks.spawn(reader.read_all());
-        Self { connection, queues, _tasks: tasks }
-    }
-
-    /// What the client sends on a channel of [`Channels::read`].
-    pub(crate) fn reader(&self, channel: u8) -> Option<StreamReader> {
-        let queue = self.queues.get(&channel)?.clone();
-        Some(StreamReader::new(self.connection.clone(), channel.into(), queue))
-    }
-
-    pub(crate) fn writer(&self, channel: u8) -> StreamWriter {
-        StreamWriter::new(self.connection.clone(), channel.into())
-    }
-
-    /// Sends an empty message: clients take the first one as the sign that all is ready.
-    pub(crate) async fn greet(&self, channel: u8) {
-        let _ = self.connection.send(channel.into(), &[]).await;
-    }
-
-    pub(crate) async fn gone(&self) {
-        self.connection.over.cancelled().await;
-    }
-
-    /// Closes once the peer has done so too, however long it takes: closing before it has read the end would
-    /// make it miss that.
-    pub(crate) async fn finish(self) {
-        let end = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        let close =
-            async { self.connection.output.lock().await.send(Message::Close(Some(end))).await.is_ok() };
-        let is_sent = tokio::select! {
-            is_sent = close => is_sent,
-            () = self.gone() => return,
-        };
-        if is_sent {
-            self.gone().await;
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.connection.over.cancel();
-        self.queues.values().for_each(|queue| queue.end(Err(StreamError::Lost)));
-    }
-}
-
-struct Reader {
-    input: SplitStream<Socket>,
-    queues: BTreeMap<u8, Arc<Queue>>,
-    hangup: Hangup,
-    channels: Channels,
-    over: Cancel,
-}
-
-impl Reader {
-    async fn read_all(mut self) {
-        loop {
-            let message = tokio::select! {
-                message = self.input.next() => message,
-                () = self.hangup.idle() => break,
-            };
-            let Some(Ok(message)) = message else { break };
-            if self.receive(message).await.is_err() {
-                break;
-            }
-        }
-        self.over.cancel();
-        self.queues.values().for_each(|queue| queue.end(Err(StreamError::Lost)));
-    }
-
-    async fn receive(&self, message: Message) -> Result<(), StreamError> {
-        let Some((channel, bytes)) = self.channels.decode(message) else { return Ok(()) };
-        if self.channels.half_close && channel == CLOSE {
-            if let Some(queue) = bytes.first().and_then(|channel| self.queues.get(channel)) {
-                queue.end(Ok(()));
-            }
-            return Ok(());
-        }
-        let Some(queue) = self.queues.get(&channel) else { return Ok(()) };
-        tokio::select! {
-            biased;
-            put = queue.put(&bytes, self.channels.patience) => {
-                if put.is_err() {
-                    tracing::info!(channel, "a connection that takes nothing held up the others of its session: it is reset");
-                    queue.end(Err(StreamError::Reset));
-                }
-                Ok(())
-            }
-            () = self.hangup.wait() => Err(StreamError::Lost),
-            () = self.over.cancelled() => Err(StreamError::Lost),
-        }
-    }
+    pub(super) hangup: Hangup,
+    /// The client has said that it closes.
+    pub(super) closed: Cancel,
+    pub(super) over: Cancel,
 }
 
 impl Channels {
@@ -189,13 +72,31 @@ fn encode(base64: bool, channel: u8, data: &[u8]) -> Message {
 }
 
 impl Connection {
-    async fn send(&self, stream: u32, data: &[u8]) -> Result<(), StreamError> {
+    pub(super) fn new(output: SplitSink<Socket, Message>, base64: bool, hangup: Hangup) -> Self {
+        let (closed, over) = (Cancel::new(), Cancel::new());
+        Self { output: Mutex::new(output), base64, hangup, closed, over }
+    }
+
+    /// Returns when the client has closed the connection, or broken it.
+    pub(super) async fn gone(&self) {
+        tokio::select! {
+            () = self.closed.cancelled() => {}
+            () = self.over.cancelled() => {}
+        }
+    }
+
+    pub(super) async fn close(&self, code: CloseCode, reason: &'static str) -> bool {
+        let end = CloseFrame { code, reason: reason.into() };
+        self.output.lock().await.send(Message::Close(Some(end))).await.is_ok()
+    }
+
+    pub(super) async fn send(&self, stream: u32, data: &[u8]) -> Result<(), StreamError> {
         let channel = u8::try_from(stream).map_err(|_| StreamError::Lost)?;
         let message = encode(self.base64, channel, data);
         let send = async { self.output.lock().await.send(message).await };
         tokio::select! {
             sent = send => sent.map_err(|_| StreamError::Lost),
-            () = self.over.cancelled() => Err(StreamError::Lost),
+            () = self.gone() => Err(StreamError::Lost),
         }
     }
 }

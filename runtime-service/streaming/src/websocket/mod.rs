@@ -6,22 +6,27 @@
 
 mod connection;
 mod handshake;
+mod large;
+mod reader;
+mod running;
 mod tunnel;
 
-pub(crate) use connection::{Channels, Running};
+pub(crate) use connection::Channels;
 pub(crate) use handshake::accept_key;
+pub(crate) use running::Running;
 pub(crate) use tunnel::Tunnel;
 
 use bytes::BytesMut;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
+use self::large::{Meter, Metered};
 use crate::transport::Duplex;
 
-/// The longest message. Clients send 32 kB at once.
-const MAX_MESSAGE: usize = 1 << 20;
+/// The longest message, as of other servers. Most clients send 32 kB at once, some a megabyte and more.
+const MAX_MESSAGE: usize = 32 << 20;
 
-type Socket = WebSocketStream<Box<dyn Duplex>>;
+type Socket = WebSocketStream<Metered>;
 
 /// The limits of what a peer sends.
 pub(crate) fn config() -> WebSocketConfig {
@@ -33,6 +38,7 @@ pub(crate) fn config() -> WebSocketConfig {
 }
 
 /// `read`: bytes of the peer that have been read already.
-async fn socket(role: Role, io: Box<dyn Duplex>, read: BytesMut) -> Socket {
-    WebSocketStream::from_partially_read(io, read.to_vec(), role, Some(config())).await
+async fn socket(role: Role, io: Box<dyn Duplex>, read: BytesMut) -> (Socket, Meter) {
+    let (io, meter) = Metered::new(io);
+    (WebSocketStream::from_partially_read(io, read.to_vec(), role, Some(config())).await, meter)
 }

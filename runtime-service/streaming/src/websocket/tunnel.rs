@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use super::large::Meter;
 use super::{Socket, socket};
 use crate::transport::Duplex;
 
@@ -19,13 +20,15 @@ const MAX_DATA: usize = 64 << 10;
 /// The borders of messages mean nothing.
 pub(crate) struct Tunnel {
     socket: Socket,
+    meter: Meter,
     /// The rest of the last message.
     rest: Bytes,
 }
 
 impl Tunnel {
     pub(crate) async fn new(io: Box<dyn Duplex>, read: BytesMut) -> Self {
-        Self { socket: socket(Role::Server, io, read).await, rest: Bytes::new() }
+        let (socket, meter) = socket(Role::Server, io, read).await;
+        Self { socket, meter, rest: Bytes::new() }
     }
 
     fn sink(self: Pin<&mut Self>) -> Pin<&mut Socket> {
@@ -40,6 +43,7 @@ impl AsyncRead for Tunnel {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
+            self.meter.message_is_taken();
             match ready!(Pin::new(&mut self.socket).poll_next(context)) {
                 Some(Ok(Message::Binary(bytes))) => self.rest = bytes,
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),

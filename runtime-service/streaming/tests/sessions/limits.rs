@@ -112,3 +112,41 @@ async fn a_client_that_reads_nothing_for_a_minute_gets_the_exit_code_then() {
     let status: serde_json::Value = serde_json::from_slice(&error).unwrap();
     assert_eq!(status["details"]["causes"][0]["message"], "7");
 }
+
+#[tokio::test]
+async fn a_client_that_has_everything_and_does_not_close_makes_room_for_others() {
+    let config = StreamConfig {
+        sessions: Limit { each: 1, all: 1 },
+        closing: Duration::from_millis(50),
+        ..StreamConfig::default()
+    };
+    let server = server_with(config).await;
+    let url = || {
+        let serve = |mut session: ProcessSession| async move {
+            session.stdout.as_mut().unwrap().write(&[7; 20_000]).await.unwrap();
+            session.finish(Outcome::Exited(7)).await;
+        };
+        server.process("pod", "exec", ALL, serve).unwrap()
+    };
+    let mut spdy = ProcessClient::connect(&url(), ALL).await.unwrap();
+    assert_eq!(super::process::read_all(spdy.stdout.take().unwrap()).await.len(), 20_000);
+    assert_eq!(spdy.wait().await.unwrap(), 7);
+    // It is there as soon as there is room for it, and reads nothing before it was closed.
+    let mut late = connect_when_free(&url(), "v4.channel.k8s.io").await;
+    let _next = connect_when_free(&url(), "v4.channel.k8s.io").await;
+    let [_, stdout, _, error, _] = read_all(&mut late).await;
+    assert_eq!(stdout.len(), 20_000);
+    assert!(String::from_utf8(error).unwrap().contains("exit status 7"));
+    drop(spdy);
+}
+
+async fn connect_when_free(url: &str, protocol: &str) -> super::websocket::Socket {
+    let begun = std::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(20) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if let Some(socket) = super::websocket::try_connect(url, protocol).await {
+            return socket;
+        }
+    }
+    panic!("there is no room");
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crisp_streaming::{Outcome, PortForwardSession, ProcessSession, StreamConfig, StreamServer};
+use crisp_streaming::{Outcome, PortForwardSession, ProcessSession, StreamConfig, StreamError, StreamServer};
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -15,13 +15,21 @@ use super::process::{ALL, server};
 pub type Socket = WebSocketStream<TcpStream>;
 
 pub async fn connect(url: &str, protocol: &str) -> Socket {
+    try_connect(url, protocol).await.expect("an upgrade")
+}
+
+/// None: it is refused.
+pub async fn try_connect(url: &str, protocol: &str) -> Option<Socket> {
     let headers = format!(
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n"
     );
     let (head, socket) = request(url, &headers).await;
-    assert!(head.contains("101") && head.contains(&protocol.to_lowercase()), "{head}");
-    WebSocketStream::from_raw_socket(socket, Role::Client, None).await
+    if !head.contains(" 101 ") {
+        return None;
+    }
+    assert!(head.contains(&protocol.to_lowercase()), "{head}");
+    Some(WebSocketStream::from_raw_socket(socket, Role::Client, None).await)
 }
 
 /// The bytes of each channel until the server closes, which it does properly.
@@ -113,15 +121,6 @@ async fn fixed_ports_have_two_channels_each_that_begin_with_their_number() {
 }
 
 #[tokio::test]
-async fn an_oversized_message_ends_its_session() {
-    let server = server().await;
-    let mut socket = connect(&server.process("pod", "exec", ALL, echo).unwrap(), "v5.channel.k8s.io").await;
-    let _ = socket.send(Message::binary(vec![0; 3 << 20])).await;
-    let over = async { while let Some(Ok(_)) = socket.next().await {} };
-    tokio::time::timeout(Duration::from_secs(15), over).await.expect("the server hangs up");
-}
-
-#[tokio::test]
 async fn a_port_that_takes_nothing_does_not_hold_up_the_others() {
     let config = StreamConfig { stalled: Duration::from_millis(50), ..StreamConfig::default() };
     let server = StreamServer::open(&config).await.unwrap();
@@ -139,4 +138,88 @@ async fn a_port_that_takes_nothing_does_not_hold_up_the_others() {
     }
     socket.send(Message::binary(b"\x02second".to_vec())).await.unwrap();
     assert_eq!(read_all(&mut socket).await[2], b"\x02\0second");
+}
+
+/// Reads stdin to its end, once the client is gone if it is `late`, and says how it ended.
+fn reader_of_stdin(
+    late: bool,
+) -> (impl FnOnce(ProcessSession) -> Reading + Send, tokio::sync::oneshot::Receiver<Read>) {
+    let (sender, read) = tokio::sync::oneshot::channel();
+    let serve = move |mut session: ProcessSession| -> Reading {
+        Box::pin(async move {
+            if late {
+                session.gone().await;
+            }
+            let mut stdin = session.stdin.take().unwrap();
+            let mut length = 0;
+            let end = loop {
+                match stdin.read().await {
+                    Ok(Some(bytes)) => length += bytes.len(),
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                }
+            };
+            session.gone().await;
+            sender.send((length, end, session.is_closed())).unwrap();
+        })
+    };
+    (serve, read)
+}
+
+type Reading = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+type Read = (usize, Result<(), StreamError>, bool);
+
+/// Without half closes it is how a client says that it has sent everything.
+#[tokio::test]
+async fn a_proper_close_is_the_end_of_the_input_and_loses_none_of_it() {
+    // The second is more than the server takes while it is not read, and the third than both kernels.
+    for (size, late) in [(10_000, true), (150_000, true), (1_000_000, false)] {
+        for is_closed in [true, false] {
+            let server = server().await;
+            let (serve, read) = reader_of_stdin(late);
+            let mut socket =
+                connect(&server.process("pod", "exec", ALL, serve).unwrap(), "v4.channel.k8s.io").await;
+            // The server's greeting. A socket that is closed with something unread sends nothing more.
+            socket.next().await.unwrap().unwrap();
+            for piece in vec![b'x'; size].chunks(50_000) {
+                socket.send(Message::binary([b"\0", piece].concat())).await.unwrap();
+            }
+            if is_closed {
+                socket.send(Message::Close(None)).await.unwrap();
+            }
+            // Without waiting for an answer.
+            drop(socket);
+            let (length, end, closed) =
+                tokio::time::timeout(Duration::from_secs(20), read).await.expect("gone").unwrap();
+            assert_eq!((closed, end.is_ok()), (is_closed, is_closed), "{size}: {end:?}");
+            assert!(length == size || !is_closed, "{length} of {size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn long_messages_are_read_and_longer_ones_refused_with_the_reason() {
+    let server = server().await;
+    let (serve, read) = reader_of_stdin(false);
+    let mut socket = connect(&server.process("pod", "exec", ALL, serve).unwrap(), "v4.channel.k8s.io").await;
+    socket.next().await.unwrap().unwrap();
+    for length in [1 << 20, 5 << 20] {
+        socket.send(Message::binary([b"\0".to_vec(), vec![b'x'; length]].concat())).await.unwrap();
+    }
+    socket.send(Message::Close(None)).await.unwrap();
+    drop(socket);
+    assert_eq!(read.await.unwrap(), (6 << 20, Ok(()), true));
+    let (serve, _read) = reader_of_stdin(false);
+    let mut socket = connect(&server.process("pod", "exec", ALL, serve).unwrap(), "v4.channel.k8s.io").await;
+    // A binary message of 33 MiB, masked.
+    let mut head = vec![0x82, 0xff];
+    head.extend_from_slice(&(33u64 << 20).to_be_bytes());
+    head.extend_from_slice(&[0; 4]);
+    tokio::io::AsyncWriteExt::write_all(socket.get_mut(), &head).await.unwrap();
+    let end = loop {
+        if let Message::Close(end) = socket.next().await.expect("a closing message").unwrap() {
+            break end.unwrap();
+        }
+    };
+    assert!(u16::from(end.code) == 1009 && end.reason.contains("32 MiB"), "{end:?}");
 }

@@ -32,6 +32,8 @@ pub(crate) struct Setup<'a> {
     pub id: &'a ContainerId,
     pub process: &'a Process,
     pub cgroup: &'a CgroupJoin,
+    /// Of its terminal.
+    pub size: Option<(u16, u16)>,
     pub fds: Fds<'a>,
 }
 
@@ -93,7 +95,7 @@ pub(crate) fn start(
     fill_root(plan, fds, root, proc, reporter)?;
     let mut terminal = None;
     if process.terminal {
-        let slave = terminal::open(root, process.uid, reporter)?;
+        let slave = terminal::open(root, process.uid, setup.size, reporter)?;
         if may_attach_console(plan, root) {
             terminal::attach_console(root, slave.as_fd())?;
         }
@@ -150,7 +152,7 @@ pub(crate) fn join(
     let root = root.at(Stage::JoinNamespaces, "container's root")?;
     let mut terminal = None;
     if process.terminal {
-        terminal = Some(terminal::open(root.as_fd(), process.uid, reporter)?);
+        terminal = Some(terminal::open(root.as_fd(), process.uid, setup.size, reporter)?);
     }
     launch(process, &command, root.as_fd(), terminal, reporter)
 }

@@ -53,7 +53,7 @@ use spawn::{CloneOptions, PidFrom};
 pub use error::{Stage, StageError};
 pub use report::{Progress, Report};
 
-/// What becomes descriptors 0, 1 and 2. `None` is a null device. Ignored for a process with a
+/// What becomes descriptors 0, 1 and 2. `None` is a null device. They are ignored for a process with a
 /// terminal, whose master arrives as [`Progress::Terminal`].
 #[derive(Debug, Default)]
 pub struct Stdio {
@@ -63,6 +63,8 @@ pub struct Stdio {
     pub stdout: Option<OwnedFd>,
     /// Descriptor 2.
     pub stderr: Option<OwnedFd>,
+    /// Columns and rows of the terminal.
+    pub size: Option<(u16, u16)>,
 }
 
 /// What a container gets from its pod, beyond the namespaces that it inherits from the monitor.
@@ -111,7 +113,7 @@ pub fn start(
     };
     let cgroup = plan.cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let options = CloneOptions { pid, cgroup, mount_namespace: true };
-    let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, fds };
+    let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, size: stdio.size, fds };
     spawn::spawn(&options, |reporter, joined| child::start(&setup, plan, stdio, reporter, joined))
 }
 
@@ -138,7 +140,7 @@ pub fn exec(
     let fds = Fds(fds);
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
-    let setup = Setup { id, process, cgroup, fds };
+    let setup = Setup { id, process, cgroup, size: stdio.size, fds };
     spawn::spawn(&options, |reporter, joined| child::join(&setup, init, proc, stdio, reporter, joined))
 }
 

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, OFlags, Uid, fchown, fstat, fstatfs, makedev};
 use rustix::io::Errno;
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
 
 use super::error::{At, Stage, StageError};
 use super::filesystem;
@@ -20,7 +21,14 @@ const DEVPTS_MAGIC: u64 = 0x1cd1;
 const PTMX_DEVICE: (u32, u32) = (5, 2);
 
 /// Opens a pair in the container at `root`, sends the master to the monitor, returns the slave.
-pub(crate) fn open(root: BorrowedFd<'_>, uid: u32, reporter: &Reporter) -> Result<OwnedFd, StageError> {
+///
+/// `size`: columns and rows. It is set here, for a program looks for it when it begins.
+pub(crate) fn open(
+    root: BorrowedFd<'_>,
+    uid: u32,
+    size: Option<(u16, u16)>,
+    reporter: &Reporter,
+) -> Result<OwnedFd, StageError> {
     let at = Stage::Terminal;
     let how = OFlags::RDWR | OFlags::NOCTTY;
     let master = in_root::resolve(root, c"/dev/pts/ptmx", how).at(at, "\"/dev/pts/ptmx\"")?;
@@ -29,6 +37,10 @@ pub(crate) fn open(root: BorrowedFd<'_>, uid: u32, reporter: &Reporter) -> Resul
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let slave = ioctl_tiocgptpeer(&master, flags).at(at, "other end")?;
     fchown(&slave, Some(Uid::from_raw(uid)), None).at(at, "give it to the user")?;
+    if let Some((ws_col, ws_row)) = size {
+        let size = Winsize { ws_row, ws_col, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&master, size).at(at, "set its size")?;
+    }
     reporter.terminal(master.as_fd());
     Ok(slave)
 }

@@ -301,5 +301,5 @@ fn failed(error: StageError) -> Outcome {
 fn pipes() -> (Stdio, [std::fs::File; 2]) {
     let (out, stdout) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
     let (err, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
-    (Stdio { stdin: None, stdout: Some(stdout), stderr: Some(stderr) }, [out.into(), err.into()])
+    (Stdio { stdout: Some(stdout), stderr: Some(stderr), ..Stdio::default() }, [out.into(), err.into()])
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crisp_executor::run::{self, Stdio};
 use crisp_monitor::wire::Failure;
-use crisp_monitor::wire::request::ExecRequest;
+use crisp_monitor::wire::request::{ExecRequest, WindowSize};
 use crisp_monitor::wire::response::Started;
 use rustix::fd::AsFd;
 
@@ -43,7 +43,7 @@ impl Monitor {
         if !matches!(container.phase, Phase::Running) {
             return Err(Failure::NotRunning { container: id.to_string() });
         }
-        let stdio = Stdio { stdin, stdout, stderr };
+        let stdio = Stdio { stdin, stdout, stderr, size: size.map(WindowSize::pair) };
         let init = container.pidfd.as_fd();
         let proc = self.pod.proc();
         let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init, proc).map_err(Failure::Stage)?;
@@ -56,7 +56,7 @@ impl Monitor {
             container: id,
             pid: starting.pid,
             pidfd: starting.pidfd,
-            launch: Some(Launch::new(starting.report, requester, size)),
+            launch: Some(Launch::new(starting.report, requester)),
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
             kill_at: None,

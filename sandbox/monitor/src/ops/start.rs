@@ -3,7 +3,7 @@
 use crisp_executor::plan::FdIndex;
 use crisp_executor::run::{self, PodContext, Stdio};
 use crisp_monitor::wire::Failure;
-use crisp_monitor::wire::request::StartRequest;
+use crisp_monitor::wire::request::{StartRequest, WindowSize};
 use crisp_monitor::wire::response::Started;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
@@ -44,8 +44,9 @@ impl Monitor {
     fn launch_container(&mut self, requester: Requester, request: StartRequest) -> Result<(), Failure> {
         let StartRequest { container: id, plan, log, fds, stdin, stdin_once, size } = request;
         let streams = Streams::new(plan.process.terminal, stdin).map_err(system("make pipes"))?;
+        let stdio = Stdio { size: size.map(WindowSize::pair), ..streams.theirs };
         let pod = PodContext { init: self.pod.init() };
-        let starting = run::start(&id, &plan, &fds, streams.theirs, &pod).map_err(Failure::Stage)?;
+        let starting = run::start(&id, &plan, &fds, stdio, &pod).map_err(Failure::Stage)?;
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
@@ -54,7 +55,7 @@ impl Monitor {
             id,
             pid: starting.pid,
             pidfd: starting.pidfd,
-            phase: Phase::Starting(Launch::new(starting.report, requester, size)),
+            phase: Phase::Starting(Launch::new(starting.report, requester)),
             started_at_ns: clock::now_ns(),
             terminal: None,
             stdin: streams.stdin,
@@ -107,7 +108,7 @@ impl Streams {
         rustix::io::ioctl_fionbio(&stderr, true)?;
         let (theirs, ours) = input.map_or((None, None), |(theirs, ours)| (Some(theirs), Some(ours)));
         Ok(Self {
-            theirs: Stdio { stdin: theirs, stdout: Some(out), stderr: Some(err) },
+            theirs: Stdio { stdin: theirs, stdout: Some(out), stderr: Some(err), size: None },
             stdin: ours,
             outputs: [Some(Output::new(stdout)), Some(Output::new(stderr))],
         })

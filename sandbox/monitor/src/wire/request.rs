@@ -95,6 +95,14 @@ pub struct WindowSize {
     pub rows: u16,
 }
 
+impl WindowSize {
+    /// Columns and rows.
+    #[must_use]
+    pub fn pair(self) -> (u16, u16) {
+        (self.columns, self.rows)
+    }
+}
+
 /// Signals a container's first process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal {

@@ -1,0 +1,164 @@
+//! What the client of a WebSocket sends, on its way to the channels. One task reads: what it waits for, all
+//! channels of the session wait for.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::SplitStream;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+use super::connection::{Channels, Connection};
+use super::large::{Meter, NoRoom};
+use super::{MAX_MESSAGE, Socket};
+use crate::stream::{Queue, Stalled, StreamError};
+
+/// In v5, the channel whose messages name a channel that its sender closes.
+const CLOSE: u8 = 255;
+/// Bytes that a client may have sent before it closed, while nothing takes them: no kernel holds more.
+const MAX_AHEAD: usize = 64 << 20;
+
+pub(super) struct Reader {
+    input: Input,
+    queues: BTreeMap<u8, Arc<Queue>>,
+    connection: Arc<Connection>,
+    channels: Channels,
+}
+
+struct Input {
+    socket: SplitStream<Socket>,
+    meter: Meter,
+    /// What was read before its turn, to find out how it ends.
+    ahead: VecDeque<Message>,
+    is_over: bool,
+}
+
+impl Reader {
+    pub(super) fn new(
+        (socket, meter): (SplitStream<Socket>, Meter),
+        queues: BTreeMap<u8, Arc<Queue>>,
+        connection: Arc<Connection>,
+        channels: Channels,
+    ) -> Self {
+        let input = Input { socket, meter, ahead: VecDeque::new(), is_over: false };
+        Self { input, queues, connection, channels }
+    }
+
+    pub(super) async fn read_all(mut self) {
+        let end = self.read_to_end().await;
+        self.queues.values().for_each(|queue| queue.end(end));
+        if end.is_ok() {
+            self.connection.closed.cancel();
+            // The answer to the client's closing goes out with the next read.
+            let _ = self.input.socket.next().await;
+        }
+        self.connection.over.cancel();
+    }
+
+    /// Ok: the client closes properly.
+    async fn read_to_end(&mut self) -> Result<(), StreamError> {
+        let connection = self.connection.clone();
+        loop {
+            let message = tokio::select! {
+                message = self.input.next() => message,
+                () = connection.hangup.idle() => return Err(StreamError::Lost),
+            };
+            match message {
+                Some(Ok(Message::Close(_))) => return Ok(()),
+                Some(Ok(message)) => self.receive(message).await?,
+                Some(Err(error)) => return Err(refuse(&connection, &error).await),
+                None => return Err(StreamError::Lost),
+            }
+        }
+    }
+
+    async fn receive(&mut self, message: Message) -> Result<(), StreamError> {
+        let Some((channel, bytes)) = self.channels.decode(message) else { return Ok(()) };
+        if self.channels.half_close && channel == CLOSE {
+            if let Some(queue) = bytes.first().and_then(|channel| self.queues.get(channel)) {
+                queue.end(Ok(()));
+            }
+            return Ok(());
+        }
+        let Some(queue) = self.queues.get(&channel).cloned() else { return Ok(()) };
+        if self.put(&queue, &bytes).await?.is_err() {
+            tracing::info!(
+                channel,
+                "a connection that takes nothing held up the others of its session: it is reset"
+            );
+            queue.end(Err(StreamError::Reset));
+        }
+        Ok(())
+    }
+
+    /// Waits for room. A client that has closed its connection meanwhile is gone, unless it has said that it
+    /// closes: then all that it sent before is read.
+    async fn put(&mut self, queue: &Queue, bytes: &Bytes) -> Result<Result<bool, Stalled>, StreamError> {
+        let mut put = std::pin::pin!(queue.put(bytes, self.channels.patience));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut put => return Ok(done),
+                () = self.connection.hangup.wait(), if !self.input.is_over => {
+                    self.input.read_ahead().await?;
+                    self.connection.closed.cancel();
+                }
+                () = self.connection.over.cancelled() => return Err(StreamError::Lost),
+            }
+        }
+    }
+}
+
+impl Input {
+    async fn next(&mut self) -> Option<Result<Message, Error>> {
+        match self.ahead.pop_front() {
+            Some(message) => Some(Ok(message)),
+            None => {
+                self.meter.message_is_taken();
+                self.socket.next().await
+            }
+        }
+    }
+
+    /// Reads what there is up to the end of the connection, which has come.
+    ///
+    /// # Errors
+    /// The client did not say that it closes.
+    async fn read_ahead(&mut self) -> Result<(), StreamError> {
+        let mut bytes = 0;
+        while let Some(Ok(message)) = self.socket.next().await {
+            bytes += message.len();
+            let is_end = message.is_close();
+            self.ahead.push_back(message);
+            if is_end {
+                self.is_over = true;
+                return Ok(());
+            }
+            if bytes > MAX_AHEAD {
+                break;
+            }
+        }
+        Err(StreamError::Lost)
+    }
+}
+
+/// Tells the client why its messages cannot be read.
+async fn refuse(connection: &Connection, error: &Error) -> StreamError {
+    let code = match error {
+        Error::Capacity(_) => Some((CloseCode::Size, "a message is longer than 32 MiB")),
+        Error::Io(error) if NoRoom::is(error) => {
+            Some((CloseCode::Again, "too many clients send messages of many megabytes: try again"))
+        }
+        _ => None,
+    };
+    tracing::debug!(%error, max = MAX_MESSAGE, "a WebSocket cannot be read");
+    if let Some((code, reason)) = code {
+        tokio::select! {
+            _ = connection.close(code, reason) => {}
+            () = connection.hangup.wait() => {}
+        }
+    }
+    StreamError::Lost
+}
