@@ -26,7 +26,7 @@ use crate::container::exit::{Exit, Reason};
 use crate::container::signal::Signal;
 use crate::container::state::{Refusal, State};
 use crate::events::Kind;
-use crate::ops::container_cgroup;
+use crate::ops::{container_cgroup, container_prepare};
 use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
@@ -135,6 +135,9 @@ pub(crate) async fn reconcile(
         report.containers.into_iter().map(|report| (report.id.clone(), report)).collect();
     for (container, state) in before {
         match reports.remove(container.id()) {
+            Some(report) if state == State::Created && container.status().state == State::Created => {
+                claim(service, &container, &report, starts);
+            }
             // Idle before and after: not one whose start came between.
             Some(report)
                 if matches!(report.state, ContainerState::Running)
@@ -155,6 +158,19 @@ pub(crate) async fn reconcile(
         without_record(service, link, pod, &report).await;
     }
     true
+}
+
+/// An earlier server started it, and did not live to note that: a start of this one changes the state before
+/// the monitor hears of it.
+fn claim(service: &Arc<ServiceState>, container: &Arc<Container>, report: &ContainerReport, starts: Starts) {
+    if container.status_cell.show(|status| status.with_state(State::starting)).is_err() {
+        return;
+    }
+    if matches!(report.state, ContainerState::Starting) && starts == Starts::UnderWay {
+        let _ = container.observe(|state| state.lost("an earlier server started it".to_owned()));
+    } else {
+        take_over(service, container, report, Starts::Abandoned);
+    }
 }
 
 /// A start that was given up has succeeded after all.
@@ -268,11 +284,23 @@ fn end_as_recorded(service: &Arc<ServiceState>, container: &Arc<Container>, othe
     });
 }
 
+/// Of a start that an earlier server did not live to note, the monitor's record of the exit tells, or what runs.
+pub(crate) fn note_unnoted_start(service: &ServiceState, container: &Container) {
+    if container.status().state == State::Created
+        && (!matches!(recorded(service, container), Ok(None))
+            || container_cgroup::is_in_use(service, container))
+    {
+        // Refused when it is being started now.
+        let _ = container.status_cell.show(|status| status.with_state(State::starting));
+    }
+}
+
 /// The monitor is gone, and its containers with it.
 pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     let unknown =
         || Exit::lost("the pod's monitor ended and left no record of its exit".to_owned(), clock::now());
     for container in service.containers.of_pod(&pod.id) {
+        note_unnoted_start(service, &container);
         if !container.status().state.is_idle() {
             end_as_recorded(service, &container, unknown);
         }
@@ -292,5 +320,6 @@ pub(crate) fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
         if container.status().state.may_run() {
             end_as_recorded(service, &container, killed);
         }
+        container_prepare::discard_in_background(service, &container);
     }
 }

@@ -85,7 +85,7 @@ impl RuntimeService {
         metrics::register(&service)?;
         recover::recover(&service).await.map_err(OpenError::Recover)?;
         for pod in service.pods.list() {
-            pod_watch::follow(&service, &pod);
+            pod_watch::follow(&service, &pod, pod_watch::Monitor::Known);
         }
         pod_watch::follow_pods(&service, events);
         Ok(Self { service })

@@ -45,9 +45,9 @@ fn happened(service: &Arc<ServiceState>, event: &PodEvent) {
         PodEvent::Made(pod) => {
             emit(service, Kind::Created, pod);
             emit(service, Kind::Started, pod);
-            follow(service, pod);
+            follow(service, pod, Monitor::Fresh);
         }
-        PodEvent::Connected(pod) => follow(service, pod),
+        PodEvent::Connected(pod) => follow(service, pod, Monitor::Known),
         PodEvent::Lost(pod) => exits::lost(service, pod),
         PodEvent::Stopped(pod) => {
             exits::stopped(service, pod);
@@ -64,17 +64,32 @@ fn emit(service: &ServiceState, kind: Kind, pod: &Pod) {
 }
 
 fn catch_up(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
-    if pod.status().state.may_run() { follow(service, pod) } else { exits::lost(service, pod) }
+    if pod.status().state.may_run() {
+        follow(service, pod, Monitor::Known);
+    } else {
+        exits::lost(service, pod);
+    }
+}
+
+/// A monitor that begins to be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Monitor {
+    /// It has just been started.
+    Fresh,
+    /// It has had containers, perhaps.
+    Known,
 }
 
 /// Follows one connection to a pod's monitor until it ends. A new one is announced by [`PodEvent::Connected`].
-pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monitor) {
     let Ok(link) = pod.link() else { return };
     let (service, pod) = (service.clone(), pod.clone());
     tokio::spawn(async move {
         let mut events = link.events();
         let reconcile = || exits::reconcile(&service, &pod, &link, Starts::UnderWay);
-        let mut known = reconcile().await;
+        // A fresh one has nothing to report before the pod gets its first container.
+        let is_empty = monitor == Monitor::Fresh && service.containers.of_pod(&pod.id).is_empty();
+        let mut known = is_empty || reconcile().await;
         // A time of its own: events that come more often must not put it off.
         let mut again = Instant::now() + AGAIN;
         loop {

@@ -156,7 +156,15 @@ async fn compare_late(service: &Arc<ServiceState>, container: &Arc<Container>) {
 fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) {
     let pod = service.pod_of(container);
     let monitored = pod.as_ref().is_some_and(|pod| pod.status().state.may_run());
+    if !monitored {
+        exits::note_unnoted_start(service, container);
+    }
     let exit = match (&container.status().state, monitored) {
+        (State::Created, false) => {
+            // It was prepared for a start that cannot come any more.
+            remove_cgroup(service, container);
+            return;
+        }
         (State::Created | State::Exited(_) | State::Removing { .. }, _)
         | (State::Unknown { .. } | State::Running { .. }, true) => return,
         // The end of its monitor is noted already, or its exit record is being read.
@@ -173,7 +181,11 @@ fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) {
     if let Err(refusal) = container.observe(|state| state.exited(exit)) {
         tracing::error!(container = %container.id(), %refusal, "cannot note the end of a container");
     }
-    // Without its monitor it may still run, and nothing else would end it.
+    remove_cgroup(service, container);
+}
+
+/// Without its monitor it may still run, and nothing else would end it.
+fn remove_cgroup(service: &ServiceState, container: &Container) {
     if let Err(error) = container_cgroup::remove(service, container) {
         tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
     }

@@ -1,8 +1,9 @@
 //! This server's fork server: a monitor that has started and makes copies of itself for pods. See
 //! [`crisp_monitor::fork_server`].
 
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::ffi::CString;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crisp_executor::{Program, ProgramError};
 use crisp_monitor::fork_server::{
@@ -12,28 +13,46 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 /// For an answer, on a host that thrashes.
 const ANSWER: Duration = Duration::from_secs(8);
+/// For another request to end. Running the program takes less.
+const TURN: Duration = Duration::from_millis(500);
+/// From a start that failed to the next.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// At most one process, started when it is first needed, and again when it has ended.
+///
+/// ```text
+///   Idle(None) --started--> Idle(process) <--answered-- InUse
+///       ^                         +----------request------^ |
+///       +--not before PAUSE-- failed to start               | no answer: killed
+///       +---------------------------------------------------+
+/// ```
 #[derive(Debug, Default)]
-pub(crate) struct ForkServer(Mutex<State>);
+pub(crate) struct ForkServer {
+    state: Mutex<State>,
+    idle: Condvar,
+}
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum State {
-    #[default]
-    NotStarted,
-    Runs(Process),
-    /// The program cannot be a fork server: it is of an earlier release.
-    Unable,
+    Idle { process: Option<Process>, not_before: Option<Instant> },
+    InUse,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Idle { process: None, not_before: None }
+    }
 }
 
 /// What became of a request.
 pub(crate) enum Outcome {
     Forked(Forked),
-    /// Nothing was requested: the program has to be run.
+    /// There is no copy: the program has to be run.
     Unable,
 }
 
@@ -48,41 +67,68 @@ impl ForkServer {
         program: BorrowedFd<'_>,
         request: &ForkRequest<BorrowedFd<'_>>,
     ) -> Result<Outcome, ForkError> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let State::Runs(process) = &*state {
-            match process.request(request) {
-                Ok(()) => {
-                    return process.answer().map(Outcome::Forked).inspect_err(|error| end(&mut state, error));
-                }
-                // It has ended before it got the request.
-                Err(error) => end(&mut state, &error),
+        let Some(mut process) = self.take(program) else { return Ok(Outcome::Unable) };
+        let mut sent = process.request(request);
+        if let Err(error) = &sent {
+            // It has ended before it got the request.
+            tracing::warn!(%error, said = process.complaint(), "the fork server has ended; starting another");
+            drop(process);
+            self.put(None, None);
+            let Some(another) = self.take(program) else { return Ok(Outcome::Unable) };
+            process = another;
+            sent = process.request(request);
+        }
+        match sent.and_then(|()| process.answer()) {
+            Ok(forked) => {
+                self.put(Some(process), None);
+                Ok(Outcome::Forked(forked))
+            }
+            Err(error @ ForkError::Clone { .. }) => {
+                self.put(Some(process), None);
+                Err(error)
+            }
+            // What it was in the middle of is not known: the next request has a new process.
+            Err(error) => {
+                tracing::warn!(%error, said = process.complaint(), "the fork server fails; ending it");
+                drop(process);
+                self.put(None, None);
+                Err(error)
             }
         }
-        if matches!(*state, State::NotStarted) {
-            *state = start(program);
-        }
-        let State::Runs(process) = &*state else { return Ok(Outcome::Unable) };
-        let forked = process.request(request).and_then(|()| process.answer());
-        forked.map(Outcome::Forked).inspect_err(|error| end(&mut state, error))
     }
-}
 
-/// What it was in the middle of when an exchange failed is not known: the next one has a new process.
-fn end(state: &mut State, error: &ForkError) {
-    if !matches!(error, ForkError::Clone { .. }) {
-        tracing::warn!(%error, "the fork server does not answer; ending it");
-        *state = State::NotStarted;
-    }
-}
-
-fn start(program: BorrowedFd<'_>) -> State {
-    match Process::start(program) {
-        Ok(process) => State::Runs(process),
-        Err(StartError::Ready(ForkError::Ended)) => State::Unable,
-        Err(error) => {
-            tracing::warn!(%error, "cannot start a fork server; monitors start without one");
-            State::NotStarted
+    /// The process, alone. None where there is none to be had soon.
+    fn take(&self, program: BorrowedFd<'_>) -> Option<Process> {
+        let in_use = |state: &mut State| matches!(state, State::InUse);
+        let waited = self.idle.wait_timeout_while(self.lock(), TURN, in_use);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let State::Idle { process, not_before } = &mut *state else { return None };
+        if let Some(process) = process.take() {
+            *state = State::InUse;
+            return Some(process);
         }
+        if not_before.is_some_and(|time| time > Instant::now()) {
+            return None;
+        }
+        *state = State::InUse;
+        drop(state);
+        match Process::start(program) {
+            Ok(process) => Some(process),
+            Err(error) => {
+                tracing::warn!(%error, again_in = ?PAUSE, "cannot start a fork server; monitors start slower");
+                self.put(None, Some(Instant::now() + PAUSE));
+                None
+            }
+        }
+    }
+
+    fn put(&self, process: Option<Process>, not_before: Option<Instant>) {
+        *self.lock() = State::Idle { process, not_before };
+        self.idle.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -92,15 +138,17 @@ enum StartError {
     Run(#[from] ProgramError),
     #[error("its socket: {}", std::io::Error::from(*.0))]
     Socket(#[from] Errno),
-    #[error(transparent)]
-    Ready(ForkError),
+    #[error("{error}; it says: {said:?}")]
+    Ready { error: ForkError, said: String },
 }
 
-/// Ends when dropped.
+/// Is killed when dropped.
 #[derive(Debug)]
 struct Process {
     socket: OwnedFd,
     pidfd: OwnedFd,
+    /// The other end of its descriptor 2.
+    errors: OwnedFd,
 }
 
 impl Process {
@@ -108,15 +156,18 @@ impl Process {
         let (socket, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER))?;
-        let args = [c"crisp-pod".to_owned(), std::ffi::CString::new(UNNAMED).unwrap_or_default()];
+        let args = [c"crisp-pod".to_owned(), CString::new(UNNAMED).unwrap_or_default()];
         let null = open_null()?;
         // Not this server's streams: who reads those sees their end with the server's.
-        let stdio = [theirs.as_fd(), null.as_fd(), null.as_fd()];
+        let (errors, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        let stdio = [theirs.as_fd(), null.as_fd(), stderr.as_fd()];
         let spawned = Program { file: program, args: &args, stdio, cgroup: None }.spawn()?;
-        drop(theirs);
-        let process = Self { socket, pidfd: spawned.pidfd };
-        receive_ready(&process.socket).map_err(StartError::Ready)?;
-        Ok(process)
+        drop((theirs, stderr));
+        let process = Self { socket, pidfd: spawned.pidfd, errors };
+        match receive_ready(&process.socket) {
+            Ok(()) => Ok(process),
+            Err(error) => Err(StartError::Ready { error, said: process.complaint() }),
+        }
     }
 
     fn request(&self, request: &ForkRequest<BorrowedFd<'_>>) -> Result<(), ForkError> {
@@ -125,6 +176,13 @@ impl Process {
 
     fn answer(&self) -> Result<Forked, ForkError> {
         receive_answer(&self.socket)
+    }
+
+    /// What it has written to its descriptor 2.
+    fn complaint(&self) -> String {
+        let mut text = [0; 1024];
+        let length = rustix::io::read(&self.errors, &mut text).unwrap_or_default();
+        String::from_utf8_lossy(&text[..length]).trim_end().to_owned()
     }
 }
 
@@ -136,6 +194,9 @@ pub(crate) fn open_null() -> Result<OwnedFd, Errno> {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+        // Away from here: a process that hangs in the kernel ends when that lets it.
+        let Ok(pidfd) = self.pidfd.try_clone() else { return };
+        let reap = move || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        let _ = std::thread::Builder::new().name("reaper".to_owned()).spawn(reap);
     }
 }

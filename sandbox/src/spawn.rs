@@ -23,6 +23,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::fork_server::{ForkServer, Outcome, open_null};
 use crate::link::connect::listen;
+use crate::ops::monitor_process;
 
 /// Name of the socket in the pod's folder.
 pub const SOCKET: &str = "monitor.sock";
@@ -113,8 +114,7 @@ pub fn spawn(
     let into = cgroup.v2.as_ref().map(AsFd::as_fd);
     let request =
         ForkRequest { pod: pod.clone(), listener: listener.as_fd(), log: log.as_fd(), cgroup: into };
-    let forked = binary.0.fork_server.fork(binary.0.memory.as_fd(), &request);
-    let monitor = match forked.map_err(|error| SpawnError::Fork { pod: pod.clone(), error })? {
+    let monitor = match fork(binary, &request)? {
         Outcome::Forked(forked) => forked,
         Outcome::Unable => run(binary, &request)?,
     };
@@ -123,6 +123,21 @@ pub fn spawn(
     }
     reap(monitor.pidfd).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
     Ok(monitor.pid)
+}
+
+/// Has the fork server make a copy. One that failed may have made it: that is killed before the second try.
+fn fork(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<Outcome, SpawnError> {
+    let pod = &request.pod;
+    let failed = |error| SpawnError::Fork { pod: pod.clone(), error };
+    let fork = || binary.0.fork_server.fork(binary.0.memory.as_fd(), request);
+    match fork() {
+        Ok(outcome) => Ok(outcome),
+        Err(error @ ForkError::Clone { .. }) => Err(failed(error)),
+        Err(_) => {
+            monitor_process::kill(pod).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
+            fork().map_err(failed)
+        }
+    }
 }
 
 /// Runs the program.

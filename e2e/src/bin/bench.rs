@@ -63,7 +63,8 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-#[tokio::main]
+/// On one thread: switches between threads of the client would be measured with the runtime.
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = options()?;
     let disk = if options.crisp && !options.here { Some(Disk::make()?) } else { None };

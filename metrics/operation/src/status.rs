@@ -9,6 +9,10 @@ use tokio::sync::watch;
 
 use crate::record::RecordError;
 
+/// From an observation to the writing of its record: the answer to the request that made it goes out first,
+/// and observations that follow each other are written together.
+const DELAY: Duration = Duration::from_millis(10);
+
 /// Pauses between two tries to write a record: the first, and the longest.
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30)];
 
@@ -126,7 +130,7 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
         }
     }
 
-    /// Notes what has happened: visible at once, and on disk as soon as that accepts it. Returns the status
+    /// Notes what has happened: visible at once, and on disk some milliseconds later, or as soon as that accepts it. Returns the status
     /// before and after. Needs a tokio runtime.
     ///
     /// # Errors
@@ -187,6 +191,7 @@ impl<S> Cell<S> {
 /// Writes the newest status. A disk that refuses is asked again, at growing distances, without end.
 async fn write_until_done<S: Send + Sync + 'static>(cell: Arc<Cell<S>>) {
     let [mut pause, longest] = RETRY;
+    tokio::time::sleep(DELAY).await;
     loop {
         let writer = cell.clone();
         let work = move || {

@@ -4,6 +4,7 @@
 pub mod config;
 pub mod exit;
 pub(crate) mod kill_at;
+pub mod prepared;
 pub mod signal;
 pub mod state;
 pub mod status;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use self::config::ContainerConfig;
+use self::prepared::Prepared;
 use self::signal::Signal;
 use self::state::{Refusal, State};
 use self::status::Status;
@@ -101,6 +103,7 @@ pub struct Container {
     pub status_cell: StatusCell<Status>,
     /// Keeps the layers in the store until the container is removed.
     pub lease: Mutex<Option<Lease>>,
+    pub prepared: Mutex<Option<Prepared>>,
     /// What all execs in the container share; compiled by the first one.
     pub exec_process: Mutex<Option<Arc<plan::Process>>>,
     /// The exec cgroups that this server has made, by number. True: a command uses it.
@@ -122,6 +125,7 @@ impl Container {
             folder,
             status_cell: StatusCell::new(status, write),
             lease: Mutex::new(lease),
+            prepared: Mutex::default(),
             exec_process: Mutex::default(),
             exec_cgroups: Mutex::default(),
             stop_signal_sent: AtomicBool::new(false),

@@ -1,6 +1,6 @@
 //! The cgroup of a container.
 
-use crisp_executor::cgroup::{CgroupError, JoinFds, Resources};
+use crisp_executor::cgroup::{Cgroup, CgroupError, JoinFds, Resources};
 use crisp_sandbox::Pod;
 use oci_spec::runtime::Spec;
 
@@ -30,14 +30,24 @@ pub(super) fn create(
 /// # Errors
 /// Processes that do not end, or the folder that cannot be removed.
 pub(crate) fn remove(service: &ServiceState, container: &Container) -> Result<(), Cause> {
+    let Some(cgroup) = open(service, container)? else { return Ok(()) };
+    cgroup.kill()?;
+    Ok(cgroup.remove()?)
+}
+
+/// Whether a process is in the cgroup, as far as that can be read.
+pub(crate) fn is_in_use(service: &ServiceState, container: &Container) -> bool {
+    let pids = open(service, container).ok().flatten().and_then(|cgroup| cgroup.pids().ok());
+    pids.is_some_and(|pids| !pids.is_empty())
+}
+
+/// The cgroup, if it is there.
+fn open(service: &ServiceState, container: &Container) -> Result<Option<Cgroup>, Cause> {
     let of_pod = || service.pod_of(container).map(|pod| pod.cgroup_parent().clone());
-    let Some(parent) = container.metadata.cgroup_parent.clone().or_else(of_pod) else { return Ok(()) };
+    let Some(parent) = container.metadata.cgroup_parent.clone().or_else(of_pod) else { return Ok(None) };
     match service.cgroups.open(&parent.child(container.id().as_str())?) {
-        Ok(cgroup) => {
-            cgroup.kill()?;
-            Ok(cgroup.remove()?)
-        }
-        Err(CgroupError::NotFound { .. }) => Ok(()),
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(CgroupError::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -23,7 +23,7 @@ use oci_spec::image;
 use rustix::fs::{Mode, chmod};
 
 use super::image_contents::{self, ImageSource};
-use super::{container_spec, pid_namespace};
+use super::{container_prepare, container_spec, pid_namespace};
 use crate::cause::{Cause, StageFailure, Steps};
 use crate::container::config::ContainerConfig;
 use crate::container::signal::Signal;
@@ -87,8 +87,9 @@ async fn create_once(
         operation.blocking(DEADLINE, move |steps| build(&service, draft, steps)).await
     };
     let result = result.and_then(|container| list(&service, &pod, container));
-    operation.finish(result).await?;
+    let container = operation.finish(result).await?;
     service.events.emit(Kind::Created, id.as_str(), &pod.id);
+    container_prepare::in_background(&service, &container, &pod);
     Ok(id)
 }
 
@@ -131,13 +132,14 @@ fn same_as(existing: &Container, config: &ContainerConfig) -> Result<ContainerId
 }
 
 /// Makes the container visible. A pod that was stopped meanwhile would not be removed with it.
-fn list(service: &ServiceState, pod: &Pod, container: Container) -> Result<(), StageFailure> {
+fn list(service: &ServiceState, pod: &Pod, container: Container) -> Result<Arc<Container>, StageFailure> {
     let container = Arc::new(container);
     service.containers.insert(container.clone());
     pod.require_ready().map_err(|not_ready| {
         service.containers.remove(container.id());
         StageFailure { stage: "list", cause: not_ready.into() }
-    })
+    })?;
+    Ok(container)
 }
 
 struct Draft {

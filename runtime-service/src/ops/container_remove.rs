@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crisp_operation::{KeyedGuard, record};
 
-use super::container_cgroup;
+use super::container_prepare;
 use super::container_stop::stop;
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
@@ -89,7 +89,7 @@ async fn delete(
     let work = {
         let (service, container) = (service.clone(), container.clone());
         move |steps: &Steps| {
-            steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
+            steps.step("cgroup", || container_prepare::discard(&service, &container))?;
             steps.step("folder", || discard_folder(&service, &container))
         }
     };

@@ -1,24 +1,22 @@
 //! StartContainer: everything that costs time is prepared here and passed to the monitor as descriptors.
 //!
 //! ```text
-//!   record ─> spec ─> root (detached overlay) ─> cgroup ─> log ─> compile (spec to plan) ─> monitor ─> running
-//!                                                └ undo: kill all in it, remove it           └ undo: kill
+//!   spec ─> root and cgroup (prepared by now) ─> log ─> compile (spec to plan) ─> monitor ─> running
+//!                   └ undo: kill all in it, remove it                               └ undo: kill
 //! ```
 //!
 //! A stop cancels a start under way, see [`container_stop`](super::container_stop).
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::compile::{self, Compiled, Inputs};
-use crisp_executor::rootfs;
 use crisp_operation::{Cancel, Interrupted, clock};
 use crisp_sandbox::link::{LinkError, MonitorLink, StartRequest, Started};
 use crisp_sandbox::{NamespaceMode, Pod};
 
-use super::container_cgroup;
-use super::{container_spec, log_reopen, pid_namespace};
+use super::{container_prepare, container_spec, log_reopen, pid_namespace};
 use crate::cause::{Cause, Failure, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::exit::Exit;
@@ -69,6 +67,8 @@ async fn start_once(
     let pod = service.pod_of(container).ok_or_else(|| pod_gone(container))?;
     // Refused before the state changes: the container can be started when its pod is ready.
     let link = pod.ready_link()?;
+    // In memory alone: what came of a start that this server does not see to its end, the monitor knows.
+    container.status_cell.show(|status| status.with_state(State::starting)).map_err(refused)?;
     let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject(id), cancel);
     operation.hold(lock);
     let result = bring_up(&operation, service, container, &pod, &link).await;
@@ -112,7 +112,6 @@ fn note_failure(service: &ServiceState, container: &Container, pod: &Pod, mut fa
         failure.failure.cause = Cause::Stopped;
     }
     let exit = Exit::start_error(failure.failure.cause.to_string(), clock::now());
-    // Refused for a container that is still Created: its record could not be written.
     let exited = |state: &State| {
         let exited = state.exited(exit)?;
         service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
@@ -176,16 +175,10 @@ fn prepare(
     pod: &Arc<Pod>,
     steps: &Steps,
 ) -> Result<Prepared, StageFailure> {
-    steps.step("record", || note_starting(container, steps))?;
     let metadata = &container.metadata;
     let resources = &container.status().resources;
     let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
-    let root = steps.step("root", || assemble(container))?;
-    {
-        let (service, container) = (service.clone(), container.clone());
-        steps.undo("cgroup", move || container_cgroup::remove(&service, &container));
-    }
-    let cgroup = steps.step("cgroup", || container_cgroup::create(service, container, pod, &spec))?;
+    let (root, cgroup) = container_prepare::take(service, container, pod, &spec, steps)?;
     let log = steps.step("log", || metadata.log_path.as_deref().map(log_reopen::open).transpose())?;
     let compiled = steps.step("compile", || {
         let target = |target| pid_namespace::pidfd_of_target(service, &target);
@@ -200,24 +193,4 @@ fn prepare(
         Ok(compile::compile(&spec, inputs)?)
     })?;
     Ok(Prepared { compiled, log })
-}
-
-/// When the disk was slower than the deadline, the failure of this start found the container still Created,
-/// and nothing else would end the state that becomes visible now.
-fn note_starting(container: &Container, steps: &Steps) -> Result<(), Cause> {
-    container.update_state(State::starting)?;
-    steps.cancel().check().inspect_err(|_| {
-        let why = "its start was given up before the disk had noted it".to_owned();
-        if let Err(refusal) = container.observe(|state| state.exited(Exit::start_error(why, clock::now()))) {
-            tracing::error!(container = %container.id(), %refusal, "cannot note the end of a start");
-        }
-    })?;
-    Ok(())
-}
-
-fn assemble(container: &Container) -> Result<OwnedFd, Cause> {
-    let lease = container.lease.lock().unwrap_or_else(PoisonError::into_inner);
-    let gone = || Cause::LayersGone { image: container.metadata.image.name.clone() };
-    let lease = lease.as_ref().ok_or_else(gone)?;
-    Ok(rootfs::assemble(lease.layer_paths(), &container.folder.upper(), &container.folder.work())?)
 }

@@ -6,6 +6,7 @@ pub(crate) mod container_cgroup;
 pub(crate) mod container_copy;
 pub(crate) mod container_create;
 pub(crate) mod container_exec;
+pub(crate) mod container_prepare;
 pub(crate) mod container_remove;
 pub(crate) mod container_spec;
 pub(crate) mod container_start;

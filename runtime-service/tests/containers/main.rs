@@ -15,6 +15,7 @@ mod files;
 mod lifecycle;
 mod pod_states;
 mod port_forward;
+mod prepare;
 mod restart;
 mod security;
 mod stats;

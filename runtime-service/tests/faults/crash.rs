@@ -77,7 +77,7 @@ fn during_a_create() {
 #[test]
 fn during_a_start() {
     let _one = turn();
-    for stage in ["record", "record:after", "cgroup:after", "compile:after", "monitor", "monitor:after"] {
+    for stage in ["spec", "compile", "compile:after", "monitor", "monitor:after"] {
         crash(
             &format!("start_container/{stage}"),
             async |lab| {
@@ -89,12 +89,50 @@ fn during_a_start() {
             async |lab, (pod, id)| {
                 let status = lab.status(&id).await.unwrap();
                 let expected = match stage {
-                    "record" => proto::ContainerState::ContainerCreated,
                     "monitor:after" => proto::ContainerState::ContainerRunning,
-                    _ => proto::ContainerState::ContainerExited,
+                    _ => proto::ContainerState::ContainerCreated,
                 };
                 assert_eq!(status.state, expected as i32, "{stage}: {status:?}");
+                if expected == proto::ContainerState::ContainerCreated {
+                    // The client asks again.
+                    lab.start(&id).await.unwrap();
+                }
+                let status = lab.status(&id).await.unwrap();
+                assert_eq!(
+                    status.state,
+                    proto::ContainerState::ContainerRunning as i32,
+                    "{stage}: {status:?}"
+                );
+                assert!(status.started_at > 0, "{stage}: {status:?}");
                 lab.remove(&id).await.unwrap();
+                lab.remove_pod(&pod).await;
+                nothing_is_left(lab).await;
+            },
+        );
+    }
+}
+
+#[test]
+fn while_a_container_is_prepared_for_its_start() {
+    let _one = turn();
+    for stage in ["root", "cgroup", "cgroup:after", "pod:after"] {
+        crash(
+            &format!("prepare_container/{stage}"),
+            async |lab| lab.pod("prepare").await,
+            async |lab, pod| {
+                for name in ["started", "removed"] {
+                    lab.create(&pod, shell(name, "echo it runs")).await.unwrap();
+                }
+                std::future::pending().await
+            },
+            async |lab, pod| {
+                for container in containers(lab).await {
+                    if container.metadata.unwrap().name == "started" {
+                        lab.start(&container.id).await.unwrap();
+                        assert_eq!(lab.exited(&container.id).await.exit_code, 0, "{stage}");
+                    }
+                    lab.remove(&container.id).await.unwrap();
+                }
                 lab.remove_pod(&pod).await;
                 nothing_is_left(lab).await;
             },

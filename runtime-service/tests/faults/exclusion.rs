@@ -34,7 +34,7 @@ async fn a_start_that_hangs_is_ended_by_a_stop_and_by_a_removal() {
     let _one = ONE_AT_A_TIME.lock().await;
     let lab = lab!();
     let pod = lab.pod("hangs").await;
-    for (stage, remove) in [("cgroup:after", false), ("monitor:after", false), ("monitor:after", true)] {
+    for (stage, remove) in [("compile:after", false), ("monitor:after", false), ("monitor:after", true)] {
         let id = lab.create(&pod, shell(&format!("app-{stage}-{remove}"), "sleep 1000")).await.unwrap();
         let hang = fault::arm(&format!("start_container/{stage}@{id}"), Fault::Hang);
         let started = async { lab.start(&id).await.unwrap_err() };

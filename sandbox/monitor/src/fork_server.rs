@@ -2,7 +2,8 @@
 //!
 //! A fork server is `crisp-pod` that has started and waits: with a socket as descriptor 0 and [`UNNAMED`] in
 //! the place of a pod's id. For each request it makes a copy of itself, which is the pod's monitor and a child
-//! of the server: that takes a fifth of the time of running the program anew. It ends with its connection.
+//! of the server: that takes a fifth of the time of running the program anew, and the copy has left the host's
+//! mounts already. It ends with its connection.
 //!
 //! Both are of the same build, so that these messages need no versions.
 
@@ -65,6 +66,8 @@ pub struct Forked {
 pub enum ForkError {
     #[error("the fork server has ended")]
     Ended,
+    #[error("the fork server gives no answer in time")]
+    Silent,
     #[error("clone: {}", std::io::Error::from(*errno))]
     Clone { errno: Errno },
     #[error("talk to the fork server: {}", std::io::Error::from(*errno))]
@@ -75,6 +78,8 @@ impl From<Errno> for ForkError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::PIPE | Errno::CONNRESET => Self::Ended,
+            // Of a socket with a timeout.
+            Errno::AGAIN => Self::Silent,
             errno => Self::Socket { errno },
         }
     }

@@ -45,7 +45,7 @@ impl Launch {
         loop {
             match self.report.receive() {
                 Ok(Progress::Pending) => return Launched::NotYet,
-                Ok(Progress::Note(note)) => self.notes.push(note),
+                Ok(Progress::Notes(notes)) => self.notes.extend(notes),
                 Ok(Progress::Terminal(master)) => self.terminal = Some(master),
                 Ok(Progress::Executed) => return Launched::Running,
                 Ok(Progress::Failed(error)) => {

@@ -40,6 +40,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use monitor::Monitor;
+use pod::{LeftHost, Pod};
 
 fn main() -> ExitCode {
     if std::env::args_os().next().is_some_and(|name| name.as_bytes() == SCOPE_HOLDER.to_bytes()) {
@@ -71,26 +72,30 @@ fn run() -> Result<(), String> {
     }
     let pod = PodId::parse(&id).map_err(|error| error.to_string())?;
     let listener = take_socket().map_err(step("take the socket from descriptor 0"))?;
-    monitor(pod, listener)
+    monitor(pod, Pod::Fresh(None), listener)
 }
 
 /// As a fork server, and in the copies as a monitor.
 fn serve() -> Result<(), String> {
     let server = take_socket().map_err(step("take the socket from descriptor 0"))?;
     sys::block_signals().map(drop).map_err(step("block signals"))?;
+    let host = LeftHost::leave().map_err(|failure| failure.to_string())?;
     let Some(request) = fork::serve(server).map_err(|error| error.to_string())? else { return Ok(()) };
-    rustix::stdio::dup2_stderr(&request.log).map_err(step("take the log"))?;
-    let ForkRequest { pod, listener, .. } = request;
-    monitor(pod, listener)
+    let ForkRequest { pod, listener, log, cgroup } = request;
+    rustix::stdio::dup2_stderr(&log).map_err(step("take the log"))?;
+    // The one is descriptor 2 now, and the copy was born in the other.
+    drop((log, cgroup));
+    monitor(pod, Pod::Fresh(Some(host)), listener)
 }
 
-fn monitor(pod: PodId, listener: OwnedFd) -> Result<(), String> {
+fn monitor(id: PodId, pod: Pod, listener: OwnedFd) -> Result<(), String> {
     if !rustix::net::sockopt::socket_acceptconn(&listener).map_err(step("look at the socket"))? {
         return Err("the socket does not listen".to_owned());
     }
     let signals = sys::block_signals().map_err(step("block signals"))?;
     prepare_process();
-    Monitor::new(pod, listener, signals).map_err(step("set up"))?.run().map_err(step("wait for events"))
+    let monitor = Monitor::new(id, pod, listener, signals).map_err(step("set up"))?;
+    monitor.run().map_err(step("wait for events"))
 }
 
 fn step(name: &'static str) -> impl Fn(Errno) -> String {

@@ -7,8 +7,11 @@ use std::time::Duration;
 use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::id::PodId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::AsFd;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 use crate::pod::cgroups::{CgroupDriver, PodCgroups};
 
@@ -49,10 +52,13 @@ pub(crate) fn kill(pod: &PodId) -> io::Result<()> {
         Err(errno) => return Err(errno.into()),
     }
     let deadline = Timespec { tv_sec: DEATH.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: 0 };
-    match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&deadline))? {
-        0 => Err(io::Error::other(format!("monitor process {pid} was killed and has not ended"))),
-        _ => Ok(()),
+    if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&deadline))? == 0 {
+        return Err(io::Error::other(format!("monitor process {pid} was killed and has not ended")));
     }
+    // Usually it is waited for elsewhere, or is the child of another process. One of which the fork server
+    // did not get to tell has no other to wait for it.
+    let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    Ok(())
 }
 
 /// The cgroup parent that the pod's configuration named and its driver, from where its monitor is.

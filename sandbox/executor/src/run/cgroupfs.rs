@@ -1,45 +1,40 @@
 //! /sys/fs/cgroup on hosts with cgroup v1: a tmpfs with one folder per hierarchy.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use rustix::fs::{Mode, OFlags, mkdirat, openat, symlinkat};
+use rustix::fs::{Mode, mkdir, symlinkat};
+use rustix::mount::{MountFlags, mount};
+use rustix::process::fchdir;
 
 use super::error::{At, Quoted, Stage, StageError};
 use super::filesystem;
 
-/// Mounts `hierarchies` (`cpu,cpuacct`, `name=systemd`) and with `unified` the v2 one into `folder`.
+/// Mounts `hierarchies` (`cpu,cpuacct`, `name=systemd`) and with `unified` the v2 one into `folder`, which is
+/// new and empty. Changes the working directory.
 pub(crate) fn fill(
     folder: BorrowedFd<'_>,
     hierarchies: &[CString],
     unified: bool,
     attributes: u64,
 ) -> Result<(), StageError> {
+    fchdir(folder).at(Stage::Mount, "enter the folder of cgroups")?;
     for hierarchy in hierarchies {
         let name = folder_name(hierarchy);
-        let options = options(hierarchy);
-        let options: Vec<&CStr> = options.iter().map(CString::as_c_str).collect();
-        mount(folder, c"cgroup", name, &options, attributes)?;
-        link_single_names(folder, name)?;
+        mount_here(c"cgroup", &name, &options(hierarchy), attributes)?;
+        link_single_names(folder, name.to_bytes())?;
     }
-    if unified { mount(folder, c"cgroup2", b"unified", &[], attributes) } else { Ok(()) }
+    if unified { mount_here(c"cgroup2", c"unified", c"", attributes) } else { Ok(()) }
 }
 
-fn mount(
-    folder: BorrowedFd<'_>,
-    fs: &CStr,
-    name: &[u8],
-    options: &[&CStr],
-    attributes: u64,
-) -> Result<(), StageError> {
-    let subject = || format!("cgroup {:?}", String::from_utf8_lossy(name));
-    let mounted = filesystem::new(fs, options, attributes).map_err(|refused| {
-        StageError::explained(Stage::Mount, refused.errno, format!("{}: {refused}", subject()))
-    })?;
-    mkdirat(folder, name, Mode::from_raw_mode(0o755)).at(Stage::Mount, subject())?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = openat(folder, name, flags, Mode::empty()).at(Stage::Mount, subject())?;
-    filesystem::attach(mounted.as_fd(), target.as_fd()).at(Stage::Mount, subject())
+/// By mount(2): one call for what are eight with a detached mount, and there are ten hierarchies.
+fn mount_here(fs: &CStr, name: &CStr, options: &CStr, attributes: u64) -> Result<(), StageError> {
+    // These bits are the same in both interfaces.
+    let same = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let flags = filesystem::attribute_flags(attributes).bits() & same.bits();
+    let failed = || format!("cgroup {name:?}");
+    mkdir(name, Mode::from_raw_mode(0o755)).at(Stage::Mount, failed())?;
+    mount(fs, name, fs, MountFlags::from_bits_retain(flags), options).at(Stage::Mount, failed())
 }
 
 /// `cpu` -> `cpu,cpuacct`: programs look for either name.
@@ -55,16 +50,15 @@ fn link_single_names(folder: BorrowedFd<'_>, name: &[u8]) -> Result<(), StageErr
 }
 
 /// A named hierarchy's folder has the bare name.
-fn folder_name(hierarchy: &CStr) -> &[u8] {
+fn folder_name(hierarchy: &CStr) -> CString {
     let bytes = hierarchy.to_bytes();
-    bytes.strip_prefix(b"name=").unwrap_or(bytes)
+    CString::new(bytes.strip_prefix(b"name=").unwrap_or(bytes)).unwrap_or_default()
 }
 
-/// `cpu,cpuacct` is two flags to the kernel; a hierarchy without controllers says so.
-fn options(hierarchy: &CStr) -> Vec<CString> {
-    let bytes = hierarchy.to_bytes();
-    if bytes.starts_with(b"name=") {
-        return vec![c"none".to_owned(), hierarchy.to_owned()];
+/// A hierarchy without controllers says so.
+fn options(hierarchy: &CStr) -> CString {
+    match hierarchy.to_bytes() {
+        bytes if bytes.starts_with(b"name=") => CString::new([b"none,", bytes].concat()).unwrap_or_default(),
+        _ => hierarchy.to_owned(),
     }
-    bytes.split(|&b| b == b',').filter_map(|name| CString::new(name).ok()).collect()
 }

@@ -242,6 +242,8 @@ fn launch(
     if process.no_new_privileges {
         set_no_new_privs(true).at(Stage::Capabilities, "no_new_privs")?;
     }
+    // The filter may not let it pass.
+    reporter.send_notes();
     if let Some(seccomp) = &process.seccomp {
         sys::load_seccomp(&seccomp.program, seccomp.flags).map_err(seccomp_refused)?;
     }

@@ -35,14 +35,13 @@ const NULL_DEVICE: (u32, u32) = (1, 3);
 const ROOT_FLAGS: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
 const SHM_FLAGS: MountAttrFlags = ROOT_FLAGS.union(MountAttrFlags::MOUNT_ATTR_NODEV);
 
-/// Leaves the host's root for a tiny one: no container can inspect the monitor from then on. The caller has
-/// one thread and has already unshared its mount namespace. [`leave_host`] is to follow before any container.
-///
-/// `shm_bytes`: size limit of the pod's shared memory.
+/// Leaves the host's root for a tiny one: no container can inspect the process from then on. The caller has
+/// one thread and has already unshared its mount namespace. [`leave_host`] and [`add_shm`] are to follow before
+/// any container.
 ///
 /// # Errors
 /// [`Stage::PodRoot`], naming the step.
-pub fn enter(shm_bytes: u64) -> Result<(), StageError> {
+pub fn enter() -> Result<(), StageError> {
     let at = Stage::PodRoot;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).at(at, "hide from containers")?;
     let everything = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
@@ -57,10 +56,21 @@ pub fn enter(shm_bytes: u64) -> Result<(), StageError> {
     // Any folder will do to attach it at, in a mount namespace that is ours alone; this one is everywhere.
     let spot = open(c"/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).at(at, "/proc")?;
     filesystem::attach(root.as_fd(), spot.as_fd()).at(at, "attach tmpfs")?;
-    attach_shm(&root, shm_bytes)?;
     let readonly = MountAttr { set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(), ..MountAttr::default() };
     sys::mount_setattr(root.as_fd(), false, &readonly).at(at, "make it read-only")?;
     pivot(root.as_fd()).at(at, "pivot_root")
+}
+
+/// Gives the tiny root a pod's shared memory of at most `bytes`.
+///
+/// # Errors
+/// [`Stage::PodRoot`], naming the step.
+pub fn add_shm(bytes: u64) -> Result<(), StageError> {
+    let size = CString::new(format!("size={bytes}")).unwrap_or_default();
+    let shm = tmpfs(&[c"source=shm", &size, c"mode=1777"], SHM_FLAGS)?;
+    let target = openat(CWD, SHM, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let target = target.at(Stage::PodRoot, "/shm")?;
+    filesystem::attach(shm.as_fd(), target.as_fd()).at(Stage::PodRoot, "attach /shm")
 }
 
 /// Unmounts the host's root: no host path exists for the monitor from then on. By itself because it takes
@@ -87,14 +97,6 @@ fn pivot(root: BorrowedFd<'_>) -> Result<(), Errno> {
 fn detach_old() -> Result<(), Errno> {
     unmount(c".", UnmountFlags::DETACH)?;
     chdir(c"/")
-}
-
-fn attach_shm(root: &OwnedFd, bytes: u64) -> Result<(), StageError> {
-    let size = CString::new(format!("size={bytes}")).unwrap_or_default();
-    let shm = tmpfs(&[c"source=shm", &size, c"mode=1777"], SHM_FLAGS)?;
-    let target = openat(root, c"shm", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-    let target = target.at(Stage::PodRoot, "/shm")?;
-    filesystem::attach(shm.as_fd(), target.as_fd()).at(Stage::PodRoot, "attach /shm")
 }
 
 fn tmpfs(options: &[&CStr], flags: MountAttrFlags) -> Result<OwnedFd, StageError> {

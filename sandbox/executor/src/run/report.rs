@@ -1,6 +1,7 @@
 //! Messages of a child to its monitor between clone and exec: a SOCK_SEQPACKET pair, closed by the
 //! exec itself.
 
+use std::cell::RefCell;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,21 +19,27 @@ use super::error::{Stage, StageError};
 const PACKET: usize = 4096;
 /// Room for the stage, the error number and lengths around a cut detail.
 const DETAIL: usize = PACKET - 64;
+/// The same for each of several notes.
+const NOTE: usize = 16;
 
 /// The monitor's end.
 #[derive(Debug)]
 pub struct Report(OwnedFd);
 
 /// The child's end.
-pub(crate) struct Reporter(OwnedFd);
+pub(crate) struct Reporter {
+    socket: OwnedFd,
+    /// Sent together: each message wakes the monitor, often in the place of the child.
+    notes: RefCell<Vec<StageError>>,
+}
 
 /// How far a start has come.
 #[derive(Debug)]
 pub enum Progress {
     /// Nothing new; poll again.
     Pending,
-    /// A setting could not be applied in full on this host: what was done instead.
-    Note(StageError),
+    /// Settings could not be applied in full on this host: what was done instead.
+    Notes(Vec<StageError>),
     /// The master side of the process's terminal.
     Terminal(OwnedFd),
     /// The child has ended or is about to, without having run anything of the container's.
@@ -43,7 +50,7 @@ pub enum Progress {
 
 #[derive(Serialize, Deserialize)]
 enum Packet {
-    Note(StageError),
+    Notes(Vec<StageError>),
     Terminal,
     Failed(StageError),
 }
@@ -51,7 +58,7 @@ enum Packet {
 pub(crate) fn pair() -> Result<(Report, Reporter), Errno> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, childs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-    Ok((Report(ours), Reporter(childs)))
+    Ok((Report(ours), Reporter { socket: childs, notes: RefCell::default() }))
 }
 
 impl AsFd for Report {
@@ -91,7 +98,7 @@ impl Report {
             _ => None,
         });
         match postcard::from_bytes(&bytes[..got.bytes]).map_err(|_| Errno::BADMSG)? {
-            Packet::Note(note) => Ok(Progress::Note(note)),
+            Packet::Notes(notes) => Ok(Progress::Notes(notes)),
             Packet::Failed(error) => Ok(Progress::Failed(error)),
             Packet::Terminal => master.map(Progress::Terminal).ok_or(Errno::BADMSG),
         }
@@ -100,16 +107,35 @@ impl Report {
 
 impl AsFd for Reporter {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.socket.as_fd()
     }
 }
 
 impl Reporter {
+    /// Goes out with [`send_notes`](Self::send_notes), or before a failure.
     pub(crate) fn note(&self, stage: Stage, detail: String) {
-        self.send(&Packet::Note(cut(StageError { stage, errno: 0, detail })), &[]);
+        self.notes.borrow_mut().push(cut(StageError { stage, errno: 0, detail }));
+    }
+
+    /// To be called before the process gives up what sending takes.
+    pub(crate) fn send_notes(&self) {
+        let mut batch = Vec::new();
+        let mut length = 0;
+        for note in self.notes.take() {
+            if length + note.detail.len() > DETAIL {
+                self.send(&Packet::Notes(std::mem::take(&mut batch)), &[]);
+                length = 0;
+            }
+            length += note.detail.len() + NOTE;
+            batch.push(note);
+        }
+        if !batch.is_empty() {
+            self.send(&Packet::Notes(batch), &[]);
+        }
     }
 
     pub(crate) fn failed(&self, error: StageError) {
+        self.send_notes();
         self.send(&Packet::Failed(cut(error)), &[]);
     }
 
@@ -125,7 +151,7 @@ impl Reporter {
         if !fds.is_empty() {
             control.push(SendAncillaryMessage::ScmRights(fds));
         }
-        let _ = sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL);
+        let _ = sendmsg(&self.socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL);
     }
 }
 
@@ -148,10 +174,27 @@ mod tests {
         reporter.note(Stage::Limit, "soft".into());
         reporter.terminal(std::io::stdin().as_fd());
         reporter.failed(StageError::new(Stage::Exec, Errno::NOENT, "x".repeat(10_000)));
-        assert!(matches!(report.receive(), Ok(Progress::Note(note)) if note.detail == "soft"));
         assert!(matches!(report.receive(), Ok(Progress::Terminal(_))));
+        assert!(matches!(report.receive(), Ok(Progress::Notes(notes)) if notes[0].detail == "soft"));
         assert!(matches!(report.receive(), Ok(Progress::Failed(error)) if error.detail.len() == DETAIL));
         drop(reporter);
         assert!(matches!(report.receive(), Ok(Progress::Executed)));
+    }
+
+    #[test]
+    fn notes_come_together_and_all_of_many_come() {
+        let (report, reporter) = pair().unwrap();
+        let mut received = Vec::new();
+        for details in [vec!["a".to_owned(), "b".to_owned()], vec!["x".repeat(1000); 9]] {
+            details.iter().for_each(|detail| reporter.note(Stage::Limit, detail.clone()));
+            reporter.send_notes();
+            let mut of_these = Vec::new();
+            while let Ok(Progress::Notes(notes)) = report.receive() {
+                of_these.push(notes.into_iter().map(|note| note.detail).collect::<Vec<_>>());
+            }
+            assert_eq!(of_these.concat(), details);
+            received.push(of_these.len());
+        }
+        assert_eq!(received, [1, 3]);
     }
 }

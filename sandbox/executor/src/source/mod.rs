@@ -92,20 +92,26 @@ pub fn open_all(
     requests: Vec<(PathBuf, Options)>,
     deadline: Duration,
 ) -> Result<Vec<Source>, (usize, SourceError)> {
-    let started = Instant::now();
+    let Some((first, _)) = requests.first() else { return Ok(Vec::new()) };
+    let opener = Opener::take().map_err(|errno| {
+        (0, SourceError::Kernel { path: first.clone(), step: "start a thread", errno, hint: "" })
+    })?;
+    open_by(opener, requests, deadline)
+}
+
+fn open_by(
+    opener: Opener,
+    requests: Vec<(PathBuf, Options)>,
+    deadline: Duration,
+) -> Result<Vec<Source>, (usize, SourceError)> {
     let paths: Vec<PathBuf> = requests.iter().map(|(path, _)| path.clone()).collect();
     for (index, path) in paths.iter().enumerate() {
         if let Some(waiting) = waiting::stuck_for(path) {
+            opener.give_back();
             return Err((index, SourceError::StillStuck { path: path.clone(), waiting }));
         }
     }
-    if paths.is_empty() {
-        return Ok(Vec::new());
-    }
-    let opener = Opener::start(requests, started + deadline).map_err(|errno| {
-        (0, SourceError::Kernel { path: paths[0].clone(), step: "start a thread", errno, hint: "" })
-    })?;
-    opener.finish(deadline.saturating_sub(started.elapsed())).map_err(|(position, error)| {
+    opener.open(requests, Instant::now() + deadline).map_err(|(position, error)| {
         let position = position.min(paths.len() - 1);
         let late = || SourceError::Deadline { path: paths[position].clone(), deadline };
         (position, error.unwrap_or_else(late))

@@ -7,10 +7,10 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::net::{
@@ -31,21 +31,39 @@ type Answer = Result<Vec<bool>, (usize, SourceError)>;
 /// Mounts in one message; the kernel takes 253.
 const BATCH: usize = 250;
 
-/// A thread under way.
+/// The thread of the last request, waiting for the next: starting one costs more than most requests.
+static IDLE: Mutex<Option<Opener>> = Mutex::new(None);
+
+struct Request {
+    paths: Requests,
+    deadline: Instant,
+}
+
+/// A thread that opens paths, until its owner is dropped.
 pub(super) struct Opener {
-    answer: Receiver<Answer>,
+    requests: Sender<Request>,
+    answers: Receiver<Answer>,
     mounts: OwnedFd,
-    /// How many paths it has opened.
+    /// How many paths of the request it has opened.
     opened: Arc<AtomicUsize>,
 }
 
 impl Opener {
-    /// Starts the thread; it opens `requests` in their order and ends at the first that fails.
-    pub(super) fn start(requests: Requests, deadline: Instant) -> Result<Self, Errno> {
+    /// One that waits for a request.
+    pub(super) fn take() -> Result<Self, Errno> {
+        match idle().take() {
+            Some(opener) => Ok(opener),
+            None => Self::start(),
+        }
+    }
+
+    /// A new one, in the mount namespace of this thread.
+    pub(super) fn start() -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC;
         let (mounts, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let theirs = Arc::new(theirs);
-        let (sender, answer) = channel();
+        let (requests, received) = channel();
+        let (answer, answers) = channel();
         let (ready, is_ready) = channel();
         let opened = Arc::new(AtomicUsize::new(0));
         let (socket, count) = (theirs.clone(), opened.clone());
@@ -53,29 +71,43 @@ impl Opener {
             let own = leave_descriptors(&socket);
             // Before the other owner goes: this one must not be the last, see `leave_descriptors`.
             drop(socket);
-            let _ = ready.send(());
-            let answer = own
-                .map_err(|errno| failed(&requests, 0, "leave the server's descriptors", errno))
-                .and_then(|own| work(&requests, deadline, &own, &count));
-            // The receiver is gone after its deadline; the mounts end with the socket.
-            let _ = sender.send(answer);
+            match own {
+                Ok(own) => {
+                    let _ = ready.send(Ok(()));
+                    serve(&received, &answer, &own, &count);
+                }
+                Err(errno) => {
+                    let _ = ready.send(Err(errno));
+                }
+            }
         };
         std::thread::Builder::new()
             .name("mount sources".to_owned())
             .spawn(work)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         // Until then the thread does nothing that could hang.
-        let _ = is_ready.recv();
+        let left = is_ready.recv().unwrap_or(Err(Errno::AGAIN));
         drop(theirs);
-        Ok(Self { answer, mounts, opened })
+        left.map(|()| Self { requests, answers, mounts, opened })
     }
 
-    /// All sources, or the failure and its position: None when it is that there is no answer in time.
-    pub(super) fn finish(self, timeout: Duration) -> Result<Vec<Source>, (usize, Option<SourceError>)> {
+    /// Opens `paths` in their order, up to the first that fails: its position, and None when it is that there
+    /// is no answer in time. The thread is given up then, and ends when it comes back.
+    pub(super) fn open(
+        self,
+        paths: Requests,
+        deadline: Instant,
+    ) -> Result<Vec<Source>, (usize, Option<SourceError>)> {
+        self.opened.store(0, Ordering::Release);
         let late = || (self.opened.load(Ordering::Acquire), None);
-        let files = match self.answer.recv_timeout(timeout) {
+        self.requests.send(Request { paths, deadline }).map_err(|_| late())?;
+        let timeout = deadline.saturating_duration_since(Instant::now());
+        let files = match self.answers.recv_timeout(timeout) {
             Ok(Ok(files)) => files,
-            Ok(Err((position, error))) => return Err((position, Some(error))),
+            Ok(Err((position, error))) => {
+                self.give_back();
+                return Err((position, Some(error)));
+            }
             Err(_) => return Err(late()),
         };
         let mut sources = Vec::with_capacity(files.len());
@@ -84,7 +116,30 @@ impl Opener {
             sources.extend(mounts.into_iter().zip(files).map(|(mount, file)| Source { mount, file: *file }));
         }
         // Fewer arrive when this process has no descriptors left.
-        if sources.len() < files.len() { Err((sources.len(), None)) } else { Ok(sources) }
+        if sources.len() < files.len() {
+            return Err((sources.len(), None));
+        }
+        self.give_back();
+        Ok(sources)
+    }
+
+    /// Keeps it for the next request.
+    pub(super) fn give_back(self) {
+        *idle() = Some(self);
+    }
+}
+
+fn idle() -> MutexGuard<'static, Option<Opener>> {
+    IDLE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread's life.
+fn serve(requests: &Receiver<Request>, answers: &Sender<Answer>, socket: &OwnedFd, opened: &AtomicUsize) {
+    while let Ok(Request { paths, deadline }) = requests.recv() {
+        // The receiver is gone after its deadline; the mounts end with the socket.
+        if answers.send(work(&paths, deadline, socket, opened)).is_err() {
+            return;
+        }
     }
 }
 

@@ -158,7 +158,8 @@ impl Pod {
             UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET;
         #[allow(deprecated, reason = "its only danger is CLONE_FILES")]
         rustix::thread::unshare(namespaces).unwrap();
-        run::pod_root::enter(64 << 20).unwrap();
+        run::pod_root::enter().unwrap();
+        run::pod_root::add_shm(64 << 20).unwrap();
         run::pod_root::leave_host().unwrap();
         Self { sets, plan: plans::usual(), id: ContainerId::random(), proc }
     }
@@ -268,7 +269,7 @@ pub fn watch(report: &Report) -> Watched {
         poll(&mut [PollFd::new(report, PollFlags::IN)], None).unwrap();
         match report.receive().unwrap() {
             Progress::Pending => {}
-            Progress::Note(note) => watched.notes.push(note),
+            Progress::Notes(notes) => watched.notes.extend(notes),
             Progress::Terminal(master) => watched.terminal = Some(master),
             Progress::Failed(error) => watched.failed = Some(error),
             Progress::Executed => return watched,

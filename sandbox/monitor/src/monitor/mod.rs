@@ -45,14 +45,14 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    pub(crate) fn new(id: PodId, listener: OwnedFd, signals: OwnedFd) -> Result<Self, Errno> {
+    pub(crate) fn new(id: PodId, pod: Pod, listener: OwnedFd, signals: OwnedFd) -> Result<Self, Errno> {
         rustix::io::ioctl_fionbio(&listener, true)?;
         let poller = Poller::new()?;
         poller.add(&listener, Token::Listener)?;
         poller.add(&signals, Token::Children)?;
         Ok(Self {
             id,
-            pod: Pod::default(),
+            pod,
             poller,
             signals,
             containers: BTreeMap::new(),

@@ -1,6 +1,7 @@
 //! The pod that a monitor is: its namespaces, its init, its exit records.
 
 mod cgroup;
+mod left_host;
 mod namespaces;
 mod record;
 mod sysctl;
@@ -14,14 +15,15 @@ use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
+pub(crate) use left_host::LeftHost;
+
 /// ```text
 ///  Fresh --open--> Open
 ///    +--open failed--> Failed
 /// ```
-#[derive(Default)]
 pub(crate) enum Pod {
-    #[default]
-    Fresh,
+    /// In a copy of a fork server the host's mounts are left already.
+    Fresh(Option<LeftHost>),
     Open(Open),
     /// Part of the namespaces are made and cannot be unmade.
     Failed,
@@ -45,7 +47,7 @@ fn failed(action: &str) -> impl Fn(Errno) -> Failure + '_ {
 impl Pod {
     pub(crate) fn open(&mut self, request: OpenPod) -> Result<(), Failure> {
         match self {
-            Self::Fresh => {}
+            Self::Fresh(_) => {}
             Self::Open(_) => return Err(Failure::AlreadyOpen),
             Self::Failed => return Err(Failure::OpenFailed),
         }
@@ -53,8 +55,10 @@ impl Pod {
             // Checked before anything is made: a typing error must not use up the monitor.
             sysctl::check(name, value)?;
         }
-        *self = Self::Failed;
-        *self = Self::Open(open(request)?);
+        let Self::Fresh(left) = std::mem::replace(self, Self::Failed) else {
+            return Err(Failure::OpenFailed);
+        };
+        *self = Self::Open(open(request, left)?);
         Ok(())
     }
 
@@ -63,13 +67,13 @@ impl Pod {
     }
 
     pub(crate) fn is_fresh(&self) -> bool {
-        matches!(self, Self::Fresh)
+        matches!(self, Self::Fresh(_))
     }
 
     pub(crate) fn must_be_open(&self) -> Result<(), Failure> {
         match self {
             Self::Open(_) => Ok(()),
-            Self::Fresh => Err(Failure::NotOpen),
+            Self::Fresh(_) => Err(Failure::NotOpen),
             Self::Failed => Err(Failure::OpenFailed),
         }
     }
@@ -90,7 +94,7 @@ impl Pod {
     fn pod_init(&self) -> Option<&PodInit> {
         match self {
             Self::Open(open) => open.init.as_ref(),
-            Self::Fresh | Self::Failed => None,
+            Self::Fresh(_) | Self::Failed => None,
         }
     }
 
@@ -115,7 +119,7 @@ impl Pod {
     pub(crate) fn proc(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Open(open) => open.proc.as_ref().map(AsFd::as_fd),
-            Self::Fresh | Self::Failed => None,
+            Self::Fresh(_) | Self::Failed => None,
         }
     }
 
@@ -136,20 +140,31 @@ impl Pod {
 
 /// The order matters: what needs the host's root comes before the pod has its own, what belongs to
 /// a namespace comes after that is made.
-fn open(request: OpenPod) -> Result<Open, Failure> {
+fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
     cgroup::join(request.cgroup_v2.as_ref(), &request.cgroup_v1_tasks)?;
+    let left = match left {
+        Some(left) if !request.ipc => {
+            left.go_back()?;
+            None
+        }
+        left => left,
+    };
     namespaces::unshare(&request)?;
     if let Some(hostname) = &request.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
     }
-    sysctl::apply(&request.sysctls)?;
-    let netns = if request.network { Some(namespaces::own_network()?) } else { None };
-    let proc = namespaces::host_proc();
+    let host_mounted = left.is_none();
+    let proc = left.map_or_else(namespaces::host_proc, |left| left.proc);
+    sysctl::apply(&request.sysctls, proc.as_ref())?;
+    let netns = if request.network { Some(namespaces::own_network(proc.as_ref())?) } else { None };
     let host_shm = if request.ipc { None } else { namespaces::host_shm() };
-    pod_root::enter(request.shm_bytes).map_err(Failure::Stage)?;
-    if let Some(shm) = host_shm {
-        namespaces::attach_shm(&shm)?;
+    if host_mounted {
+        pod_root::enter().map_err(Failure::Stage)?;
+    }
+    match host_shm {
+        Some(shm) => namespaces::attach_shm(&shm)?,
+        None => pod_root::add_shm(request.shm_bytes).map_err(Failure::Stage)?,
     }
     let init = if request.shared_pid { Some(pod_init::start().map_err(Failure::Stage)?) } else { None };
-    Ok(Open { exits: request.exits, netns, init, proc, host_mounted: true })
+    Ok(Open { exits: request.exits, netns, init, proc, host_mounted })
 }

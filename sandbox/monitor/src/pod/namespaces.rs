@@ -3,7 +3,7 @@
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::OpenPod;
 use rustix::fd::OwnedFd;
-use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open};
+use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open, openat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -21,9 +21,11 @@ pub(super) fn unshare(request: &OpenPod) -> Result<(), Failure> {
 }
 
 /// The network namespace that this process is in.
-pub(super) fn own_network() -> Result<OwnedFd, Failure> {
-    open(c"/proc/thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .map_err(failed("open /proc/thread-self/ns/net"))
+pub(super) fn own_network(proc: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
+    let action = "open thread-self/ns/net of /proc";
+    let proc = proc.ok_or(Errno::NOENT).map_err(failed(action))?;
+    openat(proc, c"thread-self/ns/net", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed(action))
 }
 
 /// A socket stays in the namespace in which it was made, also when another process uses it.
@@ -46,7 +48,7 @@ pub(super) fn host_shm() -> Option<OwnedFd> {
     open_tree(CWD, c"/dev/shm", flags).ok()
 }
 
-/// Puts it over the pod's own.
+/// Puts it where the pod's own would be.
 pub(super) fn attach_shm(shm: &OwnedFd) -> Result<(), Failure> {
     move_mount(shm, c"", CWD, c"/shm", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("attach the host's shared memory"))

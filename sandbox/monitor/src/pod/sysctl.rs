@@ -2,7 +2,7 @@
 
 use crisp_monitor::wire::Failure;
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, open, openat, openat2};
+use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -28,12 +28,12 @@ pub(super) fn check(name: &str, value: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Sets all of them, in the namespaces that the caller is in.
-pub(super) fn apply(settings: &[(String, String)]) -> Result<(), Failure> {
+/// Sets all of them, in the namespaces that the caller is in. `proc`: the host's.
+pub(super) fn apply(settings: &[(String, String)], proc: Option<&OwnedFd>) -> Result<(), Failure> {
     if settings.is_empty() {
         return Ok(());
     }
-    let host = host_settings();
+    let host = proc.and_then(host_settings);
     for (name, value) in settings {
         check(name, value)?;
         let path = path(name).unwrap_or_default();
@@ -55,9 +55,9 @@ fn explain(errno: Errno, value: &str) -> String {
 }
 
 /// None where /proc/sys is not what it should be.
-fn host_settings() -> Option<OwnedFd> {
-    let folder =
-        open(c"/proc/sys", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+fn host_settings(proc: &OwnedFd) -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = openat(proc, c"sys", flags, Mode::empty()).ok()?;
     let real = fstatfs(&folder).is_ok_and(|fs| fs.f_type == PROC_SUPER_MAGIC);
     real.then_some(folder)
 }

@@ -1,0 +1,37 @@
+//! What a fork server keeps of the host when it leaves the host's mounts for the tiny root of its copies: each
+//! of these copies one mount then, however many the host has.
+
+use crisp_executor::run::{StageError, pod_root};
+use crisp_monitor::wire::Failure;
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
+
+use super::{failed, namespaces};
+use crate::sys;
+
+/// Closed by a copy when it becomes a pod.
+pub(crate) struct LeftHost {
+    /// See [`namespaces::host_proc`].
+    pub(super) proc: Option<OwnedFd>,
+    mounts: OwnedFd,
+}
+
+impl LeftHost {
+    /// Leaves the host's mounts.
+    pub(crate) fn leave() -> Result<Self, Failure> {
+        let proc = namespaces::host_proc();
+        let mounts = open(c"/proc/self/ns/mnt", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        let mounts = mounts.map_err(failed("open /proc/self/ns/mnt"))?;
+        sys::unshare(UnshareFlags::NEWNS).map_err(failed("make a mount namespace"))?;
+        let left: Result<(), StageError> = pod_root::enter().and_then(|()| pod_root::leave_host());
+        left.map_err(Failure::Stage)?;
+        Ok(Self { proc, mounts })
+    }
+
+    /// Goes back, for a pod that has something of the host's mounts.
+    pub(super) fn go_back(self) -> Result<(), Failure> {
+        move_into_thread_name_spaces(self.mounts.as_fd(), ThreadNameSpaceType::MOUNT)
+            .map_err(failed("return to the host's mount namespace"))
+    }
+}
