@@ -235,7 +235,11 @@ fn put_together(container: &Container, direction: Direction) -> Result<(Root, Op
         return Err(Cause::ReadOnlyRoot);
     }
     let (root, work) = match direction {
-        Direction::In => writable(container)?,
+        Direction::In => {
+            // Not two mounts over what is written: its start makes another.
+            drop(container.prepared.lock().unwrap_or_else(PoisonError::into_inner).take());
+            writable(container)?
+        }
         Direction::Out => (read_only(container)?, None),
     };
     let places = container_spec::mount_places(metadata);
