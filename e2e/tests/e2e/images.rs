@@ -174,16 +174,27 @@ async fn content_that_lies_is_refused_and_leaves_nothing() -> Result<()> {
         assert!(refused.is_some(), "{name} was taken");
         assert_eq!(status(&mut client, &reference).await?, None, "{name}");
     }
+    // What waits for deletion goes soon.
+    let asked = std::time::Instant::now();
+    let mut layers = layer_folders(&machine.root().join("layers"))?;
+    while !layers.is_empty() && asked.elapsed() < std::time::Duration::from_secs(10) {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        layers = layer_folders(&machine.root().join("layers"))?;
+    }
+    assert_eq!(layers, Vec::<std::ffi::OsString>::new(), "layers of refused images stay behind");
+    machine.close().await
+}
+
+/// Of layers, of work in progress and of what waits for deletion: the two are in folders that stay.
+fn layer_folders(root: &std::path::Path) -> Result<Vec<std::ffi::OsString>> {
     let mut layers = Vec::new();
-    for entry in std::fs::read_dir(machine.root().join("layers"))?.flatten() {
-        // Work in progress and what waits for deletion are in folders of their own, which stay.
+    for entry in std::fs::read_dir(root)?.flatten() {
         match entry.file_name().to_string_lossy().starts_with('.') {
             true => layers.extend(std::fs::read_dir(entry.path())?.flatten().map(|e| e.file_name())),
             false => layers.push(entry.file_name()),
         }
     }
-    assert_eq!(layers, Vec::<std::ffi::OsString>::new(), "layers of refused images stay behind");
-    machine.close().await
+    Ok(layers)
 }
 
 fn tar_header(name: &str, size: u64) -> Vec<u8> {

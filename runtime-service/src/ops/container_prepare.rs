@@ -124,6 +124,10 @@ pub(super) fn discard(service: &ServiceState, container: &Container) -> Result<(
 
 /// Gives back what is prepared for a start that will not come.
 pub(crate) fn discard_in_background(service: &Arc<ServiceState>, container: &Arc<Container>) {
+    // One that is being prepared now sees at its end that the pod is stopped.
+    if container.prepared.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+        return;
+    }
     let (service, container) = (service.clone(), container.clone());
     tokio::spawn(async move {
         let id = container.id().clone();

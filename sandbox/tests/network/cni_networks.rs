@@ -11,7 +11,7 @@ use crisp_sandbox::network::{
 };
 
 use crate::cni::{RESULT, TWO, calls, plugin, scripted, write_config};
-use crate::support::{Namespace, ask, block_on, on_private_host, port, sh, tell_callers_who_they_are};
+use crate::support::{Namespace, ask_twice, block_on, on_private_host, port, sh, tell_callers_who_they_are};
 
 const LAN: &str = r#"{"cniVersion":"1.0.0","name":"lan","plugins":[
     {"type":"lan","capabilities":{"ips":true,"mac":true,"infinibandGUID":true,"aliases":true,"cgroupPath":true}}]}"#;
@@ -355,7 +355,7 @@ fn rules_and_bridge_come_back_by_themselves() {
             for harm in ["nft flush ruleset", "ip link del crisp0", "nft delete table ip6 crisp-crisp0"] {
                 sh(harm);
                 networks.keep_up(&mut last).await;
-                assert_eq!(ask("127.0.0.1:8080").unwrap(), "10.88.0.1", "{harm}");
+                assert_eq!(ask_twice("127.0.0.1:8080").unwrap(), "10.88.0.1", "{harm}");
                 assert!(sh("nft list tables").contains("ip6 crisp-crisp0"), "{harm}");
             }
         });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crisp_sandbox::network::{NetworkConfig, Networks, PodCidrsV6, PortMapping, Protocol};
 
 use crate::support::{
-    Namespace, SECOND, ask, ask_from, block_on, config, on_private_host, outside, port, sh,
+    Namespace, SECOND, ask, ask_from, ask_twice, block_on, config, on_private_host, outside, port, sh,
     tell_callers_who_they_are, traces,
 };
 
@@ -32,7 +32,7 @@ fn pods_reach_each_other_the_host_and_the_outside_over_ipv6() {
             assert_eq!(texts(&on_a.ips), ["10.88.0.2", "fd88::2"]);
             assert_eq!(texts(&on_b.ips), ["10.88.0.3", "fd88::3"]);
             tell_callers_who_they_are(&b, 8080);
-            assert_eq!(ask_from(&a, "[fd88::3]:8080").unwrap(), "fd88::2");
+            assert_eq!(a.run(|| ask_twice("[fd88::3]:8080")).unwrap(), "fd88::2");
             assert_eq!(ask("[fd88::3]:8080").unwrap(), "fd88::1");
             let neighbours = a.sh("ip -6 addr show dev eth0 scope link | grep -c fe80");
             assert_eq!(neighbours.trim(), "1");

@@ -182,6 +182,12 @@ pub fn ask_from(namespace: &Namespace, address: &str) -> Result<String, String> 
     namespace.run(move || ask(&address))
 }
 
+/// As [`ask`], over a link that has just come up: the kernel may lose what passes in the moment in which the
+/// bridge begins to forward.
+pub fn ask_twice(address: &str) -> Result<String, String> {
+    ask(address).or_else(|_| ask(address))
+}
+
 pub fn ask(address: &str) -> Result<String, String> {
     let address: SocketAddr = address.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&address, SECOND).map_err(|e| e.to_string())?;
