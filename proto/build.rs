@@ -6,12 +6,21 @@ use std::path::PathBuf;
 use protox::prost_reflect::prost::Message as _;
 
 /// Messages that hold or contain a secret: their `Debug` is written by hand in `src/redact.rs`.
-const SECRET: [&str; 2] = [".runtime.v1.AuthConfig", ".runtime.v1.PullImageRequest"];
+const SECRET: [&str; 3] =
+    [".runtime.v1.AuthConfig", ".runtime.v1.PullImageRequest", ".crisp.v1.RunManifestsRequest"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let contracts =
-        ["runtime/v1/runtime.proto", "crisp/v1/pulls.proto", "crisp/v1/layers.proto", "crisp/v1/files.proto"];
+    let contracts = [
+        "runtime/v1/runtime.proto",
+        "crisp/v1/pulls.proto",
+        "crisp/v1/layers.proto",
+        "crisp/v1/files.proto",
+        "crisp/v1/networks.proto",
+        "crisp/v1/containers.proto",
+        "crisp/v1/standalone.proto",
+        "crisp/v1/images.proto",
+    ];
     let files = protox::compile(contracts, ["proto"])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
 

@@ -1,23 +1,36 @@
 //! The command line as a whole; each command's own arguments are with the command.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{RawSettings, Settings};
 use crate::{cli, run, server};
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0          done
+  1          not done, or not for all that was named; the reason is on standard error
+  2          the command line cannot be understood
+  126, 127   of run IMAGE: its program cannot be run, is not there
+  125        of run, exec, attach and start: crisp itself failed
+  128 and n  ended by signal n; of run, exec, attach and start --attach also the container's own code
+
+Environment: CONTAINER_RUNTIME_ENDPOINT names the server's socket, as does runtime-endpoint in /etc/crictl.yaml;
+CRISP_CREDS has USER:PASSWORD for pulls; NO_COLOR switches colours off.";
+
 /// A Kubernetes CRI runtime: runs pods for a kubelet, for crictl, or by itself.
 #[derive(Debug, Parser)]
-#[command(name = "crisp", version, max_term_width = 100)]
+#[command(name = "crisp", version, max_term_width = 100, after_long_help = EXIT_CODES)]
 pub struct Args {
     /// Configuration file; every setting can be in it [default: /etc/crisp/config.toml, if it exists]
-    #[arg(long, short = 'c', global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
     /// Unix socket of the gRPC services [default: unix:///run/crisp/crisp.sock]
-    #[arg(long, short = 'l', global = true, value_name = "unix:///PATH")]
+    #[arg(long, global = true, value_name = "unix:///PATH")]
     listen: Option<String>,
 
     /// error, warn, info, debug or trace; also per crate, as in "info,crisp_sandbox=debug" [default: info]
@@ -32,33 +45,50 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(server::serve::Serve),
-    Run(run::command::Run),
-    Ps(cli::ps::Ps),
-    Pods(cli::pods::Pods),
-    Logs(cli::logs::Logs),
-    Exec(cli::exec::Exec),
-    Cp(cli::cp::Cp),
-    Attach(cli::attach::Attach),
-    PortForward(cli::port_forward::PortForward),
-    Stop(cli::stop::Stop),
-    Rm(cli::rm::Rm),
-    Pull(cli::pull::Pull),
-    Images(cli::images::Images),
-    Rmi(cli::rmi::Rmi),
-    Check(cli::check::Check),
-    Inspect(cli::inspect::Inspect),
-    Stats(cli::stats::Stats),
-    Info(cli::info::Info),
+    Run(Box<run::command::Run>),
+    Up(run::detached::Up),
+    Down(run::detached::Down),
+    #[command(flatten)]
+    Client(cli::ClientCommand),
+    Rename(cli::rename::Rename),
+    Login(cli::login::Login),
+    Logout(cli::login::Logout),
+    Version(cli::version::Version),
     Resolve(cli::resolve::Resolve),
     Config(cli::config::Config),
+    Completion(cli::completion::Completion),
+    Man(cli::completion::Man),
 }
 
 impl Args {
+    /// Reads a command line. Options may follow a manifest, as they may follow the arguments of other commands;
+    /// what follows an image is its command.
+    ///
+    /// # Errors
+    /// It cannot be understood, or asks for help.
+    pub fn understand(line: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
+        let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
+        let args = Self::try_parse_from(&line)?;
+        let Command::Run(run) = &args.command else { return Ok(args) };
+        let count = run.words().len();
+        if count < 2 || !run.is_of_manifests() {
+            return Ok(args);
+        }
+        let (before, words) = line.split_at(line.len() - count);
+        let moved = Self::try_parse_from(before.iter().chain(&words[1..]).chain(&words[..1]))?;
+        let is_good = matches!(&moved.command, Command::Run(run) if run.words().len() == 1);
+        is_good.then_some(moved).ok_or_else(|| {
+            let text = format!("{}: a manifest is followed by options only\n", words[0].to_string_lossy());
+            Self::command().error(clap::error::ErrorKind::UnknownArgument, text)
+        })
+    }
+
     /// The exit code for a failure of crisp itself. Commands that pass a container's exit code on have one
     /// that containers seldom use.
     pub fn own_failure(&self) -> u8 {
-        match self.command {
-            Command::Exec(_) | Command::Attach(_) | Command::Run(_) => 125,
+        match &self.command {
+            Command::Run(_) => 125,
+            Command::Client(command) if command.passes_exit_code() => 125,
             _ => 1,
         }
     }
@@ -74,31 +104,24 @@ impl Args {
             ..self.command.server_settings().unwrap_or_default()
         };
         let resolve = match self.command {
-            Command::Run(_) => Settings::resolve_for_run,
+            Command::Run(ref run) if !run.is_detached() => Settings::resolve_for_run,
             _ => Settings::resolve,
         };
         let settings = resolve(raw, self.config.as_deref())?;
         match self.command {
             Command::Serve(_) => server::serve::run(&settings),
-            Command::Run(run) => run::command::run(run, settings),
+            Command::Run(run) => run::command::run(*run, settings),
+            Command::Up(up) => up.run(&settings),
+            Command::Down(down) => down.run(&settings),
             Command::Config(_) => cli::config::run(&settings),
             Command::Resolve(resolve) => resolve.run(&settings),
-            Command::Ps(ps) => cli::with_client(&settings, |client| ps.run(client)),
-            Command::Pods(pods) => cli::with_client(&settings, |client| pods.run(client)),
-            Command::Logs(logs) => cli::with_client(&settings, |client| logs.run(client)),
-            Command::Exec(exec) => cli::with_client(&settings, |client| exec.run(client)),
-            Command::Cp(cp) => cli::with_client(&settings, |client| cp.run(client)),
-            Command::Attach(attach) => cli::with_client(&settings, |client| attach.run(client)),
-            Command::PortForward(forward) => cli::with_client(&settings, |client| forward.run(client)),
-            Command::Stop(stop) => cli::with_client(&settings, |client| stop.run(client)),
-            Command::Rm(rm) => cli::with_client(&settings, |client| rm.run(client)),
-            Command::Pull(pull) => cli::with_client(&settings, |client| pull.run(client)),
-            Command::Images(images) => cli::with_client(&settings, |client| images.run(client)),
-            Command::Rmi(rmi) => cli::with_client(&settings, |client| rmi.run(client)),
-            Command::Check(check) => cli::with_client(&settings, |client| check.run(client)),
-            Command::Inspect(inspect) => cli::with_client(&settings, |client| inspect.run(client)),
-            Command::Stats(stats) => cli::with_client(&settings, |client| stats.run(client)),
-            Command::Info(info) => cli::with_client(&settings, |client| info.run(client)),
+            Command::Client(command) => command.run(&settings),
+            Command::Rename(rename) => rename.run(),
+            Command::Login(login) => login.run(&settings),
+            Command::Logout(logout) => logout.run(),
+            Command::Version(version) => version.run(&settings),
+            Command::Completion(completion) => completion.run(Self::command()),
+            Command::Man(man) => man.run(Self::command()),
         }
     }
 }
@@ -108,10 +131,10 @@ impl Command {
     /// speak to a running server: settings would have no effect, so they do not accept them.
     fn server_settings(&mut self) -> Option<RawSettings> {
         match self {
-            Self::Serve(serve) => Some(std::mem::take(&mut serve.settings)),
-            Self::Run(run) => Some(std::mem::take(&mut run.settings)),
-            Self::Config(config) => Some(std::mem::take(&mut config.settings)),
-            Self::Resolve(resolve) => Some(std::mem::take(&mut resolve.settings)),
+            Self::Serve(serve) => Some(serve.settings.with_network(serve.network)),
+            Self::Run(run) => Some(run.server_settings()),
+            Self::Config(config) => Some(config.settings.with_network(config.network)),
+            Self::Resolve(resolve) => Some(resolve.settings.with_network(resolve.network)),
             _ => None,
         }
     }
@@ -119,8 +142,6 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -148,9 +169,34 @@ mod tests {
             &["crisp", "config", "--bridge-name", "x"],
             &["crisp", "resolve", "busybox", "--bridge-name", "x"],
         ] {
-            let mut args = Args::try_parse_from(line).unwrap();
+            let mut args = Args::understand(line.iter().copied()).unwrap();
             assert_eq!(args.command.server_settings().unwrap().bridge_name.as_deref(), Some("x"));
         }
+    }
+
+    #[test]
+    fn what_follows_an_image_is_its_command() {
+        let words = |line: &[&str]| {
+            let args = Args::understand(line.iter().copied()).map_err(|error| error.to_string())?;
+            let Command::Run(run) = args.command else { panic!() };
+            Ok::<_, String>((run.words().join(" "), run.is_detached()))
+        };
+        let image = words(&["crisp", "run", "-d", "busybox", "ls", "-d", "--listen", "x"]);
+        assert_eq!(image, Ok(("busybox ls -d --listen x".to_owned(), true)));
+        assert_eq!(words(&["crisp", "run", "busybox", "-d"]), Ok(("busybox -d".to_owned(), false)));
+        assert_eq!(words(&["crisp", "run", "pod.yaml", "-d"]), Ok(("pod.yaml".to_owned(), true)));
+        assert_eq!(words(&["crisp", "run", "-"]), Ok(("-".to_owned(), false)));
+        assert!(
+            words(&["crisp", "run", "pod.yaml", "-d", "ls"]).unwrap_err().contains("followed by options")
+        );
+        for line in [&["crisp", "run"][..], &["crisp", "run", "--bogus", "busybox"], &["crisp", "run", "-d"]]
+        {
+            assert!(words(line).is_err(), "{line:?}");
+        }
+        let mut args =
+            Args::understand(["crisp", "run", "--network", "built-in", "--network", "lan", "b"]).unwrap();
+        let network = args.command.server_settings().unwrap().network;
+        assert_eq!(network, Some(crate::config::NetworkKind::BuiltIn));
     }
 
     #[test]
@@ -159,6 +205,8 @@ mod tests {
         for sub in command.get_subcommands() {
             assert!(sub.get_about().is_some(), "{}", sub.get_name());
         }
+        let text = command.render_long_help().to_string();
+        assert!(text.contains("Exit codes") && text.contains("CONTAINER_RUNTIME_ENDPOINT"), "{text}");
         let help = command.find_subcommand_mut("run").unwrap().render_long_help().to_string();
         assert!(help.contains("exit code") && help.contains("second Ctrl-C"), "{help}");
     }
@@ -172,6 +220,7 @@ mod tests {
             "registry-config-dir",
             "cni-conf-dir",
             "cni-bin-dir",
+            "cdi-spec-dir",
             "pod-cidr",
             "pod-cidr-v6",
             "bridge-name",
@@ -196,8 +245,8 @@ mod tests {
     #[test]
     fn a_command_to_exec_may_look_like_flags() {
         let args = Args::try_parse_from(["crisp", "exec", "web", "ls", "-l", "--all"]).unwrap();
-        let Command::Exec(exec) = args.command else { panic!("{args:?}") };
-        assert_eq!(exec.command, ["ls", "-l", "--all"]);
+        let shown = format!("{:?}", args.command);
+        assert!(shown.contains(r#"command: ["ls", "-l", "--all"]"#), "{shown}");
     }
 
     #[test]

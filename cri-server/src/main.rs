@@ -2,10 +2,12 @@
 //!
 //! ```text
 //!  crisp serve ---> server/   Metrics, ImageService, Pods, RuntimeService behind one gRPC socket
-//!  crisp run   ---> run/      the same server, inside this process, for one Pod manifest
+//!  crisp run   ---> run/      the same server, inside this process, for manifests or an image
 //!  crisp ps, logs, exec, ...  cli/, one file per command, speak gRPC to --listen
 //!  crisp config ------------> config/, the settings and the source of each
 //! ```
+//!
+//! Docker's options and what becomes of each: `run::image`; fields of PodSpec: `run::manifest`.
 //!
 //! Only this crate uses `anyhow`: below it every error has a type.
 
@@ -25,12 +27,13 @@ mod time;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 use args::Args;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::understand(std::env::args_os()) {
+        Ok(args) => args,
+        Err(error) => error.exit(),
+    };
     let own_failure = args.own_failure();
     match args.run() {
         Ok(code) => code,

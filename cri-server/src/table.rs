@@ -13,10 +13,11 @@ impl Table {
         Self { rows: vec![heading.iter().map(|h| (*h).to_owned()).collect()] }
     }
 
-    /// Adds a row; it has as many cells as the heading.
+    /// Adds a row; it has as many cells as the heading. Control characters, which a terminal would obey, are shown
+    /// as `?`: names may come from anywhere.
     pub fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.rows[0].len());
-        self.rows.push(cells);
+        self.rows.push(cells.iter().map(|cell| without_control(cell)).collect());
     }
 
     /// Writes it. Nothing follows the last cell of a line.
@@ -31,6 +32,11 @@ impl Table {
         }
         Ok(())
     }
+}
+
+/// For a terminal.
+pub fn without_control(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// A size as docker prints it: three digits, powers of ten.

@@ -1,9 +1,15 @@
 //! Times for people and times of log lines. All of them are nanoseconds since 1970-01-01 UTC.
 
+use crisp_operation::{clock, parse_duration};
 use jiff::Timestamp;
 
 /// How long ago, in the largest unit that fits.
 pub fn ago(then: i64, now: i64) -> String {
+    format!("{} ago", span(then, now))
+}
+
+/// How long it is from one time to the other, in the largest unit that fits.
+pub fn span(then: i64, now: i64) -> String {
     let seconds = (now - then).max(0) / 1_000_000_000;
     let (count, unit) = match seconds {
         ..60 => (seconds, "second"),
@@ -11,7 +17,35 @@ pub fn ago(then: i64, now: i64) -> String {
         3600..86_400 => (seconds / 3600, "hour"),
         _ => (seconds / 86_400, "day"),
     };
-    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+}
+
+/// A time for people and programs, in the form of RFC 3339. Empty for 0.
+pub fn shown(time: i64) -> String {
+    if time == 0 {
+        return String::new();
+    }
+    Timestamp::from_nanosecond(time.into()).map_or(String::new(), |time| time.to_string())
+}
+
+/// A moment that the user names: a time in the form of RFC 3339, seconds since 1970, or an age such as `10m`.
+///
+/// # Errors
+/// Another text; `flag` is named.
+pub fn moment(flag: &str, text: &str) -> anyhow::Result<i64> {
+    if let Some(time) = parse(text) {
+        return Ok(time);
+    }
+    if let Ok(seconds) = text.parse::<f64>() {
+        // Times are compared and subtracted: the whole range would overflow.
+        return Ok((seconds * 1e9).clamp(0.0, 9.2e18) as i64);
+    }
+    let ago = parse_duration(text).ok_or_else(|| {
+        anyhow::anyhow!(
+            "{flag} {text:?}: expected an age such as 10m, or a time such as 2026-01-01T12:00:00Z"
+        )
+    })?;
+    Ok(clock::now().saturating_sub(i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX)))
 }
 
 /// Reads a time in the form of RFC 3339, with any offset and up to nine decimals.
@@ -40,6 +74,17 @@ mod tests {
         {
             assert_eq!(parse(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn moments_are_times_and_ages() {
+        assert_eq!(moment("--since", "1970-01-01T00:00:01Z").unwrap(), 1_000_000_000);
+        assert_eq!(moment("--since", "1.5").unwrap(), 1_500_000_000);
+        let moment_of_age = moment("--since", "1m").unwrap();
+        let minute_ago = clock::now() - moment_of_age;
+        assert!((60_000_000_000..70_000_000_000).contains(&minute_ago), "{minute_ago}");
+        assert!(moment("--until", "noon").unwrap_err().to_string().contains("--until"));
+        assert_eq!(shown(1_000_000_000), "1970-01-01T00:00:01Z");
     }
 
     #[test]

@@ -13,6 +13,8 @@ use crate::Result;
 /// Both services of one runtime.
 #[derive(Debug, Clone)]
 pub struct Client {
+    /// What both use.
+    pub channel: Channel,
     pub runtime: RuntimeServiceClient<Channel>,
     pub images: ImageServiceClient<Channel>,
 }
@@ -30,6 +32,7 @@ impl Client {
         });
         let channel = Endpoint::from_static("http://localhost").connect_with_connector(connect).await?;
         Ok(Self {
+            channel: channel.clone(),
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(64 << 20),
             images: ImageServiceClient::new(channel).max_decoding_message_size(64 << 20),
         })

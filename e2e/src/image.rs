@@ -226,11 +226,11 @@ const DOCKER: (&str, &str) = (
     "application/vnd.docker.container.image.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 );
-const APPLETS: [&str; 44] = [
+const APPLETS: [&str; 45] = [
     "sh", "cat", "echo", "sleep", "true", "false", "ls", "id", "env", "nc", "httpd", "wget", "ps", "kill",
     "mount", "touch", "mkdir", "rm", "dd", "yes", "head", "tail", "grep", "hostname", "ip", "ping", "seq",
     "stat", "readlink", "chmod", "test", "tr", "wc", "sync", "printf", "df", "date", "nslookup", "trap",
-    "mknod", "mv", "ln", "stty", "tar",
+    "mknod", "mv", "ln", "stty", "tar", "sort",
 ];
 
 fn layer_type(compression: Compression, docker: bool) -> &'static str {

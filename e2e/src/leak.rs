@@ -102,7 +102,8 @@ impl Machine {
 }
 
 /// A process with all that it started.
-pub(crate) fn tree(pid: i32) -> Vec<i32> {
+#[must_use]
+pub fn tree(pid: i32) -> Vec<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     let mut all: Vec<i32> =
         children.split_whitespace().filter_map(|c| c.parse().ok()).flat_map(tree).collect();

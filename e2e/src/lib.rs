@@ -17,14 +17,17 @@ pub mod bench;
 pub mod client;
 pub mod http;
 pub mod image;
-pub mod kubelet;
+pub mod kubernetes;
 pub mod lab;
 pub mod leak;
 pub mod machine;
+pub mod prometheus;
 pub mod registry;
 pub mod request;
 pub mod scenario;
+pub mod spdy;
 pub mod standalone;
+pub mod terminal;
 pub mod websocket;
 
 pub use client::Client;

@@ -183,13 +183,21 @@ impl Machine {
         // Its socket closes a moment before it can be waited for.
         for _ in 0..100 {
             if server.try_wait()?.is_some() {
-                self.setup.faults = Some(String::new());
-                self.start_server().await?;
+                self.start_server_without_faults().await?;
                 return Ok(Some(self.client().await?));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         Ok(None)
+    }
+
+    /// Starts the server again, with no fault armed.
+    ///
+    /// # Errors
+    /// As [`Machine::start_server`].
+    pub async fn start_server_without_faults(&mut self) -> Result<()> {
+        self.setup.faults = Some(String::new());
+        self.start_server().await
     }
 
     /// A client of its own connection.

@@ -37,8 +37,33 @@ impl Registry {
     /// # Errors
     /// The program is missing or does not answer within ten seconds.
     pub fn start_with(folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
+        Self::start_at(&format!("127.0.0.1:{}", free_port()?), folder, settings)
+    }
+
+    /// As [`Registry::start`], for the users of an htpasswd file alone.
+    ///
+    /// # Errors
+    /// The program is missing or does not answer within ten seconds.
+    pub fn start_private(folder: &Path, htpasswd: &str) -> Result<Self> {
+        let users = folder.join("users");
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(&users, htpasswd)?;
+        let users = users.display().to_string();
+        let settings = [
+            ("REGISTRY_AUTH", "htpasswd"),
+            ("REGISTRY_AUTH_HTPASSWD_REALM", "r"),
+            ("REGISTRY_AUTH_HTPASSWD_PATH", users.as_str()),
+        ];
+        Self::start_with(folder, &settings)
+    }
+
+    /// As [`Registry::start_with`], at an address of the caller's choice.
+    ///
+    /// # Errors
+    /// The program is missing or does not answer within ten seconds.
+    pub fn start_at(host: &str, folder: &Path, settings: &[(&str, &str)]) -> Result<Self> {
         let program = crisp_skip::program("docker-registry").ok_or("docker-registry is not installed")?;
-        let host = format!("127.0.0.1:{}", free_port()?);
+        let host = host.to_owned();
         let config = folder.join("registry.yml");
         std::fs::create_dir_all(folder)?;
         std::fs::write(

@@ -1,8 +1,9 @@
 //! CRI requests with the fields that every test needs; the rest is the test's to set.
 
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, ImageSpec, LinuxPodSandboxConfig, LinuxSandboxSecurityContext,
-    NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
+    ContainerConfig, ContainerMetadata, IdMapping, ImageSpec, LinuxContainerSecurityContext,
+    LinuxPodSandboxConfig, LinuxSandboxSecurityContext, NamespaceMode, NamespaceOption, PodSandboxConfig,
+    PodSandboxMetadata, UserNamespace,
 };
 
 use crate::Machine;
@@ -38,6 +39,31 @@ pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> NamespaceOption
         ipc: NamespaceMode::Pod.into(),
         ..Default::default()
     }
+}
+
+/// The user of the host that is root in a pod with [`own_users`].
+pub const FIRST_USER: u32 = 200_000;
+
+/// A user namespace of the pod's own, whose ids 0 to 65535 begin at [`FIRST_USER`].
+#[must_use]
+pub fn own_users() -> UserNamespace {
+    let ids = vec![IdMapping { host_id: FIRST_USER, container_id: 0, length: 65_536 }];
+    UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids }
+}
+
+/// A pod as of [`pod`] with a user namespace of its own, and what its containers have to ask for.
+#[must_use]
+pub fn pod_with_own_users(
+    machine: &Machine,
+    name: &str,
+) -> (PodSandboxConfig, LinuxContainerSecurityContext) {
+    let mut options = namespaces(NamespaceMode::Pod, NamespaceMode::Container);
+    options.userns_options = Some(own_users());
+    let mut sandbox = pod(machine, name);
+    let security =
+        LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
+    sandbox.linux = Some(LinuxPodSandboxConfig { security_context: Some(security), ..Default::default() });
+    (sandbox, LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() })
 }
 
 /// A container that runs `command`, logging to NAME.log.

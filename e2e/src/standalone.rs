@@ -63,6 +63,26 @@ impl Host {
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
         std::fs::write(folder.join("pod.yaml"), manifest)?;
+        let mut command = self.command();
+        command.arg(folder.join("pod.yaml")).args(args);
+        self.spawn(&folder, command, Stdio::null())
+    }
+
+    /// Starts `crisp run` of an image: options, its name, a command.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_image(&self, name: &str, words: &[&str], input: Stdio) -> Result<Standalone> {
+        let folder = self.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        let mut command = self.command();
+        command.args(words);
+        self.spawn(&folder, command, input)
+    }
+
+    /// `crisp run`, without what is to be run.
+    #[must_use]
+    pub fn command(&self) -> Command {
         let (run, lib) = (self.run(), self.lib());
         let script = format!(
             "mount --bind {} /var/lib && mount --bind {} /run && {} exec \"$@\"",
@@ -72,14 +92,14 @@ impl Host {
         );
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", &script, "sh"]).arg(machine::crisp());
-        command.arg("run").arg(folder.join("pod.yaml"));
-        command.arg("--registry-config-dir").arg(&self.registries);
-        command.args(["--cni-conf-dir", "/nonexistent"]).args(args);
-        let (out, err) = (folder.join("out"), folder.join("err"));
+        command.arg("run").arg("--registry-config-dir").arg(&self.registries);
+        command.args(["--cni-conf-dir", "/nonexistent"]);
         command
-            .stdin(Stdio::null())
-            .stdout(std::fs::File::create(&out)?)
-            .stderr(std::fs::File::create(&err)?);
+    }
+
+    fn spawn(&self, folder: &Path, mut command: Command, input: Stdio) -> Result<Standalone> {
+        let (out, err) = (folder.join("out"), folder.join("err"));
+        command.stdin(input).stdout(std::fs::File::create(&out)?).stderr(std::fs::File::create(&err)?);
         Ok(Standalone { child: command.spawn()?, out, err })
     }
 

@@ -4,7 +4,7 @@
 //! <root>/images/<image id>/record.json       names, layers, pin: written whole and renamed
 //!                          config.json       exact bytes; their digest is the image id
 //!                          manifest.json     exact bytes
-//!               .new/<n>/                    an image being written
+//!               .new/<n>/                    an image being written, or archive.tar: images as they are loaded
 //!               .trash/<n>/                  an image being removed
 //!               .bad/<name>.<n>/             what could not be read, for a person to look at
 //!               .lock                        locked by the one server of this store
@@ -171,6 +171,11 @@ impl LayerFolder {
 /// A numbered folder below one of the temporary ones.
 pub(crate) fn numbered(folder: &Path, number: u64) -> PathBuf {
     folder.join(number.to_string())
+}
+
+/// An archive that is received, or being made, in a temporary folder.
+pub(crate) fn spooled(folder: &Path) -> PathBuf {
+    folder.join("archive.tar")
 }
 
 /// A folder that has a name of its own and a number, below one that is not temporary.

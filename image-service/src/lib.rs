@@ -15,6 +15,7 @@
 //! | [`PullError`] | why a pull failed: the stage, and each endpoint's reason |
 //! | [`Store`] | images and their unpacked layers on disk |
 //! | [`Image`] | what is known of one image; [`Lease`] keeps its layers in place |
+//! | [`archive`] | images as files: save, load, import |
 //! | [`Digest`] | the hash of some content; [`DiffId`] names a layer, [`ImageId`] an image |
 //!
 //! ```no_run
@@ -26,7 +27,7 @@
 //! let request = PullRequest { reference: "busybox".to_owned(), auth: None };
 //! let id = images.pull(&request, None).await?;
 //! let image = images.find(id.as_str())?;
-//! let lease = images.lease(&image.diff_ids)?;
+//! let lease = images.lease(&image.lower)?;
 //! println!("{} is in {:?}", image.id, lease.layer_paths());
 //! # Ok(())
 //! # }
@@ -34,6 +35,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod archive;
 mod background;
 pub mod digest;
 #[cfg(feature = "fuzz")]

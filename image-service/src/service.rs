@@ -7,12 +7,14 @@ use std::time::Duration;
 use crisp_metrics::Metrics;
 use crisp_metrics::prometheus::{self, IntCounterVec, Opts};
 use crisp_operation::Interrupted;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::digest::{DiffId, ImageId};
 use crate::mirror::{MirrorError, Mirrors, Resolution};
+use crate::pull::LoginError;
 use crate::pull::{PullError, PullMetrics, PullOptions, PullProgress, PullRequest, Puller};
 use crate::reference::{InvalidReference, Reference};
+use crate::registry::Auth;
 use crate::store::{Condition, FindError, FsUsage, Image, Lease, Removed, Store, StoreConfig, StoreError};
 use crate::unpack::Limits;
 
@@ -78,7 +80,12 @@ pub struct ImageService {
     store: Store,
     puller: Puller,
     checked: IntCounterVec,
+    /// One permit for each archive of images under way.
+    pub(crate) archives: Arc<Semaphore>,
 }
+
+/// Archives of images at once.
+pub(crate) const MAX_ARCHIVES: usize = 16;
 
 impl ImageService {
     /// Opens the store below `config.root` and registers the metrics of pulls.
@@ -103,7 +110,7 @@ impl ImageService {
             let counter = checked.clone();
             store.check_periodically(interval, move |condition| count(&counter, condition));
         }
-        Ok(Self { store, puller, checked })
+        Ok(Self { store, puller, checked, archives: Arc::new(Semaphore::new(MAX_ARCHIVES)) })
     }
 
     /// Allows the store to delete layers that nothing needs: see [`Store::start_collection`]. To be called
@@ -127,6 +134,14 @@ impl ImageService {
         progress: Option<&watch::Sender<PullProgress>>,
     ) -> Result<ImageId, Arc<PullError>> {
         self.puller.pull(request, progress).await
+    }
+
+    /// Asks a registry whether it lets a user in.
+    ///
+    /// # Errors
+    /// [`LoginError`], with what the registry says.
+    pub async fn check_login(&self, registry: &str, auth: &Auth) -> Result<(), LoginError> {
+        self.puller.check_login(registry, auth).await
     }
 
     /// Tells the pulls of `reference` under way to stop, for whichever users they are, and returns how many

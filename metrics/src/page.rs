@@ -1,4 +1,6 @@
-//! The HTTP page: `GET /metrics` for Prometheus, `GET /healthz` for probes, nothing else.
+//! The HTTP pages: `GET /metrics` for Prometheus, `GET /metrics/cadvisor` with the metrics of pods, at the path at
+//! which a kubelet has them, `GET /healthz` (the server answers) and `GET /readyz` (pods can be run, or what is
+//! wrong) for probes, nothing else.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -16,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::Metrics;
+use crate::{Metrics, Readiness};
 
 /// Connections at once. More than a few are a mistake, and must not use up the server's descriptors.
 const MAX_CONNECTIONS: usize = 16;
@@ -102,22 +104,41 @@ async fn connection(stream: TcpStream, metrics: Metrics) {
 
 async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Response<Full<Bytes>>, Infallible> {
     let (status, text) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => {
+        (&Method::GET, path @ ("/metrics" | "/metrics/cadvisor")) => {
+            let is_server = path == "/metrics";
+            let write = move || if is_server { metrics.text() } else { metrics.pods_text() };
             // Collectors read files: not on a thread that serves RPCs.
-            match tokio::task::spawn_blocking(move || metrics.text()).await {
+            match tokio::task::spawn_blocking(write).await {
                 Ok(text) => (StatusCode::OK, text),
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
             }
         }
         (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
-        (_, "/metrics" | "/healthz") => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
-        _ => (StatusCode::NOT_FOUND, "only /metrics and /healthz are here\n".to_owned()),
+        (&Method::GET, "/readyz") => ready(&metrics).await,
+        (_, "/metrics" | "/metrics/cadvisor" | "/healthz" | "/readyz") => {
+            (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned())
+        }
+        _ => (
+            StatusCode::NOT_FOUND,
+            "only /metrics, /metrics/cadvisor, /healthz and /readyz are here\n".to_owned(),
+        ),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
     let kind = header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, kind);
     Ok(response)
+}
+
+/// A line for each condition, as Kubernetes' servers have them.
+async fn ready(metrics: &Metrics) -> (StatusCode, String) {
+    let conditions = metrics.readiness().await;
+    let text = conditions.iter().map(|Readiness { name, failure }| match failure {
+        None => format!("[+]{name} ok\n"),
+        Some(why) => format!("[-]{name} failed: {why}\n"),
+    });
+    let is_ready = conditions.iter().all(|condition| condition.failure.is_none());
+    (if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, text.collect())
 }
 
 #[cfg(test)]
@@ -145,6 +166,20 @@ mod tests {
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("version=0.0.4"), "{page}");
         assert!(page.contains("process_cpu_seconds_total"), "{page}");
         assert!(get(server.address(), "GET /healthz").await.ends_with("ok\n"));
+        let ready = |failure| async move { vec![Readiness { name: "NetworkReady", failure }] };
+        assert!(get(server.address(), "GET /readyz").await.starts_with("HTTP/1.1 200"));
+        let fails = Arc::new(std::sync::atomic::AtomicBool::new(true));
+        let now = fails.clone();
+        metrics.set_readiness(move || {
+            Box::pin(ready(now.load(std::sync::atomic::Ordering::SeqCst).then(|| "no plugin".to_owned())))
+        });
+        let answer = get(server.address(), "GET /readyz").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503") && answer.ends_with("[-]NetworkReady failed: no plugin\n")
+        );
+        fails.store(false, std::sync::atomic::Ordering::SeqCst);
+        let answer = get(server.address(), "GET /readyz").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("[+]NetworkReady ok\n"), "{answer}");
         assert!(get(server.address(), "POST /metrics").await.starts_with("HTTP/1.1 405"));
         assert!(get(server.address(), "GET /").await.starts_with("HTTP/1.1 404"));
     }

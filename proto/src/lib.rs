@@ -9,8 +9,11 @@
 //! [`runtime::v1::image_service_server::ImageService`] are what a runtime implements, the `_client` modules
 //! are for those who call one, and [`RPC_PATHS`] names all RPCs, for code that counts or routes them.
 //! [`crisp::v1::pulls_server::Pulls`], [`crisp::v1::layers_server::Layers`] and
-//! [`crisp::v1::files_server::Files`] are our own: pulls that say how far they are and can be stopped, a check of
-//! unpacked layers, and files in and out of containers.
+//! [`crisp::v1::files_server::Files`], [`crisp::v1::networks_server::Networks`],
+//! [`crisp::v1::containers_server::Containers`], [`crisp::v1::images_server::Images`] and
+//! [`crisp::v1::standalone_server::Standalone`] are our own: pulls that say how far they are and can be stopped, a
+//! check of unpacked layers, files in and out of containers, networks that are made by name, what people do to
+//! containers, images as files, and pods that the server supervises by itself.
 //!
 //! Messages that carry credentials do not print them:
 //!
@@ -61,6 +64,7 @@ mod tests {
         assert!(RPC_PATHS.contains(&"/crisp.v1.Pulls/Pull"));
         assert!(RPC_PATHS.contains(&"/crisp.v1.Layers/Check"));
         assert!(RPC_PATHS.contains(&"/crisp.v1.Files/CopyIn"));
+        assert!(RPC_PATHS.contains(&"/crisp.v1.Containers/Pause"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.RuntimeService/RunPodSandbox"));
         assert!(RPC_PATHS.contains(&"/runtime.v1.ImageService/StreamImages"));
     }

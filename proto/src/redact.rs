@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::crisp::v1::RunManifestsRequest;
 use crate::runtime::v1::{AuthConfig, PullImageRequest};
 
 /// Prints as `""` or `"***"`.
@@ -24,6 +25,18 @@ impl fmt::Debug for AuthConfig {
             .field("server_address", server_address)
             .field("identity_token", &Secret(identity_token))
             .field("registry_token", &Secret(registry_token))
+            .finish()
+    }
+}
+
+impl fmt::Debug for RunManifestsRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, documents, replace } = self;
+        f.debug_struct("RunManifestsRequest")
+            .field("source", source)
+            // Secrets are among them.
+            .field("documents", &documents.len())
+            .field("replace", replace)
             .finish()
     }
 }

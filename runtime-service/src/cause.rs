@@ -8,15 +8,17 @@ use crisp_executor::cgroup::{CgroupError, InvalidCgroupPath};
 use crisp_executor::compile::CompileError;
 use crisp_executor::id::ContainerId;
 use crisp_executor::in_root::InRootError;
-use crisp_executor::rootfs::RootfsError;
+use crisp_executor::rootfs::{PartError, RootfsError};
 use crisp_executor::user::UserError;
-use crisp_image_service::store::StoreError;
+use crisp_image_service::archive::ArchiveError;
+use crisp_image_service::store::{FindError, StoreError};
 use crisp_operation::record::RecordError;
 use crisp_operation::{Busy, Interrupted, StatusError};
 use crisp_sandbox::NotReady;
 use crisp_sandbox::link::LinkError;
 use rustix::io::Errno;
 
+use crate::cdi::CdiError;
 use crate::container::state::Refusal;
 use crate::spec::SpecError;
 
@@ -43,6 +45,8 @@ pub enum Cause {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error(transparent)]
+    Archive(#[from] Box<ArchiveError>),
+    #[error(transparent)]
     Rootfs(#[from] RootfsError),
     #[error(transparent)]
     Cgroup(#[from] CgroupError),
@@ -56,6 +60,16 @@ pub enum Cause {
         "layers of its image {image} are gone: pull the image, then remove this container and create it again"
     )]
     LayersGone { image: String },
+    #[error("the image names {count} volumes (VOLUME): a container can have {most} at most")]
+    Volumes { count: usize, most: usize },
+    #[error("the image {image} for {}: {cause}", place.display())]
+    MountedImage { image: String, place: PathBuf, cause: Box<Cause> },
+    #[error(transparent)]
+    Find(#[from] FindError),
+    #[error(transparent)]
+    Part(#[from] PartError),
+    #[error(transparent)]
+    Cdi(#[from] Box<CdiError>),
     #[error("its root file system is read-only: nothing can be copied to it while it does not run")]
     ReadOnlyRoot,
     #[error(transparent)]
@@ -66,6 +80,8 @@ pub enum Cause {
     TargetNotRunning { target: ContainerId },
     #[error("the container was stopped while it started")]
     Stopped,
+    #[error("the container was stopped or unpaused while its files were read: commit it again")]
+    Moved,
     #[error("cannot {action}: {}", io::Error::from(*errno))]
     System { action: &'static str, errno: Errno },
     #[error(transparent)]

@@ -10,4 +10,6 @@ pub struct RuntimeConfig {
     pub root: PathBuf,
     /// From SIGHUP to SIGKILL for a command whose streaming client is gone.
     pub exec_grace: Duration,
+    /// Folders with CDI specs; a later one goes before an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }

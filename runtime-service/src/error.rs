@@ -7,6 +7,8 @@ use crisp_copy::CopyError;
 use crisp_executor::cgroup::CgroupError;
 use crisp_executor::compile::CompileError;
 use crisp_executor::id::ContainerId;
+use crisp_executor::rootfs::{PartError, RootfsError};
+use crisp_image_service::archive::ArchiveError;
 use crisp_image_service::store;
 use crisp_operation::{Busy, Interrupted};
 use crisp_sandbox::FindError as FindPodError;
@@ -16,9 +18,11 @@ use crisp_sandbox::network::PodCidrError;
 use crisp_sandbox::systemd::SystemdError;
 use crisp_sandbox::{PodCause, PodError};
 use crisp_streaming::TooManySessions;
+use rustix::io::Errno;
 use tonic::{Code, Status};
 
 use crate::cause::{Cause, Failure};
+use crate::cdi::CdiError;
 use crate::container::state::Refusal;
 use crate::container::table::LookupError;
 use crate::convert::ConvertError;
@@ -47,6 +51,11 @@ pub enum RuntimeError {
     Refused { id: ContainerId, refusal: Refusal },
     #[error(transparent)]
     Failed(#[from] Box<Failure>),
+    /// The word by which kubelet knows such failures (cri-api's ErrImageVolumeMountFailed).
+    #[error("ImageVolumeMountFailed: {0}")]
+    MountedImage(Box<Failure>),
+    #[error("this host cannot run pods with a user namespace: {why}")]
+    NoUserNamespaces { why: String },
     #[error("container {id} was stopped before its start began")]
     Stopped { id: ContainerId },
     #[error("container {id}: {busy}; try again when that has ended")]
@@ -57,6 +66,8 @@ pub enum RuntimeError {
     Unsupported { what: &'static str, hint: &'static str },
     #[error("container {id}: cannot copy: {error}")]
     Copy { id: ContainerId, error: CopyError },
+    #[error("container {id}: cannot list its changes: {}", std::io::Error::from(*errno))]
+    Changes { id: ContainerId, errno: Errno },
     #[error("{most} copies are under way already: wait for one to end")]
     Copies { most: usize },
     #[error(transparent)]
@@ -78,7 +89,10 @@ impl From<Arc<Self>> for RuntimeError {
 
 impl From<Failure> for RuntimeError {
     fn from(failure: Failure) -> Self {
-        Self::Failed(Box::new(failure))
+        match failure.failure.cause {
+            Cause::MountedImage { .. } => Self::MountedImage(Box::new(failure)),
+            _ => Self::Failed(Box::new(failure)),
+        }
     }
 }
 
@@ -118,22 +132,31 @@ fn code(error: &RuntimeError) -> Code {
         RuntimeError::FindPod(FindPodError::None { .. }) => Code::NotFound,
         RuntimeError::FindPod(FindPodError::Several { .. }) => Code::InvalidArgument,
         RuntimeError::Pod(error) => pod_code(error),
-        RuntimeError::PodNotReady(_) | RuntimeError::Refused { .. } => Code::FailedPrecondition,
-        RuntimeError::Image(store::FindError::Unknown(_)) => Code::NotFound,
-        RuntimeError::Image(store::FindError::Ambiguous { .. } | store::FindError::Invalid(_)) => {
-            Code::InvalidArgument
-        }
+        RuntimeError::PodNotReady(_)
+        | RuntimeError::Refused { .. }
+        | RuntimeError::NoUserNamespaces { .. } => Code::FailedPrecondition,
+        RuntimeError::Image(error) => find_code(error),
         RuntimeError::Limits(error) => cgroup_code(error),
         RuntimeError::NameTaken { .. } => Code::AlreadyExists,
-        RuntimeError::Failed(failure) => cause_code(&failure.failure.cause),
+        RuntimeError::Failed(failure) | RuntimeError::MountedImage(failure) => {
+            cause_code(&failure.failure.cause)
+        }
         RuntimeError::Busy { .. } | RuntimeError::Stopped { .. } => Code::Aborted,
         RuntimeError::ExecDeadline { .. } => Code::DeadlineExceeded,
         RuntimeError::PodCidr(PodCidrError::Invalid { .. }) => Code::InvalidArgument,
         RuntimeError::PodCidr(PodCidrError::Failed { .. }) => Code::FailedPrecondition,
         RuntimeError::Copy { error, .. } => copy_code(error),
+        RuntimeError::Changes { .. } => Code::Internal,
         RuntimeError::Sessions(_) | RuntimeError::Copies { .. } => Code::ResourceExhausted,
         RuntimeError::Interrupted(interrupted) => interrupted_code(interrupted),
         RuntimeError::Shared(error) => code(error),
+    }
+}
+
+fn find_code(error: &store::FindError) -> Code {
+    match error {
+        store::FindError::Unknown(_) => Code::NotFound,
+        store::FindError::Ambiguous { .. } | store::FindError::Invalid(_) => Code::InvalidArgument,
     }
 }
 
@@ -166,8 +189,11 @@ fn pod_cause_code(cause: &PodCause) -> Code {
 
 fn systemd_code(error: &SystemdError) -> Code {
     match error {
-        SystemdError::Silent { .. } => Code::DeadlineExceeded,
-        SystemdError::Connect { .. } | SystemdError::Broken { .. } => Code::Unavailable,
+        SystemdError::Silent { .. } | SystemdError::Crowded { .. } => Code::DeadlineExceeded,
+        SystemdError::Connect { .. } | SystemdError::Broken { .. } | SystemdError::HolderEnded { .. } => {
+            Code::Unavailable
+        }
+        SystemdError::Elsewhere { .. } => Code::FailedPrecondition,
         SystemdError::Refused { .. }
         | SystemdError::Malformed { .. }
         | SystemdError::Error { .. }
@@ -178,21 +204,62 @@ fn systemd_code(error: &SystemdError) -> Code {
 fn cause_code(cause: &Cause) -> Code {
     match cause {
         Cause::Spec(error) => spec_code(error),
-        Cause::User(_) | Cause::Image(_) => Code::InvalidArgument,
+        Cause::User(_) | Cause::Image(_) | Cause::Part(PartError::Path(_)) | Cause::Volumes { .. } => {
+            Code::InvalidArgument
+        }
+        Cause::MountedImage { cause, .. } => cause_code(cause),
+        Cause::Find(error) => find_code(error),
+        Cause::Cdi(error) => cdi_code(error),
         Cause::Refused(_)
         | Cause::PodNotReady(_)
         | Cause::LayersGone { .. }
         | Cause::PodGone
         | Cause::ReadOnlyRoot
         | Cause::TargetNotRunning { .. } => Code::FailedPrecondition,
+        // Of the host, not of the request.
+        Cause::Rootfs(RootfsError::Idmap { .. }) => Code::FailedPrecondition,
         Cause::Copy(error) => copy_code(error),
+        Cause::Archive(error) => archive_code(error),
         Cause::Cgroup(error) => cgroup_code(error),
         Cause::Compile(error) => compile_code(error),
         Cause::Link(error) => link_code(error),
         Cause::Interrupted(interrupted) => interrupted_code(interrupted),
-        Cause::Busy(_) | Cause::Stopped => Code::Aborted,
-        Cause::File { .. } | Cause::Record(_) | Cause::Store(_) | Cause::Rootfs(_) | Cause::System { .. } => {
-            Code::Internal
+        Cause::Busy(_) | Cause::Stopped | Cause::Moved => Code::Aborted,
+        Cause::File { .. }
+        | Cause::Record(_)
+        | Cause::Store(_)
+        | Cause::Rootfs(_)
+        | Cause::Part(PartError::Kernel { .. })
+        | Cause::System { .. } => Code::Internal,
+    }
+}
+
+fn archive_code(error: &ArchiveError) -> Code {
+    match error {
+        ArchiveError::Find(error) => find_code(error),
+        ArchiveError::Reference(_) | ArchiveError::Change(_) => Code::InvalidArgument,
+        // The container's own image.
+        ArchiveError::Store(_) => Code::FailedPrecondition,
+        ArchiveError::TooLarge(_) | ArchiveError::Entries(_) => Code::ResourceExhausted,
+        ArchiveError::Layer(_)
+        | ArchiveError::Image { .. }
+        | ArchiveError::Tar(_)
+        | ArchiveError::Received(_)
+        | ArchiveError::Compressed(_)
+        | ArchiveError::Io { .. }
+        | ArchiveError::NoImages
+        | ArchiveError::Missing(_)
+        | ArchiveError::Document { .. }
+        | ArchiveError::Digest { .. } => Code::Internal,
+    }
+}
+
+fn cdi_code(error: &CdiError) -> Code {
+    match error {
+        CdiError::Unsupported { .. } => Code::Unimplemented,
+        // Another host may have it.
+        CdiError::Unknown { .. } | CdiError::Twice { .. } | CdiError::Invalid { .. } => {
+            Code::FailedPrecondition
         }
     }
 }
@@ -205,6 +272,8 @@ fn copy_code(error: &CopyError) -> Code {
         | CopyError::Mounted { .. }
         | CopyError::NotMounted { .. }
         | CopyError::TooDeep { .. }
+        | CopyError::NoOwner { .. }
+        | CopyError::Users(_)
         | CopyError::Io { .. } => Code::FailedPrecondition,
         CopyError::Archive(_)
         | CopyError::Empty
@@ -230,6 +299,8 @@ fn spec_code(error: &SpecError) -> Code {
         | SpecError::Device { .. }
         | SpecError::NotADevice { .. }
         | SpecError::Seccomp(_)
+        | SpecError::NotMapped { .. }
+        | SpecError::TooLarge(_)
         | SpecError::WorkingDir { .. } => Code::InvalidArgument,
         // Another host may have it.
         SpecError::Capability { .. } | SpecError::AppArmor(_) => Code::FailedPrecondition,
@@ -248,7 +319,10 @@ fn compile_code(error: &CompileError) -> Code {
 fn cgroup_code(error: &CgroupError) -> Code {
     match error {
         CgroupError::Path(_) | CgroupError::Invalid { .. } => Code::InvalidArgument,
-        CgroupError::NotFound { .. } | CgroupError::NoController { .. } => Code::FailedPrecondition,
+        CgroupError::NotFound { .. } | CgroupError::Gone { .. } | CgroupError::NoController { .. } => {
+            Code::FailedPrecondition
+        }
+        CgroupError::NotFrozen { .. } => Code::DeadlineExceeded,
         CgroupError::NoHierarchy
         | CgroupError::Host { .. }
         | CgroupError::Create { .. }
@@ -298,6 +372,14 @@ mod tests {
             (failed(Interrupted::Deadline { after: Duration::ZERO }.into()), Code::DeadlineExceeded),
             (failed(SpecError::NoCommand.into()), Code::InvalidArgument),
             (failed(Cause::LayersGone { image: "i".into() }), Code::FailedPrecondition),
+            (
+                failed(Cause::MountedImage {
+                    image: "i".into(),
+                    place: "/data".into(),
+                    cause: Box::new(store::FindError::Unknown("i".into()).into()),
+                }),
+                Code::NotFound,
+            ),
             (RuntimeError::Shared(Arc::new(failed(SpecError::NoCommand.into()))), Code::InvalidArgument),
         ] {
             assert_eq!(code(&error), expected, "{error}");

@@ -1,9 +1,16 @@
 //! What happens to containers and pods, for GetContainerEvents.
+//!
+//! A kubelet puts what an event says of a pod in place of what it knew, unless that is newer by its timestamp.
+//! So an event has the statuses as its change left them, and a time between that change and the next one: see
+//! `emitter.rs`.
 
-use crisp_executor::id::PodId;
+use std::sync::{Arc, Mutex};
+
+use crisp_sandbox::{Pod, PodStatus};
 use tokio::sync::broadcast;
 
-use crisp_operation::clock;
+use crate::container::Container;
+use crate::container::status::Status;
 
 /// A follower that is further behind than this loses the oldest; kubelet then lists everything anew.
 const BACKLOG: usize = 4096;
@@ -18,34 +25,34 @@ pub enum Kind {
 }
 
 /// One thing that happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Event {
     /// A container's id, or the pod's own.
     pub id: String,
-    pub pod: PodId,
     pub kind: Kind,
     /// Nanoseconds since 1970.
     pub at: i64,
+    /// None: the container's pod is not known any more.
+    pub pod: Option<(Arc<Pod>, Arc<PodStatus>)>,
+    /// All containers of the pod.
+    pub containers: Vec<(Arc<Container>, Arc<Status>)>,
 }
 
 /// Sends events to all subscribers.
 #[derive(Debug)]
 pub struct Events {
-    sender: broadcast::Sender<Event>,
+    pub(crate) sender: broadcast::Sender<Event>,
+    /// Held while a change is made that an event tells of.
+    pub(crate) lock: Mutex<()>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { sender: broadcast::Sender::new(BACKLOG) }
+        Self { sender: broadcast::Sender::new(BACKLOG), lock: Mutex::default() }
     }
 }
 
 impl Events {
-    pub fn emit(&self, kind: Kind, id: &str, pod: &PodId) {
-        // Fails without a subscriber, which is fine.
-        let _ = self.sender.send(Event { id: id.to_owned(), pod: pod.clone(), kind, at: clock::now() });
-    }
-
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.sender.subscribe()

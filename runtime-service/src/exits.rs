@@ -58,35 +58,48 @@ pub(crate) fn exited(service: &Arc<ServiceState>, id: &ContainerId, report: &Exi
     let Some(container) = service.containers.get(id) else { return };
     let (pid, exit) = (report.pid, &report.exit);
     tracing::debug!(container = %id, pid, status = %exit.status, oom = exit.oom, "exited");
-    end(service, &container, report.exit());
+    end(service, &container, report.exit(), Starts::UnderWay);
 }
 
 /// Notes an exit and kills what the first process left in its cgroup.
-fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit) {
-    match note(service, container, exit) {
-        Ok(()) => clean(service, container),
+fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, starts: Starts) {
+    // Before the exit can be seen: a start that follows it waits for this.
+    let cleaning = container.cleaning.clone().try_lock_owned().ok();
+    match note(service, container, exit, starts) {
+        Ok(()) => clean(service, container, cleaning),
         Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),
     }
 }
 
-/// Notes an exit. The event goes out within the change: a removal needs the new state, so that its event
-/// follows.
+/// Notes an exit and sends its event: also the one of the start, if no operation has noted or will note that.
 ///
 /// # Errors
 /// The container has not been started.
-pub(crate) fn note(service: &ServiceState, container: &Container, exit: Exit) -> Result<(), Refusal> {
-    let exited = |state: &State| {
-        let exited = state.exited(exit)?;
-        // During a start, the start itself sends the event after the one that it began.
-        if state.may_run() {
-            service.events.emit(Kind::Stopped, container.id().as_str(), &container.metadata.pod);
+pub(crate) fn note(
+    service: &ServiceState,
+    container: &Container,
+    exit: Exit,
+    starts: Starts,
+) -> Result<(), Refusal> {
+    let mut emitter = service.emitter();
+    let (before, _) = container.observe(|state| state.exited(exit))?;
+    match before.state {
+        State::Running { .. } | State::Unknown { started_at: Some(_), .. } => {
+            emitter.emit(Kind::Stopped, container);
         }
-        Ok(exited)
-    };
-    container.observe(exited).map(drop)
+        State::Unknown { started_at: None, .. } => emitter.emit_short_life(container),
+        State::Starting if starts == Starts::Abandoned => emitter.emit_short_life(container),
+        // The start under way sends the events of both.
+        State::Starting | State::Created | State::Exited(_) | State::Removing { .. } => {}
+    }
+    Ok(())
 }
 
-fn clean(service: &Arc<ServiceState>, container: &Arc<Container>) {
+fn clean(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    cleaning: Option<tokio::sync::OwnedMutexGuard<()>>,
+) {
     let (service, container) = (service.clone(), container.clone());
     container.exec_process.lock().unwrap_or_else(PoisonError::into_inner).take();
     container.meters.cgroup.reader.close();
@@ -98,6 +111,7 @@ fn clean(service: &Arc<ServiceState>, container: &Arc<Container>) {
         if let Err(error) = operation.finish(result).await {
             tracing::warn!(%error, "the container's removal tries again");
         }
+        drop(cleaning);
     });
 }
 
@@ -110,13 +124,23 @@ pub(crate) enum Starts {
     Abandoned,
 }
 
-/// Compares what is known with what the monitor reports. False when it gives no report.
+/// What a comparison with a monitor's report came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reconciled {
+    Done,
+    /// A start of an earlier server is under way: only a later report says what became of it.
+    StartUnderWay,
+    /// The monitor gives no report.
+    Silent,
+}
+
+/// Compares what is known with what the monitor reports.
 pub(crate) async fn reconcile(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
     link: &MonitorLink,
     starts: Starts,
-) -> bool {
+) -> Reconciled {
     // Taken before the question: what started after it cannot be in the report.
     let before: Vec<(Arc<Container>, State)> = service
         .containers
@@ -128,15 +152,19 @@ pub(crate) async fn reconcile(
         Ok(report) => report,
         Err(error) => {
             tracing::warn!(pod = %pod.id, %error, "the pod's monitor gives no report");
-            return false;
+            return Reconciled::Silent;
         }
     };
+    let mut reconciled = Reconciled::Done;
+    service.set_aside.reported(&pod.id, &report.containers);
     let mut reports: HashMap<ContainerId, ContainerReport> =
         report.containers.into_iter().map(|report| (report.id.clone(), report)).collect();
     for (container, state) in before {
-        match reports.remove(container.id()) {
+        let report = reports.remove(container.id());
+        let is_starting = report.as_ref().is_some_and(|r| matches!(r.state, ContainerState::Starting));
+        match report {
             Some(report) if state == State::Created && container.status().state == State::Created => {
-                claim(service, &container, &report, starts);
+                claim(service, &container, &report);
             }
             // Idle before and after: not one whose start came between.
             Some(report)
@@ -149,24 +177,27 @@ pub(crate) async fn reconcile(
             Some(report) => take_over(service, &container, &report, starts),
             None if state.may_run() => {
                 let unknown = || Exit::lost("the pod's monitor does not know it".to_owned(), clock::now());
-                end_as_recorded(service, &container, unknown);
+                end_as_recorded(service, &container, unknown, Starts::UnderWay);
             }
             None => {}
+        }
+        if is_starting && matches!(container.status().state, State::Unknown { .. }) {
+            reconciled = Reconciled::StartUnderWay;
         }
     }
     for report in reports.into_values().filter(|report| service.containers.get(&report.id).is_none()) {
         without_record(service, link, pod, &report).await;
     }
-    true
+    reconciled
 }
 
 /// An earlier server started it, and did not live to note that: a start of this one changes the state before
 /// the monitor hears of it.
-fn claim(service: &Arc<ServiceState>, container: &Arc<Container>, report: &ContainerReport, starts: Starts) {
+fn claim(service: &Arc<ServiceState>, container: &Arc<Container>, report: &ContainerReport) {
     if container.status_cell.show(|status| status.with_state(State::starting)).is_err() {
         return;
     }
-    if matches!(report.state, ContainerState::Starting) && starts == Starts::UnderWay {
+    if matches!(report.state, ContainerState::Starting) {
         let _ = container.observe(|state| state.lost("an earlier server started it".to_owned()));
     } else {
         take_over(service, container, report, Starts::Abandoned);
@@ -214,16 +245,27 @@ fn take_over(
                 State::Starting => starts == Starts::Abandoned,
                 State::Created | State::Running { .. } | State::Exited(_) | State::Removing { .. } => false,
             };
-            let running = |state: &State| state.running(report.pid, report.started_at_ns);
-            if is_news && let Err(refusal) = container.observe(running) {
-                tracing::error!(container = %container.id(), %refusal, "cannot take over a running container");
+            if is_news {
+                note_running(service, container, report);
             }
         }
         ContainerState::Exited(exit) if !container.status().state.is_idle() => {
             let report = ExitReport { pid: report.pid, started_at_ns: report.started_at_ns, exit };
-            end(service, container, report.exit());
+            end(service, container, report.exit(), starts);
         }
         ContainerState::Exited(_) => {}
+    }
+}
+
+fn note_running(service: &ServiceState, container: &Container, report: &ContainerReport) {
+    let mut emitter = service.emitter();
+    match container.observe(|state| state.running(report.pid, report.started_at_ns)) {
+        // One that ran before its monitor was silent was announced by the server that started it.
+        Ok((before, _)) if before.state.pid().is_some() => {}
+        Ok(_) => emitter.emit(Kind::Started, container),
+        Err(refusal) => {
+            tracing::error!(container = %container.id(), %refusal, "cannot take over a running container");
+        }
     }
 }
 
@@ -231,7 +273,7 @@ fn take_over(
 /// unknown state. Whether a start that was under way succeeded is not known.
 pub(crate) fn silent(service: &ServiceState, pod: &Pod) {
     for container in service.containers.of_pod(&pod.id) {
-        if container.status().state == State::Starting {
+        if note_unnoted_start(service, &container) || container.status().state == State::Starting {
             let why = "the pod's monitor does not answer".to_owned();
             if let Err(refusal) = container.observe(|state| state.lost(why)) {
                 tracing::error!(container = %container.id(), %refusal, "cannot note that its state is unknown");
@@ -262,9 +304,14 @@ pub(crate) fn recorded(service: &ServiceState, container: &Container) -> io::Res
 }
 
 /// Notes the exit that the monitor recorded, or `otherwise`. A disk that refuses is asked again for a while.
-fn end_as_recorded(service: &Arc<ServiceState>, container: &Arc<Container>, otherwise: fn() -> Exit) {
+fn end_as_recorded(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    otherwise: fn() -> Exit,
+    starts: Starts,
+) {
     let error = match recorded(service, container) {
-        Ok(exit) => return end(service, container, exit.unwrap_or_else(otherwise)),
+        Ok(exit) => return end(service, container, exit.unwrap_or_else(otherwise), starts),
         Err(error) => error,
     };
     tracing::error!(container = %container.id(), %error, "an exit record cannot be read; trying on");
@@ -280,35 +327,37 @@ fn end_as_recorded(service: &Arc<ServiceState>, container: &Arc<Container>, othe
                 break;
             }
         }
-        end(&service, &container, exit.unwrap_or_else(otherwise));
+        end(&service, &container, exit.unwrap_or_else(otherwise), starts);
     });
 }
 
 /// Of a start that an earlier server did not live to note, the monitor's record of the exit tells, or what runs.
-pub(crate) fn note_unnoted_start(service: &ServiceState, container: &Container) {
-    if container.status().state == State::Created
+/// True when there was one: no operation of this server will note what became of it.
+pub(crate) fn note_unnoted_start(service: &ServiceState, container: &Container) -> bool {
+    container.status().state == State::Created
         && (!matches!(recorded(service, container), Ok(None))
             || container_cgroup::is_in_use(service, container))
-    {
         // Refused when it is being started now.
-        let _ = container.status_cell.show(|status| status.with_state(State::starting));
-    }
+        && container.status_cell.show(|status| status.with_state(State::starting)).is_ok()
 }
 
 /// The monitor is gone, and its containers with it.
 pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+    service.set_aside.ended(&pod.id);
     let unknown =
         || Exit::lost("the pod's monitor ended and left no record of its exit".to_owned(), clock::now());
     for container in service.containers.of_pod(&pod.id) {
-        note_unnoted_start(service, &container);
-        if !container.status().state.is_idle() {
-            end_as_recorded(service, &container, unknown);
+        if note_unnoted_start(service, &container) {
+            end_as_recorded(service, &container, unknown, Starts::Abandoned);
+        } else if !container.status().state.is_idle() {
+            end_as_recorded(service, &container, unknown, Starts::UnderWay);
         }
     }
 }
 
 /// Stopping a pod kills what runs in it. Usually each exit has been reported before.
 pub(crate) fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
+    service.set_aside.ended(&pod.id);
     let killed = || Exit {
         code: 137,
         reason: Reason::Error,
@@ -317,8 +366,10 @@ pub(crate) fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
         finished_at: clock::now(),
     };
     for container in service.containers.of_pod(&pod.id) {
-        if container.status().state.may_run() {
-            end_as_recorded(service, &container, killed);
+        if note_unnoted_start(service, &container) {
+            end_as_recorded(service, &container, killed, Starts::Abandoned);
+        } else if container.status().state.may_run() {
+            end_as_recorded(service, &container, killed, Starts::UnderWay);
         }
         container_prepare::discard_in_background(service, &container);
     }

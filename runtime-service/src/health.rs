@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crisp_executor::rootfs;
 use crisp_sandbox::Pods;
 use rustix::fs::Access;
 use tokio::sync::watch;
@@ -34,6 +35,7 @@ impl Condition {
 pub(crate) struct Health {
     runtime: Probe,
     network: Probe,
+    user_namespaces: Probe,
 }
 
 impl Health {
@@ -47,6 +49,19 @@ impl Health {
             }
         };
         self.runtime.ask(&subject, STUCK, look_up).await
+    }
+
+    /// Whether pods can have user namespaces of their own: their images' layers, which are on the file system of
+    /// `folders`, can be mounted with mapped ids.
+    pub(crate) async fn user_namespaces(&self, folders: [PathBuf; 2]) -> Condition {
+        if let Some(known) = self.user_namespaces.latest().filter(|known| known.ready) {
+            return known;
+        }
+        let look_up = move || match rootfs::check_idmap(&folders) {
+            Ok(()) => Condition { ready: true, reason: String::new(), message: String::new() },
+            Err(error) => Condition::failed("NoUserNamespaces", error.to_string()),
+        };
+        self.user_namespaces.ask("user namespaces", STUCK, look_up).await
     }
 
     /// Whether pods get a network.
@@ -77,6 +92,10 @@ impl Default for Probe {
 }
 
 impl Probe {
+    fn latest(&self) -> Option<Condition> {
+        self.0.borrow().latest.clone()
+    }
+
     /// The result of a lookup that ends now, or the latest one while a lookup is slow.
     async fn ask(
         &self,

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use crisp_executor::id::ContainerId;
 
 /// The paths below one root folder.
+const RECORD: &str = "container.json";
+
 #[derive(Debug, Clone)]
 pub struct Layout {
     root: PathBuf,
@@ -52,6 +54,11 @@ impl Layout {
     }
 }
 
+/// The record in a container's folder that was set aside.
+pub(crate) fn record_in(folder: &Path) -> PathBuf {
+    folder.join(RECORD)
+}
+
 /// The folder of one container.
 #[derive(Debug, Clone)]
 pub struct Folder {
@@ -66,7 +73,7 @@ impl Folder {
 
     #[must_use]
     pub fn record(&self) -> PathBuf {
-        self.path.join("container.json")
+        self.path.join(RECORD)
     }
 
     #[must_use]

@@ -15,15 +15,20 @@
 //!   its [`container::state::State`] changes.
 //! - [`convert`] is the border to the contract's messages, [`error`] the mapping to its codes.
 //! - [`spec`] makes the OCI spec that the executor compiles.
-//! - Beside the CRI there is the service Files, for `crisp cp`.
+//! - [`cdi`] finds devices that vendors describe in files.
+//! - Beside the CRI there are the services Files, for `crisp cp`, and Containers, for what people do to containers.
 //! - [`Cause`] is why a stage of an operation failed.
+//!
 
+#![doc = include_str!("../CONFORMANCE.md")]
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod cause;
+pub mod cdi;
 pub mod config;
 pub mod container;
 pub mod convert;
+mod emitter;
 pub mod error;
 pub mod events;
 mod exits;
@@ -32,14 +37,17 @@ mod health;
 pub mod layout;
 mod metrics;
 mod ops;
+mod pod_metrics;
 mod pod_watch;
 mod recover;
 mod rpc;
 mod service_state;
+mod set_aside;
 pub mod spec;
 pub mod stats;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crisp_image_service::ImageService;
 use crisp_metrics::{Metrics, prometheus};
@@ -50,6 +58,9 @@ pub use config::RuntimeConfig;
 
 pub use crate::cause::Cause;
 use crate::service_state::ServiceState;
+
+/// For writing what is not on disk yet.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// Why a runtime service cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +100,20 @@ impl RuntimeService {
         }
         pod_watch::follow_pods(&service, events);
         Ok(Self { service })
+    }
+
+    /// Writes what has been seen of containers and is not on disk yet. For a clean end of the server.
+    pub async fn close(&self) {
+        let containers = self.service.containers.all();
+        let flush = move || {
+            for container in containers {
+                if let Err(error) = container.status_cell.flush() {
+                    tracing::error!(container = %container.id(), %error, "what became of a container is lost");
+                }
+            }
+        };
+        // It has no result; a disk that hangs does not keep the server from ending.
+        let _ = tokio::time::timeout(FLUSH, tokio::task::spawn_blocking(flush)).await;
     }
 
     pub(crate) fn service(&self) -> &Arc<ServiceState> {

@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, Weak};
 
+use crisp_metrics::Readiness;
 use crisp_metrics::prometheus::core::{Collector, Desc};
 use crisp_metrics::prometheus::proto::MetricFamily;
 use crisp_metrics::prometheus::{self, IntGaugeVec, Opts};
 use crisp_sandbox::PodState;
 
+use crate::health::Condition;
+use crate::pod_metrics;
 use crate::service_state::ServiceState;
 
 const CONTAINER_STATES: [&str; 6] = ["created", "starting", "running", "exited", "unknown", "removing"];
@@ -21,11 +24,33 @@ struct States {
 /// When another metric has the name.
 pub(crate) fn register(service: &Arc<ServiceState>) -> Result<(), prometheus::Error> {
     let gauge = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &["state"]);
+    let weak = Arc::downgrade(service);
+    service.metrics.set_pod_metrics(move |page| {
+        if let Some(service) = weak.upgrade() {
+            pod_metrics::write(&service, page);
+        }
+    });
+    let weak = Arc::downgrade(service);
+    service.metrics.set_readiness(move || Box::pin(readiness(weak.clone())));
     service.metrics.register(Box::new(States {
         service: Arc::downgrade(service),
         containers: gauge("crisp_containers", "Containers by state.")?,
         pods: gauge("crisp_pods", "Pods by state.")?,
     }))
+}
+
+/// As Status says it.
+async fn readiness(service: Weak<ServiceState>) -> Vec<Readiness> {
+    let Some(service) = service.upgrade() else { return Vec::new() };
+    let (runtime, network) = tokio::join!(
+        service.health.runtime(service.layout.containers()),
+        service.health.network(&service.pods)
+    );
+    let failure = |Condition { ready, reason, message }| (!ready).then(|| format!("{reason}: {message}"));
+    vec![
+        Readiness { name: "RuntimeReady", failure: failure(runtime) },
+        Readiness { name: "NetworkReady", failure: failure(network) },
+    ]
 }
 
 impl Collector for States {

@@ -8,6 +8,7 @@
 //!
 //! Subscribing comes before asking for a report, so that an exit is in one of them at least.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,19 +18,36 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 
 use crate::events::Kind;
-use crate::exits::{self, ExitReport, Starts};
+use crate::exits::{self, ExitReport, Reconciled, Starts};
 use crate::service_state::ServiceState;
 
 /// From a report that a slow monitor did not give in time to the next try. Exits may be in it alone.
 const AGAIN: Duration = Duration::from_secs(5);
+/// The same where a start of an earlier server is under way: no event says what becomes of it.
+const STARTED: Duration = Duration::from_millis(200);
+/// From the stop of a pod to its event. A kubelet goes on with a stopped pod when it learns of a change that is
+/// newer than the end of its own stop, which comes some milliseconds after the response; what it learned
+/// before makes it wait for its next look at all pods, up to five seconds.
+const AFTER_STOP: Duration = Duration::from_millis(100);
 
 /// Follows all pods, for as long as the server lives.
 pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Receiver<PodEvent>) {
     let service = service.clone();
     tokio::spawn(async move {
+        let mut stops = Stops::default();
         loop {
-            match events.recv().await {
-                Ok(event) => happened(&service, &event),
+            let event = tokio::select! {
+                biased;
+                pod = stops.next() => {
+                    if !is_replaced(&service, &pod) {
+                        emit(&service, Kind::Stopped, &pod);
+                    }
+                    continue;
+                }
+                event = events.recv() => event,
+            };
+            match event {
+                Ok(event) => happened(&service, &event, &mut stops),
                 // What was missed is in the pods' present state.
                 Err(RecvError::Lagged(_)) => {
                     service.pods.list().iter().for_each(|pod| catch_up(&service, pod))
@@ -40,32 +58,91 @@ pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Re
     });
 }
 
-fn happened(service: &Arc<ServiceState>, event: &PodEvent) {
+/// Stopped pods whose event is to come, the first one first.
+#[derive(Default)]
+struct Stops(VecDeque<(Instant, Arc<Pod>)>);
+
+impl Stops {
+    fn push(&mut self, pod: &Arc<Pod>) {
+        self.0.push_back((Instant::now() + AFTER_STOP, pod.clone()));
+    }
+
+    /// The next one at its time. Waits without end where there is none.
+    async fn next(&mut self) -> Arc<Pod> {
+        let Some((at, _)) = self.0.front() else { return std::future::pending().await };
+        tokio::time::sleep_until(*at).await;
+        match self.0.pop_front() {
+            Some((_, pod)) => pod,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Those whose events were to come of the pods with this uid: of one pod to a kubelet.
+    fn take_of(&mut self, uid: &str) -> Vec<Arc<Pod>> {
+        let (of_uid, others) =
+            std::mem::take(&mut self.0).into_iter().partition(|(_, pod)| pod.config.uid == uid);
+        self.0 = others;
+        let of_uid: VecDeque<(Instant, Arc<Pod>)> = of_uid;
+        of_uid.into_iter().map(|(_, pod)| pod).collect()
+    }
+
+    /// Whether the event of the pod was to come.
+    fn take(&mut self, pod: &Pod) -> bool {
+        let before = self.0.len();
+        self.0.retain(|(_, stopped)| stopped.id != pod.id);
+        self.0.len() < before
+    }
+}
+
+fn happened(service: &Arc<ServiceState>, event: &PodEvent, stops: &mut Stops) {
     match event {
         PodEvent::Made(pod) => {
+            // The pod that it replaces has stopped before: a kubelet takes the later event for the state of both.
+            for stopped in stops.take_of(&pod.config.uid) {
+                emit(service, Kind::Stopped, &stopped);
+            }
             emit(service, Kind::Created, pod);
             emit(service, Kind::Started, pod);
             follow(service, pod, Monitor::Fresh);
         }
         PodEvent::Connected(pod) => follow(service, pod, Monitor::Known),
-        PodEvent::Lost(pod) => exits::lost(service, pod),
-        PodEvent::Stopped(pod) => {
-            exits::stopped(service, pod);
+        PodEvent::Lost(pod) => {
+            exits::lost(service, pod);
             emit(service, Kind::Stopped, pod);
         }
-        PodEvent::Removed(pod) => emit(service, Kind::Deleted, pod),
-        // Its containers very likely run on, or their ends are events of their own.
-        PodEvent::Silent(_) | PodEvent::Degraded(_) => {}
+        // To clients it is not ready any more. The ends of its containers are events of their own.
+        PodEvent::Degraded(pod) => emit(service, Kind::Stopped, pod),
+        PodEvent::Stopped(pod) => {
+            exits::stopped(service, pod);
+            stops.push(pod);
+        }
+        PodEvent::Removed(pod) => {
+            if stops.take(pod) {
+                emit(service, Kind::Stopped, pod);
+            }
+            emit(service, Kind::Deleted, pod);
+        }
+        // Its containers very likely run on.
+        PodEvent::Silent(_) => {}
     }
 }
 
-fn emit(service: &ServiceState, kind: Kind, pod: &Pod) {
-    service.events.emit(kind, pod.id.as_str(), &pod.id);
+/// Whether a later pod has the same uid.
+fn is_replaced(service: &ServiceState, pod: &Pod) -> bool {
+    let is_later = |other: &Arc<Pod>| other.config.uid == pod.config.uid && other.created_at > pod.created_at;
+    service.pods.list().iter().any(is_later)
+}
+
+fn emit(service: &ServiceState, kind: Kind, pod: &Arc<Pod>) {
+    service.emitter().emit_pod(kind, pod);
 }
 
 fn catch_up(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
-    if pod.status().state.may_run() {
+    let state = &pod.status().state;
+    if state.may_run() {
         follow(service, pod, Monitor::Known);
+    } else if state.is_torn_down() {
+        exits::stopped(service, pod);
     } else {
         exits::lost(service, pod);
     }
@@ -80,6 +157,15 @@ pub(crate) enum Monitor {
     Known,
 }
 
+/// When the monitor is to be asked again.
+fn next_look(reconciled: Reconciled) -> Option<Instant> {
+    match reconciled {
+        Reconciled::Done => None,
+        Reconciled::StartUnderWay => Some(Instant::now() + STARTED),
+        Reconciled::Silent => Some(Instant::now() + AGAIN),
+    }
+}
+
 /// Follows one connection to a pod's monitor until it ends. A new one is announced by [`PodEvent::Connected`].
 pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monitor) {
     let Ok(link) = pod.link() else { return };
@@ -89,15 +175,13 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
         let reconcile = || exits::reconcile(&service, &pod, &link, Starts::UnderWay);
         // A fresh one has nothing to report before the pod gets its first container.
         let is_empty = monitor == Monitor::Fresh && service.containers.of_pod(&pod.id).is_empty();
-        let mut known = is_empty || reconcile().await;
         // A time of its own: events that come more often must not put it off.
-        let mut again = Instant::now() + AGAIN;
+        let mut again = if is_empty { None } else { next_look(reconcile().await) };
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
-                () = tokio::time::sleep_until(again), if !known => {
-                    known = reconcile().await;
-                    again = Instant::now() + AGAIN;
+                () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
+                    again = next_look(reconcile().await);
                     continue;
                 }
             };
@@ -116,10 +200,7 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
                     // Also whenever such a pod is stopped. Else it makes the pod Degraded, see PodEvent.
                     tracing::info!(pod = %pod.id, %status, "the first process of the pod's PID namespace ended");
                 }
-                Err(RecvError::Lagged(_)) => {
-                    known = reconcile().await;
-                    again = Instant::now() + AGAIN;
-                }
+                Err(RecvError::Lagged(_)) => again = next_look(reconcile().await),
                 // The link itself follows execs.
                 Ok(link::Event::ExecExited { .. }) => {}
                 Err(RecvError::Closed) => return,

@@ -14,21 +14,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::id::ContainerId;
-use crisp_image_service::Store;
+use crisp_image_service::store::KeepAll;
+use crisp_image_service::{DiffId, Lease, Store, StoreError};
 use crisp_operation::record::{self, RecordError};
 use crisp_operation::{Interrupted, clock};
 use crisp_sandbox::Pod;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::cause::Cause;
 use crate::container::exit::Exit;
 use crate::container::state::State;
 use crate::container::status::Status;
-use crate::container::{Container, ContainerMetadata};
-use crate::exits;
+use crate::container::{Container, ContainerMetadata, Leases};
+use crate::exits::{self, Reconciled};
 use crate::layout::{Folder, Layout};
-use crate::ops::container_cgroup;
 use crate::ops::container_remove::delete_in_background;
+use crate::ops::{container_cgroup, container_pause};
 use crate::service_state::ServiceState;
 
 /// For one pod's monitor to answer.
@@ -50,11 +51,16 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
         Ok(found) => found?,
         Err(_) => return Err(Interrupted::ShuttingDown.into()),
     };
+    for (id, folder) in found.set_aside {
+        service.set_aside.keep_layers(&service.pods, &service.images, id, &folder);
+    }
     delete_in_background(service, discarded);
     for container in found.containers {
         service.containers.insert(Arc::new(container));
     }
     let mut refused = found.refused;
+    // Which layers they need is not known.
+    let kept = (!refused.is_empty()).then(|| service.images.keep_all());
     // What is left after that goes on in the background.
     let _ = tokio::time::timeout(DISK, read_again(service, &mut refused, |_| ())).await;
     let mut tasks = JoinSet::new();
@@ -63,11 +69,17 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
         tasks.spawn(async move { compare(&service, &pod).await });
     }
     while tasks.join_next().await.is_some() {}
+    let mut removals = Vec::new();
     for container in service.containers.all() {
-        end_if_lost(service, &container);
+        removals.extend(end_if_lost(service, &container));
+        unpause_if_committed(service, &container);
+    }
+    for removal in removals {
+        // It has no result.
+        let _ = removal.await;
     }
     if !refused.is_empty() {
-        read_in_background(service, refused);
+        read_in_background(service, refused, kept);
     }
     Ok(())
 }
@@ -78,7 +90,7 @@ async fn compare(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
         Ok(link) => {
             let reconciled = exits::reconcile(service, pod, &link, exits::Starts::Abandoned);
             // Also for a monitor that refuses or closes: what it may have started is not known.
-            if !matches!(tokio::time::timeout(REPORT, reconciled).await, Ok(true)) {
+            if matches!(tokio::time::timeout(REPORT, reconciled).await, Err(_) | Ok(Reconciled::Silent)) {
                 tracing::error!(pod = %pod.id, "the pod's monitor does not answer");
                 exits::silent(service, pod);
             }
@@ -112,14 +124,17 @@ async fn read_again(
                     listed(&container);
                 }
                 Err(ReadError::Refused(_)) => left.push(id),
-                Err(ReadError::Unusable(error)) => set_aside(service.layout.container(&id).path(), &error),
+                Err(ReadError::Unusable(error)) => {
+                    let folder = set_aside(service.layout.container(&id).path(), &error);
+                    service.set_aside.keep_layers(&service.pods, &service.images, id, &folder);
+                }
             }
         }
         *refused = left;
     }
 }
 
-fn read_in_background(service: &Arc<ServiceState>, mut refused: Vec<ContainerId>) {
+fn read_in_background(service: &Arc<ServiceState>, mut refused: Vec<ContainerId>, kept: Option<KeepAll>) {
     let service = service.clone();
     tokio::spawn(async move {
         let listed = |container: &Arc<Container>| {
@@ -127,6 +142,7 @@ fn read_in_background(service: &Arc<ServiceState>, mut refused: Vec<ContainerId>
             tokio::spawn(async move { compare_late(&service, &container).await });
         };
         read_again(&service, &mut refused, listed).await;
+        drop(kept);
     });
 }
 
@@ -139,8 +155,8 @@ async fn compare_late(service: &Arc<ServiceState>, container: &Arc<Container>) {
     }
     if let Some(pod) = service.pod_of(container) {
         while let Ok(link) = pod.link() {
-            if exits::reconcile(service, &pod, &link, exits::Starts::UnderWay).await {
-                return;
+            if exits::reconcile(service, &pod, &link, exits::Starts::UnderWay).await == Reconciled::Done {
+                return unpause_if_committed(service, container);
             }
             tokio::time::sleep(REPORT).await;
         }
@@ -149,26 +165,35 @@ async fn compare_late(service: &Arc<ServiceState>, container: &Arc<Container>) {
             exits::lost(service, &pod);
         }
     }
-    end_if_lost(service, container);
+    drop(end_if_lost(service, container));
 }
 
-/// Ends a container that no monitor reported, and no pod has.
-fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) {
+/// No server makes the commit any more for which it stands still.
+fn unpause_if_committed(service: &Arc<ServiceState>, container: &Arc<Container>) {
+    if container.status().committing {
+        tokio::spawn(container_pause::end_commit(service.clone(), container.clone()));
+    }
+}
+
+/// Ends a container that no monitor reported, and no pod has. Returns the removal of its cgroup, which may take
+/// seconds.
+fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) -> Option<JoinHandle<()>> {
     let pod = service.pod_of(container);
     let monitored = pod.as_ref().is_some_and(|pod| pod.status().state.may_run());
-    if !monitored {
-        exits::note_unnoted_start(service, container);
-    }
+    let starts = if !monitored && exits::note_unnoted_start(service, container) {
+        exits::Starts::Abandoned
+    } else {
+        exits::Starts::UnderWay
+    };
     let exit = match (&container.status().state, monitored) {
         (State::Created, false) => {
             // It was prepared for a start that cannot come any more.
-            remove_cgroup(service, container);
-            return;
+            return Some(remove_cgroup(service, container));
         }
         (State::Created | State::Exited(_) | State::Removing { .. }, _)
-        | (State::Unknown { .. } | State::Running { .. }, true) => return,
+        | (State::Unknown { .. } | State::Running { .. }, true) => return None,
         // The end of its monitor is noted already, or its exit record is being read.
-        (_, false) if pod.is_some() => return,
+        (_, false) if pod.is_some() => return None,
         // The monitor does not know of such a start, or it would have been taken over.
         (State::Starting, true) => {
             Exit::start_error("the server ended while it started the container".to_owned(), clock::now())
@@ -178,17 +203,22 @@ fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) {
             recorded.unwrap_or_else(|| Exit::lost("its pod is gone".to_owned(), clock::now()))
         }
     };
-    if let Err(refusal) = container.observe(|state| state.exited(exit)) {
+    if let Err(refusal) = exits::note(service, container, exit, starts) {
         tracing::error!(container = %container.id(), %refusal, "cannot note the end of a container");
     }
-    remove_cgroup(service, container);
+    Some(remove_cgroup(service, container))
 }
 
 /// Without its monitor it may still run, and nothing else would end it.
-fn remove_cgroup(service: &ServiceState, container: &Container) {
-    if let Err(error) = container_cgroup::remove(service, container) {
-        tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
-    }
+fn remove_cgroup(service: &Arc<ServiceState>, container: &Arc<Container>) -> JoinHandle<()> {
+    let (service, container) = (service.clone(), container.clone());
+    let cleaning = container.cleaning.clone().try_lock_owned().ok();
+    tokio::task::spawn_blocking(move || {
+        if let Err(error) = container_cgroup::remove(&service, &container) {
+            tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
+        }
+        drop(cleaning);
+    })
 }
 
 /// What creations that did not end, and removals, have left.
@@ -205,6 +235,8 @@ struct Found {
     containers: Vec<Container>,
     /// Their records may be good, but could not be read.
     refused: Vec<ContainerId>,
+    /// Folders of containers whose records are of no use, by this server or an earlier one.
+    set_aside: Vec<(ContainerId, PathBuf)>,
 }
 
 enum ReadError {
@@ -226,7 +258,8 @@ fn read_all(layout: &Layout, images: &Store) -> Result<Found, Cause> {
     for entry in fs::read_dir(&root).map_err(Cause::file(&root))? {
         let path = entry.map_err(Cause::file(&root))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".bad") {
+        if let Some((name, _)) = name.split_once('.').filter(|_| name.ends_with(".bad")) {
+            found.set_aside.extend(ContainerId::parse(name).ok().map(|id| (id, path.clone())));
             continue;
         }
         let Ok(id) = ContainerId::parse(&name) else {
@@ -235,7 +268,9 @@ fn read_all(layout: &Layout, images: &Store) -> Result<Found, Cause> {
         };
         match read_one(layout.container(&id), &id, images) {
             Ok(container) => found.containers.push(container),
-            Err(ReadError::Unusable(error)) => set_aside(&path, &error),
+            Err(ReadError::Unusable(error)) => {
+                found.set_aside.push((id, set_aside(&path, &error)));
+            }
             Err(ReadError::Refused(error)) => {
                 tracing::error!(container = %id, %error, "a container's records cannot be read; trying on");
                 found.refused.push(id);
@@ -256,12 +291,25 @@ fn read_one(folder: Folder, id: &ContainerId, images: &Store) -> Result<Containe
         let source = std::io::Error::other(format!("it is about {}", metadata.id));
         return Err(ReadError::Unusable(RecordError::Io { path: folder.record(), source }));
     }
-    // Without its layers it cannot be started, but its status is still good.
-    let lease = images
-        .lease(&metadata.image.diff_ids)
-        .inspect_err(|error| tracing::warn!(container = %id, %error, "layers of its image are missing"))
-        .ok();
-    Ok(Container::new(metadata, status, folder, lease))
+    let leases = leases(&metadata, images);
+    Ok(Container::new(metadata, status, folder, Some(leases)))
+}
+
+/// Each for itself: without some layers it cannot be started, but it may run on those that are there, which
+/// are held. No layer is collected before the server is open.
+fn leases(metadata: &ContainerMetadata, images: &Store) -> Leases {
+    let lease = |layers: &Vec<DiffId>| {
+        let missing = |error: &StoreError| {
+            tracing::warn!(container = %metadata.id, %error, "layers of its images are missing");
+        };
+        images.lease(layers).inspect_err(missing).ok()
+    };
+    let mounted: Vec<Option<Lease>> = metadata.mounted_images.iter().map(lease).collect();
+    let root = lease(&metadata.image.diff_ids);
+    let all = std::iter::once((&root, &metadata.image.diff_ids))
+        .chain(mounted.iter().zip(&metadata.mounted_images));
+    let held = all.filter(|(lease, _)| lease.is_none()).map(|(_, layers)| images.hold(layers)).collect();
+    Leases { root, mounted, held }
 }
 
 /// The container is still known, and its monitor knows what it does.
@@ -273,15 +321,20 @@ fn without_status(metadata: &ContainerMetadata, folder: &Folder, error: &RecordE
         tracing::error!(container = %metadata.id, %error, "cannot set its damaged status aside");
     }
     let state = State::Unknown { why: error.to_string(), pid: None, started_at: None };
-    Status { state, resources: metadata.config.resources.clone() }
+    Status { state, ..Status::created(metadata.config.resources.clone()) }
 }
 
 /// Keeps a folder that cannot be read: it may have data that a container wrote.
-fn set_aside(path: &Path, why: &RecordError) {
+/// Returns where it is then.
+fn set_aside(path: &Path, why: &RecordError) -> PathBuf {
     match record::set_aside(path) {
-        Ok(aside) => tracing::error!(%why, kept = %aside.display(), "a container cannot be recovered"),
+        Ok(aside) => {
+            tracing::error!(%why, kept = %aside.display(), "a container cannot be recovered");
+            aside
+        }
         Err(error) => {
             tracing::error!(%why, %error, path = %path.display(), "a container cannot be recovered");
+            path.to_owned()
         }
     }
 }

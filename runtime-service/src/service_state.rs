@@ -7,7 +7,7 @@ use crisp_executor::id::{ContainerId, PodId};
 use crisp_image_service::Store;
 use crisp_metrics::prometheus::{Histogram, HistogramOpts};
 use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
-use crisp_operation::{KeyedLocks, SingleFlight};
+use crisp_operation::{KeyedLocks, SingleFlight, clock};
 use crisp_sandbox::{Pod, Pods};
 use crisp_streaming::StreamServer;
 use tokio::sync::Semaphore;
@@ -22,6 +22,7 @@ use crate::error::RuntimeError;
 use crate::events::Events;
 use crate::health::Health;
 use crate::layout::Layout;
+use crate::set_aside::SetAside;
 use crate::spec::host::Host;
 use crate::spec::user::Users;
 use crate::stats::StatsState;
@@ -42,9 +43,12 @@ pub struct ServiceState {
     pub streams: StreamServer,
     pub containers: Table,
     pub events: Events,
+    /// When this server began, nanoseconds since 1970.
+    pub(crate) opened_at: i64,
     pub(crate) exec_seconds: Histogram,
     pub(crate) stats: StatsState,
     pub(crate) health: Health,
+    pub(crate) set_aside: SetAside,
     /// Start, stop, update and remove of one container exclude each other.
     pub(crate) locks: KeyedLocks<ContainerId>,
     pub(crate) creates: SingleFlight<Name, ContainerId, RuntimeError, Arc<ContainerConfig>>,
@@ -53,8 +57,10 @@ pub struct ServiceState {
     pub(crate) removes: SingleFlight<ContainerId, (), RuntimeError>,
     pub(crate) pod_stops: SingleFlight<PodId, (), RuntimeError>,
     pub(crate) pod_removes: SingleFlight<PodId, (), RuntimeError>,
-    /// Held by the one task that deletes the folder of a removed container.
-    pub(crate) deleting: Arc<tokio::sync::Mutex<()>>,
+    /// Held by a task that has begun to delete the folders of removed containers.
+    pub(crate) deleting: tokio::sync::Mutex<()>,
+    /// One permit for each container that is prepared and was not started.
+    pub(crate) prepared: Arc<Semaphore>,
     /// One permit for each copy of files under way.
     pub(crate) copies: Arc<Semaphore>,
 }
@@ -83,8 +89,10 @@ impl ServiceState {
             streams,
             containers: Table::default(),
             events: Events::default(),
+            opened_at: clock::now(),
             stats: StatsState::default(),
             health: Health::default(),
+            set_aside: SetAside::default(),
             locks: KeyedLocks::default(),
             creates: SingleFlight::default(),
             starts: SingleFlight::default(),
@@ -92,7 +100,8 @@ impl ServiceState {
             removes: SingleFlight::default(),
             pod_stops: SingleFlight::default(),
             pod_removes: SingleFlight::default(),
-            deleting: Arc::default(),
+            deleting: tokio::sync::Mutex::default(),
+            prepared: Arc::new(Semaphore::new(prepared_max())),
             copies: Arc::new(Semaphore::new(MAX_COPIES)),
             config,
         }))
@@ -117,6 +126,18 @@ impl ServiceState {
     pub(crate) fn container(&self, id: &str) -> Result<Arc<Container>, RuntimeError> {
         Ok(self.containers.find(id)?)
     }
+}
+
+/// Descriptors of a prepared container, on a host with cgroup v1.
+const PREPARED_DESCRIPTORS: u64 = 15;
+/// Each is a mount and a cgroup that may never be used.
+const PREPARED_MAX: usize = 250;
+
+/// How many containers may be prepared: together they have an eighth of this process's descriptors at most.
+fn prepared_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let most = limit.unwrap_or(u64::MAX) / 8 / PREPARED_DESCRIPTORS;
+    usize::try_from(most).map_or(PREPARED_MAX, |most| most.min(PREPARED_MAX))
 }
 
 /// How messages name a container.

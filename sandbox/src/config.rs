@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::id::PodId;
+use crisp_executor::user_namespace::{IdMappings, InvalidMappings};
 use serde::{Deserialize, Serialize};
 
 use crate::namespace::{NamespaceMode, PidMode};
@@ -34,6 +35,9 @@ pub struct PodConfig {
     pub network: NamespaceMode,
     pub ipc: NamespaceMode,
     pub pid: PidMode,
+    /// The user namespace of the pod's own. None: the host's.
+    #[serde(default)]
+    pub user: Option<IdMappings>,
     pub sysctls: BTreeMap<String, String>,
     pub privileged: bool,
     pub runtime_handler: String,
@@ -77,6 +81,16 @@ pub enum InvalidPod {
     HostPort { port: u16, protocol: &'static str, why: &'static str },
     #[error("linux.sysctls: {0}")]
     Sysctl(#[from] InvalidSysctl),
+    #[error("linux.security_context.namespace_options.userns_options.{0}")]
+    Mappings(#[from] InvalidMappings),
+    #[error(
+        "linux.security_context.namespace_options.userns_options.{list}: the container's root, id 0, is not mapped"
+    )]
+    NoRoot { list: &'static str },
+    #[error(
+        "linux.security_context.namespace_options.{namespace}: NODE cannot be used with a user namespace"
+    )]
+    HostNamespace { namespace: &'static str },
 }
 
 impl PodConfig {
@@ -97,6 +111,7 @@ impl PodConfig {
             network: NamespaceMode::Pod,
             ipc: NamespaceMode::Pod,
             pid: PidMode::Container,
+            user: None,
             sysctls: BTreeMap::new(),
             privileged: false,
             runtime_handler: String::new(),
@@ -142,6 +157,24 @@ impl PodConfig {
         validate_dns(&self.dns)?;
         self.validate_ports()?;
         sysctl::validate(&self.sysctls, self.network, self.ipc)?;
+        self.validate_user_namespace()
+    }
+
+    fn validate_user_namespace(&self) -> Result<(), InvalidPod> {
+        let Some(mappings) = &self.user else { return Ok(()) };
+        mappings.check()?;
+        for (list, root) in [("uids", mappings.host_uid(0)), ("gids", mappings.host_gid(0))] {
+            if root.is_none() {
+                return Err(InvalidPod::NoRoot { list });
+            }
+        }
+        // Their file systems can be mounted by the root of the host's user namespace alone.
+        if self.ipc == NamespaceMode::Host {
+            return Err(InvalidPod::HostNamespace { namespace: "ipc" });
+        }
+        if self.pid == PidMode::Host {
+            return Err(InvalidPod::HostNamespace { namespace: "pid" });
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crisp_executor::cgroup::Cgroups;
 use crisp_executor::id::PodId;
@@ -11,13 +12,17 @@ use tokio::sync::broadcast;
 
 use crate::config::{PodConfig, PodKey};
 use crate::error::{PodError, Shared};
-use crate::network::{NetworkStatus, Networks};
+use crate::network::{Attachment, Connection, NetworkStatus, Networks};
+use crate::ops::network_connect::{self, ConnectError};
 use crate::ops::{network_upkeep, pod_recover, pod_remove, pod_run, pod_stop, pod_update};
 use crate::pod::Pod;
 use crate::pod::cgroups::CgroupDriver;
 use crate::pod::resources::PodResources;
 use crate::pod_table::FindError;
 use crate::service_state::{PodEvent, SandboxConfig, ServiceState};
+
+/// For writing what is not on disk yet.
+const FLUSH: Duration = Duration::from_secs(5);
 
 /// The pods of one server. Clones are the same set.
 #[derive(Clone)]
@@ -92,6 +97,14 @@ impl Pods {
             .await
     }
 
+    /// Joins a ready pod to one more network.
+    ///
+    /// # Errors
+    /// A pod that is not ready, or why it does not join.
+    pub async fn connect(&self, pod: &Pod, connection: Connection) -> Result<Attachment, ConnectError> {
+        network_connect::connect(&self.service, pod, connection).await
+    }
+
     /// The pod with this id.
     #[must_use]
     pub fn get(&self, id: &PodId) -> Option<Arc<Pod>> {
@@ -148,8 +161,13 @@ impl Pods {
         self.service.cgroup_driver()
     }
 
-    /// Gives back what pods share (the bridge) once none uses it. For a clean end of the server.
+    /// Writes what has been seen of pods and is not on disk yet, and gives back what they share (the bridge) once
+    /// none uses it. For a clean end of the server.
     pub async fn close(&self) {
+        let pods = self.list();
+        let flush = move || pods.iter().for_each(|pod| pod.flush());
+        // It has no result; a disk that hangs does not keep the server from ending.
+        let _ = tokio::time::timeout(FLUSH, tokio::task::spawn_blocking(flush)).await;
         let unused = self.list().iter().all(|pod| pod.status().state.is_torn_down());
         self.service.top_cgroup.remove(&self.service.cgroups).await;
         if unused && let Err(error) = self.service.networks.close_if_unused().await {

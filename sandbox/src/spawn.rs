@@ -9,6 +9,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crisp_executor::cgroup::JoinFds;
 use crisp_executor::id::PodId;
@@ -45,6 +46,11 @@ struct Binary {
 pub enum SpawnError {
     #[error("keep the monitor's program in memory: {}", std::io::Error::from(*errno))]
     Binary { errno: Errno },
+    #[error(
+        "keep the monitor's program in memory: this host lets no program run from there: set the sysctl \
+         vm.memfd_noexec to 0 or 1"
+    )]
+    NoExec,
     #[error("listen on {}: {}", path.display(), std::io::Error::from(*errno))]
     Listen { path: PathBuf, errno: Errno },
     #[error("open {}: {}", path.display(), std::io::Error::from(*errno))]
@@ -72,9 +78,11 @@ impl MonitorBinary {
                 Errno::INVAL => filled_memfd(c"crisp-pod", sealable, bytes),
                 errno => Err(errno),
             })
-            .map_err(|errno| SpawnError::Binary { errno })?;
-        let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        fcntl_add_seals(&memory, seals).map_err(|errno| SpawnError::Binary { errno })?;
+            .map_err(|errno| match errno {
+                Errno::ACCESS => SpawnError::NoExec,
+                errno => SpawnError::Binary { errno },
+            })?;
+        seal(&memory).map_err(|errno| SpawnError::Binary { errno })?;
         Ok(Self(Arc::new(Binary { memory, fork_server: ForkServer::default() })))
     }
 
@@ -91,6 +99,26 @@ impl MonitorBinary {
     }
 }
 
+/// Seals against writes whose pages something in the kernel still refers to are tried again this often.
+const SEAL_TRIES: u32 = 100;
+const SEAL_PAUSE: Duration = Duration::from_millis(20);
+
+/// Seals `memory` for ever.
+///
+/// The kernel refuses (EBUSY) while a page has a reference that it cannot explain: on a busy host, compaction
+/// or a batch of another CPU has one for a moment.
+#[expect(clippy::disallowed_methods, reason = "the server is starting: nothing else runs yet")]
+fn seal(memory: &OwnedFd) -> Result<(), Errno> {
+    let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+    for _ in 1..SEAL_TRIES {
+        match fcntl_add_seals(memory, seals) {
+            Err(Errno::BUSY) => std::thread::sleep(SEAL_PAUSE),
+            result => return result,
+        }
+    }
+    fcntl_add_seals(memory, seals)
+}
+
 /// Starts the monitor of `pod`, listening on [`SOCKET`] in `folder`, and returns its process id.
 ///
 /// It is born in the v2 cgroup of `cgroup`, which is then taken out of it: moving there later costs
@@ -98,7 +126,7 @@ impl MonitorBinary {
 ///
 /// The socket listens before the process runs: a client may connect at once. The monitor is in a
 /// session of its own; it is reaped here while the server lives and by the host's init after that.
-/// Must be called within a tokio runtime.
+/// Must be called within a tokio runtime. `network`: it will make a network namespace that is the host's users'.
 ///
 /// # Errors
 /// [`SpawnError`]; nothing runs then, though the socket's file may be there.
@@ -107,13 +135,14 @@ pub fn spawn(
     pod: &PodId,
     folder: &Path,
     cgroup: &mut JoinFds,
+    network: bool,
 ) -> Result<i32, SpawnError> {
     let socket = folder.join(SOCKET);
     let listener = listen(&socket).map_err(|errno| SpawnError::Listen { path: socket, errno })?;
     let log = open_log(folder)?;
     let into = cgroup.v2.as_ref().map(AsFd::as_fd);
-    let request =
-        ForkRequest { pod: pod.clone(), listener: listener.as_fd(), log: log.as_fd(), cgroup: into };
+    let (listener, log) = (listener.as_fd(), log.as_fd());
+    let request = ForkRequest { pod: pod.clone(), network, listener, log, cgroup: into };
     let monitor = match fork(binary, &request)? {
         Outcome::Forked(forked) => forked,
         Outcome::Unable => run(binary, &request)?,
@@ -125,19 +154,24 @@ pub fn spawn(
     Ok(monitor.pid)
 }
 
-/// Has the fork server make a copy. One that failed may have made it: that is killed before the second try.
+/// Fork servers that are asked for one monitor. After that the program is run.
+const TRIES: usize = 2;
+
+/// Has the fork server make a copy. One that failed may have made it: that is killed before anything else.
 fn fork(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<Outcome, SpawnError> {
     let pod = &request.pod;
     let failed = |error| SpawnError::Fork { pod: pod.clone(), error };
     let fork = || binary.0.fork_server.fork(binary.0.memory.as_fd(), request);
-    match fork() {
-        Ok(outcome) => Ok(outcome),
-        Err(error @ ForkError::Clone { .. }) => Err(failed(error)),
-        Err(_) => {
-            monitor_process::kill(pod).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
-            fork().map_err(failed)
+    for _ in 0..TRIES {
+        match fork() {
+            Ok(outcome) => return Ok(outcome),
+            Err(error @ ForkError::Clone { .. }) => return Err(failed(error)),
+            Err(_) => {
+                monitor_process::kill(pod).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?
+            }
         }
     }
+    Ok(Outcome::Unable)
 }
 
 /// Runs the program.
@@ -201,11 +235,30 @@ fn open_log(folder: &Path) -> Result<File, SpawnError> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::pipe::SpliceFlags;
+
     use super::*;
 
     #[test]
     fn the_program_in_memory_cannot_be_written() {
         let binary = MonitorBinary::new(b"#!/bin/sh\n").unwrap();
         assert_eq!(rustix::io::write(&binary.0.memory, b"x"), Err(Errno::PERM));
+    }
+
+    #[test]
+    fn memory_that_something_still_refers_to_is_sealed_when_that_is_over() {
+        let memory =
+            filled_memfd(c"busy", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING, &[7; 4096]).unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        rustix::pipe::splice(&memory, Some(&mut 0), &writer, None, 4096, SpliceFlags::empty()).unwrap();
+        assert_eq!(fcntl_add_seals(&memory, SealFlags::WRITE), Err(Errno::BUSY));
+
+        let ends = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            drop((reader, writer));
+        });
+        seal(&memory).unwrap();
+        ends.join().unwrap();
+        assert_eq!(rustix::io::write(&memory, b"x"), Err(Errno::PERM));
     }
 }

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use crisp_executor::user_namespace::IdMappings;
+
 use crate::namespace::NamespaceMode;
 
 /// Why a sysctl is refused.
@@ -21,9 +23,23 @@ pub enum InvalidSysctl {
 }
 
 /// Sysctls given to a pod with its own network when it does not ask otherwise: low ports and ICMP
-/// sockets need no capability inside the pod, as users of other runtimes expect.
-pub const NETWORK_DEFAULTS: [(&str, &str); 2] =
-    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+/// sockets need no capability inside the pod, as users of other runtimes expect. `user`: the mappings of the
+/// pod's user namespace, in which only groups that exist can be named.
+pub fn network_defaults(user: Option<&IdMappings>) -> [(&'static str, String); 2] {
+    /// The kernel takes no higher group here.
+    const LAST: u32 = 2_147_483_647;
+    let last = match user {
+        None => LAST,
+        Some(user) => {
+            let first = user.gids.iter().find(|range| range.container == 0);
+            first.map_or(0, |range| range.length.saturating_sub(1)).min(LAST)
+        }
+    };
+    [
+        ("net.ipv4.ip_unprivileged_port_start", "0".to_owned()),
+        ("net.ipv4.ping_group_range", format!("0 {last}")),
+    ]
+}
 
 /// Checks names, values and namespaces.
 ///
@@ -104,6 +120,19 @@ mod tests {
                 "{name}"
             );
         }
+    }
+
+    #[test]
+    fn the_default_range_of_groups_is_one_that_the_kernel_takes() {
+        use crisp_executor::user_namespace::IdRange;
+        let last = |length| {
+            let gids = vec![IdRange { container: 0, host: 0, length }];
+            let [_, (_, range)] = network_defaults(Some(&IdMappings { uids: gids.clone(), gids }));
+            range
+        };
+        assert_eq!(last(65_536), "0 65535");
+        assert_eq!(last(u32::MAX - 1), "0 2147483647");
+        assert_eq!(network_defaults(None)[1].1, "0 2147483647");
     }
 
     #[test]

@@ -7,8 +7,9 @@ use crisp_proto::crisp::v1::{CheckLayersReply, CheckLayersRequest, LayerConditio
 use serde_json::json;
 
 use super::client::refused;
+use super::listing::Format;
 use super::pull::{credentials_of_environment, pull};
-use super::{Client, Format, json};
+use super::{Client, json};
 use crate::table::size;
 
 /// Check the unpacked layers of images
@@ -31,9 +32,7 @@ pub struct Check {
 impl Check {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let layers = self.check(&mut client, self.images.clone()).await?;
-        if self.output == Format::Json {
-            json::print(&json!({ "layers": json::list(&layers)? }))?;
-        } else {
+        if !self.output.print(|| Ok(json!({ "layers": json::list(&layers)? })))? {
             let bytes = layers.iter().map(|layer| layer.bytes).sum();
             let damaged = layers.iter().filter(|layer| is(layer, LayerCondition::ConditionDamaged)).count();
             println!("{} layers checked ({}), {damaged} damaged", layers.len(), size(bytes));
@@ -49,7 +48,7 @@ impl Check {
             client.layers.check(CheckLayersRequest { images }).await.map_err(refused)?.into_inner();
         let mut layers = Vec::new();
         while let Some(layer) = replies.message().await.map_err(refused)? {
-            if self.output == Format::Table && !is(&layer, LayerCondition::ConditionSound) {
+            if !self.output.is_document() && !is(&layer, LayerCondition::ConditionSound) {
                 println!("{}", line(&layer));
             }
             layers.push(layer);

@@ -1,9 +1,13 @@
 //! The connection to a server.
 
 use anyhow::Context as _;
+use crisp_proto::crisp::v1::containers_client::ContainersClient;
 use crisp_proto::crisp::v1::files_client::FilesClient;
+use crisp_proto::crisp::v1::images_client::ImagesClient;
 use crisp_proto::crisp::v1::layers_client::LayersClient;
+use crisp_proto::crisp::v1::networks_client::NetworksClient;
 use crisp_proto::crisp::v1::pulls_client::PullsClient;
+use crisp_proto::crisp::v1::standalone_client::StandaloneClient;
 use crisp_proto::runtime::v1::StatusRequest;
 use crisp_proto::runtime::v1::image_service_client::ImageServiceClient;
 use crisp_proto::runtime::v1::runtime_service_client::RuntimeServiceClient;
@@ -23,12 +27,20 @@ pub struct Client {
     pub runtime: RuntimeServiceClient<Channel>,
     /// Images.
     pub images: ImageServiceClient<Channel>,
+    /// Names of images, and images as files, where the server is Crisp.
+    pub store: ImagesClient<Channel>,
     /// Pulls with progress, where the server is Crisp.
     pub pulls: PullsClient<Channel>,
     /// Checks of layers, where the server is Crisp.
     pub layers: LayersClient<Channel>,
     /// Files of containers, where the server is Crisp.
     pub files: FilesClient<Channel>,
+    /// What people do to containers, where the server is Crisp.
+    pub containers: ContainersClient<Channel>,
+    /// Networks by name, where the server is Crisp.
+    pub networks: NetworksClient<Channel>,
+    /// Pods that the server supervises by itself, where it is Crisp.
+    pub standalone: StandaloneClient<Channel>,
 }
 
 impl Client {
@@ -38,11 +50,10 @@ impl Client {
     /// No server listens there, or the user may not connect.
     pub async fn connect(listen: &ListenAddress) -> anyhow::Result<Self> {
         // The library's own error says no more than "transport error".
-        std::os::unix::net::UnixStream::connect(listen.path()).with_context(|| {
-            format!(
-                "cannot reach a server at {listen}: is `crisp serve` running there? (--listen names another)"
-            )
-        })?;
+        if let Err(error) = std::os::unix::net::UnixStream::connect(listen.path()) {
+            let advice = unreachable(error.kind());
+            return Err(error).with_context(|| format!("cannot reach a server at {listen}: {advice}"));
+        }
         let channel = transport::Endpoint::from_shared(listen.to_string())?
             .connect()
             .await
@@ -50,10 +61,26 @@ impl Client {
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
             images: ImageServiceClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
+            store: ImagesClient::new(channel.clone()),
             pulls: PullsClient::new(channel.clone()),
             layers: LayersClient::new(channel.clone()),
-            files: FilesClient::new(channel),
+            files: FilesClient::new(channel.clone()),
+            containers: ContainersClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
+            networks: NetworksClient::new(channel.clone()),
+            standalone: StandaloneClient::new(channel),
         })
+    }
+}
+
+/// What to do when nothing answers.
+fn unreachable(kind: std::io::ErrorKind) -> &'static str {
+    match kind {
+        std::io::ErrorKind::PermissionDenied => "its socket is for root: use sudo",
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => {
+            "is `crisp serve` running there? Start one as root by `crisp serve --network built-in`; --listen or \
+             CONTAINER_RUNTIME_ENDPOINT names another"
+        }
+        _ => "--listen or CONTAINER_RUNTIME_ENDPOINT names another",
     }
 }
 

@@ -3,13 +3,15 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use crate::config::{RawSettings, Settings, print};
+use crate::config::{NetworkFlag, RawSettings, Settings, print};
 
 /// Print the settings in force and the source of each
 #[derive(Debug, clap::Args)]
 pub struct Config {
     #[command(flatten)]
     pub settings: RawSettings,
+    #[command(flatten)]
+    pub network: NetworkFlag,
 }
 
 /// Prints the settings in force, as a file with the same effect.

@@ -72,7 +72,8 @@ impl Cp {
             (Side::Container { name, path }, to @ (Side::Here(_) | Side::Stream)) => {
                 let container_id = Names::load(&mut client).await?.container(name)?.id.clone();
                 let follow_link = self.follow_link;
-                let request = CopyOutRequest { container_id, path: path.to_owned(), follow_link };
+                let (path, without_mounts) = (path.to_owned(), false);
+                let request = CopyOutRequest { container_id, path, follow_link, without_mounts };
                 let pieces = client.files.copy_out(request).await.map_err(refused)?.into_inner();
                 self.receive(pieces, to).await?;
             }

@@ -1,10 +1,10 @@
 //! `crisp exec`: a command in a container, to its end.
 
-use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::bail;
-use crisp_proto::runtime::v1::{ExecRequest, ExecSyncRequest};
+use anyhow::Context as _;
+use crisp_proto::runtime::v1::ExecRequest;
 use crisp_streaming::ProcessRequest;
 
 use super::client::refused;
@@ -20,7 +20,7 @@ pub struct Exec {
     /// Give the command a terminal
     #[arg(long, short)]
     tty: bool,
-    /// Kill the command after this many seconds; not with -i or -t
+    /// End the command after this many seconds: by SIGHUP, and by SIGKILL if it goes on
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     timeout: u32,
     /// Container, as an id, the beginning of one, NAME or POD/NAME
@@ -33,27 +33,20 @@ pub struct Exec {
 impl Exec {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let container_id = Names::load(&mut client).await?.container(&self.container)?.id.clone();
-        if self.interactive || self.tty {
-            return self.stream(client, container_id).await;
-        }
-        let request = ExecSyncRequest { container_id, cmd: self.command, timeout: self.timeout.into() };
-        let reply = client.runtime.exec_sync(request).await.map_err(refused)?.into_inner();
-        std::io::stdout().write_all(&reply.stdout)?;
-        std::io::stderr().write_all(&reply.stderr)?;
-        // An exit code fits into a byte.
-        Ok(ExitCode::from(u8::try_from(reply.exit_code).unwrap_or(255)))
-    }
-
-    async fn stream(self, mut client: Client, container_id: String) -> anyhow::Result<ExitCode> {
-        if self.timeout != 0 {
-            bail!("--timeout has no effect on a command with input or a terminal: leave it out");
-        }
         let (stdin, tty) = (self.interactive, self.tty);
         let streams = ProcessRequest { stdin, stdout: true, stderr: !tty, tty };
         let ProcessRequest { stdout, stderr, .. } = streams;
         let request = ExecRequest { container_id, cmd: self.command, stdin, tty, stdout, stderr };
         let url = client.runtime.exec(request).await.map_err(refused)?.into_inner().url;
         let endpoint = client.endpoint(&url).await?;
-        Ok(session::run(endpoint, streams, false).await?.exit_code())
+        let session = session::run(endpoint, streams, false);
+        if self.timeout == 0 {
+            return Ok(session.await?.exit_code());
+        }
+        let limit = Duration::from_secs(self.timeout.into());
+        let end = tokio::time::timeout(limit, session).await;
+        Ok(end
+            .with_context(|| format!("the command did not end within {limit:?}: it is being ended"))??
+            .exit_code())
     }
 }

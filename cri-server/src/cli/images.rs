@@ -1,12 +1,14 @@
 //! `crisp images`.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crisp_proto::runtime::v1::{Image, ListImagesRequest};
 use serde_json::json;
 
 use super::client::refused;
-use super::{Client, Format, json};
+use super::listing::Format;
+use super::{Client, json};
 use crate::table::{Table, short, size};
 
 /// List images
@@ -28,10 +30,11 @@ impl Images {
         let request = ListImagesRequest::default();
         let mut images = client.images.list_images(request).await.map_err(refused)?.into_inner().images;
         images.sort_by(|a, b| (&a.repo_tags, &a.id).cmp(&(&b.repo_tags, &b.id)));
-        if self.output == Format::Json {
-            json::print(&json!({ "images": json::list(&images)? }))?;
-        } else if self.quiet {
-            images.iter().for_each(|i| println!("{}", i.id));
+        if self.output.print(|| Ok(json!({ "images": json::list(&images)? })))? {
+            return Ok(ExitCode::SUCCESS);
+        }
+        if self.quiet {
+            images.iter().try_for_each(|i| writeln!(std::io::stdout(), "{}", i.id))?;
         } else {
             self.table(&images).write(&mut std::io::stdout().lock())?;
         }

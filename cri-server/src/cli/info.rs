@@ -7,11 +7,12 @@ use crisp_proto::runtime::v1::{
     ContainerState, ListImagesRequest, PodSandboxState, RuntimeConfigRequest, StatusRequest, StatusResponse,
     VersionRequest, VersionResponse,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::client::refused;
+use super::listing::Format;
 use super::names::Names;
-use super::{Client, Format, json};
+use super::{Client, json};
 
 /// Show version, conditions and counts of the server
 #[derive(Debug, clap::Args)]
@@ -33,9 +34,8 @@ struct RuntimeInfo {
 impl Info {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let info = ask(&mut client).await?;
-        match self.output {
-            Format::Json => print_json(&info)?,
-            Format::Table => print_text(&info)?,
+        if !self.output.print(|| Ok(document(&info)))? {
+            print_text(&info)?;
         }
         // A script can test whether the server is ready for pods.
         let ready = info.status.status.iter().flat_map(|s| &s.conditions).all(|c| c.status);
@@ -62,9 +62,9 @@ async fn ask(client: &mut Client) -> anyhow::Result<RuntimeInfo> {
     })
 }
 
-fn print_json(info: &RuntimeInfo) -> anyhow::Result<()> {
+fn document(info: &RuntimeInfo) -> Value {
     let conditions = info.status.status.iter().flat_map(|s| &s.conditions);
-    json::print(&json!({
+    json!({
         "runtimeName": info.version.runtime_name,
         "runtimeVersion": info.version.runtime_version,
         "runtimeApiVersion": info.version.runtime_api_version,
@@ -76,7 +76,7 @@ fn print_json(info: &RuntimeInfo) -> anyhow::Result<()> {
         "containers": info.names.containers.len(),
         "images": info.images,
         "info": json::info(&info.status.info),
-    }))
+    })
 }
 
 fn print_text(info: &RuntimeInfo) -> std::io::Result<()> {
@@ -86,8 +86,10 @@ fn print_text(info: &RuntimeInfo) -> std::io::Result<()> {
     writeln!(out, "API            {}", version.runtime_api_version)?;
     writeln!(out, "cgroup driver  {}", info.cgroup_driver)?;
     for condition in info.status.status.iter().flat_map(|s| &s.conditions) {
-        let state = if condition.status { "yes".to_owned() } else { format!("NO: {}", condition.message) };
-        writeln!(out, "{:<14} {state}", condition.r#type)?;
+        let state = if condition.status { "yes" } else { "NO" };
+        let message = Some(&condition.message).filter(|message| !message.is_empty());
+        let message = message.map_or_else(String::new, |message| format!(": {message}"));
+        writeln!(out, "{:<14} {state}{message}", condition.r#type)?;
     }
     let ready = info.names.pods.iter().filter(|p| p.state() == PodSandboxState::SandboxReady).count();
     let running =
@@ -104,9 +106,19 @@ fn print_text(info: &RuntimeInfo) -> std::io::Result<()> {
 /// Short info of the free-form part; the long ones are for `-o json`.
 fn info_lines(status: &StatusResponse) -> Vec<(String, String)> {
     let Some(info) = status.info.get("info") else { return Vec::new() };
-    let Ok(serde_json::Value::Object(info)) = serde_json::from_str(info) else { return Vec::new() };
-    let wanted = [("cgroupMode", "cgroups"), ("root", "root"), ("apparmor", "AppArmor")];
-    let text = |value: &serde_json::Value| value.as_str().map_or(value.to_string(), str::to_owned);
+    let Ok(Value::Object(info)) = serde_json::from_str(info) else { return Vec::new() };
+    let wanted = [
+        ("cgroupVersion", "cgroup version"),
+        ("cgroupControllers", "controllers"),
+        ("root", "root"),
+        ("apparmor", "AppArmor"),
+    ];
+    let words = |list: &[Value]| list.iter().filter_map(|word| word.as_str()).collect::<Vec<_>>().join(" ");
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => words(list),
+        other => other.to_string(),
+    };
     let line = |(key, name): &(&str, &str)| Some(((*name).to_owned(), text(info.get(*key)?)));
     wanted.iter().filter_map(line).collect()
 }

@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use crisp_operation::{clock, parse_duration};
 use crisp_proto::runtime::v1::{ContainerState, ContainerStatus, ContainerStatusRequest};
 
 use super::Client;
@@ -21,12 +20,16 @@ const TICK: Duration = Duration::from_millis(100);
 
 /// Print what a container wrote
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crisp logs --tail 20 -f web
+  crisp logs -t --since 1h --until 30m shop/web")]
 pub struct Logs {
     /// Print new lines until the container ends
     #[arg(long, short)]
     follow: bool,
-    /// Print only this many lines from the end
-    #[arg(long, short = 'n', value_name = "LINES")]
+    /// Print only this many lines from the end; `all` for all
+    #[arg(long, short = 'n', value_name = "LINES", value_parser = tail)]
     tail: Option<usize>,
     /// Print the time of each line
     #[arg(long, short)]
@@ -34,19 +37,28 @@ pub struct Logs {
     /// Print only lines newer than this: 10s, 5m, 1h30m, or a time such as 2026-01-01T12:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
+    /// Print only lines older than this, in the same form
+    #[arg(long, value_name = "TIME", conflicts_with = "follow")]
+    until: Option<String>,
     /// Container, as an id, the beginning of one, NAME or POD/NAME
     container: String,
 }
 
 impl Logs {
+    /// Those of a container from a time on, in nanoseconds since 1970.
+    pub fn since(time: i64) -> Printer {
+        Printer { timestamps: false, since: Some(time), until: None }
+    }
+
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let since = self.since.as_deref().map(since).transpose()?;
+        let since = self.since.as_deref().map(|text| time::moment("--since", text)).transpose()?;
+        let until = self.until.as_deref().map(|text| time::moment("--until", text)).transpose()?;
         let id = Names::load(&mut client).await?.container(&self.container)?.id.clone();
         let status = status(&mut client, &id).await?;
         if status.log_path.is_empty() {
             bail!("container {} keeps no log: it was created without a log path", self.container);
         }
-        let mut printer = Printer { timestamps: self.timestamps, since };
+        let mut printer = Printer { timestamps: self.timestamps, since, until };
         let mut follower = Follower::new(&PathBuf::from(&status.log_path));
         self.print_what_is_there(&mut follower, &mut printer)?;
         if self.follow {
@@ -56,12 +68,16 @@ impl Logs {
     }
 
     fn print_what_is_there(&self, follower: &mut Follower, printer: &mut Printer) -> io::Result<()> {
-        let Some(tail) = self.tail else {
+        // All of it need not be kept.
+        let Some(tail) = self.tail.filter(|tail| *tail != usize::MAX) else {
             return follower.read_what_is_there(&mut |line| printer.print(&line));
         };
         let mut last = VecDeque::new();
         let mut whole = 0;
         follower.read_what_is_there(&mut |line| {
+            if !printer.is_within(&line) {
+                return Ok(());
+            }
             whole += usize::from(!line.partial);
             last.push_back(line);
             // Parts of a line count together, as one line.
@@ -72,6 +88,27 @@ impl Logs {
         })?;
         last.iter().try_for_each(|line| printer.print(line))
     }
+}
+
+/// Prints what a container writes, until it ends.
+///
+/// # Errors
+/// It keeps no log, or the output cannot be written.
+pub async fn print_to_end(client: &mut Client, id: &str, mut printer: Printer) -> anyhow::Result<()> {
+    let mut follower = Follower::new(&log_path(client, id).await?);
+    follow(client, id, &mut follower, &mut printer).await
+}
+
+/// The log's file.
+///
+/// # Errors
+/// It keeps none.
+pub async fn log_path(client: &mut Client, id: &str) -> anyhow::Result<PathBuf> {
+    let status = status(client, id).await?;
+    if status.log_path.is_empty() {
+        bail!("container {id} keeps no log: it was created without a log path");
+    }
+    Ok(PathBuf::from(status.log_path))
 }
 
 async fn status(client: &mut Client, id: &str) -> anyhow::Result<ContainerStatus> {
@@ -104,14 +141,24 @@ async fn follow(
 }
 
 /// Writes lines to where they were written by the container.
-struct Printer {
+pub struct Printer {
     timestamps: bool,
     since: Option<i64>,
+    until: Option<i64>,
 }
 
 impl Printer {
+    /// A line without a time is in no span.
+    fn is_within(&self, line: &Line) -> bool {
+        if self.since.is_none() && self.until.is_none() {
+            return true;
+        }
+        let Some(time) = time::parse(&line.time) else { return false };
+        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time <= until)
+    }
+
     fn print(&mut self, line: &Line) -> io::Result<()> {
-        if self.since.is_some_and(|since| time::parse(&line.time).is_none_or(|t| t < since)) {
+        if !self.is_within(line) {
             return Ok(());
         }
         let mut text = Vec::with_capacity(line.content.len() + 40);
@@ -130,14 +177,9 @@ impl Printer {
     }
 }
 
-fn since(text: &str) -> anyhow::Result<i64> {
-    if let Some(time) = time::parse(text) {
-        return Ok(time);
+fn tail(text: &str) -> Result<usize, String> {
+    if text == "all" || text == "-1" {
+        return Ok(usize::MAX);
     }
-    let ago = parse_duration(text).ok_or_else(|| {
-        anyhow::anyhow!(
-            "--since {text:?}: expected an age such as 10m, or a time such as 2026-01-01T12:00:00Z"
-        )
-    })?;
-    Ok(clock::now() - i64::try_from(ago.as_nanos()).unwrap_or(i64::MAX))
+    text.parse().map_err(|_| "expected a number of lines, or all".to_owned())
 }

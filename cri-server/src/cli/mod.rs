@@ -1,59 +1,84 @@
 //! The commands that speak gRPC to a running server, one file each.
 //!
 //! ```text
-//!  ps, pods, logs, ... --> Client (both services on --listen) --> names.rs: names, ids and prefixes to ids
-//!                      <-- table (for people) or json (for programs)
+//!  endpoint.rs: which server --> Client (all services of one) --> names.rs: names, ids and prefixes to ids
+//!  ps, pods, logs, ...       <-- listing.rs: table, JSON, YAML, or template.rs: a line for each row
 //! ```
 
-mod client;
+pub mod client;
+mod command;
+pub mod credentials;
+mod details;
+mod each;
+pub mod endpoint;
+mod filter;
 mod json;
-mod names;
-mod session;
-mod terminal;
+mod listing;
+pub mod names;
+pub mod output;
+pub mod session;
+mod targets;
+mod template;
+pub mod terminal;
+mod yaml;
 
-pub mod attach;
-pub mod check;
+mod attach;
+mod check;
+mod commit;
+pub mod completion;
 pub mod config;
-pub mod cp;
-pub mod exec;
-pub mod images;
-pub mod info;
-pub mod inspect;
-pub mod logs;
-pub mod pods;
-pub mod port_forward;
-pub mod ps;
+mod cp;
+mod diff;
+mod events;
+mod exec;
+mod export;
+mod history;
+mod images;
+mod info;
+mod inspect;
+mod inspect_view;
+mod kill;
+pub mod login;
+mod logs;
+mod network;
+mod pause;
+mod pods;
+mod port;
+mod port_forward;
+mod prune;
+mod ps;
 pub mod pull;
+pub mod rename;
 pub mod resolve;
-pub mod rm;
-pub mod rmi;
-pub mod stats;
-pub mod stop;
-
-use std::process::ExitCode;
-
-use clap::ValueEnum;
+mod restart;
+mod rm;
+mod rmi;
+mod save;
+mod start;
+mod stats;
+mod stop;
+mod tag;
+mod top;
+mod update;
+pub mod version;
+mod volume;
+mod wait;
 
 use crate::config::Settings;
 
 pub use client::Client;
+pub use command::ClientCommand;
 
-/// How to print a list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
-    /// Columns, for people.
-    #[default]
-    Table,
-    /// JSON, for programs.
-    Json,
-}
-
-/// Runs a command that speaks to a server.
-pub fn with_client<F: Future<Output = anyhow::Result<ExitCode>>>(
+/// Runs what speaks to a server.
+///
+/// # Errors
+/// There is no server, or `command`'s.
+pub fn connect<T, F: Future<Output = anyhow::Result<T>>>(
     settings: &Settings,
     command: impl FnOnce(Client) -> F,
-) -> anyhow::Result<ExitCode> {
+) -> anyhow::Result<T> {
+    let address = endpoint::choose(settings)?;
     // One thread: these commands wait, they do not compute.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async { command(Client::connect(&settings.listen.value).await?).await })
+    runtime.block_on(async { command(Client::connect(&address).await?).await })
 }

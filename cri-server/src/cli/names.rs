@@ -7,6 +7,7 @@ use crisp_proto::runtime::v1::{
 
 use super::Client;
 use super::client::refused;
+use crate::run::image::OF_IMAGE;
 use crate::table::short;
 
 /// All containers and pods of the server, to find one by its name.
@@ -72,8 +73,24 @@ impl Names {
             }
             (false, true) => self.container(text).map(Target::Container),
             (true, false) => self.pod(text).map(Target::Pod),
-            (false, false) => bail!("{text:?} is both a container and a pod: say pod/{text}, or an id"),
+            // A pod of `crisp run IMAGE` has the name of its one container.
+            (false, false) => match self.of_image(text) {
+                Some(container) => Ok(Target::Container(container)),
+                None => bail!("{text:?} is both a container and a pod: say pod/{text}, or an id"),
+            },
         }
+    }
+
+    /// The one container that has the name, where its pod is the one that has it, too.
+    fn of_image(&self, text: &str) -> Option<&Container> {
+        let (Ok(container), Ok(pod)) = (self.container(text), self.pod(text)) else { return None };
+        (self.image_pod(container)?.id == pod.id).then_some(container)
+    }
+
+    /// The pod of a container of `crisp run IMAGE`: what is done to the one is done to the other.
+    pub fn image_pod(&self, container: &Container) -> Option<&PodSandbox> {
+        let pod = self.pods.iter().find(|pod| pod.id == container.pod_sandbox_id)?;
+        pod.annotations.contains_key(OF_IMAGE).then_some(pod)
     }
 
     fn matching_containers(&self, text: &str) -> Vec<&Container> {
@@ -178,6 +195,15 @@ mod tests {
             ],
             pods: vec![pod("p1", "shop"), pod("p2", "store")],
         }
+    }
+
+    #[test]
+    fn a_container_of_an_image_run_and_its_pod_are_one() {
+        let mut names = names();
+        names.pods[0].annotations.insert(OF_IMAGE.to_owned(), "true".to_owned());
+        assert!(matches!(names.either("shop"), Ok(Target::Container(c)) if c.id == "ae6"));
+        assert!(matches!(names.either("pod/shop"), Ok(Target::Pod(p)) if p.id == "p1"));
+        assert!(names.image_pod(names.container("db").unwrap()).is_none());
     }
 
     #[test]

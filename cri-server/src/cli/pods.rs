@@ -1,5 +1,6 @@
 //! `crisp pods`.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use crisp_operation::clock;
@@ -9,7 +10,8 @@ use crisp_proto::runtime::v1::{
 use serde_json::{Value, json};
 
 use super::client::refused;
-use super::{Client, Format, json};
+use super::listing::Format;
+use super::{Client, json};
 use crate::table::{Table, short};
 use crate::time::ago;
 
@@ -30,7 +32,7 @@ impl Pods {
         let mut pods = client.runtime.list_pod_sandbox(request).await.map_err(refused)?.into_inner().items;
         pods.sort_by_key(|p| std::cmp::Reverse(p.created_at));
         if self.quiet {
-            pods.iter().for_each(|p| println!("{}", p.id));
+            pods.iter().try_for_each(|p| writeln!(std::io::stdout(), "{}", p.id))?;
             return Ok(ExitCode::SUCCESS);
         }
         let mut rows = Vec::new();
@@ -38,10 +40,8 @@ impl Pods {
             let addresses = addresses(&mut client, &pod.id).await;
             rows.push((pod, addresses));
         }
-        if self.output == Format::Json {
-            let items: Vec<Value> = rows.iter().map(|(pod, ips)| item(pod, ips)).collect::<Result<_, _>>()?;
-            json::print(&json!({ "items": items }))?;
-        } else {
+        let items = || rows.iter().map(|(pod, ips)| item(pod, ips)).collect::<anyhow::Result<Vec<Value>>>();
+        if !self.output.print(|| Ok(json!({ "items": items()? })))? {
             table(&rows).write(&mut std::io::stdout().lock())?;
         }
         Ok(ExitCode::SUCCESS)

@@ -13,6 +13,9 @@ use super::Client;
 use super::client::refused;
 use super::names::Names;
 
+/// After a failed accept.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// Forward local ports to ports in a pod until interrupted
 #[derive(Debug, clap::Args)]
 pub struct PortForward {
@@ -65,27 +68,41 @@ async fn accept(listener: TcpListener, remote: u16, session: Arc<PortForwardClie
             Some(_) = connections.join_next() => continue,
             () = session.gone() => return,
         };
-        let Ok((socket, _)) = accepted else { continue };
-        let Ok(forwarded) = session.open(remote) else { return };
-        connections.spawn(forward(socket, forwarded, remote));
+        let socket = match accepted {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                eprintln!("port {remote}: cannot accept a connection: {error}");
+                // Descriptors are free again when others have ended.
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        match session.open(remote) {
+            Ok(forwarded) => drop(connections.spawn(forward(socket, forwarded, remote))),
+            // It is this one that is too much; if it is the session that has ended, that is found next.
+            Err(error) => eprintln!("port {remote}: a connection is closed: {error}"),
+        }
     }
 }
+
+/// One of both sides has broken the connection: the other one is to see that.
+struct Broken;
 
 async fn forward(socket: TcpStream, forwarded: ForwardedPort, remote: u16) {
     let ForwardedPort { mut reader, mut writer, mut error } = forwarded;
     let (mut from_local, mut to_local) = socket.into_split();
     let send = async {
         let mut buffer = vec![0; 64 << 10];
-        while let Ok(bytes @ 1..) = from_local.read(&mut buffer).await {
-            writer.write(&buffer[..bytes]).await?;
+        loop {
+            match from_local.read(&mut buffer).await.map_err(|_| Broken)? {
+                0 => return writer.close().await.map_err(|_| Broken),
+                bytes => writer.write(&buffer[..bytes]).await.map_err(|_| Broken)?,
+            }
         }
-        writer.close().await
     };
     let receive = async {
-        while let Some(bytes) = reader.read().await? {
-            if to_local.write_all(&bytes).await.is_err() {
-                break;
-            }
+        while let Some(bytes) = reader.read().await.map_err(|_| Broken)? {
+            to_local.write_all(&bytes).await.map_err(|_| Broken)?;
         }
         let _ = to_local.shutdown().await;
         Ok(())

@@ -13,9 +13,12 @@ use tonic::{Code, Streaming};
 
 use super::Client;
 use super::client::refused;
+use super::credentials::Logins;
 use crate::progress::{Bars, LayerView, View};
 
 /// Get images from their registries
+///
+/// Without --creds and CRISP_CREDS, logins of `crisp login`, docker and podman are used.
 #[derive(clap::Args)]
 pub struct Pull {
     /// Credentials as USER:PASSWORD; CRISP_CREDS in the environment keeps them out of the process list
@@ -48,11 +51,16 @@ impl Pull {
             Some(creds) => Some(credentials(creds)?),
             None => credentials_of_environment()?,
         };
+        let logins = Logins::of_user();
         let mut bars = (!self.quiet).then(Bars::new);
         let mut code = ExitCode::SUCCESS;
         for image in &self.images {
             let started = Instant::now();
-            match pull(&mut client, image, auth.clone(), bars.as_mut()).await {
+            let auth = match (&auth, &logins) {
+                (None, Ok(logins)) => login(logins, image).await,
+                (auth, _) => auth.clone(),
+            };
+            match pull(&mut client, image, auth, bars.as_mut()).await {
                 Ok(id) if self.quiet => println!("{id}"),
                 Ok(id) => println!("{image}: {id} in {:.1}s", started.elapsed().as_secs_f64()),
                 Err(error) => {
@@ -80,8 +88,25 @@ impl Pull {
     }
 }
 
+/// Pulls with the credentials of the environment, else with the login that is kept for the image.
+pub async fn with_login(client: &mut Client, image: &str, bars: Option<&mut Bars>) -> anyhow::Result<String> {
+    let auth = match (credentials_of_environment()?, Logins::of_user()) {
+        (None, Ok(logins)) => login(&logins, image).await,
+        (auth, _) => auth,
+    };
+    pull(client, image, auth, bars).await
+}
+
+/// The login that is kept for an image. Files that cannot be read keep no public image from being pulled.
+async fn login(logins: &Logins, image: &str) -> Option<AuthConfig> {
+    logins.find(image).await.unwrap_or_else(|error| {
+        eprintln!("crisp: {image}: no login is used: {error:#}");
+        None
+    })
+}
+
 /// Credentials of the environment, which keeps them out of the process list.
-pub(super) fn credentials_of_environment() -> anyhow::Result<Option<AuthConfig>> {
+pub fn credentials_of_environment() -> anyhow::Result<Option<AuthConfig>> {
     std::env::var("CRISP_CREDS").ok().as_deref().map(credentials).transpose()
 }
 

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 
 use crisp_image_service::Reference;
 use crisp_image_service::mirror::{Endpoint, Mirrors, Resolution, Why};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Format, json};
-use crate::config::{RawSettings, Settings};
+use super::listing::Format;
+use crate::config::{NetworkFlag, RawSettings, Settings};
 
 /// Show which endpoints a pull of an image would try, in order, and why
 #[derive(Debug, clap::Args)]
@@ -20,6 +20,8 @@ pub struct Resolve {
     image: String,
     #[command(flatten)]
     pub settings: RawSettings,
+    #[command(flatten)]
+    pub network: NetworkFlag,
 }
 
 impl Resolve {
@@ -27,16 +29,15 @@ impl Resolve {
         let reference = Reference::parse(&self.image)?;
         let folder = settings.registry_config_dir.value.clone();
         let resolution = Mirrors::new(Some(folder)).resolve(&reference)?;
-        match self.output {
-            Format::Json => print_json(&reference, &resolution)?,
-            Format::Table => print_text(&reference, &resolution, settings)?,
+        if !self.output.print(|| Ok(document(&reference, &resolution)))? {
+            print_text(&reference, &resolution, settings)?;
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn print_json(reference: &Reference, resolution: &Resolution) -> anyhow::Result<()> {
-    json::print(&json!({
+fn document(reference: &Reference, resolution: &Resolution) -> Value {
+    json!({
         "image": reference.to_string(),
         "registry": resolution.registry,
         "folder": resolution.folder,
@@ -46,7 +47,7 @@ fn print_json(reference: &Reference, resolution: &Resolution) -> anyhow::Result<
             "pull": e.pull,
             "resolve": e.resolve,
         })).collect::<Vec<_>>(),
-    }))
+    })
 }
 
 fn print_text(reference: &Reference, resolution: &Resolution, settings: &Settings) -> std::io::Result<()> {

@@ -3,13 +3,19 @@
 use std::process::ExitCode;
 
 use anyhow::bail;
+use crisp_proto::crisp::v1::{ListStandaloneRequest, StandalonePod, TakeDownRequest};
 use crisp_proto::runtime::v1::{
-    ContainerState, PodSandboxState, RemoveContainerRequest, RemovePodSandboxRequest, StopPodSandboxRequest,
+    ContainerState, PodSandbox, PodSandboxState, RemoveContainerRequest, RemovePodSandboxRequest,
+    StopPodSandboxRequest,
 };
+
+use tonic::Code;
 
 use super::Client;
 use super::client::refused;
+use super::each::each;
 use super::names::{Names, Target};
+use crate::run::image::{OF_IMAGE, SOURCE};
 
 /// Remove containers or pods
 #[derive(Debug, clap::Args)]
@@ -17,6 +23,9 @@ pub struct Rm {
     /// Also remove what runs: it is killed first
     #[arg(long, short)]
     force: bool,
+    /// Also remove the volumes that the image asked for; they always go with their container
+    #[arg(long, short)]
+    volumes: bool,
     /// Containers or pods, as ids, beginnings of ids or names; pod/NAME is always a pod
     #[arg(required = true)]
     names: Vec<String>,
@@ -25,38 +34,88 @@ pub struct Rm {
 impl Rm {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let known = Names::load(&mut client).await?;
-        let mut code = ExitCode::SUCCESS;
-        for name in &self.names {
-            match self.remove(&mut client, &known, name).await {
-                Ok(()) => println!("{name}"),
-                Err(error) => {
-                    eprintln!("crisp: {name}: {error:#}");
-                    code = ExitCode::FAILURE;
-                }
-            }
-        }
-        Ok(code)
+        Ok(each(&self.names, async |name| self.remove(&mut client, &known, name).await).await)
     }
 
     async fn remove(&self, client: &mut Client, known: &Names, name: &str) -> anyhow::Result<()> {
-        match known.either(name)? {
+        let target = match known.either(name) {
+            // A pod that waits for its next try has neither.
+            Err(error) => {
+                let is_unknown = error.to_string().starts_with("no container and no pod");
+                let is_meant = |pod: &StandalonePod| pod.name == name && pod.source.starts_with(SOURCE);
+                if is_unknown && take_down(client, is_meant, self.force).await? {
+                    return Ok(());
+                }
+                return Err(error);
+            }
+            Ok(target) => target,
+        };
+        match target {
             Target::Container(c) => {
                 if !self.force && c.state() == ContainerState::ContainerRunning {
                     bail!("it is running: stop it first, or use -f");
                 }
-                let request = RemoveContainerRequest { container_id: c.id.clone() };
-                client.runtime.remove_container(request).await.map_err(refused)?;
+                match known.image_pod(c) {
+                    Some(pod) if take_down(client, |of| is_same(of, pod), self.force).await? => {}
+                    Some(pod) => remove_pod(client, pod).await?,
+                    None => {
+                        let request = RemoveContainerRequest { container_id: c.id.clone() };
+                        client.runtime.remove_container(request).await.map_err(refused)?;
+                    }
+                }
             }
             Target::Pod(pod) => {
                 if !self.force && pod.state() == PodSandboxState::SandboxReady {
                     bail!("the pod is ready: stop it first, or use -f");
                 }
-                let stop = StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
-                client.runtime.stop_pod_sandbox(stop).await.map_err(refused)?;
-                let request = RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
-                client.runtime.remove_pod_sandbox(request).await.map_err(refused)?;
+                let is_of_image = pod.annotations.contains_key(OF_IMAGE);
+                if !(is_of_image && take_down(client, |of| is_same(of, pod), self.force).await?) {
+                    remove_pod(client, pod).await?;
+                }
             }
         }
         Ok(())
+    }
+}
+
+async fn remove_pod(client: &mut Client, pod: &PodSandbox) -> anyhow::Result<()> {
+    let stop = StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+    client.runtime.stop_pod_sandbox(stop).await.map_err(refused)?;
+    let request = RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
+    client.runtime.remove_pod_sandbox(request).await.map_err(refused)?;
+    Ok(())
+}
+
+fn is_same(of: &StandalonePod, pod: &PodSandbox) -> bool {
+    pod.metadata.as_ref().is_some_and(|metadata| metadata.uid == of.uid)
+}
+
+/// Ends the supervision of a pod, and removes it. False: the server supervises none that is meant.
+async fn take_down(
+    client: &mut Client,
+    is_meant: impl Fn(&StandalonePod) -> bool,
+    kill: bool,
+) -> anyhow::Result<bool> {
+    let all = match client.standalone.list_standalone(ListStandaloneRequest {}).await {
+        Ok(all) => all.into_inner().pods,
+        Err(status) if status.code() == Code::Unimplemented => return Ok(false),
+        Err(status) => return Err(refused(status)),
+    };
+    let Some(pod) = all.iter().find(|pod| is_meant(pod)) else { return Ok(false) };
+    let request = TakeDownRequest { names: vec![format!("{}/{}", pod.namespace, pod.name)], kill };
+    match client.standalone.take_down(request).await {
+        Ok(events) => {
+            let mut events = events.into_inner();
+            while let Some(event) = events.message().await.map_err(refused)? {
+                match event.text {
+                    text if event.is_failure && text.contains("no standalone pod") => return Ok(false),
+                    text if event.is_failure => bail!(text),
+                    _ => {}
+                }
+            }
+            Ok(true)
+        }
+        Err(status) if matches!(status.code(), Code::NotFound | Code::Unimplemented) => Ok(false),
+        Err(status) => Err(refused(status)),
     }
 }

@@ -1,13 +1,18 @@
 //! A session with a process at the user's terminal: what exec and attach share.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
+use crisp_streaming::ProcessRequest;
 use crisp_streaming::client::{Endpoint, ProcessClient, ResizeWriter};
-use crisp_streaming::{ProcessRequest, StreamReader};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::output;
 use super::terminal::{self, DetachKeys, RawMode};
+
+/// For the server to take leave.
+const CLOSE: Duration = Duration::from_secs(5);
 
 /// How a session ended.
 pub enum End {
@@ -21,30 +26,43 @@ pub enum End {
 /// Uses the URL of the endpoint until the session ends. The terminal is as before afterwards, however it ends.
 ///
 /// # Errors
-/// No session, or the connection was lost.
+/// No session, the connection was lost, or the output cannot be written.
 pub async fn run(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> anyhow::Result<End> {
-    // First: without a terminal the command must not begin.
-    let raw = if request.tty { Some(RawMode::enter()?) } else { None };
+    let mut signals = Signals::new()?;
+    tokio::select! {
+        end = serve(endpoint, request, detach) => end,
+        number = signals.next() => Ok(End::Signal(number)),
+    }
+}
+
+async fn serve(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> anyhow::Result<End> {
+    // Keys that are sent to the program are all keys. Without input they stay this terminal's own.
+    let is_raw = request.tty && request.stdin;
+    if is_raw {
+        // Before the command begins.
+        terminal::require()?;
+    }
     let mut client =
         ProcessClient::connect(endpoint, request).await.context("no session with the container")?;
-    let mut signals = Signals::new()?;
+    let raw = if is_raw { Some(RawMode::enter()?) } else { None };
     let keys = detach.then(DetachKeys::default);
     let input = terminal::send_input(client.stdin.take(), keys);
     let sizes = send_sizes(client.resizes.take());
-    let stdout = receive(client.stdout.take(), std::io::stdout());
-    let stderr = receive(client.stderr.take(), std::io::stderr());
-    let served = async { tokio::join!(stdout, stderr, client.wait()).2 };
+    let stdout = output::copy(client.stdout.take(), std::io::stdout);
+    let stderr = output::copy(client.stderr.take(), std::io::stderr);
+    let end = async { Ok(client.wait().await) };
+    let served = async { tokio::try_join!(stdout, stderr, end) };
     let end = tokio::select! {
-        code = served => code.map(End::Exited),
+        served = served => {
+            let (_, _, code) = served.context("the output cannot be written")?;
+            code.map(End::Exited)
+        }
         true = input => Ok(End::Detached),
         never = sizes => match never {},
-        number = signals.next() => Ok(End::Signal(number)),
     };
     drop(raw);
     let end = end?;
-    if !matches!(end, End::Signal(_)) {
-        client.close().await;
-    }
+    let _ = tokio::time::timeout(CLOSE, client.close()).await;
     Ok(end)
 }
 
@@ -58,17 +76,8 @@ impl End {
     }
 }
 
-async fn receive(from: Option<StreamReader>, mut to: impl std::io::Write) {
-    let Some(mut from) = from else { return };
-    while let Ok(Some(bytes)) = from.read().await {
-        if terminal::print(&mut to, &bytes).is_err() {
-            return;
-        }
-    }
-}
-
 /// At the start and at each change, without an end.
-async fn send_sizes(to: Option<ResizeWriter>) -> std::convert::Infallible {
+pub async fn send_sizes(to: Option<ResizeWriter>) -> std::convert::Infallible {
     let changes = signal(SignalKind::window_change());
     if let (Some(mut to), Ok(mut changes)) = (to, changes) {
         loop {

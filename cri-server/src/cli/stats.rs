@@ -1,87 +1,169 @@
 //! `crisp stats`: what running containers use right now.
 
+use std::collections::HashMap;
+use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crisp_proto::runtime::v1::{ContainerStats, ListContainerStatsRequest, UInt64Value};
-use serde_json::json;
+use crisp_proto::crisp::v1::{ContainerUsage, ContainerUsageRequest};
+use crisp_proto::runtime::v1::{ContainerState, ContainerStats, ListContainerStatsRequest, UInt64Value};
+use serde_json::{Value, json};
+use tonic::Code;
 
 use super::client::refused;
-use super::{Client, Format, json};
+use super::listing::{Format, RowFormat};
+use super::names::{Names, container_name};
+use super::{Client, json};
 use crate::table::{Table, short, size};
 
-/// CPU time and memory of running containers
+/// CPU time, memory, network and disk of running containers
+///
+/// On a terminal the table is renewed until it is interrupted; elsewhere it is printed once.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crisp stats
+  crisp stats --no-stream --format '{{.Name}}\\t{{.MemUsage}}' web
+
+Fields of templates: ID, Name, Pod, CPUPerc, MemUsage, MemPerc, NetIO, BlockIO, PIDs.")]
 pub struct Stats {
     /// Seconds over which the use of the CPU is measured
     #[arg(long, short, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+    /// Print the table once, also on a terminal
+    #[arg(long)]
+    no_stream: bool,
+    /// `table`, `json`, or a template; see below
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "output")]
+    format: Option<String>,
     /// How to print it
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
+    /// Containers, as ids, beginnings of ids, NAME or POD/NAME; of none: all that run
+    names: Vec<String>,
 }
 
 impl Stats {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let before = list(&mut client).await?;
-        if self.output == Format::Json {
-            json::print(&json!({ "stats": json::list(&before)? }))?;
+        let format = RowFormat::parse(self.format.as_deref())?;
+        if self.output.is_document() {
+            let stats = client.runtime.list_container_stats(ListContainerStatsRequest::default()).await;
+            let stats = stats.map_err(refused)?.into_inner().stats;
+            self.output.print(|| Ok(json!({ "stats": json::list(&stats)? })))?;
             return Ok(ExitCode::SUCCESS);
         }
-        tokio::time::sleep(Duration::from_secs(self.seconds)).await;
-        let after = list(&mut client).await?;
-        table(&before, &after).write(&mut std::io::stdout().lock())?;
-        Ok(ExitCode::SUCCESS)
+        let is_live = !self.no_stream && std::io::stdout().is_terminal();
+        let mut names = Names::load(&mut client).await?;
+        let ids = self.names.iter().map(|name| names.container(name).map(|c| c.id.clone()));
+        let ids = ids.collect::<anyhow::Result<Vec<_>>>()?;
+        for (id, name) in ids.iter().zip(&self.names) {
+            let container = names.containers.iter().find(|container| container.id == *id);
+            if container.is_some_and(|container| container.state() != ContainerState::ContainerRunning) {
+                anyhow::bail!("{name} does not run");
+            }
+        }
+        let mut before = usages(&mut client, &ids).await?;
+        loop {
+            tokio::time::sleep(Duration::from_secs(self.seconds)).await;
+            let after = usages(&mut client, &ids).await?;
+            if is_live {
+                // New containers have names too. To the top, and what was there is cleared.
+                names = Names::load(&mut client).await?;
+                write!(std::io::stdout(), "\x1b[H\x1b[J")?;
+            }
+            let rows: Vec<Value> = after.iter().map(|usage| row(&before, usage, &names)).collect();
+            format.print(&rows, || table(&rows))?;
+            if !is_live {
+                return Ok(ExitCode::SUCCESS);
+            }
+            before = after;
+        }
     }
 }
 
-async fn list(client: &mut Client) -> anyhow::Result<Vec<ContainerStats>> {
-    let request = ListContainerStatsRequest::default();
-    Ok(client.runtime.list_container_stats(request).await.map_err(refused)?.into_inner().stats)
+/// Of another CRI server what the contract has.
+async fn usages(client: &mut Client, ids: &[String]) -> anyhow::Result<Vec<ContainerUsage>> {
+    let request = ContainerUsageRequest { container_ids: ids.to_vec() };
+    match client.containers.usage(request).await {
+        Ok(reply) => Ok(reply.into_inner().containers),
+        Err(status) if status.code() == Code::Unimplemented => {
+            let stats = client.runtime.list_container_stats(ListContainerStatsRequest::default()).await;
+            let stats = stats.map_err(refused)?.into_inner().stats;
+            let all = stats.iter().map(usage_of_contract);
+            Ok(all.filter(|usage| ids.is_empty() || ids.contains(&usage.container_id)).collect())
+        }
+        Err(status) => Err(refused(status)),
+    }
 }
 
-fn table(before: &[ContainerStats], after: &[ContainerStats]) -> Table {
-    let mut table = Table::new(&["CONTAINER", "NAME", "CPU %", "MEMORY", "WRITTEN", "FILES"]);
-    for stats in after {
-        let attributes = stats.attributes.clone().unwrap_or_default();
-        let earlier = before.iter().find(|b| b.attributes.as_ref().is_some_and(|a| a.id == attributes.id));
-        let disk = stats.writable_layer.as_ref();
-        table.row(vec![
-            short(&attributes.id),
-            attributes.metadata.map_or(String::new(), |m| m.name),
-            earlier.and_then(|e| cpu_percent(e, stats)).map_or("-".to_owned(), |p| format!("{p:.2}")),
-            bytes(stats.memory.as_ref().and_then(|m| m.working_set_bytes.as_ref())),
-            bytes(disk.and_then(|d| d.used_bytes.as_ref())),
-            disk.and_then(|d| d.inodes_used.as_ref()).map_or("-".to_owned(), |n| n.value.to_string()),
-        ]);
+fn usage_of_contract(stats: &ContainerStats) -> ContainerUsage {
+    let value = |value: Option<&UInt64Value>| value.map_or(0, |v| v.value);
+    let (cpu, memory) = (stats.cpu.as_ref(), stats.memory.as_ref());
+    let used = value(memory.and_then(|m| m.working_set_bytes.as_ref()));
+    let available = memory.and_then(|m| m.available_bytes.as_ref()).filter(|a| a.value > 0);
+    ContainerUsage {
+        container_id: stats.attributes.as_ref().map_or(String::new(), |a| a.id.clone()),
+        timestamp: cpu.map_or(0, |cpu| cpu.timestamp),
+        cpu_nanoseconds: value(cpu.and_then(|cpu| cpu.usage_core_nano_seconds.as_ref())),
+        memory_bytes: used,
+        memory_limit_bytes: available.map_or(0, |available| used + available.value),
+        ..ContainerUsage::default()
     }
+}
+
+fn row(before: &[ContainerUsage], usage: &ContainerUsage, names: &Names) -> Value {
+    let container = names.containers.iter().find(|c| c.id == usage.container_id);
+    let earlier: HashMap<&str, &ContainerUsage> =
+        before.iter().map(|usage| (usage.container_id.as_str(), usage)).collect();
+    let cpu = earlier.get(usage.container_id.as_str()).and_then(|before| cpu_percent(before, usage));
+    let percent = |value: Option<f64>| value.map_or("-".to_owned(), |p| format!("{p:.2}%"));
+    let (used, limit) = (usage.memory_bytes, usage.memory_limit_bytes);
+    let share = (limit > 0).then(|| used as f64 * 100.0 / limit as f64);
+    json!({
+        "ID": short(&usage.container_id),
+        "Container": usage.container_id,
+        "Name": container.map_or("", container_name),
+        "Pod": container.map_or("", |c| names.pod_name(&c.pod_sandbox_id)),
+        "CPUPerc": percent(cpu),
+        "MemUsage": format!("{} / {}", size(used), if limit > 0 { size(limit) } else { "-".to_owned() }),
+        "MemPerc": percent(share),
+        "NetIO": format!("{} / {}", size(usage.network_received_bytes), size(usage.network_sent_bytes)),
+        "BlockIO": format!("{} / {}", size(usage.block_read_bytes), size(usage.block_written_bytes)),
+        "PIDs": usage.processes,
+    })
+}
+
+fn table(rows: &[Value]) -> Table {
+    const COLUMNS: [(&str, &str); 9] = [
+        ("CONTAINER ID", "ID"),
+        ("POD", "Pod"),
+        ("NAME", "Name"),
+        ("CPU %", "CPUPerc"),
+        ("MEM USAGE / LIMIT", "MemUsage"),
+        ("MEM %", "MemPerc"),
+        ("NET I/O", "NetIO"),
+        ("BLOCK I/O", "BlockIO"),
+        ("PIDS", "PIDs"),
+    ];
+    let mut table = Table::new(&COLUMNS.map(|(heading, _)| heading));
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    rows.iter().for_each(|row| table.row(COLUMNS.iter().map(|(_, field)| text(&row[*field])).collect()));
     table
 }
 
 /// Share of one processor between two measurements.
-fn cpu_percent(before: &ContainerStats, after: &ContainerStats) -> Option<f64> {
-    let (before, after) = (before.cpu.as_ref()?, after.cpu.as_ref()?);
-    let used = after.usage_core_nano_seconds?.value.checked_sub(before.usage_core_nano_seconds?.value)?;
+fn cpu_percent(before: &ContainerUsage, after: &ContainerUsage) -> Option<f64> {
+    let used = after.cpu_nanoseconds.checked_sub(before.cpu_nanoseconds)?;
     let time = after.timestamp - before.timestamp;
     (time > 0).then(|| used as f64 * 100.0 / time as f64)
 }
 
-fn bytes(value: Option<&UInt64Value>) -> String {
-    value.map_or("-".to_owned(), |v| size(v.value))
-}
-
 #[cfg(test)]
 mod tests {
-    use crisp_proto::runtime::v1::CpuUsage;
-
     use super::*;
 
-    fn at(timestamp: i64, used: u64) -> ContainerStats {
-        let usage_core_nano_seconds = Some(UInt64Value { value: used });
-        ContainerStats {
-            cpu: Some(CpuUsage { timestamp, usage_core_nano_seconds, ..CpuUsage::default() }),
-            ..ContainerStats::default()
-        }
+    fn at(timestamp: i64, cpu_nanoseconds: u64) -> ContainerUsage {
+        ContainerUsage { timestamp, cpu_nanoseconds, ..ContainerUsage::default() }
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::io::{self, IsTerminal as _};
 
 use crisp_streaming::{Size, StreamWriter};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::BorrowedFd;
-use rustix::stdio::stdin;
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::stdio::{stdin, stdout};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -15,13 +16,19 @@ const READ: usize = 32 << 10;
 /// Keys go to the program as they are, until this is dropped or the process panics.
 pub struct RawMode(Termios);
 
+/// # Errors
+/// Standard input is no terminal.
+pub fn require() -> anyhow::Result<()> {
+    if !io::stdin().is_terminal() {
+        anyhow::bail!("standard input is not a terminal: leave out -t");
+    }
+    Ok(())
+}
+
 impl RawMode {
     /// # Errors
     /// Standard input is no terminal.
     pub fn enter() -> anyhow::Result<Self> {
-        if !io::stdin().is_terminal() {
-            anyhow::bail!("standard input is not a terminal: leave out -t");
-        }
         let saved = tcgetattr(stdin())?;
         let mut raw = saved.clone();
         raw.make_raw();
@@ -47,9 +54,24 @@ fn restore(saved: &Termios) {
     let _ = tcsetattr(stdin(), OptionalActions::Now, saved);
 }
 
+/// Runs `ask` while what is typed is not shown.
+///
+/// # Errors
+/// Standard input is no terminal.
+pub fn without_echo<T>(ask: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let saved = tcgetattr(stdin())?;
+    let mut quiet = saved.clone();
+    quiet.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(stdin(), OptionalActions::Now, &quiet)?;
+    let answer = ask();
+    restore(&saved);
+    println!();
+    Ok(answer)
+}
+
 /// The terminal's size. None where there is no terminal.
 pub fn size() -> Option<Size> {
-    let size = tcgetwinsize(stdin()).ok()?;
+    let size = tcgetwinsize(stdin()).or_else(|_| tcgetwinsize(stdout())).ok()?;
     Some(Size { columns: size.ws_col, rows: size.ws_row })
 }
 
@@ -76,7 +98,10 @@ impl Input {
                 let mut guard = ready.readable().await?;
                 // The descriptor may block, for others share it: one read after it became ready does not.
                 let bytes = rustix::io::read(stdin(), &mut buffer[..])?;
-                guard.clear_ready();
+                // There is news only of what comes from now on, not of what is left.
+                if !is_readable() {
+                    guard.clear_ready();
+                }
                 bytes
             }
         };
@@ -85,10 +110,10 @@ impl Input {
     }
 }
 
-/// Writes all of it, at once.
-pub fn print(mut to: impl io::Write, bytes: &[u8]) -> io::Result<()> {
-    to.write_all(bytes)?;
-    to.flush()
+fn is_readable() -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut fds = [PollFd::from_borrowed_fd(stdin(), PollFlags::IN)];
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
 }
 
 /// Finds the keys that detach: ctrl-p, ctrl-q.

@@ -23,7 +23,7 @@ use std::time::Duration;
 use crisp_sandbox::network::{PodCidrs, PodCidrsV6};
 pub use listen::ListenAddress;
 pub use print::print;
-pub use raw::{CgroupDriver, NetworkKind, RawSettings};
+pub use raw::{CgroupDriver, NetworkFlag, NetworkKind, RawSettings};
 
 /// Read when it exists and `--config` names no other.
 pub const DEFAULT_FILE: &str = "/etc/crisp/config.toml";
@@ -95,6 +95,8 @@ pub struct Settings {
     pub cni_conf_dir: Setting<PathBuf>,
     /// CNI plugins, searched in this order.
     pub cni_bin_dir: Setting<Vec<PathBuf>>,
+    /// CDI specs; a later folder goes before an earlier one.
+    pub cdi_spec_dir: Setting<Vec<PathBuf>>,
     /// A CNI configuration to be filled in.
     pub cni_conf_template: Setting<Option<PathBuf>>,
     /// How long one call of a CNI plugin may take.

@@ -20,6 +20,7 @@ pub fn print(settings: &Settings) -> String {
         network,
         cni_conf_dir,
         cni_bin_dir,
+        cdi_spec_dir,
         cni_conf_template,
         cni_timeout,
         cni_check_interval,
@@ -53,6 +54,7 @@ pub fn print(settings: &Settings) -> String {
     line(&mut lines, "network", network, quoted(&network.value.to_string()));
     line(&mut lines, "cni-conf-dir", cni_conf_dir, path(&cni_conf_dir.value));
     line(&mut lines, "cni-bin-dir", cni_bin_dir, list(cni_bin_dir.value.iter().map(|p| path(p))));
+    line(&mut lines, "cdi-spec-dir", cdi_spec_dir, list(cdi_spec_dir.value.iter().map(|p| path(p))));
     line(&mut lines, "cni-conf-template", cni_conf_template, file(&cni_conf_template.value));
     line(&mut lines, "cni-timeout", cni_timeout, cni_timeout.value.as_secs().to_string());
     line(&mut lines, "cni-check-interval", cni_check_interval, interval(&cni_check_interval.value));

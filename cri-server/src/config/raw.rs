@@ -40,9 +40,8 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "INTERVAL")]
     pub image_check_interval: Option<String>,
 
-    /// Network of the pods; "auto" is cni for serve, and for run cni where there is a configuration, else
-    /// built-in [default: auto]
-    #[arg(long, hide_short_help = true, value_enum, value_name = "KIND")]
+    /// [`NetworkFlag`]; of `crisp run` also the network of a container.
+    #[arg(skip)]
     pub network: Option<NetworkKind>,
 
     /// Folder with CNI configurations; the first by name that can be used is in force
@@ -54,6 +53,11 @@ pub struct RawSettings {
     /// [default: /opt/cni/bin:/usr/lib/cni]
     #[arg(long, hide_short_help = true, value_name = "DIR", value_delimiter = ':')]
     pub cni_bin_dir: Option<Vec<PathBuf>>,
+
+    /// Folders with CDI specs, of devices that vendors describe; a later one goes before an earlier one; repeat it
+    /// or put colons between them [default: /etc/cdi:/var/run/cdi]
+    #[arg(long, hide_short_help = true, value_name = "DIR", value_delimiter = ':')]
+    pub cdi_spec_dir: Option<Vec<PathBuf>>,
 
     /// CNI configuration in containerd's conf_template form, to be filled in with the node's pod CIDR and put
     /// into --cni-conf-dir; "off" for none [default: off]
@@ -117,7 +121,22 @@ pub struct RawSettings {
     pub log_level: Option<String>,
 }
 
+/// The flag of the setting `network`, but for `crisp run`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
+#[command(next_help_heading = "Settings")]
+pub struct NetworkFlag {
+    /// Network of the pods; "auto" is cni for serve, and for run cni where there is a configuration, else
+    /// built-in [default: auto]
+    #[arg(long, hide_short_help = true, value_enum, value_name = "KIND")]
+    pub network: Option<NetworkKind>,
+}
+
 impl RawSettings {
+    /// With the network's flag, which has a structure of its own.
+    pub fn with_network(&mut self, flag: NetworkFlag) -> Self {
+        Self { network: flag.network, ..std::mem::take(self) }
+    }
+
     /// Of a configuration file: what is for a `crisp run`, too. The rest belongs to the one server of the
     /// machine: its folders, addresses and pod network, and what it does now and then.
     pub fn without_what_is_the_servers(self) -> Self {

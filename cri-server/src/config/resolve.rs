@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crisp_image_service::Limits;
+use crisp_runtime_service::cdi::SPEC_DIRS;
 use crisp_sandbox::network::InvalidPool;
 
 use super::{CgroupDriver, DEFAULT_FILE, ListenAddress, NetworkKind, RawSettings, Setting, Settings, Source};
@@ -112,6 +113,11 @@ impl Layers<'_> {
                     file.cni_bin_dir,
                     vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
                 ),
+                |dirs| dirs.into_iter().map(absolute).collect(),
+            )?,
+            cdi_spec_dir: check(
+                "cdi-spec-dir",
+                self.pick(flags.cdi_spec_dir, file.cdi_spec_dir, SPEC_DIRS.map(PathBuf::from).into()),
                 |dirs| dirs.into_iter().map(absolute).collect(),
             )?,
             cni_conf_template: check(

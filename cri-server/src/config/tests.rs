@@ -43,6 +43,7 @@ fn every_setting_can_be_in_the_file() {
         registry-config-dir = "/c"
         cni-conf-dir = "/n"
         cni-bin-dir = ["/b1", "/b2"]
+        cdi-spec-dir = ["/cdi"]
         cni-conf-template = "/t/template.conflist"
         cni-timeout = 60
         cni-check-interval = "10m"

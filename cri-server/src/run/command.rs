@@ -1,47 +1,193 @@
 //! `crisp run`: the command itself, its signals and its exit code.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
+use clap::ValueEnum as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::embedded::Embedded;
-use super::stop_request::StopRequests;
-use super::{manifest, pod_run};
-use crate::config::{RawSettings, Settings};
+use super::foreground::{self, Look};
+use super::image::{self, ImageRun, Options, Refused, is_manifest};
+use super::manifest::{self, Manifests};
+use super::report::notice;
+use super::stop_request::{StopRequest, StopRequests};
+use super::streams::Streams;
+use super::{detached, pull};
+use crate::config::{NetworkKind, RawSettings, Settings};
 
-/// Run a Kubernetes Pod manifest here and now, without a kubelet and without a server
+/// Run Kubernetes manifests, or a container from an image
 ///
-/// Pulls the images, starts the pod, shows its containers' logs, and takes everything down when all
-/// containers have ended or on Ctrl-C (a second Ctrl-C kills). The exit code is that of the first container
-/// that failed; 125 is a failure of crisp itself, 130 and 143 are Ctrl-C and SIGTERM.
+/// What is a file, a folder or - (standard input) is manifests, as is a name that ends in .yaml, .yml or .json;
+/// everything else is an image, with docker's options before it and a command behind it. A pod of one container
+/// is made of that.
 ///
-/// It needs no server and does not disturb one: unless --root and --state are set, it keeps images in
-/// /var/lib/crisp-run and uses a bridge of its own. What the configuration file says of folders, addresses
-/// and the pod network is for the server alone: here these settings are flags. A second `crisp run` at the
-/// same time gets folders that are removed when it ends.
+/// Without -d no server is needed. The images are pulled, the pods started, the output of their containers shown,
+/// and everything is taken down when all containers have ended or on Ctrl-C. Of manifests, the first Ctrl-C asks
+/// the pods to end; of an image, it is passed on to the container. A second Ctrl-C kills.
+///
+/// The exit code is that of the first container that failed; 123 is a pod whose emptyDir is larger than its
+/// sizeLimit, 124 one that ran longer than its activeDeadlineSeconds, 125 a failure of crisp itself, 126 a program
+/// of an image that cannot be run, 127 one that is not there; 130 and 143 are Ctrl-C and SIGTERM.
+///
+/// A manifest has Pods, Deployments and Jobs (as many pods as replicas and parallelism say), ConfigMaps,
+/// Secrets and PersistentVolumeClaims. A claim is a folder in standalone/volumes below --root, which stays; so is
+/// a named volume of -v.
+///
+/// It does not disturb a server: unless --root and --state are set, it keeps images in /var/lib/crisp-run and uses
+/// a bridge of its own. What the configuration file says of folders, addresses and the pod network is for the
+/// server alone: here these settings are flags. A second `crisp run` at the same time gets folders that are removed
+/// when it ends.
 #[derive(Debug, clap::Args)]
+#[command(
+    disable_help_flag = true,
+    disable_help_subcommand = true,
+    override_usage = "crisp run [OPTIONS] POD.yaml|FOLDER|-\n       crisp run [OPTIONS] IMAGE [COMMAND] [ARG]...",
+    after_help = "\
+Examples:
+  crisp run pod.yaml
+  crisp run -it --rm -v ./src:/src -w /src golang:1.25 go test ./...
+  crisp run -d --name web -p 8080:80 --restart always nginx
+  crisp run --dry-run -p 80 -e A=1 nginx > pod.json    # the manifest of these words"
+)]
 pub struct Run {
-    /// Only check the manifest
-    #[arg(long)]
+    /// Only check the manifests; of an image, print its manifest
+    #[arg(long, visible_alias = "dry-run")]
     check: bool,
-    /// Kubernetes v1 Pod in YAML or JSON; - is standard input
-    #[arg(value_name = "POD.yaml")]
-    manifest: PathBuf,
+    /// Give the pods to a running `crisp serve`, which supervises them
+    #[arg(long, short)]
+    detach: bool,
+    /// With --detach: take down pods of the same names first
+    #[arg(long, requires = "detach")]
+    replace: bool,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::HelpLong)]
+    help: Option<bool>,
     #[command(flatten)]
-    pub settings: RawSettings,
+    options: Options,
+    #[command(flatten)]
+    refused: Refused,
+    #[command(flatten)]
+    settings: RawSettings,
+    #[command(subcommand)]
+    what: What,
 }
 
-/// Runs the manifest to its end.
+/// What is to be run.
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Manifests, or an image with its command: nothing behind it is an option of `crisp`.
+    #[command(external_subcommand)]
+    Words(Vec<String>),
+}
+
+impl Run {
+    /// Whether a server runs the pods.
+    pub fn is_detached(&self) -> bool {
+        self.detach
+    }
+
+    /// What is to be run, and what is behind it.
+    pub fn words(&self) -> &[String] {
+        let What::Words(words) = &self.what;
+        words
+    }
+
+    /// Whether manifests are to be run.
+    pub fn is_of_manifests(&self) -> bool {
+        self.words().first().is_some_and(|word| is_manifest(word))
+    }
+
+    /// The settings. Some words of --network are one, the others name networks.
+    pub fn server_settings(&mut self) -> RawSettings {
+        let mut settings = std::mem::take(&mut self.settings);
+        self.options.network.retain(|word| match NetworkKind::from_str(word, false) {
+            Ok(kind) => {
+                settings.network = Some(kind);
+                false
+            }
+            Err(_) => true,
+        });
+        settings
+    }
+}
+
+/// Runs the manifests or the image to the end, or gives them to a server.
+///
+/// # Errors
+/// Anything but a container that fails.
 pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
-    let pod = manifest::read(&command.manifest)?;
+    command.refused.check()?;
+    let What::Words(mut words) = command.what;
+    let rest = words.split_off(1);
+    let what = words.remove(0);
+    if !is_manifest(&what) {
+        let run = ImageRun::new(&what, rest, command.options)?;
+        return if command.check {
+            print_manifest(&run)
+        } else if command.detach {
+            detached::block_on(image::detach(run, &settings, command.replace))
+        } else {
+            run_image(run, settings)
+        };
+    }
+    if command.options != Options::default() {
+        bail!("{what} is a manifest, which says all this itself: options of containers are for an IMAGE");
+    }
+    let path = PathBuf::from(&what);
+    if command.detach {
+        return detached::up(&path, &settings, command.replace, command.check);
+    }
+    let manifests = manifest::read(&path)?;
+    if !manifests.without_effect.is_empty() {
+        notice(format_args!("without effect here: {}", manifests.without_effect.join(", ")));
+    }
     if command.check {
-        println!("{} can be run", command.manifest.display());
+        println!("{what} can be run");
         return Ok(ExitCode::SUCCESS);
     }
+    foreground(settings, Look::default(), async move |_: &Embedded| Ok(manifests))
+}
+
+fn print_manifest(run: &ImageRun) -> anyhow::Result<ExitCode> {
+    let manifests = run.manifests(&[], true)?;
+    let mut out = std::io::stdout().lock();
+    let mut items: Vec<_> = manifests.all_documents().cloned().collect();
+    for metadata in items.iter_mut().filter_map(|item| item["metadata"].as_object_mut()) {
+        // Two runs of one file are two pods.
+        metadata.remove("uid");
+    }
+    let document = match &items[..] {
+        [one] => one.clone(),
+        _ => serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": items }),
+    };
+    serde_json::to_writer_pretty(&mut out, &document)?;
+    writeln!(out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_image(run: ImageRun, settings: Settings) -> anyhow::Result<ExitCode> {
+    // Before anything is pulled.
+    run.manifests(&[], false)?;
+    let look = Look { streams: Some(Arc::new(Streams::new(&run.options)?)), is_quiet: run.options.quiet };
+    foreground(settings, look, async move |embedded: &Embedded| {
+        let exposed = match run.options.publish_all {
+            true => pull::exposed_ports(&embedded.server.images, &run.manifests(&[], false)?).await?,
+            false => Vec::new(),
+        };
+        run.manifests(&exposed, false)
+    })
+}
+
+/// Runs what `manifests` returns in a server of its own.
+fn foreground(
+    settings: Settings,
+    look: Look,
+    manifests: impl AsyncFnOnce(&Embedded) -> anyhow::Result<Manifests>,
+) -> anyhow::Result<ExitCode> {
     let mut settings = settings;
     settings.log_level.set_default("warn".to_owned());
     tracing_subscriber::fmt()
@@ -57,9 +203,17 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
         .build()
         .context("cannot start threads")?;
     let code = runtime.block_on(async {
-        let stop = stop_on_signals()?;
+        let stop = stop_on_signals(look.streams.clone())?;
         let embedded = Embedded::open(settings).await?;
-        let code = pod_run::run(Arc::clone(&embedded.server), pod, &embedded.folder(), stop).await;
+        let manifests = tokio::select! {
+            manifests = manifests(&embedded) => manifests.map(Some),
+            _ = stop.wait_for(StopRequest::is_any) => Ok(None),
+        };
+        let code = match manifests {
+            Ok(Some(manifests)) => foreground::run(&embedded, manifests, &stop, &look).await,
+            Ok(None) => Ok(stop.now().code().unwrap_or_default()),
+            Err(error) => Err(error),
+        };
         embedded.close().await;
         code
     });
@@ -67,20 +221,35 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code?))
 }
 
-/// Ctrl-C, SIGTERM and a closed terminal as stop requests; the second one kills.
-fn stop_on_signals() -> anyhow::Result<StopRequests> {
+/// Ctrl-C, SIGTERM and a closed terminal as stop requests; the second one kills. To a container that has the screen
+/// for itself, the first is passed on.
+fn stop_on_signals(streams: Option<Arc<Streams>>) -> anyhow::Result<StopRequests> {
     let requests = StopRequests::new();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let sender = requests.clone();
     tokio::spawn(async move {
+        let mut is_passed_on = false;
         loop {
-            let code = tokio::select! {
-                _ = interrupt.recv() => 130,
-                _ = terminate.recv() => 143,
-                _ = hang_up.recv() => 129,
+            let (code, name) = tokio::select! {
+                _ = interrupt.recv() => (130, "INT"),
+                _ = terminate.recv() => (143, "TERM"),
+                _ = hang_up.recv() => (129, "HUP"),
             };
+            // Only Ctrl-C has a second one: a closed terminal and the end of the machine are requests to stop.
+            let is_first = name == "INT" && !is_passed_on && !sender.now().is_any();
+            if is_first
+                && let Some(streams) = &streams
+                && streams.forward(name).await
+            {
+                is_passed_on = true;
+                continue;
+            }
+            if is_passed_on && name == "INT" && !sender.now().is_any() {
+                notice("killing the container");
+                sender.stop_with(code);
+            }
             sender.signal(code);
         }
     });

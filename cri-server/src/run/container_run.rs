@@ -1,24 +1,35 @@
 //! Runs one container: starts it, shows its output, starts it again by the pod's restart policy.
+//!
+//! ```text
+//!  found (an earlier server started it) --.
+//!  create, start, postStart --------------+--> runs --+--> ends by itself --> again, by policy
+//!                                                     +--> unhealthy: stopped --> again, unless Never
+//!                                                     '--> stop request: stopped
+//! ```
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_proto::runtime::v1::{
-    ContainerStatus, CreateContainerRequest, PodSandboxState, PodSandboxStatusRequest,
-    RemoveContainerRequest, StartContainerRequest, StopContainerRequest,
+    ContainerState, ContainerStatus, CreateContainerRequest, PodSandboxState, PodSandboxStatusRequest,
+    RemoveContainerRequest, StartContainerRequest,
 };
 use tonic::Request;
 
+use super::container_message::message;
+use super::container_mounts::mounts;
 use super::context::Context;
-use super::cri::{ContainerIdentity, container_config};
-use super::log_rotation;
+use super::cri::{ContainerIdentity, container_config, log_path};
+use super::environment::environment;
 use super::manifest::{Container, RestartPolicy};
-use super::notice::notice;
 use super::output::{Output, Printer};
-use super::restart::{BackOff, again};
-use super::stop_request::StopRequest;
+use super::restart::BackOff;
+use super::stop_request::{LOST, StopRequest, StopRequests};
+use super::streams::start_error;
+use super::{container_find, container_stop, health, log_rotation, pull};
 use crate::refused::refused;
 
 /// How a container ended.
@@ -26,8 +37,21 @@ use crate::refused::refused;
 pub enum End {
     /// By itself, with this code.
     Exited(i32),
+    /// It was stopped since a probe or a hook failed.
+    Unhealthy(i32),
     /// By a stop request.
     Stopped,
+}
+
+/// A container of the pod, and by which rules it runs.
+#[derive(Clone)]
+pub struct Place {
+    pub container: Container,
+    /// Its number in the pod, for its colour.
+    pub index: usize,
+    pub policy: RestartPolicy,
+    /// The pod's; sidecars have their own, since they end later.
+    pub stop: StopRequests,
 }
 
 /// The code for a container that cannot be started, the same as a kubelet gives.
@@ -41,47 +65,81 @@ const POD_STOP: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The runtime cannot say how it is, or cannot stop it.
-pub async fn run(
-    context: &Context,
-    index: usize,
-    container: &Container,
-    policy: RestartPolicy,
-) -> anyhow::Result<End> {
+pub async fn run(context: &Context, place: &Place) -> anyhow::Result<End> {
+    let name = &place.container.name;
+    let mut found = container_find::newest(context, name).await?;
+    let first = found.as_ref().map_or(0, container_find::attempt);
     let (mut back_off, mut last_code) = (BackOff::default(), None);
-    for attempt in 0.. {
+    for attempt in first.. {
+        let runs = found.as_ref().is_some_and(|there| there.state() == ContainerState::ContainerRunning);
+        if !runs && (place.stop.now().is_any() || context.stop.now().is_any()) {
+            return Ok(End::Stopped);
+        }
         let started = Instant::now();
-        let (id, end) = once(context, index, container, attempt).await?;
-        let End::Exited(code) = end else { return Ok(End::Stopped) };
-        if !again(policy, code) {
+        context.conditions.change(name, |condition| {
+            *condition = super::context::Condition { restarts: attempt, ..Default::default() };
+        });
+        let (id, end) = match found.take() {
+            Some(there) if there.state() != ContainerState::ContainerCreated => {
+                let end = follow(context, place, &there.id, attempt, false).await?;
+                (Some(there.id), end)
+            }
+            there => {
+                // An earlier server ended between the creation and the start.
+                if let Some(there) = there {
+                    remove(context, name, there.id).await;
+                }
+                once(context, place, attempt, attempt > first).await?
+            }
+        };
+        let is_done = !place.container.is_sidecar && end == End::Exited(0);
+        context.conditions.change(name, |condition| {
+            condition.is_ready = false;
+            // One that does its work faster than its start is looked at has started, too.
+            condition.is_started |= is_done;
+        });
+        let code = match end {
+            End::Exited(code) | End::Unhealthy(code) => code,
+            End::Stopped => return Ok(End::Stopped),
+        };
+        let is_unhealthy = matches!(end, End::Unhealthy(_));
+        // As with docker: what could not be started at first is not tried again.
+        let is_hopeless = context.streams().is_some_and(|streams| !streams.has_run());
+        if is_hopeless || !context.restarts(place.policy, code, is_unhealthy) {
             return Ok(End::Exited(code));
         }
         // In a pod that was stopped or lost no start can succeed: the code is that of the last one that did.
         if !is_ready_for_a_while(context).await {
+            context.stop.stop_with(LOST);
             return Ok(End::Exited(if id.is_some() { code } else { last_code.unwrap_or(code) }));
         }
         last_code = Some(code);
-        if let Some(id) = id {
-            remove(context, container, id).await;
-        }
         let wait = back_off.wait(started.elapsed());
         if !wait.is_zero() {
-            let (name, seconds) = (&container.name, wait.as_secs());
-            notice(format_args!("{name} is started again in {seconds} seconds"));
+            let seconds = wait.as_secs();
+            context.report.say(format_args!("{name} is started again in {seconds} seconds"));
         }
         tokio::select! {
+            biased;
+            _ = place.stop.wait_for(StopRequest::is_any) => return Ok(End::Stopped),
             () = tokio::time::sleep(wait) => {}
-            _ = context.stop.wait_for(StopRequest::is_any) => return Ok(End::Stopped),
+        }
+        if code != 0 {
+            context.count_failure().await;
+        }
+        // Until now it says which attempt it was, to people and to a server that starts meanwhile.
+        if let Some(id) = id {
+            remove(context, name, id).await;
         }
     }
-    bail!("{} was started more often than can be counted", container.name)
+    bail!("{name} was started more often than can be counted")
 }
 
 /// Removes a container that has ended. One that stays is removed with its pod.
-async fn remove(context: &Context, container: &Container, id: String) {
+async fn remove(context: &Context, name: &str, id: String) {
     let request = RemoveContainerRequest { container_id: id };
     if let Err(status) = context.server.runtime.remove_container(Request::new(request)).await {
-        let name = &container.name;
-        notice(format_args!("{name} has ended and cannot be removed: {:#}", refused(status)));
+        context.report.say(format_args!("{name} has ended and cannot be removed: {:#}", refused(status)));
     }
 }
 
@@ -101,92 +159,151 @@ async fn is_ready_for_a_while(context: &Context) -> bool {
     }
 }
 
+/// The image is the one that was pulled for the pod's start; for a later start it may be gone, or there is a newer one.
+async fn images(
+    context: &Context,
+    container: &Container,
+    is_restart: bool,
+) -> anyhow::Result<BTreeMap<String, String>> {
+    if !is_restart && context.images.contains_key(&container.image) {
+        return Ok(context.images.clone());
+    }
+    let request = pull::Pulls {
+        pod: &context.pod,
+        containers: &[container],
+        objects: &context.objects,
+        report: &context.report,
+        bars: context.screen.as_ref().and_then(|screen| screen.bars.as_ref()),
+    };
+    pull::all(&context.server.images, &request).await
+}
+
 /// From create to exit. The id is there if the container could be created.
 async fn once(
     context: &Context,
-    index: usize,
-    container: &Container,
+    place: &Place,
     attempt: u32,
+    is_restart: bool,
 ) -> anyhow::Result<(Option<String>, End)> {
-    let identity = ContainerIdentity {
-        pod_uid: &context.uid,
-        attempt,
-        image_id: context.images.get(&container.image).map_or("", String::as_str),
-        volumes: &context.volumes,
-        hosts_file: context.hosts.as_deref(),
+    let container = &place.container;
+    let failed = |reason: &dyn std::fmt::Display| {
+        context.report.say(format_args!("{} cannot be started: {reason}", container.name));
+        End::Exited(context.streams().map_or(START_ERROR, |_| start_error(&reason.to_string())))
     };
-    let config = container_config(&context.pod, container, &identity);
-    let log = Path::new(&context.sandbox.log_directory).join(&config.log_path);
+    let images = tokio::select! {
+        biased;
+        _ = place.stop.wait_for(StopRequest::is_any) => return Ok((None, End::Stopped)),
+        images = images(context, container, is_restart) => images,
+    };
+    let env = environment(&context.pod, container, &context.objects, &context.fields);
+    let made = match images {
+        Ok(images) => mounts(context, container, &env, &images).await.map(|mounts| (images, mounts)),
+        Err(error) => Err(error),
+    };
+    let (images, mounts) = match made {
+        Ok(made) => made,
+        Err(error) => return Ok((None, failed(&format_args!("{error:#}")))),
+    };
+    let image_id = images.get(&container.image).map_or("", String::as_str);
+    let identity = ContainerIdentity { pod_uid: &context.uid, attempt, image_id, env: &env, mounts };
     let create = CreateContainerRequest {
         pod_sandbox_id: context.id.clone(),
-        config: Some(config),
+        config: Some(container_config(&context.pod, container, identity)),
         sandbox_config: Some(context.sandbox.clone()),
     };
     let runtime = &context.server.runtime;
-    let failed = |status: tonic::Status| {
-        notice(format_args!("{} cannot be started: {}", container.name, status.message()));
-        End::Exited(START_ERROR)
-    };
     let id = match runtime.create_container(Request::new(create)).await {
         Ok(reply) => reply.into_inner().container_id,
-        Err(status) => return Ok((None, failed(status))),
+        Err(status) => return Ok((None, failed(&status.message()))),
     };
     let start = StartContainerRequest { container_id: id.clone() };
     if let Err(status) = runtime.start_container(Request::new(start)).await {
-        return Ok((Some(id), failed(status)));
+        return Ok((Some(id), failed(&status.message())));
     }
-    let all = context.pod.init_containers.iter().chain(&context.pod.containers);
-    let width = all.map(|c| c.name.len()).max().unwrap_or(0);
-    let output = Output::show(log.clone(), Printer::new(&container.name, index, width));
-    let end = tokio::select! {
-        end = until_end(context, container, &id) => end,
-        () = log_rotation::keep_small(runtime, &id, &log, &output) => bail!("the rotation of logs has no end"),
-    };
-    output.finish(&context.stop).await;
-    Ok((Some(id), end?))
+    context.report.routine(format_args!("{} has started", container.name));
+    let end = follow(context, place, &id, attempt, true).await?;
+    Ok((Some(id), end))
 }
 
-async fn until_end(context: &Context, container: &Container, id: &str) -> anyhow::Result<End> {
+/// A container that runs, or ran, to its end. Its output is shown where there is a screen.
+async fn follow(
+    context: &Context,
+    place: &Place,
+    id: &str,
+    attempt: u32,
+    is_new: bool,
+) -> anyhow::Result<End> {
+    let log = Path::new(&context.sandbox.log_directory).join(log_path(&place.container.name, attempt));
     let runtime = &context.server.runtime;
-    let request = tokio::select! {
-        status = context.waiter.ended(runtime, id) => {
-            let status = status.with_context(|| format!("cannot follow container {}", container.name))?;
-            return Ok(End::Exited(exit_code(container, status)));
+    let output = context.screen.as_ref().and_then(|screen| {
+        if let Some(streams) = &screen.streams {
+            return streams.output(log.clone(), &context.stop);
         }
-        request = context.stop.wait_for(StopRequest::is_any) => request,
+        let name = format!("{}{}", screen.prefix, place.container.name);
+        Some(Output::show(log.clone(), Printer::new(&name, screen.first + place.index, screen.width)))
+    });
+    let work = async {
+        tokio::select! {
+            end = until_end(context, place, id, &log, is_new) => end,
+            () = log_rotation::keep_small(runtime, id, &log, output.as_ref()) => {
+                bail!("the rotation of logs has no end")
+            }
+        }
     };
-    let grace = if request.is_kill() { 0 } else { context.pod.grace };
-    let stopped = tokio::select! {
-        stopped = stop(context, id, grace) => stopped,
-        // The second signal does not wait for the grace period.
-        _ = context.stop.wait_for(StopRequest::is_kill), if grace > 0 => stop(context, id, 0).await,
+    let end = match context.streams() {
+        Some(streams) => streams.beside(runtime, id, &log, work).await,
+        None => work.await,
     };
-    stopped.with_context(|| format!("cannot stop container {}", container.name))?;
-    Ok(End::Stopped)
+    if let Some(output) = output {
+        output.finish(&context.stop).await;
+    }
+    end
 }
 
-async fn stop(context: &Context, id: &str, grace: u32) -> anyhow::Result<()> {
-    let request = StopContainerRequest { container_id: id.to_owned(), timeout: grace.into() };
-    let stopped = context.server.runtime.stop_container(Request::new(request));
-    // The runtime has a deadline of its own for the kill; this one is for a runtime that hangs.
-    let limit = Duration::from_secs(u64::from(grace) + 60);
-    tokio::time::timeout(limit, stopped).await.context("stopping takes too long")?.map_err(refused)?;
-    Ok(())
+async fn until_end(
+    context: &Context,
+    place: &Place,
+    id: &str,
+    log: &Path,
+    is_new: bool,
+) -> anyhow::Result<End> {
+    let container = &place.container;
+    let cannot = || format!("cannot follow container {}", container.name);
+    let runtime = &context.server.runtime;
+    let unhealthy = tokio::select! {
+        status = context.waiter.ended(runtime, id) => {
+            return Ok(End::Exited(exit_code(context, container, log, status.with_context(cannot)?)));
+        }
+        request = place.stop.wait_for(StopRequest::is_any) => {
+            let grace = if request.is_kill() { 0 } else { context.grace_left(context.pod.grace) };
+            container_stop::stop(context, container, id, grace, &place.stop).await?;
+            return Ok(End::Stopped);
+        }
+        unhealthy = health::follow(context, container, id, is_new) => unhealthy,
+    };
+    context.report.say(format_args!("{} is stopped: {}", container.name, unhealthy.reason));
+    container_stop::stop(context, container, id, unhealthy.grace, &place.stop).await?;
+    let status = context.waiter.ended(runtime, id).await.with_context(cannot)?;
+    Ok(End::Unhealthy(exit_code(context, container, log, status)))
 }
 
 /// The code of a container that has ended; a failure is shown.
-fn exit_code(container: &Container, status: Option<ContainerStatus>) -> i32 {
+fn exit_code(context: &Context, container: &Container, log: &Path, status: Option<ContainerStatus>) -> i32 {
     let name = &container.name;
     let Some(status) = status else {
-        notice(format_args!("{name} has been removed"));
+        context.report.say(format_args!("{name} has been removed"));
         return KILLED;
     };
-    if status.exit_code != 0 {
+    let message = message(context, container, log, status.exit_code);
+    if status.exit_code != 0 || message.is_some() {
         let reason = match status.reason.as_str() {
-            "" | "Error" => String::new(),
+            "" | "Error" | "Completed" => String::new(),
             reason => format!(" ({reason})"),
         };
-        notice(format_args!("{name} has ended with code {}{reason}", status.exit_code));
+        let message = message.map(|message| format!(": {message}")).unwrap_or_default();
+        context
+            .report
+            .routine(format_args!("{name} has ended with code {}{reason}{message}", status.exit_code));
     }
     status.exit_code
 }

@@ -22,7 +22,7 @@ use crisp_executor::id::PodId;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::notice::notice;
+use super::report::notice;
 use super::{pod_remove::stop_and_remove, volumes};
 use crate::config::{ListenAddress, NetworkKind, Settings, Source};
 use crate::server::{LockError, Server, layout, socket};
@@ -87,9 +87,19 @@ impl Embedded {
         Ok(embedded)
     }
 
-    /// For what a pod needs while it runs: logs, volumes.
+    /// For what pods need while they run: logs, volumes.
     pub fn folder(&self) -> PathBuf {
-        layout::standalone(&self.root)
+        layout::foreground_pods(&self.root)
+    }
+
+    /// Whether all folders of this run are removed at its end.
+    pub fn is_temporary(&self) -> bool {
+        !self.temporary.is_empty()
+    }
+
+    /// For volumes with names.
+    pub fn named_volumes(&self) -> PathBuf {
+        layout::named_volumes(&self.root)
     }
 
     /// Stops the server and removes what is only for this run. Folders that a pod still uses stay.
@@ -157,7 +167,7 @@ impl Listening {
             let until = async {
                 let _ = stopped.await;
             };
-            server.serve(listener, until).await
+            server.serve(listener, None, until).await
         });
         Ok(Self { stop, task, path: address.path().to_owned() })
     }

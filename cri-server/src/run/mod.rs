@@ -1,34 +1,62 @@
-//! `crisp run`: one Kubernetes Pod manifest, without a kubelet and without a server.
+//! `crisp run`: Kubernetes manifests or an image, without a kubelet, and without a server or under one.
 //!
 //! ```text
-//!  POD.yaml --manifest/--> Pod (validated; what is not supported is refused with its path)
+//!  IMAGE and docker's options --image/--> a Pod
+//!  POD.yaml, folder, - --manifest/--> Pods, ConfigMaps, Secrets, claims
+//!      |                              (what is not supported is refused with its path)
+//!      v
+//!  foreground.rs, in a server of its own (embedded.rs);  detached.rs --gRPC--> supervise/, in crisp serve
 //!      |
 //!      v
-//!  embedded.rs  a whole server inside this process, on folders of its own
+//!  pod_run.rs   one attempt of a pod: images, volumes/, pod_start.rs, then (pod_end.rs is its end)
+//!  containers_run.rs   init containers in order, sidecars, containers
 //!      |
 //!      v
-//!  pod_run.rs   pull, init containers in order, containers with restarts, stop, remove
+//!  container_run.rs    one container: restarts by policy, health/ (probes), action/ (hooks), container_stop.rs
 //!      |                     ^
 //!      +-- cri/  Pod to CRI requests, as a kubelet would ask
+//!      +-- environment.rs, pod_fields.rs  variables and the downward API
 //!      +-- output.rs  logs with the containers' names
+//!      +-- streams.rs of an image: this program's streams, a terminal too
 //! ```
 //!
-//! It sends the same services the requests that a kubelet sends, so a pod behaves here as on a node.
+//! It sends the same services the requests that a kubelet sends, so a pod behaves here as on a node. Another
+//! source of pods (a Compose file) makes Pod documents for [`manifest::from_documents`] and
+//! gives them to [`foreground::run`], or one Pod to [`pod_run::once`].
 
+mod action;
 pub mod command;
+mod container_find;
+mod container_message;
+mod container_mounts;
 mod container_run;
+mod container_stop;
+mod containers_run;
 mod context;
+mod credentials;
 mod cri;
+pub mod detached;
 mod embedded;
+mod environment;
+mod foreground;
+mod health;
+pub mod image;
 mod log_rotation;
 mod manifest;
-mod notice;
 mod output;
+mod pod_end;
+mod pod_fields;
 mod pod_remove;
 mod pod_run;
+mod pod_start;
 mod pull;
+mod report;
 mod restart;
 mod run_as_non_root;
+mod run_status;
+mod screen;
 mod stop_request;
+mod streams;
+pub mod supervise;
 mod volumes;
 mod wait;

@@ -26,6 +26,8 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 #[derive(Debug, Clone)]
 pub struct Printer {
     prefix: String,
+    /// What is written is all that is shown: no names, and parts of lines as they come.
+    is_plain: bool,
     /// Beginnings of lines whose end is not written yet, by stream.
     open: [Vec<u8>; 2],
 }
@@ -39,7 +41,12 @@ impl Printer {
         } else {
             format!("{name:width$} | ")
         };
-        Self { prefix, open: Default::default() }
+        Self { prefix, is_plain: false, open: Default::default() }
+    }
+
+    /// For a container that has the screen for itself.
+    pub fn plain() -> Self {
+        Self { prefix: String::new(), is_plain: true, open: Default::default() }
     }
 
     /// A line that is not the container's.
@@ -51,16 +58,22 @@ impl Printer {
     fn line(&mut self, line: &Line) -> io::Result<()> {
         let open = &mut self.open[usize::from(line.stream == Stream::Stderr)];
         open.extend_from_slice(&line.content);
-        if line.partial && open.len() < LONGEST_LINE {
+        if line.partial && !self.is_plain && open.len() < LONGEST_LINE {
             return Ok(());
         }
         let mut text = Vec::with_capacity(self.prefix.len() + open.len() + 1);
         text.extend_from_slice(self.prefix.as_bytes());
         text.append(open);
-        text.push(b'\n');
+        if !(line.partial && self.is_plain) {
+            text.push(b'\n');
+        }
         // One write, so that lines of containers do not mix.
         match line.stream {
-            Stream::Stdout => io::stdout().lock().write_all(&text),
+            Stream::Stdout => {
+                let mut out = io::stdout().lock();
+                // A part of a line would stay in the buffer.
+                out.write_all(&text).and_then(|()| out.flush())
+            }
             Stream::Stderr => io::stderr().lock().write_all(&text),
         }
     }
@@ -99,17 +112,25 @@ pub struct Output {
 
 impl Output {
     /// Prints the log at `path`, which need not be there yet.
-    pub fn show(path: PathBuf, mut printer: Printer) -> Self {
+    pub fn show(path: PathBuf, printer: Printer) -> Self {
+        Self::show_until_closed(path, printer, || {})
+    }
+
+    /// The same; `closed` is called when the reader of the screen has left.
+    pub fn show_until_closed(
+        path: PathBuf,
+        mut printer: Printer,
+        closed: impl FnOnce() + Send + 'static,
+    ) -> Self {
         let (until, mut changes) = watch::channel(Until::Running);
         let inode = Arc::new(AtomicU64::new(0));
         let shown = Arc::clone(&inode);
-        let thread = tokio::task::spawn_blocking(move || {
-            if let Err(error) = follow(&path, &mut printer, &mut changes, &shown)
-                && error.kind() != io::ErrorKind::BrokenPipe
-            {
-                tracing::warn!(path = %path.display(), %error, "cannot show a log");
-            }
-        });
+        let thread =
+            tokio::task::spawn_blocking(move || match follow(&path, &mut printer, &mut changes, &shown) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => closed(),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "cannot show a log"),
+            });
         Self { until, inode, thread }
     }
 
@@ -133,6 +154,19 @@ impl Output {
             }
         }
     }
+}
+
+/// Prints what is in the log now. False: nothing is.
+///
+/// # Errors
+/// The file cannot be read, or the screen is closed.
+pub fn print_log(path: &std::path::Path) -> io::Result<bool> {
+    let (mut printer, mut is_any) = (Printer::plain(), false);
+    Follower::new(path).read_what_is_there(&mut |line| {
+        is_any = true;
+        printer.line(&line)
+    })?;
+    Ok(is_any)
 }
 
 fn follow(

@@ -1,4 +1,4 @@
-//! The end of a pod.
+//! The requests that end a pod sandbox.
 
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_proto::runtime::v1::{RemovePodSandboxRequest, StopPodSandboxRequest};
@@ -7,13 +7,22 @@ use tonic::Request;
 use crate::refused::refused;
 use crate::server::Server;
 
+/// Stops a pod with all that is in it.
+///
+/// # Errors
+/// The runtime's.
+pub async fn stop(server: &Server, id: &str) -> anyhow::Result<()> {
+    let stop = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
+    server.runtime.stop_pod_sandbox(Request::new(stop)).await.map_err(refused)?;
+    Ok(())
+}
+
 /// Stops and removes a pod with all that is in it.
 ///
 /// # Errors
 /// The runtime's.
 pub async fn stop_and_remove(server: &Server, id: &str) -> anyhow::Result<()> {
-    let stop = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
-    server.runtime.stop_pod_sandbox(Request::new(stop)).await.map_err(refused)?;
+    stop(server, id).await?;
     let remove = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };
     server.runtime.remove_pod_sandbox(Request::new(remove)).await.map_err(refused)?;
     Ok(())

@@ -1,4 +1,5 @@
-//! The pod's images: missing ones, and those with the policy Always, are pulled at the same time.
+//! Images of containers: missing ones, and those with the policy Always, are pulled at the same time. For a whole
+//! pod before it starts, and for one container before it is started again: by then its image may be gone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,25 +7,45 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use crisp_image_service::pull::{LayerProgress, PullStage};
-use crisp_image_service::{ImageService, PullProgress, PullRequest};
+use crisp_image_service::{Auth, ImageService, PullProgress, PullRequest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::manifest::{Pod, PullPolicy};
+use super::credentials;
+use super::manifest::{Container, Manifests, Objects, Pod, PullPolicy, VolumeSource};
+use super::report::Report;
+use super::run_as_non_root;
 use crate::progress::{Bars, LayerView, View};
 use crate::table::{short, size};
 
-/// Pulls every image of the pod. Returns the ids by the names in the manifest.
+/// What is pulled for, and where it shows.
+pub struct Pulls<'a> {
+    pub pod: &'a Pod,
+    pub containers: &'a [&'a Container],
+    pub objects: &'a Objects,
+    pub report: &'a Report,
+    pub bars: Option<&'a Arc<Mutex<Bars>>>,
+}
+
+/// Pulls every image of the containers. Returns the ids by the names in the manifest.
 ///
 /// # Errors
-/// An image that cannot be pulled, or is not there and must not be pulled.
-pub async fn all(images: &ImageService, pod: &Pod) -> anyhow::Result<BTreeMap<String, String>> {
-    let bars = Arc::new(Mutex::new(Bars::new()));
+/// An image that cannot be pulled, or is not there and must not be pulled, or whose user is refused.
+pub async fn all(images: &ImageService, pulls: &Pulls<'_>) -> anyhow::Result<BTreeMap<String, String>> {
     let mut tasks = JoinSet::new();
-    for (image, policy) in wanted(pod) {
-        let (images, bars) = (images.clone(), Arc::clone(&bars));
+    for (image, policy) in wanted(pulls) {
+        let (images, bars) = (images.clone(), pulls.bars.cloned());
+        let report = pulls.report.clone();
+        let of_pod = credentials::find(pulls.pod, pulls.objects, pulls.report, &image)?;
+        // Of a `crisp run IMAGE`; images of manifests and of volumes may be anyone's.
+        let is_named = matches!(report, Report::Failures)
+            && pulls.containers.iter().any(|container| container.image == image);
         tasks.spawn(async move {
-            let id = one(&images, &image, policy, &bars).await;
+            let auth = match of_pod {
+                None if policy != PullPolicy::Never => credentials::of_user(&image, is_named, &report).await,
+                of_pod => of_pod,
+            };
+            let id = one(&images, &image, policy, auth, bars.as_deref(), &report).await;
             (image, id)
         });
     }
@@ -33,15 +54,52 @@ pub async fn all(images: &ImageService, pod: &Pod) -> anyhow::Result<BTreeMap<St
         let (image, id) = done?;
         ids.insert(image, id?);
     }
+    for container in pulls.containers {
+        run_as_non_root::check(images, &ids, pulls.pod, container).await?;
+    }
     Ok(ids)
 }
 
+/// Pulls the image of the one container. Returns the ports that it names, as `80/tcp`.
+///
+/// # Errors
+/// An image that cannot be pulled.
+pub async fn exposed_ports(images: &ImageService, manifests: &Manifests) -> anyhow::Result<Vec<String>> {
+    let mut ports = Vec::new();
+    for document in &manifests.pods {
+        let (report, containers) = (Report::Failures, document.pod.all_containers().collect::<Vec<_>>());
+        let pulls = Pulls {
+            pod: &document.pod,
+            containers: &containers,
+            objects: &manifests.objects,
+            report: &report,
+            bars: None,
+        };
+        let ids = all(images, &pulls).await?;
+        // Those of volumes name no ports of the container.
+        for id in containers.iter().filter_map(|container| ids.get(&container.image)) {
+            let image = images.find(id)?;
+            let config = image.config.config().as_ref();
+            ports.extend(config.and_then(|config| config.exposed_ports().clone()).unwrap_or_default());
+        }
+    }
+    Ok(ports)
+}
+
 /// Each image once, with the most demanding policy.
-fn wanted(pod: &Pod) -> BTreeMap<String, PullPolicy> {
+fn wanted(pulls: &Pulls<'_>) -> BTreeMap<String, PullPolicy> {
+    let mounts = |name: &String| {
+        pulls.containers.iter().flat_map(|container| &container.mounts).any(|mount| mount.volume == *name)
+    };
+    let of_volumes = pulls.pod.volumes.iter().filter_map(|volume| match &volume.source {
+        VolumeSource::Image { reference, pull } if mounts(&volume.name) => Some((reference, *pull)),
+        _ => None,
+    });
+    let of_containers = pulls.containers.iter().map(|container| (&container.image, container.pull));
     let mut wanted = BTreeMap::new();
-    for container in pod.init_containers.iter().chain(&pod.containers) {
-        let policy = wanted.entry(container.image.clone()).or_insert(container.pull);
-        if container.pull == PullPolicy::Always {
+    for (image, pull) in of_containers.chain(of_volumes) {
+        let policy = wanted.entry(image.clone()).or_insert(pull);
+        if pull == PullPolicy::Always {
             *policy = PullPolicy::Always;
         }
     }
@@ -52,7 +110,9 @@ async fn one(
     images: &ImageService,
     image: &str,
     policy: PullPolicy,
-    bars: &Mutex<Bars>,
+    auth: Option<Auth>,
+    bars: Option<&Mutex<Bars>>,
+    report: &Report,
 ) -> anyhow::Result<String> {
     match (policy, images.find(image)) {
         (PullPolicy::Never | PullPolicy::IfNotPresent, Ok(there)) => return Ok(there.id.to_string()),
@@ -62,13 +122,15 @@ async fn one(
         (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, Err(_)) => {}
     }
     let started = Instant::now();
-    let request = PullRequest { reference: image.to_owned(), auth: None };
+    let request = PullRequest { reference: image.to_owned(), auth };
     let first = PullProgress { reference: image.to_owned(), stage: PullStage::Request, layers: Vec::new() };
     let (progress, mut changes) = watch::channel(first);
     let draw = async {
         while changes.changed().await.is_ok() {
             let view = view(image, &changes.borrow_and_update());
-            bars.lock().unwrap_or_else(PoisonError::into_inner).update(view);
+            if let Some(bars) = bars {
+                bars.lock().unwrap_or_else(PoisonError::into_inner).update(view);
+            }
         }
         std::future::pending::<()>().await;
     };
@@ -84,7 +146,10 @@ async fn one(
         }
         Err(_) => format!("{image}: failed"),
     };
-    bars.lock().unwrap_or_else(PoisonError::into_inner).finish(image, &line);
+    match bars {
+        Some(bars) => bars.lock().unwrap_or_else(PoisonError::into_inner).finish(image, &line),
+        None => report.routine(line),
+    }
     Ok(pulled.context("cannot get an image")?.to_string())
 }
 

@@ -15,6 +15,12 @@ pub enum StopRequest {
 
 /// The code of a pod that ends because crisp itself failed.
 const OWN_FAILURE: u8 = 125;
+/// The code of a pod whose emptyDir is larger than its sizeLimit.
+pub const EVICTED: u8 = 123;
+/// The code of a pod that has run longer than its activeDeadlineSeconds, as that of timeout(1).
+pub const DEADLINE: u8 = 124;
+/// The code of a pod whose sandbox is gone, unless its containers say another.
+pub const LOST: u8 = 255;
 
 impl StopRequest {
     /// The request after one more signal with that exit code.
@@ -59,15 +65,29 @@ impl StopRequests {
         self.0.send_modify(|request| *request = request.next(code));
     }
 
-    /// Ends the pod within its grace period, unless it ends already.
+    /// Ends the pod within its grace period after a failure of crisp itself, unless it ends already.
     pub fn after_failure(&self) {
+        self.stop_with(OWN_FAILURE);
+    }
+
+    /// Ends the pod within its grace period, with that exit code, unless it ends already.
+    pub fn stop_with(&self, code: u8) {
         self.0.send_if_modified(|request| {
             let first = *request == StopRequest::None;
             if first {
-                *request = StopRequest::Stop { code: OWN_FAILURE };
+                *request = StopRequest::Stop { code };
             }
             first
         });
+    }
+
+    /// Passes what is asked of all pods on to one of them, which has requests of its own: some come from the pod
+    /// itself, such as its deadline, and are for no other.
+    pub async fn pass_on_to(self, one: Self) {
+        let request = self.wait_for(StopRequest::is_any).await;
+        one.stop_with(request.code().unwrap_or_default());
+        let request = self.wait_for(StopRequest::is_kill).await;
+        one.signal(request.code().unwrap_or_default());
     }
 
     /// The newest one.

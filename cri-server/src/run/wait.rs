@@ -26,11 +26,17 @@ impl Waiter {
         if let Ok(stream) = runtime.get_container_events(Request::new(GetEventsRequest {})).await {
             let mut stream = stream.into_inner();
             tokio::spawn(async move {
-                while let Some(Ok(_)) = stream.next().await {
-                    count.send_modify(|n| *n += 1);
+                loop {
+                    tokio::select! {
+                        event = stream.next() => match event {
+                            Some(Ok(_)) => count.send_modify(|n| *n += 1),
+                            // Kept open, so that waits fall back to polling instead of spinning.
+                            _ => break count.closed().await,
+                        },
+                        // Of a pod that has ended nothing waits any more.
+                        () = count.closed() => break,
+                    }
                 }
-                // Kept open, so that waits fall back to polling instead of spinning.
-                count.closed().await;
             });
         } else {
             tokio::spawn(async move { count.closed().await });

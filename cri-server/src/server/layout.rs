@@ -12,10 +12,32 @@ pub fn network(folder: &Path) -> PathBuf {
     folder.join("network")
 }
 
-/// What pods of `crisp run` need while they run: volumes and logs. On disk: /run is small, and often forbids
-/// to execute files.
+/// What belongs to standalone pods. On disk: /run is small, and often forbids to execute files.
 pub fn standalone(root: &Path) -> PathBuf {
     root.join("standalone")
+}
+
+/// Volumes, logs and more of the pods of a `crisp run` in the foreground, a folder each.
+pub fn foreground_pods(root: &Path) -> PathBuf {
+    standalone(root).join("run")
+}
+
+/// Volumes with names, which outlive pods.
+pub fn named_volumes(root: &Path) -> PathBuf {
+    standalone(root).join("volumes")
+}
+
+/// One of them.
+pub fn named_volume(volumes: &Path, name: &str) -> PathBuf {
+    volumes.join(name)
+}
+
+/// That of a claim: a claim is of its namespace. No name of Kubernetes has a `_`.
+pub fn claimed_volume(volumes: &Path, namespace: &str, claim: &str) -> PathBuf {
+    match namespace {
+        "default" => named_volume(volumes, claim),
+        namespace => named_volume(volumes, &format!("{namespace}_{claim}")),
+    }
 }
 
 /// The socket of the server of a `crisp run`, for the other commands.
@@ -23,9 +45,30 @@ pub fn standalone_socket(state: &Path) -> PathBuf {
     state.join("crisp.sock")
 }
 
-/// Volumes of a pod of `crisp run`, in the pod's folder.
+/// Volumes of a standalone pod, in the pod's folder.
 pub fn run_volumes(folder: &Path) -> PathBuf {
     folder.join("volumes")
+}
+
+/// One of them.
+pub fn run_volume(volumes: &Path, name: &str) -> PathBuf {
+    volumes.join(name)
+}
+
+/// Where a volume is made: it gets its name when it is whole. No name begins with a dot.
+pub fn unfinished(volume: &Path) -> PathBuf {
+    let name = volume.file_name().unwrap_or_default().to_string_lossy();
+    volume.with_file_name(format!(".{name}.new"))
+}
+
+/// Where a container's part of a volume is mounted.
+pub fn run_sub_path(folder: &Path, container: &str, index: usize) -> PathBuf {
+    folder.join("sub-paths").join(container).join(index.to_string())
+}
+
+/// The last message of a container.
+pub fn run_message(folder: &Path, container: &str) -> PathBuf {
+    folder.join("messages").join(container)
 }
 
 /// Logs of its containers.
@@ -36,4 +79,24 @@ pub fn run_logs(folder: &Path) -> PathBuf {
 /// Its hosts file, when the manifest has `hostAliases`.
 pub fn run_hosts(folder: &Path) -> PathBuf {
     folder.join("hosts")
+}
+
+/// Records and folders of the pods that a server supervises.
+pub fn supervised_pods(root: &Path) -> PathBuf {
+    standalone(root).join("pods")
+}
+
+/// Volumes, logs and more of one of them.
+pub fn supervised_pod(root: &Path, uid: &str) -> PathBuf {
+    supervised_pods(root).join(uid)
+}
+
+/// The record of one of them.
+pub fn supervised_record(pods: &Path, uid: &str) -> PathBuf {
+    pods.join(format!("{uid}.json"))
+}
+
+/// How far one of them has come.
+pub fn supervised_status(pods: &Path, uid: &str) -> PathBuf {
+    pods.join(format!("{uid}.status"))
 }

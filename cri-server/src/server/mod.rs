@@ -11,7 +11,10 @@
 mod folder;
 pub mod layout;
 mod lock;
+mod memory;
+mod networks;
 mod notify;
+mod oom_score;
 mod open;
 mod open_files;
 mod rpc;

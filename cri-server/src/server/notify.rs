@@ -1,10 +1,12 @@
-//! Notifies systemd that the server is ready, for units with `Type=notify`. See sd_notify(3).
+//! Notifies systemd that the server is ready, for units with `Type=notify`, and that it lives, for units with
+//! `WatchdogSec`. See sd_notify(3) and sd_watchdog_enabled(3).
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 /// Sends READY=1, if the environment names a socket for it.
 pub fn ready() {
@@ -12,6 +14,29 @@ pub fn ready() {
     if let Err(error) = send(&address, b"READY=1") {
         tracing::warn!(address = %address.display(), %error, "cannot tell systemd that the server is ready");
     }
+}
+
+/// Sends WATCHDOG=1 twice in the time that systemd gives, without an end. As a task it needs what all requests
+/// need: threads that run tasks. Returns at once where no watchdog is asked for.
+pub async fn keep_watchdog_calm() {
+    let Some((address, pause)) = std::env::var_os("NOTIFY_SOCKET").zip(half_of_watchdog(
+        std::env::var("WATCHDOG_USEC").ok().as_deref(),
+        std::env::var("WATCHDOG_PID").ok().as_deref(),
+    )) else {
+        return;
+    };
+    loop {
+        if let Err(error) = send(&address, b"WATCHDOG=1") {
+            tracing::warn!(address = %address.display(), %error, "cannot tell systemd that the server lives");
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn half_of_watchdog(microseconds: Option<&str>, pid: Option<&str>) -> Option<Duration> {
+    let is_for_us = pid.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    let period = microseconds?.parse().ok().filter(|period| *period > 0 && is_for_us)?;
+    Some(Duration::from_micros(period) / 2)
 }
 
 fn send(address: &OsStr, message: &[u8]) -> io::Result<()> {
@@ -27,6 +52,18 @@ fn send(address: &OsStr, message: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_watchdog_of_another_process_is_not_ours() {
+        let own = std::process::id().to_string();
+        assert_eq!(half_of_watchdog(Some("30000000"), None), Some(Duration::from_secs(15)));
+        assert_eq!(half_of_watchdog(Some("30000000"), Some(&own)), Some(Duration::from_secs(15)));
+        for (period, pid) in
+            [(None, None), (Some("0"), None), (Some("x"), None), (Some("30000000"), Some("1"))]
+        {
+            assert_eq!(half_of_watchdog(period, pid), None, "{period:?} {pid:?}");
+        }
+    }
 
     #[test]
     fn the_message_arrives_at_a_path_and_at_an_abstract_name() {

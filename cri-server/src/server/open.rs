@@ -80,7 +80,11 @@ impl Server {
         let streams = streams(settings)?;
         let streams =
             StreamServer::open(&streams).await.context("cannot serve exec, attach and port-forward")?;
-        let runtime = RuntimeConfig { root: root.clone(), exec_grace: settings.exec_grace.value };
+        let runtime = RuntimeConfig {
+            root: root.clone(),
+            exec_grace: settings.exec_grace.value,
+            cdi_spec_dirs: settings.cdi_spec_dir.value.clone(),
+        };
         let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), streams.clone(), &metrics)
             .await
             .context("cannot open the containers")?;
@@ -103,11 +107,13 @@ async fn systemd(settings: &Settings, cgroups: &Cgroups) -> anyhow::Result<Optio
         }
         CgroupDriver::Auto => match Systemd::detect(cgroups).await {
             Ok(systemd) => Ok(Some(systemd)),
-            Err(why @ NoSystemd::Unreachable(_)) => {
+            Err(
+                why @ (NoSystemd::Unreachable(_) | NoSystemd::OtherPids { .. } | NoSystemd::OtherTree { .. }),
+            ) => {
                 tracing::warn!(%why, "the cgroup driver is cgroupfs, on a host whose init is systemd");
                 Ok(None)
             }
-            Err(why) => {
+            Err(why @ (NoSystemd::NotInit { .. } | NoSystemd::NotV2)) => {
                 tracing::debug!(%why, "the cgroup driver is cgroupfs");
                 Ok(None)
             }

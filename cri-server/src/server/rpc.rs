@@ -5,9 +5,13 @@ use std::io;
 use std::time::Duration;
 
 use crisp_proto::RPC_PATHS;
+use crisp_proto::crisp::v1::containers_server::ContainersServer;
 use crisp_proto::crisp::v1::files_server::FilesServer;
+use crisp_proto::crisp::v1::images_server::ImagesServer;
 use crisp_proto::crisp::v1::layers_server::LayersServer;
+use crisp_proto::crisp::v1::networks_server::NetworksServer;
 use crisp_proto::crisp::v1::pulls_server::PullsServer;
+use crisp_proto::crisp::v1::standalone_server::StandaloneServer;
 use crisp_proto::runtime::v1::image_service_server::ImageServiceServer;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
 use tokio::net::{UnixListener, UnixStream};
@@ -15,6 +19,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Server;
+use super::networks::NetworksService;
+use crate::run::supervise::StandaloneService;
 
 /// The longest message that a kubelet sends and accepts.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
@@ -22,13 +28,15 @@ const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Server {
-    /// Serves on `listener` until `stop` ends, then waits for the calls under way, for a limited time.
+    /// Serves on `listener` until `stop` ends, then waits for the calls under way, for a limited time. The server
+    /// of a `crisp run` supervises no pods: it ends with its own.
     ///
     /// # Errors
     /// The socket breaks.
     pub async fn serve(
         &self,
         listener: UnixListener,
+        standalone: Option<StandaloneService>,
         stop: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<()> {
         let runtime = RuntimeServiceServer::new(self.runtime.clone())
@@ -43,8 +51,12 @@ impl Server {
             .add_service(runtime)
             .add_service(images)
             .add_service(PullsServer::new(self.images.clone()))
+            .add_service(ImagesServer::new(self.images.clone()))
             .add_service(LayersServer::new(self.images.clone()))
+            .add_service(ContainersServer::new(self.runtime.clone()))
             .add_service(FilesServer::new(self.runtime.clone()))
+            .add_service(NetworksServer::new(NetworksService(self.pods.clone())))
+            .add_optional_service(standalone.map(standalone_server))
             .serve_with_incoming_shutdown(connections(listener), async {
                 let _ = leaving.await;
             });
@@ -60,6 +72,10 @@ impl Server {
             Err(_) => Ok(()),
         }
     }
+}
+
+fn standalone_server(service: StandaloneService) -> StandaloneServer<StandaloneService> {
+    StandaloneServer::new(service).max_decoding_message_size(MAX_MESSAGE)
 }
 
 /// Every connection. A failure to accept one is no item: tonic would ask for the next at once.

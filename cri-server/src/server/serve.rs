@@ -2,14 +2,16 @@
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::{Server, notify, socket};
-use crate::config::{RawSettings, Settings};
+use super::{Server, memory, notify, oom_score, socket};
+use crate::config::{NetworkFlag, RawSettings, Settings};
+use crate::run::supervise::{StandaloneService, Supervisor};
 
 /// The server computes little and waits much: more threads would only cost memory.
 const WORKERS: usize = 2;
@@ -21,6 +23,8 @@ const PULLS_END: Duration = Duration::from_secs(3);
 pub struct Serve {
     #[command(flatten)]
     pub settings: RawSettings,
+    #[command(flatten)]
+    pub network: NetworkFlag,
 }
 
 /// Serves until SIGTERM or SIGINT. The pods run on.
@@ -51,8 +55,18 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     // Before anything else, so that a signal during the start is not fatal halfway.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let server = Server::open(settings).await?;
+    oom_score::protect();
+    // In a task of its own: a disk that does not answer must not keep a signal from being heard.
+    let owned = settings.clone();
+    let opening = tokio::spawn(async move { Server::open(&owned).await });
+    let server = tokio::select! {
+        opened = opening => Arc::new(opened.context("cannot open the server")??),
+        _ = terminate.recv() => return stopped_early("SIGTERM"),
+        _ = interrupt.recv() => return stopped_early("SIGINT"),
+    };
+    let supervisor = Supervisor::open(Arc::clone(&server), &settings.root.value);
     let listener = socket::listen(&settings.listen.value)?;
+    let bound = socket::Bound::at(settings.listen.value.path());
     let metrics = match settings.metrics_listen.value {
         Some(address) => Some(server.metrics.serve(address).await?),
         None => None,
@@ -68,24 +82,33 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         "ready"
     );
     notify::ready();
+    tokio::spawn(notify::keep_watchdog_calm());
     crisp_executor::give_program_pages_back();
+    tokio::spawn(memory::give_back());
     let stop = async {
         tokio::select! {
             _ = terminate.recv() => info!("stopping on SIGTERM; the pods run on"),
             _ = interrupt.recv() => info!("stopping on SIGINT; the pods run on"),
         }
     };
-    let pods = server.pods.clone();
+    let (pods, runtime) = (server.pods.clone(), server.runtime.clone());
     let images = server.images.clone();
     let stop = async move {
         stop.await;
         // Their clients get the answer before the connections close.
         images.shut_down(PULLS_END).await;
     };
-    let result = server.serve(listener, stop).await;
+    let standalone = StandaloneService(supervisor);
+    let result = server.serve(listener, Some(standalone), stop).await;
+    runtime.close().await;
     // With no pod left, the bridge and its rules have no use, and no other program removes them.
     pods.close().await;
     // The server does not listen any more: a client should get "no such file", not "refused".
-    let _ = std::fs::remove_file(settings.listen.value.path());
+    bound.remove();
     result
+}
+
+fn stopped_early(signal: &str) -> anyhow::Result<()> {
+    info!("stopping on {signal}, before the server was open; the pods run on");
+    Ok(())
 }

@@ -1,9 +1,9 @@
 //! The server's unix socket: one that a dead server left is replaced, a live one is refused.
 
 use std::io;
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
 
@@ -60,6 +60,33 @@ pub fn listen(address: &ListenAddress) -> Result<UnixListener, SocketError> {
     UnixListener::bind(&path).map_err(failed)
 }
 
+/// The socket of this server, in its place. Another server may have put its own there since.
+#[derive(Debug)]
+pub struct Bound {
+    path: PathBuf,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+}
+
+impl Bound {
+    /// What [`listen`] has just made.
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), file: file_at(path) }
+    }
+
+    /// Removes it, if it is still there.
+    pub fn remove(self) {
+        if self.file.is_some() && file_at(&self.path) == self.file {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn file_at(path: &Path) -> Option<(u64, u64)> {
+    let there = std::fs::symlink_metadata(path).ok()?;
+    Some((there.dev(), there.ino()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +106,23 @@ mod tests {
         std::fs::write(&path, "precious").unwrap();
         assert!(matches!(listen(&address), Err(SocketError::NoSocket { .. })));
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_leaves_the_socket_of_its_successor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("crisp.sock");
+        let address = ListenAddress::parse(path.to_str().unwrap()).unwrap();
+        let first = listen(&address).unwrap();
+        let bound = Bound::at(&path);
+        drop(first);
+        // Kept by another name, so that its inode is not the next one's.
+        std::fs::hard_link(&path, folder.path().join("kept")).unwrap();
+        let second = listen(&address).unwrap();
+        bound.remove();
+        assert!(path.exists(), "the second server cannot be reached");
+        Bound::at(&path).remove();
+        assert!(!path.exists());
+        drop(second);
     }
 }

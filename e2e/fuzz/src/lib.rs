@@ -14,12 +14,14 @@ mod manifest;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 15] = [
     ("challenge", text_target::challenge),
     ("cni_result", crisp_sandbox::fuzz::cni_result),
     ("config", crisp_image_service::fuzz::image_config),
+    ("dns", crisp_sandbox::fuzz::dns),
     ("hosts_file", text_target::hosts_file),
     ("index", crisp_image_service::fuzz::manifest),
+    ("networks", text_target::networks),
     ("pax", crisp_image_service::fuzz::pax),
     ("pod_manifest", text_target::pod_manifest),
     ("reference", text_target::reference),
@@ -44,6 +46,10 @@ mod text_target {
 
     pub(super) fn hosts_file(bytes: &[u8]) {
         with_text(bytes, crisp_image_service::fuzz::hosts_file);
+    }
+
+    pub(super) fn networks(bytes: &[u8]) {
+        with_text(bytes, crisp_sandbox::fuzz::networks);
     }
 
     /// What was understood must be written in a way that is understood as the same.

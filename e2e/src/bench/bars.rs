@@ -10,7 +10,7 @@ enum Bound {
 }
 
 /// Names of rows, as the series give them, with the bounds of their medians.
-const BARS: [(&str, Bound); 8] = [
+const BARS: [(&str, Bound); 12] = [
     ("up, pod network, apart", Bound::AtMost(9.0)),
     ("up, host network, apart", Bound::AtMost(6.0)),
     ("down, pod network, apart", Bound::AtMost(7.0)),
@@ -18,6 +18,10 @@ const BARS: [(&str, Bound); 8] = [
     ("full cycles, 8 workers", Bound::AtLeast(120.0)),
     ("CPU per cycle, 1 worker", Bound::AtMost(12.0)),
     ("CPU per cycle, 8 workers", Bound::AtMost(12.0)),
+    ("streaming exec, request to first output, apart", Bound::AtMost(5.0)),
+    ("exec stdout, of plain TCP", Bound::AtLeast(50.0)),
+    ("port-forward, of plain TCP", Bound::AtLeast(50.0)),
+    ("PSS of the server, per streaming session", Bound::AtMost(200.0)),
     ("PSS of the server, after the whole run", Bound::AtMost(20_000.0)),
 ];
 

@@ -15,7 +15,9 @@ pub mod memory;
 pub mod pulls;
 pub mod series;
 pub mod standing;
+pub mod streams;
 pub mod table;
+pub mod vanish;
 
 use std::path::PathBuf;
 
@@ -38,11 +40,15 @@ pub struct Effort {
     /// Pods that stand at once for lists and memory.
     pub standing: usize,
     pub pulls: usize,
+    /// Gigabytes through streams.
+    pub gigabytes: usize,
 }
 
 impl Effort {
     /// Enough for the percentiles to mean something.
-    pub const FULL: Self = Self { cycles: 60, parallel: 400, execs: 60, standing: 50, pulls: 5 };
+    pub const FULL: Self =
+        Self { cycles: 60, parallel: 400, execs: 60, standing: 50, pulls: 5, gigabytes: 5 };
     /// Enough to see roughly where the figures are.
-    pub const QUICK: Self = Self { cycles: 20, parallel: 80, execs: 20, standing: 10, pulls: 0 };
+    pub const QUICK: Self =
+        Self { cycles: 20, parallel: 80, execs: 20, standing: 10, pulls: 0, gigabytes: 3 };
 }

@@ -84,7 +84,14 @@ async fn ask(
     effort: Effort,
     pause: Duration,
 ) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
+    let mut first = Vec::new();
+    for up in pods {
+        let mut watch = Stopwatch::new(Duration::ZERO);
+        watch.time(client.exec(&up.container, &["/bin/true"])).await?;
+        first.push(watch.total);
+    }
+    // Probes come again and again; what the first one has made is there for the others.
+    let mut rows = vec![Row::times(&target.name, "ExecSync true, the first in a container", &first)];
     for (way, pause) in [Duration::ZERO, pause].into_iter().enumerate() {
         let mut times: [Vec<Duration>; 4] = std::array::from_fn(|_| Vec::new());
         for round in 0..effort.execs {

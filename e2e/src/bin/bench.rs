@@ -7,6 +7,10 @@
 //! - `--check`: afterwards, compare Crisp's figures with the bars; exit code 1 when one is missed.
 //! - `--quick`: fewer rounds, no pulls.
 //! - `--pause MS`: the pause before each request of the "apart" figures. 30 when not given.
+//! - `--only PART`: that part alone. cycles: pods up and down; standing: what is asked while pods stand;
+//!   streams: exec and port-forward streams.
+//! - `--vanish N`: opens N streaming sessions, each of which is lost at once, and says what the server holds
+//!   before and after; fails when it holds more descriptors or threads.
 //! - `--here`: Crisp's folders in the usual place for temporary files instead.
 
 use std::path::Path;
@@ -16,18 +20,29 @@ use crisp_e2e::bench::cycles::{cycles, first_output, throughput};
 use crisp_e2e::bench::disk::{self, Disk};
 use crisp_e2e::bench::series::Series;
 use crisp_e2e::bench::standing::standing;
+use crisp_e2e::bench::streams::streams;
 use crisp_e2e::bench::table::{Row, render};
-use crisp_e2e::bench::{Effort, Target, bars, memory, pulls};
+use crisp_e2e::bench::{Effort, Target, bars, memory, pulls, vanish};
 use crisp_e2e::{Client, Image, Machine, Registry, Result, Setup};
 use k8s_cri::v1::NamespaceMode;
 
+const REST: Duration = Duration::from_secs(35);
 /// The name of our own server in the table.
 const CRISP: &str = "crisp";
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Cycles,
+    Standing,
+    Streams,
+}
 
 struct Options {
     effort: Effort,
     check: bool,
     here: bool,
+    only: Option<Part>,
+    vanish: Option<usize>,
     pause: Duration,
     crisp: bool,
     others: Vec<Target>,
@@ -35,14 +50,33 @@ struct Options {
 
 fn options() -> Result<Options> {
     let pause = Duration::from_millis(30);
-    let mut options =
-        Options { effort: Effort::FULL, check: false, here: false, pause, crisp: false, others: vec![] };
+    let mut options = Options {
+        effort: Effort::FULL,
+        check: false,
+        here: false,
+        only: None,
+        vanish: None,
+        pause,
+        crisp: false,
+        others: vec![],
+    };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--check" => options.check = true,
             "--quick" => options.effort = Effort::QUICK,
             "--here" => options.here = true,
+            "--only" => {
+                options.only = Some(match args.next().as_deref() {
+                    Some("cycles") => Part::Cycles,
+                    Some("standing") => Part::Standing,
+                    Some("streams") => Part::Streams,
+                    _ => return Err("--only takes cycles, standing or streams".into()),
+                });
+            }
+            "--vanish" => {
+                options.vanish = Some(args.next().ok_or("--vanish needs a number of sessions")?.parse()?);
+            }
             "--pause" => {
                 let value = args.next().ok_or("--pause needs a number of milliseconds")?;
                 options.pause = Duration::from_millis(value.parse()?);
@@ -50,7 +84,7 @@ fn options() -> Result<Options> {
             CRISP => options.crisp = true,
             other => {
                 let (name, socket) = other.split_once('=').ok_or_else(|| {
-                    format!("{other:?} is not --check, --quick, --here, --pause MS, crisp or NAME=SOCKET")
+                    format!("{other:?} is not --check, --quick, --only PART, --vanish N, --here, --pause MS, crisp or NAME=SOCKET")
                 })?;
                 options.others.push(Target { name: name.into(), socket: socket.into() });
             }
@@ -116,7 +150,48 @@ async fn measure(
         Client::connect(&target.socket).await?.pull(&image).await?;
     }
     let series = |network, pause| Series { image: image.clone(), network, logs: logs.to_owned(), pause };
+    let pod = NamespaceMode::Pod;
+    if let Some(rounds) = options.vanish {
+        for target in targets {
+            vanish::vanish(target, &series(pod, Duration::ZERO), rounds).await?;
+        }
+        return Ok(rows);
+    }
+    let wanted = |part| options.only.is_none_or(|only| only == part);
+    if wanted(Part::Cycles) {
+        rows.extend(ups_and_downs(targets, options, &series).await?);
+    }
+    for target in targets {
+        if wanted(Part::Standing) {
+            // The lists' figures are of both ways; the pods themselves need no pauses.
+            let counted = if target.name == CRISP { counted } else { &[] };
+            rows.extend(standing(target, &series(pod, options.pause), effort, counted).await?);
+        }
+        if wanted(Part::Streams) {
+            rows.extend(streams(target, &series(pod, options.pause), effort).await?);
+        }
+    }
+    if options.only.is_some() {
+        return Ok(rows);
+    }
+    rows.extend(pulls::pulls(targets, &registry, effort).await?);
+    // For a server to give back what the run has freed.
+    tokio::time::sleep(REST).await;
+    for target in targets {
+        let after = memory::of_server(&target.socket);
+        rows.push(Row::new(&target.name, "PSS of the server, after the whole run", "kB", vec![after]));
+    }
+    Ok(rows)
+}
+
+async fn ups_and_downs(
+    targets: &[Target],
+    options: &Options,
+    series: &impl Fn(NamespaceMode, Duration) -> Series,
+) -> Result<Vec<Row>> {
     let (pod, host) = (NamespaceMode::Pod, NamespaceMode::Node);
+    let effort = options.effort;
+    let mut rows = Vec::new();
     for (network, pause, names) in [
         (pod, Duration::ZERO, ["up, pod network, at once", "down, pod network, at once"]),
         (pod, options.pause, ["up, pod network, apart", "down, pod network, apart"]),
@@ -134,14 +209,6 @@ async fn measure(
         let names =
             ["full cycles, 8 workers", "CPU per cycle, 8 workers", "CPU of the machine per cycle, 8 workers"];
         rows.extend(throughput(target, &at_once, effort.parallel, 8, names).await?);
-        // The lists' figures are of both ways; the pods themselves need no pauses.
-        let counted = if target.name == CRISP { counted } else { &[] };
-        rows.extend(standing(target, &series(pod, options.pause), effort, counted).await?);
-    }
-    rows.extend(pulls::pulls(targets, &registry, effort).await?);
-    for target in targets {
-        let after = memory::of_server(&target.socket);
-        rows.push(Row::new(&target.name, "PSS of the server, after the whole run", "kB", vec![after]));
     }
     Ok(rows)
 }

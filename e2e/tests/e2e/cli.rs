@@ -104,14 +104,8 @@ async fn what_a_manifest_asks_in_vain_is_named() -> Result<()> {
     for (yaml, word) in [
         (base.replace("spec:\n", "spec:\n  nodeSelektor: {}\n"), "spec.nodeSelektor"),
         (base.replace("spec:\n", "spec:\n  schedulerName: mine\n"), "spec.schedulerName"),
-        (
-            base.replace(
-                "  - name: web\n",
-                "  - name: web\n    lifecycle: {postStart: {exec: {command: [x]}}}\n",
-            ),
-            "spec.containers[0].lifecycle",
-        ),
-        (base.replace("kind: Pod", "kind: Deployment"), "kind"),
+        (base.replace("spec:\n", "spec:\n  hostUsers: false\n"), "spec.hostUsers"),
+        (base.replace("kind: Pod", "kind: DaemonSet"), "kind"),
         ("not: [yaml".to_owned(), "yaml"),
     ] {
         let output = run(&machine, &yaml)?.stdin(Stdio::null()).output()?;

@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crisp_e2e::machine::crisp;
-use crisp_e2e::{Lab, Result, needs};
+use crisp_e2e::{Lab, Result, needs, request};
 use k8s_cri::v1::{LinuxContainerConfig, LinuxContainerSecurityContext, Mount, RemoveContainerRequest};
 
 /// A folder here, and the command line on a lab.
@@ -158,5 +158,63 @@ async fn a_copy_keeps_neither_a_removal_waiting_nor_a_read_only_root_writable() 
     assert!(said.contains("is being removed"), "{said}");
     out.kill()?;
     out.wait()?;
+    lab.close().await
+}
+
+/// What is copied into such a pod is its root's, not the host's, and what comes out has the ids that the pod sees.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_have_the_owners_that_a_pod_with_a_user_namespace_sees() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, security) = request::pod_with_own_users(&lab.machine, "mapped");
+    let pod = lab.client.run_pod(&sandbox).await?;
+    let files = Files::new()?;
+    files.write("dir/file", "x")?;
+    std::os::unix::fs::chown(files.path("dir/file"), Some(1000), Some(1001))?;
+    let volume = files.path("volume");
+    std::fs::create_dir(&volume)?;
+    let ids = request::own_users();
+    let mut config = lab.shell("sleep 1000");
+    config.linux = Some(LinuxContainerConfig { security_context: Some(security), ..Default::default() });
+    config.mounts = vec![Mount {
+        container_path: "/volume".into(),
+        host_path: volume.clone(),
+        uid_mappings: ids.uids,
+        gid_mappings: ids.gids,
+        ..Default::default()
+    }];
+    let id = lab.client.create(&pod, &config, &sandbox).await?;
+    let (dir, inside) = (files.path("dir"), |path: &str| format!("{id}:{path}"));
+    cp(&lab, &[&dir, &inside("/tmp/before")])?;
+    cp(&lab, &["-a", &dir, &inside("/tmp/before-kept")])?;
+    lab.client.start(&id).await?;
+    for to in ["/tmp/running", "/volume/running"] {
+        cp(&lab, &[&dir, &inside(to)])?;
+        cp(&lab, &["-a", &dir, &inside(&format!("{to}-kept"))])?;
+    }
+    let owners = "stat -c %u:%g /tmp/before /tmp/before/file /tmp/before-kept/file /tmp/running/file \
+        /tmp/running-kept/file /volume/running /volume/running/file /volume/running-kept/file";
+    let exec = lab.client.exec(&id, &["sh", "-c", owners]).await?;
+    let root_and_kept = ["0:0", "0:0", "1000:1001", "0:0", "1000:1001", "0:0", "0:0", "1000:1001"];
+    let seen = String::from_utf8(exec.stdout.to_vec())?;
+    assert!(seen.lines().eq(root_and_kept), "{seen}");
+    let owner = |path: &str| -> Result<(u32, u32)> {
+        let found = std::fs::metadata(path)?;
+        Ok((std::os::unix::fs::MetadataExt::uid(&found), std::os::unix::fs::MetadataExt::gid(&found)))
+    };
+    assert_eq!(owner(&format!("{volume}/running-kept/file"))?, (1000, 1001), "as without a user namespace");
+    std::os::unix::fs::chown(files.path("dir/file"), Some(70_000), Some(0))?;
+    let refused = cp(&lab, &["-a", &dir, &inside("/tmp/none")]).unwrap_err().to_string();
+    assert!(refused.contains("file: its owner 70000:0 does not exist in the user namespace"), "{refused}");
+    for (from, to) in [("/tmp/before-kept/file", "1"), ("/volume/running-kept/file", "2")] {
+        cp(&lab, &["-a", &inside(from), &files.path(to)])?;
+        assert_eq!(owner(&files.path(to))?, (1000, 1001), "{from}");
+    }
+    lab.machine.crisp(&["stop", "--timeout", "0", &id])?;
+    for (from, to, expected) in [("/tmp/running-kept/file", "3", (1000, 1001)), ("/bin/busybox", "4", (0, 0))]
+    {
+        cp(&lab, &["-a", &inside(from), &files.path(to)])?;
+        assert_eq!(owner(&files.path(to))?, expected, "{from}");
+    }
     lab.close().await
 }

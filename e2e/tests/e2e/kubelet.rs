@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crisp_e2e::kubelet::{self, Kubelet};
+use crisp_e2e::kubernetes::{self, KUBELET, Kubelet};
 use crisp_e2e::{Image, Machine, Result, needs};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -45,7 +45,7 @@ fn crashing(image: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_runs_static_pods() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
-    if !kubelet::can_build() {
+    if !kubernetes::can_build(&[KUBELET]) {
         crisp_skip::unsupported!(Toolchain("Go (it builds the kubelet)"));
     }
     let mut machine = Machine::start().await?;
@@ -59,7 +59,37 @@ async fn a_kubelet_runs_static_pods() -> Result<()> {
     serves_logs_and_exec(&kubelet)?;
     restarts_what_crashes(&kubelet, &image)?;
     survives_restarts(&mut kubelet, &mut machine).await?;
-    takes_pods_away(&kubelet, &machine).await?;
+    takes_away("web", &kubelet, &machine).await?;
+    drop(kubelet);
+    machine.close().await
+}
+
+/// What dashboards ask a kubelet for comes from the runtime alone then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubelet_takes_the_metrics_of_pods_from_the_runtime() -> Result<()> {
+    needs!("docker-registry", "busybox", "curl");
+    if !kubernetes::can_build(&[KUBELET]) {
+        crisp_skip::unsupported!(Toolchain("Go (it builds the kubelet)"));
+    }
+    let machine = Machine::start().await?;
+    let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
+    let kubelet = Kubelet::start_with(&machine, &["PodAndContainerStatsFromCRI"])?;
+    std::fs::write(kubelet.manifest("web"), manifest(&image))?;
+    let labels = |line: &str, container: &str| {
+        line.contains(&format!("container=\"{container}\"")) && line.contains("pod=\"web-crisp-e2e\"")
+    };
+    kubelet.until("the kubelet's page has the runtime's series", MINUTE, |k| {
+        let Ok(page) = k.get("/metrics/cadvisor") else { return false };
+        let has = |name: &str, container| {
+            page.lines().any(|line| line.starts_with(&format!("{name}{{")) && labels(line, container))
+        };
+        ["container_cpu_usage_seconds_total", "container_memory_working_set_bytes", "container_processes"]
+            .iter()
+            .all(|name| has(name, "server") && has(name, "sidecar"))
+            && has("container_network_receive_bytes_total", "")
+            && has("container_cpu_usage_seconds_total", "")
+    })?;
+    takes_away("web", &kubelet, &machine).await?;
     drop(kubelet);
     machine.close().await
 }
@@ -119,19 +149,93 @@ async fn survives_restarts(kubelet: &mut Kubelet, machine: &mut Machine) -> Resu
     Ok(())
 }
 
-async fn takes_pods_away(kubelet: &Kubelet, machine: &Machine) -> Result<()> {
-    std::fs::remove_file(kubelet.manifest("web"))?;
+/// Until nothing of it is left in the kubelet's cgroups.
+async fn takes_away(pod: &str, kubelet: &Kubelet, machine: &Machine) -> Result<()> {
+    std::fs::remove_file(kubelet.manifest(pod))?;
     let mut client = machine.client().await?;
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     loop {
         let request = k8s_cri::v1::ListContainersRequest::default();
         let containers = client.runtime.list_containers(request).await?.into_inner().containers;
-        if containers.iter().all(|c| c.state() != k8s_cri::v1::ContainerState::ContainerRunning) {
+        let request = k8s_cri::v1::ListPodSandboxRequest::default();
+        let pods = client.runtime.list_pod_sandbox(request).await?.into_inner().items;
+        let runs = containers.iter().any(|c| c.state() == k8s_cri::v1::ContainerState::ContainerRunning)
+            || pods.iter().any(|p| p.state() == k8s_cri::v1::PodSandboxState::SandboxReady);
+        if !runs {
             return Ok(());
         }
         if std::time::Instant::now() > deadline {
-            return Err(format!("still running after 30 s: {containers:?}").into());
+            return Err(format!("still running after 30 s: {containers:?} {pods:?}").into());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// Major and minor number of the kernel's release.
+fn kernel() -> Result<(u32, u32)> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split('.').map(|number| number.trim().parse());
+    let mut next = || numbers.next().ok_or_else(|| format!("kernel release {release:?}"));
+    Ok((next()??, next()??))
+}
+
+/// With an emptyDir, a hostPath, a volume that kubelet fills, and a part of an image.
+fn with_own_users(image: &str, host: &std::path::Path) -> String {
+    format!(
+        r#"apiVersion: v1
+kind: Pod
+metadata: {{name: users, namespace: default, uid: 5d4f0a3e-0000-4000-8000-000000000003}}
+spec:
+  hostUsers: false
+  terminationGracePeriodSeconds: 1
+  securityContext: {{fsGroup: 2000}}
+  volumes:
+  - {{name: work, emptyDir: {{}}}}
+  - {{name: host, hostPath: {{path: "{host}"}}}}
+  - {{name: about, downwardAPI: {{items: [{{path: name, fieldRef: {{fieldPath: metadata.name}}}}]}}}}
+  - {{name: tools, image: {{reference: "{image}", pullPolicy: IfNotPresent}}}}
+  containers:
+  - name: main
+    image: {image}
+    command: [sh, -c, "cat /proc/self/uid_map; touch /work/x /host/x; stat -c %u:%g /work /work/x /host/x /about/name /etc/hosts; /tools/busybox stat -c %u:%g /tools/busybox; cat /about/name; echo; sleep 1000"]
+    volumeMounts:
+    - {{name: work, mountPath: /work}}
+    - {{name: host, mountPath: /host}}
+    - {{name: about, mountPath: /about}}
+    - {{name: tools, mountPath: /tools, subPath: bin}}
+    readinessProbe: {{exec: {{command: [touch, /work/probed]}}, periodSeconds: 1}}
+"#,
+        host = host.display()
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kubelet_runs_a_pod_with_its_own_users() -> Result<()> {
+    needs!("docker-registry", "busybox", "curl");
+    if !kubernetes::can_build(&[KUBELET]) {
+        crisp_skip::unsupported!(Toolchain("Go (it builds the kubelet)"));
+    }
+    // The kubelet's own volumes are on tmpfs.
+    if kernel()? < (6, 3) {
+        crisp_skip::unsupported!(Kernel("mapping of ids on tmpfs (6.3)"));
+    }
+    let machine = Machine::start().await?;
+    let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
+    let kubelet = Kubelet::start(&machine)?;
+    let host = machine.folder().join("host");
+    std::fs::create_dir(&host)?;
+    std::fs::write(kubelet.manifest("users"), with_own_users(&image, &host))?;
+    kubelet.until("the container is ready", MINUTE, |k| k.container("users", "main")["ready"] == true)?;
+    let log = kubelet.get("/containerLogs/default/users-crisp-e2e/main")?;
+    let mut lines = log.lines();
+    let map: Vec<u32> =
+        lines.next().unwrap_or_default().split_whitespace().filter_map(|id| id.parse().ok()).collect();
+    assert!(matches!(map[..], [0, first, 65_536] if first >= 65_536), "{log}");
+    let owners: Vec<&str> = lines.by_ref().take(6).collect();
+    assert_eq!(owners, ["0:2000", "0:2000", "0:0", "0:2000", "0:0", "0:0"], "{log}");
+    assert_eq!(lines.next(), Some("users-crisp-e2e"), "{log}");
+    assert_eq!(std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(host.join("x"))?), 0);
+    takes_away("users", &kubelet, &machine).await?;
+    drop(kubelet);
+    machine.close().await
 }

@@ -2,13 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::time::Duration;
 
 use crisp_e2e::registry::free_port;
 use crisp_e2e::{Lab, Machine, Result, Setup, needs, request, says};
 use k8s_cri::v1::{
-    NamespaceMode, NetworkConfig, PodSandboxStatusRequest, PortMapping, RuntimeConfig, StatusRequest,
-    UpdateRuntimeConfigRequest,
+    NamespaceMode, NetworkConfig, PodSandboxStatusRequest, PortMapping, RemovePodSandboxRequest,
+    RuntimeConfig, StatusRequest, StopPodSandboxRequest, UpdateRuntimeConfigRequest,
 };
 
 /// The first address of the pod, and the others.
@@ -82,6 +83,70 @@ async fn host_ports_lead_into_the_pod_and_are_given_once() -> Result<()> {
     lab.machine.start_server().await?;
     lab.client = lab.machine.client().await?;
     assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn networks_are_made_used_and_removed_by_the_command_line() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    // Unique on the machine: bridges are.
+    let number = std::process::id() % 100_000;
+    let (name, subnet) = (format!("e2e{number}"), format!("10.197.{}.0/24", number % 250));
+    let crisp = |lab: &Lab, args: &[&str]| -> Result<(bool, String)> {
+        let output = lab.machine.crisp(args)?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    };
+    assert_eq!(crisp(&lab, &["network", "create", &name, "--subnet", &subnet])?, (true, format!("{name}\n")));
+    let (created_twice, error) = crisp(&lab, &["network", "create", &name])?;
+    assert!(!created_twice && error.contains("exists: remove it first"), "{error}");
+
+    let mut sandbox = request::pod(&lab.machine, "named");
+    let networks = format!(r#"[{{"name":"{name}","interface":"eth0","aliases":["database"]}}]"#);
+    sandbox.annotations.insert("crisp/networks".into(), networks);
+    let port = free_port()?;
+    sandbox.port_mappings =
+        vec![PortMapping { container_port: 80, host_port: port.into(), ..Default::default() }];
+    let pod = lab.client.run_pod(&sandbox).await?;
+    let serve = "mkdir /w; echo by name > /w/index.html; exec httpd -f -p 80 -h /w";
+    lab.client.launch(&pod, &lab.shell(serve), &sandbox).await?;
+    // One that brings no resolver settings asks the network's gateway.
+    let mut visitor = request::pod(&lab.machine, "visitor");
+    visitor.annotations.insert("crisp/networks".into(), format!("{name}@eth0"));
+    visitor.dns_config = None;
+    let visitor_pod = lab.client.run_pod(&visitor).await?;
+    let visit = "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://database/ && break; sleep 0.1; done; wget -q -O - http://named/";
+    let id = lab.client.launch(&visitor_pod, &lab.shell(visit), &visitor).await?;
+    lab.client.wait(&id).await?;
+    assert_eq!(lab.machine.container_log("visitor", "main")?, "by name\nby name\n");
+
+    let (_, listed) = crisp(&lab, &["network", "ls"])?;
+    let line = listed.lines().find(|line| line.starts_with(&name)).ok_or(listed.clone())?;
+    assert!(line.contains(&subnet) && line.contains("built-in") && line.contains("   2   "), "{listed}");
+    assert!(listed.lines().any(|line| line.starts_with("default") && line.contains("first")), "{listed}");
+    let (_, inspected) = crisp(&lab, &["network", "inspect", &name])?;
+    assert!(inspected.contains(&format!("\"podSandboxId\": \"{pod}\"")), "{inspected}");
+    assert_eq!(crisp(&lab, &["port", "named"])?, (true, format!("80/tcp -> *:{port}\n")));
+    let (removed, error) = crisp(&lab, &["network", "rm", &name])?;
+    assert!(!removed && error.contains("is in use by pod") && error.contains("/named ("), "{error}");
+
+    let joiner = lab.client.run_pod(&request::pod(&lab.machine, "joiner")).await?;
+    let address = subnet.replace(".0/24", ".77");
+    let (joined, text) = crisp(&lab, &["network", "connect", &name, "joiner", "--ip", &address])?;
+    assert!(joined && text.starts_with(&format!("net1 {address} ")), "{text}");
+    assert!(crisp(&lab, &["network", "inspect", &name])?.1.contains(&joiner));
+    assert_eq!(crisp(&lab, &["network", "disconnect", &name, "joiner"])?, (true, String::new()));
+    let (left_twice, error) = crisp(&lab, &["network", "disconnect", &name, "joiner"])?;
+    assert!(!left_twice && error.contains("the pod is not in it"), "{error}");
+
+    for pod in [&pod, &visitor_pod, &joiner] {
+        lab.client.runtime.stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: pod.clone() }).await?;
+        let request = RemovePodSandboxRequest { pod_sandbox_id: pod.clone() };
+        lab.client.runtime.remove_pod_sandbox(request).await?;
+    }
+    assert_eq!(crisp(&lab, &["network", "prune"])?, (true, format!("{name}\n")));
+    assert!(!Path::new(&format!("/sys/class/net/cr-{name}")).exists());
     lab.close().await
 }
 

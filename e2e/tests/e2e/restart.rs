@@ -106,3 +106,44 @@ async fn a_monitor_that_is_killed_takes_only_its_own_pod() -> Result<()> {
     assert_eq!(lab.client.status(&other).await?.state(), ContainerState::ContainerRunning);
     lab.close().await
 }
+
+/// CAP_SYS_RESOURCE, see capabilities(7).
+const SYS_RESOURCE: u64 = 1 << 24;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oom_killer_spares_the_server_where_the_host_lets_it() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let of_server =
+        |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", lab.machine.server_pid()));
+    let status = of_server("status")?;
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).ok_or("no CapEff")?;
+    let may = u64::from_str_radix(capabilities.trim(), 16)? & SYS_RESOURCE != 0;
+    let score: i32 = of_server("oom_score_adj")?.trim().parse()?;
+    let said = lab.machine.log().matches("may be chosen by the OOM killer").count();
+    assert!(if may { score <= -999 && said == 0 } else { said == 1 }, "{score}, said {said} times");
+    // It is not the containers' too.
+    let mut config = lab.shell("cat /proc/self/oom_score_adj");
+    config.linux.get_or_insert_default().resources.get_or_insert_default().oom_score_adj = 500;
+    assert_eq!(lab.output("score", config).await?, "500\n");
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_waits_for_a_dead_disk_at_its_start_ends_on_sigterm() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    lab.machine.stop_server()?;
+    let folder = lab.machine.root().join("containers").join("a".repeat(64));
+    std::fs::create_dir(&folder)?;
+    // Opening a pipe waits for a writer, which never comes.
+    let record = folder.join("container.json");
+    let mode = rustix::fs::Mode::RWXU;
+    rustix::fs::mknodat(rustix::fs::CWD, &record, rustix::fs::FileType::Fifo, mode, 0)?;
+    assert!(lab.machine.start_server().await.is_err(), "nothing keeps it from its start");
+    lab.machine.stop_server()?;
+    std::fs::remove_dir_all(&folder)?;
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    lab.close().await
+}

@@ -210,7 +210,7 @@ async fn output_that_is_not_read_does_not_keep_a_run_from_ending() -> Result<()>
     let line = "yes $(printf %0999d 1) | head -c 100000000; sleep 1000";
     let yaml = manifest(&image, "", &[("a", line), ("b", line)]);
     let mut run = host.start("a", &yaml, &NONE)?;
-    run.until("does not start", |_| host.crisp(&["ps"]).is_ok_and(|text| text.contains(" b "))).await?;
+    run.until("does not start", |_| host.crisp(&["ps"]).is_ok_and(|text| text.contains(" b\n"))).await?;
     run.signal(Signal::INT)?;
     tokio::time::sleep(std::time::Duration::from_millis(300)).await;
     run.signal(Signal::INT)?;

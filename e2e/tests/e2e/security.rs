@@ -1,6 +1,6 @@
 //! What a container must not be able to do, or see.
 
-use crisp_e2e::{Lab, Result, needs};
+use crisp_e2e::{Lab, Result, needs, request};
 use k8s_cri::v1::{
     Capability, ContainerConfig, LinuxContainerConfig, LinuxContainerSecurityContext, NamespaceMode,
     SecurityProfile, security_profile::ProfileType,
@@ -141,13 +141,13 @@ async fn a_local_seccomp_profile_is_obeyed() -> Result<()> {
 async fn privileged_sees_devices_and_may_mount() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    let mut sandbox = crisp_e2e::request::pod(&lab.machine, "privileged");
+    let mut sandbox = request::pod(&lab.machine, "privileged");
     let linux = sandbox.linux.as_mut().and_then(|l| l.security_context.as_mut()).ok_or("no context")?;
     linux.privileged = true;
     let pod = lab.client.run_pod(&sandbox).await?;
     let context = LinuxContainerSecurityContext {
         privileged: true,
-        namespace_options: Some(crisp_e2e::request::namespaces(NamespaceMode::Pod, NamespaceMode::Container)),
+        namespace_options: Some(request::namespaces(NamespaceMode::Pod, NamespaceMode::Container)),
         ..Default::default()
     };
     let line = "mount -t tmpfs x /tmp && echo mounted; ls /dev/kmsg /dev/fuse; grep CapEff /proc/self/status | tr -d '\\t '";
@@ -192,5 +192,25 @@ async fn apparmor_confines_containers_unless_they_are_unconfined() -> Result<()>
     let missing = with(lab.shell(line), context(of_type(ProfileType::Localhost, "no-such-profile")));
     let status = lab.refused("missing", &missing).await?;
     crisp_e2e::says(&status, &["no-such-profile", "apparmor_parser"]);
+    lab.close().await
+}
+
+/// A pod with a network, whose root is another user of the host.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_with_a_user_namespace_of_its_own() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, security) = request::pod_with_own_users(&lab.machine, "mapped");
+    let pod = lab.client.run_pod(&sandbox).await?;
+    let context = LinuxContainerSecurityContext { readonly_paths: vec!["/proc/sys".into()], ..security };
+    let container = lab.client.launch(&pod, &with(lab.shell("sleep 1000"), context), &sandbox).await?;
+    let ping = ["ping", "-c", "1", "-W", "2", "127.0.0.1"];
+    assert_eq!(lab.client.exec(&container, &ping).await?.exit_code, 0, "as a group that the namespace has");
+    let line = "cat /proc/self/uid_map; id -u; stat -c %u /etc/hosts /bin; ls /sys/class/net; \
+        echo 1 > /proc/sys/net/ipv4/ip_forward || echo sealed; hostname";
+    let text = String::from_utf8(lab.client.exec(&container, &["sh", "-c", line]).await?.stdout.to_vec())?;
+    let words: Vec<&str> = text.split_whitespace().collect();
+    assert_eq!(words[..6], ["0", "200000", "65536", "0", "0", "0"], "{text}");
+    assert!(words.contains(&"eth0") && words.ends_with(&["sealed", "mapped"]), "{text}");
     lab.close().await
 }

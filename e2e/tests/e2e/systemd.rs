@@ -81,7 +81,9 @@ async fn kubelets_are_told_the_driver_and_those_with_the_other_refused() -> Resu
     let config = lab.client.runtime.runtime_config(RuntimeConfigRequest {}).await?.into_inner();
     assert_eq!(config.linux.map(|linux| linux.cgroup_driver()), Some(CgroupDriver::Systemd));
     let info = String::from_utf8(lab.machine.crisp(&["info"])?.stdout)?;
-    assert!(info.contains("cgroup driver  systemd"), "{info}");
+    for line in ["cgroup driver  systemd\n", "cgroup version v2\n", "controllers    cpu cpuset "] {
+        assert!(info.contains(line), "{line}: {info}");
+    }
     for parent in ["/kubepods/burstable/podab", "kubepods", "/kubepods.slice/../x.slice", "-.slice"] {
         let error = lab.client.run_pod(&with_parent(&lab, "refused", parent)).await.unwrap_err();
         assert_eq!(error.code(), tonic::Code::InvalidArgument, "{parent}: {error}");

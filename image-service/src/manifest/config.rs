@@ -1,8 +1,9 @@
 //! The part of an image's configuration that a pull needs: its platform and its layers.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::ManifestError;
 use super::platform::Platform;
@@ -27,7 +28,11 @@ struct Raw {
     #[serde(flatten)]
     platform: Platform,
     rootfs: Option<RawRootfs>,
+    config: Option<RawConfig>,
 }
+
+/// Of an object alone: a structure would be read out of a list as well.
+type RawConfig = BTreeMap<String, IgnoredAny>;
 
 #[derive(Deserialize)]
 struct RawRootfs {
@@ -45,6 +50,7 @@ impl PulledConfig {
     ) -> Result<Self, ManifestError> {
         let raw: Raw = serde_json::from_slice(bytes)
             .map_err(|e| ManifestError::Config { digest: digest.clone(), why: e.to_string() })?;
+        drop(raw.config);
         if !wanted.accepts(&raw.platform) {
             return Err(ManifestError::Platform { wanted: wanted.clone(), available: vec![raw.platform] });
         }
@@ -97,6 +103,7 @@ mod tests {
             (r#"{"rootfs":{"diff_ids":null}}"#.to_owned(), "names 0 layers"),
             ("{}".to_owned(), "names 0 layers"),
             (r#"{"rootfs":{"diff_ids":["sha256:x"]}}"#.to_owned(), "64 lower-case"),
+            (r#"{"config":[null]}"#.to_owned(), "expected a map"),
             ("[]".to_owned(), "malformed"),
         ] {
             let error = parse(&json, 1).unwrap_err().to_string();

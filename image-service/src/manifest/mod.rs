@@ -8,7 +8,7 @@ mod parse;
 mod platform;
 mod select;
 
-pub(crate) use self::config::{MAX_CONFIG, PulledConfig};
+pub(crate) use self::config::{MAX_CONFIG, MAX_DISTINCT_LAYERS, PulledConfig};
 pub(crate) use self::parse::{Document, ImageManifest, Layer};
 pub use self::platform::Platform;
 pub(crate) use self::select::select;

@@ -64,7 +64,7 @@ impl ImagePull {
     async fn stages(&self, operation: &Operation<PullCause>) -> Staged<ImageId> {
         let sources = self.find_endpoints(operation).await?;
         if let Some(unchanged) = self.resolve(operation, &sources).await?
-            && self.check(operation, unchanged.diff_ids.clone()).await?
+            && self.check(operation, unchanged.lower.clone()).await?
         {
             return Ok(unchanged.id.clone());
         }
@@ -90,17 +90,18 @@ impl ImagePull {
 
     /// Reads the registry's folder, away from the threads that answer requests: it may be on a slow volume.
     async fn find_endpoints(&self, operation: &Operation<PullCause>) -> Staged<Sources> {
-        let shared = &self.puller.shared;
         let (puller, reference) = (self.puller.clone(), self.reference.clone());
         let name = PullStage::Endpoints.name();
-        let resolution: Resolution = operation
-            .stage(name, DISK_DEADLINE, |stage| async move {
-                stage.blocking(move |_| Ok(puller.shared.mirrors.resolve(&reference)?)).await
-            })
-            .await?;
-        let (credentials, retry) = (self.credentials.as_ref(), shared.options.retry);
-        let metrics = &shared.metrics.mirrors;
-        Ok(Sources::new(resolution, &self.reference, credentials, &shared.clients, metrics, retry))
+        let credentials = self.credentials.clone();
+        // Also the looks at the files of certificates.
+        let find = move |_: &Cancel| {
+            let shared = &puller.shared;
+            let resolution: Resolution = shared.mirrors.resolve(&reference)?;
+            let (credentials, retry) = (credentials.as_ref(), shared.options.retry);
+            let metrics = &shared.metrics.mirrors;
+            Ok(Sources::new(resolution, &reference, credentials, &shared.clients, metrics, retry))
+        };
+        operation.stage(name, DISK_DEADLINE, |stage| async move { stage.blocking(find).await }).await
     }
 
     /// The image that is here already, when the registry says that the reference still means it. The

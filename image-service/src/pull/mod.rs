@@ -21,6 +21,7 @@ mod error;
 mod image_pull;
 mod layer_fetch;
 mod layer_share;
+mod login;
 mod metrics;
 mod progress;
 
@@ -32,6 +33,7 @@ use crisp_operation::{Flight, SingleFlight};
 use tokio::sync::watch;
 
 pub use self::error::{PullCause, PullError};
+pub use self::login::LoginError;
 pub use self::progress::{LayerProgress, LayerState, PullProgress, PullStage};
 pub use crate::mirror::RetryPolicy;
 

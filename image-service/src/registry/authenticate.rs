@@ -82,7 +82,8 @@ impl Authenticator<'_> {
             let why = format!("it names the token server {}, which is not encrypted", realm.origin());
             return Err(EndpointError::Unauthenticated { why });
         }
-        let own_scope = format!("repository:{}:pull", self.repository);
+        let of_repository = || format!("repository:{}:pull", self.repository);
+        let own_scope = if self.repository.is_empty() { String::new() } else { of_repository() };
         let scope = scope.unwrap_or(&own_scope);
         let request = match login {
             Some(Login::Identity { token }) => refresh_request(&realm, service, scope, token),

@@ -154,8 +154,11 @@ impl HttpClient {
             headers.insert(header::PROXY_AUTHORIZATION, value);
         }
         *request.uri_mut() = uri;
-        let sending =
-            if url.is_https() { self.secure()?.request(request) } else { self.shared.plain.request(request) };
+        let sending = if url.is_https() {
+            self.secure().await?.request(request)
+        } else {
+            self.shared.plain.request(request)
+        };
         match tokio::time::timeout(self.timeouts.answer, sending).await {
             Err(_) => Err(EndpointError::NoAnswer { after: self.timeouts.answer }),
             Ok(Err(error)) => Err(explain(&error, url)),
@@ -163,19 +166,28 @@ impl HttpClient {
         }
     }
 
-    fn secure(&self) -> Result<SecureClient, EndpointError> {
-        let mut secure = self.shared.secure.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = &*secure {
-            return Ok(client.clone());
+    async fn secure(&self) -> Result<SecureClient, EndpointError> {
+        let made = self.shared.secure.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(client) = made {
+            return Ok(client);
         }
-        let config = client_config(&self.shared.tls, &self.shared.authorities)
-            .map_err(|e| EndpointError::Configuration { why: e.to_string() })?;
+        let wrong = |why: String| EndpointError::Configuration { why };
+        let shared = self.shared.clone();
+        // The files of certificates may be on a volume that hangs.
+        let read = tokio::task::spawn_blocking(move || client_config(&shared.tls, &shared.authorities));
+        let config = match tokio::time::timeout(self.timeouts.answer, read).await {
+            Ok(Ok(config)) => config.map_err(|e| wrong(e.to_string()))?,
+            Ok(Err(error)) => return Err(wrong(error.to_string())),
+            Err(_) => return Err(wrong("the files of its certificates cannot be read in time".to_owned())),
+        };
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_only()
             .enable_http1()
             .wrap_connector(self.shared.dialer.clone());
-        Ok(secure.insert(builder().build(connector)).clone())
+        let mut secure = self.shared.secure.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another request may have been faster: its connections are used.
+        Ok(secure.get_or_insert_with(|| builder().build(connector)).clone())
     }
 
     /// Reads a whole body of at most `limit` bytes.

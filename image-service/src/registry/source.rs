@@ -105,6 +105,12 @@ impl Source {
         Err(EndpointError::Protocol { why: "unreachable end of authentication".to_owned() })
     }
 
+    /// Asks for the base path, logging in when the server wants that (distribution specification, "Determining
+    /// Support").
+    pub(crate) async fn ping(&self) -> Result<(), EndpointError> {
+        self.request(Method::GET, "", None, 0).await.map(drop)
+    }
+
     /// The request without a login.
     fn prepare(
         &self,
@@ -150,7 +156,10 @@ impl Source {
     }
 
     fn url(&self, path: &str) -> Url {
-        let url = self.host.url.with_path(&format!("/{}/{path}", self.repository));
+        // Without a repository: the registry itself.
+        let place =
+            if self.repository.is_empty() { "/".to_owned() } else { format!("/{}/{path}", self.repository) };
+        let url = self.host.url.with_path(&place);
         match &self.host.namespace {
             Some(namespace) => url.with_query("ns", namespace),
             None => url,

@@ -2,10 +2,11 @@
 
 use tonic::{Code, Status};
 
-use crate::pull::PullError;
+use crate::archive::ArchiveError;
+use crate::pull::{LoginError, PullError};
 use crate::registry::ErrorKind;
 use crate::service::RemoveError;
-use crate::store::{FindError, StoreError};
+use crate::store::{FindError, IngestError, StoreError};
 
 pub(super) fn of_find(error: &FindError) -> Status {
     let code = match error {
@@ -23,7 +24,7 @@ pub(super) fn of_remove(error: &RemoveError) -> Status {
     }
 }
 
-fn of_store(error: &StoreError) -> Status {
+pub(super) fn of_store(error: &StoreError) -> Status {
     let code = match error {
         StoreError::Io { .. } | StoreError::Record(_) | StoreError::LostWrites(_) => Code::Internal,
         StoreError::DiskFull { .. } => Code::ResourceExhausted,
@@ -35,8 +36,46 @@ fn of_store(error: &StoreError) -> Status {
     Status::new(code, error.to_string())
 }
 
+fn of_ingest(error: &IngestError) -> Code {
+    match error {
+        IngestError::Source { .. } | IngestError::DiffId { .. } => Code::DataLoss,
+        IngestError::Decompress { .. } | IngestError::Archive { .. } => Code::InvalidArgument,
+        IngestError::DiskFull { .. } => Code::ResourceExhausted,
+        IngestError::Store(error) => of_store(error).code(),
+    }
+}
+
+pub(super) fn of_archive(error: &ArchiveError) -> Status {
+    let code = match error {
+        ArchiveError::Find(error) => of_find(error).code(),
+        ArchiveError::Store(error) => of_store(error).code(),
+        ArchiveError::Layer(error) => of_ingest(error),
+        ArchiveError::Received(_) => Code::Aborted,
+        ArchiveError::Io { .. } => Code::Internal,
+        ArchiveError::Digest { .. } => Code::DataLoss,
+        ArchiveError::Entries(_) | ArchiveError::TooLarge(_) => Code::ResourceExhausted,
+        ArchiveError::Image { .. }
+        | ArchiveError::Tar(_)
+        | ArchiveError::Compressed(_)
+        | ArchiveError::NoImages
+        | ArchiveError::Missing(_)
+        | ArchiveError::Document { .. }
+        | ArchiveError::Reference(_)
+        | ArchiveError::Change(_) => Code::InvalidArgument,
+    };
+    Status::new(code, error.to_string())
+}
+
 pub(super) fn of_pull(error: &PullError) -> Status {
-    let code = match error.kind() {
+    Status::new(of_kind(error.kind()), error.to_string())
+}
+
+pub(super) fn of_login(error: &LoginError) -> Status {
+    Status::new(of_kind(error.kind()), error.to_string())
+}
+
+fn of_kind(kind: ErrorKind) -> Code {
+    match kind {
         ErrorKind::InvalidArgument => Code::InvalidArgument,
         ErrorKind::NotFound => Code::NotFound,
         ErrorKind::Unauthenticated => Code::Unauthenticated,
@@ -48,6 +87,5 @@ pub(super) fn of_pull(error: &PullError) -> Status {
         ErrorKind::DataLoss => Code::DataLoss,
         ErrorKind::Internal => Code::Internal,
         ErrorKind::FailedPrecondition => Code::FailedPrecondition,
-    };
-    Status::new(code, error.to_string())
+    }
 }

@@ -1,6 +1,6 @@
 //! ImageStatus: from memory. An unknown image is an answer without one, as the contract says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crisp_proto::runtime::v1::{ImageStatusRequest, ImageStatusResponse};
 use tonic::Status;
@@ -12,7 +12,7 @@ pub(super) fn response(store: &Store, request: ImageStatusRequest) -> Result<Ima
     match store.find(&convert::wanted(request.image)?) {
         Ok(image) => Ok(ImageStatusResponse {
             image: Some(convert::image(&image)),
-            info: if request.verbose { info(&image)? } else { BTreeMap::new() },
+            info: if request.verbose { info(store, &image)? } else { BTreeMap::new() },
         }),
         Err(FindError::Unknown(_)) => Ok(ImageStatusResponse::default()),
         Err(e @ (FindError::Ambiguous { .. } | FindError::Invalid(_))) => Err(error::of_find(&e)),
@@ -20,11 +20,15 @@ pub(super) fn response(store: &Store, request: ImageStatusRequest) -> Result<Ima
 }
 
 /// One JSON document under `info`, where crictl looks for it.
-fn info(image: &Image) -> Result<BTreeMap<String, String>, Status> {
+fn info(store: &Store, image: &Image) -> Result<BTreeMap<String, String>, Status> {
+    let sizes: HashMap<_, _> = store.layers().into_iter().collect();
+    let sizes: Vec<u64> =
+        image.diff_ids.iter().map(|diff| sizes.get(diff).copied().unwrap_or_default()).collect();
     let info = serde_json::json!({
         "imageSpec": image.config,
         "manifest": image.manifest,
         "layers": image.diff_ids,
+        "layerSizes": sizes,
         "pulledAt": image.pulled_at,
     });
     let text = serde_json::to_string(&info)

@@ -47,7 +47,7 @@ fn wanted(service: &ImageService, images: &[String]) -> Result<Vec<(DiffId, u64)
     if !images.is_empty() {
         let found = images.iter().map(|image| service.find(image)).collect::<Result<Vec<_>, _>>();
         let found = found.map_err(|e| error::of_find(&e))?;
-        layers.retain(|(diff, _)| found.iter().any(|image| image.diff_ids.contains(diff)));
+        layers.retain(|(diff, _)| found.iter().any(|image| image.lower.contains(diff)));
     }
     Ok(layers)
 }

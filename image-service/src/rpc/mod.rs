@@ -5,6 +5,7 @@ mod convert;
 mod error;
 mod image_fs_info;
 mod image_status;
+mod images;
 mod layers;
 mod list_images;
 mod pull_image;

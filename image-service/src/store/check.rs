@@ -85,7 +85,7 @@ impl Store {
     #[must_use]
     pub fn images_with(&self, diff: &DiffId) -> Vec<Arc<Image>> {
         let state = self.inner.state();
-        let with = state.images.values().filter(|stored| stored.record.layers.contains(diff));
+        let with = state.images.values().filter(|stored| stored.record.lower().contains(diff));
         with.map(|stored| Arc::clone(&stored.image)).collect()
     }
 }

@@ -10,11 +10,18 @@ use oci_spec::image::ImageConfiguration;
 use super::config;
 use super::damage_list::Damaged;
 use super::error::StoreError;
-use super::image::{Image, NewImage};
+use super::image::{Document, Image, NewImage};
 use super::record::{self, ImageRecord, Name};
 use super::{Inner, Store, StoredImage, StoredLayer, exchange};
 use crate::digest::{DiffId, ImageId};
 use crate::layout::{ImageFolder, numbered};
+
+/// What is committed: documents, and the names that they get.
+pub(super) struct Commit {
+    pub names: Vec<Name>,
+    pub manifest: Document,
+    pub config: Document,
+}
 
 impl Store {
     /// Commits an image whose layers have all been ingested, and gives it its names: the tag asked for,
@@ -26,6 +33,11 @@ impl Store {
     /// [`StoreError::LayerMissing`] when a layer was never ingested or has been collected, and whatever
     /// keeps the record from being written.
     pub fn commit_image(&self, image: NewImage) -> Result<Arc<Image>, StoreError> {
+        let names = names_of(&image);
+        self.commit(&Commit { names, manifest: image.manifest, config: image.config })
+    }
+
+    pub(super) fn commit(&self, image: &Commit) -> Result<Arc<Image>, StoreError> {
         for (what, document) in [("manifest", &image.manifest), ("configuration", &image.config)] {
             if !document.digest.matches(&document.bytes) {
                 return Err(StoreError::WrongDigest { what, digest: document.digest.clone() });
@@ -36,14 +48,21 @@ impl Store {
         let layers = config::layers(&id, &config)?;
         let _hold = self.hold(&layers);
         let inner = &self.inner;
-        let _writing = inner.writing();
         inner.all_there(&layers)?;
-        inner.inherit(&layers)?;
-        let stored = match inner.renamed(&id, &image) {
-            Some(record) if record.unsynced_in.is_none() => inner.rewrite(record, &image, config)?,
-            // Its files may not have reached the disk, so they are all written again.
-            Some(record) => inner.create(record, &image, config)?,
-            None => inner.create(new_record(id, &image, layers), &image, config)?,
+        let lower = self.with_own_layers(&layers)?;
+        let with_own_layers = if lower.layers == layers { Vec::new() } else { lower.layers.clone() };
+        let _writing = inner.writing();
+        inner.all_there(&lower.layers)?;
+        let stored = match inner.renamed(&id, image) {
+            Some(record) if record.unsynced_in.is_none() && record.with_own_layers == with_own_layers => {
+                inner.rewrite(record, image, config)?
+            }
+            // Its files, or layers, may not have reached the disk, so they are all written again.
+            Some(record) => inner.create(ImageRecord { with_own_layers, ..record }, image, config)?,
+            None => {
+                let record = ImageRecord { with_own_layers, ..new_record(id, image, layers) };
+                inner.create(record, image, config)?
+            }
         };
         let image = inner.publish_image(stored);
         Inner::sync_later(inner);
@@ -71,9 +90,9 @@ impl Inner {
     }
 
     /// The record of an image that is already there, with the new names.
-    fn renamed(&self, id: &ImageId, image: &NewImage) -> Option<ImageRecord> {
+    fn renamed(&self, id: &ImageId, image: &Commit) -> Option<ImageRecord> {
         let mut record = self.state().images.get(id)?.record.clone();
-        let names = names_of(image);
+        let names = image.names.clone();
         record.names.retain(|old| names.iter().all(|new| new.name != old.name));
         record.names.extend(names);
         record.manifest = image.manifest.digest.clone();
@@ -83,7 +102,7 @@ impl Inner {
     fn rewrite(
         &self,
         record: ImageRecord,
-        image: &NewImage,
+        image: &Commit,
         config: ImageConfiguration,
     ) -> Result<StoredImage, StoreError> {
         let folder = self.layout.image(&record.id);
@@ -96,7 +115,7 @@ impl Inner {
     fn create(
         &self,
         record: ImageRecord,
-        image: &NewImage,
+        image: &Commit,
         config: ImageConfiguration,
     ) -> Result<StoredImage, StoreError> {
         let record = ImageRecord { unsynced_in: Some(clock::boot_id().to_owned()), ..record };
@@ -134,23 +153,32 @@ impl Inner {
     /// Makes a written image visible and takes its names from those that had them before.
     fn publish_image(&self, stored: StoredImage) -> Arc<Image> {
         let image = Arc::clone(&stored.image);
-        let losers: Vec<ImageId> = {
-            let state = self.state();
-            let holders = stored.record.names.iter().filter_map(|name| state.names.get(&name.name));
-            let mut losers: Vec<ImageId> = holders.filter(|id| **id != image.id).cloned().collect();
-            losers.sort_unstable();
-            losers.dedup();
-            losers
-        };
-        let taken: Vec<String> = stored.record.names.iter().map(|name| name.name.clone()).collect();
+        let names = stored.record.names.clone();
+        let losers = self.holders(&names, &image.id);
         self.state_mut().insert(stored);
+        self.take_names(&losers, &names);
+        image
+    }
+
+    /// The images other than `id` that have one of the names.
+    pub(super) fn holders(&self, names: &[Name], id: &ImageId) -> Vec<ImageId> {
+        let state = self.state();
+        let holders = names.iter().filter_map(|name| state.names.get(&name.name));
+        let mut holders: Vec<ImageId> = holders.filter(|holder| *holder != id).cloned().collect();
+        holders.sort_unstable();
+        holders.dedup();
+        holders
+    }
+
+    /// Takes names from those that had them before.
+    pub(super) fn take_names(&self, losers: &[ImageId], names: &[Name]) {
         for id in losers {
+            let is_taken = |name: &Name| names.iter().any(|taken| taken.name == name.name);
             // Should this fail, the later date of the name decides at the next start.
-            if let Err(e) = self.change(&id, |record| record.names.retain(|n| !taken.contains(&n.name))) {
+            if let Err(e) = self.change(id, |record| record.names.retain(|name| !is_taken(name))) {
                 tracing::warn!(image = %id, error = %e, "a moved tag is still in the old image's record");
             }
         }
-        image
     }
 
     /// Changes a record on disk, then in memory. The caller has locked `writing`.
@@ -188,12 +216,13 @@ impl Inner {
     }
 }
 
-fn new_record(id: ImageId, image: &NewImage, layers: Vec<DiffId>) -> ImageRecord {
+fn new_record(id: ImageId, image: &Commit, layers: Vec<DiffId>) -> ImageRecord {
     ImageRecord {
         id,
         manifest: image.manifest.digest.clone(),
-        names: names_of(image),
+        names: image.names.clone(),
         layers,
+        with_own_layers: Vec::new(),
         unsynced_in: None,
         pinned: false,
         pulled_at: clock::now(),

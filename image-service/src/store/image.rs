@@ -22,6 +22,9 @@ pub struct Image {
     pub config: ImageConfiguration,
     /// Layers, bottom first, as the configuration lists them.
     pub diff_ids: Vec<DiffId>,
+    /// What a mount of it is made of, bottom first: the same, and layers of directories that the store has made
+    /// for it.
+    pub lower: Vec<DiffId>,
     /// The digest of the platform's own manifest.
     pub manifest: Digest,
     /// Image garbage collection must leave the image alone.
@@ -40,7 +43,7 @@ impl Image {
         let mut names: Vec<&str> = record.names.iter().map(|name| name.name.as_str()).collect();
         names.sort_unstable();
         let (digests, tags): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| name.contains('@'));
-        let mut distinct: Vec<&DiffId> = record.layers.iter().collect();
+        let mut distinct: Vec<&DiffId> = record.lower().iter().collect();
         distinct.sort_unstable();
         distinct.dedup();
         Self {
@@ -50,6 +53,7 @@ impl Image {
             size: distinct.into_iter().map(layer_bytes).sum(),
             config,
             diff_ids: record.layers.clone(),
+            lower: record.lower().to_vec(),
             manifest: record.manifest.clone(),
             pinned: record.pinned,
             pulled_at: record.pulled_at,

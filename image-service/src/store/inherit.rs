@@ -1,60 +1,85 @@
 //! Layers put in order: what a layer left unsaid about its directories comes from the layers below.
+//!
+//! ```text
+//!   layer        home/user/app                 uses home and home/user without bringing them
+//!   own layer    home (1000)  home/user (1000)   made here: what the overlay shows of the two
+//!   layer        home/user/app                 as it is for every image that has it
+//!   base         home (1000)  home/user (1000)
+//! ```
+//!
+//! Nothing is written into a layer: other images may have it above other directories. The layer that is made is
+//! known by the digest of its content, like any other, so that it says the same wherever it is used.
 
 use std::collections::HashSet;
+use std::io;
 use std::path::PathBuf;
 
-use super::error::StoreError;
-use super::{Inner, record};
-use crate::digest::DiffId;
+use super::error::{IngestError, StoreError};
+use super::{Hold, Inner, Store};
+use crate::digest::{DiffId, Digest};
+use crate::manifest::MAX_DISTINCT_LAYERS;
 use crate::unpack;
 
-impl Inner {
-    /// Completes directories that layers, given bottom first, use without bringing them. The first image
-    /// that has a parent for such a directory decides; images that share a layer share its parents, too,
-    /// but for contrived cases. The caller has locked `writing`.
-    pub(super) fn inherit(&self, layers: &[DiffId]) -> Result<(), StoreError> {
-        let mut lookups = self.limits.inherit_lookups;
-        for (at, diff) in layers.iter().enumerate().skip(1) {
-            let Some(mut record) = self.state().layers.get(diff).map(|layer| layer.record.clone()) else {
+/// What an image is mounted from.
+pub(super) struct Lower {
+    /// Bottom first.
+    pub layers: Vec<DiffId>,
+    /// Of those that were made.
+    _holds: Vec<Hold>,
+}
+
+impl Store {
+    /// `layers`, given bottom first and all there, with layers above those that use directories without bringing
+    /// them.
+    pub(super) fn with_own_layers(&self, layers: &[DiffId]) -> Result<Lower, StoreError> {
+        let inner = &self.inner;
+        let mut lookups = inner.limits.inherit_lookups;
+        let mut lower = Lower { layers: Vec::new(), _holds: Vec::new() };
+        for diff in layers {
+            let below = inner.visible(&lower.layers);
+            lower.layers.push(diff.clone());
+            let Some(record) = inner.state().layers.get(diff).map(|layer| layer.record.clone()) else {
                 continue;
             };
-            if record.implied.is_empty() || record.opaque_root {
+            if record.opaque_root
+                || below.is_empty()
+                || record.implied.is_empty() && record.inherited.is_empty()
+            {
                 continue;
             }
-            let tree = self.layout.layer(diff).tree();
-            let below = self.visible_below(&layers[..at]);
-            let left = unpack::inherit(&tree, &below, &record.implied, &mut lookups)
+            let tree = inner.layout.layer(diff).tree();
+            let archive = unpack::inherit(&tree, &below, (&record.implied, &record.inherited), &mut lookups)
                 .map_err(StoreError::at("complete the directories of", &tree))?;
-            if left.len() != record.implied.len() {
-                let implied = std::mem::replace(&mut record.implied, left);
-                let left: HashSet<&String> = record.implied.iter().collect();
-                record.inherited.extend(implied.into_iter().filter(|path| !left.contains(path)));
-                record::replace(&self.layout.layer(diff).record(), &record)?;
-                if let Some(layer) = self.state_mut().layers.get_mut(diff) {
-                    layer.record = record;
+            if let Some(archive) = archive {
+                let made = DiffId::from(Digest::sha256(&archive));
+                lower._holds.push(self.hold(std::slice::from_ref(&made)));
+                if !self.has_layer(&made) {
+                    self.ingest_layer(&made, &archive[..]).map_err(|error| match error {
+                        IngestError::Store(error) => error,
+                        error => {
+                            StoreError::at("complete the directories of", &tree)(io::Error::other(error))
+                        }
+                    })?;
                 }
+                lower.layers.push(made);
             }
         }
-        Ok(())
-    }
-
-    /// Completes a layer that has just taken the place of a damaged one, as the images that are made of it
-    /// have it already. The caller has locked `writing`.
-    pub(super) fn inherit_in_images(&self, diff: &DiffId) {
-        let images: Vec<Vec<DiffId>> = {
-            let state = self.state();
-            let with = state.images.values().filter(|stored| stored.record.layers.contains(diff));
-            with.map(|stored| stored.record.layers.clone()).collect()
-        };
-        for layers in images {
-            if let Err(error) = self.inherit(&layers) {
-                tracing::warn!(layer = %diff, %error, "directories of a replaced layer are root's");
-            }
+        let distinct = lower.layers.iter().collect::<HashSet<_>>().len();
+        if distinct > MAX_DISTINCT_LAYERS {
+            let why = format!(
+                "with those for its directories they are {distinct}, overlayfs stacks {MAX_DISTINCT_LAYERS} at most"
+            );
+            return Err(StoreError::at("stack the image's layers in", &inner.layout.layers())(
+                io::Error::other(why),
+            ));
         }
+        Ok(lower)
     }
+}
 
+impl Inner {
     /// The trees of `layers`, topmost first, down to one that hides the rest.
-    fn visible_below(&self, layers: &[DiffId]) -> Vec<PathBuf> {
+    fn visible(&self, layers: &[DiffId]) -> Vec<PathBuf> {
         let state = self.state();
         let last = layers.iter().rposition(|diff| state.hides_below(diff)).unwrap_or(0);
         // An image may have a layer many times; only its topmost appearance can be seen.

@@ -25,6 +25,12 @@ pub struct Lease {
     hold: Option<Hold>,
 }
 
+/// Keeps all layers from being collected: those of a container whose record cannot be read are not known.
+#[derive(Debug)]
+pub struct KeepAll {
+    store: Arc<Inner>,
+}
+
 impl Lease {
     /// The folders to mount, topmost layer first. Layers below one that hides everything are not in it.
     #[must_use]
@@ -44,7 +50,14 @@ impl Store {
         Hold { store: Arc::clone(&self.inner), layers: layers.to_vec() }
     }
 
-    /// Leases `layers`, given bottom first as in [`Image::diff_ids`](super::Image::diff_ids).
+    /// Keeps every layer until the result is dropped. What was to be collected meanwhile goes then.
+    #[must_use]
+    pub fn keep_all(&self) -> KeepAll {
+        self.inner.state_mut().keep_all += 1;
+        KeepAll { store: Arc::clone(&self.inner) }
+    }
+
+    /// Leases `layers`, given bottom first as in [`Image::lower`](super::Image::lower).
     ///
     /// # Errors
     /// [`StoreError::LayerMissing`] when one is not in the store.
@@ -89,6 +102,21 @@ impl Drop for Hold {
         } else if superseded {
             Inner::collect_later(&self.store, Vec::new());
         }
+    }
+}
+
+impl Drop for KeepAll {
+    fn drop(&mut self) {
+        let postponed = {
+            let mut state = self.store.state_mut();
+            state.keep_all -= 1;
+            if state.keep_all > 0 {
+                return;
+            }
+            std::mem::take(&mut state.postponed)
+        };
+        // Also without layers: damaged copies that were replaced may have waited.
+        Inner::collect_later(&self.store, postponed.into_iter().collect());
     }
 }
 

@@ -61,7 +61,7 @@ impl Inner {
         if !digest.matches(&bytes) {
             return Err(Unusable::Damaged("its configuration is damaged".to_owned()));
         }
-        if let Some(missing) = record.layers.iter().find(|diff| !state.layers.contains_key(diff)) {
+        if let Some(missing) = record.lower().iter().find(|diff| !state.layers.contains_key(diff)) {
             let why = format!("layer {missing} is missing");
             // Perhaps that one was not read.
             let there = self.layout.layer(missing).path().exists();

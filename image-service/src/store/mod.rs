@@ -8,6 +8,9 @@
 //!   remove_image ─> record removed; layers that no image, lease or hold needs go to .trash
 //! ```
 //!
+//! No layer is changed once it is there: images share it. Where a layer uses directories without bringing them,
+//! an image that has it above others gets a layer of its own above it, see `inherit`.
+//!
 //! A layer is durable before a record that counts after a reboot names it. Until then the record says in
 //! which boot it was written: a server that dies loses nothing, as the page cache survives it, and after
 //! a power cut the image is missing instead of damaged. So no pull waits for the disk, which with one
@@ -39,8 +42,9 @@ mod publish;
 mod record;
 mod remove;
 mod sync;
+mod tag;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -49,7 +53,8 @@ pub use check::Condition;
 pub use error::{FindError, IngestError, StoreError};
 pub use image::{Document, FsUsage, Image, NewImage, Removed};
 pub use ingest::IngestedLayer;
-pub use lease::{Hold, Lease};
+pub use lease::{Hold, KeepAll, Lease};
+pub use tag::LocalImage;
 
 use crate::background::Background;
 use crate::digest::{DiffId, ImageId};
@@ -112,6 +117,10 @@ struct State {
     has_unread: bool,
     /// Layers may be deleted: everything that an earlier server leased is leased again.
     collecting: bool,
+    /// How many [`KeepAll`] there are.
+    keep_all: usize,
+    /// Layers that were to be collected while everything was kept.
+    postponed: HashSet<DiffId>,
 }
 
 #[derive(Debug)]
@@ -224,7 +233,7 @@ impl StoredLayer {
 impl State {
     /// Whether an image is made of this layer.
     fn in_an_image(&self, diff: &DiffId) -> bool {
-        self.images.values().any(|stored| stored.record.layers.contains(diff))
+        self.images.values().any(|stored| stored.record.lower().contains(diff))
     }
 
     /// Whether a layer must stay.

@@ -91,18 +91,12 @@ impl Inner {
         }
         // The record of a synced image was written after its layers had reached the disk.
         let named: Vec<DiffId> =
-            state.images.values().flat_map(|i| i.record.layers.iter().cloned()).collect();
+            state.images.values().flat_map(|i| i.record.lower().iter().cloned()).collect();
         for diff in named {
             match state.layers.get_mut(&diff) {
                 Some(layer) if layer.health == Health::Unsynced => layer.health = Health::Unchecked,
                 _ => {}
             }
-        }
-        // That directories got the attributes of those below may not have reached the disk, and no checksum
-        // tells: the next image that has the layer gives them again.
-        for layer in state.layers.values_mut().filter(|layer| layer.health == Health::Unsynced) {
-            let inherited = std::mem::take(&mut layer.record.inherited);
-            layer.record.implied.extend(inherited);
         }
         Ok(state)
     }

@@ -65,9 +65,6 @@ impl Inner {
             let layer = StoredLayer { record, health: Health::Sound, version: self.number() };
             self.state_mut().layers.insert(diff.clone(), layer);
             self.damage_list.remove(&Damaged::Layer(diff.clone()));
-            if found == Some(false) {
-                self.inherit_in_images(diff);
-            }
             return Ok(Published::Done);
         }
     }

@@ -19,6 +19,10 @@ pub(super) struct ImageRecord {
     pub names: Vec<Name>,
     /// Bottom first.
     pub layers: Vec<DiffId>,
+    /// `layers`, and among them those of directories alone that the store has made for this image. Empty where
+    /// it has made none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub with_own_layers: Vec<DiffId>,
     /// The boot in which the image was committed, until it is synced to disk. In another boot its content
     /// may be damaged.
     #[serde(default, alias = "unsettled_in", skip_serializing_if = "Option::is_none")]
@@ -26,6 +30,13 @@ pub(super) struct ImageRecord {
     pub pinned: bool,
     /// Nanoseconds since 1970.
     pub pulled_at: i64,
+}
+
+impl ImageRecord {
+    /// What a mount of the image is made of, bottom first.
+    pub fn lower(&self) -> &[DiffId] {
+        if self.with_own_layers.is_empty() { &self.layers } else { &self.with_own_layers }
+    }
 }
 
 /// A name and when the image got it. A crash while a name moves from one image to another leaves it on
@@ -46,11 +57,10 @@ pub(super) struct LayerRecord {
     /// The archive says that the layers below are hidden. The kernel does not look for that mark on an
     /// overlay's root, so a mount must leave the layers below out.
     pub opaque_root: bool,
-    /// Directories that the archive uses without bringing them, and that have not got the attributes of
-    /// those that they cover yet.
+    /// Directories that the archive uses without bringing them. Their attributes are not part of the checksum.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub implied: Vec<String>,
-    /// Those that have got them. Their attributes are not part of the checksum.
+    /// The same, with attributes that an earlier release has copied from the layers of some image.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inherited: Vec<String>,
     /// Of the tree as it was unpacked. Layers of earlier releases have none.

@@ -110,6 +110,10 @@ impl Inner {
             if !state.collecting {
                 return Ok(());
             }
+            if state.keep_all > 0 {
+                state.postponed.extend(layers.iter().cloned());
+                return Ok(());
+            }
             let superseded = std::mem::take(&mut state.superseded);
             let (kept, unused) = superseded.into_iter().partition(|(diff, _)| state.users.contains_key(diff));
             state.superseded = kept;

@@ -124,7 +124,7 @@ impl Inner {
             let images: Vec<ImageId> = unsynced.map(|stored| stored.record.id.clone()).collect();
             let synced = |diff: &DiffId| {
                 let durable = |stored: &&super::StoredImage| stored.record.unsynced_in.is_none();
-                state.images.values().filter(durable).any(|stored| stored.record.layers.contains(diff))
+                state.images.values().filter(durable).any(|stored| stored.record.lower().contains(diff))
             };
             let layers = state.layers.iter().filter(|(diff, layer)| {
                 let this_boot = layer.record.boot_id == clock::boot_id();

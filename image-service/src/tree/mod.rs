@@ -9,3 +9,4 @@ mod walk;
 pub(crate) use checksum::{Attributes, Checksum, xattr_checksum};
 pub(crate) use measure::{Depth, Measured, measure, xattrs_of};
 pub use read_rate::ReadRate;
+pub(crate) use walk::{Found, walk_sorted};

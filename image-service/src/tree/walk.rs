@@ -9,7 +9,7 @@ use crisp_operation::tree::{Cursor, is_dot, open_root};
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
 
 /// Something in a tree. The tree's root comes first, as `.` in itself with an empty path.
-pub(super) struct Found<'a> {
+pub(crate) struct Found<'a> {
     pub folder: BorrowedFd<'a>,
     pub name: &'a CStr,
     /// From the root, without a slash at the start.
@@ -18,18 +18,33 @@ pub(super) struct Found<'a> {
 }
 
 /// Calls `visit` for the root and everything below it, in no particular order.
-pub(super) fn walk(root: &Path, mut visit: impl FnMut(Found<'_>) -> io::Result<()>) -> io::Result<()> {
+pub(super) fn walk(root: &Path, visit: impl FnMut(Found<'_>) -> io::Result<()>) -> io::Result<()> {
+    walk_in(Order::Any, root, visit)
+}
+
+/// The same in an order that is always the same for the same names. What is in a directory comes after it.
+pub(crate) fn walk_sorted(root: &Path, visit: impl FnMut(Found<'_>) -> io::Result<()>) -> io::Result<()> {
+    walk_in(Order::Sorted, root, visit)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Any,
+    Sorted,
+}
+
+fn walk_in(order: Order, root: &Path, mut visit: impl FnMut(Found<'_>) -> io::Result<()>) -> io::Result<()> {
     let root = open_root(root)?;
     let stat = rustix::fs::fstat(&root)?;
     visit(Found { folder: root.as_fd(), name: c".", path: &[], stat: &stat })?;
     let mut cursor = Cursor::at(root);
     let mut path = Vec::new();
-    let mut pending = vec![visit_directory(cursor.directory(), &mut path, &mut visit)?];
+    let mut pending = vec![visit_directory(order, cursor.directory(), &mut path, &mut visit)?];
     while let Some(directories) = pending.last_mut() {
         if let Some(name) = directories.pop() {
             enter(&mut path, &name);
             cursor.descend(name)?;
-            pending.push(visit_directory(cursor.directory(), &mut path, &mut visit)?);
+            pending.push(visit_directory(order, cursor.directory(), &mut path, &mut visit)?);
         } else {
             pending.pop();
             if let Some(name) = cursor.ascend()? {
@@ -42,14 +57,18 @@ pub(super) fn walk(root: &Path, mut visit: impl FnMut(Found<'_>) -> io::Result<(
 
 /// Visits what is in one directory and returns the directories among it.
 fn visit_directory(
+    order: Order,
     directory: BorrowedFd<'_>,
     path: &mut Vec<u8>,
     visit: &mut impl FnMut(Found<'_>) -> io::Result<()>,
 ) -> io::Result<Vec<CString>> {
     let mut directories = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
+    let names = Dir::read_from(directory)?.map(|entry| entry.map(|entry| entry.file_name().to_owned()));
+    let mut names = names.collect::<Result<Vec<CString>, _>>()?;
+    if order == Order::Sorted {
+        names.sort_unstable();
+    }
+    for name in names.iter().map(CString::as_c_str) {
         if is_dot(name) {
             continue;
         }

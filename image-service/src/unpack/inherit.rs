@@ -5,33 +5,165 @@
 //! directory must look like the one below it: otherwise the user's own home would belong to root. Layers
 //! are unpacked without their parents; therefore this happens when an image puts them in order.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use crisp_operation::tree::{open_beneath, open_root};
-use rustix::fs::{Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 use rustix::io::Errno;
+use tar::{Builder, EntryType, Header};
 
-/// Gives each directory in `implied` below `tree` the attributes of the one that it covers in `below`,
-/// nearest layer first. Returns those that cover none. Takes what it looked up from `lookups`, and fails when
-/// none is left: the store waits for this.
+/// Bytes of an archive of directories: it is made in memory.
+const MAX_ARCHIVE: usize = 64 << 20;
+/// The largest that the kernel keeps.
+const MAX_XATTR: usize = 64 << 10;
+/// The label that the kernel gives each file on some hosts.
+const SELINUX: &str = "security.selinux";
+/// The mode of a directory that covers none.
+const NEW: u32 = 0o755;
+
+/// Directories by their paths.
+type Directories = BTreeMap<String, Attributes>;
+
+/// An archive of directories that gives those in `implied` and `inherited` of `tree` the attributes of the one
+/// that each covers in `below`, nearest layer first. None where they have them. The attributes of `inherited` are
+/// those of some other image. Takes what it looked up from `lookups`, and fails when none is left.
 pub(crate) fn inherit(
     tree: &Path,
     below: &[PathBuf],
-    implied: &[String],
+    (implied, inherited): (&[String], &[String]),
     lookups: &mut u64,
-) -> io::Result<Vec<String>> {
+) -> io::Result<Option<Vec<u8>>> {
     let tree = open_root(tree)?;
     let below: Vec<OwnedFd> = below.iter().map(|layer| open_root(layer)).collect::<Result<_, _>>()?;
-    let mut left = Vec::new();
-    for path in implied {
-        match (look_up(&tree, path, lookups)?, covered(&below, path, lookups)?) {
-            (Lookup::Found { directory, hides_below: false }, Some(covered)) => copy(&covered, &directory)?,
-            _ => left.push(path.clone()),
+    let mut directories = Directories::new();
+    let mut size = 0;
+    for (path, is_inherited) in
+        implied.iter().map(|path| (path, false)).chain(inherited.iter().map(|path| (path, true)))
+    {
+        let Lookup::Found { directory, hides_below } = look_up(&tree, path, lookups)? else { continue };
+        let covered = if hides_below { None } else { covered(&below, path, lookups)? };
+        let wanted = match covered {
+            Some(covered) => Attributes::of(&covered)?,
+            None if is_inherited => Attributes { mode: NEW, ..Attributes::default() },
+            None => continue,
+        };
+        if is_inherited || !wanted.is_like(&Attributes::of(&directory)?) {
+            size += path.len() + wanted.size();
+            if size > MAX_ARCHIVE {
+                return Err(too_many());
+            }
+            directories.insert(path.clone(), wanted);
         }
     }
-    Ok(left)
+    if directories.is_empty() {
+        return Ok(None);
+    }
+    add_parents(&tree, &mut directories, lookups)?;
+    archive(&tree, &directories).map(Some)
+}
+
+/// As they are in the layer: an archive that left them out would imply them.
+fn add_parents(tree: &OwnedFd, directories: &mut Directories, lookups: &mut u64) -> io::Result<()> {
+    let paths: Vec<String> = directories.keys().cloned().collect();
+    for path in &paths {
+        for (end, _) in path.match_indices('/') {
+            let parent = &path[..end];
+            if !directories.contains_key(parent)
+                && let Lookup::Found { directory, .. } = look_up(tree, parent, lookups)?
+            {
+                directories.insert(parent.to_owned(), Attributes::of(&directory)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn archive(tree: &OwnedFd, directories: &Directories) -> io::Result<Vec<u8>> {
+    let mut archive = Builder::new(Vec::new());
+    append(&mut archive, "./", &Attributes::of(tree)?)?;
+    for (path, attributes) in directories {
+        if archive.get_ref().len() > MAX_ARCHIVE {
+            return Err(too_many());
+        }
+        append(&mut archive, path, attributes)?;
+    }
+    archive.into_inner()
+}
+
+fn append(archive: &mut Builder<Vec<u8>>, path: &str, attributes: &Attributes) -> io::Result<()> {
+    if !attributes.xattrs.is_empty() {
+        let keys: Vec<String> = attributes.xattrs.keys().map(|name| format!("SCHILY.xattr.{name}")).collect();
+        let values = attributes.xattrs.values().map(Vec::as_slice);
+        archive.append_pax_extensions(keys.iter().map(String::as_str).zip(values))?;
+    }
+    let mut header = Header::new_gnu();
+    header.set_entry_type(EntryType::Directory);
+    header.set_mode(attributes.mode);
+    header.set_uid(attributes.uid.into());
+    header.set_gid(attributes.gid.into());
+    header.set_mtime(attributes.modified);
+    header.set_size(0);
+    archive.append_data(&mut header, path, io::empty())
+}
+
+fn too_many() -> io::Error {
+    io::Error::other("the image's layers use too many directories without bringing them")
+}
+
+/// What an overlay takes from the topmost directory.
+#[derive(Debug, Default)]
+struct Attributes {
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    /// Seconds since 1970.
+    modified: u64,
+    xattrs: BTreeMap<String, Vec<u8>>,
+}
+
+impl Attributes {
+    fn of(directory: &OwnedFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(directory)?;
+        Ok(Self {
+            mode: stat.st_mode & 0o7777,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            modified: u64::try_from(stat.st_mtime).unwrap_or(0),
+            xattrs: xattrs(directory)?,
+        })
+    }
+
+    /// But for the time, which no access depends on.
+    fn is_like(&self, other: &Self) -> bool {
+        (self.mode, self.uid, self.gid, &self.xattrs) == (other.mode, other.uid, other.gid, &other.xattrs)
+    }
+
+    fn size(&self) -> usize {
+        512 + self.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>()
+    }
+}
+
+/// But for overlay's own marks.
+fn xattrs(directory: &OwnedFd) -> io::Result<BTreeMap<String, Vec<u8>>> {
+    let mut names = vec![0; MAX_XATTR];
+    let length = match rustix::fs::flistxattr(directory, &mut names[..]) {
+        Err(Errno::OPNOTSUPP) => 0,
+        length => length?,
+    };
+    let mut found = BTreeMap::new();
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        if name.starts_with("trusted.overlay.") || name == SELINUX {
+            continue;
+        }
+        let mut value = vec![0; MAX_XATTR];
+        let length = rustix::fs::fgetxattr(directory, name, &mut value[..])?;
+        value.truncate(length);
+        found.insert(name.to_owned(), value);
+    }
+    Ok(found)
 }
 
 /// The directory that shows through at `path`.
@@ -61,9 +193,7 @@ fn look_up(layer: &OwnedFd, path: &str, lookups: &mut u64) -> io::Result<Lookup>
     let mut directory = open_beneath(layer, ".")?;
     let mut hides_below = false;
     for component in path.split('/') {
-        *lookups = lookups.checked_sub(1).ok_or_else(|| {
-            io::Error::other("the image's layers use too many directories without bringing them")
-        })?;
+        *lookups = lookups.checked_sub(1).ok_or_else(too_many)?;
         directory = match open_beneath(&directory, component) {
             Ok(next) => next,
             Err(Errno::NOENT) if !hides_below => return Ok(Lookup::Missing),
@@ -82,29 +212,4 @@ fn is_opaque(directory: &OwnedFd) -> Result<bool, Errno> {
         Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-fn copy(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
-    let stat = rustix::fs::fstat(from)?;
-    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
-    let mut names = vec![0; 64 * 1024];
-    let length = rustix::fs::flistxattr(from, &mut names[..])?;
-    for name in names[..length].split(|b| *b == 0) {
-        if !name.is_empty() && !name.starts_with(b"trusted.overlay.") {
-            copy_xattr(from, to, name)?;
-        }
-    }
-    let time = |seconds: i64, nanoseconds: u64| Timespec {
-        tv_sec: seconds,
-        tv_nsec: i64::try_from(nanoseconds).unwrap_or_default(),
-    };
-    let modified = time(stat.st_mtime, stat.st_mtime_nsec);
-    rustix::fs::futimens(to.as_fd(), &Timestamps { last_access: modified, last_modification: modified })
-}
-
-fn copy_xattr(from: &OwnedFd, to: &OwnedFd, name: &[u8]) -> Result<(), Errno> {
-    let mut value = vec![0; 64 * 1024];
-    let length = rustix::fs::fgetxattr(from, name, &mut value[..])?;
-    rustix::fs::fsetxattr(to, name, &value[..length], XattrFlags::empty())
 }

@@ -139,14 +139,11 @@ fn folders_that_an_archive_leaves_out_look_like_those_below() {
         .file("gone/in/file", "")
         .file("hidden/in/file", "");
     let layers = [base, middle, top].map(|layer| fixture.ingest(layer).unwrap());
+    let plain = tree::read(&fixture.layer(&layers[2]));
     let again = [&layers[0], &layers[1], &layers[2]];
     fixture.store.commit_image(crate::fixture::image("a", &again, "x")).unwrap();
     let check = |fixture: &Fixture| {
-        let tree = tree::read(&fixture.layer(&layers[2]));
-        let at = |path: &str| {
-            let node = &tree[Path::new(path)];
-            (node.mode & 0o7777, node.owner, node.mtime.0, node.xattrs.len())
-        };
+        let at = |path: &str| shown(fixture, "a", path);
         assert_eq!(at("home"), (0o711, (1, 2), 10, 0));
         assert_eq!(at("home/user"), (0o700, (1000, 1000), 20, 1));
         assert_eq!(at("tmp"), (0o1777, (0, 0), 30, 0));
@@ -156,11 +153,84 @@ fn folders_that_an_archive_leaves_out_look_like_those_below() {
         assert_eq!(at("hidden").0, 0o755, "the middle layer brought it");
     };
     check(&fixture);
+    fixture.store.sync().unwrap();
     let fixture = fixture.reopen();
-    // Below another parent the shared layer stays as it is.
+    check(&fixture);
+    // Above another parent the shared layer shows that one.
     let other = fixture.ingest(Archive::new().add(&item(b'5', "home").mode(0o777).owner(9, 9))).unwrap();
     fixture.store.commit_image(crate::fixture::image("b", &[&other, &layers[2]], "y")).unwrap();
+    assert_eq!(shown(&fixture, "b", "home").1, (9, 9));
+    assert_eq!(shown(&fixture, "b", "home/user"), (0o755, (0, 0), 0, 0));
     check(&fixture);
+    assert_eq!(tree::read(&fixture.layer(&layers[2])), plain, "other images share it");
+    let made = fixture.store.find("a").unwrap().lower.clone();
+    fixture.store.remove_image(&fixture.store.find("a").unwrap().id).unwrap();
+    assert_eq!(shown(&fixture, "b", "home").1, (9, 9));
+    let own = made.iter().find(|layer| !layers.contains(layer)).unwrap();
+    assert!(!fixture.layer(own).exists(), "it went with its image");
+}
+
+/// Mode, owner, time and number of extended attributes of a directory in a mount of the image: those of the topmost
+/// layer that has it.
+fn shown(fixture: &Fixture, image: &str, path: &str) -> (u32, (u32, u32), i64, usize) {
+    let image = fixture.store.find(image).unwrap();
+    let lease = fixture.store.lease(&image.lower).unwrap();
+    let mut trees = lease.layer_paths().iter().map(|layer| tree::read(layer));
+    let found = trees.find_map(|mut tree| tree.remove(Path::new(path))).unwrap();
+    (found.mode & 0o7777, found.owner, found.mtime.0, found.xattrs.len())
+}
+
+/// What an image has below a layer that it shares says nothing about another image.
+#[test]
+fn an_image_does_not_change_the_directories_of_another_one() {
+    crisp_skip::needs!();
+    let fixture = Fixture::new();
+    let shared = fixture.ingest(Archive::new().file("opt/app/bin/run", "x")).unwrap();
+    let directory = |mode: u32, owner: u64| {
+        let at = |path: &str| item(b'5', path).mode(mode).owner(owner, owner);
+        Archive::new().add(&at("opt")).add(&at("opt/app").pax("SCHILY.xattr.user.x", owner.to_string()))
+    };
+    let hostile = fixture.ingest(directory(0o777, 1000)).unwrap();
+    let usual = fixture.ingest(directory(0o755, 0)).unwrap();
+    fixture.store.commit_image(crate::fixture::image("hostile", &[&hostile, &shared], "h")).unwrap();
+    fixture.store.commit_image(crate::fixture::image("usual", &[&usual, &shared], "u")).unwrap();
+    for path in ["opt", "opt/app"] {
+        assert_eq!(shown(&fixture, "usual", path).0, 0o755, "{path}");
+        assert_eq!(shown(&fixture, "usual", path).1, (0, 0), "{path}");
+        assert_eq!(shown(&fixture, "hostile", path).0, 0o777, "{path}");
+    }
+    assert_eq!(shown(&fixture, "usual", "opt/app/bin").1, (0, 0));
+    // Those that an earlier release has written into the layer itself do not show either.
+    let tree = fixture.layer(&shared);
+    std::os::unix::fs::chown(tree.join("opt/app"), Some(1000), Some(1000)).unwrap();
+    let record = tree.with_file_name("layer.json");
+    let text = std::fs::read_to_string(&record).unwrap();
+    let edited = text.replace(
+        "\"implied\":[\"opt\",\"opt/app\",\"opt/app/bin\"]",
+        "\"inherited\":[\"opt\",\"opt/app\",\"opt/app/bin\"]",
+    );
+    assert_ne!(text, edited);
+    std::fs::write(&record, edited).unwrap();
+    let fixture = fixture.reopen();
+    fixture.store.commit_image(crate::fixture::image("usual", &[&usual, &shared], "again")).unwrap();
+    assert_eq!(shown(&fixture, "usual", "opt/app").1, (0, 0));
+    let bare = fixture.ingest(Archive::new().file("etc/x", "")).unwrap();
+    fixture.store.commit_image(crate::fixture::image("bare", &[&bare, &shared], "b")).unwrap();
+    assert_eq!(shown(&fixture, "bare", "opt/app").1, (0, 0));
+}
+
+#[test]
+fn a_saved_image_has_its_directories_where_it_is_loaded() {
+    crisp_skip::needs!();
+    let fixture = Fixture::new();
+    let base = fixture.ingest(Archive::new().add(&item(b'5', "home").mode(0o700).owner(1000, 1000))).unwrap();
+    let top = fixture.ingest(Archive::new().file("home/app", "x")).unwrap();
+    fixture.store.commit_image(crate::fixture::image("app:v1", &[&base, &top], "x")).unwrap();
+    let mut archive = Vec::new();
+    fixture.store.save(&["app:v1".to_owned()], &mut archive).unwrap();
+    let other = Fixture::new();
+    other.store.load(&archive[..]).unwrap();
+    assert_eq!(shown(&other, "app:v1", "home").1, (1000, 1000));
 }
 
 #[test]

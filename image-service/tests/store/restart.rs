@@ -1,12 +1,11 @@
 //! What a server that died leaves behind, and what the next one makes of it.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use crisp_image_service::DiffId;
 
-use crate::archive::{Archive, item};
+use crate::archive::Archive;
 use crate::fixture::{Fixture, count, image};
 
 fn with_image() -> (Fixture, DiffId) {
@@ -240,26 +239,4 @@ fn a_field_that_a_later_release_added_is_no_damage() {
     let fixture = fixture.reopen();
     assert!(fixture.store.find("kept:v1").is_ok());
     assert!(fixture.store.has_layer(&layer));
-}
-
-#[test]
-fn attributes_of_directories_that_the_power_cut_lost_are_inherited_again() {
-    let fixture = Fixture::new();
-    let home = item(b'5', "home").mode(0o700).owner(1000, 1000);
-    let base = fixture.ingest(Archive::new().add(&home)).unwrap();
-    let app = fixture.ingest(Archive::new().file("home/app", "x")).unwrap();
-    let lost = fixture.store.commit_image(image("app:v1", &[&base, &app], "x")).unwrap();
-    fixture.store.sync().unwrap();
-    let home = fixture.layer(&app).join("home");
-    assert_eq!(home.metadata().unwrap().uid(), 1000);
-    // The layer's record was flushed, the image's was not, and the directory is as it was unpacked.
-    fs::remove_dir_all(fixture.root().join("images").join(lost.id.hex())).unwrap();
-    std::os::unix::fs::chown(&home, Some(0), Some(0)).unwrap();
-    for diff in [&base, &app] {
-        age(&fixture.layer(diff).with_file_name("layer.json"));
-    }
-    let fixture = fixture.restart();
-    assert_eq!(fixture.store.check_layers(&[base.clone(), app.clone()]), []);
-    fixture.store.commit_image(image("app:v1", &[&base, &app], "x")).unwrap();
-    assert_eq!(home.metadata().unwrap().uid(), 1000);
 }

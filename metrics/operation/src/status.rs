@@ -107,10 +107,22 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
         change: impl Fn(&S) -> Result<S, R>,
     ) -> Result<(Arc<S>, Arc<S>), StatusError<R>> {
         let mut writing = self.0.lock();
+        let mut unpublished = false;
         loop {
             let before = self.get();
-            let after = Arc::new(change(&before).map_err(StatusError::Refused)?);
+            let after = match change(&before) {
+                Ok(after) => Arc::new(after),
+                Err(refusal) => {
+                    if unpublished {
+                        self.0.put_back(&mut writing, before);
+                    }
+                    return Err(StatusError::Refused(refusal));
+                }
+            };
             if *after == *before {
+                if unpublished {
+                    self.0.put_back(&mut writing, before.clone());
+                }
                 return Ok((before, after));
             }
             if !writing.closed {
@@ -127,6 +139,7 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
             if published {
                 return Ok((before, after));
             }
+            unpublished = true;
         }
     }
 
@@ -141,6 +154,14 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
             tokio::spawn(write_until_done(self.0.clone()));
         }
         Ok((before, after))
+    }
+
+    /// Writes an observation that is not on disk yet, for a process that is about to end. Blocks.
+    ///
+    /// # Errors
+    /// The disk's; memory has it still.
+    pub fn flush(&self) -> Result<(), RecordError> {
+        if self.0.queued.load(Ordering::Acquire) { self.0.write_visible() } else { Ok(()) }
     }
 
     /// Changes the status in memory alone.
@@ -174,6 +195,21 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
 impl<S> Cell<S> {
     fn lock(&self) -> MutexGuard<'_, Writing<S>> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what is visible in the place of a plan that came to nothing. A disk that refuses is asked again with
+    /// the next change.
+    fn put_back(&self, writing: &mut Writing<S>, status: Arc<S>) {
+        if writing.closed {
+            return;
+        }
+        writing.written = match (self.write)(&status) {
+            Ok(()) => Some(status),
+            Err(error) => {
+                tracing::error!(%error, "the record has a change that was given up");
+                None
+            }
+        };
     }
 
     fn write_visible(&self) -> Result<(), RecordError> {
@@ -250,6 +286,19 @@ mod tests {
     }
 
     #[test]
+    fn an_observation_is_written_when_the_process_ends_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.json");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let cell = cell(&path);
+        runtime.block_on(async { cell.observe(to(7)).map(drop).unwrap() });
+        runtime.shutdown_background();
+        assert_eq!(on_disk(&path), None);
+        cell.flush().unwrap();
+        assert_eq!(on_disk(&path), Some(7));
+    }
+
+    #[test]
     fn a_plan_that_the_disk_refuses_is_never_seen() {
         let folder = tempfile::tempdir().unwrap();
         let cell = cell(&folder.path().join("missing").join("x.json"));
@@ -302,9 +351,7 @@ mod tests {
             to(3)(now)
         });
         assert!(matches!(planned, Err(StatusError::Refused("only upwards"))));
-        assert_eq!(cell.get().0, 5);
-        cell.save().unwrap();
-        assert_eq!(on_disk(&path), Some(5));
+        assert_eq!((cell.get().0, on_disk(&path)), (5, Some(5)), "the plan was written and given up");
     }
 
     #[tokio::test]

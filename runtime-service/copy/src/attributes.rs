@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
+use crisp_executor::user_namespace::IdMappings;
 use crisp_image_service::unpack::tar::{Entry, Time};
 use rustix::fs::{
     AtFlags, Gid, Mode, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod, fchown, futimens,
@@ -29,8 +30,9 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    /// `umask`: the bits that [`Owner::Maker`] keeps from others.
-    pub(crate) fn of(entry: &Entry, owner: Owner, umask: u32) -> Self {
+    /// `umask`: the bits that [`Owner::Maker`] keeps from others. `users`: those of the entry, on the host. None:
+    /// the entry's is not one of them.
+    pub(crate) fn of(entry: &Entry, owner: Owner, umask: u32, users: Option<&IdMappings>) -> Option<Self> {
         let bits = match owner {
             Owner::Kept => 0o7777,
             Owner::Root => 0o1777,
@@ -39,11 +41,17 @@ impl Attributes {
         // The kernel takes the highest number for "leave it as it is".
         let is_user = entry.uid != u32::MAX && entry.gid != u32::MAX;
         let owner = match owner {
-            Owner::Maker => None,
-            Owner::Root => Some((Uid::ROOT, Gid::ROOT)),
-            Owner::Kept => is_user.then(|| (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid))),
+            Owner::Root => Some((0, 0)),
+            Owner::Kept if is_user => Some((entry.uid, entry.gid)),
+            Owner::Maker | Owner::Kept => None,
         };
-        Self { owner, mode: Mode::from_raw_mode(entry.mode & bits), modified: entry.modified }
+        let owner = match (owner, users) {
+            (None, _) => None,
+            (Some(owner), None) => Some(owner),
+            (Some((uid, gid)), Some(users)) => Some((users.host_uid(uid)?, users.host_gid(gid)?)),
+        };
+        let owner = owner.map(|(uid, gid)| (Uid::from_raw(uid), Gid::from_raw(gid)));
+        Some(Self { owner, mode: Mode::from_raw_mode(entry.mode & bits), modified: entry.modified })
     }
 
     /// Owner before mode: the kernel drops set-id bits when the owner changes.

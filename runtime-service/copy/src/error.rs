@@ -18,6 +18,12 @@ pub enum CopyError {
     Mounted { path: String },
     #[error("{path} is in a volume or another mount, which a container that does not run has not: start it")]
     NotMounted { path: String },
+    #[error(
+        "{path}: its owner {uid}:{gid} does not exist in the user namespace of the pod: copy it without its owner"
+    )]
+    NoOwner { path: String, uid: u32, gid: u32 },
+    #[error("act as root of the pod's user namespace: {0}")]
+    Users(io::Error),
     #[error("{path} is nested in more than {max} directories")]
     TooDeep { path: String, max: usize },
     #[error("{path}: {source}")]

@@ -8,7 +8,8 @@
 //!
 //! - [`Root`] is where paths begin: the host, or a container's root, out of which no path leads.
 //! - [`pack`] writes an archive, [`unpack`] makes files of one, by the rules of `docker cp` for names.
-//! - [`Owner`] says whom new files belong to.
+//! - [`Owner`] says whom new files belong to. In an archive ids are those of the container, also where its pod has
+//!   a user namespace: the host has others then, and `act` makes files as the host's user that is root there.
 //!
 //! The container may change its files meanwhile, with intent. So a path is resolved once, by the kernel,
 //! inside the root; from there on everything is opened by descriptor, one name at a time, and no link is
@@ -32,6 +33,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod act;
 mod attributes;
 mod error;
 mod file;

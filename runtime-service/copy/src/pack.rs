@@ -17,6 +17,8 @@ use crate::{CopyError, MAX_DEPTH};
 
 /// Files with several names of which one is remembered: the others become links to it.
 const MAX_LINKED: usize = 100_000;
+/// Where the kernel shows an owner who does not exist in a user namespace (proc/sys/kernel/overflowuid).
+const NO_USER: u32 = 65_534;
 
 /// Writes `path` to `into`. The entries begin with its last name; with `.` when it ends in `/.`, or is the
 /// root: then what is in the directory is meant. A symbolic link at `path` itself is followed with `follow`,
@@ -97,12 +99,12 @@ impl<W: Write> Packer<'_, W> {
     }
 
     fn head(&mut self, kind: EntryType, stat: &Stat, name: &Path) -> Result<(), CopyError> {
-        let mut header = header(kind, stat);
+        let mut header = self.header(kind, stat);
         self.archive.append_data(&mut header, name, io::empty()).map_err(CopyError::Archive)
     }
 
     fn link(&mut self, kind: EntryType, found: &Found, name: &Path, to: &Path) -> Result<(), CopyError> {
-        let mut header = header(kind, &found.stat);
+        let mut header = self.header(kind, &found.stat);
         self.archive.append_link(&mut header, name, to).map_err(CopyError::Archive)
     }
 
@@ -178,21 +180,28 @@ impl<W: Write> Packer<'_, W> {
     }
 
     fn content(&mut self, stat: &Stat, size: u64, of: impl Read, name: &Path) -> Result<(), CopyError> {
-        let mut header = header(EntryType::Regular, stat);
+        let mut header = self.header(EntryType::Regular, stat);
         header.set_size(size);
         self.archive.append_data(&mut header, name, of).map_err(CopyError::Archive)
     }
-}
 
-fn header(kind: EntryType, stat: &Stat) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_entry_type(kind);
-    header.set_mode(stat.st_mode & 0o7777);
-    header.set_uid(stat.st_uid.into());
-    header.set_gid(stat.st_gid.into());
-    header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
-    header.set_size(0);
-    header
+    fn header(&self, kind: EntryType, stat: &Stat) -> Header {
+        let (uid, gid) = match self.root.users() {
+            None => (stat.st_uid, stat.st_gid),
+            Some(users) => (
+                users.container_uid(stat.st_uid).unwrap_or(NO_USER),
+                users.container_gid(stat.st_gid).unwrap_or(NO_USER),
+            ),
+        };
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(stat.st_mode & 0o7777);
+        header.set_uid(uid.into());
+        header.set_gid(gid.into());
+        header.set_mtime(u64::try_from(stat.st_mtime).unwrap_or(0));
+        header.set_size(0);
+        header
+    }
 }
 
 #[cfg(test)]

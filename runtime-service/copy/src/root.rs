@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crisp_executor::in_root::{self, InRootError};
+use crisp_executor::user_namespace::IdMappings;
 use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, readlinkat};
 use rustix::io::Errno;
 
@@ -14,8 +15,9 @@ use crate::CopyError;
 #[derive(Debug)]
 pub enum Root {
     /// The root directory of a container: links end inside it, and those of /proc into other places are
-    /// refused.
-    Container(OwnedFd),
+    /// refused. `users`: of the pod's user namespace, when it has one: the ids of an archive are those that the
+    /// container sees.
+    Container { root: OwnedFd, users: Option<IdMappings> },
     /// The same without the mounts that it has when it runs. Nothing is copied to or from their places: it
     /// would not be seen there.
     Stopped(Stopped),
@@ -27,23 +29,36 @@ pub enum Root {
 #[derive(Debug)]
 pub struct Stopped {
     root: OwnedFd,
+    users: Option<IdMappings>,
     /// Without links on the way.
     mounts: Vec<PathBuf>,
 }
 
 impl Root {
-    /// The root of a container that does not run, with the places of its mounts.
+    /// The root of a container that does not run, with the places of its mounts. `users`: as of one that runs.
     ///
     /// # Errors
     /// A place that cannot be looked up.
-    pub fn stopped<'a>(root: OwnedFd, mounts: impl IntoIterator<Item = &'a Path>) -> Result<Self, CopyError> {
+    pub fn stopped<'a>(
+        root: OwnedFd,
+        users: Option<IdMappings>,
+        mounts: impl IntoIterator<Item = &'a Path>,
+    ) -> Result<Self, CopyError> {
         let mounts = mounts.into_iter().map(|place| resolved(&root, place)).collect::<Result<_, _>>()?;
-        Ok(Self::Stopped(Stopped { root, mounts }))
+        Ok(Self::Stopped(Stopped { root, users, mounts }))
+    }
+
+    /// Of a user namespace, when the files have the owners of one.
+    pub(crate) fn users(&self) -> Option<&IdMappings> {
+        match self {
+            Self::Container { users, .. } | Self::Stopped(Stopped { users, .. }) => users.as_ref(),
+            Self::Host => None,
+        }
     }
 
     pub(crate) fn open(&self, path: &str, flags: OFlags) -> Result<OwnedFd, CopyError> {
         let opened = match self {
-            Self::Container(root) | Self::Stopped(Stopped { root, .. }) => open_in(root, path, flags),
+            Self::Container { root, .. } | Self::Stopped(Stopped { root, .. }) => open_in(root, path, flags),
             Self::Host => rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty()),
         };
         match (opened, self) {
@@ -60,7 +75,7 @@ impl Root {
     pub(crate) fn place_of(&self, found: &OwnedFd) -> Result<Option<PathBuf>, CopyError> {
         match self {
             Self::Stopped(_) => real_path(found).map(Some).map_err(CopyError::at("a path in the container")),
-            Self::Container(_) | Self::Host => Ok(None),
+            Self::Container { .. } | Self::Host => Ok(None),
         }
     }
 

@@ -4,6 +4,8 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crisp_executor::user_namespace::{IdMappings, IdRange};
+
 use super::*;
 
 struct Folder(tempfile::TempDir);
@@ -30,7 +32,7 @@ impl Folder {
     /// A container's root in this folder.
     fn root(&self, name: &str) -> Root {
         fs::create_dir_all(self.path(name)).unwrap();
-        Root::Container(OwnedFd::from(fs::File::open(self.path(name)).unwrap()))
+        Root::Container { root: OwnedFd::from(fs::File::open(self.path(name)).unwrap()), users: None }
     }
 }
 
@@ -172,7 +174,7 @@ fn nothing_is_copied_to_or_from_the_place_of_a_mount_whatever_leads_there() {
     let places = ["/var/secrets", "/srv/data", "/etc/hosts"].map(Path::new);
     let stopped = || {
         let directory = fs::File::open(folder.path("root")).unwrap();
-        Root::stopped(directory.into(), places).unwrap()
+        Root::stopped(directory.into(), None, places).unwrap()
     };
     let refused = |made: Result<(), CopyError>| matches!(made, Err(CopyError::NotMounted { .. }));
     let out = |path: &str| pack(&stopped(), path, true, std::io::sink());
@@ -300,6 +302,48 @@ fn links_of_a_container_lead_nowhere_else() {
     assert_eq!((folder.read("root/secret"), folder.read("secret")), ("new".into(), "of the host".into()));
     assert!(matches!(into("/outside/x"), Err(CopyError::Missing { .. })));
     assert!(matches!(into("/absolute"), Err(CopyError::Missing { .. })));
+}
+
+/// On a thread of its own, which acts as the pod's root from then on.
+#[test]
+fn files_of_a_pod_with_a_user_namespace_belong_to_its_users() {
+    crisp_skip::needs!();
+    let folder = Folder::new();
+    folder.write("from/sub/file", "text");
+    std::os::unix::fs::chown(folder.path("from/sub/file"), Some(7), Some(8)).unwrap();
+    fs::create_dir(folder.path("root")).unwrap();
+    let range = |host| vec![IdRange { container: 0, host, length: 1000 }];
+    let users = IdMappings { uids: range(300_000), gids: range(400_000) };
+    let root = || Root::Container {
+        root: OwnedFd::from(fs::File::open(folder.path("root")).unwrap()),
+        users: Some(users.clone()),
+    };
+    let into = |to: &str, owner| {
+        let archive = archive(&folder.path("from"));
+        let unpack = || unpack(&archive[..], &root(), Destination::Named(to), owner);
+        std::thread::scope(|scope| scope.spawn(unpack).join().unwrap())
+    };
+    let owner = |path: &str| {
+        let found = fs::metadata(folder.path(path)).unwrap();
+        (found.uid(), found.gid())
+    };
+    into("/by-root", Owner::Root).unwrap();
+    into("/kept", Owner::Kept).unwrap();
+    assert_eq!(owner("root/by-root/sub/file"), (300_000, 400_000));
+    assert_eq!(
+        (owner("root/kept/sub"), owner("root/kept/sub/file")),
+        ((300_000, 400_000), (300_007, 400_008))
+    );
+    let mut archive = Vec::new();
+    pack(&root(), "/kept/sub/file", false, &mut archive).unwrap();
+    let out = folder.path("out");
+    unpack(&archive[..], &Root::Host, Destination::Named(&out), Owner::Kept).unwrap();
+    assert_eq!(owner("out"), (7, 8), "in an archive they are those that the container sees");
+    std::os::unix::fs::chown(folder.path("from/sub/file"), Some(1000), Some(0)).unwrap();
+    let refused = into("/none", Owner::Kept).unwrap_err().to_string();
+    assert!(refused.contains("sub/file: its owner 1000:0 does not exist"), "{refused}");
+    let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert!(status.contains("Uid:\t0\t0\t0\t0\n"), "only the copying threads have changed: {status}");
 }
 
 /// A container swaps a directory for a link out of its root, over and over, while files are copied there.

@@ -88,7 +88,9 @@ impl<'a> Tree<'a> {
         self.check_mounts(&parts)?;
         self.enter(parents)?;
         self.made.entries += 1;
-        let attributes = Attributes::of(entry, self.owner, self.umask);
+        let attributes = Attributes::of(entry, self.owner, self.umask, self.root.users());
+        let no_owner = || CopyError::NoOwner { path: path.clone(), uid: entry.uid, gid: entry.gid };
+        let attributes = attributes.ok_or_else(no_owner)?;
         let folder = self.folder();
         match entry.kind {
             Kind::Directory => return self.directory(name, &path, attributes),

@@ -7,6 +7,7 @@ use crisp_image_service::Limits;
 use crisp_image_service::unpack::tar::{Entry, Kind, TarReader};
 
 use crate::CopyError;
+use crate::act;
 use crate::attributes::Owner;
 use crate::names::parts;
 use crate::place::{Destination, Place};
@@ -18,6 +19,9 @@ use crate::tree::{Tree, Unpacked};
 /// all, except that a directory stays with what is in it, and no file takes the place of a directory or the
 /// other way round. Where a file is mounted, its content is replaced.
 ///
+/// Where `root` is of a pod with a user namespace the calling thread acts as the root of that from then on: it is
+/// to do nothing else afterwards.
+///
 /// # Errors
 /// [`CopyError`], with the file. What was made before stays.
 pub fn unpack(
@@ -26,6 +30,9 @@ pub fn unpack(
     destination: Destination<'_>,
     owner: Owner,
 ) -> Result<Unpacked, CopyError> {
+    if let Some(users) = root.users() {
+        act::as_root_of(users).map_err(|errno| CopyError::Users(errno.into()))?;
+    }
     let (mut source, limits) = (Source::new(archive), Limits::default());
     let mut reader = TarReader::new(&mut source, &limits);
     let mut tree = None;

@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crisp_executor::user_namespace::IdMappings;
 use serde::{Deserialize, Serialize};
 
 use super::signal::Signal;
+use crate::cdi::DeviceName;
 
 /// One CreateContainer request after `convert`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +26,9 @@ pub struct ContainerConfig {
     pub envs: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
+    /// Of the field of the request and of its annotations, each once.
+    #[serde(default)]
+    pub cdi_devices: Vec<DeviceName>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
     /// Relative to the pod's log folder. None: the container's output is dropped.
@@ -46,14 +51,31 @@ pub struct ImageRequest {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// A host path to appear in the container.
+/// A host path, or an image, to appear in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub container_path: PathBuf,
+    /// Empty where `image` is mounted.
     pub host_path: PathBuf,
+    #[serde(default)]
+    pub image: Option<MountedImage>,
     pub readonly: bool,
     pub recursive_readonly: bool,
     pub propagation: Propagation,
+    /// The owners that its files have, by those on disk. None: as they are.
+    #[serde(default)]
+    pub mappings: Option<IdMappings>,
+    /// What is not possible with its files: `noexec`, `nodev`, `nosuid`.
+    #[serde(default)]
+    pub options: Vec<String>,
+}
+
+/// An image as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MountedImage {
+    pub request: ImageRequest,
+    /// Of the image, what is mounted; empty: all of it.
+    pub sub_path: String,
 }
 
 /// Which mount events cross between host and container below a [`Mount`].
@@ -113,6 +135,8 @@ pub struct Security {
     pub seccomp: SeccompRequest,
     pub apparmor: AppArmorRequest,
     pub pid: PidNamespaceRequest,
+    #[serde(default)]
+    pub user_namespace: UserNamespaceRequest,
     /// Asked for by name; must be the pod's as well.
     pub host_network: bool,
     pub host_ipc: bool,
@@ -160,6 +184,16 @@ pub enum AppArmorRequest {
     Unconfined,
     /// A profile that is loaded on the host.
     Localhost(String),
+}
+
+/// The user namespace that the client asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UserNamespaceRequest {
+    #[default]
+    OfPod,
+    Host,
+    /// One of the pod's own, with these mappings.
+    Own(IdMappings),
 }
 
 /// The PID namespace that the client asked for. Its pod's configuration decides what it resolves to.

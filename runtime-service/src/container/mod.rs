@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::id::{ContainerId, PodId};
 use crisp_executor::plan::{self, PidNamespace};
+use crisp_image_service::store::Hold;
 use crisp_image_service::{DiffId, Lease};
 use crisp_operation::record::{self, Durability, Record};
 use crisp_operation::{Cancel, StatusCell, StatusError};
@@ -29,6 +30,7 @@ use self::prepared::Prepared;
 use self::signal::Signal;
 use self::state::{Refusal, State};
 use self::status::Status;
+use crate::cdi::Edits;
 use crate::layout::Folder;
 use crate::stats::meter::Meters;
 
@@ -45,6 +47,12 @@ pub struct ContainerMetadata {
     /// Where the image's VOLUMEs are mounted, in the order of their folders.
     #[serde(default)]
     pub volumes: Vec<PathBuf>,
+    /// The layers of the images that are mounted, bottom first, in the order of the mounts that have one.
+    #[serde(default)]
+    pub mounted_images: Vec<Vec<DiffId>>,
+    /// What its CDI devices were when it was created, but for their groups, which `user` has.
+    #[serde(default)]
+    pub cdi: Edits,
     /// Nanoseconds since 1970.
     pub created_at: i64,
     /// Absolute. None: output is dropped.
@@ -67,7 +75,7 @@ pub struct ImageMetadata {
     pub reference: String,
     /// A tag of the image, or what the client called it.
     pub name: String,
-    /// Bottom first, as in the image's configuration.
+    /// Bottom first, as in the image's configuration, with those that the store has made for it.
     pub diff_ids: Vec<DiffId>,
     pub stop_signal: Option<Signal>,
     #[serde(default)]
@@ -95,14 +103,25 @@ pub struct User {
     pub home: String,
 }
 
+/// The layers of all images that a container uses.
+#[derive(Debug)]
+pub struct Leases {
+    /// Of its root file system. None: some of it are missing.
+    pub root: Option<Lease>,
+    /// As [`ContainerMetadata::mounted_images`].
+    pub mounted: Vec<Option<Lease>>,
+    /// What is there of the layers of those that are None.
+    pub held: Vec<Hold>,
+}
+
 /// One container.
 #[derive(Debug)]
 pub struct Container {
     pub metadata: ContainerMetadata,
     pub folder: Folder,
     pub status_cell: StatusCell<Status>,
-    /// Keeps the layers in the store until the container is removed.
-    pub lease: Mutex<Option<Lease>>,
+    /// Keep the layers in the store until the container is removed.
+    pub leases: Mutex<Option<Leases>>,
     pub prepared: Mutex<Option<Prepared>>,
     /// What all execs in the container share; compiled by the first one.
     pub exec_process: Mutex<Option<Arc<plan::Process>>>,
@@ -110,6 +129,8 @@ pub struct Container {
     pub exec_cgroups: Mutex<BTreeMap<u32, bool>>,
     /// The stop signal has been sent.
     pub stop_signal_sent: AtomicBool,
+    /// Locked while what the first process left in its cgroup is killed.
+    pub cleaning: Arc<tokio::sync::Mutex<()>>,
     /// Ends the copy of files into the container, while it does not run.
     pub written_by: Mutex<Cancel>,
     pub meters: Meters,
@@ -117,18 +138,22 @@ pub struct Container {
 
 impl Container {
     #[must_use]
-    pub fn new(metadata: ContainerMetadata, status: Status, folder: Folder, lease: Option<Lease>) -> Self {
+    pub fn new(metadata: ContainerMetadata, status: Status, folder: Folder, leases: Option<Leases>) -> Self {
         let path = folder.status();
-        let write = move |status: &Status| record::write(&path, status, Durability::Process);
+        let write = move |status: &Status| match status.before_removal() {
+            Some(before) => record::write(&path, &before, Durability::Process),
+            None => record::write(&path, status, Durability::Process),
+        };
         Self {
             metadata,
             folder,
             status_cell: StatusCell::new(status, write),
-            lease: Mutex::new(lease),
+            leases: Mutex::new(leases),
             prepared: Mutex::default(),
             exec_process: Mutex::default(),
             exec_cgroups: Mutex::default(),
             stop_signal_sent: AtomicBool::new(false),
+            cleaning: Arc::default(),
             written_by: Mutex::default(),
             meters: Meters::default(),
         }

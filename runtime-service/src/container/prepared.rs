@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use crisp_executor::cgroup::JoinFds;
-
-use super::config::Resources;
+use oci_spec::runtime::LinuxResources;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// Made before the start was requested.
 #[derive(Debug)]
@@ -12,6 +12,8 @@ pub struct Prepared {
     /// The root file system, as a detached mount.
     pub root: OwnedFd,
     pub cgroup: JoinFds,
-    /// The limits of the cgroup.
-    pub limits: Resources,
+    /// The limits of the cgroup, and the devices that it allows.
+    pub resources: Option<LinuxResources>,
+    /// Of those that may be prepared.
+    pub permit: OwnedSemaphorePermit,
 }

@@ -14,7 +14,7 @@ use super::exit::Exit;
 ///      |                 |  ^                         |
 ///      |                 |  | monitor gone            | monitor silent
 ///      |                 |  +---- Unknown <-----------+  (becomes Running or Exited when it answers)
-///      | remove          | remove
+///      | remove          | remove, or reset: to Created once more
 ///      +--> Removing <---+
 ///              |
 ///              +--> (gone)
@@ -63,7 +63,7 @@ impl State {
     /// A start was requested.
     ///
     /// # Errors
-    /// In every state but Created: a container starts once.
+    /// In every state but Created: what has ended is [reset](Self::reset) first.
     pub fn starting(&self) -> Result<Self, Refusal> {
         match self {
             Self::Created => Ok(Self::Starting),
@@ -115,6 +115,17 @@ impl State {
             Self::Exited(exit) => Ok(Self::Removing { exit: Some(exit.clone()) }),
             Self::Removing { .. } => Ok(self.clone()),
             other => Err(other.refuse("be removed")),
+        }
+    }
+
+    /// It is to be started once more. Its exit is forgotten.
+    ///
+    /// # Errors
+    /// In every state but Exited.
+    pub fn reset(&self) -> Result<Self, Refusal> {
+        match self {
+            Self::Exited(_) => Ok(Self::Created),
+            other => Err(other.refuse("be started once more")),
         }
     }
 
@@ -231,6 +242,15 @@ mod tests {
             let refusal = state.starting().unwrap_err().to_string();
             assert!(refusal.contains("cannot be started"), "{refusal}");
         }
+    }
+
+    #[test]
+    fn only_what_has_ended_is_started_once_more() {
+        assert_eq!(State::Exited(exit(3)).reset().unwrap(), State::Created);
+        for state in [State::Created, State::Starting, State::Running { pid: 1, started_at: 1 }] {
+            assert!(state.reset().is_err(), "{state:?}");
+        }
+        assert!(State::Removing { exit: Some(exit(0)) }.reset().is_err());
     }
 
     #[test]

@@ -12,6 +12,13 @@ pub struct Status {
     pub state: State,
     /// The limits in force; UpdateContainerResources replaces those of the request.
     pub resources: Resources,
+    /// All its processes are paused; only of a container that runs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// It is being paused, or is, for a commit: only of a container that runs. When no server makes that commit
+    /// any more, the next one unpauses it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub committing: bool,
 }
 
 impl Record for Status {
@@ -22,7 +29,15 @@ impl Status {
     /// The status of a container that has just been created.
     #[must_use]
     pub fn created(resources: Resources) -> Self {
-        Self { state: State::Created, resources }
+        Self { state: State::Created, resources, paused: false, committing: false }
+    }
+
+    /// What a server that starts is to find of a container that is being removed.
+    #[must_use]
+    pub fn before_removal(&self) -> Option<Self> {
+        let State::Removing { exit } = &self.state else { return None };
+        let state = exit.clone().map_or(State::Created, State::Exited);
+        Some(Self { state, ..self.clone() })
     }
 
     /// This status with the state that `change` makes of its own.
@@ -30,6 +45,8 @@ impl Status {
     /// # Errors
     /// `change`'s.
     pub fn with_state(&self, change: impl FnOnce(&State) -> Result<State, Refusal>) -> Result<Self, Refusal> {
-        Ok(Self { state: change(&self.state)?, resources: self.resources.clone() })
+        let state = change(&self.state)?;
+        let (paused, committing) = (self.paused && state.may_run(), self.committing && state.may_run());
+        Ok(Self { state, resources: self.resources.clone(), paused, committing })
     }
 }

@@ -8,6 +8,7 @@ use crisp_executor::id::{ContainerId, PodId};
 
 use super::Container;
 use super::config::ContainerConfig;
+use super::status::Status;
 
 /// What makes a container the same one for a client that asks again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -101,6 +102,16 @@ impl Table {
     #[must_use]
     pub fn all(&self) -> Vec<Arc<Container>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).by_id.values().cloned().collect()
+    }
+
+    /// The containers of a pod, each with its status now.
+    #[must_use]
+    pub fn statuses_of_pod(&self, pod: &PodId) -> Vec<(Arc<Container>, Arc<Status>)> {
+        let with_status = |container: Arc<Container>| {
+            let status = container.status();
+            (container, status)
+        };
+        self.of_pod(pod).into_iter().map(with_status).collect()
     }
 
     #[must_use]

@@ -1,13 +1,16 @@
 //! Converts the proto ContainerConfig to [`ContainerConfig`].
 
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Component, Path, PathBuf};
 
 use crisp_proto::runtime::v1 as proto;
 
 use super::{
-    ConvertError, absolute, invalid, mounts, no_nul, not_empty, required, resources, security, unsupported,
+    ConvertError, absolute, image, invalid, mounts, no_nul, not_empty, required, resources, security,
+    unsupported,
 };
-use crate::container::config::{ContainerConfig, ImageRequest};
+use crate::cdi::{self, DeviceName};
+use crate::container::config::ContainerConfig;
 
 /// # Errors
 /// [`ConvertError`] naming the field.
@@ -15,16 +18,15 @@ pub fn config(config: proto::ContainerConfig) -> Result<ContainerConfig, Convert
     if config.windows.is_some() {
         return Err(unsupported("config.windows", " on Linux"));
     }
-    if !config.cdi_devices.is_empty() {
-        return Err(unsupported("config.CDI_devices", " yet"));
-    }
     let metadata = required("config.metadata", config.metadata)?;
     let linux = config.linux.unwrap_or_default();
     let security = security::security(linux.security_context)?;
+    let cdi_devices = cdi_devices(&config.cdi_devices, &config.annotations)?;
     Ok(ContainerConfig {
+        cdi_devices,
         name: not_empty("config.metadata.name", metadata.name)?,
         attempt: metadata.attempt,
-        image: image(required("config.image", config.image)?)?,
+        image: image::request("config.image", required("config.image", config.image)?)?,
         command: strings("config.command", config.command)?,
         args: strings("config.args", config.args)?,
         working_dir: match config.working_dir.as_str() {
@@ -46,15 +48,25 @@ pub fn config(config: proto::ContainerConfig) -> Result<ContainerConfig, Convert
     })
 }
 
-fn image(spec: proto::ImageSpec) -> Result<ImageRequest, ConvertError> {
-    if !matches!(spec.runtime_handler.as_str(), "" | super::pod::HANDLER) {
-        return Err(unsupported("config.image.runtime_handler", format!(": {:?}", spec.runtime_handler)));
+/// Of the field and of annotations, in this order; each counts once.
+fn cdi_devices(
+    field: &[proto::CdiDevice],
+    annotations: &BTreeMap<String, String>,
+) -> Result<Vec<DeviceName>, ConvertError> {
+    let mut names: Vec<DeviceName> = Vec::new();
+    for (index, device) in field.iter().enumerate() {
+        let name = DeviceName::parse(&device.name);
+        names.push(
+            name.map_err(|error| invalid(format!("config.CDI_devices[{index}].name"), error.to_string()))?,
+        );
     }
-    Ok(ImageRequest {
-        image: not_empty("config.image.image", spec.image)?,
-        user_specified: spec.user_specified_image,
-        annotations: spec.annotations,
-    })
+    let more = cdi::of_annotations(annotations);
+    names.extend(
+        more.map_err(|(key, error)| invalid(format!("config.annotations[{key:?}]"), error.to_string()))?,
+    );
+    let mut seen = HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    Ok(names)
 }
 
 /// Words of a command.
@@ -131,7 +143,10 @@ pub(crate) mod tests {
             (refused(|c| c.working_dir = "x".into()), "config.working_dir: \"x\" is not an absolute path"),
             (refused(|c| c.envs = vec![env("A=B", b"x")]), "config.envs[0].key: "),
             (refused(|c| c.envs = vec![env("A", b"\xff")]), "config.envs[0].value: "),
-            (refused(|c| c.cdi_devices = vec![Default::default()]), "config.CDI_devices: not supported"),
+            (
+                refused(|c| c.cdi_devices = vec![Default::default()]),
+                "config.CDI_devices[0].name: \"\" is not the name",
+            ),
             (refused(|c| c.stop_signal = 999), "config.stop_signal: "),
         ];
         for (message, expected) in cases {

@@ -18,6 +18,7 @@
 //! - `target_id` of a PID mode other than TARGET.
 
 pub mod container;
+mod image;
 pub mod mounts;
 pub mod pod;
 mod profile;
@@ -28,6 +29,7 @@ mod selinux;
 pub mod signal;
 pub mod stats;
 pub mod streams;
+mod user_namespace;
 
 use std::path::PathBuf;
 

@@ -1,11 +1,13 @@
 //! Converts RunPodSandboxRequest to [`PodConfig`].
 
 use crisp_executor::cgroup::CgroupPath;
+use crisp_executor::user_namespace::IdMappings;
 use crisp_proto::runtime::v1 as proto;
 use crisp_sandbox::systemd::{is_slice, slice_path};
 use crisp_sandbox::{CgroupDriver, Dns, NamespaceMode, PidMode, PodConfig, PortMapping, Protocol};
 
-use super::{ConvertError, absolute, invalid, not_empty, required, selinux, unsupported};
+use super::{ConvertError, absolute, invalid, not_empty, required, selinux, unsupported, user_namespace};
+use crate::container::config::UserNamespaceRequest;
 
 /// The name of this server's runtime handler. Clients may also leave the name empty.
 pub const HANDLER: &str = "crisp";
@@ -47,6 +49,7 @@ pub fn request(
         network: shared_or_host("network", options.network)?,
         ipc: shared_or_host("ipc", options.ipc)?,
         pid: pid(options.pid)?,
+        user: user_namespace(&options)?,
         sysctls: linux.sysctls,
         privileged: security.privileged,
         runtime_handler: request.runtime_handler,
@@ -59,7 +62,6 @@ fn refuse_unsupported(
 ) -> Result<(), ConvertError> {
     let at = |name: &str| format!("config.linux.security_context.{name}");
     selinux::check_options(&at("selinux_options"), security.selinux_options.as_ref())?;
-    super::security::refuse_user_namespace(&at("namespace_options"), options.userns_options.as_ref())?;
     if !options.target_id.is_empty() {
         return Err(invalid(at("namespace_options.target_id"), "a pod has no target container"));
     }
@@ -123,6 +125,14 @@ fn pid(mode: i32) -> Result<PidMode, ConvertError> {
         }
         Err(_) => Err(unknown(field, mode)),
     }
+}
+
+fn user_namespace(options: &proto::NamespaceOption) -> Result<Option<IdMappings>, ConvertError> {
+    let field = "config.linux.security_context.namespace_options.userns_options";
+    Ok(match user_namespace::request(field, options.userns_options.as_ref())? {
+        UserNamespaceRequest::OfPod | UserNamespaceRequest::Host => None,
+        UserNamespaceRequest::Own(mappings) => Some(mappings),
+    })
 }
 
 fn unknown(field: &str, value: i32) -> ConvertError {

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crisp_proto::runtime::v1 as proto;
-use crisp_sandbox::{NamespaceMode, PidMode, Pod, PodState};
+use crisp_sandbox::{NamespaceMode, PidMode, Pod, PodState, PodStatus};
 
-use super::{resources, signal};
+use super::{image, resources, signal, user_namespace};
 use crate::container::Container;
 use crate::container::config::{Mount, Propagation};
 use crate::container::state::State;
+use crate::container::status::Status;
 
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -91,8 +92,8 @@ pub fn container_attributes(container: &Container) -> proto::ContainerAttributes
 
 /// The `status` of ContainerStatusResponse.
 #[must_use]
-pub fn container_status(container: &Container) -> proto::ContainerStatus {
-    let (metadata, status) = (&container.metadata, container.status());
+pub fn container_status(container: &Container, status: &Status) -> proto::ContainerStatus {
+    let metadata = &container.metadata;
     let (started_at, finished_at, exit_code) = match &status.state {
         State::Created | State::Starting | State::Removing { exit: None } => (0, 0, 0),
         State::Running { started_at, .. } => (*started_at, 0, 0),
@@ -159,6 +160,11 @@ fn mount(mount: &Mount) -> proto::Mount {
         readonly: mount.readonly,
         propagation: propagation.into(),
         recursive_read_only: mount.recursive_readonly,
+        uid_mappings: mount.mappings.iter().flat_map(|m| user_namespace::to_proto(&m.uids)).collect(),
+        gid_mappings: mount.mappings.iter().flat_map(|m| user_namespace::to_proto(&m.gids)).collect(),
+        image: mount.image.as_ref().map(|mounted| image::to_proto(&mounted.request)),
+        image_sub_path: mount.image.as_ref().map(|mounted| mounted.sub_path.clone()).unwrap_or_default(),
+        mount_options: mount.options.clone(),
         ..Default::default()
     }
 }
@@ -199,8 +205,7 @@ pub fn pod_attributes(pod: &Pod) -> proto::PodSandboxAttributes {
 
 /// The `status` of PodSandboxStatusResponse.
 #[must_use]
-pub fn pod_status(pod: &Pod) -> proto::PodSandboxStatus {
-    let status = pod.status();
+pub fn pod_status(pod: &Pod, status: &PodStatus) -> proto::PodSandboxStatus {
     let mut ips = status.ips.iter().map(ToString::to_string);
     let network = proto::PodSandboxNetworkStatus {
         ip: ips.next().unwrap_or_default(),
@@ -215,10 +220,19 @@ pub fn pod_status(pod: &Pod) -> proto::PodSandboxStatus {
         PidMode::Container => proto::NamespaceMode::Container,
         PidMode::Host => proto::NamespaceMode::Node,
     };
+    let user = match &pod.config.user {
+        None => proto::UserNamespace { mode: proto::NamespaceMode::Node.into(), ..Default::default() },
+        Some(mappings) => proto::UserNamespace {
+            mode: proto::NamespaceMode::Pod.into(),
+            uids: user_namespace::to_proto(&mappings.uids),
+            gids: user_namespace::to_proto(&mappings.gids),
+        },
+    };
     let options = proto::NamespaceOption {
         network: shared(pod.config.network).into(),
         ipc: shared(pod.config.ipc).into(),
         pid: pid.into(),
+        userns_options: Some(user),
         ..Default::default()
     };
     proto::PodSandboxStatus {
@@ -236,10 +250,12 @@ pub fn pod_status(pod: &Pod) -> proto::PodSandboxStatus {
     }
 }
 
-/// The statuses of a pod's containers, newest last.
+/// The statuses of a pod's containers, newest first: of several attempts a kubelet takes the first one that it
+/// finds.
 #[must_use]
-pub fn container_statuses(containers: &[Arc<Container>]) -> Vec<proto::ContainerStatus> {
-    let mut statuses: Vec<_> = containers.iter().map(|c| container_status(c)).collect();
-    statuses.sort_by_key(|status| status.created_at);
+pub fn container_statuses(containers: &[(Arc<Container>, Arc<Status>)]) -> Vec<proto::ContainerStatus> {
+    let status = |(container, status): &(Arc<Container>, Arc<Status>)| container_status(container, status);
+    let mut statuses: Vec<_> = containers.iter().map(status).collect();
+    statuses.sort_by_key(|status| std::cmp::Reverse(status.created_at));
     statuses
 }

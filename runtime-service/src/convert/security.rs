@@ -3,7 +3,7 @@
 use crisp_proto::runtime::v1 as proto;
 
 use super::profile::AT;
-use super::{ConvertError, absolute, id, invalid, no_nul, profile, selinux, unsupported};
+use super::{ConvertError, absolute, id, invalid, no_nul, profile, selinux, user_namespace};
 use crate::container::config::{CapabilityNames, GroupsPolicy, PidNamespaceRequest, Security, UserRequest};
 use crate::spec::capabilities;
 
@@ -39,6 +39,10 @@ pub(super) fn security(
         seccomp,
         apparmor,
         pid,
+        user_namespace: user_namespace::request(
+            &field("namespace_options.userns_options"),
+            options.userns_options.as_ref(),
+        )?,
         host_network: host(options.network),
         host_ipc: host(options.ipc),
     })
@@ -106,7 +110,6 @@ fn paths(field: &str, values: Vec<String>) -> Result<Vec<String>, ConvertError> 
 fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidNamespaceRequest, ConvertError> {
     let Some(options) = options else { return Ok(PidNamespaceRequest::OfPod) };
     let field = format!("{AT}.namespace_options");
-    refuse_user_namespace(&field, options.userns_options.as_ref())?;
     for (name, mode) in [("network", options.network), ("ipc", options.ipc)] {
         // NODE is compared with the pod's mode when the container is created.
         if !matches!(
@@ -127,23 +130,6 @@ fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidNamespaceRequest, 
         Err(_) => {
             Err(invalid(format!("{field}.pid"), format!("{} is not a value of this enum", options.pid)))
         }
-    }
-}
-
-pub(super) fn refuse_user_namespace(
-    at: &str,
-    options: Option<&proto::UserNamespace>,
-) -> Result<(), ConvertError> {
-    match options {
-        Some(o)
-            if o.mode != proto::NamespaceMode::Node as i32 || !o.uids.is_empty() || !o.gids.is_empty() =>
-        {
-            Err(unsupported(
-                format!("{at}.userns_options"),
-                " yet: use mode NODE (hostUsers: true in a manifest)",
-            ))
-        }
-        _ => Ok(()),
     }
 }
 
@@ -210,17 +196,6 @@ mod tests {
         assert_eq!(of("runtime/default").unwrap(), SeccompRequest::RuntimeDefault);
         assert_eq!(of("localhost//etc/p.json").unwrap(), SeccompRequest::Localhost("/etc/p.json".into()));
         assert!(of("localhost/p.json").is_err() && of("nonsense").is_err());
-    }
-
-    #[test]
-    fn what_this_server_cannot_do_is_refused() {
-        let userns = proto::UserNamespace::default();
-        let options = proto::NamespaceOption { userns_options: Some(userns), ..Default::default() };
-        let message = refused(|c| c.namespace_options = Some(options));
-        assert!(
-            message.starts_with(&format!("{AT}.namespace_options.userns_options: not supported")),
-            "{message}"
-        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) fn create(
     pod: &Pod,
     spec: &Spec,
 ) -> Result<JoinFds, Cause> {
-    let cgroup = service.cgroups.create(&cgroup_path(pod, container.id())?)?;
+    let cgroup = pod.create_cgroup(&service.cgroups, &cgroup_path(pod, container.id())?)?;
     if let Some(limits) = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
         cgroup.apply(&Resources::from_spec(limits)?)?;
     }
@@ -42,7 +42,10 @@ pub(crate) fn is_in_use(service: &ServiceState, container: &Container) -> bool {
 }
 
 /// The cgroup, if it is there.
-fn open(service: &ServiceState, container: &Container) -> Result<Option<Cgroup>, Cause> {
+///
+/// # Errors
+/// The folder that cannot be opened.
+pub(super) fn open(service: &ServiceState, container: &Container) -> Result<Option<Cgroup>, Cause> {
     let of_pod = || service.pod_of(container).map(|pod| pod.cgroup_parent().clone());
     let Some(parent) = container.metadata.cgroup_parent.clone().or_else(of_pod) else { return Ok(None) };
     match service.cgroups.open(&parent.child(container.id().as_str())?) {

@@ -13,14 +13,15 @@
 //! Each copy is on a thread of its own, for a file may be on a volume that hangs.
 
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crisp_copy::{CopyError, Destination, Owner, Root, Unpacked};
-use crisp_executor::rootfs;
-use crisp_operation::{Cancel, KeyedGuard, record};
+use crisp_executor::rootfs::{self, RootfsError};
+use crisp_executor::user_namespace::{IdMappings, UserNamespace};
+use crisp_operation::{Cancel, KeyedGuard, detached, record};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use tokio::runtime::Handle;
@@ -55,22 +56,32 @@ pub struct Target {
     pub owner: Owner,
 }
 
-/// Reads `path` as a tar archive.
+/// What an archive is made of.
+#[derive(Debug)]
+pub struct Source {
+    pub path: String,
+    /// Read what a link at the path leads to.
+    pub follow_link: bool,
+    /// The container's own files alone, also of one that runs.
+    pub without_mounts: bool,
+}
+
+/// Reads a path as a tar archive.
 ///
 /// # Errors
 /// A container in a state without files. What fails later is the last piece.
 pub async fn copy_out(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
-    path: String,
-    follow_link: bool,
+    from: Source,
 ) -> Result<mpsc::Receiver<Piece>, RuntimeError> {
-    let open = OpenRoot::of(service, container, Direction::Out).await?;
+    let direction = if from.without_mounts { Direction::OutOfLayers } else { Direction::Out };
+    let open = OpenRoot::detached(service, container, direction).await?;
     let (sender, receiver) = mpsc::channel(AHEAD);
     let (id, client) = (container.id().clone(), Client::of(&open));
     start_thread(container, move || {
         let mut pieces = Pieces { sender, client, piece: Vec::new() };
-        let packed = crisp_copy::pack(&open.root, &path, follow_link, &mut pieces);
+        let packed = crisp_copy::pack(&open.root, &from.path, from.follow_link, &mut pieces);
         let packed = packed.and_then(|()| pieces.flush().map_err(CopyError::Archive));
         if let Err(error) = packed {
             // The client is gone when it does not take this either.
@@ -90,7 +101,7 @@ pub async fn copy_in<R: Read>(
     target: Target,
     read: impl FnOnce(Client) -> R + Send + 'static,
 ) -> Result<Unpacked, RuntimeError> {
-    let open = OpenRoot::of(service, container, Direction::In).await?;
+    let open = OpenRoot::detached(service, container, Direction::In).await?;
     let (sender, unpacked) = tokio::sync::oneshot::channel();
     let client = Client::of(&open);
     start_thread(container, move || {
@@ -143,6 +154,8 @@ impl Client {
 enum Direction {
     In,
     Out,
+    /// Out, of the layers and what the container has changed, whether it runs or not.
+    OutOfLayers,
 }
 
 /// The root directory of a container while files are copied.
@@ -151,11 +164,21 @@ struct OpenRoot {
     /// What the mount needs beside the container's own files, when they are written.
     work: Option<PathBuf>,
     cancel: Cancel,
-    _lock: Option<KeyedGuard>,
+    _lock: Option<Arc<KeyedGuard>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl OpenRoot {
+    /// Of a client that goes away meanwhile it is opened and given back.
+    async fn detached(
+        service: &Arc<ServiceState>,
+        container: &Arc<Container>,
+        direction: Direction,
+    ) -> Result<Self, RuntimeError> {
+        let (service, container) = (service.clone(), container.clone());
+        detached(async move { Self::of(&service, &container, direction).await }).await
+    }
+
     async fn of(
         service: &Arc<ServiceState>,
         container: &Arc<Container>,
@@ -167,24 +190,26 @@ impl OpenRoot {
             .clone()
             .try_acquire_owned()
             .map_err(|_| RuntimeError::Copies { most: MAX_COPIES })?;
-        let running = container.status().state.pid().is_some();
+        let running = direction != Direction::OutOfLayers && container.status().state.pid().is_some();
         let lock = if running {
             None
         } else {
             let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await;
-            Some(lock.map_err(|busy| RuntimeError::Busy { id: id.clone(), busy })?)
+            Some(Arc::new(lock.map_err(|busy| RuntimeError::Busy { id: id.clone(), busy })?))
         };
         // Nothing disturbs reading.
         let (cancel, is_written) = (Cancel::new(), lock.is_some() && direction == Direction::In);
         if is_written {
             *container.written_by.lock().unwrap_or_else(PoisonError::into_inner) = cancel.clone();
         }
-        let operation = service.operation(OPERATION, id);
+        let mut operation = service.operation(OPERATION, id);
+        // A thread that hangs has it until it ends.
+        operation.hold(lock.clone());
         let opened = {
             let (service, container) = (service.clone(), container.clone());
             let open = move || match running {
                 true => of_process(&service, &container),
-                false => put_together(&container, direction),
+                false => put_together(&service, &container, direction),
             };
             operation.blocking(ROOT, move |steps| steps.step("root", open)).await
         };
@@ -218,51 +243,65 @@ fn of_process(service: &ServiceState, container: &Container) -> Result<(Root, Op
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
     match poll(&mut fds, Some(&now)) {
-        Ok(0) => Ok((Root::Container(root), None)),
+        Ok(0) => Ok((Root::Container { root, users: users(service, container) }, None)),
         _ => Err(Cause::TargetNotRunning { target: id.clone() }),
     }
 }
 
 /// The layers and what the container has changed, in a mount of its own.
-fn put_together(container: &Container, direction: Direction) -> Result<(Root, Option<PathBuf>), Cause> {
+fn put_together(
+    service: &ServiceState,
+    container: &Container,
+    direction: Direction,
+) -> Result<(Root, Option<PathBuf>), Cause> {
     let state = &container.status().state;
     // What is being removed has no files any more.
-    if !state.is_idle() || state.removing().is_ok_and(|removing| removing == *state) {
+    let is_in_use = direction != Direction::OutOfLayers && !state.is_idle();
+    if is_in_use || state.removing().is_ok_and(|removing| removing == *state) {
         return Err(Cause::Refused(state.refuse("have files copied")));
     }
     let metadata = &container.metadata;
     if direction == Direction::In && metadata.config.security.readonly_rootfs {
         return Err(Cause::ReadOnlyRoot);
     }
+    let users = users(service, container);
+    // The pod's own may be gone with its processes.
+    let user = users.clone().map(UserNamespace::new).transpose().map_err(RootfsError::from)?;
+    let user = user.as_ref().map(AsFd::as_fd);
     let (root, work) = match direction {
         Direction::In => {
             // Not two mounts over what is written: its start makes another.
             drop(container.prepared.lock().unwrap_or_else(PoisonError::into_inner).take());
-            writable(container)?
+            writable(container, user)?
         }
-        Direction::Out => (read_only(container)?, None),
+        Direction::Out | Direction::OutOfLayers => {
+            let root = rootfs::read_only(&layers(container)?, &container.folder.upper(), user)?;
+            (root, None)
+        }
     };
     let places = container_spec::mount_places(metadata);
-    Ok((Root::stopped(root, places.iter().map(PathBuf::as_path))?, work))
+    Ok((Root::stopped(root, users, places.iter().map(PathBuf::as_path))?, work))
+}
+
+/// Of the pod's user namespace, when it has one.
+fn users(service: &ServiceState, container: &Container) -> Option<IdMappings> {
+    service.pod_of(container)?.config.user.clone()
 }
 
 fn layers(container: &Container) -> Result<Vec<PathBuf>, Cause> {
-    let lease = container.lease.lock().unwrap_or_else(PoisonError::into_inner);
+    let leases = container.leases.lock().unwrap_or_else(PoisonError::into_inner);
     let gone = || Cause::LayersGone { image: container.metadata.image.name.clone() };
-    Ok(lease.as_ref().ok_or_else(gone)?.layer_paths().to_vec())
+    Ok(leases.as_ref().and_then(|leases| leases.root.as_ref()).ok_or_else(gone)?.layer_paths().to_vec())
 }
 
-/// As one more layer, what the container has changed can be read while another mount writes it.
-fn read_only(container: &Container) -> Result<OwnedFd, Cause> {
-    let layers: Vec<_> = std::iter::once(container.folder.upper()).chain(layers(container)?).collect();
-    Ok(rootfs::read_only_view(&layers)?)
-}
-
-fn writable(container: &Container) -> Result<(OwnedFd, Option<PathBuf>), Cause> {
+fn writable(
+    container: &Container,
+    user: Option<BorrowedFd<'_>>,
+) -> Result<(OwnedFd, Option<PathBuf>), Cause> {
     // Its own has a mark that it was used, by which the kernel refuses a second mount.
     let work = container.folder.copy_work();
     record::remove_folder(&work).and_then(|()| std::fs::create_dir(&work)).map_err(Cause::file(&work))?;
-    Ok((rootfs::assemble(&layers(container)?, &container.folder.upper(), &work)?, Some(work)))
+    Ok((rootfs::assemble(&layers(container)?, &container.folder.upper(), &work, user)?, Some(work)))
 }
 
 /// Collects an archive in pieces for the client.

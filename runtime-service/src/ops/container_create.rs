@@ -1,20 +1,21 @@
 //! CreateContainer: everything that can be checked before the start, and a folder with records.
 //!
 //! ```text
-//!   lease ─> folder ─> user ─> volumes ─> spec ─> records ─> rename ─> listed
+//!   leases ─> folder ─> user ─> volumes ─> spec ─> records ─> rename ─> listed
 //!            └────────── in discarded/ ─────────────┘  └─ in containers/
 //! ```
 //!
 //! A server that ends before the rename leaves a folder that the next one deletes.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::id::ContainerId;
 use crisp_executor::plan::PidNamespace;
+use crisp_executor::user_namespace::IdMappings;
 use crisp_image_service::store::Image;
 use crisp_operation::clock;
 use crisp_operation::record;
@@ -23,14 +24,15 @@ use oci_spec::image;
 use rustix::fs::{Mode, chmod};
 
 use super::image_contents::{self, ImageSource};
-use super::{container_prepare, container_spec, pid_namespace};
+use super::{container_prepare, container_spec, mounted_image, pid_namespace};
 use crate::cause::{Cause, StageFailure, Steps};
-use crate::container::config::ContainerConfig;
+use crate::cdi::{self, Edits};
+use crate::container::config::{ContainerConfig, Propagation, UserNamespaceRequest};
 use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::container::status::Status;
 use crate::container::table::Name;
-use crate::container::{Container, ContainerMetadata, ImageMetadata, ImageProcess, User};
+use crate::container::{Container, ContainerMetadata, ImageMetadata, ImageProcess, Leases, User};
 use crate::convert::{self, ConvertError};
 use crate::error::RuntimeError;
 use crate::events::Kind;
@@ -88,7 +90,6 @@ async fn create_once(
     };
     let result = result.and_then(|container| list(&service, &pod, container));
     let container = operation.finish(result).await?;
-    service.events.emit(Kind::Created, id.as_str(), &pod.id);
     container_prepare::in_background(&service, &container, &pod);
     Ok(id)
 }
@@ -110,7 +111,30 @@ fn check(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertError> {
             ));
         }
     }
-    Ok(())
+    check_propagation(config, pod)?;
+    let user = match &config.security.user_namespace {
+        UserNamespaceRequest::OfPod => return Ok(()),
+        UserNamespaceRequest::Host => None,
+        UserNamespaceRequest::Own(mappings) => Some(mappings),
+    };
+    if user == pod.config.user.as_ref() {
+        return Ok(());
+    }
+    let reason = "it is not that of the pod, which all its containers share";
+    Err(convert::invalid(field("namespace_options.userns_options"), reason))
+}
+
+/// The kernel keeps mounts that are made in a user namespace from the host.
+fn check_propagation(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertError> {
+    let mut mounts = config.mounts.iter();
+    let bidirectional = mounts.position(|mount| mount.propagation == Propagation::Bidirectional);
+    match bidirectional.filter(|_| pod.config.user.is_some()) {
+        None => Ok(()),
+        Some(index) => {
+            let reason = "bidirectional, but the pod has a user namespace: its mounts never reach the host";
+            Err(convert::invalid(format!("config.mounts[{index}].propagation"), reason))
+        }
+    }
 }
 
 /// A repeated request gets the same response, unless the container is not the one requested any more.
@@ -134,11 +158,14 @@ fn same_as(existing: &Container, config: &ContainerConfig) -> Result<ContainerId
 /// Makes the container visible. A pod that was stopped meanwhile would not be removed with it.
 fn list(service: &ServiceState, pod: &Pod, container: Container) -> Result<Arc<Container>, StageFailure> {
     let container = Arc::new(container);
+    let mut emitter = service.emitter();
     service.containers.insert(container.clone());
     pod.require_ready().map_err(|not_ready| {
         service.containers.remove(container.id());
         StageFailure { stage: "list", cause: not_ready.into() }
     })?;
+    emitter.emit(Kind::Created, &container);
+    drop(emitter);
     Ok(container)
 }
 
@@ -151,18 +178,23 @@ struct Draft {
 }
 
 fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Container, StageFailure> {
-    let lease = steps.step("lease", || Ok(service.images.lease(&draft.image.diff_ids)?))?;
+    let lease = steps.step("lease", || Ok(service.images.lease(&draft.image.lower)?))?;
     let draft_folder = service.layout.discarded_container(&draft.id);
     let folder = service.layout.container(&draft.id);
     undo_folders(&draft_folder, &folder, steps);
-    steps.step("folders", || make_folders(&draft_folder))?;
+    steps.step("folders", || make_folders(&draft_folder, draft.pod.config.user.as_ref()))?;
+    let (mounted_images, mounted) =
+        steps.step("image volumes", || mounted_image::lease(service, &draft.config))?;
+    let cdi = cdi_edits(service, &draft.config, steps)?;
     let image_config = draft.image.config.config().clone().unwrap_or_default();
-    let (user, volumes) = {
+    let (mut user, volumes) = {
         let image = ImageSource { id: &draft.image.id, config: &image_config, lease: &lease };
         image_contents::read(&service.users, &image, &draft.config, &draft_folder, steps)?
     };
     let pod = draft.pod.clone();
-    let metadata = metadata(draft, &image_config, user, volumes);
+    let new = cdi.groups.iter().filter(|group| !user.groups.contains(group)).copied().collect::<Vec<_>>();
+    user.groups.extend(new);
+    let metadata = ContainerMetadata { mounted_images, cdi, ..metadata(draft, &image_config, user, volumes) };
     let status = Status::created(metadata.config.resources.clone());
     steps.step("spec", || {
         let spec = container_spec::build(service, &metadata, &status.resources, &pod)?;
@@ -175,7 +207,17 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     steps.step("commit", || {
         fs::rename(draft_folder.path(), folder.path()).map_err(Cause::file(folder.path()))
     })?;
-    Ok(Container::new(metadata, status, folder, Some(lease)))
+    let leases = Leases { root: Some(lease), mounted: mounted.into_iter().map(Some).collect(), held: vec![] };
+    Ok(Container::new(metadata, status, folder, Some(leases)))
+}
+
+fn cdi_edits(service: &ServiceState, config: &ContainerConfig, steps: &Steps) -> Result<Edits, StageFailure> {
+    if config.cdi_devices.is_empty() {
+        return Ok(Edits::default());
+    }
+    steps.step("CDI devices", || {
+        Ok(cdi::find(&config.cdi_devices, &service.config.cdi_spec_dirs).map_err(Box::new)?)
+    })
 }
 
 fn undo_folders(draft: &Folder, folder: &Folder, steps: &Steps) {
@@ -184,7 +226,7 @@ fn undo_folders(draft: &Folder, folder: &Folder, steps: &Steps) {
     }
 }
 
-fn make_folders(folder: &Folder) -> Result<(), Cause> {
+fn make_folders(folder: &Folder, user: Option<&IdMappings>) -> Result<(), Cause> {
     let private = |path: PathBuf| {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(Cause::file(&path))
     };
@@ -194,7 +236,12 @@ fn make_folders(folder: &Folder) -> Result<(), Cause> {
     // The overlay's root takes the mode of this one: programs of any user must get through it.
     let upper = folder.upper();
     fs::create_dir(&upper).map_err(Cause::file(&upper))?;
-    chmod(&upper, Mode::from_raw_mode(0o755)).map_err(|errno| Cause::file(upper)(errno.into()))
+    chmod(&upper, Mode::from_raw_mode(0o755)).map_err(|errno| Cause::file(&upper)(errno.into()))?;
+    match user {
+        None => Ok(()),
+        // And its owner.
+        Some(user) => chown(&upper, user.host_uid(0), user.host_gid(0)).map_err(Cause::file(&upper)),
+    }
 }
 
 fn metadata(draft: Draft, image: &image::Config, user: User, volumes: Vec<PathBuf>) -> ContainerMetadata {
@@ -209,6 +256,8 @@ fn metadata(draft: Draft, image: &image::Config, user: User, volumes: Vec<PathBu
         user,
         pid: draft.pid,
         volumes,
+        mounted_images: Vec::new(),
+        cdi: Edits::default(),
         created_at: clock::now(),
         log_path,
         cgroup_parent: Some(draft.pod.cgroup_parent().clone()),
@@ -228,7 +277,7 @@ fn image_metadata(image: &Image, config: &image::Config, request: &ContainerConf
     ImageMetadata {
         reference: image.repo_digests.first().cloned().unwrap_or_else(|| id.clone()),
         name: image.repo_tags.first().cloned().unwrap_or_else(|| request.image.image.clone()),
-        diff_ids: image.diff_ids.clone(),
+        diff_ids: image.lower.clone(),
         stop_signal,
         process: ImageProcess {
             entrypoint: list(config.entrypoint()),

@@ -7,14 +7,16 @@
 //!   stop of the pod, removal ─────────────────────────── discard
 //! ```
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crisp_executor::cgroup::JoinFds;
 use crisp_executor::rootfs;
+use crisp_executor::user_namespace::UserNamespace;
 use crisp_sandbox::Pod;
-use oci_spec::runtime::Spec;
+use oci_spec::runtime::{LinuxResources, Spec};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::{container_cgroup, container_spec};
 use crate::cause::{Cause, StageFailure, Steps};
@@ -37,9 +39,11 @@ pub(crate) fn in_background(service: &Arc<ServiceState>, container: &Arc<Contain
         if container.status().state != State::Created {
             return;
         }
+        // Without one its start makes all itself.
+        let Ok(permit) = service.prepared.clone().try_acquire_owned() else { return };
         let mut operation = service.operation(OPERATION, &id);
         operation.hold(lock);
-        let work = move |steps: &Steps| prepare(&service, &container, &pod, steps);
+        let work = move |steps: &Steps| prepare(&service, &container, &pod, permit, steps);
         let result = operation.blocking(DEADLINE, work).await;
         if let Err(error) = operation.finish(result).await {
             tracing::debug!(container = %id, %error, "not prepared; its start does it");
@@ -50,13 +54,17 @@ pub(crate) fn in_background(service: &Arc<ServiceState>, container: &Arc<Contain
 fn prepare(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
-    pod: &Pod,
+    pod: &Arc<Pod>,
+    permit: OwnedSemaphorePermit,
     steps: &Steps,
 ) -> Result<(), StageFailure> {
+    steps.step("pod", || Ok(pod.require_ready()?))?;
+    undo_parent(service, pod, steps);
+    undo(service, container, steps);
     let limits = container.status().resources.clone();
     let spec = steps.step("spec", || container_spec::build(service, &container.metadata, &limits, pod))?;
     let (root, cgroup) = make(service, container, pod, &spec, steps)?;
-    let prepared = Prepared { root, cgroup, limits };
+    let prepared = Prepared { root, cgroup, resources: resources_of(&spec), permit };
     *container.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(prepared);
     // A stop of the pod after this discards what is prepared.
     steps.step("pod", || Ok(pod.require_ready()?))
@@ -65,7 +73,7 @@ fn prepare(
 /// What is prepared, or else is made now.
 ///
 /// # Errors
-/// The stage that failed; its undo step is registered.
+/// The stage that failed.
 pub(super) fn take(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -75,8 +83,8 @@ pub(super) fn take(
 ) -> Result<(OwnedFd, JoinFds), StageFailure> {
     let prepared = container.prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
     match prepared {
-        Some(Prepared { root, cgroup, limits }) if limits == container.status().resources => {
-            undo_cgroup(service, container, steps);
+        // A device may have another number by now, and limits may have been changed.
+        Some(Prepared { root, cgroup, resources, .. }) if resources == resources_of(spec) => {
             Ok((root, cgroup))
         }
         Some(outdated) => {
@@ -88,6 +96,14 @@ pub(super) fn take(
     }
 }
 
+fn resources_of(spec: &Spec) -> Option<LinuxResources> {
+    spec.linux().as_ref()?.resources().clone()
+}
+
+pub(super) fn is_prepared(container: &Container) -> bool {
+    container.prepared.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+}
+
 fn make(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -95,22 +111,43 @@ fn make(
     spec: &Spec,
     steps: &Steps,
 ) -> Result<(OwnedFd, JoinFds), StageFailure> {
-    let root = steps.step("root", || assemble(container))?;
-    undo_cgroup(service, container, steps);
+    let root = steps.step("root", || assemble(container, pod))?;
     let cgroup = steps.step("cgroup", || container_cgroup::create(service, container, pod, spec))?;
     Ok((root, cgroup))
 }
 
-fn undo_cgroup(service: &Arc<ServiceState>, container: &Arc<Container>, steps: &Steps) {
+/// Gives back what is prepared and what is made, when a later step fails.
+pub(super) fn undo(service: &Arc<ServiceState>, container: &Arc<Container>, steps: &Steps) {
     let (service, container) = (service.clone(), container.clone());
     steps.undo("cgroup", move || discard(&service, &container));
 }
 
-fn assemble(container: &Container) -> Result<OwnedFd, Cause> {
-    let lease = container.lease.lock().unwrap_or_else(PoisonError::into_inner);
+/// A pod that was stopped meanwhile has its cgroup made anew by one below it.
+fn undo_parent(service: &Arc<ServiceState>, pod: &Arc<Pod>, steps: &Steps) {
+    let (service, pod) = (service.clone(), pod.clone());
+    steps.undo("pod's cgroup", move || {
+        if pod.config.cgroup_parent.is_none() && pod.status().state.is_torn_down() {
+            service.cgroups.remove_if_empty(pod.cgroup_parent())?;
+        }
+        Ok(())
+    });
+}
+
+fn assemble(container: &Container, pod: &Pod) -> Result<OwnedFd, Cause> {
+    let user = user_namespace(pod)?;
+    let leases = container.leases.lock().unwrap_or_else(PoisonError::into_inner);
     let gone = || Cause::LayersGone { image: container.metadata.image.name.clone() };
-    let lease = lease.as_ref().ok_or_else(gone)?;
-    Ok(rootfs::assemble(lease.layer_paths(), &container.folder.upper(), &container.folder.work())?)
+    let layers = leases.as_ref().and_then(|leases| leases.root.as_ref()).ok_or_else(gone)?.layer_paths();
+    let (upper, work) = (container.folder.upper(), container.folder.work());
+    Ok(rootfs::assemble(layers, &upper, &work, user.as_deref().map(AsFd::as_fd))?)
+}
+
+/// The pod's user namespace. None: it has the host's.
+///
+/// # Errors
+/// A monitor that has ended.
+pub(super) fn user_namespace(pod: &Pod) -> Result<Option<Arc<UserNamespace>>, Cause> {
+    pod.user_namespace().map_err(|error| Cause::file(format!("user namespace of pod {}", pod.id))(error))
 }
 
 /// Gives back what is prepared, and removes the cgroup with all that runs in it. Blocks.
@@ -125,7 +162,7 @@ pub(super) fn discard(service: &ServiceState, container: &Container) -> Result<(
 /// Gives back what is prepared for a start that will not come.
 pub(crate) fn discard_in_background(service: &Arc<ServiceState>, container: &Arc<Container>) {
     // One that is being prepared now sees at its end that the pod is stopped.
-    if container.prepared.lock().unwrap_or_else(PoisonError::into_inner).is_none() {
+    if !is_prepared(container) {
         return;
     }
     let (service, container) = (service.clone(), container.clone());
@@ -133,8 +170,7 @@ pub(crate) fn discard_in_background(service: &Arc<ServiceState>, container: &Arc
         let id = container.id().clone();
         let Ok(_lock) = service.locks.lock_within(id.clone(), OPERATION, LOCK).await else { return };
         let work = move || {
-            let is_prepared = container.prepared.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-            if is_prepared { discard(&service, &container) } else { Ok(()) }
+            if is_prepared(&container) { discard(&service, &container) } else { Ok(()) }
         };
         if let Ok(Err(error)) = tokio::task::spawn_blocking(work).await {
             tracing::warn!(container = %id, %error, "the container's removal tries again");

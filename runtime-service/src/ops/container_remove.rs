@@ -8,6 +8,7 @@
 //! The monitor forgets the exit last: when the disk has refused it, the monitor alone keeps it for a server
 //! that starts before the folder is gone.
 
+use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
@@ -27,8 +28,12 @@ use crate::service_state::ServiceState;
 const OPERATION: &str = "remove_container";
 /// For another operation on the container to end.
 const LOCK: Duration = Duration::from_secs(30);
+/// How often a copy is told to end, while the removal waits.
+const COPY_ENDS: Duration = Duration::from_millis(100);
 const FORGET: Duration = Duration::from_secs(5);
 const FILES: Duration = Duration::from_secs(30);
+/// For deleting what containers wrote, before the next deletion begins beside it.
+const SLOW: Duration = Duration::from_secs(10);
 
 /// Removes the container, killing it first if it runs, or joins its removal.
 ///
@@ -50,9 +55,11 @@ async fn remove_once(service: &Arc<ServiceState>, container: &Arc<Container>) ->
     operation.hold(lock);
     let result = delete(&operation, service, container).await;
     operation.finish(result).await?;
-    container.lease.lock().unwrap_or_else(PoisonError::into_inner).take();
+    container.leases.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let mut emitter = service.emitter();
     service.containers.remove(container.id());
-    service.events.emit(Kind::Deleted, container.id().as_str(), &container.metadata.pod);
+    emitter.emit(Kind::Deleted, container);
+    drop(emitter);
     let discarded = service.layout.discarded_container(container.id());
     delete_in_background(service, vec![discarded.path().to_owned()]);
     Ok(())
@@ -67,8 +74,11 @@ async fn stop_and_lock(
         stop(service, container.clone(), Duration::ZERO).await?;
         let id = container.id().clone();
         let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
-        container.written_by.lock().unwrap_or_else(PoisonError::into_inner).cancel();
-        let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await.map_err(busy)?;
+        let locked = service.locks.lock_within(id.clone(), OPERATION, LOCK);
+        let lock = tokio::select! {
+            lock = locked => lock.map_err(busy)?,
+            never = end_copies(container) => match never {},
+        };
         // In memory alone, so that a full disk does not keep a container from being removed.
         if container
             .status_cell
@@ -78,6 +88,14 @@ async fn stop_and_lock(
             return Ok(lock);
         }
         // A start was faster than the lock.
+    }
+}
+
+/// Ends the copy that writes to the container, and each that had asked for the lock before the removal.
+async fn end_copies(container: &Container) -> Infallible {
+    loop {
+        container.written_by.lock().unwrap_or_else(PoisonError::into_inner).cancel();
+        tokio::time::sleep(COPY_ENDS).await;
     }
 }
 
@@ -125,20 +143,29 @@ fn discard_folder(service: &ServiceState, container: &Container) -> Result<(), C
     }
 }
 
-/// Deletes discarded folders, one after the other with those of other removals.
+/// Deletes discarded folders, one after the other with those of other removals. One that takes long, perhaps for
+/// ever, does not hold back the others.
 pub(crate) fn delete_in_background(service: &Arc<ServiceState>, folders: Vec<PathBuf>) {
-    let deleting = service.deleting.clone();
+    let service = service.clone();
     tokio::spawn(async move {
-        let _one_at_a_time = deleting.lock_owned().await;
-        let delete = move || {
+        let one_at_a_time = service.deleting.lock().await;
+        let subject = folders.first().map(|folder| folder.display().to_string()).unwrap_or_default();
+        let operation = Operation::new(&service.metrics, "delete_files", subject);
+        let delete = move |steps: &Steps| {
             for folder in folders {
-                if let Err(error) = record::remove_folder(&folder) {
+                let deleted =
+                    steps.step("folder", || record::remove_folder(&folder).map_err(Cause::file(&folder)));
+                if let Err(error) = deleted {
                     tracing::error!(%error, "cannot delete a removed container's files; the next server tries again");
                 }
             }
+            Ok(())
         };
-        if let Err(error) = tokio::task::spawn_blocking(delete).await {
-            tracing::error!(%error, "the deletion of removed containers' files was interrupted");
+        let deleted = operation.blocking(SLOW, delete).await;
+        drop(one_at_a_time);
+        if deleted.is_err() {
+            tracing::warn!("deleting removed containers' files takes long: it goes on beside the next");
         }
+        let _ = operation.finish(deleted).await;
     });
 }

@@ -4,13 +4,15 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use crisp_executor::id::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_operation::record::{self, Durability};
 use crisp_sandbox::{NamespaceMode, Pod};
 use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 
 use crate::cause::Cause;
-use crate::container::config::Resources;
+use crate::container::config::{Resources, SeccompRequest};
+use crate::container::state::State;
 use crate::container::{Container, ContainerMetadata};
 use crate::layout::Folder;
 use crate::ops::pid_namespace;
@@ -97,8 +99,46 @@ fn with_inputs<T>(
         host: &service.host,
         pid,
         volumes: &volumes,
+        cdi: &metadata.cdi,
+        seccomp: kept_seccomp(service, metadata),
         annotations: annotations(metadata, pod),
     })
+}
+
+/// The filter with which the container was created, from its bundle: a profile file may have been changed or
+/// removed since, and another release may have another default. Of a default only where an earlier server has
+/// started the container, for a start makes it anew.
+fn kept_seccomp(service: &ServiceState, metadata: &ContainerMetadata) -> Option<LinuxSeccomp> {
+    let security = &metadata.config.security;
+    let is_kept = !security.privileged
+        && match security.seccomp {
+            SeccompRequest::Localhost(_) => true,
+            SeccompRequest::RuntimeDefault => runs_since_before(service, &metadata.id),
+            SeccompRequest::Unconfined => false,
+        };
+    if !is_kept {
+        return None;
+    }
+    let path = service.layout.container(&metadata.id).spec();
+    let spec: Spec = match std::fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the container's filter is not kept there"))
+            .ok()?,
+        // It is being created.
+        Err(_) => return None,
+    };
+    spec.linux().as_ref()?.seccomp().clone()
+}
+
+/// Whether an earlier server has started it.
+fn runs_since_before(service: &ServiceState, id: &ContainerId) -> bool {
+    let state = service.containers.get(id).map(|container| container.status().state.clone());
+    let started_at = match state {
+        Some(State::Running { started_at, .. }) => Some(started_at),
+        Some(State::Unknown { started_at, .. }) => started_at,
+        _ => None,
+    };
+    started_at.is_some_and(|started_at| started_at < service.opened_at)
 }
 
 fn pod_inputs(service: &ServiceState, metadata: &ContainerMetadata, pod: &Pod) -> Result<PodInputs, Cause> {
@@ -108,6 +148,7 @@ fn pod_inputs(service: &ServiceState, metadata: &ContainerMetadata, pod: &Pod) -
         files: [files.hosts, files.resolv_conf, files.hostname].into_iter().zip(POD_FILES).collect(),
         host_network: pod.config.network == NamespaceMode::Host,
         host_ipc: pod.config.ipc == NamespaceMode::Host,
+        user: pod.config.user.clone(),
         monitor_pid: pod.status().monitor_pid.unwrap_or_default(),
         cgroup: cgroup_path(pod, &metadata.id)?.as_str().to_owned(),
     })

@@ -7,7 +7,7 @@
 //!
 //! A stop cancels a start under way, see [`container_stop`](super::container_stop).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crisp_operation::{Cancel, Interrupted, clock};
 use crisp_sandbox::link::{LinkError, MonitorLink, StartRequest, Started};
 use crisp_sandbox::{NamespaceMode, Pod};
 
-use super::{container_prepare, container_spec, log_reopen, pid_namespace};
+use super::{container_cgroup, container_prepare, container_spec, log_reopen, mounted_image, pid_namespace};
 use crate::cause::{Cause, Failure, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::exit::Exit;
@@ -24,6 +24,7 @@ use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::error::RuntimeError;
 use crate::events::Kind;
+use crate::exits;
 use crate::service_state::{ServiceState, subject};
 
 const OPERATION: &str = "start_container";
@@ -67,39 +68,39 @@ async fn start_once(
     let pod = service.pod_of(container).ok_or_else(|| pod_gone(container))?;
     // Refused before the state changes: the container can be started when its pod is ready.
     let link = pod.ready_link()?;
+    if !container_prepare::is_prepared(container) && container_cgroup::is_in_use(service, container) {
+        // An earlier server started it: what its monitor reports of it is under way.
+        exits::reconcile(service, &pod, &link, exits::Starts::UnderWay).await;
+    }
     // In memory alone: what came of a start that this server does not see to its end, the monitor knows.
     container.status_cell.show(|status| status.with_state(State::starting)).map_err(refused)?;
     let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject(id), cancel);
     operation.hold(lock);
     let result = bring_up(&operation, service, container, &pod, &link).await;
     // While the lock is held: no removal comes between the exit of a short container and its events.
-    let result = result.map(|started| note_running(service, container, &pod, started));
+    let result = result.map(|started| note_running(service, container, started));
     let result = operation.finish(result).await;
-    result.map_err(|failure| note_failure(service, container, &pod, failure).into())
+    result.map_err(|failure| note_failure(service, container, failure).into())
 }
 
 fn pod_gone(container: &Container) -> RuntimeError {
     crisp_sandbox::FindError::None { text: container.metadata.pod.as_str().to_owned() }.into()
 }
 
-fn note_running(service: &ServiceState, container: &Container, pod: &Pod, started: Started) {
+fn note_running(service: &ServiceState, container: &Container, started: Started) {
     let id = container.id();
     for note in started.notes {
         tracing::info!(container = %id, %note, "this host could not do all that was requested");
     }
-    // The event goes out within the change: an exit of the running container is noted, and its event
-    // sent, after it.
-    let running = |state: &State| {
-        let running = state.running(started.pid, started.started_at_ns)?;
-        service.events.emit(Kind::Started, id.as_str(), &pod.id);
-        Ok(running)
-    };
-    match container.observe(running) {
-        // For an exit that arrived before the response to the start no event has been sent yet.
-        Ok((_, after)) if after.state.exit().is_some() => {
-            service.events.emit(Kind::Stopped, id.as_str(), &pod.id);
+    let mut emitter = service.emitter();
+    match container.observe(|state| state.running(started.pid, started.started_at_ns)) {
+        Ok((_, after)) => {
+            // Of an exit that arrived before the response to the start no event has been sent yet.
+            match after.state.exit() {
+                Some(_) => emitter.emit_short_life(container),
+                None => emitter.emit(Kind::Started, container),
+            }
         }
-        Ok(_) => {}
         Err(refusal) => {
             tracing::error!(container = %id, %refusal, "the monitor reports a start that was not expected");
         }
@@ -107,19 +108,19 @@ fn note_running(service: &ServiceState, container: &Container, pod: &Pod, starte
 }
 
 /// Everything has been undone; the container keeps the reason why it did not start.
-fn note_failure(service: &ServiceState, container: &Container, pod: &Pod, mut failure: Failure) -> Failure {
+fn note_failure(service: &ServiceState, container: &Container, mut failure: Failure) -> Failure {
     if matches!(failure.failure.cause, Cause::Interrupted(Interrupted::Cancelled)) {
         failure.failure.cause = Cause::Stopped;
     }
     let exit = Exit::start_error(failure.failure.cause.to_string(), clock::now());
-    let exited = |state: &State| {
-        let exited = state.exited(exit)?;
-        service.events.emit(Kind::Stopped, container.id().as_str(), &pod.id);
-        Ok(exited)
-    };
-    if let Err(refusal) = container.observe(exited) {
-        tracing::debug!(container = %container.id(), %refusal, "a failed start leaves the state as it was");
+    let mut emitter = service.emitter();
+    match container.observe(|state| state.exited(exit)) {
+        Ok(_) => emitter.emit(Kind::Stopped, container),
+        Err(refusal) => {
+            tracing::debug!(container = %container.id(), %refusal, "a failed start leaves the state as it was");
+        }
     }
+    drop(emitter);
     failure
 }
 
@@ -177,16 +178,24 @@ fn prepare(
 ) -> Result<Prepared, StageFailure> {
     let metadata = &container.metadata;
     let resources = &container.status().resources;
+    container_prepare::undo(service, container, steps);
     let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
+    if metadata.created_at < service.opened_at {
+        // Another release may have built the one that is there: commands get the filter that it names.
+        steps.step("bundle", || container_spec::write(&container.folder, &spec))?;
+    }
     let (root, cgroup) = container_prepare::take(service, container, pod, &spec, steps)?;
     let log = steps.step("log", || metadata.log_path.as_deref().map(log_reopen::open).transpose())?;
     let compiled = steps.step("compile", || {
         let target = |target| pid_namespace::pidfd_of_target(service, &target);
+        let user = container_prepare::user_namespace(pod)?;
         let inputs = Inputs {
             root,
             cgroups: service.cgroups.clone(),
             cgroup,
             pid: metadata.pid.clone().try_map(target)?,
+            user: user.as_deref(),
+            mounts: mounted_image::mount(container, user.as_deref().map(AsFd::as_fd))?,
             pod_shm: pod.config.ipc == NamespaceMode::Pod,
             source_deadline: SOURCES,
         };

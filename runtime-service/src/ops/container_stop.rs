@@ -3,6 +3,7 @@
 //! ```text
 //!   start under way? ── may end until the deadline (10 s at most), then it is cancelled
 //!   stop signal ─> wait for the exit ─> deadline ─> SIGKILL by the monitor ─> SIGKILL by the cgroup
+//!    by the monitor; by the server where that does not answer for a second
 //! ```
 //!
 //! All stops of one container are one operation with one deadline, which each of them can only bring
@@ -12,10 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crisp_operation::{Flight, KeyedGuard, clock};
+use crisp_operation::{Flight, Interrupted, KeyedGuard, clock};
 use crisp_sandbox::link::{Failure, LinkError};
 
-use super::container_cgroup;
+use super::{container_cgroup, container_pause, container_signal};
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::exit::Exit;
@@ -34,6 +35,10 @@ const START_UNDONE: Duration = Duration::from_secs(20);
 /// For another operation on the container to end.
 const LOCK: Duration = Duration::from_secs(2);
 const SIGNAL: Duration = Duration::from_secs(5);
+/// For a monitor that is not connected, before the server sends the stop signal itself.
+const ANSWER: Duration = Duration::from_secs(1);
+/// Between two looks at whether it is connected.
+const CONNECTED: Duration = Duration::from_millis(50);
 /// From SIGKILL by the monitor to the exit, before the cgroup is killed.
 const KILLED: Duration = Duration::from_millis(200);
 /// From SIGKILL by the cgroup to the exit.
@@ -85,8 +90,16 @@ enum Signalled {
     Sent,
     /// The monitor knows of no such process.
     NotRunning,
-    /// The monitor is gone, or does not answer.
+    /// The monitor is gone, does not answer, or cannot send this signal.
     NoAnswer,
+}
+
+/// Who may send the stop signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Monitor,
+    /// The monitor has had time to answer.
+    MonitorOrServer,
 }
 
 impl Stop {
@@ -101,15 +114,48 @@ impl Stop {
         if self.is_idle() {
             return Ok(());
         }
-        if !self.kill_at.is_over() && self.signal_once().await? {
-            drop(lock);
-            if self.exited_in_grace().await {
+        let mut sender = Sender::Monitor;
+        while !self.kill_at.is_over() {
+            match self.signal_once(sender).await {
+                Signalled::NotRunning => break,
+                Signalled::NoAnswer if !self.has_monitor() => break,
+                Signalled::NoAnswer => {
+                    drop(lock);
+                    self.monitor_answers().await;
+                    sender = Sender::MonitorOrServer;
+                }
+                Signalled::Sent => {
+                    drop(lock);
+                    self.exited_in_grace().await;
+                }
+            }
+            if self.is_idle() {
                 return Ok(());
             }
             lock = self.lock().await;
         }
         self.operation.hold(lock);
         if self.is_idle() { Ok(()) } else { self.kill().await }
+    }
+
+    /// Whether the pod's monitor may still be there, slow as it may be.
+    fn has_monitor(&self) -> bool {
+        self.service.pod_of(&self.container).is_some_and(|pod| pod.status().state.may_run())
+    }
+
+    /// Waits for a connection to the monitor for a while, for the exit, or the deadline.
+    async fn monitor_answers(&self) {
+        let connected = async {
+            while self.service.pod_of(&self.container).is_some_and(|pod| pod.link().is_err()) {
+                tokio::time::sleep(CONNECTED).await;
+            }
+            // One that has just refused, or closed the connection.
+            tokio::time::sleep(CONNECTED).await;
+        };
+        tokio::select! {
+            _ = tokio::time::timeout(ANSWER, connected) => {}
+            _ = self.exited_in_grace() => {}
+        }
     }
 
     async fn lock(&self) -> Option<KeyedGuard> {
@@ -147,24 +193,44 @@ impl Stop {
         Ok(())
     }
 
-    /// Sends the stop signal, once in a container's life. False when no process can receive it.
-    async fn signal_once(&self) -> Result<bool, StageFailure> {
+    /// Sends the stop signal, once in a container's life.
+    async fn signal_once(&self, sender: Sender) -> Signalled {
         if self.container.stop_signal_sent.swap(true, Ordering::SeqCst) {
-            return Ok(true);
+            return Signalled::Sent;
         }
         let signal = self.container.stop_signal();
-        let sent = self.operation.stage("signal", SIGNAL, |_| self.send(signal, false)).await;
+        let send = |_| async move {
+            match self.send(signal, false).await {
+                Ok(Signalled::NoAnswer) if sender == Sender::MonitorOrServer => {
+                    self.send_itself(signal).await
+                }
+                sent => sent,
+            }
+        };
+        let sent = self.operation.stage("signal", SIGNAL, send).await;
         if !matches!(sent, Ok(Signalled::Sent)) {
             self.container.stop_signal_sent.store(false, Ordering::SeqCst);
         }
-        match sent {
-            Ok(signalled) => Ok(signalled == Signalled::Sent),
-            // A monitor that does not answer cannot be asked twice: the deadline decides.
-            Err(failure) => {
-                tracing::warn!(container = %self.container.id(), %failure, "cannot send the stop signal");
-                Ok(true)
-            }
+        // A monitor that does not answer cannot be asked twice: the deadline decides.
+        sent.unwrap_or_else(|failure| {
+            tracing::warn!(container = %self.container.id(), %failure, "cannot send the stop signal");
+            Signalled::Sent
+        })
+    }
+
+    /// Without the monitor.
+    async fn send_itself(&self, signal: Signal) -> Result<Signalled, Cause> {
+        let (service, container) = (self.service.clone(), self.container.clone());
+        let send = move || container_signal::send(&service, &container, signal);
+        let Ok(sent) = tokio::task::spawn_blocking(send).await else {
+            return Err(Interrupted::ShuttingDown.into());
+        };
+        if !sent? {
+            return Ok(Signalled::NoAnswer);
         }
+        tracing::warn!(container = %self.container.id(), %signal, "its monitor does not send the stop signal: sent by the server");
+        container_pause::resume_for_signal(&self.service, &self.container).await;
+        Ok(Signalled::Sent)
     }
 
     async fn send(&self, signal: Signal, all: bool) -> Result<Signalled, Cause> {
@@ -173,7 +239,10 @@ impl Stop {
             return Ok(Signalled::NoAnswer);
         };
         match link.signal(self.container.id(), signal.number(), all).await {
-            Ok(()) => Ok(Signalled::Sent),
+            Ok(()) => {
+                container_pause::resume_for_signal(&self.service, &self.container).await;
+                Ok(Signalled::Sent)
+            }
             Err(LinkError::Refused {
                 failure: Failure::NotRunning { .. } | Failure::UnknownContainer { .. },
                 ..
@@ -192,11 +261,11 @@ impl Stop {
         }
     }
 
-    async fn exited_in_grace(&self) -> bool {
+    async fn exited_in_grace(&self) {
         let mut status = self.container.subscribe();
         tokio::select! {
-            _ = status.wait_for(|status| status.state.is_idle()) => true,
-            () = self.kill_at.reached() => false,
+            _ = status.wait_for(|status| status.state.is_idle()) => {}
+            () = self.kill_at.reached() => {}
         }
     }
 
@@ -242,9 +311,12 @@ impl Stop {
 
     /// The cgroup is gone, so that nothing of the container runs, and the monitor does not say how it ended.
     fn note_killed(&self) {
-        let exit =
-            Exit::lost("killed by its cgroup: its monitor did not report the exit".to_owned(), clock::now());
-        if let Err(refusal) = exits::note(&self.service, &self.container, exit) {
+        // The monitor may have recorded it, and not got to report it.
+        let recorded = exits::recorded(&self.service, &self.container).ok().flatten();
+        let exit = recorded.unwrap_or_else(|| {
+            Exit::lost("killed by its cgroup: its monitor did not report the exit".to_owned(), clock::now())
+        });
+        if let Err(refusal) = exits::note(&self.service, &self.container, exit, exits::Starts::UnderWay) {
             tracing::error!(container = %self.container.id(), %refusal, "cannot note its end");
         }
     }

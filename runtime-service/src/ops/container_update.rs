@@ -79,7 +79,7 @@ fn apply(
     steps.step("record", || {
         let change = |status: &Status| {
             may_change(&status.state)?;
-            Ok(Status { state: status.state.clone(), resources: resources.clone() })
+            Ok(Status { resources: resources.clone(), ..status.clone() })
         };
         container.status_cell.update(change)?;
         Ok(())

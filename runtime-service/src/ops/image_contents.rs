@@ -34,14 +34,15 @@ pub(super) fn read(
     steps: &Steps,
 ) -> Result<(User, Vec<PathBuf>), StageFailure> {
     let (security, of_image) = (&config.security, image.config.user().as_deref().unwrap_or_default());
-    let volumes = image_volume::places(image.config.volumes().as_deref().unwrap_or_default(), &config.mounts);
+    let of_image_volumes = image.config.volumes().as_deref().unwrap_or_default();
+    let volumes = steps.step("volumes", || image_volume::places(of_image_volumes, &config.mounts))?;
     let name = spec::user::requested(security, of_image);
     let known = users.get(image.id, &name);
     if let Some(user) = known.as_ref().filter(|_| volumes.is_empty()) {
         return Ok((spec::user::with_groups(user, security), volumes));
     }
-    let view =
-        View(Some(steps.step("image view", || Ok(rootfs::read_only_view(image.lease.layer_paths())?))?));
+    let view = steps.step("image view", || Ok(rootfs::read_only_view(image.lease.layer_paths(), None)?))?;
+    let view = View::new(view);
     let user = match known {
         Some(user) => user,
         None => steps.step("user", || Ok(users.resolve(image.id, &name, view.fd()?)?))?,
@@ -52,10 +53,14 @@ pub(super) fn read(
 
 /// An image's files, mounted read-only. Closing the last descriptor of a detached mount takes the kernel
 /// milliseconds (it waits for every CPU to pass a quiescent state), so another thread does that.
-struct View(Option<OwnedFd>);
+pub(super) struct View(Option<OwnedFd>);
 
 impl View {
-    fn fd(&self) -> Result<&OwnedFd, Cause> {
+    pub(super) fn new(view: OwnedFd) -> Self {
+        Self(Some(view))
+    }
+
+    pub(super) fn fd(&self) -> Result<&OwnedFd, Cause> {
         self.0.as_ref().ok_or(Cause::System { action: "read the image's files", errno: Errno::BADF })
     }
 }

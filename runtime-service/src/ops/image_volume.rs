@@ -21,9 +21,17 @@ const MAX_DEPTH: usize = 256;
 /// Copied between two looks at whether to stop.
 const CHUNK: u64 = 16 << 20;
 
+/// Volumes of one image. A start hands over a descriptor for each, and takes some 250.
+const MAX_VOLUMES: usize = 200;
+
 /// The places that need a volume: those that the image names and the request mounts nothing on.
-#[must_use]
-pub(super) fn places(of_image: &[String], mounts: &[Mount]) -> Vec<PathBuf> {
+///
+/// # Errors
+/// [`Cause::Volumes`]: the image names more than can be mounted.
+pub(super) fn places(of_image: &[String], mounts: &[Mount]) -> Result<Vec<PathBuf>, Cause> {
+    if of_image.len() > MAX_VOLUMES {
+        return Err(Cause::Volumes { count: of_image.len(), most: MAX_VOLUMES });
+    }
     let mut places: Vec<PathBuf> = of_image
         .iter()
         .map(|text| inside(Path::new(text)))
@@ -33,7 +41,7 @@ pub(super) fn places(of_image: &[String], mounts: &[Mount]) -> Vec<PathBuf> {
         .collect();
     places.sort();
     places.dedup();
-    places
+    Ok(places)
 }
 
 /// Absolute and without `..`: an image's metadata must not reach outside (CVE-2022-23648).
@@ -62,6 +70,7 @@ pub(super) fn fill(
     cancel: &Cancel,
 ) -> Result<(), Cause> {
     for (number, place) in places.iter().enumerate() {
+        cancel.check()?;
         let path = folder.volume(number);
         fs::create_dir_all(&path).map_err(Cause::file(&path))?;
         copy_up(view, place, &path, cancel)?;
@@ -206,12 +215,15 @@ mod tests {
         let mount = Mount {
             container_path: "/data".into(),
             host_path: "/srv".into(),
+            image: None,
             readonly: false,
             recursive_readonly: false,
             propagation: Propagation::Private,
+            mappings: None,
+            options: Vec::new(),
         };
         let of_image = ["/data/", "/logs", "logs", "/../../etc/x", "/"].map(str::to_owned);
-        assert_eq!(places(&of_image, &[mount]), [PathBuf::from("/etc/x"), PathBuf::from("/logs")]);
+        assert_eq!(places(&of_image, &[mount]).unwrap(), [PathBuf::from("/etc/x"), PathBuf::from("/logs")]);
     }
 
     #[test]

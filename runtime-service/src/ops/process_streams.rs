@@ -19,6 +19,8 @@ use crate::cause::Cause;
 
 /// Read at once: what a pipe holds by default.
 pub(super) const READ: usize = 64 << 10;
+/// What a pipe gets to hold whose process fills it: so the process need not wait for each read.
+const WIDE: usize = 256 << 10;
 /// After the process's end, what it has written to a terminal takes a moment to come out.
 const QUIET: Duration = Duration::from_millis(200);
 /// Its output is over then in any case: a process that it left behind may write on.
@@ -77,6 +79,13 @@ impl Source {
                     Err(error) => Err(error),
                 }
             }
+        }
+    }
+
+    /// Makes room for more. Without it the process waits more often.
+    fn widen(&self) {
+        if let Self::Pipe(pipe) = self {
+            let _ = rustix::pipe::fcntl_setpipe_size(pipe, WIDE);
         }
     }
 
@@ -182,11 +191,15 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
     let (Some(from), Some(mut to)) = (source.as_mut(), to) else { return };
     let is_terminal = matches!(from, Source::Terminal(_));
     let mut output = Output::direct(from, ended);
-    let mut buffer = BytesMut::new();
+    let (mut buffer, mut is_wide) = (BytesMut::new(), false);
     loop {
         buffer.clear();
         buffer.reserve(READ);
-        let Ok(1..) = output.read(&mut buffer).await else { break };
+        let Ok(read @ 1..) = output.read(&mut buffer).await else { break };
+        if read >= READ && !is_wide {
+            is_wide = true;
+            output.from.widen();
+        }
         match to.write(&buffer).await {
             Ok(()) => {}
             Err(StreamError::Lost) if is_terminal => return,

@@ -17,7 +17,10 @@ pub(super) async fn call(
 ) -> Reply<ContainerStatusResponse> {
     let container = service.container(&request.container_id)?;
     let info = if request.verbose { info(service, &container).await } else { BTreeMap::new() };
-    Ok(ContainerStatusResponse { status: Some(response::container_status(&container)), info })
+    Ok(ContainerStatusResponse {
+        status: Some(response::container_status(&container, &container.status())),
+        info,
+    })
 }
 
 /// The details that crictl inspect shows, under the names that its users expect.

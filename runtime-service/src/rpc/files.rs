@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::RuntimeService;
 use crate::convert;
 use crate::error::RuntimeError;
-use crate::ops::container_copy::{self, Client, Target};
+use crate::ops::container_copy::{self, Client, Source, Target};
 
 type Replies = Pin<Box<dyn Stream<Item = Result<CopyOutReply, Status>> + Send>>;
 
@@ -22,10 +22,11 @@ impl Files for RuntimeService {
     type CopyOutStream = Replies;
 
     async fn copy_out(&self, request: Request<CopyOutRequest>) -> Result<Response<Replies>, Status> {
-        let CopyOutRequest { container_id, path, follow_link } = request.into_inner();
+        let CopyOutRequest { container_id, path, follow_link, without_mounts } = request.into_inner();
         let container = self.service().container(&container_id)?;
         let path = checked(path)?;
-        let pieces = container_copy::copy_out(self.service(), &container, path, follow_link).await?;
+        let from = Source { path, follow_link, without_mounts };
+        let pieces = container_copy::copy_out(self.service(), &container, from).await?;
         let replies = ReceiverStream::new(pieces).map(|piece| Ok(CopyOutReply { data: piece? }));
         Ok(Response::new(Box::pin(replies)))
     }

@@ -1,4 +1,5 @@
-//! GetContainerEvents: all events from now on, each with the status of the pod when the event is sent.
+//! GetContainerEvents: all events from now on, each with the statuses of the pod and its containers after the
+//! change that it tells of.
 
 use std::sync::Arc;
 
@@ -21,7 +22,6 @@ pub(super) fn call(
     _request: GetEventsRequest,
 ) -> Reply<MessageStream<ContainerEventResponse>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
-    let service = service.clone();
     let mut events = service.events.subscribe();
     tokio::spawn(async move {
         loop {
@@ -30,7 +30,7 @@ pub(super) fn call(
                 () = sender.closed() => return,
             };
             let response = match event {
-                Ok(event) => Ok(event_response(&service, event)),
+                Ok(event) => Ok(event_response(event)),
                 Err(RecvError::Closed) => return,
                 // Kubelet then connects again and lists everything.
                 Err(RecvError::Lagged(missed)) => {
@@ -46,7 +46,7 @@ pub(super) fn call(
     Ok(Box::pin(ReceiverStream::new(receiver)))
 }
 
-fn event_response(service: &ServiceState, event: Event) -> ContainerEventResponse {
+fn event_response(event: Event) -> ContainerEventResponse {
     let kind = match event.kind {
         Kind::Created => ContainerEventType::ContainerCreatedEvent,
         Kind::Started => ContainerEventType::ContainerStartedEvent,
@@ -57,7 +57,7 @@ fn event_response(service: &ServiceState, event: Event) -> ContainerEventRespons
         container_id: event.id,
         container_event_type: kind.into(),
         created_at: event.at,
-        pod_sandbox_status: service.pods.get(&event.pod).map(|pod| response::pod_status(&pod)),
-        containers_statuses: response::container_statuses(&service.containers.of_pod(&event.pod)),
+        pod_sandbox_status: event.pod.map(|(pod, status)| response::pod_status(&pod, &status)),
+        containers_statuses: response::container_statuses(&event.containers),
     }
 }

@@ -17,10 +17,19 @@ where
     I: Send + 'static,
     M: Send + 'static,
 {
+    in_messages_of(ITEMS_PER_MESSAGE, items, message)
+}
+
+/// As [`in_messages`], with at most `size` items in each.
+pub(super) fn in_messages_of<I, M>(size: usize, items: Vec<I>, message: fn(Vec<I>) -> M) -> MessageStream<M>
+where
+    I: Send + 'static,
+    M: Send + 'static,
+{
     let mut messages = Vec::new();
     let mut items = items.into_iter().peekable();
     loop {
-        messages.push(Ok(message(items.by_ref().take(ITEMS_PER_MESSAGE).collect())));
+        messages.push(Ok(message(items.by_ref().take(size).collect())));
         if items.peek().is_none() {
             break;
         }

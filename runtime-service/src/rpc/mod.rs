@@ -6,6 +6,7 @@
 mod attach;
 mod container_stats;
 mod container_status;
+mod containers;
 mod create_container;
 mod exec;
 mod exec_sync;
@@ -13,7 +14,9 @@ mod files;
 mod get_container_events;
 mod list_container_stats;
 mod list_containers;
+mod list_metric_descriptors;
 mod list_pod_sandbox;
+mod list_pod_sandbox_metrics;
 mod list_pod_sandbox_stats;
 mod messages;
 mod pod_sandbox_stats;
@@ -31,6 +34,7 @@ mod stop_container;
 mod stop_pod_sandbox;
 mod stream_container_stats;
 mod stream_containers;
+mod stream_pod_sandbox_metrics;
 mod stream_pod_sandbox_stats;
 mod stream_pod_sandboxes;
 mod unimplemented;
@@ -222,14 +226,14 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         _request: Request<ListMetricDescriptorsRequest>,
     ) -> GrpcResult<ListMetricDescriptorsResponse> {
-        respond(unimplemented::list_metric_descriptors())
+        respond(list_metric_descriptors::call())
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<ListPodSandboxMetricsRequest>,
     ) -> GrpcResult<ListPodSandboxMetricsResponse> {
-        respond(unimplemented::list_pod_sandbox_metrics())
+        respond(list_pod_sandbox_metrics::call(self.service()).await)
     }
 
     async fn runtime_config(
@@ -288,7 +292,7 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         _request: Request<StreamPodSandboxMetricsRequest>,
     ) -> GrpcResult<Self::StreamPodSandboxMetricsStream> {
-        respond(unimplemented::stream_pod_sandbox_metrics())
+        respond(stream_pod_sandbox_metrics::call(self.service()).await)
     }
 
     type GetContainerEventsStream = MessageStream<ContainerEventResponse>;

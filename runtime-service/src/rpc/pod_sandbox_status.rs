@@ -15,11 +15,14 @@ pub(super) fn call(
     request: PodSandboxStatusRequest,
 ) -> Reply<PodSandboxStatusResponse> {
     let pod = service.pods.find(&request.pod_sandbox_id)?;
+    // Before the statuses are read: a kubelet drops events of changes that are older than this.
+    let timestamp = clock::now();
+    let containers = service.containers.statuses_of_pod(&pod.id);
     Ok(PodSandboxStatusResponse {
-        status: Some(response::pod_status(&pod)),
+        status: Some(response::pod_status(&pod, &pod.status())),
         info: if request.verbose { info(&pod) } else { BTreeMap::new() },
-        containers_statuses: response::container_statuses(&service.containers.of_pod(&pod.id)),
-        timestamp: clock::now(),
+        containers_statuses: response::container_statuses(&containers),
+        timestamp,
     })
 }
 

@@ -15,19 +15,32 @@ use crate::health::Condition;
 
 pub(super) async fn call(service: &Arc<ServiceState>, request: StatusRequest) -> Reply<StatusResponse> {
     let (containers, health) = (service.layout.containers(), &service.health);
-    let (runtime, network) = tokio::join!(health.runtime(containers), health.network(&service.pods));
+    let layers = [service.layout.containers(), service.layout.discarded()];
+    let (runtime, network, user_namespaces) = tokio::join!(
+        health.runtime(containers),
+        health.network(&service.pods),
+        health.user_namespaces(layers)
+    );
     let handler = |name: &str| RuntimeHandler {
         name: name.to_owned(),
-        features: Some(RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+        features: Some(RuntimeHandlerFeatures {
+            // Of the kernel since 5.12, like much else that every container needs.
+            recursive_read_only_mounts: true,
+            user_namespaces: user_namespaces.ready,
+        }),
     };
     Ok(StatusResponse {
         status: Some(RuntimeStatus {
             conditions: vec![condition("RuntimeReady", runtime), condition("NetworkReady", network)],
         }),
-        info: if request.verbose { info(service) } else { BTreeMap::new() },
+        info: if request.verbose { info(service, &user_namespaces) } else { BTreeMap::new() },
         // The empty name is what a pod without a RuntimeClass asks for.
         runtime_handlers: vec![handler(""), handler(HANDLER)],
-        features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+        features: Some(RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: user_namespaces.ready,
+            mount_options: true,
+        }),
     })
 }
 
@@ -36,7 +49,7 @@ fn condition(kind: &str, condition: Condition) -> RuntimeCondition {
     RuntimeCondition { r#type: kind.to_owned(), status: ready, reason, message }
 }
 
-fn info(service: &ServiceState) -> BTreeMap<String, String> {
+fn info(service: &ServiceState, user_namespaces: &Condition) -> BTreeMap<String, String> {
     let mut capabilities: Vec<String> =
         service.host.capabilities.iter().map(|c| format!("CAP_{c}")).collect();
     capabilities.sort();
@@ -44,8 +57,10 @@ fn info(service: &ServiceState) -> BTreeMap<String, String> {
         "version": env!("CARGO_PKG_VERSION"),
         "root": service.config.root,
         "cgroupDriver": service.pods.cgroup_driver().as_str(),
-        "cgroupMode": format!("{:?}", service.cgroups.mode()),
+        "cgroupVersion": service.cgroups.mode().as_str(),
+        "cgroupControllers": service.cgroups.controllers(),
         "apparmor": service.host.apparmor.is_enabled(),
+        "userNamespaces": if user_namespaces.ready { "yes" } else { user_namespaces.message.as_str() },
         "capabilities": capabilities,
         "pods": service.pods.list().len(),
         "containers": service.containers.all().len(),

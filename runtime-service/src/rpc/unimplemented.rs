@@ -4,10 +4,7 @@
 use crisp_proto::runtime::v1::*;
 
 use super::Reply;
-use super::messages::MessageStream;
 use crate::error::RuntimeError;
-
-const USE_STATS: &str = " yet; use ListContainerStats and ListPodSandboxStats instead";
 
 fn unsupported<T>(what: &'static str, hint: &'static str) -> Reply<T> {
     Err(RuntimeError::Unsupported { what, hint })
@@ -23,16 +20,4 @@ pub(super) fn checkpoint_pod() -> Reply<CheckpointPodResponse> {
 
 pub(super) fn restore_pod() -> Reply<RestorePodResponse> {
     unsupported("RestorePod", "")
-}
-
-pub(super) fn list_metric_descriptors() -> Reply<ListMetricDescriptorsResponse> {
-    unsupported("ListMetricDescriptors", USE_STATS)
-}
-
-pub(super) fn list_pod_sandbox_metrics() -> Reply<ListPodSandboxMetricsResponse> {
-    unsupported("ListPodSandboxMetrics", USE_STATS)
-}
-
-pub(super) fn stream_pod_sandbox_metrics() -> Reply<MessageStream<StreamPodSandboxMetricsResponse>> {
-    unsupported("StreamPodSandboxMetrics", USE_STATS)
 }

@@ -24,21 +24,37 @@ pub struct Devices {
     pub rules: Vec<LinuxDeviceCgroup>,
 }
 
+/// What the devices depend on.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    pub privileged: bool,
+    pub user_namespace: bool,
+    pub requested: &'a [Device],
+}
+
 /// Blocking: looks at host paths.
 ///
 /// # Errors
 /// A requested path that is missing or holds no device.
-pub fn resolve(privileged: bool, requested: &[Device]) -> Result<Devices, SpecError> {
+pub fn resolve(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
     let mut devices = Devices::default();
-    if privileged {
+    if inputs.privileged {
         let all =
             Device { container_path: "/dev".into(), host_path: "/dev".into(), permissions: "rwm".into() };
         collect(&all, Path::new("/dev"), 0, &mut devices);
-        devices.rules = vec![rule(true, LinuxDeviceType::A, None, None, "rwm")];
+        devices.rules = if inputs.user_namespace {
+            keep_what_all_may_use(&mut devices.nodes);
+            // No more: an image can bring nodes of any device.
+            let kept = devices.nodes.iter();
+            let kept = kept.map(|node| rule(true, node.typ(), Some(node.major()), Some(node.minor()), "rw"));
+            default_rules().into_iter().chain(kept).collect()
+        } else {
+            vec![rule(true, LinuxDeviceType::A, None, None, "rwm")]
+        };
     } else {
         devices.rules = default_rules();
     }
-    for (i, device) in requested.iter().enumerate() {
+    for (i, device) in inputs.requested.iter().enumerate() {
         let before = devices.nodes.len();
         let field = || format!("config.devices[{i}].host_path");
         let path = device.host_path.clone();
@@ -82,6 +98,17 @@ fn collect(request: &Device, path: &Path, depth: usize, devices: &mut Devices) {
     }
 }
 
+/// The root of a user namespace is not the host's: of the host's devices, none of which was asked for by name, it
+/// may use what every user of the host may, in the same way.
+fn keep_what_all_may_use(nodes: &mut Vec<LinuxDevice>) {
+    const OTHERS: u32 = 0o006;
+    nodes.retain(|node| node.file_mode().is_some_and(|mode| mode & OTHERS != 0));
+    for node in nodes {
+        let others = node.file_mode().unwrap_or_default() & OTHERS;
+        node.set_file_mode(Some(others * 0o111)).set_uid(Some(0)).set_gid(Some(0));
+    }
+}
+
 /// Where a node below the requested host path goes in the container.
 fn target(request: &Device, path: &Path) -> PathBuf {
     match path.strip_prefix(&request.host_path) {
@@ -90,7 +117,7 @@ fn target(request: &Device, path: &Path) -> PathBuf {
     }
 }
 
-fn numbers(metadata: &fs::Metadata) -> (i64, i64) {
+pub(super) fn numbers(metadata: &fs::Metadata) -> (i64, i64) {
     let device = metadata.rdev();
     (rustix::fs::major(device).into(), rustix::fs::minor(device).into())
 }
@@ -110,14 +137,14 @@ fn node(path: &Path, typ: LinuxDeviceType, metadata: &fs::Metadata) -> LinuxDevi
 }
 
 /// Of several nodes with one path the last one stays.
-fn dedupe(nodes: &mut Vec<LinuxDevice>) {
+pub(super) fn dedupe(nodes: &mut Vec<LinuxDevice>) {
     let mut seen = std::collections::HashSet::new();
     nodes.reverse();
     nodes.retain(|node| seen.insert(node.path().clone()));
     nodes.reverse();
 }
 
-fn rule(
+pub(super) fn rule(
     allow: bool,
     typ: LinuxDeviceType,
     major: Option<i64>,
@@ -164,9 +191,13 @@ mod tests {
         Device { host_path: host.into(), container_path: container.into(), permissions: "rw".into() }
     }
 
+    fn resolve_for(privileged: bool, requested: &[Device]) -> Result<Devices, SpecError> {
+        resolve(&Inputs { privileged, user_namespace: false, requested })
+    }
+
     #[test]
     fn a_device_by_path() {
-        let devices = resolve(false, &[device("/dev/zero", "/dev/nothing")]).unwrap();
+        let devices = resolve_for(false, &[device("/dev/zero", "/dev/nothing")]).unwrap();
         let node = &devices.nodes[0];
         assert_eq!((node.path().as_path(), node.major(), node.minor()), (Path::new("/dev/nothing"), 1, 5));
         assert_eq!(devices.rules.last().unwrap().access().as_deref(), Some("rw"));
@@ -175,18 +206,34 @@ mod tests {
 
     #[test]
     fn a_path_without_devices_is_named() {
-        let error = resolve(false, &[device("/etc/passwd", "/x")]).unwrap_err().to_string();
+        let error = resolve_for(false, &[device("/etc/passwd", "/x")]).unwrap_err().to_string();
         assert!(error.starts_with("config.devices[0].host_path: \"/etc/passwd\" is not a device"), "{error}");
-        let error = resolve(false, &[device("/dev/no-such", "/x")]).unwrap_err().to_string();
+        let error = resolve_for(false, &[device("/dev/no-such", "/x")]).unwrap_err().to_string();
         assert!(error.contains("/dev/no-such"), "{error}");
     }
 
     #[test]
     fn a_privileged_container_sees_the_hosts() {
-        let devices = resolve(true, &[]).unwrap();
+        let devices = resolve_for(true, &[]).unwrap();
         assert!(devices.nodes.iter().any(|n| n.path() == Path::new("/dev/null")));
         assert!(devices.rules.iter().all(LinuxDeviceCgroup::allow));
         assert!(!devices.nodes.iter().any(|n| n.path().starts_with("/dev/pts")));
+    }
+
+    #[test]
+    fn in_a_user_namespace_a_privileged_container_gets_what_all_may_use() {
+        let devices = resolve(&Inputs { privileged: true, user_namespace: true, requested: &[] }).unwrap();
+        // An image can bring nodes of any device.
+        assert!(devices.rules.iter().all(|rule| !rule.allow() || rule.typ() != Some(LinuxDeviceType::A)));
+        let mode = |path: &str| {
+            let node = devices.nodes.iter().find(|node| node.path() == Path::new(path))?;
+            assert_eq!((node.uid(), node.gid()), (Some(0), Some(0)));
+            node.file_mode()
+        };
+        assert_eq!(mode("/dev/null"), Some(0o666));
+        assert!(devices.nodes.iter().all(|node| node.file_mode().unwrap() & 0o6 != 0));
+        let disk = |node: &LinuxDevice| node.typ() == LinuxDeviceType::B;
+        assert!(!devices.nodes.iter().any(disk), "{:?}", devices.nodes);
     }
 
     /// With it the container could read and write what belongs to the machine's own console.
@@ -196,7 +243,7 @@ mod tests {
         if !fs::metadata(console).is_ok_and(|metadata| metadata.file_type().is_char_device()) {
             crisp_skip::unsupported!(Device("/dev/console"));
         }
-        let devices = resolve(true, &[]).unwrap();
+        let devices = resolve_for(true, &[]).unwrap();
         assert!(devices.nodes.iter().any(|node| node.path() == Path::new("/dev/null")));
         assert!(!devices.nodes.iter().any(|node| node.path() == console));
     }

@@ -1,21 +1,36 @@
 //! Environment variables of the first process.
 
+use std::collections::HashMap;
+
+/// Bytes of one string, with its end (`MAX_ARG_STRLEN` of the kernel).
+const MAX_STRING: usize = 128 << 10;
+/// Bytes of all arguments and variables with a pointer to each, whatever the limit of the stack is (three quarters
+/// of `_STK_LIM`).
+const MAX_TOTAL: usize = 6 << 20;
+
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Names and values in the order in which the names first appear; a later value replaces an earlier one.
 #[derive(Debug, Default)]
-pub struct Environment(Vec<(String, String)>);
+pub struct Environment {
+    variables: Vec<(String, String)>,
+    /// Where each name is: an image may have hundreds of thousands.
+    places: HashMap<String, usize>,
+}
 
 impl Environment {
     pub fn set(&mut self, name: &str, value: &str) {
-        match self.0.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => value.clone_into(old),
-            None => self.0.push((name.to_owned(), value.to_owned())),
+        match self.places.get(name) {
+            Some(place) => value.clone_into(&mut self.variables[*place].1),
+            None => {
+                self.places.insert(name.to_owned(), self.variables.len());
+                self.variables.push((name.to_owned(), value.to_owned()));
+            }
         }
     }
 
     pub fn set_if_missing(&mut self, name: &str, value: &str) {
-        if !self.0.iter().any(|(known, _)| known == name) {
+        if !self.places.contains_key(name) {
             self.set(name, value);
         }
     }
@@ -30,7 +45,7 @@ impl Environment {
 
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
-        self.0.iter().map(|(name, value)| format!("{name}={value}")).collect()
+        self.variables.iter().map(|(name, value)| format!("{name}={value}")).collect()
     }
 }
 
@@ -64,9 +79,58 @@ pub fn resolve(sources: &Sources<'_>) -> Vec<String> {
     environment.lines()
 }
 
+/// Why no process can have these arguments and this environment.
+#[derive(Debug, thiserror::Error)]
+pub enum TooLarge {
+    #[error("the {what} {start:?}... has {bytes} bytes: the kernel takes less than {MAX_STRING}")]
+    String { what: &'static str, start: String, bytes: usize },
+    #[error(
+        "{count} arguments and environment variables of the image and the request have {bytes} bytes together: \
+         the kernel takes {MAX_TOTAL} at most"
+    )]
+    Total { count: usize, bytes: usize },
+}
+
+/// Whether execve(2) can take them.
+///
+/// # Errors
+/// What the kernel would refuse at the start.
+pub fn check(arguments: &[String], environment: &[String]) -> Result<(), TooLarge> {
+    for (what, strings) in [("argument", arguments), ("environment variable", environment)] {
+        if let Some(long) = strings.iter().find(|string| string.len() >= MAX_STRING) {
+            let start = long.chars().take(40).collect();
+            return Err(TooLarge::String { what, start, bytes: long.len() });
+        }
+    }
+    let all = || arguments.iter().chain(environment);
+    let bytes = all().map(|string| string.len() + 1 + size_of::<usize>()).sum();
+    let count = all().count();
+    if bytes > MAX_TOTAL { Err(TooLarge::Total { count, bytes }) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hundreds_of_thousands_of_names_take_no_time() {
+        let image: Vec<String> = (0..500_000).map(|number| format!("a{number}=")).collect();
+        let begun = std::time::Instant::now();
+        let lines = resolve(&Sources { tty: false, hostname: "h", image: &image, request: &[], home: "/" });
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
+        assert_eq!(lines.len(), 500_003);
+        let error = check(&[], &lines).unwrap_err().to_string();
+        assert!(error.contains("500003 arguments and environment variables"), "{error}");
+    }
+
+    #[test]
+    fn what_the_kernel_takes_is_not_refused() {
+        let long = "x".repeat(MAX_STRING - 1);
+        assert!(check(std::slice::from_ref(&long), &[]).is_ok());
+        assert!(check(&[], &[long + "x"]).unwrap_err().to_string().contains("131072 bytes"));
+        let many: Vec<String> = (0..100_000).map(|number| format!("NAME_{number:06}=some value")).collect();
+        assert!(check(&[], &many).is_ok());
+    }
 
     #[test]
     fn later_ones_win_and_defaults_fill_in() {

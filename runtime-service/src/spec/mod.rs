@@ -8,6 +8,7 @@
 //! ```
 
 pub mod capabilities;
+mod cdi;
 pub mod command;
 pub mod devices;
 pub mod environment;
@@ -23,12 +24,14 @@ use std::path::PathBuf;
 use crisp_executor::apparmor::AppArmorError;
 use crisp_executor::cgroup::Mode;
 use crisp_executor::plan::PidNamespace;
-use crisp_executor::seccomp::{self, SeccompError};
+use crisp_executor::seccomp::{SeccompError, load_profile, runtime_default};
+use crisp_executor::user_namespace::IdMappings;
 use oci_spec::runtime::{
     Capabilities, Linux, LinuxNamespace, LinuxNamespaceType, LinuxSeccomp, Process, Root, Spec,
 };
 
 use self::host::Host;
+use crate::cdi::Edits;
 use crate::container::config::{AppArmorRequest, ContainerConfig, Resources, SeccompRequest};
 use crate::container::{ImageProcess, User};
 
@@ -51,6 +54,12 @@ pub enum SpecError {
     Seccomp(#[from] SeccompError),
     #[error("config.linux.security_context.apparmor: {0}")]
     AppArmor(#[from] AppArmorError),
+    #[error(
+        "config.linux.security_context: {what} {id} of the container's process is not mapped in the pod's user namespace (see its userns_options)"
+    )]
+    NotMapped { what: &'static str, id: u32 },
+    #[error(transparent)]
+    TooLarge(#[from] environment::TooLarge),
     #[error("the image's working folder {path:?} is not an absolute path")]
     WorkingDir { path: String },
 }
@@ -63,6 +72,8 @@ pub struct PodInputs {
     pub files: Vec<(PathBuf, &'static str)>,
     pub host_network: bool,
     pub host_ipc: bool,
+    /// The mappings of a user namespace of its own.
+    pub user: Option<IdMappings>,
     pub monitor_pid: i32,
     /// Of the container itself.
     pub cgroup: String,
@@ -82,6 +93,10 @@ pub struct Inputs<'a> {
     pub pid: PidNamespace<i32>,
     /// Source and target of the image's VOLUMEs.
     pub volumes: &'a [(PathBuf, PathBuf)],
+    /// What its CDI devices make of it.
+    pub cdi: &'a Edits,
+    /// The filter that the container was created with, instead of what the request stands for now.
+    pub seccomp: Option<LinuxSeccomp>,
     pub annotations: HashMap<String, String>,
 }
 
@@ -93,14 +108,16 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec, SpecError> {
     let bounding = capabilities::bounding(&inputs.config.security, &inputs.host.capabilities)?;
     let mut root = Root::default();
     root.set_path("rootfs".into()).set_readonly(Some(inputs.config.security.readonly_rootfs));
-    let mounts = mounts::resolve(&mounts::Inputs {
+    let mut mounts = mounts::resolve(&mounts::Inputs {
         privileged: inputs.config.security.privileged,
         readonly_rootfs: inputs.config.security.readonly_rootfs,
         host_ipc: inputs.pod.host_ipc,
+        user: inputs.pod.user.as_ref(),
         pod_files: &inputs.pod.files,
         volumes: inputs.volumes,
         requested: &inputs.config.mounts,
     });
+    cdi::add_mounts(&mut mounts, &inputs.cdi.mounts);
     let mut spec = Spec::default();
     spec.set_version("1.2.0".to_owned())
         .set_hostname(None)
@@ -118,19 +135,22 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec, SpecError> {
 /// [`SpecError`] naming the field.
 pub fn build_process(inputs: &Inputs<'_>) -> Result<(Process, Option<LinuxSeccomp>), SpecError> {
     let bounding = capabilities::bounding(&inputs.config.security, &inputs.host.capabilities)?;
-    Ok((process(inputs, &bounding)?, seccomp_profile(inputs.config, &bounding)?))
+    Ok((process(inputs, &bounding)?, seccomp(inputs, &bounding)?))
 }
 
 fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, SpecError> {
     let (config, image) = (inputs.config, inputs.image);
+    user::check_mapped(inputs.user, inputs.pod.user.as_ref())?;
     let args = command::resolve(&image.entrypoint, &image.cmd, &config.command, &config.args)?;
+    let requested = [&config.envs[..], &inputs.cdi.env].concat();
     let environment = environment::resolve(&environment::Sources {
         tty: config.tty,
         hostname: &inputs.pod.hostname,
         image: &image.env,
-        request: &config.envs,
+        request: &requested,
         home: &inputs.user.home,
     });
+    environment::check(&args, &environment)?;
     let mut process = Process::default();
     process
         .set_terminal(Some(config.tty))
@@ -174,7 +194,12 @@ fn apparmor(inputs: &Inputs<'_>) -> Result<Option<String>, SpecError> {
 
 fn linux(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Linux, SpecError> {
     let security = &inputs.config.security;
-    let devices = devices::resolve(security.privileged, &inputs.config.devices)?;
+    let mut devices = devices::resolve(&devices::Inputs {
+        privileged: security.privileged,
+        user_namespace: inputs.pod.user.is_some(),
+        requested: &inputs.config.devices,
+    })?;
+    cdi::add_nodes(&mut devices, &inputs.cdi.nodes, inputs.user)?;
     let hidden = |paths: &Vec<String>| if security.privileged { vec![] } else { paths.clone() };
     let mut linux = Linux::default();
     linux
@@ -182,11 +207,23 @@ fn linux(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Linux, SpecErro
         .set_cgroups_path(Some(inputs.pod.cgroup.clone().into()))
         .set_namespaces(Some(namespaces(inputs)))
         .set_devices(Some(devices.nodes))
-        .set_seccomp(seccomp_profile(inputs.config, bounding)?)
+        .set_seccomp(seccomp(inputs, bounding)?)
         .set_masked_paths(Some(hidden(&security.masked_paths)))
         .set_readonly_paths(Some(hidden(&security.readonly_paths)))
         .set_rootfs_propagation(mounts::root_propagation(&inputs.config.mounts).map(str::to_owned));
+    if let Some(mappings) = &inputs.pod.user {
+        linux
+            .set_uid_mappings(Some(user::mappings(&mappings.uids)))
+            .set_gid_mappings(Some(user::mappings(&mappings.gids)));
+    }
     Ok(linux)
+}
+
+fn seccomp(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Option<LinuxSeccomp>, SpecError> {
+    match &inputs.seccomp {
+        Some(kept) => Ok(Some(kept.clone())),
+        None => seccomp_profile(inputs.config, bounding),
+    }
 }
 
 /// The filter of a container's processes. `bounding`: what they may do at most.
@@ -202,8 +239,8 @@ pub fn seccomp_profile(
     }
     match &config.security.seccomp {
         SeccompRequest::Unconfined => Ok(None),
-        SeccompRequest::RuntimeDefault => Ok(Some(seccomp::runtime_default(bounding))),
-        SeccompRequest::Localhost(path) => Ok(Some(seccomp::load_profile(path, bounding)?)),
+        SeccompRequest::RuntimeDefault => Ok(Some(runtime_default(bounding))),
+        SeccompRequest::Localhost(path) => Ok(Some(load_profile(path, bounding)?)),
     }
 }
 
@@ -217,8 +254,12 @@ fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
     let of = |pid: i32, name: &str| Some(format!("/proc/{pid}/ns/{name}"));
     let monitor = inputs.pod.monitor_pid;
     let mut list = vec![namespace(LinuxNamespaceType::Mount, None)];
+    if inputs.pod.user.is_some() {
+        list.push(namespace(LinuxNamespaceType::User, None));
+    }
     // Agents of the node look up cgroups of other processes by the paths that the host has.
-    if !(inputs.config.security.privileged && inputs.host.cgroups == Mode::V2) {
+    let agent = inputs.config.security.privileged && inputs.host.cgroups == Mode::V2;
+    if !agent || inputs.pod.user.is_some() {
         list.push(namespace(LinuxNamespaceType::Cgroup, None));
     }
     if !inputs.pod.host_network {

@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use crisp_executor::compile::CREATE_SOURCE;
+use crisp_executor::user_namespace::IdMappings;
 use oci_spec::runtime::Mount;
 
-use crate::container::config::{self, Propagation};
+use super::user;
+use crate::container::config::{self, MountedImage, Propagation};
 
 /// What the mounts depend on.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub struct Inputs<'a> {
     pub readonly_rootfs: bool,
     /// The host's /dev/shm instead of the pod's.
     pub host_ipc: bool,
+    /// The mappings of the pod's own user namespace.
+    pub user: Option<&'a IdMappings>,
     /// Source and target of the pod's hosts, resolv.conf and hostname.
     pub pod_files: &'a [(PathBuf, &'static str)],
     /// Source and target of the image's VOLUMEs.
@@ -26,13 +30,14 @@ pub struct Inputs<'a> {
 #[must_use]
 pub fn resolve(inputs: &Inputs<'_>) -> Vec<Mount> {
     let mut mounts = system(inputs);
-    let file_options =
-        if inputs.readonly_rootfs { ["rbind", "rprivate", "ro"] } else { ["rbind", "rprivate", "rw"] };
-    mounts.extend(
-        inputs.pod_files.iter().map(|(source, target)| bind(source, Path::new(target), &file_options)),
-    );
-    let volumes = inputs.volumes.iter();
-    mounts.extend(volumes.map(|(source, target)| bind(source, target, &["rbind", "rprivate", "rw"])));
+    let access = if inputs.readonly_rootfs { "ro" } else { "rw" };
+    // With the ids of the pod's user namespace their files have the owners that they have without one.
+    let own = |source: &Path, target: &Path, access| match inputs.user {
+        None => bind(source, target, &["rbind", "rprivate", access]),
+        Some(_) => bind(source, target, &["rbind", "rprivate", access, "idmap"]),
+    };
+    mounts.extend(inputs.pod_files.iter().map(|(source, target)| own(source, Path::new(target), access)));
+    mounts.extend(inputs.volumes.iter().map(|(source, target)| own(source, target, "rw")));
     mounts.retain(|mount| !inputs.requested.iter().any(|request| covers(request, mount.destination())));
     mounts.extend(inputs.requested.iter().map(requested));
     mounts.sort_by_key(|mount| mount.destination().components().count());
@@ -64,16 +69,14 @@ fn system(inputs: &Inputs<'_>) -> Vec<Mount> {
     } else {
         mount("tmpfs", "shm", "/dev/shm", &["nosuid", "nodev", "noexec", "mode=1777", "size=65536k"])
     };
+    let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    // A group that does not exist in the user namespace can own nothing.
+    let tty = inputs.user.is_none_or(|mappings| mappings.host_gid(5).is_some());
     vec![
         mount("proc", "proc", "/proc", &["nosuid", "nodev", "noexec"]),
         mount("tmpfs", "tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         mount("sysfs", "sysfs", "/sys", &["nosuid", "nodev", "noexec", access]),
-        mount(
-            "devpts",
-            "devpts",
-            "/dev/pts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
-        ),
+        mount("devpts", "devpts", "/dev/pts", if tty { &pts } else { &pts[..5] }),
         mount("mqueue", "mqueue", "/dev/mqueue", &["nosuid", "nodev", "noexec"]),
         shm,
         mount("cgroup", "cgroup", "/sys/fs/cgroup", &["nosuid", "nodev", "noexec", "relatime", access]),
@@ -108,8 +111,21 @@ fn requested(request: &config::Mount) -> Mount {
         (true, false) => "ro",
         (false, false) => "rw",
     };
+    let mut options = vec!["rbind", propagation, access];
+    options.extend(request.options.iter().map(String::as_str));
+    if let Some(MountedImage { request: image, sub_path }) = &request.image {
+        // Its layers have the ids of the pod's user namespace already.
+        return bind(&Path::new(&image.image).join(sub_path), &request.container_path, &options);
+    }
     // A hostPath volume whose folder does not exist yet; containerd and CRI-O create it too.
-    bind(&request.host_path, &request.container_path, &["rbind", propagation, access, CREATE_SOURCE])
+    options.push(CREATE_SOURCE);
+    let mut mount = bind(&request.host_path, &request.container_path, &options);
+    if let Some(mappings) = &request.mappings {
+        mount
+            .set_uid_mappings(Some(user::mappings(&mappings.uids)))
+            .set_gid_mappings(Some(user::mappings(&mappings.gids)));
+    }
+    mount
 }
 
 /// The propagation that the root needs so that mounts below it can propagate to or from the host.
@@ -132,9 +148,12 @@ mod tests {
         config::Mount {
             container_path: target.into(),
             host_path: "/srv".into(),
+            image: None,
             readonly: false,
             recursive_readonly: false,
             propagation: Propagation::Private,
+            mappings: None,
+            options: Vec::new(),
         }
     }
 
@@ -143,6 +162,7 @@ mod tests {
             privileged: false,
             readonly_rootfs: false,
             host_ipc: false,
+            user: None,
             pod_files: &[("/pod/hosts".into(), "/etc/hosts")],
             volumes: &[("/c/volumes/0".into(), "/data".into())],
             requested,

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::*;
+use crate::cdi::Edits;
 use crate::container::config::*;
 
 pub(crate) fn security() -> Security {
@@ -21,6 +22,7 @@ pub(crate) fn security() -> Security {
         seccomp: SeccompRequest::Unconfined,
         apparmor: AppArmorRequest::Unspecified,
         pid: PidNamespaceRequest::OfPod,
+        user_namespace: UserNamespaceRequest::OfPod,
         host_network: false,
         host_ipc: false,
     }
@@ -41,6 +43,7 @@ pub(crate) fn config() -> ContainerConfig {
         envs: vec![("A".into(), "1".into())],
         mounts: vec![],
         devices: vec![],
+        cdi_devices: vec![],
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
         log_path: None,
@@ -59,6 +62,7 @@ fn pod() -> PodInputs {
         files: vec![("/pod/hosts".into(), "/etc/hosts")],
         host_network: false,
         host_ipc: false,
+        user: None,
         monitor_pid: 42,
         cgroup: "/crisp/pod/c".into(),
     }
@@ -93,6 +97,8 @@ fn built_on(
         host,
         pid,
         volumes: &[],
+        cdi: &Edits::default(),
+        seccomp: None,
         annotations: HashMap::new(),
     })
 }

@@ -1,13 +1,15 @@
 //! The user of the processes: the request, looked up in the image's /etc/passwd and /etc/group.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, PoisonError};
 
 use crisp_executor::user::{self, UserError};
+use crisp_executor::user_namespace::{IdMappings, IdRange};
 use crisp_image_service::ImageId;
 use oci_spec::runtime;
 
+use super::SpecError;
 use crate::container::User;
 use crate::container::config::{GroupsPolicy, Security, UserRequest};
 
@@ -17,6 +19,28 @@ pub fn to_spec(user: &User) -> runtime::User {
     let mut spec = runtime::User::default();
     spec.set_uid(user.uid).set_gid(user.gid).set_additional_gids(Some(user.groups.clone()));
     spec
+}
+
+/// Mappings of a user namespace.
+#[must_use]
+pub fn mappings(ranges: &[IdRange]) -> Vec<runtime::LinuxIdMapping> {
+    let mapping = |range: &IdRange| {
+        let mapping = runtime::LinuxIdMappingBuilder::default().container_id(range.container);
+        // Every field is given, so this cannot fail.
+        mapping.host_id(range.host).size(range.length).build().ok()
+    };
+    ranges.iter().filter_map(mapping).collect()
+}
+
+/// No process can be of a user that does not exist in its user namespace.
+pub(super) fn check_mapped(user: &User, mappings: Option<&IdMappings>) -> Result<(), SpecError> {
+    let Some(mappings) = mappings else { return Ok(()) };
+    let not_mapped = |what, id| Err(SpecError::NotMapped { what, id });
+    if mappings.host_uid(user.uid).is_none() {
+        return not_mapped("user", user.uid);
+    }
+    let group = [&user.gid].into_iter().chain(&user.groups).find(|gid| mappings.host_gid(**gid).is_none());
+    group.map_or(Ok(()), |gid| not_mapped("group", *gid))
 }
 
 /// The user to look up, in the form of a Dockerfile's USER.
@@ -51,6 +75,8 @@ pub struct Users {
 
 /// More than a node has images and users. When the cache is full it is cleared.
 const MAX_KNOWN: usize = 1024;
+/// Bytes of one entry. Names, homes and groups are as long as an image's files say; longer ones are looked up anew.
+const MAX_ENTRY: usize = 4096;
 
 impl Users {
     #[must_use]
@@ -65,6 +91,10 @@ impl Users {
     /// A user or group that is not in the image.
     pub fn resolve(&self, image: &ImageId, name: &str, root: impl AsFd) -> Result<user::User, UserError> {
         let user = user::resolve(root, name)?;
+        let groups = size_of_val(user.groups.as_slice());
+        if name.len() + user.home.len() + user.name.as_deref().map_or(0, str::len) + groups > MAX_ENTRY {
+            return Ok(user);
+        }
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN {
             known.clear();
@@ -81,13 +111,12 @@ fn groups(security: &Security, primary: u32, of_image: &[u32]) -> Vec<u32> {
         GroupsPolicy::Merge => of_image,
         GroupsPolicy::Strict => &[],
     };
-    let mut groups = vec![primary];
-    for group in security.supplemental_groups.iter().chain(of_image) {
-        if !groups.contains(group) {
-            groups.push(*group);
-        }
-    }
-    groups
+    let mut known = HashSet::new();
+    let all = [primary]
+        .into_iter()
+        .chain(security.supplemental_groups.iter().copied())
+        .chain(of_image.iter().copied());
+    all.filter(|group| known.insert(*group)).collect()
 }
 
 #[cfg(test)]

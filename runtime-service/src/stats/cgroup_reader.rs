@@ -2,12 +2,12 @@
 //! which takes a fifth of the time of opening them for each reading.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crisp_executor::cgroup::{CgroupPath, Cgroups, Stats, StatsReader};
+use crisp_executor::cgroup::{CgroupPath, Cgroups, Detail, Stats, StatsReader};
 
-/// About as many descriptors as one open reader has.
-const PER_READER: usize = 12;
+/// About as many descriptors as one open reader has, when all was read.
+const PER_READER: usize = 22;
 /// Open readers at most, however many descriptors the server may have: each costs kernel memory.
 const MAX_READERS: usize = 1000;
 
@@ -44,30 +44,56 @@ impl Drop for Permit {
 /// Reads one cgroup.
 #[derive(Debug, Default)]
 pub struct CgroupReader {
-    open: Mutex<Option<(StatsReader, Permit)>>,
+    files: Mutex<Files>,
+}
+
+#[derive(Debug, Default)]
+enum Files {
+    #[default]
+    NotOpen,
+    Open(Box<StatsReader>, #[expect(dead_code, reason = "its drop returns it")] Permit),
+    /// Until the container is started once more.
+    Closed,
 }
 
 impl CgroupReader {
     /// Reads all counters. Blocking, for some microseconds. None: there is no such cgroup.
-    pub fn read(&self, cgroups: &Cgroups, path: &CgroupPath, budget: &DescriptorBudget) -> Option<Stats> {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((reader, _)) = &mut *open {
-            if let Ok(stats) = reader.read() {
-                return Some(stats);
-            }
-            *open = None;
+    pub fn read(
+        &self,
+        cgroups: &Cgroups,
+        path: &CgroupPath,
+        budget: &DescriptorBudget,
+        detail: Detail,
+    ) -> Option<Stats> {
+        let mut files = self.lock();
+        match &mut *files {
+            Files::Open(reader, _) => match reader.read(detail) {
+                Ok(stats) => return Some(stats),
+                Err(_) => *files = Files::NotOpen,
+            },
+            Files::NotOpen => {}
+            Files::Closed => return None,
         }
         let cgroup = cgroups.open(path).ok()?;
         let Some(permit) = budget.acquire() else { return cgroup.stats().ok() };
         let mut reader = cgroup.stats_reader().ok()?;
-        let stats = reader.read().ok()?;
-        *open = Some((reader, permit));
+        let stats = reader.read(detail).ok()?;
+        *files = Files::Open(Box::new(reader), permit);
         Some(stats)
     }
 
-    /// Closes the files. A cgroup whose files are open stays in the kernel after its removal.
+    /// Closes the files, and reads no more. A cgroup whose files are open stays in the kernel after its removal.
     pub fn close(&self) {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner).take();
+        *self.lock() = Files::Closed;
+    }
+
+    /// Allows reading after [`close`](Self::close): the cgroup is made anew.
+    pub fn reopen(&self) {
+        *self.lock() = Files::NotOpen;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Files> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crisp_executor::cgroup::{CgroupPath, Cgroups, Stats};
+use crisp_executor::cgroup::{CgroupPath, Cgroups, Detail, Stats};
 
 use super::cgroup_reader::{CgroupReader, DescriptorBudget};
 use super::rate::CpuMeter;
@@ -22,9 +22,12 @@ impl Meter {
         cgroups: &Cgroups,
         path: &CgroupPath,
         budget: &DescriptorBudget,
+        detail: Detail,
     ) -> Option<(Stats, Option<u64>)> {
-        let stats = self.reader.read(cgroups, path, budget)?;
-        let rate = stats.cpu.as_ref().and_then(|cpu| {
+        let stats = self.reader.read(cgroups, path, budget, detail)?;
+        // One reading for metrics must not shorten the time between two of those that need a rate.
+        let rated = stats.cpu.as_ref().filter(|_| detail == Detail::Usage);
+        let rate = rated.and_then(|cpu| {
             self.cpu.lock().unwrap_or_else(PoisonError::into_inner).read(stats.timestamp_ns, cpu.usage_ns)
         });
         Some((stats, rate))

@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crisp_executor::cgroup::Stats;
+use crisp_executor::cgroup::{Detail, Stats};
 use crisp_executor::id::PodId;
+use crisp_sandbox::Pod;
 use crisp_sandbox::network::{INTERFACE, InterfaceCounters};
-use crisp_sandbox::{Pod, PodState};
 
 use super::parallel;
-use super::usages::usages;
+use super::usages::{latest, usages};
 use super::writable::Usage;
 use crate::container::Container;
 use crate::container::state::State;
@@ -48,38 +48,53 @@ pub struct Network {
 /// Takes readings of containers.
 pub async fn containers(service: &Arc<ServiceState>, list: Vec<Arc<Container>>) -> Vec<ContainerReading> {
     let owned = service.clone();
-    let mut readings = parallel::map(list, move |one| read_container(&owned, one)).await;
+    let mut readings = parallel::map(list, move |one| read_container(&owned, one, Detail::Usage)).await;
     add_writable(readings.iter_mut().collect()).await;
     readings
 }
 
 /// Takes readings of pods and of their running containers.
 pub async fn pods(service: &Arc<ServiceState>, list: Vec<Arc<Pod>>) -> Vec<PodReading> {
+    let owned = service.clone();
+    let read = move |(containers, pod)| read_pod(&owned, pod, containers, Detail::Usage);
+    let mut readings = parallel::map(with_running(service, list), read).await;
+    add_writable(readings.iter_mut().flat_map(|pod| &mut pod.containers).collect()).await;
+    readings
+}
+
+/// As [`pods`], on this thread: blocks. Writable layers are not waited for.
+pub fn pods_now(service: &ServiceState, list: Vec<Arc<Pod>>, detail: Detail) -> Vec<PodReading> {
+    let pods = with_running(service, list).into_iter();
+    let mut readings: Vec<_> =
+        pods.map(|(containers, pod)| read_pod(service, pod, containers, detail)).collect();
+    let containers: Vec<_> = readings.iter_mut().flat_map(|pod| &mut pod.containers).collect();
+    let counted = latest(&containers.iter().map(|reading| reading.container.clone()).collect::<Vec<_>>());
+    containers.into_iter().zip(counted).for_each(|(reading, usage)| reading.writable = usage);
+    readings
+}
+
+/// The pods with their containers that have processes.
+fn with_running(service: &ServiceState, list: Vec<Arc<Pod>>) -> Vec<(Vec<Arc<Container>>, Arc<Pod>)> {
     forget_stopped(service);
     let mut running: HashMap<PodId, Vec<Arc<Container>>> = HashMap::new();
     for container in service.containers.all() {
-        if is_running(&container) {
+        if has_processes(&container) {
             running.entry(container.metadata.pod.clone()).or_default().push(container);
         }
     }
-    let with_containers: Vec<_> =
-        list.into_iter().map(|pod| (running.remove(&pod.id).unwrap_or_default(), pod)).collect();
-    let owned = service.clone();
-    let read = move |(containers, pod)| read_pod(&owned, pod, containers);
-    let mut readings = parallel::map(with_containers, read).await;
-    add_writable(readings.iter_mut().flat_map(|pod| &mut pod.containers).collect()).await;
-    readings
+    list.into_iter().map(|pod| (running.remove(&pod.id).unwrap_or_default(), pod)).collect()
 }
 
 /// Closes the files of pods that ended without StopPodSandbox.
 fn forget_stopped(service: &ServiceState) {
     let pods = service.pods.list();
-    let ready = pods.iter().filter(|pod| pod.status().state == PodState::Ready).map(|pod| &pod.id);
-    service.stats.pods.retain(&ready.collect::<HashSet<_>>());
+    let alive = pods.iter().filter(|pod| pod.status().state.may_run()).map(|pod| &pod.id);
+    service.stats.pods.retain(&alive.collect::<HashSet<_>>());
 }
 
-fn is_running(container: &Container) -> bool {
-    matches!(container.status().state, State::Running { .. })
+/// Also of a container whose monitor is silent: its cgroup is there.
+fn has_processes(container: &Container) -> bool {
+    matches!(container.status().state, State::Running { .. } | State::Unknown { .. })
 }
 
 async fn add_writable(mut readings: Vec<&mut ContainerReading>) {
@@ -90,29 +105,35 @@ async fn add_writable(mut readings: Vec<&mut ContainerReading>) {
     }
 }
 
-fn read_container(service: &ServiceState, container: Arc<Container>) -> ContainerReading {
-    let pod = service.pod_of(&container).filter(|_| is_running(&container));
+fn read_container(service: &ServiceState, container: Arc<Container>, detail: Detail) -> ContainerReading {
+    let pod = service.pod_of(&container).filter(|_| has_processes(&container));
     let path = pod.and_then(|pod| cgroup_path(&pod, container.id()).ok());
-    let read = |path| container.meters.cgroup.read(&service.cgroups, &path, &service.stats.descriptors);
+    let read =
+        |path| container.meters.cgroup.read(&service.cgroups, &path, &service.stats.descriptors, detail);
     let (cgroup, nano_cores) = path.and_then(read).map_or((None, None), |(stats, rate)| (Some(stats), rate));
     ContainerReading { container, cgroup, nano_cores, writable: None }
 }
 
-fn read_pod(service: &ServiceState, pod: Arc<Pod>, containers: Vec<Arc<Container>>) -> PodReading {
-    let containers = containers.into_iter().map(|one| read_container(service, one)).collect();
+fn read_pod(
+    service: &ServiceState,
+    pod: Arc<Pod>,
+    containers: Vec<Arc<Container>>,
+    detail: Detail,
+) -> PodReading {
+    let containers = containers.into_iter().map(|one| read_container(service, one, detail)).collect();
     let (cgroup, nano_cores) =
-        own_cgroup(service, &pod).map_or((None, None), |(stats, rate)| (Some(stats), rate));
+        own_cgroup(service, &pod, detail).map_or((None, None), |(stats, rate)| (Some(stats), rate));
     let network = network(&pod);
     PodReading { pod, cgroup, nano_cores, network, containers }
 }
 
 /// The counters of the cgroup of the pod as a whole, where it holds this pod alone.
-fn own_cgroup(service: &ServiceState, pod: &Pod) -> Option<(Stats, Option<u64>)> {
-    if !has_own_parent(pod) || pod.status().state != PodState::Ready {
+fn own_cgroup(service: &ServiceState, pod: &Pod, detail: Detail) -> Option<(Stats, Option<u64>)> {
+    if !has_own_parent(pod) || !pod.status().state.may_run() {
         return None;
     }
     let meter = service.stats.pods.of(&pod.id);
-    meter.read(&service.cgroups, pod.whole_cgroup(), &service.stats.descriptors)
+    meter.read(&service.cgroups, pod.whole_cgroup(), &service.stats.descriptors, detail)
 }
 
 /// Kubelet makes one cgroup per pod and puts the uid into its name; other clients may give several pods

@@ -16,14 +16,23 @@ const FIRST_COUNT: Duration = Duration::from_millis(50);
 
 /// The latest count of each container. None: not counted yet.
 pub async fn usages(containers: &[Arc<Container>]) -> Vec<Option<Usage>> {
-    let latest = |container: &Arc<Container>| container.meters.writable.latest();
-    let stale = containers.iter().filter(|container| container.meters.writable.claim()).cloned();
-    let (counted, new): (Vec<_>, Vec<_>) = stale.partition(|container| latest(container).is_some());
+    let (counted, new): (Vec<_>, Vec<_>) =
+        stale(containers).partition(|container| container.meters.writable.latest().is_some());
     renew(counted);
     if let Some(first_counts) = renew(new) {
         tokio::time::timeout(FIRST_COUNT, first_counts).await.ok();
     }
-    containers.iter().map(latest).collect()
+    containers.iter().map(|container| container.meters.writable.latest()).collect()
+}
+
+/// As [`usages`], without waiting for first counts.
+pub fn latest(containers: &[Arc<Container>]) -> Vec<Option<Usage>> {
+    renew(stale(containers).collect());
+    containers.iter().map(|container| container.meters.writable.latest()).collect()
+}
+
+fn stale(containers: &[Arc<Container>]) -> impl Iterator<Item = Arc<Container>> {
+    containers.iter().filter(|container| container.meters.writable.claim()).cloned()
 }
 
 /// Counts in the background.

@@ -16,9 +16,9 @@ const MAX_TAKE: usize = 32 << 10;
 /// Why a stream ended before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
-    #[error("the client reset the stream")]
+    #[error("the other side has reset the stream")]
     Reset,
-    #[error("the connection to the client is lost")]
+    #[error("the connection is lost")]
     Lost,
 }
 

@@ -10,7 +10,7 @@ use crate::lab::{Lab, lab, shell};
 impl Lab {
     /// The names and contents of an archive.
     async fn copy_out(&self, id: &str, path: &str) -> Result<Vec<(String, String)>, Status> {
-        let request = CopyOutRequest { container_id: id.into(), path: path.into(), follow_link: false };
+        let request = CopyOutRequest { container_id: id.into(), path: path.into(), ..Default::default() };
         let mut pieces = self.service.copy_out(Request::new(request)).await?.into_inner();
         let mut archive = Vec::new();
         while let Some(piece) = pieces.next().await {

@@ -26,6 +26,7 @@ pub struct Lab {
     pub dir: tempfile::TempDir,
     pub service: RuntimeService,
     pub metrics: Metrics,
+    pub images: ImageService,
     number: u32,
 }
 
@@ -47,8 +48,8 @@ pub struct Left {
 
 impl Left {
     pub async fn open(self) -> Lab {
-        let (service, metrics) = open(self.dir.path(), self.number, false).await;
-        Lab { dir: self.dir, service, metrics, number: self.number }
+        let (service, metrics, images) = open(self.dir.path(), self.number, false).await;
+        Lab { dir: self.dir, service, metrics, images, number: self.number }
     }
 }
 
@@ -66,8 +67,8 @@ impl Lab {
         // Programs of any user go through here on their way to the layers.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
-        let (service, metrics) = open(dir.path(), number, true).await;
-        Self { dir, service, metrics, number }
+        let (service, metrics, images) = open(dir.path(), number, true).await;
+        Self { dir, service, metrics, images, number }
     }
 
     /// What a server that starts after this one finds. This one must be gone with its whole runtime,
@@ -175,6 +176,27 @@ impl Lab {
         Ok(self.service.container_status(Request::new(request)).await?.into_inner().status.unwrap())
     }
 
+    /// The details that `crictl inspect` shows.
+    pub async fn info(&self, id: &str) -> serde_json::Value {
+        let request = proto::ContainerStatusRequest { container_id: id.into(), verbose: true };
+        let info = self.service.container_status(Request::new(request)).await.unwrap().into_inner().info;
+        serde_json::from_str(&info["info"]).unwrap()
+    }
+
+    pub async fn pod_status(&self, pod: &str) -> proto::PodSandboxStatus {
+        let request = proto::PodSandboxStatusRequest { pod_sandbox_id: pod.into(), verbose: false };
+        self.service.pod_sandbox_status(Request::new(request)).await.unwrap().into_inner().status.unwrap()
+    }
+
+    /// Waits until the log has `text`.
+    pub async fn until_log(&self, name: &str, text: &str) {
+        let begun = Instant::now();
+        while !self.log(name).contains(text) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{text} in {}", self.log(name));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub async fn monitor_pid(&self, pod: &str) -> rustix::process::Pid {
         let request = proto::PodSandboxStatusRequest { pod_sandbox_id: pod.into(), verbose: true };
         let info = self.service.pod_sandbox_status(Request::new(request)).await.unwrap().into_inner().info;
@@ -243,7 +265,7 @@ pub fn resources(config: &mut proto::ContainerConfig) -> &mut proto::LinuxContai
     config.linux.as_mut().unwrap().resources.get_or_insert_default()
 }
 
-async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics) {
+async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics, ImageService) {
     let root = dir.join("root");
     let metrics = Metrics::new("lab").unwrap();
     let images = open_images(&root, &metrics).await;
@@ -272,9 +294,10 @@ async fn open(dir: &Path, number: u32, fresh: bool) -> (RuntimeService, Metrics)
     };
     let pods = Pods::open(sandboxes, &metrics).await.unwrap();
     let streams = StreamServer::open(&StreamConfig::default()).await.unwrap();
-    let config = RuntimeConfig { root, exec_grace: Duration::from_secs(1) };
-    let service = RuntimeService::new(config, pods, images, streams, &metrics).await.unwrap();
-    (service, metrics)
+    let cdi_spec_dirs = vec![dir.join("cdi")];
+    let config = RuntimeConfig { root, exec_grace: Duration::from_secs(1), cdi_spec_dirs };
+    let service = RuntimeService::new(config, pods, images.clone(), streams, &metrics).await.unwrap();
+    (service, metrics, images)
 }
 
 /// The thread of the store before that makes images durable holds it until the file system has synced.
@@ -291,27 +314,37 @@ async fn open_images(root: &Path, metrics: &Metrics) -> ImageService {
 }
 
 fn add_image(images: &ImageService) {
-    let layer = layer();
-    let diff = DiffId::parse(Digest::sha256(&layer).as_str()).unwrap();
-    images.store().ingest_layer(&diff, &layer[..]).unwrap();
+    let config = r#""Env":["PATH=/bin","FROM=image"],"Cmd":["/bin/sh","-c","echo from the image"],
+        "WorkingDir":"/home","Volumes":{"/data":{}},"StopSignal":"SIGTERM""#;
+    add_image_of(images, IMAGE, &[layer()], config);
+}
+
+/// An image of these archives of layers, bottom first, with what is inside of `config` in its configuration.
+pub fn add_image_of(images: &ImageService, reference: &str, layers: &[Vec<u8>], config: &str) -> Vec<DiffId> {
+    let ingest = |layer: &Vec<u8>| {
+        let diff = DiffId::parse(Digest::sha256(layer).as_str()).unwrap();
+        images.store().ingest_layer(&diff, &layer[..]).unwrap();
+        diff
+    };
+    let diffs: Vec<DiffId> = layers.iter().map(ingest).collect();
+    let list = serde_json::to_string(&diffs).unwrap();
     let document =
         |text: String| Document { digest: Digest::sha256(text.as_bytes()), bytes: text.into_bytes() };
     let config = format!(
-        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{diff}"]}},
-            "config":{{"Env":["PATH=/bin","FROM=image"],"Cmd":["/bin/sh","-c","echo from the image"],
-            "WorkingDir":"/home","Volumes":{{"/data":{{}}}},"StopSignal":"SIGTERM"}}}}"#
+        r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":{list}}},"config":{{{config}}}}}"#
     );
     let manifest = document("{}".to_owned());
     let new = NewImage {
-        reference: Reference::parse(IMAGE).unwrap(),
+        reference: Reference::parse(reference).unwrap(),
         resolved: manifest.digest.clone(),
         manifest,
         config: document(config),
     };
     images.store().commit_image(new).unwrap();
+    diffs
 }
 
-fn layer() -> Vec<u8> {
+pub fn layer() -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     let mut add = |path: &str, kind: tar::EntryType, mode: u32, data: &[u8], link: &str| {
         let mut header = tar::Header::new_gnu();
@@ -328,7 +361,8 @@ fn layer() -> Vec<u8> {
     add("bin/busybox", file, 0o755, &std::fs::read("/bin/busybox").unwrap(), "x");
     for name in [
         "sh", "cat", "echo", "sleep", "id", "true", "false", "yes", "head", "mount", "ls", "hostname",
-        "kill", "wget", "env", "dd", "touch", "grep", "setsid", "unshare", "ps", "stty",
+        "kill", "wget", "env", "dd", "touch", "grep", "setsid", "unshare", "ps", "stty", "stat", "chown",
+        "mknod", "readlink",
     ] {
         add(&format!("bin/{name}"), tar::EntryType::Symlink, 0o777, b"", "busybox");
     }

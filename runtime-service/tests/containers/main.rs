@@ -8,10 +8,13 @@
 mod lab;
 
 mod attach;
+mod cdi;
 mod events;
 mod exec;
 mod exec_streams;
 mod files;
+mod image_volumes;
+mod layers;
 mod lifecycle;
 mod pod_states;
 mod port_forward;
@@ -20,3 +23,4 @@ mod restart;
 mod security;
 mod stats;
 mod streams;
+mod user_namespaces;

@@ -50,6 +50,69 @@ fn a_monitor_that_is_silent_at_a_restart_costs_its_containers_nothing() {
     );
 }
 
+/// A container that runs, of which the record says that it was created: the disk refused another. Its monitor is
+/// stopped. Returns pod, container, monitor and the container's first process.
+pub(crate) async fn started_without_a_record(lab: &Lab) -> (String, String, Pid, Pid) {
+    let pod = lab.pod("unnoted").await;
+    let id = lab.create(&pod, shell("stays", "sleep 1000")).await.unwrap();
+    std::fs::create_dir(beside_status(lab, &id)).unwrap();
+    lab.start(&id).await.unwrap();
+    let monitor = lab.monitor_pid(&pod).await;
+    let number = monitor.as_raw_nonzero();
+    let children = std::fs::read_to_string(format!("/proc/{number}/task/{number}/children")).unwrap();
+    let child = children.trim().parse().ok().and_then(Pid::from_raw).unwrap();
+    kill_process(monitor, Signal::STOP).unwrap();
+    (pod, id, monitor, child)
+}
+
+pub(crate) fn beside_status(lab: &Lab, id: &str) -> std::path::PathBuf {
+    lab.dir.path().join("root/containers").join(id).join("status.json.new")
+}
+
+/// One that has ended may wait to be reaped by the host's init.
+fn is_alive(pid: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[test]
+fn a_container_whose_start_no_record_tells_is_unknown_and_ends_with_its_pod() {
+    over_a_restart(
+        async |lab| started_without_a_record(lab).await,
+        async |lab, (pod, id, _, child)| {
+            std::fs::remove_dir(beside_status(lab, &id)).unwrap();
+            assert_eq!(lab.status(&id).await.unwrap().state(), proto::ContainerState::ContainerUnknown);
+            let request = proto::StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
+            lab.service.stop_pod_sandbox(Request::new(request)).await.unwrap();
+            assert!(!is_alive(child), "it outlives its pod");
+            assert_eq!(lab.status(&id).await.unwrap().state(), proto::ContainerState::ContainerExited);
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+#[test]
+fn a_second_start_of_a_container_that_an_earlier_server_started_leaves_it_alone() {
+    over_a_restart(
+        async |lab| started_without_a_record(lab).await,
+        async |lab, (pod, id, monitor, child)| {
+            std::fs::remove_dir(beside_status(lab, &id)).unwrap();
+            kill_process(monitor, Signal::CONT).unwrap();
+            let begun = Instant::now();
+            loop {
+                let refused = lab.start(&id).await.expect_err("it has been started");
+                if refused.message().contains("is running") {
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(30), "{refused}");
+            }
+            assert!(is_alive(child));
+            assert_eq!(lab.sh(&id, "echo alive").await, "alive\n");
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
 #[tokio::test]
 async fn a_pod_whose_shared_pid_namespace_ended_is_not_ready_and_refuses_starts_by_name() {
     let lab = lab!();

@@ -79,6 +79,34 @@ async fn limits_that_change_before_the_start_are_those_of_the_start() {
     lab.remove_pod(&pod).await;
 }
 
+/// A driver that is loaded anew gives its device another number.
+#[tokio::test]
+async fn a_device_whose_number_changes_before_the_start_can_be_opened() {
+    let lab = lab!();
+    let pod = lab.pod("renumbered").await;
+    let device = lab.dir.path().join("device");
+    let make = |minor: u32| {
+        let _ = std::fs::remove_file(&device);
+        let number = rustix::fs::makedev(1, minor);
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(rustix::fs::CWD, &device, kind, rustix::fs::Mode::from_raw_mode(0o666), number)
+            .unwrap();
+    };
+    make(1);
+    let mut config = shell("app", "(exec 3>/dev/log) && echo opened > /dev/shm/it; sleep 100");
+    config.devices = vec![proto::Device {
+        container_path: "/dev/log".into(),
+        host_path: device.to_string_lossy().into_owned(),
+        permissions: "rw".into(),
+    }];
+    let id = lab.create(&pod, config).await.unwrap();
+    until(|| !cgroups_of(&id).is_empty()).await;
+    make(11);
+    lab.start(&id).await.unwrap();
+    assert_eq!(lab.sh(&id, "sleep 0.2; cat /dev/shm/it").await, "opened\n");
+    lab.remove_pod(&pod).await;
+}
+
 #[tokio::test]
 async fn a_container_that_is_never_started_leaves_nothing() {
     let lab = lab!();
@@ -91,4 +119,36 @@ async fn a_container_that_is_never_started_leaves_nothing() {
     until(|| cgroups_of(&left).is_empty()).await;
     lab.remove_pod(&pod).await;
     assert_eq!(std::fs::read_dir(lab.dir.path().join("root/containers")).unwrap().count(), 0);
+}
+
+/// Each has descriptors of the server's and a mount, and may never be started.
+#[tokio::test]
+async fn only_so_many_are_prepared_and_the_others_start_all_the_same() {
+    let lab = lab!();
+    let pod = lab.pod("many").await;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let most = (limit / 8 / 15).min(250) as usize;
+    let mut ids = Vec::new();
+    for number in 0..most + 3 {
+        ids.push(lab.create(&pod, shell(&format!("c{number}"), "exec sleep 1000")).await.unwrap());
+    }
+    let count = || {
+        let all = cgroups();
+        ids.iter().filter(|id| all.contains(*id)).count()
+    };
+    until(|| count() >= most).await;
+    assert_eq!(count(), most, "and no more");
+    let last = ids.last().unwrap();
+    lab.start(last).await.unwrap();
+    assert_eq!(lab.sh(last, "echo alive").await, "alive\n");
+    lab.remove_pod(&pod).await;
+}
+
+/// Names of all cgroups.
+fn cgroups() -> std::collections::HashSet<String> {
+    let found = std::process::Command::new("find")
+        .args(["/sys/fs/cgroup", "-type", "d", "-printf", "%f\\n"])
+        .output()
+        .unwrap();
+    String::from_utf8(found.stdout).unwrap().lines().map(str::to_owned).collect()
 }

@@ -12,7 +12,7 @@ pub(crate) fn over_a_restart<T>(before: impl AsyncFnOnce(&Lab) -> T, after: impl
 }
 
 /// The same, with `between` while no server runs.
-fn while_no_server_runs<T>(
+pub(crate) fn while_no_server_runs<T>(
     before: impl AsyncFnOnce(&Lab) -> T,
     between: impl FnOnce(&T),
     after: impl AsyncFnOnce(&Lab, T),
@@ -237,6 +237,45 @@ fn a_start_under_way_ends_as_the_monitor_knows_it() {
             assert_eq!(lab.sh(&runs, "echo alive").await, "alive\n");
             let status = lab.status(&never).await.unwrap();
             assert_eq!((status.exit_code, status.reason.as_str()), (128, "StartError"), "{status:?}");
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+/// A node that thrashes: the monitor needs seconds to answer, and the server is new.
+#[test]
+fn a_container_whose_monitor_is_slow_has_its_grace_period() {
+    over_a_restart(
+        async |lab| {
+            let pod = lab.pod("slow").await;
+            let line = "trap 'echo x >/data/ended; exit 7' TERM; echo ready; while :; do sleep 0.05; done";
+            let id = lab.run(&pod, shell("app", line)).await;
+            lab.until_log("app", "ready").await;
+            // Its number is in the record, which follows the response to the start.
+            let record = lab.dir.path().join("root/containers").join(&id).join("status.json");
+            while !std::fs::read_to_string(&record).unwrap().contains("running") {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            let monitor = lab.monitor_pid(&pod).await;
+            rustix::process::kill_process(monitor, rustix::process::Signal::STOP).unwrap();
+            (pod, id, monitor)
+        },
+        async |lab, (pod, id, monitor)| {
+            let ended = lab.dir.path().join("root/containers").join(&id).join("volumes/0/ended");
+            let goes_on = async {
+                let begun = std::time::Instant::now();
+                while !ended.exists() && begun.elapsed() < std::time::Duration::from_secs(30) {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+                let has_ended = ended.exists();
+                rustix::process::kill_process(monitor, rustix::process::Signal::CONT).unwrap();
+                has_ended
+            };
+            let (stopped, has_ended) = tokio::join!(lab.stop(&id, 60), goes_on);
+            stopped.unwrap();
+            assert!(has_ended, "it had no stop signal while its monitor did not answer");
+            let status = lab.exited(&id).await;
+            assert_eq!(status.exit_code, 7, "{status:?}");
             lab.remove_pod(&pod).await;
         },
     );

@@ -3,7 +3,7 @@
 use crisp_proto::runtime::v1 as proto;
 use tonic::Code;
 
-use crate::lab::{lab, security, shell};
+use crate::lab::{Lab, lab, security, shell};
 
 #[tokio::test]
 async fn users_and_groups_are_the_images() {
@@ -59,7 +59,7 @@ async fn read_only_roots_masked_paths_and_mounts() {
     std::fs::write(host.join("file"), "of the host").unwrap();
     let mut config = shell("app", "sleep 100");
     security(&mut config).readonly_rootfs = true;
-    security(&mut config).masked_paths = vec!["/proc/kcore".into(), "/etc/group".into()];
+    security(&mut config).masked_paths = vec!["/proc/keys".into(), "/etc/group".into()];
     security(&mut config).readonly_paths = vec!["/proc/sys".into()];
     let mount = |to: &str, readonly| proto::Mount {
         container_path: to.into(),
@@ -79,6 +79,33 @@ async fn read_only_roots_masked_paths_and_mounts() {
     assert!(host.join("x").exists());
     assert_eq!(lab.status(&id).await.unwrap().mounts.len(), 2);
     lab.remove_pod(&pod).await;
+}
+
+/// An inode that two pods have would carry locks and notifications from one to the other.
+#[tokio::test]
+async fn pods_have_no_inode_in_common() {
+    let lab = lab!();
+    let pods = [lab.pod("one").await, lab.pod("other").await];
+    let mut seen = Vec::new();
+    for pod in &pods {
+        let mut config = shell("app", "sleep 100");
+        security(&mut config).masked_paths = vec!["/proc/keys".into()];
+        let id = lab.run(pod, config).await;
+        let inodes = "stat -L -c '%d:%i %t:%T' /proc/keys /proc/self/fd/0; stat -c '%d:%i %a' /dev/shm";
+        let text = lab.sh(&id, inodes).await;
+        assert_eq!(text.matches(" 1:3\n").count(), 2, "{text}");
+        assert!(text.ends_with(" 1777\n"), "{text}");
+        assert_eq!(lab.sh(&id, "chmod 600 /proc/keys 2>/dev/null || echo refused").await, "refused\n");
+        assert_eq!(lab.sh(&id, "echo x > /dev/shm/x && cat /dev/shm/x").await, "x\n");
+        seen.push(text);
+    }
+    let all: std::collections::BTreeSet<&str> =
+        seen.iter().flat_map(|text| text.lines()).filter_map(|line| line.split(' ').next()).collect();
+    // The mask and standard input are one in each pod.
+    assert_eq!(all.len(), 4, "{seen:?}");
+    for pod in &pods {
+        lab.remove_pod(pod).await;
+    }
 }
 
 #[tokio::test]
@@ -136,4 +163,37 @@ async fn privileged_needs_a_privileged_pod() {
     assert_eq!(lab.sh(&id, "mount -t tmpfs none /tmp && echo done").await, "done\n");
     lab.remove_pod(&strong).await;
     lab.remove_pod(&pod).await;
+}
+
+/// A profile may be changed or removed on the node while its containers run.
+#[test]
+fn commands_have_the_filter_that_the_container_was_created_with() {
+    const PROFILE: &str = r#"{"defaultAction":"SCMP_ACT_ALLOW",
+        "syscalls":[{"names":["mkdir","mkdirat"],"action":"SCMP_ACT_ERRNO"}]}"#;
+    let is_filtered = async |lab: &Lab, id: &str| {
+        let made = lab.exec(id, &["busybox", "mkdir", "/made"], 20).await.unwrap();
+        let error = String::from_utf8_lossy(&made.stderr).into_owned();
+        assert!(error.contains("not permitted"), "{error}");
+    };
+    crate::restart::over_a_restart(
+        async |lab| {
+            let pod = lab.pod("filter").await;
+            let profile = lab.dir.path().join("profile.json");
+            std::fs::write(&profile, PROFILE).unwrap();
+            let mut config = shell("app", "sleep 1000");
+            security(&mut config).seccomp = Some(proto::SecurityProfile {
+                profile_type: proto::security_profile::ProfileType::Localhost as i32,
+                localhost_ref: profile.to_string_lossy().into_owned(),
+            });
+            let id = lab.create(&pod, config).await.unwrap();
+            std::fs::remove_file(&profile).unwrap();
+            lab.start(&id).await.unwrap();
+            is_filtered(lab, &id).await;
+            (pod, id)
+        },
+        async |lab, (pod, id)| {
+            is_filtered(lab, &id).await;
+            lab.remove_pod(&pod).await;
+        },
+    );
 }

@@ -1,5 +1,6 @@
 //! Stats, limits and events.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crisp_proto::runtime::v1 as proto;
@@ -36,6 +37,62 @@ async fn stats_are_the_kernels_counters() {
     assert_eq!(pods[0].linux.as_ref().unwrap().containers.len(), 1);
     assert!(pods[0].linux.as_ref().unwrap().cpu.is_some());
     lab.remove_pod(&pod).await;
+}
+
+/// The metrics of the only pod and of its only container, by name.
+async fn metrics(lab: &crate::lab::Lab) -> [BTreeMap<String, Vec<proto::Metric>>; 2] {
+    let request = Request::new(proto::ListPodSandboxMetricsRequest {});
+    let mut pods = lab.service.list_pod_sandbox_metrics(request).await.unwrap().into_inner().pod_metrics;
+    let request = Request::new(proto::StreamPodSandboxMetricsRequest {});
+    let mut stream = lab.service.stream_pod_sandbox_metrics(request).await.unwrap().into_inner();
+    let streamed = stream.next().await.unwrap().unwrap().pod_sandbox_metrics;
+    assert_eq!((pods.len(), streamed.len()), (1, 1));
+    let mut pod = pods.remove(0);
+    assert_eq!(pod.pod_sandbox_id, streamed[0].pod_sandbox_id);
+    let by_name = |list: Vec<proto::Metric>| {
+        let mut map: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        list.into_iter().for_each(|metric| map.entry(metric.name.clone()).or_default().push(metric));
+        map
+    };
+    [by_name(pod.metrics), by_name(pod.container_metrics.remove(0).metrics)]
+}
+
+#[tokio::test]
+async fn metrics_of_pods_have_the_names_and_labels_of_cadvisor() {
+    let lab = lab!();
+    let pod = lab.pod("metrics").await;
+    let mut config = shell("app", "exec 7</dev/null; while :; do :; done");
+    resources(&mut config).memory_limit_in_bytes = 64 << 20;
+    resources(&mut config).cpu_quota = 10_000;
+    resources(&mut config).cpu_period = 100_000;
+    let id = lab.run(&pod, config).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let request = Request::new(proto::ListMetricDescriptorsRequest {});
+    let descriptors = lab.service.list_metric_descriptors(request).await.unwrap().into_inner().descriptors;
+    let keys: BTreeMap<_, _> = descriptors.into_iter().map(|one| (one.name, one.label_keys)).collect();
+    let [of_pod, of_container] = metrics(&lab).await;
+    for metric in of_pod.values().chain(of_container.values()).flatten() {
+        assert_eq!(metric.label_values.len(), keys[&metric.name].len(), "{metric:?}");
+    }
+    let value = |name: &str| of_container[name][0].value.unwrap().value;
+    assert_eq!(value("container_spec_memory_limit_bytes"), 64 << 20);
+    assert_eq!(value("container_spec_cpu_quota"), 10_000);
+    assert!(value("container_cpu_cfs_throttled_periods_total") > 0);
+    assert_eq!((value("container_processes"), value("container_threads")), (1, 1));
+    assert!(value("container_file_descriptors") >= 4);
+    assert!(value("container_memory_working_set_bytes") > 0);
+    let usage = &of_container["container_cpu_usage_seconds_total"][0];
+    let labels: BTreeMap<_, _> = keys[&usage.name].iter().zip(&usage.label_values).collect();
+    assert_eq!((labels[&"container".to_owned()].as_str(), labels[&"name".to_owned()]), ("app", &id));
+    let page = lab.metrics.pods_text();
+    let line =
+        page.lines().find(|line| line.starts_with("container_cpu_usage_seconds_total{container=\"app\""));
+    let line = line.unwrap_or_else(|| panic!("{page}"));
+    let seconds: f64 = line.rsplit(' ').next().unwrap().parse().unwrap();
+    assert!((0.04..1.2).contains(&seconds) && line.contains("cpu=\"total\"}"), "{line}");
+    lab.remove_pod(&pod).await;
+    let page = lab.metrics.pods_text();
+    assert_eq!(page, "", "a series outlives its pod");
 }
 
 #[tokio::test]

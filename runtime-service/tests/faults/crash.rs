@@ -11,7 +11,7 @@ use crate::{ONE_AT_A_TIME, reached, until};
 
 /// Runs `before` with one server, has `operation` hang at `point`, drops the server with all its tasks (so
 /// that nothing is undone, as after SIGKILL), and runs `after` with the next one.
-fn crash<T: Clone>(
+pub fn crash<T: Clone>(
     point: &str,
     before: impl AsyncFnOnce(&Lab) -> T,
     operation: impl AsyncFnOnce(&Lab, T),

@@ -10,6 +10,8 @@
 #[path = "../containers/lab.rs"]
 mod lab;
 
+mod background;
+mod commit;
 mod crash;
 mod disk;
 mod exclusion;

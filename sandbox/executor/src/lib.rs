@@ -16,7 +16,9 @@
 //! makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, count and kill, `rootfs::assemble`
 //! stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and their
 //! compiler, `apparmor` the default profile, `user::resolve` and `in_root` look into images, `Program`
-//! starts the monitor in its cgroup.
+//! starts the monitor in its cgroup. [`user_namespace`] has the other numbers that users have in a pod with a
+//! namespace of its own: sources of mounts and layers are passed with mapped ids then, and `run` makes the
+//! container from inside of it.
 //!
 //! ```
 //! # #[cfg(feature = "compile")] {
@@ -52,8 +54,9 @@ pub mod source;
 mod sys;
 #[cfg(feature = "compile")]
 pub mod user;
+pub mod user_namespace;
 
 #[cfg(feature = "compile")]
 pub use sys::program::{Program, ProgramError, Spawned};
 #[cfg(feature = "compile")]
-pub use sys::{give_large_buffers_back, give_program_pages_back};
+pub use sys::{give_freed_memory_back, give_large_buffers_back, give_program_pages_back, pidfd_send_signal};

@@ -27,6 +27,8 @@ pub enum UserError {
     UnknownUser { name: String },
     #[error("group {name:?} is not in the image's /etc/group")]
     UnknownGroup { name: String },
+    #[error("user {name:?} is in {count} groups of the image's /etc/group: a process can be in {MAX_GROUPS}")]
+    TooManyGroups { name: String, count: usize },
     #[error("{what} {text:?} is out of range: ids go from 0 to {MAX_ID}")]
     OutOfRange { what: &'static str, text: String },
     #[error("user {text:?} is malformed: expected USER, UID, USER:GROUP or UID:GID")]
@@ -37,6 +39,9 @@ pub enum UserError {
 
 /// `u32::MAX` is the kernel's "no change".
 const MAX_ID: u32 = u32::MAX - 1;
+
+/// NGROUPS_MAX.
+const MAX_GROUPS: usize = 65_536;
 
 /// More than any real one has; an image must not make the server read forever.
 const MAX_FILE: usize = 8 << 20;
@@ -88,6 +93,9 @@ fn resolve_in(passwd: &str, group: &str, text: &str) -> Result<User, UserError> 
     let mut member_of: Vec<u32> = groups(group).filter(member).map(|g| g.gid).filter(|g| *g != gid).collect();
     member_of.sort_unstable();
     member_of.dedup();
+    if member_of.len() > MAX_GROUPS {
+        return Err(UserError::TooManyGroups { name: shorten(entry.name), count: member_of.len() });
+    }
     Ok(User {
         uid: entry.uid,
         gid,
@@ -178,6 +186,14 @@ last:x:2147483647:5::relative:
     fn user(text: &str) -> Result<(u32, u32, Vec<u32>, String), String> {
         let user = resolve_in(PASSWD, GROUP, text).map_err(|e| e.to_string())?;
         Ok((user.uid, user.gid, user.groups, user.home))
+    }
+
+    #[test]
+    fn more_groups_than_a_process_can_have_are_refused() {
+        let of = |count: u32| (1..=count).map(|id| format!("g::{}:app\n", id + 2000)).collect::<String>();
+        assert_eq!(resolve_in(PASSWD, &of(65_536), "app").unwrap().groups.len(), 65_536);
+        let error = resolve_in(PASSWD, &of(65_537), "app").unwrap_err().to_string();
+        assert!(error.contains("65537 groups of the image's /etc/group"), "{error}");
     }
 
     #[test]

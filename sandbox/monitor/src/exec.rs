@@ -9,12 +9,13 @@
 use std::time::{Duration, Instant};
 
 use crisp_executor::id::ContainerId;
+use crisp_monitor::wire::response::Started;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 
-use crate::launch::Launch;
+use crate::launch::{Launch, Requester};
 use crate::poller::Key;
 
 pub(crate) struct Exec {
@@ -32,6 +33,38 @@ pub(crate) struct Exec {
     pub(crate) cgroup: Option<OwnedFd>,
     /// Set at its connection's end.
     pub(crate) kill_at: Option<Instant>,
+    pub(crate) response: Response,
+}
+
+/// The response to the request for an exec.
+pub(crate) enum Response {
+    /// Once it has exec'd; `late`: it may be kept back then.
+    Due {
+        late: bool,
+    },
+    /// Kept back until its end, or this time.
+    Late {
+        to: Requester,
+        started: Started,
+        at: Instant,
+    },
+    Sent,
+}
+
+impl Response {
+    pub(crate) fn take_late(&mut self) -> Option<(Requester, Started)> {
+        match std::mem::replace(self, Self::Sent) {
+            Self::Late { to, started, .. } => Some((to, started)),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+
+    pub(crate) fn at(&self) -> Option<Instant> {
+        if let Self::Late { at, .. } = self { Some(*at) } else { None }
+    }
 }
 
 /// What an exec left whose connection is over.

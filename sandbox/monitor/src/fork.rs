@@ -10,14 +10,20 @@ use crisp_executor::run::sibling::{Sibling, Younger, fork_sibling};
 use crisp_monitor::fork_server::{
     ForkError, ForkRequest, Forked, UNNAMED, receive_request, send_answer, send_ready,
 };
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 
+use crate::pod::LeftHost;
 use crate::sys;
 
 /// Serves until the server's end, and returns None then; in each copy returns what that is to be.
-pub(crate) fn serve(server: OwnedFd) -> Result<Option<ForkRequest<OwnedFd>>, ForkError> {
+pub(crate) fn serve(server: OwnedFd, host: &mut LeftHost) -> Result<Option<ForkRequest<OwnedFd>>, ForkError> {
     send_ready(&server)?;
     loop {
+        // A request that has come already is not to wait for it.
+        if !is_readable(&server) {
+            host.prepare_network()?;
+        }
         let request = match receive_request(&server) {
             Ok(request) => request,
             Err(ForkError::Ended) => return Ok(None),
@@ -31,7 +37,16 @@ pub(crate) fn serve(server: OwnedFd) -> Result<Option<ForkRequest<OwnedFd>>, For
             Ok(Sibling::Older(Younger { pid, pidfd, in_cgroup })) => Ok(Forked { pid, pidfd, in_cgroup }),
             Err(errno) => Err(errno),
         };
+        if request.network {
+            // Two pods must never have the same one.
+            host.network = None;
+        }
         sys::set_first_argument(request.pod.as_str(), UNNAMED);
         send_answer(&server, answer.as_ref().map_err(|errno| *errno))?;
     }
+}
+
+fn is_readable(socket: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&now)).is_ok_and(|ready| ready > 0)
 }

@@ -32,6 +32,7 @@ enum Body {
     Ready,
     Fork {
         pod: PodId,
+        network: bool,
     },
     Forked {
         pid: i32,
@@ -46,6 +47,8 @@ enum Body {
 #[derive(Debug)]
 pub struct ForkRequest<Fd> {
     pub pod: PodId,
+    /// It will make a network namespace, and may have the one that is ready.
+    pub network: bool,
     pub listener: Fd,
     /// Its descriptor 2.
     pub log: Fd,
@@ -110,7 +113,7 @@ pub fn receive_ready(socket: impl AsFd) -> Result<(), ForkError> {
 /// [`ForkError`].
 pub fn send_request(socket: impl AsFd, request: &ForkRequest<BorrowedFd<'_>>) -> Result<(), ForkError> {
     let fds: Vec<_> = [request.listener, request.log].into_iter().chain(request.cgroup).collect();
-    send(socket, &Body::Fork { pod: request.pod.clone() }, &fds)
+    send(socket, &Body::Fork { pod: request.pod.clone(), network: request.network }, &fds)
 }
 
 /// Waits for a request.
@@ -118,10 +121,10 @@ pub fn send_request(socket: impl AsFd, request: &ForkRequest<BorrowedFd<'_>>) ->
 /// # Errors
 /// [`ForkError`].
 pub fn receive_request(socket: impl AsFd) -> Result<ForkRequest<OwnedFd>, ForkError> {
-    let (Body::Fork { pod }, fds) = receive(socket)? else { return Err(Errno::BADMSG.into()) };
+    let (Body::Fork { pod, network }, fds) = receive(socket)? else { return Err(Errno::BADMSG.into()) };
     let mut fds = fds.into_iter();
     let (Some(listener), Some(log)) = (fds.next(), fds.next()) else { return Err(Errno::MFILE.into()) };
-    Ok(ForkRequest { pod, listener, log, cgroup: fds.next() })
+    Ok(ForkRequest { pod, network, listener, log, cgroup: fds.next() })
 }
 
 /// Answers a request.

@@ -2,14 +2,15 @@
 //!
 //! ```text
 //!  servers --- Connection --+
-//!  SIGCHLD ---- signalfd ---+-- Poller -- Monitor --+-- Pod: namespaces, exit records
+//!  signals ---- signalfd ---+-- Poller -- Monitor --+-- Pod: namespaces, exit records
 //!  child ------- Launch ----+                       +-- Container: streams -> Log, Exit
 //!  output ------ Streams ---+                       +-- Exec
 //! ```
 //!
 //! It is run for one pod, or as a fork server (see `fork.rs`) whose copies are the monitors of pods.
 //!
-//! It ends by the operation `shutdown` only, or when no server ever made a pod of it. It reports
+//! It ends by the operation `shutdown` only, with its containers when the host's init stops it (see
+//! `monitor/ending.rs`), or when no server ever made a pod of it. It reports
 //! failures in the response to the request that failed; it has no other log but descriptor 2.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
@@ -79,9 +80,15 @@ fn run() -> Result<(), String> {
 fn serve() -> Result<(), String> {
     let server = take_socket().map_err(step("take the socket from descriptor 0"))?;
     sys::block_signals().map(drop).map_err(step("block signals"))?;
-    let host = LeftHost::leave().map_err(|failure| failure.to_string())?;
-    let Some(request) = fork::serve(server).map_err(|error| error.to_string())? else { return Ok(()) };
-    let ForkRequest { pod, listener, log, cgroup } = request;
+    let mut host = LeftHost::leave().map_err(|failure| failure.to_string())?;
+    let Some(request) = fork::serve(server, &mut host).map_err(|error| error.to_string())? else {
+        return Ok(());
+    };
+    let ForkRequest { pod, network, listener, log, cgroup } = request;
+    if !network {
+        // It stays the fork server's, for another copy.
+        host.network = None;
+    }
     rustix::stdio::dup2_stderr(&log).map_err(step("take the log"))?;
     // The one is descriptor 2 now, and the copy was born in the other.
     drop((log, cgroup));

@@ -14,7 +14,8 @@ pub(crate) type Key = u32;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
     Listener,
-    Children,
+    /// Children that have ended, or the monitor is to.
+    Signals,
     Connection(Key),
     /// The report of a starting container or exec.
     Launch(Key),
@@ -26,7 +27,7 @@ impl Token {
     fn to_data(self) -> EventData {
         let (kind, key) = match self {
             Self::Listener => (0, 0),
-            Self::Children => (1, 0),
+            Self::Signals => (1, 0),
             Self::Connection(key) => (2, key),
             Self::Launch(key) => (3, key),
             Self::Stdout(key) => (4, key),
@@ -40,7 +41,7 @@ impl Token {
         let key = Key::try_from(data & u64::from(u32::MAX)).ok()?;
         Some(match data >> 32 {
             0 => Self::Listener,
-            1 => Self::Children,
+            1 => Self::Signals,
             2 => Self::Connection(key),
             3 => Self::Launch(key),
             4 => Self::Stdout(key),
@@ -98,7 +99,7 @@ mod tests {
 
     #[test]
     fn tokens_survive_the_kernel() {
-        for token in [Token::Listener, Token::Children, Token::Launch(7), Token::Stderr(u32::MAX)] {
+        for token in [Token::Listener, Token::Signals, Token::Launch(7), Token::Stderr(u32::MAX)] {
             assert_eq!(Token::from_data(token.to_data()), Some(token));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crisp_monitor::wire::response::Event;
+use crisp_monitor::wire::response::{Event, Started};
 use crisp_monitor::wire::{ExitStatus, Failure};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitOptions, WaitStatus, pidfd_send_signal, wait};
@@ -17,8 +17,6 @@ impl Monitor {
     /// Takes every child that has ended. The one place that waits: a status taken elsewhere would
     /// be missing here.
     pub(crate) fn reap(&mut self) {
-        let mut drain = [0; 128];
-        while rustix::io::read(&self.signals, &mut drain[..]).is_ok() {}
         loop {
             match wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) => {
@@ -64,6 +62,7 @@ impl Monitor {
 
     fn exec_ended(&mut self, key: Key, status: ExitStatus) {
         self.launch_progress(key);
+        let late = self.execs.get_mut(&key).and_then(|exec| exec.response.take_late());
         let Some(exec) = self.execs.remove(&key) else { return };
         if let Some(launch) = exec.launch {
             self.poller.remove(&launch.report);
@@ -76,6 +75,9 @@ impl Monitor {
         let (id, container) = (exec.id, exec.container.clone());
         // Closed before the event: a client that receives it finds nothing of the exec left here.
         self.orphans.extend(exec.orphans());
+        if let Some((to, started)) = late {
+            return self.respond(to, Started { ended: Some(status), ..started });
+        }
         let event = Event::ExecExited { exec: id, container, status, finished_at_ns };
         self.send_event(connection, &event);
     }

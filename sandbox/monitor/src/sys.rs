@@ -1,6 +1,7 @@
 //! What the kernel and the C library offer only unsafely. The only unsafe code of this crate.
 #![allow(unsafe_code)] // the one home for it, see above
 
+use std::mem::offset_of;
 use std::os::fd::{FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -68,9 +69,10 @@ unsafe extern "C" {
     static etext: u8;
 }
 
-/// Blocks every signal and returns a descriptor that is readable when children have ended.
+/// Blocks every signal and returns a descriptor of those that [`read_signals`] takes: of children that have
+/// ended, and to end.
 ///
-/// No signal but SIGKILL ends a monitor; the executor unblocks all of them in new processes.
+/// No signal but SIGKILL ends a monitor by itself; the executor unblocks all of them in new processes.
 pub(crate) fn block_signals() -> Result<OwnedFd, Errno> {
     // SAFETY: an all-zero sigset_t is a valid value to be filled by the calls below, which write
     // only within it; sigprocmask in a process of one thread affects nothing else.
@@ -80,16 +82,31 @@ pub(crate) fn block_signals() -> Result<OwnedFd, Errno> {
         if libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) != 0 {
             return Err(last_error());
         }
-        let mut child: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut child);
-        libc::sigaddset(&raw mut child, libc::SIGCHLD);
-        libc::signalfd(-1, &raw const child, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        let mut taken: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut taken);
+        libc::sigaddset(&raw mut taken, libc::SIGCHLD);
+        libc::sigaddset(&raw mut taken, libc::SIGTERM);
+        libc::signalfd(-1, &raw const taken, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
     };
     if descriptor < 0 {
         return Err(last_error());
     }
     // SAFETY: signalfd has just made it; nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Takes all signals that came. True: the host's init wants this process to end.
+pub(crate) fn read_signals(signals: &OwnedFd) -> bool {
+    const INIT: u32 = 1;
+    let mut ends = false;
+    let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+    while rustix::io::read(signals, &mut info) == Ok(info.len()) {
+        let number = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        let signal = number(offset_of!(libc::signalfd_siginfo, ssi_signo));
+        let sender = number(offset_of!(libc::signalfd_siginfo, ssi_pid));
+        ends |= signal == libc::SIGTERM.unsigned_abs() && sender == INIT;
+    }
+    ends
 }
 
 /// The signal of that number, real-time signals included.

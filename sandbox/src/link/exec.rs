@@ -24,8 +24,12 @@ impl MonitorLink {
     /// [`LinkError::Stage`] with the stage that failed.
     pub async fn exec(&self, request: ExecRequest) -> Result<Started, LinkError> {
         let starting = StartingExec::register(self, request.exec_id)?;
+        let exec = request.exec_id;
         let started = self.call(request).await?;
         starting.keep();
+        if let Some(status) = started.ended {
+            self.connection.execs.ended(exec, status);
+        }
         Ok(started)
     }
 

@@ -10,7 +10,7 @@ use crisp_monitor::wire::response::Event;
 use crisp_monitor::wire::{
     EncodeError, Failure, Header, Kind, MAX_BODY, MAX_DESCRIPTORS, Message, Op, Packet, ReceiveError, packet,
 };
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -84,7 +84,7 @@ impl Connection {
         };
         // Deprecated for descriptors that change under it; an `OwnedFd` names one socket for life.
         #[allow(deprecated)]
-        let socket = AsyncFd::new(socket).map_err(fail)?;
+        let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(fail)?;
         let (events, _) = broadcast::channel(EVENTS);
         let open = Mutex::new(Some(Open { waiting: HashMap::new(), events }));
         Ok(Self { monitor, execs: Execs::default(), socket, next: AtomicU64::new(1), open })
@@ -183,16 +183,26 @@ impl Connection {
             self.lock().as_mut().ok_or_else(|| self.gone(op))?.waiting.insert(header.id, sender);
             let _waiting = Waiting { connection: self, id: header.id };
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-            let sent = self.socket.async_io(Interest::WRITABLE, |socket| {
-                packet::send(socket, header, &body, &borrowed).map_err(std::io::Error::from)
-            });
-            sent.await.map_err(|error| self.unsendable(op, &error))?;
+            self.send(header, &body, &borrowed).await.map_err(|error| self.unsendable(op, &error))?;
             receiver.await.map_err(|_| self.gone(op))
         };
         match tokio::time::timeout(deadline, exchange).await {
             Ok(packet) => self.response(op, packet?),
             Err(_) => Err(self.deadline(op, deadline)),
         }
+    }
+
+    /// Waits for room only where there is none: to watch for it all the time would wake the server whenever the
+    /// monitor takes a message.
+    async fn send(&self, header: Header, body: &[u8], fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
+        match packet::send(self.socket.get_ref(), header, body, fds) {
+            Err(Errno::AGAIN) => {}
+            sent => return Ok(sent?),
+        }
+        #[allow(deprecated)]
+        let writable = AsyncFd::with_interest(self.socket.get_ref().try_clone()?, Interest::WRITABLE)?;
+        let send = |socket: &OwnedFd| packet::send(socket, header, body, fds).map_err(std::io::Error::from);
+        writable.async_io(Interest::WRITABLE, send).await
     }
 
     /// Sends a request whose response is dropped: at once, or in the background when the monitor is
@@ -204,10 +214,7 @@ impl Connection {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         let connection = Arc::clone(self);
         runtime.spawn(async move {
-            let sent = connection.socket.async_io(Interest::WRITABLE, |socket| {
-                packet::send(socket, header, &body, &[]).map_err(std::io::Error::from)
-            });
-            let _ = tokio::time::timeout(UNANSWERED, sent).await;
+            let _ = tokio::time::timeout(UNANSWERED, connection.send(header, &body, &[])).await;
         });
     }
 

@@ -90,7 +90,9 @@ fn answer(op: Op, protocol: u16) -> Message {
             Greeting { protocol, build: "other".into(), pod, pid: 1, opened: true }.encode()
         }
         Op::Report => PodReport { opened: true, init: None, containers: vec![] }.encode(),
-        Op::Start | Op::Exec => Started { pid: 7, started_at_ns: 8, notes: vec![], terminal: None }.encode(),
+        Op::Start | Op::Exec => {
+            Started { pid: 7, started_at_ns: 8, notes: vec![], terminal: None, ended: None }.encode()
+        }
         Op::OpenStdin => StdinOpened { stdin: null() }.encode(),
         _ => ().encode(),
     }
@@ -156,6 +158,7 @@ fn exec(exec_id: u64, container: &ContainerId) -> ExecRequest {
         fds: vec![],
         size: None,
         grace_ms: 0,
+        late_response: false,
     }
 }
 
@@ -211,6 +214,15 @@ async fn an_older_monitor_is_asked_for_everything_in_its_own_protocol() {
 async fn a_newer_monitor_is_asked_in_the_protocol_of_this_server() {
     let requests = requests(PROTOCOL + 7).await;
     assert!(requests.iter().all(|request| request.header.version == PROTOCOL));
+    for op in [Op::Start, Op::Exec] {
+        let request = requests.iter().find(|request| request.header.op == op as u16).unwrap();
+        assert!(request.body.windows(4).any(|bytes| bytes == b"args"), "the plan is in the body");
+    }
+}
+
+#[tokio::test]
+async fn a_monitor_of_protocol_2_gets_its_plans_in_a_memfd() {
+    let requests = requests(2).await;
     for op in [Op::Start, Op::Exec] {
         assert_eq!(plan_starts_with(&requests, op) & 0xf0, 0x80, "MessagePack: a map");
     }

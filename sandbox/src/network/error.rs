@@ -1,4 +1,5 @@
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use crisp_executor::id::PodId;
@@ -56,6 +57,25 @@ pub enum NetworkError {
         /// How many addresses pods hold.
         used: usize,
     },
+    /// A pod asks for an address that it cannot have.
+    #[error("{address} is not an address for a pod in {pools}")]
+    NotInPool {
+        /// As asked for.
+        address: Ipv4Addr,
+        /// The pools of the network.
+        pools: String,
+    },
+    /// A pod asks for an address, or a hardware address, that another one has.
+    #[error("{address} is in use by {holder}")]
+    AddressInUse {
+        /// As asked for.
+        address: String,
+        /// The pod.
+        holder: String,
+    },
+    /// The network was removed while the pod was on its way to it.
+    #[error("network {0} was removed")]
+    Removed(String),
     /// A host port is taken.
     #[error("host port {port}/{protocol}{place} is already in use by {holder}")]
     PortInUse {
@@ -103,6 +123,14 @@ pub enum NetworkError {
         step: String,
         /// The answer.
         source: NetlinkError,
+    },
+    /// Names of pods cannot be resolved.
+    #[error("open a socket for DNS on {gateway}: {source}")]
+    DnsSocket {
+        /// Of the network.
+        gateway: IpAddr,
+        /// Why.
+        source: io::Error,
     },
     /// A file could not be read or written.
     #[error("{what} {path}: {source}")]
@@ -215,14 +243,18 @@ impl NetworkError {
             Self::PoolExhausted { .. } => "PodCidrExhausted",
             Self::PortInUse { .. } | Self::PortNotHeld { .. } | Self::PortRefused { .. } => "HostPortRefused",
             Self::AlreadyAttached { .. } => "AlreadyAttached",
-            Self::Netlink { .. } => "KernelRefused",
+            Self::DnsSocket { .. } | Self::Netlink { .. } => "KernelRefused",
             Self::File { .. } | Self::Record(_) => "FileFailed",
             // The word that containerd and CRI-O have for it, which people look for.
             Self::NoCniConfig { .. } => "NetworkPluginNotReady",
             Self::CniConfig { .. } => "CniConfigInvalid",
             Self::CniMissing { .. } => "CniPluginMissing",
             Self::CniNotReady { .. } => "CniPluginNotReady",
-            Self::Annotation { .. } | Self::Selection { .. } => "PodNotAcceptable",
+            Self::Annotation { .. }
+            | Self::Selection { .. }
+            | Self::NotInPool { .. }
+            | Self::AddressInUse { .. }
+            | Self::Removed(_) => "PodNotAcceptable",
             Self::CniPlugin { .. } => "CniPluginFailed",
             Self::Undo { error, .. } => error.reason(),
             Self::Cancelled | Self::Interrupted(_) => "Interrupted",

@@ -1,13 +1,15 @@
 //! The pod's network: an address, a way out, and published host ports.
 //!
 //! ```text
-//!                    Networks  (chosen by the CNI folder's content, checked on every use)
+//!                    Networks  (one that every pod gets, others by annotation: `selection.rs`)
 //!                   /        \
-//!   no configuration          a *.conflist / *.conf / *.json
+//!   the settings', and        a *.conflist / *.conf / *.json
+//!   those made by name
 //!        |                            |
 //!     builtin                        cni
-//!   bridge + veth by netlink/      plugins run by cni/exec.rs (the only file here
-//!   masquerade + ports by nft/     that starts processes)
+//!   bridge + veth by netlink/      plugins run by cni/exec.rs
+//!   masquerade + ports by nft/
+//!   names of pods by dns/
 //!        \                            /
 //!         one record per pod, written before the first step, removed after the last
 //! ```
@@ -21,11 +23,14 @@
 //! - [`PodNetlink`]: also reads the pod's interface counters ([`InterfaceCounters`]).
 //! - [`PodCidrs`]: which address pools the built-in network may take.
 
+mod bandwidth;
 mod builtin;
 mod cni;
 mod config;
 mod conntrack;
+mod definition;
 mod dial;
+mod dns;
 mod error;
 mod fnv;
 mod host_ports;
@@ -43,11 +48,16 @@ pub(crate) use builtin::LostPod;
 pub(crate) use cni::read_result as read_cni_result;
 pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig, NetworkKind};
 pub use dial::{DialError, Dialer};
+#[cfg(feature = "fuzz")]
+pub(crate) use dns::answer_query;
 pub use error::NetworkError;
 pub(crate) use host_ports::published;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
-pub use networks::{LastUpkeep, NetworkStatus, Networks};
+pub use networks::{
+    Connection, LastUpkeep, ManageError, NetworkInfo, NetworkMember, NetworkStatus, Networks, NewNetwork,
+};
 pub use node_cidr::PodCidrError;
 pub use pools::{InvalidPool, PodCidrs, PodCidrsV6};
 pub use request::{AttachRequest, Attachment, DnsSettings, INTERFACE, PortMapping, Protocol};
 pub use selection::ANNOTATION as NETWORKS_ANNOTATION;
+pub(crate) use selection::interfaces;

@@ -38,6 +38,10 @@ impl RecordDir {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let Some(stem) = name.strip_suffix(".json") else {
                 loaded.lost.extend(pod_set_aside(&name));
+                // Of a server that was killed while it wrote: what it replaces is still there.
+                if name.ends_with(".json.new") {
+                    record::remove_file(&path).map_err(file("remove", &path))?;
+                }
                 continue;
             };
             match read::<R>(&path, stem) {
@@ -155,6 +159,7 @@ mod tests {
         fs::write(folder.join(format!("{newer}.json")), format!(r#"{{"version":9,"pod":"{newer}"}}"#))
             .unwrap();
         fs::write(folder.join("torn.json"), "{").unwrap();
+        fs::write(folder.join("killed.json.new"), "{").unwrap();
         // Stands for a disk that refuses to read.
         fs::create_dir(folder.join("refused.json")).unwrap();
         let unread = PodId::random();
@@ -165,6 +170,7 @@ mod tests {
             assert_eq!((loaded.records.len(), &loaded.records[0], &loaded.lost), (1, &good, &lost));
         }
         assert!(folder.join("torn.json.bad").exists());
+        assert!(!folder.join("killed.json.new").exists());
         assert!(folder.join(format!("{newer}.json.bad")).exists());
         assert!(folder.join("refused.json").exists(), "it may be read by the next server");
         records.remove_lost(&newer).unwrap();

@@ -18,6 +18,7 @@ pub const ANNOTATION: &str = "crisp/networks";
 
 /// More would be a mistake: each costs a call of each of its plugins.
 const MOST: usize = 16;
+const MOST_ALIASES: usize = 16;
 
 /// One network that a pod asks for. Where `interface` is `eth0`, it is in place of the one that every pod gets.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -97,7 +98,8 @@ fn short(text: &str) -> Result<Selection, String> {
     Ok(Selection::named(name, interface))
 }
 
-fn check(
+/// Whether all that it names can be; else what is wrong.
+pub(super) fn check(
     Selection { name, interface, ips, mac, infiniband_guid, aliases, .. }: &Selection,
 ) -> Result<(), String> {
     let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -121,6 +123,12 @@ fn check(
             ));
         }
     }
+    if aliases.len() > MOST_ALIASES {
+        return Err(format!(
+            "network {name}: {} aliases, at most {MOST_ALIASES} are possible",
+            aliases.len()
+        ));
+    }
     match aliases.iter().find(|alias| !is_label(alias)) {
         Some(alias) => Err(format!("network {name}: {alias:?} is not a host name")),
         None => Ok(()),
@@ -138,6 +146,12 @@ fn is_label(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
         && edge(text.bytes().next())
         && edge(text.bytes().last())
+}
+
+/// The interfaces that a pod with these annotations may have.
+pub(crate) fn interfaces(annotations: &BTreeMap<String, String>) -> Vec<String> {
+    let others = selections(annotations).unwrap_or_default().into_iter().map(|selection| selection.interface);
+    std::iter::once(INTERFACE.to_owned()).chain(others).collect()
 }
 
 /// Whether it stands for the network that every pod gets.
@@ -194,5 +208,9 @@ mod tests {
             assert!(error.contains(why) && error.contains(ANNOTATION), "{text}: {error}");
         }
         assert!(of(&vec!["a"; 17].join(",")).unwrap_err().contains("at most 16"));
+        let aliases = vec!["\"a\""; 17].join(",");
+        assert!(
+            of(&format!("[{{\"name\":\"a\",\"aliases\":[{aliases}]}}]")).unwrap_err().contains("17 aliases")
+        );
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::id::PodId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::AsFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
@@ -32,13 +32,48 @@ pub(crate) fn find(pod: &PodId) -> Option<i32> {
     pids.find(|pid| is_monitor(*pid, pod))
 }
 
-/// Kills the monitor of `pod` wherever it is, and waits until it has ended. Before a fresh monitor has opened
-/// its pod it may not be in the pod's cgroup yet. Blocks.
+/// Kills the monitor of `pod` wherever it is, and waits until it has ended; where a copy could not be told from
+/// the fork server that made it, both. Before a fresh monitor has opened its pod it may not be in the pod's
+/// cgroup yet. Blocks.
 ///
 /// # Errors
 /// It does not end.
 pub(crate) fn kill(pod: &PodId) -> io::Result<()> {
-    let Some(pid) = find(pod).and_then(Pid::from_raw) else { return Ok(()) };
+    let begun = Instant::now();
+    while let Some(pid) = find(pod).and_then(Pid::from_raw) {
+        kill_process(pid, pod)?;
+        if begun.elapsed() > DEATH {
+            return Err(io::Error::other(format!("monitor process {pid} was killed and is there again")));
+        }
+    }
+    Ok(())
+}
+
+/// The processes that the monitor of `pod` has started, the first ones of containers among them.
+pub(crate) fn children(pod: &PodId) -> Vec<OwnedFd> {
+    let Some(monitor) = find(pod) else { return Vec::new() };
+    // Where the kernel has it, see proc(5).
+    let pids = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children")).unwrap_or_default();
+    let open = |pid: &str| {
+        let process = pidfd_open(Pid::from_raw(pid.parse().ok()?)?, PidfdFlags::empty()).ok()?;
+        // Process ids are reused; the descriptor keeps this one.
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?;
+        (parent == monitor.to_string()).then_some(process)
+    };
+    pids.split_whitespace().filter_map(open).collect()
+}
+
+/// # Errors
+/// The kernel's; one that has ended is fine.
+pub(crate) fn kill_child(process: &OwnedFd) -> io::Result<()> {
+    match pidfd_send_signal(process, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn kill_process(pid: Pid, pod: &PodId) -> io::Result<()> {
     let process = match pidfd_open(pid, PidfdFlags::empty()) {
         Err(Errno::SRCH) => return Ok(()),
         other => other?,
@@ -78,7 +113,6 @@ fn parse_cgroup_parent(text: &str, pod: &PodId) -> Option<CgroupPath> {
 mod tests {
     use std::os::unix::process::CommandExt as _;
     use std::process::{Command, Stdio};
-    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -101,6 +135,47 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(find(&pod), None);
+    }
+
+    #[test]
+    fn what_a_monitor_has_started_is_known_and_killed() {
+        let (pod, folder) = (PodId::random(), tempfile::tempdir().unwrap());
+        fs::write(folder.path().join(pod.as_str()), "sleep 1000 &\nwait\n").unwrap();
+        let mut shell = Command::new("/bin/sh");
+        shell.arg0("crisp-pod").args([pod.as_str()]).current_dir(folder.path());
+        let mut monitor = shell.spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let child = loop {
+            if let Some(child) = children(&pod).pop() {
+                break child;
+            }
+            assert!(Instant::now() < deadline, "it never has a child");
+        };
+        kill(&pod).unwrap();
+        kill_child(&child).unwrap();
+        let wait = Timespec { tv_sec: 10, tv_nsec: 0 };
+        assert_eq!(poll(&mut [PollFd::new(&child, PollFlags::IN)], Some(&wait)), Ok(1));
+        let _ = monitor.wait();
+    }
+
+    #[test]
+    fn all_monitors_of_a_pod_are_killed() {
+        let (pod, folder) = (PodId::random(), tempfile::tempdir().unwrap());
+        fs::write(folder.path().join(pod.as_str()), "read line\n").unwrap();
+        let shell = || {
+            let mut shell = Command::new("/bin/sh");
+            shell.arg0("crisp-pod").args([pod.as_str()]).current_dir(folder.path()).stdin(Stdio::piped());
+            shell.spawn().unwrap()
+        };
+        let children = [shell(), shell()];
+        let begun = Instant::now();
+        while !children.iter().all(|child| is_monitor(i32::try_from(child.id()).unwrap(), &pod)) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "their arguments are never seen");
+        }
+        kill(&pod).unwrap();
+        assert_eq!(find(&pod), None);
+        // Waited for by `kill`, where that was first.
+        children.into_iter().for_each(|mut child| drop(child.wait()));
     }
 
     #[test]

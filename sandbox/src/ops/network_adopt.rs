@@ -1,7 +1,7 @@
 //! Gives a pod of an earlier server its network record back, where that was lost.
 
 use crate::namespace::NamespaceMode;
-use crate::network::LostPod;
+use crate::network::{LostPod, interfaces};
 use crate::pod::Pod;
 use crate::service_state::ServiceState;
 
@@ -15,5 +15,6 @@ pub(crate) fn adopt(service: &ServiceState, pod: &Pod) {
         name: pod.config.name.clone(),
         namespace: pod.config.namespace.clone(),
         ports: pod.config.port_mappings.clone(),
+        interfaces: interfaces(&pod.config.annotations),
     });
 }

@@ -16,9 +16,8 @@ pub(crate) const OPERATION: &str = "remove_pod";
 pub(crate) async fn remove(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), PodError> {
     let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
     operation.hold(service.lock(&pod.id, OPERATION).await?);
-    if service.table.get(&pod.id).is_none() {
-        return Ok(()); // another remove was faster
-    }
+    // Another remove may have been faster, or its record have been read: another stands in the list for it then.
+    let Some(pod) = &service.table.get(&pod.id) else { return Ok(()) };
     let mut failures = teardown::take_down(service, pod, &operation).await;
     if failures.is_empty() {
         // Not written: until the record is removed, the pod is a stopped one to a server that starts.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crisp_executor::cgroup::{Cgroups, JoinFds};
+use crisp_executor::cgroup::JoinFds;
 use crisp_executor::id::PodId;
 use crisp_operation::record::private_folder;
 use crisp_operation::{Cancel, Operation, Stage, Steps};
@@ -15,7 +15,7 @@ use crisp_operation::{Cancel, Operation, Stage, Steps};
 use super::{pod_remove, pod_watch, teardown};
 use crate::config::PodConfig;
 use crate::error::{PodCause, PodError, StageFailure};
-use crate::link::{MonitorLink, OpenPod, PodOpened};
+use crate::link::{MonitorLink, OpenPod, PodNetwork, PodOpened};
 use crate::namespace::{NamespaceMode, PidMode};
 use crate::network::{AttachRequest, PodNetlink};
 use crate::pod::Pod;
@@ -28,8 +28,8 @@ use crate::systemd::{Scope, ScopeHolder, Systemd};
 
 const OPERATION: &str = "run_pod";
 const FILES: Duration = Duration::from_secs(10);
-/// Above the deadlines of the answers that systemd owes.
-const SCOPE: Duration = Duration::from_secs(90);
+/// Above the deadline that systemd has, whose error says what was waited for.
+const SCOPE: Duration = Duration::from_secs(75);
 const MONITOR: Duration = Duration::from_secs(10);
 const SHM_BYTES: u64 = 64 << 20;
 
@@ -89,9 +89,13 @@ async fn make(
     operation: &Operation<PodCause>,
 ) -> Result<MonitorLink, StageFailure> {
     register_undo(service, pod, operation);
-    let scope = match &service.systemd {
-        Some(systemd) => Some(make_scope(service, systemd, pod, operation).await?),
-        None => None,
+    let scope = match (&service.systemd, pod.scope()) {
+        (Some(systemd), Some(path)) => {
+            let description = format!("Crisp pod {}/{}", pod.config.namespace, pod.config.name);
+            let scope = Scope::of(&pod.id, path, description);
+            Some(make_scope(service, systemd, &scope, pod, operation).await?)
+        }
+        _ => None,
     };
     let (cgroup, pid) = {
         let (service, pod, has_files) = (service.clone(), pod.clone(), scope.is_some());
@@ -113,10 +117,13 @@ async fn make(
     let (ips, controllers) = tokio::join!(network, controllers);
     let ips = ips?;
     controllers?;
-    let ready = pod.clone();
+    let (ready, resolver) = (pod.clone(), service.networks.resolver(&pod.id));
     let commit = move |steps: &Steps<PodCause>| {
         steps.step("commit", || {
             ready.files().write_hosts(&ready.config, &ips)?;
+            if resolver.is_some() {
+                ready.files().write_resolv_conf(&ready.config, resolver)?;
+            }
             ready.status.update(|status| status.ready(pid, &ips))?;
             Ok(())
         })
@@ -165,6 +172,7 @@ fn register_undo(service: &Arc<ServiceState>, pod: &Arc<Pod>, operation: &Operat
 async fn make_scope(
     service: &Arc<ServiceState>,
     systemd: &Systemd,
+    scope: &Scope,
     pod: &Arc<Pod>,
     operation: &Operation<PodCause>,
 ) -> Result<ScopeHolder, StageFailure> {
@@ -173,11 +181,9 @@ async fn make_scope(
     let work = move |steps: &Steps<PodCause>| start_files(&service, &files_of, steps);
     operation.blocking(FILES, work).await?;
     let make = |_| async {
-        let holder = ScopeHolder::start(&binary, &pod.id)?;
-        if let Some(path) = pod.scope() {
-            let description = format!("Crisp pod {}/{}", pod.config.namespace, pod.config.name);
-            systemd.start_scope(&Scope::of(&pod.id, path, description), holder.pid).await?;
-        }
+        let permit = systemd.permit(&scope.name).await?;
+        let mut holder = ScopeHolder::start(&binary, &pod.id)?;
+        permit.start(scope, &mut holder).await?;
         Ok(holder)
     };
     operation.stage("scope", SCOPE, make).await
@@ -194,7 +200,7 @@ async fn leave_scope(
     let (cgroups, pod) = (service.cgroups.clone(), pod.clone());
     let work = move |_: &Cancel| -> Result<(), PodCause> {
         holder.end()?;
-        cgroups.create(&pod.own_cgroup()?)?;
+        pod.create_cgroup(&cgroups, &pod.own_cgroup()?)?;
         Ok(())
     };
     operation
@@ -214,13 +220,16 @@ fn start_monitor(
         start_files(service, pod, steps)?;
     }
     let mut cgroup = steps.step("cgroup", || {
-        let (path, is_in_scope) = (pod.own_cgroup()?, pod.scope().is_some());
-        let create =
-            if is_in_scope { Cgroups::create_without_controllers } else { Cgroups::create_for_supervisor };
-        Ok(create(&service.cgroups, &path)?.join()?)
+        let path = pod.own_cgroup()?;
+        let cgroup = match pod.scope() {
+            Some(scope) => service.cgroups.create_without_controllers(scope, &path)?,
+            None => service.cgroups.create_for_supervisor(&path)?,
+        };
+        Ok(cgroup.join()?)
     })?;
     let folder = service.layout.pod_state(&pod.id);
-    let spawn = || Ok(spawn::spawn(&service.monitor, &pod.id, &folder, &mut cgroup)?);
+    let network = pod.config.network == NamespaceMode::Pod && pod.config.user.is_none();
+    let spawn = || Ok(spawn::spawn(&service.monitor, &pod.id, &folder, &mut cgroup, network)?);
     let pid = steps.step("monitor", spawn)?;
     Ok((cgroup, pid))
 }
@@ -257,7 +266,7 @@ async fn open_pod(
     let link = MonitorLink::connect_fresh(&socket, MONITOR, &pod.id, pid).await?;
     pod.set_link(link.clone());
     let exits: OwnedFd = File::open(service.layout.exits(&pod.id))?.into();
-    let sysctls = service.networks.pod_sysctls();
+    let sysctls = service.networks.pod_sysctls(&pod.config.annotations);
     let opened = link.open_pod(open_request(&pod.config, sysctls, cgroup, exits)).await?;
     Ok((link, opened))
 }
@@ -269,14 +278,13 @@ fn open_request(
     exits: OwnedFd,
 ) -> OpenPod {
     let own_network = config.network == NamespaceMode::Pod;
-    let defaults = sysctl::NETWORK_DEFAULTS.iter().chain(of_network).filter(|_| own_network);
-    let defaults = defaults.filter(|(name, _)| !config.sysctls.contains_key(*name));
+    let defaults = sysctl::network_defaults(config.user.as_ref());
+    let defaults =
+        defaults.iter().map(|(name, value)| (*name, value.as_str())).chain(of_network.iter().copied());
+    let defaults = defaults.filter(|(name, _)| own_network && !config.sysctls.contains_key(*name));
     let requested = config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let sysctls = defaults
-        .copied()
-        .chain(requested)
-        .map(|(name, value)| (sysctl::path(name), value.to_owned()))
-        .collect();
+    let sysctls =
+        defaults.chain(requested).map(|(name, value)| (sysctl::path(name), value.to_owned())).collect();
     OpenPod {
         network: own_network,
         ipc: config.ipc == NamespaceMode::Pod,
@@ -287,6 +295,7 @@ fn open_request(
         exits,
         cgroup_v2: cgroup.v2,
         cgroup_v1_tasks: cgroup.v1_tasks,
+        user: config.user.clone(),
     }
 }
 
@@ -297,21 +306,26 @@ async fn attach(
     cancel: Cancel,
 ) -> Result<Vec<IpAddr>, PodCause> {
     let Some(network) = opened.network else { return Ok(vec![]) };
-    let netlink = PodNetlink::new(network.netlink);
-    let request = AttachRequest {
+    let request = attach_request(pod, network, cancel);
+    let netlink = request.netlink.clone();
+    let attachment = service.networks.attach(request).await?;
+    pod.set_netlink(netlink);
+    Ok(attachment.ips)
+}
+
+/// What the network is asked for a pod.
+pub(crate) fn attach_request(pod: &Pod, network: PodNetwork, cancel: Cancel) -> AttachRequest {
+    AttachRequest {
         pod: pod.id.clone(),
         name: pod.config.name.clone(),
         namespace: pod.config.namespace.clone(),
         uid: pod.config.uid.clone(),
-        netlink: netlink.clone(),
+        netlink: PodNetlink::new(network.netlink),
         netns: Arc::new(network.netns),
         port_mappings: pod.config.port_mappings.clone(),
         annotations: pod.config.annotations.clone(),
         dns: pod.config.dns.clone(),
         cgroup: Some(pod.cgroup_parent().to_string()),
         cancel,
-    };
-    let attachment = service.networks.attach(request).await?;
-    pod.set_netlink(netlink);
-    Ok(attachment.ips)
+    }
 }

@@ -15,6 +15,8 @@ pub(crate) const OPERATION: &str = "stop_pod";
 pub(crate) async fn stop(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), PodError> {
     let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
     operation.hold(service.lock(&pod.id, OPERATION).await?);
+    // Its record may have been read meanwhile: another stands in the list for it then.
+    let Some(pod) = &service.table.get(&pod.id) else { return Ok(()) };
     if pod.status().state.is_torn_down() {
         return Ok(());
     }

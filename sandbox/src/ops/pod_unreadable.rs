@@ -105,7 +105,11 @@ fn unlist(service: &ServiceState, id: &PodId) {
 async fn recover_unusable(service: &Arc<ServiceState>, id: &PodId, error: &LoadError) {
     let pid = monitor_process::find(id);
     let link = match probe(service, id, pid, ANSWER).await {
-        Probe::Gone => return clear_away(service, id, error),
+        Probe::Gone => {
+            clear_away(service, id, error);
+            give_back_network(service, id);
+            return;
+        }
         Probe::Reached(link) => Some(link),
         Probe::Silent(_) => None,
     };
@@ -172,6 +176,16 @@ fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
     if let Err(error) = teardown::remove_pod_cgroups(service, &pod) {
         tracing::warn!(pod = %id, %error, "cannot remove the cgroup of a pod whose record is of no use");
     }
+}
+
+/// In the background: a plugin may take its time, and the server has to start.
+fn give_back_network(service: &Arc<ServiceState>, id: &PodId) {
+    let (service, id) = (service.clone(), id.clone());
+    tokio::spawn(async move {
+        if let Err(error) = service.networks.detach(&id).await {
+            tracing::warn!(pod = %id, %error, "cannot give back the network of a pod whose record is of no use");
+        }
+    });
 }
 
 fn has_exits(layout: &Layout, id: &PodId) -> bool {

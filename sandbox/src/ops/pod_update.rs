@@ -39,7 +39,8 @@ fn apply(
     steps.step("state", || Ok(status.with_resources(resources.clone()).map(drop)?))?;
     if pod.config.cgroup_parent.is_none() {
         // Before the first container it is not in every hierarchy yet.
-        let cgroup = steps.step("cgroup", || Ok(service.cgroups.create(pod.cgroup_parent())?))?;
+        let create = || Ok(pod.create_cgroup(&service.cgroups, pod.cgroup_parent())?);
+        let cgroup = steps.step("cgroup", create)?;
         let (again, before) = (cgroup.clone(), status.resources.clone());
         // A failed change may have set some of the limits.
         steps.undo("limits", move || Ok(again.apply(&before.total_or_unlimited())?));

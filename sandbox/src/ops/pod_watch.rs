@@ -79,7 +79,9 @@ fn degrade(service: &ServiceState, pod: &Arc<Pod>, exit: &str) {
          it any more; make the pod anew"
     );
     // Refused while the pod is stopped, which ends that process too.
-    if pod.status.observe(|status| status.degraded(why)).is_ok() {
+    let Ok((before, after)) = pod.status.observe(|status| status.degraded(why)) else { return };
+    // Each new connection to the monitor looks again.
+    if before.state.name() != after.state.name() {
         tracing::error!(pod = %pod.id, name = %pod.config.name, exit, "the first process of the pod's shared PID namespace ended; the pod is not ready any more");
         service.emit(PodEvent::Degraded(pod.clone()));
     }

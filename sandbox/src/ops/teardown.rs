@@ -144,15 +144,21 @@ pub(crate) async fn shut_down(pod: &Pod) -> bool {
     }
 }
 
-/// Kills the monitor and all else that is in the pod's own cgroup. What the monitor started is in cgroups of
-/// its own or ends with its PID namespace. Blocks.
+/// Kills the monitor, all else that is in the pod's own cgroup, and what the monitor started. Blocks.
 pub(crate) fn kill(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
-    match service.cgroups.open(&pod.own_cgroup()?) {
-        Ok(cgroup) => cgroup.kill()?,
-        Err(CgroupError::NotFound { .. }) => {}
-        Err(error) => return Err(error.into()),
-    }
-    Ok(monitor_process::kill(&pod.id)?)
+    // A container whose record cannot be used is in a cgroup that is not known here.
+    let children = monitor_process::children(&pod.id);
+    // All of it, also where a part fails: the children cannot be found once the monitor has ended.
+    let own = match service.cgroups.open(&pod.own_cgroup()?) {
+        Ok(cgroup) => cgroup.kill(),
+        Err(CgroupError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    };
+    let monitor = monitor_process::kill(&pod.id);
+    let children: Vec<_> = children.iter().map(monitor_process::kill_child).collect();
+    own?;
+    monitor?;
+    Ok(children.into_iter().collect::<Result<_, _>>()?)
 }
 
 /// Blocks.

@@ -38,10 +38,18 @@ impl PodFiles {
     /// # Errors
     /// The file that could not be written.
     pub fn write_names(&self, config: &PodConfig) -> io::Result<()> {
-        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network))?;
+        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, None))?;
         let name =
             config.own_hostname().unwrap_or_else(|| read_host("/proc/sys/kernel/hostname").trim().to_owned());
         write(&self.hostname, &format!("{name}\n"))
+    }
+
+    /// Writes resolv.conf anew for a pod whose network resolves names, and that brings no settings of its own.
+    ///
+    /// # Errors
+    /// The file that could not be written.
+    pub fn write_resolv_conf(&self, config: &PodConfig, resolver: Option<IpAddr>) -> io::Result<()> {
+        write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, resolver))
     }
 
     /// Writes hosts.

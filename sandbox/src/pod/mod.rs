@@ -7,11 +7,14 @@ pub(crate) mod resolv_conf;
 pub(crate) mod resources;
 pub(crate) mod state;
 
-use std::fmt;
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{fmt, io};
 
-use crisp_executor::cgroup::{CgroupPath, InvalidCgroupPath};
+use crisp_executor::cgroup::{Cgroup, CgroupError, CgroupPath, Cgroups, InvalidCgroupPath};
 use crisp_executor::id::PodId;
+use crisp_executor::user_namespace::UserNamespace;
 use crisp_operation::StatusCell;
 
 use self::cgroups::PodCgroups;
@@ -48,6 +51,7 @@ pub struct Pod {
 struct Connection {
     link: Option<MonitorLink>,
     netlink: Option<PodNetlink>,
+    user: Option<Arc<UserNamespace>>,
 }
 
 impl fmt::Debug for Pod {
@@ -113,6 +117,13 @@ impl Pod {
         let _ = self.status.subscribe().wait_for(|status| !status.state.may_run()).await;
     }
 
+    /// Returns when containers can never be started in the pod again. One that does not answer may be ready again.
+    pub async fn unready(&self) {
+        let may_be = |state: &PodState| matches!(state, PodState::Ready | PodState::Unknown { .. });
+        // An error means that it was removed.
+        let _ = self.status.subscribe().wait_for(|status| !may_be(&status.state)).await;
+    }
+
     fn not_ready(&self) -> NotReady {
         NotReady { pod: self.id.clone(), state: self.status().state.clone() }
     }
@@ -140,9 +151,42 @@ impl Pod {
         self.cgroups.scope.as_ref()
     }
 
+    /// Makes a cgroup of the pod, or of a container in it. A scope that is gone is not made again: systemd would
+    /// not know it.
+    ///
+    /// # Errors
+    /// [`CgroupError`]: the scope is gone, or what the kernel refuses.
+    pub fn create_cgroup(&self, cgroups: &Cgroups, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
+        match self.scope() {
+            Some(scope) => cgroups.create_below(scope, path),
+            None => cgroups.create(path),
+        }
+    }
+
     /// The cgroup of the monitor and of the first process of a shared PID namespace.
     pub(crate) fn own_cgroup(&self) -> Result<CgroupPath, InvalidCgroupPath> {
         self.cgroups.parent.child(self.id.as_str())
+    }
+
+    /// The pod's user namespace. None: it has the host's.
+    ///
+    /// # Errors
+    /// A monitor that has ended.
+    pub fn user_namespace(&self) -> io::Result<Option<Arc<UserNamespace>>> {
+        let Some(mappings) = &self.config.user else { return Ok(None) };
+        if let Some(user) = &self.connection().user {
+            return Ok(Some(user.clone()));
+        }
+        let gone = || io::Error::new(io::ErrorKind::NotFound, "the pod's monitor is gone");
+        let pid = self.status().monitor_pid.ok_or_else(gone)?;
+        // The monitor itself is in the host's; its IPC namespace belongs to the pod's.
+        let ipc = File::open(format!("/proc/{pid}/ns/ipc"))?;
+        let user = Arc::new(UserNamespace::owner_of(ipc.as_fd(), mappings.clone())?);
+        let mut connection = self.connection();
+        // While it holds the connection its number has not passed to another process.
+        connection.link.as_ref().filter(|link| !link.is_closed()).ok_or_else(gone)?;
+        connection.user = Some(user.clone());
+        Ok(Some(user))
     }
 
     /// A route socket in the pod's network namespace, for its interface counters. None for the host's
@@ -167,6 +211,13 @@ impl Pod {
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes what has been seen of it and is not on disk yet.
+    pub(crate) fn flush(&self) {
+        if let Err(error) = self.status.flush() {
+            tracing::error!(pod = %self.id, %error, "what became of a pod is lost");
+        }
     }
 }
 

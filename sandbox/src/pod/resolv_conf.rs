@@ -12,10 +12,26 @@ const HOST: &str = "/etc/resolv.conf";
 /// The servers behind the stub of systemd-resolved(8) at 127.0.0.53.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The requested settings; without any, a copy of the host's file.
-pub(super) fn resolv_conf(dns: &Dns, network: NamespaceMode) -> String {
-    from_parts(dns).unwrap_or_else(|| of_host(network, Path::new(HOST), Path::new(BEHIND_STUB)))
+/// The requested settings; without any, those of the host, with the network's own `resolver` before them.
+pub(super) fn resolv_conf(dns: &Dns, network: NamespaceMode, resolver: Option<IpAddr>) -> String {
+    let of_host = || of_host(network, Path::new(HOST), Path::new(BEHIND_STUB));
+    from_parts(dns).unwrap_or_else(|| with_resolver(&of_host(), resolver))
 }
+
+/// Names of pods are resolved by the server. While there is none, the host's own are asked, if the pod reaches
+/// them.
+fn with_resolver(text: &str, resolver: Option<IpAddr>) -> String {
+    let Some(resolver) = resolver else { return text.to_owned() };
+    let (servers, others): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| server(line).is_some());
+    let reached = servers.into_iter().filter(|line| server(line).is_some_and(|server| !server.is_loopback()));
+    let own = format!("nameserver {resolver}");
+    let servers = std::iter::once(own).chain(reached.map(str::to_owned)).take(MOST_SERVERS);
+    let lines = servers.chain(others.into_iter().map(str::to_owned));
+    lines.fold(String::new(), |text, line| text + &line + "\n")
+}
+
+/// C libraries read no more.
+const MOST_SERVERS: usize = 3;
 
 /// None where no setting is requested.
 fn from_parts(dns: &Dns) -> Option<String> {
@@ -76,6 +92,15 @@ mod tests {
         let expected = "search a.svc svc\nnameserver 10.0.0.10\nnameserver 1.1.1.1\noptions ndots:5\n";
         assert_eq!(from_parts(&dns).unwrap(), expected);
         assert_eq!(from_parts(&Dns::default()), None);
+    }
+
+    #[test]
+    fn the_networks_own_resolver_comes_before_those_of_the_host() {
+        let host = "# host\nnameserver 127.0.0.1\nnameserver 192.0.2.1\nsearch lan\nnameserver 192.0.2.2\nnameserver 192.0.2.3\n";
+        let expected =
+            "nameserver 10.88.0.1\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n# host\nsearch lan\n";
+        assert_eq!(with_resolver(host, "10.88.0.1".parse().ok()), expected);
+        assert_eq!(with_resolver(host, None), host);
     }
 
     #[test]

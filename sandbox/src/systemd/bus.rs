@@ -4,12 +4,14 @@ use std::fmt::Write as _;
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 
 use super::Socket;
 use super::error::SystemdError;
-use super::message::{Call, Content, FIXED, Message, Value, Writer, total};
+use super::message::{Content, FIXED, Message, total};
+use super::writer::{Call, Value, Writer};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -18,12 +20,13 @@ const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
 /// Of the line that answers the handshake.
 const LINE_MAX: usize = 1024;
+/// Ends of jobs that are kept until it is known which one counts: any client of a bus can send what looks like
+/// the signal.
+const EARLY_MAX: usize = 16;
 
 /// An open connection, for one unit.
 pub(super) struct Bus<'a> {
-    stream: UnixStream,
-    socket: &'a Socket,
-    unit: &'a str,
+    stream: BufReader<UnixStream>,
     patience: Patience<'a>,
     serial: u32,
 }
@@ -31,19 +34,17 @@ pub(super) struct Bus<'a> {
 /// The calls that nothing waits for: an error that answers one of them is an error of what comes after.
 const HELLO: &str = "Hello";
 const ADD_MATCH: &str = "AddMatch";
-const START: &str = "StartTransientUnit";
+pub(super) const START: &str = "StartTransientUnit";
 
 impl<'a> Bus<'a> {
-    /// Shakes hands (D-Bus specification, "Authentication Protocol"), and on a bus asks for the signal that
-    /// ends a job of `unit`.
-    pub(super) async fn open(
-        stream: UnixStream,
-        socket: &'a Socket,
-        answer: Duration,
-        unit: &'a str,
-    ) -> Result<Self, SystemdError> {
-        let patience = Patience { socket, unit, after: answer };
-        let mut bus = Self { stream, socket, unit, patience, serial: 0 };
+    /// Connects, shakes hands (D-Bus specification, "Authentication Protocol"), and on a bus asks for the signal
+    /// that ends a job of the unit.
+    pub(super) async fn open(patience: Patience<'a>) -> Result<Self, SystemdError> {
+        let Patience { socket, unit, .. } = patience;
+        let connect =
+            async { UnixStream::connect(&socket.path).await.map_err(|error| patience.broken(error)) };
+        let stream = BufReader::new(patience.wait("a connection", connect).await?);
+        let mut bus = Self { stream, patience, serial: 0 };
         patience.wait("the handshake", bus.authenticate()).await?;
         if socket.is_bus {
             let call = |member, signature| Call {
@@ -87,38 +88,42 @@ impl<'a> Bus<'a> {
         let serial = self.send(&call, &body).await?;
         let (patience, mut job) = (self.patience, Job::default());
         patience.wait("the answer to StartTransientUnit", self.answered(&mut job, serial)).await?;
-        patience.wait("the end of the job", self.ended(&mut job, serial)).await?;
-        match job.result() {
-            None | Some("done") => Ok(()),
-            Some(result) => Err(SystemdError::Job { unit: unit.to_owned(), result: result.to_owned() }),
+        match patience.wait("the end of the job", self.ended(&mut job, serial)).await?.as_str() {
+            "done" => Ok(()),
+            result => Err(SystemdError::Job { unit: unit.to_owned(), result: result.to_owned() }),
         }
     }
 
     async fn answered(&mut self, job: &mut Job, serial: u32) -> Result<(), SystemdError> {
-        while job.path.is_none() {
+        while job.started.is_none() {
             self.advance(job, serial).await?;
         }
         Ok(())
     }
 
-    async fn ended(&mut self, job: &mut Job, serial: u32) -> Result<(), SystemdError> {
-        while job.result().is_none() {
+    async fn ended(&mut self, job: &mut Job, serial: u32) -> Result<String, SystemdError> {
+        loop {
+            if let Some(result) = job.result() {
+                return Ok(result);
+            }
             self.advance(job, serial).await?;
         }
-        Ok(())
     }
 
     /// Takes the next message into account.
     async fn advance(&mut self, job: &mut Job, serial: u32) -> Result<(), SystemdError> {
         let message = self.receive().await?;
-        let reply_to = message.reply_to;
+        let (reply_to, sender) = (message.reply_to, message.sender.clone());
+        let of_manager = message.path == MANAGER_PATH;
         match message.content(MANAGER) {
-            Content::Return { first: Some(path) } if reply_to == Some(serial) => job.path = Some(path),
+            Content::Return { first: Some(path) } if reply_to == Some(serial) => {
+                job.started = Some((path, sender));
+            }
             Content::Return { first: None } if reply_to == Some(serial) => {
                 return Err(self.malformed("an answer without a job"));
             }
-            Content::JobRemoved { job: path, unit, result } if unit == self.unit => {
-                job.ended.push((path, result));
+            Content::JobRemoved { job: path, unit, result } if of_manager && unit == self.patience.unit => {
+                job.note_end(End { job: (path, sender), result });
             }
             Content::Error { name, message } if reply_to.is_some_and(|to| to <= serial) => {
                 let call = match serial - reply_to.unwrap_or(serial) {
@@ -126,7 +131,8 @@ impl<'a> Bus<'a> {
                     1 => ADD_MATCH,
                     _ => HELLO,
                 };
-                return Err(SystemdError::Error { call, unit: self.unit.to_owned(), name, message });
+                let unit = self.patience.unit.to_owned();
+                return Err(SystemdError::Error { call, unit, name, message });
             }
             // Other units' jobs, which systemd's own socket tells too, and the bus's own signals.
             _ => {}
@@ -144,7 +150,8 @@ impl<'a> Bus<'a> {
         self.write(hello.as_bytes()).await?;
         let line = self.line().await?;
         if !line.starts_with("OK ") {
-            return Err(SystemdError::Refused { socket: self.socket.path.clone(), answer: line });
+            let socket = self.patience.socket.path.clone();
+            return Err(SystemdError::Refused { socket, answer: line });
         }
         self.write(b"BEGIN\r\n").await
     }
@@ -158,7 +165,7 @@ impl<'a> Bus<'a> {
             }
             match self.stream.read_u8().await {
                 Ok(byte) => line.push(byte),
-                Err(error) => return Err(self.broken(error)),
+                Err(error) => return Err(self.patience.broken(error)),
             }
         }
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
@@ -173,7 +180,7 @@ impl<'a> Bus<'a> {
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), SystemdError> {
-        self.stream.write_all(bytes).await.map_err(|error| self.broken(error))
+        self.stream.write_all(bytes).await.map_err(|error| self.patience.broken(error))
     }
 
     async fn receive(&mut self) -> Result<Message, SystemdError> {
@@ -187,24 +194,21 @@ impl<'a> Bus<'a> {
     }
 
     async fn read(&mut self, buffer: &mut [u8]) -> Result<(), SystemdError> {
-        self.stream.read_exact(buffer).await.map(drop).map_err(|error| self.broken(error))
-    }
-
-    fn broken(&self, source: io::Error) -> SystemdError {
-        SystemdError::Broken { socket: self.socket.path.clone(), unit: self.unit.to_owned(), source }
+        self.stream.read_exact(buffer).await.map(drop).map_err(|error| self.patience.broken(error))
     }
 
     fn malformed(&self, what: &'static str) -> SystemdError {
-        SystemdError::Malformed { socket: self.socket.path.clone(), what }
+        SystemdError::Malformed { socket: self.patience.socket.path.clone(), what }
     }
 }
 
-/// How long each answer about a unit may take.
+/// How long each answer about a unit may take, and all of them together.
 #[derive(Debug, Clone, Copy)]
-struct Patience<'a> {
-    socket: &'a Socket,
-    unit: &'a str,
-    after: Duration,
+pub(super) struct Patience<'a> {
+    pub socket: &'a Socket,
+    pub unit: &'a str,
+    pub answer: Duration,
+    pub deadline: Instant,
 }
 
 impl Patience<'_> {
@@ -213,29 +217,51 @@ impl Patience<'_> {
         what: &'static str,
         work: impl Future<Output = Result<T, SystemdError>>,
     ) -> Result<T, SystemdError> {
-        let Self { socket, unit, after } = self;
-        match tokio::time::timeout(after, work).await {
+        let Self { socket, unit, answer, deadline } = self;
+        let begun = Instant::now();
+        let until = deadline.min(begun + answer);
+        match tokio::time::timeout_at(until, work).await {
             Ok(result) => result,
             Err(_) => {
                 let (socket, unit) = (socket.path.clone(), unit.to_owned());
-                Err(SystemdError::Silent { socket, unit, what, after })
+                let after = until.saturating_duration_since(begun);
+                Err(SystemdError::Silent { socket, unit, what, seconds: after.as_secs_f32() })
             }
         }
     }
+
+    fn broken(&self, source: io::Error) -> SystemdError {
+        SystemdError::Broken { socket: self.socket.path.clone(), unit: self.unit.to_owned(), source }
+    }
+}
+
+/// A job's object, and the name of the one that tells of it: only its own word counts.
+type JobId = (String, String);
+
+#[derive(Debug)]
+struct End {
+    job: JobId,
+    result: String,
 }
 
 /// What is known of the job that starts the unit.
 #[derive(Debug, Default)]
 struct Job {
-    /// Its object.
-    path: Option<String>,
-    /// Jobs of the unit that have ended, with their results: the signal may be faster than the answer.
-    ended: Vec<(String, String)>,
+    started: Option<JobId>,
+    /// Jobs of the unit that have ended: the signal may be faster than the answer.
+    ends: Vec<End>,
 }
 
 impl Job {
-    fn result(&self) -> Option<&str> {
-        let path = self.path.as_ref()?;
-        self.ended.iter().find(|(ended, _)| ended == path).map(|(_, result)| result.as_str())
+    fn note_end(&mut self, end: End) {
+        let counts = self.started.as_ref().map_or(self.ends.len() < EARLY_MAX, |job| *job == end.job);
+        if counts {
+            self.ends.push(end);
+        }
+    }
+
+    fn result(&self) -> Option<String> {
+        let job = self.started.as_ref()?;
+        self.ends.iter().find(|end| end.job == *job).map(|end| end.result.clone())
     }
 }

@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crisp_executor::cgroup::CgroupPath;
+
 /// What a host lacks for pods that systemd keeps.
 #[derive(Debug, thiserror::Error)]
 pub enum NoSystemd {
@@ -15,6 +17,14 @@ pub enum NoSystemd {
         "the systemd cgroup driver needs cgroup v2 alone, and this host has cgroup v1: boot with systemd.unified_cgroup_hierarchy=1, or use cgroup-driver = cgroupfs, and the same in the kubelet"
     )]
     NotV2,
+    #[error(
+        "{}: this server is in another PID namespace than systemd, which would take its process ids for those of other processes: run it in the host's PID namespace, or use cgroup-driver = cgroupfs", socket.display()
+    )]
+    OtherPids { socket: PathBuf },
+    #[error(
+        "this server sees another cgroup tree than systemd, which is in {found:?} and not in {expected}: run it with the host's cgroup namespace and /sys/fs/cgroup, or use cgroup-driver = cgroupfs"
+    )]
+    OtherTree { expected: &'static str, found: String },
     #[error(transparent)]
     Unreachable(SystemdError),
 }
@@ -30,12 +40,24 @@ pub enum SystemdError {
     Broken { socket: PathBuf, unit: String, source: io::Error },
     #[error("{}: systemd sent {what}, which is not understood", socket.display())]
     Malformed { socket: PathBuf, what: &'static str },
-    #[error("{}: no answer from systemd within {after:?}, waiting for {what} for {unit}: look at `systemctl status` and `systemctl list-jobs`", socket.display())]
-    Silent { socket: PathBuf, unit: String, what: &'static str, after: Duration },
+    #[error("{}: no answer from systemd within {seconds:.1} s, waiting for {what} for {unit}: look at `systemctl status` and `systemctl list-jobs`", socket.display())]
+    Silent { socket: PathBuf, unit: String, what: &'static str, seconds: f32 },
+    #[error(
+        "{unit} waited {after:?} for systemd to make {starts} other scopes: look at `systemctl status` and `systemctl list-jobs`"
+    )]
+    Crowded { unit: String, starts: usize, after: Duration },
     #[error("systemd refuses {call} of {unit}: {message} ({name})")]
     Error { call: &'static str, unit: String, name: String, message: String },
     #[error(
         "systemd could not start {unit}: its job ended as {result:?}; `journalctl -u {unit}` may say why"
     )]
     Job { unit: String, result: String },
+    #[error(
+        "the process {pid} that held {unit} was ended by another program, and systemd has removed the scope: `journalctl -u {unit}` may say why"
+    )]
+    HolderEnded { unit: String, pid: i32 },
+    #[error(
+        "systemd put {unit} into cgroup {found}, and this server expects it in {expected}: name another slice as the pod's cgroup parent, or use cgroup-driver = cgroupfs"
+    )]
+    Elsewhere { unit: String, expected: CgroupPath, found: String },
 }

@@ -2,26 +2,35 @@
 //! when this server does, whatever the reason.
 
 use std::ffi::CString;
+use std::io;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
+use crisp_executor::Spawned;
 use crisp_executor::id::PodId;
 use crisp_monitor::SCOPE_HOLDER;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::fork_server::open_null;
 use crate::spawn::{MonitorBinary, SpawnError, reap};
 
 /// For a killed process to be gone.
 const DEATH: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
+/// For systemd to read a request that it has not answered. Longer than a systemd that is stuck is left alone.
+const LATE: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(crate) struct ScopeHolder {
     pub pid: i32,
-    pidfd: OwnedFd,
+    /// systemd may still read a request with [`Self::pid`], and would put the process that has it then into the
+    /// scope: the number is not given back for a while.
+    pub is_requested: bool,
+    /// A child that is not waited for as long as its number is needed. None: waited for.
+    pidfd: Option<OwnedFd>,
     /// The holder reads from the other end until that says that this one is closed.
     _open: OwnedFd,
 }
@@ -37,26 +46,68 @@ impl ScopeHolder {
         let null = open_null().map_err(failed)?;
         let args = [CString::from(SCOPE_HOLDER), CString::new(pod.as_str()).unwrap_or_default()];
         let spawned = binary.spawn(pod, &args, [stdin.as_fd(), null.as_fd(), null.as_fd()], None)?;
-        let pidfd = spawned.pidfd.try_clone().and_then(|pidfd| reap(spawned.pidfd).map(|()| pidfd));
-        let pidfd = pidfd.map_err(|error| SpawnError::Holder { pod: pod.clone(), error })?;
-        Ok(Self { pid: spawned.pid, pidfd, _open: open })
+        Ok(Self::of(spawned, open))
+    }
+
+    /// A process that ends when `open` is closed.
+    pub(super) fn of(spawned: Spawned, open: OwnedFd) -> Self {
+        Self { pid: spawned.pid, is_requested: false, pidfd: Some(spawned.pidfd), _open: open }
+    }
+
+    /// Whether it has ended, as when another program has killed it.
+    pub(super) fn has_ended(&self) -> bool {
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.pidfd.as_ref().is_none_or(|pidfd| is_ended(pidfd, at_once).unwrap_or(false))
     }
 
     /// Ends it. Blocks until it has left the scope, which can then have controllers for cgroups below.
     ///
     /// # Errors
     /// It does not end.
-    pub(crate) fn end(self) -> std::io::Result<()> {
-        match pidfd_send_signal(&self.pidfd, Signal::KILL) {
-            Ok(()) | Err(Errno::SRCH) => {}
-            Err(errno) => return Err(errno.into()),
+    pub(crate) fn end(self) -> io::Result<()> {
+        let Some(pidfd) = &self.pidfd else { return Ok(()) };
+        kill(pidfd)?;
+        if is_ended(pidfd, DEATH)? {
+            return Ok(());
         }
-        match poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&DEATH))? {
-            0 => Err(std::io::Error::other(format!(
-                "process {}, which held the pod's scope, was killed and has not ended",
-                self.pid
-            ))),
-            _ => Ok(()),
+        Err(io::Error::other(format!(
+            "process {}, which held the pod's scope, was killed and has not ended",
+            self.pid
+        )))
+    }
+}
+
+fn kill(pidfd: &OwnedFd) -> io::Result<()> {
+    match pidfd_send_signal(pidfd, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn is_ended(pidfd: &OwnedFd, within: Timespec) -> io::Result<bool> {
+    Ok(poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&within))? > 0)
+}
+
+impl Drop for ScopeHolder {
+    fn drop(&mut self) {
+        let Some(pidfd) = self.pidfd.take() else { return };
+        let _ = kill(&pidfd);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if self.is_requested => {
+                let late = async move {
+                    tokio::time::sleep(LATE).await;
+                    wait(&pidfd);
+                };
+                drop(runtime.spawn(late));
+            }
+            Ok(_) => drop(reap(pidfd)),
+            // This server is about to end, and leaves it to the host's init.
+            Err(_) => {}
         }
     }
+}
+
+/// Gives its number back.
+fn wait(pidfd: &OwnedFd) {
+    let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }

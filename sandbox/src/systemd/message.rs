@@ -1,148 +1,16 @@
-//! D-Bus messages: the call that is written, and the answers that are read. See the D-Bus specification, "Type
-//! System" and "Message Protocol". Both ends are on one machine, so numbers are in its own byte order.
+//! D-Bus messages that are read. See the D-Bus specification, "Type System" and "Message Protocol".
 
-const ENDIAN: u8 = if cfg!(target_endian = "little") { b'l' } else { b'B' };
-const VERSION: u8 = 1;
+use super::reader::{Reader, u32_at};
+use super::writer::{ENDIAN, VERSION, field};
+
 /// Up to the fields of the header.
 pub(super) const FIXED: usize = 16;
 /// Far more than any message here has; the protocol allows 128 MiB.
 const MESSAGE_MAX: usize = 1 << 20;
 
-const METHOD_CALL: u8 = 1;
 const METHOD_RETURN: u8 = 2;
 const ERROR: u8 = 3;
 const SIGNAL: u8 = 4;
-
-/// Fields of a header by their codes.
-const PATH: u8 = 1;
-const INTERFACE: u8 = 2;
-const MEMBER: u8 = 3;
-const ERROR_NAME: u8 = 4;
-const REPLY_SERIAL: u8 = 5;
-const DESTINATION: u8 = 6;
-const SIGNATURE: u8 = 8;
-
-/// A method call.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Call<'a> {
-    pub destination: &'a str,
-    pub path: &'a str,
-    pub interface: &'a str,
-    pub member: &'static str,
-    /// Of the body.
-    pub signature: &'a str,
-}
-
-/// A property's value, the kinds that are used here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Value {
-    Text(String),
-    Flag(bool),
-    Number(u64),
-    Numbers(Vec<u32>),
-}
-
-/// Bytes in which every value is aligned to its size, counted from the first byte.
-#[derive(Debug, Default)]
-pub(super) struct Writer(Vec<u8>);
-
-impl Writer {
-    pub(super) fn string(&mut self, text: &str) {
-        self.u32(length(text.len()));
-        self.0.extend(text.as_bytes());
-        self.0.push(0);
-    }
-
-    /// Elements are written by `fill`; `align` is theirs.
-    pub(super) fn array(&mut self, align: usize, fill: impl FnOnce(&mut Self)) {
-        self.u32(0);
-        let at = self.0.len() - 4;
-        self.align(align);
-        let start = self.0.len();
-        fill(self);
-        let bytes = length(self.0.len() - start);
-        self.0[at..at + 4].copy_from_slice(&bytes.to_ne_bytes());
-    }
-
-    /// `(sv)`: a name and its value.
-    pub(super) fn property(&mut self, name: &str, value: &Value) {
-        self.align(8);
-        self.string(name);
-        match value {
-            Value::Text(text) => {
-                self.signature("s");
-                self.string(text);
-            }
-            Value::Flag(flag) => {
-                self.signature("b");
-                self.u32((*flag).into());
-            }
-            Value::Number(number) => {
-                self.signature("t");
-                self.align(8);
-                self.0.extend(number.to_ne_bytes());
-            }
-            Value::Numbers(numbers) => {
-                self.signature("au");
-                self.array(4, |all| numbers.iter().for_each(|number| all.u32(*number)));
-            }
-        }
-    }
-
-    pub(super) fn u32(&mut self, value: u32) {
-        self.align(4);
-        self.0.extend(value.to_ne_bytes());
-    }
-
-    fn signature(&mut self, text: &str) {
-        self.0.push(u8::try_from(text.len()).unwrap_or(u8::MAX));
-        self.0.extend(text.as_bytes());
-        self.0.push(0);
-    }
-
-    fn align(&mut self, to: usize) {
-        self.0.resize(self.0.len().next_multiple_of(to), 0);
-    }
-}
-
-fn length(bytes: usize) -> u32 {
-    u32::try_from(bytes).unwrap_or(u32::MAX)
-}
-
-impl Call<'_> {
-    pub(super) fn write(&self, serial: u32, body: &Writer) -> Vec<u8> {
-        let mut out = Writer(vec![ENDIAN, METHOD_CALL, 0, VERSION]);
-        out.u32(length(body.0.len()));
-        out.u32(serial);
-        out.array(8, |fields| {
-            let text = [
-                (PATH, "o", self.path),
-                (INTERFACE, "s", self.interface),
-                (MEMBER, "s", self.member),
-                (DESTINATION, "s", self.destination),
-            ];
-            for (code, kind, text) in text {
-                fields.field(code, kind);
-                fields.string(text);
-            }
-            if !self.signature.is_empty() {
-                fields.field(SIGNATURE, "g");
-                fields.signature(self.signature);
-            }
-        });
-        out.align(8);
-        out.0.extend(&body.0);
-        out.0
-    }
-}
-
-impl Writer {
-    fn field(&mut self, code: u8, kind: &str) {
-        self.align(8);
-        self.0.push(code);
-        self.signature(kind);
-    }
-}
 
 /// A message that came in.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -150,6 +18,10 @@ pub(super) struct Message {
     kind: u8,
     /// The call that it answers.
     pub reply_to: Option<u32>,
+    /// Its name on the bus, which the bus writes; empty without a bus.
+    pub sender: String,
+    /// The object that a signal is of.
+    pub path: String,
     interface: String,
     member: String,
     error_name: String,
@@ -203,24 +75,22 @@ impl Message {
         Some(message)
     }
 
-    /// All fields that the specification has are a text, a signature or a number.
+    /// A field that is not known here may have any type.
     fn read_field(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         reader.align(8)?;
         let code = reader.byte()?;
-        let (mut text, mut number) = (String::new(), None);
-        match reader.signature()?.as_str() {
-            "s" | "o" => text = reader.string()?,
-            "g" => text = reader.signature()?,
-            "u" => number = Some(reader.u32()?),
-            _ => return None,
-        }
-        match code {
-            INTERFACE => self.interface = text,
-            MEMBER => self.member = text,
-            ERROR_NAME => self.error_name = text,
-            REPLY_SERIAL => self.reply_to = number,
-            SIGNATURE => self.signature = text,
-            _ => {}
+        let kind = reader.signature()?;
+        match (code, kind.as_str()) {
+            (field::PATH, "o") => self.path = reader.string()?,
+            (field::INTERFACE, "s") => self.interface = reader.string()?,
+            (field::MEMBER, "s") => self.member = reader.string()?,
+            (field::ERROR_NAME, "s") => self.error_name = reader.string()?,
+            (field::REPLY_SERIAL, "u") => self.reply_to = Some(reader.u32()?),
+            (field::DESTINATION, "s") => drop(reader.string()?),
+            (field::SENDER, "s") => self.sender = reader.string()?,
+            (field::SIGNATURE, "g") => self.signature = reader.signature()?,
+            (field::PATH..=field::SIGNATURE, _) => return None,
+            (_, kind) => reader.skip(kind)?,
         }
         Some(())
     }
@@ -252,56 +122,9 @@ impl Message {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at.checked_add(4)?)?.try_into().ok()?))
-}
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl Reader<'_> {
-    fn align(&mut self, to: usize) -> Option<()> {
-        self.at = self.at.checked_next_multiple_of(to)?;
-        Some(())
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        let byte = *self.bytes.get(self.at)?;
-        self.at += 1;
-        Some(byte)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.align(4)?;
-        let number = u32_at(self.bytes, self.at)?;
-        self.at += 4;
-        Some(number)
-    }
-
-    fn string(&mut self) -> Option<String> {
-        let length = usize::try_from(self.u32()?).ok()?;
-        self.text(length)
-    }
-
-    fn signature(&mut self) -> Option<String> {
-        let length = self.byte()?.into();
-        self.text(length)
-    }
-
-    /// Ends with a NUL byte that the length does not count.
-    fn text(&mut self, length: usize) -> Option<String> {
-        let end = self.at.checked_add(length)?;
-        let text = std::str::from_utf8(self.bytes.get(self.at..end)?).ok()?.to_owned();
-        (self.bytes.get(end) == Some(&0)).then_some(())?;
-        self.at = end + 1;
-        Some(text)
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
+    use super::super::writer::{Writer, length};
     use super::*;
 
     /// A message as a peer sends it. Fields by their codes, as text.
@@ -319,8 +142,8 @@ pub(super) mod tests {
         out.array(8, |all| {
             for (code, text) in fields {
                 let kind = match *code {
-                    REPLY_SERIAL => "u",
-                    PATH => "o",
+                    field::REPLY_SERIAL => "u",
+                    field::PATH => "o",
                     _ => "s",
                 };
                 all.field(*code, kind);
@@ -329,7 +152,7 @@ pub(super) mod tests {
                     _ => all.string(text),
                 }
             }
-            all.field(SIGNATURE, "g");
+            all.field(field::SIGNATURE, "g");
             all.signature(signature);
         });
         out.align(8);
@@ -340,13 +163,13 @@ pub(super) mod tests {
     #[test]
     fn answers_errors_and_signals_are_told_apart() {
         let content = |bytes: &[u8]| Message::parse(bytes).unwrap().content("i.f");
-        let job = incoming(METHOD_RETURN, &[(REPLY_SERIAL, "8")], "o", |body| body.string("/job/1"));
+        let job = incoming(METHOD_RETURN, &[(field::REPLY_SERIAL, "8")], "o", |body| body.string("/job/1"));
         assert_eq!(Message::parse(&job).unwrap().reply_to, Some(8));
         assert_eq!(content(&job), Content::Return { first: Some("/job/1".into()) });
-        let error = incoming(ERROR, &[(ERROR_NAME, "e.n")], "s", |body| body.string("why"));
+        let error = incoming(ERROR, &[(field::ERROR_NAME, "e.n")], "s", |body| body.string("why"));
         assert_eq!(content(&error), Content::Error { name: "e.n".into(), message: "why".into() });
         let signal = |member: &str, signature: &str| {
-            incoming(SIGNAL, &[(INTERFACE, "i.f"), (MEMBER, member)], signature, |body| {
+            incoming(SIGNAL, &[(field::INTERFACE, "i.f"), (field::MEMBER, member)], signature, |body| {
                 body.u32(1);
                 ["/job/1", "u.scope", "done"].into_iter().for_each(|text| body.string(text));
             })
@@ -357,13 +180,55 @@ pub(super) mod tests {
         assert_eq!(content(&signal("JobNew", "uoss")), Content::Other);
     }
 
+    /// The specification lets headers have fields of other types in the future.
+    #[test]
+    fn fields_that_are_not_known_are_passed_over() {
+        let with = |kind: &str, fill: fn(&mut Writer)| {
+            let mut out = Writer(vec![ENDIAN, SIGNAL, 1, VERSION]);
+            out.u32(0);
+            out.u32(3);
+            out.array(8, |all| {
+                all.field(200, kind);
+                fill(all);
+                all.field(field::MEMBER, "s");
+                all.string("after");
+            });
+            out.align(8);
+            Message::parse(&out.0).map(|message| message.member)
+        };
+        let read = |kind, fill| assert_eq!(with(kind, fill).as_deref(), Some("after"), "{kind}");
+        read("y", |out| out.0.push(7));
+        read("t", |out| {
+            out.align(8);
+            out.0.extend([0; 8]);
+        });
+        read("as", |out| out.array(4, |all| ["a", "bc"].iter().for_each(|text| all.string(text))));
+        read("a{sv}", |out| out.array(8, |all| all.property("key", &super::super::writer::Value::Number(7))));
+        read("a(yv)", |out| out.array(8, |_| {}));
+        read("(yuvg)", |out| {
+            out.align(8);
+            out.0.push(7);
+            out.u32(7);
+            out.signature("s");
+            out.string("text");
+            out.signature("a{sv}");
+        });
+        for kind in ["(y", "a", "a(y", "{sv}", "?", "", "yy"] {
+            assert_eq!(with(kind, |out| out.0.extend([0; 64])), None, "{kind:?}");
+        }
+        // Variants in variants, deeper than a stack.
+        let deep = |out: &mut Writer| (0..100_000).for_each(|_| out.signature("v"));
+        assert_eq!(with("v", deep), None);
+    }
+
     /// No length in a message is believed before it is checked.
     #[test]
     fn damaged_messages_are_refused_or_read_and_never_more() {
-        let whole = incoming(SIGNAL, &[(INTERFACE, "i.f"), (MEMBER, "JobRemoved")], "uoss", |body| {
-            body.u32(1);
-            ["/job/1", "u.scope", "done"].into_iter().for_each(|text| body.string(text));
-        });
+        let whole =
+            incoming(SIGNAL, &[(field::INTERFACE, "i.f"), (field::MEMBER, "JobRemoved")], "uoss", |body| {
+                body.u32(1);
+                ["/job/1", "u.scope", "done"].into_iter().for_each(|text| body.string(text));
+            });
         for end in 0..whole.len() {
             assert_eq!(Message::parse(&whole[..end]), None, "cut at {end}");
         }

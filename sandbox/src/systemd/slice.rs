@@ -1,5 +1,7 @@
 //! Names of slices and where they are, see systemd.slice(5).
 
+use std::borrow::Cow;
+
 use crisp_executor::cgroup::CgroupPath;
 
 /// Of a unit's name, its ending included.
@@ -16,7 +18,8 @@ pub struct InvalidSlice {
     reason: String,
 }
 
-/// The cgroup of a slice, by its name (`a-b.slice`) or its path (`/a.slice/a-b.slice`, as kubelets send it).
+/// The cgroup of a slice, by its name (`a-b.slice`) or its path (`/a.slice/a-b.slice`, as kubelets send it:
+/// they do not know of [`escape`]).
 ///
 /// # Errors
 /// [`InvalidSlice`] with the rule that `text` breaks.
@@ -24,9 +27,14 @@ pub fn slice_path(text: &str) -> Result<CgroupPath, InvalidSlice> {
     let refuse =
         |reason: &str| InvalidSlice { text: text.chars().take(256).collect(), reason: reason.to_owned() };
     let name = text.rsplit('/').next().unwrap_or(text);
-    let path = expand(name).map_err(refuse)?;
-    if text != name && text != path {
+    let levels = levels(name).map_err(refuse)?;
+    let plain: String = levels.iter().flat_map(|level| ["/", level]).collect();
+    let path: String = levels.iter().flat_map(|level| [Cow::from("/"), escape(level)]).collect();
+    if ![name, plain.as_str(), path.as_str()].contains(&text) {
         return Err(refuse(&format!("slice {name} is at {path}")));
+    }
+    if path.len() > PATH_MAX {
+        return Err(refuse("its path is too long: it has too many dashes"));
     }
     CgroupPath::parse(&path).map_err(|error| refuse(&error.to_string()))
 }
@@ -37,8 +45,8 @@ pub fn is_slice(text: &str) -> bool {
     text.ends_with(ENDING)
 }
 
-/// Each dash is a level: `a-b.slice` is in `a.slice`.
-fn expand(name: &str) -> Result<String, &'static str> {
+/// Each dash is a level: `a-b.slice` is in `a.slice`. The names of all levels, from the highest to the lowest.
+fn levels(name: &str) -> Result<Vec<String>, &'static str> {
     let Some(stem) = name.strip_suffix(ENDING) else {
         return Err("its name does not end in .slice");
     };
@@ -55,13 +63,39 @@ fn expand(name: &str) -> Result<String, &'static str> {
     if stem.split('-').any(str::is_empty) {
         return Err("there is nothing before, after or between dashes of its name");
     }
-    let mut path = String::new();
-    for (end, _) in stem.match_indices('-').chain([(stem.len(), "")]) {
-        path.push('/');
-        path.push_str(&stem[..end]);
-        path.push_str(ENDING);
-    }
-    if path.len() > PATH_MAX { Err("its path is too long: it has too many dashes") } else { Ok(path) }
+    let ends = stem.match_indices('-').map(|(end, _)| end).chain([stem.len()]);
+    Ok(ends.map(|end| format!("{}{ENDING}", &stem[..end])).collect())
+}
+
+/// What systemd takes for a controller, in any of its versions.
+const CONTROLLERS: [&str; 14] = [
+    "cpu",
+    "cpuacct",
+    "cpuset",
+    "io",
+    "blkio",
+    "memory",
+    "devices",
+    "pids",
+    "bpf-firewall",
+    "bpf-devices",
+    "bpf-foreign",
+    "bpf-socket-bind",
+    "bpf-restrict-network-interfaces",
+    "bpf-bind-network-interface",
+];
+
+/// The folder of a unit: systemd puts `_` before names that could be those of a cgroup's own files, and before
+/// those that begin with `_` already.
+fn escape(unit: &str) -> Cow<'_, str> {
+    let of_controller = |name: &&str| unit.strip_prefix(*name).is_some_and(|rest| rest.starts_with('.'));
+    let is_file = unit.starts_with("cgroup.") || CONTROLLERS.iter().any(of_controller);
+    if is_file || unit.starts_with(['_', '.']) { format!("_{unit}").into() } else { unit.into() }
+}
+
+/// The unit of a folder that [`escape`] has named.
+pub(super) fn unit_name(folder: &str) -> &str {
+    folder.strip_prefix('_').unwrap_or(folder)
 }
 
 #[cfg(test)]
@@ -76,6 +110,30 @@ mod tests {
         assert_eq!(path("kubepods-burstable-podab_cd.slice"), pod);
         assert_eq!(path(pod), pod, "as kubelets send it");
         assert_eq!(path(r"a\x2db.slice"), r"/a\x2db.slice");
+    }
+
+    #[test]
+    fn names_like_those_of_the_kernels_files_are_escaped_as_systemd_does() {
+        for (text, path) in [
+            ("memory-web.slice", "/_memory.slice/memory-web.slice"),
+            ("/memory.slice/memory-web.slice", "/_memory.slice/memory-web.slice"),
+            ("/_memory.slice/memory-web.slice", "/_memory.slice/memory-web.slice"),
+            ("/cpu.slice", "/_cpu.slice"),
+            ("io-a.slice", "/_io.slice/io-a.slice"),
+            ("bpf-firewall.slice", "/bpf.slice/_bpf-firewall.slice"),
+            ("_x.slice", "/__x.slice"),
+            ("/_x.slice", "/__x.slice"),
+            (".x.slice", "/_.x.slice"),
+            ("cgroup.slice", "/_cgroup.slice"),
+            ("cgroups.slice", "/cgroups.slice"),
+            ("cpus.slice", "/cpus.slice"),
+            ("x_.slice", "/x_.slice"),
+        ] {
+            let found = slice_path(text).unwrap();
+            assert_eq!(found.as_str(), path, "{text}");
+            let name = text.rsplit('/').next().unwrap();
+            assert_eq!(unit_name(found.name()), name, "the unit, as systemd is asked for it");
+        }
     }
 
     #[test]

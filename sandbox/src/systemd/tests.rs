@@ -2,69 +2,173 @@
 //! `tests/pods/systemd.rs`.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
+use crisp_executor::Program;
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fs::{CWD, Mode as FileMode, OFlags, openat};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
 
-use super::message::{Call, Content, FIXED, Message, Writer, total};
+use super::message::{Content, FIXED, Message, total};
+use super::writer::{Call, Writer};
 use super::*;
 
 const UNIT: &str = "crisp-1.scope";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
+const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const JOB: &str = "/org/freedesktop/systemd1/job/7";
+const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+/// systemd's name on the bus.
+const SYSTEMD: &str = ":1.1";
 
-/// What the peer does after the handshake.
+/// What the peer does in one connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Answers {
     Nothing,
     NoHandshake,
     RefusedHandshake,
     Error(&'static str, &'static str),
+    /// The scope is there then.
     Job(&'static str),
     /// The signal before the answer, after one of another unit's job.
     JobEarly(&'static str),
     JobWithoutEnd,
+    /// The scope is there, with another process in it.
+    JobOfOther,
+    /// Each part of an answer after so many milliseconds.
+    Slow(u64),
     Garbage,
     Hangup,
+    /// After it has made the scope.
+    MadeAndHangup,
+    /// As [`EXISTS`], before the scope is there.
+    ExistsSoon,
+    /// Other clients of the bus send what systemd would, first.
+    Flood,
 }
 
 struct Peer {
     _folder: tempfile::TempDir,
     path: PathBuf,
+    /// The calls that it was sent.
     seen: tokio::task::JoinHandle<Vec<u8>>,
 }
 
 impl Peer {
-    fn new(answers: Answers) -> Self {
+    /// Each connection gets the next of `answers`, those after the last one the last.
+    fn new(host: &Host, answers: &[Answers]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bus");
         let listener = UnixListener::bind(&path).unwrap();
+        let (answers, place) = (answers.to_vec(), (host.cgroups.clone(), host.scope.path.clone()));
         let seen = tokio::spawn(async move {
-            let (stream, _) = listener.accept().await.unwrap();
-            serve(stream, answers).await
+            let mut last = vec![];
+            for n in 0.. {
+                let (stream, _) = listener.accept().await.unwrap();
+                let answers = answers[n.min(answers.len() - 1)];
+                last = serve(stream, answers, &place).await;
+                if matches!(answers, Answers::Job(_) | Answers::JobEarly(_)) {
+                    break;
+                }
+            }
+            last
         });
         Self { _folder: folder, path, seen }
     }
 
-    async fn start(&self, is_bus: bool) -> Result<(), SystemdError> {
-        let socket = Socket { path: self.path.clone(), is_bus };
-        let systemd = Systemd { answer: Duration::from_millis(300), ..Systemd::at(vec![socket]) };
-        systemd.start_scope(&scope(), 77).await
+    fn socket(&self, is_bus: bool) -> Socket {
+        Socket { path: self.path.clone(), is_bus }
     }
 }
 
-fn scope() -> Scope {
-    Scope { name: UNIT.into(), slice: "a-b.slice".into(), description: "Crisp pod a/b".into() }
+/// The side of this server, for one scope in a slice of its own.
+struct Host {
+    cgroups: Cgroups,
+    scope: Scope,
+    holder: ScopeHolder,
+    deadlines: Deadlines,
+}
+
+impl Host {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let slice =
+            format!("crisp-bus-{}-{}.slice", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        // Not where systemd has slices of that name: this is not one.
+        let path = CgroupPath::parse(&format!("/{slice}/{UNIT}")).unwrap();
+        let scope = Scope { name: UNIT.into(), path, slice, description: "Crisp pod a/b".into() };
+        let deadlines = Deadlines { answer: Duration::from_secs(20), start: Duration::from_secs(60) };
+        Self { cgroups: Cgroups::detect().unwrap(), scope, holder: sleeping(), deadlines }
+    }
+
+    /// For a peer that does not answer.
+    fn impatient() -> Self {
+        let mut host = Self::new();
+        host.deadlines = Deadlines { answer: Duration::from_millis(300), start: Duration::from_millis(1500) };
+        host
+    }
+
+    async fn start(&mut self, sockets: Vec<Socket>) -> Result<(), SystemdError> {
+        let systemd = Systemd { deadlines: self.deadlines, ..Systemd::at(sockets, self.cgroups.clone()) };
+        systemd.permit(UNIT).await?.start(&self.scope, &mut self.holder).await
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let slice = self.scope.path.parent().unwrap();
+        let _ = self.cgroups.open(&slice).and_then(|cgroup| cgroup.kill());
+        self.cgroups.remove(&slice).unwrap();
+    }
+}
+
+/// Starts a scope with a peer that answers so.
+async fn start(answers: &[Answers], is_bus: bool) -> Result<(), SystemdError> {
+    start_on(Host::new(), answers, is_bus).await
+}
+
+async fn start_on(mut host: Host, answers: &[Answers], is_bus: bool) -> Result<(), SystemdError> {
+    let peer = Peer::new(&host, answers);
+    host.start(vec![peer.socket(is_bus)]).await
+}
+
+fn sleeping() -> ScopeHolder {
+    let open = |path: &str| openat(CWD, path, OFlags::RDWR, FileMode::empty());
+    let null = open("/dev/null").unwrap();
+    let sleep: OwnedFd = std::fs::File::open("/bin/sleep").unwrap().into();
+    let args = [c"sleep".to_owned(), c"1000".to_owned()];
+    let stdio = [null.as_fd(); 3];
+    let spawned = Program { file: sleep.as_fd(), args: &args, stdio, cgroup: None }.spawn().unwrap();
+    ScopeHolder::of(spawned, null)
+}
+
+/// The state of a process, by its letter; None: no process has the number.
+fn state(pid: i32) -> Option<char> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    text.rsplit(") ").next()?.chars().next()
+}
+
+/// Makes the scope of the call, as systemd would.
+fn make_scope((cgroups, path): &(Cgroups, CgroupPath), call: &[u8]) {
+    let before = b"PIDs\0\x02au\0";
+    let at = call.windows(before.len()).position(|bytes| bytes == before).unwrap() + before.len();
+    let at = at.next_multiple_of(4) + 4;
+    let pid = u32::from_ne_bytes(call[at..at + 4].try_into().unwrap());
+    let cgroup = cgroups.create_for_supervisor(path).unwrap().join().unwrap();
+    let procs = openat(cgroup.v2.unwrap(), "cgroup.procs", OFlags::WRONLY, FileMode::empty()).unwrap();
+    rustix::io::write(procs, pid.to_string().as_bytes()).unwrap();
 }
 
 /// Returns the call that it was sent.
-async fn serve(mut stream: UnixStream, answers: Answers) -> Vec<u8> {
+async fn serve(mut stream: UnixStream, answers: Answers, place: &(Cgroups, CgroupPath)) -> Vec<u8> {
     if answers == Answers::NoHandshake {
         return wait(stream).await;
     }
     let mut line = Vec::new();
     while !line.ends_with(b"\r\n") {
-        line.push(stream.read_u8().await.unwrap());
+        let Ok(byte) = stream.read_u8().await else { return vec![] };
+        line.push(byte);
     }
     let uid = rustix::process::geteuid().as_raw().to_string();
     let hex: String = uid.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -73,8 +177,11 @@ async fn serve(mut stream: UnixStream, answers: Answers) -> Vec<u8> {
         stream.write_all(b"REJECTED EXTERNAL\r\n").await.unwrap();
         return wait(stream).await;
     }
+    pause(answers).await;
     stream.write_all(b"OK 0123\r\n").await.unwrap();
-    stream.read_exact(&mut [0; b"BEGIN\r\n".len()]).await.unwrap();
+    if stream.read_exact(&mut [0; b"BEGIN\r\n".len()]).await.is_err() {
+        return vec![];
+    }
     let mut serial = 0;
     let call = loop {
         serial += 1;
@@ -85,26 +192,61 @@ async fn serve(mut stream: UnixStream, answers: Answers) -> Vec<u8> {
         // Of the bus itself: Hello, AddMatch.
         stream.write_all(&answer(serial, "s", |body| body.string(":1.7"))).await.unwrap();
     };
-    let job = |body: &mut Writer| body.string(JOB);
-    match answers {
-        Answers::Error(name, text) => stream.write_all(&error(serial, name, text)).await.unwrap(),
-        Answers::Job(result) => {
-            stream.write_all(&answer(serial, "o", job)).await.unwrap();
-            stream.write_all(&removed("/job/1", UNIT, "canceled")).await.unwrap();
-            stream.write_all(&removed(JOB, UNIT, result)).await.unwrap();
-        }
-        Answers::JobEarly(result) => {
-            stream.write_all(&removed(JOB, "other.scope", "failed")).await.unwrap();
-            stream.write_all(&removed(JOB, UNIT, result)).await.unwrap();
-            stream.write_all(&answer(serial, "o", job)).await.unwrap();
-        }
-        Answers::JobWithoutEnd => stream.write_all(&answer(serial, "o", job)).await.unwrap(),
-        Answers::Garbage => stream.write_all(&[b'l'; 64]).await.unwrap(),
-        Answers::Hangup => return call,
-        Answers::Nothing | Answers::NoHandshake | Answers::RefusedHandshake => {}
+    answer_call(&mut stream, answers, serial, &call, place).await;
+    if !matches!(answers, Answers::Hangup | Answers::MadeAndHangup) {
+        wait(stream).await;
     }
-    wait(stream).await;
     call
+}
+
+async fn answer_call(
+    stream: &mut UnixStream,
+    answers: Answers,
+    serial: u32,
+    call: &[u8],
+    place: &(Cgroups, CgroupPath),
+) {
+    let job = answer(serial, "o", |body| body.string(JOB));
+    let forged = removed(":1.66", MANAGER_PATH, JOB, UNIT, "failed");
+    let ended = |job: &str, unit: &str, result: &str| removed(SYSTEMD, MANAGER_PATH, job, unit, result);
+    if matches!(answers, Answers::Job("done") | Answers::JobEarly("done") | Answers::MadeAndHangup)
+        || answers == Answers::Flood
+    {
+        make_scope(place, call);
+    }
+    let parts = match answers {
+        Answers::Error(name, text) => vec![error(serial, name, text)],
+        Answers::Job(result) => vec![job, ended("/job/1", UNIT, "canceled"), ended(JOB, UNIT, result)],
+        Answers::JobEarly(result) => vec![ended(JOB, "other.scope", "failed"), ended(JOB, UNIT, result), job],
+        Answers::JobOfOther => vec![job, ended(JOB, UNIT, "done")],
+        Answers::JobWithoutEnd => vec![job],
+        Answers::Slow(_) => vec![job, ended(JOB, UNIT, "done")],
+        Answers::Garbage => vec![vec![b'l'; 64]],
+        Answers::ExistsSoon => vec![error(serial, EXISTS, "Unit was already loaded.")],
+        Answers::Flood => {
+            let elsewhere = removed(SYSTEMD, "/elsewhere", JOB, UNIT, "failed");
+            let mut parts = vec![forged.repeat(1000); 100];
+            parts.extend([elsewhere.clone(), job, forged, elsewhere, ended(JOB, UNIT, "done")]);
+            parts
+        }
+        Answers::Nothing | Answers::NoHandshake | Answers::RefusedHandshake => vec![],
+        Answers::Hangup | Answers::MadeAndHangup => vec![],
+    };
+    for part in parts {
+        pause(answers).await;
+        // The client may have given up.
+        let _ = stream.write_all(&part).await;
+    }
+    if answers == Answers::ExistsSoon {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        make_scope(place, call);
+    }
+}
+
+async fn pause(answers: Answers) {
+    if let Answers::Slow(ms) = answers {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
 }
 
 /// Until the client hangs up.
@@ -123,7 +265,7 @@ async fn whole(stream: &mut UnixStream) -> Vec<u8> {
 }
 
 fn answer(serial: u32, signature: &str, fill: impl FnOnce(&mut Writer)) -> Vec<u8> {
-    message::tests::incoming(2, &[(5, serial.to_string().as_str())], signature, fill)
+    message::tests::incoming(2, &[(5, serial.to_string().as_str()), (7, SYSTEMD)], signature, fill)
 }
 
 fn error(serial: u32, name: &str, text: &str) -> Vec<u8> {
@@ -132,8 +274,8 @@ fn error(serial: u32, name: &str, text: &str) -> Vec<u8> {
     message::tests::incoming(3, &fields, "s", |body| body.string(text))
 }
 
-fn removed(job: &str, unit: &str, result: &str) -> Vec<u8> {
-    let fields = [(1, "/org/freedesktop/systemd1"), (2, MANAGER), (3, "JobRemoved")];
+fn removed(sender: &str, path: &str, job: &str, unit: &str, result: &str) -> Vec<u8> {
+    let fields = [(1, path), (2, MANAGER), (3, "JobRemoved"), (7, sender)];
     message::tests::incoming(4, &fields, "uoss", |body| {
         body.u32(7);
         [job, unit, result].into_iter().for_each(|text| body.string(text));
@@ -142,14 +284,17 @@ fn removed(job: &str, unit: &str, result: &str) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_scope_is_there_when_its_job_is_done() {
+    crisp_skip::needs!();
     for (answers, is_bus) in
         [(Answers::Job("done"), false), (Answers::Job("done"), true), (Answers::JobEarly("done"), true)]
     {
-        let peer = Peer::new(answers);
-        peer.start(is_bus).await.unwrap();
+        let mut host = Host::new();
+        let peer = Peer::new(&host, &[answers]);
+        host.start(vec![peer.socket(is_bus)]).await.unwrap();
+        assert!(!host.holder.is_requested);
         let call = String::from_utf8_lossy(&peer.seen.await.unwrap()).into_owned();
-        for word in [UNIT, "fail", "a-b.slice", "Delegate", "PIDs", "inactive-or-failed", "ssa(sv)a(sa(sv))"]
-        {
+        let slice = host.scope.slice.as_str();
+        for word in [UNIT, "fail", slice, "Delegate", "PIDs", "inactive-or-failed", "ssa(sv)a(sa(sv))"] {
             assert!(call.contains(word), "{word}: {call:?}");
         }
     }
@@ -157,17 +302,15 @@ async fn a_scope_is_there_when_its_job_is_done() {
 
 #[tokio::test]
 async fn a_refusal_has_systemds_words() {
-    let exists = "org.freedesktop.systemd1.UnitExists";
-    let peer = Peer::new(Answers::Error(exists, "Unit crisp-1.scope was already loaded."));
-    let error = peer.start(true).await.unwrap_err().to_string();
-    for word in ["StartTransientUnit", UNIT, "was already loaded", exists] {
+    let error = start(&[Answers::Error(EXISTS, "Unit crisp-1.scope was already loaded.")], true).await;
+    let error = error.unwrap_err().to_string();
+    for word in ["StartTransientUnit", UNIT, "was already loaded", EXISTS] {
         assert!(error.contains(word), "{word}: {error}");
     }
-    let peer =
-        Peer::new(Answers::Error("org.freedesktop.DBus.Error.PropertyReadOnly", "Cannot set property"));
-    assert!(peer.start(false).await.unwrap_err().to_string().contains("Cannot set property"));
+    let read_only = Answers::Error("org.freedesktop.DBus.Error.PropertyReadOnly", "Cannot set property");
+    assert!(start(&[read_only], false).await.unwrap_err().to_string().contains("Cannot set property"));
     for answers in [Answers::Job("failed"), Answers::JobEarly("timeout")] {
-        let error = Peer::new(answers).start(false).await.unwrap_err();
+        let error = start(&[answers], false).await.unwrap_err();
         assert!(matches!(&error, SystemdError::Job { unit, .. } if unit == UNIT), "{error}");
     }
 }
@@ -179,27 +322,177 @@ async fn a_peer_that_does_not_answer_is_given_up_and_the_error_says_what_was_wai
         (Answers::Nothing, "the answer to StartTransientUnit"),
         (Answers::JobWithoutEnd, "the end of the job"),
     ] {
-        let error = Peer::new(answers).start(true).await.unwrap_err().to_string();
+        let error = start_on(Host::impatient(), &[answers], true).await.unwrap_err().to_string();
         assert!(error.contains(what) && error.contains(UNIT) && error.contains("bus"), "{error}");
     }
 }
 
 #[tokio::test]
 async fn a_peer_that_is_not_systemd_is_an_error() {
-    let error = |answers| async move { Peer::new(answers).start(false).await.unwrap_err() };
-    assert!(matches!(error(Answers::RefusedHandshake).await, SystemdError::Refused { .. }));
+    let error = |answers| async move { start_on(Host::impatient(), &[answers], false).await.unwrap_err() };
+    let refused = error(Answers::RefusedHandshake).await.to_string();
+    assert!(refused.contains("refuses this user: \"REJECTED EXTERNAL\""), "{refused}");
     assert!(matches!(error(Answers::Garbage).await, SystemdError::Malformed { .. }));
     assert!(matches!(error(Answers::Hangup).await, SystemdError::Broken { .. }));
 }
 
+/// With no listener, a peer that is stuck, a bus whose systemd is not there, and one that allows no more clients.
 #[tokio::test]
-async fn the_second_socket_is_used_where_the_first_has_no_listener() {
-    let peer = Peer::new(Answers::Job("done"));
+async fn the_other_socket_is_used_where_one_is_of_no_use() {
+    crisp_skip::needs!();
+    for first in [
+        None,
+        Some(Answers::NoHandshake),
+        Some(Answers::RefusedHandshake),
+        Some(Answers::Nothing),
+        Some(Answers::Hangup),
+        Some(Answers::Error("org.freedesktop.DBus.Error.ServiceUnknown", "no systemd1")),
+        Some(Answers::Error("org.freedesktop.DBus.Error.NoReply", "disconnected from message bus")),
+    ] {
+        let mut host = Host::new();
+        host.deadlines.answer = Duration::from_secs(1);
+        let stuck = first.map(|answers| Peer::new(&host, &[answers]));
+        let absent = Socket { path: "/nonexistent/bus".into(), is_bus: true };
+        let first = stuck.as_ref().map_or(absent, |peer| peer.socket(true));
+        let peer = Peer::new(&host, &[Answers::Job("done")]);
+        host.start(vec![first, peer.socket(false)]).await.unwrap();
+    }
+    let mut host = Host::new();
     let absent = Socket { path: "/nonexistent/bus".into(), is_bus: true };
-    let present = Socket { path: peer.path.clone(), is_bus: false };
-    Systemd::at(vec![absent.clone(), present]).start_scope(&scope(), 77).await.unwrap();
-    let error = Systemd::at(vec![absent]).start_scope(&scope(), 77).await.unwrap_err().to_string();
-    assert!(error.contains("/nonexistent/bus: No such file"), "{error}");
+    let error = host.start(vec![absent]).await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot connect to systemd: ") && error.contains("No such file"), "{error}");
+}
+
+/// As with a systemd that executes itself anew in the middle of a call.
+#[tokio::test]
+async fn a_scope_that_was_made_without_an_answer_counts() {
+    crisp_skip::needs!();
+    for answers in [
+        &[Answers::MadeAndHangup][..],
+        &[Answers::Hangup, Answers::Job("done")],
+        &[Answers::Hangup, Answers::ExistsSoon],
+        &[Answers::Nothing, Answers::ExistsSoon],
+    ] {
+        let mut host = Host::new();
+        host.deadlines.answer = Duration::from_secs(1);
+        start_on(host, answers, false).await.unwrap_or_else(|error| panic!("{answers:?}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_scope_that_is_not_where_its_pod_would_be_is_an_error() {
+    let mut host = Host::new();
+    let peer = Peer::new(&host, &[Answers::JobOfOther]);
+    let error = host.start(vec![peer.socket(false)]).await.unwrap_err();
+    let SystemdError::Elsewhere { expected, found, .. } = &error else { panic!("{error}") };
+    assert_eq!((expected, found.as_str()), (&host.scope.path, cgroup_of(host.holder.pid).as_str()));
+    let mut host = Host::new();
+    let peer = Peer::new(&host, &[Answers::JobOfOther]);
+    let pid = rustix::process::Pid::from_raw(host.holder.pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    while state(host.holder.pid) != Some('Z') {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let error = host.start(vec![peer.socket(false)]).await.unwrap_err().to_string();
+    assert!(error.contains("was ended by another program"), "{error}");
+}
+
+/// A request that is still to be read would put the process that has the number then into a pod's scope.
+#[tokio::test]
+async fn the_number_of_a_holder_is_not_used_again_while_systemd_may_read_it() {
+    for (answers, kept) in [
+        (Answers::Nothing, true),
+        (Answers::JobWithoutEnd, true),
+        (Answers::Error(EXISTS, "Unit was already loaded."), false),
+        (Answers::NoHandshake, false),
+    ] {
+        let mut host = if matches!(answers, Answers::Error(..)) { Host::new() } else { Host::impatient() };
+        let peer = Peer::new(&host, &[answers]);
+        host.start(vec![peer.socket(false)]).await.unwrap_err();
+        let (pid, begun) = (host.holder.pid, Instant::now());
+        drop(host);
+        let limit = Duration::from_secs(if kept { 1 } else { 30 });
+        while begun.elapsed() < limit && state(pid).is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(state(pid), kept.then_some('Z'), "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_waited_for_has_one_deadline() {
+    let mut host = Host::new();
+    host.deadlines = Deadlines { answer: Duration::from_millis(400), start: Duration::from_millis(500) };
+    let peer = Peer::new(&host, &[Answers::Slow(300)]);
+    let begun = Instant::now();
+    let error = host.start(vec![peer.socket(false)]).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_millis(1000), "{:?}", begun.elapsed());
+    assert!(matches!(&error, SystemdError::Silent { .. }), "{error}");
+    let systemd = Systemd { deadlines: host.deadlines, ..Systemd::at(vec![], host.cgroups.clone()) };
+    let mut others = Vec::new();
+    for _ in 0..STARTS {
+        others.push(systemd.permit(UNIT).await.unwrap());
+    }
+    let error = systemd.permit(UNIT).await.map(drop).unwrap_err();
+    assert!(error.to_string().starts_with("crisp-1.scope waited 500ms for systemd"), "{error}");
+    others.pop();
+    systemd.permit(UNIT).await.map(drop).unwrap();
+}
+
+#[tokio::test]
+async fn only_systemd_tells_of_the_end_of_a_job() {
+    crisp_skip::needs!();
+    let mut host = Host::new();
+    host.deadlines = Deadlines { answer: Duration::from_secs(30), start: Duration::from_secs(60) };
+    let peer = Peer::new(&host, &[Answers::Flood]);
+    host.start(vec![peer.socket(true)]).await.unwrap();
+}
+
+#[test]
+fn another_cgroup_tree_than_systemds_is_refused() {
+    let cgroups = Cgroups::detect().unwrap();
+    for path in ["", "/", "/../init.scope", "/docker/1/init.scope", "/init.scope"] {
+        let error = is_in_view(&cgroups, path, i32::MAX).unwrap_err().to_string();
+        assert!(error.contains(&format!("{path:?} and not in /init.scope")), "{error}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "run by the test below, in a PID namespace of its own"]
+async fn a_server_with_other_process_ids() {
+    let path: PathBuf = std::env::var_os("CRISP_TEST_SOCKET").unwrap().into();
+    let systemd = Systemd::at(vec![Socket { path, is_bus: false }], Cgroups::detect().unwrap());
+    let error = systemd.reach().await.unwrap_err().to_string();
+    assert!(error.contains("in another PID namespace than systemd"), "{error}");
+}
+
+#[tokio::test]
+async fn another_pid_namespace_than_systemds_is_refused() {
+    crisp_skip::needs!("unshare");
+    let peer = Peer::new(&Host::new(), &[Answers::Nothing]);
+    Systemd::at(vec![peer.socket(false)], Cgroups::detect().unwrap()).reach().await.unwrap();
+    let output = tokio::process::Command::new("unshare")
+        .args(["--pid", "--fork"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["systemd::tests::a_server_with_other_process_ids", "--exact", "--ignored"])
+        .env("CRISP_TEST_SOCKET", &peer.path)
+        .output()
+        .await
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// As after a holder that was killed, or with a systemd that has forgotten the scope.
+#[test]
+fn a_scope_that_systemd_does_not_remove_is_removed() {
+    crisp_skip::needs!();
+    let cgroups = Cgroups::detect().unwrap();
+    let slice = CgroupPath::parse(&format!("/crisp-scope-{}.slice", std::process::id())).unwrap();
+    let scope = slice.child("crisp-1.scope").unwrap();
+    cgroups.create_for_supervisor(&scope.child("pod").unwrap()).unwrap();
+    empty_scope(&cgroups, &scope).unwrap();
+    assert!(cgroups.remove_if_empty(&slice).unwrap());
 }
 
 #[test]

@@ -138,6 +138,104 @@ fn a_pod_whose_record_is_damaged_is_taken_off_the_network_in_force() {
 }
 
 #[test]
+fn what_plugins_print_instead_of_a_result_is_an_error_and_is_taken_back() {
+    let name = "what_plugins_print_instead_of_a_result_is_an_error_and_is_taken_back";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        write_config(dir.path(), "10.conflist", TWO);
+        plugin(dir.path(), "first", RESULT);
+        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let pod = Namespace::new();
+        for (prints, why) in [
+            ("head -c 3000 /dev/urandom", "its result is not JSON"),
+            ("head -c 100000000 /dev/zero", "it printed more than 1024 kB on standard output; it was killed"),
+            ("echo '[]'", "its result is not an object"),
+            ("echo '{\"ips\":[{\"address\":\"10.0.0.1/8\"}],\"ips\":7}'", "its result"),
+            ("echo '{\"ips\":[{\"address\":\"nowhere\"}]}'", "which is none"),
+            ("kill -SEGV $$", "signal: 11"),
+            (
+                "for n in 1 2 3 4 5 6 7 8 9; do printf '[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[['; done",
+                "its result is not JSON",
+            ),
+        ] {
+            plugin(dir.path(), "second", &format!("[ $CNI_COMMAND = DEL ] || {{ {prints}; }}"));
+            let error = block_on(pod.attach(&networks, &[])).unwrap_err().to_string();
+            assert!(error.contains("\"second\" (ADD") && error.contains(why), "{prints}: {error}");
+            assert!(error.len() < 20_000, "{prints}: {} bytes", error.len());
+            assert_eq!(calls(dir.path()).last().unwrap(), "DEL first");
+            assert!(networks.recorded().is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_configuration_that_comes_and_goes_gives_pods_one_network_or_an_error() {
+    let name = "a_configuration_that_comes_and_goes_gives_pods_one_network_or_an_error";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        let config = NetworkConfig { kind: NetworkKind::Cni, ..scripted(dir.path()) };
+        plugin(dir.path(), "only", RESULT);
+        let networks = Networks::open(&config).unwrap();
+        let (path, stop) =
+            (dir.path().to_owned(), std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false)));
+        let until = std::sync::Arc::clone(&stop);
+        let changing = std::thread::spawn(move || {
+            while !until.load(std::sync::atomic::Ordering::Relaxed) {
+                write_config(&path, "10.conflist", ONE);
+                std::thread::sleep(std::time::Duration::from_millis(3));
+                fs::write(path.join("net.d/10.conflist"), &ONE[..20]).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                fs::remove_file(path.join("net.d/10.conflist")).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(1));
+            }
+        });
+        let (mut attached, mut refused) = (0, 0);
+        block_on(async {
+            while attached < 5 || refused < 5 {
+                let pod = Namespace::new();
+                match pod.attach(&networks, &[]).await {
+                    Ok(on) => {
+                        assert_eq!(on.network, "one");
+                        attached += 1;
+                        networks.detach(&pod.id).await.unwrap();
+                    }
+                    Err(error) => {
+                        let reason = error.reason();
+                        assert!(["NetworkPluginNotReady", "CniConfigInvalid"].contains(&reason), "{error}");
+                        refused += 1;
+                    }
+                }
+            }
+        });
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        changing.join().unwrap();
+        assert!(networks.recorded().is_empty());
+        assert_eq!(sh("ls /run/netns"), "");
+    });
+}
+
+#[test]
+fn a_namespace_that_was_deleted_behind_the_servers_back_does_not_hold_its_pod() {
+    let name = "a_namespace_that_was_deleted_behind_the_servers_back_does_not_hold_its_pod";
+    on_private_host(module_path!(), name, || {
+        let dir = tempfile::tempdir().unwrap();
+        let (networks, pod) = with_one_pod(dir.path());
+        sh("umount /run/netns/* && rm -r /run/netns && mkdir /run/netns");
+        block_on(networks.detach(&pod.id)).unwrap();
+        assert_eq!(calls(dir.path()), ["ADD only", "DEL only"]);
+        // The built-in network's interface goes with the namespace, here with all that holds it.
+        let config = NetworkConfig { kind: NetworkKind::BuiltIn, ..scripted(dir.path()) };
+        let networks = Networks::open(&config).unwrap();
+        let pod = Namespace::new();
+        block_on(pod.attach(&networks, &[])).unwrap();
+        sh(&format!("ip link del cr{}", &pod.id.as_str()[..11]));
+        block_on(networks.detach(&pod.id)).unwrap();
+        block_on(networks.close_if_unused()).unwrap();
+        assert!(!sh("ip link").contains("crisp0"));
+    });
+}
+
+#[test]
 fn a_plugin_that_was_uninstalled_keeps_its_pods_only_while_the_network_uses_it() {
     on_private_host(
         module_path!(),

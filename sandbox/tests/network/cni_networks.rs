@@ -100,7 +100,10 @@ fn networks_that_a_pod_cannot_have_are_refused_before_anything_runs() {
         let networks = Networks::open(&scripted(dir.path())).unwrap();
         let pod = Namespace::new();
         for (asked, why) in [
-            ("lan", "annotation crisp/networks \"lan\": no usable CNI configuration in "),
+            (
+                "lan",
+                "annotation crisp/networks \"lan\": no network that was made has this name, and no usable CNI configuration in ",
+            ),
             ("two@eth9,two@eth9", "two networks have the interface eth9"),
             (r#"[{"name":"two","ips":["10.9.0.9"]}]"#, "no plugin of the network has the capability ips"),
             (r#"[{"name":"two","aliases":["db"]}]"#, "no plugin of the network has the capability aliases"),
@@ -127,7 +130,7 @@ fn another_network_can_be_the_first_and_the_built_in_one_can_have_others_beside_
             let first = networks.attach(request(&a, "lan@eth0")).await.unwrap();
             assert_eq!(first.ips[0].to_string(), "10.5.0.7");
             let first = networks.attach(request(&b, "lan")).await.unwrap();
-            assert_eq!((first.network.as_str(), networks.attachments(&b.id).len()), ("crisp0", 2));
+            assert_eq!((first.network.as_str(), networks.attachments(&b.id).len()), ("default", 2));
             for pod in [&a, &b] {
                 networks.detach(&pod.id).await.unwrap();
                 assert!(networks.attachments(&pod.id).is_empty());

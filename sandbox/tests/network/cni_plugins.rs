@@ -220,6 +220,34 @@ fn bandwidth_limits_what_a_pod_receives() {
     });
 }
 
+#[test]
+fn the_built_in_network_limits_bandwidth_too() {
+    crisp_skip::needs!("tc");
+    on_private_host(module_path!(), "the_built_in_network_limits_bandwidth_too", || {
+        let dir = tempfile::tempdir().unwrap();
+        let networks = Networks::open(&config(dir.path())).unwrap();
+        let pod = Namespace::new();
+        let mut request = pod.request(&[]);
+        for (way, rate) in [("ingress", "8M"), ("egress", "100G")] {
+            request.annotations.insert(format!("kubernetes.io/{way}-bandwidth"), rate.to_owned());
+        }
+        block_on(networks.attach(request.clone())).unwrap();
+        let (host, inside) = (sh("tc qdisc"), pod.sh("tc qdisc"));
+        assert!(host.contains("tbf") && host.contains("rate 8Mbit burst 128Kb"), "{host}");
+        assert!(inside.contains("dev eth0") && inside.contains("rate 100Gbit burst 268"), "{inside}");
+        let took = receive(&pod, "10.88.0.2", 1_000_000);
+        assert!(took > SECOND / 2 && took < SECOND * 5, "{took:?}");
+        block_on(networks.detach(&pod.id)).unwrap();
+        let wrong = "kubernetes.io/egress-bandwidth".to_owned();
+        request.annotations.insert(wrong, "fast".to_owned());
+        let error = block_on(networks.attach(request)).unwrap_err().to_string();
+        assert!(
+            error.contains("kubernetes.io/egress-bandwidth \"fast\": expected bits per second"),
+            "{error}"
+        );
+    });
+}
+
 /// How long the pod takes to receive so many bytes from the host.
 pub fn receive(pod: &Namespace, ip: &str, bytes: usize) -> Duration {
     pod.run(|| {

@@ -27,6 +27,13 @@ fn pods_reach_each_other_the_host_and_the_outside_over_ipv6() {
             // At once: no second of waiting for others to say that they have the address.
             assert_eq!(a.sh("ip -6 addr show tentative"), "");
             assert_eq!(sh("ip -6 addr show dev crisp0 tentative"), "");
+            // Neither side has to ask for a hardware address: an answer may take a second.
+            assert_eq!(
+                sh("ip neigh show dev crisp0 | grep -cE '^(10.88.0.2|fd88::2) lladdr 0a:58:0a:58:00:02'")
+                    .trim(),
+                "2"
+            );
+            assert_eq!(a.sh("ip neigh show dev eth0 | grep -cE '^(10.88.0.1|fd88::1) lladdr'").trim(), "2");
             assert_eq!(ask_from(&a, "[2001:db8::2]:80").unwrap(), "2001:db8::1");
             let on_b = b.attach(&networks, &[]).await.unwrap();
             assert_eq!(texts(&on_a.ips), ["10.88.0.2", "fd88::2"]);
@@ -196,7 +203,8 @@ fn nft_prints_our_ipv6_rules_as_they_are_meant() {
             "type inet_proto . inet_service : ipv6_addr . inet_service",
             "elements = { sctp . 8080 : fd88::2 . 80 }",
             "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service",
-            "elements = { 2001:db8::1 . udp . 53 : fd88::2 . 5353 }",
+            "2001:db8::1 . udp . 53 : fd88::2 . 5353",
+            "fd88::1 . udp . 53 : fd88::1 . ",
             "type ipv6_addr . inet_proto . inet_service",
             "iifname \"crisp0\" ip6 saddr fe80::/10 accept",
             "iifname \"crisp0\" ip6 saddr :: accept",
@@ -207,7 +215,7 @@ fn nft_prints_our_ipv6_rules_as_they_are_meant() {
             "oifname != \"crisp0\" ip6 saddr fd88::/64 ip6 daddr != fd88::/64 masquerade",
             "oifname \"crisp0\" ip6 saddr fd88::/64 ct status dnat ip6 daddr . meta l4proto . th dport @published masquerade",
         ] {
-            assert!(printed.lines().any(|l| l.trim() == line), "missing: {line}");
+            assert!(printed.contains(line), "missing: {line}");
         }
     });
 }

@@ -127,7 +127,9 @@ fn nft_prints_our_rules_as_they_are_meant() {
             "type inet_proto . inet_service : ipv4_addr . inet_service",
             "elements = { tcp . 8080 : 10.88.0.2 . 80 }",
             "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service",
-            "elements = { 192.0.2.1 . udp . 53 : 10.88.0.2 . 5353 }",
+            "192.0.2.1 . udp . 53 : 10.88.0.2 . 5353",
+            "10.88.0.1 . udp . 53 : 10.88.0.1 . ",
+            "10.88.0.1 . tcp . 53 : 10.88.0.1 . ",
             "type ipv4_addr . inet_proto . inet_service",
             "type filter hook prerouting priority raw; policy accept;",
             "iifname \"crisp0\" ip daddr 127.0.0.0/8 drop",
@@ -141,7 +143,7 @@ fn nft_prints_our_rules_as_they_are_meant() {
             "oifname \"crisp0\" ip saddr 127.0.0.0/8 masquerade",
             "oifname \"crisp0\" ip saddr 10.88.0.0/16 ct status dnat ip daddr . meta l4proto . th dport @published masquerade",
         ] {
-            assert!(printed.lines().any(|l| l.trim() == line), "missing: {line}");
+            assert!(printed.contains(line), "missing: {line}");
         }
     });
 }

@@ -1,16 +1,14 @@
 //! A container of the pod.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use crisp_proto::runtime::v1::{
-    ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount,
-    MountPropagation as WirePropagation,
+    ContainerConfig, ContainerMetadata, ImageSpec, KeyValue, LinuxContainerConfig, Mount, Signal,
 };
 
-use super::super::manifest::{Container, Map, Pod, Propagation, VolumeMount, expand};
-use super::super::volumes::Volumes;
-use super::{resources, security};
+use super::super::environment::lookup;
+use super::super::manifest::{Container, Map, Pod, expand};
+use super::{extra, resources, security};
 
 /// What the manifest does not say.
 pub struct ContainerIdentity<'a> {
@@ -19,21 +17,19 @@ pub struct ContainerIdentity<'a> {
     pub attempt: u32,
     /// The image's id.
     pub image_id: &'a str,
-    pub volumes: &'a Volumes,
-    /// A hosts file instead of the runtime's own.
-    pub hosts_file: Option<&'a Path>,
+    pub env: &'a [(String, Vec<u8>)],
+    pub mounts: Vec<Mount>,
 }
 
 /// The request for a container.
 pub fn container_config(
     pod: &Pod,
     container: &Container,
-    identity: &ContainerIdentity<'_>,
+    identity: ContainerIdentity<'_>,
 ) -> ContainerConfig {
-    let env = environment(container);
-    let lookup = |name: &str| env.iter().rev().find(|(n, _)| n == name).map(|(_, value)| value.clone());
-    let expanded = |words: &[String]| words.iter().map(|w| expand(w, lookup)).collect();
-    ContainerConfig {
+    let expanded =
+        |words: &[String]| words.iter().map(|w| expand(w, |name| lookup(identity.env, name))).collect();
+    let mut config = ContainerConfig {
         metadata: Some(ContainerMetadata { name: container.name.clone(), attempt: identity.attempt }),
         image: Some(ImageSpec {
             image: identity.image_id.to_owned(),
@@ -43,64 +39,41 @@ pub fn container_config(
         command: expanded(&container.command),
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        envs: env
+        envs: identity
+            .env
             .iter()
-            .map(|(key, value)| KeyValue { key: key.clone(), value: value.clone().into() })
+            .map(|(key, value)| KeyValue { key: key.clone(), value: value.clone() })
             .collect(),
-        mounts: mounts(container, identity),
-        labels: labels(pod, container, identity),
+        labels: labels(pod, container, &identity),
         annotations: BTreeMap::from([(
             "io.kubernetes.container.restartCount".to_owned(),
             identity.attempt.to_string(),
         )]),
         log_path: log_path(&container.name, identity.attempt),
+        mounts: identity.mounts,
+        stdin: container.stdin,
+        stdin_once: container.stdin_once,
+        tty: container.tty,
+        stop_signal: stop_signal(container).into(),
         linux: Some(LinuxContainerConfig {
             resources: Some(resources::resources(pod, &container.resources, resources::host_memory())),
             security_context: Some(security::context(pod, container)),
         }),
         ..ContainerConfig::default()
-    }
+    };
+    extra::apply(&mut config, &pod.extra);
+    config
+}
+
+fn stop_signal(container: &Container) -> Signal {
+    let name = container.lifecycle.stop_signal.as_deref().unwrap_or_default();
+    let name = format!("SIGNAL_{}", name.replace('+', "PLUS").replace('-', "MINUS"));
+    Signal::from_str_name(&name).unwrap_or_default()
 }
 
 /// Relative to the pod's folder for logs.
-fn log_path(name: &str, attempt: u32) -> String {
+pub fn log_path(name: &str, attempt: u32) -> String {
     format!("{name}/{attempt}.log")
-}
-
-/// Later variables may refer to earlier ones.
-fn environment(container: &Container) -> Vec<(String, String)> {
-    let mut env: Vec<(String, String)> = Vec::new();
-    for (name, value) in &container.env {
-        let value = expand(value, |n| env.iter().rev().find(|(e, _)| e == n).map(|(_, v)| v.clone()));
-        env.push((name.clone(), value));
-    }
-    env
-}
-
-fn mounts(container: &Container, identity: &ContainerIdentity<'_>) -> Vec<Mount> {
-    let volume = |mount: &VolumeMount| {
-        // The manifest was checked: every mount has its volume.
-        let host = identity.volumes.path(&mount.volume)?;
-        Some(Mount {
-            container_path: mount.path.clone(),
-            host_path: host.display().to_string(),
-            readonly: mount.read_only,
-            recursive_read_only: mount.recursive_read_only,
-            propagation: match mount.propagation {
-                Propagation::Private => WirePropagation::PropagationPrivate,
-                Propagation::HostToContainer => WirePropagation::PropagationHostToContainer,
-                Propagation::Bidirectional => WirePropagation::PropagationBidirectional,
-            }
-            .into(),
-            ..Mount::default()
-        })
-    };
-    let hosts = identity.hosts_file.map(|path| Mount {
-        container_path: "/etc/hosts".to_owned(),
-        host_path: path.display().to_string(),
-        ..Mount::default()
-    });
-    container.mounts.iter().filter_map(volume).chain(hosts).collect()
 }
 
 fn labels(pod: &Pod, container: &Container, identity: &ContainerIdentity<'_>) -> Map {
@@ -122,28 +95,21 @@ mod tests {
 
     #[test]
     fn a_container_is_asked_for_as_a_kubelet_would() {
-        let pod = parse("full.yaml", include_str!("../manifest/full.yaml")).unwrap();
+        let pod = parse("full.yaml", include_str!("../manifest/full.yaml")).unwrap().pods.remove(0).pod;
         assert_eq!(pod.containers[0].security.seccomp, Some(Profile::RuntimeDefault));
-        let folder = tempfile::tempdir().unwrap();
-        let plain: Vec<_> = pod.volumes.iter().filter(|v| v.name != "fast").cloned().collect();
-        let volumes = Volumes::prepare(&plain, folder.path().join("v")).unwrap();
-        let identity = ContainerIdentity {
-            pod_uid: "u",
-            attempt: 2,
-            image_id: "sha256:1",
-            volumes: &volumes,
-            hosts_file: Some(Path::new("/h")),
-        };
-        let config = container_config(&pod, &pod.containers[0], &identity);
-        assert_eq!(config.args, ["-f", "-p", "12"], "$(B) is $(A)2 is 12");
+        let env = [("A".to_owned(), b"1".to_vec()), ("B".to_owned(), b"12".to_vec())];
+        let mounts = vec![Mount { container_path: "/data".into(), ..Mount::default() }];
+        let identity =
+            ContainerIdentity { pod_uid: "u", attempt: 2, image_id: "sha256:1", env: &env, mounts };
+        let config = container_config(&pod, &pod.containers[0], identity);
+        assert_eq!(config.args, ["-f", "-p", "12"], "$(B) is 12");
         assert_eq!(config.envs[1].value, b"12");
         assert_eq!(config.log_path, "web/2.log");
-        let paths: Vec<_> = config.mounts.iter().map(|m| (m.container_path.as_str(), m.readonly)).collect();
-        assert_eq!(paths, [("/data", true), ("/etc/hosts", false)]);
+        assert_eq!(config.mounts[0].container_path, "/data");
         let security = config.linux.unwrap().security_context.unwrap();
         assert!(security.no_new_privs && security.readonly_rootfs);
         assert_eq!(security.run_as_user.unwrap().value, 1000, "the pod's counts");
+        assert_eq!(security.supplemental_groups, [2000, 3000], "with the group of the volumes");
         assert_eq!(security.seccomp.unwrap().profile_type(), ProfileType::RuntimeDefault);
-        volumes.remove();
     }
 }

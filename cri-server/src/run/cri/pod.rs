@@ -8,13 +8,15 @@ use crisp_proto::runtime::v1::{
     PortMapping, Protocol as WireProtocol, SecurityProfile, security_profile::ProfileType,
 };
 
-use super::super::manifest::{Container, DnsPolicy, Map, Pod, Port, Protocol};
-use super::security::{groups_policy, namespaces};
+use super::super::manifest::{Container, Dns, DnsPolicy, Map, Pod, Port, Protocol};
+use super::security::{groups, groups_policy, namespaces};
 use super::{host_dns, security};
 
 /// What the manifest does not say.
 pub struct PodIdentity<'a> {
     pub uid: &'a str,
+    /// How many times it was started before.
+    pub attempt: u32,
     pub log_directory: &'a Path,
 }
 
@@ -25,7 +27,7 @@ pub fn pod_config(pod: &Pod, identity: &PodIdentity<'_>) -> PodSandboxConfig {
             name: pod.name.clone(),
             uid: identity.uid.to_owned(),
             namespace: pod.namespace.clone(),
-            attempt: 0,
+            attempt: identity.attempt,
         }),
         hostname: hostname(pod),
         log_directory: identity.log_directory.display().to_string(),
@@ -55,8 +57,13 @@ fn hostname(pod: &Pod) -> String {
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
+/// Without settings the runtime takes those of the network, whose names are those of pods.
 fn dns(pod: &Pod) -> DnsConfig {
-    let mut dns = if pod.dns_policy == DnsPolicy::Host { host_dns() } else { DnsConfig::default() };
+    let mut dns = match pod.dns_policy {
+        DnsPolicy::Cluster if pod.dns == Dns::default() => return DnsConfig::default(),
+        DnsPolicy::Cluster | DnsPolicy::Host => host_dns(),
+        DnsPolicy::None => DnsConfig::default(),
+    };
     let add = |list: &mut Vec<String>, more: &[String]| {
         for item in more {
             if !list.contains(item) {
@@ -107,7 +114,7 @@ fn sandbox_security(pod: &Pod) -> LinuxSandboxSecurityContext {
         selinux_options: security.selinux.as_ref().map(security::selinux),
         run_as_user: security.run_as_user.map(security::number),
         run_as_group: security.run_as_group.map(security::number),
-        supplemental_groups: security.supplemental_groups.clone(),
+        supplemental_groups: groups(pod),
         supplemental_groups_policy: groups_policy(pod).into(),
         privileged: pod.init_containers.iter().chain(&pod.containers).any(|c| c.security.privileged),
         seccomp: Some(SecurityProfile {
@@ -140,11 +147,15 @@ mod tests {
             "containers: [{{name: a, image: b, ports: [{{containerPort: 80, hostPort: 80}}, {{containerPort: 81}}]}}]\n{spec}"
         );
         let spec: String = spec.lines().map(|l| format!("  {l}\n")).collect();
-        parse("p", &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n{spec}")).unwrap()
+        parse("p", &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n{spec}"))
+            .unwrap()
+            .pods
+            .remove(0)
+            .pod
     }
 
     fn config(spec: &str) -> PodSandboxConfig {
-        pod_config(&pod(spec), &PodIdentity { uid: "u", log_directory: Path::new("/logs") })
+        pod_config(&pod(spec), &PodIdentity { uid: "u", attempt: 0, log_directory: Path::new("/logs") })
     }
 
     #[test]

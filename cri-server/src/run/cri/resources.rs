@@ -12,8 +12,11 @@ const MOST_SHARES: u64 = 262_144;
 /// The limits of a container of `pod` on a host with so many bytes of memory.
 pub fn resources(pod: &Pod, own: &Resources, host_memory: u64) -> LinuxContainerResources {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-    let shares = (own.cpu_request.unwrap_or(0) * 1024 / 1000).clamp(LEAST_SHARES, MOST_SHARES);
-    let quota = own.cpu_limit.filter(|milli| *milli > 0).map_or(0, |milli| (milli * 100).max(LEAST_QUOTA));
+    let shares = (own.cpu_request.unwrap_or(0).saturating_mul(1024) / 1000).clamp(LEAST_SHARES, MOST_SHARES);
+    let quota = own
+        .cpu_limit
+        .filter(|milli| *milli > 0)
+        .map_or(0, |milli| milli.saturating_mul(100).max(LEAST_QUOTA));
     LinuxContainerResources {
         cpu_period: if quota > 0 { PERIOD } else { 0 },
         cpu_quota: number(quota),
@@ -26,7 +29,7 @@ pub fn resources(pod: &Pod, own: &Resources, host_memory: u64) -> LinuxContainer
 
 /// Which container the kernel kills first: one without requests, then one with small requests.
 fn oom_score_adj(pod: &Pod, own: &Resources, host_memory: u64) -> i64 {
-    let all = || pod.init_containers.iter().chain(&pod.containers).map(|c| &c.resources);
+    let all = || pod.all_containers().map(|c| &c.resources);
     let guaranteed = |r: &Resources| {
         r.cpu_limit.is_some()
             && r.memory_limit.is_some()
@@ -60,7 +63,10 @@ mod tests {
             "p",
             &format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{containers: [{{name: a, image: b, resources: {resources}}}]}}"),
         )
-        .unwrap();
+        .unwrap()
+        .pods
+        .remove(0)
+        .pod;
         super::resources(&pod, &pod.containers[0].resources, 1 << 30)
     }
 

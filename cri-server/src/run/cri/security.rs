@@ -43,7 +43,7 @@ pub fn context(pod: &Pod, container: &Container) -> LinuxContainerSecurityContex
         run_as_user: own.run_as_user.or(common.run_as_user).map(number),
         run_as_group: own.run_as_group.or(common.run_as_group).map(number),
         readonly_rootfs: own.read_only_root,
-        supplemental_groups: common.supplemental_groups.clone(),
+        supplemental_groups: groups(pod),
         supplemental_groups_policy: groups_policy(pod).into(),
         no_new_privs: own.allow_privilege_escalation == Some(false),
         masked_paths: paths(&MASKED),
@@ -95,6 +95,12 @@ pub fn namespaces(pod: &Pod) -> NamespaceOption {
         ipc: mode(pod.host_ipc).into(),
         ..NamespaceOption::default()
     }
+}
+
+/// Groups of every process of the pod: the group of volumes is one.
+pub fn groups(pod: &Pod) -> Vec<i64> {
+    let security = &pod.security;
+    security.supplemental_groups.iter().copied().chain(security.fs_group.map(i64::from)).collect()
 }
 
 /// Whether groups of the image's group file are added.

@@ -2,7 +2,10 @@
 
 use super::dns_name::is_dns_name;
 use super::object::Object;
-use super::{ContainerSecurity, Resources, security};
+use super::projection::is_inside;
+use super::{
+    ContainerSecurity, EnvFrom, EnvVar, Lifecycle, Probe, ProbeKind, Resources, action, env, security,
+};
 
 /// A container that can be run here.
 #[derive(Debug, Clone)]
@@ -15,12 +18,27 @@ pub struct Container {
     /// Replaces the image's CMD; not yet expanded.
     pub args: Vec<String>,
     pub working_dir: Option<String>,
+    /// Come before `env`, in order.
+    pub env_from: Vec<EnvFrom>,
     /// In order: later ones may refer to earlier ones.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<EnvVar>,
     pub ports: Vec<Port>,
     pub resources: Resources,
     pub mounts: Vec<VolumeMount>,
     pub security: ContainerSecurity,
+    /// An init container that runs on beside the others (restartPolicy Always).
+    pub is_sidecar: bool,
+    pub startup: Option<Probe>,
+    pub liveness: Option<Probe>,
+    pub readiness: Option<Probe>,
+    pub lifecycle: Lifecycle,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub tty: bool,
+    /// Where the container may leave a last message.
+    pub message_path: String,
+    /// Without a message, the end of the log is one when the container fails.
+    pub message_from_log: bool,
 }
 
 /// When an image is pulled.
@@ -34,6 +52,8 @@ pub enum PullPolicy {
 /// A port, possibly published on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
+    /// Probes may use it. Empty: none.
+    pub name: String,
     pub container: u16,
     pub host: Option<u16>,
     pub host_ip: Option<String>,
@@ -56,6 +76,10 @@ pub struct VolumeMount {
     pub read_only: bool,
     pub recursive_read_only: bool,
     pub propagation: Propagation,
+    /// Only this part of the volume. Empty: all of it.
+    pub sub_path: String,
+    /// `$(NAME)` in it is expanded.
+    pub sub_path_is_expression: bool,
 }
 
 /// Whether later mounts appear on the other side.
@@ -80,79 +104,80 @@ fn read(object: &Object<'_>, init: bool) -> Option<Container> {
     if working_dir.as_ref().is_some_and(|dir| !dir.starts_with('/')) {
         object.refuse("workingDir", "must be an absolute path");
     }
-    if init && object.string("restartPolicy").is_some() {
-        object.refuse(
-            "restartPolicy",
-            "sidecars (init containers that go on) are not supported by crisp run yet",
-        );
+    let is_sidecar = init && object.word("restartPolicy", &[("Always", ())]).is_some();
+    if !init {
+        object.unsupported(&["restartPolicy"]);
     }
-    termination_message(object);
+    let probes = init && !is_sidecar;
+    let probe = |kind: ProbeKind| {
+        if probes && object.has(kind.field()) {
+            object.refuse(kind.field(), "is not for an init container that ends");
+        }
+        action::read_probe(object, kind)
+    };
+    let lifecycle = action::read_lifecycle(object);
+    if probes && (lifecycle.post_start.is_some() || lifecycle.pre_stop.is_some()) {
+        object.refuse("lifecycle", "is not for an init container that ends");
+    }
     let container = Container {
         name: name.unwrap_or_default(),
-        pull: pull_policy(object, image.as_deref().unwrap_or_default()),
+        pull: pull_policy(object, "imagePullPolicy", image.as_deref().unwrap_or_default()),
         image: image.unwrap_or_default(),
         command: object.strings("command").unwrap_or_default(),
         args: object.strings("args").unwrap_or_default(),
         working_dir,
-        env: read_env(object),
+        env_from: env::read_env_from(object),
+        env: env::read_env(object),
         ports: object.objects("ports").iter().filter_map(read_port).collect(),
         resources: Resources::read(object),
         mounts: object.objects("volumeMounts").iter().filter_map(read_mount).collect(),
         security: security::read_container(object),
+        is_sidecar,
+        startup: probe(ProbeKind::Startup),
+        liveness: probe(ProbeKind::Liveness),
+        readiness: probe(ProbeKind::Readiness),
+        lifecycle,
+        stdin: object.bool("stdin").unwrap_or(false),
+        stdin_once: object.bool("stdinOnce").unwrap_or(false),
+        tty: object.bool("tty").unwrap_or(false),
+        message_path: message_path(object),
+        message_from_log: object
+            .word("terminationMessagePolicy", &[("File", false), ("FallbackToLogsOnError", true)])
+            .unwrap_or(false),
     };
-    for stdin in ["stdin", "tty", "stdinOnce"] {
-        if object.bool(stdin) == Some(true) {
-            object.refuse(stdin, "not supported by crisp run yet");
-        }
-    }
+    object.without_effect(&["resizePolicy"]);
+    object.unsupported(&["volumeDevices", "restartPolicyRules"]);
     object.finish();
     Some(container).filter(|c| !c.name.is_empty() && !c.image.is_empty())
 }
 
 /// Without imagePullPolicy the tag decides: "latest" may be another image tomorrow.
-fn pull_policy(object: &Object<'_>, image: &str) -> PullPolicy {
+pub fn pull_policy(object: &Object<'_>, field: &str, image: &str) -> PullPolicy {
     let words = [
         ("Always", PullPolicy::Always),
         ("IfNotPresent", PullPolicy::IfNotPresent),
         ("Never", PullPolicy::Never),
     ];
-    object.word("imagePullPolicy", &words).unwrap_or_else(|| {
+    object.word(field, &words).unwrap_or_else(|| {
         let tag = image.rsplit('/').next().and_then(|last| last.split_once(':')).map(|(_, tag)| tag);
         let latest = !image.contains('@') && tag.is_none_or(|tag| tag == "latest");
         if latest { PullPolicy::Always } else { PullPolicy::IfNotPresent }
     })
 }
 
-/// Termination messages are not read here. Every exported Pod has these fields, so they are accepted.
-fn termination_message(object: &Object<'_>) {
-    for (name, usual) in
-        [("terminationMessagePath", "/dev/termination-log"), ("terminationMessagePolicy", "File")]
-    {
-        if object.string(name).is_some_and(|value| value != usual) {
-            object.refuse(name, format_args!("only {usual} is supported by crisp run yet"));
-        }
+fn message_path(object: &Object<'_>) -> String {
+    let path = object.string("terminationMessagePath").filter(|path| !path.is_empty());
+    let path = path.unwrap_or_else(|| "/dev/termination-log".to_owned());
+    if !path.starts_with('/') || path.contains("..") {
+        object.refuse("terminationMessagePath", "must be an absolute path without \"..\"");
     }
-}
-
-fn read_env(object: &Object<'_>) -> Vec<(String, String)> {
-    let variable = |variable: &Object<'_>| {
-        let (name, value) = (variable.required("name"), variable.string("value"));
-        if let Some(from) = variable.object("valueFrom") {
-            from.finish();
-        }
-        variable.finish();
-        if name.as_ref().is_some_and(|name| name.contains(['=', '\0'])) {
-            variable.refuse("name", "must not have '=' in it");
-        }
-        Some((name?, value.unwrap_or_default()))
-    };
-    object.objects("env").iter().filter_map(variable).collect()
+    path
 }
 
 fn read_port(object: &Object<'_>) -> Option<Port> {
     let words = [("TCP", Protocol::Tcp), ("UDP", Protocol::Udp), ("SCTP", Protocol::Sctp)];
-    object.string("name");
     let port = Port {
+        name: object.string("name").unwrap_or_default(),
         container: object.number("containerPort").unwrap_or(0),
         host: object.number("hostPort").filter(|port| *port != 0),
         host_ip: object.string("hostIP").filter(|ip| !ip.is_empty()),
@@ -183,7 +208,27 @@ fn read_mount(object: &Object<'_>) -> Option<VolumeMount> {
         read_only: object.bool("readOnly").unwrap_or(false),
         recursive_read_only: object.word("recursiveReadOnly", &recursive).unwrap_or(false),
         propagation: object.word("mountPropagation", &propagation).unwrap_or(Propagation::Private),
+        sub_path_is_expression: object.has("subPathExpr"),
+        sub_path: sub_path(object),
     };
     object.finish();
     Some(mount).filter(|m| !m.volume.is_empty() && !m.path.is_empty())
+}
+
+fn sub_path(object: &Object<'_>) -> String {
+    let plain = object.string("subPath").filter(|path| !path.is_empty());
+    let expression = object.string("subPathExpr").filter(|path| !path.is_empty());
+    match (plain, expression) {
+        (Some(_), Some(_)) => {
+            object.refuse("subPathExpr", "cannot be together with subPath");
+            String::new()
+        }
+        (Some(path), None) => {
+            if !is_inside(&path) {
+                object.refuse("subPath", format_args!("{path:?} must be relative, without \"..\""));
+            }
+            path
+        }
+        (None, expression) => expression.unwrap_or_default(),
+    }
 }

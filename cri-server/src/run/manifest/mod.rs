@@ -1,29 +1,63 @@
-//! A Kubernetes Pod manifest, read strictly: every field is understood or refused with its path.
+//! Kubernetes manifests, read strictly: every field is understood, accepted and named as without effect, or
+//! refused with its path.
+//!
+//! ```text
+//!  file, folder, - --read.rs--> documents --workload.rs--> Pods (pod.rs, container.rs, volume.rs, ...)
+//!                                        '--objects.rs---> ConfigMaps, Secrets, PersistentVolumeClaims
+//! ```
+//!
+#![doc = include_str!("fields.md")]
 
+mod action;
 mod container;
+mod dns;
 mod dns_name;
+mod env;
 mod expand;
-
+mod extra;
+mod metadata;
+mod nearest;
 mod object;
+mod objects;
 mod pod;
+mod pod_check;
+mod projection;
 mod quantity;
+mod read;
+mod references;
 mod security;
-mod unsupported_fields;
 mod volume;
+mod workload;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
+pub use action::{Action, HttpGet, Lifecycle, PortRef, Probe, ProbeKind};
 pub use container::{Container, Port, Propagation, Protocol, PullPolicy, VolumeMount};
+pub use dns::{Dns, HostAlias};
+pub use dns_name::is_dns_name;
+pub use env::{EnvFrom, EnvSource, EnvVar, FieldPath, KeyRef};
 pub use expand::expand;
-use object::{Object, Problems};
-pub use pod::{DnsPolicy, Pod, RestartPolicy};
-pub use quantity::Resources;
+pub use extra::{Device, EXTRA, Extra};
+pub use objects::{Data, Objects};
+pub use pod::{BACKOFF_LIMIT, DnsPolicy, Pod, RestartPolicy};
+pub use projection::{FieldFile, FieldValue, KeyFile, Projected, Projection, is_inside};
+pub use quantity::{ResourceKind, ResourceRef, Resources};
+pub use read::{Manifests, from_documents, read};
+pub use references::used;
 pub use security::{ContainerSecurity, PodSecurity, Profile, SeLinux};
 pub use volume::{HostPathKind, Volume, VolumeSource};
+pub use workload::PodDocument;
 
 /// Names with values: labels, annotations, sysctls.
 pub type Map = BTreeMap<String, String>;
+
+/// Reads manifests in a text; `name` is for errors.
+///
+/// # Errors
+/// [`ManifestError`].
+pub fn parse(name: &str, text: &str) -> Result<Manifests, ManifestError> {
+    from_documents(name, read::split(name, text)?)
+}
 
 /// Why a manifest cannot be run: all that is wrong with it at once.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +78,7 @@ pub enum ManifestError {
         /// Where and what.
         message: String,
     },
-    /// It is not one Pod that can be run here.
+    /// It is nothing that can be run here.
     #[error("{path} cannot be run:\n{}", .problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
     Refused {
         /// The file.
@@ -54,32 +88,7 @@ pub enum ManifestError {
     },
 }
 
-/// Reads the manifest in a file; `-` is standard input.
-///
-/// # Errors
-/// [`ManifestError`].
-pub fn read(path: &Path) -> Result<Pod, ManifestError> {
-    let name = path.display().to_string();
-    let text =
-        if name == "-" { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(path) };
-    let text = text.map_err(|source| ManifestError::Read { path: name.clone(), source })?;
-    parse(&name, &text)
-}
-
-/// Reads a manifest; `name` is for errors.
-///
-/// # Errors
-/// [`ManifestError`].
-pub fn parse(name: &str, text: &str) -> Result<Pod, ManifestError> {
-    let value: serde_json::Value = serde_saphyr::from_str(text)
-        .map_err(|e| ManifestError::Yaml { path: name.to_owned(), message: e.to_string() })?;
-    let problems = Problems::default();
-    let pod = Object::root(&value, &problems).and_then(|root| pod::pod(&root));
-    match (pod, problems.take()) {
-        (Some(pod), problems) if problems.is_empty() => Ok(pod),
-        (_, problems) => Err(ManifestError::Refused { path: name.to_owned(), problems }),
-    }
-}
-
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_of_fields;

@@ -6,22 +6,30 @@ use std::fmt::Display;
 
 use serde_json::{Map, Value};
 
-use super::unsupported_fields;
+use super::nearest::nearest;
 
-/// What is wrong with a manifest, in the order in which it was found.
+/// What is wrong with a manifest, in the order in which it was found, and what in it has no effect here.
 #[derive(Default)]
-pub struct Problems(RefCell<Vec<String>>);
+pub struct Problems {
+    found: RefCell<Vec<String>>,
+    without_effect: RefCell<Vec<String>>,
+}
 
 impl Problems {
     /// Notes one.
     pub fn add(&self, path: &str, message: impl Display) {
         let path = if path.is_empty() { "the manifest" } else { path };
-        self.0.borrow_mut().push(format!("{path}: {message}"));
+        self.found.borrow_mut().push(format!("{path}: {message}"));
     }
 
     /// All of them.
     pub fn take(&self) -> Vec<String> {
-        self.0.take()
+        self.found.take()
+    }
+
+    /// Paths of fields that are accepted and change nothing.
+    pub fn take_without_effect(&self) -> Vec<String> {
+        self.without_effect.take()
     }
 }
 
@@ -29,19 +37,20 @@ impl Problems {
 pub struct Object<'a> {
     path: String,
     fields: &'a Map<String, Value>,
-    taken: RefCell<BTreeSet<&'a str>>,
+    /// Names that the reader of this mapping knows.
+    known: RefCell<BTreeSet<String>>,
     problems: &'a Problems,
 }
 
 impl<'a> Object<'a> {
-    /// The manifest itself.
+    /// A whole document.
     pub fn root(value: &'a Value, problems: &'a Problems) -> Option<Self> {
         Self::at(String::new(), value, problems)
     }
 
     fn at(path: String, value: &'a Value, problems: &'a Problems) -> Option<Self> {
         match value {
-            Value::Object(fields) => Some(Self { path, fields, taken: RefCell::default(), problems }),
+            Value::Object(fields) => Some(Self { path, fields, known: RefCell::default(), problems }),
             other => {
                 problems.add(&path, format_args!("expected a mapping, found {}", kind(other)));
                 None
@@ -49,9 +58,13 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The path of a field of it.
+    /// The path of a field of it; its own for an empty name.
     pub fn path(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        match (self.path.as_str(), name) {
+            ("", name) => name.to_owned(),
+            (path, "") => path.to_owned(),
+            (path, name) => format!("{path}.{name}"),
+        }
     }
 
     /// Notes that a field's value is refused.
@@ -61,16 +74,20 @@ impl<'a> Object<'a> {
 
     /// A field's value; null is the same as nothing, as everywhere in Kubernetes.
     fn take(&self, name: &str) -> Option<&'a Value> {
-        let (key, value) = self.fields.get_key_value(name)?;
-        self.taken.borrow_mut().insert(key);
-        (!value.is_null()).then_some(value)
+        if !self.known.borrow().contains(name) {
+            self.known.borrow_mut().insert(name.to_owned());
+        }
+        self.fields.get(name).filter(|value| !value.is_null())
     }
 
     fn typed<T>(&self, name: &str, wanted: &str, read: impl FnOnce(&'a Value) -> Option<T>) -> Option<T> {
         let value = self.take(name)?;
         let read = read(value);
         if read.is_none() {
-            self.refuse(name, format_args!("expected {wanted}, found {}", kind(value)));
+            // As in YAML 1.1, which Kubernetes has: N, yes, on and off are no texts.
+            let quotes = wanted == "a text" && matches!(value, Value::Bool(_) | Value::Number(_));
+            let hint = if quotes { ": quotes make it one" } else { "" };
+            self.refuse(name, format_args!("expected {wanted}, found {}{hint}", kind(value)));
         }
         read
     }
@@ -162,6 +179,11 @@ impl<'a> Object<'a> {
         self.list(name).iter().filter_map(Item::number).collect()
     }
 
+    /// Whatever is there, for those who read it otherwise.
+    pub fn value(&self, name: &str) -> Option<&'a Value> {
+        self.take(name)
+    }
+
     /// A mapping of texts to texts.
     pub fn string_map(&self, name: &str) -> super::Map {
         let Some(object) = self.object(name) else { return super::Map::new() };
@@ -173,18 +195,33 @@ impl<'a> Object<'a> {
         self.fields.keys().map(String::as_str)
     }
 
-    /// Refuses every field that was not read. Must be called last, on every mapping.
+    /// Whether the field is there and says something.
+    pub fn has(&self, name: &str) -> bool {
+        self.take(name).is_some_and(|value| !says_nothing(value))
+    }
+
+    /// Refuses fields of Kubernetes that do not work here, unless they say nothing: tools write out `{}` and
+    /// `[]`.
+    pub fn unsupported(&self, names: &[&str]) {
+        for name in names.iter().filter(|name| self.has(name)) {
+            self.refuse(name, "not supported by crisp run yet");
+        }
+    }
+
+    /// Accepts fields that change nothing here.
+    pub fn without_effect(&self, names: &[&str]) {
+        for name in names.iter().filter(|name| self.has(name)) {
+            self.problems.without_effect.borrow_mut().push(self.path(name));
+        }
+    }
+
+    /// Refuses every field that was not asked for. Must be called last, on every mapping.
     pub fn finish(&self) {
-        let taken = self.taken.borrow();
-        for (name, value) in self.fields {
-            if taken.contains(name.as_str()) {
-                continue;
-            }
-            if !unsupported_fields::is_field_of_a_pod(name) {
-                self.refuse(name, "is no field of a Kubernetes Pod here");
-            // Tools write fields out that say nothing: `status: {}`, `resources: {}`, `creationTimestamp: null`.
-            } else if !says_nothing(value) {
-                self.refuse(name, "not supported by crisp run yet");
+        let known = self.known.borrow();
+        for name in self.fields.keys().filter(|name| !known.contains(*name)) {
+            match nearest(name, known.iter().map(String::as_str)) {
+                Some(near) => self.refuse(name, format_args!("is no field here: is {near} meant?")),
+                None => self.refuse(name, "is no field here"),
             }
         }
     }
@@ -232,13 +269,14 @@ fn says_nothing(value: &Value) -> bool {
     }
 }
 
-fn kind(value: &Value) -> String {
+/// Without what it is: that may be a secret.
+fn kind(value: &Value) -> &'static str {
     match value {
-        Value::Null => "nothing".to_owned(),
-        Value::Bool(b) => format!("{b}"),
-        Value::Number(n) => format!("the number {n}"),
-        Value::String(s) => format!("the text {s:?}"),
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "a mapping".to_owned(),
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
     }
 }

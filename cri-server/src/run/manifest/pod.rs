@@ -1,13 +1,18 @@
 //! The Pod itself.
 
-use super::dns_name::is_dns_name;
+use std::time::Duration;
+
 use super::object::Object;
-use super::{Container, Map, PodSecurity, Volume, container, security, volume};
+use super::{
+    Container, Dns, Extra, HostAlias, Map, PodSecurity, Volume, container, dns, pod_check, security, volume,
+};
 
 /// A pod that can be run here.
 #[derive(Debug, Clone)]
 pub struct Pod {
     pub name: String,
+    /// What its name begins with, if the rest is random.
+    pub name_prefix: Option<String>,
     pub namespace: String,
     pub uid: Option<String>,
     pub labels: Map,
@@ -27,6 +32,21 @@ pub struct Pod {
     pub dns: Dns,
     pub host_aliases: Vec<HostAlias>,
     pub security: PodSecurity,
+    pub image_pull_secrets: Vec<String>,
+    /// How long the pod may run.
+    pub active_deadline: Option<Duration>,
+    pub service_account: String,
+    /// What the annotation `crisp/container` says.
+    pub extra: Extra,
+    /// Of a Job: how many failures are made good.
+    pub backoff_limit: Option<u32>,
+}
+
+impl Pod {
+    /// Init containers first.
+    pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers.iter().chain(&self.containers)
+    }
 }
 
 /// What happens when a container has ended.
@@ -40,69 +60,51 @@ pub enum RestartPolicy {
 /// Where the pod's resolver settings are from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsPolicy {
-    /// The host's. Policies that want the cluster's are the same here, since there is no cluster.
+    /// The cluster's. There is none: the network's, where it resolves names of pods, else the host's.
+    Cluster,
+    /// The host's.
     Host,
     /// Only what `dnsConfig` says.
     None,
 }
 
-/// Additions to the resolver settings.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Dns {
-    pub servers: Vec<String>,
-    pub searches: Vec<String>,
-    pub options: Vec<String>,
-}
+/// The annotation that says of a Job's pod how many failures are made good: by it a pod's document is all
+/// that has to be kept of it.
+pub const BACKOFF_LIMIT: &str = "crisp/backoff-limit";
 
-/// A line of the hosts file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostAlias {
-    pub ip: String,
-    pub names: Vec<String>,
-}
+/// Fields for a scheduler, or for what an API server does.
+const WITHOUT_EFFECT: [&str; 15] = [
+    "affinity",
+    "automountServiceAccountToken",
+    "enableServiceLinks",
+    "nodeName",
+    "nodeSelector",
+    "preemptionPolicy",
+    "priority",
+    "priorityClassName",
+    "readinessGates",
+    "schedulerName",
+    "seLinuxChangePolicy",
+    "serviceAccount",
+    "tolerations",
+    "topologySpreadConstraints",
+    "schedulingGroup",
+];
+const UNSUPPORTED: [&str; 10] = [
+    "ephemeralContainers",
+    "hostnameOverride",
+    "overhead",
+    "resourceClaims",
+    "resources",
+    "runtimeClassName",
+    "schedulingGates",
+    "setHostnameAsFQDN",
+    "subdomain",
+    "workloadRef",
+];
 
-/// Reads the whole manifest.
-pub fn pod(root: &Object<'_>) -> Option<Pod> {
-    for (name, wanted) in [("apiVersion", "v1"), ("kind", "Pod")] {
-        if let Some(found) = root.required(name).filter(|found| found != wanted) {
-            root.refuse(name, format_args!("{found:?}: crisp run knows only {wanted}"));
-        }
-    }
-    let metadata = root.object("metadata");
-    if metadata.is_none() {
-        root.refuse("metadata", "is required");
-    }
-    let spec = root.object("spec");
-    if spec.is_none() {
-        root.refuse("spec", "is required");
-    }
-    root.finish();
-    let (metadata, spec) = (metadata?, spec?);
-    let name = metadata.required("name");
-    if let Some(name) = name.as_ref().filter(|name| !is_dns_name(name)) {
-        metadata
-            .refuse("name", format_args!("{name:?} is not a name: lower-case letters, digits, '-' and '.'"));
-    }
-    let mut pod = read_spec(&spec);
-    pod.name = name?;
-    pod.namespace = object_name(&metadata, "namespace").unwrap_or_else(|| "default".to_owned());
-    pod.uid = object_name(&metadata, "uid");
-    pod.labels = metadata.string_map("labels");
-    pod.annotations = metadata.string_map("annotations");
-    metadata.finish();
-    Some(pod)
-}
-
-/// A part of the pod's identity. Folders are named after it, so it can be no path.
-fn object_name(metadata: &Object<'_>, field: &str) -> Option<String> {
-    let text = metadata.string(field).filter(|text| !text.is_empty())?;
-    if !is_dns_name(&text.to_ascii_lowercase()) {
-        metadata.refuse(field, format_args!("{text:?} is not a name: letters, digits, '-' and '.'"));
-    }
-    Some(text)
-}
-
-fn read_spec(spec: &Object<'_>) -> Pod {
+/// Reads `spec`. The names are still missing.
+pub fn read_spec(spec: &Object<'_>) -> Pod {
     let flag = |name| spec.bool(name).unwrap_or(false);
     let restart = [
         ("Always", RestartPolicy::Always),
@@ -110,13 +112,14 @@ fn read_spec(spec: &Object<'_>) -> Pod {
         ("Never", RestartPolicy::Never),
     ];
     let dns_policy = [
-        ("ClusterFirst", DnsPolicy::Host),
-        ("ClusterFirstWithHostNet", DnsPolicy::Host),
+        ("ClusterFirst", DnsPolicy::Cluster),
+        ("ClusterFirstWithHostNet", DnsPolicy::Cluster),
         ("Default", DnsPolicy::Host),
         ("None", DnsPolicy::None),
     ];
     let pod = Pod {
         name: String::new(),
+        name_prefix: None,
         namespace: String::new(),
         uid: None,
         labels: Map::new(),
@@ -131,88 +134,48 @@ fn read_spec(spec: &Object<'_>) -> Pod {
         host_ipc: flag("hostIPC"),
         share_process_namespace: flag("shareProcessNamespace"),
         hostname: spec.string("hostname"),
-        dns_policy: spec.word("dnsPolicy", &dns_policy).unwrap_or(DnsPolicy::Host),
-        dns: read_dns(spec),
-        host_aliases: read_host_aliases(spec),
+        dns_policy: spec.word("dnsPolicy", &dns_policy).unwrap_or(DnsPolicy::Cluster),
+        dns: dns::read_dns(spec),
+        host_aliases: dns::read_host_aliases(spec),
         security: security::read_pod(spec),
+        image_pull_secrets: image_pull_secrets(spec),
+        active_deadline: active_deadline(spec),
+        service_account: spec.string("serviceAccountName").unwrap_or_else(|| "default".to_owned()),
+        extra: Extra::default(),
+        backoff_limit: None,
     };
-    check(spec, &pod);
+    operating_system(spec);
+    spec.without_effect(&WITHOUT_EFFECT);
+    // True is what pods have anyway.
+    if spec.bool("hostUsers") == Some(false) {
+        spec.unsupported(&["hostUsers"]);
+    }
+    spec.unsupported(&UNSUPPORTED);
+    pod_check::check(spec, &pod);
     spec.finish();
     pod
 }
 
-fn read_dns(spec: &Object<'_>) -> Dns {
-    let Some(object) = spec.object("dnsConfig") else { return Dns::default() };
-    let option = |option: Object<'_>| {
-        let (name, value) = (option.required("name"), option.string("value"));
-        option.finish();
-        let name = name?;
-        Some(value.map_or(name.clone(), |value| format!("{name}:{value}")))
-    };
-    let dns = Dns {
-        servers: object.strings("nameservers").unwrap_or_default(),
-        searches: object.strings("searches").unwrap_or_default(),
-        options: object.objects("options").into_iter().filter_map(option).collect(),
-    };
-    object.finish();
-    for server in &dns.servers {
-        if server.parse::<std::net::IpAddr>().is_err() {
-            object.refuse("nameservers", format_args!("{server:?} is not an IP address"));
-        }
+/// How long a pod, or a Job, may run.
+pub fn active_deadline(spec: &Object<'_>) -> Option<Duration> {
+    let seconds: u32 = spec.number("activeDeadlineSeconds")?;
+    if seconds == 0 {
+        spec.refuse("activeDeadlineSeconds", "must be at least 1");
     }
-    dns
+    Some(Duration::from_secs(seconds.into()))
 }
 
-fn read_host_aliases(spec: &Object<'_>) -> Vec<HostAlias> {
-    let alias = |alias: Object<'_>| {
-        let (ip, names) = (alias.required("ip"), alias.strings("hostnames").unwrap_or_default());
-        alias.finish();
-        let ip = ip?;
-        if ip.parse::<std::net::IpAddr>().is_err() {
-            alias.refuse("ip", format_args!("{ip:?} is not an IP address"));
-        }
-        Some(HostAlias { ip, names })
+fn image_pull_secrets(spec: &Object<'_>) -> Vec<String> {
+    let name = |object: Object<'_>| {
+        let name = object.required("name");
+        object.finish();
+        name
     };
-    spec.objects("hostAliases").into_iter().filter_map(alias).collect()
+    spec.objects("imagePullSecrets").into_iter().filter_map(name).collect()
 }
 
-/// Rules about several fields.
-fn check(spec: &Object<'_>, pod: &Pod) {
-    if pod.containers.is_empty() {
-        spec.refuse("containers", "at least one is required");
-    }
-    if pod.host_pid && pod.share_process_namespace {
-        spec.refuse("shareProcessNamespace", "cannot be together with hostPID");
-    }
-    if pod.dns_policy == DnsPolicy::None && pod.dns.servers.is_empty() {
-        spec.refuse("dnsConfig", "dnsPolicy None needs nameservers here");
-    }
-    if let Some(hostname) =
-        pod.hostname.as_ref().filter(|h| h.len() > 63 || !is_dns_name(h) || h.contains('.'))
-    {
-        spec.refuse("hostname", format_args!("{hostname:?} is not a host name"));
-    }
-    let mut seen = std::collections::BTreeSet::new();
-    for (list, index, container) in
-        [("initContainers", &pod.init_containers), ("containers", &pod.containers)]
-            .into_iter()
-            .flat_map(|(list, all)| all.iter().enumerate().map(move |(index, c)| (list, index, c)))
-    {
-        if !seen.insert(&container.name) {
-            spec.refuse(
-                &format!("{list}[{index}].name"),
-                format_args!("{:?} is there twice", container.name),
-            );
-        }
-        for (m, mount) in container.mounts.iter().enumerate() {
-            if !pod.volumes.iter().any(|v| v.name == mount.volume) {
-                let place = format!("{list}[{index}].volumeMounts[{m}].name");
-                spec.refuse(&place, format_args!("there is no volume {:?}", mount.volume));
-            }
-        }
-        if container.ports.iter().any(|p| pod.host_network && p.host.is_some_and(|h| h != p.container)) {
-            let place = format!("{list}[{index}].ports");
-            spec.refuse(&place, "hostPort must equal containerPort on the host's network");
-        }
-    }
+fn operating_system(spec: &Object<'_>) {
+    let Some(os) = spec.object("os") else { return };
+    os.word("name", &[("linux", ())]);
+    os.finish();
 }

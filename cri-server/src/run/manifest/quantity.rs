@@ -21,6 +21,7 @@ impl Resources {
         let Some(object) = parent.object("resources") else { return Self::default() };
         let (cpu_limit, memory_limit) = amounts(&object, "limits");
         let (cpu_request, memory_request) = amounts(&object, "requests");
+        object.unsupported(&["claims"]);
         object.finish();
         for (name, request, limit) in
             [("cpu", cpu_request, cpu_limit), ("memory", memory_request, memory_limit)]
@@ -49,13 +50,64 @@ fn amounts(resources: &Object<'_>, name: &str) -> (Option<u64>, Option<u64>) {
         amount
     };
     let amounts = (read("cpu", 1000), read("memory", 1));
-    for key in object.keys().filter(|key| !matches!(*key, "cpu" | "memory")) {
+    if name == "requests" {
+        // It only helps a scheduler.
+        object.without_effect(&["ephemeral-storage"]);
+    }
+    let known = |key: &str| matches!((name, key), (_, "cpu" | "memory") | ("requests", "ephemeral-storage"));
+    for key in object.keys().filter(|key| !known(key)) {
         // Taken out of what finish() would say: keys here are names of resources, not fields.
         object.quantity(key);
         object.refuse(key, "not supported by crisp run yet: only cpu and memory are");
     }
     object.finish();
     amounts
+}
+
+/// A request or limit of a container, for a variable or a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResourceRef {
+    /// None: the container that the variable is for.
+    pub container: Option<String>,
+    pub kind: ResourceKind,
+    /// In thousandths of a processor, or bytes.
+    pub divisor: u64,
+}
+
+/// Which amount.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResourceKind {
+    CpuLimit,
+    CpuRequest,
+    MemoryLimit,
+    MemoryRequest,
+}
+
+/// Reads a `resourceFieldRef`.
+pub fn resource_ref(object: &Object<'_>) -> Option<ResourceRef> {
+    let container = object.string("containerName").filter(|name| !name.is_empty());
+    let kinds = [
+        ("limits.cpu", ResourceKind::CpuLimit),
+        ("requests.cpu", ResourceKind::CpuRequest),
+        ("limits.memory", ResourceKind::MemoryLimit),
+        ("requests.memory", ResourceKind::MemoryRequest),
+    ];
+    if object.value("resource").is_none() {
+        object.refuse("resource", "is required");
+    }
+    let kind = object.word("resource", &kinds);
+    let divisor = object.quantity("divisor");
+    object.finish();
+    let kind = kind?;
+    let unit = if matches!(kind, ResourceKind::CpuLimit | ResourceKind::CpuRequest) { 1000 } else { 1 };
+    let divisor = match divisor.as_deref() {
+        None | Some("0" | "") => unit,
+        Some(text) => parse(text, unit).filter(|divisor| *divisor != 0).or_else(|| {
+            object.refuse("divisor", format_args!("{text:?} is not a quantity"));
+            None
+        })?,
+    };
+    Some(ResourceRef { container, kind, divisor })
 }
 
 /// Bytes of a size, as `emptyDir` has it.

@@ -15,6 +15,8 @@ pub struct PodSecurity {
     pub seccomp: Option<Profile>,
     pub apparmor: Option<Profile>,
     pub selinux: Option<SeLinux>,
+    /// The group of volumes' files, and one that every container is in.
+    pub fs_group: Option<u32>,
 }
 
 /// Settings of one container.
@@ -65,7 +67,12 @@ pub fn read_pod(spec: &Object<'_>) -> PodSecurity {
         seccomp: profile(&object, "seccompProfile"),
         apparmor: profile(&object, "appArmorProfile"),
         selinux: selinux(&object),
+        fs_group: object.number("fsGroup"),
     };
+    // When volumes are new, both policies do the same.
+    object.word("fsGroupChangePolicy", &[("Always", ()), ("OnRootMismatch", ())]);
+    object.without_effect(&["seLinuxChangePolicy"]);
+    object.unsupported(&["windowsOptions"]);
     object.finish();
     security
 }
@@ -95,6 +102,7 @@ pub fn read_container(container: &Object<'_>) -> ContainerSecurity {
     if let Some(capabilities) = &capabilities {
         capabilities.finish();
     }
+    object.unsupported(&["windowsOptions"]);
     object.finish();
     if security.privileged && security.allow_privilege_escalation == Some(false) {
         object.refuse("allowPrivilegeEscalation", "cannot be false in a privileged container");

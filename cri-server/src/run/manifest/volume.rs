@@ -1,10 +1,11 @@
-//! Volumes: folders of the host, and empty ones that live as long as the pod.
+//! Volumes of the Pod.
 
 use std::path::PathBuf;
 
 use super::dns_name::is_dns_name;
 use super::object::Object;
-use super::quantity;
+use super::projection::{self, Projected};
+use super::{PullPolicy, container, quantity};
 
 /// A volume by its name in the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +21,23 @@ pub enum VolumeSource {
     HostPath { path: PathBuf, kind: HostPathKind },
     /// Empty at first, deleted with the pod.
     EmptyDir { memory: bool, size: Option<u64> },
+    /// Files made of ConfigMaps, Secrets and fields of the Pod.
+    Projected(Projected),
+    /// The content of an image.
+    Image { reference: String, pull: PullPolicy },
+    /// A named volume, which outlives the pod.
+    Claim { name: String, read_only: bool },
+}
+
+impl VolumeSource {
+    /// Containers cannot write to it, whatever their mounts say.
+    pub fn is_read_only(&self) -> bool {
+        match self {
+            Self::Projected(_) | Self::Image { .. } => true,
+            Self::Claim { read_only, .. } => *read_only,
+            Self::HostPath { .. } | Self::EmptyDir { .. } => false,
+        }
+    }
 }
 
 /// What must be at the path, or is made there.
@@ -35,6 +53,43 @@ pub enum HostPathKind {
     CharDevice,
     BlockDevice,
 }
+
+const SOURCES: [&str; 8] = [
+    "hostPath",
+    "emptyDir",
+    "configMap",
+    "secret",
+    "downwardAPI",
+    "projected",
+    "image",
+    "persistentVolumeClaim",
+];
+/// They need a cluster, or a driver.
+const UNSUPPORTED: [&str; 23] = [
+    "awsElasticBlockStore",
+    "azureDisk",
+    "azureFile",
+    "cephfs",
+    "cinder",
+    "csi",
+    "ephemeral",
+    "fc",
+    "flexVolume",
+    "flocker",
+    "gcePersistentDisk",
+    "gitRepo",
+    "glusterfs",
+    "iscsi",
+    "nfs",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "quobyte",
+    "rbd",
+    "scaleIO",
+    "storageos",
+    "vsphereVolume",
+    "workloadRef",
+];
 
 /// Reads `volumes`.
 pub fn read_all(spec: &Object<'_>) -> Vec<Volume> {
@@ -52,15 +107,54 @@ fn read(object: &Object<'_>) -> Option<Volume> {
     if let Some(name) = name.as_ref().filter(|name| !is_dns_name(name)) {
         object.refuse("name", format_args!("{name:?} is not a name: lower-case letters, digits and '-'"));
     }
-    let host_path = object.object("hostPath").and_then(|o| read_host_path(&o));
-    let empty_dir = object.object("emptyDir").map(|o| read_empty_dir(&o));
+    let sources: Vec<_> = SOURCES.iter().filter_map(|kind| Some((*kind, object.object(kind)?))).collect();
+    object.unsupported(&UNSUPPORTED);
     object.finish();
-    let unknown = !object.keys().any(|key| key != "name");
-    if unknown {
-        object.refuse("name", "a volume needs a source: hostPath or emptyDir");
+    let refused = UNSUPPORTED.iter().any(|kind| object.has(kind));
+    match &sources[..] {
+        [(kind, source)] => {
+            let source = read_source(kind, source);
+            Some(Volume { name: name?, source: source? })
+        }
+        [] if refused || object.keys().any(|key| key != "name") => None,
+        [] => {
+            object.refuse("name", format_args!("a volume needs a source: {}", SOURCES.join(", ")));
+            None
+        }
+        _ => {
+            object.refuse("name", "a volume has one source only");
+            None
+        }
     }
-    let source = host_path.or(empty_dir)?;
-    Some(Volume { name: name?, source })
+}
+
+fn read_source(kind: &str, object: &Object<'_>) -> Option<VolumeSource> {
+    let source = match kind {
+        "hostPath" => read_host_path(object),
+        "emptyDir" => Some(read_empty_dir(object)),
+        "configMap" => Some(VolumeSource::Projected(projection::of_config_map(object))),
+        "secret" => Some(VolumeSource::Projected(projection::of_secret(object))),
+        "downwardAPI" => Some(VolumeSource::Projected(projection::of_downward_api(object))),
+        "projected" => Some(VolumeSource::Projected(projection::of_projected(object))),
+        "image" => {
+            let reference = object.required("reference");
+            let pull = container::pull_policy(object, "pullPolicy", reference.as_deref().unwrap_or_default());
+            reference.map(|reference| VolumeSource::Image { reference, pull })
+        }
+        _ => {
+            let name = object.required("claimName");
+            if let Some(name) = name.as_ref().filter(|name| !is_dns_name(name)) {
+                object.refuse(
+                    "claimName",
+                    format_args!("{name:?} is not a name: lower-case letters, digits, '-' and '.'"),
+                );
+            }
+            let read_only = object.bool("readOnly").unwrap_or(false);
+            name.map(|name| VolumeSource::Claim { name, read_only })
+        }
+    };
+    object.finish();
+    source
 }
 
 fn read_host_path(object: &Object<'_>) -> Option<VolumeSource> {
@@ -76,7 +170,6 @@ fn read_host_path(object: &Object<'_>) -> Option<VolumeSource> {
     ];
     let path = object.required("path");
     let kind = object.word("type", &kinds).unwrap_or(HostPathKind::Any);
-    object.finish();
     let path = PathBuf::from(path?);
     if !path.is_absolute() || path.components().any(|c| c == std::path::Component::ParentDir) {
         object.refuse("path", "must be an absolute path without \"..\"");
@@ -93,10 +186,5 @@ fn read_empty_dir(object: &Object<'_>) -> VolumeSource {
         }
         size
     });
-    // Only a file system of its own can enforce a limit.
-    if size.is_some() && !memory {
-        object.refuse("sizeLimit", "not supported by crisp run yet, except with medium: Memory");
-    }
-    object.finish();
     VolumeSource::EmptyDir { memory, size }
 }

@@ -1,19 +1,38 @@
-//! The pod's volumes on the host: empty folders, folders in memory, and paths that are there already.
+//! The pod's volumes on the host: empty folders, folders in memory, files made of ConfigMaps and Secrets, named
+//! volumes, and paths that are there already.
+//!
+//! | | where | deleted |
+//! |---|---|---|
+//! | emptyDir, configMap, secret, downwardAPI, projected | in the pod's folder; secrets in memory | with the pod |
+//! | persistentVolumeClaim | `standalone/volumes/NAME` in the server's root; `NAMESPACE_NAME` but for the namespace default | never by a pod |
+//! | hostPath | where it says | never |
+//! | image | with the layers | with the container |
+
+mod folder;
+mod host_path;
+mod own_thread;
+mod projected;
+mod remove;
+mod size;
+mod sub_path;
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStringExt as _;
-use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crisp_operation::record;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::manifest::{HostPathKind, Volume, VolumeSource};
+use super::manifest::{Objects, Pod, Volume, VolumeSource};
+use super::pod_fields::PodFields;
+use crate::server::layout;
+use folder::{is_mount, make_whole, mount_memory, private_folder, share};
+
+pub use own_thread::{NoResult, in_own_thread};
+pub use remove::remove_folder;
+pub use size::exceeded;
+pub use sub_path::Part;
 
 /// Why a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -29,12 +48,29 @@ pub enum VolumeError {
         wanted: &'static str,
     },
     /// Its file system is dead, or very slow.
-    #[error("volume {name}: its file system does not answer within {} s", .after.as_secs())]
+    #[error("volume {name}: {source} within {} s", .after.as_secs())]
     NoAnswer {
         /// The volume.
         name: String,
         /// The deadline.
         after: Duration,
+        /// Where it waits.
+        source: NoResult,
+    },
+    /// A thread that was given up is still at work there.
+    #[error("volumes: {0}")]
+    Busy(NoResult),
+    /// A claim that no document makes, and no folder.
+    #[error(
+        "volume {name}: there is no PersistentVolumeClaim {claim:?} in the manifests, and no named volume in {path}"
+    )]
+    NoClaim {
+        /// The volume.
+        name: String,
+        /// The claim.
+        claim: String,
+        /// Where it would be.
+        path: PathBuf,
     },
     /// A folder or file cannot be made.
     #[error("volume {name}: cannot make {path}: {source}")]
@@ -48,179 +84,182 @@ pub enum VolumeError {
     },
 }
 
-/// Where each volume is. Removed with [`Volumes::remove`].
+/// What volumes are made of, and where.
+#[derive(Debug, Clone)]
+pub struct VolumeRequest {
+    pub pod: Pod,
+    pub objects: std::sync::Arc<Objects>,
+    pub fields: PodFields,
+    /// For the volumes of this pod alone.
+    pub folder: PathBuf,
+    /// For named volumes.
+    pub named: PathBuf,
+    pub existing: Existing,
+}
+
+/// What to do with a volume of the pod that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It may be another pod's.
+    Refuse,
+    /// The pod has been run before, and keeps its emptyDirs.
+    Keep,
+    /// The pod runs: all of its volumes are there.
+    Use,
+}
+
+/// Where each volume is.
 #[derive(Debug)]
 pub struct Volumes {
     folder: PathBuf,
     paths: BTreeMap<String, PathBuf>,
+    /// By this call.
+    made: Vec<PathBuf>,
 }
 
 impl Volumes {
-    /// Makes what has to be made, below `folder`. In a thread of its own, with a deadline: paths of the host
-    /// may be on a file system that does not answer. What a thread makes that is not waited for any more, it
-    /// removes.
+    /// Makes what has to be made. In a thread of its own, with a deadline: paths of the host may be on a file
+    /// system that does not answer. What a thread makes that is not waited for any more, it removes.
     ///
     /// # Errors
     /// [`VolumeError`]; nothing is left then of what this call made.
-    pub async fn prepare_within(
-        deadline: Duration,
-        volumes: &[Volume],
-        folder: PathBuf,
-    ) -> Result<Self, VolumeError> {
+    pub async fn prepare_within(deadline: Duration, request: VolumeRequest) -> Result<Self, VolumeError> {
         let (report, mut current) = watch::channel(String::new());
-        let (result, prepared) = oneshot::channel();
-        let volumes = volumes.to_vec();
-        tokio::task::spawn_blocking(move || {
-            let prepared = Self::prepare_with(&volumes, folder, |name| drop(report.send(name.to_owned())));
-            if let Err(Ok(unwanted)) = result.send(prepared) {
-                unwanted.remove();
+        let folder = request.folder.clone();
+        let work = move |is_given_up: &dyn Fn() -> bool| {
+            Self::prepare_with(&request, |name| {
+                report.send_replace(name.to_owned());
+                !is_given_up()
+            })
+        };
+        let undo = |unwanted: Result<Self, VolumeError>| unwanted.iter().for_each(Self::undo);
+        let prepared = in_own_thread(&folder, deadline, work, undo).await;
+        prepared.unwrap_or_else(|source| match source {
+            NoResult::Busy => Err(VolumeError::Busy(source)),
+            NoResult::NoAnswer | NoResult::Thread(_) => {
+                let name = current.borrow_and_update().clone();
+                Err(VolumeError::NoAnswer { name, after: deadline, source })
             }
-        });
-        match tokio::time::timeout(deadline, prepared).await {
-            Ok(Ok(prepared)) => prepared,
-            Ok(Err(_)) | Err(_) => {
-                Err(VolumeError::NoAnswer { name: current.borrow_and_update().clone(), after: deadline })
-            }
-        }
+        })
     }
 
-    fn prepare_with(volumes: &[Volume], folder: PathBuf, begin: impl Fn(&str)) -> Result<Self, VolumeError> {
-        let mut all = Self { folder, paths: BTreeMap::new() };
-        for volume in volumes {
-            begin(&volume.name);
-            match all.prepare_one(volume) {
-                Ok(path) => all.paths.insert(volume.name.clone(), path),
+    /// Of a pod in which nothing is started.
+    pub fn none(folder: PathBuf) -> Self {
+        Self { folder, paths: BTreeMap::new(), made: Vec::new() }
+    }
+
+    /// `begin` is told the name of each volume, and false ends it there.
+    fn prepare_with(request: &VolumeRequest, begin: impl Fn(&str) -> bool) -> Result<Self, VolumeError> {
+        let mut all = Self::none(request.folder.clone());
+        for volume in &request.pod.volumes {
+            if !begin(&volume.name) {
+                break;
+            }
+            match all.prepare_one(request, volume) {
+                Ok(path) => all.paths.extend(path.map(|path| (volume.name.clone(), path))),
                 Err(error) => {
-                    all.undo(volumes);
+                    all.undo();
                     return Err(error);
                 }
-            };
+            }
         }
         Ok(all)
     }
 
     /// Removes the folders that were made, and no others: the rest may be in use by another pod.
-    fn undo(&self, volumes: &[Volume]) {
-        let is_made = |volume: &&Volume| matches!(volume.source, VolumeSource::EmptyDir { .. });
-        for path in volumes.iter().filter(is_made).filter_map(|volume| self.path(&volume.name)) {
+    pub fn undo(&self) {
+        for path in &self.made {
             if let Err(error) = remove_folder(path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a volume");
             }
         }
-        // Stays when something is in it.
-        let _ = fs::remove_dir(&self.folder);
+        // They stay when something is in them.
+        for folder in self.folder.ancestors().take(2) {
+            let _ = fs::remove_dir(folder);
+        }
     }
 
-    /// The host's path of a volume.
+    /// The host's path of a volume; none for an image.
     pub fn path(&self, name: &str) -> Option<&Path> {
         self.paths.get(name).map(PathBuf::as_path)
     }
 
-    /// Removes what was made. Nothing of a hostPath is touched.
-    pub fn remove(&self) {
-        if let Err(error) = remove_folder(&self.folder) {
-            tracing::warn!(path = %self.folder.display(), %error, "cannot remove the volumes");
-        }
-    }
-
-    fn prepare_one(&mut self, volume: &Volume) -> Result<PathBuf, VolumeError> {
+    fn prepare_one(
+        &mut self,
+        request: &VolumeRequest,
+        volume: &Volume,
+    ) -> Result<Option<PathBuf>, VolumeError> {
+        let own = layout::run_volume(&request.folder, &volume.name);
+        let failed = |source| VolumeError::Make { name: volume.name.clone(), path: own.clone(), source };
         match &volume.source {
-            VolumeSource::HostPath { path, kind } => host_path(&volume.name, path, *kind),
+            VolumeSource::Image { .. } => return Ok(None),
+            VolumeSource::HostPath { path, .. } if request.existing == Existing::Use => {
+                return Ok(Some(path.clone()));
+            }
+            VolumeSource::HostPath { path, kind } => {
+                return host_path::check(&volume.name, path, *kind).map(Some);
+            }
+            VolumeSource::Claim { name, .. } => return claim(request, volume, name).map(Some),
+            VolumeSource::EmptyDir { .. } | VolumeSource::Projected(_) => {}
+        }
+        if request.existing == Existing::Use {
+            return Ok(Some(own));
+        }
+        private_folder(&request.folder).map_err(failed)?;
+        match &volume.source {
             VolumeSource::EmptyDir { memory, size } => {
-                let path = self.folder.join(&volume.name);
-                self.empty_dir(&path, *memory, *size).map_err(|source| VolumeError::Make {
-                    name: volume.name.clone(),
-                    path: path.clone(),
-                    source,
-                })?;
-                Ok(path)
+                let group = request.pod.security.fs_group;
+                let kept = request.existing == Existing::Keep && own.exists();
+                if !kept {
+                    self.make(&own, group).map_err(failed)?;
+                }
+                if *memory && !is_mount(&own).map_err(failed)? {
+                    mount_memory(&own, *size, 0o777, group).map_err(failed)?;
+                }
             }
+            VolumeSource::Projected(files) => {
+                if request.existing == Existing::Keep {
+                    remove_folder(&own).map_err(failed)?;
+                }
+                self.make(&own, None).map_err(failed)?;
+                projected::write(&own, files, request).map_err(failed)?;
+            }
+            VolumeSource::HostPath { .. } | VolumeSource::Claim { .. } | VolumeSource::Image { .. } => {}
         }
+        Ok(Some(own))
     }
 
-    fn empty_dir(&mut self, path: &Path, memory: bool, size: Option<u64>) -> io::Result<()> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        fs::DirBuilder::new().create(path)?;
-        let fill = || {
-            if memory {
-                let size = size.map(|bytes| format!("size={bytes}")).unwrap_or_default();
-                let data = std::ffi::CString::new(size)?;
-                mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*data))?;
-            }
-            // For every user in the pod, as a kubelet makes them; the folder above is for root only.
-            fs::set_permissions(path, fs::Permissions::from_mode(0o777))
-        };
-        fill().inspect_err(|_| drop(remove_folder(path)))
+    fn make(&mut self, path: &Path, group: Option<u32>) -> io::Result<()> {
+        make_whole(path, group)?;
+        self.made.push(path.to_owned());
+        Ok(())
     }
 }
 
-fn host_path(name: &str, path: &Path, kind: HostPathKind) -> Result<PathBuf, VolumeError> {
-    let made = |source| VolumeError::Make { name: name.to_owned(), path: path.to_owned(), source };
-    if kind == HostPathKind::Any {
-        return Ok(path.to_owned());
+/// A named volume. The document of its claim makes it, like any claim; it outlives the pods.
+fn claim(request: &VolumeRequest, volume: &Volume, claim: &str) -> Result<PathBuf, VolumeError> {
+    let name = || volume.name.clone();
+    let path = layout::claimed_volume(&request.named, &request.pod.namespace, claim);
+    let there = path.is_dir();
+    if !there && !request.objects.has_claim(&request.pod.namespace, claim) {
+        return Err(VolumeError::NoClaim { name: name(), claim: claim.to_owned(), path });
     }
-    let there = fs::metadata(path).map(|m| m.file_type());
-    let is = |what: fn(&fs::FileType) -> bool| there.as_ref().is_ok_and(what);
-    let (fits, wanted) = match kind {
-        HostPathKind::Any => (true, ""),
-        HostPathKind::DirectoryOrCreate => {
-            fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(made)?;
-            (true, "")
-        }
-        HostPathKind::FileOrCreate => {
-            if there.is_err() {
-                fs::OpenOptions::new().append(true).create(true).open(path).map_err(made)?;
+    let group = request.pod.security.fs_group;
+    let is_read_only = volume.source.is_read_only();
+    let made = || match group {
+        _ if !there => {
+            private_folder(&request.named)?;
+            match make_whole(&path, group) {
+                // Another pod with the same claim was faster.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+                made => made,
             }
-            (fs::metadata(path).is_ok_and(|m| m.is_file()), "file")
         }
-        HostPathKind::Directory => (is(fs::FileType::is_dir), "directory"),
-        HostPathKind::File => (is(fs::FileType::is_file), "file"),
-        HostPathKind::Socket => (is(|t| t.is_socket()), "socket"),
-        HostPathKind::CharDevice => (is(|t| t.is_char_device()), "character device"),
-        HostPathKind::BlockDevice => (is(|t| t.is_block_device()), "block device"),
+        Some(group) if !is_read_only => share(&path, group),
+        _ => Ok(()),
     };
-    if !fits {
-        return Err(VolumeError::HostPath { name: name.to_owned(), path: path.to_owned(), wanted });
-    }
-    Ok(path.to_owned())
-}
-
-/// Removes a folder in which volumes are or were. Mounts in it are detached first and their content stays:
-/// a privileged container can mount folders of the host into a volume.
-///
-/// # Errors
-/// A mount that cannot be detached; nothing is deleted then. Or a file that cannot be deleted.
-pub fn remove_folder(folder: &Path) -> io::Result<()> {
-    let folder = match folder.canonicalize() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        folder => folder?,
-    };
-    // The last mounted first: it may be on top of another.
-    for path in mounts_below(&folder)?.iter().rev() {
-        unmount(path, UnmountFlags::DETACH)?;
-    }
-    record::remove_folder(&folder)
-}
-
-/// In the order in which they were mounted.
-fn mounts_below(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mounts = fs::read("/proc/self/mountinfo")?;
-    let paths =
-        mounts.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-    Ok(paths.map(unescape).filter(|path| path.starts_with(folder)).collect())
-}
-
-/// In proc_pid_mountinfo(5) a space is `\040`.
-fn unescape(text: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let [first, after @ ..] = rest {
-        let code = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| str::from_utf8(digits).ok());
-        let code = code.and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        bytes.push(code.unwrap_or(*first));
-        rest = if code.is_some() { after.get(3..).unwrap_or_default() } else { after };
-    }
-    OsString::from_vec(bytes).into()
+    made().map_err(|source| VolumeError::Make { name: name(), path: path.clone(), source })?;
+    Ok(path)
 }
 
 #[cfg(test)]

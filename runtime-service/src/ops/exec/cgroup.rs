@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
 
-use crisp_executor::cgroup::{Cgroup, CgroupError, ExecCgroup};
+use crisp_executor::cgroup::{Cgroup, CgroupError, ExecCgroup, JoinFds};
 use crisp_executor::compile;
 use crisp_executor::plan::CgroupJoin;
 use crisp_sandbox::Pod;
@@ -76,27 +76,56 @@ fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgro
     }
 }
 
+/// An exec cgroup in use, with what a process needs to be started in it.
+pub(in crate::ops) type Taken = (ExecGroup, CgroupJoin, Vec<OwnedFd>);
+
 impl ExecGroup {
-    /// Takes an exec cgroup of the container. Returns it with what a process needs to be started in it.
+    /// Takes an exec cgroup of the container that is there and empty, without any work that waits for others.
+    /// None: [`take`](Self::take) has to make or empty one.
+    pub(in crate::ops) fn take_idle(
+        service: &ServiceState,
+        container: &Arc<Container>,
+        pod: &Pod,
+    ) -> Result<Option<Taken>, Cause> {
+        let (mut number, is_made) = Number::lowest_free(container);
+        if !is_made {
+            return Ok(None);
+        }
+        number.afterwards = Some(false);
+        let path = cgroup_path(pod, container.id())?;
+        let Some((cgroup, join_fds)) = service.cgroups.idle_exec_cgroup(&path, number.number)? else {
+            return Ok(None);
+        };
+        Self { cgroup, number }.with(join_fds).map(Some)
+    }
+
+    /// Takes an exec cgroup of the container.
     pub(in crate::ops) fn take(
         service: &ServiceState,
         container: &Arc<Container>,
         pod: &Pod,
-    ) -> Result<(Self, CgroupJoin, Vec<OwnedFd>), Cause> {
+    ) -> Result<Taken, Cause> {
         let cgroup = service.cgroups.open(&cgroup_path(pod, container.id())?)?;
         let (mut number, cgroup) = free(container, &cgroup)?;
         number.afterwards = Some(false);
-        let mut join_fds = cgroup.join()?;
-        // The monitor reads these for a container's first process alone.
-        join_fds.oom_events = None;
+        let join_fds = cgroup.join()?;
+        Self { cgroup, number }.with(join_fds)
+    }
+
+    fn with(self, join_fds: JoinFds) -> Result<Taken, Cause> {
         let mut fds = Vec::new();
         let join = compile::compile_join(join_fds, &mut fds)?;
-        Ok((Self { cgroup, number }, join, fds))
+        Ok((self, join, fds))
     }
 
     /// Whether processes live in it. One that cannot be read has some.
     pub(in crate::ops) fn is_populated(&self) -> bool {
         self.cgroup.is_populated().unwrap_or(true)
+    }
+
+    /// Never uses it again: a monitor that has lost its connection kills what is in there, now or later.
+    pub(in crate::ops) fn give_up(mut self) {
+        self.number.afterwards = Some(true);
     }
 
     /// Kills all processes in it, in the background. Its number is free again when they are gone.

@@ -19,11 +19,11 @@ use crisp_executor::plan::{self, CgroupJoin};
 use crisp_sandbox::Pod;
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, WindowSize};
 
-use self::cgroup::ExecGroup;
+use self::cgroup::{ExecGroup, Taken};
 use super::container_spec;
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
-use crate::container::state::State;
+use crate::container::state::{Refusal, State};
 use crate::convert;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
@@ -45,6 +45,8 @@ pub(super) struct Command {
     size: Option<WindowSize>,
     /// How long it lives on, after SIGHUP, when its client is gone. Zero: it is killed at once.
     grace: Duration,
+    /// Whether the word that it has started may come with the one that it has ended.
+    late_response: bool,
 }
 
 impl Command {
@@ -57,11 +59,16 @@ impl Command {
                 .map_err(|_| convert::invalid(format!("cmd[{number}]"), "holds a NUL byte"))
         };
         let words = words.into_iter().enumerate().map(word).collect::<Result<_, _>>()?;
-        Ok(Self { words, line, terminal, size: None, grace })
+        Ok(Self { words, line, terminal, size: None, grace, late_response: false })
     }
 
     pub(super) fn with_size(self, size: Option<WindowSize>) -> Self {
         Self { size, ..self }
+    }
+
+    /// For a client that waits for the end alone: a message less on the way of a short command.
+    pub(super) fn with_late_response(self) -> Self {
+        Self { late_response: true, ..self }
     }
 
     fn process(self, common: &plan::Process) -> plan::Process {
@@ -95,6 +102,10 @@ pub(super) fn pod_of_running(
         let refusal = status.state.refuse("have commands run in it");
         return Err(RuntimeError::Refused { id: container.id().clone(), refusal });
     }
+    if status.paused {
+        let refusal = Refusal { now: "is paused", wanted: "have commands run in it" };
+        return Err(RuntimeError::Refused { id: container.id().clone(), refusal });
+    }
     let none = || crisp_sandbox::FindError::None { text: container.metadata.pod.as_str().to_owned() };
     Ok(service.pod_of(container).ok_or_else(none)?)
 }
@@ -109,9 +120,13 @@ pub(super) async fn launch<T>(
     command: Command,
     stdio: impl FnOnce() -> Result<(Stdio, T), Cause>,
 ) -> Result<(Running, T), StageFailure> {
-    let prepared = {
-        let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
-        operation.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, command, steps)).await?
+    let prepared = match prepare_at_once(service, container, pod) {
+        Some((common, taken)) => Prepared::new(command, &common, taken),
+        None => {
+            let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
+            let prepare = move |steps: &Steps| prepare(&service, &container, &pod, command, steps);
+            operation.blocking(PREPARE, prepare).await?
+        }
     };
     let start = |_| async {
         let (theirs, ours) = stdio()?;
@@ -127,6 +142,25 @@ struct Prepared {
     group: ExecGroup,
     size: Option<WindowSize>,
     grace: Duration,
+    late_response: bool,
+}
+
+impl Prepared {
+    fn new(command: Command, common: &plan::Process, (group, join, fds): Taken) -> Self {
+        let (size, grace, late_response) = (command.size, command.grace, command.late_response);
+        Self { process: command.process(common), join, fds, group, size, grace, late_response }
+    }
+}
+
+/// What every command after the first finds ready: another thread would cost more than this does. None also for
+/// what goes wrong: then it is tried on a thread that may wait, and fails there by its stage.
+fn prepare_at_once(
+    service: &ServiceState,
+    container: &Arc<Container>,
+    pod: &Pod,
+) -> Option<(Arc<plan::Process>, Taken)> {
+    let common = container.exec_process.try_lock().ok()?.clone()?;
+    Some((common, ExecGroup::take_idle(service, container, pod).ok()??))
 }
 
 fn prepare(
@@ -137,10 +171,8 @@ fn prepare(
     steps: &Steps,
 ) -> Result<Prepared, StageFailure> {
     let common = steps.step("compile", || common_process(service, container, pod))?;
-    let (size, grace) = (command.size, command.grace);
-    let process = command.process(&common);
-    let (group, join, fds) = steps.step("cgroup", || ExecGroup::take(service, container, pod))?;
-    Ok(Prepared { process, join, fds, group, size, grace })
+    let taken = steps.step("cgroup", || ExecGroup::take(service, container, pod))?;
+    Ok(Prepared::new(command, &common, taken))
 }
 
 /// The container's own process, whose arguments the command replaces. Compiled once per container: probes
@@ -156,7 +188,8 @@ fn common_process(
     }
     let (mut process, seccomp) = container_spec::build_process(service, container, pod)?;
     process.set_terminal(Some(false));
-    let common = Arc::new(compile::compile_process(&process, seccomp.as_ref())?);
+    let mappings = pod.config.user.as_ref();
+    let common = Arc::new(compile::compile_process(&process, seccomp.as_ref(), mappings)?);
     *kept = Some(common.clone());
     Ok(common)
 }
@@ -191,17 +224,40 @@ async fn start(
         stderr,
         size: prepared.size,
         grace_ms: u32::try_from(prepared.grace.as_millis()).unwrap_or(u32::MAX),
+        late_response: prepared.late_response,
     };
-    let started = link.exec(request).await?;
     let (group, grace) = (Some(prepared.group), prepared.grace);
-    Ok(Running { link, exec, group, grace, terminal: started.terminal })
+    // Whatever becomes of this future, what may run is killed.
+    let mut running = Running { link: link.clone(), exec, group, grace, terminal: None };
+    match link.exec(request).await {
+        Ok(started) => {
+            running.terminal = started.terminal;
+            Ok(running)
+        }
+        Err(error) => {
+            let never_ran = matches!(
+                error,
+                LinkError::Stage(_)
+                    | LinkError::Refused { .. }
+                    | LinkError::Unsent { .. }
+                    | LinkError::TooManyDescriptors { .. }
+            );
+            if never_ran {
+                running.group = None;
+            }
+            Err(error.into())
+        }
+    }
 }
 
 impl Running {
     /// Waits for the end, however long. Processes that the command left behind live on.
     pub(super) async fn wait(&mut self) -> Result<i32, LinkError> {
         let status = self.link.wait_exec(self.exec).await;
-        self.group = None;
+        let group = self.group.take();
+        if status.is_err() {
+            group.into_iter().for_each(ExecGroup::give_up);
+        }
         status.map(|status| status.code())
     }
 

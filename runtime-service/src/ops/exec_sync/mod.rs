@@ -1,8 +1,8 @@
 //! ExecSync: one command in a running container, its output collected within bounds.
 //!
 //! ```text
-//!   reading ends of its pipes ─> async readers (capped)
-//!   exit, or deadline ─> kill ─> a short drain ─> response
+//!   reading ends of its pipes ─> read (capped) until its exit
+//!   exit ─> a short drain ─> response; deadline ─> kill
 //! ```
 
 mod output;
@@ -10,7 +10,9 @@ mod output;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::output::Collector;
+use tokio::time::Instant;
+
+use self::output::Outputs;
 use super::exec::{self, Command, Stdio, pipe};
 use crate::cause::{Cause, StageFailure};
 use crate::container::Container;
@@ -40,24 +42,31 @@ pub async fn exec_sync(
 ) -> Result<Output, RuntimeError> {
     let id = container.id().clone();
     let pod = exec::pod_of_running(service, container)?;
-    let command = Command::new(command, false, Duration::ZERO)?;
+    let command = Command::new(command, false, Duration::ZERO)?.with_late_response();
     let line = command.line.clone();
-    let operation = service.operation(OPERATION, &id);
-    let launched = exec::launch(&operation, service, container, &pod, command, streams).await;
-    let (mut running, outputs) = operation.finish(launched).await?;
-    let timer = service.exec_seconds.start_timer();
-    let waited = match limit {
-        Some(limit) => tokio::time::timeout(limit, running.wait()).await,
-        None => Ok(running.wait().await),
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let too_late = || RuntimeError::ExecDeadline {
+        id: id.clone(),
+        command: line.clone(),
+        after: limit.unwrap_or_default(),
     };
-    let Ok(status) = waited else {
+    let operation = service.operation(OPERATION, &id);
+    let launch = exec::launch(&operation, service, container, &pod, command, streams);
+    // Dropped at the deadline, it kills what may run.
+    let launched = within(deadline, launch).await.ok_or_else(too_late)?;
+    let (mut running, mut outputs) = operation.finish(launched).await?;
+    let timer = service.exec_seconds.start_timer();
+    let Some(status) = outputs.read_until(within(deadline, running.wait())).await else {
         running.kill().await;
         timer.observe_duration();
-        return Err(RuntimeError::ExecDeadline { id, command: line, after: limit.unwrap_or_default() });
+        return Err(too_late());
     };
     timer.observe_duration();
     match status {
-        Ok(code) => Ok(outputs.finish(code).await),
+        Ok(code) => {
+            let (stdout, stderr) = outputs.finish().await;
+            Ok(Output { stdout, stderr, code })
+        }
         Err(error) => {
             let operation = service.operation(OPERATION, &id);
             operation.finish(Err(StageFailure { stage: "wait", cause: error.into() })).await?
@@ -65,21 +74,17 @@ pub async fn exec_sync(
     }
 }
 
+/// None: it was not done in time, and is dropped.
+async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
+    match deadline {
+        Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),
+        None => Some(work.await),
+    }
+}
+
 fn streams() -> Result<(Stdio, Outputs), Cause> {
     let (stdout, to_stdout) = pipe::output()?;
     let (stderr, to_stderr) = pipe::output()?;
     let theirs = Stdio { stdin: None, stdout: Some(to_stdout), stderr: Some(to_stderr) };
-    Ok((theirs, Outputs { stdout: Collector::read(stdout), stderr: Collector::read(stderr) }))
-}
-
-/// The streams of a command under way.
-struct Outputs {
-    stdout: Collector,
-    stderr: Collector,
-}
-
-impl Outputs {
-    async fn finish(self, code: i32) -> Output {
-        Output { stdout: self.stdout.finish().await, stderr: self.stderr.finish().await, code }
-    }
+    Ok((theirs, Outputs::new(stdout, stderr)))
 }

@@ -1,50 +1,83 @@
 //! The output of a command, collected within bounds.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 /// For output still in the pipes after the command's end. A process that the command left behind may hold
 /// them longer; its output is dropped.
 const DRAIN: Duration = Duration::from_millis(200);
-/// Of each stream; what exceeds it is read and dropped, so that the command does not hang.
-const MAX_OUTPUT: usize = 16 << 20;
+/// Of each stream, and of both together; what exceeds it is read and dropped, so that the command does not
+/// hang. The whole response has to fit into the 16 MiB of a message that kubelet takes.
+pub(super) const MAX_OUTPUT: usize = (16 << 20) - 1024;
 
-/// Reads one stream, up to the cap, in a task that ends with the collector.
+/// The streams of a command under way, read by the task that waits for its end.
+pub(super) struct Outputs {
+    pub(super) stdout: Collector,
+    pub(super) stderr: Collector,
+}
+
+impl Outputs {
+    pub(super) fn new(stdout: pipe::Receiver, stderr: pipe::Receiver) -> Self {
+        Self { stdout: Collector::new(stdout), stderr: Collector::new(stderr) }
+    }
+
+    /// Reads both until `end`.
+    pub(super) async fn read_until<T>(&mut self, end: impl Future<Output = T>) -> T {
+        let mut end = std::pin::pin!(end);
+        tokio::select! {
+            value = &mut end => return value,
+            () = self.read() => {}
+        }
+        end.await
+    }
+
+    /// What was read when both streams ended, or when the drain time was over.
+    pub(super) async fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
+        // Else what is left belongs to a process that goes on.
+        let _ = tokio::time::timeout(DRAIN, self.read()).await;
+        let (stdout, mut stderr) = (self.stdout.data, self.stderr.data);
+        stderr.truncate(MAX_OUTPUT - stdout.len());
+        (stdout, stderr)
+    }
+
+    /// Reads both to their ends. It can be dropped and begun again: nothing is lost.
+    async fn read(&mut self) {
+        tokio::join!(self.stdout.read(), self.stderr.read());
+    }
+}
+
+/// What one stream has given so far, up to the cap.
 pub(super) struct Collector {
-    data: Arc<Mutex<Vec<u8>>>,
-    task: tokio::task::JoinHandle<()>,
+    from: pipe::Receiver,
+    data: Vec<u8>,
 }
 
 impl Collector {
-    pub(super) fn read(mut from: pipe::Receiver) -> Self {
-        let data = Arc::new(Mutex::new(Vec::new()));
-        let into = data.clone();
-        let task = tokio::spawn(async move {
-            let mut chunk = vec![0; 16 << 10];
-            while let Ok(n @ 1..) = from.read(&mut chunk).await {
-                let mut data = into.lock().unwrap_or_else(PoisonError::into_inner);
-                let room = MAX_OUTPUT - data.len();
-                data.extend_from_slice(&chunk[..n.min(room)]);
-            }
-        });
-        Self { data, task }
+    fn new(from: pipe::Receiver) -> Self {
+        Self { from, data: Vec::new() }
     }
 
-    /// What was read when the stream ended, or when the drain time was over.
-    pub(super) async fn finish(mut self) -> Vec<u8> {
-        if tokio::time::timeout(DRAIN, &mut self.task).await.is_err() {
-            self.task.abort();
+    async fn read(&mut self) {
+        while self.from.readable().await.is_ok() && self.take() {
+            // A command that writes without a pause must not keep others from this thread.
+            tokio::task::coop::consume_budget().await;
         }
-        std::mem::take(&mut self.data.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
 
-impl Drop for Collector {
-    fn drop(&mut self) {
-        self.task.abort();
+    /// Takes what is in the pipe. False at its end.
+    fn take(&mut self) -> bool {
+        let mut chunk = [0; 16 << 10];
+        match self.from.try_read(&mut chunk) {
+            Ok(0) => false,
+            Ok(n) => {
+                let room = MAX_OUTPUT - self.data.len();
+                self.data.extend_from_slice(&chunk[..n.min(room)]);
+                true
+            }
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        }
     }
 }
 
@@ -53,30 +86,62 @@ mod tests {
     use super::super::super::exec::pipe;
     use super::*;
 
+    fn outputs() -> (Outputs, [std::os::fd::OwnedFd; 2]) {
+        let ((stdout, to_stdout), (stderr, to_stderr)) = (pipe::output().unwrap(), pipe::output().unwrap());
+        (Outputs::new(stdout, stderr), [to_stdout, to_stderr])
+    }
+
     #[tokio::test]
     async fn output_beyond_the_cap_is_dropped_not_left_in_the_pipe() {
-        let (receiver, write) = pipe::output().unwrap();
-        let collector = Collector::read(receiver);
+        let (mut outputs, [to_stdout, to_stderr]) = outputs();
         let written = tokio::task::spawn_blocking(move || {
             let chunk = vec![7u8; 1 << 20];
+            rustix::io::write(&to_stderr, b"dropped").unwrap();
             let mut total = 0;
             while total < MAX_OUTPUT + (2 << 20) {
-                total += rustix::io::write(&write, &chunk).unwrap();
+                total += rustix::io::write(&to_stdout, &chunk).unwrap();
             }
             total
         });
-        assert!(written.await.unwrap() > MAX_OUTPUT);
-        assert_eq!(collector.finish().await.len(), MAX_OUTPUT);
+        assert!(outputs.read_until(written).await.unwrap() > MAX_OUTPUT);
+        let (stdout, stderr) = outputs.finish().await;
+        assert_eq!((stdout.len(), stderr.len()), (MAX_OUTPUT, 0));
     }
 
     #[tokio::test]
     async fn a_pipe_that_another_process_holds_open_does_not_hang() {
-        let (receiver, write) = pipe::output().unwrap();
-        rustix::io::write(&write, b"said").unwrap();
-        let collector = Collector::read(receiver);
+        let (mut outputs, [to_stdout, to_stderr]) = outputs();
+        rustix::io::write(&to_stdout, b"said").unwrap();
+        outputs.read_until(std::future::ready(())).await;
         let begun = std::time::Instant::now();
-        assert_eq!(collector.finish().await, b"said");
+        assert_eq!(outputs.finish().await.0, b"said");
         assert!(begun.elapsed() < Duration::from_secs(2));
-        drop(write);
+        drop((to_stdout, to_stderr));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_never_stops_does_not_keep_a_deadline_from_passing() {
+        let (mut outputs, [to_stdout, _to_stderr]) = outputs();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = stop.clone();
+        let writer = tokio::task::spawn_blocking(move || {
+            let chunk = [7u8; 64 << 10];
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = rustix::io::write(&to_stdout, &chunk);
+            }
+        });
+        outputs.read_until(tokio::time::sleep(Duration::from_millis(200))).await;
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        drop(outputs);
+        writer.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_end_after_that_of_both_streams_is_waited_for() {
+        let (mut outputs, ends) = outputs();
+        drop(ends);
+        let end = tokio::time::sleep(Duration::from_millis(50));
+        outputs.read_until(end).await;
+        assert_eq!(outputs.finish().await, (vec![], vec![]));
     }
 }

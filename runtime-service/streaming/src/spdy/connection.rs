@@ -139,8 +139,7 @@ impl Connection {
         let control = std::mem::take(&mut self.lock().control);
         output.push(&control);
         output.push(&frame::data_head(stream, data.len(), fin));
-        output.push(data);
-        self.flush(output).await
+        self.flush(output, data).await
     }
 
     /// Sends the control frames that wait.
@@ -148,10 +147,10 @@ impl Connection {
         let mut output = self.output.lock().await;
         let control = std::mem::take(&mut self.lock().control);
         output.push(&control);
-        self.flush(&mut output).await
+        self.flush(&mut output, &[]).await
     }
 
-    async fn flush(&self, output: &mut Output) -> Result<(), StreamError> {
+    async fn flush(&self, output: &mut Output, data: &[u8]) -> Result<(), StreamError> {
         /// Has the flush task go on when a writer is dropped.
         struct GoOn<'a>(&'a Notify, bool);
         impl Drop for GoOn<'_> {
@@ -163,7 +162,7 @@ impl Connection {
         }
         let mut go_on = GoOn(&self.unsent, false);
         let flushed = tokio::select! {
-            flushed = output.flush() => flushed.map_err(|_| StreamError::Lost),
+            flushed = output.send(data) => flushed.map_err(|_| StreamError::Lost),
             () = self.over.cancelled() => Err(StreamError::Lost),
         };
         go_on.1 = true;

@@ -5,7 +5,7 @@ use super::error::CgroupError;
 use super::hierarchy::{Controller, Home, Host};
 use super::path::CgroupPath;
 use super::resources::{Resources, invalid};
-use super::{cpu, cpuset, devices, hugetlb, memory, pids};
+use super::{cpu, cpuset, devices, hugetlb, io, memory, pids, rdma};
 
 /// A controller's folder for one cgroup.
 #[derive(Debug)]
@@ -21,11 +21,11 @@ impl At {
         }
     }
 
-    /// See [`Dir::keep_files`]; `without` for v1 and for v2.
-    pub(super) fn keep_files(self, without: [&[&'static str]; 2]) -> Self {
+    /// See [`Dir::keep_files`]; `details` for v1 and for v2.
+    pub(super) fn keep_files(self, details: [&'static [&'static str]; 2]) -> Self {
         match self {
-            Self::V1(dir) => Self::V1(dir.keep_files(without[0])),
-            Self::V2(dir) => Self::V2(dir.keep_files(without[1])),
+            Self::V1(dir) => Self::V1(dir.keep_files(details[0])),
+            Self::V2(dir) => Self::V2(dir.keep_files(details[1])),
         }
     }
 }
@@ -51,6 +51,7 @@ fn need(host: &Host, controller: Controller, path: &CgroupPath) -> Result<At, Cg
 /// What cannot be done here, before anything is written: a half-applied update would be the worst.
 fn check(host: &Host, limits: &Resources) -> Result<(), CgroupError> {
     cpu::check(&limits.cpu)?;
+    io::check(&limits.io)?;
     memory::check(&limits.memory)?;
     match host.home(Controller::Memory) {
         Some(Home::V1(_)) => memory::check_v1(&limits.memory)?,
@@ -89,6 +90,12 @@ pub(super) fn apply(host: &Host, path: &CgroupPath, limits: &Resources) -> Resul
             At::V2(dir) => memory::apply_v2(&dir, &limits.memory)?,
         }
     }
+    if limits.io != Default::default() {
+        match need(host, Controller::Io, path)? {
+            At::V1(dir) => io::apply_v1(&dir, &limits.io)?,
+            At::V2(dir) => io::apply_v2(&dir, &limits.io)?,
+        }
+    }
     if let Some(limit) = limits.pids {
         pids::apply(need(host, Controller::Pids, path)?.dir(), limit)?;
     }
@@ -96,6 +103,9 @@ pub(super) fn apply(host: &Host, path: &CgroupPath, limits: &Resources) -> Resul
         cpuset::apply(need(host, Controller::Cpuset, path)?.dir(), &limits.cpuset)?;
     }
     apply_hugepages(host, path, limits)?;
+    if !limits.rdma.is_empty() {
+        rdma::apply(need(host, Controller::Rdma, path)?.dir(), &limits.rdma)?;
+    }
     if let Some(rules) = &limits.devices {
         match need(host, Controller::Devices, path)? {
             At::V1(dir) => devices::apply_v1(&dir, rules)?,

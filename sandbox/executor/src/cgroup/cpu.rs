@@ -35,28 +35,18 @@ pub(super) fn weight(shares: u64) -> u64 {
 }
 
 pub(super) fn apply_v2(dir: &Dir, cpu: &Cpu) -> Result<(), CgroupError> {
-    if let Some(idle) = cpu.idle {
-        dir.write("cpu.idle", if idle { "1" } else { "0" })?;
-    }
-    if let Some(shares) = cpu.shares.filter(|s| *s != 0)
-        && cpu.idle != Some(true)
-    {
-        dir.write("cpu.weight", &weight(shares).to_string())?;
-    }
+    apply_weight(dir, cpu, ("cpu.weight", weight))?;
     let (quota, period) = (cpu.quota.filter(|q| *q != 0), cpu.period.filter(|p| *p != 0));
+    let mut max = None;
     if quota.is_some() || period.is_some() {
         let quota = match quota {
             Some(quota) if quota > 0 => quota.to_string(),
             Some(_) => "max".to_owned(),
             None => current_quota(dir)?,
         };
-        let value = period.map_or_else(|| quota.clone(), |period| format!("{quota} {period}"));
-        dir.write("cpu.max", &value)?;
+        max = Some(period.map_or_else(|| quota.clone(), |period| format!("{quota} {period}")));
     }
-    if let Some(burst) = cpu.burst {
-        dir.write("cpu.max.burst", &burst.to_string())?;
-    }
-    Ok(())
+    write_related(dir, [("cpu.max", max), ("cpu.max.burst", cpu.burst.map(|burst| burst.to_string()))])
 }
 
 /// `cpu.max` takes a period only together with a quota.
@@ -67,37 +57,50 @@ fn current_quota(dir: &Dir) -> Result<String, CgroupError> {
 }
 
 pub(super) fn apply_v1(dir: &Dir, cpu: &Cpu) -> Result<(), CgroupError> {
-    if let Some(shares) = cpu.shares.filter(|s| *s != 0) {
-        dir.write("cpu.shares", &shares.clamp(2, MAX_SHARES).to_string())?;
-    }
+    apply_weight(dir, cpu, ("cpu.shares", |shares| shares.clamp(2, MAX_SHARES)))?;
+    let period = cpu.period.filter(|p| *p != 0).map(|p| p.to_string());
+    let quota = cpu.quota.filter(|q| *q != 0).map(|q| q.max(-1).to_string());
+    let burst = cpu.burst.map(|burst| burst.to_string());
+    write_related(
+        dir,
+        [("cpu.cfs_period_us", period), ("cpu.cfs_quota_us", quota), ("cpu.cfs_burst_us", burst)],
+    )
+}
+
+/// An idle cgroup has no weight that could be set.
+fn apply_weight(
+    dir: &Dir,
+    cpu: &Cpu,
+    (file, weight): (&str, impl Fn(u64) -> u64),
+) -> Result<(), CgroupError> {
     if let Some(idle) = cpu.idle {
         dir.write("cpu.idle", if idle { "1" } else { "0" })?;
     }
-    apply_v1_bandwidth(dir, cpu)?;
-    match cpu.burst {
-        Some(burst) => dir.write("cpu.cfs_burst_us", &burst.to_string()),
+    match cpu.shares.filter(|shares| *shares != 0 && cpu.idle != Some(true)) {
+        Some(shares) => dir.write(file, &weight(shares).to_string()),
         None => Ok(()),
     }
 }
 
-/// The kernel checks each of the two files against the other's present value and the parent's ratio:
-/// whichever order the present values refuse, the other one is right.
-fn apply_v1_bandwidth(dir: &Dir, cpu: &Cpu) -> Result<(), CgroupError> {
-    let period = cpu.period.filter(|p| *p != 0).map(|p| p.to_string());
-    let quota = cpu.quota.filter(|q| *q != 0).map(|q| q.max(-1).to_string());
-    match (period, quota) {
-        (Some(period), Some(quota)) => match dir.try_write("cpu.cfs_period_us", &period) {
-            Ok(()) => dir.write("cpu.cfs_quota_us", &quota),
-            Err(Errno::INVAL) => {
-                dir.write("cpu.cfs_quota_us", &quota)?;
-                dir.write("cpu.cfs_period_us", &period)
+/// Writes files that the kernel checks against each other's present values (and the parent's ratio): one that is
+/// refused may be right after another one.
+fn write_related<const N: usize>(dir: &Dir, files: [(&str, Option<String>); N]) -> Result<(), CgroupError> {
+    let mut files: Vec<_> = files.into_iter().filter_map(|(file, value)| Some((file, value?))).collect();
+    while !files.is_empty() {
+        let (count, mut refused) = (files.len(), Vec::new());
+        for (file, value) in files {
+            match dir.try_write(file, &value) {
+                Ok(()) => {}
+                Err(Errno::INVAL) => refused.push((file, value)),
+                Err(errno) => return Err(dir.write_error(file, &value, errno)),
             }
-            Err(errno) => Err(dir.write_error("cpu.cfs_period_us", &period, errno)),
-        },
-        (Some(period), None) => dir.write("cpu.cfs_period_us", &period),
-        (None, Some(quota)) => dir.write("cpu.cfs_quota_us", &quota),
-        (None, None) => Ok(()),
+        }
+        if let Some((file, value)) = refused.first().filter(|_| refused.len() == count) {
+            return Err(dir.write_error(file, value, Errno::INVAL));
+        }
+        files = refused;
     }
+    Ok(())
 }
 
 /// What no kernel can do, before anything is written.
@@ -121,6 +124,8 @@ pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<CpuStats, CgroupE
             "nr_periods" => stats.periods = value,
             "nr_throttled" => stats.throttled_periods = value,
             "throttled_usec" => stats.throttled_ns = value.saturating_mul(1000),
+            "nr_bursts" => stats.bursts = value,
+            "burst_usec" => stats.burst_ns = value.saturating_mul(1000),
             _ => {}
         }
     }
@@ -152,6 +157,8 @@ pub(super) fn stats_v1(
                 "nr_periods" => stats.periods = value,
                 "nr_throttled" => stats.throttled_periods = value,
                 "throttled_time" => stats.throttled_ns = value,
+                "nr_bursts" => stats.bursts = value,
+                "burst_time" => stats.burst_ns = value,
                 _ => {}
             }
         }

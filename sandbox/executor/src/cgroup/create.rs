@@ -17,18 +17,32 @@ pub(super) enum Controllers {
     Left,
 }
 
-/// Makes what is missing of `path`. True when the last folder is new in at least one hierarchy.
-pub(super) fn create(
-    host: &Host,
-    path: &CgroupPath,
-    extent: Extent,
-    controllers: Controllers,
-) -> Result<bool, CgroupError> {
+/// A cgroup to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub path: &'a CgroupPath,
+    /// One above it that is another program's: neither it nor what is above it is made.
+    pub below: Option<&'a CgroupPath>,
+    pub extent: Extent,
+    pub controllers: Controllers,
+}
+
+impl Wanted<'_> {
+    /// Those above it that may be made, from the lowest to the highest.
+    fn parents(&self) -> impl Iterator<Item = CgroupPath> {
+        let parents = std::iter::successors(self.path.parent(), CgroupPath::parent);
+        parents.take_while(|parent| Some(parent) != self.below)
+    }
+}
+
+/// Makes what is missing of a cgroup. True when the last folder is new in at least one hierarchy.
+pub(super) fn create(host: &Host, wanted: &Wanted<'_>) -> Result<bool, CgroupError> {
+    let path = wanted.path;
     let mut made: Vec<&Hierarchy> = Vec::new();
     // One hierarchy is like the others.
     let mut parent_is_there = true;
-    for hierarchy in host.within(extent).chain(&host.v2) {
-        match create_in(host, hierarchy, path, controllers, &mut parent_is_there) {
+    for hierarchy in host.within(wanted.extent).chain(&host.v2) {
+        match create_in(host, hierarchy, wanted, &mut parent_is_there) {
             Ok(true) => made.push(hierarchy),
             Ok(false) => {}
             Err(error) => {
@@ -46,21 +60,20 @@ pub(super) fn create(
 fn create_in(
     host: &Host,
     hierarchy: &Hierarchy,
-    path: &CgroupPath,
-    controllers: Controllers,
+    wanted: &Wanted<'_>,
     parent_is_there: &mut bool,
 ) -> Result<bool, CgroupError> {
-    if !*parent_is_there && let Some(parent) = path.parent() {
+    if !*parent_is_there && let Some(parent) = wanted.parents().next() {
         // What keeps it from being made keeps the one below it too.
         let _ = mkdir(hierarchy, &parent);
     }
-    let made = make_folders(hierarchy, path, parent_is_there)?;
+    let made = make_folders(hierarchy, wanted, parent_is_there)?;
     if host.v1.is_empty() {
-        if controllers == Controllers::Enabled {
-            enable_controllers(hierarchy, path)?;
+        if wanted.controllers == Controllers::Enabled {
+            enable_controllers(hierarchy, wanted.path)?;
         }
     } else if made && hierarchy.has("cpuset") {
-        cpuset::inherit(hierarchy, path)?;
+        cpuset::inherit(hierarchy, wanted.path)?;
     }
     Ok(made)
 }
@@ -68,16 +81,17 @@ fn create_in(
 /// One mkdir where the parent is there.
 fn make_folders(
     hierarchy: &Hierarchy,
-    path: &CgroupPath,
+    wanted: &Wanted<'_>,
     parent_is_there: &mut bool,
 ) -> Result<bool, CgroupError> {
+    let path = wanted.path;
     // Another process may remove an empty parent between the two calls: start again then.
     for _ in 0..8 {
         match mkdir(hierarchy, path) {
             Err(Errno::NOENT) => *parent_is_there = false,
             other => return other.map_err(|errno| create_error(hierarchy, path, errno)),
         }
-        let mut missing: Vec<CgroupPath> = std::iter::successors(path.parent(), CgroupPath::parent).collect();
+        let mut missing: Vec<CgroupPath> = wanted.parents().collect();
         while let Some(above) = missing.pop() {
             match mkdir(hierarchy, &above) {
                 Ok(_) => {}
@@ -86,7 +100,12 @@ fn make_folders(
             }
         }
     }
-    Err(create_error(hierarchy, path, Errno::NOENT))
+    match wanted.below {
+        Some(above) if !hierarchy.dir(above).is_ok_and(|dir| dir.is_some()) => {
+            Err(CgroupError::Gone { path: above.clone() })
+        }
+        _ => Err(create_error(hierarchy, path, Errno::NOENT)),
+    }
 }
 
 /// False when it is there already.

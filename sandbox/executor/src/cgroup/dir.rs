@@ -1,6 +1,6 @@
 //! A cgroup's folder in one hierarchy: short reads and single writes, with errors that name the file.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -15,7 +15,15 @@ pub(super) struct Dir {
     fd: OwnedFd,
     /// For a folder that is read again and again: its files stay open, None for those that are not
     /// there. Reading a file anew costs a tenth of opening it.
-    kept: Option<RefCell<Vec<Kept>>>,
+    kept: Option<KeptFiles>,
+}
+
+#[derive(Debug, Default)]
+struct KeptFiles {
+    files: RefCell<Vec<Kept>>,
+    /// Those that count as missing while only the usage is read.
+    details: &'static [&'static str],
+    with_details: Cell<bool>,
 }
 
 type Kept = (&'static str, Option<OwnedFd>);
@@ -57,10 +65,16 @@ impl Dir {
         Ok(names)
     }
 
-    /// From now on files stay open once they have been read, and the files `without` count as missing.
-    pub(super) fn keep_files(self, without: &[&'static str]) -> Self {
-        let missing = without.iter().map(|file| (*file, None)).collect();
-        Self { kept: Some(RefCell::new(missing)), ..self }
+    /// From now on files stay open once they have been read, and the files `details` count as missing unless
+    /// [`read_details`](Self::read_details) says otherwise.
+    pub(super) fn keep_files(self, details: &'static [&'static str]) -> Self {
+        Self { kept: Some(KeptFiles { details, ..KeptFiles::default() }), ..self }
+    }
+
+    pub(super) fn read_details(&self, with_details: bool) {
+        if let Some(kept) = &self.kept {
+            kept.with_details.set(with_details);
+        }
     }
 
     pub(super) fn into_fd(self) -> OwnedFd {
@@ -86,12 +100,14 @@ impl Dir {
         file: &'static str,
         buffer: &'b mut [u8],
     ) -> Result<Option<&'b str>, CgroupError> {
+        let length = buffer.len();
         let result = match &self.kept {
             None => self.open_to_read(file).and_then(|fd| read_to_end(&fd, buffer)),
-            Some(kept) => self.read_kept(&mut kept.borrow_mut(), file, buffer),
+            Some(kept) if kept.details.contains(&file) && !kept.with_details.get() => return Ok(None),
+            Some(kept) => self.read_kept(&mut kept.files.borrow_mut(), file, buffer),
         };
         match result {
-            Ok(n) => Ok(Some(std::str::from_utf8(&buffer[..n]).unwrap_or_default())),
+            Ok(n) => Ok(Some(whole_lines(&buffer[..n], n == length))),
             Err(Errno::NOENT | Errno::OPNOTSUPP) => Ok(None),
             Err(errno) => Err(CgroupError::Read { file: self.name(file), errno }),
         }
@@ -209,6 +225,16 @@ pub(super) fn write_once(fd: &OwnedFd, value: &str) -> Result<(), Errno> {
     }
 }
 
+/// Without a last line of which the rest may not have had room: a part of a number is another number.
+fn whole_lines(bytes: &[u8], is_full: bool) -> &str {
+    let end = if is_full {
+        bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)
+    } else {
+        bytes.len()
+    };
+    std::str::from_utf8(&bytes[..end]).unwrap_or_default()
+}
+
 /// Reads to the end or until `buffer` is full.
 fn read_to_end(fd: &OwnedFd, buffer: &mut [u8]) -> Result<usize, Errno> {
     let mut filled = 0;
@@ -235,6 +261,12 @@ fn hint(file: &str, errno: Errno) -> &'static str {
         }
         ("cpu.cfs_quota_us" | "cpu.cfs_period_us" | "cpu.max", Errno::INVAL) => {
             " (periods go from 1000 to 1000000 us, quotas from 1000 us, and neither beyond the cgroup above)"
+        }
+        ("io.weight" | "blkio.bfq.weight" | "blkio.bfq.weight_device", Errno::NOENT) => {
+            " (weights need the I/O scheduler BFQ, or on cgroup v2 a kernel with io.cost)"
+        }
+        ("io.max", Errno::NODEV) => {
+            " (the device is not there, or is a partition: limits are for whole disks)"
         }
         ("cgroup.subtree_control", Errno::BUSY) => {
             " (a cgroup with processes cannot have children with controllers)"

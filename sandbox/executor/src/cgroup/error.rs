@@ -1,6 +1,7 @@
 //! What can go wrong with a cgroup.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -17,6 +18,10 @@ pub enum CgroupError {
     Host { path: PathBuf, source: std::io::Error },
     #[error("cgroup {path} does not exist")]
     NotFound { path: CgroupPath },
+    #[error(
+        "cgroup {path} is gone: the program that made it has removed it, so that nothing can be made below it"
+    )]
+    Gone { path: CgroupPath },
     #[error("cannot create cgroup {dir}: {errno}{hint}", dir = dir.display())]
     Create { dir: PathBuf, errno: Errno, hint: &'static str },
     #[error("cgroup file {file}: cannot write {value}: {errno}{hint}")]
@@ -29,6 +34,10 @@ pub enum CgroupError {
     Invalid { field: String, reason: String },
     #[error("cgroup {path}: {count} processes are left after SIGKILL and {waited_ms} ms")]
     StillPopulated { path: CgroupPath, count: usize, waited_ms: u64 },
+    #[error(
+        "cgroup {path}: not all processes were paused within {waited:?}, and all go on: one may wait for a device or a network file system"
+    )]
+    NotFrozen { path: CgroupPath, waited: Duration },
     #[error("cannot remove cgroup {dir}: {errno}", dir = dir.display())]
     Remove { dir: PathBuf, errno: Errno },
     #[error("cgroup {path}: cannot load the device filter: {errno}{hint}")]

@@ -13,16 +13,16 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal};
 
-use super::Cgroup;
 use super::create;
 use super::dir::Dir;
 use super::error::CgroupError;
-use super::hierarchy::{Extent, Hierarchy, Host};
+use super::hierarchy::{Hierarchy, Host};
 use super::join::{self, JoinFds};
 use super::kill;
 use super::path::CgroupPath;
 use super::remove;
 use super::tree;
+use super::{Cgroup, Cgroups};
 
 /// How long SIGKILLed processes may take to be gone.
 const WAIT: Duration = Duration::from_secs(3);
@@ -34,6 +34,27 @@ const MOVES: usize = 20;
 pub struct ExecCgroup {
     host: Arc<Host>,
     path: CgroupPath,
+}
+
+impl Cgroups {
+    /// The cgroup number `number` of the container `container` again, with what a process needs to get in. None
+    /// where it is to be made or emptied: that may wait for others, and this does not.
+    ///
+    /// # Errors
+    /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`], [`CgroupError::NotFound`].
+    pub fn idle_exec_cgroup(
+        &self,
+        container: &CgroupPath,
+        number: u32,
+    ) -> Result<Option<(ExecCgroup, JoinFds)>, CgroupError> {
+        let exec = ExecCgroup::numbered(&self.host, container, number)?;
+        let Some(dir) = hierarchy(&self.host)?.dir(&exec.path)? else { return Ok(None) };
+        if has_folders(&dir) || !processes(&dir)?.is_empty() {
+            return Ok(None);
+        }
+        let fds = exec.join_in(dir)?;
+        Ok(Some((exec, fds)))
+    }
 }
 
 impl Cgroup {
@@ -84,8 +105,7 @@ impl Cgroup {
     }
 
     fn numbered(&self, number: u32) -> Result<(ExecCgroup, &Hierarchy), CgroupError> {
-        let path = self.path.child(&format!("exec-{number}"))?;
-        Ok((ExecCgroup { host: self.host.clone(), path }, hierarchy(&self.host)?))
+        Ok((ExecCgroup::numbered(&self.host, &self.path, number)?, hierarchy(&self.host)?))
     }
 }
 
@@ -118,9 +138,7 @@ fn empty(hierarchy: &Hierarchy, dir: &Dir, container: &CgroupPath) -> Result<(),
 
 /// Removes the cgroups that a command made below its own. Those in which processes live are the container's.
 fn clear_below(hierarchy: &Hierarchy, path: &CgroupPath, dir: Dir) -> Result<(), CgroupError> {
-    // A folder has a link of its name, one from itself, and one from each folder in it: without any, which
-    // is the usual case, this is all that has to be asked.
-    if rustix::fs::fstat(dir.fd()).is_ok_and(|stat| stat.st_nlink <= 2) {
+    if !has_folders(&dir) {
         return Ok(());
     }
     let refused = |errno| CgroupError::Remove { dir: hierarchy.dir_path(path), errno };
@@ -132,28 +150,45 @@ fn clear_below(hierarchy: &Hierarchy, path: &CgroupPath, dir: Dir) -> Result<(),
     tree::remove_below(dir).map_err(refused)
 }
 
+/// A folder has a link of its name, one from itself, and one from each folder in it.
+fn has_folders(dir: &Dir) -> bool {
+    rustix::fs::fstat(dir.fd()).is_ok_and(|stat| stat.st_nlink > 2)
+}
+
 fn processes(dir: &Dir) -> Result<Vec<Pid>, CgroupError> {
     let text = dir.read_all("cgroup.procs")?.unwrap_or_default();
     Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect())
 }
 
 impl ExecCgroup {
+    fn numbered(host: &Arc<Host>, container: &CgroupPath, number: u32) -> Result<Self, CgroupError> {
+        Ok(Self { host: host.clone(), path: container.child(&format!("exec-{number}"))? })
+    }
+
     /// Opens what a process needs to get in: this cgroup, and the container's in all other hierarchies.
     ///
     /// # Errors
     /// [`CgroupError::NotFound`] when the container's cgroup is gone.
     pub fn join(&self) -> Result<JoinFds, CgroupError> {
-        let gone = || CgroupError::NotFound { path: self.path.clone() };
-        let container = self.path.parent().ok_or_else(gone)?;
+        let dir = hierarchy(&self.host)?.dir(&self.path)?.ok_or_else(|| self.gone())?;
+        self.join_in(dir)
+    }
+
+    fn join_in(&self, dir: Dir) -> Result<JoinFds, CgroupError> {
+        let container = self.path.parent().ok_or_else(|| self.gone())?;
         let hierarchy = hierarchy(&self.host)?;
-        let mut fds = join::join(&self.host, &container, Extent::All)?;
-        let dir = hierarchy.dir(&self.path)?.ok_or_else(gone)?;
+        let mut fds =
+            JoinFds { v1_tasks: join::open_v1_tasks(&self.host, &container)?, ..JoinFds::default() };
         if self.host.v2.is_some() {
             fds.v2 = Some(dir.into_fd());
         } else if let Some(n) = self.host.v1.iter().position(|h| std::ptr::eq(h, hierarchy)) {
             fds.v1_tasks[n] = dir.open_file("tasks", OFlags::WRONLY)?;
         }
         Ok(fds)
+    }
+
+    fn gone(&self) -> CgroupError {
+        CgroupError::NotFound { path: self.path.clone() }
     }
 
     /// Whether processes live in it or below.

@@ -26,6 +26,7 @@ pub(super) enum Controller {
     Io,
     Memory,
     Pids,
+    Rdma,
 }
 
 /// What v2 cgroups get enabled for their children, where the host has it.
@@ -43,6 +44,7 @@ impl Controller {
             Self::Io => "blkio",
             Self::Memory => "memory",
             Self::Pids => "pids",
+            Self::Rdma => "rdma",
         }
     }
 
@@ -55,6 +57,7 @@ impl Controller {
             Self::Io => Some("io"),
             Self::Memory => Some("memory"),
             Self::Pids => Some("pids"),
+            Self::Rdma => Some("rdma"),
             Self::Devices | Self::Freezer => None,
         }
     }

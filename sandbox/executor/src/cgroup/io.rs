@@ -1,9 +1,113 @@
-//! io (v2) and blkio (v1): bytes and requests per device.
+//! io (v2) and blkio (v1): weights and rates, and bytes and requests per device.
+
+use oci_spec::runtime::{LinuxBlockIo, LinuxThrottleDevice};
+use rustix::io::Errno;
 
 use super::dir::Dir;
 use super::error::CgroupError;
 use super::psi;
+use super::resources::{BlockIo, IoRate, IoRateKind, IoWeight, invalid};
 use super::stats::{IoDeviceStats, IoStats};
+
+/// Of weights in v1 and for BFQ.
+const WEIGHTS: std::ops::RangeInclusive<u16> = 10..=1000;
+
+impl BlockIo {
+    pub(super) fn from_spec(spec: &LinuxBlockIo) -> Result<Self, CgroupError> {
+        let field = |name: &str| format!("linux.resources.blockIO.{name}");
+        let devices = || spec.weight_device().iter().flatten();
+        if spec.leaf_weight().into_iter().chain(devices().filter_map(|d| d.leaf_weight())).any(|w| w != 0) {
+            return Err(invalid(field("leafWeight"), "is not supported: Linux has none since 5.0"));
+        }
+        let number = |name: &str, value: i64| {
+            u32::try_from(value)
+                .map_err(|_| invalid(field(name), format!("{value} is not a device's number")))
+        };
+        let mut out = Self { weight: spec.weight().filter(|weight| *weight != 0), ..Self::default() };
+        for device in devices() {
+            let (major, minor) =
+                (number("weightDevice", device.major())?, number("weightDevice", device.minor())?);
+            if let Some(weight) = device.weight().filter(|weight| *weight != 0) {
+                out.weights.push(IoWeight { major, minor, weight });
+            }
+        }
+        let mut rates = |name: &str, kind, devices: &Option<Vec<LinuxThrottleDevice>>| {
+            for device in devices.iter().flatten() {
+                let (major, minor) = (number(name, device.major())?, number(name, device.minor())?);
+                out.rates.push(IoRate { major, minor, kind, rate: device.rate() });
+            }
+            Ok::<(), CgroupError>(())
+        };
+        rates("throttleReadBpsDevice", IoRateKind::ReadBytes, spec.throttle_read_bps_device())?;
+        rates("throttleWriteBpsDevice", IoRateKind::WriteBytes, spec.throttle_write_bps_device())?;
+        rates("throttleReadIOPSDevice", IoRateKind::Reads, spec.throttle_read_iops_device())?;
+        rates("throttleWriteIOPSDevice", IoRateKind::Writes, spec.throttle_write_iops_device())?;
+        Ok(out)
+    }
+}
+
+pub(super) fn check(io: &BlockIo) -> Result<(), CgroupError> {
+    let weights = io.weight.into_iter().chain(io.weights.iter().map(|device| device.weight));
+    match weights.into_iter().find(|weight| !WEIGHTS.contains(weight)) {
+        Some(weight) => Err(invalid("io weight", format!("{weight} is not between 10 and 1000"))),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn apply_v2(dir: &Dir, io: &BlockIo) -> Result<(), CgroupError> {
+    let weights =
+        io.weights.iter().map(|device| (format!("{}:{}", device.major, device.minor), device.weight));
+    for (of, weight) in io.weight.map(|weight| ("default".to_owned(), weight)).into_iter().chain(weights) {
+        // One is the scheduler BFQ's, the other that of io.cost: what the host has, takes it.
+        let by_bfq = dir.write_opt("io.bfq.weight", &format!("{of} {weight}"))?;
+        let value = format!("{of} {}", v2_weight(weight));
+        match dir.write_opt("io.weight", &value)? {
+            false if !by_bfq => return Err(dir.write_error("io.weight", &value, Errno::NOENT)),
+            _ => {}
+        }
+    }
+    for IoRate { major, minor, kind, rate } in &io.rates {
+        let key = match kind {
+            IoRateKind::ReadBytes => "rbps",
+            IoRateKind::WriteBytes => "wbps",
+            IoRateKind::Reads => "riops",
+            IoRateKind::Writes => "wiops",
+        };
+        let rate = if *rate == 0 { "max".to_owned() } else { rate.to_string() };
+        dir.write("io.max", &format!("{major}:{minor} {key}={rate}"))?;
+    }
+    Ok(())
+}
+
+/// A line through the ends of both ranges, 10 to 1000 and 1 to 10000, as the other runtimes have it.
+fn v2_weight(weight: u16) -> u32 {
+    1 + (u32::from(weight).saturating_sub(10)) * 9999 / 990
+}
+
+pub(super) fn apply_v1(dir: &Dir, io: &BlockIo) -> Result<(), CgroupError> {
+    if let Some(weight) = io.weight {
+        write_either(dir, ["blkio.weight", "blkio.bfq.weight"], &weight.to_string())?;
+    }
+    for IoWeight { major, minor, weight } in &io.weights {
+        let files = ["blkio.weight_device", "blkio.bfq.weight_device"];
+        write_either(dir, files, &format!("{major}:{minor} {weight}"))?;
+    }
+    for IoRate { major, minor, kind, rate } in &io.rates {
+        let file = match kind {
+            IoRateKind::ReadBytes => "blkio.throttle.read_bps_device",
+            IoRateKind::WriteBytes => "blkio.throttle.write_bps_device",
+            IoRateKind::Reads => "blkio.throttle.read_iops_device",
+            IoRateKind::Writes => "blkio.throttle.write_iops_device",
+        };
+        dir.write(file, &format!("{major}:{minor} {rate}"))?;
+    }
+    Ok(())
+}
+
+/// The first is that of kernels before 5.0.
+fn write_either(dir: &Dir, [old, new]: [&str; 2], value: &str) -> Result<(), CgroupError> {
+    if dir.write_opt(old, value)? { Ok(()) } else { dir.write(new, value) }
+}
 
 pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<IoStats, CgroupError> {
     let text = dir.read_opt("io.stat", buffer)?.unwrap_or_default();

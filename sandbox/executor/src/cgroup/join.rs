@@ -31,16 +31,24 @@ pub(super) fn join(host: &Host, path: &CgroupPath, extent: Extent) -> Result<Joi
         fds.v2 = Some(dir.into_fd());
     }
     for hierarchy in host.within(extent) {
-        let tasks = open(hierarchy, path, "tasks", OFlags::WRONLY);
-        fds.v1_tasks.push(tasks.map_err(|errno| match errno {
-            Errno::NOENT => missing(),
-            errno => CgroupError::Read { file: file(hierarchy, path, "tasks"), errno },
-        })?);
+        fds.v1_tasks.push(open_tasks(hierarchy, path)?);
         if hierarchy.has("memory") {
             fds.oom_events = open(hierarchy, path, "memory.oom_control", OFlags::RDONLY).ok();
         }
     }
     Ok(fds)
+}
+
+/// The `tasks` files of all v1 hierarchies, in their order.
+pub(super) fn open_v1_tasks(host: &Host, path: &CgroupPath) -> Result<Vec<OwnedFd>, CgroupError> {
+    host.within(Extent::All).map(|hierarchy| open_tasks(hierarchy, path)).collect()
+}
+
+fn open_tasks(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<OwnedFd, CgroupError> {
+    open(hierarchy, path, "tasks", OFlags::WRONLY).map_err(|errno| match errno {
+        Errno::NOENT => CgroupError::NotFound { path: path.clone() },
+        errno => CgroupError::Read { file: file(hierarchy, path, "tasks"), errno },
+    })
 }
 
 /// In one call: there are about ten hierarchies, and a process is started in all of them.

@@ -7,12 +7,15 @@ use rustix::process::{Pid, Signal};
 
 use super::dir::Dir;
 use super::error::CgroupError;
+use super::freeze;
 use super::hierarchy::{Controller, Hierarchy, Home, Host};
 use super::path::CgroupPath;
 use super::tree;
 
 /// How long SIGKILLed processes may take to be gone.
 const WAIT: Duration = Duration::from_secs(5);
+/// After which those that are left may be paused by a v1 freezer.
+const PAUSED: Duration = Duration::from_millis(50);
 
 /// Kills everything in `path` and below and waits until it is gone.
 #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
@@ -24,6 +27,9 @@ pub(super) fn kill(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
         let left = pids(host, path)?.len();
         if left == 0 {
             return Ok(());
+        }
+        if started.elapsed() > PAUSED {
+            freeze::thaw_v1(host, path);
         }
         if started.elapsed() > WAIT {
             let waited_ms = u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX);

@@ -157,7 +157,6 @@ fn apply_v1_limits(dir: &Dir, bytes: Option<Limit>, total: Option<Limit>) -> Res
 pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, CgroupError> {
     let usage = dir.read_number("memory.current")?.unwrap_or_default();
     let mut stats = MemoryStats { usage, ..MemoryStats::default() };
-    let mut inactive_file = 0;
     for (key, value) in keyed(dir.read_opt("memory.stat", buffer)?.unwrap_or_default()) {
         match key {
             "anon" => stats.rss = value,
@@ -165,7 +164,9 @@ pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, Cgro
             "file_mapped" => stats.mapped_file = value,
             "pgfault" => stats.page_faults = value,
             "pgmajfault" => stats.major_page_faults = value,
-            "inactive_file" => inactive_file = value,
+            "active_file" => stats.active_file = value,
+            "inactive_file" => stats.inactive_file = value,
+            "kernel" => stats.kernel = value,
             _ => {}
         }
     }
@@ -178,13 +179,12 @@ pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, Cgro
         }
     }
     stats.psi = psi::read(dir, "memory.pressure", buffer)?;
-    Ok(finish(stats, inactive_file, dir.read_limit("memory.max")?.flatten()))
+    Ok(finish(stats, dir.read_limit("memory.max")?.flatten()))
 }
 
 pub(super) fn stats_v1(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, CgroupError> {
     let usage = dir.read_number("memory.usage_in_bytes")?.unwrap_or_default();
     let mut stats = MemoryStats { usage, ..MemoryStats::default() };
-    let mut inactive_file = 0;
     for (key, value) in keyed(dir.read_opt("memory.stat", buffer)?.unwrap_or_default()) {
         match key {
             "total_rss" => stats.rss = value,
@@ -192,19 +192,21 @@ pub(super) fn stats_v1(dir: &Dir, buffer: &mut [u8]) -> Result<MemoryStats, Cgro
             "total_mapped_file" => stats.mapped_file = value,
             "total_pgfault" => stats.page_faults = value,
             "total_pgmajfault" => stats.major_page_faults = value,
-            "total_inactive_file" => inactive_file = value,
+            "total_active_file" => stats.active_file = value,
+            "total_inactive_file" => stats.inactive_file = value,
             _ => {}
         }
     }
     stats.max_usage = dir.read_number("memory.max_usage_in_bytes")?;
     stats.limit_hits = dir.read_number("memory.failcnt")?.unwrap_or_default();
     stats.oom_kills = oom_kills(dir, "memory.oom_control")?;
-    Ok(finish(stats, inactive_file, dir.read_limit("memory.limit_in_bytes")?.flatten()))
+    stats.kernel = dir.read_number("memory.kmem.usage_in_bytes")?.unwrap_or_default();
+    Ok(finish(stats, dir.read_limit("memory.limit_in_bytes")?.flatten()))
 }
 
-fn finish(mut stats: MemoryStats, inactive_file: u64, limit: Option<u64>) -> MemoryStats {
+fn finish(mut stats: MemoryStats, limit: Option<u64>) -> MemoryStats {
     // The two are counted apart, so the difference can be below zero for a moment.
-    stats.working_set = stats.usage.saturating_sub(inactive_file);
+    stats.working_set = stats.usage.saturating_sub(stats.inactive_file);
     stats.limit = limit;
     stats.available = limit.map(|limit| limit.saturating_sub(stats.working_set));
     stats

@@ -16,6 +16,7 @@ mod devices;
 mod dir;
 mod error;
 mod exec_cgroup;
+mod freeze;
 mod hierarchy;
 mod hugetlb;
 mod io;
@@ -26,6 +27,7 @@ mod memory;
 mod path;
 mod pids;
 mod psi;
+mod rdma;
 mod remove;
 mod resources;
 mod stats;
@@ -42,8 +44,13 @@ pub use exec_cgroup::ExecCgroup;
 use hierarchy::{Controller, Extent, Home, Host};
 pub use join::JoinFds;
 pub use path::{CgroupPath, InvalidCgroupPath};
-pub use resources::{Access, Cpu, Cpuset, DeviceKind, DeviceRule, HugepageLimit, Memory, Resources};
-pub use stats::{CpuStats, IoDeviceStats, IoStats, MemoryStats, PidsStats, Psi, PsiLine, Stats, SwapStats};
+pub use resources::{
+    Access, BlockIo, Cpu, Cpuset, DeviceKind, DeviceRule, HugepageLimit, IoRate, IoRateKind, IoWeight,
+    Memory, RdmaLimit, Resources,
+};
+pub use stats::{
+    CpuStats, Detail, IoDeviceStats, IoStats, MemoryStats, PidsStats, Psi, PsiLine, Stats, SwapStats,
+};
 
 /// Which kinds of hierarchy the host has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +59,18 @@ pub enum Mode {
     V1,
     /// v1 controllers beside a v2 tree that holds none of ours.
     Hybrid,
+}
+
+impl Mode {
+    /// For people.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V2 => "v2",
+            Self::V1 => "v1",
+            Self::Hybrid => "v1 and v2 (hybrid)",
+        }
+    }
 }
 
 /// The host's hierarchies. Cheap to clone.
@@ -80,8 +99,8 @@ impl StatsReader {
     ///
     /// # Errors
     /// [`CgroupError::Read`], with ENODEV when the cgroup is gone.
-    pub fn read(&mut self) -> Result<Stats, CgroupError> {
-        self.counters.read()
+    pub fn read(&mut self, detail: Detail) -> Result<Stats, CgroupError> {
+        self.counters.read(detail)
     }
 }
 
@@ -103,6 +122,17 @@ impl Cgroups {
         }
     }
 
+    /// What it can count and limit: v1's controllers, and without those v2's.
+    #[must_use]
+    pub fn controllers(&self) -> Vec<String> {
+        let v2 = self.host.v2.iter().filter(|_| self.host.v1.is_empty());
+        let mut all: Vec<String> =
+            self.host.v1.iter().chain(v2).flat_map(|hierarchy| hierarchy.controllers.clone()).collect();
+        all.retain(|name| !name.starts_with("name="));
+        all.sort();
+        all
+    }
+
     /// The controllers of each v1 hierarchy (`cpu,cpuacct`), as a container's /sys/fs/cgroup names them.
     #[must_use]
     pub fn v1_hierarchies(&self) -> Vec<String> {
@@ -114,7 +144,16 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Create`] naming the folder.
     pub fn create(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
-        self.create_in(path, Extent::All, create::Controllers::Enabled)
+        self.create_in(path, None, Extent::All, create::Controllers::Enabled)
+    }
+
+    /// As [`create`](Self::create), below the cgroup `above` of another program, which is never made here: a
+    /// systemd that finds it made would not know it.
+    ///
+    /// # Errors
+    /// [`CgroupError::Gone`] when it is not there, [`CgroupError::Create`] naming the folder.
+    pub fn create_below(&self, above: &CgroupPath, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
+        self.create_in(path, Some(above), Extent::All, create::Controllers::Enabled)
     }
 
     /// As [`create`](Self::create), for a process that supervises others and is of this program: not in the v1
@@ -123,26 +162,32 @@ impl Cgroups {
     /// # Errors
     /// [`CgroupError::Create`] naming the folder.
     pub fn create_for_supervisor(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
-        self.create_in(path, Extent::Supervisor, create::Controllers::Enabled)
+        self.create_in(path, None, Extent::Supervisor, create::Controllers::Enabled)
     }
 
-    /// As [`create_for_supervisor`](Self::create_for_supervisor), without controllers on v2: below a cgroup that
-    /// a process is in. With processes there, cpu and pids alone could be enabled, which would make the cgroups
-    /// below unfit for processes (`domain invalid`). A later call of the others enables them.
+    /// As [`create_for_supervisor`](Self::create_for_supervisor), without controllers on v2, below the cgroup
+    /// `above` of another program, in which a process is: see [`create_below`](Self::create_below). With
+    /// processes there, cpu and pids alone could be enabled, which would make the cgroups below unfit for
+    /// processes (`domain invalid`). A later call of the others enables them.
     ///
     /// # Errors
-    /// [`CgroupError::Create`] naming the folder.
-    pub fn create_without_controllers(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
-        self.create_in(path, Extent::Supervisor, create::Controllers::Left)
+    /// [`CgroupError::Gone`], [`CgroupError::Create`] naming the folder.
+    pub fn create_without_controllers(
+        &self,
+        above: &CgroupPath,
+        path: &CgroupPath,
+    ) -> Result<Cgroup, CgroupError> {
+        self.create_in(path, Some(above), Extent::Supervisor, create::Controllers::Left)
     }
 
     fn create_in(
         &self,
         path: &CgroupPath,
+        below: Option<&CgroupPath>,
         extent: Extent,
         controllers: create::Controllers,
     ) -> Result<Cgroup, CgroupError> {
-        let created = create::create(&self.host, path, extent, controllers)?;
+        let created = create::create(&self.host, &create::Wanted { path, below, extent, controllers })?;
         Ok(Cgroup { host: self.host.clone(), path: path.clone(), extent, created })
     }
 
@@ -237,6 +282,32 @@ impl Cgroup {
         kill::send(&self.host, &self.path)
     }
 
+    /// Pauses all processes in it and below, and those that come, and returns when all are (at most 2 s). They
+    /// can be killed while they are.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotFrozen`]: one does not pause, and all go on; [`CgroupError::NotFound`];
+    /// [`CgroupError::NoController`].
+    pub fn freeze(&self) -> Result<(), CgroupError> {
+        freeze::freeze(&self.host, &self.path)
+    }
+
+    /// Lets its processes go on; those of a cgroup that is not paused do already.
+    ///
+    /// # Errors
+    /// As [`Self::freeze`].
+    pub fn thaw(&self) -> Result<(), CgroupError> {
+        freeze::thaw(&self.host, &self.path)
+    }
+
+    /// Whether all its processes are paused, also by a cgroup above it.
+    ///
+    /// # Errors
+    /// As [`Self::freeze`].
+    pub fn is_frozen(&self) -> Result<bool, CgroupError> {
+        freeze::is_frozen(&self.host, &self.path)
+    }
+
     /// All processes in it and below; none when it is gone.
     ///
     /// # Errors
@@ -250,12 +321,11 @@ impl Cgroup {
     /// # Errors
     /// [`CgroupError::NotFound`] when it is gone.
     pub fn stats(&self) -> Result<Stats, CgroupError> {
-        usage::Counters::open(&self.host, &self.path)?.read()
+        usage::Counters::open(&self.host, &self.path)?.read(Detail::All)
     }
 
-    /// For reading it again and again: keeps about 10 descriptors open and takes a tenth of the time. It reads
-    /// usage, limits and pressure; the rest (throttling, high-water marks, events, bytes per device, on v1
-    /// also CPU time by user and system) stays 0 or None.
+    /// For reading it again and again: keeps about 10 descriptors open, and about 20 once details were read, and
+    /// takes a tenth of the time.
     ///
     /// # Errors
     /// [`CgroupError::NotFound`] when it is gone.

@@ -14,9 +14,11 @@ pub struct Resources {
     pub cpu: Cpu,
     pub memory: Memory,
     pub cpuset: Cpuset,
+    pub io: BlockIo,
     /// Greatest number of processes and threads; -1 (or 0, as in CRI) for no limit.
     pub pids: Option<i64>,
     pub hugepages: Vec<HugepageLimit>,
+    pub rdma: Vec<RdmaLimit>,
     /// cgroup v2 files written as given, after all others.
     pub unified: BTreeMap<String, String>,
     /// The whole device policy, in order, the later rule wins. None: not changed.
@@ -64,12 +66,61 @@ pub struct Cpuset {
     pub mems: Option<String>,
 }
 
+/// Reading from and writing to block devices.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BlockIo {
+    /// From 10 to 1000: the share of a busy device.
+    pub weight: Option<u16>,
+    pub weights: Vec<IoWeight>,
+    pub rates: Vec<IoRate>,
+}
+
+/// The share of one device, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoWeight {
+    pub major: u32,
+    pub minor: u32,
+    /// From 10 to 1000.
+    pub weight: u16,
+}
+
+/// The limit of one device, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IoRate {
+    pub major: u32,
+    pub minor: u32,
+    pub kind: IoRateKind,
+    /// Per second; 0 for no limit.
+    pub rate: u64,
+}
+
+/// What is counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IoRateKind {
+    ReadBytes,
+    WriteBytes,
+    Reads,
+    Writes,
+}
+
 /// A limit for one size of huge pages.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HugepageLimit {
     /// As in the kernel's file names: `2MB`, `1GB`.
     pub page_size: String,
     pub limit: u64,
+}
+
+/// A limit for one network adapter with remote memory access.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RdmaLimit {
+    /// As the kernel names it: `mlx5_0`.
+    pub device: String,
+    /// None: not changed.
+    pub handles: Option<u32>,
+    /// None: not changed.
+    pub objects: Option<u32>,
 }
 
 /// One line of the device policy.
@@ -123,6 +174,12 @@ impl Resources {
                 .map_err(|_| invalid("linux.resources.hugepageLimits", "a limit is negative"))?;
             out.hugepages.push(HugepageLimit { page_size: limit.page_size().clone(), limit: bytes });
         }
+        if let Some(io) = spec.block_io() {
+            out.io = BlockIo::from_spec(io)?;
+        }
+        for (device, limit) in spec.rdma().iter().flatten() {
+            out.rdma.push(RdmaLimit::from_spec(device, limit)?);
+        }
         out.unified = spec.unified().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
         // An empty list is what an update without devices looks like, not a policy.
         if let Some(rules) = spec.devices().as_ref().filter(|rules| !rules.is_empty()) {
@@ -174,17 +231,10 @@ impl Memory {
 }
 
 fn refuse_unsupported(spec: &LinuxResources) -> Result<(), CgroupError> {
-    let hint = "is not supported (cgroup v2 hosts: use linux.resources.unified)";
-    if spec.block_io().is_some() {
-        return Err(invalid("linux.resources.blockIO", hint));
+    match spec.network() {
+        Some(_) => Err(invalid("linux.resources.network", "is not supported: it is of cgroup v1 only")),
+        None => Ok(()),
     }
-    if spec.network().is_some() {
-        return Err(invalid("linux.resources.network", hint));
-    }
-    if spec.rdma().as_ref().is_some_and(|r| !r.is_empty()) {
-        return Err(invalid("linux.resources.rdma", hint));
-    }
-    Ok(())
 }
 
 impl DeviceRule {

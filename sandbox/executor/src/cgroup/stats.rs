@@ -2,6 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+/// How much a reading reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// Usage, limits and pressure; the rest (throttling, high-water marks, events, bytes per device, on v1 also
+    /// CPU time by user and system) stays 0 or None.
+    Usage,
+    All,
+}
+
 /// One reading of all that the kernel counts for a cgroup. A part is None where the host has no
 /// controller for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +34,9 @@ pub struct CpuStats {
     pub periods: u64,
     pub throttled_periods: u64,
     pub throttled_ns: u64,
+    /// Periods in which more than the quota was used, saved up before, and that time.
+    pub bursts: u64,
+    pub burst_ns: u64,
     pub psi: Option<Psi>,
 }
 
@@ -38,6 +50,11 @@ pub struct MemoryStats {
     pub rss: u64,
     pub cache: u64,
     pub mapped_file: u64,
+    /// Pages of files that were used of late, and those that were not.
+    pub active_file: u64,
+    pub inactive_file: u64,
+    /// Of the kernel for these processes, where it counts that.
+    pub kernel: u64,
     pub page_faults: u64,
     pub major_page_faults: u64,
     /// None: no limit.

@@ -7,12 +7,20 @@ use super::dir::{BUFFER, Dir};
 use super::error::CgroupError;
 use super::hierarchy::{Controller, Host};
 use super::path::CgroupPath;
-use super::stats::{CpuStats, MemoryStats, Stats, SwapStats};
+use super::stats::{CpuStats, Detail, MemoryStats, Stats, SwapStats};
 use super::{cpu, io, memory, pids, psi};
 
-const MEMORY_V1: [&str; 3] = ["memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control"];
-const IO_V1: [&str; 2] =
-    ["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"];
+/// Files that only [`Detail::All`] reads, on v1 and on v2: throttling, shares of user and system, high-water
+/// marks, events and bytes per device. In v2 cpu.stat has the usage as well.
+const CPU: [&[&str]; 2] = [&["cpu.stat"], &[]];
+const CPUACCT: [&[&str]; 2] = [&["cpuacct.stat"], &[]];
+const MEMORY: [&[&str]; 2] = [
+    &["memory.max_usage_in_bytes", "memory.failcnt", "memory.oom_control", "memory.kmem.usage_in_bytes"],
+    &["memory.peak", "memory.events"],
+];
+const IO: [&[&str]; 2] =
+    [&["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"], &["io.stat"]];
+const NONE: [&[&str]; 2] = [&[], &[]];
 
 /// The folders that hold counters; None where the host has no such controller.
 #[derive(Debug)]
@@ -39,22 +47,23 @@ impl Counters {
         })
     }
 
-    /// For reading again and again, without the files that only [`Cgroup::stats`](super::Cgroup::stats)
-    /// reads: throttling, shares of user and system, high-water marks, events and bytes per device.
+    /// For reading again and again.
     pub(super) fn keep_files(self) -> Self {
-        let keep = |at: Option<At>, without| at.map(|at| at.keep_files(without));
+        let keep = |at: Option<At>, details| at.map(|at| at.keep_files(details));
         Self {
-            // In v2 this file has the usage as well.
-            cpu: keep(self.cpu, [&["cpu.stat"], &[]]),
-            cpuacct: keep(self.cpuacct, [&["cpuacct.stat"], &[]]),
-            memory: keep(self.memory, [&MEMORY_V1, &["memory.peak", "memory.events"]]),
-            pids: keep(self.pids, [&[], &[]]),
-            io: keep(self.io, [&IO_V1, &["io.stat"]]),
+            cpu: keep(self.cpu, CPU),
+            cpuacct: keep(self.cpuacct, CPUACCT),
+            memory: keep(self.memory, MEMORY),
+            pids: keep(self.pids, NONE),
+            io: keep(self.io, IO),
             pressure: self.pressure.map(|dir| dir.keep_files(&[])),
         }
     }
 
-    pub(super) fn read(&self) -> Result<Stats, CgroupError> {
+    pub(super) fn read(&self, detail: Detail) -> Result<Stats, CgroupError> {
+        for at in [&self.cpu, &self.cpuacct, &self.memory, &self.io].into_iter().flatten() {
+            at.dir().read_details(detail == Detail::All);
+        }
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut buffer = [0u8; BUFFER];
         let buffer = &mut buffer[..];

@@ -12,6 +12,7 @@
 pub mod capabilities;
 mod devices;
 mod field;
+mod id_mappings;
 mod mounts;
 mod namespaces;
 mod options;
@@ -20,6 +21,7 @@ mod process;
 mod rlimits;
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::runtime::{Linux, LinuxSeccomp, Process, Spec};
@@ -28,13 +30,14 @@ use crate::cgroup::{CgroupError, Cgroups, JoinFds};
 use crate::plan::{self, FdIndex, PidNamespace};
 use crate::seccomp::SeccompError;
 use crate::source::SourceError;
+use crate::user_namespace::{IdMappings, UserNamespace};
 pub use capabilities::mask as capability_mask;
 use field::{invalid, refuse, unsupported};
 pub use options::CREATE_SOURCE;
 
 /// What the spec cannot say: descriptors, and the pod that the container is in.
 #[derive(Debug)]
-pub struct Inputs {
+pub struct Inputs<'a> {
     /// The root file system, detached: from [`crate::rootfs::assemble`].
     pub root: OwnedFd,
     pub cgroups: Cgroups,
@@ -42,6 +45,10 @@ pub struct Inputs {
     /// Must agree with the spec's pid namespace: `Own` = listed without a path, `Host` = not listed,
     /// `Pod` and `Target` = listed with a path.
     pub pid: PidNamespace<OwnedFd>,
+    /// The pod's user namespace, which the spec must list without a path, with the same mappings.
+    pub user: Option<&'a UserNamespace>,
+    /// Sources of bind mounts that are no host paths, as detached mounts, by destination.
+    pub mounts: Vec<(PathBuf, OwnedFd)>,
     /// A mount on /dev/shm of type tmpfs becomes the pod's shared one.
     pub pod_shm: bool,
     /// For opening all bind sources together.
@@ -89,11 +96,11 @@ impl Descriptors {
 ///
 /// # Errors
 /// Names the field of the spec.
-pub fn compile(spec: &Spec, inputs: Inputs) -> Result<Compiled, CompileError> {
+pub fn compile(spec: &Spec, inputs: Inputs<'_>) -> Result<Compiled, CompileError> {
     let linux = spec.linux().as_ref().ok_or_else(|| invalid("linux", "missing"))?;
     refuse_unsupported(spec, linux)?;
     let process = spec.process().as_ref().ok_or_else(|| invalid("process", "missing"))?;
-    let process = process::process(process, linux.seccomp().as_ref())?;
+    let process = compile_process(process, linux.seccomp().as_ref(), inputs.user.map(|user| &user.mappings))?;
 
     let mut fds = Descriptors::default();
     let root = plan::Root {
@@ -104,17 +111,24 @@ pub fn compile(spec: &Spec, inputs: Inputs) -> Result<Compiled, CompileError> {
     let cgroup = join(inputs.cgroup, &mut fds)?;
     let namespaces =
         namespaces::namespaces(linux.namespaces().as_deref().unwrap_or_default(), inputs.pid, &mut fds)?;
+    id_mappings::agree(linux, namespaces.user, inputs.user)?;
     let context = mounts::Context {
         cgroups: &inputs.cgroups,
+        cgroup_namespace: namespaces.cgroup,
         pod_shm: inputs.pod_shm,
+        user: inputs.user,
         deadline: inputs.source_deadline,
     };
-    let devices = linux.devices().as_deref().unwrap_or_default();
-    let mounts = mounts::mounts(spec.mounts().as_deref().unwrap_or_default(), &context, &mut fds)?;
+    let mounts =
+        mounts::mounts(spec.mounts().as_deref().unwrap_or_default(), inputs.mounts, &context, &mut fds)?;
+    let devices = devices::devices(linux.devices().as_deref().unwrap_or_default(), &mounts)?;
+    if let Some(user) = inputs.user {
+        id_mappings::check_devices(&devices, &user.mappings)?;
+    }
     let plan = plan::Plan {
         process,
         root,
-        devices: devices::devices(devices, &mounts)?,
+        devices,
         mounts,
         masked_paths: paths::paths("linux.maskedPaths", linux.masked_paths().as_ref())?,
         readonly_paths: paths::paths("linux.readonlyPaths", linux.readonly_paths().as_ref())?,
@@ -125,15 +139,18 @@ pub fn compile(spec: &Spec, inputs: Inputs) -> Result<Compiled, CompileError> {
     Ok(Compiled { plan, fds: fds.0 })
 }
 
-/// Compiles a process that is exec'd into a running container.
+/// Compiles a process that is exec'd into a running container. `mappings`: of the pod's user namespace.
 ///
 /// # Errors
 /// Names the field of the spec.
 pub fn compile_process(
     process: &Process,
     seccomp: Option<&LinuxSeccomp>,
+    mappings: Option<&IdMappings>,
 ) -> Result<plan::Process, CompileError> {
-    process::process(process, seccomp)
+    let process = process::process(process, seccomp)?;
+    mappings.map_or(Ok(()), |mappings| id_mappings::check_process(&process, mappings))?;
+    Ok(process)
 }
 
 /// The cgroup part of a plan, or of an exec: descriptors are appended to `fds`.
@@ -171,8 +188,6 @@ fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), CompileError> {
     refuse(spec.solaris().is_some(), "solaris", "")?;
     refuse(spec.zos().is_some(), "zos", "")?;
     refuse(spec.domainname().is_some(), "domainname", "")?;
-    let mapped = [linux.uid_mappings(), linux.gid_mappings()].into_iter().flatten().any(|m| !m.is_empty());
-    refuse(mapped, "linux.uidMappings", "user namespaces")?;
     let sysctls = linux.sysctl().as_ref().is_some_and(|s| !s.is_empty());
     refuse(sysctls, "linux.sysctl", "the pod has them, not the container")?;
     let label = linux.mount_label().as_deref().is_some_and(|l| !l.is_empty());

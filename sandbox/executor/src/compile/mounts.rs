@@ -1,33 +1,43 @@
 //! `mounts`: new file systems are described, sources of binds are opened.
 
 use std::ffi::CString;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use oci_spec::runtime::Mount;
 
 use super::field::{c_string, container_path, invalid, unsupported};
-use super::options::{self, MountOptions};
+use super::id_mappings::{self, Ids, Namespaces};
+use super::options::{self, Idmap, MountOptions};
 use super::{CompileError, Descriptors};
 use crate::cgroup::{Cgroups, Mode};
 use crate::plan::{self, MountKind};
 use crate::source::{self, Options};
+use crate::user_namespace::UserNamespace;
 
 /// What mounts depend on besides themselves.
 pub(super) struct Context<'a> {
     pub cgroups: &'a Cgroups,
+    /// Whether the container has a cgroup namespace of its own.
+    pub cgroup_namespace: bool,
     pub pod_shm: bool,
+    pub user: Option<&'a UserNamespace>,
     pub deadline: Duration,
 }
 
+/// `opened`: see [`Inputs::mounts`](super::Inputs::mounts).
 pub(super) fn mounts(
     given: &[Mount],
+    mut opened: Vec<(PathBuf, OwnedFd)>,
     context: &Context<'_>,
     fds: &mut Descriptors,
 ) -> Result<Vec<plan::Mount>, CompileError> {
     let mut planned = Vec::with_capacity(given.len());
     for (index, mount) in given.iter().enumerate() {
-        planned.push(plan_one(index, mount, context)?);
+        let by_destination = |(destination, _): &(PathBuf, OwnedFd)| destination == mount.destination();
+        let opened = opened.iter().position(by_destination).map(|position| opened.swap_remove(position).1);
+        planned.push(plan_one(index, mount, opened, context)?);
     }
     // All sources together: one thread and one deadline.
     let mut requests = Vec::new();
@@ -44,17 +54,49 @@ pub(super) fn mounts(
         CompileError::Source { field, source }
     })?;
     let mut sources = sources.into_iter();
-    planned.into_iter().map(|planned| finish(planned, &mut sources, fds)).collect()
+    let mut namespaces = Namespaces { pod: context.user, made: Vec::new() };
+    let mut mounts = Vec::with_capacity(planned.len());
+    for (index, planned) in planned.into_iter().enumerate() {
+        if let (Kind::Bind { .. }, Some((ids, what))) = (&planned.kind, &planned.ids) {
+            let source =
+                sources.as_slice().first().ok_or_else(|| invalid("mounts", "a source was not opened"))?;
+            map_ids(
+                index,
+                &given[index],
+                source,
+                namespaces.of(ids, &format!("mounts[{index}].uidMappings"))?,
+                *what,
+            )?;
+        }
+        mounts.push(finish(planned, &mut sources, fds)?);
+    }
+    Ok(mounts)
+}
+
+fn map_ids(
+    index: usize,
+    mount: &Mount,
+    source: &source::Source,
+    user: BorrowedFd<'_>,
+    what: Idmap,
+) -> Result<(), CompileError> {
+    let path = mount.source().clone().unwrap_or_default();
+    source::map_ids(source, &path, user, what == Idmap::Tree).map_err(|source| {
+        let field = format!("mounts[{index}] at {:?}", mount.destination());
+        CompileError::Source { field, source }
+    })
 }
 
 struct Planned {
     target: CString,
     attributes: u64,
     kind: Kind,
+    ids: Option<(Ids, Idmap)>,
 }
 
 enum Kind {
     Bind { source: PathBuf, options: Options },
+    Opened(source::Source),
     New(MountKind),
 }
 
@@ -63,9 +105,10 @@ fn finish(
     sources: &mut impl Iterator<Item = source::Source>,
     fds: &mut Descriptors,
 ) -> Result<plan::Mount, CompileError> {
-    let Planned { target, attributes, kind } = planned;
+    let Planned { target, attributes, kind, .. } = planned;
     let kind = match kind {
         Kind::New(kind) => kind,
+        Kind::Opened(source) => MountKind::Bind { file: source.file, source: fds.add(source.mount)? },
         Kind::Bind { .. } => {
             let source = sources.next().ok_or_else(|| invalid("mounts", "a source was not opened"))?;
             MountKind::Bind { file: source.file, source: fds.add(source.mount)? }
@@ -74,14 +117,13 @@ fn finish(
     Ok(plan::Mount { target, kind, attributes })
 }
 
-fn plan_one(index: usize, mount: &Mount, context: &Context<'_>) -> Result<Planned, CompileError> {
+fn plan_one(
+    index: usize,
+    mount: &Mount,
+    opened: Option<OwnedFd>,
+    context: &Context<'_>,
+) -> Result<Planned, CompileError> {
     let field = |name: &str| format!("mounts[{index}].{name}");
-    let mapped = |m: &Option<Vec<_>>| {
-        m.as_ref().is_some_and(|m: &Vec<oci_spec::runtime::LinuxIdMapping>| !m.is_empty())
-    };
-    if mapped(mount.uid_mappings()) || mapped(mount.gid_mappings()) {
-        return Err(unsupported(field("uidMappings"), "user namespaces"));
-    }
     let target = container_path(|| field("destination"), mount.destination())?;
     if target.as_bytes() == b"/" {
         return Err(invalid(field("destination"), "nothing can be mounted over the root itself"));
@@ -89,16 +131,34 @@ fn plan_one(index: usize, mount: &Mount, context: &Context<'_>) -> Result<Planne
     let options = options::parse(index, mount.options().as_deref().unwrap_or_default())?;
     let kind = mount.typ().as_deref().unwrap_or_default();
     let attributes = options.attributes;
-    let kind = if options.bind || kind == "bind" {
-        bind(index, mount, &options)?
-    } else {
-        check_new(index, &options)?;
-        Kind::New(new(index, kind, &target, options, context)?)
+    let mappings = id_mappings::mappings(mount.uid_mappings().as_ref(), mount.gid_mappings().as_ref());
+    let ids = match (mappings, options.idmap) {
+        (Some(mappings), what) => Some((Ids::Own(mappings), what.unwrap_or(Idmap::Mount))),
+        (None, Some(what)) => Some((Ids::Pod, what)),
+        (None, None) => None,
     };
-    Ok(Planned { target, attributes, kind })
+    let is_bind = options.bind || kind == "bind";
+    if ids.is_some() && (opened.is_some() || !is_bind) {
+        return Err(unsupported(field("uidMappings"), "they are for bind mounts of host paths"));
+    }
+    let kind = match opened {
+        Some(source) => self::opened(index, mount, source, &options)?,
+        None if is_bind => bind(index, mount, &options, context)?,
+        None if is_cgroup(kind) => cgroup(index, &options, context)?,
+        None => {
+            check_new(index, &options)?;
+            Kind::New(new(index, kind, &target, options, context)?)
+        }
+    };
+    Ok(Planned { target, attributes, kind, ids })
 }
 
-fn bind(index: usize, mount: &Mount, options: &MountOptions) -> Result<Kind, CompileError> {
+fn bind(
+    index: usize,
+    mount: &Mount,
+    options: &MountOptions,
+    context: &Context<'_>,
+) -> Result<Kind, CompileError> {
     let field = |name: &str| format!("mounts[{index}].{name}");
     if let Some(data) = options.data.first() {
         return Err(unsupported(format!("{}: {data:?}", field("options")), "for a bind mount"));
@@ -111,20 +171,42 @@ fn bind(index: usize, mount: &Mount, options: &MountOptions) -> Result<Kind, Com
         _ => return Err(invalid(field("source"), "empty: a bind mount needs a host path")),
     };
     c_string(|| field("source"), std::os::unix::ffi::OsStrExt::as_bytes(source.as_os_str()))?;
+    let options = of_bind(index, options, context.user.is_some())?;
+    Ok(Kind::Bind { source, options })
+}
+
+fn opened(
+    index: usize,
+    mount: &Mount,
+    source: OwnedFd,
+    options: &MountOptions,
+) -> Result<Kind, CompileError> {
+    let name = mount.source().clone().unwrap_or_default();
+    source::of_mount(source, &name, of_bind(index, options, false)?).map(Kind::Opened).map_err(|source| {
+        let field = format!("mounts[{index}] at {:?}", mount.destination());
+        CompileError::Source { field, source }
+    })
+}
+
+fn of_bind(index: usize, options: &MountOptions, has_user: bool) -> Result<Options, CompileError> {
+    let field = |name: &str| format!("mounts[{index}].{name}");
     let propagation = options.propagation.unwrap_or_default();
+    if propagation == source::Propagation::Bidirectional && has_user {
+        let hint = "in a pod with a user namespace: the kernel keeps its mounts from the host";
+        return Err(unsupported(format!("{}: rshared", field("options")), hint));
+    }
     if options.recursive_readonly && (!options.recursive || propagation != source::Propagation::Private) {
         // A mount that arrives later would be writable: what was promised could not be kept.
         return Err(invalid(field("options"), "rro needs rbind and private propagation"));
     }
-    let options = Options {
+    Ok(Options {
         readonly: options.readonly(),
         recursive_readonly: options.recursive_readonly,
         recursive: options.recursive,
         propagation,
         create: options.create_source,
         attributes: options.attributes,
-    };
-    Ok(Kind::Bind { source, options })
+    })
 }
 
 fn check_new(index: usize, options: &MountOptions) -> Result<(), CompileError> {
@@ -153,7 +235,6 @@ fn new(
         "proc" => no_data(MountKind::Proc),
         "sysfs" => no_data(MountKind::Sysfs),
         "mqueue" => no_data(MountKind::Mqueue),
-        "cgroup" | "cgroup2" => no_data(cgroup(context.cgroups)?),
         "devpts" => devpts(index, &options.data),
         "tmpfs" if context.pod_shm && target.as_c_str() == c"/dev/shm" => Ok(MountKind::PodShm),
         "tmpfs" => {
@@ -199,15 +280,43 @@ fn devpts(index: usize, data: &[String]) -> Result<MountKind, CompileError> {
     Ok(MountKind::Devpts { gid })
 }
 
-fn cgroup(cgroups: &Cgroups) -> Result<MountKind, CompileError> {
-    let mode = cgroups.mode();
-    if mode == Mode::V2 {
-        return Ok(MountKind::Cgroup2);
+fn is_cgroup(kind: &str) -> bool {
+    matches!(kind, "cgroup" | "cgroup2")
+}
+
+/// Where the host has cgroup v2.
+const HOST_CGROUPS: &str = "/sys/fs/cgroup";
+
+/// Of the one file system that all mounts of cgroup v2 are: the host's has them, or has them not.
+const OF_CGROUP2: [&str; 6] = [
+    "nsdelegate",
+    "memory_recursiveprot",
+    "memory_localevents",
+    "memory_hugetlb_accounting",
+    "pids_localevents",
+    "favordynmods",
+];
+
+/// Without a cgroup namespace of its own a container gets a copy of the host's mount: a new one would take these
+/// options away from the whole host.
+fn cgroup(index: usize, options: &MountOptions, context: &Context<'_>) -> Result<Kind, CompileError> {
+    check_new(index, options)?;
+    if let Some(data) = options.data.iter().find(|data| !OF_CGROUP2.contains(&data.as_str())) {
+        return Err(unsupported(format!("mounts[{index}].options: {data:?}"), ""));
     }
-    let names = cgroups.v1_hierarchies();
+    let mode = context.cgroups.mode();
+    if mode == Mode::V2 && context.cgroup_namespace {
+        return Ok(Kind::New(MountKind::Cgroup2));
+    }
+    if mode == Mode::V2 {
+        let options =
+            Options { readonly: options.readonly(), attributes: options.attributes, ..Options::default() };
+        return Ok(Kind::Bind { source: PathBuf::from(HOST_CGROUPS), options });
+    }
+    let names = context.cgroups.v1_hierarchies();
     let hierarchies = names.iter().map(|name| c_string(|| "mounts: cgroup".to_owned(), name.as_bytes()));
-    Ok(MountKind::Cgroup1 {
+    Ok(Kind::New(MountKind::Cgroup1 {
         hierarchies: hierarchies.collect::<Result<_, _>>()?,
-        unified: mode == Mode::Hybrid,
-    })
+        unified: mode == Mode::Hybrid && context.cgroup_namespace,
+    }))
 }

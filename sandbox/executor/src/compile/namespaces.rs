@@ -1,5 +1,5 @@
-//! `linux.namespaces`. A container's mount namespace is always its own; network, IPC and UTS are the
-//! pod's or the host's, which the monitor is in already; PID is one of four.
+//! `linux.namespaces`. A container's mount namespace is always its own; network, IPC, UTS and user are the
+//! pod's or the host's, which the monitor knows already; PID is one of four.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -14,6 +14,7 @@ use crate::plan::{FdIndex, PidNamespace};
 pub(super) struct Namespaces {
     pub pid: PidNamespace<FdIndex>,
     pub cgroup: bool,
+    pub user: bool,
 }
 
 pub(super) fn namespaces(
@@ -23,7 +24,7 @@ pub(super) fn namespaces(
 ) -> Result<Namespaces, CompileError> {
     let mut seen = HashSet::new();
     let mut listed_pid = Listed::No;
-    let (mut mount, mut cgroup) = (false, false);
+    let (mut mount, mut cgroup, mut user) = (false, false, false);
     for (index, namespace) in given.iter().enumerate() {
         let field = format!("linux.namespaces[{index}]");
         let typ = namespace.typ();
@@ -46,14 +47,23 @@ pub(super) fn namespaces(
             (LinuxNamespaceType::Pid, joined) => {
                 listed_pid = if joined { Listed::Joined } else { Listed::New }
             }
-            (LinuxNamespaceType::User, _) => return Err(unsupported(field, "user namespaces")),
+            (LinuxNamespaceType::User, false) => user = true,
+            (LinuxNamespaceType::User, true) => {
+                return Err(unsupported(field, "a path: the pod's user namespace is given without one"));
+            }
             (LinuxNamespaceType::Time, _) => return Err(unsupported(field, "time namespaces")),
         }
     }
     if !mount {
         return Err(invalid("linux.namespaces", "mount is missing: every container has its own"));
     }
-    Ok(Namespaces { pid: pid_namespace(&listed_pid, pid, fds)?, cgroup })
+    if user && (listed_pid == Listed::No || !cgroup) {
+        // Neither file system can be mounted by the root of another user namespace.
+        let reason =
+            "with a user namespace, pid and cgroup must be listed as well: the host's cannot be used";
+        return Err(invalid("linux.namespaces", reason));
+    }
+    Ok(Namespaces { pid: pid_namespace(&listed_pid, pid, fds)?, cgroup, user })
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -19,11 +19,21 @@ pub(super) struct MountOptions {
     pub recursive_readonly: bool,
     /// [`CREATE_SOURCE`] was among them.
     pub create_source: bool,
+    pub idmap: Option<Idmap>,
     /// MOUNT_ATTR_ bits.
     pub attributes: u64,
     pub propagation: Option<Propagation>,
     /// For the file system: `size=64k`.
     pub data: Vec<String>,
+}
+
+/// What of a bind mount has the ids of a user namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Idmap {
+    /// The mount alone: `idmap`.
+    Mount,
+    /// What is mounted below it too: `ridmap`.
+    Tree,
 }
 
 impl MountOptions {
@@ -80,12 +90,13 @@ fn other(parsed: &mut MountOptions, index: usize, option: &str) -> Result<(), Co
         "rbind" => (parsed.bind, parsed.recursive) = (true, true),
         CREATE_SOURCE => parsed.create_source = true,
         "rro" => parsed.recursive_readonly = true,
+        "idmap" => parsed.idmap = Some(Idmap::Mount),
+        "ridmap" => parsed.idmap = Some(Idmap::Tree),
         "private" | "rprivate" => parsed.propagation = Some(Propagation::Private),
         "slave" | "rslave" => parsed.propagation = Some(Propagation::HostToContainer),
         "shared" | "rshared" => parsed.propagation = Some(Propagation::Bidirectional),
-        "unbindable" | "runbindable" | "idmap" | "ridmap" | "tmpcopyup" | "remount" | "sync" | "dirsync"
-        | "mand" | "iversion" | "lazytime" | "rnosuid" | "rnodev" | "rnoexec" | "rnoatime"
-        | "rnosymfollow" => {
+        "unbindable" | "runbindable" | "tmpcopyup" | "remount" | "sync" | "dirsync" | "mand" | "iversion"
+        | "lazytime" | "rnosuid" | "rnodev" | "rnoexec" | "rnoatime" | "rnosymfollow" => {
             return Err(unsupported(format!("{}: {option:?}", field()), ""));
         }
         "" => return Err(invalid(field(), "an option is empty")),

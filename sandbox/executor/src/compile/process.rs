@@ -1,6 +1,6 @@
 //! `process`: what runs, as whom, with which rights.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 
 use oci_spec::runtime::{LinuxSeccomp, Process, User};
@@ -104,9 +104,10 @@ fn id(field: &str, id: u32) -> Result<u32, CompileError> {
 fn groups(user: &User) -> Result<Vec<u32>, CompileError> {
     let given = user.additional_gids().as_deref().unwrap_or_default();
     let mut groups = Vec::with_capacity(given.len());
+    let mut known = HashSet::new();
     for gid in given {
         let gid = id("process.user.additionalGids", *gid)?;
-        if !groups.contains(&gid) {
+        if known.insert(gid) {
             groups.push(gid);
         }
     }

@@ -46,12 +46,14 @@ fn spec(change: impl FnOnce(&mut Value)) -> Spec {
     serde_json::from_value(value).unwrap()
 }
 
-fn inputs() -> Inputs {
+fn inputs() -> Inputs<'static> {
     Inputs {
         root: File::open("/").unwrap().into(),
         cgroups: Cgroups::detect().unwrap(),
         cgroup: JoinFds { v2: Some(File::open("/").unwrap().into()), v1_tasks: vec![], oom_events: None },
         pid: PidNamespace::Own,
+        user: None,
+        mounts: Vec::new(),
         pod_shm: true,
         source_deadline: Duration::from_secs(5),
     }
@@ -87,7 +89,7 @@ fn a_whole_spec_becomes_a_plan() {
 #[test]
 fn errors_name_the_field() {
     crisp_skip::needs!();
-    let cases: [(&str, Value, &str); 34] = [
+    let cases: [(&str, Value, &str); 36] = [
         ("/process/args", json!([]), "process.args: empty"),
         ("/process/args", json!(["a\0b"]), "process.args[0]: it contains a NUL"),
         ("/process/args/0", json!(""), "process.args[0]: empty"),
@@ -117,17 +119,19 @@ fn errors_name_the_field() {
             "mounts[4] at \"/etc/hosts\": host path \"/no/such\" does not exist",
         ),
         ("/mounts/4/options", json!(["bind", "rro"]), "mounts[4].options: rro needs rbind"),
-        ("/mounts/4/options", json!(["rbind", "idmap"]), "mounts[4].options: \"idmap\": is not supported"),
+        ("/mounts/4/options", json!(["rbind", "idmap"]), "mounts[4].uidMappings: idmap without uidMappings"),
         (
             "/mounts/4/uidMappings",
-            json!([{"hostID": 1, "containerID": 0, "size": 1}]),
-            "mounts[4].uidMappings: ",
+            json!([{"hostID": 1, "containerID": 0, "size": 0}]),
+            "mounts[4].uidMappings: uids[0]: its length is 0",
         ),
         (
-            "/linux/namespaces/0",
-            json!({"type": "user"}),
-            "linux.namespaces[0]: is not supported (user namespaces)",
+            "/mounts/0/uidMappings",
+            json!([{"hostID": 1, "containerID": 0, "size": 1}]),
+            "mounts[0].uidMappings: is not supported",
         ),
+        ("/linux/namespaces/3", json!({"type": "user"}), "linux.namespaces: user: but the pod has no"),
+        ("/linux/uidMappings", json!([{"hostID": 1, "containerID": 0, "size": 1}]), "linux.uidMappings: "),
         ("/linux/namespaces/3", json!({"type": "network"}), "linux.namespaces[3]: "),
         ("/linux/namespaces/2", json!({"type": "pid", "path": "/proc/1/ns/pid"}), "linux.namespaces: pid: "),
         ("/linux/devices/0/major", json!(-1), "linux.devices[0].major: -1 is out of range"),
@@ -166,4 +170,33 @@ fn a_plan_survives_its_journey() {
     let plan = compile(&spec(|_| ()), inputs()).unwrap().plan;
     let bytes = postcard::to_allocvec(&plan).unwrap();
     assert_eq!(postcard::from_bytes::<plan::Plan>(&bytes).unwrap(), plan);
+}
+
+/// The cgroup mount of a spec with such options, with or without a cgroup namespace.
+fn cgroup_mount(namespace: bool, option: &str) -> Result<MountKind, CompileError> {
+    let spec = spec(|spec| {
+        spec["mounts"][5]["options"] = json!(["ro", option]);
+        if !namespace {
+            spec["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "pid"}]);
+        }
+    });
+    let mut mounts = compile(&spec, inputs())?.plan.mounts;
+    Ok(mounts.remove(5).kind)
+}
+
+#[test]
+fn without_a_cgroup_namespace_no_new_mount_changes_the_options_of_the_hosts() {
+    let v2 = Cgroups::detect().unwrap().mode() == crate::cgroup::Mode::V2;
+    match cgroup_mount(false, "nsdelegate").unwrap() {
+        MountKind::Bind { file: false, .. } => assert!(v2),
+        MountKind::Cgroup1 { unified, .. } => assert!(!v2 && !unified),
+        other => panic!("{other:?}"),
+    }
+    match cgroup_mount(true, "memory_recursiveprot").unwrap() {
+        MountKind::Cgroup2 => assert!(v2),
+        MountKind::Cgroup1 { .. } => assert!(!v2),
+        other => panic!("{other:?}"),
+    }
+    let error = cgroup_mount(true, "xattr").unwrap_err().to_string();
+    assert!(error.contains("mounts[5].options: \"xattr\""), "{error}");
 }

@@ -7,6 +7,8 @@
 
 mod make;
 
+#[cfg(feature = "compile")]
+use std::os::fd::AsRawFd;
 use std::os::fd::{AsFd, OwnedFd};
 #[cfg(feature = "compile")]
 use std::path::PathBuf;
@@ -79,20 +81,23 @@ pub fn open(root: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, InRoo
 /// The whole content of a regular file of at most `max` bytes; None when it does not exist.
 ///
 /// # Errors
-/// A path that is no regular file is refused, so that no pipe or device of an image can make the
-/// reader wait for ever.
+/// A path that is no regular file is refused and not opened: opening a device of an image has its driver do
+/// something (a watchdog starts), and a pipe can make the reader wait for ever.
 #[cfg(feature = "compile")]
 pub fn read_file(root: impl AsFd, path: &str, max: usize) -> Result<Option<Vec<u8>>, InRootError> {
-    let fd = match open(root, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY) {
-        Ok(fd) => fd,
+    let found = match open(root, path, OFlags::PATH) {
+        Ok(found) => found,
         Err(e) if e.is_missing() => return Ok(None),
         Err(e) => return Err(e),
     };
     let kernel = |errno| InRootError::Kernel { path: path.into(), errno };
-    let stat = rustix::fs::fstat(&fd).map_err(kernel)?;
+    let stat = rustix::fs::fstat(&found).map_err(kernel)?;
     if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
         return Err(InRootError::NotAFile { path: path.into() });
     }
+    let same = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(same, flags, Mode::empty()).map_err(kernel)?;
     let mut content = Vec::new();
     let mut chunk = [0u8; 8192];
     loop {
@@ -127,6 +132,22 @@ mod tests {
         symlink("loop", folder.path().join("loop")).unwrap();
         assert_eq!(find(&root, "loop").err(), Some(Errno::LOOP));
         assert!(find(&root, "/proc/self/root").is_err());
+    }
+
+    #[test]
+    fn only_regular_files_are_opened() {
+        crisp_skip::needs!();
+        let folder = tempfile::tempdir().unwrap();
+        let root: OwnedFd = std::fs::File::open(folder.path()).unwrap().into();
+        // A number without a driver: to open it would be ENXIO.
+        let device = rustix::fs::makedev(0, 240);
+        let kind = rustix::fs::FileType::CharacterDevice;
+        rustix::fs::mknodat(&root, "node", kind, Mode::RUSR, device).unwrap();
+        std::fs::create_dir(folder.path().join("folder")).unwrap();
+        for path in ["node", "folder"] {
+            let error = read_file(&root, path, 100).unwrap_err();
+            assert!(matches!(error, InRootError::NotAFile { .. }), "{path}: {error}");
+        }
     }
 
     #[test]

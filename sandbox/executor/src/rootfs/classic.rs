@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_change, open_tree};
 use rustix::process::chdir;
 
+use super::idmapped::Place;
 use super::{Failure, OPTIONS, Parts, RootfsError, VOLATILE};
 
 /// Bytes of options that mount(2) takes, with the zero at their end; pages are never smaller.
@@ -31,9 +32,8 @@ fn mount_here(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(at("make private"))?;
     // Opened only now: a layer must belong to the mount namespace that stacks it.
-    let opened = parts.open()?;
-    let place = parts.writable.map_or_else(|| parts.layers[0].as_path(), |(upper, _)| upper);
-    let place = std::path::absolute(place)
+    let opened = parts.open(Place::There)?;
+    let place = std::path::absolute(parts.any())
         .map_err(|error| at("mount point")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     // mount(2) cuts its options at one page without an error, so the names have to be short: numbers in
     // this folder. The working folder is this thread's own since it left the mount namespace.

@@ -6,17 +6,22 @@
 //! value nor the page that mount(2) takes limit their paths or number.
 
 mod classic;
+mod idmapped;
+mod overlay;
+mod part;
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_fd, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
-};
+use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_tree};
+
+use crate::in_root::InRootError;
+use crate::user_namespace::UserNamespaceError;
+pub use idmapped::check as check_idmap;
+pub use part::part_of;
 
 /// The kernel's own limit (OVL_MAX_STACK).
 const MAX_LAYERS: usize = 500;
@@ -44,41 +49,94 @@ pub enum RootfsError {
     Layer { path: PathBuf, errno: Errno },
     #[error("writable folder {path} of a root file system: {errno}", path = path.display())]
     Writable { path: PathBuf, errno: Errno },
+    #[error(transparent)]
+    UserNamespace(#[from] UserNamespaceError),
+    #[error("layers in {folder}: {step}: {errno}{hint}", folder = folder.display())]
+    Idmap { folder: PathBuf, step: &'static str, errno: Errno, hint: &'static str },
     #[error("overlay of {layers} layers, first {first}: {step}: {errno}{detail}", first = first.display())]
     Overlay { layers: usize, first: PathBuf, step: &'static str, errno: Errno, detail: String },
+}
+
+/// Why there is no mount of a part of a view.
+#[derive(Debug, thiserror::Error)]
+pub enum PartError {
+    #[error(transparent)]
+    Path(#[from] InRootError),
+    #[error("mount a part of the image: {step}: {errno}")]
+    Kernel { step: &'static str, errno: Errno },
 }
 
 /// Stacks `layers` (top first) below the writable folder `upper`; `work` is an empty folder beside
 /// it. The mount is in no mount table and is gone when the last descriptor, and the last container
 /// that attached it, are.
 ///
+/// `user`: a user namespace in which the files of the layers have the owners that they have in the image. What
+/// is in `upper` has them by their numbers on the host, also `upper` itself, which is the root.
+///
 /// # Errors
 /// Names the layer, or the step that failed with the kernel's own message.
-pub fn assemble(layers: &[PathBuf], upper: &Path, work: &Path) -> Result<OwnedFd, RootfsError> {
-    build(&Parts { layers, writable: Some((upper, work)) })
+pub fn assemble(
+    layers: &[PathBuf],
+    upper: &Path,
+    work: &Path,
+    user: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, RootfsError> {
+    build(&Parts { layers, above: Above::Writable { upper, work }, user })
 }
 
-/// The layers without anything writable above: for looking things up in an image.
+/// The same with nothing writable: what [`assemble`] has made of `upper` and `layers`, and does so meanwhile.
 ///
 /// # Errors
 /// As [`assemble`].
-pub fn read_only_view(layers: &[PathBuf]) -> Result<OwnedFd, RootfsError> {
-    match layers {
+pub fn read_only(
+    layers: &[PathBuf],
+    upper: &Path,
+    user: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd, RootfsError> {
+    build(&Parts { layers, above: Above::Changed { upper }, user })
+}
+
+/// The layers without anything writable above: for looking things up in an image, and as a volume.
+///
+/// # Errors
+/// As [`assemble`].
+pub fn read_only_view(layers: &[PathBuf], user: Option<BorrowedFd<'_>>) -> Result<OwnedFd, RootfsError> {
+    match (layers, user) {
         // An overlay needs two folders.
-        [only] => bind_read_only(only).map_err(|errno| RootfsError::Layer { path: only.clone(), errno }),
-        _ => build(&Parts { layers, writable: None }),
+        ([only], None) => {
+            bind_read_only(only).map_err(|errno| RootfsError::Layer { path: only.clone(), errno })
+        }
+        ([only], Some(user)) => idmapped::read_only(only, user),
+        _ => build(&Parts { layers, above: Above::Nothing, user }),
     }
 }
 
 struct Parts<'a> {
     layers: &'a [PathBuf],
-    writable: Option<(&'a Path, &'a Path)>,
+    above: Above<'a>,
+    user: Option<BorrowedFd<'a>>,
+}
+
+/// What is above the layers; its files are the host's users', with a user namespace too.
+#[derive(Debug, Clone, Copy)]
+enum Above<'a> {
+    Nothing,
+    /// To be read as one more layer.
+    Changed {
+        upper: &'a Path,
+    },
+    Writable {
+        upper: &'a Path,
+        work: &'a Path,
+    },
 }
 
 /// The parts of an overlay, opened.
 struct Opened {
     layers: Vec<OwnedFd>,
     writable: Option<(OwnedFd, OwnedFd)>,
+    /// That the layers are in.
+    _mount: Option<OwnedFd>,
 }
 
 /// How layers are handed to the kernel.
@@ -93,14 +151,18 @@ const WAYS: [Way; 3] = [Way::Descriptors, Way::Names, Way::Classic];
 
 /// The first of [`WAYS`] that this kernel is not known to lack.
 static FIRST_WAY: AtomicU8 = AtomicU8::new(0);
+/// The same for idmapped layers: only since Linux 6.15 may they be in a mount that is attached nowhere.
+static FIRST_IDMAPPED_WAY: AtomicU8 = AtomicU8::new(0);
 
 fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
-    match parts.layers.len() {
+    let changed = usize::from(matches!(parts.above, Above::Changed { .. }));
+    match parts.layers.len() + changed {
         0 => return Err(RootfsError::NoLayers),
         count if count > MAX_LAYERS => return Err(RootfsError::TooManyLayers { count, max: MAX_LAYERS }),
         _ => {}
     }
-    let first = usize::from(FIRST_WAY.load(Ordering::Relaxed));
+    let known = if parts.user.is_some() { &FIRST_IDMAPPED_WAY } else { &FIRST_WAY };
+    let first = usize::from(known.load(Ordering::Relaxed));
     let mut result = Err(RootfsError::NoLayers);
     for (index, way) in WAYS.iter().enumerate().skip(first) {
         result = build_by(parts, *way);
@@ -109,20 +171,28 @@ fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
             // before 6.5 says to a descriptor.
             Err(RootfsError::Overlay { errno: Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP, .. }) => {}
             Ok(_) => {
-                FIRST_WAY.store(u8::try_from(index).unwrap_or(0), Ordering::Relaxed);
+                known.store(u8::try_from(index).unwrap_or(0), Ordering::Relaxed);
                 break;
             }
             Err(_) => break,
         }
     }
-    result
+    match (result, parts.user) {
+        (Err(error), Some(_)) => Err(idmapped::explain(error, &kernel_release())),
+        (result, _) => result,
+    }
+}
+
+/// Such as `6.1.0-18-amd64`.
+fn kernel_release() -> String {
+    rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
 fn build_by(parts: &Parts<'_>, way: Way) -> Result<OwnedFd, RootfsError> {
     match way {
         Way::Descriptors | Way::Names => {
-            let opened = parts.open()?;
-            configure(&opened, way).map_err(|failure| parts.error(failure))
+            let opened = parts.open(idmapped::Place::Nowhere)?;
+            overlay::configure(&opened, way).map_err(|failure| parts.error(failure))
         }
         Way::Classic => classic::build(parts),
     }
@@ -142,26 +212,45 @@ impl Failure {
 }
 
 impl Parts<'_> {
-    fn open(&self) -> Result<Opened, RootfsError> {
-        let layer = |path: &PathBuf| {
-            open_folder(path).map_err(|errno| RootfsError::Layer { path: path.clone(), errno })
-        };
+    fn open(&self, place: idmapped::Place) -> Result<Opened, RootfsError> {
         let folder = |path: &Path| {
             open_folder(path).map_err(|errno| RootfsError::Writable { path: path.to_owned(), errno })
         };
-        let layers = self.layers.iter().map(layer).collect::<Result<_, _>>()?;
-        let writable = match self.writable {
-            Some((upper, work)) => Some((folder(upper)?, folder(work)?)),
-            None => None,
+        // Before a mount is attached that may cover them.
+        let (changed, writable) = match self.above {
+            Above::Nothing => (None, None),
+            Above::Changed { upper } => (Some(folder(upper)?), None),
+            Above::Writable { upper, work } => (None, Some((folder(upper)?, folder(work)?))),
         };
-        if let Some((_, work)) = &writable {
-            forget_volatile(work).map_err(|errno| RootfsError::Writable { path: self.work(), errno })?;
+        if let (Some((_, opened)), Above::Writable { work, .. }) = (&writable, self.above) {
+            let failed = |errno| RootfsError::Writable { path: work.to_owned(), errno };
+            forget_volatile(opened).map_err(failed)?;
         }
-        Ok(Opened { layers, writable })
+        let (layers, mount) = self.open_layers(place)?;
+        Ok(Opened { layers: changed.into_iter().chain(layers).collect(), writable, _mount: mount })
     }
 
-    fn work(&self) -> PathBuf {
-        self.writable.map(|(_, work)| work.to_owned()).unwrap_or_default()
+    fn open_layers(&self, place: idmapped::Place) -> Result<(Vec<OwnedFd>, Option<OwnedFd>), RootfsError> {
+        match self.user {
+            Some(user) => {
+                let (layers, mount) = idmapped::open(self.layers, user, place)?;
+                Ok((layers, Some(mount)))
+            }
+            None => {
+                let layer = |path: &PathBuf| {
+                    open_folder(path).map_err(|errno| RootfsError::Layer { path: path.clone(), errno })
+                };
+                Ok((self.layers.iter().map(layer).collect::<Result<_, _>>()?, None))
+            }
+        }
+    }
+
+    /// A folder that is one of the parts.
+    fn any(&self) -> &Path {
+        match self.above {
+            Above::Nothing => &self.layers[0],
+            Above::Changed { upper } | Above::Writable { upper, .. } => upper,
+        }
     }
 
     fn error(&self, failure: Failure) -> RootfsError {
@@ -194,73 +283,10 @@ fn forget_volatile(work: &OwnedFd) -> Result<(), Errno> {
     Ok(())
 }
 
-fn configure(parts: &Opened, way: Way) -> Result<OwnedFd, Failure> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(Failure::at("fsopen"))?;
-    let set = |key: &'static str, fd: &OwnedFd| {
-        let result = match way {
-            Way::Descriptors => fsconfig_set_fd(&context, key, fd),
-            Way::Names | Way::Classic => fsconfig_set_string(&context, key, name(fd)),
-        };
-        result.map_err(|errno| Failure { step: key, errno, detail: kernel_log(&context) })
-    };
-    let set_text = |key: &'static str, value: &str| {
-        fsconfig_set_string(&context, key, value).map_err(|errno| Failure {
-            step: key,
-            errno,
-            detail: kernel_log(&context),
-        })
-    };
-    set_text("source", "crisp")?;
-    for layer in &parts.layers {
-        set("lowerdir+", layer)?;
-    }
-    if let Some((upper, work)) = &parts.writable {
-        set("upperdir", upper)?;
-        set("workdir", work)?;
-        for (key, value) in OPTIONS {
-            set_text(key, value)?;
-        }
-        fsconfig_set_flag(&context, VOLATILE).map_err(Failure::at(VOLATILE))?;
-    }
-    fsconfig_create(&context).map_err(|errno| Failure {
-        step: "create",
-        errno,
-        detail: create_detail(&context, errno),
-    })?;
-    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).map_err(Failure::at("fsmount"))
-}
-
-fn name(fd: &OwnedFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_raw_fd())
-}
-
-/// What the kernel wrote about a failed configuration: one message per read.
-fn kernel_log(context: &OwnedFd) -> String {
-    let mut log = String::new();
-    let mut buffer = [0u8; 512];
-    while let Ok(n @ 1..) = rustix::io::read(context, &mut buffer) {
-        log.push_str(if log.is_empty() { " (" } else { "; " });
-        log.push_str(String::from_utf8_lossy(&buffer[..n]).trim_start_matches("e ").trim_end());
-    }
-    if !log.is_empty() {
-        log.push(')');
-    }
-    log
-}
-
-/// Of refusals at creation the kernel often tells only its own log.
-fn create_detail(context: &OwnedFd, errno: Errno) -> String {
-    let log = kernel_log(context);
-    if log.is_empty() && errno == Errno::INVAL {
-        return " (dmesg says why; upper and work must be apart, on one file system that is no overlay itself)".to_owned();
-    }
-    log
-}
-
 fn bind_read_only(path: &Path) -> Result<OwnedFd, Errno> {
     let tree = open_tree(CWD, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)?;
     let attr = crate::sys::MountAttr {
-        set: MountAttrFlags::MOUNT_ATTR_RDONLY.bits().into(),
+        set: (MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV).bits().into(),
         propagation: MountPropagationFlags::PRIVATE.bits().into(),
         ..Default::default()
     };

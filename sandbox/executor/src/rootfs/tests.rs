@@ -3,6 +3,7 @@ use std::time::Instant;
 
 use super::*;
 use crate::in_root::{self, Kind};
+use crate::user_namespace::{IdMappings, IdRange, UserNamespace};
 
 struct Image {
     folder: tempfile::TempDir,
@@ -31,7 +32,8 @@ impl Image {
 
     fn build(&self, way: Way) -> Result<OwnedFd, RootfsError> {
         let (upper, work) = (self.folder.path().join("upper"), self.folder.path().join("work"));
-        build_by(&Parts { layers: &self.layers, writable: Some((&upper, &work)) }, way)
+        let above = Above::Writable { upper: &upper, work: &work };
+        build_by(&Parts { layers: &self.layers, above, user: None }, way)
     }
 }
 
@@ -72,7 +74,7 @@ fn every_way_stacks_1_to_500_layers_outside_of_the_mount_table() {
 fn a_view_is_read_only() {
     for count in [1, 3] {
         let Some(image) = Image::new(count) else { return };
-        let view = read_only_view(&image.layers).unwrap();
+        let view = read_only_view(&image.layers, None).unwrap();
         assert_eq!(in_root::read_file(&view, "/same", 10).unwrap().unwrap(), b"0");
         assert!(in_root::find_or_make(view.as_fd(), c"made", Kind::Folder).is_err());
     }
@@ -90,9 +92,9 @@ fn errors_name_the_layer() {
     std::fs::write(&image.layers[1], "").unwrap();
     let error = image.build(Way::Descriptors).unwrap_err().to_string();
     assert!(error.contains("same-as-a-file: "), "{error}");
-    assert!(matches!(read_only_view(&[]), Err(RootfsError::NoLayers)));
+    assert!(matches!(read_only_view(&[], None), Err(RootfsError::NoLayers)));
     let many = vec![image.layers[0].clone(); 501];
-    assert!(matches!(read_only_view(&many), Err(RootfsError::TooManyLayers { count: 501, .. })));
+    assert!(matches!(read_only_view(&many, None), Err(RootfsError::TooManyLayers { count: 501, .. })));
 }
 
 #[test]
@@ -104,11 +106,14 @@ fn the_kernel_is_quoted_when_it_refuses() {
     }
     let Some(image) = Image::new(1) else { return };
     let upper = image.folder.path().join("upper");
-    let parts = Parts { layers: &image.layers, writable: Some((&upper, &upper)) };
+    let parts =
+        Parts { layers: &image.layers, above: Above::Writable { upper: &upper, work: &upper }, user: None };
     let error = build_by(&parts, Way::Descriptors).unwrap_err().to_string();
     assert!(error.starts_with("overlay of 1 layers, first ") && error.contains("must be apart"), "{error}");
     let file = OwnedFd::from(std::fs::File::open(image.layers[0].join("same")).unwrap());
-    let failure = configure(&Opened { layers: vec![file], writable: None }, Way::Descriptors).unwrap_err();
+    let failure =
+        overlay::configure(&Opened { layers: vec![file], writable: None, _mount: None }, Way::Descriptors)
+            .unwrap_err();
     assert_eq!((failure.step, failure.errno), ("lowerdir+", Errno::INVAL));
     assert!(failure.detail.contains("not a directory"), "{}", failure.detail);
 }
@@ -126,15 +131,110 @@ fn a_root_can_be_put_together_again() {
 fn letting_go_of_a_root_does_not_write_the_disk_out() {
     let Some(image) = Image::new(2) else { return };
     let (upper, work) = (image.folder.path().join("upper"), image.folder.path().join("work"));
-    let root = assemble(&image.layers, &upper, &work).unwrap();
+    let root = assemble(&image.layers, &upper, &work, None).unwrap();
     in_root::find_or_make(root.as_fd(), c"x", Kind::Folder).unwrap();
     std::fs::write(image.folder.path().join("dirty"), vec![1u8; 64 << 20]).unwrap();
     let started = Instant::now();
     drop(root);
     eprintln!("drop, dirty: {:?}", started.elapsed());
-    let root = assemble(&image.layers, &upper, &work).unwrap();
+    let root = assemble(&image.layers, &upper, &work, None).unwrap();
     let started = Instant::now();
     drop(root);
     eprintln!("drop, clean: {:?}", started.elapsed());
     assert!(image.folder.path().join("work/work/incompat/volatile").is_dir());
+}
+
+fn user_namespace() -> UserNamespace {
+    let range = IdRange { container: 0, host: 700_000, length: 65_536 };
+    UserNamespace::new(IdMappings { uids: vec![range], gids: vec![range] }).unwrap()
+}
+
+/// uid and gid as the host has them.
+fn owner(root: &OwnedFd, path: &str) -> (u32, u32) {
+    let stat = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW).unwrap();
+    (stat.st_uid, stat.st_gid)
+}
+
+#[test]
+fn files_of_layers_belong_to_users_of_a_namespace() {
+    for count in [1, 2, 127] {
+        let Some(image) = Image::new(count) else { return };
+        let (user, layer) = (user_namespace(), &image.layers[count - 1]);
+        for (name, id) in [("by-app", 1000), ("by-none", 70_000)] {
+            std::fs::write(layer.join(name), "").unwrap();
+            std::os::unix::fs::chown(layer.join(name), Some(id), Some(id + 1)).unwrap();
+        }
+        let (upper, work) = (image.folder.path().join("upper"), image.folder.path().join("work"));
+        let before = mounts();
+        let started = Instant::now();
+        let root = assemble(&image.layers, &upper, &work, Some(user.as_fd())).unwrap();
+        eprintln!("{count} layers: {:?}", started.elapsed());
+        assert!(mounts() <= before);
+        let view = read_only_view(&image.layers, Some(user.as_fd())).unwrap();
+        std::fs::write(upper.join("by-user"), "").unwrap();
+        std::os::unix::fs::chown(upper.join("by-user"), Some(701_002), Some(700_000)).unwrap();
+        let changed = read_only(&image.layers, &upper, Some(user.as_fd())).unwrap();
+        assert_eq!(
+            owner(&changed, "by-user"),
+            (701_002, 700_000),
+            "what is changed is the namespace's already"
+        );
+        for root in [&root, &view, &changed] {
+            assert_eq!(owner(root, "same"), (700_000, 700_000));
+            assert_eq!(owner(root, "by-app"), (701_000, 701_001));
+            assert_eq!(owner(root, "by-none"), (65_534, 65_534), "it exists nowhere in the namespace");
+        }
+        assert!(in_root::find_or_make(view.as_fd(), c"made", Kind::Folder).is_err());
+        let plain = std::fs::metadata(layer.join("by-app")).unwrap();
+        assert_eq!(std::os::unix::fs::MetadataExt::uid(&plain), 1000, "the layer is for all pods");
+    }
+}
+
+#[test]
+fn the_old_way_maps_ids_too() {
+    let Some(image) = Image::new(3) else { return };
+    let (upper, work) = (image.folder.path().join("upper"), image.folder.path().join("work"));
+    let user = user_namespace();
+    let above = Above::Writable { upper: &upper, work: &work };
+    let parts = Parts { layers: &image.layers, above, user: Some(user.as_fd()) };
+    let root = build_by(&parts, Way::Classic).unwrap();
+    assert_eq!(owner(&root, "same"), (700_000, 700_000));
+    in_root::find_or_make(root.as_fd(), c"made", Kind::Folder).unwrap();
+    assert!(upper.join("made").is_dir());
+}
+
+#[test]
+fn a_file_system_without_mapped_ids_is_named_with_what_to_do() {
+    crisp_skip::needs!();
+    let user = user_namespace();
+    let layers = [PathBuf::from("/proc/sys"), PathBuf::from("/proc/bus")];
+    for layers in [&layers[..], &layers[..1]] {
+        let error = read_only_view(layers, Some(user.as_fd())).unwrap_err().to_string();
+        assert!(error.starts_with("layers in /proc") && error.contains("hostUsers: true"), "{error}");
+    }
+}
+
+#[test]
+fn a_part_of_a_view_is_a_mount_of_its_own() {
+    let Some(image) = Image::new(2) else { return };
+    let lower = &image.layers[1];
+    std::fs::create_dir_all(lower.join("sub/deep")).unwrap();
+    std::fs::write(lower.join("sub/deep/file"), "text").unwrap();
+    std::os::unix::fs::symlink("/sub/deep", lower.join("link")).unwrap();
+    let view = read_only_view(&image.layers, None).unwrap();
+    for part in [part_of(&view, "link").unwrap(), attached(&image, "sub/deep")] {
+        let read = |path: &str| in_root::read_file(&part, path, 100).unwrap();
+        assert_eq!(read("file").as_deref(), Some(&b"text"[..]));
+        assert_eq!(read("../../same"), None, "nothing above it can be reached");
+        assert!(in_root::find_or_make(part.as_fd(), c"made", Kind::Folder).is_err());
+    }
+    let file = part_of(&view, "sub/deep/file").unwrap();
+    assert_eq!(rustix::fs::fstat(&file).unwrap().st_size, 4);
+    let missing = part_of(&view, "sub/none").unwrap_err();
+    assert!(matches!(&missing, PartError::Path(path) if path.is_missing()), "{missing}");
+}
+
+/// As on a kernel before 6.15.
+fn attached(image: &Image, path: &str) -> OwnedFd {
+    part::attached(&read_only_view(&image.layers, None).unwrap(), path).unwrap()
 }

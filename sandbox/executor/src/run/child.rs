@@ -6,71 +6,27 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, move_mount};
-use rustix::process::{DumpableBehavior, set_dumpable_behavior, setsid, umask};
-use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
+use rustix::process::umask;
+use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
 
 use super::command::Command;
 use super::cwd::{self, Entered};
 use super::error::{At, Stage, StageError};
 use super::mounts::Mounter;
+use super::prepared::Prepared;
 use super::report::Reporter;
+use super::setup::Setup;
 use super::spawn::InCgroup;
 use super::{
-    Fds, Stdio, credentials, devices, filesystem, keyring, limits, masked_paths, pod_root, procfs, streams,
-    terminal,
+    Fds, PodContext, Stdio, credentials, devices, filesystem, handover, keyring, limits, masked_paths,
+    pod_root, procfs, streams, terminal,
 };
-use crate::id::ContainerId;
 use crate::in_root;
-use crate::plan::{CgroupJoin, MountKind, Plan, Process};
+use crate::plan::{MountKind, Plan, Process};
 use crate::sys::{self, MountAttr};
 
 /// Given to programs whose image says nothing of it.
 const UMASK: u32 = 0o022;
-
-/// What a new process of a container has, be it the first or a further one.
-pub(crate) struct Setup<'a> {
-    pub id: &'a ContainerId,
-    pub process: &'a Process,
-    pub cgroup: &'a CgroupJoin,
-    /// Of its terminal.
-    pub size: Option<(u16, u16)>,
-    pub fds: Fds<'a>,
-}
-
-impl Setup<'_> {
-    /// The first part of both kinds of setup: gives up what it has from the monitor, and joins the
-    /// container's session keyring and cgroups.
-    ///
-    /// Other processes of its PID namespace can see this one from its clone on, and those with
-    /// CAP_SYS_PTRACE can inspect it. So it gives up first what it does not need.
-    fn begin(
-        &self,
-        stdio: Stdio,
-        needed: &[BorrowedFd<'_>],
-        needs: CapabilitySet,
-        reporter: &Reporter,
-        joined: InCgroup,
-    ) -> Result<(), StageError> {
-        set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Clone, "hide from other processes")?;
-        let needed = needed.iter().copied().chain([reporter.as_fd()]);
-        let keep = self.fds.iter().chain(streams::given(&stdio)).chain(needed);
-        sys::close_others(&keep.collect::<Vec<_>>()).at(Stage::CloseDescriptors, "of the monitor")?;
-        credentials::drop_bounding(self.process)?;
-        credentials::give_up_all_but(self.process, needs)?;
-        sys::reset_signals();
-        setsid().at(Stage::Clone, "make a session")?;
-        streams::connect(if self.process.terminal { Stdio::default() } else { stdio }, self.process.uid)?;
-        // Nodes and folders get the modes that they are asked for; the process's own comes later.
-        umask(Mode::empty());
-        keyring::join(self.id)?;
-        join_cgroups(self.cgroup, self.fds, joined)?;
-        // After the cgroups, as a kernel before 6.2 forgets it when the cpuset changes.
-        if let Err(errno) = sys::reset_cpu_affinity() {
-            reporter.note(Stage::CpuAffinity, format!("to all CPUs: {errno}: that of the runtime is kept"));
-        }
-        Ok(())
-    }
-}
 
 /// Becomes a container's first process.
 pub(crate) fn start(
@@ -80,19 +36,46 @@ pub(crate) fn start(
     reporter: &Reporter,
     joined: InCgroup,
 ) -> Result<Infallible, StageError> {
-    let (process, fds) = (setup.process, setup.fds);
     setup.begin(stdio, &[], credentials::FOR_ROOT, reporter, joined)?;
     if plan.cgroup_namespace {
         sys::unshare_cgroup_namespace().at(Stage::JoinCgroup, "make a cgroup namespace")?;
     }
+    enter_root(setup, plan, None, reporter)
+}
+
+/// The same in a user namespace, after a builder has done what takes the host's rights.
+pub(crate) fn start_inside(
+    setup: &Setup<'_>,
+    plan: &Plan,
+    stdio: Stdio,
+    reporter: &Reporter,
+) -> Result<Infallible, StageError> {
+    setup.hide(&stdio, &[], reporter, None)?;
+    setup.give_up(credentials::FOR_ROOT)?;
+    // The pipes have been given away already.
+    setup.lead_session(stdio, 0)?;
+    keyring::join(setup.id)?;
+    let prepared = Prepared::find()?;
+    let inherited = Process { oom_score_adj: None, ..setup.process.clone() };
+    enter_root(&Setup { process: &inherited, ..*setup }, plan, Some(&prepared), reporter)
+}
+
+/// Root, mounts, the switch; then exec. `prepared`: what a builder has attached for them.
+fn enter_root(
+    setup: &Setup<'_>,
+    plan: &Plan,
+    prepared: Option<&Prepared>,
+    reporter: &Reporter,
+) -> Result<Infallible, StageError> {
+    let (process, fds) = (setup.process, setup.fds);
     let command = Command::new(process)?;
-    let proc = open_proc(plan)?;
+    let proc = open_proc(plan, process)?;
     if let Some(proc) = &proc {
         procfs::Files::open(proc.as_fd(), process)?.apply(process, reporter)?;
     }
     let root = fds.get(plan.root.mount)?;
     attach_root(root)?;
-    fill_root(plan, fds, root, proc, reporter)?;
+    fill_root(plan, fds, prepared, root, proc, reporter)?;
     let mut terminal = None;
     if process.terminal {
         let slave = terminal::open(root, process.uid, setup.size, reporter)?;
@@ -124,19 +107,22 @@ fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
     })
 }
 
-/// Becomes one more process of the container whose first one is `init`. `proc`: the host's /proc.
+/// Becomes one more process of the container whose first one is `init`.
 pub(crate) fn join(
     setup: &Setup<'_>,
     init: BorrowedFd<'_>,
-    proc: Option<BorrowedFd<'_>>,
+    pod: &PodContext<'_>,
     stdio: Stdio,
     reporter: &Reporter,
     joined: InCgroup,
 ) -> Result<Infallible, StageError> {
     let process = setup.process;
-    let files = proc.and_then(|proc| procfs::Files::open(proc, process).ok());
+    let files = pod.proc.and_then(|proc| procfs::Files::open(proc, process).ok());
     let needed: Vec<_> = files.iter().flat_map(procfs::Files::iter).chain([init]).collect();
-    setup.begin(stdio, &needed, credentials::FOR_JOIN, reporter, joined)?;
+    match pod.user {
+        None => setup.begin(stdio, &needed, credentials::FOR_JOIN, reporter, joined)?,
+        Some(user) => setup.begin_to_enter(user, stdio, &needed, reporter, joined)?,
+    }
     let command = Command::new(process)?;
     match files {
         Some(files) => files.apply(process, reporter)?,
@@ -145,9 +131,7 @@ pub(crate) fn join(
         }
         None => {}
     }
-    let namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
-    move_into_thread_name_spaces(init, namespaces)
-        .at(Stage::JoinNamespaces, "of the container, is it still running")?;
+    enter_namespaces(setup, init, pod.user.is_some())?;
     let root = openat(CWD, c"/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let root = root.at(Stage::JoinNamespaces, "container's root")?;
     let mut terminal = None;
@@ -157,34 +141,25 @@ pub(crate) fn join(
     launch(process, &command, root.as_fd(), terminal, reporter)
 }
 
-/// Moves into the cgroups that the clone could not be born in. `0` is the writer; by `tasks` the
-/// kernel moves one thread without the lock that moving a whole process takes.
-fn join_cgroups(join: &CgroupJoin, fds: Fds<'_>, joined: InCgroup) -> Result<(), StageError> {
-    for &tasks in &join.v1_tasks {
-        rustix::io::write(fds.get(tasks)?, b"0").map_err(cgroup_refused)?;
+fn enter_namespaces(setup: &Setup<'_>, init: BorrowedFd<'_>, user: bool) -> Result<(), StageError> {
+    let mut namespaces = ThreadNameSpaceType::MOUNT | ThreadNameSpaceType::CONTROL_GROUP;
+    namespaces.set(ThreadNameSpaceType::USER, user);
+    move_into_thread_name_spaces(init, namespaces)
+        .at(Stage::JoinNamespaces, "of the container, is it still running")?;
+    if user {
+        handover::become_root()?;
+        setup.give_up(credentials::FOR_JOIN)?;
+        keyring::join(setup.id)?;
     }
-    let Some(v2) = join.v2.filter(|_| joined == InCgroup::No) else { return Ok(()) };
-    let procs = openat(fds.get(v2)?, c"cgroup.procs", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-    let procs = procs.at(Stage::JoinCgroup, "cgroup.procs")?;
-    rustix::io::write(procs, b"0").map(drop).map_err(cgroup_refused)
-}
-
-fn cgroup_refused(errno: Errno) -> StageError {
-    let why = match errno {
-        Errno::NOSPC => "of the container: its cpuset names no CPUs or no memory nodes",
-        Errno::NODEV => "of the container: it has been removed",
-        Errno::BUSY => "of the container: it has cgroups below it that controllers are enabled for",
-        errno => return StageError::new(Stage::JoinCgroup, errno, "of the container"),
-    };
-    StageError::explained(Stage::JoinCgroup, errno, why)
+    Ok(())
 }
 
 /// The container's /proc, or a private one when only something has to be written through it.
-fn open_proc(plan: &Plan) -> Result<Option<OwnedFd>, StageError> {
+fn open_proc(plan: &Plan, process: &Process) -> Result<Option<OwnedFd>, StageError> {
     let mounted = plan.mounts.iter().find(|m| matches!(m.kind, MountKind::Proc));
     match mounted {
         Some(mount) => procfs::open(Some(mount.attributes)).map(Some),
-        None if procfs::needed(&plan.process) => procfs::open(None).map(Some),
+        None if procfs::needed(process) => procfs::open(None).map(Some),
         None => Ok(None),
     }
 }
@@ -193,6 +168,7 @@ fn open_proc(plan: &Plan) -> Result<Option<OwnedFd>, StageError> {
 fn fill_root(
     plan: &Plan,
     fds: Fds<'_>,
+    prepared: Option<&Prepared>,
     root: BorrowedFd<'_>,
     proc: Option<OwnedFd>,
     reporter: &Reporter,
@@ -200,7 +176,7 @@ fn fill_root(
     let kcore =
         proc.as_ref().is_some_and(|p| accessat(p, c"kcore", Access::EXISTS, AtFlags::empty()).is_ok());
     let own = vec![devices::mount_of(root).at(Stage::AttachRoot, "of the container")?];
-    Mounter { plan, fds, root, proc, kcore, reporter, own, seal: Vec::new() }.attach_all()?;
+    Mounter { plan, fds, prepared, root, proc, kcore, reporter, own, seal: Vec::new() }.attach_all()?;
     masked_paths::make_read_only(root, &plan.readonly_paths)?;
     masked_paths::mask(root, &plan.masked_paths)
 }

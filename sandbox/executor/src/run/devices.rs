@@ -1,17 +1,18 @@
-//! The container's device nodes and the links that programs expect beside them.
+//! The container's devices in its root, and the links that programs expect beside them.
 
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, StatxFlags, Uid, chownat, makedev, mknodat, statat, statx, symlinkat,
-};
+use rustix::fs::{AtFlags, StatxFlags, statx, symlinkat};
 use rustix::io::Errno;
 
-use super::error::{At, Quoted, Stage, StageError};
+use super::error::{Quoted, Stage, StageError};
+use super::filesystem;
+use super::node::{elsewhere, make};
+use super::prepared::Prepared;
 use super::report::Reporter;
 use crate::in_root::{self, Kind};
-use crate::plan::{Device, Mount, MountKind, Plan};
+use crate::plan::{MountKind, Plan};
 
 const DEV: &CStr = c"/dev";
 
@@ -24,15 +25,8 @@ const LINKS: [(&CStr, &CStr); 6] = [
     (c"pts/ptmx", c"ptmx"),
 ];
 
-/// Fills a new /dev that is not attached yet: no lookup can be led astray in it. `kcore`: whether
-/// there is a /proc/kcore to lead to.
-pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &Plan, kcore: bool) -> Result<(), StageError> {
-    for device in &plan.devices {
-        match child_of(DEV, &device.path) {
-            Some(name) if !is_mounted_over(plan, &device.path) => make(dev, name, device)?,
-            _ => {}
-        }
-    }
+/// Makes the links in a new /dev. `kcore`: whether there is a /proc/kcore to lead to.
+pub(crate) fn make_links(dev: BorrowedFd<'_>, kcore: bool) -> Result<(), StageError> {
     for (text, name) in &LINKS[usize::from(!kcore)..] {
         match symlinkat(*text, dev, *name) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -42,26 +36,27 @@ pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &Plan, kcore: bool) -> Result<
     Ok(())
 }
 
-/// The devices that [`populate`] could not make: in folders of /dev, outside it, or in a /dev that
+/// The devices that [`populate`](super::node::populate) could not make: in folders of /dev, outside it, or in a /dev that
 /// is not ours. `own`: the mounts that belong to this container alone. In any other, such as a /dev
 /// bound from the host, nothing is ever made: the device is there already, or is left out with a note.
+/// `prepared` has the nodes where this process may make none.
 pub(crate) fn make_elsewhere(
     root: BorrowedFd<'_>,
     plan: &Plan,
     own: &[MountId],
+    prepared: Option<&Prepared>,
     reporter: &Reporter,
 ) -> Result<(), StageError> {
-    let own_dev = |m: &Mount| m.target.as_c_str() == DEV && matches!(m.kind, MountKind::Tmpfs { .. });
-    let own_dev = plan.mounts.iter().any(own_dev);
-    for device in &plan.devices {
-        let done = own_dev && child_of(DEV, &device.path).is_some();
-        if done || is_mounted_over(plan, &device.path) {
-            continue;
-        }
+    for (index, device) in elsewhere(plan) {
         let at = |errno| StageError::new(Stage::Device, errno, Quoted(&device.path));
         let (folder, name) = split(&device.path).ok_or(Errno::INVAL).map_err(at)?;
         match own_folder(root, &folder, own).map_err(at)? {
-            Some(folder) => make(folder.as_fd(), name, device)?,
+            Some(folder) => match prepared {
+                None => make(folder.as_fd(), name, device)?,
+                Some(prepared) => {
+                    bind(root, &prepared.device(index).map_err(at)?, &device.path).map_err(at)?;
+                }
+            },
             None if in_root::find(root, &*device.path).is_ok() => {}
             None => {
                 let why = format!("{}: left out, as a volume covers its folder", Quoted(&device.path));
@@ -72,14 +67,14 @@ pub(crate) fn make_elsewhere(
     Ok(())
 }
 
+fn bind(root: BorrowedFd<'_>, node: &OwnedFd, path: &CStr) -> Result<(), Errno> {
+    let place = in_root::find_or_make(root, path, Kind::File)?;
+    filesystem::attach(node.as_fd(), place.as_fd())
+}
+
 /// Whether /dev itself is a volume.
 pub(crate) fn dev_is_a_volume(plan: &Plan) -> bool {
     plan.mounts.iter().any(|m| m.target.as_c_str() == DEV && matches!(m.kind, MountKind::Bind { .. }))
-}
-
-/// A volume at the very path of a device takes its place.
-pub(crate) fn is_mounted_over(plan: &Plan, device: &CStr) -> bool {
-    plan.mounts.iter().any(|mount| mount.target.as_c_str() == device)
 }
 
 /// Names a mount in this mount namespace.
@@ -111,36 +106,6 @@ fn own_folder(root: BorrowedFd<'_>, folder: &CStr, own: &[MountId]) -> Result<Op
     Ok(own.contains(&mount_of(folder.as_fd())?).then_some(folder))
 }
 
-fn make(folder: BorrowedFd<'_>, name: &[u8], device: &Device) -> Result<(), StageError> {
-    let kind = FileType::from_raw_mode(device.mode);
-    let mode = Mode::from_raw_mode(device.mode & 0o7777);
-    let number = makedev(device.major, device.minor);
-    match mknodat(folder, name, kind, mode, number) {
-        Ok(()) => {}
-        Err(Errno::EXIST) => return same(folder, name, device),
-        Err(errno) => return Err(StageError::new(Stage::Device, errno, Quoted(&device.path))),
-    }
-    if device.uid == 0 && device.gid == 0 {
-        return Ok(());
-    }
-    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-    chownat(folder, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .at(Stage::Device, Quoted(&device.path))
-}
-
-/// Something is there already: fine when it is the very device.
-fn same(folder: BorrowedFd<'_>, name: &[u8], device: &Device) -> Result<(), StageError> {
-    let stat = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).at(Stage::Device, Quoted(&device.path))?;
-    let same = FileType::from_raw_mode(stat.st_mode) == FileType::from_raw_mode(device.mode)
-        && (FileType::from_raw_mode(device.mode) == FileType::Fifo
-            || stat.st_rdev == makedev(device.major, device.minor));
-    if same {
-        return Ok(());
-    }
-    let why = format!("{}: something else is there already", Quoted(&device.path));
-    Err(StageError::explained(Stage::Device, Errno::EXIST, why))
-}
-
 fn split(path: &CStr) -> Option<(CString, &[u8])> {
     let bytes = path.to_bytes();
     let at = bytes.iter().rposition(|&b| b == b'/')?;
@@ -148,13 +113,6 @@ fn split(path: &CStr) -> Option<(CString, &[u8])> {
     let plain = !name.is_empty() && name != b"." && name != b"..";
     let folder = CString::new(if folder.is_empty() { b"/" } else { folder }).ok()?;
     plain.then_some((folder, name))
-}
-
-/// The single name by which `path` lies below `folder`.
-pub(crate) fn child_of<'a>(folder: &CStr, path: &'a CStr) -> Option<&'a [u8]> {
-    let name = path.to_bytes().strip_prefix(folder.to_bytes())?.strip_prefix(b"/")?;
-    let plain = !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b"..";
-    plain.then_some(name)
 }
 
 #[cfg(test)]
@@ -167,13 +125,5 @@ mod tests {
         assert_eq!(split(c"/x"), Some((c"/".to_owned(), &b"x"[..])));
         assert_eq!(split(c"/dev/.."), None);
         assert_eq!(split(c"/dev/"), None);
-    }
-
-    #[test]
-    fn only_plain_names_are_children() {
-        assert_eq!(child_of(c"/dev", c"/dev/pts"), Some(&b"pts"[..]));
-        for path in [c"/dev", c"/dev/", c"/dev/..", c"/dev/a/b", c"/devil/x", c"/etc"] {
-            assert_eq!(child_of(c"/dev", path), None, "{path:?}");
-        }
     }
 }

@@ -37,6 +37,7 @@ pub enum Stage {
     Exec,
     SessionKeyring,
     CpuAffinity,
+    UserNamespace,
 }
 
 impl fmt::Display for Stage {
@@ -69,6 +70,7 @@ impl fmt::Display for Stage {
             Self::Exec => "exec",
             Self::SessionKeyring => "join session keyring",
             Self::CpuAffinity => "reset CPU affinity",
+            Self::UserNamespace => "enter user namespace",
         })
     }
 }

@@ -62,6 +62,18 @@ pub(crate) fn apply(limits: &[Rlimit], reporter: &Reporter) -> Result<(), StageE
     Ok(())
 }
 
+/// Raises the hard limits that are below those of `limits`, for a process that will not have the right to. Soft
+/// ones stay: the setup is not to be kept from what it does. What cannot be raised is left to [`apply`].
+pub(crate) fn raise(limits: &[Rlimit]) -> Result<(), StageError> {
+    for &Rlimit { resource, hard, .. } in limits {
+        let now = limit(resource, None).at(Stage::Limit, Name(resource))?;
+        if hard > now.hard {
+            let _ = limit(resource, Some(Limit { hard, ..now }));
+        }
+    }
+    Ok(())
+}
+
 fn clamp(wanted: Limit, now: Limit) -> Limit {
     let hard = wanted.hard.min(now.hard);
     Limit { soft: wanted.soft.min(hard), hard }

@@ -15,9 +15,11 @@
 //!
 //! Cast: [`start`] and [`exec`] make processes, [`Stdio`] is what they talk through, [`PodContext`]
 //! what the pod lends them, [`pod_root::enter`] makes the tiny root that the monitor lives in,
-//! [`pod_init::start`] the first process of a pod's shared PID namespace, [`sibling::fork_sibling`] one
+//! [`pod_init::start`] the first process of a pod's shared PID namespace, [`inside::Inside`] one that makes
+//! things in a user namespace, [`sibling::fork_sibling`] one
 //! more monitor, [`StageError`] says which stage failed on what.
 
+mod builder;
 mod cgroupfs;
 mod child;
 mod command;
@@ -28,14 +30,19 @@ mod diagnose;
 mod elf;
 pub mod error;
 mod filesystem;
+mod handover;
+pub mod inside;
 mod keyring;
 mod limits;
 mod masked_paths;
 mod mounts;
+mod node;
 pub mod pod_init;
 pub mod pod_root;
+mod prepared;
 mod procfs;
 mod report;
+mod setup;
 pub mod sibling;
 mod spawn;
 mod streams;
@@ -47,7 +54,8 @@ use rustix::io::Errno;
 
 use crate::id::ContainerId;
 use crate::plan::{CgroupJoin, FdIndex, PidNamespace, Plan, Process};
-use child::Setup;
+use crate::user_namespace::UserNamespace;
+use setup::Setup;
 use spawn::{CloneOptions, PidFrom};
 
 pub use error::{Stage, StageError};
@@ -74,6 +82,11 @@ pub struct Stdio {
 pub struct PodContext<'a> {
     /// Pidfd of the first process of the pod's shared PID namespace, when there is one.
     pub init: Option<BorrowedFd<'a>>,
+    /// The pod's user namespace, when it has one.
+    pub user: Option<&'a UserNamespace>,
+    /// The host's /proc, opened before the caller left the host's root. Without it a process that joins a
+    /// container gets a /proc of its own for a moment, which takes an RCU grace period.
+    pub proc: Option<BorrowedFd<'a>>,
 }
 
 /// A process between its clone and its exec.
@@ -112,8 +125,12 @@ pub fn start(
         })?),
     };
     let cgroup = plan.cgroup.v2.map(|index| fds.get(index)).transpose()?;
-    let options = CloneOptions { pid, cgroup, mount_namespace: true };
     let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, size: stdio.size, fds };
+    if let Some(user) = pod.user {
+        let inside = builder::Inside { user, pid, proc: pod.proc };
+        return builder::start(&setup, plan, stdio, &inside, cgroup);
+    }
+    let options = CloneOptions { pid, cgroup, mount_namespace: true };
     spawn::spawn(&options, |reporter, joined| child::start(&setup, plan, stdio, reporter, joined))
 }
 
@@ -122,9 +139,6 @@ pub fn start(
 /// It must be reaped whatever becomes of it: the first process of a PID namespace does not end, not
 /// even when killed, before every other process in it has been reaped by its parent, which here is
 /// the caller. So wait for any child, never for one in particular.
-///
-/// `proc`: the host's /proc, opened before the caller left the host's root. Without it the process gets a
-/// /proc of its own for a moment, which takes an RCU grace period.
 ///
 /// # Errors
 /// As [`start`].
@@ -135,13 +149,13 @@ pub fn exec(
     fds: &[OwnedFd],
     stdio: Stdio,
     init: BorrowedFd<'_>,
-    proc: Option<BorrowedFd<'_>>,
+    pod: &PodContext<'_>,
 ) -> Result<Starting, StageError> {
     let fds = Fds(fds);
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
     let setup = Setup { id, process, cgroup, size: stdio.size, fds };
-    spawn::spawn(&options, |reporter, joined| child::join(&setup, init, proc, stdio, reporter, joined))
+    spawn::spawn(&options, |reporter, joined| child::join(&setup, init, pod, stdio, reporter, joined))
 }
 
 /// The descriptors that came with a plan.
@@ -149,8 +163,8 @@ pub fn exec(
 pub(crate) struct Fds<'a>(&'a [OwnedFd]);
 
 impl<'a> Fds<'a> {
-    fn iter(self) -> impl Iterator<Item = BorrowedFd<'a>> {
-        self.0.iter().map(AsFd::as_fd)
+    fn numbered(self) -> impl Iterator<Item = (FdIndex, BorrowedFd<'a>)> {
+        (0..).map(FdIndex).zip(self.0.iter().map(AsFd::as_fd))
     }
 
     fn get(self, index: FdIndex) -> Result<BorrowedFd<'a>, StageError> {

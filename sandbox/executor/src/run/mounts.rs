@@ -10,10 +10,12 @@ use rustix::mount::MountAttrFlags;
 use super::devices::MountId;
 use super::error::{At, Quoted, Stage, StageError};
 use super::filesystem::{self, Refused};
+use super::prepared::Prepared;
 use super::report::Reporter;
-use super::{Fds, cgroupfs, devices, pod_root};
+use super::{Fds, cgroupfs, devices, node, pod_root};
 use crate::in_root::{self, Kind};
 use crate::plan::{Mount, MountKind, Plan};
+use crate::sys::{self, MountAttr};
 
 /// f_type of procfs.
 const PROC_MAGIC: u64 = 0x9fa0;
@@ -23,6 +25,8 @@ const RDONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
 pub(crate) struct Mounter<'a> {
     pub plan: &'a Plan,
     pub fds: Fds<'a>,
+    /// Where a builder has attached sources of binds, devices and /dev.
+    pub prepared: Option<&'a Prepared>,
     pub root: BorrowedFd<'a>,
     /// The private /proc, until the plan's first /proc mount takes it.
     pub proc: Option<OwnedFd>,
@@ -49,7 +53,7 @@ impl<'a> Mounter<'a> {
                 }
             }
         }
-        devices::make_elsewhere(self.root, self.plan, &self.own, self.reporter)?;
+        devices::make_elsewhere(self.root, self.plan, &self.own, self.prepared, self.reporter)?;
         for mount in self.seal.drain(..) {
             filesystem::set_read_only(mount.as_fd(), false).at(Stage::Mount, "make a tmpfs read-only")?;
         }
@@ -62,7 +66,10 @@ impl<'a> Mounter<'a> {
             filesystem::new(name, options, mount.attributes).map_err(|refused| refused_at(mount, &refused))
         };
         Ok(Source::Own(match &mount.kind {
-            MountKind::Bind { source, .. } => return self.fds.get(*source).map(Source::Given),
+            MountKind::Bind { source, .. } => match self.prepared {
+                Some(prepared) => prepared.mount(position).at(Stage::Mount, Quoted(&mount.target))?,
+                None => return self.fds.get(*source).map(Source::Given),
+            },
             MountKind::Proc => match self.proc.take() {
                 Some(proc) => proc,
                 None => new(c"proc", &[])?,
@@ -94,19 +101,39 @@ impl<'a> Mounter<'a> {
         if refused.errno != Errno::PERM {
             return Err(refused_at(mount, &refused));
         }
+        if self.prepared.is_some() {
+            // The pod has the host's network, and so its /sys.
+            return self.hosts_sysfs(mount).at(Stage::Mount, Quoted(&mount.target));
+        }
         let why = format!("{}: sysfs is not permitted here, it is empty", Quoted(&mount.target));
         self.reporter.note(Stage::Mount, why);
         filesystem::new(c"tmpfs", &[c"mode=0755", c"size=4k"], mount.attributes)
             .map_err(|refused| refused_at(mount, &refused))
     }
 
+    fn hosts_sysfs(&self, mount: &Mount) -> Result<OwnedFd, Errno> {
+        let sysfs = pod_root::sysfs()?;
+        let set = mount.attributes | RDONLY;
+        sys::mount_setattr(sysfs.as_fd(), true, &MountAttr { set, ..MountAttr::default() })?;
+        Ok(sysfs)
+    }
+
     fn tmpfs(&mut self, position: usize, mount: &Mount, options: &[CString]) -> Result<OwnedFd, StageError> {
-        let options: Vec<&CStr> = options.iter().map(CString::as_c_str).collect();
-        let tmpfs = filesystem::new(c"tmpfs", &options, mount.attributes & !RDONLY)
-            .map_err(|refused| refused_at(mount, &refused))?;
+        let is_dev = node::is_own_dev(mount);
+        let tmpfs = match self.prepared {
+            Some(prepared) if is_dev => prepared.mount(position).at(Stage::Mount, Quoted(&mount.target))?,
+            _ => {
+                let options: Vec<&CStr> = options.iter().map(CString::as_c_str).collect();
+                filesystem::new(c"tmpfs", &options, mount.attributes & !RDONLY)
+                    .map_err(|refused| refused_at(mount, &refused))?
+            }
+        };
         self.make_targets_in(&tmpfs, position, mount)?;
-        if mount.target.as_c_str() == c"/dev" {
-            devices::populate(tmpfs.as_fd(), self.plan, self.kcore)?;
+        if is_dev {
+            if self.prepared.is_none() {
+                node::populate(tmpfs.as_fd(), self.plan, &self.plan.devices)?;
+            }
+            devices::make_links(tmpfs.as_fd(), self.kcore)?;
         }
         self.seal_later(&tmpfs, mount)?;
         self.own.push(devices::mount_of(tmpfs.as_fd()).at(Stage::Mount, Quoted(&mount.target))?);
@@ -116,7 +143,7 @@ impl<'a> Mounter<'a> {
     /// Later mounts right below a new tmpfs: their targets can't exist, so they are made without a look.
     fn make_targets_in(&self, tmpfs: &OwnedFd, position: usize, mount: &Mount) -> Result<(), StageError> {
         for later in &self.plan.mounts[position + 1..] {
-            let Some(name) = devices::child_of(&mount.target, &later.target) else { continue };
+            let Some(name) = node::child_of(&mount.target, &later.target) else { continue };
             let made = match kind_of(later) {
                 Kind::Folder => mkdirat(tmpfs, name, Mode::from_raw_mode(0o755)),
                 Kind::File => make_file(tmpfs, name),

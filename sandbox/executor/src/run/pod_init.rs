@@ -15,9 +15,12 @@ use rustix::thread::{
 };
 
 use super::error::{At, Stage, StageError};
+use super::handover;
+use super::spawn::{self, CloneOptions, PidFrom};
 use crate::sys::{self, Cloned};
+use crate::user_namespace::UserNamespace;
 
-/// The same unprivileged user as in pause images.
+/// The same unprivileged user as in pause images, and a group of the same number.
 const USER: u32 = 65_535;
 
 /// The pod's init, a child of the caller. Everything in the namespace ends with it.
@@ -29,24 +32,40 @@ pub struct PodInit {
     pub pidfd: OwnedFd,
 }
 
-/// Clones the pod's init into a new PID namespace. It keeps no descriptor and dies with its parent.
-/// The caller has one thread.
+/// Clones the pod's init into a new PID namespace, which belongs to `user` when that is given. It keeps no
+/// descriptor and dies with its parent. The caller has one thread.
 ///
 /// # Errors
-/// [`Stage::Clone`].
-pub fn start() -> Result<PodInit, StageError> {
-    match sys::clone3(libc::CLONE_NEWPID as u64, None).at(Stage::Clone, "the pod's init")? {
-        Cloned::Parent { pid, pidfd } => Ok(PodInit { pid, pidfd }),
-        Cloned::Child => {
-            if drop_privileges().is_err() {
-                sys::exit(1);
-            }
-            sys::without_descriptors(sys::reap_forever)
-        }
-    }
+/// [`Stage::Clone`], [`Stage::UserNamespace`].
+pub fn start(user: Option<&UserNamespace>) -> Result<PodInit, StageError> {
+    let namespace = libc::CLONE_NEWPID as u64;
+    let Some(user) = user else {
+        return match sys::clone3(namespace, None).at(Stage::Clone, "the pod's init")? {
+            Cloned::Parent { pid, pidfd } => Ok(PodInit { pid, pidfd }),
+            Cloned::Child => live(USER),
+        };
+    };
+    let (sender, receiver) = handover::pair()?;
+    let options = CloneOptions { pid: PidFrom::Own, cgroup: None, mount_namespace: false };
+    let builder = spawn::spawn(&options, |_, _| {
+        handover::continue_inside(user, namespace, &sender)?;
+        // Where that user does not exist there is at least one other than root.
+        let exists = |id| user.mappings.host_uid(id).is_some() && user.mappings.host_gid(id).is_some();
+        live(if exists(USER) { USER } else { u32::from(exists(1)) })
+    })?;
+    drop(sender);
+    let (pid, pidfd) = receiver.wait(&builder.report)?;
+    Ok(PodInit { pid, pidfd })
 }
 
-fn drop_privileges() -> Result<(), Errno> {
+fn live(user: u32) -> ! {
+    if drop_privileges(user).is_err() {
+        sys::exit(1);
+    }
+    sys::without_descriptors(sys::reap_forever)
+}
+
+fn drop_privileges(user: u32) -> Result<(), Errno> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     setsid()?;
     match sys::join_session_keyring(None) {
@@ -58,11 +77,12 @@ fn drop_privileges() -> Result<(), Errno> {
     set_name(c"pod-init")?;
     set_no_new_privs(true)?;
     set_thread_groups(&[])?;
-    let (user, group) = (Uid::from_raw(USER), Gid::from_raw(USER));
+    let (user, group) = (Uid::from_raw(user), Gid::from_raw(user));
     set_thread_res_gid(group, group, group)?;
     set_thread_res_uid(user, user, user)?;
     let none = CapabilitySet::empty();
     set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
-    // Last: a change of user takes it back.
+    // Last: a change of user takes both back.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_parent_process_death_signal(Some(Signal::KILL))
 }

@@ -74,6 +74,17 @@ impl Files {
     }
 }
 
+/// Sets the OOM score of the caller, which is to become `process` or its parent.
+pub(crate) fn set_oom_score(
+    proc: BorrowedFd<'_>,
+    process: &Process,
+    reporter: &Reporter,
+) -> Result<(), StageError> {
+    let Some(wanted) = process.oom_score_adj else { return Ok(()) };
+    let file = open_file(proc, c"self/oom_score_adj", OFlags::RDWR).at(Stage::OomScore, wanted)?;
+    oom_score(&file, wanted, reporter).at(Stage::OomScore, wanted)
+}
+
 /// Lowering it below the lowest that was ever set for us takes CAP_SYS_RESOURCE, which some hosts
 /// do not give: then as low as goes.
 fn oom_score(file: &OwnedFd, wanted: i32, reporter: &Reporter) -> Result<(), Errno> {

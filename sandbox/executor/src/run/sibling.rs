@@ -5,7 +5,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 
 use super::spawn::{InCgroup, clone_into};
-use crate::sys::Cloned;
+use crate::sys::{Cloned, ignored_signals};
 
 /// Which of the two a process is after [`fork_sibling`].
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Younger {
 /// # Errors
 /// As clone3(2).
 pub fn fork_sibling(cgroup: Option<BorrowedFd<'_>>) -> Result<Sibling, Errno> {
+    // Asked once for all copies, each of which starts processes.
+    ignored_signals();
     let (cloned, joined) = clone_into(libc::CLONE_PARENT as u64, cgroup)?;
     Ok(match cloned {
         Cloned::Child => Sibling::Younger,

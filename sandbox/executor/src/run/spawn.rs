@@ -42,6 +42,8 @@ pub(crate) fn spawn(
     child: impl FnOnce(&Reporter, InCgroup) -> Result<Infallible, StageError>,
 ) -> Result<Starting, StageError> {
     let (report, reporter) = report::pair().at(Stage::Clone, "make a report socket")?;
+    // Known to the child then.
+    sys::ignored_signals();
     let home = enter_pid_namespace(options.pid)?;
     let cloned = clone(options);
     match cloned {

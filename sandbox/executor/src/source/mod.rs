@@ -8,7 +8,7 @@
 mod opener;
 mod waiting;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -82,6 +82,36 @@ pub enum SourceError {
 pub fn open(path: &Path, options: Options, deadline: Duration) -> Result<Source, SourceError> {
     let mut opened = open_all(vec![(path.to_owned(), options)], deadline).map_err(|(_, error)| error)?;
     opened.pop().ok_or_else(|| SourceError::Missing { path: path.to_owned() })
+}
+
+/// A detached mount that the caller has, made what `options` say.
+///
+/// # Errors
+/// The kernel's; `name` is for the error.
+pub fn of_mount(mount: OwnedFd, name: &Path, options: Options) -> Result<Source, SourceError> {
+    let failed = |step| {
+        move |errno| SourceError::Kernel { path: name.to_owned(), step, errno, hint: hint(step, errno) }
+    };
+    let file = !is_folder(&mount).map_err(failed("stat"))?;
+    set_attributes(&mount, options).map_err(failed("set its mount attributes"))?;
+    Ok(Source { mount, file })
+}
+
+/// Has the files of an opened source owned by the users of a user namespace: by the numbers that their owners
+/// have on disk, inside of it. `recursive`: with all that is mounted below. `path` is for the error.
+///
+/// # Errors
+/// A file system or kernel that cannot.
+pub fn map_ids(
+    source: &Source,
+    path: &Path,
+    user: BorrowedFd<'_>,
+    recursive: bool,
+) -> Result<(), SourceError> {
+    const STEP: &str = "map the ids of its owners";
+    mount_setattr(source.mount.as_fd(), recursive, &MountAttr::idmap(user)).map_err(|errno| {
+        SourceError::Kernel { path: path.to_owned(), step: STEP, errno, hint: hint(STEP, errno) }
+    })
 }
 
 /// Opens host paths in their order with one thread and one deadline for all.
@@ -232,6 +262,9 @@ fn hint(step: &'static str, errno: Errno) -> &'static str {
         ("open", Errno::INVAL) => " (its mount is unbindable, or belongs to another mount namespace)",
         ("open", Errno::LOOP) => " (too many symbolic links)",
         ("set its mount attributes", Errno::BUSY) => " (it is open for writing below a read-only mount)",
+        ("map the ids of its owners", Errno::INVAL) => {
+            " (its file system or the kernel cannot do so for a pod with a user namespace: give the pod hostUsers: true)"
+        }
         ("create", Errno::NOTDIR) => " (something above it is not a folder)",
         (_, Errno::PERM | Errno::ACCESS) => " (not permitted)",
         (_, Errno::STALE | Errno::IO | Errno::NOTCONN) => " (the file system it is on is broken)",

@@ -9,6 +9,7 @@
 pub(crate) mod bpf;
 #[cfg(feature = "compile")]
 mod memory;
+mod mount;
 mod process;
 #[cfg(feature = "compile")]
 pub(crate) mod program;
@@ -17,14 +18,22 @@ use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong};
 use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 use rustix::io::Errno;
 
 #[cfg(feature = "compile")]
-pub use memory::{give_large_buffers_back, give_program_pages_back};
+pub use memory::{give_freed_memory_back, give_large_buffers_back, give_program_pages_back};
+#[cfg(feature = "compile")]
+pub(crate) use mount::unshare_mount_namespace;
+pub(crate) use mount::{MountAttr, mount_setattr};
 #[cfg(feature = "compile")]
 pub(crate) use process::leave_descriptors;
-pub(crate) use process::{close_others, join_session_keyring, reset_cpu_affinity, set_key_permissions};
+#[cfg(feature = "compile")]
+pub use process::pidfd_send_signal;
+pub(crate) use process::{
+    close_others, close_these, join_session_keyring, reset_cpu_affinity, set_key_permissions,
+};
 
 /// `-1` and errno, or the result.
 fn checked(result: c_long) -> Result<c_long, Errno> {
@@ -123,37 +132,6 @@ pub(crate) fn execve(path: &CStr, args: &Strings<'_>, env: &Strings<'_>) -> Errn
     checked(result).err().unwrap_or(Errno::IO)
 }
 
-/// `struct mount_attr`, mount_setattr(2).
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct MountAttr {
-    /// MOUNT_ATTR_ bits to set.
-    pub set: u64,
-    /// MOUNT_ATTR_ bits to clear.
-    pub clear: u64,
-    /// One of MS_SHARED, MS_SLAVE, MS_PRIVATE, or 0.
-    pub propagation: u64,
-    /// For MOUNT_ATTR_IDMAP: the user namespace's descriptor.
-    pub userns: u64,
-}
-
-/// Changes the mount whose root `mount` names; with `recursive` the whole tree below it.
-pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> Result<(), Errno> {
-    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
-    // SAFETY: the path is a C string, `attr` a valid mount_attr of the size given; both only read.
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_mount_setattr,
-            mount.as_raw_fd(),
-            c"".as_ptr(),
-            flags,
-            &raw const *attr,
-            size_of::<MountAttr>(),
-        )
-    };
-    checked(result).map(drop)
-}
-
 /// Marks every descriptor from `first` on close-on-exec.
 pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
@@ -191,11 +169,41 @@ fn set_disposition(signal: c_int, handler: usize) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, old, SIGSET) };
 }
 
-/// Every signal at its default and none blocked: an exec keeps "ignored" and the mask otherwise.
+/// The signals that this process ignores: bit 0 for signal 1. Asked for once, which its copies inherit: a process
+/// that starts others changes none later.
+pub(crate) fn ignored_signals() -> u64 {
+    static IGNORED: OnceLock<u64> = OnceLock::new();
+    *IGNORED
+        .get_or_init(|| (1..=64).filter(|signal| is_ignored(*signal)).map(|signal| 1 << (signal - 1)).sum())
+}
+
+fn is_ignored(signal: c_int) -> bool {
+    let mut action = KernelSigaction::default();
+    let new: *const KernelSigaction = std::ptr::null();
+    // SAFETY: `action` is at least as large as any 64-bit kernel's sigaction, and only written; nothing is changed.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, new, &raw mut action, SIGSET) };
+    action.handler == libc::SIG_IGN
+}
+
+/// No signal is ignored or blocked any more: an exec keeps both, but no handler. Not for a process that shares
+/// its memory with one that has handlers.
+pub(crate) fn accept_signals() {
+    let ignored = ignored_signals();
+    for signal in (1..=64).filter(|signal| ignored >> (signal - 1) & 1 == 1) {
+        set_disposition(signal, libc::SIG_DFL);
+    }
+    unblock_signals();
+}
+
+/// As [`accept_signals`], and without handlers.
 pub(crate) fn reset_signals() {
     for signal in 1..=64 {
         set_disposition(signal, libc::SIG_DFL);
     }
+    unblock_signals();
+}
+
+fn unblock_signals() {
     let empty = 0u64;
     let old: *mut u64 = std::ptr::null_mut();
     // SAFETY: `empty` is a kernel signal set of the size given, only read.
@@ -217,11 +225,15 @@ pub(crate) fn unshare_cgroup_namespace() -> Result<(), Errno> {
     checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) }).map(drop)
 }
 
-/// Gives the calling thread a mount namespace (and, with it, a working directory) of its own.
-#[cfg(feature = "compile")]
-pub(crate) fn unshare_mount_namespace() -> Result<(), Errno> {
-    // SAFETY: touches neither memory nor descriptors.
-    checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWNS) }).map(drop)
+/// The user namespace that owns the namespace of another kind that `namespace` is open on: NS_GET_USERNS of
+/// ioctl_nsfs(2).
+pub(crate) fn user_namespace_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    const NS_GET_USERNS: c_ulong = 0xb701;
+    // SAFETY: the operation takes no argument.
+    let fd = checked(unsafe { libc::syscall(libc::SYS_ioctl, namespace.as_raw_fd(), NS_GET_USERNS) })?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just made this descriptor for us; nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Soft and hard limit of one resource.

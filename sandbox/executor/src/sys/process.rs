@@ -26,6 +26,18 @@ pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     close_range(first, u32::MAX)
 }
 
+/// Closes `these`. Only for a child that never returns to code that owns one of them.
+pub(crate) fn close_these(these: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    let mut numbers: Vec<u32> = these.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    numbers.sort_unstable();
+    for run in numbers.chunk_by(|number, next| number + 1 == *next) {
+        if let (Some(first), Some(last)) = (run.first(), run.last()) {
+            close_range(*first, *last)?;
+        }
+    }
+    Ok(())
+}
+
 /// Gives this thread a table of descriptors of its own, with nothing in it but 0, 1, 2 and a copy of `keep`,
 /// which is returned. Only for a thread that owns no other descriptor but those behind `keep`, and no
 /// longer uses that: another thread drops it.
@@ -45,6 +57,17 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     // (`spawn::run_child` diverges), so no owner uses or closes a number that was opened anew. Or called
     // in a thread with a table of its own, which owns none of them (`leave_descriptors`).
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) }).map(drop)
+}
+
+/// Sends the signal of that number, real-time signals included.
+///
+/// # Errors
+/// ESRCH: the process has ended. EINVAL: the kernel has no such signal.
+#[cfg(feature = "compile")]
+pub fn pidfd_send_signal(process: impl AsFd, signal: i32) -> Result<(), Errno> {
+    let (process, no_info) = (process.as_fd().as_raw_fd(), std::ptr::null::<u8>());
+    // SAFETY: numbers and a null pointer, for which the kernel fills in the sender.
+    checked(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process, signal, no_info, 0u32) }).map(drop)
 }
 
 /// KEYCTL_JOIN_SESSION_KEYRING and KEYCTL_SETPERM of linux/keyctl.h.

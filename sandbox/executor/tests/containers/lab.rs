@@ -8,19 +8,21 @@ use std::path::{Path, PathBuf};
 use crisp_executor::id::ContainerId;
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use crisp_executor::run::{self, PodContext, Progress, Report, StageError, Starting, Stdio};
+use crisp_executor::user_namespace::{IdMappings, UserNamespace};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_string, fsmount,
     fsopen, open_tree,
 };
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 
 use crate::plans::{self, c};
 
 const APPLETS: &[&str] = &[
     "sh", "cat", "id", "ls", "stat", "mount", "grep", "echo", "true", "sleep", "pwd", "tty", "env", "dd",
     "touch", "mkdir", "readlink", "wc", "head", "chmod", "df", "kill", "ps", "umount", "test", "sed",
+    "chown", "mknod", "mv",
 ];
 
 /// How a process ended, and all that it printed.
@@ -139,10 +141,18 @@ pub struct Pod {
     pub id: ContainerId,
     /// The host's /proc, for processes that join.
     proc: OwnedFd,
+    user: Option<UserNamespace>,
 }
 
 /// As many containers as a test may start.
 const STARTS: usize = 40;
+
+const NAMESPACES: UnshareFlags = UnshareFlags::NEWIPC.union(UnshareFlags::NEWUTS).union(UnshareFlags::NEWNET);
+
+fn unshare(namespaces: UnshareFlags) -> Result<(), rustix::io::Errno> {
+    #[allow(deprecated, reason = "its only danger is CLONE_FILES")]
+    rustix::thread::unshare(namespaces)
+}
 
 impl Pod {
     /// `fds` makes the descriptors of one start, the root first.
@@ -154,14 +164,35 @@ impl Pod {
     pub fn enter_for(starts: usize, fds: impl Fn() -> Vec<OwnedFd>) -> Self {
         let sets = RefCell::new((0..starts).map(|_| fds()).collect());
         let proc = std::fs::File::open("/proc").unwrap().into();
-        let namespaces =
-            UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS | UnshareFlags::NEWNET;
-        #[allow(deprecated, reason = "its only danger is CLONE_FILES")]
-        rustix::thread::unshare(namespaces).unwrap();
-        run::pod_root::enter().unwrap();
-        run::pod_root::add_shm(64 << 20).unwrap();
+        unshare(NAMESPACES | UnshareFlags::NEWNS).unwrap();
+        Self::leave_host(sets, proc, None)
+    }
+
+    /// A pod with a user namespace, to which its other namespaces belong.
+    pub fn enter_inside(mappings: IdMappings, fds: impl Fn(&UserNamespace) -> Vec<OwnedFd>) -> Self {
+        let user = UserNamespace::new(mappings).unwrap();
+        let sets = RefCell::new((0..STARTS).map(|_| fds(&user)).collect());
+        let proc = std::fs::File::open("/proc").unwrap().into();
+        unshare(UnshareFlags::NEWNS).unwrap();
+        let make = || unshare(NAMESPACES).map_err(|errno| errno.raw_os_error());
+        let inside = run::inside::Inside::run(&user, make).unwrap().unwrap();
+        let namespaces = ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+            | ThreadNameSpaceType::NETWORK;
+        rustix::thread::move_into_thread_name_spaces(inside.as_fd(), namespaces).unwrap();
+        drop(inside);
+        Self::leave_host(sets, proc, Some(user))
+    }
+
+    fn leave_host(sets: RefCell<Vec<Vec<OwnedFd>>>, proc: OwnedFd, user: Option<UserNamespace>) -> Self {
+        run::pod_root::enter(user.as_ref()).unwrap();
+        run::pod_root::add_own(64 << 20, user.as_ref()).unwrap();
         run::pod_root::leave_host().unwrap();
-        Self { sets, plan: plans::usual(), id: ContainerId::random(), proc }
+        Self { sets, plan: plans::usual(), id: ContainerId::random(), proc, user }
+    }
+
+    pub fn context(&self) -> PodContext<'_> {
+        PodContext { init: None, user: self.user.as_ref(), proc: Some(self.proc.as_fd()) }
     }
 
     /// The descriptors of the next start.
@@ -194,8 +225,13 @@ impl Pod {
     }
 
     fn run_plan(&self, plan: &Plan) -> Outcome {
+        self.run_in(plan, &self.context())
+    }
+
+    /// Runs the command of `plan` to its end, with what the pod in `context` lends.
+    pub fn run_in(&self, plan: &Plan, context: &PodContext<'_>) -> Outcome {
         let (stdio, mut pipes) = pipes();
-        match run::start(&self.id, plan, &self.fds(), stdio, &PodContext::default()) {
+        match run::start(&self.id, plan, &self.fds(), stdio, context) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }
@@ -211,8 +247,7 @@ impl Pod {
         let mut plan = self.plan.clone();
         plan.process.args = args.iter().map(|a| c(a)).collect();
         change(&mut plan);
-        let starting =
-            run::start(&self.id, &plan, &self.fds(), Stdio::default(), &PodContext::default()).unwrap();
+        let starting = run::start(&self.id, &plan, &self.fds(), Stdio::default(), &self.context()).unwrap();
         let progress = watch(&starting.report);
         assert!(progress.failed.is_none(), "{progress:?}");
         Running(starting)
@@ -236,8 +271,7 @@ impl Pod {
         process.args = args.iter().map(|a| c(a)).collect();
         change(&mut process);
         let (stdio, mut pipes) = pipes();
-        let (init, proc) = (init.0.pidfd.as_fd(), Some(self.proc.as_fd()));
-        match run::exec(&self.id, &process, join, fds, stdio, init, proc) {
+        match run::exec(&self.id, &process, join, fds, stdio, init.0.pidfd.as_fd(), &self.context()) {
             Ok(starting) => finish(&starting, &mut pipes),
             Err(error) => failed(error),
         }

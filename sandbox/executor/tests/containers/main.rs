@@ -23,6 +23,8 @@ mod with_inheritance;
 mod with_processes;
 #[cfg(feature = "compile")]
 mod with_specs;
+#[cfg(feature = "compile")]
+mod with_user_namespaces;
 
 use std::process::{Command, ExitCode};
 
@@ -39,6 +41,8 @@ fn main() -> ExitCode {
         with_errors::TESTS,
         #[cfg(feature = "compile")]
         with_specs::TESTS,
+        #[cfg(feature = "compile")]
+        with_user_namespaces::TESTS,
         timing::TESTS,
     ]
     .concat();

@@ -116,16 +116,21 @@ fn devices() -> Vec<Device> {
 
 /// mkdir(2) fails with an error of our choosing, everything else is allowed.
 pub fn filter() -> Seccomp {
+    refuse(libc::SYS_mkdir)
+}
+
+/// A filter that answers one system call with ENAMETOOLONG.
+pub fn refuse(call: libc::c_long) -> Seccomp {
     let instruction = |code: u16, jt: u8, jf: u8, k: u32| {
         let mut bytes = code.to_ne_bytes().to_vec();
         bytes.extend([jt, jf]);
         bytes.extend(k.to_ne_bytes());
         bytes
     };
-    let mkdir = u32::try_from(libc::SYS_mkdir).unwrap();
+    let call = u32::try_from(call).unwrap();
     let program = [
         instruction(0x20, 0, 0, 0),
-        instruction(0x15, 0, 1, mkdir),
+        instruction(0x15, 0, 1, call),
         instruction(0x06, 0, 0, 0x0005_0000 | 36),
         instruction(0x06, 0, 0, 0x7fff_0000),
     ];

@@ -54,7 +54,8 @@ fn time_of_an_exec() {
     let mut ended = Vec::new();
     for _ in 0..ROUNDS {
         let start = Instant::now();
-        let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), init, None).unwrap();
+        let starting =
+            run::exec(&pod.id, &process, &join, &[], Stdio::default(), init, &PodContext::default()).unwrap();
         let watched = watch(&starting.report);
         assert!(watched.failed.is_none(), "{watched:?}");
         assert_eq!(wait(&starting), 0);

@@ -1,17 +1,22 @@
 //! Processes are in their cgroups before they run anything.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crisp_executor::plan::{CgroupJoin, FdIndex};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, unlinkat};
+use crisp_executor::run::{self, Stdio};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, open, openat, readlinkat, unlinkat};
+use rustix::process::{Signal, pidfd_send_signal};
 
-use crate::lab::{Files, Pod};
+use crate::lab::{Files, Pod, wait};
+use crate::plans::c;
 
 pub const TESTS: &[crate::Test] = &[
     ("cgroups_are_joined", cgroups_are_joined),
     ("a_removed_cgroup_is_an_error", a_removed_cgroup_is_an_error),
+    ("a_process_that_joins_holds_no_folder_of_cgroups", a_process_that_joins_holds_no_folder_of_cgroups),
 ];
 
 /// A cgroup of our own that goes when this does, though its path is out of reach by then.
@@ -96,8 +101,8 @@ fn check(pod: &Pod, join: &CgroupJoin, wanted: &[&str]) {
     for hierarchy in wanted {
         assert!(exec.good().lines().any(|l| l.ends_with(&format!("{hierarchy}/"))), "{exec:?}");
     }
-    rustix::process::pidfd_send_signal(&init.0.pidfd, rustix::process::Signal::KILL).unwrap();
-    assert_eq!(crate::lab::wait(&init.0), 137);
+    pidfd_send_signal(&init.0.pidfd, Signal::KILL).unwrap();
+    assert_eq!(wait(&init.0), 137);
 }
 
 fn a_removed_cgroup_is_an_error() {
@@ -111,4 +116,69 @@ fn a_removed_cgroup_is_an_error() {
     let pod = Pod::enter(|| vec![files.detached(), folder.try_clone().unwrap().into()]);
     let outcome = pod.run_with(&["/bin/true"], |plan| plan.cgroup.v2 = Some(FdIndex(1)));
     assert_eq!(outcome.error(), "clone process: its cgroup has been removed");
+}
+
+/// Processes of the container that can inspect others follow its descriptors: from a folder up to the host's root.
+fn a_process_that_joins_holds_no_folder_of_cgroups() {
+    let (Some(v2), _) = hierarchies() else {
+        crisp_skip::unsupported!(CgroupV2);
+    };
+    let cgroup = Cgroup::make(&v2);
+    let pod = Files::busybox().pod();
+    let init = pod.started(&["/bin/sleep", "1000"]);
+    let join = CgroupJoin { v2: Some(FdIndex(0)), ..CgroupJoin::default() };
+    let mut process = pod.plan.process.clone();
+    process.args = vec![c("/bin/true")];
+    let mut seen = 0;
+    for round in 0..2000u32 {
+        let fds = [cgroup.folder()];
+        let (of, context) = (init.0.pidfd.as_fd(), pod.context());
+        let starting = run::exec(&pod.id, &process, &join, &fds, Stdio::default(), of, &context).unwrap();
+        // Somewhere between its clone and its end.
+        for _ in 0..(round % 100) * 200 {
+            std::hint::spin_loop();
+        }
+        pidfd_send_signal(&starting.pidfd, Signal::STOP).unwrap();
+        if stands_in_its_own_session(&pod, starting.pid) {
+            seen += 1;
+            let held = descriptors(&pod, starting.pid);
+            assert!(!held.iter().any(|link| link.ends_with(&cgroup.name)), "{held:?}");
+        }
+        pidfd_send_signal(&starting.pidfd, Signal::KILL).unwrap();
+        wait(&starting);
+        if seen == 20 {
+            break;
+        }
+    }
+    assert!(seen > 0, "it was never seen before its exec");
+    pidfd_send_signal(&init.0.pidfd, Signal::KILL).unwrap();
+    wait(&init.0);
+}
+
+/// Whether it is stopped between setsid, which comes after it has closed what it does not need, and its exec.
+fn stands_in_its_own_session(pod: &Pod, pid: i32) -> bool {
+    for _ in 0..10_000 {
+        let stat = read(pod, &format!("{pid}/stat"));
+        let Some((name, rest)) = stat.rsplit_once(')') else { return false };
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        match fields[0] {
+            "T" => return !name.ends_with("(true") && fields[3] == pid.to_string(),
+            "Z" => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+fn read(pod: &Pod, path: &str) -> String {
+    let mut text = String::new();
+    let file = openat(pod.context().proc.unwrap(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+    let _ = file.map(|file| File::from(file).read_to_string(&mut text));
+    text
+}
+
+fn descriptors(pod: &Pod, pid: i32) -> Vec<String> {
+    let link =
+        |number: u32| readlinkat(pod.context().proc.unwrap(), format!("{pid}/fd/{number}"), Vec::new()).ok();
+    (0..256).filter_map(link).map(|link| link.to_string_lossy().into_owned()).collect()
 }

@@ -51,7 +51,8 @@ fn exec_with_a_terminal() {
     process.terminal = true;
     let join = crisp_executor::plan::CgroupJoin::default();
     let init = std::os::fd::AsFd::as_fd(&init.0.pidfd);
-    let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), init, None).unwrap();
+    let starting =
+        run::exec(&pod.id, &process, &join, &[], Stdio::default(), init, &PodContext::default()).unwrap();
     let mut master = std::fs::File::from(watch(&starting.report).terminal.unwrap());
     let mut text = Vec::new();
     let _ = master.read_to_end(&mut text);
@@ -70,8 +71,8 @@ fn exec_after_the_end() {
 
 fn a_shared_pid_namespace() {
     let pod = Files::busybox().pod();
-    let init = run::pod_init::start().unwrap();
-    let context = PodContext { init: Some(std::os::fd::AsFd::as_fd(&init.pidfd)) };
+    let init = run::pod_init::start(None).unwrap();
+    let context = PodContext { init: Some(std::os::fd::AsFd::as_fd(&init.pidfd)), ..PodContext::default() };
     let mut plan = pod.plan.clone();
     plan.pid = crisp_executor::plan::PidNamespace::Pod;
     plan.process.args = ["/bin/sh", "-c", "(sleep 0.1 &) ; sleep 0.3; cat /proc/1/comm; \

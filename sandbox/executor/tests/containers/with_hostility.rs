@@ -5,7 +5,7 @@ use std::process::{Child, Command};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crisp_executor::plan::MountKind;
-use crisp_executor::run::{self, Stdio};
+use crisp_executor::run::{self, PodContext, Stdio};
 
 use crate::lab::{Files, Pod, detached, wait, watch};
 use crate::plans::{bind, c};
@@ -79,7 +79,8 @@ fn a_terminal_that_is_none() {
     (process.args, process.terminal) = (vec![c("/bin/true")], true);
     let join = crisp_executor::plan::CgroupJoin::default();
     let pidfd = std::os::fd::AsFd::as_fd(&init.0.pidfd);
-    let starting = run::exec(&pod.id, &process, &join, &[], Stdio::default(), pidfd, None).unwrap();
+    let starting =
+        run::exec(&pod.id, &process, &join, &[], Stdio::default(), pidfd, &PodContext::default()).unwrap();
     let watched = watch(&starting.report);
     assert_eq!(wait(&starting), 127);
     assert!(watched.terminal.is_none());

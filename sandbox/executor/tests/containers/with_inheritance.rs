@@ -104,7 +104,15 @@ fn a_setup_child_keeps_nothing_of_the_monitor() {
         let mut plan = pod.plan.clone();
         plan.process.args = vec![c("/bin/true")];
         let starting = if exec {
-            run::exec(&pod.id, &plan.process, &join(0), &[full], Stdio::default(), init.0.pidfd.as_fd(), None)
+            run::exec(
+                &pod.id,
+                &plan.process,
+                &join(0),
+                &[full],
+                Stdio::default(),
+                init.0.pidfd.as_fd(),
+                &PodContext::default(),
+            )
         } else {
             let mut fds = pod.fds();
             fds.push(full);
@@ -113,7 +121,7 @@ fn a_setup_child_keeps_nothing_of_the_monitor() {
         };
         let starting = starting.unwrap();
         let (links, status) = look_at_setup(&proc, &starting, out);
-        let standard = links.iter().filter(|link| *link == "/null").count();
+        let standard = links.iter().filter(|link| *link == "/own/null").count();
         let sockets = links.iter().filter(|link| link.starts_with("socket:")).count();
         // The three streams, the report, the pipe, and the root or the pidfd of init.
         assert_eq!((links.len(), standard, sockets), (6, 3, 1), "exec: {exec}: {links:?}");

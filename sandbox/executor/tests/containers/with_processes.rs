@@ -6,7 +6,7 @@ use crisp_executor::plan::{FdIndex, MountKind, Rlimit, Seccomp};
 use crisp_executor::run::{self, PodContext, Stage, Stdio};
 
 use crate::lab::{Files, detached, wait, watch};
-use crate::plans::{CAPABILITIES, bind, c, filter};
+use crate::plans::{CAPABILITIES, bind, c, filter, refuse};
 
 pub const TESTS: &[crate::Test] = &[
     ("exit_codes_and_signals", exit_codes_and_signals),
@@ -121,6 +121,8 @@ fn no_new_privileges_and_seccomp() {
         plan.process.seccomp = Some(Seccomp { program: vec![0xff; 16], flags: 0 });
     });
     assert_eq!(broken.failed.as_ref().map(|e| e.stage), Some(Stage::Seccomp), "{broken:?}");
+    let mute = pod.run_with(&["/bin/nothing"], |plan| plan.process.seccomp = Some(refuse(libc::SYS_sendmsg)));
+    assert_eq!(mute.failed.as_ref().map(|e| e.stage), Some(Stage::Exec), "{mute:?}");
 }
 
 fn limits_and_umask() {

@@ -103,10 +103,12 @@ fn pod_for(files: &Files, spec: &Spec, starts: usize) -> (Pod, Folders) {
             let (upper, work) =
                 (files.volume(&format!("upper-{number}")), files.volume(&format!("work-{number}")));
             let inputs = Inputs {
-                root: rootfs::assemble(&[files.path("")], &upper, &work).unwrap(),
+                root: rootfs::assemble(&[files.path("")], &upper, &work, None).unwrap(),
                 cgroups: cgroups.clone(),
                 cgroup: cgroup.join().unwrap(),
                 pid: PidNamespace::Own,
+                user: None,
+                mounts: Vec::new(),
                 pod_shm: true,
                 source_deadline: Duration::from_secs(5),
             };

@@ -27,6 +27,14 @@ const BATCH: usize = 128 << 10;
 /// The first and the longest pause after a failed write.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
+/// A clock that is set back by less is being adjusted; by more, it was wrong before.
+const ADJUSTED_NS: i64 = 1_000_000_000;
+
+/// Lines stay in order while the clock is adjusted.
+fn time_of_line(last_ns: i64, now_ns: i64) -> i64 {
+    if last_ns.saturating_sub(now_ns) < ADJUSTED_NS { last_ns.max(now_ns) } else { now_ns }
+}
+
 #[derive(Default)]
 pub(crate) struct Log {
     file: Option<OwnedFd>,
@@ -130,8 +138,7 @@ impl Log {
     }
 
     fn prefix(&mut self, stream: Stream) -> Prefix {
-        // The clock may be set back; the log's times are not.
-        self.last_ns = self.last_ns.max(clock::now_ns());
+        self.last_ns = time_of_line(self.last_ns, clock::now_ns());
         Prefix::new(self.last_ns, stream)
     }
 

@@ -146,3 +146,12 @@ fn a_record_torn_by_a_full_disk_is_whole_in_the_next_file() {
     assert!(whole.len() < old.len(), "a record was torn");
     assert_eq!(joined(&format!("{whole}{}", contents(new)), "stdout"), input);
 }
+
+#[test]
+fn times_stand_still_while_the_clock_is_adjusted_and_follow_one_that_was_wrong() {
+    let hour = 3_600_000_000_000;
+    assert_eq!(time_of_line(5 * hour, 5 * hour - 999_999_999), 5 * hour);
+    assert_eq!(time_of_line(5 * hour, 5 * hour + 1), 5 * hour + 1);
+    assert_eq!(time_of_line(5 * hour, hour), hour);
+    assert_eq!(time_of_line(0, i64::MIN), i64::MIN);
+}

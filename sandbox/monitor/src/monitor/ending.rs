@@ -5,25 +5,41 @@ use std::time::Instant;
 use crate::launch::Requester;
 
 /// How far the monitor's own end is.
+///
+/// ```text
+///   No --SIGTERM of init--> WithContainers --none is left--> Killing --no process is left--> Over
+///    +----------------+------- shutdown ------------------------^
+/// ```
 pub(crate) enum Ending {
     No,
+    /// The host's init stops the pod's scope, its slice or the host, and has told the containers as well: with
+    /// the last one there is nothing to stay for, and init waits, for 90 s by default. From any other
+    /// process SIGTERM does nothing: who ends pods by the names of processes would not expect it.
+    WithContainers,
     /// Everything was killed; the response waits until the last process is gone.
     Killing {
-        requester: Requester,
+        /// None: init, which waits for no response.
+        requester: Option<Requester>,
         give_up_at: Instant,
     },
     Over,
 }
 
 impl Ending {
+    pub(crate) fn with_containers(&mut self) {
+        if matches!(self, Self::No) {
+            *self = Self::WithContainers;
+        }
+    }
+
     pub(crate) fn give_up_at(&self) -> Option<Instant> {
         match self {
             Self::Killing { give_up_at, .. } => Some(*give_up_at),
-            Self::No | Self::Over => None,
+            Self::No | Self::WithContainers | Self::Over => None,
         }
     }
 
     pub(crate) fn has_begun(&self) -> bool {
-        !matches!(self, Self::No)
+        matches!(self, Self::Killing { .. } | Self::Over)
     }
 }

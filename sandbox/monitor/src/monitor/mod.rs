@@ -20,6 +20,7 @@ use crate::exec::{Exec, Orphans};
 use crate::log::Stream;
 use crate::pod::Pod;
 use crate::poller::{Key, Poller, Token};
+use crate::sys;
 
 use ending::Ending;
 pub(crate) use reply::{Call, Reply};
@@ -49,7 +50,7 @@ impl Monitor {
         rustix::io::ioctl_fionbio(&listener, true)?;
         let poller = Poller::new()?;
         poller.add(&listener, Token::Listener)?;
-        poller.add(&signals, Token::Children)?;
+        poller.add(&signals, Token::Signals)?;
         Ok(Self {
             id,
             pod,
@@ -69,7 +70,7 @@ impl Monitor {
         })
     }
 
-    /// Until shut down, or never made a pod.
+    /// Until shut down, ended with its containers, or never made a pod.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
         loop {
             let tokens = self.poller.wait(self.timeout())?;
@@ -89,7 +90,12 @@ impl Monitor {
     fn ready(&mut self, token: Token) {
         match token {
             Token::Listener => self.accept(),
-            Token::Children => self.reap(),
+            Token::Signals => {
+                if sys::read_signals(&self.signals) {
+                    self.ending.with_containers();
+                }
+                self.reap();
+            }
             Token::Connection(key) => self.serve(key),
             Token::Launch(key) => self.launch_progress(key),
             Token::Stdout(key) => self.output_ready(key, Stream::Stdout),

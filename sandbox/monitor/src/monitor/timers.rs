@@ -30,7 +30,7 @@ impl Monitor {
     pub(super) fn timeout(&self) -> Option<Duration> {
         let containers =
             self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at(), c.clients_retry_at()]);
-        let execs = self.execs.values().map(|exec| exec.kill_at);
+        let execs = self.execs.values().flat_map(|exec| [exec.kill_at, exec.response.at()]);
         let orphans = self.orphans.iter().map(|orphans| Some(orphans.kill_at));
         let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
         let next = containers.chain(execs).chain(orphans).chain(own).flatten().min()?;
@@ -55,6 +55,11 @@ impl Monitor {
             self.containers.iter().filter(|(_, c)| due(c.announce_at())).map(|(key, _)| *key).collect();
         for key in announce {
             self.announce_if_done(key, now);
+        }
+        let respond: Vec<Key> =
+            self.execs.iter().filter(|(_, exec)| due(exec.response.at())).map(|(key, _)| *key).collect();
+        for key in respond {
+            self.respond_late(key);
         }
         for exec in self.execs.values_mut().filter(|exec| due(exec.kill_at)) {
             exec.kill_all();

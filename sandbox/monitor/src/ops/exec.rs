@@ -1,6 +1,6 @@
 //! A further process in a container.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crisp_executor::run::{self, Stdio};
 use crisp_monitor::wire::Failure;
@@ -10,10 +10,14 @@ use rustix::fd::AsFd;
 
 use crate::clock;
 use crate::container::Phase;
-use crate::exec::Exec;
+use crate::exec::{Exec, Response};
 use crate::launch::Launch;
 use crate::monitor::{Call, Monitor, Reply};
 use crate::poller::{Key, Token};
+
+/// How long after the start a response is kept back at most. Most probes have ended by then; output of others
+/// waits in its pipes.
+const LATE: Duration = Duration::from_millis(5);
 
 impl Monitor {
     pub(super) fn exec(&mut self, call: Call) -> Result<Reply, Failure> {
@@ -29,6 +33,7 @@ impl Monitor {
             mut fds,
             size,
             grace_ms,
+            late_response,
         } = call.read()?;
         let same = |exec: &Exec| exec.connection == requester.connection && exec.id == exec_id;
         if self.execs.values().any(same) {
@@ -45,8 +50,8 @@ impl Monitor {
         }
         let stdio = Stdio { stdin, stdout, stderr, size: size.map(WindowSize::pair) };
         let init = container.pidfd.as_fd();
-        let proc = self.pod.proc();
-        let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init, proc).map_err(Failure::Stage)?;
+        let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init, &self.pod.context())
+            .map_err(Failure::Stage)?;
         let v2 = cgroup.v2.map(|index| usize::from(index.0)).filter(|index| *index < fds.len());
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
@@ -60,6 +65,7 @@ impl Monitor {
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
             kill_at: None,
+            response: Response::Due { late: late_response },
         };
         self.execs.insert(key, exec);
         Ok(Reply::Later)
@@ -75,7 +81,21 @@ impl Monitor {
             started_at_ns: clock::now_ns(),
             notes: launch.notes,
             terminal: launch.terminal,
+            ended: None,
         };
+        if matches!(exec.response, Response::Due { late: true }) && started.terminal.is_none() {
+            exec.response = Response::Late { to: launch.requester, started, at: Instant::now() + LATE };
+            return;
+        }
+        exec.response = Response::Sent;
         self.respond(launch.requester, started);
+    }
+
+    /// The response that was kept back.
+    pub(crate) fn respond_late(&mut self, key: Key) {
+        let Some(exec) = self.execs.get_mut(&key) else { return };
+        if let Some((to, started)) = exec.response.take_late() {
+            self.respond(to, started);
+        }
     }
 }

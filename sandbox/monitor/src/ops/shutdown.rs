@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use crisp_monitor::wire::{Failure, request};
 use rustix::process::Signal;
 
+use crate::launch::Requester;
 use crate::monitor::ending::Ending;
 use crate::monitor::{Call, Monitor, Reply};
 
@@ -22,29 +23,36 @@ impl Monitor {
         if running > 0 && !force {
             return Err(Failure::ContainersRunning { count: u32::try_from(running).unwrap_or(u32::MAX) });
         }
+        self.kill_all(Some(requester));
+        Ok(Reply::Later)
+    }
+
+    fn kill_all(&mut self, requester: Option<Requester>) {
         self.containers.values().filter(|container| container.is_alive()).for_each(|container| {
             let _ = container.signal(Signal::KILL, true);
         });
         self.execs.values().for_each(|exec| exec.kill());
         self.pod.end_init();
         self.ending = Ending::Killing { requester, give_up_at: Instant::now() + PATIENCE };
-        Ok(Reply::Later)
     }
 
-    /// Responds as the last thing before the end.
+    /// Ends with the last container, or when all was killed. Responds as the last thing before the end.
     pub(crate) fn finish_shutdown(&mut self, now: Instant) {
+        let left = self.containers.values().filter(|container| container.is_ongoing()).count();
+        if matches!(self.ending, Ending::WithContainers) && left == 0 {
+            self.kill_all(None);
+        }
         let Ending::Killing { requester, give_up_at } = &self.ending else { return };
         let (requester, give_up_at) = (*requester, *give_up_at);
-        let left = self.containers.values().filter(|container| container.is_ongoing()).count();
         if left == 0 && self.execs.is_empty() && self.pod.init_pid().is_none() {
-            self.respond(requester, ());
+            requester.into_iter().for_each(|requester| self.respond(requester, ()));
             self.ending = Ending::Over;
         } else if now >= give_up_at {
-            self.ending = Ending::No;
-            self.refuse(
-                requester,
-                Failure::ContainersRunning { count: u32::try_from(left).unwrap_or(u32::MAX) },
-            );
+            self.ending = if requester.is_some() { Ending::No } else { Ending::WithContainers };
+            let count = u32::try_from(left).unwrap_or(u32::MAX);
+            if let Some(requester) = requester {
+                self.refuse(requester, Failure::ContainersRunning { count });
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A container's first process.
 
 use crisp_executor::plan::FdIndex;
-use crisp_executor::run::{self, PodContext, Stdio};
+use crisp_executor::run::{self, Stdio};
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::{StartRequest, WindowSize};
 use crisp_monitor::wire::response::Started;
@@ -45,8 +45,7 @@ impl Monitor {
         let StartRequest { container: id, plan, log, fds, stdin, stdin_once, size } = request;
         let streams = Streams::new(plan.process.terminal, stdin).map_err(system("make pipes"))?;
         let stdio = Stdio { size: size.map(WindowSize::pair), ..streams.theirs };
-        let pod = PodContext { init: self.pod.init() };
-        let starting = run::start(&id, &plan, &fds, stdio, &pod).map_err(Failure::Stage)?;
+        let starting = run::start(&id, &plan, &fds, stdio, &self.pod.context()).map_err(Failure::Stage)?;
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));
         let mut fds: Vec<Option<OwnedFd>> = fds.into_iter().map(Some).collect();
@@ -89,6 +88,7 @@ impl Monitor {
             started_at_ns: container.started_at_ns,
             notes: launch.notes,
             terminal: None,
+            ended: None,
         };
         self.respond(launch.requester, started);
     }

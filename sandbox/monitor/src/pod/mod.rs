@@ -7,7 +7,8 @@ mod record;
 mod sysctl;
 
 use crisp_executor::run::pod_init::PodInit;
-use crisp_executor::run::{pod_init, pod_root};
+use crisp_executor::run::{PodContext, pod_init, pod_root};
+use crisp_executor::user_namespace::UserNamespace;
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::OpenPod;
 use crisp_monitor::wire::response::PodNetwork;
@@ -34,6 +35,8 @@ pub(crate) struct Open {
     /// The network namespace, when the pod has its own.
     netns: Option<OwnedFd>,
     init: Option<PodInit>,
+    /// The user namespace, when the pod has its own.
+    user: Option<UserNamespace>,
     /// The host's /proc, for processes that join a container: as a folder, with nothing open in it.
     proc: Option<OwnedFd>,
     /// Whether the host's root is still mounted.
@@ -102,6 +105,18 @@ impl Pod {
         self.pod_init().map(|init| init.pidfd.as_fd())
     }
 
+    /// What its containers get from it.
+    pub(crate) fn context(&self) -> PodContext<'_> {
+        match self {
+            Self::Open(open) => PodContext {
+                init: self.init(),
+                user: open.user.as_ref(),
+                proc: open.proc.as_ref().map(AsFd::as_fd),
+            },
+            Self::Fresh(_) | Self::Failed => PodContext::default(),
+        }
+    }
+
     pub(crate) fn init_pid(&self) -> Option<i32> {
         self.pod_init().map(|init| init.pid)
     }
@@ -113,14 +128,6 @@ impl Pod {
             open.init = None;
         }
         was_it
-    }
-
-    /// The host's /proc.
-    pub(crate) fn proc(&self) -> Option<BorrowedFd<'_>> {
-        match self {
-            Self::Open(open) => open.proc.as_ref().map(AsFd::as_fd),
-            Self::Fresh(_) | Self::Failed => None,
-        }
     }
 
     /// Unmounts the host's root, which the pod has left. A pod that cannot starts no container.
@@ -143,28 +150,43 @@ impl Pod {
 fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
     cgroup::join(request.cgroup_v2.as_ref(), &request.cgroup_v1_tasks)?;
     let left = match left {
-        Some(left) if !request.ipc => {
+        // What it makes inside of a user namespace takes the host's /proc in sight.
+        Some(left) if !request.ipc || request.user.is_some() => {
             left.go_back()?;
             None
         }
         left => left,
     };
-    namespaces::unshare(&request)?;
-    if let Some(hostname) = &request.hostname {
-        rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
-    }
     let host_mounted = left.is_none();
-    let proc = left.map_or_else(namespaces::host_proc, |left| left.proc);
-    sysctl::apply(&request.sysctls, proc.as_ref())?;
+    let (proc, network) =
+        left.map_or_else(|| (namespaces::host_proc(), None), |left| (left.proc, left.network));
+    let settings = || name_and_settings(&request, proc.as_ref());
+    let user = match &request.user {
+        None => {
+            namespaces::unshare(&request, network.as_ref())?;
+            settings()?;
+            None
+        }
+        Some(mappings) => Some(namespaces::unshare_inside(mappings, &request, settings)?),
+    };
     let netns = if request.network { Some(namespaces::own_network(proc.as_ref())?) } else { None };
     let host_shm = if request.ipc { None } else { namespaces::host_shm() };
     if host_mounted {
-        pod_root::enter().map_err(Failure::Stage)?;
+        pod_root::enter(user.as_ref()).map_err(Failure::Stage)?;
     }
-    match host_shm {
-        Some(shm) => namespaces::attach_shm(&shm)?,
-        None => pod_root::add_shm(request.shm_bytes).map_err(Failure::Stage)?,
+    pod_root::add_own(request.shm_bytes, user.as_ref()).map_err(Failure::Stage)?;
+    if let Some(shm) = host_shm {
+        namespaces::attach_shm(&shm)?;
     }
-    let init = if request.shared_pid { Some(pod_init::start().map_err(Failure::Stage)?) } else { None };
-    Ok(Open { exits: request.exits, netns, init, proc, host_mounted })
+    let start = || pod_init::start(user.as_ref()).map_err(Failure::Stage);
+    let init = if request.shared_pid { Some(start()?) } else { None };
+    Ok(Open { exits: request.exits, netns, init, user, proc, host_mounted })
+}
+
+/// In the namespaces that the caller is in. `proc`: the host's.
+fn name_and_settings(request: &OpenPod, proc: Option<&OwnedFd>) -> Result<(), Failure> {
+    if let Some(hostname) = &request.hostname {
+        rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
+    }
+    sysctl::apply(&request.sysctls, proc)
 }

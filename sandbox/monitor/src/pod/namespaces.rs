@@ -1,23 +1,60 @@
 //! The namespaces that containers inherit, and the ways into them.
 
+use crisp_executor::run::inside::Inside;
+use crisp_executor::run::pod_root;
+use crisp_executor::user_namespace::{IdMappings, UserNamespace};
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::OpenPod;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open, openat};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use rustix::thread::UnshareFlags;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags, move_into_thread_name_spaces};
 
 use super::failed;
 use crate::sys;
 
-pub(super) fn unshare(request: &OpenPod) -> Result<(), Failure> {
-    let mut flags = UnshareFlags::NEWNS;
+const MAKE: &str = "make the pod's namespaces";
+
+/// `network`: one that is ready.
+pub(super) fn unshare(request: &OpenPod, network: Option<&OwnedFd>) -> Result<(), Failure> {
+    let mut flags = UnshareFlags::NEWNS | of_pod(request);
+    if let Some(network) = network.filter(|_| request.network) {
+        flags.remove(UnshareFlags::NEWNET);
+        move_into_thread_name_spaces(network.as_fd(), ThreadNameSpaceType::NETWORK).map_err(failed(MAKE))?;
+    }
+    sys::unshare(flags).map_err(failed(MAKE))
+}
+
+fn of_pod(request: &OpenPod) -> UnshareFlags {
+    let mut flags = UnshareFlags::empty();
     flags.set(UnshareFlags::NEWUTS, request.hostname.is_some());
     flags.set(UnshareFlags::NEWIPC, request.ipc);
     flags.set(UnshareFlags::NEWNET, request.network);
-    sys::unshare(flags).map_err(failed("make the pod's namespaces"))
+    flags
+}
+
+/// Makes a user namespace, and from inside of it the namespaces that are to belong to it; this process joins
+/// those, but stays in the host's user namespace. Then `settings` are made inside too, where the kernel takes
+/// them.
+pub(super) fn unshare_inside(
+    mappings: &IdMappings,
+    request: &OpenPod,
+    settings: impl FnOnce() -> Result<(), Failure>,
+) -> Result<UserNamespace, Failure> {
+    let user = UserNamespace::new(mappings.clone())
+        .map_err(|error| Failure::UserNamespace { reason: error.to_string() })?;
+    let namespaces = of_pod(request);
+    let make = || {
+        sys::unshare(namespaces).map_err(failed(MAKE))?;
+        settings()
+    };
+    let inside = Inside::run(&user, make).map_err(Failure::Stage)??;
+    sys::unshare(UnshareFlags::NEWNS).map_err(failed(MAKE))?;
+    let joined = ThreadNameSpaceType::from_bits_retain(namespaces.bits());
+    move_into_thread_name_spaces(inside.as_fd(), joined).map_err(failed("join the pod's namespaces"))?;
+    Ok(user)
 }
 
 /// The network namespace that this process is in.
@@ -50,6 +87,6 @@ pub(super) fn host_shm() -> Option<OwnedFd> {
 
 /// Puts it where the pod's own would be.
 pub(super) fn attach_shm(shm: &OwnedFd) -> Result<(), Failure> {
-    move_mount(shm, c"", CWD, c"/shm", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    move_mount(shm, c"", CWD, pod_root::SHM, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("attach the host's shared memory"))
 }

@@ -6,7 +6,7 @@
 //! ```
 
 /// The newest protocol that this build speaks. The crate's page says when it goes up.
-pub const PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
 
 /// An operation. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

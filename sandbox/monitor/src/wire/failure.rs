@@ -53,6 +53,8 @@ pub enum Failure {
     Sysctl { name: String, reason: String },
     #[error("the pod is being shut down")]
     ShuttingDown,
+    #[error("make the pod's user namespace: {reason}")]
+    UserNamespace { reason: String },
 }
 
 impl Failure {

@@ -1,7 +1,8 @@
-//! Plans on their way to a monitor: bytes in a memfd, as they outgrow a message.
+//! Plans on their way to a monitor: bytes in the message's body, or in a memfd when they outgrow it.
 //!
 //! Protocol 2 writes MessagePack with field names: a reader leaves out fields that it does not know,
-//! and takes the default for those that are missing. Protocol 1 is [`v1`](super::v1).
+//! and takes the default for those that are missing. Protocol 3 has the plan in the body. Protocol 1 is
+//! [`v1`](super::v1).
 
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use rustix::fd::OwnedFd;
@@ -11,21 +12,55 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::{EncodeError, Malformed};
+use super::message::Descriptors;
 use super::{Failure, PROTOCOL, codec, v1};
 
 /// The first protocol with the form that [`to_bytes`] writes.
 const NAMED_FIELDS: u16 = 2;
+/// The first protocol with plans in the body.
+const IN_BODY: u16 = 3;
+/// Longest plan in a body; with a seccomp program one is some ten kilobytes.
+const LONGEST_IN_BODY: usize = 64 << 10;
 /// Longest plan. One is some ten kilobytes, most of it a seccomp program.
 const LONGEST: u64 = 16 << 20;
 
-pub(super) fn encode(plan: &Plan, protocol: u16) -> Result<OwnedFd, EncodeError> {
-    let bytes =
-        if protocol < NAMED_FIELDS { codec::to_bytes(&v1::Plan::of(plan)?)? } else { to_bytes(plan)? };
-    in_memory(c"crisp-plan", &bytes)
+/// An encoded plan.
+#[derive(Debug)]
+pub(super) enum Encoded {
+    Body(Vec<u8>),
+    Memory(OwnedFd),
 }
 
-pub(super) fn decode(file: &OwnedFd, protocol: u16) -> Result<Plan, Failure> {
-    read(file, protocol)
+impl Encoded {
+    fn new(name: &std::ffi::CStr, bytes: Vec<u8>, protocol: u16) -> Result<Self, EncodeError> {
+        if protocol >= IN_BODY && bytes.len() <= LONGEST_IN_BODY {
+            return Ok(Self::Body(bytes));
+        }
+        in_memory(name, &bytes).map(Self::Memory)
+    }
+
+    /// What a body has of it, and the message's first descriptor.
+    pub(super) fn split(self) -> (Vec<u8>, Option<OwnedFd>) {
+        match self {
+            Self::Body(bytes) => (bytes, None),
+            Self::Memory(file) => (Vec::new(), Some(file)),
+        }
+    }
+
+    /// The opposite of [`split`](Self::split).
+    pub(super) fn join(body: Vec<u8>, fds: &mut Descriptors) -> Result<Self, Malformed> {
+        if body.is_empty() { Ok(Self::Memory(fds.next("the plan")?)) } else { Ok(Self::Body(body)) }
+    }
+}
+
+pub(super) fn encode(plan: &Plan, protocol: u16) -> Result<Encoded, EncodeError> {
+    let bytes =
+        if protocol < NAMED_FIELDS { codec::to_bytes(&v1::Plan::of(plan)?)? } else { to_bytes(plan)? };
+    Encoded::new(c"crisp-plan", bytes, protocol)
+}
+
+pub(super) fn decode(plan: &Encoded, protocol: u16) -> Result<Plan, Failure> {
+    read(plan, protocol)
 }
 
 /// The plan of an exec.
@@ -45,25 +80,28 @@ pub(super) fn encode_exec(
     process: &Process,
     cgroup: &CgroupJoin,
     protocol: u16,
-) -> Result<OwnedFd, EncodeError> {
+) -> Result<Encoded, EncodeError> {
     let bytes = if protocol < NAMED_FIELDS {
         codec::to_bytes(&v1::ExecPlan::of(process, cgroup)?)?
     } else {
         to_bytes(&ExecRef { process, cgroup })?
     };
-    in_memory(c"crisp-exec", &bytes)
+    Encoded::new(c"crisp-exec", bytes, protocol)
 }
 
-pub(super) fn decode_exec(file: &OwnedFd, protocol: u16) -> Result<(Process, CgroupJoin), Failure> {
-    let Exec { process, cgroup } = read(file, protocol)?;
+pub(super) fn decode_exec(plan: &Encoded, protocol: u16) -> Result<(Process, CgroupJoin), Failure> {
+    let Exec { process, cgroup } = read(plan, protocol)?;
     Ok((process, cgroup))
 }
 
-fn read<T: DeserializeOwned>(file: &OwnedFd, protocol: u16) -> Result<T, Failure> {
+fn read<T: DeserializeOwned>(plan: &Encoded, protocol: u16) -> Result<T, Failure> {
     if protocol < NAMED_FIELDS {
         return Err(Failure::Version { monitor: PROTOCOL, client: protocol });
     }
-    Ok(from_bytes(&read_whole(file)?)?)
+    match plan {
+        Encoded::Body(bytes) => Ok(from_bytes(bytes)?),
+        Encoded::Memory(file) => Ok(from_bytes(&read_whole(file)?)?),
+    }
 }
 
 pub(super) fn to_bytes(plan: &impl Serialize) -> Result<Vec<u8>, EncodeError> {

@@ -6,11 +6,13 @@
 
 use crisp_executor::id::ContainerId;
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
+use crisp_executor::user_namespace::IdMappings;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
 use super::error::EncodeError;
 use super::message::{Message, Request};
+use super::plan::Encoded;
 use super::response::{Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
 use super::{Failure, Op, plan};
 
@@ -47,6 +49,10 @@ pub struct OpenPod {
     pub cgroup_v2: Option<OwnedFd>,
     /// `tasks` files, open for writing, of the v1 cgroups that the monitor joins.
     pub cgroup_v1_tasks: Vec<OwnedFd>,
+    /// A user namespace of its own, to which its other namespaces belong. None: the host's. It needs an IPC
+    /// namespace of its own. A monitor that does not know the field is never asked: each is opened by a server
+    /// of its own build.
+    pub user: Option<IdMappings>,
 }
 
 /// Starts a container.
@@ -86,6 +92,9 @@ pub struct ExecRequest {
     /// How long after the connection's end it lives on. Its process group gets SIGHUP then, and at the end of
     /// that time all processes in its cgroup, where that is v2, are killed. 0: at once, without SIGHUP.
     pub grace_ms: u32,
+    /// The response may come with the end of the process, or some milliseconds after its start. Older monitors
+    /// respond at its start.
+    pub late_response: bool,
 }
 
 /// Columns and rows of a terminal.
@@ -217,19 +226,31 @@ impl Request for OpenPod {
     fn encode(self, _: u16) -> Result<Message, EncodeError> {
         let cgroup_v1 = u16::try_from(self.cgroup_v1_tasks.len()).unwrap_or(u16::MAX);
         let namespaces = (self.hostname, self.network, self.ipc, self.shared_pid);
-        let body = (namespaces, self.sysctls, self.shm_bytes, self.cgroup_v2.is_some(), cgroup_v1);
+        let cgroups = (self.cgroup_v2.is_some(), cgroup_v1);
+        let body = (namespaces, self.sysctls, self.shm_bytes, cgroups, self.user);
         let fds = [self.exits].into_iter().chain(self.cgroup_v2).chain(self.cgroup_v1_tasks);
         Message::with(&body, fds.collect())
     }
 
     fn decode(message: Message, _: u16) -> Result<Self, Failure> {
         let (body, mut fds) = message.open()?;
-        let (namespaces, sysctls, shm_bytes, cgroup_v2, cgroup_v1): (_, _, _, bool, u16) = body;
-        let (hostname, network, ipc, shared_pid) = namespaces;
+        let (namespaces, sysctls, shm_bytes, cgroups, user): (_, _, _, (bool, u16), _) = body;
+        let ((hostname, network, ipc, shared_pid), (cgroup_v2, cgroup_v1)) = (namespaces, cgroups);
         let exits = fds.next("the folder for exits")?;
         let cgroup_v2 = fds.next_if(cgroup_v2, "the v2 cgroup")?;
         let cgroup_v1_tasks = (0..cgroup_v1).map(|_| fds.next("a v1 cgroup")).collect::<Result<_, _>>()?;
-        Ok(Self { hostname, network, ipc, shared_pid, sysctls, shm_bytes, exits, cgroup_v2, cgroup_v1_tasks })
+        Ok(Self {
+            hostname,
+            network,
+            ipc,
+            shared_pid,
+            sysctls,
+            shm_bytes,
+            exits,
+            cgroup_v2,
+            cgroup_v1_tasks,
+            user,
+        })
     }
 }
 
@@ -238,15 +259,15 @@ impl Request for StartRequest {
     type Response = Started;
 
     fn encode(self, protocol: u16) -> Result<Message, EncodeError> {
-        let plan = plan::encode(&self.plan, protocol)?;
-        let body = (self.container, self.log.is_some(), self.stdin, self.size, self.stdin_once);
-        Message::with(&body, [plan].into_iter().chain(self.log).chain(self.fds).collect())
+        let (plan, in_memory) = plan::encode(&self.plan, protocol)?.split();
+        let body = (self.container, self.log.is_some(), self.stdin, self.size, self.stdin_once, plan);
+        Message::with(&body, in_memory.into_iter().chain(self.log).chain(self.fds).collect())
     }
 
     fn decode(message: Message, protocol: u16) -> Result<Self, Failure> {
         let (body, mut fds) = message.open()?;
-        let (container, log, stdin, size, stdin_once): (_, bool, _, _, _) = body;
-        let plan = plan::decode(&fds.next("the plan")?, protocol)?;
+        let (container, log, stdin, size, stdin_once, plan): (_, bool, _, _, _, _) = body;
+        let plan = plan::decode(&Encoded::join(plan, &mut fds)?, protocol)?;
         let log = fds.next_if(log, "the log file")?;
         Ok(Self { container, plan, log, fds: fds.rest(), stdin, stdin_once, size })
     }
@@ -257,24 +278,37 @@ impl Request for ExecRequest {
     type Response = Started;
 
     fn encode(self, protocol: u16) -> Result<Message, EncodeError> {
-        let plan = plan::encode_exec(&self.process, &self.cgroup, protocol)?;
+        let (plan, in_memory) = plan::encode_exec(&self.process, &self.cgroup, protocol)?.split();
         let streams = (self.stdin.is_some(), self.stdout.is_some(), self.stderr.is_some());
-        let body = (self.exec_id, self.container, streams, self.size, self.grace_ms);
+        let grown = (self.late_response, plan);
+        let body = (self.exec_id, self.container, streams, self.size, self.grace_ms, grown);
         let streams = self.stdin.into_iter().chain(self.stdout).chain(self.stderr);
-        Message::with(&body, [plan].into_iter().chain(streams).chain(self.fds).collect())
+        Message::with(&body, in_memory.into_iter().chain(streams).chain(self.fds).collect())
     }
 
     fn decode(message: Message, protocol: u16) -> Result<Self, Failure> {
         let (body, mut fds) = message.open()?;
-        let (exec_id, container, (stdin, stdout, stderr), size, grace_ms): (_, _, (bool, bool, bool), _, _) =
-            body;
-        let plan = fds.next("the plan")?;
+        let (exec_id, container, streams, size, grace_ms, (late_response, plan)) = body;
+        let (stdin, stdout, stderr): (bool, bool, bool) = streams;
+        let plan = Encoded::join(plan, &mut fds)?;
         let stdin = fds.next_if(stdin, "stdin")?;
         let stdout = fds.next_if(stdout, "stdout")?;
         let stderr = fds.next_if(stderr, "stderr")?;
         let (process, cgroup) = plan::decode_exec(&plan, protocol)?;
         let fds = fds.rest();
-        Ok(Self { exec_id, container, process, cgroup, stdin, stdout, stderr, fds, size, grace_ms })
+        Ok(Self {
+            exec_id,
+            container,
+            process,
+            cgroup,
+            stdin,
+            stdout,
+            stderr,
+            fds,
+            size,
+            grace_ms,
+            late_response,
+        })
     }
 }
 

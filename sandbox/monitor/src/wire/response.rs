@@ -97,6 +97,8 @@ pub struct Started {
     pub notes: Vec<StageError>,
     /// An exec's terminal, when it was given one.
     pub terminal: Option<OwnedFd>,
+    /// How an exec whose response was to be late has ended, if that is known: no event says it then.
+    pub ended: Option<ExitStatus>,
 }
 
 /// The response to [`OpenStdin`](super::request::OpenStdin).
@@ -176,14 +178,14 @@ impl Response for PodNetwork {
 
 impl Response for Started {
     fn encode(self) -> Result<Message, EncodeError> {
-        let body = (self.pid, self.started_at_ns, self.notes);
+        let body = (self.pid, self.started_at_ns, self.notes, self.ended);
         Message::with(&body, self.terminal.into_iter().collect())
     }
 
     fn decode(message: Message) -> Result<Self, Malformed> {
         let terminal = !message.fds.is_empty();
-        let ((pid, started_at_ns, notes), mut fds) = message.open()?;
-        Ok(Self { pid, started_at_ns, notes, terminal: fds.next_if(terminal, "the terminal")? })
+        let ((pid, started_at_ns, notes, ended), mut fds) = message.open()?;
+        Ok(Self { pid, started_at_ns, notes, terminal: fds.next_if(terminal, "the terminal")?, ended })
     }
 }
 

@@ -1,13 +1,16 @@
 //! Ends of servers, monitors and containers.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 
+use crisp_executor::id::PodId;
 use crisp_monitor::wire::{ExitStatus, Failure};
-use crisp_sandbox::link::{ContainerState, LinkError};
+use crisp_sandbox::link::{ContainerState, LinkError, MonitorLink};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::harness::{DEADLINE, Pod, exit_of, gone, missing};
+use crate::harness::{DEADLINE, Pod, exit_of, gone, missing, request};
 use crate::plans::{plan, sh};
 
 #[tokio::test]
@@ -51,6 +54,63 @@ async fn nothing_but_shutdown_ends_a_monitor() {
     assert_eq!(exit_of(&mut events, &id).await.status, ExitStatus::Signal(9));
     pod.link.shutdown(false).await.unwrap();
     gone(pod.pid).await;
+}
+
+/// A monitor in a PID namespace of its own, whose init sends it SIGTERM for each line of this end of its input.
+fn below_an_init(folder: &Path) -> (std::process::Child, std::fs::File) {
+    let listener = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    bind(&listener, &SocketAddrUnix::new(folder.join("monitor.sock")).unwrap()).unwrap();
+    listen(&listener, 8).unwrap();
+    let fifo = folder.join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let script = r#"exec 3<&0; "$0" "$1" <&3 3<&- & exec 3<&- < /dev/null; while read line; do kill -TERM $!; : > "$2-sent"; done < "$2""#;
+    let init = Command::new("unshare")
+        .args(["--pid", "--fork", "--kill-child", "sh", "-c", script, env!("CARGO_BIN_EXE_crisp-pod")])
+        .arg(PodId::random().as_str())
+        .arg(&fifo)
+        .stdin(Stdio::from(listener))
+        .spawn()
+        .unwrap();
+    (init, std::fs::OpenOptions::new().write(true).open(fifo).unwrap())
+}
+
+/// A stop of the pod's scope or slice, and of the host, tells all processes; it would wait long for one that
+/// stays.
+#[tokio::test]
+async fn a_monitor_that_the_hosts_init_ends_ends_with_its_last_container() {
+    if missing() || crisp_skip::lacks(&["unshare"]) {
+        return;
+    }
+    for has_container in [false, true] {
+        let pod = Pod::fresh().await;
+        let folder = tempfile::tempdir().unwrap();
+        let (mut init, mut orders) = below_an_init(folder.path());
+        let link = MonitorLink::connect(&folder.path().join("monitor.sock"), DEADLINE).await.unwrap();
+        link.open_pod(request(folder.path())).await.unwrap();
+        let inside = Pod { folder, pid: 0, link, greeted_after: DEADLINE };
+        let mut events = inside.link.events();
+        let container = has_container.then_some(sh("while :; do busybox sleep 1000; done"));
+        let container = match container {
+            Some(plan) => Some(inside.start_with(&plan, vec![pod.root()], |_| {}).await.unwrap().0),
+            None => None,
+        };
+        std::io::Write::write_all(&mut orders, b"end\n").unwrap();
+        if let Some(id) = &container {
+            let sent = inside.folder.path().join("fifo-sent");
+            crate::harness::until("the signal", || sent.exists()).await;
+            // Two answers later it has taken the signal.
+            for _ in 0..2 {
+                assert_eq!(inside.link.report().await.unwrap().containers.len(), 1);
+            }
+            inside.link.signal(id, 9, true).await.unwrap();
+            assert_eq!(exit_of(&mut events, id).await.status, ExitStatus::Signal(9));
+        }
+        let ended = async { while !matches!(events.recv().await, Err(RecvError::Closed)) {} };
+        tokio::time::timeout(DEADLINE, ended).await.expect("the end of the monitor");
+        drop(orders);
+        init.wait().unwrap();
+        pod.shutdown().await;
+    }
 }
 
 #[tokio::test]

@@ -11,14 +11,13 @@ use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, Started};
 use crate::harness::{DEADLINE, Pod, gone, missing};
 use crate::plans::{process, sh};
 
-async fn exec(
-    link: &MonitorLink,
+fn request(
     container: &ContainerId,
     exec_id: u64,
     process: &Process,
     stdout: Option<std::io::PipeWriter>,
-) -> Result<Started, LinkError> {
-    let request = ExecRequest {
+) -> ExecRequest {
+    ExecRequest {
         exec_id,
         container: container.clone(),
         process: process.clone(),
@@ -29,8 +28,18 @@ async fn exec(
         stderr: None,
         size: None,
         grace_ms: 0,
-    };
-    link.exec(request).await
+        late_response: false,
+    }
+}
+
+async fn exec(
+    link: &MonitorLink,
+    container: &ContainerId,
+    exec_id: u64,
+    process: &Process,
+    stdout: Option<std::io::PipeWriter>,
+) -> Result<Started, LinkError> {
+    link.exec(request(container, exec_id, process, stdout)).await
 }
 
 async fn sleeper() -> (Pod, ContainerId) {
@@ -69,6 +78,29 @@ async fn an_exec_that_cannot_start_says_why() {
     let unknown = exec(&pod.link, &ContainerId::random(), 2, &process(&["/bin/sh"]), None).await.unwrap_err();
     assert!(matches!(unknown.failure(), Some(Failure::UnknownContainer { .. })), "{unknown}");
     assert_eq!(pod.link.report().await.unwrap().containers[0].execs, 0);
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_late_response_comes_with_the_end_or_soon_after_the_start() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let late = |exec_id, words: &[&str]| {
+        pod.link.exec(ExecRequest { late_response: true, ..request(&id, exec_id, &process(words), None) })
+    };
+    late(1, &["/bin/sh", "-c", "exit 3"]).await.unwrap();
+    assert_eq!(pod.link.wait_exec(1).await.unwrap(), ExitStatus::Code(3));
+
+    let goes_on = late(2, &["/bin/busybox", "sleep", "1000"]);
+    let started = tokio::time::timeout(DEADLINE, goes_on).await.expect("a response before the end").unwrap();
+    assert!(std::path::Path::new(&format!("/proc/{}", started.pid)).exists());
+    pod.link.kill_exec(2).await.unwrap();
+    assert_eq!(pod.link.wait_exec(2).await.unwrap(), ExitStatus::Signal(9));
+
+    let error = late(3, &["nothing"]).await.unwrap_err();
+    assert!(matches!(error, LinkError::Stage(_)), "{error}");
     pod.shutdown().await;
 }
 
@@ -154,6 +186,7 @@ async fn a_terminal_comes_to_the_client() {
         stderr: None,
         size: Some(crisp_sandbox::link::WindowSize { columns: 90, rows: 20 }),
         grace_ms: 0,
+        late_response: false,
     };
     let started = pod.link.exec(request).await.unwrap();
     let mut master = std::fs::File::from(started.terminal.expect("the master"));
@@ -188,6 +221,7 @@ async fn an_exec_whose_server_is_gone_hears_sighup_and_is_killed_after_its_grace
         stderr: None,
         size: None,
         grace_ms: 700,
+        late_response: false,
     };
     link.exec(request).await.unwrap();
     let mut up = [0; 3];

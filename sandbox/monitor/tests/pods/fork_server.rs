@@ -8,7 +8,7 @@ use crisp_monitor::fork_server::UNNAMED;
 use crisp_sandbox::spawn::MonitorBinary;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{Pod, gone, missing, request};
+use crate::harness::{Pod, gone, missing, request, until};
 use crate::plans::sh;
 
 fn binary() -> MonitorBinary {
@@ -83,6 +83,57 @@ async fn monitors_outlive_the_fork_server_and_it_its_own_death() {
     for pod in [first, second] {
         pod.link.open_pod(request(pod.folder.path())).await.unwrap();
         pod.start(&sh("sleep 1000")).await.unwrap();
+        pod.shutdown().await;
+    }
+}
+
+fn network(pid: i32) -> PathBuf {
+    std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap()
+}
+
+/// The network namespaces that a process has open.
+fn open_networks(pid: i32) -> Vec<PathBuf> {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let links = descriptors.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter(|link| link.to_string_lossy().starts_with("net:[")).collect()
+}
+
+#[tokio::test]
+async fn a_pod_gets_the_network_that_is_ready_and_no_two_pods_the_same() {
+    if missing() {
+        return;
+    }
+    let binary = binary();
+    let host = network(std::process::id() as i32);
+    let mut pods = vec![Pod::fresh_of(&binary).await];
+    let server = fork_server_of(pods[0].pid).unwrap();
+    let mut networks = vec![host.clone()];
+    for has_network in [true, false, true, true, false] {
+        until("a network that is ready", || open_networks(server).len() == 1).await;
+        let ready = open_networks(server).remove(0);
+        let pod = Pod::fresh_with(&binary, &mut JoinFds::default(), has_network).await;
+        let mut wanted = request(pod.folder.path());
+        wanted.network = has_network;
+        if !has_network {
+            wanted.hostname = None;
+        }
+        pod.link.open_pod(wanted).await.unwrap();
+        let own = network(pod.pid);
+        if has_network {
+            assert!(own == ready && !networks.contains(&own), "{own:?} of {networks:?}");
+            networks.push(own.clone());
+            // The copy that it sends is open for a moment.
+            until("the network once", || open_networks(pod.pid) == [own.clone()]).await;
+        } else {
+            assert_eq!(
+                (own, open_networks(pod.pid), open_networks(server)),
+                (host.clone(), vec![], vec![ready])
+            );
+        }
+        assert_eq!(network(server), host);
+        pods.push(pod);
+    }
+    for pod in pods {
         pod.shutdown().await;
     }
 }

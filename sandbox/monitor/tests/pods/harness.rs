@@ -46,6 +46,7 @@ pub fn request(folder: &Path) -> OpenPod {
         exits: std::fs::File::open(folder).unwrap().into(),
         cgroup_v2: None,
         cgroup_v1_tasks: vec![],
+        user: None,
     }
 }
 
@@ -64,9 +65,14 @@ impl Pod {
     }
 
     pub async fn fresh_in(binary: &MonitorBinary, cgroup: &mut JoinFds) -> Self {
+        Self::fresh_with(binary, cgroup, true).await
+    }
+
+    /// `network`: it will have a network of its own.
+    pub async fn fresh_with(binary: &MonitorBinary, cgroup: &mut JoinFds, network: bool) -> Self {
         let (folder, began) = (tempfile::tempdir().unwrap(), Instant::now());
         let id = PodId::random();
-        let pid = spawn(binary, &id, folder.path(), cgroup).unwrap();
+        let pid = spawn(binary, &id, folder.path(), cgroup, network).unwrap();
         let link = MonitorLink::connect(&folder.path().join("monitor.sock"), DEADLINE).await.unwrap();
         assert_eq!((link.greeting().pid, &link.greeting().pod), (pid, &id));
         let pod = Self { folder, pid, link, greeted_after: began.elapsed() };

@@ -52,6 +52,7 @@ async fn a_hundred_containers_and_execs_leave_no_descriptor_and_no_memory() {
             stderr: None,
             size: None,
             grace_ms: 0,
+            late_response: false,
         };
         pod.link.exec(request).await.unwrap();
         assert_eq!(pod.link.wait_exec(n).await.unwrap(), ExitStatus::Code(0));

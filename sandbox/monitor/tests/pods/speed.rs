@@ -39,6 +39,7 @@ async fn no_step_of_a_pod_waits_without_need() {
             stderr: None,
             size: None,
             grace_ms: 0,
+            late_response: false,
         };
         pod.link.exec(request).await.unwrap();
         pod.link.wait_exec(1).await.unwrap();

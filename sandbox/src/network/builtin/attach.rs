@@ -1,26 +1,42 @@
 //! Attaching a pod: an address, an interface, its published ports.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd as _;
 use std::sync::PoisonError;
 
+use super::limit::limit;
 use super::record::{BuiltinRecord, link_local};
 use super::{Builtin, forwarding, route_socket};
+use crate::network::bandwidth::Bandwidth;
 use crate::network::host_ports::refused;
 use crate::network::netlink::{PodInterface, Socket, VethPair, create_veth, wait_until_up};
-use crate::network::{AttachRequest, Attachment, INTERFACE, NetlinkError, NetworkError, PortMapping};
+use crate::network::selection::{Selection, is_first};
+use crate::network::{AttachRequest, Attachment, NetlinkError, NetworkError, PortMapping};
 
 impl Builtin {
     /// Gives the pod an address, an interface and its published ports.
     pub(in crate::network) fn attach(
         &self,
         request: &AttachRequest,
+        selection: &Selection,
         ports: &[PortMapping],
     ) -> Result<Attachment, NetworkError> {
+        // Ports and bandwidth belong to the pod's first network.
+        let (ports, annotations) = match is_first(selection) {
+            true => (ports, &request.annotations),
+            false => (&[][..], &BTreeMap::new()),
+        };
+        let bandwidth = Bandwidth::of(annotations)?;
         let mut socket = route_socket()?;
-        let (mut record, bridge_index, mtu) = self.reserve(&mut socket, request, ports)?;
+        let (mut record, bridge_index, mtu) = self.reserve(&mut socket, request, selection, ports)?;
         let wired = self.wire(&mut socket, request, &mut record, bridge_index, mtu);
-        wired.map(|()| record.attachment()).map_err(|error| {
+        let wired = wired.and_then(|()| {
+            let step = || format!("attach pod {} to bridge {}", record.pod.short(), record.bridge);
+            limit(&mut socket, request, &record, bandwidth)
+                .map_err(|source| NetworkError::Netlink { step: step(), source })
+        });
+        wired.map(|()| record.attachment(&self.name)).map_err(|error| {
             match self.detach(&request.pod).and_then(|()| self.reap()) {
                 Ok(_) => error,
                 Err(undo) => NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) },
@@ -33,21 +49,30 @@ impl Builtin {
         &self,
         socket: &mut Socket,
         request: &AttachRequest,
+        selection: &Selection,
         ports: &[PortMapping],
     ) -> Result<(BuiltinRecord, u32, Option<u32>), NetworkError> {
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.state().closed {
+            return Err(NetworkError::Removed(self.name.clone()));
+        }
         let bridge_index = self.ensure(&mut setup, socket)?;
         let pools = self.state().network.as_ref().map(|(network, _)| network.pools);
-        let has_ipv6 = pools.is_some_and(|pools| pools.v6.is_some());
-        check_addresses(ports, has_ipv6)?;
-        forwarding::enable(has_ipv6)?;
+        let pools = pools.ok_or(NetworkError::Interrupted("choosing a pool"))?;
+        self.check_ports(ports, pools.v6.is_some())?;
+        let wish = self.wish(selection, &pools)?;
+        if !self.options.internal {
+            forwarding::enable(pools.v6.is_some())?;
+        }
         if self.state().detached.contains_key(&request.pod) {
             // The same pod comes back at once: its old interface has the name of the new one.
             self.reap()?;
         }
-        let mut record = self.state().insert(request, ports);
-        if matches!(record, Err(NetworkError::PoolExhausted { .. })) && self.reap()? {
-            record = self.state().insert(request, ports);
+        let mut record = self.state().insert(request, &wish, ports);
+        let is_taken =
+            matches!(record, Err(NetworkError::PoolExhausted { .. } | NetworkError::AddressInUse { .. }));
+        if is_taken && self.reap()? {
+            record = self.state().insert(request, &wish, ports);
         }
         let record = record?;
         if let Err(error) = self.records.write(&record) {
@@ -72,14 +97,16 @@ impl Builtin {
             host_mac: record.host_mac(),
             bridge_index,
             mtu,
-            pod_name: INTERFACE,
+            pod_name: &record.interface,
             pod_mac: record.pod_mac(),
+            isolated: !self.options.icc,
+            pod_addresses: &record.addresses().collect::<Vec<_>>(),
             netns: request.netns.as_fd(),
         };
         create_veth(socket, &veth).map_err(failed)?;
         let interface = PodInterface {
-            name: INTERFACE,
-            addresses: &record.interface_addresses(),
+            name: &record.interface,
+            addresses: &record.interface_addresses(self.bridge().mac(), !self.options.internal),
             link_local: record.address_v6.map(|_| link_local(record.pod_mac())),
         };
         let has_ipv6 = request.netlink.configure(&interface).map_err(failed)?;
@@ -98,23 +125,20 @@ impl Builtin {
         self.state().pods.insert(record.pod.clone(), record.clone());
         Ok(self.records.write(record)?)
     }
-}
 
-/// Each port must lead to an address of the pod.
-fn check_addresses(ports: &[PortMapping], has_ipv6: bool) -> Result<(), NetworkError> {
-    for port in ports {
-        match port.host_ip {
-            Some(IpAddr::V6(_)) if !has_ipv6 => {
-                return Err(refused(port, "pods have no IPv6 address: set pod-cidr-v6"));
-            }
-            Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) => {
-                return Err(refused(
-                    port,
-                    "the kernel does not redirect what is sent to [::1]: publish it on 127.0.0.1",
-                ));
-            }
-            _ => {}
+    /// Each port must lead to an address of the pod.
+    fn check_ports(&self, ports: &[PortMapping], has_ipv6: bool) -> Result<(), NetworkError> {
+        for port in ports {
+            let why = match port.host_ip {
+                _ if self.options.internal => "the pod's network is internal: nothing leads into it",
+                Some(IpAddr::V6(_)) if !has_ipv6 => "pods have no IPv6 address: set pod-cidr-v6",
+                Some(IpAddr::V6(Ipv6Addr::LOCALHOST)) => {
+                    "the kernel does not redirect what is sent to [::1]: publish it on 127.0.0.1"
+                }
+                _ => continue,
+            };
+            return Err(refused(port, why));
         }
+        Ok(())
     }
-    Ok(())
 }

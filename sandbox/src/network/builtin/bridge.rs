@@ -9,13 +9,16 @@ use super::forwarding::set;
 use super::record::link_local;
 use crate::network::netlink::{
     BridgeLink, InterfaceAddress, Link, Messages, Route, Socket, add_address, addresses, create_bridge,
-    delete_link, link_by_index, link_by_name, links, routes,
+    delete_link, link_by_index, link_by_name, links, routes, set_group,
 };
+use crate::network::nft::BRIDGES;
 use crate::network::pools::{Pools, overlap};
 use crate::network::{NetlinkError, NetworkError, fnv};
 
 const ETHERNET_MTU: u32 = 1500;
 const ALIAS_PREFIX: &str = "crisp:";
+/// In place of the interface of a route: a network whose bridge may not be there.
+const ANOTHER_NETWORK: u32 = u32::MAX;
 
 /// A bridge and whose it is.
 #[derive(Debug, Clone)]
@@ -72,14 +75,19 @@ impl Bridge {
         &self,
         socket: &mut Socket,
         Candidates { v4, v6, named_by }: &Candidates,
+        others: &[IpNet],
     ) -> Result<Pools, NetworkError> {
         self.find(socket)?;
         let all = links(socket).map_err(self.failed("list interfaces beside"))?;
         let own: Vec<u32> = all.iter().filter(|link| self.is_of_this_server(link)).map(|l| l.index).collect();
         let mut taken = routes(socket).map_err(self.failed("list the host's routes for"))?;
         taken.retain(|route| route.destination.prefix_len() > 0 && !own.contains(&route.device));
+        taken.extend(others.iter().map(|pool| Route { destination: *pool, device: ANOTHER_NETWORK }));
         let mut overlaps = |pool: IpNet, setting, route: Route| {
-            let device = link_by_index(socket, route.device).ok().flatten().map(|link| link.name);
+            let device = match route.device {
+                ANOTHER_NETWORK => Some("another network of this server".to_owned()),
+                device => link_by_index(socket, device).ok().flatten().map(|link| link.name),
+            };
             let device = device.unwrap_or_else(|| "no interface".to_owned());
             NetworkError::Overlap { pool, setting, route: route.destination, device }
         };
@@ -91,7 +99,7 @@ impl Bridge {
 
     /// Makes the bridge with its addresses; returns its index.
     pub(super) fn create(&self, socket: &mut Socket, pools: &Pools) -> Result<u32, NetworkError> {
-        let made = BridgeLink { name: &self.name, mac: self.mac(), alias: &self.alias };
+        let made = BridgeLink { name: &self.name, mac: self.mac(), alias: &self.alias, group: BRIDGES };
         create_bridge(socket, &made).map_err(self.failed("make"))?;
         let finished = self.finish(socket, pools);
         finished.inspect_err(|_| {
@@ -111,6 +119,8 @@ impl Bridge {
             set(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", self.name), "0")?;
         }
         let mut messages = Messages::new();
+        // One that an older server made is in none.
+        set_group(&mut messages, index, BRIDGES);
         for address in self.addresses(pools) {
             add_address(&mut messages, "add the gateway address", InterfaceAddress { index, address });
         }
@@ -163,7 +173,7 @@ impl Bridge {
     }
 
     /// A local address made from the name: the same every time, and not that of another bridge.
-    fn mac(&self) -> [u8; 6] {
+    pub(super) fn mac(&self) -> [u8; 6] {
         let [a, b, c, d, e, ..] = self.hash().to_be_bytes();
         [0x0a, a, b, c, d, e]
     }

@@ -4,8 +4,8 @@ use std::sync::PoisonError;
 
 use ipnet::{Ipv4Net, Ipv6Net};
 
-use super::Builtin;
 use super::record::ChosenNetwork;
+use super::{Builtin, DEFAULT};
 use crate::network::node_cidr::NodeCidr;
 use crate::network::{NetworkError, PodCidrsV6};
 
@@ -18,12 +18,14 @@ pub(super) struct Candidates {
 }
 
 const SETTINGS: [&str; 2] = ["pod-cidr", "pod-cidr-v6"];
+/// Of `crisp network create`.
+const OPTIONS: [&str; 2] = ["--subnet"; 2];
 const NODE: &str = "the node's podCIDRs, or pod-cidr,";
 
 impl Builtin {
     pub(super) fn candidates(&self) -> Candidates {
         let node = *self.node.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut named_by = SETTINGS;
+        let mut named_by = if self.name == DEFAULT { SETTINGS } else { OPTIONS };
         let v4 = match node.and_then(|node| node.v4).filter(|_| self.pools.is_auto()) {
             Some(pool) => {
                 named_by[0] = NODE;

@@ -12,8 +12,6 @@ pub(super) struct HostSetup {
     /// Kept open: closing one makes the kernel wait for all that was deleted through any of them.
     rules_socket: Option<Socket>,
     pub mtu: Option<u32>,
-    /// Chains of other programs that may keep pods from the outside.
-    pub forward_drops: Vec<String>,
 }
 
 impl HostSetup {

@@ -47,6 +47,15 @@ impl Ipam {
         self.pools.nth(offset).ok_or(exhausted)
     }
 
+    /// Takes one address. False: a pod has it.
+    pub(super) fn take(&mut self, address: Ipv4Addr) -> Result<bool, NetworkError> {
+        let offset =
+            self.pools.offset_of(address).filter(|offset| (FIRST..self.pools.end()).contains(offset));
+        let offset =
+            offset.ok_or_else(|| NetworkError::NotInPool { address, pools: self.pools.to_string() })?;
+        Ok(self.used.insert(offset))
+    }
+
     pub(super) fn release(&mut self, address: Ipv4Addr) {
         if let Some(offset) = self.pools.offset_of(address) {
             self.used.remove(&offset);
@@ -79,6 +88,19 @@ mod tests {
         assert_eq!(error, "no free address in 10.1.1.0/29: 5 in use; set pod-cidr to a larger network");
         ipam.release(Ipv4Addr::new(10, 1, 1, 4));
         assert_eq!(last(ipam.allocate().unwrap()), 4);
+    }
+
+    #[test]
+    fn an_address_that_is_asked_for_is_given_once() {
+        let mut ipam = ipam("10.1.1.0/29");
+        let wanted = Ipv4Addr::new(10, 1, 1, 3);
+        assert!(ipam.take(wanted).unwrap() && !ipam.take(wanted).unwrap());
+        let all: Vec<u8> = std::iter::from_fn(|| ipam.allocate().ok()).map(last).collect();
+        assert_eq!(all, [2, 4, 5, 6]);
+        for outside in [1, 7, 9] {
+            let error = ipam.take(Ipv4Addr::new(10, 1, 1, outside)).unwrap_err().to_string();
+            assert_eq!(error, format!("10.1.1.{outside} is not an address for a pod in 10.1.1.0/29"));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::record::{BuiltinRecord, ChosenNetwork, VETH_PREFIX, address_by_host_m
 use super::{Builtin, route_socket};
 use crate::network::netlink::{InterfaceAddress, Link, addresses, link_by_name, links};
 use crate::network::pools::Pools;
-use crate::network::{NetlinkError, NetworkError, PortMapping};
+use crate::network::{INTERFACE, NetlinkError, NetworkError, PortMapping};
 
 /// What its own record says of a pod whose network record may be lost.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub(crate) struct LostPod {
     pub name: String,
     pub namespace: String,
     pub ports: Vec<PortMapping>,
+    /// Those that it may have.
+    pub interfaces: Vec<String>,
 }
 
 /// The interface of a pod without a record.
@@ -106,11 +108,12 @@ fn pools_of(all: &[InterfaceAddress], bridge: &Link) -> Option<Pools> {
 }
 
 impl LostPod {
-    pub(super) fn veth(&self) -> String {
-        veth_name(&self.pod)
+    pub(super) fn veth(&self, interface: &str) -> String {
+        veth_name(&self.pod, interface)
     }
 
-    pub(super) fn record(&self, serial: u64, orphan: Orphan) -> BuiltinRecord {
+    pub(super) fn record(&self, serial: u64, interface: &str, orphan: Orphan) -> BuiltinRecord {
+        let is_first = interface == INTERFACE;
         BuiltinRecord {
             pod: self.pod.clone(),
             name: self.name.clone(),
@@ -118,10 +121,13 @@ impl LostPod {
             serial,
             bridge: orphan.network.bridge,
             pools: orphan.network.pools,
-            veth: self.veth(),
+            veth: self.veth(interface),
             address: orphan.address,
             address_v6: orphan.network.pools.v6_beside(orphan.address),
-            ports: self.ports.clone(),
+            ports: if is_first { self.ports.clone() } else { Vec::new() },
+            interface: interface.to_owned(),
+            mac: None,
+            aliases: Vec::new(),
             detached: false,
         }
     }
@@ -130,17 +136,18 @@ impl LostPod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::network::builtin::BuiltinConfig;
     use crate::network::{NetworkConfig, Protocol};
 
     #[test]
     fn a_lost_record_is_written_again_with_what_the_pods_own_says() {
         let folder = tempfile::tempdir().unwrap();
-        let config = NetworkConfig {
+        let config = BuiltinConfig::of_settings(&NetworkConfig {
             bridge_name: "crisp-none".to_owned(),
             state_dir: folder.path().to_owned(),
             ..Default::default()
-        };
-        let builtin = Builtin::open(&config, None).unwrap();
+        });
+        let builtin = Builtin::open(config.clone(), None).unwrap();
         let port =
             PortMapping { protocol: Protocol::Tcp, container_port: 80, host_port: 8080, host_ip: None };
         let lost = LostPod {
@@ -148,18 +155,19 @@ mod tests {
             name: "web".to_owned(),
             namespace: "default".to_owned(),
             ports: vec![port.clone()],
+            interfaces: vec!["net1".to_owned(), "eth0".to_owned()],
         };
         assert!(!builtin.adopt(&lost), "it has no interface");
         let pools = Pools { v4: "10.99.0.0/24".parse().unwrap(), v6: Some("fd99::/64".parse().unwrap()) };
         let network = ChosenNetwork { bridge: "crisp-none".to_owned(), pools };
         let address = address_by_host_mac([0x0e, 0x58, 10, 99, 0, 2]).unwrap();
-        builtin.state().add_orphan(lost.veth(), Orphan { network, address });
+        builtin.state().add_orphan(lost.veth("eth0"), Orphan { network, address });
         assert!(builtin.state().is_used());
         assert!(builtin.adopt(&lost));
         let ips = builtin.attachment(&lost.pod).unwrap().ips;
         assert_eq!(ips.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.99.0.2", "fd99::2"]);
         // The next server finds it.
-        let next = Builtin::open(&config, None).unwrap();
+        let next = Builtin::open(config, None).unwrap();
         assert_eq!((next.pods(), next.ports()[0].ports.clone()), (vec![lost.pod.clone()], vec![port]));
     }
 

@@ -14,6 +14,10 @@
 //! The bridge and the tables come with the first pod. Forwarding is turned on then and stays on: other
 //! programs may rely on it by then.
 //!
+//! There is the one of the settings, called `default`, and those that are made by name; each is a [`Builtin`].
+//! Networks are isolated from each other: what one pod publishes on the host is all that pods of other networks
+//! reach of it.
+//!
 //! [`Builtin`] is what the operations share. attach.rs and detach.rs are the two operations, setup.rs
 //! keeps bridge and packet rules in place for them, state.rs says which pod has what, lost.rs finds pods whose
 //! records are lost.
@@ -21,14 +25,21 @@
 mod attach;
 mod bridge;
 mod candidates;
+mod config;
 mod detach;
+mod firewall;
 mod forwarding;
 mod host_setup;
 mod ipam;
+mod iptables_legacy;
+mod limit;
 mod lost;
+mod members;
+mod names;
 mod record;
 mod setup;
 mod state;
+mod wish;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -36,27 +47,34 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crisp_executor::id::PodId;
 use crisp_operation::record::Durability;
+use ipnet::IpNet;
 
 use self::bridge::Bridge;
+pub(super) use self::config::{BuiltinConfig, DEFAULT, Options};
 use self::host_setup::HostSetup;
 pub(crate) use self::lost::LostPod;
 use self::record::BuiltinRecord;
+pub(super) use self::state::DnsSocket;
 use self::state::State;
 use super::host_ports::HeldPorts;
 use super::netlink::{Protocol, Socket};
 use super::nft::Published;
 use super::node_cidr::NodeCidr;
 use super::record::RecordDir;
-use super::{Attachment, NetworkConfig, NetworkError, PodCidrs, PodCidrsV6};
+use super::{Attachment, NetworkError, PodCidrs, PodCidrsV6};
 
 /// The built-in network of one server. All functions block, for about as long as the kernel takes.
 #[derive(Debug)]
 pub(super) struct Builtin {
+    name: String,
     bridge_name: String,
+    options: Options,
     pools: PodCidrs,
     pools_v6: PodCidrsV6,
     /// What kubelet says of the node.
     node: Mutex<Option<NodeCidr>>,
+    /// The pools of other networks of this server, whose bridges may not be there yet.
+    others: Mutex<Vec<IpNet>>,
     state_dir: PathBuf,
     records: RecordDir,
     /// Which pod has what. Never held during a request to the kernel.
@@ -72,20 +90,23 @@ pub(super) struct Builtin {
 impl Builtin {
     /// Reads the records; the pods they name keep their addresses and the network they are in, and so do pods
     /// of which the bridge has an interface.
-    pub(super) fn open(config: &NetworkConfig, node: Option<NodeCidr>) -> Result<Self, NetworkError> {
-        let name = &config.bridge_name;
+    pub(super) fn open(config: BuiltinConfig, node: Option<NodeCidr>) -> Result<Self, NetworkError> {
+        let bridge = &config.bridge;
         let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        if !(1..=15).contains(&name.len()) || !name.bytes().all(letters) {
-            return Err(NetworkError::BridgeName(name.clone()));
+        if !(1..=15).contains(&bridge.len()) || !bridge.bytes().all(letters) {
+            return Err(NetworkError::BridgeName(bridge.clone()));
         }
         let records = RecordDir::open(config.state_dir.join("pods"), Durability::Process)?;
         let state = State::restore(records.load()?.records);
         let builtin = Self {
-            bridge_name: name.clone(),
-            pools: config.pod_cidrs.clone(),
-            pools_v6: config.pod_cidrs_v6.clone(),
+            name: config.name,
+            bridge_name: config.bridge,
+            options: config.options,
+            pools: config.pools,
+            pools_v6: config.pools_v6,
             node: Mutex::new(node),
-            state_dir: config.state_dir.clone(),
+            others: Mutex::default(),
+            state_dir: config.state_dir,
             records,
             state: Mutex::new(state),
             setup: Mutex::new(HostSetup::default()),
@@ -113,6 +134,15 @@ impl Builtin {
         if has_ipv6 { &[("net.ipv6.conf.default.accept_ra", "0")] } else { &[] }
     }
 
+    /// Pools that it must not take.
+    pub(super) fn keep_off(&self, others: Vec<IpNet>) {
+        *self.others.lock().unwrap_or_else(PoisonError::into_inner) = others;
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The pods attached.
     pub(super) fn pods(&self) -> Vec<PodId> {
         self.state().pods.keys().cloned().collect()
@@ -126,12 +156,14 @@ impl Builtin {
 
     /// What the pod was given.
     pub(super) fn attachment(&self, pod: &PodId) -> Option<Attachment> {
-        self.state().pods.get(pod).map(BuiltinRecord::attachment)
+        self.state().pods.get(pod).map(|record| record.attachment(&self.name))
     }
 
-    /// The ports of every pod.
+    /// The ports of every pod, and those of names.
     fn all_published(&self) -> Vec<Published> {
-        self.state().pods.values().flat_map(BuiltinRecord::published).collect()
+        let state = self.state();
+        let dns = state.dns.iter().map(DnsSocket::published);
+        state.pods.values().flat_map(BuiltinRecord::published).chain(dns).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

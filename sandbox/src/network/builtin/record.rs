@@ -9,14 +9,31 @@ use crate::network::nft::Published;
 use crate::network::pools::Pools;
 use crate::network::record::Record;
 use crate::network::request::INTERFACE;
-use crate::network::{AttachRequest, Attachment, DnsSettings, PortMapping};
+use crate::network::{AttachRequest, Attachment, DnsSettings, PortMapping, fnv};
 
 /// What all names of the host's ends begin with.
 pub(super) const VETH_PREFIX: &str = "cr";
 
-/// Name of the host's end of a pod's pair of interfaces.
-pub(super) fn veth_name(pod: &PodId) -> String {
-    format!("{VETH_PREFIX}{}", &pod.as_str()[..11])
+/// Name of the host's end of a pair of interfaces, of which the pod has the end `interface`.
+pub(super) fn veth_name(pod: &PodId, interface: &str) -> String {
+    if interface == INTERFACE {
+        return format!("{VETH_PREFIX}{}", &pod.as_str()[..11]);
+    }
+    let of_both = fnv::hash(format!("{pod}{interface}").as_bytes());
+    format!("{VETH_PREFIX}{:011x}", of_both >> 20)
+}
+
+/// Where in the network a pod is.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub interface: String,
+    pub address: Ipv4Addr,
+    pub mac: Option<[u8; 6]>,
+    pub aliases: Vec<String>,
+}
+
+fn first_interface() -> String {
+    INTERFACE.to_owned()
 }
 
 /// The address of the pod whose pair of interfaces has this host's end.
@@ -48,6 +65,14 @@ pub(super) struct BuiltinRecord {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address_v6: Option<Ipv6Addr>,
     pub ports: Vec<PortMapping>,
+    #[serde(default = "first_interface")]
+    pub interface: String,
+    /// Another hardware address than the one that follows from the address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<[u8; 6]>,
+    /// What others on the network find the pod by, beside its name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
     /// The pod is off the network and its ports are free; only its interface and address remain.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub detached: bool,
@@ -68,9 +93,10 @@ impl BuiltinRecord {
         request: &AttachRequest,
         serial: u64,
         network: &ChosenNetwork,
-        address: Ipv4Addr,
+        place: Place,
         ports: &[PortMapping],
     ) -> Self {
+        let Place { interface, address, mac, aliases } = place;
         Self {
             pod: request.pod.clone(),
             name: request.name.clone(),
@@ -78,10 +104,13 @@ impl BuiltinRecord {
             serial,
             bridge: network.bridge.clone(),
             pools: network.pools,
-            veth: veth_name(&request.pod),
+            veth: veth_name(&request.pod, &interface),
             address,
             address_v6: network.pools.v6_beside(address),
             ports: ports.to_vec(),
+            interface,
+            mac,
+            aliases,
             detached: false,
         }
     }
@@ -91,13 +120,17 @@ impl BuiltinRecord {
         [Some(self.address.into()), self.address_v6.map(IpAddr::from)].into_iter().flatten()
     }
 
-    pub(super) fn attachment(&self) -> Attachment {
+    pub(super) fn has_address(&self, ip: IpAddr) -> bool {
+        self.addresses().any(|own| own == ip)
+    }
+
+    pub(super) fn attachment(&self, network: &str) -> Attachment {
         let mac = self.pod_mac().map(|b| format!("{b:02x}")).join(":");
         Attachment {
             ips: self.addresses().collect(),
-            interface: INTERFACE.to_owned(),
+            interface: self.interface.clone(),
             mac: Some(mac),
-            network: self.bridge.clone(),
+            network: network.to_owned(),
             dns: DnsSettings::default(),
         }
     }
@@ -105,23 +138,26 @@ impl BuiltinRecord {
     /// Follows the address, so that a neighbour's cache is right even for an address that moved.
     pub(super) fn pod_mac(&self) -> [u8; 6] {
         let [a, b, c, d] = self.address.octets();
-        [0x0a, 0x58, a, b, c, d]
+        self.mac.unwrap_or([0x0a, 0x58, a, b, c, d])
     }
 
-    /// The host's end: local, and different from the pod's.
+    /// The host's end: local, and different from the pod's. A server that has lost the record reads the address
+    /// from it.
     pub(super) fn host_mac(&self) -> [u8; 6] {
-        let [_, _, a, b, c, d] = self.pod_mac();
+        let [a, b, c, d] = self.address.octets();
         [0x0e, 0x58, a, b, c, d]
     }
 
     /// What the pod's interface gets.
-    pub(super) fn interface_addresses(&self) -> Vec<PodAddress> {
-        let v4 = IpNet::new(self.address.into(), self.pools.v4.prefix_len());
-        let v4 = v4.ok().map(|address| PodAddress { address, gateway: self.pools.gateway_v4().into() });
+    pub(super) fn interface_addresses(&self, gateway_mac: [u8; 6], has_way_out: bool) -> Vec<PodAddress> {
+        let is_default = has_way_out && self.interface == INTERFACE;
+        let v4 = IpNet::new(self.address.into(), self.pools.v4.prefix_len()).ok();
+        let gateway = self.pools.gateway_v4().into();
+        let v4 = v4.map(|address| PodAddress { address, gateway, gateway_mac, is_default });
         let v6 = self.address_v6.zip(self.pools.v6.zip(self.pools.gateway_v6()));
         let v6 = v6.and_then(|(address, (pool, gateway))| {
             let address = IpNet::new(address.into(), pool.prefix_len()).ok()?;
-            Some(PodAddress { address, gateway: gateway.into() })
+            Some(PodAddress { address, gateway: gateway.into(), gateway_mac, is_default })
         });
         v4.into_iter().chain(v6).collect()
     }

@@ -3,11 +3,13 @@
 use std::sync::PoisonError;
 
 use super::bridge::Bridge;
+use super::firewall::{Obstacle, obstacles};
 use super::host_setup::HostSetup;
 use super::record::{BuiltinRecord, ChosenNetwork};
+use super::state::DnsSocket;
 use super::{Builtin, route_socket};
 use crate::network::netlink::{Socket, rejoin};
-use crate::network::nft::{Published, Ruleset, forward_drops};
+use crate::network::nft::{Limits, Published, Ruleset};
 use crate::network::pools::{self, Pools};
 use crate::network::{NetlinkError, NetworkError, conntrack};
 
@@ -20,7 +22,7 @@ impl Builtin {
         if self.outlived_its_settings() {
             self.reap()?;
             *setup = HostSetup::default();
-            self.state().network = None;
+            self.state().forget_network();
         }
         if self.state().network.is_none() {
             let chosen = self.choose(setup, socket)?;
@@ -37,7 +39,28 @@ impl Builtin {
             return Ok(());
         }
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        // Its last pod may have left meanwhile, and the network been removed.
+        if !self.state().is_used() {
+            return Ok(());
+        }
         self.ensure(&mut setup, &mut route_socket()?).map(|_| ())
+    }
+
+    /// Sends what pods ask the gateways on the port of DNS to these sockets. That port itself stays free for others.
+    pub(in crate::network) fn redirect_dns(&self, sockets: Vec<DnsSocket>) -> Result<(), NetworkError> {
+        let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
+        self.state().dns = sockets;
+        // An earlier server may have left other sockets in the table.
+        setup.table_installed = false;
+        self.ensure_table(&mut setup)?;
+        let redirected: Vec<Published> = self.state().dns.iter().map(DnsSocket::published).collect();
+        forget_flows(setup.rules_socket()?, &redirected);
+        Ok(())
+    }
+
+    /// Whether its table sends questions to a responder.
+    pub(in crate::network) fn redirects_dns(&self) -> bool {
+        !self.state().dns.is_empty()
     }
 
     /// Whether the network in force is not what the settings ask for and no pod needs it any more.
@@ -56,7 +79,7 @@ impl Builtin {
         let pools = self.free_pools(&bridge, socket)?;
         // No pod is on any bridge of ours: one that is left over does not have to be kept.
         for old in bridge.delete_others(socket)? {
-            delete_table(setup, &Ruleset::new(&old, pools))?;
+            delete_table(setup, &Ruleset::new(&old, pools, Limits::default()))?;
         }
         if !bridge.serves(socket, &pools)? {
             bridge.delete(socket)?;
@@ -69,7 +92,8 @@ impl Builtin {
         if let Some(pool) = candidates.v6.first().filter(|_| !pools::ipv6_is_on()) {
             return Err(NetworkError::NoIpv6((*pool).into()));
         }
-        bridge.free_pools(socket, &candidates)
+        let others = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        bridge.free_pools(socket, &candidates, &others)
     }
 
     fn ensure_bridge(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<u32, NetworkError> {
@@ -80,13 +104,13 @@ impl Builtin {
         if let Some(link) = bridge.find(socket)? {
             if !setup.bridge_checked {
                 bridge.finish(socket, &pools)?;
-                setup.mtu = bridge.mtu(socket);
+                setup.mtu = self.options.mtu.or_else(|| bridge.mtu(socket));
                 setup.bridge_checked = true;
             }
             return Ok(link.index);
         }
         let index = bridge.create(socket, &pools)?;
-        setup.mtu = bridge.mtu(socket);
+        setup.mtu = self.options.mtu.or_else(|| bridge.mtu(socket));
         setup.bridge_checked = true;
         // The bridge was deleted under the pods: join them to the new one.
         let veths: Vec<String> = {
@@ -100,7 +124,8 @@ impl Builtin {
         };
         let names: Vec<&str> = veths.iter().map(String::as_str).collect();
         let step = || format!("join the pods to bridge {} again", bridge.name());
-        rejoin(socket, &names, index).map_err(|source| NetworkError::Netlink { step: step(), source })?;
+        rejoin(socket, &names, index, !self.options.icc)
+            .map_err(|source| NetworkError::Netlink { step: step(), source })?;
         Ok(index)
     }
 
@@ -112,12 +137,9 @@ impl Builtin {
             return Ok(());
         }
         rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
-        let drops = forward_drops(socket).unwrap_or_default();
         setup.table_installed = true;
-        setup.forward_drops = drops;
-        for chain in &setup.forward_drops {
-            let bridge = self.bridge();
-            tracing::warn!(%chain, bridge = bridge.name(), "a chain drops forwarded packets by policy: pods reach the outside only if it accepts the bridge");
+        for obstacle in self.obstacles(setup) {
+            tracing::warn!(network = self.name, "pods do not reach the outside: {obstacle}");
         }
         Ok(())
     }
@@ -172,8 +194,30 @@ impl Builtin {
             bridge.delete(&mut socket)?;
         }
         *setup = HostSetup::default();
-        self.state().network = None;
+        self.state().forget_network();
         Ok(true)
+    }
+
+    /// As [`Self::close_if_unused`], and no pod can join the network any more.
+    pub(in crate::network) fn close_for_good(&self) -> Result<bool, NetworkError> {
+        {
+            let mut state = self.state();
+            state.closed = !state.is_used();
+            if !state.closed {
+                return Ok(false);
+            }
+        }
+        // A pod that is being attached has not seen that it is closed.
+        let closed = self.close_if_unused();
+        if !matches!(closed, Ok(true)) {
+            self.state().closed = false;
+        }
+        closed
+    }
+
+    /// The pools that it would get now.
+    pub(in crate::network) fn free(&self) -> Result<Pools, NetworkError> {
+        self.free_pools(&self.bridge(), &mut route_socket()?)
     }
 
     /// The network that pods are in or would get, for people.
@@ -191,26 +235,42 @@ impl Builtin {
         }
         // Does not wait for a pod that is being attached: that finds out as well.
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
-        let rules = Ruleset::new(bridge.name(), pools);
+        let rules = Ruleset::new(bridge.name(), pools, self.limits());
         rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
-        let drops = setup.forward_drops.join(", ");
-        if !drops.is_empty() {
-            message += &format!(
-                "; nftables chain {drops} drops forwarded packets unless it accepts {}",
-                bridge.name()
-            );
+        for obstacle in self.obstacles(&mut setup) {
+            message += &format!("; {obstacle}");
         }
         Ok(message)
     }
 
+    /// What other programs do to packets between pods and the outside. It is advice: pods do not depend on it.
+    fn obstacles(&self, setup: &mut HostSetup) -> Vec<Obstacle> {
+        if self.options.internal {
+            return Vec::new();
+        }
+        let bridge = self.bridge();
+        let found = setup.rules_socket().and_then(|socket| {
+            obstacles(socket, bridge.name()).map_err(self.rules_failed("list the chains beside"))
+        });
+        found.unwrap_or_else(|error| {
+            tracing::debug!(network = self.name, %error, "what a firewall does to pods is not known");
+            Vec::new()
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { internal: self.options.internal, apart: !self.options.icc }
+    }
+
     fn ruleset(&self) -> Option<Ruleset> {
-        self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pools))
+        let limits = self.limits();
+        self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pools, limits))
     }
 
     /// For deleting a table whose pool is not known any more.
     fn unused_ruleset(&self) -> Option<Ruleset> {
         let pools = self.candidates().v4.first().map(|pool| Pools { v4: *pool, v6: None });
-        pools.map(|pools| Ruleset::new(&self.bridge_name, pools))
+        pools.map(|pools| Ruleset::new(&self.bridge_name, pools, self.limits()))
     }
 
     fn rules_failed(&self, what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {

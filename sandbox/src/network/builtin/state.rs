@@ -1,13 +1,16 @@
 //! Which pod has which address, and the network that all are in. An index of the records on disk.
 
 use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use crisp_executor::id::PodId;
 
 use super::ipam::Ipam;
 use super::lost::{LostPod, Orphan};
-use super::record::{BuiltinRecord, ChosenNetwork};
-use crate::network::{AttachRequest, NetworkError, PortMapping};
+use super::record::{BuiltinRecord, ChosenNetwork, Place};
+use super::wish::Wish;
+use crate::network::nft::Published;
+use crate::network::{AttachRequest, NetworkError, PortMapping, Protocol};
 
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -18,6 +21,31 @@ pub(super) struct State {
     /// Interfaces of pods whose records are lost, by name. Their addresses are in use.
     pub orphans: HashMap<String, Orphan>,
     pub serial: u64,
+    /// The network is being removed: no pod may join it any more.
+    pub closed: bool,
+    /// Where names are resolved.
+    pub dns: Vec<DnsSocket>,
+}
+
+/// A socket on a gateway that answers what is sent to the port of DNS there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::network) struct DnsSocket {
+    pub address: SocketAddr,
+    pub protocol: Protocol,
+}
+
+impl DnsSocket {
+    pub(in crate::network) const PORT: u16 = 53;
+
+    pub(super) fn published(&self) -> Published {
+        Published {
+            pod: self.address.ip(),
+            protocol: self.protocol,
+            container_port: self.address.port(),
+            host_port: Self::PORT,
+            host_ip: Some(self.address.ip()),
+        }
+    }
 }
 
 impl State {
@@ -51,9 +79,11 @@ impl State {
 
     /// A new record of a pod whose own was lost. None when no interface of the pod was found.
     pub(super) fn adopt(&mut self, lost: &LostPod) -> Option<BuiltinRecord> {
-        let orphan = self.orphans.remove(&lost.veth())?;
+        let found =
+            lost.interfaces.iter().find(|interface| self.orphans.contains_key(&lost.veth(interface)))?;
+        let orphan = self.orphans.remove(&lost.veth(found))?;
         self.serial += 1;
-        let record = lost.record(self.serial, orphan);
+        let record = lost.record(self.serial, found, orphan);
         self.pods.insert(record.pod.clone(), record.clone());
         Some(record)
     }
@@ -74,22 +104,53 @@ impl State {
         self.network = Some((network, ipam));
     }
 
+    pub(super) fn forget_network(&mut self) {
+        self.network = None;
+        self.dns.clear();
+    }
+
     pub(super) fn insert(
         &mut self,
         request: &AttachRequest,
+        wish: &Wish,
         ports: &[PortMapping],
     ) -> Result<BuiltinRecord, NetworkError> {
         if self.pods.contains_key(&request.pod) {
             return Err(NetworkError::AlreadyAttached { pod: request.pod.clone() });
         }
+        if let Some(mac) = wish.mac
+            && let Some(record) = self.pods.values().find(|record| record.pod_mac() == mac)
+        {
+            let mac = mac.map(|octet| format!("{octet:02x}")).join(":");
+            return Err(NetworkError::AddressInUse { address: mac, holder: name_of(record) });
+        }
+        let holder = wish.address.and_then(|address| self.holder_of(address));
         let Some((network, ipam)) = &mut self.network else {
             return Err(NetworkError::Interrupted("choosing a pool"));
         };
-        let address = ipam.allocate()?;
+        let address = match wish.address {
+            None => ipam.allocate()?,
+            Some(address) if ipam.take(address)? => address,
+            Some(address) => {
+                let holder = holder.unwrap_or_else(|| "a pod that is being removed".to_owned());
+                return Err(NetworkError::AddressInUse { address: address.to_string(), holder });
+            }
+        };
         self.serial += 1;
-        let record = BuiltinRecord::new(request, self.serial, network, address, ports);
+        let place = Place {
+            interface: wish.interface.clone(),
+            address,
+            mac: wish.mac,
+            aliases: wish.aliases.clone(),
+        };
+        let record = BuiltinRecord::new(request, self.serial, network, place, ports);
         self.pods.insert(request.pod.clone(), record.clone());
         Ok(record)
+    }
+
+    fn holder_of(&self, address: Ipv4Addr) -> Option<String> {
+        let record = self.pods.values().find(|record| record.address == address)?;
+        Some(name_of(record))
     }
 
     pub(super) fn forget(&mut self, pod: &PodId) {
@@ -98,4 +159,8 @@ impl State {
             ipam.release(record.address);
         }
     }
+}
+
+fn name_of(record: &BuiltinRecord) -> String {
+    format!("pod {}/{} ({})", record.namespace, record.name, record.pod.short())
 }

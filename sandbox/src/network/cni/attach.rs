@@ -43,7 +43,7 @@ impl Cni {
         };
         match attached {
             Ok(attachments) => Ok(attachments),
-            Err(error) => match self.detach(&request.pod).await {
+            Err(error) => match self.detach(&request.pod, true).await {
                 Ok(_) => Err(error),
                 Err(undo) => Err(NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) }),
             },

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::config::{NetworkList, Plugin};
+use crate::network::bandwidth::Bandwidth;
 use crate::network::node_cidr::NodeCidr;
 use crate::network::selection::{Selection, is_first};
 use crate::network::{AttachRequest, DnsSettings, NetworkError, PortMapping};
 
-const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
-const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 /// A shaper with no burst passes nothing; this is what Kubernetes runtimes give.
 const BURST: u64 = u32::MAX as u64;
 
@@ -99,54 +98,17 @@ fn port_mapping(port: &PortMapping) -> Value {
 }
 
 fn bandwidth(annotations: &BTreeMap<String, String>) -> Result<Option<Value>, NetworkError> {
+    let Bandwidth { ingress, egress } = Bandwidth::of(annotations)?;
     let mut limits = Map::new();
-    for (annotation, rate, burst) in
-        [(INGRESS, "ingressRate", "ingressBurst"), (EGRESS, "egressRate", "egressBurst")]
+    for (limit, rate, burst) in
+        [(ingress, "ingressRate", "ingressBurst"), (egress, "egressRate", "egressBurst")]
     {
-        let Some(text) = annotations.get(annotation) else { continue };
-        let bits = quantity(text).filter(|bits| (1_000..=1_000_000_000_000_000).contains(bits));
-        let bits = bits.ok_or_else(|| NetworkError::Annotation {
-            key: annotation,
-            value: text.chars().take(80).collect(),
-            why: "expected bits per second from 1k to 1P, like 10M",
-        })?;
-        limits.insert(rate.to_owned(), bits.into());
-        limits.insert(burst.to_owned(), BURST.into());
+        if let Some(bits) = limit {
+            limits.insert(rate.to_owned(), bits.into());
+            limits.insert(burst.to_owned(), BURST.into());
+        }
     }
     Ok((!limits.is_empty()).then_some(Value::Object(limits)))
-}
-
-/// One of Kubernetes' quantities: a decimal number with a suffix or an exponent, rounded up.
-fn quantity(text: &str) -> Option<u64> {
-    let digits = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
-    let (number, suffix) = text.split_at(digits);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.len() + fraction.len() == 0 || fraction.contains('.') || number.len() > 30 {
-        return None;
-    }
-    let mantissa: u128 = format!("{whole}{fraction}").parse().ok()?;
-    let scaled = mantissa.checked_mul(factor(suffix)?.into())?;
-    let divisor = 10_u128.checked_pow(u32::try_from(fraction.len()).ok()?)?;
-    u64::try_from(scaled.div_ceil(divisor)).ok()
-}
-
-fn factor(suffix: &str) -> Option<u64> {
-    if let Some(exponent) = suffix.strip_prefix(['e', 'E']).filter(|rest| !rest.is_empty()) {
-        return 10_u64.checked_pow(exponent.strip_prefix('+').unwrap_or(exponent).parse().ok()?);
-    }
-    Some(match suffix {
-        "" => 1,
-        "k" => 1_000,
-        "M" => 1_000_000,
-        "G" => 1_000_000_000,
-        "T" => 1_000_000_000_000,
-        "P" => 1_000_000_000_000_000,
-        "Ki" => 1 << 10,
-        "Mi" => 1 << 20,
-        "Gi" => 1 << 30,
-        "Ti" => 1 << 40,
-        _ => return None,
-    })
 }
 
 #[cfg(test)]
@@ -155,19 +117,10 @@ mod tests {
 
     #[test]
     fn bandwidth_comes_from_annotations() {
-        let annotations = |value: &str| BTreeMap::from([(INGRESS.to_owned(), value.to_owned())]);
-        let limits = bandwidth(&annotations("10M")).unwrap().unwrap();
+        let annotations = BTreeMap::from([("kubernetes.io/ingress-bandwidth".to_owned(), "10M".to_owned())]);
+        let limits = bandwidth(&annotations).unwrap().unwrap();
         assert_eq!(limits, json!({"ingressRate": 10_000_000, "ingressBurst": 4_294_967_295_u32}));
         assert_eq!(bandwidth(&BTreeMap::new()).unwrap(), None);
-        for (text, bits) in
-            [("1.5M", 1_500_000), ("10e6", 10_000_000), ("2E3", 2_000), (".5Mi", 524_288), ("1.k", 1_000)]
-        {
-            assert_eq!(quantity(text), Some(bits), "{text}");
-        }
-        for wrong in ["", ".", "1.2.3M", "1e", "1e99", "10", "fast", "10Mb", "-1M", "9999999P", "2P"] {
-            let error = bandwidth(&annotations(wrong)).unwrap_err().to_string();
-            assert!(error.contains(INGRESS) && error.contains("like 10M"), "{error}");
-        }
     }
 
     #[test]

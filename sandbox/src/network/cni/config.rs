@@ -93,7 +93,7 @@ impl Plugin {
 /// A network: plugins to be called in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::network) struct NetworkList {
-    pub(super) path: PathBuf,
+    pub(in crate::network) path: PathBuf,
     pub(in crate::network) name: String,
     pub(super) version: Version,
     pub(super) disable_gc: bool,

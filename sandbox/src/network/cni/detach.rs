@@ -9,6 +9,7 @@ use super::call::passes_result_on;
 use super::config::Plugin;
 use super::exec::Verb;
 use super::record::{CniRecord, Joined};
+use super::strays::wait_for_strays;
 use super::{Cni, namespace};
 use crate::network::{INTERFACE, NetworkError};
 
@@ -26,14 +27,26 @@ pub(in crate::network) enum Detached {
 
 impl Cni {
     /// Runs DEL of every plugin in reverse order, all of them even if one fails, and forgets the pod when
-    /// none failed. A pod whose record cannot be used is taken off the network in force.
-    pub(in crate::network) async fn detach(&self, pod: &PodId) -> Result<Detached, NetworkError> {
+    /// none failed. A pod whose record cannot be used is taken off the network in force. `asked_again`: the
+    /// pod has a client who will ask again after a failure.
+    pub(in crate::network) async fn detach(
+        &self,
+        pod: &PodId,
+        asked_again: bool,
+    ) -> Result<Detached, NetworkError> {
+        if self.inherited.lock().unwrap_or_else(PoisonError::into_inner).remove(pod) {
+            wait_for_strays(pod, self.deadline).await;
+        }
         let Some(record) = self.known().get(pod).cloned() else {
             return self.detach_lost(pod).await.map(|()| Detached::Gone);
         };
         let leftover = match self.delete_all(&record).await {
             Ok(leftover) => leftover,
-            Err(error) => return self.give_up_at_last(pod, error),
+            Err(error) if asked_again && self.failed(pod, &error) < TRIES => return Err(error),
+            Err(error) => match self.delete_without_namespace(&record).await {
+                Ok(leftover) => leftover,
+                Err(_) => return Ok(self.give_up(pod, error)),
+            },
         };
         namespace::withdraw(&record.netns)?;
         self.left().remove(pod);
@@ -47,19 +60,37 @@ impl Cni {
         Ok(Detached::Gone)
     }
 
-    /// Counts the failure. What is left keeps its record, and its namespace's name for the plugins.
-    fn give_up_at_last(&self, pod: &PodId, error: NetworkError) -> Result<Detached, NetworkError> {
+    /// Counts the failure.
+    fn failed(&self, pod: &PodId, error: &NetworkError) -> u32 {
         let mut left = self.left();
         let entry = left.entry(pod.clone()).or_default();
         entry.failures += 1;
         entry.why = error.to_string();
-        if entry.failures < TRIES {
-            return Err(error);
-        }
-        if entry.failures == TRIES {
+        entry.failures
+    }
+
+    /// What is left keeps its record.
+    fn give_up(&self, pod: &PodId, error: NetworkError) -> Detached {
+        let mut left = self.left();
+        let entry = left.entry(pod.clone()).or_default();
+        entry.why = error.to_string();
+        if !std::mem::replace(&mut entry.is_told, true) {
             tracing::error!(pod = pod.short(), %error, "what the network has of a pod may be left; the pod does not wait for it any longer, and it is tried again from time to time");
         }
-        Ok(Detached::Left)
+        Detached::Left
+    }
+
+    /// The last resort. Plugins that were killed halfway, or have done it already, may fail on what is not
+    /// there; without a namespace and a result they free what they keep, and do not look for the rest. The
+    /// interfaces end with the namespace.
+    async fn delete_without_namespace(
+        &self,
+        record: &CniRecord,
+    ) -> Result<Option<NetworkError>, NetworkError> {
+        namespace::withdraw(&record.netns)?;
+        let mut record = record.clone();
+        record.joined_mut().for_each(|joined| joined.result = None);
+        self.delete_all(&record).await
     }
 
     /// Every DEL; returns the plugin that is gone for good, if one is.

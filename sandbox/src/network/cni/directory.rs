@@ -40,9 +40,13 @@ impl Directory {
 
     /// The network of that name, in whichever file it is.
     pub(super) fn named(&self, name: &str) -> Result<Option<Arc<NetworkList>>, NetworkError> {
+        Ok(self.all()?.into_iter().find(|list| list.name == name).map(Arc::new))
+    }
+
+    /// All that can be used.
+    pub(super) fn all(&self) -> Result<Vec<NetworkList>, NetworkError> {
         let files = fingerprint(&self.path).map_err(file("list", &self.path))?;
-        let mut lists = files.iter().filter_map(|(path, ..)| read(path).ok());
-        Ok(lists.find(|list| list.name == name).map(Arc::new))
+        Ok(files.iter().filter_map(|(path, ..)| read(path).ok()).collect())
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -31,6 +31,7 @@ mod health;
 mod namespace;
 mod record;
 mod result;
+mod strays;
 mod template;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -49,7 +50,7 @@ use self::record::CniRecord;
 use super::host_ports::HeldPorts;
 use super::node_cidr::NodeCidr;
 use super::record::{Loaded, RecordDir};
-use super::{Attachment, NetworkConfig, NetworkError};
+use super::{Attachment, NetworkConfig, NetworkError, NetworkMember};
 
 pub(super) use self::attach::Join;
 pub(super) use self::config::NetworkList;
@@ -68,6 +69,8 @@ pub(crate) fn read_result(stdout: &[u8]) {
 struct Left {
     failures: u32,
     why: String,
+    /// An operator was told.
+    is_told: bool,
 }
 
 /// CNI networking of one server.
@@ -84,6 +87,8 @@ pub(super) struct Cni {
     lost: Mutex<BTreeSet<PodId>>,
     /// Pods that a plugin does not take off its network.
     left: Mutex<BTreeMap<PodId, Left>>,
+    /// Pods of an earlier server, of which a plugin may still be under way.
+    inherited: Mutex<BTreeSet<PodId>>,
     cache: ResultCache,
     /// What kubelet says of the node.
     node: Mutex<Option<NodeCidr>>,
@@ -97,6 +102,7 @@ impl Cni {
     pub(super) fn open(config: &NetworkConfig, node: Option<NodeCidr>) -> Result<Self, NetworkError> {
         let records = RecordDir::open(config.root_dir.join("cni"), Durability::PowerCut)?;
         let Loaded { records: known, lost } = records.load::<CniRecord>()?;
+        let inherited = known.iter().map(|record| record.pod.clone()).chain(lost.clone()).collect();
         Ok(Self {
             directory: Directory::new(config.cni_conf_dir.clone(), config.cni_replace_grace),
             template: config.cni_conf_template.clone(),
@@ -106,6 +112,7 @@ impl Cni {
             pods: Mutex::new(known.into_iter().map(|r| (r.pod.clone(), r)).collect()),
             lost: Mutex::new(lost),
             left: Mutex::default(),
+            inherited: Mutex::new(inherited),
             cache: ResultCache::in_folder(&config.cni_cache_dir),
             node: Mutex::new(node),
             health: Arc::new(Health::default()),
@@ -127,6 +134,28 @@ impl Cni {
         self.deadline
     }
 
+    /// All networks of which there is a configuration that can be used.
+    pub(super) fn all(&self) -> Result<Vec<NetworkList>, NetworkError> {
+        self.directory.all()
+    }
+
+    /// The pods in a network.
+    pub(super) fn members(&self, network: &str) -> Vec<NetworkMember> {
+        let known = self.known();
+        let joined = known.values().flat_map(|record| record.joined().map(move |joined| (record, joined)));
+        let joined = joined.filter(|(_, joined)| joined.network.name == network);
+        joined
+            .map(|(record, joined)| NetworkMember {
+                pod: record.pod.clone(),
+                namespace: record.namespace.clone(),
+                name: record.name.clone(),
+                interface: joined.interface.clone(),
+                ips: joined.attachment.as_ref().map(|a| a.ips.clone()).unwrap_or_default(),
+                mac: joined.attachment.as_ref().and_then(|a| a.mac.clone()),
+            })
+            .collect()
+    }
+
     /// How long all calls may take that detaching a pod of such a network needs; attaching needs twice that.
     pub(super) fn time_of(&self, network: &NetworkList) -> Duration {
         self.deadline * u32::try_from(network.plugins.len()).unwrap_or(u32::MAX)
@@ -142,7 +171,9 @@ impl Cni {
 
     /// The pods that are given up on for now, and why.
     pub(super) fn leftovers(&self) -> Vec<(PodId, String)> {
-        self.left().iter().map(|(pod, left)| (pod.clone(), left.why.clone())).collect()
+        let left = self.left();
+        let given_up = left.iter().filter(|(_, left)| left.is_told);
+        given_up.map(|(pod, left)| (pod.clone(), left.why.clone())).collect()
     }
 
     fn left(&self) -> MutexGuard<'_, BTreeMap<PodId, Left>> {
@@ -168,6 +199,11 @@ impl Cni {
     /// Whether there is something to detach.
     pub(super) fn knows(&self, pod: &PodId) -> bool {
         self.known().contains_key(pod)
+    }
+
+    /// Whether the pod has all that it was to get.
+    pub(super) fn attached(&self, pod: &PodId) -> bool {
+        self.known().get(pod).is_some_and(|record| record.joined().all(|joined| joined.result.is_some()))
     }
 
     /// What the pod was given, network by network.

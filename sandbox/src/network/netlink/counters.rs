@@ -11,7 +11,7 @@ pub struct InterfaceCounters {
     pub rx_packets: u64,
     /// Receive errors.
     pub rx_errors: u64,
-    /// Packets dropped on receipt.
+    /// Packets dropped on receipt, those that the device had no room for included, as in /proc/net/dev.
     pub rx_dropped: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
@@ -23,7 +23,7 @@ pub struct InterfaceCounters {
     pub tx_dropped: u64,
 }
 
-/// `struct rtnl_link_stats64` begins with these eight.
+/// `struct rtnl_link_stats64` begins with eight of these.
 pub(super) fn counters(value: &[u8]) -> Option<InterfaceCounters> {
     Some(InterfaceCounters {
         rx_packets: u64_at(value, 0)?,
@@ -32,7 +32,7 @@ pub(super) fn counters(value: &[u8]) -> Option<InterfaceCounters> {
         tx_bytes: u64_at(value, 24)?,
         rx_errors: u64_at(value, 32)?,
         tx_errors: u64_at(value, 40)?,
-        rx_dropped: u64_at(value, 48)?,
+        rx_dropped: u64_at(value, 48)?.saturating_add(u64_at(value, 120).unwrap_or(0)),
         tx_dropped: u64_at(value, 56)?,
     })
 }

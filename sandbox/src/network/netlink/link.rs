@@ -31,6 +31,11 @@ const IFLA_STATS64: u16 = 23;
 const IFLA_AF_SPEC: u16 = 26;
 const IFLA_GROUP: u16 = 27;
 pub(super) const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+/// `IFLA_BRPORT_MODE`.
+const IFLA_BRPORT_HAIRPIN: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const AF_INET6: u16 = 10;
@@ -91,6 +96,8 @@ pub(in crate::network) struct BridgeLink<'a> {
     pub mac: [u8; 6],
     /// Whose it is, for a server that finds it later.
     pub alias: &'a str,
+    /// What packet rules know it by, among others of its kind.
+    pub group: u32,
 }
 
 /// Creates the bridge and sets it up.
@@ -103,6 +110,7 @@ pub(in crate::network) fn create_bridge(
         .request("create bridge", RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &ifinfomsg(0, 0, 0))
         .attr_str(IFLA_IFNAME, bridge.name)
         .attr(IFLA_ADDRESS, &bridge.mac)
+        .attr_u32(IFLA_GROUP, bridge.group)
         .nest(IFLA_LINKINFO, |m| {
             m.attr_str(IFLA_INFO_KIND, "bridge");
         });
@@ -115,11 +123,18 @@ pub(in crate::network) fn create_bridge(
     socket.run(messages)
 }
 
-/// Makes the interfaces ports of the bridge again; those that are gone do not matter.
+/// Adds the message that puts an interface into a group.
+pub(in crate::network) fn set_group(messages: &mut Messages, index: u32, group: u32) {
+    let fixed = ifinfomsg(index, 0, 0);
+    messages.request("set the bridge's group", RTM_SETLINK, 0, &fixed).attr_u32(IFLA_GROUP, group);
+}
+
+/// Makes the interfaces ports of the bridge again, as they were; those that are gone do not matter.
 pub(in crate::network) fn rejoin(
     socket: &mut Socket,
     names: &[&str],
     bridge_index: u32,
+    isolated: bool,
 ) -> Result<(), NetlinkError> {
     let mut messages = Messages::new();
     for name in names {
@@ -128,8 +143,24 @@ pub(in crate::network) fn rejoin(
             .optional()
             .attr_str(IFLA_IFNAME, name)
             .attr_u32(IFLA_MASTER, bridge_index);
+        let port = messages.request("set up the port", RTM_NEWLINK, 0, &ifinfomsg(0, 0, 0)).optional();
+        port_flags(port.attr_str(IFLA_IFNAME, name), isolated);
     }
     socket.run(messages)
+}
+
+/// What a port of the bridge has beside its bridge; a new port has neither.
+pub(super) fn port_flags(message: &mut Messages, isolated: bool) {
+    message.nest(IFLA_LINKINFO, |m| {
+        m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| {
+            // Where bridged packets pass the packet rules (br_netfilter), one that is redirected to the pod it
+            // came from leaves by the port it came in by.
+            m.attr(IFLA_BRPORT_HAIRPIN, &[1]);
+            if isolated {
+                m.attr(IFLA_BRPORT_ISOLATED, &[1]);
+            }
+        });
+    });
 }
 
 /// Deletes an interface; `false` when there is none of that name.

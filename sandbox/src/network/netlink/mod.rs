@@ -14,7 +14,9 @@ mod address;
 mod counters;
 mod link;
 mod message;
+mod neighbour;
 mod pod;
+mod qdisc;
 mod route;
 mod socket;
 mod veth;
@@ -23,11 +25,11 @@ pub(super) use address::{InterfaceAddress, add_address, addresses};
 pub use counters::InterfaceCounters;
 pub(super) use link::{
     BridgeLink, Link, create_bridge, delete_group, delete_link, link_by_index, link_by_name, links, rejoin,
-    retire_link, wait_until_up,
+    retire_link, set_group, wait_until_up,
 };
 pub(super) use message::{Messages, attributes};
 pub use pod::PodNetlink;
-pub(super) use pod::{PodAddress, PodInterface};
+pub(super) use pod::{PodAddress, PodInterface, limit_by_name};
 pub(super) use route::{Route, ip_of, routes};
 pub use socket::NetlinkError;
 pub(super) use socket::{Protocol, Socket};

@@ -9,6 +9,8 @@ use super::address::{InterfaceAddress, add_address};
 use super::counters::InterfaceCounters;
 use super::link::{link_by_name, links, no_automatic_ipv6, up, wait_until_up};
 use super::message::Messages;
+use super::neighbour::{Kept, add_neighbour};
+use super::qdisc::limit_rate;
 use super::route::add_default_route;
 use super::socket::{NetlinkError, Socket};
 
@@ -26,11 +28,14 @@ pub(in crate::network) struct PodInterface<'a> {
     pub link_local: Option<IpNet>,
 }
 
-/// An address, with its network's prefix, and the way out for its family.
+/// An address, with its network's prefix, and the gateway of its network.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::network) struct PodAddress {
     pub address: IpNet,
     pub gateway: IpAddr,
+    pub gateway_mac: [u8; 6],
+    /// Whether it is the way to everywhere else.
+    pub is_default: bool,
 }
 
 /// The step that a pod which has turned IPv6 off refuses.
@@ -85,6 +90,11 @@ impl PodNetlink {
         })
     }
 
+    /// Limits what the pod sends by the interface, to bits per second.
+    pub(in crate::network) fn limit(&self, name: &str, bits: u64) -> Result<(), NetlinkError> {
+        self.with(|socket| limit_by_name(socket, name, bits))
+    }
+
     fn with<T>(
         &self,
         use_it: impl FnOnce(&mut Socket) -> Result<T, NetlinkError>,
@@ -94,19 +104,34 @@ impl PodNetlink {
     }
 }
 
+/// Limits what the interface of that name sends, to bits per second.
+pub(in crate::network) fn limit_by_name(
+    socket: &mut Socket,
+    name: &str,
+    bits: u64,
+) -> Result<(), NetlinkError> {
+    let link = link_by_name(socket, name)?.ok_or(NetlinkError::Malformed("look up interface"))?;
+    let mut messages = Messages::new();
+    limit_rate(&mut messages, link.index, bits);
+    socket.run(messages)
+}
+
 /// IPv6 last: the first failure is what is reported.
 fn messages(interface: &PodInterface<'_>, index: u32) -> Messages {
     let mut messages = Messages::new();
     up(&mut messages, "set lo up", "lo");
     no_automatic_ipv6(&mut messages, interface.name);
     up(&mut messages, "set the pod's interface up", interface.name);
-    for PodAddress { address, gateway } in interface.addresses {
+    for PodAddress { address, gateway, gateway_mac, is_default } in interface.addresses {
         let (add, route) = match address {
             IpNet::V4(_) => ("add the pod's address", "add default route"),
             IpNet::V6(_) => (ADD_IPV6, "add IPv6 default route"),
         };
         add_address(&mut messages, add, InterfaceAddress { index, address: *address });
-        add_default_route(&mut messages, route, *gateway, index);
+        if *is_default {
+            add_default_route(&mut messages, route, *gateway, index);
+        }
+        add_neighbour(&mut messages, index, *gateway, *gateway_mac, Kept::WithInterface);
     }
     if let Some(address) = interface.link_local {
         add_address(&mut messages, ADD_IPV6, InterfaceAddress { index, address });

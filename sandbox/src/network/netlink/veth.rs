@@ -1,20 +1,18 @@
 //! The pair of interfaces that joins a pod to the bridge.
 
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::link::{
     IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, NLM_F_CREATE,
-    NLM_F_EXCL, RTM_NEWLINK, UP, ifinfomsg, no_automatic_ipv6,
+    NLM_F_EXCL, RTM_NEWLINK, UP, ifinfomsg, no_automatic_ipv6, port_flags,
 };
 use super::message::Messages;
+use super::neighbour::{Kept, add_neighbour};
 use super::socket::{NetlinkError, Socket};
 
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_INFO_SLAVE_KIND: u16 = 4;
-const IFLA_INFO_SLAVE_DATA: u16 = 5;
-/// `IFLA_BRPORT_MODE`.
-const IFLA_BRPORT_HAIRPIN: u16 = 4;
 const VETH_INFO_PEER: u16 = 1;
 
 /// A veth pair to make: one end a port of the bridge, the other born in the pod's namespace.
@@ -27,6 +25,10 @@ pub(in crate::network) struct VethPair<'a> {
     pub mtu: Option<u32>,
     pub pod_name: &'a str,
     pub pod_mac: [u8; 6],
+    /// It reaches no other port of the bridge.
+    pub isolated: bool,
+    /// The addresses that the pod's end will have.
+    pub pod_addresses: &'a [IpAddr],
     pub netns: BorrowedFd<'a>,
 }
 
@@ -52,13 +54,10 @@ pub(in crate::network) fn create_veth(socket: &mut Socket, veth: &VethPair<'_>) 
         });
     });
     no_automatic_ipv6(&mut messages, veth.host_name);
-    // Where bridged packets pass the packet rules (br_netfilter), one that is redirected to the pod it came
-    // from leaves by the port it came in by.
-    let hairpin = messages.request("set up the host's end", RTM_NEWLINK, 0, &ifinfomsg(0, UP.0, UP.1));
-    hairpin.attr_str(IFLA_IFNAME, veth.host_name).nest(IFLA_LINKINFO, |m| {
-        m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| {
-            m.attr(IFLA_BRPORT_HAIRPIN, &[1]);
-        });
-    });
+    let port = messages.request("set up the host's end", RTM_NEWLINK, 0, &ifinfomsg(0, UP.0, UP.1));
+    port_flags(port.attr_str(IFLA_IFNAME, veth.host_name), veth.isolated);
+    for address in veth.pod_addresses {
+        add_neighbour(&mut messages, veth.bridge_index, *address, veth.pod_mac, Kept::WhileUsed);
+    }
     socket.run(messages)
 }

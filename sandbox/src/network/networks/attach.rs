@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 
+use super::plan::Plan;
 use super::{Inner, Networks};
+use crate::network::builtin::DnsSocket;
 use crate::network::host_ports::{published, refused};
-use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping};
+use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping, Protocol};
 
 impl Networks {
     /// Gives the pod its networks; returns what it got of the first. A failure leaves nothing behind, or names
@@ -39,6 +41,9 @@ impl Inner {
             return Err(NetworkError::AlreadyAttached { pod });
         }
         let ports = published(&request.port_mappings).map_err(|(port, why)| refused(port, why))?;
+        if let Some(port) = ports.iter().find(|port| self.is_dns(port)) {
+            return Err(refused(port, "names of pods are resolved there"));
+        }
         self.ports.reserve(&pod, &format!("{}/{}", request.namespace, request.name), &ports)?;
         let attached = self.attach_to_all(request, ports).await;
         // What could not be undone keeps its ports: they may still lead to the pod.
@@ -48,34 +53,64 @@ impl Inner {
         attached
     }
 
+    /// Whether it is the port of DNS on the gateway of a built-in network.
+    fn is_dns(&self, port: &PortMapping) -> bool {
+        let of_gateway = |ip| self.builtins.all().iter().any(|network| network.gateways().contains(&ip));
+        port.host_port == DnsSocket::PORT
+            && port.protocol != Protocol::Sctp
+            && port.host_ip.is_some_and(of_gateway)
+    }
+
     async fn attach_to_all(
         self: &Arc<Self>,
         request: AttachRequest,
         ports: Vec<PortMapping>,
     ) -> Result<Attachment, NetworkError> {
         let plan = self.plan(&request.annotations)?;
+        let attached = self.join_all(&plan, &request, &ports).await;
+        match attached {
+            Ok(attachments) => {
+                // Names of pods are resolved there from now on.
+                for (network, _) in &plan.built_in {
+                    self.dns.ensure(network).await;
+                }
+                attachments.into_iter().next().ok_or(NetworkError::Interrupted("attach"))
+            }
+            Err(error) => Err(self.take_back(&request, error).await),
+        }
+    }
+
+    /// The pod's first network before the others.
+    async fn join_all(
+        self: &Arc<Self>,
+        plan: &Plan,
+        request: &AttachRequest,
+        ports: &[PortMapping],
+    ) -> Result<Vec<Attachment>, NetworkError> {
         let mut attachments = Vec::new();
-        if plan.built_in {
-            let (inner, request, ports) = (Arc::clone(self), request.clone(), ports.clone());
-            let attached = spawn_blocking(move || inner.builtin.attach(&request, &ports)).await;
+        if plan.cni_is_first {
+            attachments.extend(self.cni.attach(&plan.cni, request, ports).await?);
+        }
+        for (network, selection) in &plan.built_in {
+            let (network, selection) = (Arc::clone(network), selection.clone());
+            let (request, ports) = (request.clone(), ports.to_vec());
+            let attached = spawn_blocking(move || network.attach(&request, &selection, &ports)).await;
             attachments.push(attached.unwrap_or(Err(NetworkError::Interrupted("attach")))?);
         }
-        if !plan.cni.is_empty() {
-            match self.cni.attach(&plan.cni, &request, &ports).await {
-                Ok(attached) => attachments.extend(attached),
-                Err(error) => return Err(self.take_back(&request, error).await),
-            }
+        if !plan.cni_is_first && !plan.cni.is_empty() {
+            attachments.extend(self.cni.attach(&plan.cni, request, ports).await?);
         }
-        attachments.into_iter().next().ok_or(NetworkError::Interrupted("attach"))
+        Ok(attachments)
     }
 
     /// The networks that were joined before the one that failed.
     async fn take_back(self: &Arc<Self>, request: &AttachRequest, error: NetworkError) -> NetworkError {
-        if self.builtin.attachment(&request.pod).is_none() {
+        let joined = !self.builtins.of_pod(&request.pod).is_empty() || self.cni.attached(&request.pod);
+        if !joined {
             return error;
         }
-        match self.detach_built_in(&request.pod).await {
-            Ok(()) => error,
+        match self.leave_all(&request.pod, true).await {
+            Ok(_) => error,
             Err(undo) => NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) },
         }
     }

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -6,6 +7,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{Inner, Networks};
 use crate::network::NetworkError;
+use crate::network::builtin::Builtin;
 use crate::network::cni::Detached;
 
 /// For the kernel and the disk, beside what plugins may need.
@@ -23,14 +25,14 @@ impl Networks {
     /// # Errors
     /// What could not be taken away; calling again tries again.
     pub async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
-        self.try_detach(pod).await.map(|_| ())
+        self.try_detach(pod, true).await.map(|_| ())
     }
 
-    async fn try_detach(&self, pod: &PodId) -> Result<Detached, NetworkError> {
+    async fn try_detach(&self, pod: &PodId, asked_again: bool) -> Result<Detached, NetworkError> {
         let (inner, pod) = (Arc::clone(&self.0), pod.clone());
         let task = tokio::spawn(async move {
             let _lock = inner.locks.lock(pod.clone(), "detach").await;
-            Inner::detach(&inner, pod).await
+            Inner::detach(&inner, pod, asked_again).await
         });
         task.await.unwrap_or(Err(NetworkError::Interrupted("detach")))
     }
@@ -44,8 +46,9 @@ impl Networks {
     /// The pods that have something of a network.
     #[must_use]
     pub fn recorded(&self) -> Vec<PodId> {
-        let known = self.0.builtin.pods().into_iter().chain(self.0.cni.pods());
-        known.chain(self.0.cni.lost()).collect()
+        let built_in = self.0.builtins.all().into_iter().flat_map(|network| network.pods());
+        let all: BTreeSet<PodId> = built_in.chain(self.0.cni.pods()).chain(self.0.cni.lost()).collect();
+        all.into_iter().collect()
     }
 
     /// Detaches every recorded pod that is not in `live`; returns those that were. Then the plugins free what
@@ -57,8 +60,9 @@ impl Networks {
         let stale = self.recorded().into_iter().filter(|pod| !live.contains(pod)).collect();
         let given_back = self.give_back(stale).await;
         // Left over by a server that was killed just after a detach.
-        let inner = Arc::clone(&self.0);
-        spawn_blocking(move || inner.builtin.reap_all());
+        for network in self.0.builtins.all() {
+            spawn_blocking(move || network.reap_all());
+        }
         let collected = self.0.cni.collect().await;
         given_back.and_then(|gone| collected.map(|()| gone))
     }
@@ -73,7 +77,8 @@ impl Networks {
         let mut tasks = JoinSet::new();
         for pod in pods {
             let networks = self.clone();
-            tasks.spawn(async move { networks.try_detach(&pod).await.map(|detached| (pod, detached)) });
+            tasks
+                .spawn(async move { networks.try_detach(&pod, false).await.map(|detached| (pod, detached)) });
         }
         while let Some(detached) = tasks.join_next().await {
             match detached.unwrap_or(Err(NetworkError::Interrupted("detach"))) {
@@ -87,11 +92,8 @@ impl Networks {
 }
 
 impl Inner {
-    async fn detach(self: &Arc<Self>, pod: PodId) -> Result<Detached, NetworkError> {
-        let detached = self.cni.detach(&pod).await?;
-        if self.builtin.attachment(&pod).is_some() {
-            self.detach_built_in(&pod).await?;
-        }
+    async fn detach(self: &Arc<Self>, pod: PodId, asked_again: bool) -> Result<Detached, NetworkError> {
+        let detached = self.leave_all(&pod, asked_again).await?;
         // What is left may still lead packets for its ports to where the pod was.
         if detached == Detached::Gone {
             self.ports.release(&pod);
@@ -99,13 +101,22 @@ impl Inner {
         Ok(detached)
     }
 
-    pub(super) async fn detach_built_in(self: &Arc<Self>, pod: &PodId) -> Result<(), NetworkError> {
-        let (inner, gone) = (Arc::clone(self), pod.clone());
-        let left = spawn_blocking(move || inner.builtin.detach(&gone)).await;
-        left.unwrap_or(Err(NetworkError::Interrupted("detach")))?;
-        let inner = Arc::clone(self);
-        // In the background: the pod is off the network already.
-        spawn_blocking(move || inner.builtin.reap_all());
-        Ok(())
+    pub(super) async fn leave_all(&self, pod: &PodId, asked_again: bool) -> Result<Detached, NetworkError> {
+        let mut detached = self.cni.detach(pod, asked_again).await;
+        // Also when a plugin has failed.
+        for network in self.builtins.of_pod(pod) {
+            let left = leave(network, pod).await;
+            detached = detached.and_then(|detached| left.map(|()| detached));
+        }
+        detached
     }
+}
+
+/// Takes the pod off one built-in network.
+pub(super) async fn leave(network: Arc<Builtin>, pod: &PodId) -> Result<(), NetworkError> {
+    let (leaving, gone) = (Arc::clone(&network), pod.clone());
+    let left = spawn_blocking(move || leaving.detach(&gone)).await;
+    // In the background: the pod is off the network already.
+    spawn_blocking(move || network.reap_all());
+    left.unwrap_or(Err(NetworkError::Interrupted("detach")))
 }

@@ -1,10 +1,15 @@
 //! [`Networks`]: of all pods of one server. Attaching, detaching and upkeep are files of their own.
 
 mod attach;
+mod builtins;
+mod connect;
 mod detach;
+mod manage;
 mod plan;
 mod upkeep;
 
+use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,12 +18,16 @@ use crisp_executor::id::PodId;
 use crisp_operation::KeyedLocks;
 use tokio::task::spawn_blocking;
 
+use self::builtins::Builtins;
+pub use self::connect::Connection;
+pub use self::manage::{ManageError, NetworkInfo, NetworkMember, NewNetwork};
 pub use self::upkeep::LastUpkeep;
-use super::builtin::{Builtin, LostPod};
+use super::builtin::LostPod;
 use super::cni::Cni;
+use super::dns::Dns;
 use super::host_ports::{HeldPorts, HostPorts, published, refused};
 use super::node_cidr::NodeCidr;
-use super::{Attachment, NetworkConfig, NetworkError, NetworkKind, PodCidrError, PortMapping};
+use super::{Attachment, INTERFACE, NetworkConfig, NetworkError, NetworkKind, PodCidrError, PortMapping};
 
 /// What kubelet said of the node, in the folder that is kept.
 const NODE_FILE: &str = "node_cidr.json";
@@ -46,9 +55,10 @@ struct Inner {
     check_interval: Option<Duration>,
     /// Locked while it is written.
     node_file: Mutex<PathBuf>,
-    builtin: Builtin,
+    builtins: Builtins,
     cni: Arc<Cni>,
     ports: HostPorts,
+    dns: Arc<Dns>,
     locks: KeyedLocks<PodId>,
 }
 
@@ -60,7 +70,7 @@ impl Networks {
     pub fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
         let node_file = config.root_dir.join(NODE_FILE);
         let node = NodeCidr::load(&node_file);
-        let builtin = Builtin::open(config, node)?;
+        let builtins = Builtins::open(config, node)?;
         let cni = Arc::new(Cni::open(config, node)?);
         if let Some(cidr) = node
             && let Err(error) = cni.generate(&cidr)
@@ -68,7 +78,8 @@ impl Networks {
             tracing::error!(%error, "no CNI configuration is made from the template");
         }
         let ports = HostPorts::default();
-        for held in builtin.ports().into_iter().chain(cni.ports()) {
+        let built_in = builtins.all().into_iter().flat_map(|network| network.ports());
+        for held in built_in.chain(cni.ports()) {
             ports.restore(held);
         }
         Ok(Self(Arc::new(Inner {
@@ -76,9 +87,10 @@ impl Networks {
             cni_conf_dir: config.cni_conf_dir.clone(),
             check_interval: config.cni_check_interval,
             node_file: Mutex::new(node_file),
-            builtin,
+            builtins,
             cni,
             ports,
+            dns: Arc::default(),
             locks: KeyedLocks::default(),
         })))
     }
@@ -117,10 +129,14 @@ impl Networks {
         self.0.cni.deadline()
     }
 
-    /// What a new pod's namespace needs to be set to before it is attached.
-    pub(crate) fn pod_sysctls(&self) -> &'static [(&'static str, &'static str)] {
+    /// What the namespace of a new pod with these annotations needs to be set to before it is attached.
+    pub(crate) fn pod_sysctls(
+        &self,
+        annotations: &BTreeMap<String, String>,
+    ) -> &'static [(&'static str, &'static str)] {
         // A pod that cannot be attached needs none.
-        if matches!(self.0.in_force(), Ok(None)) { self.0.builtin.pod_sysctls() } else { &[] }
+        let plan = self.0.plan(annotations).unwrap_or_default();
+        plan.built_in.iter().map(|(network, _)| network.pod_sysctls()).max().unwrap_or_default()
     }
 
     /// Makes the record of a pod on the built-in network anew where it was lost and the pod's interface is
@@ -128,7 +144,8 @@ impl Networks {
     pub(crate) fn adopt(&self, lost: LostPod) {
         let Ok(ports) = published(&lost.ports) else { return };
         let lost = LostPod { ports, ..lost };
-        if self.0.builtin.adopt(&lost) {
+        let adopted = self.0.builtins.all().iter().filter(|network| network.adopt(&lost)).count();
+        if adopted > 0 {
             self.0.ports.restore(HeldPorts::new(&lost.pod, &lost.namespace, &lost.name, &lost.ports));
         }
     }
@@ -142,14 +159,28 @@ impl Networks {
     /// What the pod was given, network by network.
     #[must_use]
     pub fn attachments(&self, pod: &PodId) -> Vec<Attachment> {
-        self.0.builtin.attachment(pod).into_iter().chain(self.0.cni.attachments(pod)).collect()
+        let mut all = self.0.builtins.attachments(pod);
+        all.extend(self.0.cni.attachments(pod));
+        // The first network is that of the first interface, of whichever kind it is.
+        all.sort_by_key(|attachment| attachment.interface != INTERFACE);
+        all
+    }
+
+    /// Where the pod asks for the names of others: the gateway of its first network, where that is a built-in one
+    /// whose names are resolved.
+    #[must_use]
+    pub fn resolver(&self, pod: &PodId) -> Option<IpAddr> {
+        let is_first = |on: Attachment| on.interface == INTERFACE;
+        let networks = self.0.builtins.of_pod(pod);
+        let first = networks.iter().find(|network| network.attachment(pod).is_some_and(is_first))?;
+        self.0.dns.resolver(first.name())
     }
 
     /// Whether a new pod would get a network. Never waits for a plugin.
     #[must_use]
     pub fn status(&self) -> NetworkStatus {
         let status = self.0.in_force().and_then(|network| match network {
-            None => self.0.builtin.status(),
+            None => self.0.builtins.default.status(),
             Some(network) => self.0.cni.status(&network),
         });
         let (ready, reason, mut message) = match status {
@@ -168,7 +199,10 @@ impl Networks {
     /// What could not be removed.
     pub async fn close_if_unused(&self) -> Result<(), NetworkError> {
         let inner = Arc::clone(&self.0);
-        let closed = spawn_blocking(move || inner.builtin.close_if_unused().map(|_| ()));
+        let closed = spawn_blocking(move || {
+            let all = inner.builtins.all().into_iter().map(|network| network.close_if_unused().map(|_| ()));
+            all.fold(Ok(()), Result::and)
+        });
         closed.await.unwrap_or(Err(NetworkError::Interrupted("close")))
     }
 }
@@ -176,17 +210,17 @@ impl Networks {
 impl Inner {
     fn update_pod_cidr(&self, cidr: NodeCidr) -> Result<(), NetworkError> {
         if self.kind != NetworkKind::Cni {
-            self.builtin.check_node_cidr(&cidr)?;
+            self.builtins.default.check_node_cidr(&cidr)?;
         }
         // Also keeps two of them apart.
         let file = self.node_file.lock().unwrap_or_else(PoisonError::into_inner);
         cidr.save(&file)?;
-        self.builtin.set_node_cidr(cidr);
+        self.builtins.default.set_node_cidr(cidr);
         self.cni.set_node_cidr(cidr);
         self.cni.generate(&cidr)
     }
 
     fn knows(&self, pod: &PodId) -> bool {
-        self.builtin.attachment(pod).is_some() || self.cni.knows(pod)
+        !self.builtins.of_pod(pod).is_empty() || self.cni.knows(pod)
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Inner;
+use crate::network::builtin::{Builtin, DEFAULT};
 use crate::network::cni::{Join, NetworkList};
 use crate::network::selection::{Selection, is_first, selections};
 use crate::network::{INTERFACE, NetworkError, NetworkKind};
@@ -12,40 +13,57 @@ use crate::network::{INTERFACE, NetworkError, NetworkKind};
 /// For the kernel and the disk, beside what plugins may need.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The networks of one pod.
-#[derive(Debug)]
+/// The networks of one pod: those of each kind in order.
+#[derive(Debug, Default)]
 pub(super) struct Plan {
-    /// The pod's first network is the built-in one.
-    pub built_in: bool,
-    /// In order; the first of them is the pod's first where that is not the built-in one.
+    pub built_in: Vec<(Arc<Builtin>, Selection)>,
     pub cni: Vec<Join>,
+    /// The first of these is the pod's first network.
+    pub cni_is_first: bool,
 }
 
 impl Inner {
     /// The network that every pod gets, or what the pod asks for in its place, and then what else it asks for.
     pub(super) fn plan(&self, annotations: &BTreeMap<String, String>) -> Result<Plan, NetworkError> {
         let (firsts, others): (Vec<_>, Vec<_>) = selections(annotations)?.into_iter().partition(is_first);
-        let first = match firsts.into_iter().next() {
-            Some(selection) => Some(self.join(selection)?),
-            None => {
-                let selection = |network: &NetworkList| Selection::named(&network.name, INTERFACE);
-                self.in_force()?.map(|network| Join { selection: selection(&network), network })
-            }
-        };
-        let built_in = first.is_none();
-        let others = others.into_iter().map(|selection| self.join(selection));
-        let cni = first.map(Ok).into_iter().chain(others).collect::<Result<_, _>>()?;
-        Ok(Plan { built_in, cni })
+        let mut plan = Plan::default();
+        match firsts.into_iter().next() {
+            Some(selection) => self.add(&mut plan, selection)?,
+            None => match self.in_force()? {
+                Some(network) => {
+                    let selection = Selection::named(&network.name, INTERFACE);
+                    plan.cni.push(Join { network, selection });
+                }
+                None => {
+                    let selection = Selection::named(DEFAULT, INTERFACE);
+                    plan.built_in.push((Arc::clone(&self.builtins.default), selection));
+                }
+            },
+        }
+        plan.cni_is_first = plan.built_in.is_empty();
+        for selection in others {
+            self.add(&mut plan, selection)?;
+        }
+        Ok(plan)
     }
 
-    fn join(&self, selection: Selection) -> Result<Join, NetworkError> {
-        match self.cni.named(&selection.name)? {
-            Some(network) => Ok(Join { network, selection }),
-            None => Err(NetworkError::Selection {
-                value: selection.name,
-                why: format!("no usable CNI configuration in {} has this name", self.cni_conf_dir.display()),
-            }),
+    fn add(&self, plan: &mut Plan, selection: Selection) -> Result<(), NetworkError> {
+        if let Some(network) = self.builtins.get(&selection.name) {
+            if plan.built_in.iter().any(|(other, _)| other.name() == network.name()) {
+                let why = "a pod is in a built-in network once at most".to_owned();
+                return Err(NetworkError::Selection { value: selection.name, why });
+            }
+            plan.built_in.push((network, selection));
+            return Ok(());
         }
+        let Some(network) = self.cni.named(&selection.name)? else {
+            let dir = self.cni_conf_dir.display();
+            let why =
+                format!("no network that was made has this name, and no usable CNI configuration in {dir}");
+            return Err(NetworkError::Selection { value: selection.name, why });
+        };
+        plan.cni.push(Join { network, selection });
+        Ok(())
     }
 
     /// The CNI network that a new pod gets; `None` when it gets the built-in one.

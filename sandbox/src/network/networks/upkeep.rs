@@ -30,17 +30,23 @@ impl Networks {
     /// plugins asked whether they can serve a pod, and, from time to time, takes away what is left of pods that
     /// are gone and has plugins check the others.
     pub async fn keep_up(&self, last: &mut LastUpkeep) {
+        for network in self.0.builtins.all().iter().filter(|network| !network.pods().is_empty()) {
+            self.0.dns.ensure(network).await;
+        }
         let inner = Arc::clone(&self.0);
         let kept = spawn_blocking(move || {
             // Its answer is kept, so that Status need not wait for the plugins.
             if let Ok(Some(network)) = inner.in_force() {
                 let _ = inner.cni.status(&network);
             }
-            inner.builtin.keep_up()
+            for network in inner.builtins.all() {
+                if let Err(error) = network.keep_up() {
+                    tracing::warn!(network = network.name(), %error, "a built-in network is not what it should be");
+                }
+            }
         });
-        if let Ok(Err(error)) = kept.await {
-            tracing::warn!(%error, "the built-in network is not what it should be");
-        }
+        // It has no result.
+        let _ = kept.await;
         if last.leftovers.elapsed() > LEFTOVERS {
             let left = self.0.cni.leftovers().into_iter().map(|(pod, _)| pod).collect();
             // Told when the pod was given up on; whether it is gone now shows in the status.

@@ -1,3 +1,5 @@
+//! Chains of other programs that packets of pods pass.
+
 use super::message::{Family, Kind, nfgenmsg};
 use crate::network::netlink::{NetlinkError, Socket, attributes};
 
@@ -8,44 +10,81 @@ const NFTA_CHAIN_NAME: u16 = 3;
 const NFTA_CHAIN_HOOK: u16 = 4;
 const NFTA_CHAIN_POLICY: u16 = 5;
 const NFTA_HOOK_HOOKNUM: u16 = 1;
+const NFTA_RULE_TABLE: u16 = 1;
 const FORWARD: u32 = 2;
 const NF_DROP: u32 = 0;
 
-/// The chains, as `table/chain`, that drop forwarded IPv4 packets unless a rule of theirs accepts.
-/// iptables on nf_tables is among them; the old iptables is not visible here.
-pub(in crate::network) fn forward_drops(socket: &mut Socket) -> Result<Vec<String>, NetlinkError> {
+/// A chain of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::network) struct Chain {
+    /// As nft(8) calls it.
+    pub family: &'static str,
+    pub table: String,
+    pub name: String,
+    /// Forwarded packets pass it.
+    pub forwards: bool,
+    /// What no rule accepts is dropped.
+    pub drops: bool,
+    number: u8,
+}
+
+/// All chains of IPv4, of IPv6 and of both. iptables on nf_tables is among them; the old iptables is not visible
+/// here.
+pub(in crate::network) fn chains(socket: &mut Socket) -> Result<Vec<Chain>, NetlinkError> {
     socket.list(
         |m| {
             m.dump("list chains", Kind::GetChain.number(), &nfgenmsg(NFPROTO_UNSPEC));
         },
-        |kind, payload| if kind == Kind::NewChain.number() { dropping(payload) } else { None },
+        |kind, payload| if kind == Kind::NewChain.number() { parse(payload) } else { None },
     )
 }
 
-fn dropping(payload: &[u8]) -> Option<String> {
-    if ![NFPROTO_INET, Family::V4.number()].contains(payload.first()?) {
-        return None;
-    }
-    let (mut table, mut chain, mut forward, mut drops) = (String::new(), String::new(), false, false);
+fn parse(payload: &[u8]) -> Option<Chain> {
+    let number = *payload.first()?;
+    let family = match number {
+        NFPROTO_INET => "inet",
+        _ if number == Family::V4.number() => "ip",
+        _ if number == Family::V6.number() => "ip6",
+        _ => return None,
+    };
+    let (table, name) = (String::new(), String::new());
+    let mut chain = Chain { family, table, name, forwards: false, drops: false, number };
     for (kind, value) in attributes(payload.get(4..)?) {
         match kind {
-            NFTA_CHAIN_TABLE => table = text(value),
-            NFTA_CHAIN_NAME => chain = text(value),
-            NFTA_CHAIN_POLICY => drops = number(value) == Some(NF_DROP),
+            NFTA_CHAIN_TABLE => chain.table = text(value),
+            NFTA_CHAIN_NAME => chain.name = text(value),
+            NFTA_CHAIN_POLICY => chain.drops = number_in(value) == Some(NF_DROP),
             NFTA_CHAIN_HOOK => {
-                forward =
-                    attributes(value).any(|(k, v)| k == NFTA_HOOK_HOOKNUM && number(v) == Some(FORWARD));
+                chain.forwards =
+                    attributes(value).any(|(k, v)| k == NFTA_HOOK_HOOKNUM && number_in(v) == Some(FORWARD));
             }
             _ => {}
         }
     }
-    (forward && drops).then(|| format!("{table}/{chain}"))
+    Some(chain)
+}
+
+/// Whether a rule of the chain's table names the interface: then an operator has thought of it.
+pub(in crate::network) fn table_names(
+    socket: &mut Socket,
+    chain: &Chain,
+    interface: &str,
+) -> Result<bool, NetlinkError> {
+    let name = format!("{interface}\0");
+    let named = socket.list(
+        |m| {
+            let rules = m.dump("list rules", Kind::GetRule.number(), &nfgenmsg(chain.number));
+            rules.attr_str(NFTA_RULE_TABLE, &chain.table);
+        },
+        |_, payload| payload.windows(name.len()).any(|part| part == name.as_bytes()).then_some(()),
+    )?;
+    Ok(!named.is_empty())
 }
 
 fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value.strip_suffix(&[0]).unwrap_or(value)).into_owned()
 }
 
-fn number(value: &[u8]) -> Option<u32> {
+fn number_in(value: &[u8]) -> Option<u32> {
     Some(u32::from_be_bytes(value.try_into().ok()?))
 }

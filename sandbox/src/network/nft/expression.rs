@@ -23,6 +23,7 @@ const TRANSPORT_HEADER: u32 = 2;
 const META_IIFNAME: u32 = 6;
 const META_OIFNAME: u32 = 7;
 const META_L4PROTO: u32 = 16;
+const META_IIFGROUP: u32 = 21;
 const CT_STATUS: u32 = 2;
 const IPS_DST_NAT: u32 = 1 << 5;
 const FIB_RESULT_ADDRTYPE: u32 = 3;
@@ -57,6 +58,12 @@ pub(super) enum Expression<'a> {
     ToThisHost,
     /// `ct status dnat`: its destination was rewritten
     Redirected,
+    /// it was not
+    NotRedirected,
+    /// `iifgroup == group`
+    FromGroup(u32),
+    /// `iifname != name`
+    FromNot(&'a str),
     /// `ip daddr . meta l4proto . th dport @set`
     AddressAndPortIn(&'a str),
     /// `dnat to ip daddr . meta l4proto . th dport map @map`; no match goes on with the next rule
@@ -94,13 +101,13 @@ impl Expression<'_> {
                 });
                 compare(m, CMP_EQ, &RTN_LOCAL.to_ne_bytes());
             }
-            Self::Redirected => {
-                element(m, "ct", |m| {
-                    m.attr_be32(1, FIRST).attr_be32(2, CT_STATUS);
-                });
-                and(m, &IPS_DST_NAT.to_ne_bytes());
-                compare(m, CMP_NEQ, &[0; 4]);
+            Self::Redirected => redirected(m, CMP_NEQ),
+            Self::NotRedirected => redirected(m, CMP_EQ),
+            Self::FromGroup(group) => {
+                meta(m, FIRST, META_IIFGROUP);
+                compare(m, CMP_EQ, &group.to_ne_bytes());
             }
+            Self::FromNot(name) => interface(m, META_IIFNAME, CMP_NEQ, name),
             Self::AddressAndPortIn(set) => {
                 load_address_and_port(m, family);
                 look_up(m, set, false);
@@ -120,6 +127,15 @@ impl Expression<'_> {
             Self::Drop => verdict(m, NF_DROP),
         }
     }
+}
+
+/// Compares the mark of a rewritten destination with zero.
+fn redirected(m: &mut Messages, operator: u32) {
+    element(m, "ct", |m| {
+        m.attr_be32(1, FIRST).attr_be32(2, CT_STATUS);
+    });
+    and(m, &IPS_DST_NAT.to_ne_bytes());
+    compare(m, operator, &[0; 4]);
 }
 
 fn verdict(m: &mut Messages, code: u32) {

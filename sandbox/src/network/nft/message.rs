@@ -72,6 +72,7 @@ pub(super) enum Kind {
     NewChain = 3,
     GetChain = 4,
     NewRule = 6,
+    GetRule = 7,
     NewSet = 9,
     NewElements = 12,
     DelElements = 14,

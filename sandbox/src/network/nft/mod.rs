@@ -5,13 +5,15 @@
 //!   chain guard        prerouting, raw      from the bridge: only pod addresses, never to 127.0.0.0/8
 //!   chain prerouting   prerouting, dstnat   to this host: host port -> pod          \  maps, so that
 //!   chain output       output,     dstnat   from this host to itself: the same      /  a port is an element
+//!   chain forward      forward, filter      from the bridge of another network: dropped, but for published ports;
+//!                                           what `internal` and `icc` of the network forbid
 //!   chain postrouting  postrouting, srcnat  pool -> elsewhere: masquerade
 //!                                           127.0.0.1 -> pod, pod -> itself by a host port: masquerade
 //! ```
 //!
 //! The limit of an own table: accepting a packet here does not keep another table from dropping it. Where
-//! a forward chain of the host drops by policy, the operator must allow the bridge there;
-//! [`forward_drops`] finds such chains so that the network's status can say so.
+//! a forward chain of the host drops by policy, the operator must allow the bridge there; [`chains`] finds such
+//! chains so that the network's status can say so.
 //!
 //! Sources: linux/netfilter/nf_tables.h; nft(8) for what the rules mean.
 
@@ -21,6 +23,6 @@ mod expression;
 mod message;
 mod table;
 
-pub(super) use chains::forward_drops;
+pub(super) use chains::{Chain, chains, table_names};
 pub(super) use elements::Published;
-pub(super) use table::Ruleset;
+pub(super) use table::{BRIDGES, Limits, Ruleset};

@@ -37,12 +37,17 @@ const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const PORT_KEY: (u32, u32) = (TYPE_PROTOCOL << 6 | TYPE_PORT, 8);
 
+/// The group of the bridges of all servers: other programs number theirs from 1 on.
+pub(in crate::network) const BRIDGES: u32 = 0x6372_6970;
+
 const PREROUTING: u32 = 0;
+const FORWARD: u32 = 2;
 const OUTPUT: u32 = 3;
 const POSTROUTING: u32 = 4;
 const RAW: i32 = -300;
 const DSTNAT: i32 = -100;
 const SRCNAT: i32 = 100;
+const FILTER: i32 = 0;
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
@@ -57,7 +62,17 @@ const NEIGHBOURS: [Ipv6Net; 2] = [
 pub(in crate::network) struct Ruleset {
     name: String,
     bridge: String,
+    limits: Limits,
     tables: Vec<Table>,
+}
+
+/// What pods of a network do not reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::network) struct Limits {
+    /// Anything outside of the network.
+    pub internal: bool,
+    /// Each other.
+    pub apart: bool,
 }
 
 /// The table of one family.
@@ -68,11 +83,11 @@ struct Table {
 }
 
 impl Ruleset {
-    pub(in crate::network) fn new(bridge: &str, pools: Pools) -> Self {
+    pub(in crate::network) fn new(bridge: &str, pools: Pools, limits: Limits) -> Self {
         let v4 = Table { family: Family::V4, pool: pools.v4.into() };
         let v6 = pools.v6.map(|pool| Table { family: Family::V6, pool: pool.into() });
         let tables = [Some(v4), v6].into_iter().flatten().collect();
-        Self { name: format!("crisp-{bridge}"), bridge: bridge.to_owned(), tables }
+        Self { name: format!("crisp-{bridge}"), bridge: bridge.to_owned(), limits, tables }
     }
 
     /// Puts the whole tables in place, in one transaction, whatever was there under their name before.
@@ -90,6 +105,7 @@ impl Ruleset {
                 self.sets(m, table.family);
                 self.guard(m, table);
                 self.redirections(m, table.family);
+                self.forward(m, table.family);
                 self.masquerade(m, table);
             }
             elements::change(m, Kind::NewElements, &self.name, ports);
@@ -171,12 +187,29 @@ impl Ruleset {
         }
     }
 
+    fn forward(&self, m: &mut Messages, family: Family) {
+        let bridge = self.bridge.as_str();
+        self.chain(m, family, "forward", ("filter", FORWARD, FILTER));
+        let foreign = [E::FromGroup(BRIDGES), E::FromNot(bridge), E::To(bridge), E::NotRedirected, E::Drop];
+        self.rule(m, family, "forward", &foreign);
+        if self.limits.internal {
+            self.rule(m, family, "forward", &[E::From(bridge), E::ToNot(bridge), E::Drop]);
+            self.rule(m, family, "forward", &[E::FromNot(bridge), E::To(bridge), E::Drop]);
+        }
+        if self.limits.apart {
+            // The bridge keeps its ports apart; this is for a pod that sends by the host.
+            self.rule(m, family, "forward", &[E::From(bridge), E::To(bridge), E::NotRedirected, E::Drop]);
+        }
+    }
+
     fn masquerade(&self, m: &mut Messages, table: &Table) {
         let (family, pool, bridge) = (table.family, table.pool, self.bridge.as_str());
         self.chain(m, family, "postrouting", ("nat", POSTROUTING, SRCNAT));
-        // Where bridged packets pass here too (br_netfilter), a pod's broadcasts keep their source.
-        let outwards = [E::ToNot(bridge), E::Source(pool), E::DestinationNot(pool), E::Masquerade];
-        self.rule(m, family, "postrouting", &outwards);
+        if !self.limits.internal {
+            // Where bridged packets pass here too (br_netfilter), a pod's broadcasts keep their source.
+            let outwards = [E::ToNot(bridge), E::Source(pool), E::DestinationNot(pool), E::Masquerade];
+            self.rule(m, family, "postrouting", &outwards);
+        }
         if family == Family::V4 {
             // A pod could not answer 127.0.0.1: that is itself.
             let from_loopback = [E::To(bridge), E::Source(LOOPBACK.into()), E::Masquerade];

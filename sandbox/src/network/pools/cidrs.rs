@@ -44,6 +44,11 @@ impl PodCidrs {
         &self.0
     }
 
+    /// These; there must be one.
+    pub(in crate::network) fn of(pools: Vec<Ipv4Net>) -> Self {
+        Self(pools)
+    }
+
     /// Whether any free one will do.
     pub(in crate::network) fn is_auto(&self) -> bool {
         *self == Self::default()

@@ -26,6 +26,10 @@ pub(super) struct Pools {
 }
 
 impl Pools {
+    pub(super) fn networks(&self) -> Vec<IpNet> {
+        std::iter::once(self.v4.into()).chain(self.v6.map(IpNet::from)).collect()
+    }
+
     pub(super) fn gateway_v4(&self) -> Ipv4Addr {
         self.nth(GATEWAY).unwrap_or(self.v4.network())
     }

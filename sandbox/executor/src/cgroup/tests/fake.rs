@@ -76,6 +76,29 @@ fn a_supervisor_is_only_where_its_use_is_counted_and_systemd_looks() {
 }
 
 #[test]
+fn a_cgroup_of_another_program_is_never_made() {
+    let fake = Fake::v2("memory");
+    let path = |text: &str| CgroupPath::parse(text).unwrap();
+    let (scope, leaf) = (path("/a.slice/x.scope"), path("/a.slice/x.scope/pod/b"));
+    for there in ["", "a.slice"] {
+        std::fs::create_dir_all(fake.file(there)).unwrap();
+        for path in [&leaf, &path("/a.slice/x.scope/c")] {
+            let errors = [
+                fake.cgroups.create_below(&scope, path).unwrap_err(),
+                fake.cgroups.create_without_controllers(&scope, path).unwrap_err(),
+            ];
+            for error in errors {
+                assert!(matches!(&error, CgroupError::Gone { path } if *path == scope), "{error}");
+            }
+        }
+        assert!(!exists(&fake.file("a.slice/x.scope")));
+    }
+    std::fs::create_dir(fake.file("a.slice/x.scope")).unwrap();
+    assert!(fake.cgroups.create_without_controllers(&scope, &leaf).unwrap().created());
+    assert!(exists(&fake.file("a.slice/x.scope/pod/b")));
+}
+
+#[test]
 fn v2_enables_controllers_above_the_leaf_only() {
     let fake = Fake::v2("cpu memory pids misc rdma dmem");
     fake.seed(&[
@@ -89,6 +112,97 @@ fn v2_enables_controllers_above_the_leaf_only() {
     assert_eq!(fake.read("cgroup.subtree_control"), "+cpu +memory +misc +pids +rdma");
     assert_eq!(fake.read("pods/cgroup.subtree_control"), "+cpu +memory +misc +pids +rdma");
     assert_eq!(fake.read("pods/a/cgroup.subtree_control"), "");
+}
+
+fn io(spec: serde_json::Value) -> Result<Resources, CgroupError> {
+    Resources::from_spec(&serde_json::from_value(serde_json::json!({ "blockIO": spec })).unwrap())
+}
+
+#[test]
+fn io_weights_and_rates_are_written_in_each_dialect() {
+    let device = |rate: u64| serde_json::json!([{"major": 254, "minor": 0, "rate": rate}]);
+    let limits = io(serde_json::json!({
+        "weight": 500,
+        "throttleReadBpsDevice": device(1 << 20),
+        "throttleWriteIOPSDevice": device(0),
+    }))
+    .unwrap();
+    let v1 = Fake::v1(&["memory", "blkio"]);
+    let files = ["blkio.bfq.weight", "blkio.throttle.read_bps_device", "blkio.throttle.write_iops_device"];
+    files.iter().for_each(|file| v1.seed(&[(&format!("blkio/pods/a/{file}"), "")]));
+    v1.cgroup().apply(&limits).unwrap();
+    let found = files.map(|file| v1.read(&format!("blkio/pods/a/{file}")));
+    assert_eq!(found, ["500", "254:0 1048576", "254:0 0"]);
+    for (file, value) in [("io.weight", "default 4950"), ("io.bfq.weight", "default 500")] {
+        let v2 = Fake::v2("memory io");
+        v2.seed(&[(&format!("pods/a/{file}"), ""), ("pods/a/io.max", "")]);
+        v2.cgroup().apply(&limits).unwrap();
+        assert_eq!(v2.read(&format!("pods/a/{file}")), value);
+        // The last line, over the one before it, which is longer.
+        assert!(v2.read("pods/a/io.max").starts_with("254:0 wiops=max"));
+    }
+    let v2 = Fake::v2("memory io");
+    v2.seed(&[("pods/a/io.max", "")]);
+    let error = v2.cgroup().apply(&limits).unwrap_err().to_string();
+    assert!(error.contains("io.weight: cannot write default 4950") && error.contains("BFQ"), "{error}");
+}
+
+#[test]
+fn io_limits_that_no_kernel_has_are_refused_by_name() {
+    let refused = |spec, field: &str| {
+        let fake = Fake::v2("memory io");
+        fake.seed(&[("pods/a/io.weight", "")]);
+        let error = io(spec).and_then(|limits| fake.cgroup().apply(&limits)).unwrap_err().to_string();
+        assert!(error.contains(field), "{field}: {error}");
+        assert_eq!(fake.read("pods/a/io.weight"), "");
+    };
+    refused(serde_json::json!({"weight": 9}), "io weight: 9 is not between 10 and 1000");
+    refused(serde_json::json!({"weight": 1001}), "io weight");
+    refused(serde_json::json!({"leafWeight": 10}), "linux.resources.blockIO.leafWeight");
+    let device = |major: i64| serde_json::json!([{"major": major, "minor": 0, "rate": 1, "weight": 10}]);
+    refused(serde_json::json!({"weightDevice": device(-1)}), "linux.resources.blockIO.weightDevice");
+    refused(serde_json::json!({"throttleReadIOPSDevice": device(1 << 40)}), "throttleReadIOPSDevice");
+}
+
+#[test]
+fn rdma_limits_are_one_line_for_each_device() {
+    let spec = r#"{"rdma": {"mlx5_0": {"hcaHandles": 3, "hcaObjects": 10000}, "mlx5_1": {"hcaObjects": 7}}}"#;
+    let mut limits = Resources::from_spec(&serde_json::from_str(spec).unwrap()).unwrap();
+    limits.rdma.sort_by(|one, other| other.device.cmp(&one.device));
+    for (fake, file) in [
+        (Fake::v2("memory rdma"), "pods/a/rdma.max"),
+        (Fake::v1(&["memory", "rdma"]), "rdma/pods/a/rdma.max"),
+    ] {
+        fake.seed(&[(file, "")]);
+        fake.cgroup().apply(&limits).unwrap();
+        assert_eq!(fake.read(file), "mlx5_0 hca_handle=3 hca_object=10000", "written last");
+    }
+    let fake = Fake::v2("memory");
+    fake.seed(&[("pods/a/memory.max", "")]);
+    let error = fake.cgroup().apply(&limits).unwrap_err().to_string();
+    assert!(error.contains("no rdma controller"), "{error}");
+    for device in ["", "a b", "a\nb"] {
+        let spec = serde_json::json!({"rdma": {device: {"hcaHandles": 1}}});
+        let error = Resources::from_spec(&serde_json::from_value(spec).unwrap()).unwrap_err().to_string();
+        assert!(error.starts_with("linux.resources.rdma: "), "{error}");
+    }
+}
+
+#[test]
+fn a_cgroup_that_does_not_pause_goes_on() {
+    let fake = Fake::v2("memory");
+    fake.seed(&[("pods/a/cgroup.freeze", "0"), ("pods/a/cgroup.events", "populated 1\nfrozen 1\n")]);
+    fake.cgroup().freeze().unwrap();
+    assert_eq!(fake.read("pods/a/cgroup.freeze"), "1");
+    assert!(fake.cgroup().is_frozen().unwrap());
+    fake.seed(&[("pods/a/cgroup.events", "populated 1\nfrozen 0\n")]);
+    let error = fake.cgroup().freeze().unwrap_err();
+    assert!(matches!(error, CgroupError::NotFrozen { .. }), "{error}");
+    assert_eq!(fake.read("pods/a/cgroup.freeze"), "0");
+    let fake = Fake::v1(&["memory"]);
+    fake.seed(&[("memory/pods/a/tasks", "")]);
+    let error = fake.cgroup().freeze().unwrap_err().to_string();
+    assert!(error.contains("no freezer controller"), "{error}");
 }
 
 #[test]
@@ -116,6 +230,8 @@ fn v2_limits_are_written_in_v2_units() {
         cpuset: Cpuset { cpus: Some("0-1".into()), mems: Some(String::new()) },
         pids: Some(12),
         hugepages: vec![HugepageLimit { page_size: "2MB".into(), limit: 0 }],
+        rdma: vec![],
+        io: BlockIo::default(),
         unified: BTreeMap::from([("memory.high".to_owned(), "7".to_owned())]),
         devices: None,
     };

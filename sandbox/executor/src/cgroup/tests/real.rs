@@ -210,7 +210,7 @@ fn a_hundred_containers_in_a_row_leave_no_cgroup() {
         cgroup.join().unwrap();
         let mut reader = cgroup.stats_reader().unwrap();
         for _ in 0..2 {
-            assert!(reader.read().unwrap().pids.is_some());
+            assert!(reader.read(Detail::Usage).unwrap().pids.is_some());
         }
         cgroup.remove().unwrap();
         let host = &own.cgroup.host;
@@ -222,15 +222,18 @@ fn a_hundred_containers_in_a_row_leave_no_cgroup() {
 fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     let Some(own) = Own::new() else { return };
     let mut reader = own.cgroup.stats_reader().unwrap();
-    let before = reader.read().unwrap();
-    let mut child = own.run("x=$(head -c 3000000 /dev/zero | tr '\\0' x); sleep 1000; true");
-    // Until the pipeline has filled the variable and ended: the shell and its sleep are left.
+    let before = reader.read(Detail::Usage).unwrap();
+    // More sleeps than the pipeline has processes: their number says that it has ended.
+    let mut child = own.run(
+        "x=$(head -c 3000000 /dev/zero | tr '\\0' x); \
+         sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & sleep 1000 & wait",
+    );
     let settled =
-        |s: &Stats| s.memory.as_ref().unwrap().rss >= 3_000_000 && s.pids.as_ref().unwrap().current == 2;
-    while !settled(&reader.read().unwrap()) {
+        |s: &Stats| s.memory.as_ref().unwrap().rss >= 3_000_000 && s.pids.as_ref().unwrap().current == 6;
+    while !settled(&reader.read(Detail::Usage).unwrap()) {
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    let (kept, fresh) = (reader.read().unwrap(), own.cgroup.stats().unwrap());
+    let (kept, fresh) = (reader.read(Detail::Usage).unwrap(), own.cgroup.stats().unwrap());
     let without_time =
         |s: &Stats| (s.pids.clone(), s.memory.as_ref().unwrap().limit, s.swap.clone().map(|s| s.limit));
     assert_eq!(without_time(&kept), without_time(&fresh));
@@ -245,7 +248,10 @@ fn a_reader_sees_what_a_fresh_look_sees_until_the_cgroup_is_gone() {
     own.cgroup.kill().unwrap();
     child.wait().unwrap();
     own.cgroup.remove().unwrap();
-    assert!(matches!(reader.read(), Err(CgroupError::Read { errno: rustix::io::Errno::NODEV, .. })));
+    assert!(matches!(
+        reader.read(Detail::Usage),
+        Err(CgroupError::Read { errno: rustix::io::Errno::NODEV, .. })
+    ));
     assert!(matches!(own.cgroup.stats(), Err(CgroupError::NotFound { .. })));
 }
 
@@ -422,4 +428,117 @@ fn what_is_below_goes_and_the_cgroup_stays() {
     assert!(own.cgroups.open(own.cgroup.path()).is_ok());
     own.cgroups.remove_below(own.cgroup.path()).unwrap();
     own.cgroups.remove_below(&deep).unwrap();
+}
+
+/// The cgroup as a host without the v2 tree would have it; None without v1.
+fn v1_only(own: &Own) -> Option<Cgroup> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mounts: String =
+        mounts.lines().filter(|line| !line.contains(" - cgroup2 ")).collect::<Vec<_>>().join("\n");
+    let host = Host::from_mountinfo(&mounts).ok()?;
+    let has_freezer = host.v1.iter().any(|hierarchy| hierarchy.has("freezer"));
+    let host = Arc::new(host);
+    has_freezer.then(|| Cgroups { host }.open(own.cgroup.path()).unwrap())
+}
+
+/// How far the counter in `file` comes within a while.
+fn progress(file: &Path) -> u64 {
+    let size = || std::fs::metadata(file).map_or(0, |file| file.len());
+    let before = size();
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    size() - before
+}
+
+#[test]
+fn paused_processes_stand_still_go_on_and_can_be_killed() {
+    let Some(own) = Own::new() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("count");
+    for freezer in [Some(own.cgroup.clone()), v1_only(&own)] {
+        let Some(freezer) = freezer else { continue };
+        std::fs::write(&file, "").unwrap();
+        // Bounded: a line each 5 ms.
+        let script = format!("while :; do echo >> {}; sleep 0.005; done", file.display());
+        let mut child = own.run(&script);
+        while progress(&file) == 0 {}
+        for _ in 0..3 {
+            freezer.freeze().unwrap();
+            assert!(freezer.is_frozen().unwrap());
+            assert_eq!(progress(&file), 0, "paused");
+            freezer.thaw().unwrap();
+            while progress(&file) == 0 {}
+            assert!(!freezer.is_frozen().unwrap());
+        }
+        freezer.freeze().unwrap();
+        // Also where another program has paused it by the other freezer.
+        own.cgroup.kill().unwrap();
+        child.wait().unwrap();
+        freezer.thaw().unwrap();
+    }
+}
+
+#[test]
+fn burst_and_idle_can_be_changed_in_any_order() {
+    let Some(own) = Own::new() else { return };
+    let cpu = |quota, burst, idle| Cpu {
+        quota: Some(quota),
+        period: Some(100_000),
+        burst: Some(burst),
+        idle: Some(idle),
+        shares: Some(512),
+    };
+    let at = apply::at(&own.cgroup.host, Controller::Cpu, own.cgroup.path()).unwrap().unwrap();
+    let names = match at {
+        apply::At::V1(_) => ["cpu.cfs_quota_us", "cpu.cfs_burst_us", "cpu.shares"],
+        apply::At::V2(_) => ["cpu.max", "cpu.max.burst", "cpu.weight"],
+    };
+    if at.dir().read_opt(names[1], &mut [0; 64]).unwrap().is_none() {
+        crisp_skip::unsupported!(Kernel("burst of CPU time (5.14)"));
+    }
+    for (quota, burst, idle) in
+        [(50_000, 40_000, false), (20_000, 10_000, true), (90_000, 80_000, false), (10_000, 10_000, false)]
+    {
+        let resources = Resources { cpu: cpu(quota, burst, idle), ..Resources::default() };
+        own.cgroup.apply(&resources).unwrap();
+        let found = names.map(|name| own.host_file(Controller::Cpu, name));
+        assert!(found[0].starts_with(&quota.to_string()), "{found:?}");
+        assert_eq!(found[1], burst.to_string());
+        assert_eq!(own.host_file(Controller::Cpu, "cpu.idle"), u32::from(idle).to_string());
+        assert!(idle || ["512", "59"].contains(&found[2].as_str()), "{found:?}");
+    }
+    let too_much = Resources { cpu: cpu(10_000, 20_000, false), ..Resources::default() };
+    let error = own.cgroup.apply(&too_much).unwrap_err().to_string();
+    assert!(error.contains("burst") && error.contains("20000"), "{error}");
+}
+
+/// The number of a disk of this host.
+fn disk() -> Option<String> {
+    let disks = std::fs::read_dir("/sys/block").unwrap().flatten();
+    let mut disks = disks.filter(|disk| disk.file_name().to_string_lossy().starts_with(['v', 's', 'n']));
+    Some(std::fs::read_to_string(disks.next()?.path().join("dev")).unwrap().trim().to_owned())
+}
+
+#[test]
+fn rates_of_a_disk_reach_the_kernel_and_go_again() {
+    let Some(own) = Own::new() else { return };
+    let Some(disk) = disk() else { crisp_skip::unsupported!(Device("disk of its own")) };
+    let (major, minor) = disk.split_once(':').unwrap();
+    let (major, minor) = (major.parse().unwrap(), minor.parse().unwrap());
+    let file = match own.cgroup.host.home(Controller::Io) {
+        Some(Home::V1(_)) => "blkio.throttle.write_bps_device",
+        Some(Home::V2(_)) => "io.max",
+        None => crisp_skip::unsupported!(Controller("io")),
+    };
+    for rate in [1 << 20, 2 << 20, 0] {
+        let rates = vec![IoRate { major, minor, kind: IoRateKind::WriteBytes, rate }];
+        let io = BlockIo { rates, ..BlockIo::default() };
+        own.cgroup.apply(&Resources { io, ..Resources::default() }).unwrap();
+        let found = own.host_file(Controller::Io, file);
+        let expected = if rate == 0 { String::new() } else { rate.to_string() };
+        assert!(found.contains(&expected) && found.is_empty() == (rate == 0), "{rate}: {found:?}");
+    }
+    let rates = vec![IoRate { major: 4095, minor: 7, kind: IoRateKind::Reads, rate: 1 }];
+    let io = BlockIo { rates, ..BlockIo::default() };
+    let error = own.cgroup.apply(&Resources { io, ..Resources::default() }).unwrap_err().to_string();
+    assert!(error.contains("4095:7"), "{error}");
 }

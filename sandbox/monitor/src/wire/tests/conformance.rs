@@ -56,8 +56,12 @@ fn requests_for_a_monitor_of_protocol_1() {
         exits: fd(),
         cgroup_v2: Some(fd()),
         cgroup_v1_tasks: vec![fd(), fd()],
+        user: None,
     };
-    request("OpenPod", pod, 4);
+    let Message { body, fds } = pod.encode(1).unwrap();
+    // What protocol 1 has, and what was added behind it.
+    let known = recorded("OpenPod");
+    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0][..], 4));
 }
 
 #[test]
@@ -74,7 +78,7 @@ fn starts_and_execs_for_a_monitor_of_protocol_1() {
     let Message { body, fds } = start.encode(1).unwrap();
     // What protocol 1 has, and what was added behind it.
     let known = recorded("Start");
-    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[1][..], 3));
+    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[1, 0][..], 3));
     let exec = ExecRequest {
         exec_id: 300,
         container: container(),
@@ -86,10 +90,11 @@ fn starts_and_execs_for_a_monitor_of_protocol_1() {
         fds: vec![fd()],
         size: None,
         grace_ms: 0,
+        late_response: false,
     };
     let Message { body, fds } = exec.encode(1).unwrap();
     let known = recorded("Exec");
-    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0][..], 4));
+    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0, 0, 0][..], 4));
     let whole = plan();
     assert_eq!(codec::to_bytes(&v1::Plan::of(&whole).unwrap()).unwrap(), recorded("Plan"));
     let (process, cgroup) = (process(), cgroup());
@@ -129,8 +134,12 @@ fn responses_of_every_protocol() {
         started_at_ns: 1_700_000_000_000_000_000,
         notes: vec![note()],
         terminal: Some(fd()),
+        ended: None,
     };
-    response("Started", started, 1);
+    let Message { body, fds } = started.encode().unwrap();
+    // What protocol 1 has, and what was added behind it.
+    let known = recorded("Started");
+    assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0][..], 1));
 }
 
 #[test]

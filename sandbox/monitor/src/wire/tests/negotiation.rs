@@ -1,11 +1,13 @@
 //! Types that grow between releases, and input that no release wrote.
 
+use std::ffi::CString;
+
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use serde::{Deserialize, Serialize};
 
 use super::sample::{cgroup, container, fd, plan, process};
 use crate::wire::request::{ExecRequest, StartRequest};
-use crate::wire::{Failure, Header, Message, Op, PROTOCOL, Request, fuzz_packet, plan as codec};
+use crate::wire::{Failure, Header, MAX_BODY, Message, Op, PROTOCOL, Request, fuzz_packet, plan as codec};
 
 #[test]
 fn a_start_arrives_as_it_was_sent() {
@@ -23,23 +25,45 @@ fn a_start_arrives_as_it_was_sent() {
     assert!(read.log.is_none() && read.stdin && read.size.is_none());
 }
 
-#[test]
-fn an_exec_arrives_as_it_was_sent() {
-    let request = ExecRequest {
+fn exec(process: Process) -> ExecRequest {
+    ExecRequest {
         exec_id: 5,
         container: container(),
-        process: process(),
+        process,
         cgroup: cgroup(),
         stdin: Some(fd()),
         stdout: None,
         stderr: Some(fd()),
         fds: vec![fd()],
         size: None,
-        grace_ms: 0,
-    };
-    let read = ExecRequest::decode(request.encode(PROTOCOL).unwrap(), PROTOCOL).unwrap();
-    assert_eq!((read.exec_id, read.process, read.cgroup, read.fds.len()), (5, process(), cgroup(), 1));
-    assert!(read.stdin.is_some() && read.stdout.is_none() && read.stderr.is_some());
+        grace_ms: 7,
+        late_response: true,
+    }
+}
+
+#[test]
+fn an_exec_arrives_as_it_was_sent_in_the_body_or_beside_it() {
+    let long = || Process { args: vec![CString::new("x".repeat(1 << 20)).unwrap()], ..process() };
+    for (protocol, process, descriptors) in
+        [(PROTOCOL, process(), 3), (2, process(), 4), (PROTOCOL, long(), 4), (2, long(), 4)]
+    {
+        let message = exec(process.clone()).encode(protocol).unwrap();
+        assert_eq!(message.fds.len(), descriptors);
+        assert!(message.body.len() < MAX_BODY);
+        let read = ExecRequest::decode(message, protocol).unwrap();
+        assert_eq!((read.exec_id, read.process, read.cgroup, read.fds.len()), (5, process, cgroup(), 1));
+        assert!(read.stdin.is_some() && read.stdout.is_none() && read.stderr.is_some());
+        assert_eq!((read.grace_ms, read.late_response), (7, true));
+    }
+}
+
+#[test]
+fn an_exec_of_an_older_server_is_responded_to_at_its_start() {
+    let Message { body, fds } = exec(process()).encode(2).unwrap();
+    // As protocol 2 wrote it: without the late response and the plan.
+    let body = body[..body.len() - 2].to_vec();
+    let read = ExecRequest::decode(Message { body, fds }, 2).unwrap();
+    assert_eq!((read.process, read.grace_ms, read.late_response), (process(), 7, false));
 }
 
 /// A process as a later release may have it.

@@ -1,0 +1,53 @@
+//! `crisp commit`: a container becomes an image.
+
+use std::process::ExitCode;
+
+use crisp_proto::crisp::v1::CommitContainerRequest;
+
+use super::Client;
+use super::client::refused;
+use super::names::Names;
+
+/// Make an image of a container: of its image, and what it has written above that
+///
+/// Volumes are not in it, nor are the environment and the command that the container got from its pod, which may
+/// hold secrets: --change sets those of the image.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  crisp commit -m 'with tools' -c 'CMD [\"sh\"]' -c 'ENV EDITOR=vi' web localhost/web:tools")]
+pub struct Commit {
+    /// Who made it
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    author: String,
+    /// Why, for the history
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    message: String,
+    /// An instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(long = "change", short, value_name = "INSTRUCTION")]
+    changes: Vec<String>,
+    /// Do not pause a running container meanwhile: files that it writes may be half in the image
+    #[arg(long)]
+    no_pause: bool,
+    /// Container, as an id, the beginning of one, NAME or POD/NAME
+    container: String,
+    /// Name of the image, as NAME or NAME:TAG
+    #[arg(default_value = "", hide_default_value = true)]
+    tag: String,
+}
+
+impl Commit {
+    pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let container_id = Names::load(&mut client).await?.container(&self.container)?.id.clone();
+        let request = CommitContainerRequest {
+            container_id,
+            tag: self.tag,
+            changes: self.changes,
+            author: self.author,
+            comment: self.message,
+            no_pause: self.no_pause,
+        };
+        println!("{}", client.containers.commit(request).await.map_err(refused)?.into_inner().image_id);
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,39 @@
+//! One thing done to several that the user names: each for itself, with one exit code for all.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+/// Does `work` for each name, and prints the name when it is done. A failure is printed, and the next name's
+/// turn comes.
+pub async fn each(names: &[String], mut work: impl AsyncFnMut(&str) -> anyhow::Result<()>) -> ExitCode {
+    let mut code = ExitCode::SUCCESS;
+    for name in names {
+        match work(name).await {
+            // A reader that has left does not stop the work.
+            Ok(()) => drop(writeln!(std::io::stdout(), "{name}")),
+            Err(error) => {
+                eprintln!("crisp: {name}: {error:#}");
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_failure_does_not_keep_the_others_from_their_turn() {
+        let mut done = Vec::new();
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let code = each(&names, async |name| {
+            done.push(name.to_owned());
+            if name == "b" { Err(anyhow::anyhow!("no")) } else { Ok(()) }
+        })
+        .await;
+        assert_eq!(done, ["a", "b", "c"]);
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
+    }
+}

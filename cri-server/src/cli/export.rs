@@ -1,0 +1,75 @@
+//! `crisp export` and `crisp import`: the files of a container as an archive, and an image of such a one.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use crisp_proto::crisp::v1::{CopyOutRequest, ImportImageRequest};
+
+use super::Client;
+use super::client::refused;
+use super::names::Names;
+use super::save::{input, output, pieces};
+
+/// Write the files of a container to an archive, running or not; without its volumes
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  crisp export web | crisp import - localhost/web:flat")]
+pub struct Export {
+    /// File to write [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Container, as an id, the beginning of one, NAME or POD/NAME
+    container: String,
+}
+
+/// Make an image of one layer of an archive of files, also compressed
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  crisp import -c 'CMD [\"/bin/sh\"]' rootfs.tar.gz localhost/rootfs:1")]
+pub struct Import {
+    /// An instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
+    #[arg(long = "change", short, value_name = "INSTRUCTION")]
+    changes: Vec<String>,
+    /// Why, for the history
+    #[arg(long, short, default_value = "", hide_default_value = true)]
+    message: String,
+    /// File to read; - for standard input
+    file: PathBuf,
+    /// Name of the image, as NAME or NAME:TAG
+    #[arg(default_value = "", hide_default_value = true)]
+    tag: String,
+}
+
+impl Export {
+    pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        if self.output.is_none() && io::stdout().is_terminal() {
+            bail!("an archive is not for a terminal: use -o FILE, or send it elsewhere by > or |");
+        }
+        let container_id = Names::load(&mut client).await?.container(&self.container)?.id.clone();
+        let path = "/.".to_owned();
+        let request = CopyOutRequest { container_id, path, follow_link: false, without_mounts: true };
+        let mut replies = client.files.copy_out(request).await.map_err(refused)?.into_inner();
+        let mut out = output(self.output.as_ref())?;
+        while let Some(reply) = replies.message().await.map_err(refused)? {
+            out.write_all(&reply.data)?;
+        }
+        out.flush()?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Import {
+    pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let mut first = Some((self.tag, self.changes, self.message));
+        let pieces = pieces(input(Some(&self.file))?, move |data| {
+            let (tag, changes, comment) = first.take().unwrap_or_default();
+            ImportImageRequest { data, tag, changes, comment }
+        });
+        println!("{}", client.store.import(pieces).await.map_err(refused)?.into_inner().id);
+        Ok(ExitCode::SUCCESS)
+    }
+}

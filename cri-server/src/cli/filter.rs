@@ -1,0 +1,117 @@
+//! `--filter KEY=VALUE`: which rows of a list are shown. Several values of one key: any of them; labels: all.
+
+use anyhow::{Context as _, bail};
+
+/// The filters of one command line.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filters(Vec<(String, String)>);
+
+impl Filters {
+    /// Reads them; `known` are the keys that the command has.
+    ///
+    /// # Errors
+    /// Another key, or no value.
+    pub fn parse(texts: &[String], known: &[&str]) -> anyhow::Result<Self> {
+        let one = |text: &String| {
+            let (key, value) =
+                text.split_once('=').with_context(|| format!("--filter {text}: expected KEY=VALUE"))?;
+            if !known.contains(&key) {
+                bail!("--filter {text}: {key:?} is not a filter; there are {}", known.join(", "));
+            }
+            Ok((key.to_owned(), value.to_owned()))
+        };
+        texts.iter().map(one).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether the values of a key are among the known ones: others would match nothing, for ever.
+    ///
+    /// # Errors
+    /// One is not.
+    pub fn check(&self, key: &str, known: &[&str]) -> anyhow::Result<()> {
+        match self.values(key).find(|value| !known.contains(value)) {
+            Some(value) => bail!("--filter {key}={value}: there are {}", known.join(", ")),
+            None => Ok(()),
+        }
+    }
+
+    pub fn values(&self, key: &str) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    pub fn has(&self, key: &str) -> bool {
+        self.values(key).next().is_some()
+    }
+
+    /// Whether one of the key's values is accepted, or there are none.
+    pub fn any(&self, key: &str, accepts: impl FnMut(&str) -> bool) -> bool {
+        !self.has(key) || self.values(key).any(accepts)
+    }
+
+    /// Whether all `label=KEY` and `label=KEY=VALUE` are of `labels`.
+    pub fn labels<'a>(&self, mut get: impl FnMut(&str) -> Option<&'a String>) -> bool {
+        self.values("label").all(|wanted| match wanted.split_once('=') {
+            Some((key, value)) => get(key).is_some_and(|have| have == value),
+            None => get(wanted).is_some(),
+        })
+    }
+}
+
+/// Whether a name has the text in it; `^` and `$` are its ends.
+pub fn name_matches(name: &str, wanted: &str) -> bool {
+    let (begin, rest) = wanted.strip_prefix('^').map_or((false, wanted), |rest| (true, rest));
+    let rest = rest.strip_prefix('/').unwrap_or(rest);
+    match (begin, rest.strip_suffix('$')) {
+        (true, Some(exact)) => name == exact,
+        (true, None) => name.starts_with(rest),
+        (false, Some(end)) => name.ends_with(end),
+        (false, None) => name.contains(rest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_known_and_have_values() {
+        let parse = |text: &str| Filters::parse(&[text.to_owned()], &["name", "label"]);
+        assert!(parse("name=a=b").unwrap().values("name").eq(["a=b"]));
+        assert!(parse("nmae=a").unwrap_err().to_string().contains("name, label"));
+        assert!(parse("name").is_err());
+        assert!(parse("name=a").unwrap().check("name", &["a", "b"]).is_ok());
+        assert!(
+            parse("name=c").unwrap().check("name", &["a", "b"]).unwrap_err().to_string().contains("name=c")
+        );
+    }
+
+    #[test]
+    fn any_value_and_all_labels() {
+        let texts = ["name=a", "name=b", "label=x", "label=y=1"].map(str::to_owned);
+        let filters = Filters::parse(&texts, &["name", "label"]).unwrap();
+        assert!(filters.any("name", |wanted| wanted == "b") && filters.any("status", |_| false));
+        let labels = |text: &str| -> BTreeMap<String, String> {
+            text.split(' ').filter_map(|l| l.split_once('=')).map(|(k, v)| (k.into(), v.into())).collect()
+        };
+        for (have, shown) in [("x=5 y=1", true), ("x=5 y=2", false), ("y=1", false)] {
+            let labels = labels(have);
+            assert_eq!(filters.labels(|key| labels.get(key)), shown, "{have}");
+        }
+    }
+
+    #[test]
+    fn names_match_by_their_parts() {
+        for (wanted, matches) in [
+            ("we", true),
+            ("^we", true),
+            ("^web$", true),
+            ("eb$", true),
+            ("^eb", false),
+            ("we$", false),
+            ("^/web$", true),
+        ] {
+            assert_eq!(name_matches("web", wanted), matches, "{wanted}");
+        }
+    }
+}

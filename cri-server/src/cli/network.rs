@@ -1,0 +1,240 @@
+//! `crisp network`: networks of pods.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::bail;
+use crisp_proto::crisp::v1::{
+    ConnectNetworkRequest, CreateNetworkRequest, DisconnectNetworkRequest, ListNetworksRequest,
+    Network as Found, PruneNetworksRequest, RemoveNetworkRequest,
+};
+
+use super::client::refused;
+use super::listing::Format;
+use super::names::Names;
+use super::{Client, json};
+use crate::table::Table;
+
+/// Make, list and remove networks of pods
+///
+/// A pod gets networks by its annotation "crisp/networks": "lan" for an interface net1 beside eth0, "lan@eth0"
+/// for eth0 itself; more in JSON, as [{"name": "lan", "interface": "eth0", "ips": ["10.1.2.7"]}].
+#[derive(Debug, clap::Args)]
+pub struct Network {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    Create(Create),
+    Ls(Ls),
+    Inspect(Inspect),
+    Rm(Rm),
+    Prune(Prune),
+    Connect(Connect),
+    Disconnect(Disconnect),
+}
+
+/// Make a network: a bridge of its own, isolated from other networks
+#[derive(Debug, clap::Args)]
+struct Create {
+    /// A letter or digit, then letters, digits, '.', '_' and '-'
+    name: String,
+    /// Address pool in CIDR form, one for IPv4 and one for IPv6 at most [default: free ones]
+    #[arg(long = "subnet", value_name = "CIDR")]
+    subnets: Vec<String>,
+    /// No IPv6 addresses
+    #[arg(long)]
+    no_ipv6: bool,
+    /// MTU of the pods' interfaces [default: that of the way out, 1500 at most]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    mtu: u32,
+    /// No way out, and no published ports
+    #[arg(long)]
+    internal: bool,
+    /// Pods of the network do not reach each other; with br_netfilter also not by published ports
+    #[arg(long)]
+    no_icc: bool,
+}
+
+/// List networks: those that were made, that of the settings, and CNI configurations
+#[derive(Debug, clap::Args)]
+struct Ls {
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Show networks and the pods in them, as JSON
+#[derive(Debug, clap::Args)]
+struct Inspect {
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+/// Remove networks that have no pods
+#[derive(Debug, clap::Args)]
+struct Rm {
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+/// Remove all networks that were made and have no pods
+#[derive(Debug, clap::Args)]
+struct Prune {}
+
+/// Join a running pod to one more built-in network
+#[derive(Debug, clap::Args)]
+struct Connect {
+    network: String,
+    /// Pod, as id, beginning of an id or name
+    pod: String,
+    /// Name of the interface in the pod [default: the first of net1, net2 and so on that it does not have]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    interface: String,
+    /// Address that the pod must get, one of each family at most
+    #[arg(long = "ip", value_name = "IP")]
+    ips: Vec<String>,
+    /// Hardware address of the interface
+    #[arg(long, default_value = "", hide_default_value = true)]
+    mac: String,
+    /// Name that others on the network find the pod by
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<String>,
+}
+
+/// Take a running pod off a built-in network that is not its first
+#[derive(Debug, clap::Args)]
+struct Disconnect {
+    network: String,
+    /// Pod, as id, beginning of an id or name
+    pod: String,
+}
+
+impl Network {
+    pub async fn run(self, client: Client) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Create(create) => create.run(client).await,
+            Command::Ls(ls) => ls.run(client).await,
+            Command::Inspect(inspect) => inspect.run(client).await,
+            Command::Rm(rm) => rm.run(client).await,
+            Command::Prune(_) => prune(client).await,
+            Command::Connect(connect) => connect.run(client).await,
+            Command::Disconnect(disconnect) => disconnect.run(client).await,
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let Self { name, subnets, no_ipv6, mtu, internal, no_icc } = self;
+        let request = CreateNetworkRequest { name: name.clone(), subnets, no_ipv6, mtu, internal, no_icc };
+        client.networks.create_network(request).await.map_err(refused)?;
+        writeln!(std::io::stdout(), "{name}")?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Ls {
+    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let networks = list(&mut client).await?;
+        if self.output.print(|| json::list(&networks))? {
+            return Ok(ExitCode::SUCCESS);
+        }
+        let mut table = Table::new(&["NAME", "KIND", "SUBNETS", "PODS", "OPTIONS", "FROM"]);
+        for network in &networks {
+            let kind = if network.file.is_empty() { "built-in" } else { "cni" };
+            let from = if network.file.is_empty() { &network.bridge } else { &network.file };
+            table.row(vec![
+                network.name.clone(),
+                kind.to_owned(),
+                network.subnets.join(","),
+                network.members.len().to_string(),
+                options(network),
+                from.clone(),
+            ]);
+        }
+        table.write(&mut std::io::stdout().lock())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn options(network: &Found) -> String {
+    let mtu = format!("mtu={}", network.mtu);
+    let options = [
+        (network.is_first, "first"),
+        (network.internal, "internal"),
+        (network.no_icc, "no-icc"),
+        (network.mtu != 0, mtu.as_str()),
+    ];
+    let set: Vec<&str> = options.into_iter().filter(|(set, _)| *set).map(|(_, option)| option).collect();
+    set.join(",")
+}
+
+impl Inspect {
+    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let networks = list(&mut client).await?;
+        let mut found = Vec::new();
+        for name in &self.names {
+            match networks.iter().find(|network| network.name == *name) {
+                Some(network) => found.push(network),
+                None => bail!("there is no network {name}"),
+            }
+        }
+        json::print(&json::list(found)?)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Rm {
+    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let mut code = ExitCode::SUCCESS;
+        for name in self.names {
+            let removed = client.networks.remove_network(RemoveNetworkRequest { name: name.clone() }).await;
+            match removed.map_err(refused) {
+                Ok(_) => writeln!(std::io::stdout(), "{name}")?,
+                Err(error) => {
+                    eprintln!("crisp: {error:#}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        Ok(code)
+    }
+}
+
+async fn prune(mut client: Client) -> anyhow::Result<ExitCode> {
+    let pruned = client.networks.prune_networks(PruneNetworksRequest {}).await.map_err(refused)?;
+    for name in pruned.into_inner().names {
+        writeln!(std::io::stdout(), "{name}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Connect {
+    /// Prints the interface and its addresses.
+    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let Self { network: name, pod, interface, ips, mac, aliases } = self;
+        let pod_sandbox_id = Names::load(&mut client).await?.pod(&pod)?.id.clone();
+        let request = ConnectNetworkRequest { name, pod_sandbox_id, interface, ips, mac, aliases };
+        let connected = client.networks.connect_network(request).await.map_err(refused)?.into_inner();
+        let member = connected.member.unwrap_or_default();
+        writeln!(std::io::stdout(), "{} {}", member.interface, member.ips.join(" "))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Disconnect {
+    async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let pod_sandbox_id = Names::load(&mut client).await?.pod(&self.pod)?.id.clone();
+        let request = DisconnectNetworkRequest { name: self.network, pod_sandbox_id };
+        client.networks.disconnect_network(request).await.map_err(refused)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+async fn list(client: &mut Client) -> anyhow::Result<Vec<Found>> {
+    let listed = client.networks.list_networks(ListNetworksRequest {}).await.map_err(refused)?;
+    Ok(listed.into_inner().networks)
+}

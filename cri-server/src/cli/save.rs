@@ -1,0 +1,137 @@
+//! `crisp save` and `crisp load`: images as files.
+
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use crisp_proto::crisp::v1::{LoadImagesRequest, SaveImagesRequest};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::Client;
+use super::client::refused;
+
+/// Bytes of one piece.
+const PIECE: usize = 256 << 10;
+/// Pieces that wait for the server.
+const AHEAD: usize = 4;
+
+/// Write images to one archive, which `docker load` and tools for OCI layouts read too
+///
+/// Layers are stored unpacked: the image in the archive has the same files, and other digests than its registry's.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crisp save -o images.tar busybox:1 registry.example.org/app:2
+  crisp save busybox | gzip | ssh other crisp load")]
+pub struct Save {
+    /// File to write [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// Images, by tag, digest, id or the beginning of an id
+    #[arg(required = true)]
+    images: Vec<String>,
+}
+
+/// Read images from an archive of `crisp save`, `docker save` or an OCI layout, also compressed
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  crisp load -i images.tar
+  docker save app:1 | crisp load")]
+pub struct Load {
+    /// File to read [default: standard input]
+    #[arg(long, short, value_name = "FILE")]
+    input: Option<PathBuf>,
+    /// Print only the ids
+    #[arg(long, short)]
+    quiet: bool,
+}
+
+impl Save {
+    pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        if self.output.is_none() && io::stdout().is_terminal() {
+            bail!("an archive is not for a terminal: use -o FILE, or send it elsewhere by > or |");
+        }
+        let request = SaveImagesRequest { images: self.images.clone() };
+        let mut replies = client.store.save(request).await.map_err(refused)?.into_inner();
+        let mut out = output(self.output.as_ref())?;
+        let written = async {
+            while let Some(reply) = replies.message().await.map_err(refused)? {
+                out.write_all(&reply.data)?;
+            }
+            Ok::<_, anyhow::Error>(out.flush()?)
+        };
+        let written = written.await;
+        if let (Err(_), Some(path)) = (&written, &self.output) {
+            // A part of an archive is of no use.
+            let _ = std::fs::remove_file(path);
+        }
+        written.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+impl Load {
+    pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        if self.input.is_none() && io::stdin().is_terminal() {
+            bail!("no archive: use -i FILE, or send one by < or |");
+        }
+        let pieces = pieces(input(self.input.as_ref())?, |data| LoadImagesRequest { data });
+        let loaded = client.store.load(pieces).await.map_err(refused)?.into_inner();
+        for image in loaded.images {
+            match &image.tags[..] {
+                _ if self.quiet => println!("{}", image.id),
+                [] => println!("Loaded image ID: {}", image.id),
+                tags => tags.iter().for_each(|tag| println!("Loaded image: {tag}")),
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A new file, or standard output.
+pub fn output(path: Option<&PathBuf>) -> anyhow::Result<Box<dyn Write>> {
+    Ok(match path {
+        None => Box::new(io::stdout()),
+        Some(path) => {
+            let file = File::create(path).with_context(|| path.display().to_string())?;
+            Box::new(io::BufWriter::new(file))
+        }
+    })
+}
+
+/// A file, or standard input for none and `-`.
+pub fn input(path: Option<&PathBuf>) -> anyhow::Result<Box<dyn Read + Send>> {
+    Ok(match path.filter(|path| path.as_os_str() != "-") {
+        None => Box::new(io::stdin()),
+        Some(path) => Box::new(File::open(path).with_context(|| path.display().to_string())?),
+    })
+}
+
+/// An archive in pieces, read on a thread of its own. One that cannot be read ends early, and the server says so.
+pub fn pieces<T: Send + 'static>(
+    mut from: Box<dyn Read + Send>,
+    mut piece: impl FnMut(Vec<u8>) -> T + Send + 'static,
+) -> ReceiverStream<T> {
+    let (sender, receiver) = mpsc::channel(AHEAD);
+    std::thread::spawn(move || {
+        loop {
+            let mut data = vec![0; PIECE];
+            match from.read(&mut data) {
+                Ok(0) => return,
+                Ok(length) => data.truncate(length),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    eprintln!("crisp: cannot read the archive: {error}");
+                    return;
+                }
+            }
+            if sender.blocking_send(piece(data)).is_err() {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}

@@ -1,0 +1,349 @@
+//! `crisp volume`: named volumes on this machine, folders below the server's root.
+//!
+//! ```text
+//!   <root>/standalone/volumes/NAME     a pod has it as a hostPath, or as a PersistentVolumeClaim of a manifest
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use crisp_operation::record;
+use crisp_proto::runtime::v1::{ContainerStatusRequest, StatusRequest};
+use serde_json::{Value, json};
+
+use super::client::refused;
+use super::each::each;
+use super::listing::{Format, RowFormat};
+use super::names::{Names, container_name};
+use super::template::Template;
+use super::{Client, json};
+use crate::server::layout;
+use crate::table::Table;
+use crate::time::shown;
+
+/// Letters of a name.
+const LONGEST: usize = 255;
+
+/// Make, list and remove volumes on this machine
+///
+/// A volume is a folder that outlives the containers that mount it. One that a container has, running or not, is not
+/// removed.
+#[derive(Debug, clap::Args)]
+pub struct Volume {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a volume; one that exists is as good
+    Create {
+        /// A letter or digit, then letters, digits, '.', '_' and '-' [default: a random one]
+        name: Option<String>,
+    },
+    Ls(Ls),
+    Inspect(Inspect),
+    /// Remove volumes with all that is in them
+    Rm {
+        #[arg(required = true)]
+        names: Vec<String>,
+    },
+    /// Remove all volumes that no container has
+    Prune {
+        /// Do not ask
+        #[arg(long, short)]
+        force: bool,
+    },
+}
+
+/// List volumes
+#[derive(Debug, clap::Args)]
+struct Ls {
+    /// Print only names
+    #[arg(long, short)]
+    quiet: bool,
+    /// `table`, `json`, or a template with Name, Driver, Mountpoint, CreatedAt, Containers
+    #[arg(long, value_name = "TEMPLATE", conflicts_with = "output")]
+    format: Option<String>,
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Format,
+}
+
+/// Show volumes and the containers that have them, as JSON
+#[derive(Debug, clap::Args)]
+struct Inspect {
+    /// A template, as '{{.Mountpoint}}'
+    #[arg(long, short, value_name = "TEMPLATE")]
+    format: Option<String>,
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+/// What volumes take up.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    pub total: usize,
+    pub active: usize,
+    pub bytes: u64,
+    pub reclaimable: u64,
+}
+
+/// The volumes of one server.
+struct Volumes {
+    folder: PathBuf,
+    /// Names of containers, by the name of the volume that they have.
+    users: BTreeMap<String, Vec<String>>,
+}
+
+impl Volume {
+    pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let volumes = Volumes::load(&mut client).await?;
+        match self.command {
+            Command::Create { name } => {
+                println!("{}", volumes.create(name)?);
+                Ok(ExitCode::SUCCESS)
+            }
+            Command::Ls(ls) => ls.run(&volumes),
+            Command::Inspect(inspect) => inspect.run(&volumes),
+            Command::Rm { names } => Ok(each(&names, async |name| volumes.remove(name)).await),
+            Command::Prune { force } => {
+                if !force {
+                    bail!("this removes all volumes that no container has: say --force");
+                }
+                volumes.prune()?.iter().for_each(|name| println!("{name}"));
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+impl Ls {
+    fn run(self, volumes: &Volumes) -> anyhow::Result<ExitCode> {
+        let format = RowFormat::parse(self.format.as_deref())?;
+        let rows =
+            volumes.names()?.iter().map(|name| volumes.describe(name)).collect::<anyhow::Result<Vec<_>>>()?;
+        if self.quiet {
+            rows.iter().for_each(|row| println!("{}", row["Name"].as_str().unwrap_or_default()));
+        } else if !self.output.print(|| Ok(json!({ "volumes": rows })))? {
+            format.print(&rows, || table(&rows))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Inspect {
+    fn run(self, volumes: &Volumes) -> anyhow::Result<ExitCode> {
+        let template = self.format.as_deref().map(Template::parse).transpose()?;
+        for name in &self.names {
+            let value = volumes.describe(name)?;
+            match &template {
+                Some(template) => writeln!(std::io::stdout(), "{}", template.render(&value)?)?,
+                None => json::print(&value)?,
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Volumes {
+    /// Asks the server where its root is, and what its containers have mounted.
+    async fn load(client: &mut Client) -> anyhow::Result<Self> {
+        let status =
+            client.runtime.status(StatusRequest { verbose: true }).await.map_err(refused)?.into_inner();
+        let info: Value =
+            status.info.get("info").map_or(Ok(Value::Null), |info| serde_json::from_str(info))?;
+        let root =
+            info["root"].as_str().context("the server does not say where its root is: is it Crisp?")?;
+        let folder = layout::named_volumes(Path::new(root));
+        let names = Names::load(client).await?;
+        let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for container in &names.containers {
+            let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
+            // One that was removed meanwhile has nothing.
+            let Ok(reply) = client.runtime.container_status(request).await else { continue };
+            let pod = names.pod_name(&container.pod_sandbox_id);
+            for mount in reply.into_inner().status.unwrap_or_default().mounts {
+                let below = Path::new(&mount.host_path).strip_prefix(&folder).ok();
+                let name = below.and_then(|below| below.components().next());
+                if let Some(name) = name {
+                    let name = name.as_os_str().to_string_lossy().into_owned();
+                    users.entry(name).or_default().push(format!("{pod}/{}", container_name(container)));
+                }
+            }
+        }
+        Ok(Self { folder, users })
+    }
+
+    fn create(&self, name: Option<String>) -> anyhow::Result<String> {
+        let name = match name {
+            Some(name) => name,
+            None => random_name()?,
+        };
+        check(&name)?;
+        let path = layout::named_volume(&self.folder, &name);
+        fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
+        Ok(name)
+    }
+
+    fn names(&self) -> anyhow::Result<Vec<String>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries.with_context(|| self.folder.display().to_string())?,
+        };
+        let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        let mut names: Vec<String> =
+            folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn find(&self, name: &str) -> anyhow::Result<PathBuf> {
+        check(name)?;
+        let path = layout::named_volume(&self.folder, name);
+        // A link there is not a volume.
+        if !fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
+            bail!("no volume {name:?}; `crisp volume ls` lists them all");
+        }
+        Ok(path)
+    }
+
+    fn describe(&self, name: &str) -> anyhow::Result<Value> {
+        let path = self.find(name)?;
+        let made = fs::metadata(&path).and_then(|there| there.created());
+        let made = made.ok().and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
+        let made = made.map_or(0, |since| i64::try_from(since.as_nanos()).unwrap_or(0));
+        Ok(json!({
+            "Name": name,
+            "Driver": "local",
+            "Scope": "local",
+            "Mountpoint": path,
+            "CreatedAt": shown(made),
+            "Containers": self.users.get(name).cloned().unwrap_or_default(),
+        }))
+    }
+
+    fn remove(&self, name: &str) -> anyhow::Result<()> {
+        let path = self.find(name)?;
+        if let Some(users) = self.users.get(name) {
+            bail!("it is in use by {}: remove these containers first", users.join(", "));
+        }
+        record::remove_folder(&path).with_context(|| path.display().to_string())
+    }
+
+    /// The names of those that were removed.
+    fn prune(&self) -> anyhow::Result<Vec<String>> {
+        let unused = self.names()?.into_iter().filter(|name| !self.users.contains_key(name));
+        let unused: Vec<String> = unused.collect();
+        unused.iter().try_for_each(|name| self.remove(name))?;
+        Ok(unused)
+    }
+}
+
+/// Removes the volumes that no container has.
+///
+/// # Errors
+/// One that cannot be removed.
+pub async fn prune(client: &mut Client) -> anyhow::Result<Vec<String>> {
+    Volumes::load(client).await?.prune()
+}
+
+/// What the volumes take up, by their files' sizes on disk.
+///
+/// # Errors
+/// The server does not say where they are.
+pub async fn usage(client: &mut Client) -> anyhow::Result<Usage> {
+    let volumes = Volumes::load(client).await?;
+    let mut usage = Usage::default();
+    for name in volumes.names()? {
+        let bytes = bytes_below(&layout::named_volume(&volumes.folder, &name));
+        let is_used = volumes.users.contains_key(&name);
+        usage.total += 1;
+        usage.active += usize::from(is_used);
+        usage.bytes += bytes;
+        usage.reclaimable += if is_used { 0 } else { bytes };
+    }
+    Ok(usage)
+}
+
+/// No link is followed; what cannot be read does not count.
+fn bytes_below(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    let (mut waiting, mut bytes) = (vec![folder.to_owned()], 0);
+    while let Some(folder) = waiting.pop() {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let Ok(there) = entry.metadata() else { continue };
+            bytes += there.blocks() * 512;
+            if there.is_dir() {
+                waiting.push(entry.path());
+            }
+        }
+    }
+    bytes
+}
+
+fn check(name: &str) -> anyhow::Result<()> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.len() > LONGEST
+        || !name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        || !name.chars().all(inner)
+    {
+        bail!(
+            "{name:?} is no name of a volume: expected a letter or digit, then letters, digits, '.', '_' and '-'"
+        );
+    }
+    Ok(())
+}
+
+fn random_name() -> anyhow::Result<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/uuid").context("no random name")?;
+    Ok(text.trim().replace('-', ""))
+}
+
+fn table(rows: &[Value]) -> Table {
+    let mut table = Table::new(&["DRIVER", "VOLUME NAME", "CONTAINERS"]);
+    for row in rows {
+        let users = row["Containers"].as_array().map_or(0, Vec::len);
+        let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+        table.row(vec![text("Driver"), text("Name"), users.to_string()]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_leads_nowhere_else() {
+        for name in ["data", "a.b_c-1", "0"] {
+            assert!(check(name).is_ok(), "{name}");
+        }
+        for name in ["", "..", "a/b", ".hidden", "-x", "a b", &"a".repeat(256)] {
+            assert!(check(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_a_container_has_stays() {
+        let root = tempfile::tempdir().unwrap();
+        let users = BTreeMap::from([("used".to_owned(), vec!["pod/web".to_owned()])]);
+        let volumes = Volumes { folder: root.path().join("volumes"), users };
+        assert!(volumes.names().unwrap().is_empty());
+        for name in ["used", "free"] {
+            volumes.create(Some(name.to_owned())).unwrap();
+        }
+        fs::write(volumes.find("free").unwrap().join("file"), vec![1; 10_000]).unwrap();
+        assert!(volumes.remove("used").unwrap_err().to_string().contains("pod/web"));
+        assert!(volumes.remove("none").unwrap_err().to_string().contains("volume ls"));
+        assert!(bytes_below(&volumes.find("free").unwrap()) >= 10_000);
+        assert_eq!(volumes.prune().unwrap(), ["free"]);
+        assert_eq!(volumes.names().unwrap(), ["used"]);
+        std::os::unix::fs::symlink("/etc", volumes.folder.join("link")).unwrap();
+        assert!(volumes.remove("link").is_err() && Path::new("/etc/passwd").exists());
+    }
+}

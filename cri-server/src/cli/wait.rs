@@ -1,0 +1,153 @@
+//! `crisp wait`: until containers end.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use crisp_proto::runtime::v1::{
+    ContainerEventResponse, ContainerEventType, ContainerState, ContainerStatusRequest, GetEventsRequest,
+};
+use tonic::{Code, Status};
+
+use super::Client;
+use super::client::refused;
+use super::names::Names;
+
+/// Between two questions when no event comes: a server that starts sends none of what happened before.
+const TICK: Duration = Duration::from_secs(1);
+
+/// For a server that is started anew.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// Wait for containers to end, and print their exit codes
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example:
+  code=$(crisp wait job)")]
+pub struct Wait {
+    /// Containers, as ids, beginnings of ids, NAME or POD/NAME
+    #[arg(required = true)]
+    names: Vec<String>,
+}
+
+impl Wait {
+    pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
+        let known = Names::load(&mut client).await?;
+        let mut code = ExitCode::SUCCESS;
+        for name in &self.names {
+            let ended = async {
+                let id = known.container(name)?.id.clone();
+                exit_code(&mut client, &id).await
+            };
+            match ended.await {
+                Ok(ended) => writeln!(std::io::stdout(), "{ended}")?,
+                Err(error) => {
+                    eprintln!("crisp: {name}: {error:#}");
+                    code = ExitCode::FAILURE;
+                }
+            }
+        }
+        Ok(code)
+    }
+}
+
+/// Waits for the container's end. A server that is started anew meanwhile is asked once more.
+///
+/// # Errors
+/// It is removed before its end is seen; the server is gone for long.
+pub async fn exit_code(client: &mut Client, id: &str) -> anyhow::Result<i32> {
+    let mut lost_since = None;
+    loop {
+        match until_end(client, id).await {
+            Ok(code) => return code.with_context(|| format!("container {id} was removed")),
+            Err(status) if status.code() == Code::Unavailable => {
+                let since = *lost_since.get_or_insert_with(Instant::now);
+                if since.elapsed() > AWAY {
+                    return Err(refused(status));
+                }
+                tokio::time::sleep(TICK).await;
+            }
+            Err(status) => return Err(refused(status)),
+        }
+    }
+}
+
+/// None: it was removed, and its end was not seen.
+async fn until_end(client: &mut Client, id: &str) -> Result<Option<i32>, Status> {
+    // Before the first question, so that no end comes between.
+    let mut events = match client.runtime.get_container_events(GetEventsRequest {}).await {
+        Ok(events) => Some(events.into_inner()),
+        Err(status) if status.code() == Code::Unimplemented => None,
+        Err(status) => return Err(status),
+    };
+    loop {
+        if let Some(code) = now(client, id).await? {
+            return Ok(code);
+        }
+        let event = async {
+            match &mut events {
+                Some(stream) => stream.message().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = event => match event.map_err(|_| Status::unavailable("the server has ended"))? {
+                // The status may be that of the next life, or gone, by now.
+                Some(event) => if let Some(code) = end_in(&event, id) { return Ok(Some(code)) },
+                None => return Err(Status::unavailable("the server has ended")),
+            },
+            () = tokio::time::sleep(TICK) => {}
+        }
+    }
+}
+
+/// The code of one that has ended; of one that is gone: none.
+async fn now(client: &mut Client, id: &str) -> Result<Option<Option<i32>>, Status> {
+    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
+    match client.runtime.container_status(request).await {
+        Ok(reply) => {
+            let status = reply.into_inner().status.unwrap_or_default();
+            Ok((status.state() == ContainerState::ContainerExited).then_some(Some(status.exit_code)))
+        }
+        Err(status) if status.code() == Code::NotFound => Ok(Some(None)),
+        Err(status) => Err(status),
+    }
+}
+
+/// The code in the event of the container's end.
+fn end_in(event: &ContainerEventResponse, id: &str) -> Option<i32> {
+    if event.container_id != id || event.container_event_type() != ContainerEventType::ContainerStoppedEvent {
+        return None;
+    }
+    let status = event.containers_statuses.iter().find(|status| status.id == id)?;
+    (status.state() == ContainerState::ContainerExited).then_some(status.exit_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crisp_proto::runtime::v1::ContainerStatus;
+
+    #[test]
+    fn the_event_of_an_end_has_the_code() {
+        let event = |kind: ContainerEventType, state: ContainerState| ContainerEventResponse {
+            container_id: "a".into(),
+            container_event_type: kind.into(),
+            containers_statuses: vec![ContainerStatus {
+                id: "a".into(),
+                state: state.into(),
+                exit_code: 137,
+                ..ContainerStatus::default()
+            }],
+            ..ContainerEventResponse::default()
+        };
+        let stopped = ContainerEventType::ContainerStoppedEvent;
+        assert_eq!(end_in(&event(stopped, ContainerState::ContainerExited), "a"), Some(137));
+        assert_eq!(end_in(&event(stopped, ContainerState::ContainerExited), "b"), None);
+        // Started once more before it was sent.
+        assert_eq!(end_in(&event(stopped, ContainerState::ContainerRunning), "a"), None);
+        let started = ContainerEventType::ContainerStartedEvent;
+        assert_eq!(end_in(&event(started, ContainerState::ContainerExited), "a"), None);
+    }
+}

@@ -1,0 +1,109 @@
+//! Does what probes and lifecycle hooks say, as a kubelet does it: commands run in the container, requests come
+//! from the server's network namespace and go to the pod's address.
+
+mod grpc;
+mod http;
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use crisp_proto::runtime::v1::ExecSyncRequest;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use tokio::net::TcpStream;
+use tonic::Request;
+
+use super::context::Context;
+use super::manifest::{Action, Container, PortRef};
+
+/// What is shown of a command's output, or of an answer.
+const MOST_OUTPUT: usize = 1024;
+/// For a hook, which has no limit of its own.
+const LONGEST_HOOK: Duration = Duration::from_secs(24 * 3600);
+
+/// Whether an answer with a code that says "failed" counts as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Probe,
+    Hook,
+}
+
+/// Acts on the container with that id. Why it failed, in one line.
+///
+/// # Errors
+/// A text for people.
+pub async fn act(
+    context: &Context,
+    container: &Container,
+    id: &str,
+    action: &Action,
+    purpose: Purpose,
+    limit: Option<Duration>,
+) -> Result<(), String> {
+    let address = address(context);
+    let work = async {
+        match action {
+            Action::Exec(command) => exec(context, id, command, limit).await,
+            Action::Http(get) => {
+                let host = get.host.clone().unwrap_or_else(|| address.to_string());
+                http::get(&host, port(container, &get.port)?, get, purpose).await
+            }
+            Action::Tcp { host, port: wanted } => {
+                let host = host.clone().unwrap_or_else(|| address.to_string());
+                let port = port(container, wanted)?;
+                let connected = TcpStream::connect((host.as_str(), port)).await;
+                connected.map(drop).map_err(|error| format!("connecting to {host}:{port}: {error}"))
+            }
+            Action::Grpc { port, service } => grpc::check(address, *port, service).await,
+            Action::Sleep(time) => {
+                tokio::time::sleep(*time).await;
+                Ok(())
+            }
+        }
+    };
+    // A command's own limit ends the command, too.
+    let margin = if matches!(action, Action::Exec(_)) { Duration::from_secs(5) } else { Duration::ZERO };
+    let limit = limit.map_or(LONGEST_HOOK, |limit| limit + margin);
+    let late = |_| Err(format!("no answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, work).await.unwrap_or_else(late)
+}
+
+async fn exec(
+    context: &Context,
+    id: &str,
+    command: &[String],
+    limit: Option<Duration>,
+) -> Result<(), String> {
+    let request = ExecSyncRequest {
+        container_id: id.to_owned(),
+        cmd: command.to_vec(),
+        timeout: limit.map_or(0, |limit| i64::try_from(limit.as_secs()).unwrap_or(0)),
+    };
+    let reply = context.server.runtime.exec_sync(Request::new(request)).await;
+    let reply = reply.map_err(|status| status.message().to_owned())?.into_inner();
+    if reply.exit_code == 0 {
+        return Ok(());
+    }
+    let output = [reply.stdout, reply.stderr].concat();
+    let output = String::from_utf8_lossy(&output[..output.len().min(MOST_OUTPUT)]).trim().replace('\n', "; ");
+    let name = command.first().map_or("", String::as_str);
+    Err(format!(
+        "{name} ends with code {}{}{output}",
+        reply.exit_code,
+        if output.is_empty() { "" } else { ": " }
+    ))
+}
+
+/// Where the pod is to be reached.
+fn address(context: &Context) -> IpAddr {
+    context.fields.own_address().filter(|_| !context.pod.host_network).unwrap_or(Ipv4Addr::LOCALHOST.into())
+}
+
+fn port(container: &Container, wanted: &PortRef) -> Result<u16, String> {
+    match wanted {
+        PortRef::Number(port) => Ok(*port),
+        PortRef::Name(name) => {
+            let named = container.ports.iter().find(|port| port.name == *name);
+            named.map(|port| port.container).ok_or_else(|| format!("the container has no port called {name}"))
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `imagePullSecrets`: credentials for registries, in the form of docker's configuration.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use crisp_image_service::{Auth, Reference};
+use serde::Deserialize;
+
+use super::manifest::{Objects, Pod};
+use super::report::Report;
+use crate::cli::credentials::Logins;
+use crate::cli::pull;
+
+/// The key of a Secret of the type `kubernetes.io/dockerconfigjson`.
+const KEY: &str = ".dockerconfigjson";
+
+#[derive(Deserialize)]
+struct DockerConfig {
+    #[serde(default)]
+    auths: BTreeMap<String, Login>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Login {
+    username: String,
+    password: String,
+    auth: String,
+    identitytoken: String,
+    registrytoken: String,
+}
+
+/// The credentials of the pod for an image: those of the longest name that fits. As for a kubelet, a Secret that is
+/// not there is named and left out: the image may need none.
+///
+/// # Errors
+/// A Secret that has no docker configuration in it.
+pub fn find(pod: &Pod, objects: &Objects, report: &Report, image: &str) -> anyhow::Result<Option<Auth>> {
+    let mut best: Option<(usize, Auth)> = None;
+    for (index, name) in pod.image_pull_secrets.iter().enumerate() {
+        let at = || format!("spec.imagePullSecrets[{index}]: Secret {name:?}");
+        let Some(data) = objects.data(&pod.namespace, name, true) else {
+            report.say(format_args!("{} is not in the manifests", at()));
+            continue;
+        };
+        let text = data.get(KEY).with_context(|| format!("{} has no key {KEY}", at()))?;
+        // The parser's error would show a part of the text.
+        let config: DockerConfig = serde_json::from_slice(text)
+            .ok()
+            .with_context(|| format!("{}: {KEY} is no docker configuration", at()))?;
+        // An image that cannot be parsed has its error from the pull.
+        let Ok(reference) = Reference::parse(image) else { continue };
+        for (server, login) in config.auths {
+            let length = fits(&server, reference.registry(), reference.repository());
+            if length.is_some_and(|length| best.as_ref().is_none_or(|(other, _)| length > *other)) {
+                best = length.map(|length| (length, auth(login)));
+            }
+        }
+    }
+    Ok(best.map(|(_, auth)| auth))
+}
+
+/// The credentials that this program's user has for an image: the login that is kept, and for the one image that the
+/// command line names those of the environment, which are for no other registry. Files that cannot be read keep no
+/// public image from being pulled.
+pub async fn of_user(image: &str, is_named: bool, report: &Report) -> Option<Auth> {
+    let own = if is_named { pull::credentials_of_environment() } else { Ok(None) };
+    let found = match (own, Logins::of_user()) {
+        (Err(error), _) => Err(error),
+        (Ok(Some(own)), _) => Ok(Some(own)),
+        (Ok(None), Ok(logins)) => logins.find(image).await,
+        (Ok(None), Err(_)) => Ok(None),
+    };
+    let found = found.unwrap_or_else(|error| {
+        report.say(format_args!("{image}: no login is used: {error:#}"));
+        None
+    })?;
+    Some(Auth {
+        username: found.username,
+        password: found.password.into(),
+        auth: found.auth.into(),
+        identity_token: found.identity_token.into(),
+        registry_token: found.registry_token.into(),
+        server_address: found.server_address,
+    })
+}
+
+/// How much of the name is the same, where it is for this registry.
+fn fits(server: &str, registry: &str, repository: &str) -> Option<usize> {
+    let server = server.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
+    let server = server.strip_suffix("/v1").or(server.strip_suffix("/v2")).unwrap_or(server);
+    let (host, path) = server.split_once('/').unwrap_or((server, ""));
+    let is_hub = |host: &str| ["docker.io", "index.docker.io", "registry-1.docker.io"].contains(&host);
+    let same_host = host == registry || (is_hub(host) && is_hub(registry));
+    let inside = path.is_empty()
+        || repository.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    (same_host && inside).then_some(server.len())
+}
+
+fn auth(login: Login) -> Auth {
+    Auth {
+        username: login.username,
+        password: login.password.into(),
+        auth: login.auth.into(),
+        identity_token: login.identitytoken.into(),
+        registry_token: login.registrytoken.into(),
+        server_address: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::manifest::parse;
+    use super::*;
+
+    #[test]
+    fn credentials_are_those_of_the_longest_name_that_fits() {
+        let config = r#"{"auths": {"r.example:5000": {"username": "all"}, "https://r.example:5000/team": {"username": "team"}, "https://index.docker.io/v1/": {"username": "hub"}}}"#;
+        let text = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{.dockerconfigjson: '{config}'}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{imagePullSecrets: [{{name: s}}], containers: [{{name: a, image: b}}]}}\n"
+        );
+        // One that is not there is left out.
+        let text = text.replace("[{name: s}]", "[{name: missing}, {name: s}]");
+        let manifests = parse("p", &text).unwrap();
+        let user = |image: &str| {
+            let report = Report::Screen(String::new());
+            let auth = find(&manifests.pods[0].pod, &manifests.objects, &report, image).unwrap();
+            auth.map(|auth| auth.username)
+        };
+        assert_eq!(user("r.example:5000/team/a:1").as_deref(), Some("team"));
+        assert_eq!(user("r.example:5000/teams/a").as_deref(), Some("all"));
+        assert_eq!(user("busybox").as_deref(), Some("hub"));
+        assert_eq!(user("other.example/a"), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! Probes: whether a container has started, lives, and is ready.
+//!
+//! ```text
+//!  postStart --> startupProbe --> started --+--> livenessProbe:  fails --> the container is stopped
+//!      fails -->      fails --> stopped     '--> readinessProbe: ready, not ready, ready, ...
+//! ```
+
+mod tally;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::action::{Purpose, act};
+use super::context::Context;
+use super::manifest::{Container, Probe, ProbeKind};
+use tally::Tally;
+
+/// Why a container has to be stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unhealthy {
+    pub reason: String,
+    /// Seconds that it has to end in.
+    pub grace: u32,
+}
+
+/// Follows a container that runs, until it has to be stopped. `is_new` is false for one that an earlier server
+/// started: its hook has run.
+pub async fn follow(context: &Context, container: &Container, id: &str, is_new: bool) -> Unhealthy {
+    let begun = Instant::now();
+    let grace = context.pod.grace;
+    if let Some(hook) = container.lifecycle.post_start.as_ref().filter(|_| is_new)
+        && let Err(error) = act(context, container, id, hook, Purpose::Hook, None).await
+    {
+        return Unhealthy { reason: format!("postStart: {error}"), grace };
+    }
+    if let Some(probe) = &container.startup {
+        let startup = Following { context, container, id, probe, begun };
+        if let Err(reason) = startup.until(true).await {
+            return unhealthy(ProbeKind::Startup, &reason, probe, grace);
+        }
+    }
+    let name = &container.name;
+    context.conditions.change(name, |condition| {
+        condition.is_started = true;
+        condition.is_ready = container.readiness.is_none();
+    });
+    let readiness = async {
+        if let Some(probe) = &container.readiness {
+            Following { context, container, id, probe, begun }.readiness().await;
+        }
+        std::future::pending::<()>().await;
+    };
+    let liveness = async {
+        let Some(probe) = &container.liveness else { return std::future::pending().await };
+        let liveness = Following { context, container, id, probe, begun };
+        let reason = liveness.until(false).await.err().unwrap_or_default();
+        unhealthy(ProbeKind::Liveness, &reason, probe, grace)
+    };
+    tokio::select! {
+        unhealthy = liveness => unhealthy,
+        () = readiness => std::future::pending().await,
+    }
+}
+
+fn unhealthy(kind: ProbeKind, reason: &str, probe: &Probe, grace: u32) -> Unhealthy {
+    Unhealthy { reason: format!("{}: {reason}", kind.field()), grace: probe.grace.unwrap_or(grace) }
+}
+
+/// One probe of one container.
+struct Following<'a> {
+    context: &'a Context,
+    container: &'a Container,
+    id: &'a str,
+    probe: &'a Probe,
+    /// When the container started.
+    begun: Instant,
+}
+
+impl Following<'_> {
+    /// Until it has failed so often that it counts, with the last reason; with `or_success` until it succeeds.
+    async fn until(&self, or_success: bool) -> Result<(), String> {
+        let mut tally = Tally::default();
+        let mut ticks = self.ticks().await;
+        loop {
+            ticks.tick().await;
+            let outcome = self.once().await;
+            match (tally.add(self.probe, outcome.is_ok()), outcome) {
+                (Some(false), Err(reason)) => return Err(reason),
+                (Some(true), _) if or_success => return Ok(()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Says when it changes, without an end.
+    async fn readiness(&self) {
+        let mut tally = Tally::default();
+        let mut ticks = self.ticks().await;
+        let mut was_ready = None;
+        loop {
+            ticks.tick().await;
+            let outcome = self.once().await;
+            let Some(is_ready) = tally.add(self.probe, outcome.is_ok()) else { continue };
+            if was_ready.replace(is_ready) == Some(is_ready) {
+                continue;
+            }
+            let name = &self.container.name;
+            self.context.conditions.change(name, |condition| condition.is_ready = is_ready);
+            match outcome {
+                Ok(()) => self.context.report.say(format_args!("{name} is ready")),
+                Err(reason) => self.context.report.say(format_args!("{name} is not ready: {reason}")),
+            }
+        }
+    }
+
+    async fn ticks(&self) -> tokio::time::Interval {
+        tokio::time::sleep_until(self.begun + self.probe.initial_delay).await;
+        let mut ticks = tokio::time::interval(self.probe.period.max(Duration::from_secs(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks
+    }
+
+    async fn once(&self) -> Result<(), String> {
+        let Self { context, container, id, probe, .. } = self;
+        act(context, container, id, &probe.action, Purpose::Probe, Some(probe.timeout)).await
+    }
+}

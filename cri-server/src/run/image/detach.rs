@@ -1,0 +1,156 @@
+//! `crisp run -d IMAGE`: the server supervises the pod; the container's id is printed.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use crisp_proto::crisp::v1::standalone_client::StandaloneClient;
+use crisp_proto::crisp::v1::{RunManifestsRequest, StandaloneEvent, TakeDownRequest};
+use crisp_proto::runtime::v1::{
+    Container, ContainerFilter, ImageSpec, ImageStatusRequest, ListContainersRequest,
+};
+use serde_json::Value;
+use tonic::transport::Channel;
+
+use super::super::detached;
+use super::super::manifest::Manifests;
+use super::super::report::notice;
+use super::super::streams::start_error;
+use super::mounts::MountOption;
+use super::{ImageRun, Options, Pull, SOURCE, write_id};
+use crate::cli::client::Client;
+use crate::cli::{endpoint, pull};
+use crate::config::Settings;
+use crate::progress::Bars;
+use crate::refused::refused;
+
+/// Runs it, and prints the container's id when it has started.
+///
+/// # Errors
+/// No server, no image, or a server that refuses.
+pub async fn detach(mut run: ImageRun, settings: &Settings, replace: bool) -> anyhow::Result<ExitCode> {
+    let address = endpoint::choose(settings)?;
+    let mut standalone = detached::connect(&address).await?;
+    let mut client = Client::connect(&address).await?;
+    let exposed = get_image(&mut client, &run.image, &run.options).await?;
+    for image in run.options.mount.iter().filter_map(MountOption::image) {
+        get_image(&mut client, image, &run.options).await?;
+    }
+    // It is here; the server knows no logins of this user.
+    if run.options.pull != Some(Pull::Never) {
+        run.options.pull = Some(Pull::Missing);
+    }
+    let manifests = run.manifests(&exposed, true)?;
+    let request = RunManifestsRequest {
+        source: format!("{SOURCE} {}", run.image),
+        documents: manifests.all_documents().map(ToString::to_string).collect(),
+        replace,
+    };
+    let mut events = standalone.run_manifests(request).await.map_err(detached::unknown)?.into_inner();
+    let mut container = None;
+    while let Some(event) = events.message().await.map_err(refused)? {
+        container = find(&mut client, &run.uid).await?.or(container);
+        if let Some((code, why)) = failure(&event, container.as_ref()) {
+            notice(why);
+            undo(&mut standalone, &manifests, &run.uid).await;
+            return Ok(ExitCode::from(code));
+        }
+    }
+    let container = container.context("the server has ended the run without a container")?;
+    write_id(&run.options, &container.id)?;
+    println!("{}", container.id);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Pulls the image as the policy says, with the logins of this user. Returns the ports that it names.
+async fn get_image(client: &mut Client, image: &str, options: &Options) -> anyhow::Result<Vec<String>> {
+    let policy = options.pull.unwrap_or(Pull::Missing);
+    let found = look_up(client, image).await?;
+    let found = match (policy, found) {
+        (Pull::Missing | Pull::Never, Some(found)) => found,
+        (Pull::Never, None) => bail!("image {image} is not here, and --pull is never"),
+        (Pull::Always, _) | (Pull::Missing, None) => {
+            let mut bars = (!options.quiet).then(Bars::new);
+            pull::with_login(client, image, bars.as_mut()).await?;
+            look_up(client, image).await?.with_context(|| format!("image {image} is gone"))?
+        }
+    };
+    Ok(if options.publish_all { exposed(&found) } else { Vec::new() })
+}
+
+/// What the server says of an image. None: it is not there.
+async fn look_up(client: &mut Client, image: &str) -> anyhow::Result<Option<BTreeMap<String, String>>> {
+    let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
+    let request = ImageStatusRequest { image, verbose: true };
+    let reply = client.images.image_status(request).await.map_err(refused)?.into_inner();
+    Ok(reply.image.map(|_| reply.info))
+}
+
+fn exposed(info: &BTreeMap<String, String>) -> Vec<String> {
+    let info: Value = info.get("info").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let ports = info["imageSpec"]["config"]["ExposedPorts"].as_object();
+    ports.map(|ports| ports.keys().cloned().collect()).unwrap_or_default()
+}
+
+/// The newest container of the pod.
+async fn find(client: &mut Client, uid: &str) -> anyhow::Result<Option<Container>> {
+    let selector = BTreeMap::from([("io.kubernetes.pod.uid".to_owned(), uid.to_owned())]);
+    let filter = ContainerFilter { label_selector: selector, ..ContainerFilter::default() };
+    let request = ListContainersRequest { filter: Some(filter) };
+    let all = client.runtime.list_containers(request).await.map_err(refused)?.into_inner().containers;
+    Ok(all.into_iter().max_by_key(|container| container.created_at))
+}
+
+/// The exit code and the reason, where the container has not started and will not.
+fn failure(event: &StandaloneEvent, container: Option<&Container>) -> Option<(u8, String)> {
+    let StandaloneEvent { pod, text, is_failure } = event;
+    if let Some((_, reason)) = text.split_once(" cannot be started: ") {
+        let code = u8::try_from(start_error(reason)).unwrap_or(125);
+        return Some((code, format!("{pod} cannot be started: {reason}")));
+    }
+    // One that has failed did start.
+    (*is_failure && container.is_none()).then(|| (125, format!("{pod}: {text}")))
+}
+
+/// Takes the pod down again, unless another one has its name.
+async fn undo(standalone: &mut StandaloneClient<Channel>, manifests: &Manifests, uid: &str) {
+    let Ok(list) = standalone.list_standalone(crisp_proto::crisp::v1::ListStandaloneRequest {}).await else {
+        return;
+    };
+    let is_ours = list.into_inner().pods.iter().any(|pod| pod.uid == uid);
+    let names =
+        manifests.pods.iter().map(|document| format!("{}/{}", document.pod.namespace, document.pod.name));
+    let request = TakeDownRequest { names: names.collect(), kill: true };
+    if is_ours && let Ok(events) = standalone.take_down(request).await {
+        let mut events = events.into_inner();
+        while let Ok(Some(_)) = events.message().await {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_that_cannot_start_has_dockers_codes() {
+        let event =
+            |text: &str, is_failure| StandaloneEvent { pod: "web".into(), text: text.into(), is_failure };
+        let code = |text, is_failure, container: Option<&Container>| {
+            failure(&event(text, is_failure), container).map(|(code, _)| code)
+        };
+        let there = Container::default();
+        let missing = "web cannot be started: exec \"x\": executable file not found in $PATH (/bin)";
+        assert_eq!(code(missing, false, Some(&there)), Some(127));
+        assert_eq!(code("web cannot be started: mount /x: denied", false, None), Some(125));
+        assert_eq!(code("there is a standalone pod called default/web already", true, None), Some(125));
+        assert_eq!(code("has failed with code 3", true, Some(&there)), None);
+        assert_eq!(code("is up", false, Some(&there)), None);
+    }
+
+    #[test]
+    fn ports_of_an_image_are_found() {
+        let info = |text: &str| exposed(&BTreeMap::from([("info".to_owned(), text.to_owned())]));
+        assert_eq!(info(r#"{"imageSpec": {"config": {"ExposedPorts": {"80/tcp": {}}}}}"#), ["80/tcp"]);
+        assert!(info("{}").is_empty() && info("x").is_empty() && exposed(&BTreeMap::new()).is_empty());
+    }
+}

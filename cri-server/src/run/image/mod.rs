@@ -1,0 +1,121 @@
+//! `crisp run IMAGE [COMMAND]`: a pod of one container, by docker's options.
+//!
+//! ```text
+//!  line --options.rs--> Options --documents.rs--> a Pod (container.rs, security.rs) and its claims
+//!          values.rs, ports.rs, mounts.rs, variables.rs: one parser for each kind of value
+//!          refused.rs: options with a reason instead of a meaning
+//!  Pod --> foreground.rs, with streams.rs;  detach.rs, under a server
+//! ```
+//!
+#![doc = include_str!("options.md")]
+
+mod container;
+mod detach;
+mod documents;
+mod mounts;
+mod options;
+mod ports;
+mod refused;
+mod security;
+mod values;
+mod variables;
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use crisp_executor::id::PodId;
+use crisp_image_service::Reference;
+
+use super::manifest::{self, Manifests};
+pub use detach::detach;
+pub use documents::{OF_IMAGE, REMOVE, STOP_TIMEOUT};
+pub use options::{Options, Pull};
+pub use refused::Refused;
+use values::Restart;
+
+/// Where the pods of images are from, for people, before the image.
+pub const SOURCE: &str = "crisp run";
+
+/// What the user asks for.
+struct Wanted<'a> {
+    image: &'a str,
+    command: &'a [String],
+    options: &'a Options,
+    /// The pod's.
+    uid: &'a str,
+    /// Ports that the image names, as `80/tcp`, for --publish-all.
+    exposed: &'a [String],
+    /// No client is there: input stays open when one leaves.
+    is_detached: bool,
+}
+
+/// What is to be run.
+#[derive(Debug, Clone)]
+pub struct ImageRun {
+    pub image: String,
+    pub command: Vec<String>,
+    pub options: Options,
+    /// The pod's.
+    pub uid: String,
+}
+
+impl ImageRun {
+    /// Of a name that is no manifest.
+    ///
+    /// # Errors
+    /// It is no reference of an image; a file for the id is there already.
+    pub fn new(image: &str, command: Vec<String>, options: Options) -> anyhow::Result<Self> {
+        Reference::parse(image).with_context(|| format!("{image:?} is no file, no folder and no image"))?;
+        if options.rm && options.restart.is_some_and(|restart| restart != Restart::No) {
+            bail!("--rm: a container that is started again is not removed: leave out --restart");
+        }
+        if options.entrypoint.as_deref() == Some("") && command.is_empty() {
+            bail!("--entrypoint \"\": without the image's program a command is needed");
+        }
+        if let Some(path) = options.cidfile.as_ref().filter(|path| path.exists()) {
+            bail!(
+                "--cidfile {}: the file is there already: another container may have its id in it",
+                path.display()
+            );
+        }
+        let uid = PodId::random().short().to_owned();
+        Ok(Self { image: image.to_owned(), command, options, uid })
+    }
+
+    /// The manifest of the pod.
+    ///
+    /// # Errors
+    /// A value that cannot be used.
+    pub fn manifests(&self, exposed: &[String], is_detached: bool) -> anyhow::Result<Manifests> {
+        let wanted = Wanted {
+            image: &self.image,
+            command: &self.command,
+            options: &self.options,
+            uid: &self.uid,
+            exposed,
+            is_detached,
+        };
+        Ok(manifest::from_documents("the container", documents::documents(&wanted)?)?)
+    }
+}
+
+/// Whether a word of the command line is a manifest: what is there counts before images of that name.
+pub fn is_manifest(word: &str) -> bool {
+    let is_path =
+        word.starts_with(['/', '.']) || [".yaml", ".yml", ".json"].iter().any(|end| word.ends_with(end));
+    word == "-" || is_path || Path::new(word).exists()
+}
+
+/// Writes the container's id, where a file for it is wanted.
+///
+/// # Errors
+/// The file is there, or cannot be written.
+pub fn write_id(options: &Options, id: &str) -> anyhow::Result<()> {
+    let Some(path) = &options.cidfile else { return Ok(()) };
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);
+    let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, id.as_bytes()));
+    written.with_context(|| format!("--cidfile {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests;

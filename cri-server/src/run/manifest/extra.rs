@@ -1,0 +1,97 @@
+//! What the CRI has for a container and a Pod's document has no field for: the annotation `crisp/container`, which
+//! `crisp run IMAGE` writes. It is for all containers of the pod.
+
+use serde::{Deserialize, Serialize};
+
+use super::Map;
+use super::object::Object;
+
+/// The annotation's key.
+pub const EXTRA: &str = "crisp/container";
+
+/// Its value, as JSON. What is not said is left to the Pod's fields.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Extra {
+    /// A user of the image by name, where `runAsUser` is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<Device>,
+    /// Devices by their CDI names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub cdi_devices: Vec<String>,
+    /// Microseconds in each `cpu_period`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_quota: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_period: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_cpus: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpuset_mems: Option<String>,
+    /// Bytes of memory and swap together; -1 for no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_swap: Option<i64>,
+    /// Bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_reservation: Option<u64>,
+    /// Not above 0 for no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids_limit: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oom_score_adj: Option<i64>,
+}
+
+/// A device of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Device {
+    pub host: String,
+    pub container: String,
+    /// Of `rwm`.
+    pub permissions: String,
+}
+
+/// Reads it from a Pod's annotations.
+pub fn read(metadata: &Object<'_>, annotations: &Map) -> Extra {
+    let Some(text) = annotations.get(EXTRA) else { return Extra::default() };
+    // A list would be read as the fields in their order.
+    let fields = serde_json::from_str::<serde_json::Map<_, _>>(text);
+    fields.and_then(|fields| serde_json::from_value(fields.into())).unwrap_or_else(|error| {
+        metadata.refuse("annotations", format_args!("{EXTRA}: {error}"));
+        Extra::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    fn pod(annotation: &str) -> Result<Extra, String> {
+        let document = serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": "p", "annotations": {EXTRA: annotation}},
+            "spec": {"containers": [{"name": "a", "image": "b"}]},
+        });
+        let manifests = parse("p", &document.to_string()).map_err(|error| error.to_string())?;
+        Ok(manifests.pods[0].pod.extra.clone())
+    }
+
+    #[test]
+    fn it_is_read_strictly() {
+        let device =
+            Device { host: "/dev/fuse".into(), container: "/dev/f".into(), permissions: "rw".into() };
+        let extra = Extra { devices: vec![device], pids_limit: Some(-1), ..Extra::default() };
+        let text = serde_json::to_string(&extra).unwrap();
+        assert!(!text.contains("user"), "{text}");
+        assert_eq!(pod(&text).unwrap(), extra);
+        for text in
+            ["", "[]", "{\"pids\": 1}", "{\"pids-limit\": \"x\"}", "{\"devices\": [{\"host\": \"/dev/x\"}]}"]
+        {
+            let error = pod(text).unwrap_err();
+            assert!(error.contains("metadata.annotations: crisp/container"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The pod itself, without its containers: found, or started.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use crisp_proto::runtime::v1::{PodSandboxConfig, RunPodSandboxRequest};
+use crisp_sandbox::{PodKey, PodState};
+use tonic::{Request, Status};
+
+use super::cri::{PodIdentity, hosts_file, pod_config};
+use super::manifest::Pod;
+use super::pod_remove::stop_and_remove;
+use super::stop_request::{StopRequest, StopRequests};
+use crate::server::{Server, layout};
+
+/// Whether there is a pod with the uid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    Nothing,
+    /// It runs, by this id.
+    Ready(String),
+    /// Its monitor does not answer: it very likely runs.
+    Silent(String),
+    /// It was stopped, or the machine was.
+    Ended(String),
+}
+
+/// A pod that runs.
+pub struct Sandbox {
+    pub id: String,
+    pub config: PodSandboxConfig,
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Looks for the newest pod with that uid whose logs are in `folder`: a pod of another client may have the
+/// same uid.
+pub fn find(server: &Server, uid: &str, folder: &Path) -> Found {
+    let pods = server.pods.list();
+    let in_folder = |logs: &PathBuf| logs.starts_with(folder);
+    let ours = pods
+        .iter()
+        .filter(|pod| pod.config.uid == uid && pod.config.log_directory.as_ref().is_some_and(in_folder));
+    let Some(pod) = ours.max_by_key(|pod| pod.config.attempt) else { return Found::Nothing };
+    let id = pod.id.as_str().to_owned();
+    match pod.status().state {
+        PodState::Ready => Found::Ready(id),
+        PodState::Unknown { .. } => Found::Silent(id),
+        _ => Found::Ended(id),
+    }
+}
+
+/// Starts the pod, unless it runs. One that has ended is removed first, and counts as an attempt.
+///
+/// # Errors
+/// The runtime's.
+pub async fn start(
+    server: &Server,
+    pod: &Pod,
+    uid: &str,
+    logs: &Path,
+    found: Found,
+    stop: &StopRequests,
+) -> Result<Sandbox, Status> {
+    let mut identity = PodIdentity { uid, attempt: 0, log_directory: logs };
+    let id = match found {
+        Found::Nothing => run(server, &pod_config(pod, &identity), stop).await?,
+        Found::Ready(id) | Found::Silent(id) => {
+            identity.attempt = attempt_of(server, &id);
+            id
+        }
+        Found::Ended(id) => {
+            identity.attempt = attempt_of(server, &id) + 1;
+            stop_and_remove(server, &id).await.map_err(|error| Status::internal(format!("{error:#}")))?;
+            run(server, &pod_config(pod, &identity), stop).await?
+        }
+    };
+    let addresses = server.pods.find(&id).map(|pod| pod.status().ips.clone()).unwrap_or_default();
+    Ok(Sandbox { id, config: pod_config(pod, &identity), addresses })
+}
+
+fn attempt_of(server: &Server, id: &str) -> u32 {
+    server.pods.find(id).map_or(0, |pod| pod.config.attempt)
+}
+
+/// A stop request ends the start, and waits until what was made has been undone.
+async fn run(server: &Server, sandbox: &PodSandboxConfig, stop: &StopRequests) -> Result<String, Status> {
+    let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
+    let mut started = server.runtime.run_pod_sandbox(Request::new(request));
+    let reply = tokio::select! {
+        reply = &mut started => reply,
+        _ = stop.wait_for(StopRequest::is_any) => {
+            let metadata = sandbox.metadata.clone().unwrap_or_default();
+            server.pods.cancel_run(&PodKey {
+                namespace: metadata.namespace,
+                name: metadata.name,
+                uid: metadata.uid,
+                attempt: metadata.attempt,
+            });
+            started.await
+        }
+    };
+    let id = reply?.into_inner().pod_sandbox_id;
+    // The runtime returns the pod that it has for an equal uid, also one of another client.
+    let logs = server.pods.find(&id).ok().and_then(|pod| pod.config.log_directory.clone());
+    if logs.is_some_and(|logs| logs != Path::new(&sandbox.log_directory)) {
+        let why =
+            format!("metadata.uid: pod {id} of another client has this uid and name: leave the uid out");
+        return Err(Status::already_exists(why));
+    }
+    Ok(id)
+}
+
+/// Writes a hosts file when the pod has `hostAliases`; without them the runtime writes it. The one of a pod that
+/// runs already stays: its containers have it mounted.
+///
+/// # Errors
+/// The file system's.
+pub fn write_hosts(
+    server: &Server,
+    pod: &Pod,
+    id: &str,
+    folder: &Path,
+    is_running: bool,
+) -> anyhow::Result<Option<PathBuf>> {
+    if pod.host_aliases.is_empty() {
+        return Ok(None);
+    }
+    let own = server.pods.find(id)?.files().hosts;
+    let text = std::fs::read_to_string(&own).with_context(|| format!("cannot read {}", own.display()))?;
+    let path = layout::run_hosts(folder);
+    if is_running && path.exists() {
+        return Ok(Some(path));
+    }
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&path, hosts_file(pod, &text)))
+        .and_then(|()| {
+            use std::os::unix::fs::PermissionsExt as _;
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))
+        })
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Some(path))
+}

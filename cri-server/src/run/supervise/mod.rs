@@ -1,0 +1,218 @@
+//! Standalone pods under a server: `crisp run -d`, `crisp up`, `crisp down`.
+//!
+//! ```text
+//!  crisp run -d --gRPC (service.rs)--> Supervisor --supervision.rs, one task each--> pod_run.rs
+//!                                          |  ^
+//!                                   record.rs, on disk: after a restart of the server, or of the machine
+//! ```
+//!
+//! The task of a pod ends with the server, its containers run on; the next server finds them and goes on.
+
+mod pod;
+mod record;
+mod service;
+mod supervision;
+mod unreadable;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use anyhow::Context as _;
+use crisp_executor::id::PodId;
+use serde_json::Value;
+
+use super::manifest::{Manifests, Objects, Pod, PodDocument, used};
+use crate::server::{Server, layout};
+pub use pod::{State, SupervisedPod};
+use record::PodRecord;
+pub use service::StandaloneService;
+pub use unreadable::Unreadable;
+
+/// All pods that this server supervises. Clones are the same.
+#[derive(Clone)]
+pub struct Supervisor {
+    server: Arc<Server>,
+    root: PathBuf,
+    pods: Arc<Mutex<BTreeMap<String, Arc<SupervisedPod>>>>,
+    unreadable: Arc<Mutex<Vec<Arc<Unreadable>>>>,
+    adding: Arc<tokio::sync::Mutex<()>>,
+}
+
+/// What a name stands for.
+pub enum Meant {
+    Pod(Arc<SupervisedPod>),
+    Unreadable(Arc<Unreadable>),
+}
+
+/// A kubelet says there where it has a pod from: file, api or http.
+const OF_A_KUBELET: &str = "kubernetes.io/config.source";
+/// Each is a task with a sandbox, and its documents on disk.
+const MOST_PODS: usize = 1000;
+
+impl Supervisor {
+    /// Goes on with the pods of an earlier server.
+    pub fn open(server: Arc<Server>, root: &Path) -> Self {
+        let supervisor = Self {
+            server,
+            root: root.to_owned(),
+            pods: Arc::default(),
+            unreadable: Arc::default(),
+            adding: Arc::default(),
+        };
+        let pods = layout::supervised_pods(root);
+        let records = record::read_all(&pods).unwrap_or_else(|error| {
+            // The other pods of the node must not wait for that.
+            tracing::error!(path = %pods.display(), %error, "no standalone pod is supervised");
+            Vec::new()
+        });
+        let mut shared = BTreeMap::new();
+        for (uid, record) in records {
+            let read = record.map_err(anyhow::Error::from);
+            match read.and_then(|record| SupervisedPod::new(&record, &pods, &mut shared)) {
+                Ok(pod) => drop(supervisor.start(pod)),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    tracing::warn!(uid, error = why, "a standalone pod is not supervised");
+                    supervisor.unreadable().push(Arc::new(Unreadable::new(&pods, &uid, why)));
+                }
+            }
+        }
+        supervisor
+    }
+
+    /// Pods that cannot be supervised.
+    pub fn unreadable(&self) -> MutexGuard<'_, Vec<Arc<Unreadable>>> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes down one of them.
+    ///
+    /// # Errors
+    /// It is there still, and can be taken down once more.
+    pub async fn take_down_unreadable(&self, pod: &Unreadable) -> anyhow::Result<()> {
+        pod.take_down(&self.server, &self.root).await?;
+        self.unreadable().retain(|other| other.uid != pod.uid);
+        Ok(())
+    }
+
+    /// The name of a running pod that a kubelet has made.
+    pub fn pod_of_a_kubelet(&self) -> Option<String> {
+        let pods = self.server.pods.list();
+        let is_of_one = |pod: &&Arc<crisp_sandbox::Pod>| {
+            pod.config.annotations.contains_key(OF_A_KUBELET) && pod.require_ready().is_ok()
+        };
+        pods.iter().find(is_of_one).map(|pod| pod.config.name.clone())
+    }
+
+    /// The pods, by namespace and name.
+    pub fn list(&self) -> Vec<Arc<SupervisedPod>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// A pod by NAME, NAMESPACE/NAME or uid.
+    ///
+    /// # Errors
+    /// None is called so, or several are.
+    pub fn find(&self, name: &str) -> anyhow::Result<Meant> {
+        let is_meant =
+            |key: &str, uid: &str| key == name || uid == name || key.rsplit('/').next() == Some(name);
+        let pods = self.list().into_iter().filter(|pod| is_meant(&pod.key(), &pod.uid)).map(Meant::Pod);
+        let unreadable = self.unreadable().clone();
+        let unreadable = unreadable.into_iter().filter(|pod| is_meant(&pod.key(), &pod.uid));
+        let mut found: Vec<_> = pods.chain(unreadable.map(Meant::Unreadable)).collect();
+        match found.len() {
+            0 => anyhow::bail!("no standalone pod is called {name}: crisp up, without a file, lists them"),
+            1 => Ok(found.remove(0)),
+            _ => anyhow::bail!("several standalone pods are called {name}: give NAMESPACE/NAME"),
+        }
+    }
+
+    /// Records a pod and runs it. One that is there already, with the same document, stays as it is: None.
+    ///
+    /// # Errors
+    /// Another pod has the name, or the record cannot be written; nothing is started then.
+    pub async fn add(
+        &self,
+        source: &str,
+        new: PodDocument,
+        documents: &[Value],
+        objects: &Arc<Objects>,
+    ) -> anyhow::Result<Option<Arc<SupervisedPod>>> {
+        // Of names and uids that are free now nothing else takes one meanwhile. Lists do not wait for that.
+        let _adding = self.adding.lock().await;
+        let record = PodRecord {
+            uid: new.pod.uid.clone().unwrap_or_else(|| PodId::random().short().to_owned()),
+            objects: used(&new.pod, documents),
+            document: new.document,
+            source: source.to_owned(),
+        };
+        if self.is_there(&new.pod, &record)? {
+            return Ok(None);
+        }
+        let pods = layout::supervised_pods(&self.root);
+        let write = move || {
+            record.write(&pods).context("cannot record the pod")?;
+            let status = record::status(&pods, &record.uid)?;
+            anyhow::Ok((record, status))
+        };
+        let (record, status) = tokio::task::spawn_blocking(write).await??;
+        Ok(Some(self.start(SupervisedPod::with_objects(&record, new.pod, Arc::clone(objects), status))))
+    }
+
+    /// Whether the same pod is there.
+    fn is_there(&self, new: &Pod, record: &PodRecord) -> anyhow::Result<bool> {
+        let key = format!("{}/{}", new.namespace, new.name);
+        let all: Vec<_> = self.list().into_iter().filter(|pod| *pod.state.borrow() != State::Down).collect();
+        if let Some(there) = all.iter().find(|there| there.key() == key) {
+            let is_same = there.is_of(record) && !there.stop.now().is_any();
+            anyhow::ensure!(
+                is_same,
+                "there is a standalone pod called {key} already: --replace takes it down first"
+            );
+            return Ok(true);
+        }
+        let uid = &record.uid;
+        let unreadable = self.unreadable().clone();
+        if let Some(there) = unreadable.iter().find(|there| there.key() == key || there.uid == *uid) {
+            let Unreadable { uid, why, .. } = &**there;
+            anyhow::bail!(
+                "there is a standalone pod called {key} whose record cannot be used: crisp down {uid} takes it down ({why})"
+            );
+        }
+        anyhow::ensure!(
+            !all.iter().any(|other| other.uid == *uid),
+            "metadata.uid: another standalone pod has the uid {uid}"
+        );
+        anyhow::ensure!(all.len() < MOST_PODS, "there are {MOST_PODS} standalone pods: no more are accepted");
+        Ok(false)
+    }
+
+    fn start(&self, pod: SupervisedPod) -> Arc<SupervisedPod> {
+        let pod = Arc::new(pod);
+        let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
+        pods.insert(pod.key(), Arc::clone(&pod));
+        let (all, task) = (Arc::clone(&self.pods), Arc::clone(&pod));
+        let (server, root) = (Arc::clone(&self.server), self.root.clone());
+        tokio::spawn(async move {
+            Arc::clone(&task).supervise(server, root).await;
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            // A newer pod may have its name by now.
+            if all.get(&task.key()).is_some_and(|there| Arc::ptr_eq(there, &task)) {
+                all.remove(&task.key());
+            }
+        });
+        pod
+    }
+
+    /// The pods of these documents that are there.
+    pub fn same_names(&self, manifests: &Manifests) -> Vec<Arc<SupervisedPod>> {
+        let named = |there: &Arc<SupervisedPod>| {
+            let same = |new: &PodDocument| {
+                new.pod.name == there.pod.name && new.pod.namespace == there.pod.namespace
+            };
+            manifests.pods.iter().any(same)
+        };
+        self.list().into_iter().filter(named).collect()
+    }
+}

@@ -1,0 +1,158 @@
+//! What the server keeps of a pod that it supervises, until the pod is taken down: what it is, written once, and
+//! beside that how far it has come.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+
+use crisp_operation::StatusCell;
+use crisp_operation::record::{self, Durability, Record, RecordError};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::super::manifest::{self, Manifests};
+use super::super::run_status::RunStatus;
+use crate::server::layout;
+
+/// A pod, with all that it needs.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct PodRecord {
+    pub uid: String,
+    /// The pod's own document.
+    pub document: Value,
+    /// The ConfigMaps, Secrets and PersistentVolumeClaims that it uses.
+    pub objects: Vec<Value>,
+    /// Where the manifests are from, for people.
+    pub source: String,
+}
+
+impl Record for PodRecord {
+    const KIND: &'static str = "standalone pod record";
+}
+
+/// Without what may be a secret.
+impl fmt::Debug for PodRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PodRecord")
+            .field("uid", &self.uid)
+            .field("source", &self.source)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PodRecord {
+    /// Writes it beside the pod's folder. A pod that had the uid before leaves no status to it.
+    ///
+    /// # Errors
+    /// The file system's, with the path.
+    pub fn write(&self, pods: &Path) -> anyhow::Result<()> {
+        record::private_folder(pods)?;
+        record::remove_file(&layout::supervised_status(pods, &self.uid))?;
+        Ok(record::write(&layout::supervised_record(pods, &self.uid), self, Durability::PowerCut)?)
+    }
+
+    /// What it uses, and the pod.
+    pub fn documents(&self) -> impl Iterator<Item = &Value> {
+        self.objects.iter().chain([&self.document])
+    }
+
+    /// The pod and what it uses.
+    ///
+    /// # Errors
+    /// A record of a release that knew fields which this one refuses.
+    pub fn manifests(&self) -> anyhow::Result<Manifests> {
+        let documents = self.documents().cloned().collect();
+        let manifests = manifest::from_documents(&self.source, documents)?;
+        anyhow::ensure!(manifests.pods.len() == 1, "the record of {} has no pod", self.uid);
+        Ok(manifests)
+    }
+}
+
+/// How far the pod with that uid has come.
+///
+/// # Errors
+/// A status that is there and cannot be read. To go on without it would run Jobs twice.
+pub fn status(pods: &Path, uid: &str) -> Result<StatusCell<RunStatus>, RecordError> {
+    let path = layout::supervised_status(pods, uid);
+    let status = match record::read(&path) {
+        Err(error) if error.is_missing() => RunStatus::default(),
+        status => status?,
+    };
+    Ok(StatusCell::new(status, move |status| record::write(&path, status, Durability::PowerCut)))
+}
+
+/// Removes what the server keeps of the pod. The status goes last: without it, the pod would be run once more.
+///
+/// # Errors
+/// The file system's, with the path.
+pub fn remove(pods: &Path, uid: &str) -> anyhow::Result<()> {
+    record::remove_file(&layout::supervised_record(pods, uid))?;
+    Ok(record::remove_file(&layout::supervised_status(pods, uid))?)
+}
+
+/// Uids of all records in `pods`, with the records, or why one cannot be read.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn read_all(pods: &Path) -> io::Result<Vec<(String, Result<PodRecord, RecordError>)>> {
+    let entries = match std::fs::read_dir(pods) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let uid = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if path.extension().is_some_and(|ending| ending == "json") {
+            found.push((uid, record::read::<PodRecord>(&path)));
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(uid: &str) -> PodRecord {
+        let text =
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {containers: [{name: a, image: b}]}";
+        let document = manifest::parse("p", text).unwrap().pods.remove(0).document;
+        let secret = serde_json::json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "s"},
+            "stringData": {"key": "hunter2"}});
+        PodRecord { uid: uid.into(), document, objects: vec![secret], source: "p.yaml".into() }
+    }
+
+    #[test]
+    fn a_record_is_a_pod_again_and_a_bad_one_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let record = record("u1");
+        record.write(folder.path()).unwrap();
+        let bad = layout::supervised_record(folder.path(), "u2");
+        std::fs::write(&bad, "{").unwrap();
+        let mut found = read_all(folder.path()).unwrap();
+        found.sort_by_key(|(uid, _)| uid.clone());
+        let (uids, mut records): (Vec<_>, Vec<_>) = found.into_iter().unzip();
+        assert_eq!(uids, ["u1", "u2"]);
+        assert!(records.pop().unwrap().unwrap_err().is_unusable());
+        let read = records.pop().unwrap().unwrap();
+        assert_eq!(read, record);
+        assert_eq!(read.manifests().unwrap().pods[0].pod.name, "p");
+        assert!(!format!("{read:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn a_status_is_read_again_and_ends_with_its_pod() {
+        let folder = tempfile::tempdir().unwrap();
+        record("u1").write(folder.path()).unwrap();
+        let ended =
+            |code| move |now: &RunStatus| Ok::<_, &str>(RunStatus { ended: Some(code), ..now.clone() });
+        status(folder.path(), "u1").unwrap().update(ended(3)).unwrap();
+        assert_eq!(status(folder.path(), "u1").unwrap().get().ended, Some(3));
+        // The server died before it had removed all.
+        std::fs::remove_file(layout::supervised_record(folder.path(), "u1")).unwrap();
+        record("u1").write(folder.path()).unwrap();
+        assert_eq!(status(folder.path(), "u1").unwrap().get().ended, None);
+        remove(folder.path(), "u1").unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

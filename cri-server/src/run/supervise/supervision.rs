@@ -1,0 +1,161 @@
+//! The supervision of one pod: attempts by its policy, its end, its way down. What is decided is on disk before it is
+//! done: a server that dies between goes on, and runs nothing twice.
+//!
+//! ```text
+//!  attempt --> ended: recorded --> sandbox stopped --> stays, until it is taken down
+//!     ^    --> lost, or an error --> back-off --.
+//!     |    --> failed, of a Job: counted --> removed --.
+//!     '------------------------------------------------'
+//! ```
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+
+use super::super::image::REMOVE;
+use super::super::manifest::RestartPolicy;
+use super::super::pod_end;
+use super::super::pod_run::{self, Outcome, PodRun};
+use super::super::pod_start::Found;
+use super::super::restart::BackOff;
+use super::super::run_status::change;
+use super::super::stop_request::{LOST, StopRequest, StopRequests};
+use super::pod::{State, SupervisedPod};
+use super::record;
+use crate::server::{Server, layout};
+
+/// Between tries, at least.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What becomes of a pod after an attempt.
+enum Next {
+    Over,
+    /// It is run again, for this reason.
+    Again(String),
+}
+
+impl SupervisedPod {
+    /// Runs it, again by its policy or when it cannot be run, until it was taken down.
+    pub async fn supervise(self: Arc<Self>, server: Arc<Server>, root: PathBuf) {
+        let run = self.to_run(&server, &root);
+        self.run_to_its_end(&run).await;
+        let is_ended = matches!(*self.state.borrow(), State::Ended(_));
+        if is_ended && self.pod.annotations.contains_key(REMOVE) {
+            self.go_down(false).await;
+        }
+        self.stop.wait_for(StopRequest::is_any).await;
+        let mut back_off = BackOff::default();
+        while let Err(error) = self.take_down(&run, &root).await {
+            let wait = back_off.wait(Duration::ZERO).max(RETRY);
+            let seconds = wait.as_secs();
+            run.report.say(format_args!("cannot be taken down: {error:#}; tried again in {seconds} s"));
+            tokio::time::sleep(wait).await;
+        }
+        self.state.send_replace(State::Down);
+    }
+
+    async fn run_to_its_end(&self, run: &PodRun) {
+        let mut back_off = BackOff::default();
+        while !self.stop.now().is_any() {
+            let begun = Instant::now();
+            let reason = match self.attempt(run).await {
+                _ if self.stop.now().is_any() => return,
+                Ok(Next::Over) => return,
+                Ok(Next::Again(reason)) => reason,
+                Err(error) => format!("{error:#}"),
+            };
+            let wait = back_off.wait(begun.elapsed()).max(RETRY);
+            run.report.say(format_args!("{reason}; tried again in {} s", wait.as_secs()));
+            if self.status.get().ended.is_none() {
+                self.state.send_replace(State::Waiting(reason));
+            }
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = self.stop.wait_for(StopRequest::is_any) => {}
+            }
+        }
+    }
+
+    async fn attempt(&self, run: &PodRun) -> anyhow::Result<Next> {
+        let status = self.status.get();
+        if let Some(code) = status.ended {
+            return self.end(run, code).await;
+        }
+        if status.is_failed_attempt {
+            pod_end::remove(run).await?;
+            change(&self.status, |status| status.is_failed_attempt = false).await?;
+        }
+        if let Some(code) = self.over(run) {
+            return self.end_or_fail(run, code).await;
+        }
+        self.state.send_replace(State::Running);
+        // Its own: some requests come from the pod itself, and end this attempt alone.
+        let stop = StopRequests::new();
+        let forward = tokio::spawn(self.stop.clone().pass_on_to(stop.clone()));
+        let outcome = pod_run::once(&PodRun { stop: stop.clone(), ..run.clone() }).await;
+        forward.abort();
+        match outcome? {
+            _ if self.stop.now().is_any() => Ok(Next::Over),
+            Outcome::Lost(_) if self.pod.restart_policy != RestartPolicy::Never => {
+                Ok(Next::Again("the pod sandbox is gone".to_owned()))
+            }
+            Outcome::Lost(code) => self.end_or_fail(run, code).await,
+            // Stopped for a limit of its own.
+            Outcome::Ended(code) if stop.now().is_any() => self.end(run, code).await,
+            Outcome::Ended(code) => self.end_or_fail(run, code).await,
+        }
+    }
+
+    /// The exit code of a pod that must not be run again, since containers of it have run to their end, or were lost.
+    fn over(&self, run: &PodRun) -> Option<u8> {
+        let status = self.status.get();
+        match self.pod.restart_policy {
+            RestartPolicy::Always => None,
+            RestartPolicy::OnFailure => {
+                let succeeded = |name: &String| status.succeeded.contains(name);
+                self.pod.containers.iter().all(|container| succeeded(&container.name)).then_some(0)
+            }
+            RestartPolicy::Never => {
+                let is_there = matches!(run.find(), Found::Ready(_) | Found::Silent(_));
+                (status.has_started && !is_there).then(|| {
+                    run.report.say("it was not running any more, and its restartPolicy is Never");
+                    LOST
+                })
+            }
+        }
+    }
+
+    /// A Job runs a new pod for one that has failed, as often as its backoffLimit says.
+    async fn end_or_fail(&self, run: &PodRun, code: u8) -> anyhow::Result<Next> {
+        let limit = self.pod.backoff_limit.filter(|_| self.pod.restart_policy == RestartPolicy::Never);
+        if code == 0 || self.status.get().failures >= limit.unwrap_or_default() {
+            return self.end(run, code).await;
+        }
+        change(&self.status, |status| {
+            status.failures += 1;
+            status.is_failed_attempt = true;
+            status.has_started = false;
+        })
+        .await?;
+        Ok(Next::Again(format!("the pod has failed with code {code}")))
+    }
+
+    /// It stays, stopped, to be looked at.
+    async fn end(&self, run: &PodRun, code: u8) -> anyhow::Result<Next> {
+        if self.status.get().ended.is_none() {
+            change(&self.status, move |status| status.ended = Some(code)).await?;
+            run.report.say(format_args!("the pod has ended with code {code}"));
+        }
+        self.state.send_replace(State::Ended(code));
+        pod_end::stop(run).await.context("the pod has ended, but cannot be stopped")?;
+        Ok(Next::Over)
+    }
+
+    async fn take_down(&self, run: &PodRun, root: &std::path::Path) -> anyhow::Result<()> {
+        pod_end::take_down(run).await?;
+        self.status.close();
+        record::remove(&layout::supervised_pods(root), &self.uid)
+    }
+}

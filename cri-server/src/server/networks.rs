@@ -1,0 +1,147 @@
+//! The service for networks that are made by name.
+
+use std::sync::Arc;
+
+use crisp_proto::crisp::v1::networks_server::Networks as Service;
+use crisp_proto::crisp::v1::{
+    ConnectNetworkRequest, ConnectNetworkResponse, CreateNetworkRequest, CreateNetworkResponse,
+    DisconnectNetworkRequest, DisconnectNetworkResponse, ListNetworksRequest, ListNetworksResponse, Network,
+    NetworkMember, PruneNetworksRequest, PruneNetworksResponse, RemoveNetworkRequest, RemoveNetworkResponse,
+};
+use crisp_sandbox::network::{Attachment, Connection, ManageError, NetworkInfo, NewNetwork};
+use crisp_sandbox::{ConnectError, Pod, Pods};
+use tonic::{Code, Request, Response, Status};
+
+/// Serves it.
+pub struct NetworksService(pub Pods);
+
+#[tonic::async_trait]
+impl Service for NetworksService {
+    async fn create_network(
+        &self,
+        request: Request<CreateNetworkRequest>,
+    ) -> Result<Response<CreateNetworkResponse>, Status> {
+        let new = new_network(request.into_inner())?;
+        let network = self.0.networks().create(new).await.map_err(status)?;
+        Ok(Response::new(CreateNetworkResponse { network: Some(to_proto(network)) }))
+    }
+
+    async fn list_networks(
+        &self,
+        _request: Request<ListNetworksRequest>,
+    ) -> Result<Response<ListNetworksResponse>, Status> {
+        let networks = self.0.networks().list().await.map_err(|error| status(error.into()))?;
+        Ok(Response::new(ListNetworksResponse { networks: networks.into_iter().map(to_proto).collect() }))
+    }
+
+    async fn remove_network(
+        &self,
+        request: Request<RemoveNetworkRequest>,
+    ) -> Result<Response<RemoveNetworkResponse>, Status> {
+        self.0.networks().remove(request.into_inner().name).await.map_err(status)?;
+        Ok(Response::new(RemoveNetworkResponse {}))
+    }
+
+    async fn prune_networks(
+        &self,
+        _request: Request<PruneNetworksRequest>,
+    ) -> Result<Response<PruneNetworksResponse>, Status> {
+        let names = self.0.networks().prune().await.map_err(status)?;
+        Ok(Response::new(PruneNetworksResponse { names }))
+    }
+
+    async fn connect_network(
+        &self,
+        request: Request<ConnectNetworkRequest>,
+    ) -> Result<Response<ConnectNetworkResponse>, Status> {
+        let ConnectNetworkRequest { name, pod_sandbox_id, interface, ips, mac, aliases } =
+            request.into_inner();
+        let pod = self.pod(&pod_sandbox_id)?;
+        let mac = Some(mac).filter(|mac| !mac.is_empty());
+        let connection = Connection { network: name, interface, ips, mac, aliases };
+        let attachment = self.0.connect(&pod, connection).await.map_err(not_connected)?;
+        Ok(Response::new(ConnectNetworkResponse { member: Some(joined(&pod, attachment)) }))
+    }
+
+    async fn disconnect_network(
+        &self,
+        request: Request<DisconnectNetworkRequest>,
+    ) -> Result<Response<DisconnectNetworkResponse>, Status> {
+        let DisconnectNetworkRequest { name, pod_sandbox_id } = request.into_inner();
+        let pod = self.pod(&pod_sandbox_id)?;
+        self.0.networks().disconnect(&pod.id, &name).await.map_err(status)?;
+        Ok(Response::new(DisconnectNetworkResponse {}))
+    }
+}
+
+impl NetworksService {
+    fn pod(&self, id: &str) -> Result<Arc<Pod>, Status> {
+        self.0.find(id).map_err(|error| Status::not_found(error.to_string()))
+    }
+}
+
+fn new_network(request: CreateNetworkRequest) -> Result<NewNetwork, Status> {
+    let CreateNetworkRequest { name, subnets, no_ipv6, mtu, internal, no_icc } = request;
+    let subnet = |text: &String| {
+        let invalid = || format!("subnet: {text:?} is not a network: expected one like 10.1.2.0/24");
+        text.parse().map_err(|_| Status::invalid_argument(invalid()))
+    };
+    let subnets = subnets.iter().map(subnet).collect::<Result<_, _>>()?;
+    let mtu = (mtu != 0).then_some(mtu);
+    Ok(NewNetwork { name, subnets, ipv6: !no_ipv6, mtu, internal, icc: !no_icc })
+}
+
+fn to_proto(network: NetworkInfo) -> Network {
+    let member = |member: crisp_sandbox::network::NetworkMember| NetworkMember {
+        pod_sandbox_id: member.pod.to_string(),
+        namespace: member.namespace,
+        name: member.name,
+        interface: member.interface,
+        ips: member.ips.iter().map(ToString::to_string).collect(),
+        mac: member.mac.unwrap_or_default(),
+    };
+    Network {
+        name: network.name,
+        bridge: network.bridge.unwrap_or_default(),
+        file: network.file.unwrap_or_default(),
+        subnets: network.subnets.iter().map(ToString::to_string).collect(),
+        mtu: network.mtu.unwrap_or_default(),
+        internal: network.internal,
+        no_icc: !network.icc,
+        is_first: network.is_first,
+        created_at: network.created_at,
+        members: network.members.into_iter().map(member).collect(),
+    }
+}
+
+fn joined(pod: &Pod, Attachment { interface, ips, mac, .. }: Attachment) -> NetworkMember {
+    NetworkMember {
+        pod_sandbox_id: pod.id.to_string(),
+        namespace: pod.config.namespace.clone(),
+        name: pod.config.name.clone(),
+        interface,
+        ips: ips.iter().map(ToString::to_string).collect(),
+        mac: mac.unwrap_or_default(),
+    }
+}
+
+fn not_connected(error: ConnectError) -> Status {
+    match error {
+        ConnectError::NotReady(error) => Status::failed_precondition(error.to_string()),
+        ConnectError::Monitor(error) => Status::internal(error.to_string()),
+        ConnectError::Network(error) => status(error),
+    }
+}
+
+fn status(error: ManageError) -> Status {
+    let code = match &error {
+        ManageError::Invalid { .. } => Code::InvalidArgument,
+        ManageError::Exists { .. } => Code::AlreadyExists,
+        ManageError::Unknown(_) => Code::NotFound,
+        ManageError::NotRemovable { .. }
+        | ManageError::InUse { .. }
+        | ManageError::NotConnected { .. }
+        | ManageError::Failed(_) => Code::FailedPrecondition,
+    };
+    Status::new(code, error.to_string())
+}

@@ -1,0 +1,123 @@
+//! etcd and a kube-apiserver that lets everything be done with one token.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::programs::{self, API_SERVER};
+use crate::Result;
+use crate::registry::free_port;
+
+const TOKEN: &str = "crisp-e2e";
+const READY: Duration = Duration::from_secs(60);
+
+/// The two processes, on ports of their own.
+pub(super) struct ApiServer {
+    folder: PathBuf,
+    port: u16,
+    etcd: Child,
+    server: Child,
+}
+
+impl ApiServer {
+    /// Starts both and waits until requests are answered.
+    pub(super) fn start(folder: &Path) -> Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let (etcd_port, port) = (free_port()?, free_port()?);
+        let etcd = start_etcd(folder, etcd_port)?;
+        let key = folder.join("service-account.key");
+        make_key(&key)?;
+        let tokens = folder.join("tokens.csv");
+        std::fs::write(&tokens, format!("{TOKEN},admin,1,system:masters\n"))?;
+        let path = |path: &Path| path.display().to_string();
+        let server = spawn(&programs::binary(API_SERVER), &folder.join("api-server.log"), |command| {
+            command
+                .arg(format!("--etcd-servers=http://127.0.0.1:{etcd_port}"))
+                .arg(format!("--secure-port={port}"))
+                .arg("--bind-address=127.0.0.1")
+                .arg(format!("--cert-dir={}", path(&folder.join("certificates"))))
+                .arg(format!("--service-account-key-file={}", path(&key)))
+                .arg(format!("--service-account-signing-key-file={}", path(&key)))
+                .arg("--service-account-issuer=https://127.0.0.1")
+                .arg(format!("--token-auth-file={}", path(&tokens)))
+                .args(["--authorization-mode=AlwaysAllow", "--disable-admission-plugins=ServiceAccount"])
+                .args(["--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true"])
+                .arg("--kubelet-preferred-address-types=InternalIP");
+        })?;
+        let mut this = Self { folder: folder.to_owned(), port, etcd, server };
+        std::fs::write(this.kubeconfig(), this.config())?;
+        this.wait_until_ready()?;
+        Ok(this)
+    }
+
+    /// The file with which clients find it, and the kubelet.
+    pub(super) fn kubeconfig(&self) -> PathBuf {
+        self.folder.join("kubeconfig")
+    }
+
+    fn config(&self) -> String {
+        format!(
+            r#"apiVersion: v1
+kind: Config
+clusters: [{{name: c, cluster: {{server: "https://127.0.0.1:{port}", insecure-skip-tls-verify: true}}}}]
+users: [{{name: u, user: {{token: {TOKEN}}}}}]
+contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
+current-context: x
+"#,
+            port = self.port
+        )
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + READY;
+        let url = format!("https://127.0.0.1:{}/readyz", self.port);
+        let token = format!("Authorization: Bearer {TOKEN}");
+        loop {
+            let mut curl = Command::new("curl");
+            let answer = curl.args(["-ks", "--max-time", "5", "-H", &token, &url]).output()?;
+            if answer.stdout == b"ok" {
+                return Ok(());
+            }
+            let ended = self.server.try_wait()?;
+            if ended.is_some() || Instant::now() > deadline {
+                let log = std::fs::read_to_string(self.folder.join("api-server.log")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(20).collect();
+                return Err(format!("the API server is not ready ({ended:?}):\n{}", tail.join("\n")).into());
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        for child in [&mut self.server, &mut self.etcd] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn start_etcd(folder: &Path, port: u16) -> Result<Child> {
+    let program = crisp_skip::program("etcd").ok_or("etcd is not installed")?;
+    let (client, peer) = (format!("http://127.0.0.1:{port}"), format!("http://127.0.0.1:{}", free_port()?));
+    spawn(&program, &folder.join("etcd.log"), |command| {
+        command.arg("--data-dir").arg(folder.join("etcd"));
+        command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        // Nothing has to outlive the test.
+        command.args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]);
+    })
+}
+
+fn make_key(path: &Path) -> Result<()> {
+    let made = Command::new("openssl").args(["genrsa", "-out"]).arg(path).arg("2048").output()?;
+    if made.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&made.stderr).into()) }
+}
+
+fn spawn(program: &Path, log: &Path, arguments: impl FnOnce(&mut Command)) -> Result<Child> {
+    let log = std::fs::File::create(log)?;
+    let mut command = Command::new(program);
+    arguments(&mut command);
+    Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
+}

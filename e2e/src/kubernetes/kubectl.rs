@@ -1,0 +1,167 @@
+//! kubectl, as people run it.
+
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::programs::{self, KUBECTL};
+use crate::Result;
+
+/// A command that takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// How kubectl carries streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Spdy,
+    WebSocket,
+}
+
+/// kubectl for one cluster.
+#[derive(Debug, Clone)]
+pub struct Kubectl {
+    kubeconfig: PathBuf,
+    transport: Transport,
+}
+
+impl Kubectl {
+    pub(super) fn new(kubeconfig: PathBuf, transport: Transport) -> Self {
+        Self { kubeconfig, transport }
+    }
+
+    /// The command, for a terminal.
+    #[must_use]
+    pub fn command(&self, args: &[&str]) -> Command {
+        self.with(Command::new(programs::binary(KUBECTL)), args)
+    }
+
+    /// The command, which has to end within a minute.
+    fn limited(&self, args: &[&str]) -> Command {
+        let mut command = Command::new("timeout");
+        command.arg(LIMIT.as_secs().to_string()).arg(programs::binary(KUBECTL));
+        self.with(command, args)
+    }
+
+    fn with(&self, mut command: Command, args: &[&str]) -> Command {
+        let is_websocket = if self.transport == Transport::WebSocket { "true" } else { "false" };
+        command.args(args);
+        command.env("KUBECONFIG", &self.kubeconfig);
+        command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", is_websocket);
+        command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", is_websocket);
+        // Where its caches go.
+        command.env("HOME", self.kubeconfig.parent().unwrap_or(&self.kubeconfig));
+        command
+    }
+
+    /// What it prints.
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    pub fn run(&self, args: &[&str]) -> Result<String> {
+        self.run_with(args, b"")
+    }
+
+    /// The same with bytes for its standard input.
+    ///
+    /// # Errors
+    /// What it says when it fails.
+    pub fn run_with(&self, args: &[&str], input: &[u8]) -> Result<String> {
+        let (code, output, errors) = self.outcome(args, input)?;
+        if code == Some(0) {
+            return Ok(output);
+        }
+        Err(format!("kubectl {args:?} ended with {code:?}: {output}{errors}").into())
+    }
+
+    /// Its exit code, and what it prints on both streams.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn outcome(&self, args: &[&str], input: &[u8]) -> Result<(Option<i32>, String, String)> {
+        let mut command = self.limited(args);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (mut stdin, input) = (child.stdin.take().ok_or("no standard input")?, input.to_vec());
+        // One that does not read it is no failure.
+        let writing = std::thread::spawn(move || stdin.write_all(&input));
+        let output = child.wait_with_output()?;
+        let _ = writing.join();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
+    }
+
+    /// Starts it in the background; it ends when it is dropped. Errors are among what it prints.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(&self, args: &[&str]) -> Result<Started> {
+        let mut command = self.limited(args);
+        let (mut output, printed) = std::io::pipe()?;
+        let child = command.stdin(Stdio::piped()).stdout(printed.try_clone()?).stderr(printed).spawn()?;
+        // It has ends of the pipe, too.
+        drop(command);
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut piece) {
+                let _ = sender.send(String::from_utf8_lossy(&piece[..length]).into_owned());
+            }
+        });
+        Ok(Started { child, pieces: lines, text: String::new() })
+    }
+}
+
+/// kubectl under way.
+pub struct Started {
+    child: Child,
+    pieces: std::sync::mpsc::Receiver<String>,
+    text: String,
+}
+
+impl Started {
+    /// Waits until it has printed `text`, and returns all that it has printed.
+    ///
+    /// # Errors
+    /// It does not within a minute.
+    pub fn until(&mut self, text: &str) -> Result<&str> {
+        let deadline = Instant::now() + LIMIT;
+        while !self.text.contains(text) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.pieces.recv_timeout(left) {
+                Ok(piece) => self.text.push_str(&piece),
+                Err(error) => return Err(format!("{text:?} is not in {:?}: {error}", self.text).into()),
+            }
+        }
+        Ok(&self.text)
+    }
+
+    /// Types something.
+    ///
+    /// # Errors
+    /// It has closed its standard input.
+    pub fn write(&mut self, text: &str) -> Result<()> {
+        Ok(self.child.stdin.as_mut().ok_or("no standard input")?.write_all(text.as_bytes())?)
+    }
+
+    /// Closes its standard input and waits for its end; returns its exit code.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn end(mut self) -> Result<Option<i32>> {
+        drop(self.child.stdin.take());
+        Ok(self.child.wait()?.code())
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        // `timeout` passes it on.
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+}

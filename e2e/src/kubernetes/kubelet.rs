@@ -1,0 +1,255 @@
+//! A real kubelet on a machine's socket: of a cluster, or alone with static pods from a folder.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::cgroup_root::{CgroupRoot, uses_systemd};
+use super::programs::{self, KUBELET};
+use crate::registry::free_port;
+use crate::{Machine, Result};
+
+/// The name of a node that no API server knows.
+const ALONE: &str = "crisp-e2e";
+
+/// A running kubelet.
+pub struct Kubelet {
+    folder: PathBuf,
+    socket: PathBuf,
+    port: u16,
+    node: String,
+    /// Of the API server. None: there is none.
+    kubeconfig: Option<PathBuf>,
+    /// Those that are on beside those that are on anyway.
+    feature_gates: &'static [&'static str],
+    child: Option<Child>,
+    /// Dropped last.
+    cgroup_root: CgroupRoot,
+}
+
+impl Kubelet {
+    /// Starts one alone on the machine's socket and waits for its API.
+    ///
+    /// # Errors
+    /// It ends or does not answer within a minute; with the end of its log.
+    pub fn start(machine: &Machine) -> Result<Self> {
+        Self::start_as(machine, ALONE, None, &[])
+    }
+
+    /// The same with feature gates that are off otherwise.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub fn start_with(machine: &Machine, feature_gates: &'static [&'static str]) -> Result<Self> {
+        Self::start_as(machine, ALONE, None, feature_gates)
+    }
+
+    /// Starts one as a node of a cluster. A node whose name is an address has that address.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub fn join(machine: &Machine, node: &str, kubeconfig: &Path) -> Result<Self> {
+        Self::start_as(machine, node, Some(kubeconfig.to_owned()), &[])
+    }
+
+    fn start_as(
+        machine: &Machine,
+        node: &str,
+        kubeconfig: Option<PathBuf>,
+        feature_gates: &'static [&'static str],
+    ) -> Result<Self> {
+        programs::build(&[KUBELET])?;
+        let folder = machine.folder().join("kubelet");
+        std::fs::create_dir_all(folder.join("manifests"))?;
+        let mut kubelet = Self {
+            folder,
+            socket: machine.socket(),
+            port: free_port()?,
+            node: node.to_owned(),
+            kubeconfig,
+            feature_gates,
+            child: None,
+            cgroup_root: CgroupRoot::make(&format!("crisp-e2e-{}", machine.bridge()))?,
+        };
+        kubelet.write_config()?;
+        kubelet.restart()?;
+        Ok(kubelet)
+    }
+
+    /// Where the kubelet finds static pods.
+    #[must_use]
+    pub fn manifest(&self, name: &str) -> PathBuf {
+        self.folder.join("manifests").join(format!("{name}.yaml"))
+    }
+
+    /// Stops the kubelet if it runs, and starts it.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop();
+        let log =
+            std::fs::OpenOptions::new().create(true).append(true).open(self.folder.join("kubelet.log"))?;
+        let child = Command::new(programs::binary(KUBELET))
+            .arg("--config")
+            .arg(self.folder.join("config.yaml"))
+            .arg("--root-dir")
+            .arg(self.folder.join("root"))
+            .args(["--hostname-override", &self.node])
+            .args(self.kubeconfig.iter().flat_map(|path| [Path::new("--kubeconfig"), path]))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        self.child = Some(child);
+        self.until("the kubelet's API answers", Duration::from_secs(60), |k| {
+            k.get("/healthz").is_ok_and(|t| t == "ok")
+        })
+    }
+
+    /// Ends the kubelet; its pods stay.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// GET from the kubelet's API.
+    ///
+    /// # Errors
+    /// curl's words, also for a status of 400 and above.
+    pub fn get(&self, path: &str) -> Result<String> {
+        self.curl(&["-X", "GET"], path)
+    }
+
+    /// POST to the kubelet's API.
+    ///
+    /// # Errors
+    /// As [`Kubelet::get`].
+    pub fn post(&self, path: &str) -> Result<String> {
+        self.curl(&["-X", "POST"], path)
+    }
+
+    fn curl(&self, args: &[&str], path: &str) -> Result<String> {
+        let url = format!("https://127.0.0.1:{}{path}", self.port);
+        let output = Command::new("curl")
+            .args(["-ksS", "--fail-with-body", "--max-time", "20"])
+            .args(args)
+            .arg(url)
+            .output()?;
+        let body = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() {
+            return Ok(body);
+        }
+        Err(format!("{path}: {}{body}", String::from_utf8_lossy(&output.stderr)).into())
+    }
+
+    /// The pods as the kubelet sees them: name with status.
+    ///
+    /// # Errors
+    /// No answer, or not JSON.
+    pub fn pods(&self) -> Result<Vec<(String, Value)>> {
+        let list: Value = serde_json::from_str(&self.get("/pods")?)?;
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        Ok(items
+            .into_iter()
+            .map(|pod| {
+                (pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(), pod["status"].clone())
+            })
+            .collect())
+    }
+
+    /// The status of one container of a static pod (whose name the kubelet ends with the node's).
+    #[must_use]
+    pub fn container(&self, pod: &str, container: &str) -> Value {
+        let pods = self.pods().unwrap_or_default();
+        let status =
+            pods.iter().find(|(name, _)| name == &format!("{pod}-{}", self.node)).map(|(_, status)| status);
+        let kinds = ["containerStatuses", "initContainerStatuses"];
+        let all = kinds.iter().filter_map(|kind| status?[kind].as_array()).flatten();
+        all.clone().find(|c| c["name"] == container).cloned().unwrap_or(Value::Null)
+    }
+
+    /// Waits for a condition.
+    ///
+    /// # Errors
+    /// It has not come true in time; with the pods and the end of the kubelet's log.
+    pub fn until(&self, what: &str, limit: Duration, condition: impl Fn(&Self) -> bool) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while !condition(self) {
+            if Instant::now() > deadline {
+                let log = std::fs::read_to_string(self.folder.join("kubelet.log")).unwrap_or_default();
+                let tail: Vec<&str> = log.lines().rev().take(40).collect();
+                let tail: Vec<&str> = tail.into_iter().rev().collect();
+                return Err(format!(
+                    "not within {limit:?}: {what}\npods: {:?}\n{}",
+                    self.pods(),
+                    tail.join("\n")
+                )
+                .into());
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    fn write_config(&self) -> Result<()> {
+        // What kubeadm sets up: slices at the root of the host.
+        let cgroups = if uses_systemd() {
+            "cgroupDriver: systemd".to_owned()
+        } else {
+            format!("cgroupDriver: cgroupfs\ncgroupRoot: /{}", self.cgroup_root.name())
+        };
+        let config = format!(
+            r#"apiVersion: kubelet.config.k8s.io/v1beta1
+kind: KubeletConfiguration
+staticPodPath: {manifests}
+fileCheckFrequency: 1s
+syncFrequency: 2s
+failCgroupV1: false
+{cgroups}
+failSwapOn: false
+address: 127.0.0.1
+port: {port}
+healthzPort: 0
+readOnlyPort: 0
+authentication: {{anonymous: {{enabled: true}}, webhook: {{enabled: false}}}}
+authorization: {{mode: AlwaysAllow}}
+enableServer: true
+makeIPTablesUtilChains: false
+localStorageCapacityIsolation: false
+imageGCHighThresholdPercent: 100
+evictionHard: {{memory.available: 100Mi, nodefs.available: "1%", imagefs.available: "1%"}}
+featureGates: {{{gates}}}
+podLogsDir: {logs}
+containerRuntimeEndpoint: unix://{socket}
+"#,
+            manifests = self.folder.join("manifests").display(),
+            port = self.port,
+            gates =
+                self.feature_gates.iter().map(|gate| format!("{gate}: true")).collect::<Vec<_>>().join(", "),
+            logs = self.folder.join("podlogs").display(),
+            socket = self.socket.display(),
+        );
+        Ok(std::fs::write(self.folder.join("config.yaml"), config)?)
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.stop();
+        unmount_below(&self.folder);
+    }
+}
+
+/// The kubelet's own volumes (tmpfs of emptyDir and tokens). The last one first: it may be in another.
+fn unmount_below(folder: &Path) {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = table.lines().rev().filter_map(|line| line.split(' ').nth(4));
+    for mount in mounts.filter(|mount| Path::new(mount).starts_with(folder)) {
+        let _ = Command::new("umount").arg(mount).status();
+    }
+}

@@ -1,0 +1,85 @@
+//! A real Prometheus that scrapes one server.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::registry::free_port;
+use crate::{Result, http};
+
+/// Ends when it is dropped.
+pub struct Prometheus {
+    process: Child,
+    host: String,
+}
+
+impl Prometheus {
+    /// Scrapes both pages of `target` each second, in the jobs that the README names, and evaluates the rules of
+    /// the file as often. Its data are in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(folder: &Path, target: &str, rules: Option<&Path>) -> Result<Self> {
+        let folder = folder.join("prometheus");
+        std::fs::create_dir(&folder)?;
+        let rules = rules.map_or_else(String::new, |rules| format!("rule_files: [{}]\n", rules.display()));
+        let config = folder.join("prometheus.yml");
+        std::fs::write(
+            &config,
+            format!(
+                "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n{rules}scrape_configs:\n\
+                 - {{job_name: crisp, static_configs: [{{targets: [\"{target}\"]}}]}}\n\
+                 - {{job_name: cadvisor, metrics_path: /metrics/cadvisor, static_configs: [{{targets: [\"{target}\"]}}]}}\n"
+            ),
+        )?;
+        let host = format!("127.0.0.1:{}", free_port()?);
+        let process = Command::new("prometheus")
+            .arg(format!("--config.file={}", config.display()))
+            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
+            .arg(format!("--web.listen-address={host}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Self { process, host })
+    }
+
+    /// The values of a query now, of all series.
+    ///
+    /// # Errors
+    /// No answer yet, or a query that it refuses.
+    pub fn query(&self, expression: &str) -> Result<Vec<String>> {
+        let answer = self.get(&format!("/api/v1/query?query={}", escaped(expression)))?;
+        let series = answer["data"]["result"].as_array().ok_or("no result")?;
+        Ok(series.iter().filter_map(|one| Some(one["value"][1].as_str()?.to_owned())).collect())
+    }
+
+    /// What it answers to a request of its API.
+    ///
+    /// # Errors
+    /// No answer, or one that says that there is an error.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let answer = http::send(&self.host, "GET", path, &[], &[])?;
+        let answer: Value = serde_json::from_slice(&answer.body)?;
+        if answer["status"] == "success" { Ok(answer) } else { Err(format!("{path}: {answer}").into()) }
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut escaped, byte| {
+        if byte.is_ascii_alphanumeric() {
+            escaped.push(char::from(byte));
+        } else {
+            let _ = write!(escaped, "%{byte:02X}");
+        }
+        escaped
+    })
+}

@@ -1,0 +1,169 @@
+//! SPDY/3.1 to a runtime's streaming server, as far as a benchmark needs it: it opens streams, sends and counts.
+//! Like the library in kubelet and kubectl it announces no windows and heeds none.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crate::Result;
+
+const SYN_STREAM: u16 = 1;
+const FIN: u8 = 1;
+/// Read at once.
+const PIECE: usize = 256 << 10;
+
+/// One session.
+pub struct Session {
+    socket: TcpStream,
+    next: u32,
+    buffer: Vec<u8>,
+    /// What of the buffer was not looked at yet.
+    left: std::ops::Range<usize>,
+    /// What is left of the frame under way: its stream, None for a control frame; bytes; whether it is the last.
+    frame: (Option<u32>, usize, bool),
+}
+
+/// What was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    Data {
+        stream: u32,
+        bytes: usize,
+    },
+    /// The server sends no more on it.
+    End {
+        stream: u32,
+    },
+    Closed,
+}
+
+impl Session {
+    /// Uses the URL of a session.
+    ///
+    /// # Errors
+    /// The server's refusal.
+    pub fn open(url: &str, protocol: &str) -> Result<Self> {
+        let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url} is no http URL"))?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let mut socket = TcpStream::connect(authority)?;
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(Duration::from_secs(60)))?;
+        write!(
+            socket,
+            "POST /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\
+             Content-Length: 0\r\nX-Stream-Protocol-Version: {protocol}\r\n\r\n"
+        )?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            socket.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8_lossy(&head);
+        if !head.starts_with("HTTP/1.1 101") {
+            return Err(format!("{url}: {head}").into());
+        }
+        Ok(Self { socket, next: 1, buffer: vec![0; PIECE], left: 0..0, frame: (None, 0, false) })
+    }
+
+    /// Opens a stream, on which this side sends nothing if it `is_closed`.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn stream(&mut self, headers: &[(&str, &str)], is_closed: bool) -> Result<u32> {
+        let stream = self.next;
+        self.next += 2;
+        let block = header_block(headers, stream == 1)?;
+        let mut frame = vec![0x80, 3];
+        frame.extend_from_slice(&SYN_STREAM.to_be_bytes());
+        frame.push(if is_closed { FIN } else { 0 });
+        frame.extend_from_slice(&length(10 + block.len())?);
+        frame.extend_from_slice(&stream.to_be_bytes());
+        frame.extend_from_slice(&[0; 6]);
+        frame.extend_from_slice(&block);
+        self.socket.write_all(&frame)?;
+        Ok(stream)
+    }
+
+    /// # Errors
+    /// The connection is lost.
+    pub fn write(&mut self, stream: u32, data: &[u8]) -> Result<()> {
+        let mut head = stream.to_be_bytes().to_vec();
+        head.push(0);
+        head.extend_from_slice(&length(data.len())?);
+        self.socket.write_all(&head)?;
+        Ok(self.socket.write_all(data)?)
+    }
+
+    /// The next event.
+    ///
+    /// # Errors
+    /// The connection is lost, or nothing comes for a minute.
+    pub fn event(&mut self) -> Result<Event> {
+        loop {
+            if self.frame.1 > 0 {
+                if self.left.is_empty() && !self.fill()? {
+                    return Ok(Event::Closed);
+                }
+                let bytes = self.frame.1.min(self.left.len());
+                self.left.start += bytes;
+                self.frame.1 -= bytes;
+                if let Some(stream) = self.frame.0 {
+                    return Ok(Event::Data { stream, bytes });
+                }
+            } else if let (Some(stream), true) = (self.frame.0, self.frame.2) {
+                self.frame = (None, 0, false);
+                return Ok(Event::End { stream });
+            } else if !self.head()? {
+                return Ok(Event::Closed);
+            }
+        }
+    }
+
+    fn fill(&mut self) -> Result<bool> {
+        let bytes = self.socket.read(&mut self.buffer)?;
+        self.left = 0..bytes;
+        Ok(bytes > 0)
+    }
+
+    /// Reads the head of a frame. False: there are no more.
+    fn head(&mut self) -> Result<bool> {
+        let mut head = [0; 8];
+        for byte in &mut head {
+            if self.left.is_empty() && !self.fill()? {
+                return Ok(false);
+            }
+            *byte = self.buffer[self.left.start];
+            self.left.start += 1;
+        }
+        let stream = u32::from_be_bytes([head[0], head[1], head[2], head[3]]);
+        let length = u32::from_be_bytes([0, head[5], head[6], head[7]]);
+        let is_data = stream >> 31 == 0;
+        self.frame = (is_data.then_some(stream), usize::try_from(length)?, head[4] & FIN != 0);
+        Ok(true)
+    }
+}
+
+fn length(bytes: usize) -> Result<[u8; 3]> {
+    let [_, length @ ..] = u32::try_from(bytes)?.to_be_bytes();
+    Ok(length)
+}
+
+/// In the form of zlib, but not compressed: a stored block, and an empty one as a flush makes it.
+fn header_block(headers: &[(&str, &str)], is_first: bool) -> Result<Vec<u8>> {
+    let mut text = u32::try_from(headers.len())?.to_be_bytes().to_vec();
+    for (name, value) in headers {
+        for part in [name, value] {
+            text.extend_from_slice(&u32::try_from(part.len())?.to_be_bytes());
+            text.extend_from_slice(part.as_bytes());
+        }
+    }
+    let length = u16::try_from(text.len())?;
+    let mut block = if is_first { vec![0x78, 0x01] } else { Vec::new() };
+    block.push(0);
+    block.extend_from_slice(&length.to_le_bytes());
+    block.extend_from_slice(&(!length).to_le_bytes());
+    block.extend_from_slice(&text);
+    block.extend_from_slice(&[0, 0, 0, 0xff, 0xff]);
+    Ok(block)
+}

@@ -1,0 +1,141 @@
+//! A terminal with a program on it, as a person has one.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcsetwinsize};
+
+use crate::Result;
+
+/// What takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// The person's side. The program is killed when it is dropped.
+pub struct Terminal {
+    master: File,
+    child: Child,
+    pieces: Receiver<Vec<u8>>,
+    /// What was shown and not waited for.
+    text: String,
+    all: String,
+}
+
+impl Terminal {
+    /// Runs a program on a new terminal with so many columns and rows, which is its controlling one.
+    ///
+    /// # Errors
+    /// There is no terminal, or no such program.
+    pub fn run(program: &Command, columns: u16, rows: u16) -> Result<Self> {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        grantpt(&master)?;
+        unlockpt(&master)?;
+        let name = ptsname(&master, Vec::new())?;
+        let slave = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
+        let stdio = |slave: &OwnedFd| -> Result<Stdio> { Ok(slave.try_clone()?.into()) };
+        let mut command = Command::new("setsid");
+        command.args(["--ctty", "--wait"]).arg(program.get_program()).args(program.get_args());
+        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command.stdin(stdio(&slave)?).stdout(stdio(&slave)?).stderr(stdio(&slave)?);
+        let mut this = Self::new(File::from(master), command.spawn()?)?;
+        this.resize(columns, rows)?;
+        Ok(this)
+    }
+
+    fn new(master: File, child: Child) -> Result<Self> {
+        let (sender, pieces) = std::sync::mpsc::channel();
+        let mut output = master.try_clone()?;
+        std::thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut piece) {
+                let _ = sender.send(piece[..length].to_vec());
+            }
+        });
+        Ok(Self { master, child, pieces, text: String::new(), all: String::new() })
+    }
+
+    /// # Errors
+    /// The terminal is gone.
+    pub fn resize(&mut self, columns: u16, rows: u16) -> Result<()> {
+        Ok(tcsetwinsize(&self.master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?)
+    }
+
+    /// # Errors
+    /// The terminal is gone.
+    pub fn type_text(&mut self, text: &str) -> Result<()> {
+        Ok(self.master.write_all(text.as_bytes())?)
+    }
+
+    /// All that the screen has shown so far.
+    #[must_use]
+    pub fn seen(&self) -> &str {
+        &self.all
+    }
+
+    /// Waits until the screen shows `text` that it did not show before.
+    ///
+    /// # Errors
+    /// It does not, in half a minute.
+    pub fn until(&mut self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(at) = self.text.find(text) {
+                self.text.drain(..at + text.len());
+                return Ok(());
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.pieces.recv_timeout(left) {
+                Ok(piece) => {
+                    let piece = String::from_utf8_lossy(&piece);
+                    self.text.push_str(&piece);
+                    self.all.push_str(&piece);
+                }
+                Err(_) => return Err(format!("{text:?} does not come; there is {:?}", self.text).into()),
+            }
+        }
+    }
+
+    /// For a shell: runs something that only ^C ends, ends it so, and then the shell.
+    ///
+    /// # Errors
+    /// It does not do as it is told.
+    pub fn interrupt_and_exit(&mut self, code: u8) -> Result<()> {
+        self.type_text("echo run''ning; sleep 1000\n")?;
+        self.until("running")?;
+        // ^C throws away what was typed before it.
+        std::thread::sleep(Duration::from_millis(300));
+        self.type_text("\x03")?;
+        self.until("^C")?;
+        self.type_text(&format!("exit {code}\n"))
+    }
+
+    /// Waits for the end of the program; its exit code.
+    ///
+    /// # Errors
+    /// It does not end within half a minute.
+    pub fn end(mut self) -> Result<Option<i32>> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.code());
+            }
+            if Instant::now() > deadline {
+                return Err(format!("the program does not end; there is {:?}", self.text).into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // Without its terminal the program gets SIGHUP; the process that waits for it is ours.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

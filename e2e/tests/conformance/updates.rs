@@ -1,0 +1,155 @@
+//! Limits that change while a container runs.
+
+use crisp_e2e::Result;
+use k8s_cri::v1::{ContainerState, LinuxContainerResources, UpdateContainerResourcesRequest};
+use prost::Message as _;
+use tonic::Status;
+
+use crate::cri::{Cri, limited, unknown};
+use crate::newer::{self, Nothing, UpdatePod};
+use crate::resources::{CPU, MEMORY, SHARES, cgroup_file, is_v2, with_limits};
+
+promises! {
+    limits_are_updated: Kubernetes, ["UpdateContainerResources", "UpdateContainerResourcesRequest.container_id",
+        "UpdateContainerResourcesRequest.linux"],
+        "Memory, CPU time, shares and CPUs of a running container change at once";
+    what_is_not_given_stays: Cri, ["UpdateContainerResourcesRequest.linux"],
+        "An update of one limit leaves the others";
+    a_containers_status_has_its_limits: Kubernetes, ["ContainerStatus.resources", "ContainerResources.linux",
+        "LinuxContainerResources.memory_limit_in_bytes", "LinuxContainerResources.cpu_quota"],
+        "A container's status has the limits that it has now, for in-place resize";
+    a_created_container_is_updated: Cri, ["UpdateContainerResources"],
+        "The limits of a container that was not started change before it starts";
+    an_update_that_the_kernel_refuses_changes_nothing: Cri, ["UpdateContainerResources"],
+        "An update that fails is an error and leaves the limits as they were";
+    an_exited_or_unknown_container_is_not_updated: Cri, ["UpdateContainerResources"],
+        "An update of a container that has ended or does not exist is an error",
+        containerd: "an exited container was updated";
+    annotations_of_an_update_are_taken: Cri, ["UpdateContainerResourcesRequest.annotations"],
+        "An update with annotations that the runtime does not know is made";
+    a_pods_resources_are_updated: Cri, ["UpdatePodSandboxResources", "UpdatePodSandboxResourcesRequest.pod_sandbox_id",
+        "UpdatePodSandboxResourcesRequest.resources"],
+        "The sums of a pod's resources are taken for a ready pod, and are an error for an unknown one";
+}
+
+async fn update(cri: &mut Cri, id: &str, linux: LinuxContainerResources) -> Result<(), Status> {
+    let request =
+        UpdateContainerResourcesRequest { container_id: id.into(), linux: Some(linux), ..Default::default() };
+    cri.client.runtime.update_container_resources(request).await.map(drop)
+}
+
+fn small() -> LinuxContainerResources {
+    LinuxContainerResources {
+        memory_limit_in_bytes: 32 << 20,
+        cpu_quota: 50_000,
+        cpu_period: 100_000,
+        cpu_shares: 512,
+        ..Default::default()
+    }
+}
+
+/// Memory, CPU time, shares as they are in the cgroup.
+fn limits(id: &str) -> Result<[String; 3]> {
+    Ok([cgroup_file(id, &MEMORY)?, cgroup_file(id, &CPU)?, cgroup_file(id, &SHARES)?])
+}
+
+fn cpu(quota: u32) -> String {
+    if is_v2() { format!("{quota} 100000") } else { quota.to_string() }
+}
+
+async fn limits_are_updated(cri: &mut Cri) -> Result<()> {
+    let id = with_limits(cri, small()).await?;
+    let before = limits(&id)?;
+    let new = LinuxContainerResources {
+        memory_limit_in_bytes: 48 << 20,
+        cpu_quota: 80_000,
+        cpu_period: 100_000,
+        cpu_shares: 2048,
+        cpuset_cpus: "0".into(),
+        ..Default::default()
+    };
+    update(cri, &id, new).await?;
+    let after = limits(&id)?;
+    assert_eq!((&after[0], &after[1]), (&(48 << 20).to_string(), &cpu(80_000)));
+    assert!(after[2].parse::<u32>()? > before[2].parse::<u32>()?, "{before:?} {after:?}");
+    assert_eq!(cri.sh(&id, "grep Cpus_allowed_list /proc/1/status").await?.trim(), "Cpus_allowed_list:\t0");
+    Ok(())
+}
+
+async fn what_is_not_given_stays(cri: &mut Cri) -> Result<()> {
+    let id = with_limits(cri, small()).await?;
+    let [_, cpu, shares] = limits(&id)?;
+    let memory = LinuxContainerResources { memory_limit_in_bytes: 40 << 20, ..Default::default() };
+    update(cri, &id, memory).await?;
+    assert_eq!(limits(&id)?, [(40 << 20).to_string(), cpu, shares]);
+    Ok(())
+}
+
+async fn a_containers_status_has_its_limits(cri: &mut Cri) -> Result<()> {
+    let id = with_limits(cri, small()).await?;
+    let seen = |status: k8s_cri::v1::ContainerStatus| {
+        let linux = status.resources.and_then(|resources| resources.linux).unwrap_or_default();
+        (linux.memory_limit_in_bytes, linux.cpu_quota, linux.cpu_period, linux.cpu_shares)
+    };
+    assert_eq!(seen(cri.client.status(&id).await?), (32 << 20, 50_000, 100_000, 512));
+    let new = LinuxContainerResources { memory_limit_in_bytes: 40 << 20, cpu_quota: 60_000, ..small() };
+    update(cri, &id, new).await?;
+    assert_eq!(seen(cri.client.status(&id).await?), (40 << 20, 60_000, 100_000, 512));
+    Ok(())
+}
+
+async fn a_created_container_is_updated(cri: &mut Cri) -> Result<()> {
+    let pod = cri.pod().await?;
+    let config = limited(cri.shell("exec sleep 1000"), small());
+    let id = cri.create(&pod, &config).await?;
+    let new = LinuxContainerResources { memory_limit_in_bytes: 44 << 20, ..Default::default() };
+    update(cri, &id, new).await?;
+    cri.client.start(&id).await?;
+    assert_eq!(cgroup_file(&id, &MEMORY)?, (44 << 20).to_string());
+    Ok(())
+}
+
+async fn an_update_that_the_kernel_refuses_changes_nothing(cri: &mut Cri) -> Result<()> {
+    let id = with_limits(cri, small()).await?;
+    let before = limits(&id)?;
+    let impossible = LinuxContainerResources { cpuset_cpus: "8000".into(), ..small() };
+    assert!(update(cri, &id, impossible).await.is_err());
+    assert_eq!(limits(&id)?, before);
+    let status = cri.client.status(&id).await?.resources.and_then(|resources| resources.linux);
+    assert_eq!(status.map(|linux| linux.cpuset_cpus), Some(String::new()));
+    Ok(())
+}
+
+async fn an_exited_or_unknown_container_is_not_updated(cri: &mut Cri) -> Result<()> {
+    let pod = cri.pod().await?;
+    let config = cri.shell("true");
+    let exited = cri.end(&pod, &config).await?;
+    assert_eq!(exited.state(), ContainerState::ContainerExited);
+    assert!(update(cri, &unknown(), small()).await.is_err());
+    assert!(update(cri, &exited.id, small()).await.is_err(), "an exited container was updated");
+    Ok(())
+}
+
+async fn annotations_of_an_update_are_taken(cri: &mut Cri) -> Result<()> {
+    let id = with_limits(cri, small()).await?;
+    let request = UpdateContainerResourcesRequest {
+        container_id: id.clone(),
+        linux: Some(LinuxContainerResources { memory_limit_in_bytes: 36 << 20, ..Default::default() }),
+        annotations: [("example.org/how".to_owned(), "gently".to_owned())].into(),
+        ..Default::default()
+    };
+    cri.client.runtime.update_container_resources(request).await?;
+    assert_eq!(cgroup_file(&id, &MEMORY)?, (36 << 20).to_string());
+    Ok(())
+}
+
+async fn a_pods_resources_are_updated(cri: &mut Cri) -> Result<()> {
+    let pod = cri.pod().await?;
+    let sums =
+        |pod_sandbox_id: String| UpdatePod { pod_sandbox_id, overhead: None, resources: Some(small()) };
+    let rpc = "UpdatePodSandboxResources";
+    newer::call::<Nothing>(&cri.client, rpc, sums(pod.id).encode_to_vec()).await?;
+    let unknown = newer::call::<Nothing>(&cri.client, rpc, sums(unknown()).encode_to_vec()).await;
+    assert!(unknown.is_err());
+    Ok(())
+}

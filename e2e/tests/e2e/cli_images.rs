@@ -1,0 +1,325 @@
+//! Images as people name, keep, move and throw them away.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crisp_e2e::image::Built;
+use crisp_e2e::machine::crisp;
+use crisp_e2e::{Image, Lab, Layer, Registry, Result, needs, request};
+use serde_json::{Value, json};
+
+/// What a command prints.
+fn output(lab: &Lab, args: &[&str]) -> Result<String> {
+    let output = lab.machine.crisp(args)?;
+    if output.status.success() {
+        return Ok(String::from_utf8(output.stdout)?);
+    }
+    Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
+}
+
+/// Why a command is not done.
+fn refusal(lab: &Lab, args: &[&str]) -> Result<String> {
+    let output = lab.machine.crisp(args)?;
+    assert!(!output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
+    Ok(String::from_utf8(output.stderr)?)
+}
+
+/// Three layers: files, what hides some of them, and a link.
+fn layered() -> Built {
+    let files = Layer::new()
+        .folder("d/", 0o750)
+        .file("d/kept", 0o4755, b"kept")
+        .file("d/gone", 0o644, b"gone")
+        .folder("o/", 0o755)
+        .file("o/below", 0o644, b"below");
+    let hidden = Layer::new()
+        .folder("d/", 0o750)
+        .file("d/.wh.gone", 0o600, b"")
+        .folder("o/", 0o755)
+        .file("o/.wh..wh..opq", 0o600, b"")
+        .file("o/above", 0o644, b"above");
+    let links =
+        Layer::new().file("d/one", 0o644, b"same").hard_link("d/two", "d/one").symlink("d/link", "/d/kept");
+    Image::busybox().layer(files).layer(hidden).layer(links).build()
+}
+
+/// An archive of these files.
+fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, path, *bytes).expect("writing to memory");
+    }
+    tar.into_inner().expect("writing to memory")
+}
+
+const LOOK: &str = "ls /d /o; stat -c %a /d /d/kept; cat /d/link /o/above; stat -c %h /d/one";
+const SEEN: &str = "/d:\nkept\nlink\none\ntwo\n\n/o:\nabove\n750\n4755\nkeptabove2\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn saved_images_load_on_another_machine_and_are_the_same() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let image = lab.machine.registry().push("app", "1", &layered())?;
+    lab.client.pull(&image).await?;
+    assert_eq!(lab.output("before", request::shell("main", &image, LOOK)).await?, SEEN);
+    output(&lab, &["tag", &image, "localhost/app:kept"])?;
+    let file = lab.machine.folder().join("images.tar").display().to_string();
+    output(&lab, &["save", "-o", &file, "localhost/app:kept", &lab.image.clone()])?;
+
+    let mut other = Lab::start().await?;
+    let loaded = output(&other, &["load", "-i", &file])?;
+    assert!(loaded.contains("Loaded image: localhost/app:kept") && !loaded.contains("app:1\n"), "{loaded}");
+    assert_eq!(other.output("after", request::shell("main", "localhost/app:kept", LOOK)).await?, SEEN);
+    // What was loaded keeps its digests when it is saved and loaded once more.
+    let id = output(&other, &["inspect", "-f", "{{.Id}}", "localhost/app:kept"])?;
+    let second = other.machine.folder().join("second.tar").display().to_string();
+    output(&other, &["save", "-o", &second, "localhost/app:kept"])?;
+    output(&other, &["rm", "-f", "pod/after"])?;
+    output(&other, &["rmi", "localhost/app:kept"])?;
+    assert_eq!(output(&other, &["load", "-q", "-i", &second])?, id);
+    // The docker archive and the OCI layout are one: both lead to all that is named.
+    let mut names = Vec::new();
+    for entry in tar::Archive::new(std::fs::File::open(&file)?).entries()? {
+        names.push(entry?.path()?.display().to_string());
+    }
+    for name in ["manifest.json", "index.json", "oci-layout"] {
+        assert!(names.iter().any(|found| found == name), "{names:?}");
+    }
+    lab.close().await?;
+    other.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn archives_of_other_tools_load_and_damaged_ones_do_not() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let built = layered();
+    let config = built.blobs.last().expect("a configuration").bytes.clone();
+    let layers = &built.blobs[..built.blobs.len() - 1];
+    let folder = lab.machine.folder().to_owned();
+    let load = |lab: &Lab, name: &str, files: &[(&str, &[u8])]| {
+        let path = folder.join(name).display().to_string();
+        std::fs::write(&path, archive(files))?;
+        let output = lab.machine.crisp(&["load", "-i", &path])?;
+        let text = String::from_utf8([output.stdout, output.stderr].concat())?;
+        Ok::<_, crisp_e2e::Error>((output.status.success(), text))
+    };
+    // As an older docker writes it: gzipped layers here, and a link for a layer that is there twice.
+    let paths: Vec<String> = (0..layers.len()).map(|number| format!("{number}/layer.tar")).collect();
+    let manifest = json!([{"Config": "c.json", "RepoTags": ["old.test/app:2"], "Layers": paths}]).to_string();
+    let mut files: Vec<(&str, &[u8])> = vec![("c.json", &config)];
+    files.extend(paths.iter().zip(layers).map(|(path, layer)| (path.as_str(), &layer.bytes[..])));
+    files.push(("manifest.json", manifest.as_bytes()));
+    let (done, text) = load(&lab, "docker.tar", &files)?;
+    assert!(done && text == "Loaded image: old.test/app:2\n", "{text}");
+    assert_eq!(lab.output("docker", request::shell("main", "old.test/app:2", LOOK)).await?, SEEN);
+    assert_eq!(output(&lab, &["inspect", "-f", "{{.Id}}", "old.test/app:2"])?, format!("{}\n", built.id));
+
+    let path = |digest: &str| format!("blobs/{}", digest.replace(':', "/"));
+    let index = json!({"schemaVersion": 2, "manifests": [{
+        "mediaType": built.manifest.media_type, "digest": built.manifest.digest, "size": built.manifest.bytes.len(),
+        "annotations": {"org.opencontainers.image.ref.name": "oci.test/app:3"},
+    }]}).to_string();
+    let names: Vec<String> = built.blobs.iter().map(|blob| path(&blob.digest)).collect();
+    let of_manifest = path(&built.manifest.digest);
+    let mut oci: Vec<(&str, &[u8])> =
+        vec![("index.json", index.as_bytes()), (&of_manifest, &built.manifest.bytes)];
+    oci.extend(names.iter().zip(&built.blobs).map(|(name, blob)| (name.as_str(), &blob.bytes[..])));
+    let (done, text) = load(&lab, "oci.tar", &oci)?;
+    assert!(done && text.contains("Loaded image: oci.test/app:3\n"), "{text}");
+
+    // On a machine that has none of the layers.
+    output(&lab, &["rm", "-f", "pod/docker"])?;
+    output(&lab, &["rmi", "-f", &built.id])?;
+    let mut damaged = built.blobs[1].bytes.clone();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    let mut wrong = oci.clone();
+    wrong[3].1 = &damaged;
+    let (done, text) = load(&lab, "damaged.tar", &wrong)?;
+    assert!(!done && text.contains(&names[1]), "{text}");
+    let mut wrong = files.clone();
+    wrong[2].1 = files[1].1;
+    let (done, text) = load(&lab, "swapped.tar", &wrong)?;
+    assert!(!done && text.contains("hashes to"), "{text}");
+    let (done, text) = load(&lab, "missing.tar", &oci[..3])?;
+    assert!(!done && text.contains("which its manifest names"), "{text}");
+    let (done, text) = load(&lab, "empty.tar", &[("readme", b"x")])?;
+    assert!(!done && text.contains("manifest.json"), "{text}");
+    assert!(!output(&lab, &["images"])?.contains(".test/app"), "nothing is left of them");
+    let left = std::fs::read_dir(lab.machine.root().join("images/.new"))?.count();
+    assert_eq!(left, 0);
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_becomes_an_image_by_commit_and_by_export() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let image = lab.machine.registry().push("app", "1", &layered())?;
+    lab.client.pull(&image).await?;
+    let (sandbox, pod) = lab.pod("work").await?;
+    let line = "rm /d/kept; rm -r /o; mkdir /o; echo new > /o/new; chown 7:8 /o/new; echo ready; sleep 1000";
+    lab.client.launch(&pod, &request::shell("main", &image, line), &sandbox).await?;
+    while output(&lab, &["logs", "main"])? != "ready\n" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let change = format!("CMD {}", json!(["sh", "-c", "ls /d /o; stat -c %u:%g /o/new; echo $MADE"]));
+    let id = output(
+        &lab,
+        &["commit", "-m", "why", "-c", &change, "-c", "ENV MADE=here", "main", "localhost/made:1"],
+    )?;
+    assert_eq!(output(&lab, &["ps", "--format", "{{.State}}"])?, "running\n", "it goes on afterwards");
+    let mut made = request::container("main", "localhost/made:1", &[]);
+    made.command.clear();
+    let seen = "/d:\nlink\none\ntwo\n\n/o:\nnew\n7:8\nhere\n";
+    assert_eq!(lab.output("made", made).await?, seen);
+    let history = output(&lab, &["history", "--format", "{{.CreatedBy}}|{{.Comment}}", "localhost/made:1"])?;
+    assert_eq!(history.lines().next(), Some("crisp commit of main|why"));
+    assert!(refusal(&lab, &["commit", "-c", "FROM x", "work/main"])?.contains("FROM x"));
+    assert!(refusal(&lab, &["commit", "work/main", "localhost/UPPER"])?.contains("UPPER"));
+
+    let flat = lab.machine.folder().join("flat.tar").display().to_string();
+    output(&lab, &["export", "-o", &flat, "work/main"])?;
+    let list = Command::new("tar").args(["-tf", &flat]).output()?;
+    let list = String::from_utf8(list.stdout)?;
+    assert!(list.contains("o/new") && !list.contains("d/kept") && !list.contains("proc/1/"), "{list}");
+    output(&lab, &["import", "-c", &change, "-c", "ENV MADE=there", &flat, "localhost/flat"])?;
+    let mut made = request::container("main", "localhost/flat:latest", &[]);
+    made.command.clear();
+    made.envs.push(k8s_cri::v1::KeyValue { key: "PATH".into(), value: "/bin".into() });
+    assert_eq!(lab.output("flat", made).await?, seen.replace("here", "there"));
+    assert_ne!(output(&lab, &["inspect", "-f", "{{.Id}}", "localhost/flat"])?, id);
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_used_stays_and_the_rest_goes() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let image = lab.machine.registry().push("app", "1", &layered())?;
+    lab.client.pull(&image).await?;
+    let (sandbox, pod) = lab.pod("use").await?;
+    let used = lab.image.clone();
+    lab.client.launch(&pod, &request::shell("main", &used, "sleep 1000"), &sandbox).await?;
+    let ended = lab.client.launch(&pod, &request::shell("ended", &used, "true"), &sandbox).await?;
+    lab.client.wait(&ended).await?;
+    // One more name goes, the last one stays while a container has the image.
+    output(&lab, &["tag", &used, "localhost/b:1"])?;
+    output(&lab, &["rmi", "localhost/b:1"])?;
+    assert!(refusal(&lab, &["rmi", &used])?.contains("use/main"));
+    // A name that moves leaves an image without one.
+    output(&lab, &["tag", &used, &image])?;
+    assert!(output(&lab, &["images"])?.contains("<none>"));
+    assert!(refusal(&lab, &["image", "prune"])?.contains("--force"));
+    let pruned = output(&lab, &["image", "prune", "-f"])?;
+    assert!(pruned.contains("Total reclaimed space: ") && !pruned.ends_with(": 0B\n"), "{pruned}");
+    assert!(!output(&lab, &["images"])?.contains("<none>") && output(&lab, &["images"])?.contains("busybox"));
+
+    let mut kept = request::shell("kept", &used, "true");
+    kept.annotations.insert("io.kubernetes.container.restartCount".into(), "0".into());
+    let kept = lab.client.launch(&pod, &kept, &sandbox).await?;
+    lab.client.wait(&kept).await?;
+    let df = output(&lab, &["system", "df"])?;
+    assert!(df.contains("Images") && df.contains("Local Volumes") && df.contains("RECLAIMABLE"), "{df}");
+    assert_eq!(output(&lab, &["container", "prune", "--force"])?, format!("{ended}\n"));
+    let names = output(&lab, &["ps", "-a", "--format", "{{.Names}}"])?;
+    assert_eq!(names, "kept\nmain\n");
+    output(&lab, &["system", "prune", "-f", "-a"])?;
+    assert!(output(&lab, &["images"])?.contains("busybox"), "a container has it");
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn volumes_outlive_containers_and_are_not_removed_under_them() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    assert_eq!(output(&lab, &["volume", "create", "data"])?, "data\n");
+    assert_eq!(output(&lab, &["volume", "create", "data"])?, "data\n", "as good");
+    output(&lab, &["volume", "create", "spare"])?;
+    let folder = output(&lab, &["volume", "inspect", "-f", "{{.Mountpoint}}", "data"])?.trim_end().to_owned();
+    assert_eq!(Path::new(&folder), lab.machine.root().join("standalone/volumes/data"));
+    let (sandbox, pod) = lab.pod("vol").await?;
+    let mut config = request::shell("main", &lab.image, "echo kept > /data/file");
+    config.mounts.push(k8s_cri::v1::Mount {
+        container_path: "/data".into(),
+        host_path: folder.clone(),
+        ..Default::default()
+    });
+    let id = lab.client.launch(&pod, &config, &sandbox).await?;
+    lab.client.wait(&id).await?;
+    assert!(refusal(&lab, &["volume", "rm", "data"])?.contains("vol/main"));
+    assert_eq!(output(&lab, &["volume", "prune", "-f"])?, "spare\n");
+    output(&lab, &["rm", "main"])?;
+    assert_eq!(std::fs::read_to_string(Path::new(&folder).join("file"))?, "kept\n");
+    let list: Value = serde_json::from_str(&output(&lab, &["volume", "ls", "-o", "json"])?)?;
+    assert_eq!(
+        (&list["volumes"][0]["Name"], list["volumes"].as_array().map(Vec::len)),
+        (&json!("data"), Some(1))
+    );
+    assert!(refusal(&lab, &["volume", "create", "../x"])?.contains("../x"));
+    assert_eq!(output(&lab, &["volume", "rm", "data"])?, "data\n");
+    assert!(!Path::new(&folder).exists());
+    lab.close().await
+}
+
+/// bcrypt of `hunter2`.
+const PASSWORD: &str = "ann:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_is_kept_used_by_pulls_and_shown_nowhere() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let lab = Lab::start().await?;
+    let folder = lab.machine.folder().join("private");
+    let image = Registry::start(&folder)?.push("app", "1", &layered())?;
+    let registry = Registry::start_private(&folder, PASSWORD)?;
+    let image = format!("{}/{}", registry.host, image.split_once('/').map_or("", |(_, name)| name));
+    let config = lab.machine.folder().join("docker");
+    let run = |args: &[&str], input: &str, path: &str| {
+        let mut command = Command::new(crisp());
+        command.args(args).env("DOCKER_CONFIG", &config).env_remove("XDG_RUNTIME_DIR").env("HOME", &config);
+        command.env("CONTAINER_RUNTIME_ENDPOINT", format!("unix://{}", lab.machine.socket().display()));
+        command.env("PATH", path).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        child.stdin.take().expect("a pipe").write_all(input.as_bytes())?;
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8([output.stdout, output.stderr].concat())?;
+        assert!(!text.contains("hunter2"), "{text}");
+        Ok::<_, crisp_e2e::Error>((output.status.success(), text))
+    };
+    let path = std::env::var("PATH")?;
+    let (done, text) = run(&["pull", &image], "", &path)?;
+    assert!(!done && text.contains("authentication required"), "{text}");
+    let login = ["login", "-u", "ann", "--password-stdin", &registry.host];
+    let (done, text) = run(&login, "wrong\n", &path)?;
+    assert!(!done && !config.join("config.json").exists(), "{text}");
+    let (done, text) = run(&login, "hunter2\n", &path)?;
+    assert!(done, "{text}");
+    let file = config.join("config.json");
+    assert_eq!(std::fs::metadata(&file)?.permissions().mode() & 0o777, 0o600);
+    let (done, text) = run(&["pull", &image], "", &path)?;
+    assert!(done, "{text}");
+    assert!(run(&["logout", &registry.host], "", &path)?.0);
+    run(&["rmi", &image], "", &path)?;
+    assert!(!run(&["pull", &image], "", &path)?.0);
+
+    // The same by a helper, which has the secret in a file of its own.
+    let helper = config.join("docker-credential-test");
+    let script = "#!/bin/sh\ncase $1 in store) cat > \"$HOME/secret\";; get) cat > /dev/null; cat \"$HOME/secret\";; erase) rm \"$HOME/secret\";; esac\n";
+    std::fs::write(&helper, script)?;
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::write(&file, json!({"credsStore": "test"}).to_string())?;
+    let path = format!("{}:{path}", config.display());
+    assert!(run(&login, "hunter2\n", &path)?.0);
+    assert!(!std::fs::read_to_string(&file)?.contains("auths"));
+    let (done, text) = run(&["pull", &image], "", &path)?;
+    assert!(done, "{text}");
+    assert!(run(&["logout", &registry.host], "", &path)?.0 && !config.join("secret").exists());
+    assert!(!lab.machine.log().contains("hunter2"));
+    lab.close().await
+}

@@ -1,0 +1,169 @@
+//! Where what is in a spooled archive.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read};
+
+use super::ArchiveError;
+use super::spool::Spool;
+use crate::digest::Digest;
+use crate::unpack::Limits;
+use crate::unpack::tar::{Entry, Kind, TarReader};
+
+/// Entries of an archive of images: some for each of their layers.
+const MAX_ENTRIES: usize = 20_000;
+/// Bytes of a document.
+const MAX_DOCUMENT: u64 = 8 << 20;
+/// Links on the way to a file.
+const MAX_LINKS: usize = 8;
+
+/// Files of the archive, by their paths.
+pub(super) struct Entries {
+    spool: Spool,
+    places: HashMap<String, Place>,
+}
+
+enum Place {
+    File {
+        offset: u64,
+        size: u64,
+    },
+    /// An older `docker save` has one layer once, and links to it.
+    Link(String),
+}
+
+impl Entries {
+    /// # Errors
+    /// What is spooled is no archive, or has too many entries.
+    pub(super) fn read(spool: Spool, limits: &Limits) -> Result<Self, ArchiveError> {
+        let mut source = Counting { inner: BufReader::new(spool.open()?), consumed: 0 };
+        let (mut places, mut entry, mut count) = (HashMap::new(), Entry::default(), 0);
+        loop {
+            let mut reader = TarReader::new(&mut source, limits);
+            // A reader of its own for each entry: between two of them the count is exact.
+            if !reader.next(&mut entry)? {
+                break;
+            }
+            count += 1;
+            if count > MAX_ENTRIES {
+                return Err(ArchiveError::Entries(MAX_ENTRIES));
+            }
+            let path = normal(&entry.path);
+            match entry.kind {
+                Kind::File => {
+                    places.insert(path, Place::File { offset: source.consumed, size: entry.size });
+                }
+                Kind::Symlink | Kind::HardLink => {
+                    let target = linked(&path, &entry);
+                    places.insert(path, Place::Link(target));
+                }
+                Kind::Directory | Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {}
+            }
+            source.skip(entry.size.next_multiple_of(512))?;
+        }
+        Ok(Self { spool, places })
+    }
+
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.places.contains_key(path)
+    }
+
+    fn find(&self, path: &str) -> Result<(u64, u64), ArchiveError> {
+        let mut name = normal(path.as_bytes());
+        for _ in 0..MAX_LINKS {
+            match self.places.get(&name) {
+                Some(Place::File { offset, size }) => return Ok((*offset, *size)),
+                Some(Place::Link(target)) => name.clone_from(target),
+                None => break,
+            }
+        }
+        Err(ArchiveError::Missing(path.to_owned()))
+    }
+
+    /// A small file.
+    pub(super) fn document(&self, path: &str) -> Result<Vec<u8>, ArchiveError> {
+        let (offset, size) = self.find(path)?;
+        if size > MAX_DOCUMENT {
+            let why = format!("{size} bytes; at most {MAX_DOCUMENT} are accepted");
+            return Err(ArchiveError::Document { name: path.to_owned(), why });
+        }
+        let mut bytes = Vec::new();
+        let mut part = self.spool.part(offset, size)?;
+        part.read_to_end(&mut bytes).map_err(ArchiveError::io("read a temporary file"))?;
+        Ok(bytes)
+    }
+
+    /// A file of any size, and how large it is.
+    pub(super) fn content(&self, path: &str) -> Result<(impl Read + Send + use<>, u64), ArchiveError> {
+        let (offset, size) = self.find(path)?;
+        Ok((self.spool.part(offset, size)?, size))
+    }
+}
+
+/// The path of a blob of an OCI layout.
+pub(super) fn blob(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
+}
+
+/// Without `./` and slashes at its ends.
+fn normal(path: &[u8]) -> String {
+    let text = String::from_utf8_lossy(path);
+    let parts = text.split('/').filter(|part| !part.is_empty() && *part != ".");
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// Where a link leads, in the archive.
+fn linked(path: &str, entry: &Entry) -> String {
+    let link = String::from_utf8_lossy(&entry.link);
+    if entry.kind == Kind::HardLink || link.starts_with('/') {
+        return normal(link.as_bytes());
+    }
+    let mut parts: Vec<&str> = path.split('/').collect();
+    parts.pop();
+    for part in link.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+struct Counting<R> {
+    inner: R,
+    consumed: u64,
+}
+
+impl<R: BufRead> Counting<R> {
+    fn skip(&mut self, mut bytes: u64) -> Result<(), ArchiveError> {
+        while bytes > 0 {
+            let there = self.fill_buf().map_err(ArchiveError::io("read a temporary file"))?.len();
+            if there == 0 {
+                return Err(crate::unpack::TarError::Truncated.into());
+            }
+            let step = there.min(usize::try_from(bytes).unwrap_or(usize::MAX));
+            self.consume(step);
+            bytes -= step as u64;
+        }
+        Ok(())
+    }
+}
+
+impl<R: BufRead> Read for Counting<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(into)?;
+        self.consumed += read as u64;
+        Ok(read)
+    }
+}
+
+impl<R: BufRead> BufRead for Counting<R> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.consumed += bytes as u64;
+        self.inner.consume(bytes);
+    }
+}

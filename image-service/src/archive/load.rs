@@ -1,0 +1,251 @@
+//! Images out of an archive, and root file systems that become images.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use serde::Deserialize;
+
+use super::entries::{Entries, blob};
+use super::image;
+use super::layer_tar::{Content, write_layer};
+use super::spool::Spool;
+use super::{ArchiveError, Changes};
+use crate::digest::{DiffId, Digest};
+use crate::manifest::{self, Document as Manifest, ImageManifest, Platform, PulledConfig};
+use crate::reference::Reference;
+use crate::registry::RawManifest;
+use crate::store::{Document, Image, LocalImage, Store};
+
+/// Indexes inside indexes.
+const MAX_INDEXES: usize = 3;
+
+/// An entry of docker's `manifest.json`.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DockerImage {
+    config: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    manifests: Vec<Descriptor>,
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: Digest,
+    #[serde(default)]
+    annotations: std::collections::BTreeMap<String, String>,
+}
+
+/// An image of the archive: its documents, and where its layers are.
+struct Found {
+    config: Document,
+    layers: Vec<String>,
+    /// Of each layer as it is in the archive, where that is known.
+    digests: Vec<Option<Digest>>,
+    tags: Vec<Reference>,
+}
+
+impl Store {
+    /// Loads all images of an archive. Each layer is unpacked as one of a pull is, and compared with its digests.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the archive. Images before the one that is wrong are there.
+    pub fn load(&self, archive: impl Read + Send) -> Result<Vec<Arc<Image>>, ArchiveError> {
+        let limits = self.limits().clone();
+        let entries = Entries::read(Spool::receive(self, archive, limits.bytes)?, &limits)?;
+        let found = if entries.has("manifest.json") {
+            docker(&entries)?
+        } else if entries.has("index.json") {
+            layout(&entries)?
+        } else {
+            return Err(ArchiveError::NoImages);
+        };
+        found.into_iter().map(|found| self.load_one(&entries, found)).collect()
+    }
+
+    fn load_one(&self, entries: &Entries, found: Found) -> Result<Arc<Image>, ArchiveError> {
+        let name = found.tags.first().map_or_else(|| found.config.digest.to_string(), ToString::to_string);
+        let config = PulledConfig::parse(
+            &found.config.bytes,
+            &found.config.digest,
+            found.layers.len(),
+            &Platform::host(),
+        );
+        let config = config.map_err(|source| ArchiveError::Image { image: name, source })?;
+        let _hold = self.hold(&config.diff_ids);
+        let mut layers = Vec::new();
+        for ((path, expected), diff) in found.layers.iter().zip(&found.digests).zip(&config.diff_ids) {
+            layers.push(self.load_layer(entries, path, expected.as_ref(), diff)?);
+        }
+        let manifest = image::manifest(&found.config, &layers);
+        Ok(self.commit_local(LocalImage { tags: found.tags, manifest, config: found.config })?)
+    }
+
+    /// The digest and size of the uncompressed layer, by which the image's manifest here names it.
+    fn load_layer(
+        &self,
+        entries: &Entries,
+        path: &str,
+        expected: Option<&Digest>,
+        diff: &DiffId,
+    ) -> Result<(Digest, u64), ArchiveError> {
+        let (content, size) = entries.content(path)?;
+        if let Some(expected) = expected {
+            check(content, path, expected)?;
+        }
+        if !self.has_layer(diff) {
+            let (content, _) = entries.content(path)?;
+            self.ingest_layer(diff, content)?;
+        }
+        Ok((diff.digest().clone(), size))
+    }
+
+    /// Makes an image of one layer of an archive of files. Blocks.
+    ///
+    /// # Errors
+    /// What is wrong with the archive or the changes.
+    pub fn import(
+        &self,
+        archive: impl Read + Send,
+        tag: Option<Reference>,
+        changes: &Changes,
+    ) -> Result<Arc<Image>, ArchiveError> {
+        let spool = Spool::receive(self, archive, self.limits().bytes)?;
+        self.add_layer(None, &spool, tag, changes, "crisp import")
+    }
+
+    /// Makes an image of another one and what a tree has above it: the upper folder of a container. Blocks.
+    ///
+    /// # Errors
+    /// The tree cannot be read, the image or one of its layers is gone, or the changes are wrong.
+    pub fn commit_tree(
+        &self,
+        below: &Image,
+        tree: (&std::path::Path, &Content<'_>),
+        tag: Option<Reference>,
+        changes: &Changes,
+        created_by: &str,
+    ) -> Result<Arc<Image>, ArchiveError> {
+        let spool = Spool::written(self, |into| write_layer(tree.0, tree.1, into))?;
+        self.add_layer(Some(below), &spool, tag, changes, created_by)
+    }
+
+    fn add_layer(
+        &self,
+        below: Option<&Image>,
+        spool: &Spool,
+        tag: Option<Reference>,
+        changes: &Changes,
+        created_by: &str,
+    ) -> Result<Arc<Image>, ArchiveError> {
+        let before = below.map(|image| self.image_config(&image.id)).transpose()?;
+        let config = image::with_layer(before.as_deref(), spool.digest(), changes, created_by)?;
+        let diff = DiffId::from(spool.digest().clone());
+        let mut diff_ids = below.map_or_else(Vec::new, |image| image.diff_ids.clone());
+        diff_ids.push(diff.clone());
+        let _hold = self.hold(&diff_ids);
+        if !self.has_layer(&diff) {
+            self.ingest_layer(&diff, spool.open()?)?;
+        }
+        let layers: Vec<(Digest, u64)> = diff_ids.iter().map(|diff| (diff.digest().clone(), 0)).collect();
+        let manifest = image::manifest(&config, &layers);
+        Ok(self.commit_local(LocalImage { tags: tag.into_iter().collect(), manifest, config })?)
+    }
+}
+
+/// What `docker save` writes.
+fn docker(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
+    let name = "manifest.json";
+    let images: Vec<DockerImage> = parse(name, &entries.document(name)?)?;
+    let one = |image: DockerImage| {
+        let bytes = entries.document(&image.config)?;
+        let config = Document { digest: Digest::sha256(&bytes), bytes };
+        let tags = image.repo_tags.unwrap_or_default();
+        let tags = tags.iter().map(|tag| Reference::parse(tag)).collect::<Result<_, _>>()?;
+        let digests = image.layers.iter().map(|path| digest_of_blob(path)).collect();
+        Ok(Found { config, layers: image.layers, digests, tags })
+    };
+    images.into_iter().map(one).collect()
+}
+
+/// An OCI layout.
+fn layout(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
+    let index: Index = parse("index.json", &entries.document("index.json")?)?;
+    let one = |descriptor: Descriptor| {
+        let manifest = image_manifest(entries, descriptor.digest)?;
+        let path = blob(&manifest.config.digest);
+        let bytes = verified(entries, &path, &manifest.config.digest)?;
+        let layers = manifest.layers.iter().map(|layer| blob(&layer.blob.digest)).collect();
+        let digests = manifest.layers.iter().map(|layer| Some(layer.blob.digest.clone())).collect();
+        let config = Document { digest: manifest.config.digest, bytes };
+        Ok(Found { config, layers, digests, tags: tags(&descriptor.annotations)? })
+    };
+    index.manifests.into_iter().map(one).collect()
+}
+
+/// The image that a descriptor leads to, through indexes of platforms.
+fn image_manifest(entries: &Entries, mut digest: Digest) -> Result<ImageManifest, ArchiveError> {
+    let wrong = |digest: &Digest, source| ArchiveError::Image { image: digest.to_string(), source };
+    for _ in 0..=MAX_INDEXES {
+        let bytes = verified(entries, &blob(&digest), &digest)?;
+        let raw = RawManifest { bytes: bytes.into(), digest: digest.clone(), content_type: None };
+        let document = Manifest::parse(&raw).map_err(|source| wrong(&digest, source))?;
+        match document {
+            Manifest::Image(image) => return Ok(image),
+            Manifest::Index(all) => {
+                let chosen =
+                    manifest::select(&all, &Platform::host()).map_err(|source| wrong(&digest, source))?;
+                digest = chosen.blob.digest.clone();
+            }
+        }
+    }
+    Err(wrong(&digest, manifest::ManifestError::TooDeep { digest: digest.clone() }))
+}
+
+/// The whole name, which containerd writes, or the one of the specification where it is whole too.
+fn tags(annotations: &std::collections::BTreeMap<String, String>) -> Result<Vec<Reference>, ArchiveError> {
+    let whole = annotations.get("io.containerd.image.name");
+    let short = annotations.get("org.opencontainers.image.ref.name").filter(|name| name.contains([':', '/']));
+    Ok(whole.or(short).map(|name| Reference::parse(name)).transpose()?.into_iter().collect())
+}
+
+fn parse<T: serde::de::DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ArchiveError> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| ArchiveError::Document { name: name.to_owned(), why: error.to_string() })
+}
+
+/// `blobs/sha256/DIGITS` says what its digest is.
+fn digest_of_blob(path: &str) -> Option<Digest> {
+    let (algorithm, digits) = path.strip_prefix("blobs/")?.split_once('/')?;
+    Digest::parse(&format!("{algorithm}:{digits}")).ok()
+}
+
+fn verified(entries: &Entries, path: &str, expected: &Digest) -> Result<Vec<u8>, ArchiveError> {
+    let bytes = entries.document(path)?;
+    if expected.matches(&bytes) {
+        return Ok(bytes);
+    }
+    Err(ArchiveError::Digest { name: path.to_owned(), expected: expected.clone() })
+}
+
+fn check(mut content: impl Read, path: &str, expected: &Digest) -> Result<(), ArchiveError> {
+    let mut hasher = crate::digest::Hasher::new(expected.algorithm());
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let length = content.read(&mut buffer).map_err(ArchiveError::io("read a temporary file"))?;
+        if length == 0 {
+            break;
+        }
+        hasher.update(&buffer[..length]);
+    }
+    if hasher.finish() == *expected {
+        return Ok(());
+    }
+    Err(ArchiveError::Digest { name: path.to_owned(), expected: expected.clone() })
+}

@@ -1,0 +1,63 @@
+//! CDI, the Container Device Interface: devices that vendors describe in files on the node, up to version 1.0
+//! of <https://github.com/cncf-tags/container-device-interface>, which is 0.8 by another number.
+//!
+//! ```text
+//!   CDI_devices, annotations cdi.k8s.io/* ─> DeviceName ─> find() in the spec folders ─> Edits
+//!                                                             Edits ─> the container's record ─> its OCI spec
+//! ```
+//!
+//! A container keeps what it was created with: later changes of the files are for later containers. What a file
+//! asks for and this server cannot do (hooks, intelRdt, netDevices) is refused by name, never left out.
+
+mod edits;
+mod file;
+mod find;
+mod name;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use edits::{DeviceNode, Edits, HostMount};
+pub use find::find;
+pub use name::{DeviceName, InvalidName, of_annotations};
+
+/// Where specs are looked for when nothing else is set: what an administrator has written, and what programs
+/// write while the node runs. A device in a later folder replaces one of the same name in an earlier one.
+pub const SPEC_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
+
+/// Why a container does not get its CDI devices.
+#[derive(Debug, thiserror::Error)]
+pub enum CdiError {
+    #[error("no CDI spec in {} has the device {name}{}", list(folders), unreadable(broken))]
+    Unknown { name: DeviceName, folders: Vec<PathBuf>, broken: Vec<FileError> },
+    #[error("the CDI device {name} is in {} and in {}: one of them has to go", first.display(), second.display())]
+    Twice { name: DeviceName, first: PathBuf, second: PathBuf },
+    #[error("the CDI device {name} in {}: {field} is not supported", path.display())]
+    Unsupported { name: DeviceName, path: PathBuf, field: &'static str },
+    #[error("the CDI device {name} in {}: {field}: {reason}", path.display())]
+    Invalid { name: DeviceName, path: PathBuf, field: String, reason: String },
+}
+
+/// A spec that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub struct FileError {
+    pub path: PathBuf,
+    pub reason: String,
+}
+
+impl FileError {
+    fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |error| Self { path, reason: error.to_string() }
+    }
+}
+
+fn list(folders: &[PathBuf]) -> String {
+    folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" or ")
+}
+
+fn unreadable(broken: &[FileError]) -> String {
+    let errors: Vec<String> = broken.iter().map(FileError::to_string).collect();
+    if errors.is_empty() { String::new() } else { format!(" (not readable: {})", errors.join("; ")) }
+}

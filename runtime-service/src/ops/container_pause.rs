@@ -1,0 +1,193 @@
+//! Pause: all processes of a container stand still until it is unpaused, stopped or killed.
+//!
+//! ```text
+//!   Running ──freezer of its cgroup──> Running, paused ──unpause, stop signal, kill──> Running
+//! ```
+//!
+//! The record says that it is paused, so that a server that starts knows; what the freezer does outlives the server.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_operation::detached;
+
+use crate::cause::{Cause, StageFailure, Steps};
+use crate::container::Container;
+use crate::container::state::{Refusal, State};
+use crate::container::status::Status;
+use crate::error::RuntimeError;
+use crate::ops::container_cgroup;
+use crate::service_state::ServiceState;
+
+/// For another operation on the container to end.
+const LOCK: Duration = Duration::from_secs(15);
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Between two tries to end the pause of a commit: the first, and the longest.
+const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
+
+type Work = fn(&Arc<ServiceState>, &Arc<Container>, &Steps) -> Result<(), StageFailure>;
+
+/// Pauses the container.
+///
+/// # Errors
+/// It does not run, is paused already, or has a process that cannot be paused: all go on then.
+pub async fn pause(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
+    change(service, container, "pause_container", freeze).await
+}
+
+/// Pauses the container for a commit, until [`end_commit`].
+///
+/// # Errors
+/// As of [`pause`].
+pub(super) async fn pause_for_commit(
+    service: &Arc<ServiceState>,
+    container: Arc<Container>,
+) -> Result<(), RuntimeError> {
+    change(service, container, "pause_container", freeze_for_commit).await
+}
+
+/// Unpauses a container that a commit has paused, also one of an earlier server. Tries on until it goes on, or
+/// has ended.
+pub(crate) async fn end_commit(service: Arc<ServiceState>, container: Arc<Container>) {
+    let [mut wait, longest] = AGAIN;
+    while container.status().committing {
+        match unpause(&service, container.clone()).await {
+            Ok(()) => return,
+            Err(error) => tracing::error!(%error, "a container that a commit has paused; trying on"),
+        }
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(longest);
+    }
+}
+
+/// Lets its processes go on.
+///
+/// # Errors
+/// It is not paused, or the kernel's.
+pub async fn unpause(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
+    change(service, container, "unpause_container", thaw).await
+}
+
+async fn change(
+    service: &Arc<ServiceState>,
+    container: Arc<Container>,
+    name: &'static str,
+    work: Work,
+) -> Result<(), RuntimeError> {
+    let service = service.clone();
+    detached(async move { change_once(&service, container, name, work).await }).await
+}
+
+async fn change_once(
+    service: &Arc<ServiceState>,
+    container: Arc<Container>,
+    name: &'static str,
+    work: Work,
+) -> Result<(), RuntimeError> {
+    let id = container.id().clone();
+    let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
+    let lock = service.locks.lock_within(id.clone(), name, LOCK).await.map_err(busy)?;
+    let mut operation = service.operation(name, &id);
+    operation.hold(lock);
+    let service = service.clone();
+    let result = operation.blocking(DEADLINE, move |steps| work(&service, &container, steps)).await;
+    Ok(operation.finish(result).await?)
+}
+
+/// Noted before anything stands still, for a server that ends in between.
+fn freeze_for_commit(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    steps: &Steps,
+) -> Result<(), StageFailure> {
+    let of = container.clone();
+    steps.undo("note", move || {
+        note_unpaused(&of);
+        Ok(())
+    });
+    let committing = |status: &Status| match &status.state {
+        State::Running { .. } if !status.paused => Ok(Status { committing: true, ..status.clone() }),
+        State::Running { .. } => Err(Refusal { now: "is paused", wanted: "be paused" }),
+        other => Err(other.refuse("be paused")),
+    };
+    steps.step("note", || Ok(container.status_cell.update(committing).map(drop)?))?;
+    freeze(service, container, steps)
+}
+
+fn freeze(
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    steps: &Steps,
+) -> Result<(), StageFailure> {
+    let refusal = |status: &Status| match &status.state {
+        State::Running { .. } if status.paused => Err(Refusal { now: "is paused", wanted: "be paused" }),
+        State::Running { .. } => Ok(Status { paused: true, ..status.clone() }),
+        other => Err(other.refuse("be paused")),
+    };
+    let may_be = || {
+        // It would stand still through its grace period.
+        if service.stops.get(container.id()).is_some() {
+            return Err(Refusal { now: "is being stopped", wanted: "be paused" }.into());
+        }
+        Ok(refusal(&container.status()).map(drop)?)
+    };
+    steps.step("state", may_be)?;
+    let again = (service.clone(), container.clone());
+    steps.undo("freezer", move || {
+        note_unpaused(&again.1);
+        set(&again.0, &again.1, false)
+    });
+    steps.step("freezer", || set(service, container, true))?;
+    steps.step("state", may_be)?;
+    // It may have ended meanwhile.
+    steps.step("record", || Ok(container.status_cell.update(refusal).map(drop)?))
+}
+
+fn thaw(service: &Arc<ServiceState>, container: &Arc<Container>, steps: &Steps) -> Result<(), StageFailure> {
+    let status = container.status();
+    steps.step("state", || match &status.state {
+        State::Running { .. } if status.paused || status.committing => Ok(()),
+        // A server that ended while it paused the container did not note it.
+        State::Running { .. } if is_frozen(service, container) => Ok(()),
+        State::Running { .. } => Err(Refusal { now: "is not paused", wanted: "be unpaused" }.into()),
+        other => Err(other.refuse("be unpaused").into()),
+    })?;
+    steps.step("freezer", || set(service, container, false))?;
+    steps.step("record", || {
+        note_unpaused(container);
+        Ok(())
+    })
+}
+
+fn set(service: &ServiceState, container: &Container, paused: bool) -> Result<(), Cause> {
+    let Some(cgroup) = container_cgroup::open(service, container)? else { return Ok(()) };
+    Ok(if paused { cgroup.freeze() } else { cgroup.thaw() }?)
+}
+
+fn is_frozen(service: &ServiceState, container: &Container) -> bool {
+    let cgroup = container_cgroup::open(service, container).ok().flatten();
+    cgroup.is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false))
+}
+
+fn note_unpaused(container: &Container) {
+    let unpaused =
+        |status: &Status| Ok::<_, Infallible>(Status { paused: false, committing: false, ..status.clone() });
+    let _ = container.status_cell.observe(unpaused);
+}
+
+/// Lets a paused container go on, so that it handles the signal that was sent to it.
+pub(super) async fn resume_for_signal(service: &Arc<ServiceState>, container: &Arc<Container>) {
+    let (owned, of) = (service.clone(), container.clone());
+    // The kernel knows better than the record, which a server that ended meanwhile has not written.
+    let thaw = move || {
+        let is_frozen = of.status().paused || is_frozen(&owned, &of);
+        if is_frozen { set(&owned, &of, false).map(|()| true) } else { Ok(false) }
+    };
+    match tokio::task::spawn_blocking(thaw).await {
+        Ok(Ok(true)) => note_unpaused(container),
+        Ok(Ok(false)) => {}
+        Ok(Err(error)) => tracing::warn!(container = %container.id(), %error, "cannot be unpaused"),
+        Err(_) => {}
+    }
+}

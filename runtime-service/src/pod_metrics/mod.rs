@@ -1,0 +1,183 @@
+//! The `container_*` metrics of pods and containers, named and labelled as cAdvisor does: on the page for
+//! Prometheus, and for kubelets that take them from the runtime.
+//!
+//! ```text
+//!  scrape ----------------- Page --.
+//!                                  |- Samples <- cpu, memory, io, network, pressure, processes <- readings
+//!  ListPodSandboxMetrics - Metric -'
+//! ```
+//!
+//! A [`Family`] is one metric, in the file of what it counts. Readings are taken when a client asks, and at no
+//! other time. A [`Subject`] is a container, a pod's cgroup, or a pod's network.
+//!
+//! What a kubelet has beyond this, of cAdvisor 0.56: load averages and `container_tasks_state`, which are always
+//! 0 there, and `container_health_state`, always -1; `container_fs_*` of sectors, merges and times, which cgroups
+//! do not count; `container_spec_memory_reservation_limit_bytes`; CPU limits of pods; rows of cgroups that are
+//! no pod's, and of the host's interfaces for each pod on the host's network.
+//!
+//! What differs: `id` has no `cri-containerd-`; `container_memory_kernel_usage` and `container_memory_failcnt` are
+//! counted on cgroup v2 too; page faults of both scopes are those of the cgroup and below; a container's OOM
+//! events are processes killed, and a pod has none of its own; pressure is there on cgroup v1 beside a v2 tree;
+//! `container_start_time_seconds` is that of the process, not of its cgroup; disk use of containers is there.
+
+mod cpu;
+mod family;
+mod io;
+mod memory;
+mod network;
+mod page;
+mod pressure;
+mod processes;
+mod subject;
+
+use crisp_executor::cgroup::{Detail, Mode, Stats};
+
+pub use self::family::{Family, Kind, Samples, Value};
+use self::io::{Disks, WritableDisk};
+use self::page::Page;
+use self::processes::{ProcessUsage, SCRAPE_MAX};
+pub use self::subject::Subject;
+use crate::container::state::State;
+use crate::service_state::{ServiceState, cgroup_path};
+use crate::stats::reading::{self, ContainerReading, PodReading};
+
+const GROUPS: [&[Family]; 6] = [
+    cpu::FAMILIES,
+    memory::FAMILIES,
+    io::FAMILIES,
+    network::FAMILIES,
+    pressure::FAMILIES,
+    processes::FAMILIES,
+];
+
+/// All metrics.
+pub fn families() -> impl Iterator<Item = &'static Family> {
+    GROUPS.into_iter().flatten()
+}
+
+/// Readings of all pods with processes, and of their containers with processes: also where a monitor is slow.
+pub struct Scrape<'a> {
+    service: &'a ServiceState,
+    pub pods: Vec<PodReading>,
+    disks: Disks,
+    writable: WritableDisk,
+    /// Descriptors that may still be looked at.
+    descriptors_left: u64,
+}
+
+impl<'a> Scrape<'a> {
+    /// Blocks, for some microseconds per container.
+    pub fn take(service: &'a ServiceState) -> Self {
+        let mut pods = service.pods.list();
+        pods.retain(|pod| pod.status().state.may_run());
+        let pods = reading::pods_now(service, pods, Detail::All);
+        let mut disks = Disks::default();
+        let writable = disks.of_folder(&service.layout.containers());
+        Self { service, pods, disks, writable, descriptors_left: SCRAPE_MAX }
+    }
+
+    /// What the kernel counts for a pod as a whole; nothing where it shares its cgroup with others.
+    pub fn pod(&mut self, pod: usize, samples: &mut impl Samples) {
+        let Self { service, pods, disks, .. } = self;
+        let Some(stats) = &pods[pod].cgroup else { return };
+        let has_quota = stats.cpu.as_ref().is_some_and(|cpu| cpu.periods > 0);
+        counters(service, stats, has_quota, disks, samples);
+        processes::usage(stats.pids.as_ref(), None, samples);
+        processes::life(pods[pod].pod.created_at, samples);
+    }
+
+    /// The interfaces of a pod with a network of its own.
+    pub fn network(&self, pod: usize, samples: &mut impl Samples) {
+        let Some(all) = &self.pods[pod].network else { return };
+        for (name, counters) in all.default.iter().chain(&all.others) {
+            network::usage(name, counters, samples);
+        }
+    }
+
+    /// A container with processes; nothing of one that has just ended.
+    pub fn container(&mut self, pod: usize, container: usize, samples: &mut impl Samples) {
+        let Self { service, pods, disks, writable: disk, descriptors_left } = self;
+        let ContainerReading { container, cgroup, writable, .. } = &pods[pod].containers[container];
+        let Some(stats) = cgroup else { return };
+        let status = container.status();
+        counters(service, stats, cpu::has_quota(&status.resources), disks, samples);
+        if let Some(memory) = &stats.memory {
+            memory::oom_kills(memory, samples);
+        }
+        let path = cgroup_path(&pods[pod].pod, container.id()).ok();
+        let pids = path.and_then(|path| service.cgroups.open(&path).ok()?.pids().ok());
+        let processes = pids.map(|pids| ProcessUsage::of(&pids, status.state.pid(), descriptors_left));
+        processes::usage(stats.pids.as_ref(), processes.as_ref(), samples);
+        cpu::limits(&status.resources, samples);
+        io::writable(writable.as_ref(), disk, samples);
+        if let State::Running { started_at, .. } | State::Unknown { started_at: Some(started_at), .. } =
+            status.state
+        {
+            processes::life(started_at, samples);
+        }
+    }
+}
+
+fn counters(
+    service: &ServiceState,
+    stats: &Stats,
+    has_quota: bool,
+    disks: &mut Disks,
+    samples: &mut impl Samples,
+) {
+    if let Some(cpu) = &stats.cpu {
+        cpu::usage(cpu, has_quota, samples);
+    }
+    if let Some(memory) = &stats.memory {
+        memory::usage(memory, stats.swap.as_ref(), samples);
+        memory::limits(memory, stats.swap.as_ref(), service.cgroups.mode() == Mode::V2, samples);
+    }
+    if let Some(io) = &stats.io {
+        io::usage(io, disks, samples);
+    }
+    pressure::usage(stats, samples);
+}
+
+/// Adds the metrics of all pods to the page.
+pub fn write(service: &ServiceState, page: &mut String) {
+    let mut scrape = Scrape::take(service);
+    let mut families = Page::default();
+    for pod in 0..scrape.pods.len() {
+        let reading = &scrape.pods[pod];
+        let (own, network) = (Subject::of_pod(&reading.pod), Subject::of_network(&reading.pod));
+        let containers: Vec<_> = reading
+            .containers
+            .iter()
+            .map(|one| Subject::of_container(&reading.pod, &one.container))
+            .collect();
+        scrape.pod(pod, &mut families.of(&own));
+        scrape.network(pod, &mut families.of(&network));
+        for (container, subject) in containers.iter().enumerate() {
+            scrape.container(pod, container, &mut families.of(subject));
+        }
+    }
+    families.write(page);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_valid_and_stand_once() {
+        let mut seen = HashSet::new();
+        for family in families() {
+            assert!(family.name.starts_with("container_") && seen.insert(family.name), "{}", family.name);
+            // cAdvisor's names for these break the rule.
+            let is_counter = match family.name {
+                "container_memory_failcnt" => true,
+                "container_fs_inodes_total" => false,
+                name => name.ends_with("_total"),
+            };
+            assert_eq!(is_counter, family.kind == Kind::Counter, "{}", family.name);
+            assert!(family.labels.iter().all(|label| !Subject::LABELS.contains(label)), "{}", family.name);
+        }
+    }
+}

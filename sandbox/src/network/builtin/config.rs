@@ -1,0 +1,54 @@
+use std::path::{Path, PathBuf};
+
+use crate::network::{NetworkConfig, PodCidrs, PodCidrsV6};
+
+/// The network that every pod gets where no other is asked for has this name.
+pub(in crate::network) const DEFAULT: &str = "default";
+
+/// What one built-in network is to be like.
+#[derive(Debug, Clone)]
+pub(in crate::network) struct BuiltinConfig {
+    pub name: String,
+    pub bridge: String,
+    pub pools: PodCidrs,
+    pub pools_v6: PodCidrsV6,
+    /// For its records.
+    pub state_dir: PathBuf,
+    pub options: Options,
+}
+
+/// What can be different from network to network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::network) struct Options {
+    /// Of the pods' interfaces. None: 1500, or that of the way out where it is smaller.
+    pub mtu: Option<u32>,
+    /// There is no way out.
+    pub internal: bool,
+    /// Pods of the network reach each other.
+    pub icc: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { mtu: None, internal: false, icc: true }
+    }
+}
+
+impl BuiltinConfig {
+    /// That of the settings.
+    pub(in crate::network) fn of_settings(config: &NetworkConfig) -> Self {
+        Self {
+            name: DEFAULT.to_owned(),
+            bridge: config.bridge_name.clone(),
+            pools: config.pod_cidrs.clone(),
+            pools_v6: config.pod_cidrs_v6.clone(),
+            state_dir: config.state_dir.clone(),
+            options: Options::default(),
+        }
+    }
+
+    /// Where the records of a named network are.
+    pub(in crate::network) fn folder_of(name: &str, state_dir: &Path) -> PathBuf {
+        PathBuf::from(format!("{}/named/{name}", state_dir.display()))
+    }
+}

@@ -1,0 +1,62 @@
+//! Who is who in a network.
+
+use std::net::IpAddr;
+
+use super::Builtin;
+use super::record::BuiltinRecord;
+
+impl Builtin {
+    /// The bridge's own addresses, once there are pools.
+    pub(in crate::network) fn gateways(&self) -> Vec<IpAddr> {
+        let pools = self.state().network.as_ref().map(|(network, _)| network.pools);
+        pools.into_iter().flat_map(|pools| pools.gateways()).map(|gateway| gateway.addr()).collect()
+    }
+
+    pub(in crate::network) fn is_internal(&self) -> bool {
+        self.options.internal
+    }
+
+    /// The addresses of the pods that the pod with the address `asker` means by this name, in lower case. None:
+    /// no pod has it.
+    ///
+    /// Pods of the asker's own namespace come first. From others, `NAME.NAMESPACE` leads to a pod, and a name alone
+    /// where one namespace has it; what has a dot is a name of the world then.
+    pub(in crate::network) fn resolve(&self, name: &str, asker: IpAddr) -> Option<Vec<IpAddr>> {
+        let state = self.state();
+        let namespace = state.pods.values().find(|record| record.has_address(asker)).map(|r| &r.namespace);
+        let named = |record: &&BuiltinRecord| has_name(record, name);
+        let mut found: Vec<&BuiltinRecord> =
+            state.pods.values().filter(|record| Some(&record.namespace) == namespace).filter(named).collect();
+        if found.is_empty() {
+            found = state.pods.values().filter(|record| has_full_name(record, name)).collect();
+        }
+        if found.is_empty() && !name.contains('.') {
+            found = state.pods.values().filter(named).collect();
+            if found.iter().any(|record| record.namespace != found[0].namespace) {
+                return None;
+            }
+        }
+        let mut addresses: Vec<IpAddr> = found.iter().flat_map(|record| record.addresses()).collect();
+        addresses.sort();
+        (!addresses.is_empty()).then_some(addresses)
+    }
+
+    /// The name of the pod with this address.
+    pub(in crate::network) fn name_of(&self, ip: IpAddr) -> Option<String> {
+        let state = self.state();
+        let record = state.pods.values().find(|record| record.has_address(ip))?;
+        Some(format!("{}.{}", record.name, record.namespace))
+    }
+}
+
+fn has_name(record: &BuiltinRecord, name: &str) -> bool {
+    let is_name = |own: &String| own.eq_ignore_ascii_case(name);
+    is_name(&record.name) || record.aliases.iter().any(is_name)
+}
+
+/// `NAME.NAMESPACE`.
+fn has_full_name(record: &BuiltinRecord, name: &str) -> bool {
+    name.split_once('.').is_some_and(|(first, namespace)| {
+        record.name.eq_ignore_ascii_case(first) && record.namespace.eq_ignore_ascii_case(namespace)
+    })
+}

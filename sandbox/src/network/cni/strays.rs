@@ -1,0 +1,89 @@
+//! Plugin calls of a server that was killed. They go on without it: an ADD that ends after the DEL of the next
+//! server would leave what no server knows of, and one that is killed halfway leaves what plugins fail to take
+//! away. So they are waited for.
+
+use std::fs;
+use std::time::Duration;
+
+use crisp_executor::id::PodId;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+
+const POLL: Duration = Duration::from_millis(5);
+/// For looking through all processes: one that the kernel holds up may hold up who looks at its environment.
+const SCAN: Duration = Duration::from_secs(5);
+
+/// Waits for the plugins that are called for the pod, and what they have started; at the deadline they are
+/// killed.
+pub(super) async fn wait_for_strays(pod: &PodId, deadline: Duration) {
+    let of = pod.clone();
+    let Ok(Ok(strays)) = timeout(SCAN, spawn_blocking(move || strays(&of))).await else { return };
+    if strays.is_empty() {
+        return;
+    }
+    tracing::info!(pod = pod.short(), "waiting for CNI plugins that an earlier server has called");
+    let ended = async {
+        while strays.iter().any(runs) {
+            sleep(POLL).await;
+        }
+    };
+    if timeout(deadline, ended).await.is_err() {
+        for process in &strays {
+            // It may have ended just now.
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+        tracing::warn!(pod = pod.short(), after = ?deadline, "killed CNI plugins that an earlier server had called");
+    }
+}
+
+fn strays(pod: &PodId) -> Vec<OwnedFd> {
+    // A plugin is where the server was that called it. Containers are not, whatever their environment says.
+    let Some(own) = cgroup_of("self") else { return Vec::new() };
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    processes.filter_map(|pid| stray(pid, pod, &own)).collect()
+}
+
+fn cgroup_of(process: &str) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{process}/cgroup")).ok()
+}
+
+fn stray(pid: i32, pod: &PodId, own_cgroup: &[u8]) -> Option<OwnedFd> {
+    // Held before it is looked at, so that the number cannot become another process's.
+    let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+    if cgroup_of(&pid.to_string())? != own_cgroup {
+        return None;
+    }
+    is_plugin_for(&fs::read(format!("/proc/{pid}/environ")).ok()?, pod).then_some(process)
+}
+
+fn runs(process: &OwnedFd) -> bool {
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&now)) == Ok(0)
+}
+
+fn is_plugin_for(environment: &[u8], pod: &PodId) -> bool {
+    let variables = || environment.split(|byte| *byte == 0);
+    let is_plugin = variables().any(|variable| variable.starts_with(b"CNI_COMMAND="));
+    let of = variables().find_map(|variable| variable.strip_prefix(b"CNI_CONTAINERID="));
+    is_plugin && of == Some(pod.as_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plugins_of_the_pod_are_strays() {
+        let (ours, other) = (PodId::random(), PodId::random());
+        let environment =
+            |command: &str, pod: &PodId| format!("PATH=/bin\0{command}=ADD\0CNI_CONTAINERID={pod}\0");
+        assert!(is_plugin_for(environment("CNI_COMMAND", &ours).as_bytes(), &ours));
+        assert!(!is_plugin_for(environment("CNI_COMMAND", &other).as_bytes(), &ours));
+        assert!(!is_plugin_for(environment("COMMAND", &ours).as_bytes(), &ours));
+        assert!(!is_plugin_for(b"", &ours));
+    }
+}

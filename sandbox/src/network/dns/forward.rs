@@ -1,0 +1,94 @@
+//! Questions for the host's own resolvers.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use super::message::Query;
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const PORT: u16 = 53;
+/// For one resolver.
+const PATIENCE: Duration = Duration::from_secs(2);
+const MOST_RESOLVERS: usize = 3;
+/// What resolvers send over UDP at most, whatever a client says that it can take.
+const LARGEST: usize = 4096;
+
+/// How the question came, and so the answer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transport {
+    Udp,
+    Tcp,
+}
+
+/// The answer of the first resolver that gives one, as it is.
+pub(super) async fn forward(message: &[u8], query: &Query, by: Transport, own: &[IpAddr]) -> Option<Vec<u8>> {
+    for resolver in resolvers(own) {
+        let asked = async {
+            match by {
+                Transport::Udp => ask_udp(resolver, message, query).await,
+                Transport::Tcp => ask_tcp(resolver, message).await,
+            }
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(answer)) if query.is_answered_by(&answer) => return Some(answer),
+            // The next one may do better.
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Read each time: that costs some microseconds, and it changes with the network that the host is in.
+fn resolvers(own: &[IpAddr]) -> Vec<SocketAddr> {
+    let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let servers = text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let address = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
+        address.parse::<IpAddr>().ok()
+    });
+    let others = servers.filter(|server| !own.contains(server)).take(MOST_RESOLVERS);
+    others.map(|server| SocketAddr::new(server, PORT)).collect()
+}
+
+async fn ask_udp(resolver: SocketAddr, message: &[u8], query: &Query) -> io::Result<Vec<u8>> {
+    let any: IpAddr =
+        if resolver.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(resolver).await?;
+    socket.send(message).await?;
+    let mut answer = vec![0; LARGEST];
+    loop {
+        let length = socket.recv(&mut answer).await?;
+        // What is not the answer may be an attempt to guess it.
+        if query.is_answered_by(&answer[..length]) {
+            answer.truncate(length);
+            return Ok(answer);
+        }
+    }
+}
+
+async fn ask_tcp(resolver: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(resolver).await?;
+    write_framed(&mut stream, message).await?;
+    read_framed(&mut stream).await
+}
+
+/// Over TCP a message has its length in front.
+pub(super) async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
+    let mut message = vec![0; usize::from(stream.read_u16().await?)];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+pub(super) async fn write_framed(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let length = u16::try_from(message.len()).map_err(io::Error::other)?;
+    let mut framed = length.to_be_bytes().to_vec();
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}

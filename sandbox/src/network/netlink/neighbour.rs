@@ -1,0 +1,51 @@
+//! Which hardware address an address has.
+
+use std::net::IpAddr;
+
+use super::message::Messages;
+use super::route::family;
+
+const RTM_NEWNEIGH: u16 = 28;
+const NLM_F_CREATE: u16 = 0x400;
+const NLM_F_REPLACE: u16 = 0x100;
+const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
+const NUD_STALE: u16 = 4;
+/// What the kernel does not count: its table, of 1024 entries by default, is one for all namespaces.
+const NTF_EXT_LEARNED: u8 = 0x10;
+const NDMSG: usize = 12;
+
+/// How long an entry is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::network) enum Kept {
+    /// Until the kernel needs the room.
+    WhileUsed,
+    /// As long as the interface.
+    WithInterface,
+}
+
+/// Adds the message that tells the kernel what it would otherwise ask for with the first packet. A question
+/// for an address that is some milliseconds old may get no answer: IPv6 interfaces listen to it only when a
+/// work queue has run, and then a second passes. The kernel makes sure by itself later, and forgets what is not
+/// used.
+pub(in crate::network) fn add_neighbour(
+    messages: &mut Messages,
+    index: u32,
+    address: IpAddr,
+    mac: [u8; 6],
+    kept: Kept,
+) {
+    let mut fixed = [0; NDMSG];
+    fixed[0] = family(address);
+    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
+    fixed[8..10].copy_from_slice(&NUD_STALE.to_ne_bytes());
+    if kept == Kept::WithInterface {
+        fixed[10] = NTF_EXT_LEARNED;
+    }
+    messages
+        .request("add neighbour", RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &fixed)
+        // Only a convenience.
+        .optional()
+        .attr_ip(NDA_DST, address)
+        .attr(NDA_LLADDR, &mac);
+}

@@ -1,0 +1,180 @@
+//! A server that is killed while it attaches and detaches: the next one takes away what is left, whatever the
+//! moment was.
+
+use std::io::{BufRead, BufReader};
+use std::os::fd::{AsFd, AsRawFd};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crisp_executor::id::PodId;
+use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, PodNetlink, Protocol};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::cni::{RESULT, calls, plugin, scripted, write_config};
+use crate::support::{Namespace, block_on, config, on_private_host, port, sh, traces};
+
+const JOB: &str = "CRISP_TEST_CRASHING_SERVER";
+
+/// What a server that is to be killed is told.
+struct Job {
+    dir: String,
+    pod: String,
+    netns: String,
+    built_in: bool,
+}
+
+impl Job {
+    fn given() -> Option<Self> {
+        let text = std::env::var(JOB).ok()?;
+        let mut parts = text.split(' ').map(str::to_owned);
+        let mut next = || parts.next().unwrap();
+        Some(Self { dir: next(), pod: next(), netns: next(), built_in: next() == "built-in" })
+    }
+
+    fn settings(&self) -> NetworkConfig {
+        settings(Path::new(&self.dir), self.built_in)
+    }
+
+    /// Attaches and detaches the pod until it is killed.
+    fn work(&self) {
+        let networks = Networks::open(&self.settings()).unwrap();
+        let netns = std::fs::File::open(&self.netns).unwrap();
+        let inside = netns.try_clone().unwrap();
+        let socket = std::thread::spawn(move || {
+            move_into_link_name_space(inside.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None).unwrap()
+        });
+        let mut pod = Namespace::new();
+        pod.id = PodId::parse(&self.pod).unwrap();
+        pod.netns = Arc::new(netns.into());
+        pod.netlink = PodNetlink::new(socket.join().unwrap());
+        println!("\nready");
+        block_on(async {
+            loop {
+                pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
+                networks.detach(&pod.id).await.unwrap();
+            }
+        });
+    }
+}
+
+fn settings(dir: &Path, built_in: bool) -> NetworkConfig {
+    match built_in {
+        true => NetworkConfig { kind: NetworkKind::BuiltIn, ..config(dir) },
+        false => NetworkConfig { kind: NetworkKind::Cni, ..scripted(dir) },
+    }
+}
+
+/// Starts the server that is to be killed; returns when it is about to attach.
+fn start(test: &str, dir: &Path, pod: &Namespace, built_in: bool) -> Child {
+    let netns = format!("/proc/{}/fd/{}", std::process::id(), pod.netns.as_raw_fd());
+    let kind = if built_in { "built-in" } else { "cni" };
+    let mut server = Command::new(std::env::current_exe().unwrap())
+        .args([&format!("crashes::{test}"), "--exact", "--nocapture"])
+        .env(JOB, format!("{} {} {netns} {kind}", dir.display(), pod.id))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line == "ready"));
+    server
+}
+
+fn kill(mut server: Child) {
+    server.kill().unwrap();
+    server.wait().unwrap();
+}
+
+#[test]
+fn killed_at_any_moment_the_built_in_network_leaves_nothing() {
+    let test = "killed_at_any_moment_the_built_in_network_leaves_nothing";
+    if let Some(job) = Job::given() {
+        return job.work();
+    }
+    on_private_host(module_path!(), test, || {
+        let dir = tempfile::tempdir().unwrap();
+        let before = traces();
+        for round in 0..25 {
+            let pod = Namespace::new();
+            let server = start(test, dir.path(), &pod, true);
+            std::thread::sleep(Duration::from_micros(300 * round));
+            kill(server);
+            let networks = Networks::open(&settings(dir.path(), true)).unwrap();
+            block_on(async {
+                networks.gc(&[]).await.unwrap();
+                // The port is free, and so is the pod's name.
+                pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
+                networks.detach(&pod.id).await.unwrap();
+                networks.close_if_unused().await.unwrap();
+            });
+            assert_eq!(traces(), before, "round {round}");
+            assert_eq!(std::fs::read_dir(dir.path().join("state/pods")).unwrap().count(), 0, "round {round}");
+        }
+    });
+}
+
+#[test]
+fn killed_at_any_moment_debians_plugins_leave_nothing() {
+    let test = "killed_at_any_moment_debians_plugins_leave_nothing";
+    crisp_skip::needs!("/usr/lib/cni/portmap", "iptables");
+    if let Some(job) = Job::given() {
+        return job.work();
+    }
+    on_private_host(module_path!(), test, || {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/usr/lib/cni", dir.path().join("bin")).unwrap();
+        let leases = dir.path().join("leases");
+        std::fs::create_dir(&leases).unwrap();
+        let list = serde_json::json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [
+            {"type": "bridge", "bridge": "cni0", "isGateway": true, "ipMasq": true, "ipam":
+                {"type": "host-local", "dataDir": leases, "ranges": [[{"subnet": "10.44.0.0/16"}]]}},
+            {"type": "portmap", "capabilities": {"portMappings": true}}]});
+        write_config(dir.path(), "10.conflist", &list.to_string());
+        for round in 0..16 {
+            let pod = Namespace::new();
+            let server = start(test, dir.path(), &pod, false);
+            std::thread::sleep(Duration::from_millis(6 * round));
+            kill(server);
+            let networks = Networks::open(&settings(dir.path(), false)).unwrap();
+            block_on(networks.gc(&[])).unwrap();
+            let left = sh(&format!(
+                "ls /run/netns; find {} -name '10.44*'; ip -o link | grep veth || true; nft list ruleset | grep 8080 || true",
+                leases.display()
+            ));
+            assert_eq!(left, "", "round {round}");
+            assert_eq!(std::fs::read_dir(dir.path().join("root/cni")).unwrap().count(), 0, "round {round}");
+        }
+    });
+}
+
+#[test]
+fn a_plugin_that_a_killed_server_called_is_waited_for() {
+    let test = "a_plugin_that_a_killed_server_called_is_waited_for";
+    if let Some(job) = Job::given() {
+        return job.work();
+    }
+    on_private_host(module_path!(), test, || {
+        let dir = tempfile::tempdir().unwrap();
+        write_config(dir.path(), "10.conf", r#"{"cniVersion":"1.0.0","name":"one","type":"slow"}"#);
+        let (begun, done) = (dir.path().join("begun"), dir.path().join("done"));
+        let body = format!(
+            "[ $CNI_COMMAND = DEL ] || {{ touch {}; (sleep 1; touch {}); }}; {RESULT}",
+            begun.display(),
+            done.display()
+        );
+        plugin(dir.path(), "slow", &body);
+        let pod = Namespace::new();
+        let server = start(test, dir.path(), &pod, false);
+        while !begun.exists() {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        kill(server);
+        let networks = Networks::open(&settings(dir.path(), false)).unwrap();
+        block_on(networks.gc(&[])).unwrap();
+        assert_eq!(calls(dir.path()), ["ADD slow", "DEL slow"]);
+        assert!(done.exists(), "DEL was called while ADD was under way");
+    });
+}
