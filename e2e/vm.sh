@@ -17,7 +17,7 @@ release=${CRISP_VM_RELEASE:-$(. /etc/os-release && echo "$VERSION_CODENAME")}
 folder=${CRISP_VM_FOLDER:-$top/target/vm}
 seconds=${CRISP_VM_SECONDS:-2400}
 suites=("$@")
-[ ${#suites[@]} -gt 0 ] || suites=(sandbox/executor/containers sandbox/executor/lib:cgroup:: sandbox/monitor/pods
+[ ${#suites[@]} -gt 0 ] || suites=(sandbox/executor/containers sandbox/executor/lib:cgroup:: sandbox/monitor/program sandbox/monitor
   sandbox/pods@cgroupfs sandbox/pods@systemd runtime-service/containers@cgroupfs runtime-service/containers@systemd
   e2e/e2e@cgroupfs:security::,limits::,exec::,process::,restart:: e2e/e2e@systemd:limits::,restart::,systemd::,kubelet::a_kubelet_runs,kubelet::a_kubelet_takes)
 

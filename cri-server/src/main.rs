@@ -18,7 +18,7 @@ mod cli;
 mod config;
 mod log;
 mod progress;
-mod refused;
+mod rpc_error;
 mod run;
 mod server;
 mod table;

@@ -103,7 +103,7 @@ impl Terminal {
     /// For a shell: runs something that only ^C ends, ends it so, and then the shell.
     ///
     /// # Errors
-    /// It does not do as it is told.
+    /// It ignores the request.
     pub fn interrupt_and_exit(&mut self, code: u8) -> Result<()> {
         self.type_text("echo run''ning; sleep 1000\n")?;
         self.until("running")?;

@@ -200,7 +200,7 @@ impl ImageService {
         Ok(removed.await.map_err(|_| Interrupted::ShuttingDown)??)
     }
 
-    /// What the layers take up on disk.
+    /// The disk usage of the layers.
     #[must_use]
     pub fn usage(&self) -> FsUsage {
         self.store.usage()

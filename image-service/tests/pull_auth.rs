@@ -1,4 +1,4 @@
-//! Who is told which secret, and what registries make of it.
+//! Which server gets which credentials, and how registries answer.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crisp_copy::CopyError;
 use crisp_executor::cgroup::{CgroupError, InvalidCgroupPath};
 use crisp_executor::compile::CompileError;
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_executor::in_root::InRootError;
 use crisp_executor::rootfs::{PartError, RootfsError};
 use crisp_executor::user::UserError;

@@ -1,4 +1,4 @@
-//! Changes that events tell of are made one after the other:
+//! Changes that have events are made one after the other:
 //!
 //! ```text
 //!   emitter ─> status changes ─> emit: time, then statuses of the pod and its containers ─> drop
@@ -6,7 +6,7 @@
 
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::clock;
 use crisp_sandbox::Pod;
 
@@ -14,7 +14,7 @@ use crate::container::Container;
 use crate::events::{Event, Events, Kind};
 use crate::service_state::ServiceState;
 
-/// While it exists, no other change is made that an event tells of.
+/// While it exists, no other change is made that has an event.
 #[must_use]
 pub(crate) struct Emitter<'a> {
     service: &'a ServiceState,
@@ -22,7 +22,7 @@ pub(crate) struct Emitter<'a> {
 }
 
 impl ServiceState {
-    /// Waits until no other change is made that an event tells of. To be kept for one change alone.
+    /// Waits until no other change with an event is under way. Keep the result for one change only.
     pub(crate) fn emitter(&self) -> Emitter<'_> {
         let lock = self.events.lock.lock().unwrap_or_else(PoisonError::into_inner);
         Emitter { service: self, _lock: lock }

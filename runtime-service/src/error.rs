@@ -6,7 +6,7 @@ use std::time::Duration;
 use crisp_copy::CopyError;
 use crisp_executor::cgroup::CgroupError;
 use crisp_executor::compile::CompileError;
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_executor::rootfs::{PartError, RootfsError};
 use crisp_image_service::archive::ArchiveError;
 use crisp_image_service::store;

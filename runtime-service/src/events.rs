@@ -42,7 +42,7 @@ pub struct Event {
 #[derive(Debug)]
 pub struct Events {
     pub(crate) sender: broadcast::Sender<Event>,
-    /// Held while a change is made that an event tells of.
+    /// Held while a change is made that has an event.
     pub(crate) lock: Mutex<()>,
 }
 

@@ -15,7 +15,7 @@ use std::io;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_operation::clock;
 use crisp_sandbox::Pod;
 use crisp_sandbox::link::{self, ContainerReport, ContainerState, ExitRecord, MonitorLink};

@@ -14,7 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 
 /// The paths below one root folder.
 const RECORD: &str = "container.json";

@@ -25,7 +25,6 @@
 
 mod cause;
 pub mod cdi;
-pub mod config;
 pub mod container;
 pub mod convert;
 mod emitter;
@@ -46,6 +45,7 @@ mod set_aside;
 pub mod spec;
 pub mod stats;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,8 +53,6 @@ use crisp_image_service::ImageService;
 use crisp_metrics::{Metrics, prometheus};
 use crisp_sandbox::Pods;
 use crisp_streaming::StreamServer;
-
-pub use config::RuntimeConfig;
 
 pub use crate::cause::Cause;
 use crate::service_state::ServiceState;
@@ -69,6 +67,17 @@ pub enum OpenError {
     Recover(Cause),
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
+}
+
+/// Settings of one service.
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// The persistent folder, e.g. /var/lib/crisp.
+    pub root: PathBuf,
+    /// From SIGHUP to SIGKILL for a command whose streaming client is gone.
+    pub exec_grace: Duration,
+    /// Folders with CDI specs; a later one goes before an earlier one.
+    pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
 /// The CRI RuntimeService. Clones are the same service.

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_image_service::store::KeepAll;
 use crisp_image_service::{DiffId, Lease, Store, StoreError};
 use crisp_operation::record::{self, RecordError};

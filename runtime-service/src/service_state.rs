@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
-use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::ids::{ContainerId, PodId};
 use crisp_image_service::Store;
 use crisp_metrics::prometheus::{Histogram, HistogramOpts};
 use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
@@ -12,8 +12,8 @@ use crisp_sandbox::{Pod, Pods};
 use crisp_streaming::StreamServer;
 use tokio::sync::Semaphore;
 
+use crate::RuntimeConfig;
 use crate::cause::{Cause, Operation};
-use crate::config::RuntimeConfig;
 use crate::container::Container;
 use crate::container::config::ContainerConfig;
 use crate::container::kill_at::KillAt;

@@ -11,7 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::ids::{ContainerId, PodId};
 use crisp_image_service::store::{Hold, KeepAll};
 use crisp_image_service::{DiffId, Store};
 use crisp_sandbox::Pods;
@@ -29,12 +29,12 @@ struct MayRun {
     id: ContainerId,
     /// Where it may be.
     pods: HashSet<PodId>,
-    _layers: Kept,
+    _layers: HeldLayers,
 }
 
 #[derive(Debug)]
 #[expect(dead_code, reason = "held until it is dropped")]
-enum Kept {
+enum HeldLayers {
     Layers(Hold),
     /// Its record does not say which layers it has.
     All(KeepAll),
@@ -50,8 +50,8 @@ impl SetAside {
             return;
         }
         let layers = match layers_of(folder) {
-            Some(layers) => Kept::Layers(images.hold(&layers)),
-            None => Kept::All(images.keep_all()),
+            Some(layers) => HeldLayers::Layers(images.hold(&layers)),
+            None => HeldLayers::All(images.keep_all()),
         };
         self.change(|all| all.push(MayRun { id, pods, _layers: layers }));
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use crisp_executor::cgroup::CgroupPath;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_executor::user_namespace::{IdMappings, InvalidMappings};
 use serde::{Deserialize, Serialize};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crisp_executor::cgroup::{CgroupError, InvalidCgroupPath};
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::record::RecordError;
 use crisp_operation::{Busy, Failure, Interrupted, StatusError};
 

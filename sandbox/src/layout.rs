@@ -11,7 +11,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 
 /// The two trees: `root` is kept, `state` is gone after a reboot.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 
 use crate::config::PodKey;
 use crate::pod::Pod;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::cgroup::Cgroups;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_metrics::Metrics;
 use crisp_operation::{KeyedGuard, KeyedLocks};
 use tokio::sync::broadcast;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::cgroup::JoinFds;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_executor::{Program, ProgramError, Spawned};
 use crisp_monitor::fork_server::{ForkError, ForkRequest, Forked};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

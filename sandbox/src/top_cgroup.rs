@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crisp_executor::cgroup::{CgroupError, CgroupPath, Cgroups};
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use tokio::task::spawn_blocking;
 
 /// From the end of a pod to a look whether there are others.

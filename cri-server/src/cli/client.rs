@@ -15,7 +15,7 @@ use crisp_streaming::client::Endpoint;
 use tonic::transport::{self, Channel};
 
 use crate::config::ListenAddress;
-pub use crate::refused::refused;
+pub use crate::rpc_error::refused;
 
 /// A node with many pods has long lists.
 const MAX_REPLY: usize = 64 * 1024 * 1024;

@@ -34,7 +34,7 @@ pub struct ContainerCommand {
     command: OfContainers,
 }
 
-/// Show and free what images, containers and volumes take up
+/// Show and free the disk space of images, containers and volumes
 #[derive(Debug, clap::Args)]
 pub struct SystemCommand {
     #[command(subcommand)]
@@ -67,7 +67,7 @@ struct PruneImages {
     #[arg(long, short)]
     all: bool,
     #[command(flatten)]
-    consent: Consent,
+    confirmation: Confirmation,
 }
 
 #[derive(Debug, clap::Args)]
@@ -76,7 +76,7 @@ struct PruneContainers {
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     #[command(flatten)]
-    consent: Consent,
+    confirmation: Confirmation,
 }
 
 #[derive(Debug, clap::Args)]
@@ -84,15 +84,15 @@ struct PruneSystem {
     /// Images with tags too
     #[arg(long, short)]
     all: bool,
-    /// Volumes that no container has, too
+    /// Also remove volumes that no container uses
     #[arg(long)]
     volumes: bool,
     #[command(flatten)]
-    consent: Consent,
+    confirmation: Confirmation,
 }
 
 #[derive(Debug, clap::Args)]
-struct Consent {
+struct Confirmation {
     /// Do not ask
     #[arg(long, short)]
     force: bool,
@@ -100,8 +100,12 @@ struct Consent {
 
 impl ImageCommand {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let OfImages::Prune(PruneImages { all, consent }) = self.command;
-        consent.ask(if all { "all images that no container has" } else { "all images without a tag" })?;
+        let OfImages::Prune(PruneImages { all, confirmation }) = self.command;
+        confirmation.ask(if all {
+            "all images that no container has"
+        } else {
+            "all images without a tag"
+        })?;
         let before = used(&mut client).await?;
         images(&mut client, all).await?;
         report(&mut client, before).await
@@ -112,7 +116,7 @@ impl ContainerCommand {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let OfContainers::Prune(prune) = self.command;
         let filters = Filters::parse(&prune.filter, &["until", "label"])?;
-        prune.consent.ask("all containers that have ended")?;
+        prune.confirmation.ask("all containers that have ended")?;
         containers(&mut client, &filters).await?;
         Ok(ExitCode::SUCCESS)
     }
@@ -126,7 +130,7 @@ impl SystemCommand {
         };
         let volumes = if prune.volumes { ", volumes that no container has" } else { "" };
         prune
-            .consent
+            .confirmation
             .ask(&format!("containers and pods that have ended{volumes}, and images that nothing uses"))?;
         let before = used(&mut client).await?;
         containers(&mut client, &Filters::default()).await?;
@@ -139,7 +143,7 @@ impl SystemCommand {
     }
 }
 
-impl Consent {
+impl Confirmation {
     fn ask(&self, what: &str) -> anyhow::Result<()> {
         if self.force {
             return Ok(());

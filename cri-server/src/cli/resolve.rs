@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crisp_image_service::Reference;
-use crisp_image_service::mirror::{Endpoint, Mirrors, Resolution, Why};
+use crisp_image_service::mirror::{Endpoint, EndpointOrigin, Mirrors, Resolution};
 use serde_json::{Value, json};
 
 use super::listing::Format;
@@ -79,10 +79,10 @@ fn can(endpoint: &Endpoint) -> &'static str {
     }
 }
 
-fn why(why: &Why) -> String {
+fn why(why: &EndpointOrigin) -> String {
     match why {
-        Why::Mirror(path) => format!("mirror in {}", path.display()),
-        Why::Server(path) => format!("server in {}", path.display()),
-        Why::Registry => "the registry itself".to_owned(),
+        EndpointOrigin::Mirror(path) => format!("mirror in {}", path.display()),
+        EndpointOrigin::Server(path) => format!("server in {}", path.display()),
+        EndpointOrigin::Registry => "the registry itself".to_owned(),
     }
 }

@@ -84,7 +84,7 @@ struct Inspect {
     names: Vec<String>,
 }
 
-/// What volumes take up.
+/// The disk usage of volumes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Usage {
     pub total: usize,
@@ -252,7 +252,7 @@ pub async fn prune(client: &mut Client) -> anyhow::Result<Vec<String>> {
     Volumes::load(client).await?.prune()
 }
 
-/// What the volumes take up, by their files' sizes on disk.
+/// The disk usage of the volumes.
 ///
 /// # Errors
 /// The server does not say where they are.

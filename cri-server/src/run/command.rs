@@ -10,7 +10,7 @@ use clap::ValueEnum as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::embedded::Embedded;
-use super::foreground::{self, Look};
+use super::foreground::{self, DisplayOptions};
 use super::image::{self, ImageRun, Options, Refused, is_manifest};
 use super::manifest::{self, Manifests};
 use super::report::notice;
@@ -149,7 +149,7 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
         println!("{what} can be run");
         return Ok(ExitCode::SUCCESS);
     }
-    foreground(settings, Look::default(), async move |_: &Embedded| Ok(manifests))
+    foreground(settings, DisplayOptions::default(), async move |_: &Embedded| Ok(manifests))
 }
 
 fn print_manifest(run: &ImageRun) -> anyhow::Result<ExitCode> {
@@ -172,8 +172,9 @@ fn print_manifest(run: &ImageRun) -> anyhow::Result<ExitCode> {
 fn run_image(run: ImageRun, settings: Settings) -> anyhow::Result<ExitCode> {
     // Before anything is pulled.
     run.manifests(&[], false)?;
-    let look = Look { streams: Some(Arc::new(Streams::new(&run.options)?)), is_quiet: run.options.quiet };
-    foreground(settings, look, async move |embedded: &Embedded| {
+    let display =
+        DisplayOptions { streams: Some(Arc::new(Streams::new(&run.options)?)), is_quiet: run.options.quiet };
+    foreground(settings, display, async move |embedded: &Embedded| {
         let exposed = match run.options.publish_all {
             true => pull::exposed_ports(&embedded.server.images, &run.manifests(&[], false)?).await?,
             false => Vec::new(),
@@ -185,7 +186,7 @@ fn run_image(run: ImageRun, settings: Settings) -> anyhow::Result<ExitCode> {
 /// Runs what `manifests` returns in a server of its own.
 fn foreground(
     settings: Settings,
-    look: Look,
+    display: DisplayOptions,
     manifests: impl AsyncFnOnce(&Embedded) -> anyhow::Result<Manifests>,
 ) -> anyhow::Result<ExitCode> {
     let mut settings = settings;
@@ -203,14 +204,14 @@ fn foreground(
         .build()
         .context("cannot start threads")?;
     let code = runtime.block_on(async {
-        let stop = stop_on_signals(look.streams.clone())?;
+        let stop = stop_on_signals(display.streams.clone())?;
         let embedded = Embedded::open(settings).await?;
         let manifests = tokio::select! {
             manifests = manifests(&embedded) => manifests.map(Some),
             _ = stop.wait_for(StopRequest::is_any) => Ok(None),
         };
         let code = match manifests {
-            Ok(Some(manifests)) => foreground::run(&embedded, manifests, &stop, &look).await,
+            Ok(Some(manifests)) => foreground::run(&embedded, manifests, &stop, &display).await,
             Ok(None) => Ok(stop.now().code().unwrap_or_default()),
             Err(error) => Err(error),
         };

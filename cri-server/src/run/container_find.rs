@@ -7,7 +7,7 @@ use crisp_proto::runtime::v1::{Container as Listed, ContainerFilter, ListContain
 use tonic::Request;
 
 use super::context::Context;
-use crate::refused::refused;
+use crate::rpc_error::refused;
 
 /// The newest container of that name in the pod.
 ///

@@ -30,7 +30,7 @@ use super::restart::BackOff;
 use super::stop_request::{LOST, StopRequest, StopRequests};
 use super::streams::start_error;
 use super::{container_find, container_stop, health, log_rotation, pull};
-use crate::refused::refused;
+use crate::rpc_error::refused;
 
 /// How a container ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub enum End {
 
 /// A container of the pod, and by which rules it runs.
 #[derive(Clone)]
-pub struct Place {
+pub struct PodContainer {
     pub container: Container,
     /// Its number in the pod, for its colour.
     pub index: usize,
@@ -65,14 +65,14 @@ const POD_STOP: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The runtime cannot say how it is, or cannot stop it.
-pub async fn run(context: &Context, place: &Place) -> anyhow::Result<End> {
-    let name = &place.container.name;
+pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End> {
+    let name = &member.container.name;
     let mut found = container_find::newest(context, name).await?;
     let first = found.as_ref().map_or(0, container_find::attempt);
     let (mut back_off, mut last_code) = (BackOff::default(), None);
     for attempt in first.. {
         let runs = found.as_ref().is_some_and(|there| there.state() == ContainerState::ContainerRunning);
-        if !runs && (place.stop.now().is_any() || context.stop.now().is_any()) {
+        if !runs && (member.stop.now().is_any() || context.stop.now().is_any()) {
             return Ok(End::Stopped);
         }
         let started = Instant::now();
@@ -81,7 +81,7 @@ pub async fn run(context: &Context, place: &Place) -> anyhow::Result<End> {
         });
         let (id, end) = match found.take() {
             Some(there) if there.state() != ContainerState::ContainerCreated => {
-                let end = follow(context, place, &there.id, attempt, false).await?;
+                let end = follow(context, member, &there.id, attempt, false).await?;
                 (Some(there.id), end)
             }
             there => {
@@ -89,10 +89,10 @@ pub async fn run(context: &Context, place: &Place) -> anyhow::Result<End> {
                 if let Some(there) = there {
                     remove(context, name, there.id).await;
                 }
-                once(context, place, attempt, attempt > first).await?
+                once(context, member, attempt, attempt > first).await?
             }
         };
-        let is_done = !place.container.is_sidecar && end == End::Exited(0);
+        let is_done = !member.container.is_sidecar && end == End::Exited(0);
         context.conditions.change(name, |condition| {
             condition.is_ready = false;
             // One that does its work faster than its start is looked at has started, too.
@@ -105,7 +105,7 @@ pub async fn run(context: &Context, place: &Place) -> anyhow::Result<End> {
         let is_unhealthy = matches!(end, End::Unhealthy(_));
         // As with docker: what could not be started at first is not tried again.
         let is_hopeless = context.streams().is_some_and(|streams| !streams.has_run());
-        if is_hopeless || !context.restarts(place.policy, code, is_unhealthy) {
+        if is_hopeless || !context.restarts(member.policy, code, is_unhealthy) {
             return Ok(End::Exited(code));
         }
         // In a pod that was stopped or lost no start can succeed: the code is that of the last one that did.
@@ -121,7 +121,7 @@ pub async fn run(context: &Context, place: &Place) -> anyhow::Result<End> {
         }
         tokio::select! {
             biased;
-            _ = place.stop.wait_for(StopRequest::is_any) => return Ok(End::Stopped),
+            _ = member.stop.wait_for(StopRequest::is_any) => return Ok(End::Stopped),
             () = tokio::time::sleep(wait) => {}
         }
         if code != 0 {
@@ -181,18 +181,18 @@ async fn images(
 /// From create to exit. The id is there if the container could be created.
 async fn once(
     context: &Context,
-    place: &Place,
+    member: &PodContainer,
     attempt: u32,
     is_restart: bool,
 ) -> anyhow::Result<(Option<String>, End)> {
-    let container = &place.container;
+    let container = &member.container;
     let failed = |reason: &dyn std::fmt::Display| {
         context.report.say(format_args!("{} cannot be started: {reason}", container.name));
         End::Exited(context.streams().map_or(START_ERROR, |_| start_error(&reason.to_string())))
     };
     let images = tokio::select! {
         biased;
-        _ = place.stop.wait_for(StopRequest::is_any) => return Ok((None, End::Stopped)),
+        _ = member.stop.wait_for(StopRequest::is_any) => return Ok((None, End::Stopped)),
         images = images(context, container, is_restart) => images,
     };
     let env = environment(&context.pod, container, &context.objects, &context.fields);
@@ -221,30 +221,30 @@ async fn once(
         return Ok((Some(id), failed(&status.message())));
     }
     context.report.routine(format_args!("{} has started", container.name));
-    let end = follow(context, place, &id, attempt, true).await?;
+    let end = follow(context, member, &id, attempt, true).await?;
     Ok((Some(id), end))
 }
 
 /// A container that runs, or ran, to its end. Its output is shown where there is a screen.
 async fn follow(
     context: &Context,
-    place: &Place,
+    member: &PodContainer,
     id: &str,
     attempt: u32,
     is_new: bool,
 ) -> anyhow::Result<End> {
-    let log = Path::new(&context.sandbox.log_directory).join(log_path(&place.container.name, attempt));
+    let log = Path::new(&context.sandbox.log_directory).join(log_path(&member.container.name, attempt));
     let runtime = &context.server.runtime;
     let output = context.screen.as_ref().and_then(|screen| {
         if let Some(streams) = &screen.streams {
             return streams.output(log.clone(), &context.stop);
         }
-        let name = format!("{}{}", screen.prefix, place.container.name);
-        Some(Output::show(log.clone(), Printer::new(&name, screen.first + place.index, screen.width)))
+        let name = format!("{}{}", screen.prefix, member.container.name);
+        Some(Output::show(log.clone(), Printer::new(&name, screen.first + member.index, screen.width)))
     });
     let work = async {
         tokio::select! {
-            end = until_end(context, place, id, &log, is_new) => end,
+            end = until_end(context, member, id, &log, is_new) => end,
             () = log_rotation::keep_small(runtime, id, &log, output.as_ref()) => {
                 bail!("the rotation of logs has no end")
             }
@@ -262,27 +262,27 @@ async fn follow(
 
 async fn until_end(
     context: &Context,
-    place: &Place,
+    member: &PodContainer,
     id: &str,
     log: &Path,
     is_new: bool,
 ) -> anyhow::Result<End> {
-    let container = &place.container;
+    let container = &member.container;
     let cannot = || format!("cannot follow container {}", container.name);
     let runtime = &context.server.runtime;
     let unhealthy = tokio::select! {
         status = context.waiter.ended(runtime, id) => {
             return Ok(End::Exited(exit_code(context, container, log, status.with_context(cannot)?)));
         }
-        request = place.stop.wait_for(StopRequest::is_any) => {
+        request = member.stop.wait_for(StopRequest::is_any) => {
             let grace = if request.is_kill() { 0 } else { context.grace_left(context.pod.grace) };
-            container_stop::stop(context, container, id, grace, &place.stop).await?;
+            container_stop::stop(context, container, id, grace, &member.stop).await?;
             return Ok(End::Stopped);
         }
         unhealthy = health::follow(context, container, id, is_new) => unhealthy,
     };
     context.report.say(format_args!("{} is stopped: {}", container.name, unhealthy.reason));
-    container_stop::stop(context, container, id, unhealthy.grace, &place.stop).await?;
+    container_stop::stop(context, container, id, unhealthy.grace, &member.stop).await?;
     let status = context.waiter.ended(runtime, id).await.with_context(cannot)?;
     Ok(End::Unhealthy(exit_code(context, container, log, status)))
 }

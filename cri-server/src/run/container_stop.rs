@@ -12,7 +12,7 @@ use super::action::{Purpose, act};
 use super::context::Context;
 use super::manifest::Container;
 use super::stop_request::{StopRequest, StopRequests};
-use crate::refused::refused;
+use crate::rpc_error::refused;
 
 /// After a hook that used up the grace period, the container still has so long.
 const LEAST: u32 = 2;

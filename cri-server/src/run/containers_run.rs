@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::container_find;
-use super::container_run::{self, End, Place};
+use super::container_run::{self, End, PodContainer};
 use super::context::Context;
 use super::manifest::RestartPolicy;
 use super::run_status::{RunStatus, change};
@@ -71,7 +71,7 @@ async fn run_in_order(context: &Arc<Context>, sidecars: &mut Vec<Sidecar>) -> an
     // After a server's restart: containers begin only when the init containers have succeeded.
     let is_initialised = is_any_found(context).await?;
     for (index, container) in context.pod.init_containers.iter().enumerate() {
-        let place = Place {
+        let member = PodContainer {
             container: container.clone(),
             index,
             policy: init_policy(context, container.is_sidecar),
@@ -79,7 +79,7 @@ async fn run_in_order(context: &Arc<Context>, sidecars: &mut Vec<Sidecar>) -> an
         };
         if container.is_sidecar {
             let name = container.name.clone();
-            sidecars.push(start_sidecar(context, place));
+            sidecars.push(start_sidecar(context, member));
             if is_initialised {
                 // The containers run already, and must not be left to themselves meanwhile.
                 continue;
@@ -89,7 +89,7 @@ async fn run_in_order(context: &Arc<Context>, sidecars: &mut Vec<Sidecar>) -> an
                 _ = context.stop.wait_for(StopRequest::is_any) => return Ok(interrupted(context)),
             }
         } else if !is_initialised {
-            match container_run::run(context, &place).await? {
+            match container_run::run(context, &member).await? {
                 End::Exited(0) => {}
                 End::Exited(code) | End::Unhealthy(code) => {
                     let name = &container.name;
@@ -116,13 +116,13 @@ fn init_policy(context: &Context, is_sidecar: bool) -> RestartPolicy {
 
 /// Its end before that of the others is theirs, too: the runtime has failed, the sandbox is gone, or a Job's limit
 /// is reached.
-fn start_sidecar(context: &Arc<Context>, place: Place) -> Sidecar {
-    let stop = place.stop.clone();
+fn start_sidecar(context: &Arc<Context>, member: PodContainer) -> Sidecar {
+    let stop = member.stop.clone();
     let context = Arc::clone(context);
     let run = async move {
-        let end = container_run::run(&context, &place).await;
-        if !place.stop.now().is_any() && !context.stop.now().is_any() {
-            context.report.say(format_args!("stopping the pod after its sidecar {}", place.container.name));
+        let end = container_run::run(&context, &member).await;
+        if !member.stop.now().is_any() && !context.stop.now().is_any() {
+            context.report.say(format_args!("stopping the pod after its sidecar {}", member.container.name));
             context.stop.after_failure();
         }
         end
@@ -146,15 +146,16 @@ async fn run_beside(context: &Arc<Context>) -> anyhow::Result<u8> {
         if succeeded.contains(&container.name) {
             continue;
         }
-        let place = Place {
+        let member = PodContainer {
             container: container.clone(),
             index: index + context.pod.init_containers.len(),
             policy: context.pod.restart_policy,
             stop: context.stop.clone(),
         };
         let context = Arc::clone(context);
-        tasks
-            .spawn(async move { (place.container.name.clone(), container_run::run(&context, &place).await) });
+        tasks.spawn(
+            async move { (member.container.name.clone(), container_run::run(&context, &member).await) },
+        );
     }
     let mut ends = Ends::default();
     while let Some(ended) = tasks.join_next().await {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use crisp_operation::StatusCell;
@@ -14,11 +14,11 @@ use super::pod_fields::PodFields;
 use super::report::Report;
 use super::restart;
 use super::run_status::{RunStatus, change};
-use super::screen::Screen;
 use super::stop_request::StopRequests;
 use super::streams::Streams;
 use super::volumes::Volumes;
 use super::wait::Waiter;
+use crate::progress::Bars;
 use crate::server::Server;
 
 /// One running pod.
@@ -44,6 +44,21 @@ pub struct Context {
     pub conditions: Conditions,
     /// When the end of the pod began: sidecars have what is left of the grace period.
     pub end_began: OnceLock<Instant>,
+}
+
+/// One pod's part of the screen.
+#[derive(Clone)]
+pub struct Screen {
+    /// Before the names of containers, where there are several pods.
+    pub prefix: String,
+    /// Of the longest name.
+    pub width: usize,
+    /// Number of the pod's first container on this screen: containers differ by colour.
+    pub first: usize,
+    /// Pulls, of all pods together.
+    pub bars: Option<Arc<Mutex<Bars>>>,
+    /// Of the one container of a `crisp run IMAGE`, which has the screen for itself.
+    pub streams: Option<Arc<Streams>>,
 }
 
 impl Context {

@@ -16,7 +16,7 @@ use super::manifest::{self, Manifests, PodDocument};
 use super::report::notice;
 use crate::cli::endpoint;
 use crate::config::{ListenAddress, Settings};
-use crate::refused::refused;
+use crate::rpc_error::refused;
 use crate::table::Table;
 
 /// Run Kubernetes manifests under the server, which supervises them from then on

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 

@@ -4,16 +4,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::bail;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use tokio::task::JoinSet;
 
-use super::context::Conditions;
+use super::context::{Conditions, Screen};
 use super::embedded::Embedded;
 use super::manifest::{Manifests, Pod, RestartPolicy, VolumeSource};
 use super::pod_run::{self, PodRun};
 use super::report::{Report, notice};
 use super::restart::BackOff;
-use super::screen::Screen;
 use super::stop_request::{StopRequest, StopRequests};
 use super::streams::Streams;
 use super::{pod_end, run_status};
@@ -21,7 +20,7 @@ use crate::progress::Bars;
 
 /// What is shown beside the output of containers.
 #[derive(Default)]
-pub struct Look {
+pub struct DisplayOptions {
     /// Of the one container that has the screen for itself.
     pub streams: Option<Arc<Streams>>,
     /// No progress of pulls.
@@ -36,7 +35,7 @@ pub async fn run(
     embedded: &Embedded,
     manifests: Manifests,
     stop: &StopRequests,
-    look: &Look,
+    display: &DisplayOptions,
 ) -> anyhow::Result<u8> {
     let objects = Arc::new(manifests.objects);
     let pods: Vec<Pod> = manifests.pods.into_iter().map(|document| document.pod).collect();
@@ -46,7 +45,7 @@ pub async fn run(
             pod.name
         );
     }
-    let screens = screens(&pods, look);
+    let screens = screens(&pods, display);
     let mut tasks = JoinSet::new();
     for (pod, screen) in pods.into_iter().zip(screens) {
         let uid = pod.uid.clone().unwrap_or_else(|| PodId::random().short().to_owned());
@@ -59,7 +58,7 @@ pub async fn run(
             named_volumes: embedded.named_volumes(),
             uid,
             stop: own,
-            report: match look.streams {
+            report: match display.streams {
                 Some(_) => Report::Failures,
                 None => Report::Screen(screen.prefix.replace('/', ": ")),
             },
@@ -123,18 +122,23 @@ fn has_claim(pod: &Pod) -> bool {
 }
 
 /// Where there are several pods, names of containers begin with theirs.
-fn screens(pods: &[Pod], look: &Look) -> Vec<Screen> {
+fn screens(pods: &[Pod], display: &DisplayOptions) -> Vec<Screen> {
     let prefix = |pod: &Pod| if pods.len() > 1 { format!("{}/", pod.name) } else { String::new() };
     let widths = pods.iter().flat_map(|pod| {
         let prefix = prefix(pod).len();
         pod.all_containers().map(move |container| prefix + container.name.len())
     });
     let width = widths.max().unwrap_or(0);
-    let bars = (!look.is_quiet).then(|| Arc::new(Mutex::new(Bars::new())));
+    let bars = (!display.is_quiet).then(|| Arc::new(Mutex::new(Bars::new())));
     let mut first = 0;
     let mut screen = |pod: &Pod| {
-        let screen =
-            Screen { prefix: prefix(pod), width, first, bars: bars.clone(), streams: look.streams.clone() };
+        let screen = Screen {
+            prefix: prefix(pod),
+            width,
+            first,
+            bars: bars.clone(),
+            streams: display.streams.clone(),
+        };
         first += pod.all_containers().count();
         screen
     };

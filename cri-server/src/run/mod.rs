@@ -54,7 +54,6 @@ mod report;
 mod restart;
 mod run_as_non_root;
 mod run_status;
-mod screen;
 mod stop_request;
 mod streams;
 pub mod supervise;

@@ -4,7 +4,7 @@ use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use crisp_proto::runtime::v1::{RemovePodSandboxRequest, StopPodSandboxRequest};
 use tonic::Request;
 
-use crate::refused::refused;
+use crate::rpc_error::refused;
 use crate::server::Server;
 
 /// Stops a pod with all that is in it.

@@ -15,18 +15,17 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use crisp_operation::{StatusCell, clock};
 
-use super::context::{Conditions, Context};
+use super::context::{Conditions, Context, Screen};
 use super::manifest::{Objects, Pod, RestartPolicy};
 use super::pod_fields::PodFields;
 use super::pod_start::{self, Found, Sandbox};
 use super::report::Report;
 use super::run_status::{RunStatus, change};
-use super::screen::Screen;
 use super::stop_request::{DEADLINE, EVICTED, LOST, StopRequest, StopRequests};
 use super::volumes::{Existing, VolumeRequest, Volumes, exceeded};
 use super::wait::Waiter;
 use super::{containers_run, pull};
-use crate::refused::refused;
+use crate::rpc_error::refused;
 use crate::server::{Server, layout};
 
 /// For all volumes of a pod: one on a dead file system must not hang the run.

@@ -9,7 +9,7 @@ use crisp_proto::runtime::v1::{ImageSpec, ImageStatusRequest};
 use tonic::Request;
 
 use super::manifest::{Container, Pod};
-use crate::refused::refused;
+use crate::rpc_error::refused;
 
 /// Checks one container, whose image is in `ids`.
 ///

@@ -25,7 +25,7 @@ use super::output::{Output, Printer, print_log};
 use super::report::notice;
 use super::stop_request::StopRequests;
 use crate::cli::{output, session, terminal};
-use crate::refused::refused;
+use crate::rpc_error::refused;
 
 /// The exit code when the reader of the output has left: that of a program which SIGPIPE ends.
 const NO_READER: u8 = 141;
@@ -142,7 +142,7 @@ impl Streams {
         let input = terminal::send_input(client.stdin.take(), None);
         let sizes = session::send_sizes(client.resizes.take());
         let is_shown = Arc::clone(&self.is_shown);
-        let stdout = output::copy(client.stdout.take(), move || Noting { is_shown });
+        let stdout = output::copy(client.stdout.take(), move || ObservedStdout { is_shown });
         let served = async { tokio::join!(stdout, client.wait()) };
         let served = tokio::select! {
             served = served => served.1.map(drop),
@@ -163,11 +163,11 @@ pub fn start_error(reason: &str) -> i32 {
 }
 
 /// Standard output, noting that something was written.
-struct Noting {
+struct ObservedStdout {
     is_shown: Arc<AtomicBool>,
 }
 
-impl Write for Noting {
+impl Write for ObservedStdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.is_shown.store(true, Ordering::Relaxed);
         io::stdout().write(bytes)

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Request};
 
-use crate::refused::refused;
+use crate::rpc_error::refused;
 
 /// Events wake the wait up; in case that one is lost, the status is read this often without them.
 const POLL: Duration = Duration::from_millis(500);

@@ -19,7 +19,7 @@ const REGISTRY: &str = "CRISP_CONFORMANCE_REGISTRY";
 
 /// A runtime with its surroundings.
 pub struct Node {
-    place: Place,
+    target: Target,
     /// The name that it gives itself.
     pub runtime: String,
     /// Reference of the busybox image, which is pulled.
@@ -29,7 +29,7 @@ pub struct Node {
     cgroup: String,
 }
 
-enum Place {
+enum Target {
     Crisp(Box<Machine>),
     Other { socket: PathBuf, folder: TempDir, registry: Registry },
 }
@@ -59,13 +59,13 @@ pub async fn release(node: Arc<Node>) -> Result<()> {
 
 impl Node {
     async fn start() -> Result<Self> {
-        let place = match std::env::var(ENDPOINT) {
-            Ok(endpoint) => Place::other(&endpoint)?,
-            Err(_) => Place::Crisp(Box::new(Machine::start_with(Setup::default()).await?)),
+        let target = match std::env::var(ENDPOINT) {
+            Ok(endpoint) => Target::other(&endpoint)?,
+            Err(_) => Target::Crisp(Box::new(Machine::start_with(Setup::default()).await?)),
         };
         let cgroup = crate::cri::unique("conformance").replace('-', "");
         let (runtime, image) = Default::default();
-        let mut node = Self { place, runtime, image, driver: CgroupDriver::Cgroupfs, cgroup };
+        let mut node = Self { target, runtime, image, driver: CgroupDriver::Cgroupfs, cgroup };
         let mut client = node.client().await?;
         let config = client.runtime.runtime_config(RuntimeConfigRequest {}).await?.into_inner();
         node.driver = config.linux.map_or(CgroupDriver::Cgroupfs, |linux| linux.cgroup_driver());
@@ -80,24 +80,24 @@ impl Node {
     }
 
     pub fn registry(&self) -> &Registry {
-        match &self.place {
-            Place::Crisp(machine) => machine.registry(),
-            Place::Other { registry, .. } => registry,
+        match &self.target {
+            Target::Crisp(machine) => machine.registry(),
+            Target::Other { registry, .. } => registry,
         }
     }
 
     pub fn socket(&self) -> PathBuf {
-        match &self.place {
-            Place::Crisp(machine) => machine.socket(),
-            Place::Other { socket, .. } => socket.clone(),
+        match &self.target {
+            Target::Crisp(machine) => machine.socket(),
+            Target::Other { socket, .. } => socket.clone(),
         }
     }
 
     /// A folder for what tests put on the host.
     pub fn folder(&self) -> &Path {
-        match &self.place {
-            Place::Crisp(machine) => machine.folder(),
-            Place::Other { folder, .. } => folder.path(),
+        match &self.target {
+            Target::Crisp(machine) => machine.folder(),
+            Target::Other { folder, .. } => folder.path(),
         }
     }
 
@@ -130,9 +130,9 @@ impl Node {
     async fn close(self) -> Result<()> {
         let mut images = self.client().await?.images;
         remove_cgroups(&self.cgroup);
-        match self.place {
-            Place::Crisp(machine) => machine.close().await,
-            Place::Other { registry, .. } => {
+        match self.target {
+            Target::Crisp(machine) => machine.close().await,
+            Target::Other { registry, .. } => {
                 let list = images.list_images(ListImagesRequest { filter: None::<ImageFilter> }).await?;
                 for image in list.into_inner().images {
                     let is_ours = |name: &&String| name.starts_with(&registry.host);
@@ -156,7 +156,7 @@ pub fn remove_cgroups(name: &str) {
     let _ = find.output();
 }
 
-impl Place {
+impl Target {
     fn other(endpoint: &str) -> Result<Self> {
         let socket = endpoint.strip_prefix("unix://").ok_or("the endpoint has to be unix:///...")?;
         let host = std::env::var(REGISTRY).map_err(|_| format!("{ENDPOINT} needs {REGISTRY} too"))?;

@@ -8,7 +8,7 @@ use crisp_e2e::{Error, Result, needs};
 use crate::cri::Cri;
 use crate::node;
 
-/// Who promises it.
+/// The document that promises it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// The contract between kubelet and runtimes, by its comments.

@@ -27,8 +27,14 @@ pub struct Source {
 impl Source {
     /// The text before the unit tests.
     pub fn product(&self) -> &str {
-        let text = self.text.split("#[cfg(test)]").next().unwrap_or_default();
-        text.split("#[cfg(all(test").next().unwrap_or_default()
+        // A declaration, as of `mod tests;`, may stand anywhere and ends nothing.
+        let starts =
+            ["#[cfg(test)]\n", "#[cfg(all(test"].into_iter().flat_map(|start| self.text.match_indices(start));
+        let is_module = |at: &usize| {
+            let item = self.text[*at..].lines().nth(1).unwrap_or_default();
+            item.contains("mod ") && item.ends_with('{')
+        };
+        &self.text[..starts.map(|(at, _)| at).filter(is_module).min().unwrap_or(self.text.len())]
     }
 
     /// Lines of code before the unit tests, without comments.

@@ -19,10 +19,10 @@ const MAX_LINKS: usize = 8;
 /// Files of the archive, by their paths.
 pub(super) struct Entries {
     spool: Spool,
-    places: HashMap<String, Place>,
+    locations: HashMap<String, Location>,
 }
 
-enum Place {
+enum Location {
     File {
         offset: u64,
         size: u64,
@@ -36,7 +36,7 @@ impl Entries {
     /// What is spooled is no archive, or has too many entries.
     pub(super) fn read(spool: Spool, limits: &Limits) -> Result<Self, ArchiveError> {
         let mut source = Counting { inner: BufReader::new(spool.open()?), consumed: 0 };
-        let (mut places, mut entry, mut count) = (HashMap::new(), Entry::default(), 0);
+        let (mut locations, mut entry, mut count) = (HashMap::new(), Entry::default(), 0);
         loop {
             let mut reader = TarReader::new(&mut source, limits);
             // A reader of its own for each entry: between two of them the count is exact.
@@ -50,29 +50,29 @@ impl Entries {
             let path = normal(&entry.path);
             match entry.kind {
                 Kind::File => {
-                    places.insert(path, Place::File { offset: source.consumed, size: entry.size });
+                    locations.insert(path, Location::File { offset: source.consumed, size: entry.size });
                 }
                 Kind::Symlink | Kind::HardLink => {
                     let target = linked(&path, &entry);
-                    places.insert(path, Place::Link(target));
+                    locations.insert(path, Location::Link(target));
                 }
                 Kind::Directory | Kind::CharDevice | Kind::BlockDevice | Kind::Fifo => {}
             }
             source.skip(entry.size.next_multiple_of(512))?;
         }
-        Ok(Self { spool, places })
+        Ok(Self { spool, locations })
     }
 
     pub(super) fn has(&self, path: &str) -> bool {
-        self.places.contains_key(path)
+        self.locations.contains_key(path)
     }
 
     fn find(&self, path: &str) -> Result<(u64, u64), ArchiveError> {
         let mut name = normal(path.as_bytes());
         for _ in 0..MAX_LINKS {
-            match self.places.get(&name) {
-                Some(Place::File { offset, size }) => return Ok((*offset, *size)),
-                Some(Place::Link(target)) => name.clone_from(target),
+            match self.locations.get(&name) {
+                Some(Location::File { offset, size }) => return Ok((*offset, *size)),
+                Some(Location::Link(target)) => name.clone_from(target),
                 None => break,
             }
         }

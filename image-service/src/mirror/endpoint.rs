@@ -11,7 +11,7 @@ pub struct Endpoint {
     /// How it is reached.
     pub host: Host,
     /// Why this endpoint is in the list.
-    pub why: Why,
+    pub why: EndpointOrigin,
     /// Can be asked for content by digest.
     pub pull: bool,
     /// Can be asked which digest a tag has.
@@ -20,7 +20,7 @@ pub struct Endpoint {
 
 /// Why an endpoint is in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Why {
+pub enum EndpointOrigin {
     /// A `[host."…"]` table of this file.
     Mirror(PathBuf),
     /// The `server = ` of this file.
@@ -49,7 +49,7 @@ impl Endpoint {
     /// and the request's credentials are for it.
     #[must_use]
     pub fn is_registry(&self) -> bool {
-        !matches!(self.why, Why::Mirror(_))
+        !matches!(self.why, EndpointOrigin::Mirror(_))
     }
 
     /// Whether its API is this one, however the addresses are written.
@@ -68,7 +68,7 @@ impl Endpoint {
     /// Whether it can do everything, in the usual way.
     pub(super) fn has_no_options(&self) -> bool {
         let host = Host::new(self.url().clone());
-        self.has_options_of(&Self { host, why: Why::Registry, pull: true, resolve: true })
+        self.has_options_of(&Self { host, why: EndpointOrigin::Registry, pull: true, resolve: true })
     }
 
     pub(crate) fn can(&self, capability: Capability) -> bool {
@@ -83,9 +83,9 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.url().origin())?;
         match &self.why {
-            Why::Mirror(file) => write!(f, " (mirror, {})", file.display()),
-            Why::Server(file) => write!(f, " (server, {})", file.display()),
-            Why::Registry => Ok(()),
+            EndpointOrigin::Mirror(file) => write!(f, " (mirror, {})", file.display()),
+            EndpointOrigin::Server(file) => write!(f, " (server, {})", file.display()),
+            EndpointOrigin::Registry => Ok(()),
         }
     }
 }

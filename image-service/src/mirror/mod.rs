@@ -3,7 +3,7 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod.rs`, `folder.rs`, `hosts_file.rs` | read the `hosts.toml` folders that containerd users have |
+//! | `mod.rs`, `folder.rs`, `hosts_toml.rs` | read the `hosts.toml` folders that containerd users have |
 //! | `failover.rs` | tries one endpoint after the other: the order, the pauses, the end |
 //! | `sources.rs` | the endpoints of one pull, and how each has been doing |
 //! | `download.rs` | one blob: resumed after a cut, continued at the next endpoint, verified |
@@ -21,7 +21,7 @@ mod endpoint;
 mod error;
 mod failover;
 mod folder;
-mod hosts_file;
+mod hosts_toml;
 mod metrics;
 mod pipe;
 mod request;
@@ -29,9 +29,9 @@ mod sources;
 
 use std::path::{Path, PathBuf};
 
-pub use self::endpoint::{Endpoint, Why};
+pub use self::endpoint::{Endpoint, EndpointOrigin};
 pub use self::error::{AllFailed, EndpointFailure};
-pub use self::hosts_file::HostsFileError;
+pub use self::hosts_toml::HostsFileError;
 pub use self::sources::RetryPolicy;
 
 pub(crate) use self::download::{Download, DownloadError, DownloadEvent};
@@ -41,7 +41,7 @@ pub(crate) use self::pipe::pipe;
 pub(crate) use self::request::{ManifestByDigest, ManifestOf, ResolveDigest, SmallBlob};
 pub(crate) use self::sources::Sources;
 
-use self::hosts_file::{HostEntry, HostsFile};
+use self::hosts_toml::{HostEntry, HostsFile};
 use crate::reference::Reference;
 use crate::registry::{Host, InvalidUrl, TlsOptions, Url};
 
@@ -130,19 +130,19 @@ fn read_hosts_file(folder: &Path) -> Result<Option<HostsFile>, MirrorError> {
 
 fn from_file(file: HostsFile, registry: &str, endpoints: &mut Vec<Endpoint>) -> Result<(), MirrorError> {
     for host in file.mirrors {
-        let why = Why::Mirror(file.path.clone());
+        let why = EndpointOrigin::Mirror(file.path.clone());
         endpoints.push(from_entry(host, why));
     }
     let own = own_url(registry, &file.server.host.tls)?;
     let (url, why) = match file.server_url {
-        Some(url) => (url, Why::Server(file.path)),
-        None => (own.clone(), Why::Registry),
+        Some(url) => (url, EndpointOrigin::Server(file.path)),
+        None => (own.clone(), EndpointOrigin::Registry),
     };
     let mut server = from_entry(file.server, why);
     server.host.url = url;
     // A table for the registry's own address gives it options. Where these leave nothing to the server at the
     // top of the file, it is not asked twice.
-    let says_nothing = matches!(server.why, Why::Registry) && server.has_no_options();
+    let says_nothing = matches!(server.why, EndpointOrigin::Registry) && server.has_no_options();
     let covers = |e: &Endpoint| e.has_options_of(&server) || (says_nothing && e.pull && e.resolve);
     let is_server = |e: &Endpoint| e.is_at(server.url());
     // The registry itself in front of another server is still the registry.
@@ -161,7 +161,7 @@ fn from_file(file: HostsFile, registry: &str, endpoints: &mut Vec<Endpoint>) -> 
     Ok(())
 }
 
-fn from_entry(entry: HostEntry, why: Why) -> Endpoint {
+fn from_entry(entry: HostEntry, why: EndpointOrigin) -> Endpoint {
     let HostEntry { host, pull, resolve } = entry;
     Endpoint { host, why, pull, resolve }
 }
@@ -182,7 +182,7 @@ fn own_url(registry: &str, tls: &TlsOptions) -> Result<Url, MirrorError> {
 
 fn own_endpoint(registry: &str, tls: TlsOptions) -> Result<Endpoint, MirrorError> {
     let host = Host { tls: tls.clone(), ..Host::new(own_url(registry, &tls)?) };
-    Ok(Endpoint { host, why: Why::Registry, pull: true, resolve: true })
+    Ok(Endpoint { host, why: EndpointOrigin::Registry, pull: true, resolve: true })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crisp_operation::{Cancel, Interrupted, Stage};
 
 use super::error::PullCause;
-use super::layer_share::{LayerShare, LayerShares, Turn};
+use super::layer_share::{FetchTurn, LayerShare, LayerShares};
 use super::progress::{LayerState, ProgressSender};
 use crate::digest::DiffId;
 use crate::manifest::Layer;
@@ -68,7 +68,7 @@ impl LayerFetch {
         layer: &Layer,
         diff: &DiffId,
         share: &LayerShare,
-        turn: &Turn,
+        turn: &FetchTurn,
     ) -> Result<(), PullCause> {
         let mut failover = Failover::for_blob(&self.sources);
         let events = |event| {

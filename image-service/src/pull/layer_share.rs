@@ -34,8 +34,8 @@ pub(super) struct LayerShare {
     stored: watch::Sender<bool>,
 }
 
-/// The leave to fetch a layer.
-pub(super) enum Turn {
+/// The permission to fetch a layer.
+pub(super) enum FetchTurn {
     /// Others wait for this fetch.
     Holder(#[allow(dead_code, reason = "held until dropped")] OwnedMutexGuard<()>),
     /// Another pull fetches it, too slowly.
@@ -61,7 +61,7 @@ impl LayerShares {
     }
 }
 
-impl Turn {
+impl FetchTurn {
     /// Passes on how far the fetch is.
     pub(super) fn tell(&self, share: &LayerShare, event: DownloadEvent, size: u64) {
         match (self, event) {
@@ -80,7 +80,7 @@ impl Turn {
 impl LayerShare {
     /// Waits until this pull may fetch the layer: when no other one does, or the one that does gets on too
     /// slowly. `patience` is how long one without any progress is waited for.
-    pub(super) async fn turn(&self, patience: Duration) -> Turn {
+    pub(super) async fn turn(&self, patience: Duration) -> FetchTurn {
         let since = Instant::now();
         let mut turn = std::pin::pin!(self.turn.clone().lock_owned());
         let mut stored = self.stored.subscribe();
@@ -88,12 +88,12 @@ impl LayerShare {
             let before = self.received.load(Ordering::Relaxed);
             tokio::select! {
                 biased;
-                turn = &mut turn => return Turn::Holder(turn),
-                _ = stored.wait_for(|stored| *stored) => return Turn::Beside,
+                turn = &mut turn => return FetchTurn::Holder(turn),
+                _ = stored.wait_for(|stored| *stored) => return FetchTurn::Beside,
                 () = tokio::time::sleep(patience) => {}
             }
             if self.is_slow(before, patience) || since.elapsed() > patience.saturating_mul(MAX_WAIT) {
-                return Turn::Beside;
+                return FetchTurn::Beside;
             }
         }
     }
@@ -134,9 +134,9 @@ mod tests {
         DiffId::from(Digest::sha256(name))
     }
 
-    async fn holder(share: &LayerShare) -> Turn {
+    async fn holder(share: &LayerShare) -> FetchTurn {
         let turn = share.turn(PATIENCE).await;
-        assert!(matches!(turn, Turn::Holder(_)));
+        assert!(matches!(turn, FetchTurn::Holder(_)));
         turn
     }
 
@@ -155,7 +155,7 @@ mod tests {
             assert!(tokio::time::timeout(PATIENCE / 2, &mut waiter).await.is_err(), "{received}");
         }
         drop(first);
-        assert!(matches!(waiter.await, Turn::Holder(_)));
+        assert!(matches!(waiter.await, FetchTurn::Holder(_)));
     }
 
     #[tokio::test]
@@ -163,7 +163,7 @@ mod tests {
         let shares = LayerShares::default();
         let share = shares.share(&diff(b"a"));
         let first = holder(&share).await;
-        assert!(matches!(share.turn(PATIENCE).await, Turn::Beside), "nothing received");
+        assert!(matches!(share.turn(PATIENCE).await, FetchTurn::Beside), "nothing received");
         first.tell(&share, DownloadEvent::Received(1), 1 << 20);
         let drip = async {
             for received in 2.. {
@@ -172,7 +172,7 @@ mod tests {
             }
         };
         tokio::select! {
-            turn = share.turn(PATIENCE) => assert!(matches!(turn, Turn::Beside)),
+            turn = share.turn(PATIENCE) => assert!(matches!(turn, FetchTurn::Beside)),
             () = drip => {}
         }
     }
@@ -194,7 +194,7 @@ mod tests {
         let _first = holder(&share).await;
         let waiting = share.turn(Duration::from_secs(60));
         share.set_stored();
-        assert!(matches!(waiting.await, Turn::Beside));
+        assert!(matches!(waiting.await, FetchTurn::Beside));
         share.stored().await;
     }
 

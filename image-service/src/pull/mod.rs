@@ -48,12 +48,12 @@ use crate::reference::{InvalidReference, Reference};
 use crate::registry::{Auth, Clients, Credentials, Timeouts};
 use crate::store::Store;
 
-/// What is to be pulled, as whom.
+/// The image to pull, and the credentials.
 #[derive(Debug, Clone, Default)]
 pub struct PullRequest {
     /// As the user wrote it.
     pub reference: String,
-    /// As whom; `None` is anonymous.
+    /// The credentials; `None` is anonymous.
     pub auth: Option<Auth>,
 }
 

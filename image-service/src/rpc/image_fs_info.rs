@@ -1,4 +1,4 @@
-//! ImageFsInfo: what images take up, from the layers' records.
+//! ImageFsInfo: the disk usage of images, from the layers' records.
 
 use crisp_proto::runtime::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInfoResponse, UInt64Value};
 

@@ -1,11 +1,14 @@
-//! ListImages: from memory.
+//! ListImages and StreamImages: from memory.
 
 use std::sync::Arc;
 
-use crisp_proto::runtime::v1::{ListImagesRequest, ListImagesResponse};
+use crisp_proto::runtime::v1::{
+    ListImagesRequest, ListImagesResponse, StreamImagesRequest, StreamImagesResponse,
+};
 use tonic::Status;
+use tonic::codegen::tokio_stream;
 
-use super::{convert, error};
+use super::{Replies, convert, error};
 use crate::store::{FindError, Image, Store};
 
 pub(super) fn response(store: &Store, request: ListImagesRequest) -> Result<ListImagesResponse, Status> {
@@ -26,4 +29,19 @@ pub(super) fn matching(store: &Store, filter: Option<String>) -> Result<Vec<Arc<
     };
     images.sort_by(|a, b| a.id.cmp(&b.id));
     Ok(images)
+}
+
+/// Images in one reply. Even with a hundred names each they fit into a megabyte.
+const PIECE: usize = 64;
+
+/// StreamImages: the same in pieces that stay far below gRPC's limit for one message.
+pub(super) fn stream(store: &Store, request: StreamImagesRequest) -> Result<Replies, Status> {
+    let images = matching(store, convert::filtered(request.filter))?;
+    let replies: Vec<_> = images
+        .chunks(PIECE)
+        .map(|piece| {
+            Ok(StreamImagesResponse { images: piece.iter().map(|image| convert::image(image)).collect() })
+        })
+        .collect();
+    Ok(Box::pin(tokio_stream::iter(replies)))
 }

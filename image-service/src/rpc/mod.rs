@@ -11,7 +11,6 @@ mod list_images;
 mod pull_image;
 mod pulls;
 mod remove_image;
-mod stream_images;
 
 use std::pin::Pin;
 
@@ -44,7 +43,7 @@ impl Contract for ImageService {
         &self,
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Replies>, Status> {
-        Ok(Response::new(stream_images::response(self.store(), request.into_inner())?))
+        Ok(Response::new(list_images::stream(self.store(), request.into_inner())?))
     }
 
     async fn image_status(

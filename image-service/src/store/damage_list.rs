@@ -31,7 +31,7 @@ pub(super) enum Damaged {
     Image(ImageId),
 }
 
-/// The damage that the records of what is damaged do not tell of.
+/// Damage that is not in the records of the damaged layers and images.
 #[derive(Debug)]
 pub(super) struct DamageList {
     path: Option<PathBuf>,

@@ -174,7 +174,7 @@ impl Store {
         self.inner.state().images.values().map(|stored| Arc::clone(&stored.image)).collect()
     }
 
-    /// What all layers take up, from their records: no disk is walked.
+    /// The disk usage of all layers, from their records: no disk is walked.
     #[must_use]
     pub fn usage(&self) -> FsUsage {
         let state = self.inner.state();

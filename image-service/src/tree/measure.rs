@@ -1,4 +1,4 @@
-//! What a tree takes up on disk, and its checksum.
+//! The disk usage of a tree, and its checksum.
 
 use std::collections::HashSet;
 use std::ffi::CStr;

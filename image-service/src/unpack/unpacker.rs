@@ -13,7 +13,7 @@ use super::path::{normalise, split};
 use super::replaced::Replaced;
 use super::tar::{Entry, Kind, TarReader, Time};
 use super::totals::Totals;
-use super::whiteout::{self, Meaning};
+use super::whiteout::{self, EntryKind};
 use super::{Limits, UnpackFault};
 use crate::tree::Attributes;
 
@@ -104,17 +104,17 @@ impl<'a> Unpacker<'a> {
         archive: &mut TarReader<'_, R>,
     ) -> Result<(), UnpackFault> {
         let (parent, name) = split(path);
-        let meaning = whiteout::meaning(name)?;
-        if meaning == Meaning::Bookkeeping || whiteout::in_bookkeeping(parent) {
+        let kind = whiteout::entry_kind(name)?;
+        if kind == EntryKind::Bookkeeping || whiteout::in_bookkeeping(parent) {
             return Ok(());
         }
         let folder = self.folders.folder(parent, &mut self.totals)?;
         let at = Destination { folder: &folder, parent, name };
-        match meaning {
-            Meaning::Bookkeeping => Ok(()),
-            Meaning::Opaque => self.opaque(parent, &folder),
-            Meaning::Whiteout(name) => self.whiteout(Destination { name, ..at }, entry),
-            Meaning::Entry => match entry.kind {
+        match kind {
+            EntryKind::Bookkeeping => Ok(()),
+            EntryKind::Opaque => self.opaque(parent, &folder),
+            EntryKind::Whiteout(name) => self.whiteout(Destination { name, ..at }, entry),
+            EntryKind::Entry => match entry.kind {
                 Kind::File => self.file(at, entry, archive),
                 Kind::Directory => self.directory(at, path, entry),
                 Kind::Symlink => self.symlink(at, entry),
@@ -163,7 +163,7 @@ impl<'a> Unpacker<'a> {
         Ok(applied.xattrs)
     }
 
-    /// Creates something that must not be there yet, and makes way for it if it is.
+    /// Creates an entry; an existing one of that name is removed first.
     pub(super) fn create<T>(
         &mut self,
         at: Destination<'_>,

@@ -23,7 +23,7 @@ const AUFS: &[u8] = b".wh..wh.";
 
 /// What a name in the archive means.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Meaning<'a> {
+pub(super) enum EntryKind<'a> {
     /// Nothing special.
     Entry,
     /// `NAME` of the layers below is gone.
@@ -35,13 +35,13 @@ pub(super) enum Meaning<'a> {
 }
 
 /// Reads a last component.
-pub(super) fn meaning(name: &[u8]) -> Result<Meaning<'_>, UnpackFault> {
-    let Some(hidden) = name.strip_prefix(PREFIX) else { return Ok(Meaning::Entry) };
+pub(super) fn entry_kind(name: &[u8]) -> Result<EntryKind<'_>, UnpackFault> {
+    let Some(hidden) = name.strip_prefix(PREFIX) else { return Ok(EntryKind::Entry) };
     match hidden {
-        _ if name == OPAQUE => Ok(Meaning::Opaque),
-        _ if name.starts_with(AUFS) => Ok(Meaning::Bookkeeping),
+        _ if name == OPAQUE => Ok(EntryKind::Opaque),
+        _ if name.starts_with(AUFS) => Ok(EntryKind::Bookkeeping),
         b"" | b"." | b".." => Err(UnpackFault::Whiteout),
-        hidden => Ok(Meaning::Whiteout(hidden)),
+        hidden => Ok(EntryKind::Whiteout(hidden)),
     }
 }
 
@@ -107,20 +107,20 @@ mod tests {
     #[test]
     fn names_are_read_as_the_specification_says() {
         for (name, expected) in [
-            ("a", Meaning::Entry),
-            (".wha", Meaning::Entry),
-            ("x.wh.a", Meaning::Entry),
-            (".wh.a", Meaning::Whiteout(b"a")),
-            (".wh..a", Meaning::Whiteout(b".a")),
-            (".wh...a", Meaning::Whiteout(b"..a")),
-            (".wh..wh..opq", Meaning::Opaque),
-            (".wh..wh.plnk", Meaning::Bookkeeping),
-            (".wh..wh.aufs", Meaning::Bookkeeping),
+            ("a", EntryKind::Entry),
+            (".wha", EntryKind::Entry),
+            ("x.wh.a", EntryKind::Entry),
+            (".wh.a", EntryKind::Whiteout(b"a")),
+            (".wh..a", EntryKind::Whiteout(b".a")),
+            (".wh...a", EntryKind::Whiteout(b"..a")),
+            (".wh..wh..opq", EntryKind::Opaque),
+            (".wh..wh.plnk", EntryKind::Bookkeeping),
+            (".wh..wh.aufs", EntryKind::Bookkeeping),
         ] {
-            assert_eq!(meaning(name.as_bytes()).unwrap(), expected, "{name}");
+            assert_eq!(entry_kind(name.as_bytes()).unwrap(), expected, "{name}");
         }
         for name in [".wh.", ".wh..", ".wh..."] {
-            assert!(matches!(meaning(name.as_bytes()), Err(UnpackFault::Whiteout)), "{name}");
+            assert!(matches!(entry_kind(name.as_bytes()), Err(UnpackFault::Whiteout)), "{name}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A disk that is full says so, by path, and gets its space back.
+//! A full disk is an error with the path, and its space is freed again.
 
 use std::fs;
 use std::path::Path;

@@ -8,7 +8,7 @@
 //!
 //! - [`Root`] is where paths begin: the host, or a container's root, out of which no path leads.
 //! - [`pack`] writes an archive, [`unpack`] makes files of one, by the rules of `docker cp` for names.
-//! - [`Owner`] says whom new files belong to. In an archive ids are those of the container, also where its pod has
+//! - [`Owner`] is the owner of new files. In an archive ids are those of the container, also where its pod has
 //!   a user namespace: the host has others then, and `act` makes files as the host's user that is root there.
 //!
 //! The container may change its files meanwhile, with intent. So a path is resolved once, by the kernel,
@@ -35,12 +35,12 @@
 
 mod act;
 mod attributes;
+mod destination;
 mod error;
 mod file;
 mod kernel_files;
 mod names;
 mod pack;
-mod place;
 mod root;
 mod source;
 #[cfg(test)]
@@ -49,9 +49,9 @@ mod tree;
 mod unpack;
 
 pub use attributes::Owner;
+pub use destination::Destination;
 pub use error::CopyError;
 pub use pack::pack;
-pub use place::Destination;
 pub use root::{Root, Stopped};
 pub use tree::Unpacked;
 pub use unpack::unpack;

@@ -392,7 +392,7 @@ fn pipes_are_not_opened_and_devices_not_copied() {
     copy(&folder.path("from"), &folder.path("to")).unwrap();
     let is_a_pipe = std::os::unix::fs::FileTypeExt::is_fifo;
     assert!(is_a_pipe(&fs::metadata(folder.path("to/pipe")).unwrap().file_type()));
-    // Who opens it waits for the other side.
+    // Opening it waits for the other side.
     make("into", rustix::fs::FileType::Fifo, 0);
     folder.write("file", "new");
     copy(&folder.path("file"), &folder.path("into")).unwrap();

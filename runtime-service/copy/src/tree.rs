@@ -1,4 +1,4 @@
-//! The files that an archive makes below its place.
+//! The files that an archive makes below its base folder.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -11,9 +11,9 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, linkat, mkdirat, mknodat, open
 use rustix::io::Errno;
 
 use crate::attributes::{Attributes, Owner, umask};
+use crate::destination::BaseFolder;
 use crate::file::{self, clear};
 use crate::names::{parts, shown};
-use crate::place::Place;
 use crate::root::Root;
 use crate::source::Source;
 use crate::{CopyError, MAX_DEPTH};
@@ -25,14 +25,14 @@ pub struct Unpacked {
     pub bytes: u64,
 }
 
-/// The files below the place. Entries come sorted by directories as a rule, so those on the way to the last
+/// The files below the base. Entries come sorted by directories as a rule, so those on the way to the last
 /// one stay open; each gets its attributes when the last entry in it is done.
 pub(crate) struct Tree<'a> {
     root: &'a Root,
-    place: Place,
-    /// Of the place's folder, where that matters.
-    place_in_root: Option<PathBuf>,
-    /// The archive's first name is replaced by that of the place; otherwise that is put before all names.
+    base: BaseFolder,
+    /// Of the base, where that matters.
+    base_in_root: Option<PathBuf>,
+    /// The archive's first name is replaced by that of the base; otherwise that is put before all names.
     replaces_top: bool,
     owner: Owner,
     umask: u32,
@@ -51,25 +51,25 @@ struct Open {
 impl<'a> Tree<'a> {
     pub(crate) fn new(
         root: &'a Root,
-        place: Place,
+        base: BaseFolder,
         top: Option<&OsStr>,
         owner: Owner,
     ) -> Result<Self, CopyError> {
-        let place_in_root = root.place_of(&place.folder)?;
-        let replaces_top = place.name.is_some() && top.is_some();
+        let base_in_root = root.place_of(&base.folder)?;
+        let replaces_top = base.name.is_some() && top.is_some();
         let (open, made) = (Vec::new(), Unpacked::default());
         let umask = if owner == Owner::Maker { umask() } else { 0 };
-        Ok(Self { root, place, place_in_root, replaces_top, owner, umask, open, made })
+        Ok(Self { root, base, base_in_root, replaces_top, owner, umask, open, made })
     }
 
     /// How messages name a file.
     fn shown(&self, parts: &[OsString]) -> String {
-        format!("{}/{}", self.place.path.trim_end_matches('/'), shown(parts))
+        format!("{}/{}", self.base.path.trim_end_matches('/'), shown(parts))
     }
 
-    /// The names of an entry below the folder of the place.
+    /// The names of an entry below the base.
     fn target(&self, parts: Vec<OsString>) -> Vec<OsString> {
-        let Some(name) = &self.place.name else { return parts };
+        let Some(name) = &self.base.name else { return parts };
         let rest = parts.into_iter().skip(usize::from(self.replaces_top));
         std::iter::once(name.clone()).chain(rest).collect()
     }
@@ -82,7 +82,7 @@ impl<'a> Tree<'a> {
         reader: &mut TarReader<'_, Source<impl Read>>,
     ) -> Result<(), CopyError> {
         let parts = self.target(parts);
-        // The place itself keeps its own attributes.
+        // The base itself keeps its own attributes.
         let Some((name, parents)) = parts.split_last() else { return Ok(()) };
         let path = self.shown(&parts);
         self.check_mounts(&parts)?;
@@ -115,8 +115,8 @@ impl<'a> Tree<'a> {
     }
 
     fn check_mounts(&self, parts: &[OsString]) -> Result<(), CopyError> {
-        let Some(place) = &self.place_in_root else { return Ok(()) };
-        let path = place.join(parts.iter().collect::<PathBuf>());
+        let Some(base) = &self.base_in_root else { return Ok(()) };
+        let path = base.join(parts.iter().collect::<PathBuf>());
         if self.root.is_in_mount(&path) {
             return Err(CopyError::NotMounted { path: path.display().to_string() });
         }
@@ -125,10 +125,10 @@ impl<'a> Tree<'a> {
 
     /// The innermost directory that is open.
     fn folder(&self) -> &OwnedFd {
-        self.open.last().map_or(&self.place.folder, |open| &open.folder)
+        self.open.last().map_or(&self.base.folder, |open| &open.folder)
     }
 
-    /// Goes to a directory below the place, which is made where it is missing. No link is followed.
+    /// Goes to a directory below the base, which is made where it is missing. No link is followed.
     fn enter(&mut self, parents: &[OsString]) -> Result<(), CopyError> {
         if parents.len() > MAX_DEPTH {
             return Err(CopyError::TooDeep { path: self.shown(parents), max: MAX_DEPTH });
@@ -176,8 +176,7 @@ impl<'a> Tree<'a> {
         let missing = || CopyError::Missing { path: self.shown(&target) };
         let (target_name, parents) = target.split_last().ok_or_else(missing)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let mut folder =
-            openat(&self.place.folder, ".", flags, Mode::empty()).map_err(CopyError::at(path))?;
+        let mut folder = openat(&self.base.folder, ".", flags, Mode::empty()).map_err(CopyError::at(path))?;
         for parent in parents {
             folder = open_directory(&folder, parent)
                 .map_err(|errno| not_a_directory(&self.shown(&target), errno))?;

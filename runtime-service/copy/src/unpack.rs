@@ -9,8 +9,8 @@ use crisp_image_service::unpack::tar::{Entry, Kind, TarReader};
 use crate::CopyError;
 use crate::act;
 use crate::attributes::Owner;
+use crate::destination::{BaseFolder, Destination};
 use crate::names::parts;
-use crate::place::{Destination, Place};
 use crate::root::Root;
 use crate::source::{Source, damaged};
 use crate::tree::{Tree, Unpacked};
@@ -37,7 +37,7 @@ pub fn unpack(
     let mut reader = TarReader::new(&mut source, &limits);
     let mut tree = None;
     let unpacked = entries(&mut reader, &mut tree, |top, is_directory| {
-        Tree::new(root, Place::find(root, destination, top, is_directory)?, top, owner)
+        Tree::new(root, BaseFolder::find(root, destination, top, is_directory)?, top, owner)
     });
     // Also of a copy that fails, directories get their own modes in the end.
     let made = tree.ok_or(CopyError::Empty).and_then(Tree::finish);

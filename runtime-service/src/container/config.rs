@@ -116,7 +116,7 @@ pub struct Resources {
     pub unified: BTreeMap<String, String>,
 }
 
-/// Who the processes are and what they may do.
+/// The users and capabilities of the processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Security {
     pub privileged: bool,

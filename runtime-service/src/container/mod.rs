@@ -4,29 +4,29 @@
 pub mod config;
 pub mod exit;
 pub(crate) mod kill_at;
-pub mod prepared;
 pub mod signal;
 pub mod state;
 pub mod status;
 pub mod table;
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
-use crisp_executor::cgroup::CgroupPath;
-use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::cgroup::{CgroupPath, JoinFds};
+use crisp_executor::ids::{ContainerId, PodId};
 use crisp_executor::plan::{self, PidNamespace};
 use crisp_image_service::store::Hold;
 use crisp_image_service::{DiffId, Lease};
 use crisp_operation::record::{self, Durability, Record};
 use crisp_operation::{Cancel, StatusCell, StatusError};
+use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use self::config::ContainerConfig;
-use self::prepared::Prepared;
 use self::signal::Signal;
 use self::state::{Refusal, State};
 use self::status::Status;
@@ -210,4 +210,16 @@ impl Container {
     pub fn name(&self) -> table::Name {
         table::Name::new(&self.metadata.pod, &self.metadata.config)
     }
+}
+
+/// Made before the start was requested.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The root file system, as a detached mount.
+    pub root: OwnedFd,
+    pub cgroup: JoinFds,
+    /// The limits of the cgroup, and the devices that it allows.
+    pub resources: Option<LinuxResources>,
+    /// Of those that may be prepared.
+    pub permit: OwnedSemaphorePermit,
 }

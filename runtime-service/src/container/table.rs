@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::ids::{ContainerId, PodId};
 
 use super::Container;
 use super::config::ContainerConfig;

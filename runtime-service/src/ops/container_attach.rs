@@ -13,7 +13,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_operation::Cancel;
 use crisp_sandbox::link::{Failure, LinkError, MonitorLink, WindowSize};
 use crisp_streaming::{Outcome, ProcessRequest, ProcessSession, Resizes, StreamWriter};

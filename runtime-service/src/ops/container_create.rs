@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_executor::user_namespace::IdMappings;
 use crisp_image_service::store::Image;

@@ -20,9 +20,8 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{container_cgroup, container_spec};
 use crate::cause::{Cause, StageFailure, Steps};
-use crate::container::Container;
-use crate::container::prepared::Prepared;
 use crate::container::state::State;
+use crate::container::{Container, Prepared};
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "prepare_container";

@@ -28,7 +28,7 @@ use crate::service_state::ServiceState;
 const OPERATION: &str = "remove_container";
 /// For another operation on the container to end.
 const LOCK: Duration = Duration::from_secs(30);
-/// How often a copy is told to end, while the removal waits.
+/// How often a copy is cancelled while the removal waits.
 const COPY_ENDS: Duration = Duration::from_millis(100);
 const FORGET: Duration = Duration::from_secs(5);
 const FILES: Duration = Duration::from_secs(30);

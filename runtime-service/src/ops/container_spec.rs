@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_operation::record::{self, Durability};
 use crisp_sandbox::{NamespaceMode, Pod};

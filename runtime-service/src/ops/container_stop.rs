@@ -94,7 +94,7 @@ enum Signalled {
     NoAnswer,
 }
 
-/// Who may send the stop signal.
+/// The task that may send the stop signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Monitor,

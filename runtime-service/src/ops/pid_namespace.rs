@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_sandbox::{PidMode, Pod};
 use rustix::io::Errno;

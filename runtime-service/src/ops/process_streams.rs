@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::Cancel;
 use crisp_streaming::{Resizes, Size, StreamError, StreamReader, StreamWriter};
 use rustix::io::Errno;

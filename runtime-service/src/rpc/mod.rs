@@ -1,152 +1,136 @@
-//! The CRI RuntimeService as gRPC calls it. Each built RPC is a file here: convert the request, call the
-//! operation, convert the result. The others are in `unimplemented.rs`.
+//! The CRI RuntimeService as gRPC calls it. Each function below converts the request, calls the operation in
+//! `ops` and converts the result; they are in files by what they are about. What is not built is in
+//! `unimplemented.rs`. `crisp_containers.rs` and `crisp_files.rs` are services of our own.
 //!
 //! What answers from memory (lists, pod status) is not `async`: it cannot wait for an operation or a disk.
 
-mod attach;
-mod container_stats;
-mod container_status;
-mod containers;
-mod create_container;
-mod exec;
+mod container;
+mod crisp_containers;
+mod crisp_files;
 mod exec_sync;
-mod files;
 mod get_container_events;
-mod list_container_stats;
-mod list_containers;
-mod list_metric_descriptors;
-mod list_pod_sandbox;
-mod list_pod_sandbox_metrics;
-mod list_pod_sandbox_stats;
 mod messages;
-mod pod_sandbox_stats;
-mod pod_sandbox_status;
-mod port_forward;
-mod remove_container;
-mod remove_pod_sandbox;
-mod reopen_container_log;
-mod reply;
-mod run_pod_sandbox;
-mod runtime_config;
-mod start_container;
-mod status;
-mod stop_container;
-mod stop_pod_sandbox;
-mod stream_container_stats;
-mod stream_containers;
-mod stream_pod_sandbox_metrics;
-mod stream_pod_sandbox_stats;
-mod stream_pod_sandboxes;
+mod pod_metrics;
+mod pod_sandbox;
+mod runtime;
+mod stats;
+mod streaming;
 mod unimplemented;
-mod update_container_resources;
-mod update_pod_sandbox_resources;
-mod update_runtime_config;
-mod version;
 
 use crisp_proto::runtime::v1::runtime_service_server;
 use crisp_proto::runtime::v1::*;
-use tonic::Request;
+use tonic::{Request, Response, Status};
 
 use self::messages::MessageStream;
-use self::reply::{GrpcResult, Reply, respond};
 use crate::RuntimeService;
+use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
+
+/// The result of one RPC before it becomes a gRPC response or status.
+type Reply<T> = Result<T, RuntimeError>;
+
+/// The same as gRPC sends it.
+type GrpcResult<T> = Result<Response<T>, Status>;
+
+fn respond<T>(reply: Reply<T>) -> GrpcResult<T> {
+    Ok(Response::new(reply?))
+}
 
 #[tonic::async_trait]
 impl runtime_service_server::RuntimeService for RuntimeService {
     async fn version(&self, request: Request<VersionRequest>) -> GrpcResult<VersionResponse> {
-        respond(version::call(request.into_inner()))
+        respond(runtime::version(request.into_inner()))
     }
 
     async fn run_pod_sandbox(
         &self,
         request: Request<RunPodSandboxRequest>,
     ) -> GrpcResult<RunPodSandboxResponse> {
-        respond(run_pod_sandbox::call(self.service(), request.into_inner()).await)
+        respond(pod_sandbox::run_pod_sandbox(self.service(), request.into_inner()).await)
     }
 
     async fn stop_pod_sandbox(
         &self,
         request: Request<StopPodSandboxRequest>,
     ) -> GrpcResult<StopPodSandboxResponse> {
-        respond(stop_pod_sandbox::call(self.service(), request.into_inner()).await)
+        respond(pod_sandbox::stop_pod_sandbox(self.service(), request.into_inner()).await)
     }
 
     async fn remove_pod_sandbox(
         &self,
         request: Request<RemovePodSandboxRequest>,
     ) -> GrpcResult<RemovePodSandboxResponse> {
-        respond(remove_pod_sandbox::call(self.service(), request.into_inner()).await)
+        respond(pod_sandbox::remove_pod_sandbox(self.service(), request.into_inner()).await)
     }
 
     async fn pod_sandbox_status(
         &self,
         request: Request<PodSandboxStatusRequest>,
     ) -> GrpcResult<PodSandboxStatusResponse> {
-        respond(pod_sandbox_status::call(self.service(), request.into_inner()))
+        respond(pod_sandbox::pod_sandbox_status(self.service(), request.into_inner()))
     }
 
     async fn list_pod_sandbox(
         &self,
         request: Request<ListPodSandboxRequest>,
     ) -> GrpcResult<ListPodSandboxResponse> {
-        respond(list_pod_sandbox::call(self.service(), request.into_inner()))
+        respond(pod_sandbox::list_pod_sandbox(self.service(), request.into_inner()))
     }
 
     async fn create_container(
         &self,
         request: Request<CreateContainerRequest>,
     ) -> GrpcResult<CreateContainerResponse> {
-        respond(create_container::call(self.service(), request.into_inner()).await)
+        respond(container::create_container(self.service(), request.into_inner()).await)
     }
 
     async fn start_container(
         &self,
         request: Request<StartContainerRequest>,
     ) -> GrpcResult<StartContainerResponse> {
-        respond(start_container::call(self.service(), request.into_inner()).await)
+        respond(container::start_container(self.service(), request.into_inner()).await)
     }
 
     async fn stop_container(
         &self,
         request: Request<StopContainerRequest>,
     ) -> GrpcResult<StopContainerResponse> {
-        respond(stop_container::call(self.service(), request.into_inner()).await)
+        respond(container::stop_container(self.service(), request.into_inner()).await)
     }
 
     async fn remove_container(
         &self,
         request: Request<RemoveContainerRequest>,
     ) -> GrpcResult<RemoveContainerResponse> {
-        respond(remove_container::call(self.service(), request.into_inner()).await)
+        respond(container::remove_container(self.service(), request.into_inner()).await)
     }
 
     async fn list_containers(
         &self,
         request: Request<ListContainersRequest>,
     ) -> GrpcResult<ListContainersResponse> {
-        respond(list_containers::call(self.service(), request.into_inner()))
+        respond(container::list_containers(self.service(), request.into_inner()))
     }
 
     async fn container_status(
         &self,
         request: Request<ContainerStatusRequest>,
     ) -> GrpcResult<ContainerStatusResponse> {
-        respond(container_status::call(self.service(), request.into_inner()).await)
+        respond(container::container_status(self.service(), request.into_inner()).await)
     }
 
     async fn update_container_resources(
         &self,
         request: Request<UpdateContainerResourcesRequest>,
     ) -> GrpcResult<UpdateContainerResourcesResponse> {
-        respond(update_container_resources::call(self.service(), request.into_inner()).await)
+        respond(container::update_container_resources(self.service(), request.into_inner()).await)
     }
 
     async fn reopen_container_log(
         &self,
         request: Request<ReopenContainerLogRequest>,
     ) -> GrpcResult<ReopenContainerLogResponse> {
-        respond(reopen_container_log::call(self.service(), request.into_inner()).await)
+        respond(container::reopen_container_log(self.service(), request.into_inner()).await)
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> GrpcResult<ExecSyncResponse> {
@@ -154,54 +138,54 @@ impl runtime_service_server::RuntimeService for RuntimeService {
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> GrpcResult<ExecResponse> {
-        respond(exec::call(self.service(), request.into_inner()))
+        respond(streaming::exec(self.service(), request.into_inner()))
     }
 
     async fn attach(&self, request: Request<AttachRequest>) -> GrpcResult<AttachResponse> {
-        respond(attach::call(self.service(), request.into_inner()))
+        respond(streaming::attach(self.service(), request.into_inner()))
     }
 
     async fn port_forward(&self, request: Request<PortForwardRequest>) -> GrpcResult<PortForwardResponse> {
-        respond(port_forward::call(self.service(), request.into_inner()))
+        respond(streaming::port_forward(self.service(), request.into_inner()))
     }
 
     async fn container_stats(
         &self,
         request: Request<ContainerStatsRequest>,
     ) -> GrpcResult<ContainerStatsResponse> {
-        respond(container_stats::call(self.service(), request.into_inner()).await)
+        respond(stats::container_stats(self.service(), request.into_inner()).await)
     }
 
     async fn list_container_stats(
         &self,
         request: Request<ListContainerStatsRequest>,
     ) -> GrpcResult<ListContainerStatsResponse> {
-        respond(list_container_stats::call(self.service(), request.into_inner()).await)
+        respond(stats::list_container_stats(self.service(), request.into_inner()).await)
     }
 
     async fn pod_sandbox_stats(
         &self,
         request: Request<PodSandboxStatsRequest>,
     ) -> GrpcResult<PodSandboxStatsResponse> {
-        respond(pod_sandbox_stats::call(self.service(), request.into_inner()).await)
+        respond(stats::pod_sandbox_stats(self.service(), request.into_inner()).await)
     }
 
     async fn list_pod_sandbox_stats(
         &self,
         request: Request<ListPodSandboxStatsRequest>,
     ) -> GrpcResult<ListPodSandboxStatsResponse> {
-        respond(list_pod_sandbox_stats::call(self.service(), request.into_inner()).await)
+        respond(stats::list_pod_sandbox_stats(self.service(), request.into_inner()).await)
     }
 
     async fn update_runtime_config(
         &self,
         request: Request<UpdateRuntimeConfigRequest>,
     ) -> GrpcResult<UpdateRuntimeConfigResponse> {
-        respond(update_runtime_config::call(self.service(), request.into_inner()).await)
+        respond(runtime::update_runtime_config(self.service(), request.into_inner()).await)
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> GrpcResult<StatusResponse> {
-        respond(status::call(self.service(), request.into_inner()).await)
+        respond(runtime::status(self.service(), request.into_inner()).await)
     }
 
     async fn checkpoint_container(
@@ -226,28 +210,28 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         _request: Request<ListMetricDescriptorsRequest>,
     ) -> GrpcResult<ListMetricDescriptorsResponse> {
-        respond(list_metric_descriptors::call())
+        respond(pod_metrics::list_metric_descriptors())
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _request: Request<ListPodSandboxMetricsRequest>,
     ) -> GrpcResult<ListPodSandboxMetricsResponse> {
-        respond(list_pod_sandbox_metrics::call(self.service()).await)
+        respond(pod_metrics::list_pod_sandbox_metrics(self.service()).await)
     }
 
     async fn runtime_config(
         &self,
         request: Request<RuntimeConfigRequest>,
     ) -> GrpcResult<RuntimeConfigResponse> {
-        respond(runtime_config::call(self.service(), request.into_inner()))
+        respond(runtime::runtime_config(self.service(), request.into_inner()))
     }
 
     async fn update_pod_sandbox_resources(
         &self,
         request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> GrpcResult<UpdatePodSandboxResourcesResponse> {
-        respond(update_pod_sandbox_resources::call(self.service(), request.into_inner()).await)
+        respond(pod_sandbox::update_pod_sandbox_resources(self.service(), request.into_inner()).await)
     }
 
     type StreamPodSandboxesStream = MessageStream<StreamPodSandboxesResponse>;
@@ -256,7 +240,7 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         request: Request<StreamPodSandboxesRequest>,
     ) -> GrpcResult<Self::StreamPodSandboxesStream> {
-        respond(stream_pod_sandboxes::call(self.service(), request.into_inner()))
+        respond(pod_sandbox::stream_pod_sandboxes(self.service(), request.into_inner()))
     }
 
     type StreamContainersStream = MessageStream<StreamContainersResponse>;
@@ -265,7 +249,7 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         request: Request<StreamContainersRequest>,
     ) -> GrpcResult<Self::StreamContainersStream> {
-        respond(stream_containers::call(self.service(), request.into_inner()))
+        respond(container::stream_containers(self.service(), request.into_inner()))
     }
 
     type StreamContainerStatsStream = MessageStream<StreamContainerStatsResponse>;
@@ -274,7 +258,7 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         request: Request<StreamContainerStatsRequest>,
     ) -> GrpcResult<Self::StreamContainerStatsStream> {
-        respond(stream_container_stats::call(self.service(), request.into_inner()).await)
+        respond(stats::stream_container_stats(self.service(), request.into_inner()).await)
     }
 
     type StreamPodSandboxStatsStream = MessageStream<StreamPodSandboxStatsResponse>;
@@ -283,7 +267,7 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         request: Request<StreamPodSandboxStatsRequest>,
     ) -> GrpcResult<Self::StreamPodSandboxStatsStream> {
-        respond(stream_pod_sandbox_stats::call(self.service(), request.into_inner()).await)
+        respond(stats::stream_pod_sandbox_stats(self.service(), request.into_inner()).await)
     }
 
     type StreamPodSandboxMetricsStream = MessageStream<StreamPodSandboxMetricsResponse>;
@@ -292,7 +276,7 @@ impl runtime_service_server::RuntimeService for RuntimeService {
         &self,
         _request: Request<StreamPodSandboxMetricsRequest>,
     ) -> GrpcResult<Self::StreamPodSandboxMetricsStream> {
-        respond(stream_pod_sandbox_metrics::call(self.service()).await)
+        respond(pod_metrics::stream_pod_sandbox_metrics(self.service()).await)
     }
 
     type GetContainerEventsStream = MessageStream<ContainerEventResponse>;

@@ -12,7 +12,7 @@ use super::mounts::same_place;
 use crate::cdi::{DeviceNode, HostMount};
 use crate::container::User;
 
-/// Adds the nodes, which take the places of others. `user`: whom they belong to when nothing is said.
+/// Adds the nodes, which take the places of others. `user`: their owner where the specification names none.
 ///
 /// # Errors
 /// A host device that is missing.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 
 use super::meter::Meter;
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crisp_executor::cgroup::{Detail, Stats};
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_sandbox::Pod;
 use crisp_sandbox::network::{INTERFACE, InterfaceCounters};
 

@@ -1,4 +1,4 @@
-//! A session with a process: the streams of an exec or an attach, and how its end is told.
+//! A session with a process: the streams of an exec or an attach, and how its end is reported.
 //!
 //! | protocol | adds |
 //! |---|---|

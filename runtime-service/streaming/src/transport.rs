@@ -37,13 +37,13 @@ pub enum Transport {
 #[derive(Debug)]
 pub struct Hangup {
     socket: Option<OwnedFd>,
-    limits: Patience,
+    limits: IdleLimits,
     activity: Activity,
 }
 
 /// How long a peer may do nothing.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Patience {
+pub struct IdleLimits {
     /// While the session goes on. None: for ever.
     pub idle: Option<Duration>,
     /// When it has taken everything, until it closes. None: for ever.
@@ -59,7 +59,7 @@ struct Activity {
 }
 
 /// Sets what all connections need: no delay of keystrokes, and an end to peers that vanished.
-pub fn prepare(socket: &TcpStream, limits: Patience) -> Hangup {
+pub fn prepare(socket: &TcpStream, limits: IdleLimits) -> Hangup {
     let _ = socket.set_nodelay(true);
     let (first, between, count) = KEEPALIVE;
     let _ = sockopt::set_socket_keepalive(socket, true);

@@ -1,4 +1,4 @@
-//! Who processes are and what they may do.
+//! Users and capabilities of processes.
 
 use crisp_proto::runtime::v1 as proto;
 use tonic::Code;

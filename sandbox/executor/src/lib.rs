@@ -11,7 +11,7 @@
 //!                                             run::start --clone3--> child --execve--> process
 //! ```
 //!
-//! Cast: [`plan::Plan`] is what the two sides share, [`id::PodId`] and [`id::ContainerId`] name
+//! Cast: [`plan::Plan`] is what the two sides share, [`ids::PodId`] and [`ids::ContainerId`] name
 //! things, [`run::start`] and [`run::exec`] make processes. On the server's side `compile::compile`
 //! makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, count and kill, `rootfs::assemble`
 //! stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and their
@@ -38,10 +38,7 @@ pub mod apparmor;
 pub mod cgroup;
 #[cfg(feature = "compile")]
 pub mod compile;
-#[cfg(feature = "fuzz")]
-#[doc(hidden)]
-pub mod fuzz;
-pub mod id;
+pub mod ids;
 pub mod in_root;
 pub mod plan;
 #[cfg(feature = "compile")]
@@ -60,3 +57,14 @@ pub mod user_namespace;
 pub use sys::program::{Program, ProgramError, Spawned};
 #[cfg(feature = "compile")]
 pub use sys::{give_freed_memory_back, give_large_buffers_back, give_program_pages_back, pidfd_send_signal};
+
+#[cfg(feature = "fuzz")]
+#[doc(hidden)]
+pub mod fuzz {
+    //! Ways into the parsers, for fuzz targets. Every function must return for any input.
+
+    /// Reads a seccomp profile and compiles it.
+    pub fn seccomp(bytes: &[u8]) {
+        crate::seccomp::read_and_compile(bytes);
+    }
+}

@@ -22,7 +22,7 @@ struct Outgoing {
 
 /// The connection is of no more use.
 #[derive(Debug)]
-pub(crate) struct Over;
+pub(crate) struct ConnectionClosed;
 
 impl Connection {
     /// `socket` must not block.
@@ -39,31 +39,36 @@ impl Connection {
     }
 
     /// The next request, if one is there.
-    pub(crate) fn receive(&self) -> Result<Option<Packet>, Over> {
+    pub(crate) fn receive(&self) -> Result<Option<Packet>, ConnectionClosed> {
         match packet::receive(&self.socket) {
             Ok(packet) => Ok(packet),
-            Err(ReceiveError::Closed | ReceiveError::Malformed(_)) => Err(Over),
-            Err(ReceiveError::TooLong { .. } | ReceiveError::System(_)) => Err(Over),
+            Err(ReceiveError::Closed | ReceiveError::Malformed(_)) => Err(ConnectionClosed),
+            Err(ReceiveError::TooLong { .. } | ReceiveError::System(_)) => Err(ConnectionClosed),
         }
     }
 
     /// Sends now or, when the client is slow, later.
-    pub(crate) fn send(&mut self, header: Header, body: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Over> {
+    pub(crate) fn send(
+        &mut self,
+        header: Header,
+        body: Vec<u8>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), ConnectionClosed> {
         if self.queue.len() >= QUEUE {
-            return Err(Over);
+            return Err(ConnectionClosed);
         }
         self.queue.push_back(Outgoing { header, body, fds });
         self.flush()
     }
 
     /// Sends what is queued, as far as it goes.
-    pub(crate) fn flush(&mut self) -> Result<(), Over> {
+    pub(crate) fn flush(&mut self) -> Result<(), ConnectionClosed> {
         while let Some(Outgoing { header, body, fds }) = self.queue.front() {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             match packet::send(&self.socket, *header, body, &fds) {
                 Ok(()) => drop(self.queue.pop_front()),
                 Err(Errno::AGAIN | Errno::NOBUFS) => return Ok(()),
-                Err(_) => return Err(Over),
+                Err(_) => return Err(ConnectionClosed),
             }
         }
         Ok(())

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_monitor::wire::response::{ContainerReport, ContainerState};
 use crisp_monitor::wire::{Exit, ExitStatus};
 use rustix::fd::{AsFd, OwnedFd};

@@ -8,7 +8,7 @@
 
 use std::time::{Duration, Instant};
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_monitor::wire::response::Started;
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, openat};

@@ -6,7 +6,7 @@
 //!     +--answer: pid, pidfd-----------------------------------+----> copy: a monitor, child of the server
 //! ```
 
-use crisp_executor::run::sibling::{Sibling, Younger, fork_sibling};
+use crisp_executor::run::sibling::{Sibling, SiblingProcess, fork_sibling};
 use crisp_monitor::fork_server::{
     ForkError, ForkRequest, Forked, UNNAMED, receive_request, send_answer, send_ready,
 };
@@ -33,8 +33,10 @@ pub(crate) fn serve(server: OwnedFd, host: &mut LeftHost) -> Result<Option<ForkR
         sys::set_first_argument(UNNAMED, request.pod.as_str());
         let forked = fork_sibling(request.cgroup.as_ref().map(AsFd::as_fd));
         let answer = match forked {
-            Ok(Sibling::Younger) => return Ok(Some(request)),
-            Ok(Sibling::Older(Younger { pid, pidfd, in_cgroup })) => Ok(Forked { pid, pidfd, in_cgroup }),
+            Ok(Sibling::Copy) => return Ok(Some(request)),
+            Ok(Sibling::Caller(SiblingProcess { pid, pidfd, in_cgroup })) => {
+                Ok(Forked { pid, pidfd, in_cgroup })
+            }
             Err(errno) => Err(errno),
         };
         if request.network {

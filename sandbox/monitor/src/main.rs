@@ -33,7 +33,7 @@ mod sys;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::ExitCode;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_monitor::SCOPE_HOLDER;
 use crisp_monitor::fork_server::{ForkRequest, UNNAMED};
 use rustix::fd::OwnedFd;

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::ids::{ContainerId, PodId};
 use crisp_monitor::wire::request::{
     Attach, CloseStdin, Forget, Hello, Network, OpenStdin, ReopenLog, Report, Resize, Shutdown, Signal,
 };

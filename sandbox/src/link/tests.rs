@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::ids::{ContainerId, PodId};
 use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace, Plan, Process, Root};
 use crisp_monitor::wire::request::KillExec;
 use crisp_monitor::wire::response::StdinOpened;

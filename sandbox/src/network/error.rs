@@ -2,7 +2,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::record::RecordError;
 
 use super::{InvalidPool, NetlinkError, Protocol};

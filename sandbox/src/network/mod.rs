@@ -32,7 +32,6 @@ mod definition;
 mod dial;
 mod dns;
 mod error;
-mod fnv;
 mod host_ports;
 mod netlink;
 mod networks;
@@ -61,3 +60,11 @@ pub use pools::{InvalidPool, PodCidrs, PodCidrsV6};
 pub use request::{AttachRequest, Attachment, DnsSettings, INTERFACE, PortMapping, Protocol};
 pub use selection::ANNOTATION as NETWORKS_ANNOTATION;
 pub(crate) use selection::interfaces;
+
+mod fnv {
+    /// FNV-1a: spreads names over numbers. Not for what an attacker could choose.
+    pub(super) fn hash(bytes: &[u8]) -> u64 {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+    }
+}

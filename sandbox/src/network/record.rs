@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::record::{self, Durability, RecordError};
 
 use super::NetworkError;

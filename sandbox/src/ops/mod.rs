@@ -3,7 +3,6 @@
 
 pub(crate) mod monitor_probe;
 pub(crate) mod monitor_process;
-pub(crate) mod network_adopt;
 pub(crate) mod network_connect;
 pub(crate) mod network_upkeep;
 pub(crate) mod pod_recover;

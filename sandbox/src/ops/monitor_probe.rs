@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use rustix::io::Errno;
 
 use super::monitor_process::is_monitor;

@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crisp_executor::cgroup::CgroupPath;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;

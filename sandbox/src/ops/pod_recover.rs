@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::record::private_folder;
 use tokio::task::JoinSet;
 
 use super::monitor_probe::{ANSWER, Probe, probe};
-use super::{network_adopt, pod_remove, pod_unreadable, pod_watch};
+use super::{network_upkeep, pod_remove, pod_unreadable, pod_watch};
 use crate::layout::Layout;
 use crate::pod::Pod;
 use crate::pod::record::PodRecord;
@@ -100,7 +100,7 @@ fn list(service: &ServiceState, record: PodRecord) -> (Arc<Pod>, Next) {
         service.table.remove(&before);
     }
     service.table.insert(&pod);
-    network_adopt::adopt(service, &pod);
+    network_upkeep::adopt(service, &pod);
     let state = pod.status().state.clone();
     let next = if state == PodState::Starting {
         let why = "the server ended while it made the pod".to_owned();

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crisp_executor::cgroup::JoinFds;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::record::private_folder;
 use crisp_operation::{Cancel, Operation, Stage, Steps};
 

@@ -12,12 +12,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::KeyedGuard;
 use crisp_operation::record::{private_folder, remove_folder, set_aside};
 
 use super::monitor_probe::{ANSWER, Probe, probe};
-use super::{monitor_process, network_adopt, pod_watch, teardown};
+use super::{monitor_process, network_upkeep, pod_watch, teardown};
 use crate::config::PodConfig;
 use crate::layout::Layout;
 use crate::pod::Pod;
@@ -118,7 +118,7 @@ async fn recover_unusable(service: &Arc<ServiceState>, id: &PodId, error: &LoadE
     tracing::error!(pod = %id, name = %pod.config.name, %why, "a pod runs whose record cannot be used");
     unlist(service, id);
     service.table.insert(&pod);
-    network_adopt::adopt(service, &pod);
+    network_upkeep::adopt(service, &pod);
     if let Some(link) = link {
         let _ = pod_watch::reached(service, &pod, link.clone()).await;
         pod_watch::watch(service, &pod, Some(link), false);

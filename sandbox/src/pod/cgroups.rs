@@ -1,10 +1,10 @@
 //! Where the cgroups of a pod are: a drawing for each driver is in [`crate::systemd`] and [`crate::top_cgroup`].
 
 use crisp_executor::cgroup::{CgroupPath, InvalidCgroupPath};
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use serde::{Deserialize, Serialize};
 
-use crate::systemd::scope_name;
+use crate::systemd::slice::scope_name;
 use crate::top_cgroup;
 
 /// The cgroup driver. Kubelet and the runtime must use the same one.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fmt, io};
 
 use crisp_executor::cgroup::{Cgroup, CgroupError, CgroupPath, Cgroups, InvalidCgroupPath};
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_executor::user_namespace::UserNamespace;
 use crisp_operation::StatusCell;
 

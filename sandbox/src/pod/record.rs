@@ -6,7 +6,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::clock;
 use crisp_operation::record::{self, Durability, Record, RecordError};
 use serde::{Deserialize, Serialize};

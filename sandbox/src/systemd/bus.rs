@@ -27,7 +27,7 @@ const EARLY_MAX: usize = 16;
 /// An open connection, for one unit.
 pub(super) struct Bus<'a> {
     stream: BufReader<UnixStream>,
-    patience: Patience<'a>,
+    timeout: CallTimeout<'a>,
     serial: u32,
 }
 
@@ -39,13 +39,13 @@ pub(super) const START: &str = "StartTransientUnit";
 impl<'a> Bus<'a> {
     /// Connects, shakes hands (D-Bus specification, "Authentication Protocol"), and on a bus asks for the signal
     /// that ends a job of the unit.
-    pub(super) async fn open(patience: Patience<'a>) -> Result<Self, SystemdError> {
-        let Patience { socket, unit, .. } = patience;
+    pub(super) async fn open(timeout: CallTimeout<'a>) -> Result<Self, SystemdError> {
+        let CallTimeout { socket, unit, .. } = timeout;
         let connect =
-            async { UnixStream::connect(&socket.path).await.map_err(|error| patience.broken(error)) };
-        let stream = BufReader::new(patience.wait("a connection", connect).await?);
-        let mut bus = Self { stream, patience, serial: 0 };
-        patience.wait("the handshake", bus.authenticate()).await?;
+            async { UnixStream::connect(&socket.path).await.map_err(|error| timeout.broken(error)) };
+        let stream = BufReader::new(timeout.wait("a connection", connect).await?);
+        let mut bus = Self { stream, timeout, serial: 0 };
+        timeout.wait("the handshake", bus.authenticate()).await?;
         if socket.is_bus {
             let call = |member, signature| Call {
                 destination: BUS,
@@ -86,9 +86,9 @@ impl<'a> Bus<'a> {
             signature: "ssa(sv)a(sa(sv))",
         };
         let serial = self.send(&call, &body).await?;
-        let (patience, mut job) = (self.patience, Job::default());
-        patience.wait("the answer to StartTransientUnit", self.answered(&mut job, serial)).await?;
-        match patience.wait("the end of the job", self.ended(&mut job, serial)).await?.as_str() {
+        let (timeout, mut job) = (self.timeout, Job::default());
+        timeout.wait("the answer to StartTransientUnit", self.answered(&mut job, serial)).await?;
+        match timeout.wait("the end of the job", self.ended(&mut job, serial)).await?.as_str() {
             "done" => Ok(()),
             result => Err(SystemdError::Job { unit: unit.to_owned(), result: result.to_owned() }),
         }
@@ -122,7 +122,7 @@ impl<'a> Bus<'a> {
             Content::Return { first: None } if reply_to == Some(serial) => {
                 return Err(self.malformed("an answer without a job"));
             }
-            Content::JobRemoved { job: path, unit, result } if of_manager && unit == self.patience.unit => {
+            Content::JobRemoved { job: path, unit, result } if of_manager && unit == self.timeout.unit => {
                 job.note_end(End { job: (path, sender), result });
             }
             Content::Error { name, message } if reply_to.is_some_and(|to| to <= serial) => {
@@ -131,7 +131,7 @@ impl<'a> Bus<'a> {
                     1 => ADD_MATCH,
                     _ => HELLO,
                 };
-                let unit = self.patience.unit.to_owned();
+                let unit = self.timeout.unit.to_owned();
                 return Err(SystemdError::Error { call, unit, name, message });
             }
             // Other units' jobs, which systemd's own socket tells too, and the bus's own signals.
@@ -150,7 +150,7 @@ impl<'a> Bus<'a> {
         self.write(hello.as_bytes()).await?;
         let line = self.line().await?;
         if !line.starts_with("OK ") {
-            let socket = self.patience.socket.path.clone();
+            let socket = self.timeout.socket.path.clone();
             return Err(SystemdError::Refused { socket, answer: line });
         }
         self.write(b"BEGIN\r\n").await
@@ -165,7 +165,7 @@ impl<'a> Bus<'a> {
             }
             match self.stream.read_u8().await {
                 Ok(byte) => line.push(byte),
-                Err(error) => return Err(self.patience.broken(error)),
+                Err(error) => return Err(self.timeout.broken(error)),
             }
         }
         Ok(String::from_utf8_lossy(&line).trim_end().to_owned())
@@ -174,13 +174,13 @@ impl<'a> Bus<'a> {
     async fn send(&mut self, call: &Call<'_>, body: &Writer) -> Result<u32, SystemdError> {
         self.serial += 1;
         let bytes = call.write(self.serial, body);
-        let patience = self.patience;
-        patience.wait(call.member, self.write(&bytes)).await?;
+        let timeout = self.timeout;
+        timeout.wait(call.member, self.write(&bytes)).await?;
         Ok(self.serial)
     }
 
     async fn write(&mut self, bytes: &[u8]) -> Result<(), SystemdError> {
-        self.stream.write_all(bytes).await.map_err(|error| self.patience.broken(error))
+        self.stream.write_all(bytes).await.map_err(|error| self.timeout.broken(error))
     }
 
     async fn receive(&mut self) -> Result<Message, SystemdError> {
@@ -194,24 +194,24 @@ impl<'a> Bus<'a> {
     }
 
     async fn read(&mut self, buffer: &mut [u8]) -> Result<(), SystemdError> {
-        self.stream.read_exact(buffer).await.map(drop).map_err(|error| self.patience.broken(error))
+        self.stream.read_exact(buffer).await.map(drop).map_err(|error| self.timeout.broken(error))
     }
 
     fn malformed(&self, what: &'static str) -> SystemdError {
-        SystemdError::Malformed { socket: self.patience.socket.path.clone(), what }
+        SystemdError::Malformed { socket: self.timeout.socket.path.clone(), what }
     }
 }
 
 /// How long each answer about a unit may take, and all of them together.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience<'a> {
+pub(super) struct CallTimeout<'a> {
     pub socket: &'a Socket,
     pub unit: &'a str,
     pub answer: Duration,
     pub deadline: Instant,
 }
 
-impl Patience<'_> {
+impl CallTimeout<'_> {
     async fn wait<T>(
         self,
         what: &'static str,
@@ -235,7 +235,7 @@ impl Patience<'_> {
     }
 }
 
-/// A job's object, and the name of the one that tells of it: only its own word counts.
+/// A job's object, and the name of the sender of its signals: only this sender is believed.
 type JobId = (String, String);
 
 #[derive(Debug)]

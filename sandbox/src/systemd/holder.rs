@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use crisp_executor::Spawned;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_monitor::SCOPE_HOLDER;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;

@@ -33,7 +33,7 @@ mod error;
 mod holder;
 mod message;
 mod reader;
-mod slice;
+pub(crate) mod slice;
 mod start;
 #[cfg(test)]
 mod tests;
@@ -44,7 +44,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crisp_executor::cgroup::{CgroupError, CgroupPath, Cgroups, Mode};
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use tokio::net::UnixStream;
 use tokio::sync::Semaphore;
 
@@ -194,10 +194,10 @@ pub(crate) fn empty_scope(cgroups: &Cgroups, scope: &CgroupPath) -> Result<(), C
 }
 
 impl Scope {
-    /// Of `pod`, at the path that [`scope_name`] is the last part of.
+    /// Of `pod`, at the path that [`slice::scope_name`] is the last part of.
     pub(crate) fn of(pod: &PodId, path: &CgroupPath, description: String) -> Self {
         let slice = path.parent().map(|slice| slice::unit_name(slice.name()).to_owned()).unwrap_or_default();
-        Self { name: scope_name(pod), path: path.clone(), slice, description }
+        Self { name: slice::scope_name(pod), path: path.clone(), slice, description }
     }
 
     /// See systemd.scope(5), systemd.resource-control(5), systemd.kill(5). `Delegate` turns all controllers on
@@ -216,9 +216,4 @@ impl Scope {
             ("TasksMax", Value::Number(u64::MAX)),
         ]
     }
-}
-
-/// `crisp-<pod>.scope`. A kubelet takes what is between the last dash and `.scope` for an id.
-pub(crate) fn scope_name(pod: &PodId) -> String {
-    format!("crisp-{pod}.scope")
 }

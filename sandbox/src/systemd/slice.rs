@@ -1,8 +1,9 @@
-//! Names of slices and where they are, see systemd.slice(5).
+//! Names of slices and scopes, and where slices are, see systemd.slice(5).
 
 use std::borrow::Cow;
 
 use crisp_executor::cgroup::CgroupPath;
+use crisp_executor::ids::PodId;
 
 /// Of a unit's name, its ending included.
 const NAME_MAX: usize = 255;
@@ -96,6 +97,11 @@ fn escape(unit: &str) -> Cow<'_, str> {
 /// The unit of a folder that [`escape`] has named.
 pub(super) fn unit_name(folder: &str) -> &str {
     folder.strip_prefix('_').unwrap_or(folder)
+}
+
+/// `crisp-<pod>.scope`. A kubelet takes what is between the last dash and `.scope` for an id.
+pub(crate) fn scope_name(pod: &PodId) -> String {
+    format!("crisp-{pod}.scope")
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::SemaphorePermit;
 use tokio::time::Instant;
 
-use super::bus::{Bus, Patience, START};
+use super::bus::{Bus, CallTimeout, START};
 use super::error::SystemdError;
 use super::holder::ScopeHolder;
 use super::{STARTS, Scope, Socket, Systemd};
@@ -101,8 +101,8 @@ impl StartPermit<'_> {
 
     async fn request(&self, socket: &Socket, scope: &Scope, holder: &mut ScopeHolder) -> Result<(), Failed> {
         let answer = self.systemd.deadlines.answer;
-        let patience = Patience { socket, unit: &scope.name, answer, deadline: self.deadline };
-        let mut bus = Bus::open(patience).await.map_err(Failed::Unsent)?;
+        let timeout = CallTimeout { socket, unit: &scope.name, answer, deadline: self.deadline };
+        let mut bus = Bus::open(timeout).await.map_err(Failed::Unsent)?;
         let earlier = std::mem::replace(&mut holder.is_requested, true);
         let started = bus.start_transient_unit(&scope.name, &scope.properties(holder.pid)).await;
         let started = started.map_err(|error| match &error {

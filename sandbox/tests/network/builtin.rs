@@ -4,7 +4,7 @@ use std::slice::from_ref;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_sandbox::network::{NetworkConfig, Networks, Protocol};
 
 use crate::support::{

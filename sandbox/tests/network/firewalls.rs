@@ -1,4 +1,4 @@
-//! Beside firewalls of the host: what is in the way is named, and the command that is given makes way.
+//! Beside firewalls of the host: the rule that drops packets is named, and the suggested command allows them.
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, Protocol};
 

@@ -174,9 +174,9 @@ fn a_pod_gets_the_address_and_interface_that_it_asks_for() {
         let (a, b, c) = (Namespace::new(), Namespace::new(), Namespace::new());
         block_on(async {
             networks.create(NewNetwork { mtu: Some(1400), ..lan() }).await.unwrap();
-            let wish =
+            let annotation =
                 r#"[{"name":"lan","interface":"lan0","ips":["10.1.1.7/24"],"mac":"02:00:00:00:00:07"}]"#;
-            assert_eq!(join(&a, &networks, wish).await, ["10.88.0.2", "fd88::2"]);
+            assert_eq!(join(&a, &networks, annotation).await, ["10.88.0.2", "fd88::2"]);
             let all = networks.attachments(&a.id);
             let seen: Vec<_> = all.iter().map(|at| (at.network.as_str(), at.interface.as_str())).collect();
             assert_eq!(seen, [("default", "eth0"), ("lan", "lan0")]);
@@ -189,12 +189,12 @@ fn a_pod_gets_the_address_and_interface_that_it_asks_for() {
             assert_eq!(a.sh("ip route | grep -c default").trim(), "1");
             // By its IPv6 address, from a pod with the network as its first.
             tell_callers_who_they_are(&a, 80);
-            let wish = r#"[{"name":"lan","interface":"eth0","ips":["fd01::9"]}]"#;
-            assert_eq!(join(&b, &networks, wish).await, ["10.1.1.9", "fd01::9"]);
+            let annotation = r#"[{"name":"lan","interface":"eth0","ips":["fd01::9"]}]"#;
+            assert_eq!(join(&b, &networks, annotation).await, ["10.1.1.9", "fd01::9"]);
             assert_eq!(ask_from(&b, "10.1.1.7:80").unwrap(), "10.1.1.9");
             let of_gateway = sh("ip link show cr-lan | awk '/link.ether/ {print $2}'");
             let of_gateway = format!(r#"[{{"name":"lan","mac":"{}"}}]"#, of_gateway.trim());
-            for (wish, why) in [
+            for (annotation, why) in [
                 (
                     r#"[{"name":"lan","mac":"02:00:00:00:00:07"}]"#,
                     format!("02:00:00:00:00:07 is in use by pod default/web ({})", a.id.short()),
@@ -229,9 +229,9 @@ fn a_pod_gets_the_address_and_interface_that_it_asks_for() {
                 ("lan,lan", "a pod is in a built-in network once at most".to_owned()),
                 ("default", "a pod is in a built-in network once at most".to_owned()),
             ] {
-                let error = networks.attach(in_networks(&c, wish)).await.unwrap_err().to_string();
-                assert!(error.contains(&why), "{wish}: {error}");
-                assert!(networks.attachments(&c.id).is_empty(), "{wish}");
+                let error = networks.attach(in_networks(&c, annotation)).await.unwrap_err().to_string();
+                assert!(error.contains(&why), "{annotation}: {error}");
+                assert!(networks.attachments(&c.id).is_empty(), "{annotation}");
             }
             drop(networks);
             let networks = open(dir.path());

@@ -38,7 +38,7 @@ fn two_thousand_cycles_by_eight_workers_leave_nothing() {
                         pod.attach(&networks, &[port(Protocol::Tcp, 20_000 + worker, 80)]).await.unwrap();
                         times.push(start.elapsed());
                         networks.detach(&pod.id).await.unwrap();
-                        pod.id = crisp_executor::id::PodId::random();
+                        pod.id = crisp_executor::ids::PodId::random();
                         wait_until_gone(&pod).await;
                     }
                     times

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use std::collections::BTreeMap;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::Cancel;
 use crisp_sandbox::network::{
     AttachRequest, Attachment, DEFAULT_CNI_DEADLINE, DnsSettings, NetworkConfig, NetworkError, NetworkKind,

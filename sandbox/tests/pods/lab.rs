@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_metrics::Metrics;
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks};
 use crisp_sandbox::spawn::MonitorBinary;

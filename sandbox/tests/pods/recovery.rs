@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_sandbox::{PodConfig, PodState};
 use rustix::process::Signal;
 

@@ -5,7 +5,7 @@
 //!      fails -->      fails --> stopped     '--> readinessProbe: ready, not ready, ready, ...
 //! ```
 
-mod tally;
+mod probe_counter;
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::action::{Purpose, act};
 use super::context::Context;
 use super::manifest::{Container, Probe, ProbeKind};
-use tally::Tally;
+use probe_counter::ProbeCounter;
 
 /// Why a container has to be stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,12 +80,12 @@ struct Following<'a> {
 impl Following<'_> {
     /// Until it has failed so often that it counts, with the last reason; with `or_success` until it succeeds.
     async fn until(&self, or_success: bool) -> Result<(), String> {
-        let mut tally = Tally::default();
+        let mut counter = ProbeCounter::default();
         let mut ticks = self.ticks().await;
         loop {
             ticks.tick().await;
             let outcome = self.once().await;
-            match (tally.add(self.probe, outcome.is_ok()), outcome) {
+            match (counter.add(self.probe, outcome.is_ok()), outcome) {
                 (Some(false), Err(reason)) => return Err(reason),
                 (Some(true), _) if or_success => return Ok(()),
                 _ => {}
@@ -95,13 +95,13 @@ impl Following<'_> {
 
     /// Says when it changes, without an end.
     async fn readiness(&self) {
-        let mut tally = Tally::default();
+        let mut counter = ProbeCounter::default();
         let mut ticks = self.ticks().await;
         let mut was_ready = None;
         loop {
             ticks.tick().await;
             let outcome = self.once().await;
-            let Some(is_ready) = tally.add(self.probe, outcome.is_ok()) else { continue };
+            let Some(is_ready) = counter.add(self.probe, outcome.is_ok()) else { continue };
             if was_ready.replace(is_ready) == Some(is_ready) {
                 continue;
             }

@@ -22,7 +22,7 @@ use crate::cli::client::Client;
 use crate::cli::{endpoint, pull};
 use crate::config::Settings;
 use crate::progress::Bars;
-use crate::refused::refused;
+use crate::rpc_error::refused;
 
 /// Runs it, and prints the container's id when it has started.
 ///

@@ -3,7 +3,7 @@
 //! ```text
 //!  line --options.rs--> Options --documents.rs--> a Pod (container.rs, security.rs) and its claims
 //!          values.rs, ports.rs, mounts.rs, variables.rs: one parser for each kind of value
-//!          refused.rs: options with a reason instead of a meaning
+//!          refused_options.rs: options with a reason instead of a meaning
 //!  Pod --> foreground.rs, with streams.rs;  detach.rs, under a server
 //! ```
 //!
@@ -15,7 +15,7 @@ mod documents;
 mod mounts;
 mod options;
 mod ports;
-mod refused;
+mod refused_options;
 mod security;
 mod values;
 mod variables;
@@ -23,14 +23,14 @@ mod variables;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_image_service::Reference;
 
 use super::manifest::{self, Manifests};
 pub use detach::detach;
 pub use documents::{OF_IMAGE, REMOVE, STOP_TIMEOUT};
 pub use options::{Options, Pull};
-pub use refused::Refused;
+pub use refused_options::Refused;
 use values::Restart;
 
 /// Where the pods of images are from, for people, before the image.

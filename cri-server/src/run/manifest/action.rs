@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::object::Object;
+use super::strict_object::Object;
 
 /// One way to act on a container.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! A container of the Pod.
 
-use super::dns_name::is_dns_name;
-use super::object::Object;
+use super::metadata::is_dns_name;
 use super::projection::is_inside;
+use super::strict_object::Object;
 use super::{
     ContainerSecurity, EnvFrom, EnvVar, Lifecycle, Probe, ProbeKind, Resources, action, env, security,
 };

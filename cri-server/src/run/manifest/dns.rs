@@ -1,6 +1,6 @@
 //! Resolver settings and lines of the hosts file.
 
-use super::object::Object;
+use super::strict_object::Object;
 
 /// Additions to the resolver settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

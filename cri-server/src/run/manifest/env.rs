@@ -1,7 +1,7 @@
 //! Environment variables: values, and where else they come from.
 
-use super::object::Object;
 use super::quantity::{self, ResourceRef};
+use super::strict_object::Object;
 
 /// A variable.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Map;
-use super::object::Object;
+use super::strict_object::Object;
 
 /// The annotation's key.
 pub const EXTRA: &str = "crisp/container";

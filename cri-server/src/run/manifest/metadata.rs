@@ -1,10 +1,9 @@
 //! `metadata` of a Pod, or of the template of pods.
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 
 use super::Map;
-use super::dns_name::is_dns_name;
-use super::object::Object;
+use super::strict_object::Object;
 
 /// Fields that an API server writes. Exported objects have them.
 pub const OF_THE_SERVER: [&str; 10] = [
@@ -71,4 +70,15 @@ fn part_of_identity(metadata: &Object<'_>, field: &str) -> Option<String> {
         metadata.refuse(field, format_args!("{text:?} is not a name: letters, digits, '-' and '.'"));
     }
     Some(text)
+}
+
+/// Whether it can be the name of a Kubernetes object (RFC 1123).
+pub fn is_dns_name(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let label = |l: &str| {
+        l.bytes().all(|b| plain(b) || b == b'-')
+            && l.bytes().next().is_some_and(plain)
+            && l.bytes().next_back().is_some_and(plain)
+    };
+    text.len() <= 253 && text.split('.').all(label)
 }

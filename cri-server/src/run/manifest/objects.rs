@@ -6,8 +6,8 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::dns_name::is_dns_name;
-use super::object::Object;
+use super::metadata::is_dns_name;
+use super::strict_object::Object;
 
 /// A Secret or a ConfigMap holds at most so much, as in a cluster.
 const MOST_DATA: usize = 1 << 20;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::object::Object;
+use super::strict_object::Object;
 use super::{
     Container, Dns, Extra, HostAlias, Map, PodSecurity, Volume, container, dns, pod_check, security, volume,
 };

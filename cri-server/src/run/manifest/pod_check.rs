@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::dns_name::is_dns_name;
-use super::object::Object;
+use super::metadata::is_dns_name;
+use super::strict_object::Object;
 use super::{Container, DnsPolicy, Pod, VolumeSource};
 
 /// Refuses what does not fit together.

@@ -3,8 +3,8 @@
 use std::path::{Component, Path};
 
 use super::env::{FieldPath, FieldUse, field_ref};
-use super::object::Object;
 use super::quantity::{ResourceRef, resource_ref};
+use super::strict_object::Object;
 
 /// Files made before the pod starts.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! Kubernetes quantities: `100m`, `1.5`, `64Mi`, `1e3`.
 
-use super::object::Object;
+use super::strict_object::Object;
 
 /// Requests and limits of a container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::object::{Object, Problems};
+use super::refused_fields::Problems;
+use super::strict_object::Object;
 use super::workload::PodDocument;
 use super::{ManifestError, Objects, references, workload};
 

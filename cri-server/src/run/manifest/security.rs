@@ -1,7 +1,7 @@
 //! `securityContext` of the pod and of its containers.
 
 use super::Map;
-use super::object::Object;
+use super::strict_object::Object;
 
 /// Settings of every container that does not override them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use super::object::{Object, Problems};
+use super::refused_fields::Problems;
+use super::strict_object::Object;
 use super::workload;
 
 /// What the reader does with a field.

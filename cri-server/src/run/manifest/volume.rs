@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::dns_name::is_dns_name;
-use super::object::Object;
+use super::metadata::is_dns_name;
 use super::projection::{self, Projected};
+use super::strict_object::Object;
 use super::{PullPolicy, container, quantity};
 
 /// A volume by its name in the pod.

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::metadata::{self, Metadata};
-use super::object::Object;
 use super::pod::{BACKOFF_LIMIT, Pod, active_deadline, read_spec};
+use super::strict_object::Object;
 use super::{Map, RestartPolicy, extra};
 
 /// More pods of one document are a mistake.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use serde_json::Value;
 
 use super::manifest::{Manifests, Objects, Pod, PodDocument, used};
@@ -39,8 +39,8 @@ pub struct Supervisor {
     adding: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// What a name stands for.
-pub enum Meant {
+/// The pod with a name.
+pub enum NamedPod {
     Pod(Arc<SupervisedPod>),
     Unreadable(Arc<Unreadable>),
 }
@@ -114,13 +114,13 @@ impl Supervisor {
     ///
     /// # Errors
     /// None is called so, or several are.
-    pub fn find(&self, name: &str) -> anyhow::Result<Meant> {
+    pub fn find(&self, name: &str) -> anyhow::Result<NamedPod> {
         let is_meant =
             |key: &str, uid: &str| key == name || uid == name || key.rsplit('/').next() == Some(name);
-        let pods = self.list().into_iter().filter(|pod| is_meant(&pod.key(), &pod.uid)).map(Meant::Pod);
+        let pods = self.list().into_iter().filter(|pod| is_meant(&pod.key(), &pod.uid)).map(NamedPod::Pod);
         let unreadable = self.unreadable().clone();
         let unreadable = unreadable.into_iter().filter(|pod| is_meant(&pod.key(), &pod.uid));
-        let mut found: Vec<_> = pods.chain(unreadable.map(Meant::Unreadable)).collect();
+        let mut found: Vec<_> = pods.chain(unreadable.map(NamedPod::Unreadable)).collect();
         match found.len() {
             0 => anyhow::bail!("no standalone pod is called {name}: crisp up, without a file, lists them"),
             1 => Ok(found.remove(0)),

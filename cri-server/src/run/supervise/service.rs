@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use super::super::manifest;
 use super::pod::{State, SupervisedPod};
-use super::{Meant, Supervisor};
+use super::{NamedPod, Supervisor};
 
 /// Serves it.
 #[derive(Clone)]
@@ -91,8 +91,8 @@ impl Standalone for StandaloneService {
             let (mut pods, mut unreadable) = (BTreeMap::new(), BTreeMap::new());
             for name in names {
                 match supervisor.find(&name) {
-                    Ok(Meant::Pod(pod)) => drop(pods.insert(pod.uid.clone(), pod)),
-                    Ok(Meant::Unreadable(pod)) => drop(unreadable.insert(pod.uid.clone(), pod)),
+                    Ok(NamedPod::Pod(pod)) => drop(pods.insert(pod.uid.clone(), pod)),
+                    Ok(NamedPod::Unreadable(pod)) => drop(unreadable.insert(pod.uid.clone(), pod)),
                     Err(error) => say(&sender, &name, &error.to_string(), true).await,
                 }
             }

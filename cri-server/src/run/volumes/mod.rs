@@ -148,7 +148,7 @@ impl Volumes {
         Self { folder, paths: BTreeMap::new(), made: Vec::new() }
     }
 
-    /// `begin` is told the name of each volume, and false ends it there.
+    /// `begin` gets the name of each volume; when it returns false, the loop ends.
     fn prepare_with(request: &VolumeRequest, begin: impl Fn(&str) -> bool) -> Result<Self, VolumeError> {
         let mut all = Self::none(request.folder.clone());
         for volume in &request.pod.volumes {

@@ -1,7 +1,6 @@
 //! Runs an operation's stages and undoes them.
 
 mod context;
-mod own_thread;
 mod stage;
 
 use std::fmt::Display;

@@ -2,12 +2,11 @@
 
 use std::fmt::Display;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::context::{Context, Running};
-use super::own_thread;
 use crate::fault::When;
 use crate::undo::UndoList;
 use crate::{Cancel, Interrupted, StageFailure};
@@ -64,7 +63,7 @@ impl<E: From<Interrupted> + Send + 'static> Stage<E> {
     ) -> Result<T, E> {
         let (running, cancel) = (Running::start(&self.context), self.cancel.clone());
         let (done, result) = oneshot::channel();
-        own_thread::spawn(thread_name, move || {
+        spawn_on_own_thread(thread_name, move || {
             let _running = running;
             let _ = done.send(work(&cancel));
         });
@@ -123,5 +122,23 @@ where
                 Ok(value)
             });
         timer.done(result).map_err(failed)
+    }
+}
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Runs `work` on a thread of its own, or on the pool while no thread can be made.
+fn spawn_on_own_thread(name: &str, work: impl FnOnce() + Send + 'static) {
+    let work: Arc<Mutex<Option<Work>>> = Arc::new(Mutex::new(Some(Box::new(work))));
+    let same = work.clone();
+    if std::thread::Builder::new().name(name.to_owned()).spawn(move || run_once(&work)).is_err() {
+        tokio::task::spawn_blocking(move || run_once(&same));
+    }
+}
+
+fn run_once(work: &Mutex<Option<Work>>) {
+    let work = work.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(work) = work {
+        work();
     }
 }

@@ -45,7 +45,7 @@ pub(super) struct Command {
     size: Option<WindowSize>,
     /// How long it lives on, after SIGHUP, when its client is gone. Zero: it is killed at once.
     grace: Duration,
-    /// Whether the word that it has started may come with the one that it has ended.
+    /// Whether the report of its start may come together with the report of its end.
     late_response: bool,
 }
 
@@ -227,7 +227,7 @@ async fn start(
         late_response: prepared.late_response,
     };
     let (group, grace) = (Some(prepared.group), prepared.grace);
-    // Whatever becomes of this future, what may run is killed.
+    // The process is killed also when this future is dropped.
     let mut running = Running { link: link.clone(), exec, group, grace, terminal: None };
     match link.exec(request).await {
         Ok(started) => {

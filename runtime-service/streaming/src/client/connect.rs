@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::tls;
 use crate::spdy::{Role, Rules, Running};
 use crate::stream::StreamError;
-use crate::transport::{self, Patience, Transport};
+use crate::transport::{self, IdleLimits, Transport};
 
 /// Bytes of a refusal that are shown.
 const MAX_REFUSAL: usize = 4 << 10;
@@ -82,7 +82,7 @@ pub(super) async fn upgrade(endpoint: Endpoint, protocols: &[&str]) -> Result<Ru
         _ => return Err(bad()),
     };
     let socket = TcpStream::connect(authority.as_str()).await.map_err(|error| fail(error.to_string()))?;
-    let hangup = transport::prepare(&socket, Patience::default());
+    let hangup = transport::prepare(&socket, IdleLimits::default());
     let io = match certificate {
         None => Transport::Plain(socket),
         Some(certificate) => {

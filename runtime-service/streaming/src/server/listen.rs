@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use super::negotiate::{self, Kind};
-use super::strangers::{Stranger, Strangers};
+use super::pending::{PendingConnection, PendingConnections};
 use super::tls::Certificates;
 use super::tokens::{Offer, Tokens};
 use super::{SessionLimits, session};
@@ -35,7 +35,7 @@ pub(super) struct Listener {
     pub(super) listener: TcpListener,
     pub(super) certificates: Option<Arc<Certificates>>,
     pub(super) tokens: Arc<Tokens>,
-    pub(super) strangers: Arc<Strangers>,
+    pub(super) pending: Arc<PendingConnections>,
     pub(super) sessions: Arc<Slots>,
     pub(super) limits: SessionLimits,
 }
@@ -57,8 +57,8 @@ impl Listener {
             };
             match accepted {
                 Ok((socket, _)) => {
-                    let stranger = this.strangers.enter();
-                    connections.spawn(this.clone().serve(socket, stranger));
+                    let connection = this.pending.enter();
+                    connections.spawn(this.clone().serve(socket, connection));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a streaming connection");
@@ -68,10 +68,10 @@ impl Listener {
         }
     }
 
-    async fn serve(self: Arc<Self>, socket: TcpStream, stranger: Stranger) {
-        let handshake = tokio::time::timeout(HANDSHAKE, self.handshake(socket, &stranger));
+    async fn serve(self: Arc<Self>, socket: TcpStream, connection: PendingConnection) {
+        let handshake = tokio::time::timeout(HANDSHAKE, self.handshake(socket, &connection));
         if let Ok(Some((upgrading, hangup))) = handshake.await {
-            drop(stranger);
+            drop(connection);
             session::run(upgrading, hangup, &self.limits).await;
         }
     }
@@ -80,9 +80,9 @@ impl Listener {
     async fn handshake(
         &self,
         socket: TcpStream,
-        stranger: &Stranger,
+        connection: &PendingConnection,
     ) -> Option<(session::Upgrading, Hangup)> {
-        let hangup = transport::prepare(&socket, self.limits.patience);
+        let hangup = transport::prepare(&socket, self.limits.idle_limits);
         let (sender, upgrading) = std::sync::mpsc::sync_channel(1);
         let request = async {
             let io = match &self.certificates {
@@ -92,19 +92,24 @@ impl Listener {
                 }
                 None => Transport::Plain(socket),
             };
-            self.request(io, stranger, sender).await;
+            self.request(io, connection, sender).await;
             Some(())
         };
         tokio::select! {
             done = request => done?,
-            () = stranger.sent_away() => return None,
+            () = connection.evicted() => return None,
         }
         Some((upgrading.try_recv().ok()?, hangup))
     }
 
-    async fn request(&self, io: Transport, stranger: &Stranger, upgrading: SyncSender<session::Upgrading>) {
+    async fn request(
+        &self,
+        io: Transport,
+        connection: &PendingConnection,
+        upgrading: SyncSender<session::Upgrading>,
+    ) {
         let service = service_fn(|request: Request<Incoming>| {
-            let response = match self.agree(request, stranger) {
+            let response = match self.agree(request, connection) {
                 Ok((response, upgrade)) => {
                     let _ = upgrading.try_send(upgrade);
                     response
@@ -126,7 +131,7 @@ impl Listener {
     fn agree(
         &self,
         mut request: Request<Incoming>,
-        stranger: &Stranger,
+        connection: &PendingConnection,
     ) -> Result<(Response<Full<Bytes>>, session::Upgrading), Refusal> {
         let path = request.uri().path().trim_start_matches('/').to_owned();
         let (kind, token) = path.split_once('/').unwrap_or_default();
@@ -140,7 +145,7 @@ impl Listener {
             }
             let slot = self.sessions.take(owner).map_err(too_many)?;
             // One that was sent away at this moment leaves its token to the next try.
-            if stranger.leave() { Ok((slot, owner.clone())) } else { Err(gone()) }
+            if connection.leave() { Ok((slot, owner.clone())) } else { Err(gone()) }
         };
         let (offer, (slot, owner)) = self.tokens.take(token, admit).ok_or_else(gone)??;
         let upgraded = hyper::upgrade::on(&mut request);

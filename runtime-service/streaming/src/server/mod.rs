@@ -8,8 +8,8 @@
 
 mod listen;
 mod negotiate;
+mod pending;
 mod session;
-mod strangers;
 mod tls;
 mod tokens;
 
@@ -22,13 +22,13 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use self::listen::Listener;
-use self::strangers::Strangers;
+use self::pending::PendingConnections;
 use self::tls::Certificates;
 use self::tokens::{Offer, Tokens};
 use crate::port_forward::PortForwardSession;
 use crate::process::{ProcessRequest, ProcessSession};
 use crate::slots::{Limit, Slots};
-use crate::transport::Patience;
+use crate::transport::IdleLimits;
 
 pub use self::tls::TlsError;
 pub use self::tokens::TooManySessions;
@@ -50,7 +50,7 @@ pub struct StreamConfig {
     /// were not read yet.
     pub streams: Limit,
     /// Connections that have shown no token: when there are more the oldest is closed.
-    pub max_strangers: usize,
+    pub max_pending: usize,
     /// A session in which nothing was sent either way for so long ends, as kubelet's do.
     pub idle: Duration,
     /// A client that has taken everything has so long to close its connection.
@@ -69,7 +69,7 @@ impl Default for StreamConfig {
             urls: Limit { each: 256, all: 1024 },
             sessions: Limit { each: 256, all: 1024 },
             streams: Limit { each: 1024, all: 4096 },
-            max_strangers: 256,
+            max_pending: 256,
             idle: Duration::from_secs(4 * 60 * 60),
             closing: Duration::from_secs(5),
             stalled: Duration::from_secs(15),
@@ -90,7 +90,7 @@ pub enum OpenError {
 #[derive(Clone)]
 struct SessionLimits {
     streams: Arc<Slots>,
-    patience: Patience,
+    idle_limits: IdleLimits,
     stalled: Duration,
 }
 
@@ -133,11 +133,11 @@ impl StreamServer {
             listener,
             certificates: certificates.clone(),
             tokens: tokens.clone(),
-            strangers: Strangers::new(config.max_strangers),
+            pending: PendingConnections::new(config.max_pending),
             sessions: Slots::new(config.sessions),
             limits: SessionLimits {
                 streams: Slots::new(config.streams),
-                patience: Patience { idle: Some(config.idle), closing: Some(config.closing) },
+                idle_limits: IdleLimits { idle: Some(config.idle), closing: Some(config.closing) },
                 stalled: config.stalled,
             },
         };

@@ -31,9 +31,9 @@ pub(super) enum Framing {
     Tunnel,
 }
 
-/// What both sides speak.
+/// The framing and headers that both sides use.
 #[derive(Debug)]
-pub(super) struct Agreed {
+pub(super) struct Negotiated {
     framing: Framing,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -69,7 +69,7 @@ const WEBSOCKET_FORWARD: &[(&str, Framing)] = &[
 
 /// # Errors
 /// The status and text of the answer to a request that cannot become a session.
-pub(super) fn negotiate(headers: &HeaderMap, kind: Kind) -> Result<Agreed, Refusal> {
+pub(super) fn negotiate(headers: &HeaderMap, kind: Kind) -> Result<Negotiated, Refusal> {
     if !has_word(headers, &header::CONNECTION, "upgrade") {
         return Err(bad("this is for streams: the request must ask for an upgrade of the connection"));
     }
@@ -82,14 +82,14 @@ pub(super) fn negotiate(headers: &HeaderMap, kind: Kind) -> Result<Agreed, Refus
     Err(bad("the connection can be upgraded to SPDY/3.1 or websocket only"))
 }
 
-fn negotiate_spdy(headers: &HeaderMap, kind: Kind) -> Result<Agreed, Refusal> {
+fn negotiate_spdy(headers: &HeaderMap, kind: Kind) -> Result<Negotiated, Refusal> {
     let (known, default) = match kind {
         Kind::Process => (SPDY_PROCESS, Framing::Spdy { protocol: Protocol::V1 }),
         Kind::PortForward => (SPDY_FORWARD, Framing::Spdy { protocol: Protocol::V1 }),
     };
     let mut answer = vec![(header::UPGRADE, HeaderValue::from_static("SPDY/3.1"))];
     let framing = match choose(headers, &SPDY_PROTOCOL, known) {
-        Choice::Agreed(name, framing) => {
+        Choice::Negotiated(name, framing) => {
             answer.push((SPDY_PROTOCOL, HeaderValue::from_static(name)));
             framing
         }
@@ -99,10 +99,10 @@ fn negotiate_spdy(headers: &HeaderMap, kind: Kind) -> Result<Agreed, Refusal> {
     if let Ok(all) = HeaderValue::from_str(&names(known)) {
         answer.push((SPDY_ACCEPTED, all));
     }
-    Ok(Agreed { framing, headers: answer })
+    Ok(Negotiated { framing, headers: answer })
 }
 
-fn negotiate_websocket(headers: &HeaderMap, kind: Kind) -> Result<Agreed, Refusal> {
+fn negotiate_websocket(headers: &HeaderMap, kind: Kind) -> Result<Negotiated, Refusal> {
     if !has_word(headers, &header::SEC_WEBSOCKET_VERSION, "13") {
         return Err(bad("the WebSocket must be of version 13"));
     }
@@ -118,18 +118,18 @@ fn negotiate_websocket(headers: &HeaderMap, kind: Kind) -> Result<Agreed, Refusa
         (header::SEC_WEBSOCKET_ACCEPT, accept),
     ];
     let framing = match choose(headers, &header::SEC_WEBSOCKET_PROTOCOL, known) {
-        Choice::Agreed(name, framing) => {
+        Choice::Negotiated(name, framing) => {
             answer.push((header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(name)));
             framing
         }
         Choice::NoneOffered => default,
         Choice::NoneInCommon(text) => return Err((StatusCode::FORBIDDEN, text)),
     };
-    Ok(Agreed { framing, headers: answer })
+    Ok(Negotiated { framing, headers: answer })
 }
 
 enum Choice {
-    Agreed(&'static str, Framing),
+    Negotiated(&'static str, Framing),
     NoneOffered,
     NoneInCommon(String),
 }
@@ -140,9 +140,9 @@ fn choose(headers: &HeaderMap, name: &HeaderName, known: &[(&'static str, Framin
     if offered.is_empty() {
         return Choice::NoneOffered;
     }
-    let agreed = offered.iter().find_map(|word| known.iter().find(|(name, _)| name == word));
-    match agreed {
-        Some((name, framing)) => Choice::Agreed(name, *framing),
+    let negotiated = offered.iter().find_map(|word| known.iter().find(|(name, _)| name == word));
+    match negotiated {
+        Some((name, framing)) => Choice::Negotiated(name, *framing),
         None => Choice::NoneInCommon(format!(
             "unable to negotiate a protocol: the client speaks {}, this server {}",
             offered.join(", "),
@@ -168,7 +168,7 @@ fn bad(text: &str) -> Refusal {
     (StatusCode::BAD_REQUEST, text.to_owned())
 }
 
-impl Agreed {
+impl Negotiated {
     /// The answer, and what is spoken after it.
     pub(super) fn accept(self) -> (Response<()>, Framing) {
         let mut response = Response::new(());

@@ -59,7 +59,7 @@ async fn session(rules: Rules) -> (Running, mpsc::Receiver<Incoming>, Peer, TcpS
 async fn session_over(rules: Rules, pipe: usize) -> (Running, mpsc::Receiver<Incoming>, Peer, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let hangup = transport::prepare(&open, transport::Patience::default());
+    let hangup = transport::prepare(&open, transport::IdleLimits::default());
     let (ours, theirs) = tokio::io::duplex(pipe);
     let (running, incoming) =
         Running::start(Role::Server, rules, Box::new(ours), BytesMut::new(), hangup, 16);

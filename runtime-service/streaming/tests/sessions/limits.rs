@@ -22,7 +22,7 @@ async fn wait(session: ProcessSession) {
 
 #[tokio::test]
 async fn connections_that_say_nothing_make_room_for_clients() {
-    let server = server_with(StreamConfig { max_strangers: 4, ..StreamConfig::default() }).await;
+    let server = server_with(StreamConfig { max_pending: 4, ..StreamConfig::default() }).await;
     let address = server.base().strip_prefix("http://").unwrap();
     let mut silent = Vec::new();
     for _ in 0..20 {

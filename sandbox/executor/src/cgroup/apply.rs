@@ -2,7 +2,7 @@
 
 use super::dir::Dir;
 use super::error::CgroupError;
-use super::hierarchy::{Controller, Home, Host};
+use super::hierarchy::{Controller, ControllerHierarchy, Host};
 use super::path::CgroupPath;
 use super::resources::{Resources, invalid};
 use super::{cpu, cpuset, devices, hugetlb, io, memory, pids, rdma};
@@ -33,9 +33,9 @@ impl At {
 /// None when the host has no such controller.
 pub(super) fn at(host: &Host, controller: Controller, path: &CgroupPath) -> Result<Option<At>, CgroupError> {
     let missing = || CgroupError::NotFound { path: path.clone() };
-    Ok(match host.home(controller) {
-        Some(Home::V1(hierarchy)) => Some(At::V1(hierarchy.dir(path)?.ok_or_else(missing)?)),
-        Some(Home::V2(hierarchy)) => Some(At::V2(hierarchy.dir(path)?.ok_or_else(missing)?)),
+    Ok(match host.hierarchy_of(controller) {
+        Some(ControllerHierarchy::V1(hierarchy)) => Some(At::V1(hierarchy.dir(path)?.ok_or_else(missing)?)),
+        Some(ControllerHierarchy::V2(hierarchy)) => Some(At::V2(hierarchy.dir(path)?.ok_or_else(missing)?)),
         None => None,
     })
 }
@@ -53,9 +53,9 @@ fn check(host: &Host, limits: &Resources) -> Result<(), CgroupError> {
     cpu::check(&limits.cpu)?;
     io::check(&limits.io)?;
     memory::check(&limits.memory)?;
-    match host.home(Controller::Memory) {
-        Some(Home::V1(_)) => memory::check_v1(&limits.memory)?,
-        Some(Home::V2(_)) => memory::check_v2(&limits.memory)?,
+    match host.hierarchy_of(Controller::Memory) {
+        Some(ControllerHierarchy::V1(_)) => memory::check_v1(&limits.memory)?,
+        Some(ControllerHierarchy::V2(_)) => memory::check_v2(&limits.memory)?,
         None => {}
     }
     for limit in &limits.hugepages {

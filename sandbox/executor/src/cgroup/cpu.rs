@@ -2,9 +2,8 @@
 
 use rustix::io::Errno;
 
-use super::dir::Dir;
+use super::dir::{Dir, keyed};
 use super::error::CgroupError;
-use super::keyed::keyed;
 use super::psi;
 use super::resources::{Cpu, invalid};
 use super::stats::CpuStats;

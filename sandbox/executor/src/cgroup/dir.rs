@@ -15,18 +15,18 @@ pub(super) struct Dir {
     fd: OwnedFd,
     /// For a folder that is read again and again: its files stay open, None for those that are not
     /// there. Reading a file anew costs a tenth of opening it.
-    kept: Option<KeptFiles>,
+    kept: Option<CachedFiles>,
 }
 
 #[derive(Debug, Default)]
-struct KeptFiles {
-    files: RefCell<Vec<Kept>>,
+struct CachedFiles {
+    files: RefCell<Vec<CachedFile>>,
     /// Those that count as missing while only the usage is read.
     details: &'static [&'static str],
     with_details: Cell<bool>,
 }
 
-type Kept = (&'static str, Option<OwnedFd>);
+type CachedFile = (&'static str, Option<OwnedFd>);
 
 /// Enough for the longest file read here (memory.stat, about 2 kB; io.stat 100 bytes per device).
 pub(super) const BUFFER: usize = 16 * 1024;
@@ -68,7 +68,7 @@ impl Dir {
     /// From now on files stay open once they have been read, and the files `details` count as missing unless
     /// [`read_details`](Self::read_details) says otherwise.
     pub(super) fn keep_files(self, details: &'static [&'static str]) -> Self {
-        Self { kept: Some(KeptFiles { details, ..KeptFiles::default() }), ..self }
+        Self { kept: Some(CachedFiles { details, ..CachedFiles::default() }), ..self }
     }
 
     pub(super) fn read_details(&self, with_details: bool) {
@@ -117,7 +117,12 @@ impl Dir {
         rustix::fs::openat(&self.fd, file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
     }
 
-    fn read_kept(&self, kept: &mut Vec<Kept>, file: &'static str, buffer: &mut [u8]) -> Result<usize, Errno> {
+    fn read_kept(
+        &self,
+        kept: &mut Vec<CachedFile>,
+        file: &'static str,
+        buffer: &mut [u8],
+    ) -> Result<usize, Errno> {
         let index = match kept.iter().position(|(name, _)| *name == file) {
             Some(index) => index,
             None => {
@@ -275,6 +280,14 @@ fn hint(file: &str, errno: Errno) -> &'static str {
         (_, Errno::PERM | Errno::ACCESS) => " (not permitted; is the cgroup delegated to this user?)",
         _ => "",
     }
+}
+
+/// The kernel's `key number` lines. Lines that are not of this form are skipped.
+pub(super) fn keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
+    text.lines().filter_map(|line| {
+        let (key, value) = line.split_once(' ')?;
+        Some((key, value.trim().parse().ok()?))
+    })
 }
 
 #[cfg(test)]

@@ -3,10 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::dir::Dir;
+use super::dir::{Dir, keyed};
 use super::error::CgroupError;
 use super::hierarchy::{Controller, Host};
-use super::keyed::keyed;
 use super::path::CgroupPath;
 use super::tree;
 
@@ -62,7 +61,7 @@ pub(super) fn freeze(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> 
     let freezer = Freezer::of(host, path)?;
     let (begun, mut pause) = (Instant::now(), Duration::from_micros(100));
     loop {
-        // v1 has to be told again of processes that have come since.
+        // On v1 the write is repeated for processes that were started since.
         freezer.request(true)?;
         if freezer.is_frozen()? {
             return Ok(());

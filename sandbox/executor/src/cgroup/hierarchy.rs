@@ -122,7 +122,7 @@ pub(super) struct Host {
 }
 
 /// Where a controller's files are.
-pub(super) enum Home<'a> {
+pub(super) enum ControllerHierarchy<'a> {
     V1(&'a Hierarchy),
     V2(&'a Hierarchy),
 }
@@ -175,12 +175,12 @@ impl Host {
 
     /// Where a controller's files are, if anywhere. On a hybrid host that is v1 only: what its v2 tree
     /// has left to offer is not worth the rules that come with enabling it.
-    pub(super) fn home(&self, controller: Controller) -> Option<Home<'_>> {
+    pub(super) fn hierarchy_of(&self, controller: Controller) -> Option<ControllerHierarchy<'_>> {
         if let Some(hierarchy) = self.v1.iter().find(|h| h.has(controller.v1_name())) {
-            return Some(Home::V1(hierarchy));
+            return Some(ControllerHierarchy::V1(hierarchy));
         }
         let v2 = self.v2.as_ref().filter(|_| self.v1.is_empty())?;
-        controller.v2_name().is_none_or(|name| v2.has(name)).then_some(Home::V2(v2))
+        controller.v2_name().is_none_or(|name| v2.has(name)).then_some(ControllerHierarchy::V2(v2))
     }
 
     /// The v2 tree beside v1 controllers, where there are both.

@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::error::CgroupError;
-use super::hierarchy::{Controller, Extent, Hierarchy, Home, Host};
+use super::hierarchy::{Controller, ControllerHierarchy, Extent, Hierarchy, Host};
 use super::path::CgroupPath;
 
 /// What a process needs to be born into, or move itself into, a cgroup; see `plan::CgroupJoin`.
@@ -25,7 +25,7 @@ pub(super) fn join(host: &Host, path: &CgroupPath, extent: Extent) -> Result<Joi
     let mut fds = JoinFds::default();
     if let Some(v2) = &host.v2 {
         let dir = v2.dir(path)?.ok_or_else(missing)?;
-        if matches!(host.home(Controller::Memory), Some(Home::V2(_))) {
+        if matches!(host.hierarchy_of(Controller::Memory), Some(ControllerHierarchy::V2(_))) {
             fds.oom_events = dir.open_file("memory.events", OFlags::RDONLY).ok();
         }
         fds.v2 = Some(dir.into_fd());

@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal};
 use super::dir::Dir;
 use super::error::CgroupError;
 use super::freeze;
-use super::hierarchy::{Controller, Hierarchy, Home, Host};
+use super::hierarchy::{Controller, ControllerHierarchy, Hierarchy, Host};
 use super::path::CgroupPath;
 use super::tree;
 
@@ -86,7 +86,9 @@ struct Frozen(Option<Dir>);
 impl Frozen {
     /// Best effort: without a freezer the listing is repeated until it is empty.
     fn new(host: &Host, path: &CgroupPath) -> Self {
-        let Some(Home::V1(freezer)) = host.home(Controller::Freezer) else { return Self(None) };
+        let Some(ControllerHierarchy::V1(freezer)) = host.hierarchy_of(Controller::Freezer) else {
+            return Self(None);
+        };
         let dir = freezer.dir(path).ok().flatten();
         Self(dir.filter(|dir| dir.try_write("freezer.state", "FROZEN").is_ok()))
     }

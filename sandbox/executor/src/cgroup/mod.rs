@@ -21,7 +21,6 @@ mod hierarchy;
 mod hugetlb;
 mod io;
 mod join;
-mod keyed;
 mod kill;
 mod memory;
 mod path;
@@ -41,7 +40,7 @@ use std::sync::Arc;
 
 pub use error::CgroupError;
 pub use exec_cgroup::ExecCgroup;
-use hierarchy::{Controller, Extent, Home, Host};
+use hierarchy::{Controller, ControllerHierarchy, Extent, Host};
 pub use join::JoinFds;
 pub use path::{CgroupPath, InvalidCgroupPath};
 pub use resources::{
@@ -348,7 +347,7 @@ impl Cgroup {
     /// Whether its memory controller is a v2 one, where limits of swap and OOM groups differ.
     #[must_use]
     pub fn memory_is_v2(&self) -> bool {
-        matches!(self.host.home(Controller::Memory), Some(Home::V2(_)))
+        matches!(self.host.hierarchy_of(Controller::Memory), Some(ControllerHierarchy::V2(_)))
     }
 
     /// Removes it and those below; already gone is fine. Cgroups above stay.

@@ -49,3 +49,15 @@ pub(super) fn container_path(field: impl Fn() -> String, path: &Path) -> Result<
     }
     c_string(&field, &clean)
 }
+
+/// `linux.maskedPaths` or `linux.readonlyPaths`.
+pub(super) fn paths(field: &str, given: Option<&Vec<String>>) -> Result<Vec<CString>, CompileError> {
+    let mut paths: Vec<CString> = Vec::new();
+    for (index, path) in given.into_iter().flatten().enumerate() {
+        let path = container_path(|| format!("{field}[{index}]"), Path::new(path))?;
+        if !paths.contains(&path) {
+            paths.push(path);
+        }
+    }
+    Ok(paths)
+}

@@ -3,7 +3,7 @@
 //! ```text
 //!  process      --process.rs, capabilities.rs, rlimits.rs--> plan::Process
 //!  mounts       --mounts.rs, options.rs--------------------> plan::Mount + opened sources
-//!  linux.*      --namespaces.rs, devices.rs, paths.rs------> the rest of the plan
+//!  linux.*      --namespaces.rs, devices.rs, field.rs------> the rest of the plan
 //! ```
 //!
 //! A field that nothing here does is an error, never ignored. `linux.resources` is for
@@ -16,7 +16,6 @@ mod id_mappings;
 mod mounts;
 mod namespaces;
 mod options;
-mod paths;
 mod process;
 mod rlimits;
 
@@ -32,7 +31,7 @@ use crate::seccomp::SeccompError;
 use crate::source::SourceError;
 use crate::user_namespace::{IdMappings, UserNamespace};
 pub use capabilities::mask as capability_mask;
-use field::{invalid, refuse, unsupported};
+use field::{invalid, paths, refuse, unsupported};
 pub use options::CREATE_SOURCE;
 
 /// What the spec cannot say: descriptors, and the pod that the container is in.
@@ -130,8 +129,8 @@ pub fn compile(spec: &Spec, inputs: Inputs<'_>) -> Result<Compiled, CompileError
         root,
         devices,
         mounts,
-        masked_paths: paths::paths("linux.maskedPaths", linux.masked_paths().as_ref())?,
-        readonly_paths: paths::paths("linux.readonlyPaths", linux.readonly_paths().as_ref())?,
+        masked_paths: paths("linux.maskedPaths", linux.masked_paths().as_ref())?,
+        readonly_paths: paths("linux.readonlyPaths", linux.readonly_paths().as_ref())?,
         pid: namespaces.pid,
         cgroup_namespace: namespaces.cgroup,
         cgroup,

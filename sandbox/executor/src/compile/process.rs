@@ -1,4 +1,4 @@
-//! `process`: what runs, as whom, with which rights.
+//! `process`: the command, its user and its capabilities.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, OpenTreeFlags, mount, mount_change, open_tree};
 use rustix::process::chdir;
 
-use super::idmapped::Place;
+use super::idmapped::LayersMount;
 use super::{Failure, OPTIONS, Parts, RootfsError, VOLATILE};
 
 /// Bytes of options that mount(2) takes, with the zero at their end; pages are never smaller.
@@ -32,7 +32,7 @@ fn mount_here(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(at("make private"))?;
     // Opened only now: a layer must belong to the mount namespace that stacks it.
-    let opened = parts.open(Place::There)?;
+    let opened = parts.open(LayersMount::Attached)?;
     let place = std::path::absolute(parts.any())
         .map_err(|error| at("mount point")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
     // mount(2) cuts its options at one page without an error, so the names have to be short: numbers in

@@ -13,23 +13,23 @@ use super::{RootfsError, read_only_view};
 use crate::sys::{MountAttr, mount_setattr};
 use crate::user_namespace::{IdMappings, IdRange, UserNamespace};
 
-/// Where the mount is while the layers are opened.
+/// Whether the mount is attached while the layers are opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
-    Nowhere,
+pub(super) enum LayersMount {
+    Detached,
     /// Over the folder itself, in a mount namespace of the caller's own.
-    There,
+    Attached,
 }
 
 /// The layers, and the mount that they are in.
 pub(super) fn open(
     layers: &[PathBuf],
     user: BorrowedFd<'_>,
-    place: Place,
+    layers_mount: LayersMount,
 ) -> Result<(Vec<OwnedFd>, OwnedFd), RootfsError> {
     let folder = folder_of_all(layers);
     let mount = mount(&folder, user, MountAttrFlags::empty())?;
-    if place == Place::There {
+    if layers_mount == LayersMount::Attached {
         let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(&mount, c"", CWD, &folder, flags).map_err(failed(&folder, "attach a mount of them"))?;
     }

@@ -81,7 +81,7 @@ pub fn assemble(
     work: &Path,
     user: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, RootfsError> {
-    build(&Parts { layers, above: Above::Writable { upper, work }, user })
+    build(&Parts { layers, above: UpperLayer::Writable { upper, work }, user })
 }
 
 /// The same with nothing writable: what [`assemble`] has made of `upper` and `layers`, and does so meanwhile.
@@ -93,7 +93,7 @@ pub fn read_only(
     upper: &Path,
     user: Option<BorrowedFd<'_>>,
 ) -> Result<OwnedFd, RootfsError> {
-    build(&Parts { layers, above: Above::Changed { upper }, user })
+    build(&Parts { layers, above: UpperLayer::Changed { upper }, user })
 }
 
 /// The layers without anything writable above: for looking things up in an image, and as a volume.
@@ -107,19 +107,19 @@ pub fn read_only_view(layers: &[PathBuf], user: Option<BorrowedFd<'_>>) -> Resul
             bind_read_only(only).map_err(|errno| RootfsError::Layer { path: only.clone(), errno })
         }
         ([only], Some(user)) => idmapped::read_only(only, user),
-        _ => build(&Parts { layers, above: Above::Nothing, user }),
+        _ => build(&Parts { layers, above: UpperLayer::Nothing, user }),
     }
 }
 
 struct Parts<'a> {
     layers: &'a [PathBuf],
-    above: Above<'a>,
+    above: UpperLayer<'a>,
     user: Option<BorrowedFd<'a>>,
 }
 
 /// What is above the layers; its files are the host's users', with a user namespace too.
 #[derive(Debug, Clone, Copy)]
-enum Above<'a> {
+enum UpperLayer<'a> {
     Nothing,
     /// To be read as one more layer.
     Changed {
@@ -141,31 +141,31 @@ struct Opened {
 
 /// How layers are handed to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum OverlayApi {
     Descriptors,
     Names,
     Classic,
 }
 
-const WAYS: [Way; 3] = [Way::Descriptors, Way::Names, Way::Classic];
+const OVERLAY_APIS: [OverlayApi; 3] = [OverlayApi::Descriptors, OverlayApi::Names, OverlayApi::Classic];
 
-/// The first of [`WAYS`] that this kernel is not known to lack.
-static FIRST_WAY: AtomicU8 = AtomicU8::new(0);
+/// The first of [`OVERLAY_APIS`] that this kernel is not known to lack.
+static FIRST_API: AtomicU8 = AtomicU8::new(0);
 /// The same for idmapped layers: only since Linux 6.15 may they be in a mount that is attached nowhere.
-static FIRST_IDMAPPED_WAY: AtomicU8 = AtomicU8::new(0);
+static FIRST_IDMAPPED_API: AtomicU8 = AtomicU8::new(0);
 
 fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
-    let changed = usize::from(matches!(parts.above, Above::Changed { .. }));
+    let changed = usize::from(matches!(parts.above, UpperLayer::Changed { .. }));
     match parts.layers.len() + changed {
         0 => return Err(RootfsError::NoLayers),
         count if count > MAX_LAYERS => return Err(RootfsError::TooManyLayers { count, max: MAX_LAYERS }),
         _ => {}
     }
-    let known = if parts.user.is_some() { &FIRST_IDMAPPED_WAY } else { &FIRST_WAY };
+    let known = if parts.user.is_some() { &FIRST_IDMAPPED_API } else { &FIRST_API };
     let first = usize::from(known.load(Ordering::Relaxed));
     let mut result = Err(RootfsError::NoLayers);
-    for (index, way) in WAYS.iter().enumerate().skip(first) {
-        result = build_by(parts, *way);
+    for (index, api) in OVERLAY_APIS.iter().enumerate().skip(first) {
+        result = build_by(parts, *api);
         match &result {
             // EINVAL is what a kernel says to a parameter that it does not know, and EOPNOTSUPP what one
             // before 6.5 says to a descriptor.
@@ -188,13 +188,13 @@ fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
 
-fn build_by(parts: &Parts<'_>, way: Way) -> Result<OwnedFd, RootfsError> {
-    match way {
-        Way::Descriptors | Way::Names => {
-            let opened = parts.open(idmapped::Place::Nowhere)?;
-            overlay::configure(&opened, way).map_err(|failure| parts.error(failure))
+fn build_by(parts: &Parts<'_>, api: OverlayApi) -> Result<OwnedFd, RootfsError> {
+    match api {
+        OverlayApi::Descriptors | OverlayApi::Names => {
+            let opened = parts.open(idmapped::LayersMount::Detached)?;
+            overlay::configure(&opened, api).map_err(|failure| parts.error(failure))
         }
-        Way::Classic => classic::build(parts),
+        OverlayApi::Classic => classic::build(parts),
     }
 }
 
@@ -212,28 +212,31 @@ impl Failure {
 }
 
 impl Parts<'_> {
-    fn open(&self, place: idmapped::Place) -> Result<Opened, RootfsError> {
+    fn open(&self, layers_mount: idmapped::LayersMount) -> Result<Opened, RootfsError> {
         let folder = |path: &Path| {
             open_folder(path).map_err(|errno| RootfsError::Writable { path: path.to_owned(), errno })
         };
         // Before a mount is attached that may cover them.
         let (changed, writable) = match self.above {
-            Above::Nothing => (None, None),
-            Above::Changed { upper } => (Some(folder(upper)?), None),
-            Above::Writable { upper, work } => (None, Some((folder(upper)?, folder(work)?))),
+            UpperLayer::Nothing => (None, None),
+            UpperLayer::Changed { upper } => (Some(folder(upper)?), None),
+            UpperLayer::Writable { upper, work } => (None, Some((folder(upper)?, folder(work)?))),
         };
-        if let (Some((_, opened)), Above::Writable { work, .. }) = (&writable, self.above) {
+        if let (Some((_, opened)), UpperLayer::Writable { work, .. }) = (&writable, self.above) {
             let failed = |errno| RootfsError::Writable { path: work.to_owned(), errno };
             forget_volatile(opened).map_err(failed)?;
         }
-        let (layers, mount) = self.open_layers(place)?;
+        let (layers, mount) = self.open_layers(layers_mount)?;
         Ok(Opened { layers: changed.into_iter().chain(layers).collect(), writable, _mount: mount })
     }
 
-    fn open_layers(&self, place: idmapped::Place) -> Result<(Vec<OwnedFd>, Option<OwnedFd>), RootfsError> {
+    fn open_layers(
+        &self,
+        layers_mount: idmapped::LayersMount,
+    ) -> Result<(Vec<OwnedFd>, Option<OwnedFd>), RootfsError> {
         match self.user {
             Some(user) => {
-                let (layers, mount) = idmapped::open(self.layers, user, place)?;
+                let (layers, mount) = idmapped::open(self.layers, user, layers_mount)?;
                 Ok((layers, Some(mount)))
             }
             None => {
@@ -248,8 +251,8 @@ impl Parts<'_> {
     /// A folder that is one of the parts.
     fn any(&self) -> &Path {
         match self.above {
-            Above::Nothing => &self.layers[0],
-            Above::Changed { upper } | Above::Writable { upper, .. } => upper,
+            UpperLayer::Nothing => &self.layers[0],
+            UpperLayer::Changed { upper } | UpperLayer::Writable { upper, .. } => upper,
         }
     }
 

@@ -8,15 +8,15 @@ use rustix::mount::{
     fsconfig_set_string, fsmount, fsopen,
 };
 
-use super::{Failure, OPTIONS, Opened, VOLATILE, Way};
+use super::{Failure, OPTIONS, Opened, OverlayApi, VOLATILE};
 
 /// A detached mount of the parts.
-pub(super) fn configure(parts: &Opened, way: Way) -> Result<OwnedFd, Failure> {
+pub(super) fn configure(parts: &Opened, api: OverlayApi) -> Result<OwnedFd, Failure> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(Failure::at("fsopen"))?;
     let set = |key: &'static str, fd: &OwnedFd| {
-        let result = match way {
-            Way::Descriptors => fsconfig_set_fd(&context, key, fd),
-            Way::Names | Way::Classic => fsconfig_set_string(&context, key, name(fd)),
+        let result = match api {
+            OverlayApi::Descriptors => fsconfig_set_fd(&context, key, fd),
+            OverlayApi::Names | OverlayApi::Classic => fsconfig_set_string(&context, key, name(fd)),
         };
         result.map_err(|errno| Failure { step: key, errno, detail: kernel_log(&context) })
     };

@@ -30,24 +30,24 @@ impl Image {
         Some(Self { folder, layers })
     }
 
-    fn build(&self, way: Way) -> Result<OwnedFd, RootfsError> {
+    fn build(&self, api: OverlayApi) -> Result<OwnedFd, RootfsError> {
         let (upper, work) = (self.folder.path().join("upper"), self.folder.path().join("work"));
-        let above = Above::Writable { upper: &upper, work: &work };
-        build_by(&Parts { layers: &self.layers, above, user: None }, way)
+        let above = UpperLayer::Writable { upper: &upper, work: &work };
+        build_by(&Parts { layers: &self.layers, above, user: None }, api)
     }
 }
 
-/// Those of [`WAYS`] that this kernel must have.
-fn ways() -> Vec<Way> {
+/// Those of [`OVERLAY_APIS`] that this kernel must have.
+fn apis() -> Vec<OverlayApi> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-', '+', '\n']).map_while(|n| n.parse::<u32>().ok());
     let version = (numbers.next().unwrap(), numbers.next().unwrap());
-    let since = |way| match way {
-        Way::Descriptors => (6, 13),
-        Way::Names => (6, 8),
-        Way::Classic => (0, 0),
+    let since = |api| match api {
+        OverlayApi::Descriptors => (6, 13),
+        OverlayApi::Names => (6, 8),
+        OverlayApi::Classic => (0, 0),
     };
-    WAYS.into_iter().filter(|way| version >= since(*way)).collect()
+    OVERLAY_APIS.into_iter().filter(|api| version >= since(*api)).collect()
 }
 
 fn mounts() -> usize {
@@ -56,12 +56,12 @@ fn mounts() -> usize {
 
 #[test]
 fn every_way_stacks_1_to_500_layers_outside_of_the_mount_table() {
-    for (way, count) in ways().into_iter().flat_map(|way| [1, 2, 127, MAX_LAYERS].map(|count| (way, count))) {
+    for (api, count) in apis().into_iter().flat_map(|api| [1, 2, 127, MAX_LAYERS].map(|count| (api, count))) {
         let Some(image) = Image::new(count) else { return };
         let before = mounts();
         let started = Instant::now();
-        let root = image.build(way).unwrap();
-        eprintln!("{way:?}, {count} layers: {:?}", started.elapsed());
+        let root = image.build(api).unwrap();
+        eprintln!("{api:?}, {count} layers: {:?}", started.elapsed());
         assert!(mounts() <= before);
         assert_eq!(in_root::read_file(&root, "same", 10).unwrap().unwrap(), b"0");
         in_root::find(&root, &*format!("n{}", count - 1)).unwrap();
@@ -84,13 +84,13 @@ fn a_view_is_read_only() {
 fn errors_name_the_layer() {
     let Some(mut image) = Image::new(3) else { return };
     image.layers[1] = image.folder.path().join("gone");
-    for way in WAYS {
-        let error = image.build(way).unwrap_err().to_string();
+    for api in OVERLAY_APIS {
+        let error = image.build(api).unwrap_err().to_string();
         assert!(error.contains("layer") && error.contains("/gone: "), "{error}");
     }
     image.layers[1] = image.folder.path().join("same-as-a-file");
     std::fs::write(&image.layers[1], "").unwrap();
-    let error = image.build(Way::Descriptors).unwrap_err().to_string();
+    let error = image.build(OverlayApi::Descriptors).unwrap_err().to_string();
     assert!(error.contains("same-as-a-file: "), "{error}");
     assert!(matches!(read_only_view(&[], None), Err(RootfsError::NoLayers)));
     let many = vec![image.layers[0].clone(); 501];
@@ -99,21 +99,26 @@ fn errors_name_the_layer() {
 
 #[test]
 fn the_kernel_is_quoted_when_it_refuses() {
-    if !ways().contains(&Way::Descriptors) {
+    if !apis().contains(&OverlayApi::Descriptors) {
         crisp_skip::unsupported!(Kernel(
             "lowerdir+ for descriptors (6.13): before, it explains only in dmesg"
         ));
     }
     let Some(image) = Image::new(1) else { return };
     let upper = image.folder.path().join("upper");
-    let parts =
-        Parts { layers: &image.layers, above: Above::Writable { upper: &upper, work: &upper }, user: None };
-    let error = build_by(&parts, Way::Descriptors).unwrap_err().to_string();
+    let parts = Parts {
+        layers: &image.layers,
+        above: UpperLayer::Writable { upper: &upper, work: &upper },
+        user: None,
+    };
+    let error = build_by(&parts, OverlayApi::Descriptors).unwrap_err().to_string();
     assert!(error.starts_with("overlay of 1 layers, first ") && error.contains("must be apart"), "{error}");
     let file = OwnedFd::from(std::fs::File::open(image.layers[0].join("same")).unwrap());
-    let failure =
-        overlay::configure(&Opened { layers: vec![file], writable: None, _mount: None }, Way::Descriptors)
-            .unwrap_err();
+    let failure = overlay::configure(
+        &Opened { layers: vec![file], writable: None, _mount: None },
+        OverlayApi::Descriptors,
+    )
+    .unwrap_err();
     assert_eq!((failure.step, failure.errno), ("lowerdir+", Errno::INVAL));
     assert!(failure.detail.contains("not a directory"), "{}", failure.detail);
 }
@@ -121,8 +126,8 @@ fn the_kernel_is_quoted_when_it_refuses() {
 #[test]
 fn a_root_can_be_put_together_again() {
     let Some(image) = Image::new(2) else { return };
-    for way in ways().into_iter().chain(ways()) {
-        let root = image.build(way).unwrap();
+    for api in apis().into_iter().chain(apis()) {
+        let root = image.build(api).unwrap();
         in_root::find_or_make(root.as_fd(), c"x", Kind::Folder).unwrap();
     }
 }
@@ -195,9 +200,9 @@ fn the_old_way_maps_ids_too() {
     let Some(image) = Image::new(3) else { return };
     let (upper, work) = (image.folder.path().join("upper"), image.folder.path().join("work"));
     let user = user_namespace();
-    let above = Above::Writable { upper: &upper, work: &work };
+    let above = UpperLayer::Writable { upper: &upper, work: &work };
     let parts = Parts { layers: &image.layers, above, user: Some(user.as_fd()) };
-    let root = build_by(&parts, Way::Classic).unwrap();
+    let root = build_by(&parts, OverlayApi::Classic).unwrap();
     assert_eq!(owner(&root, "same"), (700_000, 700_000));
     in_root::find_or_make(root.as_fd(), c"made", Kind::Folder).unwrap();
     assert!(upper.join("made").is_dir());

@@ -19,9 +19,9 @@ pub struct Inside {
     _socket: OwnedFd,
 }
 
-/// What it says of its work.
+/// The result of its work, as it sends it.
 #[derive(Serialize, Deserialize)]
-enum Said<E> {
+enum ChildResult<E> {
     Done,
     Refused(E),
     Failed(StageError),
@@ -55,11 +55,11 @@ impl Inside {
                 let mut answer = [0; ANSWER];
                 let got = rustix::io::retry_on_intr(|| recv(&ours, &mut answer[..], RecvFlags::empty()));
                 let (length, _) = got.at(at, "wait for a process in it")?;
-                let said = postcard::from_bytes(&answer[..length]).map_err(|_| Errno::CHILD);
-                Ok(match said.at(at, "wait for a process in it")? {
-                    Said::Done => Ok(Self { pidfd, _socket: ours }),
-                    Said::Refused(error) => Err(error),
-                    Said::Failed(error) => return Err(error),
+                let result = postcard::from_bytes(&answer[..length]).map_err(|_| Errno::CHILD);
+                Ok(match result.at(at, "wait for a process in it")? {
+                    ChildResult::Done => Ok(Self { pidfd, _socket: ours }),
+                    ChildResult::Refused(error) => Err(error),
+                    ChildResult::Failed(error) => return Err(error),
                 })
             }
         }
@@ -74,11 +74,11 @@ impl AsFd for Inside {
 }
 
 fn live<E: Serialize>(user: &UserNamespace, socket: &OwnedFd, work: impl FnOnce() -> Result<(), E>) -> ! {
-    let said = match handover::enter(user.as_fd()) {
-        Ok(()) => work().map_or_else(Said::Refused, |()| Said::Done),
-        Err(error) => Said::Failed(error),
+    let result = match handover::enter(user.as_fd()) {
+        Ok(()) => work().map_or_else(ChildResult::Refused, |()| ChildResult::Done),
+        Err(error) => ChildResult::Failed(error),
     };
-    if let Ok(bytes) = postcard::to_allocvec(&said) {
+    if let Ok(bytes) = postcard::to_allocvec(&result) {
         let _ = send(socket, &bytes, SendFlags::NOSIGNAL);
     }
     // Until the parent closes its end.

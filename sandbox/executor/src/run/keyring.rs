@@ -8,7 +8,7 @@ use std::ffi::CString;
 use rustix::io::Errno;
 
 use super::error::{At, Stage, StageError};
-use crate::id::ContainerId;
+use crate::ids::ContainerId;
 use crate::sys;
 
 /// What a new keyring has (all for its possessor; view, read and link for its user), and search for its

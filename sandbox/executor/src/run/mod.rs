@@ -52,7 +52,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use crate::id::ContainerId;
+use crate::ids::ContainerId;
 use crate::plan::{CgroupJoin, FdIndex, PidNamespace, Plan, Process};
 use crate::user_namespace::UserNamespace;
 use setup::Setup;

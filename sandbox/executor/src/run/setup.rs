@@ -11,7 +11,7 @@ use super::error::{At, Stage, StageError};
 use super::report::Reporter;
 use super::spawn::InCgroup;
 use super::{Fds, Stdio, credentials, keyring, limits, streams};
-use crate::id::ContainerId;
+use crate::ids::ContainerId;
 use crate::plan::{CgroupJoin, FdIndex, Process};
 use crate::sys;
 use crate::user_namespace::UserNamespace;

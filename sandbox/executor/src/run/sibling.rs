@@ -11,14 +11,14 @@ use crate::sys::{Cloned, ignored_signals};
 #[derive(Debug)]
 pub enum Sibling {
     /// The process that called.
-    Older(Younger),
+    Caller(SiblingProcess),
     /// The copy.
-    Younger,
+    Copy,
 }
 
 /// A copy that was made.
 #[derive(Debug)]
-pub struct Younger {
+pub struct SiblingProcess {
     pub pid: i32,
     /// Names it for as long as it is kept: a child of the caller's parent.
     pub pidfd: OwnedFd,
@@ -35,10 +35,10 @@ pub fn fork_sibling(cgroup: Option<BorrowedFd<'_>>) -> Result<Sibling, Errno> {
     ignored_signals();
     let (cloned, joined) = clone_into(libc::CLONE_PARENT as u64, cgroup)?;
     Ok(match cloned {
-        Cloned::Child => Sibling::Younger,
+        Cloned::Child => Sibling::Copy,
         Cloned::Parent { pid, pidfd } => {
             let in_cgroup = cgroup.is_some() && joined == InCgroup::Yes;
-            Sibling::Older(Younger { pid, pidfd, in_cgroup })
+            Sibling::Caller(SiblingProcess { pid, pidfd, in_cgroup })
         }
     })
 }

@@ -59,14 +59,14 @@ struct Entry {
     #[serde(default, rename = "comment")]
     _comment: Option<String>,
     #[serde(default)]
-    includes: Option<Only>,
+    includes: Option<ProfileFilter>,
     #[serde(default)]
-    excludes: Option<Only>,
+    excludes: Option<ProfileFilter>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Only {
+struct ProfileFilter {
     #[serde(default)]
     arches: Option<Vec<String>>,
     #[serde(default)]
@@ -89,23 +89,23 @@ impl<'a> Context<'a> {
     }
 
     /// As docker reads it: all capabilities, one of the architectures, at least the kernel.
-    fn include(&self, only: &Only) -> Result<bool, String> {
+    fn include(&self, only: &ProfileFilter) -> Result<bool, String> {
         let caps = only.caps.iter().flatten().all(|cap| self.capabilities.contains(cap));
         Ok(caps && self.arch(only).unwrap_or(true) && self.at_least(only)?.unwrap_or(true))
     }
 
     /// One of the capabilities, one of the architectures, or at least the kernel.
-    fn exclude(&self, only: &Only) -> Result<bool, String> {
+    fn exclude(&self, only: &ProfileFilter) -> Result<bool, String> {
         let caps = only.caps.iter().flatten().any(|cap| self.capabilities.contains(cap));
         Ok(caps || self.arch(only).unwrap_or(false) || self.at_least(only)?.unwrap_or(false))
     }
 
-    fn arch(&self, only: &Only) -> Option<bool> {
+    fn arch(&self, only: &ProfileFilter) -> Option<bool> {
         let native = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
         only.arches.as_ref().filter(|a| !a.is_empty()).map(|arches| arches.iter().any(|arch| arch == native))
     }
 
-    fn at_least(&self, only: &Only) -> Result<Option<bool>, String> {
+    fn at_least(&self, only: &ProfileFilter) -> Result<Option<bool>, String> {
         let Some(text) = &only.min_kernel else { return Ok(None) };
         let wanted = version(text).ok_or_else(|| format!("minKernel {text:?} is not like 4.8"))?;
         Ok(Some(self.kernel >= wanted))

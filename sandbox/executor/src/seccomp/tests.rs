@@ -367,7 +367,7 @@ fn programs_of_32_bit_arm_run_under_the_default_profile_of_arm64() {
     assert!(program.len() < 600, "{}", program.len());
 }
 
-/// Whatever a profile's file holds, it is a profile or an error.
+/// Any content of a profile's file is a profile or an error.
 #[test]
 fn damaged_profiles_never_panic() {
     let mut dice = Dice(7);

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use crisp_executor::run::{self, PodContext, Progress, Report, StageError, Starting, Stdio};
 use crisp_executor::user_namespace::{IdMappings, UserNamespace};

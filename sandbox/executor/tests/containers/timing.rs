@@ -27,7 +27,7 @@ fn time_of_a_start() {
 
 /// Starts `plan` once with each set of descriptors.
 pub fn measure(plan: &Plan, sets: Vec<Vec<OwnedFd>>) {
-    let id = crisp_executor::id::ContainerId::random();
+    let id = crisp_executor::ids::ContainerId::random();
     let (mut cloned, mut executed, mut ended) = (Vec::new(), Vec::new(), Vec::new());
     for fds in sets {
         let start = Instant::now();

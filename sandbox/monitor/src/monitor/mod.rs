@@ -9,12 +9,12 @@ mod timers;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 
-use crate::connection::{Connection, Over};
+use crate::connection::{Connection, ConnectionClosed};
 use crate::container::Container;
 use crate::exec::{Exec, Orphans};
 use crate::log::Stream;
@@ -144,7 +144,7 @@ impl Monitor {
             match received {
                 Ok(Some(packet)) => self.request(key, packet),
                 Ok(None) => return self.watch_for_room(key),
-                Err(Over) => return self.disconnect(key),
+                Err(ConnectionClosed) => return self.disconnect(key),
             }
         }
     }

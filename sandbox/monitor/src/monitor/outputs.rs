@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_monitor::wire::ExitRecord;
 use crisp_monitor::wire::response::Event;
 use rustix::io::Errno;
@@ -54,7 +54,7 @@ pub(crate) fn watch(poller: &Poller, key: Key, container: &mut Container) {
 }
 
 /// What one turn at an output led to.
-enum Turn {
+enum ReadResult {
     Again,
     Empty,
     Ended,
@@ -66,19 +66,19 @@ impl Monitor {
         self.scratch.output.resize(READ, 0);
         let mut changes = Vec::new();
         let began = Instant::now();
-        let turn = loop {
-            let turn = take_turn(container, stream, &mut self.scratch, &mut changes);
-            if !matches!(turn, Turn::Again) || container.log.blocked() || began.elapsed() > TURN {
-                break turn;
+        let result = loop {
+            let result = take_turn(container, stream, &mut self.scratch, &mut changes);
+            if !matches!(result, ReadResult::Again) || container.log.blocked() || began.elapsed() > TURN {
+                break result;
             }
         };
-        if matches!(turn, Turn::Ended) {
+        if matches!(result, ReadResult::Ended) {
             close(&self.poller, container, stream, &mut self.scratch, &mut changes);
         }
         watch(&self.poller, key, container);
         let id = container.id.clone();
         self.report_log_changes(&id, changes);
-        if matches!(turn, Turn::Ended) {
+        if matches!(result, ReadResult::Ended) {
             self.announce_if_done(key, Instant::now());
         }
     }
@@ -140,29 +140,29 @@ fn take_turn(
     stream: Stream,
     scratch: &mut Scratch,
     changes: &mut Vec<Change>,
-) -> Turn {
+) -> ReadResult {
     let alive = container.is_alive();
-    let Some(output) = &mut container.outputs[stream as usize] else { return Turn::Empty };
+    let Some(output) = &mut container.outputs[stream as usize] else { return ReadResult::Empty };
     if output.clients.retry_at().is_some() {
-        return Turn::Empty;
+        return ReadResult::Empty;
     }
     let Scratch { output: buffer, records } = scratch;
     let got = match rustix::io::read(&output.source, &mut buffer[..]) {
-        Ok(0) => return Turn::Ended,
+        Ok(0) => return ReadResult::Ended,
         Ok(got) => got,
         // No process has the terminal open: the end only if there is none left that could open it.
         Err(Errno::IO) => {
             let terminal = container.terminal.as_mut().filter(|_| alive);
-            return if terminal.is_some_and(Terminal::hold) { Turn::Empty } else { Turn::Ended };
+            return if terminal.is_some_and(Terminal::hold) { ReadResult::Empty } else { ReadResult::Ended };
         }
-        Err(Errno::AGAIN) => return Turn::Empty,
-        Err(Errno::INTR) => return Turn::Again,
-        Err(_) => return Turn::Ended,
+        Err(Errno::AGAIN) => return ReadResult::Empty,
+        Err(Errno::INTR) => return ReadResult::Again,
+        Err(_) => return ReadResult::Ended,
     };
     output.clients.write(&buffer[..got]);
     note(changes, container.log.feed(stream, &buffer[..got], records));
     container.output_seen();
-    Turn::Again
+    ReadResult::Again
 }
 
 fn note(changes: &mut Vec<Change>, change: Change) {
@@ -201,7 +201,7 @@ fn drain(poller: &Poller, container: &mut Container, scratch: &mut Scratch, chan
             }
             // The log gets all of it, with or without them.
             container.output(stream).into_iter().for_each(|output| output.clients.give_up());
-            if !matches!(take_turn(container, stream, scratch, changes), Turn::Again) {
+            if !matches!(take_turn(container, stream, scratch, changes), ReadResult::Again) {
                 break;
             }
         }

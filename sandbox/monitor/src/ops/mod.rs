@@ -1,22 +1,14 @@
-//! The operations that a server can request: a file for each.
+//! The operations that a server can request; `perform` says which method does which.
 
-mod attach;
 mod exec;
 mod forget;
-mod hello;
-mod kill_exec;
-mod network;
-mod open_pod;
-mod reopen_log;
-mod report;
-mod resize;
+mod pod;
 pub(crate) mod shutdown;
 mod signal;
-mod signal_exec;
 mod start;
-mod stdin;
+mod streams;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_monitor::wire::{Failure, Header, Op, PROTOCOL};
 use rustix::io::Errno;
 

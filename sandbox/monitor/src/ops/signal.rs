@@ -1,4 +1,4 @@
-//! Signals a container.
+//! Signals to containers and execs.
 
 use crisp_monitor::wire::{Failure, request};
 use rustix::io::Errno;
@@ -9,6 +9,7 @@ use crate::monitor::{Call, Monitor, Reply};
 use crate::sys;
 
 impl Monitor {
+    /// Signals a container.
     pub(super) fn signal(&mut self, call: Call) -> Result<Reply, Failure> {
         let request::Signal { container: id, signal, all } = call.read()?;
         let signal = sys::signal(signal)
@@ -26,6 +27,27 @@ impl Monitor {
         if all && signal == Signal::KILL {
             self.execs.values().filter(|exec| exec.container == id).for_each(|exec| exec.kill());
         }
+        Ok(Reply::done())
+    }
+
+    /// Signals an exec.
+    pub(super) fn signal_exec(&mut self, call: Call) -> Result<Reply, Failure> {
+        let connection = call.requester.connection;
+        let request::SignalExec { exec: id, signal } = call.read()?;
+        let signal = sys::signal(signal)
+            .ok_or_else(|| Failure::Malformed { reason: format!("no signal has number {signal}") })?;
+        let exec = self.execs.values().find(|exec| exec.connection == connection && exec.id == id);
+        let exec = exec.ok_or(Failure::UnknownExec { exec: id })?;
+        exec.signal(signal).map_err(system("signal the exec"))?;
+        Ok(Reply::done())
+    }
+
+    /// Kills an exec.
+    pub(super) fn kill_exec(&mut self, call: Call) -> Result<Reply, Failure> {
+        let connection = call.requester.connection;
+        let request::KillExec { exec: id } = call.read()?;
+        let exec = self.execs.values().find(|exec| exec.connection == connection && exec.id == id);
+        exec.ok_or(Failure::UnknownExec { exec: id })?.kill();
         Ok(Reply::done())
     }
 }

@@ -1,6 +1,5 @@
 //! The pod that a monitor is: its namespaces, its init, its exit records.
 
-mod cgroup;
 mod left_host;
 mod namespaces;
 mod record;
@@ -13,6 +12,7 @@ use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::OpenPod;
 use crisp_monitor::wire::response::PodNetwork;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Signal, pidfd_send_signal};
 
@@ -148,7 +148,7 @@ impl Pod {
 /// The order matters: what needs the host's root comes before the pod has its own, what belongs to
 /// a namespace comes after that is made.
 fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
-    cgroup::join(request.cgroup_v2.as_ref(), &request.cgroup_v1_tasks)?;
+    join_cgroup(request.cgroup_v2.as_ref(), &request.cgroup_v1_tasks)?;
     let left = match left {
         // What it makes inside of a user namespace takes the host's /proc in sight.
         Some(left) if !request.ipc || request.user.is_some() => {
@@ -189,4 +189,18 @@ fn name_and_settings(request: &OpenPod, proc: Option<&OwnedFd>) -> Result<(), Fa
         rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
     }
     sysctl::apply(&request.sysctls, proc)
+}
+
+/// Moves the monitor into the pod's cgroup. On v1 by way of `tasks`: for a thread that moves itself the kernel
+/// skips the global lock that `cgroup.procs` takes, and the monitor has one thread only.
+fn join_cgroup(v2: Option<&OwnedFd>, v1_tasks: &[OwnedFd]) -> Result<(), Failure> {
+    for tasks in v1_tasks {
+        rustix::io::write(tasks, b"0").map_err(failed("join a v1 cgroup"))?;
+    }
+    let Some(v2) = v2 else { return Ok(()) };
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let procs = openat(v2, c"cgroup.procs", flags, Mode::empty());
+    let procs = procs.map_err(failed("open cgroup.procs of the pod"))?;
+    rustix::io::write(&procs, b"0").map_err(failed("join the v2 cgroup"))?;
+    Ok(())
 }

@@ -5,7 +5,7 @@ use postcard::{Deserializer, Error};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{EncodeError, Malformed};
+use super::{EncodeError, Malformed};
 
 /// Writes a body.
 pub(super) fn to_bytes(body: &impl Serialize) -> Result<Vec<u8>, EncodeError> {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use serde::{Deserialize, Serialize};
 
 /// How a process ended.

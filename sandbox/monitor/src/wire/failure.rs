@@ -4,7 +4,7 @@ use crisp_executor::run::StageError;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
-use super::error::{EncodeError, Malformed};
+use super::{EncodeError, Malformed};
 
 /// The body of a failed response. Variants are only added at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -4,8 +4,7 @@ use rustix::fd::OwnedFd;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{EncodeError, Malformed};
-use super::{Failure, Op, codec};
+use super::{EncodeError, Failure, Malformed, Op, codec};
 
 /// What follows the header: bytes, and the descriptors that travel with them.
 #[derive(Debug, Default)]

@@ -23,7 +23,6 @@
 
 mod codec;
 mod envelope;
-mod error;
 mod exit;
 mod failure;
 #[cfg(any(test, feature = "fuzz"))]
@@ -38,10 +37,29 @@ mod tests;
 mod v1;
 
 pub use envelope::{Header, Kind, MalformedHeader, Op, PROTOCOL};
-pub use error::{EncodeError, Malformed};
 pub use exit::{BadRecord, Exit, ExitRecord, ExitStatus};
 pub use failure::Failure;
 #[cfg(any(test, feature = "fuzz"))]
 pub use fuzz::fuzz_packet;
 pub use message::{Message, Request, Response};
 pub use packet::{MAX_BODY, MAX_DESCRIPTORS, Packet, ReceiveError};
+
+use rustix::io::Errno;
+
+/// A message that cannot be written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    #[error("the pod's monitor is older (protocol {protocol}) and does not support {what}: recreate the pod")]
+    Unsupported { protocol: u16, what: &'static str },
+    #[error("write the message: {reason}")]
+    Format { reason: String },
+    #[error("put the plan into memory: {}", std::io::Error::from(*errno))]
+    Memory { errno: Errno },
+}
+
+/// Bytes or descriptors that are not the expected message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Malformed {
+    pub reason: String,
+}

@@ -11,9 +11,8 @@ use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::error::{EncodeError, Malformed};
 use super::message::Descriptors;
-use super::{Failure, PROTOCOL, codec, v1};
+use super::{EncodeError, Failure, Malformed, PROTOCOL, codec, v1};
 
 /// The first protocol with the form that [`to_bytes`] writes.
 const NAMED_FIELDS: u16 = 2;

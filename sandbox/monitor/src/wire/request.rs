@@ -4,17 +4,16 @@
 //! On the wire a body says which descriptors come with it, and they follow in the order of the
 //! fields here.
 
-use crisp_executor::id::ContainerId;
+use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use crisp_executor::user_namespace::IdMappings;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
-use super::error::EncodeError;
 use super::message::{Message, Request};
 use super::plan::Encoded;
 use super::response::{Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
-use super::{Failure, Op, plan};
+use super::{EncodeError, Failure, Op, plan};
 
 /// Asks for [`Greeting`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

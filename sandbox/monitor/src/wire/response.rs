@@ -1,14 +1,13 @@
 //! Responses and events. The monitor fills them in and the server reads them: the same types on
 //! both sides, descriptors included.
 
-use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::ids::{ContainerId, PodId};
 use crisp_executor::run::StageError;
 use rustix::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 
-use super::error::{EncodeError, Malformed};
 use super::message::{Descriptors, Message, Response};
-use super::{Exit, ExitStatus, codec};
+use super::{EncodeError, Exit, ExitStatus, Malformed, codec};
 
 /// What a monitor says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

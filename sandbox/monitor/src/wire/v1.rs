@@ -9,7 +9,7 @@ use std::ffi::CString;
 use crisp_executor::plan;
 use serde::Serialize;
 
-use super::error::EncodeError;
+use super::EncodeError;
 
 #[derive(Serialize)]
 pub(super) struct Plan<'a> {

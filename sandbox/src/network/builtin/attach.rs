@@ -60,7 +60,7 @@ impl Builtin {
         let pools = self.state().network.as_ref().map(|(network, _)| network.pools);
         let pools = pools.ok_or(NetworkError::Interrupted("choosing a pool"))?;
         self.check_ports(ports, pools.v6.is_some())?;
-        let wish = self.wish(selection, &pools)?;
+        let wanted = self.endpoint_request(selection, &pools)?;
         if !self.options.internal {
             forwarding::enable(pools.v6.is_some())?;
         }
@@ -68,11 +68,11 @@ impl Builtin {
             // The same pod comes back at once: its old interface has the name of the new one.
             self.reap()?;
         }
-        let mut record = self.state().insert(request, &wish, ports);
+        let mut record = self.state().insert(request, &wanted, ports);
         let is_taken =
             matches!(record, Err(NetworkError::PoolExhausted { .. } | NetworkError::AddressInUse { .. }));
         if is_taken && self.reap()? {
-            record = self.state().insert(request, &wish, ports);
+            record = self.state().insert(request, &wanted, ports);
         }
         let record = record?;
         if let Err(error) = self.records.write(&record) {

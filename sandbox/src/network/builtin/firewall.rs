@@ -1,20 +1,20 @@
 //! Firewalls of the host that keep pods from the outside. Ours cannot accept for them: a packet passes only where
-//! all accept. So what is in the way is named, with the command that mends it.
+//! all accept. So the rule that drops is named, with the command that allows the packets.
 
 use super::iptables_legacy;
 use crate::network::NetlinkError;
 use crate::network::netlink::Socket;
 use crate::network::nft::{Chain, chains, table_names};
 
-/// Something in the way, and the command that makes way.
+/// A rule that drops the pods' packets, and the command that allows them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Obstacle {
+pub(super) struct FirewallConflict {
     pub what: String,
     pub command: String,
 }
 
 /// Those that forwarded packets of the bridge's pods meet.
-pub(super) fn obstacles(socket: &mut Socket, bridge: &str) -> Result<Vec<Obstacle>, NetlinkError> {
+pub(super) fn conflicts(socket: &mut Socket, bridge: &str) -> Result<Vec<FirewallConflict>, NetlinkError> {
     let all = chains(socket)?;
     let mut found = Vec::new();
     let is_firewalld = |chain: &&Chain| chain.table == "firewalld";
@@ -22,26 +22,26 @@ pub(super) fn obstacles(socket: &mut Socket, bridge: &str) -> Result<Vec<Obstacl
         if table_names(socket, chain, bridge)? {
             continue;
         }
-        let obstacle = of_chain(chain, &all, bridge);
+        let conflict = of_chain(chain, &all, bridge);
         // firewalld has several chains.
-        if !found.contains(&obstacle) {
-            found.push(obstacle);
+        if !found.contains(&conflict) {
+            found.push(conflict);
         }
     }
     for program in iptables_legacy::dropping(bridge) {
         let command = iptables(program, "FORWARD", bridge);
-        found.push(Obstacle { what: format!("{program}'s chain FORWARD"), command });
+        found.push(FirewallConflict { what: format!("{program}'s chain FORWARD"), command });
     }
     Ok(found)
 }
 
-fn of_chain(chain: &Chain, all: &[Chain], bridge: &str) -> Obstacle {
+fn of_chain(chain: &Chain, all: &[Chain], bridge: &str) -> FirewallConflict {
     let Chain { family, table, name, .. } = chain;
     if table == "firewalld" {
         let command = format!(
             "firewall-cmd --permanent --zone=trusted --add-interface={bridge} && firewall-cmd --reload"
         );
-        return Obstacle { what: "firewalld".to_owned(), command };
+        return FirewallConflict { what: "firewalld".to_owned(), command };
     }
     let is_iptables = table == "filter" && name == "FORWARD" && *family != "inet";
     if is_iptables {
@@ -50,10 +50,10 @@ fn of_chain(chain: &Chain, all: &[Chain], bridge: &str) -> Obstacle {
         let place = if all.iter().any(of_docker) { "DOCKER-USER" } else { "FORWARD" };
         let program = if *family == "ip" { "iptables" } else { "ip6tables" };
         let what = format!("{program}'s chain FORWARD");
-        return Obstacle { what, command: iptables(program, place, bridge) };
+        return FirewallConflict { what, command: iptables(program, place, bridge) };
     }
     let insert = format!("nft insert rule {family} {table} {name}");
-    Obstacle {
+    FirewallConflict {
         what: format!("nftables chain {family} {table} {name}"),
         command: format!(
             "{insert} iifname {bridge} accept && {insert} oifname {bridge} ct state established,related accept && {insert} oifname {bridge} ct status dnat accept"
@@ -67,7 +67,7 @@ fn iptables(program: &str, chain: &str, bridge: &str) -> String {
     )
 }
 
-impl std::fmt::Display for Obstacle {
+impl std::fmt::Display for FirewallConflict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} drops forwarded packets that it does not know; run: {}", self.what, self.command)
     }

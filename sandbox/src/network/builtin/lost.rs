@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use ipnet::IpNet;
 
 use super::bridge::Bridge;

@@ -27,9 +27,9 @@ mod bridge;
 mod candidates;
 mod config;
 mod detach;
+mod endpoint_request;
 mod firewall;
 mod forwarding;
-mod host_setup;
 mod ipam;
 mod iptables_legacy;
 mod limit;
@@ -39,21 +39,20 @@ mod names;
 mod record;
 mod setup;
 mod state;
-mod wish;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::record::Durability;
 use ipnet::IpNet;
 
 use self::bridge::Bridge;
 pub(super) use self::config::{BuiltinConfig, DEFAULT, Options};
-use self::host_setup::HostSetup;
 pub(crate) use self::lost::LostPod;
 use self::record::BuiltinRecord;
+use self::setup::HostSetup;
 pub(super) use self::state::DnsSocket;
 use self::state::State;
 use super::host_ports::HeldPorts;

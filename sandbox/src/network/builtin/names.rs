@@ -1,4 +1,4 @@
-//! Who is who in a network.
+//! Names and addresses of the pods of a network.
 
 use std::net::IpAddr;
 

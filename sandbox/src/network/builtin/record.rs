@@ -1,6 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use ipnet::{IpNet, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
@@ -23,9 +23,9 @@ pub(super) fn veth_name(pod: &PodId, interface: &str) -> String {
     format!("{VETH_PREFIX}{:011x}", of_both >> 20)
 }
 
-/// Where in the network a pod is.
+/// A pod's interface in the network.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Endpoint {
     pub interface: String,
     pub address: Ipv4Addr,
     pub mac: Option<[u8; 6]>,
@@ -49,7 +49,7 @@ pub(super) struct ChosenNetwork {
     pub pools: Pools,
 }
 
-/// One pod's place in it. Holds all that taking it away needs.
+/// One pod's endpoint in it. Holds all that taking it away needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BuiltinRecord {
     pub pod: PodId,
@@ -93,10 +93,10 @@ impl BuiltinRecord {
         request: &AttachRequest,
         serial: u64,
         network: &ChosenNetwork,
-        place: Place,
+        endpoint: Endpoint,
         ports: &[PortMapping],
     ) -> Self {
-        let Place { interface, address, mac, aliases } = place;
+        let Endpoint { interface, address, mac, aliases } = endpoint;
         Self {
             pod: request.pod.clone(),
             name: request.name.clone(),

@@ -3,18 +3,36 @@
 use std::sync::PoisonError;
 
 use super::bridge::Bridge;
-use super::firewall::{Obstacle, obstacles};
-use super::host_setup::HostSetup;
+use super::firewall::{FirewallConflict, conflicts};
 use super::record::{BuiltinRecord, ChosenNetwork};
 use super::state::DnsSocket;
-use super::{Builtin, route_socket};
-use crate::network::netlink::{Socket, rejoin};
+use super::{Builtin, open_socket, route_socket};
+use crate::network::netlink::{Protocol, Socket, rejoin};
 use crate::network::nft::{Limits, Published, Ruleset};
 use crate::network::pools::{self, Pools};
 use crate::network::{NetlinkError, NetworkError, conntrack};
 
 /// The step that shows whether the kernel can do it at all.
 const INSTALL: &str = "install (nat, masquerade, fib and conntrack must be in the kernel)";
+
+/// What is made or checked by this process. Forgotten with it: then it is checked anew.
+#[derive(Debug, Default)]
+pub(super) struct HostSetup {
+    pub bridge_checked: bool,
+    pub table_installed: bool,
+    /// Kept open: closing one makes the kernel wait for all that was deleted through any of them.
+    rules_socket: Option<Socket>,
+    pub mtu: Option<u32>,
+}
+
+impl HostSetup {
+    pub(super) fn rules_socket(&mut self) -> Result<&mut Socket, NetworkError> {
+        Ok(match &mut self.rules_socket {
+            Some(socket) => socket,
+            empty => empty.insert(open_socket(Protocol::Netfilter)?),
+        })
+    }
+}
 
 impl Builtin {
     /// Makes bridge and table where they are missing; returns the bridge's index.
@@ -138,8 +156,8 @@ impl Builtin {
         }
         rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
         setup.table_installed = true;
-        for obstacle in self.obstacles(setup) {
-            tracing::warn!(network = self.name, "pods do not reach the outside: {obstacle}");
+        for conflict in self.conflicts(setup) {
+            tracing::warn!(network = self.name, "pods do not reach the outside: {conflict}");
         }
         Ok(())
     }
@@ -237,20 +255,20 @@ impl Builtin {
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
         let rules = Ruleset::new(bridge.name(), pools, self.limits());
         rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
-        for obstacle in self.obstacles(&mut setup) {
-            message += &format!("; {obstacle}");
+        for conflict in self.conflicts(&mut setup) {
+            message += &format!("; {conflict}");
         }
         Ok(message)
     }
 
     /// What other programs do to packets between pods and the outside. It is advice: pods do not depend on it.
-    fn obstacles(&self, setup: &mut HostSetup) -> Vec<Obstacle> {
+    fn conflicts(&self, setup: &mut HostSetup) -> Vec<FirewallConflict> {
         if self.options.internal {
             return Vec::new();
         }
         let bridge = self.bridge();
         let found = setup.rules_socket().and_then(|socket| {
-            obstacles(socket, bridge.name()).map_err(self.rules_failed("list the chains beside"))
+            conflicts(socket, bridge.name()).map_err(self.rules_failed("list the chains beside"))
         });
         found.unwrap_or_else(|error| {
             tracing::debug!(network = self.name, %error, "what a firewall does to pods is not known");

@@ -3,12 +3,12 @@
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 
+use super::endpoint_request::EndpointRequest;
 use super::ipam::Ipam;
 use super::lost::{LostPod, Orphan};
-use super::record::{BuiltinRecord, ChosenNetwork, Place};
-use super::wish::Wish;
+use super::record::{BuiltinRecord, ChosenNetwork, Endpoint};
 use crate::network::nft::Published;
 use crate::network::{AttachRequest, NetworkError, PortMapping, Protocol};
 
@@ -112,23 +112,23 @@ impl State {
     pub(super) fn insert(
         &mut self,
         request: &AttachRequest,
-        wish: &Wish,
+        wanted: &EndpointRequest,
         ports: &[PortMapping],
     ) -> Result<BuiltinRecord, NetworkError> {
         if self.pods.contains_key(&request.pod) {
             return Err(NetworkError::AlreadyAttached { pod: request.pod.clone() });
         }
-        if let Some(mac) = wish.mac
+        if let Some(mac) = wanted.mac
             && let Some(record) = self.pods.values().find(|record| record.pod_mac() == mac)
         {
             let mac = mac.map(|octet| format!("{octet:02x}")).join(":");
             return Err(NetworkError::AddressInUse { address: mac, holder: name_of(record) });
         }
-        let holder = wish.address.and_then(|address| self.holder_of(address));
+        let holder = wanted.address.and_then(|address| self.holder_of(address));
         let Some((network, ipam)) = &mut self.network else {
             return Err(NetworkError::Interrupted("choosing a pool"));
         };
-        let address = match wish.address {
+        let address = match wanted.address {
             None => ipam.allocate()?,
             Some(address) if ipam.take(address)? => address,
             Some(address) => {
@@ -137,13 +137,13 @@ impl State {
             }
         };
         self.serial += 1;
-        let place = Place {
-            interface: wish.interface.clone(),
+        let endpoint = Endpoint {
+            interface: wanted.interface.clone(),
             address,
-            mac: wish.mac,
-            aliases: wish.aliases.clone(),
+            mac: wanted.mac,
+            aliases: wanted.aliases.clone(),
         };
-        let record = BuiltinRecord::new(request, self.serial, network, place, ports);
+        let record = BuiltinRecord::new(request, self.serial, network, endpoint, ports);
         self.pods.insert(request.pod.clone(), record.clone());
         Ok(record)
     }

@@ -1,6 +1,6 @@
 //! CHECK: whether pods still have what their networks gave them.
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 
 use super::Cni;
 use super::call::passes_result_on;

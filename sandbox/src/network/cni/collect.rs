@@ -1,6 +1,6 @@
 //! GC: plugins free what no pod has.
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use serde_json::{Value, json};
 
 use super::Cni;

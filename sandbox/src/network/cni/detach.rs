@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use serde_json::Map;
 
 use super::call::passes_result_on;

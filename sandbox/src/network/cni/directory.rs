@@ -238,7 +238,7 @@ mod tests {
     fn a_folder_that_cannot_be_listed_is_not_an_empty_one() {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("net.d");
-        // Stands for a list that fails for want of descriptors.
+        // Stands for a list that fails because there are no descriptors left.
         fs::write(&dir, "").unwrap();
         let directory = Directory::new(dir.clone(), Duration::ZERO);
         assert!(name(&directory).unwrap().contains("net.d"));

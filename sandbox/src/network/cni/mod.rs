@@ -39,7 +39,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::record::Durability;
 use tokio::task::spawn_blocking;
 

@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 

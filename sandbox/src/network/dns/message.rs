@@ -41,9 +41,9 @@ pub(super) struct Query {
     question: Vec<u8>,
 }
 
-/// What is known of a name.
+/// What a name or an address resolves to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum DnsAnswer {
     Addresses(Vec<IpAddr>),
     /// The name of an address.
     Pointer(String),
@@ -88,10 +88,10 @@ impl Query {
     }
 
     /// The answer from what is known, of at most `limit` bytes.
-    pub(super) fn answer(&self, known: &Known, limit: usize) -> Vec<u8> {
+    pub(super) fn answer(&self, known: &DnsAnswer, limit: usize) -> Vec<u8> {
         let records: Vec<Vec<u8>> = match known {
-            Known::Addresses(addresses) => addresses.iter().filter_map(|ip| self.data_of(*ip)).collect(),
-            Known::Pointer(name) => encode_name(name).into_iter().collect(),
+            DnsAnswer::Addresses(addresses) => addresses.iter().filter_map(|ip| self.data_of(*ip)).collect(),
+            DnsAnswer::Pointer(name) => encode_name(name).into_iter().collect(),
         };
         let mut answer = self.start(Code::NoError, AUTHORITATIVE);
         let mut count = 0_u16;
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_name_is_answered_in_the_family_that_was_asked_for() {
-        let known = Known::Addresses(vec!["10.1.1.2".parse().unwrap(), "fd01::2".parse().unwrap()]);
+        let known = DnsAnswer::Addresses(vec!["10.1.1.2".parse().unwrap(), "fd01::2".parse().unwrap()]);
         for (kind, data) in
             [(A, &[10, 1, 1, 2][..]), (AAAA, &"fd01::2".parse::<Ipv6Addr>().unwrap().octets())]
         {
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_is_cut_and_said_to_be() {
         let query = Query::read(&question("web", A)).unwrap();
-        let many = Known::Addresses((0..100).map(|n| Ipv4Addr::new(10, 0, 0, n).into()).collect());
+        let many = DnsAnswer::Addresses((0..100).map(|n| Ipv4Addr::new(10, 0, 0, n).into()).collect());
         let answer = query.answer(&many, UDP_ANSWER);
         assert!(answer.len() <= UDP_ANSWER && answer[2] & TRUNCATED != 0);
         assert_eq!(query.answer(&many, 65_535)[6..8], [0, 100]);
@@ -213,7 +213,9 @@ mod tests {
         let query = Query::read(&question("2.1.1.10.in-addr.arpa", PTR)).unwrap();
         assert_eq!(query.pointer(), Some("10.1.1.2".parse().unwrap()));
         assert!(
-            query.answer(&Known::Pointer("web.default".to_owned()), 512).ends_with(b"\x03web\x07default\0")
+            query
+                .answer(&DnsAnswer::Pointer("web.default".to_owned()), 512)
+                .ends_with(b"\x03web\x07default\0")
         );
         let nibbles = "2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.1.0.d.f.ip6.arpa";
         assert_eq!(Query::read(&question(nibbles, PTR)).unwrap().pointer(), Some("fd01::2".parse().unwrap()));

@@ -31,7 +31,7 @@ use responder::Responder;
 pub(crate) fn answer_query(message: &[u8]) {
     if let Some(query) = message::Query::read(message) {
         let ip = query.pointer().unwrap_or(std::net::Ipv4Addr::LOCALHOST.into());
-        let known = message::Known::Addresses(vec![ip; 64]);
+        let known = message::DnsAnswer::Addresses(vec![ip; 64]);
         assert!(query.answer(&known, message::UDP_ANSWER).len() <= message::UDP_ANSWER);
     }
 }
@@ -57,7 +57,7 @@ impl Dns {
     pub(super) async fn ensure(self: &Arc<Self>, network: &Arc<Builtin>) {
         if !self.is_served(network) {
             let (dns, network) = (Arc::clone(self), Arc::clone(network));
-            // Without a result: what fails is told.
+            // Without a result: `start` logs its failures.
             let _ = spawn_blocking(move || dns.start(&network)).await;
         }
     }

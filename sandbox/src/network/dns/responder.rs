@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::Dns;
 use super::forward::{Transport, forward, read_framed, write_framed};
-use super::message::{Code, Known, Query, UDP_ANSWER};
+use super::message::{Code, DnsAnswer, Query, UDP_ANSWER};
 use super::share::{Share, Shares};
 use crate::network::builtin::{Builtin, DnsSocket};
 use crate::network::{NetworkError, Protocol};
@@ -169,8 +169,8 @@ impl Shared {
     fn answer_at_once(&self, query: &Query, asker: IpAddr, limit: usize) -> Option<Vec<u8>> {
         let network = self.network.upgrade()?;
         let known = match query.pointer() {
-            Some(ip) => Known::Pointer(network.name_of(ip)?),
-            None => Known::Addresses(network.resolve(&query.name, asker)?),
+            Some(ip) => DnsAnswer::Pointer(network.name_of(ip)?),
+            None => DnsAnswer::Addresses(network.resolve(&query.name, asker)?),
         };
         Some(query.answer(&known, limit))
     }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Mutex, PoisonError};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use rustix::io::Errno;
 
 use super::{NetworkError, PortMapping};

@@ -17,7 +17,7 @@ const NDMSG: usize = 12;
 
 /// How long an entry is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::network) enum Kept {
+pub(in crate::network) enum EntryLifetime {
     /// Until the kernel needs the room.
     WhileUsed,
     /// As long as the interface.
@@ -33,13 +33,13 @@ pub(in crate::network) fn add_neighbour(
     index: u32,
     address: IpAddr,
     mac: [u8; 6],
-    kept: Kept,
+    lifetime: EntryLifetime,
 ) {
     let mut fixed = [0; NDMSG];
     fixed[0] = family(address);
     fixed[4..8].copy_from_slice(&index.to_ne_bytes());
     fixed[8..10].copy_from_slice(&NUD_STALE.to_ne_bytes());
-    if kept == Kept::WithInterface {
+    if lifetime == EntryLifetime::WithInterface {
         fixed[10] = NTF_EXT_LEARNED;
     }
     messages

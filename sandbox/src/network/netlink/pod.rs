@@ -9,7 +9,7 @@ use super::address::{InterfaceAddress, add_address};
 use super::counters::InterfaceCounters;
 use super::link::{link_by_name, links, no_automatic_ipv6, up, wait_until_up};
 use super::message::Messages;
-use super::neighbour::{Kept, add_neighbour};
+use super::neighbour::{EntryLifetime, add_neighbour};
 use super::qdisc::limit_rate;
 use super::route::add_default_route;
 use super::socket::{NetlinkError, Socket};
@@ -131,7 +131,7 @@ fn messages(interface: &PodInterface<'_>, index: u32) -> Messages {
         if *is_default {
             add_default_route(&mut messages, route, *gateway, index);
         }
-        add_neighbour(&mut messages, index, *gateway, *gateway_mac, Kept::WithInterface);
+        add_neighbour(&mut messages, index, *gateway, *gateway_mac, EntryLifetime::WithInterface);
     }
     if let Some(address) = interface.link_local {
         add_address(&mut messages, ADD_IPV6, InterfaceAddress { index, address });

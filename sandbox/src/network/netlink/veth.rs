@@ -8,7 +8,7 @@ use super::link::{
     NLM_F_EXCL, RTM_NEWLINK, UP, ifinfomsg, no_automatic_ipv6, port_flags,
 };
 use super::message::Messages;
-use super::neighbour::{Kept, add_neighbour};
+use super::neighbour::{EntryLifetime, add_neighbour};
 use super::socket::{NetlinkError, Socket};
 
 const IFLA_INFO_DATA: u16 = 2;
@@ -57,7 +57,7 @@ pub(in crate::network) fn create_veth(socket: &mut Socket, veth: &VethPair<'_>) 
     let port = messages.request("set up the host's end", RTM_NEWLINK, 0, &ifinfomsg(0, UP.0, UP.1));
     port_flags(port.attr_str(IFLA_IFNAME, veth.host_name), veth.isolated);
     for address in veth.pod_addresses {
-        add_neighbour(&mut messages, veth.bridge_index, *address, veth.pod_mac, Kept::WhileUsed);
+        add_neighbour(&mut messages, veth.bridge_index, *address, veth.pod_mac, EntryLifetime::WhileUsed);
     }
     socket.run(messages)
 }

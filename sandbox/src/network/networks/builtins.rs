@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 
 use crate::network::builtin::{Builtin, BuiltinConfig, DEFAULT, Options};
 use crate::network::definition::{Definition, Definitions};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use tokio::task::spawn_blocking;
 
 use super::detach::leave;

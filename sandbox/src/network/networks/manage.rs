@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::clock;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use tokio::task::spawn_blocking;

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use crisp_operation::KeyedLocks;
 use tokio::task::spawn_blocking;
 

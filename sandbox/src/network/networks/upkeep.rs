@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crisp_executor::id::PodId;
+use crisp_executor::ids::PodId;
 use tokio::task::spawn_blocking;
 
 use super::Networks;

@@ -524,9 +524,9 @@ fn rates_of_a_disk_reach_the_kernel_and_go_again() {
     let Some(disk) = disk() else { crisp_skip::unsupported!(Device("disk of its own")) };
     let (major, minor) = disk.split_once(':').unwrap();
     let (major, minor) = (major.parse().unwrap(), minor.parse().unwrap());
-    let file = match own.cgroup.host.home(Controller::Io) {
-        Some(Home::V1(_)) => "blkio.throttle.write_bps_device",
-        Some(Home::V2(_)) => "io.max",
+    let file = match own.cgroup.host.hierarchy_of(Controller::Io) {
+        Some(ControllerHierarchy::V1(_)) => "blkio.throttle.write_bps_device",
+        Some(ControllerHierarchy::V2(_)) => "io.max",
         None => crisp_skip::unsupported!(Controller("io")),
     };
     for rate in [1 << 20, 2 << 20, 0] {

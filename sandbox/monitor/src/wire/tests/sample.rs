@@ -2,7 +2,7 @@
 
 use std::ffi::CString;
 
-use crisp_executor::id::{ContainerId, PodId};
+use crisp_executor::ids::{ContainerId, PodId};
 use crisp_executor::plan::{
     Capabilities, CgroupJoin, Device, FdIndex, Mount, MountKind, PidNamespace, Plan, Process, Rlimit, Root,
     Seccomp,

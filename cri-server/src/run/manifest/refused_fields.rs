@@ -1,0 +1,63 @@
+//! Fields of a manifest that are refused, each with its path and the reason.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+
+use serde_json::Value;
+
+use super::nearest::nearest;
+
+/// What is wrong with a manifest, in the order in which it was found, and what in it has no effect here.
+#[derive(Default)]
+pub struct Problems {
+    found: RefCell<Vec<String>>,
+    without_effect: RefCell<Vec<String>>,
+}
+
+impl Problems {
+    /// Notes one.
+    pub fn add(&self, path: &str, message: impl Display) {
+        let path = if path.is_empty() { "the manifest" } else { path };
+        self.found.borrow_mut().push(format!("{path}: {message}"));
+    }
+
+    /// All of them.
+    pub fn take(&self) -> Vec<String> {
+        self.found.take()
+    }
+
+    /// Paths of fields that are accepted and change nothing.
+    pub fn take_without_effect(&self) -> Vec<String> {
+        self.without_effect.take()
+    }
+
+    /// Notes the path of a field that is accepted and changes nothing.
+    pub fn add_without_effect(&self, path: String) {
+        self.without_effect.borrow_mut().push(path);
+    }
+}
+
+/// The reason for a field of Kubernetes that does not work here.
+pub fn not_supported() -> &'static str {
+    "not supported by crisp run yet"
+}
+
+/// The reason for a field that is none, with the one that may be meant.
+pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    match nearest(name, known) {
+        Some(near) => format!("is no field here: is {near} meant?"),
+        None => "is no field here".to_owned(),
+    }
+}
+
+/// Without what it is: that may be a secret.
+pub fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a mapping",
+    }
+}

@@ -1,0 +1,134 @@
+//! RPCs about one pod, and lists of pods.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crisp_operation::clock;
+use crisp_proto::runtime::v1::{
+    LinuxContainerResources, ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxStatusRequest,
+    PodSandboxStatusResponse, RemovePodSandboxRequest, RemovePodSandboxResponse, RunPodSandboxRequest,
+    RunPodSandboxResponse, StopPodSandboxRequest, StopPodSandboxResponse, StreamPodSandboxesRequest,
+    StreamPodSandboxesResponse, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse,
+};
+use crisp_sandbox::{FindError, Pod};
+use serde_json::json;
+
+use super::messages::{MessageStream, in_messages};
+use super::{Reply, ServiceState};
+use crate::convert::{self, response};
+use crate::error::RuntimeError;
+use crate::filter::Filter;
+use crate::ops;
+
+/// RunPodSandbox.
+pub(super) async fn run_pod_sandbox(
+    service: &ServiceState,
+    request: RunPodSandboxRequest,
+) -> Reply<RunPodSandboxResponse> {
+    let config = convert::pod::request(request, service.pods.cgroup_driver())?;
+    if config.user.is_some() {
+        require_user_namespaces(service).await?;
+    }
+    let id = service.pods.run(config).await?;
+    Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
+}
+
+/// Its pods would come up, and each of their containers would fail at its start.
+async fn require_user_namespaces(service: &ServiceState) -> Result<(), RuntimeError> {
+    let layers = [service.layout.containers(), service.layout.discarded()];
+    let condition = service.health.user_namespaces(layers).await;
+    if condition.ready { Ok(()) } else { Err(RuntimeError::NoUserNamespaces { why: condition.message }) }
+}
+
+/// StopPodSandbox. Succeeds for an unknown pod, as the contract requires.
+pub(super) async fn stop_pod_sandbox(
+    service: &Arc<ServiceState>,
+    request: StopPodSandboxRequest,
+) -> Reply<StopPodSandboxResponse> {
+    match service.pods.find(&request.pod_sandbox_id) {
+        Ok(pod) => ops::pod_stop::stop(service, pod).await?,
+        Err(FindError::None { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(StopPodSandboxResponse {})
+}
+
+/// RemovePodSandbox: also removes the pod's containers. Succeeds for an unknown pod, as the contract requires.
+pub(super) async fn remove_pod_sandbox(
+    service: &Arc<ServiceState>,
+    request: RemovePodSandboxRequest,
+) -> Reply<RemovePodSandboxResponse> {
+    match service.pods.find(&request.pod_sandbox_id) {
+        Ok(pod) => ops::pod_remove::remove(service, pod).await?,
+        Err(FindError::None { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(RemovePodSandboxResponse {})
+}
+
+/// PodSandboxStatus, from memory.
+pub(super) fn pod_sandbox_status(
+    service: &ServiceState,
+    request: PodSandboxStatusRequest,
+) -> Reply<PodSandboxStatusResponse> {
+    let pod = service.pods.find(&request.pod_sandbox_id)?;
+    // Before the statuses are read: a kubelet drops events of changes that are older than this.
+    let timestamp = clock::now();
+    let containers = service.containers.statuses_of_pod(&pod.id);
+    Ok(PodSandboxStatusResponse {
+        status: Some(response::pod_status(&pod, &pod.status())),
+        info: if request.verbose { info(&pod) } else { BTreeMap::new() },
+        containers_statuses: response::container_statuses(&containers),
+        timestamp,
+    })
+}
+
+/// The details that crictl inspectp shows; `pid` and the namespace paths are for nsenter.
+fn info(pod: &Pod) -> BTreeMap<String, String> {
+    let status = pod.status();
+    let pid = status.monitor_pid;
+    let info = json!({
+        "pid": pid.unwrap_or_default(),
+        "state": status.state.to_string(),
+        "networkNamespace": pid.map(|pid| format!("/proc/{pid}/ns/net")),
+        "cgroupParent": pod.cgroup_parent().as_str(),
+        "config": pod.config,
+        "overhead": status.resources.overhead,
+        "resources": status.resources.containers,
+    });
+    [("info".to_owned(), info.to_string())].into()
+}
+
+/// ListPodSandbox, from memory.
+pub(super) fn list_pod_sandbox(
+    service: &ServiceState,
+    request: ListPodSandboxRequest,
+) -> Reply<ListPodSandboxResponse> {
+    let items = Filter::from(request.filter).pods(service).iter().map(|pod| response::pod(pod)).collect();
+    Ok(ListPodSandboxResponse { items })
+}
+
+/// StreamPodSandboxes: the result of ListPodSandbox in several messages, for lists that are too long for one.
+pub(super) fn stream_pod_sandboxes(
+    service: &ServiceState,
+    request: StreamPodSandboxesRequest,
+) -> Reply<MessageStream<StreamPodSandboxesResponse>> {
+    let pods = Filter::from(request.filter).pods(service).iter().map(|pod| response::pod(pod)).collect();
+    Ok(in_messages(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
+}
+
+/// UpdatePodSandboxResources: notes the new sums. Kubelet has put them into the pod's cgroup already.
+pub(super) async fn update_pod_sandbox_resources(
+    service: &Arc<ServiceState>,
+    request: UpdatePodSandboxResourcesRequest,
+) -> Reply<UpdatePodSandboxResourcesResponse> {
+    let pod = service.pods.find(&request.pod_sandbox_id)?;
+    let limits = |field: &str, value: Option<LinuxContainerResources>| {
+        let limits = value.map(|value| convert::resources::resources(field, value)).transpose()?;
+        Ok::<_, RuntimeError>(limits)
+    };
+    let overhead = limits("overhead", request.overhead)?;
+    let containers = limits("resources", request.resources)?;
+    ops::pod_update::update(service, &pod, overhead, containers).await?;
+    Ok(UpdatePodSandboxResourcesResponse {})
+}

@@ -1,0 +1,259 @@
+//! Further processes in a container.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use crisp_executor::ids::ContainerId;
+use crisp_executor::plan::{CgroupJoin, Process};
+use crisp_monitor::wire::{ExitStatus, Failure};
+use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, Started};
+
+use crate::harness::{DEADLINE, Pod, gone, missing};
+use crate::plans::{process, sh};
+
+fn request(
+    container: &ContainerId,
+    exec_id: u64,
+    process: &Process,
+    stdout: Option<std::io::PipeWriter>,
+) -> ExecRequest {
+    ExecRequest {
+        exec_id,
+        container: container.clone(),
+        process: process.clone(),
+        cgroup: CgroupJoin::default(),
+        fds: vec![],
+        stdin: None,
+        stdout: stdout.map(Into::into),
+        stderr: None,
+        size: None,
+        grace_ms: 0,
+        late_response: false,
+    }
+}
+
+async fn exec(
+    link: &MonitorLink,
+    container: &ContainerId,
+    exec_id: u64,
+    process: &Process,
+    stdout: Option<std::io::PipeWriter>,
+) -> Result<Started, LinkError> {
+    link.exec(request(container, exec_id, process, stdout)).await
+}
+
+async fn sleeper() -> (Pod, ContainerId) {
+    let pod = Pod::open().await;
+    let (id, _) = pod.start(&sh("echo up; while :; do busybox sleep 1000; done")).await.unwrap();
+    (pod, id)
+}
+
+#[tokio::test]
+async fn an_exec_talks_ends_and_has_a_code() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let (mut read, write) = std::io::pipe().unwrap();
+    let process_ = process(&["/bin/sh", "-c", "cat /proc/1/comm; exit 42"]);
+    let exec_id = pod.link.next_exec_id();
+    exec(&pod.link, &id, exec_id, &process_, Some(write)).await.unwrap();
+    assert_eq!(pod.link.wait_exec(exec_id).await.unwrap(), ExitStatus::Code(42));
+    let mut text = String::new();
+    read.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "sh\n");
+    let again = pod.link.wait_exec(exec_id).await.unwrap_err();
+    assert_eq!(again.failure(), Some(&Failure::UnknownExec { exec: exec_id }));
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_exec_that_cannot_start_says_why() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let error = exec(&pod.link, &id, 1, &process(&["nothing"]), None).await.unwrap_err();
+    assert!(matches!(error, LinkError::Stage(_)) && error.to_string().contains("nothing"), "{error}");
+    let unknown = exec(&pod.link, &ContainerId::random(), 2, &process(&["/bin/sh"]), None).await.unwrap_err();
+    assert!(matches!(unknown.failure(), Some(Failure::UnknownContainer { .. })), "{unknown}");
+    assert_eq!(pod.link.report().await.unwrap().containers[0].execs, 0);
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_late_response_comes_with_the_end_or_soon_after_the_start() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let late = |exec_id, words: &[&str]| {
+        pod.link.exec(ExecRequest { late_response: true, ..request(&id, exec_id, &process(words), None) })
+    };
+    late(1, &["/bin/sh", "-c", "exit 3"]).await.unwrap();
+    assert_eq!(pod.link.wait_exec(1).await.unwrap(), ExitStatus::Code(3));
+
+    let goes_on = late(2, &["/bin/busybox", "sleep", "1000"]);
+    let started = tokio::time::timeout(DEADLINE, goes_on).await.expect("a response before the end").unwrap();
+    assert!(std::path::Path::new(&format!("/proc/{}", started.pid)).exists());
+    pod.link.kill_exec(2).await.unwrap();
+    assert_eq!(pod.link.wait_exec(2).await.unwrap(), ExitStatus::Signal(9));
+
+    let error = late(3, &["nothing"]).await.unwrap_err();
+    assert!(matches!(error, LinkError::Stage(_)), "{error}");
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn killing_an_exec_takes_its_children_along() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let (mut read, write) = std::io::pipe().unwrap();
+    let process_ = process(&["/bin/sh", "-c", "busybox sleep 1000 & busybox sleep 1000"]);
+    exec(&pod.link, &id, 5, &process_, Some(write)).await.unwrap();
+    let taken = exec(&pod.link, &id, 5, &process_, None).await.unwrap_err();
+    assert_eq!(taken.failure(), Some(&Failure::ExecExists { exec: 5 }));
+    pod.link.kill_exec(5).await.unwrap();
+    assert_eq!(pod.link.wait_exec(5).await.unwrap(), ExitStatus::Signal(9));
+    // End-of-file: the child that was left in the background held the pipe as well.
+    let mut rest = Vec::new();
+    let whole = tokio::task::spawn_blocking(move || read.read_to_end(&mut rest));
+    tokio::time::timeout(DEADLINE, whole).await.unwrap().unwrap().unwrap();
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_exec_ends_with_its_connection() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let other = pod.connect().await;
+    let started = exec(&other, &id, 1, &process(&["/bin/busybox", "sleep", "1000"]), None).await.unwrap();
+    // Ids are per connection.
+    exec(&pod.link, &id, 1, &process(&["/bin/busybox", "true"]), None).await.unwrap();
+    assert_eq!(pod.link.wait_exec(1).await.unwrap(), ExitStatus::Code(0));
+    drop(other);
+    gone(started.pid).await;
+    assert_eq!(pod.link.report().await.unwrap().containers[0].execs, 0);
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_dropped_exec_request_leaves_no_process() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let process_ = process(&["/bin/busybox", "sleep", "1000"]);
+    for n in 0..20 {
+        let exec = exec(&pod.link, &id, 100 + n, &process_, None);
+        let _ = tokio::time::timeout(Duration::from_micros(100 * n), exec).await.map(|started| {
+            started.unwrap();
+        });
+        let _ = pod.link.kill_exec(100 + n).await;
+    }
+    let began = Instant::now();
+    while pod.link.report().await.unwrap().containers[0].execs > 0 {
+        assert!(began.elapsed() < DEADLINE, "execs are left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_terminal_comes_to_the_client() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let mut process_ = process(&[
+        "/bin/sh",
+        "-c",
+        "until busybox stty size 2>/dev/null | busybox grep -q '20 90'; do :; done; busybox tty",
+    ]);
+    process_.terminal = true;
+    let request = ExecRequest {
+        exec_id: 9,
+        container: id,
+        process: process_,
+        cgroup: CgroupJoin::default(),
+        fds: vec![],
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        size: Some(crisp_sandbox::link::WindowSize { columns: 90, rows: 20 }),
+        grace_ms: 0,
+        late_response: false,
+    };
+    let started = pod.link.exec(request).await.unwrap();
+    let mut master = std::fs::File::from(started.terminal.expect("the master"));
+    let mut text = Vec::new();
+    let mut buffer = [0; 256];
+    // The end of a terminal is an error on its master.
+    while let Ok(got @ 1..) = master.read(&mut buffer) {
+        text.extend_from_slice(&buffer[..got]);
+    }
+    assert_eq!(String::from_utf8(text).unwrap(), "/dev/pts/0\r\n");
+    assert_eq!(pod.link.wait_exec(9).await.unwrap(), ExitStatus::Code(0));
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_exec_whose_server_is_gone_hears_sighup_and_is_killed_after_its_grace() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let link = pod.connect().await;
+    let (mut read, write) = std::io::pipe().unwrap();
+    let script = "trap 'echo hup' HUP; echo up; while :; do busybox sleep 0.1; done";
+    let request = ExecRequest {
+        exec_id: 1,
+        container: id.clone(),
+        process: process(&["/bin/sh", "-c", script]),
+        cgroup: CgroupJoin::default(),
+        fds: vec![],
+        stdin: None,
+        stdout: Some(write.into()),
+        stderr: None,
+        size: None,
+        grace_ms: 700,
+        late_response: false,
+    };
+    link.exec(request).await.unwrap();
+    let mut up = [0; 3];
+    read.read_exact(&mut up).unwrap();
+    let began = Instant::now();
+    drop(link);
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut text = String::new();
+        read.read_to_string(&mut text).map(|_| text)
+    });
+    let text = tokio::time::timeout(DEADLINE, reading).await.unwrap().unwrap().unwrap();
+    assert_eq!(text, "hup\n");
+    assert!(began.elapsed() >= Duration::from_millis(650), "{:?}", began.elapsed());
+    while pod.link.report().await.unwrap().containers[0].execs > 0 {
+        assert!(began.elapsed() < DEADLINE, "the exec is left");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    pod.shutdown().await;
+}
+
+#[tokio::test]
+async fn an_exec_is_signalled_by_its_own_client_only() {
+    if missing() {
+        return;
+    }
+    let (pod, id) = sleeper().await;
+    let process_ = process(&["/bin/busybox", "sleep", "1000"]);
+    exec(&pod.link, &id, 5, &process_, None).await.unwrap();
+    let other = pod.connect().await;
+    let refused = other.signal_exec(5, 15).await.unwrap_err();
+    assert_eq!(refused.failure(), Some(&Failure::UnknownExec { exec: 5 }));
+    pod.link.signal_exec(5, 15).await.unwrap();
+    assert_eq!(pod.link.wait_exec(5).await.unwrap(), ExitStatus::Signal(15));
+    pod.shutdown().await;
+}
