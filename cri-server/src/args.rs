@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{RawSettings, Settings};
+use crate::server::reload::Given;
 use crate::{cli, run, server};
 
 const EXIT_CODES: &str = "\
@@ -25,7 +26,8 @@ CRISP_CREDS has USER:PASSWORD for pulls; NO_COLOR switches colours off.";
 #[derive(Debug, Parser)]
 #[command(name = "crisp", version, max_term_width = 100, after_long_help = EXIT_CODES)]
 pub struct Args {
-    /// Configuration file; every setting can be in it [default: /etc/crisp/config.toml, if it exists]
+    /// Configuration file; every setting can be in it, and in files of the folder conf.d beside it
+    /// [default: /etc/crisp/config.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -107,9 +109,9 @@ impl Args {
             Command::Run(ref run) if !run.is_detached() => Settings::resolve_for_run,
             _ => Settings::resolve,
         };
-        let settings = resolve(raw, self.config.as_deref())?;
+        let settings = resolve(raw.clone(), self.config.as_deref())?;
         match self.command {
-            Command::Serve(_) => server::serve::run(&settings),
+            Command::Serve(_) => server::serve::run(&settings, Given { flags: raw, config: self.config }),
             Command::Run(run) => run::command::run(*run, settings),
             Command::Up(up) => up.run(&settings),
             Command::Down(down) => down.run(&settings),

@@ -17,6 +17,7 @@ mod args;
 mod cli;
 mod config;
 mod log;
+mod logging;
 mod progress;
 mod rpc_error;
 mod run;

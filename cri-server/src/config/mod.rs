@@ -1,12 +1,13 @@
-//! Settings: a flag overrides the file, the file overrides the default, and each keeps its source.
+//! Settings: a flag overrides the files, they override the default, and each setting keeps its source.
 //!
 //! ```text
-//!  flags (clap) --.
-//!  file (TOML) ---+--> resolve --> Settings, every one a Setting { value, source }
-//!  defaults ------'
+//!  flags (clap) ----------.
+//!  conf.d/*.toml ---------+--> resolve --> Settings, every one a Setting { value, source }
+//!  config.toml -----------|
+//!  defaults --------------'
 //! ```
 //!
-//! One structure, [`RawSettings`], is both the flags and the file: there is no setting that only one of them has.
+//! One structure, [`RawSettings`], is both the flags and a file: there is no setting that only one of them has.
 
 mod listen;
 mod print;
@@ -22,8 +23,8 @@ use std::time::Duration;
 
 use crisp_sandbox::network::{PodCidrs, PodCidrsV6};
 pub use listen::ListenAddress;
-pub use print::print;
-pub use raw::{CgroupDriver, NetworkFlag, NetworkKind, RawSettings};
+pub use print::{differences, print};
+pub use raw::{CgroupDriver, LogFormat, NetworkFlag, NetworkKind, RawSettings};
 
 /// Read when it exists and `--config` names no other.
 pub const DEFAULT_FILE: &str = "/etc/crisp/config.toml";
@@ -31,9 +32,9 @@ pub const DEFAULT_FILE: &str = "/etc/crisp/config.toml";
 /// The source of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Neither a flag nor the file has it.
+    /// Neither a flag nor a file has it.
     Default,
-    /// The configuration file.
+    /// A configuration file.
     File(PathBuf),
     /// The command line.
     Flag,
@@ -125,4 +126,6 @@ pub struct Settings {
     pub cgroup_driver: Setting<CgroupDriver>,
     /// What is logged.
     pub log_level: Setting<String>,
+    /// In which form.
+    pub log_format: Setting<LogFormat>,
 }

@@ -8,6 +8,17 @@ use super::{Setting, Settings, Source};
 
 /// All settings as TOML.
 pub fn print(settings: &Settings) -> String {
+    align(&lines(settings))
+}
+
+/// The settings that differ, each as a line of TOML with its new value.
+pub fn differences(old: &Settings, new: &Settings) -> Vec<String> {
+    let pairs = lines(old).into_iter().zip(lines(new));
+    pairs.filter(|((old, _), (new, _))| old != new).map(|(_, (new, _))| new).collect()
+}
+
+/// `name = value` and the source, for each setting.
+fn lines(settings: &Settings) -> Vec<(String, String)> {
     // Destructured, so that a new setting cannot be forgotten here.
     let Settings {
         listen,
@@ -35,6 +46,7 @@ pub fn print(settings: &Settings) -> String {
         metrics_listen,
         cgroup_driver,
         log_level,
+        log_format,
     } = settings;
     let mut lines = Vec::new();
     let path = |path: &Path| quoted(&path.display().to_string());
@@ -70,7 +82,8 @@ pub fn print(settings: &Settings) -> String {
     line(&mut lines, "metrics-listen", metrics_listen, quoted(&metrics));
     line(&mut lines, "cgroup-driver", cgroup_driver, quoted(&cgroup_driver.value.to_string()));
     line(&mut lines, "log-level", log_level, quoted(&log_level.value));
-    align(&lines)
+    line(&mut lines, "log-format", log_format, quoted(&log_format.value.to_string()));
+    lines
 }
 
 fn line<T>(lines: &mut Vec<(String, String)>, name: &str, setting: &Setting<T>, value: String) {

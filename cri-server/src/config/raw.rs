@@ -119,6 +119,11 @@ pub struct RawSettings {
     /// A flag of every command.
     #[arg(skip)]
     pub log_level: Option<String>,
+
+    /// Form of the log: "auto" is journald where systemd collects standard error, else text
+    /// [default: auto]
+    #[arg(long, hide_short_help = true, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
 }
 
 /// The flag of the setting `network`, but for `crisp run`.
@@ -156,6 +161,7 @@ impl RawSettings {
             stream_cert: None,
             stream_key: None,
             metrics_listen: None,
+            log_format: None,
             ..self
         }
     }
@@ -206,6 +212,31 @@ impl std::fmt::Display for CgroupDriver {
             Self::Auto => "auto",
             Self::Cgroupfs => "cgroupfs",
             Self::Systemd => "systemd",
+        })
+    }
+}
+
+/// The form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// journald where standard error is its socket, else text.
+    Auto,
+    /// Lines for people, on standard error.
+    Text,
+    /// One JSON object per line, on standard error.
+    Json,
+    /// journald's own protocol: each field can be searched for, as in `journalctl POD=...`.
+    Journald,
+}
+
+impl std::fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Text => "text",
+            Self::Json => "json",
+            Self::Journald => "journald",
         })
     }
 }

@@ -1,14 +1,18 @@
 //! Flags, file and defaults into [`Settings`].
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use crisp_image_service::Limits;
 use crisp_runtime_service::cdi::SPEC_DIRS;
 use crisp_sandbox::network::InvalidPool;
 
-use super::{CgroupDriver, DEFAULT_FILE, ListenAddress, NetworkKind, RawSettings, Setting, Settings, Source};
+use super::{
+    CgroupDriver, DEFAULT_FILE, ListenAddress, LogFormat, NetworkKind, RawSettings, Setting, Settings, Source,
+};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -42,33 +46,63 @@ pub enum ConfigError {
 }
 
 impl Settings {
-    /// All settings, from the flags, from the file named by `config` or else the default one if it is
-    /// there, and from the defaults.
+    /// All settings, from the flags, from the files and from the defaults. The files are the one named by
+    /// `config`, or else the default one if it is there, and those in the folder `conf.d` beside it.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn resolve(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
-        let (file, path) = read_file(config)?;
-        Layers { path }.settings(flags, file)
+        Layers { flags, files: read_files(config)? }.settings()
     }
 
-    /// The same for `crisp run`: without what the file says for the machine's server alone.
+    /// The same for `crisp run`: without what the files say for the machine's server alone.
     ///
     /// # Errors
     /// [`ConfigError`].
     pub fn resolve_for_run(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
-        let (file, path) = read_file(config)?;
-        Layers { path }.settings(flags, file.without_what_is_the_servers())
+        let mut files = read_files(config)?;
+        for file in &mut files {
+            file.raw = std::mem::take(&mut file.raw).without_what_is_the_servers();
+        }
+        Layers { flags, files }.settings()
     }
 }
 
-fn read_file(config: Option<&Path>) -> Result<(RawSettings, &Path), ConfigError> {
-    let default = Path::new(DEFAULT_FILE);
-    match config {
-        Some(path) => Ok((read(path)?, path)),
-        None if default.exists() => Ok((read(default)?, default)),
-        None => Ok((RawSettings::default(), default)),
+/// One file of the configuration.
+struct File {
+    path: PathBuf,
+    raw: RawSettings,
+}
+
+/// The files, each of which is put over those before it.
+fn read_files(config: Option<&Path>) -> Result<Vec<File>, ConfigError> {
+    let main = config.unwrap_or(Path::new(DEFAULT_FILE));
+    let mut paths = drop_ins(&main.with_file_name(DROP_INS))?;
+    if config.is_some() || main.exists() {
+        paths.insert(0, main.into());
     }
+    paths.into_iter().map(|path| Ok(File { raw: read(&path)?, path })).collect()
+}
+
+/// The files of the folder whose names end in `.toml`, in the order of their names.
+fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let failed = |source| ConfigError::Read { path: folder.into(), source };
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(vec![]);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "toml") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
 }
 
 fn read(path: &Path) -> Result<RawSettings, ConfigError> {
@@ -77,122 +111,112 @@ fn read(path: &Path) -> Result<RawSettings, ConfigError> {
     toml::from_str(&text).map_err(|e| ConfigError::Parse { path: path.into(), message: e.to_string() })
 }
 
-/// Puts flags over the file and the file over the defaults.
-struct Layers<'a> {
-    path: &'a Path,
+/// Puts flags over the files, a later file over an earlier one, and all of them over the defaults.
+struct Layers {
+    flags: RawSettings,
+    files: Vec<File>,
 }
 
-impl Layers<'_> {
-    fn settings(&self, flags: RawSettings, file: RawSettings) -> Result<Settings, ConfigError> {
-        let folder = |name, flag, file, default: &str| {
-            check(name, self.pick(flag, file, PathBuf::from(default)), absolute)
-        };
+impl Layers {
+    fn settings(&self) -> Result<Settings, ConfigError> {
         let limits = Limits::default();
         Ok(Settings {
-            root: folder("root", flags.root, file.root, "/var/lib/crisp")?,
-            state: folder("state", flags.state, file.state, "/run/crisp")?,
-            registry_config_dir: folder(
+            root: self.folder("root", |s| &s.root, "/var/lib/crisp")?,
+            state: self.folder("state", |s| &s.state, "/run/crisp")?,
+            registry_config_dir: self.folder(
                 "registry-config-dir",
-                flags.registry_config_dir,
-                file.registry_config_dir,
+                |s| &s.registry_config_dir,
                 "/etc/crisp/certs.d",
             )?,
-            max_layer_bytes: self.pick(flags.max_layer_bytes, file.max_layer_bytes, limits.bytes),
-            max_layer_files: self.pick(flags.max_layer_files, file.max_layer_files, limits.inodes),
-            image_check_interval: check(
+            max_layer_bytes: self.pick(|s| &s.max_layer_bytes, limits.bytes),
+            max_layer_files: self.pick(|s| &s.max_layer_files, limits.inodes),
+            image_check_interval: self.text(
                 "image-check-interval",
-                self.pick(flags.image_check_interval, file.image_check_interval, "off".to_owned()),
+                |s| &s.image_check_interval,
+                OFF,
                 interval_or_off,
             )?,
-            network: self.pick(flags.network, file.network, NetworkKind::Auto),
-            cni_conf_dir: folder("cni-conf-dir", flags.cni_conf_dir, file.cni_conf_dir, "/etc/cni/net.d")?,
-            cni_bin_dir: check(
+            network: self.pick(|s| &s.network, NetworkKind::Auto),
+            cni_conf_dir: self.folder("cni-conf-dir", |s| &s.cni_conf_dir, "/etc/cni/net.d")?,
+            cni_bin_dir: self.folders(
                 "cni-bin-dir",
-                self.pick(
-                    flags.cni_bin_dir,
-                    file.cni_bin_dir,
-                    vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
-                ),
-                |dirs| dirs.into_iter().map(absolute).collect(),
+                |s| &s.cni_bin_dir,
+                &["/opt/cni/bin", "/usr/lib/cni"],
             )?,
-            cdi_spec_dir: check(
-                "cdi-spec-dir",
-                self.pick(flags.cdi_spec_dir, file.cdi_spec_dir, SPEC_DIRS.map(PathBuf::from).into()),
-                |dirs| dirs.into_iter().map(absolute).collect(),
-            )?,
-            cni_conf_template: check(
-                "cni-conf-template",
-                self.pick(flags.cni_conf_template, file.cni_conf_template, OFF.to_owned()),
-                file_or_off,
-            )?,
-            cni_timeout: check(
-                "cni-timeout",
-                self.pick(flags.cni_timeout, file.cni_timeout, 30),
-                |seconds| match seconds {
-                    0 => Err("0 leaves plugins no time: at least 1".to_owned()),
-                    seconds => Ok(Duration::from_secs(seconds.into())),
-                },
-            )?,
-            cni_check_interval: check(
+            cdi_spec_dir: self.folders("cdi-spec-dir", |s| &s.cdi_spec_dir, &SPEC_DIRS)?,
+            cni_conf_template: self.text("cni-conf-template", |s| &s.cni_conf_template, OFF, file_or_off)?,
+            cni_timeout: check("cni-timeout", self.pick(|s| &s.cni_timeout, 30), cni_timeout)?,
+            cni_check_interval: self.text(
                 "cni-check-interval",
-                self.pick(flags.cni_check_interval, file.cni_check_interval, OFF.to_owned()),
+                |s| &s.cni_check_interval,
+                OFF,
                 interval_or_off,
             )?,
-            cni_gc: self.pick(flags.cni_gc, file.cni_gc, false),
-            pod_cidr: check(
-                "pod-cidr",
-                self.pick(flags.pod_cidr, file.pod_cidr, "auto".to_owned()),
-                |text| text.parse().map_err(|e: InvalidPool| e.to_string()),
-            )?,
-            pod_cidr_v6: check(
-                "pod-cidr-v6",
-                self.pick(flags.pod_cidr_v6, file.pod_cidr_v6, "auto".to_owned()),
-                |text| text.parse().map_err(|e: InvalidPool| e.to_string()),
-            )?,
-            bridge_name: self.pick(flags.bridge_name, file.bridge_name, "crisp0".to_owned()),
-            listen: check(
+            cni_gc: self.pick(|s| &s.cni_gc, false),
+            pod_cidr: self.text("pod-cidr", |s| &s.pod_cidr, "auto", pool)?,
+            pod_cidr_v6: self.text("pod-cidr-v6", |s| &s.pod_cidr_v6, "auto", pool)?,
+            bridge_name: self.pick(|s| &s.bridge_name, "crisp0".to_owned()),
+            listen: self.text(
                 "listen",
-                self.pick(flags.listen, file.listen, "unix:///run/crisp/crisp.sock".to_owned()),
-                |text| ListenAddress::parse(&text),
+                |s| &s.listen,
+                "unix:///run/crisp/crisp.sock",
+                |t| ListenAddress::parse(&t),
             )?,
-            stream_listen: check(
+            stream_listen: self.text(
                 "stream-listen",
-                self.pick(flags.stream_listen, file.stream_listen, "127.0.0.1:0".to_owned()),
-                |text| address(&text),
+                |s| &s.stream_listen,
+                "127.0.0.1:0",
+                |t| address(&t),
             )?,
-            stream_cert: check(
-                "stream-cert",
-                self.pick(flags.stream_cert, file.stream_cert, OFF.to_owned()),
-                file_or_off,
-            )?,
-            stream_key: check(
-                "stream-key",
-                self.pick(flags.stream_key, file.stream_key, OFF.to_owned()),
-                file_or_off,
-            )?,
-            exec_grace: check("exec-grace", self.pick(flags.exec_grace, file.exec_grace, 10), |seconds| {
-                Ok(Duration::from_secs(seconds.into()))
-            })?,
-            metrics_listen: check(
-                "metrics-listen",
-                self.pick(flags.metrics_listen, file.metrics_listen, "off".to_owned()),
-                |text| if text == "off" { Ok(None) } else { address(&text).map(Some) },
-            )?,
-            cgroup_driver: self.pick(flags.cgroup_driver, file.cgroup_driver, CgroupDriver::Auto),
-            log_level: check(
-                "log-level",
-                self.pick(flags.log_level, file.log_level, "info".to_owned()),
-                log_level,
-            )?,
+            stream_cert: self.text("stream-cert", |s| &s.stream_cert, OFF, file_or_off)?,
+            stream_key: self.text("stream-key", |s| &s.stream_key, OFF, file_or_off)?,
+            exec_grace: check("exec-grace", self.pick(|s| &s.exec_grace, 10), seconds)?,
+            metrics_listen: self.text("metrics-listen", |s| &s.metrics_listen, OFF, address_or_off)?,
+            cgroup_driver: self.pick(|s| &s.cgroup_driver, CgroupDriver::Auto),
+            log_level: self.text("log-level", |s| &s.log_level, "info", log_level)?,
+            log_format: self.pick(|s| &s.log_format, LogFormat::Auto),
         })
     }
 
-    fn pick<T>(&self, flag: Option<T>, file: Option<T>, default: T) -> Setting<T> {
-        match (flag, file) {
-            (Some(value), _) => Setting { value, source: Source::Flag },
-            (None, Some(value)) => Setting { value, source: Source::File(self.path.into()) },
-            (None, None) => Setting { value: default, source: Source::Default },
+    fn pick<T: Clone>(&self, field: impl Fn(&RawSettings) -> &Option<T>, default: T) -> Setting<T> {
+        if let Some(value) = field(&self.flags) {
+            return Setting { value: value.clone(), source: Source::Flag };
         }
+        let in_file = |file: &File| {
+            let value = field(&file.raw).clone()?;
+            Some(Setting { value, source: Source::File(file.path.clone()) })
+        };
+        let set = self.files.iter().rev().find_map(in_file);
+        set.unwrap_or(Setting { value: default, source: Source::Default })
+    }
+
+    fn text<T>(
+        &self,
+        name: &'static str,
+        field: impl Fn(&RawSettings) -> &Option<String>,
+        default: &str,
+        parse: impl FnOnce(String) -> Result<T, String>,
+    ) -> Result<Setting<T>, ConfigError> {
+        check(name, self.pick(field, default.to_owned()), parse)
+    }
+
+    fn folder(
+        &self,
+        name: &'static str,
+        field: impl Fn(&RawSettings) -> &Option<PathBuf>,
+        default: &str,
+    ) -> Result<Setting<PathBuf>, ConfigError> {
+        check(name, self.pick(field, default.into()), absolute)
+    }
+
+    fn folders(
+        &self,
+        name: &'static str,
+        field: impl Fn(&RawSettings) -> &Option<Vec<PathBuf>>,
+        default: &[&str],
+    ) -> Result<Setting<Vec<PathBuf>>, ConfigError> {
+        let default = default.iter().map(PathBuf::from).collect();
+        check(name, self.pick(field, default), |folders| folders.into_iter().map(absolute).collect())
     }
 }
 
@@ -214,8 +238,10 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     if clean { Ok(path) } else { Err(format!("{} is not an absolute path without \"..\"", path.display())) }
 }
 
-/// What is not set, where a file is expected.
+/// What is not set, where a file, an address or a time is expected.
 const OFF: &str = "off";
+/// The folder beside the configuration file with more files.
+const DROP_INS: &str = "conf.d";
 
 fn file_or_off(text: String) -> Result<Option<PathBuf>, String> {
     if text == OFF { Ok(None) } else { absolute(text.into()).map(Some) }
@@ -224,6 +250,22 @@ fn file_or_off(text: String) -> Result<Option<PathBuf>, String> {
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
         .map_err(|_| format!("{text:?} is not an address: expected IP:PORT, for example 127.0.0.1:9464"))
+}
+
+fn address_or_off(text: String) -> Result<Option<SocketAddr>, String> {
+    if text == OFF { Ok(None) } else { address(&text).map(Some) }
+}
+
+fn pool<T: FromStr<Err = InvalidPool>>(text: String) -> Result<T, String> {
+    text.parse().map_err(|error: InvalidPool| error.to_string())
+}
+
+fn seconds(seconds: u16) -> Result<Duration, String> {
+    Ok(Duration::from_secs(seconds.into()))
+}
+
+fn cni_timeout(count: u16) -> Result<Duration, String> {
+    if count == 0 { Err("0 leaves plugins no time: at least 1".to_owned()) } else { seconds(count) }
 }
 
 fn interval_or_off(text: String) -> Result<Option<Duration>, String> {

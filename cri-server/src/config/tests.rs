@@ -62,6 +62,7 @@ fn every_setting_can_be_in_the_file() {
         metrics-listen = "127.0.0.1:2"
         cgroup-driver = "cgroupfs"
         log-level = "debug"
+        log-format = "json"
         "#,
     )
     .unwrap();
@@ -104,4 +105,33 @@ fn a_file_that_was_named_must_be_there() {
     let error =
         Settings::resolve(RawSettings::default(), Some(Path::new("/nonexistent/c.toml"))).unwrap_err();
     assert!(error.to_string().contains("/nonexistent/c.toml"), "{error}");
+}
+
+#[test]
+fn files_of_the_folder_beside_it_go_over_the_file_in_the_order_of_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("crisp.toml");
+    std::fs::write(&file, "root = '/file'\nstate = '/file'\nbridge-name = 'file'").unwrap();
+    let more = folder.path().join("conf.d");
+    std::fs::create_dir(&more).unwrap();
+    std::fs::write(more.join("20-b.toml"), "state = '/b'").unwrap();
+    std::fs::write(more.join("10-a.toml"), "root = '/a'\nstate = '/a'").unwrap();
+    std::fs::write(more.join("README"), "root = '/not a file of settings'").unwrap();
+    let flags = RawSettings { bridge_name: Some("flag".into()), ..RawSettings::default() };
+    let settings = Settings::resolve(flags.clone(), Some(&file)).unwrap();
+    let found = (settings.root.value, settings.state.value, settings.bridge_name.value.as_str());
+    assert_eq!(found, ("/a".into(), "/b".into(), "flag"));
+    assert_eq!(settings.root.source, Source::File(more.join("10-a.toml")));
+
+    std::fs::write(more.join("30-c.toml"), "rooot = '/c'").unwrap();
+    let error = Settings::resolve(flags, Some(&file)).unwrap_err().to_string();
+    assert!(error.contains("30-c.toml") && error.contains("rooot"), "{error}");
+}
+
+#[test]
+fn differences_name_settings_and_new_values() {
+    let old = resolve(RawSettings::default(), "exec-grace = 3\nlog-level = 'warn'").unwrap();
+    let new = resolve(RawSettings::default(), "exec-grace = 3\nlog-level = 'debug'").unwrap();
+    assert_eq!(differences(&old, &new), ["log-level = \"debug\""]);
+    assert_eq!(differences(&old, &old), [""; 0]);
 }

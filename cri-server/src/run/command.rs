@@ -1,6 +1,6 @@
 //! `crisp run`: the command itself, its signals and its exit code.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -191,13 +191,7 @@ fn foreground(
 ) -> anyhow::Result<ExitCode> {
     let mut settings = settings;
     settings.log_level.set_default("warn".to_owned());
-    tracing_subscriber::fmt()
-        .with_env_filter(settings.log_level.value.as_str())
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        // To standard error as well, with a panic when that is closed.
-        .log_internal_errors(false)
-        .init();
+    crate::logging::start(&settings)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

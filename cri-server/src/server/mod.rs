@@ -17,6 +17,7 @@ mod notify;
 mod oom_score;
 mod open;
 mod open_files;
+pub mod reload;
 mod rpc;
 pub mod serve;
 pub mod socket;

@@ -1,4 +1,4 @@
-//! Notifies systemd that the server is ready, for units with `Type=notify`, and that it lives, for units with
+//! Notifies systemd that the server is ready or reloads, for units with `Type=notify`, and that it lives, for units with
 //! `WatchdogSec`. See sd_notify(3) and sd_watchdog_enabled(3).
 
 use std::ffi::OsStr;
@@ -10,9 +10,19 @@ use std::time::Duration;
 
 /// Sends READY=1, if the environment names a socket for it.
 pub fn ready() {
+    state("READY=1");
+}
+
+/// Sends RELOADING=1, with the time that a unit with `Type=notify-reload` wants. [`ready`] ends it.
+pub fn reloading() {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    state(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
+}
+
+fn state(message: &str) {
     let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Err(error) = send(&address, b"READY=1") {
-        tracing::warn!(address = %address.display(), %error, "cannot tell systemd that the server is ready");
+    if let Err(error) = send(&address, message.as_bytes()) {
+        tracing::warn!(address = %address.display(), %error, message, "cannot notify systemd");
     }
 }
 

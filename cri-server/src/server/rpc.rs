@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::time::Duration;
 
+use crisp_image_service::ImageService;
 use crisp_proto::RPC_PATHS;
 use crisp_proto::crisp::v1::containers_server::ContainersServer;
 use crisp_proto::crisp::v1::files_server::FilesServer;
@@ -14,9 +15,11 @@ use crisp_proto::crisp::v1::pulls_server::PullsServer;
 use crisp_proto::crisp::v1::standalone_server::StandaloneServer;
 use crisp_proto::runtime::v1::image_service_server::ImageServiceServer;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeServiceServer;
+use crisp_runtime_service::RuntimeService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
+use tonic_health::ServingStatus;
 
 use super::Server;
 use super::networks::NetworksService;
@@ -45,11 +48,15 @@ impl Server {
         let images = ImageServiceServer::new(self.images.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<RuntimeServiceServer<RuntimeService>>().await;
+        health.set_serving::<ImageServiceServer<ImageService>>().await;
         let (leave, leaving) = oneshot::channel();
         let serving = tonic::transport::Server::builder()
             .layer(self.metrics.rpc_layer(RPC_PATHS))
             .add_service(runtime)
             .add_service(images)
+            .add_service(health_service)
             .add_service(PullsServer::new(self.images.clone()))
             .add_service(ImagesServer::new(self.images.clone()))
             .add_service(LayersServer::new(self.images.clone()))
@@ -65,6 +72,9 @@ impl Server {
             result = &mut serving => return Ok(result?),
             () = stop => {}
         }
+        health.set_service_status("", ServingStatus::NotServing).await;
+        health.set_not_serving::<RuntimeServiceServer<RuntimeService>>().await;
+        health.set_not_serving::<ImageServiceServer<ImageService>>().await;
         let _ = leave.send(());
         match tokio::time::timeout(FAREWELL, serving).await {
             Ok(result) => Ok(result?),

@@ -1,6 +1,5 @@
 //! `crisp serve`.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +8,10 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
+use super::reload::{Given, Reload};
 use super::{Server, memory, notify, oom_score, socket};
 use crate::config::{NetworkFlag, RawSettings, Settings};
+use crate::logging;
 use crate::run::supervise::{StandaloneService, Supervisor};
 
 /// The server computes little and waits much: more threads would only cost memory.
@@ -27,32 +28,28 @@ pub struct Serve {
     pub network: NetworkFlag,
 }
 
-/// Serves until SIGTERM or SIGINT. The pods run on.
+/// Serves until SIGTERM or SIGINT. The pods run on. SIGHUP reloads the configuration.
 ///
 /// # Errors
 /// The server cannot start, or its socket breaks.
-pub fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
-    tracing_subscriber::fmt()
-        .with_env_filter(settings.log_level.value.as_str())
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        // To standard error as well, with a panic when that is closed.
-        .log_internal_errors(false)
-        .init();
+pub fn run(settings: &Settings, given: Given) -> anyhow::Result<ExitCode> {
+    let log_level = logging::start(settings)?;
+    let reload = Reload { given, in_force: settings.clone(), log_level };
     crisp_executor::give_large_buffers_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
         .build()
         .context("cannot start threads")?;
-    let served = runtime.block_on(serve(settings));
+    let served = runtime.block_on(serve(settings, reload));
     // A thread that hangs in a dead file system must not keep the server from ending, whatever it ends for.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
 }
 
-async fn serve(settings: &Settings) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, reload: Reload) -> anyhow::Result<()> {
     // Before anything else, so that a signal during the start is not fatal halfway.
+    let hangups = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     oom_score::protect();
@@ -82,6 +79,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         "ready"
     );
     notify::ready();
+    tokio::spawn(reload.at(hangups));
     tokio::spawn(notify::keep_watchdog_calm());
     crisp_executor::give_program_pages_back();
     tokio::spawn(memory::give_back());

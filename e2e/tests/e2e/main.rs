@@ -33,5 +33,6 @@ mod run_image_detached;
 mod run_lost;
 mod run_manifest;
 mod security;
+mod serve;
 mod streams;
 mod systemd;

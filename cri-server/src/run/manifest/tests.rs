@@ -113,120 +113,120 @@ fn fields_that_say_nothing_are_no_problem() {
     read("containers: [{name: a, image: b, args: null, command: null, env: null, ports: null}]").unwrap();
 }
 
+/// Part of a spec, and the start of what is said of it.
+const MISTAKES: &[(&str, &str)] = &[
+    ("containers: []", "spec.containers: at least one is required"),
+    ("containers: [{image: b}]", "spec.containers[0].name: is required"),
+    ("containers: [{name: A_, image: b}]", "spec.containers[0].name: \"A_\" is not a name"),
+    (
+        "containers: [{name: a, image: b, args: [1]}]",
+        "spec.containers[0].args[0]: expected a text, found a number",
+    ),
+    (
+        "containers: [{name: a, image: b, env: [{name: X, value: true}]}]",
+        "spec.containers[0].env[0].value: expected a text, found true or false",
+    ),
+    (
+        "containers: [{name: a, image: b, env: [{name: X, valueFrom: {fieldRef: {fieldPath: x}}}]}]",
+        "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: \"x\" is no field",
+    ),
+    (
+        "containers: [{name: a, image: b}, {name: a, image: b}]",
+        "spec.containers[1].name: \"a\" is there twice",
+    ),
+    (
+        "containers: [{name: a, image: b, volumeMounts: [{name: v, mountPath: /v}]}]",
+        "spec.containers[0].volumeMounts[0].name: there is no volume \"v\"",
+    ),
+    (
+        "containers: [{name: a, image: b, ports: [{containerPort: 70000}]}]",
+        "spec.containers[0].ports[0].containerPort: 70000 is out of range",
+    ),
+    (
+        "containers: [{name: a, image: b, resources: {limits: {cpu: lots}}}]",
+        "spec.containers[0].resources.limits.cpu: \"lots\" is not a quantity",
+    ),
+    (
+        "containers: [{name: a, image: b, resources: {limits: {nvidia.com/gpu: 1}}}]",
+        "spec.containers[0].resources.limits.nvidia.com/gpu: not supported",
+    ),
+    (
+        "containers: [{name: a, image: b, resources: {limits: {cpu: 1}, requests: {cpu: 2}}}]",
+        "spec.containers[0].resources.requests.cpu: is more than the limit",
+    ),
+    (
+        "containers: [{name: a, image: b}]\nrestartPolicy: Sometimes",
+        "spec.restartPolicy: \"Sometimes\" is none of Always",
+    ),
+    (
+        "containers: [{name: a, image: b}]\nvolumes: [{name: v}]",
+        "spec.volumes[0].name: a volume needs a source",
+    ),
+    (
+        "containers: [{name: a, image: b}]\nvolumes: [{name: v, hostPath: {path: x}}]",
+        "spec.volumes[0].hostPath.path: must be an absolute path",
+    ),
+    (
+        "containers: [{name: a, image: b}]\ninitContainers: [{name: i, image: b, restartPolicy: Never}]",
+        "spec.initContainers[0].restartPolicy: \"Never\" is none of Always",
+    ),
+    (
+        "containers: [{name: a, image: b, env: [{name: X, valueFrom: {}}]}]",
+        "spec.containers[0].env[0].valueFrom: needs exactly one of fieldRef",
+    ),
+    (
+        "containers: [{name: a, image: b, env: [{name: X, valueFrom: {secretKeyRef: {name: s, key: k}}}]}]",
+        "spec.containers[0].env[0].valueFrom: there is no Secret \"s\" of the namespace default",
+    ),
+    (
+        "containers: [{name: a, image: b, livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 1}}}]",
+        "spec.containers[0].livenessProbe: needs exactly one of exec, httpGet",
+    ),
+    (
+        "containers: [{name: a, image: b, livenessProbe: {successThreshold: 2, tcpSocket: {port: 1}}}]",
+        "spec.containers[0].livenessProbe.successThreshold: must be 1",
+    ),
+    (
+        "containers: [{name: a, image: b, readinessProbe: {httpGet: {port: 70000}}}]",
+        "spec.containers[0].readinessProbe.httpGet.port: expected a port's number",
+    ),
+    (
+        "containers: [{name: a, image: b, readinessProbe: {httpGet: {port: 80, path: 'x y'}}}]",
+        "spec.containers[0].readinessProbe.httpGet.path: has a space",
+    ),
+    (
+        "containers: [{name: a, image: b}]\ninitContainers: [{name: i, image: b, livenessProbe: {tcpSocket: {port: 1}}}]",
+        "spec.initContainers[0].livenessProbe: is not for an init container that ends",
+    ),
+    (
+        "containers: [{name: a, image: b, lifecycle: {stopSignal: SIGNOT}}]",
+        "spec.containers[0].lifecycle.stopSignal: \"SIGNOT\" is no signal",
+    ),
+    (
+        "containers: [{name: a, image: b, volumeMounts: [{name: v, mountPath: /v, subPath: ../x}]}]\nvolumes: [{name: v, emptyDir: {}}]",
+        "spec.containers[0].volumeMounts[0].subPath: \"../x\" must be relative",
+    ),
+    (
+        "containers: [{name: a, image: b}]\nvolumes: [{name: v, configMap: {name: c, items: [{key: k, path: /x}]}}]",
+        "spec.volumes[0].configMap.items[0].path: \"/x\" must be relative",
+    ),
+    ("containers: [{name: a, image: b}]\nhostUsers: false", "spec.hostUsers: not supported"),
+    ("containers: [{name: a, image: b}]\nactiveDeadlineSeconds: 0", "spec.activeDeadlineSeconds: must be"),
+    (
+        "containers: [{name: a, image: b}]\ndnsPolicy: None",
+        "spec.dnsConfig: dnsPolicy None needs nameservers",
+    ),
+    (
+        "containers: [{name: a, image: b}]\nvolumes: [{name: v, persistentVolumeClaim: {claimName: ..}}]",
+        "spec.volumes[0].persistentVolumeClaim.claimName: \"..\" is not a name",
+    ),
+    ("containers: nothing", "spec.containers: expected a list, found a text"),
+    ("containers: [x]", "spec.containers[0]: expected a mapping"),
+];
+
 #[test]
 fn every_mistake_is_named_at_its_place() {
-    for (spec, expected) in [
-        ("containers: []", "spec.containers: at least one is required"),
-        ("containers: [{image: b}]", "spec.containers[0].name: is required"),
-        ("containers: [{name: A_, image: b}]", "spec.containers[0].name: \"A_\" is not a name"),
-        (
-            "containers: [{name: a, image: b, args: [1]}]",
-            "spec.containers[0].args[0]: expected a text, found a number",
-        ),
-        (
-            "containers: [{name: a, image: b, env: [{name: X, value: true}]}]",
-            "spec.containers[0].env[0].value: expected a text, found true or false",
-        ),
-        (
-            "containers: [{name: a, image: b, env: [{name: X, valueFrom: {fieldRef: {fieldPath: x}}}]}]",
-            "spec.containers[0].env[0].valueFrom.fieldRef.fieldPath: \"x\" is no field",
-        ),
-        (
-            "containers: [{name: a, image: b}, {name: a, image: b}]",
-            "spec.containers[1].name: \"a\" is there twice",
-        ),
-        (
-            "containers: [{name: a, image: b, volumeMounts: [{name: v, mountPath: /v}]}]",
-            "spec.containers[0].volumeMounts[0].name: there is no volume \"v\"",
-        ),
-        (
-            "containers: [{name: a, image: b, ports: [{containerPort: 70000}]}]",
-            "spec.containers[0].ports[0].containerPort: 70000 is out of range",
-        ),
-        (
-            "containers: [{name: a, image: b, resources: {limits: {cpu: lots}}}]",
-            "spec.containers[0].resources.limits.cpu: \"lots\" is not a quantity",
-        ),
-        (
-            "containers: [{name: a, image: b, resources: {limits: {nvidia.com/gpu: 1}}}]",
-            "spec.containers[0].resources.limits.nvidia.com/gpu: not supported",
-        ),
-        (
-            "containers: [{name: a, image: b, resources: {limits: {cpu: 1}, requests: {cpu: 2}}}]",
-            "spec.containers[0].resources.requests.cpu: is more than the limit",
-        ),
-        (
-            "containers: [{name: a, image: b}]\nrestartPolicy: Sometimes",
-            "spec.restartPolicy: \"Sometimes\" is none of Always",
-        ),
-        (
-            "containers: [{name: a, image: b}]\nvolumes: [{name: v}]",
-            "spec.volumes[0].name: a volume needs a source",
-        ),
-        (
-            "containers: [{name: a, image: b}]\nvolumes: [{name: v, hostPath: {path: x}}]",
-            "spec.volumes[0].hostPath.path: must be an absolute path",
-        ),
-        (
-            "containers: [{name: a, image: b}]\ninitContainers: [{name: i, image: b, restartPolicy: Never}]",
-            "spec.initContainers[0].restartPolicy: \"Never\" is none of Always",
-        ),
-        (
-            "containers: [{name: a, image: b, env: [{name: X, valueFrom: {}}]}]",
-            "spec.containers[0].env[0].valueFrom: needs exactly one of fieldRef",
-        ),
-        (
-            "containers: [{name: a, image: b, env: [{name: X, valueFrom: {secretKeyRef: {name: s, key: k}}}]}]",
-            "spec.containers[0].env[0].valueFrom: there is no Secret \"s\" of the namespace default",
-        ),
-        (
-            "containers: [{name: a, image: b, livenessProbe: {exec: {command: [a]}, tcpSocket: {port: 1}}}]",
-            "spec.containers[0].livenessProbe: needs exactly one of exec, httpGet",
-        ),
-        (
-            "containers: [{name: a, image: b, livenessProbe: {successThreshold: 2, tcpSocket: {port: 1}}}]",
-            "spec.containers[0].livenessProbe.successThreshold: must be 1",
-        ),
-        (
-            "containers: [{name: a, image: b, readinessProbe: {httpGet: {port: 70000}}}]",
-            "spec.containers[0].readinessProbe.httpGet.port: expected a port's number",
-        ),
-        (
-            "containers: [{name: a, image: b, readinessProbe: {httpGet: {port: 80, path: 'x y'}}}]",
-            "spec.containers[0].readinessProbe.httpGet.path: has a space",
-        ),
-        (
-            "containers: [{name: a, image: b}]\ninitContainers: [{name: i, image: b, livenessProbe: {tcpSocket: {port: 1}}}]",
-            "spec.initContainers[0].livenessProbe: is not for an init container that ends",
-        ),
-        (
-            "containers: [{name: a, image: b, lifecycle: {stopSignal: SIGNOT}}]",
-            "spec.containers[0].lifecycle.stopSignal: \"SIGNOT\" is no signal",
-        ),
-        (
-            "containers: [{name: a, image: b, volumeMounts: [{name: v, mountPath: /v, subPath: ../x}]}]\nvolumes: [{name: v, emptyDir: {}}]",
-            "spec.containers[0].volumeMounts[0].subPath: \"../x\" must be relative",
-        ),
-        (
-            "containers: [{name: a, image: b}]\nvolumes: [{name: v, configMap: {name: c, items: [{key: k, path: /x}]}}]",
-            "spec.volumes[0].configMap.items[0].path: \"/x\" must be relative",
-        ),
-        ("containers: [{name: a, image: b}]\nhostUsers: false", "spec.hostUsers: not supported"),
-        (
-            "containers: [{name: a, image: b}]\nactiveDeadlineSeconds: 0",
-            "spec.activeDeadlineSeconds: must be",
-        ),
-        (
-            "containers: [{name: a, image: b}]\ndnsPolicy: None",
-            "spec.dnsConfig: dnsPolicy None needs nameservers",
-        ),
-        (
-            "containers: [{name: a, image: b}]\nvolumes: [{name: v, persistentVolumeClaim: {claimName: ..}}]",
-            "spec.volumes[0].persistentVolumeClaim.claimName: \"..\" is not a name",
-        ),
-        ("containers: nothing", "spec.containers: expected a list, found a text"),
-        ("containers: [x]", "spec.containers[0]: expected a mapping"),
-    ] {
+    for (spec, expected) in MISTAKES {
         let found = problems(spec);
         assert!(
             found.iter().any(|p| p.starts_with(expected)),

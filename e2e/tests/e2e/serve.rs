@@ -1,0 +1,93 @@
+//! The server as an operator meets it: reloading, the form of its log, its health.
+
+use std::time::{Duration, Instant};
+
+use crisp_e2e::{Machine, Result, Setup, needs};
+use rustix::process::{Pid, Signal, kill_process};
+use tonic_health::ServingStatus;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+async fn started(config: &std::path::Path, more: &[&str]) -> Result<Machine> {
+    let mut args = vec!["--config".to_owned(), config.display().to_string()];
+    args.extend(more.iter().map(|&arg| arg.to_owned()));
+    Machine::start_with(Setup { args, no_registry: true, ..Setup::default() }).await
+}
+
+fn hang_up(machine: &Machine) -> Result<()> {
+    let pid = i32::try_from(machine.server_pid())?;
+    Ok(kill_process(Pid::from_raw(pid).ok_or("no process")?, Signal::HUP)?)
+}
+
+/// The log's first line with `text`, once it is there.
+async fn logged(machine: &Machine, text: &str) -> Result<String> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(line) = machine.log().lines().find(|line| line.contains(text)) {
+            return Ok(line.to_owned());
+        }
+        if Instant::now() > deadline {
+            return Err(format!("{text:?} is not in the log:\n{}", machine.log()).into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reloads_what_can_be_and_names_the_rest() -> Result<()> {
+    needs!();
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "log-level = 'warn'\n")?;
+    let machine = started(&config, &[]).await?;
+    assert!(!machine.log().contains(" INFO "), "{}", machine.log());
+
+    // A file that is no configuration changes nothing, and the server goes on.
+    std::fs::write(&config, "log-lefel = 'info'\n")?;
+    hang_up(&machine)?;
+    assert!(logged(&machine, "the settings in force stay").await?.contains("ERROR"));
+    assert!(machine.log().contains("log-lefel"), "{}", machine.log());
+
+    std::fs::write(&config, "log-level = 'info'\nexec-grace = 3\n")?;
+    hang_up(&machine)?;
+    let line = logged(&machine, "wait for a restart").await?;
+    assert!(line.contains("exec-grace = 3") && !line.contains("log-level"), "{line}");
+
+    std::fs::create_dir(folder.path().join("conf.d"))?;
+    std::fs::write(folder.path().join("conf.d/grace.toml"), "exec-grace = 10\n")?;
+    hang_up(&machine)?;
+    assert!(logged(&machine, "the configuration is in force").await?.contains(" INFO "));
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_can_be_json_with_fields() -> Result<()> {
+    needs!();
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("config.toml");
+    std::fs::write(&config, "log-format = 'text'\n")?;
+    let machine = started(&config, &["--log-format", "json"]).await?;
+    let line = logged(&machine, "\"ready\"").await?;
+    for line in machine.log().lines() {
+        let event: serde_json::Value = serde_json::from_str(line)?;
+        assert!(event["timestamp"].is_string() && event["message"].is_string(), "{line}");
+    }
+    let ready: serde_json::Value = serde_json::from_str(&line)?;
+    assert_eq!((ready["level"].as_str(), ready["pods"].as_u64()), (Some("INFO"), Some(0)));
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_as_grpc_has_it() -> Result<()> {
+    needs!();
+    let machine = Machine::start_with(Setup { no_registry: true, ..Setup::default() }).await?;
+    let mut health = HealthClient::new(machine.client().await?.channel);
+    for service in ["", "runtime.v1.RuntimeService", "runtime.v1.ImageService"] {
+        let request = HealthCheckRequest { service: service.to_owned() };
+        let status = health.check(request).await?.into_inner().status;
+        assert_eq!(status, ServingStatus::Serving as i32, "{service}");
+    }
+    let unknown = health.check(HealthCheckRequest { service: "other".to_owned() }).await;
+    assert_eq!(unknown.unwrap_err().code(), tonic::Code::NotFound);
+    machine.close().await
+}
