@@ -8,6 +8,7 @@ mod container_stats;
 mod container_status;
 mod containers;
 mod create_container;
+mod diagnosis;
 mod exec;
 mod exec_sync;
 mod files;
