@@ -51,7 +51,7 @@ async fn pull(root: &Path, reference: &str) -> Result<(Duration, Duration), Box<
     let metrics = crisp_metrics::Metrics::new("0")?;
     let config = ImageConfig { root: root.to_owned(), ..ImageConfig::default() };
     let service = ImageService::open(config, &metrics).await?;
-    let request = PullRequest { reference: reference.to_owned(), auth: None };
+    let request = PullRequest { reference: reference.to_owned(), auth: None, pod: None };
     let (started, cpu) = (Instant::now(), cpu_time()?);
     service.pull(&request, None).await?;
     let times = (started.elapsed(), cpu_time()? - cpu);

@@ -24,7 +24,7 @@
 //! let metrics = crisp_metrics::Metrics::new("0.1.0")?;
 //! let config = ImageConfig { root: "/var/lib/crisp".into(), ..ImageConfig::default() };
 //! let images = ImageService::open(config, &metrics).await?;
-//! let request = PullRequest { reference: "busybox".to_owned(), auth: None };
+//! let request = PullRequest { reference: "busybox".to_owned(), auth: None, pod: None };
 //! let id = images.pull(&request, None).await?;
 //! let image = images.find(id.as_str())?;
 //! let lease = images.lease(&image.lower)?;

@@ -168,7 +168,7 @@ async fn progress_reaches_the_end() {
         }
         states
     });
-    let request = PullRequest { reference: APP.to_owned(), auth: None };
+    let request = PullRequest { reference: APP.to_owned(), auth: None, pod: None };
     bench.images.pull(&request, Some(&sender)).await.unwrap();
     drop(sender);
     let states = watching.await.unwrap();

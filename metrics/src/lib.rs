@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Cast: [`Metrics`] is the registry that everything registers with; [`Timer`] measures one stage of one
-//! operation; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page; [`accept`] takes connections
+//! operation; [`Operations`] lists those under way; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page; [`accept`] takes connections
 //! for it and for the server's other listeners. A metric belongs to the crate
 //! that does the work: only what is common to all is here. Names start with `crisp_`, except for the
 //! `process_*` metrics that dashboards expect of every server.
@@ -26,6 +26,7 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod accept;
+pub mod operations;
 mod page;
 mod process;
 mod rpc;
@@ -35,6 +36,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 pub use accept::accept;
+pub use operations::Operations;
 pub use page::{MetricsServer, ServeError};
 pub use prometheus;
 use prometheus::core::Collector;
@@ -62,6 +64,7 @@ struct Inner {
     rpcs: rpc::RpcMetrics,
     pods: OnceLock<PodMetrics>,
     readiness: OnceLock<CheckReadiness>,
+    operations: Operations,
 }
 
 type PodMetrics = Box<dyn Fn(&mut String) + Send + Sync>;
@@ -100,6 +103,7 @@ impl Metrics {
                 rpcs,
                 pods: OnceLock::new(),
                 readiness: OnceLock::new(),
+                operations: Operations::default(),
             }),
         })
     }
@@ -151,6 +155,12 @@ impl Metrics {
     /// Starts to measure one stage of one operation.
     pub fn stage(&self, operation: &'static str, stage: &'static str) -> Timer {
         Timer::start(self.inner.stages.clone(), operation, stage)
+    }
+
+    /// The operations of this server.
+    #[must_use]
+    pub fn operations(&self) -> &Operations {
+        &self.inner.operations
     }
 
     /// A tower layer that measures the RPCs whose paths are in `known`; calls to other paths share one label,

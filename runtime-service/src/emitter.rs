@@ -1,7 +1,7 @@
 //! Changes that have events are made one after the other:
 //!
 //! ```text
-//!   emitter ─> status changes ─> emit: time, then statuses of the pod and its containers ─> drop
+//!   emitter ─> status changes ─> emit: time, journal, then statuses of the pod and its containers ─> drop
 //! ```
 
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -33,7 +33,9 @@ impl Emitter<'_> {
     /// Tells of a change of a container.
     pub(crate) fn emit(&mut self, kind: Kind, container: &Container) {
         let pod = self.service.pod_of(container);
-        self.send(kind, container.id().as_str(), pod, &container.metadata.pod);
+        let at = clock::now();
+        self.service.note_container(kind, at, container, pod.as_deref());
+        self.send(at, kind, container.id().as_str(), pod, &container.metadata.pod);
     }
 
     /// Tells of a start that nothing told of before, and of the end.
@@ -44,16 +46,17 @@ impl Emitter<'_> {
 
     /// Tells of a change of a pod, also of one that is not listed any more.
     pub(crate) fn emit_pod(&mut self, kind: Kind, pod: &Arc<Pod>) {
-        self.send(kind, pod.id.as_str(), Some(pod.clone()), &pod.id);
+        let at = clock::now();
+        self.service.note_pod(kind, at, pod);
+        self.send(at, kind, pod.id.as_str(), Some(pod.clone()), &pod.id);
     }
 
-    fn send(&mut self, kind: Kind, id: &str, pod: Option<Arc<Pod>>, pod_id: &PodId) {
+    /// `at` is from before the statuses are read: what changes after it is newer.
+    fn send(&mut self, at: i64, kind: Kind, id: &str, pod: Option<Arc<Pod>>, pod_id: &PodId) {
         let Events { sender, .. } = &self.service.events;
         if sender.receiver_count() == 0 {
             return;
         }
-        // Before the statuses are read: what changes after it is newer.
-        let at = clock::now();
         let event = Event {
             id: id.to_owned(),
             kind,

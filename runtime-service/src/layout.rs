@@ -9,6 +9,7 @@
 //!       copy-work/          the second one's, while files of a container that does not run are copied
 //!       volumes/<n>/        one per VOLUME of the image
 //!   <root>/containers/<id>.bad      records cannot be read: kept for people to look at
+//!   <root>/journal/events.jsonl     what happened, a line each; events.old.jsonl before it
 //!   <root>/discarded/<id>           not a container yet, or not any more: deleted
 //! ```
 
@@ -40,6 +41,24 @@ impl Layout {
     #[must_use]
     pub fn discarded(&self) -> PathBuf {
         self.root.join("discarded")
+    }
+
+    /// The folder of the journal.
+    #[must_use]
+    pub fn journal(&self) -> PathBuf {
+        self.root.join("journal")
+    }
+
+    /// The file that is written.
+    #[must_use]
+    pub fn journal_file(&self) -> PathBuf {
+        self.journal().join("events.jsonl")
+    }
+
+    /// The one before it.
+    #[must_use]
+    pub fn older_journal_file(&self) -> PathBuf {
+        self.journal().join("events.old.jsonl")
     }
 
     #[must_use]

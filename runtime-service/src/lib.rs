@@ -16,7 +16,9 @@
 //! - [`convert`] is the border to the contract's messages, [`error`] the mapping to its codes.
 //! - [`spec`] makes the OCI spec that the executor compiles.
 //! - [`cdi`] finds devices that vendors describe in files.
-//! - Beside the CRI there are the services Files, for `crisp cp`, and Containers, for what people do to containers.
+//! - [`journal`] keeps what happened, and which operations failed, over restarts.
+//! - Beside the CRI there are the services Files, for `crisp cp`, and Containers, for what people do to
+//!   containers, and Diagnosis, for what happened and what is under way.
 //! - [`Cause`] is why a stage of an operation failed.
 //!
 
@@ -33,6 +35,7 @@ pub mod events;
 mod exits;
 mod filter;
 mod health;
+pub mod journal;
 pub mod layout;
 mod metrics;
 mod ops;
@@ -55,6 +58,7 @@ use crisp_sandbox::Pods;
 use crisp_streaming::StreamServer;
 
 pub use crate::cause::Cause;
+use crate::journal::Journal;
 use crate::service_state::ServiceState;
 
 /// For writing what is not on disk yet.
@@ -103,6 +107,7 @@ impl RuntimeService {
         let events = pods.events();
         let service = ServiceState::new(config, pods, images.store().clone(), streams, metrics)?;
         metrics::register(&service)?;
+        journal::follow_operations(&service);
         recover::recover(&service).await.map_err(OpenError::Recover)?;
         for pod in service.pods.list() {
             pod_watch::follow(&service, &pod, pod_watch::Monitor::Known);
@@ -123,6 +128,13 @@ impl RuntimeService {
         };
         // It has no result; a disk that hangs does not keep the server from ending.
         let _ = tokio::time::timeout(FLUSH, tokio::task::spawn_blocking(flush)).await;
+        self.service.journal.flush().await;
+    }
+
+    /// What happened, over restarts.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.service.journal
     }
 
     pub(crate) fn service(&self) -> &Arc<ServiceState> {

@@ -21,6 +21,7 @@ use crate::container::table::{Name, Table};
 use crate::error::RuntimeError;
 use crate::events::Events;
 use crate::health::Health;
+use crate::journal::Journal;
 use crate::layout::Layout;
 use crate::set_aside::SetAside;
 use crate::spec::host::Host;
@@ -43,6 +44,7 @@ pub struct ServiceState {
     pub streams: StreamServer,
     pub containers: Table,
     pub events: Events,
+    pub journal: Journal,
     /// When this server began, nanoseconds since 1970.
     pub(crate) opened_at: i64,
     pub(crate) exec_seconds: Histogram,
@@ -77,9 +79,11 @@ impl ServiceState {
             HistogramOpts::new("crisp_exec_duration_seconds", "How long commands of ExecSync ran.");
         let exec_seconds = Histogram::with_opts(exec_seconds.buckets(DURATION_BUCKETS.to_vec()))?;
         metrics.register(Box::new(exec_seconds.clone()))?;
+        let layout = Layout::new(&config.root);
         Ok(Arc::new(Self {
             exec_seconds,
-            layout: Layout::new(&config.root),
+            journal: Journal::new(&layout, metrics)?,
+            layout,
             host: Host::look(pods.cgroups().mode()),
             cgroups: pods.cgroups().clone(),
             pods,

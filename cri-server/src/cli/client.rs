@@ -2,6 +2,7 @@
 
 use anyhow::Context as _;
 use crisp_proto::crisp::v1::containers_client::ContainersClient;
+use crisp_proto::crisp::v1::diagnosis_client::DiagnosisClient;
 use crisp_proto::crisp::v1::files_client::FilesClient;
 use crisp_proto::crisp::v1::images_client::ImagesClient;
 use crisp_proto::crisp::v1::layers_client::LayersClient;
@@ -37,6 +38,8 @@ pub struct Client {
     pub files: FilesClient<Channel>,
     /// What people do to containers, where the server is Crisp.
     pub containers: ContainersClient<Channel>,
+    /// What happened and what is under way, where the server is Crisp.
+    pub diagnosis: DiagnosisClient<Channel>,
     /// Networks by name, where the server is Crisp.
     pub networks: NetworksClient<Channel>,
     /// Pods that the server supervises by itself, where it is Crisp.
@@ -66,6 +69,7 @@ impl Client {
             layers: LayersClient::new(channel.clone()),
             files: FilesClient::new(channel.clone()),
             containers: ContainersClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
+            diagnosis: DiagnosisClient::new(channel.clone()).max_decoding_message_size(MAX_REPLY),
             networks: NetworksClient::new(channel.clone()),
             standalone: StandaloneClient::new(channel),
         })

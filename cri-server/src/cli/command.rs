@@ -7,7 +7,7 @@ use clap::Subcommand;
 use super::{
     attach, check, commit, connect, cp, diff, events, exec, export, history, images, info, inspect, kill,
     logs, network, pause, pods, port, port_forward, prune, ps, pull, restart, rm, rmi, save, start, stats,
-    stop, tag, top, update, volume, wait,
+    stop, tag, top, update, volume, wait, why,
 };
 use crate::config::Settings;
 
@@ -34,6 +34,7 @@ pub enum ClientCommand {
     Update(update::Update),
     Inspect(inspect::Inspect),
     Events(events::Events),
+    Why(why::Why),
     PortForward(port_forward::PortForward),
     Port(port::Port),
     Pull(pull::Pull),
@@ -85,6 +86,7 @@ impl ClientCommand {
             Self::Update(update) => connect(settings, |client| update.run(client)),
             Self::Inspect(inspect) => connect(settings, |client| inspect.run(client)),
             Self::Events(events) => connect(settings, |client| events.run(client)),
+            Self::Why(why) => connect(settings, |client| why.run(client)),
             Self::PortForward(forward) => connect(settings, |client| forward.run(client)),
             Self::Port(port) => connect(settings, |client| port.run(client)),
             Self::Pull(pull) => connect(settings, |client| pull.run(client)),

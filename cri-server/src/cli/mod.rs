@@ -12,6 +12,7 @@ mod details;
 mod each;
 pub mod endpoint;
 mod filter;
+mod journal;
 mod json;
 mod listing;
 pub mod names;
@@ -57,12 +58,14 @@ mod save;
 mod start;
 mod stats;
 mod stop;
+mod stuck;
 mod tag;
 mod top;
 mod update;
 pub mod version;
 mod volume;
 mod wait;
+mod why;
 
 use crate::config::Settings;
 

@@ -17,6 +17,7 @@ use super::filter::{Filters, name_matches};
 use super::listing::{Format, RowFormat};
 use super::names::{Names, container_name};
 use super::port::published;
+use super::stuck::{self, View};
 use super::{Client, json};
 use crate::table::{Table, short, size};
 use crate::time::{ago, shown};
@@ -32,11 +33,13 @@ Examples:
   crisp ps -a --filter status=exited --filter exited=1
   crisp ps --format '{{.ID}}\\t{{.Names}}\\t{{.Status}}'
   crisp ps -q --filter label=app=web
+  crisp ps --stuck=10s
 
 Filters: name, id, label, status (created, running, paused, exited, unknown), ancestor (an image), exited
 (an exit code), pod, before and since (a container).
 Fields of templates: ID, Names, Image, Command, CreatedAt, RunningFor, Status, State, ExitCode, Ports, Size,
-Labels, Pod, PodID, Attempt.")]
+Labels, Pod, PodID, Attempt; with --stuck: Operation, Kind, ID, Name, Pod, Namespace, Since, Stage, StageSince, Left,
+WaitsFor.")]
 pub struct Ps {
     /// Also show containers that do not run
     #[arg(long, short)]
@@ -68,11 +71,26 @@ pub struct Ps {
     /// How to print it
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
+    /// List operations of the server that have been under way for longer than this (1s without a value), instead of
+    /// containers: the stage that each is in, and what it waits for
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1s",
+        conflicts_with_all = ["all", "filter", "last", "latest", "size", "pod"]
+    )]
+    stuck: Option<String>,
 }
 
 impl Ps {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let format = RowFormat::parse(self.format.as_deref())?;
+        if let Some(longer_than) = &self.stuck {
+            let view = View { format, output: self.output, is_quiet: self.quiet, is_whole: self.no_trunc };
+            return stuck::run(client, longer_than, &view).await;
+        }
         let filters = Filters::parse(&self.filter, &FILTERS)?;
         filters.check("status", &["created", "running", "paused", "exited", "unknown"])?;
         if let Some(code) = filters.values("exited").find(|code| code.parse::<i32>().is_err()) {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, bail};
 use crisp_image_service::pull::{LayerProgress, PullStage};
-use crisp_image_service::{Auth, ImageService, PullProgress, PullRequest};
+use crisp_image_service::{ImageService, PullProgress, PullRequest};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -40,13 +40,15 @@ pub async fn all(images: &ImageService, pulls: &Pulls<'_>) -> anyhow::Result<BTr
         // Of a `crisp run IMAGE`; images of manifests and of volumes may be anyone's.
         let is_named = matches!(report, Report::Failures)
             && pulls.containers.iter().any(|container| container.image == image);
+        let pod = Some(format!("{}/{}", pulls.pod.namespace, pulls.pod.name));
         tasks.spawn(async move {
             let auth = match of_pod {
                 None if policy != PullPolicy::Never => credentials::of_user(&image, is_named, &report).await,
                 of_pod => of_pod,
             };
-            let id = one(&images, &image, policy, auth, bars.as_deref(), &report).await;
-            (image, id)
+            let request = PullRequest { reference: image, auth, pod };
+            let id = one(&images, &request, policy, bars.as_deref(), &report).await;
+            (request.reference, id)
         });
     }
     let mut ids = BTreeMap::new();
@@ -108,12 +110,12 @@ fn wanted(pulls: &Pulls<'_>) -> BTreeMap<String, PullPolicy> {
 
 async fn one(
     images: &ImageService,
-    image: &str,
+    request: &PullRequest,
     policy: PullPolicy,
-    auth: Option<Auth>,
     bars: Option<&Mutex<Bars>>,
     report: &Report,
 ) -> anyhow::Result<String> {
+    let image = request.reference.as_str();
     match (policy, images.find(image)) {
         (PullPolicy::Never | PullPolicy::IfNotPresent, Ok(there)) => return Ok(there.id.to_string()),
         (PullPolicy::Never, Err(error)) => {
@@ -122,7 +124,6 @@ async fn one(
         (PullPolicy::Always, _) | (PullPolicy::IfNotPresent, Err(_)) => {}
     }
     let started = Instant::now();
-    let request = PullRequest { reference: image.to_owned(), auth };
     let first = PullProgress { reference: image.to_owned(), stage: PullStage::Request, layers: Vec::new() };
     let (progress, mut changes) = watch::channel(first);
     let draw = async {
@@ -135,7 +136,7 @@ async fn one(
         std::future::pending::<()>().await;
     };
     let pulled = tokio::select! {
-        pulled = images.pull(&request, Some(&progress)) => pulled,
+        pulled = images.pull(request, Some(&progress)) => pulled,
         () = draw => bail!("the progress of a pull has no end"),
     };
     let line = match &pulled {

@@ -1,9 +1,9 @@
 //! What crisp itself says about a pod, as it happens.
 
 use std::collections::VecDeque;
-use std::fmt::Display;
+use std::fmt::{self, Debug, Display, Formatter};
 use std::io::{self, Write as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::broadcast;
 
@@ -22,11 +22,19 @@ pub enum Report {
 }
 
 /// The newest lines about one pod.
-#[derive(Debug)]
 pub struct Journal {
     pod: String,
     lines: Mutex<VecDeque<String>>,
     new: broadcast::Sender<String>,
+    keep: OnceLock<Keep>,
+}
+
+type Keep = Box<dyn Fn(&str) + Send + Sync>;
+
+impl Debug for Journal {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").field("pod", &self.pod).finish_non_exhaustive()
+    }
 }
 
 impl Report {
@@ -37,7 +45,11 @@ impl Report {
             // One write, so that lines do not mix with those of containers.
             Self::Screen(prefix) => write(prefix, text),
             Self::Failures => write("", text),
-            Self::Journal(journal) => journal.add(text.to_string()),
+            Self::Journal(journal) => {
+                let text = text.to_string();
+                journal.keep.get().iter().for_each(|keep| keep(&text));
+                journal.add(text);
+            }
         }
     }
 }
@@ -45,8 +57,11 @@ impl Report {
 impl Report {
     /// Says what goes as it should.
     pub fn routine(&self, text: impl Display) {
-        if !matches!(self, Self::Failures) {
-            self.say(text);
+        match self {
+            Self::Failures => {}
+            // What the server's own journal of events has without it.
+            Self::Journal(journal) => journal.add(text.to_string()),
+            Self::Screen(_) => self.say(text),
         }
     }
 }
@@ -59,7 +74,12 @@ fn write(prefix: &str, text: impl Display) {
 impl Journal {
     /// Of the pod of that name.
     pub fn new(pod: String) -> Self {
-        Self { pod, lines: Mutex::default(), new: broadcast::Sender::new(KEPT) }
+        Self { pod, lines: Mutex::default(), new: broadcast::Sender::new(KEPT), keep: OnceLock::new() }
+    }
+
+    /// Gives each line from now on, but for those of routine, to `keep` too. The first call counts.
+    pub fn keep_in(&self, keep: impl Fn(&str) + Send + Sync + 'static) {
+        let _ = self.keep.set(Box::new(keep));
     }
 
     fn add(&self, line: String) {

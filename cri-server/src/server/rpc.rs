@@ -7,6 +7,7 @@ use std::time::Duration;
 use crisp_image_service::ImageService;
 use crisp_proto::RPC_PATHS;
 use crisp_proto::crisp::v1::containers_server::ContainersServer;
+use crisp_proto::crisp::v1::diagnosis_server::DiagnosisServer;
 use crisp_proto::crisp::v1::files_server::FilesServer;
 use crisp_proto::crisp::v1::images_server::ImagesServer;
 use crisp_proto::crisp::v1::layers_server::LayersServer;
@@ -61,6 +62,7 @@ impl Server {
             .add_service(ImagesServer::new(self.images.clone()))
             .add_service(LayersServer::new(self.images.clone()))
             .add_service(ContainersServer::new(self.runtime.clone()))
+            .add_service(DiagnosisServer::new(self.runtime.clone()))
             .add_service(FilesServer::new(self.runtime.clone()))
             .add_service(NetworksServer::new(NetworksService(self.pods.clone())))
             .add_optional_service(standalone.map(standalone_server))

@@ -7,6 +7,7 @@
 //! Within a round there is no pause: the next endpoint is tried at once. An endpoint that failed is tried
 //! last from then on, so that a dead mirror costs a pull one connection time-out and not one per layer.
 
+use crisp_metrics::operations::Wait;
 use tokio::time::Instant;
 
 use super::endpoint::Capability;
@@ -159,8 +160,12 @@ impl Sources {
         let mut failover = Failover::new(self, request.capability());
         loop {
             for index in failover.order() {
+                let _wait = self.waits_for(index);
                 match request.send(&self.list[index].source).await {
-                    Ok(answer) => return Ok(answer),
+                    Ok(answer) => {
+                        self.list[index].has_served();
+                        return Ok(answer);
+                    }
                     Err(error) => failover.failed(index, error),
                 }
             }
@@ -168,11 +173,16 @@ impl Sources {
         }
     }
 
+    fn waits_for(&self, index: usize) -> Option<Wait> {
+        crisp_operation::waits_for(|| format!("the registry endpoint {}", self.list[index].endpoint))
+    }
+
     /// Tries each endpoint once, for what may as well stay unknown. A server that cannot answer this may
     /// still answer the next request: only one that cannot be reached is tried last from then on.
     pub(crate) async fn once<T>(&self, request: &impl Request<Response = T>) -> Option<T> {
         for index in Failover::new(self, request.capability()).order() {
             let tracked = &self.list[index];
+            let _wait = self.waits_for(index);
             match request.send(&tracked.source).await {
                 Ok(answer) => return Some(answer),
                 Err(error) => {

@@ -1,6 +1,6 @@
 //! The endpoints of one pull, and how each has been doing.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::Resolution;
@@ -49,9 +49,15 @@ pub(super) struct Tracked {
     pub(super) metrics: EndpointMetrics,
     /// Failures that are about the endpoint and not about what was asked for.
     failures: AtomicU32,
+    /// Something of the image came from it.
+    served: AtomicBool,
 }
 
 impl Tracked {
+    pub(super) fn has_served(&self) {
+        self.served.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn failures(&self) -> u32 {
         self.failures.load(Ordering::Relaxed)
     }
@@ -65,6 +71,12 @@ impl Tracked {
 }
 
 impl Sources {
+    /// The endpoints from which something of the image came, for people.
+    pub(crate) fn served(&self) -> String {
+        let served = self.list.iter().filter(|tracked| tracked.served.load(Ordering::Relaxed));
+        served.map(|tracked| tracked.endpoint.to_string()).collect::<Vec<_>>().join(", ")
+    }
+
     pub(crate) fn new(
         resolution: Resolution,
         reference: &Reference,
@@ -82,7 +94,7 @@ impl Sources {
             };
             let metrics = metrics.endpoint(&resolution.registry, &endpoint.url().origin());
             let source = clients.source(endpoint.host.clone(), &target);
-            Tracked { endpoint, source, metrics, failures: AtomicU32::new(0) }
+            Tracked { endpoint, source, metrics, failures: AtomicU32::new(0), served: AtomicBool::new(false) }
         };
         Self { list: resolution.endpoints.into_iter().map(track).collect(), retry, pace: clients.pace() }
     }

@@ -18,6 +18,7 @@ use crate::reference::Reference;
 use crate::registry::{Credentials, RawManifest};
 use crate::store::{self, Hold, Image, NewImage};
 
+pub(super) const OPERATION: &str = "pull_image";
 /// An index may lead to another one; real images nest no deeper.
 const MAX_INDEXES: usize = 3;
 
@@ -35,6 +36,8 @@ type Staged<T> = Result<T, StageFailure<PullCause>>;
 pub(super) struct ImagePull {
     pub(super) puller: Puller,
     pub(super) reference: Reference,
+    /// Of the operation.
+    pub(super) subject: String,
     pub(super) credentials: Option<Credentials>,
     pub(super) progress: ProgressSender,
 }
@@ -45,8 +48,7 @@ impl ImagePull {
         let metrics = &self.puller.shared.metrics;
         let reference = self.reference.to_string();
         let timer = metrics.pull(self.reference.registry());
-        let subject = format!("image {reference}");
-        let operation = Operation::cancelled_by(&metrics.all, "pull_image", subject, cancel);
+        let operation = Operation::cancelled_by(&metrics.all, OPERATION, self.subject.clone(), cancel);
         let result = self.stages(&operation).await;
         match operation.finish(result).await {
             Ok(id) => {
@@ -66,12 +68,14 @@ impl ImagePull {
         if let Some(unchanged) = self.resolve(operation, &sources).await?
             && self.check(operation, unchanged.lower.clone()).await?
         {
+            operation.remark("it was here already".to_owned());
             return Ok(unchanged.id.clone());
         }
         self.progress.stage(PullStage::Manifest);
         let name = PullStage::Manifest.name();
         let manifest = |_| fetch_manifest(&self.reference, &sources);
         let found = operation.stage(name, DOCUMENT_DEADLINE, manifest).await?;
+        operation.remark(format!("from {}", sources.served()));
         self.progress.stage(PullStage::Config);
         let name = PullStage::Config.name();
         let config = operation.stage(name, DOCUMENT_DEADLINE, |_| fetch_config(&found, &sources)).await?;
@@ -159,7 +163,9 @@ impl ImagePull {
                 cancel: stage.cancel().child(),
                 stage,
             });
-            self.fetch_all(&fetch, image, diff_ids).await
+            let fetched = self.fetch_all(&fetch, image, diff_ids).await;
+            operation.remark(format!("from {}", fetch.sources.served()));
+            fetched
         };
         operation.stage(PullStage::Layers.name(), deadline, fetch).await
     }

@@ -55,6 +55,9 @@ pub struct PullRequest {
     pub reference: String,
     /// The credentials; `None` is anonymous.
     pub auth: Option<Auth>,
+    /// The pod that it is for, as NAMESPACE/NAME, for the list and the journal of operations; the first one where
+    /// equal pulls are one.
+    pub pod: Option<String>,
 }
 
 /// How pulls behave.
@@ -126,7 +129,17 @@ impl Puller {
         progress: Option<&watch::Sender<PullProgress>>,
     ) -> Result<ImageId, Arc<PullError>> {
         let stage = PullStage::Request.name();
-        let fail = |cause| Arc::new(PullError::new(&request.reference, stage, cause));
+        let subject = |reference: &str| match &request.pod {
+            Some(pod) => format!("image {reference} ({pod})"),
+            None => format!("image {reference}"),
+        };
+        let fail = |cause| {
+            let error = PullError::new(&request.reference, stage, cause);
+            let operations = self.shared.metrics.all.operations();
+            let refused = operations.begin(image_pull::OPERATION, subject(&request.reference));
+            refused.end(|| Some((stage, error.cause.to_string())));
+            Arc::new(error)
+        };
         let reference = Reference::parse(&request.reference).map_err(|e| fail(e.into()))?;
         let credentials = match &request.auth {
             Some(auth) => Credentials::from_auth(auth).map_err(|e| fail(e.into()))?,
@@ -137,7 +150,8 @@ impl Puller {
         let flight = self.shared.pulls.join_or_start(key, |cancel| {
             let progress = ProgressSender::new(reference.to_string());
             let receiver = progress.subscribe();
-            let pull = ImagePull { puller: self.clone(), reference, credentials, progress };
+            let subject = subject(&reference.to_string());
+            let pull = ImagePull { puller: self.clone(), reference, subject, credentials, progress };
             (receiver, pull.run(cancel))
         });
         wait(flight, progress).await

@@ -13,7 +13,9 @@ pub(super) async fn response(
     request: PullImageRequest,
 ) -> Result<PullImageResponse, Status> {
     let reference = convert::wanted(request.image)?;
-    let pull = PullRequest { reference, auth: request.auth.map(auth) };
+    let pod = request.sandbox_config.and_then(|config| config.metadata);
+    let pod = pod.map(|metadata| format!("{}/{}", metadata.namespace, metadata.name));
+    let pull = PullRequest { reference, auth: request.auth.map(auth), pod };
     let id = service.pull(&pull, None).await.map_err(|e| error::of_pull(&e))?;
     Ok(PullImageResponse { image_ref: id.to_string() })
 }

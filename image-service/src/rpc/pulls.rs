@@ -24,7 +24,8 @@ impl Pulls for ImageService {
 
     async fn pull(&self, request: Request<WirePull>) -> Result<Response<Replies>, Status> {
         let request = request.into_inner();
-        let pull = PullRequest { reference: request.image, auth: request.auth.map(pull_image::auth) };
+        let auth = request.auth.map(pull_image::auth);
+        let pull = PullRequest { reference: request.image, auth, pod: None };
         // Room for one: a slow client gets the newest state, not all that it missed.
         let (replies, stream) = mpsc::channel(1);
         tokio::spawn(follow(self.clone(), pull, replies));

@@ -73,11 +73,13 @@ impl Bench {
     }
 
     pub async fn pull(&self, reference: &str) -> Result<ImageId, Arc<PullError>> {
-        self.images.pull(&PullRequest { reference: reference.to_owned(), auth: None }, None).await
+        self.images.pull(&PullRequest { reference: reference.to_owned(), auth: None, pod: None }, None).await
     }
 
     pub async fn pull_as(&self, reference: &str, auth: Auth) -> Result<ImageId, Arc<PullError>> {
-        self.images.pull(&PullRequest { reference: reference.to_owned(), auth: Some(auth) }, None).await
+        self.images
+            .pull(&PullRequest { reference: reference.to_owned(), auth: Some(auth), pod: None }, None)
+            .await
     }
 
     /// The content of a file in the topmost layer of an image that has it.

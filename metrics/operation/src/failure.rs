@@ -30,11 +30,17 @@ impl<E: Display> Failure<E> {
     pub fn is_undone(&self) -> bool {
         self.undo.is_empty() && self.pending.is_none()
     }
-}
 
-impl<E: Display> Display for Failure<E> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}: {}", self.subject, self.operation, self.failure)?;
+    /// Why the stage failed, with what failed while undoing it.
+    #[must_use]
+    pub fn reason(&self) -> String {
+        let mut text = self.failure.cause.to_string();
+        // Cannot fail: it is a string.
+        let _ = self.write_undo(&mut text);
+        text
+    }
+
+    fn write_undo(&self, f: &mut impl fmt::Write) -> fmt::Result {
         for (i, failure) in self.undo.iter().enumerate() {
             let lead = if i == 0 { "; undoing it failed too: " } else { "; " };
             write!(f, "{lead}{failure}")?;
@@ -43,6 +49,13 @@ impl<E: Display> Display for Failure<E> {
             write!(f, "; stage {stage} does not end; what was done is undone when it has ended")?;
         }
         Ok(())
+    }
+}
+
+impl<E: Display> Display for Failure<E> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.subject, self.operation, self.failure)?;
+        self.write_undo(f)
     }
 }
 

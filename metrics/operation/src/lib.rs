@@ -12,7 +12,8 @@
 //! equal requests; [`KeyedLocks`] excludes operations on the same pod or container; [`record`] writes
 //! versioned records; [`tree`] deletes folders of any depth; [`StatusCell`] holds a status in memory and keeps its record true; [`fault`] kills,
 //! fails or hangs any stage in test builds; [`clock`] has the time and the boot id; [`parse_duration`] reads
-//! durations.
+//! durations. While an operation is under way it is in the list of
+//! [`crisp_metrics::Operations`], with its stage and what it [waits for](waits_for).
 //!
 //! Rules that hold everywhere:
 //! - A stage whose deadline passes is told to stop by its [`Cancel`] token, which blocking work checks
@@ -79,6 +80,8 @@ mod status;
 pub mod tree;
 #[cfg(feature = "server")]
 mod undo;
+#[cfg(feature = "server")]
+mod waits;
 
 #[cfg(feature = "server")]
 pub use cancel::{Cancel, Interrupted};
@@ -94,3 +97,5 @@ pub use lock::{Busy, KeyedGuard, KeyedLocks};
 pub use operation::{Operation, Stage, Steps};
 #[cfg(feature = "server")]
 pub use status::{StatusCell, StatusError};
+#[cfg(feature = "server")]
+pub use waits::{of_this_operation, waits_for};

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedMutexGuard;
 
+use crate::waits_for;
+
 /// A lock for each key, made when it is asked for and forgotten when nothing holds it.
 pub struct KeyedLocks<K> {
     locks: Mutex<HashMap<K, Weak<Lock>>>,
@@ -64,6 +66,7 @@ impl<K: Eq + Hash + Clone> KeyedLocks<K> {
     /// Waits until no other operation holds `key`. `operation` is for those who then wait for this one.
     pub async fn lock(&self, key: K, operation: &'static str) -> KeyedGuard {
         let lock = self.of(key);
+        let _wait = lock.is_taken().then(|| waits_for(|| lock.its_turn()));
         let guard = lock.mutex.clone().lock_owned().await;
         KeyedGuard::new(lock, guard, operation)
     }
@@ -79,6 +82,7 @@ impl<K: Eq + Hash + Clone> KeyedLocks<K> {
         deadline: Duration,
     ) -> Result<KeyedGuard, Busy> {
         let lock = self.of(key);
+        let _wait = lock.is_taken().then(|| waits_for(|| lock.its_turn()));
         match tokio::time::timeout(deadline, lock.mutex.clone().lock_owned()).await {
             Ok(guard) => Ok(KeyedGuard::new(lock, guard, operation)),
             Err(_) => Err(lock.busy()),
@@ -106,6 +110,15 @@ impl KeyedGuard {
 }
 
 impl Lock {
+    fn is_taken(&self) -> bool {
+        self.mutex.try_lock().is_err()
+    }
+
+    /// For those who wait for it.
+    fn its_turn(&self) -> String {
+        format!("its turn after {}", self.busy().holder)
+    }
+
     fn busy(&self) -> Busy {
         let holder = *self.holder.lock().unwrap_or_else(PoisonError::into_inner);
         match holder {

@@ -18,6 +18,7 @@
 //! - `target_id` of a PID mode other than TARGET.
 
 pub mod container;
+pub(crate) mod diagnosis;
 mod image;
 pub mod mounts;
 pub mod pod;

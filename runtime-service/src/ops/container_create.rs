@@ -25,7 +25,7 @@ use rustix::fs::{Mode, chmod};
 
 use super::image_contents::{self, ImageSource};
 use super::{container_prepare, container_spec, mounted_image, pid_namespace};
-use crate::cause::{Cause, StageFailure, Steps};
+use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::cdi::{self, Edits};
 use crate::container::config::{ContainerConfig, Propagation, UserNamespaceRequest};
 use crate::container::signal::Signal;
@@ -37,7 +37,7 @@ use crate::convert::{self, ConvertError};
 use crate::error::RuntimeError;
 use crate::events::Kind;
 use crate::layout::Folder;
-use crate::service_state::ServiceState;
+use crate::service_state::{ServiceState, subject};
 
 const OPERATION: &str = "create_container";
 /// Copying an image's volumes may take long; all else is quick.
@@ -82,7 +82,8 @@ async fn create_once(
     let pid = pid_namespace::resolve(&service, &config.security.pid, &pod)?;
     let image = service.images.find(&config.image.image)?;
     let id = ContainerId::random();
-    let operation = service.operation(OPERATION, &id);
+    let what = format!("{} ({}/{}/{})", subject(&id), pod.config.namespace, pod.config.name, config.name);
+    let operation = Operation::new(&service.metrics, OPERATION, what);
     let draft = Draft { id: id.clone(), pod: pod.clone(), config, pid, image };
     let result = {
         let service = service.clone();

@@ -87,8 +87,8 @@ async fn change_once(
 ) -> Result<(), RuntimeError> {
     let id = container.id().clone();
     let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
-    let lock = service.locks.lock_within(id.clone(), name, LOCK).await.map_err(busy)?;
     let mut operation = service.operation(name, &id);
+    let lock = operation.turn(service.locks.lock_within(id.clone(), name, LOCK)).await.map_err(busy)?;
     operation.hold(lock);
     let service = service.clone();
     let result = operation.blocking(DEADLINE, move |steps| work(&service, &container, steps)).await;

@@ -47,11 +47,11 @@ pub async fn remove(service: &Arc<ServiceState>, container: Arc<Container>) -> R
 }
 
 async fn remove_once(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), RuntimeError> {
-    let lock = stop_and_lock(service, container).await?;
+    let mut operation = service.operation(OPERATION, container.id());
+    let lock = operation.turn(stop_and_lock(service, container)).await?;
     if service.containers.get(container.id()).is_none() {
         return Ok(()); // another removal was faster
     }
-    let mut operation = service.operation(OPERATION, container.id());
     operation.hold(lock);
     let result = delete(&operation, service, container).await;
     operation.finish(result).await?;

@@ -44,10 +44,10 @@ async fn reset_once(service: &Arc<ServiceState>, container: Arc<Container>) -> R
     let refused = |refusal| RuntimeError::Refused { id: id.clone(), refusal };
     let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
     container.status().state.reset().map_err(refused)?;
-    let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await.map_err(busy)?;
+    let mut operation = service.operation(OPERATION, &id);
+    let lock = operation.turn(service.locks.lock_within(id.clone(), OPERATION, LOCK)).await.map_err(busy)?;
     let no_newer = newer(service, &container);
     no_newer.map_or(Ok(()), Err)?;
-    let mut operation = service.operation(OPERATION, &id);
     operation.hold(lock);
     let result = stages(&operation, service, &container).await;
     Ok(operation.finish(result).await?)

@@ -58,10 +58,11 @@ async fn start_once(
 ) -> Result<(), RuntimeError> {
     let id = container.id();
     let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
+    let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject(id), cancel.clone());
     let lock = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(RuntimeError::Stopped { id: id.clone() }),
-        lock = service.locks.lock_within(id.clone(), OPERATION, LOCK) => lock.map_err(busy)?,
+        lock = operation.turn(service.locks.lock_within(id.clone(), OPERATION, LOCK)) => lock.map_err(busy)?,
     };
     let refused = |refusal| RuntimeError::Refused { id: id.clone(), refusal };
     container.status().state.starting().map_err(refused)?;
@@ -74,7 +75,6 @@ async fn start_once(
     }
     // In memory alone: what came of a start that this server does not see to its end, the monitor knows.
     container.status_cell.show(|status| status.with_state(State::starting)).map_err(refused)?;
-    let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject(id), cancel);
     operation.hold(lock);
     let result = bring_up(&operation, service, container, &pod, &link).await;
     // While the lock is held: no removal comes between the exit of a short container and its events.

@@ -25,6 +25,7 @@ use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::error::RuntimeError;
 use crate::exits;
+use crate::journal::Action;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "stop_container";
@@ -59,6 +60,7 @@ pub async fn stop(
     }
     let kill_at = KillAt::after(grace);
     let flight = service.stops.join_or_start(container.id().clone(), |_| {
+        service.note_request(Action::Stop, &container, format!("SIGKILL after {} s", grace.as_secs()));
         let stop = Stop {
             operation: service.operation(OPERATION, container.id()),
             service: service.clone(),
@@ -126,6 +128,7 @@ impl Stop {
                 }
                 Signalled::Sent => {
                     drop(lock);
+                    let _wait = self.operation.waits_for("the container, to end after the stop signal");
                     self.exited_in_grace().await;
                 }
             }
@@ -159,7 +162,8 @@ impl Stop {
     }
 
     async fn lock(&self) -> Option<KeyedGuard> {
-        let lock = self.service.locks.lock_within(self.container.id().clone(), OPERATION, LOCK).await;
+        let lock = self.service.locks.lock_within(self.container.id().clone(), OPERATION, LOCK);
+        let lock = self.operation.turn(lock).await;
         lock.inspect_err(|busy| {
             tracing::warn!(container = %self.container.id(), %busy, "stopping the container all the same");
         })

@@ -41,10 +41,10 @@ async fn update_once(
 ) -> Result<(), RuntimeError> {
     let id = container.id().clone();
     let busy = |busy| RuntimeError::Busy { id: id.clone(), busy };
-    let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await.map_err(busy)?;
+    let mut operation = service.operation(OPERATION, &id);
+    let lock = operation.turn(service.locks.lock_within(id.clone(), OPERATION, LOCK)).await.map_err(busy)?;
     let status = container.status();
     may_change(&status.state).map_err(|refusal| RuntimeError::Refused { id: id.clone(), refusal })?;
-    let mut operation = service.operation(OPERATION, &id);
     operation.hold(lock);
     let work = {
         let (service, container) = (service.clone(), container.clone());

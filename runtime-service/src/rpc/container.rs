@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_proto::runtime::v1::{
-    ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest, CreateContainerResponse,
-    ListContainersRequest, ListContainersResponse, RemoveContainerRequest, RemoveContainerResponse,
-    ReopenContainerLogRequest, ReopenContainerLogResponse, StartContainerRequest, StartContainerResponse,
-    StopContainerRequest, StopContainerResponse, StreamContainersRequest, StreamContainersResponse,
-    UpdateContainerResourcesRequest, UpdateContainerResourcesResponse,
+    ContainerConfig, ContainerStatusRequest, ContainerStatusResponse, CreateContainerRequest,
+    CreateContainerResponse, ListContainersRequest, ListContainersResponse, RemoveContainerRequest,
+    RemoveContainerResponse, ReopenContainerLogRequest, ReopenContainerLogResponse, StartContainerRequest,
+    StartContainerResponse, StopContainerRequest, StopContainerResponse, StreamContainersRequest,
+    StreamContainersResponse, UpdateContainerResourcesRequest, UpdateContainerResourcesResponse,
 };
 use serde_json::json;
 
@@ -18,7 +18,9 @@ use super::{Reply, ServiceState};
 use crate::container::Container;
 use crate::container::table::LookupError;
 use crate::convert::{self, ConvertError, response};
+use crate::error::RuntimeError;
 use crate::filter::Filter;
+use crate::journal::{Action, Entry, Kind, Requested};
 use crate::ops::{self, container_spec};
 
 /// CreateContainer.
@@ -28,9 +30,40 @@ pub(super) async fn create_container(
 ) -> Reply<CreateContainerResponse> {
     // sandbox_config repeats the configuration that the pod was made with; the pod has its own copy.
     let config = request.config.ok_or_else(|| -> ConvertError { convert::invalid("config", "missing") })?;
+    let requested = requested(&config, request.pod_sandbox_id.clone());
+    match create(service, &request.pod_sandbox_id, config).await {
+        Ok(container_id) => Ok(CreateContainerResponse { container_id }),
+        Err(error) => {
+            service.note_refusal(requested, &error);
+            Err(error)
+        }
+    }
+}
+
+async fn create(
+    service: &Arc<ServiceState>,
+    pod: &str,
+    config: ContainerConfig,
+) -> Result<String, RuntimeError> {
     let config = convert::container::config(config)?;
-    let id = ops::container_create::create(service, &request.pod_sandbox_id, config).await?;
-    Ok(CreateContainerResponse { container_id: id.to_string() })
+    Ok(ops::container_create::create(service, pod, config).await?.to_string())
+}
+
+fn requested(config: &ContainerConfig, pod_id: String) -> Requested<'static> {
+    let metadata = config.metadata.clone().unwrap_or_default();
+    let image = config.image.as_ref().map_or("", |image| match image.user_specified_image.as_str() {
+        "" => image.image.as_str(),
+        specified => specified,
+    });
+    let entry = Entry {
+        kind: Kind::Container,
+        name: metadata.name.into(),
+        attempt: metadata.attempt,
+        image: image.to_owned().into(),
+        pod_id: pod_id.into(),
+        ..Entry::default()
+    };
+    Requested { operation: "create_container", entry }
 }
 
 /// StartContainer.
@@ -39,8 +72,14 @@ pub(super) async fn start_container(
     request: StartContainerRequest,
 ) -> Reply<StartContainerResponse> {
     let container = service.container(&request.container_id)?;
-    ops::container_start::start(service, container).await?;
-    Ok(StartContainerResponse {})
+    match ops::container_start::start(service, container.clone()).await {
+        Ok(()) => Ok(StartContainerResponse {}),
+        Err(error) => {
+            let entry = Entry::of_container(Action::Fail, &container, None);
+            service.note_refusal(Requested { operation: "start_container", entry }, &error);
+            Err(error)
+        }
+    }
 }
 
 /// StopContainer. Succeeds for an unknown container, as the contract requires.

@@ -7,6 +7,7 @@
 mod container;
 mod crisp_containers;
 mod crisp_files;
+mod diagnosis;
 mod exec_sync;
 mod get_container_events;
 mod messages;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use crisp_operation::clock;
 use crisp_proto::runtime::v1::{
-    LinuxContainerResources, ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxStatusRequest,
-    PodSandboxStatusResponse, RemovePodSandboxRequest, RemovePodSandboxResponse, RunPodSandboxRequest,
-    RunPodSandboxResponse, StopPodSandboxRequest, StopPodSandboxResponse, StreamPodSandboxesRequest,
-    StreamPodSandboxesResponse, UpdatePodSandboxResourcesRequest, UpdatePodSandboxResourcesResponse,
+    LinuxContainerResources, ListPodSandboxRequest, ListPodSandboxResponse, PodSandboxMetadata,
+    PodSandboxStatusRequest, PodSandboxStatusResponse, RemovePodSandboxRequest, RemovePodSandboxResponse,
+    RunPodSandboxRequest, RunPodSandboxResponse, StopPodSandboxRequest, StopPodSandboxResponse,
+    StreamPodSandboxesRequest, StreamPodSandboxesResponse, UpdatePodSandboxResourcesRequest,
+    UpdatePodSandboxResourcesResponse,
 };
 use crisp_sandbox::{FindError, Pod};
 use serde_json::json;
@@ -18,6 +19,7 @@ use super::{Reply, ServiceState};
 use crate::convert::{self, response};
 use crate::error::RuntimeError;
 use crate::filter::Filter;
+use crate::journal::{Entry, Requested};
 use crate::ops;
 
 /// RunPodSandbox.
@@ -25,12 +27,35 @@ pub(super) async fn run_pod_sandbox(
     service: &ServiceState,
     request: RunPodSandboxRequest,
 ) -> Reply<RunPodSandboxResponse> {
+    let metadata = request.config.as_ref().and_then(|config| config.metadata.clone()).unwrap_or_default();
+    match run(service, request).await {
+        Ok(pod_sandbox_id) => Ok(RunPodSandboxResponse { pod_sandbox_id }),
+        Err(error) => {
+            service.note_refusal(requested(metadata), &error);
+            Err(error)
+        }
+    }
+}
+
+async fn run(service: &ServiceState, request: RunPodSandboxRequest) -> Result<String, RuntimeError> {
     let config = convert::pod::request(request, service.pods.cgroup_driver())?;
     if config.user.is_some() {
         require_user_namespaces(service).await?;
     }
-    let id = service.pods.run(config).await?;
-    Ok(RunPodSandboxResponse { pod_sandbox_id: id.to_string() })
+    Ok(service.pods.run(config).await?.to_string())
+}
+
+fn requested(metadata: PodSandboxMetadata) -> Requested<'static> {
+    let PodSandboxMetadata { name, uid, namespace, attempt } = metadata;
+    let entry = Entry {
+        name: name.clone().into(),
+        pod: name.into(),
+        namespace: namespace.into(),
+        pod_uid: uid.into(),
+        attempt,
+        ..Entry::default()
+    };
+    Requested { operation: "run_pod", entry }
 }
 
 /// Its pods would come up, and each of their containers would fail at its start.

@@ -30,6 +30,7 @@ use crisp_monitor::wire::request::{
     Attach, CloseStdin, Forget, Hello, Network, OpenStdin, ReopenLog, Report, Resize, Shutdown, Signal,
 };
 use crisp_monitor::wire::{Header, Message, Op, PROTOCOL, Request, Response};
+use crisp_operation::waits_for;
 use rustix::fd::OwnedFd;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -236,6 +237,7 @@ impl MonitorLink {
         let message = request.encode(version).map_err(|error| connection.unsent(R::OP, error))?;
         let header = Header { version, ..Header::request(R::OP, connection.next_id()) };
         let deadline = self.deadline.unwrap_or(deadline(R::OP));
+        let _wait = waits_for(|| format!("the pod's monitor ({})", R::OP.name()));
         let response = connection.call(header, message, deadline).await?;
         R::Response::decode(response).map_err(|error| connection.malformed(R::OP, error))
     }

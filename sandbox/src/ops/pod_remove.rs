@@ -15,7 +15,8 @@ pub(crate) const OPERATION: &str = "remove_pod";
 /// See [`Pods::remove`](crate::Pods::remove).
 pub(crate) async fn remove(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), PodError> {
     let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
-    operation.hold(service.lock(&pod.id, OPERATION).await?);
+    let turn = operation.turn(service.lock(&pod.id, OPERATION)).await?;
+    operation.hold(turn);
     // Another remove may have been faster, or its record have been read: another stands in the list for it then.
     let Some(pod) = &service.table.get(&pod.id) else { return Ok(()) };
     let mut failures = teardown::take_down(service, pod, &operation).await;

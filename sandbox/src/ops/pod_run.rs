@@ -48,7 +48,8 @@ pub(crate) async fn run(
     let record = PodRecord { metadata, status: PodStatus::starting() };
     let pod = Pod::new(&service.layout, record);
     let mut operation = Operation::cancelled_by(&service.metrics, OPERATION, subject, cancel);
-    operation.hold(service.lock(&id, OPERATION).await?);
+    let turn = operation.turn(service.lock(&id, OPERATION)).await?;
+    operation.hold(turn);
     let made = make(service, &pod, &operation).await;
     match operation.finish(made).await {
         Ok(link) => {

@@ -14,7 +14,8 @@ pub(crate) const OPERATION: &str = "stop_pod";
 /// See [`Pods::stop`](crate::Pods::stop).
 pub(crate) async fn stop(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), PodError> {
     let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
-    operation.hold(service.lock(&pod.id, OPERATION).await?);
+    let turn = operation.turn(service.lock(&pod.id, OPERATION)).await?;
+    operation.hold(turn);
     // Its record may have been read meanwhile: another stands in the list for it then.
     let Some(pod) = &service.table.get(&pod.id) else { return Ok(()) };
     if pod.status().state.is_torn_down() {

@@ -21,7 +21,8 @@ pub(crate) async fn update(
     newer: PodResources,
 ) -> Result<(), PodError> {
     let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
-    operation.hold(service.lock(&pod.id, OPERATION).await?);
+    let turn = operation.turn(service.lock(&pod.id, OPERATION)).await?;
+    operation.hold(turn);
     let (service, pod) = (service.clone(), pod.clone());
     let work = move |steps: &Steps<PodCause>| apply(&service, &pod, &newer, steps);
     let result = operation.blocking(DEADLINE, work).await;

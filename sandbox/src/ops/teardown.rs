@@ -58,7 +58,9 @@ pub(crate) async fn end(
     failures: Vec<StageFailure>,
 ) -> Result<(), PodError> {
     let mut failures = failures.into_iter();
-    let Some(first) = failures.next() else { return Ok(()) };
+    let Some(first) = failures.next() else {
+        return Ok(operation.finish(Ok(())).await?);
+    };
     // Waits for a step whose thread hangs: it keeps the pod's lock until it ends.
     match operation.finish::<()>(Err(first)).await {
         Ok(()) => Ok(()),

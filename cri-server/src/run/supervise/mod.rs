@@ -20,6 +20,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context as _;
 use crisp_executor::ids::PodId;
+use crisp_operation::clock;
+use crisp_runtime_service::journal::{Action, Entry, Kind};
 use serde_json::Value;
 
 use super::manifest::{Manifests, Objects, Pod, PodDocument, used};
@@ -190,6 +192,7 @@ impl Supervisor {
 
     fn start(&self, pod: SupervisedPod) -> Arc<SupervisedPod> {
         let pod = Arc::new(pod);
+        self.keep_notes(&pod);
         let mut pods = self.pods.lock().unwrap_or_else(PoisonError::into_inner);
         pods.insert(pod.key(), Arc::clone(&pod));
         let (all, task) = (Arc::clone(&self.pods), Arc::clone(&pod));
@@ -203,6 +206,25 @@ impl Supervisor {
             }
         });
         pod
+    }
+
+    /// What is said of the pod (probes that fail, restarts) is kept with the server's events, for `crisp why`.
+    fn keep_notes(&self, pod: &SupervisedPod) {
+        let runtime = self.server.runtime.clone();
+        let (name, namespace, uid) = (pod.pod.name.clone(), pod.pod.namespace.clone(), pod.uid.clone());
+        pod.journal.keep_in(move |line| {
+            runtime.journal().note(Entry {
+                at: clock::now(),
+                action: Action::Note,
+                kind: Kind::Pod,
+                name: name.as_str().into(),
+                pod: name.as_str().into(),
+                namespace: namespace.as_str().into(),
+                pod_uid: uid.as_str().into(),
+                text: line.into(),
+                ..Entry::default()
+            });
+        });
     }
 
     /// The pods of these documents that are there.

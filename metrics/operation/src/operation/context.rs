@@ -1,10 +1,11 @@
 //! What the stages of one run of an operation share.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_metrics::Metrics;
+use crisp_metrics::operations::RunningOperation;
 use tokio::sync::watch;
 
 use crate::fault::{self, Fault, When};
@@ -12,33 +13,27 @@ use crate::{Cancel, Interrupted};
 
 pub(super) struct Context {
     pub(super) name: &'static str,
-    pub(super) subject: String,
     pub(super) metrics: Metrics,
     pub(super) cancel: Cancel,
     /// Pieces of blocking work that have not ended.
     running: watch::Sender<usize>,
-    /// The stage under way, for messages.
-    current: Mutex<&'static str>,
+    /// Listed for as long as anything of the operation is under way, a thread that hangs too.
+    pub(super) listed: RunningOperation,
 }
 
 impl Context {
     pub(super) fn new(metrics: &Metrics, name: &'static str, subject: String, cancel: Cancel) -> Self {
-        Self {
-            name,
-            subject,
-            metrics: metrics.clone(),
-            cancel,
-            running: watch::Sender::new(0),
-            current: Mutex::new("begin"),
-        }
+        let listed = metrics.operations().begin(name, subject);
+        Self { name, metrics: metrics.clone(), cancel, running: watch::Sender::new(0), listed }
     }
 
-    pub(super) fn enter(&self, stage: &'static str) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = stage;
+    pub(super) fn subject(&self) -> &str {
+        self.listed.progress().subject()
     }
 
+    /// The stage under way, for messages.
     pub(super) fn current(&self) -> &'static str {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner)
+        self.listed.progress().last_stage()
     }
 
     pub(super) async fn stopped(&self) {
@@ -52,7 +47,7 @@ impl Context {
         when: When,
         cancel: &Cancel,
     ) -> Result<(), Interrupted> {
-        match fault::armed(self.name, stage, &self.subject, when) {
+        match fault::armed(self.name, stage, self.subject(), when) {
             None => Ok(()),
             Some(Fault::Fail) => Err(Interrupted::Fault),
             Some(Fault::Kill) => fault::kill(),
@@ -65,7 +60,7 @@ impl Context {
 
     #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
     pub(super) fn fault_blocking(&self, stage: &str, when: When, cancel: &Cancel) -> Result<(), Interrupted> {
-        match fault::armed(self.name, stage, &self.subject, when) {
+        match fault::armed(self.name, stage, self.subject(), when) {
             None => Ok(()),
             Some(Fault::Fail) => Err(Interrupted::Fault),
             Some(Fault::Kill) => fault::kill(),

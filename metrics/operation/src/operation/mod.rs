@@ -6,14 +6,16 @@ mod stage;
 use std::fmt::Display;
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crisp_metrics::Metrics;
+use crisp_metrics::operations::Wait;
 
 use self::context::{Context, Running, within};
 pub use self::stage::{Stage, Steps};
 use crate::fault::When;
-use crate::undo::{Hanging, UndoList};
+use crate::undo::{DEADLINE, Hanging, UndoList};
+use crate::waits;
 use crate::{Cancel, Failure, Interrupted, StageFailure};
 
 /// How long a failed operation waits for blocking work that was told to stop, before it reports the
@@ -57,6 +59,24 @@ where
         self.holds.get_mut().unwrap_or_else(PoisonError::into_inner).push(Box::new(guard));
     }
 
+    /// Waits for the turn of this operation, as a stage without a deadline of its own: what `turn` waits for is
+    /// seen in the list of operations.
+    pub async fn turn<T>(&self, turn: impl Future<Output = T>) -> T {
+        let progress = self.context.listed.progress();
+        let _entered = progress.enter("turn", Instant::now());
+        waits::within(progress, turn).await
+    }
+
+    /// Says what the operation waits for, until what this returns is dropped.
+    pub fn waits_for(&self, what: &str) -> Wait {
+        self.context.listed.progress().waits_for(what.to_owned())
+    }
+
+    /// See [`Progress::remark`](crisp_metrics::operations::Progress::remark).
+    pub fn remark(&self, text: String) {
+        self.context.listed.progress().remark(text);
+    }
+
     /// Registers an undo step for what comes next; `work` blocks. Call it before the work that it undoes:
     /// it must also succeed when nothing or only a part of that was done.
     pub fn undo(&self, stage: &'static str, work: impl FnOnce() -> Result<(), E> + Send + 'static) {
@@ -89,7 +109,8 @@ where
     where
         F: Future<Output = Result<T, E>>,
     {
-        self.context.enter(name);
+        let progress = self.context.listed.progress();
+        let _entered = progress.enter(name, later(deadline));
         let timer = self.context.metrics.stage(self.context.name, name);
         let cancel = self.context.cancel.child();
         let stage = Stage::new(&self.context, &cancel);
@@ -99,7 +120,7 @@ where
             self.context.fault_async(name, When::After, &cancel).await?;
             Ok(value)
         };
-        let result = within(deadline, &cancel, work).await;
+        let result = within(deadline, &cancel, waits::within(progress, work)).await;
         timer.done(result).map_err(|cause| StageFailure { stage: name, cause })
     }
 
@@ -115,7 +136,7 @@ where
         work: impl FnOnce(&Steps<E>) -> Result<T, StageFailure<E>> + Send + 'static,
     ) -> Result<T, StageFailure<E>> {
         let cancel = self.context.cancel.child();
-        let steps = Steps::new(&self.context, &self.undo, &cancel);
+        let steps = Steps::new(&self.context, &self.undo, &cancel, later(deadline));
         let running = Running::start(&self.context);
         let task = tokio::task::spawn_blocking(move || {
             let _running = running;
@@ -140,19 +161,28 @@ where
         match result {
             Ok(value) => {
                 self.undo.clear();
+                self.context.listed.end(|| None);
                 Ok(value)
             }
-            Err(failure) => Err(self.fail(failure).await),
+            Err(failure) => {
+                let context = self.context.clone();
+                let failure = self.fail(failure).await;
+                context.listed.end(|| Some((failure.failure.stage, failure.reason())));
+                Err(failure)
+            }
         }
     }
 
     async fn fail(self, failure: StageFailure<E>) -> Failure<E> {
         let Self { context, undo, holds } = self;
         context.cancel.cancel();
-        let (subject, operation) = (context.subject.clone(), context.name);
+        let (subject, operation) = (context.subject().to_owned(), context.name);
+        let last = context.current();
+        let undoing = context.listed.progress().enter("undo", later(DEADLINE));
         let stopped = tokio::time::timeout(STOPPING, context.stopped()).await.is_ok();
         let (failures, hanging) = if stopped { undo.run().await } else { (vec![], None) };
-        let pending = if stopped { hanging.as_ref().map(|step| step.stage) } else { Some(context.current()) };
+        let pending = if stopped { hanging.as_ref().map(|step| step.stage) } else { Some(last) };
+        drop(undoing);
         if let Some(stage) = pending {
             let holds = holds.into_inner().unwrap_or_else(PoisonError::into_inner);
             tracing::error!(%subject, operation, stage, "a stage does not end; the undo waits for it");
@@ -160,6 +190,11 @@ where
         }
         Failure { subject, operation, failure, undo: failures, pending }
     }
+}
+
+fn later(deadline: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(deadline).unwrap_or(now)
 }
 
 /// Undoes an operation when its work that hangs ends at last, or goes on with the undo when the undo step
@@ -172,8 +207,13 @@ async fn undo_when_stopped<E>(
 ) where
     E: Display + From<Interrupted> + Send + 'static,
 {
-    let (subject, operation) = (&context.subject, context.name);
+    let (subject, operation) = (context.subject().to_owned(), context.name);
     let mut undone = true;
+    let progress = context.listed.progress();
+    let stage = hanging.as_ref().map_or_else(|| context.current(), |step| step.stage);
+    let _entered = progress.enter(stage, Instant::now());
+    let _wait =
+        progress.waits_for("a thread that does not come back from the kernel; then it is undone".into());
     context.stopped().await;
     loop {
         let late = match hanging.take() {

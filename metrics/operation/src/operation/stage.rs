@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
@@ -76,11 +77,18 @@ pub struct Steps<E> {
     context: Arc<Context>,
     undo: UndoList<E>,
     cancel: Cancel,
+    /// Of all of them together.
+    deadline: Instant,
 }
 
 impl<E> Steps<E> {
-    pub(super) fn new(context: &Arc<Context>, undo: &UndoList<E>, cancel: &Cancel) -> Self {
-        Self { context: context.clone(), undo: undo.clone(), cancel: cancel.clone() }
+    pub(super) fn new(
+        context: &Arc<Context>,
+        undo: &UndoList<E>,
+        cancel: &Cancel,
+        deadline: Instant,
+    ) -> Self {
+        Self { context: context.clone(), undo: undo.clone(), cancel: cancel.clone(), deadline }
     }
 }
 
@@ -110,7 +118,7 @@ where
     ) -> Result<T, StageFailure<E>> {
         let failed = |cause| StageFailure { stage: name, cause };
         self.cancel.check().map_err(|interrupted| failed(interrupted.into()))?;
-        self.context.enter(name);
+        let _entered = self.context.listed.progress().enter(name, self.deadline);
         let timer = self.context.metrics.stage(self.context.name, name);
         let result = self
             .context

@@ -103,7 +103,7 @@ async fn a_retry_does_not_run_beside_an_undo_step_that_hangs() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
-    tokio::time::advance(crate::undo::DEADLINE + SOON).await;
+    tokio::time::advance(DEADLINE + SOON).await;
     let failure = finish.await.unwrap().unwrap_err();
     assert_eq!((failure.pending, failure.undo.len()), (Some("cgroup"), 1));
     tokio::time::resume();
@@ -227,4 +227,63 @@ async fn faults_fail_and_hang_stages() {
         "pod faulty: test: stage b: not done after 20 ms"
     );
     assert!(ran.load(Ordering::SeqCst), "an after fault comes after the work");
+}
+
+#[tokio::test]
+async fn a_stage_that_hangs_is_listed_until_it_ends() {
+    let metrics = Metrics::new("test").unwrap();
+    let list = || metrics.operations().list(Duration::ZERO);
+    let locks = Arc::new(KeyedLocks::<u8>::default());
+    let held = locks.lock(1, "other_operation").await;
+    let fault = fault::arm("list_test/network@pod p", Fault::Hang);
+    let operation = Operation::<Cause>::cancelled_by(&metrics, "list_test", "pod p", Cancel::new());
+    let turns = locks.clone();
+    let work = tokio::spawn(async move {
+        drop(operation.turn(turns.lock(1, "list_test")).await);
+        let result: Result<(), _> = operation.stage("network", SOON, |_| async { Ok(()) }).await;
+        operation.finish(result).await
+    });
+    while list()[0].waits_for.is_none() {
+        tokio::task::yield_now().await;
+    }
+    let info = list().remove(0);
+    assert_eq!((info.stage, info.waits_for.as_deref()), ("turn", Some("its turn after other_operation")));
+    drop(held);
+    while !fault.is_reached() {
+        tokio::task::yield_now().await;
+    }
+    let info = list().remove(0);
+    assert_eq!((info.operation, info.subject.as_str(), info.stage), ("list_test", "pod p", "network"));
+    assert!(info.left.is_some_and(|left| left <= SOON) && info.waits_for.is_none(), "{info:?}");
+    work.abort();
+    assert!(work.await.is_err());
+    assert_eq!(list(), []);
+}
+
+#[tokio::test]
+async fn what_hangs_in_the_kernel_stays_listed_after_the_failure() {
+    let metrics = Metrics::new("test").unwrap();
+    let ends = Arc::new(Mutex::new(Vec::new()));
+    let told = ends.clone();
+    metrics.operations().on_end(move |end| {
+        told.lock().unwrap().push(end.failure.clone());
+    });
+    let (release, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let operation = Operation::<Cause>::cancelled_by(&metrics, "test", "pod p", Cancel::new());
+    let work = stuck(&release, &ended);
+    let result = operation.blocking(Duration::from_millis(20), |steps| steps.step("mount", work)).await;
+    let failure = operation.finish(result).await.unwrap_err();
+    assert_eq!(failure.pending, Some("mount"));
+    let list = metrics.operations().list(Duration::ZERO);
+    assert_eq!((list.len(), list[0].stage), (1, "mount"));
+    assert!(list[0].waits_for.as_ref().is_some_and(|what| what.contains("kernel")), "{list:?}");
+    let (stage, why) = ends.lock().unwrap()[0].clone().unwrap();
+    assert!(
+        stage == "mount" && why.contains("not done after 20 ms") && why.contains("does not end"),
+        "{why}"
+    );
+    release.store(true, Ordering::SeqCst);
+    while !metrics.operations().list(Duration::ZERO).is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }

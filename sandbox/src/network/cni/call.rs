@@ -1,5 +1,6 @@
 //! One plugin and one verb: the plugin's environment and configuration.
 
+use crisp_operation::waits_for;
 use serde_json::{Map, Value, json};
 
 use super::config::{NetworkList, Plugin, Version};
@@ -47,6 +48,9 @@ impl Cni {
         config: &Value,
     ) -> Result<Vec<u8>, NetworkError> {
         let (bin_dirs, deadline) = (self.bin_dirs.as_slice(), self.deadline);
+        let name = &plugin.kind;
+        let _wait =
+            waits_for(|| format!("the CNI plugin {name} ({}) of network {}", verb.as_str(), network.name));
         let call = Call { plugin: &plugin.kind, bin_dirs, verb, environment, config, deadline };
         run(&call).await.map_err(|error| match error {
             CallError::Missing => self.missing(network, &plugin.kind),

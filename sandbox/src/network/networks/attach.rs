@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crisp_operation::of_this_operation;
 use tokio::task::spawn_blocking;
 
 use super::plan::Plan;
@@ -19,10 +20,11 @@ impl Networks {
     pub async fn attach(&self, request: AttachRequest) -> Result<Attachment, NetworkError> {
         let inner = Arc::clone(&self.0);
         // A task of its own: a caller who goes away must not leave half an attachment.
-        let task = tokio::spawn(async move {
+        let task = async move {
             let _lock = inner.locks.lock(request.pod.clone(), "attach").await;
             Inner::attach(&inner, request).await
-        });
+        };
+        let task = tokio::spawn(of_this_operation(task));
         task.await.unwrap_or(Err(NetworkError::Interrupted("attach")))
     }
 

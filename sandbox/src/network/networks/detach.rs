@@ -3,6 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_executor::ids::PodId;
+use crisp_operation::of_this_operation;
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::{Inner, Networks};
@@ -30,10 +31,11 @@ impl Networks {
 
     async fn try_detach(&self, pod: &PodId, asked_again: bool) -> Result<Detached, NetworkError> {
         let (inner, pod) = (Arc::clone(&self.0), pod.clone());
-        let task = tokio::spawn(async move {
+        let task = async move {
             let _lock = inner.locks.lock(pod.clone(), "detach").await;
             Inner::detach(&inner, pod, asked_again).await
-        });
+        };
+        let task = tokio::spawn(of_this_operation(task));
         task.await.unwrap_or(Err(NetworkError::Interrupted("detach")))
     }
 

@@ -1,0 +1,270 @@
+//! The cause: what went wrong last, and did not go right after that.
+
+use crisp_proto::crisp::v1::{JournalAction, JournalEntry, JournalKind};
+
+use super::exit_code::explain;
+use super::story::{trying, was_stopped, what};
+use super::subject::{Subject, whole_reference};
+
+/// What there is to say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It went wrong, and nothing went right after that.
+    Cause(String),
+    /// It goes on; what went wrong before.
+    Before(String),
+    /// It has ended as it should, or was asked to.
+    Ended(String),
+    Fine(String),
+}
+
+impl Verdict {
+    pub fn heading(&self) -> &'static str {
+        match self {
+            Self::Cause(_) => "Cause",
+            Self::Before(_) => "It goes on; what went wrong before",
+            Self::Ended(_) => "Ended",
+            Self::Fine(_) => "Nothing is wrong",
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        let (Self::Cause(text) | Self::Before(text) | Self::Ended(text) | Self::Fine(text)) = self;
+        text
+    }
+}
+
+/// Something that went wrong, or an end that did not.
+#[derive(Debug)]
+struct Trouble {
+    /// What it is about; a success of the same ends it.
+    of: String,
+    text: String,
+    is_over: bool,
+    is_bad: bool,
+}
+
+pub fn verdict(entries: &[&JournalEntry], subject: &Subject) -> Verdict {
+    let mut troubles: Vec<Trouble> = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        for over in overcome(entry) {
+            troubles
+                .iter_mut()
+                .filter(|trouble| trouble.of == over)
+                .for_each(|trouble| trouble.is_over = true);
+        }
+        if let Some(trouble) = trouble(entry, &entries[..index]) {
+            troubles.retain(|other| other.of != trouble.of || other.is_over);
+            troubles.push(trouble);
+        }
+    }
+    let last = |is_bad, is_over| {
+        let found = troubles.iter().rev().find(|t| t.is_bad == is_bad && t.is_over == is_over);
+        found.map(|trouble| trouble.text.clone())
+    };
+    let nothing = || match entries {
+        [] => format!("nothing is known of {subject}"),
+        _ => "as far as the journal goes, all went as it should".to_owned(),
+    };
+    last(true, false)
+        .map(Verdict::Cause)
+        .or_else(|| last(false, false).map(Verdict::Ended))
+        .or_else(|| last(true, true).map(Verdict::Before))
+        .unwrap_or_else(|| Verdict::Fine(nothing()))
+}
+
+/// What a container has in common with the next one of its name.
+fn key(verb: &str, entry: &JournalEntry) -> String {
+    match entry.kind() {
+        JournalKind::JournalPod => format!("{verb} pod"),
+        JournalKind::JournalContainer => format!("{verb} {}", entry.name),
+        JournalKind::JournalImage => format!("pull {}", entry.name),
+    }
+}
+
+/// What an entry shows to be over.
+fn overcome(entry: &JournalEntry) -> Vec<String> {
+    match entry.action() {
+        JournalAction::JournalCreate => {
+            let image = format!("pull {}", whole_reference(&entry.image));
+            vec![key("run", entry), key("create", entry), key("start", entry), key("end", entry), image]
+        }
+        JournalAction::JournalStart => vec![key("start", entry), key("end", entry)],
+        JournalAction::JournalDie => vec![key("stop", entry)],
+        JournalAction::JournalDestroy => vec![key("stop", entry), key("remove", entry)],
+        JournalAction::JournalDone if entry.kind() == JournalKind::JournalImage => vec![key("pull", entry)],
+        JournalAction::JournalDone => {
+            let name = entry.operation.as_ref().map_or("", |operation| &operation.name);
+            vec![key(name.split('_').next().unwrap_or_default(), entry)]
+        }
+        JournalAction::JournalStop | JournalAction::JournalFail | JournalAction::JournalNote => Vec::new(),
+    }
+}
+
+fn trouble(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
+    let (of, text, is_bad) = match entry.action() {
+        JournalAction::JournalFail => {
+            let name = entry.operation.as_ref().map_or("", |operation| &operation.name);
+            (key(name.split('_').next().unwrap_or_default(), entry), failure(entry), true)
+        }
+        JournalAction::JournalDie if entry.kind() == JournalKind::JournalPod => {
+            (key("end", entry), format!("the pod is not ready any more: {}", entry.text), true)
+        }
+        JournalAction::JournalDie => return end(entry, before),
+        _ => return None,
+    };
+    let is_empty = entry.action() == JournalAction::JournalDie && entry.text.is_empty();
+    (!is_empty).then_some(Trouble { of, text, is_over: false, is_bad })
+}
+
+fn end(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
+    let exit = entry.exit.as_ref()?;
+    if exit.reason == "StartError" {
+        // The failure of the start is one of its own, and says more; only a record may tell of it alone.
+        let is_told =
+            before.iter().any(|other| other.id == entry.id && other.action() == JournalAction::JournalFail);
+        if is_told {
+            return None;
+        }
+    }
+    let was_stopped = was_stopped(entry, before);
+    let meaning = explain(exit.code, &exit.reason, was_stopped);
+    let more = if entry.text.is_empty() { String::new() } else { format!(": {}", entry.text) };
+    let of = key("end", entry);
+    // Those that supervise the pod say why before they stop it.
+    let stopped = format!("{} is stopped: ", entry.name);
+    let why = before.iter().rev().take(4).find_map(|other| other.text.strip_prefix(&stopped));
+    let (text, is_bad) = match why.filter(|_| was_stopped) {
+        Some(why) => (format!("{} was stopped because its {why}; {meaning}", what(entry)), true),
+        None => {
+            let is_bad = (exit.code != 0 && !was_stopped) || exit.reason == "OOMKilled";
+            (format!("{} ended: {meaning}{more}", what(entry)), is_bad)
+        }
+    };
+    Some(Trouble { of, text, is_over: false, is_bad })
+}
+
+/// A failure with its kind of cause in words, and the error itself.
+fn failure(entry: &JournalEntry) -> String {
+    let operation = entry.operation.clone().unwrap_or_default();
+    let text = entry.text.as_str();
+    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let stage = operation.stage.as_str();
+    let kind = match (operation.name.as_str(), stage) {
+        _ if has(&["not done after", "did not respond", "no answer within"]) => {
+            format!("the stage {stage} was not done in time: ")
+        }
+        ("pull_image", _) if has(&["not found", "404", "unknown"]) => "the image was not found: ".to_owned(),
+        ("pull_image", _) if has(&["401", "403", "denied", "unauthorized"]) => {
+            "the registry does not let this user have the image: ".to_owned()
+        }
+        ("create_container", "") if has(&["no image"]) => {
+            "the image is not here and was not pulled: ".to_owned()
+        }
+        ("start_container", "monitor") if has(&["no such file", "No such file", "not found in $PATH"]) => {
+            "command not found: its command is not in the image: ".to_owned()
+        }
+        ("start_container", "monitor") if has(&["ermission denied"]) => {
+            "its command cannot be executed: ".to_owned()
+        }
+        ("start_container", "compile") if text.starts_with("mounts[") => {
+            "what is to be mounted cannot be had: ".to_owned()
+        }
+        ("run_pod", "network") if text.contains("CNI plugin") => "a CNI plugin failed: ".to_owned(),
+        ("run_pod", "network") => "the pod got no network: ".to_owned(),
+        _ => String::new(),
+    };
+    let stage = if stage.is_empty() { String::new() } else { format!(" (stage {stage})") };
+    format!("{} failed{stage}: {kind}{text}", trying(entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use crisp_proto::crisp::v1::{JournalExit, JournalOperation};
+
+    use super::*;
+
+    fn entry(action: JournalAction, kind: JournalKind, text: &str) -> JournalEntry {
+        JournalEntry {
+            action: action.into(),
+            kind: kind.into(),
+            id: "c1".into(),
+            name: "app".into(),
+            text: text.into(),
+            image: "busybox".into(),
+            ..JournalEntry::default()
+        }
+    }
+
+    fn container(action: JournalAction) -> JournalEntry {
+        entry(action, JournalKind::JournalContainer, "")
+    }
+
+    fn died(code: i32, reason: &str) -> JournalEntry {
+        let exit = JournalExit { code, reason: reason.into(), ..JournalExit::default() };
+        JournalEntry { exit: Some(exit), ..container(JournalAction::JournalDie) }
+    }
+
+    fn failed(operation: &str, stage: &str, text: &str) -> JournalEntry {
+        let operation =
+            JournalOperation { name: operation.into(), stage: stage.into(), ..JournalOperation::default() };
+        let kind =
+            if operation.name == "run_pod" { JournalKind::JournalPod } else { JournalKind::JournalContainer };
+        JournalEntry { operation: Some(operation), ..entry(JournalAction::JournalFail, kind, text) }
+    }
+
+    fn of(entries: &[JournalEntry]) -> Verdict {
+        let subject = Subject {
+            namespace: "lab".into(),
+            pod: "web".into(),
+            pod_uid: String::new(),
+            container: None,
+            id: None,
+        };
+        verdict(&entries.iter().collect::<Vec<_>>(), &subject)
+    }
+
+    #[test]
+    fn the_last_thing_that_went_wrong_is_the_cause_until_it_goes_right() {
+        let (create, start) =
+            (container(JournalAction::JournalCreate), container(JournalAction::JournalStart));
+        let crash = died(3, "Error");
+        let cause = of(&[create.clone(), start.clone(), crash.clone()]);
+        assert!(matches!(&cause, Verdict::Cause(text) if text.contains("exit code 3")), "{cause:?}");
+        let before = of(&[create.clone(), start.clone(), crash, create.clone(), start.clone()]);
+        assert!(matches!(&before, Verdict::Before(text) if text.contains("exit code 3")), "{before:?}");
+        assert!(matches!(of(&[create.clone(), start.clone()]), Verdict::Fine(_)));
+        let done = of(&[create.clone(), start.clone(), died(0, "Completed")]);
+        assert!(matches!(&done, Verdict::Ended(text) if text.contains("done its work")), "{done:?}");
+        let stopped = of(&[create, start, container(JournalAction::JournalStop), died(143, "Error")]);
+        assert!(matches!(&stopped, Verdict::Ended(text) if text.contains("asked to stop")), "{stopped:?}");
+    }
+
+    #[test]
+    fn failures_name_their_kind() {
+        for (failed, words) in [
+            (failed("run_pod", "network", "CNI plugin \"x\" (ADD): no room"), "a CNI plugin failed"),
+            (failed("run_pod", "network", "not done after 50 ms"), "network was not done in time"),
+            (failed("start_container", "monitor", "stage exec: \"/x\": no such file"), "command not found"),
+            (failed("start_container", "compile", "mounts[9] at \"/d\": /x: gone"), "to be mounted"),
+        ] {
+            let cause = of(&[failed]);
+            assert!(matches!(&cause, Verdict::Cause(text) if text.contains(words)), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_probe_is_the_cause_of_the_stop_that_follows() {
+        let note =
+            entry(JournalAction::JournalNote, JournalKind::JournalPod, "app is stopped: livenessProbe: 500");
+        let entries = [
+            container(JournalAction::JournalCreate),
+            container(JournalAction::JournalStart),
+            note,
+            container(JournalAction::JournalStop),
+            died(143, "Error"),
+        ];
+        let cause = of(&entries);
+        assert!(matches!(&cause, Verdict::Cause(text) if text.contains("livenessProbe: 500")), "{cause:?}");
+    }
+}

@@ -1,0 +1,208 @@
+//! What a name means, among all that the history knows: also what is gone, and what never came to be.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use anyhow::bail;
+use crisp_image_service::Reference;
+use crisp_proto::crisp::v1::{JournalAction, JournalEntry, JournalKind, RunningOperation};
+
+/// A pod, or containers of one name in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Subject {
+    pub namespace: String,
+    pub pod: String,
+    /// Of the newest pod of the name; empty where it is not known.
+    pub pod_uid: String,
+    /// None: the pod with all in it.
+    pub container: Option<String>,
+    /// One container alone.
+    pub id: Option<String>,
+}
+
+impl Subject {
+    /// # Errors
+    /// Nothing is called so, or more than one.
+    pub fn find(
+        entries: &[JournalEntry],
+        under_way: &[RunningOperation],
+        text: &str,
+    ) -> anyhow::Result<Self> {
+        let (only_pods, name) = match text.strip_prefix("pod/") {
+            Some(name) => (true, name),
+            None => (false, text),
+        };
+        let all: BTreeSet<Self> =
+            entries.iter().flat_map(Self::of).chain(under_way.iter().flat_map(Self::of_operation)).collect();
+        let chosen = |is_meant: &dyn Fn(&Self) -> bool| -> Vec<Self> {
+            let meant = all.iter().filter(|subject| !only_pods || subject.container.is_none());
+            meant.filter(|subject| is_meant(subject)).cloned().collect()
+        };
+        let mut found = chosen(&|subject| subject.container.is_some() && subject.full_name() == name);
+        if found.is_empty() {
+            let is_it = |s: &Self| s.pod == name || format!("{}/{}", s.namespace, s.pod) == name;
+            found = chosen(&|subject| subject.container.is_none() && is_it(subject));
+        }
+        if found.is_empty() {
+            found = chosen(&|subject| subject.container.as_deref() == Some(name));
+        }
+        if found.is_empty() {
+            found = of_id(entries, name);
+        }
+        match &found[..] {
+            [] => bail!("neither the server nor its journal knows a pod or container {text:?}"),
+            [one] if one.pod_uid.is_empty() => Ok(Self { pod_uid: newest_uid(entries, one), ..one.clone() }),
+            [one] => Ok(one.clone()),
+            several => {
+                let names: Vec<_> = several.iter().map(Self::full_name).collect();
+                bail!("{text:?} may be any of {}: say one of them, or an id", names.join(", "))
+            }
+        }
+    }
+
+    /// The pod and the container that an entry is about. The uid comes later: one name is one subject.
+    fn of(entry: &JournalEntry) -> Vec<Self> {
+        if entry.pod.is_empty() {
+            return Vec::new();
+        }
+        let is_container = entry.kind() == JournalKind::JournalContainer && !entry.name.is_empty();
+        Self::both(&entry.namespace, &entry.pod, is_container.then_some(&entry.name))
+    }
+
+    fn of_operation(operation: &RunningOperation) -> Vec<Self> {
+        if operation.pod.is_empty() {
+            return Vec::new();
+        }
+        let is_container = operation.kind() == JournalKind::JournalContainer && !operation.name.is_empty();
+        Self::both(&operation.namespace, &operation.pod, is_container.then_some(&operation.name))
+    }
+
+    fn both(namespace: &str, pod: &str, container: Option<&String>) -> Vec<Self> {
+        let pod = Self {
+            namespace: namespace.to_owned(),
+            pod: pod.to_owned(),
+            pod_uid: String::new(),
+            container: None,
+            id: None,
+        };
+        let container = container.map(|name| Self { container: Some(name.clone()), ..pod.clone() });
+        std::iter::once(pod).chain(container).collect()
+    }
+
+    /// As people say it.
+    fn full_name(&self) -> String {
+        match &self.container {
+            Some(container) => format!("{}/{container}", self.pod),
+            None => format!("{}/{}", self.namespace, self.pod),
+        }
+    }
+
+    /// Its entries, the oldest first.
+    pub fn entries<'a>(&self, all: &'a [JournalEntry]) -> Vec<&'a JournalEntry> {
+        let own: Vec<&JournalEntry> = all.iter().filter(|entry| self.has(entry)).collect();
+        let images: BTreeSet<String> = own
+            .iter()
+            .filter(|entry| entry.kind() == JournalKind::JournalContainer)
+            .map(|entry| whole_reference(&entry.image))
+            .collect();
+        let is_wanted = |entry: &JournalEntry| {
+            let is_image = entry.kind() == JournalKind::JournalImage;
+            let is_its_own =
+                self.is_in_pod(entry) && (self.container.is_none() || images.contains(&entry.name));
+            is_image && (is_its_own || self.is_pull_before(entry, &own, all))
+        };
+        all.iter().filter(|entry| self.has(entry) || is_wanted(entry)).collect()
+    }
+
+    /// Whether it is the last pull, for no pod that is known, of the image of a container before its creation.
+    fn is_pull_before(&self, pull: &JournalEntry, own: &[&JournalEntry], all: &[JournalEntry]) -> bool {
+        let is_of_it = |entry: &&&JournalEntry| {
+            let is_created = entry.kind() == JournalKind::JournalContainer
+                && matches!(entry.action(), JournalAction::JournalCreate | JournalAction::JournalFail);
+            is_created && entry.at >= pull.at && whole_reference(&entry.image) == pull.name
+        };
+        let Some(created) = own.iter().find(is_of_it).filter(|_| pull.pod.is_empty()) else { return false };
+        let is_later = |other: &JournalEntry| {
+            other.kind() == JournalKind::JournalImage
+                && other.name == pull.name
+                && other.at > pull.at
+                && other.at <= created.at
+        };
+        !all.iter().any(is_later)
+    }
+
+    fn is_in_pod(&self, entry: &JournalEntry) -> bool {
+        let same_uid = entry.pod_uid.is_empty() || self.pod_uid.is_empty() || entry.pod_uid == self.pod_uid;
+        entry.pod == self.pod && entry.namespace == self.namespace && same_uid
+    }
+
+    fn has(&self, entry: &JournalEntry) -> bool {
+        if !self.is_in_pod(entry) {
+            return false;
+        }
+        let Some(container) = &self.container else { return entry.kind() != JournalKind::JournalImage };
+        match entry.kind() {
+            JournalKind::JournalContainer => {
+                let is_it = |id: &String| entry.id.is_empty() || entry.id == *id;
+                entry.name == *container && self.id.as_ref().is_none_or(is_it)
+            }
+            JournalKind::JournalPod => match entry.action() {
+                JournalAction::JournalNote => entry.text.starts_with(container.as_str()),
+                action => matches!(action, JournalAction::JournalFail | JournalAction::JournalDie),
+            },
+            JournalKind::JournalImage => false,
+        }
+    }
+
+    /// Whether an operation under way is about it.
+    pub fn is_of(&self, operation: &RunningOperation) -> bool {
+        let is_in_pod = operation.pod == self.pod && operation.namespace == self.namespace;
+        let is_it =
+            |name: &String| operation.kind() != JournalKind::JournalContainer || operation.name == *name;
+        is_in_pod && self.container.as_ref().is_none_or(is_it)
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { namespace, pod, pod_uid, container, id } = self;
+        if let Some(container) = container {
+            write!(f, "container {container} of ")?;
+        }
+        write!(f, "pod {namespace}/{pod}")?;
+        match (id, pod_uid.as_str()) {
+            (Some(id), _) => write!(f, " ({id})"),
+            (None, "") => Ok(()),
+            (None, uid) => write!(f, " (uid {uid})"),
+        }
+    }
+}
+
+fn newest_uid(entries: &[JournalEntry], subject: &Subject) -> String {
+    let of_name = |entry: &&JournalEntry| {
+        let is_it = subject.id.as_ref().is_none_or(|id| entry.id == *id);
+        entry.pod == subject.pod && entry.namespace == subject.namespace && !entry.pod_uid.is_empty() && is_it
+    };
+    entries.iter().rev().find(of_name).map(|entry| entry.pod_uid.clone()).unwrap_or_default()
+}
+
+/// By an id or the beginning of one.
+fn of_id(entries: &[JournalEntry], text: &str) -> Vec<Subject> {
+    let is_meant = |entry: &&JournalEntry| !text.is_empty() && entry.id.starts_with(text);
+    let meant: BTreeSet<(bool, Subject)> = entries
+        .iter()
+        .filter(is_meant)
+        .filter_map(|entry| {
+            let subject = Subject::of(entry).pop()?;
+            let id = (entry.kind() == JournalKind::JournalContainer).then(|| entry.id.clone());
+            Some((entry.id == text, Subject { id, pod_uid: entry.pod_uid.clone(), ..subject }))
+        })
+        .collect();
+    let is_exact = meant.iter().any(|(is_exact, _)| *is_exact);
+    meant.into_iter().filter(|(exact, _)| *exact || !is_exact).map(|(_, subject)| subject).collect()
+}
+
+/// `busybox` is `docker.io/library/busybox:latest`.
+pub fn whole_reference(text: &str) -> String {
+    Reference::parse(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string())
+}

@@ -1,0 +1,317 @@
+//! The operations of one server: those under way, and what is said of those that end.
+//!
+//! An operation costs one insertion and one removal, a stage two short locks. Nothing is copied or formatted
+//! before it is asked for.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+/// An operation that took so long is told of at its end, also where it succeeded.
+const SLOW: Duration = Duration::from_secs(1);
+/// Of the stages of such an operation, those that took so long are named, and so many at most.
+const SLOW_STAGE: Duration = Duration::from_millis(100);
+const SLOW_STAGES: usize = 16;
+
+/// The operations of one server. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Operations(Arc<Table>);
+
+#[derive(Default)]
+struct Table {
+    running: Mutex<BTreeMap<u64, Arc<Progress>>>,
+    next: AtomicU64,
+    ends: OnceLock<ToldOfEnds>,
+}
+
+type ToldOfEnds = Box<dyn Fn(&OperationEnd<'_>) + Send + Sync>;
+
+/// The end of an operation that failed, took long, or has something to say.
+#[derive(Debug)]
+pub struct OperationEnd<'a> {
+    pub operation: &'static str,
+    pub subject: &'a str,
+    pub took: Duration,
+    /// Stages that took long, in the order of their ends.
+    pub slow: Vec<(&'static str, Duration)>,
+    /// See [`Progress::remark`].
+    pub remark: Option<String>,
+    /// The stage that failed, and why.
+    pub failure: Option<(&'static str, String)>,
+}
+
+/// An operation under way, when it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperationInfo {
+    pub operation: &'static str,
+    /// What it is about: `container 0123…`.
+    pub subject: String,
+    pub since: Duration,
+    /// The stage under way, the longest one where there are several; else the one before.
+    pub stage: &'static str,
+    pub stage_since: Duration,
+    /// Until the deadline of the stage; None: it has none, or it has passed.
+    pub left: Option<Duration>,
+    /// What it waits for, where that is known.
+    pub waits_for: Option<String>,
+}
+
+/// How far an operation is.
+pub struct Progress {
+    operation: &'static str,
+    subject: String,
+    begun: Instant,
+    state: Mutex<State>,
+}
+
+struct State {
+    /// The stage that was entered last.
+    last: (&'static str, Instant),
+    running: Vec<RunningStage>,
+    waits: Vec<(u64, String)>,
+    next_wait: u64,
+    slow: Vec<(&'static str, Duration)>,
+    remark: Option<String>,
+}
+
+struct RunningStage {
+    name: &'static str,
+    since: Instant,
+    deadline: Instant,
+}
+
+impl Operations {
+    /// Lists an operation until what this returns is dropped.
+    pub fn begin(&self, operation: &'static str, subject: String) -> RunningOperation {
+        let begun = Instant::now();
+        let state = State {
+            last: ("begin", begun),
+            running: Vec::new(),
+            waits: Vec::new(),
+            next_wait: 0,
+            slow: Vec::new(),
+            remark: None,
+        };
+        let progress = Arc::new(Progress { operation, subject, begun, state: Mutex::new(state) });
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        self.0.running().insert(number, progress.clone());
+        RunningOperation { table: self.0.clone(), number, progress }
+    }
+
+    /// Those under way for at least so long, the oldest first.
+    #[must_use]
+    pub fn list(&self, longer_than: Duration) -> Vec<OperationInfo> {
+        let running: Vec<_> = self.0.running().values().cloned().collect();
+        let now = Instant::now();
+        let infos = running.iter().map(|progress| progress.info(now));
+        infos.filter(|info| info.since >= longer_than).collect()
+    }
+
+    /// Sets what is told of ends. It must be quick. The first call counts.
+    pub fn on_end(&self, told: impl Fn(&OperationEnd<'_>) + Send + Sync + 'static) {
+        let _ = self.0.ends.set(Box::new(told));
+    }
+}
+
+impl Table {
+    fn running(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Progress>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Keeps an operation in the list.
+pub struct RunningOperation {
+    table: Arc<Table>,
+    number: u64,
+    progress: Arc<Progress>,
+}
+
+impl RunningOperation {
+    #[must_use]
+    pub fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    /// Tells of its end, where that is worth it.
+    pub fn end(&self, failure: impl FnOnce() -> Option<(&'static str, String)>) {
+        let Some(told) = self.table.ends.get() else { return };
+        let took = self.progress.begun.elapsed();
+        let failure = failure();
+        let (slow, remark) = {
+            let mut state = self.progress.state();
+            (std::mem::take(&mut state.slow), state.remark.take())
+        };
+        if failure.is_some() || remark.is_some() || took >= SLOW {
+            let Progress { operation, subject, .. } = &*self.progress;
+            told(&OperationEnd { operation, subject, took, slow, remark, failure });
+        }
+    }
+}
+
+impl Drop for RunningOperation {
+    fn drop(&mut self) {
+        self.table.running().remove(&self.number);
+    }
+}
+
+impl Progress {
+    #[must_use]
+    pub fn operation(&self) -> &'static str {
+        self.operation
+    }
+
+    #[must_use]
+    pub fn subject(&self) -> &str {
+        &self.subject
+    }
+
+    /// The stage that was entered last.
+    #[must_use]
+    pub fn last_stage(&self) -> &'static str {
+        self.state().last.0
+    }
+
+    /// Enters a stage, until what this returns is dropped.
+    pub fn enter(self: &Arc<Self>, name: &'static str, deadline: Instant) -> EnteredStage {
+        let since = Instant::now();
+        let mut state = self.state();
+        state.last = (name, since);
+        state.running.push(RunningStage { name, since, deadline });
+        drop(state);
+        EnteredStage { progress: self.clone(), name }
+    }
+
+    /// Says what the operation waits for, until what this returns is dropped.
+    pub fn waits_for(self: &Arc<Self>, what: String) -> Wait {
+        let mut state = self.state();
+        let number = state.next_wait;
+        state.next_wait += 1;
+        state.waits.push((number, what));
+        drop(state);
+        Wait { progress: self.clone(), number }
+    }
+
+    /// Something to be told of at the end, also where the operation succeeds quickly.
+    pub fn remark(&self, text: String) {
+        self.state().remark = Some(text);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn info(&self, now: Instant) -> OperationInfo {
+        let state = self.state();
+        let (stage, since, deadline) = match state.running.first() {
+            Some(stage) => (stage.name, stage.since, Some(stage.deadline)),
+            None => (state.last.0, state.last.1, None),
+        };
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        OperationInfo {
+            operation: self.operation,
+            subject: self.subject.clone(),
+            since: now.saturating_duration_since(self.begun),
+            stage,
+            stage_since: now.saturating_duration_since(since),
+            left: left.filter(|left| !left.is_zero()),
+            waits_for: state.waits.first().map(|(_, what)| what.clone()),
+        }
+    }
+}
+
+/// A stage under way.
+#[must_use = "the stage is left at once when this is dropped"]
+pub struct EnteredStage {
+    progress: Arc<Progress>,
+    name: &'static str,
+}
+
+impl Drop for EnteredStage {
+    fn drop(&mut self) {
+        let mut state = self.progress.state();
+        let Some(at) = state.running.iter().rposition(|stage| stage.name == self.name) else { return };
+        let took = state.running.remove(at).since.elapsed();
+        if took >= SLOW_STAGE && state.slow.len() < SLOW_STAGES {
+            state.slow.push((self.name, took));
+        }
+    }
+}
+
+/// Something that an operation waits for.
+#[must_use = "the wait is over when this is dropped"]
+pub struct Wait {
+    progress: Arc<Progress>,
+    number: u64,
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        self.progress.state().waits.retain(|(number, _)| *number != self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(5)
+    }
+
+    #[test]
+    fn what_is_under_way_is_listed_with_its_stage_and_what_it_waits_for() {
+        let operations = Operations::default();
+        let running = operations.begin("run_pod", "pod p".into());
+        let list = || operations.list(Duration::ZERO);
+        assert_eq!((list()[0].stage, list()[0].left), ("begin", None));
+        let network = running.progress().enter("network", soon());
+        let wait = running.progress().waits_for("the CNI plugin bridge (ADD)".into());
+        let beside = running.progress().enter("controllers", soon());
+        let info = list().remove(0);
+        assert_eq!((info.operation, info.subject.as_str(), info.stage), ("run_pod", "pod p", "network"));
+        assert_eq!(info.waits_for.as_deref(), Some("the CNI plugin bridge (ADD)"));
+        assert!(info.left.is_some_and(|left| left > Duration::from_secs(4)));
+        drop((network, wait));
+        assert_eq!((list()[0].stage, &list()[0].waits_for), ("controllers", &None));
+        assert_eq!(operations.list(Duration::from_secs(60)), []);
+        drop((beside, running));
+        assert_eq!(list(), []);
+    }
+
+    #[test]
+    fn failures_and_remarks_are_told_and_quick_successes_are_not() {
+        let operations = Operations::default();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let seen = told.clone();
+        operations.on_end(move |end| {
+            let stage = end.failure.as_ref().map(|(stage, why)| format!("{stage}: {why}"));
+            seen.lock().unwrap().push((end.operation, stage, end.remark.clone()));
+        });
+        operations.begin("quick", "x".into()).end(|| None);
+        operations.begin("fails", "x".into()).end(|| Some(("root", "no space".into())));
+        let pull = operations.begin("pull", "x".into());
+        pull.progress().remark("from a".into());
+        pull.end(|| None);
+        let told = told.lock().unwrap();
+        assert_eq!(told[0], ("fails", Some("root: no space".into()), None));
+        assert_eq!(told[1], ("pull", None, Some("from a".into())));
+        assert_eq!(told.len(), 2);
+    }
+
+    /// A start of a container has some ten stages.
+    #[test]
+    fn listing_an_operation_costs_next_to_nothing() {
+        let operations = Operations::default();
+        let begun = Instant::now();
+        for _ in 0..10_000 {
+            let running = operations.begin("start_container", String::new());
+            for stage in ["spec", "root", "cgroup", "log", "compile", "monitor"] {
+                drop(running.progress().enter(stage, begun));
+            }
+            running.end(|| None);
+        }
+        let each = begun.elapsed() / 10_000;
+        assert!(each < Duration::from_micros(50), "{each:?}");
+    }
+}

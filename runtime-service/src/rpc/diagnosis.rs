@@ -1,0 +1,71 @@
+//! The service Diagnosis, which is not of the CRI: what happened, and what is under way.
+
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::time::Duration;
+
+use crisp_proto::crisp::v1::diagnosis_server::Diagnosis;
+use crisp_proto::crisp::v1::{JournalReply, JournalRequest, ListOperationsReply, ListOperationsRequest};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::RuntimeService;
+use crate::convert::diagnosis;
+
+type Replies = Pin<Box<dyn Stream<Item = Result<JournalReply, Status>> + Send>>;
+
+/// Entries of one message.
+const PIECE: usize = 256;
+
+#[tonic::async_trait]
+impl Diagnosis for RuntimeService {
+    type JournalStream = Replies;
+
+    async fn journal(&self, request: Request<JournalRequest>) -> Result<Response<Replies>, Status> {
+        let JournalRequest { since, until } = request.into_inner();
+        self.journal().flush().await;
+        let (sender, replies) = mpsc::channel(2);
+        let service = self.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut piece = Vec::new();
+            // Fails when the client has gone, which ends the reading.
+            let send = |entries: &mut Vec<_>| {
+                let entries = std::mem::take(entries);
+                sender.blocking_send(Ok(JournalReply { entries })).is_ok()
+            };
+            let read = service.journal().read(|entry| {
+                if entry.at < since || (until != 0 && entry.at > until) {
+                    return ControlFlow::Continue(());
+                }
+                piece.push(diagnosis::entry(entry));
+                if piece.len() < PIECE || send(&mut piece) {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
+            });
+            match read {
+                Ok(()) if !piece.is_empty() => drop(send(&mut piece)),
+                Ok(()) => {}
+                Err(error) => {
+                    let status = Status::internal(format!("the journal of events cannot be read: {error}"));
+                    drop(sender.blocking_send(Err(status)));
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
+    }
+
+    async fn operations(
+        &self,
+        request: Request<ListOperationsRequest>,
+    ) -> Result<Response<ListOperationsReply>, Status> {
+        let longer_than = Duration::from_nanos(request.into_inner().longer_than_nanoseconds);
+        let service = self.service();
+        let running = service.metrics.operations().list(longer_than).into_iter();
+        let operations = running.map(|info| diagnosis::running(service, info)).collect();
+        Ok(Response::new(ListOperationsReply { operations }))
+    }
+}
