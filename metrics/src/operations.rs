@@ -1,4 +1,4 @@
-//! The operations of one server: those under way, and what is said of those that end.
+//! The operations of one server: those under way, and an observer of those that end.
 //!
 //! An operation costs one insertion and one removal, a stage two short locks. Nothing is copied or formatted
 //! before it is asked for.
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// An operation that took so long is told of at its end, also where it succeeded.
+/// The end of an operation that took so long is reported also where it succeeded.
 const SLOW: Duration = Duration::from_secs(1);
 /// Of the stages of such an operation, those that took so long are named, and so many at most.
 const SLOW_STAGE: Duration = Duration::from_millis(100);
@@ -22,10 +22,10 @@ pub struct Operations(Arc<Table>);
 struct Table {
     running: Mutex<BTreeMap<u64, Arc<Progress>>>,
     next: AtomicU64,
-    ends: OnceLock<ToldOfEnds>,
+    ends: OnceLock<EndObserver>,
 }
 
-type ToldOfEnds = Box<dyn Fn(&OperationEnd<'_>) + Send + Sync>;
+type EndObserver = Box<dyn Fn(&OperationEnd<'_>) + Send + Sync>;
 
 /// The end of an operation that failed, took long, or has something to say.
 #[derive(Debug)]
@@ -108,9 +108,9 @@ impl Operations {
         infos.filter(|info| info.since >= longer_than).collect()
     }
 
-    /// Sets what is told of ends. It must be quick. The first call counts.
-    pub fn on_end(&self, told: impl Fn(&OperationEnd<'_>) + Send + Sync + 'static) {
-        let _ = self.0.ends.set(Box::new(told));
+    /// Sets the observer of ends. It must be quick. The first call counts.
+    pub fn on_end(&self, observer: impl Fn(&OperationEnd<'_>) + Send + Sync + 'static) {
+        let _ = self.0.ends.set(Box::new(observer));
     }
 }
 
@@ -133,9 +133,9 @@ impl RunningOperation {
         &self.progress
     }
 
-    /// Tells of its end, where that is worth it.
+    /// Reports its end to the observer, where it failed, took long or has a remark.
     pub fn end(&self, failure: impl FnOnce() -> Option<(&'static str, String)>) {
-        let Some(told) = self.table.ends.get() else { return };
+        let Some(observer) = self.table.ends.get() else { return };
         let took = self.progress.begun.elapsed();
         let failure = failure();
         let (slow, remark) = {
@@ -144,7 +144,7 @@ impl RunningOperation {
         };
         if failure.is_some() || remark.is_some() || took >= SLOW {
             let Progress { operation, subject, .. } = &*self.progress;
-            told(&OperationEnd { operation, subject, took, slow, remark, failure });
+            observer(&OperationEnd { operation, subject, took, slow, remark, failure });
         }
     }
 }
@@ -192,7 +192,7 @@ impl Progress {
         Wait { progress: self.clone(), number }
     }
 
-    /// Something to be told of at the end, also where the operation succeeds quickly.
+    /// Text for the report of the end, which is then made also where the operation succeeds quickly.
     pub fn remark(&self, text: String) {
         self.state().remark = Some(text);
     }
@@ -297,21 +297,5 @@ mod tests {
         assert_eq!(told[0], ("fails", Some("root: no space".into()), None));
         assert_eq!(told[1], ("pull", None, Some("from a".into())));
         assert_eq!(told.len(), 2);
-    }
-
-    /// A start of a container has some ten stages.
-    #[test]
-    fn listing_an_operation_costs_next_to_nothing() {
-        let operations = Operations::default();
-        let begun = Instant::now();
-        for _ in 0..10_000 {
-            let running = operations.begin("start_container", String::new());
-            for stage in ["spec", "root", "cgroup", "log", "compile", "monitor"] {
-                drop(running.progress().enter(stage, begun));
-            }
-            running.end(|| None);
-        }
-        let each = begun.elapsed() / 10_000;
-        assert!(each < Duration::from_micros(50), "{each:?}");
     }
 }

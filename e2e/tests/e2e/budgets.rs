@@ -92,7 +92,15 @@ async fn nothing_is_kept(lab: &Lab, before: &Held) -> Result<()> {
     }
     assert!(after.files <= before.files, "files: {} before, {} after", before.files, after.files);
     assert!(after.descriptors <= before.descriptors, "descriptors: {before:?} before, {after:?} after");
-    let server = memory::of_server(&lab.machine.socket());
+    // It gives memory back twice a minute: pages of its program that nothing else maps, before all.
+    let mut server = memory::of_server(&lab.machine.socket());
+    for _ in 0..90 {
+        if server < 20_000.0 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        server = memory::of_server(&lab.machine.socket());
+    }
     println!("server: {server} kB");
     assert!(server < 20_000.0, "the server's PSS is {server} kB, 20,000 are allowed");
     Ok(())
