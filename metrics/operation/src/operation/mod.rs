@@ -18,6 +18,8 @@ use crate::undo::{DEADLINE, Hanging, UndoList};
 use crate::waits;
 use crate::{Cancel, Failure, Interrupted, StageFailure};
 
+/// What an operation waits for when its work or an undo step does not end.
+const HANGS: &str = "a thread that does not come back from the kernel; then it is undone";
 /// How long a failed operation waits for blocking work that was told to stop, before it reports the
 /// failure and leaves the undo to the background.
 const STOPPING: Duration = Duration::from_secs(2);
@@ -186,7 +188,13 @@ where
         if let Some(stage) = pending {
             let holds = holds.into_inner().unwrap_or_else(PoisonError::into_inner);
             tracing::error!(%subject, operation, stage, "a stage does not end; the undo waits for it");
-            tokio::spawn(undo_when_stopped(context, undo, hanging, holds));
+            // Listed from now on, not only once the task runs.
+            let progress = context.listed.progress();
+            let listed = (progress.enter(stage, Instant::now()), progress.waits_for(HANGS.to_owned()));
+            tokio::spawn(async move {
+                undo_when_stopped(context, undo, hanging, holds).await;
+                drop(listed);
+            });
         }
         Failure { subject, operation, failure, undo: failures, pending }
     }
@@ -209,11 +217,6 @@ async fn undo_when_stopped<E>(
 {
     let (subject, operation) = (context.subject().to_owned(), context.name);
     let mut undone = true;
-    let progress = context.listed.progress();
-    let stage = hanging.as_ref().map_or_else(|| context.current(), |step| step.stage);
-    let _entered = progress.enter(stage, Instant::now());
-    let _wait =
-        progress.waits_for("a thread that does not come back from the kernel; then it is undone".into());
     context.stopped().await;
     loop {
         let late = match hanging.take() {
