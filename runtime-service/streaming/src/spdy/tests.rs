@@ -31,9 +31,20 @@ impl Peer {
         self.send(&bytes).await;
     }
 
+    async fn window(&mut self, initial: u32) {
+        let mut settings = Vec::new();
+        frame::settings(&mut settings, initial);
+        self.send(&settings).await;
+    }
+
     async fn data(&mut self, stream: u32, data: &[u8]) {
         self.send(&frame::data_head(stream, data.len(), false)).await;
         self.send(data).await;
+    }
+
+    /// Reads until the server has closed its side.
+    async fn until_end(&mut self) {
+        while self.io.read_buf(&mut self.input).await.unwrap() > 0 {}
     }
 
     /// Reads until the server resets a stream.
@@ -73,11 +84,15 @@ async fn session_over(rules: Rules, pipe: usize) -> (Running, mpsc::Receiver<Inc
 async fn a_stalled_stream_of_a_peer_without_windows_is_reset_and_the_others_go_on() {
     let rules = Rules { patience: Some(Duration::from_millis(50)), ..Rules::default() };
     let (_running, mut incoming, mut peer, _open) = session(rules).await;
-    peer.open(1).await;
-    peer.open(3).await;
-    let (stalled, mut other) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
+    // Two pairs.
+    let mut pairs = Vec::new();
+    for stream in [1, 3, 5, 7] {
+        peer.open(stream).await;
+        pairs.push(incoming.recv().await.unwrap());
+    }
+    let [stalled, _error, mut other, _other_error]: [Incoming; 4] = pairs.try_into().ok().unwrap();
     peer.data(1, &[0; 2 * WINDOW]).await;
-    peer.data(3, b"hello").await;
+    peer.data(5, b"hello").await;
     assert_eq!(other.reader.read().await.unwrap().unwrap(), "hello");
     assert_eq!(stalled.reader.breakage().wait().await, StreamError::Reset);
     assert_eq!(peer.reset().await, 1);
@@ -86,9 +101,7 @@ async fn a_stalled_stream_of_a_peer_without_windows_is_reset_and_the_others_go_o
 #[tokio::test]
 async fn a_stream_that_breaks_its_window_is_reset_at_once() {
     let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
-    let mut settings = Vec::new();
-    frame::settings(&mut settings, 70_000);
-    peer.send(&settings).await;
+    peer.window(70_000).await;
     peer.open(1).await;
     peer.open(3).await;
     let (stalled, mut other) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
@@ -97,7 +110,8 @@ async fn a_stream_that_breaks_its_window_is_reset_at_once() {
     assert_eq!(other.reader.read().await.unwrap().unwrap(), "hello");
     peer.data(1, &[0; WINDOW]).await;
     peer.data(3, b"again").await;
-    assert_eq!(other.reader.read().await.unwrap().unwrap(), "again");
+    let again = tokio::time::timeout(Duration::from_secs(10), other.reader.read()).await;
+    assert_eq!(again.expect("not held up").unwrap().unwrap(), "again");
     assert_eq!(stalled.reader.breakage().wait().await, StreamError::Reset);
     assert_eq!(peer.reset().await, 1);
 }
@@ -176,4 +190,27 @@ async fn a_writer_that_is_given_up_while_others_send_takes_nothing_of_the_window
         () = tokio::time::sleep(Duration::from_secs(10)) => panic!("the window is gone"),
     }
     first.await.unwrap().unwrap();
+}
+
+/// Others answer pings, and take what is still sent, while they read the end.
+#[tokio::test]
+async fn a_peer_that_pings_and_sends_after_the_end_is_still_waited_for() {
+    let (running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    peer.open(1).await;
+    let stream = incoming.recv().await.unwrap();
+    drop(stream.reader);
+    stream.writer.close().await.unwrap();
+    let mut finish = std::pin::pin!(running.finish());
+    tokio::select! {
+        () = &mut finish => panic!("the peer has not closed"),
+        () = peer.until_end() => {}
+    }
+    let mut ping = Vec::new();
+    frame::ping(&mut ping, 1);
+    peer.send(&ping).await;
+    peer.data(1, &[0; 2 * WINDOW]).await;
+    let closed = tokio::time::timeout(Duration::from_millis(300), &mut finish).await;
+    assert!(closed.is_err(), "the peer may not have read the end yet");
+    drop(peer);
+    tokio::time::timeout(Duration::from_secs(10), finish).await.expect("over with the peer");
 }
