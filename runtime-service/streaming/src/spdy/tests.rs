@@ -214,3 +214,70 @@ async fn a_peer_that_pings_and_sends_after_the_end_is_still_waited_for() {
     drop(peer);
     tokio::time::timeout(Duration::from_secs(10), finish).await.expect("over with the peer");
 }
+
+/// Their slots are free again, so what they leave behind would be outside of every limit.
+#[tokio::test]
+async fn writers_that_are_dropped_leave_one_frame_behind_at_most() {
+    let (_running, mut incoming, mut peer, _open) = session_over(Rules::default(), 64 << 10).await;
+    let mut streams = Vec::new();
+    for number in 0..20 {
+        peer.open(2 * number + 1).await;
+        streams.push(incoming.recv().await.unwrap());
+    }
+    // The answers are sent, so that only the writers wait for their turn.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut writers = Vec::new();
+    for Incoming { stream, reader, mut writer, .. } in streams {
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                _ = writer.write(&[7; 60_000]) => {}
+                _ = async { reader.breakage().wait().await } => {}
+            }
+        });
+        writers.push((stream, task));
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for (stream, task) in writers {
+        let mut reset = Vec::new();
+        frame::rst_stream(&mut reset, stream, frame::ResetReason::Cancel);
+        peer.send(&reset).await;
+        task.await.unwrap();
+    }
+    let mut sent = 0;
+    let read = async {
+        loop {
+            sent += peer.io.read_buf(&mut peer.input).await.unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(300), read).await.is_err());
+    // What the pipe held, and the rest of two.
+    assert!(sent < 4 * 60_000, "{sent}");
+}
+
+#[tokio::test]
+async fn writers_of_a_lost_connection_hear_that_it_is_lost_whatever_they_wait_for() {
+    let (_running, mut incoming, mut peer, _open) = session_over(Rules::default(), 1024).await;
+    peer.open(1).await;
+    peer.open(3).await;
+    let (mut first, mut second) =
+        (incoming.recv().await.unwrap().writer, incoming.recv().await.unwrap().writer);
+    let first = tokio::spawn(async move { first.write(&[0; 10_000]).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // For its turn.
+    let second = tokio::spawn(async move { (second.write(&[0; 10_000]).await, second.close().await) });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(peer);
+    assert_eq!(first.await.unwrap(), Err(StreamError::Lost));
+    assert_eq!(second.await.unwrap(), (Err(StreamError::Lost), Err(StreamError::Lost)));
+
+    let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    peer.window(10).await;
+    peer.open(1).await;
+    let mut writer = incoming.recv().await.unwrap().writer;
+    // For room in the window.
+    let write = tokio::spawn(async move { writer.write(&[0; 20]).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(peer);
+    assert_eq!(write.await.unwrap(), Err(StreamError::Lost));
+}
