@@ -281,3 +281,20 @@ async fn writers_of_a_lost_connection_hear_that_it_is_lost_whatever_they_wait_fo
     drop(peer);
     assert_eq!(write.await.unwrap(), Err(StreamError::Lost));
 }
+
+#[tokio::test]
+async fn a_connection_that_is_alone_may_take_nothing_for_as_long_as_it_wants() {
+    const PATIENCE: Duration = Duration::from_millis(30);
+    let rules = Rules { patience: Some(PATIENCE), ..Rules::default() };
+    let (_running, mut incoming, mut peer, _open) = session(rules).await;
+    // As a pair.
+    peer.open(1).await;
+    peer.open(3).await;
+    let (_error, mut data) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
+    peer.data(3, &[0; 3 * WINDOW]).await;
+    tokio::time::sleep(10 * PATIENCE).await;
+    let mut left = 3 * WINDOW;
+    while left > 0 {
+        left -= data.reader.read().await.unwrap().unwrap().len();
+    }
+}
