@@ -14,7 +14,7 @@ use super::negotiate::Framing;
 use super::tokens::{Offer, Serve};
 use crate::carrier::Carrier;
 use crate::port_forward::{MAX_WAITING, Pairs, PortForwardSession, PortStream, Source};
-use crate::process::{ProcessRequest, ProcessSession, Protocol, Resizes};
+use crate::process::{Outcome, ProcessRequest, ProcessSession, Protocol, Resizes};
 use crate::slots::{OwnedSlots, Slot};
 use crate::spdy::{self, Incoming, Role, Rules};
 use crate::stream::{StreamReader, StreamWriter};
@@ -127,6 +127,14 @@ async fn by_name(
         Ok(None) => return None,
         Err(_) => {
             tracing::debug!(?request, "a client did not open all its streams in time");
+            if let Some(error) = streams.error {
+                let failure =
+                    Outcome::Failed("the client did not open all streams that were asked for".to_owned());
+                tokio::select! {
+                    () = failure.tell(error, protocol) => {}
+                    () = running.gone() => {}
+                }
+            }
             running.finish().await;
             return None;
         }

@@ -4,13 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_streaming::client::{ClientError, ProcessClient};
-use crisp_streaming::{Limit, Outcome, ProcessSession, StreamConfig, StreamServer};
-use tokio::io::AsyncReadExt as _;
+use crisp_streaming::{
+    Limit, Outcome, PortForwardSession, ProcessRequest, ProcessSession, StreamConfig, StreamServer,
+};
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
 
 use super::hostile::{SPDY, request};
 use super::process::{ALL, server};
-use super::websocket::{connect, read_all};
+use super::websocket::{Socket, connect, read_all};
 
 async fn server_with(config: StreamConfig) -> StreamServer {
     StreamServer::open(&config).await.unwrap()
@@ -140,7 +144,7 @@ async fn a_client_that_has_everything_and_does_not_close_makes_room_for_others()
     drop(spdy);
 }
 
-async fn connect_when_free(url: &str, protocol: &str) -> super::websocket::Socket {
+async fn connect_when_free(url: &str, protocol: &str) -> Socket {
     let begun = std::time::Instant::now();
     while begun.elapsed() < Duration::from_secs(20) {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -149,4 +153,16 @@ async fn connect_when_free(url: &str, protocol: &str) -> super::websocket::Socke
         }
     }
     panic!("there is no room");
+}
+
+/// Half a minute passes at once.
+#[tokio::test]
+async fn a_client_that_does_not_open_all_its_streams_hears_that_it_failed() {
+    let server = server().await;
+    let url = server.process("pod", "exec", ALL, |session| session.finish(Outcome::Exited(0))).unwrap();
+    let fewer = ProcessRequest { stdin: false, ..ALL };
+    let mut client = ProcessClient::connect(&url, fewer).await.unwrap();
+    tokio::time::pause();
+    let error = client.wait().await.unwrap_err();
+    assert!(matches!(&error, ClientError::Server(text) if text.contains("streams")), "{error:?}");
 }
