@@ -29,6 +29,7 @@ use crate::port_forward::PortForwardSession;
 use crate::process::{ProcessRequest, ProcessSession};
 use crate::slots::{Limit, Slots};
 use crate::transport::Patience;
+use crate::websocket::LARGE;
 
 pub use self::tls::TlsError;
 pub use self::tokens::TooManySessions;
@@ -44,7 +45,8 @@ pub struct StreamConfig {
     pub url_lifetime: Duration,
     /// URLs that may wait for their use.
     pub urls: Limit,
-    /// Sessions that may be open.
+    /// Sessions that may be open. One over a WebSocket holds a message of up to 2 MiB, and two of an owner and
+    /// eight in all hold up to 32 MiB.
     pub sessions: Limit,
     /// Streams that may be open in all sessions; one session may have 1024. Each holds at most 128 kB that
     /// were not read yet.
@@ -91,6 +93,8 @@ pub enum OpenError {
 #[derive(Clone)]
 struct SessionLimits {
     streams: Arc<Slots>,
+    /// Of long messages.
+    large: Arc<Slots>,
     patience: Patience,
     stalled: Duration,
 }
@@ -138,6 +142,7 @@ impl StreamServer {
             sessions: Slots::new(config.sessions),
             limits: SessionLimits {
                 streams: Slots::new(config.streams),
+                large: Slots::new(LARGE),
                 patience: Patience { idle: Some(config.idle), closing: Some(config.closing) },
                 stalled: config.stalled,
             },

@@ -49,6 +49,8 @@ struct Link {
     read: BytesMut,
     hangup: Hangup,
     rules: Rules,
+    /// For long messages of a WebSocket.
+    large: OwnedSlots,
 }
 
 /// Runs the session to its end.
@@ -56,14 +58,16 @@ pub(super) async fn run(upgrading: Upgrading, hangup: Hangup, limits: &SessionLi
     let Upgrading { upgraded, framing, offer, slot, owner } = upgrading;
     let Ok(upgraded) = upgraded.await else { return };
     let Some((io, read)) = take_apart(upgraded) else { return };
-    let slots = Some(OwnedSlots { slots: limits.streams.clone(), owner });
+    let slots = Some(OwnedSlots { slots: limits.streams.clone(), owner: owner.clone() });
+    let large = OwnedSlots { slots: limits.large.clone(), owner };
     match offer {
         Offer::Process { request, serve } => {
-            let link = Link { io, read, hangup, rules: Rules { slots, patience: None } };
+            let link = Link { io, read, hangup, rules: Rules { slots, patience: None }, large };
             process(request, serve, framing, link).await;
         }
         Offer::PortForward { ports, serve } => {
-            let link = Link { io, read, hangup, rules: Rules { slots, patience: Some(limits.stalled) } };
+            let rules = Rules { slots, patience: Some(limits.stalled) };
+            let link = Link { io, read, hangup, rules, large };
             let (carrier, source) = forward(&ports, framing, link).await;
             serve(PortForwardSession { source, carrier }).await;
         }
@@ -97,14 +101,14 @@ async fn process(request: ProcessRequest, serve: Serve<ProcessSession>, framing:
 
 impl Link {
     fn spdy(self, waiting: usize) -> (spdy::Running, mpsc::Receiver<Incoming>) {
-        let Self { io, read, hangup, rules } = self;
+        let Self { io, read, hangup, rules, .. } = self;
         spdy::Running::start(Role::Server, rules, io, read, hangup, waiting)
     }
 
     async fn websocket(self, read_from: Vec<u8>, base64: bool, half_close: bool) -> websocket::Running {
-        let Self { io, read, hangup, rules } = self;
+        let Self { io, read, hangup, rules, large } = self;
         let channels = Channels { read: read_from, base64, half_close, patience: rules.patience };
-        websocket::Running::start(io, read, hangup, &channels).await
+        websocket::Running::start(io, read, hangup, &channels, large).await
     }
 }
 
@@ -218,7 +222,8 @@ async fn forward(ports: &[u16], framing: Framing, mut link: Link) -> (Carrier, S
         return forward_fixed(ports, base64, link).await;
     }
     if framing == Framing::Tunnel {
-        link.io = Box::new(Tunnel::new(link.io, std::mem::take(&mut link.read)).await);
+        let (read, large) = (std::mem::take(&mut link.read), link.large.clone());
+        link.io = Box::new(Tunnel::new(link.io, read, large).await);
     }
     let (running, incoming) = link.spdy(MAX_WAITING);
     (Carrier::Spdy(running), Source::Pairs(Pairs::new(incoming)))

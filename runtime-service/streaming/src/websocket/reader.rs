@@ -30,6 +30,8 @@ pub(super) struct Reader {
 struct Input {
     socket: SplitStream<Socket>,
     meter: Meter,
+    /// The last one was a message of data, which is taken when the next one is wanted.
+    holds_message: bool,
     /// What was read before its turn, to find out how it ends.
     ahead: VecDeque<Message>,
     is_over: bool,
@@ -42,7 +44,8 @@ impl Reader {
         connection: Arc<Connection>,
         channels: Channels,
     ) -> Self {
-        let input = Input { socket, meter, ahead: VecDeque::new(), is_over: false };
+        let ahead = VecDeque::new();
+        let input = Input { socket, meter, holds_message: false, ahead, is_over: false };
         Self { input, queues, connection, channels }
     }
 
@@ -113,13 +116,19 @@ impl Reader {
 
 impl Input {
     async fn next(&mut self) -> Option<Result<Message, Error>> {
-        match self.ahead.pop_front() {
-            Some(message) => Some(Ok(message)),
-            None => {
-                self.meter.message_is_taken();
-                self.socket.next().await
-            }
+        if let Some(message) = self.ahead.pop_front() {
+            return Some(Ok(message));
         }
+        if std::mem::take(&mut self.holds_message) {
+            self.meter.message_is_taken();
+        }
+        let message = self.socket.next().await?;
+        match &message {
+            Ok(Message::Binary(_) | Message::Text(_)) => self.holds_message = true,
+            Ok(Message::Ping(bytes) | Message::Pong(bytes)) => self.meter.control_is_taken(bytes.len()),
+            Ok(Message::Close(_) | Message::Frame(_)) | Err(_) => {}
+        }
+        Some(message)
     }
 
     /// Reads what there is up to the end of the connection, which has come.

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::connection::{Channels, Connection};
 use super::reader::Reader;
 use super::socket;
+use crate::slots::OwnedSlots;
 use crate::stream::{Queue, StreamError, StreamReader, StreamWriter};
 use crate::transport::{Duplex, Hangup};
 
@@ -28,8 +28,9 @@ impl Running {
         read: BytesMut,
         hangup: Hangup,
         channels: &Channels,
+        large: OwnedSlots,
     ) -> Self {
-        let (socket, meter) = socket(Role::Server, hangup.watch(io), read).await;
+        let (socket, meter) = socket(hangup.watch(io), read, large).await;
         let (output, input) = socket.split();
         let connection = Arc::new(Connection::new(output, channels.base64, hangup));
         let queues: BTreeMap<u8, Arc<Queue>> = channels.read.iter().map(|id| (*id, Arc::default())).collect();
