@@ -149,6 +149,7 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
             // The client's connection is not kept for the time of grace. A terminal is hung up with its
             // last descriptor.
             drop((session, terminal));
+            stdout.take_if(|source| matches!(source, Source::Terminal(_)));
             let discard = async { tokio::join!(discard(&mut stdout), discard(&mut stderr)) };
             running.hang_up(discard).await;
         }

@@ -206,10 +206,9 @@ pub(super) async fn copy_input(from: Option<StreamReader>, to: Option<Sink>) {
 }
 
 /// Until the process's output is over, or the client takes no more of it: then the process gets SIGPIPE. When
-/// it is the client that is gone, what comes is thrown away, unless it is a terminal's.
+/// it is the client that is gone, what comes is thrown away.
 pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWriter>, ended: &Cancel) {
     let (Some(from), Some(mut to)) = (source.as_mut(), to) else { return };
-    let is_terminal = matches!(from, Source::Terminal(_));
     let mut output = Output::direct(from, ended);
     let (mut buffer, mut is_wide) = (BytesMut::new(), false);
     loop {
@@ -221,9 +220,8 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
             output.from.widen();
         }
         match to.write(&buffer).await {
-            Ok(()) => {}
-            Err(StreamError::Lost) if is_terminal => return,
-            Err(StreamError::Lost) => {}
+            // The process may still take input of a client that has closed its session properly.
+            Ok(()) | Err(StreamError::Lost) => {}
             Err(StreamError::Reset) => {
                 *source = None;
                 return;
@@ -234,9 +232,8 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
 }
 
 /// Reads output that has no client any more, so that what a command says at its end does not end it early.
-/// A terminal is not read: it is hung up by closing it.
 pub(super) async fn discard(from: &mut Option<Source>) {
-    let Some(from @ Source::Pipe(_)) = from else { return };
+    let Some(from) = from else { return };
     let mut buffer = BytesMut::with_capacity(READ);
     while let Ok(1..) = from.read(&mut buffer).await {
         buffer.clear();

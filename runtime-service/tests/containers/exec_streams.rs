@@ -190,6 +190,22 @@ async fn a_command_hears_sighup_before_it_is_killed() {
     lab.remove_pod(&pod).await;
 }
 
+/// Its buffer is full when the client goes: what the handler prints must not block.
+#[tokio::test]
+async fn a_terminal_is_hung_up_before_its_command_is_killed() {
+    let lab = lab!();
+    let pod = lab.pod("exec-tty-hangup").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let line = "trap 'echo bye; touch /tmp/heard; exit' HUP; echo up; yes";
+    let mut client = lab.exec_stream(&id, line, TTY).await;
+    read_until(&mut client.stdout, "up").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    drop(client);
+    lab.until_no_process(&id, "trap").await;
+    assert_eq!(lab.sh(&id, "ls /tmp").await, "heard\n");
+    lab.remove_pod(&pod).await;
+}
+
 /// Sockets of this process that the other side has closed and this one has not.
 fn half_closed(port: u16) -> usize {
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
