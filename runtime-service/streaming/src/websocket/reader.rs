@@ -19,6 +19,8 @@ use crate::stream::{Queue, Stalled, StreamError};
 const CLOSE: u8 = 255;
 /// Bytes that a client may have sent before it closed, while nothing takes them: no kernel holds more.
 const MAX_AHEAD: usize = 64 << 20;
+/// What a message takes beside its bytes.
+const OVERHEAD: usize = 64;
 
 pub(super) struct Reader {
     input: Input,
@@ -104,10 +106,11 @@ impl Reader {
             tokio::select! {
                 biased;
                 done = &mut put => return Ok(done),
-                () = self.connection.hangup.wait(), if !self.input.is_over => {
+                () = self.connection.hangup.closed(), if !self.input.is_over => {
                     self.input.read_ahead().await?;
                     self.connection.closed.cancel();
                 }
+                () = self.connection.hangup.idle() => return Err(StreamError::Lost),
                 () = self.connection.over.cancelled() => return Err(StreamError::Lost),
             }
         }
@@ -138,7 +141,7 @@ impl Input {
     async fn read_ahead(&mut self) -> Result<(), StreamError> {
         let mut bytes = 0;
         while let Some(Ok(message)) = self.socket.next().await {
-            bytes += message.len();
+            bytes += message.len() + OVERHEAD;
             let is_end = message.is_close();
             self.ahead.push_back(message);
             if is_end {

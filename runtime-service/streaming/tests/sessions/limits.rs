@@ -155,6 +155,23 @@ async fn connect_when_free(url: &str, protocol: &str) -> Socket {
     panic!("there is no room");
 }
 
+/// Without windows there is only the kernel's socket to stop a client.
+#[tokio::test]
+async fn a_websocket_whose_input_is_not_read_ends_when_nothing_happens() {
+    let server =
+        server_with(StreamConfig { idle: Duration::from_millis(200), ..StreamConfig::default() }).await;
+    let (sender, gone) = tokio::sync::oneshot::channel();
+    let url = server.process("pod", "exec", ALL, |session: ProcessSession| async move {
+        session.gone().await;
+        sender.send(()).unwrap();
+    });
+    let mut socket = connect(&url.unwrap(), "v4.channel.k8s.io").await;
+    for _ in 0..20 {
+        socket.send(Message::binary(vec![0; 50_000])).await.unwrap();
+    }
+    tokio::time::timeout(Duration::from_secs(10), gone).await.expect("over").unwrap();
+}
+
 /// Half a minute passes at once.
 #[tokio::test]
 async fn a_client_that_does_not_open_all_its_streams_hears_that_it_failed() {
