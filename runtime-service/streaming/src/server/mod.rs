@@ -48,8 +48,9 @@ pub struct StreamConfig {
     /// Sessions that may be open. One over a WebSocket holds a message of up to 2 MiB, and two of an owner and
     /// eight in all hold up to 32 MiB.
     pub sessions: Limit,
-    /// Streams that may be open in all sessions; one session may have 1024. Each holds at most 128 kB that
-    /// were not read yet.
+    /// Streams that may be open in all sessions that forward ports; one session may have 1024. Each holds at
+    /// most 128 kB that were not read yet. A connection has two of them; one, of a client that names its ports
+    /// at the start.
     pub streams: Limit,
     /// Connections that have shown no token: when there are more the oldest is closed.
     pub max_strangers: usize,

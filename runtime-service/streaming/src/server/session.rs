@@ -15,7 +15,7 @@ use super::tokens::{Offer, Serve};
 use crate::carrier::Carrier;
 use crate::port_forward::{MAX_WAITING, Pairs, PortForwardSession, PortStream, Source};
 use crate::process::{Outcome, ProcessRequest, ProcessSession, Protocol, Resizes};
-use crate::slots::{OwnedSlots, Slot};
+use crate::slots::{Full, OwnedSlots, Slot};
 use crate::spdy::{self, Incoming, Role, Rules};
 use crate::stream::{StreamReader, StreamWriter};
 use crate::transport::{Duplex, Hangup, Transport};
@@ -229,22 +229,39 @@ async fn forward(ports: &[u16], framing: Framing, mut link: Link) -> (Carrier, S
     (Carrier::Spdy(running), Source::Pairs(Pairs::new(incoming)))
 }
 
-async fn forward_fixed(ports: &[u16], base64: bool, link: Link) -> (Carrier, Source) {
+async fn forward_fixed(ports: &[u16], base64: bool, mut link: Link) -> (Carrier, Source) {
     // The number of a channel is a byte: two of them for each port, without the one that closes.
     let ports: Vec<(u8, u16)> = (0..127).map(|n| n * 2).zip(ports.iter().copied()).collect();
     let read_from = ports.iter().map(|(channel, _)| *channel).collect();
+    let slots = link.rules.slots.take();
+    if ports.len() == 1 {
+        // No other is held up by it.
+        link.rules.patience = None;
+    }
     let running = link.websocket(read_from, base64, false).await;
     let mut streams = VecDeque::new();
     for (channel, port) in ports {
-        streams.extend(fixed(&running, channel, port).await);
+        let slot = slots.as_ref().map(OwnedSlots::take).transpose();
+        streams.extend(fixed(&running, channel, port, slot).await);
     }
     (Carrier::WebSocket(running), Source::Fixed(streams))
 }
 
-/// Both channels of a port begin with its number, little-endian.
-async fn fixed(running: &websocket::Running, channel: u8, port: u16) -> Option<PortStream> {
+/// Both channels of a port begin with its number, little-endian. None: there is no slot for it, or no client.
+async fn fixed(
+    running: &websocket::Running,
+    channel: u8,
+    port: u16,
+    slot: Result<Option<Slot>, Full>,
+) -> Option<PortStream> {
+    // Dropped without a slot: what comes on the channel is thrown away.
+    let reader = running.reader(channel)?;
     let (mut writer, mut error) = (running.writer(channel), running.writer(channel + 1));
     writer.write(&port.to_le_bytes()).await.ok()?;
     error.write(&port.to_le_bytes()).await.ok()?;
-    Some(PortStream { port, reader: running.reader(channel)?, writer, error })
+    let Ok(_slot) = slot else {
+        let _ = error.write(b"too many streams are open").await;
+        return None;
+    };
+    Some(PortStream { port, reader, writer, error, _slot })
 }

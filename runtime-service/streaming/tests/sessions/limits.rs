@@ -184,6 +184,23 @@ async fn a_client_that_does_not_open_all_its_streams_hears_that_it_failed() {
     assert!(matches!(&error, ClientError::Server(text) if text.contains("streams")), "{error:?}");
 }
 
+#[tokio::test]
+async fn a_port_beyond_the_streams_of_its_pod_is_refused_on_its_error_channel() {
+    let server = server_with(StreamConfig { streams: Limit { each: 1, all: 9 }, ..StreamConfig::default() });
+    let server = server.await;
+    let serve = |mut session: PortForwardSession| async move {
+        let first = session.next().await.unwrap();
+        assert!(session.next().await.is_none());
+        drop(first);
+        session.finish().await;
+    };
+    let url = server.port_forward("pod", vec![1, 2], serve).unwrap();
+    let mut socket = connect(&url, "v4.channel.k8s.io").await;
+    let [_, first, _, second, _] = read_all(&mut socket).await;
+    assert_eq!(first, b"\x01\0");
+    assert_eq!(second, [b"\x02\0", &b"too many streams are open"[..]].concat());
+}
+
 /// The beginning of a long message, which takes memory until its end has come.
 async fn begin_long_message(socket: &mut Socket, with_pings: bool) {
     let piece = vec![0; 1_900_000];
