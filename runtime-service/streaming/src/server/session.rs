@@ -62,7 +62,8 @@ pub(super) async fn run(upgrading: Upgrading, hangup: Hangup, limits: &SessionLi
     let large = OwnedSlots { slots: limits.large.clone(), owner };
     match offer {
         Offer::Process { request, serve } => {
-            let link = Link { io, read, hangup, rules: Rules { slots, patience: None }, large };
+            // It has five streams at most: those who forward ports must not take them.
+            let link = Link { io, read, hangup, rules: Rules::default(), large };
             process(request, serve, framing, link).await;
         }
         Offer::PortForward { ports, serve } => {

@@ -19,6 +19,7 @@ use crate::transport::{Duplex, Hangup};
 pub(crate) struct Running {
     connection: Arc<Connection>,
     queues: BTreeMap<u8, Arc<Queue>>,
+    half_close: bool,
     _tasks: JoinSet<()>,
 }
 
@@ -37,7 +38,7 @@ impl Running {
         let mut tasks = JoinSet::new();
         let reader = Reader::new((input, meter), queues.clone(), connection.clone(), channels.clone());
         tasks.spawn(reader.read_all());
-        Self { connection, queues, _tasks: tasks }
+        Self { connection, queues, half_close: channels.half_close, _tasks: tasks }
     }
 
     /// What the client sends on a channel of [`Channels::read`].
@@ -60,8 +61,9 @@ impl Running {
         self.connection.gone().await;
     }
 
+    /// Whether the client has said that it closes and had no other way to say that its input is over.
     pub(crate) fn is_closed(&self) -> bool {
-        self.connection.closed.is_cancelled()
+        !self.half_close && self.connection.closed.is_cancelled()
     }
 
     /// Says that this side closes, and waits until the peer has done so too, or has taken everything, however

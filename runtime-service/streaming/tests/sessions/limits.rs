@@ -308,3 +308,12 @@ async fn long_messages_through_a_tunnel_count_too() {
         open.push(socket);
     }
 }
+
+/// Those of its pod may be taken by others that forward ports.
+#[tokio::test]
+async fn a_session_with_a_process_needs_no_stream_of_its_pod() {
+    let config = StreamConfig { streams: Limit { each: 0, all: 0 }, ..StreamConfig::default() };
+    let server = server_with(config).await;
+    let url = server.process("pod", "exec", ALL, |session| session.finish(Outcome::Exited(3))).unwrap();
+    assert_eq!(ProcessClient::connect(&url, ALL).await.unwrap().wait().await.unwrap(), 3);
+}
