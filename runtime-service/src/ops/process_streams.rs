@@ -222,7 +222,7 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
         match to.write(&buffer).await {
             // The process may still take input of a client that has closed its session properly.
             Ok(()) | Err(StreamError::Lost) => {}
-            Err(StreamError::Reset) => {
+            Err(StreamError::Reset | StreamError::TooMany) => {
                 *source = None;
                 return;
             }

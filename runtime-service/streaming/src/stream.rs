@@ -20,6 +20,8 @@ pub enum StreamError {
     Reset,
     #[error("the connection is lost")]
     Lost,
+    #[error("too many streams are open")]
+    TooMany,
 }
 
 pub(crate) type Sent<'a> = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send + 'a>>;

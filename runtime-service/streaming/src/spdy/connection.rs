@@ -93,8 +93,11 @@ impl Connection {
         fin: bool,
     ) -> Result<(StreamReader, StreamWriter), StreamError> {
         let mut state = self.lock();
-        if self.over.is_cancelled() || state.streams.len() >= MAX_STREAMS {
+        if self.over.is_cancelled() {
             return Err(StreamError::Lost);
+        }
+        if state.streams.len() >= MAX_STREAMS {
+            return Err(StreamError::TooMany);
         }
         let stream = state.next_of_ours;
         state.next_of_ours += 2;

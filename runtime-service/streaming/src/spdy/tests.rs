@@ -298,3 +298,14 @@ async fn a_connection_that_is_alone_may_take_nothing_for_as_long_as_it_wants() {
         left -= data.reader.read().await.unwrap().unwrap().len();
     }
 }
+
+#[tokio::test]
+async fn data_after_the_end_of_a_stream_ends_it_for_both() {
+    let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    peer.open(1).await;
+    let mut writer = incoming.recv().await.unwrap().writer;
+    peer.send(&frame::data_head(1, 0, true)).await;
+    peer.data(1, b"late").await;
+    assert_eq!(peer.reset().await, 1);
+    assert_eq!(writer.write(b"x").await, Err(StreamError::Reset));
+}
