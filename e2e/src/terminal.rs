@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, Signal, kill_process_group};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 
@@ -45,6 +46,37 @@ impl Terminal {
         let mut this = Self::new(File::from(master), command.spawn()?)?;
         this.resize(columns, rows)?;
         Ok(this)
+    }
+
+    /// Runs a program as a shell does, which has the terminal before it and after it. The exit code is
+    /// [`CHANGED`](Self::CHANGED) when the program leaves the terminal otherwise than it found it.
+    ///
+    /// The end of a session's first process sets a terminal back, so without a shell nothing would be seen.
+    ///
+    /// # Errors
+    /// There is no terminal.
+    pub fn run_in_shell(program: &Command, columns: u16, rows: u16) -> Result<Self> {
+        let line = format!(
+            "trap : HUP INT TERM; before=$(stty -g); \"$@\"; code=$?; after=$(stty -g); \
+             [ \"$before\" = \"$after\" ] || {{ echo \"$before before, $after after\"; exit {}; }}; exit $code",
+            Self::CHANGED
+        );
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &line, "sh"]).arg(program.get_program()).args(program.get_args());
+        shell.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        Self::run(&shell, columns, rows)
+    }
+
+    /// The exit code of a shell whose program has changed the terminal.
+    pub const CHANGED: i32 = 97;
+
+    /// Sends a signal to the program of a shell.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        // The shell, which heeds no signals, leads the group.
+        Ok(kill_process_group(Pid::from_child(&self.child), signal)?)
     }
 
     fn new(master: File, child: Child) -> Result<Self> {

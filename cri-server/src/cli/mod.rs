@@ -18,6 +18,7 @@ mod listing;
 pub mod names;
 pub mod output;
 pub mod session;
+mod signals;
 mod targets;
 mod template;
 pub mod terminal;

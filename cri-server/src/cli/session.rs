@@ -1,25 +1,29 @@
 //! A session with a process at the user's terminal: what exec and attach share.
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use crisp_streaming::ProcessRequest;
 use crisp_streaming::client::{Endpoint, ProcessClient, ResizeWriter};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::output;
+use super::signals::Signals;
 use super::terminal::{self, DetachKeys, RawMode};
 
 /// For the server to take leave.
 const CLOSE: Duration = Duration::from_secs(5);
+/// SIGPIPE.
+const PIPE: u8 = 13;
 
 /// How a session ended.
 pub enum End {
     /// The process ended with this code.
     Exited(i32),
     Detached,
-    /// A signal asked this program to end.
+    /// A signal asked this program to end, or the reader of its output has left: as SIGPIPE would say.
     Signal(u8),
 }
 
@@ -48,15 +52,16 @@ async fn serve(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> any
     let keys = detach.then(DetachKeys::default);
     let input = terminal::send_input(client.stdin.take(), keys);
     let sizes = send_sizes(client.resizes.take());
-    let stdout = output::copy(client.stdout.take(), std::io::stdout);
-    let stderr = output::copy(client.stderr.take(), std::io::stderr);
+    let stdout = output::copy(client.stdout.take(), io::stdout);
+    let stderr = output::copy(client.stderr.take(), io::stderr);
     let end = async { Ok(client.wait().await) };
     let served = async { tokio::try_join!(stdout, stderr, end) };
     let end = tokio::select! {
-        served = served => {
-            let (_, _, code) = served.context("the output cannot be written")?;
-            code.map(End::Exited)
-        }
+        served = served => match served {
+            Ok((_, _, code)) => code.map(End::Exited),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(End::Signal(PIPE)),
+            Err(error) => return Err(error).context("the output cannot be written"),
+        },
         true = input => Ok(End::Detached),
         never = sizes => match never {},
     };
@@ -92,27 +97,4 @@ pub async fn send_sizes(to: Option<ResizeWriter>) -> std::convert::Infallible {
         }
     }
     std::future::pending().await
-}
-
-/// Signals that end this program: it restores the terminal first.
-struct Signals([(u8, Signal); 3]);
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        let hear = |number, kind| Ok::<_, std::io::Error>((number, signal(kind)?));
-        Ok(Self([
-            hear(1, SignalKind::hangup())?,
-            hear(2, SignalKind::interrupt())?,
-            hear(15, SignalKind::terminate())?,
-        ]))
-    }
-
-    async fn next(&mut self) -> u8 {
-        let [hangup, interrupt, terminate] = &mut self.0;
-        tokio::select! {
-            _ = hangup.1.recv() => hangup.0,
-            _ = interrupt.1.recv() => interrupt.0,
-            _ = terminate.1.recv() => terminate.0,
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The user's terminal while a container's program has it.
 
 use std::io::{self, IsTerminal as _};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crisp_streaming::{Size, StreamWriter};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -9,6 +10,8 @@ use rustix::stdio::{stdin, stdout};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+use super::signals::Signals;
 
 /// Read at once.
 const READ: usize = 32 << 10;
@@ -54,18 +57,37 @@ fn restore(saved: &Termios) {
     let _ = tcsetattr(stdin(), OptionalActions::Now, saved);
 }
 
-/// Runs `ask` while what is typed is not shown.
+/// Runs `ask` while what is typed is not shown. A signal that ends this program restores the terminal first.
 ///
 /// # Errors
 /// Standard input is no terminal.
+#[expect(clippy::disallowed_methods, reason = "what a signal ends has no destructors to run but this one")]
 pub fn without_echo<T>(ask: impl FnOnce() -> T) -> anyhow::Result<T> {
     let saved = tcgetattr(stdin())?;
     let mut quiet = saved.clone();
     quiet.local_modes.remove(LocalModes::ECHO);
+    let changed = Arc::new(Mutex::new(Some(saved)));
+    let restore_once = |changed: &Mutex<Option<Termios>>| {
+        if let Some(saved) = changed.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            restore(&saved);
+            println!();
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = {
+        let _context = runtime.enter();
+        Signals::new()?
+    };
+    let at_signal = changed.clone();
+    // To the end of this program: once heard, they do not end it by themselves any more.
+    std::thread::spawn(move || {
+        let number = runtime.block_on(signals.next());
+        restore_once(&at_signal);
+        std::process::exit(128 + i32::from(number));
+    });
     tcsetattr(stdin(), OptionalActions::Now, &quiet)?;
     let answer = ask();
-    restore(&saved);
-    println!();
+    restore_once(&changed);
     Ok(answer)
 }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use crisp_e2e::machine::crisp;
 use crisp_e2e::terminal::Terminal;
 use crisp_e2e::{Lab, Result, needs};
+use k8s_cri::v1::ContainerConfig;
+use rustix::process::Signal;
 
 /// `crisp` on a lab.
 fn command(lab: &Lab, args: &[&str]) -> Command {
@@ -81,13 +83,13 @@ async fn a_session_whose_output_has_no_reader_ends() -> Result<()> {
     for args in [&["exec", "-i", &id, "yes"][..], &["attach", &id]] {
         let mut child = command(&lab, args).spawn()?;
         child.stdout.take().ok_or("no output")?.read_exact(&mut [0; 4])?;
-        // It has closed its end.
-        ends(&mut child)?;
+        // It has closed its end; the command did not end with 0.
+        assert_eq!(ends(&mut child)?, Some(141));
     }
     // One that is there and does not read: signals work all the same.
     let mut child = command(&lab, &["exec", &id, "yes"]).spawn()?;
     std::thread::sleep(Duration::from_millis(700));
-    rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)?;
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM)?;
     assert_eq!(ends(&mut child)?, Some(143));
     lab.close().await
 }
@@ -99,7 +101,7 @@ async fn a_terminal_is_passed_on_and_left_as_it_was() -> Result<()> {
     let (sandbox, pod) = lab.pod("cli-tty").await?;
     let id = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
     let args = ["exec", "-it", &id, "sh", "-c", "stty size; exec sh"];
-    let mut terminal = Terminal::run(&command(&lab, &args), 91, 33)?;
+    let mut terminal = Terminal::run_in_shell(&command(&lab, &args), 91, 33)?;
     terminal.until("33 91")?;
     terminal.resize(120, 40)?;
     terminal.type_text("sleep 0.3; stty size\n")?;
@@ -107,12 +109,68 @@ async fn a_terminal_is_passed_on_and_left_as_it_was() -> Result<()> {
     terminal.interrupt_and_exit(7)?;
     assert_eq!(terminal.end()?, Some(7));
     // Without input its keys are those of the program here.
-    let mut terminal =
-        Terminal::run(&command(&lab, &["exec", "-t", &id, "sh", "-c", "echo up; sleep 1000"]), 80, 24)?;
+    let args = ["exec", "-t", &id, "sh", "-c", "echo up; sleep 1000"];
+    let mut terminal = Terminal::run_in_shell(&command(&lab, &args), 80, 24)?;
     terminal.until("up")?;
     terminal.type_text("\x03")?;
     assert_eq!(terminal.end()?, Some(130));
     lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_left_as_it_was_however_its_session_ends() -> Result<()> {
+    needs!("docker-registry", "busybox", "setsid", "stty");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("cli-tty-ends").await?;
+    let config = ContainerConfig { stdin: true, tty: true, ..lab.shell("while read x; do echo $x$x; done") };
+    let id = lab.client.launch(&pod, &config, &sandbox).await?;
+    let wait = ["sh", "-c", "echo u''p; sleep 1000"];
+
+    let exec = |options: &[&str]| -> Result<Terminal> {
+        let args = [&["exec", "-it"], options, &[id.as_str()], &wait].concat();
+        let mut terminal = Terminal::run_in_shell(&command(&lab, &args), 80, 24)?;
+        terminal.until("up")?;
+        Ok(terminal)
+    };
+    for (signal, code) in [(Signal::HUP, 129), (Signal::INT, 130), (Signal::TERM, 143)] {
+        let terminal = exec(&[])?;
+        terminal.signal(signal)?;
+        assert_eq!(terminal.end()?, Some(code));
+    }
+    assert_eq!(exec(&["--timeout", "2"])?.end()?, Some(125));
+
+    // The keys that detach leave the container running.
+    let mut terminal = Terminal::run_in_shell(&command(&lab, &["attach", "-it", &id]), 80, 24)?;
+    terminal.type_text("a\n")?;
+    terminal.until("aa")?;
+    terminal.type_text("\x10\x11")?;
+    assert_eq!(terminal.end()?, Some(0));
+    let mut terminal = Terminal::run_in_shell(&command(&lab, &["attach", "-it", &id]), 80, 24)?;
+    terminal.type_text("b\n")?;
+    terminal.until("bb")?;
+    lab.machine.kill_server();
+    assert_eq!(terminal.end()?, Some(125));
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    lab.close().await
+}
+
+/// What is typed there is not shown.
+#[test]
+fn a_signal_at_the_prompt_for_a_password_leaves_the_terminal_as_it_was() -> Result<()> {
+    needs!("setsid", "stty");
+    for (signal, code) in [(None, 130), (Some(Signal::TERM), 143), (Some(Signal::HUP), 129)] {
+        let mut login = Command::new(crisp());
+        login.args(["login", "-u", "ann", "registry.test"]);
+        let mut terminal = Terminal::run_in_shell(&login, 80, 24)?;
+        terminal.until("Password: ")?;
+        match signal {
+            None => terminal.type_text("\x03")?,
+            Some(signal) => terminal.signal(signal)?,
+        }
+        assert_eq!(terminal.end()?, Some(code));
+    }
+    Ok(())
 }
 
 /// `crisp port-forward` under way, and the local ports.

@@ -149,6 +149,7 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
             // The client's connection is not kept for the time of grace. A terminal is hung up with its
             // last descriptor.
             drop((session, terminal));
+            stdout.take_if(|source| matches!(source, Source::Terminal(_)));
             let discard = async { tokio::join!(discard(&mut stdout), discard(&mut stderr)) };
             running.hang_up(discard).await;
         }
@@ -165,6 +166,8 @@ async fn serve_streams(
 ) -> Option<Result<i32, LinkError>> {
     let (ended, grace) = (Cancel::new(), running.grace);
     let (from_client, input_ended) = (session.stdin.take(), Cancel::new());
+    // A terminal has its end with its descriptor.
+    let unread = from_client.is_some().then_some(if terminal.is_some() { Duration::ZERO } else { grace });
     let input = async {
         copy_input(from_client, stdin).await;
         input_ended.cancel();
@@ -186,15 +189,16 @@ async fn serve_streams(
     tokio::select! {
         end = served => Some(end),
         () = inputs => None,
-        () = client_has_left(session, &input_ended, if terminal.is_some() { Duration::ZERO } else { grace }) => None,
+        () = client_has_left(session, &input_ended, unread) => None,
     }
 }
 
 /// Returns when the client is gone. One that closed its session properly has sent input that the command may
-/// still read, and the end of it: there is no other way to say that over a WebSocket before v5.
-async fn client_has_left(session: &ProcessSession, input_ended: &Cancel, grace: Duration) {
+/// still read, and the end of it: there is no other way to say that over a WebSocket before v5. None: there is
+/// no input.
+async fn client_has_left(session: &ProcessSession, input_ended: &Cancel, grace: Option<Duration>) {
     session.gone().await;
-    if session.is_closed() {
+    if let Some(grace) = grace.filter(|_| session.is_closed()) {
         let _ = tokio::time::timeout(UNREAD, input_ended.cancelled()).await;
         tokio::time::sleep(grace).await;
     }

@@ -94,8 +94,13 @@ async fn dialer(pod: &Pod) -> Result<Dialer, Cause> {
 }
 
 async fn forward(dialer: Dialer, stream: PortStream) {
-    let PortStream { port, reader, writer, mut error } = stream;
-    match dialer.connect(port).await {
+    let PortStream { port, reader, writer, mut error, .. } = stream;
+    let breakage = reader.breakage();
+    let connected = tokio::select! {
+        connected = dialer.connect(port) => connected,
+        _ = breakage.wait() => return,
+    };
+    match connected {
         Ok(connection) => {
             copy(connection, reader, writer).await;
         }

@@ -23,8 +23,10 @@ pub(super) const READ: usize = 64 << 10;
 const WIDE: usize = 256 << 10;
 /// After the process's end, what it has written to a terminal takes a moment to come out.
 const QUIET: Duration = Duration::from_millis(200);
-/// Its output is over then in any case: a process that it left behind may write on.
+/// For that, in all, and for what the monitor passes on: a process that it left behind may write on.
 const LATEST: Duration = Duration::from_secs(2);
+/// More than a terminal holds.
+const TERMINAL: u64 = 128 << 10;
 
 /// How the streaming server counts the sessions of a pod, and names it in messages.
 pub(super) fn session_owner(pod: &PodId) -> String {
@@ -89,12 +91,15 @@ impl Source {
         }
     }
 
-    /// Bytes that can be read now, of which a process that has ended was the last to write some. None: it does
-    /// not say.
-    fn readable(&self) -> Option<u64> {
+    /// What is left of a process that has ended and wrote here itself.
+    fn rest(&self) -> Rest {
         match self {
-            Self::Pipe(pipe) => rustix::io::ioctl_fionread(pipe).ok(),
-            Self::Terminal(_) => None,
+            // All that it wrote is there already.
+            Self::Pipe(pipe) => match rustix::io::ioctl_fionread(pipe) {
+                Ok(bytes) => Rest { bytes, ..Rest::ANY },
+                Err(_) => Rest::soon(),
+            },
+            Self::Terminal(_) => Rest { bytes: TERMINAL, waiting: LATEST, ..Rest::ANY },
         }
     }
 }
@@ -108,10 +113,25 @@ pub(super) struct Output<'a> {
     rest: Option<Rest>,
 }
 
-/// What is left once the process has ended.
+/// What is left once the process has ended. A slow client takes its time: only the last of these counts that.
 struct Rest {
-    bytes: Option<u64>,
-    until: Instant,
+    /// At most.
+    bytes: u64,
+    /// How long bytes are waited for, in all.
+    waiting: Duration,
+    until: Option<Instant>,
+}
+
+impl Rest {
+    const ANY: Self = Self { bytes: u64::MAX, waiting: Duration::MAX, until: None };
+
+    fn soon() -> Self {
+        Self { until: Some(Instant::now() + LATEST), ..Self::ANY }
+    }
+
+    fn is_over(&self) -> bool {
+        self.bytes == 0 || self.waiting.is_zero() || self.until.is_some_and(|until| Instant::now() >= until)
+    }
 }
 
 impl<'a> Output<'a> {
@@ -129,8 +149,7 @@ impl<'a> Output<'a> {
     pub(super) async fn read(&mut self, buffer: &mut BytesMut) -> io::Result<usize> {
         loop {
             if self.rest.is_none() && self.ended.is_cancelled() {
-                let bytes = if self.is_direct { self.from.readable() } else { None };
-                self.rest = Some(Rest { bytes, until: Instant::now() + LATEST });
+                self.rest = Some(if self.is_direct { self.from.rest() } else { Rest::soon() });
             }
             let Some(rest) = &mut self.rest else {
                 tokio::select! {
@@ -139,13 +158,14 @@ impl<'a> Output<'a> {
                     () = self.ended.cancelled() => continue,
                 }
             };
-            if rest.bytes == Some(0) || Instant::now() >= rest.until {
+            if rest.is_over() {
                 return Ok(0);
             }
-            let read = tokio::time::timeout(QUIET, self.from.read(buffer)).await.unwrap_or(Ok(0))?;
-            if let Some(bytes) = &mut rest.bytes {
-                *bytes = bytes.saturating_sub(read as u64);
-            }
+            let begun = Instant::now();
+            let read = tokio::time::timeout(QUIET.min(rest.waiting), self.from.read(buffer));
+            let read = read.await.unwrap_or(Ok(0))?;
+            rest.waiting = rest.waiting.saturating_sub(begun.elapsed());
+            rest.bytes = rest.bytes.saturating_sub(read as u64);
             return Ok(read);
         }
     }
@@ -186,10 +206,9 @@ pub(super) async fn copy_input(from: Option<StreamReader>, to: Option<Sink>) {
 }
 
 /// Until the process's output is over, or the client takes no more of it: then the process gets SIGPIPE. When
-/// it is the client that is gone, what comes is thrown away, unless it is a terminal's.
+/// it is the client that is gone, what comes is thrown away.
 pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWriter>, ended: &Cancel) {
     let (Some(from), Some(mut to)) = (source.as_mut(), to) else { return };
-    let is_terminal = matches!(from, Source::Terminal(_));
     let mut output = Output::direct(from, ended);
     let (mut buffer, mut is_wide) = (BytesMut::new(), false);
     loop {
@@ -201,10 +220,9 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
             output.from.widen();
         }
         match to.write(&buffer).await {
-            Ok(()) => {}
-            Err(StreamError::Lost) if is_terminal => return,
-            Err(StreamError::Lost) => {}
-            Err(StreamError::Reset) => {
+            // The process may still take input of a client that has closed its session properly.
+            Ok(()) | Err(StreamError::Lost) => {}
+            Err(StreamError::Reset | StreamError::TooMany) => {
                 *source = None;
                 return;
             }
@@ -214,9 +232,8 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
 }
 
 /// Reads output that has no client any more, so that what a command says at its end does not end it early.
-/// A terminal is not read: it is hung up by closing it.
 pub(super) async fn discard(from: &mut Option<Source>) {
-    let Some(from @ Source::Pipe(_)) = from else { return };
+    let Some(from) = from else { return };
     let mut buffer = BytesMut::with_capacity(READ);
     while let Ok(1..) = from.read(&mut buffer).await {
         buffer.clear();
@@ -228,5 +245,89 @@ pub(super) async fn copy_sizes(from: Option<Resizes>, to: Option<&Terminal>) {
     let (Some(mut from), Some(to)) = (from, to) else { return };
     while let Some(size) = from.next().await {
         to.resize(size);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+
+    use super::super::exec::pipe;
+    use super::*;
+
+    /// Reads to the end, with a pause after the first piece in which the client takes nothing.
+    async fn read_slowly(source: &mut Source) -> usize {
+        let ended = Cancel::new();
+        ended.cancel();
+        let mut output = Output::direct(source, &ended);
+        let (mut all, mut buffer) = (0, BytesMut::new());
+        loop {
+            buffer.clear();
+            buffer.reserve(READ);
+            match output.read(&mut buffer).await.unwrap() {
+                0 => return all,
+                read if all == 0 => {
+                    all += read;
+                    tokio::time::sleep(LATEST + Duration::from_millis(100)).await;
+                }
+                read => all += read,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_rest_in_a_pipe_waits_for_a_slow_client_however_long() {
+        let (from, to) = pipe::output().unwrap();
+        let mut source = Source::Pipe(from);
+        source.widen();
+        assert_eq!(rustix::io::write(&to, &[7; 200_000]).unwrap(), 200_000);
+        // A process that was left behind holds the writing end.
+        assert_eq!(read_slowly(&mut source).await, 200_000);
+        drop(to);
+    }
+
+    fn raw_terminal() -> (Source, OwnedFd) {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let flags = rustix::fs::OFlags::RDWR | rustix::fs::OFlags::NOCTTY | rustix::fs::OFlags::NONBLOCK;
+        let slave = rustix::fs::open(name.as_c_str(), flags, rustix::fs::Mode::empty()).unwrap();
+        let mut modes = tcgetattr(&slave).unwrap();
+        modes.make_raw();
+        tcsetattr(&slave, OptionalActions::Now, &modes).unwrap();
+        (Source::Terminal(Terminal::new(master).unwrap()), slave)
+    }
+
+    #[tokio::test]
+    async fn the_rest_in_a_terminal_waits_for_a_slow_client_however_long() {
+        let (mut source, slave) = raw_terminal();
+        let mut written = 0;
+        while let Ok(more) = rustix::io::write(&slave, &[b'x'; 1000]) {
+            written += more;
+        }
+        assert!(written > 5000, "{written}");
+        assert_eq!(read_slowly(&mut source).await, written);
+    }
+
+    /// Neither by much nor by little at a time.
+    #[tokio::test]
+    async fn a_process_that_was_left_behind_cannot_keep_the_output_of_a_terminal_from_ending() {
+        for (bytes, pause) in [(1000, Duration::from_millis(1)), (10, Duration::from_millis(50))] {
+            let (mut source, slave) = raw_terminal();
+            let loud = async {
+                loop {
+                    // As much as there is room for.
+                    let _ = rustix::io::write(&slave, &vec![b'x'; bytes]);
+                    tokio::time::sleep(pause).await;
+                }
+            };
+            tokio::select! {
+                _ = read_slowly(&mut source) => {}
+                () = loud => {}
+                () = tokio::time::sleep(5 * LATEST) => panic!("it goes on"),
+            }
+        }
     }
 }

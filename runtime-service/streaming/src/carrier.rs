@@ -18,7 +18,7 @@ impl Carrier {
         }
     }
 
-    /// Whether the client has said that it closes, instead of being lost.
+    /// Whether the client has said that it closes, instead of being lost, and could not close its input alone.
     pub(crate) fn is_closed(&self) -> bool {
         match self {
             // SPDY has half closes, and clients wait for the end.

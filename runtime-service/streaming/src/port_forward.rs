@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::carrier::Carrier;
+use crate::slots::Slot;
 use crate::spdy::Incoming;
 use crate::stream::{StreamReader, StreamWriter};
 
@@ -29,6 +30,8 @@ pub struct PortStream {
     pub writer: StreamWriter,
     /// Takes the reason, as text, when the connection failed.
     pub error: StreamWriter,
+    /// None where each stream has its own.
+    pub(crate) _slot: Option<Slot>,
 }
 
 /// Where connections come from.
@@ -136,7 +139,8 @@ impl Pairs {
             _ => return None,
         };
         let port = data.headers.get("port")?.parse().ok().filter(|port| *port != 0)?;
-        Some(PortStream { port, reader: data.reader, writer: data.writer, error: error.writer })
+        let _slot = None;
+        Some(PortStream { port, reader: data.reader, writer: data.writer, error: error.writer, _slot })
     }
 }
 

@@ -73,16 +73,13 @@ impl ProcessSession {
     /// Tells the client how it ended, and closes. A client that does not read is waited for as long as it is
     /// connected: without the end it would take the command for a success.
     pub async fn finish(self, outcome: Outcome) {
-        let Self { stdin, stdout, stderr, resizes, mut error, protocol, carrier } = self;
+        let Self { stdin, stdout, stderr, resizes, error, protocol, carrier } = self;
         drop((stdin, resizes));
         let tell = async {
             for output in [stdout, stderr].into_iter().flatten() {
                 let _ = output.close().await;
             }
-            if let Some(text) = outcome.text(protocol) {
-                let _ = error.write(text.as_bytes()).await;
-            }
-            let _ = error.close().await;
+            outcome.tell(error, protocol).await;
         };
         tokio::select! {
             () = tell => carrier.finish().await,
@@ -92,6 +89,14 @@ impl ProcessSession {
 }
 
 impl Outcome {
+    /// Writes it to the error stream, and closes that.
+    pub(crate) async fn tell(&self, mut error: StreamWriter, protocol: Protocol) {
+        if let Some(text) = self.text(protocol) {
+            let _ = error.write(text.as_bytes()).await;
+        }
+        let _ = error.close().await;
+    }
+
     /// What the error stream holds. None: nothing, which is success before v4.
     fn text(&self, protocol: Protocol) -> Option<String> {
         if protocol >= Protocol::V4 {

@@ -20,6 +20,8 @@ pub enum StreamError {
     Reset,
     #[error("the connection is lost")]
     Lost,
+    #[error("too many streams are open")]
+    TooMany,
 }
 
 pub(crate) type Sent<'a> = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send + 'a>>;
@@ -118,7 +120,11 @@ impl StreamReader {
 
 impl Drop for StreamReader {
     fn drop(&mut self) {
-        self.queue.abandon();
+        let unread = self.queue.abandon();
+        if unread > 0 {
+            // Thrown away is as good as read.
+            self.framing.taken(self.stream, unread);
+        }
     }
 }
 
@@ -247,12 +253,14 @@ impl Queue {
         }
     }
 
-    fn abandon(&self) {
+    /// Returns how many bytes were not read.
+    fn abandon(&self) -> usize {
         let mut state = self.lock();
         state.abandoned = true;
-        state.bytes = BytesMut::new();
+        let unread = std::mem::take(&mut state.bytes).len();
         drop(state);
         self.writable.notify_one();
+        unread
     }
 }
 
@@ -322,7 +330,7 @@ mod tests {
     async fn a_queue_that_is_not_read_any_more_holds_nothing_and_stops_no_writer() {
         let queue = Queue::default();
         queue.put(&[1; WINDOW], None).await.unwrap();
-        queue.abandon();
+        assert_eq!(queue.abandon(), WINDOW);
         assert_eq!(queue.put(&[1; WINDOW], None).await, Ok(false));
         assert_eq!(queue.lock().bytes.capacity(), 0);
     }

@@ -18,6 +18,8 @@ use crate::tcp_table;
 
 /// How often a connection that is not read is looked at for its end.
 const LOOK: Duration = Duration::from_secs(1);
+/// How many times its time to close a peer gets that has everything and still sends.
+const MAX_CLOSING: usize = 10;
 /// A peer that vanished without a word is found after some minutes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 6);
 
@@ -92,9 +94,17 @@ impl Hangup {
 
     /// Returns when the peer has closed the connection, or at least its side of it, or it is idle.
     pub async fn wait(&self) {
+        tokio::select! {
+            () = self.closed() => {}
+            () = self.idle() => {}
+        }
+    }
+
+    /// Returns when the peer has closed the connection, or at least its side of it.
+    pub async fn closed(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            if self.is_closed() || self.rest().is_some_and(|rest| rest.is_zero()) {
+            if self.is_closed() {
                 return;
             }
         }
@@ -113,6 +123,9 @@ impl Hangup {
 
     /// To be called when all was sent: returns when the peer has taken all of it, the end too, and has had time
     /// to close. A peer that reads slowly gets all the time that it needs.
+    ///
+    /// One that still sends gets some more: a socket that is closed with bytes unread resets the connection, and
+    /// a proxy before the peer loses what it has not passed on.
     pub async fn overdue(&self) {
         let Some(closing) = self.limits.closing else { return std::future::pending().await };
         loop {
@@ -122,7 +135,18 @@ impl Hangup {
             };
             let is_taken = tokio::task::spawn_blocking(move || tcp_table::is_all_taken(&socket));
             if is_taken.await.unwrap_or(false) {
-                return tokio::time::sleep(closing).await;
+                break;
+            }
+        }
+        self.quiet(closing).await;
+    }
+
+    /// Returns when nothing more comes, or when it has come for too long.
+    async fn quiet(&self, closing: Duration) {
+        for _ in 0..MAX_CLOSING {
+            tokio::time::sleep(closing).await;
+            if self.activity.since() >= closing {
+                return;
             }
         }
     }

@@ -37,6 +37,23 @@ async fn much_output_arrives_whole_before_the_exit_code() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_slowly_gets_all_of_the_output_too() {
+    let lab = lab!();
+    let pod = lab.pod("exec-slow").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let mut client = lab.exec_stream(&id, "head -c 600000 /dev/zero", OUTPUT).await;
+    let mut stdout = client.stdout.take().unwrap();
+    let mut all = 0;
+    // The command ends while its output still fills the pipe and the window.
+    while let Some(bytes) = stdout.read().await.unwrap() {
+        all += bytes.len();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!((all, client.wait().await.unwrap()), (600_000, 0));
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
 async fn a_terminal_has_the_clients_size_and_takes_its_keys() {
     let lab = lab!();
     let pod = lab.pod("exec-tty").await;
@@ -167,6 +184,22 @@ async fn a_command_hears_sighup_before_it_is_killed() {
     let line = "trap 'head -c 300000 /dev/zero; echo bye >&2; touch /tmp/heard; exit' HUP; echo up; while :; do sleep 0.1; done";
     let mut client = lab.exec_stream(&id, line, ALL).await;
     read_until(&mut client.stdout, "up").await;
+    drop(client);
+    lab.until_no_process(&id, "trap").await;
+    assert_eq!(lab.sh(&id, "ls /tmp").await, "heard\n");
+    lab.remove_pod(&pod).await;
+}
+
+/// Its buffer is full when the client goes: what the handler prints must not block.
+#[tokio::test]
+async fn a_terminal_is_hung_up_before_its_command_is_killed() {
+    let lab = lab!();
+    let pod = lab.pod("exec-tty-hangup").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let line = "trap 'echo bye; touch /tmp/heard; exit' HUP; echo up; yes";
+    let mut client = lab.exec_stream(&id, line, TTY).await;
+    read_until(&mut client.stdout, "up").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     drop(client);
     lab.until_no_process(&id, "trap").await;
     assert_eq!(lab.sh(&id, "ls /tmp").await, "heard\n");

@@ -21,7 +21,7 @@ const MAX_REFUSAL: usize = 4 << 10;
 /// Why a session did not begin, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("{url:?} is not the URL of a streaming session")]
+    #[error("{url:?} does not begin the URL of a streaming session")]
     Url { url: String },
     #[error("cannot reach {url}: {reason}")]
     Connect { url: String, reason: String },
@@ -70,8 +70,10 @@ impl Endpoint {
 /// Uses the URL and agrees on one of `protocols`.
 pub(super) async fn upgrade(endpoint: Endpoint, protocols: &[&str]) -> Result<Running, ClientError> {
     let Endpoint { url, certificate } = endpoint;
-    let bad = || ClientError::Url { url: url.clone() };
-    let fail = |reason: String| ClientError::Connect { url: url.clone(), reason };
+    // Without the path: its token is good for a while, and errors go into logs.
+    let shown = || url.split('/').take(3).collect::<Vec<_>>().join("/");
+    let bad = || ClientError::Url { url: shown() };
+    let fail = |reason: String| ClientError::Connect { url: shown(), reason };
     let uri: Uri = url.parse().map_err(|_| bad())?;
     let authority = uri.authority().ok_or_else(bad)?;
     let certificate = match uri.scheme_str() {

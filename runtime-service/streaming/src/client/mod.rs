@@ -2,6 +2,8 @@
 //! streams have both halves.
 
 mod connect;
+#[cfg(test)]
+mod tests;
 mod tls;
 
 use std::sync::Arc;
@@ -16,6 +18,8 @@ pub use connect::{ClientError, Endpoint};
 /// The sub-protocols of processes, the best first.
 const PROCESS: &[&str] = &["v4.channel.k8s.io"];
 const PORT_FORWARD: &[&str] = &["portforward.k8s.io"];
+/// Bytes of a status that are read.
+const MAX_STATUS: usize = 64 << 10;
 
 /// A session with a process, seen by its client.
 pub struct ProcessClient {
@@ -93,10 +97,22 @@ impl ProcessClient {
     /// [`ClientError::Stream`] when the connection is lost, [`ClientError::Server`] with the server's reason.
     pub async fn wait(&mut self) -> Result<i32, ClientError> {
         let mut text = Vec::new();
-        while let Some(bytes) = self.error.read().await.map_err(ClientError::Stream)? {
-            text.extend_from_slice(&bytes);
+        let end = loop {
+            match self.error.read().await {
+                Ok(Some(bytes)) => {
+                    let room = MAX_STATUS - text.len();
+                    text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        // Kubernetes' library, in containerd and CRI-O, resets the streams behind a status.
+        match (serde_json::from_slice(&text), end) {
+            (Ok(status), _) => exit_code(&status),
+            (Err(_), Ok(())) => Err(ClientError::Server(String::from_utf8_lossy(&text).into_owned())),
+            (Err(_), Err(error)) => Err(ClientError::Stream(error)),
         }
-        exit_code(&text)
     }
 
     /// Closes the session.
@@ -105,9 +121,7 @@ impl ProcessClient {
     }
 }
 
-fn exit_code(status: &[u8]) -> Result<i32, ClientError> {
-    let server = || ClientError::Server(String::from_utf8_lossy(status).into_owned());
-    let status: serde_json::Value = serde_json::from_slice(status).map_err(|_| server())?;
+fn exit_code(status: &serde_json::Value) -> Result<i32, ClientError> {
     if status["status"] == "Success" {
         return Ok(0);
     }

@@ -29,6 +29,7 @@ use crate::port_forward::PortForwardSession;
 use crate::process::{ProcessRequest, ProcessSession};
 use crate::slots::{Limit, Slots};
 use crate::transport::IdleLimits;
+use crate::websocket::LARGE;
 
 pub use self::tls::TlsError;
 pub use self::tokens::TooManySessions;
@@ -44,10 +45,12 @@ pub struct StreamConfig {
     pub url_lifetime: Duration,
     /// URLs that may wait for their use.
     pub urls: Limit,
-    /// Sessions that may be open.
+    /// Sessions that may be open. One over a WebSocket holds a message of up to 2 MiB, and two of an owner and
+    /// eight in all hold up to 32 MiB.
     pub sessions: Limit,
-    /// Streams that may be open in all sessions; one session may have 1024. Each holds at most 128 kB that
-    /// were not read yet.
+    /// Streams that may be open in all sessions that forward ports; one session may have 1024. Each holds at
+    /// most 128 kB that were not read yet. A connection has two of them; one, of a client that names its ports
+    /// at the start.
     pub streams: Limit,
     /// Connections that have shown no token: when there are more the oldest is closed.
     pub max_pending: usize,
@@ -56,7 +59,8 @@ pub struct StreamConfig {
     /// A client that has taken everything has so long to close its connection.
     pub closing: Duration,
     /// A forwarded connection that takes nothing for so long, while its client has sent more than its window,
-    /// is reset: clients that know no windows have all others of the session wait for it.
+    /// is reset if it is not the only one: clients that know no windows have all others of the session wait for
+    /// it.
     pub stalled: Duration,
 }
 
@@ -90,6 +94,8 @@ pub enum OpenError {
 #[derive(Clone)]
 struct SessionLimits {
     streams: Arc<Slots>,
+    /// Of long messages.
+    large: Arc<Slots>,
     idle_limits: IdleLimits,
     stalled: Duration,
 }
@@ -137,6 +143,7 @@ impl StreamServer {
             sessions: Slots::new(config.sessions),
             limits: SessionLimits {
                 streams: Slots::new(config.streams),
+                large: Slots::new(LARGE),
                 idle_limits: IdleLimits { idle: Some(config.idle), closing: Some(config.closing) },
                 stalled: config.stalled,
             },

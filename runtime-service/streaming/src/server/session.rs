@@ -14,8 +14,8 @@ use super::negotiate::Framing;
 use super::tokens::{Offer, Serve};
 use crate::carrier::Carrier;
 use crate::port_forward::{MAX_WAITING, Pairs, PortForwardSession, PortStream, Source};
-use crate::process::{ProcessRequest, ProcessSession, Protocol, Resizes};
-use crate::slots::{OwnedSlots, Slot};
+use crate::process::{Outcome, ProcessRequest, ProcessSession, Protocol, Resizes};
+use crate::slots::{Full, OwnedSlots, Slot};
 use crate::spdy::{self, Incoming, Role, Rules};
 use crate::stream::{StreamReader, StreamWriter};
 use crate::transport::{Duplex, Hangup, Transport};
@@ -49,6 +49,8 @@ struct Link {
     read: BytesMut,
     hangup: Hangup,
     rules: Rules,
+    /// For long messages of a WebSocket.
+    large: OwnedSlots,
 }
 
 /// Runs the session to its end.
@@ -56,14 +58,17 @@ pub(super) async fn run(upgrading: Upgrading, hangup: Hangup, limits: &SessionLi
     let Upgrading { upgraded, framing, offer, slot, owner } = upgrading;
     let Ok(upgraded) = upgraded.await else { return };
     let Some((io, read)) = take_apart(upgraded) else { return };
-    let slots = Some(OwnedSlots { slots: limits.streams.clone(), owner });
+    let slots = Some(OwnedSlots { slots: limits.streams.clone(), owner: owner.clone() });
+    let large = OwnedSlots { slots: limits.large.clone(), owner };
     match offer {
         Offer::Process { request, serve } => {
-            let link = Link { io, read, hangup, rules: Rules { slots, patience: None } };
+            // It has five streams at most: those who forward ports must not take them.
+            let link = Link { io, read, hangup, rules: Rules::default(), large };
             process(request, serve, framing, link).await;
         }
         Offer::PortForward { ports, serve } => {
-            let link = Link { io, read, hangup, rules: Rules { slots, patience: Some(limits.stalled) } };
+            let rules = Rules { slots, patience: Some(limits.stalled) };
+            let link = Link { io, read, hangup, rules, large };
             let (carrier, source) = forward(&ports, framing, link).await;
             serve(PortForwardSession { source, carrier }).await;
         }
@@ -97,14 +102,14 @@ async fn process(request: ProcessRequest, serve: Serve<ProcessSession>, framing:
 
 impl Link {
     fn spdy(self, waiting: usize) -> (spdy::Running, mpsc::Receiver<Incoming>) {
-        let Self { io, read, hangup, rules } = self;
+        let Self { io, read, hangup, rules, .. } = self;
         spdy::Running::start(Role::Server, rules, io, read, hangup, waiting)
     }
 
     async fn websocket(self, read_from: Vec<u8>, base64: bool, half_close: bool) -> websocket::Running {
-        let Self { io, read, hangup, rules } = self;
+        let Self { io, read, hangup, rules, large } = self;
         let channels = Channels { read: read_from, base64, half_close, patience: rules.patience };
-        websocket::Running::start(io, read, hangup, &channels).await
+        websocket::Running::start(io, read, hangup, &channels, large).await
     }
 }
 
@@ -127,6 +132,14 @@ async fn by_name(
         Ok(None) => return None,
         Err(_) => {
             tracing::debug!(?request, "a client did not open all its streams in time");
+            if let Some(error) = streams.error {
+                let failure =
+                    Outcome::Failed("the client did not open all streams that were asked for".to_owned());
+                tokio::select! {
+                    () = failure.tell(error, protocol) => {}
+                    () = running.gone() => {}
+                }
+            }
             running.finish().await;
             return None;
         }
@@ -210,28 +223,46 @@ async fn forward(ports: &[u16], framing: Framing, mut link: Link) -> (Carrier, S
         return forward_fixed(ports, base64, link).await;
     }
     if framing == Framing::Tunnel {
-        link.io = Box::new(Tunnel::new(link.io, std::mem::take(&mut link.read)).await);
+        let (read, large) = (std::mem::take(&mut link.read), link.large.clone());
+        link.io = Box::new(Tunnel::new(link.io, read, large).await);
     }
     let (running, incoming) = link.spdy(MAX_WAITING);
     (Carrier::Spdy(running), Source::Pairs(Pairs::new(incoming)))
 }
 
-async fn forward_fixed(ports: &[u16], base64: bool, link: Link) -> (Carrier, Source) {
+async fn forward_fixed(ports: &[u16], base64: bool, mut link: Link) -> (Carrier, Source) {
     // The number of a channel is a byte: two of them for each port, without the one that closes.
     let ports: Vec<(u8, u16)> = (0..127).map(|n| n * 2).zip(ports.iter().copied()).collect();
     let read_from = ports.iter().map(|(channel, _)| *channel).collect();
+    let slots = link.rules.slots.take();
+    if ports.len() == 1 {
+        // No other is held up by it.
+        link.rules.patience = None;
+    }
     let running = link.websocket(read_from, base64, false).await;
     let mut streams = VecDeque::new();
     for (channel, port) in ports {
-        streams.extend(fixed(&running, channel, port).await);
+        let slot = slots.as_ref().map(OwnedSlots::take).transpose();
+        streams.extend(fixed(&running, channel, port, slot).await);
     }
     (Carrier::WebSocket(running), Source::Fixed(streams))
 }
 
-/// Both channels of a port begin with its number, little-endian.
-async fn fixed(running: &websocket::Running, channel: u8, port: u16) -> Option<PortStream> {
+/// Both channels of a port begin with its number, little-endian. None: there is no slot for it, or no client.
+async fn fixed(
+    running: &websocket::Running,
+    channel: u8,
+    port: u16,
+    slot: Result<Option<Slot>, Full>,
+) -> Option<PortStream> {
+    // Dropped without a slot: what comes on the channel is thrown away.
+    let reader = running.reader(channel)?;
     let (mut writer, mut error) = (running.writer(channel), running.writer(channel + 1));
     writer.write(&port.to_le_bytes()).await.ok()?;
     error.write(&port.to_le_bytes()).await.ok()?;
-    Some(PortStream { port, reader: running.reader(channel)?, writer, error })
+    let Ok(_slot) = slot else {
+        let _ = error.write(b"too many streams are open").await;
+        return None;
+    };
+    Some(PortStream { port, reader, writer, error, _slot })
 }

@@ -33,8 +33,8 @@ pub(crate) struct Incoming {
 pub(crate) struct Rules {
     /// Each stream of the peer takes one.
     pub(crate) slots: Option<OwnedSlots>,
-    /// How long a stream without windows that takes nothing may hold up the others. None: as long as it
-    /// wants, for there are none.
+    /// How long a stream without windows that takes nothing may hold up the others, if there are any. None:
+    /// as long as it wants.
     pub(crate) patience: Option<Duration>,
 }
 
@@ -69,6 +69,16 @@ impl Connection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does something that may lead to control frames, and has them sent.
+    pub(super) fn with_answers<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.lock();
+        let done = act(&mut state);
+        if !state.control.is_empty() {
+            self.unsent.notify_one();
+        }
+        done
+    }
+
     /// Ends everything: readers and writers get [`StreamError::Lost`].
     pub(super) fn lose(&self) {
         self.over.cancel();
@@ -83,8 +93,11 @@ impl Connection {
         fin: bool,
     ) -> Result<(StreamReader, StreamWriter), StreamError> {
         let mut state = self.lock();
-        if self.over.is_cancelled() || state.streams.len() >= MAX_STREAMS {
+        if self.over.is_cancelled() {
             return Err(StreamError::Lost);
+        }
+        if state.streams.len() >= MAX_STREAMS {
+            return Err(StreamError::TooMany);
         }
         let stream = state.next_of_ours;
         state.next_of_ours += 2;
@@ -115,9 +128,9 @@ impl Connection {
         loop {
             let room = {
                 // Before the windows: a writer that is dropped while it waits here has taken nothing of them.
-                let mut output = self.output.lock().await;
-                let reserved = self.lock().reserve(stream, data.len().min(MAX_DATA))?;
-                match reserved {
+                let mut output = self.turn().await?;
+                let reserved = self.lock().reserve(stream, data.len().min(MAX_DATA));
+                match reserved.map_err(|error| self.loss_or(error))? {
                     Ok(bytes) => {
                         self.send(&mut output, stream, &data[..bytes], false).await?;
                         return Ok(bytes);
@@ -127,6 +140,21 @@ impl Connection {
             };
             room.notified().await;
         }
+    }
+
+    /// Waits for the others that send, and sends what one of them left that was dropped: so at most one frame
+    /// is left over, whatever the number of those that are dropped.
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, Output>, StreamError> {
+        let mut output = self.output.lock().await;
+        if output.has_pending() {
+            self.flush(&mut output, &[]).await?;
+        }
+        Ok(output)
+    }
+
+    /// Why a stream is not there any more: those of a lost connection are all gone.
+    fn loss_or(&self, error: StreamError) -> StreamError {
+        if self.over.is_cancelled() { StreamError::Lost } else { error }
     }
 
     async fn send(
@@ -144,7 +172,7 @@ impl Connection {
 
     /// Sends the control frames that wait.
     pub(super) async fn send_control(&self) -> Result<(), StreamError> {
-        let mut output = self.output.lock().await;
+        let mut output = self.turn().await?;
         let control = std::mem::take(&mut self.lock().control);
         output.push(&control);
         self.flush(&mut output, &[]).await
@@ -207,8 +235,9 @@ impl Framing for Connection {
 
     fn close(&self, stream: u32) -> Sent<'_> {
         Box::pin(async move {
-            let mut output = self.output.lock().await;
-            self.lock().we_close(stream)?;
+            let mut output = self.turn().await?;
+            let closed = self.lock().we_close(stream);
+            closed.map_err(|error| self.loss_or(error))?;
             self.send(&mut output, stream, &[], true).await
         })
     }
@@ -218,7 +247,6 @@ impl Framing for Connection {
     }
 
     fn taken(&self, stream: u32, bytes: usize) {
-        self.lock().taken(stream, bytes);
-        self.unsent.notify_one();
+        self.with_answers(|state| state.taken(stream, bytes));
     }
 }

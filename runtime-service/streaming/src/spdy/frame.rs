@@ -37,6 +37,7 @@ pub enum ResetReason {
     RefusedStream = 3,
     Cancel = 5,
     FlowControl = 7,
+    StreamAlreadyClosed = 9,
 }
 
 /// What a peer says. Frames without meaning here (credentials, unknown types) do not appear.

@@ -11,11 +11,18 @@ pub(super) struct Output {
     io: WriteHalf<Box<dyn Duplex>>,
     /// Bytes of whole frames that are not sent yet.
     pending: BytesMut,
+    /// The peer has our end: nothing is sent any more.
+    is_shut: bool,
 }
 
 impl Output {
     pub(super) fn new(io: WriteHalf<Box<dyn Duplex>>) -> Self {
-        Self { io, pending: BytesMut::new() }
+        Self { io, pending: BytesMut::new(), is_shut: false }
+    }
+
+    /// Whether a writer was dropped before it had sent all of its frame.
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
@@ -23,13 +30,21 @@ impl Output {
     }
 
     /// Sends everything, with `data` as its end. Dropped before its end, the next call goes on.
+    ///
+    /// After [`shut_down`](Self::shut_down) nothing is sent, and that is no failure: answers to what the peer
+    /// still sends, such as pings, must not end a connection whose last bytes it has not taken yet.
     pub(super) async fn send(&mut self, data: &[u8]) -> io::Result<()> {
+        if self.is_shut {
+            self.pending.clear();
+            return Ok(());
+        }
         Frame { output: self, data }.write().await?;
         self.io.flush().await
     }
 
     pub(super) async fn shut_down(&mut self) -> io::Result<()> {
         self.send(&[]).await?;
+        self.is_shut = true;
         self.io.shutdown().await
     }
 }
@@ -42,7 +57,7 @@ struct Frame<'a> {
 
 impl Frame<'_> {
     async fn write(mut self) -> io::Result<()> {
-        let Output { io, pending } = &mut *self.output;
+        let Output { io, pending, .. } = &mut *self.output;
         while pending.has_remaining() || !self.data.is_empty() {
             let sent = io.write_vectored(&[IoSlice::new(pending), IoSlice::new(self.data)]).await?;
             if sent == 0 {

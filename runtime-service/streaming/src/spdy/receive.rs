@@ -5,7 +5,7 @@
 //! |---|---|
 //! | the peer has announced windows, so it knows ours | it broke its window: the stream is reset |
 //! | it has none (moby/spdystream), the session forwards ports | waited for; after [`Rules::patience`] without progress the stream is reset |
-//! | it has none, the session has one process | waited for: no other stream is there to be held up |
+//! | it has none, the session has one process or one forwarded connection | waited for: no other stream is there to be held up |
 
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ use super::state::{Role, Target};
 use crate::slots::OwnedSlots;
 use crate::stream::{Put, StreamError};
 
+/// The streams of one forwarded connection: its bytes, and its error.
+const PAIR: usize = 2;
 /// Answers that wait for a peer that does not read.
 const MAX_CONTROL: usize = 64 << 10;
 
@@ -99,8 +101,7 @@ impl Connection {
         if bytes.is_empty() {
             return Ok(());
         }
-        let target = self.lock().target(stream, bytes.len());
-        self.unsent.notify_one();
+        let target = self.with_answers(|state| state.target(stream, bytes.len()));
         let Target::Queue { queue, heeds_windows } = target else { return Ok(()) };
         let is_read = match queue.try_put(bytes) {
             Put::Queued => true,
@@ -111,9 +112,12 @@ impl Connection {
                 return Ok(());
             }
             Put::Full => {
+                // Nothing is read meanwhile, so no further connection comes to be held up.
+                let is_alone = self.lock().streams.len() <= PAIR;
+                let patience = self.rules.patience.filter(|_| !is_alone);
                 let put = tokio::select! {
                     biased;
-                    put = queue.put(bytes, self.rules.patience) => put,
+                    put = queue.put(bytes, patience) => put,
                     () = self.hangup.wait() => return Err(StreamError::Lost),
                     () = self.over.cancelled() => return Err(StreamError::Lost),
                 };
@@ -130,7 +134,7 @@ impl Connection {
         };
         if !is_read {
             // Thrown away is as good as read.
-            self.lock().taken(stream, bytes.len());
+            self.with_answers(|state| state.taken(stream, bytes.len()));
         }
         Ok(())
     }

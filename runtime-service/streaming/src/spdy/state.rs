@@ -98,8 +98,15 @@ impl State {
             }
             // It may have been sent before the peer learned of a reset.
             None if stream <= self.last_of_peer || stream < self.next_of_ours => Target::Discard,
-            Some(_) | None => {
+            None => {
                 self.reset_with(stream, ResetReason::InvalidStream);
+                Target::Discard
+            }
+            // The peer takes the reset for the end of both directions.
+            Some(_) => {
+                self.reset_with(stream, ResetReason::StreamAlreadyClosed);
+                let ended = self.streams.remove(&stream);
+                ended.iter().for_each(|stream| stream.end(Err(StreamError::Reset)));
                 Target::Discard
             }
         }

@@ -31,9 +31,20 @@ impl Peer {
         self.send(&bytes).await;
     }
 
+    async fn window(&mut self, initial: u32) {
+        let mut settings = Vec::new();
+        frame::settings(&mut settings, initial);
+        self.send(&settings).await;
+    }
+
     async fn data(&mut self, stream: u32, data: &[u8]) {
         self.send(&frame::data_head(stream, data.len(), false)).await;
         self.send(data).await;
+    }
+
+    /// Reads until the server has closed its side.
+    async fn until_end(&mut self) {
+        while self.io.read_buf(&mut self.input).await.unwrap() > 0 {}
     }
 
     /// Reads until the server resets a stream.
@@ -73,11 +84,15 @@ async fn session_over(rules: Rules, pipe: usize) -> (Running, mpsc::Receiver<Inc
 async fn a_stalled_stream_of_a_peer_without_windows_is_reset_and_the_others_go_on() {
     let rules = Rules { patience: Some(Duration::from_millis(50)), ..Rules::default() };
     let (_running, mut incoming, mut peer, _open) = session(rules).await;
-    peer.open(1).await;
-    peer.open(3).await;
-    let (stalled, mut other) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
+    // Two pairs.
+    let mut pairs = Vec::new();
+    for stream in [1, 3, 5, 7] {
+        peer.open(stream).await;
+        pairs.push(incoming.recv().await.unwrap());
+    }
+    let [stalled, _error, mut other, _other_error]: [Incoming; 4] = pairs.try_into().ok().unwrap();
     peer.data(1, &[0; 2 * WINDOW]).await;
-    peer.data(3, b"hello").await;
+    peer.data(5, b"hello").await;
     assert_eq!(other.reader.read().await.unwrap().unwrap(), "hello");
     assert_eq!(stalled.reader.breakage().wait().await, StreamError::Reset);
     assert_eq!(peer.reset().await, 1);
@@ -86,9 +101,7 @@ async fn a_stalled_stream_of_a_peer_without_windows_is_reset_and_the_others_go_o
 #[tokio::test]
 async fn a_stream_that_breaks_its_window_is_reset_at_once() {
     let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
-    let mut settings = Vec::new();
-    frame::settings(&mut settings, 70_000);
-    peer.send(&settings).await;
+    peer.window(70_000).await;
     peer.open(1).await;
     peer.open(3).await;
     let (stalled, mut other) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
@@ -97,7 +110,8 @@ async fn a_stream_that_breaks_its_window_is_reset_at_once() {
     assert_eq!(other.reader.read().await.unwrap().unwrap(), "hello");
     peer.data(1, &[0; WINDOW]).await;
     peer.data(3, b"again").await;
-    assert_eq!(other.reader.read().await.unwrap().unwrap(), "again");
+    let again = tokio::time::timeout(Duration::from_secs(10), other.reader.read()).await;
+    assert_eq!(again.expect("not held up").unwrap().unwrap(), "again");
     assert_eq!(stalled.reader.breakage().wait().await, StreamError::Reset);
     assert_eq!(peer.reset().await, 1);
 }
@@ -176,4 +190,122 @@ async fn a_writer_that_is_given_up_while_others_send_takes_nothing_of_the_window
         () = tokio::time::sleep(Duration::from_secs(10)) => panic!("the window is gone"),
     }
     first.await.unwrap().unwrap();
+}
+
+/// Others answer pings, and take what is still sent, while they read the end.
+#[tokio::test]
+async fn a_peer_that_pings_and_sends_after_the_end_is_still_waited_for() {
+    let (running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    peer.open(1).await;
+    let stream = incoming.recv().await.unwrap();
+    drop(stream.reader);
+    stream.writer.close().await.unwrap();
+    let mut finish = std::pin::pin!(running.finish());
+    tokio::select! {
+        () = &mut finish => panic!("the peer has not closed"),
+        () = peer.until_end() => {}
+    }
+    let mut ping = Vec::new();
+    frame::ping(&mut ping, 1);
+    peer.send(&ping).await;
+    peer.data(1, &[0; 2 * WINDOW]).await;
+    let closed = tokio::time::timeout(Duration::from_millis(300), &mut finish).await;
+    assert!(closed.is_err(), "the peer may not have read the end yet");
+    drop(peer);
+    tokio::time::timeout(Duration::from_secs(10), finish).await.expect("over with the peer");
+}
+
+/// Their slots are free again, so what they leave behind would be outside of every limit.
+#[tokio::test]
+async fn writers_that_are_dropped_leave_one_frame_behind_at_most() {
+    let (_running, mut incoming, mut peer, _open) = session_over(Rules::default(), 64 << 10).await;
+    let mut streams = Vec::new();
+    for number in 0..20 {
+        peer.open(2 * number + 1).await;
+        streams.push(incoming.recv().await.unwrap());
+    }
+    // The answers are sent, so that only the writers wait for their turn.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let mut writers = Vec::new();
+    for Incoming { stream, reader, mut writer, .. } in streams {
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                _ = writer.write(&[7; 60_000]) => {}
+                _ = async { reader.breakage().wait().await } => {}
+            }
+        });
+        writers.push((stream, task));
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for (stream, task) in writers {
+        let mut reset = Vec::new();
+        frame::rst_stream(&mut reset, stream, frame::ResetReason::Cancel);
+        peer.send(&reset).await;
+        task.await.unwrap();
+    }
+    let mut sent = 0;
+    let read = async {
+        loop {
+            sent += peer.io.read_buf(&mut peer.input).await.unwrap();
+        }
+    };
+    assert!(tokio::time::timeout(Duration::from_millis(300), read).await.is_err());
+    // What the pipe held, and the rest of two.
+    assert!(sent < 4 * 60_000, "{sent}");
+}
+
+#[tokio::test]
+async fn writers_of_a_lost_connection_hear_that_it_is_lost_whatever_they_wait_for() {
+    let (_running, mut incoming, mut peer, _open) = session_over(Rules::default(), 1024).await;
+    peer.open(1).await;
+    peer.open(3).await;
+    let (mut first, mut second) =
+        (incoming.recv().await.unwrap().writer, incoming.recv().await.unwrap().writer);
+    let first = tokio::spawn(async move { first.write(&[0; 10_000]).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // For its turn.
+    let second = tokio::spawn(async move { (second.write(&[0; 10_000]).await, second.close().await) });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(peer);
+    assert_eq!(first.await.unwrap(), Err(StreamError::Lost));
+    assert_eq!(second.await.unwrap(), (Err(StreamError::Lost), Err(StreamError::Lost)));
+
+    let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    peer.window(10).await;
+    peer.open(1).await;
+    let mut writer = incoming.recv().await.unwrap().writer;
+    // For room in the window.
+    let write = tokio::spawn(async move { writer.write(&[0; 20]).await });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(peer);
+    assert_eq!(write.await.unwrap(), Err(StreamError::Lost));
+}
+
+#[tokio::test]
+async fn a_connection_that_is_alone_may_take_nothing_for_as_long_as_it_wants() {
+    const PATIENCE: Duration = Duration::from_millis(30);
+    let rules = Rules { patience: Some(PATIENCE), ..Rules::default() };
+    let (_running, mut incoming, mut peer, _open) = session(rules).await;
+    // As a pair.
+    peer.open(1).await;
+    peer.open(3).await;
+    let (_error, mut data) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
+    peer.data(3, &[0; 3 * WINDOW]).await;
+    tokio::time::sleep(10 * PATIENCE).await;
+    let mut left = 3 * WINDOW;
+    while left > 0 {
+        left -= data.reader.read().await.unwrap().unwrap().len();
+    }
+}
+
+#[tokio::test]
+async fn data_after_the_end_of_a_stream_ends_it_for_both() {
+    let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    peer.open(1).await;
+    let mut writer = incoming.recv().await.unwrap().writer;
+    peer.send(&frame::data_head(1, 0, true)).await;
+    peer.data(1, b"late").await;
+    assert_eq!(peer.reset().await, 1);
+    assert_eq!(writer.write(b"x").await, Err(StreamError::Reset));
 }

@@ -1,4 +1,4 @@
-//! Messages of many megabytes, which few clients send: only so many at once are taken into memory.
+//! Messages of many megabytes, which few clients send: only so many clients at once may send them.
 
 use std::io;
 use std::pin::Pin;
@@ -8,18 +8,19 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::slots::{Limit, OwnedSlots, Slot};
 use crate::transport::Duplex;
 
 /// A message up to this length needs no permission.
 const SMALL: usize = 2 << 20;
-/// Longer ones at once, in all sessions: each takes up to 32 MiB.
-const MOST: usize = 8;
+/// Connections that may have longer ones: each takes up to 32 MiB.
+pub(crate) const LARGE: Limit = Limit { each: 2, all: 8 };
+/// Bytes of a control frame of a client beside its payload.
+const CONTROL: usize = 6;
 
-static UNDER_WAY: AtomicUsize = AtomicUsize::new(0);
-
-/// There are too many large messages under way.
+/// Too many clients send large messages.
 #[derive(Debug, thiserror::Error)]
-#[error("too many messages of many megabytes are under way")]
+#[error("too many clients send messages of many megabytes")]
 pub(super) struct NoRoom;
 
 impl NoRoom {
@@ -28,50 +29,40 @@ impl NoRoom {
     }
 }
 
-/// One of [`MOST`].
-struct Permit;
-
-impl Permit {
-    fn take() -> Option<Self> {
-        let one_more = |count| (count < MOST).then_some(count + 1);
-        UNDER_WAY.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok().map(|_| Self)
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        UNDER_WAY.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Counts what is read of a connection for the message under way.
 pub(super) struct Metered {
     io: Box<dyn Duplex>,
     since: Arc<AtomicUsize>,
-    permit: Option<Permit>,
+    large: OwnedSlots,
+    /// Kept to the connection's end: as long as that, tungstenite keeps the memory of its longest message.
+    permit: Option<Slot>,
 }
 
-/// Says when a message has left the memory.
+/// Is told what has left the memory.
 pub(super) struct Meter(Arc<AtomicUsize>);
 
 impl Meter {
+    /// A whole message of data.
     pub(super) fn message_is_taken(&self) {
         self.0.store(0, Ordering::Relaxed);
+    }
+
+    /// A ping or a pong, which may come in the middle of a message of data.
+    pub(super) fn control_is_taken(&self, payload: usize) {
+        let less = |since: usize| Some(since.saturating_sub(CONTROL + payload));
+        let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 }
 
 impl Metered {
-    pub(super) fn new(io: Box<dyn Duplex>) -> (Self, Meter) {
+    pub(super) fn new(io: Box<dyn Duplex>, large: OwnedSlots) -> (Self, Meter) {
         let since = Arc::new(AtomicUsize::new(0));
-        (Self { io, since: since.clone(), permit: None }, Meter(since))
+        (Self { io, since: since.clone(), large, permit: None }, Meter(since))
     }
 
     fn check(&mut self) -> Result<(), NoRoom> {
-        let since = self.since.load(Ordering::Relaxed);
-        if since == 0 {
-            self.permit = None;
-        } else if since > SMALL && self.permit.is_none() {
-            self.permit = Some(Permit::take().ok_or(NoRoom)?);
+        if self.permit.is_none() && self.since.load(Ordering::Relaxed) > SMALL {
+            self.permit = Some(self.large.take().map_err(|_| NoRoom)?);
         }
         Ok(())
     }

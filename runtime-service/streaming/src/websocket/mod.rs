@@ -13,6 +13,7 @@ mod tunnel;
 
 pub(crate) use connection::Channels;
 pub(crate) use handshake::accept_key;
+pub(crate) use large::LARGE;
 pub(crate) use running::Running;
 pub(crate) use tunnel::Tunnel;
 
@@ -21,6 +22,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 use self::large::{Meter, Metered};
+use crate::slots::OwnedSlots;
 use crate::transport::Duplex;
 
 /// The longest message, as of other servers. Most clients send 32 kB at once, some a megabyte and more.
@@ -38,7 +40,7 @@ pub(crate) fn config() -> WebSocketConfig {
 }
 
 /// `read`: bytes of the peer that have been read already.
-async fn socket(role: Role, io: Box<dyn Duplex>, read: BytesMut) -> (Socket, Meter) {
-    let (io, meter) = Metered::new(io);
-    (WebSocketStream::from_partially_read(io, read.to_vec(), role, Some(config())).await, meter)
+async fn socket(io: Box<dyn Duplex>, read: BytesMut, large: OwnedSlots) -> (Socket, Meter) {
+    let (io, meter) = Metered::new(io, large);
+    (WebSocketStream::from_partially_read(io, read.to_vec(), Role::Server, Some(config())).await, meter)
 }

@@ -19,6 +19,8 @@ use crate::stream::{Queue, Stalled, StreamError};
 const CLOSE: u8 = 255;
 /// Bytes that a client may have sent before it closed, while nothing takes them: no kernel holds more.
 const MAX_AHEAD: usize = 64 << 20;
+/// What a message takes beside its bytes.
+const OVERHEAD: usize = 64;
 
 pub(super) struct Reader {
     input: Input,
@@ -30,6 +32,8 @@ pub(super) struct Reader {
 struct Input {
     socket: SplitStream<Socket>,
     meter: Meter,
+    /// The last one was a message of data, which is taken when the next one is wanted.
+    holds_message: bool,
     /// What was read before its turn, to find out how it ends.
     ahead: VecDeque<Message>,
     is_over: bool,
@@ -42,7 +46,8 @@ impl Reader {
         connection: Arc<Connection>,
         channels: Channels,
     ) -> Self {
-        let input = Input { socket, meter, ahead: VecDeque::new(), is_over: false };
+        let ahead = VecDeque::new();
+        let input = Input { socket, meter, holds_message: false, ahead, is_over: false };
         Self { input, queues, connection, channels }
     }
 
@@ -101,10 +106,11 @@ impl Reader {
             tokio::select! {
                 biased;
                 done = &mut put => return Ok(done),
-                () = self.connection.hangup.wait(), if !self.input.is_over => {
+                () = self.connection.hangup.closed(), if !self.input.is_over => {
                     self.input.read_ahead().await?;
                     self.connection.closed.cancel();
                 }
+                () = self.connection.hangup.idle() => return Err(StreamError::Lost),
                 () = self.connection.over.cancelled() => return Err(StreamError::Lost),
             }
         }
@@ -113,13 +119,19 @@ impl Reader {
 
 impl Input {
     async fn next(&mut self) -> Option<Result<Message, Error>> {
-        match self.ahead.pop_front() {
-            Some(message) => Some(Ok(message)),
-            None => {
-                self.meter.message_is_taken();
-                self.socket.next().await
-            }
+        if let Some(message) = self.ahead.pop_front() {
+            return Some(Ok(message));
         }
+        if std::mem::take(&mut self.holds_message) {
+            self.meter.message_is_taken();
+        }
+        let message = self.socket.next().await?;
+        match &message {
+            Ok(Message::Binary(_) | Message::Text(_)) => self.holds_message = true,
+            Ok(Message::Ping(bytes) | Message::Pong(bytes)) => self.meter.control_is_taken(bytes.len()),
+            Ok(Message::Close(_) | Message::Frame(_)) | Err(_) => {}
+        }
+        Some(message)
     }
 
     /// Reads what there is up to the end of the connection, which has come.
@@ -129,7 +141,7 @@ impl Input {
     async fn read_ahead(&mut self) -> Result<(), StreamError> {
         let mut bytes = 0;
         while let Some(Ok(message)) = self.socket.next().await {
-            bytes += message.len();
+            bytes += message.len() + OVERHEAD;
             let is_end = message.is_close();
             self.ahead.push_back(message);
             if is_end {

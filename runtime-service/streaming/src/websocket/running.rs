@@ -6,12 +6,12 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::connection::{Channels, Connection};
 use super::reader::Reader;
 use super::socket;
+use crate::slots::OwnedSlots;
 use crate::stream::{Queue, StreamError, StreamReader, StreamWriter};
 use crate::transport::{Duplex, Hangup};
 
@@ -19,6 +19,7 @@ use crate::transport::{Duplex, Hangup};
 pub(crate) struct Running {
     connection: Arc<Connection>,
     queues: BTreeMap<u8, Arc<Queue>>,
+    half_close: bool,
     _tasks: JoinSet<()>,
 }
 
@@ -28,15 +29,16 @@ impl Running {
         read: BytesMut,
         hangup: Hangup,
         channels: &Channels,
+        large: OwnedSlots,
     ) -> Self {
-        let (socket, meter) = socket(Role::Server, hangup.watch(io), read).await;
+        let (socket, meter) = socket(hangup.watch(io), read, large).await;
         let (output, input) = socket.split();
         let connection = Arc::new(Connection::new(output, channels.base64, hangup));
         let queues: BTreeMap<u8, Arc<Queue>> = channels.read.iter().map(|id| (*id, Arc::default())).collect();
         let mut tasks = JoinSet::new();
         let reader = Reader::new((input, meter), queues.clone(), connection.clone(), channels.clone());
         tasks.spawn(reader.read_all());
-        Self { connection, queues, _tasks: tasks }
+        Self { connection, queues, half_close: channels.half_close, _tasks: tasks }
     }
 
     /// What the client sends on a channel of [`Channels::read`].
@@ -59,8 +61,9 @@ impl Running {
         self.connection.gone().await;
     }
 
+    /// Whether the client has said that it closes and had no other way to say that its input is over.
     pub(crate) fn is_closed(&self) -> bool {
-        self.connection.closed.is_cancelled()
+        !self.half_close && self.connection.closed.is_cancelled()
     }
 
     /// Says that this side closes, and waits until the peer has done so too, or has taken everything, however

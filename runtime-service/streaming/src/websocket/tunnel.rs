@@ -8,10 +8,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{Sink, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::large::Meter;
 use super::{Socket, socket};
+use crate::slots::OwnedSlots;
 use crate::transport::Duplex;
 
 /// Bytes of one message.
@@ -26,8 +26,8 @@ pub(crate) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(crate) async fn new(io: Box<dyn Duplex>, read: BytesMut) -> Self {
-        let (socket, meter) = socket(Role::Server, io, read).await;
+    pub(crate) async fn new(io: Box<dyn Duplex>, read: BytesMut, large: OwnedSlots) -> Self {
+        let (socket, meter) = socket(io, read, large).await;
         Self { socket, meter, rest: Bytes::new() }
     }
 
@@ -43,17 +43,23 @@ impl AsyncRead for Tunnel {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
-            self.meter.message_is_taken();
             match ready!(Pin::new(&mut self.socket).poll_next(context)) {
+                Some(Ok(Message::Binary(bytes))) if bytes.is_empty() => self.meter.message_is_taken(),
                 Some(Ok(Message::Binary(bytes))) => self.rest = bytes,
                 Some(Ok(Message::Close(_))) | None => return Poll::Ready(Ok(())),
-                Some(Ok(_)) => {}
+                Some(Ok(Message::Ping(bytes) | Message::Pong(bytes))) => {
+                    self.meter.control_is_taken(bytes.len());
+                }
+                Some(Ok(Message::Text(_) | Message::Frame(_))) => self.meter.message_is_taken(),
                 Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
             }
         }
         let length = self.rest.len().min(buffer.remaining());
         buffer.put_slice(&self.rest[..length]);
         self.rest.advance(length);
+        if self.rest.is_empty() {
+            self.meter.message_is_taken();
+        }
         Poll::Ready(Ok(()))
     }
 }

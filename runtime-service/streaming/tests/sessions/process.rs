@@ -176,3 +176,22 @@ async fn sessions_end_with_their_server() {
     let end = tokio::time::timeout(Duration::from_secs(5), stdout.read()).await.unwrap();
     assert_eq!(end, Err(StreamError::Lost));
 }
+
+/// As a command does that closes its input and goes on.
+#[tokio::test]
+async fn input_that_is_not_read_any_more_stops_no_client() {
+    let server = server().await;
+    let (sender, filled) = tokio::sync::oneshot::channel::<()>();
+    let url = server.process("pod", "exec", ALL, |mut session| async move {
+        let _ = filled.await;
+        drop(session.stdin.take());
+        session.gone().await;
+    });
+    let mut client = ProcessClient::connect(&url.unwrap(), ALL).await.unwrap();
+    let mut stdin = client.stdin.take().unwrap();
+    let fill = async { while stdin.write(&[0; 10_000]).await.is_ok() {} };
+    assert!(tokio::time::timeout(Duration::from_millis(500), fill).await.is_err(), "the window is full");
+    sender.send(()).unwrap();
+    let more = tokio::time::timeout(Duration::from_secs(5), stdin.write(&[0; 1 << 20])).await;
+    assert_eq!(more.expect("thrown away is as good as read"), Ok(()));
+}

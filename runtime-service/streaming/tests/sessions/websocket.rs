@@ -223,3 +223,15 @@ async fn long_messages_are_read_and_longer_ones_refused_with_the_reason() {
     };
     assert!(u16::from(end.code) == 1009 && end.reason.contains("32 MiB"), "{end:?}");
 }
+
+/// It has half closes: one that closes its session does not want the rest.
+#[tokio::test]
+async fn a_client_of_v5_that_closes_its_session_has_left() {
+    let server = server().await;
+    let (serve, read) = reader_of_stdin(false);
+    let mut socket = connect(&server.process("pod", "exec", ALL, serve).unwrap(), "v5.channel.k8s.io").await;
+    socket.next().await.unwrap().unwrap();
+    socket.send(Message::Close(None)).await.unwrap();
+    let (_, _, is_closed) = tokio::time::timeout(Duration::from_secs(20), read).await.expect("gone").unwrap();
+    assert!(!is_closed);
+}

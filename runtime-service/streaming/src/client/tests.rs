@@ -1,0 +1,162 @@
+//! The client against servers that close otherwise, and through a WebSocket that carries its bytes, as that of
+//! kubectl does.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::{ClientError, PortForwardClient, ProcessClient};
+use crate::process::{ProcessRequest, ProcessSession};
+use crate::server::{StreamConfig, StreamServer};
+use crate::spdy::{self, Rules, Running};
+use crate::stream::{StreamError, StreamReader};
+use crate::transport::{self, IdleLimits};
+use crate::{PortForwardSession, PortStream};
+
+const ALL: ProcessRequest = ProcessRequest { stdin: true, stdout: true, stderr: true, tty: false };
+
+/// Serves as Kubernetes' library does for containerd and CRI-O: the status, then every stream is reset.
+async fn wait_for(status: &'static str) -> Result<i32, ClientError> {
+    let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
+    let serve = move |mut session: ProcessSession| async move {
+        session.error.write(status.as_bytes()).await.unwrap();
+        let ProcessSession { stdin, stdout, stderr, error, carrier, .. } = session;
+        drop((stdin, stdout, stderr, error));
+        carrier.finish().await;
+    };
+    let url = server.process("pod", "exec", ALL, serve).unwrap();
+    let mut client = ProcessClient::connect(&url, ALL).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), client.wait()).await.expect("the end")
+}
+
+#[tokio::test]
+async fn a_whole_status_counts_though_the_streams_are_reset_behind_it() {
+    assert_eq!(wait_for(r#"{"metadata":{},"status":"Success"}"#).await.unwrap(), 0);
+    let failure = r#"{"status":"Failure","reason":"NonZeroExitCode",
+        "details":{"causes":[{"reason":"ExitCode","message":"3"}]}}"#;
+    assert_eq!(wait_for(failure).await.unwrap(), 3);
+    let error = wait_for(r#"{"status":"Failure","reason":"InternalError","message":"no such file"}"#).await;
+    assert!(matches!(&error, Err(ClientError::Server(text)) if text == "no such file"), "{error:?}");
+    for cut_short in ["", r#"{"status":"Succ"#] {
+        let error = wait_for(cut_short).await;
+        assert!(matches!(error, Err(ClientError::Stream(StreamError::Reset))), "{error:?}");
+    }
+}
+
+/// The bytes of a WebSocket's messages, with pings in between, until one side closes.
+async fn pump(mut socket: WebSocketStream<TcpStream>, mut io: DuplexStream) {
+    let mut buffer = vec![0; 50_000];
+    loop {
+        tokio::select! {
+            message = socket.next() => match message {
+                Some(Ok(Message::Binary(bytes))) => io.write_all(&bytes).await.unwrap(),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+                Some(Ok(_)) => {}
+            },
+            read = io.read(&mut buffer) => match read {
+                Ok(bytes @ 1..) => {
+                    socket.send(Message::Ping("between".into())).await.unwrap();
+                    socket.send(Message::binary(buffer[..bytes].to_vec())).await.unwrap();
+                }
+                Ok(_) | Err(_) => {
+                    let _ = socket.send(Message::Close(None)).await;
+                    while let Some(Ok(_)) = socket.next().await {}
+                    return;
+                }
+            },
+        }
+    }
+}
+
+/// Forwards ports with SPDY in a WebSocket.
+async fn tunnel(url: &str) -> PortForwardClient {
+    let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+    let mut socket = TcpStream::connect(authority).await.unwrap();
+    let request = format!(
+        "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: SPDY/3.1+portforward.k8s.io\r\n\r\n"
+    );
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.contains(" 101 ") && head.contains("SPDY/3.1+portforward.k8s.io"), "{head}");
+    let hangup = transport::prepare(&socket, IdleLimits::default());
+    let socket = WebSocketStream::from_raw_socket(socket, Role::Client, None).await;
+    let (ours, theirs) = tokio::io::duplex(1 << 20);
+    tokio::spawn(pump(socket, theirs));
+    let (rules, read) = (Rules::default(), BytesMut::new());
+    let (running, _) = Running::start(spdy::Role::Client, rules, Box::new(ours), read, hangup, 1);
+    PortForwardClient { next: AtomicU64::new(0), running }
+}
+
+/// Port 80 sends back what it gets; all others are refused; 1 ends the session.
+async fn serve(mut session: PortForwardSession, gone: tokio::sync::oneshot::Sender<()>) {
+    while let Some(stream) = session.next().await {
+        let PortStream { port, mut reader, mut writer, mut error, .. } = stream;
+        match port {
+            1 => {
+                session.finish().await;
+                return;
+            }
+            80 => {
+                while let Some(bytes) = reader.read().await.unwrap() {
+                    writer.write(&bytes).await.unwrap();
+                }
+                writer.close().await.unwrap();
+            }
+            _ => error.write(b"refused").await.unwrap(),
+        }
+        error.close().await.unwrap();
+    }
+    session.gone().await;
+    let _ = gone.send(());
+}
+
+async fn read_all(mut reader: StreamReader) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Some(bytes) = reader.read().await.unwrap() {
+        all.extend_from_slice(&bytes);
+    }
+    all
+}
+
+#[tokio::test]
+async fn ports_are_forwarded_through_a_websocket_that_carries_spdy() {
+    let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
+    for closes_first in ["client", "server"] {
+        let (sender, gone) = tokio::sync::oneshot::channel();
+        let url = server.port_forward("pod", vec![], |session| serve(session, sender)).unwrap();
+        let client = tunnel(&url).await;
+        let sent: Vec<u8> = (0..1_000_000).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let mut echo = client.open(80).unwrap();
+        let send = async {
+            echo.writer.write(&sent).await.unwrap();
+            echo.writer.close().await.unwrap();
+        };
+        let ((), back) = tokio::join!(send, read_all(echo.reader));
+        assert!(back == sent, "{} of {}", back.len(), sent.len());
+        assert_eq!(read_all(echo.error).await, b"");
+        assert_eq!(read_all(client.open(81).unwrap().error).await, b"refused");
+        let end = async {
+            if closes_first == "client" {
+                client.running.finish().await;
+                gone.await.unwrap();
+            } else {
+                let _last = client.open(1).unwrap();
+                client.gone().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), end).await.expect(closes_first);
+    }
+}
