@@ -7,7 +7,8 @@ use crisp_proto::runtime::v1::{ContainerConfig, CreateContainerRequest, CreateCo
 use super::{Reply, ServiceState};
 use crate::convert::{self, ConvertError};
 use crate::error::RuntimeError;
-use crate::journal::{Entry, Kind, Requested};
+use crate::journal::{Entry, Kind};
+use crate::notes::Requested;
 use crate::ops;
 
 pub(super) async fn call(

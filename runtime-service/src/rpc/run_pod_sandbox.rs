@@ -5,7 +5,8 @@ use crisp_proto::runtime::v1::{PodSandboxMetadata, RunPodSandboxRequest, RunPodS
 use super::{Reply, ServiceState};
 use crate::convert;
 use crate::error::RuntimeError;
-use crate::journal::{Entry, Requested};
+use crate::journal::Entry;
+use crate::notes::Requested;
 
 pub(super) async fn call(
     service: &ServiceState,

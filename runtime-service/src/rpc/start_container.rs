@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crisp_proto::runtime::v1::{StartContainerRequest, StartContainerResponse};
 
 use super::{Reply, ServiceState};
-use crate::journal::{Action, Entry, Requested};
+use crate::journal::{Action, Entry};
+use crate::notes::Requested;
 use crate::ops;
 
 pub(super) async fn call(
