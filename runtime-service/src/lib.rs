@@ -38,6 +38,7 @@ mod health;
 pub mod journal;
 pub mod layout;
 mod metrics;
+mod notes;
 mod ops;
 mod pod_metrics;
 mod pod_watch;
@@ -107,7 +108,7 @@ impl RuntimeService {
         let events = pods.events();
         let service = ServiceState::new(config, pods, images.store().clone(), streams, metrics)?;
         metrics::register(&service)?;
-        journal::follow_operations(&service);
+        notes::follow_operations(&service);
         recover::recover(&service).await.map_err(OpenError::Recover)?;
         for pod in service.pods.list() {
             pod_watch::follow(&service, &pod, pod_watch::Monitor::Known);

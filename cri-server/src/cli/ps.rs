@@ -33,7 +33,7 @@ Examples:
   crisp ps -a --filter status=exited --filter exited=1
   crisp ps --format '{{.ID}}\\t{{.Names}}\\t{{.Status}}'
   crisp ps -q --filter label=app=web
-  crisp ps --stuck=10s
+  crisp ps --stuck=10s     # stages that operations are in, their deadlines, and what they wait for
 
 Filters: name, id, label, status (created, running, paused, exited, unknown), ancestor (an image), exited
 (an exit code), pod, before and since (a container).
@@ -71,8 +71,7 @@ pub struct Ps {
     /// How to print it
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
-    /// List operations of the server that have been under way for longer than this (1s without a value), instead of
-    /// containers: the stage that each is in, and what it waits for
+    /// Instead of containers, list operations of the server that take longer than this [without a value: 1s]
     #[arg(
         long,
         value_name = "TIME",
@@ -88,7 +87,7 @@ impl Ps {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let format = RowFormat::parse(self.format.as_deref())?;
         if let Some(longer_than) = &self.stuck {
-            let view = View { format, output: self.output, is_quiet: self.quiet, is_whole: self.no_trunc };
+            let view = View::new(format, self.output, self.quiet, self.no_trunc);
             return stuck::run(client, longer_than, &view).await;
         }
         let filters = Filters::parse(&self.filter, &FILTERS)?;

@@ -16,11 +16,17 @@ use crate::table::{Table, short};
 
 /// How it is shown.
 pub struct View {
-    pub format: RowFormat,
-    pub output: Format,
-    pub is_quiet: bool,
+    format: RowFormat,
+    output: Format,
+    is_quiet: bool,
     /// Ids are not cut.
-    pub is_whole: bool,
+    is_whole: bool,
+}
+
+impl View {
+    pub fn new(format: RowFormat, output: Format, is_quiet: bool, is_whole: bool) -> Self {
+        Self { format, output, is_quiet, is_whole }
+    }
 }
 
 pub async fn run(mut client: Client, longer_than: &str, view: &View) -> anyhow::Result<ExitCode> {

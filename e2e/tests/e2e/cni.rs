@@ -11,7 +11,7 @@ use serde_json::json;
 const PLUGINS: &str = "/usr/lib/cni";
 
 /// One of these tests at a time: they look for namespaces with paths, which carry no owner's name.
-static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+pub static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn close(lab: Lab) -> Result<()> {
     lab.close().await?;

@@ -11,6 +11,8 @@ mod cni;
 mod containers;
 mod copy;
 mod dashboards;
+mod diagnosis;
+mod diagnosis_causes;
 mod exec;
 mod faults;
 mod images;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use crisp_metrics::operations::OperationInfo;
 use crisp_proto::crisp::v1 as proto;
 
-use crate::journal::{Action, Ended, Entry, Kind, Operation, Subject};
+use crate::journal::{Action, Ended, Entry, Kind, Operation};
+use crate::notes::Subject;
 use crate::service_state::ServiceState;
 
 pub(crate) fn entry(entry: Entry<'static>) -> proto::JournalEntry {

@@ -1,7 +1,7 @@
 //! The journal: what happened to containers and pods, and which operations failed, over restarts of the server.
 //!
 //! ```text
-//!   emitter, ops, ends of operations ─ note.rs ─> a line ─> queue ─> a task: file.rs ─> events.jsonl
+//!   emitter, ops, ends of operations ─ notes.rs ─> a line ─> queue ─> a task: file.rs ─> events.jsonl
 //!                                                   full: dropped, counted        8 MiB: └> events.old.jsonl
 //!   crisp events, crisp why <── read.rs, when asked
 //! ```
@@ -13,10 +13,10 @@
 
 mod entry;
 mod file;
-mod note;
 mod read;
 
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crisp_metrics::Metrics;
@@ -25,7 +25,6 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use self::entry::{Action, Ended, Entry, Kind, Operation};
 use self::file::JournalFile;
-pub(crate) use self::note::{Requested, Subject, follow_operations};
 use crate::layout::Layout;
 
 /// Lines that wait for the disk.
@@ -43,6 +42,8 @@ pub struct Journal {
     sender: mpsc::Sender<Command>,
     layout: Layout,
     queue_full: IntCounter,
+    /// Lines that the last reading left out.
+    skipped: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -69,7 +70,12 @@ impl Journal {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let disk = lost.with_label_values(&["disk"]);
         tokio::spawn(write(receiver, JournalFile::new(layout.clone()), disk));
-        Ok(Self { sender, layout: layout.clone(), queue_full: lost.with_label_values(&["queue"]) })
+        Ok(Self {
+            sender,
+            layout: layout.clone(),
+            queue_full: lost.with_label_values(&["queue"]),
+            skipped: AtomicU64::new(0),
+        })
     }
 
     /// Notes an entry. Waits for nothing.
@@ -96,7 +102,13 @@ impl Journal {
     /// # Errors
     /// A file cannot be read.
     pub fn read(&self, each: impl FnMut(Entry<'static>) -> ControlFlow<()>) -> std::io::Result<()> {
-        read::read(&self.layout, each)
+        let skipped = read::read(&self.layout, each)?;
+        // Once for the same lines, however often they are read.
+        if skipped > self.skipped.swap(skipped, Ordering::Relaxed) {
+            let path = self.layout.journal();
+            tracing::warn!(path = %path.display(), lines = skipped, "damaged lines of the journal are left out");
+        }
+        Ok(())
     }
 }
 

@@ -8,14 +8,14 @@ use std::os::unix::fs::MetadataExt as _;
 use super::entry::{Entry, MAX_LINE};
 use crate::layout::Layout;
 
-/// Reads all entries, the oldest first. Damaged lines are skipped with one warning. Blocks.
+/// Reads all entries, the oldest first. Returns how many lines were damaged and left out. Blocks.
 ///
 /// # Errors
 /// A file cannot be read.
 pub(super) fn read(
     layout: &Layout,
     mut each: impl FnMut(Entry<'static>) -> ControlFlow<()>,
-) -> io::Result<()> {
+) -> io::Result<u64> {
     // The newer one first: it may become the older one meanwhile.
     let newer = open(&layout.journal_file())?;
     let older = open(&layout.older_journal_file())?;
@@ -33,11 +33,7 @@ pub(super) fn read(
             break;
         }
     }
-    if skipped > 0 {
-        let path = layout.journal();
-        tracing::warn!(path = %path.display(), lines = skipped, "damaged lines of the journal are left out");
-    }
-    Ok(())
+    Ok(skipped)
 }
 
 fn open(path: &std::path::Path) -> io::Result<Option<File>> {

@@ -20,7 +20,8 @@ use crate::container::table::LookupError;
 use crate::convert::{self, ConvertError, response};
 use crate::error::RuntimeError;
 use crate::filter::Filter;
-use crate::journal::{Action, Entry, Kind, Requested};
+use crate::journal::{Action, Entry, Kind};
+use crate::notes::Requested;
 use crate::ops::{self, container_spec};
 
 /// CreateContainer.

@@ -19,7 +19,8 @@ use super::{Reply, ServiceState};
 use crate::convert::{self, response};
 use crate::error::RuntimeError;
 use crate::filter::Filter;
-use crate::journal::{Entry, Requested};
+use crate::journal::Entry;
+use crate::notes::Requested;
 use crate::ops;
 
 /// RunPodSandbox.

@@ -158,7 +158,7 @@ fn failure(entry: &JournalEntry) -> String {
         ("pull_image", _) if has(&["401", "403", "denied", "unauthorized"]) => {
             "the registry does not let this user have the image: ".to_owned()
         }
-        ("create_container", "") if has(&["no image"]) => {
+        ("create_container", "") if has(&["is not present"]) => {
             "the image is not here and was not pulled: ".to_owned()
         }
         ("start_container", "monitor") if has(&["no such file", "No such file", "not found in $PATH"]) => {

@@ -206,3 +206,71 @@ fn of_id(entries: &[JournalEntry], text: &str) -> Vec<Subject> {
 pub fn whole_reference(text: &str) -> String {
     Reference::parse(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(kind: JournalKind, namespace: &str, pod: &str, name: &str, id: &str) -> JournalEntry {
+        JournalEntry {
+            kind: kind.into(),
+            namespace: namespace.into(),
+            pod: pod.into(),
+            pod_uid: format!("uid-{pod}"),
+            name: name.into(),
+            id: id.into(),
+            image: "busybox".into(),
+            ..JournalEntry::default()
+        }
+    }
+
+    fn history() -> Vec<JournalEntry> {
+        use JournalKind::{JournalContainer as Container, JournalImage as Image, JournalPod as Pod};
+        let mut pull = entry(Image, "", "", "docker.io/library/busybox:latest", "");
+        pull.pod_uid.clear();
+        let created = entry(Container, "a", "shop", "web", "c1");
+        vec![
+            JournalEntry { at: 1, ..pull.clone() },
+            JournalEntry { at: 2, ..pull },
+            entry(Pod, "a", "shop", "shop", "p1"),
+            JournalEntry { at: 3, action: JournalAction::JournalCreate.into(), ..created },
+            entry(Pod, "a", "store", "store", "p2"),
+            entry(Container, "a", "store", "web", "c2"),
+            entry(Container, "a", "store", "db", ""),
+            entry(Pod, "b", "store", "store", "p3"),
+        ]
+    }
+
+    #[test]
+    fn names_and_ids_are_understood() {
+        let found = |text: &str| {
+            let found = Subject::find(&history(), &[], text);
+            found.map(|subject| subject.full_name()).map_err(|error| error.to_string())
+        };
+        for (text, name) in [
+            ("shop", "a/shop"),
+            ("pod/shop", "a/shop"),
+            ("b/store", "b/store"),
+            ("db", "store/db"),
+            ("store/web", "store/web"),
+            ("c1", "shop/web"),
+            ("p3", "b/store"),
+        ] {
+            assert_eq!(found(text).as_deref(), Ok(name), "{text}");
+        }
+        assert!(found("store").unwrap_err().contains("b/store"));
+        assert!(found("web").unwrap_err().contains("shop/web"));
+        assert!(found("none").unwrap_err().contains("none"));
+    }
+
+    #[test]
+    fn the_last_pull_before_a_container_is_part_of_its_story() {
+        let history = history();
+        let subject = Subject::find(&history, &[], "shop").unwrap();
+        let times: Vec<i64> = subject.entries(&history).iter().map(|entry| entry.at).collect();
+        assert_eq!(times, [2, 0, 3], "one pull, the pod, the container");
+        let alone = Subject::find(&history, &[], "c1").unwrap();
+        assert_eq!(alone.id.as_deref(), Some("c1"));
+        assert_eq!(alone.entries(&history).len(), 2);
+    }
+}

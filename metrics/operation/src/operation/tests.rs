@@ -278,7 +278,11 @@ async fn what_hangs_in_the_kernel_stays_listed_after_the_failure() {
     let result = operation.blocking(Duration::from_millis(300), |steps| steps.step("mount", work)).await;
     let failure = operation.finish(result).await.unwrap_err();
     assert_eq!(failure.pending, Some("mount"));
+    // The undo that waits for it is a task of its own.
+    tokio::time::sleep(Duration::from_millis(50)).await;
     let list = metrics.operations().list(Duration::ZERO);
+    // Before a check can fail: the test would wait for its thread.
+    release.store(true, Ordering::SeqCst);
     assert_eq!((list.len(), list[0].stage), (1, "mount"));
     assert!(list[0].waits_for.as_ref().is_some_and(|what| what.contains("kernel")), "{list:?}");
     let (stage, why) = ends.lock().unwrap()[0].clone().unwrap();
@@ -286,7 +290,6 @@ async fn what_hangs_in_the_kernel_stays_listed_after_the_failure() {
         stage == "mount" && why.contains("not done after 300 ms") && why.contains("does not end"),
         "{why}"
     );
-    release.store(true, Ordering::SeqCst);
     while !metrics.operations().list(Duration::ZERO).is_empty() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

@@ -1,4 +1,4 @@
-//! What becomes an entry: changes that events tell of, requests that are refused, and the ends of operations.
+//! What becomes an entry of the journal: changes that events tell of, requests that are refused, and the ends of operations.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use crisp_metrics::operations::OperationEnd;
 use crisp_operation::clock;
 use crisp_sandbox::{Pod, PodError, PodState};
 
-use super::entry::{Action, Ended, Entry, Kind, Operation};
 use crate::container::Container;
 use crate::error::RuntimeError;
 use crate::events;
+use crate::journal::{Action, Ended, Entry, Kind, Operation};
 use crate::service_state::ServiceState;
 
 /// Where it fails, a later operation does its work.
@@ -126,7 +126,8 @@ impl ServiceState {
             return;
         }
         let operation = Operation { name: what.operation.into(), ..Operation::default() };
-        let pod = self.pods.find(&what.entry.pod_id).ok();
+        let pod_id = &what.entry.pod_id;
+        let pod = if pod_id.is_empty() { None } else { self.pods.find(pod_id).ok() };
         let of_pod = pod.as_deref().map(Entry::in_pod);
         let (action, text) = (Action::Fail, error.to_string().into());
         let mut entry = Entry { at: clock::now(), action, text, operation: Some(operation), ..what.entry };
