@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{RawSettings, Settings};
-use crate::server::reload::Given;
+use crate::server::reload::ConfigOrigin;
 use crate::{cli, run, server};
 
 const EXIT_CODES: &str = "\
@@ -111,7 +111,9 @@ impl Args {
         };
         let settings = resolve(raw.clone(), self.config.as_deref())?;
         match self.command {
-            Command::Serve(_) => server::serve::run(&settings, Given { flags: raw, config: self.config }),
+            Command::Serve(_) => {
+                server::serve::run(&settings, ConfigOrigin { flags: raw, config: self.config })
+            }
             Command::Run(run) => run::command::run(*run, settings),
             Command::Up(up) => up.run(&settings),
             Command::Down(down) => down.run(&settings),

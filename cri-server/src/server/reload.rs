@@ -19,14 +19,14 @@ const READ: Duration = Duration::from_secs(30);
 
 /// The command line's part of the settings, with which the files are read again.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct ConfigOrigin {
     pub flags: RawSettings,
     pub config: Option<PathBuf>,
 }
 
 /// Reloads the configuration.
 pub struct Reload {
-    pub given: Given,
+    pub origin: ConfigOrigin,
     pub in_force: Settings,
     pub log_level: LogLevel,
 }
@@ -44,7 +44,7 @@ impl Reload {
     }
 
     async fn reload(&mut self) -> anyhow::Result<()> {
-        let Given { flags, config } = self.given.clone();
+        let ConfigOrigin { flags, config } = self.origin.clone();
         let read = tokio::task::spawn_blocking(move || Settings::resolve(flags, config.as_deref()));
         let new = tokio::time::timeout(READ, read)
             .await

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
-use super::reload::{Given, Reload};
+use super::reload::{ConfigOrigin, Reload};
 use super::{Server, memory, notify, oom_score, socket};
 use crate::config::{NetworkFlag, RawSettings, Settings};
 use crate::logging;
@@ -32,9 +32,9 @@ pub struct Serve {
 ///
 /// # Errors
 /// The server cannot start, or its socket breaks.
-pub fn run(settings: &Settings, given: Given) -> anyhow::Result<ExitCode> {
+pub fn run(settings: &Settings, origin: ConfigOrigin) -> anyhow::Result<ExitCode> {
     let log_level = logging::start(settings)?;
-    let reload = Reload { given, in_force: settings.clone(), log_level };
+    let reload = Reload { origin, in_force: settings.clone(), log_level };
     crisp_executor::give_large_buffers_back();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
