@@ -122,7 +122,7 @@ impl ServiceState {
 
     /// Notes a failure of which no operation tells: a request that was refused before one began.
     pub(crate) fn note_refusal(&self, what: Requested<'_>, error: &RuntimeError) {
-        if is_of_an_operation(error) {
+        if is_told_elsewhere(error) {
             return;
         }
         let operation = Operation { name: what.operation.into(), ..Operation::default() };
@@ -139,11 +139,11 @@ impl ServiceState {
     }
 }
 
-/// Its end was told of.
-fn is_of_an_operation(error: &RuntimeError) -> bool {
+/// The end of its operation is noted; or the container is in another state than the request needs, and goes on.
+fn is_told_elsewhere(error: &RuntimeError) -> bool {
     match error {
-        RuntimeError::Failed(_) | RuntimeError::MountedImage(_) => true,
-        RuntimeError::Shared(error) => is_of_an_operation(error),
+        RuntimeError::Failed(_) | RuntimeError::MountedImage(_) | RuntimeError::Refused { .. } => true,
+        RuntimeError::Shared(error) => is_told_elsewhere(error),
         RuntimeError::Pod(error) => matches!(**error, PodError::Failed(_) | PodError::Teardown { .. }),
         _ => false,
     }

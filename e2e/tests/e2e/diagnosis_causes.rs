@@ -132,7 +132,7 @@ async fn plugins_that_fail_or_hang_and_stages_that_do_not_end_are_explained() ->
     let folder = tempfile::tempdir()?;
     plugin(folder.path(), "refuse", "echo '{\"code\": 11, \"msg\": \"no room at the inn\"}'; exit 1")?;
     plugin(folder.path(), "sleepy", "sleep 60")?;
-    let args = ["--cni-bin-dir", &folder.path().display().to_string(), "--cni-timeout", "4"];
+    let args = ["--cni-bin-dir", &folder.path().display().to_string(), "--cni-timeout", "8"];
     let args = args.map(str::to_owned).to_vec();
     let faults = Some("run_pod/open@default/late=hang".to_owned());
     let mut lab = Lab::start_with(Setup { cni: true, args, faults, ..Setup::default() }).await?;
@@ -143,13 +143,12 @@ async fn plugins_that_fail_or_hang_and_stages_that_do_not_end_are_explained() ->
     configure(&lab.machine, "sleepy")?;
     let (mut client, config) = (lab.client.clone(), request::pod(&lab.machine, "sleepy"));
     let run = tokio::spawn(async move { client.run_pod(&config).await });
-    tokio::time::sleep(Duration::from_millis(2000)).await;
-    let stuck = lab.machine.crisp(&["ps", "--stuck"])?;
-    let stuck = String::from_utf8(stuck.stdout)?;
-    assert!(
-        stuck.contains("run_pod") && stuck.contains("the CNI plugin sleepy (ADD) of network e2e"),
-        "{stuck}"
-    );
+    let mut stuck = String::new();
+    while !(stuck.contains("run_pod") && stuck.contains("the CNI plugin sleepy (ADD) of network e2e")) {
+        assert!(!run.is_finished(), "{stuck}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stuck = String::from_utf8(lab.machine.crisp(&["ps", "--stuck=100ms"])?.stdout)?;
+    }
     run.await?.expect_err("ADD does not end");
     named(&lab.machine, "sleepy", "Cause", &["network", "not done in time", "sleepy"]);
 

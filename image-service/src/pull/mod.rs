@@ -147,14 +147,23 @@ impl Puller {
         };
         let fingerprint = credentials.as_ref().map(Credentials::fingerprint).unwrap_or_default();
         let key = PullKey { reference: reference.clone(), fingerprint };
+        let (name, mut is_joined) = (reference.to_string(), true);
         let flight = self.shared.pulls.join_or_start(key, |cancel| {
+            is_joined = false;
             let progress = ProgressSender::new(reference.to_string());
             let receiver = progress.subscribe();
             let subject = subject(&reference.to_string());
             let pull = ImagePull { puller: self.clone(), reference, subject, credentials, progress };
             (receiver, pull.run(cancel))
         });
-        wait(flight, progress).await
+        let result = wait(flight, progress).await;
+        if is_joined && let Err(error) = &result {
+            // The pull reports its failure once, for the pod that began it.
+            let operations = self.shared.metrics.all.operations();
+            let joined = operations.begin(image_pull::OPERATION, subject(&name));
+            joined.end(|| Some((error.stage, error.cause.to_string())));
+        }
+        result
     }
 
     /// Tells the pulls of `reference` to stop, whichever users they are for. Returns how many there were.

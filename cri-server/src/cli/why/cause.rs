@@ -1,5 +1,7 @@
 //! The cause: what went wrong last, and did not go right after that.
 
+use std::collections::BTreeSet;
+
 use crisp_proto::crisp::v1::{JournalAction, JournalEntry, JournalKind};
 
 use super::exit_code::explain;
@@ -68,9 +70,23 @@ pub fn verdict(entries: &[&JournalEntry], subject: &Subject) -> Verdict {
     };
     last(true, false)
         .map(Verdict::Cause)
-        .or_else(|| last(false, false).map(Verdict::Ended))
+        .or_else(|| last(false, false).filter(|_| !is_any_running(entries)).map(Verdict::Ended))
         .or_else(|| last(true, true).map(Verdict::Before))
         .unwrap_or_else(|| Verdict::Fine(nothing()))
+}
+
+/// Whether one of the containers was started and has not ended since.
+fn is_any_running(entries: &[&JournalEntry]) -> bool {
+    let mut ended = BTreeSet::new();
+    let mut containers = entries.iter().rev().filter(|entry| entry.kind() == JournalKind::JournalContainer);
+    containers.any(|entry| match entry.action() {
+        JournalAction::JournalDie | JournalAction::JournalDestroy => {
+            ended.insert(entry.id.as_str());
+            false
+        }
+        JournalAction::JournalStart => !ended.contains(entry.id.as_str()),
+        _ => false,
+    })
 }
 
 /// What a container has in common with the next one of its name.
@@ -89,7 +105,7 @@ fn overcome(entry: &JournalEntry) -> Vec<String> {
             let image = format!("pull {}", whole_reference(&entry.image));
             vec![key("run", entry), key("create", entry), key("start", entry), key("end", entry), image]
         }
-        JournalAction::JournalStart => vec![key("start", entry), key("end", entry)],
+        JournalAction::JournalStart => vec![key("start", entry), key("reset", entry), key("end", entry)],
         JournalAction::JournalDie => vec![key("stop", entry)],
         JournalAction::JournalDestroy => vec![key("stop", entry), key("remove", entry)],
         JournalAction::JournalDone if entry.kind() == JournalKind::JournalImage => vec![key("pull", entry)],
@@ -101,11 +117,18 @@ fn overcome(entry: &JournalEntry) -> Vec<String> {
     }
 }
 
+/// Operations that bring pods and containers up or down. A failed exec or update is no reason for their state, and
+/// a later success of it is not in the journal.
+const VITAL: [&str; 7] = ["run", "create", "start", "stop", "remove", "reset", "pull"];
+
 fn trouble(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
     let (of, text, is_bad) = match entry.action() {
         JournalAction::JournalFail => {
             let name = entry.operation.as_ref().map_or("", |operation| &operation.name);
-            (key(name.split('_').next().unwrap_or_default(), entry), failure(entry), true)
+            let verb = name.split('_').next().filter(|verb| VITAL.contains(verb))?;
+            // A start that is under way when its container is stopped is cancelled.
+            let is_asked_for = verb == "start" && was_stopped(entry, before);
+            (key(verb, entry), failure(entry), !is_asked_for)
         }
         JournalAction::JournalDie if entry.kind() == JournalKind::JournalPod => {
             (key("end", entry), format!("the pod is not ready any more: {}", entry.text), true)
@@ -266,5 +289,30 @@ mod tests {
         ];
         let cause = of(&entries);
         assert!(matches!(&cause, Verdict::Cause(text) if text.contains("livenessProbe: 500")), "{cause:?}");
+    }
+
+    #[test]
+    fn what_people_do_to_a_running_container_is_no_cause() {
+        let (create, start) =
+            (container(JournalAction::JournalCreate), container(JournalAction::JournalStart));
+        let exec = failed("exec_stream", "program", "bash: not found");
+        assert!(matches!(of(&[create.clone(), start.clone(), exec]), Verdict::Fine(_)));
+        let stop = container(JournalAction::JournalStop);
+        let cancelled = failed("start_container", "root", "cancelled");
+        let asked_for = of(&[create, stop, cancelled]);
+        assert!(matches!(asked_for, Verdict::Ended(_)), "{asked_for:?}");
+    }
+
+    #[test]
+    fn an_init_container_that_has_ended_does_not_hide_the_one_that_runs() {
+        let init = |entry: JournalEntry| JournalEntry { id: "c0".into(), name: "init".into(), ..entry };
+        let done = [
+            init(container(JournalAction::JournalCreate)),
+            init(container(JournalAction::JournalStart)),
+            init(died(0, "Completed")),
+        ];
+        assert!(matches!(of(&done), Verdict::Ended(_)));
+        let app = [container(JournalAction::JournalCreate), container(JournalAction::JournalStart)];
+        assert!(matches!(of(&[&done[..], &app].concat()), Verdict::Fine(_)));
     }
 }

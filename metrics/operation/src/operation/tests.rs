@@ -156,7 +156,7 @@ async fn undo_waits_for_a_thread_that_hangs_and_so_does_the_lock() {
         Ok(())
     });
     let work = stuck(&release, &ended);
-    let short = Duration::from_millis(20);
+    let short = Duration::from_millis(300);
     let result = operation.blocking(short, move |steps| steps.step("mount", work)).await;
     let failure = operation.finish(result).await.unwrap_err();
     assert_eq!(failure.pending, Some("mount"));
@@ -219,7 +219,7 @@ async fn faults_fail_and_hang_stages() {
     let ran = Arc::new(AtomicBool::new(false));
     let seen = ran.clone();
     let result = two
-        .blocking(Duration::from_millis(20), move |steps| {
+        .blocking(Duration::from_millis(300), move |steps| {
             steps.step("b", || {
                 seen.store(true, Ordering::SeqCst);
                 Ok(())
@@ -228,7 +228,7 @@ async fn faults_fail_and_hang_stages() {
         .await;
     assert_eq!(
         two.finish(result).await.unwrap_err().to_string(),
-        "pod faulty: test: stage b: not done after 20 ms"
+        "pod faulty: test: stage b: not done after 300 ms"
     );
     assert!(ran.load(Ordering::SeqCst), "an after fault comes after the work");
 }
