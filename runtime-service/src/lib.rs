@@ -129,7 +129,7 @@ impl RuntimeService {
         };
         // It has no result; a disk that hangs does not keep the server from ending.
         let _ = tokio::time::timeout(FLUSH, tokio::task::spawn_blocking(flush)).await;
-        self.service.journal.flush().await;
+        self.service.journal.close().await;
     }
 
     /// What happened, over restarts.

@@ -111,6 +111,8 @@ impl Embedded {
         if let Err(error) = self.server.networks.close_if_unused().await {
             tracing::warn!(%error, "cannot remove the pod network");
         }
+        // Nothing is written any more to folders that are about to go.
+        self.server.runtime.close().await;
         if self.pods_of_runs().is_empty() {
             remove(&self.folder());
             drop(self.server);

@@ -137,7 +137,7 @@ async fn a_terminal_is_left_as_it_was_however_its_session_ends() -> Result<()> {
         terminal.signal(signal)?;
         assert_eq!(terminal.end()?, Some(code));
     }
-    assert_eq!(exec(&["--timeout", "2"])?.end()?, Some(125));
+    assert_eq!(exec(&["--timeout", "10"])?.end()?, Some(125));
 
     // The keys that detach leave the container running.
     let mut terminal = Terminal::run_in_shell(&command(&lab, &["attach", "-it", &id]), 80, 24)?;

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use crisp_metrics::Metrics;
 use crisp_metrics::prometheus::{self, IntCounter, IntCounterVec, Opts};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 pub use self::entry::{Action, Ended, Entry, Kind, Operation};
@@ -51,6 +52,8 @@ enum Command {
     Line(String),
     /// To be answered when all lines before it are written.
     Flush(oneshot::Sender<()>),
+    /// The same, and nothing is written after it.
+    Close(oneshot::Sender<()>),
 }
 
 impl Journal {
@@ -80,21 +83,30 @@ impl Journal {
 
     /// Notes an entry. Waits for nothing.
     pub fn note(&self, entry: Entry<'_>) {
-        if self.sender.try_send(Command::Line(entry.line())).is_err() {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(Command::Line(entry.line())) {
             self.queue_full.inc();
         }
     }
 
     /// Waits until what was noted is written, for a limited time.
     pub async fn flush(&self) {
+        // A disk that hangs: what is there is read all the same.
+        self.ask(Command::Flush).await;
+    }
+
+    /// Writes what was noted, for a limited time. What is noted from now on is dropped: the folders may go.
+    pub(crate) async fn close(&self) {
+        self.ask(Command::Close).await;
+    }
+
+    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
         let (done, written) = oneshot::channel();
-        let flush = async {
-            if self.sender.send(Command::Flush(done)).await.is_ok() {
+        let ask = async {
+            if self.sender.send(command(done)).await.is_ok() {
                 let _ = written.await;
             }
         };
-        // A disk that hangs: what is there is read all the same.
-        let _ = tokio::time::timeout(FLUSH, flush).await;
+        let _ = tokio::time::timeout(FLUSH, ask).await;
     }
 
     /// Reads all entries, the oldest first. Blocks.
@@ -112,23 +124,31 @@ impl Journal {
     }
 }
 
-/// Writes what comes, until there is no sender.
+/// Writes what comes, until the journal is closed or there is no sender.
 async fn write(mut receiver: mpsc::Receiver<Command>, mut file: JournalFile, lost: IntCounter) {
-    while let Some(first) = receiver.recv().await {
+    let mut is_closed = false;
+    while !is_closed && let Some(first) = receiver.recv().await {
         if matches!(first, Command::Line(_)) {
             tokio::time::sleep(GATHER).await;
         }
         let (mut lines, mut count, mut flushed) = (String::new(), 0, Vec::new());
         let mut next = Some(first);
-        while let Some(command) = next {
+        while let Some(command) = next.take() {
             match command {
                 Command::Line(line) => {
                     lines.push_str(&line);
                     count += 1;
                 }
                 Command::Flush(done) => flushed.push(done),
+                Command::Close(done) => {
+                    flushed.push(done);
+                    is_closed = true;
+                    break;
+                }
             }
-            next = if lines.len() < MAX_WRITE { receiver.try_recv().ok() } else { None };
+            if lines.len() < MAX_WRITE {
+                next = receiver.try_recv().ok();
+            }
         }
         if count > 0 {
             let append = move || {
@@ -175,6 +195,22 @@ mod tests {
             journal.flush().await;
             assert_eq!(names(&journal).len(), 100 * round);
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_once_the_journal_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::new(folder.path());
+        let journal = Journal::new(&layout, &Metrics::new("test").unwrap()).unwrap();
+        journal.note(Entry { name: "before".into(), ..Entry::default() });
+        journal.close().await;
+        assert_eq!(names(&journal), ["before"]);
+        std::fs::remove_dir_all(layout.journal()).unwrap();
+        journal.note(Entry { name: "after".into(), ..Entry::default() });
+        journal.flush().await;
+        tokio::time::sleep(4 * GATHER).await;
+        assert!(!layout.journal().exists());
+        assert_eq!(journal.queue_full.get(), 0);
     }
 
     #[tokio::test]

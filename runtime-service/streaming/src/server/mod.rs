@@ -59,8 +59,8 @@ pub struct StreamConfig {
     /// A client that has taken everything has so long to close its connection.
     pub closing: Duration,
     /// A forwarded connection that takes nothing for so long, while its client has sent more than its window,
-    /// is reset if it is not the only one: clients that know no windows have all others of the session wait for
-    /// it.
+    /// is reset: clients that know no windows have all others of the session wait for it. The only one has
+    /// forty times as long.
     pub stalled: Duration,
 }
 

@@ -132,6 +132,8 @@ async fn by_name(
         Ok(None) => return None,
         Err(_) => {
             tracing::debug!(?request, "a client did not open all its streams in time");
+            // With input that is not read a client without windows would not get to the failure.
+            drop((streams.stdin.take(), streams.resize.take()));
             if let Some(error) = streams.error {
                 let failure =
                     Outcome::Failed("the client did not open all streams that were asked for".to_owned());

@@ -33,8 +33,8 @@ pub(crate) struct Incoming {
 pub(crate) struct Rules {
     /// Each stream of the peer takes one.
     pub(crate) slots: Option<OwnedSlots>,
-    /// How long a stream without windows that takes nothing may hold up the others, if there are any. None:
-    /// as long as it wants.
+    /// How long a stream without windows that takes nothing may hold up the others; forty times that where there
+    /// are none. None: as long as it wants.
     pub(crate) patience: Option<Duration>,
 }
 

@@ -4,7 +4,7 @@
 //! | a stream's reader has no room | |
 //! |---|---|
 //! | the peer has announced windows, so it knows ours | it broke its window: the stream is reset |
-//! | it has none (moby/spdystream), the session forwards ports | waited for; after [`Rules::patience`] without progress the stream is reset |
+//! | it has none (moby/spdystream), the session forwards ports | waited for; after [`Rules::patience`] without progress, or forty times that where it is the only connection, the stream is reset |
 //! | it has none, the session has one process or one forwarded connection | waited for: no other stream is there to be held up |
 
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use crate::stream::{Put, StreamError};
 
 /// The streams of one forwarded connection: its bytes, and its error.
 const PAIR: usize = 2;
+/// How many times its patience a connection has that is the only one.
+const ALONE: u32 = 40;
 /// Answers that wait for a peer that does not read.
 const MAX_CONTROL: usize = 64 << 10;
 
@@ -112,9 +114,9 @@ impl Connection {
                 return Ok(());
             }
             Put::Full => {
-                // Nothing is read meanwhile, so no further connection comes to be held up.
+                // It holds up no other that is known of. But one that comes now is not read before this is.
                 let is_alone = self.lock().streams.len() <= PAIR;
-                let patience = self.rules.patience.filter(|_| !is_alone);
+                let patience = self.rules.patience.map(|time| if is_alone { time * ALONE } else { time });
                 let put = tokio::select! {
                     biased;
                     put = queue.put(bytes, patience) => put,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -17,6 +18,8 @@ use crate::stream::{Queue, Stalled, StreamError};
 
 /// In v5, the channel whose messages name a channel that its sender closes.
 const CLOSE: u8 = 255;
+/// For a client to take the reason why its messages cannot be read.
+const REFUSAL: Duration = Duration::from_secs(5);
 /// Bytes that a client may have sent before it closed, while nothing takes them: no kernel holds more.
 const MAX_AHEAD: usize = 64 << 20;
 /// What a message takes beside its bytes.
@@ -140,7 +143,10 @@ impl Input {
     /// The client did not say that it closes.
     async fn read_ahead(&mut self) -> Result<(), StreamError> {
         let mut bytes = 0;
-        while let Some(Ok(message)) = self.socket.next().await {
+        loop {
+            // The peer has sent its last, and the kernel holds it already: it needs no permit.
+            self.meter.message_is_taken();
+            let Some(Ok(message)) = self.socket.next().await else { break };
             bytes += message.len() + OVERHEAD;
             let is_end = message.is_close();
             self.ahead.push_back(message);
@@ -170,6 +176,8 @@ async fn refuse(connection: &Connection, error: &Error) -> StreamError {
         tokio::select! {
             _ = connection.close(code, reason) => {}
             () = connection.hangup.wait() => {}
+            // A client that only sends does not read it.
+            () = tokio::time::sleep(REFUSAL) => {}
         }
     }
     StreamError::Lost
