@@ -19,12 +19,12 @@ machine() {
 before=$(machine | sort)
 
 cargo build --release
-# With fault points, which a release build has not.
-cargo build
+# With fault points, which a release build has not. With the tests: so all of it is built once.
+cargo build --workspace --all-targets
 # What some tests need of Kubernetes: minutes, at first. Without Go they are skipped.
 if PATH=$PATH:/usr/local/go/bin command -v go > /dev/null; then
   # Tests that need them say what is wrong when this fails.
-  cargo run -q -p crisp-e2e --bin kubernetes -- kubelet kubectl kube-apiserver || true
+  target/debug/kubernetes kubelet kubectl kube-apiserver || true
 fi
 # A test that lacks a program or package from here on fails instead of being skipped.
 export CRISP_TESTS_COMPLETE=1

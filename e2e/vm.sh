@@ -21,7 +21,7 @@ suites=("$@")
   sandbox/pods@cgroupfs sandbox/pods@systemd runtime-service/containers@cgroupfs runtime-service/containers@systemd
   e2e/e2e@cgroupfs:security::,limits::,exec::,process::,restart:: e2e/e2e@systemd:limits::,restart::,systemd::,kubelet::a_kubelet_runs,kubelet::a_kubelet_takes)
 
-bash e2e/install.sh qemu-system-x86 mmdebstrap e2fsprogs
+bash e2e/install.sh qemu-system-x86 mmdebstrap e2fsprogs protobuf-compiler
 mkdir -p "$folder"
 work=$(mktemp -d "$folder/run-XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -64,7 +64,7 @@ fi
 tree=$work/tests$top
 mkdir -p "$tree/target/debug/deps" "$tree/target/release"
 git ls-files -z | xargs -0 cp --parents -t "$tree"
-cargo build
+cargo build --workspace --all-targets
 # The features of the whole workspace, as the gate builds it, but only the tests that are wanted.
 names=$(for suite in "${suites[@]}"; do suite=${suite%%[:@]*} && echo "--test ${suite##*/}"; done |
   sed 's/--test lib$/--lib/' | sort -u)
@@ -74,7 +74,7 @@ cp target/debug/crisp target/debug/crisp-pod "$tree/target/debug/"
 if [ -e target/release/crisp ]; then cp target/release/crisp "$tree/target/release/"; fi
 case "${suites[*]}" in *kubelet*)
   # Where there is Go; else the test that needs it says so.
-  folder=$(cargo run -q -p crisp-e2e --bin kubernetes -- kubelet) && cp --parents target/kubernetes/${folder##*/}/kubelet "$tree" || true ;;
+  folder=$(target/debug/kubernetes kubelet) && cp --parents target/kubernetes/${folder##*/}/kubelet "$tree" || true ;;
 esac
 {
   [ -e target/release/crisp ] || echo "export CRISP_BIN=$top/target/debug/crisp"

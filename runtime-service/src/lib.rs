@@ -51,6 +51,7 @@ pub mod stats;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crisp_image_service::ImageService;
@@ -119,6 +120,7 @@ impl RuntimeService {
 
     /// Writes what has been seen of containers and is not on disk yet. For a clean end of the server.
     pub async fn close(&self) {
+        self.service.is_closing.store(true, Ordering::Relaxed);
         let containers = self.service.containers.all();
         let flush = move || {
             for container in containers {

@@ -1,6 +1,7 @@
 //! What all operations share.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::ids::{ContainerId, PodId};
@@ -65,6 +66,8 @@ pub struct ServiceState {
     pub(crate) prepared: Arc<Semaphore>,
     /// One permit for each copy of files under way.
     pub(crate) copies: Arc<Semaphore>,
+    /// The server ends: monitors hang up its commands when its connections close.
+    pub(crate) is_closing: Arc<AtomicBool>,
 }
 
 impl ServiceState {
@@ -107,6 +110,7 @@ impl ServiceState {
             deleting: tokio::sync::Mutex::default(),
             prepared: Arc::new(Semaphore::new(prepared_max())),
             copies: Arc::new(Semaphore::new(MAX_COPIES)),
+            is_closing: Arc::default(),
             config,
         }))
     }

@@ -1,15 +1,21 @@
 //! `crisp attach`: the streams of a container's own process.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crisp_proto::runtime::v1::AttachRequest;
 use crisp_streaming::ProcessRequest;
 
 use super::client::refused;
 use super::names::Names;
-use super::{Client, session};
+use super::session::End;
+use super::{Client, session, wait};
 
-/// Show a running container's output from now on; with -i also send it input
+/// Looks for the exit of a container whose streams have ended, and the time between two of them.
+const TRIES: u32 = 10;
+const BETWEEN: Duration = Duration::from_millis(100);
+
+/// Show a running container's output from now on; with -i also send it input. Ends with its exit code
 #[derive(Debug, clap::Args)]
 pub struct Attach {
     /// Send standard input
@@ -28,9 +34,25 @@ impl Attach {
         let (stdin, tty) = (self.interactive, self.tty);
         let streams = ProcessRequest { stdin, stdout: true, stderr: !tty, tty };
         let ProcessRequest { stdout, stderr, .. } = streams;
+        let id = container_id.clone();
         let request = AttachRequest { container_id, stdin, tty, stdout, stderr };
         let url = client.runtime.attach(request).await.map_err(refused)?.into_inner().url;
         let endpoint = client.endpoint(&url).await?;
-        Ok(session::run(endpoint, streams, tty).await?.exit_code())
+        match session::run(endpoint, streams, tty).await? {
+            // The protocol knows no code of a process that was there before.
+            End::Exited(0) => Ok(End::Exited(code(&mut client, &id).await).exit_code()),
+            end => Ok(end.exit_code()),
+        }
     }
+}
+
+/// Of a container whose streams have ended. One that runs on without them has none.
+async fn code(client: &mut Client, id: &str) -> i32 {
+    for _ in 0..TRIES {
+        if let Ok(Some(code)) = wait::now(client, id).await {
+            return code.unwrap_or(0);
+        }
+        tokio::time::sleep(BETWEEN).await;
+    }
+    0
 }

@@ -103,7 +103,7 @@ async fn until_end(client: &mut Client, id: &str) -> Result<Option<i32>, Status>
 }
 
 /// The code of one that has ended; of one that is gone: none.
-async fn now(client: &mut Client, id: &str) -> Result<Option<Option<i32>>, Status> {
+pub(super) async fn now(client: &mut Client, id: &str) -> Result<Option<Option<i32>>, Status> {
     let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
     match client.runtime.container_status(request).await {
         Ok(reply) => {

@@ -14,11 +14,12 @@ mod manifest;
 pub type Target = fn(&[u8]);
 
 /// All targets, by the name of their corpus.
-pub const TARGETS: [(&str, Target); 15] = [
+pub const TARGETS: [(&str, Target); 16] = [
     ("challenge", text_target::challenge),
     ("cni_result", crisp_sandbox::fuzz::cni_result),
     ("config", crisp_image_service::fuzz::image_config),
     ("dns", crisp_sandbox::fuzz::dns),
+    ("header_blocks", crisp_streaming::fuzz::header_blocks),
     ("hosts_file", text_target::hosts_file),
     ("index", crisp_image_service::fuzz::manifest),
     ("networks", text_target::networks),

@@ -9,6 +9,8 @@ use crate::Result;
 
 /// Sessions before the first count: what is made once is there then.
 const WARM_UP: usize = 200;
+/// More than this is memory that sessions left behind.
+const LEEWAY: f64 = 2048.0;
 /// From SIGHUP to SIGKILL, and some more.
 const END: Duration = Duration::from_secs(30);
 
@@ -29,7 +31,7 @@ impl std::fmt::Display for Held {
 /// Prints what the server behind the socket holds before and after so many lost sessions.
 ///
 /// # Errors
-/// It holds more descriptors or threads than before.
+/// It holds more descriptors, threads or memory than before.
 pub async fn vanish(target: &Target, series: &Series, rounds: usize) -> Result<()> {
     let mut streams = Streams::start(target, series).await?;
     for _ in 0..WARM_UP {
@@ -44,7 +46,8 @@ pub async fn vanish(target: &Target, series: &Series, rounds: usize) -> Result<(
     let after = settled(target, Some(before)).await?;
     streams.end(series).await?;
     println!("{}: {rounds} sessions in {passed:.1?}\nbefore: {before}\nafter:  {after}", target.name);
-    if after.descriptors > before.descriptors || after.threads > before.threads {
+    let has_grown = after.kilobytes > before.kilobytes + LEEWAY;
+    if after.descriptors > before.descriptors || after.threads > before.threads || has_grown {
         return Err(format!("{} holds more than before", target.name).into());
     }
     Ok(())

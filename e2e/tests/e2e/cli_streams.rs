@@ -94,6 +94,41 @@ async fn a_session_whose_output_has_no_reader_ends() -> Result<()> {
     lab.close().await
 }
 
+/// As under nohup.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_that_is_ignored_from_the_start_ends_no_session() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("cli-nohup").await?;
+    let id = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
+    let exec = command(&lab, &["exec", &id, "sh", "-c", "echo up; exec sleep 1000"]);
+    let mut child = Command::new("sh");
+    child.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(exec.get_program()).args(exec.get_args());
+    let mut child = child.stdout(Stdio::piped()).spawn()?;
+    child.stdout.as_mut().ok_or("no output")?.read_exact(&mut [0; 3])?;
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::HUP)?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(child.try_wait()?, None);
+    rustix::process::kill_process(pid, Signal::TERM)?;
+    assert_eq!(ends(&mut child)?, Some(143));
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn attach_ends_with_the_exit_code_of_the_container() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("cli-attach-code").await?;
+    let config = ContainerConfig { stdin: true, ..lab.shell("echo up; read x; exit $x") };
+    let id = lab.client.launch(&pod, &config, &sandbox).await?;
+    let mut child = command(&lab, &["attach", "-i", &id]).spawn()?;
+    let mut stdin = child.stdin.take().ok_or("no input")?;
+    stdin.write_all(b"7\n")?;
+    assert_eq!(ends(&mut child)?, Some(7));
+    lab.close().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_is_passed_on_and_left_as_it_was() -> Result<()> {
     needs!("docker-registry", "busybox", "setsid");

@@ -21,6 +21,9 @@ use crate::cause::Cause;
 pub(super) const READ: usize = 64 << 10;
 /// What a pipe gets to hold whose process fills it: so the process need not wait for each read.
 const WIDE: usize = 256 << 10;
+/// A client that leaves may reset its streams before it closes: for that to be seen before the process gets
+/// SIGPIPE instead of SIGHUP.
+const LEAVING: Duration = Duration::from_millis(200);
 /// After the process's end, what it has written to a terminal takes a moment to come out.
 const QUIET: Duration = Duration::from_millis(200);
 /// For that, in all, and for what the monitor passes on: a process that it left behind may write on.
@@ -223,6 +226,7 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
             // The process may still take input of a client that has closed its session properly.
             Ok(()) | Err(StreamError::Lost) => {}
             Err(StreamError::Reset | StreamError::TooMany) => {
+                tokio::time::sleep(LEAVING).await;
                 *source = None;
                 return;
             }

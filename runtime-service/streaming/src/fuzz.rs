@@ -7,7 +7,7 @@ use tokio_tungstenite::tungstenite::WebSocket;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::process;
-use crate::spdy::Decoder;
+use crate::spdy::{Decoder, Inflater};
 use crate::websocket::{self, Channels};
 
 /// Frames of SPDY with their header blocks, as they arrive in pieces.
@@ -21,6 +21,18 @@ pub fn spdy(bytes: &[u8]) {
                 break;
             }
         }
+    }
+}
+
+/// Header blocks of one connection: a byte with a sixteenth of the length, then the block.
+pub fn header_blocks(mut bytes: &[u8]) {
+    let mut inflater = Inflater::default();
+    while let Some((length, rest)) = bytes.split_first() {
+        let (block, rest) = rest.split_at(rest.len().min(usize::from(*length) * 16));
+        if inflater.read(block).is_err() {
+            return;
+        }
+        bytes = rest;
     }
 }
 

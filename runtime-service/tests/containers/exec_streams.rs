@@ -190,6 +190,41 @@ async fn a_command_hears_sighup_before_it_is_killed() {
     lab.remove_pod(&pod).await;
 }
 
+/// As programs in Go do that cancel: each stream is reset before the connection closes.
+#[tokio::test]
+async fn a_command_whose_client_resets_its_streams_as_it_leaves_hears_sighup() {
+    let lab = lab!();
+    let pod = lab.pod("exec-cancelled").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    // `yes` would get SIGPIPE at once, and its shell go on to its end.
+    let line = "trap 'touch /tmp/heard; exit' HUP; yes; touch /tmp/broken; sleep 1";
+    let mut client = lab.exec_stream(&id, line, ALL).await;
+    read_until(&mut client.stdout, "y").await;
+    drop((client.stdout.take(), client.stderr.take()));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(client);
+    lab.until_no_process(&id, "trap").await;
+    assert_eq!(lab.sh(&id, "ls /tmp").await, "heard\n");
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn the_end_of_a_container_is_the_end_of_its_commands() {
+    let lab = lab!();
+    let pod = lab.pod("exec-ended").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let mut client = lab.exec_stream(&id, "echo up; exec sleep 1000", ALL).await;
+    read_until(&mut client.stdout, "up").await;
+    lab.stop(&id, 0).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(20), client.wait()).await.expect("an end");
+    assert_eq!(end.unwrap(), 137);
+    let id = lab.run(&pod, shell("next", "sleep 1000")).await;
+    let mut client = lab.exec_stream(&id, "echo up; exec sleep 1000", ALL).await;
+    read_until(&mut client.stdout, "up").await;
+    lab.remove_pod(&pod).await;
+    let _ = tokio::time::timeout(Duration::from_secs(20), client.wait()).await.expect("an end");
+}
+
 /// Its buffer is full when the client goes: what the handler prints must not block.
 #[tokio::test]
 async fn a_terminal_is_hung_up_before_its_command_is_killed() {

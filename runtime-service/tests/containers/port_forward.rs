@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crisp_proto::runtime::v1 as proto;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
+use crisp_streaming::StreamError;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Request;
 
@@ -39,6 +40,28 @@ async fn ports_are_forwarded_with_half_close_and_refusals_end_alone() {
         assert_eq!(read_all(Some(connection.error)).await, "");
     }
     servers.iter().for_each(tokio::task::JoinHandle::abort);
+    lab.remove_pod(&pod).await;
+}
+
+/// A word on the error stream would end the whole session of kubectl.
+#[tokio::test]
+async fn a_connection_that_the_pod_resets_ends_alone_and_without_a_word() {
+    let lab = lab!();
+    let pod = lab.pod("forward-broken").await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let client = lab.forward(&pod).await;
+    for _ in 0..3 {
+        let mut connection = client.open(port).unwrap();
+        connection.writer.write(b"hello").await.unwrap();
+        let (mut in_pod, _) = listener.accept().await.unwrap();
+        in_pod.read_u8().await.unwrap();
+        // With input unread, its end is a reset.
+        drop(in_pod);
+        let end = tokio::time::timeout(Duration::from_secs(20), connection.reader.read()).await;
+        assert_eq!(end.expect("an end"), Err(StreamError::Reset));
+        assert_eq!(read_all(Some(connection.error)).await, "");
+    }
     lab.remove_pod(&pod).await;
 }
 

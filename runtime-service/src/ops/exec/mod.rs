@@ -11,6 +11,7 @@ pub(super) mod pipe;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -130,7 +131,8 @@ pub(super) async fn launch<T>(
     };
     let start = |_| async {
         let (theirs, ours) = stdio()?;
-        Ok((start(container, pod, prepared, theirs).await?, ours))
+        let running = start(container, pod, prepared, theirs, service.is_closing.clone()).await?;
+        Ok((running, ours))
     };
     operation.stage("start", START, start).await
 }
@@ -194,12 +196,15 @@ fn common_process(
     Ok(common)
 }
 
-/// A command under way; killed when dropped before its end is known.
+/// A command under way; killed when dropped before its end is known. One of a server that ends is left to its
+/// monitor, which gives it its grace.
 pub(super) struct Running {
     link: MonitorLink,
     exec: u64,
     /// None once the command has ended or is being killed.
     group: Option<ExecGroup>,
+    /// Of the server, see [`ServiceState`].
+    is_closing: Arc<AtomicBool>,
     pub(super) grace: Duration,
     /// The terminal, of a command that has one.
     pub(super) terminal: Option<OwnedFd>,
@@ -210,6 +215,7 @@ async fn start(
     pod: &Pod,
     prepared: Prepared,
     Stdio { stdin, stdout, stderr }: Stdio,
+    is_closing: Arc<AtomicBool>,
 ) -> Result<Running, Cause> {
     let link = pod.link()?;
     let exec = link.next_exec_id();
@@ -228,7 +234,7 @@ async fn start(
     };
     let (group, grace) = (Some(prepared.group), prepared.grace);
     // The process is killed also when this future is dropped.
-    let mut running = Running { link: link.clone(), exec, group, grace, terminal: None };
+    let mut running = Running { link: link.clone(), exec, group, is_closing, grace, terminal: None };
     match link.exec(request).await {
         Ok(started) => {
             running.terminal = started.terminal;
@@ -302,6 +308,9 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(group) = self.group.take() else { return };
+        if self.is_closing.load(Ordering::Relaxed) {
+            return group.give_up();
+        }
         group.kill();
         let (link, exec) = (self.link.clone(), self.exec);
         tokio::spawn(async move {

@@ -12,8 +12,8 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
-use super::{ClientError, PortForwardClient, ProcessClient};
-use crate::process::{ProcessRequest, ProcessSession};
+use super::{ClientError, Endpoint, PORT_FORWARD, PortForwardClient, ProcessClient, connect, read_only};
+use crate::process::{Outcome, ProcessRequest, ProcessSession};
 use crate::server::{StreamConfig, StreamServer};
 use crate::spdy::{self, Rules, Running};
 use crate::stream::{StreamError, StreamReader};
@@ -159,4 +159,81 @@ async fn ports_are_forwarded_through_a_websocket_that_carries_spdy() {
         };
         tokio::time::timeout(Duration::from_secs(10), end).await.expect(closes_first);
     }
+}
+
+/// Passes a word on and ends with the code.
+async fn pass_on(mut session: ProcessSession, code: i32) {
+    let word = session.stdin.as_mut().unwrap().read().await.unwrap().unwrap();
+    session.stdout.as_mut().unwrap().write(&word).await.unwrap();
+    if let Some(stderr) = &mut session.stderr {
+        stderr.write(b"aside").await.unwrap();
+    }
+    session.finish(Outcome::Exited(code)).await;
+}
+
+/// What the error stream says of a process that ends with the code, by a client of the protocol.
+async fn word_for_the_end(protocols: &[&str], tty: bool, code: i32) -> String {
+    let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
+    let request = ProcessRequest { tty, stderr: !tty, ..ALL };
+    let url = server.process("pod", "exec", request, move |session| pass_on(session, code)).unwrap();
+    let running = connect::upgrade(Endpoint::from(&url), protocols).await.unwrap();
+    let open = |kind: &str, fin| super::open(running.connection(), &[("streamtype", kind)], fin).unwrap();
+    let (error, mut stdin) = (read_only(open("error", true)), open("stdin", false).1);
+    let (stdout, stderr) = (read_only(open("stdout", true)), (!tty).then(|| read_only(open("stderr", true))));
+    // Since v3. Before, none is waited for.
+    let has_sizes = protocols.iter().any(|protocol| protocol.starts_with("v3") || protocol.starts_with("v4"));
+    let _sizes = (tty && has_sizes).then(|| open("resize", false));
+    stdin.write(b"hello").await.unwrap();
+    assert_eq!(read_all(stdout).await, b"hello", "{protocols:?}");
+    if let Some(stderr) = stderr {
+        assert_eq!(read_all(stderr).await, b"aside");
+    }
+    let word = String::from_utf8(read_all(error).await).unwrap();
+    tokio::time::timeout(Duration::from_secs(10), running.finish()).await.expect("the end");
+    word
+}
+
+#[tokio::test]
+async fn each_protocol_of_processes_over_spdy_has_its_word_for_the_end() {
+    for tty in [false, true] {
+        for protocols in
+            [&[][..], &["channel.k8s.io"], &["v2.channel.k8s.io"], &["v3.channel.k8s.io", "channel.k8s.io"]]
+        {
+            assert_eq!(word_for_the_end(protocols, tty, 0).await, "");
+            let word = word_for_the_end(protocols, tty, 3).await;
+            assert_eq!(word, "command terminated with exit code 3");
+        }
+        for (code, status) in [(0, "Success"), (3, "Failure")] {
+            let word = word_for_the_end(&["v4.channel.k8s.io"], tty, code).await;
+            let word: serde_json::Value = serde_json::from_str(&word).unwrap();
+            assert_eq!(word["status"], status);
+            assert!(code == 0 || word["details"]["causes"][0]["message"] == "3");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_forwarded_stream_without_its_partner_or_sense_is_reset_and_the_session_goes_on() {
+    let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
+    let (sender, _gone) = tokio::sync::oneshot::channel();
+    let url = server.port_forward("pod", vec![], |session| serve(session, sender)).unwrap();
+    let running = connect::upgrade(Endpoint::from(&url), PORT_FORWARD).await.unwrap();
+    let open = |kind: &str, port: &str, id: &str| {
+        let headers = [("streamtype", kind), ("port", port), ("requestid", id)];
+        super::open(running.connection(), &headers, false).unwrap()
+    };
+    let (mut unknown, _writer) = open("other", "80", "a");
+    assert_eq!(unknown.read().await, Err(StreamError::Reset));
+    for port in ["0", "70000", "http", ""] {
+        let (_error, (mut data, _writer)) = (open("error", port, port), open("data", port, port));
+        assert_eq!(data.read().await, Err(StreamError::Reset), "{port}");
+    }
+    let (mut alone, _writer) = open("data", "80", "alone");
+    // For it to be there. Half a minute passes at once then.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::pause();
+    assert_eq!(alone.read().await, Err(StreamError::Reset));
+    tokio::time::resume();
+    let client = PortForwardClient { next: AtomicU64::new(0), running };
+    assert_eq!(read_all(client.open(81).unwrap().error).await, b"refused");
 }

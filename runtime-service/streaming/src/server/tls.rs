@@ -106,3 +106,40 @@ fn read(chain: &Path, key: &Path) -> Result<Used, TlsError> {
         .map_err(|error| of(chain, error.to_string()))?;
     Ok(Used { config: Arc::new(config), own })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem(name: &str) -> Vec<u8> {
+        let path: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/sessions/pem", name].iter().collect();
+        std::fs::read(path).unwrap()
+    }
+
+    /// Replaces a file; looks at both when they are `due`.
+    fn replace(certificates: &Certificates, path: &Path, name: &str, age: u64, due: bool) {
+        let file = std::fs::File::create(path).unwrap();
+        io::Write::write_all(&mut &file, &pem(name)).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        if due {
+            let mut current = certificates.current.lock().unwrap();
+            current.looked = Instant::now().checked_sub(LOOK).unwrap();
+        }
+    }
+
+    #[test]
+    fn certificates_are_read_anew_when_both_files_fit_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (chain, key) = (folder.path().join("crt"), folder.path().join("key"));
+        std::fs::write(&chain, pem("one.crt")).unwrap();
+        std::fs::write(&key, pem("one.key")).unwrap();
+        let certificates = Certificates::load(&chain, &key).unwrap();
+        let first = certificates.pem();
+        replace(&certificates, &chain, "two.crt", 100, true);
+        assert_eq!(certificates.pem(), first, "between the two writes");
+        replace(&certificates, &key, "two.key", 50, false);
+        assert_eq!(certificates.pem(), first, "not due yet");
+        replace(&certificates, &key, "two.key", 20, true);
+        assert_ne!(certificates.pem(), first);
+    }
+}

@@ -34,5 +34,7 @@ pub(crate) use connection::{Connection, Incoming, Rules};
 #[cfg(any(test, feature = "fuzz"))]
 pub(crate) use frame::Decoder;
 pub(crate) use header_block::Headers;
+#[cfg(feature = "fuzz")]
+pub(crate) use header_block::Inflater;
 pub(crate) use running::Running;
 pub(crate) use state::Role;

@@ -5,7 +5,7 @@
 //! |---|---|
 //! | the peer has announced windows, so it knows ours | it broke its window: the stream is reset |
 //! | it has none (moby/spdystream), the session forwards ports | waited for; after [`Rules::patience`] without progress, or forty times that where it is the only connection, the stream is reset |
-//! | it has none, the session has one process or one forwarded connection | waited for: no other stream is there to be held up |
+//! | it has none, the session has one process | waited for: no other stream is there to be held up |
 
 use std::sync::Arc;
 
@@ -37,7 +37,11 @@ impl Connection {
                 self.syn_stream(stream, headers, incoming);
                 self.fin(stream, fin);
             }
-            Frame::SynReply { stream, fin } | Frame::Headers { stream, fin } => self.fin(stream, fin),
+            Frame::SynReply { stream, fin } => {
+                self.lock().replied();
+                self.fin(stream, fin);
+            }
+            Frame::Headers { stream, fin } => self.fin(stream, fin),
             Frame::RstStream { stream } => {
                 let ended = self.lock().streams.remove(&stream);
                 ended.iter().for_each(|stream| stream.end(Err(StreamError::Reset)));
@@ -120,7 +124,8 @@ impl Connection {
                 let put = tokio::select! {
                     biased;
                     put = queue.put(bytes, patience) => put,
-                    () = self.hangup.wait() => return Err(StreamError::Lost),
+                    // A server closes behind its last byte: its client reads that first.
+                    () = self.hangup.wait(), if self.role == Role::Server => return Err(StreamError::Lost),
                     () = self.over.cancelled() => return Err(StreamError::Lost),
                 };
                 let Ok(is_read) = put else {

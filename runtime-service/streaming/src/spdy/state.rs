@@ -115,8 +115,7 @@ impl State {
     pub(super) fn settings(&mut self, initial_window: Option<u32>) {
         let Some(window) = initial_window else { return };
         let wider = i64::from(window) - self.announced.initial;
-        self.announced.initial = window.into();
-        self.announced.streams = true;
+        self.announced.stream_window(Some(window.into()));
         for stream in self.streams.values_mut() {
             stream.window.widen(wider);
             stream.room.notify_one();
@@ -125,13 +124,20 @@ impl State {
 
     pub(super) fn window_update(&mut self, stream: u32, delta: i64) {
         if stream == 0 {
-            self.announced.session = true;
+            self.announced.session_window();
             self.session.widen(delta);
             self.streams.values().for_each(|stream| stream.room.notify_one());
         } else if let Some(stream) = self.streams.get_mut(&stream) {
-            self.announced.streams = true;
+            self.announced.stream_window(None);
             stream.window.widen(delta);
             stream.room.notify_one();
+        }
+    }
+
+    /// The peer has taken a stream. A server without windows (moby/spdystream) is known from then on.
+    pub(super) fn replied(&mut self) {
+        if self.announced.are_denied() {
+            self.streams.values().for_each(|stream| stream.room.notify_one());
         }
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::frame::{self, Decoder, Encoder, Frame};
 use super::{Headers, Incoming, Role, Rules, Running};
 use crate::slots::{Limit, OwnedSlots, Slots};
-use crate::stream::{StreamError, WINDOW};
+use crate::stream::{StreamError, StreamReader, StreamWriter, WINDOW};
 use crate::transport;
 
 struct Peer {
@@ -47,15 +47,21 @@ impl Peer {
         while self.io.read_buf(&mut self.input).await.unwrap() > 0 {}
     }
 
+    async fn next(&mut self) -> Frame {
+        loop {
+            if let Some(frame) = self.decoder.next(&mut self.input).unwrap() {
+                return frame;
+            }
+            assert_ne!(self.io.read_buf(&mut self.input).await.unwrap(), 0, "the connection is over");
+        }
+    }
+
     /// Reads until the server resets a stream.
     async fn reset(&mut self) -> u32 {
         loop {
-            while let Some(frame) = self.decoder.next(&mut self.input).unwrap() {
-                if let Frame::RstStream { stream } = frame {
-                    return stream;
-                }
+            if let Frame::RstStream { stream } = self.next().await {
+                return stream;
             }
-            assert_ne!(self.io.read_buf(&mut self.input).await.unwrap(), 0, "the connection is over");
         }
     }
 }
@@ -71,6 +77,8 @@ async fn session_over(rules: Rules, pipe: usize) -> (Running, mpsc::Receiver<Inc
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let hangup = transport::prepare(&open, transport::IdleLimits::default());
+    // Its other side stays open.
+    std::mem::forget(listener.accept().await.unwrap());
     let (ours, theirs) = tokio::io::duplex(pipe);
     let (running, incoming) =
         Running::start(Role::Server, rules, Box::new(ours), BytesMut::new(), hangup, 16);
@@ -282,9 +290,9 @@ async fn writers_of_a_lost_connection_hear_that_it_is_lost_whatever_they_wait_fo
     assert_eq!(write.await.unwrap(), Err(StreamError::Lost));
 }
 
-#[tokio::test]
-async fn a_connection_that_is_alone_may_take_nothing_for_as_long_as_it_wants() {
-    const PATIENCE: Duration = Duration::from_millis(30);
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_alone_may_take_nothing_for_longer_than_one_among_others() {
+    const PATIENCE: Duration = Duration::from_secs(15);
     let rules = Rules { patience: Some(PATIENCE), ..Rules::default() };
     let (_running, mut incoming, mut peer, _open) = session(rules).await;
     // As a pair.
@@ -299,6 +307,22 @@ async fn a_connection_that_is_alone_may_take_nothing_for_as_long_as_it_wants() {
     }
 }
 
+/// What its client says next, its reset too, is not read before.
+#[tokio::test]
+async fn a_connection_that_is_alone_and_takes_nothing_is_reset_in_the_end() {
+    let rules = Rules { patience: Some(Duration::from_millis(5)), ..Rules::default() };
+    let (_running, mut incoming, mut peer, _open) = session(rules).await;
+    peer.open(1).await;
+    peer.open(3).await;
+    let (_error, data) = (incoming.recv().await.unwrap(), incoming.recv().await.unwrap());
+    peer.data(3, &[0; 2 * WINDOW]).await;
+    let reset = tokio::time::timeout(Duration::from_secs(30), peer.reset()).await;
+    assert_eq!(reset.expect("not for ever"), 3);
+    assert_eq!(data.reader.breakage().wait().await, StreamError::Reset);
+    peer.open(5).await;
+    assert_eq!(incoming.recv().await.unwrap().stream, 5);
+}
+
 #[tokio::test]
 async fn data_after_the_end_of_a_stream_ends_it_for_both() {
     let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
@@ -308,4 +332,86 @@ async fn data_after_the_end_of_a_stream_ends_it_for_both() {
     peer.data(1, b"late").await;
     assert_eq!(peer.reset().await, 1);
     assert_eq!(writer.write(b"x").await, Err(StreamError::Reset));
+}
+
+#[tokio::test]
+async fn a_number_that_was_used_or_is_not_the_peers_ends_what_it_names() {
+    let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    peer.open(3).await;
+    let stream = incoming.recv().await.unwrap();
+    peer.open(3).await;
+    assert_eq!(peer.reset().await, 3);
+    assert_eq!(stream.reader.breakage().wait().await, StreamError::Reset);
+    for number in [1, 4] {
+        peer.open(number).await;
+        assert_eq!(peer.reset().await, number);
+    }
+    peer.data(9, b"x").await;
+    assert_eq!(peer.reset().await, 9);
+    peer.open(11).await;
+    assert_eq!(incoming.recv().await.unwrap().stream, 11);
+}
+
+#[tokio::test]
+async fn pings_of_the_peer_come_back_and_others_do_not() {
+    let (_running, _incoming, mut peer, _open) = session(Rules::default()).await;
+    let mut pings = Vec::new();
+    for id in [2, 7] {
+        frame::ping(&mut pings, id);
+    }
+    peer.send(&pings).await;
+    let first = loop {
+        if let Frame::Ping { id } = peer.next().await {
+            break id;
+        }
+    };
+    assert_eq!(first, 7);
+}
+
+#[tokio::test]
+async fn a_stream_that_its_peer_opens_closed_has_nothing_to_read() {
+    let (_running, mut incoming, mut peer, _open) = session(Rules::default()).await;
+    let mut bytes = Vec::new();
+    peer.encoder.syn_stream(&mut bytes, 1, &Headers::default(), true);
+    peer.send(&bytes).await;
+    assert_eq!(incoming.recv().await.unwrap().reader.read().await, Ok(None));
+}
+
+/// A client with a stream, and its server, which has taken it and knows no windows (moby/spdystream).
+async fn client_of_one_without_windows() -> (Running, (StreamReader, StreamWriter), Peer, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let hangup = transport::prepare(&socket, transport::IdleLimits::default());
+    let (served, _) = listener.accept().await.unwrap();
+    let (ours, theirs) = tokio::io::duplex(PIPE);
+    let (running, _) =
+        Running::start(Role::Client, Rules::default(), Box::new(ours), BytesMut::new(), hangup, 1);
+    let stream = running.connection().open(&Headers::default(), false).unwrap();
+    let (encoder, decoder, input) = (Encoder::default(), Decoder::default(), BytesMut::new());
+    let mut peer = Peer { io: theirs, encoder, decoder, input };
+    let mut reply = Vec::new();
+    peer.encoder.syn_reply(&mut reply, 1);
+    peer.send(&reply).await;
+    std::mem::forget(socket);
+    (running, stream, peer, served)
+}
+
+#[tokio::test]
+async fn a_client_sends_to_a_server_without_windows_all_it_has() {
+    let (_running, (_reader, mut writer), _peer, _open) = client_of_one_without_windows().await;
+    let write = tokio::time::timeout(Duration::from_secs(20), writer.write(&[7; 4 * WINDOW])).await;
+    write.expect("it waits for a window").unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_is_slow_gets_all_from_a_server_without_windows() {
+    let (_running, (mut reader, _writer), mut peer, _open) = client_of_one_without_windows().await;
+    peer.data(1, &[8; 4 * WINDOW]).await;
+    peer.send(&frame::data_head(1, 0, true)).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let mut left = 4 * WINDOW;
+    while left > 0 {
+        left -= reader.read().await.unwrap().unwrap().len();
+    }
+    assert_eq!(reader.read().await, Ok(None));
 }

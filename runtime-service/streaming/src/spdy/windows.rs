@@ -50,12 +50,33 @@ pub(super) struct Announced {
     pub(super) streams: bool,
     /// Whether it has ever announced the window of the session.
     pub(super) session: bool,
+    /// A client takes its server for one with windows until that answers without having announced any.
+    is_assumed: bool,
 }
 
 impl Announced {
     /// `heeded`: whether the windows of the specification count before the peer announces any.
     pub(super) fn nothing(heeded: bool) -> Self {
-        Self { initial: INITIAL, streams: heeded, session: heeded }
+        Self { initial: INITIAL, streams: heeded, session: heeded, is_assumed: heeded }
+    }
+
+    pub(super) fn stream_window(&mut self, initial: Option<i64>) {
+        self.initial = initial.unwrap_or(self.initial);
+        (self.streams, self.is_assumed) = (true, false);
+    }
+
+    pub(super) fn session_window(&mut self) {
+        (self.session, self.is_assumed) = (true, false);
+    }
+
+    /// The peer has answered. One with windows announces them before. Returns whether it has none, which was not
+    /// known yet.
+    pub(super) fn are_denied(&mut self) -> bool {
+        let are_denied = std::mem::take(&mut self.is_assumed);
+        if are_denied {
+            (self.streams, self.session) = (false, false);
+        }
+        are_denied
     }
 
     /// How many bytes may be sent now.

@@ -7,8 +7,8 @@ use crisp_streaming::client::{ClientError, ProcessClient};
 use crisp_streaming::{
     Limit, Outcome, PortForwardSession, ProcessRequest, ProcessSession, StreamConfig, StreamServer,
 };
-use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures_util::SinkExt as _;
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -20,7 +20,7 @@ async fn server_with(config: StreamConfig) -> StreamServer {
     StreamServer::open(&config).await.unwrap()
 }
 
-async fn wait(session: ProcessSession) {
+pub async fn wait(session: ProcessSession) {
     session.gone().await;
 }
 
@@ -202,115 +202,6 @@ async fn a_port_beyond_the_streams_of_its_pod_is_refused_on_its_error_channel() 
     let [_, first, _, second, _] = read_all(&mut socket).await;
     assert_eq!(first, b"\x01\0");
     assert_eq!(second, [b"\x02\0", &b"too many streams are open"[..]].concat());
-}
-
-/// The beginning of a long message, which takes memory until its end has come.
-async fn begin_long_message(socket: &mut Socket, with_pings: bool) {
-    let piece = vec![0; 1_900_000];
-    let mut opcode = 2;
-    for _ in 0..3 {
-        // Not the last fragment, masked with zeros.
-        let mut bytes = vec![opcode, 0xff];
-        bytes.extend_from_slice(&(piece.len() as u64).to_be_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&piece);
-        if with_pings {
-            bytes.extend_from_slice(&[0x89, 0x80, 0, 0, 0, 0]);
-        }
-        // The server may have closed already.
-        if socket.get_mut().write_all(&bytes).await.is_err() {
-            return;
-        }
-        opcode = 0;
-    }
-}
-
-/// The code with which the server closes. None: it does not.
-async fn closing_code(socket: &mut Socket, is_expected: bool) -> Option<u16> {
-    let end = async {
-        loop {
-            match socket.next().await {
-                Some(Ok(Message::Close(end))) => return end.map(|end| end.code.into()),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Some(0),
-            }
-        }
-    };
-    let time = Duration::from_secs(if is_expected { 30 } else { 1 });
-    tokio::time::timeout(time, end).await.ok().flatten()
-}
-
-#[tokio::test]
-async fn only_so_many_clients_of_a_pod_and_in_all_may_send_long_messages() {
-    let server = server().await;
-    let mut open = Vec::new();
-    // Two of a pod, eight in all.
-    for (pod, code) in [
-        ("a", None),
-        ("a", None),
-        ("a", Some(1013)),
-        ("b", None),
-        ("b", None),
-        ("c", None),
-        ("c", None),
-        ("d", None),
-        ("d", None),
-        ("e", Some(1013)),
-    ] {
-        let url = server.process(pod, "exec", ALL, wait).unwrap();
-        let mut socket = connect(&url, "v4.channel.k8s.io").await;
-        begin_long_message(&mut socket, true).await;
-        assert_eq!(closing_code(&mut socket, code.is_some()).await, code, "{pod}, after {}", open.len());
-        open.push(socket);
-    }
-    // The permits are given back with the connections.
-    drop(open);
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    let url = server.process("e", "exec", ALL, wait).unwrap();
-    let mut socket = connect(&url, "v4.channel.k8s.io").await;
-    begin_long_message(&mut socket, true).await;
-    assert_eq!(closing_code(&mut socket, false).await, None);
-}
-
-/// A message that has been taken leaves its memory with the connection.
-#[tokio::test]
-async fn a_long_message_that_is_over_counts_as_long_as_its_connection() {
-    let server = server().await;
-    let mut open = Vec::new();
-    for code in [None, None, Some(1013)] {
-        let url = server.process("pod", "exec", ALL, |mut session: ProcessSession| async move {
-            let mut stdin = session.stdin.take().unwrap();
-            while let Ok(Some(_)) = stdin.read().await {}
-            session.gone().await;
-        });
-        let mut socket = connect(&url.unwrap(), "v4.channel.k8s.io").await;
-        let _ = socket.send(Message::binary(vec![0; 5 << 20])).await;
-        let _ = socket.send(Message::binary(vec![0; 10])).await;
-        assert_eq!(closing_code(&mut socket, code.is_some()).await, code);
-        open.push(socket);
-    }
-}
-
-#[tokio::test]
-async fn long_messages_through_a_tunnel_count_too() {
-    let server = server().await;
-    let mut open = Vec::new();
-    for is_open in [true, true, false] {
-        let serve = |session: PortForwardSession| async move { session.gone().await };
-        let url = server.port_forward("pod", vec![], serve).unwrap();
-        let mut socket = connect(&url, "SPDY/3.1+portforward.k8s.io").await;
-        // One message of 20 MiB of which 4 MiB come in pieces.
-        let mut bytes = vec![0x82, 0xff];
-        bytes.extend_from_slice(&(20u64 << 20).to_be_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        let mut sent = socket.get_mut().write_all(&bytes).await;
-        for _ in 0..64 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            sent = sent.and(socket.get_mut().write_all(&[0; 64 << 10]).await);
-        }
-        assert_eq!(closing_code(&mut socket, !is_open).await.is_none(), is_open, "{sent:?}");
-        open.push(socket);
-    }
 }
 
 /// Those of its pod may be taken by others that forward ports.

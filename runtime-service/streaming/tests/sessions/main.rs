@@ -5,6 +5,7 @@
 mod forward;
 mod hostile;
 mod limits;
+mod memory;
 mod process;
 mod tls;
 mod websocket;

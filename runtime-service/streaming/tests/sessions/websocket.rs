@@ -94,10 +94,12 @@ async fn the_older_protocols_speak_binary_and_base64() {
         assert_eq!(stdout, b"hello");
         assert_eq!(error.is_empty(), protocol == "channel.k8s.io");
     }
-    let url = server.process("pod", "exec", ALL, first).unwrap();
-    let mut socket = connect(&url, "v4.base64.channel.k8s.io").await;
-    socket.send(Message::text("0aGVsbG8=")).await.unwrap();
-    assert_eq!(read_all(&mut socket).await[1], b"aGVsbG8=");
+    for protocol in ["v4.base64.channel.k8s.io", "base64.channel.k8s.io"] {
+        let url = server.process("pod", "exec", ALL, first).unwrap();
+        let mut socket = connect(&url, protocol).await;
+        socket.send(Message::text("0aGVsbG8=")).await.unwrap();
+        assert_eq!(read_all(&mut socket).await[1], b"aGVsbG8=");
+    }
 }
 
 #[tokio::test]
