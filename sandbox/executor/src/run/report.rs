@@ -6,6 +6,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
@@ -42,6 +43,8 @@ pub enum Progress {
     Notes(Vec<StageError>),
     /// The master side of the process's terminal.
     Terminal(OwnedFd),
+    /// The process waits at its start gate, ready to exec. Nothing follows here.
+    Waiting,
     /// The child has ended or is about to, without having run anything of the container's.
     Failed(StageError),
     /// The process runs. Nothing follows.
@@ -53,6 +56,7 @@ enum Packet {
     Notes(Vec<StageError>),
     Terminal,
     Failed(StageError),
+    Waiting,
 }
 
 pub(crate) fn pair() -> Result<(Report, Reporter), Errno> {
@@ -67,7 +71,34 @@ impl AsFd for Report {
     }
 }
 
+impl From<OwnedFd> for Report {
+    /// The caller's end of such a pair.
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl From<OwnedFd> for Reporter {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket, notes: RefCell::default() }
+    }
+}
+
 impl Report {
+    /// Waits for the next thing that the child has to say.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn wait(&self) -> Result<Progress, Errno> {
+        loop {
+            rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None))?;
+            match self.receive()? {
+                Progress::Pending => {}
+                progress => return Ok(progress),
+            }
+        }
+    }
+
     /// Takes the next thing that the child had to say, without waiting.
     ///
     /// [`Progress::Executed`] also comes when the child was killed before it could exec: its exit
@@ -100,6 +131,7 @@ impl Report {
         match postcard::from_bytes(&bytes[..got.bytes]).map_err(|_| Errno::BADMSG)? {
             Packet::Notes(notes) => Ok(Progress::Notes(notes)),
             Packet::Failed(error) => Ok(Progress::Failed(error)),
+            Packet::Waiting => Ok(Progress::Waiting),
             Packet::Terminal => master.map(Progress::Terminal).ok_or(Errno::BADMSG),
         }
     }
@@ -140,6 +172,11 @@ impl Reporter {
         if let Ok(bytes) = postcard::to_allocvec(&Packet::Failed(cut(error))) {
             let _ = rustix::io::write(&self.socket, &bytes);
         }
+    }
+
+    /// For [`Progress::Waiting`].
+    pub(crate) fn waiting(&self) {
+        self.send(&Packet::Waiting, &[]);
     }
 
     pub(crate) fn terminal(&self, master: BorrowedFd<'_>) {

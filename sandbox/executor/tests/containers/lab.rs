@@ -306,7 +306,7 @@ pub fn watch(report: &Report) -> Watched {
             Progress::Notes(notes) => watched.notes.extend(notes),
             Progress::Terminal(master) => watched.terminal = Some(master),
             Progress::Failed(error) => watched.failed = Some(error),
-            Progress::Executed => return watched,
+            Progress::Waiting | Progress::Executed => return watched,
         }
     }
 }
