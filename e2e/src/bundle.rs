@@ -13,7 +13,8 @@ use crate::machine::crisp;
 const LIMIT: Duration = Duration::from_secs(30);
 
 const APPLETS: [&str; 14] = [
-    "sh", "cat", "echo", "id", "ls", "sleep", "true", "hostname", "kill", "tty", "stty", "env", "grep", "readlink",
+    "sh", "cat", "echo", "id", "ls", "sleep", "true", "hostname", "kill", "tty", "stty", "env", "grep",
+    "readlink",
 ];
 
 /// A bundle in a folder of its own, with its own `--root`. What is left of its containers is removed at its end.

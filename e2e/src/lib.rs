@@ -17,6 +17,7 @@
 pub mod bench;
 pub mod bundle;
 pub mod client;
+pub mod containerd;
 pub mod http;
 pub mod image;
 pub mod kubernetes;

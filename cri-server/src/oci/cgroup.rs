@@ -7,8 +7,8 @@ use oci_spec::runtime::Spec;
 use super::devices;
 use super::id::OciId;
 
-/// Where the cgroups of containers are whose spec names none.
-const DEFAULT_PARENT: &str = "/crisp-oci";
+/// What the cgroups of containers begin with whose spec names none: below no other cgroup, which would be left.
+const DEFAULT: &str = "/crisp-oci-";
 
 /// `linux.cgroupsPath`; one without a slash at its start is below the root too.
 ///
@@ -18,7 +18,7 @@ pub fn path(spec: &Spec, id: &OciId) -> anyhow::Result<CgroupPath> {
     let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
     let text = match given.map(|path| path.to_string_lossy()) {
         Some(text) if !text.is_empty() => text,
-        _ => return Ok(CgroupPath::parse(DEFAULT_PARENT)?.child(id.as_str())?),
+        _ => return Ok(CgroupPath::parse(&format!("{DEFAULT}{id}"))?),
     };
     if !text.contains('/') && text.split(':').count() == 3 {
         bail!(

@@ -8,7 +8,7 @@ use crisp_executor::cgroup::{CgroupPath, Cgroups, Resources};
 use crisp_executor::compile::{self, Compiled, Inputs};
 use crisp_executor::plan::PidNamespace;
 use crisp_executor::run::detached::{self, Namespaces};
-use crisp_executor::run::{Progress, Starting, Stdio, start_gate};
+use crisp_executor::run::{Pauses, Progress, Starting, Stdio, start_gate};
 use crisp_executor::source;
 use crisp_operation::clock;
 use crisp_operation::record::{self, Durability};
@@ -22,7 +22,8 @@ use super::options::CreateOptions;
 use super::record::Record;
 use super::runtime_log::RuntimeLog;
 use super::state_folder::{GATE, StateFolder};
-use super::{cgroup, delete, hooks, namespaces, protected_program, streams};
+use super::status::Status;
+use super::{cgroup, delete, hooks, namespaces, protected_program, state, streams};
 
 /// For opening the root and all sources of bind mounts.
 const SOURCES: Duration = Duration::from_secs(30);
@@ -123,7 +124,7 @@ fn make(
     // From here on a killed create leaves a process that its record names.
     request.record.init = Init::of(starting.pid);
     folder.write_record(&request.record)?;
-    let terminal = wait(&starting, &request.console, log)?;
+    let terminal = wait(&starting, request, log)?;
     if let Some(path) = &options.process.pid_file {
         write_pid_file(path, starting.pid)?;
     }
@@ -176,19 +177,23 @@ fn start(
     let id = request.record.id.of_executor()?;
     let gate = start_gate::listen(folder.as_fd(), GATE).context("make the start gate")?;
     let stdio = std::mem::take(&mut request.stdio);
-    let starting =
-        detached::create(&id, &compiled.plan, &compiled.fds, stdio, namespaces, Some(gate.as_fd()))?;
-    Ok(starting)
+    let pauses = Pauses { before_root: hooks::has_before_root(&request.spec), gate: Some(gate.as_fd()) };
+    Ok(detached::create(&id, &compiled.plan, &compiled.fds, stdio, namespaces, pauses)?)
 }
 
 /// Waits until the process has done all but its exec.
-fn wait(starting: &Starting, console: &Console, log: &RuntimeLog) -> anyhow::Result<Option<OwnedFd>> {
+fn wait(starting: &Starting, request: &Request, log: &RuntimeLog) -> anyhow::Result<Option<OwnedFd>> {
     let mut terminal = None;
     loop {
         match starting.report.wait().context("wait for the container's process")? {
             Progress::Pending => {}
             Progress::Notes(notes) => notes.iter().for_each(|note| log.warn(&note.to_string())),
-            Progress::Terminal(master) => terminal = console.take(master)?,
+            Progress::Terminal(master) => terminal = request.console.take(master)?,
+            Progress::Prepared => {
+                let state = state::of_spec(&request.record, Status::Creating).to_string();
+                hooks::run_before_root(&request.spec, &state)?;
+                starting.report.proceed().context("wait for the container's process")?;
+            }
             Progress::Failed(error) => return Err(error.into()),
             Progress::Waiting => return Ok(terminal),
             Progress::Executed => bail!("the container's process was killed before it was ready"),

@@ -151,7 +151,7 @@ fn wait(starting: &Starting, console: &Console, log: &RuntimeLog) -> anyhow::Res
     let mut terminal = None;
     loop {
         match starting.report.wait().context("wait for the process")? {
-            Progress::Pending | Progress::Waiting => {}
+            Progress::Pending | Progress::Prepared | Progress::Waiting => {}
             Progress::Notes(notes) => notes.iter().for_each(|note| log.warn(&note.to_string())),
             Progress::Terminal(master) => terminal = console.take(master)?,
             Progress::Failed(error) => return Err(error.into()),

@@ -1,5 +1,8 @@
-//! The hooks of a spec that run on the host: poststart and poststop. The others have to run between the making of
-//! a container's namespaces and its pivot_root, or inside of it, where nothing here stops for them.
+//! The hooks of a spec that run on the host.
+//!
+//! prestart and createRuntime run when the container has its namespaces and mounts, before its pivot_root; poststart
+//! and poststop after start and delete. createContainer and startContainer would have to run inside of the
+//! container, where no program of the host can be reached any more.
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -18,35 +21,58 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// Names the first kind that nothing here runs.
 pub fn refuse_unsupported(spec: &Spec) -> anyhow::Result<()> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
-    for (name, hooks) in of_create(hooks) {
-        if hooks.is_some_and(|hooks| !hooks.is_empty()) {
-            bail!("hooks.{name}: is not supported: crisp oci runs the hooks poststart and poststop");
+    for (name, inside) in
+        [("createContainer", hooks.create_container()), ("startContainer", hooks.start_container())]
+    {
+        if inside.as_ref().is_some_and(|inside| !inside.is_empty()) {
+            bail!(
+                "hooks.{name}: is not supported: crisp oci runs prestart, createRuntime, poststart and poststop"
+            );
         }
     }
-    let all = hooks.poststart().iter().chain(hooks.poststop()).flatten();
-    match all.map(Hook::path).find(|path| !path.is_absolute()) {
-        Some(path) => bail!("hooks: the path {path:?} is not absolute"),
+    let [(_, prestart), (_, create)] = before_root(hooks);
+    let all = [prestart, create, hooks.poststart().as_ref(), hooks.poststop().as_ref()];
+    match all.into_iter().flatten().flatten().map(Hook::path).find(|path| !path.is_absolute()) {
+        Some(path) => bail!("hooks: the path {} is not absolute", path.display()),
         None => Ok(()),
     }
 }
 
 #[expect(deprecated, reason = "specs have it")]
-fn of_create(hooks: &Hooks) -> [(&'static str, Option<&Vec<Hook>>); 4] {
-    [
-        ("prestart", hooks.prestart().as_ref()),
-        ("createRuntime", hooks.create_runtime().as_ref()),
-        ("createContainer", hooks.create_container().as_ref()),
-        ("startContainer", hooks.start_container().as_ref()),
-    ]
+fn before_root(hooks: &Hooks) -> [(&'static str, Option<&Vec<Hook>>); 2] {
+    [("prestart", hooks.prestart().as_ref()), ("createRuntime", hooks.create_runtime().as_ref())]
+}
+
+/// Whether there are hooks for [`run_before_root`].
+pub fn has_before_root(spec: &Spec) -> bool {
+    let has = |hooks: &Hooks| {
+        before_root(hooks).iter().any(|(_, hooks)| hooks.is_some_and(|hooks| !hooks.is_empty()))
+    };
+    spec.hooks().as_ref().is_some_and(has)
+}
+
+/// Runs the hooks that belong between a container's namespaces and its root. `state`: the container's.
+///
+/// # Errors
+/// That of the first that fails: the container is not to be.
+pub fn run_before_root(spec: &Spec, state: &str) -> anyhow::Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    for (name, hooks) in before_root(hooks) {
+        for hook in hooks.into_iter().flatten() {
+            run(hook, state).with_context(|| format!("hooks.{name}: {}", hook.path().display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs hooks one after the other; all run, whatever the others do. `state`: the container's, on standard input.
 /// Returns what went wrong.
 pub fn run_all(name: &str, hooks: Option<&Vec<Hook>>, state: &str) -> Vec<String> {
-    let run = |hook: &Hook| {
-        run(hook, state).err().map(|error| format!("hook {name} {}: {error:#}", hook.path().display()))
+    let failure = |hook: &Hook| {
+        let error = run(hook, state).err()?;
+        Some(format!("hooks.{name}: {}: {error:#}", hook.path().display()))
     };
-    hooks.into_iter().flatten().filter_map(run).collect()
+    hooks.into_iter().flatten().filter_map(failure).collect()
 }
 
 #[expect(clippy::disallowed_methods, reason = "a hook of the spec is a program of the host")]

@@ -25,6 +25,7 @@ mod mirrors;
 mod network;
 mod oci;
 mod oci_callers;
+mod oci_containerd;
 mod oci_refusals;
 mod package;
 mod pods;

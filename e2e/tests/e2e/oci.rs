@@ -8,9 +8,10 @@ use crisp_e2e::{Result, needs};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-/// Where cgroups of containers without a path are, in any hierarchy.
-fn cgroups_of(id: &str) -> Vec<String> {
-    let find = std::process::Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", id]).output();
+/// The cgroups of that name, in any hierarchy.
+fn cgroups(name: &str) -> Vec<String> {
+    let find =
+        std::process::Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output();
     let text = String::from_utf8_lossy(&find.unwrap().stdout).into_owned();
     text.lines().map(str::to_owned).collect()
 }
@@ -29,7 +30,7 @@ fn a_container_waits_for_its_start_and_is_deleted_after_its_end() -> Result<()> 
     assert_eq!((&state["id"], &state["ociVersion"]), (&json!("life"), &json!("1.2.0")));
     assert_eq!(state["bundle"], json!(bundle.path()));
     assert_eq!(std::fs::read_to_string(&output)?, "", "the program runs before its start");
-    assert!(!cgroups_of("life").is_empty());
+    assert!(!cgroups("crisp-oci-life").is_empty());
 
     bundle.good(&["start", "life"])?;
     bundle.wait("life", "running")?;
@@ -42,7 +43,7 @@ fn a_container_waits_for_its_start_and_is_deleted_after_its_end() -> Result<()> 
 
     bundle.good(&["delete", "life"])?;
     assert!(bundle.refused(&["state", "life"])?.contains("does not exist"));
-    assert_eq!(cgroups_of("life"), Vec::<String>::new());
+    assert_eq!(cgroups("crisp-oci-life"), Vec::<String>::new());
     assert_eq!(std::fs::read_dir(bundle.root())?.count(), 0);
     Ok(())
 }
@@ -63,7 +64,11 @@ fn run_passes_output_and_exit_code_through() -> Result<()> {
 #[test]
 fn a_signal_to_run_is_passed_on() -> Result<()> {
     needs!("busybox");
-    let bundle = Bundle::new(&["sh", "-c", "trap 'echo got it; exit 7' TERM; echo ready; while :; do sleep 0.1; done"])?;
+    let bundle = Bundle::new(&[
+        "sh",
+        "-c",
+        "trap 'echo got it; exit 7' TERM; echo ready; while :; do sleep 0.1; done",
+    ])?;
     let mut child = bundle.command(&["run", "signal"]).stdout(Stdio::piped()).spawn()?;
     bundle_has_printed(&mut child, "ready")?;
     kill_process(Pid::from_child(&child), Signal::TERM)?;
@@ -88,13 +93,16 @@ fn a_program_that_is_not_there_fails_create_and_leaves_nothing() -> Result<()> {
     let log = bundle.path().join("log.json");
     let args = ["--log", log.to_str().unwrap(), "--log-format", "json", "create", "missing"];
     let error = bundle.refused(&args)?;
-    assert!(error.contains("no-such-program") && error.contains("executable file not found in $PATH"), "{error}");
+    assert!(
+        error.contains("no-such-program") && error.contains("executable file not found in $PATH"),
+        "{error}"
+    );
     let text = std::fs::read_to_string(&log)?;
     let last: serde_json::Value = serde_json::from_str(text.lines().last().unwrap())?;
     assert_eq!(last["level"], "error");
     assert!(last["msg"].as_str().unwrap().contains("no-such-program"), "{last}");
     assert_eq!(std::fs::read_dir(bundle.root())?.count(), 0);
-    assert_eq!(cgroups_of("missing"), Vec::<String>::new());
+    assert_eq!(cgroups("crisp-oci-missing"), Vec::<String>::new());
     Ok(())
 }
 
@@ -108,23 +116,30 @@ fn namespaces_are_those_of_the_spec() -> Result<()> {
     let new = lines(&bundle.good(&["run", "new"])?);
     assert!(new.iter().zip(names).all(|(found, name)| *found != own(name)), "{new:?}");
     // Not listed: the host's.
-    bundle.change(&spec(&["sh", "-c", "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done"]), |spec| {
-        spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "cgroup" }]);
-        spec["hostname"] = json!("");
-    })?;
+    bundle.change(
+        &spec(&["sh", "-c", "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done"]),
+        |spec| {
+            spec["linux"]["namespaces"] = json!([{ "type": "mount" }, { "type": "cgroup" }]);
+            spec["hostname"] = json!("");
+        },
+    )?;
     assert_eq!(lines(&bundle.good(&["run", "host"])?), names.map(own));
     // By path: those of another container.
     bundle.change(&spec(&["sleep", "1000"]), |_| {})?;
     bundle.good(&["run", "-d", "first"])?;
     let pid = bundle.state("first")?["pid"].clone();
     let of_first = |name: &str| std::fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
-    bundle.change(&spec(&["sh", "-c", "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done"]), |spec| {
-        let path = |kind: &str, name: &str| json!({ "type": kind, "path": format!("/proc/{pid}/ns/{name}") });
-        spec["linux"]["namespaces"] = json!([
-            path("network", "net"), path("ipc", "ipc"), path("uts", "uts"), path("pid", "pid"),
-            { "type": "mount" }, { "type": "cgroup" },
-        ]);
-    })?;
+    bundle.change(
+        &spec(&["sh", "-c", "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done"]),
+        |spec| {
+            let path =
+                |kind: &str, name: &str| json!({ "type": kind, "path": format!("/proc/{pid}/ns/{name}") });
+            spec["linux"]["namespaces"] = json!([
+                path("network", "net"), path("ipc", "ipc"), path("uts", "uts"), path("pid", "pid"),
+                { "type": "mount" }, { "type": "cgroup" },
+            ]);
+        },
+    )?;
     assert_eq!(lines(&bundle.good(&["run", "second"])?), names.map(of_first));
     Ok(())
 }
@@ -163,39 +178,53 @@ fn limits_and_kernel_settings_are_those_of_the_spec() -> Result<()> {
     bundle.good(&["run", "-d", "limits"])?;
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let pids = "/sys/fs/cgroup/pids/crisp-oci-test/limits/pids.max";
-    let limit = if Path::new(pids).exists() { read(pids) } else { read("/sys/fs/cgroup/crisp-oci-test/limits/pids.max") };
+    let limit = if Path::new(pids).exists() {
+        read(pids)
+    } else {
+        read("/sys/fs/cgroup/crisp-oci-test/limits/pids.max")
+    };
     assert_eq!(limit.trim(), "17");
     let inside = |path: &str| bundle.good(&["exec", "limits", "cat", path]);
     assert_eq!(inside("/proc/sys/net/ipv4/ip_unprivileged_port_start")?.trim(), "80");
     assert_eq!(inside("/proc/sys/kernel/domainname")?.trim(), "example");
     bundle.good(&["update", "--pids-limit", "23", "limits"])?;
-    let limit = if Path::new(pids).exists() { read(pids) } else { read("/sys/fs/cgroup/crisp-oci-test/limits/pids.max") };
+    let limit = if Path::new(pids).exists() {
+        read(pids)
+    } else {
+        read("/sys/fs/cgroup/crisp-oci-test/limits/pids.max")
+    };
     assert_eq!(limit.trim(), "23");
     let stats: serde_json::Value = serde_json::from_str(&bundle.good(&["events", "--stats", "limits"])?)?;
     assert_eq!((&stats["type"], &stats["data"]["pids"]["limit"]), (&json!("stats"), &json!(23)));
     bundle.good(&["delete", "--force", "limits"])?;
-    for parent in cgroups_of("crisp-oci-test") {
+    for parent in cgroups("crisp-oci-test") {
         let _ = std::fs::remove_dir(parent);
     }
     Ok(())
 }
 
 #[test]
-fn poststart_and_poststop_hooks_get_the_state() -> Result<()> {
+fn hooks_get_the_state_at_their_time() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&[])?;
     let hook = |name: &str| {
-        let line = format!("cat > {}; echo $0 $HOOK >> {0}", bundle.path().join(name).display());
-        json!([{ "path": "/bin/sh", "args": ["hook", "-c", line], "env": ["HOOK=set"], "timeout": 10 }])
+        let line = format!("cat > {0}; echo $0 $HOOK >> {0}", bundle.path().join(name).display());
+        json!([{ "path": "/bin/sh", "args": ["hook", "-c", line, "named"], "env": ["HOOK=set"], "timeout": 10 }])
     };
+    let names = ["prestart", "createRuntime", "poststart", "poststop"];
     bundle.change(&spec(&["sleep", "1000"]), |spec| {
-        spec["hooks"] = json!({ "poststart": hook("poststart"), "poststop": hook("poststop") });
+        names.iter().for_each(|name| spec["hooks"][name] = hook(name))
     })?;
-    bundle.good(&["create", "hooks"])?;
     let text = |name: &str| std::fs::read_to_string(bundle.path().join(name)).unwrap_or_default();
+    bundle.good(&["create", "hooks"])?;
+    let pid = bundle.state("hooks")?["pid"].to_string();
+    for name in ["prestart", "createRuntime"] {
+        assert!(text(name).contains("\"creating\"") && text(name).contains(&pid), "{name}: {}", text(name));
+        assert!(text(name).ends_with("named set\n"), "{name}: {}", text(name));
+    }
     assert_eq!(text("poststart"), "");
     bundle.good(&["start", "hooks"])?;
-    assert!(text("poststart").contains("\"running\"") && text("poststart").contains("hook set"), "{}", text("poststart"));
+    assert!(text("poststart").contains("\"running\""), "{}", text("poststart"));
     bundle.good(&["delete", "--force", "hooks"])?;
     assert!(text("poststop").contains("\"stopped\""), "{}", text("poststop"));
     Ok(())
@@ -207,7 +236,10 @@ fn descriptors_are_passed_on_only_when_asked_for() -> Result<()> {
     let bundle = Bundle::new(&["sh", "-c", "ls /proc/self/fd | grep -c .; cat <&3"])?;
     std::fs::write(bundle.path().join("given"), "from the caller\n")?;
     let run = |options: &str, id: &str| {
-        let line = format!("exec 3<given; exec {} oci --root root run {options} {id}", crisp_e2e::machine::crisp().display());
+        let line = format!(
+            "exec 3<given; exec {} oci --root root run {options} {id}",
+            crisp_e2e::machine::crisp().display()
+        );
         std::process::Command::new("sh").args(["-c", &line]).current_dir(bundle.path()).output()
     };
     let with = run("--preserve-fds 1", "with")?;

@@ -104,7 +104,10 @@ fn lists_show_all_containers() -> Result<()> {
     std::fs::create_dir(bundle.root().join("c"))?;
     assert_eq!(bundle.good(&["list", "-q"])?, "a\nb\nc\n");
     let rows: Vec<Value> = serde_json::from_str(&bundle.good(&["list", "--format", "json"])?)?;
-    assert_eq!(rows.iter().map(|row| row["status"].as_str()).collect::<Vec<_>>(), [Some("created"), Some("running")]);
+    assert_eq!(
+        rows.iter().map(|row| row["status"].as_str()).collect::<Vec<_>>(),
+        [Some("created"), Some("running")]
+    );
     assert!(rows.iter().all(|row| row["rootfs"] == json!(bundle.path().join("rootfs"))), "{rows:?}");
     let table = bundle.good(&["list"])?;
     assert!(table.starts_with("ID") && table.contains("created") && table.contains("creating"), "{table}");
@@ -116,14 +119,22 @@ fn callers_find_out_what_it_is() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["true"])?;
     let features: Value = serde_json::from_str(&bundle.good(&["features"])?)?;
-    assert_eq!((&features["ociVersionMin"], &features["linux"]["cgroup"]["v2"]), (&json!("1.0.0"), &json!(true)));
+    assert_eq!(
+        (&features["ociVersionMin"], &features["linux"]["cgroup"]["v2"]),
+        (&json!("1.0.0"), &json!(true))
+    );
     // By the name of a link.
     let link = bundle.path().join("crisp-oci");
     std::os::unix::fs::symlink(crisp_e2e::machine::crisp(), &link)?;
     let version = Command::new(&link).arg("--version").output()?;
     let text = String::from_utf8_lossy(&version.stdout).into_owned();
     assert!(text.starts_with("crisp-oci version ") && text.contains("\nspec: 1."), "{text}");
-    let run = Command::new(&link).arg("--root").arg(bundle.root()).args(["run", "linked"]).current_dir(bundle.path()).output()?;
+    let run = Command::new(&link)
+        .arg("--root")
+        .arg(bundle.root())
+        .args(["run", "linked"])
+        .current_dir(bundle.path())
+        .output()?;
     assert!(run.status.success(), "{run:?}");
     Ok(())
 }

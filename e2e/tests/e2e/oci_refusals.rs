@@ -36,17 +36,19 @@ fn bad_bundles_are_refused_by_name_and_leave_nothing() -> Result<()> {
     std::fs::remove_file(bundle.path().join("config.json"))?;
     assert!(bundle.refused(&["create", "b"])?.contains("config.json"));
     let usual = spec(&["true"]);
-    let cases: [(&str, Value, &str); 15] = [
+    let cases: [(&str, Value, &str); 17] = [
         ("/ociVersion", json!("2.0.0"), "ociVersion"),
         ("/root/path", json!("no-such"), "root.path"),
         ("/process/args", json!([]), "process.args"),
         ("/process/terminal", json!(true), "--console-socket"),
         ("/process/selinuxLabel", json!("system_u:object_r:x_t:s0"), "process.selinuxLabel"),
         ("/hooks", json!({ "createContainer": [{ "path": "/bin/true" }] }), "hooks.createContainer"),
-        ("/hooks", json!({ "prestart": [{ "path": "/bin/true" }] }), "hooks.prestart"),
+        ("/hooks", json!({ "prestart": [{ "path": "/bin/false" }] }), "hooks.prestart: /bin/false"),
         ("/linux/cgroupsPath", json!("/../x"), "linux.cgroupsPath"),
         ("/linux/cgroupsPath", json!("system.slice:crisp:x"), "systemd"),
         ("/linux/sysctl", json!({ "kernel.panic": "1" }), "kernel.panic"),
+        ("/linux/resources/memory", json!({ "kernel": 4096 }), "memory.kernel"),
+        ("/linux/resources/memory", json!({ "useHierarchy": false }), "memory.useHierarchy"),
         ("/linux/personality", json!({ "domain": "LINUX32" }), "linux.personality"),
         ("/linux/timeOffsets", json!({ "monotonic": { "secs": 1, "nanosecs": 0 } }), "linux.timeOffsets"),
         ("/linux/namespaces/1/path", json!("/no/such/net"), "linux.namespaces[1].path"),
@@ -126,9 +128,9 @@ fn a_cgroup_in_use_is_refused() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["sleep", "1000"])?;
     bundle.good(&["run", "-d", "first"])?;
-    bundle.change(&spec(&["true"]), |spec| spec["linux"]["cgroupsPath"] = json!("/crisp-oci/first"))?;
+    bundle.change(&spec(&["true"]), |spec| spec["linux"]["cgroupsPath"] = json!("/crisp-oci-first"))?;
     let error = bundle.refused(&["create", "second"])?;
-    assert!(error.contains("linux.cgroupsPath") && error.contains("/crisp-oci/first"), "{error}");
+    assert!(error.contains("linux.cgroupsPath") && error.contains("/crisp-oci-first"), "{error}");
     assert_eq!(bundle.state("first")?["status"], "running");
     Ok(())
 }
@@ -148,7 +150,9 @@ fn what_a_killed_create_leaves_is_removed_by_force() -> Result<()> {
         left += usize::from(bundle.root().join(&id).exists());
         bundle.good(&["delete", "--force", &id])?;
         assert!(!bundle.root().join(&id).exists());
-        let find = std::process::Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", &id]).output()?;
+        let find = std::process::Command::new("find")
+            .args(["/sys/fs/cgroup", "-type", "d", "-name", &format!("crisp-oci-{id}")])
+            .output()?;
         assert_eq!(String::from_utf8_lossy(&find.stdout), "", "after {moment}");
     }
     assert!(left > 0, "no create was killed in its course");

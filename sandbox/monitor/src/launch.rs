@@ -44,8 +44,8 @@ impl Launch {
         }
         loop {
             match self.report.receive() {
-                // No start of a monitor has a gate.
-                Ok(Progress::Pending | Progress::Waiting) => return Launched::NotYet,
+                // No start of a monitor has pauses.
+                Ok(Progress::Pending | Progress::Prepared | Progress::Waiting) => return Launched::NotYet,
                 Ok(Progress::Notes(notes)) => self.notes.extend(notes),
                 Ok(Progress::Terminal(master)) => self.terminal = Some(master),
                 Ok(Progress::Executed) => return Launched::Running,

@@ -85,6 +85,9 @@ fn enter_root(
         }
         terminal = Some(slave);
     }
+    if setup.pauses.before_root {
+        reporter.wait_to_proceed()?;
+    }
     pod_root::switch(root).at(Stage::SwitchRoot, "pivot_root")?;
     cwd::make(root, &process.cwd)?;
     seal_root(plan, root)?;
@@ -222,7 +225,7 @@ fn launch(
     }
     // The filter may not let it pass.
     reporter.send_notes();
-    let Some(gate) = setup.gate else { return become_program(process, command, remaining) };
+    let Some(gate) = setup.pauses.gate else { return become_program(process, command, remaining) };
     command.find()?;
     start_gate::pass(gate, reporter, || become_program(process, command, remaining))
 }

@@ -8,7 +8,7 @@
 //!    ^                      |                                     |
 //!    +-- pid, pidfd, report +  ends: the child's parent is the    |
 //!    |                         next subreaper above from then on  |
-//!    +-- Terminal, Waiting (at the start gate), Failed -----------+
+//!    +-- Terminal, Prepared, Waiting (at the start gate), Failed -+
 //! ```
 //!
 //! The caller stays in the host's namespaces. It has one thread, as the callers of all of `run` have.
@@ -36,7 +36,7 @@ use super::error::{At, Stage, StageError};
 use super::inside::Inside;
 use super::report::Report;
 use super::spawn::Stop;
-use super::{PodContext, Starting, Stdio, pod_root, start_gated, sysctl};
+use super::{Pauses, PodContext, Starting, Stdio, pod_root, start_with_pauses, sysctl};
 use crate::ids::ContainerId;
 use crate::plan::{CgroupJoin, Plan, Process};
 use crate::sys::{self, Cloned};
@@ -77,7 +77,7 @@ enum Answer {
     Failed(StageError),
 }
 
-/// Starts the first process of the container `id`, which waits at `gate` if there is one.
+/// Starts the first process of the container `id`.
 ///
 /// # Errors
 /// A stage that failed before there was a process; later ones arrive in the [`Report`].
@@ -87,7 +87,7 @@ pub fn create(
     fds: &[OwnedFd],
     stdio: Stdio,
     namespaces: &Namespaces,
-    gate: Option<BorrowedFd<'_>>,
+    pauses: Pauses<'_>,
 ) -> Result<Starting, StageError> {
     by_helper(|| {
         let proc = host_proc();
@@ -96,7 +96,7 @@ pub fn create(
         pod_root::add_own(SHM_BYTES, namespaces.user.as_ref())?;
         pod_root::leave_host()?;
         let context = context(proc.as_ref(), namespaces.user.as_ref());
-        start_gated(id, plan, fds, stdio, &context, gate)
+        start_with_pauses(id, plan, fds, stdio, &context, pauses)
     })
 }
 

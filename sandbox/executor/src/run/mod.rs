@@ -122,20 +122,29 @@ pub fn start(
     stdio: Stdio,
     pod: &PodContext<'_>,
 ) -> Result<Starting, StageError> {
-    start_gated(id, plan, fds, stdio, pod, None)
+    start_with_pauses(id, plan, fds, stdio, pod, Pauses::default())
 }
 
-/// As [`start`]; the process then waits at `gate`, see [`start_gate`].
+/// Where a container's first process waits on its way to its exec.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pauses<'a> {
+    /// Before it switches to its root: [`Progress::Prepared`].
+    pub before_root: bool,
+    /// Before its exec: [`Progress::Waiting`]. A socket of [`start_gate::listen`].
+    pub gate: Option<BorrowedFd<'a>>,
+}
+
+/// As [`start`], with pauses.
 ///
 /// # Errors
 /// As [`start`].
-pub fn start_gated(
+pub(crate) fn start_with_pauses(
     id: &ContainerId,
     plan: &Plan,
     fds: &[OwnedFd],
     stdio: Stdio,
     pod: &PodContext<'_>,
-    gate: Option<BorrowedFd<'_>>,
+    pauses: Pauses<'_>,
 ) -> Result<Starting, StageError> {
     let fds = Fds(fds);
     let pid = match plan.pid {
@@ -149,7 +158,7 @@ pub fn start_gated(
     };
     let cgroup = plan.cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let (size, preserved) = (stdio.size, stdio.preserved);
-    let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, size, preserved, gate, fds };
+    let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, size, preserved, pauses, fds };
     if let Some(user) = pod.user {
         let inside = builder::Inside { user, pid, proc: pod.proc };
         return builder::start(&setup, plan, stdio, &inside, cgroup);
@@ -179,7 +188,7 @@ pub fn exec(
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
     let (size, preserved) = (stdio.size, stdio.preserved);
-    let setup = Setup { id, process, cgroup, size, preserved, gate: None, fds };
+    let setup = Setup { id, process, cgroup, size, preserved, pauses: Pauses::default(), fds };
     spawn::spawn(&options, |reporter, joined| child::join(&setup, init, pod, stdio, reporter, joined))
 }
 

@@ -10,11 +10,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
-use super::error::{Stage, StageError};
+use super::error::{At, Stage, StageError};
 
 /// Longest packet; longer details are cut, never lost.
 const PACKET: usize = 4096;
@@ -43,6 +43,8 @@ pub enum Progress {
     Notes(Vec<StageError>),
     /// The master side of the process's terminal.
     Terminal(OwnedFd),
+    /// The process has its namespaces and mounts, and waits for [`Report::proceed`] before it switches to its root.
+    Prepared,
     /// The process waits at its start gate, ready to exec. Nothing follows here.
     Waiting,
     /// The child has ended or is about to, without having run anything of the container's.
@@ -57,6 +59,7 @@ enum Packet {
     Terminal,
     Failed(StageError),
     Waiting,
+    Prepared,
 }
 
 pub(crate) fn pair() -> Result<(Report, Reporter), Errno> {
@@ -85,6 +88,14 @@ impl From<OwnedFd> for Reporter {
 }
 
 impl Report {
+    /// Lets a process go on that is [`Progress::Prepared`].
+    ///
+    /// # Errors
+    /// As send(2): EPIPE when it has ended.
+    pub fn proceed(&self) -> Result<(), Errno> {
+        rustix::io::retry_on_intr(|| send(&self.0, &[0], SendFlags::NOSIGNAL)).map(drop)
+    }
+
     /// Waits for the next thing that the child has to say.
     ///
     /// # Errors
@@ -132,6 +143,7 @@ impl Report {
             Packet::Notes(notes) => Ok(Progress::Notes(notes)),
             Packet::Failed(error) => Ok(Progress::Failed(error)),
             Packet::Waiting => Ok(Progress::Waiting),
+            Packet::Prepared => Ok(Progress::Prepared),
             Packet::Terminal => master.map(Progress::Terminal).ok_or(Errno::BADMSG),
         }
     }
@@ -171,6 +183,20 @@ impl Reporter {
         self.send_notes();
         if let Ok(bytes) = postcard::to_allocvec(&Packet::Failed(cut(error))) {
             let _ = rustix::io::write(&self.socket, &bytes);
+        }
+    }
+
+    /// For [`Progress::Prepared`]: returns when the other end says so.
+    pub(crate) fn wait_to_proceed(&self) -> Result<(), StageError> {
+        self.send(&Packet::Prepared, &[]);
+        let answer = rustix::io::retry_on_intr(|| recv(&self.socket, &mut [0; 1][..], RecvFlags::empty()));
+        match answer.at(Stage::SwitchRoot, "wait for hooks")? {
+            (0, _) => Err(StageError::explained(
+                Stage::SwitchRoot,
+                Errno::PIPE,
+                "wait for hooks: the caller has ended",
+            )),
+            _ => Ok(()),
         }
     }
 
