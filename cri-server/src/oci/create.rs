@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use crisp_executor::cgroup::{CgroupPath, Cgroups, Resources};
+use crisp_executor::cgroup::{Cgroups, Resources};
 use crisp_executor::compile::{self, Compiled, Inputs};
 use crisp_executor::plan::PidNamespace;
 use crisp_executor::run::detached::{self, Namespaces};

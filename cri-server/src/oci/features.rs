@@ -59,7 +59,7 @@ fn features() -> Value {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": "1.2.1",
         "hooks": ["prestart", "createRuntime", "poststart", "poststop"],
-        "mountOptions": MOUNT_OPTIONS,
+        "mountOptions": MOUNT_OPTIONS.as_slice(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "user", "uts"],
             "capabilities": capabilities,

@@ -81,7 +81,8 @@ pub fn wait(process: &OwnedFd, terminal: Option<OwnedFd>) -> anyhow::Result<Exit
     runtime.block_on(async {
         let mut signals = Signals::new()?;
         let mut relay = terminal.map(Relay::new).transpose()?;
-        let ended = AsyncFd::with_interest(process.as_fd(), Interest::READABLE)?;
+        #[allow(deprecated, reason = "it owns a copy of the descriptor")]
+        let ended = AsyncFd::with_interest(process.try_clone()?, Interest::READABLE)?;
         loop {
             tokio::select! {
                 _ = ended.readable() => break,
@@ -122,8 +123,10 @@ impl Signals {
 
     async fn next(&mut self) -> i32 {
         std::future::poll_fn(|context| {
-            let came = self.0.iter_mut().find(|(_, signal)| signal.poll_recv(context).is_ready());
-            came.map_or(Poll::Pending, |(number, _)| Poll::Ready(*number))
+            let mut all = self.0.iter_mut();
+            let came =
+                all.find_map(|(number, signal)| signal.poll_recv(context).is_ready().then_some(*number));
+            came.map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }

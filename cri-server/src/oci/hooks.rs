@@ -38,7 +38,6 @@ pub fn refuse_unsupported(spec: &Spec) -> anyhow::Result<()> {
     }
 }
 
-#[expect(deprecated, reason = "specs have it")]
 fn before_root(hooks: &Hooks) -> [(&'static str, Option<&Vec<Hook>>); 2] {
     [("prestart", hooks.prestart().as_ref()), ("createRuntime", hooks.create_runtime().as_ref())]
 }

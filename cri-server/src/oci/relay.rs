@@ -28,6 +28,7 @@ impl Relay {
     pub fn new(master: OwnedFd) -> anyhow::Result<Self> {
         let raw = if isatty(rustix::stdio::stdin()) { Some(RawMode::enter()?) } else { None };
         ioctl_fionbio(&master, true)?;
+        #[allow(deprecated, reason = "it owns the descriptor")]
         let master = AsyncFd::with_interest(master, Interest::READABLE)?;
         let relay = Self { master, input: Some(Input::new()), output_open: true, _raw: raw };
         relay.resize();
