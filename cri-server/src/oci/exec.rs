@@ -14,12 +14,13 @@ use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{Mode, OFlags, open};
 
 use super::console::Console;
+use super::foreground::Foreground;
 use super::id::OciId;
 use super::options::ProcessOptions;
 use super::record::Record;
 use super::runtime_log::RuntimeLog;
 use super::state_folder::StateFolder;
-use super::{create, foreground, protected_program, status, streams};
+use super::{create, protected_program, status, streams};
 
 /// Run a command in a container
 #[derive(Debug, clap::Args)]
@@ -60,15 +61,13 @@ impl Exec {
         let process = self.of_process(&spec)?;
         let socket = self.options.console_socket.as_deref();
         let console = Console::choose(process.terminal().unwrap_or(false), socket, !self.detach)?;
-        if !self.detach {
-            foreground::adopt()?;
-        }
+        let foreground = if self.detach { None } else { Some(Foreground::begin()?) };
         let starting = start(&record, &spec, process, &init, self.options.preserve_fds)?;
         let terminal = wait(&starting, &console, log)?;
         if let Some(path) = &self.options.pid_file {
             create::write_pid_file(path, starting.pid)?;
         }
-        if self.detach { Ok(ExitCode::SUCCESS) } else { foreground::wait(&starting.pidfd, terminal) }
+        foreground.map_or(Ok(ExitCode::SUCCESS), |foreground| foreground.wait(&starting.pidfd, terminal))
     }
 
     fn of_process(&self, spec: &Spec) -> anyhow::Result<Process> {

@@ -10,13 +10,14 @@ use rustix::io::retry_on_intr;
 use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::options::CreateOptions;
 use super::relay::Relay;
 use super::runtime_log::RuntimeLog;
 use super::state_folder::StateFolder;
-use super::{create, delete, start};
+use super::{create, delete, protected_program, start};
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -42,14 +43,13 @@ pub struct Run {
 impl Run {
     pub fn run(self, root: &Path, log: &RuntimeLog) -> anyhow::Result<ExitCode> {
         let id = &self.options.id;
-        if !self.detach {
-            adopt()?;
-        }
+        protected_program::ensure()?;
+        let foreground = if self.detach { None } else { Some(Foreground::begin()?) };
         let created = create::create(root, &self.options, !self.detach, log)?;
-        let code = match start::start(root, id, log) {
-            Err(error) => Err(error),
-            Ok(()) if self.detach => return Ok(ExitCode::SUCCESS),
-            Ok(()) => wait(&created.init, created.terminal),
+        let code = match (start::start(root, id, log), foreground) {
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => return Ok(ExitCode::SUCCESS),
+            (Ok(()), Some(foreground)) => foreground.wait(&created.init, created.terminal),
         };
         if self.keep && code.is_ok() {
             return code;
@@ -63,39 +63,53 @@ impl Run {
     }
 }
 
-/// Processes that are started from now on become children of this one, which waits for them.
-///
-/// # Errors
-/// The kernel's.
-pub fn adopt() -> anyhow::Result<()> {
-    set_child_subreaper(Some(getpid())).context("become the parent of the container's process")
+/// A command in the foreground: signals to it do not end it.
+pub struct Foreground {
+    runtime: Runtime,
+    signals: Signals,
 }
 
-/// Waits for a process, to which the signals to this one are passed on. `terminal`: the master of its terminal, which
-/// is relayed to ours.
-///
-/// # Errors
-/// The kernel's.
-pub fn wait(process: &OwnedFd, terminal: Option<OwnedFd>) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut signals = Signals::new()?;
-        let mut relay = terminal.map(Relay::new).transpose()?;
-        #[allow(deprecated, reason = "it owns a copy of the descriptor")]
-        let ended = AsyncFd::with_interest(process.try_clone()?, Interest::READABLE)?;
-        loop {
-            tokio::select! {
-                _ = ended.readable() => break,
-                number = signals.next() => pass_on(process, relay.as_ref(), number),
-                () = Relay::step(relay.as_mut()) => {}
+impl Foreground {
+    /// To be called before the process is started: a signal that comes at once is for it. Processes that are started
+    /// from now on become children of this one, which waits for them.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn begin() -> anyhow::Result<Self> {
+        set_child_subreaper(Some(getpid())).context("become the parent of the container's process")?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let signals = {
+            let _context = runtime.enter();
+            Signals::new()?
+        };
+        Ok(Self { runtime, signals })
+    }
+
+    /// Waits for a process, to which the signals to this one are passed on. `terminal`: the master of its terminal,
+    /// which is relayed to ours.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn wait(self, process: &OwnedFd, terminal: Option<OwnedFd>) -> anyhow::Result<ExitCode> {
+        let Self { runtime, mut signals } = self;
+        runtime.block_on(async {
+            let mut relay = terminal.map(Relay::new).transpose()?;
+            #[allow(deprecated, reason = "it owns a copy of the descriptor")]
+            let ended = AsyncFd::with_interest(process.try_clone()?, Interest::READABLE)?;
+            loop {
+                tokio::select! {
+                    _ = ended.readable() => break,
+                    number = signals.next() => pass_on(process, relay.as_ref(), number),
+                    () = Relay::step(relay.as_mut()) => {}
+                }
             }
-        }
-        if let Some(relay) = relay {
-            relay.finish();
-        }
-        anyhow::Ok(())
-    })?;
-    code(process)
+            if let Some(relay) = relay {
+                relay.finish();
+            }
+            anyhow::Ok(())
+        })?;
+        code(process)
+    }
 }
 
 /// One that has ended needs none.

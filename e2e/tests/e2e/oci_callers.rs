@@ -84,7 +84,8 @@ fn a_terminal_in_the_foreground_is_relayed() -> Result<()> {
     let bundle = Bundle::new(&[])?;
     let line = "stty size; echo name?; read name; echo hello $name; exit 9";
     bundle.change(&spec(&["sh", "-c", line]), |spec| spec["process"]["terminal"] = json!(true))?;
-    let mut terminal = crisp_e2e::terminal::Terminal::run(&bundle.command(&["run", "fore"]), 91, 27)?;
+    let command = ["run", "--bundle", bundle.path().to_str().unwrap(), "fore"];
+    let mut terminal = crisp_e2e::terminal::Terminal::run(&bundle.command(&command), 91, 27)?;
     terminal.until("27 91")?;
     terminal.until("name?")?;
     terminal.type_text("crisp\r")?;
@@ -146,8 +147,7 @@ fn a_container_cannot_write_to_the_runtime() -> Result<()> {
     let bundle = Bundle::new(&["sh", "-c", "sleep 1000"])?;
     bundle.good(&["create", "exe"])?;
     let pid = bundle.state("exe")?["pid"].clone();
-    let opened = std::fs::OpenOptions::new().write(true).open(format!("/proc/{pid}/exe"));
-    let error = opened.err().and_then(|error| error.raw_os_error());
-    assert_eq!(error, Some(rustix::io::Errno::ROFS.raw_os_error()));
+    let mount = rustix::fs::statvfs(format!("/proc/{pid}/exe"))?;
+    assert!(mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
     Ok(())
 }
