@@ -114,7 +114,10 @@ impl Containerd {
     pub fn run(&self, options: &[&str], rootfs: &Path, id: &str, command: &[&str]) -> Result<Output> {
         let binary = self.folder().join("crisp-oci");
         let (binary, rootfs) = (binary.to_string_lossy(), rootfs.to_string_lossy());
-        let runtime = ["run", "--runtime", "io.containerd.runc.v2", "--runc-binary", &binary];
+        // One below containerd's own would leave that.
+        let cgroup = format!("/crisp-oci-of-containerd-{id}");
+        let runtime =
+            ["run", "--runtime", "io.containerd.runc.v2", "--runc-binary", &binary, "--cgroup", &cgroup];
         self.ctr(&[&runtime[..], options, &["--rootfs", &rootfs, id], command].concat())
     }
 }

@@ -13,6 +13,8 @@ use rustix::net::{
     SocketType, connect, sendmsg, socket_with,
 };
 
+use super::relay;
+
 /// Where the master of a terminal goes.
 #[derive(Debug)]
 pub enum Console {
@@ -48,7 +50,11 @@ impl Console {
                 send(path, &master).with_context(|| format!("--console-socket {}", path.display()))?;
                 Ok(None)
             }
-            Self::None | Self::Foreground => Ok(Some(master)),
+            Self::None | Self::Foreground => {
+                // Before the program begins, which may look for it.
+                relay::copy_size(&master);
+                Ok(Some(master))
+            }
         }
     }
 }

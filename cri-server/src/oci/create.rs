@@ -70,6 +70,7 @@ pub fn create(
 ) -> anyhow::Result<Created> {
     options.refuse_unsupported()?;
     protected_program::ensure()?;
+    streams::check_preserved(options.process.preserve_fds)?;
     let mut request = Request::new(options, foreground)?;
     let folder = StateFolder::create(root, &options.id)?;
     let made = make(&folder, &mut request, options, log);

@@ -54,6 +54,7 @@ pub struct Exec {
 impl Exec {
     pub fn run(self, root: &Path, log: &RuntimeLog) -> anyhow::Result<ExitCode> {
         protected_program::ensure()?;
+        streams::check_preserved(self.options.preserve_fds)?;
         let folder = StateFolder::open(root, &self.id)?;
         let record = folder.whole_record(&self.id)?;
         let init = status::live(&folder, &record, &self.id, "exec in")?;

@@ -17,7 +17,7 @@ use super::options::CreateOptions;
 use super::relay::Relay;
 use super::runtime_log::RuntimeLog;
 use super::state_folder::StateFolder;
-use super::{create, delete, protected_program, start};
+use super::{create, delete, protected_program, start, streams};
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -44,6 +44,7 @@ impl Run {
     pub fn run(self, root: &Path, log: &RuntimeLog) -> anyhow::Result<ExitCode> {
         let id = &self.options.id;
         protected_program::ensure()?;
+        streams::check_preserved(self.options.process.preserve_fds)?;
         let foreground = if self.detach { None } else { Some(Foreground::begin()?) };
         let created = create::create(root, &self.options, !self.detach, log)?;
         let code = match (start::start(root, id, log), foreground) {

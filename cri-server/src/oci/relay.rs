@@ -30,18 +30,12 @@ impl Relay {
         ioctl_fionbio(&master, true)?;
         #[allow(deprecated, reason = "it owns the descriptor")]
         let master = AsyncFd::with_interest(master, Interest::READABLE)?;
-        let relay = Self { master, input: Some(Input::new()), output_open: true, _raw: raw };
-        relay.resize();
-        Ok(relay)
+        Ok(Self { master, input: Some(Input::new()), output_open: true, _raw: raw })
     }
 
     /// Gives the process's terminal the size of ours.
     pub fn resize(&self) {
-        if let Some(size) = terminal::size() {
-            let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
-            // One without a size is a terminal as well.
-            let _ = tcsetwinsize(self.master.get_ref(), size);
-        }
+        copy_size(self.master.get_ref());
     }
 
     /// Relays what comes next. Never returns without a relay.
@@ -76,6 +70,15 @@ impl Relay {
     /// Prints what the process has left.
     pub fn finish(self) {
         while copy(self.master.get_ref()).is_ok() {}
+    }
+}
+
+/// Gives the terminal of `master` the size of ours.
+pub fn copy_size(master: &OwnedFd) {
+    if let Some(size) = terminal::size() {
+        let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
+        // One without a size is a terminal as well.
+        let _ = tcsetwinsize(master, size);
     }
 }
 

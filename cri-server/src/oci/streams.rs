@@ -14,9 +14,8 @@ const MOST: u32 = 1024;
 /// `process`, as it is the streams' here.
 ///
 /// # Errors
-/// A descriptor that is to be inherited is not there.
+/// There is no room for more descriptors.
 pub fn inherited(process: &mut Process, preserved: u32) -> anyhow::Result<Stdio> {
-    check_preserved(preserved)?;
     let copy = |stream: BorrowedFd<'_>| match fcntl_dupfd_cloexec(stream, 3 + preserved.cast_signed()) {
         Ok(copy) => Ok(Some(copy)),
         Err(Errno::BADF) => Ok(None),
@@ -32,8 +31,12 @@ fn short(number: u64) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
 
-/// Else a descriptor of ours that has got the number would be the container's.
-fn check_preserved(preserved: u32) -> anyhow::Result<()> {
+/// To be called before this process opens anything: what had the number of one that is not there would be the
+/// container's.
+///
+/// # Errors
+/// A descriptor that is to be inherited is not there.
+pub fn check_preserved(preserved: u32) -> anyhow::Result<()> {
     if preserved > MOST {
         bail!("--preserve-fds {preserved}: {MOST} at most");
     }

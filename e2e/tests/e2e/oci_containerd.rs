@@ -24,7 +24,8 @@ fn containerd_runs_a_container() -> Result<()> {
     )?;
     assert_eq!(once.status.code(), Some(3), "{once:?}\n{}", containerd.log());
     assert!(String::from_utf8_lossy(&once.stdout).starts_with("from "), "{once:?}");
-    assert_eq!(String::from_utf8_lossy(&once.stderr), "err\n");
+    // Beside what containerd says of cgroup v1.
+    assert!(String::from_utf8_lossy(&once.stderr).contains("err\n"), "{once:?}");
 
     let missing = containerd.run(&["--rm"], &rootfs, "missing", &["no-such-program"])?;
     let error = String::from_utf8_lossy(&missing.stderr).into_owned();
