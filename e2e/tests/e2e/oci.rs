@@ -12,7 +12,7 @@ use serde_json::json;
 fn cgroups(name: &str) -> Vec<String> {
     let find =
         std::process::Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output();
-    let text = String::from_utf8_lossy(&find.unwrap().stdout).into_owned();
+    let text = String::from_utf8_lossy(&find.expect("find is installed").stdout).into_owned();
     text.lines().map(str::to_owned).collect()
 }
 

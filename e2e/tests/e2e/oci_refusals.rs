@@ -65,8 +65,8 @@ fn bad_bundles_are_refused_by_name_and_leave_nothing() -> Result<()> {
 }
 
 fn set(spec: &mut Value, pointer: &str, value: Value) {
-    let (parent, name) = pointer.rsplit_once('/').unwrap();
-    let parent = spec.pointer_mut(parent).unwrap();
+    let (parent, name) = pointer.rsplit_once('/').expect("a pointer");
+    let parent = spec.pointer_mut(parent).expect("a field");
     match name.parse::<usize>() {
         Ok(index) => parent[index] = value,
         Err(_) => parent[name] = value,
