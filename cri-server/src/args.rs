@@ -1,14 +1,14 @@
 //! The command line as a whole; each command's own arguments are with the command.
 
-use std::ffi::OsString;
-use std::path::PathBuf;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
 use crate::config::{RawSettings, Settings};
 use crate::server::reload::ConfigOrigin;
-use crate::{cli, run, server};
+use crate::{cli, oci, run, server};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -57,6 +57,7 @@ enum Command {
     Logout(cli::login::Logout),
     Version(cli::version::Version),
     Resolve(cli::resolve::Resolve),
+    Oci(Box<oci::Oci>),
     Config(cli::config::Config),
     Completion(cli::completion::Completion),
     Man(cli::completion::Man),
@@ -69,7 +70,10 @@ impl Args {
     /// # Errors
     /// It cannot be understood, or asks for help.
     pub fn understand(line: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
-        let line: Vec<OsString> = line.into_iter().map(Into::into).collect();
+        let mut line: Vec<OsString> = line.into_iter().map(Into::into).collect();
+        if line.first().is_some_and(|name| Path::new(name).file_name() == Some(OsStr::new(oci::PROGRAM))) {
+            line.insert(1, "oci".into());
+        }
         let args = Self::try_parse_from(&line)?;
         let Command::Run(run) = &args.command else { return Ok(args) };
         let count = run.words().len();
@@ -100,6 +104,10 @@ impl Args {
     /// # Errors
     /// The command's own, for people.
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
+        if let Command::Oci(oci) = self.command {
+            // No server, and no configuration of one.
+            return oci.run();
+        }
         let raw = RawSettings {
             listen: self.listen.take(),
             log_level: self.log_level.take(),
@@ -119,6 +127,7 @@ impl Args {
             Command::Down(down) => down.run(&settings),
             Command::Config(_) => cli::config::run(&settings),
             Command::Resolve(resolve) => resolve.run(&settings),
+            Command::Oci(oci) => oci.run(),
             Command::Client(command) => command.run(&settings),
             Command::Rename(rename) => rename.run(),
             Command::Login(login) => login.run(&settings),

@@ -4,6 +4,7 @@
 //!  crisp serve ---> server/   Metrics, ImageService, Pods, RuntimeService behind one gRPC socket
 //!  crisp run   ---> run/      the same server, inside this process, for manifests or an image
 //!  crisp ps, logs, exec, ...  cli/, one file per command, speak gRPC to --listen
+//!  crisp oci   ---> oci/     an OCI runtime without a server, for podman, containerd and bundles
 //!  crisp config ------------> config/, the settings and the source of each
 //! ```
 //!
@@ -18,6 +19,7 @@ mod cli;
 mod config;
 mod log;
 mod logging;
+mod oci;
 mod progress;
 mod rpc_error;
 mod run;

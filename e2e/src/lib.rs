@@ -10,11 +10,14 @@
 //! - [`Machine`]: one server with everything around it; many can run side by side.
 //! - [`Registry`]: a docker-registry process, and pushing to it.
 //! - [`Image`]: an image being put together.
+//! - [`bundle::Bundle`]: an OCI bundle for `crisp oci`.
 //! - [`request`]: CRI requests with the fields that every test needs.
 //! - [`leak`]: what must not be there any more afterwards.
 
 pub mod bench;
+pub mod bundle;
 pub mod client;
+pub mod containerd;
 pub mod http;
 pub mod image;
 pub mod kubernetes;

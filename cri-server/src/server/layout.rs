@@ -40,6 +40,16 @@ pub fn claimed_volume(volumes: &Path, namespace: &str, claim: &str) -> PathBuf {
     }
 }
 
+/// The record of a container of `crisp oci`, in its folder.
+pub fn oci_record(folder: &Path) -> PathBuf {
+    folder.join("state.json")
+}
+
+/// The spec of a container of `crisp oci`, in its folder or in its bundle.
+pub fn oci_config(folder: &Path) -> PathBuf {
+    folder.join("config.json")
+}
+
 /// The socket of the server of a `crisp run`, for the other commands.
 pub fn standalone_socket(state: &Path) -> PathBuf {
     state.join("crisp.sock")

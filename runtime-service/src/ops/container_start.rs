@@ -197,6 +197,7 @@ fn prepare(
             user: user.as_deref(),
             mounts: mounted_image::mount(container, user.as_deref().map(AsFd::as_fd))?,
             pod_shm: pod.config.ipc == NamespaceMode::Pod,
+            standalone: false,
             source_deadline: SOURCES,
         };
         Ok(compile::compile(&spec, inputs)?)

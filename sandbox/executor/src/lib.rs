@@ -12,7 +12,8 @@
 //! ```
 //!
 //! Cast: [`plan::Plan`] is what the two sides share, [`ids::PodId`] and [`ids::ContainerId`] name
-//! things, [`run::start`] and [`run::exec`] make processes. On the server's side `compile::compile`
+//! things, [`run::start`] and [`run::exec`] make processes. [`run::detached`] does so for callers without a monitor
+//! (`crisp oci`), whose processes wait at a [`run::start_gate`]. On the server's side `compile::compile`
 //! makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, count and kill, `rootfs::assemble`
 //! stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and their
 //! compiler, `apparmor` the default profile, `user::resolve` and `in_root` look into images, `Program`

@@ -44,7 +44,8 @@ impl Launch {
         }
         loop {
             match self.report.receive() {
-                Ok(Progress::Pending) => return Launched::NotYet,
+                // No start of a monitor has pauses.
+                Ok(Progress::Pending | Progress::Prepared | Progress::Waiting) => return Launched::NotYet,
                 Ok(Progress::Notes(notes)) => self.notes.extend(notes),
                 Ok(Progress::Terminal(master)) => self.terminal = Some(master),
                 Ok(Progress::Executed) => return Launched::Running,

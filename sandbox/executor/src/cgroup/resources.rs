@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use oci_spec::runtime::{LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{
+    LinuxCpu, LinuxDeviceCgroup, LinuxDeviceType, LinuxMemory, LinuxNetwork, LinuxResources,
+};
 use serde::{Deserialize, Serialize};
 
 use super::error::CgroupError;
@@ -216,6 +218,15 @@ impl Memory {
                 "is not supported: a container without memory would hang instead of being restarted",
             ));
         }
+        if memory.kernel().is_some_and(|v| v > 0) {
+            return Err(invalid(
+                "linux.resources.memory.kernel",
+                "is not supported: kernels have no such limit",
+            ));
+        }
+        if memory.use_hierarchy() == Some(false) {
+            return Err(invalid("linux.resources.memory.useHierarchy", "false is not supported"));
+        }
         if memory.kernel_tcp().is_some_and(|v| v > 0) {
             return Err(invalid("linux.resources.memory.kernelTCP", "is not supported"));
         }
@@ -231,7 +242,11 @@ impl Memory {
 }
 
 fn refuse_unsupported(spec: &LinuxResources) -> Result<(), CgroupError> {
-    match spec.network() {
+    let is_set = |network: &LinuxNetwork| {
+        network.class_id().is_some_and(|id| id != 0)
+            || network.priorities().as_ref().is_some_and(|priorities| !priorities.is_empty())
+    };
+    match spec.network().as_ref().filter(|network| is_set(network)) {
         Some(_) => Err(invalid("linux.resources.network", "is not supported: it is of cgroup v1 only")),
         None => Ok(()),
     }

@@ -23,7 +23,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use oci_spec::runtime::{Linux, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxSeccomp, Process, Spec};
 
 use crate::cgroup::{CgroupError, Cgroups, JoinFds};
 use crate::plan::{self, FdIndex, PidNamespace};
@@ -50,6 +50,9 @@ pub struct Inputs<'a> {
     pub mounts: Vec<(PathBuf, OwnedFd)>,
     /// A mount on /dev/shm of type tmpfs becomes the pod's shared one.
     pub pod_shm: bool,
+    /// The container is in no pod: its network, IPC and UTS namespaces are new where the spec lists them without
+    /// a path, and the host's where it does not list them; see [`crate::run::detached`]. In a pod they have paths.
+    pub standalone: bool,
     /// For opening all bind sources together.
     pub source_deadline: Duration,
 }
@@ -109,7 +112,7 @@ pub fn compile(spec: &Spec, inputs: Inputs<'_>) -> Result<Compiled, CompileError
     };
     let cgroup = join(inputs.cgroup, &mut fds)?;
     let namespaces =
-        namespaces::namespaces(linux.namespaces().as_deref().unwrap_or_default(), inputs.pid, &mut fds)?;
+        namespaces::namespaces(listed_namespaces(linux), inputs.pid, inputs.standalone, &mut fds)?;
     id_mappings::agree(linux, namespaces.user, inputs.user)?;
     let context = mounts::Context {
         cgroups: &inputs.cgroups,
@@ -169,6 +172,10 @@ fn join(given: JoinFds, fds: &mut Descriptors) -> Result<plan::CgroupJoin, Compi
         v1_tasks: given.v1_tasks.into_iter().map(|fd| fds.add(fd)).collect::<Result<_, _>>()?,
         oom_events: given.oom_events.map(|fd| fds.add(fd)).transpose()?,
     })
+}
+
+fn listed_namespaces(linux: &Linux) -> &[LinuxNamespace] {
+    linux.namespaces().as_deref().unwrap_or_default()
 }
 
 fn root_shared(linux: &Linux) -> Result<bool, CompileError> {

@@ -20,6 +20,7 @@ pub(super) struct Namespaces {
 pub(super) fn namespaces(
     given: &[LinuxNamespace],
     pid: PidNamespace<OwnedFd>,
+    standalone: bool,
     fds: &mut Descriptors,
 ) -> Result<Namespaces, CompileError> {
     let mut seen = HashSet::new();
@@ -38,8 +39,9 @@ pub(super) fn namespaces(
             (LinuxNamespaceType::Mount | LinuxNamespaceType::Cgroup, true) => {
                 return Err(unsupported(field, &format!("joining a {typ} namespace")));
             }
-            (LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts, true) => {}
-            (LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts, false) => {
+            (LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts, joined)
+                if joined || standalone => {}
+            (LinuxNamespaceType::Network | LinuxNamespaceType::Ipc | LinuxNamespaceType::Uts, _) => {
                 let reason =
                     format!("a container has no {typ} namespace of its own; give the path of the pod's");
                 return Err(invalid(field, reason));

@@ -55,6 +55,7 @@ fn inputs() -> Inputs<'static> {
         user: None,
         mounts: Vec::new(),
         pod_shm: true,
+        standalone: false,
         source_deadline: Duration::from_secs(5),
     }
 }

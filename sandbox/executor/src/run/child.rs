@@ -10,6 +10,7 @@ use rustix::process::umask;
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
 
 use super::command::Command;
+use super::credentials::Remaining;
 use super::cwd::{self, Entered};
 use super::error::{At, Stage, StageError};
 use super::mounts::Mounter;
@@ -19,7 +20,7 @@ use super::setup::Setup;
 use super::spawn::InCgroup;
 use super::{
     Fds, PodContext, Stdio, credentials, devices, filesystem, handover, keyring, limits, masked_paths,
-    pod_root, procfs, streams, terminal,
+    pod_root, procfs, start_gate, streams, terminal,
 };
 use crate::in_root;
 use crate::plan::{MountKind, Plan, Process};
@@ -84,10 +85,13 @@ fn enter_root(
         }
         terminal = Some(slave);
     }
+    if setup.pauses.before_root {
+        reporter.wait_to_proceed()?;
+    }
     pod_root::switch(root).at(Stage::SwitchRoot, "pivot_root")?;
     cwd::make(root, &process.cwd)?;
     seal_root(plan, root)?;
-    launch(process, &command, root, terminal, reporter)
+    launch(setup, &command, root, terminal, reporter)
 }
 
 /// Where /dev is a volume, which is the host's as a rule, no console is made in it, and none attached that
@@ -138,7 +142,7 @@ pub(crate) fn join(
     if process.terminal {
         terminal = Some(terminal::open(root.as_fd(), process.uid, setup.size, reporter)?);
     }
-    launch(process, &command, root.as_fd(), terminal, reporter)
+    launch(setup, &command, root.as_fd(), terminal, reporter)
 }
 
 fn enter_namespaces(setup: &Setup<'_>, init: BorrowedFd<'_>, user: bool) -> Result<(), StageError> {
@@ -197,12 +201,13 @@ fn seal_root(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), StageError> {
 
 /// Everything that changes the process itself, ending in its exec.
 fn launch(
-    process: &Process,
+    setup: &Setup<'_>,
     command: &Command<'_>,
     root: BorrowedFd<'_>,
     terminal: Option<OwnedFd>,
     reporter: &Reporter,
 ) -> Result<Infallible, StageError> {
+    let process = setup.process;
     credentials::give_up_all_but(process, credentials::for_launch(process))?;
     let entered = cwd::enter(root, &process.cwd)?;
     if let Some(terminal) = &terminal {
@@ -214,12 +219,23 @@ fn launch(
         cwd::enter_as_user(root, &process.cwd, process.uid)?;
     }
     umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK)));
-    sys::close_on_exec_from(3).at(Stage::CloseDescriptors, "mark them")?;
+    sys::close_on_exec_from(3 + setup.preserved).at(Stage::CloseDescriptors, "mark them")?;
     if process.no_new_privileges {
         set_no_new_privs(true).at(Stage::Capabilities, "no_new_privs")?;
     }
     // The filter may not let it pass.
     reporter.send_notes();
+    let Some(gate) = setup.pauses.gate else { return become_program(process, command, remaining) };
+    command.find()?;
+    start_gate::pass(gate, reporter, || become_program(process, command, remaining))
+}
+
+/// The last steps, of which the filter may allow none but the exec.
+fn become_program(
+    process: &Process,
+    command: &Command<'_>,
+    remaining: Remaining,
+) -> Result<Infallible, StageError> {
     if let Some(seccomp) = &process.seccomp {
         sys::load_seccomp(&seccomp.program, seccomp.flags).map_err(seccomp_refused)?;
     }

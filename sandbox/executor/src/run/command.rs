@@ -38,6 +38,17 @@ impl<'a> Command<'a> {
         Ok(Self { name, candidates, searched, args, env, uid: process.uid })
     }
 
+    /// Whether there is a program of that name, as far as that can be seen without running it.
+    pub(crate) fn find(&self) -> Result<(), StageError> {
+        if self.candidates.iter().any(|path| exists(path)) {
+            return Ok(());
+        }
+        Err(match &self.searched {
+            Some(_) => self.not_found(),
+            None => self.failed(self.name, Errno::NOENT),
+        })
+    }
+
     /// Becomes the program. Comes back only with the reason why it could not.
     pub(crate) fn run(&self) -> StageError {
         let mut first: Option<(&CStr, Errno)> = None;

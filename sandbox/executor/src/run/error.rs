@@ -38,6 +38,8 @@ pub enum Stage {
     SessionKeyring,
     CpuAffinity,
     UserNamespace,
+    StartGate,
+    Hostname,
 }
 
 impl fmt::Display for Stage {
@@ -71,6 +73,8 @@ impl fmt::Display for Stage {
             Self::SessionKeyring => "join session keyring",
             Self::CpuAffinity => "reset CPU affinity",
             Self::UserNamespace => "enter user namespace",
+            Self::StartGate => "wait for the start",
+            Self::Hostname => "set host name",
         })
     }
 }

@@ -74,7 +74,7 @@ fn failure(report: &Report) -> StageError {
         match report.receive() {
             Ok(Progress::Failed(error)) => return error,
             Ok(Progress::Notes(_) | Progress::Terminal(_)) => {}
-            Ok(Progress::Pending | Progress::Executed) | Err(_) => {
+            Ok(Progress::Pending | Progress::Prepared | Progress::Waiting | Progress::Executed) | Err(_) => {
                 let why = "of the pod: the process that was to enter it has been killed";
                 return StageError::explained(Stage::UserNamespace, Errno::CHILD, why);
             }

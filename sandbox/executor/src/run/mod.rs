@@ -13,6 +13,9 @@
 //! The monitor never waits for the child: it polls [`Report`] and calls [`Report::receive`] when
 //! that is readable.
 //!
+//! [`detached`] does the same for callers that end before the container does; its processes wait at a
+//! [`start_gate`].
+//!
 //! Cast: [`start`] and [`exec`] make processes, [`Stdio`] is what they talk through, [`PodContext`]
 //! what the pod lends them, [`pod_root::enter`] makes the tiny root that the monitor lives in,
 //! [`pod_init::start`] the first process of a pod's shared PID namespace, [`inside::Inside`] one that makes
@@ -25,6 +28,7 @@ mod child;
 mod command;
 mod credentials;
 mod cwd;
+pub mod detached;
 mod devices;
 mod diagnose;
 mod elf;
@@ -45,7 +49,9 @@ mod report;
 mod setup;
 pub mod sibling;
 mod spawn;
+pub mod start_gate;
 mod streams;
+pub mod sysctl;
 mod terminal;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -73,6 +79,8 @@ pub struct Stdio {
     pub stderr: Option<OwnedFd>,
     /// Columns and rows of the terminal.
     pub size: Option<(u16, u16)>,
+    /// How many of the caller's descriptors, from 3 on, the process has too.
+    pub preserved: u32,
 }
 
 /// What a container gets from its pod, beyond the namespaces that it inherits from the monitor.
@@ -114,6 +122,30 @@ pub fn start(
     stdio: Stdio,
     pod: &PodContext<'_>,
 ) -> Result<Starting, StageError> {
+    start_with_pauses(id, plan, fds, stdio, pod, Pauses::default())
+}
+
+/// Where a container's first process waits on its way to its exec.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pauses<'a> {
+    /// Before it switches to its root: [`Progress::Prepared`].
+    pub before_root: bool,
+    /// Before its exec: [`Progress::Waiting`]. A socket of [`start_gate::listen`].
+    pub gate: Option<BorrowedFd<'a>>,
+}
+
+/// As [`start`], with pauses.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn start_with_pauses(
+    id: &ContainerId,
+    plan: &Plan,
+    fds: &[OwnedFd],
+    stdio: Stdio,
+    pod: &PodContext<'_>,
+    pauses: Pauses<'_>,
+) -> Result<Starting, StageError> {
     let fds = Fds(fds);
     let pid = match plan.pid {
         PidNamespace::Own => PidFrom::New,
@@ -125,7 +157,8 @@ pub fn start(
         })?),
     };
     let cgroup = plan.cgroup.v2.map(|index| fds.get(index)).transpose()?;
-    let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, size: stdio.size, fds };
+    let (size, preserved) = (stdio.size, stdio.preserved);
+    let setup = Setup { id, process: &plan.process, cgroup: &plan.cgroup, size, preserved, pauses, fds };
     if let Some(user) = pod.user {
         let inside = builder::Inside { user, pid, proc: pod.proc };
         return builder::start(&setup, plan, stdio, &inside, cgroup);
@@ -154,7 +187,8 @@ pub fn exec(
     let fds = Fds(fds);
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
     let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
-    let setup = Setup { id, process, cgroup, size: stdio.size, fds };
+    let (size, preserved) = (stdio.size, stdio.preserved);
+    let setup = Setup { id, process, cgroup, size, preserved, pauses: Pauses::default(), fds };
     spawn::spawn(&options, |reporter, joined| child::join(&setup, init, pod, stdio, reporter, joined))
 }
 

@@ -6,14 +6,15 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg, send, sendmsg, socketpair,
 };
 use serde::{Deserialize, Serialize};
 
-use super::error::{Stage, StageError};
+use super::error::{At, Stage, StageError};
 
 /// Longest packet; longer details are cut, never lost.
 const PACKET: usize = 4096;
@@ -42,6 +43,10 @@ pub enum Progress {
     Notes(Vec<StageError>),
     /// The master side of the process's terminal.
     Terminal(OwnedFd),
+    /// The process has its namespaces and mounts, and waits for [`Report::proceed`] before it switches to its root.
+    Prepared,
+    /// The process waits at its start gate, ready to exec. Nothing follows here.
+    Waiting,
     /// The child has ended or is about to, without having run anything of the container's.
     Failed(StageError),
     /// The process runs. Nothing follows.
@@ -53,6 +58,8 @@ enum Packet {
     Notes(Vec<StageError>),
     Terminal,
     Failed(StageError),
+    Waiting,
+    Prepared,
 }
 
 pub(crate) fn pair() -> Result<(Report, Reporter), Errno> {
@@ -67,7 +74,42 @@ impl AsFd for Report {
     }
 }
 
+impl From<OwnedFd> for Report {
+    /// The caller's end of such a pair.
+    fn from(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+}
+
+impl From<OwnedFd> for Reporter {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket, notes: RefCell::default() }
+    }
+}
+
 impl Report {
+    /// Lets a process go on that is [`Progress::Prepared`].
+    ///
+    /// # Errors
+    /// As send(2): EPIPE when it has ended.
+    pub fn proceed(&self) -> Result<(), Errno> {
+        rustix::io::retry_on_intr(|| send(&self.0, &[0], SendFlags::NOSIGNAL)).map(drop)
+    }
+
+    /// Waits for the next thing that the child has to say.
+    ///
+    /// # Errors
+    /// As [`receive`](Self::receive).
+    pub fn wait(&self) -> Result<Progress, Errno> {
+        loop {
+            rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None))?;
+            match self.receive()? {
+                Progress::Pending => {}
+                progress => return Ok(progress),
+            }
+        }
+    }
+
     /// Takes the next thing that the child had to say, without waiting.
     ///
     /// [`Progress::Executed`] also comes when the child was killed before it could exec: its exit
@@ -100,6 +142,8 @@ impl Report {
         match postcard::from_bytes(&bytes[..got.bytes]).map_err(|_| Errno::BADMSG)? {
             Packet::Notes(notes) => Ok(Progress::Notes(notes)),
             Packet::Failed(error) => Ok(Progress::Failed(error)),
+            Packet::Waiting => Ok(Progress::Waiting),
+            Packet::Prepared => Ok(Progress::Prepared),
             Packet::Terminal => master.map(Progress::Terminal).ok_or(Errno::BADMSG),
         }
     }
@@ -140,6 +184,25 @@ impl Reporter {
         if let Ok(bytes) = postcard::to_allocvec(&Packet::Failed(cut(error))) {
             let _ = rustix::io::write(&self.socket, &bytes);
         }
+    }
+
+    /// For [`Progress::Prepared`]: returns when the other end says so.
+    pub(crate) fn wait_to_proceed(&self) -> Result<(), StageError> {
+        self.send(&Packet::Prepared, &[]);
+        let answer = rustix::io::retry_on_intr(|| recv(&self.socket, &mut [0; 1][..], RecvFlags::empty()));
+        match answer.at(Stage::SwitchRoot, "wait for hooks")? {
+            (0, _) => Err(StageError::explained(
+                Stage::SwitchRoot,
+                Errno::PIPE,
+                "wait for hooks: the caller has ended",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// For [`Progress::Waiting`].
+    pub(crate) fn waiting(&self) {
+        self.send(&Packet::Waiting, &[]);
     }
 
     pub(crate) fn terminal(&self, master: BorrowedFd<'_>) {

@@ -10,7 +10,7 @@ use rustix::thread::CapabilitySet;
 use super::error::{At, Stage, StageError};
 use super::report::Reporter;
 use super::spawn::InCgroup;
-use super::{Fds, Stdio, credentials, keyring, limits, streams};
+use super::{Fds, Pauses, Stdio, credentials, keyring, limits, streams};
 use crate::ids::ContainerId;
 use crate::plan::{CgroupJoin, FdIndex, Process};
 use crate::sys;
@@ -23,6 +23,9 @@ pub(crate) struct Setup<'a> {
     pub cgroup: &'a CgroupJoin,
     /// Of its terminal.
     pub size: Option<(u16, u16)>,
+    /// How many descriptors from 3 on are the process's.
+    pub preserved: u32,
+    pub pauses: Pauses<'a>,
     pub fds: Fds<'a>,
 }
 
@@ -59,7 +62,8 @@ impl Setup<'_> {
         let needed = needed.iter().copied().chain([reporter.as_fd()]);
         let cgroups = joined.map_or(Ok(vec![]), |joined| self.cgroups_to_join(joined))?;
         let keep = self.others_than_cgroups().chain(cgroups).chain(streams::given(stdio)).chain(needed);
-        sys::close_others(&keep.collect::<Vec<_>>()).at(Stage::CloseDescriptors, "of the monitor")
+        let keep: Vec<_> = keep.chain(self.pauses.gate).collect();
+        sys::close_others(3 + self.preserved, &keep).at(Stage::CloseDescriptors, "of the monitor")
     }
 
     /// Gives up all rights that neither the process nor its setup `needs`.

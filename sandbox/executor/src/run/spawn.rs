@@ -61,19 +61,22 @@ pub(crate) fn spawn(
     }
 }
 
+/// In a copy of a process: ends it at the end of its part, also when that panics, which must not unwind into the
+/// code of which this is a copy.
+pub(crate) struct Stop;
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        sys::exit(127);
+    }
+}
+
 /// The child's life up to its exec.
 fn run_child(
     reporter: &Reporter,
     joined: InCgroup,
     child: impl FnOnce(&Reporter, InCgroup) -> Result<Infallible, StageError>,
 ) -> ! {
-    /// A panic must not unwind into the monitor's code, of which this is a copy.
-    struct Stop;
-    impl Drop for Stop {
-        fn drop(&mut self) {
-            sys::exit(127);
-        }
-    }
     let _stop = Stop;
     match child(reporter, joined) {
         Ok(never) => match never {},

@@ -18,6 +18,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_t
 
 use crate::sys::{MountAttr, mount_setattr};
 use opener::Opener;
+pub use opener::end_thread;
 pub use waiting::stuck;
 
 /// How mounts made later on one side are seen on the other.
@@ -199,6 +200,14 @@ fn open_existing(path: &Path, options: Options) -> Result<Source, SourceError> {
     let file = !is_folder(&mount).map_err(failed("stat"))?;
     set_attributes(&mount, options).map_err(failed("set its mount attributes"))?;
     Ok(Source { mount, file })
+}
+
+/// Makes a detached mount read-only.
+///
+/// # Errors
+/// As mount_setattr(2).
+pub fn make_read_only(mount: &OwnedFd) -> Result<(), Errno> {
+    set_attributes(mount, Options { readonly: true, ..Options::default() })
 }
 
 fn is_folder(mount: &OwnedFd) -> Result<bool, Errno> {

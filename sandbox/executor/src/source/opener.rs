@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -46,6 +47,7 @@ pub(super) struct Opener {
     mounts: OwnedFd,
     /// How many paths of the request it has opened.
     opened: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
 }
 
 impl Opener {
@@ -81,14 +83,14 @@ impl Opener {
                 }
             }
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("mount sources".to_owned())
             .spawn(work)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
         // Until then the thread does nothing that could hang.
         let left = is_ready.recv().unwrap_or(Err(Errno::AGAIN));
         drop(theirs);
-        left.map(|()| Self { requests, answers, mounts, opened })
+        left.map(|()| Self { requests, answers, mounts, opened, thread })
     }
 
     /// Opens `paths` in their order, up to the first that fails: its position, and None when it is that there
@@ -126,6 +128,22 @@ impl Opener {
     /// Keeps it for the next request.
     pub(super) fn give_back(self) {
         *idle() = Some(self);
+    }
+
+    fn end(self) {
+        let Self { requests, answers, thread, .. } = self;
+        drop((requests, answers));
+        // It has panicked at worst.
+        let _ = thread.join();
+    }
+}
+
+/// Ends the thread that waits for requests, for a process that is going to be copied: what the thread has locked
+/// stays locked in the copy. One that hangs is not waited for.
+pub fn end_thread() {
+    let waiting = idle().take();
+    if let Some(opener) = waiting {
+        opener.end();
     }
 }
 

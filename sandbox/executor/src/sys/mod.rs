@@ -219,6 +219,13 @@ pub(crate) fn reap_forever() -> Infallible {
     }
 }
 
+/// Leaves the namespaces of `flags` (CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS) for new ones.
+pub(crate) fn unshare_namespaces(flags: c_int) -> Result<(), Errno> {
+    const ALL: c_int = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
+    // SAFETY: touches neither memory nor descriptors, as no other flag is let through.
+    checked(unsafe { libc::syscall(libc::SYS_unshare, flags & ALL) }).map(drop)
+}
+
 /// Leaves the cgroup namespace for one rooted at the cgroups that this process is in now.
 pub(crate) fn unshare_cgroup_namespace() -> Result<(), Errno> {
     // SAFETY: touches neither memory nor descriptors.

@@ -11,13 +11,13 @@ use rustix::io::Errno;
 
 use super::checked;
 
-/// Closes every descriptor but 0, 1, 2 and `keep`. Only for a child that never returns to code that
+/// Closes every descriptor from `first` on but `keep`. Only for a child that never returns to code that
 /// owns one of the others.
-pub(crate) fn close_others(keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+pub(crate) fn close_others(mut first: u32, keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
     keep.sort_unstable();
-    let mut first = 3;
-    for fd in keep.into_iter().filter(|fd| *fd >= 3) {
+    let start = first;
+    for fd in keep.into_iter().filter(|fd| *fd >= start) {
         if fd > first {
             close_range(first, fd - 1)?;
         }
@@ -45,7 +45,7 @@ pub(crate) fn close_these(these: &[BorrowedFd<'_>]) -> Result<(), Errno> {
 pub(crate) fn leave_descriptors(keep: &Arc<OwnedFd>) -> Result<OwnedFd, Errno> {
     // SAFETY: numbers only; descriptors stay open in the table that the other threads share.
     checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_FILES) })?;
-    close_others(&[keep.as_fd()])?;
+    close_others(3, &[keep.as_fd()])?;
     // SAFETY: it is open in the new table, where nothing else owns it: the owner behind `keep` is dropped
     // by a thread of the old table.
     Ok(unsafe { OwnedFd::from_raw_fd(keep.as_raw_fd()) })

@@ -302,11 +302,11 @@ pub fn watch(report: &Report) -> Watched {
     loop {
         poll(&mut [PollFd::new(report, PollFlags::IN)], None).unwrap();
         match report.receive().unwrap() {
-            Progress::Pending => {}
+            Progress::Pending | Progress::Prepared => {}
             Progress::Notes(notes) => watched.notes.extend(notes),
             Progress::Terminal(master) => watched.terminal = Some(master),
             Progress::Failed(error) => watched.failed = Some(error),
-            Progress::Executed => return watched,
+            Progress::Waiting | Progress::Executed => return watched,
         }
     }
 }

@@ -15,6 +15,7 @@ mod lab;
 mod plans;
 mod timing;
 mod with_cgroups;
+mod with_detachment;
 mod with_errors;
 mod with_execs;
 mod with_files;
@@ -33,6 +34,7 @@ type Test = (&'static str, fn());
 fn main() -> ExitCode {
     let tests: Vec<Test> = [
         with_processes::TESTS,
+        with_detachment::TESTS,
         with_execs::TESTS,
         with_files::TESTS,
         with_cgroups::TESTS,

@@ -110,6 +110,7 @@ fn pod_for(files: &Files, spec: &Spec, starts: usize) -> (Pod, Folders) {
                 user: None,
                 mounts: Vec::new(),
                 pod_shm: true,
+                standalone: false,
                 source_deadline: Duration::from_secs(5),
             };
             compile::compile(spec, inputs).unwrap()

@@ -48,7 +48,7 @@ impl Monitor {
         if !matches!(container.phase, Phase::Running) {
             return Err(Failure::NotRunning { container: id.to_string() });
         }
-        let stdio = Stdio { stdin, stdout, stderr, size: size.map(WindowSize::pair) };
+        let stdio = Stdio { stdin, stdout, stderr, size: size.map(WindowSize::pair), preserved: 0 };
         let init = container.pidfd.as_fd();
         let starting = run::exec(&id, &process, &cgroup, &fds, stdio, init, &self.pod.context())
             .map_err(Failure::Stage)?;

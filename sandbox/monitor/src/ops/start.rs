@@ -108,7 +108,7 @@ impl Streams {
         rustix::io::ioctl_fionbio(&stderr, true)?;
         let (theirs, ours) = input.map_or((None, None), |(theirs, ours)| (Some(theirs), Some(ours)));
         Ok(Self {
-            theirs: Stdio { stdin: theirs, stdout: Some(out), stderr: Some(err), size: None },
+            theirs: Stdio { stdin: theirs, stdout: Some(out), stderr: Some(err), ..Stdio::default() },
             stdin: ours,
             outputs: [Some(Output::new(stdout)), Some(Output::new(stderr))],
         })

@@ -3,10 +3,9 @@
 mod left_host;
 mod namespaces;
 mod record;
-mod sysctl;
 
 use crisp_executor::run::pod_init::PodInit;
-use crisp_executor::run::{PodContext, pod_init, pod_root};
+use crisp_executor::run::{PodContext, pod_init, pod_root, sysctl};
 use crisp_executor::user_namespace::UserNamespace;
 use crisp_monitor::wire::Failure;
 use crisp_monitor::wire::request::OpenPod;
@@ -188,7 +187,7 @@ fn name_and_settings(request: &OpenPod, proc: Option<&OwnedFd>) -> Result<(), Fa
     if let Some(hostname) = &request.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
     }
-    sysctl::apply(&request.sysctls, proc)
+    Ok(sysctl::apply(&request.sysctls, proc)?)
 }
 
 /// Moves the monitor into the pod's cgroup. On v1 by way of `tasks`: for a thread that moves itself the kernel

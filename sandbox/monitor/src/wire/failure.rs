@@ -1,6 +1,7 @@
 //! Why a monitor refused a request, or failed at it.
 
 use crisp_executor::run::StageError;
+use crisp_executor::run::sysctl::SysctlError;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
@@ -55,6 +56,12 @@ pub enum Failure {
     ShuttingDown,
     #[error("make the pod's user namespace: {reason}")]
     UserNamespace { reason: String },
+}
+
+impl From<SysctlError> for Failure {
+    fn from(error: SysctlError) -> Self {
+        Self::Sysctl { name: error.name, reason: error.reason }
+    }
 }
 
 impl Failure {

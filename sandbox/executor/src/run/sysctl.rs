@@ -1,13 +1,23 @@
 //! Kernel settings of the pod's namespaces, through procfs and through nothing else.
 
-use crisp_monitor::wire::Failure;
-use rustix::fd::OwnedFd;
+use std::os::fd::OwnedFd;
+
 use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, ResolveFlags, fstatfs, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+use serde::{Deserialize, Serialize};
 
-fn refused(name: &str, reason: impl Into<String>) -> Failure {
-    Failure::Sysctl { name: name.to_owned(), reason: reason.into() }
+/// Why a setting is not made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("kernel setting {name:?}: {reason}")]
+pub struct SysctlError {
+    /// As it was given.
+    pub name: String,
+    pub reason: String,
+}
+
+fn refused(name: &str, reason: impl Into<String>) -> SysctlError {
+    SysctlError { name: name.to_owned(), reason: reason.into() }
 }
 
 /// The path below /proc/sys: `net.ipv4.ip_forward` and `net/ipv4/ip_forward` are the same, and only
@@ -18,7 +28,11 @@ fn path(name: &str) -> Option<String> {
     (path.contains('/') && path.split('/').all(sound)).then_some(path)
 }
 
-pub(super) fn check(name: &str, value: &str) -> Result<(), Failure> {
+/// Whether it is the name and the value of a kernel setting.
+///
+/// # Errors
+/// It is not.
+pub fn check(name: &str, value: &str) -> Result<(), SysctlError> {
     if path(name).is_none() {
         return Err(refused(name, "not the name of a kernel setting"));
     }
@@ -29,7 +43,10 @@ pub(super) fn check(name: &str, value: &str) -> Result<(), Failure> {
 }
 
 /// Sets all of them, in the namespaces that the caller is in. `proc`: the host's.
-pub(super) fn apply(settings: &[(String, String)], proc: Option<&OwnedFd>) -> Result<(), Failure> {
+///
+/// # Errors
+/// The first that the kernel does not take.
+pub fn apply(settings: &[(String, String)], proc: Option<&OwnedFd>) -> Result<(), SysctlError> {
     if settings.is_empty() {
         return Ok(());
     }

@@ -1,0 +1,74 @@
+//! A process's terminal: its master goes to the caller, by a socket.
+
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, open};
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags,
+    SocketType, connect, sendmsg, socket_with,
+};
+
+use super::relay;
+
+/// Where the master of a terminal goes.
+#[derive(Debug)]
+pub enum Console {
+    /// The process has no terminal.
+    None,
+    Socket(PathBuf),
+    /// The caller's terminal is relayed.
+    Foreground,
+}
+
+impl Console {
+    /// # Errors
+    /// The process has a terminal, and there is nowhere for its master; or the other way round.
+    pub fn choose(terminal: bool, socket: Option<&Path>, foreground: bool) -> anyhow::Result<Self> {
+        match (terminal, socket) {
+            (false, None) => Ok(Self::None),
+            (true, Some(socket)) => Ok(Self::Socket(socket.to_owned())),
+            (true, None) if foreground => Ok(Self::Foreground),
+            (true, None) => {
+                bail!("process.terminal: is true: give --console-socket, to which its master is sent")
+            }
+            (false, Some(_)) => bail!("--console-socket: is of no use, as process.terminal is not true"),
+        }
+    }
+
+    /// Sends `master` to the socket; what a foreground command has to relay is returned.
+    ///
+    /// # Errors
+    /// Names the socket.
+    pub fn take(&self, master: OwnedFd) -> anyhow::Result<Option<OwnedFd>> {
+        match self {
+            Self::Socket(path) => {
+                send(path, &master).with_context(|| format!("--console-socket {}", path.display()))?;
+                Ok(None)
+            }
+            Self::None | Self::Foreground => {
+                // Before the program begins, which may look for it.
+                relay::copy_size(&master);
+                Ok(Some(master))
+            }
+        }
+    }
+}
+
+/// By way of a descriptor: an address has 108 bytes, a path may have more.
+fn send(path: &Path, master: &OwnedFd) -> anyhow::Result<()> {
+    let place = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    connect(&socket, &SocketAddrUnix::new(format!("/proc/self/fd/{}", place.as_raw_fd()))?)?;
+    let fds = [master.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    control.push(SendAncillaryMessage::ScmRights(&fds));
+    // The name is for people: receivers take the descriptor.
+    sendmsg(&socket, &[IoSlice::new(b"/dev/ptmx")], &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! `crisp oci create`: everything but the exec of the container's program.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use crisp_executor::cgroup::{Cgroups, Resources};
+use crisp_executor::compile::{self, Compiled, Inputs};
+use crisp_executor::plan::PidNamespace;
+use crisp_executor::run::detached::{self, Namespaces};
+use crisp_executor::run::{Pauses, Progress, Starting, Stdio, start_gate};
+use crisp_executor::source;
+use crisp_operation::clock;
+use crisp_operation::record::{self, Durability};
+use oci_spec::runtime::Spec;
+use rustix::fd::{AsFd as _, OwnedFd};
+
+use super::bundle::Bundle;
+use super::console::Console;
+use super::init::Init;
+use super::options::CreateOptions;
+use super::record::Record;
+use super::runtime_log::RuntimeLog;
+use super::state_folder::{GATE, StateFolder};
+use super::status::Status;
+use super::{cgroup, delete, hooks, namespaces, protected_program, state, streams};
+
+/// For opening the root and all sources of bind mounts.
+const SOURCES: Duration = Duration::from_secs(30);
+
+/// Create a container: its process waits for start
+#[derive(Debug, clap::Args)]
+pub struct Create {
+    #[command(flatten)]
+    options: CreateOptions,
+}
+
+impl Create {
+    pub fn run(self, root: &Path, log: &RuntimeLog) -> anyhow::Result<()> {
+        create(root, &self.options, false, log).map(drop)
+    }
+}
+
+/// A container whose process waits at its gate.
+pub struct Created {
+    pub init: OwnedFd,
+    /// The master of its terminal, for a command in the foreground.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// What a container is made from, checked before anything is made.
+struct Request {
+    spec: Spec,
+    console: Console,
+    stdio: Stdio,
+    resources: Resources,
+    cgroups: Cgroups,
+    record: Record,
+}
+
+/// Makes a container. What a failure leaves is removed again.
+///
+/// # Errors
+/// Names the field of the spec or the stage.
+pub fn create(
+    root: &Path,
+    options: &CreateOptions,
+    foreground: bool,
+    log: &RuntimeLog,
+) -> anyhow::Result<Created> {
+    options.refuse_unsupported()?;
+    protected_program::ensure()?;
+    streams::check_preserved(options.process.preserve_fds)?;
+    let mut request = Request::new(options, foreground)?;
+    let folder = StateFolder::create(root, &options.id)?;
+    let made = make(&folder, &mut request, options, log);
+    made.or_else(|error| {
+        let record = folder.record().ok().flatten();
+        match delete::destroy(folder, record.as_ref()) {
+            Ok(()) => Err(error),
+            Err(left) => bail!("{error:#}; and what was made could not be removed: {left:#}"),
+        }
+    })
+}
+
+impl Request {
+    fn new(options: &CreateOptions, foreground: bool) -> anyhow::Result<Self> {
+        let Bundle { path, mut spec, rootfs } = Bundle::read(&options.bundle)?;
+        hooks::refuse_unsupported(&spec)?;
+        let process = spec.process_mut().as_mut().context("process: missing in config.json")?;
+        let terminal = process.terminal().unwrap_or(false);
+        let console = Console::choose(terminal, options.process.console_socket.as_deref(), foreground)?;
+        let stdio = streams::inherited(process, options.process.preserve_fds)?;
+        let record = Record {
+            id: options.id.clone(),
+            oci_version: spec.version().clone(),
+            bundle: path,
+            rootfs,
+            created: clock::now(),
+            annotations: Record::annotations_of(spec.annotations().as_ref()),
+            cgroup: cgroup::path(&spec, &options.id)?,
+            own_pid_namespace: false,
+            mappings: None,
+            init: None,
+        };
+        let resources = cgroup::resources(&spec)?;
+        Ok(Self { spec, console, stdio, resources, cgroups: Cgroups::detect()?, record })
+    }
+}
+
+fn make(
+    folder: &StateFolder,
+    request: &mut Request,
+    options: &CreateOptions,
+    log: &RuntimeLog,
+) -> anyhow::Result<Created> {
+    folder.write_spec(&request.spec)?;
+    let (namespaces, pid) = namespaces::of_spec(&request.spec)?;
+    request.record.own_pid_namespace = matches!(pid, PidNamespace::Own);
+    request.record.mappings = namespaces.user.as_ref().map(|user| user.mappings.clone());
+    cgroup::must_be_empty(&request.cgroups, &request.record.cgroup)?;
+    folder.write_record(&request.record)?;
+    let compiled = compile(request, &namespaces, pid)?;
+    let starting = start(folder, request, &compiled, &namespaces)?;
+    // From here on a killed create leaves a process that its record names.
+    request.record.init = Init::of(starting.pid);
+    folder.write_record(&request.record)?;
+    let terminal = wait(&starting, request, log)?;
+    if let Some(path) = &options.process.pid_file {
+        write_pid_file(path, starting.pid)?;
+    }
+    Ok(Created { init: starting.pidfd, terminal })
+}
+
+fn compile(
+    request: &Request,
+    namespaces: &Namespaces,
+    pid: PidNamespace<OwnedFd>,
+) -> anyhow::Result<Compiled> {
+    let Request { cgroups, record, resources, .. } = request;
+    let group = cgroup::make(cgroups, &record.cgroup, resources)?;
+    let whole = source::Options { recursive: true, ..source::Options::default() };
+    let root = source::open(&record.rootfs, whole, SOURCES).context("root.path")?;
+    let inputs = Inputs {
+        root: root.mount,
+        cgroups: cgroups.clone(),
+        cgroup: group.join()?,
+        pid,
+        user: namespaces.user.as_ref(),
+        mounts: Vec::new(),
+        pod_shm: false,
+        standalone: true,
+        source_deadline: SOURCES,
+    };
+    let compiled = compile::compile(&of_executor(&request.spec), inputs)?;
+    // What follows copies this process, which must have one thread.
+    source::end_thread();
+    Ok(compiled)
+}
+
+/// The spec without the fields that are done here.
+fn of_executor(spec: &Spec) -> Spec {
+    let mut spec = spec.clone();
+    spec.set_hooks(None);
+    spec.set_domainname(None);
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_sysctl(None);
+    }
+    spec
+}
+
+fn start(
+    folder: &StateFolder,
+    request: &mut Request,
+    compiled: &Compiled,
+    namespaces: &Namespaces,
+) -> anyhow::Result<Starting> {
+    let id = request.record.id.of_executor()?;
+    let gate = start_gate::listen(folder.as_fd(), GATE).context("make the start gate")?;
+    let stdio = std::mem::take(&mut request.stdio);
+    let pauses = Pauses { before_root: hooks::has_before_root(&request.spec), gate: Some(gate.as_fd()) };
+    Ok(detached::create(&id, &compiled.plan, &compiled.fds, stdio, namespaces, pauses)?)
+}
+
+/// Waits until the process has done all but its exec.
+fn wait(starting: &Starting, request: &Request, log: &RuntimeLog) -> anyhow::Result<Option<OwnedFd>> {
+    let mut terminal = None;
+    loop {
+        match starting.report.wait().context("wait for the container's process")? {
+            Progress::Pending => {}
+            Progress::Notes(notes) => notes.iter().for_each(|note| log.warn(&note.to_string())),
+            Progress::Terminal(master) => terminal = request.console.take(master)?,
+            Progress::Prepared => {
+                let state = state::of_spec(&request.record, Status::Creating).to_string();
+                hooks::run_before_root(&request.spec, &state)?;
+                starting.report.proceed().context("wait for the container's process")?;
+            }
+            Progress::Failed(error) => return Err(error.into()),
+            Progress::Waiting => return Ok(terminal),
+            Progress::Executed => bail!("the container's process was killed before it was ready"),
+        }
+    }
+}
+
+/// Whole or not at all: callers wait for it.
+///
+/// # Errors
+/// Names the file.
+pub fn write_pid_file(path: &Path, pid: i32) -> anyhow::Result<()> {
+    record::write_file(path, pid.to_string().as_bytes(), 0o644, Durability::Process)
+        .with_context(|| format!("--pid-file {}", path.display()))
+}

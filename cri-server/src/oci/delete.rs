@@ -1,0 +1,104 @@
+//! `crisp oci delete`: removes what is left of a container, however far its creation had come.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::bail;
+use crisp_executor::cgroup::{CgroupError, Cgroups};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::id::OciId;
+use super::record::Record;
+use super::runtime_log::RuntimeLog;
+use super::state_folder::StateFolder;
+use super::status::{self, Status};
+use super::{hooks, state};
+
+/// For a killed process to end.
+const END: Duration = Duration::from_secs(10);
+
+/// Delete a container that has stopped, or was never started
+#[derive(Debug, clap::Args)]
+pub struct Delete {
+    /// Kill it first if it runs; one that does not exist is fine
+    #[arg(long, short)]
+    force: bool,
+    id: OciId,
+}
+
+impl Delete {
+    pub fn run(self, root: &Path, log: &RuntimeLog) -> anyhow::Result<()> {
+        if self.force && !root.join(self.id.as_str()).exists() {
+            return Ok(());
+        }
+        let folder = StateFolder::lock(root, &self.id)?;
+        let record = match folder.record() {
+            Err(error) if self.force => {
+                log.warn(&format!("{error:#}: its folder is removed, its cgroup cannot be known"));
+                None
+            }
+            record => record?,
+        };
+        let status = status::now(&folder, record.as_ref())?.status;
+        if !self.force && !matches!(status, Status::Stopped | Status::Created) {
+            bail!("cannot delete container {}: it is {status}: kill it first, or use --force", self.id);
+        }
+        delete(folder, record.as_ref(), log)
+    }
+}
+
+/// Deletes a container, with its hooks.
+///
+/// # Errors
+/// As [`destroy`].
+pub fn delete(folder: StateFolder, record: Option<&Record>, log: &RuntimeLog) -> anyhow::Result<()> {
+    let spec = folder.spec();
+    destroy(folder, record)?;
+    if let (Some(record), Ok(spec)) = (record, spec) {
+        let poststop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
+        let state = state::of_spec(record, Status::Stopped).to_string();
+        // The container is gone: by the spec their failures are for the log.
+        hooks::run_all("poststop", poststop, &state).iter().for_each(|failure| log.warn(failure));
+    }
+    Ok(())
+}
+
+/// Ends all processes of a container and removes its cgroup and folder. The folder stays when something else does,
+/// so that the call can be repeated.
+///
+/// # Errors
+/// Processes that cannot be killed; a cgroup or folder that cannot be removed.
+pub fn destroy(folder: StateFolder, record: Option<&Record>) -> anyhow::Result<()> {
+    if let Some(record) = record {
+        let killed = kill_init(record);
+        remove_cgroup(record)?;
+        killed?;
+    }
+    folder.remove()
+}
+
+fn kill_init(record: &Record) -> anyhow::Result<()> {
+    let Some(init) = record.init.and_then(super::init::Init::open) else { return Ok(()) };
+    // One that has ended is fine.
+    let _ = pidfd_send_signal(&init, Signal::KILL);
+    let time = Timespec::try_from(END)?;
+    if poll(&mut [PollFd::new(&init, PollFlags::IN)], Some(&time))? == 0 {
+        bail!("process {} of container {} does not end, though it was killed", pid(record), record.id);
+    }
+    Ok(())
+}
+
+fn pid(record: &Record) -> i32 {
+    record.init.map_or(0, |init| init.pid)
+}
+
+fn remove_cgroup(record: &Record) -> anyhow::Result<()> {
+    let cgroups = Cgroups::detect()?;
+    match cgroups.open(&record.cgroup) {
+        Ok(cgroup) => cgroup.kill()?,
+        Err(CgroupError::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(cgroups.remove(&record.cgroup)?)
+}

@@ -1,0 +1,161 @@
+//! `crisp oci exec`: one more process in a container.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use crisp_executor::cgroup::Cgroups;
+use crisp_executor::compile;
+use crisp_executor::run::{Progress, Starting, detached};
+use crisp_executor::user_namespace::UserNamespace;
+use oci_spec::runtime::{Process, Spec, User};
+use rustix::fd::{AsFd as _, OwnedFd};
+use rustix::fs::{Mode, OFlags, open};
+
+use super::console::Console;
+use super::foreground::Foreground;
+use super::id::OciId;
+use super::options::ProcessOptions;
+use super::record::Record;
+use super::runtime_log::RuntimeLog;
+use super::state_folder::StateFolder;
+use super::{create, protected_program, status, streams};
+
+/// Run a command in a container
+#[derive(Debug, clap::Args)]
+pub struct Exec {
+    /// File with the process as in config.json, instead of a command
+    #[arg(long, short, value_name = "FILE")]
+    process: Option<PathBuf>,
+    /// Return when the process runs
+    #[arg(long, short)]
+    detach: bool,
+    /// With a terminal
+    #[arg(long, short)]
+    tty: bool,
+    /// Working directory
+    #[arg(long, value_name = "PATH")]
+    cwd: Option<PathBuf>,
+    /// Variable NAME=value, besides those of the container
+    #[arg(long, short, value_name = "NAME=VALUE")]
+    env: Vec<String>,
+    /// User and group, as numbers
+    #[arg(long, short, value_name = "UID[:GID]")]
+    user: Option<String>,
+    #[command(flatten)]
+    options: ProcessOptions,
+    id: OciId,
+    /// Command and its arguments
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    command: Vec<String>,
+}
+
+impl Exec {
+    pub fn run(self, root: &Path, log: &RuntimeLog) -> anyhow::Result<ExitCode> {
+        protected_program::ensure()?;
+        streams::check_preserved(self.options.preserve_fds)?;
+        let folder = StateFolder::open(root, &self.id)?;
+        let record = folder.whole_record(&self.id)?;
+        let init = status::live(&folder, &record, &self.id, "exec in")?;
+        let spec = folder.spec()?;
+        let process = self.of_process(&spec)?;
+        let socket = self.options.console_socket.as_deref();
+        let console = Console::choose(process.terminal().unwrap_or(false), socket, !self.detach)?;
+        let foreground = if self.detach { None } else { Some(Foreground::begin()?) };
+        let starting = start(&record, &spec, process, &init, self.options.preserve_fds)?;
+        let terminal = wait(&starting, &console, log)?;
+        if let Some(path) = &self.options.pid_file {
+            create::write_pid_file(path, starting.pid)?;
+        }
+        foreground.map_or(Ok(ExitCode::SUCCESS), |foreground| foreground.wait(&starting.pidfd, terminal))
+    }
+
+    fn of_process(&self, spec: &Spec) -> anyhow::Result<Process> {
+        let mut process = match &self.process {
+            Some(path) => {
+                if !self.command.is_empty() {
+                    bail!(
+                        "--process {}: has a command already; leave out {:?}",
+                        path.display(),
+                        self.command
+                    );
+                }
+                read(path).with_context(|| format!("--process {}", path.display()))?
+            }
+            None => self.of_container(spec)?,
+        };
+        if self.tty {
+            process.set_terminal(Some(true));
+        }
+        if let Some(cwd) = &self.cwd {
+            process.set_cwd(cwd.clone());
+        }
+        if let Some(user) = &self.user {
+            process.set_user(parse_user(user).with_context(|| format!("--user {user:?}"))?);
+        }
+        let env = process.env().iter().flatten().chain(&self.env).cloned().collect();
+        process.set_env(Some(env));
+        Ok(process)
+    }
+
+    /// The container's own process with another command, without a terminal.
+    fn of_container(&self, spec: &Spec) -> anyhow::Result<Process> {
+        if self.command.is_empty() {
+            bail!("there is no command to run: name one, or --process FILE");
+        }
+        let mut process = spec.process().clone().context("process: missing in config.json")?;
+        process.set_args(Some(self.command.clone())).set_terminal(None).set_console_size(None);
+        Ok(process)
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Process> {
+    Ok(serde_json::from_slice(&fs::read(path)?)?)
+}
+
+fn parse_user(text: &str) -> anyhow::Result<User> {
+    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
+    let mut user = User::default();
+    user.set_uid(uid.parse().context("the user is no number")?);
+    user.set_gid(gid.parse().context("the group is no number")?);
+    Ok(user)
+}
+
+fn start(
+    record: &Record,
+    spec: &Spec,
+    mut process: Process,
+    init: &OwnedFd,
+    preserved: u32,
+) -> anyhow::Result<Starting> {
+    let stdio = streams::inherited(&mut process, preserved)?;
+    let seccomp = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let process = compile::compile_process(&process, seccomp, record.mappings.as_ref())?;
+    let user = user_namespace(record)?;
+    let mut fds = Vec::new();
+    let join = compile::compile_join(Cgroups::detect()?.open(&record.cgroup)?.join()?, &mut fds)?;
+    let id = record.id.of_executor()?;
+    Ok(detached::exec(&id, &process, &join, &fds, stdio, init.as_fd(), user.as_ref())?)
+}
+
+/// That of the container: its PID namespace, which it has with one, belongs to it.
+fn user_namespace(record: &Record) -> anyhow::Result<Option<UserNamespace>> {
+    let (Some(mappings), Some(init)) = (&record.mappings, record.init) else { return Ok(None) };
+    let path = format!("/proc/{}/ns/mnt", init.pid);
+    let namespace = open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).context(path)?;
+    Ok(Some(UserNamespace::owner_of(namespace.as_fd(), mappings.clone())?))
+}
+
+fn wait(starting: &Starting, console: &Console, log: &RuntimeLog) -> anyhow::Result<Option<OwnedFd>> {
+    let mut terminal = None;
+    loop {
+        match starting.report.wait().context("wait for the process")? {
+            Progress::Pending | Progress::Prepared | Progress::Waiting => {}
+            Progress::Notes(notes) => notes.iter().for_each(|note| log.warn(&note.to_string())),
+            Progress::Terminal(master) => terminal = console.take(master)?,
+            Progress::Failed(error) => return Err(error.into()),
+            Progress::Executed => return Ok(terminal),
+        }
+    }
+}

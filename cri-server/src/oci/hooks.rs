@@ -1,0 +1,108 @@
+//! The hooks of a spec that run on the host.
+//!
+//! prestart and createRuntime run when the container has its namespaces and mounts, before its pivot_root; poststart
+//! and poststop after start and delete. createContainer and startContainer would have to run inside of the
+//! container, where no program of the host can be reached any more.
+
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use oci_spec::runtime::{Hook, Hooks, Spec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+/// For hooks that name no timeout.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// # Errors
+/// Names the first kind that nothing here runs.
+pub fn refuse_unsupported(spec: &Spec) -> anyhow::Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    for (name, inside) in
+        [("createContainer", hooks.create_container()), ("startContainer", hooks.start_container())]
+    {
+        if inside.as_ref().is_some_and(|inside| !inside.is_empty()) {
+            bail!(
+                "hooks.{name}: is not supported: crisp oci runs prestart, createRuntime, poststart and poststop"
+            );
+        }
+    }
+    let [(_, prestart), (_, create)] = before_root(hooks);
+    let all = [prestart, create, hooks.poststart().as_ref(), hooks.poststop().as_ref()];
+    match all.into_iter().flatten().flatten().map(Hook::path).find(|path| !path.is_absolute()) {
+        Some(path) => bail!("hooks: the path {} is not absolute", path.display()),
+        None => Ok(()),
+    }
+}
+
+fn before_root(hooks: &Hooks) -> [(&'static str, Option<&Vec<Hook>>); 2] {
+    [("prestart", hooks.prestart().as_ref()), ("createRuntime", hooks.create_runtime().as_ref())]
+}
+
+/// Whether there are hooks for [`run_before_root`].
+pub fn has_before_root(spec: &Spec) -> bool {
+    let has = |hooks: &Hooks| {
+        before_root(hooks).iter().any(|(_, hooks)| hooks.is_some_and(|hooks| !hooks.is_empty()))
+    };
+    spec.hooks().as_ref().is_some_and(has)
+}
+
+/// Runs the hooks that belong between a container's namespaces and its root. `state`: the container's.
+///
+/// # Errors
+/// That of the first that fails: the container is not to be.
+pub fn run_before_root(spec: &Spec, state: &str) -> anyhow::Result<()> {
+    let Some(hooks) = spec.hooks() else { return Ok(()) };
+    for (name, hooks) in before_root(hooks) {
+        for hook in hooks.into_iter().flatten() {
+            run(hook, state).with_context(|| format!("hooks.{name}: {}", hook.path().display()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs hooks one after the other; all run, whatever the others do. `state`: the container's, on standard input.
+/// Returns what went wrong.
+pub fn run_all(name: &str, hooks: Option<&Vec<Hook>>, state: &str) -> Vec<String> {
+    let failure = |hook: &Hook| {
+        let error = run(hook, state).err()?;
+        Some(format!("hooks.{name}: {}: {error:#}", hook.path().display()))
+    };
+    hooks.into_iter().flatten().filter_map(failure).collect()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a hook of the spec is a program of the host")]
+fn run(hook: &Hook, state: &str) -> anyhow::Result<()> {
+    let mut command = std::process::Command::new(hook.path());
+    if let Some((name, args)) = hook.args().as_ref().and_then(|args| args.split_first()) {
+        command.arg0(name).args(args);
+    }
+    let env = hook.env().iter().flatten().filter_map(|entry| entry.split_once('='));
+    command.env_clear().envs(env).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A hook need not read it.
+        let _ = stdin.write_all(state.as_bytes());
+    }
+    wait(&mut child, timeout(hook))
+}
+
+fn timeout(hook: &Hook) -> Duration {
+    hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map_or(TIMEOUT, Duration::from_secs)
+}
+
+fn wait(child: &mut Child, timeout: Duration) -> anyhow::Result<()> {
+    let pid = Pid::from_raw(child.id().cast_signed()).context("it has no process id")?;
+    let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    let time = Timespec::try_from(timeout)?;
+    if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&time))? == 0 {
+        child.kill()?;
+        child.wait()?;
+        bail!("no end within {timeout:?}");
+    }
+    let status = child.wait()?;
+    if status.success() { Ok(()) } else { bail!("{status}") }
+}

@@ -1,0 +1,62 @@
+//! The first process of a container: a number that may be used again by another process.
+
+use std::fs;
+
+use rustix::fd::OwnedFd;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+/// A process, by its number and the time of its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Init {
+    pub pid: i32,
+    /// Clock ticks since the start of the system: field 22 of proc_pid_stat(5).
+    pub start_time: u64,
+}
+
+impl Init {
+    /// That of a process that is there now. None: it has ended.
+    pub fn of(pid: i32) -> Option<Self> {
+        let (_, start_time) = state_and_start(pid)?;
+        Some(Self { pid, start_time })
+    }
+
+    /// Its pidfd. None when it has ended, also when it has not been reaped.
+    pub fn open(self) -> Option<OwnedFd> {
+        let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
+        // After the pidfd is open: what is found now is the process that it names, or a later one.
+        let (state, start_time) = state_and_start(self.pid)?;
+        (start_time == self.start_time && !matches!(state, 'Z' | 'X')).then_some(pidfd)
+    }
+}
+
+fn state_and_start(pid: i32) -> Option<(char, u64)> {
+    parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The name of the program is in brackets and may hold any character.
+fn parse(stat: &str) -> Option<(char, u64)> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.nth(18)?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_confuse() {
+        let text = "12 (a) Z 1 (b) S 1 12 12 0 -1 4194560 8 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
+        assert_eq!(parse(text), Some(('S', 4711)));
+        assert_eq!(parse("12 (a"), None);
+    }
+
+    #[test]
+    fn this_process_lives_and_another_start_is_another_process() {
+        let own = Init::of(std::process::id().cast_signed()).unwrap();
+        assert!(own.open().is_some());
+        assert!(Init { start_time: own.start_time + 1, ..own }.open().is_none());
+    }
+}

@@ -1,0 +1,102 @@
+//! `linux.namespaces`: opened where they have paths.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use crisp_executor::plan::PidNamespace;
+use crisp_executor::run::detached::{Namespace, Namespaces};
+use crisp_executor::user_namespace::{IdMappings, IdRange, UserNamespace};
+use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
+use rustix::fd::OwnedFd;
+use rustix::fs::{Mode, OFlags, open};
+
+/// Those that the executor makes or joins before the plan's, and the plan's PID namespace. The others are checked
+/// by the compiler.
+///
+/// # Errors
+/// Names the field.
+pub fn of_spec(spec: &Spec) -> anyhow::Result<(Namespaces, PidNamespace<OwnedFd>)> {
+    let linux = spec.linux().as_ref().context("linux: missing in config.json")?;
+    let mut found = Namespaces::default();
+    let mut pid = PidNamespace::Host;
+    for (index, listed) in linux.namespaces().iter().flatten().enumerate() {
+        let path = listed.path().as_deref().filter(|path| !path.as_os_str().is_empty());
+        let field = || format!("linux.namespaces[{index}].path");
+        match listed.typ() {
+            LinuxNamespaceType::Network => found.network = one(path).with_context(field)?,
+            LinuxNamespaceType::Ipc => found.ipc = one(path).with_context(field)?,
+            LinuxNamespaceType::Uts => found.uts = one(path).with_context(field)?,
+            LinuxNamespaceType::Pid => {
+                pid = match one(path).with_context(field)? {
+                    Namespace::Existing(fd) => PidNamespace::Target(fd),
+                    _ => PidNamespace::Own,
+                };
+            }
+            LinuxNamespaceType::User if path.is_none() => found.user = Some(user(linux)?),
+            _ => {}
+        }
+    }
+    set(&mut found, spec, linux)?;
+    Ok((found, pid))
+}
+
+fn one(path: Option<&Path>) -> anyhow::Result<Namespace> {
+    let Some(path) = path else { return Ok(Namespace::New) };
+    let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .with_context(|| format!("open {}", path.display()))?;
+    Ok(Namespace::Existing(fd))
+}
+
+/// Names and kernel settings must not be those of the host.
+fn set(found: &mut Namespaces, spec: &Spec, linux: &Linux) -> anyhow::Result<()> {
+    let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    (found.hostname, found.domainname) = (given(spec.hostname()), given(spec.domainname()));
+    for (field, name) in [("hostname", &found.hostname), ("domainname", &found.domainname)] {
+        if name.is_some() && matches!(found.uts, Namespace::Caller) {
+            bail!("{field}: it would be set for the host: list the namespace uts in linux.namespaces");
+        }
+    }
+    for (name, value) in linux.sysctl().iter().flatten() {
+        check_sysctl(found, name)?;
+        crisp_executor::run::sysctl::check(name, value).context("linux.sysctl")?;
+        found.sysctls.push((name.clone(), value.clone()));
+    }
+    found.sysctls.sort();
+    Ok(())
+}
+
+fn check_sysctl(found: &Namespaces, name: &str) -> anyhow::Result<()> {
+    let dotted = name.replace('/', ".");
+    let (namespace, kind) = match dotted.as_str() {
+        name if name.starts_with("net.") => (&found.network, "network"),
+        name if name.starts_with("fs.mqueue.") || is_of_ipc(name) => (&found.ipc, "ipc"),
+        "kernel.domainname" | "kernel.hostname" => (&found.uts, "uts"),
+        _ => bail!("linux.sysctl: {name:?} is a setting of the whole host"),
+    };
+    if matches!(namespace, Namespace::Caller) {
+        bail!(
+            "linux.sysctl: {name:?} would be set for the host: list the namespace {kind} in linux.namespaces"
+        );
+    }
+    Ok(())
+}
+
+fn is_of_ipc(name: &str) -> bool {
+    let Some(name) = name.strip_prefix("kernel.") else { return false };
+    name == "sem" || ["shm", "msg"].iter().any(|start| name.starts_with(start))
+}
+
+fn user(linux: &Linux) -> anyhow::Result<UserNamespace> {
+    let mappings = IdMappings {
+        uids: ranges(linux.uid_mappings().as_ref()),
+        gids: ranges(linux.gid_mappings().as_ref()),
+    };
+    mappings.check().context("linux.uidMappings, linux.gidMappings")?;
+    Ok(UserNamespace::new(mappings)?)
+}
+
+fn ranges(given: Option<&Vec<LinuxIdMapping>>) -> Vec<IdRange> {
+    let range =
+        |m: &LinuxIdMapping| IdRange { container: m.container_id(), host: m.host_id(), length: m.size() };
+    given.into_iter().flatten().map(range).collect()
+}

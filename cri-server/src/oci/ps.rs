@@ -1,0 +1,53 @@
+//! `crisp oci ps`: the processes of a container.
+
+use std::fs;
+use std::path::Path;
+
+use crisp_executor::cgroup::{CgroupError, Cgroups};
+
+use super::id::OciId;
+use super::state_folder::StateFolder;
+use crate::table::Table;
+
+/// List the processes of a container, by the host's numbers
+#[derive(Debug, clap::Args)]
+pub struct Ps {
+    /// Form of the list
+    #[arg(long, short, value_enum, default_value = "table")]
+    format: Format,
+    id: OciId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Table,
+    Json,
+}
+
+impl Ps {
+    pub fn run(self, root: &Path) -> anyhow::Result<()> {
+        let record = StateFolder::open(root, &self.id)?.whole_record(&self.id)?;
+        let mut pids = match Cgroups::detect()?.open(&record.cgroup) {
+            Ok(cgroup) => cgroup.pids()?,
+            Err(CgroupError::NotFound { .. }) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        pids.sort_unstable();
+        match self.format {
+            Format::Json => println!("{}", serde_json::json!(pids)),
+            Format::Table => {
+                let mut table = Table::new(&["PID", "COMMAND"]);
+                pids.iter().for_each(|pid| table.row(vec![pid.to_string(), command(*pid)]));
+                table.write(&mut std::io::stdout().lock())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Empty for one that has just ended.
+fn command(pid: i32) -> String {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+    words.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+}

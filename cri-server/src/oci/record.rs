@@ -1,0 +1,47 @@
+//! What is known of a container from its creation to its deletion.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+
+use crisp_executor::cgroup::CgroupPath;
+use crisp_executor::user_namespace::IdMappings;
+use crisp_operation::record::Record as Kept;
+use serde::{Deserialize, Serialize};
+
+use super::id::OciId;
+use super::init::Init;
+
+/// state.json of a container. It is written before its cgroup is made, so that what a killed `create` leaves can
+/// be found.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Record {
+    pub id: OciId,
+    /// Of its config.json.
+    pub oci_version: String,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// Nanoseconds since 1970.
+    pub created: i64,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    pub cgroup: CgroupPath,
+    /// Whether all its processes end with the first one.
+    pub own_pid_namespace: bool,
+    /// Of its user namespace.
+    #[serde(default)]
+    pub mappings: Option<IdMappings>,
+    /// None until the first process waits at the start gate.
+    #[serde(default)]
+    pub init: Option<Init>,
+}
+
+impl Kept for Record {
+    const KIND: &'static str = "record of an OCI container";
+}
+
+impl Record {
+    /// The annotations as they are in a spec.
+    pub fn annotations_of(given: Option<&HashMap<String, String>>) -> BTreeMap<String, String> {
+        given.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+}

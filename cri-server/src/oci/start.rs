@@ -1,0 +1,75 @@
+//! `crisp oci start`: opens the gate at which the container's process waits.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use crisp_executor::run::{Progress, Report, start_gate};
+use rustix::fd::AsFd as _;
+use rustix::io::Errno;
+
+use super::id::OciId;
+use super::record::Record;
+use super::runtime_log::RuntimeLog;
+use super::state_folder::{GATE, StateFolder};
+use super::status::{self, Now, Status};
+use super::{hooks, state};
+
+/// Start the process of a created container
+#[derive(Debug, clap::Args)]
+pub struct Start {
+    id: OciId,
+}
+
+impl Start {
+    pub fn run(self, root: &Path, log: &RuntimeLog) -> anyhow::Result<()> {
+        start(root, &self.id, log)
+    }
+}
+
+/// Starts a container, and returns when its program runs.
+///
+/// # Errors
+/// It is not created; or the stage that failed, which is its exec as a rule.
+pub fn start(root: &Path, id: &OciId, log: &RuntimeLog) -> anyhow::Result<()> {
+    let folder = StateFolder::lock(root, id)?;
+    let record = folder.whole_record(id)?;
+    match status::now(&folder, Some(&record))?.status {
+        Status::Created => {}
+        Status::Running => bail!("cannot start container {id}: it is running already"),
+        Status::Stopped => {
+            bail!("cannot start container {id}: it has stopped; delete it and create it anew")
+        }
+        other => bail!("cannot start container {id}: it is {other}"),
+    }
+    let opened = match start_gate::open(folder.as_fd(), GATE) {
+        Ok(report) => wait(&report),
+        // An earlier start was killed between the opening of the gate and its removal.
+        Err(Errno::CONNREFUSED) => Err(anyhow::anyhow!("cannot start container {id}: it is running already")),
+        Err(errno) => return Err(errno).context("open the start gate"),
+    };
+    folder.remove_gate()?;
+    opened?;
+    let spec = folder.spec()?;
+    let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
+    if poststart.is_some() {
+        let state = state_for_hooks(&folder, &record)?;
+        // The container runs: by the spec their failures are for the log.
+        hooks::run_all("poststart", poststart, &state).iter().for_each(|failure| log.warn(failure));
+    }
+    Ok(())
+}
+
+fn wait(report: &Report) -> anyhow::Result<()> {
+    loop {
+        match report.wait().context("wait for the container's process")? {
+            Progress::Executed => return Ok(()),
+            Progress::Failed(error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+}
+
+fn state_for_hooks(folder: &StateFolder, record: &Record) -> anyhow::Result<String> {
+    let now: Now = status::now(folder, Some(record))?;
+    Ok(state::of_spec(record, now.status).to_string())
+}

@@ -1,0 +1,57 @@
+//! `crisp oci state`: what the runtime spec calls the state of a container.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::id::OciId;
+use super::record::Record;
+use super::state_folder::StateFolder;
+use super::status::{self, Status};
+use crate::time;
+
+/// Print the state of a container as JSON
+#[derive(Debug, clap::Args)]
+pub struct State {
+    id: OciId,
+}
+
+impl State {
+    pub fn run(self, root: &Path) -> anyhow::Result<()> {
+        let folder = StateFolder::open(root, &self.id)?;
+        let record = folder.whole_record(&self.id)?;
+        let status = status::now(&folder, Some(&record))?.status;
+        println!("{:#}", of_runc(&record, status));
+        Ok(())
+    }
+}
+
+/// The members of the runtime spec: hooks get them.
+pub fn of_spec(record: &Record, status: Status) -> Value {
+    // The runtime spec knows no paused containers, but lets runtimes have more statuses.
+    json!({
+        "ociVersion": record.oci_version,
+        "id": record.id,
+        "status": status.as_str(),
+        "pid": pid(record, status),
+        "bundle": record.bundle,
+        "annotations": record.annotations,
+    })
+}
+
+/// And those that runc has beside them.
+pub fn of_runc(record: &Record, status: Status) -> Value {
+    let mut state = of_spec(record, status);
+    state["rootfs"] = json!(record.rootfs);
+    state["created"] = json!(time::shown(record.created));
+    state["owner"] = json!("");
+    state
+}
+
+/// 0 when there is no process.
+pub fn pid(record: &Record, status: Status) -> i32 {
+    match status {
+        Status::Stopped => 0,
+        _ => record.init.map_or(0, |init| init.pid),
+    }
+}

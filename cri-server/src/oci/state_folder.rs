@@ -1,0 +1,159 @@
+//! The folder of a container below `--root`: who made it has the id.
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use crisp_operation::record::{self, Durability};
+use oci_spec::runtime::Spec;
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, open, unlinkat};
+use rustix::io::Errno;
+
+use super::id::OciId;
+use super::record::Record;
+use crate::server::layout;
+
+/// The start gate in it.
+pub const GATE: &str = "start.sock";
+
+/// An open folder. As long as a locked one is there, other commands that change the container wait.
+#[derive(Debug)]
+pub struct StateFolder {
+    path: PathBuf,
+    folder: OwnedFd,
+}
+
+impl StateFolder {
+    /// Makes the folder of a new container, locked.
+    ///
+    /// # Errors
+    /// The id is in use.
+    pub fn create(root: &Path, id: &OciId) -> anyhow::Result<Self> {
+        record::private_folder(root).with_context(|| format!("make --root {}", root.display()))?;
+        let path = root.join(id.as_str());
+        match fs::DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => bail!(
+                "container {id} exists already in {}: choose another id, or remove it with: crisp oci delete {id}",
+                root.display()
+            ),
+            Err(error) => return Err(error).with_context(|| format!("make {}", path.display())),
+        }
+        Self::locked(path, id)
+    }
+
+    /// Locks the folder of a container that exists.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn lock(root: &Path, id: &OciId) -> anyhow::Result<Self> {
+        Self::locked(root.join(id.as_str()), id)
+    }
+
+    /// Opens it without the lock, to look at it.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(root: &Path, id: &OciId) -> anyhow::Result<Self> {
+        Self::at(root.join(id.as_str()), id)
+    }
+
+    fn at(path: PathBuf, id: &OciId) -> anyhow::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match open(&path, flags, Mode::empty()) {
+            Ok(folder) => Ok(Self { path, folder }),
+            Err(Errno::NOENT) => bail!("container {id} does not exist ({})", path.display()),
+            Err(errno) => Err(errno).with_context(|| format!("open {}", path.display())),
+        }
+    }
+
+    fn locked(path: PathBuf, id: &OciId) -> anyhow::Result<Self> {
+        let folder = Self::at(path, id)?;
+        rustix::io::retry_on_intr(|| flock(&folder.folder, FlockOperation::LockExclusive))
+            .with_context(|| format!("lock {}", folder.path.display()))?;
+        // It may have been removed meanwhile, and made anew.
+        let inode = fstat(&folder.folder).map(|stat| stat.st_ino).ok();
+        if fs::metadata(&folder.path).ok().map(|now| now.ino()) != inode {
+            bail!("container {id} does not exist: it has just been deleted");
+        }
+        Ok(folder)
+    }
+
+    /// None when there is none yet: its `create` is under way or was killed.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn record(&self) -> anyhow::Result<Option<Record>> {
+        match record::read(&layout::oci_record(&self.path)) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if error.is_missing() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// That of a container whose creation has come so far.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn whole_record(&self, id: &OciId) -> anyhow::Result<Record> {
+        let none = || {
+            anyhow::anyhow!("container {id} is not created yet, or its create was killed: see delete --force")
+        };
+        self.record()?.ok_or_else(none)
+    }
+
+    /// # Errors
+    /// There is no room.
+    pub fn write_record(&self, record: &Record) -> anyhow::Result<()> {
+        Ok(record::write(&layout::oci_record(&self.path), record, Durability::Process)?)
+    }
+
+    /// Keeps the spec: the bundle may change.
+    ///
+    /// # Errors
+    /// There is no room.
+    pub fn write_spec(&self, spec: &Spec) -> anyhow::Result<()> {
+        let path = layout::oci_config(&self.path);
+        let bytes = serde_json::to_vec(spec)?;
+        record::write_file(&path, &bytes, 0o600, Durability::Process)
+            .with_context(|| format!("write {}", path.display()))
+    }
+
+    /// # Errors
+    /// It is damaged.
+    pub fn spec(&self) -> anyhow::Result<Spec> {
+        let path = layout::oci_config(&self.path);
+        let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
+        serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))
+    }
+
+    /// Whether the first process has not been started.
+    pub fn has_gate(&self) -> bool {
+        rustix::fs::statat(&self.folder, GATE, AtFlags::SYMLINK_NOFOLLOW).is_ok()
+    }
+
+    /// # Errors
+    /// The kernel's.
+    pub fn remove_gate(&self) -> anyhow::Result<()> {
+        match unlinkat(&self.folder, GATE, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno).with_context(|| format!("remove {GATE} of {}", self.path.display())),
+        }
+    }
+
+    /// Removes it, with which the id is free.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn remove(self) -> anyhow::Result<()> {
+        record::remove_folder(&self.path).with_context(|| format!("remove {}", self.path.display()))
+    }
+}
+
+impl AsFd for StateFolder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+}

@@ -1,0 +1,153 @@
+//! `crisp oci` as its callers use it: exec, terminals by socket, lists, what is asked before the first container.
+
+use std::io::Read as _;
+use std::os::unix::net::UnixListener;
+use std::process::Command;
+
+use crisp_e2e::bundle::{Bundle, spec};
+use crisp_e2e::{Result, needs};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use serde_json::{Value, json};
+
+#[test]
+fn commands_run_in_a_container() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&["sleep", "1000"])?;
+    bundle.good(&["run", "-d", "web"])?;
+    let output = bundle.oci(&["exec", "web", "sh", "-c", "hostname; echo $COLOUR; echo err >&2; exit 5"])?;
+    assert_eq!(output.status.code(), Some(5), "{output:?}");
+    assert_eq!((output.stdout, output.stderr), (b"bundle\nblue\n".to_vec(), b"err\n".to_vec()));
+    let options = ["exec", "--user", "1000:7", "--cwd", "/bin", "--env", "COLOUR=red", "web"];
+    let text = bundle.good(&[&options[..], &["sh", "-c", "id -u; id -g; pwd; echo $COLOUR"]].concat())?;
+    assert_eq!(text, "1000\n7\n/bin\nred\n");
+    // As containerd does it.
+    let mut process = spec(&["sleep", "999"])["process"].clone();
+    process["user"]["uid"] = json!(12);
+    let (file, pid_file) = (bundle.path().join("process.json"), bundle.path().join("exec.pid"));
+    std::fs::write(&file, process.to_string())?;
+    let (file, pid_path) = (file.to_str().unwrap(), pid_file.to_str().unwrap());
+    bundle.good(&["exec", "--process", file, "--pid-file", pid_path, "--detach", "web"])?;
+    let pid = std::fs::read_to_string(&pid_file)?;
+    assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?, "sleep\0999\0");
+    let pids: Vec<i64> = serde_json::from_str(&bundle.good(&["ps", "--format", "json", "web"])?)?;
+    assert!(pids.len() == 2 && pids.contains(&pid.parse()?), "{pids:?}");
+    assert!(bundle.good(&["ps", "web"])?.contains("sleep 999"));
+    assert!(bundle.refused(&["exec", "web", "no-such"])?.contains("no-such"));
+    Ok(())
+}
+
+#[test]
+fn a_terminal_goes_over_the_console_socket() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    bundle.change(&spec(&["sh", "-c", "tty; stty size; sleep 1000"]), |spec| {
+        spec["process"]["terminal"] = json!(true);
+        spec["process"]["consoleSize"] = json!({ "height": 33, "width": 101 });
+    })?;
+    let socket = bundle.path().join("console");
+    let listener = UnixListener::bind(&socket)?;
+    bundle.good(&["create", "--console-socket", socket.to_str().unwrap(), "tty"])?;
+    let mut master = receive(&listener)?;
+    bundle.good(&["start", "tty"])?;
+    let mut text = String::new();
+    while !text.contains("33 101") {
+        let mut bytes = [0; 256];
+        let count = master.read(&mut bytes)?;
+        text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+    }
+    assert!(text.contains("/dev/pts/0") || text.contains("/dev/console"), "{text}");
+    let command = ["exec", "--tty", "--detach", "--console-socket", socket.to_str().unwrap(), "tty", "tty"];
+    bundle.good(&command)?;
+    let mut master = receive(&listener)?;
+    let mut bytes = [0; 64];
+    let count = master.read(&mut bytes)?;
+    assert!(String::from_utf8_lossy(&bytes[..count]).contains("/dev/pts/1"));
+    Ok(())
+}
+
+fn receive(listener: &UnixListener) -> Result<std::fs::File> {
+    let (stream, _) = listener.accept()?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut bytes = [0; 256];
+    recvmsg(&stream, &mut [std::io::IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok(fd.ok_or("no descriptor came")?.into())
+}
+
+#[test]
+fn a_terminal_in_the_foreground_is_relayed() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let line = "stty size; echo name?; read name; echo hello $name; exit 9";
+    bundle.change(&spec(&["sh", "-c", line]), |spec| spec["process"]["terminal"] = json!(true))?;
+    let command = ["run", "--bundle", bundle.path().to_str().unwrap(), "fore"];
+    let mut terminal = crisp_e2e::terminal::Terminal::run(&bundle.command(&command), 91, 27)?;
+    terminal.until("27 91")?;
+    terminal.until("name?")?;
+    terminal.type_text("crisp\r")?;
+    terminal.until("hello crisp")?;
+    assert_eq!(terminal.end()?, Some(9));
+    Ok(())
+}
+
+#[test]
+fn lists_show_all_containers() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&["sleep", "1000"])?;
+    assert_eq!(bundle.good(&["list", "--format", "json"])?, "[]\n");
+    bundle.good(&["create", "a"])?;
+    bundle.good(&["run", "-d", "b"])?;
+    // A create that was killed at its first step.
+    std::fs::create_dir(bundle.root().join("c"))?;
+    assert_eq!(bundle.good(&["list", "-q"])?, "a\nb\nc\n");
+    let rows: Vec<Value> = serde_json::from_str(&bundle.good(&["list", "--format", "json"])?)?;
+    assert_eq!(
+        rows.iter().map(|row| row["status"].as_str()).collect::<Vec<_>>(),
+        [Some("created"), Some("running")]
+    );
+    assert!(rows.iter().all(|row| row["rootfs"] == json!(bundle.path().join("rootfs"))), "{rows:?}");
+    let table = bundle.good(&["list"])?;
+    assert!(table.starts_with("ID") && table.contains("created") && table.contains("creating"), "{table}");
+    Ok(())
+}
+
+#[test]
+fn callers_find_out_what_it_is() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&["true"])?;
+    let features: Value = serde_json::from_str(&bundle.good(&["features"])?)?;
+    assert_eq!(
+        (&features["ociVersionMin"], &features["linux"]["cgroup"]["v2"]),
+        (&json!("1.0.0"), &json!(true))
+    );
+    // By the name of a link.
+    let link = bundle.path().join("crisp-oci");
+    std::os::unix::fs::symlink(crisp_e2e::machine::crisp(), &link)?;
+    let version = Command::new(&link).arg("--version").output()?;
+    let text = String::from_utf8_lossy(&version.stdout).into_owned();
+    assert!(text.starts_with("crisp-oci version ") && text.contains("\nspec: 1."), "{text}");
+    let run = Command::new(&link)
+        .arg("--root")
+        .arg(bundle.root())
+        .args(["run", "linked"])
+        .current_dir(bundle.path())
+        .output()?;
+    assert!(run.status.success(), "{run:?}");
+    Ok(())
+}
+
+/// The first process of an image may run the runtime itself, and write to it then.
+#[test]
+fn a_container_cannot_write_to_the_runtime() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&["sh", "-c", "sleep 1000"])?;
+    bundle.good(&["create", "exe"])?;
+    let pid = bundle.state("exe")?["pid"].clone();
+    let mount = rustix::fs::statvfs(format!("/proc/{pid}/exe"))?;
+    assert!(mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    Ok(())
+}

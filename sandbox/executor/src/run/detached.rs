@@ -1,0 +1,265 @@
+//! Containers without a monitor, for callers that end before the container does: `runc` and its like.
+//!
+//! ```text
+//!  caller                 helper, a copy of the caller             child
+//!  create --clone3-->     joins or makes network, IPC, UTS
+//!                         leaves the host's root
+//!                         start --clone3------------------->  all of its setup
+//!    ^                      |                                     |
+//!    +-- pid, pidfd, report +  ends: the child's parent is the    |
+//!    |                         next subreaper above from then on  |
+//!    +-- Terminal, Prepared, Waiting (at the start gate), Failed -+
+//! ```
+//!
+//! The caller stays in the host's namespaces. It has one thread, as the callers of all of `run` have.
+//!
+//! Cast: [`create`] and [`exec`] make processes, [`Namespaces`] says in which namespaces.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::system::{setdomainname, sethostname};
+use rustix::thread::{
+    LinkNameSpaceType, ThreadNameSpaceType, move_into_link_name_space, move_into_thread_name_spaces,
+};
+use serde::{Deserialize, Serialize};
+
+use super::error::{At, Stage, StageError};
+use super::inside::Inside;
+use super::report::Report;
+use super::spawn::Stop;
+use super::{Pauses, PodContext, Starting, Stdio, pod_root, start_with_pauses, sysctl};
+use crate::ids::ContainerId;
+use crate::plan::{CgroupJoin, Plan, Process};
+use crate::sys::{self, Cloned};
+use crate::user_namespace::UserNamespace;
+
+/// Where one kind of namespace comes from.
+#[derive(Debug, Default)]
+pub enum Namespace {
+    /// The caller's, which is the host's as a rule.
+    #[default]
+    Caller,
+    New,
+    /// The one that the descriptor is open on.
+    Existing(OwnedFd),
+}
+
+/// The namespaces of a container beside those that its plan says, and what is set in them.
+#[derive(Debug, Default)]
+pub struct Namespaces {
+    pub network: Namespace,
+    pub ipc: Namespace,
+    pub uts: Namespace,
+    pub user: Option<UserNamespace>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    /// Names and values.
+    pub sysctls: Vec<(String, String)>,
+}
+
+/// Of no use here: no container gets a pod's shared memory.
+const SHM_BYTES: u64 = 64 << 10;
+/// Longest answer of a helper.
+const ANSWER: usize = 8192;
+
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Started(i32),
+    Failed(StageError),
+}
+
+/// Starts the first process of the container `id`.
+///
+/// # Errors
+/// A stage that failed before there was a process; later ones arrive in the [`Report`].
+pub fn create(
+    id: &ContainerId,
+    plan: &Plan,
+    fds: &[OwnedFd],
+    stdio: Stdio,
+    namespaces: &Namespaces,
+    pauses: Pauses<'_>,
+) -> Result<Starting, StageError> {
+    by_helper(|| {
+        let proc = host_proc();
+        namespaces.enter(proc.as_ref())?;
+        pod_root::enter(namespaces.user.as_ref())?;
+        pod_root::add_own(SHM_BYTES, namespaces.user.as_ref())?;
+        pod_root::leave_host()?;
+        let context = context(proc.as_ref(), namespaces.user.as_ref());
+        start_with_pauses(id, plan, fds, stdio, &context, pauses)
+    })
+}
+
+/// Starts a further process in the container `id`, whose first process `init` names. `user`: the container's
+/// user namespace.
+///
+/// # Errors
+/// As [`create`].
+pub fn exec(
+    id: &ContainerId,
+    process: &Process,
+    cgroup: &CgroupJoin,
+    fds: &[OwnedFd],
+    stdio: Stdio,
+    init: BorrowedFd<'_>,
+    user: Option<&UserNamespace>,
+) -> Result<Starting, StageError> {
+    by_helper(|| {
+        let proc = host_proc();
+        let of_init = ThreadNameSpaceType::NETWORK
+            | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+            | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME;
+        move_into_thread_name_spaces(init, of_init)
+            .at(Stage::JoinNamespaces, "of the container, is it still running")?;
+        sys::unshare_namespaces(libc::CLONE_NEWNS).at(Stage::PodRoot, "make a mount namespace")?;
+        // The null device, for a process with a terminal.
+        pod_root::enter(None)?;
+        pod_root::add_own(SHM_BYTES, None)?;
+        pod_root::leave_host()?;
+        super::exec(id, process, cgroup, fds, stdio, init, &context(proc.as_ref(), user))
+    })
+}
+
+fn context<'a>(proc: Option<&'a OwnedFd>, user: Option<&'a UserNamespace>) -> PodContext<'a> {
+    PodContext { init: None, user, proc: proc.map(AsFd::as_fd) }
+}
+
+fn host_proc() -> Option<OwnedFd> {
+    open(c"/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+impl Namespaces {
+    /// Joins what exists and makes what is new, and a mount namespace.
+    fn enter(&self, proc: Option<&OwnedFd>) -> Result<(), StageError> {
+        self.join()?;
+        let new = self.new_ones();
+        match &self.user {
+            None => {
+                sys::unshare_namespaces(new | libc::CLONE_NEWNS)
+                    .at(Stage::JoinNamespaces, "make new ones")?;
+                self.set(proc)
+            }
+            Some(user) => {
+                let make = || {
+                    sys::unshare_namespaces(new).at(Stage::JoinNamespaces, "make new ones")?;
+                    self.set(proc)
+                };
+                let inside = Inside::run(user, make)??;
+                sys::unshare_namespaces(libc::CLONE_NEWNS).at(Stage::JoinNamespaces, "make a mount one")?;
+                let made = ThreadNameSpaceType::from_bits_retain(new.cast_unsigned());
+                if made.is_empty() {
+                    return Ok(());
+                }
+                move_into_thread_name_spaces(inside.as_fd(), made).at(Stage::JoinNamespaces, "new ones")
+            }
+        }
+    }
+
+    fn join(&self) -> Result<(), StageError> {
+        let all = [
+            (&self.network, LinkNameSpaceType::Network, "network"),
+            (&self.ipc, LinkNameSpaceType::InterProcessCommunication, "ipc"),
+            (&self.uts, LinkNameSpaceType::HostNameAndNISDomainName, "uts"),
+        ];
+        for (namespace, kind, name) in all {
+            if let Namespace::Existing(fd) = namespace {
+                move_into_link_name_space(fd.as_fd(), Some(kind)).at(Stage::JoinNamespaces, name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn new_ones(&self) -> i32 {
+        let all = [
+            (&self.network, libc::CLONE_NEWNET),
+            (&self.ipc, libc::CLONE_NEWIPC),
+            (&self.uts, libc::CLONE_NEWUTS),
+        ];
+        all.iter()
+            .filter(|(namespace, _)| matches!(namespace, Namespace::New))
+            .fold(0, |set, (_, one)| set | one)
+    }
+
+    fn set(&self, proc: Option<&OwnedFd>) -> Result<(), StageError> {
+        if let Some(name) = &self.hostname {
+            sethostname(name.as_bytes()).at(Stage::Hostname, format_args!("{name:?}"))?;
+        }
+        if let Some(name) = &self.domainname {
+            setdomainname(name.as_bytes()).at(Stage::Hostname, format_args!("{name:?} of the domain"))?;
+        }
+        sysctl::apply(&self.sysctls, proc)
+            .map_err(|error| StageError::explained(Stage::JoinNamespaces, Errno::INVAL, error.to_string()))
+    }
+}
+
+/// Runs `start` in a copy of this process, which changes its namespaces and root, and ends.
+fn by_helper(start: impl FnOnce() -> Result<Starting, StageError>) -> Result<Starting, StageError> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .at(Stage::Clone, "make a socket")?;
+    match sys::clone3(0, None).at(Stage::Clone, "process")? {
+        Cloned::Child => {
+            let _stop = Stop;
+            drop(ours);
+            answer(&theirs, start());
+            sys::exit(0)
+        }
+        Cloned::Parent { pidfd, .. } => {
+            drop(theirs);
+            let started = receive(&ours);
+            let id = WaitId::PidFd(pidfd.as_fd());
+            // A caller that ignores SIGCHLD has none to wait for.
+            let _ = retry_on_intr(|| waitid(id.clone(), WaitIdOptions::EXITED));
+            started
+        }
+    }
+}
+
+/// When the caller is gone, its process goes on: it is in its cgroup, where it can be found.
+fn answer(socket: &OwnedFd, started: Result<Starting, StageError>) {
+    let (answer, fds) = match started {
+        Ok(Starting { pid, pidfd, report }) => (Answer::Started(pid), Some((pidfd, report))),
+        Err(error) => (Answer::Failed(error), None),
+    };
+    let Ok(bytes) = postcard::to_allocvec(&answer) else { return };
+    let fds: Vec<BorrowedFd<'_>> =
+        fds.iter().flat_map(|(pidfd, report)| [pidfd.as_fd(), report.as_fd()]).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !fds.is_empty() {
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+    }
+    let _ = retry_on_intr(|| sendmsg(socket, &[IoSlice::new(&bytes)], &mut control, SendFlags::NOSIGNAL));
+}
+
+fn receive(socket: &OwnedFd) -> Result<Starting, StageError> {
+    let at = Stage::Clone;
+    let mut bytes = [0; ANSWER];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let got = retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags));
+    let length = got.at(at, "wait for the helper")?.bytes;
+    let rights = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+        _ => None,
+    });
+    let mut fds = rights.flatten();
+    let killed = || StageError::explained(at, Errno::CHILD, "process: the helper was killed");
+    match postcard::from_bytes(&bytes[..length]).map_err(|_| killed())? {
+        Answer::Failed(error) => Err(error),
+        Answer::Started(pid) => match (fds.next(), fds.next()) {
+            (Some(pidfd), Some(report)) => Ok(Starting { pid, pidfd, report: Report::from(report) }),
+            _ => Err(StageError::new(at, Errno::MFILE, "receive the process")),
+        },
+    }
+}

@@ -1,0 +1,124 @@
+//! Containers without a monitor: namespaces of their own, pauses before the root and the exec.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+
+use crisp_executor::ids::ContainerId;
+use crisp_executor::plan::CgroupJoin;
+use crisp_executor::run::detached::{self, Namespace, Namespaces};
+use crisp_executor::run::{Pauses, Progress, Stage, Starting, Stdio, start_gate};
+use rustix::io::Errno;
+
+use crate::lab::{Files, wait, watch};
+use crate::plans::{self, c};
+
+pub const TESTS: &[crate::Test] = &[
+    ("a_detached_start_pauses_before_its_root_and_its_exec", pauses),
+    ("a_failed_exec_is_told_to_who_opens_the_gate", failed_exec),
+    ("a_program_that_is_not_there_never_waits", missing),
+    ("the_callers_root_and_namespaces_stay_its_own", caller_stays),
+    ("a_killed_process_leaves_a_closed_gate", killed),
+];
+
+const GATE: &str = "gate";
+
+struct Lab {
+    files: Files,
+    folder: File,
+    id: ContainerId,
+}
+
+impl Lab {
+    fn new() -> Self {
+        // The helper's children are ours after it.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+        let files = Files::busybox();
+        let folder = File::open(files.volume("state")).unwrap();
+        Self { files, folder, id: ContainerId::random() }
+    }
+
+    fn create(&self, args: &[&str], before_root: bool) -> Starting {
+        let gate = start_gate::listen(self.folder.as_fd(), GATE).unwrap();
+        let mut plan = plans::usual();
+        plan.process.args = args.iter().map(|arg| c(arg)).collect();
+        let namespaces = Namespaces {
+            network: Namespace::New,
+            ipc: Namespace::New,
+            uts: Namespace::New,
+            hostname: Some("gated".to_owned()),
+            sysctls: vec![("kernel.shmmni".to_owned(), "17".to_owned())],
+            ..Namespaces::default()
+        };
+        let pauses = Pauses { before_root, gate: Some(gate.as_fd()) };
+        let fds = [self.files.detached()];
+        detached::create(&self.id, &plan, &fds, Stdio::default(), &namespaces, pauses).unwrap()
+    }
+}
+
+fn pauses() {
+    let lab = Lab::new();
+    let script =
+        "[ $(cat /proc/sys/kernel/hostname) = gated ] && [ $(cat /proc/sys/kernel/shmmni) = 17 ] && exit 5";
+    let starting = lab.create(&["/bin/sh", "-c", script], true);
+    assert!(matches!(starting.report.wait(), Ok(Progress::Prepared)));
+    starting.report.proceed().unwrap();
+    assert!(matches!(starting.report.wait(), Ok(Progress::Waiting)));
+    let report = start_gate::open(lab.folder.as_fd(), GATE).unwrap();
+    assert!(matches!(report.wait(), Ok(Progress::Executed)));
+    assert_eq!(start_gate::open(lab.folder.as_fd(), GATE).unwrap_err(), Errno::CONNREFUSED);
+    assert_eq!(wait(&starting), 5);
+}
+
+fn failed_exec() {
+    let lab = Lab::new();
+    lab.files.write("bin/broken", "no program").mode("bin/broken", 0o755);
+    let starting = lab.create(&["/bin/broken"], false);
+    assert!(matches!(starting.report.wait(), Ok(Progress::Waiting)));
+    let failed = watch(&start_gate::open(lab.folder.as_fd(), GATE).unwrap()).failed.unwrap();
+    assert_eq!(failed.stage, Stage::Exec);
+    assert!(failed.detail.contains("/bin/broken"), "{failed}");
+    assert_eq!(wait(&starting), 127);
+}
+
+fn missing() {
+    let lab = Lab::new();
+    let starting = lab.create(&["no-such-program"], false);
+    let failed = watch(&starting.report).failed.unwrap();
+    assert!(failed.detail.contains("executable file not found in $PATH"), "{failed}");
+    assert_eq!(wait(&starting), 127);
+}
+
+fn caller_stays() {
+    let lab = Lab::new();
+    let own = || {
+        ["net", "ipc", "uts", "mnt"].map(|name| std::fs::read_link(format!("/proc/self/ns/{name}")).unwrap())
+    };
+    let before = own();
+    let init = lab.create(&["/bin/sleep", "1000"], false);
+    watch(&init.report);
+    watch(&start_gate::open(lab.folder.as_fd(), GATE).unwrap());
+    let mut process = plans::usual().process;
+    process.args =
+        ["/bin/sh", "-c", "[ $(cat /proc/sys/kernel/hostname) = gated ] && exit 6"].map(c).to_vec();
+    let join = CgroupJoin::default();
+    let stdio = Stdio::default();
+    let exec = detached::exec(&lab.id, &process, &join, &[], stdio, init.pidfd.as_fd(), None).unwrap();
+    assert!(watch(&exec.report).failed.is_none());
+    assert_eq!(wait(&exec), 6);
+    assert_eq!(own(), before);
+    assert!(std::path::Path::new("/proc/self/exe").exists());
+    kill(&init);
+}
+
+fn killed() {
+    let lab = Lab::new();
+    let starting = lab.create(&["/bin/true"], false);
+    watch(&starting.report);
+    kill(&starting);
+    assert_eq!(start_gate::open(lab.folder.as_fd(), GATE).unwrap_err(), Errno::CONNREFUSED);
+}
+
+fn kill(starting: &Starting) {
+    rustix::process::pidfd_send_signal(&starting.pidfd, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(wait(starting), 137);
+}
