@@ -168,6 +168,8 @@ async fn what_was_sent_before_a_proper_close_arrives_without_a_permit() {
             }
         };
         sender.send((bytes, end)).unwrap();
+        // The whole session belongs to this future.
+        session.gone().await;
     });
     let mut socket = connect(&url.unwrap(), V4).await;
     // Together longer than a message without a permit.
