@@ -58,6 +58,7 @@ enum Command {
     Version(cli::version::Version),
     Resolve(cli::resolve::Resolve),
     Config(cli::config::Config),
+    Doctor(Box<cli::doctor::Doctor>),
     Completion(cli::completion::Completion),
     Man(cli::completion::Man),
 }
@@ -119,6 +120,7 @@ impl Args {
             Command::Down(down) => down.run(&settings),
             Command::Config(_) => cli::config::run(&settings),
             Command::Resolve(resolve) => resolve.run(&settings),
+            Command::Doctor(doctor) => doctor.run(&settings),
             Command::Client(command) => command.run(&settings),
             Command::Rename(rename) => rename.run(),
             Command::Login(login) => login.run(&settings),
@@ -139,6 +141,7 @@ impl Command {
             Self::Run(run) => Some(run.server_settings()),
             Self::Config(config) => Some(config.settings.with_network(config.network)),
             Self::Resolve(resolve) => Some(resolve.settings.with_network(resolve.network)),
+            Self::Doctor(doctor) => Some(doctor.settings.with_network(doctor.network)),
             _ => None,
         }
     }

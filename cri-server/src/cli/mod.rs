@@ -31,6 +31,7 @@ pub mod completion;
 pub mod config;
 mod cp;
 mod diff;
+pub mod doctor;
 mod events;
 mod exec;
 mod export;

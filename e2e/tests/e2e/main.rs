@@ -13,6 +13,8 @@ mod copy;
 mod dashboards;
 mod diagnosis;
 mod diagnosis_causes;
+mod diagnosis_starts;
+mod doctor;
 mod exec;
 mod faults;
 mod images;
