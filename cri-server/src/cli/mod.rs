@@ -30,6 +30,7 @@ mod commit;
 pub mod completion;
 pub mod config;
 mod cp;
+pub mod debug;
 mod diff;
 pub mod doctor;
 mod events;

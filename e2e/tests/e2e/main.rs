@@ -11,6 +11,7 @@ mod cni;
 mod containers;
 mod copy;
 mod dashboards;
+mod debug_bundle;
 mod diagnosis;
 mod diagnosis_causes;
 mod diagnosis_starts;
