@@ -59,6 +59,8 @@ enum Command {
     Resolve(cli::resolve::Resolve),
     Oci(Box<oci::Oci>),
     Config(cli::config::Config),
+    Doctor(Box<cli::doctor::Doctor>),
+    Debug(Box<cli::debug::Debug>),
     Completion(cli::completion::Completion),
     Man(cli::completion::Man),
 }
@@ -128,6 +130,8 @@ impl Args {
             Command::Config(_) => cli::config::run(&settings),
             Command::Resolve(resolve) => resolve.run(&settings),
             Command::Oci(oci) => oci.run(),
+            Command::Doctor(doctor) => doctor.run(&settings),
+            Command::Debug(debug) => debug.run(&settings),
             Command::Client(command) => command.run(&settings),
             Command::Rename(rename) => rename.run(),
             Command::Login(login) => login.run(&settings),
@@ -148,6 +152,8 @@ impl Command {
             Self::Run(run) => Some(run.server_settings()),
             Self::Config(config) => Some(config.settings.with_network(config.network)),
             Self::Resolve(resolve) => Some(resolve.settings.with_network(resolve.network)),
+            Self::Debug(debug) => Some(debug.server_settings()),
+            Self::Doctor(doctor) => Some(doctor.settings.with_network(doctor.network)),
             _ => None,
         }
     }

@@ -38,7 +38,7 @@ pub use crisp_skip::needs;
 pub use image::{Compression, Image, Layer};
 pub use lab::{Lab, says};
 pub use machine::{Machine, Setup};
-pub use registry::Registry;
+pub use registry::{Registry, free_port};
 
 /// Any failure, as text.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;

@@ -18,7 +18,7 @@
 //! - [`cdi`] finds devices that vendors describe in files.
 //! - [`journal`] keeps what happened, and which operations failed, over restarts.
 //! - Beside the CRI there are the services Files, for `crisp cp`, and Containers, for what people do to
-//!   containers, and Diagnosis, for what happened and what is under way.
+//!   containers, and Diagnosis, for what happened, what is under way, and what on the machine is whose.
 //! - [`Cause`] is why a stage of an operation failed.
 //!
 
@@ -35,6 +35,7 @@ pub mod events;
 mod exits;
 mod filter;
 mod health;
+mod inventory;
 pub mod journal;
 pub mod layout;
 mod metrics;

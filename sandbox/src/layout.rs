@@ -27,6 +27,16 @@ impl Layout {
     }
 
     #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    #[must_use]
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    #[must_use]
     pub fn pods_root(&self) -> PathBuf {
         self.root.join("pods")
     }

@@ -18,6 +18,7 @@
 //! - [`PodEvent`] is what happened to a pod.
 //! - [`CgroupDriver`] is how pods get their cgroups; [`systemd`] has the drawing of one of the two.
 //! - [`link::MonitorLink`] talks to the pod's monitor, in which its containers live.
+//! - [`inventory`] lists what the pods have on the machine, each thing with its owner, and removes what has none.
 //! - [`PodError`] names the stage that failed, and what could not be undone.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
@@ -28,6 +29,7 @@ mod fork_server;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod inventory;
 mod layout;
 pub mod link;
 mod namespace;

@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::config::{PodConfig, PodKey};
 use crate::error::{PodError, Shared};
+use crate::inventory::{self, Known, NotRemoved, Orphan, Thing};
 use crate::network::{Attachment, Connection, NetworkStatus, Networks};
 use crate::ops::network_connect::{self, ConnectError};
 use crate::ops::{network_upkeep, pod_recover, pod_remove, pod_run, pod_stop, pod_update};
@@ -159,6 +160,21 @@ impl Pods {
     #[must_use]
     pub fn cgroup_driver(&self) -> CgroupDriver {
         self.service.cgroup_driver()
+    }
+
+    /// All that this server has on the machine for pods and their containers, each thing with its owner. Blocks, for
+    /// about as long as reading /proc takes.
+    #[must_use]
+    pub fn inventory(&self, known: &Known) -> Vec<Thing> {
+        inventory::list(&self.service, known)
+    }
+
+    /// Removes what has no owner; what has one by now is left.
+    ///
+    /// # Errors
+    /// It is still there.
+    pub async fn remove_orphan(&self, known: &Arc<Known>, orphan: &Orphan) -> Result<(), NotRemoved> {
+        inventory::remove(&self.service, known, &orphan.leftover).await
     }
 
     /// Writes what has been seen of pods and is not on disk yet, and gives back what they share (the bridge) once

@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Its path.
-const PATH: &str = "/crisp";
+pub(crate) const PATH: &str = "/crisp";
 
 /// `/crisp/<pod>`.
 pub(crate) fn parent_of(pod: &PodId) -> CgroupPath {

@@ -43,6 +43,14 @@ impl Info {
     }
 }
 
+/// All of it, as a document.
+///
+/// # Errors
+/// The server's.
+pub async fn load(client: &mut Client) -> anyhow::Result<Value> {
+    Ok(document(&ask(client).await?))
+}
+
 async fn ask(client: &mut Client) -> anyhow::Result<RuntimeInfo> {
     let config = client.runtime.runtime_config(RuntimeConfigRequest {}).await.map_err(refused)?.into_inner();
     let images = client.images.list_images(ListImagesRequest::default()).await.map_err(refused)?;

@@ -22,7 +22,7 @@ pub struct History {
 impl History {
     /// Asks the server, which may be another than Crisp.
     pub async fn load(client: &mut Client, known: &Names, since: i64, until: i64) -> anyhow::Result<Self> {
-        let journal = journal(client, since, until).await?;
+        let journal = of_server(client, since, until).await?;
         let of_journal = journal.iter().map(|entry| (entry.id.clone(), entry.action, entry.at)).collect();
         let details = Details::load(client).await?;
         let noted: HashSet<(&str, i32)> =
@@ -44,7 +44,11 @@ impl History {
     }
 }
 
-async fn journal(client: &mut Client, since: i64, until: i64) -> anyhow::Result<Vec<JournalEntry>> {
+/// Only what the journal has; nothing of a server that keeps none.
+///
+/// # Errors
+/// The server's.
+pub async fn of_server(client: &mut Client, since: i64, until: i64) -> anyhow::Result<Vec<JournalEntry>> {
     let mut replies = match client.diagnosis.journal(JournalRequest { since, until }).await {
         Ok(replies) => replies.into_inner(),
         Err(status) if status.code() == Code::Unimplemented => return Ok(Vec::new()),

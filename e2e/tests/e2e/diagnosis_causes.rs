@@ -11,7 +11,7 @@ use k8s_cri::v1::{
 };
 use serde_json::json;
 
-fn why(machine: &Machine, name: &str) -> Result<String> {
+pub fn why(machine: &Machine, name: &str) -> Result<String> {
     let output = machine.crisp(&["why", name])?;
     let text = String::from_utf8(output.stdout)?;
     if output.status.success() { Ok(text) } else { Err(String::from_utf8(output.stderr)?.into()) }
@@ -19,7 +19,7 @@ fn why(machine: &Machine, name: &str) -> Result<String> {
 
 /// Asserts that the cause of what is wrong with the pod has all of `words`.
 #[track_caller]
-fn named(machine: &Machine, pod: &str, heading: &str, words: &[&str]) {
+pub fn named(machine: &Machine, pod: &str, heading: &str, words: &[&str]) {
     let text = why(machine, pod).expect("an answer");
     let last = text.lines().last().unwrap_or_default();
     assert!(last.starts_with(heading), "{text}");
@@ -53,7 +53,9 @@ async fn ends_of_containers_are_explained() -> Result<()> {
     let (sandbox, pod) = lab.pod("killed").await?;
     let id = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
     named(&lab.machine, "killed", "Nothing is wrong", &[]);
-    assert!(lab.machine.crisp(&["kill", "-s", "KILL", &id])?.status.success());
+    let pid = String::from_utf8(lab.machine.crisp(&["inspect", "--format", "{{.State.Pid}}", &id])?.stdout)?;
+    let pid = rustix::process::Pid::from_raw(pid.trim().parse()?).ok_or("no process")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
     lab.client.wait(&id).await?;
     named(&lab.machine, "killed", "Cause", &["SIGKILL", "from outside"]);
 

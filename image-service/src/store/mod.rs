@@ -33,6 +33,7 @@ mod find;
 mod image;
 mod ingest;
 mod inherit;
+mod layer_use;
 mod lease;
 mod load;
 mod lock;
@@ -53,6 +54,7 @@ pub use check::Condition;
 pub use error::{FindError, IngestError, StoreError};
 pub use image::{Document, FsUsage, Image, NewImage, Removed};
 pub use ingest::IngestedLayer;
+pub use layer_use::LayerUse;
 pub use lease::{Hold, KeepAll, Lease};
 pub use tag::LocalImage;
 

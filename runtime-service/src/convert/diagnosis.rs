@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use crisp_metrics::operations::OperationInfo;
 use crisp_proto::crisp::v1 as proto;
+use crisp_proto::crisp::v1::InventoryOwner;
+use crisp_sandbox::inventory::Owner;
 
+use crate::inventory::{Found, Item};
 use crate::journal::{Action, Ended, Entry, Kind, Operation};
 use crate::notes::Subject;
 use crate::service_state::ServiceState;
@@ -36,6 +39,7 @@ fn action(action: Action) -> proto::JournalAction {
         Action::Die => proto::JournalAction::JournalDie,
         Action::Destroy => proto::JournalAction::JournalDestroy,
         Action::Stop => proto::JournalAction::JournalStop,
+        Action::Kill => proto::JournalAction::JournalKill,
         Action::Fail => proto::JournalAction::JournalFail,
         Action::Done => proto::JournalAction::JournalDone,
         Action::Note => proto::JournalAction::JournalNote,
@@ -102,4 +106,51 @@ pub(crate) fn running(service: &ServiceState, info: OperationInfo) -> proto::Run
 
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// A thing of the inventory, with the name of its owner.
+pub(crate) fn item(service: &ServiceState, Found { thing, removed }: Found) -> proto::InventoryItem {
+    let (kind, name, (owner, owner_id, owner_name)) = match thing {
+        Item::Thing(thing) => (thing.kind, thing.name, owner(service, thing.owner)),
+        Item::Layer(layer) => {
+            let (owner, name) = match (&layer.images[..], layer.is_in_use) {
+                ([], true) => (InventoryOwner::OwnerServer, "of a container, or of a pull".to_owned()),
+                ([], false) => {
+                    (InventoryOwner::OwnerServer, "kept for the next try of a pull that failed".to_owned())
+                }
+                (images, _) => (InventoryOwner::OwnerImage, images.join(", ")),
+            };
+            ("layer", layer.layer, (owner, String::new(), name))
+        }
+    };
+    proto::InventoryItem {
+        kind: kind.to_owned(),
+        name,
+        owner: owner.into(),
+        owner_id,
+        owner_name,
+        removed: matches!(removed, Some(Ok(()))),
+        error: removed.and_then(Result::err).unwrap_or_default(),
+    }
+}
+
+fn owner(service: &ServiceState, owner: Owner) -> (InventoryOwner, String, String) {
+    match owner {
+        Owner::Pod(id) => {
+            let pod = service.pods.get(&id);
+            let name = pod.map_or_else(String::new, |p| format!("{}/{}", p.config.namespace, p.config.name));
+            (InventoryOwner::OwnerPod, id.into(), name)
+        }
+        Owner::Container(id) => {
+            let container = service.containers.get(&id);
+            let name = container.map_or_else(String::new, |container| {
+                let pod = service.pod_of(&container).map_or_else(String::new, |pod| pod.config.name.clone());
+                format!("{pod}/{}", container.metadata.config.name)
+            });
+            (InventoryOwner::OwnerContainer, id.into(), name)
+        }
+        Owner::Server(what) => (InventoryOwner::OwnerServer, String::new(), what),
+        Owner::Another(why) => (InventoryOwner::OwnerAnother, String::new(), why),
+        Owner::Orphan(orphan) => (InventoryOwner::OwnerNone, String::new(), orphan.why),
+    }
 }

@@ -60,6 +60,8 @@ pub enum Action {
     Destroy,
     /// It was asked to stop.
     Stop,
+    /// A client asked for a signal other than by a stop.
+    Kill,
     /// An operation failed.
     Fail,
     /// An operation succeeded that took long or has something to say, such as where an image came from.

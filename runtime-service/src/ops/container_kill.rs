@@ -11,12 +11,13 @@ use crate::container::Container;
 use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::error::RuntimeError;
+use crate::journal::Action;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "kill_container";
 const SIGNAL: Duration = Duration::from_secs(5);
 
-/// Sends the signal. A paused container goes on, so that it handles the signal.
+/// Sends the signal, and notes `client`, which asked for it. A paused container goes on, so that it handles the signal.
 ///
 /// # Errors
 /// The container does not run, or its monitor does not answer.
@@ -24,6 +25,7 @@ pub async fn kill(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
     signal: Signal,
+    client: &str,
 ) -> Result<(), RuntimeError> {
     let id = container.id();
     let refused = |refusal| RuntimeError::Refused { id: id.clone(), refusal };
@@ -31,6 +33,9 @@ pub async fn kill(
     if !state.may_run() {
         return Err(refused(state.refuse("be sent a signal")));
     }
+    // Before the end that it may bring.
+    let text = format!("{signal} (signal {}), asked for by {client}", signal.number());
+    service.note_request(Action::Kill, container, text);
     let operation = service.operation(OPERATION, id);
     let sent = send(&operation, service, container, signal).await;
     operation.finish(sent).await?;

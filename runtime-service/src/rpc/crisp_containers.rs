@@ -16,6 +16,7 @@ use crisp_proto::crisp::v1::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status};
 
 use crate::RuntimeService;
@@ -42,12 +43,13 @@ impl Containers for RuntimeService {
     }
 
     async fn kill(&self, request: Request<KillContainerRequest>) -> GrpcResult<KillContainerReply> {
+        let client = client_of(&request);
         let request = request.into_inner();
         let container = self.service().container(&request.container_id)?;
         let signal = Signal::parse(&request.signal);
         let signal =
             signal.map_err(|error| RuntimeError::from(convert::invalid("signal", error.to_string())))?;
-        container_kill::kill(self.service(), &container, signal).await?;
+        container_kill::kill(self.service(), &container, signal, &client).await?;
         Ok(Response::new(KillContainerReply {}))
     }
 
@@ -186,4 +188,15 @@ fn usage(stats: &Stats) -> ContainerUsage {
         block_written_bytes: devices().map(|device| device.write_bytes).sum(),
         ..ContainerUsage::default()
     }
+}
+
+/// The program at the other end of the socket, for people.
+fn client_of<T>(request: &Request<T>) -> String {
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    let Some((pid, peer)) = peer.and_then(|peer| Some((peer.pid()?, peer))) else {
+        return "a client that is not known".to_owned();
+    };
+    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let name = if name.is_empty() { "a program that has ended" } else { name.trim_end() };
+    format!("{name} (process {pid}, user {})", peer.uid())
 }

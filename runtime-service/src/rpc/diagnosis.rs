@@ -5,7 +5,10 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use crisp_proto::crisp::v1::diagnosis_server::Diagnosis;
-use crisp_proto::crisp::v1::{JournalReply, JournalRequest, ListOperationsReply, ListOperationsRequest};
+use crisp_proto::crisp::v1::{
+    InventoryReply, InventoryRequest, JournalReply, JournalRequest, ListOperationsReply,
+    ListOperationsRequest,
+};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -13,6 +16,7 @@ use tonic::{Request, Response, Status};
 
 use crate::RuntimeService;
 use crate::convert::diagnosis;
+use crate::inventory;
 
 type Replies = Pin<Box<dyn Stream<Item = Result<JournalReply, Status>> + Send>>;
 
@@ -67,5 +71,16 @@ impl Diagnosis for RuntimeService {
         let running = service.metrics.operations().list(longer_than).into_iter();
         let operations = running.map(|info| diagnosis::running(service, info)).collect();
         Ok(Response::new(ListOperationsReply { operations }))
+    }
+
+    async fn inventory(
+        &self,
+        request: Request<InventoryRequest>,
+    ) -> Result<Response<InventoryReply>, Status> {
+        let service = self.service();
+        let found = inventory::inventory(service, request.into_inner().remove_orphans).await;
+        let found = found.map_err(|interrupted| Status::unavailable(interrupted.to_string()))?;
+        let items = found.into_iter().map(|found| diagnosis::item(service, found)).collect();
+        Ok(Response::new(InventoryReply { items }))
     }
 }

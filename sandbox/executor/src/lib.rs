@@ -41,6 +41,8 @@ pub mod cgroup;
 pub mod compile;
 pub mod ids;
 pub mod in_root;
+#[cfg(feature = "compile")]
+pub mod mount_table;
 pub mod plan;
 #[cfg(feature = "compile")]
 pub mod rootfs;

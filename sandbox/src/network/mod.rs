@@ -39,12 +39,15 @@ mod nft;
 mod node_cidr;
 mod pools;
 mod record;
+mod report;
 mod request;
 mod selection;
 
-pub(crate) use builtin::LostPod;
+pub(crate) use builtin::{LostPod, may_be_of};
 #[cfg(feature = "fuzz")]
 pub(crate) use cni::read_result as read_cni_result;
+pub use cni::{CniConfiguration, cni_configurations};
+pub(crate) use cni::{is_namespace, namespaces_with_paths, withdraw_namespace};
 pub use config::{DEFAULT_CNI_DEADLINE, NetworkConfig, NetworkKind};
 pub use dial::{DialError, Dialer};
 #[cfg(feature = "fuzz")]
@@ -57,6 +60,7 @@ pub use networks::{
 };
 pub use node_cidr::PodCidrError;
 pub use pools::{InvalidPool, PodCidrs, PodCidrsV6};
+pub(crate) use report::{NetworkReport, NetworkThing, Standing};
 pub use request::{AttachRequest, Attachment, DnsSettings, INTERFACE, PortMapping, Protocol};
 pub use selection::ANNOTATION as NETWORKS_ANNOTATION;
 pub(crate) use selection::interfaces;

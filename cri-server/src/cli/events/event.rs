@@ -71,6 +71,7 @@ impl Event {
             JournalAction::JournalStart => "start",
             JournalAction::JournalDie => "die",
             JournalAction::JournalDestroy => "destroy",
+            JournalAction::JournalKill => "kill",
             JournalAction::JournalNote
             | JournalAction::JournalStop
             | JournalAction::JournalFail
@@ -96,6 +97,7 @@ impl Event {
             "create" => JournalAction::JournalCreate,
             "start" => JournalAction::JournalStart,
             "die" => JournalAction::JournalDie,
+            "kill" => JournalAction::JournalKill,
             _ => JournalAction::JournalDestroy,
         };
         history.has(&self.id, action, self.at)

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use crisp_proto::crisp::v1::{JournalAction, JournalEntry, JournalKind};
 
 use super::exit_code::explain;
-use super::story::{trying, was_stopped, what};
+use super::failure::failure;
+use super::story::{killed_by, was_stopped, what};
 use super::subject::{Subject, whole_reference};
 
 /// What there is to say.
@@ -113,7 +114,10 @@ fn overcome(entry: &JournalEntry) -> Vec<String> {
             let name = entry.operation.as_ref().map_or("", |operation| &operation.name);
             vec![key(name.split('_').next().unwrap_or_default(), entry)]
         }
-        JournalAction::JournalStop | JournalAction::JournalFail | JournalAction::JournalNote => Vec::new(),
+        JournalAction::JournalStop
+        | JournalAction::JournalKill
+        | JournalAction::JournalFail
+        | JournalAction::JournalNote => Vec::new(),
     }
 }
 
@@ -159,46 +163,20 @@ fn end(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
     let why = before.iter().rev().take(4).find_map(|other| other.text.strip_prefix(&stopped));
     let (text, is_bad) = match why.filter(|_| was_stopped) {
         Some(why) => (format!("{} was stopped because its {why}; {meaning}", what(entry)), true),
+        None if !was_stopped && let Some(signal) = killed_by(entry, before) => (
+            format!(
+                "{} was ended by a signal that was asked for: {signal}; exit code {}",
+                what(entry),
+                exit.code
+            ),
+            true,
+        ),
         None => {
             let is_bad = (exit.code != 0 && !was_stopped) || exit.reason == "OOMKilled";
             (format!("{} ended: {meaning}{more}", what(entry)), is_bad)
         }
     };
     Some(Trouble { of, text, is_over: false, is_bad })
-}
-
-/// A failure with its kind of cause in words, and the error itself.
-fn failure(entry: &JournalEntry) -> String {
-    let operation = entry.operation.clone().unwrap_or_default();
-    let text = entry.text.as_str();
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    let stage = operation.stage.as_str();
-    let kind = match (operation.name.as_str(), stage) {
-        _ if has(&["not done after", "did not respond", "no answer within"]) => {
-            format!("the stage {stage} was not done in time: ")
-        }
-        ("pull_image", _) if has(&["not found", "404", "unknown"]) => "the image was not found: ".to_owned(),
-        ("pull_image", _) if has(&["401", "403", "denied", "unauthorized"]) => {
-            "the registry does not let this user have the image: ".to_owned()
-        }
-        ("create_container", "") if has(&["is not present"]) => {
-            "the image is not here and was not pulled: ".to_owned()
-        }
-        ("start_container", "monitor") if has(&["no such file", "No such file", "not found in $PATH"]) => {
-            "command not found: its command is not in the image: ".to_owned()
-        }
-        ("start_container", "monitor") if has(&["ermission denied"]) => {
-            "its command cannot be executed: ".to_owned()
-        }
-        ("start_container", "compile") if text.starts_with("mounts[") => {
-            "what is to be mounted cannot be had: ".to_owned()
-        }
-        ("run_pod", "network") if text.contains("CNI plugin") => "a CNI plugin failed: ".to_owned(),
-        ("run_pod", "network") => "the pod got no network: ".to_owned(),
-        _ => String::new(),
-    };
-    let stage = if stage.is_empty() { String::new() } else { format!(" (stage {stage})") };
-    format!("{} failed{stage}: {kind}{text}", trying(entry))
 }
 
 #[cfg(test)]
@@ -289,6 +267,29 @@ mod tests {
         ];
         let cause = of(&entries);
         assert!(matches!(&cause, Verdict::Cause(text) if text.contains("livenessProbe: 500")), "{cause:?}");
+    }
+
+    #[test]
+    fn a_client_that_asked_for_the_signal_is_named() {
+        let kill = |number: i32| {
+            let text = format!("SIG (signal {number}), asked for by crisp (process 7, user 0)");
+            entry(JournalAction::JournalKill, JournalKind::JournalContainer, &text)
+        };
+        let (create, start) =
+            (container(JournalAction::JournalCreate), container(JournalAction::JournalStart));
+        let killed = of(&[create.clone(), start.clone(), kill(9), died(137, "Error")]);
+        assert!(
+            matches!(&killed, Verdict::Cause(text) if text.contains("asked for by crisp (process 7")),
+            "{killed:?}"
+        );
+        for other in [
+            vec![create.clone(), start.clone(), kill(1), died(137, "Error")],
+            vec![create.clone(), start.clone(), kill(9), start.clone(), died(137, "Error")],
+            vec![create, start, kill(9), container(JournalAction::JournalStop), died(137, "Error")],
+        ] {
+            let verdict = of(&other);
+            assert!(!verdict.text().contains("asked for by"), "{verdict:?}");
+        }
     }
 
     #[test]

@@ -42,8 +42,7 @@ fn signal(number: i32, was_stopped: bool) -> String {
             "killed by signal 9 (SIGKILL): it did not end by itself in the time after its stop signal".to_owned()
         }
         (9, false) => {
-            "killed by signal 9 (SIGKILL) from outside, as by `kill -9` or `crisp kill`, not by this server's stop \
-             and not for its memory limit"
+            "killed by signal 9 (SIGKILL) from outside, as by `kill -9`, not by this server and not for its memory limit"
                 .to_owned()
         }
         (15, true) => "ended by signal 15 (SIGTERM), as it was asked to stop".to_owned(),

@@ -4,12 +4,14 @@
 //!  history (journal, records) ── subject.rs: what is meant, also of what is gone
 //!                                    │ its entries
 //!                                    ├─> story.rs: a line each
-//!                                    └─> cause.rs: what went wrong last, and did not go right after ─> exit_code.rs
+//!                                    └─> cause.rs: what went wrong last, and did not go right after ─> exit_code.rs,
+//!                                                                                                      failure.rs
 //!  operations under way ─> now
 //! ```
 
 mod cause;
 mod exit_code;
+mod failure;
 mod story;
 mod subject;
 

@@ -47,6 +47,7 @@ fn line(entry: &JournalEntry, before: &[&JournalEntry], subject: &Subject) -> Op
         // Both come at once.
         JournalAction::JournalStart if is_pod => None,
         JournalAction::JournalStart => good(format!("{what} was started")),
+        JournalAction::JournalKill => good(format!("{what} was sent {}", entry.text)),
         JournalAction::JournalStop => good(format!("{what} was asked to stop ({})", entry.text)),
         JournalAction::JournalDie if is_pod && entry.text.is_empty() => good(format!("{what} was stopped")),
         JournalAction::JournalDie if is_pod => {
@@ -99,6 +100,18 @@ pub fn was_stopped(entry: &JournalEntry, before: &[&JournalEntry]) -> bool {
         matches!(action, JournalAction::JournalStop | JournalAction::JournalStart | JournalAction::JournalDie)
     });
     last == Some(JournalAction::JournalStop)
+}
+
+/// The program that asked for the signal of which the container has died in this life of its.
+pub fn killed_by<'a>(entry: &JournalEntry, before: &[&'a JournalEntry]) -> Option<&'a str> {
+    let number = entry.exit.as_ref()?.code - 128;
+    let of_it = before.iter().rev().filter(|other| other.id == entry.id && !entry.id.is_empty());
+    let mut of_this_life = of_it.take_while(|other| other.action() != JournalAction::JournalStart);
+    let is_it = |other: &&&JournalEntry| {
+        let is_kill = other.action() == JournalAction::JournalKill;
+        is_kill && other.text.contains(&format!("(signal {number})"))
+    };
+    Some(of_this_life.find(is_it)?.text.as_str())
 }
 
 /// What was tried, with what it was about: `starting container app`.

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::dir::Dir;
 use super::error::CgroupError;
 use super::path::CgroupPath;
+use crate::mount_table::unescape;
 
 /// The controllers that this crate sets or reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,29 +236,6 @@ fn umask_hides() -> bool {
     umask.is_none_or(|umask| umask & FOLDER_MODE != 0)
 }
 
-/// mountinfo writes space, tab, line break and backslash as `\ooo`.
-fn unescape(text: &str) -> PathBuf {
-    use std::os::unix::ffi::OsStringExt;
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut i = 0;
-    while i < bytes.len() {
-        let octal = (bytes[i] == b'\\')
-            .then(|| bytes.get(i + 1..i + 4))
-            .flatten()
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        if let Some(byte) = octal {
-            out.push(byte);
-            i += 4;
-        } else {
-            out.push(bytes[i]);
-            i += 1;
-        }
-    }
-    PathBuf::from(std::ffi::OsString::from_vec(out))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -275,11 +253,6 @@ mod tests {
         let foreign = "40 31 0:37 / /sys/fs/cgroup/x rw - cgroup cgroup rw,name=openrc";
         assert!(parse_mount(foreign).unwrap().controllers.unwrap().is_empty());
         assert!(parse_mount("1 1 0:1 / / rw - ext4 /dev/vda rw").is_none());
-    }
-
-    #[test]
-    fn escaped_mount_points_are_read() {
-        assert_eq!(unescape(r"/a\040b\134"), Path::new("/a b\\"));
     }
 
     #[test]

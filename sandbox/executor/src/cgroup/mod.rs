@@ -34,6 +34,7 @@ mod stats;
 mod tests;
 mod tree;
 mod usage;
+mod walk;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -226,6 +227,14 @@ impl Cgroups {
     /// [`CgroupError::Remove`] naming the folder.
     pub fn remove_if_empty(&self, path: &CgroupPath) -> Result<bool, CgroupError> {
         remove::remove_if_empty(&self.host, path)
+    }
+}
+
+impl Cgroups {
+    /// Visits the cgroups of all hierarchies, each path once; where `visit` returns false, not those below. What
+    /// comes or goes meanwhile may be missed.
+    pub fn walk(&self, visit: impl FnMut(&CgroupPath) -> bool) {
+        walk::walk(&self.host, visit);
     }
 }
 

@@ -37,6 +37,7 @@ mod lost;
 mod members;
 mod names;
 mod record;
+mod report;
 mod setup;
 mod state;
 
@@ -52,6 +53,8 @@ use self::bridge::Bridge;
 pub(super) use self::config::{BuiltinConfig, DEFAULT, Options};
 pub(crate) use self::lost::LostPod;
 use self::record::BuiltinRecord;
+pub(crate) use self::report::may_be_of;
+pub(super) use self::report::{has_name_of_veth, list_links};
 use self::setup::HostSetup;
 pub(super) use self::state::DnsSocket;
 use self::state::State;

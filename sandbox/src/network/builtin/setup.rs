@@ -280,7 +280,7 @@ impl Builtin {
         Limits { internal: self.options.internal, apart: !self.options.icc }
     }
 
-    fn ruleset(&self) -> Option<Ruleset> {
+    pub(super) fn ruleset(&self) -> Option<Ruleset> {
         let limits = self.limits();
         self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pools, limits))
     }
@@ -291,7 +291,7 @@ impl Builtin {
         pools.map(|pools| Ruleset::new(&self.bridge_name, pools, self.limits()))
     }
 
-    fn rules_failed(&self, what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {
+    pub(super) fn rules_failed(&self, what: &'static str) -> impl Fn(NetlinkError) -> NetworkError {
         let step = format!("{what} the nf_tables rules of bridge {}", self.bridge().name());
         move |source| NetworkError::Netlink { step: step.clone(), source }
     }

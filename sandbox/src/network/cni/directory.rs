@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::config::{Broken, NetworkList, plugin_files};
+use super::exec;
 use crate::network::NetworkError;
 use crate::network::error::file;
 
@@ -22,6 +23,31 @@ pub(super) struct Directory {
 
 type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
 type Choice = Option<Result<Arc<NetworkList>, Broken>>;
+
+/// A configuration that can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CniConfiguration {
+    /// Of the network.
+    pub name: String,
+    pub file: PathBuf,
+    /// Its plugins that are not installed.
+    pub missing: Vec<String>,
+}
+
+/// The configurations in a folder that can be used, the first of which is in force, for those who check a machine
+/// without a server.
+///
+/// # Errors
+/// The folder cannot be listed.
+pub fn configurations(folder: &Path, bin_dirs: &[PathBuf]) -> Result<Vec<CniConfiguration>, NetworkError> {
+    let all = Directory::new(folder.to_owned(), Duration::ZERO).all()?;
+    let of_list = |list: NetworkList| {
+        let plugins = list.plugins.iter().map(|plugin| plugin.kind.clone());
+        let missing = plugins.filter(|plugin| exec::find(plugin, bin_dirs).is_none()).collect();
+        CniConfiguration { name: list.name, file: list.path, missing }
+    };
+    Ok(all.into_iter().map(of_list).collect())
+}
 
 #[derive(Debug, Default)]
 struct Seen {

@@ -30,6 +30,7 @@ mod generated;
 mod health;
 mod namespace;
 mod record;
+mod report;
 mod result;
 mod strays;
 mod template;
@@ -55,6 +56,10 @@ use super::{Attachment, NetworkConfig, NetworkError, NetworkMember};
 pub(super) use self::attach::Join;
 pub(super) use self::config::NetworkList;
 pub(super) use self::detach::Detached;
+pub use self::directory::{CniConfiguration, configurations as cni_configurations};
+pub(crate) use self::namespace::{
+    all as namespaces_with_paths, is_published as is_namespace, withdraw as withdraw_namespace,
+};
 
 /// Reads what ADD printed.
 #[cfg(feature = "fuzz")]

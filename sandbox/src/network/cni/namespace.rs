@@ -19,8 +19,23 @@ const FOLDER: &str = "/run/netns";
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
+/// What names begin with.
+const PREFIX: &str = "crisp-";
+
 pub(super) fn path(pod: &PodId) -> PathBuf {
-    Path::new(FOLDER).join(format!("crisp-{}", pod.short()))
+    Path::new(FOLDER).join(format!("{PREFIX}{}", pod.short()))
+}
+
+/// The paths of this form, of all servers, each with the beginning of a pod's id.
+pub(crate) fn all() -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(FOLDER).into_iter().flatten().flatten();
+    let named = entries.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let short = name.strip_prefix(PREFIX)?.to_owned();
+        let is_id = short.len() == 12 && short.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_id.then(|| (entry.path(), short))
+    });
+    named.collect()
 }
 
 /// Mounts the namespace there.
@@ -42,12 +57,12 @@ pub(super) fn publish(path: &Path, netns: BorrowedFd<'_>) -> Result<(), NetworkE
 }
 
 /// Whether the namespace is there. After a reboot the records are, the namespaces are not.
-pub(super) fn is_published(path: &Path) -> bool {
+pub(crate) fn is_published(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
 }
 
 /// Takes the mount away; it may be gone.
-pub(super) fn withdraw(path: &Path) -> Result<(), NetworkError> {
+pub(crate) fn withdraw(path: &Path) -> Result<(), NetworkError> {
     match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         // INVAL: not a mount.
         Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}

@@ -127,6 +127,12 @@ impl HostPorts {
         self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(pod, held);
     }
 
+    /// The ports of all pods.
+    pub(super) fn all(&self) -> Vec<(PodId, Vec<PortMapping>)> {
+        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().map(|(pod, held)| (pod.clone(), held.ports.clone())).collect()
+    }
+
     /// Gives the pod's ports back.
     pub(super) fn release(&self, pod: &PodId) {
         let released = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);

@@ -6,6 +6,7 @@ mod connect;
 mod detach;
 mod manage;
 mod plan;
+mod report;
 mod upkeep;
 
 use std::collections::BTreeMap;

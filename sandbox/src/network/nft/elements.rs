@@ -1,6 +1,7 @@
 //! Published ports as map and set elements.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
 
 use super::expression::{NFTA_DATA_VALUE, octets};
@@ -8,12 +9,12 @@ use super::message::{Family, Kind, NLM_F_CREATE, start};
 use crate::network::Protocol;
 use crate::network::netlink::Messages;
 
-const NFTA_LIST_ELEM: u16 = 1;
-const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
-const NFTA_SET_ELEM_LIST_SET: u16 = 2;
-const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_SET_ELEM_DATA: u16 = 2;
+pub(super) const NFTA_LIST_ELEM: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_TABLE: u16 = 1;
+pub(super) const NFTA_SET_ELEM_LIST_SET: u16 = 2;
+pub(super) const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+pub(super) const NFTA_SET_ELEM_KEY: u16 = 1;
+pub(super) const NFTA_SET_ELEM_DATA: u16 = 2;
 
 /// The elements attribute has a 16-bit length; this many take about a fifth of it.
 const ELEMENTS_PER_MESSAGE: usize = 250;
@@ -54,6 +55,15 @@ impl Published {
     }
 }
 
+/// As in a firewall's listing.
+impl fmt::Display for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = self.host_ip.map_or_else(String::new, |ip| format!("{ip} "));
+        let Self { protocol, host_port, pod, container_port, .. } = self;
+        write!(f, "{place}{protocol} {host_port} to {pod} {container_port}")
+    }
+}
+
 /// Each part of a concatenation starts a 32-bit register of its own.
 fn concatenate(parts: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(parts.len() * 4);
@@ -64,7 +74,7 @@ fn concatenate(parts: &[&[u8]]) -> Vec<u8> {
     bytes
 }
 
-type Element = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Element = (Vec<u8>, Option<Vec<u8>>);
 
 /// Adds messages that put the ports into the maps, or take them out (`DelElements`).
 pub(super) fn change(messages: &mut Messages, kind: Kind, table: &str, ports: &[Published]) {
@@ -74,7 +84,7 @@ pub(super) fn change(messages: &mut Messages, kind: Kind, table: &str, ports: &[
     }
 }
 
-fn each_set(ports: &[&Published], mut write: impl FnMut(&str, &[Element])) {
+pub(super) fn each_set(ports: &[&Published], mut write: impl FnMut(&str, &[Element])) {
     // An address written as any is the same as none, and two host ports may lead to one target.
     let by_port: BTreeSet<Element> =
         ports.iter().filter(|p| p.host_ip.is_none()).map(|p| (p.port_key(), Some(p.target()))).collect();
@@ -87,7 +97,7 @@ fn each_set(ports: &[&Published], mut write: impl FnMut(&str, &[Element])) {
     }
 }
 
-fn write(
+pub(super) fn write(
     messages: &mut Messages,
     kind: Kind,
     (family, table, set): (Family, &str, &str),

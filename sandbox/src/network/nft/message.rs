@@ -75,6 +75,7 @@ pub(super) enum Kind {
     GetRule = 7,
     NewSet = 9,
     NewElements = 12,
+    GetElements = 13,
     DelElements = 14,
 }
 

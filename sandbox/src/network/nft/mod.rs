@@ -21,6 +21,7 @@ mod chains;
 mod elements;
 mod expression;
 mod message;
+mod strays;
 mod table;
 
 pub(super) use chains::{Chain, chains, table_names};

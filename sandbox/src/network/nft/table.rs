@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use super::elements::{self, BY_ADDRESS, BY_PORT, Published, TARGETS};
 use super::expression::{self, Expression as E};
 use super::message::{APPEND, Family, Kind, NLM_F_CREATE, batch, start};
+use super::strays::{self, Stray};
 use crate::network::netlink::{Messages, NetlinkError, Socket};
 use crate::network::pools::Pools;
 
@@ -141,6 +142,35 @@ impl Ruleset {
         ports: &[Published],
     ) -> Result<(), NetlinkError> {
         socket.run(batch(|m| elements::change(m, Kind::DelElements, &self.name, ports)))
+    }
+
+    pub(in crate::network) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The elements that publish none of these ports.
+    pub(in crate::network) fn strays(
+        &self,
+        socket: &mut Socket,
+        ports: &[Published],
+    ) -> Result<Vec<Stray>, NetlinkError> {
+        let mut all = Vec::new();
+        for table in &self.tables {
+            all.extend(strays::list(socket, table.family, &self.name, ports)?);
+        }
+        Ok(all)
+    }
+
+    /// Removes elements that are there.
+    pub(in crate::network) fn remove_strays(
+        &self,
+        socket: &mut Socket,
+        strays: &[Stray],
+    ) -> Result<(), NetlinkError> {
+        if strays.is_empty() {
+            return Ok(());
+        }
+        socket.run(batch(|m| strays::remove(m, &self.name, strays)))
     }
 
     /// Removes the tables, also of a family that is not used any more; they may be gone already.

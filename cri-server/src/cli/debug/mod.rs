@@ -1,0 +1,81 @@
+//! `crisp debug bundle`: all that helps to find a cause elsewhere, in one archive, without secrets.
+//!
+//! ```text
+//!   settings, doctor, the server's lists, journal, metrics, log, kernel ─> members.rs ─> redact.rs ─> archive.rs
+//! ```
+//!
+//! What may hold a secret is not asked for at all: specs (environment, arguments), logins, hosts.toml files, CNI
+//! configurations. Of what is asked for, [`redact`] takes out annotations and whatever has the name of a secret.
+
+mod archive;
+mod members;
+mod redact;
+mod server_log;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use self::archive::Archive;
+use crate::config::{NetworkFlag, RawSettings, Settings};
+use crate::time;
+
+/// Collect what helps to find a cause
+#[derive(Debug, clap::Args)]
+pub struct Debug {
+    #[command(subcommand)]
+    command: DebugCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DebugCommand {
+    Bundle(Bundle),
+}
+
+/// Write one archive (tar.gz) with all that helps to find a cause elsewhere
+///
+/// Version, settings, `crisp info`, the report of `crisp doctor`, pods, containers, images, operations under way, the
+/// journal of events, the metrics page, the end of the server's log where journald keeps it, and what the kernel says of
+/// itself. Without secrets: no environment or arguments of containers, no annotations, logins, hosts.toml files or CNI
+/// configurations. Also works without a server, with less in it.
+#[derive(Debug, clap::Args)]
+struct Bundle {
+    /// Where to; it must not exist [default: crisp-debug-TIME.tar.gz]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    settings: RawSettings,
+    #[command(flatten)]
+    network: NetworkFlag,
+}
+
+impl Debug {
+    /// The settings of the server that is meant.
+    pub fn server_settings(&mut self) -> RawSettings {
+        let DebugCommand::Bundle(bundle) = &mut self.command;
+        bundle.settings.with_network(bundle.network)
+    }
+
+    pub fn run(self, settings: &Settings) -> anyhow::Result<ExitCode> {
+        let DebugCommand::Bundle(bundle) = self.command;
+        let file = bundle.file.unwrap_or_else(default_file);
+        let mut archive = Archive::create(&file)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let members = runtime.block_on(members::collect(settings));
+        // A thread that hangs in a dead file system does not keep the command from ending.
+        runtime.shutdown_background();
+        for member in members {
+            archive.add(&member.name, member.text.as_bytes())?;
+        }
+        archive.finish()?;
+        println!("{}", file.display());
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// `crisp-debug-20260131T120000.tar.gz`.
+fn default_file() -> PathBuf {
+    let now = time::shown(crisp_operation::clock::now());
+    let digits: String = now.chars().take(19).filter(|c| c.is_ascii_alphanumeric()).collect();
+    format!("crisp-debug-{digits}.tar.gz").into()
+}

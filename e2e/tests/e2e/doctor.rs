@@ -1,0 +1,252 @@
+//! `crisp doctor`: what is whose, what has no owner, and what is wrong with the machine.
+
+use std::collections::BTreeSet;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use crisp_e2e::{Lab, Machine, Result, free_port, needs, request};
+use k8s_cri::v1::{PortMapping, RemoveContainerRequest, RemovePodSandboxRequest};
+use serde_json::Value;
+
+/// What the command prints, and whether it found all well.
+fn doctor(machine: &Machine, args: &[&str]) -> Result<(String, bool)> {
+    let flags = machine.flags();
+    // Without `--listen`, which the machine says itself.
+    let flags = flags.iter().skip(2).map(String::as_str);
+    let output = machine
+        .crisp(&["doctor"].into_iter().chain(flags).chain(args.iter().copied()).collect::<Vec<_>>())?;
+    let text = String::from_utf8(output.stdout)?;
+    if text.is_empty() {
+        Err(String::from_utf8(output.stderr)?.into())
+    } else {
+        Ok((text, output.status.success()))
+    }
+}
+
+fn report(machine: &Machine) -> Result<(Value, bool)> {
+    let (text, is_good) = doctor(machine, &["--format", "json"])?;
+    Ok((serde_json::from_str(&text)?, is_good))
+}
+
+fn things(report: &Value) -> &[Value] {
+    report["things"].as_array().map_or(&[], Vec::as_slice)
+}
+
+/// The kinds of what the pod or container has.
+fn kinds_of<'a>(report: &'a Value, id: &str) -> BTreeSet<&'a str> {
+    things(report)
+        .iter()
+        .filter(|thing| thing["ownerId"] == id)
+        .filter_map(|thing| thing["kind"].as_str())
+        .collect()
+}
+
+/// `KIND NAME` of what has no owner.
+fn orphans(report: &Value) -> Vec<String> {
+    let orphans = things(report).iter().filter(|thing| thing["owner"] == "OWNER_NONE");
+    let text = |thing: &Value, field: &str| thing[field].as_str().unwrap_or_default().to_owned();
+    orphans.map(|thing| format!("{} {}", text(thing, "kind"), text(thing, "name"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_two_pods_have_is_theirs() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let port = free_port()?;
+    let mut published = request::pod(&lab.machine, "published");
+    published.port_mappings =
+        vec![PortMapping { container_port: 80, host_port: port.into(), ..Default::default() }];
+    let first = lab.client.run_pod(&published).await?;
+    let container = lab.client.launch(&first, &lab.shell("sleep 1000"), &published).await?;
+    let (_, second) = lab.pod("second").await?;
+    let (report, is_good) = report(&lab.machine)?;
+    assert!(is_good, "{report:#}");
+    assert_eq!(orphans(&report), [""; 0]);
+    let counts = report["summary"].as_object().ok_or("no summary")?;
+    let of = |name: &str| counts[name].as_u64().unwrap_or_default();
+    let sum: u64 = ["pods", "containers", "images", "server", "others", "orphans"].map(of).iter().sum();
+    assert_eq!((of("all"), things(&report).len() as u64), (sum, sum));
+    let basic = ["address", "cgroup", "folder", "interface", "network namespace", "process"];
+    assert_eq!(kinds_of(&report, &second), BTreeSet::from(basic));
+    let more = basic.into_iter().chain(["host port", "packet rule"]).collect();
+    assert_eq!(kinds_of(&report, &first), more);
+    assert_eq!(kinds_of(&report, &container), BTreeSet::from(["cgroup", "folder", "process"]));
+    let layer = things(&report).iter().find(|thing| thing["kind"] == "layer").ok_or("no layer")?;
+    assert_eq!(layer["ownerName"], lab.image.as_str());
+    let (text, _) = doctor(&lab.machine, &[])?;
+    assert!(text.contains("pod default/published") && text.contains("container published/main"), "{text}");
+    for check in ["kernel", "cgroups", "disk", "clock", "mirrors", "network"] {
+        assert!(text.contains(&format!("ok       {check} ")), "{check}: {text}");
+    }
+    lab.close().await
+}
+
+fn run(program: &str, args: &[&str]) -> Result<()> {
+    let output = Command::new(program).args(args).output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr)).into()),
+    }
+}
+
+/// A cgroup where pods without a parent have theirs.
+fn cgroup(id: &str) -> Result<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let root = if root.join("cgroup.controllers").exists() { root.to_owned() } else { root.join("memory") };
+    let path = root.join("crisp").join(id);
+    // Another server may remove the folder above, where that is empty, at any time.
+    for _ in 0..20 {
+        if std::fs::create_dir_all(&path).is_ok() {
+            return Ok(path);
+        }
+    }
+    Err(format!("{} cannot be made", path.display()).into())
+}
+
+/// A process that looks like the monitor of a pod.
+struct Monitor(Child, #[expect(dead_code, reason = "its script is in it")] tempfile::TempDir);
+
+impl Monitor {
+    fn start(pod: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join(pod), "while :; do sleep 0.2; done\n")?;
+        let mut shell = Command::new("/bin/sh");
+        shell.arg0("crisp-pod").arg(pod).current_dir(folder.path()).stdin(Stdio::null());
+        Ok(Self(shell.spawn()?, folder))
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Another id of that form.
+fn other(id: &str) -> String {
+    id.chars().rev().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_kind_of_orphan_is_named_and_removed() -> Result<()> {
+    needs!("docker-registry", "busybox", "nft", "ip", "unshare");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("lives").await?;
+    let container = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
+    let (_, gone) = lab.pod("gone").await?;
+    lab.client.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: gone.clone() }).await?;
+
+    let stray = cgroup(&gone)?;
+    let foreign = cgroup(&other(&gone))?;
+    let namespace = format!("crisp-{}", &gone[..12]);
+    let path = Path::new("/run/netns").join(&namespace);
+    std::fs::create_dir_all("/run/netns")?;
+    std::fs::write(&path, "")?;
+    run("unshare", &[&format!("--net={}", path.display()), "true"])?;
+    let veth = format!("cr{}", &gone[..11]);
+    let peer = format!("cx{}", &gone[..11]);
+    // The pod's own is deleted a moment after its removal.
+    let device = Path::new("/sys/class/net").join(&veth);
+    while device.exists() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    run("ip", &["link", "add", &veth, "type", "veth", "peer", "name", &peer])?;
+    let table = format!("crisp-{}", lab.machine.bridge());
+    let element = "{ tcp . 9999 : 192.0.2.7 . 80 }";
+    run("nft", &["add", "element", "ip", &table, "ports", element])?;
+    let folder = lab.machine.state().join("pods").join(&gone);
+    std::fs::create_dir(&folder)?;
+    let volume = lab.machine.root().join("containers").join(other(&gone));
+    std::fs::create_dir_all(volume.join("upper/kept"))?;
+    let mut monitor = Monitor::start(&gone)?;
+
+    let (found, is_good) = report(&lab.machine)?;
+    assert!(!is_good);
+    let mut expected = vec![
+        format!("cgroup /crisp/{gone}"),
+        format!("folder {}", folder.display()),
+        format!("folder {}", volume.display()),
+        format!("interface {veth}"),
+        format!("network namespace /run/netns/{namespace}"),
+        format!("packet rule tcp 9999 to 192.0.2.7 80 in table {table}"),
+        format!("process {} (monitor)", monitor.0.id()),
+    ];
+    let mut named = orphans(&found);
+    expected.sort();
+    named.sort();
+    assert_eq!(named, expected);
+    let (text, _) = doctor(&lab.machine, &["-q"])?;
+    assert!(text.contains(&format!("orphan: interface {veth}: its pod or container is gone")), "{text}");
+    assert!(text.contains("7 without an owner"), "{text}");
+
+    let (text, is_good) = doctor(&lab.machine, &["-q", "--fix"])?;
+    assert!(is_good && text.contains("7 without an owner (7 removed)"), "{text}");
+    for name in &expected {
+        assert!(text.contains(&format!("removed: {name} (")), "{name}: {text}");
+    }
+    assert!(!monitor.0.wait()?.success());
+    assert!(!stray.exists() && !folder.exists() && !volume.exists());
+    assert!(!path.exists() && !device.exists());
+    let rules = Command::new("nft").args(["list", "table", "ip", &table]).output()?;
+    assert!(!String::from_utf8_lossy(&rules.stdout).contains("9999"));
+    // What may be another server's is left, and the pod that lives has all that it had.
+    assert!(foreign.exists());
+    std::fs::remove_dir(&foreign)?;
+    let (after, is_good) = report(&lab.machine)?;
+    assert!(is_good && orphans(&after).is_empty(), "{after:#}");
+    assert_eq!(kinds_of(&after, &pod), kinds_of(&found, &pod));
+    assert_eq!(lab.client.exec(&container, &["echo", "here"]).await?.stdout, b"here\n");
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_records_are_lost_is_an_orphan_as_a_whole() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("lost").await?;
+    let container_id = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
+    lab.machine.kill_server();
+    for folder in [lab.machine.root().join("pods"), lab.machine.state().join("pods")] {
+        std::fs::remove_dir_all(folder.join(&pod))?;
+    }
+    let (text, _) = doctor(&lab.machine, &["-q"])?;
+    assert!(text.contains("cannot reach a server"), "{text}");
+    lab.machine.start_server().await?;
+    let (text, is_good) = doctor(&lab.machine, &["-q", "--fix"])?;
+    assert!(is_good && text.contains("(monitor)"), "{text}");
+    let (found, is_good) = report(&lab.machine)?;
+    assert!(is_good && orphans(&found).is_empty(), "{found:#}");
+    assert!(lab.machine.monitors(&pod).is_empty());
+    lab.client = lab.machine.client().await?;
+    // Its own record is there: it is listed as one that has ended.
+    lab.client.runtime.remove_container(RemoveContainerRequest { container_id }).await?;
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_the_machine_is_said() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let machine = Machine::start_with(crisp_e2e::Setup { cni: true, ..Default::default() }).await?;
+    let folder = machine.registries().join("mirrored.test");
+    std::fs::create_dir(&folder)?;
+    let closed = format!("127.0.0.1:{}", free_port()?);
+    let open = &machine.registry().host;
+    let hosts = |hosts: &[&str]| {
+        let hosts: String = hosts.iter().map(|host| format!("[host.\"http://{host}\"]\n")).collect();
+        std::fs::write(folder.join("hosts.toml"), format!("server = \"http://{closed}\"\n{hosts}"))
+    };
+    hosts(&[open])?;
+    let (text, is_good) = doctor(&machine, &["-q"])?;
+    assert!(!is_good && text.contains("FAILED   CNI") && text.contains("no configuration in"), "{text}");
+    assert!(text.contains("warning  mirrors        mirrored.test: 1 of 2 endpoints reached"), "{text}");
+    hosts(&[])?;
+    let config = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "no-such-plugin"}]}"#;
+    std::fs::write(machine.cni().join("10-pods.conflist"), config)?;
+    let (text, _) = doctor(&machine, &["-q"])?;
+    assert!(text.contains("FAILED   mirrors") && text.contains(&closed), "{text}");
+    assert!(text.contains("no-such-plugin is in none of the folders"), "{text}");
+    machine.close().await
+}

@@ -1,0 +1,42 @@
+//! Cgroups, each once, whichever hierarchies have it.
+
+use crisp_executor::ids::PodId;
+
+use super::{Leftover, Owner, Owners, Proof, Thing, last_id};
+use crate::top_cgroup;
+
+pub(super) fn list(owners: &Owners<'_>) -> Vec<Thing> {
+    let mut things = Vec::new();
+    owners.service.cgroups.walk(|path| {
+        let text = path.as_str();
+        if text == top_cgroup::PATH {
+            let owner = Owner::Server("above pods whose client names no parent".to_owned());
+            things.push(Thing { kind: "cgroup", name: text.to_owned(), owner });
+            return true;
+        }
+        let Some(id) = last_id(text) else { return true };
+        let owner = owners.of(id, Proof::Missing, || Leftover::Cgroup(path.clone()));
+        // A client's folder below a pod's scope, such as `pod`, has the id above it.
+        if !path.name().contains(id) {
+            return true;
+        }
+        let (is_pod, is_another) = (is_pod(owners, id), matches!(owner, Owner::Another(_)));
+        if !is_another || is_of_crisp(text) {
+            things.push(Thing { kind: "cgroup", name: text.to_owned(), owner });
+        }
+        // Below its own cgroup a container makes what it likes.
+        is_pod || is_another
+    });
+    things
+}
+
+/// Whether containers' cgroups may be below.
+fn is_pod(owners: &Owners<'_>, id: &str) -> bool {
+    PodId::parse(id).is_ok_and(|pod| owners.service.table.get(&pod).is_some())
+        || owners.known.past.contains(id)
+}
+
+/// Whether a runtime of another name would not make it.
+fn is_of_crisp(path: &str) -> bool {
+    path.starts_with("/crisp/") || path.contains("/crisp-")
+}

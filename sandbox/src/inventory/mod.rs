@@ -1,0 +1,183 @@
+//! All that this server has made on the machine and that is there now, each thing with its owner: what has none is an
+//! orphan.
+//!
+//! ```text
+//!   /proc       processes.rs ──┐
+//!   cgroups     cgroups.rs   ──┤           by an id in its name, or by its place
+//!   /run/netns, mounts.rs    ──┼─> Thing ─────────────────────────────────────────> Owner
+//!   network     network.rs   ──┤                                                      │
+//!   folders     folders.rs   ──┘                                          Orphan ─> remove.rs
+//! ```
+//!
+//! Whose a thing is follows from an id of 64 random digits, or from a place that is this server's alone: its folders,
+//! its bridges, its packet rules. An id proves that a thing is of this server when the server knows it or knew it (its
+//! journal says so); other servers on the machine have ids of the same form. What cannot be proved is listed as
+//! [`Owner::Another`], and never touched.
+
+mod cgroups;
+mod folders;
+mod mounts;
+mod network;
+mod processes;
+mod remove;
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use crisp_executor::cgroup::CgroupPath;
+use crisp_executor::ids::{ContainerId, PodId};
+
+pub use self::remove::NotRemoved;
+pub(crate) use self::remove::remove;
+use crate::service_state::ServiceState;
+
+/// Something on the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Thing {
+    /// For people: `process`, `cgroup`.
+    pub kind: &'static str,
+    pub name: String,
+    pub owner: Owner,
+}
+
+/// Whose a thing is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    Pod(PodId),
+    Container(ContainerId),
+    /// This server as a whole, or an operation under way; with what it is for.
+    Server(String),
+    /// Another server, as far as can be told; with the reason.
+    Another(String),
+    Orphan(Orphan),
+}
+
+/// What has no owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Orphan {
+    /// For people.
+    pub why: String,
+    pub leftover: Leftover,
+}
+
+/// What is to be removed, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Leftover {
+    /// A process with what its owner would have.
+    Process(i32),
+    Cgroup(CgroupPath),
+    /// A network namespace that is mounted there.
+    NetworkNamespace(PathBuf),
+    Mount(PathBuf),
+    /// An interface, by name.
+    Interface(String),
+    /// Packet rules of a built-in network, by its name, that publish ports for no pod.
+    PacketRules(String),
+    /// The networks that the pod has by their records.
+    Attachment(PodId),
+    HostPorts(PodId),
+    Folder(PathBuf),
+}
+
+/// The owners that there are, and that there were.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub containers: HashSet<ContainerId>,
+    /// Ids that operations under way are about: they may have made things and are not listed yet, or not any more.
+    pub under_way: HashSet<String>,
+    /// Ids of pods and containers that this server or one before it has made.
+    pub past: HashSet<String>,
+}
+
+/// All that there is, as one look finds it.
+pub(crate) fn list(service: &ServiceState, known: &Known) -> Vec<Thing> {
+    let owners = Owners { service, known };
+    let mut all = processes::list(&owners);
+    all.extend(cgroups::list(&owners));
+    all.extend(mounts::list(&owners));
+    all.extend(network::list(&owners));
+    all.extend(folders::list(&owners));
+    all
+}
+
+/// Finds owners by ids.
+#[derive(Clone, Copy)]
+struct Owners<'a> {
+    service: &'a ServiceState,
+    known: &'a Known,
+}
+
+/// What makes a thing with an id that is not known one of this server's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Proof {
+    /// Its place is this server's alone.
+    Place,
+    /// There is none: the id has to be known from the past.
+    Missing,
+}
+
+impl Owners<'_> {
+    /// The owner of a thing that has the id in its name.
+    fn of(&self, id: &str, proof: Proof, leftover: impl FnOnce() -> Leftover) -> Owner {
+        if let Some(owner) = self.living(id) {
+            return owner;
+        }
+        let why = match proof {
+            _ if self.known.past.contains(id) => "its pod or container is gone",
+            Proof::Place => "no pod or container has its id",
+            Proof::Missing => {
+                return Owner::Another("the journal has no pod or container of its id".to_owned());
+            }
+        };
+        Owner::Orphan(Orphan { why: why.to_owned(), leftover: leftover() })
+    }
+
+    /// The owner that exists, if any does.
+    fn living(&self, id: &str) -> Option<Owner> {
+        if let Some(pod) = PodId::parse(id).ok().filter(|pod| self.service.table.get(pod).is_some()) {
+            return Some(Owner::Pod(pod));
+        }
+        // The disk may refuse to give it now.
+        if PodId::parse(id).is_ok_and(|pod| self.service.layout.record(&pod).exists()) {
+            return Some(Owner::Server("a pod whose record is not read yet".to_owned()));
+        }
+        if let Some(container) = ContainerId::parse(id).ok().filter(|id| self.known.containers.contains(id)) {
+            return Some(Owner::Container(container));
+        }
+        let is_under_way = self.known.under_way.contains(id);
+        is_under_way.then(|| Owner::Server("an operation that is under way".to_owned()))
+    }
+
+    /// The id that is known and of which that is so; of pods that are there before others.
+    fn whole_id(&self, is_it: impl Fn(&str) -> bool) -> Option<String> {
+        let pods = self.service.table.list();
+        let of_pods = pods.iter().map(|pod| pod.id.as_str());
+        let past = self.known.past.iter().chain(&self.known.under_way).map(String::as_str);
+        of_pods.chain(past).find(|id| is_it(id)).map(str::to_owned)
+    }
+}
+
+/// The last of the ids in a path, or in the name of a scope such as `crisp-<id>.scope`.
+fn last_id(path: &str) -> Option<&str> {
+    path.rsplit(['/', '-', '.']).find(|part| PodId::parse(part).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_found_in_paths_and_in_names_of_scopes() {
+        let (pod, container) = (PodId::random(), ContainerId::random());
+        for (path, id) in [
+            (format!("/crisp/{pod}"), Some(pod.as_str())),
+            (format!("/crisp/{pod}/{container}"), Some(container.as_str())),
+            (format!("/crisp/{pod}/{container}/made-by-it"), Some(container.as_str())),
+            (format!("/crisp.slice/crisp-{pod}.scope"), Some(pod.as_str())),
+            (format!("/kubepods/pod7/{pod}"), Some(pod.as_str())),
+            ("/user.slice/user-0.slice".to_owned(), None),
+        ] {
+            assert_eq!(last_id(&path), id, "{path}");
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Processes: monitors by their arguments, others by their cgroup; and the network namespaces of monitors.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crisp_executor::ids::PodId;
+use crisp_monitor::fork_server::UNNAMED;
+
+use super::{Leftover, Owner, Owners, Proof, Thing, last_id};
+
+pub(super) fn list(owners: &Owners<'_>) -> Vec<Thing> {
+    let own = namespace("self");
+    pids().flat_map(|pid| of_process(owners, pid, own.as_deref())).collect()
+}
+
+/// All process ids.
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+fn of_process(owners: &Owners<'_>, pid: i32, host: Option<&Path>) -> Vec<Thing> {
+    let Some((what, owner)) = owner(owners, pid) else { return Vec::new() };
+    let namespace = namespace(&pid.to_string()).filter(|own| Some(own.as_path()) != host);
+    let mut things = Vec::new();
+    if let (Owner::Pod(_), "monitor", Some(namespace)) = (&owner, what.as_str(), namespace) {
+        let name = format!("{} of process {pid}", namespace.display());
+        things.push(Thing { kind: "network namespace", name, owner: owner.clone() });
+    }
+    things.push(Thing { kind: "process", name: format!("{pid} ({what})"), owner });
+    things
+}
+
+/// What the process is and whose; None for one that is not of a Crisp.
+pub(super) fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
+    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    // A kernel thread, or a zombie: that one is gone but for its parent, which has not waited for it.
+    if command.is_empty() {
+        return None;
+    }
+    let mut arguments = command.split(|byte| *byte == 0);
+    let leftover = || Leftover::Process(pid);
+    if arguments.next() == Some(b"crisp-pod") {
+        let argument = String::from_utf8_lossy(arguments.next()?).into_owned();
+        if argument == UNNAMED {
+            return Some(("fork server".to_owned(), of_fork_server(pid)));
+        }
+        let pod = PodId::parse(&argument).ok()?;
+        let proof =
+            if logs_below(pid, &owners.service.layout.pods_state()) { Proof::Place } else { Proof::Missing };
+        return Some(("monitor".to_owned(), owners.of(pod.as_str(), proof, leftover)));
+    }
+    let cgroups = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    let id = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).find_map(last_id)?;
+    let owner = owners.of(id, Proof::Missing, leftover);
+    // Other runtimes have cgroups with ids too.
+    (!matches!(owner, Owner::Another(_))).then(|| (name(pid), owner))
+}
+
+fn of_fork_server(pid: i32) -> Owner {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let parent = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+    if parent == Some(std::process::id()) {
+        Owner::Server("monitors are copies of it".to_owned())
+    } else {
+        Owner::Another("its parent is not this server".to_owned())
+    }
+}
+
+/// Whether its standard error leads to a file below the folder, also to one that was deleted.
+fn logs_below(pid: i32, folder: &Path) -> bool {
+    fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|log| log.starts_with(folder))
+}
+
+fn namespace(pid: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+fn name(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
