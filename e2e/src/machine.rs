@@ -27,6 +27,8 @@ pub struct Setup {
     pub place: Option<PathBuf>,
     /// The state folder, instead of one in the machine's folder.
     pub state: Option<PathBuf>,
+    /// A shell command that the server's process runs before it becomes the server, such as `umask 077`.
+    pub before_server: Option<String>,
 }
 
 /// A server on folders, socket, bridge and address pool of its own.
@@ -155,7 +157,14 @@ impl Machine {
     pub async fn start_server(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let binary = if self.setup.faults.is_some() { crisp_with_faults() } else { crisp() };
-        let mut command = Command::new(binary);
+        let mut command = match &self.setup.before_server {
+            None => Command::new(binary),
+            Some(before) => {
+                let mut command = Command::new("sh");
+                command.arg("-c").arg(format!("{before}; exec \"$0\" \"$@\"")).arg(binary);
+                command
+            }
+        };
         command.env("CRISP_FAULTS", self.setup.faults.as_deref().unwrap_or_default());
         command.arg("serve").args(self.flags()).args(&self.setup.args);
         self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);

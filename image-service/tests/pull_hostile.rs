@@ -272,6 +272,29 @@ async fn docker_and_oci_names_of_one_kind_can_be_mixed() {
 }
 
 #[tokio::test]
+async fn layers_are_unpacked_by_their_content_whatever_their_label_says() {
+    let kinds = [(Packing::Plain, "tar", "tar+gzip"), (Packing::Zstd, "tar+zstd", "tar+gzip")];
+    for (packing, right, wrong) in kinds.into_iter().chain([(Packing::Gzip, "tar+gzip", "tar")]) {
+        let image = Image::new(vec![Layer::new(&[("file", b"content")], packing)]);
+        let manifest = String::from_utf8(image.manifest.clone()).unwrap();
+        let changed = manifest.replacen(&format!("layer.v1.{right}\""), &format!("layer.v1.{wrong}\""), 1);
+        assert_ne!(manifest, changed);
+        let mislabelled = Image::from_manifest(
+            changed,
+            image.media_type,
+            image.config.clone(),
+            image.layers.clone(),
+            image.blobs.clone(),
+        );
+        let server = Server::honest(&[("v1", &mislabelled)]).await;
+        let bench = Bench::new().await;
+        bench.endpoints(&[&server.url()]);
+        bench.pull(APP).await.unwrap();
+        assert_eq!(bench.read(APP, "file").unwrap(), b"content", "{right} labelled {wrong}");
+    }
+}
+
+#[tokio::test]
 async fn a_challenge_from_the_target_of_a_redirect_gets_no_credentials() {
     let image = image();
     let tokens = Server::start(&[], |_, _| Some(Reply::new(200).body(r#"{"token":"x"}"#))).await;

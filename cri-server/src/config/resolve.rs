@@ -58,8 +58,13 @@ impl Settings {
     /// The same for `crisp run`: without what the files say for the machine's server alone.
     ///
     /// # Errors
-    /// [`ConfigError`].
+    /// [`ConfigError`]; also for `--cni-gc`: a run knows its own pod alone, so the plugins would free the
+    /// addresses of all others.
     pub fn resolve_for_run(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
+        if flags.cni_gc == Some(true) {
+            let message = "only `crisp serve` may use it: a run knows its own pod alone".to_owned();
+            return Err(ConfigError::Invalid { name: "cni-gc", from: Source::Flag, message });
+        }
         let mut files = read_files(config)?;
         for file in &mut files {
             file.raw = std::mem::take(&mut file.raw).without_what_is_the_servers();

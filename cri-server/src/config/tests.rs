@@ -24,12 +24,22 @@ fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
 fn a_run_takes_folders_and_addresses_from_flags_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("crisp.toml");
-    let file = "root = '/r'\nlisten = 'unix:///s'\npod-cidr = '10.1.0.0/16'\nmax-layer-files = 7";
+    let file =
+        "root = '/r'\nlisten = 'unix:///s'\npod-cidr = '10.1.0.0/16'\nmax-layer-files = 7\ncni-gc = true";
     std::fs::write(&path, file).unwrap();
     let flags = RawSettings { state: Some("/flag".into()), ..RawSettings::default() };
     let settings = Settings::resolve_for_run(flags, Some(&path)).unwrap();
     assert!(settings.root.is_default() && settings.listen.is_default() && settings.pod_cidr.is_default());
     assert_eq!((settings.state.value, settings.max_layer_files.value), ("/flag".into(), 7));
+    assert!(!settings.cni_gc.value);
+}
+
+#[test]
+fn a_run_never_collects_the_addresses_of_others() {
+    let flags = |cni_gc| RawSettings { cni_gc: Some(cni_gc), ..RawSettings::default() };
+    let error = Settings::resolve_for_run(flags(true), None).unwrap_err().to_string();
+    assert!(error.contains("cni-gc") && error.contains("crisp serve"), "{error}");
+    assert!(!Settings::resolve_for_run(flags(false), None).unwrap().cni_gc.value);
 }
 
 #[test]

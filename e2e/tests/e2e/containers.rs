@@ -73,15 +73,18 @@ async fn stop(lab: &mut Lab, id: &str, timeout: i64) -> Result<()> {
 async fn the_images_stop_signal_is_used() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    let image = Image::busybox().config("StopSignal", json!("SIGUSR1")).build();
-    let image = lab.machine.registry().push("usr1", "1", &image)?;
-    lab.client.pull(&image).await?;
-    let (sandbox, pod) = lab.pod("signal").await?;
-    let line = "trap 'exit 11' USR1; trap 'exit 12' TERM; while true; do sleep 0.05; done";
-    let id = lab.client.launch(&pod, &request::shell("main", &image, line), &sandbox).await?;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    stop(&mut lab, &id, 10).await?;
-    assert_eq!(lab.client.status(&id).await?.exit_code, 11);
+    // systemd's own, a real-time signal, has the number 37.
+    for (name, signal, trapped) in [("usr1", "SIGUSR1", "USR1"), ("rtmin3", "SIGRTMIN+3", "37")] {
+        let image = Image::busybox().config("StopSignal", json!(signal)).build();
+        let image = lab.machine.registry().push(name, "1", &image)?;
+        lab.client.pull(&image).await?;
+        let (sandbox, pod) = lab.pod(name).await?;
+        let line = format!("trap 'exit 11' {trapped}; trap 'exit 12' TERM; while true; do sleep 0.05; done");
+        let id = lab.client.launch(&pod, &request::shell("main", &image, &line), &sandbox).await?;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        stop(&mut lab, &id, 10).await?;
+        assert_eq!(lab.client.status(&id).await?.exit_code, 11, "{signal}");
+    }
     lab.close().await
 }
 

@@ -225,3 +225,34 @@ async fn a_client_that_leaves_does_not_break_the_next_pull() -> Result<()> {
     assert_eq!(client.pull(&reference).await?, image.id);
     machine.close().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_from_a_registry_that_never_responds_is_cancelled_from_the_command_line() -> Result<()> {
+    needs!();
+    let setup = crisp_e2e::Setup { no_registry: true, ..Default::default() };
+    let machine = Machine::start_with(setup).await?;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let image = format!("{}/silent:1", silent.local_addr()?);
+    std::thread::scope(|scope| -> Result<()> {
+        let pull = scope.spawn(|| machine.crisp(&["pull", &image]).map_err(|error| error.to_string()));
+        // The pull is under way once it has connected; the connection stays open.
+        let _connection = silent.accept()?;
+        let other = machine.crisp(&["pull", "--cancel", "test.example/other:1"])?;
+        let text = String::from_utf8_lossy(&other.stderr).into_owned();
+        assert_eq!(
+            (other.status.code(), text.contains("no pull of it is under way")),
+            (Some(1), true),
+            "{text}"
+        );
+        assert!(!pull.is_finished(), "another image's pull was cancelled");
+        let cancel = machine.crisp(&["pull", "--cancel", &image])?;
+        let text = String::from_utf8_lossy(&cancel.stdout).into_owned();
+        assert_eq!((cancel.status.code(), text), (Some(0), format!("{image}: cancelled\n")));
+        let pulled = pull.join().map_err(|_| "the pull panicked")??;
+        let text = String::from_utf8_lossy(&pulled.stderr).into_owned();
+        assert_eq!(pulled.status.code(), Some(1), "{text}");
+        assert!(text.contains("cancelled"), "{text}");
+        Ok(())
+    })?;
+    machine.close().await
+}

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use crisp_e2e::{Lab, Result, needs, request};
-use k8s_cri::v1::{ContainerState, ListPodSandboxRequest, PodSandboxState, StopContainerRequest};
+use crisp_e2e::{Image, Lab, Layer, Result, needs, request};
+use k8s_cri::v1::{
+    ContainerState, ImageSpec, ListPodSandboxRequest, PodSandboxState, RemoveContainerRequest,
+    RemoveImageRequest, StopContainerRequest,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn running_containers_run_on_and_exits_are_not_missed() -> Result<()> {
@@ -146,4 +149,52 @@ async fn one_that_waits_for_a_dead_disk_at_its_start_ends_on_sigterm() -> Result
     lab.machine.start_server().await?;
     lab.client = lab.machine.client().await?;
     lab.close().await
+}
+
+/// The folder of the layer that has `file`, below the store's folder of layers.
+fn layer_with(layers: &std::path::Path, file: &str) -> Result<Option<std::path::PathBuf>> {
+    for layer in std::fs::read_dir(layers)? {
+        let layer = layer?.path();
+        let parts = std::fs::read_dir(&layer).into_iter().flatten().flatten();
+        if parts.into_iter().any(|part| part.path().join(file).exists()) {
+            return Ok(Some(layer));
+        }
+    }
+    Ok(None)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layers_of_an_earlier_boot_stay_while_a_container_runs_on_them_without_their_image() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let image = Image::busybox().layer(Layer::new().file("read-later", 0o644, b"still here")).build();
+    let image = lab.machine.registry().push("two", "1", &image)?;
+    lab.client.pull(&image).await?;
+    let (sandbox, pod) = lab.pod("layers").await?;
+    let id = lab.client.launch(&pod, &request::shell("main", &image, "sleep 1000"), &sandbox).await?;
+    let removed = Some(ImageSpec { image, ..Default::default() });
+    lab.client.images.remove_image(RemoveImageRequest { image: removed }).await?;
+    lab.machine.kill_server();
+    let layers = lab.machine.root().join("layers");
+    let layer = layer_with(&layers, "read-later")?.ok_or("no layer has the file")?;
+    // As after a reboot: a layer that was pulled in another boot and that nothing uses is deleted at the start.
+    let record = layer.join("layer.json");
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let text = std::fs::read_to_string(&record)?;
+    let aged = text.replace(boot.trim(), "an-earlier-boot");
+    assert_ne!(text, aged, "the record does not name its boot");
+    std::fs::write(&record, aged)?;
+    lab.machine.start_server().await?;
+    lab.client = lab.machine.client().await?;
+    assert_eq!(lab.client.exec(&id, &["cat", "/read-later"]).await?.stdout, b"still here"[..]);
+    assert!(layer.join("layer.json").exists(), "the layer is gone");
+    lab.client.runtime.remove_container(RemoveContainerRequest { container_id: id }).await?;
+    // The removed container was the last to use it.
+    for _ in 0..1000 {
+        if layer_with(&layers, "read-later")?.is_none() {
+            return lab.close().await;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err(format!("{} stays", layer.display()).into())
 }

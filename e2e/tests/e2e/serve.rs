@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crisp_e2e::{Machine, Result, Setup, needs};
+use crisp_e2e::{Image, Lab, Layer, Machine, Result, Setup, needs, request};
 use rustix::process::{Pid, Signal, kill_process};
 use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
@@ -90,4 +90,20 @@ async fn health_is_told_as_grpc_has_it() -> Result<()> {
     let unknown = health.check(HealthCheckRequest { service: "other".to_owned() }).await;
     assert_eq!(unknown.unwrap_err().code(), tonic::Code::NotFound);
     machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_umask_of_the_shell_that_started_it_changes_no_mode() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let before_server = Some("umask 077".to_owned());
+    let mut lab = Lab::start_with(Setup { before_server, ..Setup::default() }).await?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", lab.machine.server_pid()))?;
+    assert!(status.lines().any(|line| line == "Umask:\t0022"), "{status}");
+    let image = Image::busybox().layer(Layer::new().file("shared/file", 0o644, b"x")).build();
+    let image = lab.machine.registry().push("modes", "1", &image)?;
+    lab.client.pull(&image).await?;
+    // The folder is one that the archive only implies.
+    let modes = request::shell("main", &image, "stat -c %a /shared /shared/file");
+    assert_eq!(lab.output("modes", modes).await?, "755\n644\n");
+    lab.close().await
 }
