@@ -41,17 +41,17 @@ pub(crate) async fn inventory(
     remove_orphans: bool,
 ) -> Result<Vec<Found>, Interrupted> {
     service.journal.flush().await;
-    let (mut known, mut things) = look(service).await?;
+    let mut things = look(service).await?;
     if things.iter().any(is_orphan) {
         let before = things;
         tokio::time::sleep(PAUSE).await;
-        (known, things) = look(service).await?;
+        things = look(service).await?;
         things.retain(|thing| !is_orphan(thing) || before.iter().any(|other| is_same(other, thing)));
     }
     let mut found = Vec::new();
     for thing in things {
         let removed = match &thing.owner {
-            Owner::Orphan(orphan) if remove_orphans => Some(remove(service, &known, &thing, orphan).await),
+            Owner::Orphan(orphan) if remove_orphans => Some(remove(service, &thing, orphan).await),
             _ => None,
         };
         found.push(Found { thing: Item::Thing(thing), removed });
@@ -69,13 +69,8 @@ fn is_same(one: &Thing, other: &Thing) -> bool {
     (one.kind, &one.name) == (other.kind, &other.name) && is_orphan(one)
 }
 
-async fn remove(
-    service: &ServiceState,
-    known: &Arc<Known>,
-    thing: &Thing,
-    orphan: &Orphan,
-) -> Result<(), String> {
-    let removed = service.pods.remove_orphan(known, orphan).await.map_err(|error| error.to_string());
+async fn remove(service: &ServiceState, thing: &Thing, orphan: &Orphan) -> Result<(), String> {
+    let removed = service.pods.remove_orphan(orphan).await.map_err(|error| error.to_string());
     match &removed {
         Ok(()) => tracing::info!(kind = thing.kind, name = thing.name, "removed what had no owner"),
         Err(error) => {
@@ -85,13 +80,13 @@ async fn remove(
     removed
 }
 
-async fn look(service: &Arc<ServiceState>) -> Result<(Arc<Known>, Vec<Thing>), Interrupted> {
+async fn look(service: &Arc<ServiceState>) -> Result<Vec<Thing>, Interrupted> {
     let service = service.clone();
     let work = move || {
-        let known = Arc::new(known(&service));
+        let known = known(&service);
         let mut things = service.pods.inventory(&known);
         things.extend(folders(&service, &known));
-        (known, things)
+        things
     };
     tokio::task::spawn_blocking(work).await.map_err(|_| Interrupted::ShuttingDown)
 }
@@ -110,10 +105,11 @@ fn known(service: &ServiceState) -> Known {
         tracing::warn!(%error, "without the journal it is not known what was this server's");
     }
     let listed = service.containers.all().into_iter().map(|container| container.id().clone());
-    // Also those whose record the disk refuses to give now.
+    // Also those whose record the disk refuses to give now, and those set aside: they may run.
     let folder = service.layout.containers();
-    let recorded = paths(&folder).filter(|path| record_in(path).exists());
-    let recorded = recorded.filter_map(|path| ContainerId::parse(path.file_name()?.to_str()?).ok());
+    let recorded = paths(&folder).filter(|path| record_in(path).try_exists().unwrap_or(true));
+    let recorded =
+        recorded.filter_map(|path| ContainerId::parse(path.file_name()?.to_str()?.split('.').next()?).ok());
     Known { containers: listed.chain(recorded).collect(), under_way, past }
 }
 

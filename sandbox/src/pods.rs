@@ -173,8 +173,8 @@ impl Pods {
     ///
     /// # Errors
     /// It is still there.
-    pub async fn remove_orphan(&self, known: &Arc<Known>, orphan: &Orphan) -> Result<(), NotRemoved> {
-        inventory::remove(&self.service, known, &orphan.leftover).await
+    pub async fn remove_orphan(&self, orphan: &Orphan) -> Result<(), NotRemoved> {
+        inventory::remove(&self.service, &orphan.leftover).await
     }
 
     /// Writes what has been seen of pods and is not on disk yet, and gives back what they share (the bridge) once

@@ -71,9 +71,8 @@ pub fn delete(folder: StateFolder, record: Option<&Record>, log: &RuntimeLog) ->
 /// Processes that cannot be killed; a cgroup or folder that cannot be removed.
 pub fn destroy(folder: StateFolder, record: Option<&Record>) -> anyhow::Result<()> {
     if let Some(record) = record {
-        let killed = kill_init(record);
+        kill_init(record)?;
         remove_cgroup(record)?;
-        killed?;
     }
     folder.remove()
 }
@@ -95,7 +94,18 @@ fn pid(record: &Record) -> i32 {
 
 fn remove_cgroup(record: &Record) -> anyhow::Result<()> {
     let cgroups = Cgroups::detect()?;
+    // With their PID namespace all of its own have ended. What is there now came later: the path is used again.
+    let own_have_ended = record.own_pid_namespace && record.init.is_some();
     match cgroups.open(&record.cgroup) {
+        Ok(cgroup) if own_have_ended => {
+            if let Some(pid) = cgroup.pids()?.first() {
+                bail!(
+                    "process {pid} in the cgroup {} is not of container {}: end it first",
+                    record.cgroup,
+                    record.id
+                );
+            }
+        }
         Ok(cgroup) => cgroup.kill()?,
         Err(CgroupError::NotFound { .. }) => {}
         Err(error) => return Err(error.into()),

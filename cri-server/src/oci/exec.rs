@@ -12,6 +12,7 @@ use crisp_executor::user_namespace::UserNamespace;
 use oci_spec::runtime::{Process, Spec, User};
 use rustix::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{Mode, OFlags, open};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::console::Console;
 use super::foreground::Foreground;
@@ -64,10 +65,15 @@ impl Exec {
         let console = Console::choose(process.terminal().unwrap_or(false), socket, !self.detach)?;
         let foreground = if self.detach { None } else { Some(Foreground::begin()?) };
         let starting = start(&record, &spec, process, &init, self.options.preserve_fds)?;
-        let terminal = wait(&starting, &console, log)?;
-        if let Some(path) = &self.options.pid_file {
-            create::write_pid_file(path, starting.pid)?;
-        }
+        let begun = wait(&starting, &console, log).and_then(|terminal| {
+            let pid_file = self.options.pid_file.as_deref();
+            pid_file.map_or(Ok(()), |path| create::write_pid_file(path, starting.pid))?;
+            Ok(terminal)
+        });
+        // Callers take a failure to mean that nothing runs.
+        let terminal = begun.inspect_err(|_| {
+            let _ = pidfd_send_signal(&starting.pidfd, Signal::KILL);
+        })?;
         foreground.map_or(Ok(ExitCode::SUCCESS), |foreground| foreground.wait(&starting.pidfd, terminal))
     }
 

@@ -36,7 +36,9 @@ impl Kill {
         let Now { init, .. } = status::now(&folder, Some(&record))?;
         // Without a PID namespace of its own, the other processes do not end with the first one.
         let whole = self.all || signal == SIGKILL && !record.own_pid_namespace;
-        if whole && signal_all(&record, signal)? > 0 {
+        // With its PID namespace all have ended: what is in its cgroup then is of another.
+        let has_own = init.is_some() || !record.own_pid_namespace;
+        if whole && has_own && signal_all(&record, signal)? > 0 {
             return Ok(());
         }
         let not_running = || format!("cannot kill container {}: container not running", self.id);

@@ -138,7 +138,7 @@ impl Owners<'_> {
             return Some(Owner::Pod(pod));
         }
         // The disk may refuse to give it now.
-        if PodId::parse(id).is_ok_and(|pod| self.service.layout.record(&pod).exists()) {
+        if PodId::parse(id).is_ok_and(|pod| self.service.layout.record(&pod).try_exists().unwrap_or(true)) {
             return Some(Owner::Server("a pod whose record is not read yet".to_owned()));
         }
         if let Some(container) = ContainerId::parse(id).ok().filter(|id| self.known.containers.contains(id)) {

@@ -1,12 +1,16 @@
 //! Processes: monitors by their arguments, others by their cgroup; and the network namespaces of monitors.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crisp_executor::ids::PodId;
 use crisp_monitor::fork_server::UNNAMED;
 
 use super::{Leftover, Owner, Owners, Proof, Thing, last_id};
+
+/// Of a command line: more than a monitor has.
+const MAX_COMMAND: u64 = 256;
 
 pub(super) fn list(owners: &Owners<'_>) -> Vec<Thing> {
     let own = namespace("self");
@@ -32,8 +36,8 @@ fn of_process(owners: &Owners<'_>, pid: i32, host: Option<&Path>) -> Vec<Thing> 
 }
 
 /// What the process is and whose; None for one that is not of a Crisp.
-pub(super) fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
-    let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
+    let command = command(pid)?;
     // A kernel thread, or a zombie: that one is gone but for its parent, which has not waited for it.
     if command.is_empty() {
         return None;
@@ -55,6 +59,19 @@ pub(super) fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
     let owner = owners.of(id, Proof::Missing, leftover);
     // Other runtimes have cgroups with ids too.
     (!matches!(owner, Owner::Another(_))).then(|| (name(pid), owner))
+}
+
+/// The first arguments. A process decides how long they are.
+fn command(pid: i32) -> Option<Vec<u8>> {
+    let mut command = Vec::new();
+    fs::File::open(format!("/proc/{pid}/cmdline")).ok()?.take(MAX_COMMAND).read_to_end(&mut command).ok()?;
+    Some(command)
+}
+
+/// Whether there is a process that is the pod's monitor by its arguments.
+pub(super) fn has_monitor(pod: &PodId) -> bool {
+    let start = format!("crisp-pod\0{pod}");
+    pids().any(|pid| command(pid).is_some_and(|command| command.starts_with(start.as_bytes())))
 }
 
 fn of_fork_server(pid: i32) -> Owner {

@@ -64,7 +64,9 @@ pub async fn collect(settings: &Settings) -> Vec<Member> {
         Member::text("config.toml", print(settings)),
         Member::text("kernel.txt", kernel()),
     ];
-    members.push(Member::document("doctor", doctor(settings).await));
+    let report = tokio::time::timeout(PATIENCE, doctor(settings)).await;
+    let report = report.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time")));
+    members.push(Member::document("doctor", report));
     let client = match endpoint::choose(settings) {
         Ok(address) => Client::connect(&address).await,
         Err(error) => Err(error),

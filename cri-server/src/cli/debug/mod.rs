@@ -1,4 +1,4 @@
-//! `crisp debug bundle`: all that helps to find a cause elsewhere, in one archive, without secrets.
+//! `crisp debug bundle`: all that helps to find a cause elsewhere, in one archive, without specs and logins.
 //!
 //! ```text
 //!   settings, doctor, the server's lists, journal, metrics, log, kernel ─> members.rs ─> redact.rs ─> archive.rs
@@ -37,8 +37,8 @@ enum DebugCommand {
 ///
 /// Version, settings, `crisp info`, the report of `crisp doctor`, pods, containers, images, operations under way, the
 /// journal of events, the metrics page, the end of the server's log where journald keeps it, and what the kernel says of
-/// itself. Without secrets: no environment or arguments of containers, no annotations, logins, hosts.toml files or CNI
-/// configurations. Also works without a server, with less in it.
+/// itself. It has no environment or arguments of containers, no annotations, logins, hosts.toml files or CNI
+/// configurations; what programs said at their end, and names and addresses, are in it. Also works without a server, with less in it.
 #[derive(Debug, clap::Args)]
 struct Bundle {
     /// Where to; it must not exist [default: crisp-debug-TIME.tar.gz]

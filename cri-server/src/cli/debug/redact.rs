@@ -7,7 +7,18 @@ const REDACTED: &str = "(redacted)";
 /// Maps whose values are taken out: kubectl keeps whole manifests in annotations, with their environment.
 const MAPS: [&str; 3] = ["annotations", "env", "envs"];
 /// Fields with one of these in their name.
-const FIELDS: [&str; 6] = ["password", "passwd", "token", "secret", "auth", "apikey"];
+const FIELDS: [&str; 10] = [
+    "password",
+    "passwd",
+    "passphrase",
+    "token",
+    "secret",
+    "auth",
+    "apikey",
+    "credential",
+    "cookie",
+    "bearer",
+];
 
 /// Names stay: they say what there is.
 pub fn redact(value: &mut Value) {

@@ -34,10 +34,11 @@ use crate::table::without_control;
 #[command(after_help = "\
 Examples:
   crisp doctor -q              # only what is wrong, and the counts
-  crisp doctor --fix           # removes orphans, and says each
+  crisp doctor --fix           # removes orphans without data and processes, and says each
   crisp doctor --format json")]
 pub struct Doctor {
-    /// Remove orphans, and say each. What cannot be proved to be this server's is never touched
+    /// Remove orphans that hold neither data nor processes, and say each. The others, and what another server may have,
+    /// are for people
     #[arg(long)]
     fix: bool,
     /// Show only what is wrong

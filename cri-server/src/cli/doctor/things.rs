@@ -85,7 +85,7 @@ fn finding(item: &InventoryItem) -> String {
     let InventoryItem { kind, name, owner_name: why, removed, error, .. } = item;
     match (removed, error.as_str()) {
         (true, _) => format!("removed: {kind} {name} ({why})"),
-        (false, "") => format!("orphan: {kind} {name}: {why}; `crisp doctor --fix` removes it"),
+        (false, "") => format!("orphan: {kind} {name}: {why}"),
         (false, error) => format!("orphan: {kind} {name}: {why}; it cannot be removed: {error}"),
     }
 }
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(
             things.findings(),
             [
-                "orphan: cgroup /n: why; `crisp doctor --fix` removes it",
+                "orphan: cgroup /n: why",
                 "removed: cgroup /a (why)",
                 "orphan: cgroup /b: why; it cannot be removed: busy",
             ]

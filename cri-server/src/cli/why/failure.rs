@@ -86,7 +86,7 @@ const LATE: [&str; 3] = ["not done after", "did not respond", "no answer within"
 pub fn failure(entry: &JournalEntry) -> String {
     let operation = entry.operation.clone().unwrap_or_default();
     let (text, stage) = (entry.text.as_str(), operation.stage.as_str());
-    let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    let has = |words: &[&str]| words.iter().any(|word| has_word(text, word));
     let fits = |kind: &&Kind| {
         kind.operation == operation.name && kind.stage.is_none_or(|wanted| wanted == stage) && has(kind.words)
     };
@@ -97,4 +97,13 @@ pub fn failure(entry: &JournalEntry) -> String {
     };
     let stage = if stage.is_empty() { String::new() } else { format!(" (stage {stage})") };
     format!("{} failed{stage}: {meaning}{text}", trying(entry))
+}
+
+/// A number has to stand alone: ports and digests have digits too.
+fn has_word(text: &str, word: &str) -> bool {
+    if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.contains(word);
+    }
+    text.split(|c: char| !c.is_ascii_alphanumeric() && c != ':')
+        .any(|part| part.trim_end_matches(':') == word)
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
+mod deaths;
 mod forward;
 mod hostile;
 mod limits;
