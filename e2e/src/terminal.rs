@@ -39,8 +39,12 @@ impl Terminal {
         let name = ptsname(&master, Vec::new())?;
         let slave = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
         let stdio = |slave: &OwnedFd| -> Result<Stdio> { Ok(slave.try_clone()?.into()) };
-        let mut command = Command::new("setsid");
-        command.args(["--ctty", "--wait"]).arg(program.get_program()).args(program.get_args());
+        // As from a person's shell, also where the tests run with signals ignored.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=HUP,INT,QUIT,TERM", "setsid", "--ctty", "--wait"])
+            .arg(program.get_program())
+            .args(program.get_args());
         command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.stdin(stdio(&slave)?).stdout(stdio(&slave)?).stderr(stdio(&slave)?);
         let mut this = Self::new(File::from(master), command.spawn()?)?;

@@ -8,23 +8,19 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub struct Signals([(u8, Option<Signal>); 4]);
 
 impl Signals {
-    /// Hears them from now on, instead of ending. Those that were ignored when this program began, as by nohup,
-    /// stay so.
+    /// Hears them from now on, instead of ending. A hang-up that was ignored when this program began, as by nohup,
+    /// stays so.
     ///
     /// # Errors
     /// The system has no room.
     pub fn new() -> std::io::Result<Self> {
-        let ignored = ignored();
-        let hear = |kind: SignalKind| -> std::io::Result<_> {
-            let number = u8::try_from(kind.as_raw_value()).unwrap_or(u8::MAX);
-            let is_ignored = ignored >> number.saturating_sub(1) & 1 == 1;
-            Ok((number, if is_ignored { None } else { Some(signal(kind)?) }))
-        };
+        let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
+        let hear = |number, kind| Ok::<_, std::io::Error>((number, Some(signal(kind)?)));
         Ok(Self([
-            hear(SignalKind::hangup())?,
-            hear(SignalKind::interrupt())?,
-            hear(SignalKind::quit())?,
-            hear(SignalKind::terminate())?,
+            (1, hangup),
+            hear(2, SignalKind::interrupt())?,
+            hear(3, SignalKind::quit())?,
+            hear(15, SignalKind::terminate())?,
         ]))
     }
 
@@ -49,9 +45,9 @@ async fn receive(signal: &mut Option<Signal>) {
     }
 }
 
-/// A bit for each signal that is ignored, from 1 on, as proc_pid_status(5) says.
-fn ignored() -> u64 {
+/// By the mask of ignored signals, see proc_pid_status(5).
+fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }

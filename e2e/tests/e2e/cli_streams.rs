@@ -274,26 +274,6 @@ async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()>
     lab.close().await
 }
 
-/// Forwarded to the loopback of the pod's own namespace, which has both families.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_port_on_the_ipv6_loopback_of_a_pod_is_reached() -> Result<()> {
-    needs!("docker-registry", "busybox");
-    let mut lab = Lab::start().await?;
-    let (sandbox, pod) = lab.pod("cli-forward6").await?;
-    let id =
-        lab.client.launch(&pod, &lab.shell("nc -ll -s ::1 -p 8080 -e cat & sleep 1000"), &sandbox).await?;
-    listens(&mut lab, &id, &[8080]).await?;
-    let (mut forward, ports) = forwards(&lab, &pod, &["0:8080"])?;
-    let mut socket = connect(ports[0])?;
-    socket.write_all(b"hello")?;
-    let mut back = [0; 5];
-    socket.read_exact(&mut back)?;
-    assert_eq!(&back, b"hello");
-    forward.kill()?;
-    forward.wait()?;
-    lab.close().await
-}
-
 /// A connection that the echo in the pod has taken. Its nc has a queue of two: of many clients at once on a busy
 /// machine, some are refused.
 fn served(port: u16) -> std::io::Result<TcpStream> {
