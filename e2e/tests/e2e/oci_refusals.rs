@@ -144,7 +144,7 @@ fn what_a_killed_create_leaves_is_removed_by_force() -> Result<()> {
     for moment in 0..24 {
         let id = format!("killed-{moment}");
         let mut create = bundle.command(&["create", &id]).stderr(std::process::Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_millis(moment * 2));
+        std::thread::sleep(Duration::from_millis(moment * moment / 2));
         create.kill()?;
         create.wait()?;
         left += usize::from(bundle.root().join(&id).exists());

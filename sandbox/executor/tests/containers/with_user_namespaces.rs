@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crisp_executor::plan::{Device, MountKind, PidNamespace, Plan};
 use crisp_executor::run::{self, PodContext};
@@ -294,6 +294,12 @@ fn scores_limits_and_terminals_as_without() {
 fn a_pid_namespace_for_the_pod() {
     let pod = pod(&Files::busybox());
     let init = run::pod_init::start(pod.context().user).unwrap();
+    // It is in the namespace at once, and gets its name and user a moment later.
+    let begun = Instant::now();
+    while std::fs::read_to_string(format!("/proc/{}/comm", init.pid)).unwrap() != "pod-init\n" {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it has no name");
+        std::thread::sleep(Duration::from_millis(5));
+    }
     let context = PodContext { init: Some(init.pidfd.as_fd()), ..pod.context() };
     let mut plan = pod.plan.clone();
     plan.pid = PidNamespace::Pod;
@@ -321,7 +327,7 @@ fn a_user_that_is_not_mapped_is_named() {
 fn time_of_a_start_in_a_user_namespace() {
     let pod = pod(&Files::busybox());
     for _ in 0..10 {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         assert_eq!(pod.run(&["true"]).code, 0);
         println!("{:?}", started.elapsed());
     }
