@@ -32,7 +32,7 @@ pub(crate) enum Item {
     Layer(LayerUse),
 }
 
-/// Lists everything, and removes orphans if that is asked for.
+/// Lists everything, and removes orphans that hold neither data nor processes if that is asked for.
 ///
 /// # Errors
 /// The server is shutting down.

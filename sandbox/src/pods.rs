@@ -169,10 +169,10 @@ impl Pods {
         inventory::list(&self.service, known)
     }
 
-    /// Removes what has no owner; what has one by now is left.
+    /// Removes what has no owner and holds neither data nor processes.
     ///
     /// # Errors
-    /// It is still there.
+    /// It is still there: it failed, or is for people to look at.
     pub async fn remove_orphan(&self, orphan: &Orphan) -> Result<(), NotRemoved> {
         inventory::remove(&self.service, &orphan.leftover).await
     }
