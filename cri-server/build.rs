@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// What the monitor is made of. Whatever of this changes, it is built anew.
+/// The sources of the monitor. When one of them changes, the monitor is built again.
 const SOURCES: [&str; 6] = [
     "sandbox/monitor/src",
     "sandbox/monitor/Cargo.toml",

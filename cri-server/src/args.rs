@@ -43,7 +43,7 @@ pub struct Args {
     command: Command,
 }
 
-/// What to do. The help text of each command is that of its structure.
+/// The commands. The help text of each is that of its structure.
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(server::serve::Serve),
@@ -66,11 +66,11 @@ enum Command {
 }
 
 impl Args {
-    /// Reads a command line. Options may follow a manifest, as they may follow the arguments of other commands;
-    /// what follows an image is its command.
+    /// Parses a command line. Options may come after a manifest, as after the arguments of other commands;
+    /// words after an image are its command.
     ///
     /// # Errors
-    /// It cannot be understood, or asks for help.
+    /// The line is not valid, or it asks for help.
     pub fn understand(line: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, clap::Error> {
         let mut line: Vec<OsString> = line.into_iter().map(Into::into).collect();
         if line.first().is_some_and(|name| Path::new(name).file_name() == Some(OsStr::new(oci::PROGRAM))) {
@@ -91,8 +91,8 @@ impl Args {
         })
     }
 
-    /// The exit code for a failure of crisp itself. Commands that pass a container's exit code on have one
-    /// that containers seldom use.
+    /// The exit code for a failure of crisp itself. Commands that return a container's exit code use 125,
+    /// which containers seldom use.
     pub fn own_failure(&self) -> u8 {
         match &self.command {
             Command::Run(_) => 125,
@@ -104,7 +104,7 @@ impl Args {
     /// Runs the command.
     ///
     /// # Errors
-    /// The command's own, for people.
+    /// The command's own error.
     pub fn run(mut self) -> anyhow::Result<ExitCode> {
         if let Command::Oci(oci) = self.command {
             // No server, and no configuration of one.
@@ -144,8 +144,8 @@ impl Args {
 }
 
 impl Command {
-    /// The settings given to a command that has a server in it or reads a server's configuration. The others
-    /// speak to a running server: settings would have no effect, so they do not accept them.
+    /// The settings of a command that contains a server or reads a server's configuration. The other commands
+    /// talk to a running server, where settings would have no effect, so they do not accept them.
     fn server_settings(&mut self) -> Option<RawSettings> {
         match self {
             Self::Serve(serve) => Some(serve.settings.with_network(serve.network)),

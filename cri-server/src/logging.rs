@@ -12,25 +12,25 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, reload};
 
 use crate::config::{LogFormat, Settings};
 
-/// What is logged; it can be changed while the log is written.
+/// The filter of the log; it can be changed at run time.
 #[derive(Clone)]
 pub struct LogLevel(reload::Handle<EnvFilter, Registry>);
 
 impl LogLevel {
-    /// Changes it.
+    /// Changes the filter.
     ///
     /// # Errors
-    /// `level` is no filter.
+    /// `level` is not a valid filter.
     pub fn set(&self, level: &str) -> anyhow::Result<()> {
         self.0.reload(level.parse::<EnvFilter>()?)?;
         Ok(())
     }
 }
 
-/// Starts to log.
+/// Starts logging.
 ///
 /// # Errors
-/// journald was asked for by name and does not answer.
+/// journald is set explicitly and does not answer.
 pub fn start(settings: &Settings) -> anyhow::Result<LogLevel> {
     let (filter, level) = reload::Layer::new(settings.log_level.value.parse::<EnvFilter>()?);
     tracing_subscriber::registry().with(filter).with(layer(settings.log_format.value)?).init();
@@ -40,7 +40,7 @@ pub fn start(settings: &Settings) -> anyhow::Result<LogLevel> {
 fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
     format: LogFormat,
 ) -> anyhow::Result<Box<dyn Layer<S> + Send + Sync>> {
-    // What cannot be written is not written to standard error as well, with a panic when that is closed.
+    // An error of the log itself is not printed to standard error: that would panic when it is closed.
     let stderr = fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     Ok(match format {
         LogFormat::Journald => journald().context("log-format journald: no journald answers")?.boxed(),
@@ -53,7 +53,7 @@ fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(
     })
 }
 
-/// Its fields are those of the events, in capitals, without a prefix.
+/// The fields of the events keep their names, in capitals and without a prefix.
 fn journald() -> std::io::Result<tracing_journald::Layer> {
     Ok(tracing_journald::layer()?.with_field_prefix(None).with_syslog_identifier("crisp".to_owned()))
 }

@@ -8,7 +8,7 @@
 //!  crisp config ------------> config/, the settings and the source of each
 //! ```
 //!
-//! Docker's options and what becomes of each: `run::image`; fields of PodSpec: `run::manifest`.
+//! Docker's options and their handling: `run::image`; fields of PodSpec: `run::manifest`.
 //!
 //! Only this crate uses `anyhow`: below it every error has a type.
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Standard error may be closed: that must not change the exit code.
+            // Standard error may be closed; that must not change the exit code.
             let _ = writeln!(std::io::stderr(), "crisp: {error:#}");
             ExitCode::from(own_failure)
         }

@@ -1,4 +1,4 @@
-//! Bars for pulls: drawn over and over on a terminal, plain lines elsewhere.
+//! Progress bars for pulls: redrawn on a terminal, plain lines elsewhere.
 
 use std::collections::BTreeSet;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -10,11 +10,11 @@ use crate::table::{short, size};
 /// Progress of one image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// The image as its user wrote it.
+    /// The image's name as the user wrote it.
     pub image: String,
-    /// What is being done, in a word.
+    /// The present step in one word.
     pub stage: String,
-    /// Bottom first; empty until the manifest is known.
+    /// Lowest layer first; empty until the manifest is known.
     pub layers: Vec<LayerView>,
 }
 
@@ -47,20 +47,20 @@ const MOST_LINES: usize = 12;
 /// Draws on standard error, so that standard output has only the command's result.
 pub struct Bars {
     terminal: bool,
-    /// Lines that are on the screen and will be drawn over.
+    /// Lines on the screen that will be redrawn.
     drawn: usize,
     views: Vec<View>,
-    /// Plain lines that are printed already.
+    /// Plain lines that were printed.
     said: BTreeSet<String>,
 }
 
 impl Bars {
-    /// Nothing drawn yet.
+    /// Nothing is drawn yet.
     pub fn new() -> Self {
         Self { terminal: io::stderr().is_terminal(), drawn: 0, views: Vec::new(), said: BTreeSet::new() }
     }
 
-    /// Shows how far an image is.
+    /// Shows the progress of an image.
     pub fn update(&mut self, view: View) {
         if !self.terminal {
             self.say_what_is_new(&view);
@@ -74,7 +74,7 @@ impl Bars {
         self.draw("");
     }
 
-    /// Removes an image's bars and leaves one line in their place.
+    /// Replaces an image's bars with one line.
     pub fn finish(&mut self, image: &str, line: &str) {
         self.views.retain(|v| v.image != image);
         self.draw(&format!("{line}\n"));
@@ -96,7 +96,7 @@ impl Bars {
         let lines: Vec<String> = self.views.iter().flat_map(lines).collect();
         lines.iter().for_each(|line| text.push_str(&format!("{line}\n")));
         self.drawn = if self.terminal { lines.len() } else { 0 };
-        // A screen that cannot be written to must not fail a pull.
+        // An error of the screen must not fail a pull.
         let _ = io::stderr().write_all(text.as_bytes());
     }
 
@@ -123,7 +123,7 @@ fn lines(view: &View) -> Vec<String> {
     } else {
         format!(" ({over} of {} layers)", view.layers.len())
     };
-    // More lines than the screen has cannot be drawn over: of many layers, only those at work are shown.
+    // More lines than the screen has cannot be redrawn: of many layers, only active ones are shown.
     let many = view.layers.len() > MOST_LINES;
     let shown = view.layers.iter().filter(|l| !many || !is_over(l.state)).take(MOST_LINES);
     std::iter::once(format!("{}: {}{count}", view.image, view.stage)).chain(shown.map(line)).collect()

@@ -1,8 +1,8 @@
-//! Refusals of the services, as errors for people.
+//! Errors of the services, converted for people.
 
 use tonic::Status;
 
-/// The error of a refused request: its message has everything, the code helps only where there is none.
+/// The error of a refused request. Its message is complete; the code is used only when there is no message.
 pub fn refused(status: Status) -> anyhow::Error {
     if status.message().is_empty() {
         anyhow::anyhow!("{:?}", status.code())

@@ -1,8 +1,8 @@
-//! Columns of text, as crictl and docker print them.
+//! Columns of text in the form of crictl and docker.
 
 use std::io::Write;
 
-/// Rows under a heading; columns are as wide as their widest cell.
+/// Rows below a heading; columns are as wide as their widest cell.
 pub struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -13,14 +13,14 @@ impl Table {
         Self { rows: vec![heading.iter().map(|h| (*h).to_owned()).collect()] }
     }
 
-    /// Adds a row; it has as many cells as the heading. Control characters, which a terminal would obey, are shown
-    /// as `?`: names may come from anywhere.
+    /// Adds a row with as many cells as the heading. Control characters, which could change the terminal, are
+    /// shown as `?`: names may come from anywhere.
     pub fn row(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.rows[0].len());
         self.rows.push(cells.iter().map(|cell| without_control(cell)).collect());
     }
 
-    /// Writes it. Nothing follows the last cell of a line.
+    /// Writes the table, without trailing spaces.
     pub fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         let columns = self.rows[0].len();
         let widths: Vec<usize> =
@@ -34,7 +34,7 @@ impl Table {
     }
 }
 
-/// For a terminal.
+/// Replaces control characters, for a terminal.
 pub fn without_control(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }

@@ -3,12 +3,12 @@
 use crisp_operation::{clock, parse_duration};
 use jiff::Timestamp;
 
-/// How long ago, in the largest unit that fits.
+/// The age in the largest unit that fits.
 pub fn ago(then: i64, now: i64) -> String {
     format!("{} ago", span(then, now))
 }
 
-/// How long it is from one time to the other, in the largest unit that fits.
+/// The time from `then` to `now` in the largest unit that fits.
 pub fn span(then: i64, now: i64) -> String {
     let seconds = (now - then).max(0) / 1_000_000_000;
     let (count, unit) = match seconds {
@@ -31,13 +31,13 @@ pub fn shown(time: i64) -> String {
 /// A moment that the user names: a time in the form of RFC 3339, seconds since 1970, or an age such as `10m`.
 ///
 /// # Errors
-/// Another text; `flag` is named.
+/// The text has another form; the error names `flag`.
 pub fn moment(flag: &str, text: &str) -> anyhow::Result<i64> {
     if let Some(time) = parse(text) {
         return Ok(time);
     }
     if let Ok(seconds) = text.parse::<f64>() {
-        // Times are compared and subtracted: the whole range would overflow.
+        // Limited, because times are compared and subtracted: the whole range would overflow.
         return Ok((seconds * 1e9).clamp(0.0, 9.2e18) as i64);
     }
     let ago = parse_duration(text).ok_or_else(|| {

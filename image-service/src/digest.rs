@@ -16,7 +16,7 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// As written before the colon.
+    /// The text before the colon.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl Algorithm {
     }
 }
 
-/// Why a text is not a digest.
+/// The reason why a text is not a digest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidDigest {
     /// No `algorithm:` prefix.
@@ -52,7 +52,7 @@ pub enum InvalidDigest {
     /// Right prefix, wrong digits.
     #[error("{text:?} is not a digest: {algorithm} needs {digits} lower-case hexadecimal digits")]
     Digits {
-        /// What was given, cut to a readable length.
+        /// The text, cut to a readable length.
         text: String,
         /// The prefix found.
         algorithm: &'static str,
@@ -70,7 +70,7 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// The only way in for text from outside.
+    /// The only way to make one from outside text.
     ///
     /// # Errors
     /// [`InvalidDigest`] when the algorithm is unknown or the digits are not exactly as it needs them.
@@ -202,7 +202,7 @@ macro_rules! identity {
         pub struct $name(Digest);
 
         impl $name {
-            /// The only way in for text from outside.
+            /// The only way to make one from outside text.
             ///
             /// # Errors
             /// [`InvalidDigest`] when `text` is not a digest.
@@ -210,7 +210,7 @@ macro_rules! identity {
                 Digest::parse(text).map(Self)
             }
 
-            /// The digest that this identity is.
+            /// The digest of this identity.
             #[must_use]
             pub fn digest(&self) -> &Digest {
                 &self.0

@@ -1,4 +1,4 @@
-//! Ways into the parsers, for fuzz targets. Every function must return for any input.
+//! Entry points to the parsers, for fuzz targets. Every function must return for any input.
 
 use crate::digest::Digest;
 use crate::manifest::{Document, Platform, PulledConfig};

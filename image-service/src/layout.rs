@@ -1,4 +1,4 @@
-//! Where the image store keeps what. No other file of this crate joins paths of the state folder.
+//! The paths of the image store. No other file of this crate joins paths of the state folder.
 //!
 //! ```text
 //! <root>/images/<image id>/record.json       names, layers, pin: written whole and renamed
@@ -6,7 +6,7 @@
 //!                          manifest.json     exact bytes
 //!               .new/<n>/                    an image being written, or archive.tar: images as they are loaded
 //!               .trash/<n>/                  an image being removed
-//!               .bad/<name>.<n>/             what could not be read, for a person to look at
+//!               .bad/<name>.<n>/             an unreadable image, kept for inspection
 //!               .lock                        locked by the one server of this store
 //!               .last-check.json             when all layers were last checked
 //! <root>/layers/<diff id>/layer.json         size, origin, checksum
@@ -38,7 +38,7 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The layout below `root`, and below `state` for what ends with the boot; nothing is created.
+    /// The layout below `root`, and below `state` for files that only last until the reboot; creates nothing.
     #[must_use]
     pub fn new(root: &Path, state: Option<&Path>) -> Self {
         Self { root: root.to_owned(), state: state.map(Path::to_owned) }
@@ -173,12 +173,12 @@ pub(crate) fn numbered(folder: &Path, number: u64) -> PathBuf {
     folder.join(number.to_string())
 }
 
-/// An archive that is received, or being made, in a temporary folder.
+/// An archive that is being received or made, in a temporary folder.
 pub(crate) fn spooled(folder: &Path) -> PathBuf {
     folder.join("archive.tar")
 }
 
-/// A folder that has a name of its own and a number, below one that is not temporary.
+/// A folder with a name and a number, below a folder that is not temporary.
 pub(crate) fn named(folder: &Path, name: &str, number: u64) -> PathBuf {
     folder.join(format!("{name}.{number}"))
 }
@@ -188,12 +188,12 @@ pub(crate) fn published(folder: &Path, name: &str) -> PathBuf {
     folder.join(name)
 }
 
-/// Where a published folder is between two steps of an exchange.
+/// The path of a published folder between two steps of an exchange.
 pub(crate) fn interim(folder: &Path) -> PathBuf {
     folder.with_extension(INTERIM)
 }
 
-/// The name of the published folder, of one that is [`interim`].
+/// The name of the published folder for the name of an [`interim`] one.
 pub(crate) fn interim_of(name: &str) -> Option<&str> {
     let published = name.strip_suffix(INTERIM)?.strip_suffix('.')?;
     digest_of(published).is_ok().then_some(published)

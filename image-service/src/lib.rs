@@ -11,10 +11,10 @@
 //! |---|---|
 //! | [`ImageService`] | all of it behind one handle |
 //! | [`Reference`] | a complete image name: registry, repository, tag or digest |
-//! | [`Endpoint`](mirror::Endpoint) | a place that can serve a registry's content, and why it is asked |
-//! | [`PullError`] | why a pull failed: the stage, and each endpoint's reason |
+//! | [`Endpoint`](mirror::Endpoint) | a server with a registry's content, and the reason for using it |
+//! | [`PullError`] | a failed pull: the stage, and each endpoint's reason |
 //! | [`Store`] | images and their unpacked layers on disk |
-//! | [`Image`] | what is known of one image; [`Lease`] keeps its layers in place |
+//! | [`Image`] | the data of one image; [`Lease`] keeps its layers in place |
 //! | [`archive`] | images as files: save, load, import |
 //! | [`Digest`] | the hash of some content; [`DiffId`] names a layer, [`ImageId`] an image |
 //!

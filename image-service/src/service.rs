@@ -18,24 +18,24 @@ use crate::registry::Auth;
 use crate::store::{Condition, FindError, FsUsage, Image, Lease, Removed, Store, StoreConfig, StoreError};
 use crate::unpack::Limits;
 
-/// Where the image service lives and how it behaves.
+/// Folders and options of the image service.
 #[derive(Debug, Clone, Default)]
 pub struct ImageConfig {
     /// The persistent root; images and layers live below it.
     pub root: PathBuf,
     /// A folder that lasts as long as the boot: see [`StoreConfig::state`].
     pub state: Option<PathBuf>,
-    /// The tree of hosts.toml folders; `None` means that every registry is asked itself.
+    /// The tree of hosts.toml folders; `None` means that no mirrors are used.
     pub registry_config_dir: Option<PathBuf>,
-    /// How pulls behave.
+    /// Options of pulls.
     pub pull: PullOptions,
-    /// What the archive of a layer may hold.
+    /// Limits for the archive of a layer.
     pub limits: Limits,
-    /// How often all layers are read and compared with what was unpacked, slowly; `None` for never.
+    /// How often all layers are read, slowly, and compared with their checksums; `None` for never.
     pub check_interval: Option<Duration>,
 }
 
-/// Why the image service cannot start.
+/// The reason why the image service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The store cannot be opened.
@@ -49,7 +49,7 @@ pub enum OpenError {
     Interrupted(#[from] Interrupted),
 }
 
-/// Why an image cannot be removed.
+/// The reason why an image cannot be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemoveError {
     /// The name means no image, or more than one.
@@ -63,10 +63,10 @@ pub enum RemoveError {
     Interrupted(#[from] Interrupted),
 }
 
-/// Why the endpoints of a reference are not known.
+/// The reason why the endpoints of a reference are not known.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ResolveError {
-    /// The reference is not one.
+    /// The reference is not valid.
     #[error(transparent)]
     Reference(#[from] InvalidReference),
     /// The registry's configuration cannot be read.
@@ -84,7 +84,7 @@ pub struct ImageService {
     pub(crate) archives: Arc<Semaphore>,
 }
 
-/// Archives of images at once.
+/// Limit for archives of images at the same time.
 pub(crate) const MAX_ARCHIVES: usize = 16;
 
 impl ImageService {
@@ -113,18 +113,18 @@ impl ImageService {
         Ok(Self { store, puller, checked, archives: Arc::new(Semaphore::new(MAX_ARCHIVES)) })
     }
 
-    /// Allows the store to delete layers that nothing needs: see [`Store::start_collection`]. To be called
-    /// once, when the containers that survived an earlier server have their leases again.
+    /// Allows the store to delete layers that nothing needs: see [`Store::start_collection`]. Must be called
+    /// once, after the containers of an earlier server have their leases again.
     ///
     /// # Errors
-    /// [`RemoveError`] when a layer cannot be taken away.
+    /// [`RemoveError`] when a layer cannot be removed.
     pub async fn start_collection(&self) -> Result<(), RemoveError> {
         let store = self.store.clone();
         let started = tokio::task::spawn_blocking(move || store.start_collection()).await;
         Ok(started.map_err(|_| Interrupted::ShuttingDown)??)
     }
 
-    /// Pulls an image, or joins the equal pull under way. The pull goes on when the caller goes away.
+    /// Pulls an image, or joins the equal pull under way. The pull continues when the caller leaves.
     ///
     /// # Errors
     /// [`PullError`], with the stage and every endpoint's reason.
@@ -136,16 +136,16 @@ impl ImageService {
         self.puller.pull(request, progress).await
     }
 
-    /// Asks a registry whether it lets a user in.
+    /// Checks with a registry that the user may log in.
     ///
     /// # Errors
-    /// [`LoginError`], with what the registry says.
+    /// [`LoginError`], with the registry's message.
     pub async fn check_login(&self, registry: &str, auth: &Auth) -> Result<(), LoginError> {
         self.puller.check_login(registry, auth).await
     }
 
-    /// Tells the pulls of `reference` under way to stop, for whichever users they are, and returns how many
-    /// there were. Their clients get [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
+    /// Cancels the running pulls of `reference` for all users, and returns their number. Their clients get
+    /// [`ErrorKind::Cancelled`](crate::ErrorKind::Cancelled).
     ///
     /// # Errors
     /// [`InvalidReference`]
@@ -153,12 +153,12 @@ impl ImageService {
         self.puller.cancel(reference)
     }
 
-    /// Stops all pulls under way, before the server ends; waits at most `patience`.
+    /// Cancels all running pulls, before the server ends; waits at most `patience`.
     pub async fn shut_down(&self, patience: Duration) {
         self.puller.shut_down(patience).await;
     }
 
-    /// The endpoints that a pull of `reference` would ask, in order, each with why.
+    /// The endpoints that a pull of `reference` would use, in order, each with the reason.
     ///
     /// # Errors
     /// [`ResolveError`] when the reference or the registry's configuration is wrong.
@@ -166,10 +166,10 @@ impl ImageService {
         Ok(self.puller.mirrors().resolve(&Reference::parse(reference)?)?)
     }
 
-    /// The image that `text` means: a tag, `name@digest`, an id or the unique start of one.
+    /// The image with the name `text`: a tag, `name@digest`, an id or the unique beginning of one.
     ///
     /// # Errors
-    /// [`FindError`] when none or several are meant.
+    /// [`FindError`] when no image or several images match.
     pub fn find(&self, text: &str) -> Result<Arc<Image>, FindError> {
         self.store.find(text)
     }
@@ -180,11 +180,11 @@ impl ImageService {
         self.store.list()
     }
 
-    /// Removes one name, as CRI's RemoveImage and `rmi` do: the image goes with its last tag. An id removes
-    /// the image with all its names.
+    /// Removes one name, as CRI's RemoveImage and `rmi` do: the image is removed with its last tag. An id
+    /// removes the image with all its names.
     ///
     /// # Errors
-    /// [`RemoveError`] when nothing or too much is meant, or the disk refuses.
+    /// [`RemoveError`] when no image or several images match, or the disk refuses.
     pub async fn remove(&self, text: &str) -> Result<Removed, RemoveError> {
         let id = self.store.find(text)?.id.clone();
         let digits =
@@ -206,7 +206,7 @@ impl ImageService {
         self.store.usage()
     }
 
-    /// Keeps layers (bottom first) in place for a container, and says where they are.
+    /// Keeps layers (bottom first) in the store for a container, and returns their paths.
     ///
     /// # Errors
     /// [`StoreError::LayerMissing`] when one is not in the store.
@@ -214,7 +214,7 @@ impl ImageService {
         self.store.lease(layers)
     }
 
-    /// Reads everything in a layer and compares it with what was unpacked. Blocks.
+    /// Reads a whole layer and compares it with its checksum. Blocks.
     ///
     /// # Errors
     /// As [`Store::verify`].
@@ -222,7 +222,7 @@ impl ImageService {
         self.store.verify(diff).inspect(|condition| count(&self.checked, condition))
     }
 
-    /// The store itself, for what is rarely needed. Its methods that touch the disk block.
+    /// The store itself, for rarely used functions. Its methods that use the disk block.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store

@@ -1,4 +1,4 @@
-//! Why a stage of an operation failed.
+//! The causes of failed stages.
 
 use std::io;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub type Operation = crisp_operation::Operation<Cause>;
 pub type StageFailure = crisp_operation::StageFailure<Cause>;
 pub type Steps = crisp_operation::Steps<Cause>;
 
-/// Why a stage failed.
+/// The cause of a stage's failure.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
     #[error("{}: {source}", path.display())]
@@ -106,13 +106,13 @@ impl From<InvalidCgroupPath> for Cause {
 }
 
 impl Cause {
-    /// Names the file in an I/O error.
+    /// Adds the file to an I/O error.
     pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, source }
     }
 
-    /// Names what a failed system call was for.
+    /// Adds the purpose of a failed system call.
     pub fn system(action: &'static str) -> impl FnOnce(Errno) -> Self {
         move |errno| Self::System { action, errno }
     }

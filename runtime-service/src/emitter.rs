@@ -1,4 +1,4 @@
-//! Changes that have events are made one after the other:
+//! Serializes changes that have events:
 //!
 //! ```text
 //!   emitter ─> status changes ─> emit: time, journal, then statuses of the pod and its containers ─> drop
@@ -14,7 +14,7 @@ use crate::container::Container;
 use crate::events::{Event, Events, Kind};
 use crate::service_state::ServiceState;
 
-/// While it exists, no other change is made that has an event.
+/// While it exists, no other change with an event is made.
 #[must_use]
 pub(crate) struct Emitter<'a> {
     service: &'a ServiceState,
@@ -30,7 +30,7 @@ impl ServiceState {
 }
 
 impl Emitter<'_> {
-    /// Tells of a change of a container.
+    /// Emits the event of a container's change.
     pub(crate) fn emit(&mut self, kind: Kind, container: &Container) {
         let pod = self.service.pod_of(container);
         let at = clock::now();
@@ -38,20 +38,20 @@ impl Emitter<'_> {
         self.send(at, kind, container.id().as_str(), pod, &container.metadata.pod);
     }
 
-    /// Tells of a start that nothing told of before, and of the end.
+    /// Emits the start and the end of a container whose start had no event yet.
     pub(crate) fn emit_short_life(&mut self, container: &Container) {
         self.emit(Kind::Started, container);
         self.emit(Kind::Stopped, container);
     }
 
-    /// Tells of a change of a pod, also of one that is not listed any more.
+    /// Emits the event of a pod's change, even if the pod is no longer listed.
     pub(crate) fn emit_pod(&mut self, kind: Kind, pod: &Arc<Pod>) {
         let at = clock::now();
         self.service.note_pod(kind, at, pod);
         self.send(at, kind, pod.id.as_str(), Some(pod.clone()), &pod.id);
     }
 
-    /// `at` is from before the statuses are read: what changes after it is newer.
+    /// `at` was taken before the statuses are read: later changes have a later time.
     fn send(&mut self, at: i64, kind: Kind, id: &str, pod: Option<Arc<Pod>>, pod_id: &PodId) {
         let Events { sender, .. } = &self.service.events;
         if sender.receiver_count() == 0 {
@@ -67,7 +67,7 @@ impl Emitter<'_> {
                 (pod, status)
             }),
         };
-        // Fails when the last subscriber has just gone, which is fine.
+        // Fails when the last subscriber has left, which is fine.
         let _ = sender.send(event);
     }
 }

@@ -1,4 +1,4 @@
-//! What a request can fail with, and the one mapping to gRPC codes.
+//! The errors of requests, and the only mapping to gRPC codes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::container::table::LookupError;
 use crate::convert::ConvertError;
 use crate::spec::SpecError;
 
-/// A request that was not done.
+/// A request that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     #[error(transparent)]
@@ -51,7 +51,7 @@ pub enum RuntimeError {
     Refused { id: ContainerId, refusal: Refusal },
     #[error(transparent)]
     Failed(#[from] Box<Failure>),
-    /// The word by which kubelet knows such failures (cri-api's ErrImageVolumeMountFailed).
+    /// kubelet recognises this failure by the name ErrImageVolumeMountFailed of cri-api.
     #[error("ImageVolumeMountFailed: {0}")]
     MountedImage(Box<Failure>),
     #[error("this host cannot run pods with a user namespace: {why}")]
@@ -216,7 +216,7 @@ fn cause_code(cause: &Cause) -> Code {
         | Cause::PodGone
         | Cause::ReadOnlyRoot
         | Cause::TargetNotRunning { .. } => Code::FailedPrecondition,
-        // Of the host, not of the request.
+        // A property of the host, not of the request.
         Cause::Rootfs(RootfsError::Idmap { .. }) => Code::FailedPrecondition,
         Cause::Copy(error) => copy_code(error),
         Cause::Archive(error) => archive_code(error),
@@ -257,7 +257,7 @@ fn archive_code(error: &ArchiveError) -> Code {
 fn cdi_code(error: &CdiError) -> Code {
     match error {
         CdiError::Unsupported { .. } => Code::Unimplemented,
-        // Another host may have it.
+        // Another host may have the device.
         CdiError::Unknown { .. } | CdiError::Twice { .. } | CdiError::Invalid { .. } => {
             Code::FailedPrecondition
         }
@@ -302,7 +302,7 @@ fn spec_code(error: &SpecError) -> Code {
         | SpecError::NotMapped { .. }
         | SpecError::TooLarge(_)
         | SpecError::WorkingDir { .. } => Code::InvalidArgument,
-        // Another host may have it.
+        // Another host may support it.
         SpecError::Capability { .. } | SpecError::AppArmor(_) => Code::FailedPrecondition,
     }
 }
@@ -336,7 +336,7 @@ fn cgroup_code(error: &CgroupError) -> Code {
 
 fn link_code(error: &LinkError) -> Code {
     match error {
-        // The command is missing in the image, not executable, of another architecture...
+        // The command is missing in the image, not executable, or of another architecture.
         LinkError::Stage(_) => Code::FailedPrecondition,
         LinkError::Deadline { .. } => Code::DeadlineExceeded,
         LinkError::Connect { .. } | LinkError::Gone { .. } => Code::Unavailable,

@@ -1,8 +1,8 @@
-//! What happens to containers and pods, for GetContainerEvents.
+//! Events of containers and pods, for GetContainerEvents.
 //!
-//! A kubelet puts what an event says of a pod in place of what it knew, unless that is newer by its timestamp.
-//! So an event has the statuses as its change left them, and a time between that change and the next one: see
-//! `emitter.rs`.
+//! kubelet replaces its knowledge of a pod with the statuses in an event, unless its own has a newer
+//! timestamp. So an event has the statuses right after its change, and a timestamp between that change and
+//! the next one: see `emitter.rs`.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,10 +12,10 @@ use tokio::sync::broadcast;
 use crate::container::Container;
 use crate::container::status::Status;
 
-/// A follower that is further behind than this loses the oldest; kubelet then lists everything anew.
+/// A subscriber that is further behind loses the oldest events; kubelet then lists everything again.
 const BACKLOG: usize = 4096;
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Created,
@@ -24,7 +24,7 @@ pub enum Kind {
     Deleted,
 }
 
-/// One thing that happened.
+/// One event.
 #[derive(Debug, Clone)]
 pub struct Event {
     /// A container's id, or the pod's own.
@@ -32,7 +32,7 @@ pub struct Event {
     pub kind: Kind,
     /// Nanoseconds since 1970.
     pub at: i64,
-    /// None: the container's pod is not known any more.
+    /// None when the container's pod is gone.
     pub pod: Option<(Arc<Pod>, Arc<PodStatus>)>,
     /// All containers of the pod.
     pub containers: Vec<(Arc<Container>, Arc<Status>)>,

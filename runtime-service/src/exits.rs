@@ -1,13 +1,13 @@
-//! Exits: what the monitors report becomes the status of the containers.
+//! Exits: turns the reports of monitors into the status of containers.
 //!
 //! ```text
 //!   event of a monitor ─> exited ─┐
-//!   report of a monitor ─> reconcile ─> end: noted, announced, cgroup removed
+//!   report of a monitor ─> reconcile ─> end: recorded, emitted, cgroup removed
 //!   monitor gone, pod stopped ────┘  (with the code that the monitor recorded, if any)
 //! ```
 //!
-//! A second report of an exit changes nothing. An exit is noted in memory at once, whether the disk accepts
-//! it or not; until the container is removed, its monitor keeps it for a server that starts.
+//! A second report of an exit changes nothing. An exit is recorded in memory at once, even if the disk does
+//! not accept it; the monitor keeps it until the container is removed, for the next server.
 
 use std::collections::HashMap;
 use std::fs;
@@ -30,7 +30,7 @@ use crate::ops::{container_cgroup, container_prepare};
 use crate::service_state::ServiceState;
 
 const CLEAN: Duration = Duration::from_secs(30);
-/// Between two tries to read an exit record: the first, and the last. About half a minute together.
+/// The first and the longest pause between two tries to read an exit record: about half a minute together.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(16)];
 
 /// An exit as a monitor reports it.
@@ -53,7 +53,7 @@ impl ExitReport {
     }
 }
 
-/// The monitor has sent an exit.
+/// Handles an exit that a monitor has sent.
 pub(crate) fn exited(service: &Arc<ServiceState>, id: &ContainerId, report: &ExitReport) {
     let Some(container) = service.containers.get(id) else { return };
     let (pid, exit) = (report.pid, &report.exit);
@@ -61,9 +61,9 @@ pub(crate) fn exited(service: &Arc<ServiceState>, id: &ContainerId, report: &Exi
     end(service, &container, report.exit(), Starts::UnderWay);
 }
 
-/// Notes an exit and kills what the first process left in its cgroup.
+/// Records an exit and kills the processes that are left in the container's cgroup.
 fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, starts: Starts) {
-    // Before the exit can be seen: a start that follows it waits for this.
+    // Taken before the exit becomes visible: a start after the exit waits for this.
     let cleaning = container.cleaning.clone().try_lock_owned().ok();
     match note(service, container, exit, starts) {
         Ok(()) => clean(service, container, cleaning),
@@ -71,7 +71,8 @@ fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, star
     }
 }
 
-/// Notes an exit and sends its event: also the one of the start, if no operation has noted or will note that.
+/// Records an exit and sends its event. Also sends the event of the start, unless an operation has done or
+/// will do that.
 ///
 /// # Errors
 /// The container has not been started.
@@ -89,7 +90,7 @@ pub(crate) fn note(
         }
         State::Unknown { started_at: None, .. } => emitter.emit_short_life(container),
         State::Starting if starts == Starts::Abandoned => emitter.emit_short_life(container),
-        // The start under way sends the events of both.
+        // The operation of the start sends both events.
         State::Starting | State::Created | State::Exited(_) | State::Removing { .. } => {}
     }
     Ok(())
@@ -115,33 +116,33 @@ fn clean(
     });
 }
 
-/// Who receives the response to a start that is not finished.
+/// The owner of an unfinished start, which receives the monitor's response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Starts {
-    /// The operation that sent the request.
+    /// The operation of this server that sent the request.
     UnderWay,
     /// No operation: the request came from an earlier server.
     Abandoned,
 }
 
-/// What a comparison with a monitor's report came to.
+/// The result of a comparison with a monitor's report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reconciled {
     Done,
-    /// A start of an earlier server is under way: only a later report says what became of it.
+    /// A start of an earlier server is under way: only a later report tells its result.
     StartUnderWay,
     /// The monitor gives no report.
     Silent,
 }
 
-/// Compares what is known with what the monitor reports.
+/// Compares the present statuses with the monitor's report.
 pub(crate) async fn reconcile(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
     link: &MonitorLink,
     starts: Starts,
 ) -> Reconciled {
-    // Taken before the question: what started after it cannot be in the report.
+    // Taken before the request: a later start is not in the report.
     let before: Vec<(Arc<Container>, State)> = service
         .containers
         .of_pod(&pod.id)
@@ -166,7 +167,7 @@ pub(crate) async fn reconcile(
             Some(report) if state == State::Created && container.status().state == State::Created => {
                 claim(service, &container, &report);
             }
-            // Idle before and after: not one whose start came between.
+            // Idle before and after; not a container that was started meanwhile.
             Some(report)
                 if matches!(report.state, ContainerState::Running)
                     && state.is_idle()
@@ -191,8 +192,8 @@ pub(crate) async fn reconcile(
     reconciled
 }
 
-/// An earlier server started it, and did not live to note that: a start of this one changes the state before
-/// the monitor hears of it.
+/// The start of an earlier server that ended before it recorded the start. A start of this server changes the
+/// state before the monitor receives it, so it cannot be confused with that.
 fn claim(service: &Arc<ServiceState>, container: &Arc<Container>, report: &ContainerReport) {
     if container.status_cell.show(|status| status.with_state(State::starting)).is_err() {
         return;
@@ -204,7 +205,7 @@ fn claim(service: &Arc<ServiceState>, container: &Arc<Container>, report: &Conta
     }
 }
 
-/// A start that was given up has succeeded after all.
+/// Kills the process of a cancelled start that succeeded after all.
 async fn kill_leftover(link: &MonitorLink, container: &Container) {
     tracing::warn!(container = %container.id(), "runs although it has ended: killed");
     if let Err(error) = link.signal(container.id(), Signal::KILL.number(), true).await {
@@ -212,10 +213,10 @@ async fn kill_leftover(link: &MonitorLink, container: &Container) {
     }
 }
 
-/// The monitor has a container that was removed, or whose record could not be read.
+/// Handles a container in the monitor's report whose record was removed or could not be read.
 async fn without_record(service: &ServiceState, link: &MonitorLink, pod: &Pod, report: &ContainerReport) {
     if service.layout.container(&report.id).path().exists() {
-        // Its records are read again: until then the monitor alone knows how it ended.
+        // Its records will be read again: until then only the monitor has its exit.
         return;
     }
     match report.state {
@@ -260,7 +261,7 @@ fn take_over(
 fn note_running(service: &ServiceState, container: &Container, report: &ContainerReport) {
     let mut emitter = service.emitter();
     match container.observe(|state| state.running(report.pid, report.started_at_ns)) {
-        // One that ran before its monitor was silent was announced by the server that started it.
+        // If it ran before its monitor became silent, its server has sent the event of the start.
         Ok((before, _)) if before.state.pid().is_some() => {}
         Ok(_) => emitter.emit(Kind::Started, container),
         Err(refusal) => {
@@ -269,8 +270,8 @@ fn note_running(service: &ServiceState, container: &Container, report: &Containe
     }
 }
 
-/// The monitor does not answer: what ran very likely runs on, and a kubelet would kill a container in an
-/// unknown state. Whether a start that was under way succeeded is not known.
+/// Handles a monitor that does not answer: running containers probably still run, and kubelet would kill a
+/// container in an unknown state. Only the result of a start under way is unknown.
 pub(crate) fn silent(service: &ServiceState, pod: &Pod) {
     for container in service.containers.of_pod(&pod.id) {
         if note_unnoted_start(service, &container) || container.status().state == State::Starting {
@@ -282,10 +283,10 @@ pub(crate) fn silent(service: &ServiceState, pod: &Pod) {
     }
 }
 
-/// What the monitor recorded before it ended; None where it recorded nothing, or nothing of use.
+/// The exit that the monitor recorded; None if there is no valid record.
 ///
 /// # Errors
-/// The disk refuses to give the record, which may be good.
+/// The disk cannot read the record, which may be valid.
 pub(crate) fn recorded(service: &ServiceState, container: &Container) -> io::Result<Option<Exit>> {
     let folder = service.pods.exits_folder(&container.metadata.pod);
     let path = folder.join(ExitRecord::file_name(container.id()));
@@ -303,7 +304,8 @@ pub(crate) fn recorded(service: &ServiceState, container: &Container) -> io::Res
     Ok(record.ok().map(exit))
 }
 
-/// Notes the exit that the monitor recorded, or `otherwise`. A disk that refuses is asked again for a while.
+/// Records the exit from the monitor's record, or `otherwise`. If the disk refuses, it tries again for a
+/// while.
 fn end_as_recorded(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -331,17 +333,17 @@ fn end_as_recorded(
     });
 }
 
-/// Of a start that an earlier server did not live to note, the monitor's record of the exit tells, or what runs.
-/// True when there was one: no operation of this server will note what became of it.
+/// Completes a start that an earlier server did not record, from the monitor's exit record or the running
+/// process. Returns true for such a start: no operation of this server will record its result.
 pub(crate) fn note_unnoted_start(service: &ServiceState, container: &Container) -> bool {
     container.status().state == State::Created
         && (!matches!(recorded(service, container), Ok(None))
             || container_cgroup::is_in_use(service, container))
-        // Refused when it is being started now.
+        // Refused for a container that is being started now.
         && container.status_cell.show(|status| status.with_state(State::starting)).is_ok()
 }
 
-/// The monitor is gone, and its containers with it.
+/// Handles the end of a monitor, which ends its containers.
 pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     service.set_aside.ended(&pod.id);
     let unknown =
@@ -355,7 +357,7 @@ pub(crate) fn lost(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     }
 }
 
-/// Stopping a pod kills what runs in it. Usually each exit has been reported before.
+/// Handles the stop of a pod, which kills its containers. Usually each exit has been reported before.
 pub(crate) fn stopped(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     service.set_aside.ended(&pod.id);
     let killed = || Exit {

@@ -10,7 +10,7 @@ use crate::container::Container;
 use crate::convert::response;
 use crate::service_state::ServiceState;
 
-/// Conditions that must all be true. An empty text or map is true for all.
+/// Conditions that must all be true. An empty text or map matches everything.
 #[derive(Debug, Default)]
 pub struct Filter {
     pub id: String,

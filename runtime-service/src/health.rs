@@ -1,5 +1,5 @@
-//! Whether the node can run containers: looked up away from the threads that answer requests, so that a
-//! dead disk cannot block Status.
+//! Checks whether the node can run containers. The checks do not run on the threads that serve requests, so
+//! that a dead disk cannot block Status.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -10,12 +10,12 @@ use rustix::fs::Access;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// How long a request waits for the lookup before it returns the result of the one before.
+/// Time limit for a request to wait for a check; then it returns the result of the check before.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A lookup that takes longer means that the node does not work. Slow alone is no failure.
+/// A check that takes longer means that the node does not work. Slowness alone is not a failure.
 const STUCK: Duration = Duration::from_secs(30);
 
-/// One thing that must work.
+/// One requirement and its state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Condition {
     pub ready: bool,
@@ -39,7 +39,7 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// Whether containers can be kept: their folder can be written.
+    /// Whether the server can keep containers: their folder is writable.
     pub(crate) async fn runtime(&self, folder: PathBuf) -> Condition {
         let subject = format!("root: {}", folder.display());
         let look_up = move || match rustix::fs::access(&folder, Access::WRITE_OK | Access::EXEC_OK) {
@@ -51,8 +51,8 @@ impl Health {
         self.runtime.ask(&subject, STUCK, look_up).await
     }
 
-    /// Whether pods can have user namespaces of their own: their images' layers, which are on the file system of
-    /// `folders`, can be mounted with mapped ids.
+    /// Whether pods can have their own user namespaces: image layers on the file system of `folders` can be
+    /// mounted with mapped ids.
     pub(crate) async fn user_namespaces(&self, folders: [PathBuf; 2]) -> Condition {
         if let Some(known) = self.user_namespaces.latest().filter(|known| known.ready) {
             return known;
@@ -75,7 +75,7 @@ impl Health {
     }
 }
 
-/// A lookup that may hang: one at a time, with the latest result.
+/// A check that may hang: one at a time, with the latest result.
 #[derive(Debug)]
 struct Probe(watch::Sender<Lookup>);
 
@@ -96,7 +96,7 @@ impl Probe {
         self.0.borrow().latest.clone()
     }
 
-    /// The result of a lookup that ends now, or the latest one while a lookup is slow.
+    /// The result of the check that ends now, or the latest one while a check is slow.
     async fn ask(
         &self,
         subject: &str,

@@ -1,4 +1,4 @@
-//! All that the server has on the machine, with what the pods' crate does not know: folders of containers, and layers.
+//! The server's things on the machine: those of the pods' crate, and folders of containers and layers.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,23 +16,24 @@ use crate::layout::record_in;
 use crate::notes::Subject;
 use crate::service_state::ServiceState;
 
-/// What is being made or removed looks like an orphan for a moment: it is one when it is there after this time, too.
+/// Things that are being made or removed look like orphans for a moment: an orphan is one only if it is still
+/// there after this time.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// One thing, and what became of it where it was an orphan to be removed.
+/// One thing; for an orphan also whether it was removed.
 pub(crate) struct Found {
     pub(crate) thing: Item,
     pub(crate) removed: Option<Result<(), String>>,
 }
 
-/// Something of pods and containers, or a layer.
+/// A thing of pods and containers, or a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Item {
     Thing(Thing),
     Layer(LayerUse),
 }
 
-/// Lists everything, and removes orphans that hold neither data nor processes if that is asked for.
+/// Lists everything, and on request removes orphans that hold neither data nor processes.
 ///
 /// # Errors
 /// The server is shutting down.
@@ -91,7 +92,7 @@ async fn look(service: &Arc<ServiceState>) -> Result<Vec<Thing>, Interrupted> {
     tokio::task::spawn_blocking(work).await.map_err(|_| Interrupted::ShuttingDown)
 }
 
-/// Operations before lists: what is made meanwhile is in one of them.
+/// Operations are read before the lists: a new object is in one of them.
 fn known(service: &ServiceState) -> Known {
     let running = service.metrics.operations().list(Duration::ZERO);
     let under_way: HashSet<String> =
@@ -105,7 +106,7 @@ fn known(service: &ServiceState) -> Known {
         tracing::warn!(%error, "without the journal it is not known what was this server's");
     }
     let listed = service.containers.all().into_iter().map(|container| container.id().clone());
-    // Also those whose record the disk refuses to give now, and those set aside: they may run.
+    // Includes those whose record cannot be read now, and those that were set aside: they may run.
     let folder = service.layout.containers();
     let recorded = paths(&folder).filter(|path| record_in(path).try_exists().unwrap_or(true));
     let recorded =
@@ -113,7 +114,7 @@ fn known(service: &ServiceState) -> Known {
     Known { containers: listed.chain(recorded).collect(), under_way, past }
 }
 
-/// The folders of containers, and of those that are not containers yet or not any more.
+/// The folders of containers, including those that are being created or deleted.
 fn folders(service: &ServiceState, known: &Known) -> Vec<Thing> {
     let (containers, discarded) = (service.layout.containers(), service.layout.discarded());
     let of_containers = paths(&containers).map(|path| folder(&path, of_container(known, &path)));

@@ -31,13 +31,13 @@ impl Layout {
         Self { root: root.to_owned() }
     }
 
-    /// One folder per container in it.
+    /// The folder with one folder per container.
     #[must_use]
     pub fn containers(&self) -> PathBuf {
         self.root.join("containers")
     }
 
-    /// Folders of containers that are being created or have been removed: a server that starts deletes them.
+    /// Folders of containers that are being created or were removed: a starting server deletes them.
     #[must_use]
     pub fn discarded(&self) -> PathBuf {
         self.root.join("discarded")
@@ -55,7 +55,7 @@ impl Layout {
         self.journal().join("events.jsonl")
     }
 
-    /// The one before it.
+    /// The older of the two files.
     #[must_use]
     pub fn older_journal_file(&self) -> PathBuf {
         self.journal().join("events.old.jsonl")
@@ -66,7 +66,7 @@ impl Layout {
         Folder { path: self.containers().join(id.as_str()) }
     }
 
-    /// The folder of a container that does not exist yet, or not any more.
+    /// The folder of a container that is being created or was removed.
     #[must_use]
     pub fn discarded_container(&self, id: &ContainerId) -> Folder {
         Folder { path: self.discarded().join(id.as_str()) }

@@ -1,5 +1,5 @@
-//! RuntimeService: containers in pods, their specs, exits, figures and events, and what a server that
-//! starts finds of the one before it.
+//! RuntimeService: containers in pods, their specs, exits, stats and events, and recovery after a restart of
+//! the server.
 //!
 //! ```text
 //!   gRPC ─> rpc ─convert─> ops (create, start, stop, remove, exec…) ─> executor: spec to plan
@@ -10,16 +10,16 @@
 //!                           └─> rpc ─convert─> status, lists, stats, events   (from memory)
 //! ```
 //!
-//! - [`RuntimeService`] is the gRPC service; [`RuntimeService::new`] recovers and follows.
-//! - [`container::Container`] is what was asked (fixed) and a [`container::status_cell::StatusCell`] in which
-//!   its [`container::state::State`] changes.
+//! - [`RuntimeService`] is the gRPC service; [`RuntimeService::new`] recovers containers and follows pods.
+//! - [`container::Container`] is a fixed configuration and a [`container::status_cell::StatusCell`] in which
+//! its [`container::state::State`] changes.
 //! - [`convert`] is the border to the contract's messages, [`error`] the mapping to its codes.
 //! - [`spec`] makes the OCI spec that the executor compiles.
 //! - [`cdi`] finds devices that vendors describe in files.
-//! - [`journal`] keeps what happened, and which operations failed, over restarts.
-//! - Beside the CRI there are the services Files, for `crisp cp`, and Containers, for what people do to
-//!   containers, and Diagnosis, for what happened, what is under way, and what on the machine is whose.
-//! - [`Cause`] is why a stage of an operation failed.
+//! - [`journal`] keeps events and failed operations across restarts.
+//! - Services beside the CRI: Files, for `crisp cp`; Containers, for operations that people use; and
+//! Diagnosis, for events, operations under way and the inventory of the machine.
+//! - [`Cause`] is the cause of a failed stage.
 //!
 
 #![doc = include_str!("../CONFORMANCE.md")]
@@ -64,10 +64,10 @@ pub use crate::cause::Cause;
 use crate::journal::Journal;
 use crate::service_state::ServiceState;
 
-/// For writing what is not on disk yet.
+/// Time limit for writing statuses that are not on disk yet.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// Why a runtime service cannot be opened.
+/// The reason why a runtime service cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("containers cannot be recovered: {0}")]
@@ -83,7 +83,7 @@ pub struct RuntimeConfig {
     pub root: PathBuf,
     /// From SIGHUP to SIGKILL for a command whose streaming client is gone.
     pub exec_grace: Duration,
-    /// Folders with CDI specs; a later one goes before an earlier one.
+    /// Folders with CDI specs; a later one takes precedence over an earlier one.
     pub cdi_spec_dirs: Vec<PathBuf>,
 }
 
@@ -106,7 +106,7 @@ impl RuntimeService {
         streams: StreamServer,
         metrics: &Metrics,
     ) -> Result<Self, OpenError> {
-        // Before looking at what there is: events that come meanwhile are received then.
+        // Subscribed before existing pods are listed, so that no event is missed.
         let events = pods.events();
         let service = ServiceState::new(config, pods, images.store().clone(), streams, metrics)?;
         metrics::register(&service)?;
@@ -119,7 +119,7 @@ impl RuntimeService {
         Ok(Self { service })
     }
 
-    /// Writes what has been seen of containers and is not on disk yet. For a clean end of the server.
+    /// Writes changes of containers that are not on disk yet, for a clean end of the server.
     pub async fn close(&self) {
         self.service.is_closing.store(true, Ordering::Relaxed);
         let containers = self.service.containers.all();
@@ -135,7 +135,7 @@ impl RuntimeService {
         self.service.journal.close().await;
     }
 
-    /// What happened, over restarts.
+    /// Events and failed operations, across restarts.
     #[must_use]
     pub fn journal(&self) -> &Journal {
         &self.service.journal

@@ -39,7 +39,7 @@ pub(crate) fn register(service: &Arc<ServiceState>) -> Result<(), prometheus::Er
     }))
 }
 
-/// As Status says it.
+/// The conditions in the response to Status.
 async fn readiness(service: Weak<ServiceState>) -> Vec<Readiness> {
     let Some(service) = service.upgrade() else { return Vec::new() };
     let (runtime, network) = tokio::join!(

@@ -1,4 +1,4 @@
-//! What becomes an entry of the journal: changes that events tell of, requests that are refused, and the ends of operations.
+//! Makes journal entries: of changes that have events, of refused requests, and of the ends of operations.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::events;
 use crate::journal::{Action, Ended, Entry, Kind, Operation};
 use crate::service_state::ServiceState;
 
-/// Where it fails, a later operation does its work.
+/// Operations whose failure has no effect, because a later operation does their work.
 const UNNOTED: [&str; 1] = ["prepare_container"];
 
 impl<'a> Entry<'a> {
@@ -60,7 +60,7 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// With how the container has ended.
+    /// Adds the exit of the container.
     fn with_exit(mut self, container: &Container) -> Self {
         let status = container.status();
         if let Some(exit) = status.state.exit() {
@@ -76,14 +76,14 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// What a request is about of which nothing exists yet.
+/// The object of a request that does not exist yet.
 pub(crate) struct Requested<'a> {
     pub(crate) operation: &'static str,
     pub(crate) entry: Entry<'a>,
 }
 
 impl ServiceState {
-    /// Notes a change of a container that an event tells of.
+    /// Adds an entry for a container's change that has an event.
     pub(crate) fn note_container(
         &self,
         kind: events::Kind,
@@ -98,7 +98,7 @@ impl ServiceState {
         self.journal.note(entry);
     }
 
-    /// Notes a change of a pod that an event tells of.
+    /// Adds an entry for a pod's change that has an event.
     pub(crate) fn note_pod(&self, kind: events::Kind, at: i64, pod: &Pod) {
         let mut entry = Entry { at, ..Entry::of_pod(kind.into(), pod) };
         if kind == events::Kind::Stopped {
@@ -113,14 +113,14 @@ impl ServiceState {
         self.journal.note(entry);
     }
 
-    /// Notes that something was asked of a container.
+    /// Adds an entry for a request to a container.
     pub(crate) fn note_request(&self, action: Action, container: &Container, text: String) {
         let pod = self.pod_of(container);
         let entry = Entry::of_container(action, container, pod.as_deref());
         self.journal.note(Entry { text: text.into(), ..entry });
     }
 
-    /// Notes a failure of which no operation tells: a request that was refused before one began.
+    /// Adds an entry for a request that was refused before an operation began.
     pub(crate) fn note_refusal(&self, what: Requested<'_>, error: &RuntimeError) {
         if is_told_elsewhere(error) {
             return;
@@ -139,7 +139,8 @@ impl ServiceState {
     }
 }
 
-/// The end of its operation is noted; or the container is in another state than the request needs, and goes on.
+/// Whether the operation has its own entry, or the container is only in the wrong state for the request and
+/// continues.
 fn is_told_elsewhere(error: &RuntimeError) -> bool {
     match error {
         RuntimeError::Failed(_) | RuntimeError::MountedImage(_) | RuntimeError::Refused { .. } => true,
@@ -160,7 +161,7 @@ impl From<events::Kind> for Action {
     }
 }
 
-/// Notes the ends of operations that failed, took long or have something to say, from now on.
+/// From now on, adds an entry for each operation that fails, takes long or has a message.
 pub(crate) fn follow_operations(service: &Arc<ServiceState>) {
     let weak = Arc::downgrade(service);
     service.metrics.operations().on_end(move |end| {
@@ -204,8 +205,8 @@ fn note_end(service: &ServiceState, end: &OperationEnd<'_>) {
     service.journal.note(Entry { text, operation: Some(operation), ..entry });
 }
 
-/// What an operation is about: `container ID (NAMESPACE/POD/NAME)`, `pod ID (NAMESPACE/POD)`, `image NAME
-/// (NAMESPACE/POD)`; what is in parentheses may be left out.
+/// The subject of an operation: `container ID (NAMESPACE/POD/NAME)`, `pod ID (NAMESPACE/POD)`, `image NAME
+/// (NAMESPACE/POD)`; the parentheses may be missing.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Subject<'a> {
     pub(crate) kind: Kind,
@@ -237,7 +238,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The container and the pod, those that are known.
+    /// The container and the pod, as far as they are known.
     pub(crate) fn find(&self, service: &ServiceState) -> (Option<Arc<Container>>, Option<Arc<Pod>>) {
         match self.kind {
             Kind::Container => {
@@ -250,7 +251,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// The newest one that has the name.
+    /// The newest pod with the name.
     fn pod_by_name(&self, service: &ServiceState) -> Option<Arc<Pod>> {
         if self.pod.is_empty() {
             return None;

@@ -1,12 +1,12 @@
-//! Follows all pods: what happens to them becomes events for clients, and what their monitors report becomes
-//! the status of their containers.
+//! Follows all pods: turns their changes into events for clients, and the reports of their monitors into the
+//! status of their containers.
 //!
 //! ```text
 //!   Pods::events ─ Made, Connected ─> follow(pod):  subscribe ─> report ─> reconcile ─> events of the monitor…
 //!                ─ Lost, Stopped   ─> its containers have exited
 //! ```
 //!
-//! Subscribing comes before asking for a report, so that an exit is in one of them at least.
+//! It subscribes before it requests a report, so that each exit is in at least one of them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,16 +21,16 @@ use crate::events::Kind;
 use crate::exits::{self, ExitReport, Reconciled, Starts};
 use crate::service_state::ServiceState;
 
-/// From a report that a slow monitor did not give in time to the next try. Exits may be in it alone.
+/// Delay before the next try after a slow monitor gave no report. Only the report may have some exits.
 const AGAIN: Duration = Duration::from_secs(5);
-/// The same where a start of an earlier server is under way: no event says what becomes of it.
+/// The same while a start of an earlier server is under way: no event tells its result.
 const STARTED: Duration = Duration::from_millis(200);
-/// From the stop of a pod to its event. A kubelet goes on with a stopped pod when it learns of a change that is
-/// newer than the end of its own stop, which comes some milliseconds after the response; what it learned
-/// before makes it wait for its next look at all pods, up to five seconds.
+/// Delay from the stop of a pod to its event. kubelet handles a stopped pod at once if a change is newer than
+/// the end of its own stop, some milliseconds after the response; after an older change it waits for its next
+/// listing, up to five seconds.
 const AFTER_STOP: Duration = Duration::from_millis(100);
 
-/// Follows all pods, for as long as the server lives.
+/// Follows all pods as long as the server lives.
 pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Receiver<PodEvent>) {
     let service = service.clone();
     tokio::spawn(async move {
@@ -48,7 +48,7 @@ pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Re
             };
             match event {
                 Ok(event) => happened(&service, &event, &mut stops),
-                // What was missed is in the pods' present state.
+                // The present state of the pods includes the missed events.
                 Err(RecvError::Lagged(_)) => {
                     service.pods.list().iter().for_each(|pod| catch_up(&service, pod))
                 }
@@ -58,7 +58,7 @@ pub(crate) fn follow_pods(service: &Arc<ServiceState>, mut events: broadcast::Re
     });
 }
 
-/// Stopped pods whose event is to come, the first one first.
+/// Stopped pods whose event is not sent yet, the earliest first.
 #[derive(Default)]
 struct Stops(VecDeque<(Instant, Arc<Pod>)>);
 
@@ -67,7 +67,7 @@ impl Stops {
         self.0.push_back((Instant::now() + AFTER_STOP, pod.clone()));
     }
 
-    /// The next one at its time. Waits without end where there is none.
+    /// Waits for the time of the next one; forever if there is none.
     async fn next(&mut self) -> Arc<Pod> {
         let Some((at, _)) = self.0.front() else { return std::future::pending().await };
         tokio::time::sleep_until(*at).await;
@@ -77,7 +77,7 @@ impl Stops {
         }
     }
 
-    /// Those whose events were to come of the pods with this uid: of one pod to a kubelet.
+    /// Takes all pods with this uid: for kubelet they are the same pod.
     fn take_of(&mut self, uid: &str) -> Vec<Arc<Pod>> {
         let (of_uid, others) =
             std::mem::take(&mut self.0).into_iter().partition(|(_, pod)| pod.config.uid == uid);
@@ -86,7 +86,7 @@ impl Stops {
         of_uid.into_iter().map(|(_, pod)| pod).collect()
     }
 
-    /// Whether the event of the pod was to come.
+    /// Takes one pod. Returns whether its event was still to be sent.
     fn take(&mut self, pod: &Pod) -> bool {
         let before = self.0.len();
         self.0.retain(|(_, stopped)| stopped.id != pod.id);
@@ -97,7 +97,7 @@ impl Stops {
 fn happened(service: &Arc<ServiceState>, event: &PodEvent, stops: &mut Stops) {
     match event {
         PodEvent::Made(pod) => {
-            // The pod that it replaces has stopped before: a kubelet takes the later event for the state of both.
+            // The pod that it replaces stopped before: kubelet takes the later event as the state of both.
             for stopped in stops.take_of(&pod.config.uid) {
                 emit(service, Kind::Stopped, &stopped);
             }
@@ -110,7 +110,7 @@ fn happened(service: &Arc<ServiceState>, event: &PodEvent, stops: &mut Stops) {
             exits::lost(service, pod);
             emit(service, Kind::Stopped, pod);
         }
-        // To clients it is not ready any more. The ends of its containers are events of their own.
+        // For clients it is no longer ready. The ends of its containers are separate events.
         PodEvent::Degraded(pod) => emit(service, Kind::Stopped, pod),
         PodEvent::Stopped(pod) => {
             exits::stopped(service, pod);
@@ -122,12 +122,12 @@ fn happened(service: &Arc<ServiceState>, event: &PodEvent, stops: &mut Stops) {
             }
             emit(service, Kind::Deleted, pod);
         }
-        // Its containers very likely run on.
+        // Its containers probably still run.
         PodEvent::Silent(_) => {}
     }
 }
 
-/// Whether a later pod has the same uid.
+/// Whether there is a later pod with the same uid.
 fn is_replaced(service: &ServiceState, pod: &Pod) -> bool {
     let is_later = |other: &Arc<Pod>| other.config.uid == pod.config.uid && other.created_at > pod.created_at;
     service.pods.list().iter().any(is_later)
@@ -148,16 +148,16 @@ fn catch_up(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     }
 }
 
-/// A monitor that begins to be followed.
+/// The kind of monitor that is followed from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Monitor {
     /// It has just been started.
     Fresh,
-    /// It has had containers, perhaps.
+    /// It may have containers.
     Known,
 }
 
-/// When the monitor is to be asked again.
+/// The time of the next report.
 fn next_look(reconciled: Reconciled) -> Option<Instant> {
     match reconciled {
         Reconciled::Done => None,
@@ -166,16 +166,16 @@ fn next_look(reconciled: Reconciled) -> Option<Instant> {
     }
 }
 
-/// Follows one connection to a pod's monitor until it ends. A new one is announced by [`PodEvent::Connected`].
+/// Follows one connection to a pod's monitor until it ends. [`PodEvent::Connected`] announces a new one.
 pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monitor) {
     let Ok(link) = pod.link() else { return };
     let (service, pod) = (service.clone(), pod.clone());
     tokio::spawn(async move {
         let mut events = link.events();
         let reconcile = || exits::reconcile(&service, &pod, &link, Starts::UnderWay);
-        // A fresh one has nothing to report before the pod gets its first container.
+        // A fresh monitor has nothing to report before the pod gets its first container.
         let is_empty = monitor == Monitor::Fresh && service.containers.of_pod(&pod.id).is_empty();
-        // A time of its own: events that come more often must not put it off.
+        // A separate time: frequent events must not delay it.
         let mut again = if is_empty { None } else { next_look(reconcile().await) };
         loop {
             let event = tokio::select! {
@@ -197,7 +197,8 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
                     tracing::info!(%container, "the log can be written again");
                 }
                 Ok(link::Event::InitExited { status }) => {
-                    // Also whenever such a pod is stopped. Else it makes the pod Degraded, see PodEvent.
+                    // Also sent whenever such a pod is stopped. Otherwise it makes the pod Degraded, see
+                    // PodEvent.
                     tracing::info!(pod = %pod.id, %status, "the first process of the pod's PID namespace ended");
                 }
                 Err(RecvError::Lagged(_)) => again = next_look(reconcile().await),

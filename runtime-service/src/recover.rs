@@ -1,12 +1,12 @@
-//! A server that starts finds the containers of the one before it.
+//! Recovery: a starting server finds the containers of the one before it.
 //!
 //! ```text
 //!   every folder ─> records ─> listed, with its lease ─> per pod: the monitor's report
-//!                ├> of no use: set aside              └> no pod: exited, its end unknown
-//!                └> the disk refuses: read again, also while the server serves
+//!                ├> not valid: set aside              └> no pod: exited, its end unknown
+//!                └> the disk refuses: read again, even while the server serves
 //! ```
 //!
-//! Nothing found here keeps the server from starting: a folder that cannot be read is reported and kept.
+//! Nothing here keeps the server from starting: a folder that cannot be read is reported and kept.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,12 +32,12 @@ use crate::ops::container_remove::delete_in_background;
 use crate::ops::{container_cgroup, container_pause};
 use crate::service_state::ServiceState;
 
-/// For one pod's monitor to answer.
+/// Time limit for a report of one pod's monitor.
 const REPORT: Duration = Duration::from_secs(5);
 
-/// For a disk that refuses to give records, before the server serves without them.
+/// Time limit for a disk that refuses to read records, before the server starts without them.
 const DISK: Duration = Duration::from_secs(2);
-/// Between two tries to read records: the first, and the longest.
+/// The first and the longest pause between two tries to read records.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(10)];
 
 /// Reads all records and compares them with the monitors' reports.
@@ -59,9 +59,9 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
         service.containers.insert(Arc::new(container));
     }
     let mut refused = found.refused;
-    // Which layers they need is not known.
+    // The layers that they need are unknown.
     let kept = (!refused.is_empty()).then(|| service.images.keep_all());
-    // What is left after that goes on in the background.
+    // The rest continues in the background.
     let _ = tokio::time::timeout(DISK, read_again(service, &mut refused, |_| ())).await;
     let mut tasks = JoinSet::new();
     for pod in service.pods.list() {
@@ -84,12 +84,12 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
     Ok(())
 }
 
-/// Compares the containers of a pod with what its monitor reports.
+/// Compares the containers of a pod with its monitor's report.
 async fn compare(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     match pod.link() {
         Ok(link) => {
             let reconciled = exits::reconcile(service, pod, &link, exits::Starts::Abandoned);
-            // Also for a monitor that refuses or closes: what it may have started is not known.
+            // Also for a monitor that refuses or closes: the result of a start is unknown.
             if matches!(tokio::time::timeout(REPORT, reconciled).await, Err(_) | Ok(Reconciled::Silent)) {
                 tracing::error!(pod = %pod.id, "the pod's monitor does not answer");
                 exits::silent(service, pod);
@@ -100,8 +100,7 @@ async fn compare(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     }
 }
 
-/// Lists containers whose records the disk refused to give, as soon as it gives them; `refused` has those that
-/// are left.
+/// Lists containers whose records the disk refused to read, as soon as it can; `refused` keeps the others.
 async fn read_again(
     service: &Arc<ServiceState>,
     refused: &mut Vec<ContainerId>,
@@ -146,7 +145,7 @@ fn read_in_background(service: &Arc<ServiceState>, mut refused: Vec<ContainerId>
     });
 }
 
-/// Compares one container with its monitor's report, while others of its pod may be being started.
+/// Compares one container with its monitor's report, while other containers of its pod may be starting.
 async fn compare_late(service: &Arc<ServiceState>, container: &Arc<Container>) {
     // No operation of this server starts it.
     if container.status().state == State::Starting {
@@ -160,7 +159,7 @@ async fn compare_late(service: &Arc<ServiceState>, container: &Arc<Container>) {
             }
             tokio::time::sleep(REPORT).await;
         }
-        // A monitor that is reached again is asked by those who follow its pod.
+        // The follower of the pod requests a report when the monitor answers again.
         if !pod.status().state.may_run() {
             exits::lost(service, &pod);
         }
@@ -168,15 +167,15 @@ async fn compare_late(service: &Arc<ServiceState>, container: &Arc<Container>) {
     drop(end_if_lost(service, container));
 }
 
-/// No server makes the commit any more for which it stands still.
+/// Resumes a container that was paused for a commit, because the commit's server has ended.
 fn unpause_if_committed(service: &Arc<ServiceState>, container: &Arc<Container>) {
     if container.status().committing {
         tokio::spawn(container_pause::end_commit(service.clone(), container.clone()));
     }
 }
 
-/// Ends a container that no monitor reported, and no pod has. Returns the removal of its cgroup, which may take
-/// seconds.
+/// Ends a container that no monitor reported and that has no pod. Returns the removal of its cgroup, which
+/// may take seconds.
 fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) -> Option<JoinHandle<()>> {
     let pod = service.pod_of(container);
     let monitored = pod.as_ref().is_some_and(|pod| pod.status().state.may_run());
@@ -187,14 +186,14 @@ fn end_if_lost(service: &Arc<ServiceState>, container: &Arc<Container>) -> Optio
     };
     let exit = match (&container.status().state, monitored) {
         (State::Created, false) => {
-            // It was prepared for a start that cannot come any more.
+            // It was prepared for a start that cannot come.
             return Some(remove_cgroup(service, container));
         }
         (State::Created | State::Exited(_) | State::Removing { .. }, _)
         | (State::Unknown { .. } | State::Running { .. }, true) => return None,
-        // The end of its monitor is noted already, or its exit record is being read.
+        // The end of its monitor is recorded already, or its exit record is being read.
         (_, false) if pod.is_some() => return None,
-        // The monitor does not know of such a start, or it would have been taken over.
+        // The monitor does not know of such a start; otherwise this server would have taken it over.
         (State::Starting, true) => {
             Exit::start_error("the server ended while it started the container".to_owned(), clock::now())
         }
@@ -221,7 +220,7 @@ fn remove_cgroup(service: &Arc<ServiceState>, container: &Arc<Container>) -> Joi
     })
 }
 
-/// What creations that did not end, and removals, have left.
+/// Folders that interrupted creations and removals have left.
 fn discarded(layout: &Layout) -> Result<Vec<PathBuf>, Cause> {
     let root = layout.discarded();
     fs::create_dir_all(&root).map_err(Cause::file(&root))?;
@@ -229,13 +228,13 @@ fn discarded(layout: &Layout) -> Result<Vec<PathBuf>, Cause> {
     Ok(entries.flatten().map(|entry| entry.path()).collect())
 }
 
-/// What the folders of containers hold.
+/// The content of the folders of containers.
 #[derive(Default)]
 struct Found {
     containers: Vec<Container>,
-    /// Their records may be good, but could not be read.
+    /// Containers whose records may be valid but could not be read.
     refused: Vec<ContainerId>,
-    /// Folders of containers whose records are of no use, by this server or an earlier one.
+    /// Folders of containers whose records are not valid, set aside by this server or an earlier one.
     set_aside: Vec<(ContainerId, PathBuf)>,
 }
 
@@ -295,8 +294,8 @@ fn read_one(folder: Folder, id: &ContainerId, images: &Store) -> Result<Containe
     Ok(Container::new(metadata, status, folder, Some(leases)))
 }
 
-/// Each for itself: without some layers it cannot be started, but it may run on those that are there, which
-/// are held. No layer is collected before the server is open.
+/// One lease per image: without some layers the container cannot be started, but it may run on the others,
+/// which are held. No layer is collected before the server is open.
 fn leases(metadata: &ContainerMetadata, images: &Store) -> Leases {
     let lease = |layers: &Vec<DiffId>| {
         let missing = |error: &StoreError| {
@@ -312,7 +311,7 @@ fn leases(metadata: &ContainerMetadata, images: &Store) -> Leases {
     Leases { root, mounted, held }
 }
 
-/// The container is still known, and its monitor knows what it does.
+/// The status of a container whose status record is damaged; its monitor knows the real one.
 fn without_status(metadata: &ContainerMetadata, folder: &Folder, error: &RecordError) -> Status {
     tracing::error!(container = %metadata.id, %error, "the status of a container is lost");
     if !error.is_missing()
@@ -324,8 +323,7 @@ fn without_status(metadata: &ContainerMetadata, folder: &Folder, error: &RecordE
     Status { state, ..Status::created(metadata.config.resources.clone()) }
 }
 
-/// Keeps a folder that cannot be read: it may have data that a container wrote.
-/// Returns where it is then.
+/// Keeps a folder that is not valid: it may have data that a container wrote. Returns its new path.
 fn set_aside(path: &Path, why: &RecordError) -> PathBuf {
     match record::set_aside(path) {
         Ok(aside) => {

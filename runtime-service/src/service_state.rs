@@ -1,4 +1,4 @@
-//! What all operations share.
+//! The shared state of all operations.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -29,10 +29,10 @@ use crate::spec::host::Host;
 use crate::spec::user::Users;
 use crate::stats::StatsState;
 
-/// Copies of files at once: each has a thread.
+/// Limit for copies of files at the same time: each has a thread.
 pub(crate) const MAX_COPIES: usize = 64;
 
-/// The state of one runtime service, behind one `Arc`.
+/// The state of one runtime service, shared in one `Arc`.
 pub struct ServiceState {
     pub config: RuntimeConfig,
     pub layout: Layout,
@@ -46,7 +46,7 @@ pub struct ServiceState {
     pub containers: Table,
     pub events: Events,
     pub journal: Journal,
-    /// When this server began, nanoseconds since 1970.
+    /// The start time of this server, in nanoseconds since 1970.
     pub(crate) opened_at: i64,
     pub(crate) exec_seconds: Histogram,
     pub(crate) stats: StatsState,
@@ -60,13 +60,13 @@ pub struct ServiceState {
     pub(crate) removes: SingleFlight<ContainerId, (), RuntimeError>,
     pub(crate) pod_stops: SingleFlight<PodId, (), RuntimeError>,
     pub(crate) pod_removes: SingleFlight<PodId, (), RuntimeError>,
-    /// Held by a task that has begun to delete the folders of removed containers.
+    /// Held by the task that deletes the folders of removed containers.
     pub(crate) deleting: tokio::sync::Mutex<()>,
-    /// One permit for each container that is prepared and was not started.
+    /// One permit for each container that is prepared and not yet started.
     pub(crate) prepared: Arc<Semaphore>,
     /// One permit for each copy of files under way.
     pub(crate) copies: Arc<Semaphore>,
-    /// The server ends: monitors hang up its commands when its connections close.
+    /// The server is ending: monitors hang up its commands when its connections close.
     pub(crate) is_closing: Arc<AtomicBool>,
 }
 
@@ -125,7 +125,7 @@ impl ServiceState {
         self.pods.get(&container.metadata.pod)
     }
 
-    /// The file system on which containers write, for clients that watch how full it is.
+    /// The file system with the containers' writable layers, for clients that watch its free space.
     pub(crate) fn writable_mountpoint(&self) -> String {
         self.layout.containers().to_string_lossy().into_owned()
     }
@@ -141,19 +141,19 @@ const PREPARED_DESCRIPTORS: u64 = 15;
 /// Each is a mount and a cgroup that may never be used.
 const PREPARED_MAX: usize = 250;
 
-/// How many containers may be prepared: together they have an eighth of this process's descriptors at most.
+/// The limit for prepared containers: together they have at most an eighth of this process's descriptors.
 fn prepared_max() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let most = limit.unwrap_or(u64::MAX) / 8 / PREPARED_DESCRIPTORS;
     usize::try_from(most).map_or(PREPARED_MAX, |most| most.min(PREPARED_MAX))
 }
 
-/// How messages name a container.
+/// The name of a container in messages.
 pub(crate) fn subject(container: &ContainerId) -> String {
     format!("container {container}")
 }
 
-/// Each container has a cgroup whose last component is its id: cAdvisor finds it by that.
+/// The last component of a container's cgroup is its id, by which cAdvisor finds it.
 pub(crate) fn cgroup_path(pod: &Pod, container: &ContainerId) -> Result<CgroupPath, Cause> {
     Ok(pod.cgroup_parent().child(container.as_str())?)
 }

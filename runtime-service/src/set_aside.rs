@@ -1,5 +1,5 @@
-//! Containers whose records are of no use. Their folders are set aside, and they are not listed, but they may
-//! run: their layers stay until no monitor can have them any more.
+//! Containers whose records are not valid. Their folders are set aside, and they are not listed, but they may
+//! run: their layers are kept until no monitor can have them.
 //!
 //! ```text
 //!   set aside ─> in any pod that may run ─┬─ a monitor reports it as running ─> in that pod, until it ends
@@ -27,7 +27,7 @@ pub(crate) struct SetAside(Mutex<Vec<MayRun>>);
 #[derive(Debug)]
 struct MayRun {
     id: ContainerId,
-    /// Where it may be.
+    /// The pods in which it may run.
     pods: HashSet<PodId>,
     _layers: HeldLayers,
 }
@@ -36,7 +36,7 @@ struct MayRun {
 #[expect(dead_code, reason = "held until it is dropped")]
 enum HeldLayers {
     Layers(Hold),
-    /// Its record does not say which layers it has.
+    /// Its record does not tell its layers.
     All(KeepAll),
 }
 
@@ -56,7 +56,7 @@ impl SetAside {
         self.change(|all| all.push(MayRun { id, pods, _layers: layers }));
     }
 
-    /// A monitor has reported all containers of its pod.
+    /// Handles a monitor's report of all containers of its pod.
     pub(crate) fn reported(&self, pod: &PodId, containers: &[ContainerReport]) {
         let runs = |id: &ContainerId| {
             containers
@@ -74,7 +74,7 @@ impl SetAside {
         });
     }
 
-    /// Nothing runs in the pod any more.
+    /// Handles the end of a pod.
     pub(crate) fn ended(&self, pod: &PodId) {
         self.change(|all| all.iter_mut().for_each(|container| container.pods.retain(|other| other != pod)));
     }
@@ -86,7 +86,7 @@ impl SetAside {
     }
 }
 
-/// The layers that a record names, whatever else is wrong with it.
+/// The layers in a record, even if the rest of it is not valid.
 fn layers_of(folder: &Path) -> Option<Vec<DiffId>> {
     let record: Value = serde_json::from_slice(&fs::read(layout::record_in(folder)).ok()?).ok()?;
     let root: Vec<DiffId> = serde_json::from_value(record.pointer("/image/diff_ids")?.clone()).ok()?;

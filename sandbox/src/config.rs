@@ -14,28 +14,28 @@ use crate::network::published;
 pub use crate::network::{DnsSettings as Dns, PortMapping, Protocol};
 use crate::sysctl::{self, InvalidSysctl};
 
-/// All that is fixed when a pod is requested.
+/// The fixed part of a pod, as it was requested.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodConfig {
     pub name: String,
     pub namespace: String,
     pub uid: String,
     pub attempt: u32,
-    /// Empty: the pod's name. With the host's network the host's own name is kept.
+    /// Empty for the pod's name. With the host's network the host's own name is kept.
     pub hostname: String,
-    /// Where the containers' log files go. None: containers log nowhere.
+    /// The folder of the containers' log files. None: the containers have no logs.
     pub log_directory: Option<PathBuf>,
     /// resolv.conf in parts. All empty: the host's file is copied.
     pub dns: Dns,
     pub port_mappings: Vec<PortMapping>,
     pub labels: BTreeMap<String, String>,
     pub annotations: BTreeMap<String, String>,
-    /// The cgroup that containers are made below; it may exist already and is then left in place.
+    /// The parent of the containers' cgroups; if it exists already, it is not removed.
     pub cgroup_parent: Option<CgroupPath>,
     pub network: NamespaceMode,
     pub ipc: NamespaceMode,
     pub pid: PidMode,
-    /// The user namespace of the pod's own. None: the host's.
+    /// The pod's own user namespace. None for the host's.
     #[serde(default)]
     pub user: Option<IdMappings>,
     pub sysctls: BTreeMap<String, String>,
@@ -43,7 +43,7 @@ pub struct PodConfig {
     pub runtime_handler: String,
 }
 
-/// What makes two requests the same pod: a retry of one joins the other.
+/// Identifies equal requests: a retry joins the first.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodKey {
     pub namespace: String,
@@ -58,7 +58,7 @@ impl std::fmt::Display for PodKey {
     }
 }
 
-/// Why a configuration is refused. Each message names the field.
+/// The reason why a configuration is refused. Each message names the field.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidPod {
     #[error("metadata.{field}: empty")]
@@ -94,7 +94,7 @@ pub enum InvalidPod {
 }
 
 impl PodConfig {
-    /// Stands for the configuration of a pod whose record cannot be read.
+    /// A substitute for the configuration of a pod whose record cannot be read.
     pub(crate) fn unknown(id: &PodId) -> Self {
         Self {
             name: id.short().to_string(),
@@ -118,7 +118,7 @@ impl PodConfig {
         }
     }
 
-    /// The name that makes a retry the same request.
+    /// The key by which a retry is recognised.
     #[must_use]
     pub fn key(&self) -> PodKey {
         PodKey {
@@ -129,7 +129,7 @@ impl PodConfig {
         }
     }
 
-    /// The pod's own host name, or None where it keeps the host's.
+    /// The pod's own host name, or None if it keeps the host's.
     #[must_use]
     pub fn own_hostname(&self) -> Option<String> {
         if self.network == NamespaceMode::Host {
@@ -145,7 +145,7 @@ impl PodConfig {
     /// Checks every field once, before anything is made.
     ///
     /// # Errors
-    /// The first field that is wrong.
+    /// The first field that is not valid.
     pub fn validate(&self) -> Result<(), InvalidPod> {
         self.validate_names()?;
         if !self.hostname.is_empty() && !is_hostname(&self.hostname) {
@@ -168,7 +168,7 @@ impl PodConfig {
                 return Err(InvalidPod::NoRoot { list });
             }
         }
-        // Their file systems can be mounted by the root of the host's user namespace alone.
+        // Only root in the host's user namespace can mount their file systems.
         if self.ipc == NamespaceMode::Host {
             return Err(InvalidPod::HostNamespace { namespace: "ipc" });
         }
@@ -219,8 +219,8 @@ fn validate_dns(dns: &Dns) -> Result<(), InvalidPod> {
     Ok(())
 }
 
-/// RFC 1123 with the kernel's limit of 64 bytes. A dot at the end, as kubelet writes it for
-/// `setHostnameAsFQDN` in a cluster without a domain, is passed on, as containerd and CRI-O do.
+/// RFC 1123 with the kernel's limit of 64 bytes. A final dot, which kubelet writes for `setHostnameAsFQDN` in
+/// a cluster without a domain, is accepted, as in containerd and CRI-O.
 fn is_hostname(text: &str) -> bool {
     let part = |p: &str| {
         let edge = |b: Option<u8>| b.is_some_and(|b| b.is_ascii_alphanumeric());

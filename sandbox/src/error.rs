@@ -1,4 +1,4 @@
-//! What can go wrong with a pod, always with the stage and the pod.
+//! The errors of pods, always with the stage and the pod.
 
 use std::io;
 use std::sync::Arc;
@@ -15,23 +15,23 @@ use crate::pod::state::{PodState, Refusal};
 use crate::spawn::SpawnError;
 use crate::systemd::SystemdError;
 
-/// A stage of an operation on a pod that failed.
+/// A failed stage of an operation on a pod.
 pub type StageFailure = crisp_operation::StageFailure<PodCause>;
 
-/// An operation on a pod that failed.
+/// A failed operation on a pod.
 #[derive(Debug, thiserror::Error)]
 pub enum PodError {
     #[error(transparent)]
     Invalid(#[from] InvalidPod),
     #[error("pod {key} exists already as {id} and {state}: remove it, or ask with a higher attempt")]
     Exists { key: PodKey, id: PodId, state: PodState },
-    /// An earlier try to make the pod left something that is in the way.
+    /// The remains of an earlier try to make the pod could not be removed.
     #[error("pod {key}: an earlier try left {id}, which cannot be cleared away: {error}")]
     LeftOver { key: PodKey, id: PodId, error: Box<PodError> },
-    /// A stage failed, and what had been made was undone as far as the failure says.
+    /// A stage failed; the failure also has the undo steps that failed.
     #[error(transparent)]
     Failed(Box<Failure<PodCause>>),
-    /// Taking the pod down went as far as it could.
+    /// Some steps of a teardown failed.
     #[error("pod {pod}: {operation}: {}", join(failures))]
     Teardown { operation: &'static str, pod: PodId, failures: Vec<StageFailure> },
     #[error("pod {pod}: {operation}: {busy}")]
@@ -43,7 +43,7 @@ pub enum PodError {
 /// Equal operations share one outcome.
 pub type Shared<T> = Result<T, Arc<PodError>>;
 
-/// Why a stage failed.
+/// The cause of a stage's failure.
 #[derive(Debug, thiserror::Error)]
 pub enum PodCause {
     #[error(transparent)]

@@ -1,4 +1,4 @@
-//! This server's fork server: a monitor that has started and makes copies of itself for pods. See
+//! The server's fork server: a monitor that has started and makes copies of itself for pods. See
 //! [`crisp_monitor::fork_server`].
 
 use std::ffi::CString;
@@ -16,14 +16,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair, sockopt};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-/// For an answer, on a host that thrashes.
+/// Time limit for a response, on a thrashing host.
 const ANSWER: Duration = Duration::from_secs(8);
-/// For another request to end. Running the program takes less.
+/// Time limit for another request. Running the program takes less.
 const TURN: Duration = Duration::from_millis(500);
-/// From a start that failed to the next.
+/// Pause after a failed start.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// At most one process, started when it is first needed, and again when it has ended.
+/// At most one process, started when it is first needed, and again after it has ended.
 ///
 /// ```text
 ///   Idle(None) --started--> Idle(process) <--answered-- InUse
@@ -49,19 +49,19 @@ impl Default for State {
     }
 }
 
-/// What became of a request.
+/// The result of a request.
 pub(crate) enum Outcome {
     Forked(Forked),
-    /// There is no copy: the program has to be run.
+    /// There is no copy: the program must be run.
     Unable,
 }
 
 impl ForkServer {
-    /// Makes a copy for the monitor of a pod. `program` is what the fork server runs. Blocks.
+    /// Makes a copy for the monitor of a pod. `program` is the program of the fork server. Blocks.
     ///
     /// # Errors
-    /// [`ForkError`]. After any but [`ForkError::Clone`] there may be a copy: the pod must not have another one
-    /// before that is killed.
+    /// [`ForkError`]. After any error except [`ForkError::Clone`] there may be a copy: it must be killed
+    /// before the pod gets another one.
     pub(crate) fn fork(
         &self,
         program: BorrowedFd<'_>,
@@ -70,7 +70,7 @@ impl ForkServer {
         let Some(mut process) = self.take(program) else { return Ok(Outcome::Unable) };
         let mut sent = process.request(request);
         if let Err(error) = &sent {
-            // It has ended before it got the request.
+            // It ended before it received the request.
             tracing::warn!(%error, said = process.complaint(), "the fork server has ended; starting another");
             drop(process);
             self.put(None, None);
@@ -87,7 +87,7 @@ impl ForkServer {
                 self.put(Some(process), None);
                 Err(error)
             }
-            // What it was in the middle of is not known: the next request has a new process.
+            // The state of its request is unknown: the next request uses a new process.
             Err(error) => {
                 tracing::warn!(%error, said = process.complaint(), "the fork server fails; ending it");
                 drop(process);
@@ -97,7 +97,7 @@ impl ForkServer {
         }
     }
 
-    /// The process, alone. None where there is none to be had soon.
+    /// Takes the process for exclusive use. None when there is none soon.
     fn take(&self, program: BorrowedFd<'_>) -> Option<Process> {
         let in_use = |state: &mut State| matches!(state, State::InUse);
         let waited = self.idle.wait_timeout_while(self.lock(), TURN, in_use);
@@ -142,7 +142,7 @@ enum StartError {
     Ready { error: ForkError, said: String },
 }
 
-/// Is killed when dropped.
+/// The process; killed when dropped.
 #[derive(Debug)]
 struct Process {
     socket: OwnedFd,
@@ -158,7 +158,7 @@ impl Process {
         sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(ANSWER))?;
         let args = [c"crisp-pod".to_owned(), CString::new(UNNAMED).unwrap_or_default()];
         let null = open_null()?;
-        // Not this server's streams: who reads those sees their end with the server's.
+        // Not this server's streams: their readers expect the end of the stream when the server ends.
         let (errors, stderr) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         let stdio = [theirs.as_fd(), null.as_fd(), stderr.as_fd()];
         let spawned = Program { file: program, args: &args, stdio, cgroup: None }.spawn()?;
@@ -178,7 +178,7 @@ impl Process {
         receive_answer(&self.socket)
     }
 
-    /// What it has written to its descriptor 2.
+    /// The text that it has written to its descriptor 2.
     fn complaint(&self) -> String {
         let mut text = [0; 1024];
         let length = rustix::io::read(&self.errors, &mut text).unwrap_or_default();
@@ -186,7 +186,7 @@ impl Process {
     }
 }
 
-/// A stream of a monitor that leads nowhere.
+/// A null device as a stream of a monitor.
 pub(crate) fn open_null() -> Result<OwnedFd, Errno> {
     openat(CWD, c"/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
 }
@@ -194,7 +194,7 @@ pub(crate) fn open_null() -> Result<OwnedFd, Errno> {
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        // Away from here: a process that hangs in the kernel ends when that lets it.
+        // In another thread: a process that hangs in the kernel ends only when the kernel allows it.
         let Ok(pidfd) = self.pidfd.try_clone() else { return };
         let reap = move || waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
         let _ = std::thread::Builder::new().name("reaper".to_owned()).spawn(reap);

@@ -1,15 +1,15 @@
-//! Ways into the parsers, for fuzz targets. Every function must return for any input.
+//! Entry points to the parsers, for fuzz targets. Every function must return for any input.
 
 use std::collections::BTreeMap;
 
 use crate::network::{NETWORKS_ANNOTATION, interfaces};
 
-/// Reads what a CNI plugin's ADD printed.
+/// Reads the output of a CNI plugin's ADD.
 pub fn cni_result(bytes: &[u8]) {
     crate::network::read_cni_result(bytes);
 }
 
-/// Reads and answers what a pod asks the gateway of its network.
+/// Reads and answers a DNS query of a pod to its gateway.
 pub fn dns(bytes: &[u8]) {
     crate::network::answer_query(bytes);
 }

@@ -1,11 +1,11 @@
-//! Where a pod's files are. The only place in this crate that joins state paths.
+//! The paths of a pod's files. No other file in this crate joins state paths.
 //!
 //! ```text
 //! <root>/pods/<id>/pod.json            the record, kept over reboots
 //! <root>/pods/<id>/{hosts,resolv.conf,hostname}
 //! <state>/pods/<id>/monitor.sock       gone after a reboot, as the pod is
 //! <state>/pods/<id>/monitor.log
-//! <state>/pods/<id>/exits/             what the monitor notes of ended containers
+//! <state>/pods/<id>/exits/             the monitor's records of ended containers
 //! <state>/network/                     addresses and attachments
 //! ```
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use crisp_executor::ids::PodId;
 
-/// The two trees: `root` is kept, `state` is gone after a reboot.
+/// The two trees: `root` survives a reboot, `state` does not.
 #[derive(Debug, Clone)]
 pub struct Layout {
     root: PathBuf,

@@ -12,14 +12,14 @@
 //!     spawn ── fork server: a crisp-pod of the server itself, whose copies they are
 //! ```
 //!
-//! - [`Pods`] makes, finds and takes down pods; equal requests are one operation.
-//! - [`PodConfig`] is what a client requests, checked before anything is made.
-//! - [`Pod`] is one pod, [`PodState`] how far it is; its drawing has all changes.
-//! - [`PodEvent`] is what happened to a pod.
-//! - [`CgroupDriver`] is how pods get their cgroups; [`systemd`] has the drawing of one of the two.
+//! - [`Pods`] makes, finds and removes pods; equal requests are one operation.
+//! - [`PodConfig`] is a client's request, checked before anything is made.
+//! - [`Pod`] is one pod, [`PodState`] its state; the drawing there has all transitions.
+//! - [`PodEvent`] is an event of a pod.
+//! - [`CgroupDriver`] makes the cgroups of pods; [`systemd`] has the drawing of one of the two.
 //! - [`link::MonitorLink`] talks to the pod's monitor, in which its containers live.
-//! - [`inventory`] lists what the pods have on the machine, each thing with its owner, and removes what has none.
-//! - [`PodError`] names the stage that failed, and what could not be undone.
+//! - [`inventory`] lists the pods' things on the machine, each with its owner, and removes orphans.
+//! - [`PodError`] names the failed stage, and the undo steps that failed.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 

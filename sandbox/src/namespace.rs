@@ -1,8 +1,8 @@
-//! Whose namespaces a pod's containers live in.
+//! The choice of namespaces for a pod's containers.
 
 use serde::{Deserialize, Serialize};
 
-/// Whose network or IPC namespace the pod's containers live in.
+/// The network or IPC namespace of the pod's containers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NamespaceMode {
@@ -12,13 +12,13 @@ pub enum NamespaceMode {
     Host,
 }
 
-/// Whose PID namespace the pod's containers live in, unless a container asks otherwise.
+/// The PID namespace of the pod's containers, unless a container requests another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PidMode {
     /// One that all containers of the pod share.
     Pod,
-    /// Each container its own.
+    /// Each container has its own.
     Container,
     /// The host's.
     Host,

@@ -1,4 +1,4 @@
-//! The pods that are listed, by id and by what makes two requests equal.
+//! The listed pods, by id and by the key of equal requests.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use crisp_executor::ids::PodId;
 use crate::config::PodKey;
 use crate::pod::Pod;
 
-/// Why a text does not lead to one pod.
+/// The reason why a text does not identify one pod.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
     #[error("no pod has the id {text:?} or one that starts so")]
@@ -51,7 +51,7 @@ impl PodTable {
         index.pods.get(index.keys.get(key)?).cloned()
     }
 
-    /// The pod whose id is, or uniquely starts with, `text`.
+    /// The pod whose id is `text` or begins with it.
     pub(crate) fn find(&self, text: &str) -> Result<Arc<Pod>, FindError> {
         let index = self.index();
         if let Some(pod) = PodId::parse(text).ok().and_then(|id| index.pods.get(&id)) {

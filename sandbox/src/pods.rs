@@ -22,7 +22,7 @@ use crate::pod::resources::PodResources;
 use crate::pod_table::FindError;
 use crate::service_state::{PodEvent, SandboxConfig, ServiceState};
 
-/// For writing what is not on disk yet.
+/// Time limit for writing records that are not on disk yet.
 const FLUSH: Duration = Duration::from_secs(5);
 
 /// The pods of one server. Clones are the same set.
@@ -33,7 +33,7 @@ pub struct Pods {
 }
 
 impl Pods {
-    /// Finds the pods of an earlier server, all at once, and reconnects to their monitors.
+    /// Finds the pods of an earlier server, in parallel, and reconnects to their monitors.
     ///
     /// # Errors
     /// Only when the folders themselves cannot be made or read: a single pod never keeps the others from
@@ -45,12 +45,12 @@ impl Pods {
         Ok(Self { service, runs: SingleFlight::default() })
     }
 
-    /// Makes the pod, or joins the making of the same one: namespace, name, uid and attempt are what makes
-    /// two requests the same. The work goes on when the caller goes away.
+    /// Makes the pod, or joins an equal request: with the same namespace, name, uid and attempt. The work
+    /// continues if the caller leaves.
     ///
     /// # Errors
-    /// What is wrong with the configuration, or the stage that failed. What then could not be undone is
-    /// listed as [`Failed`](crate::PodState::Failed), and cleared away by the next equal request.
+    /// The configuration is not valid, or a stage failed. If the undo fails too, the pod is listed as
+    /// [`Failed`](crate::PodState::Failed), and the next equal request cleans it up.
     pub async fn run(&self, config: PodConfig) -> Shared<PodId> {
         config.validate().map_err(|e| Arc::new(e.into()))?;
         let (service, key) = (self.service.clone(), config.key());
@@ -58,50 +58,50 @@ impl Pods {
         self.runs.join_or_start(key, run).wait().await
     }
 
-    /// Tells the making of a pod under way to stop; [`run`](Self::run) fails when what was made is undone.
+    /// Cancels a running request for a pod; [`run`](Self::run) fails after the undo.
     pub fn cancel_run(&self, key: &PodKey) {
         if let Some(run) = self.runs.get(key) {
             run.cancel();
         }
     }
 
-    /// Gives back all that the pod holds but its record. A stopped pod is stopped again without effect. The
-    /// work goes on when the caller goes away.
+    /// Releases all resources of the pod except its record. Stopping a stopped pod has no effect. The work
+    /// continues if the caller leaves.
     ///
     /// # Errors
-    /// The stages that failed; the pod is not ready any more and can be stopped again.
+    /// The failed stages; the pod is not ready then and can be stopped again.
     pub async fn stop(&self, id: &PodId) -> Result<(), PodError> {
         let Some(pod) = self.get(id) else { return Ok(()) };
         let service = self.service.clone();
         in_background(pod_stop::OPERATION, async move { pod_stop::stop(&service, &pod).await }).await
     }
 
-    /// Stops the pod if needed and forgets it. An unknown pod counts as removed. The work goes on when the
-    /// caller goes away.
+    /// Stops the pod if necessary and removes it. An unknown pod counts as removed. The work continues if the
+    /// caller leaves.
     ///
     /// # Errors
-    /// The stages that failed; the pod is still listed and can be removed again.
+    /// The failed stages; the pod is still listed and can be removed again.
     pub async fn remove(&self, id: &PodId) -> Result<(), PodError> {
         let Some(pod) = self.get(id) else { return Ok(()) };
         let service = self.service.clone();
         in_background(pod_remove::OPERATION, async move { pod_remove::remove(&service, &pod).await }).await
     }
 
-    /// Notes what the pod as a whole may use, in addition to what it noted before. The work goes on when the
-    /// caller goes away.
+    /// Records the resources of the whole pod, in addition to those recorded before. The work continues if
+    /// the caller leaves.
     ///
     /// # Errors
-    /// A pod in which nothing can run, or the limit that the kernel refuses.
+    /// The pod cannot run anything, or the kernel refuses a limit.
     pub async fn update(&self, pod: &Arc<Pod>, newer: PodResources) -> Result<(), PodError> {
         let (service, pod) = (self.service.clone(), pod.clone());
         in_background(pod_update::OPERATION, async move { pod_update::update(&service, &pod, newer).await })
             .await
     }
 
-    /// Joins a ready pod to one more network.
+    /// Joins a ready pod to another network.
     ///
     /// # Errors
-    /// A pod that is not ready, or why it does not join.
+    /// The pod is not ready, or it cannot join.
     pub async fn connect(&self, pod: &Pod, connection: Connection) -> Result<Attachment, ConnectError> {
         network_connect::connect(&self.service, pod, connection).await
     }
@@ -112,10 +112,10 @@ impl Pods {
         self.service.table.get(id)
     }
 
-    /// The pod whose id is, or uniquely starts with, `text`.
+    /// The pod whose id is `text` or begins with it.
     ///
     /// # Errors
-    /// None or several.
+    /// No pod matches, or several.
     pub fn find(&self, text: &str) -> Result<Arc<Pod>, FindError> {
         self.service.table.find(text)
     }
@@ -126,19 +126,19 @@ impl Pods {
         self.service.table.list()
     }
 
-    /// The folder in which the monitor of a pod notes exits, also of a pod that is not known any more.
+    /// The folder in which the monitor of a pod records exits, also for an unknown pod.
     #[must_use]
     pub fn exits_folder(&self, pod: &PodId) -> PathBuf {
         self.service.layout.exits(pod)
     }
 
-    /// What happens to pods from now on.
+    /// The events of pods from now on.
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<PodEvent> {
         self.service.subscribe()
     }
 
-    /// Whether pods with a network of their own can be made, and if not, why.
+    /// Whether pods with their own network can be made, and if not, the reason.
     #[must_use]
     pub fn network_status(&self) -> NetworkStatus {
         self.service.networks.status()
@@ -156,29 +156,29 @@ impl Pods {
         &self.service.cgroups
     }
 
-    /// How the cgroups of pods are made, and their parents named.
+    /// The cgroup driver.
     #[must_use]
     pub fn cgroup_driver(&self) -> CgroupDriver {
         self.service.cgroup_driver()
     }
 
-    /// All that this server has on the machine for pods and their containers, each thing with its owner. Blocks, for
-    /// about as long as reading /proc takes.
+    /// Everything that this server has on the machine for pods and their containers, each thing with its
+    /// owner. Blocks about as long as reading /proc takes.
     #[must_use]
     pub fn inventory(&self, known: &Known) -> Vec<Thing> {
         inventory::list(&self.service, known)
     }
 
-    /// Removes what has no owner and holds neither data nor processes.
+    /// Removes an orphan that holds neither data nor processes.
     ///
     /// # Errors
-    /// It is still there: it failed, or is for people to look at.
+    /// The removal failed, or the orphan is left to people.
     pub async fn remove_orphan(&self, orphan: &Orphan) -> Result<(), NotRemoved> {
         inventory::remove(&self.service, &orphan.leftover).await
     }
 
-    /// Writes what has been seen of pods and is not on disk yet, and gives back what they share (the bridge) once
-    /// none uses it. For a clean end of the server.
+    /// Writes changes that are not on disk yet, and removes the bridge if no pod uses it. For a clean end of
+    /// the server.
     pub async fn close(&self) {
         let pods = self.list();
         let flush = move || pods.iter().for_each(|pod| pod.flush());
@@ -192,7 +192,7 @@ impl Pods {
     }
 }
 
-/// Runs an operation in a task of its own.
+/// Runs an operation in its own task.
 async fn in_background(
     operation: &'static str,
     work: impl Future<Output = Result<(), PodError>> + Send + 'static,

@@ -1,4 +1,4 @@
-//! What all operations on pods share.
+//! The shared state of all operations on pods.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,38 +20,37 @@ use crate::spawn::MonitorBinary;
 use crate::systemd::Systemd;
 use crate::top_cgroup::TopCgroup;
 
-/// Above the sum of the deadlines that an operation on a pod has, beside those of CNI plugins.
+/// Longer than the sum of the deadlines of an operation on a pod, without CNI plugins.
 const LOCK: Duration = Duration::from_secs(120);
-/// So many plugin calls, each with a deadline of its own, are more than a pod needs.
+/// More plugin calls, each with its own deadline, than a pod needs.
 const PLUGIN_CALLS: u32 = 10;
 
-/// Where and with what pods are made.
+/// The folders and other resources for pods.
 #[derive(Debug, Clone)]
 pub struct SandboxConfig {
-    /// Kept over reboots, e.g. /var/lib/crisp.
+    /// Survives a reboot, e.g. /var/lib/crisp.
     pub root: PathBuf,
-    /// Gone after a reboot, e.g. /run/crisp.
+    /// Lost after a reboot, e.g. /run/crisp.
     pub state: PathBuf,
     pub monitor: MonitorBinary,
     pub cgroups: Cgroups,
-    /// The systemd cgroup driver; None: cgroupfs.
+    /// The systemd cgroup driver; None for cgroupfs.
     pub systemd: Option<Systemd>,
     pub networks: Networks,
 }
 
-/// Something that happened to a pod. Each is sent once, when the pod's state has changed, whatever became of
-/// the request that led to it.
+/// An event of a pod. Each is sent once, when the pod's state has changed, even if the request for it failed.
 #[derive(Debug, Clone)]
 pub enum PodEvent {
     /// It has just been made, and its monitor answers.
     Made(Arc<Pod>),
-    /// Its monitor is reached again, by this server or after an earlier one.
+    /// This server is connected to its monitor, again or after an earlier server.
     Connected(Arc<Pod>),
     /// Its monitor does not answer, and has not ended.
     Silent(Arc<Pod>),
     /// A part of it has ended that cannot be made again.
     Degraded(Arc<Pod>),
-    /// Its monitor ended without being told to, and its containers with it.
+    /// Its monitor ended unexpectedly, and its containers with it.
     Lost(Arc<Pod>),
     Stopped(Arc<Pod>),
     Removed(Arc<Pod>),
@@ -87,7 +86,7 @@ impl ServiceState {
         }
     }
 
-    /// Of pods that are made from now on.
+    /// The driver of pods that are made from now on.
     pub(crate) fn cgroup_driver(&self) -> CgroupDriver {
         if self.systemd.is_some() { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs }
     }
@@ -103,7 +102,7 @@ impl ServiceState {
     }
 
     pub(crate) fn emit(&self, event: PodEvent) {
-        // Fails without a receiver, which is no error.
+        // Fails without a receiver, which is fine.
         let _ = self.events.send(event);
     }
 

@@ -1,9 +1,10 @@
-//! Starting a pod's monitor: the only process that this crate starts, next to CNI plugins.
+//! Starts a pod's monitor: the only process that this crate starts, except for CNI plugins.
 //!
-//! The binary is a sealed memfd, one for all monitors of a server's life: its pages are shared, it
-//! can be replaced on disk while pods live, and a container that got hold of it could not write it.
+//! The binary is a sealed memfd, one for all monitors of a server: its pages are shared, the file can be
+//! replaced on disk while pods live, and a container that reached it could not write it.
 //!
-//! Monitors are copies of a fork server, which has run the program already; without one it is run for each.
+//! Monitors are copies of a fork server, which runs the program already; without one, the program is run for
+//! each monitor.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -28,10 +29,10 @@ use crate::ops::monitor_process;
 
 /// Name of the socket in the pod's folder.
 pub const SOCKET: &str = "monitor.sock";
-/// Name of the file in the pod's folder that takes what a monitor has to complain about.
+/// Name of the file in the pod's folder for errors of the monitor.
 pub const LOG: &str = "monitor.log";
 
-/// The `crisp-pod` program, ready to be run any number of times.
+/// The `crisp-pod` program, which can be run any number of times.
 #[derive(Debug, Clone)]
 pub struct MonitorBinary(Arc<Binary>);
 
@@ -41,7 +42,7 @@ struct Binary {
     fork_server: ForkServer,
 }
 
-/// A monitor that did not come to be.
+/// The reason why a monitor was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     #[error("keep the monitor's program in memory: {}", std::io::Error::from(*errno))]
@@ -99,14 +100,14 @@ impl MonitorBinary {
     }
 }
 
-/// Seals against writes whose pages something in the kernel still refers to are tried again this often.
+/// How often sealing is tried when the kernel still refers to its pages.
 const SEAL_TRIES: u32 = 100;
 const SEAL_PAUSE: Duration = Duration::from_millis(20);
 
-/// Seals `memory` for ever.
+/// Seals `memory` permanently.
 ///
-/// The kernel refuses (EBUSY) while a page has a reference that it cannot explain: on a busy host, compaction
-/// or a batch of another CPU has one for a moment.
+/// The kernel refuses (EBUSY) while a page has an unexpected reference: on a busy host, compaction or a batch
+/// of another CPU has one for a moment.
 #[expect(clippy::disallowed_methods, reason = "the server is starting: nothing else runs yet")]
 fn seal(memory: &OwnedFd) -> Result<(), Errno> {
     let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
@@ -121,13 +122,12 @@ fn seal(memory: &OwnedFd) -> Result<(), Errno> {
 
 /// Starts the monitor of `pod`, listening on [`SOCKET`] in `folder`, and returns its process id.
 ///
-/// It is born in the v2 cgroup of `cgroup`, which is then taken out of it: moving there later costs
-/// 8-15 ms. What is left in `cgroup` is for the monitor to join.
-///
+/// It is started in the v2 cgroup of `cgroup`, which is then removed from it: moving there later costs 8-15
+/// ms. The monitor joins the other cgroups in `cgroup`.
 /// The socket listens before the process runs: a client may connect at once. The monitor is in a
-/// session of its own; it is reaped here while the server lives and by the host's init after that.
-/// Must be called within a tokio runtime. `network`: it will make a network namespace that is the host's users'.
-///
+/// The socket listens before the process runs: a client may connect at once. The monitor has its own session;
+/// it is reaped here while the server lives and by the host's init after that. Must be called within a tokio
+/// runtime. `network`: it will make a network namespace that is owned by the host's user namespace.
 /// # Errors
 /// [`SpawnError`]; nothing runs then, though the socket's file may be there.
 pub fn spawn(
@@ -154,10 +154,10 @@ pub fn spawn(
     Ok(monitor.pid)
 }
 
-/// Fork servers that are asked for one monitor. After that the program is run.
+/// How many fork servers are tried for one monitor. After that the program is run.
 const TRIES: usize = 2;
 
-/// Has the fork server make a copy. One that failed may have made it: that is killed before anything else.
+/// Lets the fork server make a copy. A failed request may still have made one: that is killed first.
 fn fork(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<Outcome, SpawnError> {
     let pod = &request.pod;
     let failed = |error| SpawnError::Fork { pod: pod.clone(), error };
@@ -185,10 +185,10 @@ fn run(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<
     Ok(Forked { pid: spawned.pid, pidfd: spawned.pidfd, in_cgroup: spawned.in_cgroup })
 }
 
-/// Waits for the process's end in the background, so that no zombie is left of it. One that cannot be
-/// waited for is killed.
+/// Waits for the process's end in the background, so that it leaves no zombie. If that is not possible, it is
+/// killed.
 pub(crate) fn reap(pidfd: OwnedFd) -> std::io::Result<()> {
-    // Deprecated for descriptors that change under it; an `OwnedFd` names one process for life.
+    // Deprecated for descriptors that change; an `OwnedFd` always is one process.
     #[allow(deprecated)]
     let pidfd = match AsyncFd::try_with_interest(pidfd, Interest::READABLE) {
         Ok(pidfd) => pidfd,

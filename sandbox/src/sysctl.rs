@@ -1,5 +1,5 @@
-//! Which sysctls a pod may set: those that the kernel keeps per namespace, and only in namespaces
-//! that are the pod's own. Anything else would change the host.
+//! The sysctls that a pod may set: those that the kernel keeps per namespace, and only in the pod's own
+//! namespaces. Others would change the host.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crisp_executor::user_namespace::IdMappings;
 
 use crate::namespace::NamespaceMode;
 
-/// Why a sysctl is refused.
+/// The reason why a sysctl is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidSysctl {
     #[error("{name:?} is not a sysctl name: letters, digits, '_', '-' and '.' (or '/') only, no empty parts")]
@@ -22,11 +22,11 @@ pub enum InvalidSysctl {
     HostNamespace { name: String, namespace: &'static str },
 }
 
-/// Sysctls given to a pod with its own network when it does not ask otherwise: low ports and ICMP
-/// sockets need no capability inside the pod, as users of other runtimes expect. `user`: the mappings of the
-/// pod's user namespace, in which only groups that exist can be named.
+/// Default sysctls of a pod with its own network: low ports and ICMP sockets need no capability inside the
+/// pod, as in other runtimes. `user`: the mappings of the pod's user namespace, in which only existing groups
+/// can be named.
 pub fn network_defaults(user: Option<&IdMappings>) -> [(&'static str, String); 2] {
-    /// The kernel takes no higher group here.
+    /// The kernel accepts no higher group here.
     const LAST: u32 = 2_147_483_647;
     let last = match user {
         None => LAST,
@@ -69,7 +69,7 @@ pub fn validate(
     Ok(())
 }
 
-/// The path below /proc/sys. With a slash in the name, slashes separate and dots are literal.
+/// The path below /proc/sys. If the name contains a slash, slashes separate and dots are literal.
 #[must_use]
 pub fn path(name: &str) -> String {
     if name.contains('/') { name.to_owned() } else { name.replace('.', "/") }

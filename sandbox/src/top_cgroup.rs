@@ -1,5 +1,5 @@
-//! The cgroup above all pods whose client names none. It is there while there are such pods, and for a moment
-//! longer: with ten v1 hierarchies, removing and making it again costs as much as the cgroup of a pod.
+//! The parent cgroup of all pods whose client names none. It exists while there are such pods, and for a
+//! moment longer: with ten v1 hierarchies, removing and making it again costs as much as the cgroup of a pod.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use crisp_executor::cgroup::{CgroupError, CgroupPath, Cgroups};
 use crisp_executor::ids::PodId;
 use tokio::task::spawn_blocking;
 
-/// From the end of a pod to a look whether there are others.
+/// Delay between the end of a pod and the check for others.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// Its path.
@@ -24,12 +24,12 @@ pub(crate) fn parent_of(pod: &PodId) -> CgroupPath {
 /// Removes the cgroup when no pod needs it.
 #[derive(Debug, Default)]
 pub(crate) struct TopCgroup {
-    /// Whether a task is going to.
+    /// Whether a task will remove it.
     queued: Arc<AtomicBool>,
 }
 
 impl TopCgroup {
-    /// In a while, in the background. Needs a tokio runtime.
+    /// Removes it later, in the background. Needs a tokio runtime.
     pub(crate) fn remove_later(&self, cgroups: &Cgroups) {
         if self.queued.swap(true, Ordering::AcqRel) {
             return;
@@ -37,13 +37,13 @@ impl TopCgroup {
         let (queued, cgroups) = (self.queued.clone(), cgroups.clone());
         tokio::runtime::Handle::current().spawn(async move {
             tokio::time::sleep(IDLE).await;
-            // Before the look: a pod that ends after it queues a task of its own.
+            // Before the check: a pod that ends after it starts another task.
             queued.store(false, Ordering::Release);
             remove(cgroups).await;
         });
     }
 
-    /// At once.
+    /// Removes it at once.
     pub(crate) async fn remove(&self, cgroups: &Cgroups) {
         remove(cgroups.clone()).await;
     }
@@ -55,7 +55,7 @@ async fn remove(cgroups: Cgroups) {
     }
 }
 
-/// False when there are pods in it, of this server or of another.
+/// Returns false when there are pods in it, of this server or of another.
 fn remove_unless_used(cgroups: &Cgroups, path: &str) -> Result<bool, CgroupError> {
     cgroups.remove_if_empty(&CgroupPath::parse(path)?)
 }

@@ -11,11 +11,12 @@ use super::names::Names;
 use super::session::End;
 use super::{Client, session, wait};
 
-/// Looks for the exit of a container whose streams have ended, and the time between two of them.
+/// How often the exit of a container is looked up after its streams have ended, and the pause between two
+/// tries.
 const TRIES: u32 = 10;
 const BETWEEN: Duration = Duration::from_millis(100);
 
-/// Show a running container's output from now on; with -i also send it input. Ends with its exit code
+/// Show a running container's output from now on; with -i also send it input. Exits with its exit code
 #[derive(Debug, clap::Args)]
 pub struct Attach {
     /// Send standard input
@@ -46,7 +47,7 @@ impl Attach {
     }
 }
 
-/// Of a container whose streams have ended. One that runs on without them has none.
+/// The exit code of a container whose streams have ended. A container that still runs without them has none.
 async fn code(client: &mut Client, id: &str) -> i32 {
     for _ in 0..TRIES {
         if let Ok(Some(code)) = wait::now(client, id).await {

@@ -22,7 +22,7 @@ pub struct Check {
     /// Pull the images of damaged layers again; CRISP_CREDS in the environment has USER:PASSWORD for that
     #[arg(long)]
     pull: bool,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
     /// Images, by tag, digest or id [default: all layers]
@@ -42,7 +42,7 @@ impl Check {
         Ok(if bad.is_empty() || replaced { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Checks layers, and prints what is wrong as soon as it is known.
+    /// Checks layers and prints each damaged one as soon as it is found.
     async fn check(&self, client: &mut Client, images: Vec<String>) -> anyhow::Result<Vec<CheckLayersReply>> {
         let mut replies =
             client.layers.check(CheckLayersRequest { images }).await.map_err(refused)?.into_inner();
@@ -56,7 +56,7 @@ impl Check {
         Ok(layers)
     }
 
-    /// Pulls the images of bad layers again. Says whether all these layers are sound afterwards.
+    /// Pulls the images of damaged layers again. Returns whether all these layers are sound afterwards.
     async fn replace(&self, client: &mut Client, bad: &[&CheckLayersReply]) -> anyhow::Result<bool> {
         let auth = credentials_of_environment()?;
         let mut all = true;
@@ -88,7 +88,7 @@ fn is_bad(layer: &CheckLayersReply) -> bool {
     is(layer, LayerCondition::ConditionDamaged) || is(layer, LayerCondition::ConditionUnchecked)
 }
 
-/// What is wrong with one layer, and what to do.
+/// Describes the damage of one layer, and the remedy.
 fn line(layer: &CheckLayersReply) -> String {
     let condition = match layer.condition() {
         LayerCondition::ConditionSound => "sound",

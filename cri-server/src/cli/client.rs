@@ -36,9 +36,9 @@ pub struct Client {
     pub layers: LayersClient<Channel>,
     /// Files of containers, where the server is Crisp.
     pub files: FilesClient<Channel>,
-    /// What people do to containers, where the server is Crisp.
+    /// Operations on containers that people use, where the server is Crisp.
     pub containers: ContainersClient<Channel>,
-    /// What happened and what is under way, where the server is Crisp.
+    /// The journal and the operations under way, where the server is Crisp.
     pub diagnosis: DiagnosisClient<Channel>,
     /// Networks by name, where the server is Crisp.
     pub networks: NetworksClient<Channel>,
@@ -76,7 +76,7 @@ impl Client {
     }
 }
 
-/// What to do when nothing answers.
+/// Advice for a server that cannot be reached.
 fn unreachable(kind: std::io::ErrorKind) -> &'static str {
     match kind {
         std::io::ErrorKind::PermissionDenied => "its socket is for root: use sudo",
@@ -89,11 +89,11 @@ fn unreachable(kind: std::io::ErrorKind) -> &'static str {
 }
 
 impl Client {
-    /// Where a streaming session is to be had, by the URL that the server gave for it. The server says over
-    /// its own socket which certificate it has.
+    /// The endpoint of a streaming session, by the URL that the server gave for it. The server sends its
+    /// certificate over its own socket.
     ///
     /// # Errors
-    /// A server with TLS that does not say it.
+    /// A server with TLS that sends no certificate.
     pub async fn endpoint(&mut self, url: &str) -> anyhow::Result<Endpoint> {
         let endpoint = Endpoint::from(url);
         if !url.starts_with("https:") {

@@ -57,13 +57,13 @@ pub enum ClientCommand {
 }
 
 impl ClientCommand {
-    /// Whether its exit code may be a container's.
+    /// Whether its exit code can be a container's.
     pub fn passes_exit_code(&self) -> bool {
         matches!(self, Self::Exec(_) | Self::Attach(_) | Self::Start(_))
     }
 
     /// # Errors
-    /// There is no server, or the command's own.
+    /// There is no server, or the command fails.
     pub fn run(self, settings: &Settings) -> anyhow::Result<ExitCode> {
         match self {
             Self::Ps(ps) => connect(settings, |client| ps.run(client)),

@@ -8,25 +8,26 @@ use super::Client;
 use super::client::refused;
 use super::names::Names;
 
-/// Make an image of a container: of its image, and what it has written above that
+/// Make an image of a container: the layers of its image and one with the container's own changes
 ///
-/// Volumes are not in it, nor are the environment and the command that the container got from its pod, which may
-/// hold secrets: --change sets those of the image.
+/// The image has neither the volumes of the container nor the environment and the command that it got from
+/// its pod, which may hold secrets; --change sets those of the image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   crisp commit -m 'with tools' -c 'CMD [\"sh\"]' -c 'ENV EDITOR=vi' web localhost/web:tools")]
 pub struct Commit {
-    /// Who made it
+    /// Author of the image
     #[arg(long, short, default_value = "", hide_default_value = true)]
     author: String,
-    /// Why, for the history
+    /// Message for the history of the image
     #[arg(long, short, default_value = "", hide_default_value = true)]
     message: String,
     /// An instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
     #[arg(long = "change", short, value_name = "INSTRUCTION")]
     changes: Vec<String>,
-    /// Do not pause a running container meanwhile: files that it writes may be half in the image
+    /// Do not pause a running container during the commit: a file that it writes may be incomplete in the
+    /// image
     #[arg(long)]
     no_pause: bool,
     /// Container, as an id, the beginning of one, NAME or POD/NAME

@@ -1,4 +1,4 @@
-//! `crisp completion` and `crisp man`: made of the command line's own definition.
+//! `crisp completion` and `crisp man`: generated from the definition of the command line.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,10 +25,10 @@ Examples:
   crisp man run | man -l -
   crisp man --folder /usr/local/share/man/man1")]
 pub struct Man {
-    /// Write the pages of all commands there, as crisp-COMMAND.1
+    /// Write the pages of all commands to this folder, as crisp-COMMAND.1
     #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
     folder: Option<PathBuf>,
-    /// Command; of none: crisp itself
+    /// Command [default: crisp itself]
     command: Option<String>,
 }
 

@@ -16,27 +16,28 @@ use super::names::Names;
 
 /// Bytes of one piece.
 const PIECE: usize = 64 << 10;
-/// Pieces that wait for the server, or for this side.
+/// Pieces that wait to be sent or to be written.
 const AHEAD: usize = 4;
 
 /// Copy files out of a container or into it, running or not; the image needs no tar
 ///
-/// One of both is CONTAINER:PATH. A directory that exists gets SRC into it under its own name, and with
-/// SRC/. what is in SRC; otherwise DST is the new name. "-" is a tar archive on standard input, whose entries
-/// go into the directory DST, or on standard output. New files belong to root of the container, or here to
-/// you. A container that does not run has no volumes.
+/// One of SRC and DST is CONTAINER:PATH. If DST is a directory, SRC is copied into it under its own name;
+/// SRC/. copies only the content of SRC. Otherwise DST is the new name. "-" as SRC is a tar archive on
+/// standard input, which is unpacked into the directory DST; "-" as DST is a tar archive on standard output.
+/// New files belong to root in the container, and to you on this machine. A container that does not run has
+/// no volumes.
 #[derive(Debug, clap::Args)]
 pub struct Cp {
     /// Keep owner, group and set-id bits
     #[arg(long, short)]
     archive: bool,
-    /// Copy what a symbolic link at SRC leads to
+    /// Copy the file that a symbolic link at SRC points to
     #[arg(long, short = 'L')]
     follow_link: bool,
-    /// CONTAINER:PATH, a path here, or "-"
+    /// CONTAINER:PATH, a local path, or "-"
     #[arg(value_name = "SRC")]
     source: String,
-    /// A path here, CONTAINER:PATH, or "-"
+    /// A local path, CONTAINER:PATH, or "-"
     #[arg(value_name = "DST")]
     destination: String,
 }
@@ -53,7 +54,7 @@ enum Side<'a> {
     Stream,
 }
 
-/// What begins with `/` or `.` is a path here, whatever else it has.
+/// A text that begins with `/` or `.` is a local path, also with a colon in it.
 fn side(text: &str) -> Side<'_> {
     if text == "-" {
         return Side::Stream;
@@ -134,16 +135,16 @@ impl Cp {
             Side::Stream | Side::Container { .. } => (None, false),
         };
         let (done, mut reading) = tokio::sync::oneshot::channel();
-        // Not a thread of the runtime, which would wait for standard input to end.
+        // Not a thread of the runtime: the runtime would wait for standard input to end.
         std::thread::spawn(move || {
             let mut pieces = Sent { sender, next: first };
             let read = send_all(path.as_deref(), follow_link, &mut pieces);
-            // Before the server finds the end of the archive.
+            // Sent before the server finds the end of the archive.
             let _ = done.send(read);
         });
         match client.files.copy_in(ReceiverStream::new(receiver)).await {
             Ok(_) => reading.await?,
-            // When both failed, the server's reason is why this side could not send.
+            // When both failed, the server's error is the cause of the local one.
             Err(status) => match reading.try_recv() {
                 Ok(Err(error)) if !error.chain().any(is_gone) => Err(error),
                 _ => Err(refused(status)),
@@ -153,7 +154,7 @@ impl Cp {
 }
 
 fn send_all(path: Option<&str>, follow_link: bool, pieces: &mut Sent) -> anyhow::Result<()> {
-    // At once: the server says what is wrong before anything is read here.
+    // Flushed at once: the server can then report an error before anything is read here.
     pieces.flush()?;
     match path {
         Some(path) => crisp_copy::pack(&Root::Host, path, follow_link, &mut *pieces)?,
@@ -168,7 +169,7 @@ fn is_gone(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// An archive that the server sends.
+/// An archive from the server.
 struct Received {
     receiver: mpsc::Receiver<Result<Vec<u8>, tonic::Status>>,
     piece: Vec<u8>,
@@ -188,7 +189,7 @@ impl Read for Received {
     }
 }
 
-/// An archive that the server receives.
+/// An archive to the server.
 struct Sent {
     sender: mpsc::Sender<CopyInRequest>,
     next: CopyInRequest,

@@ -1,11 +1,11 @@
-//! Logins that are kept on this machine, in the files and by the helpers that docker and podman have too.
+//! Logins that are kept on this machine, in the files and credential helpers that docker and podman use too.
 //!
 //! ```text
 //!   read:   REGISTRY_AUTH_FILE > containers/auth.json > docker's config.json   (credHelpers > credsStore > auths)
 //!   write:  REGISTRY_AUTH_FILE, else docker's config.json
 //! ```
 //!
-//! A secret goes to a helper by its standard input, and into no message.
+//! A secret is sent to a helper on its standard input; it is in no message.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -20,11 +20,11 @@ use crisp_proto::runtime::v1::AuthConfig;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-/// For a helper to answer.
+/// Time limit for a helper.
 const HELPER: Duration = Duration::from_secs(30);
 /// The user name by which helpers say that the secret is a token.
 const TOKEN_USER: &str = "<token>";
-/// What docker.io is called in these files.
+/// The key of docker.io in these files.
 const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 
 /// The logins of one user.
@@ -32,12 +32,12 @@ const DOCKER_HUB: &str = "https://index.docker.io/v1/";
 pub struct Logins {
     /// Read in this order.
     files: Vec<PathBuf>,
-    /// Where a login is written.
+    /// The file that new logins are written to.
     home: PathBuf,
 }
 
 impl Logins {
-    /// Those that the environment names.
+    /// The files that the environment names.
     ///
     /// # Errors
     /// No folder of the user is known.
@@ -58,7 +58,7 @@ impl Logins {
         Ok(Self { files, home })
     }
 
-    /// The login for an image; of none: no file has one, or the files cannot be found.
+    /// The login for an image. None when no file has one or no file is found.
     ///
     /// # Errors
     /// A file that is damaged, or a helper that fails.
@@ -77,7 +77,7 @@ impl Logins {
     /// Keeps a login.
     ///
     /// # Errors
-    /// The file or the helper does not take it.
+    /// The file cannot be written, or the helper refuses.
     pub async fn store(&self, registry: &str, username: &str, password: &str) -> anyhow::Result<String> {
         let mut file = read(&self.home)?.unwrap_or_else(|| json!({}));
         let key = key(registry);
@@ -95,7 +95,7 @@ impl Logins {
         Ok(self.home.display().to_string())
     }
 
-    /// Forgets a login. False: there was none.
+    /// Forgets a login. Returns false when there was none.
     ///
     /// # Errors
     /// The file or the helper refuses.
@@ -117,12 +117,12 @@ impl Logins {
     }
 }
 
-/// What a registry is called where a login is written.
+/// The key under which a login for a registry is written.
 fn key(registry: &str) -> String {
     if registry == "docker.io" { DOCKER_HUB.to_owned() } else { registry.to_owned() }
 }
 
-/// What a login for the repository may be kept under, the most exact first.
+/// The keys that may have a login for the repository, the most exact first.
 fn keys(registry: &str, repository: &str) -> Vec<String> {
     let mut keys = Vec::new();
     let mut path = repository;
@@ -144,7 +144,7 @@ fn keys(registry: &str, repository: &str) -> Vec<String> {
     keys
 }
 
-/// None: there is no such file.
+/// Returns None when the file does not exist.
 fn read(path: &Path) -> anyhow::Result<Option<Value>> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
@@ -161,7 +161,7 @@ fn read(path: &Path) -> anyhow::Result<Option<Value>> {
     }
 }
 
-/// Replaces the file; others cannot read it.
+/// Replaces the file with one that only its owner can read.
 fn write(path: &Path, file: &Value) -> anyhow::Result<()> {
     use std::io::Write as _;
     let failed = || path.display().to_string();
@@ -198,7 +198,7 @@ async fn found(file: &Value, keys: &[String]) -> anyhow::Result<Option<AuthConfi
     Ok(keys.iter().find_map(|key| of_file(&file["auths"][key])))
 }
 
-/// Forms that helpers know; the paths of repositories they do not.
+/// Whether helpers know this form of key; they do not know paths of repositories.
 fn is_server(key: &str) -> bool {
     key.starts_with("https://") || !key.contains('/')
 }
@@ -213,7 +213,7 @@ fn of_file(login: &Value) -> Option<AuthConfig> {
         password: text("password"),
         ..AuthConfig::default()
     };
-    // An empty entry is a mark that a helper has it.
+    // An empty entry means that a helper has the login.
     (found != AuthConfig::default()).then_some(found)
 }
 
@@ -234,7 +234,7 @@ async fn of_helper(helper: &str, server: &str) -> anyhow::Result<Option<AuthConf
     }))
 }
 
-/// Runs a helper; its answer.
+/// Runs a helper and returns its output.
 #[expect(clippy::disallowed_methods, reason = "helpers of logins are programs of the user")]
 async fn ask(helper: &str, action: &str, input: &str) -> anyhow::Result<String> {
     if !helper.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {

@@ -1,4 +1,5 @@
-//! What the CRI's list of containers lacks, where the server is Crisp; and the state of a container in words.
+//! Details that the CRI's list of containers lacks, where the server is Crisp; and the state of a container
+//! in words.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! `crisp diff`: what a container has changed of the files of its image.
+//! `crisp diff`: the differences between a container's files and those of its image.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,10 +14,10 @@ use crate::table::without_control;
 
 /// Show files that a container has added (A), changed (C) or deleted (D)
 ///
-/// Volumes and the files that the pod brings, such as /etc/hosts, are not of the container.
+/// Volumes, and files that the pod provides, such as /etc/hosts, do not count.
 #[derive(Debug, clap::Args)]
 pub struct Diff {
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
     /// Container, as an id, the beginning of one, NAME or POD/NAME

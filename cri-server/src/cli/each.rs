@@ -1,15 +1,15 @@
-//! One thing done to several that the user names: each for itself, with one exit code for all.
+//! One operation on several objects that the user names, with one exit code for all.
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-/// Does `work` for each name, and prints the name when it is done. A failure is printed, and the next name's
-/// turn comes.
+/// Calls `work` for each name and prints the name when it is done. After a failure it prints the error and
+/// goes on with the next name.
 pub async fn each(names: &[String], mut work: impl AsyncFnMut(&str) -> anyhow::Result<()>) -> ExitCode {
     let mut code = ExitCode::SUCCESS;
     for name in names {
         match work(name).await {
-            // A reader that has left does not stop the work.
+            // The work goes on when the reader of the output has left.
             Ok(()) => drop(writeln!(std::io::stdout(), "{name}")),
             Err(error) => {
                 eprintln!("crisp: {name}: {error:#}");

@@ -1,11 +1,12 @@
-//! Which server a command speaks to, in the ways that crictl has too.
+//! The choice of the server that a command talks to. It uses the same sources as crictl.
 //!
 //! ```text
 //!   --listen > CONTAINER_RUNTIME_ENDPOINT > listen of crisp's configuration > the default, where a server is
 //!            > runtime-endpoint of crictl's > the default
 //! ```
 //!
-//! What is removed is removed from that one: a file of another tool does not lead away from a server of our own.
+//! Destructive commands use the same choice: a file of another tool does not take precedence over a running
+//! Crisp.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ const CRICTL_FILE: (&str, &str) = ("CRI_CONFIG_FILE", "/etc/crictl.yaml");
 /// The server's socket.
 ///
 /// # Errors
-/// The variable or the file has something else.
+/// The variable or the file has another form.
 pub fn choose(settings: &Settings) -> anyhow::Result<ListenAddress> {
     let file = std::env::var_os(CRICTL_FILE.0).map_or_else(|| CRICTL_FILE.1.into(), PathBuf::from);
     chosen(&settings.listen, std::env::var(VARIABLE).ok().as_deref(), &file)
@@ -51,7 +52,7 @@ struct Crictl {
     runtime_endpoint: Option<String>,
 }
 
-/// None: there is no such file, or it names no endpoint.
+/// Returns None when there is no such file, or it names no endpoint.
 fn of_crictl(path: &Path) -> anyhow::Result<Option<String>> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,

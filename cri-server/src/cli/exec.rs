@@ -1,4 +1,4 @@
-//! `crisp exec`: a command in a container, to its end.
+//! `crisp exec`: runs a command in a container and waits for its end.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,12 +20,12 @@ pub struct Exec {
     /// Give the command a terminal
     #[arg(long, short)]
     tty: bool,
-    /// End the command after this many seconds: by SIGHUP, and by SIGKILL if it goes on
+    /// End the command after this many seconds: with SIGHUP, then with SIGKILL if it still runs
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     timeout: u32,
     /// Container, as an id, the beginning of one, NAME or POD/NAME
     container: String,
-    /// Program and its arguments; options after its name are the program's own
+    /// Program and its arguments; options after the program's name belong to the program
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub command: Vec<String>,
 }

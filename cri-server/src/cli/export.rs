@@ -1,4 +1,5 @@
-//! `crisp export` and `crisp import`: the files of a container as an archive, and an image of such a one.
+//! `crisp export` and `crisp import`: writes the files of a container to an archive, and makes an image of an
+//! archive.
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use super::client::refused;
 use super::names::Names;
 use super::save::{input, output, pieces};
 
-/// Write the files of a container to an archive, running or not; without its volumes
+/// Write the files of a container, running or not, to an archive; without its volumes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -25,7 +26,7 @@ pub struct Export {
     container: String,
 }
 
-/// Make an image of one layer of an archive of files, also compressed
+/// Make an image with one layer from an archive of files; the archive may be compressed
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -34,7 +35,7 @@ pub struct Import {
     /// An instruction of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR
     #[arg(long = "change", short, value_name = "INSTRUCTION")]
     changes: Vec<String>,
-    /// Why, for the history
+    /// Message for the history of the image
     #[arg(long, short, default_value = "", hide_default_value = true)]
     message: String,
     /// File to read; - for standard input

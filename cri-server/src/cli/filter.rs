@@ -1,4 +1,5 @@
-//! `--filter KEY=VALUE`: which rows of a list are shown. Several values of one key: any of them; labels: all.
+//! `--filter KEY=VALUE`: chooses the rows of a list. A row needs any of several values of one key, but all
+//! labels.
 
 use anyhow::{Context as _, bail};
 
@@ -7,10 +8,10 @@ use anyhow::{Context as _, bail};
 pub struct Filters(Vec<(String, String)>);
 
 impl Filters {
-    /// Reads them; `known` are the keys that the command has.
+    /// Parses filters; `known` are the keys that the command supports.
     ///
     /// # Errors
-    /// Another key, or no value.
+    /// An unknown key, or no value.
     pub fn parse(texts: &[String], known: &[&str]) -> anyhow::Result<Self> {
         let one = |text: &String| {
             let (key, value) =
@@ -23,10 +24,10 @@ impl Filters {
         texts.iter().map(one).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether the values of a key are among the known ones: others would match nothing, for ever.
+    /// Checks that the values of a key are among the known ones: another value would never match.
     ///
     /// # Errors
-    /// One is not.
+    /// A value is not known.
     pub fn check(&self, key: &str, known: &[&str]) -> anyhow::Result<()> {
         match self.values(key).find(|value| !known.contains(value)) {
             Some(value) => bail!("--filter {key}={value}: there are {}", known.join(", ")),
@@ -42,12 +43,12 @@ impl Filters {
         self.values(key).next().is_some()
     }
 
-    /// Whether one of the key's values is accepted, or there are none.
+    /// Whether one of the key's values is accepted, or the key has no filter.
     pub fn any(&self, key: &str, accepts: impl FnMut(&str) -> bool) -> bool {
         !self.has(key) || self.values(key).any(accepts)
     }
 
-    /// Whether all `label=KEY` and `label=KEY=VALUE` are of `labels`.
+    /// Whether all filters `label=KEY` and `label=KEY=VALUE` match.
     pub fn labels<'a>(&self, mut get: impl FnMut(&str) -> Option<&'a String>) -> bool {
         self.values("label").all(|wanted| match wanted.split_once('=') {
             Some((key, value)) => get(key).is_some_and(|have| have == value),
@@ -56,7 +57,7 @@ impl Filters {
     }
 }
 
-/// Whether a name has the text in it; `^` and `$` are its ends.
+/// Whether a name contains the text; `^` and `$` stand for its ends.
 pub fn name_matches(name: &str, wanted: &str) -> bool {
     let (begin, rest) = wanted.strip_prefix('^').map_or((false, wanted), |rest| (true, rest));
     let rest = rest.strip_prefix('/').unwrap_or(rest);

@@ -1,4 +1,4 @@
-//! `crisp history`: what an image's layers were made by.
+//! `crisp history`: the steps that made an image's layers.
 
 use std::process::ExitCode;
 
@@ -13,10 +13,10 @@ use super::listing::{Format, RowFormat};
 use crate::table::{Table, short, size};
 use crate::time::{ago, parse};
 
-/// Letters of a command that are shown.
+/// Characters of a command that are shown.
 const COMMAND: usize = 45;
 
-/// Show what the layers of an image were made by, the newest first
+/// Show the steps that made the layers of an image, the newest first
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -25,7 +25,7 @@ Examples:
 
 Fields of templates: ID, CreatedAt, CreatedSince, CreatedBy, Size, Comment.")]
 pub struct History {
-    /// Show ids and commands whole
+    /// Show ids and commands in full
     #[arg(long)]
     no_trunc: bool,
     /// Print only ids
@@ -34,7 +34,7 @@ pub struct History {
     /// `table`, `json`, or a template; see below
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "output")]
     format: Option<String>,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
     /// Image, by tag, digest, id or the beginning of an id

@@ -20,7 +20,7 @@ pub struct Images {
     /// Also print digests
     #[arg(long)]
     digests: bool,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
 }
@@ -60,7 +60,7 @@ impl Images {
     }
 }
 
-/// Repository and tag of each of its names; an image without a tag is shown too.
+/// Repository and tag of each of its names; an image without a tag has one row too.
 fn names(image: &Image) -> Vec<(&str, &str)> {
     if image.repo_tags.is_empty() {
         let name =

@@ -17,12 +17,12 @@ use super::{Client, json};
 /// Show version, conditions and counts of the server
 #[derive(Debug, clap::Args)]
 pub struct Info {
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
 }
 
-/// Everything that the command shows.
+/// The output of the command.
 struct RuntimeInfo {
     version: VersionResponse,
     status: StatusResponse,
@@ -43,10 +43,10 @@ impl Info {
     }
 }
 
-/// All of it, as a document.
+/// All of it, as a JSON document.
 ///
 /// # Errors
-/// The server's.
+/// The server's error.
 pub async fn load(client: &mut Client) -> anyhow::Result<Value> {
     Ok(document(&ask(client).await?))
 }
@@ -111,7 +111,7 @@ fn print_text(info: &RuntimeInfo) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Short info of the free-form part; the long ones are for `-o json`.
+/// Short values of the free-form part; long ones are only in `-o json`.
 fn info_lines(status: &StatusResponse) -> Vec<(String, String)> {
     let Some(info) = status.info.get("info") else { return Vec::new() };
     let Ok(Value::Object(info)) = serde_json::from_str(info) else { return Vec::new() };

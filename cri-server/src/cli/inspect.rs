@@ -20,7 +20,7 @@ use super::{Client, json};
 
 /// Print everything about containers, pods or images, as JSON
 ///
-/// `status` and `info` are what the CRI has; beside them are the fields that docker's users know.
+/// `status` and `info` are as in the CRI; the other fields have the names that docker uses.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -32,10 +32,10 @@ pub struct Inspect {
     /// A template, as '{{.State.Pid}}', '{{json .Config}}' or '{{index .Config.Labels \"app\"}}'
     #[arg(long, short, value_name = "TEMPLATE", conflicts_with = "output")]
     format: Option<String>,
-    /// Only things of this kind
+    /// Only objects of this kind
     #[arg(long = "type", value_enum, value_name = "KIND")]
     kind: Option<Kind>,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value = "json")]
     output: Format,
     /// Containers, pods or images, as ids, beginnings of ids or names

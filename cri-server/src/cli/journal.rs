@@ -1,4 +1,5 @@
-//! What happened, as the server's journal has it; what the journal lacks, those that still exist say themselves.
+//! Past events: from the server's journal, and from the records of existing objects where the journal lacks
+//! them.
 
 use std::collections::HashSet;
 
@@ -12,15 +13,15 @@ use super::details::Details;
 use super::names::{Names, container_name, pod_name};
 use super::ps::image_name;
 
-/// What happened, the oldest first.
+/// Past events, the oldest first.
 pub struct History {
     pub entries: Vec<JournalEntry>,
-    /// Which of them the journal has, by id, action and time.
+    /// The events that the journal has, by id, action and time.
     of_journal: HashSet<(String, i32, i64)>,
 }
 
 impl History {
-    /// Asks the server, which may be another than Crisp.
+    /// Loads the history from the server, which may be another CRI server.
     pub async fn load(client: &mut Client, known: &Names, since: i64, until: i64) -> anyhow::Result<Self> {
         let journal = of_server(client, since, until).await?;
         let of_journal = journal.iter().map(|entry| (entry.id.clone(), entry.action, entry.at)).collect();
@@ -38,16 +39,16 @@ impl History {
         Ok(Self { entries, of_journal })
     }
 
-    /// Whether the journal has it.
+    /// Whether the journal has this event.
     pub fn has(&self, id: &str, action: JournalAction, at: i64) -> bool {
         self.of_journal.contains(&(id.to_owned(), action.into(), at))
     }
 }
 
-/// Only what the journal has; nothing of a server that keeps none.
+/// Only the events of the journal; empty for a server without one.
 ///
 /// # Errors
-/// The server's.
+/// The server's error.
 pub async fn of_server(client: &mut Client, since: i64, until: i64) -> anyhow::Result<Vec<JournalEntry>> {
     let mut replies = match client.diagnosis.journal(JournalRequest { since, until }).await {
         Ok(replies) => replies.into_inner(),
@@ -61,7 +62,7 @@ pub async fn of_server(client: &mut Client, since: i64, until: i64) -> anyhow::R
     Ok(entries)
 }
 
-/// What those that exist say of their past.
+/// Events that follow from the records of existing containers and pods.
 fn of_records(known: &Names, details: &Details) -> Vec<JournalEntry> {
     let mut entries = Vec::new();
     for pod in &known.pods {

@@ -1,6 +1,6 @@
 //! Messages as JSON, every field of them, in the canonical form of protobuf with numbers as numbers.
 //!
-//! The fields are those of the contract's descriptors: a field that the contract gets is shown without a change
+//! The fields come from the contract's descriptors: a new field of the contract is shown without a change
 //! here.
 
 use std::sync::OnceLock;
@@ -11,7 +11,7 @@ use prost::{Message, Name};
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
 use serde_json::{Map, Value};
 
-/// Prints it with indentation and a line's end.
+/// Prints a value with indentation and a newline.
 pub fn print(value: &Value) -> anyhow::Result<()> {
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
@@ -43,7 +43,7 @@ pub fn list<'a, M: Message + Name + 'a>(messages: impl IntoIterator<Item = &'a M
     messages.into_iter().map(message).collect()
 }
 
-/// The free-form part of a verbose response: values that are JSON are shown as such.
+/// The free-form part of a verbose response: values that are JSON are shown as JSON.
 pub fn info<'a>(info: impl IntoIterator<Item = (&'a String, &'a String)>) -> Value {
     let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone()));
     Value::Object(info.into_iter().map(|(key, text)| (key.clone(), value(text))).collect::<Map<_, _>>())

@@ -11,7 +11,7 @@ use super::names::Names;
 use super::targets::{all, running};
 use super::{Client, wait};
 
-/// For a killed container to end.
+/// Time limit for a killed container to end.
 const END: Duration = Duration::from_secs(10);
 
 /// Send a signal to the first process of containers, or of all containers of a pod
@@ -43,14 +43,15 @@ impl Kill {
         let request = KillContainerRequest { container_id: id.to_owned(), signal: self.signal.clone() };
         client.containers.kill(request).await.map_err(refused)?;
         if is_kill(&self.signal) {
-            // A command that follows finds it ended. One that cannot end is not waited for for ever.
+            // So that the next command finds it ended. A container that cannot end is not waited for without
+            // limit.
             let _ = tokio::time::timeout(END, wait::exit_code(client, id)).await;
         }
         Ok(())
     }
 }
 
-/// Whether the signal is one that no process outlives.
+/// Whether the signal is SIGKILL, which no process survives.
 fn is_kill(signal: &str) -> bool {
     let upper = signal.to_ascii_uppercase();
     ["KILL", "9"].contains(&upper.strip_prefix("SIG").unwrap_or(&upper))

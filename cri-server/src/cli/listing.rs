@@ -1,4 +1,4 @@
-//! How lists are printed: as a table, as JSON or YAML, or by a template, one line for each row.
+//! The output of lists: a table, JSON, YAML, or a template for each row.
 
 use std::io::Write as _;
 
@@ -10,7 +10,7 @@ use super::template::Template;
 use super::yaml;
 use crate::table::Table;
 
-/// How to print a list.
+/// The output format of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum Format {
     /// Columns, for people.
@@ -25,12 +25,12 @@ pub enum Format {
 }
 
 impl Format {
-    /// Whether it is for a whole document.
+    /// Whether it shows a whole document.
     pub fn is_document(self) -> bool {
         matches!(self, Self::Json | Self::Yaml)
     }
 
-    /// Prints a document. True when this is a format for documents.
+    /// Prints a document. Returns true when this is a format for documents.
     ///
     /// # Errors
     /// Standard output cannot be written.
@@ -44,24 +44,24 @@ impl Format {
     }
 }
 
-/// What `--format` asks for.
+/// The value of `--format`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowFormat {
     /// The usual columns.
     Usual,
-    /// A JSON object in each line.
+    /// One JSON object per line.
     Json,
-    /// A line by the template for each row.
+    /// One line per row, by the template.
     Lines(Template),
-    /// The same in columns, with a heading.
+    /// The same in columns with a heading.
     Columns(Template),
 }
 
 impl RowFormat {
-    /// Reads `table`, `json`, `table TEMPLATE` or a template.
+    /// Parses `table`, `json`, `table TEMPLATE` or a template.
     ///
     /// # Errors
-    /// The template's.
+    /// The template is not valid.
     pub fn parse(text: Option<&str>) -> anyhow::Result<Self> {
         let Some(text) = text.map(str::trim) else { return Ok(Self::Usual) };
         Ok(match text.strip_prefix("table") {
@@ -75,10 +75,10 @@ impl RowFormat {
         })
     }
 
-    /// Prints the rows, which are objects; the usual columns are `usual`'s to print.
+    /// Prints the rows, which are objects. `usual` makes the usual table.
     ///
     /// # Errors
-    /// A field that the rows have not, or standard output cannot be written.
+    /// The template names a field that the rows do not have, or standard output cannot be written.
     pub fn print(&self, rows: &[Value], usual: impl FnOnce() -> Table) -> anyhow::Result<()> {
         let mut out = std::io::stdout().lock();
         match self {
@@ -100,14 +100,14 @@ fn columns(template: &Template, rows: &[Value]) -> anyhow::Result<Table> {
     let headings: Vec<String> = columns.iter().map(|(name, _)| heading(name)).collect();
     let mut table = Table::new(&headings.iter().map(String::as_str).collect::<Vec<_>>());
     for row in rows {
-        // Each for itself: a value may have a tab in it.
+        // Each cell is rendered separately: a value may contain a tab.
         let cells = columns.iter().map(|(_, cell)| Ok(cell.render(row)?.replace('\t', " ")));
         table.row(cells.collect::<anyhow::Result<_>>()?);
     }
     Ok(table)
 }
 
-/// `RunningFor` is `RUNNING FOR`.
+/// `RunningFor` becomes `RUNNING FOR`.
 fn heading(field: &str) -> String {
     let mut heading = String::new();
     let mut before = ' ';

@@ -1,4 +1,4 @@
-//! `crisp login` and `crisp logout`: credentials for a registry, kept as docker keeps them.
+//! `crisp login` and `crisp logout`: credentials for a registry, stored as docker stores them.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::process::ExitCode;
@@ -15,10 +15,10 @@ use super::credentials::Logins;
 use super::terminal::without_echo;
 use crate::config::Settings;
 
-/// Keep a user name and password for a registry; pulls use them
+/// Store a user name and password for a registry; pulls use them
 ///
-/// They are kept in docker's config.json, or by the credential helper that it names, when the registry lets the user
-/// in. The server asks it: without one, the password is kept unchecked.
+/// The server first checks them with the registry; without a server they are stored unchecked. They are
+/// stored in docker's config.json, or by the credential helper that it names.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -86,7 +86,7 @@ impl Logout {
     }
 }
 
-/// Asks the registry, by the server.
+/// Lets the server check the login with the registry.
 fn check(settings: &Settings, registry: &str, username: &str, password: &str) -> anyhow::Result<()> {
     let auth =
         AuthConfig { username: username.to_owned(), password: password.to_owned(), ..AuthConfig::default() };
@@ -103,7 +103,7 @@ fn check(settings: &Settings, registry: &str, username: &str, password: &str) ->
     }
 }
 
-/// Without a scheme and a path, which people copy with it.
+/// Removes the scheme and the path, which people copy with the name.
 fn host(text: &str) -> anyhow::Result<String> {
     let bare = text.trim_start_matches("https://").trim_start_matches("http://");
     let bare = bare.split('/').next().unwrap_or_default();

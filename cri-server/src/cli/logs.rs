@@ -1,4 +1,4 @@
-//! `crisp logs`: what a container wrote, out of its log file.
+//! `crisp logs`: prints a container's output from its log file.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -15,10 +15,10 @@ use super::names::Names;
 use crate::log::{Follower, Line, Stream};
 use crate::time;
 
-/// Time between two readings of a followed file.
+/// Pause between two reads of a followed file.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Print what a container wrote
+/// Print the output of a container
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +45,7 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Those of a container from a time on, in nanoseconds since 1970.
+    /// Lines of a container from a time on, in nanoseconds since 1970.
     pub fn since(time: i64) -> Printer {
         Printer { timestamps: false, since: Some(time), until: None }
     }
@@ -68,7 +68,7 @@ impl Logs {
     }
 
     fn print_what_is_there(&self, follower: &mut Follower, printer: &mut Printer) -> io::Result<()> {
-        // All of it need not be kept.
+        // Without a tail, no line needs to be kept.
         let Some(tail) = self.tail.filter(|tail| *tail != usize::MAX) else {
             return follower.read_what_is_there(&mut |line| printer.print(&line));
         };
@@ -80,7 +80,7 @@ impl Logs {
             }
             whole += usize::from(!line.partial);
             last.push_back(line);
-            // Parts of a line count together, as one line.
+            // The parts of one line count as one line.
             while whole > tail {
                 whole -= usize::from(last.pop_front().is_some_and(|l: Line| !l.partial));
             }
@@ -90,19 +90,19 @@ impl Logs {
     }
 }
 
-/// Prints what a container writes, until it ends.
+/// Prints a container's output until the container ends.
 ///
 /// # Errors
-/// It keeps no log, or the output cannot be written.
+/// The container has no log, or the output cannot be written.
 pub async fn print_to_end(client: &mut Client, id: &str, mut printer: Printer) -> anyhow::Result<()> {
     let mut follower = Follower::new(&log_path(client, id).await?);
     follow(client, id, &mut follower, &mut printer).await
 }
 
-/// The log's file.
+/// The path of the log file.
 ///
 /// # Errors
-/// It keeps none.
+/// The container has no log.
 pub async fn log_path(client: &mut Client, id: &str) -> anyhow::Result<PathBuf> {
     let status = status(client, id).await?;
     if status.log_path.is_empty() {
@@ -124,12 +124,12 @@ async fn follow(
     printer: &mut Printer,
 ) -> anyhow::Result<()> {
     loop {
-        // The state is read before the file: all that was written before the end is then in the file.
+        // The state is read before the file: the file then has all output from before the end.
         let over = match status(client, id).await {
             Ok(status) => status.state() == ContainerState::ContainerExited,
             Err(_) => true,
         };
-        // The server is asked once a second, the file is looked at more often.
+        // The status is requested once a second; the file is read more often.
         for _ in 0..10 {
             follower.read_what_is_there(&mut |line| printer.print(&line))?;
             if over {
@@ -140,7 +140,7 @@ async fn follow(
     }
 }
 
-/// Writes lines to where they were written by the container.
+/// Prints each line to the stream that the container wrote it to.
 pub struct Printer {
     timestamps: bool,
     since: Option<i64>,
@@ -148,7 +148,7 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// A line without a time is in no span.
+    /// A line without a time is not within any span.
     fn is_within(&self, line: &Line) -> bool {
         if self.since.is_none() && self.until.is_none() {
             return true;

@@ -1,4 +1,4 @@
-//! The commands that speak gRPC to a running server, one file each.
+//! The commands that talk to a running server over gRPC, one file each.
 //!
 //! ```text
 //!  endpoint.rs: which server --> Client (all services of one) --> names.rs: names, ids and prefixes to ids
@@ -75,16 +75,16 @@ use crate::config::Settings;
 pub use client::Client;
 pub use command::ClientCommand;
 
-/// Runs what speaks to a server.
+/// Runs a command that needs a connection to a server.
 ///
 /// # Errors
-/// There is no server, or `command`'s.
+/// There is no server, or `command` fails.
 pub fn connect<T, F: Future<Output = anyhow::Result<T>>>(
     settings: &Settings,
     command: impl FnOnce(Client) -> F,
 ) -> anyhow::Result<T> {
     let address = endpoint::choose(settings)?;
-    // One thread: these commands wait, they do not compute.
+    // One thread is enough: these commands wait and do not compute.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async { command(Client::connect(&address).await?).await })
 }

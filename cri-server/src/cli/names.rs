@@ -1,4 +1,4 @@
-//! What people call containers and pods: an id, the beginning of one, a name, or POD/NAME.
+//! The ways in which people name containers and pods: an id, the beginning of an id, a name, or POD/NAME.
 
 use anyhow::{anyhow, bail};
 use crisp_proto::runtime::v1::{
@@ -10,20 +10,20 @@ use super::client::refused;
 use crate::run::image::OF_IMAGE;
 use crate::table::short;
 
-/// All containers and pods of the server, to find one by its name.
+/// All containers and pods of the server, for looking up names.
 pub struct Names {
     pub containers: Vec<Container>,
     pub pods: Vec<PodSandbox>,
 }
 
-/// What a name means.
+/// The object that a name stands for.
 pub enum Target<'a> {
     Container(&'a Container),
     Pod(&'a PodSandbox),
 }
 
 impl Names {
-    /// Asks the server for all containers and pods.
+    /// Requests all containers and pods from the server.
     pub async fn load(client: &mut Client) -> anyhow::Result<Self> {
         let containers = client.runtime.list_containers(ListContainersRequest::default()).await;
         let pods = client.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await;
@@ -33,7 +33,7 @@ impl Names {
         })
     }
 
-    /// Name of a pod by its id; empty when it is gone.
+    /// Name of a pod by its id; empty when the pod is gone.
     pub fn pod_name(&self, id: &str) -> &str {
         self.pods.iter().find(|p| p.id == id).map_or("", pod_name)
     }
@@ -73,7 +73,7 @@ impl Names {
             }
             (false, true) => self.container(text).map(Target::Container),
             (true, false) => self.pod(text).map(Target::Pod),
-            // A pod of `crisp run IMAGE` has the name of its one container.
+            // A pod of `crisp run IMAGE` has the same name as its only container.
             (false, false) => match self.of_image(text) {
                 Some(container) => Ok(Target::Container(container)),
                 None => bail!("{text:?} is both a container and a pod: say pod/{text}, or an id"),
@@ -81,13 +81,13 @@ impl Names {
         }
     }
 
-    /// The one container that has the name, where its pod is the one that has it, too.
+    /// The only container with the name, if its pod has the name too.
     fn of_image(&self, text: &str) -> Option<&Container> {
         let (Ok(container), Ok(pod)) = (self.container(text), self.pod(text)) else { return None };
         (self.image_pod(container)?.id == pod.id).then_some(container)
     }
 
-    /// The pod of a container of `crisp run IMAGE`: what is done to the one is done to the other.
+    /// The pod of a container of `crisp run IMAGE`: operations on the container apply to its pod.
     pub fn image_pod(&self, container: &Container) -> Option<&PodSandbox> {
         let pod = self.pods.iter().find(|pod| pod.id == container.pod_sandbox_id)?;
         pod.annotations.contains_key(OF_IMAGE).then_some(pod)

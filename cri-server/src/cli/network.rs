@@ -1,4 +1,4 @@
-//! `crisp network`: networks of pods.
+//! `crisp network`: manages networks of pods.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -36,7 +36,7 @@ enum Command {
     Disconnect(Disconnect),
 }
 
-/// Make a network: a bridge of its own, isolated from other networks
+/// Make a network: its own bridge, isolated from other networks
 #[derive(Debug, clap::Args)]
 struct Create {
     /// A letter or digit, then letters, digits, '.', '_' and '-'
@@ -44,24 +44,24 @@ struct Create {
     /// Address pool in CIDR form, one for IPv4 and one for IPv6 at most [default: free ones]
     #[arg(long = "subnet", value_name = "CIDR")]
     subnets: Vec<String>,
-    /// No IPv6 addresses
+    /// Do not assign IPv6 addresses
     #[arg(long)]
     no_ipv6: bool,
-    /// MTU of the pods' interfaces [default: that of the way out, 1500 at most]
+    /// MTU of the pods' interfaces [default: that of the route out, at most 1500]
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     mtu: u32,
-    /// No way out, and no published ports
+    /// No route to the outside, and no published ports
     #[arg(long)]
     internal: bool,
-    /// Pods of the network do not reach each other; with br_netfilter also not by published ports
+    /// Block traffic between pods of the network; with br_netfilter, published ports are blocked too
     #[arg(long)]
     no_icc: bool,
 }
 
-/// List networks: those that were made, that of the settings, and CNI configurations
+/// List networks: created ones, that of the settings, and CNI configurations
 #[derive(Debug, clap::Args)]
 struct Ls {
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
 }
@@ -80,7 +80,7 @@ struct Rm {
     names: Vec<String>,
 }
 
-/// Remove all networks that were made and have no pods
+/// Remove all created networks that have no pods
 #[derive(Debug, clap::Args)]
 struct Prune {}
 
@@ -88,27 +88,27 @@ struct Prune {}
 #[derive(Debug, clap::Args)]
 struct Connect {
     network: String,
-    /// Pod, as id, beginning of an id or name
+    /// Pod, as an id, the beginning of an id, or a name
     pod: String,
     /// Name of the interface in the pod [default: the first of net1, net2 and so on that it does not have]
     #[arg(long, default_value = "", hide_default_value = true)]
     interface: String,
-    /// Address that the pod must get, one of each family at most
+    /// Address for the pod, at most one of each family
     #[arg(long = "ip", value_name = "IP")]
     ips: Vec<String>,
     /// Hardware address of the interface
     #[arg(long, default_value = "", hide_default_value = true)]
     mac: String,
-    /// Name that others on the network find the pod by
+    /// Name under which others on the network find the pod
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<String>,
 }
 
-/// Take a running pod off a built-in network that is not its first
+/// Disconnect a running pod from a built-in network other than its first
 #[derive(Debug, clap::Args)]
 struct Disconnect {
     network: String,
-    /// Pod, as id, beginning of an id or name
+    /// Pod, as an id, the beginning of an id, or a name
     pod: String,
 }
 

@@ -1,5 +1,5 @@
-//! What a container prints, on its way to this program's own output, which may be blocked for long: by a pager,
-//! or a pipe that is not read. Signals work meanwhile.
+//! Copies a container's output to standard output, which may block for long: a pager, or a pipe that is not
+//! read. Signals are handled meanwhile.
 
 use std::io::{self, Write};
 
@@ -9,10 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 /// Pieces that wait for the output.
 const AHEAD: usize = 4;
 
-/// Copies the stream to its end. What cannot be read any more has ended: why is for the session to say.
+/// Copies the stream to its end. A stream that fails has ended too: the session reports the cause.
 ///
 /// # Errors
-/// The output cannot be written, as when its reader has left.
+/// The output cannot be written, for example because its reader has left.
 pub async fn copy<W: Write>(
     from: Option<StreamReader>,
     to: impl FnOnce() -> W + Send + 'static,
@@ -20,7 +20,7 @@ pub async fn copy<W: Write>(
     let Some(mut from) = from else { return Ok(()) };
     let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(AHEAD);
     let (done, mut written) = oneshot::channel();
-    // Not one of the runtime, which would wait for it at the end.
+    // Not a thread of the runtime: the runtime would wait for it at the end.
     std::thread::spawn(move || {
         let mut to = to();
         let mut write = || {

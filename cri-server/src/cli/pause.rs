@@ -1,4 +1,4 @@
-//! `crisp pause` and `crisp unpause`: the processes of containers stand still, and go on.
+//! `crisp pause` and `crisp unpause`: freeze and thaw the processes of containers.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,8 @@ use super::targets::{all, running};
 
 /// Pause all processes of containers, or of all containers of a pod
 ///
-/// Stopping or killing a paused container lets it go on to handle the signal. Commands cannot be run in it.
+/// Stopping or killing a paused container resumes it, so that it can handle the signal. Commands cannot be
+/// run in it.
 #[derive(Debug, clap::Args)]
 pub struct Pause {
     /// Containers or pods, as ids, beginnings of ids or names; pod/NAME is always a pod
@@ -21,7 +22,7 @@ pub struct Pause {
     names: Vec<String>,
 }
 
-/// Let the processes of paused containers go on
+/// Resume the processes of paused containers
 #[derive(Debug, clap::Args)]
 pub struct Unpause {
     /// Containers or pods, as ids, beginnings of ids or names; pod/NAME is always a pod
@@ -59,7 +60,7 @@ impl Unpause {
     }
 }
 
-/// Of a pod's containers, one that is as it is to be is as good.
+/// For a pod with several containers, a container that is already in the wanted state is a success.
 fn wanted<T>(count: usize, already: &str, reply: Result<T, Status>) -> anyhow::Result<()> {
     match reply {
         Err(status) if count > 1 && status.message().contains(already) => Ok(()),

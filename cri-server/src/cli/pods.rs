@@ -21,7 +21,7 @@ pub struct Pods {
     /// Print only ids
     #[arg(long, short)]
     quiet: bool,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
 }
@@ -48,14 +48,14 @@ impl Pods {
     }
 }
 
-/// The pod as listed, with its addresses, which the contract's lists lack.
+/// The listed pod with its addresses, which the contract's list does not have.
 fn item(pod: &PodSandbox, addresses: &[String]) -> anyhow::Result<Value> {
     let mut item = json::message(pod)?;
     item["ips"] = json!(addresses);
     Ok(item)
 }
 
-/// The pod's addresses; none when it was removed since it was listed.
+/// The pod's addresses; none when it was removed after it was listed.
 async fn addresses(client: &mut Client, id: &str) -> Vec<String> {
     let request = PodSandboxStatusRequest { pod_sandbox_id: id.to_owned(), verbose: false };
     let reply = client.runtime.pod_sandbox_status(request).await;

@@ -1,4 +1,4 @@
-//! `crisp port`: where the ports of pods are published.
+//! `crisp port`: shows the published ports of a pod.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -11,10 +11,10 @@ use super::Client;
 use super::client::refused;
 use super::names::Names;
 
-/// Show where the ports of a pod are published on the host
+/// Show the host addresses of a pod's published ports
 #[derive(Debug, clap::Args)]
 pub struct Port {
-    /// Pod, as id, beginning of an id or name
+    /// Pod, as an id, the beginning of an id, or a name
     pod: String,
     /// Only this port of the pod, as 80 or 53/udp
     port: Option<String>,
@@ -40,14 +40,14 @@ impl Port {
     }
 }
 
-/// What a pod publishes, by the free-form part of its status: `0.0.0.0:8080->80/tcp`.
+/// The published ports in the free-form part of a pod's status: `0.0.0.0:8080->80/tcp`.
 pub fn published(info: &Value) -> Vec<String> {
     let lines = lines(&info["config"]["port_mappings"], None);
     let turned = lines.iter().filter_map(|line| line.split_once(" -> "));
     turned.map(|(port, host)| format!("{}->{port}", host.replace('*', "0.0.0.0"))).collect()
 }
 
-/// `80/tcp -> 0.0.0.0:8080`, for each that is published.
+/// `80/tcp -> 0.0.0.0:8080`, for each published port.
 fn lines(mappings: &Value, wanted: Option<&str>) -> Vec<String> {
     let line = |mapping: &Value| {
         let number = |name: &str| mapping[name].as_u64().filter(|port| *port != 0);

@@ -1,4 +1,4 @@
-//! `crisp port-forward`: local ports that lead to ports in a pod.
+//! `crisp port-forward`: forwards local ports to ports in a pod.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::Client;
 use super::client::refused;
 use super::names::Names;
 
-/// After a failed accept.
+/// Pause after a failed accept.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// Forward local ports to ports in a pod until interrupted
@@ -59,7 +59,7 @@ impl PortForward {
     }
 }
 
-/// Until the session is over.
+/// Accepts connections until the session is over.
 async fn accept(listener: TcpListener, remote: u16, session: Arc<PortForwardClient>) {
     let mut connections = tokio::task::JoinSet::new();
     loop {
@@ -72,20 +72,20 @@ async fn accept(listener: TcpListener, remote: u16, session: Arc<PortForwardClie
             Ok((socket, _)) => socket,
             Err(error) => {
                 eprintln!("port {remote}: cannot accept a connection: {error}");
-                // Descriptors are free again when others have ended.
+                // Descriptors become free when other connections end.
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
         };
         match session.open(remote) {
             Ok(forwarded) => drop(connections.spawn(forward(socket, forwarded, remote))),
-            // It is this one that is too much; if it is the session that has ended, that is found next.
+            // Only this connection is too much; if the session has ended, the next accept finds that.
             Err(error) => eprintln!("port {remote}: a connection is closed: {error}"),
         }
     }
 }
 
-/// One of both sides has broken the connection: the other one is to see that.
+/// One side has broken the connection: the other side must see that.
 struct Broken;
 
 async fn forward(socket: TcpStream, forwarded: ForwardedPort, remote: u16) {

@@ -1,4 +1,4 @@
-//! `crisp image prune`, `crisp container prune`, `crisp system prune` and `crisp system df`: what nothing uses.
+//! `crisp image prune`, `crisp container prune`, `crisp system prune` and `crisp system df`: unused objects.
 
 use std::collections::HashSet;
 use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
@@ -43,19 +43,19 @@ pub struct SystemCommand {
 
 #[derive(Debug, clap::Subcommand)]
 enum OfImages {
-    /// Remove images without a tag; with --all every image that no container has
+    /// Remove images without a tag; with --all every image that no container uses
     Prune(PruneImages),
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum OfContainers {
-    /// Remove containers that have ended and that no kubelet or `crisp run` looks after
+    /// Remove containers that have ended and that no kubelet or `crisp run` supervises
     Prune(PruneContainers),
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum OfSystem {
-    /// Show how much there is of each kind, and how much of it nothing uses
+    /// Show the number and size of objects of each kind, and how much of it is unused
     Df,
     /// Remove containers that have ended, pods without containers that have ended, and images without a tag
     Prune(PruneSystem),
@@ -63,7 +63,7 @@ enum OfSystem {
 
 #[derive(Debug, clap::Args)]
 struct PruneImages {
-    /// Images with tags too
+    /// Also remove images with tags
     #[arg(long, short)]
     all: bool,
     #[command(flatten)]
@@ -72,7 +72,7 @@ struct PruneImages {
 
 #[derive(Debug, clap::Args)]
 struct PruneContainers {
-    /// Only those made before a time, `until=24h`, or with a label, `label=KEY`
+    /// Only objects made before a time, `until=24h`, or with a label, `label=KEY`
     #[arg(long, value_name = "KEY=VALUE")]
     filter: Vec<String>,
     #[command(flatten)]
@@ -81,7 +81,7 @@ struct PruneContainers {
 
 #[derive(Debug, clap::Args)]
 struct PruneSystem {
-    /// Images with tags too
+    /// Also remove images with tags
     #[arg(long, short)]
     all: bool,
     /// Also remove volumes that no container uses
@@ -93,7 +93,7 @@ struct PruneSystem {
 
 #[derive(Debug, clap::Args)]
 struct Confirmation {
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     force: bool,
 }
@@ -194,7 +194,7 @@ async fn pods(client: &mut Client) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Images that no container has, but those that garbage collection must leave alone.
+/// Images that no container uses, except those that garbage collection must not remove.
 async fn images(client: &mut Client, all: bool) -> anyhow::Result<()> {
     for image in unused(client).await?.into_iter().filter(|image| all || image.repo_tags.is_empty()) {
         let spec = Some(ImageSpec { image: image.id.clone(), ..ImageSpec::default() });
@@ -211,7 +211,7 @@ async fn unused(client: &mut Client) -> anyhow::Result<Vec<Image>> {
     Ok(images.filter(|image| !image.pinned && !used.contains(&image.id)).collect())
 }
 
-/// Ids of the images that containers have.
+/// Ids of the images that containers use.
 fn image_users(names: &Names) -> impl Iterator<Item = String> {
     names.containers.iter().flat_map(|c| [c.image_id.clone(), c.image_ref.clone(), image_name(c)])
 }
@@ -247,7 +247,7 @@ async fn df(client: &mut Client) -> anyhow::Result<ExitCode> {
     };
     let free: u64 = unused.iter().map(|image| image.size).sum();
     let bytes = used(client).await?;
-    // Layers that two images share count for both of them.
+    // A layer that two images share counts for both.
     row("Images", images.len(), images.len() - unused.len(), bytes, free.min(bytes));
     let active = names.containers.iter().filter(running).count();
     row("Containers", names.containers.len(), active, written(&|_| true), written(&is_idle));

@@ -1,4 +1,4 @@
-//! `crisp ps`: containers, with the pods they are in.
+//! `crisp ps`: lists containers with their pods.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::Write as _;
@@ -23,7 +23,7 @@ use crate::table::{Table, short, size};
 use crate::time::{ago, shown};
 
 const FILTERS: [&str; 9] = ["name", "id", "label", "status", "ancestor", "exited", "pod", "before", "since"];
-/// Letters of a command that are shown.
+/// Characters of a command that are shown.
 const COMMAND: usize = 20;
 
 /// List containers
@@ -47,16 +47,16 @@ pub struct Ps {
     /// Print only ids
     #[arg(long, short)]
     quiet: bool,
-    /// Show only the newest containers, so many, whether they run or not
+    /// Show only this many newest containers, running or not
     #[arg(long, short = 'n', value_name = "COUNT")]
     last: Option<usize>,
-    /// Show only the newest container, whether it runs or not
+    /// Show only the newest container, running or not
     #[arg(long, short = 'l', conflicts_with = "last")]
     latest: bool,
-    /// Also show what each has written, and with its image
+    /// Also show the bytes that each container has written, and their sum with its image
     #[arg(long, short)]
     size: bool,
-    /// Show ids and commands whole
+    /// Show ids and commands in full
     #[arg(long)]
     no_trunc: bool,
     /// Show only containers of this pod
@@ -68,7 +68,7 @@ pub struct Ps {
     /// `table`, `json`, or a template; see below
     #[arg(long, value_name = "TEMPLATE", conflicts_with_all = ["quiet", "output"])]
     format: Option<String>,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
     /// Instead of containers, list operations of the server that take longer than this [without a value: 1s]
@@ -233,7 +233,7 @@ fn command(words: &[String], whole: bool) -> String {
     format!("\"{}…\"", line.chars().take(COMMAND - 1).collect::<String>())
 }
 
-/// What its user called the image, else its id.
+/// The image's name as the user wrote it, else its id.
 pub fn image_name(container: &Container) -> String {
     let Some(spec) = &container.image else { return short(&container.image_ref) };
     let name = if spec.user_specified_image.is_empty() { &spec.image } else { &spec.user_specified_image };
@@ -241,7 +241,7 @@ pub fn image_name(container: &Container) -> String {
     if bare.len() == 64 && bare.bytes().all(|b| b.is_ascii_hexdigit()) { short(bare) } else { name.clone() }
 }
 
-/// What is published of each pod; a pod that is gone publishes nothing.
+/// The published ports of each pod; a pod that is gone has none.
 async fn ports(client: &mut Client, shown: &[&Container]) -> HashMap<String, String> {
     let mut ports = HashMap::new();
     for container in shown.iter().filter(|c| c.state() == ContainerState::ContainerRunning) {
@@ -258,7 +258,7 @@ async fn ports(client: &mut Client, shown: &[&Container]) -> HashMap<String, Str
     ports
 }
 
-/// Bytes that containers have written, and those of their images.
+/// Bytes that containers have written, and bytes of their images.
 #[derive(Default)]
 struct Sizes {
     written: HashMap<String, u64>,

@@ -16,18 +16,18 @@ use super::client::refused;
 use super::credentials::Logins;
 use crate::progress::{Bars, LayerView, View};
 
-/// Get images from their registries
+/// Pull images from their registries
 ///
 /// Without --creds and CRISP_CREDS, logins of `crisp login`, docker and podman are used.
 #[derive(clap::Args)]
 pub struct Pull {
-    /// Credentials as USER:PASSWORD; CRISP_CREDS in the environment keeps them out of the process list
+    /// Credentials as USER:PASSWORD; the environment variable CRISP_CREDS keeps them out of the process list
     #[arg(long, value_name = "USER:PASSWORD")]
     creds: Option<String>,
-    /// Only print the ids
+    /// Print only the ids
     #[arg(long, short)]
     quiet: bool,
-    /// Stop pulls of these images that are under way, instead of starting any
+    /// Cancel running pulls of these images instead of pulling
     #[arg(long, conflicts_with = "creds")]
     cancel: bool,
     /// Images, by tag or digest
@@ -88,7 +88,7 @@ impl Pull {
     }
 }
 
-/// Pulls with the credentials of the environment, else with the login that is kept for the image.
+/// Pulls with the credentials of the environment, else with the stored login for the image.
 pub async fn with_login(client: &mut Client, image: &str, bars: Option<&mut Bars>) -> anyhow::Result<String> {
     let auth = match (credentials_of_environment()?, Logins::of_user()) {
         (None, Ok(logins)) => login(&logins, image).await,
@@ -97,7 +97,7 @@ pub async fn with_login(client: &mut Client, image: &str, bars: Option<&mut Bars
     pull(client, image, auth, bars).await
 }
 
-/// The login that is kept for an image. Files that cannot be read keep no public image from being pulled.
+/// The stored login for an image. Login files that cannot be read do not prevent the pull of a public image.
 async fn login(logins: &Logins, image: &str) -> Option<AuthConfig> {
     logins.find(image).await.unwrap_or_else(|error| {
         eprintln!("crisp: {image}: no login is used: {error:#}");
@@ -110,7 +110,7 @@ pub fn credentials_of_environment() -> anyhow::Result<Option<AuthConfig>> {
     std::env::var("CRISP_CREDS").ok().as_deref().map(credentials).transpose()
 }
 
-/// Pulls with progress. Another CRI server reports none: there it pulls as a kubelet does.
+/// Pulls with progress. Other CRI servers do not report progress: they get a plain PullImage.
 pub(super) async fn pull(
     client: &mut Client,
     image: &str,

@@ -1,19 +1,19 @@
-//! `crisp rename`: refused, with the reason.
+//! `crisp rename`: refuses, with the reason.
 
 use std::process::ExitCode;
 
 use anyhow::bail;
 
-/// Refused: the name of a container is part of what it was created with
+/// Not supported: the name of a container is part of its creation
 ///
-/// Pods and containers are found by their names by everyone who uses the CRI; a kubelet whose container had another
-/// name would start a second one. Make a container with the new name instead: `crisp commit` keeps what the old one
-/// has written, and `crisp tag` gives an image another name.
+/// All users of the CRI find pods and containers by name: if a container had another name, kubelet would
+/// start a second one. Make a container with the new name instead: `crisp commit` keeps the changes of the
+/// old one, and `crisp tag` gives an image another name.
 #[derive(Debug, clap::Args)]
 pub struct Rename {
     /// Container
     container: String,
-    /// The name that it cannot get
+    /// The new name
     name: String,
 }
 

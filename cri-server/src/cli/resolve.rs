@@ -1,4 +1,4 @@
-//! `crisp resolve`: the endpoints for an image in the order in which they are tried, without any traffic.
+//! `crisp resolve`: lists the endpoints for an image in the order of their use, without network traffic.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::listing::Format;
 use crate::config::{NetworkFlag, RawSettings, Settings};
 
-/// Show which endpoints a pull of an image would try, in order, and why
+/// Show the endpoints that a pull of an image would try, in order, and the reason
 #[derive(Debug, clap::Args)]
 pub struct Resolve {
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
     /// Image reference
@@ -69,7 +69,7 @@ fn print_text(reference: &Reference, resolution: &Resolution, settings: &Setting
     Ok(())
 }
 
-/// Capabilities that an endpoint lacks, where that is unusual.
+/// Capabilities that an endpoint lacks, if that is unusual.
 fn can(endpoint: &Endpoint) -> &'static str {
     match (endpoint.resolve, endpoint.pull) {
         (true, true) => "",

@@ -1,4 +1,4 @@
-//! `crisp restart`: stop and start.
+//! `crisp restart`: stops and starts containers.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use super::start::start;
 use super::stop::stop_container;
 use super::targets::is_supervised;
 
-/// Stop containers and start them once more, with all that they have written
+/// Stop containers and start them again; they keep their files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

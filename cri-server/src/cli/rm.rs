@@ -1,4 +1,4 @@
-//! `crisp rm`: containers, or whole pods.
+//! `crisp rm`: removes containers or whole pods.
 
 use std::process::ExitCode;
 
@@ -20,10 +20,10 @@ use crate::run::image::{OF_IMAGE, SOURCE};
 /// Remove containers or pods
 #[derive(Debug, clap::Args)]
 pub struct Rm {
-    /// Also remove what runs: it is killed first
+    /// Also remove running ones: they are killed first
     #[arg(long, short)]
     force: bool,
-    /// Also remove the volumes that the image asked for; they always go with their container
+    /// Accepted for docker's users: volumes that the image declares are always removed with their container
     #[arg(long, short)]
     volumes: bool,
     /// Containers or pods, as ids, beginnings of ids or names; pod/NAME is always a pod
@@ -90,7 +90,7 @@ fn is_same(of: &StandalonePod, pod: &PodSandbox) -> bool {
     pod.metadata.as_ref().is_some_and(|metadata| metadata.uid == of.uid)
 }
 
-/// Ends the supervision of a pod, and removes it. False: the server supervises none that is meant.
+/// Ends the supervision of a pod and removes it. Returns false when the server supervises no such pod.
 async fn take_down(
     client: &mut Client,
     is_meant: impl Fn(&StandalonePod) -> bool,

@@ -14,7 +14,7 @@ use super::names::{Names, container_name};
 /// Remove images, or one name of an image that has several
 #[derive(Debug, clap::Args)]
 pub struct Rmi {
-    /// Also remove images that containers have; these keep what they run on
+    /// Also remove images that containers use; the containers keep their files
     #[arg(long, short)]
     force: bool,
     /// Images, by tag, digest, id or the beginning of an id
@@ -31,12 +31,12 @@ impl Rmi {
 
 async fn remove(client: &mut Client, names: &Names, image: &str, force: bool) -> anyhow::Result<()> {
     let spec = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
-    // RemoveImage succeeds for an image that does not exist; a person may have mistyped its name.
+    // RemoveImage succeeds for an image that does not exist, but a person may have mistyped the name.
     let status = ImageStatusRequest { image: spec.clone(), verbose: false };
     let Some(found) = client.images.image_status(status).await.map_err(refused)?.into_inner().image else {
         bail!("no such image; `crisp images` lists them all");
     };
-    // With one name of several the image stays.
+    // An image with several names stays when one of them is removed.
     let goes = found.repo_tags.len() < 2 || !found.repo_tags.iter().any(|tag| same_name(tag, image));
     let user = names.containers.iter().find(|container| container.image_id == found.id);
     if let Some(user) = user.filter(|_| goes && !force) {

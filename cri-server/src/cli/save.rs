@@ -1,4 +1,4 @@
-//! `crisp save` and `crisp load`: images as files.
+//! `crisp save` and `crisp load`: write images to archives and read them.
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read, Write};
@@ -18,9 +18,10 @@ const PIECE: usize = 256 << 10;
 /// Pieces that wait for the server.
 const AHEAD: usize = 4;
 
-/// Write images to one archive, which `docker load` and tools for OCI layouts read too
+/// Write images to one archive, which `docker load` and tools for OCI layouts can read
 ///
-/// Layers are stored unpacked: the image in the archive has the same files, and other digests than its registry's.
+/// Layers are stored unpacked: the image in the archive has the same files, but not the digests of its
+/// registry.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -35,7 +36,7 @@ pub struct Save {
     images: Vec<String>,
 }
 
-/// Read images from an archive of `crisp save`, `docker save` or an OCI layout, also compressed
+/// Load images from an archive of `crisp save`, `docker save` or an OCI layout; it may be compressed
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -66,7 +67,7 @@ impl Save {
         };
         let written = written.await;
         if let (Err(_), Some(path)) = (&written, &self.output) {
-            // A part of an archive is of no use.
+            // An incomplete archive is useless.
             let _ = std::fs::remove_file(path);
         }
         written.map(|()| ExitCode::SUCCESS)
@@ -102,7 +103,7 @@ pub fn output(path: Option<&PathBuf>) -> anyhow::Result<Box<dyn Write>> {
     })
 }
 
-/// A file, or standard input for none and `-`.
+/// A file; standard input for None and `-`.
 pub fn input(path: Option<&PathBuf>) -> anyhow::Result<Box<dyn Read + Send>> {
     Ok(match path.filter(|path| path.as_os_str() != "-") {
         None => Box::new(io::stdin()),
@@ -110,7 +111,8 @@ pub fn input(path: Option<&PathBuf>) -> anyhow::Result<Box<dyn Read + Send>> {
     })
 }
 
-/// An archive in pieces, read on a thread of its own. One that cannot be read ends early, and the server says so.
+/// Reads an archive in pieces on its own thread. An archive that cannot be read ends early, and the server
+/// reports that.
 pub fn pieces<T: Send + 'static>(
     mut from: Box<dyn Read + Send>,
     mut piece: impl FnMut(Vec<u8>) -> T + Send + 'static,

@@ -1,4 +1,4 @@
-//! A session with a process at the user's terminal: what exec and attach share.
+//! A session with a process at the user's terminal: the common part of exec and attach.
 
 use std::io;
 use std::process::ExitCode;
@@ -13,7 +13,7 @@ use super::output;
 use super::signals::Signals;
 use super::terminal::{self, DetachKeys, RawMode};
 
-/// For the server to take leave.
+/// Time limit for the server to close the session.
 const CLOSE: Duration = Duration::from_secs(5);
 /// SIGPIPE.
 const PIPE: u8 = 13;
@@ -23,11 +23,11 @@ pub enum End {
     /// The process ended with this code.
     Exited(i32),
     Detached,
-    /// A signal asked this program to end, or the reader of its output has left: as SIGPIPE would say.
+    /// A signal for this program; SIGPIPE also when the reader of its output has left.
     Signal(u8),
 }
 
-/// Uses the URL of the endpoint until the session ends. The terminal is as before afterwards, however it ends.
+/// Runs the session at the endpoint's URL to its end. The terminal is always restored.
 ///
 /// # Errors
 /// No session, the connection was lost, or the output cannot be written.
@@ -40,10 +40,10 @@ pub async fn run(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> a
 }
 
 async fn serve(endpoint: Endpoint, request: ProcessRequest, detach: bool) -> anyhow::Result<End> {
-    // Keys that are sent to the program are all keys. Without input they stay this terminal's own.
+    // Raw mode sends all keys to the program. Without input the keys stay with this terminal.
     let is_raw = request.tty && request.stdin;
     if is_raw {
-        // Before the command begins.
+        // Checked before the command begins.
         terminal::require()?;
     }
     let mut client =
@@ -81,7 +81,7 @@ impl End {
     }
 }
 
-/// At the start and at each change, without an end.
+/// Sends the terminal's size at the start and at each change, without an end.
 pub async fn send_sizes(to: Option<ResizeWriter>) -> std::convert::Infallible {
     let changes = signal(SignalKind::window_change());
     if let (Some(mut to), Ok(mut changes)) = (to, changes) {

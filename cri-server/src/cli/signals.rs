@@ -1,18 +1,18 @@
-//! The signals that ask this program to end while it has changed the user's terminal.
+//! The signals that end this program while the user's terminal is changed.
 
 use std::future::pending;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Signals that end this program: it restores the terminal first.
+/// Signals that end this program after it has restored the terminal.
 pub struct Signals([(u8, Option<Signal>); 4]);
 
 impl Signals {
-    /// Hears them from now on, instead of ending. A hang-up that was ignored when this program began, as by nohup,
-    /// stays so.
+    /// From now on these signals are received here and no longer end the program. A hang-up that was ignored
+    /// when this program began, as with nohup, stays ignored.
     ///
     /// # Errors
-    /// The system has no room.
+    /// The system has no resources left.
     pub fn new() -> std::io::Result<Self> {
         let hangup = if ignores_hangup() { None } else { Some(signal(SignalKind::hangup())?) };
         let hear = |number, kind| Ok::<_, std::io::Error>((number, Some(signal(kind)?)));
@@ -24,7 +24,7 @@ impl Signals {
         ]))
     }
 
-    /// The number of the next one.
+    /// Waits for the next signal and returns its number.
     pub async fn next(&mut self) -> u8 {
         let [hangup, interrupt, quit, terminate] = &mut self.0;
         tokio::select! {
@@ -45,7 +45,7 @@ async fn receive(signal: &mut Option<Signal>) {
     }
 }
 
-/// By the mask of ignored signals, see proc_pid_status(5).
+/// From the mask of ignored signals, see proc_pid_status(5).
 fn ignores_hangup() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,4 +1,4 @@
-//! `crisp start`: containers that were created, or have ended.
+//! `crisp start`: starts containers that were created or have ended.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use super::names::{Names, Target};
 use super::targets::is_supervised;
 use super::{Client, wait};
 
-/// Start containers that were created or have ended, with all that they have written
+/// Start containers that were created or have ended; they keep their files
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,7 +24,7 @@ Examples:
 A container of a kubelet or of `crisp run` is started once more by these, as its restartPolicy says. The pod of
 the container has to be ready: one that was stopped has no network any more.")]
 pub struct Start {
-    /// Print what the container writes until it ends, and end with its exit code
+    /// Print the container's output until it ends, and exit with its exit code
     #[arg(long, short)]
     attach: bool,
     /// Containers, as ids, beginnings of ids, NAME or POD/NAME
@@ -38,7 +38,7 @@ impl Start {
         if self.attach {
             let [name] = &self.names[..] else { bail!("--attach: expected one container") };
             let id = find(&known, name)?.id.clone();
-            // Before it is started: without a log it would run unseen.
+            // Checked before the start: without a log the container would run unseen.
             logs::log_path(&mut client, &id).await?;
             let since = clock::now();
             start(&mut client, find(&known, name)?).await?;
@@ -59,7 +59,7 @@ fn find<'a>(known: &'a Names, name: &str) -> anyhow::Result<&'a Container> {
     }
 }
 
-/// Starts a container that was created or has ended; one that runs is as good.
+/// Starts a container that was created or has ended; success when it already runs.
 pub async fn start(client: &mut Client, container: &Container) -> anyhow::Result<()> {
     let container_id = container.id.clone();
     match container.state() {

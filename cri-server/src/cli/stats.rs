@@ -1,4 +1,4 @@
-//! `crisp stats`: what running containers use right now.
+//! `crisp stats`: shows the resource usage of running containers.
 
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
@@ -16,9 +16,9 @@ use super::names::{Names, container_name};
 use super::{Client, json};
 use crate::table::{Table, short, size};
 
-/// CPU time, memory, network and disk of running containers
+/// Show CPU, memory, network and disk usage of running containers
 ///
-/// On a terminal the table is renewed until it is interrupted; elsewhere it is printed once.
+/// On a terminal the table is refreshed until interrupted; otherwise it is printed once.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -27,7 +27,7 @@ Examples:
 
 Fields of templates: ID, Name, Pod, CPUPerc, MemUsage, MemPerc, NetIO, BlockIO, PIDs.")]
 pub struct Stats {
-    /// Seconds over which the use of the CPU is measured
+    /// Seconds over which CPU usage is measured
     #[arg(long, short, default_value_t = 1, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// Print the table once, also on a terminal
@@ -36,10 +36,10 @@ pub struct Stats {
     /// `table`, `json`, or a template; see below
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "output")]
     format: Option<String>,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
-    /// Containers, as ids, beginnings of ids, NAME or POD/NAME; of none: all that run
+    /// Containers, as ids, beginnings of ids, NAME or POD/NAME [default: all that run]
     names: Vec<String>,
 }
 
@@ -67,7 +67,7 @@ impl Stats {
             tokio::time::sleep(Duration::from_secs(self.seconds)).await;
             let after = usages(&mut client, &ids).await?;
             if is_live {
-                // New containers have names too. To the top, and what was there is cleared.
+                // New containers have names too. Moves to the top and clears the old table.
                 names = Names::load(&mut client).await?;
                 write!(std::io::stdout(), "\x1b[H\x1b[J")?;
             }
@@ -81,7 +81,7 @@ impl Stats {
     }
 }
 
-/// Of another CRI server what the contract has.
+/// From other CRI servers, the statistics of the contract.
 async fn usages(client: &mut Client, ids: &[String]) -> anyhow::Result<Vec<ContainerUsage>> {
     let request = ContainerUsageRequest { container_ids: ids.to_vec() };
     match client.containers.usage(request).await {

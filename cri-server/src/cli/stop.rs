@@ -1,4 +1,4 @@
-//! `crisp stop`: containers, or whole pods.
+//! `crisp stop`: stops containers or whole pods.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ use super::each::each;
 use super::names::{Names, Target};
 use crate::run::image::{OF_IMAGE, STOP_TIMEOUT};
 
-/// docker's, in seconds.
+/// As docker's, in seconds.
 const TIMEOUT: u32 = 10;
 
 /// Stop containers or pods
@@ -48,14 +48,14 @@ impl Stop {
         }
         let of_run = pod.annotations.get(STOP_TIMEOUT).and_then(|seconds| seconds.parse().ok());
         let timeout = self.timeout.or(of_run).unwrap_or(TIMEOUT);
-        // Stopping a pod kills what runs in it: its containers get their time before that, all at once,
-        // as a `crisp run` starts those again that end long before the pod does.
+        // Stopping a pod kills its containers at once, so they are stopped first, all at the same time: a
+        // `crisp run` would start containers again that end long before their pod.
         let mut stops = JoinSet::new();
         for container in known.containers.iter().filter(|c| c.pod_sandbox_id == pod.id) {
             let (mut client, id, seconds) = (client.clone(), container.id.clone(), timeout);
             stops.spawn(async move { stop_container(&mut client, &id, seconds).await });
         }
-        // One that cannot be stopped by itself ends with its pod.
+        // A container that cannot be stopped ends with its pod.
         stops.join_all().await;
         let request = StopPodSandboxRequest { pod_sandbox_id: pod.id.clone() };
         client.runtime.stop_pod_sandbox(request).await.map_err(refused)?;

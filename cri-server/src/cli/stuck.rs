@@ -1,4 +1,4 @@
-//! `crisp ps --stuck`: operations of the server that take long, with what each waits for.
+//! `crisp ps --stuck`: operations of the server that take long, and the stage that each waits in.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,12 +14,12 @@ use super::listing::{Format, RowFormat};
 use super::{Client, json as message};
 use crate::table::{Table, short};
 
-/// How it is shown.
+/// The form of the output.
 pub struct View {
     format: RowFormat,
     output: Format,
     is_quiet: bool,
-    /// Ids are not cut.
+    /// Whether ids are printed in full.
     is_whole: bool,
 }
 
@@ -49,7 +49,7 @@ pub async fn run(mut client: Client, longer_than: &str, view: &View) -> anyhow::
 /// The operations under way for longer than that.
 ///
 /// # Errors
-/// The server's.
+/// The server's error.
 pub async fn load(client: &mut Client, longer_than: Duration) -> anyhow::Result<Vec<RunningOperation>> {
     let longer_than_nanoseconds = u64::try_from(longer_than.as_nanos()).unwrap_or(u64::MAX);
     let reply = client.diagnosis.operations(ListOperationsRequest { longer_than_nanoseconds }).await;

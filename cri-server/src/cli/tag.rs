@@ -1,4 +1,4 @@
-//! `crisp tag`: one more name for an image.
+//! `crisp tag`: gives an image another name.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use crisp_proto::crisp::v1::TagImageRequest;
 use super::Client;
 use super::client::refused;
 
-/// Give an image one more tag; another image loses it
+/// Give an image another tag; an image that had the tag loses it
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

@@ -6,13 +6,13 @@ use crisp_proto::runtime::v1::{Container, ContainerState};
 use super::names::{Names, Target};
 use crate::table::short;
 
-/// By it a supervisor (a kubelet, `crisp run`) counts how often it has started a container.
+/// A supervisor (kubelet, `crisp run`) counts its starts of a container in this annotation.
 const RESTART_COUNT: &str = "io.kubernetes.container.restartCount";
 
-/// A container, or the containers of a pod that run.
+/// A container, or the running containers of a pod.
 ///
 /// # Errors
-/// Nothing has the name, or nothing of the pod runs.
+/// Nothing has the name, or no container of the pod runs.
 pub fn running(names: &Names, text: &str) -> anyhow::Result<Vec<String>> {
     let pod = match names.either(text)? {
         Target::Container(container) => return Ok(vec![container.id.clone()]),
@@ -27,10 +27,10 @@ pub fn running(names: &Names, text: &str) -> anyhow::Result<Vec<String>> {
     Ok(ids)
 }
 
-/// Does `work` for each of these containers. One that refuses does not keep the others from their turn.
+/// Calls `work` for each of these containers. A failure does not keep the others from their turn.
 ///
 /// # Errors
-/// What failed, each with its container's id.
+/// The failures, each with its container's id.
 pub async fn all(
     ids: &[String],
     mut work: impl AsyncFnMut(&str) -> anyhow::Result<()>,
@@ -48,7 +48,7 @@ pub async fn all(
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
 }
 
-/// Whether a kubelet or a `crisp run` decides when this container is started once more.
+/// Whether a kubelet or a `crisp run` decides when this container is started again.
 pub fn is_supervised(container: &Container) -> bool {
     container.annotations.contains_key(RESTART_COUNT)
 }

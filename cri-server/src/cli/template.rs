@@ -1,19 +1,19 @@
-//! Templates of `--format`, in the words of Go's text/template that people use with container tools.
+//! Templates of `--format`, in the part of Go's text/template that users of container tools need.
 //!
 //! ```text
 //!   {{.State.Status}}   {{json .}}   {{.ID}}\t{{.Names}}   {{range .Mounts}}{{.Source}} {{end}}
 //!   {{if .State.Running}}up{{else}}down{{end}}   {{index .Labels "app"}}   {{len .Mounts}}   {{upper .Name}}
 //! ```
 //!
-//! A name that there is not is an error that names those that there are.
+//! An unknown field is an error that lists the known ones.
 
 use anyhow::{Context as _, anyhow, bail};
 use serde_json::Value;
 
-/// Blocks inside each other.
+/// Depth of nested blocks.
 const MAX_DEPTH: usize = 32;
 
-/// A template that has been read.
+/// A parsed template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
@@ -46,16 +46,17 @@ enum Function {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Argument {
-    /// From the value that is shown; none for itself.
+    /// A path from the shown value; empty for the value itself.
     Field(Vec<String>),
     Literal(Value),
 }
 
 impl Template {
-    /// Reads a template. `\t` and `\n` in its text are a tab and a line's end.
+    /// Parses a template. `\t` and `
+    /// ` in its text are a tab and a newline.
     ///
     /// # Errors
-    /// What cannot be read, with the place.
+    /// The template is not valid; the error gives the place.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
         let mut rest = text;
         let (parts, end) = parse_parts(&mut rest, 0).with_context(|| format!("template {text:?}"))?;
@@ -67,17 +68,17 @@ impl Template {
         }
     }
 
-    /// What it makes of a value.
+    /// Renders a value.
     ///
     /// # Errors
-    /// A name that the value has not.
+    /// A field that the value does not have.
     pub fn render(&self, value: &Value) -> anyhow::Result<String> {
         let mut out = String::new();
         render(&self.0, value, &mut out)?;
         Ok(out)
     }
 
-    /// The columns that tabs part it into, each with the name of the first field that it shows; empty for none.
+    /// Splits the template at its tabs into columns, each with the name of its first field; empty for none.
     pub fn columns(&self) -> Vec<(String, Self)> {
         let mut columns = vec![Vec::new()];
         for part in &self.0 {
@@ -100,7 +101,7 @@ impl Template {
     }
 }
 
-/// The name of the field that a part shows, or depends on.
+/// The name of the field that a part shows or depends on.
 fn name(part: &Part) -> Option<String> {
     let call = match part {
         Part::Text(_) => return None,
@@ -112,7 +113,7 @@ fn name(part: &Part) -> Option<String> {
     })
 }
 
-/// How a list of parts ended.
+/// The end of a list of parts.
 #[derive(Debug, PartialEq, Eq)]
 enum PartsEnd {
     Text,
@@ -162,7 +163,7 @@ fn parse_if(words: &[String], rest: &mut &str, depth: usize) -> anyhow::Result<P
     let (then, mut end) = parse_parts(rest, depth + 1)?;
     let mut otherwise = Vec::new();
     if let PartsEnd::ElseIf(words) = end {
-        // One end is for both.
+        // One `end` closes both.
         return Ok(Part::If(condition, then, vec![parse_if(&words, rest, depth + 1)?]));
     }
     if end == PartsEnd::Else {
@@ -180,7 +181,7 @@ fn push_text(parts: &mut Vec<Part>, text: &str) {
     }
 }
 
-/// Words of an action; a string is one, with its quotes.
+/// The words of an action; a string is one word, with its quotes.
 fn words(action: &str) -> anyhow::Result<Vec<String>> {
     let (mut words, mut rest) = (Vec::new(), action.trim());
     while !rest.is_empty() {
@@ -195,7 +196,7 @@ fn words(action: &str) -> anyhow::Result<Vec<String>> {
     Ok(words)
 }
 
-/// Where a string that begins with a quote ends; a quote behind a backslash is a part of it.
+/// The end of a string that begins with a quote; a quote after a backslash is part of the string.
 fn string_end(text: &str) -> Option<usize> {
     let mut is_escaped = false;
     text.char_indices().skip(1).find_map(|(at, c)| {
@@ -317,7 +318,7 @@ fn field(value: &Value, names: &[String]) -> anyhow::Result<Value> {
 
 fn index(of: Value, by: &Value) -> anyhow::Result<Value> {
     Ok(match (&of, by) {
-        // As Go has it for a map of texts, which labels and annotations are.
+        // As Go does for a map of strings, such as labels and annotations.
         (Value::Object(fields), Value::String(name)) if fields.values().all(Value::is_string) => {
             Value::String(fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned())
         }

@@ -1,4 +1,4 @@
-//! The user's terminal while a container's program has it.
+//! The user's terminal while a container's program uses it.
 
 use std::io::{self, IsTerminal as _};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,10 +13,10 @@ use tokio::io::unix::AsyncFd;
 
 use super::signals::Signals;
 
-/// Read at once.
+/// Bytes of one read.
 const READ: usize = 32 << 10;
 
-/// Keys go to the program as they are, until this is dropped or the process panics.
+/// Sends keys to the program unchanged, until this is dropped or the process panics.
 pub struct RawMode(Termios);
 
 /// # Errors
@@ -38,7 +38,7 @@ impl RawMode {
         tcsetattr(stdin(), OptionalActions::Now, &raw)?;
         let for_panic = saved.clone();
         let hook = std::panic::take_hook();
-        // A release build aborts on a panic: nothing is dropped.
+        // A release build aborts on a panic and drops nothing.
         std::panic::set_hook(Box::new(move |panic| {
             restore(&for_panic);
             hook(panic);
@@ -57,7 +57,8 @@ fn restore(saved: &Termios) {
     let _ = tcsetattr(stdin(), OptionalActions::Now, saved);
 }
 
-/// Runs `ask` while what is typed is not shown. A signal that ends this program restores the terminal first.
+/// Runs `prompt` while typed characters are not shown. A signal that ends this program restores the terminal
+/// first.
 ///
 /// # Errors
 /// Standard input is no terminal.
@@ -79,7 +80,7 @@ pub fn without_echo<T>(ask: impl FnOnce() -> T) -> anyhow::Result<T> {
         Signals::new()?
     };
     let at_signal = changed.clone();
-    // To the end of this program: once heard, they do not end it by themselves any more.
+    // Runs to the end of this program: these signals no longer end it by themselves.
     std::thread::spawn(move || {
         let number = runtime.block_on(signals.next());
         restore_once(&at_signal);
@@ -91,21 +92,21 @@ pub fn without_echo<T>(ask: impl FnOnce() -> T) -> anyhow::Result<T> {
     Ok(answer)
 }
 
-/// The terminal's size. None where there is no terminal.
+/// The terminal's size. None without a terminal.
 pub fn size() -> Option<Size> {
     let size = tcgetwinsize(stdin()).or_else(|_| tcgetwinsize(stdout())).ok()?;
     Some(Size { columns: size.ws_col, rows: size.ws_row })
 }
 
-/// Standard input, waited for without a thread: one that reads a terminal could not be ended.
+/// Reads standard input without a thread: a thread that reads a terminal cannot be ended.
 pub struct Input {
-    /// None for what the kernel cannot wait for, such as a file: there is nothing to wait for.
+    /// None for input that the kernel cannot wait for, such as a file; such input is always ready.
     ready: Option<AsyncFd<BorrowedFd<'static>>>,
 }
 
 impl Input {
     pub fn new() -> Self {
-        // Deprecated for descriptors that change under it; standard input is there for life.
+        // Deprecated for descriptors that change; standard input never does.
         #[allow(deprecated)]
         let ready = AsyncFd::with_interest(stdin(), Interest::READABLE).ok();
         Self { ready }
@@ -118,9 +119,10 @@ impl Input {
             None => rustix::io::read(stdin(), &mut buffer[..])?,
             Some(ready) => {
                 let mut guard = ready.readable().await?;
-                // The descriptor may block, for others share it: one read after it became ready does not.
+                // The descriptor may be blocking, because others share it: one read after it became ready
+                // does not block.
                 let bytes = rustix::io::read(stdin(), &mut buffer[..])?;
-                // There is news only of what comes from now on, not of what is left.
+                // Readiness is reported only for new data, not for the rest of the old.
                 if !is_readable() {
                     guard.clear_ready();
                 }
@@ -148,7 +150,7 @@ impl DetachKeys {
     const FIRST: u8 = 0x10;
     const SECOND: u8 = 0x11;
 
-    /// What of `bytes` goes to the program. None: the user detaches.
+    /// The part of `bytes` that goes to the program. None when the user detaches.
     pub fn filter(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut rest = Vec::with_capacity(bytes.len() + 1);
         for byte in bytes {

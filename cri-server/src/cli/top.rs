@@ -1,4 +1,4 @@
-//! `crisp top`: the processes of a container, as the host sees them. No program of the image is needed.
+//! `crisp top`: shows the processes of a container as the host sees them, without a program of the image.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::time::span;
 /// Show the processes of a container
 #[derive(Debug, clap::Args)]
 pub struct Top {
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
     /// Container, as an id, the beginning of one, NAME or POD/NAME

@@ -1,4 +1,4 @@
-//! `crisp update`: new limits for containers that run, or have not been started.
+//! `crisp update`: changes the limits of containers that run or have not been started.
 
 use std::process::ExitCode;
 
@@ -10,10 +10,10 @@ use super::client::refused;
 use super::each::each;
 use super::names::Names;
 
-/// Microseconds in which a quota of CPU time is counted, where the user says none.
+/// Default period of a CPU quota, in microseconds.
 const PERIOD: i64 = 100_000;
 
-/// Change the limits of containers; what is not named stays as it is
+/// Change limits of containers; other limits stay as they are
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -37,7 +37,7 @@ pub struct Update {
     /// Length of that period
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<i64>,
-    /// Share of CPU time among those that want more than there is; 1024 is the usual one
+    /// Relative share of CPU time when CPUs are busy; the usual value is 1024
     #[arg(long, short, value_name = "NUMBER")]
     cpu_shares: Option<i64>,
     /// CPUs that may be used, as 0-2,4
@@ -46,7 +46,7 @@ pub struct Update {
     /// Memory nodes that may be used
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
-    /// Processes and threads; -1 for no limit. On a host with cgroup v2 alone
+    /// Maximal number of processes and threads; -1 for no limit. Needs a host with cgroup v2 only
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     pids_limit: Option<i64>,
     /// Containers, as ids, beginnings of ids, NAME or POD/NAME
@@ -87,7 +87,7 @@ impl Update {
     }
 }
 
-/// The quota in [`PERIOD`].
+/// Converts to a quota in each [`PERIOD`].
 fn cpus(text: &str) -> Result<i64, String> {
     let number: f64 = text.parse().map_err(|_| "expected a number such as 1.5".to_owned())?;
     if !(0.01..=1e6).contains(&number) {
@@ -96,7 +96,7 @@ fn cpus(text: &str) -> Result<i64, String> {
     Ok((number * PERIOD as f64).round() as i64)
 }
 
-/// Bytes as people write them: 1024 of one unit are one of the next.
+/// Bytes as people write them, with units of powers of 1024.
 fn bytes(text: &str) -> Result<i64, String> {
     let wrong = || format!("{text:?}: expected bytes such as 512m, or -1 for no limit");
     if text == "-1" {

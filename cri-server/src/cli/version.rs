@@ -1,4 +1,4 @@
-//! `crisp version`: of this program, and of the server.
+//! `crisp version`: the versions of this program and of the server.
 
 use std::process::ExitCode;
 
@@ -13,13 +13,13 @@ use crate::config::Settings;
 
 /// Show the versions of this program and of the server
 ///
-/// Without a server, that of this program is shown and the exit code is 1.
+/// Without a server, only the version of this program is shown and the exit code is 1.
 #[derive(Debug, clap::Args)]
 pub struct Version {
     /// A template, as '{{.Server.Version}}'
     #[arg(long, short, value_name = "TEMPLATE", conflicts_with = "output")]
     format: Option<String>,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
 }

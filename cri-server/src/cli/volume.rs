@@ -1,7 +1,7 @@
-//! `crisp volume`: named volumes on this machine, folders below the server's root.
+//! `crisp volume`: manages named volumes on this machine, which are folders below the server's root.
 //!
 //! ```text
-//!   <root>/standalone/volumes/NAME     a pod has it as a hostPath, or as a PersistentVolumeClaim of a manifest
+//!   <root>/standalone/volumes/NAME     in a pod: a hostPath, or a PersistentVolumeClaim of a manifest
 //! ```
 
 use std::collections::BTreeMap;
@@ -25,13 +25,13 @@ use crate::server::layout;
 use crate::table::Table;
 use crate::time::shown;
 
-/// Letters of a name.
+/// Characters of a name.
 const LONGEST: usize = 255;
 
 /// Make, list and remove volumes on this machine
 ///
-/// A volume is a folder that outlives the containers that mount it. One that a container has, running or not, is not
-/// removed.
+/// A volume is a folder that outlives the containers that mount it. A volume that a container uses, running
+/// or not, is not removed.
 #[derive(Debug, clap::Args)]
 pub struct Volume {
     #[command(subcommand)]
@@ -40,21 +40,21 @@ pub struct Volume {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make a volume; one that exists is as good
+    /// Make a volume; success when it already exists
     Create {
         /// A letter or digit, then letters, digits, '.', '_' and '-' [default: a random one]
         name: Option<String>,
     },
     Ls(Ls),
     Inspect(Inspect),
-    /// Remove volumes with all that is in them
+    /// Remove volumes and their content
     Rm {
         #[arg(required = true)]
         names: Vec<String>,
     },
-    /// Remove all volumes that no container has
+    /// Remove all volumes that no container uses
     Prune {
-        /// Do not ask
+        /// Do not ask for confirmation
         #[arg(long, short)]
         force: bool,
     },
@@ -69,12 +69,12 @@ struct Ls {
     /// `table`, `json`, or a template with Name, Driver, Mountpoint, CreatedAt, Containers
     #[arg(long, value_name = "TEMPLATE", conflicts_with = "output")]
     format: Option<String>,
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
 }
 
-/// Show volumes and the containers that have them, as JSON
+/// Show volumes and the containers that use them, as JSON
 #[derive(Debug, clap::Args)]
 struct Inspect {
     /// A template, as '{{.Mountpoint}}'
@@ -96,7 +96,7 @@ pub struct Usage {
 /// The volumes of one server.
 struct Volumes {
     folder: PathBuf,
-    /// Names of containers, by the name of the volume that they have.
+    /// Names of containers, by the name of the volume that they use.
     users: BTreeMap<String, Vec<String>>,
 }
 
@@ -151,7 +151,7 @@ impl Inspect {
 }
 
 impl Volumes {
-    /// Asks the server where its root is, and what its containers have mounted.
+    /// Requests the server's root and the mounts of its containers.
     async fn load(client: &mut Client) -> anyhow::Result<Self> {
         let status =
             client.runtime.status(StatusRequest { verbose: true }).await.map_err(refused)?.into_inner();
@@ -164,7 +164,7 @@ impl Volumes {
         let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for container in &names.containers {
             let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
-            // One that was removed meanwhile has nothing.
+            // A container that was removed meanwhile uses no volume.
             let Ok(reply) = client.runtime.container_status(request).await else { continue };
             let pod = names.pod_name(&container.pod_sandbox_id);
             for mount in reply.into_inner().status.unwrap_or_default().mounts {
@@ -205,7 +205,7 @@ impl Volumes {
     fn find(&self, name: &str) -> anyhow::Result<PathBuf> {
         check(name)?;
         let path = layout::named_volume(&self.folder, name);
-        // A link there is not a volume.
+        // A link in that folder is not a volume.
         if !fs::symlink_metadata(&path).is_ok_and(|there| there.is_dir()) {
             bail!("no volume {name:?}; `crisp volume ls` lists them all");
         }
@@ -235,7 +235,7 @@ impl Volumes {
         record::remove_folder(&path).with_context(|| path.display().to_string())
     }
 
-    /// The names of those that were removed.
+    /// Returns the names of the removed volumes.
     fn prune(&self) -> anyhow::Result<Vec<String>> {
         let unused = self.names()?.into_iter().filter(|name| !self.users.contains_key(name));
         let unused: Vec<String> = unused.collect();
@@ -244,10 +244,10 @@ impl Volumes {
     }
 }
 
-/// Removes the volumes that no container has.
+/// Removes the volumes that no container uses.
 ///
 /// # Errors
-/// One that cannot be removed.
+/// A volume cannot be removed.
 pub async fn prune(client: &mut Client) -> anyhow::Result<Vec<String>> {
     Volumes::load(client).await?.prune()
 }
@@ -255,7 +255,7 @@ pub async fn prune(client: &mut Client) -> anyhow::Result<Vec<String>> {
 /// The disk usage of the volumes.
 ///
 /// # Errors
-/// The server does not say where they are.
+/// The server does not report its root.
 pub async fn usage(client: &mut Client) -> anyhow::Result<Usage> {
     let volumes = Volumes::load(client).await?;
     let mut usage = Usage::default();
@@ -270,7 +270,7 @@ pub async fn usage(client: &mut Client) -> anyhow::Result<Usage> {
     Ok(usage)
 }
 
-/// No link is followed; what cannot be read does not count.
+/// Follows no link; files that cannot be read do not count.
 fn bytes_below(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     let (mut waiting, mut bytes) = (vec![folder.to_owned()], 0);

@@ -1,4 +1,4 @@
-//! `crisp wait`: until containers end.
+//! `crisp wait`: waits until containers end.
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,10 +14,10 @@ use super::Client;
 use super::client::refused;
 use super::names::Names;
 
-/// Between two questions when no event comes: a server that starts sends none of what happened before.
+/// Pause between two status requests while no event comes: a starting server sends no events of the past.
 const TICK: Duration = Duration::from_secs(1);
 
-/// For a server that is started anew.
+/// Time limit for a restart of the server.
 const AWAY: Duration = Duration::from_secs(30);
 
 /// Wait for containers to end, and print their exit codes
@@ -52,10 +52,10 @@ impl Wait {
     }
 }
 
-/// Waits for the container's end. A server that is started anew meanwhile is asked once more.
+/// Waits for the container's end. When the server restarts meanwhile, the request is repeated.
 ///
 /// # Errors
-/// It is removed before its end is seen; the server is gone for long.
+/// The container is removed before its end is seen, or the server stays away for long.
 pub async fn exit_code(client: &mut Client, id: &str) -> anyhow::Result<i32> {
     let mut lost_since = None;
     loop {
@@ -73,9 +73,9 @@ pub async fn exit_code(client: &mut Client, id: &str) -> anyhow::Result<i32> {
     }
 }
 
-/// None: it was removed, and its end was not seen.
+/// Returns None when the container was removed before its end was seen.
 async fn until_end(client: &mut Client, id: &str) -> Result<Option<i32>, Status> {
-    // Before the first question, so that no end comes between.
+    // Opened before the first status request, so that no end is missed.
     let mut events = match client.runtime.get_container_events(GetEventsRequest {}).await {
         Ok(events) => Some(events.into_inner()),
         Err(status) if status.code() == Code::Unimplemented => None,
@@ -93,7 +93,7 @@ async fn until_end(client: &mut Client, id: &str) -> Result<Option<i32>, Status>
         };
         tokio::select! {
             event = event => match event.map_err(|_| Status::unavailable("the server has ended"))? {
-                // The status may be that of the next life, or gone, by now.
+                // By now the status may be that of the next run, or gone.
                 Some(event) => if let Some(code) = end_in(&event, id) { return Ok(Some(code)) },
                 None => return Err(Status::unavailable("the server has ended")),
             },
@@ -102,7 +102,7 @@ async fn until_end(client: &mut Client, id: &str) -> Result<Option<i32>, Status>
     }
 }
 
-/// The code of one that has ended; of one that is gone: none.
+/// The exit code of a container that has ended; `Some(None)` when the container is gone.
 pub(super) async fn now(client: &mut Client, id: &str) -> Result<Option<Option<i32>>, Status> {
     let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
     match client.runtime.container_status(request).await {
@@ -145,7 +145,7 @@ mod tests {
         let stopped = ContainerEventType::ContainerStoppedEvent;
         assert_eq!(end_in(&event(stopped, ContainerState::ContainerExited), "a"), Some(137));
         assert_eq!(end_in(&event(stopped, ContainerState::ContainerExited), "b"), None);
-        // Started once more before it was sent.
+        // Started again before it was sent.
         assert_eq!(end_in(&event(stopped, ContainerState::ContainerRunning), "a"), None);
         let started = ContainerEventType::ContainerStartedEvent;
         assert_eq!(end_in(&event(started, ContainerState::ContainerExited), "a"), None);

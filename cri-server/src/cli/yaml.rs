@@ -1,10 +1,10 @@
-//! Values as YAML: the block form, with strings quoted where they could be taken for something else.
+//! Values as YAML in block form; strings are quoted where they could be read as another type.
 
 use std::fmt::Write as _;
 
 use serde_json::Value;
 
-/// The document, with a line's end.
+/// The document with a final newline.
 pub fn document(value: &Value) -> String {
     let mut out = String::new();
     match value {
@@ -17,13 +17,13 @@ pub fn document(value: &Value) -> String {
     out
 }
 
-/// The lines of a map or a list that has something in it.
+/// The lines of a map or list that is not empty.
 fn write_value(value: &Value, indent: usize, out: &mut String) {
     match value {
         Value::Object(fields) => {
             for (key, value) in fields {
                 let _ = write!(out, "{:indent$}{}:", "", string(key));
-                // Lists are not deeper than their key, as Kubernetes tools write them.
+                // Lists are indented like their key, as Kubernetes tools write them.
                 let deeper = indent + if value.is_array() { 0 } else { 2 };
                 write_after(value, deeper, out);
             }
@@ -62,7 +62,7 @@ fn write_item(item: &Value, indent: usize, out: &mut String) {
     }
     let mut inner = String::new();
     write_value(item, indent + 2, &mut inner);
-    // The first line stands beside the dash.
+    // The first line follows the dash.
     let _ = write!(out, " {}", inner.trim_start_matches(' '));
 }
 
@@ -75,7 +75,7 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// Plain where that is safe, else quoted as JSON does, which YAML reads.
+/// Plain where that is safe, else quoted as in JSON, which is valid YAML.
 fn string(text: &str) -> String {
     let first = |c: char| c.is_ascii_alphabetic() || c == '/' || c == '_';
     let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '-' | '.');

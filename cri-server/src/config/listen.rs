@@ -11,10 +11,10 @@ const MAX_PATH: usize = 107;
 pub struct ListenAddress(PathBuf);
 
 impl ListenAddress {
-    /// Reads `unix:///path`; an absolute path alone is accepted too.
+    /// Parses `unix:///path`; an absolute path alone is accepted too.
     ///
     /// # Errors
-    /// What is wrong with it, for people.
+    /// The reason why it is not valid, for people.
     pub fn parse(text: &str) -> Result<Self, String> {
         let path = text.strip_prefix("unix://").unwrap_or(text);
         if !path.starts_with('/') {

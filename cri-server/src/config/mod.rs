@@ -7,7 +7,8 @@
 //!  defaults --------------'
 //! ```
 //!
-//! One structure, [`RawSettings`], is both the flags and a file: there is no setting that only one of them has.
+//! One structure, [`RawSettings`], describes both the flags and a file: no setting exists in only one of
+//! them.
 
 mod listen;
 mod print;
@@ -26,13 +27,13 @@ pub use listen::ListenAddress;
 pub use print::{differences, print};
 pub use raw::{CgroupDriver, LogFormat, NetworkFlag, NetworkKind, RawSettings};
 
-/// Read when it exists and `--config` names no other.
+/// Read if it exists and `--config` names no other file.
 pub const DEFAULT_FILE: &str = "/etc/crisp/config.toml";
 
 /// The source of a setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// Neither a flag nor a file has it.
+    /// Neither a flag nor a file sets it.
     Default,
     /// A configuration file.
     File(PathBuf),
@@ -55,12 +56,12 @@ impl fmt::Display for Source {
 pub struct Setting<T> {
     /// The value in force.
     pub value: T,
-    /// Where it was set.
+    /// The place where it was set.
     pub source: Source,
 }
 
 impl<T> Setting<T> {
-    /// Whether it was not set.
+    /// Whether no flag and no file sets it.
     pub fn is_default(&self) -> bool {
         self.source == Source::Default
     }
@@ -80,7 +81,7 @@ pub struct Settings {
     pub listen: Setting<ListenAddress>,
     /// Data that survives a reboot: images, layers, containers.
     pub root: Setting<PathBuf>,
-    /// Data that does not: sockets, the monitors' folders.
+    /// Data that does not survive a reboot: sockets, the monitors' folders.
     pub state: Setting<PathBuf>,
     /// One folder per registry, each with a `hosts.toml`.
     pub registry_config_dir: Setting<PathBuf>,
@@ -88,9 +89,9 @@ pub struct Settings {
     pub max_layer_bytes: Setting<u64>,
     /// Files and directories that one image layer may make.
     pub max_layer_files: Setting<u64>,
-    /// How often all image layers are checked, if at all.
+    /// How often all image layers are checked; None for never.
     pub image_check_interval: Setting<Option<Duration>>,
-    /// Which network pods get.
+    /// The network of pods.
     pub network: Setting<NetworkKind>,
     /// CNI configurations.
     pub cni_conf_dir: Setting<PathBuf>,
@@ -98,11 +99,11 @@ pub struct Settings {
     pub cni_bin_dir: Setting<Vec<PathBuf>>,
     /// CDI specs; a later folder goes before an earlier one.
     pub cdi_spec_dir: Setting<Vec<PathBuf>>,
-    /// A CNI configuration to be filled in.
+    /// A template for a CNI configuration.
     pub cni_conf_template: Setting<Option<PathBuf>>,
     /// How long one call of a CNI plugin may take.
     pub cni_timeout: Setting<Duration>,
-    /// How often the CNI verb CHECK is used, if at all.
+    /// How often the CNI verb CHECK is called; None for never.
     pub cni_check_interval: Setting<Option<Duration>>,
     /// Whether the CNI verb GC is used.
     pub cni_gc: Setting<bool>,
@@ -112,20 +113,20 @@ pub struct Settings {
     pub pod_cidr_v6: Setting<PodCidrsV6>,
     /// Bridge of the built-in network.
     pub bridge_name: Setting<String>,
-    /// Where exec, attach and port-forward streams are served.
+    /// The address of exec, attach and port-forward streams.
     pub stream_listen: Setting<SocketAddr>,
     /// The certificate chain of that address; without one it has no TLS.
     pub stream_cert: Setting<Option<PathBuf>>,
     /// Its key.
     pub stream_key: Setting<Option<PathBuf>>,
-    /// From SIGHUP to SIGKILL for a command whose exec client is gone.
+    /// Time from SIGHUP to SIGKILL for a command whose exec client is gone.
     pub exec_grace: Setting<Duration>,
-    /// Where `/metrics` is served, if anywhere.
+    /// The address of `/metrics`; None for no metrics page.
     pub metrics_listen: Setting<Option<SocketAddr>>,
-    /// Which program makes the cgroups.
+    /// The program that makes the cgroups.
     pub cgroup_driver: Setting<CgroupDriver>,
-    /// What is logged.
+    /// The filter of the log.
     pub log_level: Setting<String>,
-    /// In which form.
+    /// The form of the log.
     pub log_format: Setting<LogFormat>,
 }

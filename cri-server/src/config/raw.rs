@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 use serde::Deserialize;
 
-/// Every setting, none of them required. Field names with dashes are the flags and the keys of the file.
+/// Every setting; all are optional. The field names, with dashes, are the flags and the keys of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Settings")]
 pub struct RawSettings {
-    /// A flag of every command: clients use it too.
+    /// A flag of every command, because clients use it too.
     #[arg(skip)]
     pub listen: Option<String>,
 
@@ -40,11 +40,11 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "INTERVAL")]
     pub image_check_interval: Option<String>,
 
-    /// [`NetworkFlag`]; of `crisp run` also the network of a container.
+    /// Set by [`NetworkFlag`]; for `crisp run` also the network of a container.
     #[arg(skip)]
     pub network: Option<NetworkKind>,
 
-    /// Folder with CNI configurations; the first by name that can be used is in force
+    /// Folder with CNI configurations; the first usable one by name is in force
     /// [default: /etc/cni/net.d]
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     pub cni_conf_dir: Option<PathBuf>,
@@ -54,13 +54,13 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "DIR", value_delimiter = ':')]
     pub cni_bin_dir: Option<Vec<PathBuf>>,
 
-    /// Folders with CDI specs, of devices that vendors describe; a later one goes before an earlier one; repeat it
-    /// or put colons between them [default: /etc/cdi:/var/run/cdi]
+    /// Folders with CDI specs, which vendors write for their devices; a later folder takes precedence over an
+    /// earlier one; repeat it or put colons between them [default: /etc/cdi:/var/run/cdi]
     #[arg(long, hide_short_help = true, value_name = "DIR", value_delimiter = ':')]
     pub cdi_spec_dir: Option<Vec<PathBuf>>,
 
-    /// CNI configuration in containerd's conf_template form, to be filled in with the node's pod CIDR and put
-    /// into --cni-conf-dir; "off" for none [default: off]
+    /// CNI configuration in containerd's conf_template form; crisp fills in the node's pod CIDR and writes it
+    /// to --cni-conf-dir; "off" for none [default: off]
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub cni_conf_template: Option<String>,
 
@@ -68,12 +68,12 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "SECONDS")]
     pub cni_timeout: Option<u16>,
 
-    /// How often CNI plugins are asked whether pods still have what they were given (CHECK), for example 10m;
-    /// "off" for never [default: off]
+    /// How often CNI plugins check that the networks of pods are intact (CHECK), for example 10m; "off" for
+    /// never [default: off]
     #[arg(long, hide_short_help = true, value_name = "INTERVAL")]
     pub cni_check_interval: Option<String>,
 
-    /// Use the CNI verb GC: only when no other runtime is on the same CNI network [default: false]
+    /// Call the CNI verb GC: only when no other runtime uses the same CNI networks [default: false]
     #[arg(long, hide_short_help = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub cni_gc: Option<bool>,
 
@@ -95,7 +95,7 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "IP:PORT")]
     pub stream_listen: Option<String>,
 
-    /// PEM file with the certificate chain for streams, read anew when it changes; "off" for no TLS
+    /// PEM file with the certificate chain for streams, read again when it changes; "off" for no TLS
     /// [default: off]
     #[arg(long, hide_short_help = true, value_name = "FILE")]
     pub stream_cert: Option<String>,
@@ -126,24 +126,24 @@ pub struct RawSettings {
     pub log_format: Option<LogFormat>,
 }
 
-/// The flag of the setting `network`, but for `crisp run`.
+/// The flag of the setting `network`, for all commands except `crisp run`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::Args)]
 #[command(next_help_heading = "Settings")]
 pub struct NetworkFlag {
-    /// Network of the pods; "auto" is cni for serve, and for run cni where there is a configuration, else
+    /// Network of the pods; "auto" is cni for serve; for run it is cni if there is a configuration, else
     /// built-in [default: auto]
     #[arg(long, hide_short_help = true, value_enum, value_name = "KIND")]
     pub network: Option<NetworkKind>,
 }
 
 impl RawSettings {
-    /// With the network's flag, which has a structure of its own.
+    /// Adds the network's flag, which has a structure of its own.
     pub fn with_network(&mut self, flag: NetworkFlag) -> Self {
         Self { network: flag.network, ..std::mem::take(self) }
     }
 
-    /// Of a configuration file: what is for a `crisp run`, too. The rest belongs to the one server of the
-    /// machine: its folders, addresses and pod network, and what it does now and then.
+    /// Keeps the settings of a configuration file that apply to a `crisp run`. The others belong to the
+    /// machine's one server: its folders, addresses, pod network and periodic work.
     pub fn without_what_is_the_servers(self) -> Self {
         Self {
             listen: None,
@@ -167,17 +167,17 @@ impl RawSettings {
     }
 }
 
-/// Which network pods get.
+/// The network of pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NetworkKind {
-    /// For `crisp serve`: cni. For `crisp run`: cni where there is a configuration, else built-in.
+    /// For `crisp serve`: cni. For `crisp run`: cni if there is a configuration, else built-in.
     Auto,
-    /// That of the CNI configuration; without one, pods wait.
+    /// That of the CNI configuration; pods fail until there is one.
     Cni,
-    /// The built-in one.
+    /// The built-in network.
     BuiltIn,
-    /// What `auto` is for `crisp run`.
+    /// The meaning of `auto` for `crisp run`.
     #[value(skip)]
     #[serde(skip)]
     CniOrBuiltIn,
@@ -194,15 +194,15 @@ impl std::fmt::Display for NetworkKind {
     }
 }
 
-/// Which program makes the cgroups.
+/// The program that makes the cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CgroupDriver {
     /// systemd where it is the init of a host with cgroup v2 alone, else cgroupfs.
     Auto,
-    /// The runtime, in the cgroup file system.
+    /// The runtime makes them in the cgroup file system.
     Cgroupfs,
-    /// systemd: a scope for each pod.
+    /// systemd makes a scope for each pod.
     Systemd,
 }
 

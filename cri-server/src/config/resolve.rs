@@ -1,4 +1,4 @@
-//! Flags, file and defaults into [`Settings`].
+//! Merges flags, files and defaults into [`Settings`].
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use super::{
     CgroupDriver, DEFAULT_FILE, ListenAddress, LogFormat, NetworkKind, RawSettings, Setting, Settings, Source,
 };
 
-/// Why the settings cannot be used.
+/// A reason why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// `--config` names a file that cannot be read.
@@ -30,7 +30,7 @@ pub enum ConfigError {
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and what, in several lines.
+        /// The place and the error, in several lines.
         message: String,
     },
     /// A value that is not allowed.
@@ -38,16 +38,16 @@ pub enum ConfigError {
     Invalid {
         /// The setting.
         name: &'static str,
-        /// Where it was set.
+        /// The place where it was set.
         from: Source,
-        /// What is wrong.
+        /// The reason why it is not allowed.
         message: String,
     },
 }
 
 impl Settings {
-    /// All settings, from the flags, from the files and from the defaults. The files are the one named by
-    /// `config`, or else the default one if it is there, and those in the folder `conf.d` beside it.
+    /// Merges the flags, the files and the defaults. The files are the one that `config` names, or the
+    /// default one if it exists, and those in the folder `conf.d` beside it.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -55,10 +55,10 @@ impl Settings {
         Layers { flags, files: read_files(config)? }.settings()
     }
 
-    /// The same for `crisp run`: without what the files say for the machine's server alone.
+    /// The same for `crisp run`: without the settings in files that are for the machine's server only.
     ///
     /// # Errors
-    /// [`ConfigError`]; also for `--cni-gc`: a run knows its own pod alone, so the plugins would free the
+    /// [`ConfigError`]; also for `--cni-gc`: a run knows only its own pod, so the plugins would free the
     /// addresses of all others.
     pub fn resolve_for_run(flags: RawSettings, config: Option<&Path>) -> Result<Self, ConfigError> {
         if flags.cni_gc == Some(true) {
@@ -79,7 +79,7 @@ struct File {
     raw: RawSettings,
 }
 
-/// The files, each of which is put over those before it.
+/// The files; each overrides those before it.
 fn read_files(config: Option<&Path>) -> Result<Vec<File>, ConfigError> {
     let main = config.unwrap_or(Path::new(DEFAULT_FILE));
     let mut paths = drop_ins(&main.with_file_name(DROP_INS))?;
@@ -89,7 +89,7 @@ fn read_files(config: Option<&Path>) -> Result<Vec<File>, ConfigError> {
     paths.into_iter().map(|path| Ok(File { raw: read(&path)?, path })).collect()
 }
 
-/// The files of the folder whose names end in `.toml`, in the order of their names.
+/// The files of the folder whose names end in `.toml`, sorted by name.
 fn drop_ins(folder: &Path) -> Result<Vec<PathBuf>, ConfigError> {
     let failed = |source| ConfigError::Read { path: folder.into(), source };
     let entries = match std::fs::read_dir(folder) {
@@ -116,7 +116,8 @@ fn read(path: &Path) -> Result<RawSettings, ConfigError> {
     toml::from_str(&text).map_err(|e| ConfigError::Parse { path: path.into(), message: e.to_string() })
 }
 
-/// Puts flags over the files, a later file over an earlier one, and all of them over the defaults.
+/// Merges the sources: flags override files, a later file overrides an earlier one, and both override the
+/// defaults.
 struct Layers {
     flags: RawSettings,
     files: Vec<File>,
@@ -225,7 +226,7 @@ impl Layers {
     }
 }
 
-/// Turns the raw value into the one that is used, or says where the wrong one was set.
+/// Converts a raw value, or reports where the wrong value was set.
 fn check<T, U>(
     name: &'static str,
     given: Setting<T>,
@@ -243,9 +244,9 @@ fn absolute(path: PathBuf) -> Result<PathBuf, String> {
     if clean { Ok(path) } else { Err(format!("{} is not an absolute path without \"..\"", path.display())) }
 }
 
-/// What is not set, where a file, an address or a time is expected.
+/// Switches a file, an address or a time off.
 const OFF: &str = "off";
-/// The folder beside the configuration file with more files.
+/// The folder with more files beside the configuration file.
 const DROP_INS: &str = "conf.d";
 
 fn file_or_off(text: String) -> Result<Option<PathBuf>, String> {
@@ -286,7 +287,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 fn log_level(text: String) -> Result<String, String> {
-    // The filter takes any word for the name of a crate: a mistyped level would silently log nothing.
+    // The filter accepts any word as the name of a crate: a mistyped level would silently log nothing.
     let levels = ["off", "error", "warn", "info", "debug", "trace"];
     let known = |part: &str| part.contains('=') || levels.contains(&part);
     if text.split(',').all(|part| known(part.trim())) && text.parse::<tracing_subscriber::EnvFilter>().is_ok()

@@ -1,4 +1,4 @@
-//! Reading a log file that grows and is rotated under us.
+//! Reads a log file that grows and is rotated.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _};
@@ -9,24 +9,24 @@ use super::Line;
 
 const CHUNK: usize = 64 * 1024;
 
-/// Reads a container's log from its beginning to where it is now, again and again.
+/// Reads a container's log from its beginning to its present end, repeatedly.
 pub struct Follower {
     path: PathBuf,
     file: Option<File>,
     /// The beginning of a line whose end is not written yet.
     rest: Vec<u8>,
-    /// What is read until the next end of a line is not a whole line.
+    /// Whether the text up to the next newline is not a whole line.
     in_middle: bool,
 }
 
 impl Follower {
-    /// Of the file at `path`, which need not be there yet.
+    /// Follows the file at `path`, which need not exist yet.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_owned(), file: None, rest: Vec::new(), in_middle: false }
     }
 
-    /// Hands out the whole lines in the next piece of the log. Lines that are no log lines are left out.
-    /// Returns whether there was anything: a container that writes fast gives always more.
+    /// Passes the whole lines of the next piece of the log to `each`. Invalid lines are left out. Returns
+    /// whether there was anything: a container that writes fast always gives more.
     ///
     /// # Errors
     /// The file cannot be read. A missing file is no error.
@@ -37,7 +37,7 @@ impl Follower {
         if !self.is_rotated()? {
             return Ok(false);
         }
-        // What was written between the end of the file and the rotation.
+        // The text that was written between the end of the last read and the rotation.
         if self.read_open_file(each)? {
             return Ok(true);
         }
@@ -45,7 +45,7 @@ impl Follower {
         self.read_open_file(each)
     }
 
-    /// Hands out what is there now, and nothing that is written meanwhile for long.
+    /// Passes on the lines that exist now; lines that are added meanwhile may be left out.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -57,7 +57,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Leaves out all but the last `length` bytes. Returns whether there was more.
+    /// Skips all but the last `length` bytes. Returns whether there was more.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -79,13 +79,13 @@ impl Follower {
         Ok(is_cut)
     }
 
-    /// Bytes of the open file.
+    /// Unread bytes of the open file.
     fn unread(&mut self) -> io::Result<u64> {
         let Some(file) = self.opened()? else { return Ok(0) };
         Ok(file.metadata()?.len().saturating_sub(file.stream_position()?))
     }
 
-    /// The file that is being read; 0 for none.
+    /// The inode of the file that is being read; 0 for none.
     pub fn inode(&self) -> u64 {
         self.file.as_ref().and_then(|file| file.metadata().ok()).map_or(0, |file| file.ino())
     }
@@ -107,7 +107,7 @@ impl Follower {
         self.in_middle = false;
     }
 
-    /// One piece.
+    /// Reads one piece.
     fn read_open_file(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<bool> {
         let Some(file) = self.opened()? else { return Ok(false) };
         let mut chunk = vec![0; CHUNK];
@@ -126,14 +126,14 @@ impl Follower {
         Ok(true)
     }
 
-    /// Whether another file is at the path, and is written to: until then the container may still write to
-    /// the one that was rotated.
+    /// Whether there is another file at the path with content: until then the container may still write to
+    /// the rotated file.
     fn is_rotated(&self) -> io::Result<bool> {
         let Some(file) = &self.file else { return Ok(false) };
         let open = file.metadata()?;
         Ok(match std::fs::metadata(&self.path) {
             Ok(there) => (there.dev(), there.ino()) != (open.dev(), open.ino()) && there.len() > 0,
-            // Rotated, and the new file does not exist yet.
+            // Rotated, but the new file does not exist yet.
             Err(_) => false,
         })
     }
@@ -183,7 +183,7 @@ mod tests {
         writeln!(file, "t stdout F one").unwrap();
         assert_eq!(read(&mut follower), ["one"]);
         std::fs::rename(&path, folder.path().join("0.log.old")).unwrap();
-        // Made by the server; the container is told of it only after that.
+        // The server makes the file before it tells the container of it.
         let mut next = File::create(&path).unwrap();
         assert!(read(&mut follower).is_empty());
         writeln!(file, "t stdout F two").unwrap();

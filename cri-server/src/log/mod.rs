@@ -1,4 +1,4 @@
-//! Container logs as the CRI has them: `time stream tag content`, one line per line or part of one.
+//! Container logs in the CRI's form: `time stream tag content`, one line per line or part of a line.
 
 mod follow;
 
@@ -7,7 +7,7 @@ pub use follow::Follower;
 /// The stream of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
-    /// Standard output, also of a terminal.
+    /// Standard output, or the output to a terminal.
     Stdout,
     /// Standard error.
     Stderr,
@@ -16,18 +16,18 @@ pub enum Stream {
 /// A line, or a part of a long one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
-    /// When it was written, as it is in the file.
+    /// The time in the text of the file.
     pub time: String,
-    /// Where it was written to.
+    /// The stream that it was written to.
     pub stream: Stream,
     /// Whether the line goes on in the next entry.
     pub partial: bool,
-    /// What was written, without the line's end. Any bytes.
+    /// The content without the newline. Any bytes.
     pub content: Vec<u8>,
 }
 
 impl Line {
-    /// Reads a line without its end; `None` when it is no log line.
+    /// Parses a line without its newline; `None` when it is not a log line.
     pub fn parse(raw: &[u8]) -> Option<Self> {
         let mut parts = raw.splitn(4, |b| *b == b' ');
         let time = std::str::from_utf8(parts.next()?).ok()?.to_owned();
@@ -36,7 +36,7 @@ impl Line {
             b"stderr" => Stream::Stderr,
             _ => return None,
         };
-        // Tags are separated by colons; the first says whether the line is partial, others are yet to come.
+        // Tags are separated by colons; the first tells whether the line is partial, others are reserved.
         let partial = match parts.next()?.split(|b| *b == b':').next()? {
             b"P" => true,
             b"F" => false,

@@ -1,4 +1,4 @@
-//! A bundle: a folder with config.json, and as a rule the root file system.
+//! A bundle: a folder with config.json and, usually, the root file system.
 
 use std::fs::{self, File};
 use std::io::Read as _;
@@ -9,12 +9,12 @@ use oci_spec::runtime::Spec;
 
 use crate::server::layout;
 
-/// The longest config.json: a spec of some kilobytes is usual.
+/// Limit for config.json; some kilobytes are usual.
 const LONGEST: u64 = 16 << 20;
-/// Of the versions 1.x, whose later ones mean the same by the fields of the earlier ones.
+/// Of the versions 1.x; later ones give the fields of earlier ones the same meaning.
 const MAJOR: &str = "1";
 
-/// A bundle whose spec can be understood.
+/// A bundle with a valid spec.
 pub struct Bundle {
     /// Absolute.
     pub path: PathBuf,
@@ -25,12 +25,12 @@ pub struct Bundle {
 
 impl Bundle {
     /// # Errors
-    /// Names the file, and what is wrong with it.
+    /// The error names the file and the reason.
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
         let path = fs::canonicalize(folder).with_context(|| format!("--bundle {}", folder.display()))?;
         let spec = read_spec(&layout::oci_config(&path))?;
         let root = spec.root().as_ref().context("root: missing in config.json")?;
-        // An absolute one stays as it is.
+        // `join` keeps an absolute path as it is.
         let rootfs = path.join(root.path());
         if !rootfs.is_dir() {
             bail!("root.path: {} is not a folder", rootfs.display());

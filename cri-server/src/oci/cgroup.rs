@@ -7,13 +7,14 @@ use oci_spec::runtime::Spec;
 use super::devices;
 use super::id::OciId;
 
-/// What the cgroups of containers begin with whose spec names none: below no other cgroup, which would be left.
+/// The beginning of cgroup paths of containers whose spec names none. They have no parent cgroup, which would
+/// be left behind.
 const DEFAULT: &str = "/crisp-oci-";
 
-/// `linux.cgroupsPath`; one without a slash at its start is below the root too.
+/// Reads `linux.cgroupsPath`; a path without a slash at its start is relative to the root too.
 ///
 /// # Errors
-/// It leads elsewhere, or is one for systemd.
+/// It leads out of the hierarchy, or has the form of a systemd slice.
 pub fn path(spec: &Spec, id: &OciId) -> anyhow::Result<CgroupPath> {
     let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
     let text = match given.map(|path| path.to_string_lossy()) {
@@ -29,7 +30,7 @@ pub fn path(spec: &Spec, id: &OciId) -> anyhow::Result<CgroupPath> {
     CgroupPath::parse(&absolute).context("linux.cgroupsPath")
 }
 
-/// Refuses a cgroup in which there are processes: they would be counted, limited and killed with the container's.
+/// Refuses a cgroup that has processes: they would be counted, limited and killed with the container's.
 ///
 /// # Errors
 /// It is in use.
@@ -50,7 +51,7 @@ pub fn must_be_empty(cgroups: &Cgroups, path: &CgroupPath) -> anyhow::Result<()>
 /// The limits of a spec.
 ///
 /// # Errors
-/// Names the field.
+/// The error names the field.
 pub fn resources(spec: &Spec) -> anyhow::Result<Resources> {
     let given = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
     let mut resources = given.map_or_else(|| Ok(Resources::default()), Resources::from_spec)?;
@@ -58,10 +59,10 @@ pub fn resources(spec: &Spec) -> anyhow::Result<Resources> {
     Ok(resources)
 }
 
-/// Makes the cgroup, with its limits.
+/// Makes the cgroup and sets its limits.
 ///
 /// # Errors
-/// Names the file of the kernel.
+/// The error names the kernel's file.
 pub fn make(cgroups: &Cgroups, path: &CgroupPath, resources: &Resources) -> anyhow::Result<Cgroup> {
     let cgroup = cgroups.create(path)?;
     cgroup.apply(resources)?;

@@ -1,4 +1,4 @@
-//! A process's terminal: its master goes to the caller, by a socket.
+//! A process's terminal: its master is sent to the caller's socket.
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -15,19 +15,19 @@ use rustix::net::{
 
 use super::relay;
 
-/// Where the master of a terminal goes.
+/// The receiver of a terminal's master.
 #[derive(Debug)]
 pub enum Console {
     /// The process has no terminal.
     None,
     Socket(PathBuf),
-    /// The caller's terminal is relayed.
+    /// The terminal is relayed to the caller's terminal.
     Foreground,
 }
 
 impl Console {
     /// # Errors
-    /// The process has a terminal, and there is nowhere for its master; or the other way round.
+    /// The process has a terminal but no receiver for its master is named, or the other way round.
     pub fn choose(terminal: bool, socket: Option<&Path>, foreground: bool) -> anyhow::Result<Self> {
         match (terminal, socket) {
             (false, None) => Ok(Self::None),
@@ -40,10 +40,10 @@ impl Console {
         }
     }
 
-    /// Sends `master` to the socket; what a foreground command has to relay is returned.
+    /// Sends `master` to the socket; for a foreground command returns it instead, to be relayed.
     ///
     /// # Errors
-    /// Names the socket.
+    /// The error names the socket.
     pub fn take(&self, master: OwnedFd) -> anyhow::Result<Option<OwnedFd>> {
         match self {
             Self::Socket(path) => {
@@ -51,7 +51,7 @@ impl Console {
                 Ok(None)
             }
             Self::None | Self::Foreground => {
-                // Before the program begins, which may look for it.
+                // Set before the program begins, because it may read the size.
                 relay::copy_size(&master);
                 Ok(Some(master))
             }
@@ -59,7 +59,7 @@ impl Console {
     }
 }
 
-/// By way of a descriptor: an address has 108 bytes, a path may have more.
+/// Connects through a descriptor: a socket address holds 108 bytes, a path may be longer.
 fn send(path: &Path, master: &OwnedFd) -> anyhow::Result<()> {
     let place = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -68,7 +68,7 @@ fn send(path: &Path, master: &OwnedFd) -> anyhow::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     control.push(SendAncillaryMessage::ScmRights(&fds));
-    // The name is for people: receivers take the descriptor.
+    // The name is informative: receivers only use the descriptor.
     sendmsg(&socket, &[IoSlice::new(b"/dev/ptmx")], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }

@@ -25,7 +25,7 @@ use super::state_folder::{GATE, StateFolder};
 use super::status::Status;
 use super::{cgroup, delete, hooks, namespaces, protected_program, state, streams};
 
-/// For opening the root and all sources of bind mounts.
+/// Time limit for opening the root and all sources of bind mounts.
 const SOURCES: Duration = Duration::from_secs(30);
 
 /// Create a container: its process waits for start
@@ -41,14 +41,14 @@ impl Create {
     }
 }
 
-/// A container whose process waits at its gate.
+/// A container whose process waits at its start gate.
 pub struct Created {
     pub init: OwnedFd,
-    /// The master of its terminal, for a command in the foreground.
+    /// The master of its terminal, only for a command in the foreground.
     pub terminal: Option<OwnedFd>,
 }
 
-/// What a container is made from, checked before anything is made.
+/// The parts of a container, checked before anything is made.
 struct Request {
     spec: Spec,
     console: Console,
@@ -58,10 +58,10 @@ struct Request {
     record: Record,
 }
 
-/// Makes a container. What a failure leaves is removed again.
+/// Makes a container. After a failure everything is removed again.
 ///
 /// # Errors
-/// Names the field of the spec or the stage.
+/// The error names the field of the spec or the stage.
 pub fn create(
     root: &Path,
     options: &CreateOptions,
@@ -122,7 +122,7 @@ fn make(
     folder.write_record(&request.record)?;
     let compiled = compile(request, &namespaces, pid)?;
     let starting = start(folder, request, &compiled, &namespaces)?;
-    // From here on a killed create leaves a process that its record names.
+    // From here on, the record names the process that a killed create leaves behind.
     request.record.init = Init::of(starting.pid);
     folder.write_record(&request.record)?;
     let terminal = wait(&starting, request, log)?;
@@ -153,12 +153,12 @@ fn compile(
         source_deadline: SOURCES,
     };
     let compiled = compile::compile(&of_executor(&request.spec), inputs)?;
-    // What follows copies this process, which must have one thread.
+    // The following code forks this process, which must have only one thread.
     source::end_thread();
     Ok(compiled)
 }
 
-/// The spec without the fields that are done here.
+/// The spec without the fields that this module handles.
 fn of_executor(spec: &Spec) -> Spec {
     let mut spec = spec.clone();
     spec.set_hooks(None);
@@ -182,7 +182,7 @@ fn start(
     Ok(detached::create(&id, &compiled.plan, &compiled.fds, stdio, namespaces, pauses)?)
 }
 
-/// Waits until the process has done all but its exec.
+/// Waits until the process is ready for its exec.
 fn wait(starting: &Starting, request: &Request, log: &RuntimeLog) -> anyhow::Result<Option<OwnedFd>> {
     let mut terminal = None;
     loop {
@@ -202,10 +202,10 @@ fn wait(starting: &Starting, request: &Request, log: &RuntimeLog) -> anyhow::Res
     }
 }
 
-/// Whole or not at all: callers wait for it.
+/// Writes the file atomically: callers wait for it.
 ///
 /// # Errors
-/// Names the file.
+/// The error names the file.
 pub fn write_pid_file(path: &Path, pid: i32) -> anyhow::Result<()> {
     record::write_file(path, pid.to_string().as_bytes(), 0o644, Durability::Process)
         .with_context(|| format!("--pid-file {}", path.display()))

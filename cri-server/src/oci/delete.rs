@@ -1,4 +1,4 @@
-//! `crisp oci delete`: removes what is left of a container, however far its creation had come.
+//! `crisp oci delete`: removes a container and its remains, at any point of its creation.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,13 +15,13 @@ use super::state_folder::StateFolder;
 use super::status::{self, Status};
 use super::{hooks, state};
 
-/// For a killed process to end.
+/// Time limit for a killed process to end.
 const END: Duration = Duration::from_secs(10);
 
-/// Delete a container that has stopped, or was never started
+/// Delete a container that has stopped or was never started
 #[derive(Debug, clap::Args)]
 pub struct Delete {
-    /// Kill it first if it runs; one that does not exist is fine
+    /// Kill it first if it runs; succeed if it does not exist
     #[arg(long, short)]
     force: bool,
     id: OciId,
@@ -48,7 +48,7 @@ impl Delete {
     }
 }
 
-/// Deletes a container, with its hooks.
+/// Deletes a container and runs its poststop hooks.
 ///
 /// # Errors
 /// As [`destroy`].
@@ -58,14 +58,14 @@ pub fn delete(folder: StateFolder, record: Option<&Record>, log: &RuntimeLog) ->
     if let (Some(record), Ok(spec)) = (record, spec) {
         let poststop = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().as_ref());
         let state = state::of_spec(record, Status::Stopped).to_string();
-        // The container is gone: by the spec their failures are for the log.
+        // The container is gone: by the spec, failures of these hooks are only logged.
         hooks::run_all("poststop", poststop, &state).iter().for_each(|failure| log.warn(failure));
     }
     Ok(())
 }
 
-/// Ends all processes of a container and removes its cgroup and folder. The folder stays when something else does,
-/// so that the call can be repeated.
+/// Ends all processes of a container and removes its cgroup and folder. The folder is removed last, and only
+/// when everything else is gone, so that the call can be repeated.
 ///
 /// # Errors
 /// Processes that cannot be killed; a cgroup or folder that cannot be removed.
@@ -79,7 +79,7 @@ pub fn destroy(folder: StateFolder, record: Option<&Record>) -> anyhow::Result<(
 
 fn kill_init(record: &Record) -> anyhow::Result<()> {
     let Some(init) = record.init.and_then(super::init::Init::open) else { return Ok(()) };
-    // One that has ended is fine.
+    // Fails when the process has ended, which is fine.
     let _ = pidfd_send_signal(&init, Signal::KILL);
     let time = Timespec::try_from(END)?;
     if poll(&mut [PollFd::new(&init, PollFlags::IN)], Some(&time))? == 0 {
@@ -94,7 +94,8 @@ fn pid(record: &Record) -> i32 {
 
 fn remove_cgroup(record: &Record) -> anyhow::Result<()> {
     let cgroups = Cgroups::detect()?;
-    // With their PID namespace all of its own have ended. What is there now came later: the path is used again.
+    // The container's own processes have ended with their PID namespace. Processes that are there now came
+    // later: the path has been used again.
     let own_have_ended = record.own_pid_namespace && record.init.is_some();
     match cgroups.open(&record.cgroup) {
         Ok(cgroup) if own_have_ended => {

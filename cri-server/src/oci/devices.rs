@@ -1,9 +1,9 @@
-//! Which devices a container may use, beside those that its spec allows.
+//! The devices that a container may use in addition to those that its spec allows.
 
 use crisp_executor::cgroup::{Access, DeviceKind, DeviceRule};
 
-/// Of the devices that every container has by the runtime spec, and its terminals: 136 to 143 are the other ends
-/// of pseudo-terminals.
+/// The devices that the runtime spec gives every container, and terminals: 136 to 143 are the slave ends of
+/// pseudo-terminals.
 const ALWAYS: [(u32, Option<u32>); 9] = [
     (1, Some(3)),
     (1, Some(5)),
@@ -16,7 +16,7 @@ const ALWAYS: [(u32, Option<u32>); 9] = [
     (136, None),
 ];
 
-/// The rules of a spec with those after it that runc adds: callers count on them.
+/// The rules of a spec, followed by the rules that runc adds: callers rely on them.
 pub fn policy(given: Option<Vec<DeviceRule>>) -> Vec<DeviceRule> {
     let mut rules = given.unwrap_or_else(|| vec![DeviceRule::DENY_ALL]);
     let mknod = Access { read: false, write: false, mknod: true };

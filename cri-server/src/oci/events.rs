@@ -1,4 +1,4 @@
-//! `crisp oci events`: what a container uses, now or again and again, as runc prints it.
+//! `crisp oci events`: prints the resource usage of a container, once or periodically, in runc's form.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::id::OciId;
 use super::state_folder::StateFolder;
 use super::status;
 
-/// Print what a container uses, and when it lacks memory, as lines of JSON
+/// Print a container's resource usage and OOM events as lines of JSON
 #[derive(Debug, clap::Args)]
 pub struct Events {
-    /// Once
+    /// Print the usage once
     #[arg(long)]
     stats: bool,
     /// Time between two lines
@@ -58,7 +58,7 @@ impl Events {
     }
 }
 
-/// In runc's form; a limit that there is none of is 0.
+/// In runc's form; a limit that is not set is 0.
 fn data(stats: &Stats) -> Value {
     let cpu = stats.cpu.clone().unwrap_or_default();
     let memory = stats.memory.clone().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `crisp oci exec`: one more process in a container.
+//! `crisp oci exec`: runs another process in a container.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,16 +29,16 @@ pub struct Exec {
     /// File with the process as in config.json, instead of a command
     #[arg(long, short, value_name = "FILE")]
     process: Option<PathBuf>,
-    /// Return when the process runs
+    /// Return as soon as the process runs
     #[arg(long, short)]
     detach: bool,
-    /// With a terminal
+    /// Give the process a terminal
     #[arg(long, short)]
     tty: bool,
     /// Working directory
     #[arg(long, value_name = "PATH")]
     cwd: Option<PathBuf>,
-    /// Variable NAME=value, besides those of the container
+    /// Variable NAME=value, in addition to those of the container
     #[arg(long, short, value_name = "NAME=VALUE")]
     env: Vec<String>,
     /// User and group, as numbers
@@ -70,7 +70,7 @@ impl Exec {
             pid_file.map_or(Ok(()), |path| create::write_pid_file(path, starting.pid))?;
             Ok(terminal)
         });
-        // Callers take a failure to mean that nothing runs.
+        // Callers assume after a failure that nothing runs.
         let terminal = begun.inspect_err(|_| {
             let _ = pidfd_send_signal(&starting.pidfd, Signal::KILL);
         })?;
@@ -105,7 +105,7 @@ impl Exec {
         Ok(process)
     }
 
-    /// The container's own process with another command, without a terminal.
+    /// The container's own process settings with another command and without a terminal.
     fn of_container(&self, spec: &Spec) -> anyhow::Result<Process> {
         if self.command.is_empty() {
             bail!("there is no command to run: name one, or --process FILE");
@@ -145,7 +145,7 @@ fn start(
     Ok(detached::exec(&id, &process, &join, &fds, stdio, init.as_fd(), user.as_ref())?)
 }
 
-/// That of the container: its PID namespace, which it has with one, belongs to it.
+/// The user namespace of the container, if it has one: its PID namespace belongs to it.
 fn user_namespace(record: &Record) -> anyhow::Result<Option<UserNamespace>> {
     let (Some(mappings), Some(init)) = (&record.mappings, record.init) else { return Ok(None) };
     let path = format!("/proc/{}/ns/mnt", init.pid);

@@ -1,13 +1,13 @@
-//! `crisp oci features`: what this runtime can do, in the form of the runtime spec (features.md).
+//! `crisp oci features`: prints the features of this runtime in the form of the runtime spec (features.md).
 
 use crisp_executor::compile::capabilities::BY_NUMBER;
 use serde_json::{Value, json};
 
-/// Print what crisp oci supports, as JSON
+/// Print the features of crisp oci as JSON
 #[derive(Debug, clap::Args)]
 pub struct Features {}
 
-/// As `compile` takes them.
+/// The options that `compile` accepts.
 const MOUNT_OPTIONS: [&str; 35] = [
     "atime",
     "bind",

@@ -1,4 +1,4 @@
-//! `crisp oci run`, and waiting for a process in the foreground.
+//! `crisp oci run`: runs a process in the foreground and waits for it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -30,10 +30,10 @@ const SIGWINCH: i32 = 28;
 /// Create and start a container, wait for its end and delete it
 #[derive(Debug, clap::Args)]
 pub struct Run {
-    /// Return when the container runs
+    /// Return as soon as the container runs
     #[arg(long, short)]
     detach: bool,
-    /// Do not delete the container at its end
+    /// Do not delete the container when it ends
     #[arg(long)]
     keep: bool,
     #[command(flatten)]
@@ -58,24 +58,24 @@ impl Run {
         let folder = StateFolder::lock(root, id)?;
         let record = folder.record()?;
         let deleted = delete::delete(folder, record.as_ref(), log);
-        // The first failure is the one to know.
+        // The first failure is the important one.
         let code = code?;
         deleted.map(|()| code)
     }
 }
 
-/// A command in the foreground: signals to it do not end it.
+/// A command in the foreground: signals to it are passed on and do not end it.
 pub struct Foreground {
     runtime: Runtime,
     signals: Signals,
 }
 
 impl Foreground {
-    /// To be called before the process is started: a signal that comes at once is for it. Processes that are started
-    /// from now on become children of this one, which waits for them.
+    /// Call this before the process is started, so that an early signal is passed on too. Processes that are
+    /// started from now on become children of this one, which waits for them.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn begin() -> anyhow::Result<Self> {
         set_child_subreaper(Some(getpid())).context("become the parent of the container's process")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -86,11 +86,11 @@ impl Foreground {
         Ok(Self { runtime, signals })
     }
 
-    /// Waits for a process, to which the signals to this one are passed on. `terminal`: the master of its terminal,
-    /// which is relayed to ours.
+    /// Waits for a process and passes signals on to it. `terminal` is the master of its terminal, which is
+    /// relayed to the terminal of this process.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn wait(self, process: &OwnedFd, terminal: Option<OwnedFd>) -> anyhow::Result<ExitCode> {
         let Self { runtime, mut signals } = self;
         runtime.block_on(async {
@@ -113,7 +113,7 @@ impl Foreground {
     }
 }
 
-/// One that has ended needs none.
+/// A process that has ended needs no signal.
 fn pass_on(process: &OwnedFd, relay: Option<&Relay>, number: i32) {
     match relay {
         Some(relay) if number == SIGWINCH => relay.resize(),
@@ -123,7 +123,7 @@ fn pass_on(process: &OwnedFd, relay: Option<&Relay>, number: i32) {
     }
 }
 
-/// The signals that are passed on: those that ask programs to do something.
+/// The signals that are passed on: those by which programs are controlled.
 struct Signals(Vec<(i32, Signal)>);
 
 impl Signals {

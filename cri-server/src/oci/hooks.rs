@@ -1,8 +1,8 @@
 //! The hooks of a spec that run on the host.
 //!
-//! prestart and createRuntime run when the container has its namespaces and mounts, before its pivot_root; poststart
-//! and poststop after start and delete. createContainer and startContainer would have to run inside of the
-//! container, where no program of the host can be reached any more.
+//! prestart and createRuntime run when the container has its namespaces and mounts, before its pivot_root;
+//! poststart and poststop run after start and delete. createContainer and startContainer are not supported:
+//! they would run inside the container, where programs of the host cannot be reached.
 
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -14,11 +14,11 @@ use oci_spec::runtime::{Hook, Hooks, Spec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-/// For hooks that name no timeout.
+/// Time limit of hooks without a timeout.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// # Errors
-/// Names the first kind that nothing here runs.
+/// The spec has a hook that is not supported; the error names the first kind.
 pub fn refuse_unsupported(spec: &Spec) -> anyhow::Result<()> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
     for (name, inside) in
@@ -50,10 +50,11 @@ pub fn has_before_root(spec: &Spec) -> bool {
     spec.hooks().as_ref().is_some_and(has)
 }
 
-/// Runs the hooks that belong between a container's namespaces and its root. `state`: the container's.
+/// Runs the hooks between the setup of a container's namespaces and its pivot_root. `state` is the
+/// container's state.
 ///
 /// # Errors
-/// That of the first that fails: the container is not to be.
+/// The failure of the first hook that fails; the container must not be created then.
 pub fn run_before_root(spec: &Spec, state: &str) -> anyhow::Result<()> {
     let Some(hooks) = spec.hooks() else { return Ok(()) };
     for (name, hooks) in before_root(hooks) {
@@ -64,8 +65,8 @@ pub fn run_before_root(spec: &Spec, state: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs hooks one after the other; all run, whatever the others do. `state`: the container's, on standard input.
-/// Returns what went wrong.
+/// Runs hooks one after the other; a failure does not stop the others. `state`, the container's state, is
+/// their standard input. Returns the failures.
 pub fn run_all(name: &str, hooks: Option<&Vec<Hook>>, state: &str) -> Vec<String> {
     let failure = |hook: &Hook| {
         let error = run(hook, state).err()?;
@@ -84,7 +85,7 @@ fn run(hook: &Hook, state: &str) -> anyhow::Result<()> {
     command.env_clear().envs(env).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A hook need not read it.
+        // A hook may not read it.
         let _ = stdin.write_all(state.as_bytes());
     }
     wait(&mut child, timeout(hook))

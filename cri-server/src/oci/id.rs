@@ -1,4 +1,4 @@
-//! Ids of containers, which callers choose.
+//! Ids of containers, chosen by the callers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,15 +7,16 @@ use crisp_executor::ids::ContainerId;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// An id is in the names of a folder and a cgroup, which have 255 bytes at most.
+/// An id is part of the names of a folder and a cgroup, which have at most 255 bytes.
 const LONGEST: usize = 240;
 
-/// Letters, digits, `_`, `+`, `-` and `.`, as runc has them. A value of this type can be the name of a folder.
+/// Letters, digits, `_`, `+`, `-` and `.`, as in runc. A value of this type can be used as the name of a
+/// folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct OciId(String);
 
-/// Why a text is no id.
+/// The error for a text that is not a valid id.
 #[derive(Debug, thiserror::Error)]
 #[error("container id {shown:?}: {reason}")]
 pub struct InvalidOciId {
@@ -28,7 +29,7 @@ impl OciId {
         &self.0
     }
 
-    /// The id by which the executor knows the container.
+    /// The id of the container in the executor.
     pub fn of_executor(&self) -> anyhow::Result<ContainerId> {
         let digits: String =
             Sha256::digest(self.0.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();

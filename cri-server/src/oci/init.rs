@@ -1,4 +1,4 @@
-//! The first process of a container: a number that may be used again by another process.
+//! The first process of a container. Its number may later be used by another process.
 
 use std::fs;
 
@@ -6,25 +6,25 @@ use rustix::fd::OwnedFd;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
-/// A process, by its number and the time of its start.
+/// A process, identified by its number and its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Init {
     pub pid: i32,
-    /// Clock ticks since the start of the system: field 22 of proc_pid_stat(5).
+    /// Clock ticks since boot: field 22 of proc_pid_stat(5).
     pub start_time: u64,
 }
 
 impl Init {
-    /// That of a process that is there now. None: it has ended.
+    /// Identifies a running process. None when it has ended.
     pub fn of(pid: i32) -> Option<Self> {
         let (_, start_time) = state_and_start(pid)?;
         Some(Self { pid, start_time })
     }
 
-    /// Its pidfd. None when it has ended, also when it has not been reaped.
+    /// Opens its pidfd. None when it has ended, even if it has not been reaped.
     pub fn open(self) -> Option<OwnedFd> {
         let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
-        // After the pidfd is open: what is found now is the process that it names, or a later one.
+        // Read after the pidfd is open: it describes the process of the pidfd or a later one.
         let (state, start_time) = state_and_start(self.pid)?;
         (start_time == self.start_time && !matches!(state, 'Z' | 'X')).then_some(pidfd)
     }
@@ -34,7 +34,7 @@ fn state_and_start(pid: i32) -> Option<(char, u64)> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// The name of the program is in brackets and may hold any character.
+/// The name of the program is in parentheses and may contain any character.
 fn parse(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ');

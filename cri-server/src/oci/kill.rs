@@ -1,4 +1,4 @@
-//! `crisp oci kill`: a signal for a container.
+//! `crisp oci kill`: sends a signal to a container.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ const SIGKILL: i32 = 9;
 /// Send a signal to the first process of a container
 #[derive(Debug, clap::Args)]
 pub struct Kill {
-    /// To all its processes
+    /// Send it to all its processes
     #[arg(long, short)]
     all: bool,
     id: OciId,
@@ -34,9 +34,9 @@ impl Kill {
         let folder = StateFolder::open(root, &self.id)?;
         let record = folder.whole_record(&self.id)?;
         let Now { init, .. } = status::now(&folder, Some(&record))?;
-        // Without a PID namespace of its own, the other processes do not end with the first one.
+        // Without its own PID namespace, the other processes do not end with the first one.
         let whole = self.all || signal == SIGKILL && !record.own_pid_namespace;
-        // With its PID namespace all have ended: what is in its cgroup then is of another.
+        // With its own PID namespace all have ended: processes in its cgroup are not the container's then.
         let has_own = init.is_some() || !record.own_pid_namespace;
         if whole && has_own && signal_all(&record, signal)? > 0 {
             return Ok(());
@@ -50,7 +50,7 @@ impl Kill {
     }
 }
 
-/// Sends it to all that are in the cgroup, and says how many these are.
+/// Sends the signal to all processes in the cgroup, and returns their number.
 fn signal_all(record: &Record, signal: i32) -> anyhow::Result<usize> {
     let Ok(cgroup) = Cgroups::detect()?.open(&record.cgroup) else { return Ok(0) };
     if signal == SIGKILL {
@@ -61,7 +61,7 @@ fn signal_all(record: &Record, signal: i32) -> anyhow::Result<usize> {
     let mut sent = 0;
     for pid in cgroup.pids()? {
         let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        // One that has ended meanwhile needs none.
+        // A process that has ended meanwhile needs no signal.
         sent += usize::from(process.is_some_and(|process| pidfd_send_signal(&process, signal).is_ok()));
     }
     Ok(sent)

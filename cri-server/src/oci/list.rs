@@ -18,10 +18,10 @@ use crate::time;
 /// List containers
 #[derive(Debug, clap::Args)]
 pub struct List {
-    /// Form of the list
+    /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
     format: Format,
-    /// Ids only
+    /// Print only ids
     #[arg(long, short)]
     quiet: bool,
 }
@@ -66,7 +66,7 @@ fn ids(root: &Path) -> anyhow::Result<Vec<OciId>> {
     Ok(ids)
 }
 
-/// None when it has just been deleted. One whose record cannot be read is shown without it.
+/// None when it has just been deleted. A container whose record cannot be read is listed without it.
 fn look(root: &Path, id: &OciId) -> Option<(Option<Record>, Status)> {
     let folder = StateFolder::open(root, id).ok()?;
     let record = folder.record().ok().flatten();

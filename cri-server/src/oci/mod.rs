@@ -1,17 +1,18 @@
-//! `crisp oci`: the executor alone, as an OCI runtime with the conventions of runc. What calls it are podman,
-//! containerd's shim and people with a bundle; no server takes part.
+//! `crisp oci`: the executor alone, as an OCI runtime with the conventions of runc. Its callers are podman,
+//! containerd's shim, and people with a bundle; it needs no server.
 //!
 //! ```text
 //!  create: bundle.rs --Spec--> namespaces.rs, cgroup.rs, devices.rs --> compile --> detached::create
 //!          state_folder.rs: lock, state.json (record.rs), config.json, start.sock
-//!  start:  opens start.sock, at which the container's first process waits
-//!  others: status.rs finds what state.json, the process and its cgroup say
+//!  start:  opens start.sock; the container's first process waits for that
+//!  others: status.rs derives the status from state.json, the process and its cgroup
 //! ```
 //!
-//! A container belongs to no process of crisp: its first process is a child of the next subreaper above `create`
-//! (containerd's shim, conmon), or of `run`, which waits for it.
+//! A container has no parent process of crisp: its first process is a child of the next subreaper above
+//! `create` (containerd's shim, conmon), or of `run`, which waits for it.
 //!
-//! Each command is in the file of its name. Fields of a spec that nothing here does are refused by their path.
+//! Each command is in the file of its name. Fields of a spec that are not supported are refused by their
+//! path.
 
 mod bundle;
 mod cgroup;
@@ -49,10 +50,10 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use runtime_log::RuntimeLog;
 
-/// The name of this program that means `crisp oci`.
+/// The program name that selects `crisp oci`.
 pub const PROGRAM: &str = "crisp-oci";
 
-/// What callers look for: the version, and that of the runtime spec.
+/// The version of the program and that of the runtime spec, in the form that callers parse.
 const VERSION: &str = concat!("version ", env!("CARGO_PKG_VERSION"), "\nspec: 1.2.1");
 
 /// Run a container from an OCI bundle, without a server, as runc does
@@ -68,13 +69,13 @@ pub struct Oci {
     /// File to which failures are appended
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
-    /// Form of the log
+    /// Format of the log
     #[arg(long, value_enum, default_value = "text")]
     log_format: runtime_log::Format,
-    /// More in the log; there is no more to say than failures and notes
+    /// Accepted and ignored: the log always has all failures and notes
     #[arg(long)]
     debug: bool,
-    /// Not supported: cgroups are made by cgroupfs
+    /// Not supported: only cgroupfs can make the cgroups
     #[arg(long)]
     systemd_cgroup: bool,
     /// Only false and auto: crisp runs as root
@@ -105,10 +106,10 @@ enum Command {
 }
 
 impl Oci {
-    /// Runs the command. A failure is in the log too: containerd reads the last message there.
+    /// Runs the command. A failure is logged too: containerd reads the last message there.
     ///
     /// # Errors
-    /// The command's own, for people.
+    /// The command's own error.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let log = RuntimeLog::new(self.log.as_deref(), self.log_format);
         self.check().and_then(|()| self.command.run(&self.root, &log)).inspect_err(|error| log.error(error))

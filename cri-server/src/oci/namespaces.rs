@@ -1,4 +1,4 @@
-//! `linux.namespaces`: opened where they have paths.
+//! `linux.namespaces`: opens those that have a path.
 
 use std::path::Path;
 
@@ -10,11 +10,11 @@ use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::fd::OwnedFd;
 use rustix::fs::{Mode, OFlags, open};
 
-/// Those that the executor makes or joins before the plan's, and the plan's PID namespace. The others are checked
-/// by the compiler.
+/// The namespaces that the executor makes or joins before those of the plan, and the plan's PID namespace.
+/// The compiler checks the others.
 ///
 /// # Errors
-/// Names the field.
+/// The error names the field.
 pub fn of_spec(spec: &Spec) -> anyhow::Result<(Namespaces, PidNamespace<OwnedFd>)> {
     let linux = spec.linux().as_ref().context("linux: missing in config.json")?;
     let mut found = Namespaces::default();
@@ -47,7 +47,7 @@ fn one(path: Option<&Path>) -> anyhow::Result<Namespace> {
     Ok(Namespace::Existing(fd))
 }
 
-/// Names and kernel settings must not be those of the host.
+/// Host names and sysctls must not be set in the host's namespaces.
 fn set(found: &mut Namespaces, spec: &Spec, linux: &Linux) -> anyhow::Result<()> {
     let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
     (found.hostname, found.domainname) = (given(spec.hostname()), given(spec.domainname()));

@@ -1,10 +1,10 @@
-//! The options that several commands have.
+//! Options that several commands share.
 
 use std::path::PathBuf;
 
 use super::id::OciId;
 
-/// Of create and run.
+/// Options of create and run.
 #[derive(Debug, clap::Args)]
 pub struct CreateOptions {
     /// Folder with config.json
@@ -15,30 +15,30 @@ pub struct CreateOptions {
     /// Not supported: the root is always switched by pivot_root
     #[arg(long)]
     no_pivot: bool,
-    /// Not supported: each container has a session keyring of its own
+    /// Not supported: each container has its own session keyring
     #[arg(long)]
     no_new_keyring: bool,
     /// Name of the new container
     pub id: OciId,
 }
 
-/// Of all commands that start a process.
+/// Options of all commands that start a process.
 #[derive(Debug, clap::Args)]
 pub struct ProcessOptions {
     /// Unix socket to which the master of the process's terminal is sent
     #[arg(long, value_name = "SOCKET")]
     pub console_socket: Option<PathBuf>,
-    /// File into which the process id is written
+    /// File to which the process id is written
     #[arg(long, value_name = "FILE")]
     pub pid_file: Option<PathBuf>,
-    /// How many descriptors from 3 on the process inherits
+    /// Number of descriptors, from 3 on, that the process inherits
     #[arg(long, default_value_t = 0, value_name = "COUNT")]
     pub preserve_fds: u32,
 }
 
 impl CreateOptions {
     /// # Errors
-    /// An option that nothing here does.
+    /// An option that is not supported.
     pub fn refuse_unsupported(&self) -> anyhow::Result<()> {
         if self.no_pivot {
             anyhow::bail!("--no-pivot: is not supported: the root would stay within reach of the container");

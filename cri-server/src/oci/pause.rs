@@ -1,4 +1,4 @@
-//! `crisp oci pause` and `resume`: the freezer of a container's cgroup.
+//! `crisp oci pause` and `resume`: use the freezer of a container's cgroup.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub struct Pause {
     id: OciId,
 }
 
-/// Let the processes of a paused container go on
+/// Resume the processes of a paused container
 #[derive(Debug, clap::Args)]
 pub struct Resume {
     id: OciId,

@@ -1,8 +1,8 @@
-//! This program, out of reach of containers.
+//! Protects the program file of crisp against containers.
 //!
-//! An image may have a container's first process run `/proc/self/exe`, which is this program until then; as the
-//! container's root it could then write to it, on the host (CVE-2019-5736). So what starts processes runs itself
-//! again first, from a mount of its file that is read-only and attached nowhere.
+//! An image may have a container's first process run `/proc/self/exe`, which is crisp until then; root in the
+//! container could then overwrite the program on the host (CVE-2019-5736). So commands that start processes
+//! first run themselves again from a detached, read-only mount of the program file.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -14,10 +14,10 @@ use rustix::mount::{OpenTreeFlags, open_tree};
 
 const PROGRAM: &str = "/proc/self/exe";
 
-/// Returns in a process whose program cannot be written to by way of it.
+/// Returns in a process whose program file cannot be written through its `/proc/self/exe`.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn ensure() -> anyhow::Result<()> {
     let is_read_only = statvfs(PROGRAM).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY));
     if is_read_only { Ok(()) } else { run_again() }

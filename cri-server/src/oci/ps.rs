@@ -1,4 +1,4 @@
-//! `crisp oci ps`: the processes of a container.
+//! `crisp oci ps`: lists the processes of a container.
 
 use std::fs;
 use std::path::Path;
@@ -9,10 +9,10 @@ use super::id::OciId;
 use super::state_folder::StateFolder;
 use crate::table::Table;
 
-/// List the processes of a container, by the host's numbers
+/// List the processes of a container by their ids on the host
 #[derive(Debug, clap::Args)]
 pub struct Ps {
-    /// Form of the list
+    /// Output format
     #[arg(long, short, value_enum, default_value = "table")]
     format: Format,
     id: OciId,
@@ -45,7 +45,7 @@ impl Ps {
     }
 }
 
-/// Empty for one that has just ended.
+/// Empty for a process that has just ended.
 fn command(pid: i32) -> String {
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let words = line.split(|&byte| byte == 0).map(String::from_utf8_lossy);

@@ -1,4 +1,4 @@
-//! What is known of a container from its creation to its deletion.
+//! The record of a container, from its creation to its deletion.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::id::OciId;
 use super::init::Init;
 
-/// state.json of a container. It is written before its cgroup is made, so that what a killed `create` leaves can
-/// be found.
+/// state.json of a container. It is written before the cgroup is made, so that the remains of a killed
+/// `create` can be found.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     pub id: OciId,
-    /// Of its config.json.
+    /// From its config.json.
     pub oci_version: String,
     pub bundle: PathBuf,
     pub rootfs: PathBuf,
@@ -27,7 +27,7 @@ pub struct Record {
     pub cgroup: CgroupPath,
     /// Whether all its processes end with the first one.
     pub own_pid_namespace: bool,
-    /// Of its user namespace.
+    /// The mappings of its user namespace.
     #[serde(default)]
     pub mappings: Option<IdMappings>,
     /// None until the first process waits at the start gate.
@@ -40,7 +40,7 @@ impl Kept for Record {
 }
 
 impl Record {
-    /// The annotations as they are in a spec.
+    /// The annotations of a spec, sorted.
     pub fn annotations_of(given: Option<&HashMap<String, String>>) -> BTreeMap<String, String> {
         given.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
     }

@@ -1,4 +1,4 @@
-//! A process's terminal on the caller's, of a command in the foreground.
+//! Relays a process's terminal to the caller's, for a command in the foreground.
 
 use rustix::fd::OwnedFd;
 use rustix::io::{Errno, ioctl_fionbio};
@@ -9,10 +9,10 @@ use tokio::io::unix::AsyncFd;
 
 use crate::cli::terminal::{self, Input, RawMode};
 
-/// Read at once.
+/// Bytes of one read.
 const READ: usize = 32 << 10;
 
-/// What is typed goes to the process, what it prints comes here.
+/// Input is sent to the process, and its output is printed here.
 pub struct Relay {
     master: AsyncFd<OwnedFd>,
     input: Option<Input>,
@@ -21,10 +21,10 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// `master`: of the process's terminal.
+    /// `master` of the process's terminal.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn new(master: OwnedFd) -> anyhow::Result<Self> {
         let raw = if isatty(rustix::stdio::stdin()) { Some(RawMode::enter()?) } else { None };
         ioctl_fionbio(&master, true)?;
@@ -33,12 +33,12 @@ impl Relay {
         Ok(Self { master, input: Some(Input::new()), output_open: true, _raw: raw })
     }
 
-    /// Gives the process's terminal the size of ours.
+    /// Gives the process's terminal the size of the caller's.
     pub fn resize(&self) {
         copy_size(self.master.get_ref());
     }
 
-    /// Relays what comes next. Never returns without a relay.
+    /// Relays the next piece. Without a relay it never returns.
     pub async fn step(relay: Option<&mut Self>) {
         let Some(Self { master, input, output_open, .. }) = relay else {
             return std::future::pending().await;
@@ -60,29 +60,29 @@ impl Relay {
                 match copy(master.get_ref()) {
                     Ok(()) => {}
                     Err(Errno::AGAIN) => ready.clear_ready(),
-                    // No process has it open any more, or we cannot print.
+                    // No process has it open any more, or the output is closed.
                     Err(_) => *output_open = false,
                 }
             }
         }
     }
 
-    /// Prints what the process has left.
+    /// Prints the rest of the process's output.
     pub fn finish(self) {
         while copy(self.master.get_ref()).is_ok() {}
     }
 }
 
-/// Gives the terminal of `master` the size of ours.
+/// Gives the terminal of `master` the size of the caller's.
 pub fn copy_size(master: &OwnedFd) {
     if let Some(size) = terminal::size() {
         let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // One without a size is a terminal as well.
+        // A terminal without a size works too.
         let _ = tcsetwinsize(master, size);
     }
 }
 
-/// One read's worth from the terminal to standard output.
+/// Copies one read from the terminal to standard output.
 fn copy(master: &OwnedFd) -> Result<(), Errno> {
     let mut buffer = vec![0; READ];
     match rustix::io::read(master, &mut buffer[..])? {

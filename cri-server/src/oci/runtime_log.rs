@@ -1,4 +1,4 @@
-//! `--log`: where callers look for the reason of a failure.
+//! `--log`: the file in which callers look for the reason of a failure.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -9,14 +9,14 @@ use crisp_operation::clock;
 
 use crate::time;
 
-/// The form of lines.
+/// The format of lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     Text,
     Json,
 }
 
-/// A file that is appended to, or none.
+/// A file to append to, or none.
 #[derive(Debug)]
 pub struct RuntimeLog {
     path: Option<PathBuf>,
@@ -28,17 +28,17 @@ impl RuntimeLog {
         Self { path: path.map(Path::to_owned), format }
     }
 
-    /// Why the command failed.
+    /// Logs why the command failed.
     pub fn error(&self, error: &anyhow::Error) {
         self.line("error", &format!("{error:#}"));
     }
 
-    /// What was done in another way, or did not matter enough to fail.
+    /// Logs a deviation or a failure that does not fail the command.
     pub fn warn(&self, text: &str) {
         self.line("warning", text);
     }
 
-    /// A log that cannot be written changes nothing: the failure is on standard error as well.
+    /// A log that cannot be written is ignored: failures are also printed to standard error.
     fn line(&self, level: &str, message: &str) {
         let Some(path) = &self.path else { return };
         let time = time::shown(clock::now());

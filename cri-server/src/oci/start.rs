@@ -1,4 +1,4 @@
-//! `crisp oci start`: opens the gate at which the container's process waits.
+//! `crisp oci start`: opens the start gate of the container's process.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ impl Start {
 /// Starts a container, and returns when its program runs.
 ///
 /// # Errors
-/// It is not created; or the stage that failed, which is its exec as a rule.
+/// The container is not in the state `created`, or a stage failed, usually its exec.
 pub fn start(root: &Path, id: &OciId, log: &RuntimeLog) -> anyhow::Result<()> {
     let folder = StateFolder::lock(root, id)?;
     let record = folder.whole_record(id)?;
@@ -43,7 +43,7 @@ pub fn start(root: &Path, id: &OciId, log: &RuntimeLog) -> anyhow::Result<()> {
     }
     let opened = match start_gate::open(folder.as_fd(), GATE) {
         Ok(report) => wait(&report),
-        // An earlier start was killed between the opening of the gate and its removal.
+        // An earlier start was killed between opening the gate and removing it.
         Err(Errno::CONNREFUSED) => Err(anyhow::anyhow!("cannot start container {id}: it is running already")),
         Err(errno) => return Err(errno).context("open the start gate"),
     };
@@ -53,7 +53,7 @@ pub fn start(root: &Path, id: &OciId, log: &RuntimeLog) -> anyhow::Result<()> {
     let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
     if poststart.is_some() {
         let state = state_for_hooks(&folder, &record)?;
-        // The container runs: by the spec their failures are for the log.
+        // The container runs: by the spec, failures of these hooks are only logged.
         hooks::run_all("poststart", poststart, &state).iter().for_each(|failure| log.warn(failure));
     }
     Ok(())

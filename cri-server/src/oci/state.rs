@@ -1,4 +1,4 @@
-//! `crisp oci state`: what the runtime spec calls the state of a container.
+//! `crisp oci state`: prints the state of a container as the runtime spec defines it.
 
 use std::path::Path;
 
@@ -26,9 +26,9 @@ impl State {
     }
 }
 
-/// The members of the runtime spec: hooks get them.
+/// The members of the runtime spec, which hooks get.
 pub fn of_spec(record: &Record, status: Status) -> Value {
-    // The runtime spec knows no paused containers, but lets runtimes have more statuses.
+    // The runtime spec has no status `paused`, but lets runtimes define more.
     json!({
         "ociVersion": record.oci_version,
         "id": record.id,
@@ -39,7 +39,7 @@ pub fn of_spec(record: &Record, status: Status) -> Value {
     })
 }
 
-/// And those that runc has beside them.
+/// The same with the members that runc adds.
 pub fn of_runc(record: &Record, status: Status) -> Value {
     let mut state = of_spec(record, status);
     state["rootfs"] = json!(record.rootfs);

@@ -1,4 +1,4 @@
-//! The folder of a container below `--root`: who made it has the id.
+//! The folder of a container below `--root`: the command that makes it owns the id.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
@@ -15,10 +15,10 @@ use super::id::OciId;
 use super::record::Record;
 use crate::server::layout;
 
-/// The start gate in it.
+/// The start gate in the folder.
 pub const GATE: &str = "start.sock";
 
-/// An open folder. As long as a locked one is there, other commands that change the container wait.
+/// An open folder. While one command has it locked, other commands that change the container wait.
 #[derive(Debug)]
 pub struct StateFolder {
     path: PathBuf,
@@ -47,15 +47,15 @@ impl StateFolder {
     /// Locks the folder of a container that exists.
     ///
     /// # Errors
-    /// There is none.
+    /// The container does not exist.
     pub fn lock(root: &Path, id: &OciId) -> anyhow::Result<Self> {
         Self::locked(root.join(id.as_str()), id)
     }
 
-    /// Opens it without the lock, to look at it.
+    /// Opens the folder without the lock, for reading.
     ///
     /// # Errors
-    /// There is none.
+    /// The container does not exist.
     pub fn open(root: &Path, id: &OciId) -> anyhow::Result<Self> {
         Self::at(root.join(id.as_str()), id)
     }
@@ -73,7 +73,7 @@ impl StateFolder {
         let folder = Self::at(path, id)?;
         rustix::io::retry_on_intr(|| flock(&folder.folder, FlockOperation::LockExclusive))
             .with_context(|| format!("lock {}", folder.path.display()))?;
-        // It may have been removed meanwhile, and made anew.
+        // It may have been removed meanwhile, and another one made.
         let inode = fstat(&folder.folder).map(|stat| stat.st_ino).ok();
         if fs::metadata(&folder.path).ok().map(|now| now.ino()) != inode {
             bail!("container {id} does not exist: it has just been deleted");
@@ -81,10 +81,10 @@ impl StateFolder {
         Ok(folder)
     }
 
-    /// None when there is none yet: its `create` is under way or was killed.
+    /// None when there is no record yet: its `create` is under way or was killed.
     ///
     /// # Errors
-    /// It is damaged.
+    /// The record is damaged.
     pub fn record(&self) -> anyhow::Result<Option<Record>> {
         match record::read(&layout::oci_record(&self.path)) {
             Ok(record) => Ok(Some(record)),
@@ -93,10 +93,10 @@ impl StateFolder {
         }
     }
 
-    /// That of a container whose creation has come so far.
+    /// The record, which must exist.
     ///
     /// # Errors
-    /// There is none.
+    /// The container has no record yet.
     pub fn whole_record(&self, id: &OciId) -> anyhow::Result<Record> {
         let none = || {
             anyhow::anyhow!("container {id} is not created yet, or its create was killed: see delete --force")
@@ -105,15 +105,15 @@ impl StateFolder {
     }
 
     /// # Errors
-    /// There is no room.
+    /// The disk is full.
     pub fn write_record(&self, record: &Record) -> anyhow::Result<()> {
         Ok(record::write(&layout::oci_record(&self.path), record, Durability::Process)?)
     }
 
-    /// Keeps the spec: the bundle may change.
+    /// Keeps a copy of the spec, because the bundle may change.
     ///
     /// # Errors
-    /// There is no room.
+    /// The disk is full.
     pub fn write_spec(&self, spec: &Spec) -> anyhow::Result<()> {
         let path = layout::oci_config(&self.path);
         let bytes = serde_json::to_vec(spec)?;
@@ -122,20 +122,20 @@ impl StateFolder {
     }
 
     /// # Errors
-    /// It is damaged.
+    /// The copy is damaged.
     pub fn spec(&self) -> anyhow::Result<Spec> {
         let path = layout::oci_config(&self.path);
         let bytes = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))
     }
 
-    /// Whether the first process has not been started.
+    /// Whether the first process still waits at the start gate.
     pub fn has_gate(&self) -> bool {
         rustix::fs::statat(&self.folder, GATE, AtFlags::SYMLINK_NOFOLLOW).is_ok()
     }
 
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn remove_gate(&self) -> anyhow::Result<()> {
         match unlinkat(&self.folder, GATE, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -143,10 +143,10 @@ impl StateFolder {
         }
     }
 
-    /// Removes it, with which the id is free.
+    /// Removes the folder; the id is free then.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn remove(self) -> anyhow::Result<()> {
         record::remove_folder(&self.path).with_context(|| format!("remove {}", self.path.display()))
     }

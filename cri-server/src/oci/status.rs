@@ -15,7 +15,7 @@ use super::id::OciId;
 use super::record::Record;
 use super::state_folder::StateFolder;
 
-/// By the names of the runtime spec, and runc's `paused`.
+/// The names of the runtime spec, and runc's `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
     /// Its create is under way, or was killed.
@@ -44,14 +44,14 @@ impl fmt::Display for Status {
     }
 }
 
-/// What a container is, now. `init`: its first process while it lives.
+/// The present status of a container. `init` is its first process while it lives.
 #[derive(Debug)]
 pub struct Now {
     pub status: Status,
     pub init: Option<OwnedFd>,
 }
 
-/// Looks at a container. `record`: None when it has none yet.
+/// Determines the status. `record` is None when the container has none yet.
 ///
 /// # Errors
 /// The freezer cannot be read.
@@ -71,16 +71,16 @@ pub fn now(folder: &StateFolder, record: Option<&Record>) -> anyhow::Result<Now>
 fn is_paused(record: &Record) -> anyhow::Result<bool> {
     let frozen = Cgroups::detect().and_then(|cgroups| cgroups.open(&record.cgroup)?.is_frozen());
     match frozen {
-        // Nothing can be paused then.
+        // Without the freezer nothing can be paused.
         Err(CgroupError::NotFound { .. } | CgroupError::NoController { .. }) => Ok(false),
         frozen => Ok(frozen?),
     }
 }
 
-/// The first process of a container that is created or runs.
+/// The first process of a container that is created or running.
 ///
 /// # Errors
-/// Its status is another: `what` cannot be done.
+/// The container has another status, in which `what` is not possible.
 pub fn live(folder: &StateFolder, record: &Record, id: &OciId, what: &str) -> anyhow::Result<OwnedFd> {
     match now(folder, Some(record))? {
         Now { status: Status::Created | Status::Running, init: Some(init) } => Ok(init),

@@ -1,4 +1,4 @@
-//! What a process talks through: the caller's own streams.
+//! The streams of a process: those of the caller.
 
 use anyhow::bail;
 use crisp_executor::run::Stdio;
@@ -7,14 +7,14 @@ use rustix::fd::BorrowedFd;
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::stdio::{stderr, stdin, stdout};
 
-/// The most that `--preserve-fds` may be: as many descriptors as a process has by default.
+/// Limit for `--preserve-fds`: the default limit of descriptors of a process.
 const MOST: u32 = 1024;
 
-/// The caller's streams for a process, and its descriptors from 3 on. The size of the terminal is taken out of
-/// `process`, as it is the streams' here.
+/// The caller's streams for a process, and its descriptors from 3 on. Removes the terminal size from
+/// `process`, because the streams have it.
 ///
 /// # Errors
-/// There is no room for more descriptors.
+/// No more descriptors can be opened.
 pub fn inherited(process: &mut Process, preserved: u32) -> anyhow::Result<Stdio> {
     let copy = |stream: BorrowedFd<'_>| match fcntl_dupfd_cloexec(stream, 3 + preserved.cast_signed()) {
         Ok(copy) => Ok(Some(copy)),
@@ -31,11 +31,11 @@ fn short(number: u64) -> u16 {
     u16::try_from(number).unwrap_or(u16::MAX)
 }
 
-/// To be called before this process opens anything: what had the number of one that is not there would be the
-/// container's.
+/// Call this before this process opens anything: a new descriptor with the number of a missing one would be
+/// passed to the container.
 ///
 /// # Errors
-/// A descriptor that is to be inherited is not there.
+/// A descriptor that must be inherited is not open.
 pub fn check_preserved(preserved: u32) -> anyhow::Result<()> {
     if preserved > MOST {
         bail!("--preserve-fds {preserved}: {MOST} at most");

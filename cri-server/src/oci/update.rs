@@ -1,4 +1,4 @@
-//! `crisp oci update`: other limits for a container.
+//! `crisp oci update`: changes the limits of a container.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,7 +15,7 @@ use super::state_folder::StateFolder;
 /// Change the limits of a container
 #[derive(Debug, clap::Args)]
 pub struct Update {
-    /// File with resources as in config.json; - for standard input. The options replace single ones of them
+    /// File with resources as in config.json; - for standard input. The options override single values of it
     #[arg(long, short, value_name = "FILE")]
     resources: Option<PathBuf>,
     /// Memory in bytes
@@ -30,10 +30,10 @@ pub struct Update {
     /// Microseconds of CPU in each period
     #[arg(long, allow_hyphen_values = true, value_name = "MICROSECONDS")]
     cpu_quota: Option<i64>,
-    /// Microseconds
+    /// Length of the period in microseconds
     #[arg(long, value_name = "MICROSECONDS")]
     cpu_period: Option<u64>,
-    /// Share of a busy CPU; 1024 is the usual one
+    /// Relative share of a busy CPU; the usual value is 1024
     #[arg(long, value_name = "SHARES")]
     cpu_share: Option<u64>,
     /// CPUs, as 0-3,7
@@ -42,10 +42,10 @@ pub struct Update {
     /// Memory nodes, as 0-3,7
     #[arg(long, value_name = "LIST")]
     cpuset_mems: Option<String>,
-    /// Share of a busy disk, from 10 to 1000
+    /// Relative share of a busy disk, from 10 to 1000
     #[arg(long, value_name = "WEIGHT")]
     blkio_weight: Option<u16>,
-    /// Greatest number of processes and threads
+    /// Maximal number of processes and threads
     #[arg(long, allow_hyphen_values = true, value_name = "COUNT")]
     pids_limit: Option<i64>,
     id: OciId,
@@ -57,7 +57,7 @@ impl Update {
         let record = folder.whole_record(&self.id)?;
         super::status::live(&folder, &record, &self.id, "update")?;
         let limits = Resources::from_spec(&self.all()?)?;
-        // No device rules: those that are there stay.
+        // Without device rules: the present rules stay.
         let limits = Resources { devices: None, ..limits };
         Ok(Cgroups::detect()?.open(&record.cgroup)?.apply(&limits)?)
     }
@@ -91,7 +91,7 @@ impl Update {
     }
 }
 
-/// The longest document: limits are some hundred bytes.
+/// Limit for the document; limits have some hundred bytes.
 const LONGEST: u64 = 1 << 20;
 
 fn read(path: &Path) -> anyhow::Result<Value> {

@@ -21,26 +21,26 @@ use crate::config::{NetworkKind, RawSettings, Settings};
 
 /// Run Kubernetes manifests, or a container from an image
 ///
-/// What is a file, a folder or - (standard input) is manifests, as is a name that ends in .yaml, .yml or .json;
-/// everything else is an image, with docker's options before it and a command behind it. A pod of one container
-/// is made of that.
+/// If it is a file, a folder or - (standard input), or its name ends in .yaml, .yml or .json, it is
+/// manifests. Everything else is an image, with docker's options before it and a command after it; crisp
+/// makes a pod of one container of them.
 ///
-/// Without -d no server is needed. The images are pulled, the pods started, the output of their containers shown,
-/// and everything is taken down when all containers have ended or on Ctrl-C. Of manifests, the first Ctrl-C asks
-/// the pods to end; of an image, it is passed on to the container. A second Ctrl-C kills.
+/// Without -d no server is needed. crisp pulls the images, starts the pods, shows the output of their
+/// containers, and removes everything when all containers have ended or on Ctrl-C. For manifests, the first
+/// Ctrl-C asks the pods to end; for an image, it is passed on to the container. A second Ctrl-C kills.
 ///
-/// The exit code is that of the first container that failed; 123 is a pod whose emptyDir is larger than its
-/// sizeLimit, 124 one that ran longer than its activeDeadlineSeconds, 125 a failure of crisp itself, 126 a program
-/// of an image that cannot be run, 127 one that is not there; 130 and 143 are Ctrl-C and SIGTERM.
+/// The exit code is that of the first container that failed; 123: a pod's emptyDir is larger than its
+/// sizeLimit; 124: a pod ran longer than its activeDeadlineSeconds; 125: crisp itself failed; 126: the
+/// program of an image cannot be run; 127: it does not exist; 130 and 143: Ctrl-C and SIGTERM.
 ///
-/// A manifest has Pods, Deployments and Jobs (as many pods as replicas and parallelism say), ConfigMaps,
-/// Secrets and PersistentVolumeClaims. A claim is a folder in standalone/volumes below --root, which stays; so is
-/// a named volume of -v.
+/// A manifest has Pods, Deployments and Jobs (crisp starts as many pods as replicas and parallelism say),
+/// ConfigMaps, Secrets and PersistentVolumeClaims. A claim is a folder in standalone/volumes below --root,
+/// which is kept; so is a named volume of -v.
 ///
-/// It does not disturb a server: unless --root and --state are set, it keeps images in /var/lib/crisp-run and uses
-/// a bridge of its own. What the configuration file says of folders, addresses and the pod network is for the
-/// server alone: here these settings are flags. A second `crisp run` at the same time gets folders that are removed
-/// when it ends.
+/// A server on the same machine is not disturbed: unless --root and --state are set, crisp keeps images in
+/// /var/lib/crisp-run and uses its own bridge. Folders, addresses and the pod network in the configuration
+/// file apply only to the server: for a run these settings are flags. A second `crisp run` at the same time
+/// uses temporary folders.
 #[derive(Debug, clap::Args)]
 #[command(
     disable_help_flag = true,
@@ -54,13 +54,13 @@ Examples:
   crisp run --dry-run -p 80 -e A=1 nginx > pod.json    # the manifest of these words"
 )]
 pub struct Run {
-    /// Only check the manifests; of an image, print its manifest
+    /// Only check the manifests; for an image, print its manifest
     #[arg(long, visible_alias = "dry-run")]
     check: bool,
     /// Give the pods to a running `crisp serve`, which supervises them
     #[arg(long, short)]
     detach: bool,
-    /// With --detach: take down pods of the same names first
+    /// With --detach: first remove pods with the same names
     #[arg(long, requires = "detach")]
     replace: bool,
     /// Print help
@@ -76,10 +76,10 @@ pub struct Run {
     what: What,
 }
 
-/// What is to be run.
+/// The object of the command.
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Manifests, or an image with its command: nothing behind it is an option of `crisp`.
+    /// Manifests, or an image with its command: no word after it is an option of `crisp`.
     #[command(external_subcommand)]
     Words(Vec<String>),
 }
@@ -90,18 +90,18 @@ impl Run {
         self.detach
     }
 
-    /// What is to be run, and what is behind it.
+    /// The manifest or the image, and the words after it.
     pub fn words(&self) -> &[String] {
         let What::Words(words) = &self.what;
         words
     }
 
-    /// Whether manifests are to be run.
+    /// Whether it runs manifests.
     pub fn is_of_manifests(&self) -> bool {
         self.words().first().is_some_and(|word| is_manifest(word))
     }
 
-    /// The settings. Some words of --network are one, the others name networks.
+    /// The settings. Some values of --network are a setting, the others name networks.
     pub fn server_settings(&mut self) -> RawSettings {
         let mut settings = std::mem::take(&mut self.settings);
         self.options.network.retain(|word| match NetworkKind::from_str(word, false) {
@@ -118,7 +118,7 @@ impl Run {
 /// Runs the manifests or the image to the end, or gives them to a server.
 ///
 /// # Errors
-/// Anything but a container that fails.
+/// Any failure except that of a container.
 pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
     command.refused.check()?;
     let What::Words(mut words) = command.what;
@@ -157,7 +157,7 @@ fn print_manifest(run: &ImageRun) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let mut items: Vec<_> = manifests.all_documents().cloned().collect();
     for metadata in items.iter_mut().filter_map(|item| item["metadata"].as_object_mut()) {
-        // Two runs of one file are two pods.
+        // Two runs of one file are two different pods.
         metadata.remove("uid");
     }
     let document = match &items[..] {
@@ -170,7 +170,7 @@ fn print_manifest(run: &ImageRun) -> anyhow::Result<ExitCode> {
 }
 
 fn run_image(run: ImageRun, settings: Settings) -> anyhow::Result<ExitCode> {
-    // Before anything is pulled.
+    // Checked before anything is pulled.
     run.manifests(&[], false)?;
     let display =
         DisplayOptions { streams: Some(Arc::new(Streams::new(&run.options)?)), is_quiet: run.options.quiet };
@@ -183,7 +183,7 @@ fn run_image(run: ImageRun, settings: Settings) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// Runs what `manifests` returns in a server of its own.
+/// Runs the manifests that `manifests` returns in a server inside this process.
 fn foreground(
     settings: Settings,
     display: DisplayOptions,
@@ -216,8 +216,8 @@ fn foreground(
     Ok(ExitCode::from(code?))
 }
 
-/// Ctrl-C, SIGTERM and a closed terminal as stop requests; the second one kills. To a container that has the screen
-/// for itself, the first is passed on.
+/// Ctrl-C, SIGTERM and a closed terminal become stop requests; the second one kills. If a container has the
+/// whole screen, the first signal is passed on to it.
 fn stop_on_signals(streams: Option<Arc<Streams>>) -> anyhow::Result<StopRequests> {
     let requests = StopRequests::new();
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -232,7 +232,8 @@ fn stop_on_signals(streams: Option<Arc<Streams>>) -> anyhow::Result<StopRequests
                 _ = terminate.recv() => (143, "TERM"),
                 _ = hang_up.recv() => (129, "HUP"),
             };
-            // Only Ctrl-C has a second one: a closed terminal and the end of the machine are requests to stop.
+            // Only Ctrl-C can come twice: a closed terminal and a shutdown of the machine are requests to
+            // stop.
             let is_first = name == "INT" && !is_passed_on && !sender.now().is_any();
             if is_first
                 && let Some(streams) = &streams

@@ -1,4 +1,4 @@
-//! Containers that are there already: an earlier server started them.
+//! Finds existing containers, which an earlier server started.
 
 use std::collections::BTreeMap;
 
@@ -9,10 +9,10 @@ use tonic::Request;
 use super::context::Context;
 use crate::rpc_error::refused;
 
-/// The newest container of that name in the pod.
+/// The newest container with that name in the pod.
 ///
 /// # Errors
-/// The runtime's.
+/// The runtime's error.
 pub async fn newest(context: &Context, name: &str) -> anyhow::Result<Option<Listed>> {
     let filter = ContainerFilter {
         pod_sandbox_id: context.id.clone(),
@@ -24,7 +24,7 @@ pub async fn newest(context: &Context, name: &str) -> anyhow::Result<Option<List
     Ok(listed.into_inner().containers.into_iter().max_by_key(attempt))
 }
 
-/// How many times it was started before.
+/// The number of earlier starts.
 pub fn attempt(container: &Listed) -> u32 {
     container.metadata.as_ref().map_or(0, |metadata| metadata.attempt)
 }

@@ -9,12 +9,12 @@ use super::manifest::Container;
 use crate::log::Line;
 use crate::server::layout;
 
-/// As much as a kubelet keeps.
+/// The same limit as kubelet's.
 const MOST: u64 = 4096;
 const MOST_OF_LOG: u64 = 2048;
 const LAST_LINES: usize = 80;
 
-/// What it left at its terminationMessagePath, or the end of its log where the manifest says so.
+/// The content of its terminationMessagePath, or the end of its log if the manifest requests that.
 pub fn message(context: &Context, container: &Container, log: &Path, code: i32) -> Option<String> {
     let path = layout::run_message(&context.folder, &container.name);
     let mut bytes = Vec::new();
@@ -31,7 +31,7 @@ pub fn message(context: &Context, container: &Container, log: &Path, code: i32) 
 fn end_of_log(log: &Path) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let size = file.metadata().ok()?.len();
-    // Each line has a time and a stream before it.
+    // Each line begins with a time and a stream.
     file.seek(SeekFrom::Start(size.saturating_sub(MOST_OF_LOG * 4))).ok()?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;

@@ -1,4 +1,4 @@
-//! What is mounted into a container: volumes, parts of them, the hosts file, and the file for a last message.
+//! The mounts of a container: volumes, parts of them, the hosts file, and the file for a last message.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,13 +16,13 @@ use super::manifest::{Container, Propagation, VolumeMount, VolumeSource, expand,
 use super::volumes::{Part, in_own_thread};
 use crate::server::layout;
 
-/// For a part of a volume whose file system does not answer.
+/// Time limit for a part of a volume, whose file system may not answer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Makes what has to be made, and lists all mounts.
+/// Makes missing files and lists all mounts.
 ///
 /// # Errors
-/// A part of a volume that cannot be mounted; the file for the message cannot be made.
+/// A part of a volume cannot be mounted, or the file for the message cannot be made.
 pub async fn mounts(
     context: &Context,
     container: &Container,
@@ -93,8 +93,8 @@ fn sub_path(mount: &VolumeMount, env: &[(String, Vec<u8>)]) -> anyhow::Result<St
     Ok(path)
 }
 
-/// Opening it may take for ever. Mounting it does not, and is done only while it is waited for: no thread that was
-/// given up mounts anything.
+/// Opening the path may take forever, so it runs in a thread with a deadline. The mount itself cannot hang
+/// and is made outside of the thread: a thread that missed its deadline mounts nothing.
 async fn bind(volume: &Path, sub_path: &str, target: &Path) -> anyhow::Result<()> {
     let (volume, part) = (volume.to_owned(), sub_path.to_owned());
     let open = move |_: &dyn Fn() -> bool| Part::open(&volume, &part);
@@ -105,7 +105,7 @@ async fn bind(volume: &Path, sub_path: &str, target: &Path) -> anyhow::Result<()
     mounted.with_context(|| format!("subPath {sub_path}"))
 }
 
-/// Every user of the container can write to it.
+/// Makes an empty file that every user of the container can write.
 fn empty_file(path: &Path) -> io::Result<()> {
     if let Some(above) = path.parent() {
         fs::create_dir_all(above)?;

@@ -1,4 +1,4 @@
-//! Runs one container: starts it, shows its output, starts it again by the pod's restart policy.
+//! Runs one container: starts it, shows its output, and restarts it by the pod's restart policy.
 //!
 //! ```text
 //!  found (an earlier server started it) --.
@@ -32,39 +32,39 @@ use super::streams::start_error;
 use super::{container_find, container_stop, health, log_rotation, pull};
 use crate::rpc_error::refused;
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// By itself, with this code.
+    /// It ended by itself with this code.
     Exited(i32),
-    /// It was stopped since a probe or a hook failed.
+    /// It was stopped because a probe or a hook failed.
     Unhealthy(i32),
-    /// By a stop request.
+    /// It was stopped by a stop request.
     Stopped,
 }
 
-/// A container of the pod, and by which rules it runs.
+/// A container of the pod and the rules for running it.
 #[derive(Clone)]
 pub struct PodContainer {
     pub container: Container,
-    /// Its number in the pod, for its colour.
+    /// Its number in the pod, which selects its colour.
     pub index: usize,
     pub policy: RestartPolicy,
-    /// The pod's; sidecars have their own, since they end later.
+    /// The pod's stop requests; sidecars have their own, because they end later.
     pub stop: StopRequests,
 }
 
-/// The code for a container that cannot be started, the same as a kubelet gives.
+/// The exit code for a container that cannot be started, as with kubelet.
 const START_ERROR: i32 = 128;
-/// The code for a container that another program removed: it was killed before.
+/// The exit code for a container that another program removed, and so killed.
 const KILLED: i32 = 137;
-/// A pod that is being stopped loses its containers before it is not ready any more.
+/// When a pod is stopped, its containers end shortly before the pod is reported as not ready.
 const POD_STOP: Duration = Duration::from_secs(1);
 
-/// Runs a container until it has ended for good.
+/// Runs a container until it has ended and is not restarted.
 ///
 /// # Errors
-/// The runtime cannot say how it is, or cannot stop it.
+/// The runtime cannot report the container's status, or cannot stop it.
 pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End> {
     let name = &member.container.name;
     let mut found = container_find::newest(context, name).await?;
@@ -95,7 +95,7 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
         let is_done = !member.container.is_sidecar && end == End::Exited(0);
         context.conditions.change(name, |condition| {
             condition.is_ready = false;
-            // One that does its work faster than its start is looked at has started, too.
+            // A container that finishes before its start is observed has started too.
             condition.is_started |= is_done;
         });
         let code = match end {
@@ -103,12 +103,13 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
             End::Stopped => return Ok(End::Stopped),
         };
         let is_unhealthy = matches!(end, End::Unhealthy(_));
-        // As with docker: what could not be started at first is not tried again.
+        // As with docker: if the first start fails, there is no second try.
         let is_hopeless = context.streams().is_some_and(|streams| !streams.has_run());
         if is_hopeless || !context.restarts(member.policy, code, is_unhealthy) {
             return Ok(End::Exited(code));
         }
-        // In a pod that was stopped or lost no start can succeed: the code is that of the last one that did.
+        // In a pod that was stopped or lost no start can succeed: the exit code is that of the last
+        // successful start.
         if !is_ready_for_a_while(context).await {
             context.stop.stop_with(LOST);
             return Ok(End::Exited(if id.is_some() { code } else { last_code.unwrap_or(code) }));
@@ -127,7 +128,7 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
         if code != 0 {
             context.count_failure().await;
         }
-        // Until now it says which attempt it was, to people and to a server that starts meanwhile.
+        // Until now the container told people and a starting server its attempt.
         if let Some(id) = id {
             remove(context, name, id).await;
         }
@@ -135,7 +136,7 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
     bail!("{name} was started more often than can be counted")
 }
 
-/// Removes a container that has ended. One that stays is removed with its pod.
+/// Removes a container that has ended. If that fails, it is removed with its pod.
 async fn remove(context: &Context, name: &str, id: String) {
     let request = RemoveContainerRequest { container_id: id };
     if let Err(status) = context.server.runtime.remove_container(Request::new(request)).await {
@@ -159,7 +160,7 @@ async fn is_ready_for_a_while(context: &Context) -> bool {
     }
 }
 
-/// The image is the one that was pulled for the pod's start; for a later start it may be gone, or there is a newer one.
+/// The image that was pulled for the pod's start; it may be gone at a later start, or a newer one may exist.
 async fn images(
     context: &Context,
     container: &Container,
@@ -178,7 +179,7 @@ async fn images(
     pull::all(&context.server.images, &request).await
 }
 
-/// From create to exit. The id is there if the container could be created.
+/// From create to exit. The id is set if the container could be created.
 async fn once(
     context: &Context,
     member: &PodContainer,
@@ -225,7 +226,7 @@ async fn once(
     Ok((Some(id), end))
 }
 
-/// A container that runs, or ran, to its end. Its output is shown where there is a screen.
+/// Follows a container until it has ended. Its output is shown if there is a screen.
 async fn follow(
     context: &Context,
     member: &PodContainer,
@@ -287,7 +288,7 @@ async fn until_end(
     Ok(End::Unhealthy(exit_code(context, container, log, status)))
 }
 
-/// The code of a container that has ended; a failure is shown.
+/// The exit code of a container that has ended; a failure is shown.
 fn exit_code(context: &Context, container: &Container, log: &Path, status: Option<ContainerStatus>) -> i32 {
     let name = &container.name;
     let Some(status) = status else {

@@ -1,4 +1,4 @@
-//! Stops a container as a kubelet does: the preStop hook, the stop signal, SIGKILL at the end of the grace
+//! Stops a container as kubelet does: the preStop hook, the stop signal, and SIGKILL at the end of the grace
 //! period.
 
 use std::time::{Duration, Instant};
@@ -14,13 +14,13 @@ use super::manifest::Container;
 use super::stop_request::{StopRequest, StopRequests};
 use crate::rpc_error::refused;
 
-/// After a hook that used up the grace period, the container still has so long.
+/// Minimal seconds for the container after a hook that used up the grace period.
 const LEAST: u32 = 2;
 
-/// Stops it within `grace` seconds, at once when `stop` says so meanwhile.
+/// Stops the container within `grace` seconds, or at once when `stop` becomes a kill request.
 ///
 /// # Errors
-/// The runtime's, and a runtime that does not answer.
+/// The runtime's error, or the runtime does not answer.
 pub async fn stop(
     context: &Context,
     container: &Container,
@@ -45,7 +45,7 @@ pub async fn stop(
     };
     let stopped = tokio::select! {
         stopped = gently => stopped,
-        // The second signal does not wait for the grace period.
+        // A second signal ends the grace period.
         _ = stop.wait_for(StopRequest::is_kill), if grace > 0 => signal(context, id, 0).await,
     };
     stopped.with_context(|| format!("cannot stop container {}", container.name))
@@ -54,7 +54,7 @@ pub async fn stop(
 async fn signal(context: &Context, id: &str, grace: u32) -> anyhow::Result<()> {
     let request = StopContainerRequest { container_id: id.to_owned(), timeout: grace.into() };
     let stopped = context.server.runtime.stop_container(Request::new(request));
-    // The runtime has a deadline of its own for the kill; this one is for a runtime that hangs.
+    // The runtime has its own deadline for the kill; this one is for a runtime that hangs.
     let limit = Duration::from_secs(u64::from(grace) + 60);
     tokio::time::timeout(limit, stopped).await.context("stopping takes too long")?.map_err(refused)?;
     Ok(())

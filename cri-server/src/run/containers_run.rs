@@ -1,5 +1,5 @@
-//! The containers of a pod, in their order: init containers one after the other, sidecars beside them, then the
-//! others; at the end the sidecars, the last first.
+//! Runs the containers of a pod in their order: init containers one after the other with sidecars beside
+//! them, then the others; sidecars end last, in reverse order.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,10 +16,10 @@ use super::stop_request::{StopRequest, StopRequests};
 /// Runs all containers until they have ended. Returns the pod's exit code.
 ///
 /// # Errors
-/// Anything but a container that fails.
+/// Any failure except that of a container.
 pub async fn run(context: &Arc<Context>) -> anyhow::Result<u8> {
     let noted = Arc::clone(context);
-    // The grace period of the pod begins with the first request to end.
+    // The pod's grace period begins with the first stop request.
     let clock = tokio::spawn(async move {
         noted.stop.wait_for(StopRequest::is_any).await;
         let _ = noted.end_began.set(Instant::now());
@@ -35,7 +35,7 @@ pub async fn run(context: &Arc<Context>) -> anyhow::Result<u8> {
         }
     }
     match (code, failed) {
-        // The others have ended with this; the end of the sandbox ends the sidecar.
+        // The others have ended because of this; the sidecar ends with its sandbox.
         (Ok(code), Some(error)) => {
             context.report.say(format_args!("{error:#}"));
             Ok(code)
@@ -45,7 +45,7 @@ pub async fn run(context: &Arc<Context>) -> anyhow::Result<u8> {
     }
 }
 
-/// A sidecar that runs.
+/// A running sidecar.
 struct Sidecar {
     stop: StopRequests,
     task: JoinHandle<anyhow::Result<End>>,
@@ -68,7 +68,7 @@ impl Sidecar {
 }
 
 async fn run_in_order(context: &Arc<Context>, sidecars: &mut Vec<Sidecar>) -> anyhow::Result<u8> {
-    // After a server's restart: containers begin only when the init containers have succeeded.
+    // After a server's restart: other containers start only when the init containers have succeeded.
     let is_initialised = is_any_found(context).await?;
     for (index, container) in context.pod.init_containers.iter().enumerate() {
         let member = PodContainer {
@@ -81,7 +81,7 @@ async fn run_in_order(context: &Arc<Context>, sidecars: &mut Vec<Sidecar>) -> an
             let name = container.name.clone();
             sidecars.push(start_sidecar(context, member));
             if is_initialised {
-                // The containers run already, and must not be left to themselves meanwhile.
+                // The containers already run, and must be followed meanwhile.
                 continue;
             }
             tokio::select! {
@@ -104,8 +104,8 @@ async fn run_in_order(context: &Arc<Context>, sidecars: &mut Vec<Sidecar>) -> an
     run_beside(context).await
 }
 
-/// An init container has to succeed once; the policy Always does not start it again after that. A sidecar is
-/// always started again.
+/// An init container must succeed only once; the policy Always does not restart it after that. A sidecar is
+/// always restarted.
 fn init_policy(context: &Context, is_sidecar: bool) -> RestartPolicy {
     match context.pod.restart_policy {
         _ if is_sidecar => RestartPolicy::Always,
@@ -114,8 +114,8 @@ fn init_policy(context: &Context, is_sidecar: bool) -> RestartPolicy {
     }
 }
 
-/// Its end before that of the others is theirs, too: the runtime has failed, the sandbox is gone, or a Job's limit
-/// is reached.
+/// If a sidecar ends before the other containers, they end too: the runtime has failed, the sandbox is gone,
+/// or a Job's limit is reached.
 fn start_sidecar(context: &Arc<Context>, member: PodContainer) -> Sidecar {
     let stop = member.stop.clone();
     let context = Arc::clone(context);
@@ -176,7 +176,7 @@ async fn run_beside(context: &Arc<Context>) -> anyhow::Result<u8> {
     ends.code(context.stop.now())
 }
 
-/// The policy OnFailure is about each container for itself, also in the pod's next sandbox.
+/// The policy OnFailure applies to each container, also in the pod's next sandbox.
 async fn has_ended(context: &Context, name: String, end: &anyhow::Result<End>) {
     match end {
         _ if context.pod.restart_policy != RestartPolicy::OnFailure => {}
@@ -188,13 +188,13 @@ async fn has_ended(context: &Context, name: String, end: &anyhow::Result<End>) {
                 context.report.say(format_args!("{error:#}"));
             }
         }
-        // It was not started again: the pod has failed as often as its Job allows.
+        // It was not restarted: the pod has failed as often as its Job allows.
         Ok(End::Exited(_) | End::Unhealthy(_)) => context.stop.after_failure(),
         Ok(End::Stopped) | Err(_) => {}
     }
 }
 
-/// How the containers have ended, the first of each kind.
+/// The ends of the containers, the first of each kind.
 #[derive(Default)]
 struct Ends {
     failure: Option<u8>,

@@ -1,4 +1,4 @@
-//! What the containers of one pod share while it runs.
+//! The shared state of the containers of one running pod.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -30,10 +30,10 @@ pub struct Context {
     pub id: String,
     pub sandbox: PodSandboxConfig,
     pub fields: PodFields,
-    /// Those that were pulled for this attempt: ids by the names in the manifest.
+    /// The images that were pulled for this attempt: ids by the names in the manifest.
     pub images: BTreeMap<String, String>,
     pub volumes: Volumes,
-    /// For what belongs to this pod alone.
+    /// A folder that belongs to this pod only.
     pub folder: PathBuf,
     pub hosts: Option<PathBuf>,
     pub waiter: Waiter,
@@ -42,34 +42,34 @@ pub struct Context {
     pub report: Report,
     pub screen: Option<Screen>,
     pub conditions: Conditions,
-    /// When the end of the pod began: sidecars have what is left of the grace period.
+    /// The time at which the end of the pod began: sidecars get the rest of the grace period.
     pub end_began: OnceLock<Instant>,
 }
 
 /// One pod's part of the screen.
 #[derive(Clone)]
 pub struct Screen {
-    /// Before the names of containers, where there are several pods.
+    /// Printed before the names of containers when there are several pods.
     pub prefix: String,
-    /// Of the longest name.
+    /// Width of the longest name.
     pub width: usize,
-    /// Number of the pod's first container on this screen: containers differ by colour.
+    /// Number of the pod's first container on this screen; it selects colours.
     pub first: usize,
-    /// Pulls, of all pods together.
+    /// Progress of the pulls of all pods.
     pub bars: Option<Arc<Mutex<Bars>>>,
-    /// Of the one container of a `crisp run IMAGE`, which has the screen for itself.
+    /// The streams of the only container of a `crisp run IMAGE`, which has the whole screen.
     pub streams: Option<Arc<Streams>>,
 }
 
 impl Context {
-    /// Whether a container that ended with `code` is started again.
+    /// Whether a container that ended with `code` is restarted.
     pub fn restarts(&self, policy: RestartPolicy, code: i32, is_unhealthy: bool) -> bool {
         let again = restart::again(policy, code) || (is_unhealthy && policy != RestartPolicy::Never);
         let limit = self.pod.backoff_limit.filter(|_| code != 0);
         again && limit.is_none_or(|limit| self.status.get().failures < limit)
     }
 
-    /// Counts a failure of which nothing is left from now on, for a Job.
+    /// Counts a failure for a Job whose container will be removed.
     pub async fn count_failure(&self) {
         if self.pod.backoff_limit.is_some()
             && let Err(error) = change(&self.status, |status| status.failures += 1).await
@@ -78,21 +78,21 @@ impl Context {
         }
     }
 
-    /// Where the screen is the container's.
+    /// The streams, if the container has the whole screen.
     pub fn streams(&self) -> Option<&Streams> {
         self.screen.as_ref()?.streams.as_deref()
     }
 
-    /// Seconds that a container has to end in, when the end of the pod has begun.
+    /// Seconds left for a container after the end of the pod has begun.
     pub fn grace_left(&self, grace: u32) -> u32 {
         let passed = self.end_began.get().map_or(Duration::ZERO, Instant::elapsed);
         let left = Duration::from_secs(grace.into()).saturating_sub(passed);
-        // As a kubelet: never so little that a signal cannot be heard.
+        // As with kubelet: enough time for the container to receive a signal.
         u32::try_from(left.as_secs()).unwrap_or(grace).max(grace.min(2))
     }
 }
 
-/// How a container is.
+/// The condition of a container.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Condition {
     /// Its startupProbe and its postStart hook have succeeded.
@@ -102,22 +102,22 @@ pub struct Condition {
     pub restarts: u32,
 }
 
-/// How each container is, by name. Clones are the same.
+/// The condition of each container by name. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Conditions(watch::Sender<BTreeMap<String, Condition>>);
 
 impl Conditions {
-    /// None is known yet.
+    /// No condition is known yet.
     pub fn new() -> Self {
         Self(watch::Sender::default())
     }
 
-    /// Changes that of one container.
+    /// Changes the condition of one container.
     pub fn change(&self, name: &str, change: impl FnOnce(&mut Condition)) {
         self.0.send_modify(|all| change(all.entry(name.to_owned()).or_default()));
     }
 
-    /// All of them, now.
+    /// The present conditions.
     pub fn all(&self) -> BTreeMap<String, Condition> {
         self.0.borrow().clone()
     }
@@ -132,7 +132,7 @@ impl Conditions {
     /// Waits until a container has started.
     pub async fn started(&self, name: &str) {
         let mut changes = self.0.subscribe();
-        // The sender is in `self`.
+        // Cannot fail: the sender is in `self`.
         let _ = changes.wait_for(|all| all.get(name).is_some_and(|condition| condition.is_started)).await;
     }
 }

@@ -30,11 +30,11 @@ struct Login {
     registrytoken: String,
 }
 
-/// The credentials of the pod for an image: those of the longest name that fits. As for a kubelet, a Secret that is
-/// not there is named and left out: the image may need none.
+/// The credentials of the pod for an image: those with the longest matching name. As with kubelet, a missing
+/// Secret is reported and skipped: the image may need none.
 ///
 /// # Errors
-/// A Secret that has no docker configuration in it.
+/// A Secret has no docker configuration.
 pub fn find(pod: &Pod, objects: &Objects, report: &Report, image: &str) -> anyhow::Result<Option<Auth>> {
     let mut best: Option<(usize, Auth)> = None;
     for (index, name) in pod.image_pull_secrets.iter().enumerate() {
@@ -44,11 +44,11 @@ pub fn find(pod: &Pod, objects: &Objects, report: &Report, image: &str) -> anyho
             continue;
         };
         let text = data.get(KEY).with_context(|| format!("{} has no key {KEY}", at()))?;
-        // The parser's error would show a part of the text.
+        // The parser's error would contain a part of the text.
         let config: DockerConfig = serde_json::from_slice(text)
             .ok()
             .with_context(|| format!("{}: {KEY} is no docker configuration", at()))?;
-        // An image that cannot be parsed has its error from the pull.
+        // For an invalid image name the pull reports the error.
         let Ok(reference) = Reference::parse(image) else { continue };
         for (server, login) in config.auths {
             let length = fits(&server, reference.registry(), reference.repository());
@@ -60,9 +60,9 @@ pub fn find(pod: &Pod, objects: &Objects, report: &Report, image: &str) -> anyho
     Ok(best.map(|(_, auth)| auth))
 }
 
-/// The credentials that this program's user has for an image: the login that is kept, and for the one image that the
-/// command line names those of the environment, which are for no other registry. Files that cannot be read keep no
-/// public image from being pulled.
+/// The credentials of this program's user for an image: the stored login, or, only for the image that the
+/// command line names, those of the environment. Login files that cannot be read do not prevent the pull of a
+/// public image.
 pub async fn of_user(image: &str, is_named: bool, report: &Report) -> Option<Auth> {
     let own = if is_named { pull::credentials_of_environment() } else { Ok(None) };
     let found = match (own, Logins::of_user()) {
@@ -85,7 +85,7 @@ pub async fn of_user(image: &str, is_named: bool, report: &Report) -> Option<Aut
     })
 }
 
-/// How much of the name is the same, where it is for this registry.
+/// The length of the matching part of the name, if the login is for this registry.
 fn fits(server: &str, registry: &str, repository: &str) -> Option<usize> {
     let server = server.trim_start_matches("https://").trim_start_matches("http://").trim_end_matches('/');
     let server = server.strip_suffix("/v1").or(server.strip_suffix("/v2")).unwrap_or(server);
@@ -119,7 +119,7 @@ mod tests {
         let text = format!(
             "apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\nstringData: {{.dockerconfigjson: '{config}'}}\n---\napiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{imagePullSecrets: [{{name: s}}], containers: [{{name: a, image: b}}]}}\n"
         );
-        // One that is not there is left out.
+        // A missing Secret is skipped.
         let text = text.replace("[{name: s}]", "[{name: missing}, {name: s}]");
         let manifests = parse("p", &text).unwrap();
         let user = |image: &str| {

@@ -19,14 +19,14 @@ use crate::config::{ListenAddress, Settings};
 use crate::rpc_error::refused;
 use crate::table::Table;
 
-/// Run Kubernetes manifests under the server, which supervises them from then on
+/// Run Kubernetes manifests under the server, which supervises them
 ///
 /// The same as `crisp run -d`: the server keeps the pods, restarts their containers by policy, probes them,
-/// and goes on after its own restart and that of the machine. Without a file, lists the pods that it
-/// supervises. A server that a kubelet uses runs no manifests: a kubelet removes each pod that it does not know.
+/// and continues after its own restart and that of the machine. Without a file, lists the supervised pods. A
+/// server that a kubelet uses accepts no manifests: a kubelet removes pods that it does not know.
 #[derive(Debug, clap::Args)]
 pub struct Up {
-    /// Take down pods of the same names first
+    /// First remove pods with the same names
     #[arg(long)]
     replace: bool,
     /// Only check the manifests
@@ -39,7 +39,7 @@ pub struct Up {
 
 /// Stop and remove pods that the server supervises
 ///
-/// Volumes of PersistentVolumeClaims stay.
+/// Volumes of PersistentVolumeClaims are kept.
 #[derive(Debug, clap::Args)]
 pub struct Down {
     /// Kill at once, without the grace period
@@ -54,7 +54,7 @@ impl Up {
     /// Runs the command.
     ///
     /// # Errors
-    /// No server, or it refuses.
+    /// There is no server, or it refuses.
     pub fn run(&self, settings: &Settings) -> anyhow::Result<ExitCode> {
         match &self.manifest {
             None => block_on(list(&endpoint::choose(settings)?)),
@@ -63,10 +63,10 @@ impl Up {
     }
 }
 
-/// Gives the manifests to the server, and shows what happens until all pods are up.
+/// Sends the manifests to the server, and shows events until all pods are up.
 ///
 /// # Errors
-/// A manifest that cannot be run, no server, or a server that refuses.
+/// A manifest is refused, or there is no server, or the server refuses.
 pub fn up(path: &Path, settings: &Settings, replace: bool, is_dry: bool) -> anyhow::Result<ExitCode> {
     let manifests = manifest::read(path)?;
     if !manifests.without_effect.is_empty() {
@@ -87,7 +87,7 @@ pub fn up(path: &Path, settings: &Settings, replace: bool, is_dry: bool) -> anyh
     })
 }
 
-/// What would be run.
+/// Prints the pods that would be run.
 fn print_plan(manifests: &Manifests) -> ExitCode {
     for document in &manifests.pods {
         let pod = &document.pod;
@@ -101,7 +101,7 @@ impl Down {
     /// Runs the command.
     ///
     /// # Errors
-    /// No server, a name that it does not know, or a manifest that cannot be read.
+    /// There is no server, a name is unknown, or a manifest cannot be read.
     pub fn run(&self, settings: &Settings) -> anyhow::Result<ExitCode> {
         block_on(async {
             let mut client = connect(&endpoint::choose(settings)?).await?;
@@ -113,7 +113,7 @@ impl Down {
         })
     }
 
-    /// The pods that are meant, of those that are there. A file with a pod's name is not read.
+    /// The chosen pods among the existing ones. A file with a pod's name is not read.
     fn names(&self, listed: &[StandalonePod]) -> anyhow::Result<BTreeSet<String>> {
         let key = |pod: &StandalonePod| format!("{}/{}", pod.namespace, pod.name);
         let mut names = BTreeSet::new();
@@ -141,15 +141,15 @@ impl Down {
     }
 }
 
-/// Where manifests are from, for people.
+/// The origin of manifests, for people.
 fn source(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// Runs what speaks to a server.
+/// Runs a future that talks to a server.
 ///
 /// # Errors
-/// Those of `work`.
+/// The error of `work`.
 pub fn block_on(work: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.context("cannot start")?.block_on(work)
@@ -170,7 +170,7 @@ pub async fn connect(listen: &ListenAddress) -> anyhow::Result<StandaloneClient<
     Ok(StandaloneClient::new(channel.with_context(|| format!("cannot speak gRPC to {listen}"))?))
 }
 
-/// The error of a refused request, also of a server that has no such service.
+/// The error of a refused request, also for a server without this service.
 pub fn unknown(status: Status) -> anyhow::Error {
     if status.code() == Code::Unimplemented {
         return anyhow::anyhow!(

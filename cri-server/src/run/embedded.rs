@@ -1,4 +1,4 @@
-//! A server inside this process, on folders that no other server uses.
+//! A server inside this process, with folders that no other server uses.
 //!
 //! | | by default | where those are in use | with flags |
 //! |---|---|---|---|
@@ -9,9 +9,9 @@
 //! It listens on `crisp.sock` in the folder for sockets: `crisp exec --listen unix:///run/crisp-run/crisp.sock`
 //! and the like work while the pod runs.
 //!
-//! A `crisp serve` on this machine has other folders and another bridge, and is not disturbed: what the
-//! configuration file says of folders and addresses is the server's alone. Of the pods that are found in the
-//! folders, only those that a `crisp run` made are removed.
+//! A `crisp serve` on this machine has other folders and another bridge, and is not disturbed: folders and
+//! addresses in the configuration file apply only to that server. Of the pods that are found in the folders,
+//! only those that a `crisp run` made are removed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -30,10 +30,10 @@ use crate::server::{LockError, Server, layout, socket};
 const ROOT: &str = "/var/lib/crisp-run";
 const STATE: &str = "/run/crisp-run";
 const BRIDGE: &str = "crisp-run0";
-/// A pull that a stop request has left under way gets so long to end.
+/// Time limit for a pull that is under way at a stop request.
 const PULLS_END: Duration = Duration::from_secs(3);
 
-/// The server and what has to be removed with it.
+/// The server and the folders that are removed with it.
 pub struct Embedded {
     pub server: Arc<Server>,
     listening: Option<Listening>,
@@ -44,10 +44,10 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the server, and removes the pods that a killed `crisp run` left.
+    /// Opens the server, and removes pods that a killed `crisp run` left behind.
     ///
     /// # Errors
-    /// The server cannot be opened; no temporary folders are left then.
+    /// The server cannot be opened; temporary folders are removed then.
     pub async fn open(mut settings: Settings) -> anyhow::Result<Self> {
         let own_folders = settings.root.is_default() && settings.state.is_default();
         settings.root.set_default(ROOT.into());
@@ -87,7 +87,7 @@ impl Embedded {
         Ok(embedded)
     }
 
-    /// For what pods need while they run: logs, volumes.
+    /// The folder for logs and volumes of running pods.
     pub fn folder(&self) -> PathBuf {
         layout::foreground_pods(&self.root)
     }
@@ -97,12 +97,12 @@ impl Embedded {
         !self.temporary.is_empty()
     }
 
-    /// For volumes with names.
+    /// The folder for named volumes.
     pub fn named_volumes(&self) -> PathBuf {
         layout::named_volumes(&self.root)
     }
 
-    /// Stops the server and removes what is only for this run. Folders that a pod still uses stay.
+    /// Stops the server and removes the temporary folders. Folders that a pod still uses stay.
     pub async fn close(mut self) {
         self.server.images.shut_down(PULLS_END).await;
         if let Some(listening) = self.listening.take() {
@@ -111,14 +111,14 @@ impl Embedded {
         if let Err(error) = self.server.networks.close_if_unused().await {
             tracing::warn!(%error, "cannot remove the pod network");
         }
-        // Nothing is written any more to folders that are about to go.
+        // After this, nothing is written to folders that will be removed.
         self.server.runtime.close().await;
         if self.pods_of_runs().is_empty() {
             remove(&self.folder());
             drop(self.server);
             self.temporary.iter().for_each(|path| remove(path));
         } else if let [root, state] = &self.temporary[..] {
-            // Without the records the pod's processes and addresses could not be found any more.
+            // Without the records, the pod's processes and addresses could not be found.
             let (root, state) = (root.display(), state.display());
             tracing::warn!("a pod could not be removed; crisp serve --root {root} --state {state} finds it");
         }
@@ -137,8 +137,8 @@ impl Embedded {
         }
     }
 
-    /// Pods that a `crisp run` made on these folders: their logs are in the folder of such pods. Others are
-    /// those of a server that had these folders.
+    /// Pods that a `crisp run` made in these folders: their logs are in the folder of such pods. Others
+    /// belong to a server that had these folders.
     fn pods_of_runs(&self) -> Vec<PodId> {
         let (folder, pods) = (self.folder(), self.server.pods.list());
         let is_ours = |log: &PathBuf| log.starts_with(&folder);
@@ -185,7 +185,7 @@ fn is_in_use(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(LockError::InUse { .. }))
 }
 
-/// Folders and a bridge for the process `pid` alone: root and state.
+/// Sets folders and a bridge for the process `pid` only: root and state.
 fn use_folders_of(pid: u32, settings: &mut Settings) -> Vec<PathBuf> {
     settings.root.value = format!("{ROOT}-{pid}").into();
     settings.state.value = format!("{STATE}-{pid}").into();
@@ -193,12 +193,12 @@ fn use_folders_of(pid: u32, settings: &mut Settings) -> Vec<PathBuf> {
     vec![settings.root.value.clone(), settings.state.value.clone()]
 }
 
-/// Removes pods and folders of runs that had folders of their own and were killed.
+/// Removes pods and folders of killed runs that had temporary folders.
 async fn remove_abandoned(settings: &Settings) {
     for pid in abandoned() {
         let mut theirs = settings.clone();
         let temporary = use_folders_of(pid, &mut theirs);
-        // Addresses that were set are for the pod that is about to run.
+        // Addresses that were set are for the pod that will run now.
         theirs.listen.source = Source::Default;
         theirs.metrics_listen.value = None;
         theirs.stream_listen.value.set_port(0);
@@ -210,7 +210,7 @@ async fn remove_abandoned(settings: &Settings) {
     }
 }
 
-/// Processes of which there are folders, and that have ended.
+/// Processes that have ended but whose folders exist.
 fn abandoned() -> BTreeSet<u32> {
     let mut pids = BTreeSet::new();
     for folder in [ROOT, STATE].map(Path::new) {
@@ -222,7 +222,7 @@ fn abandoned() -> BTreeSet<u32> {
             pids.extend(pid.and_then(|pid| pid.parse::<u32>().ok()));
         }
     }
-    // One that lives has its lock, or is about to take it.
+    // A living process has its lock, or will take it soon.
     pids.retain(|pid| !Path::new("/proc").join(pid.to_string()).exists());
     pids
 }

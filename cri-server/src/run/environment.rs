@@ -32,7 +32,7 @@ pub fn environment(
             EnvSource::ConfigMap(reference) => key(reference, false),
             EnvSource::Secret(reference) => key(reference, true),
         };
-        // An optional key that is not there sets no variable.
+        // A missing optional key sets no variable.
         if let Some(value) = value {
             set(&mut env, variable.name.clone(), value);
         }

@@ -1,4 +1,4 @@
-//! Runs pods in the foreground: beside each other, on one screen, to their ends.
+//! Runs pods in the foreground, at the same time and on one screen, until they end.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,19 +18,19 @@ use super::streams::Streams;
 use super::{pod_end, run_status};
 use crate::progress::Bars;
 
-/// What is shown beside the output of containers.
+/// Options for what is shown beside the output of containers.
 #[derive(Default)]
 pub struct DisplayOptions {
-    /// Of the one container that has the screen for itself.
+    /// The streams of a single container that has the whole screen.
     pub streams: Option<Arc<Streams>>,
-    /// No progress of pulls.
+    /// Do not show the progress of pulls.
     pub is_quiet: bool,
 }
 
-/// Runs all pods. Returns the exit code of the first that fails.
+/// Runs all pods. Returns the exit code of the first pod that fails.
 ///
 /// # Errors
-/// The first pod's, for a reason that is not a container.
+/// The first error of a pod that is not a container's failure.
 pub async fn run(
     embedded: &Embedded,
     manifests: Manifests,
@@ -121,7 +121,7 @@ fn has_claim(pod: &Pod) -> bool {
     pod.volumes.iter().any(|volume| matches!(volume.source, VolumeSource::Claim { .. }))
 }
 
-/// Where there are several pods, names of containers begin with theirs.
+/// If there are several pods, names of containers begin with the pod's name.
 fn screens(pods: &[Pod], display: &DisplayOptions) -> Vec<Screen> {
     let prefix = |pod: &Pod| if pods.len() > 1 { format!("{}/", pod.name) } else { String::new() };
     let widths = pods.iter().flat_map(|pod| {

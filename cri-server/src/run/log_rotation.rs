@@ -1,5 +1,5 @@
-//! Keeps the log of a running container small: it is read once, to be printed, and nothing removes it before
-//! the pod ends.
+//! Limits the size of the log of a running container: it is read once, to be printed, and nothing else
+//! removes it before the pod ends.
 
 use std::fs;
 use std::io;
@@ -14,15 +14,15 @@ use tonic::Request;
 
 use super::output::Output;
 
-/// How often the size is looked at.
+/// Interval of the checks.
 const TICK: Duration = Duration::from_millis(250);
-/// A log of this size is rotated once it is being printed: nothing is lost then, as the file before it has
-/// been printed.
+/// A log of this size is rotated once its present file is being printed: no output is lost then, because the
+/// file before it has been printed.
 const SIZE: u64 = 10 << 20;
-/// A log of this size is rotated in any case: when the screen does not keep up, the disk must not fill up.
+/// A log of this size is always rotated: if the screen is too slow, the disk must not fill up.
 const LARGEST: u64 = 256 << 20;
 
-/// Rotates the container's log, with one old file beside it, until dropped.
+/// Rotates the container's log, with one old file, until dropped.
 pub async fn keep_small(runtime: &RuntimeService, id: &str, log: &Path, output: Option<&Output>) {
     loop {
         tokio::time::sleep(TICK).await;
@@ -50,7 +50,8 @@ async fn rotate(runtime: &RuntimeService, id: &str, log: &Path) -> io::Result<()
     match runtime.reopen_container_log(Request::new(request)).await {
         Ok(_) => Ok(()),
         Err(status) => {
-            // The container still writes to the old file, unless it has ended: readers find it by its name.
+            // The container still writes to the old file, unless it has ended: readers find the file by its
+            // name.
             if !log.exists() {
                 fs::rename(&old, log)?;
             }

@@ -8,21 +8,21 @@
 //!  foreground.rs, in a server of its own (embedded.rs);  detached.rs --gRPC--> supervise/, in crisp serve
 //!      |
 //!      v
-//!  pod_run.rs   one attempt of a pod: images, volumes/, pod_start.rs, then (pod_end.rs is its end)
+//!  pod_run.rs   one attempt of a pod: images, volumes/, pod_start.rs; its end is pod_end.rs
 //!  containers_run.rs   init containers in order, sidecars, containers
 //!      |
 //!      v
 //!  container_run.rs    one container: restarts by policy, health/ (probes), action/ (hooks), container_stop.rs
 //!      |                     ^
-//!      +-- cri/  Pod to CRI requests, as a kubelet would ask
+//!      +-- cri/  Pod to CRI requests, as kubelet makes them
 //!      +-- environment.rs, pod_fields.rs  variables and the downward API
 //!      +-- output.rs  logs with the containers' names
 //!      +-- streams.rs of an image: this program's streams, a terminal too
 //! ```
 //!
-//! It sends the same services the requests that a kubelet sends, so a pod behaves here as on a node. Another
-//! source of pods (a Compose file) makes Pod documents for [`manifest::from_documents`] and
-//! gives them to [`foreground::run`], or one Pod to [`pod_run::once`].
+//! It sends the same requests to the same services as kubelet, so a pod behaves here as on a node. Another
+//! source of pods (a Compose file) makes Pod documents for [`manifest::from_documents`] and passes them to
+//! [`foreground::run`], or one Pod to [`pod_run::once`].
 
 mod action;
 pub mod command;

@@ -13,11 +13,11 @@ use tokio::task::JoinHandle;
 use super::stop_request::{StopRequest, StopRequests};
 use crate::log::{Follower, Line, Stream};
 
-/// How often a log file is looked at.
+/// Interval between reads of a log file.
 const TICK: Duration = Duration::from_millis(50);
 /// A line longer than this is shown in pieces.
 const LONGEST_LINE: usize = 1 << 20;
-/// What is still printed of a container that was stopped.
+/// Bytes that are still printed of a container that was stopped.
 const LAST_PART: u64 = 1 << 20;
 /// ANSI colours that are readable on dark and on light.
 const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
@@ -26,14 +26,14 @@ const COLOURS: [u8; 6] = [36, 33, 32, 35, 34, 31];
 #[derive(Debug, Clone)]
 pub struct Printer {
     prefix: String,
-    /// What is written is all that is shown: no names, and parts of lines as they come.
+    /// Prints only the content: no names, and parts of lines as they come.
     is_plain: bool,
     /// Beginnings of lines whose end is not written yet, by stream.
     open: [Vec<u8>; 2],
 }
 
 impl Printer {
-    /// For the `index`th container; `width` is that of the longest name.
+    /// For container number `index`; `width` is that of the longest name.
     pub fn new(name: &str, index: usize, width: usize) -> Self {
         let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         let prefix = if colour {
@@ -44,12 +44,12 @@ impl Printer {
         Self { prefix, is_plain: false, open: Default::default() }
     }
 
-    /// For a container that has the screen for itself.
+    /// For a container that has the whole screen.
     pub fn plain() -> Self {
         Self { prefix: String::new(), is_plain: true, open: Default::default() }
     }
 
-    /// A line that is not the container's.
+    /// Prints a line that is not from the container.
     fn note(&mut self, text: &str) -> io::Result<()> {
         self.open = Default::default();
         writeln!(io::stderr().lock(), "{}{text}", self.prefix)
@@ -67,11 +67,11 @@ impl Printer {
         if !(line.partial && self.is_plain) {
             text.push(b'\n');
         }
-        // One write, so that lines of containers do not mix.
+        // One write, so that lines of different containers do not mix.
         match line.stream {
             Stream::Stdout => {
                 let mut out = io::stdout().lock();
-                // A part of a line would stay in the buffer.
+                // Without a flush, a part of a line would stay in the buffer.
                 out.write_all(&text).and_then(|()| out.flush())
             }
             Stream::Stderr => io::stderr().lock().write_all(&text),
@@ -79,17 +79,17 @@ impl Printer {
     }
 }
 
-/// How far a log is printed.
+/// The point up to which a log is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Until {
-    /// The container writes to it.
+    /// No end: the container writes to it.
     Running,
     /// To the end of the file: the container has ended by itself.
     End,
-    /// To the end, without what is long before it: the container was stopped, and a slow screen must not
-    /// hold up the end of the run.
+    /// To the end, but only the last part: the container was stopped, and a slow screen must not delay the
+    /// end of the run.
     LastPart,
-    /// No line more.
+    /// No further line.
     Now,
 }
 
@@ -103,7 +103,7 @@ impl Until {
     }
 }
 
-/// A container's log being printed, by a thread of its own: a screen or a pipe may keep it waiting.
+/// Prints a container's log in its own thread, because a screen or a pipe may block.
 pub struct Output {
     until: watch::Sender<Until>,
     inode: Arc<AtomicU64>,
@@ -111,7 +111,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// Prints the log at `path`, which need not be there yet.
+    /// Prints the log at `path`, which need not exist yet.
     pub fn show(path: PathBuf, printer: Printer) -> Self {
         Self::show_until_closed(path, printer, || {})
     }
@@ -134,13 +134,13 @@ impl Output {
         Self { until, inode, thread }
     }
 
-    /// The file that is being printed; 0 for none.
+    /// The inode of the file that is being printed; 0 for none.
     pub fn inode(&self) -> u64 {
         self.inode.load(Ordering::Relaxed)
     }
 
-    /// Waits until the rest is printed, which stop requests cut short. A thread that still waits for its
-    /// screen after a request to kill is left behind.
+    /// Waits until the rest is printed; stop requests shorten that. A thread that still waits for its screen
+    /// after a kill request is abandoned.
     pub async fn finish(mut self, requests: &StopRequests) {
         loop {
             let request = requests.now();
@@ -156,7 +156,7 @@ impl Output {
     }
 }
 
-/// Prints what is in the log now. False: nothing is.
+/// Prints the present content of the log. Returns false when it is empty.
 ///
 /// # Errors
 /// The file cannot be read, or the screen is closed.
@@ -178,8 +178,8 @@ fn follow(
     let mut follower = Follower::new(path);
     let mut is_cut = false;
     loop {
-        // Read before the file: what is written before the end is then read after it. A sender that is gone
-        // counts as a request to kill.
+        // Read before the file: output from before the end is then read after it. A dropped sender counts as
+        // a kill request.
         let until = if changes.has_changed().is_err() { Until::Now } else { *changes.borrow() };
         if until == Until::Now {
             return Ok(());

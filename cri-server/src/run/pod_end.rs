@@ -1,4 +1,4 @@
-//! The end of a pod that was run: stopped, to be looked at, or removed with all that belongs to it.
+//! The end of a pod: it is stopped and kept for inspection, or removed with everything that belongs to it.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use super::pod_start::{Found, find};
 use super::volumes;
 use crate::server::Server;
 
-/// Stops what is there of the pod. Its record, its logs and its volumes stay.
+/// Stops the pod if it exists. Its record, its logs and its volumes are kept.
 ///
 /// # Errors
-/// The runtime's.
+/// The runtime's error.
 pub async fn stop(run: &PodRun) -> anyhow::Result<()> {
     match run.find() {
         Found::Nothing => Ok(()),
@@ -21,15 +21,15 @@ pub async fn stop(run: &PodRun) -> anyhow::Result<()> {
     }
 }
 
-/// Stops and removes the pod, if it is there, and its folder.
+/// Stops and removes the pod, if it exists, and its folder.
 ///
 /// # Errors
-/// The runtime's, and the file system's; it can be removed once more.
+/// The runtime's or the file system's error; the call can be repeated.
 pub async fn remove(run: &PodRun) -> anyhow::Result<()> {
     remove_of(&run.server, &run.uid, &run.folder).await
 }
 
-/// As [`remove`], of a pod of which no more is known.
+/// Like [`remove`], for a pod whose manifest is not known.
 ///
 /// # Errors
 /// As of [`remove`].
@@ -41,18 +41,19 @@ pub async fn remove_of(server: &Server, uid: &str, folder: &Path) -> anyhow::Res
         }
     }
     let folder = folder.to_owned();
-    // Away from the threads that answer requests: there may be much in it.
+    // In a thread for blocking work: the folder may be large.
     let removed = tokio::task::spawn_blocking(move || volumes::remove_folder(&folder)).await?;
     removed.context("cannot remove a pod's folder")
 }
 
-/// Takes down a pod, whatever it does: its containers get their grace period, unless they are to be killed.
+/// Ends a pod in any state and removes it: its containers get their grace period, unless the request is to
+/// kill.
 ///
 /// # Errors
 /// As of [`remove`].
 pub async fn take_down(run: &PodRun) -> anyhow::Result<()> {
     if let Err(error) = stop_containers(run).await {
-        // The end of the sandbox ends them.
+        // They end with the sandbox.
         run.report.say(format_args!("{error:#}"));
     }
     remove(run).await

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use super::cri::host_memory;
 use super::manifest::{Container, FieldPath, Map, Pod, ResourceKind, ResourceRef};
 
-/// What can be asked for by a `fieldRef`.
+/// The values that a `fieldRef` can refer to.
 #[derive(Debug, Clone, Default)]
 pub struct PodFields {
     name: String,
@@ -19,7 +19,7 @@ pub struct PodFields {
 }
 
 impl PodFields {
-    /// Those of a pod that has no addresses yet.
+    /// The fields of a pod that has no addresses yet.
     pub fn of(pod: &Pod, uid: &str) -> Self {
         Self {
             name: pod.name.clone(),
@@ -33,12 +33,12 @@ impl PodFields {
         }
     }
 
-    /// The same, once the pod has its addresses.
+    /// The same, after the pod has got its addresses.
     pub fn with_addresses(self, pod_ips: Vec<IpAddr>) -> Self {
         Self { pod_ips, ..self }
     }
 
-    /// The first address of the pod's own.
+    /// The first address of the pod itself.
     pub fn own_address(&self) -> Option<IpAddr> {
         self.pod_ips.first().copied()
     }
@@ -66,8 +66,8 @@ impl PodFields {
     }
 }
 
-/// A request or limit, in units of the divisor, rounded up. A limit that is not set is all that the host has.
-/// `own` is the container that the value is for.
+/// A request or limit, in units of the divisor, rounded up. A missing limit is the capacity of the host.
+/// `own` is the container that gets the value.
 pub fn resource(pod: &Pod, own: Option<&Container>, wanted: &ResourceRef) -> u64 {
     let named = |name: &String| pod.all_containers().find(|container| container.name == *name);
     let container = wanted.container.as_ref().map_or(own, named);
@@ -82,7 +82,7 @@ pub fn resource(pod: &Pod, own: Option<&Container>, wanted: &ResourceRef) -> u64
     amount.div_ceil(wanted.divisor.max(1))
 }
 
-/// As a kubelet writes them: one line each, the value in quotes.
+/// In the form of kubelet: one line each, the value in quotes.
 fn lines(map: &Map) -> String {
     map.iter().map(|(key, value)| format!("{key}={value:?}")).collect::<Vec<_>>().join("\n")
 }
@@ -91,7 +91,7 @@ fn node_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().to_lowercase()
 }
 
-/// The host's addresses on its ways out. Nothing is sent to find them.
+/// The host's source addresses on its default routes. No packet is sent to find them.
 fn host_ips() -> Vec<IpAddr> {
     let way_out = |bind: IpAddr, to: IpAddr| {
         let socket = UdpSocket::bind((bind, 0)).ok()?;

@@ -7,20 +7,20 @@ use tonic::Request;
 use crate::rpc_error::refused;
 use crate::server::Server;
 
-/// Stops a pod with all that is in it.
+/// Stops a pod and its containers.
 ///
 /// # Errors
-/// The runtime's.
+/// The runtime's error.
 pub async fn stop(server: &Server, id: &str) -> anyhow::Result<()> {
     let stop = StopPodSandboxRequest { pod_sandbox_id: id.to_owned() };
     server.runtime.stop_pod_sandbox(Request::new(stop)).await.map_err(refused)?;
     Ok(())
 }
 
-/// Stops and removes a pod with all that is in it.
+/// Stops and removes a pod and its containers.
 ///
 /// # Errors
-/// The runtime's.
+/// The runtime's error.
 pub async fn stop_and_remove(server: &Server, id: &str) -> anyhow::Result<()> {
     stop(server, id).await?;
     let remove = RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() };

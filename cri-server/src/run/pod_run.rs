@@ -1,5 +1,5 @@
-//! One attempt to run a pod: images, volumes, the sandbox, its containers. The same for a pod in the foreground
-//! and for one that a server supervises; what becomes of the pod then is theirs.
+//! One attempt to run a pod: images, volumes, the sandbox, its containers. Pods in the foreground and
+//! supervised pods share this; their callers decide what follows.
 //!
 //! ```text
 //!  PodRun --> images, volumes --> sandbox (or the one that is there) --> containers_run.rs --> Outcome
@@ -28,39 +28,39 @@ use super::{containers_run, pull};
 use crate::rpc_error::refused;
 use crate::server::{Server, layout};
 
-/// For all volumes of a pod: one on a dead file system must not hang the run.
+/// Time limit for all volumes of a pod: a volume on a dead file system must not hang the run.
 const VOLUMES: Duration = Duration::from_secs(30);
-/// The containers of a sandbox that is gone end by themselves, or within so long not at all.
+/// Time limit for the containers of a lost sandbox to end by themselves.
 const LOST_CONTAINERS: Duration = Duration::from_secs(2);
 
-/// A pod to run, and how.
+/// A pod to run, with its options.
 #[derive(Clone)]
 pub struct PodRun {
     pub server: Arc<Server>,
     pub pod: Pod,
-    /// What it uses.
+    /// The objects that it uses.
     pub objects: Arc<Objects>,
     pub uid: String,
-    /// For what belongs to this pod alone.
+    /// A folder that belongs to this pod only.
     pub folder: PathBuf,
-    /// For named volumes.
+    /// The folder of named volumes.
     pub named_volumes: PathBuf,
     pub status: StatusCell<RunStatus>,
     pub stop: StopRequests,
     pub report: Report,
-    /// Where its output is shown.
+    /// The screen that shows its output.
     pub screen: Option<Screen>,
     pub conditions: Conditions,
-    /// A server runs it: it goes on with what is there already.
+    /// A server runs it: existing containers and volumes are kept.
     pub is_supervised: bool,
 }
 
-/// How an attempt has ended.
+/// The end of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// The containers have ended, or were stopped. The sandbox is there, if it was started.
+    /// The containers have ended or were stopped. The sandbox exists if it was started.
     Ended(u8),
-    /// The sandbox is gone, and containers with it that have to run.
+    /// The sandbox is gone, together with containers that should run.
     Lost(u8),
 }
 
@@ -74,7 +74,7 @@ impl Outcome {
 }
 
 impl PodRun {
-    /// What is there of the pod.
+    /// The present sandbox of the pod.
     pub fn find(&self) -> Found {
         pod_start::find(&self.server, &self.uid, &self.folder)
     }
@@ -83,7 +83,7 @@ impl PodRun {
 /// Runs the pod until its containers have ended.
 ///
 /// # Errors
-/// Anything but a container that fails. What was started stays: the next attempt finds it.
+/// Any failure except that of a container. Everything that was started stays for the next attempt.
 pub async fn once(run: &PodRun) -> anyhow::Result<Outcome> {
     let Some(limit) = run.pod.active_deadline else { return attempt(run).await };
     // Pulls and volumes count, and so do earlier servers and attempts.
@@ -106,7 +106,7 @@ pub async fn once(run: &PodRun) -> anyhow::Result<Outcome> {
 async fn attempt(run: &PodRun) -> anyhow::Result<Outcome> {
     let found = if run.is_supervised { run.find() } else { Found::Nothing };
     if matches!(found, Found::Silent(_)) && !run.stop.now().is_any() {
-        // Nothing of it is touched: its containers use it.
+        // Nothing is changed: containers still use it.
         bail!("the pod's monitor does not answer; its containers very likely run");
     }
     let is_running = matches!(found, Found::Ready(_));
@@ -140,11 +140,11 @@ async fn attempt(run: &PodRun) -> anyhow::Result<Outcome> {
     within_limits(&Arc::new(context)).await
 }
 
-/// Stops the containers of the pod that is there, as it would be stopped while it runs: hooks, grace period, sidecars
-/// last. None is started.
+/// Stops the containers of an existing pod in the same way as during a run: hooks, grace period, sidecars
+/// last. Starts none.
 ///
 /// # Errors
-/// A container that cannot be stopped.
+/// A container cannot be stopped.
 pub async fn stop_containers(run: &PodRun) -> anyhow::Result<()> {
     let found = run.find();
     let (Found::Ready(_) | Found::Silent(_)) = &found else { return Ok(()) };
@@ -205,7 +205,7 @@ async fn prepare(
         report: &run.report,
         bars: run.screen.as_ref().and_then(|screen| screen.bars.as_ref()),
     };
-    // A pod that runs needs none, until one of its containers is started again.
+    // A running pod needs no images until one of its containers is restarted.
     let images = if is_running { BTreeMap::new() } else { pull::all(&run.server.images, &request).await? };
     let volumes = VolumeRequest {
         pod: run.pod.clone(),
@@ -222,7 +222,7 @@ async fn prepare(
     Ok((images, Volumes::prepare_within(VOLUMES, volumes).await?))
 }
 
-/// Runs the containers. A pod whose sandbox is gone, or that takes too much of the disk, is stopped.
+/// Runs the containers. Stops a pod whose sandbox is gone, or that uses too much disk space.
 async fn within_limits(context: &Arc<Context>) -> anyhow::Result<Outcome> {
     let outcome = |code: u8| match context.stop.now().code() {
         Some(LOST) if code != 0 => Outcome::Lost(code),
@@ -240,7 +240,7 @@ async fn within_limits(context: &Arc<Context>) -> anyhow::Result<Outcome> {
     code.await.map(outcome)
 }
 
-/// Returns when the sandbox is gone and containers run on: in one that has lost a part.
+/// Returns when the sandbox is gone but containers still run: the sandbox has lost a part.
 async fn lost(context: &Context) {
     if let Ok(pod) = context.server.pods.find(&context.id) {
         pod.unready().await;

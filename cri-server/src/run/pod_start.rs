@@ -1,4 +1,4 @@
-//! The pod itself, without its containers: found, or started.
+//! Finds or starts the pod sandbox, without its containers.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -15,27 +15,27 @@ use super::pod_remove::stop_and_remove;
 use super::stop_request::{StopRequest, StopRequests};
 use crate::server::{Server, layout};
 
-/// Whether there is a pod with the uid.
+/// The state of the pod with a uid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
     Nothing,
-    /// It runs, by this id.
+    /// It runs; its id.
     Ready(String),
-    /// Its monitor does not answer: it very likely runs.
+    /// Its monitor does not answer: the pod probably runs.
     Silent(String),
     /// It was stopped, or the machine was.
     Ended(String),
 }
 
-/// A pod that runs.
+/// A running pod.
 pub struct Sandbox {
     pub id: String,
     pub config: PodSandboxConfig,
     pub addresses: Vec<IpAddr>,
 }
 
-/// Looks for the newest pod with that uid whose logs are in `folder`: a pod of another client may have the
-/// same uid.
+/// Finds the newest pod with that uid whose logs are in `folder`: a pod of another client may have the same
+/// uid.
 pub fn find(server: &Server, uid: &str, folder: &Path) -> Found {
     let pods = server.pods.list();
     let in_folder = |logs: &PathBuf| logs.starts_with(folder);
@@ -51,10 +51,10 @@ pub fn find(server: &Server, uid: &str, folder: &Path) -> Found {
     }
 }
 
-/// Starts the pod, unless it runs. One that has ended is removed first, and counts as an attempt.
+/// Starts the pod, unless it runs. A pod that has ended is removed first and counts as an attempt.
 ///
 /// # Errors
-/// The runtime's.
+/// The runtime's error.
 pub async fn start(
     server: &Server,
     pod: &Pod,
@@ -84,7 +84,7 @@ fn attempt_of(server: &Server, id: &str) -> u32 {
     server.pods.find(id).map_or(0, |pod| pod.config.attempt)
 }
 
-/// A stop request ends the start, and waits until what was made has been undone.
+/// A stop request ends the start and waits until it has been undone.
 async fn run(server: &Server, sandbox: &PodSandboxConfig, stop: &StopRequests) -> Result<String, Status> {
     let request = RunPodSandboxRequest { config: Some(sandbox.clone()), runtime_handler: String::new() };
     let mut started = server.runtime.run_pod_sandbox(Request::new(request));
@@ -102,7 +102,7 @@ async fn run(server: &Server, sandbox: &PodSandboxConfig, stop: &StopRequests) -
         }
     };
     let id = reply?.into_inner().pod_sandbox_id;
-    // The runtime returns the pod that it has for an equal uid, also one of another client.
+    // For an equal uid the runtime returns the existing pod, which may be another client's.
     let logs = server.pods.find(&id).ok().and_then(|pod| pod.config.log_directory.clone());
     if logs.is_some_and(|logs| logs != Path::new(&sandbox.log_directory)) {
         let why =
@@ -112,11 +112,11 @@ async fn run(server: &Server, sandbox: &PodSandboxConfig, stop: &StopRequests) -
     Ok(id)
 }
 
-/// Writes a hosts file when the pod has `hostAliases`; without them the runtime writes it. The one of a pod that
-/// runs already stays: its containers have it mounted.
+/// Writes a hosts file when the pod has `hostAliases`; without them the runtime writes it. The file of a
+/// running pod is kept: its containers have it mounted.
 ///
 /// # Errors
-/// The file system's.
+/// The file system's error.
 pub fn write_hosts(
     server: &Server,
     pod: &Pod,

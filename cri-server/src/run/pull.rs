@@ -1,5 +1,5 @@
-//! Images of containers: missing ones, and those with the policy Always, are pulled at the same time. For a whole
-//! pod before it starts, and for one container before it is started again: by then its image may be gone.
+//! Pulls images of containers: missing ones, and those with the policy Always, all at the same time. It
+//! serves a whole pod before its start, and one container before a restart, when its image may be gone.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +18,7 @@ use super::run_as_non_root;
 use crate::progress::{Bars, LayerView, View};
 use crate::table::{short, size};
 
-/// What is pulled for, and where it shows.
+/// The purpose of the pulls, and the display of their progress.
 pub struct Pulls<'a> {
     pub pod: &'a Pod,
     pub containers: &'a [&'a Container],
@@ -30,14 +30,14 @@ pub struct Pulls<'a> {
 /// Pulls every image of the containers. Returns the ids by the names in the manifest.
 ///
 /// # Errors
-/// An image that cannot be pulled, or is not there and must not be pulled, or whose user is refused.
+/// An image cannot be pulled, or is missing and must not be pulled, or its user is refused.
 pub async fn all(images: &ImageService, pulls: &Pulls<'_>) -> anyhow::Result<BTreeMap<String, String>> {
     let mut tasks = JoinSet::new();
     for (image, policy) in wanted(pulls) {
         let (images, bars) = (images.clone(), pulls.bars.cloned());
         let report = pulls.report.clone();
         let of_pod = credentials::find(pulls.pod, pulls.objects, pulls.report, &image)?;
-        // Of a `crisp run IMAGE`; images of manifests and of volumes may be anyone's.
+        // The image of a `crisp run IMAGE`; images of manifests and volumes may be in any registry.
         let is_named = matches!(report, Report::Failures)
             && pulls.containers.iter().any(|container| container.image == image);
         let pod = Some(format!("{}/{}", pulls.pod.namespace, pulls.pod.name));
@@ -62,10 +62,10 @@ pub async fn all(images: &ImageService, pulls: &Pulls<'_>) -> anyhow::Result<BTr
     Ok(ids)
 }
 
-/// Pulls the image of the one container. Returns the ports that it names, as `80/tcp`.
+/// Pulls the image of the only container. Returns the ports that it exposes, as `80/tcp`.
 ///
 /// # Errors
-/// An image that cannot be pulled.
+/// The image cannot be pulled.
 pub async fn exposed_ports(images: &ImageService, manifests: &Manifests) -> anyhow::Result<Vec<String>> {
     let mut ports = Vec::new();
     for document in &manifests.pods {
@@ -78,7 +78,7 @@ pub async fn exposed_ports(images: &ImageService, manifests: &Manifests) -> anyh
             bars: None,
         };
         let ids = all(images, &pulls).await?;
-        // Those of volumes name no ports of the container.
+        // Images of volumes do not count: their ports are not the container's.
         for id in containers.iter().filter_map(|container| ids.get(&container.image)) {
             let image = images.find(id)?;
             let config = image.config.config().as_ref();
@@ -88,7 +88,7 @@ pub async fn exposed_ports(images: &ImageService, manifests: &Manifests) -> anyh
     Ok(ports)
 }
 
-/// Each image once, with the most demanding policy.
+/// Each image once, with the strictest policy.
 fn wanted(pulls: &Pulls<'_>) -> BTreeMap<String, PullPolicy> {
     let mounts = |name: &String| {
         pulls.containers.iter().flat_map(|container| &container.mounts).any(|mount| mount.volume == *name)
@@ -154,7 +154,7 @@ async fn one(
     Ok(pulled.context("cannot get an image")?.to_string())
 }
 
-/// What the bars show of a pull.
+/// The progress of a pull in the form of the bars.
 pub fn view(image: &str, progress: &PullProgress) -> View {
     let layer = |layer: &LayerProgress| LayerView {
         digest: layer.digest.to_string(),

@@ -1,4 +1,4 @@
-//! What crisp itself says about a pod, as it happens.
+//! Messages of crisp about a pod.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug, Display, Formatter};
@@ -7,17 +7,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::broadcast;
 
-/// So many lines are kept for those who ask later.
+/// Lines that are kept for later clients.
 const KEPT: usize = 100;
 
-/// Where it is said.
+/// The destination of messages.
 #[derive(Debug, Clone)]
 pub enum Report {
-    /// On standard error, behind this text.
+    /// Standard error, with this prefix.
     Screen(String),
-    /// On standard error, only what goes wrong: the screen is a container's.
+    /// Standard error, but only failures: the screen belongs to a container.
     Failures,
-    /// In the server's log, and to clients.
+    /// The server's log and its clients.
     Journal(Arc<Journal>),
 }
 
@@ -38,11 +38,11 @@ impl Debug for Journal {
 }
 
 impl Report {
-    /// Says one thing. A standard error that is closed must not fail a run, which still has a pod to remove:
+    /// Sends one message. A closed standard error must not end a run, which still has a pod to remove:
     /// `eprintln!` would panic.
     pub fn say(&self, text: impl Display) {
         match self {
-            // One write, so that lines do not mix with those of containers.
+            // One write, so that the line does not mix with those of containers.
             Self::Screen(prefix) => write(prefix, text),
             Self::Failures => write("", text),
             Self::Journal(journal) => {
@@ -55,11 +55,11 @@ impl Report {
 }
 
 impl Report {
-    /// Says what goes as it should.
+    /// Sends a message about normal progress.
     pub fn routine(&self, text: impl Display) {
         match self {
             Self::Failures => {}
-            // What the server's own journal of events has without it.
+            // The server's own journal of events has these events already.
             Self::Journal(journal) => journal.add(text.to_string()),
             Self::Screen(_) => self.say(text),
         }
@@ -72,12 +72,12 @@ fn write(prefix: &str, text: impl Display) {
 }
 
 impl Journal {
-    /// Of the pod of that name.
+    /// For the pod with that name.
     pub fn new(pod: String) -> Self {
         Self { pod, lines: Mutex::default(), new: broadcast::Sender::new(KEPT), keep: OnceLock::new() }
     }
 
-    /// Gives each line from now on, but for those of routine, to `keep` too. The first call counts.
+    /// Passes each later line, except routine ones, to `keep` too. Only the first call has an effect.
     pub fn keep_in(&self, keep: impl Fn(&str) + Send + Sync + 'static) {
         let _ = self.keep.set(Box::new(keep));
     }
@@ -89,18 +89,18 @@ impl Journal {
             lines.pop_front();
         }
         lines.push_back(line.clone());
-        // Without a receiver there is nothing to do.
+        // Fails when there is no receiver, which is fine.
         let _ = self.new.send(line);
     }
 
-    /// The lines so far, and those that come.
+    /// The lines so far, and a receiver for later ones.
     pub fn follow(&self) -> (Vec<String>, broadcast::Receiver<String>) {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         (lines.iter().cloned().collect(), self.new.subscribe())
     }
 }
 
-/// Writes a line to standard error that is about no pod.
+/// Writes a line that is not about a pod to standard error.
 pub fn notice(text: impl Display) {
     Report::Screen(String::new()).say(text);
 }

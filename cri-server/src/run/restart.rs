@@ -1,4 +1,4 @@
-//! When an ended container is started again, and after how long: as a kubelet does it.
+//! The rules of kubelet for restarting a container, and for the delay before that.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use super::manifest::RestartPolicy;
 
 const FIRST: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(300);
-/// A container that ran for so long is taken for healthy: its waits begin anew.
+/// A container that ran this long counts as healthy: its delays start from the beginning.
 const HEALTHY: Duration = Duration::from_secs(600);
 
-/// Whether a container that ended with `code` is started again.
+/// Whether a container that ended with `code` is restarted.
 pub fn again(policy: RestartPolicy, code: i32) -> bool {
     match policy {
         RestartPolicy::Always => true,
@@ -18,14 +18,14 @@ pub fn again(policy: RestartPolicy, code: i32) -> bool {
     }
 }
 
-/// Growing waits between starts.
+/// Growing delays between starts.
 #[derive(Debug, Default)]
 pub struct BackOff {
     next: Option<Duration>,
 }
 
 impl BackOff {
-    /// How long to wait before the next start, after the container ran for `ran`. The first is at once.
+    /// The delay before the next start, after the container ran for `ran`. The first start has none.
     pub fn wait(&mut self, ran: Duration) -> Duration {
         if ran >= HEALTHY {
             self.next = None;

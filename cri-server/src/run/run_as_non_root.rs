@@ -1,4 +1,4 @@
-//! `runAsNonRoot`, which only the image can answer when the manifest names no user.
+//! `runAsNonRoot`: when the manifest names no user, the user of the image decides.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::rpc_error::refused;
 /// Checks one container, whose image is in `ids`.
 ///
 /// # Errors
-/// Its image's user is root, or cannot be told from root.
+/// Its image's user is root, or is a name that cannot be resolved to an id.
 pub async fn check(
     images: &ImageService,
     ids: &BTreeMap<String, String>,

@@ -1,4 +1,4 @@
-//! How far a pod has come: what another server, or the next boot, has to know to go on with it.
+//! The progress of a pod, for another server or the next boot that continues with it.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,23 @@ use crisp_operation::record::Record;
 use crisp_operation::{StatusCell, StatusError};
 use serde::{Deserialize, Serialize};
 
-/// Everything that containers and sandboxes do not say by themselves.
+/// The state that containers and sandboxes do not have themselves.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunStatus {
-    /// Nanoseconds since 1970: from then on activeDeadlineSeconds counts.
+    /// Nanoseconds since 1970; activeDeadlineSeconds counts from then on.
     pub begun_at: Option<i64>,
     /// A sandbox was started, and containers may have run in it. Only for the policy Never.
     pub has_started: bool,
     /// Containers that have succeeded and are not started again. Only for the policy OnFailure.
     pub succeeded: BTreeSet<String>,
-    /// Failures that were made good, for a Job.
+    /// Failures after which a Job's pod was started again.
     pub failures: u32,
-    /// The pod of a Job has failed and is run again: what is left of it is removed first.
+    /// The pod of a Job has failed and will run again: its remains are removed first.
     pub is_failed_attempt: bool,
     /// The exit code of a pod that has ended by itself.
     pub ended: Option<u8>,
-    /// A client asked to take it down.
+    /// A client has requested its removal.
     pub is_going_down: bool,
 }
 
@@ -31,15 +31,15 @@ impl Record for RunStatus {
     const KIND: &'static str = "standalone pod status";
 }
 
-/// Of a pod that ends with this process.
+/// The status of a pod that ends with this process.
 pub fn in_memory() -> StatusCell<RunStatus> {
     StatusCell::new(RunStatus::default(), |_| Ok(()))
 }
 
-/// Changes it, on disk first.
+/// Changes the status, on disk first.
 ///
 /// # Errors
-/// The disk's; nothing has changed then.
+/// The disk's error; nothing has changed then.
 pub async fn change(
     status: &StatusCell<RunStatus>,
     change: impl Fn(&mut RunStatus) + Send + 'static,

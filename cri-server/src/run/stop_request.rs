@@ -2,12 +2,12 @@
 
 use tokio::sync::watch;
 
-/// What a person or the system asks of a running pod.
+/// A request of a person or the system to a running pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StopRequest {
-    /// Nothing: it runs on.
+    /// None: the pod continues.
     None,
-    /// End within the grace period; the exit code if nothing else fails.
+    /// End within the grace period; `code` is the exit code if nothing else fails.
     Stop { code: u8 },
     /// End at once.
     Kill { code: u8 },
@@ -19,11 +19,11 @@ const OWN_FAILURE: u8 = 125;
 pub const EVICTED: u8 = 123;
 /// The code of a pod that has run longer than its activeDeadlineSeconds, as that of timeout(1).
 pub const DEADLINE: u8 = 124;
-/// The code of a pod whose sandbox is gone, unless its containers say another.
+/// The code of a pod whose sandbox is gone, unless its containers give another.
 pub const LOST: u8 = 255;
 
 impl StopRequest {
-    /// The request after one more signal with that exit code.
+    /// The request after another signal with that exit code.
     pub fn next(self, code: u8) -> Self {
         match self {
             Self::None => Self::Stop { code },
@@ -39,38 +39,38 @@ impl StopRequest {
         }
     }
 
-    /// Whether the pod has to end.
+    /// Whether the pod must end.
     pub fn is_any(self) -> bool {
         self != Self::None
     }
 
-    /// Whether the pod has to end at once.
+    /// Whether the pod must end at once.
     pub fn is_kill(self) -> bool {
         matches!(self, Self::Kill { .. })
     }
 }
 
-/// The newest request; clones are the same. Signals send it, and the failure of a container does.
+/// The latest request; clones share it. Signals and failures of containers set it.
 #[derive(Debug, Clone)]
 pub struct StopRequests(watch::Sender<StopRequest>);
 
 impl StopRequests {
-    /// None yet.
+    /// No request yet.
     pub fn new() -> Self {
         Self(watch::Sender::new(StopRequest::None))
     }
 
-    /// One more signal, with its exit code.
+    /// Adds a signal with its exit code.
     pub fn signal(&self, code: u8) {
         self.0.send_modify(|request| *request = request.next(code));
     }
 
-    /// Ends the pod within its grace period after a failure of crisp itself, unless it ends already.
+    /// Ends the pod within its grace period after a failure of crisp itself, unless it is ending already.
     pub fn after_failure(&self) {
         self.stop_with(OWN_FAILURE);
     }
 
-    /// Ends the pod within its grace period, with that exit code, unless it ends already.
+    /// Ends the pod within its grace period with that exit code, unless it is ending already.
     pub fn stop_with(&self, code: u8) {
         self.0.send_if_modified(|request| {
             let first = *request == StopRequest::None;
@@ -81,8 +81,8 @@ impl StopRequests {
         });
     }
 
-    /// Passes what is asked of all pods on to one of them, which has requests of its own: some come from the pod
-    /// itself, such as its deadline, and are for no other.
+    /// Passes requests to all pods on to one of them. That pod has its own requests too, which no other pod
+    /// gets, such as its deadline.
     pub async fn pass_on_to(self, one: Self) {
         let request = self.wait_for(StopRequest::is_any).await;
         one.stop_with(request.code().unwrap_or_default());
@@ -90,7 +90,7 @@ impl StopRequests {
         one.signal(request.code().unwrap_or_default());
     }
 
-    /// The newest one.
+    /// The latest request.
     pub fn now(&self) -> StopRequest {
         *self.0.borrow()
     }
@@ -100,7 +100,7 @@ impl StopRequests {
         let mut requests = self.0.subscribe();
         loop {
             let request = *requests.borrow_and_update();
-            // The sender is in `self`, so there is always a next one to wait for.
+            // The sender is in `self`, so there is always a next change to wait for.
             if wanted(request) || requests.changed().await.is_err() {
                 return request;
             }

@@ -1,9 +1,9 @@
-//! The standard streams of this program as those of the one container of a `crisp run IMAGE`.
+//! Connects the standard streams of this program to the only container of a `crisp run IMAGE`.
 //!
 //! | | input | output |
 //! |---|---|---|
 //! | without -t | attached, with -i | the log, whole, without names |
-//! | with -t | attached, with -i | attached; the log for what was written before that |
+//! | with -t | attached, with -i | attached; the log for earlier output |
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -27,22 +27,22 @@ use super::stop_request::StopRequests;
 use crate::cli::{output, session, terminal};
 use crate::rpc_error::refused;
 
-/// The exit code when the reader of the output has left: that of a program which SIGPIPE ends.
+/// The exit code when the reader of the output has left: that of a program that SIGPIPE ends.
 const NO_READER: u8 = 141;
-/// For the last output to come when the container has ended.
+/// Time limit for the last output after the container has ended.
 const LAST: Duration = Duration::from_secs(3);
 
-/// The streams, and the container that has them.
+/// The streams and the container that uses them.
 pub struct Streams {
     options: Options,
     running: Mutex<Option<(RuntimeService, String)>>,
-    /// Attached output has been shown.
+    /// Whether attached output has been shown.
     is_shown: Arc<AtomicBool>,
     has_run: AtomicBool,
 }
 
 impl Streams {
-    /// As the options have it.
+    /// Streams by the options.
     ///
     /// # Errors
     /// -i and -t without a terminal.
@@ -58,9 +58,9 @@ impl Streams {
         })
     }
 
-    /// The output of a container without a terminal.
+    /// Shows the output of a container without a terminal.
     pub fn output(&self, log: PathBuf, stop: &StopRequests) -> Option<Output> {
-        // As with a pipe of its own: what has no reader is ended.
+        // As with a pipe: a program without a reader is ended.
         let stop = stop.clone();
         let closed = move || stop.stop_with(NO_READER);
         (!self.options.tty).then(|| Output::show_until_closed(log, Printer::plain(), closed))
@@ -71,7 +71,7 @@ impl Streams {
         self.has_run.load(Ordering::Relaxed)
     }
 
-    /// Passes the streams on while `work`, which follows the container to its end, goes on.
+    /// Connects the streams while `work`, which follows the container to its end, runs.
     pub async fn beside<T>(
         &self,
         runtime: &RuntimeService,
@@ -86,7 +86,7 @@ impl Streams {
             notice(format_args!("{error:#}"));
         }
         let session = async {
-            // Lines of before are in no session. A container that has ended already has no session either.
+            // The session does not have earlier output. A container that has ended has no session either.
             if self.options.tty && matches!(print_log(log), Ok(true)) {
                 self.is_shown.store(true, Ordering::Relaxed);
             }
@@ -95,7 +95,7 @@ impl Streams {
         tokio::pin!(work, session);
         let ended = tokio::select! {
             ended = &mut work => {
-                // A container that had ended already has no session: its output is in the log.
+                // A container that had already ended has no session: its output is in the log.
                 let _ = tokio::time::timeout(LAST, session).await;
                 ended
             }
@@ -122,7 +122,7 @@ impl Streams {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends the container a signal. False: none runs.
+    /// Sends a signal to the container. Returns false when none runs.
     pub async fn forward(&self, signal: &str) -> bool {
         let Some((runtime, container_id)) = self.lock().clone() else { return false };
         let request = KillContainerRequest { container_id, signal: signal.to_owned() };
@@ -154,15 +154,15 @@ impl Streams {
     }
 }
 
-/// docker's codes for a container that cannot be started: 127 without its program, 126 for one that cannot be run,
-/// 125 for everything else.
+/// docker's exit codes for a container that cannot be started: 127 when its program does not exist, 126 when
+/// it cannot be run, 125 otherwise.
 pub fn start_error(reason: &str) -> i32 {
     let Some((_, of_program)) = reason.split_once("exec \"") else { return 125 };
     let is_missing = ["not found in $PATH", "no such file", "does not exist", "is missing"];
     if is_missing.iter().any(|text| of_program.contains(text)) { 127 } else { 126 }
 }
 
-/// Standard output, noting that something was written.
+/// Standard output that records whether something was written.
 struct ObservedStdout {
     is_shown: Arc<AtomicBool>,
 }

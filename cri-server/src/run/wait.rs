@@ -1,4 +1,4 @@
-//! Waiting for a container's end.
+//! Waits for a container's end.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use tonic::{Code, Request};
 
 use crate::rpc_error::refused;
 
-/// Events wake the wait up; in case that one is lost, the status is read this often without them.
+/// Events wake the wait; in case one is lost, the status is also read at this interval.
 const POLL: Duration = Duration::from_millis(500);
 
-/// Wakes when something has happened to any container.
+/// Wakes on each event of any container.
 pub struct Waiter {
     happened: watch::Receiver<u64>,
 }
 
 impl Waiter {
-    /// Listens to the runtime's events from now on.
+    /// Receives the runtime's events from now on.
     pub async fn start(runtime: &RuntimeService) -> Self {
         let (count, happened) = watch::channel(0);
         if let Ok(stream) = runtime.get_container_events(Request::new(GetEventsRequest {})).await {
@@ -33,7 +33,7 @@ impl Waiter {
                             // Kept open, so that waits fall back to polling instead of spinning.
                             _ => break count.closed().await,
                         },
-                        // Of a pod that has ended nothing waits any more.
+                        // Nothing waits for a pod that has ended.
                         () = count.closed() => break,
                     }
                 }
@@ -44,10 +44,10 @@ impl Waiter {
         Self { happened }
     }
 
-    /// Waits until the container has ended, and returns its last state; none for one that was removed.
+    /// Waits until the container has ended, and returns its last state; None if it was removed.
     ///
     /// # Errors
-    /// The runtime's.
+    /// The runtime's error.
     pub async fn ended(&self, runtime: &RuntimeService, id: &str) -> anyhow::Result<Option<ContainerStatus>> {
         let mut happened = self.happened.clone();
         loop {

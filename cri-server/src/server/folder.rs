@@ -9,13 +9,13 @@ use anyhow::{Context as _, bail};
 
 use super::layout;
 
-/// Makes a folder that only root may enter, or changes an empty one, or one that a server had, to that.
+/// Makes a folder that only root can enter. An existing folder is changed, if it is empty or was a server's.
 ///
 /// # Errors
-/// It cannot be made, or has other things in it: others may need to enter it then, as with `/run`.
+/// It cannot be made, or has other content: then other users may need to enter it, as with `/run`.
 pub fn make_private(path: &Path) -> anyhow::Result<()> {
     let failed = || format!("cannot make the folder {}", path.display());
-    // Folders above it are not ours: they get what is usual.
+    // Parent folders are not the server's own: they get the usual permissions.
     if let Some(above) = path.parent() {
         fs::DirBuilder::new().recursive(true).mode(0o755).create(above).with_context(failed)?;
     }
@@ -36,7 +36,7 @@ pub fn make_private(path: &Path) -> anyhow::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700)).with_context(failed)
 }
 
-/// What a new ext4 file system has at its root.
+/// A new ext4 file system has this folder in its root.
 const LOST_AND_FOUND: &str = "lost+found";
 
 fn is_for_a_server(path: &Path) -> io::Result<bool> {

@@ -1,4 +1,4 @@
-//! What the binary itself has in the server's folders; each crate has its own part below them.
+//! Paths of the binary in the server's folders; each crate has its own part below them.
 
 use std::path::{Path, PathBuf};
 
@@ -12,27 +12,27 @@ pub fn network(folder: &Path) -> PathBuf {
     folder.join("network")
 }
 
-/// What belongs to standalone pods. On disk: /run is small, and often forbids to execute files.
+/// Data of standalone pods. It is on disk: /run is small, and often mounted noexec.
 pub fn standalone(root: &Path) -> PathBuf {
     root.join("standalone")
 }
 
-/// Volumes, logs and more of the pods of a `crisp run` in the foreground, a folder each.
+/// Volumes, logs and other data of the pods of a foreground `crisp run`, a folder each.
 pub fn foreground_pods(root: &Path) -> PathBuf {
     standalone(root).join("run")
 }
 
-/// Volumes with names, which outlive pods.
+/// Named volumes, which outlive pods.
 pub fn named_volumes(root: &Path) -> PathBuf {
     standalone(root).join("volumes")
 }
 
-/// One of them.
+/// The path of one of them.
 pub fn named_volume(volumes: &Path, name: &str) -> PathBuf {
     volumes.join(name)
 }
 
-/// That of a claim: a claim is of its namespace. No name of Kubernetes has a `_`.
+/// The volume of a claim, whose name includes the namespace. No name in Kubernetes has a `_`.
 pub fn claimed_volume(volumes: &Path, namespace: &str, claim: &str) -> PathBuf {
     match namespace {
         "default" => named_volume(volumes, claim),
@@ -60,18 +60,18 @@ pub fn run_volumes(folder: &Path) -> PathBuf {
     folder.join("volumes")
 }
 
-/// One of them.
+/// The path of one of them.
 pub fn run_volume(volumes: &Path, name: &str) -> PathBuf {
     volumes.join(name)
 }
 
-/// Where a volume is made: it gets its name when it is whole. No name begins with a dot.
+/// The path at which a volume is made; it is renamed when it is complete. No name begins with a dot.
 pub fn unfinished(volume: &Path) -> PathBuf {
     let name = volume.file_name().unwrap_or_default().to_string_lossy();
     volume.with_file_name(format!(".{name}.new"))
 }
 
-/// Where a container's part of a volume is mounted.
+/// The mount point of a container's part of a volume.
 pub fn run_sub_path(folder: &Path, container: &str, index: usize) -> PathBuf {
     folder.join("sub-paths").join(container).join(index.to_string())
 }
@@ -96,7 +96,7 @@ pub fn supervised_pods(root: &Path) -> PathBuf {
     standalone(root).join("pods")
 }
 
-/// Volumes, logs and more of one of them.
+/// Volumes, logs and other data of one of them.
 pub fn supervised_pod(root: &Path, uid: &str) -> PathBuf {
     supervised_pods(root).join(uid)
 }
@@ -106,7 +106,7 @@ pub fn supervised_record(pods: &Path, uid: &str) -> PathBuf {
     pods.join(format!("{uid}.json"))
 }
 
-/// How far one of them has come.
+/// The status of one of them.
 pub fn supervised_status(pods: &Path, uid: &str) -> PathBuf {
     pods.join(format!("{uid}.status"))
 }

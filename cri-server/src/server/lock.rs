@@ -1,4 +1,4 @@
-//! One server per folder: the kernel holds the lock and lets go of it when the server is gone, however.
+//! One server per folder: the kernel holds the lock, and releases it when the server ends in any way.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -9,10 +9,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::layout;
 
-/// Why the server cannot use a folder.
+/// The reason why the server cannot use a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process has it.
+    /// Another process has locked it.
     #[error(
         "{folder} is in use by another crisp (process {holder}): stop that one, or give this one its own \
          --root, --state and --listen"
@@ -20,7 +20,7 @@ pub enum LockError {
     InUse {
         /// The folder.
         folder: PathBuf,
-        /// The process id it wrote down.
+        /// The process id that it wrote into the lock file.
         holder: String,
     },
     /// The lock file cannot be used.
@@ -39,8 +39,8 @@ pub struct FolderLock {
     file: File,
 }
 
-/// By name: a process that another thread is starting has a copy of the descriptor until its exec, and
-/// closing this one alone would leave the folder locked for so long.
+/// Unlocks explicitly: a process that another thread is starting has a copy of the descriptor until its exec,
+/// and would keep the folder locked that long.
 impl Drop for FolderLock {
     fn drop(&mut self) {
         if let Err(error) = flock(&self.file, FlockOperation::Unlock) {

@@ -1,14 +1,14 @@
-//! Gives memory back after a burst (sessions, lists, pulls).
+//! Returns memory to the kernel after a burst (sessions, lists, pulls).
 
 use std::time::Duration;
 
-/// How often.
+/// Interval of the checks.
 const CHECK: Duration = Duration::from_secs(30);
-/// Of the program's file, mapped: usual requests use less. It is clean memory that counts as the server's, and what
-/// is used again is mapped again.
+/// Resident bytes of the program's file that are kept: usual requests use less. These pages are clean but
+/// count as the server's memory; the kernel maps them again on use.
 const PROGRAM_BYTES: u64 = 10 << 20;
 
-/// Without an end.
+/// Runs forever.
 pub(super) async fn give_back() {
     loop {
         tokio::time::sleep(CHECK).await;

@@ -1,4 +1,4 @@
-//! The server: everything that answers the CRI, put together.
+//! The server: all services of the CRI together.
 //!
 //! ```text
 //!  serve.rs  socket, signals -----.

@@ -1,4 +1,4 @@
-//! The service for networks that are made by name.
+//! The service for named networks.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crisp_sandbox::network::{Attachment, Connection, ManageError, NetworkInfo, N
 use crisp_sandbox::{ConnectError, Pod, Pods};
 use tonic::{Code, Request, Response, Status};
 
-/// Serves it.
+/// The implementation of the service.
 pub struct NetworksService(pub Pods);
 
 #[tonic::async_trait]

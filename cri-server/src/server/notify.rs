@@ -1,5 +1,5 @@
-//! Notifies systemd that the server is ready or reloads, for units with `Type=notify`, and that it lives, for units with
-//! `WatchdogSec`. See sd_notify(3) and sd_watchdog_enabled(3).
+//! Notifies systemd: of readiness and reloads, for units with `Type=notify`, and that the server is alive,
+//! for units with `WatchdogSec`. See sd_notify(3) and sd_watchdog_enabled(3).
 
 use std::ffi::OsStr;
 use std::io;
@@ -8,12 +8,12 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// Sends READY=1, if the environment names a socket for it.
+/// Sends READY=1 if the environment names a socket for it.
 pub fn ready() {
     state("READY=1");
 }
 
-/// Sends RELOADING=1, with the time that a unit with `Type=notify-reload` wants. [`ready`] ends it.
+/// Sends RELOADING=1 with the time that a unit with `Type=notify-reload` requires. [`ready`] ends it.
 pub fn reloading() {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     state(&format!("RELOADING=1\nMONOTONIC_USEC={}", now.tv_sec * 1_000_000 + now.tv_nsec / 1000));
@@ -26,8 +26,8 @@ fn state(message: &str) {
     }
 }
 
-/// Sends WATCHDOG=1 twice in the time that systemd gives, without an end. As a task it needs what all requests
-/// need: threads that run tasks. Returns at once where no watchdog is asked for.
+/// Sends WATCHDOG=1 twice per watchdog interval, forever. It is a task and so needs what all requests need:
+/// threads that run tasks. Returns at once if there is no watchdog.
 pub async fn keep_watchdog_calm() {
     let Some((address, pause)) = std::env::var_os("NOTIFY_SOCKET").zip(half_of_watchdog(
         std::env::var("WATCHDOG_USEC").ok().as_deref(),

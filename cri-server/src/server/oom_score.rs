@@ -1,15 +1,15 @@
-//! How likely the kernel's OOM killer takes the server: hardly, since no pod can be started or stopped without
-//! it. See proc(5), `/proc/PID/oom_score_adj`.
+//! Protects the server against the kernel's OOM killer, because without it no pod can be started or stopped.
+//! See proc(5), `/proc/PID/oom_score_adj`.
 
 use std::io;
 use std::path::Path;
 
 /// The file of this process. Monitors and containers set their own.
 const FILE: &str = "/proc/self/oom_score_adj";
-/// As kubelet has it: after every pod, before what nothing may kill.
+/// The same as kubelet's: later than every pod, but before processes that must never be killed.
 const PROTECTED: i32 = -999;
 
-/// Says so once where the host does not let it.
+/// Logs once if the host does not allow it.
 pub fn protect() {
     if let Err(error) = lower(Path::new(FILE)) {
         tracing::warn!(
@@ -19,7 +19,7 @@ pub fn protect() {
     }
 }
 
-/// One that is lower already is what an administrator wants.
+/// Keeps a lower value, which an administrator has set.
 fn lower(file: &Path) -> io::Result<()> {
     let present = std::fs::read_to_string(file)?;
     if present.trim().parse::<i32>().is_ok_and(|present| present <= PROTECTED) {

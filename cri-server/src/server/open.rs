@@ -1,4 +1,4 @@
-//! Settings into a server that only needs a socket.
+//! Makes a server from settings; it only needs a socket then.
 
 use anyhow::{Context as _, bail};
 use crisp_executor::cgroup::Cgroups;
@@ -18,7 +18,7 @@ use crate::config::{self, CgroupDriver, Settings};
 /// The monitor's program, built by build.rs.
 const MONITOR: &[u8] = include_bytes!(env!("CRISP_POD"));
 
-/// The CRI services and what they share.
+/// The CRI services and the state that they share.
 pub struct Server {
     pub metrics: Metrics,
     pub images: ImageService,
@@ -30,17 +30,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Takes the folders, finds what an earlier server left in them, and is ready to answer.
+    /// Locks the folders, recovers what an earlier server left in them, and is ready to serve.
     ///
     /// # Errors
-    /// A folder is in use or cannot be used, or the host lacks what pods need.
+    /// A folder is in use or cannot be used, or the host lacks something that pods need.
     pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
         if !rustix::process::geteuid().is_root() {
             bail!("running pods needs root: namespaces, mounts and cgroups are not given to others");
         }
         open_files::raise_limit();
-        // Files with the usual modes then need no second system call when layers are unpacked, and what the
-        // server makes does not depend on the shell or the unit that started it.
+        // Files with the usual modes then need no chmod when layers are unpacked, and the modes of new files
+        // do not depend on the shell or unit that started the server.
         rustix::process::umask(rustix::fs::Mode::WGRP | rustix::fs::Mode::WOTH);
         let (root, state) = (&settings.root.value, &settings.state.value);
         folder::make_private(root)?;
@@ -88,7 +88,7 @@ impl Server {
         let runtime = RuntimeService::new(runtime, pods.clone(), images.clone(), streams.clone(), &metrics)
             .await
             .context("cannot open the containers")?;
-        // Containers have the leases of their layers again.
+        // By now containers have the leases of their layers again.
         if let Err(error) = images.start_collection().await {
             tracing::warn!(%error, "cannot delete image layers that nothing uses");
         }
@@ -96,7 +96,7 @@ impl Server {
     }
 }
 
-/// None: the cgroupfs driver.
+/// None for the cgroupfs driver.
 async fn systemd(settings: &Settings, cgroups: &Cgroups) -> anyhow::Result<Option<Systemd>> {
     let setting = &settings.cgroup_driver;
     match setting.value {

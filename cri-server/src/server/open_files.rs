@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the soft limit to the hard one. Containers do not get it: each has a limit of its own in its spec.
+/// Raises the soft limit to the hard one. Containers do not inherit it: each has its own limit in its spec.
 pub fn raise_limit() {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current == maximum {

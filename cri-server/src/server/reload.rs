@@ -1,7 +1,7 @@
-//! SIGHUP: the configuration is read again. What can change without a restart does, the rest is named.
+//! SIGHUP: reads the configuration again. Settings that can change at run time do; the others are logged.
 //!
-//! hosts.toml files, CNI configurations, logins and the certificates of streams are read anew when they are
-//! used or when they change: they need no signal.
+//! hosts.toml files, CNI configurations, logins and the certificates of streams are read on use or when they
+//! change, so they need no signal.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::notify;
 use crate::config::{RawSettings, Settings, differences};
 use crate::logging::LogLevel;
 
-/// A disk that does not answer must not take the signal away for ever.
+/// Time limit: a disk that does not answer must not block the signal forever.
 const READ: Duration = Duration::from_secs(30);
 
-/// The command line's part of the settings, with which the files are read again.
+/// The flags of the command line, with which the files are read again.
 #[derive(Debug, Clone)]
 pub struct ConfigOrigin {
     pub flags: RawSettings,
@@ -32,7 +32,7 @@ pub struct Reload {
 }
 
 impl Reload {
-    /// Reloads at each signal, without an end.
+    /// Reloads at each signal, forever.
     pub async fn at(mut self, mut hangups: Signal) {
         while hangups.recv().await.is_some() {
             notify::reloading();

@@ -1,4 +1,4 @@
-//! gRPC over the unix socket.
+//! Serves gRPC on the unix socket.
 
 use std::future::Future;
 use std::io;
@@ -26,17 +26,17 @@ use super::Server;
 use super::networks::NetworksService;
 use crate::run::supervise::StandaloneService;
 
-/// The longest message that a kubelet sends and accepts.
+/// The limit for messages that kubelet uses too.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
-/// How long calls under way may take to end. Event streams have no end.
+/// Time limit for calls under way to end. Event streams never end by themselves.
 const FAREWELL: Duration = Duration::from_secs(3);
 
 impl Server {
-    /// Serves on `listener` until `stop` ends, then waits for the calls under way, for a limited time. The server
-    /// of a `crisp run` supervises no pods: it ends with its own.
+    /// Serves on `listener` until `stop` ends, then waits a limited time for the calls under way. The server
+    /// of a `crisp run` supervises no pods: it ends with its own pods.
     ///
     /// # Errors
-    /// The socket breaks.
+    /// The socket fails.
     pub async fn serve(
         &self,
         listener: UnixListener,
@@ -80,7 +80,7 @@ impl Server {
         let _ = leave.send(());
         match tokio::time::timeout(FAREWELL, serving).await {
             Ok(result) => Ok(result?),
-            // What is still open are streams, which have no end of their own.
+            // The calls that are still open are streams without an end.
             Err(_) => Ok(()),
         }
     }
@@ -90,7 +90,7 @@ fn standalone_server(service: StandaloneService) -> StandaloneServer<StandaloneS
     StandaloneServer::new(service).max_decoding_message_size(MAX_MESSAGE)
 }
 
-/// Every connection. A failure to accept one is no item: tonic would ask for the next at once.
+/// Accepts connections. A failed accept is not an item of the stream: tonic would retry at once.
 fn connections(listener: UnixListener) -> ReceiverStream<io::Result<UnixStream>> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(async move {
@@ -98,7 +98,7 @@ fn connections(listener: UnixListener) -> ReceiverStream<io::Result<UnixStream>>
             tokio::select! {
                 () = sender.closed() => return,
                 (stream, _) = crisp_metrics::accept("gRPC", || listener.accept()) => {
-                    // Failed: the server has ended.
+                    // Fails when the server has ended.
                     let _ = sender.send(Ok(stream)).await;
                 }
             }

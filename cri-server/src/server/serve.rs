@@ -14,9 +14,9 @@ use crate::config::{NetworkFlag, RawSettings, Settings};
 use crate::logging;
 use crate::run::supervise::{StandaloneService, Supervisor};
 
-/// The server computes little and waits much: more threads would only cost memory.
+/// The server mostly waits: more threads would only cost memory.
 const WORKERS: usize = 2;
-/// Pulls under way get so long to end when the server stops.
+/// Time limit for pulls under way when the server stops.
 const PULLS_END: Duration = Duration::from_secs(3);
 
 /// Serve the CRI on a unix socket
@@ -28,10 +28,10 @@ pub struct Serve {
     pub network: NetworkFlag,
 }
 
-/// Serves until SIGTERM or SIGINT. The pods run on. SIGHUP reloads the configuration.
+/// Serves until SIGTERM or SIGINT. The pods keep running. SIGHUP reloads the configuration.
 ///
 /// # Errors
-/// The server cannot start, or its socket breaks.
+/// The server cannot start, or its socket fails.
 pub fn run(settings: &Settings, origin: ConfigOrigin) -> anyhow::Result<ExitCode> {
     let log_level = logging::start(settings)?;
     let reload = Reload { origin, in_force: settings.clone(), log_level };
@@ -42,18 +42,18 @@ pub fn run(settings: &Settings, origin: ConfigOrigin) -> anyhow::Result<ExitCode
         .build()
         .context("cannot start threads")?;
     let served = runtime.block_on(serve(settings, reload));
-    // A thread that hangs in a dead file system must not keep the server from ending, whatever it ends for.
+    // A thread that hangs in a dead file system must not keep the server from ending.
     runtime.shutdown_background();
     served.map(|()| ExitCode::SUCCESS)
 }
 
 async fn serve(settings: &Settings, reload: Reload) -> anyhow::Result<()> {
-    // Before anything else, so that a signal during the start is not fatal halfway.
+    // Before anything else, so that a signal during the start does not kill the server halfway.
     let hangups = signal(SignalKind::hangup())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     oom_score::protect();
-    // In a task of its own: a disk that does not answer must not keep a signal from being heard.
+    // In its own task: a disk that does not answer must not delay signals.
     let owned = settings.clone();
     let opening = tokio::spawn(async move { Server::open(&owned).await });
     let server = tokio::select! {
@@ -93,15 +93,15 @@ async fn serve(settings: &Settings, reload: Reload) -> anyhow::Result<()> {
     let images = server.images.clone();
     let stop = async move {
         stop.await;
-        // Their clients get the answer before the connections close.
+        // Clients get their responses before the connections close.
         images.shut_down(PULLS_END).await;
     };
     let standalone = StandaloneService(supervisor);
     let result = server.serve(listener, Some(standalone), stop).await;
     runtime.close().await;
-    // With no pod left, the bridge and its rules have no use, and no other program removes them.
+    // Without pods the bridge and its rules are not needed, and no other program removes them.
     pods.close().await;
-    // The server does not listen any more: a client should get "no such file", not "refused".
+    // The server no longer listens: a client should get "no such file", not "refused".
     bound.remove();
     result
 }

@@ -1,4 +1,4 @@
-//! The server's unix socket: one that a dead server left is replaced, a live one is refused.
+//! The server's unix socket: replaces the socket of a dead server, and refuses that of a live one.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -9,7 +9,7 @@ use tokio::net::UnixListener;
 
 use crate::config::ListenAddress;
 
-/// Why the server cannot listen on a socket.
+/// The reason why the server cannot listen on a socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// A server answers there.
@@ -18,13 +18,13 @@ pub enum SocketError {
         /// The socket.
         path: PathBuf,
     },
-    /// A file or folder is in the way.
+    /// A file or folder is at the path.
     #[error("{path} is there and is no socket: it will not be replaced; choose another --listen")]
     NoSocket {
-        /// What is in the way.
+        /// The path.
         path: PathBuf,
     },
-    /// The kernel refuses.
+    /// An error of the kernel.
     #[error("cannot listen on {path}: {source}")]
     Io {
         /// The socket.
@@ -34,8 +34,8 @@ pub enum SocketError {
     },
 }
 
-/// Listens. To connect a user needs write permission, which the umask of [`Server::open`](super::Server::open)
-/// leaves to root alone.
+/// Listens on the socket. A user needs write permission to connect; the umask of
+/// [`Server::open`](super::Server::open) leaves it to root only.
 ///
 /// # Errors
 /// [`SocketError`].
@@ -60,7 +60,7 @@ pub fn listen(address: &ListenAddress) -> Result<UnixListener, SocketError> {
     UnixListener::bind(&path).map_err(failed)
 }
 
-/// The socket of this server, in its place. Another server may have put its own there since.
+/// The socket file of this server. Another server may have replaced it since.
 #[derive(Debug)]
 pub struct Bound {
     path: PathBuf,
@@ -69,12 +69,12 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// What [`listen`] has just made.
+    /// The socket that [`listen`] has just made.
     pub fn at(path: &Path) -> Self {
         Self { path: path.to_owned(), file: file_at(path) }
     }
 
-    /// Removes it, if it is still there.
+    /// Removes the socket, if it is still this server's.
     pub fn remove(self) {
         if self.file.is_some() && file_at(&self.path) == self.file {
             let _ = std::fs::remove_file(&self.path);
@@ -116,7 +116,7 @@ mod tests {
         let first = listen(&address).unwrap();
         let bound = Bound::at(&path);
         drop(first);
-        // Kept by another name, so that its inode is not the next one's.
+        // Kept under another name, so that its inode is not reused.
         std::fs::hard_link(&path, folder.path().join("kept")).unwrap();
         let second = listen(&address).unwrap();
         bound.remove();

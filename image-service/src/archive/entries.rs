@@ -1,4 +1,4 @@
-//! Where what is in a spooled archive.
+//! The index of a spooled archive: the position of each file.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read};
@@ -9,11 +9,11 @@ use crate::digest::Digest;
 use crate::unpack::Limits;
 use crate::unpack::tar::{Entry, Kind, TarReader};
 
-/// Entries of an archive of images: some for each of their layers.
+/// Limit for entries of an archive of images: there are some for each layer.
 const MAX_ENTRIES: usize = 20_000;
-/// Bytes of a document.
+/// Limit for a document in bytes.
 const MAX_DOCUMENT: u64 = 8 << 20;
-/// Links on the way to a file.
+/// Limit for links on the way to a file.
 const MAX_LINKS: usize = 8;
 
 /// Files of the archive, by their paths.
@@ -27,19 +27,19 @@ enum Location {
         offset: u64,
         size: u64,
     },
-    /// An older `docker save` has one layer once, and links to it.
+    /// An older `docker save` stores equal layers once and links to them.
     Link(String),
 }
 
 impl Entries {
     /// # Errors
-    /// What is spooled is no archive, or has too many entries.
+    /// The spooled file is not an archive, or has too many entries.
     pub(super) fn read(spool: Spool, limits: &Limits) -> Result<Self, ArchiveError> {
         let mut source = Counting { inner: BufReader::new(spool.open()?), consumed: 0 };
         let (mut locations, mut entry, mut count) = (HashMap::new(), Entry::default(), 0);
         loop {
             let mut reader = TarReader::new(&mut source, limits);
-            // A reader of its own for each entry: between two of them the count is exact.
+            // A new reader for each entry: its count of read bytes is exact between two entries.
             if !reader.next(&mut entry)? {
                 break;
             }
@@ -92,7 +92,7 @@ impl Entries {
         Ok(bytes)
     }
 
-    /// A file of any size, and how large it is.
+    /// A file of any size, and its size.
     pub(super) fn content(&self, path: &str) -> Result<(impl Read + Send + use<>, u64), ArchiveError> {
         let (offset, size) = self.find(path)?;
         Ok((self.spool.part(offset, size)?, size))
@@ -104,14 +104,14 @@ pub(super) fn blob(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().name(), digest.hex())
 }
 
-/// Without `./` and slashes at its ends.
+/// Removes `./` and slashes at the ends.
 fn normal(path: &[u8]) -> String {
     let text = String::from_utf8_lossy(path);
     let parts = text.split('/').filter(|part| !part.is_empty() && *part != ".");
     parts.collect::<Vec<_>>().join("/")
 }
 
-/// Where a link leads, in the archive.
+/// The target of a link, as a path in the archive.
 fn linked(path: &str, entry: &Entry) -> String {
     let link = String::from_utf8_lossy(&entry.link);
     if entry.kind == Kind::HardLink || link.starts_with('/') {

@@ -1,4 +1,4 @@
-//! Why an archive of images cannot be read or written.
+//! The reasons why an archive of images cannot be read or written.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! Configurations and manifests of images that are made here.
+//! Makes configurations and manifests of local images.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,18 +14,18 @@ pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(super) const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 pub(super) const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
-/// What a new image differs in from the one that it is made of.
+/// The differences between a new image and the one below it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Instructions of a Dockerfile: CMD, ENTRYPOINT, ENV, EXPOSE, LABEL, STOPSIGNAL, USER, VOLUME, WORKDIR.
     pub instructions: Vec<String>,
-    /// Who made it.
+    /// Author of the image.
     pub author: String,
-    /// Why, in the history.
+    /// Message for the history.
     pub comment: String,
 }
 
-/// The configuration of an image with one more layer. `before`: of the image below, or none.
+/// The configuration of an image with one more layer. `before` is that of the image below, if there is one.
 pub(super) fn with_layer(
     before: Option<&[u8]>,
     layer: &Digest,
@@ -59,7 +59,8 @@ pub(super) fn with_layer(
     Ok(document(&config))
 }
 
-/// The fields of an object, which null becomes. A configuration that a registry gave can have anything there.
+/// The fields of an object; null becomes an empty object. A configuration from a registry can have any type
+/// there.
 fn object<'a>(value: &'a mut Value, name: &str) -> Result<&'a mut Map<String, Value>, ArchiveError> {
     if value.is_null() {
         *value = Value::Object(Map::new());
@@ -85,7 +86,7 @@ fn push(list: &mut Value, item: Value) {
     }
 }
 
-/// Does one instruction of a Dockerfile.
+/// Applies one instruction of a Dockerfile.
 fn apply(config: &mut Value, instruction: &str) -> Result<(), ArchiveError> {
     let wrong = || ArchiveError::Change(instruction.to_owned());
     let (name, rest) = instruction.trim().split_once(char::is_whitespace).ok_or_else(wrong)?;
@@ -126,7 +127,7 @@ fn apply(config: &mut Value, instruction: &str) -> Result<(), ArchiveError> {
     Ok(())
 }
 
-/// A list of strings in JSON, or a line for the shell.
+/// A list of strings in JSON, or a command line for the shell.
 fn command(rest: &str) -> Option<Value> {
     if rest.starts_with('[') {
         let words: Vec<String> = serde_json::from_str(rest).ok()?;
@@ -135,7 +136,7 @@ fn command(rest: &str) -> Option<Value> {
     Some(json!(["/bin/sh", "-c", rest]))
 }
 
-/// `KEY=VALUE` or `KEY VALUE`; the value may have quotes.
+/// `KEY=VALUE` or `KEY VALUE`; the value may be quoted.
 fn pair(rest: &str) -> Option<(String, String)> {
     let (key, value) = rest.split_once('=').or_else(|| rest.split_once(char::is_whitespace))?;
     let value = value.trim();
@@ -153,7 +154,7 @@ fn set_variable(list: &mut Value, key: &str, value: &str) {
     all.push(json!(format!("{start}{value}")));
 }
 
-/// The same configuration for layers with other digests; the same bytes where they are equal.
+/// The same configuration with other digests of layers; the same bytes if the digests are equal.
 pub(super) fn with_diff_ids(bytes: &[u8], diff_ids: &[Digest]) -> Result<Document, ArchiveError> {
     let broken = |why: String| ArchiveError::Document { name: "the image's configuration".to_owned(), why };
     let mut config: Value = serde_json::from_slice(bytes).map_err(|error| broken(error.to_string()))?;
@@ -186,7 +187,7 @@ pub(super) fn document(value: &Value) -> Document {
 fn rfc3339(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days are counted from the first of March of year 0, in eras of 400 years.
+    // Counts days from the first of March of year 0, in eras of 400 years.
     let shifted = days + 719_468;
     let (era, day) = (shifted / 146_097, shifted % 146_097);
     let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
@@ -246,7 +247,7 @@ mod tests {
         }
     }
 
-    /// Libraries take lists for structures; the configuration may have been pulled by an earlier release.
+    /// Parsers accept lists for structures; the configuration may have been pulled by an earlier release.
     #[test]
     fn a_configuration_that_has_lists_for_objects_is_an_error() {
         let lines = ["CMD x", "ENV A=1", "LABEL a=b", "EXPOSE 80", "VOLUME /v", "USER 1", "WORKDIR /w"];

@@ -1,7 +1,7 @@
-//! A tree as the archive of a layer: the same bytes each time for the same tree.
+//! Writes a tree as the archive of a layer: always the same bytes for the same tree.
 //!
-//! Overlay's marks become the marker files of the image specification (see [`crate::unpack`]). Not in the archive:
-//! sockets, parts of a second, and extended attributes other than `security.capability` and `user.`.
+//! Overlay's marks become the marker files of the image specification (see [`crate::unpack`]). Left out are
+//! sockets, fractions of a second, and extended attributes other than `security.capability` and `user.`.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
@@ -17,31 +17,31 @@ use tar::{Builder, EntryType, Header};
 use crate::tree::{Found, walk_sorted};
 
 const OPAQUE: &str = "trusted.overlay.opaque";
-/// The largest that the kernel keeps.
+/// The kernel's limit.
 const MAX_XATTR: usize = 64 << 10;
 
-/// What of a tree is written, and whose it is.
+/// The part of a tree that is written, and the owners in the archive.
 pub struct Content<'a> {
     /// Whether the entry at this path, without a slash at the start, is left out.
     pub skip: &'a dyn Fn(&[u8]) -> bool,
-    /// User and group in the archive, by those on disk.
+    /// Maps user and group on disk to those in the archive.
     pub owner: &'a dyn Fn(u32, u32) -> (u32, u32),
-    /// Asked again and again, and at the end: an error ends the archive.
+    /// Called often, and at the end: an error ends the archive.
     pub check: &'a dyn Fn() -> io::Result<()>,
-    /// Whether a directory is left out, but not what is in it.
+    /// Whether a directory is left out, but not its content.
     pub implied: &'a dyn Fn(&[u8]) -> bool,
 }
 
 impl Content<'_> {
-    /// All of it, as it is.
+    /// The whole tree, unchanged.
     pub const ALL: Content<'static> =
         Content { skip: &|_| false, owner: &|uid, gid| (uid, gid), check: &|| Ok(()), implied: &|_| false };
 }
 
-/// Writes the tree below `root`. What is below a directory that is left out is left out too.
+/// Writes the tree below `root`. The content of a directory that is left out is left out too.
 ///
 /// # Errors
-/// The tree cannot be read, also because it changes meanwhile, or `into` cannot be written.
+/// The tree cannot be read, for example because it changes meanwhile, or `into` cannot be written.
 pub fn write_layer(root: &Path, content: &Content<'_>, into: impl Write) -> io::Result<()> {
     let mut archive = Builder::new(into);
     archive.mode(tar::HeaderMode::Deterministic);
@@ -63,7 +63,7 @@ pub fn write_layer(root: &Path, content: &Content<'_>, into: impl Write) -> io::
 struct LayerWriter<'a, W: Write> {
     archive: Builder<W>,
     content: &'a Content<'a>,
-    /// The entry of each file with several names, by device and inode.
+    /// The first path of each file with several names, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
 }
 
@@ -125,7 +125,7 @@ impl<W: Write> LayerWriter<'_, W> {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let mut header = self.header(EntryType::Regular, &stat);
         header.set_size(size);
-        // The archive needs what was announced, also of a file that becomes shorter or longer meanwhile.
+        // The archive needs the announced number of bytes, even if the file grows or shrinks meanwhile.
         let file = Checked { inner: file.into(), check: self.content.check, left: 0 };
         let content = file.take(size).chain(io::repeat(0)).take(size);
         self.archive.append_data(&mut header, path, content)
@@ -138,7 +138,7 @@ impl<W: Write> LayerWriter<'_, W> {
         self.archive.append_data(&mut header, path, io::empty())
     }
 
-    /// A file of no bytes by which the layers below are hidden.
+    /// An empty marker file that hides the layers below.
     fn marker(&mut self, path: &Path) -> io::Result<()> {
         let mut header = Header::new_gnu();
         header.set_entry_type(EntryType::Regular);
@@ -147,7 +147,7 @@ impl<W: Write> LayerWriter<'_, W> {
         self.archive.append_data(&mut header, path, io::empty())
     }
 
-    /// A header before the entry that they are of.
+    /// The pax header before the entry to which the attributes belong.
     fn xattrs(&mut self, file: &OwnedFd) -> io::Result<()> {
         let mut found = Vec::new();
         for name in names_of(file)? {
@@ -176,14 +176,14 @@ impl<W: Write> LayerWriter<'_, W> {
     }
 }
 
-/// Bytes of a file between two looks at whether to go on.
+/// Bytes of a file between two calls of `check`.
 const PIECE: usize = 1 << 20;
 
-/// A file that is read as long as `check` has no error.
+/// A reader of a file that fails when `check` fails.
 struct Checked<'a> {
     inner: std::fs::File,
     check: &'a dyn Fn() -> io::Result<()>,
-    /// Until the next check.
+    /// Bytes until the next check.
     left: usize,
 }
 
@@ -217,7 +217,7 @@ fn names_of(file: &OwnedFd) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// None: it has none of this name.
+/// None if it has no attribute of this name.
 fn value_of(file: &OwnedFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     let mut value = vec![0; MAX_XATTR];
     match fgetxattr(file, name, &mut value) {

@@ -1,4 +1,4 @@
-//! Images out of an archive, and root file systems that become images.
+//! Loads images out of archives, and makes images of root file systems.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::reference::Reference;
 use crate::registry::RawManifest;
 use crate::store::{Document, Image, LocalImage, Store};
 
-/// Indexes inside indexes.
+/// Limit for nested indexes.
 const MAX_INDEXES: usize = 3;
 
 /// An entry of docker's `manifest.json`.
@@ -41,21 +41,21 @@ struct Descriptor {
     annotations: std::collections::BTreeMap<String, String>,
 }
 
-/// An image of the archive: its documents, and where its layers are.
+/// An image of the archive: its documents and the paths of its layers.
 struct Found {
     config: Document,
     layers: Vec<String>,
-    /// Of each layer as it is in the archive, where that is known.
+    /// The digest of each layer as it is in the archive, where it is known.
     digests: Vec<Option<Digest>>,
     tags: Vec<Reference>,
 }
 
 impl Store {
-    /// Loads all images of an archive. Each layer is unpacked as one of a pull is, and compared with its digests.
+    /// Loads all images of an archive. Each layer is unpacked as in a pull, and compared with its digests.
     /// Blocks.
     ///
     /// # Errors
-    /// What is wrong with the archive. Images before the one that is wrong are there.
+    /// The archive is not valid. Images before the first wrong one are stored.
     pub fn load(&self, archive: impl Read + Send) -> Result<Vec<Arc<Image>>, ArchiveError> {
         let limits = self.limits().clone();
         let entries = Entries::read(Spool::receive(self, archive, limits.bytes)?, &limits)?;
@@ -87,7 +87,7 @@ impl Store {
         Ok(self.commit_local(LocalImage { tags: found.tags, manifest, config: found.config })?)
     }
 
-    /// The digest and size of the uncompressed layer, by which the image's manifest here names it.
+    /// The digest and size of the uncompressed layer; the stored manifest of the image names it by them.
     fn load_layer(
         &self,
         entries: &Entries,
@@ -106,10 +106,10 @@ impl Store {
         Ok((diff.digest().clone(), size))
     }
 
-    /// Makes an image of one layer of an archive of files. Blocks.
+    /// Makes an image with one layer from an archive of files. Blocks.
     ///
     /// # Errors
-    /// What is wrong with the archive or the changes.
+    /// The archive or the changes are not valid.
     pub fn import(
         &self,
         archive: impl Read + Send,
@@ -120,10 +120,10 @@ impl Store {
         self.add_layer(None, &spool, tag, changes, "crisp import")
     }
 
-    /// Makes an image of another one and what a tree has above it: the upper folder of a container. Blocks.
+    /// Makes an image from another one and a tree above it: the upper folder of a container. Blocks.
     ///
     /// # Errors
-    /// The tree cannot be read, the image or one of its layers is gone, or the changes are wrong.
+    /// The tree cannot be read, the image or one of its layers is gone, or the changes are not valid.
     pub fn commit_tree(
         &self,
         below: &Image,
@@ -159,7 +159,7 @@ impl Store {
     }
 }
 
-/// What `docker save` writes.
+/// The images of a `docker save` archive.
 fn docker(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
     let name = "manifest.json";
     let images: Vec<DockerImage> = parse(name, &entries.document(name)?)?;
@@ -174,7 +174,7 @@ fn docker(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
     images.into_iter().map(one).collect()
 }
 
-/// An OCI layout.
+/// The images of an OCI layout.
 fn layout(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
     let index: Index = parse("index.json", &entries.document("index.json")?)?;
     let one = |descriptor: Descriptor| {
@@ -189,7 +189,7 @@ fn layout(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
     index.manifests.into_iter().map(one).collect()
 }
 
-/// The image that a descriptor leads to, through indexes of platforms.
+/// The image that a descriptor names, directly or through indexes of platforms.
 fn image_manifest(entries: &Entries, mut digest: Digest) -> Result<ImageManifest, ArchiveError> {
     let wrong = |digest: &Digest, source| ArchiveError::Image { image: digest.to_string(), source };
     for _ in 0..=MAX_INDEXES {
@@ -208,7 +208,7 @@ fn image_manifest(entries: &Entries, mut digest: Digest) -> Result<ImageManifest
     Err(wrong(&digest, manifest::ManifestError::TooDeep { digest: digest.clone() }))
 }
 
-/// The whole name, which containerd writes, or the one of the specification where it is whole too.
+/// The full name that containerd writes, or the name of the specification if it is a full one.
 fn tags(annotations: &std::collections::BTreeMap<String, String>) -> Result<Vec<Reference>, ArchiveError> {
     let whole = annotations.get("io.containerd.image.name");
     let short = annotations.get("org.opencontainers.image.ref.name").filter(|name| name.contains([':', '/']));
@@ -220,7 +220,7 @@ fn parse<T: serde::de::DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, 
         .map_err(|error| ArchiveError::Document { name: name.to_owned(), why: error.to_string() })
 }
 
-/// `blobs/sha256/DIGITS` says what its digest is.
+/// The digest in a path `blobs/sha256/DIGITS`.
 fn digest_of_blob(path: &str) -> Option<Digest> {
     let (algorithm, digits) = path.strip_prefix("blobs/")?.split_once('/')?;
     Digest::parse(&format!("{algorithm}:{digits}")).ok()

@@ -1,4 +1,5 @@
-//! Images as files: what `docker save` and `docker load` have, and root file systems without an image.
+//! Images as archives, in the formats of `docker save` and `docker load`, and root file systems without an
+//! image.
 //!
 //! ```text
 //!   save    layers ─> layer_tar ─> measured once, written once ─┐
@@ -7,9 +8,9 @@
 //!   import  archive ─> spool ─> one layer, a configuration made for it ─> store
 //! ```
 //!
-//! The archive that is written is an OCI layout and a docker archive at once; both are read, also compressed.
-//! Unpacked layers do not say how their archives were put together, so an image that was pulled gets other digests,
-//! and another id, when it is saved; one that was loaded from such an archive keeps them.
+//! A written archive is an OCI layout and a docker archive at once; both formats are read, compressed or not.
+//! An unpacked layer does not keep the form of its archive, so an image that was pulled gets other digests
+//! and another id when it is saved; an image that was loaded from such an archive keeps them.
 
 mod entries;
 mod error;

@@ -1,4 +1,4 @@
-//! Images into an archive.
+//! Writes images into an archive.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use crate::digest::{DiffId, Digest};
 use crate::reference::Reference;
 use crate::store::{Document, Image, Store};
 
-/// An image as it goes into the archive.
+/// An image with its documents for the archive.
 struct Saved {
     config: Document,
     manifest: Document,
@@ -24,17 +24,17 @@ struct Saved {
     tags: Vec<String>,
 }
 
-/// A layer's archive, measured.
+/// Size and digest of a layer's archive.
 struct Measure {
     digest: Digest,
     size: u64,
 }
 
 impl Store {
-    /// Writes images, each under the names by which it is asked for; an id asks for all its tags. Blocks.
+    /// Writes images, each under the names by which it is requested; an id stands for all its tags. Blocks.
     ///
     /// # Errors
-    /// An image or a layer that is not there, or `into` that does not take it.
+    /// An image or a layer does not exist, or `into` cannot be written.
     pub fn save(&self, names: &[String], into: impl Write) -> Result<(), ArchiveError> {
         let mut images: BTreeMap<String, (Arc<Image>, Vec<String>)> = BTreeMap::new();
         for name in names {
@@ -56,7 +56,7 @@ impl Store {
         self.write(&saved, &measures, into)
     }
 
-    /// How large the archive of each layer is, and its digest: an archive of archives says that first.
+    /// Size and digest of each layer's archive: the enclosing archive needs them first.
     fn measure(&self, layers: &[DiffId]) -> Result<BTreeMap<DiffId, Measure>, ArchiveError> {
         let mut measures = BTreeMap::new();
         for diff in layers {
@@ -71,8 +71,8 @@ impl Store {
         Ok(measures)
     }
 
-    /// Without the directories that the layer's own archive left out: where the image is loaded, those below
-    /// decide about them as they do here.
+    /// Leaves out directories that the layer's own archive left out: when the image is loaded, the layers
+    /// below determine their attributes, as here.
     fn write_tree(&self, diff: &DiffId, into: impl Write, doing: &'static str) -> Result<(), ArchiveError> {
         let implied = self.implied(diff);
         let content = Content { implied: &|path| implied.contains(path), ..Content::ALL };
@@ -158,7 +158,7 @@ fn header(size: u64) -> Header {
     header
 }
 
-/// Of an OCI layout, with the names that other tools read.
+/// The index of an OCI layout, with the annotations that other tools read.
 fn index(images: &[Saved]) -> Value {
     let descriptor = |image: &Saved, name: Option<&String>| {
         let mut descriptor = json!({
@@ -177,7 +177,7 @@ fn index(images: &[Saved]) -> Value {
     json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": each.collect::<Vec<_>>() })
 }
 
-/// As `docker save` has it.
+/// The manifest in the form of `docker save`.
 fn docker_manifest(images: &[Saved]) -> Value {
     let one = |image: &Saved| {
         json!({

@@ -1,4 +1,4 @@
-//! An archive on disk, while it is read in another order than it comes in.
+//! An archive on disk, because it is read in another order than it arrives.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Seek as _, SeekFrom, Write};
@@ -10,10 +10,10 @@ use crate::layout;
 use crate::store::Store;
 use crate::unpack::stream::{self, StreamError};
 
-/// Bytes that are written at once.
+/// Bytes of one write.
 const BUFFER: usize = 256 << 10;
 
-/// A file in the store's folder for temporary ones; gone when dropped.
+/// A file in the store's folder for temporary files; removed when dropped.
 #[derive(Debug)]
 pub struct Spool {
     folder: PathBuf,
@@ -23,10 +23,10 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Receives an archive, decompressed.
+    /// Receives an archive and decompresses it.
     ///
     /// # Errors
-    /// It does not come whole, is damaged, larger than `limit`, or the disk is full.
+    /// It is incomplete, damaged or larger than `limit`, or the disk is full.
     pub fn receive(store: &Store, archive: impl Read + Send, limit: u64) -> Result<Self, ArchiveError> {
         let (mut spool, mut file) = Self::create(store)?;
         let received = stream::run(archive, Algorithm::Sha256, |content| copy(content, &mut file, limit));
@@ -41,10 +41,10 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Takes what `write` writes.
+    /// Stores the output of `write`.
     ///
     /// # Errors
-    /// `write`'s, or the disk's.
+    /// The error of `write`, or the disk's.
     pub fn written(
         store: &Store,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -67,21 +67,21 @@ impl Spool {
         Ok((spool, file))
     }
 
-    /// Of its bytes.
+    /// The digest of its bytes.
     #[must_use]
     pub fn digest(&self) -> &Digest {
         &self.digest
     }
 
-    /// All of it.
+    /// Opens the whole file.
     ///
     /// # Errors
-    /// The disk's.
+    /// The disk's error.
     pub fn open(&self) -> Result<File, ArchiveError> {
         File::open(&self.path).map_err(ArchiveError::io("read a temporary file"))
     }
 
-    /// A part of it.
+    /// A reader for a part of it.
     pub(super) fn part(&self, offset: u64, size: u64) -> Result<impl Read + Send + use<>, ArchiveError> {
         let mut file = self.open()?;
         file.seek(SeekFrom::Start(offset)).map_err(ArchiveError::io("read a temporary file"))?;
@@ -115,7 +115,7 @@ fn copy(content: &mut stream::Content, file: &mut File, limit: u64) -> Result<u6
     }
 }
 
-/// Counts and hashes what goes through.
+/// Counts and hashes the bytes that pass through.
 pub(super) struct Measured<W> {
     inner: W,
     hasher: Hasher,

@@ -9,14 +9,14 @@ use super::ManifestError;
 use super::platform::Platform;
 use crate::digest::{DiffId, Digest};
 
-/// Largest configuration accepted.
+/// Limit for a configuration in bytes.
 pub(crate) const MAX_CONFIG: u64 = 8 << 20;
 
-/// Layers that overlayfs stacks at most (`OVL_MAX_STACK` of the kernel). The same layer twice counts once:
-/// only its topmost appearance can be seen, and only that is mounted.
+/// The number of layers that overlayfs can stack (`OVL_MAX_STACK` of the kernel). Equal layers count once:
+/// only the topmost one is visible, and only that is mounted.
 pub(crate) const MAX_DISTINCT_LAYERS: usize = 500;
 
-/// What a pull needs of a configuration. The store and the runtime read its other fields.
+/// The part of a configuration that a pull needs. The store and the runtime read its other fields.
 #[derive(Debug)]
 pub(crate) struct PulledConfig {
     /// Bottom first, one for each layer of the manifest.
@@ -31,7 +31,7 @@ struct Raw {
     config: Option<RawConfig>,
 }
 
-/// Of an object alone: a structure would be read out of a list as well.
+/// Accepts only an object: a structure could also be parsed from a list.
 type RawConfig = BTreeMap<String, IgnoredAny>;
 
 #[derive(Deserialize)]

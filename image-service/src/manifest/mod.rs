@@ -1,7 +1,7 @@
-//! Manifests, indexes and configurations, as the OCI image specification and Docker's schema 2 have them.
+//! Manifests, indexes and configurations of the OCI image specification and of Docker's schema 2.
 //!
-//! Everything read here has been verified against its digest before; what is checked here is whether it
-//! makes sense. Parsing is our own because a pull must say what is wrong with an image, by name.
+//! The documents were verified against their digests before; these parsers check their meaning. They are our
+//! own because a failed pull must name the error in the image.
 
 mod config;
 mod parse;
@@ -15,7 +15,7 @@ pub(crate) use self::select::select;
 
 use crate::digest::Digest;
 
-/// Why a manifest, index or configuration is not one that can be run here.
+/// The reason why a manifest, index or configuration cannot be used here.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are named by the messages")]
 pub enum ManifestError {

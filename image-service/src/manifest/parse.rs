@@ -1,4 +1,4 @@
-//! From bytes to an image manifest or an index.
+//! Parses bytes into an image manifest or an index.
 
 use serde::Deserialize;
 
@@ -25,13 +25,13 @@ const LAYER_TYPES: [&str; 6] = [
 ];
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// Layers in one manifest, equal ones included, which the configuration tells apart: this bounds the work
-/// before the configuration is known.
+/// Limit for layers in one manifest, equal ones included; only the configuration shows which are equal. It
+/// bounds the work before the configuration is known.
 const MAX_LAYERS: usize = 4 * super::config::MAX_DISTINCT_LAYERS;
-/// Far beyond any layer, and small enough that sums of sizes stay in range.
+/// Larger than any layer, and small enough that sums of sizes do not overflow.
 const MAX_LAYER: u64 = 1 << 44;
 
-/// What a reference resolved to.
+/// A manifest or an index.
 #[derive(Debug)]
 pub(crate) enum Document {
     /// One image for one platform.
@@ -55,7 +55,7 @@ pub(crate) struct Blob {
     pub(crate) size: u64,
 }
 
-/// A layer as it travels. How it is compressed its first bytes say, not its media type.
+/// A layer as it is transferred. Its first bytes, not its media type, tell its compression.
 #[derive(Debug, Clone)]
 pub(crate) struct Layer {
     pub(crate) blob: Blob,
@@ -120,8 +120,8 @@ impl Document {
     }
 }
 
-/// Inside and outside must agree about the kind, or one registry's image is another one's index. Docker's and
-/// the OCI's names of one kind mean the same: registries convert between them.
+/// Content type and media type must agree about the kind, or one registry's image would be another's index.
+/// Docker's and the OCI's names of one kind are equal: registries convert between them.
 fn is_index(raw: &Raw, content_type: Option<&str>, digest: &Digest) -> Result<bool, ManifestError> {
     let known = |t: &str| match t {
         OCI_MANIFEST | DOCKER_MANIFEST => Some(false),
@@ -144,7 +144,7 @@ fn is_index(raw: &Raw, content_type: Option<&str>, digest: &Digest) -> Result<bo
     }
 }
 
-/// `None` for what is no image: attestations and the like carry the platform unknown/unknown.
+/// `None` for an entry that is not an image: attestations and the like have the platform unknown/unknown.
 fn index_entry(raw: RawDescriptor) -> Option<IndexEntry> {
     let image_or_index = match raw.media_type.as_deref() {
         Some(OCI_MANIFEST | OCI_INDEX | DOCKER_MANIFEST | DOCKER_LIST) | None => true,

@@ -1,10 +1,10 @@
-//! Which of an index's images runs on this machine, and runs best.
+//! Chooses the image of an index that runs best on this machine.
 
 use std::fmt;
 
 use serde::Deserialize;
 
-/// Operating system, processor and its variant, in Go's words as images use them.
+/// Operating system, processor and its variant, with Go's names, which images use.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Platform {
     /// `linux`.
@@ -33,7 +33,7 @@ impl Platform {
         Self { os: "linux".into(), architecture: architecture.into(), variant: variant.into() }
     }
 
-    /// How well an image for `offered` runs here: lower is better, `None` is not at all.
+    /// How well an image for `offered` runs here: lower is better, `None` means not at all.
     pub(super) fn rank(&self, offered: &Self) -> Option<u32> {
         if offered.os != self.os {
             return None;
@@ -44,7 +44,7 @@ impl Platform {
             return fallback.then_some(1000);
         }
         let number = |variant: &str| variant.trim_start_matches('v').parse::<u32>().ok();
-        // An image that names no variant is for the lowest common one.
+        // An image without a variant is for the lowest common one.
         let lowest = match self.architecture.as_str() {
             "arm64" => 8,
             "arm" => 7,
@@ -55,8 +55,8 @@ impl Platform {
         mine.checked_sub(theirs)
     }
 
-    /// Whether an image whose configuration says `offered` runs here. Fields that say nothing are believed
-    /// to fit: images built by hand often lack them.
+    /// Whether an image whose configuration says `offered` runs here. Empty fields match: images built by
+    /// hand often lack them.
     pub(super) fn accepts(&self, offered: &Self) -> bool {
         let or_own =
             |theirs: &str, own: &str| if theirs.is_empty() { own.to_owned() } else { theirs.to_owned() };
@@ -76,7 +76,7 @@ impl fmt::Display for Platform {
     }
 }
 
-/// The x86-64 psABI's micro-architecture level, as images name it.
+/// The x86-64 psABI's micro-architecture level, in the form of images.
 #[cfg(target_arch = "x86_64")]
 fn amd64_level() -> &'static str {
     use std::arch::is_x86_feature_detected as has;

@@ -1,15 +1,15 @@
-//! Choosing one image of an index.
+//! Chooses one image of an index.
 
 use super::ManifestError;
 use super::parse::IndexEntry;
 use super::platform::Platform;
 
-/// The entry that runs best on `wanted`; among equals the first, as the index's author ordered them.
+/// The entry that runs best on `wanted`; the first among equals, which is the order of the index's author.
 pub(crate) fn select(entries: &[IndexEntry], wanted: &Platform) -> Result<IndexEntry, ManifestError> {
     let ranked = entries.iter().filter_map(|entry| {
         let rank = match &entry.platform {
             Some(platform) => wanted.rank(platform)?,
-            // Says nothing: its configuration decides, once it is here.
+            // Without a platform: its configuration decides, once it is fetched.
             None => 2000,
         };
         Some((rank, entry))

@@ -1,5 +1,5 @@
-//! One blob, wherever its bytes come from: resumed after a cut, continued at the next endpoint in the
-//! middle of a layer, and used only when the digest of all of it is right.
+//! Downloads one blob: resumes after a disconnect, continues at the next endpoint in the middle of a layer,
+//! and uses the result only if the digest of the whole is right.
 
 use std::time::{Duration, Instant};
 
@@ -12,21 +12,21 @@ use super::sources::Sources;
 use crate::digest::{Digest, Hasher};
 use crate::registry::{EndpointError, Pace};
 
-/// How a download ended without success.
+/// The failure of a download.
 pub(crate) enum DownloadError {
-    /// No endpoint has anything more to give.
+    /// No endpoint has more bytes.
     AllFailed(AllFailed),
-    /// The bytes are not what the digest says, or cannot be continued. Worth another try from the start
+    /// The bytes do not match the digest, or cannot be continued. Another try from the start may succeed
     /// while the [`Failover`] is not over.
     StartAgain,
 }
 
-/// What a download tells while it runs.
+/// A report of a running download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DownloadEvent {
-    /// So many bytes of the blob are there.
+    /// This many bytes of the blob are received.
     Received(u64),
-    /// Whether it waits for the reader, and not for the network.
+    /// Whether it waits for the reader instead of the network.
     WaitsForReader(bool),
 }
 
@@ -38,13 +38,13 @@ pub(crate) struct Download<'a, 'b> {
     size: u64,
     hasher: Hasher,
     offset: u64,
-    /// The endpoints that sent something of what has been received.
+    /// The endpoints that sent a part of the received bytes.
     senders: Vec<usize>,
     /// Endpoints that were left because they were slow.
     slow: Vec<usize>,
-    /// Where the speed is measured from, over cuts and pauses.
+    /// The starting point of the measured speed, across disconnects and pauses.
     measured: (Instant, u64),
-    /// The reader is gone; the rest is received only to learn whether the bytes or the content are wrong.
+    /// The reader is gone; the rest is received only to find out whether the bytes or the content are wrong.
     unread: bool,
 }
 
@@ -102,8 +102,8 @@ impl<'a, 'b> Download<'a, 'b> {
         }
     }
 
-    /// Once bytes of several endpoints together had the wrong digest, a blob comes from one of them alone,
-    /// so that the one that sends wrong bytes is found.
+    /// If bytes of several endpoints together had a wrong digest, a blob comes from only one of them, so that
+    /// the one with wrong bytes is found.
     fn can_continue_at(&self, index: usize) -> bool {
         !self.failover.is_unmixed() || self.senders.first().is_none_or(|sender| *sender == index)
     }
@@ -120,7 +120,7 @@ impl<'a, 'b> Download<'a, 'b> {
             let data = match stream.next().await {
                 Ok(Some(data)) => data,
                 Ok(None) => return Ok(()),
-                // All is there; that the connection did not end well afterwards changes nothing.
+                // All bytes are there; an error after them does not matter.
                 Err(e) if self.offset == self.size && e.is_transient() => return Ok(()),
                 Err(e) => return Err(e),
             };
@@ -136,7 +136,7 @@ impl<'a, 'b> Download<'a, 'b> {
         }
     }
 
-    /// What is demanded of an endpoint: more, while there is another one that has not been slow.
+    /// The required speed of an endpoint: higher while there is another one that has not been slow.
     fn pace(&self, index: usize) -> Pace {
         let pace = self.sources.pace;
         let is_other = |other: usize| other != index && !self.slow.contains(&other);
@@ -156,7 +156,7 @@ impl<'a, 'b> Download<'a, 'b> {
         self.failover.failed(index, error);
     }
 
-    /// Bounds a download that never stalls and never ends: endpoints that send little and cut.
+    /// Limits a download that never stalls and never ends: from endpoints that send little and disconnect.
     fn is_too_slow(&mut self) -> bool {
         let (since, from) = self.measured;
         let elapsed = since.elapsed();
@@ -169,7 +169,7 @@ impl<'a, 'b> Download<'a, 'b> {
         ((self.offset - from) as f64) < pace.bytes as f64 * windows
     }
 
-    /// No further try from here; perhaps one from the start, at another endpoint.
+    /// No further try from here; there may be one from the start at another endpoint.
     fn given_up(&mut self, failed: AllFailed) -> DownloadError {
         match self.senders.first() {
             Some(sender) if self.failover.is_unmixed() => {
@@ -183,7 +183,7 @@ impl<'a, 'b> Download<'a, 'b> {
     async fn verify(mut self, pieces: &mpsc::Sender<Piece>) -> Result<(), DownloadError> {
         let found = self.hasher.finish();
         if found == *self.digest {
-            // When the reader is gone, its own error says why.
+            // If the reader is gone, its own error is reported.
             let _ = pieces.send(Piece::End).await;
             return Ok(());
         }
@@ -207,7 +207,7 @@ impl<'a, 'b> Download<'a, 'b> {
     }
 }
 
-/// False when the reader is gone.
+/// Returns false when the reader is gone.
 async fn hand_on(pieces: &mpsc::Sender<Piece>, data: bytes::Bytes, events: &impl Fn(DownloadEvent)) -> bool {
     match pieces.try_send(Piece::Data(data)) {
         Ok(()) => true,

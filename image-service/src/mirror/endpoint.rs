@@ -1,24 +1,24 @@
-//! One place that can serve a registry's content, and why it is tried.
+//! A server with a registry's content, and the reason for using it.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::registry::{Host, Url};
 
-/// One place that can serve a registry's content.
+/// A server with a registry's content.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
-    /// How it is reached.
+    /// Its address and connection settings.
     pub host: Host,
-    /// Why this endpoint is in the list.
+    /// The reason why it is in the list.
     pub why: EndpointOrigin,
-    /// Can be asked for content by digest.
+    /// Serves content by digest.
     pub pull: bool,
-    /// Can be asked which digest a tag has.
+    /// Resolves tags to digests.
     pub resolve: bool,
 }
 
-/// Why an endpoint is in the list.
+/// The reason why an endpoint is in the list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EndpointOrigin {
     /// A `[host."…"]` table of this file.
@@ -29,35 +29,35 @@ pub enum EndpointOrigin {
     Registry,
 }
 
-/// What an endpoint must be able to do for a request: the `capabilities` of a hosts.toml.
+/// A capability that a request needs: as in the `capabilities` of a hosts.toml.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Capability {
-    /// Say which digest a tag has.
+    /// Resolves tags to digests.
     Resolve,
-    /// Give content by digest.
+    /// Serves content by digest.
     Pull,
 }
 
 impl Endpoint {
-    /// Where its API is.
+    /// The address of its API.
     #[must_use]
     pub fn url(&self) -> &Url {
         &self.host.url
     }
 
-    /// Whether this is the registry itself rather than a mirror. Its "not found" and "denied" are final,
-    /// and the request's credentials are for it.
+    /// Whether this is the registry itself and not a mirror. Its "not found" and "denied" are final, and it
+    /// may get the request's credentials.
     #[must_use]
     pub fn is_registry(&self) -> bool {
         !matches!(self.why, EndpointOrigin::Mirror(_))
     }
 
-    /// Whether its API is this one, however the addresses are written.
+    /// Whether its API is at `url`, in any notation.
     pub(super) fn is_at(&self, url: &Url) -> bool {
         self.url().same_server(url) && self.url().path() == url.path()
     }
 
-    /// Whether requests are sent to both in the same way.
+    /// Whether both have the same options for requests.
     pub(super) fn has_options_of(&self, other: &Self) -> bool {
         let Host { url: _, namespace: _, tls, headers, dial_timeout } = &self.host;
         (self.pull, self.resolve) == (other.pull, other.resolve)
@@ -65,7 +65,7 @@ impl Endpoint {
                 == (&other.host.tls, &other.host.headers, &other.host.dial_timeout)
     }
 
-    /// Whether it can do everything, in the usual way.
+    /// Whether it has all capabilities and no options.
     pub(super) fn has_no_options(&self) -> bool {
         let host = Host::new(self.url().clone());
         self.has_options_of(&Self { host, why: EndpointOrigin::Registry, pull: true, resolve: true })

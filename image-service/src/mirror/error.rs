@@ -1,21 +1,21 @@
-//! That every endpoint failed, and why each.
+//! The error when all endpoints failed, with the reason of each.
 
 use std::fmt;
 
 use crate::registry::{EndpointError, ErrorKind};
 
-/// One endpoint and why it could not serve the request.
+/// One endpoint and the reason why it could not serve the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointFailure {
     /// Address and origin of the endpoint.
     pub endpoint: String,
     /// Whether it is the registry itself, whose refusal is final.
     pub is_registry: bool,
-    /// Why it failed; `None` when it was not asked, because its capabilities do not allow it.
+    /// The reason; `None` when it was not used, because it lacks the capability.
     pub error: Option<EndpointError>,
 }
 
-/// Every endpoint failed, each for its reason.
+/// All endpoints failed, with the reason of each.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct AllFailed {
     /// In the order of the configuration.

@@ -1,4 +1,4 @@
-//! Tries the endpoints, one after the other: the order, the pauses, and when a request is given up.
+//! Tries the endpoints one after the other: decides about order, pauses, and the end of a request.
 //!
 //! ```text
 //!   round 1: mirror a ── failed ──> mirror b ── 404 ──> registry ── 503 ──┐
@@ -16,20 +16,20 @@ use super::request::Request;
 use super::sources::Sources;
 use crate::registry::EndpointError;
 
-/// One request's way through the endpoints.
+/// The state of one request while it tries the endpoints.
 pub(crate) struct Failover<'a> {
     sources: &'a Sources,
     capability: Capability,
     /// The last failure of each endpoint.
     failures: Vec<Option<EndpointError>>,
-    /// Endpoints whose failure will not pass.
+    /// Endpoints whose failure is permanent.
     out: Vec<bool>,
     /// Rounds since the last progress.
     round: u32,
     last_progress: Instant,
     /// Whether this round received something.
     progressed: bool,
-    /// Whether a blob must come from one endpoint alone.
+    /// Whether a blob must come from only one endpoint.
     unmixed: bool,
 }
 
@@ -49,7 +49,7 @@ impl<'a> Failover<'a> {
         }
     }
 
-    /// For a blob.
+    /// The failover for a blob.
     pub(crate) fn for_blob(sources: &'a Sources) -> Self {
         Self::new(sources, Capability::Pull)
     }
@@ -74,14 +74,14 @@ impl<'a> Failover<'a> {
         self.failures[index] = Some(error);
     }
 
-    /// Takes an endpoint out for good, keeping why.
+    /// Excludes an endpoint for the rest of the request, and keeps the reason.
     pub(crate) fn exclude(&mut self, index: usize, error: EndpointError) {
         self.failed(index, error);
         self.out[index] = true;
     }
 
-    /// Keeps why an endpoint is suspected of wrong bytes. It stays in, and from now on a blob comes from one
-    /// endpoint alone.
+    /// Keeps the reason why an endpoint is suspected of wrong bytes. It stays in use, but from now on a blob
+    /// comes from one endpoint only.
     pub(crate) fn suspect(&mut self, index: usize, error: EndpointError) {
         self.failed(index, error);
         self.out[index] = false;
@@ -93,12 +93,12 @@ impl<'a> Failover<'a> {
         self.unmixed
     }
 
-    /// Takes an endpoint out for good for what it failed with last.
+    /// Excludes an endpoint for its last failure.
     pub(crate) fn exclude_failed(&mut self, index: usize) {
         self.out[index] = true;
     }
 
-    /// Says that something was received: rounds and patience are counted anew.
+    /// Records progress: rounds and patience start again.
     pub(crate) fn progressed(&mut self) {
         self.round = 0;
         self.last_progress = Instant::now();
@@ -108,7 +108,7 @@ impl<'a> Failover<'a> {
     /// Waits for the next round.
     ///
     /// # Errors
-    /// There is no next round: all failures will stay, or the limits of the policy are reached.
+    /// There is no next round: all failures are permanent, or the limits of the policy are reached.
     pub(crate) async fn pause(&mut self) -> Result<(), AllFailed> {
         let retry = &self.sources.retry;
         let waiting =
@@ -129,7 +129,7 @@ impl<'a> Failover<'a> {
         Ok(())
     }
 
-    /// Whether the registry itself refused: mirrors that do not answer would not know better.
+    /// Whether the registry itself refused: then mirrors that do not answer would not help.
     fn registry_refused(&self) -> bool {
         let is_final = |e: &EndpointError| {
             matches!(
@@ -155,7 +155,7 @@ impl<'a> Failover<'a> {
 }
 
 impl Sources {
-    /// Tries one endpoint after the other until one answers.
+    /// Tries one endpoint after the other until one succeeds.
     pub(crate) async fn first<T>(&self, request: &impl Request<Response = T>) -> Result<T, AllFailed> {
         let mut failover = Failover::new(self, request.capability());
         loop {
@@ -177,8 +177,8 @@ impl Sources {
         crisp_operation::waits_for(|| format!("the registry endpoint {}", self.list[index].endpoint))
     }
 
-    /// Tries each endpoint once, for what may as well stay unknown. A server that cannot answer this may
-    /// still answer the next request: only one that cannot be reached is tried last from then on.
+    /// Tries each endpoint once, for optional information. A server that cannot answer this may still answer
+    /// the next request: only one that cannot be reached is tried last from then on.
     pub(crate) async fn once<T>(&self, request: &impl Request<Response = T>) -> Option<T> {
         for index in Failover::new(self, request.capability()).order() {
             let tracked = &self.list[index];

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use super::MirrorError;
 use crate::registry::{ClientPair, TlsOptions};
 
-/// The registry's own folder, else the one for all others. A registry's name has no `/` and is not `..`
-/// (see [`crate::Reference`]), so it cannot point out of `dir`.
+/// The registry's own folder, or else the one for all others. A registry's name has no `/` and is not `..`
+/// (see [`crate::Reference`]), so the path stays inside `dir`.
 pub(super) fn find(dir: &Path, registry: &str) -> Option<PathBuf> {
     let mut names = Vec::with_capacity(4);
     if let Some((host, port)) = registry.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {

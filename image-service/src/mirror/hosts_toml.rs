@@ -1,5 +1,5 @@
-//! Reads one hosts.toml. An unknown key is an error: a mistyped `skip_verfy` that is ignored costs hours,
-//! and a mistyped `override_path` sends pulls to the wrong place.
+//! Parses one hosts.toml. An unknown key is an error: an ignored `skip_verfy` costs hours of search, and an
+//! ignored `overide_path` sends pulls to the wrong place.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::registry::{ClientPair, Host, Secret, Url};
 /// A longer `dial_timeout` is cut to this.
 const MAX_DIAL_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// What is wrong in a hosts.toml.
+/// An error in a hosts.toml.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HostsFileError {
     /// Not TOML.
@@ -20,7 +20,7 @@ pub enum HostsFileError {
     Syntax {
         /// The file.
         path: PathBuf,
-        /// What the parser says, with line and column.
+        /// The parser's message, with line and column.
         why: String,
     },
     /// A key or value that is not supported.
@@ -30,12 +30,12 @@ pub enum HostsFileError {
         path: PathBuf,
         /// The key with the tables that it is in.
         key: String,
-        /// What is wrong with it.
+        /// The reason why it is not valid.
         why: String,
     },
 }
 
-/// A hosts.toml, read.
+/// A parsed hosts.toml.
 #[derive(Debug)]
 pub(super) struct HostsFile {
     pub(super) path: PathBuf,
@@ -43,7 +43,7 @@ pub(super) struct HostsFile {
     pub(super) mirrors: Vec<HostEntry>,
     /// `server = `, if given.
     pub(super) server_url: Option<Url>,
-    /// The options at the top of the file; they are the server's. Its `url` says nothing.
+    /// The options at the top of the file, which apply to the server. Its `url` is unused.
     pub(super) server: HostEntry,
 }
 
@@ -78,7 +78,7 @@ impl HostsFile {
     }
 }
 
-/// The place in the file, for errors.
+/// The position in the file, for errors.
 struct At<'a> {
     path: &'a Path,
     prefix: String,
@@ -118,7 +118,7 @@ impl At<'_> {
         Ok(HostEntry { host, pull, resolve })
     }
 
-    /// An address without scheme is https, except on this machine.
+    /// An address without a scheme is https, except on this machine.
     fn address(&self, text: &str) -> Result<Url, HostsFileError> {
         let parsed = if text.contains("://") { Url::parse(text) } else { Url::of_registry(text) };
         parsed.or_else(|e| self.fail(if self.prefix.is_empty() { "server" } else { "" }, e.to_string()))
@@ -207,7 +207,7 @@ impl At<'_> {
     }
 }
 
-/// `/v2` is appended unless it is there or `override_path` says that the path is complete.
+/// Appends `/v2`, unless it is there or `override_path` declares the path complete.
 fn api_url(url: &Url, override_path: bool) -> Url {
     let path = url.path().trim_end_matches('/');
     let path = if override_path || path.ends_with("/v2") { path.to_owned() } else { format!("{path}/v2") };

@@ -1,4 +1,4 @@
-//! What requests to endpoints count, by registry and endpoint.
+//! Metrics of requests to endpoints, by registry and endpoint.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use crisp_metrics::prometheus::{self, CounterVec, IntCounterVec, Opts};
 
 use crate::registry::{EndpointError, ErrorKind};
 
-/// Registries told apart. References come from users; beyond this many they share the name `other`.
+/// Limit for different registries. References come from users; further registries share the name `other`.
 const MAX_REGISTRIES: usize = 200;
 
 /// The collectors of all endpoints.
@@ -48,7 +48,7 @@ impl MirrorMetrics {
         Ok(new)
     }
 
-    /// What one endpoint's requests of one pull are counted by.
+    /// The counters for one endpoint in one pull.
     pub(crate) fn endpoint(&self, registry: &str, endpoint: &str) -> EndpointMetrics {
         let registry = self.registry_label(registry);
         let endpoint = if registry == "other" { "other" } else { endpoint };

@@ -1,11 +1,10 @@
-//! Mirrors: which endpoints serve a registry, in which order they are tried, and what follows when one
-//! fails.
+//! Mirrors: the endpoints of a registry, the order in which they are tried, and the reaction to a failure.
 //!
 //! | file | what it does |
 //! |---|---|
 //! | `mod.rs`, `folder.rs`, `hosts_toml.rs` | read the `hosts.toml` folders that containerd users have |
 //! | `failover.rs` | tries one endpoint after the other: the order, the pauses, the end |
-//! | `sources.rs` | the endpoints of one pull, and how each has been doing |
+//! | `sources.rs` | the endpoints of one pull, and the failures of each |
 //! | `download.rs` | one blob: resumed after a cut, continued at the next endpoint, verified |
 //!
 //! ```text
@@ -13,8 +12,8 @@
 //! <registry_config_dir>/registry.example.com_5000_/hosts.toml   with a port, or registry.example.com:5000
 //! <registry_config_dir>/_default/hosts.toml                  every registry without its own folder
 //! ```
-//! The folder is read at each pull: a change needs no restart, and a mistake in one folder hurts only the
-//! registry that it is for.
+//! The folder is read at each pull: a change needs no restart, and an error in one folder only affects its
+//! registry.
 
 mod download;
 mod endpoint;
@@ -45,26 +44,26 @@ use self::hosts_toml::{HostEntry, HostsFile};
 use crate::reference::Reference;
 use crate::registry::{Host, InvalidUrl, TlsOptions, Url};
 
-/// Why the endpoints of a registry are not known.
+/// The reason why the endpoints of a registry are not known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MirrorError {
-    /// A file or folder that is there and cannot be read.
+    /// A file or folder exists but cannot be read.
     #[error("{}: {why}", .path.display())]
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The system's message.
         why: String,
     },
-    /// A hosts.toml that does not say what it means.
+    /// A hosts.toml is not valid.
     #[error(transparent)]
     HostsFile(#[from] HostsFileError),
-    /// The registry's own name gives no address.
+    /// The registry's name is not a valid address.
     #[error("registry {registry}: {source}")]
     Registry {
         /// The registry of the reference.
         registry: String,
-        /// What is wrong with it.
+        /// The reason.
         source: InvalidUrl,
     },
 }
@@ -74,7 +73,7 @@ pub enum MirrorError {
 pub struct Resolution {
     /// The registry of the reference.
     pub registry: String,
-    /// The folder that decided, if any did.
+    /// The folder that was used, if there is one.
     pub folder: Option<PathBuf>,
     /// At least one.
     pub endpoints: Vec<Endpoint>,
@@ -99,11 +98,11 @@ impl Mirrors {
         Self { dir }
     }
 
-    /// The endpoints for `reference`, each with why it is there.
+    /// The endpoints for `reference`, each with the reason for it.
     ///
     /// # Errors
-    /// [`MirrorError`] when the registry's folder has something in it that cannot be understood: a mirror
-    /// is configured for a reason, so going past it would be worse than failing.
+    /// [`MirrorError`] when the registry's folder has an invalid file: mirrors are configured for a reason,
+    /// so ignoring them would be worse than failing.
     pub fn resolve(&self, reference: &Reference) -> Result<Resolution, MirrorError> {
         let registry = reference.registry();
         let folder = self.dir.as_deref().and_then(|dir| folder::find(dir, registry));
@@ -140,12 +139,12 @@ fn from_file(file: HostsFile, registry: &str, endpoints: &mut Vec<Endpoint>) -> 
     };
     let mut server = from_entry(file.server, why);
     server.host.url = url;
-    // A table for the registry's own address gives it options. Where these leave nothing to the server at the
-    // top of the file, it is not asked twice.
+    // A table for the registry's own address sets its options. If the server at the top of the file then has
+    // none, it is not added again.
     let says_nothing = matches!(server.why, EndpointOrigin::Registry) && server.has_no_options();
     let covers = |e: &Endpoint| e.has_options_of(&server) || (says_nothing && e.pull && e.resolve);
     let is_server = |e: &Endpoint| e.is_at(server.url());
-    // The registry itself in front of another server is still the registry.
+    // The registry itself remains the registry when it is listed before another server.
     for listed in endpoints.iter_mut().filter(|e| e.is_at(&own) && !is_server(e)) {
         listed.why = server.why.clone();
     }
@@ -166,7 +165,7 @@ fn from_entry(entry: HostEntry, why: EndpointOrigin) -> Endpoint {
     Endpoint { host, why, pull, resolve }
 }
 
-/// Certificates given for this machine itself mean that it does speak TLS.
+/// Certificates for an address of this machine mean that it uses TLS.
 fn own_url(registry: &str, tls: &TlsOptions) -> Result<Url, MirrorError> {
     let parse = || {
         let url = Url::of_registry(registry)?;

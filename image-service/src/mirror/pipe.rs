@@ -1,19 +1,20 @@
-//! From the download's task to the unpacking thread: a bounded channel that reads like a file.
+//! Passes data from the download's task to the unpacking thread: a bounded channel that is read like a file.
 //!
-//! The end of the data is a message of its own, sent after the digest has been verified. A sender that
-//! goes away without it makes the reader fail, so that nothing unverified looks complete.
+//! The end of the data is a separate message, sent after the digest has been verified. If the sender is
+//! dropped without it, the reader fails, so that unverified data never looks complete.
 
 use std::io::{self, Read};
 
 use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 
-/// Pieces in flight. With the client's read buffer this bounds the memory of one layer to about 2 MiB.
+/// Pieces in flight. Together with the client's read buffer this limits the memory of one layer to about 2
+/// MiB.
 const PIECES: usize = 8;
 
 pub(crate) enum Piece {
     Data(Bytes),
-    /// All is there and verified.
+    /// All data was sent and verified.
     End,
 }
 

@@ -1,4 +1,4 @@
-//! What endpoints are asked for before the layers.
+//! Requests to endpoints other than for layers.
 
 use bytes::Bytes;
 
@@ -7,18 +7,18 @@ use crate::digest::Digest;
 use crate::reference::Reference;
 use crate::registry::{EndpointError, RawManifest, Source};
 
-/// A request for something small, which any endpoint with the capability may answer.
+/// A small request, which any endpoint with the capability can serve.
 pub(crate) trait Request: Sync {
     type Response: Send;
 
-    /// What an endpoint must be able to do for it.
+    /// The capability that it needs.
     fn capability(&self) -> Capability;
 
     /// Sends it to one endpoint.
     fn send(&self, source: &Source) -> impl Future<Output = Result<Self::Response, EndpointError>> + Send;
 }
 
-/// The digest that a reference has now; `None` when the registry does not say.
+/// Resolves a reference to its present digest; `None` when the registry does not tell.
 pub(crate) struct ResolveDigest<'a>(pub(crate) &'a Reference);
 
 /// The manifest of a reference.
@@ -30,7 +30,7 @@ pub(crate) struct ManifestByDigest<'a>(pub(crate) &'a Digest);
 /// The small blob with this digest and size.
 pub(crate) struct SmallBlob<'a>(pub(crate) &'a Digest, pub(crate) u64);
 
-/// Only a tag has to be resolved; a digest is content.
+/// Only a tag must be resolved; a digest is content.
 fn capability_for(reference: &Reference) -> Capability {
     if reference.digest().is_some() { Capability::Pull } else { Capability::Resolve }
 }

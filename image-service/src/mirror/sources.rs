@@ -1,4 +1,4 @@
-//! The endpoints of one pull, and how each has been doing.
+//! The endpoints of one pull, and the failures of each.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -9,17 +9,17 @@ use super::metrics::{EndpointMetrics, MirrorMetrics};
 use crate::reference::Reference;
 use crate::registry::{Clients, Credentials, EndpointError, Pace, Source, Target};
 
-/// When a request is given up.
+/// The limits after which a request fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Rounds through all endpoints without any progress, as long as they fail in a way that may pass.
+    /// Rounds through all endpoints without progress, while some failure may be temporary.
     pub rounds: u32,
     /// Pause after the first round; doubled after each.
     pub first_pause: Duration,
-    /// Longest that one request goes on without progress, `Retry-After` included.
+    /// Time limit for a request without progress, including `Retry-After`.
     pub patience: Duration,
-    /// An endpoint that sends fewer bytes of a layer in one stall window is left for the next one, as long
-    /// as there is one that has not been so slow.
+    /// An endpoint that sends fewer bytes of a layer in one stall window is left for the next one, as long as
+    /// there is one that has not been so slow.
     pub slow_bytes: u64,
 }
 
@@ -38,18 +38,18 @@ impl Default for RetryPolicy {
 pub(crate) struct Sources {
     pub(super) list: Vec<Tracked>,
     pub(super) retry: RetryPolicy,
-    /// The least that a body must deliver.
+    /// The minimal speed of a body.
     pub(super) pace: Pace,
 }
 
-/// One endpoint and how it has been doing in this pull.
+/// One endpoint and its failures in this pull.
 pub(super) struct Tracked {
     pub(super) endpoint: Endpoint,
     pub(super) source: Source,
     pub(super) metrics: EndpointMetrics,
-    /// Failures that are about the endpoint and not about what was asked for.
+    /// Failures of the endpoint itself, not of the requested content.
     failures: AtomicU32,
-    /// Something of the image came from it.
+    /// Whether a part of the image came from it.
     served: AtomicBool,
 }
 
@@ -71,7 +71,7 @@ impl Tracked {
 }
 
 impl Sources {
-    /// The endpoints from which something of the image came, for people.
+    /// The endpoints that served a part of the image, for people.
     pub(crate) fn served(&self) -> String {
         let served = self.list.iter().filter(|tracked| tracked.served.load(Ordering::Relaxed));
         served.map(|tracked| tracked.endpoint.to_string()).collect::<Vec<_>>().join(", ")

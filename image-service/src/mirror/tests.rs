@@ -177,7 +177,7 @@ fn the_server_and_a_table_with_the_same_options_are_asked_once_however_they_are_
         let endpoints = resolve(&mirrors, "r.io/a");
         assert!(endpoints.len() == 1 && endpoints[0].is_registry(), "{:?}", urls(&endpoints));
     }
-    // Without the right to resolve, the registry itself is still needed.
+    // Without a mirror that resolves tags, the registry itself is still needed.
     let (_dir, mirrors) =
         mirrors(&[("r.io/hosts.toml", "[host.\"https://r.io\"]\ncapabilities = [\"pull\"]")]);
     assert_eq!(resolve(&mirrors, "r.io/a").len(), 2);

@@ -1,4 +1,4 @@
-//! Why a pull failed: at which stage, and for each endpoint why.
+//! The error of a failed pull: the stage, and the reason of each endpoint.
 
 use crisp_operation::{Failure, Interrupted};
 
@@ -9,18 +9,18 @@ use crate::reference::InvalidReference;
 use crate::registry::{ErrorKind, InvalidAuth};
 use crate::store::{IngestError, StoreError};
 
-/// A pull that failed. All clients that waited for it get the same.
+/// A failed pull. All clients that waited for it get the same error.
 #[derive(Debug, thiserror::Error)]
 #[error("pull {reference}: {stage}: {cause}{}", hanging(*.pending))]
 pub struct PullError {
-    /// What was to be pulled, as complete as it was understood.
+    /// The image to pull, as completely as its name could be parsed.
     pub reference: String,
-    /// Where it stopped: `request`, or a [`PullStage`](super::PullStage)'s name.
+    /// The stage that failed: `request`, or a [`PullStage`](super::PullStage)'s name.
     pub stage: &'static str,
     /// Why.
     #[source]
     pub cause: PullCause,
-    /// A stage that was told to stop and hangs in the kernel.
+    /// A cancelled stage that hangs in the kernel.
     pub pending: Option<&'static str>,
 }
 
@@ -29,7 +29,7 @@ fn hanging(pending: Option<&'static str>) -> String {
 }
 
 impl PullError {
-    /// What kind of failure this is, for gRPC codes and exit codes.
+    /// The kind of this failure, for gRPC codes and exit codes.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.cause.kind()
@@ -52,30 +52,30 @@ impl From<Interrupted> for PullError {
     }
 }
 
-/// Why a pull failed.
+/// The cause of a failed pull.
 #[derive(Debug, thiserror::Error)]
 pub enum PullCause {
-    /// The reference is not one.
+    /// The reference is not valid.
     #[error(transparent)]
     Reference(#[from] InvalidReference),
-    /// The credentials cannot be read.
+    /// The credentials are not valid.
     #[error(transparent)]
     Auth(#[from] InvalidAuth),
     /// The registry's configuration cannot be read.
     #[error(transparent)]
     Mirror(Box<MirrorError>),
-    /// No endpoint could do it.
+    /// All endpoints failed.
     #[error(transparent)]
     Endpoints(#[from] AllFailed),
-    /// What was received is not an image for this machine.
+    /// The content is not an image for this machine.
     #[error(transparent)]
     Manifest(Box<ManifestError>),
     /// One layer cannot be fetched or unpacked.
     #[error("layer {digest}: {source}")]
     Layer {
-        /// Of the compressed layer.
+        /// The digest of the compressed layer.
         digest: Digest,
-        /// Why.
+        /// The cause.
         source: Box<PullCause>,
     },
     /// A layer's content cannot be unpacked.

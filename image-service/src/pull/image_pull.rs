@@ -19,14 +19,14 @@ use crate::registry::{Credentials, RawManifest};
 use crate::store::{self, Hold, Image, NewImage};
 
 pub(super) const OPERATION: &str = "pull_image";
-/// An index may lead to another one; real images nest no deeper.
+/// Limit for nested indexes; real images nest no deeper.
 const MAX_INDEXES: usize = 3;
 
-/// For stages that only use the disk.
+/// Time limit for stages that only use the disk.
 const DISK_DEADLINE: Duration = Duration::from_secs(300);
-/// For stages that ask every endpoint for small documents, with all retries.
+/// Time limit for stages that fetch small documents, with all retries.
 const DOCUMENT_DEADLINE: Duration = Duration::from_secs(600);
-/// All layers together have this long, and a second more for each [`SLOWEST_RATE`] bytes.
+/// Time limit for all layers together, plus one second for each [`SLOWEST_RATE`] bytes.
 const LAYERS_DEADLINE: Duration = Duration::from_secs(3600);
 const SLOWEST_RATE: u64 = 16 << 10;
 
@@ -36,7 +36,7 @@ type Staged<T> = Result<T, StageFailure<PullCause>>;
 pub(super) struct ImagePull {
     pub(super) puller: Puller,
     pub(super) reference: Reference,
-    /// Of the operation.
+    /// The operation's subject.
     pub(super) subject: String,
     pub(super) credentials: Option<Credentials>,
     pub(super) progress: ProgressSender,
@@ -92,12 +92,12 @@ impl ImagePull {
         self.commit(operation, image, hold).await
     }
 
-    /// Reads the registry's folder, away from the threads that answer requests: it may be on a slow volume.
+    /// Reads the registry's folder, in a thread for blocking work: it may be on a slow volume.
     async fn find_endpoints(&self, operation: &Operation<PullCause>) -> Staged<Sources> {
         let (puller, reference) = (self.puller.clone(), self.reference.clone());
         let name = PullStage::Endpoints.name();
         let credentials = self.credentials.clone();
-        // Also the looks at the files of certificates.
+        // This also reads the files of certificates.
         let find = move |_: &Cancel| {
             let shared = &puller.shared;
             let resolution: Resolution = shared.mirrors.resolve(&reference)?;
@@ -108,8 +108,8 @@ impl ImagePull {
         operation.stage(name, DISK_DEADLINE, |stage| async move { stage.blocking(find).await }).await
     }
 
-    /// The image that is here already, when the registry says that the reference still means it. The
-    /// registry is asked even for a digest: it knows who may have the image.
+    /// Returns the present image if the registry confirms that the reference still means it. The registry is
+    /// also asked for a digest, because it decides who may use the image.
     async fn resolve(
         &self,
         operation: &Operation<PullCause>,
@@ -125,15 +125,15 @@ impl ImagePull {
             };
             let expected = self.reference.repo_digest(&digest);
             let unchanged = image.repo_digests.contains(&expected);
-            // One that the disk lost is written anew.
+            // An image whose sync failed is written again.
             let kept = unchanged && !self.puller.shared.store.is_sync_failed(&image.id);
             Ok(kept.then_some(image))
         };
         operation.stage(PullStage::Resolve.name(), DOCUMENT_DEADLINE, unchanged).await
     }
 
-    /// Whether the layers that are here are what was unpacked. Those that are not the store has no more:
-    /// they are fetched again.
+    /// Checks that the present layers are as they were unpacked. Damaged ones no longer count as present and
+    /// are fetched again.
     async fn check(&self, operation: &Operation<PullCause>, layers: Vec<DiffId>) -> Staged<bool> {
         let store = self.puller.shared.store.clone();
         let check = |stage: Stage<PullCause>| async move {
@@ -170,8 +170,8 @@ impl ImagePull {
         operation.stage(PullStage::Layers.name(), deadline, fetch).await
     }
 
-    /// Fetches the layers, a few at a time. The first failure cancels the others; all of them are waited
-    /// for, so that nothing of the pull is still being written when this returns.
+    /// Fetches the layers, a few at a time. The first failure cancels the others; all of them are waited for,
+    /// so that nothing of the pull is being written when this returns.
     async fn fetch_all(
         &self,
         fetch: &Arc<LayerFetch>,
@@ -217,9 +217,9 @@ impl ImagePull {
     }
 }
 
-/// What a reference led to.
+/// The manifest that a reference resolved to.
 struct Found {
-    /// Of what the reference names itself: the index, where there is one.
+    /// The digest that the reference itself names: that of the index, if there is one.
     resolved: Digest,
     manifest: RawManifest,
     image: ImageManifest,
@@ -244,7 +244,7 @@ async fn fetch_manifest(reference: &Reference, sources: &Sources) -> Result<Foun
     Err(ManifestError::TooDeep { digest: resolved }.into())
 }
 
-/// A configuration that fits its manifest.
+/// A configuration that matches its manifest.
 struct FoundConfig {
     bytes: Vec<u8>,
     diff_ids: Vec<DiffId>,

@@ -1,4 +1,4 @@
-//! One layer: fetched and unpacked at the same time, once, however many images wait for it.
+//! One layer: downloaded and unpacked at the same time, once for all images that wait for it.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::manifest::Layer;
 use crate::mirror::{Download, DownloadError, DownloadEvent, Failover, Sources, pipe};
 use crate::store::{IngestError, IngestedLayer, Store};
 
-/// What all layers of one pull share.
+/// The shared part of all layers of one pull.
 pub(super) struct LayerFetch {
     pub(super) store: Store,
     pub(super) sources: Sources,
@@ -28,7 +28,7 @@ pub(super) struct LayerFetch {
 }
 
 impl LayerFetch {
-    /// Makes sure that the layer is in the store.
+    /// Ensures that the layer is in the store.
     pub(super) async fn run(&self, index: usize, layer: &Layer, diff: &DiffId) -> Result<(), PullCause> {
         let state = self.fetch_missing(index, layer, diff).await?;
         self.progress.layer(index, |l| l.state = state);
@@ -55,7 +55,7 @@ impl LayerFetch {
         }
         tokio::select! {
             fetched = self.fetch(index, layer, diff, &share, &turn) => fetched?,
-            // Another pull had no patience with this one, and was faster.
+            // Another pull fetched the layer beside this one and was faster.
             () = share.stored() => return Ok(LayerState::Present),
         }
         share.set_stored();
@@ -112,7 +112,7 @@ impl LayerFetch {
         blame(downloaded, ingested)
     }
 
-    /// Waits for the download, and for the unpacking side only where it ends before.
+    /// Waits for the download, and for the unpacking only if it ends first.
     async fn both(
         &self,
         download: impl Future<Output = Downloaded>,
@@ -125,8 +125,8 @@ impl LayerFetch {
                 downloaded = &mut download => return Ok((Some(downloaded), ingested)),
                 early = ingest.as_mut(), if ingested.is_none() => {
                     let early = early?;
-                    // Wrong content may be damaged on the way: the rest is received, and the digest tells.
-                    // For a full disk the rest says nothing.
+                    // Wrong content may have been damaged during the transfer: the rest is received, and the
+                    // digest shows that. If the disk is full, the rest does not matter.
                     let hopeless = early.as_ref().is_err_and(is_local);
                     ingested = Some(early);
                     if hopeless {
@@ -144,12 +144,12 @@ type Ingested = Result<IngestedLayer, IngestError>;
 
 enum Attempt {
     Done,
-    /// What came was not what the digest says; the endpoints that sent it are out or suspected.
+    /// The content does not match the digest; the endpoints that sent it are excluded or suspected.
     StartAgain,
 }
 
-/// Which side failed. The unpacking side fails whenever the download does, so the download's failure counts
-/// first.
+/// Decides which side's failure is reported. The unpacking always fails when the download does, so the
+/// download's failure takes precedence.
 fn blame(downloaded: Option<Downloaded>, ingested: Ingested) -> Result<Attempt, PullCause> {
     match (downloaded, ingested) {
         (_, Err(error)) if is_local(&error) => Err(error.into()),
@@ -157,12 +157,12 @@ fn blame(downloaded: Option<Downloaded>, ingested: Ingested) -> Result<Attempt, 
         (Some(Err(DownloadError::AllFailed(failed))), _) => Err(failed.into()),
         (Some(Err(DownloadError::StartAgain)), _) => Ok(Attempt::StartAgain),
         (Some(Ok(())), Ok(_)) => Ok(Attempt::Done),
-        // The bytes are what the manifest names, so no other endpoint has better ones.
+        // The bytes match the manifest, so no other endpoint has better ones.
         (Some(Ok(())), Err(error)) => Err(error.into()),
     }
 }
 
-/// A failure of this machine, which no other endpoint can mend.
+/// A failure of this machine, which another endpoint cannot solve.
 fn is_local(error: &IngestError) -> bool {
     match error {
         IngestError::DiskFull { .. } | IngestError::Store(_) => true,

@@ -1,9 +1,9 @@
-//! Pulls that need the same layer: one fetches it, the others wait for that as long as it gets on.
+//! Pulls that need the same layer: one fetches it, the others wait as long as it makes progress.
 //!
-//! Which layer a pull fetches is only a claim of its image's configuration until the content is there. So
-//! no pull can rely on another one's endpoints: a registry that sends byte after byte must not keep every
-//! image with this layer from being pulled. A pull that has waited in vain fetches the layer itself, and
-//! the first one that has it ends the others' fetches.
+//! The layer's diff id is only a claim of the image's configuration until the content has been verified. So
+//! no pull may depend on another one's endpoints: a very slow registry must not block every image with this
+//! layer. A pull that has waited too long fetches the layer itself, and the first one that has it ends the
+//! others' fetches.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,19 +15,19 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use crate::digest::DiffId;
 use crate::mirror::DownloadEvent;
 
-/// A fetch that at its present speed needs more than this many times the patience is not waited for.
+/// A fetch is not waited for if its present speed would take longer than this many times the patience.
 const MAX_ESTIMATE: u32 = 12;
-/// Nor is any fetch waited for longer than this many times the patience.
+/// No fetch is waited for longer than this many times the patience.
 const MAX_WAIT: u32 = 60;
 
-/// All layers that pulls under way need.
+/// All layers that running pulls need.
 #[derive(Default)]
 pub(super) struct LayerShares(Mutex<HashMap<DiffId, Weak<LayerShare>>>);
 
-/// One layer that pulls under way need.
+/// One layer that running pulls need.
 pub(super) struct LayerShare {
     turn: Arc<tokio::sync::Mutex<()>>,
-    /// Of the pull that has the turn.
+    /// Bytes received by the pull that has the turn.
     received: AtomicU64,
     size: AtomicU64,
     waits_for_disk: AtomicBool,
@@ -38,7 +38,7 @@ pub(super) struct LayerShare {
 pub(super) enum FetchTurn {
     /// Others wait for this fetch.
     Holder(#[allow(dead_code, reason = "held until dropped")] OwnedMutexGuard<()>),
-    /// Another pull fetches it, too slowly.
+    /// Another pull fetches it too slowly; this one fetches it as well.
     Beside,
 }
 
@@ -62,7 +62,7 @@ impl LayerShares {
 }
 
 impl FetchTurn {
-    /// Passes on how far the fetch is.
+    /// Records the progress of the fetch.
     pub(super) fn tell(&self, share: &LayerShare, event: DownloadEvent, size: u64) {
         match (self, event) {
             (Self::Beside, _) => {}
@@ -78,8 +78,8 @@ impl FetchTurn {
 }
 
 impl LayerShare {
-    /// Waits until this pull may fetch the layer: when no other one does, or the one that does gets on too
-    /// slowly. `patience` is how long one without any progress is waited for.
+    /// Waits until this pull may fetch the layer: because no other pull does, or because the other one is too
+    /// slow. `patience` is the time limit for another fetch without any progress.
     pub(super) async fn turn(&self, patience: Duration) -> FetchTurn {
         let since = Instant::now();
         let mut turn = std::pin::pin!(self.turn.clone().lock_owned());
@@ -98,27 +98,27 @@ impl LayerShare {
         }
     }
 
-    /// Whether the fetch under way is not worth waiting for: `before` was received `patience` ago.
+    /// Whether the fetch under way is too slow to wait for: `before` bytes were received `patience` ago.
     fn is_slow(&self, before: u64, patience: Duration) -> bool {
         let received = self.received.load(Ordering::Relaxed);
         let left = self.size.load(Ordering::Relaxed).saturating_sub(received);
         if self.waits_for_disk.load(Ordering::Relaxed) || (left == 0 && received > 0) {
             return false;
         }
-        // Fewer bytes than before: the fetch has started again.
+        // Fewer bytes than before mean that the fetch has started again.
         let gained = received.saturating_sub(before);
         let estimate = patience.as_secs_f64() * left as f64 / gained.max(1) as f64;
         gained == 0 || estimate > (patience * MAX_ESTIMATE).as_secs_f64()
     }
 
-    /// Says that the layer is in the store.
+    /// Records that the layer is in the store.
     pub(super) fn set_stored(&self) {
         self.stored.send_replace(true);
     }
 
     /// Returns once a pull has put the layer into the store.
     pub(super) async fn stored(&self) {
-        // Cannot fail: the sender is this very struct.
+        // Cannot fail: the sender is in this structure.
         let _ = self.stored.subscribe().wait_for(|stored| *stored).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Whether a registry lets a user in: its base path, with the user's credentials (distribution specification,
+//! Checks a user's login: requests a registry's base path with the credentials (distribution specification,
 //! "Determining Support").
 
 use crate::mirror::{Endpoint, MirrorError};
@@ -7,33 +7,33 @@ use crate::registry::{Auth, Credentials, EndpointError, ErrorKind, InvalidAuth, 
 
 use super::Puller;
 
-/// Why a login is not good, or cannot be checked.
+/// The reason why a login is not valid or cannot be checked.
 #[derive(Debug, thiserror::Error)]
 pub enum LoginError {
-    /// The registry is none.
+    /// The name is not a registry.
     #[error(transparent)]
     Registry(#[from] InvalidReference),
-    /// The credentials cannot be used.
+    /// The credentials are not valid.
     #[error(transparent)]
     Auth(#[from] InvalidAuth),
     /// The registry's configuration cannot be read.
     #[error(transparent)]
     Mirror(#[from] MirrorError),
-    /// No registry is there to be asked.
+    /// There is no registry endpoint that can be used.
     #[error("{0}: its configuration has mirrors alone, and none of them is the registry")]
     NoRegistry(String),
-    /// The registry says no, or nothing.
+    /// The registry refuses, or does not answer.
     #[error("{registry}: {source}")]
     Endpoint {
-        /// As it was named.
+        /// The registry as the user named it.
         registry: String,
-        /// What it says.
+        /// The endpoint's error.
         source: EndpointError,
     },
 }
 
 impl LoginError {
-    /// What went wrong, coarsely.
+    /// The kind of this failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -46,7 +46,7 @@ impl LoginError {
 }
 
 impl Puller {
-    /// Asks a registry whether it lets a user in.
+    /// Checks with a registry that the user may log in.
     pub(crate) async fn check_login(&self, registry: &str, auth: &Auth) -> Result<(), LoginError> {
         let reference = Reference::parse(&format!("{registry}/login"))?;
         let credentials = Credentials::from_auth(auth)?;

@@ -1,4 +1,4 @@
-//! What pulls count, by registry. What endpoints count is in [`crate::mirror`].
+//! Metrics of pulls, by registry. Metrics of endpoints are in [`crate::mirror`].
 
 use std::time::Instant;
 
@@ -13,9 +13,9 @@ pub(crate) struct PullMetrics {
     pulls: IntCounterVec,
     seconds: HistogramVec,
     in_progress: IntGauge,
-    /// Of the endpoints.
+    /// Metrics of the endpoints.
     pub(crate) mirrors: MirrorMetrics,
-    /// Of the stages.
+    /// Metrics of the stages.
     pub(crate) all: Metrics,
 }
 
@@ -41,7 +41,7 @@ impl PullMetrics {
         Ok(new)
     }
 
-    /// Counts a pull from here until it is dropped.
+    /// Measures a pull from now until it is dropped.
     pub(crate) fn pull(&self, registry: &str) -> PullTimer {
         self.in_progress.inc();
         PullTimer {
@@ -53,7 +53,7 @@ impl PullMetrics {
     }
 }
 
-/// One pull, being counted.
+/// One measured pull.
 pub(crate) struct PullTimer {
     metrics: PullMetrics,
     registry: String,

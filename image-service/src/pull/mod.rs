@@ -10,9 +10,9 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `mod.rs` | equal pulls are one, go on without their clients, and can be cancelled |
+//! | `mod.rs` | joins equal pulls; pulls continue without their clients, and can be cancelled |
 //! | `image_pull.rs` | the stages |
-//! | `layer_fetch.rs` | one layer: download and unpack at the same time, and which side failed |
+//! | `layer_fetch.rs` | one layer: downloads and unpacks at the same time, and decides which side failed |
 //! | `layer_share.rs` | pulls that need the same layer wait for each other, with a limit |
 //!
 //! Endpoints, failover and resume are in [`crate::mirror`].
@@ -55,21 +55,21 @@ pub struct PullRequest {
     pub reference: String,
     /// The credentials; `None` is anonymous.
     pub auth: Option<Auth>,
-    /// The pod that it is for, as NAMESPACE/NAME, for the list and the journal of operations; the first one where
-    /// equal pulls are one.
+    /// The pod that needs the image, as NAMESPACE/NAME, for the list and the journal of operations; if equal
+    /// pulls are joined, the pod of the first.
     pub pod: Option<String>,
 }
 
-/// How pulls behave.
+/// Options of pulls.
 #[derive(Debug, Clone, Copy)]
 pub struct PullOptions {
-    /// Of each HTTP exchange.
+    /// Time-outs of each HTTP exchange.
     pub timeouts: Timeouts,
-    /// When a request is given up.
+    /// The limits after which a request fails.
     pub retry: RetryPolicy,
     /// Layers of one image fetched and unpacked at the same time.
     pub layers_at_once: usize,
-    /// How long a pull waits for another one that fetches the same layer and makes no progress.
+    /// Time limit for waiting for another pull that fetches the same layer without progress.
     pub layer_patience: Duration,
 }
 
@@ -84,8 +84,8 @@ impl Default for PullOptions {
     }
 }
 
-/// Pulls are equal when they want the same as the same user: a pull must not succeed with another user's
-/// credentials.
+/// Pulls are equal when they want the same image for the same user: a pull must not succeed with another
+/// user's credentials.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct PullKey {
     reference: Reference,
@@ -117,7 +117,7 @@ impl Puller {
         Self { shared: Arc::new(Shared { store, mirrors, clients, pulls, layer_shares, metrics, options }) }
     }
 
-    /// Where the endpoints come from.
+    /// The configuration of endpoints.
     pub(crate) fn mirrors(&self) -> &Mirrors {
         &self.shared.mirrors
     }
@@ -158,7 +158,7 @@ impl Puller {
         });
         let result = wait(flight, progress).await;
         if is_joined && let Err(error) = &result {
-            // The pull reports its failure once, for the pod that began it.
+            // The pull reports its failure once, for the pod that started it.
             let operations = self.shared.metrics.all.operations();
             let joined = operations.begin(image_pull::OPERATION, subject(&name));
             joined.end(|| Some((error.stage, error.cause.to_string())));
@@ -166,13 +166,13 @@ impl Puller {
         result
     }
 
-    /// Tells the pulls of `reference` to stop, whichever users they are for. Returns how many there were.
+    /// Cancels the pulls of `reference` for all users. Returns their number.
     pub(crate) fn cancel(&self, reference: &str) -> Result<usize, InvalidReference> {
         let reference = Reference::parse(reference)?;
         Ok(self.cancel_where(|key| key.reference == reference))
     }
 
-    /// Tells all pulls to stop, and waits at most `patience` for that.
+    /// Cancels all pulls, and waits at most `patience` for their end.
     pub(crate) async fn shut_down(&self, patience: Duration) {
         if self.cancel_where(|_| true) == 0 {
             return;
@@ -193,7 +193,7 @@ impl Puller {
     }
 }
 
-/// Waits for the end of a pull, passing its progress on.
+/// Waits for the end of a pull and passes its progress on.
 async fn wait(
     flight: PullFlight,
     progress: Option<&watch::Sender<PullProgress>>,

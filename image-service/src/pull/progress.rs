@@ -1,4 +1,4 @@
-//! How far a pull is, for clients that show it.
+//! The progress of a pull, for clients that show it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ pub enum PullStage {
     Request,
     /// Finds the endpoints.
     Endpoints,
-    /// Asks which digest the reference has now.
+    /// Requests the present digest of the reference.
     Resolve,
     /// Reads manifests.
     Manifest,
@@ -22,12 +22,12 @@ pub enum PullStage {
     Config,
     /// Fetches and unpacks layers.
     Layers,
-    /// Makes the image known.
+    /// Adds the image to the store.
     Commit,
 }
 
 impl PullStage {
-    /// As in the metrics and in errors.
+    /// The name in metrics and in errors.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl fmt::Display for PullStage {
     }
 }
 
-/// How far a pull is. Receivers see the newest state, not every step.
+/// The progress of a pull. Receivers see the newest state, not every step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullProgress {
     /// The complete reference.
@@ -59,20 +59,20 @@ pub struct PullProgress {
     pub layers: Vec<LayerProgress>,
 }
 
-/// How far one layer is.
+/// The progress of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerProgress {
-    /// Of the compressed layer.
+    /// The digest of the compressed layer.
     pub digest: Digest,
     /// Compressed bytes.
     pub total: u64,
     /// Compressed bytes received.
     pub received: u64,
-    /// What happens with it.
+    /// The state of the layer.
     pub state: LayerState,
 }
 
-/// What happens with a layer.
+/// The state of a layer in a pull.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LayerState {
     /// Waits for its turn, or for another pull that fetches the same layer.
@@ -87,7 +87,7 @@ pub enum LayerState {
     Present,
 }
 
-/// Where a pull writes its progress. Cheap to clone.
+/// Sends the progress of a pull. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct ProgressSender(Arc<watch::Sender<PullProgress>>);
 

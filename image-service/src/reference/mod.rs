@@ -12,19 +12,19 @@ use std::fmt;
 
 use crate::digest::{Digest, InvalidDigest};
 
-/// The registry meant when a reference names none.
+/// The registry of references that name none.
 const DEFAULT_REGISTRY: &str = "docker.io";
-/// The tag meant when a reference names neither tag nor digest.
+/// The tag of references with neither tag nor digest.
 const DEFAULT_TAG: &str = "latest";
 /// Longest repository name with its registry (distribution specification).
 const MAX_NAME: usize = 255;
 /// Longest tag.
 const MAX_TAG: usize = 128;
 
-/// Why a text is not an image reference.
+/// The reason why a text is not an image reference.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidReference {
-    /// Nothing there.
+    /// It is empty.
     #[error("image reference is empty")]
     Empty,
     /// Longer than any registry accepts.
@@ -37,7 +37,7 @@ pub enum InvalidReference {
         text: String,
         /// The part that is wrong.
         registry: String,
-        /// What is wrong with it.
+        /// The reason.
         why: &'static str,
     },
     /// The repository has a character or a form that no registry accepts.
@@ -47,7 +47,7 @@ pub enum InvalidReference {
         text: String,
         /// The part that is wrong.
         component: String,
-        /// What is wrong with it.
+        /// The reason.
         why: &'static str,
     },
     /// The tag has a character or a form that no registry accepts.
@@ -61,15 +61,15 @@ pub enum InvalidReference {
         /// The part that is wrong.
         tag: String,
     },
-    /// What follows the `@` is not a digest.
+    /// The text after the `@` is not a digest.
     #[error("image reference {text:?}: {source}")]
     Digest {
         /// The whole reference.
         text: String,
-        /// What is wrong with the digest.
+        /// The reason.
         source: InvalidDigest,
     },
-    /// An image id where a name is needed.
+    /// An image id instead of a name.
     #[error("{0:?} is an image id, not a reference: an image can only be pulled by name")]
     ImageId(String),
 }
@@ -84,7 +84,7 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// The only way in for text from outside.
+    /// The only way to make one from outside text.
     ///
     /// # Errors
     /// [`InvalidReference`], naming the part that is wrong.
@@ -150,13 +150,13 @@ impl Reference {
         self.tag.as_deref()
     }
 
-    /// The digest, if one was given. It decides what is pulled; a tag beside it is a remark.
+    /// The digest, if one was given. It decides what is pulled; a tag beside it has no effect.
     #[must_use]
     pub fn digest(&self) -> Option<&Digest> {
         self.digest.as_ref()
     }
 
-    /// What a registry is asked for: the digest where there is one, else the tag.
+    /// The identifier in requests to a registry: the digest if there is one, else the tag.
     #[must_use]
     pub fn wanted(&self) -> &str {
         match (&self.digest, &self.tag) {
@@ -166,8 +166,8 @@ impl Reference {
         }
     }
 
-    /// The name a pulled image gets as a tag: `name:tag`. A reference with a digest gives none, because
-    /// the registry was not asked whether the tag points there.
+    /// The tag name of a pulled image: `name:tag`. A reference with a digest has none, because the registry
+    /// was not asked whether the tag points to it.
     #[must_use]
     pub fn repo_tag(&self) -> Option<String> {
         match (&self.digest, &self.tag) {
@@ -176,7 +176,7 @@ impl Reference {
         }
     }
 
-    /// The name a pulled image gets by digest: `name@digest`.
+    /// The digest name of a pulled image: `name@digest`.
     #[must_use]
     pub fn repo_digest(&self, digest: &Digest) -> String {
         format!("{}@{digest}", self.name())
@@ -218,7 +218,7 @@ fn check_tag(tag: &str) -> Result<(), ()> {
     if first && rest && tag.len() <= MAX_TAG { Ok(()) } else { Err(()) }
 }
 
-/// Docker's rule: the first part is a host when it could not be a repository part, or is `localhost`.
+/// Docker's rule: the first part is a host if it cannot be part of a repository's name, or is `localhost`.
 fn split_registry(text: &str, name: &str) -> Result<(String, String), InvalidReference> {
     let is_host = |first: &str| first.contains(['.', ':', '[']) || first == "localhost";
     let host = name
@@ -231,8 +231,8 @@ fn split_registry(text: &str, name: &str) -> Result<(String, String), InvalidRef
                 registry: registry.to_owned(),
                 why,
             })?;
-            // A host that only its upper-case letters tell from a repository keeps them: `Host/app` in lower
-            // case is another image, of Docker Hub.
+            // A host that differs from a repository only by its upper-case letters keeps them: `Host/app` in
+            // lower case is another image, on Docker Hub.
             let lower = registry.to_ascii_lowercase();
             (if is_host(&lower) { lower } else { registry.to_owned() }, repository)
         }

@@ -1,8 +1,8 @@
-//! Answers a server's challenge: Basic, or a token from the token server that it names
+//! Responds to a server's challenge: with Basic, or with a token from the token server that it names
 //! (distribution specification, "token authentication"; OAuth2 refresh for identity tokens).
 //!
-//! A token server on another host is usual (`auth.docker.io`), so credentials are sent to whatever host the
-//! registry names. A registry that is reached by https can only name one that is reached by https.
+//! The token server is often on another host (`auth.docker.io`), so credentials are sent to any host that the
+//! registry names. A registry with https can only name a token server with https.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use super::http::{HttpClient, HttpRequest};
 use super::secret::Secret;
 use super::url::{Url, escape};
 
-/// A token without `expires_in` lives this long, says the specification.
+/// The lifetime of a token without `expires_in`, by the specification.
 const DEFAULT_LIFE: Duration = Duration::from_secs(60);
-/// User name and password are sent anew without a challenge for this long.
+/// The time for which user name and password are sent without a new challenge.
 const BASIC_LIFE: Duration = Duration::from_secs(3600);
-/// Longest answer of a token server.
+/// Limit for the response of a token server.
 const MAX_TOKEN_ANSWER: u64 = 1 << 20;
 
 /// Logs in to one server, for one repository.
@@ -32,12 +32,12 @@ pub(crate) struct Authenticator<'a> {
     pub(crate) server: &'a Url,
     pub(crate) repository: &'a str,
     pub(crate) credentials: Option<&'a Credentials>,
-    /// Said when there are no credentials to send.
+    /// The reason in errors when there are no credentials to send.
     pub(crate) why_no_credentials: &'static str,
 }
 
 impl Authenticator<'_> {
-    /// Answers `challenge` and keeps the `Authorization` header that results.
+    /// Responds to `challenge` and keeps the resulting `Authorization` header.
     pub(crate) async fn answer(
         &self,
         challenge: &Challenge,
@@ -97,7 +97,7 @@ impl Authenticator<'_> {
         let response = self.http.send(request).await?;
         if response.status() != StatusCode::OK {
             return Err(match self.http.refusal(response).await {
-                // OAuth2 servers answer 400 to a refresh token that is not theirs or has expired.
+                // OAuth2 servers respond with 400 to a refresh token that is not valid or has expired.
                 EndpointError::Status { status: 400, detail, .. } => {
                     EndpointError::Unauthenticated { why: format!("answered 400{detail}") }
                 }
@@ -153,7 +153,7 @@ fn refresh_request(realm: &Url, service: Option<&str>, scope: &str, token: &Secr
 struct TokenAnswer {
     token: Option<String>,
     access_token: Option<String>,
-    /// Seconds; a number for most servers, a text for a few.
+    /// Seconds; a number for most servers, a text for some.
     expires_in: Option<Value>,
 }
 
@@ -165,7 +165,7 @@ impl TokenAnswer {
             _ => None,
         };
         let seconds = seconds.filter(|seconds: &f64| *seconds >= 1.0);
-        // Seconds beyond what a duration holds are a long life.
+        // More seconds than a duration can hold count as its maximum.
         seconds.map_or(DEFAULT_LIFE, |s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX))
     }
 }

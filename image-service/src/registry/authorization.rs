@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use http::HeaderValue;
 
-/// Headers kept at most.
+/// Limit for kept headers.
 const MAX_KEPT: usize = 512;
-/// No header is used longer than this, whatever the server says.
+/// Limit for the lifetime of a header, regardless of the server.
 const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
 
-/// What a header is for: this server, this repository, this user.
+/// The scope of a header: server, repository and user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct AuthorizationKey {
     pub(crate) origin: String,
@@ -19,7 +19,7 @@ pub(crate) struct AuthorizationKey {
     pub(crate) fingerprint: String,
 }
 
-/// `Authorization` headers that were accepted, until they expire.
+/// Accepted `Authorization` headers, until they expire.
 #[derive(Default)]
 pub(crate) struct AuthorizationCache(Mutex<HashMap<AuthorizationKey, Accepted>>);
 
@@ -43,7 +43,7 @@ impl AuthorizationCache {
         if cache.len() >= MAX_KEPT {
             cache.clear();
         }
-        // Renewed a little early, so that it does not expire on its way.
+        // Renewed a little early, so that it does not expire in transit.
         let life = life.min(MAX_LIFE);
         cache.insert(key.clone(), Accepted { header, expires: now + (life - life / 10) });
     }

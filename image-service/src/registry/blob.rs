@@ -1,4 +1,4 @@
-//! A layer's bytes from one server, from any offset on.
+//! Reads a layer's bytes from one server, from any offset on.
 
 use bytes::{Buf, Bytes};
 use http::{Method, Response, StatusCode, header};
@@ -8,19 +8,19 @@ use super::error::{EndpointError, Received};
 use super::source::Source;
 use crate::digest::Digest;
 
-/// A blob being received. It ends after exactly the promised bytes, or with an error.
+/// A blob that is being received. It ends after exactly the expected number of bytes, or with an error.
 pub(crate) struct BlobStream {
     body: Body,
     what: String,
-    /// Bytes to throw away first, when the server does not do ranges.
+    /// Bytes to discard first, when the server does not support ranges.
     skip: u64,
-    /// Offset of the next byte handed out.
+    /// Offset of the next byte that is returned.
     offset: u64,
     size: u64,
 }
 
 impl Source {
-    /// Opens the blob at `offset`, whether or not the server can do ranges.
+    /// Opens the blob at `offset`, whether or not the server supports ranges.
     pub(crate) async fn open_blob(
         &self,
         digest: &Digest,
@@ -54,7 +54,7 @@ impl Source {
 }
 
 impl BlobStream {
-    /// The next piece; `None` once all is there.
+    /// The next piece; `None` after the last one.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, EndpointError> {
         loop {
             let received = Received { bytes: self.offset, of: Some(self.size) };
@@ -83,7 +83,7 @@ impl BlobStream {
     }
 }
 
-/// A digest is over the bytes themselves, so an encoding on the way makes them useless.
+/// The digest covers the original bytes, so a content encoding makes them useless.
 pub(crate) fn refuse_encoding<B>(response: &Response<B>) -> Result<(), EndpointError> {
     match response.headers().get(header::CONTENT_ENCODING).and_then(|v| v.to_str().ok()) {
         None | Some("" | "identity") => Ok(()),

@@ -1,5 +1,5 @@
-//! A response's body, read with a demand on its speed: a server that sends single bytes is as good as
-//! silent.
+//! Reads a response's body with a minimal speed: a server that sends single bytes is treated like a silent
+//! one.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::error::{EndpointError, Received, chain};
 
-/// The least that a body must deliver: at least `bytes` in each `window`, and something at all within each.
+/// The minimal speed of a body: at least `bytes` in each `window`, and at least one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Pace {
     pub window: Duration,
@@ -21,10 +21,10 @@ pub struct Pace {
 pub(crate) struct Body {
     incoming: Incoming,
     pace: Pace,
-    /// In the current window.
+    /// Time spent in the current window.
     waited: Duration,
     arrived: u64,
-    /// In all.
+    /// All received bytes.
     received: u64,
 }
 
@@ -68,7 +68,7 @@ impl Body {
         Ok(())
     }
 
-    /// All of a body that must not be longer than `limit`.
+    /// Reads a whole body of at most `limit` bytes.
     pub(crate) async fn read_all(mut self, limit: u64, what: &str) -> Result<Bytes, EndpointError> {
         let mut read = BytesMut::new();
         while let Some(data) = self.next().await? {

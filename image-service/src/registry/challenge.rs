@@ -1,9 +1,9 @@
-//! Reads `WWW-Authenticate` (RFC 9110, section 11.6.1): how a registry wants to be logged in to.
+//! Parses `WWW-Authenticate` (RFC 9110, section 11.6.1): the kind of login that a registry requires.
 
 use http::{HeaderMap, header};
 use http_auth::{ChallengeParser, ChallengeRef};
 
-/// What a registry asks for with a 401.
+/// The kind of login that a registry requires with a 401.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Challenge {
     /// A token from this token server.
@@ -13,7 +13,7 @@ pub(crate) enum Challenge {
 }
 
 impl Challenge {
-    /// The best challenge among a response's headers: a token before a password.
+    /// The best challenge in a response's headers: a token is preferred to a password.
     pub(crate) fn best(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(header::WWW_AUTHENTICATE);
         let all: Vec<_> = values.iter().filter_map(|v| v.to_str().ok()).flat_map(parse).collect();
@@ -21,7 +21,7 @@ impl Challenge {
     }
 }
 
-/// The supported challenges of one header, up to the first mistake in it.
+/// The supported challenges of one header, up to the first error in it.
 pub(crate) fn parse(header: &str) -> Vec<Challenge> {
     ChallengeParser::new(header).map_while(Result::ok).filter_map(supported).collect()
 }

@@ -1,4 +1,4 @@
-//! The connections and logins that outlive one pull.
+//! The connections and logins that are kept between pulls.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::proxy::Proxies;
 use super::source::{Source, Target};
 use super::tls::{Authorities, TlsOptions};
 
-/// Clients kept at most; each is one set of TLS files and time-outs, so few exist.
+/// Limit for kept clients; each has one set of TLS files and time-outs, so there are few.
 const MAX_CLIENTS: usize = 32;
 
 /// Makes sources; keeps connections open and logins between pulls.
@@ -24,8 +24,8 @@ pub(crate) struct Clients {
     clients: Mutex<HashMap<ClientKey, HttpClient>>,
 }
 
-/// A changed certificate file makes a new client, so that a renewed one, or a newly trusted authority, is
-/// used without a restart.
+/// A changed certificate file makes a new client, so that a renewed or newly trusted certificate is used
+/// without a restart.
 #[derive(PartialEq, Eq, Hash)]
 struct ClientKey {
     tls: TlsOptions,
@@ -39,12 +39,12 @@ impl Clients {
         Self { timeouts, proxies, authorizations, clients: Mutex::default() }
     }
 
-    /// The least that a body must deliver.
+    /// The minimal speed of a body.
     pub(crate) fn pace(&self) -> Pace {
         self.timeouts.pace()
     }
 
-    /// `host` as a source of what `target` names.
+    /// `host` as a source of `target`.
     pub(crate) fn source(&self, host: Host, target: &Target<'_>) -> Source {
         let http = self.client(&host);
         Source::new(host, http, target, self.authorizations.clone())

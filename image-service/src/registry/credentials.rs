@@ -1,9 +1,9 @@
-//! Credentials that come with a pull, and which server they are for.
+//! The credentials of a pull, and the servers that may get them.
 //!
 //! The rule: credentials are for the registry that the reference names. They are sent to that registry
-//! (`docker.io` means `registry-1.docker.io` too, and so does a `server = ` in its hosts.toml), and to a
-//! mirror only when `server_address` names that mirror's host. containerd sends them to every mirror when
-//! `server_address` is empty; here a user's password does not travel to machines that the user never named.
+//! (`docker.io` includes `registry-1.docker.io`, and the `server = ` in its hosts.toml), and to a mirror only
+//! when `server_address` names that mirror's host. containerd sends them to every mirror when
+//! `server_address` is empty; here a user's password is never sent to machines that the user did not name.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
@@ -13,7 +13,7 @@ use super::secret::Secret;
 use super::url::Url;
 use crate::digest::{Algorithm, Hasher};
 
-/// The credentials of a request, as CRI's `AuthConfig` spells them. Empty fields are unset.
+/// The credentials of a request, as in CRI's `AuthConfig`. Empty fields are unset.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Auth {
     /// User name, for Basic authentication and for token servers.
@@ -22,32 +22,32 @@ pub struct Auth {
     pub password: Secret,
     /// base64 of `username:password`, instead of the two.
     pub auth: Secret,
-    /// The host (or URL) that these credentials are for. Empty: the registry of the reference.
+    /// The host (or URL) of these credentials. Empty for the registry of the reference.
     pub server_address: String,
     /// An OAuth2 refresh token, exchanged for access tokens at the registry's token server.
     pub identity_token: Secret,
-    /// A bearer token, sent to the registry as it is.
+    /// A bearer token, sent unchanged to the registry.
     pub registry_token: Secret,
 }
 
-/// Why credentials cannot be used.
+/// The reason why credentials are not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAuth {
     /// Not base64, or not text.
     #[error("the auth field of the credentials is not the base64 form of username:password")]
     Encoding,
-    /// Base64, but nothing in it separates a name from a password.
+    /// Base64 without a colon between name and password.
     #[error("the auth field of the credentials has no colon between user name and password")]
     NoColon,
     /// A user name with a colon cannot be sent in a Basic header.
     #[error("the user name of the credentials contains a colon")]
     ColonInUser,
-    /// Control characters would break out of the header.
+    /// Control characters, which would end the header.
     #[error("the registry token of the credentials has characters that no header may carry")]
     Characters,
 }
 
-/// What one pull logs in with.
+/// The login of one pull.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Login {
     /// User name and password.
@@ -58,7 +58,7 @@ pub(crate) enum Login {
     Bearer { token: Secret },
 }
 
-/// Validated credentials with the server that they are for.
+/// Validated credentials with their server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Credentials {
     pub(crate) login: Login,
@@ -90,8 +90,8 @@ impl Credentials {
         Ok(Some(Self { login, server }))
     }
 
-    /// Whether `endpoint` may see these credentials. `owner` says that the endpoint is `registry` itself,
-    /// not a mirror of it.
+    /// Whether `endpoint` may get these credentials. `owner` says that the endpoint is `registry` itself, not
+    /// a mirror of it.
     pub(crate) fn are_for(&self, endpoint: &Url, owner: bool, registry: &str) -> bool {
         match &self.server {
             None => owner,
@@ -101,7 +101,7 @@ impl Credentials {
         }
     }
 
-    /// Tells one user from another without keeping a secret: for caches and for joining equal pulls.
+    /// Identifies a user without keeping a secret: for caches and for joining equal pulls.
     pub(crate) fn fingerprint(&self) -> String {
         let mut hasher = Hasher::new(Algorithm::Sha256);
         let mut add = |text: &str| {
@@ -139,13 +139,13 @@ fn server_name(text: &str) -> String {
     }
 }
 
-/// `Basic …`, marked so that no debug output of a request shows it.
+/// `Basic …`, marked as sensitive so that debug output of a request does not show it.
 pub(crate) fn basic_header(username: &str, password: &Secret) -> Option<HeaderValue> {
     let encoded = STANDARD.encode(format!("{username}:{}", password.expose()));
     sensitive(&format!("Basic {encoded}"))
 }
 
-/// `Bearer …`, marked so that no debug output of a request shows it.
+/// `Bearer …`, marked as sensitive so that debug output of a request does not show it.
 pub(crate) fn bearer_header(token: &Secret) -> Option<HeaderValue> {
     sensitive(&format!("Bearer {}", token.expose()))
 }

@@ -74,13 +74,13 @@ impl Service<Uri> for Dialer {
     }
 }
 
-/// Host and port only: a proxy's address may carry a password.
+/// Only host and port: a proxy's address may have a password.
 fn name_of(proxy: &Uri) -> String {
     let host = proxy.host().unwrap_or_default();
     proxy.port_u16().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
 }
 
-/// A connection, and whether a proxy reads the request lines on it.
+/// A connection, and whether it goes to a proxy that reads the request lines.
 pub(crate) struct Dialed {
     io: TokioIo<TcpStream>,
     proxied: bool,
@@ -142,7 +142,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    /// Answers one request with 418 and says what was asked.
+    /// Responds to one request with 418 and returns the request line.
     async fn proxy() -> (String, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -1,11 +1,11 @@
-//! Why one server could not serve a request.
+//! The errors of one server.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::digest::Digest;
 
-/// What went wrong, coarsely: what a caller does next depends on this, not on the text.
+/// The kind of a failure: a caller decides by this, not by the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ErrorKind {
     /// The request itself is wrong.
@@ -16,28 +16,28 @@ pub enum ErrorKind {
     Unauthenticated,
     /// The credentials are valid but do not allow it.
     PermissionDenied,
-    /// The registry limits how much is pulled, or the disk is full.
+    /// The registry limits pulls, or the disk is full.
     ResourceExhausted,
-    /// No server could be reached, or the failure may pass.
+    /// No server could be reached, or the failure may be temporary.
     Unavailable,
     /// It took too long.
     DeadlineExceeded,
     /// It was cancelled on request.
     Cancelled,
-    /// Content is not what its digest, size or type says.
+    /// Content does not match its digest, size or type.
     DataLoss,
     /// This machine's store or configuration does not work.
     Internal,
-    /// The image is of a kind that is not supported.
+    /// The image's kind is not supported.
     FailedPrecondition,
 }
 
-/// How much of something had been received when it failed.
+/// The amount that had been received at a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Received {
     /// Bytes received.
     pub bytes: u64,
-    /// Bytes of the whole, where that is known.
+    /// The total number of bytes, where it is known.
     pub of: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ impl fmt::Display for Received {
     }
 }
 
-/// Why one server could not serve a request.
+/// The reason why one server could not serve a request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are named by the messages")]
 pub enum EndpointError {
@@ -91,7 +91,7 @@ pub enum EndpointError {
 }
 
 impl EndpointError {
-    /// What kind of failure this is.
+    /// The kind of this failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -110,7 +110,7 @@ impl EndpointError {
         }
     }
 
-    /// Whether asking the same endpoint again may help.
+    /// Whether another request to the same endpoint may succeed.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
@@ -119,7 +119,7 @@ impl EndpointError {
             | Self::Stalled { .. }
             | Self::Slow { .. }
             | Self::Cut { .. } => true,
-            // 520 to 527 and 530 are what Cloudflare says when the registry behind it does not answer.
+            // Cloudflare sends 520 to 527 and 530 when the registry behind it does not answer.
             Self::Status { status, .. } => {
                 matches!(status, 408 | 425 | 429 | 500 | 502 | 503 | 504 | 507 | 520..=527 | 530)
             }
@@ -137,14 +137,14 @@ impl EndpointError {
         }
     }
 
-    /// Whether the failure is about the server and not about what was asked for: the server's next answers
-    /// will probably be no better.
+    /// Whether the failure concerns the server and not the requested content: its next responses will
+    /// probably fail too.
     #[must_use]
     pub(crate) fn is_about_the_server(&self) -> bool {
         !matches!(self, Self::NotFound { .. })
     }
 
-    /// The failure of a body, with how much of the whole blob is there.
+    /// The failure of a body, with the received amount of the blob.
     pub(crate) fn after(self, received: Received) -> Self {
         match self {
             Self::Stalled { after, .. } => Self::Stalled { after, received },
@@ -154,7 +154,7 @@ impl EndpointError {
         }
     }
 
-    /// How long the endpoint asked to be left alone.
+    /// The delay that the endpoint requested.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -165,7 +165,7 @@ impl EndpointError {
     }
 }
 
-/// An error with its causes on one line, each said once.
+/// An error with its causes on one line; repeated texts appear once.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! Error texts for people: from hyper's errors, and from what registries say in theirs.
+//! Makes error texts for people: from hyper's errors, and from the error responses of registries.
 
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::error::{EndpointError, Received, chain};
 use super::url::Url;
 
-/// hyper's own texts say little; the cause is deeper in the chain of errors.
+/// hyper's own texts are not specific; the cause is deeper in the chain of errors.
 pub(super) fn explain(error: &hyper_util::client::legacy::Error, url: &Url) -> EndpointError {
     let mut why = chain(error);
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -42,7 +42,7 @@ fn explain_tls(error: &rustls::Error) -> String {
             " (add its authority with ca = in hosts.toml, or skip_verify = true)"
         }
         rustls::Error::InvalidMessage(_) => " (does it speak plain http? then write http:// in hosts.toml)",
-        // Go's servers say BadCertificate also when there was none.
+        // Go's servers also report BadCertificate when there was none.
         rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired
             | AlertDescription::BadCertificate
@@ -53,14 +53,14 @@ fn explain_tls(error: &rustls::Error) -> String {
     format!("{error}{hint}")
 }
 
-/// A longer `Retry-After` is cut to this, so that sums of times stay in range.
+/// A longer `Retry-After` is reduced to this, so that sums of times do not overflow.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
 
 /// `Retry-After` in either of its forms, as a time from now.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        // Too many digits are a very long time.
+        // A number with too many digits counts as the maximum.
         text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
     } else {
         let at = httpdate::parse_http_date(text).ok()?;
@@ -87,7 +87,7 @@ struct ErrorEntry {
     message: String,
 }
 
-/// What the registry says, in one printable line that starts with `: `, or nothing.
+/// The registry's message in one printable line that starts with `: `, or an empty text.
 pub(super) fn error_detail(body: &[u8]) -> String {
     let text = match serde_json::from_slice::<ErrorBody>(body) {
         Ok(said) if !said.errors.is_empty() => {
@@ -95,7 +95,7 @@ pub(super) fn error_detail(body: &[u8]) -> String {
             each.collect::<Vec<_>>().join("; ")
         }
         Ok(said) => format!("{}{}", said.details, said.error_description),
-        // A proxy's HTML page is of no use in an error.
+        // A proxy's HTML page is not useful in an error.
         Err(_) if body.trim_ascii_start().starts_with(b"<") => String::new(),
         Err(_) => String::from_utf8_lossy(body).into_owned(),
     };

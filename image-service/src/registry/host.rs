@@ -1,4 +1,4 @@
-//! How one server that speaks the distribution API is reached.
+//! Address and connection settings of one server with the distribution API.
 
 use std::time::Duration;
 
@@ -8,18 +8,18 @@ use super::secret::Secret;
 use super::tls::TlsOptions;
 use super::url::Url;
 
-/// How one server that speaks the distribution API is reached.
+/// Address and connection settings of one server with the distribution API.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// Where the API is, up to and including `/v2` (or whatever `override_path` says).
+    /// The address of the API, including `/v2` (or the path of `override_path`).
     pub url: Url,
-    /// The registry's own name, sent as `?ns=` so that a mirror of many registries knows which one is meant.
+    /// The registry's own name, sent as `?ns=` to a mirror of many registries.
     pub namespace: Option<String>,
     /// Certificates.
     pub tls: TlsOptions,
-    /// Sent with each request to this server. Values are secret: tokens live here.
+    /// Headers for each request to this server. Values are secret, because they may be tokens.
     pub headers: Vec<(HeaderName, Secret)>,
-    /// Replaces the usual time to open a connection.
+    /// Replaces the default time limit for a connection.
     pub dial_timeout: Option<Duration>,
 }
 

@@ -1,8 +1,8 @@
-//! One HTTP exchange: time-outs, redirects, and errors that say what happened.
+//! One HTTP exchange: time-outs, redirects, and specific errors.
 //!
-//! Redirects are followed here and not by a library, because blobs are commonly redirected to other hosts:
-//! neither credentials nor the header table of a hosts.toml are sent there, and a challenge from there is
-//! not answered.
+//! Redirects are followed here and not by a library, because blobs are often redirected to other hosts:
+//! neither credentials nor the header table of a hosts.toml are sent there, and a challenge from there gets
+//! no response.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +25,7 @@ use super::url::Url;
 
 /// Redirects followed for one request.
 const MAX_REDIRECTS: usize = 5;
-/// An error's body beyond this is not read.
+/// Limit for the body of an error response.
 const MAX_ERROR_BODY: usize = 16 << 10;
 /// Read buffer per connection: large enough for few wake-ups, small enough for eight at once.
 const READ_BUFFER: usize = 256 << 10;
@@ -33,14 +33,14 @@ const READ_BUFFER: usize = 256 << 10;
 /// Time-outs of one exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Timeouts {
-    /// To open a TCP connection.
+    /// For opening a TCP connection.
     pub connect: Duration,
-    /// From the request to the head of the answer, TLS handshake and proxy included.
+    /// From the request to the head of the response, TLS handshake and proxy included.
     pub answer: Duration,
-    /// The window in which a body must deliver at least [`stall_bytes`](Self::stall_bytes). Without any
-    /// byte for so long it has stalled, too.
+    /// The window in which a body must deliver at least [`stall_bytes`](Self::stall_bytes), and also the time
+    /// limit without any byte.
     pub stall: Duration,
-    /// See [`stall`](Self::stall). A registry that sends less is given up.
+    /// See [`stall`](Self::stall). A slower registry is abandoned.
     pub stall_bytes: u64,
 }
 
@@ -66,7 +66,7 @@ impl Default for Timeouts {
 pub(crate) struct HttpRequest {
     pub(crate) method: Method,
     pub(crate) url: Url,
-    /// Headers that may follow a redirect to anywhere.
+    /// Headers that may be sent to the target of a redirect.
     pub(crate) headers: HeaderMap,
     /// Headers for the first server only: credentials and the configured header table.
     pub(crate) private: HeaderMap,
@@ -90,8 +90,8 @@ type SecureClient = Client<HttpsConnector<Dialer>, Full<Bytes>>;
 
 struct Shared {
     plain: Client<Dialer, Full<Bytes>>,
-    /// Built on first use: it reads the system's certificate authorities. A failure is not kept: there may
-    /// be descriptors again at the next try.
+    /// Built on first use, because it reads the system's certificate authorities. A failure is not kept: the
+    /// next try may succeed, for example when descriptors are free again.
     secure: Mutex<Option<SecureClient>>,
     tls: TlsOptions,
     authorities: Authorities,
@@ -112,9 +112,8 @@ impl HttpClient {
         Self { shared: Arc::new(shared), timeouts }
     }
 
-    /// Sends a request, follows redirects, and returns the response whatever its status. The exception is a
-    /// 401 from another server that a redirect led to: answering that would send credentials to a server
-    /// that they are not for.
+    /// Sends a request, follows redirects, and returns the response with any status. The exception is a 401
+    /// from another server after a redirect: responding to it would send credentials to a wrong server.
     pub(crate) async fn send(&self, request: &HttpRequest) -> Result<Response<Incoming>, EndpointError> {
         let mut url = request.url.clone();
         for _ in 0..=MAX_REDIRECTS {
@@ -123,7 +122,7 @@ impl HttpClient {
                 let why = format!("{} wants credentials, and they are not sent there", url.origin());
                 return Err(EndpointError::Redirect { why });
             }
-            // Only a request without a body is repeated elsewhere: a refresh token travels in the body.
+            // Only a request without a body is repeated elsewhere: a refresh token is in the body.
             let Some(location) = redirect_target(&response).filter(|_| request.body.is_empty()) else {
                 return Ok(response);
             };
@@ -186,7 +185,7 @@ impl HttpClient {
             .enable_http1()
             .wrap_connector(self.shared.dialer.clone());
         let mut secure = self.shared.secure.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another request may have been faster: its connections are used.
+        // If another request was faster, its connections are used.
         Ok(secure.get_or_insert_with(|| builder().build(connector)).clone())
     }
 
@@ -200,7 +199,7 @@ impl HttpClient {
         Body::new(response.into_body(), self.timeouts.pace()).read_all(limit, what).await
     }
 
-    /// Turns an answer that is no success into the error it stands for.
+    /// Converts an unsuccessful response into an error.
     pub(crate) async fn refusal(&self, response: Response<Incoming>) -> EndpointError {
         let status = response.status();
         let retry_after = retry_after(response.headers());

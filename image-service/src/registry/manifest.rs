@@ -11,7 +11,7 @@ use super::error::EndpointError;
 use super::source::Source;
 use crate::digest::Digest;
 
-/// Largest manifest or index accepted; what registries allow too.
+/// Limit for a manifest or index, as in registries.
 pub(crate) const MAX_MANIFEST: u64 = 4 << 20;
 
 /// Every supported type, the preferred first.
@@ -22,7 +22,7 @@ const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, \
 
 const DOCKER_CONTENT_DIGEST: &str = "docker-content-digest";
 
-/// A manifest as it came, with its true digest.
+/// A manifest as it was received, with its real digest.
 #[derive(Debug, Clone)]
 pub(crate) struct RawManifest {
     pub(crate) bytes: Bytes,
@@ -31,13 +31,13 @@ pub(crate) struct RawManifest {
 }
 
 impl Source {
-    /// Asks which manifest a tag or digest stands for; `None` when the registry does not say.
+    /// Requests the digest of a tag or digest; `None` when the registry does not tell.
     pub(crate) async fn resolve(&self, wanted: &str) -> Result<Option<Digest>, EndpointError> {
         let response = self.request(Method::HEAD, &format!("manifests/{wanted}"), Some(ACCEPT), 0).await?;
         Ok(stated_digest(&response))
     }
 
-    /// Reads the manifest that `wanted` (a tag or a digest) stands for.
+    /// Reads the manifest of `wanted`, a tag or a digest.
     pub(crate) async fn manifest(&self, wanted: &str) -> Result<RawManifest, EndpointError> {
         let response = self.request(Method::GET, &format!("manifests/{wanted}"), Some(ACCEPT), 0).await?;
         refuse_encoding(&response)?;
@@ -58,7 +58,7 @@ impl Source {
         Ok(RawManifest { bytes, digest, content_type })
     }
 
-    /// Reads a whole small blob, of exactly `size` bytes, verified.
+    /// Reads a whole small blob of exactly `size` bytes, and verifies it.
     pub(crate) async fn small_blob(&self, digest: &Digest, size: u64) -> Result<Bytes, EndpointError> {
         let what = format!("blob {digest}");
         let response = self.request(Method::GET, &format!("blobs/{digest}"), None, 0).await?;
@@ -75,8 +75,8 @@ impl Source {
     }
 }
 
-/// A captive portal, a proxy or a wrong address answers 200 with a page of its own. That is this server's
-/// failure and not the image's: the next one may have the manifest.
+/// A captive portal, a proxy or a wrong address responds with 200 and its own page. That is this server's
+/// failure and not the image's: the next server may have the manifest.
 fn refuse_page(bytes: &[u8], content_type: Option<&str>) -> Result<(), EndpointError> {
     let is_object = serde_json::from_slice::<HashMap<String, IgnoredAny>>(bytes).is_ok();
     let is_page = content_type.is_some_and(|t| t.eq_ignore_ascii_case("text/html"));

@@ -1,7 +1,7 @@
 //! The registry client: HTTP, authentication, manifests and blobs of the distribution specification.
 //!
-//! Everything here talks to exactly one server and reports why that server failed. Which server is tried
-//! next, and for how long, is decided in [`crate::mirror`].
+//! The code here talks to exactly one server and reports why that server failed. [`crate::mirror`] decides
+//! which server is tried next, and for how long.
 
 mod authenticate;
 mod authorization;

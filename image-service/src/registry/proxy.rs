@@ -1,4 +1,4 @@
-//! Which requests go through the proxy that `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` name.
+//! Chooses the requests that use the proxy of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
 //!
 //! The rules are those of Go's `golang.org/x/net/http/httpproxy`, because operators copy these settings from
 //! containerd, CRI-O and kubelet. This machine itself is never reached through a proxy.
@@ -10,7 +10,7 @@ use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use ipnet::IpNet;
 
-/// Which requests go through a proxy.
+/// The proxy settings.
 #[derive(Clone, Debug)]
 pub(crate) struct Proxies(Arc<Settings>);
 
@@ -18,11 +18,11 @@ pub(crate) struct Proxies(Arc<Settings>);
 struct Settings {
     proxies: Matcher,
     exceptions: Vec<Exception>,
-    /// Settings that name something, but no address.
+    /// Settings with a value that is not an address.
     unusable: Vec<InvalidProxy>,
 }
 
-/// A setting that is not the address of a proxy. Its value may carry a password, and is not shown.
+/// A setting that is not the address of a proxy. Its value may have a password, and is not shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{name} in the environment is not the address of a proxy: expected http://HOST:PORT")]
 pub(crate) struct InvalidProxy {
@@ -36,7 +36,7 @@ enum Exception {
     All,
     Network(IpNet),
     Address(IpAddr, Option<u16>),
-    /// The name with a leading dot. Without `only_below` the name itself is meant, too.
+    /// The name with a leading dot. Without `only_below` the name itself matches too.
     Domain {
         suffix: String,
         port: Option<u16>,
@@ -45,7 +45,7 @@ enum Exception {
 }
 
 impl Proxies {
-    /// What this process's environment says.
+    /// The settings in this process's environment.
     pub(crate) fn from_env() -> Self {
         let get = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let either = |upper: &str, lower: &str| get(upper).or_else(|| get(lower)).unwrap_or_default();
@@ -64,10 +64,10 @@ impl Proxies {
         Self(Arc::new(Settings { proxies, exceptions: exceptions(no_proxy), unusable }))
     }
 
-    /// Whether it is known how a request is to be sent.
+    /// Checks that a proxy for the request is usable.
     ///
     /// # Errors
-    /// A proxy is set for such requests, and cannot be used: to send it directly is not what was asked for.
+    /// A proxy is set for such requests and cannot be used: sending them directly was not requested.
     pub(super) fn check(&self, uri: &Uri) -> Result<(), InvalidProxy> {
         let unusable = self.0.unusable.iter().find(|setting| uri.scheme_str() == Some(setting.scheme));
         unusable.filter(|_| !self.is_direct(uri)).map_or(Ok(()), |setting| Err(*setting))
@@ -89,7 +89,7 @@ impl Proxies {
         self.0.exceptions.iter().any(|exception| exception.matches(&host, ip, port))
     }
 
-    /// The header that an unencrypted request through a proxy needs. Tunnels carry their own.
+    /// The header for an unencrypted request through a proxy. Tunnels have their own.
     pub(super) fn authorization(&self, uri: &Uri) -> Option<HeaderValue> {
         if uri.scheme_str() == Some("https") {
             return None;
@@ -113,7 +113,7 @@ impl Exception {
     }
 }
 
-/// The library takes what it cannot parse for no proxy at all.
+/// The library treats an address that it cannot parse as no proxy.
 fn is_usable(proxy: &str) -> bool {
     let any = Uri::from_static("http://registry.invalid/");
     let parsed = Matcher::builder().http(proxy.to_owned()).build().intercept(&any);
@@ -124,7 +124,7 @@ fn is_usable(proxy: &str) -> bool {
     })
 }
 
-/// Reads `NO_PROXY`: entries separated by commas. Malformed ones are ignored, as in Go.
+/// Parses `NO_PROXY`: entries separated by commas. Malformed ones are ignored, as in Go.
 fn exceptions(no_proxy: &str) -> Vec<Exception> {
     no_proxy.split(',').filter_map(|entry| exception(&entry.trim().to_ascii_lowercase())).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// A password or token. It has no `Display`, and `Debug` shows only whether there is one.
+/// A password or token. It has no `Display`, and `Debug` only shows whether it is set.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -12,13 +12,13 @@ impl Secret {
         Self(text.into())
     }
 
-    /// The text itself, for the one place that puts it on the wire.
+    /// The text itself, for the only place that sends it.
     #[must_use]
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Whether there is nothing to keep secret.
+    /// Whether it is not set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,5 +1,4 @@
-//! One repository at one server: address, credentials and connections, with the login that its requests
-//! need.
+//! One repository at one server: address, credentials and connections, with the login that its requests need.
 
 use std::sync::Arc;
 
@@ -16,14 +15,14 @@ use super::host::Host;
 use super::http::{HttpClient, HttpRequest};
 use super::url::Url;
 
-/// What a [`Source`] is of.
+/// The repository of a [`Source`].
 pub(crate) struct Target<'a> {
     /// The registry of the reference; the server may be one of its mirrors.
     pub(crate) registry: &'a str,
     pub(crate) repository: &'a str,
     /// Whether the server is the registry itself.
     pub(crate) is_registry: bool,
-    /// Of the pull; used only where they are for this server.
+    /// The credentials of the pull; used only if they are for this server.
     pub(crate) credentials: Option<&'a Credentials>,
 }
 
@@ -36,7 +35,7 @@ pub(crate) struct Source {
     why_no_credentials: &'static str,
     authorizations: Arc<AuthorizationCache>,
     key: AuthorizationKey,
-    /// Held while the server is logged in to, so that parallel layers do not each fetch a token.
+    /// Held during a login, so that parallel layers do not each fetch a token.
     logging_in: tokio::sync::Mutex<()>,
 }
 
@@ -71,7 +70,7 @@ impl Source {
         }
     }
 
-    /// Requests `path` of the repository (`manifests/latest`), logging in when the server wants that. The
+    /// Requests `path` of the repository (`manifests/latest`), and logs in if the server requires it. The
     /// response is a success.
     pub(super) async fn request(
         &self,
@@ -83,7 +82,7 @@ impl Source {
         let mut request = self.prepare(method, path, accept, range_from);
         let configured = request.private.get(AUTHORIZATION).is_some();
         let mut used = self.authorizations.get(&self.key).filter(|_| !configured);
-        // The second try has a fresh login; a third would only repeat it.
+        // The second try has a new login; a third would only repeat it.
         for last in [false, true] {
             if let Some(header) = &used {
                 request.private.insert(AUTHORIZATION, header.clone());
@@ -105,8 +104,8 @@ impl Source {
         Err(EndpointError::Protocol { why: "unreachable end of authentication".to_owned() })
     }
 
-    /// Asks for the base path, logging in when the server wants that (distribution specification, "Determining
-    /// Support").
+    /// Requests the base path, and logs in if the server requires it (distribution specification,
+    /// "Determining Support").
     pub(crate) async fn ping(&self) -> Result<(), EndpointError> {
         self.request(Method::GET, "", None, 0).await.map(drop)
     }
@@ -156,7 +155,7 @@ impl Source {
     }
 
     fn url(&self, path: &str) -> Url {
-        // Without a repository: the registry itself.
+        // Without a repository, the registry itself is meant.
         let place =
             if self.repository.is_empty() { "/".to_owned() } else { format!("/{}/{path}", self.repository) };
         let url = self.host.url.with_path(&place);

@@ -1,4 +1,5 @@
-//! TLS as one endpoint's hosts.toml asks for it: extra authorities, client certificates, no verification.
+//! The TLS settings of one endpoint in hosts.toml: additional authorities, client certificates, no
+//! verification.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_native_certs::load_certs_from_paths;
 
-/// How the certificate of one endpoint is verified, and which client certificate is sent to it.
+/// The verification of one endpoint's certificate, and the client certificate that is sent to it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct TlsOptions {
     /// Accept any certificate.
     pub skip_verify: bool,
-    /// PEM files with authorities trusted besides the system's.
+    /// PEM files with authorities in addition to the system's.
     pub ca: Vec<PathBuf>,
     /// Client certificates; the first is sent.
     pub client: Vec<ClientPair>,
@@ -30,15 +31,15 @@ pub struct ClientPair {
     pub key: Option<PathBuf>,
 }
 
-/// Why TLS cannot be set up as configured.
+/// The reason why TLS cannot be set up as configured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TlsError {
-    /// A PEM file that cannot be read or holds nothing usable.
+    /// A PEM file cannot be read or has no usable content.
     #[error("{}: {why}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// No certificate could be verified.
@@ -46,18 +47,18 @@ pub enum TlsError {
         "no certificate authority is trusted: this machine has none (Debian: package ca-certificates), and hosts.toml names none with ca{why}"
     )]
     NoAuthority {
-        /// Why those that are there could not be read, after a colon.
+        /// The reason why the present files could not be read, after a colon.
         why: String,
     },
     /// rustls refuses the combination.
     #[error("{why}")]
     Setup {
-        /// What rustls says.
+        /// The message of rustls.
         why: String,
     },
 }
 
-/// Where this machine keeps the authorities that it trusts.
+/// The files with the authorities that this machine trusts.
 #[derive(Debug, Clone)]
 pub(crate) struct Authorities {
     file: Option<PathBuf>,
@@ -65,18 +66,18 @@ pub(crate) struct Authorities {
 }
 
 impl Authorities {
-    /// As OpenSSL has it: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the first of the usual places that exist now.
+    /// As in OpenSSL: `SSL_CERT_FILE` and `SSL_CERT_DIR`, or the first of the usual paths that exist.
     pub(crate) fn of_system() -> Self {
         let found = openssl_probe::probe();
         Self { file: found.cert_file, dirs: found.cert_dir }
     }
 
-    /// All of these have to be unchanged for a reading of them to be good still.
+    /// A result stays valid as long as none of these changes.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.file.iter().chain(&self.dirs)
     }
 
-    /// Adds what can be read, and returns what cannot.
+    /// Adds the readable authorities, and returns the errors of the others.
     fn add_to(&self, roots: &mut RootCertStore) -> String {
         let files = self.file.iter().map(|file| load_certs_from_paths(Some(file), None));
         let dirs = self.dirs.iter().map(|dir| load_certs_from_paths(None, Some(dir)));
@@ -92,7 +93,7 @@ impl Authorities {
     }
 }
 
-/// Builds the configuration; reads the system's authorities, so not for every request.
+/// Builds the configuration. It reads the system's authorities, so it is not called for every request.
 pub(crate) fn client_config(
     options: &TlsOptions,
     authorities: &Authorities,
@@ -150,8 +151,8 @@ fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|e| TlsError::File { path: path.to_owned(), why: e.to_string() })
 }
 
-/// `skip_verify = true`: any certificate is accepted. Signatures of the handshake are still checked, so that
-/// a broken server is not taken for one with another certificate.
+/// `skip_verify = true`: accepts any certificate. Signatures of the handshake are still checked, so that a
+/// broken server is not accepted.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

@@ -1,11 +1,11 @@
-//! The addresses that requests go to. Only what registries need: scheme, host, path and query.
+//! Addresses of requests, reduced to scheme, host, path and query.
 
 use std::fmt;
 use std::net::IpAddr;
 
 use http::uri::{Authority, Uri};
 
-/// Why a text is not an address that a registry can be reached at.
+/// The reason why a text is not the address of a registry.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an address: {why}")]
 pub struct InvalidUrl {
@@ -23,12 +23,12 @@ pub struct Url {
 }
 
 impl Url {
-    /// The only way in for text from outside.
+    /// The only way to make one from outside text.
     ///
     /// # Errors
     /// [`InvalidUrl`] when the scheme is neither http nor https, or the host is missing or malformed.
     pub fn parse(text: &str) -> Result<Self, InvalidUrl> {
-        // Not what is asked of the server: blob redirects carry signatures there.
+        // Without the query: in redirects of blobs it has signatures.
         let shown = || text.split('?').next().unwrap_or_default().chars().take(200).collect();
         let fail = |why: &str| InvalidUrl { text: shown(), why: why.to_owned() };
         let (scheme, rest) = text.split_once("://").ok_or_else(|| fail("expected http:// or https://"))?;
@@ -68,10 +68,10 @@ impl Url {
         Ok(Self { https: !secure.is_loopback(), ..secure })
     }
 
-    /// Where a `Location` header, read relative to this address, points.
+    /// The address in a `Location` header, read relative to this address.
     ///
     /// # Errors
-    /// [`InvalidUrl`] when it points nowhere.
+    /// [`InvalidUrl`] when it is not an address.
     pub fn join(&self, location: &str) -> Result<Self, InvalidUrl> {
         if location.contains("://") && !location.starts_with(['/', '?']) {
             return Self::parse(location);
@@ -136,13 +136,13 @@ impl Url {
         self.authority.host().trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// Host and, when it was written, port.
+    /// Host and, if it was given, port.
     #[must_use]
     pub fn authority(&self) -> &str {
         self.authority.as_str()
     }
 
-    /// Scheme and host, for messages and metrics: no path, no query, so nothing that could be secret.
+    /// Scheme and host, for messages and metrics: without path and query, so nothing secret.
     #[must_use]
     pub fn origin(&self) -> String {
         format!("{}://{}", self.scheme(), self.authority)
@@ -164,7 +164,7 @@ impl Url {
         host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
-    /// As hyper wants it.
+    /// In hyper's form.
     pub(crate) fn to_uri(&self) -> Result<Uri, InvalidUrl> {
         let text = self.to_string();
         text.parse::<Uri>().map_err(|e| InvalidUrl { text: self.origin(), why: e.to_string() })
@@ -177,7 +177,7 @@ impl fmt::Display for Url {
     }
 }
 
-/// Debug shows no query: blob redirects carry signatures there.
+/// Debug does not show the query: in redirects of blobs it has signatures.
 impl fmt::Debug for Url {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.origin(), self.path.split('?').next().unwrap_or_default())

@@ -1,11 +1,11 @@
-//! Between the contract's messages and our types.
+//! Converts between the contract's messages and the types of this crate.
 
 use crisp_proto::runtime::v1 as proto;
 use tonic::Status;
 
 use crate::store::Image;
 
-/// An image as the contract describes it.
+/// An image in the form of the contract.
 pub(super) fn image(image: &Image) -> proto::Image {
     let (uid, username) = user(image.config.config().as_ref().and_then(|config| config.user().as_deref()));
     proto::Image {
@@ -20,20 +20,20 @@ pub(super) fn image(image: &Image) -> proto::Image {
     }
 }
 
-/// The image that a request is about.
+/// The image that a request names.
 pub(super) fn wanted(spec: Option<proto::ImageSpec>) -> Result<String, Status> {
     spec.map(|spec| spec.image)
         .filter(|image| !image.is_empty())
         .ok_or_else(|| Status::invalid_argument("image: the request names no image"))
 }
 
-/// The image that a filter is about; none means all.
+/// The image that a filter names; None means all.
 pub(super) fn filtered(filter: Option<proto::ImageFilter>) -> Option<String> {
     filter.and_then(|filter| filter.image).map(|spec| spec.image).filter(|image| !image.is_empty())
 }
 
-/// `USER` of the configuration, `user[:group]`: a number is an id, anything else a name, which the
-/// container's passwd file explains. kubelet reads "neither" as root.
+/// `USER` of the configuration, `user[:group]`: a number is an id, anything else is a name in the container's
+/// passwd file. kubelet treats "neither" as root.
 fn user(user: Option<&str>) -> (Option<i64>, String) {
     let user = user.unwrap_or_default();
     let name = user.split_once(':').map_or(user, |(name, _)| name);

@@ -1,4 +1,4 @@
-//! The one place where errors become gRPC codes. No arm is a wildcard: a new error needs a decision.
+//! The only mapping of errors to gRPC codes. It has no wildcard arm: a new error needs a decision.
 
 use tonic::{Code, Status};
 

@@ -4,9 +4,9 @@ use crisp_proto::runtime::v1::{FilesystemIdentifier, FilesystemUsage, ImageFsInf
 
 use crate::store::Store;
 
-/// kubelet wants an entry for containers, too, and compares only its mount point with that of the images:
-/// equal means that there is one file system to watch. What containers write is in their own stats, so
-/// its numbers are left out rather than guessed.
+/// kubelet requires an entry for containers too, and only compares its mount point with that of the images:
+/// equal means that there is one file system to watch. The usage of containers is in their own stats, so the
+/// numbers are left out here.
 pub(super) fn response(store: &Store) -> ImageFsInfoResponse {
     let usage = store.usage();
     let fs_id = Some(FilesystemIdentifier { mountpoint: store.layers_path().to_string_lossy().into_owned() });

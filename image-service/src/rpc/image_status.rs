@@ -1,4 +1,4 @@
-//! ImageStatus: from memory. An unknown image is an answer without one, as the contract says.
+//! ImageStatus: from memory. For an unknown image the response has no image, as the contract requires.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,7 +19,7 @@ pub(super) fn response(store: &Store, request: ImageStatusRequest) -> Result<Ima
     }
 }
 
-/// One JSON document under `info`, where crictl looks for it.
+/// One JSON document under `info`, where crictl expects it.
 fn info(store: &Store, image: &Image) -> Result<BTreeMap<String, String>, Status> {
     let sizes: HashMap<_, _> = store.layers().into_iter().collect();
     let sizes: Vec<u64> =

@@ -1,4 +1,4 @@
-//! The service Images, which is not of the CRI: names of images, and images as files.
+//! The service Images, which is not part of the CRI: names of images, and images as archives.
 
 use std::io::{self, Read, Write};
 use std::pin::Pin;
@@ -24,7 +24,7 @@ use crate::service::MAX_ARCHIVES;
 
 /// Bytes of one piece.
 const PIECE: usize = 256 << 10;
-/// For the client to take or to send a piece; it may be making the archive.
+/// Time limit for the client to receive or send a piece; it may be making the archive.
 const CLIENT: Duration = Duration::from_secs(600);
 /// Pieces that wait for the client.
 const AHEAD: usize = 4;
@@ -57,7 +57,7 @@ impl Images for ImageService {
             let _permit = permit;
             let mut pieces = Pieces { sender, handle: Handle::current(), piece: Vec::new() };
             if let Err(error) = store.save(&images, &mut pieces) {
-                // The client is gone when it does not take this either.
+                // If the client does not receive this either, it is gone.
                 let _ = pieces.sender.blocking_send(Err(error::of_archive(&error)));
             }
         });
@@ -119,7 +119,7 @@ impl ImageService {
     }
 }
 
-/// A name that an image can be given.
+/// A valid name for an image.
 fn tag_of(text: &str) -> Result<Reference, Status> {
     let reference = Reference::parse(text).map_err(|e| Status::invalid_argument(e.to_string()))?;
     if reference.repo_tag().is_none() {
@@ -135,7 +135,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     done.map_err(|_| Status::unavailable("the server is shutting down"))
 }
 
-/// Collects an archive in pieces for the client.
+/// Collects an archive into pieces for the client.
 struct Pieces {
     sender: mpsc::Sender<Result<SaveImagesReply, Status>>,
     handle: Handle,
@@ -168,7 +168,7 @@ impl Write for Pieces {
     }
 }
 
-/// An archive that comes in pieces, read on a thread that may block.
+/// An archive that arrives in pieces, read on a thread that may block.
 struct Archive<T> {
     pieces: Streaming<T>,
     data: fn(T) -> Vec<u8>,

@@ -1,4 +1,4 @@
-//! The service Layers, which is not of the CRI: a check of unpacked layers.
+//! The service Layers, which is not part of the CRI: checks unpacked layers.
 
 use std::pin::Pin;
 
@@ -77,7 +77,7 @@ fn reply(
     }
 }
 
-/// A name that can be pulled, where there is one.
+/// A name of the image that can be pulled, if there is one.
 fn name(image: &Image) -> String {
     let names = image.repo_tags.first().or(image.repo_digests.first());
     names.cloned().unwrap_or_else(|| image.id.to_string())

@@ -16,8 +16,8 @@ pub(super) fn response(store: &Store, request: ListImagesRequest) -> Result<List
     Ok(ListImagesResponse { images: images.iter().map(|image| convert::image(image)).collect() })
 }
 
-/// All images, or the one that the filter means; an unknown one is no error. Sorted by id, so that two
-/// answers can be compared.
+/// All images, or the one that the filter names; an unknown one is not an error. Sorted by id, so that two
+/// responses can be compared.
 pub(super) fn matching(store: &Store, filter: Option<String>) -> Result<Vec<Arc<Image>>, Status> {
     let mut images = match filter {
         None => store.list(),
@@ -31,7 +31,7 @@ pub(super) fn matching(store: &Store, filter: Option<String>) -> Result<Vec<Arc<
     Ok(images)
 }
 
-/// Images in one reply. Even with a hundred names each they fit into a megabyte.
+/// Images in one reply: with a hundred names each, they fit into a megabyte.
 const PIECE: usize = 64;
 
 /// StreamImages: the same in pieces that stay far below gRPC's limit for one message.

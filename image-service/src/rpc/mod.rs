@@ -1,5 +1,5 @@
-//! CRI's ImageService: each RPC in the file of its name. Messages are converted here and in
-//! [`convert`]; below there is no protobuf type.
+//! CRI's ImageService: each RPC in the file of its name. Messages are converted here and in [`convert`]; the
+//! layers below have no protobuf types.
 
 mod convert;
 mod error;

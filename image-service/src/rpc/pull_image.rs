@@ -1,4 +1,4 @@
-//! PullImage: the answer is the image's id, which is what containers are then created from.
+//! PullImage: the response has the image's id, from which containers are then created.
 
 use crisp_proto::runtime::v1::{AuthConfig, PullImageRequest, PullImageResponse};
 use tonic::Status;

@@ -1,4 +1,4 @@
-//! The service Pulls, which is not of the CRI: a pull that says how far it is, and a way to stop it.
+//! The service Pulls, which is not part of the CRI: a pull that reports progress, and cancellation.
 
 use std::pin::Pin;
 
@@ -26,7 +26,7 @@ impl Pulls for ImageService {
         let request = request.into_inner();
         let auth = request.auth.map(pull_image::auth);
         let pull = PullRequest { reference: request.image, auth, pod: None };
-        // Room for one: a slow client gets the newest state, not all that it missed.
+        // A queue of one: a slow client gets the newest state, not all that it missed.
         let (replies, stream) = mpsc::channel(1);
         tokio::spawn(follow(self.clone(), pull, replies));
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -55,7 +55,7 @@ async fn follow(service: ImageService, pull: PullRequest, replies: mpsc::Sender<
     };
     let pulled = tokio::select! {
         pulled = service.pull(&pull, Some(&progress)) => pulled,
-        // The client has gone; the pull goes on.
+        // The client has gone; the pull continues.
         () = replies.closed() => return,
         () = send => return,
     };

@@ -1,6 +1,6 @@
-//! RemoveImage: a name takes only that name away, and the image with its last tag, as CRI-O and docker do;
-//! an id takes the image away with all its names. kubelet's garbage collection gives ids. Removing what is
-//! not there is no error.
+//! RemoveImage: a name only removes that name, and the image with its last tag, as in CRI-O and docker; an id
+//! removes the image with all its names. kubelet's garbage collection uses ids. Removing an unknown image is
+//! not an error.
 
 use crisp_proto::runtime::v1::{RemoveImageRequest, RemoveImageResponse};
 use tonic::Status;
@@ -15,7 +15,7 @@ pub(super) async fn response(
     request: RemoveImageRequest,
 ) -> Result<RemoveImageResponse, Status> {
     match service.remove(&convert::wanted(request.image)?).await {
-        // Not there, or removed by another call meanwhile.
+        // It does not exist, or was removed by another call meanwhile.
         Ok(_)
         | Err(RemoveError::Find(FindError::Unknown(_)))
         | Err(RemoveError::Store(StoreError::ImageMissing(_))) => Ok(RemoveImageResponse {}),

@@ -1,4 +1,4 @@
-//! Finding layers that are not what was unpacked: after a power cut, a broken disk, or a person's edit.
+//! Finds damaged layers: after a power cut, a broken disk, or a person's edit.
 
 use std::collections::HashSet;
 use std::io;
@@ -13,23 +13,23 @@ use super::{Health, Inner, Store};
 use crate::digest::DiffId;
 use crate::tree::{self, Depth, Measured, ReadRate};
 
-/// What a layer's tree is like.
+/// The condition of a layer's tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Condition {
-    /// Exactly what was unpacked.
+    /// Exactly as it was unpacked.
     Sound,
-    /// Something else; the reason says what. The next pull of an image with this layer replaces it.
+    /// It differs, for this reason. The next pull of an image with this layer replaces it.
     Damaged(String),
     /// An earlier release unpacked it and recorded no checksum.
     Unknown,
 }
 
 impl Store {
-    /// Compares names and attributes in `layers` with what was unpacked, for those that this server has
-    /// neither unpacked nor checked, and everything in those that may not have reached the disk. Returns
-    /// those that cannot be used: the pull that asks fetches them again.
+    /// Compares names and attributes in `layers` with their checksums, for those that this server has neither
+    /// unpacked nor checked, and the whole content of those that may not have reached the disk. Returns those
+    /// that cannot be used: the pull fetches them again.
     ///
-    /// It reads one inode per file, once in a server's life.
+    /// Reads one inode per file, once in a server's life.
     pub fn check_layers(&self, layers: &[DiffId]) -> Vec<DiffId> {
         let _hold = self.hold(layers);
         let mut damaged = Vec::new();
@@ -54,7 +54,7 @@ impl Store {
         damaged
     }
 
-    /// Reads everything in a layer and compares it with what was unpacked.
+    /// Reads a whole layer and compares it with its checksum.
     ///
     /// # Errors
     /// [`StoreError::LayerMissing`], or the layer cannot be read for another reason than damage.
@@ -81,7 +81,7 @@ impl Store {
         layers
     }
 
-    /// The images that are made of a layer.
+    /// The images that contain a layer.
     #[must_use]
     pub fn images_with(&self, diff: &DiffId) -> Vec<Arc<Image>> {
         let state = self.inner.state();
@@ -106,14 +106,14 @@ impl Inner {
                 Err(error) if is_damage(&error) => Condition::Damaged(error.to_string()),
                 Err(error) => return Err(StoreError::at("read", &tree)(error)),
             };
-            // Once more where a pull has put another tree in its place meanwhile.
+            // Repeats the check if a pull has replaced the tree meanwhile.
             if self.note(diff, version, &condition) {
                 return Ok(condition);
             }
         }
     }
 
-    /// Remembers what was found in the tree of `version`; false when another one is in its place.
+    /// Records the result for the tree of `version`; returns false when another tree is in its place.
     fn note(&self, diff: &DiffId, version: u64, condition: &Condition) -> bool {
         let _writing = self.writing();
         let health = match self.state().layers.get(diff) {
@@ -130,7 +130,7 @@ impl Inner {
                 tracing::error!(layer = %diff, why, "a layer is damaged; the next pull of an image with it replaces it");
                 self.mark_damaged(diff);
             }
-            // A failed sync is not refuted by what the page cache has.
+            // After a failed sync, a good page cache proves nothing.
             _ if health == Health::Damaged => {}
             Condition::Unknown if health == Health::Unsynced => {}
             Condition::Sound | Condition::Unknown => {
@@ -156,7 +156,7 @@ fn compare(record: &LayerRecord, measured: &Measured, depth: Depth) -> Condition
     Condition::Sound
 }
 
-/// The file system lost something, rather than the server lacking memory or descriptors.
+/// Whether the file system lost data; false if the server lacks memory or descriptors.
 fn is_damage(error: &io::Error) -> bool {
     let damage =
         [Errno::IO, Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::UCLEAN, Errno::BADMSG, Errno::STALE];

@@ -1,4 +1,4 @@
-//! Adding an image: its record says that it exists, and soon it is durable.
+//! Adds an image: its record makes it visible, and soon it is durable.
 
 use std::fs;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::{Inner, Store, StoredImage, StoredLayer, exchange};
 use crate::digest::{DiffId, ImageId};
 use crate::layout::{ImageFolder, numbered};
 
-/// What is committed: documents, and the names that they get.
+/// A commit: the documents and names of an image.
 pub(super) struct Commit {
     pub names: Vec<Name>,
     pub manifest: Document,
@@ -24,14 +24,14 @@ pub(super) struct Commit {
 }
 
 impl Store {
-    /// Commits an image whose layers have all been ingested, and gives it its names: the tag asked for,
-    /// and `name@digest` of what it resolved to. A name that another image had moves here.
+    /// Commits an image whose layers have all been ingested, and gives it its names: the requested tag, and
+    /// `name@digest` of the resolved digest. A name of another image moves to this one.
     ///
     /// The image can be used at once; [`sync`](Self::sync) follows in the background.
     ///
     /// # Errors
-    /// [`StoreError::LayerMissing`] when a layer was never ingested or has been collected, and whatever
-    /// keeps the record from being written.
+    /// [`StoreError::LayerMissing`] when a layer was never ingested or has been collected, or the record
+    /// cannot be written.
     pub fn commit_image(&self, image: NewImage) -> Result<Arc<Image>, StoreError> {
         let names = names_of(&image);
         self.commit(&Commit { names, manifest: image.manifest, config: image.config })
@@ -57,7 +57,7 @@ impl Store {
             Some(record) if record.unsynced_in.is_none() && record.with_own_layers == with_own_layers => {
                 inner.rewrite(record, image, config)?
             }
-            // Its files, or layers, may not have reached the disk, so they are all written again.
+            // Its files or layers may not have reached the disk, so all of them are written again.
             Some(record) => inner.create(ImageRecord { with_own_layers, ..record }, image, config)?,
             None => {
                 let record = ImageRecord { with_own_layers, ..new_record(id, image, layers) };
@@ -69,7 +69,7 @@ impl Store {
         Ok(image)
     }
 
-    /// Pins or unpins an image: image garbage collection leaves pinned ones alone.
+    /// Pins or unpins an image: image garbage collection does not remove pinned ones.
     ///
     /// # Errors
     /// [`StoreError::ImageMissing`], or the record cannot be written.
@@ -89,7 +89,7 @@ impl Inner {
         }
     }
 
-    /// The record of an image that is already there, with the new names.
+    /// The record of an existing image with the new names.
     fn renamed(&self, id: &ImageId, image: &Commit) -> Option<ImageRecord> {
         let mut record = self.state().images.get(id)?.record.clone();
         let names = image.names.clone();
@@ -128,7 +128,7 @@ impl Inner {
             }
             record::write_new(&folder.record(), &record)?;
             if self.state().images.contains_key(&record.id) {
-                // In one step: a server that dies beside it has the old image or the new one.
+                // In one step: if the server dies meanwhile, either the old or the new image is there.
                 exchange::exchange_or_rename(folder.path(), home.path())
             } else {
                 self.set_aside(home.path(), &self.layout.bad_images(), record.id.hex())?;
@@ -137,7 +137,7 @@ impl Inner {
             .map_err(StoreError::at("publish", home.path()))
         };
         let written = write();
-        // The copy before, or what a failure left. What stays after a second failure goes at the next start.
+        // The copy before, or the rest of a failure. After a second failure, the next start removes it.
         let _ = self.discard(folder.path(), &self.layout.image_trash());
         written?;
         self.damage_list.remove(&Damaged::Image(record.id.clone()));
@@ -170,11 +170,11 @@ impl Inner {
         holders
     }
 
-    /// Takes names from those that had them before.
+    /// Takes names from the images that had them before.
     pub(super) fn take_names(&self, losers: &[ImageId], names: &[Name]) {
         for id in losers {
             let is_taken = |name: &Name| names.iter().any(|taken| taken.name == name.name);
-            // Should this fail, the later date of the name decides at the next start.
+            // If this fails, the later date of the name decides at the next start.
             if let Err(e) = self.change(id, |record| record.names.retain(|name| !is_taken(name))) {
                 tracing::warn!(image = %id, error = %e, "a moved tag is still in the old image's record");
             }
@@ -189,7 +189,7 @@ impl Inner {
         Ok(())
     }
 
-    /// What an image is after a change, which is neither on disk nor in memory yet.
+    /// The image after a change, which is neither on disk nor in memory yet.
     pub(super) fn changed(
         &self,
         id: &ImageId,

@@ -1,4 +1,4 @@
-//! What the store reads in an image's configuration.
+//! The fields of an image's configuration that the store reads.
 
 use oci_spec::image::ImageConfiguration;
 

@@ -1,9 +1,9 @@
-//! DamageList on what must be pulled again, also where the disk refuses them.
+//! Lists layers and images that must be pulled again, even if the disk refuses to record that.
 //!
-//! A damaged layer and an image whose sync failed say so in their own records. The disk that has just failed
-//! may refuse these, too: then the damage is listed in the state folder, which is in memory and lasts as long
-//! as the boot, so that the next server of this boot does not take for sound what the page cache shows. After
-//! a reboot no such list is needed: nothing counts that was not durable.
+//! A damaged layer and an image whose sync failed are marked in their own records. The failing disk may
+//! refuse these writes too: then the damage is listed in the state folder, which is in memory and lasts until
+//! the reboot, so that the next server of this boot does not trust the page cache. After a reboot the list is
+//! not needed: content that was not durable is not trusted then.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -18,10 +18,11 @@ use super::error::StoreError;
 use super::{Health, Inner, Store, record};
 use crate::digest::{DiffId, ImageId};
 
-/// In the place of a boot id: no boot's, so that the image is pulled again after the next start.
+/// Stands in the place of a boot id: it matches no boot, so that the image is pulled again after the next
+/// start.
 const SYNC_FAILED: &str = "sync failed";
 
-/// What is damaged.
+/// A damaged object.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Damaged {
@@ -31,7 +32,7 @@ pub(super) enum Damaged {
     Image(ImageId),
 }
 
-/// Damage that is not in the records of the damaged layers and images.
+/// Damage that is not in the records of the layers and images.
 #[derive(Debug)]
 pub(super) struct DamageList {
     path: Option<PathBuf>,
@@ -49,7 +50,7 @@ impl Record for DamageRecord {
 }
 
 impl DamageList {
-    /// Those that an earlier server of this boot left at `path`.
+    /// The list that an earlier server of this boot left at `path`.
     pub(super) fn open(path: Option<PathBuf>) -> Self {
         let found = match path.as_deref().map(records::read::<DamageRecord>) {
             Some(Ok(record)) if record.boot_id == clock::boot_id() => record.damaged,
@@ -66,7 +67,7 @@ impl DamageList {
         self.lock().contains(damaged)
     }
 
-    /// Forgets an entry, as what is damaged was replaced or its own record says so.
+    /// Removes an entry, because the object was replaced or its own record has the damage.
     pub(super) fn remove(&self, damaged: &Damaged) {
         let mut unwritten = self.lock();
         if unwritten.remove(damaged) {
@@ -99,8 +100,8 @@ impl DamageList {
 }
 
 impl Store {
-    /// Whether the disk failed before this image was durable: it is usable until the server starts again, and
-    /// a pull must write it anew.
+    /// Whether the disk failed before this image was durable: it is usable until the next start of the
+    /// server, and a pull must write it again.
     #[must_use]
     pub fn is_sync_failed(&self, id: &ImageId) -> bool {
         let state = self.inner.state();
@@ -109,7 +110,7 @@ impl Store {
 }
 
 impl Inner {
-    /// Notes, in memory first, that a layer must be unpacked again. The caller has locked `writing`.
+    /// Records, first in memory, that a layer must be unpacked again. The caller has locked `writing`.
     pub(super) fn mark_damaged(&self, diff: &DiffId) {
         if let Some(layer) = self.state_mut().layers.get_mut(diff) {
             layer.health = Health::Damaged;
@@ -118,7 +119,7 @@ impl Inner {
         self.write_damage(Damaged::Layer(diff.clone()));
     }
 
-    /// Notes, in memory first, that an image must be pulled again. The caller has locked `writing`.
+    /// Records, first in memory, that an image must be pulled again. The caller has locked `writing`.
     pub(super) fn mark_sync_failed(&self, id: &ImageId) {
         if let Ok(changed) = self.changed(id, |record| record.unsynced_in = Some(SYNC_FAILED.to_owned())) {
             self.show(changed);
@@ -126,7 +127,7 @@ impl Inner {
         self.write_damage(Damaged::Image(id.clone()));
     }
 
-    /// Tries again to write what the disk refused to note.
+    /// Tries again to write records that the disk refused.
     pub(super) fn retry_damage_records(&self) {
         for damaged in self.damage_list.all() {
             let _writing = self.writing();

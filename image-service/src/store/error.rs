@@ -1,4 +1,4 @@
-//! What can go wrong in the store.
+//! The errors of the store.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,22 +15,22 @@ pub enum StoreError {
     /// A file operation failed.
     #[error("{doing} {}: {source}", path.display())]
     Io {
-        /// What was being done.
+        /// The action.
         doing: &'static str,
-        /// To what.
+        /// Its file or folder.
         path: PathBuf,
-        /// Why it failed.
+        /// The reason.
         source: io::Error,
     },
     /// The file system is full.
     #[error("{doing} {}: the disk is full; remove unused images or enlarge the file system", path.display())]
     DiskFull {
-        /// What was being done.
+        /// The action.
         doing: &'static str,
-        /// To what.
+        /// Its file or folder.
         path: PathBuf,
     },
-    /// A record that cannot be written or read.
+    /// A record cannot be written or read.
     #[error(transparent)]
     Record(#[from] RecordError),
     /// The disk failed while a layer was written.
@@ -39,23 +39,23 @@ pub enum StoreError {
     /// Another server uses the store.
     #[error("{} is in use by another crisp; stop it or choose another --root", .0.display())]
     InUse(PathBuf),
-    /// The configuration is not one.
+    /// The configuration is not valid.
     #[error("image configuration {digest} cannot be read: {why}")]
     Config {
         /// Its digest.
         digest: Digest,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
-    /// The bytes given are not what their digest says.
+    /// The bytes do not match their digest.
     #[error("the {what} given as {digest} has another digest; pull the image again")]
     WrongDigest {
-        /// Which document.
+        /// The kind of document.
         what: &'static str,
         /// The digest that it should have.
         digest: Digest,
     },
-    /// An image cannot be committed, or a lease given, for a layer that is not there.
+    /// A layer for a commit or a lease does not exist.
     #[error("layer {0} is not in the store; pull the image again")]
     LayerMissing(DiffId),
     /// No such image.
@@ -64,7 +64,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Says what failed where; a full disk becomes a kind of its own.
+    /// Adds the action and the path; a full disk becomes its own kind.
     pub(crate) fn at(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| {
@@ -82,18 +82,18 @@ pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Nothing, or too much, is known by a name.
+/// The reason why a name has no image.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum FindError {
     /// No image has this name, digest or id.
     #[error("image {0:?} is not present; pull it first")]
     Unknown(String),
-    /// More than one image id starts so.
+    /// More than one image id begins like this.
     #[error("image id {prefix:?} is ambiguous: it could be {}; give more digits", .candidates.join(" or "))]
     Ambiguous {
-        /// What was given.
+        /// The text.
         prefix: String,
-        /// The ids that start so.
+        /// The ids that begin like this.
         candidates: Vec<String>,
     },
     /// Neither an id nor a reference.
@@ -107,43 +107,43 @@ pub enum IngestError {
     /// The compressed stream failed: the reader's own error, such as a lost connection or a wrong digest.
     #[error("layer {diff}: {source}")]
     Source {
-        /// Which layer.
+        /// The layer.
         diff: DiffId,
-        /// What the reader said.
+        /// The reader's error.
         source: io::Error,
     },
     /// The compressed data is damaged.
     #[error("layer {diff} cannot be decompressed as {compression}: {source}")]
     Decompress {
-        /// Which layer.
+        /// The layer.
         diff: DiffId,
-        /// As what it was read.
+        /// The compression that was detected.
         compression: Compression,
-        /// What the decompressor said.
+        /// The decompressor's error.
         source: io::Error,
     },
     /// The archive is damaged, hostile or not supported.
     #[error("layer {diff}: {source}")]
     Archive {
-        /// Which layer.
+        /// The layer.
         diff: DiffId,
-        /// Which entry and why.
+        /// The entry and the reason.
         source: UnpackError,
     },
     /// The uncompressed archive is not the one that the image's configuration names.
     #[error("layer {expected} does not match the image configuration: its content hashes to {actual}")]
     DiffId {
-        /// What the configuration says.
+        /// The diff id in the configuration.
         expected: DiffId,
-        /// What arrived.
+        /// The digest of the received content.
         actual: Digest,
     },
     /// The file system is full.
     #[error("unpacking layer {diff} to {}: the disk is full; remove unused images or enlarge the file system", path.display())]
     DiskFull {
-        /// Which layer.
+        /// The layer.
         diff: DiffId,
-        /// Where it was unpacked.
+        /// The folder in which it was unpacked.
         path: PathBuf,
     },
     /// The store itself failed.

@@ -1,13 +1,12 @@
-//! Exchanging two folders, also on file systems that cannot do that in one step.
+//! Exchanges two folders, also on file systems that cannot do that in one step.
 //!
 //! ```text
 //!   one step:     new <──> old
 //!   three steps:  old ──> old.old     new ──> old     old.old ──> new
 //! ```
 //!
-//! A server that dies between two of the steps leaves `<name>.old`, which the next one finds: the
-//! folder is put back where nothing took its place, and kept apart where something did, as containers may
-//! run on it.
+//! If the server dies between two steps, the next one finds `<name>.old`: it puts the folder back if its
+//! place is free, and otherwise keeps it aside, because containers may run on it.
 
 use std::fs;
 use std::io;
@@ -19,7 +18,8 @@ use rustix::io::Errno;
 
 use crate::layout;
 
-/// Puts `new` in the place of `old`, which is then where `new` was, or nowhere if it was not there.
+/// Puts `new` in the place of `old`; `old` is then at the former path of `new`. Only renames if `old` does
+/// not exist.
 pub(super) fn exchange_or_rename(new: &Path, old: &Path) -> io::Result<()> {
     match exchange(new, old) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(new, old),
@@ -27,7 +27,7 @@ pub(super) fn exchange_or_rename(new: &Path, old: &Path) -> io::Result<()> {
     }
 }
 
-/// Exchanges two folders, in one step where the file system can.
+/// Exchanges two folders, in one step if the file system supports that.
 pub(super) fn exchange(new: &Path, old: &Path) -> io::Result<()> {
     if fault_at("one_step", old).is_err() {
         return in_steps(new, old);
@@ -51,13 +51,13 @@ fn in_steps(new: &Path, old: &Path) -> io::Result<()> {
     })
 }
 
-/// Where tests stop an exchange as the end of the server would, or forbid to do it in one step.
+/// Fault points for tests: they end an exchange like the death of the server, or forbid the single step.
 fn fault_at(step: &str, old: &Path) -> io::Result<()> {
     fault::point("exchange_folders", step, &old.to_string_lossy()).map_err(io::Error::other)
 }
 
-/// Ends exchanges in `folder` that an earlier server left halfway; `aside` is where a folder goes whose
-/// place is taken.
+/// Completes exchanges in `folder` that an earlier server left halfway; `aside` gives the new path of a
+/// folder whose place is taken.
 pub(super) fn finish_interrupted(folder: &Path, names: &[String], aside: impl Fn(&str) -> PathBuf) {
     for name in names {
         let Some(published) = layout::interim_of(name) else { continue };

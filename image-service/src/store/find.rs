@@ -8,7 +8,7 @@ use super::{State, Store};
 use crate::digest::{Algorithm, ImageId};
 use crate::reference::Reference;
 
-/// Fewer digits than this are a name, not the start of an id.
+/// A shorter text is a name, not the beginning of an id.
 const SHORTEST_ID: usize = 4;
 /// Digits of a sha512 id.
 const LONGEST_ID: usize = 128;
@@ -17,10 +17,10 @@ impl Store {
     /// Finds an image by tag (`busybox` is `docker.io/library/busybox:latest`), by `name@digest`, by id
     /// with or without its algorithm (`sha256:`, `sha512:`), or by the unique start of an id.
     ///
-    /// A name wins over the start of an id that looks the same.
+    /// A name takes precedence over an equal beginning of an id.
     ///
     /// # Errors
-    /// [`FindError`]: nothing, or more than one image, is meant; or the text can be neither id nor name.
+    /// [`FindError`]: no image or several images match, or the text can be neither id nor name.
     pub fn find(&self, text: &str) -> Result<Arc<Image>, FindError> {
         let state = self.inner.state();
         let algorithm = [Algorithm::Sha256, Algorithm::Sha512].into_iter().find_map(|algorithm| {
@@ -41,7 +41,7 @@ impl Store {
         if looks_like_id {
             return state.by_id(text, algorithm, digits);
         }
-        // For the error that says what is wrong with it.
+        // Returns the error with the reason.
         Reference::parse(text)?;
         Err(FindError::Unknown(text.to_owned()))
     }

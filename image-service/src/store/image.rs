@@ -1,4 +1,4 @@
-//! What the store knows of an image, and what it takes to add one.
+//! An image in the store, and the data for adding one.
 
 use oci_spec::image::ImageConfiguration;
 
@@ -6,7 +6,7 @@ use super::record::ImageRecord;
 use crate::digest::{DiffId, Digest, ImageId};
 use crate::reference::Reference;
 
-/// An image that is complete: every layer is unpacked and durable.
+/// A complete image: every layer is unpacked and durable.
 #[derive(Debug, Clone)]
 pub struct Image {
     /// The digest of the configuration.
@@ -15,26 +15,26 @@ pub struct Image {
     pub repo_tags: Vec<String>,
     /// `name@digest` names, sorted.
     pub repo_digests: Vec<String>,
-    /// Bytes on disk of all layers unpacked, shared ones included: what removing the last image with
-    /// them gives back.
+    /// Bytes on disk of all unpacked layers, including shared ones: the space that is freed with the last
+    /// image that has them.
     pub size: u64,
     /// The parsed configuration.
     pub config: ImageConfiguration,
     /// Layers, bottom first, as the configuration lists them.
     pub diff_ids: Vec<DiffId>,
-    /// What a mount of it is made of, bottom first: the same, and layers of directories that the store has made
-    /// for it.
+    /// The layers of a mount, bottom first: the same, and layers of directories that the store has made for
+    /// the image.
     pub lower: Vec<DiffId>,
     /// The digest of the platform's own manifest.
     pub manifest: Digest,
-    /// Image garbage collection must leave the image alone.
+    /// Image garbage collection must not remove the image.
     pub pinned: bool,
     /// When it was first committed, nanoseconds since 1970.
     pub pulled_at: i64,
 }
 
 impl Image {
-    /// The image that a record describes; `layer_bytes` says how large a layer is on disk.
+    /// The image of a record; `layer_bytes` returns the size of a layer on disk.
     pub(super) fn new(
         record: &ImageRecord,
         config: ImageConfiguration,
@@ -61,21 +61,21 @@ impl Image {
     }
 }
 
-/// Bytes with the digest that they are known by.
+/// Bytes with their digest.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// What the bytes hash to; the store checks it once more.
+    /// The digest of the bytes; the store checks it again.
     pub digest: Digest,
-    /// Exactly as received.
+    /// The bytes exactly as received.
     pub bytes: Vec<u8>,
 }
 
-/// An image to commit. Its layers are those that the configuration lists; all must have been ingested.
+/// An image to commit. Its layers are those in the configuration; all must have been ingested.
 #[derive(Debug, Clone)]
 pub struct NewImage {
-    /// What was asked for.
+    /// The requested reference.
     pub reference: Reference,
-    /// What the reference resolved to: the digest of the index where there is one, else of the manifest.
+    /// The resolved digest: that of the index if there is one, else of the manifest.
     pub resolved: Digest,
     /// The platform's manifest.
     pub manifest: Document,
@@ -83,7 +83,7 @@ pub struct NewImage {
     pub config: Document,
 }
 
-/// What the store holds on its file system.
+/// The disk usage of the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FsUsage {
     /// Bytes, counted in whole blocks.
@@ -92,11 +92,11 @@ pub struct FsUsage {
     pub inodes: u64,
 }
 
-/// What removing a name did.
+/// The result of removing a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removed {
-    /// The name is gone; the image stays under its other names.
+    /// The name is removed; the image stays under its other names.
     Untagged(ImageId),
-    /// The image is gone.
+    /// The image is removed.
     Image(ImageId),
 }

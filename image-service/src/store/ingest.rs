@@ -1,4 +1,4 @@
-//! Adding a layer: decompress, verify, unpack, publish.
+//! Adds a layer: decompresses, verifies, unpacks and publishes it.
 
 use std::fs;
 use std::io::{self, Read};
@@ -13,24 +13,24 @@ use crate::layout::{self, LayerFolder};
 use crate::unpack::stream::{self, StreamError};
 use crate::unpack::{self, UnpackFault, Unpacked};
 
-/// What became of a layer.
+/// The result for a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IngestedLayer {
     /// Bytes on disk.
     pub size: u64,
     /// Archive entries unpacked.
     pub entries: u64,
-    /// Another pull had already published the layer; this copy was dropped.
+    /// Another pull had already published the layer; this copy was removed.
     pub duplicate: bool,
 }
 
 impl Store {
-    /// Unpacks a layer from its compressed stream, to the stream's very end, and publishes it when the
-    /// content hashes to `diff`. On failure nothing of it is left. How it is compressed (gzip, zstd, not at
-    /// all) its first bytes say.
+    /// Unpacks a layer from its compressed stream, up to the end of the stream, and publishes it when the
+    /// content hashes to `diff`. On failure nothing of it is left. Its first bytes tell the compression
+    /// (gzip, zstd, none).
     ///
-    /// Blocking; one more thread decompresses. The reader is expected to fail at its end when size or
-    /// digest of the compressed bytes are wrong.
+    /// Blocks; a second thread decompresses. The reader must fail at its end when size or digest of the
+    /// compressed bytes are wrong.
     ///
     /// # Errors
     /// [`IngestError`]: the reader's own failure, damaged or hostile content, a full disk.
@@ -57,8 +57,8 @@ impl Store {
         published
     }
 
-    /// On a full disk, layers that failed pulls left are deleted; those of pulls under way go when their
-    /// holds end.
+    /// When the disk is full, layers of failed pulls are deleted; those of running pulls are deleted when
+    /// their holds end.
     fn note_whether_full(&self, published: &Result<IngestedLayer, IngestError>) {
         let full = matches!(
             published,
@@ -95,7 +95,7 @@ impl Store {
     }
 }
 
-/// Tells apart the reader's failure, damaged content, and a full disk.
+/// Distinguishes the reader's failure, damaged content, and a full disk.
 fn ingest_error(error: StreamError<unpack::UnpackError>, diff: &DiffId, tree: &Path) -> IngestError {
     let diff = diff.clone();
     let full = |source: &io::Error| is_disk_full(source);

@@ -1,14 +1,14 @@
-//! Layers put in order: what a layer left unsaid about its directories comes from the layers below.
+//! Orders layers: attributes of directories that a layer's archive lacks come from the layers below.
 //!
 //! ```text
-//!   layer        home/user/app                 uses home and home/user without bringing them
-//!   own layer    home (1000)  home/user (1000)   made here: what the overlay shows of the two
-//!   layer        home/user/app                 as it is for every image that has it
+//!   layer        home/user/app                 needs home and home/user, which its archive lacks
+//!   own layer    home (1000)  home/user (1000)   made here, with the attributes of the base
+//!   layer        home/user/app                 unchanged, the same for all images
 //!   base         home (1000)  home/user (1000)
 //! ```
 //!
-//! Nothing is written into a layer: other images may have it above other directories. The layer that is made is
-//! known by the digest of its content, like any other, so that it says the same wherever it is used.
+//! No layer is modified: other images may have it above other directories. The new layer is identified by the
+//! digest of its content, like any other, so it is the same wherever it is used.
 
 use std::collections::HashSet;
 use std::io;
@@ -20,17 +20,17 @@ use crate::digest::{DiffId, Digest};
 use crate::manifest::MAX_DISTINCT_LAYERS;
 use crate::unpack;
 
-/// What an image is mounted from.
+/// The layers from which an image is mounted.
 pub(super) struct Lower {
     /// Bottom first.
     pub layers: Vec<DiffId>,
-    /// Of those that were made.
+    /// Holds of the layers that were made.
     _holds: Vec<Hold>,
 }
 
 impl Store {
-    /// `layers`, given bottom first and all there, with layers above those that use directories without bringing
-    /// them.
+    /// `layers`, bottom first, all present, with own layers above those whose archives lack directories that
+    /// they use.
     pub(super) fn with_own_layers(&self, layers: &[DiffId]) -> Result<Lower, StoreError> {
         let inner = &self.inner;
         let mut lookups = inner.limits.inherit_lookups;
@@ -82,7 +82,7 @@ impl Inner {
     fn visible(&self, layers: &[DiffId]) -> Vec<PathBuf> {
         let state = self.state();
         let last = layers.iter().rposition(|diff| state.hides_below(diff)).unwrap_or(0);
-        // An image may have a layer many times; only its topmost appearance can be seen.
+        // An image may have a layer several times; only the topmost one is visible.
         let mut seen = HashSet::new();
         let distinct = layers[last..].iter().rev().filter(|diff| seen.insert(*diff));
         distinct.map(|diff| self.layout.layer(diff).tree()).collect()

@@ -1,13 +1,13 @@
-//! What the layers are there for.
+//! The users of the layers.
 
 use super::Store;
 
-/// A layer, and what needs it.
+/// A layer and its users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerUse {
     /// Its diff id.
     pub layer: String,
-    /// The images made of it: a name of each, or its id where it has none.
+    /// The images that contain it: a name of each, or its id if it has none.
     pub images: Vec<String>,
     /// Whether a container leases it, or a pull holds it.
     pub is_in_use: bool,

@@ -1,4 +1,4 @@
-//! Keeping layers from being collected.
+//! Keeps layers from being collected.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,31 +8,31 @@ use super::error::StoreError;
 use super::{Inner, Store};
 use crate::digest::DiffId;
 
-/// Keeps layers, present or yet to come, from being collected: a pull takes one before it asks
-/// [`Store::has_layer`]. When it is dropped the layers stay, as a pull that failed is usually tried again,
-/// unless the disk is full.
+/// Keeps layers, present or not, from being collected: a pull takes one before it calls [`Store::has_layer`].
+/// When it is dropped the layers stay, because a failed pull is usually tried again, unless the disk is full.
 #[derive(Debug)]
 pub struct Hold {
     store: Arc<Inner>,
     layers: Vec<DiffId>,
 }
 
-/// Keeps the layers of a container from being collected, and says where they are.
+/// Keeps the layers of a container from being collected, and has their paths.
 #[derive(Debug)]
 pub struct Lease {
     paths: Vec<PathBuf>,
-    /// Always there, except while dropping.
+    /// Always set, except while dropping.
     hold: Option<Hold>,
 }
 
-/// Keeps all layers from being collected: those of a container whose record cannot be read are not known.
+/// Keeps all layers from being collected, when the layers of a container are unknown because its record
+/// cannot be read.
 #[derive(Debug)]
 pub struct KeepAll {
     store: Arc<Inner>,
 }
 
 impl Lease {
-    /// The folders to mount, topmost layer first. Layers below one that hides everything are not in it.
+    /// The folders to mount, topmost layer first, without layers below one that hides everything.
     #[must_use]
     pub fn layer_paths(&self) -> &[PathBuf] {
         &self.paths
@@ -50,7 +50,7 @@ impl Store {
         Hold { store: Arc::clone(&self.inner), layers: layers.to_vec() }
     }
 
-    /// Keeps every layer until the result is dropped. What was to be collected meanwhile goes then.
+    /// Keeps every layer until the result is dropped. Postponed collections are done then.
     #[must_use]
     pub fn keep_all(&self) -> KeepAll {
         self.inner.state_mut().keep_all += 1;
@@ -71,7 +71,7 @@ impl Store {
             return Err(StoreError::LayerMissing(missing));
         }
         let visible = layers.iter().rposition(|diff| state.hides_below(diff)).unwrap_or(0);
-        // Overlay refuses the same folder twice, and only the topmost appearance can be seen.
+        // Overlay refuses the same folder twice, and only the topmost one is visible.
         let mut paths: Vec<PathBuf> = Vec::new();
         for diff in layers.get(visible..).unwrap_or_default().iter().rev() {
             let path = self.inner.layout.layer(diff).tree();
@@ -115,7 +115,7 @@ impl Drop for KeepAll {
             }
             std::mem::take(&mut state.postponed)
         };
-        // Also without layers: damaged copies that were replaced may have waited.
+        // Also without layers: replaced damaged copies may have waited.
         Inner::collect_later(&self.store, postponed.into_iter().collect());
     }
 }

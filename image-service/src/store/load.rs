@@ -1,4 +1,4 @@
-//! Loading images and layers at the start: what is damaged is set aside, what the disk refuses to read stays.
+//! Loads images and layers at the start: damaged ones are set aside, unreadable ones stay.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -63,7 +63,7 @@ impl Inner {
         }
         if let Some(missing) = record.lower().iter().find(|diff| !state.layers.contains_key(diff)) {
             let why = format!("layer {missing} is missing");
-            // Perhaps that one was not read.
+            // Perhaps its layer could not be read.
             let there = self.layout.layer(missing).path().exists();
             return Err(if there { Unusable::Unreadable(why) } else { Unusable::Damaged(why) });
         }
@@ -101,13 +101,13 @@ impl Inner {
         Ok(())
     }
 
-    /// The boot or the disk ended before the image was durable.
+    /// Whether the boot or the disk ended before the image was durable.
     fn may_be_incomplete(&self, record: &ImageRecord) -> bool {
         record.unsynced_in.as_ref().is_some_and(|boot| boot != clock::boot_id())
             || self.damage_list.contains(&Damaged::Image(record.id.clone()))
     }
 
-    /// A disk that refuses must not keep the server from starting: what stays is tried again when its
+    /// A disk that refuses must not keep the server from starting: folders that stay are set aside when their
     /// place is needed.
     fn set_aside_found(&self, path: &Path, to: &Path, name: &str, why: &str) {
         tracing::warn!(path = %path.display(), why, "found something that cannot be used");
@@ -117,11 +117,11 @@ impl Inner {
     }
 }
 
-/// Why something found at the start cannot be used.
+/// The reason why a folder cannot be used at the start.
 enum Unusable {
-    /// What it is does not fit; it is set aside.
+    /// Its content is not valid; it is set aside.
     Damaged(String),
-    /// It could not be read now, which says nothing about what it is: it stays where it is.
+    /// It could not be read now and may be valid: it stays.
     Unreadable(String),
 }
 
@@ -160,7 +160,7 @@ fn load_layer(name: &str, folder: &LayerFolder) -> Result<LayerRecord, Unusable>
     }
 }
 
-/// Leaves each name on the image that got it last.
+/// Keeps each name only on the image that got it last.
 pub(super) fn resolve_duplicate_names(images: &mut [StoredImage]) {
     let mut latest: HashMap<String, i64> = HashMap::new();
     for name in images.iter().flat_map(|stored| &stored.record.names) {
@@ -178,7 +178,7 @@ pub(super) fn resolve_duplicate_names(images: &mut [StoredImage]) {
     }
 }
 
-/// Neither an image nor a layer, but one of the folders beside them, or the file system's own.
+/// Neither an image nor a layer, but one of the folders beside them, or of the file system itself.
 fn is_foreign(path: &Path, name: &str) -> bool {
     if layout::digest_of(name).is_ok() {
         return false;
@@ -189,7 +189,7 @@ fn is_foreign(path: &Path, name: &str) -> bool {
     true
 }
 
-/// The paths and names in a folder. The store gives no names that are not UTF-8.
+/// The paths and names in a folder. All names in the store are UTF-8.
 pub(super) fn entries(folder: &Path) -> Result<Vec<(PathBuf, String)>, StoreError> {
     let read = || -> io::Result<Vec<(PathBuf, String)>> {
         let mut found = Vec::new();

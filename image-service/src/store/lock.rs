@@ -5,7 +5,7 @@ use std::fs::{File, TryLockError};
 use super::error::StoreError;
 use crate::layout::Layout;
 
-/// Keeps a second server out while it lives.
+/// Locks the store while it lives.
 #[derive(Debug)]
 pub(super) struct StoreLock(File);
 
@@ -28,8 +28,8 @@ impl StoreLock {
     }
 }
 
-/// By name: a process that another thread is starting has a copy of the descriptor until its exec, and
-/// closing this one alone would leave the store locked for so long.
+/// Unlocks explicitly: a process that another thread is starting has a copy of the descriptor until its exec,
+/// and would keep the store locked that long.
 impl Drop for StoreLock {
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {

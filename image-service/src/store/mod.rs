@@ -8,20 +8,20 @@
 //!   remove_image ─> record removed; layers that no image, lease or hold needs go to .trash
 //! ```
 //!
-//! No layer is changed once it is there: images share it. Where a layer uses directories without bringing them,
-//! an image that has it above others gets a layer of its own above it, see `inherit`.
+//! A layer never changes: images share it. If a layer uses directories that its archive lacks, an image gets
+//! its own additional layer above it, see `inherit`.
 //!
-//! A layer is durable before a record that counts after a reboot names it. Until then the record says in
-//! which boot it was written: a server that dies loses nothing, as the page cache survives it, and after
-//! a power cut the image is missing instead of damaged. So no pull waits for the disk, which with one
-//! syncfs for thousands of small files would be a third of a pull's time, and far longer where containers
-//! have written a lot to the same file system.
+//! A layer is durable before a record that is valid after a reboot names it. Until then the record has the
+//! boot in which it was written: if the server dies, nothing is lost, because the page cache survives; after
+//! a power cut the image is missing instead of damaged. So no pull waits for the disk: one syncfs for
+//! thousands of small files would take a third of a pull's time, and far longer if containers have written a
+//! lot to the same file system.
 //!
-//! Opening deletes nothing: which layers containers run on is known only once the runtime service has
+//! Opening deletes nothing: the layers on which containers run are known only when the runtime service has
 //! taken their leases again and calls [`Store::start_collection`].
 //!
-//! Lookups are answered from memory under a lock held for nanoseconds; `writing` excludes those who change
-//! the disk from each other, never readers. All methods that touch the disk block.
+//! Lookups are served from memory under a lock held for nanoseconds; `writing` excludes writers of the disk
+//! from each other, never readers. All methods that use the disk block.
 
 mod check;
 mod commit;
@@ -66,15 +66,15 @@ use damage_list::DamageList;
 use record::{ImageRecord, LayerRecord};
 use sync::FileSystems;
 
-/// Where a store is and what it accepts.
+/// Folders and limits of a store.
 #[derive(Debug, Clone, Default)]
 pub struct StoreConfig {
     /// The persistent root.
     pub root: PathBuf,
-    /// A folder in memory, which lasts as long as the boot, for damage that the disk refuses to note. Without
+    /// A folder in memory, which lasts until the reboot, for damage that the disk refuses to record. Without
     /// one, such damage is forgotten when the server ends.
     pub state: Option<PathBuf>,
-    /// What an archive may hold.
+    /// Limits for an archive.
     pub limits: Limits,
 }
 
@@ -89,39 +89,39 @@ struct Inner {
     layout: Layout,
     limits: Limits,
     state: RwLock<State>,
-    /// Locked while folders or records are put in place or taken away.
+    /// Locked while folders or records are moved, written or removed.
     writing: Mutex<()>,
     trash: Background,
     syncer: Background,
     file_systems: FileSystems,
     damage_list: DamageList,
-    /// The disk was full when a layer was last unpacked: nothing is kept for a next try.
+    /// The disk was full at the last unpacking: layers of failed pulls are not kept.
     disk_full: AtomicBool,
     /// Numbers temporary folders, and versions of images and layers in memory.
     next: AtomicU64,
     _lock: lock::StoreLock,
 }
 
-/// What is on disk, in memory.
+/// The content of the disk, in memory.
 #[derive(Debug, Default)]
 struct State {
     images: HashMap<ImageId, StoredImage>,
     /// `name:tag` and `name@digest`.
     names: HashMap<String, ImageId>,
     layers: HashMap<DiffId, StoredLayer>,
-    /// How many leases and holds a layer has, present or not.
+    /// The number of leases and holds of a layer, present or not.
     users: HashMap<DiffId, usize>,
     /// Damaged layers that were replaced while they had users.
     superseded: Vec<(DiffId, PathBuf)>,
-    /// What an earlier server left half written or half deleted.
+    /// Folders that an earlier server left half written or half deleted.
     leftovers: Vec<PathBuf>,
-    /// An image's record could not be read at the start: which layers it needs is not known.
+    /// An image's record could not be read at the start: the layers that it needs are unknown.
     has_unread: bool,
-    /// Layers may be deleted: everything that an earlier server leased is leased again.
+    /// Layers may be deleted: all leases of an earlier server are taken again.
     collecting: bool,
-    /// How many [`KeepAll`] there are.
+    /// The number of [`KeepAll`]s.
     keep_all: usize,
-    /// Layers that were to be collected while everything was kept.
+    /// Layers whose collection was postponed by a [`KeepAll`].
     postponed: HashSet<DiffId>,
 }
 
@@ -129,7 +129,7 @@ struct State {
 struct StoredImage {
     image: Arc<Image>,
     record: ImageRecord,
-    /// Another one after each commit, so that a sync does not speak for a later commit.
+    /// Changes with each commit, so that a sync never certifies a later commit.
     version: u64,
 }
 
@@ -137,11 +137,11 @@ struct StoredImage {
 struct StoredLayer {
     record: LayerRecord,
     health: Health,
-    /// Another one for each tree.
+    /// Changes with each tree.
     version: u64,
 }
 
-/// What is known of a layer's tree.
+/// The condition of a layer's tree, as far as it is known.
 ///
 /// ```text
 ///   unpacked ──> Sound <── check ── Unchecked <── found at the start
@@ -156,15 +156,15 @@ enum Health {
     Sound,
     /// Found at the start.
     Unchecked,
-    /// Found at the start, unpacked in an earlier boot, and no image says that it reached the disk.
+    /// Found at the start, unpacked in an earlier boot, and no image confirms that it reached the disk.
     Unsynced,
-    /// It differs from what was unpacked, or may do so.
+    /// It differs from its checksum, or may differ.
     Damaged,
 }
 
 impl Store {
-    /// Whether a layer is there and can be used. It stays only while a [`Hold`], a [`Lease`] or an image
-    /// has it.
+    /// Whether a layer exists and can be used. It is kept only while a [`Hold`], a [`Lease`] or an image has
+    /// it.
     #[must_use]
     pub fn has_layer(&self, diff: &DiffId) -> bool {
         self.inner.state().layers.get(diff).is_some_and(StoredLayer::is_usable)
@@ -186,7 +186,7 @@ impl Store {
         })
     }
 
-    /// The folder of the layers, which is also what [`usage`](Self::usage) is about.
+    /// The folder of the layers; [`usage`](Self::usage) refers to it too.
     #[must_use]
     pub fn layers_path(&self) -> PathBuf {
         self.inner.layout.layers()
@@ -210,7 +210,7 @@ impl Inner {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Renames something into a trash folder and has it deleted in the background. Nothing there is no
+    /// Renames a file or folder into a trash folder and deletes it in the background. A missing one is not an
     /// error.
     fn discard(&self, path: &Path, trash: &Path) -> Result<(), StoreError> {
         let away = crate::layout::numbered(trash, self.number());
@@ -233,7 +233,7 @@ impl StoredLayer {
 }
 
 impl State {
-    /// Whether an image is made of this layer.
+    /// Whether an image contains this layer.
     fn in_an_image(&self, diff: &DiffId) -> bool {
         self.images.values().any(|stored| stored.record.lower().contains(diff))
     }
@@ -248,7 +248,7 @@ impl State {
         self.layers.get(diff).is_some_and(|layer| layer.record.opaque_root)
     }
 
-    /// Takes an image in, replacing what was known of it, and moves its names to it.
+    /// Adds an image or replaces it, and moves its names to it.
     fn insert(&mut self, stored: StoredImage) {
         for name in &stored.record.names {
             self.names.insert(name.name.clone(), stored.record.id.clone());

@@ -1,4 +1,4 @@
-//! Opening the store: what is on disk becomes what is known. Nothing is deleted here.
+//! Opens the store: loads the content of the disk. Nothing is deleted here.
 
 use std::fs::{self, File};
 use std::os::unix::fs::DirBuilderExt;
@@ -22,19 +22,18 @@ use crate::layout::{self, Layout};
 impl Store {
     /// Opens, and creates where missing, the store below `root`.
     ///
-    /// A record that is damaged, or that a newer release wrote, is set aside with its content and a warning:
-    /// the image is pulled again when it is next needed. One that the disk refuses to read stays where it is
-    /// for the next start. An image that was not yet durable when
-    /// the machine went down is not loaded, and a layer from before the last boot that no image names is
-    /// not used by a pull before it was checked.
+    /// A record that is damaged, or from a newer release, is set aside with its content and a warning: the
+    /// image is pulled again when it is needed. A record that the disk refuses to read stays for the next
+    /// start. An image that was not durable when the machine went down is not loaded. A layer from an earlier
+    /// boot that no image names is checked before a pull uses it.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another server has it open, else the folder that cannot be made or read.
+    /// [`StoreError::InUse`] when another server has opened it, or a folder cannot be made or read.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         Self::open_with(StoreConfig { root: root.to_owned(), ..StoreConfig::default() })
     }
 
-    /// [`open`](Self::open) with everything that can be set.
+    /// [`open`](Self::open) with all options.
     ///
     /// # Errors
     /// As [`open`](Self::open).
@@ -42,7 +41,7 @@ impl Store {
         let StoreConfig { root, state, limits } = config;
         let layout = Layout::new(&root, state.as_deref());
         for folder in layout.folders() {
-            // For root alone: layers hold setuid programs.
+            // Only for root: layers contain setuid programs.
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
             made.map_err(StoreError::at("create", &folder))?;
         }
@@ -101,8 +100,8 @@ impl Inner {
         Ok(state)
     }
 
-    /// Ends what an earlier server left of exchanges. A copy of a layer whose place is taken is kept as long
-    /// as containers run on it.
+    /// Completes exchanges of an earlier server. A copy of a layer whose place is taken is kept as long as
+    /// containers run on it.
     fn finish_exchanges(&self) -> Result<(), StoreError> {
         let names = |folder: &Path| -> Result<Vec<String>, StoreError> {
             Ok(entries(folder)?.into_iter().map(|(_, name)| name).collect())
@@ -118,10 +117,10 @@ impl Inner {
     }
 }
 
-/// Asks ext4 to place each new layer apart from the others, where much is free. By default all would be
-/// beside their common parent, where for a minute and more after something was deleted each new file
-/// has to search past the inodes that the deleted files had: pulling an image again just after it was
-/// removed would take ten times as long. Other file systems do not know the flag, and need it not.
+/// Makes ext4 place each new layer apart from the others, where there is free space. By default all would be
+/// beside their common parent, where new files must search past the inodes of deleted files for more than a
+/// minute after a deletion: pulling an image again just after its removal would take ten times as long. Other
+/// file systems do not know the flag and do not need it.
 fn spread_on_ext4(folder: &Path) {
     if let Ok(folder) = File::open(folder)
         && let Ok(flags) = rustix::fs::ioctl_getflags(&folder)
@@ -130,7 +129,7 @@ fn spread_on_ext4(folder: &Path) {
     }
 }
 
-/// A number that no folder has, and none had lately: ext4 also looks at the name.
+/// A number that no folder has or had recently: ext4 also considers the name.
 fn first_number(layout: &Layout) -> Result<u64, StoreError> {
     let mut highest = u64::try_from(clock::now() / 1_000_000).unwrap_or_default();
     for folder in layout.folders() {

@@ -1,4 +1,4 @@
-//! Checking all layers now and then, slowly, to find what a disk has lost before a container needs it.
+//! Checks all layers periodically and slowly, to find lost data before a container needs it.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use super::check::Condition;
 use super::{Inner, Store};
 use crate::tree::ReadRate;
 
-/// Bytes read in a second: a fifth of what a slow disk can.
+/// Bytes per second: a fifth of a slow disk's speed.
 const BYTES_PER_SECOND: u64 = 20 << 20;
-/// A server that has just started has better things to do.
+/// Delay after the start of the server, when it has more important work.
 const AFTER_START: Duration = Duration::from_secs(600);
 
-/// When all layers were last checked.
+/// The time of the last complete check.
 #[derive(Debug, Serialize, Deserialize)]
 struct LastCheck {
     /// Nanoseconds since 1970.
@@ -52,7 +52,7 @@ impl Store {
     }
 }
 
-/// False once the store is closed.
+/// Returns false when the store is closed.
 fn check_all(store: &Weak<Inner>, count: &dyn Fn(&Condition)) -> bool {
     let opened = || store.upgrade().map(|inner| Store { inner });
     let Some(layers) = opened().map(|store| store.layers()) else { return false };
@@ -80,7 +80,7 @@ fn check_all(store: &Weak<Inner>, count: &dyn Fn(&Condition)) -> bool {
 }
 
 impl Inner {
-    /// How long until the next check is due.
+    /// The time until the next check.
     fn until_next(&self, interval: Duration) -> Duration {
         let Ok(last) = record::read::<LastCheck>(&self.layout.last_check()) else { return Duration::ZERO };
         let since = u64::try_from(clock::now().saturating_sub(last.ended)).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Putting an unpacked layer in its place.
+//! Publishes an unpacked layer.
 
 use std::fs;
 use std::path::Path;
@@ -14,16 +14,17 @@ use crate::digest::DiffId;
 use crate::layout::{self, LayerFolder};
 use crate::unpack::Unpacked;
 
-/// What became of an unpacked layer.
+/// The result of publishing a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Published {
     Done,
-    /// Another pull had published the layer already; this copy is not needed.
+    /// Another pull had already published the layer; this copy is not needed.
     Duplicate,
 }
 
 impl Inner {
-    /// Publishes a verified layer. `failures` is how many syncs had failed when its first byte was written.
+    /// Publishes a verified layer. `failures` is the number of failed syncs at the time when its first byte
+    /// was written.
     pub(super) fn publish(
         &self,
         folder: &LayerFolder,
@@ -71,17 +72,17 @@ impl Inner {
 
     fn publish_new(&self, folder: &LayerFolder, diff: &DiffId) -> Result<(), StoreError> {
         let home = self.layout.layer(diff);
-        // Not known, yet there: it could not be set aside at the start, and containers may run on it.
+        // It exists but is not loaded: it could not be set aside at the start, and containers may run on it.
         self.set_aside(home.path(), &self.layout.bad_layers(), diff.hex())?;
         fs::rename(folder.path(), home.path()).map_err(StoreError::at("publish", home.path()))
     }
 
-    /// Puts the new tree in the place of a damaged one. Containers that run on the old one keep it.
+    /// Replaces a damaged tree with the new one. Containers that run on the old one keep it.
     fn replace_damaged(&self, folder: &LayerFolder, diff: &DiffId) -> Result<(), StoreError> {
         let home = self.layout.layer(diff);
         let aside = layout::named(&self.layout.superseded(), diff.hex(), self.number());
-        // First to where the old tree will be: a server that dies between the two steps leaves nothing
-        // that a later one would delete under a container.
+        // First renamed to the future path of the old tree: if the server dies between the two steps, nothing
+        // is left that a later server would delete under a container.
         fs::rename(folder.path(), &aside).map_err(StoreError::at("publish", &aside))?;
         self.state_mut().superseded.push((diff.clone(), aside.clone()));
         exchange(&aside, home.path()).map_err(StoreError::at("publish", home.path()))?;
@@ -90,7 +91,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Moves what cannot be used out of the way, with its content. Nothing there is no error.
+    /// Moves an unusable folder aside with its content. A missing one is not an error.
     pub(super) fn set_aside(&self, path: &Path, to: &Path, name: &str) -> Result<(), StoreError> {
         let aside = layout::named(to, name, self.number());
         match fs::rename(path, &aside) {

@@ -1,4 +1,4 @@
-//! Removing names, images, and layers that nothing needs.
+//! Removes names, images, and layers that nothing needs.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::digest::{DiffId, ImageId};
 use crate::reference::Reference;
 
 impl Store {
-    /// Allows that layers are deleted, and deletes what an earlier server left half done and layers of an
-    /// earlier boot that nothing needs. To be called once the containers that survived have taken their
-    /// leases again; before, every layer stays. A layer unpacked since the last boot stays for the pull
-    /// that will be tried again.
+    /// Allows the deletion of layers, and deletes the remains of an earlier server and layers of an earlier
+    /// boot that nothing needs. Must be called once, after the surviving containers have taken their leases
+    /// again; before that, every layer stays. A layer that was unpacked since the last boot is kept for the
+    /// next try of its pull.
     ///
     /// # Errors
-    /// A layer cannot be taken away.
+    /// A layer cannot be removed.
     pub fn start_collection(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
         let (leftovers, old) = {
@@ -34,11 +34,12 @@ impl Store {
         inner.collect(&old)
     }
 
-    /// Removes an image with all its names, as CRI's RemoveImage does. Layers that nothing needs go with
-    /// it, also those that failed pulls left; those that a container leases go when its lease ends.
+    /// Removes an image with all its names, as CRI's RemoveImage does. Layers that nothing needs are removed
+    /// with it, including those of failed pulls; those that a container leases are removed when its lease
+    /// ends.
     ///
     /// # Errors
-    /// [`StoreError::ImageMissing`], or the record cannot be taken away.
+    /// [`StoreError::ImageMissing`], or the record cannot be removed.
     pub fn remove_image(&self, id: &ImageId) -> Result<(), StoreError> {
         let inner = &self.inner;
         {
@@ -48,7 +49,7 @@ impl Store {
         self.collect_unused()
     }
 
-    /// Removes one tag, as `rmi` does. The image goes with its last tag.
+    /// Removes one tag, as `rmi` does. The image is removed with its last tag.
     ///
     /// # Errors
     /// [`StoreError::ImageMissing`] when the image does not exist, or a record cannot be changed.
@@ -76,7 +77,7 @@ impl Store {
     /// started](Self::start_collection).
     ///
     /// # Errors
-    /// A layer cannot be taken away.
+    /// A layer cannot be removed.
     pub fn collect_unused(&self) -> Result<(), StoreError> {
         let layers: Vec<DiffId> = self.inner.state().layers.keys().cloned().collect();
         self.inner.collect(&layers)
@@ -84,7 +85,7 @@ impl Store {
 }
 
 impl Inner {
-    /// Takes an image away, on disk first. The caller has locked `writing`.
+    /// Removes an image, first on disk. The caller has locked `writing`.
     fn remove_record(&self, id: &ImageId) -> Result<(), StoreError> {
         if !self.state().images.contains_key(id) {
             return Err(StoreError::ImageMissing(id.clone()));
@@ -100,7 +101,7 @@ impl Inner {
         sync::folder(&self.layout.images())
     }
 
-    /// Removes those of `layers` that nothing needs, and damaged copies that nothing runs on any more.
+    /// Removes those of `layers` that nothing needs, and replaced damaged copies that nothing uses.
     fn collect(&self, layers: &[DiffId]) -> Result<(), StoreError> {
         // No pull publishes the same layer between the two steps.
         let _writing = self.writing();
@@ -118,7 +119,7 @@ impl Inner {
             let (kept, unused) = superseded.into_iter().partition(|(diff, _)| state.users.contains_key(diff));
             state.superseded = kept;
             paths.extend(Vec::into_iter(unused).map(|(_, path)| path));
-            // Until the next start they may be those of an image that could not be read.
+            // Until the next start they may belong to an image that could not be read.
             let layers = if state.has_unread { &[] } else { layers };
             for diff in layers {
                 if !state.needs(diff) && state.layers.remove(diff).is_some() {
@@ -133,7 +134,7 @@ impl Inner {
         result
     }
 
-    /// Collects on the trash thread, for callers that must not wait.
+    /// Collects on the background thread, for callers that must not wait.
     pub(super) fn collect_later(inner: &Arc<Self>, layers: Vec<DiffId>) {
         let store = Arc::clone(inner);
         inner.trash.run(move || {

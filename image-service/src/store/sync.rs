@@ -1,9 +1,9 @@
-//! Making images durable: synced to disk in the background, so that no pull waits for the disk.
+//! Makes images durable: syncs them to disk in the background, so that no pull waits for the disk.
 //!
-//! The kernel tells of a failed write once per open file: `syncfs` on a descriptor reports what failed since
-//! its last call, or since it was opened, and the pages count as written afterwards. So one descriptor per
-//! file system is opened before anything is written and used for every sync; and after a failure nothing
-//! that was not synced before can ever be called durable, whatever later syncs say.
+//! The kernel reports a failed write once per open file: `syncfs` on a descriptor reports failures since its
+//! last call, or since it was opened, and the pages count as written afterwards. So one descriptor per file
+//! system is opened before anything is written, and used for every sync; after a failure, content that was
+//! not synced before is never called durable, whatever later syncs report.
 
 use std::fs::File;
 use std::io;
@@ -44,13 +44,13 @@ impl FileSystems {
         Ok(Self { roots, syncing: Mutex::new(()), failures: AtomicU64::new(0) })
     }
 
-    /// How many syncs have failed.
+    /// The number of failed syncs.
     pub(super) fn failures(&self) -> u64 {
         self.failures.load(Ordering::Acquire)
     }
 
     fn sync(&self) -> io::Result<()> {
-        // All of them, so that each one's failure is heard.
+        // All of them, so that each failure is reported.
         let results: Vec<_> = self.roots.iter().map(rustix::fs::syncfs).collect();
         results.into_iter().collect::<Result<(), _>>()?;
         Ok(())
@@ -58,11 +58,11 @@ impl FileSystems {
 }
 
 impl Store {
-    /// Makes every committed image durable now. The store does so by itself soon after each commit; this
-    /// call waits for it.
+    /// Makes every committed image durable now. The store does that itself soon after each commit; this call
+    /// waits for it.
     ///
     /// # Errors
-    /// The file system refuses. The images stay usable until the next start of the server, and are pulled
+    /// The file system refuses. The images stay usable until the next start of the server, and must be pulled
     /// again after it.
     pub fn sync(&self) -> Result<(), StoreError> {
         self.inner.sync()
@@ -79,7 +79,7 @@ impl Inner {
         });
     }
 
-    /// One sync for all content, then each record, for good.
+    /// One sync for all content, then the records.
     fn sync(&self) -> Result<(), StoreError> {
         self.retry_damage_records();
         let waiting = self.unsynced();
@@ -90,11 +90,11 @@ impl Inner {
         self.certify(waiting)
     }
 
-    /// Notes that these commits are durable.
+    /// Records that these commits are durable.
     fn certify(&self, commits: Vec<(ImageId, u64)>) -> Result<(), StoreError> {
         for (id, version) in commits {
             let _writing = self.writing();
-            // Gone, synced by another call, or committed anew: that commit has a sync of its own.
+            // Removed, synced by another call, or committed again: that commit has its own sync.
             if self.unsynced().contains(&(id.clone(), version)) {
                 self.change(&id, |record| record.unsynced_in = None)?;
             }
@@ -102,7 +102,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Makes everything written so far durable, or notes all that may be lost as damaged.
+    /// Makes everything written so far durable, or marks everything that may be lost as damaged.
     pub(super) fn sync_content(&self) -> Result<(), StoreError> {
         let _syncing = self.file_systems.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let fault = fault::point("sync_images", "syncfs", &self.layout.root().to_string_lossy());
@@ -113,8 +113,7 @@ impl Inner {
         })
     }
 
-    /// After a failed sync: whatever was not durable before may have lost content, and only pulling it
-    /// again helps.
+    /// After a failed sync: content that was not durable before may be lost, and must be pulled again.
     fn distrust_unsynced(&self) {
         let _writing = self.writing();
         self.file_systems.failures.fetch_add(1, Ordering::AcqRel);

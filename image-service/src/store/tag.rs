@@ -1,4 +1,4 @@
-//! More names for an image, images that come from no registry, and what archives of images need of the store.
+//! Additional names for an image, local images, and access to the store for archives of images.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,23 +17,23 @@ use crate::layout;
 use crate::reference::Reference;
 use crate::unpack::Limits;
 
-/// An image to commit that no registry gave. Its layers are those that the configuration lists; all must have been
-/// ingested.
+/// A local image to commit, which did not come from a registry. Its layers are those in the configuration;
+/// all must have been ingested.
 #[derive(Debug, Clone)]
 pub struct LocalImage {
-    /// Its names; those by digest are left out, for a registry's word is behind them.
+    /// Its names without those by digest: only a registry can give these.
     pub tags: Vec<Reference>,
-    /// A manifest that fits.
+    /// A matching manifest.
     pub manifest: Document,
     /// The configuration; its digest is the image id.
     pub config: Document,
 }
 
 impl Store {
-    /// Gives an image one more tag, which another one loses where it had it.
+    /// Gives an image another tag; an image that had the tag loses it.
     ///
     /// # Errors
-    /// [`StoreError::ImageMissing`], or a record that cannot be written.
+    /// [`StoreError::ImageMissing`], or a record cannot be written.
     pub fn tag(&self, id: &ImageId, tag: &Reference) -> Result<(), StoreError> {
         let inner = &self.inner;
         let _writing = inner.writing();
@@ -50,10 +50,10 @@ impl Store {
         Ok(())
     }
 
-    /// Commits an image that no registry gave.
+    /// Commits a local image.
     ///
     /// # Errors
-    /// As [`Self::commit_image`].
+    /// As for [`Self::commit_image`].
     pub fn commit_local(&self, image: LocalImage) -> Result<Arc<Image>, StoreError> {
         let names = named(&image.tags);
         self.commit(&Commit { names, manifest: image.manifest, config: image.config })
@@ -71,7 +71,7 @@ impl Store {
         fs::read(&path).map_err(StoreError::at("read", &path))
     }
 
-    /// Where a layer is unpacked. It stays there while a [`Hold`](super::Hold) has it.
+    /// The folder of an unpacked layer. It stays while a [`Hold`](super::Hold) has the layer.
     ///
     /// # Errors
     /// [`StoreError::LayerMissing`].
@@ -82,7 +82,7 @@ impl Store {
         Ok(self.inner.layout.layer(diff).tree())
     }
 
-    /// The directories that a layer's archive uses without bringing them.
+    /// The directories that a layer's archive uses but lacks.
     pub(crate) fn implied(&self, diff: &DiffId) -> HashSet<Vec<u8>> {
         let state = self.inner.state();
         let record = state.layers.get(diff).map(|layer| &layer.record);
@@ -90,7 +90,7 @@ impl Store {
         paths.map(|path| path.clone().into_bytes()).collect()
     }
 
-    /// What an archive may hold.
+    /// Limits for an archive.
     pub(crate) fn limits(&self) -> &Limits {
         &self.inner.limits
     }

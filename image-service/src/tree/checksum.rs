@@ -1,8 +1,8 @@
-//! A checksum of a tree that is made entry by entry, in any order, while the tree is unpacked.
+//! A checksum of a tree, computed entry by entry in any order while the tree is unpacked.
 //!
-//! It finds damage (a power cut, a broken disk, a person's edit), not forgery: what is in the store was
-//! verified against its digest when it came, and only root can change it. So CRC-32 is enough, and costs
-//! nearly nothing beside the SHA-256 of the archive.
+//! It finds damage (a power cut, a broken disk, a person's edit), not forgery: content was verified against
+//! its digest when it was unpacked, and only root can change it. So CRC-32 is sufficient, and costs nearly
+//! nothing beside the SHA-256 of the archive.
 //!
 //! Every name adds one term to `metadata`: its path, kind, owner, mode, size, device and link target.
 //! Every file adds one term to `content`: its bytes and extended attributes. Times are left out, as file
@@ -13,16 +13,16 @@ use serde::{Deserialize, Serialize};
 /// The sums over one tree.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Checksum {
-    /// Of names and attributes: checked by looking at each inode.
+    /// Of names and attributes: checked by reading each inode.
     pub metadata: u64,
-    /// Of what is in files: checked by reading everything.
+    /// Of file contents: checked by reading everything.
     pub content: u64,
 }
 
-/// What the metadata of one name says.
+/// The metadata of one name.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Attributes<'a> {
-    /// With the file type, as stat(2) has it. Permissions of symbolic links mean nothing and are ignored.
+    /// With the file type, as in stat(2). Permissions of symbolic links have no meaning and are ignored.
     pub mode: u32,
     pub uid: u32,
     pub gid: u32,
@@ -58,14 +58,14 @@ impl Checksum {
         self.metadata = self.metadata.wrapping_add(term(crc32fast::hash(path), DIRECTORY));
     }
 
-    /// Adds what is in an inode: the CRC-32 of a file's bytes, and of its extended attributes.
+    /// Adds the content of an inode: the CRC-32 of a file's bytes, and of its extended attributes.
     pub(crate) fn add_content(&mut self, bytes: u32, xattrs: u32) {
         self.content = self.content.wrapping_add(term(bytes, xattrs));
     }
 }
 
-/// The checksum of extended attributes in whatever order they come; zero of none. Those that a file system
-/// or a security module adds by itself do not count.
+/// The checksum of extended attributes in any order; zero without any. Attributes that a file system or a
+/// security module adds itself do not count.
 pub(crate) fn xattr_checksum<'a>(xattrs: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> u32 {
     xattrs.filter(|(name, _)| counts(name)).fold(0, |sum, (name, value)| {
         let mut crc = crc32fast::Hasher::new();

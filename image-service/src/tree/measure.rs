@@ -14,7 +14,7 @@ use super::checksum::{Attributes, Checksum, xattr_checksum};
 use super::read_rate::ReadRate;
 use super::walk::{Found, walk};
 
-/// How much is read.
+/// The parts of a tree that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Depth {
     /// Names and attributes.
@@ -23,10 +23,10 @@ pub(crate) enum Depth {
     Content,
 }
 
-/// What looking at one inode counts for a [`ReadRate`], in bytes.
+/// Bytes that reading one inode counts for a [`ReadRate`].
 const INODE: u64 = 4096;
 
-/// A tree as it is on disk.
+/// The measured tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Measured {
     /// In allocated blocks.
@@ -35,8 +35,8 @@ pub(crate) struct Measured {
     pub checksum: Checksum,
 }
 
-/// Measures the tree at `root`, as fast as `rate` allows. A file with several names takes up its place once.
-/// `implied` are the directories whose attributes do not count.
+/// Measures the tree at `root`, as fast as `rate` allows. A file with several names counts once. `implied`
+/// are the directories whose attributes do not count.
 pub(crate) fn measure(
     root: &Path,
     depth: Depth,
@@ -102,8 +102,8 @@ fn add_content(
         FileType::RegularFile => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let file = rustix::fs::openat(found.folder, found.name, flags, Mode::empty())?;
-            // What the disk has is asked for, not what the page cache still has of an earlier write; and a
-            // check of all layers must not push out what containers use. A mapped page stays in any case.
+            // The disk must be read, not the page cache of an earlier write; and a check of all layers must
+            // not evict the pages that containers use. Mapped pages stay in any case.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
             let crc = crc_of(&file, buffer, rate)?;
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::DontNeed);
@@ -165,13 +165,13 @@ fn xattrs(of: By<'_>) -> io::Result<u32> {
     Ok(xattr_checksum(found.iter().map(|(name, value)| (*name, value.as_slice()))))
 }
 
-/// The checksum of the extended attributes of something open.
+/// The checksum of the extended attributes of an open file.
 pub(crate) fn xattrs_of(fd: BorrowedFd<'_>) -> io::Result<u32> {
     xattrs(By::Descriptor(fd))
 }
 
-/// The kernel reads attributes of links, devices and pipes by path only. The folder's descriptor stands for
-/// itself and the last component is not followed.
+/// The kernel reads attributes of links, devices and pipes by path only. The path begins with the folder's
+/// descriptor, and the last component is not followed.
 fn by_proc(folder: BorrowedFd<'_>, name: &CStr) -> PathBuf {
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
     path.push(std::ffi::OsStr::from_bytes(name.to_bytes()));

@@ -1,5 +1,5 @@
-//! Trees of files on disk, as deep and as wide as an archive makes them: walked, measured and
-//! checked with [`crisp_operation::tree`].
+//! Trees of files on disk, of any depth and width: walked, measured and checked with
+//! [`crisp_operation::tree`].
 
 mod checksum;
 mod measure;

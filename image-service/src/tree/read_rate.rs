@@ -1,32 +1,32 @@
-//! Reading slowly, so that the disk is free for others.
+//! Limits the speed of reading, so that the disk is free for others.
 
 use std::time::{Duration, Instant};
 
-/// Pauses shorter than this are put off.
+/// Shorter pauses are postponed.
 const SHORTEST: Duration = Duration::from_millis(20);
 
-/// How fast a tree is read.
+/// The speed at which a tree is read.
 #[derive(Debug)]
 pub struct ReadRate {
     bytes_per_second: Option<u64>,
-    /// When what was read so far may have been read. Time in which less was read is not made up for.
+    /// The earliest time for the bytes read so far. Time with less reading is not made up for.
     due: Instant,
 }
 
 impl ReadRate {
-    /// As fast as the disk can.
+    /// As fast as possible.
     #[must_use]
     pub fn unlimited() -> Self {
         Self { bytes_per_second: None, due: Instant::now() }
     }
 
-    /// At most so fast.
+    /// At most this fast.
     #[must_use]
     pub fn limited(bytes_per_second: u64) -> Self {
         Self { bytes_per_second: Some(bytes_per_second.max(1)), due: Instant::now() }
     }
 
-    /// Counts what was read, and pauses when that was too fast. Blocks.
+    /// Counts bytes, and pauses if they were read too fast. Blocks.
     pub(super) fn count(&mut self, bytes: u64) {
         let Some(rate) = self.bytes_per_second else { return };
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! Visiting everything in a tree.
+//! Visits everything in a tree.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -8,7 +8,7 @@ use std::path::Path;
 use crisp_operation::tree::{Cursor, is_dot, open_root};
 use rustix::fs::{AtFlags, Dir, FileType, Stat};
 
-/// Something in a tree. The tree's root comes first, as `.` in itself with an empty path.
+/// An entry of a tree. The tree's root comes first, as `.` in itself with an empty path.
 pub(crate) struct Found<'a> {
     pub folder: BorrowedFd<'a>,
     pub name: &'a CStr,
@@ -22,7 +22,7 @@ pub(super) fn walk(root: &Path, visit: impl FnMut(Found<'_>) -> io::Result<()>) 
     walk_in(Order::Any, root, visit)
 }
 
-/// The same in an order that is always the same for the same names. What is in a directory comes after it.
+/// The same in an order that only depends on the names. The content of a directory comes after it.
 pub(crate) fn walk_sorted(root: &Path, visit: impl FnMut(Found<'_>) -> io::Result<()>) -> io::Result<()> {
     walk_in(Order::Sorted, root, visit)
 }
@@ -55,7 +55,7 @@ fn walk_in(order: Order, root: &Path, mut visit: impl FnMut(Found<'_>) -> io::Re
     Ok(())
 }
 
-/// Visits what is in one directory and returns the directories among it.
+/// Visits the entries of one directory and returns its subdirectories.
 fn visit_directory(
     order: Order,
     directory: BorrowedFd<'_>,

@@ -1,7 +1,7 @@
 //! Owner, mode, times and extended attributes.
 //!
-//! Each costs a system call per entry, so each is set only where creating the inode did not set it already:
-//! a file of root's with a plain mode costs one call, for the times.
+//! Each costs a system call per entry, so each is only set if creating the inode did not set it already: a
+//! file of root's with a plain mode costs one call, for the times.
 
 use std::collections::HashSet;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -16,28 +16,28 @@ use super::tar::{Entry, Time};
 use crate::tree::xattr_checksum;
 
 const SET_ID: u32 = 0o6000;
-/// Smaller attributes always find room where there are free blocks.
+/// Smaller attributes always have space if there are free blocks.
 const IN_INODE: usize = 1024;
 
-/// What became of an entry's attributes.
+/// The result of applying an entry's attributes.
 pub(super) struct Applied {
     /// The checksum of its extended attributes.
     pub xattrs: u32,
-    /// Whether the inode has exactly what the entry says.
+    /// Whether the inode is exactly as in the entry.
     pub as_written: bool,
 }
 
-/// What attributes are set on.
+/// The target of attributes.
 #[derive(Clone, Copy)]
 pub(super) enum On<'a> {
-    /// Something open.
+    /// An open file.
     Open(BorrowedFd<'a>),
-    /// Something that cannot be opened without effects: a link, a device, a pipe.
+    /// A file that cannot be opened without side effects: a link, a device, a pipe.
     Named(BorrowedFd<'a>, &'a [u8]),
 }
 
 /// The process's file mode creation mask, which the server sets at its start so that plain modes need no
-/// second system call. It is only read here, as it belongs to every thread.
+/// second system call. It is only read here, because all threads share it.
 pub(super) fn umask() -> u32 {
     std::fs::read_to_string("/proc/self/status")
         .ok()
@@ -45,12 +45,12 @@ pub(super) fn umask() -> u32 {
             let line = status.lines().find_map(|line| line.strip_prefix("Umask:"))?;
             u32::from_str_radix(line.trim(), 8).ok()
         })
-        // The strictest mask: every mode is then set once more.
+        // The strictest mask: then every mode is set explicitly.
         .unwrap_or(0o7777)
 }
 
 /// Sets owner, mode and extended attributes, in this order: a change of owner drops set-id bits and
-/// capabilities. `mode_now` is the mode that the inode has, if it is known.
+/// capabilities. `mode_now` is the inode's present mode, if it is known.
 pub(super) fn apply(
     on: On<'_>,
     entry: &Entry,
@@ -81,7 +81,7 @@ pub(super) fn apply(
         as_written &= set_xattr(on, name, value)?;
     }
     if entry.xattrs.len() > 1 {
-        // One that is set twice has the last value, and must count once.
+        // An attribute that is set twice has the last value, and must count once.
         let distinct: HashSet<&[u8]> = entry.xattrs.iter().map(|(name, _)| name.as_slice()).collect();
         as_written &= distinct.len() == entry.xattrs.len();
     }
@@ -100,9 +100,9 @@ pub(super) fn touch(on: On<'_>, modified: Time) -> Result<(), UnpackFault> {
     .map_err(UnpackFault::at("set its times"))
 }
 
-/// Whether the inode has the attribute now, and nothing that follows from it.
+/// Whether the inode now has exactly this attribute, without side effects.
 fn set_xattr(on: On<'_>, name: &[u8], value: &[u8]) -> Result<bool, UnpackFault> {
-    // Overlay's own marks come from whiteouts only: an archive that could write them could redirect
+    // Overlay's own marks are only made for whiteouts: an archive that could write them could redirect
     // lookups or graft other parts of the layer stack.
     if name.starts_with(b"trusted.overlay.") || name.starts_with(b"user.overlay.") {
         return Ok(false);
@@ -114,7 +114,7 @@ fn set_xattr(on: On<'_>, name: &[u8], value: &[u8]) -> Result<bool, UnpackFault>
         }
     };
     match set {
-        // Not for this kind of file, or not on this file system. A capability must not get lost: the
+        // Not supported for this kind of file or on this file system. A capability must not be lost: the
         // program would fail later and elsewhere.
         Err(Errno::OPNOTSUPP | Errno::PERM) if name != b"security.capability" => {
             static ONCE: Once = Once::new();
@@ -127,7 +127,7 @@ fn set_xattr(on: On<'_>, name: &[u8], value: &[u8]) -> Result<bool, UnpackFault>
             });
             Ok(false)
         }
-        // ext4 gives "no space" where the inode and one block are full, on the emptiest disk.
+        // ext4 returns "no space" when the inode and one block are full, even on an empty disk.
         Err(Errno::TOOBIG | Errno::RANGE) => Err(too_large(name, value)),
         Err(Errno::NOSPC) if value.len() >= IN_INODE => Err(too_large(name, value)),
         // An access control list changes the mode.
@@ -141,8 +141,8 @@ fn too_large(name: &[u8], value: &[u8]) -> UnpackFault {
     UnpackFault::XattrTooLarge { name: super::lossy(name), size: value.len() }
 }
 
-/// The kernel sets attributes of links by path only. The folder's descriptor stands for itself and the
-/// last component is not followed, so this is no less exact than the other calls.
+/// The kernel sets attributes of links by path only. The path begins with the folder's descriptor, and the
+/// last component is not followed, so this is as exact as the other calls.
 fn by_proc(folder: BorrowedFd<'_>, name: &[u8]) -> PathBuf {
     use std::os::unix::ffi::OsStrExt;
     let mut path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));

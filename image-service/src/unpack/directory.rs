@@ -1,4 +1,4 @@
-//! Directories that an archive brings.
+//! Directories in an archive.
 
 use std::os::fd::AsFd;
 
@@ -58,7 +58,8 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Makes way for a directory, unless one is there already. Returns the mode, if it is known.
+    /// Removes another file at the path, unless a directory is there already. Returns the mode, if it is
+    /// known.
     fn directory_over(&mut self, at: Destination<'_>) -> Result<Option<u32>, UnpackFault> {
         let Destination { folder, name, .. } = at;
         let found = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)

@@ -1,4 +1,4 @@
-//! What can only be done once every entry is in its place.
+//! The last steps, after all entries are in place.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,7 +13,7 @@ use super::{UnpackFault, Unpacked, whiteout};
 use crate::tree::{self, Attributes, Depth, Measured, ReadRate};
 
 impl Unpacker<'_> {
-    /// Finishes directories, which change as long as something is put into them.
+    /// Finishes directories, which change as long as entries are added to them.
     pub fn finish(mut self) -> Result<Unpacked, UnpackFault> {
         for path in std::mem::take(&mut self.opaque) {
             if let Some(directory) = self.still_there(&path)?
@@ -34,10 +34,10 @@ impl Unpacker<'_> {
         Ok(Unpacked { entries: self.totals.entries, on_disk, opaque_root: self.opaque_root, implied })
     }
 
-    /// Sets what is left of directories' attributes, counts them, and names those that no entry brought.
+    /// Sets the remaining attributes of directories, counts them, and returns those without an entry.
     fn finish_directories(&mut self) -> Result<Vec<String>, UnpackFault> {
         let mut seen = HashSet::new();
-        // One directory may have been brought several times, also over a link: the last entry counts.
+        // A directory may have several entries, also through a link: the last one counts.
         for directory in std::mem::take(&mut self.directories).into_iter().rev() {
             if let Some((open, stat)) = self.unfinished(&directory.path, &mut seen)? {
                 if let Some(mode) = directory.mode {
@@ -58,7 +58,7 @@ impl Unpacker<'_> {
                         self.totals.checksum.add_implied(name.as_bytes());
                         names.push(name);
                     }
-                    // A record cannot hold its name, so it keeps the attributes that it has.
+                    // A record cannot store its name, so it keeps its attributes.
                     Err(e) => self.add_to_checksum(&e.into_bytes(), &open, stat.st_mode, &stat)?,
                 }
             }
@@ -66,7 +66,7 @@ impl Unpacker<'_> {
         Ok(names)
     }
 
-    /// Opens a directory that was not seen yet. None also when it is gone or was replaced.
+    /// Opens a directory that was not seen yet. None also when it was removed or replaced.
     fn unfinished(
         &mut self,
         path: &[u8],
@@ -81,7 +81,7 @@ impl Unpacker<'_> {
         Ok(Some((open, stat)))
     }
 
-    /// Opens a directory that an entry made; none when a later one replaced it.
+    /// Opens a directory that an entry made; None when a later entry replaced it.
     fn still_there(&self, path: &[u8]) -> Result<Option<OwnedFd>, UnpackFault> {
         match self.folders.open_folder(path, OFlags::NOFOLLOW) {
             Ok(open) => Ok(Some(open)),

@@ -16,32 +16,32 @@ use super::path::{follow, split};
 use super::totals::Totals;
 use super::whiteout;
 
-/// Open folders remembered; archives visit them mostly in order.
+/// Limit for remembered open folders; archives visit folders mostly in order.
 const REMEMBERED: usize = 32;
-/// As many links as the kernel follows.
+/// The same limit as the kernel's.
 const MAX_LINKS: u32 = 40;
-/// The mode of folders that an archive uses without having made them.
+/// The mode of folders that have no entry in the archive.
 const IMPLIED_MODE: u32 = 0o755;
 
-/// The layer's root and the folders in it that were used last.
+/// The layer's root and its recently used folders.
 pub(super) struct Folders {
     root: Rc<OwnedFd>,
     remembered: HashMap<Vec<u8>, Rc<OwnedFd>>,
     last: (Vec<u8>, Rc<OwnedFd>),
-    /// Folders made because something in them came first.
+    /// Folders that were made because an entry inside them came first.
     pub implied: Vec<Vec<u8>>,
-    /// A path led over a link, so that what an entry made is elsewhere than its name says.
+    /// A path passed a link, so an entry is at another path than its name.
     pub passed_link: bool,
 }
 
-/// A folder on the way to an entry.
+/// A folder on the path of an entry.
 #[derive(Clone, Copy)]
 struct Component<'p> {
     parent: &'p OwnedFd,
     name: &'p [u8],
-    /// From the root, with the name.
+    /// The path from the root, including the name.
     path: &'p [u8],
-    /// How many more links may be followed.
+    /// The number of links that may still be followed.
     links: u32,
 }
 
@@ -60,7 +60,7 @@ impl Folders {
         Rc::clone(&self.root)
     }
 
-    /// Opens a folder that exists. `path` is normalised; links in it are followed below the root.
+    /// Opens an existing folder. `path` is normalised; links in it are resolved below the root.
     pub fn open_folder(&self, path: &[u8], more: OFlags) -> Result<OwnedFd, Errno> {
         self.resolve(path, more, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
     }
@@ -77,7 +77,7 @@ impl Folders {
         }
     }
 
-    /// A folder to put something in, made where missing.
+    /// The folder for an entry, made if it is missing.
     pub fn folder(&mut self, path: &[u8], totals: &mut Totals<'_>) -> Result<Rc<OwnedFd>, UnpackFault> {
         if self.last.0 == path {
             return Ok(Rc::clone(&self.last.1));
@@ -99,7 +99,7 @@ impl Folders {
         Ok(folder)
     }
 
-    /// To be called when a path may lead elsewhere than before.
+    /// Must be called when a path may resolve differently than before.
     pub fn forget(&mut self) {
         self.remembered.clear();
         self.last = (Vec::new(), Rc::clone(&self.root));
@@ -122,7 +122,7 @@ impl Folders {
         }
     }
 
-    /// Opens a folder to which links lead; none where they lead to nothing, or to something else.
+    /// Opens a folder at the end of links; None if they lead to nothing, or to another file.
     fn open_over_links(&mut self, path: &[u8]) -> Result<Option<OwnedFd>, UnpackFault> {
         match self.open_folder(path, OFlags::empty()) {
             Ok(folder) => {
@@ -135,8 +135,8 @@ impl Folders {
         }
     }
 
-    /// Makes the components of `path` that are missing. Each is opened from the one before, so that a deep
-    /// path costs no more than its length.
+    /// Makes the missing components of `path`. Each is opened from the one before, so that the cost of a deep
+    /// path only grows with its length.
     fn make(&mut self, path: &[u8], links: u32, totals: &mut Totals<'_>) -> Result<OwnedFd, UnpackFault> {
         let mut folder = open_beneath(&self.root, ".").map_err(UnpackFault::at("open the root"))?;
         let mut end = 0;
@@ -154,7 +154,7 @@ impl Folders {
         Ok(folder)
     }
 
-    /// Makes one folder where nothing is.
+    /// Makes one folder at a free name.
     fn make_one(&mut self, at: Component<'_>, totals: &mut Totals<'_>) -> Result<OwnedFd, UnpackFault> {
         totals.implied(at.path)?;
         match rustix::fs::mkdirat(at.parent, at.name, Mode::from_raw_mode(IMPLIED_MODE)) {
@@ -169,7 +169,7 @@ impl Folders {
         Ok(folder)
     }
 
-    /// Opens or makes a folder where a link or a whiteout is.
+    /// Opens or makes a folder at the place of a link or a whiteout.
     fn not_a_directory(
         &mut self,
         at: Component<'_>,
@@ -205,7 +205,7 @@ impl Folders {
         self.open_or_make(&target, links, totals)
     }
 
-    /// Where an open folder is, seen from the root.
+    /// The path of an open folder from the root.
     fn path_of(&self, folder: &OwnedFd) -> Result<Vec<u8>, UnpackFault> {
         let path = |fd: &OwnedFd| {
             std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))

@@ -1,4 +1,4 @@
-//! What [`crate::fuzz`] reaches of the unpacker.
+//! The parts of the unpacker for [`crate::fuzz`].
 
 use std::io::BufRead;
 use std::path::Path;

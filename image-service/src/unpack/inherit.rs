@@ -1,9 +1,9 @@
-//! Directories that an archive uses without bringing them, such as `home` and `home/user` of an archive
-//! that holds `home/user/app` alone.
+//! Directories that an archive uses but lacks, such as `home` and `home/user` of an archive with only
+//! `home/user/app`.
 //!
-//! In an overlay the topmost layer that has a directory decides about its owner and mode, so such a
-//! directory must look like the one below it: otherwise the user's own home would belong to root. Layers
-//! are unpacked without their parents; therefore this happens when an image puts them in order.
+//! In an overlay the topmost layer with a directory determines its owner and mode, so such a directory must
+//! have the attributes of the one below it: otherwise the user's own home would belong to root. Layers are
+//! unpacked without their parents, so this happens when an image orders them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,21 +14,22 @@ use crisp_operation::tree::{open_beneath, open_root};
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
 
-/// Bytes of an archive of directories: it is made in memory.
+/// Limit for an archive of directories in bytes: it is made in memory.
 const MAX_ARCHIVE: usize = 64 << 20;
-/// The largest that the kernel keeps.
+/// The kernel's limit.
 const MAX_XATTR: usize = 64 << 10;
 /// The label that the kernel gives each file on some hosts.
 const SELINUX: &str = "security.selinux";
-/// The mode of a directory that covers none.
+/// The mode of a directory without one below it.
 const NEW: u32 = 0o755;
 
 /// Directories by their paths.
 type Directories = BTreeMap<String, Attributes>;
 
-/// An archive of directories that gives those in `implied` and `inherited` of `tree` the attributes of the one
-/// that each covers in `below`, nearest layer first. None where they have them. The attributes of `inherited` are
-/// those of some other image. Takes what it looked up from `lookups`, and fails when none is left.
+/// Makes an archive of directories with the attributes for those in `implied` and `inherited` of `tree`: each
+/// gets the attributes of the directory that it covers in `below`, nearest layer first. None if they have
+/// them already. The attributes of `inherited` are those of some other image. Counts lookups down from
+/// `lookups`, and fails at zero.
 pub(crate) fn inherit(
     tree: &Path,
     below: &[PathBuf],
@@ -64,7 +65,7 @@ pub(crate) fn inherit(
     archive(&tree, &directories).map(Some)
 }
 
-/// As they are in the layer: an archive that left them out would imply them.
+/// With their attributes in the layer: an archive that left them out would imply them.
 fn add_parents(tree: &OwnedFd, directories: &mut Directories, lookups: &mut u64) -> io::Result<()> {
     let paths: Vec<String> = directories.keys().cloned().collect();
     for path in &paths {
@@ -112,7 +113,7 @@ fn too_many() -> io::Error {
     io::Error::other("the image's layers use too many directories without bringing them")
 }
 
-/// What an overlay takes from the topmost directory.
+/// The attributes that an overlay takes from the topmost directory.
 #[derive(Debug, Default)]
 struct Attributes {
     mode: u32,
@@ -135,7 +136,7 @@ impl Attributes {
         })
     }
 
-    /// But for the time, which no access depends on.
+    /// Compares everything except the time, which does not affect access.
     fn is_like(&self, other: &Self) -> bool {
         (self.mode, self.uid, self.gid, &self.xattrs) == (other.mode, other.uid, other.gid, &other.xattrs)
     }
@@ -145,7 +146,7 @@ impl Attributes {
     }
 }
 
-/// But for overlay's own marks.
+/// Leaves out overlay's own marks.
 fn xattrs(directory: &OwnedFd) -> io::Result<BTreeMap<String, Vec<u8>>> {
     let mut names = vec![0; MAX_XATTR];
     let length = match rustix::fs::flistxattr(directory, &mut names[..]) {
@@ -166,7 +167,7 @@ fn xattrs(directory: &OwnedFd) -> io::Result<BTreeMap<String, Vec<u8>>> {
     Ok(found)
 }
 
-/// The directory that shows through at `path`.
+/// The directory that is visible at `path`.
 fn covered(below: &[OwnedFd], path: &str, lookups: &mut u64) -> io::Result<Option<OwnedFd>> {
     for layer in below {
         match look_up(layer, path, lookups)? {
@@ -178,14 +179,14 @@ fn covered(below: &[OwnedFd], path: &str, lookups: &mut u64) -> io::Result<Optio
     Ok(None)
 }
 
-/// What one layer has at a path.
+/// The content of one layer at a path.
 enum Lookup {
-    /// A directory; what the layers below have there may be hidden.
+    /// A directory; it may hide the content of the layers below.
     Found { directory: OwnedFd, hides_below: bool },
-    /// Nothing, and the layers below show through.
+    /// Nothing; the layers below are visible.
     Missing,
-    /// Nothing, and the layers below are hidden: by a deletion, by something else than a directory, or by
-    /// an opaque directory on the way.
+    /// Nothing, and the layers below are hidden: by a deletion, by another kind of file, or by an opaque
+    /// directory above.
     Hidden,
 }
 

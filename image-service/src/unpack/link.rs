@@ -11,12 +11,12 @@ use super::unpacker::{Destination, Unpacker};
 use super::{UnpackFault, attributes, lossy};
 use crate::tree::Attributes;
 
-/// Longer targets need a block of their own on ext4.
+/// Longer targets need a separate block on ext4.
 const IN_INODE: usize = 60;
 const SYMLINK: u32 = 0o120_000;
 
 impl Unpacker<'_> {
-    /// Makes a symbolic link. Its target is kept as written: only a process inside follows it.
+    /// Makes a symbolic link. Its target is kept unchanged: only a process in the container follows it.
     pub(super) fn symlink(&mut self, at: Destination<'_>, entry: &Entry) -> Result<(), UnpackFault> {
         let target = entry.link.as_slice();
         self.totals.written(target.len() as u64)?;
@@ -40,7 +40,7 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    /// Makes another name for something that this layer has.
+    /// Makes another name for a file of this layer.
     pub(super) fn hard_link(
         &mut self,
         at: Destination<'_>,
@@ -63,7 +63,7 @@ impl Unpacker<'_> {
         if FileType::from_raw_mode(found.st_mode) == FileType::Directory {
             return Err(UnpackFault::LinkToDirectory(shown()));
         }
-        // Another name of the same file, reached over a link: making way for it would lose it.
+        // Another name of the same file, reached through a link: replacing it would lose the file.
         if let Ok(there) = rustix::fs::statat(at.folder, at.name, AtFlags::SYMLINK_NOFOLLOW)
             && (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino)
         {
@@ -104,7 +104,7 @@ impl Unpacker<'_> {
         self.totals.remeasure = true;
         self.folders.forget();
         self.replaced.remove(at.folder, at.name)?;
-        // The target may have been in what made way.
+        // The target may have been inside the replaced file.
         let (from, from_name) =
             self.folders.existing(target).map_err(|_| UnpackFault::LinkTarget(shown()))?;
         match rustix::fs::linkat(&from, from_name, at.folder, at.name, AtFlags::empty()) {

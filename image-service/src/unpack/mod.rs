@@ -46,7 +46,7 @@ use crate::tree::Measured;
 use tar::{Entry, TarReader};
 use unpacker::Unpacker;
 
-/// What the archive of one layer may ask for. No image that is meant to be run comes near the defaults.
+/// Limits for the archive of one layer. Images that are meant to be run stay far below the defaults.
 #[derive(Debug, Clone)]
 pub struct Limits {
     /// Entries.
@@ -91,7 +91,7 @@ impl Default for Limits {
     }
 }
 
-/// What an archive became.
+/// The result of unpacking an archive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unpacked {
     pub entries: u64,
@@ -109,11 +109,11 @@ pub(crate) struct Unpacked {
 pub struct UnpackError {
     /// The entry's name as written, or the last one read where the next has none.
     pub entry: String,
-    /// What is wrong with it.
+    /// The reason.
     pub fault: UnpackFault,
 }
 
-/// Why an entry cannot be unpacked.
+/// The reason why an entry cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum UnpackFault {
     /// The archive is damaged.
@@ -130,7 +130,7 @@ pub enum UnpackFault {
     PathTooLong {
         /// Bytes.
         length: usize,
-        /// What is accepted.
+        /// The limit.
         limit: usize,
     },
     /// A hard link to something not in this layer.
@@ -145,7 +145,7 @@ pub enum UnpackFault {
     /// Links that never end.
     #[error("too many symbolic links on its way")]
     LinkLoop,
-    /// The layer's own root as something else.
+    /// The layer's own root is not a directory.
     #[error("only a directory can be the root of a layer")]
     RootNotDirectory,
     /// A whiteout that names nothing.
@@ -154,7 +154,7 @@ pub enum UnpackFault {
     /// The file system cannot keep it with the file.
     #[error("its extended attribute {name:?} of {size} bytes is larger than the store's file system takes")]
     XattrTooLarge {
-        /// Which attribute.
+        /// The name of the attribute.
         name: String,
         /// Bytes of its value.
         size: usize,
@@ -192,15 +192,15 @@ pub enum UnpackFault {
     /// The kernel refuses.
     #[error("cannot {doing}: {source}")]
     Io {
-        /// What was being done.
+        /// The action.
         doing: &'static str,
-        /// Why it failed.
+        /// The reason.
         source: io::Error,
     },
 }
 
 impl UnpackFault {
-    /// Says what failed.
+    /// Adds the action.
     fn at<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { doing, source: source.into() }
     }

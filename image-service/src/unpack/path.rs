@@ -31,8 +31,8 @@ pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// Where a symbolic link in `folder` leads, seen from the root; `..` stops there as it does for a
-/// process inside.
+/// The target of a symbolic link in `folder`, as a path from the root; `..` stops at the root, as for a
+/// process in the container.
 pub(super) fn follow(folder: &[u8], target: &[u8]) -> Vec<u8> {
     let mut path = if target.starts_with(b"/") { Vec::new() } else { folder.to_vec() };
     for component in target.split(|b| *b == b'/') {

@@ -1,4 +1,4 @@
-//! Making way for an entry that replaces another.
+//! Removes an entry that another one replaces.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use rustix::io::Errno;
 
 use super::UnpackFault;
 
-/// Where directories that a later entry replaced wait to be deleted with the rest of what is temporary:
-/// they can be too large to be deleted on the way.
+/// The folder in which replaced directories wait for the deletion of all temporary files: they may be too
+/// large to delete now.
 pub(super) struct Replaced {
     path: PathBuf,
     folder: Option<OwnedFd>,
@@ -18,19 +18,19 @@ pub(super) struct Replaced {
 }
 
 impl Replaced {
-    /// Into `path`, which is made when it is needed.
+    /// Uses the folder `path`, which is made when it is needed.
     pub(super) fn to(path: &Path) -> Self {
         Self { path: path.to_owned(), folder: None, count: 0 }
     }
 
-    /// Takes whatever is at `name` out of the tree.
+    /// Removes the file at `name` from the tree.
     pub(super) fn remove(&mut self, folder: &OwnedFd, name: &[u8]) -> Result<(), UnpackFault> {
         let failed = || UnpackFault::at("replace what is there");
         match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
             Err(Errno::ISDIR | Errno::PERM) => {}
             done => return done.map_err(failed()),
         }
-        // Without content, nothing is left to delete.
+        // An empty directory is removed at once.
         match rustix::fs::unlinkat(folder, name, AtFlags::REMOVEDIR) {
             Err(Errno::NOTEMPTY | Errno::EXIST) => {}
             done => return done.map_err(failed()),

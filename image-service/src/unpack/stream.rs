@@ -1,15 +1,15 @@
-//! From a compressed stream to its content, hashed, on two threads.
+//! Decompresses a stream and hashes its content, on two threads.
 //!
 //! ```text
 //!   compressed ─> [decompressor thread] ─ buffers ─> [caller: hash, tar, files]
 //!                          ^──────── empty buffers ───────┘
 //! ```
 //!
-//! Decompressing is the slowest step of a big layer; hashing and writing files together take about as
-//! long. A few buffers go round: memory is bounded, and the faster side waits.
+//! Decompressing is the slowest step for a big layer; hashing and writing files together take about as long.
+//! A few buffers circulate: memory is bounded, and the faster side waits.
 //!
-//! The first bytes decide how the stream is compressed, as in containerd: registries have layers whose media
-//! type says gzip and whose content is zstd or not compressed at all.
+//! The first bytes tell the compression, as in containerd: registries have layers with the media type of gzip
+//! whose content is zstd or not compressed.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -21,19 +21,19 @@ use flate2::bufread::MultiGzDecoder;
 
 use crate::digest::{Algorithm, Digest, Hasher};
 
-/// Bytes of content that go to the consumer at once.
+/// Bytes of content in one buffer.
 const BUFFER: usize = 256 * 1024;
-/// Buffers that go round.
+/// Number of buffers.
 const BUFFERS: usize = 4;
-/// Bytes that tell how a stream is compressed.
+/// Number of bytes that tell the compression.
 const MAGIC: usize = 4;
-/// Compressed bytes read at once.
+/// Bytes of one compressed read.
 const INPUT: usize = 128 * 1024;
 
-/// How a layer's archive is compressed, as its first bytes say.
+/// The compression of a layer's archive, detected from its first bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all.
+    /// Not compressed.
     None,
     /// gzip, possibly of several members.
     Gzip,
@@ -51,19 +51,19 @@ impl fmt::Display for Compression {
     }
 }
 
-/// Why a stream was not consumed to its end.
+/// The reason why a stream was not consumed to its end.
 #[derive(Debug)]
 pub(crate) enum StreamError<E> {
     /// The compressed stream's own failure.
     Source(io::Error),
-    /// The bytes are not what their first ones say.
+    /// The bytes do not have the format that their first bytes announce.
     Decompress(Compression, io::Error),
     /// The consumer's failure.
     Consumer(E),
 }
 
-/// Decompresses `compressed` into `consume`, which reads to the end, so that the digest is that of the whole
-/// content and the reader sees its own end, too.
+/// Decompresses `compressed` into `consume`, which reads to the end, so that the digest covers the whole
+/// content and the reader sees its own end too.
 pub(crate) fn run<T, E>(
     compressed: impl Read + Send,
     algorithm: Algorithm,
@@ -84,13 +84,13 @@ pub(crate) fn run<T, E>(
             Content { content, returned, hasher: Hasher::new(algorithm), buffer: Vec::new(), at: 0 };
         let consumed = consume(&mut content);
         let hasher = content.close();
-        // A panic there is a bug; it is reported as damage rather than taking the server down.
+        // A panic there is a bug; it is reported as damage and does not end the server.
         let fed = decompressor
             .join()
             .unwrap_or_else(|_| Err(Fault::Source(io::Error::other("the decompressor failed"))));
         match fed {
             Err(Fault::Source(e)) => return Err(StreamError::Source(e)),
-            // The archive looks truncated then, which only follows from the damage.
+            // The archive looks truncated then, which is only a consequence of the damage.
             Err(Fault::Damage(compression, e)) => return Err(StreamError::Decompress(compression, e)),
             Ok(()) => {}
         }
@@ -99,13 +99,13 @@ pub(crate) fn run<T, E>(
     })
 }
 
-/// What the decompressing side ran into.
+/// The failure of the decompressing side.
 enum Fault {
     Source(io::Error),
     Damage(Compression, io::Error),
 }
 
-/// Reads the source and remembers its failure, which decompressors wrap or replace.
+/// Reads the source and keeps its error, which decompressors wrap or replace.
 struct Source<'a, R> {
     inner: R,
     failure: &'a RefCell<Option<io::Error>>,
@@ -160,7 +160,7 @@ fn first_bytes(source: &mut impl Read) -> io::Result<Vec<u8>> {
 }
 
 /// RFC 1952, section 2.3.1; RFC 8878, sections 3.1.1 and 3.1.2 (a skippable frame may come first). No tar
-/// archive begins so, unless its first file has a name of such bytes.
+/// archive begins like this, unless its first file has such a name.
 fn detect(first: &[u8]) -> Compression {
     match first {
         [0x1f, 0x8b, 8, ..] => Compression::Gzip,
@@ -189,7 +189,7 @@ fn pump(mut content: impl Read, empty: &Receiver<Vec<u8>>, full: &SyncSender<Vec
     Ok(())
 }
 
-/// The decompressed content; every byte handed out has been hashed.
+/// The decompressed content; every byte that is returned has been hashed.
 pub(crate) struct Content {
     content: Receiver<Vec<u8>>,
     returned: SyncSender<Vec<u8>>,

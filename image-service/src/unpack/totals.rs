@@ -1,4 +1,4 @@
-//! What an archive has made so far, compared with the limits, and the checksum of it.
+//! Counts what an archive has made so far, compares it with the limits, and computes its checksum.
 
 use super::{Limits, UnpackFault};
 use crate::tree::{Attributes, Checksum};
@@ -11,18 +11,18 @@ pub(super) struct Totals<'a> {
     pub limits: &'a Limits,
     block: u64,
     pub entries: u64,
-    /// Inodes ever made, also those that a later entry replaced.
+    /// Inodes made so far, including those that a later entry replaced.
     made: u64,
-    /// Bytes of files and extended attributes ever written.
+    /// Bytes of files and extended attributes written so far.
     written: u64,
     /// Bytes of memory for directories.
     memory: usize,
     implied: u64,
     implied_bytes: usize,
-    /// On disk.
+    /// Bytes on disk.
     pub bytes: u64,
     pub checksum: Checksum,
-    /// An entry replaced another, or a path led over a link: the sums are wrong, and the finished tree is
+    /// An entry replaced another, or a path passed a link: the sums are wrong, and the finished tree must be
     /// measured.
     pub remeasure: bool,
 }
@@ -73,7 +73,7 @@ impl<'a> Totals<'a> {
         if self.memory > limit { Err(UnpackFault::DirectoryMemory(limit)) } else { Ok(()) }
     }
 
-    /// Counts a directory that no entry brought so far.
+    /// Counts a directory that has had no entry so far.
     pub(super) fn implied(&mut self, path: &[u8]) -> Result<(), UnpackFault> {
         self.implied += 1;
         if self.implied > self.limits.implied {
@@ -87,7 +87,7 @@ impl<'a> Totals<'a> {
         self.directory(path)
     }
 
-    /// Inodes ever made: as many as are on disk, as long as nothing was replaced.
+    /// Inodes made so far: the same as on disk, as long as nothing was replaced.
     pub(super) fn made(&self) -> u64 {
         self.made
     }

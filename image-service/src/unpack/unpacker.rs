@@ -1,4 +1,4 @@
-//! One entry of an archive becomes what it says.
+//! Unpacks one entry of an archive.
 
 use std::io::BufRead;
 use std::os::fd::{AsFd, OwnedFd};
@@ -34,16 +34,16 @@ pub(super) struct Unpacker<'a> {
     pub(super) opaque_root: bool,
 }
 
-/// What a directory gets when nothing more is put into it.
+/// The attributes of a directory that are set when it is complete.
 #[derive(Default)]
 pub(super) struct Directory {
     pub path: Vec<u8>,
     pub modified: Time,
-    /// The mode, where it has the set-group-id bit: what is made in such a directory would get its group.
+    /// The mode, if it has the set-group-id bit: new files in such a directory would inherit its group.
     pub mode: Option<u32>,
 }
 
-/// Where an entry goes.
+/// The destination of an entry.
 #[derive(Clone, Copy)]
 pub(super) struct Destination<'p> {
     pub folder: &'p OwnedFd,
@@ -78,7 +78,7 @@ impl<'a> Unpacker<'a> {
         })
     }
 
-    /// Unpacks `entry`, whose content is next in `archive`.
+    /// Unpacks `entry`; its content is read from `archive`.
     pub fn unpack<R: BufRead>(
         &mut self,
         entry: &Entry,
@@ -128,7 +128,7 @@ impl<'a> Unpacker<'a> {
 
     fn opaque(&mut self, path: &[u8], folder: &OwnedFd) -> Result<(), UnpackFault> {
         if path.is_empty() {
-            // The kernel never looks for the mark there; the layer's record carries it.
+            // The kernel ignores the mark there; the layer's record has it.
             self.opaque_root = true;
         } else {
             whiteout::set_opaque(folder)?;
@@ -163,7 +163,7 @@ impl<'a> Unpacker<'a> {
         Ok(applied.xattrs)
     }
 
-    /// Creates an entry; an existing one of that name is removed first.
+    /// Creates an entry; an existing file of that name is removed first.
     pub(super) fn create<T>(
         &mut self,
         at: Destination<'_>,

@@ -1,4 +1,4 @@
-//! Deletions in a layer: the image specification's marker files become overlayfs' own marks.
+//! Deletions in a layer: converts the image specification's marker files to overlayfs' own marks.
 //!
 //! | in the archive | in the layer's folder |
 //! |---|---|
@@ -6,8 +6,8 @@
 //! | `d/.wh..wh..opq` | the attribute `trusted.overlay.opaque=y` on `d` |
 //! | other `.wh..wh.` names | nothing: they are aufs' bookkeeping |
 //!
-//! A marker is about the layers below, wherever it stands in the archive: it never removes what the same
-//! layer brings. A directory that is both whited out and brought hides what is below it.
+//! A marker refers to the layers below, wherever it is in the archive: it never removes content of the same
+//! layer. A directory that has both a whiteout and an entry hides the one below it.
 //! Sources: image-spec `layer.md`, "Whiteouts"; kernel `Documentation/filesystems/overlayfs.rst`.
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -21,20 +21,20 @@ const PREFIX: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 const AUFS: &[u8] = b".wh..wh.";
 
-/// What a name in the archive means.
+/// The meaning of a name in the archive.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum EntryKind<'a> {
-    /// Nothing special.
+    /// A normal entry.
     Entry,
-    /// `NAME` of the layers below is gone.
+    /// `NAME` of the layers below is deleted.
     Whiteout(&'a [u8]),
-    /// Everything in this folder of the layers below is gone.
+    /// Everything in this folder of the layers below is deleted.
     Opaque,
-    /// To be ignored.
+    /// Ignored.
     Bookkeeping,
 }
 
-/// Reads a last component.
+/// Parses a last component.
 pub(super) fn entry_kind(name: &[u8]) -> Result<EntryKind<'_>, UnpackFault> {
     let Some(hidden) = name.strip_prefix(PREFIX) else { return Ok(EntryKind::Entry) };
     match hidden {
@@ -50,17 +50,17 @@ pub(super) fn in_bookkeeping(folder: &[u8]) -> bool {
     folder.split(|b| *b == b'/').any(|component| component.starts_with(AUFS))
 }
 
-/// Whether this is overlay's mark for "gone".
+/// Whether this is overlay's mark for a deletion.
 pub(super) fn is_whiteout(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
-/// Hides `name` of the layers below. True when an inode was made for it.
+/// Hides `name` of the layers below. Returns true when an inode was made for it.
 pub(super) fn hide(folder: &OwnedFd, name: &[u8]) -> Result<bool, UnpackFault> {
     match rustix::fs::mknodat(folder, name, FileType::CharacterDevice, Mode::empty(), 0) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => {
-            // What this layer brings hides a file below by being there; a directory would merge.
+            // An entry of this layer hides a file below; a directory would merge with it.
             let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             match rustix::fs::openat(folder, name, flags, Mode::empty()) {
                 Ok(directory) => set_opaque(&directory)?,
@@ -73,14 +73,14 @@ pub(super) fn hide(folder: &OwnedFd, name: &[u8]) -> Result<bool, UnpackFault> {
     }
 }
 
-/// Hides what the layers below have in this directory.
+/// Hides the content of this directory in the layers below.
 pub(super) fn set_opaque(directory: impl AsFd) -> Result<(), UnpackFault> {
     rustix::fs::fsetxattr(directory, "trusted.overlay.opaque", b"y", XattrFlags::empty())
         .map_err(UnpackFault::at("mark a directory as opaque"))
 }
 
-/// Removes the whiteouts in a directory that became opaque: nothing is left for them to hide, and
-/// overlay shows them as broken names where it does not merge. Says how many.
+/// Removes the whiteouts in a directory that became opaque: they have nothing left to hide, and overlay shows
+/// them as broken names where it does not merge. Returns their number.
 pub(super) fn remove_all(directory: &OwnedFd) -> Result<u64, UnpackFault> {
     let entries = rustix::fs::Dir::read_from(directory).map_err(UnpackFault::at("list a directory"))?;
     let mut removed = 0;

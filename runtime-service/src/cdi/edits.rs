@@ -1,4 +1,4 @@
-//! What a container gets of its devices.
+//! The changes that devices make to a container.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -22,7 +22,7 @@ pub struct Edits {
 pub struct DeviceNode {
     pub container_path: PathBuf,
     pub host_path: PathBuf,
-    /// `b`, `c`, `u` or `p`. None: as the host's node, like the numbers.
+    /// `b`, `c`, `u` or `p`. None: as the host's node; the same for the numbers.
     pub kind: Option<char>,
     pub numbers: Option<(i64, i64)>,
     pub mode: Option<u32>,
@@ -32,17 +32,17 @@ pub struct DeviceNode {
     pub gid: Option<u32>,
 }
 
-/// A mount as the OCI spec has them.
+/// A mount in the form of the OCI spec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostMount {
     pub container_path: PathBuf,
     pub host_path: PathBuf,
-    /// Of the file system; empty: a bind mount.
+    /// Of the file system; empty for a bind mount.
     pub kind: String,
     pub options: Vec<String>,
 }
 
-/// What is wrong with edits.
+/// An edit that is refused.
 pub(super) enum Refused {
     Unsupported(&'static str),
     Invalid { field: String, reason: String },
@@ -76,7 +76,7 @@ impl Edits {
         for (index, mount) in edits.mounts.iter().enumerate() {
             self.mounts.push(host_mount(mount).map_err(|reason| invalid("mounts", index, reason))?);
         }
-        // Every process may have group 0 for the asking, so that none is ever named.
+        // Group 0 would give a process more rights, so it is never added.
         self.groups.extend(edits.additional_gids.iter().filter(|group| **group != 0));
         Ok(())
     }

@@ -9,14 +9,14 @@ use serde::Deserialize;
 use super::FileError;
 use super::name::{is_device, is_kind};
 
-/// Of the versions of the specification those that say nothing else than what is read here.
+/// The versions of the specification whose fields are all read here.
 const VERSIONS: [&str; 9] = ["0.1.0", "0.2.0", "0.3.0", "0.4.0", "0.5.0", "0.6.0", "0.7.0", "0.8.0", "1.0.0"];
-/// The one after it has network devices, which are refused where they are used.
+/// The next version has network devices, which are refused on use.
 const WITH_NET_DEVICES: &str = "1.1.0";
-/// Bytes of one file.
+/// Limit for one file, in bytes.
 const MAX: u64 = 4 << 20;
 
-/// One file. A field that is not known here would be a part of a device that is missing.
+/// One file. Unknown fields are refused: without them a part of a device would be missing.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct SpecFile {
@@ -85,7 +85,7 @@ pub(super) struct Mount {
     pub options: Vec<String>,
 }
 
-/// Reads and checks a file, JSON or YAML by its name. None: neither.
+/// Reads and checks a file; its name tells JSON from YAML. None for other names.
 pub(super) fn read(path: &Path) -> Option<Result<SpecFile, FileError>> {
     let is_json = match path.extension()?.to_str()? {
         "json" => true,

@@ -7,20 +7,21 @@ use super::edits::Refused;
 use super::file::{Device, SpecFile};
 use super::{CdiError, DeviceName, Edits, FileError, file};
 
-/// A file that can be used.
+/// A valid file.
 struct Spec {
     path: PathBuf,
-    /// Its folder's: a higher one replaces a lower one.
+    /// The position of its folder: a spec in a later folder replaces one in an earlier folder.
     priority: usize,
     content: SpecFile,
-    /// Whether the edits that all its devices have in common are made already.
+    /// Whether the edits common to all its devices have been applied.
     is_used: bool,
 }
 
-/// What the devices make of a container. Blocks: reads all specs, so that what a plugin has just written is found.
+/// The edits of the named devices. Blocks: reads all specs, so that a spec that a plugin has just written is
+/// found.
 ///
 /// # Errors
-/// The device that is unknown, or cannot be had.
+/// A device is unknown or cannot be used.
 pub fn find(names: &[DeviceName], folders: &[PathBuf]) -> Result<Edits, CdiError> {
     let mut edits = Edits::default();
     if names.is_empty() {
@@ -70,7 +71,7 @@ fn find_one(specs: &[Spec], name: &DeviceName) -> Result<Option<(usize, usize)>,
     Ok(found)
 }
 
-/// In the order of their priority. A file that cannot be read costs only its own devices.
+/// All specs by priority. A file that cannot be read only affects its own devices.
 fn read_all(folders: &[PathBuf]) -> (Vec<Spec>, Vec<FileError>) {
     let (mut specs, mut broken) = (Vec::new(), Vec::new());
     for (priority, folder) in folders.iter().enumerate() {
@@ -92,7 +93,7 @@ fn read_all(folders: &[PathBuf]) -> (Vec<Spec>, Vec<FileError>) {
     (specs, broken)
 }
 
-/// Sorted. A folder that is not there has none.
+/// Sorted. Empty for a folder that does not exist.
 fn paths(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,

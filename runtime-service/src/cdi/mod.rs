@@ -1,13 +1,14 @@
 //! CDI, the Container Device Interface: devices that vendors describe in files on the node, up to version 1.0
-//! of <https://github.com/cncf-tags/container-device-interface>, which is 0.8 by another number.
+//! of <https://github.com/cncf-tags/container-device-interface>, which is another number for 0.8.
 //!
 //! ```text
 //!   CDI_devices, annotations cdi.k8s.io/* ─> DeviceName ─> find() in the spec folders ─> Edits
 //!                                                             Edits ─> the container's record ─> its OCI spec
 //! ```
 //!
-//! A container keeps what it was created with: later changes of the files are for later containers. What a file
-//! asks for and this server cannot do (hooks, intelRdt, netDevices) is refused by name, never left out.
+//! A container keeps the edits from its creation: later changes of the files only affect later containers.
+//! Parts of a spec that this server does not support (hooks, intelRdt, netDevices) are refused by name, never
+//! ignored.
 
 mod edits;
 mod file;
@@ -21,11 +22,11 @@ pub use edits::{DeviceNode, Edits, HostMount};
 pub use find::find;
 pub use name::{DeviceName, InvalidName, of_annotations};
 
-/// Where specs are looked for when nothing else is set: what an administrator has written, and what programs
-/// write while the node runs. A device in a later folder replaces one of the same name in an earlier one.
+/// The default spec folders: the first is for administrators, the second for programs that write specs while
+/// the node runs. A device in a later folder replaces one of the same name in an earlier one.
 pub const SPEC_DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
-/// Why a container does not get its CDI devices.
+/// The reason why a container does not get its CDI devices.
 #[derive(Debug, thiserror::Error)]
 pub enum CdiError {
     #[error("no CDI spec in {} has the device {name}{}", list(folders), unreadable(broken))]

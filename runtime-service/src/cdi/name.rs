@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Keys of annotations that hold names begin so.
+/// The prefix of annotations that hold names.
 const ANNOTATION: &str = "cdi.k8s.io/";
 
 /// A device by its full name.
@@ -17,7 +17,7 @@ pub struct DeviceName {
     pub device: String,
 }
 
-/// Why a name is none.
+/// The reason why a name is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not the name of a CDI device, such as vendor.com/class=name: {why}")]
 pub struct InvalidName {
@@ -27,7 +27,7 @@ pub struct InvalidName {
 
 impl DeviceName {
     /// # Errors
-    /// The part that is wrong.
+    /// The part of the name that is not valid.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         let invalid = |why| InvalidName { text: text.to_owned(), why };
         let (kind, device) = text.split_once('=').ok_or_else(|| invalid("it has no ="))?;
@@ -68,7 +68,7 @@ pub(super) fn is_kind(text: &str) -> bool {
     starts(vendor) && starts(class) && is_made_of(vendor, "_-.") && is_made_of(class, "_-.")
 }
 
-/// Whether a device may be called so.
+/// Whether this is a valid name of a device.
 pub(super) fn is_device(text: &str) -> bool {
     is_made_of(text, "_-.:")
 }
@@ -80,10 +80,10 @@ fn is_made_of(text: &str, others: &str) -> bool {
     text.chars().all(inner) && edge(text.chars().next()) && edge(text.chars().next_back())
 }
 
-/// The names in annotations: what device plugins use that know no other way.
+/// The names in annotations, which older device plugins use.
 ///
 /// # Errors
-/// The first name that is none, with its key.
+/// The first name that is not valid, with its key.
 pub fn of_annotations(
     annotations: &BTreeMap<String, String>,
 ) -> Result<Vec<DeviceName>, (String, InvalidName)> {

@@ -1,4 +1,4 @@
-//! What a client asked of a container, validated. Never changes after CreateContainer, but for
+//! The validated configuration that a client requested. It never changes after CreateContainer, except for
 //! [`Resources`], which UpdateContainerResources replaces.
 
 use std::collections::BTreeMap;
@@ -20,13 +20,13 @@ pub struct ContainerConfig {
     pub command: Vec<String>,
     /// Replaces the image's CMD when not empty.
     pub args: Vec<String>,
-    /// Absolute. None: the image's.
+    /// Absolute. None for the image's.
     pub working_dir: Option<PathBuf>,
-    /// In the order given; a later one wins over an earlier one of the same name.
+    /// In the order of the request; a later value overrides an earlier one of the same name.
     pub envs: Vec<(String, String)>,
     pub mounts: Vec<Mount>,
     pub devices: Vec<Device>,
-    /// Of the field of the request and of its annotations, each once.
+    /// From the field of the request and from its annotations, each once.
     #[serde(default)]
     pub cdi_devices: Vec<DeviceName>,
     pub labels: BTreeMap<String, String>,
@@ -46,12 +46,12 @@ pub struct ContainerConfig {
 pub struct ImageRequest {
     /// A reference, a digest or an image id.
     pub image: String,
-    /// What the user wrote in the pod manifest, for display. May be empty.
+    /// The image in the user's pod manifest, for display. May be empty.
     pub user_specified: String,
     pub annotations: BTreeMap<String, String>,
 }
 
-/// A host path, or an image, to appear in the container.
+/// A host path, or an image, that is mounted into the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     pub container_path: PathBuf,
@@ -62,10 +62,10 @@ pub struct Mount {
     pub readonly: bool,
     pub recursive_readonly: bool,
     pub propagation: Propagation,
-    /// The owners that its files have, by those on disk. None: as they are.
+    /// The mappings from the owners on disk to the owners in the container. None for no mapping.
     #[serde(default)]
     pub mappings: Option<IdMappings>,
-    /// What is not possible with its files: `noexec`, `nodev`, `nosuid`.
+    /// Restrictions for its files: `noexec`, `nodev`, `nosuid`.
     #[serde(default)]
     pub options: Vec<String>,
 }
@@ -74,11 +74,11 @@ pub struct Mount {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MountedImage {
     pub request: ImageRequest,
-    /// Of the image, what is mounted; empty: all of it.
+    /// The part of the image that is mounted; empty for all of it.
     pub sub_path: String,
 }
 
-/// Which mount events cross between host and container below a [`Mount`].
+/// The direction in which mount events propagate between host and container below a [`Mount`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Propagation {
     Private,
@@ -86,7 +86,7 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// A host device node to appear in the container.
+/// A host device node that is made available in the container.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {
     pub container_path: PathBuf,
@@ -95,7 +95,7 @@ pub struct Device {
     pub permissions: String,
 }
 
-/// Limits. None or empty: not asked for.
+/// Limits. None or empty: not requested.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resources {
     /// Microseconds.
@@ -112,7 +112,7 @@ pub struct Resources {
     pub cpuset_mems: Option<String>,
     /// Page size as cgroup files name it (`2MB`, `1GB`) and the limit in bytes.
     pub hugepages: Vec<(String, u64)>,
-    /// cgroup v2 file names and values, as they are.
+    /// cgroup v2 file names and values, unchanged.
     pub unified: BTreeMap<String, String>,
 }
 
@@ -137,7 +137,7 @@ pub struct Security {
     pub pid: PidNamespaceRequest,
     #[serde(default)]
     pub user_namespace: UserNamespaceRequest,
-    /// Asked for by name; must be the pod's as well.
+    /// Requested by name; must be the pod's network mode as well.
     pub host_network: bool,
     pub host_ipc: bool,
 }
@@ -160,14 +160,14 @@ pub enum UserRequest {
     Name(String),
 }
 
-/// Whether the groups that the image's /etc/group gives the user are added to those requested.
+/// Whether the user's groups in the image's /etc/group are added to those requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum GroupsPolicy {
     Merge,
     Strict,
 }
 
-/// Which system calls the processes may make.
+/// The seccomp profile of the processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SeccompRequest {
     RuntimeDefault,
@@ -176,7 +176,7 @@ pub enum SeccompRequest {
     Localhost(PathBuf),
 }
 
-/// Which AppArmor profile the processes run under.
+/// The AppArmor profile of the processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AppArmorRequest {
     Unspecified,
@@ -186,25 +186,25 @@ pub enum AppArmorRequest {
     Localhost(String),
 }
 
-/// The user namespace that the client asked for.
+/// The user namespace that the client requested.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UserNamespaceRequest {
     #[default]
     OfPod,
     Host,
-    /// One of the pod's own, with these mappings.
+    /// The pod's own, with these mappings.
     Own(IdMappings),
 }
 
-/// The PID namespace that the client asked for. Its pod's configuration decides what it resolves to.
+/// The PID namespace that the client requested. The configuration of the pod decides how it is resolved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PidNamespaceRequest {
-    /// What the pod's own configuration says.
+    /// As in the configuration of the pod.
     OfPod,
     /// The pod's shared one.
     Pod,
     Own,
     Host,
-    /// That of another container of the same pod, named by id or unique prefix.
+    /// The namespace of another container of the same pod, named by id or unique prefix.
     Target(String),
 }

@@ -1,10 +1,10 @@
-//! How a container ended.
+//! The exit of a container.
 
 use serde::{Deserialize, Serialize};
 
-/// Shown by kubelet when a start failed, as containerd users know it.
+/// The code that containerd and kubelet show for a failed start.
 pub const START_ERROR_CODE: i32 = 128;
-/// The exit is unknown: the monitor and its record were gone.
+/// The exit is unknown: the monitor and its record are gone.
 pub const LOST_CODE: i32 = 255;
 
 /// The end of a container.
@@ -13,7 +13,7 @@ pub struct Exit {
     /// 0 to 255; 128 + n for signal n.
     pub code: i32,
     pub reason: Reason,
-    /// For people; empty when the code says all.
+    /// For people; empty when the code is sufficient.
     pub message: String,
     /// Nanoseconds since 1970. None: it never ran.
     pub started_at: Option<i64>,
@@ -21,7 +21,7 @@ pub struct Exit {
     pub finished_at: i64,
 }
 
-/// Why a container ended, in the words that kubelet shows.
+/// The reason of an exit, in the words that kubelet shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     Completed,
@@ -32,7 +32,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Of a process that ended by itself.
+    /// The reason for a process that ended by itself.
     #[must_use]
     pub fn of(code: i32, oom: bool) -> Self {
         if oom {
@@ -58,7 +58,7 @@ impl Reason {
 }
 
 impl Exit {
-    /// A start that failed at `finished_at`.
+    /// The exit of a start that failed at `finished_at`.
     #[must_use]
     pub fn start_error(message: String, finished_at: i64) -> Self {
         Self { code: START_ERROR_CODE, reason: Reason::StartError, message, started_at: None, finished_at }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Longer than any container lives; a deadline must be a time that exists.
+/// Longer than any container lives; a deadline must fit into the clock's range.
 const LONGEST_GRACE: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// When a container that is being stopped is killed.
+/// The time at which a container that is being stopped is killed.
 #[derive(Debug, Clone)]
 pub struct KillAt(Arc<watch::Sender<Instant>>);
 

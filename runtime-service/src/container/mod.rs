@@ -1,5 +1,4 @@
-//! Containers as the server knows them: what is fixed ([`ContainerMetadata`]) and what changes
-//! ([`Status`]).
+//! The server's containers: the fixed part ([`ContainerMetadata`]) and the changing part ([`Status`]).
 
 pub mod config;
 pub mod exit;
@@ -34,8 +33,8 @@ use crate::cdi::Edits;
 use crate::layout::Folder;
 use crate::stats::meter::Meters;
 
-/// What is fixed when a container is created. Its record is `container.json`; together with the [`Status`]
-/// it is all that a container is started from.
+/// The part that is fixed at the creation of a container. Its record is `container.json`; a start needs only
+/// this and the [`Status`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContainerMetadata {
     pub id: ContainerId,
@@ -44,20 +43,20 @@ pub struct ContainerMetadata {
     pub image: ImageMetadata,
     pub user: User,
     pub pid: PidNamespace<ContainerId>,
-    /// Where the image's VOLUMEs are mounted, in the order of their folders.
+    /// The mount points of the image's VOLUMEs, in the order of their folders.
     #[serde(default)]
     pub volumes: Vec<PathBuf>,
-    /// The layers of the images that are mounted, bottom first, in the order of the mounts that have one.
+    /// The layers of the mounted images, bottom first, in the order of the mounts that have an image.
     #[serde(default)]
     pub mounted_images: Vec<Vec<DiffId>>,
-    /// What its CDI devices were when it was created, but for their groups, which `user` has.
+    /// The edits of its CDI devices at its creation, except for their groups, which are in `user`.
     #[serde(default)]
     pub cdi: Edits,
     /// Nanoseconds since 1970.
     pub created_at: i64,
     /// Absolute. None: output is dropped.
     pub log_path: Option<PathBuf>,
-    /// The cgroup below which its own is, also when its pod is not known any more. None in older records.
+    /// The parent of its own cgroup, needed when its pod is gone. None in older records.
     #[serde(default)]
     pub cgroup_parent: Option<CgroupPath>,
 }
@@ -66,23 +65,23 @@ impl Record for ContainerMetadata {
     const KIND: &'static str = "container record";
 }
 
-/// What a container keeps of its image.
+/// Data about the image that the container keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageMetadata {
     /// The image id: the digest of its configuration.
     pub id: String,
     /// A reference by digest where the image has one, for ContainerStatus.image_ref.
     pub reference: String,
-    /// A tag of the image, or what the client called it.
+    /// A tag of the image, or the client's name for it.
     pub name: String,
-    /// Bottom first, as in the image's configuration, with those that the store has made for it.
+    /// Bottom first, as in the image's configuration, and layers that the store has added.
     pub diff_ids: Vec<DiffId>,
     pub stop_signal: Option<Signal>,
     #[serde(default)]
     pub process: ImageProcess,
 }
 
-/// What the image sets for the first process where the request sets nothing.
+/// The image's settings for the first process, used where the request has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageProcess {
     pub entrypoint: Vec<String>,
@@ -106,11 +105,11 @@ pub struct User {
 /// The layers of all images that a container uses.
 #[derive(Debug)]
 pub struct Leases {
-    /// Of its root file system. None: some of it are missing.
+    /// Of its root file system. None if some of its layers are missing.
     pub root: Option<Lease>,
     /// As [`ContainerMetadata::mounted_images`].
     pub mounted: Vec<Option<Lease>>,
-    /// What is there of the layers of those that are None.
+    /// The existing layers of images whose lease is None.
     pub held: Vec<Hold>,
 }
 
@@ -123,15 +122,15 @@ pub struct Container {
     /// Keep the layers in the store until the container is removed.
     pub leases: Mutex<Option<Leases>>,
     pub prepared: Mutex<Option<Prepared>>,
-    /// What all execs in the container share; compiled by the first one.
+    /// The common process settings of all execs in the container; compiled by the first exec.
     pub exec_process: Mutex<Option<Arc<plan::Process>>>,
-    /// The exec cgroups that this server has made, by number. True: a command uses it.
+    /// The exec cgroups that this server has made, by number. True while a command uses it.
     pub exec_cgroups: Mutex<BTreeMap<u32, bool>>,
     /// The stop signal has been sent.
     pub stop_signal_sent: AtomicBool,
-    /// Locked while what the first process left in its cgroup is killed.
+    /// Locked while the remaining processes in its cgroup are killed.
     pub cleaning: Arc<tokio::sync::Mutex<()>>,
-    /// Ends the copy of files into the container, while it does not run.
+    /// Cancels the copy of files into the container, while it does not run.
     pub written_by: Mutex<Cancel>,
     pub meters: Meters,
 }
@@ -159,22 +158,22 @@ impl Container {
         }
     }
 
-    /// The status now, from memory.
+    /// The present status, from memory.
     #[must_use]
     pub fn status(&self) -> Arc<Status> {
         self.status_cell.get()
     }
 
-    /// A receiver of the status now and of its changes.
+    /// A receiver of the present status and its changes.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Status>> {
         self.status_cell.subscribe()
     }
 
-    /// Makes a planned change of the state: on disk first, visible after. Blocks.
+    /// Makes a planned change of the state. It is written to disk first and visible after that. Blocks.
     ///
     /// # Errors
-    /// `change`'s refusal, or the disk's; the state has not changed then.
+    /// The refusal by `change`, or the disk's error; the state has not changed then.
     pub fn update_state(
         &self,
         change: impl Fn(&State) -> Result<State, Refusal>,
@@ -182,11 +181,11 @@ impl Container {
         self.status_cell.update(|status| status.with_state(&change)).map(drop)
     }
 
-    /// Notes what has happened to the container: visible at once, on disk as soon as that accepts it.
-    /// Returns the status before and after.
+    /// Records an event of the container. It is visible at once, and written to disk as soon as the disk
+    /// accepts it. Returns the status before and after.
     ///
     /// # Errors
-    /// `change`'s refusal.
+    /// The refusal by `change`.
     pub fn observe(
         &self,
         change: impl FnOnce(&State) -> Result<State, Refusal>,
@@ -199,7 +198,7 @@ impl Container {
         &self.metadata.id
     }
 
-    /// The signal that asks the container to end: its own setting, the image's, SIGTERM.
+    /// The signal that asks the container to end: its own setting, else the image's, else SIGTERM.
     #[must_use]
     pub fn stop_signal(&self) -> Signal {
         self.metadata.config.stop_signal.or(self.metadata.image.stop_signal).unwrap_or(Signal::TERM)
@@ -212,7 +211,7 @@ impl Container {
     }
 }
 
-/// Made before the start was requested.
+/// Parts of a start that were made before the start was requested.
 #[derive(Debug)]
 pub struct Prepared {
     /// The root file system, as a detached mount.
@@ -220,6 +219,6 @@ pub struct Prepared {
     pub cgroup: JoinFds,
     /// The limits of the cgroup, and the devices that it allows.
     pub resources: Option<LinuxResources>,
-    /// Of those that may be prepared.
+    /// One of the permits for prepared containers.
     pub permit: OwnedSemaphorePermit,
 }

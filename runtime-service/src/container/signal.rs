@@ -5,11 +5,11 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The first real-time signal that libc leaves to programs: 32 and 33 are its own.
+/// The first real-time signal for programs: libc uses 32 and 33 itself.
 const RTMIN: i32 = 34;
 const RTMAX: i32 = 64;
 
-/// The x86-64 and arm64 numbers; other names for one number come after the usual one.
+/// The x86-64 and arm64 numbers; other names of a number come after the usual one.
 const NAMES: [(&str, i32); 34] = [
     ("HUP", 1),
     ("INT", 2),
@@ -52,7 +52,7 @@ const NAMES: [(&str, i32); 34] = [
 #[serde(try_from = "i32", into = "i32")]
 pub struct Signal(i32);
 
-/// Why a text is not a signal.
+/// The error for a text that is not a signal.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is not a signal: expected a number from 1 to 64 or a name such as SIGTERM or SIGRTMIN+3")]
 pub struct InvalidSignal(String);
@@ -61,7 +61,7 @@ impl Signal {
     pub const TERM: Self = Self(15);
     pub const KILL: Self = Self(9);
 
-    /// Takes `15`, `TERM`, `SIGTERM`, `sigterm`, `RTMIN`, `SIGRTMIN+3`, `SIGRTMAX-1`.
+    /// Parses `15`, `TERM`, `SIGTERM`, `sigterm`, `RTMIN`, `SIGRTMIN+3`, `SIGRTMAX-1`.
     ///
     /// # Errors
     /// [`InvalidSignal`] for everything else.
@@ -78,7 +78,7 @@ impl Signal {
         realtime(name).ok_or_else(refuse)
     }
 
-    /// The number, as kill(2) takes it.
+    /// The number that kill(2) takes.
     #[must_use]
     pub fn number(self) -> i32 {
         self.0

@@ -20,9 +20,9 @@ use super::exit::Exit;
 ///              +--> (gone)
 /// ```
 ///
-/// Starting, Running and Unknown are stopped before they are removed. Removing is never written to disk: a
-/// server that ends in the middle of a removal leaves the container as it was, or its folder among the
-/// discarded ones.
+/// Containers in the states Starting, Running and Unknown are stopped before they are removed. Removing is
+/// never written to disk: if the server ends during a removal, the container is as before, or its folder is
+/// among the discarded ones.
 ///
 /// The process may end before the response to "start" has been read: then [`State::exited`] leads from
 /// Starting to Exited and [`State::running`] only completes the exit's start time.
@@ -38,14 +38,14 @@ pub enum State {
     },
     Exited(Exit),
     Unknown {
-        /// What is wrong, for people.
+        /// The problem, for people.
         why: String,
         /// The state before, until the monitor confirms or corrects it.
         pid: Option<i32>,
         started_at: Option<i64>,
     },
     Removing {
-        /// None: it was never started.
+        /// None if it was never started.
         exit: Option<Exit>,
     },
 }
@@ -63,7 +63,7 @@ impl State {
     /// A start was requested.
     ///
     /// # Errors
-    /// In every state but Created: what has ended is [reset](Self::reset) first.
+    /// In every state but Created: a container that has ended is [reset](Self::reset) first.
     pub fn starting(&self) -> Result<Self, Refusal> {
         match self {
             Self::Created => Ok(Self::Starting),
@@ -79,7 +79,7 @@ impl State {
         match self {
             Self::Starting | Self::Unknown { .. } => Ok(Self::Running { pid, started_at }),
             Self::Running { pid: known, .. } if *known == pid => Ok(self.clone()),
-            // ExitReport before the answer to the start was read.
+            // The ExitReport came before the response to the start.
             Self::Exited(exit) if exit.started_at.is_none_or(|told| told == started_at) => {
                 Ok(Self::Exited(Exit { started_at: Some(started_at), ..exit.clone() }))
             }
@@ -105,10 +105,10 @@ impl State {
         }
     }
 
-    /// A removal was requested. One that failed can be requested again.
+    /// A removal was requested. A failed removal can be requested again.
     ///
     /// # Errors
-    /// While a process of the container may exist.
+    /// A process of the container may exist.
     pub fn removing(&self) -> Result<Self, Refusal> {
         match self {
             Self::Created => Ok(Self::Removing { exit: None }),
@@ -118,7 +118,7 @@ impl State {
         }
     }
 
-    /// It is to be started once more. Its exit is forgotten.
+    /// It will be started again. Its exit is forgotten.
     ///
     /// # Errors
     /// In every state but Exited.
@@ -159,19 +159,19 @@ impl State {
         }
     }
 
-    /// True when no process of the container can exist any more, or yet.
+    /// True when no process of the container exists.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         matches!(self, Self::Created | Self::Exited(_) | Self::Removing { .. })
     }
 
-    /// True when its start has succeeded, as far as is known, and its exit has not been seen.
+    /// True when its start has probably succeeded, and its exit has not been seen.
     #[must_use]
     pub fn may_run(&self) -> bool {
         matches!(self, Self::Running { .. } | Self::Unknown { .. })
     }
 
-    /// How it ended, if it did.
+    /// Its exit, if it has ended.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
         match self {

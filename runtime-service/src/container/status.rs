@@ -1,4 +1,4 @@
-//! What changes about a container.
+//! The part of a container that changes.
 
 use crisp_operation::record::Record;
 use serde::{Deserialize, Serialize};
@@ -6,17 +6,17 @@ use serde::{Deserialize, Serialize};
 use super::config::Resources;
 use super::state::{Refusal, State};
 
-/// All that changes about a container. Its record is `status.json`.
+/// The changing part of a container. Its record is `status.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     pub state: State,
     /// The limits in force; UpdateContainerResources replaces those of the request.
     pub resources: Resources,
-    /// All its processes are paused; only of a container that runs.
+    /// All its processes are paused; only for a running container.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// It is being paused, or is, for a commit: only of a container that runs. When no server makes that commit
-    /// any more, the next one unpauses it.
+    /// It is paused, or being paused, for a commit; only for a running container. If the commit's server has
+    /// ended, the next one unpauses it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub committing: bool,
 }
@@ -32,7 +32,7 @@ impl Status {
         Self { state: State::Created, resources, paused: false, committing: false }
     }
 
-    /// What a server that starts is to find of a container that is being removed.
+    /// The status that is written to disk for a container that is being removed.
     #[must_use]
     pub fn before_removal(&self) -> Option<Self> {
         let State::Removing { exit } = &self.state else { return None };
@@ -40,10 +40,10 @@ impl Status {
         Some(Self { state, ..self.clone() })
     }
 
-    /// This status with the state that `change` makes of its own.
+    /// This status with the state that `change` returns.
     ///
     /// # Errors
-    /// `change`'s.
+    /// The refusal by `change`.
     pub fn with_state(&self, change: impl FnOnce(&State) -> Result<State, Refusal>) -> Result<Self, Refusal> {
         let state = change(&self.state)?;
         let (paused, committing) = (self.paused && state.may_run(), self.committing && state.may_run());

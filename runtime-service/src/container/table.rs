@@ -10,7 +10,7 @@ use super::Container;
 use super::config::ContainerConfig;
 use super::status::Status;
 
-/// What makes a container the same one for a client that asks again.
+/// The parts of a request that identify a container when a client repeats it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Name {
     pub pod: PodId,
@@ -31,7 +31,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// Why no container was found.
+/// The reason why no container was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LookupError {
     #[error("no container has the id {0:?} or one that begins so")]
@@ -63,7 +63,7 @@ impl Table {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(container) = inner.by_id.remove(id.as_str()) {
             let name = container.name();
-            // A recovered twin may own the name by now.
+            // A recovered container with the same name may have replaced it.
             if inner.by_name.get(&name).is_some_and(|c| c.id() == id) {
                 inner.by_name.remove(&name);
             }

@@ -48,7 +48,7 @@ pub fn config(config: proto::ContainerConfig) -> Result<ContainerConfig, Convert
     })
 }
 
-/// Of the field and of annotations, in this order; each counts once.
+/// The devices of the field, then those of annotations; each counts once.
 fn cdi_devices(
     field: &[proto::CdiDevice],
     annotations: &BTreeMap<String, String>,
@@ -69,7 +69,7 @@ fn cdi_devices(
     Ok(names)
 }
 
-/// Words of a command.
+/// Checks the words of a command.
 ///
 /// # Errors
 /// [`ConvertError`] naming the word that holds a NUL byte.
@@ -92,7 +92,7 @@ fn envs(values: Vec<proto::KeyValue>) -> Result<Vec<(String, String)>, ConvertEr
     values.into_iter().enumerate().map(one).collect()
 }
 
-/// A path relative to the pod's log folder, without a way out of it.
+/// A path relative to the pod's log folder that cannot leave it.
 fn log_path(text: &str) -> Result<Option<PathBuf>, ConvertError> {
     if text.is_empty() {
         return Ok(None);

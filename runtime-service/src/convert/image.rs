@@ -1,4 +1,4 @@
-//! Converts what clients call images.
+//! Converts references to images.
 
 use crisp_proto::runtime::v1 as proto;
 

@@ -34,12 +34,12 @@ mod user_namespace;
 
 use std::path::PathBuf;
 
-/// A field that cannot be accepted, by its path in the proto message.
+/// A field that cannot be accepted, with its path in the proto message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConvertError {
     #[error("{field}: {problem}")]
     Invalid { field: String, problem: String },
-    /// Well-formed, but this server cannot do it, and to ignore it would not be what the client asked for.
+    /// A valid value that this server does not support. Ignoring it would not be what the client requested.
     #[error("{field}: not supported{hint}")]
     Unsupported { field: String, hint: String },
 }
@@ -79,7 +79,7 @@ fn absolute(field: &str, value: String) -> Result<PathBuf, ConvertError> {
     }
 }
 
-/// A user or group id. 2^32 - 1 is none: it means "do not change" to the kernel.
+/// A user or group id. 2^32 - 1 is not valid: for the kernel it means "do not change".
 fn id(field: &str, value: i64) -> Result<u32, ConvertError> {
     u32::try_from(value)
         .ok()

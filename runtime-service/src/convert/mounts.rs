@@ -72,7 +72,7 @@ fn mounted_image(
     Ok(Some(MountedImage { request, sub_path }))
 }
 
-/// Those that take something from the files of a mount: what else there is has fields of its own.
+/// Only options that restrict the files of a mount: the others have fields of their own.
 fn options(field: &str, options: Vec<String>) -> Result<Vec<String>, ConvertError> {
     const KNOWN: [&str; 3] = ["noexec", "nodev", "nosuid"];
     match options.iter().find(|option| !KNOWN.contains(&option.as_str())) {
@@ -84,7 +84,7 @@ fn options(field: &str, options: Vec<String>) -> Result<Vec<String>, ConvertErro
 }
 
 /// The contract requires both fields with `recursive_read_only`: a client that sets it without them has
-/// not understood what is protected.
+/// misunderstood it.
 fn check_recursive(field: &str, readonly: bool, propagation: Propagation) -> Result<(), ConvertError> {
     if !readonly {
         return Err(invalid(field, "needs readonly to be set too"));

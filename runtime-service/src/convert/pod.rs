@@ -139,8 +139,8 @@ fn unknown(field: &str, value: i32) -> ConvertError {
     invalid(field, format!("{value} is not a value of this enum"))
 }
 
-/// With the systemd driver clients send the name of a slice or its path, with cgroupfs a path. One for the
-/// other would put pods where the client does not look for them.
+/// With the systemd driver, clients send the name or path of a slice, with cgroupfs a path. The wrong form
+/// would put pods where the client does not look for them.
 fn cgroup_parent(text: &str, driver: CgroupDriver) -> Result<Option<CgroupPath>, ConvertError> {
     let field = "config.linux.cgroup_parent";
     let refuse = |reason: String, theirs: CgroupDriver| {

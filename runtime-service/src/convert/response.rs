@@ -16,8 +16,8 @@ fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-/// To clients a start under way is a container that has only been created, and one that is being removed is
-/// what it was before.
+/// For clients, a container whose start is under way is still created, and a container that is being removed
+/// has its earlier state.
 #[must_use]
 pub fn container_state(state: &State) -> proto::ContainerState {
     match state {
@@ -33,7 +33,7 @@ pub fn container_state(state: &State) -> proto::ContainerState {
 #[must_use]
 pub fn pod_state(state: &PodState) -> proto::PodSandboxState {
     match state {
-        // A kubelet kills the containers of a pod that is not ready; those of a silent monitor very likely run.
+        // Kubelet kills the containers of a pod that is not ready; those of a silent monitor probably run.
         PodState::Ready | PodState::Unknown { .. } => proto::PodSandboxState::SandboxReady,
         PodState::Starting
         | PodState::Degraded { .. }
@@ -78,7 +78,7 @@ pub fn container(container: &Container) -> proto::Container {
     }
 }
 
-/// The container that a reading belongs to.
+/// The container of a reading.
 #[must_use]
 pub fn container_attributes(container: &Container) -> proto::ContainerAttributes {
     let metadata = &container.metadata;
@@ -192,7 +192,7 @@ pub fn pod(pod: &Pod) -> proto::PodSandbox {
     }
 }
 
-/// The pod that a reading belongs to.
+/// The pod of a reading.
 #[must_use]
 pub fn pod_attributes(pod: &Pod) -> proto::PodSandboxAttributes {
     proto::PodSandboxAttributes {
@@ -250,8 +250,7 @@ pub fn pod_status(pod: &Pod, status: &PodStatus) -> proto::PodSandboxStatus {
     }
 }
 
-/// The statuses of a pod's containers, newest first: of several attempts a kubelet takes the first one that it
-/// finds.
+/// The statuses of a pod's containers, newest first: kubelet uses the first of several attempts.
 #[must_use]
 pub fn container_statuses(containers: &[(Arc<Container>, Arc<Status>)]) -> Vec<proto::ContainerStatus> {
     let status = |(container, status): &(Arc<Container>, Arc<Status>)| container_status(container, status);

@@ -111,7 +111,7 @@ fn pid(options: Option<&proto::NamespaceOption>) -> Result<PidNamespaceRequest, 
     let Some(options) = options else { return Ok(PidNamespaceRequest::OfPod) };
     let field = format!("{AT}.namespace_options");
     for (name, mode) in [("network", options.network), ("ipc", options.ipc)] {
-        // NODE is compared with the pod's mode when the container is created.
+        // NODE is checked against the pod's mode when the container is created.
         if !matches!(
             proto::NamespaceMode::try_from(mode),
             Ok(proto::NamespaceMode::Pod | proto::NamespaceMode::Node)

@@ -1,6 +1,6 @@
-//! SELinux options. Kubelet sends them to every node, so a host without SELinux ignores them, as
-//! containerd and CRI-O do. Where SELinux is on they are refused: to run a container without the label
-//! that its user asked for would confine it less.
+//! SELinux options. Kubelet sends them to every node, so a host without SELinux ignores them, as containerd
+//! and CRI-O do. A host with SELinux refuses them: without the requested label, a container would be less
+//! confined.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +12,7 @@ use super::{ConvertError, unsupported};
 
 const HINT: &str = " on a host where SELinux is on: this server does not set labels yet";
 
-/// Looked up once: SELinux cannot be turned on while the system runs.
+/// Looked up once: SELinux cannot be turned on at run time.
 static ENABLED: LazyLock<bool> = LazyLock::new(|| enabled(Path::new("/")));
 
 /// selinuxfs is mounted and a policy is loaded; before that every process has the label `kernel`.

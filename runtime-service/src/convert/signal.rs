@@ -1,4 +1,4 @@
-//! The contract's signal enum. Its numbers are its own, so the conversion goes by the names.
+//! The contract's signal enum. Its numbers are not those of the kernel, so the conversion uses the names.
 
 use std::sync::LazyLock;
 
@@ -35,8 +35,8 @@ pub fn from_proto(field: &str, value: i32) -> Result<Option<Signal>, ConvertErro
     found.map(|(_, signal)| Some(*signal)).ok_or_else(unknown)
 }
 
-/// The first value that means `signal`, SIGNAL_RUNTIME_DEFAULT where there is none: the contract has
-/// not all real-time signals.
+/// The first value for `signal`, or SIGNAL_RUNTIME_DEFAULT if there is none: the contract lacks some
+/// real-time signals.
 #[must_use]
 pub fn to_proto(signal: Signal) -> proto::Signal {
     let found = SIGNALS.iter().find(|(_, known)| *known == signal);

@@ -13,7 +13,7 @@ fn value(value: u64) -> Option<proto::UInt64Value> {
     Some(proto::UInt64Value { value })
 }
 
-/// `mountpoint`: where the writable layers are, for `fs_id`.
+/// `mountpoint` of the file system with the writable layers, for `fs_id`.
 #[must_use]
 pub fn container(reading: &ContainerReading, mountpoint: &str) -> proto::ContainerStats {
     let counters = reading.cgroup.as_ref();

@@ -1,11 +1,11 @@
-//! Which streams Exec and Attach ask for.
+//! The streams that Exec and Attach request.
 
 use crisp_streaming::ProcessRequest;
 
 use super::{ConvertError, invalid};
 
 /// # Errors
-/// Streams that cannot be had together, or none at all: as kubelets and other runtimes have it.
+/// The streams exclude each other, or none is requested; kubelet and other runtimes have the same rules.
 pub fn process(request: ProcessRequest) -> Result<ProcessRequest, ConvertError> {
     if request.tty && request.stderr {
         return Err(invalid("stderr", "cannot be apart from stdout with a terminal: leave one of them out"));

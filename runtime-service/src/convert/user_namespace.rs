@@ -6,7 +6,7 @@ use crisp_proto::runtime::v1 as proto;
 use super::{ConvertError, invalid};
 use crate::container::config::UserNamespaceRequest;
 
-/// Whether the mappings are such as the kernel takes is for the pod to check.
+/// The pod checks whether the kernel accepts the mappings.
 pub(super) fn request(
     field: &str,
     options: Option<&proto::UserNamespace>,
@@ -33,7 +33,7 @@ pub(super) fn request(
     }
 }
 
-/// The mappings of a mount. None: it has none.
+/// The mappings of a mount. None if it has none.
 pub(super) fn of_mount(
     at: &str,
     uids: &[proto::IdMapping],

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Of what this release writes. Lines of another version are skipped.
+/// The version that this release writes. Lines of other versions are skipped.
 const VERSION: u8 = 1;
-/// Bytes of a message: errors that have the text of a plugin may be long.
+/// Limit for a message in bytes: errors with the text of a plugin may be long.
 const MAX_TEXT: usize = 4 << 10;
-/// Bytes of a line: one that is longer leaves its labels out.
+/// Limit for a line in bytes: a longer line leaves out its labels.
 pub(super) const MAX_LINE: usize = 32 << 10;
 
-/// Something that happened.
+/// An event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry<'a> {
     pub v: u8,
@@ -20,10 +20,10 @@ pub struct Entry<'a> {
     pub at: i64,
     pub action: Action,
     pub kind: Kind,
-    /// Of the container or pod; empty: it did not come to be.
+    /// Of the container or pod; empty if it was never created.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub id: Cow<'a, str>,
-    /// Of the container or pod; of an image its reference.
+    /// Of the container or pod; for an image its reference.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub name: Cow<'a, str>,
     #[serde(default)]
@@ -36,7 +36,7 @@ pub struct Entry<'a> {
     pub namespace: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub pod_uid: Cow<'a, str>,
-    /// The container's image, as its user calls it.
+    /// The container's image, as the user named it.
     #[serde(default, skip_serializing_if = "str::is_empty")]
     pub image: Cow<'a, str>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,7 @@ pub struct Entry<'a> {
     pub labels: Cow<'a, BTreeMap<String, String>>,
 }
 
-/// What happened.
+/// The kind of an event.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
@@ -58,20 +58,20 @@ pub enum Action {
     Start,
     Die,
     Destroy,
-    /// It was asked to stop.
+    /// A stop was requested.
     Stop,
-    /// A client asked for a signal other than by a stop.
+    /// A client requested a signal other than by a stop.
     Kill,
     /// An operation failed.
     Fail,
-    /// An operation succeeded that took long or has something to say, such as where an image came from.
+    /// An operation succeeded that took long or has a message, such as the source of an image.
     Done,
-    /// Of those that supervise pods: probes, restarts.
+    /// A message from the supervisor of a pod: probes, restarts.
     #[default]
     Note,
 }
 
-/// What it happened to.
+/// The kind of the object.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -81,7 +81,7 @@ pub enum Kind {
     Image,
 }
 
-/// How a container ended.
+/// The end of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ended<'a> {
     pub code: i32,
@@ -91,7 +91,7 @@ pub struct Ended<'a> {
     pub finished_at: i64,
 }
 
-/// An operation that failed or was done.
+/// An operation that failed or was completed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation<'a> {
     pub name: Cow<'a, str>,
@@ -110,7 +110,7 @@ fn is_empty(labels: &BTreeMap<String, String>) -> bool {
 }
 
 impl Entry<'_> {
-    /// As a line, with its end.
+    /// The line of JSON with its newline.
     pub(super) fn line(mut self) -> String {
         self.v = VERSION;
         if self.text.len() > MAX_TEXT {
@@ -127,11 +127,11 @@ impl Entry<'_> {
     }
 
     fn json(&self) -> String {
-        // Cannot fail: it has no map with other keys than strings.
+        // Cannot fail: all keys of its maps are strings.
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// None: it is damaged, or of another release.
+    /// None for a line that is damaged or of another release.
     pub(super) fn parse(line: &[u8]) -> Option<Entry<'static>> {
         let entry: Entry<'static> = serde_json::from_slice(line).ok()?;
         (entry.v == VERSION).then_some(entry)

@@ -1,4 +1,4 @@
-//! The two files of the journal, as they are written.
+//! Writes the two files of the journal.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -13,7 +13,7 @@ const MAX_FILE: u64 = 8 << 20;
 pub(super) struct JournalFile {
     layout: Layout,
     max: u64,
-    /// Whether the file ends with a whole line, as far as is known.
+    /// Whether the file is known to end with a whole line.
     is_whole: bool,
     is_failing: bool,
 }
@@ -23,7 +23,7 @@ impl JournalFile {
         Self { layout, max: MAX_FILE, is_whole: false, is_failing: false }
     }
 
-    /// Appends whole lines. A disk that refuses is said once. False: they are lost.
+    /// Appends whole lines. Logs the first of several failures. Returns false when the lines are lost.
     pub(super) fn append(&mut self, lines: &str) -> bool {
         let written = self.try_append(lines);
         match &written {
@@ -38,7 +38,7 @@ impl JournalFile {
         written.is_ok()
     }
 
-    /// Opened anew each time, so that a file that is deleted or emptied meanwhile does no harm.
+    /// Opens the file each time, so that it may be deleted or truncated meanwhile.
     fn try_append(&mut self, lines: &str) -> io::Result<()> {
         let mut file = self.open()?;
         let mut length = file.metadata()?.len();
@@ -47,7 +47,7 @@ impl JournalFile {
             file = self.open()?;
             length = 0;
         }
-        // Of a server that was killed, or of a full disk.
+        // Left by a server that was killed, or by a full disk.
         let is_cut = length > 0 && !self.is_whole && last_byte(&file, length)? != b'\n';
         self.is_whole = false;
         if is_cut {

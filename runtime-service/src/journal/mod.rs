@@ -1,15 +1,16 @@
-//! The journal: what happened to containers and pods, and which operations failed, over restarts of the server.
+//! The journal: keeps events of containers and pods and failures of operations, across restarts of the
+//! server.
 //!
 //! ```text
 //!   emitter, ops, ends of operations ─ notes.rs ─> a line ─> queue ─> a task: file.rs ─> events.jsonl
 //!                                                   full: dropped, counted        8 MiB: └> events.old.jsonl
-//!   crisp events, crisp why <── read.rs, when asked
+//!   crisp events, crisp why <── read.rs, on request
 //! ```
 //!
-//! An operation never waits for the journal: it makes a line (some microseconds) and puts it into a queue. Lines
-//! are written together, some milliseconds later, and not synced: a server that is killed may lose the last ones, a
-//! machine that loses its power those of the last half minute. Nothing is read at the start of a server. Both
-//! files together are the bound: what is older is gone.
+//! An operation never waits for the journal: it makes a line (some microseconds) and puts it into a queue.
+//! Lines are written together some milliseconds later, and not synced: if the server is killed, the last ones
+//! may be lost; if the machine loses power, those of the last half minute. A starting server reads nothing.
+//! The two files together are the limit: older entries are dropped.
 
 mod entry;
 mod file;
@@ -28,13 +29,13 @@ pub use self::entry::{Action, Ended, Entry, Kind, Operation};
 use self::file::JournalFile;
 use crate::layout::Layout;
 
-/// Lines that wait for the disk.
+/// Maximal number of lines that wait for the disk.
 const QUEUE: usize = 4096;
-/// From the first line to the write of it and of those that came meanwhile.
+/// Delay from the first line to the write, which includes lines that came meanwhile.
 const GATHER: Duration = Duration::from_millis(20);
-/// Bytes of one write.
+/// Limit for one write in bytes.
 const MAX_WRITE: usize = 1 << 20;
-/// For what was noted before to be on the disk, before it is read.
+/// Time limit for writing queued lines before the journal is read.
 const FLUSH: Duration = Duration::from_secs(2);
 
 /// The journal of one server.
@@ -43,21 +44,21 @@ pub struct Journal {
     sender: mpsc::Sender<Command>,
     layout: Layout,
     queue_full: IntCounter,
-    /// Lines that the last reading left out.
+    /// Damaged lines in the last read.
     skipped: AtomicU64,
 }
 
 #[derive(Debug)]
 enum Command {
     Line(String),
-    /// To be answered when all lines before it are written.
+    /// Answered when all lines before it are written.
     Flush(oneshot::Sender<()>),
-    /// The same, and nothing is written after it.
+    /// The same; lines after it are dropped.
     Close(oneshot::Sender<()>),
 }
 
 impl Journal {
-    /// Starts the task that writes; the disk is not touched before there is something to write.
+    /// Starts the task that writes; the disk is not used before there is a line.
     ///
     /// # Errors
     /// Only when another metric has the name.
@@ -81,20 +82,20 @@ impl Journal {
         })
     }
 
-    /// Notes an entry. Waits for nothing.
+    /// Adds an entry. Never blocks.
     pub fn note(&self, entry: Entry<'_>) {
         if let Err(TrySendError::Full(_)) = self.sender.try_send(Command::Line(entry.line())) {
             self.queue_full.inc();
         }
     }
 
-    /// Waits until what was noted is written, for a limited time.
+    /// Waits, for a limited time, until all entries are written.
     pub async fn flush(&self) {
-        // A disk that hangs: what is there is read all the same.
+        // If the disk hangs, the lines on disk are read anyway.
         self.ask(Command::Flush).await;
     }
 
-    /// Writes what was noted, for a limited time. What is noted from now on is dropped: the folders may go.
+    /// Writes all entries, for a limited time. Later entries are dropped, because the folders may be removed.
     pub(crate) async fn close(&self) {
         self.ask(Command::Close).await;
     }
@@ -115,7 +116,7 @@ impl Journal {
     /// A file cannot be read.
     pub fn read(&self, each: impl FnMut(Entry<'static>) -> ControlFlow<()>) -> std::io::Result<()> {
         let skipped = read::read(&self.layout, each)?;
-        // Once for the same lines, however often they are read.
+        // Logged once for the same lines, however often they are read.
         if skipped > self.skipped.swap(skipped, Ordering::Relaxed) {
             let path = self.layout.journal();
             tracing::warn!(path = %path.display(), lines = skipped, "damaged lines of the journal are left out");
@@ -124,7 +125,7 @@ impl Journal {
     }
 }
 
-/// Writes what comes, until the journal is closed or there is no sender.
+/// Writes lines until the journal is closed or the last sender is dropped.
 async fn write(mut receiver: mpsc::Receiver<Command>, mut file: JournalFile, lost: IntCounter) {
     let mut is_closed = false;
     while !is_closed && let Some(first) = receiver.recv().await {
@@ -163,7 +164,7 @@ async fn write(mut receiver: mpsc::Receiver<Command>, mut file: JournalFile, los
             }
         }
         for done in flushed {
-            // Fails where the one that asked has gone.
+            // Fails when the requester has left, which is fine.
             let _ = done.send(());
         }
     }

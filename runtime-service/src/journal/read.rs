@@ -1,4 +1,4 @@
-//! Reading the journal: only when it is asked for.
+//! Reads the journal, on request only.
 
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use super::entry::{Entry, MAX_LINE};
 use crate::layout::Layout;
 
-/// Reads all entries, the oldest first. Returns how many lines were damaged and left out. Blocks.
+/// Reads all entries, the oldest first. Returns the number of damaged lines, which are skipped. Blocks.
 ///
 /// # Errors
 /// A file cannot be read.
@@ -16,7 +16,7 @@ pub(super) fn read(
     layout: &Layout,
     mut each: impl FnMut(Entry<'static>) -> ControlFlow<()>,
 ) -> io::Result<u64> {
-    // The newer one first: it may become the older one meanwhile.
+    // The newer file is opened first: it may become the older one meanwhile.
     let newer = open(&layout.journal_file())?;
     let older = open(&layout.older_journal_file())?;
     let identity = |file: &File| file.metadata().map(|metadata| (metadata.dev(), metadata.ino()));
@@ -44,7 +44,7 @@ fn open(path: &std::path::Path) -> io::Result<Option<File>> {
     }
 }
 
-/// How many lines were of no use.
+/// Returns the number of damaged lines.
 fn read_file(
     file: File,
     each: &mut impl FnMut(Entry<'static>) -> ControlFlow<()>,
@@ -65,7 +65,7 @@ fn read_file(
     Ok((skipped, ControlFlow::Continue(())))
 }
 
-/// The next line, without what is beyond the longest one that is written. False: there is none.
+/// The next line, truncated to the limit for lines. Returns false when there is none.
 fn next_line(reader: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<bool> {
     line.clear();
     let mut is_any = false;

@@ -1,15 +1,15 @@
-//! The output of a container on its way to an attached client, which must never make the container wait.
+//! Sends the output of a container to an attached client, which must never make the container wait.
 //!
 //! ```text
-//!   monitor ─> pipe ─> read at once ─> what the client is behind ─> sent at the client's pace
+//!   monitor ─> pipe ─> read at once ─> backlog ─> sent at the client's pace
 //! ```
 //!
-//! A client is cut off when it is too far behind:
+//! A client is disconnected when it is too far behind:
 //!
-//! | behind | cut off |
+//! | behind | disconnected |
 //! |---|---|
 //! | up to 1 MiB | never |
-//! | more | when it has taken nothing for 10 seconds |
+//! | more | when it has read nothing for 10 seconds |
 //! | more than 8 MiB, or all clients together more than 128 MiB | at once |
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,17 +27,17 @@ const PATIENT: usize = 1 << 20;
 const MOST: usize = 8 << 20;
 const MOST_OF_ALL: usize = 128 << 20;
 const STALLED: Duration = Duration::from_secs(10);
-/// Sent at once: a slow client makes progress in such steps.
+/// Bytes of one send: the progress of a slow client is measured in these steps.
 const STEP: usize = 16 << 10;
 
-/// What all clients together are behind.
+/// Bytes that all clients together are behind.
 static BEHIND: AtomicUsize = AtomicUsize::new(0);
 
 /// The client is too far behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct TooSlow;
 
-/// What was read and not sent yet.
+/// Output that was read and not sent yet.
 struct Backlog {
     state: Mutex<State>,
     changed: Notify,
@@ -46,22 +46,22 @@ struct Backlog {
 struct State {
     bytes: BytesMut,
     is_over: bool,
-    /// When the client last took something, or had nothing to take.
+    /// The last time at which the client read something or had nothing to read.
     progress: Instant,
 }
 
-/// How copying ended.
+/// The reason why copying ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Copied {
-    /// The output is over and the client has it.
+    /// The output has ended and the client has all of it.
     All,
-    /// The client wants no more of it, or is gone.
+    /// The client wants no more output, or is gone.
     ClientLeft,
     TooSlow,
 }
 
-/// Copies until the output is over, or the client takes no more of it. Once the container has `ended`, output
-/// is over when nothing comes any more: one whose log is blocked has no proper end.
+/// Copies until the output ends or the client leaves. Once the container has `ended`, the output ends when
+/// nothing more comes: a container whose log is blocked has no proper end of output.
 pub(super) async fn copy(from: &mut Source, mut to: StreamWriter, ended: &Cancel) -> Copied {
     let backlog = Backlog::new();
     let sent = tokio::select! {
@@ -120,7 +120,7 @@ impl Backlog {
         Ok(())
     }
 
-    /// Sends until all is sent and the output is over.
+    /// Sends until the output has ended and all of it is sent.
     async fn send(&self, to: &mut StreamWriter) -> Result<(), StreamError> {
         loop {
             let Some(piece) = self.take() else {
@@ -135,7 +135,7 @@ impl Backlog {
         }
     }
 
-    /// The next bytes; empty at the end. None: there are none yet.
+    /// The next bytes; empty at the end. None when there are none yet.
     fn take(&self) -> Option<BytesMut> {
         let mut state = self.lock();
         let length = state.bytes.len().min(STEP);
@@ -143,7 +143,7 @@ impl Backlog {
         (length > 0 || state.is_over).then(|| state.bytes.split_to(length))
     }
 
-    /// Returns when the client is far behind and takes nothing.
+    /// Returns when the client is far behind and reads nothing.
     async fn watch(&self) -> TooSlow {
         loop {
             tokio::time::sleep(STALLED / 10).await;

@@ -1,4 +1,4 @@
-//! Attach: a client of the streaming server beside the log of a running container.
+//! Attach: connects a client of the streaming server to a running container, in addition to its log.
 //!
 //! ```text
 //!   container ─> monitor ─┬─> log
@@ -7,8 +7,8 @@
 //!   stdin or terminal  <──────────────────────── client
 //! ```
 //!
-//! The monitor waits a moment for a full pipe and then closes it: so the container is not held up by a server
-//! that does not run. The client of such a pipe is told that it misses output.
+//! The monitor waits a moment for a full pipe and then closes it: a server that does not run must not block
+//! the container. The client of such a pipe is told that it misses output.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,9 +29,9 @@ use crate::service_state::ServiceState;
 
 const OPERATION: &str = "attach_container";
 const START: Duration = Duration::from_secs(15);
-/// What the pipe to this server holds, where the kernel allows it.
+/// Capacity of the pipe to this server, where the kernel allows it.
 const PIPE: usize = 1 << 20;
-/// For the container to take the input of a client that has left.
+/// Time limit for the container to read the input of a client that has left.
 const INPUT: Duration = Duration::from_secs(10);
 const TOO_SLOW: &str = "the client was cut off because it read too slowly: the log has all output";
 const MISSED: &str = "the server was too busy to read all output: the log has all of it";
@@ -39,7 +39,7 @@ const MISSED: &str = "the server was too busy to read all output: the log has al
 /// Returns the URL at which a client is attached.
 ///
 /// # Errors
-/// A container that does not run, or too many sessions that no client has come for.
+/// The container does not run, or too many sessions wait for their client.
 pub fn container_attach(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -47,7 +47,7 @@ pub fn container_attach(
 ) -> Result<String, RuntimeError> {
     pod_of_running(service, container)?;
     let owner = session_owner(&container.metadata.pod);
-    // A URL that is never used keeps no container.
+    // A URL that is never used keeps no container alive.
     let (serving, container) = (service.clone(), Arc::downgrade(container));
     let serve = move |session: ProcessSession| async move {
         match container.upgrade() {
@@ -73,7 +73,7 @@ async fn serve(
     }
 }
 
-/// Our ends of a container's streams.
+/// The server's ends of a container's streams.
 struct Attached {
     link: MonitorLink,
     stdin: Option<Sink>,
@@ -106,7 +106,7 @@ async fn attach(
     Ok(Attached { link, stdin, stdout: stdout.0.map(Source::Pipe), stderr: stderr.0.map(Source::Pipe) })
 }
 
-/// None: the container was created without, or its only client had it.
+/// None when the container was created without input, or its only client has left.
 async fn stdin(link: &MonitorLink, id: &ContainerId, tty: bool) -> Result<Option<Sink>, Cause> {
     match link.open_stdin(id).await {
         Ok(terminal) if tty => Ok(Some(Sink::Terminal(Terminal::new(terminal)?))),
@@ -116,7 +116,7 @@ async fn stdin(link: &MonitorLink, id: &ContainerId, tty: bool) -> Result<Option
     }
 }
 
-/// None: the client is gone.
+/// None when the client is gone.
 async fn run(container: &Container, attached: Attached, session: &mut ProcessSession) -> Option<Outcome> {
     let Attached { link, stdin, stdout, stderr } = attached;
     let ended = Cancel::new();
@@ -140,7 +140,7 @@ async fn run(container: &Container, attached: Attached, session: &mut ProcessSes
         tokio::join!(input, sizes);
         std::future::pending::<()>().await;
     };
-    // One that has closed its session properly has sent input that is still to be delivered.
+    // A client that closed its session properly may have sent input that is not delivered yet.
     let left = async {
         session.gone().await;
         if session.is_closed() {
@@ -170,7 +170,7 @@ struct Output<'a> {
 }
 
 impl Output<'_> {
-    /// Copies one output to its end. The error says why the client does not get all of it.
+    /// Copies one output to its end. The error is the reason why the client does not get all of it.
     async fn copy(
         &self,
         from: Option<Source>,
@@ -185,8 +185,8 @@ impl Output<'_> {
         }
     }
 
-    /// Whether the output goes on, though the pipe of it has ended. The monitor closes a further pipe at once
-    /// when the container has closed its output, and refuses it when the container has ended.
+    /// Whether the output continues although its pipe has ended. The monitor closes a new pipe at once when
+    /// the container has closed its output, and refuses it when the container has ended.
     async fn goes_on(&self, which: Which) -> bool {
         if self.ended.is_cancelled() {
             return false;
@@ -201,7 +201,7 @@ impl Output<'_> {
     }
 }
 
-/// Returns when the container does not run any more.
+/// Returns when the container no longer runs.
 async fn until_ended(container: &Container) {
     let mut status = container.subscribe();
     // An error means that the container was removed.
@@ -212,7 +212,7 @@ async fn copy_sizes(from: Option<Resizes>, link: &MonitorLink, id: &ContainerId)
     let Some(mut from) = from else { return };
     while let Some(size) = from.next().await {
         let size = WindowSize { columns: size.columns, rows: size.rows };
-        // A container without a terminal has no size.
+        // Fails for a container without a terminal, which has no size.
         let _: Result<(), LinkError> = link.resize(id, size).await;
     }
 }

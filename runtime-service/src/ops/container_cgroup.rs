@@ -8,10 +8,10 @@ use crate::cause::Cause;
 use crate::container::Container;
 use crate::service_state::{ServiceState, cgroup_path};
 
-/// Makes the cgroup with the limits of `spec`, and opens what a process needs to get in.
+/// Makes the cgroup with the limits of `spec`, and opens the descriptors that a process needs to join it.
 ///
 /// # Errors
-/// The folder or limit that the kernel refuses.
+/// The kernel refuses the folder or a limit.
 pub(super) fn create(
     service: &ServiceState,
     container: &Container,
@@ -25,10 +25,11 @@ pub(super) fn create(
     Ok(cgroup.join()?)
 }
 
-/// Kills all processes in the cgroup and removes it; a missing one is as good. Blocks until they are gone.
+/// Kills all processes in the cgroup and removes it; succeeds if it does not exist. Blocks until they are
+/// gone.
 ///
 /// # Errors
-/// Processes that do not end, or the folder that cannot be removed.
+/// Processes do not end, or the folder cannot be removed.
 pub(crate) fn remove(service: &ServiceState, container: &Container) -> Result<(), Cause> {
     let Some(cgroup) = open(service, container)? else { return Ok(()) };
     cgroup.kill()?;
@@ -41,10 +42,10 @@ pub(crate) fn is_in_use(service: &ServiceState, container: &Container) -> bool {
     pids.is_some_and(|pids| !pids.is_empty())
 }
 
-/// The cgroup, if it is there.
+/// The cgroup, if it exists.
 ///
 /// # Errors
-/// The folder that cannot be opened.
+/// The folder cannot be opened.
 pub(super) fn open(service: &ServiceState, container: &Container) -> Result<Option<Cgroup>, Cause> {
     let of_pod = || service.pod_of(container).map(|pod| pod.cgroup_parent().clone());
     let Some(parent) = container.metadata.cgroup_parent.clone().or_else(of_pod) else { return Ok(None) };

@@ -1,13 +1,13 @@
-//! What a container has changed of its image: the upper folder of its overlay, read against the layers.
+//! The files that a container has changed: compares the upper folder of its overlay with the layers.
 //!
 //! | in `upper` | change |
 //! |---|---|
 //! | character device 0:0 | deleted |
-//! | directory marked opaque | what the layers have in it and `upper` has not is deleted |
+//! | directory marked opaque | entries of the layers that `upper` lacks are deleted |
 //! | anything else that the layers have | modified |
 //! | anything else | added |
 //!
-//! Places of mounts are left out, and directories that differ in nothing but what is left out.
+//! Mount points are left out, and so are directories whose only changes are left out.
 
 use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr};
@@ -30,7 +30,7 @@ use crate::service_state::ServiceState;
 
 const OPERATION: &str = "list_changes";
 const OPEN: Duration = Duration::from_secs(20);
-/// Directories nested deeper than this are not entered: each that is open takes a descriptor.
+/// Directories nested deeper than this are not entered: each open one takes a descriptor.
 const MAX_DEPTH: usize = 256;
 /// Changes in one piece.
 const PIECE: usize = 500;
@@ -49,13 +49,13 @@ pub struct Change {
     pub kind: Kind,
 }
 
-/// Some changes, or why there are no more.
+/// Some changes, or the error that ends the list.
 pub type Piece = Result<Vec<Change>, RuntimeError>;
 
 /// Reads all changes, directory by directory, each sorted by name.
 ///
 /// # Errors
-/// The layers are gone. What fails later is the last piece.
+/// The layers are gone. Later failures are the last piece.
 pub async fn changes(
     service: &Arc<ServiceState>,
     container: Arc<Container>,
@@ -70,7 +70,7 @@ pub async fn changes(
             Ok(()) => Ok(std::mem::take(&mut walk.piece)),
             Err(errno) => Err(RuntimeError::Changes { id, errno }),
         };
-        // The client is gone when it does not take this either.
+        // If the client does not receive this either, it is gone.
         let _ = walk.sender.blocking_send(last);
     });
     Ok(receiver)
@@ -79,9 +79,9 @@ pub async fn changes(
 struct Walk {
     upper: OwnedFd,
     layers: OwnedFd,
-    /// Places of mounts.
+    /// Mount points.
     hidden: BTreeSet<PathBuf>,
-    /// Directories above the one that is read, which are shown when something in them is.
+    /// Parents of the directory that is being read; they are shown only when something in them is.
     pending: Vec<Change>,
     piece: Vec<Change>,
     sender: mpsc::Sender<Piece>,
@@ -119,7 +119,7 @@ impl Walk {
         self.sender.blocking_send(Ok(std::mem::take(&mut self.piece))).map_err(|_| Errno::PIPE)
     }
 
-    /// What is in one directory. `below`: the same one of the layers, where they have it.
+    /// Reads one directory. `below` is the same directory in the layers, if it exists there.
     fn directory(
         &mut self,
         upper: &OwnedFd,
@@ -175,8 +175,8 @@ impl Walk {
         }
     }
 
-    /// A directory that is new or differs is shown at once. Others wait for what is in them: those that were
-    /// made for mounts, and those that were copied up for a file in them.
+    /// A directory that is new or differs is shown at once. Others are shown only with changes in them: mount
+    /// points, and directories that were copied up for a file in them.
     fn shown(&mut self, now: &Stat, before: Option<&Stat>, place: PathBuf) -> Result<(), Errno> {
         let kind = if before.is_some() { Kind::Modified } else { Kind::Added };
         let waits = match before {
@@ -208,7 +208,7 @@ fn is_opaque(directory: &OwnedFd) -> bool {
     matches!(fgetxattr(directory, "trusted.overlay.opaque", &mut value), Ok(1) if value == *b"y")
 }
 
-/// None: there is none.
+/// None if it does not exist.
 fn look(directory: &OwnedFd, name: &CStr) -> Result<Option<Stat>, Errno> {
     match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),

@@ -1,11 +1,12 @@
-//! Commit: an image of a container's image and of what the container has written above it.
+//! Commit: makes an image of a container's image and the container's changes.
 //!
 //! ```text
-//!   pause (where it runs) ─> archive of the upper folder ─> layer, configuration, image ─> unpause
+//!   pause (if it runs) ─> archive of the upper folder ─> layer, configuration, image ─> unpause
 //! ```
 //!
-//! A container never stays paused: not when the client goes away, not when the server ends, whose successor
-//! unpauses it. What lets it go on meanwhile ends the commit: its files would be of different moments.
+//! A container never stays paused, neither when the client leaves nor when the server ends: the next server
+//! unpauses it. If the container is resumed meanwhile, the commit fails, because its files would be of
+//! different moments.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -30,25 +31,26 @@ use crate::service_state::{ServiceState, subject};
 
 const OPERATION: &str = "commit_container";
 const DEADLINE: Duration = Duration::from_secs(3600);
-/// For the container to be unpaused, before the client has its answer.
+/// Time limit for unpausing the container before the client gets its response.
 const UNPAUSED: Duration = Duration::from_secs(20);
-/// Where an owner goes who does not exist in the pod's user namespace.
+/// The id for owners that do not exist in the pod's user namespace.
 const NO_USER: u32 = 65_534;
 
-/// What the image is to be.
+/// The parameters of the new image.
 #[derive(Debug)]
 pub struct Commit {
     pub tag: Option<Reference>,
     pub changes: Changes,
-    /// A running container stands still meanwhile.
+    /// Whether a running container is paused meanwhile.
     pub pause: bool,
 }
 
-/// Makes the image. Its id comes back. When the caller goes away, the commit ends and the container goes on.
+/// Makes the image and returns its id. If the caller leaves, the commit is cancelled and the container
+/// continues.
 ///
 /// # Errors
-/// The container's image is gone, a change is wrong, the files cannot be read or kept, or it did not stand still
-/// as it should.
+/// The container's image is gone, a change is not valid, files cannot be read or stored, or the container was
+/// resumed meanwhile.
 pub async fn commit(
     service: &Arc<ServiceState>,
     container: Arc<Container>,
@@ -59,7 +61,7 @@ pub async fn commit(
     detached(commit_once(service.clone(), container, commit, cancel)).await
 }
 
-/// Cancels the commit when the client does not wait for it any more.
+/// Cancels the commit when the client has left.
 struct Caller(Cancel);
 
 impl Drop for Caller {
@@ -89,14 +91,14 @@ async fn commit_once(
         operation.blocking(DEADLINE, work).await
     };
     if pauses {
-        // On its own, so that what keeps it from being unpaused does not keep the answer from the client.
+        // In its own task, so that a slow unpause does not delay the response to the client.
         let unpaused = tokio::spawn(container_pause::end_commit(service, container));
         let _ = tokio::time::timeout(UNPAUSED, unpaused).await;
     }
     Ok(operation.finish(made).await?)
 }
 
-/// `still`: whether the container stands still meanwhile, and if so, whether for this commit.
+/// `still`: whether the container is paused meanwhile, and if so, whether for this commit.
 fn image(
     service: &ServiceState,
     container: &Container,
@@ -141,12 +143,12 @@ fn image(
     }
 }
 
-/// Whether nothing has let it go on: a stop, a kill, or an unpause.
+/// Whether the container is still paused: a stop, a kill or an unpause resumes it.
 fn stands_still(status: &Status, by_commit: bool) -> bool {
     status.paused && status.committing == by_commit
 }
 
-/// As the container sees them.
+/// The owner inside the container.
 fn owner(users: Option<&IdMappings>, uid: u32, gid: u32) -> (u32, u32) {
     match users {
         None => (uid, gid),

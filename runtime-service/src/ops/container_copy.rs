@@ -1,4 +1,4 @@
-//! Files in and out of a container, running or not, without a program in its image.
+//! Copies files into and out of a container, running or not, without a program of its image.
 //!
 //! ```text
 //!   running      /proc/PID/root: as its first process sees it, with all its mounts
@@ -7,10 +7,10 @@
 //!                     and its removal ends the copy
 //! ```
 //!
-//! The server does it, not the command line: it knows the container's layers, and orders what is done to a
-//! container; who may use its socket may copy, with no further privileges.
+//! The server does it, not the command line: it knows the container's layers and orders operations on a
+//! container. Permission to use its socket is sufficient.
 //!
-//! Each copy is on a thread of its own, for a file may be on a volume that hangs.
+//! Each copy runs in its own thread, because a file may be on a volume that hangs.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,42 +34,42 @@ use crate::error::RuntimeError;
 use crate::service_state::{MAX_COPIES, ServiceState};
 
 const OPERATION: &str = "copy_files";
-/// For another operation on the container to end.
+/// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(30);
 const ROOT: Duration = Duration::from_secs(20);
-/// For the client to take or to send a piece.
+/// Time limit for the client to receive or send a piece.
 const CLIENT: Duration = Duration::from_secs(60);
 /// Bytes of one piece.
 const PIECE: usize = 64 << 10;
 /// Pieces that wait for the client.
 const AHEAD: usize = 4;
 
-/// A piece of an archive, or why there are no more.
+/// A piece of an archive, or the error that ends it.
 pub type Piece = Result<Vec<u8>, RuntimeError>;
 
-/// Where an archive goes.
+/// The destination of an archive.
 #[derive(Debug)]
 pub struct Target {
     pub path: String,
-    /// The path is a directory for all entries of the archive, by their own names.
+    /// The path is a directory for all entries of the archive, which keep their names.
     pub as_named: bool,
     pub owner: Owner,
 }
 
-/// What an archive is made of.
+/// The source of an archive.
 #[derive(Debug)]
 pub struct Source {
     pub path: String,
-    /// Read what a link at the path leads to.
+    /// Follow a symbolic link at the path.
     pub follow_link: bool,
-    /// The container's own files alone, also of one that runs.
+    /// Only the container's own files, even if it runs.
     pub without_mounts: bool,
 }
 
 /// Reads a path as a tar archive.
 ///
 /// # Errors
-/// A container in a state without files. What fails later is the last piece.
+/// The container is in a state without files. Later failures are the last piece.
 pub async fn copy_out(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -84,17 +84,17 @@ pub async fn copy_out(
         let packed = crisp_copy::pack(&open.root, &from.path, from.follow_link, &mut pieces);
         let packed = packed.and_then(|()| pieces.flush().map_err(CopyError::Archive));
         if let Err(error) = packed {
-            // The client is gone when it does not take this either.
+            // If the client does not receive this either, it is gone.
             let _ = pieces.send(Err(RuntimeError::Copy { id, error }));
         }
     })?;
     Ok(receiver)
 }
 
-/// Writes the files of an archive, which `read` makes of the client.
+/// Writes the files of an archive; `read` makes its reader from the client.
 ///
 /// # Errors
-/// A container in a state without files, or the file that cannot be written; those before it stay.
+/// The container is in a state without files, or a file cannot be written; files before it are kept.
 pub async fn copy_in<R: Read>(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -123,7 +123,7 @@ fn start_thread(container: &Container, work: impl FnOnce() + Send + 'static) -> 
     started.map(drop).map_err(failed)
 }
 
-/// How the thread of a copy waits for its client.
+/// Lets the thread of a copy wait for its client.
 pub struct Client {
     handle: Handle,
     cancel: Cancel,
@@ -134,10 +134,10 @@ impl Client {
         Self { handle: Handle::current(), cancel: open.cancel.clone() }
     }
 
-    /// A piece, within the time that a client has for each.
+    /// Waits for a piece, within the time limit for each.
     ///
     /// # Errors
-    /// It took too long, or the copy has to end.
+    /// It took too long, or the copy must end.
     pub fn wait<T>(&self, piece: impl Future<Output = T>) -> io::Result<T> {
         let timed_out =
             |_| io::Error::new(io::ErrorKind::TimedOut, "the client neither sends nor takes anything");
@@ -154,14 +154,14 @@ impl Client {
 enum Direction {
     In,
     Out,
-    /// Out, of the layers and what the container has changed, whether it runs or not.
+    /// Copies out of the layers and the container's changes, whether it runs or not.
     OutOfLayers,
 }
 
 /// The root directory of a container while files are copied.
 struct OpenRoot {
     root: Root,
-    /// What the mount needs beside the container's own files, when they are written.
+    /// The work folder that the mount needs for writing, beside the container's own files.
     work: Option<PathBuf>,
     cancel: Cancel,
     _lock: Option<Arc<KeyedGuard>>,
@@ -169,7 +169,7 @@ struct OpenRoot {
 }
 
 impl OpenRoot {
-    /// Of a client that goes away meanwhile it is opened and given back.
+    /// If the client leaves meanwhile, the root is opened and dropped.
     async fn detached(
         service: &Arc<ServiceState>,
         container: &Arc<Container>,
@@ -197,13 +197,13 @@ impl OpenRoot {
             let lock = service.locks.lock_within(id.clone(), OPERATION, LOCK).await;
             Some(Arc::new(lock.map_err(|busy| RuntimeError::Busy { id: id.clone(), busy })?))
         };
-        // Nothing disturbs reading.
+        // Reading is never interrupted.
         let (cancel, is_written) = (Cancel::new(), lock.is_some() && direction == Direction::In);
         if is_written {
             *container.written_by.lock().unwrap_or_else(PoisonError::into_inner) = cancel.clone();
         }
         let mut operation = service.operation(OPERATION, id);
-        // A thread that hangs has it until it ends.
+        // A thread that hangs keeps the lock until it ends.
         operation.hold(lock.clone());
         let opened = {
             let (service, container) = (service.clone(), container.clone());
@@ -221,7 +221,7 @@ impl OpenRoot {
 
 impl Drop for OpenRoot {
     fn drop(&mut self) {
-        // The mount first, which uses it.
+        // The mount is dropped first, because it uses the folder.
         self.root = Root::Host;
         if let Some(work) = &self.work
             && let Err(error) = record::remove_folder(work)
@@ -231,7 +231,7 @@ impl Drop for OpenRoot {
     }
 }
 
-/// As the container's first process sees it.
+/// The root of the container's first process.
 fn of_process(service: &ServiceState, container: &Container) -> Result<(Root, Option<PathBuf>), Cause> {
     let id = container.id();
     let pidfd = pid_namespace::pidfd_of_target(service, id)?;
@@ -239,7 +239,7 @@ fn of_process(service: &ServiceState, container: &Container) -> Result<(Root, Op
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(format!("/proc/{pid}/root"), flags, Mode::empty())
         .map_err(Cause::system("open the container's root directory"))?;
-    // While the process lives its number is its own.
+    // While the process lives, its number cannot be reused.
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
     match poll(&mut fds, Some(&now)) {
@@ -248,14 +248,14 @@ fn of_process(service: &ServiceState, container: &Container) -> Result<(Root, Op
     }
 }
 
-/// The layers and what the container has changed, in a mount of its own.
+/// A mount of the layers and the container's changes.
 fn put_together(
     service: &ServiceState,
     container: &Container,
     direction: Direction,
 ) -> Result<(Root, Option<PathBuf>), Cause> {
     let state = &container.status().state;
-    // What is being removed has no files any more.
+    // A container that is being removed has no files.
     let is_in_use = direction != Direction::OutOfLayers && !state.is_idle();
     if is_in_use || state.removing().is_ok_and(|removing| removing == *state) {
         return Err(Cause::Refused(state.refuse("have files copied")));
@@ -265,12 +265,12 @@ fn put_together(
         return Err(Cause::ReadOnlyRoot);
     }
     let users = users(service, container);
-    // The pod's own may be gone with its processes.
+    // The pod's own namespace may be gone with its processes.
     let user = users.clone().map(UserNamespace::new).transpose().map_err(RootfsError::from)?;
     let user = user.as_ref().map(AsFd::as_fd);
     let (root, work) = match direction {
         Direction::In => {
-            // Not two mounts over what is written: its start makes another.
+            // Two mounts must not share the writable folder: the next start makes a new one.
             drop(container.prepared.lock().unwrap_or_else(PoisonError::into_inner).take());
             writable(container, user)?
         }
@@ -283,7 +283,7 @@ fn put_together(
     Ok((Root::stopped(root, users, places.iter().map(PathBuf::as_path))?, work))
 }
 
-/// Of the pod's user namespace, when it has one.
+/// The mappings of the pod's user namespace, if it has one.
 fn users(service: &ServiceState, container: &Container) -> Option<IdMappings> {
     service.pod_of(container)?.config.user.clone()
 }
@@ -298,13 +298,13 @@ fn writable(
     container: &Container,
     user: Option<BorrowedFd<'_>>,
 ) -> Result<(OwnedFd, Option<PathBuf>), Cause> {
-    // Its own has a mark that it was used, by which the kernel refuses a second mount.
+    // The container's own work folder is marked as used, so the kernel refuses a second mount with it.
     let work = container.folder.copy_work();
     record::remove_folder(&work).and_then(|()| std::fs::create_dir(&work)).map_err(Cause::file(&work))?;
     Ok((rootfs::assemble(&layers(container)?, &container.folder.upper(), &work, user)?, Some(work)))
 }
 
-/// Collects an archive in pieces for the client.
+/// Collects an archive into pieces for the client.
 struct Pieces {
     sender: mpsc::Sender<Piece>,
     client: Client,

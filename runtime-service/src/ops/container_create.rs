@@ -1,4 +1,4 @@
-//! CreateContainer: everything that can be checked before the start, and a folder with records.
+//! CreateContainer: makes all checks that are possible before the start, and a folder with records.
 //!
 //! ```text
 //!   leases ─> folder ─> user ─> volumes ─> spec ─> records ─> rename ─> listed
@@ -40,14 +40,14 @@ use crate::layout::Folder;
 use crate::service_state::{ServiceState, subject};
 
 const OPERATION: &str = "create_container";
-/// Copying an image's volumes may take long; all else is quick.
+/// Copying an image's volumes may take long; everything else is quick.
 const DEADLINE: Duration = Duration::from_secs(110);
 
-/// Creates the container, or joins the creation of the same one (pod, name, attempt and configuration), or
-/// finds it created already.
+/// Creates the container. If the same one (pod, name, attempt and configuration) is being created or exists
+/// already, returns its result.
 ///
 /// # Errors
-/// What is wrong with the request, or the stage that failed; then nothing is left of it.
+/// The request is not valid, or a stage failed; then nothing is left of it.
 pub async fn create(
     service: &Arc<ServiceState>,
     pod: &str,
@@ -62,7 +62,8 @@ pub async fn create(
         });
         let same = flight.shared() == &config;
         let created = flight.wait().await;
-        // After the end of a different request of the same name this one is answered by its result.
+        // After a different request with the same name has ended, the result for this one depends on the
+        // result of that.
         if same {
             return Ok(created?);
         }
@@ -95,7 +96,7 @@ async fn create_once(
     Ok(id)
 }
 
-/// What a container may request depends on its pod.
+/// Checks the request against the pod.
 fn check(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertError> {
     let field = |name: &str| format!("config.linux.security_context.{name}");
     if config.security.privileged && !pod.config.privileged {
@@ -125,7 +126,7 @@ fn check(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertError> {
     Err(convert::invalid(field("namespace_options.userns_options"), reason))
 }
 
-/// The kernel keeps mounts that are made in a user namespace from the host.
+/// The kernel does not propagate mounts that are made in a user namespace to the host.
 fn check_propagation(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertError> {
     let mut mounts = config.mounts.iter();
     let bidirectional = mounts.position(|mount| mount.propagation == Propagation::Bidirectional);
@@ -138,7 +139,7 @@ fn check_propagation(config: &ContainerConfig, pod: &Pod) -> Result<(), ConvertE
     }
 }
 
-/// A repeated request gets the same response, unless the container is not the one requested any more.
+/// A repeated request gets the same response, unless it differs from the existing container.
 fn same_as(existing: &Container, config: &ContainerConfig) -> Result<ContainerId, RuntimeError> {
     let state = &existing.status().state;
     if *state == State::Created && existing.metadata.config == *config {
@@ -156,7 +157,8 @@ fn same_as(existing: &Container, config: &ContainerConfig) -> Result<ContainerId
     Err(RuntimeError::NameTaken { name, id, state })
 }
 
-/// Makes the container visible. A pod that was stopped meanwhile would not be removed with it.
+/// Makes the container visible. Fails if its pod was stopped meanwhile, because it would not be removed with
+/// it.
 fn list(service: &ServiceState, pod: &Pod, container: Container) -> Result<Arc<Container>, StageFailure> {
     let container = Arc::new(container);
     let mut emitter = service.emitter();
@@ -234,13 +236,13 @@ fn make_folders(folder: &Folder, user: Option<&IdMappings>) -> Result<(), Cause>
     private(folder.path().to_owned())?;
     private(folder.bundle())?;
     private(folder.work())?;
-    // The overlay's root takes the mode of this one: programs of any user must get through it.
+    // The overlay's root takes the mode of this folder: programs of any user must be able to enter it.
     let upper = folder.upper();
     fs::create_dir(&upper).map_err(Cause::file(&upper))?;
     chmod(&upper, Mode::from_raw_mode(0o755)).map_err(|errno| Cause::file(&upper)(errno.into()))?;
     match user {
         None => Ok(()),
-        // And its owner.
+        // The overlay's root takes the owner too.
         Some(user) => chown(&upper, user.host_uid(0), user.host_gid(0)).map_err(Cause::file(&upper)),
     }
 }
@@ -268,7 +270,7 @@ fn metadata(draft: Draft, image: &image::Config, user: User, volumes: Vec<PathBu
 
 fn image_metadata(image: &Image, config: &image::Config, request: &ContainerConfig) -> ImageMetadata {
     let id = image.id.to_string();
-    // An unreadable STOPSIGNAL is the image's mistake; other runtimes send SIGTERM then.
+    // An invalid STOPSIGNAL is an error of the image; other runtimes send SIGTERM then.
     let stop_signal = config.stop_signal().as_deref().and_then(|text| {
         Signal::parse(text)
             .inspect_err(|error| tracing::warn!(image = %id, %error, "the image's STOPSIGNAL is ignored"))

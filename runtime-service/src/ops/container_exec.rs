@@ -1,15 +1,15 @@
-//! Exec: a command in a running container, whose streams are those of a client of the streaming server.
+//! Exec: runs a command in a running container; its streams are those of a client of the streaming server.
 //!
 //! ```text
 //!   stdin  ─> pipe or terminal ─> process ─> pipes or terminal ─> stdout, stderr
 //!   resize ─> terminal
 //!   the process's end ─> the rest of its output ─> exit code
-//!   the client's end  ─> SIGHUP, and after a while SIGKILL to all that the process started
+//!   the client's end  ─> SIGHUP, and after a while SIGKILL to all processes that it started
 //! ```
 //!
-//! What a command prints after its client has gone is read and thrown away: a handler of SIGHUP that says
-//! what it does must get to its end, and neither block nor die of SIGPIPE. One with a terminal finds it hung
-//! up, as with any terminal.
+//! After its client has left, the output of a command is read and discarded: a handler of SIGHUP that prints
+//! must get to its end, and neither block nor die of SIGPIPE. A command with a terminal gets a hang-up, as
+//! with any terminal.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,15 +28,15 @@ use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "exec_stream";
-/// For the client to tell the size of its terminal. All that are used by people do so at once.
+/// Time limit for the client to send the size of its terminal. All clients that people use do so at once.
 const FIRST_SIZE: Duration = Duration::from_millis(100);
-/// For a command to take the input of a client that has closed its session properly.
+/// Time limit for a command to read the input of a client that has closed its session properly.
 const UNREAD: Duration = Duration::from_secs(60);
 
-/// Returns the URL at which the command runs when a client comes.
+/// Returns the URL; the command runs when a client connects to it.
 ///
 /// # Errors
-/// A container that does not run, or too many sessions that no client has come for.
+/// The container does not run, or too many sessions wait for their client.
 pub fn container_exec(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -46,7 +46,7 @@ pub fn container_exec(
     exec::pod_of_running(service, container)?;
     let command = Command::new(words, request.tty, service.config.exec_grace)?;
     let owner = session_owner(&container.metadata.pod);
-    // A URL that is never used keeps no container.
+    // A URL that is never used keeps no container alive.
     let (serving, container) = (service.clone(), Arc::downgrade(container));
     let serve = move |session: ProcessSession| async move {
         match container.upgrade() {
@@ -72,14 +72,15 @@ async fn serve(
     }
 }
 
-/// The size of the client's terminal. A program looks for it when it begins, and draws for 0 columns otherwise.
+/// The size of the client's terminal. A program reads it at its start, and would draw for 0 columns
+/// otherwise.
 async fn first_size(session: &mut ProcessSession) -> Option<WindowSize> {
     let first = session.resizes.as_mut()?.next();
     let size = tokio::time::timeout(FIRST_SIZE, first).await.ok()??;
     Some(WindowSize { columns: size.columns, rows: size.rows })
 }
 
-/// Our ends of the streams of a command.
+/// The server's ends of a command's streams.
 #[derive(Default)]
 struct Streams {
     stdin: Option<Sink>,
@@ -107,7 +108,7 @@ async fn start(
     Ok(operation.finish(launched).await?)
 }
 
-/// The pipes of a command without a terminal. What the client does not ask for is a null device.
+/// The pipes of a command without a terminal. A stream that the client does not request is a null device.
 fn pipes(request: ProcessRequest) -> Result<(Stdio, Streams), Cause> {
     let (mut theirs, mut ours) = (Stdio::default(), Streams::default());
     if request.tty {
@@ -146,8 +147,8 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
         Some(Ok(code)) => session.finish(Outcome::Exited(code)).await,
         Some(Err(error)) => session.finish(Outcome::Failed(error.to_string())).await,
         None => {
-            // The client's connection is not kept for the time of grace. A terminal is hung up with its
-            // last descriptor.
+            // The client's connection is not kept during the grace period. Closing the last descriptor hangs
+            // up the terminal.
             drop((session, terminal));
             stdout.take_if(|source| matches!(source, Source::Terminal(_)));
             let discard = async { tokio::join!(discard(&mut stdout), discard(&mut stderr)) };
@@ -156,7 +157,7 @@ async fn run(mut running: Running, streams: Streams, mut session: ProcessSession
     }
 }
 
-/// To the end of the command. None: the client is gone.
+/// Serves the streams to the end of the command. None when the client is gone.
 async fn serve_streams(
     running: &mut Running,
     stdin: Option<Sink>,
@@ -166,7 +167,7 @@ async fn serve_streams(
 ) -> Option<Result<i32, LinkError>> {
     let (ended, grace) = (Cancel::new(), running.grace);
     let (from_client, input_ended) = (session.stdin.take(), Cancel::new());
-    // A terminal has its end with its descriptor.
+    // A terminal ends when its descriptor is closed.
     let unread = from_client.is_some().then_some(if terminal.is_some() { Duration::ZERO } else { grace });
     let input = async {
         copy_input(from_client, stdin).await;
@@ -181,7 +182,7 @@ async fn serve_streams(
         end
     };
     let served = async { tokio::join!(stdout, stderr, end).2 };
-    // These two have no say in when the session ends.
+    // These two do not decide when the session ends.
     let inputs = async {
         tokio::join!(input, sizes);
         std::future::pending::<()>().await;
@@ -193,9 +194,8 @@ async fn serve_streams(
     }
 }
 
-/// Returns when the client is gone. One that closed its session properly has sent input that the command may
-/// still read, and the end of it: there is no other way to say that over a WebSocket before v5. None: there is
-/// no input.
+/// Returns when the client is gone. If it closed its session properly, the command may still read its input
+/// and the end of it: before v5, a WebSocket has no other way to send the end. None when there is no input.
 async fn client_has_left(session: &ProcessSession, input_ended: &Cancel, grace: Option<Duration>) {
     session.gone().await;
     if let Some(grace) = grace.filter(|_| session.is_closed()) {

@@ -1,4 +1,4 @@
-//! Sends a signal to the first process of a container. What becomes of the container is for the process to say.
+//! Sends a signal to the first process of a container. The process decides how it reacts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,8 @@ use crate::service_state::ServiceState;
 const OPERATION: &str = "kill_container";
 const SIGNAL: Duration = Duration::from_secs(5);
 
-/// Sends the signal, and notes `client`, which asked for it. A paused container goes on, so that it handles the signal.
+/// Sends the signal, and records `client` as its source. A paused container is resumed, so that it can handle
+/// the signal.
 ///
 /// # Errors
 /// The container does not run, or its monitor does not answer.
@@ -33,7 +34,7 @@ pub async fn kill(
     if !state.may_run() {
         return Err(refused(state.refuse("be sent a signal")));
     }
-    // Before the end that it may bring.
+    // Recorded before the end that it may cause.
     let text = format!("{signal} (signal {}), asked for by {client}", signal.number());
     service.note_request(Action::Kill, container, text);
     let operation = service.operation(OPERATION, id);

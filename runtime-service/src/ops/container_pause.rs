@@ -1,10 +1,10 @@
-//! Pause: all processes of a container stand still until it is unpaused, stopped or killed.
+//! Pause: freezes all processes of a container until it is unpaused, stopped or killed.
 //!
 //! ```text
 //!   Running ──freezer of its cgroup──> Running, paused ──unpause, stop signal, kill──> Running
 //! ```
 //!
-//! The record says that it is paused, so that a server that starts knows; what the freezer does outlives the server.
+//! The record has the pause for the next server, because the freezer outlives the server.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -20,10 +20,10 @@ use crate::error::RuntimeError;
 use crate::ops::container_cgroup;
 use crate::service_state::ServiceState;
 
-/// For another operation on the container to end.
+/// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Between two tries to end the pause of a commit: the first, and the longest.
+/// The first and the longest pause between two tries to end the pause of a commit.
 const AGAIN: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
 
 type Work = fn(&Arc<ServiceState>, &Arc<Container>, &Steps) -> Result<(), StageFailure>;
@@ -31,7 +31,7 @@ type Work = fn(&Arc<ServiceState>, &Arc<Container>, &Steps) -> Result<(), StageF
 /// Pauses the container.
 ///
 /// # Errors
-/// It does not run, is paused already, or has a process that cannot be paused: all go on then.
+/// It does not run, is paused already, or has a process that cannot be paused; then all are resumed.
 pub async fn pause(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
     change(service, container, "pause_container", freeze).await
 }
@@ -39,7 +39,7 @@ pub async fn pause(service: &Arc<ServiceState>, container: Arc<Container>) -> Re
 /// Pauses the container for a commit, until [`end_commit`].
 ///
 /// # Errors
-/// As of [`pause`].
+/// As for [`pause`].
 pub(super) async fn pause_for_commit(
     service: &Arc<ServiceState>,
     container: Arc<Container>,
@@ -47,8 +47,8 @@ pub(super) async fn pause_for_commit(
     change(service, container, "pause_container", freeze_for_commit).await
 }
 
-/// Unpauses a container that a commit has paused, also one of an earlier server. Tries on until it goes on, or
-/// has ended.
+/// Resumes a container that a commit has paused, also one of an earlier server. Tries until it runs or has
+/// ended.
 pub(crate) async fn end_commit(service: Arc<ServiceState>, container: Arc<Container>) {
     let [mut wait, longest] = AGAIN;
     while container.status().committing {
@@ -61,10 +61,10 @@ pub(crate) async fn end_commit(service: Arc<ServiceState>, container: Arc<Contai
     }
 }
 
-/// Lets its processes go on.
+/// Resumes its processes.
 ///
 /// # Errors
-/// It is not paused, or the kernel's.
+/// It is not paused, or the kernel's error.
 pub async fn unpause(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
     change(service, container, "unpause_container", thaw).await
 }
@@ -95,7 +95,7 @@ async fn change_once(
     Ok(operation.finish(result).await?)
 }
 
-/// Noted before anything stands still, for a server that ends in between.
+/// Recorded before any process is frozen, in case the server ends in between.
 fn freeze_for_commit(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -126,7 +126,7 @@ fn freeze(
         other => Err(other.refuse("be paused")),
     };
     let may_be = || {
-        // It would stand still through its grace period.
+        // It would stay frozen through its grace period.
         if service.stops.get(container.id()).is_some() {
             return Err(Refusal { now: "is being stopped", wanted: "be paused" }.into());
         }
@@ -148,7 +148,7 @@ fn thaw(service: &Arc<ServiceState>, container: &Arc<Container>, steps: &Steps) 
     let status = container.status();
     steps.step("state", || match &status.state {
         State::Running { .. } if status.paused || status.committing => Ok(()),
-        // A server that ended while it paused the container did not note it.
+        // A server that ended while it paused the container did not record it.
         State::Running { .. } if is_frozen(service, container) => Ok(()),
         State::Running { .. } => Err(Refusal { now: "is not paused", wanted: "be unpaused" }.into()),
         other => Err(other.refuse("be unpaused").into()),
@@ -176,10 +176,10 @@ fn note_unpaused(container: &Container) {
     let _ = container.status_cell.observe(unpaused);
 }
 
-/// Lets a paused container go on, so that it handles the signal that was sent to it.
+/// Resumes a paused container, so that it handles the signal that was sent to it.
 pub(super) async fn resume_for_signal(service: &Arc<ServiceState>, container: &Arc<Container>) {
     let (owned, of) = (service.clone(), container.clone());
-    // The kernel knows better than the record, which a server that ended meanwhile has not written.
+    // The kernel's state is used, because a server that ended meanwhile may not have written the record.
     let thaw = move || {
         let is_frozen = of.status().paused || is_frozen(&owned, &of);
         if is_frozen { set(&owned, &of, false).map(|()| true) } else { Ok(false) }

@@ -1,5 +1,6 @@
-//! The parts of a start that are the same whenever it is: the root file system as a detached mount, and the
-//! cgroup with its limits. They are made behind the answer to CreateContainer, so that a start finds them.
+//! Prepares the parts of a start that do not depend on its time: the root file system as a detached mount,
+//! and the cgroup with its limits. They are made after the response to CreateContainer, so that a start finds
+//! them.
 //!
 //! ```text
 //!   create ─> answer ─> in_background ─> Container::prepared ─┐
@@ -25,7 +26,7 @@ use crate::container::{Container, Prepared};
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "prepare_container";
-/// For another operation on the container to end.
+/// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -38,7 +39,7 @@ pub(crate) fn in_background(service: &Arc<ServiceState>, container: &Arc<Contain
         if container.status().state != State::Created {
             return;
         }
-        // Without one its start makes all itself.
+        // Without a permit, the start makes everything itself.
         let Ok(permit) = service.prepared.clone().try_acquire_owned() else { return };
         let mut operation = service.operation(OPERATION, &id);
         operation.hold(lock);
@@ -65,14 +66,14 @@ fn prepare(
     let (root, cgroup) = make(service, container, pod, &spec, steps)?;
     let prepared = Prepared { root, cgroup, resources: resources_of(&spec), permit };
     *container.prepared.lock().unwrap_or_else(PoisonError::into_inner) = Some(prepared);
-    // A stop of the pod after this discards what is prepared.
+    // A stop of the pod after this check discards the prepared parts.
     steps.step("pod", || Ok(pod.require_ready()?))
 }
 
-/// What is prepared, or else is made now.
+/// The prepared parts; missing ones are made now.
 ///
 /// # Errors
-/// The stage that failed.
+/// A stage failed.
 pub(super) fn take(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -115,13 +116,13 @@ fn make(
     Ok((root, cgroup))
 }
 
-/// Gives back what is prepared and what is made, when a later step fails.
+/// Discards the prepared or new parts when a later step fails.
 pub(super) fn undo(service: &Arc<ServiceState>, container: &Arc<Container>, steps: &Steps) {
     let (service, container) = (service.clone(), container.clone());
     steps.undo("cgroup", move || discard(&service, &container));
 }
 
-/// A pod that was stopped meanwhile has its cgroup made anew by one below it.
+/// A stopped pod's cgroup was made again by the creation of one below it.
 fn undo_parent(service: &Arc<ServiceState>, pod: &Arc<Pod>, steps: &Steps) {
     let (service, pod) = (service.clone(), pod.clone());
     steps.undo("pod's cgroup", move || {
@@ -141,15 +142,15 @@ fn assemble(container: &Container, pod: &Pod) -> Result<OwnedFd, Cause> {
     Ok(rootfs::assemble(layers, &upper, &work, user.as_deref().map(AsFd::as_fd))?)
 }
 
-/// The pod's user namespace. None: it has the host's.
+/// The pod's user namespace. None for the host's.
 ///
 /// # Errors
-/// A monitor that has ended.
+/// The monitor has ended.
 pub(super) fn user_namespace(pod: &Pod) -> Result<Option<Arc<UserNamespace>>, Cause> {
     pod.user_namespace().map_err(|error| Cause::file(format!("user namespace of pod {}", pod.id))(error))
 }
 
-/// Gives back what is prepared, and removes the cgroup with all that runs in it. Blocks.
+/// Drops the prepared parts, and removes the cgroup with all processes in it. Blocks.
 ///
 /// # Errors
 /// As [`container_cgroup::remove`].
@@ -158,9 +159,9 @@ pub(super) fn discard(service: &ServiceState, container: &Container) -> Result<(
     container_cgroup::remove(service, container)
 }
 
-/// Gives back what is prepared for a start that will not come.
+/// Discards parts that were prepared for a start that will not come.
 pub(crate) fn discard_in_background(service: &Arc<ServiceState>, container: &Arc<Container>) {
-    // One that is being prepared now sees at its end that the pod is stopped.
+    // A preparation under way checks at its end whether the pod is stopped.
     if !is_prepared(container) {
         return;
     }

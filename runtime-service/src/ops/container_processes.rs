@@ -11,7 +11,7 @@ use crate::container::Container;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
-/// Of a container with more, the first ones.
+/// Limit; only the first processes of larger containers are listed.
 const MAX: usize = 10_000;
 /// Bytes of one command that are shown.
 const MAX_COMMAND: usize = 4096;
@@ -59,15 +59,15 @@ pub async fn processes(
     Ok(operation.finish(result).await?)
 }
 
-/// When the kernel began to count, nanoseconds since 1970.
+/// The time of the kernel's boot, in nanoseconds since 1970.
 fn boot_time() -> i64 {
     let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     clock::now() - uptime.tv_sec * 1_000_000_000 - uptime.tv_nsec
 }
 
-/// None: it has ended meanwhile.
+/// None if it has ended meanwhile.
 fn read(pid: i32, boot: i64) -> Option<Process> {
-    // A name may be any bytes: a process must not hide by it.
+    // A name may have any bytes: a process must not hide by that.
     let text = |file: &str| {
         let bytes = fs::read(format!("/proc/{pid}/{file}")).ok()?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
@@ -78,8 +78,8 @@ fn read(pid: i32, boot: i64) -> Option<Process> {
     parse(pid, uid, &stat, &arguments, boot)
 }
 
-/// From `Uid:` with real, effective, saved and file system id. The owner of /proc/PID is another one for programs
-/// that may not be looked into.
+/// From `Uid:` with real, effective, saved and file system id. The owner of /proc/PID differs for programs
+/// that are not dumpable.
 fn effective_uid(status: &str) -> Option<u32> {
     let ids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     ids.split_whitespace().nth(1)?.parse().ok()
@@ -110,7 +110,7 @@ fn command(name: &str, arguments: &[u8]) -> String {
     let shown = &arguments[..end.min(MAX_COMMAND)];
     let text: Vec<u8> = shown.iter().map(|byte| if *byte == 0 { b' ' } else { *byte }).collect();
     let text = if shown.is_empty() { format!("[{name}]").into() } else { String::from_utf8_lossy(&text) };
-    // Control characters are the container's, and the reader's is a terminal.
+    // The text is the container's, and the reader may be a terminal: control characters are replaced.
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 

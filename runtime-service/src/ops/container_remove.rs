@@ -1,12 +1,12 @@
-//! RemoveContainer: stops the container and removes all that it has on the machine.
+//! RemoveContainer: stops the container and removes everything that it has on the machine.
 //!
 //! ```text
 //!   stop ─> Removing ─> cgroup ─> folder renamed to discarded/ ─> monitor ─> not listed any more
 //!                                    └─> deleted in the background
 //! ```
 //!
-//! The monitor forgets the exit last: when the disk has refused it, the monitor alone keeps it for a server
-//! that starts before the folder is gone.
+//! The monitor forgets the exit last: if the disk has refused it, only the monitor has it for a server that
+//! starts before the folder is removed.
 
 use std::convert::Infallible;
 use std::fs;
@@ -26,19 +26,19 @@ use crate::events::Kind;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "remove_container";
-/// For another operation on the container to end.
+/// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(30);
-/// How often a copy is cancelled while the removal waits.
+/// Interval at which a copy is cancelled while the removal waits.
 const COPY_ENDS: Duration = Duration::from_millis(100);
 const FORGET: Duration = Duration::from_secs(5);
 const FILES: Duration = Duration::from_secs(30);
-/// For deleting what containers wrote, before the next deletion begins beside it.
+/// Time limit for one deletion before the next one starts beside it.
 const SLOW: Duration = Duration::from_secs(10);
 
 /// Removes the container, killing it first if it runs, or joins its removal.
 ///
 /// # Errors
-/// The stage that failed; the container is still listed and can be removed again.
+/// A stage failed; the container is still listed and can be removed again.
 pub async fn remove(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
     let owned = service.clone();
     let id = container.id().clone();
@@ -65,7 +65,8 @@ async fn remove_once(service: &Arc<ServiceState>, container: &Arc<Container>) ->
     Ok(())
 }
 
-/// Returns with the container's lock and the container in the state Removing, from which nothing starts it.
+/// Returns with the container's lock and with the container in the state Removing, from which it cannot be
+/// started.
 async fn stop_and_lock(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -79,7 +80,7 @@ async fn stop_and_lock(
             lock = locked => lock.map_err(busy)?,
             never = end_copies(container) => match never {},
         };
-        // In memory alone, so that a full disk does not keep a container from being removed.
+        // Only in memory, so that a full disk does not prevent the removal.
         if container
             .status_cell
             .show(|status| status.with_state(crate::container::state::State::removing))
@@ -91,7 +92,7 @@ async fn stop_and_lock(
     }
 }
 
-/// Ends the copy that writes to the container, and each that had asked for the lock before the removal.
+/// Cancels the copy that writes to the container, and each copy that requested the lock before the removal.
 async fn end_copies(container: &Container) -> Infallible {
     loop {
         container.written_by.lock().unwrap_or_else(PoisonError::into_inner).cancel();
@@ -115,7 +116,7 @@ async fn delete(
     forget(operation, service, container).await
 }
 
-/// Lets the monitor drop the exit record. One that does not answer drops all of them with its pod.
+/// Lets the monitor drop the exit record. A monitor that does not answer drops all of them with its pod.
 async fn forget(
     operation: &Operation,
     service: &ServiceState,
@@ -131,20 +132,20 @@ async fn forget(
     operation.stage("monitor", FORGET + Duration::from_secs(1), forget).await
 }
 
-/// Takes the folder away in one step. Deleting what the container wrote may take long.
+/// Renames the folder in one step, because deleting its content may take long.
 fn discard_folder(service: &ServiceState, container: &Container) -> Result<(), Cause> {
     container.status_cell.close();
     let (from, to) = (container.folder.path(), service.layout.discarded_container(container.id()));
     match fs::rename(from, to.path()) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // On a full disk the other folder may have no room for one more name.
+        // A full disk may not allow a new name in the other folder.
         Err(_) => record::remove_folder(from).map_err(Cause::file(from)),
         Ok(()) => Ok(()),
     }
 }
 
-/// Deletes discarded folders, one after the other with those of other removals. One that takes long, perhaps for
-/// ever, does not hold back the others.
+/// Deletes discarded folders one after the other, together with those of other removals. A slow deletion,
+/// which may never end, does not block the others.
 pub(crate) fn delete_in_background(service: &Arc<ServiceState>, folders: Vec<PathBuf>) {
     let service = service.clone();
     tokio::spawn(async move {

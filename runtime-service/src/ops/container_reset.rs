@@ -1,10 +1,10 @@
-//! Reset: a container that has ended becomes one that has been created, with all that it has written.
+//! Reset: makes an ended container ready to start again, with all its files.
 //!
 //! ```text
 //!   Exited ─> its cgroup is empty ─> monitor forgets its exit ─> new work folder ─> Created
 //! ```
 //!
-//! The CRI starts a container once, so a kubelet never asks for this.
+//! In the CRI a container starts once, so kubelet never uses this.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -23,17 +23,17 @@ use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "reset_container";
-/// For another operation on the container to end.
+/// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(30);
-/// For what its first process left to be killed.
+/// Time limit for the remaining processes to be killed.
 const CLEANED: Duration = Duration::from_secs(30);
 const FORGET: Duration = Duration::from_secs(5);
 const FILES: Duration = Duration::from_secs(30);
 
-/// Makes the container ready to be started once more.
+/// Makes the container ready to be started again.
 ///
 /// # Errors
-/// It has not ended, a newer one has its name, or its pod does not run; it is what it was then.
+/// It has not ended, a newer one has its name, or its pod does not run; it is unchanged then.
 pub async fn reset(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
     let service = service.clone();
     detached(async move { reset_once(&service, container).await }).await
@@ -78,13 +78,13 @@ async fn stages(
         Ok(())
     };
     operation.stage("cgroup", CLEANED, cleaned).await?;
-    // The monitor alone has an exit that the disk has refused.
+    // If the disk has refused the exit, only the monitor has it.
     let owned = container.clone();
     let save = move |steps: &Steps| steps.step("exit", || Ok(owned.status_cell.save()?));
     operation.blocking(FILES, save).await?;
     let forget = |_| async {
         match link.within(FORGET).forget(container.id()).await {
-            // It never came to be there.
+            // The monitor never had it.
             Err(LinkError::Refused { failure: Failure::UnknownContainer { .. }, .. }) => Ok(()),
             forgotten => Ok(forgotten?),
         }
@@ -96,7 +96,7 @@ async fn stages(
 
 fn begin_again(service: &ServiceState, container: &Container, steps: &Steps) -> Result<(), StageFailure> {
     steps.step("cgroup", || container_cgroup::remove(service, container))?;
-    // The kernel has marked it as used, by which it refuses a second mount.
+    // The kernel has marked it as used and would refuse a second mount.
     let work = container.folder.work();
     steps.step("work folder", || {
         record::remove_folder(&work)

@@ -1,4 +1,4 @@
-//! A signal to a container's first process by the server itself, while the monitor does not answer.
+//! Sends a signal to a container's first process by the server itself, when the monitor does not answer.
 
 use crisp_executor::pidfd_send_signal;
 use rustix::io::Errno;
@@ -10,10 +10,10 @@ use crate::container::Container;
 use crate::container::signal::Signal;
 use crate::service_state::ServiceState;
 
-/// Sends `signal`. False when no process of the container is known to have the number that its first one had.
+/// Sends `signal`. Returns false when the first process cannot be identified by its number and cgroup.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub(super) fn send(service: &ServiceState, container: &Container, signal: Signal) -> Result<bool, Cause> {
     let Some(pid) = container.status().state.pid() else { return Ok(false) };
     let Some(number) = Pid::from_raw(pid) else { return Ok(false) };
@@ -21,7 +21,7 @@ pub(super) fn send(service: &ServiceState, container: &Container, signal: Signal
         Err(Errno::SRCH) => return Ok(false),
         opened => opened.map_err(Cause::system("open the container's first process"))?,
     };
-    // Opened first: a process that has the number now and is in the cgroup is the one that was opened, or that
+    // Opened first: if a process with this number is in the cgroup now, it is the opened one, or the opened
     // one has ended.
     let Some(cgroup) = container_cgroup::open(service, container)? else { return Ok(false) };
     if !cgroup.pids()?.contains(&pid) {

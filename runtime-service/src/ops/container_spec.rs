@@ -19,13 +19,13 @@ use crate::ops::pid_namespace;
 use crate::service_state::{ServiceState, cgroup_path};
 use crate::spec::{self, Inputs, PodInputs};
 
-/// The places of the pod's hosts, resolv.conf and hostname.
+/// The mount points of the pod's hosts, resolv.conf and hostname.
 const POD_FILES: [&str; 3] = ["/etc/hosts", "/etc/resolv.conf", "/etc/hostname"];
 
-/// Builds the spec. Blocking: looks at host devices and may read a seccomp profile.
+/// Builds the spec. Blocks: reads host devices and may read a seccomp profile.
 ///
 /// # Errors
-/// The field of the request that cannot be had on this host, or a PID namespace that is gone.
+/// A field of the request is not possible on this host, or a PID namespace is gone.
 pub(crate) fn build(
     service: &ServiceState,
     metadata: &ContainerMetadata,
@@ -36,10 +36,10 @@ pub(crate) fn build(
     with_inputs(service, metadata, resources, pod, pid, |inputs| Ok(spec::build(inputs)?))
 }
 
-/// Builds the process alone, with its seccomp filter. Blocking as [`build`].
+/// Builds only the process with its seccomp filter. Blocks like [`build`].
 ///
 /// # Errors
-/// The field of the request that cannot be had on this host.
+/// A field of the request is not possible on this host.
 pub(crate) fn build_process(
     service: &ServiceState,
     container: &Container,
@@ -54,7 +54,7 @@ pub(crate) fn build_process(
 /// Writes the spec to the container's bundle.
 ///
 /// # Errors
-/// The file that cannot be written.
+/// The file cannot be written.
 pub(crate) fn write(folder: &Folder, spec: &Spec) -> Result<(), Cause> {
     let (path, bytes) = encode(folder, spec)?;
     record::write_file(&path, &bytes, 0o600, Durability::Process).map_err(Cause::file(path))
@@ -72,7 +72,7 @@ fn encode(folder: &Folder, spec: &Spec) -> Result<(PathBuf, Vec<u8>), Cause> {
     Ok((path, bytes))
 }
 
-/// Where a container has mounts when it runs.
+/// The mount points of a running container.
 pub(crate) fn mount_places(metadata: &ContainerMetadata) -> Vec<PathBuf> {
     let requested = metadata.config.mounts.iter().map(|mount| mount.container_path.clone());
     let pod = POD_FILES.into_iter().chain(["/dev", "/proc", "/sys"]).map(PathBuf::from);
@@ -106,8 +106,8 @@ fn with_inputs<T>(
 }
 
 /// The filter with which the container was created, from its bundle: a profile file may have been changed or
-/// removed since, and another release may have another default. Of a default only where an earlier server has
-/// started the container, for a start makes it anew.
+/// removed since, and another release may have another default. The kept default is only used for a container
+/// that an earlier server has started, because a start makes a new one.
 fn kept_seccomp(service: &ServiceState, metadata: &ContainerMetadata) -> Option<LinuxSeccomp> {
     let security = &metadata.config.security;
     let is_kept = !security.privileged

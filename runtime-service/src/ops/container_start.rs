@@ -1,4 +1,4 @@
-//! StartContainer: everything that costs time is prepared here and passed to the monitor as descriptors.
+//! StartContainer: prepares everything that takes time, and passes it to the monitor as descriptors.
 //!
 //! ```text
 //!   spec ─> root and cgroup (prepared by now) ─> log ─> compile (spec to plan) ─> monitor ─> running
@@ -28,20 +28,20 @@ use crate::exits;
 use crate::service_state::{ServiceState, subject};
 
 const OPERATION: &str = "start_container";
-/// For another operation on the container to end.
+/// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(30);
-/// For opening all volumes together; a dead one is given up then.
+/// Time limit for opening all volumes; a dead one is abandoned then.
 const SOURCES: Duration = Duration::from_secs(20);
 const PREPARE: Duration = Duration::from_secs(60);
 const MONITOR: Duration = Duration::from_secs(60);
-/// For the monitor to kill what it started for a start that failed. The cgroup is killed after that anyway.
+/// Time limit for the monitor to kill the process of a failed start. The cgroup is killed after that anyway.
 const UNDO_MONITOR: Duration = Duration::from_secs(2);
 
 /// Starts the container, or joins its start under way.
 ///
 /// # Errors
-/// A container that was started before, or the stage that failed: the container has then exited with
-/// reason StartError and the same message.
+/// The container was started before, or a stage failed: the container has then exited with reason StartError
+/// and the same message.
 pub async fn start(service: &Arc<ServiceState>, container: Arc<Container>) -> Result<(), RuntimeError> {
     let id = container.id().clone();
     let flight = service.starts.join_or_start(id, |cancel| {
@@ -70,14 +70,14 @@ async fn start_once(
     // Refused before the state changes: the container can be started when its pod is ready.
     let link = pod.ready_link()?;
     if !container_prepare::is_prepared(container) && container_cgroup::is_in_use(service, container) {
-        // An earlier server started it: what its monitor reports of it is under way.
+        // An earlier server started it: its monitor's report is under way.
         exits::reconcile(service, &pod, &link, exits::Starts::UnderWay).await;
     }
-    // In memory alone: what came of a start that this server does not see to its end, the monitor knows.
+    // Only in memory: if this server ends before the start does, the monitor knows the result.
     container.status_cell.show(|status| status.with_state(State::starting)).map_err(refused)?;
     operation.hold(lock);
     let result = bring_up(&operation, service, container, &pod, &link).await;
-    // While the lock is held: no removal comes between the exit of a short container and its events.
+    // While the lock is held: no removal comes between the exit of a short-lived container and its events.
     let result = result.map(|started| note_running(service, container, started));
     let result = operation.finish(result).await;
     result.map_err(|failure| note_failure(service, container, failure).into())
@@ -95,7 +95,7 @@ fn note_running(service: &ServiceState, container: &Container, started: Started)
     let mut emitter = service.emitter();
     match container.observe(|state| state.running(started.pid, started.started_at_ns)) {
         Ok((_, after)) => {
-            // Of an exit that arrived before the response to the start no event has been sent yet.
+            // For an exit that arrived before the response to the start, no event has been sent yet.
             match after.state.exit() {
                 Some(_) => emitter.emit_short_life(container),
                 None => emitter.emit(Kind::Started, container),
@@ -107,7 +107,7 @@ fn note_running(service: &ServiceState, container: &Container, started: Started)
     }
 }
 
-/// Everything has been undone; the container keeps the reason why it did not start.
+/// Everything has been undone; the container keeps the reason of the failure.
 fn note_failure(service: &ServiceState, container: &Container, mut failure: Failure) -> Failure {
     if matches!(failure.failure.cause, Cause::Interrupted(Interrupted::Cancelled)) {
         failure.failure.cause = Cause::Stopped;
@@ -151,13 +151,13 @@ async fn bring_up(
     operation.stage("monitor", MONITOR, start).await
 }
 
-/// Kills what the monitor may start, or have started, for a start that was given up. Without an answer from
-/// the monitor, removing the cgroup does the same: in a cgroup that is gone nothing can be started.
+/// Kills the process that the monitor has started, or may still start, for a failed start. Without an answer
+/// from the monitor, removing the cgroup has the same effect: no process can be started in a removed cgroup.
 fn undo_monitor(operation: &Operation, container: &Container, link: &MonitorLink) {
     let (link, id) = (link.within(UNDO_MONITOR), container.id().clone());
     operation.undo_async("monitor", 2 * UNDO_MONITOR, || async move {
         match link.signal(&id, Signal::KILL.number(), true).await {
-            // It never came to be there, or it has ended.
+            // It was never started, or it has ended.
             Ok(()) | Err(LinkError::Refused { .. }) => {}
             Err(error) => tracing::warn!(container = %id, %error, "the monitor cannot kill a failed start"),
         }
@@ -181,7 +181,7 @@ fn prepare(
     container_prepare::undo(service, container, steps);
     let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
     if metadata.created_at < service.opened_at {
-        // Another release may have built the one that is there: commands get the filter that it names.
+        // The existing one may be from another release: commands get the filter that it names.
         steps.step("bundle", || container_spec::write(&container.folder, &spec))?;
     }
     let (root, cgroup) = container_prepare::take(service, container, pod, &spec, steps)?;

@@ -1,4 +1,4 @@
-//! StopContainer: stop signal, then SIGKILL at the deadline.
+//! StopContainer: sends the stop signal, then SIGKILL at the deadline.
 //!
 //! ```text
 //!   start under way? ── may end until the deadline (10 s at most), then it is cancelled
@@ -6,8 +6,8 @@
 //!    by the monitor; by the server where that does not answer for a second
 //! ```
 //!
-//! All stops of one container are one operation with one deadline, which each of them can only bring
-//! nearer. It takes the container's lock, but not for ever: what holds it must not keep a container alive.
+//! All stops of one container are one operation with one deadline, which each stop can only shorten. It takes
+//! the container's lock, but waits only a limited time: a lock holder must not keep a container alive.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,27 +29,27 @@ use crate::journal::Action;
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "stop_container";
-/// For a start under way to end by itself.
+/// Time limit for a start under way to end by itself.
 const START: Duration = Duration::from_secs(10);
-/// For a cancelled start to be undone.
+/// Time limit for undoing a cancelled start.
 const START_UNDONE: Duration = Duration::from_secs(20);
-/// For another operation on the container to end.
+/// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(2);
 const SIGNAL: Duration = Duration::from_secs(5);
-/// For a monitor that is not connected, before the server sends the stop signal itself.
+/// Time limit for a monitor that is not connected, before the server sends the stop signal itself.
 const ANSWER: Duration = Duration::from_secs(1);
-/// Between two looks at whether it is connected.
+/// Interval at which the connection is checked.
 const CONNECTED: Duration = Duration::from_millis(50);
-/// From SIGKILL by the monitor to the exit, before the cgroup is killed.
+/// Time from SIGKILL by the monitor to the exit, before the cgroup is killed.
 const KILLED: Duration = Duration::from_millis(200);
-/// From SIGKILL by the cgroup to the exit.
+/// Time from SIGKILL by the cgroup to the exit.
 const EXIT: Duration = Duration::from_secs(10);
 
-/// Stops the container: `grace` is the time between the stop signal and SIGKILL. One that does not run, and of
-/// which no start is under way, is stopped already. The work goes on if the caller goes away.
+/// Stops the container: `grace` is the time between the stop signal and SIGKILL. Succeeds at once when it
+/// does not run and no start is under way. The work continues if the caller leaves.
 ///
 /// # Errors
-/// The stage that failed; the container may still run and can be stopped again.
+/// A stage failed; the container may still run and can be stopped again.
 pub async fn stop(
     service: &Arc<ServiceState>,
     container: Arc<Container>,
@@ -73,7 +73,7 @@ pub async fn stop(
     Ok(flight.wait().await?)
 }
 
-/// The start of a container that does not run yet. It may still wait for its turn.
+/// The start of a container that does not run yet. It may still wait for the lock.
 fn start_under_way(service: &ServiceState, container: &Container) -> Option<Flight<(), RuntimeError>> {
     let may_begin = matches!(container.status().state, State::Created | State::Starting);
     may_begin.then(|| service.starts.get(container.id())).flatten()
@@ -86,21 +86,21 @@ struct Stop {
     kill_at: KillAt,
 }
 
-/// What became of a signal.
+/// The result of sending a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Signalled {
     Sent,
-    /// The monitor knows of no such process.
+    /// The monitor has no such process.
     NotRunning,
     /// The monitor is gone, does not answer, or cannot send this signal.
     NoAnswer,
 }
 
-/// The task that may send the stop signal.
+/// The sender of the stop signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sender {
     Monitor,
-    /// The monitor has had time to answer.
+    /// The monitor had time to answer.
     MonitorOrServer,
 }
 
@@ -141,18 +141,18 @@ impl Stop {
         if self.is_idle() { Ok(()) } else { self.kill().await }
     }
 
-    /// Whether the pod's monitor may still be there, slow as it may be.
+    /// Whether the pod's monitor may still exist; it may be slow.
     fn has_monitor(&self) -> bool {
         self.service.pod_of(&self.container).is_some_and(|pod| pod.status().state.may_run())
     }
 
-    /// Waits for a connection to the monitor for a while, for the exit, or the deadline.
+    /// Waits a limited time for a connection to the monitor, or until the exit or the deadline.
     async fn monitor_answers(&self) {
         let connected = async {
             while self.service.pod_of(&self.container).is_some_and(|pod| pod.link().is_err()) {
                 tokio::time::sleep(CONNECTED).await;
             }
-            // One that has just refused, or closed the connection.
+            // The monitor has just refused or closed the connection.
             tokio::time::sleep(CONNECTED).await;
         };
         tokio::select! {
@@ -174,8 +174,8 @@ impl Stop {
         self.container.status().state.is_idle()
     }
 
-    /// A start under way may end by itself for a while; then it is cancelled, which undoes it. One that is
-    /// requested meanwhile is ended too.
+    /// Gives a start under way time to end by itself; then cancels it, which undoes it. A start that is
+    /// requested meanwhile is cancelled too.
     async fn end_start(&self) -> Result<(), StageFailure> {
         while let Some(start) = start_under_way(&self.service, &self.container) {
             let wait = |_| async {
@@ -197,7 +197,7 @@ impl Stop {
         Ok(())
     }
 
-    /// Sends the stop signal, once in a container's life.
+    /// Sends the stop signal, once per start of the container.
     async fn signal_once(&self, sender: Sender) -> Signalled {
         if self.container.stop_signal_sent.swap(true, Ordering::SeqCst) {
             return Signalled::Sent;
@@ -215,14 +215,14 @@ impl Stop {
         if !matches!(sent, Ok(Signalled::Sent)) {
             self.container.stop_signal_sent.store(false, Ordering::SeqCst);
         }
-        // A monitor that does not answer cannot be asked twice: the deadline decides.
+        // A monitor that does not answer must not be asked twice: the deadline decides.
         sent.unwrap_or_else(|failure| {
             tracing::warn!(container = %self.container.id(), %failure, "cannot send the stop signal");
             Signalled::Sent
         })
     }
 
-    /// Without the monitor.
+    /// Sends the signal without the monitor.
     async fn send_itself(&self, signal: Signal) -> Result<Signalled, Cause> {
         let (service, container) = (self.service.clone(), self.container.clone());
         let send = move || container_signal::send(&service, &container, signal);
@@ -251,7 +251,7 @@ impl Stop {
                 failure: Failure::NotRunning { .. } | Failure::UnknownContainer { .. },
                 ..
             }) => {
-                // Either the exit is on its way, or it was missed.
+                // The exit event is under way, or it was missed.
                 exits::reconcile(&self.service, &pod, &link, exits::Starts::UnderWay).await;
                 Ok(Signalled::NotRunning)
             }
@@ -278,7 +278,7 @@ impl Stop {
         tokio::time::timeout(limit, status.wait_for(|status| status.state.is_idle())).await.is_ok()
     }
 
-    /// Kills by the monitor's pidfd, and by the cgroup what the monitor does not reach.
+    /// Kills by the monitor's pidfd, and then by the cgroup those that the monitor does not reach.
     async fn kill(&self) -> Result<(), StageFailure> {
         let sent = self.operation.stage("kill", SIGNAL, |_| self.send(Signal::KILL, true)).await;
         let sent = sent.unwrap_or_else(|failure| {
@@ -294,7 +294,7 @@ impl Stop {
             return Ok(());
         }
         let exit = |_| async {
-            // The second signal finds out that the process is gone.
+            // The second signal shows that the process is gone.
             if !self.exited_within(EXIT).await
                 && self.send(Signal::KILL, true).await.is_ok()
                 && !self.is_idle()
@@ -313,9 +313,10 @@ impl Stop {
         self.operation.blocking(EXIT, work).await
     }
 
-    /// The cgroup is gone, so that nothing of the container runs, and the monitor does not say how it ended.
+    /// Records the end when the cgroup is gone, so that no process is left, and the monitor does not report
+    /// the exit.
     fn note_killed(&self) {
-        // The monitor may have recorded it, and not got to report it.
+        // The monitor may have recorded the exit without reporting it.
         let recorded = exits::recorded(&self.service, &self.container).ok().flatten();
         let exit = recorded.unwrap_or_else(|| {
             Exit::lost("killed by its cgroup: its monitor did not report the exit".to_owned(), clock::now())

@@ -1,4 +1,4 @@
-//! UpdateContainerResources: new limits for a container, running or not started yet.
+//! UpdateContainerResources: sets new limits for a container, running or not started yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::service_state::{ServiceState, cgroup_path};
 use crate::spec::limits;
 
 const OPERATION: &str = "update_container_resources";
-/// For another operation on the container to end.
+/// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Applies what `request` sets; what it leaves open stays as it is.
+/// Applies the limits in `request`; other limits stay as they are.
 ///
 /// # Errors
-/// A container that has ended, or the limit that the kernel refuses; then the old ones are in force.
+/// The container has ended, or the kernel refuses a limit; then the old limits are in force.
 pub async fn update(
     service: &Arc<ServiceState>,
     container: Arc<Container>,
@@ -99,7 +99,7 @@ fn merge(now: &Resources, request: &Resources) -> Resources {
         cpu_shares: request.cpu_shares.or(now.cpu_shares),
         memory_limit,
         memory_swap_limit,
-        // A process has its own, set at its start.
+        // A process gets its own value at its start.
         oom_score_adj: now.oom_score_adj,
         cpuset_cpus: request.cpuset_cpus.clone().or_else(|| now.cpuset_cpus.clone()),
         cpuset_mems: request.cpuset_mems.clone().or_else(|| now.cpuset_mems.clone()),
@@ -108,8 +108,8 @@ fn merge(now: &Resources, request: &Resources) -> Resources {
     }
 }
 
-/// A swap limit is of memory and swap together: where the request changes memory alone, as much swap as
-/// before stays on top of it.
+/// A swap limit includes memory: if the request changes only the memory limit, the amount of swap stays the
+/// same.
 fn merge_memory(now: &Resources, request: &Resources) -> (Option<i64>, Option<i64>) {
     let memory = request.memory_limit.or(now.memory_limit);
     let swap =
@@ -118,14 +118,14 @@ fn merge_memory(now: &Resources, request: &Resources) -> (Option<i64>, Option<i6
             (Some(new), None, Some(old), Some(total)) if new > 0 && old > 0 => {
                 Some(new.saturating_add(total.saturating_sub(old).max(0)))
             }
-            // Without a memory limit there is none for both together.
+            // Without a memory limit there is no limit for both together.
             (Some(new), None, _, Some(_)) if new < 0 => Some(-1),
             (_, requested, _, total) => requested.or(total),
         };
     (memory, swap)
 }
 
-/// The limits `now`; where `request` sets one that there is not, that there is none is said.
+/// The limits `now`; where `request` sets a missing one, "unlimited" is filled in.
 fn or_unlimited(now: &Resources, request: &Resources) -> Resources {
     let limit = |now: Option<i64>, requested: Option<i64>| now.or(requested.map(|_| -1));
     Resources {
@@ -149,7 +149,7 @@ fn without_devices(resources: &Resources) -> Result<cgroup::Resources, Cause> {
     Ok(limits)
 }
 
-/// For people and tools that read the file; the limits themselves are set and recorded.
+/// Updates the file for people and tools; the limits themselves are set and recorded.
 fn rewrite_config_json(service: &ServiceState, container: &Container, resources: &Resources) {
     let rewrite = || {
         let pod = service.pod_of(container).ok_or(Cause::PodGone)?;

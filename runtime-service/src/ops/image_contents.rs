@@ -1,4 +1,4 @@
-//! What CreateContainer reads out of an image's files: the user, and the contents of its volumes.
+//! Reads an image's files for CreateContainer: the user, and the contents of its volumes.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -17,15 +17,15 @@ use crate::layout::Folder;
 use crate::spec;
 use crate::spec::user::Users;
 
-/// An image and where its layers are.
+/// An image and the paths of its layers.
 pub(super) struct ImageSource<'a> {
     pub id: &'a ImageId,
     pub config: &'a image::Config,
     pub lease: &'a Lease,
 }
 
-/// Resolves the user, and copies what the image has at its volumes' places to the container's folder.
-/// Returns the user and the places. The image is mounted only when one of both needs it.
+/// Resolves the user, and copies the image's files at its volumes into the container's folder. Returns the
+/// user and the volumes' paths. The image is mounted only if one of the two needs it.
 pub(super) fn read(
     users: &Users,
     image: &ImageSource<'_>,
@@ -52,7 +52,7 @@ pub(super) fn read(
 }
 
 /// An image's files, mounted read-only. Closing the last descriptor of a detached mount takes the kernel
-/// milliseconds (it waits for every CPU to pass a quiescent state), so another thread does that.
+/// milliseconds (it waits for every CPU to pass a quiescent state), so another thread closes it.
 pub(super) struct View(Option<OwnedFd>);
 
 impl View {

@@ -1,4 +1,4 @@
-//! Anonymous volumes: one folder per VOLUME of the image, holding what the image has at that place.
+//! Anonymous volumes: one folder per VOLUME of the image, with the image's files at that path.
 
 use std::ffi::CStr;
 use std::fs;
@@ -18,13 +18,13 @@ use crate::spec::mounts::same_place;
 
 /// Folders nested deeper than this are refused.
 const MAX_DEPTH: usize = 256;
-/// Copied between two looks at whether to stop.
+/// Bytes between two checks for cancellation.
 const CHUNK: u64 = 16 << 20;
 
-/// Volumes of one image. A start hands over a descriptor for each, and takes some 250.
+/// Volumes of one image. A start passes a descriptor for each, and the limit for descriptors is about 250.
 const MAX_VOLUMES: usize = 200;
 
-/// The places that need a volume: those that the image names and the request mounts nothing on.
+/// The paths that need a volume: those that the image names and on which the request mounts nothing.
 ///
 /// # Errors
 /// [`Cause::Volumes`]: the image names more than can be mounted.
@@ -35,7 +35,7 @@ pub(super) fn places(of_image: &[String], mounts: &[Mount]) -> Result<Vec<PathBu
     let mut places: Vec<PathBuf> = of_image
         .iter()
         .map(|text| inside(Path::new(text)))
-        // A volume on the root itself would be all of the container.
+        // A volume on the root would hide the whole container.
         .filter(|place| place != Path::new("/"))
         .filter(|place| !mounts.iter().any(|m| same_place(&m.container_path, place)))
         .collect();
@@ -44,7 +44,7 @@ pub(super) fn places(of_image: &[String], mounts: &[Mount]) -> Result<Vec<PathBu
     Ok(places)
 }
 
-/// Absolute and without `..`: an image's metadata must not reach outside (CVE-2022-23648).
+/// Absolute and without `..`: an image's metadata must not refer to files outside (CVE-2022-23648).
 fn inside(path: &Path) -> PathBuf {
     let mut place = PathBuf::from("/");
     for part in path.components() {
@@ -59,10 +59,10 @@ fn inside(path: &Path) -> PathBuf {
     place
 }
 
-/// Makes a volume below the container's folder for each place, with what the image has there.
+/// Makes a volume below the container's folder for each path, with the image's files there.
 ///
 /// # Errors
-/// The file that cannot be read or written, or `cancel`.
+/// A file cannot be read or written, or `cancel` is set.
 pub(super) fn fill(
     view: &OwnedFd,
     folder: &Folder,
@@ -90,7 +90,7 @@ fn copy_up(view: &OwnedFd, place: &Path, volume: &Path, cancel: &Cancel) -> Resu
     Copy { volume, cancel }.folder(&source, &target, 0)
 }
 
-/// A copy of a place into a volume.
+/// A copy of the image's files into a volume.
 struct Copy<'a> {
     volume: &'a Path,
     cancel: &'a Cancel,
@@ -101,7 +101,7 @@ impl Copy<'_> {
         |errno| Cause::file(self.volume)(errno.into())
     }
 
-    /// Copies what is in `source`, and its own owner and mode, to the empty folder `target`.
+    /// Copies the content of `source`, its owner and its mode to the empty folder `target`.
     fn folder(&self, source: &OwnedFd, target: &OwnedFd, depth: usize) -> Result<(), Cause> {
         if depth > MAX_DEPTH {
             return Err(self.failed()(Errno::LOOP));
@@ -157,7 +157,7 @@ fn open_files(source: &OwnedFd, target: &OwnedFd, name: &CStr) -> Result<(fs::Fi
     Ok((from.into(), to.into()))
 }
 
-/// Copies what is neither a folder nor a regular file.
+/// Copies files other than folders and regular files.
 fn special(
     source: &OwnedFd,
     target: &OwnedFd,
@@ -179,7 +179,7 @@ fn special(
     own(target, name, stat)
 }
 
-/// Owner before mode: the kernel drops set-id bits when the owner changes.
+/// Sets the owner before the mode: the kernel drops set-id bits when the owner changes.
 fn like(target: impl AsFd, stat: &Stat) -> Result<(), Errno> {
     rustix::fs::fchown(&target, Some(uid(stat)), Some(gid(stat)))?;
     rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;

@@ -1,4 +1,4 @@
-//! ReopenContainerLog, and opening log files: the monitor writes them, the server opens them by path.
+//! ReopenContainerLog, and opening log files: the server opens them by path, the monitor writes them.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -16,16 +16,16 @@ use crate::service_state::ServiceState;
 const OPERATION: &str = "reopen_log";
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Opens for appending, making file (0640) and folders when missing. The last part of the path must
+/// Opens a file for appending; creates it (0640) and its folders if missing. The last part of the path must
 /// not be a symbolic link: a program that can write to the folder could point it at any file of the host.
 ///
 /// # Errors
-/// Names the path.
+/// The error names the path.
 pub fn open(path: &Path) -> Result<OwnedFd, Cause> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(Cause::file(folder))?;
     }
-    // NONBLOCK: a pipe in its place must not hang the server. For a regular file it has no effect.
+    // NONBLOCK: a pipe at the path must not hang the server. It has no effect for a regular file.
     let flags = OFlags::WRONLY
         | OFlags::APPEND
         | OFlags::CREATE
@@ -41,10 +41,10 @@ pub fn open(path: &Path) -> Result<OwnedFd, Cause> {
     Ok(file)
 }
 
-/// Directs a running container's output to a new file at the same path, after a rotation.
+/// Redirects a running container's output to a new file at the same path, after a rotation.
 ///
 /// # Errors
-/// A container that does not run, or the stage that failed.
+/// The container does not run, or a stage failed.
 pub async fn reopen(service: &Arc<ServiceState>, container: &Arc<Container>) -> Result<(), RuntimeError> {
     let id = container.id();
     let state = container.status();

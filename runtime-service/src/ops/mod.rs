@@ -1,4 +1,4 @@
-//! What is done to containers and pods, one operation per file: stages with deadlines, each with its undo step.
+//! Operations on containers and pods, one per file: stages with deadlines, each with its undo step.
 
 mod attach_output;
 pub(crate) mod container_attach;

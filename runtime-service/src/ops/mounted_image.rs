@@ -1,4 +1,4 @@
-//! Images as volumes: found and kept when a container is created, mounted when it starts.
+//! Images as volumes: found and leased when a container is created, mounted when it starts.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -13,8 +13,8 @@ use crate::container::Container;
 use crate::container::config::{ContainerConfig, Mount, MountedImage};
 use crate::service_state::ServiceState;
 
-/// The layers of each image that is to be mounted, bottom first, and what keeps them. That a sub path exists is
-/// seen here already: it cannot appear later.
+/// The layers of each image that will be mounted, bottom first, and their leases. The sub path is checked
+/// here: it cannot appear later.
 ///
 /// # Errors
 /// [`Cause::MountedImage`].
@@ -37,7 +37,7 @@ pub(super) fn lease(
     images(config).map(one).collect()
 }
 
-/// Detached mounts of the images, by their places. `user`: the pod's user namespace.
+/// Detached mounts of the images by their mount points. `user` is the pod's user namespace.
 ///
 /// # Errors
 /// [`Cause::MountedImage`].

@@ -1,4 +1,4 @@
-//! The PID namespace of a container: what was requested, resolved against its pod.
+//! The PID namespace of a container: resolves the request against its pod.
 
 use std::os::fd::OwnedFd;
 
@@ -15,7 +15,7 @@ use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
 /// # Errors
-/// A namespace that this pod does not have, or a target that is not in it.
+/// The pod does not have such a namespace, or the target is not in the pod.
 pub(super) fn resolve(
     service: &ServiceState,
     request: &PidNamespaceRequest,
@@ -59,10 +59,10 @@ pub(super) fn pid_of_target(service: &ServiceState, target: &ContainerId) -> Res
     pid.ok_or_else(|| Cause::TargetNotRunning { target: target.clone() })
 }
 
-/// The same process as a descriptor, which never comes to mean another process.
+/// The same process as a descriptor, which can never refer to another process.
 ///
 /// # Errors
-/// [`Cause::TargetNotRunning`], or the kernel's.
+/// [`Cause::TargetNotRunning`], or the kernel's error.
 pub(super) fn pidfd_of_target(service: &ServiceState, target: &ContainerId) -> Result<OwnedFd, Cause> {
     let not_running = || Cause::TargetNotRunning { target: target.clone() };
     let number = pid_of_target(service, target)?;

@@ -1,6 +1,6 @@
 //! PortForward: connections of a streaming client to ports on the loopback addresses of a pod.
 //!
-//! A connection that is refused or breaks ends alone; the session goes on.
+//! A connection that is refused or fails ends alone; the session continues.
 
 use std::io;
 use std::sync::Arc;
@@ -21,15 +21,15 @@ use crate::cause::Cause;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
-/// Read at once.
+/// Bytes of one read.
 const READ: usize = 64 << 10;
-/// For ports to take what a client has sent before it closed its session.
+/// Time limit for delivering data that a client sent before it closed its session.
 const DELIVERY: Duration = Duration::from_secs(10);
 
 /// Returns the URL at which a client forwards ports.
 ///
 /// # Errors
-/// A pod that is not ready, or too many sessions that no client has come for.
+/// The pod is not ready, or too many sessions wait for their client.
 pub fn pod_port_forward(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
@@ -37,7 +37,7 @@ pub fn pod_port_forward(
 ) -> Result<String, RuntimeError> {
     pod.require_ready()?;
     let owner = session_owner(&pod.id);
-    // A URL that is never used keeps no pod.
+    // A URL that is never used keeps no pod alive.
     let pod = Arc::downgrade(pod);
     let serve = move |session: PortForwardSession| async move {
         match pod.upgrade() {
@@ -57,7 +57,7 @@ async fn serve(pod: Arc<Pod>, mut session: PortForwardSession) {
         }
     };
     let mut connections = JoinSet::new();
-    // A session that is dropped closes at once, and its connections with it: as the pod's own end would.
+    // Dropping the session closes it and its connections at once, as at the pod's end.
     let mut pod_ended = std::pin::pin!(pod.ended());
     loop {
         let stream = tokio::select! {
@@ -68,8 +68,8 @@ async fn serve(pod: Arc<Pod>, mut session: PortForwardSession) {
         let Some(stream) = stream else { break };
         connections.spawn(forward(dialer.clone(), stream));
     }
-    // No more come; those that are open go on while the client is there. What one that has closed its session
-    // properly has sent is still delivered.
+    // No new connections come; open ones continue while the client is there. Data that a client sent before
+    // it closed its session properly is still delivered.
     let left = async {
         session.gone().await;
         if session.is_closed() {
@@ -87,7 +87,7 @@ async fn serve(pod: Arc<Pod>, mut session: PortForwardSession) {
 async fn dialer(pod: &Pod) -> Result<Dialer, Cause> {
     match pod.link()?.network().await {
         Ok(network) => Ok(Dialer::new(Some(network.netns))),
-        // The pod says so itself: nothing else may lead to the node's own ports.
+        // The pod has no own network: connections must not reach the node's own ports.
         Err(error) if matches!(error.failure(), Some(Failure::NoNetwork)) => Ok(Dialer::new(None)),
         Err(error) => Err(error.into()),
     }
@@ -108,13 +108,13 @@ async fn forward(dialer: Dialer, stream: PortStream) {
             let _ = error.write(failure.to_string().as_bytes()).await;
         }
     }
-    // Clients wait for its end. A connection that broke is no failure of forwarding: kubectl would end
-    // the whole session over one.
+    // Clients wait for its end. A broken connection is not reported as a failure of forwarding: kubectl would
+    // end the whole session.
     let _ = error.close().await;
 }
 
-/// Until both directions have ended, or the client has reset the stream or is gone: also while the port takes
-/// nothing and sends nothing.
+/// Copies until both directions have ended, or the client has reset the stream or is gone, even while the
+/// port neither reads nor sends.
 async fn copy(connection: TcpStream, reader: StreamReader, writer: StreamWriter) {
     let _ = connection.set_nodelay(true);
     let breakage = reader.breakage();
@@ -131,11 +131,11 @@ async fn copy(connection: TcpStream, reader: StreamReader, writer: StreamWriter)
 async fn to_port(mut reader: StreamReader, mut port: OwnedWriteHalf) -> io::Result<()> {
     while let Some(bytes) = reader.read().await.map_err(io::Error::other)? {
         if port.write_all(&bytes).await.is_err() {
-            // It reads no more; what it still sends is for the client all the same.
+            // It reads no more, but its output still goes to the client.
             return Ok(());
         }
     }
-    // That it was closed meanwhile is found by reading.
+    // Reading shows whether it was closed meanwhile.
     let _ = port.shutdown().await;
     Ok(())
 }
@@ -149,7 +149,7 @@ async fn from_port(mut port: OwnedReadHalf, mut writer: StreamWriter) -> io::Res
             return writer.close().await.map_err(io::Error::other);
         }
         if writer.write(&buffer).await.is_err() {
-            // It takes no more; what it has sent is for the port all the same, unless the stream broke.
+            // The client reads no more, but its data still goes to the port, unless the stream failed.
             return Ok(());
         }
     }

@@ -8,10 +8,10 @@ use super::{container_remove, pod_stop};
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
-/// Removes the pod, or joins its removal under way. The work goes on if the caller goes away.
+/// Removes the pod, or joins its removal under way. The work continues if the caller leaves.
 ///
 /// # Errors
-/// The stages that failed; the pod is still listed and can be removed again.
+/// Stages failed; the pod is still listed and can be removed again.
 pub async fn remove(service: &Arc<ServiceState>, pod: Arc<Pod>) -> Result<(), RuntimeError> {
     let (owned, id) = (service.clone(), pod.id.clone());
     let removed = service.pod_removes.run(id, move || async move { remove_once(&owned, pod).await });

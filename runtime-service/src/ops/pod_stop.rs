@@ -10,10 +10,10 @@ use super::container_stop;
 use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 
-/// Stops the pod, or joins its stop under way. The work goes on if the caller goes away.
+/// Stops the pod, or joins its stop under way. The work continues if the caller leaves.
 ///
 /// # Errors
-/// The stages that failed; the pod can be stopped again.
+/// Stages failed; the pod can be stopped again.
 pub async fn stop(service: &Arc<ServiceState>, pod: Arc<Pod>) -> Result<(), RuntimeError> {
     let (owned, id) = (service.clone(), pod.id.clone());
     let stopped = service.pod_stops.run(id, move || async move { stop_once(&owned, &pod).await });
@@ -33,7 +33,7 @@ async fn stop_once(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<(), Ru
         }
     }
     service.stats.pods.remove(&pod.id);
-    // Also after a failure: a container that cannot be stopped by itself ends with its pod's monitor.
+    // Also after a failure: a container that cannot be stopped ends with its pod's monitor.
     service.pods.stop(&pod.id).await?;
     if let Some(error) = failure {
         tracing::warn!(pod = %pod.id, %error, "a container could not be stopped before its pod");

@@ -10,10 +10,10 @@ use crate::error::RuntimeError;
 use crate::service_state::ServiceState;
 use crate::spec::limits;
 
-/// Notes what the pod needs in addition to its containers, and what these may use together. None: as before.
+/// Records the overhead of the pod and the sum of its containers' resources. None keeps the present value.
 ///
 /// # Errors
-/// A pod in which nothing can run, or the limit that the kernel refuses.
+/// The pod cannot run anything, or the kernel refuses a limit.
 pub async fn update(
     service: &ServiceState,
     pod: &Arc<Pod>,

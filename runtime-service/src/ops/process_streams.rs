@@ -1,4 +1,4 @@
-//! Bytes between a process and a streaming client, in both directions.
+//! Copies bytes between a process and a streaming client, in both directions.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -17,26 +17,27 @@ use tokio::net::unix::pipe;
 
 use crate::cause::Cause;
 
-/// Read at once: what a pipe holds by default.
+/// Bytes of one read: the default capacity of a pipe.
 pub(super) const READ: usize = 64 << 10;
-/// What a pipe gets to hold whose process fills it: so the process need not wait for each read.
+/// The capacity of a pipe whose process fills it, so that the process need not wait for each read.
 const WIDE: usize = 256 << 10;
-/// A client that leaves may reset its streams before it closes: for that to be seen before the process gets
-/// SIGPIPE instead of SIGHUP.
+/// A client that leaves may reset its streams before it closes. Time limit for noticing that before the
+/// process gets SIGPIPE instead of SIGHUP.
 const LEAVING: Duration = Duration::from_millis(200);
-/// After the process's end, what it has written to a terminal takes a moment to come out.
+/// Time limit for terminal output after the process's end, without new output.
 const QUIET: Duration = Duration::from_millis(200);
-/// For that, in all, and for what the monitor passes on: a process that it left behind may write on.
+/// Total time limit for that, and for output that the monitor passes on: a process that was left behind may
+/// write on.
 const LATEST: Duration = Duration::from_secs(2);
-/// More than a terminal holds.
+/// More than a terminal can hold.
 const TERMINAL: u64 = 128 << 10;
 
-/// How the streaming server counts the sessions of a pod, and names it in messages.
+/// The name of a pod in the streaming server, for counting its sessions and for messages.
 pub(super) fn session_owner(pod: &PodId) -> String {
     format!("pod {pod}")
 }
 
-/// The master of a process's terminal. Clones are the same.
+/// The master of a process's terminal. Clones share it.
 #[derive(Clone)]
 pub(super) struct Terminal(Arc<AsyncFd<OwnedFd>>);
 
@@ -44,7 +45,7 @@ impl Terminal {
     pub(super) fn new(master: OwnedFd) -> Result<Self, Cause> {
         let system = Cause::system("use the terminal");
         rustix::io::ioctl_fionbio(&master, true).map_err(system)?;
-        // Deprecated for descriptors that change under it; an `OwnedFd` names one terminal for life.
+        // Deprecated for descriptors that change; an `OwnedFd` always is one terminal.
         #[allow(deprecated)]
         let master = AsyncFd::new(master).map_err(|error| Cause::System {
             action: "wait for the terminal",
@@ -55,12 +56,12 @@ impl Terminal {
 
     fn resize(&self, size: Size) {
         let size = Winsize { ws_row: size.rows, ws_col: size.columns, ws_xpixel: 0, ws_ypixel: 0 };
-        // A terminal that is gone has no size.
+        // Fails for a terminal that is gone, which is fine.
         let _ = tcsetwinsize(self.0.get_ref(), size);
     }
 }
 
-/// Where the output of a process comes from.
+/// The source of a process's output.
 pub(super) enum Source {
     Pipe(pipe::Receiver),
     Terminal(Terminal),
@@ -79,7 +80,7 @@ impl Source {
                         buffer.truncate(bytes);
                         Ok(bytes)
                     }
-                    // No process has the terminal open any more.
+                    // No process has the terminal open.
                     Err(error) if Errno::from_io_error(&error) == Some(Errno::IO) => Ok(0),
                     Err(error) => Err(error),
                 }
@@ -87,17 +88,17 @@ impl Source {
         }
     }
 
-    /// Makes room for more. Without it the process waits more often.
+    /// Enlarges the pipe. Otherwise the process waits more often.
     fn widen(&self) {
         if let Self::Pipe(pipe) = self {
             let _ = rustix::pipe::fcntl_setpipe_size(pipe, WIDE);
         }
     }
 
-    /// What is left of a process that has ended and wrote here itself.
+    /// The remaining output of a process that has ended and wrote to this source itself.
     fn rest(&self) -> Rest {
         match self {
-            // All that it wrote is there already.
+            // All its output is already there.
             Self::Pipe(pipe) => match rustix::io::ioctl_fionread(pipe) {
                 Ok(bytes) => Rest { bytes, ..Rest::ANY },
                 Err(_) => Rest::soon(),
@@ -107,20 +108,21 @@ impl Source {
     }
 }
 
-/// The output of a process up to its end, and not that of those that it left behind.
+/// The output of a process up to its end, without output of processes that it left behind.
 pub(super) struct Output<'a> {
     from: &'a mut Source,
     ended: &'a Cancel,
-    /// What the process has written is all in the source when it ends.
+    /// When the process ends, all its output is in the source.
     is_direct: bool,
     rest: Option<Rest>,
 }
 
-/// What is left once the process has ended. A slow client takes its time: only the last of these counts that.
+/// The rest of the output after the process has ended. The limit counts bytes, so a slow client may take its
+/// time.
 struct Rest {
     /// At most.
     bytes: u64,
-    /// How long bytes are waited for, in all.
+    /// Total time limit for waiting for bytes.
     waiting: Duration,
     until: Option<Instant>,
 }
@@ -138,12 +140,12 @@ impl Rest {
 }
 
 impl<'a> Output<'a> {
-    /// Written by the process itself.
+    /// Output that the process writes itself.
     pub(super) fn direct(from: &'a mut Source, ended: &'a Cancel) -> Self {
         Self { from, ended, is_direct: true, rest: None }
     }
 
-    /// Passed on by the monitor, which may have more of it.
+    /// Output that the monitor passes on; the monitor may still have some of it.
     pub(super) fn passed_on(from: &'a mut Source, ended: &'a Cancel) -> Self {
         Self { from, ended, is_direct: false, rest: None }
     }
@@ -174,7 +176,7 @@ impl<'a> Output<'a> {
     }
 }
 
-/// Where the input of a process goes.
+/// The destination of a process's input.
 pub(super) enum Sink {
     Pipe(pipe::Sender),
     Terminal(Terminal),
@@ -197,8 +199,8 @@ impl Sink {
     }
 }
 
-/// Until the client sends no more, or the process reads no more. A pipe ends then; a terminal does not: there
-/// the user types ^D.
+/// Copies until the client ends its input, or the process closes it. A pipe is closed then; a terminal is
+/// not, because the user types ^D there.
 pub(super) async fn copy_input(from: Option<StreamReader>, to: Option<Sink>) {
     let (Some(mut from), Some(mut to)) = (from, to) else { return };
     while let Ok(Some(bytes)) = from.read().await {
@@ -208,8 +210,8 @@ pub(super) async fn copy_input(from: Option<StreamReader>, to: Option<Sink>) {
     }
 }
 
-/// Until the process's output is over, or the client takes no more of it: then the process gets SIGPIPE. When
-/// it is the client that is gone, what comes is thrown away.
+/// Copies until the process's output ends or the client closes it; then the process gets SIGPIPE. If the
+/// client is gone, the output is discarded.
 pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWriter>, ended: &Cancel) {
     let (Some(from), Some(mut to)) = (source.as_mut(), to) else { return };
     let mut output = Output::direct(from, ended);
@@ -223,7 +225,7 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
             output.from.widen();
         }
         match to.write(&buffer).await {
-            // The process may still take input of a client that has closed its session properly.
+            // The process may still read input of a client that has closed its session properly.
             Ok(()) | Err(StreamError::Lost) => {}
             Err(StreamError::Reset | StreamError::TooMany) => {
                 tokio::time::sleep(LEAVING).await;
@@ -235,7 +237,7 @@ pub(super) async fn copy_output(source: &mut Option<Source>, to: Option<StreamWr
     let _ = to.close().await;
 }
 
-/// Reads output that has no client any more, so that what a command says at its end does not end it early.
+/// Reads output that has no client, so that a command can finish printing.
 pub(super) async fn discard(from: &mut Option<Source>) {
     let Some(from) = from else { return };
     let mut buffer = BytesMut::with_capacity(READ);
@@ -244,7 +246,7 @@ pub(super) async fn discard(from: &mut Option<Source>) {
     }
 }
 
-/// Until the client sends no more sizes.
+/// Applies sizes until the client sends no more.
 pub(super) async fn copy_sizes(from: Option<Resizes>, to: Option<&Terminal>) {
     let (Some(mut from), Some(to)) = (from, to) else { return };
     while let Some(size) = from.next().await {
@@ -260,7 +262,7 @@ mod tests {
     use super::super::exec::pipe;
     use super::*;
 
-    /// Reads to the end, with a pause after the first piece in which the client takes nothing.
+    /// Reads to the end, with a pause after the first piece, like a slow client.
     async fn read_slowly(source: &mut Source) -> usize {
         let ended = Cancel::new();
         ended.cancel();
@@ -286,7 +288,7 @@ mod tests {
         let mut source = Source::Pipe(from);
         source.widen();
         assert_eq!(rustix::io::write(&to, &[7; 200_000]).unwrap(), 200_000);
-        // A process that was left behind holds the writing end.
+        // A process that was left behind has the writing end.
         assert_eq!(read_slowly(&mut source).await, 200_000);
         drop(to);
     }
@@ -315,14 +317,14 @@ mod tests {
         assert_eq!(read_slowly(&mut source).await, written);
     }
 
-    /// Neither by much nor by little at a time.
+    /// Neither by much output nor by little at a time.
     #[tokio::test]
     async fn a_process_that_was_left_behind_cannot_keep_the_output_of_a_terminal_from_ending() {
         for (bytes, pause) in [(1000, Duration::from_millis(1)), (10, Duration::from_millis(50))] {
             let (mut source, slave) = raw_terminal();
             let loud = async {
                 loop {
-                    // As much as there is room for.
+                    // As much as fits.
                     let _ = rustix::io::write(&slave, &vec![b'x'; bytes]);
                     tokio::time::sleep(pause).await;
                 }

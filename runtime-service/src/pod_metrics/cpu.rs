@@ -1,4 +1,4 @@
-//! CPU time, and how often the quota ran out.
+//! CPU time and throttling.
 
 use crisp_executor::cgroup::CpuStats;
 

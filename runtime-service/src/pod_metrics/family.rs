@@ -1,12 +1,12 @@
-//! What a metric is, and what takes its samples.
+//! The description of a metric, and the receiver of its samples.
 
-/// One metric, as cAdvisor names it.
+/// One metric with cAdvisor's name.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Family {
     pub name: &'static str,
     pub help: &'static str,
     pub kind: Kind,
-    /// Beside [`Subject::LABELS`](super::Subject::LABELS).
+    /// Labels in addition to [`Subject::LABELS`](super::Subject::LABELS).
     pub labels: &'static [&'static str],
 }
 
@@ -16,18 +16,18 @@ pub enum Kind {
     Gauge,
 }
 
-/// A value in the unit in which it was counted. Times are shown in seconds.
+/// A value in the unit in which it was counted. Times are converted to seconds for the page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Value {
     Count(u64),
-    /// A number that is below 0 where there is no limit.
+    /// A number that is negative when there is no limit.
     Signed(i64),
     Nanoseconds(u64),
     Microseconds(u64),
 }
 
 impl Value {
-    /// As whole numbers, which is what the CRI carries. Below 0 is 0.
+    /// A whole number, as in the CRI. Negative numbers become 0.
     #[must_use]
     pub fn whole(self) -> u64 {
         match self {
@@ -50,7 +50,7 @@ impl std::fmt::Display for Value {
     }
 }
 
-/// Takes the samples of one subject.
+/// Receives the samples of one subject.
 pub trait Samples {
     /// `labels` are the values of the family's own labels.
     fn add(&mut self, family: &'static Family, labels: &[&str], value: Value);

@@ -1,4 +1,4 @@
-//! Bytes and requests to disks, and what the container has written.
+//! Bytes and requests to disks, and the disk usage of the container.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -82,7 +82,7 @@ pub(super) fn usage(stats: &IoStats, disks: &mut Disks, samples: &mut impl Sampl
     }
 }
 
-/// The file system that has the writable layers.
+/// The file system with the writable layers.
 #[derive(Debug, Default)]
 pub(super) struct WritableDisk {
     device: Arc<str>,
@@ -91,7 +91,7 @@ pub(super) struct WritableDisk {
     inodes_free: u64,
 }
 
-/// None: not counted yet.
+/// None when it is not counted yet.
 pub(super) fn writable(usage: Option<&Usage>, disk: &WritableDisk, samples: &mut impl Samples) {
     for (family, value) in [
         (&USAGE, usage.map_or(0, |usage| usage.bytes)),
@@ -103,12 +103,12 @@ pub(super) fn writable(usage: Option<&Usage>, disk: &WritableDisk, samples: &mut
     }
 }
 
-/// Names of disks, by their numbers, for one scrape.
+/// Names of disks by their numbers, cached for one scrape.
 #[derive(Debug, Default)]
 pub(super) struct Disks(HashMap<(u32, u32), Arc<str>>);
 
 impl Disks {
-    /// Where a folder is; nothing is known of one that is not there.
+    /// The file system of a folder; empty values if it does not exist.
     pub(super) fn of_folder(&mut self, folder: &Path) -> WritableDisk {
         let (Ok(stat), Ok(system)) = (rustix::fs::stat(folder), rustix::fs::statvfs(folder)) else {
             return WritableDisk::default();
@@ -121,10 +121,11 @@ impl Disks {
         }
     }
 
-    /// `/dev/vda`; `8:0` for one that has no name, as hidden paths of a disk have none.
+    /// `/dev/vda`; or `8:0` for a disk without a name, such as a hidden path of a multipath disk.
     fn name(&mut self, major: u32, minor: u32) -> Arc<str> {
         let look = || {
-            // The last component of the link is the disk's name; those of device mapper have slashes as `!`.
+            // The last component of the link is the disk's name; device mapper writes slashes in names as
+            // `!`.
             let link = rustix::fs::readlink(format!("/sys/dev/block/{major}:{minor}"), Vec::new());
             let target = link.ok().and_then(|target| target.into_string().ok()).unwrap_or_default();
             match target.rsplit('/').next() {

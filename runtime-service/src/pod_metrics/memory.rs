@@ -1,4 +1,4 @@
-//! Memory, swap, and what went wrong for the lack of it.
+//! Memory, swap, and failures for lack of memory.
 
 use crisp_executor::cgroup::{MemoryStats, SwapStats};
 
@@ -118,19 +118,19 @@ pub(super) fn usage(memory: &MemoryStats, swap: Option<&SwapStats>, samples: &mu
     ] {
         samples.add(family, &[], Value::Count(bytes));
     }
-    // The kernel counts them for a cgroup and those below it together.
+    // The kernel counts them for a cgroup together with those below it.
     for scope in ["container", "hierarchy"] {
         samples.add(&FAILURES, &["pgfault", scope], Value::Count(memory.page_faults));
         samples.add(&FAILURES, &["pgmajfault", scope], Value::Count(memory.major_page_faults));
     }
 }
 
-/// Of a container: for a pod, v2 counts those of its containers again and v1 none.
+/// Only for a container: for a pod, v2 would count those of its containers again, and v1 has none.
 pub(super) fn oom_kills(memory: &MemoryStats, samples: &mut impl Samples) {
     samples.add(&OOM, &[], Value::Count(memory.oom_kills));
 }
 
-/// The limits in force. v2 has a limit of swap alone, v1 of memory and swap together.
+/// The limits in force. v2 has a separate swap limit, v1 one for memory and swap together.
 pub(super) fn limits(
     memory: &MemoryStats,
     swap: Option<&SwapStats>,

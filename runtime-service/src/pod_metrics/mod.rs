@@ -1,5 +1,5 @@
-//! The `container_*` metrics of pods and containers, named and labelled as cAdvisor does: on the page for
-//! Prometheus, and for kubelets that take them from the runtime.
+//! The `container_*` metrics of pods and containers, with the names and labels of cAdvisor: for the
+//! Prometheus page, and for kubelets that get them from the runtime.
 //!
 //! ```text
 //!  scrape ----------------- Page --.
@@ -7,18 +7,19 @@
 //!  ListPodSandboxMetrics - Metric -'
 //! ```
 //!
-//! A [`Family`] is one metric, in the file of what it counts. Readings are taken when a client asks, and at no
-//! other time. A [`Subject`] is a container, a pod's cgroup, or a pod's network.
+//! A [`Family`] is one metric, in the file of its subject matter. Readings are taken only when a client
+//! requests them. A [`Subject`] is a container, a pod's cgroup, or a pod's network.
 //!
-//! What a kubelet has beyond this, of cAdvisor 0.56: load averages and `container_tasks_state`, which are always
-//! 0 there, and `container_health_state`, always -1; `container_fs_*` of sectors, merges and times, which cgroups
-//! do not count; `container_spec_memory_reservation_limit_bytes`; CPU limits of pods; rows of cgroups that are
-//! no pod's, and of the host's interfaces for each pod on the host's network.
+//! Missing from the metrics of cAdvisor 0.56 in kubelet: load averages and `container_tasks_state`, which are
+//! always 0 there, and `container_health_state`, always -1; `container_fs_*` of sectors, merges and times,
+//! which cgroups do not count; `container_spec_memory_reservation_limit_bytes`; CPU limits of pods; rows of
+//! cgroups that do not belong to a pod, and of the host's interfaces for each pod on the host's network.
 //!
-//! What differs: `id` has no `cri-containerd-`; `container_memory_kernel_usage` and `container_memory_failcnt` are
-//! counted on cgroup v2 too; page faults of both scopes are those of the cgroup and below; a container's OOM
-//! events are processes killed, and a pod has none of its own; pressure is there on cgroup v1 beside a v2 tree;
-//! `container_start_time_seconds` is that of the process, not of its cgroup; disk use of containers is there.
+//! Differences: `id` has no `cri-containerd-`; `container_memory_kernel_usage` and `container_memory_failcnt`
+//! are also counted on cgroup v2; page faults of both scopes are those of the cgroup and below; a container's
+//! OOM events are killed processes, and a pod has none; pressure is also available on cgroup v1 beside a v2
+//! tree; `container_start_time_seconds` is that of the process, not of its cgroup; disk usage of containers
+//! is included.
 
 mod cpu;
 mod family;
@@ -55,13 +56,13 @@ pub fn families() -> impl Iterator<Item = &'static Family> {
     GROUPS.into_iter().flatten()
 }
 
-/// Readings of all pods with processes, and of their containers with processes: also where a monitor is slow.
+/// Readings of all pods and containers with processes, also of those with a slow monitor.
 pub struct Scrape<'a> {
     service: &'a ServiceState,
     pub pods: Vec<PodReading>,
     disks: Disks,
     writable: WritableDisk,
-    /// Descriptors that may still be looked at.
+    /// Number of descriptors that may still be examined.
     descriptors_left: u64,
 }
 
@@ -76,7 +77,7 @@ impl<'a> Scrape<'a> {
         Self { service, pods, disks, writable, descriptors_left: SCRAPE_MAX }
     }
 
-    /// What the kernel counts for a pod as a whole; nothing where it shares its cgroup with others.
+    /// The kernel's counters for a whole pod; none if it shares its cgroup with others.
     pub fn pod(&mut self, pod: usize, samples: &mut impl Samples) {
         let Self { service, pods, disks, .. } = self;
         let Some(stats) = &pods[pod].cgroup else { return };
@@ -94,7 +95,7 @@ impl<'a> Scrape<'a> {
         }
     }
 
-    /// A container with processes; nothing of one that has just ended.
+    /// A container with processes; no samples if it has just ended.
     pub fn container(&mut self, pod: usize, container: usize, samples: &mut impl Samples) {
         let Self { service, pods, disks, writable: disk, descriptors_left } = self;
         let ContainerReading { container, cgroup, writable, .. } = &pods[pod].containers[container];
@@ -170,7 +171,7 @@ mod tests {
         let mut seen = HashSet::new();
         for family in families() {
             assert!(family.name.starts_with("container_") && seen.insert(family.name), "{}", family.name);
-            // cAdvisor's names for these break the rule.
+            // cAdvisor's names for these do not follow the rule.
             let is_counter = match family.name {
                 "container_memory_failcnt" => true,
                 "container_fs_inodes_total" => false,

@@ -65,7 +65,7 @@ pub(super) const FAMILIES: &[Family] = &[
     SENT_ERRORS,
 ];
 
-/// Beginnings of the names of interfaces that carry what others have carried already: cAdvisor leaves them out.
+/// Prefixes of interfaces whose traffic is counted on other interfaces too: cAdvisor leaves them out.
 const LEFT_OUT: [&str; 4] = ["lo", "veth", "docker", "nerdctl"];
 
 pub(super) fn usage(name: &str, counters: &InterfaceCounters, samples: &mut impl Samples) {

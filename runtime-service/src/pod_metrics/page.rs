@@ -1,4 +1,4 @@
-//! Samples as Prometheus' text format has them: all of one metric together, whatever their subjects.
+//! Samples in Prometheus' text format: all samples of one metric together, for all subjects.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -6,13 +6,13 @@ use std::fmt::Write as _;
 use super::Subject;
 use super::family::{Family, Kind, Samples, Value};
 
-/// The samples of all subjects. It is written in one pass over them.
+/// The samples of all subjects, collected in one pass over them.
 #[derive(Debug, Default)]
 pub(super) struct Page {
     families: BTreeMap<&'static str, (&'static Family, String)>,
 }
 
-/// Takes the samples of one subject.
+/// Receives the samples of one subject.
 pub(super) struct OfSubject<'a> {
     page: &'a mut Page,
     /// `container="web",id="...` of every line.
@@ -48,7 +48,7 @@ impl Samples for OfSubject<'_> {
         for (name, value) in family.labels.iter().zip(labels) {
             add_label(lines, name, value);
         }
-        // The last comma is allowed, but not usual.
+        // The last comma is allowed, but unusual.
         lines.pop();
         let _ = writeln!(lines, "}} {value}");
     }

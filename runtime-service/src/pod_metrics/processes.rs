@@ -41,26 +41,26 @@ const SEEN: Family = Family {
 pub(super) const FAMILIES: &[Family] =
     &[PROCESSES, THREADS, THREADS_MAX, DESCRIPTORS, SOCKETS, ULIMITS, STARTED, SEEN];
 
-/// Processes and descriptors of one container that are looked at, and descriptors in one scrape: the work is
-/// bounded. Of containers with more it is not said how many sockets they have.
+/// Limits for the examined processes and descriptors of one container, and for descriptors in one scrape.
+/// Containers with more have no sample for sockets.
 const PROCESSES_MAX: usize = 256;
 const DESCRIPTORS_MAX: u64 = 4096;
 pub(super) const SCRAPE_MAX: u64 = 50_000;
 
-/// What the processes of one container have.
+/// Counts of one container's processes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct ProcessUsage {
     pub processes: u64,
-    /// None: there are too many to look at.
+    /// None when there are too many to examine.
     pub descriptors: Option<u64>,
     pub sockets: Option<u64>,
-    /// Descriptors that the first process may have, -1 for any number. None: it is gone.
+    /// The descriptor limit of the first process, -1 for none. None if it is gone.
     pub max_open_files: Option<i64>,
 }
 
 impl ProcessUsage {
-    /// Looks at `pids`; those that have ended meanwhile have nothing. `first`: the container's first process.
-    /// `left` of [`SCRAPE_MAX`].
+    /// Examines `pids`; those that have ended meanwhile count as empty. `first` is the container's first
+    /// process, `left` the rest of [`SCRAPE_MAX`].
     pub(super) fn of(pids: &[i32], first: Option<i32>, left: &mut u64) -> Self {
         let (mut descriptors, mut sockets) = (Some(0), Some(0));
         let mut budget = DESCRIPTORS_MAX.min(*left);
@@ -80,13 +80,14 @@ impl ProcessUsage {
     }
 }
 
-/// Open descriptors and sockets of a process. None: more than `left`.
+/// Open descriptors and sockets of a process. None when there are more than `left`.
 fn files(pid: i32, left: &mut u64) -> (Option<u64>, Option<u64>) {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let Ok(folder) = rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty()) else {
         return (Some(0), Some(0));
     };
-    // Since Linux 6.2 the number of descriptors. Listing costs the kernel half a microsecond for each.
+    // Since Linux 6.2 this is the number of descriptors. Listing costs the kernel half a microsecond for
+    // each.
     let size = rustix::fs::fstat(&folder).map_or(0, |stat| stat.st_size).unsigned_abs();
     if size > *left {
         return (Some(size), None);

@@ -1,4 +1,4 @@
-//! Whose samples they are.
+//! The subject of samples.
 
 use crisp_executor::cgroup::CgroupPath;
 use crisp_sandbox::Pod;
@@ -6,14 +6,14 @@ use crisp_sandbox::Pod;
 use crate::container::{Container, ImageMetadata};
 use crate::service_state::cgroup_path;
 
-/// A container, the cgroup of a pod, or the network of a pod, by the labels that cAdvisor gives it.
+/// A container, the cgroup of a pod, or the network of a pod, with the labels of cAdvisor.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subject {
     /// The name in the pod; empty for the pod.
     pub container: String,
     /// The cgroup.
     pub id: String,
-    /// Empty for the pod's cgroup, so that who adds up what has an image does not count it twice.
+    /// Empty for the pod's cgroup, so that sums over all series with an image do not count it twice.
     pub image: String,
     /// The container's id; the pod's own for its network; empty for the pod's cgroup.
     pub name: String,
@@ -41,7 +41,8 @@ impl Subject {
         }
     }
 
-    /// The pod's interfaces: elsewhere they are those of a container of their own, whose image panels ask for.
+    /// The pod's interfaces: in other runtimes they belong to a pause container, whose image dashboards
+    /// select.
     #[must_use]
     pub fn of_network(pod: &Pod) -> Self {
         let id = pod.cgroup_parent().child(pod.id.as_str());
@@ -62,7 +63,7 @@ impl Subject {
     }
 }
 
-/// Bytes of a label: it is repeated in each sample.
+/// Limit for a label in bytes: it is repeated in each sample.
 const LABEL_MAX: usize = 1024;
 
 fn label(text: &str) -> String {
@@ -70,7 +71,7 @@ fn label(text: &str) -> String {
     text.char_indices().take_while(fits).map(|(_, character)| character).collect()
 }
 
-/// A path that cannot be built has no cgroup.
+/// Empty for a path that cannot be built.
 fn text<E>(path: Result<CgroupPath, E>) -> String {
     path.map(|path| path.to_string()).unwrap_or_default()
 }

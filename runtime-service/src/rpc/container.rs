@@ -156,7 +156,7 @@ pub(super) fn list_containers(
     Ok(ListContainersResponse { containers: containers.iter().map(|c| response::container(c)).collect() })
 }
 
-/// StreamContainers: the result of ListContainers in several messages, for lists that are too long for one.
+/// StreamContainers: the result of ListContainers in several messages, for long lists.
 pub(super) fn stream_containers(
     service: &ServiceState,
     request: StreamContainersRequest,

@@ -1,4 +1,4 @@
-//! The service Containers, which is not of the CRI: what people do to containers.
+//! The service Containers, which is not part of the CRI: operations that people use.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -159,7 +159,7 @@ fn change(change: container_changes::Change) -> Change {
     Change { path: change.path.to_string_lossy().into_owned(), kind: kind.into() }
 }
 
-/// Of the containers of a pod that have a cgroup.
+/// The usage of the containers of a pod that have a cgroup.
 fn usages(pod: &PodReading) -> Vec<ContainerUsage> {
     let all = pod.network.iter().flat_map(|network| network.default.iter().chain(&network.others));
     let (received, sent) = all.fold((0, 0), |(received, sent), (_, counters)| {
@@ -190,7 +190,7 @@ fn usage(stats: &Stats) -> ContainerUsage {
     }
 }
 
-/// The program at the other end of the socket, for people.
+/// The name of the program at the other end of the socket, for people.
 fn client_of<T>(request: &Request<T>) -> String {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
     let Some((pid, peer)) = peer.and_then(|peer| Some((peer.pid()?, peer))) else {

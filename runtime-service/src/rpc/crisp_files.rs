@@ -1,4 +1,4 @@
-//! The service Files, which is not of the CRI: files into and out of containers.
+//! The service Files, which is not part of the CRI: copies files into and out of containers.
 
 use std::io::{self, Read};
 use std::pin::Pin;
@@ -54,7 +54,7 @@ fn checked(path: String) -> Result<String, RuntimeError> {
     if path.contains('\0') { Err(convert::invalid("path", "holds a NUL byte").into()) } else { Ok(path) }
 }
 
-/// An archive that comes in pieces.
+/// An archive that arrives in pieces.
 struct Archive {
     pieces: Streaming<CopyInRequest>,
     client: Client,

@@ -1,4 +1,4 @@
-//! The service Diagnosis, which is not of the CRI: what happened, and what is under way.
+//! The service Diagnosis, which is not part of the CRI: past events, operations under way, and the inventory.
 
 use std::ops::ControlFlow;
 use std::pin::Pin;
@@ -34,7 +34,7 @@ impl Diagnosis for RuntimeService {
         let service = self.clone();
         tokio::task::spawn_blocking(move || {
             let mut piece = Vec::new();
-            // Fails when the client has gone, which ends the reading.
+            // Fails when the client has left, which ends the reading.
             let send = |entries: &mut Vec<_>| {
                 let entries = std::mem::take(entries);
                 sender.blocking_send(Ok(JournalReply { entries })).is_ok()

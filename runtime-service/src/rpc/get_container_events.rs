@@ -1,5 +1,5 @@
 //! GetContainerEvents: all events from now on, each with the statuses of the pod and its containers after the
-//! change that it tells of.
+//! change.
 
 use std::sync::Arc;
 

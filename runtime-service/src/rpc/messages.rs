@@ -1,4 +1,4 @@
-//! Streamed lists: several messages instead of one that would be too long for gRPC.
+//! Streamed lists: several messages, for lists that are too long for one.
 
 use std::pin::Pin;
 

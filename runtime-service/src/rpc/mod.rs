@@ -1,8 +1,9 @@
-//! The CRI RuntimeService as gRPC calls it. Each function below converts the request, calls the operation in
-//! `ops` and converts the result; they are in files by what they are about. What is not built is in
-//! `unimplemented.rs`. `crisp_containers.rs` and `crisp_files.rs` are services of our own.
+//! The gRPC methods of the CRI RuntimeService. Each function below converts the request, calls the operation
+//! in `ops` and converts the result; they are in files by subject. Methods that are not built are in
+//! `unimplemented.rs`. `crisp_containers.rs` and `crisp_files.rs` are Crisp's own services.
 //!
-//! What answers from memory (lists, pod status) is not `async`: it cannot wait for an operation or a disk.
+//! Methods that answer from memory (lists, pod status) are not `async`: they cannot wait for an operation or
+//! a disk.
 
 mod container;
 mod crisp_containers;
@@ -30,7 +31,7 @@ use crate::service_state::ServiceState;
 /// The result of one RPC before it becomes a gRPC response or status.
 type Reply<T> = Result<T, RuntimeError>;
 
-/// The same as gRPC sends it.
+/// The same in the form of gRPC.
 type GrpcResult<T> = Result<Response<T>, Status>;
 
 fn respond<T>(reply: Reply<T>) -> GrpcResult<T> {

@@ -1,4 +1,4 @@
-//! Metrics of pods and containers, as cAdvisor has them.
+//! Metrics of pods and containers in the form of cAdvisor.
 
 use std::sync::Arc;
 
@@ -26,15 +26,15 @@ fn descriptor(family: &Family) -> MetricDescriptor {
     }
 }
 
-/// ListPodSandboxMetrics: what cAdvisor would count of pods and containers with processes. A subject has about 20 KB,
-/// so that the answer has room in a kubelet's 16 MiB up to some 800 of them.
+/// ListPodSandboxMetrics: the metrics that cAdvisor would have of pods and containers with processes. A
+/// subject has about 20 KB, so the response fits into kubelet's 16 MiB up to some 800 of them.
 pub(super) async fn list_pod_sandbox_metrics(
     service: &Arc<ServiceState>,
 ) -> Reply<ListPodSandboxMetricsResponse> {
     Ok(ListPodSandboxMetricsResponse { pod_metrics: all(service).await })
 }
 
-/// Of every pod with processes.
+/// The metrics of every pod with processes.
 pub(super) async fn all(service: &Arc<ServiceState>) -> Vec<PodSandboxMetrics> {
     let service = service.clone();
     let read = move || {
@@ -83,7 +83,7 @@ impl Samples for Metrics {
         };
         self.list.push(proto::Metric {
             name: family.name.to_owned(),
-            // Taken for this reply.
+            // Filled in for this reply.
             timestamp: 0,
             metric_type: kind.into(),
             label_values: self

@@ -59,7 +59,7 @@ fn requested(metadata: PodSandboxMetadata) -> Requested<'static> {
     Requested { operation: "run_pod", entry }
 }
 
-/// Its pods would come up, and each of their containers would fail at its start.
+/// Refuses early: otherwise the pod would start, and each of its containers would fail to.
 async fn require_user_namespaces(service: &ServiceState) -> Result<(), RuntimeError> {
     let layers = [service.layout.containers(), service.layout.discarded()];
     let condition = service.health.user_namespaces(layers).await;
@@ -98,7 +98,7 @@ pub(super) fn pod_sandbox_status(
     request: PodSandboxStatusRequest,
 ) -> Reply<PodSandboxStatusResponse> {
     let pod = service.pods.find(&request.pod_sandbox_id)?;
-    // Before the statuses are read: a kubelet drops events of changes that are older than this.
+    // Taken before the statuses are read: kubelet drops events of changes that are older than this.
     let timestamp = clock::now();
     let containers = service.containers.statuses_of_pod(&pod.id);
     Ok(PodSandboxStatusResponse {
@@ -134,7 +134,7 @@ pub(super) fn list_pod_sandbox(
     Ok(ListPodSandboxResponse { items })
 }
 
-/// StreamPodSandboxes: the result of ListPodSandbox in several messages, for lists that are too long for one.
+/// StreamPodSandboxes: the result of ListPodSandbox in several messages, for long lists.
 pub(super) fn stream_pod_sandboxes(
     service: &ServiceState,
     request: StreamPodSandboxesRequest,
@@ -143,7 +143,7 @@ pub(super) fn stream_pod_sandboxes(
     Ok(in_messages(pods, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes }))
 }
 
-/// UpdatePodSandboxResources: notes the new sums. Kubelet has put them into the pod's cgroup already.
+/// UpdatePodSandboxResources: records the new sums. Kubelet has already set them in the pod's cgroup.
 pub(super) async fn update_pod_sandbox_resources(
     service: &Arc<ServiceState>,
     request: UpdatePodSandboxResourcesRequest,

@@ -27,7 +27,7 @@ pub(super) fn version(_request: VersionRequest) -> Reply<VersionResponse> {
     })
 }
 
-/// Status: whether the node can run pods, and if not, which file or setting is wrong.
+/// Status: whether the node can run pods, and if not, the file or setting that is wrong.
 pub(super) async fn status(service: &Arc<ServiceState>, request: StatusRequest) -> Reply<StatusResponse> {
     let (containers, health) = (service.layout.containers(), &service.health);
     let layers = [service.layout.containers(), service.layout.discarded()];
@@ -39,7 +39,7 @@ pub(super) async fn status(service: &Arc<ServiceState>, request: StatusRequest) 
     let handler = |name: &str| RuntimeHandler {
         name: name.to_owned(),
         features: Some(RuntimeHandlerFeatures {
-            // Of the kernel since 5.12, like much else that every container needs.
+            // The kernel has this since 5.12, which every container requires anyway.
             recursive_read_only_mounts: true,
             user_namespaces: user_namespaces.ready,
         }),
@@ -49,7 +49,7 @@ pub(super) async fn status(service: &Arc<ServiceState>, request: StatusRequest) 
             conditions: vec![condition("RuntimeReady", runtime), condition("NetworkReady", network)],
         }),
         info: if request.verbose { info(service, &user_namespaces) } else { BTreeMap::new() },
-        // The empty name is what a pod without a RuntimeClass asks for.
+        // A pod without a RuntimeClass requests the empty name.
         runtime_handlers: vec![handler(""), handler(HANDLER)],
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
@@ -81,14 +81,14 @@ fn info(service: &ServiceState, user_namespaces: &Condition) -> BTreeMap<String,
         "containers": service.containers.all().len(),
     });
     let mut all = BTreeMap::from([("info".to_owned(), info.to_string())]);
-    // For clients of the streaming URLs: who may use this socket need trust no authority.
+    // For clients of the streaming URLs: a user of this socket needs no certificate authority.
     if let Some(certificate) = service.streams.certificate() {
         all.insert("streamCertificate".to_owned(), certificate);
     }
     all
 }
 
-/// RuntimeConfig: which cgroup driver kubelet has to use.
+/// RuntimeConfig: the cgroup driver that kubelet must use.
 pub(super) fn runtime_config(
     service: &ServiceState,
     _request: RuntimeConfigRequest,

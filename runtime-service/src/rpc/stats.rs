@@ -1,4 +1,4 @@
-//! Stats of containers and pods, each alone, as a list and as a stream.
+//! Stats of containers and pods: single, as a list and as a stream.
 
 use std::sync::Arc;
 
@@ -43,7 +43,7 @@ async fn all_containers(service: &Arc<ServiceState>, filter: &Filter) -> Vec<Con
     readings.iter().map(|reading| convert::stats::container(reading, &mountpoint)).collect()
 }
 
-/// StreamContainerStats: the result of ListContainerStats in several messages, for lists that are too long for one.
+/// StreamContainerStats: the result of ListContainerStats in several messages, for long lists.
 pub(super) async fn stream_container_stats(
     service: &Arc<ServiceState>,
     request: StreamContainerStatsRequest,
@@ -85,7 +85,7 @@ async fn all_pods(service: &Arc<ServiceState>, filter: &Filter) -> Vec<PodSandbo
         .collect()
 }
 
-/// StreamPodSandboxStats: the result of ListPodSandboxStats in several messages, for lists that are too long for one.
+/// StreamPodSandboxStats: the result of ListPodSandboxStats in several messages, for long lists.
 pub(super) async fn stream_pod_sandbox_stats(
     service: &Arc<ServiceState>,
     request: StreamPodSandboxStatsRequest,

@@ -1,4 +1,4 @@
-//! RPCs that answer with the URL of a session.
+//! RPCs that return the URL of a session.
 
 use std::sync::Arc;
 
@@ -40,7 +40,7 @@ pub(super) fn port_forward(
         let number = u16::try_from(port).ok().filter(|port| *port != 0);
         number.ok_or_else(|| invalid("port", format!("{port} is not a port: they go from 1 to 65535")))
     };
-    // Most clients name none here: each stream has its own.
+    // Most clients name none here: each stream has its own port.
     let ports = request.port.into_iter().map(port).collect::<Result<_, _>>()?;
     let pod = service.pods.find(&request.pod_sandbox_id)?;
     Ok(PortForwardResponse { url: ops::pod_port_forward::pod_port_forward(service, &pod, ports)? })

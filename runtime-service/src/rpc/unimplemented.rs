@@ -1,5 +1,4 @@
-//! The RPCs that are not built yet. Each fails with UNIMPLEMENTED and, where there is one, names
-//! what to use instead.
+//! The RPCs that are not built yet. Each fails with UNIMPLEMENTED and names an alternative, if there is one.
 
 use crisp_proto::runtime::v1::*;
 

@@ -6,7 +6,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 use super::SpecError;
 use crate::container::config::Security;
 
-/// The capabilities of a container by default, as docker and containerd give them.
+/// The default capabilities of a container, as in docker and containerd.
 const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
     Capability::Chown,
@@ -42,13 +42,13 @@ pub fn of_host(status: &str) -> Capabilities {
     BY_NUMBER.iter().enumerate().filter(|(n, _)| mask >> n & 1 == 1).map(|(_, c)| *c).collect()
 }
 
-/// The bounding set that `security` asks for.
+/// The bounding set that `security` requests.
 ///
-/// ALL goes first and single names after it, so that `drop ALL, add X` is X alone and
-/// `add ALL, drop X` is all but X, whatever the order in the request.
+/// ALL is applied first and single names after it, so `drop ALL, add X` is only X, and `add ALL, drop X` is
+/// all but X, independent of the order in the request.
 ///
 /// # Errors
-/// A capability asked for by name that the host does not have.
+/// A capability is requested by name that the host does not have.
 pub fn bounding(security: &Security, host: &Capabilities) -> Result<Capabilities, SpecError> {
     if security.privileged {
         return Ok(host.clone());
@@ -80,8 +80,8 @@ fn available(name: &str, host: &Capabilities) -> Result<Capability, SpecError> {
         .ok_or_else(|| SpecError::Capability { name: name.to_owned() })
 }
 
-/// All five sets. Inheritable holds the ambient ones only: the kernel raises no others (capabilities(7)),
-/// and with others in it a process could regain what was dropped (CVE-2022-24769).
+/// All five sets. Inheritable has only the ambient ones: the kernel raises no others (capabilities(7)), and
+/// with others in it a process could regain dropped capabilities (CVE-2022-24769).
 #[must_use]
 pub fn sets(bounding: &Capabilities, security: &Security) -> LinuxCapabilities {
     let ambient: Capabilities = security.ambient_capabilities.iter().filter_map(|c| parse(c)).collect();

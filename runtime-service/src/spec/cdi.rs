@@ -1,4 +1,4 @@
-//! What CDI devices add to a spec.
+//! Adds the edits of CDI devices to a spec.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -12,10 +12,11 @@ use super::mounts::same_place;
 use crate::cdi::{DeviceNode, HostMount};
 use crate::container::User;
 
-/// Adds the nodes, which take the places of others. `user`: their owner where the specification names none.
+/// Adds device nodes, which replace others at the same paths. `user` is their owner if the CDI spec names
+/// none.
 ///
 /// # Errors
-/// A host device that is missing.
+/// A host device is missing.
 pub(super) fn add_nodes(devices: &mut Devices, nodes: &[DeviceNode], user: &User) -> Result<(), SpecError> {
     for node in nodes {
         let described = describe(node, user)?;
@@ -75,7 +76,7 @@ fn of_host(host: &Metadata) -> Option<(LinuxDeviceType, (i64, i64))> {
     Some((typ, devices::numbers(host)))
 }
 
-/// Adds the mounts, which take the places of others.
+/// Adds mounts, which replace others at the same targets.
 pub(super) fn add_mounts(mounts: &mut Vec<Mount>, added: &[HostMount]) {
     if added.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! Device nodes, and the rules that say which devices a container may use.
+//! Device nodes, and the rules for which devices a container may use.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -12,8 +12,8 @@ use crate::container::config::Device;
 /// Folders below this depth are not searched for devices.
 const MAX_DEPTH: usize = 6;
 
-/// What a privileged container does not get of /dev: folders that belong to mounts of their own or to
-/// other container managers, and the host's console, in whose place a container has its own terminal.
+/// Parts of /dev that a privileged container does not get: folders that belong to other mounts or to other
+/// container managers, and the host's console, which its own terminal replaces.
 const NOT_HOST_DEVICES: [&str; 9] =
     ["pts", "shm", "mqueue", "fd", "hugepages", "console", ".lxc", ".lxd-mounts", ".udev"];
 
@@ -24,7 +24,7 @@ pub struct Devices {
     pub rules: Vec<LinuxDeviceCgroup>,
 }
 
-/// What the devices depend on.
+/// The inputs for the devices.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     pub privileged: bool,
@@ -32,10 +32,10 @@ pub struct Inputs<'a> {
     pub requested: &'a [Device],
 }
 
-/// Blocking: looks at host paths.
+/// Blocks: reads host paths.
 ///
 /// # Errors
-/// A requested path that is missing or holds no device.
+/// A requested path is missing or is not a device.
 pub fn resolve(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
     let mut devices = Devices::default();
     if inputs.privileged {
@@ -44,7 +44,7 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
         collect(&all, Path::new("/dev"), 0, &mut devices);
         devices.rules = if inputs.user_namespace {
             keep_what_all_may_use(&mut devices.nodes);
-            // No more: an image can bring nodes of any device.
+            // Only the listed devices: an image can contain nodes of any device.
             let kept = devices.nodes.iter();
             let kept = kept.map(|node| rule(true, node.typ(), Some(node.major()), Some(node.minor()), "rw"));
             default_rules().into_iter().chain(kept).collect()
@@ -72,8 +72,8 @@ pub fn resolve(inputs: &Inputs<'_>) -> Result<Devices, SpecError> {
     Ok(devices)
 }
 
-/// Adds `path` if it is a device, and all devices below if it is a folder. What vanishes meanwhile
-/// is skipped: a device that is unplugged must not fail the container.
+/// Adds `path` if it is a device, and all devices below if it is a folder. Files that vanish meanwhile are
+/// skipped: unplugging a device must not fail the container.
 fn collect(request: &Device, path: &Path, depth: usize, devices: &mut Devices) {
     // Links are followed at the top only: requests use links such as /dev/disk/by-id.
     let metadata = if depth == 0 { fs::metadata(path) } else { fs::symlink_metadata(path) };
@@ -98,8 +98,8 @@ fn collect(request: &Device, path: &Path, depth: usize, devices: &mut Devices) {
     }
 }
 
-/// The root of a user namespace is not the host's: of the host's devices, none of which was asked for by name, it
-/// may use what every user of the host may, in the same way.
+/// The root of a user namespace is not the host's root: among host devices that were not requested by name,
+/// it may use those that every user of the host may use, with the same access.
 fn keep_what_all_may_use(nodes: &mut Vec<LinuxDevice>) {
     const OTHERS: u32 = 0o006;
     nodes.retain(|node| node.file_mode().is_some_and(|mode| mode & OTHERS != 0));
@@ -109,7 +109,7 @@ fn keep_what_all_may_use(nodes: &mut Vec<LinuxDevice>) {
     }
 }
 
-/// Where a node below the requested host path goes in the container.
+/// The path in the container of a node below the requested host path.
 fn target(request: &Device, path: &Path) -> PathBuf {
     match path.strip_prefix(&request.host_path) {
         Ok(rest) if !rest.as_os_str().is_empty() => request.container_path.join(rest),
@@ -136,7 +136,7 @@ fn node(path: &Path, typ: LinuxDeviceType, metadata: &fs::Metadata) -> LinuxDevi
     device
 }
 
-/// Of several nodes with one path the last one stays.
+/// Keeps the last of several nodes with the same path.
 pub(super) fn dedupe(nodes: &mut Vec<LinuxDevice>) {
     let mut seen = std::collections::HashSet::new();
     nodes.reverse();
@@ -160,7 +160,7 @@ pub(super) fn rule(
     rule
 }
 
-/// Allows only harmless devices. All nodes may be made, but not used.
+/// Allows only harmless devices. All nodes may be created, but not used.
 fn default_rules() -> Vec<LinuxDeviceCgroup> {
     let mut rules = vec![
         rule(false, LinuxDeviceType::A, None, None, "rwm"),
@@ -223,7 +223,7 @@ mod tests {
     #[test]
     fn in_a_user_namespace_a_privileged_container_gets_what_all_may_use() {
         let devices = resolve(&Inputs { privileged: true, user_namespace: true, requested: &[] }).unwrap();
-        // An image can bring nodes of any device.
+        // An image can contain nodes of any device.
         assert!(devices.rules.iter().all(|rule| !rule.allow() || rule.typ() != Some(LinuxDeviceType::A)));
         let mode = |path: &str| {
             let node = devices.nodes.iter().find(|node| node.path() == Path::new(path))?;
@@ -236,7 +236,7 @@ mod tests {
         assert!(!devices.nodes.iter().any(disk), "{:?}", devices.nodes);
     }
 
-    /// With it the container could read and write what belongs to the machine's own console.
+    /// Otherwise the container could read and write the machine's own console.
     #[test]
     fn a_privileged_container_gets_no_console_of_the_host() {
         let console = Path::new("/dev/console");

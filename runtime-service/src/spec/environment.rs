@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-/// Bytes of one string, with its end (`MAX_ARG_STRLEN` of the kernel).
+/// Limit for one string with its NUL byte (`MAX_ARG_STRLEN` of the kernel).
 const MAX_STRING: usize = 128 << 10;
-/// Bytes of all arguments and variables with a pointer to each, whatever the limit of the stack is (three quarters
-/// of `_STK_LIM`).
+/// Limit for all arguments and variables with a pointer to each, for any stack limit (three quarters of
+/// `_STK_LIM`).
 const MAX_TOTAL: usize = 6 << 20;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -14,7 +14,7 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 #[derive(Debug, Default)]
 pub struct Environment {
     variables: Vec<(String, String)>,
-    /// Where each name is: an image may have hundreds of thousands.
+    /// The index of each name: an image may have hundreds of thousands.
     places: HashMap<String, usize>,
 }
 
@@ -79,7 +79,7 @@ pub fn resolve(sources: &Sources<'_>) -> Vec<String> {
     environment.lines()
 }
 
-/// Why no process can have these arguments and this environment.
+/// The reason why no process can have these arguments and this environment.
 #[derive(Debug, thiserror::Error)]
 pub enum TooLarge {
     #[error("the {what} {start:?}... has {bytes} bytes: the kernel takes less than {MAX_STRING}")]
@@ -91,10 +91,10 @@ pub enum TooLarge {
     Total { count: usize, bytes: usize },
 }
 
-/// Whether execve(2) can take them.
+/// Checks that execve(2) accepts them.
 ///
 /// # Errors
-/// What the kernel would refuse at the start.
+/// The kernel would refuse them at the start.
 pub fn check(arguments: &[String], environment: &[String]) -> Result<(), TooLarge> {
     for (what, strings) in [("argument", arguments), ("environment variable", environment)] {
         if let Some(long) = strings.iter().find(|string| string.len() >= MAX_STRING) {

@@ -1,4 +1,4 @@
-//! What the host can give, looked up once when the server starts.
+//! The capabilities of the host, looked up once when the server starts.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,10 +9,10 @@ use oci_spec::runtime::Capabilities;
 
 use super::capabilities;
 
-/// What containers depend on of this host.
+/// The properties of this host that containers depend on.
 #[derive(Debug, Clone)]
 pub struct Host {
-    /// More than these no container can have.
+    /// No container can have more than these.
     pub capabilities: Capabilities,
     pub apparmor: Arc<AppArmor>,
     pub cgroups: Mode,
@@ -20,7 +20,7 @@ pub struct Host {
 }
 
 impl Host {
-    /// Looks at /proc and /sys; what cannot be read counts as absent.
+    /// Reads /proc and /sys; a file that cannot be read counts as absent.
     #[must_use]
     pub fn look(cgroups: Mode) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();

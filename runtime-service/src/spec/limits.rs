@@ -9,15 +9,15 @@ use crate::container::config::Resources;
 
 const UNLIMITED: u64 = u64::MAX;
 
-/// Soft and hard limits. They are the same for every container on every host and do not depend on the
-/// limits of the server. The executor lowers those that it may not raise.
+/// Soft and hard limits. They are the same for every container on every host, independent of the limits of
+/// the server. The executor lowers those that it may not raise.
 const RLIMITS: [(PosixRlimitType, u64, u64); 8] = [
     (PosixRlimitType::RlimitAs, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitCore, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitCpu, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitData, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitFsize, UNLIMITED, UNLIMITED),
-    // Enough for servers. With a million, programs that close every descriptor number take seconds.
+    // Enough for servers. With a million, programs that close every possible descriptor take seconds.
     (PosixRlimitType::RlimitNofile, 65_536, 1_048_576),
     (PosixRlimitType::RlimitNproc, UNLIMITED, UNLIMITED),
     (PosixRlimitType::RlimitStack, 8 << 20, UNLIMITED),

@@ -35,7 +35,7 @@ use crate::cdi::Edits;
 use crate::container::config::{AppArmorRequest, ContainerConfig, Resources, SeccompRequest};
 use crate::container::{ImageProcess, User};
 
-/// Why no spec can be built. Fields are named as in the CRI request.
+/// The reason why no spec can be built. Fields are named as in the CRI request.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
     #[error(
@@ -64,43 +64,43 @@ pub enum SpecError {
     WorkingDir { path: String },
 }
 
-/// What a container takes from its pod.
+/// The inputs from the container's pod.
 #[derive(Debug, Clone)]
 pub struct PodInputs {
     pub hostname: String,
-    /// The pod's own hosts, resolv.conf and hostname, with where they go.
+    /// The pod's own hosts, resolv.conf and hostname, with their mount points.
     pub files: Vec<(PathBuf, &'static str)>,
     pub host_network: bool,
     pub host_ipc: bool,
-    /// The mappings of a user namespace of its own.
+    /// The mappings of its own user namespace.
     pub user: Option<IdMappings>,
     pub monitor_pid: i32,
-    /// Of the container itself.
+    /// The cgroup of the container itself.
     pub cgroup: String,
 }
 
-/// All that [`build`] looks at.
+/// All inputs of [`build`].
 #[derive(Debug)]
 pub struct Inputs<'a> {
     pub config: &'a ContainerConfig,
-    /// The limits in force, which may no longer be those of `config`.
+    /// The limits in force, which may differ from those in `config`.
     pub resources: &'a Resources,
     pub image: &'a ImageProcess,
     pub user: &'a User,
     pub pod: &'a PodInputs,
     pub host: &'a Host,
-    /// A target is the process id of its first process.
+    /// For a target, the process id of its first process.
     pub pid: PidNamespace<i32>,
     /// Source and target of the image's VOLUMEs.
     pub volumes: &'a [(PathBuf, PathBuf)],
-    /// What its CDI devices make of it.
+    /// The edits of its CDI devices.
     pub cdi: &'a Edits,
-    /// The filter that the container was created with, instead of what the request stands for now.
+    /// The filter with which the container was created, instead of the one that the request means now.
     pub seccomp: Option<LinuxSeccomp>,
     pub annotations: HashMap<String, String>,
 }
 
-/// Builds the spec. Blocking: looks at host devices and may read a seccomp profile.
+/// Builds the spec. Blocks: reads host devices and may read a seccomp profile.
 ///
 /// # Errors
 /// [`SpecError`] naming the field.
@@ -129,7 +129,7 @@ pub fn build(inputs: &Inputs<'_>) -> Result<Spec, SpecError> {
     Ok(spec)
 }
 
-/// The process alone, and its seccomp filter: what a command needs that is executed in the container.
+/// Only the process and its seccomp filter: the inputs of a command that runs in the container.
 ///
 /// # Errors
 /// [`SpecError`] naming the field.
@@ -182,8 +182,8 @@ fn apparmor(inputs: &Inputs<'_>) -> Result<Option<String>, SpecError> {
     let apparmor = &inputs.host.apparmor;
     match &security.apparmor {
         AppArmorRequest::Unconfined => Ok(None),
-        // The default profile would take away what a privileged container is for. One of the operator's
-        // own is another matter.
+        // The default profile would remove the purpose of a privileged container. The operator's own profile
+        // is applied.
         AppArmorRequest::Unspecified | AppArmorRequest::RuntimeDefault if security.privileged => Ok(None),
         AppArmorRequest::Unspecified | AppArmorRequest::RuntimeDefault => {
             Ok(apparmor.default_profile()?.map(str::to_owned))
@@ -226,10 +226,10 @@ fn seccomp(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Option<LinuxS
     }
 }
 
-/// The filter of a container's processes. `bounding`: what they may do at most.
+/// The filter of a container's processes. `bounding` is their bounding set.
 ///
 /// # Errors
-/// A profile file that cannot be read.
+/// A profile file cannot be read.
 pub fn seccomp_profile(
     config: &ContainerConfig,
     bounding: &Capabilities,
@@ -244,7 +244,7 @@ pub fn seccomp_profile(
     }
 }
 
-/// Without a path: a new one. With the monitor's: the pod's. Not listed: the host's.
+/// Without a path: a new one. With the monitor's path: the pod's. Not listed: the host's.
 fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
     let namespace = |typ, path: Option<String>| {
         let mut namespace = LinuxNamespace::default();
@@ -257,7 +257,7 @@ fn namespaces(inputs: &Inputs<'_>) -> Vec<LinuxNamespace> {
     if inputs.pod.user.is_some() {
         list.push(namespace(LinuxNamespaceType::User, None));
     }
-    // Agents of the node look up cgroups of other processes by the paths that the host has.
+    // Agents on the node look up cgroups of other processes by the host's paths.
     let agent = inputs.config.security.privileged && inputs.host.cgroups == Mode::V2;
     if !agent || inputs.pod.user.is_some() {
         list.push(namespace(LinuxNamespaceType::Cgroup, None));

@@ -9,7 +9,7 @@ use oci_spec::runtime::Mount;
 use super::user;
 use crate::container::config::{self, MountedImage, Propagation};
 
-/// What the mounts depend on.
+/// The inputs for the mounts.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     pub privileged: bool,
@@ -25,13 +25,13 @@ pub struct Inputs<'a> {
     pub requested: &'a [config::Mount],
 }
 
-/// All mounts, in the order in which they are attached: parents before children. A requested mount
-/// replaces any other with the same target, and those below it that are [not to be attached in it](covers).
+/// All mounts, in the order in which they are attached: parents before children. A requested mount replaces
+/// any other with the same target, and those below it that it [covers](covers).
 #[must_use]
 pub fn resolve(inputs: &Inputs<'_>) -> Vec<Mount> {
     let mut mounts = system(inputs);
     let access = if inputs.readonly_rootfs { "ro" } else { "rw" };
-    // With the ids of the pod's user namespace their files have the owners that they have without one.
+    // With the ids of the pod's user namespace, files keep their owners.
     let own = |source: &Path, target: &Path, access| match inputs.user {
         None => bind(source, target, &["rbind", "rprivate", access]),
         Some(_) => bind(source, target, &["rbind", "rprivate", access, "idmap"]),
@@ -44,10 +44,9 @@ pub fn resolve(inputs: &Inputs<'_>) -> Vec<Mount> {
     mounts
 }
 
-/// Whether a requested mount takes the place of what would be mounted by default at `target`: at the same
-/// path, and below a /dev or /sys, which are the host's as a rule and have a file system of their own at
-/// /dev/pts, /dev/shm, /sys/fs/cgroup. In a mount of bidirectional propagation, what is attached below it
-/// would appear on the host.
+/// Whether a requested mount replaces the default mount at `target`: at the same path, and below a requested
+/// /dev or /sys, which usually are the host's and have their own file systems at /dev/pts, /dev/shm,
+/// /sys/fs/cgroup. With bidirectional propagation, a mount attached below it would appear on the host.
 fn covers(request: &config::Mount, target: &Path) -> bool {
     let path = &request.container_path;
     same_place(path, target)
@@ -70,7 +69,7 @@ fn system(inputs: &Inputs<'_>) -> Vec<Mount> {
         mount("tmpfs", "shm", "/dev/shm", &["nosuid", "nodev", "noexec", "mode=1777", "size=65536k"])
     };
     let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
-    // A group that does not exist in the user namespace can own nothing.
+    // A group that does not exist in the user namespace cannot own anything.
     let tty = inputs.user.is_none_or(|mappings| mappings.host_gid(5).is_some());
     vec![
         mount("proc", "proc", "/proc", &["nosuid", "nodev", "noexec"]),
@@ -114,7 +113,7 @@ fn requested(request: &config::Mount) -> Mount {
     let mut options = vec!["rbind", propagation, access];
     options.extend(request.options.iter().map(String::as_str));
     if let Some(MountedImage { request: image, sub_path }) = &request.image {
-        // Its layers have the ids of the pod's user namespace already.
+        // Its layers already have the ids of the pod's user namespace.
         return bind(&Path::new(&image.image).join(sub_path), &request.container_path, &options);
     }
     // A hostPath volume whose folder does not exist yet; containerd and CRI-O create it too.
@@ -128,7 +127,7 @@ fn requested(request: &config::Mount) -> Mount {
     mount
 }
 
-/// The propagation that the root needs so that mounts below it can propagate to or from the host.
+/// The propagation of the root that is required for mounts below it to propagate to or from the host.
 #[must_use]
 pub fn root_propagation(requested: &[config::Mount]) -> Option<&'static str> {
     if requested.iter().any(|m| m.propagation == Propagation::Bidirectional) {

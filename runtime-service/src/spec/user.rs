@@ -32,7 +32,7 @@ pub fn mappings(ranges: &[IdRange]) -> Vec<runtime::LinuxIdMapping> {
     ranges.iter().filter_map(mapping).collect()
 }
 
-/// No process can be of a user that does not exist in its user namespace.
+/// A process cannot have a user that does not exist in its user namespace.
 pub(super) fn check_mapped(user: &User, mappings: Option<&IdMappings>) -> Result<(), SpecError> {
     let Some(mappings) = mappings else { return Ok(()) };
     let not_mapped = |what, id| Err(SpecError::NotMapped { what, id });
@@ -66,16 +66,17 @@ pub fn with_groups(found: &user::User, security: &Security) -> User {
     }
 }
 
-/// Users looked up before. An image never changes, so the results stay valid, and a new lookup would have
-/// to mount the image.
+/// A cache of users. An image never changes, so the results stay valid, and a new lookup would have to mount
+/// the image.
 #[derive(Debug, Default)]
 pub struct Users {
     known: Mutex<HashMap<(ImageId, String), user::User>>,
 }
 
-/// More than a node has images and users. When the cache is full it is cleared.
+/// More than a node has images and users. A full cache is cleared.
 const MAX_KNOWN: usize = 1024;
-/// Bytes of one entry. Names, homes and groups are as long as an image's files say; longer ones are looked up anew.
+/// Limit for one entry in bytes. Names, homes and groups come from an image's files; longer ones are not
+/// cached.
 const MAX_ENTRY: usize = 4096;
 
 impl Users {
@@ -85,10 +86,10 @@ impl Users {
         known.get(&(image.clone(), name.to_owned())).cloned()
     }
 
-    /// Blocking: reads /etc/passwd and /etc/group below `root`.
+    /// Blocks: reads /etc/passwd and /etc/group below `root`.
     ///
     /// # Errors
-    /// A user or group that is not in the image.
+    /// The user or group is not in the image.
     pub fn resolve(&self, image: &ImageId, name: &str, root: impl AsFd) -> Result<user::User, UserError> {
         let user = user::resolve(root, name)?;
         let groups = size_of_val(user.groups.as_slice());
@@ -104,8 +105,8 @@ impl Users {
     }
 }
 
-/// The primary group is part of the list, as with login(1): a program that changes its group and changes
-/// back needs it there.
+/// The primary group is part of the list, as with login(1): a program that changes its group and changes back
+/// needs it there.
 fn groups(security: &Security, primary: u32, of_image: &[u32]) -> Vec<u32> {
     let of_image: &[u32] = match security.groups_policy {
         GroupsPolicy::Merge => of_image,

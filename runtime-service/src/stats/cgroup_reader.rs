@@ -1,22 +1,22 @@
-//! Reads a cgroup's counters again and again. Its files stay open while the descriptor budget allows,
-//! which takes a fifth of the time of opening them for each reading.
+//! Reads a cgroup's counters repeatedly. Its files stay open while the descriptor budget allows; opening them
+//! for each reading would take five times as long.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups, Detail, Stats, StatsReader};
 
-/// About as many descriptors as one open reader has, when all was read.
+/// The approximate number of descriptors of one open reader.
 const PER_READER: usize = 22;
-/// Open readers at most, however many descriptors the server may have: each costs kernel memory.
+/// Limit for open readers, independent of the descriptor limit: each costs kernel memory.
 const MAX_READERS: usize = 1000;
 
-/// How many readers may keep their files open: together a quarter of the server's descriptors.
+/// The number of readers that may keep their files open: together a quarter of the server's descriptors.
 #[derive(Debug, Clone)]
 pub struct DescriptorBudget(Arc<AtomicUsize>);
 
 impl DescriptorBudget {
-    /// By the limit that this process runs under.
+    /// From the descriptor limit of this process.
     #[must_use]
     pub fn of_process() -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -52,12 +52,12 @@ enum Files {
     #[default]
     NotOpen,
     Open(Box<StatsReader>, #[expect(dead_code, reason = "its drop returns it")] Permit),
-    /// Until the container is started once more.
+    /// Until the container is started again.
     Closed,
 }
 
 impl CgroupReader {
-    /// Reads all counters. Blocking, for some microseconds. None: there is no such cgroup.
+    /// Reads all counters. Blocks for some microseconds. None if there is no such cgroup.
     pub fn read(
         &self,
         cgroups: &Cgroups,
@@ -82,12 +82,13 @@ impl CgroupReader {
         Some(stats)
     }
 
-    /// Closes the files, and reads no more. A cgroup whose files are open stays in the kernel after its removal.
+    /// Closes the files and stops reading. A cgroup whose files are open stays in the kernel after its
+    /// removal.
     pub fn close(&self) {
         *self.lock() = Files::Closed;
     }
 
-    /// Allows reading after [`close`](Self::close): the cgroup is made anew.
+    /// Allows reading after [`close`](Self::close): the cgroup is made again.
     pub fn reopen(&self) {
         *self.lock() = Files::NotOpen;
     }

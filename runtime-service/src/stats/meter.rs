@@ -1,4 +1,4 @@
-//! What is remembered between two readings of one cgroup and of one container.
+//! The state between two readings of one cgroup or container.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +8,7 @@ use super::cgroup_reader::{CgroupReader, DescriptorBudget};
 use super::rate::CpuMeter;
 use super::writable::Writable;
 
-/// What is remembered between two readings of one cgroup.
+/// The state between two readings of one cgroup.
 #[derive(Debug, Default)]
 pub struct Meter {
     pub reader: CgroupReader,
@@ -16,7 +16,7 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// The counters and the CPU use in nano cores. Blocking, for some microseconds.
+    /// The counters and the CPU use in nano cores. Blocks for some microseconds.
     pub fn read(
         &self,
         cgroups: &Cgroups,
@@ -25,7 +25,7 @@ impl Meter {
         detail: Detail,
     ) -> Option<(Stats, Option<u64>)> {
         let stats = self.reader.read(cgroups, path, budget, detail)?;
-        // One reading for metrics must not shorten the time between two of those that need a rate.
+        // A reading for metrics must not shorten the interval of a rate.
         let rated = stats.cpu.as_ref().filter(|_| detail == Detail::Usage);
         let rate = rated.and_then(|cpu| {
             self.cpu.lock().unwrap_or_else(PoisonError::into_inner).read(stats.timestamp_ns, cpu.usage_ns)
@@ -34,7 +34,7 @@ impl Meter {
     }
 }
 
-/// What is remembered between two readings of one container.
+/// The state between two readings of one container.
 #[derive(Debug, Default)]
 pub struct Meters {
     pub cgroup: Meter,

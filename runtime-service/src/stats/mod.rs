@@ -1,4 +1,4 @@
-//! What containers and pods use: the kernel's counters, read when a client asks.
+//! Resource usage of containers and pods: the kernel's counters, read on request.
 
 pub mod cgroup_reader;
 pub mod meter;
@@ -13,7 +13,7 @@ pub use reading::{ContainerReading, PodReading, containers, pods};
 
 use self::cgroup_reader::DescriptorBudget;
 
-/// What all readings of one service share.
+/// The shared state of all readings of one service.
 #[derive(Debug)]
 pub struct StatsState {
     pub descriptors: DescriptorBudget,

@@ -1,16 +1,16 @@
-//! Blocking work on many items, on a few threads at once.
+//! Runs blocking work for many items on a few threads.
 
 use std::sync::LazyLock;
 use std::thread::available_parallelism;
 
 use tokio::task::spawn_blocking;
 
-/// Threads at most.
+/// Maximal number of threads.
 const MAX_THREADS: usize = 4;
-/// Items per thread at least: a thread costs as much as reading several of them.
+/// Minimal number of items per thread: a thread costs as much as reading several items.
 const MIN_ITEMS: usize = 8;
 
-/// Asked once: the answer takes the reading of several files.
+/// Determined once, because it reads several files.
 static THREADS: LazyLock<usize> =
     LazyLock::new(|| available_parallelism().map_or(1, usize::from).min(MAX_THREADS));
 

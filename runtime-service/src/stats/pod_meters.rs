@@ -12,12 +12,12 @@ use super::meter::Meter;
 pub struct PodMeters(Mutex<HashMap<PodId, Arc<Meter>>>);
 
 impl PodMeters {
-    /// That of `pod`, new if it has none yet.
+    /// The meter of `pod`, new if it has none yet.
     pub(super) fn of(&self, pod: &PodId) -> Arc<Meter> {
         self.lock().entry(pod.clone()).or_default().clone()
     }
 
-    /// Forgets the pod, whose cgroup is about to go.
+    /// Forgets the pod, whose cgroup will be removed.
     pub fn remove(&self, pod: &PodId) {
         self.lock().remove(pod);
     }

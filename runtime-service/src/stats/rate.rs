@@ -1,6 +1,6 @@
 //! CPU use in nano cores. The kernel counts CPU time only, so a rate needs two readings.
 
-/// Two readings within this time give no useful rate; the one before is returned then.
+/// Two readings within this time give no useful rate; the previous rate is returned then.
 const SHORTEST_NS: i64 = 500_000_000;
 
 /// Remembers the last reading and the last rate.
@@ -15,8 +15,8 @@ impl CpuMeter {
     /// there are two readings.
     pub fn read(&mut self, at: i64, used: u64) -> Option<u64> {
         match self.last {
-            // A lower value than before belongs to a new cgroup.
-            // And a clock that was set back gives no time to divide by.
+            // A lower value than before belongs to a new cgroup. A clock that was set back gives no time to
+            // divide by.
             Some((then, before)) if used < before || at < then => {
                 self.last = Some((at, used));
                 self.rate = None;

@@ -20,7 +20,7 @@ use crisp_operation::clock;
 #[derive(Debug, Clone)]
 pub struct ContainerReading {
     pub container: Arc<Container>,
-    /// None: it does not run.
+    /// None when it does not run.
     pub cgroup: Option<Stats>,
     pub nano_cores: Option<u64>,
     pub writable: Option<Usage>,
@@ -62,7 +62,7 @@ pub async fn pods(service: &Arc<ServiceState>, list: Vec<Arc<Pod>>) -> Vec<PodRe
     readings
 }
 
-/// As [`pods`], on this thread: blocks. Writable layers are not waited for.
+/// Like [`pods`], on this thread: blocks. Does not wait for counts of writable layers.
 pub fn pods_now(service: &ServiceState, list: Vec<Arc<Pod>>, detail: Detail) -> Vec<PodReading> {
     let pods = with_running(service, list).into_iter();
     let mut readings: Vec<_> =
@@ -73,7 +73,7 @@ pub fn pods_now(service: &ServiceState, list: Vec<Arc<Pod>>, detail: Detail) -> 
     readings
 }
 
-/// The pods with their containers that have processes.
+/// The pods, each with its containers that have processes.
 fn with_running(service: &ServiceState, list: Vec<Arc<Pod>>) -> Vec<(Vec<Arc<Container>>, Arc<Pod>)> {
     forget_stopped(service);
     let mut running: HashMap<PodId, Vec<Arc<Container>>> = HashMap::new();
@@ -92,7 +92,7 @@ fn forget_stopped(service: &ServiceState) {
     service.stats.pods.retain(&alive.collect::<HashSet<_>>());
 }
 
-/// Also of a container whose monitor is silent: its cgroup is there.
+/// Also true for a container whose monitor is silent: its cgroup exists.
 fn has_processes(container: &Container) -> bool {
     matches!(container.status().state, State::Running { .. } | State::Unknown { .. })
 }
@@ -127,7 +127,7 @@ fn read_pod(
     PodReading { pod, cgroup, nano_cores, network, containers }
 }
 
-/// The counters of the cgroup of the pod as a whole, where it holds this pod alone.
+/// The counters of the pod's whole cgroup, if it belongs to this pod alone.
 fn own_cgroup(service: &ServiceState, pod: &Pod, detail: Detail) -> Option<(Stats, Option<u64>)> {
     if !has_own_parent(pod) || !pod.status().state.may_run() {
         return None;
@@ -136,8 +136,8 @@ fn own_cgroup(service: &ServiceState, pod: &Pod, detail: Detail) -> Option<(Stat
     meter.read(&service.cgroups, pod.whole_cgroup(), &service.stats.descriptors, detail)
 }
 
-/// Kubelet makes one cgroup per pod and puts the uid into its name; other clients may give several pods
-/// the same one.
+/// Kubelet makes one cgroup per pod with the uid in its name; other clients may give several pods the same
+/// one.
 fn has_own_parent(pod: &Pod) -> bool {
     let Some(parent) = &pod.config.cgroup_parent else { return true };
     let plain = |text: &str| text.replace(['-', '_'], "");

@@ -1,7 +1,7 @@
-//! The writable layers of all containers of a request, counted on one thread.
+//! Counts the writable layers of all containers of a request on one thread.
 //!
-//! A request waits for a moment when a container has no count at all; else it answers the latest count,
-//! whose timestamp says how old it is.
+//! A request waits a moment when a container has no count at all; otherwise it returns the latest count,
+//! whose timestamp tells its age.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::writable::Usage;
 use crate::container::Container;
 
-/// How long a request waits for first counts.
+/// Time limit for first counts.
 const FIRST_COUNT: Duration = Duration::from_millis(50);
 
-/// The latest count of each container. None: not counted yet.
+/// The latest count of each container. None when it is not counted yet.
 pub async fn usages(containers: &[Arc<Container>]) -> Vec<Option<Usage>> {
     let (counted, new): (Vec<_>, Vec<_>) =
         stale(containers).partition(|container| container.meters.writable.latest().is_some());
@@ -25,7 +25,7 @@ pub async fn usages(containers: &[Arc<Container>]) -> Vec<Option<Usage>> {
     containers.iter().map(|container| container.meters.writable.latest()).collect()
 }
 
-/// As [`usages`], without waiting for first counts.
+/// Like [`usages`], without waiting for first counts.
 pub fn latest(containers: &[Arc<Container>]) -> Vec<Option<Usage>> {
     renew(stale(containers).collect());
     containers.iter().map(|container| container.meters.writable.latest()).collect()

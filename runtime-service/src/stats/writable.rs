@@ -1,4 +1,4 @@
-//! What a container has written: the size of its overlay's upper layer.
+//! The disk usage of a container: the size of its overlay's upper layer.
 //!
 //! Counting means walking all of it, so it is done seldom and within a budget.
 
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use crisp_operation::clock;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
 
-/// How long a count is good for.
+/// The validity of a count.
 const FRESH: Duration = Duration::from_secs(10);
-/// Entries counted in one walk. A layer with more is answered with what was counted until then: a lower
-/// bound, but bounded work.
+/// Limit for entries in one walk. For a larger layer the result is the count so far: a lower bound, but
+/// bounded work.
 const BUDGET: u64 = 500_000;
-/// Bytes of paths of folders still to be read. The walk ends there too: names are the container's.
+/// Limit for the bytes of paths of folders that are still to be read: names come from the container.
 const MAX_WAITING: usize = 16 << 20;
 
 /// One count.
@@ -34,7 +34,7 @@ pub struct Writable(Mutex<Count>);
 #[derive(Debug, Default)]
 struct Count {
     latest: Option<(Usage, Instant)>,
-    /// A thread walks, or is about to.
+    /// A thread walks, or will start soon.
     under_way: bool,
 }
 
@@ -47,7 +47,7 @@ impl Writable {
         self.lock().latest.map(|(usage, _)| usage)
     }
 
-    /// True when the count is stale; the caller has to renew it then.
+    /// Returns true when the count is stale; the caller must renew it then.
     pub fn claim(&self) -> bool {
         let mut count = self.lock();
         let fresh = count.latest.is_some_and(|(_, at)| at.elapsed() < FRESH);
@@ -62,8 +62,8 @@ impl Writable {
     }
 }
 
-/// Files that vanish meanwhile are not counted. A file with several names counts once per name: to count
-/// it once would need a memory of all. The container may exchange folders for symbolic links during the
+/// Files that vanish meanwhile are not counted. A file with several names counts once per name: to count it
+/// once would need memory for all of them. The container may replace folders with symbolic links during the
 /// walk; none is followed.
 fn walk(root: &Path, budget: u64) -> Usage {
     let mut usage = Usage { at: clock::now(), ..Usage::default() };

@@ -1,4 +1,4 @@
-//! Cgroups, each once, whichever hierarchies have it.
+//! Cgroups, each listed once for all hierarchies.
 
 use crisp_executor::ids::PodId;
 
@@ -16,7 +16,7 @@ pub(super) fn list(owners: &Owners<'_>) -> Vec<Thing> {
         }
         let Some(id) = last_id(text) else { return true };
         let owner = owners.of(id, Proof::Missing, || Leftover::Cgroup(path.clone()));
-        // A client's folder below a pod's scope, such as `pod`, has the id above it.
+        // A folder below a pod's scope, such as `pod`, has the id in its parent's name.
         if !path.name().contains(id) {
             return true;
         }
@@ -24,19 +24,19 @@ pub(super) fn list(owners: &Owners<'_>) -> Vec<Thing> {
         if !is_another || is_of_crisp(text) {
             things.push(Thing { kind: "cgroup", name: text.to_owned(), owner });
         }
-        // Below its own cgroup a container makes what it likes.
+        // A container may make any cgroups below its own.
         is_pod || is_another
     });
     things
 }
 
-/// Whether containers' cgroups may be below.
+/// Whether it may contain containers' cgroups.
 fn is_pod(owners: &Owners<'_>, id: &str) -> bool {
     PodId::parse(id).is_ok_and(|pod| owners.service.table.get(&pod).is_some())
         || owners.known.past.contains(id)
 }
 
-/// Whether a runtime of another name would not make it.
+/// Whether only Crisp makes cgroups with such a path.
 fn is_of_crisp(path: &str) -> bool {
     path.starts_with("/crisp/") || path.contains("/crisp-")
 }

@@ -1,4 +1,4 @@
-//! Folders of pods, of which there are two each.
+//! Folders of pods; each pod has two.
 
 use std::fs;
 use std::path::Path;

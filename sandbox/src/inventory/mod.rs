@@ -1,5 +1,5 @@
-//! All that this server has made on the machine and that is there now, each thing with its owner: what has none is an
-//! orphan.
+//! Everything that this server has made on the machine and that exists now, each thing with its owner. A
+//! thing without an owner is an orphan.
 //!
 //! ```text
 //!   /proc       processes.rs ──┐
@@ -9,10 +9,10 @@
 //!   folders     folders.rs   ──┘                                          Orphan ─> remove.rs
 //! ```
 //!
-//! Whose a thing is follows from an id of 64 random digits, or from a place that is this server's alone: its folders,
-//! its bridges, its packet rules. An id proves that a thing is of this server when the server knows it or knew it (its
-//! journal says so); other servers on the machine have ids of the same form. What cannot be proved is listed as
-//! [`Owner::Another`], and never touched.
+//! The owner follows from an id of 64 random digits, or from a path or name that only this server uses: its
+//! folders, its bridges, its packet rules. An id proves that a thing is this server's if the server knows it
+//! or has known it (from its journal); ids of other servers on the machine have the same form. Things without
+//! proof are listed as [`Owner::Another`], and never removed.
 
 mod cgroups;
 mod folders;
@@ -31,7 +31,7 @@ pub use self::remove::NotRemoved;
 pub(crate) use self::remove::remove;
 use crate::service_state::ServiceState;
 
-/// Something on the machine.
+/// A thing on the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Thing {
     /// For people: `process`, `cgroup`.
@@ -40,19 +40,19 @@ pub struct Thing {
     pub owner: Owner,
 }
 
-/// Whose a thing is.
+/// The owner of a thing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
     Pod(PodId),
     Container(ContainerId),
-    /// This server as a whole, or an operation under way; with what it is for.
+    /// This server as a whole, or an operation under way, with the purpose.
     Server(String),
-    /// Another server, as far as can be told; with the reason.
+    /// Probably another server, with the reason.
     Another(String),
     Orphan(Orphan),
 }
 
-/// What has no owner.
+/// A thing without an owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
     /// For people.
@@ -60,36 +60,36 @@ pub struct Orphan {
     pub leftover: Leftover,
 }
 
-/// What is to be removed, and how.
+/// A thing to remove, and the way to do it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Leftover {
-    /// A process with what its owner would have.
+    /// A process with the resources of its owner.
     Process(i32),
     Cgroup(CgroupPath),
-    /// A network namespace that is mounted there.
+    /// A network namespace that is mounted at this path.
     NetworkNamespace(PathBuf),
     Mount(PathBuf),
     /// An interface, by name.
     Interface(String),
-    /// Packet rules of a built-in network, by its name, that publish ports for no pod.
+    /// Packet rules of the built-in network with this name that publish ports for no pod.
     PacketRules(String),
-    /// The networks that the pod has by their records.
+    /// The networks in the records of the pod.
     Attachment(PodId),
     HostPorts(PodId),
     Folder(PathBuf),
 }
 
-/// The owners that there are, and that there were.
+/// The present and past owners.
 #[derive(Debug, Default)]
 pub struct Known {
     pub containers: HashSet<ContainerId>,
-    /// Ids that operations under way are about: they may have made things and are not listed yet, or not any more.
+    /// Ids in operations under way: their things may exist although they are not listed.
     pub under_way: HashSet<String>,
     /// Ids of pods and containers that this server or one before it has made.
     pub past: HashSet<String>,
 }
 
-/// All that there is, as one look finds it.
+/// Everything that exists now.
 pub(crate) fn list(service: &ServiceState, known: &Known) -> Vec<Thing> {
     let owners = Owners { service, known };
     let mut all = processes::list(&owners);
@@ -107,17 +107,17 @@ struct Owners<'a> {
     known: &'a Known,
 }
 
-/// What makes a thing with an id that is not known one of this server's.
+/// The proof that a thing with an unknown id is this server's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Proof {
-    /// Its place is this server's alone.
+    /// Only this server uses the path or name.
     Place,
-    /// There is none: the id has to be known from the past.
+    /// None: the id must be known from the past.
     Missing,
 }
 
 impl Owners<'_> {
-    /// The owner of a thing that has the id in its name.
+    /// The owner of a thing with this id in its name.
     fn of(&self, id: &str, proof: Proof, leftover: impl FnOnce() -> Leftover) -> Owner {
         if let Some(owner) = self.living(id) {
             return owner;
@@ -132,12 +132,12 @@ impl Owners<'_> {
         Owner::Orphan(Orphan { why: why.to_owned(), leftover: leftover() })
     }
 
-    /// The owner that exists, if any does.
+    /// The existing owner, if there is one.
     fn living(&self, id: &str) -> Option<Owner> {
         if let Some(pod) = PodId::parse(id).ok().filter(|pod| self.service.table.get(pod).is_some()) {
             return Some(Owner::Pod(pod));
         }
-        // The disk may refuse to give it now.
+        // The disk may refuse to read it now.
         if PodId::parse(id).is_ok_and(|pod| self.service.layout.record(&pod).try_exists().unwrap_or(true)) {
             return Some(Owner::Server("a pod whose record is not read yet".to_owned()));
         }
@@ -148,7 +148,7 @@ impl Owners<'_> {
         is_under_way.then(|| Owner::Server("an operation that is under way".to_owned()))
     }
 
-    /// The id that is known and of which that is so; of pods that are there before others.
+    /// The known id that fulfils the condition; ids of existing pods are tried first.
     fn whole_id(&self, is_it: impl Fn(&str) -> bool) -> Option<String> {
         let pods = self.service.table.list();
         let of_pods = pods.iter().map(|pod| pod.id.as_str());

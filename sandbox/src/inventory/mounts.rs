@@ -1,4 +1,4 @@
-//! Mounts below the server's folders, and network namespaces that have a path for CNI plugins.
+//! Mounts below the server's folders, and network namespaces that are mounted for CNI plugins.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Bridges and interfaces, addresses, packet rules and host ports, as the networks report them.
+//! Bridges and interfaces, addresses, packet rules and host ports, from the reports of the networks.
 
 use crisp_executor::ids::PodId;
 
@@ -33,7 +33,7 @@ fn of_record(owners: &Owners<'_>, pod: &PodId, leftover: impl FnOnce() -> Leftov
     owners.of(pod.as_str(), Proof::Place, leftover)
 }
 
-/// The owner of an interface that no record names: its name follows from the id of its pod.
+/// The owner of an interface without a record: its name is derived from the id of its pod.
 fn unrecorded(owners: &Owners<'_>, name: &str, is_on_bridge: bool) -> Owner {
     let is_of = |id: &str| PodId::parse(id).is_ok_and(|pod| may_be_of(&pod, name));
     let leftover = || Leftover::Interface(name.to_owned());

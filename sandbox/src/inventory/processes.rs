@@ -1,4 +1,5 @@
-//! Processes: monitors by their arguments, others by their cgroup; and the network namespaces of monitors.
+//! Processes: monitors are found by their arguments, others by their cgroup. Also the network namespaces of
+//! monitors.
 
 use std::fs;
 use std::io::Read as _;
@@ -9,7 +10,7 @@ use crisp_monitor::fork_server::UNNAMED;
 
 use super::{Leftover, Owner, Owners, Proof, Thing, last_id};
 
-/// Of a command line: more than a monitor has.
+/// Limit for a command line: a monitor's is shorter.
 const MAX_COMMAND: u64 = 256;
 
 pub(super) fn list(owners: &Owners<'_>) -> Vec<Thing> {
@@ -35,10 +36,10 @@ fn of_process(owners: &Owners<'_>, pid: i32, host: Option<&Path>) -> Vec<Thing> 
     things
 }
 
-/// What the process is and whose; None for one that is not of a Crisp.
+/// The kind and owner of the process; None if it does not belong to a Crisp.
 fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
     let command = command(pid)?;
-    // A kernel thread, or a zombie: that one is gone but for its parent, which has not waited for it.
+    // A kernel thread, or a zombie, which only waits for its parent to reap it.
     if command.is_empty() {
         return None;
     }
@@ -61,14 +62,14 @@ fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
     (!matches!(owner, Owner::Another(_))).then(|| (name(pid), owner))
 }
 
-/// The first arguments. A process decides how long they are.
+/// The first arguments. A process can make them as long as it likes.
 fn command(pid: i32) -> Option<Vec<u8>> {
     let mut command = Vec::new();
     fs::File::open(format!("/proc/{pid}/cmdline")).ok()?.take(MAX_COMMAND).read_to_end(&mut command).ok()?;
     Some(command)
 }
 
-/// Whether there is a process that is the pod's monitor by its arguments.
+/// Whether some process has the arguments of the pod's monitor.
 pub(super) fn has_monitor(pod: &PodId) -> bool {
     let start = format!("crisp-pod\0{pod}");
     pids().any(|pid| command(pid).is_some_and(|command| command.starts_with(start.as_bytes())))
@@ -84,7 +85,7 @@ fn of_fork_server(pid: i32) -> Owner {
     }
 }
 
-/// Whether its standard error leads to a file below the folder, also to one that was deleted.
+/// Whether its standard error is a file below the folder, even a deleted one.
 fn logs_below(pid: i32, folder: &Path) -> bool {
     fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|log| log.starts_with(folder))
 }

@@ -1,5 +1,5 @@
-//! Removes what has no owner, and holds neither data nor processes. The rest is for people: a wrong guess would cost
-//! a pod or its data.
+//! Removes orphans that hold neither data nor processes. The others are left to people: a wrong decision
+//! would destroy a pod or its data.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{Leftover, processes};
 use crate::network::{NetworkError, withdraw_namespace};
 use crate::service_state::ServiceState;
 
-/// Why an orphan is still there.
+/// The reason why an orphan was not removed.
 #[derive(Debug, thiserror::Error)]
 pub enum NotRemoved {
     #[error(transparent)]
@@ -30,7 +30,7 @@ pub enum NotRemoved {
 }
 
 /// # Errors
-/// The kernel's, or a plugin's.
+/// The kernel's error, or a plugin's.
 pub(crate) async fn remove(service: &Arc<ServiceState>, leftover: &Leftover) -> Result<(), NotRemoved> {
     match leftover {
         Leftover::Attachment(pod) => {
@@ -54,7 +54,7 @@ async fn blocking(work: impl FnOnce() -> Result<(), NotRemoved> + Send + 'static
     spawn_blocking(work).await.unwrap_or(Err(Interrupted::ShuttingDown.into()))
 }
 
-/// A pod whose monitor runs may be about to be listed.
+/// Fails if the pod's monitor runs: the pod may be listed soon.
 async fn without_monitor(pod: &PodId) -> Result<(), NotRemoved> {
     let pod = pod.clone();
     blocking(move || match processes::has_monitor(&pod) {

@@ -1,4 +1,4 @@
-//! Opening a monitor's socket, also one whose path is longer than the kernel takes.
+//! Opens a monitor's socket, even if its path is longer than the kernel allows.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use super::LinkError;
 /// Connections that may wait for a monitor to accept them.
 const BACKLOG: i32 = 16;
 
-/// An address by way of the open folder: the kernel takes no path above 107 bytes.
+/// An address through the open folder: the kernel's limit for a path is 107 bytes.
 fn address(socket: &Path) -> Result<(OwnedFd, SocketAddrUnix), Errno> {
     let folder = socket.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = socket.file_name().ok_or(Errno::INVAL)?;
@@ -53,7 +53,7 @@ pub(super) async fn connect(socket: &Path, deadline: Duration) -> Result<OwnedFd
             let descriptor = seqpacket().map_err(fail)?;
             match rustix::net::connect(&descriptor, &address) {
                 Ok(()) => return Ok(descriptor),
-                // The backlog is full: for local sockets the kernel offers no readiness to wait for.
+                // The backlog is full: the kernel offers no readiness for local sockets.
                 Err(Errno::AGAIN) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(errno) => return Err(fail(errno)),
             }

@@ -1,4 +1,4 @@
-//! Why a request to a monitor failed.
+//! The reasons why a request to a monitor failed.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use crisp_executor::run::StageError;
 use crisp_monitor::wire::{EncodeError, Failure};
 use rustix::io::Errno;
 
-/// A request that failed. `monitor` is the path of its socket, in which the pod's id is.
+/// A failed request. `monitor` is the path of its socket, which contains the pod's id.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LinkError {
     #[error("connect to monitor {}: {}", monitor.display(), std::io::Error::from(*errno))]
@@ -34,13 +34,13 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// Whether the connection is over, so that only a new connection can help.
+    /// Whether the connection has ended, so that a new one is required.
     #[must_use]
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Gone { .. } | Self::Connect { .. })
     }
 
-    /// The reason that the monitor gave, when it refused.
+    /// The monitor's reason for a refusal.
     #[must_use]
     pub fn failure(&self) -> Option<&Failure> {
         match self {

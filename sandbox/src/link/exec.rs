@@ -1,4 +1,4 @@
-//! Further processes in a container.
+//! Execs: additional processes in a container.
 
 use std::sync::Arc;
 
@@ -16,9 +16,8 @@ impl MonitorLink {
         self.connection.next_id()
     }
 
-    /// Starts a further process in a container: returns when it has exec'd.
-    /// [`wait_exec`](Self::wait_exec) returns its end. Dropping the future before it is done kills
-    /// the process.
+    /// Starts an additional process in a container: returns after its exec. [`wait_exec`](Self::wait_exec)
+    /// returns its end. Dropping the future before it completes kills the process.
     ///
     /// # Errors
     /// [`LinkError::Stage`] with the stage that failed.
@@ -33,8 +32,8 @@ impl MonitorLink {
         Ok(started)
     }
 
-    /// Waits for an exec's end, however long. May be called once it has ended, but only the first
-    /// call that returns gets the status.
+    /// Waits for an exec's end without a limit. May be called after its end, but only the first call that
+    /// returns gets the status.
     ///
     /// # Errors
     /// [`LinkError::Gone`] when the connection closed, and with it the exec ended;
@@ -104,7 +103,7 @@ impl Drop for StartingExec {
             return;
         }
         self.connection.execs.remove(self.exec);
-        // Where the exec was never made the monitor refuses, and the response is dropped.
+        // If the exec was never started the monitor refuses, and the response is dropped.
         let version = self.protocol;
         let header = Header { version, ..Header::request(KillExec::OP, self.connection.next_id()) };
         if let Ok(message) = (KillExec { exec: self.exec }).encode(version) {

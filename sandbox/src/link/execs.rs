@@ -1,4 +1,4 @@
-//! The execs of a connection: whose end is awaited.
+//! The execs of a connection, and the tasks that wait for their ends.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ impl Execs {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// False when there is one of that id already.
+    /// Adds an exec. Returns false when the id is in use.
     pub(super) fn add(&self, exec: u64) -> bool {
         let mut execs = self.lock();
         if execs.contains_key(&exec) {
@@ -28,19 +28,19 @@ impl Execs {
         self.lock().remove(&exec);
     }
 
-    /// Its end arrived.
+    /// Records the end of an exec.
     pub(super) fn ended(&self, exec: u64, status: ExitStatus) {
         if let Some(waiters) = self.lock().get(&exec) {
             waiters.send_replace(Some(status));
         }
     }
 
-    /// Receives the end; the channel closes when the connection is over first.
+    /// Receives the end; the channel closes if the connection ends first.
     pub(super) fn subscribe(&self, exec: u64) -> Option<watch::Receiver<Option<ExitStatus>>> {
         self.lock().get(&exec).map(watch::Sender::subscribe)
     }
 
-    /// The connection is over.
+    /// Handles the end of the connection.
     pub(super) fn clear(&self) {
         self.lock().clear();
     }

@@ -7,11 +7,11 @@
 //!                         +--> events(), wait_exec()
 //! ```
 //!
-//! Requests and responses are the types of [`crisp_monitor::wire`]; each method here sends one, in
-//! the protocol that the monitor's greeting named.
+//! Requests and responses are the types of [`crisp_monitor::wire`]; each method here sends one, in the
+//! protocol of the monitor's greeting.
 //!
-//! Any future here may be dropped at any point: the response is then dropped when it arrives, with
-//! its descriptors. What was requested may still happen; [`MonitorLink::report`] shows it.
+//! Any future here may be dropped at any point: the response is then dropped when it arrives, with its
+//! descriptors. The request may still take effect; [`MonitorLink::report`] shows that.
 
 pub(crate) mod connect;
 mod error;
@@ -50,7 +50,7 @@ use reader::{Connection, Reader};
 pub struct MonitorLink {
     connection: Arc<Connection>,
     greeting: Arc<Greeting>,
-    /// Instead of each request's own.
+    /// Replaces each request's own deadline.
     deadline: Option<Duration>,
     _reader: Arc<Reader>,
 }
@@ -64,7 +64,7 @@ impl MonitorLink {
         let started = tokio::time::Instant::now();
         let (connection, reader) = open(socket, deadline).await?;
         let left = deadline.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
-        // Served to a client of any protocol.
+        // Monitors of every protocol answer this request.
         let hello = Message::default();
         let greeting = connection.call(Header::request(Op::Hello, connection.next_id()), hello, left).await?;
         let greeting = Greeting::decode(greeting).map_err(|e| connection.malformed(Hello::OP, e))?;
@@ -72,7 +72,7 @@ impl MonitorLink {
     }
 
     /// Connects to the monitor of `pod` that this server has just started as process `pid`. It is of this
-    /// server's own build, and needs not be asked.
+    /// server's own build, so no greeting is needed.
     ///
     /// # Errors
     /// [`LinkError::Connect`].
@@ -94,7 +94,7 @@ impl MonitorLink {
         Self { deadline: Some(deadline), ..self.clone() }
     }
 
-    /// What the monitor said of itself when the connection was made.
+    /// The monitor's greeting.
     #[must_use]
     pub fn greeting(&self) -> &Greeting {
         &self.greeting
@@ -106,14 +106,14 @@ impl MonitorLink {
         &self.connection.monitor
     }
 
-    /// Whether the connection has ended. It never comes back: connect anew.
+    /// Whether the connection has ended. It is never reopened: connect again.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.connection.is_closed()
     }
 
-    /// What happens from now on, until the connection is over: then the channel is closed. A receiver
-    /// that lags must call [`report`](Self::report).
+    /// The events from now on, until the connection ends: then the channel closes. A receiver that lags must
+    /// call [`report`](Self::report).
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.connection.subscribe()
@@ -127,7 +127,7 @@ impl MonitorLink {
         self.call(Report).await
     }
 
-    /// Makes a fresh monitor a pod.
+    /// Makes a fresh monitor open its pod.
     ///
     /// # Errors
     /// [`LinkError::Stage`], [`LinkError::Refused`] with the step that failed.
@@ -135,7 +135,7 @@ impl MonitorLink {
         self.call(pod).await
     }
 
-    /// The descriptors of the pod's network once more, as after a restart of the server.
+    /// The descriptors of the pod's network again, for a restarted server.
     ///
     /// # Errors
     /// [`Failure::NoNetwork`] for a pod on the host's.
@@ -200,8 +200,8 @@ impl MonitorLink {
         self.call(CloseStdin { container: container.clone() }).await
     }
 
-    /// Copies a container's output from now on to the given pipes. Their other ends see
-    /// end-of-file when the container has ended.
+    /// Copies a container's output from now on to the given pipes. The pipes end when the container has
+    /// ended.
     ///
     /// # Errors
     /// [`Failure::NotRunning`].
@@ -214,8 +214,8 @@ impl MonitorLink {
         self.call(Attach { container: container.clone(), stdout, stderr }).await
     }
 
-    /// Ends the monitor; with `force` also whatever still runs in it. Returns when its connection has
-    /// closed, which is when it has exited but for a few microseconds.
+    /// Ends the monitor; with `force` also everything that still runs in it. Returns when its connection has
+    /// closed, which is a few microseconds before its exit.
     ///
     /// # Errors
     /// [`Failure::ContainersRunning`] without `force`.
@@ -226,7 +226,7 @@ impl MonitorLink {
         tokio::time::timeout(QUICK, closed).await.map_err(|_| self.connection.deadline(Op::Shutdown, QUICK))
     }
 
-    /// The newest protocol that both sides speak.
+    /// The newest protocol that both sides support.
     fn protocol(&self) -> u16 {
         PROTOCOL.min(self.greeting.protocol)
     }
@@ -250,14 +250,14 @@ async fn open(socket: &Path, deadline: Duration) -> Result<(Arc<Connection>, Arc
     Ok((connection, reader))
 }
 
-/// For what the monitor does from memory.
+/// For requests that the monitor serves from memory.
 const QUICK: Duration = Duration::from_secs(5);
 
 fn deadline(op: Op) -> Duration {
     match op {
-        // Up to the exec, which reads a perhaps cold binary from disk; killing may take as long.
+        // Includes the exec, which may read a binary from disk; killing may take as long.
         Op::Start | Op::Exec | Op::Shutdown => Duration::from_secs(60),
-        // Namespaces: a crowded host needs a while to make a network namespace.
+        // Namespaces: a busy host needs a while to make a network namespace.
         Op::OpenPod => Duration::from_secs(20),
         Op::Hello
         | Op::Report

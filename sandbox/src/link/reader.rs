@@ -1,4 +1,4 @@
-//! The connection that the clones of a link share, and the task that sorts what arrives on it.
+//! The connection that the clones of a link share, and the task that dispatches incoming messages.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -20,10 +20,11 @@ use tokio::task::JoinHandle;
 use super::LinkError;
 use super::execs::Execs;
 
-/// Events that a slow receiver may be behind before it must ask for a report.
+/// The number of events that a slow receiver may be behind before it must request a report.
 const EVENTS: usize = 256;
 
-/// How long a request whose response is dropped may wait for room. Meanwhile it keeps the connection open.
+/// Time limit for sending a request whose response is dropped. The request keeps the connection open
+/// meanwhile.
 const UNANSWERED: Duration = Duration::from_secs(600);
 
 pub(super) struct Connection {
@@ -62,7 +63,7 @@ impl Reader {
     }
 }
 
-/// Takes a waiter out when its request is given up.
+/// Removes a waiter when its request is dropped.
 struct Waiting<'a> {
     connection: &'a Connection,
     id: u64,
@@ -82,7 +83,7 @@ impl Connection {
             monitor: monitor.clone(),
             errno: Errno::from_io_error(&error).unwrap_or(Errno::IO),
         };
-        // Deprecated for descriptors that change under it; an `OwnedFd` names one socket for life.
+        // Deprecated for descriptors that change; an `OwnedFd` always is one socket.
         #[allow(deprecated)]
         let socket = AsyncFd::with_interest(socket, Interest::READABLE).map_err(fail)?;
         let (events, _) = broadcast::channel(EVENTS);
@@ -131,7 +132,7 @@ impl Connection {
         match packet.header.kind {
             Kind::Response => {
                 let waiter = self.lock().as_mut().and_then(|open| open.waiting.remove(&packet.header.id));
-                // Without a waiter the packet is dropped here, and its descriptors close.
+                // Without a waiter the packet is dropped here, which closes its descriptors.
                 if let Some(waiter) = waiter {
                     let _ = waiter.send(packet);
                 }
@@ -149,14 +150,14 @@ impl Connection {
                     let _ = open.events.send(event);
                 }
             }
-            // A newer monitor may report what this server does not know.
+            // A newer monitor may send events that this server does not know.
             Err(error) => {
                 tracing::debug!(monitor = %self.monitor.display(), "event of unknown kind: {error}");
             }
         }
     }
 
-    /// Ends all waiting: each receiver sees its channel closed.
+    /// Ends all waits: each receiver's channel closes.
     fn close(&self) {
         let open = self.lock().take();
         self.execs.clear();
@@ -192,8 +193,8 @@ impl Connection {
         }
     }
 
-    /// Waits for room only where there is none: to watch for it all the time would wake the server whenever the
-    /// monitor takes a message.
+    /// Waits for buffer space only when there is none: watching for it all the time would wake the server
+    /// whenever the monitor reads a message.
     async fn send(&self, header: Header, body: &[u8], fds: &[BorrowedFd<'_>]) -> std::io::Result<()> {
         match packet::send(self.socket.get_ref(), header, body, fds) {
             Err(Errno::AGAIN) => {}
@@ -205,8 +206,8 @@ impl Connection {
         writable.async_io(Interest::WRITABLE, send).await
     }
 
-    /// Sends a request whose response is dropped: at once, or in the background when the monitor is
-    /// behind with reading.
+    /// Sends a request whose response is dropped: at once, or in the background when the monitor does not
+    /// read fast enough.
     pub(super) fn send_unanswered(self: &Arc<Self>, header: Header, body: Vec<u8>) {
         if packet::send(self.socket.get_ref(), header, &body, &[]) != Err(Errno::AGAIN) {
             return;
@@ -233,7 +234,7 @@ impl Connection {
     }
 }
 
-/// Errors that name the monitor.
+/// Makes errors that name the monitor.
 impl Connection {
     pub(super) fn gone(&self, op: Op) -> LinkError {
         LinkError::Gone { monitor: self.monitor.clone(), request: op.name() }

@@ -1,4 +1,4 @@
-//! The link against monitors of other releases: a socket, and what they would answer.
+//! The link against monitors of other releases: a socket with the responses that they would send.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -37,8 +37,8 @@ impl Peer {
     }
 }
 
-/// Answers the greeting, then reads nothing until `go`; returns the execs that came and were not killed,
-/// when each was or nothing more comes.
+/// Sends the greeting, then reads nothing until `go`; returns the execs that were requested and not killed,
+/// when all were killed or nothing more comes.
 fn serve_late(listener: &OwnedFd, go: &Receiver<()>) -> (usize, BTreeSet<u64>) {
     let connection = accept(listener).unwrap();
     let ready = |seconds| {
@@ -162,7 +162,7 @@ fn exec(exec_id: u64, container: &ContainerId) -> ExecRequest {
     }
 }
 
-/// Every request there is, but for opening the pod: a server opens pods only with its own monitor.
+/// Every request except opening the pod: a server opens pods only with its own monitor.
 async fn everything(link: &MonitorLink) -> Result<(), LinkError> {
     let id = ContainerId::random();
     assert!(link.report().await?.containers.is_empty());
@@ -179,7 +179,7 @@ async fn everything(link: &MonitorLink) -> Result<(), LinkError> {
     link.shutdown(true).await
 }
 
-/// The requests that a peer got, after the greeting.
+/// The requests that a peer received after the greeting.
 async fn requests(protocol: u16) -> Vec<Packet> {
     let peer = Peer::of_protocol(protocol);
     let link = MonitorLink::connect(&peer.socket, DEADLINE).await.unwrap();
@@ -191,7 +191,7 @@ async fn requests(protocol: u16) -> Vec<Packet> {
     requests
 }
 
-/// The first byte of the plan that a start or an exec brought.
+/// The first byte of the plan in a start or exec request.
 fn plan_starts_with(requests: &[Packet], op: Op) -> u8 {
     let request = requests.iter().find(|request| request.header.op == op as u16).unwrap();
     let mut plan = std::fs::File::from(request.fds[0].try_clone().unwrap());
@@ -228,8 +228,8 @@ async fn a_monitor_of_protocol_2_gets_its_plans_in_a_memfd() {
     }
 }
 
-/// A monitor whose thread is held up by a slow disk, and clients that give up meanwhile: it must not run
-/// their commands once it goes on.
+/// A monitor whose thread is blocked by a slow disk, and clients that leave meanwhile: it must not run their
+/// commands later.
 #[tokio::test]
 async fn execs_that_were_given_up_are_killed_however_late_the_monitor_reads() {
     let folder = tempfile::tempdir().unwrap();
@@ -241,7 +241,7 @@ async fn execs_that_were_given_up_are_killed_however_late_the_monitor_reads() {
     let link = MonitorLink::connect(&socket, DEADLINE).await.unwrap();
     let container = ContainerId::random();
     let mut execs = tokio::task::JoinSet::new();
-    // More than the socket holds.
+    // More than the socket's buffer can hold.
     for id in 0..400 {
         let (link, request) = (link.clone(), exec(id, &container));
         execs.spawn(async move { link.exec(request).await });

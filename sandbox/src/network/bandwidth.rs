@@ -1,4 +1,4 @@
-//! The bandwidth that a pod is limited to, by the annotations that Kubernetes has for it.
+//! The bandwidth limits of a pod, from the annotations of Kubernetes.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::NetworkError;
 const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
 const EGRESS: &str = "kubernetes.io/egress-bandwidth";
 
-/// In bits per second, seen from the pod. None: as much as there is.
+/// In bits per second, from the pod's point of view. None for no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bandwidth {
     pub ingress: Option<u64>,
@@ -15,7 +15,7 @@ pub(super) struct Bandwidth {
 }
 
 impl Bandwidth {
-    /// What the annotations say.
+    /// Reads the annotations.
     pub(super) fn of(annotations: &BTreeMap<String, String>) -> Result<Self, NetworkError> {
         Ok(Self { ingress: limit(annotations, INGRESS)?, egress: limit(annotations, EGRESS)? })
     }
@@ -31,7 +31,7 @@ fn limit(annotations: &BTreeMap<String, String>, key: &'static str) -> Result<Op
     })
 }
 
-/// One of Kubernetes' quantities: a decimal number with a suffix or an exponent, rounded up.
+/// A Kubernetes quantity: a decimal number with a suffix or an exponent, rounded up.
 fn quantity(text: &str) -> Option<u64> {
     let digits = text.bytes().take_while(|b| b.is_ascii_digit() || *b == b'.').count();
     let (number, suffix) = text.split_at(digits);

@@ -3,49 +3,50 @@ use std::time::Duration;
 
 use super::{PodCidrs, PodCidrsV6};
 
-/// Plugins that fetch an address from far away need seconds; kubelet waits four minutes for a pod.
+/// Plugins that request an address from a remote server need seconds; kubelet waits four minutes for a pod.
 pub const DEFAULT_CNI_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A file that is replaced by deleting and writing it is gone for a moment, or half written.
+/// A file that is replaced by deleting and writing it is missing for a moment, or half written.
 const REPLACE_GRACE: Duration = Duration::from_secs(10);
 
-/// Which network pods get.
+/// The network of pods.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum NetworkKind {
-    /// That of the CNI configuration. Without one there is no network yet: in a cluster it is often a pod
-    /// that brings it, and a pod that got another network meanwhile would not be reached from other nodes.
+    /// That of the CNI configuration. Without one there is no network yet: in a cluster a pod often installs
+    /// it, and a pod with another network could not be reached from other nodes.
     #[default]
     Cni,
-    /// The built-in one, whatever the CNI folder holds.
+    /// The built-in one, independent of the CNI folder.
     BuiltIn,
-    /// That of the CNI configuration, or the built-in one where there is none.
+    /// That of the CNI configuration, or the built-in one if there is none.
     CniOrBuiltIn,
 }
 
-/// Where the network finds its configuration and keeps its records.
+/// The network's configuration and the folders for its records.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
-    /// Which network pods get.
+    /// The network of pods.
     pub kind: NetworkKind,
     /// Folder with CNI configurations, usually `/etc/cni/net.d`. It may be missing.
     pub cni_conf_dir: PathBuf,
-    /// How long the network of a configuration file stays in force when the file is gone or cannot be read
-    /// any more, as it may be about to be replaced.
+    /// How long the network of a configuration file stays in force when the file is missing or cannot be
+    /// read, because it may be about to be replaced.
     pub cni_replace_grace: Duration,
-    /// A CNI configuration to be filled in with the node's pod CIDR, if there is one.
+    /// A template for a CNI configuration, if there is one.
     pub cni_conf_template: Option<PathBuf>,
     /// Folders with CNI plugins, searched in this order, usually `/opt/cni/bin` and `/usr/lib/cni`.
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// How long one call of one CNI plugin may take, [`DEFAULT_CNI_DEADLINE`] by default.
+    /// Time limit for one call of a CNI plugin, [`DEFAULT_CNI_DEADLINE`] by default.
     pub cni_deadline: Duration,
-    /// Where results of plugins are kept for other programs, in the folder `results`. Not `/var/lib/cni` on a
-    /// node with another runtime: that one takes off what it did not attach itself.
+    /// The folder in which results of plugins are kept for other programs, in the subfolder `results`. Not
+    /// `/var/lib/cni` on a node with another runtime: that runtime detaches pods that it did not attach
+    /// itself.
     pub cni_cache_dir: PathBuf,
-    /// How often the plugins are asked whether pods still have what they were given (CHECK), if at all.
+    /// How often the plugins check that the networks of pods are intact (CHECK); None for never.
     pub cni_check_interval: Option<Duration>,
-    /// Whether the CNI verb GC is used. It makes the plugins free every address of the network that is not
-    /// a pod's of this server, so it must be the only runtime on that network. Without it, pods are
-    /// detached by their own records alone.
+    /// Whether the CNI verb GC is used. It makes the plugins free every address of the network that does not
+    /// belong to a pod of this server, so it must be the only runtime on that network. Without it, pods are
+    /// detached only by their own records.
     pub cni_gc: bool,
     /// Address pools of the built-in network; the first one that overlaps nothing is taken.
     pub pod_cidrs: PodCidrs,
@@ -53,10 +54,10 @@ pub struct NetworkConfig {
     pub pod_cidrs_v6: PodCidrsV6,
     /// The built-in network's bridge, `crisp0` by default.
     pub bridge_name: String,
-    /// Volatile folder for the built-in network's records: a reboot takes them and the interfaces alike.
+    /// Volatile folder for the built-in network's records: a reboot removes both them and the interfaces.
     pub state_dir: PathBuf,
-    /// Persistent folder for CNI records: a plugin may keep an address across a reboot, so we must
-    /// still know that it must be released.
+    /// Persistent folder for CNI records: a plugin may keep an address across a reboot, so the server must
+    /// still know that it has to be released.
     pub root_dir: PathBuf,
 }
 

@@ -1,8 +1,8 @@
-//! Forgetting what the kernel remembers about UDP flows to published ports.
+//! Deletes the kernel's UDP flows to published ports.
 //!
-//! Where a packet goes is decided for the first of a flow only. UDP has no end of flow: a sender that keeps
-//! sending from one port keeps its flow, and so would never reach a pod that came later, or go on sending
-//! to one that is gone. TCP notices by itself.
+//! The destination is decided only for the first packet of a flow. UDP has no end of flow: a sender that
+//! keeps sending from one port keeps its flow, and so would never reach a later pod, or would send to one
+//! that is gone. TCP detects that itself.
 //!
 //! Source: linux/netfilter/nfnetlink_conntrack.h.
 

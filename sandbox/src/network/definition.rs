@@ -1,4 +1,4 @@
-//! Built-in networks that were made by name, as they are kept on disk.
+//! The definitions of named built-in networks on disk.
 
 use std::fs;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use super::NetworkError;
 use super::error::file;
 use super::pools::Pools;
 
-/// What a network was made as. It does not change.
+/// The definition of a network. It does not change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Definition {
     pub name: String,
@@ -34,14 +34,14 @@ impl record::Record for Definition {
 pub(super) struct Definitions(PathBuf);
 
 impl Definitions {
-    /// Makes the folder if need be.
+    /// Makes the folder if necessary.
     pub(super) fn open(folder: PathBuf) -> Result<Self, NetworkError> {
         record::private_folder(&folder).map_err(file("create folder", &folder))?;
         Ok(Self(folder))
     }
 
-    /// All that can be read. One that is of no use is set aside; one that the disk refuses to read may be read by
-    /// the next server.
+    /// All readable definitions. An invalid one is set aside; one that the disk refuses to read may be read
+    /// by the next server.
     pub(super) fn load(&self) -> Result<Vec<Definition>, NetworkError> {
         let mut definitions = Vec::new();
         for entry in fs::read_dir(&self.0).map_err(file("list", &self.0))? {

@@ -1,4 +1,4 @@
-//! Connections to ports on a pod's loopback addresses.
+//! Connects to ports on a pod's loopback addresses.
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,11 +10,11 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// For one address. On loopback an answer takes microseconds, but a server whose queue of connections is full
-/// does not answer, and the kernel asks again after 1, 3, 7 and 15 seconds.
+/// Time limit for one address. On loopback a response takes microseconds, but a server with a full queue of
+/// connections does not respond, and the kernel retries after 1, 3, 7 and 15 seconds.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Why no connection was made.
+/// The reason why no connection was made.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     #[error("cannot make a socket in the pod's network: {0}")]
@@ -26,12 +26,12 @@ pub enum DialError {
 /// Makes connections in one network.
 #[derive(Debug, Clone)]
 pub struct Dialer {
-    /// None: the server's own network, which host-network pods share.
+    /// None for the server's own network, which host-network pods share.
     netns: Option<Arc<OwnedFd>>,
 }
 
 impl Dialer {
-    /// `netns`: the pod's network namespace; None for a pod on the host's.
+    /// `netns` is the pod's network namespace; None for a pod on the host's network.
     #[must_use]
     pub fn new(netns: Option<OwnedFd>) -> Self {
         Self { netns: netns.map(Arc::new) }
@@ -69,10 +69,10 @@ impl Dialer {
     async fn socket(&self, family: AddressFamily) -> io::Result<OwnedFd> {
         let Some(netns) = self.netns.clone() else { return Ok(tcp(family)?) };
         let (sender, made) = tokio::sync::oneshot::channel();
-        // A thread of its own: one that has entered a pod's network must do nothing else.
+        // A separate thread: a thread that has entered a pod's network must do nothing else.
         std::thread::Builder::new().name("crisp-dial".to_owned()).spawn(move || {
             let entered = move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network));
-            // It does not matter whether the other side still waits.
+            // Fails when the other side no longer waits, which is fine.
             let _ = sender.send(entered.and_then(|()| tcp(family)));
         })?;
         Ok(made.await.map_err(io::Error::other)??)

@@ -9,7 +9,7 @@ use super::{InvalidPool, NetlinkError, Protocol};
 use ipnet::IpNet;
 use rustix::io::Errno;
 
-/// Why a pod did not get, or did not lose, its network.
+/// The reason why a pod was not attached or not detached.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NetworkError {
@@ -26,11 +26,11 @@ pub enum NetworkError {
     Overlap {
         /// The last pool tried.
         pool: IpNet,
-        /// The setting that has it.
+        /// The name of the setting.
         setting: &'static str,
-        /// What it overlaps.
+        /// The route that it overlaps.
         route: IpNet,
-        /// Where that route leads.
+        /// The interface of that route.
         device: String,
     },
     /// A pool of IPv6 addresses was asked for on a host without IPv6.
@@ -38,7 +38,7 @@ pub enum NetworkError {
         "pod-cidr-v6 is {0}, but IPv6 is off on this host (net.ipv6.conf.all.disable_ipv6): turn it on, or set pod-cidr-v6 to \"off\""
     )]
     NoIpv6(IpNet),
-    /// The node has IPv6 networks alone.
+    /// The node has only IPv6 networks.
     #[error("the built-in network needs an IPv4 network: give the node one, or set pod-cidr")]
     NoIpv4,
     /// The bridge is not ours.
@@ -46,7 +46,7 @@ pub enum NetworkError {
     BridgeTaken {
         /// Interface.
         name: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
     /// All addresses are in use.
@@ -57,23 +57,23 @@ pub enum NetworkError {
         /// How many addresses pods hold.
         used: usize,
     },
-    /// A pod asks for an address that it cannot have.
+    /// A pod requests an address that is not in the network's pools.
     #[error("{address} is not an address for a pod in {pools}")]
     NotInPool {
-        /// As asked for.
+        /// The requested address.
         address: Ipv4Addr,
         /// The pools of the network.
         pools: String,
     },
-    /// A pod asks for an address, or a hardware address, that another one has.
+    /// A pod requests an address, or a hardware address, that another pod has.
     #[error("{address} is in use by {holder}")]
     AddressInUse {
-        /// As asked for.
+        /// The requested address.
         address: String,
         /// The pod.
         holder: String,
     },
-    /// The network was removed while the pod was on its way to it.
+    /// The network was removed while the pod was joining it.
     #[error("network {0} was removed")]
     Removed(String),
     /// A host port is taken.
@@ -83,12 +83,12 @@ pub enum NetworkError {
         port: u16,
         /// Transport.
         protocol: Protocol,
-        /// Address asked for, as ` on ADDRESS`; empty for all.
+        /// The requested address, as ` on ADDRESS`; empty for all addresses.
         place: String,
         /// Pod or process.
         holder: String,
     },
-    /// The kernel gives no socket for a host port.
+    /// The kernel refuses a socket for a host port.
     #[error(
         "cannot hold host port {port}/{protocol} open for the pod: {errno}; with too many open files, raise the server's limit of them"
     )]
@@ -119,7 +119,7 @@ pub enum NetworkError {
     /// A request to the kernel failed.
     #[error("{step}: {source}")]
     Netlink {
-        /// What was being done, to what.
+        /// The action and its object.
         step: String,
         /// The answer.
         source: NetlinkError,
@@ -127,9 +127,9 @@ pub enum NetworkError {
     /// Names of pods cannot be resolved.
     #[error("open a socket for DNS on {gateway}: {source}")]
     DnsSocket {
-        /// Of the network.
+        /// The gateway of the network.
         gateway: IpAddr,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// A file could not be read or written.
@@ -137,21 +137,21 @@ pub enum NetworkError {
     File {
         /// read, write, remove, ...
         what: &'static str,
-        /// Which.
+        /// The path.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: io::Error,
     },
     /// A pod's record could not be written.
     #[error("network record {0}")]
     Record(#[from] RecordError),
-    /// There is no CNI configuration, and no other network was asked for.
+    /// There is no CNI configuration, and no other network was requested.
     #[error(
         "no CNI configuration in {}: the cluster's network brings one, or set network to \"built-in\"",
         dir.display()
     )]
     NoCniConfig {
-        /// Where it is looked for.
+        /// The folder in which it is searched.
         dir: PathBuf,
     },
     /// A CNI configuration is not usable.
@@ -161,7 +161,7 @@ pub enum NetworkError {
         path: PathBuf,
         /// Field, like `plugins[1].type`.
         field: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
     /// A plugin is not installed.
@@ -183,35 +183,35 @@ pub enum NetworkError {
         command: &'static str,
         /// Network name.
         network: String,
-        /// The plugin's message, or how it ended.
+        /// The plugin's message, or its exit status.
         why: String,
     },
-    /// The plugins say that they can't serve a pod now.
+    /// The plugins report that they cannot serve a pod now.
     #[error("CNI network {network:?} of {} is not ready: {why}", path.display())]
     CniNotReady {
         /// Network name.
         network: String,
         /// Its file.
         path: PathBuf,
-        /// The plugin's answer.
+        /// The plugin's message.
         why: String,
     },
-    /// Something about the pod that can't be handed to the network.
+    /// A value of the pod cannot be passed to the network.
     #[error("{key} {value:?}: {why}")]
     Annotation {
         /// Annotation or argument.
         key: &'static str,
-        /// As given.
+        /// The value.
         value: String,
-        /// What is expected.
+        /// The expected form.
         why: &'static str,
     },
-    /// The networks that a pod asks for are not to be had.
+    /// The networks that a pod requests are not available.
     #[error("annotation crisp/networks {value:?}: {why}")]
     Selection {
-        /// As given, or the network's name.
+        /// The value, or the network's name.
         value: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
     /// Something failed, and so did undoing it.
@@ -245,7 +245,7 @@ impl NetworkError {
             Self::AlreadyAttached { .. } => "AlreadyAttached",
             Self::DnsSocket { .. } | Self::Netlink { .. } => "KernelRefused",
             Self::File { .. } | Self::Record(_) => "FileFailed",
-            // The word that containerd and CRI-O have for it, which people look for.
+            // The word of containerd and CRI-O, for which people search.
             Self::NoCniConfig { .. } => "NetworkPluginNotReady",
             Self::CniConfig { .. } => "CniConfigInvalid",
             Self::CniMissing { .. } => "CniPluginMissing",

@@ -1,7 +1,7 @@
-//! The pod's network: an address, a way out, and published host ports.
+//! The pod's network: an address, a route to the outside, and published host ports.
 //!
 //! ```text
-//!                    Networks  (one that every pod gets, others by annotation: `selection.rs`)
+//!                    Networks  (a default for every pod, others by annotation: `selection.rs`)
 //!                   /        \
 //!   the settings', and        a *.conflist / *.conf / *.json
 //!   those made by name
@@ -14,14 +14,14 @@
 //!         one record per pod, written before the first step, removed after the last
 //! ```
 //!
-//! The server does not enter a pod's namespace: the monitor hands out a netlink socket that was opened
-//! inside ([`PodNetlink`]), and everything in the pod is set up through it. Only threads that a [`Dialer`]
-//! starts enter one, make a socket and end.
+//! The server does not enter a pod's namespace: the monitor passes a netlink socket that was opened inside it
+//! ([`PodNetlink`]), through which everything in the pod is set up. Only threads that a [`Dialer`] starts
+//! enter a namespace, make a socket and end.
 //!
 //! - [`Networks`]: `attach`, `detach`, `gc`, `status` of all pods.
 //! - [`AttachRequest`] in, [`Attachment`] out, [`NetworkError`] when it fails.
 //! - [`PodNetlink`]: also reads the pod's interface counters ([`InterfaceCounters`]).
-//! - [`PodCidrs`]: which address pools the built-in network may take.
+//! - [`PodCidrs`]: the address pools that the built-in network may use.
 
 mod bandwidth;
 mod builtin;
@@ -66,7 +66,7 @@ pub use selection::ANNOTATION as NETWORKS_ANNOTATION;
 pub(crate) use selection::interfaces;
 
 mod fnv {
-    /// FNV-1a: spreads names over numbers. Not for what an attacker could choose.
+    /// FNV-1a: spreads names over numbers. Not safe against an attacker.
     pub(super) fn hash(bytes: &[u8]) -> u64 {
         let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
         bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)

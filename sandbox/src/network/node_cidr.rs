@@ -1,4 +1,4 @@
-//! The node's pod CIDR, as a cluster hands it out and kubelet passes it on.
+//! The node's pod CIDR, which a cluster assigns and kubelet passes on.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -10,33 +10,33 @@ use serde::{Deserialize, Serialize};
 
 use super::NetworkError;
 
-/// Why kubelet's pod CIDR is not used.
+/// The reason why kubelet's pod CIDR is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum PodCidrError {
-    /// Not what a node gets.
+    /// It is not valid for a node.
     #[error("network_config.pod_cidr {given:?}: {why}")]
     Invalid {
-        /// As sent.
+        /// The received text.
         given: String,
-        /// What is wrong.
+        /// The reason.
         why: String,
     },
-    /// It is right, and cannot be used or kept.
+    /// It is valid, but cannot be used or kept.
     #[error("network_config.pod_cidr {given:?}: {source}")]
     Failed {
-        /// As sent.
+        /// The received text.
         given: String,
-        /// Why.
+        /// The reason.
         source: NetworkError,
     },
 }
 
-/// One network of each family, or of one.
+/// One network of each family, or of only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct NodeCidr {
     pub v4: Option<Ipv4Net>,
     pub v6: Option<Ipv6Net>,
-    /// Whether the one of IPv6 came first.
+    /// Whether the IPv6 network came first.
     pub v6_first: bool,
 }
 
@@ -52,7 +52,7 @@ impl NodeCidr {
         both.into_iter().flatten().collect()
     }
 
-    /// What kubelet sent last, if there is a record of it.
+    /// The last pod CIDR from kubelet, if there is a record of it.
     pub(super) fn load(path: &Path) -> Option<Self> {
         match record::read(path) {
             Ok(cidr) => Some(cidr),

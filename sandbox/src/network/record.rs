@@ -1,4 +1,4 @@
-//! A folder with one small record per attached pod, read back at start.
+//! A folder with one small record per attached pod, read at the start.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,20 +17,20 @@ pub(super) struct RecordDir {
     durability: Durability,
 }
 
-/// What every record has.
+/// The common part of every record.
 pub(super) trait Record: record::Record {
     fn pod(&self) -> &PodId;
 }
 
 impl RecordDir {
-    /// Makes the folder if need be.
+    /// Makes the folder if necessary.
     pub(super) fn open(dir: PathBuf, durability: Durability) -> Result<Self, NetworkError> {
         record::private_folder(&dir).map_err(file("create folder", &dir))?;
         Ok(Self { dir, durability })
     }
 
-    /// All readable records. Those of no use are renamed out of the way, so that one bad file costs one pod;
-    /// those that the disk refuses to read stay where they are.
+    /// All readable records. Invalid ones are renamed, so that one bad file only affects one pod; those that
+    /// the disk refuses to read stay.
     pub(super) fn load<R: Record>(&self) -> Result<Loaded<R>, NetworkError> {
         let mut loaded = Loaded { records: Vec::new(), lost: BTreeSet::new() };
         for entry in fs::read_dir(&self.dir).map_err(file("list", &self.dir))? {
@@ -38,7 +38,8 @@ impl RecordDir {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let Some(stem) = name.strip_suffix(".json") else {
                 loaded.lost.extend(pod_set_aside(&name));
-                // Of a server that was killed while it wrote: what it replaces is still there.
+                // Left by a server that was killed while it wrote: the file that it would replace is still
+                // there.
                 if name.ends_with(".json.new") {
                     record::remove_file(&path).map_err(file("remove", &path))?;
                 }
@@ -59,12 +60,12 @@ impl RecordDir {
         Ok(loaded)
     }
 
-    /// Renames the pod's record out of the way, as something of it may be left.
+    /// Renames the pod's record, because something of the pod may be left.
     pub(super) fn set_aside(&self, pod: &PodId, why: &str) {
         set_aside(&self.path(pod), why);
     }
 
-    /// Removes what is left of a record that cannot be used.
+    /// Removes renamed records.
     pub(super) fn remove_lost(&self, pod: &PodId) -> Result<(), NetworkError> {
         for entry in fs::read_dir(&self.dir).map_err(file("list", &self.dir))? {
             let path = entry.map_err(file("list", &self.dir))?.path();
@@ -92,15 +93,15 @@ impl RecordDir {
     }
 }
 
-/// What a folder of records holds.
+/// The content of a folder of records.
 #[derive(Debug)]
 pub(super) struct Loaded<R> {
     pub records: Vec<R>,
-    /// The pods whose record cannot be used, also since an earlier start.
+    /// The pods whose record cannot be used, including those since an earlier start.
     pub lost: BTreeSet<PodId>,
 }
 
-/// The pod of a record that was set aside: `<pod>.json.bad`, `<pod>.json.1.bad`.
+/// The pod of a renamed record: `<pod>.json.bad`, `<pod>.json.1.bad`.
 fn pod_set_aside(name: &str) -> Option<PodId> {
     let (pod, _) = name.strip_suffix(".bad")?.split_once(".json")?;
     PodId::parse(pod).ok()
@@ -108,7 +109,7 @@ fn pod_set_aside(name: &str) -> Option<PodId> {
 
 enum Unread {
     Unusable(String),
-    /// The record may be good.
+    /// The record may be valid.
     Refused(RecordError),
 }
 
@@ -160,7 +161,7 @@ mod tests {
             .unwrap();
         fs::write(folder.join("torn.json"), "{").unwrap();
         fs::write(folder.join("killed.json.new"), "{").unwrap();
-        // Stands for a disk that refuses to read.
+        // Simulates a disk that refuses to read.
         fs::create_dir(folder.join("refused.json")).unwrap();
         let unread = PodId::random();
         fs::create_dir(folder.join(format!("{unread}.json"))).unwrap();

@@ -1,4 +1,4 @@
-//! What the networks of this server have on the machine: what the kernel has beside what the records say.
+//! The networks' things on the machine: from the kernel and from the records.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -7,15 +7,15 @@ use crisp_executor::ids::PodId;
 
 use super::NetworkError;
 
-/// All that was found.
+/// The result of a report.
 #[derive(Debug, Default)]
 pub(crate) struct NetworkReport {
     pub things: Vec<NetworkThing>,
-    /// What could not be listed.
+    /// The lists that failed.
     pub failures: Vec<NetworkError>,
 }
 
-/// One of them.
+/// A thing of the networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NetworkThing {
     /// For people: `interface`, `address`.
@@ -24,18 +24,18 @@ pub(crate) struct NetworkThing {
     pub standing: Standing,
 }
 
-/// Why it is there.
+/// The relation of a thing to pods and networks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// A pod has it by its record.
+    /// It is in the record of a pod.
     Recorded(PodId),
-    /// Held for a pod.
+    /// A host port that is reserved for a pod.
     HostPort(PodId),
-    /// Of a network as a whole, or of pods that are being taken off it.
+    /// It belongs to a network, or to pods that are being detached.
     OfNetwork(String),
-    /// A packet rule of the network of this name that no pod needs.
+    /// A packet rule of this network that no pod needs.
     StrayRule(String),
-    /// An interface that no record names.
+    /// An interface without a record.
     Unrecorded { is_on_bridge: bool },
 }
 
@@ -47,7 +47,7 @@ impl NetworkReport {
     }
 }
 
-/// The addresses that a pod has by its record.
+/// The addresses in a pod's record.
 pub(super) fn addresses(ips: impl Iterator<Item = IpAddr>, of: &str, pod: &PodId) -> NetworkThing {
     let ips: Vec<String> = ips.map(|ip| ip.to_string()).collect();
     let ips = if ips.is_empty() { "none yet".to_owned() } else { ips.join(", ") };

@@ -1,4 +1,4 @@
-//! What a pod asks of its network, and what it gets.
+//! A pod's request to its network, and the result.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::PodNetlink;
 
-/// Name of the interface in every pod, whatever network gives it.
+/// Name of the interface in every pod, for any network.
 pub const INTERFACE: &str = "eth0";
 
 /// The transport protocol of a published port.
@@ -28,7 +28,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Its name, as CNI's portMappings capability and people write it.
+    /// Its name, as in CNI's portMappings capability.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A container port and the host port it is reached by.
+/// A container port and its host port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortMapping {
     /// Transport.
@@ -64,7 +64,7 @@ pub struct PortMapping {
     pub container_port: u16,
     /// Port on the host; 0 means that the port is informational and nothing is published.
     pub host_port: u16,
-    /// The host address it is published on; `None` means all, an unspecified address all of its family.
+    /// The host address on which it is published; `None` means all, an unspecified address all of its family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<IpAddr>,
 }
@@ -83,7 +83,7 @@ pub struct DnsSettings {
     pub options: Vec<String>,
 }
 
-/// Everything needed to give one pod its network.
+/// The inputs for attaching one pod.
 #[derive(Debug, Clone)]
 pub struct AttachRequest {
     /// The pod.
@@ -100,17 +100,17 @@ pub struct AttachRequest {
     pub netns: Arc<OwnedFd>,
     /// Ports to publish.
     pub port_mappings: Vec<PortMapping>,
-    /// Annotations: bandwidth, and which networks beside the one that every pod gets.
+    /// Annotations: bandwidth, and networks in addition to the default one.
     pub annotations: BTreeMap<String, String>,
     /// Resolver settings.
     pub dns: DnsSettings,
-    /// The cgroup that the pod's containers are below, for CNI plugins that ask for it.
+    /// The parent cgroup of the pod's containers, for CNI plugins that ask for it.
     pub cgroup: Option<String>,
-    /// Ends a CNI plugin that is under way; what was attached until then is taken back.
+    /// Cancels a running CNI plugin; networks that were attached before are detached.
     pub cancel: Cancel,
 }
 
-/// What a pod was given.
+/// The result of an attach.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The pod's addresses, the primary one first.
@@ -122,7 +122,7 @@ pub struct Attachment {
     pub mac: Option<String>,
     /// The bridge of the built-in network, or the CNI network's name.
     pub network: String,
-    /// What the network says about name resolution (CNI results may).
+    /// The network's DNS settings, which CNI results may have.
     #[serde(default)]
     pub dns: DnsSettings,
 }

@@ -1,8 +1,8 @@
-//! Which networks a pod asks for beside the one that every pod gets, by the annotation `crisp/networks`.
+//! The networks that a pod requests in addition to the default one, with the annotation `crisp/networks`.
 //!
-//! The value is that of the NPWG's `k8s.v1.cni.cncf.io/networks`: names with commas between, `lan@net1,storage`,
-//! or a JSON list of [`Selection`]s. The key is our own: a meta-plugin (Multus) reads that other one itself, and
-//! a pod must not get its networks twice.
+//! The value has the format of the NPWG's `k8s.v1.cni.cncf.io/networks`: names separated by commas,
+//! `lan@net1,storage`, or a JSON list of [`Selection`]s. The key is different: a meta-plugin (Multus) reads
+//! that annotation itself, and a pod must not be attached twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -16,26 +16,26 @@ use super::{INTERFACE, NetworkError};
 /// The annotation's key.
 pub const ANNOTATION: &str = "crisp/networks";
 
-/// More would be a mistake: each costs a call of each of its plugins.
+/// More are probably an error: each costs a call of each of its plugins.
 const MOST: usize = 16;
 const MOST_ALIASES: usize = 16;
 
-/// One network that a pod asks for. Where `interface` is `eth0`, it is in place of the one that every pod gets.
+/// One network that a pod requests. If `interface` is `eth0`, it replaces the default network.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Selection {
     pub name: String,
-    /// In the pod; by default net1, net2 and so on.
+    /// Interface name in the pod; by default net1, net2 and so on.
     #[serde(default)]
     pub interface: String,
-    /// Addresses that it must get, with or without a prefix length.
+    /// Requested addresses, with or without a prefix length.
     #[serde(default)]
     pub ips: Vec<String>,
     #[serde(default)]
     pub mac: Option<String>,
     #[serde(default)]
     pub infiniband_guid: Option<String>,
-    /// Names that others on the network find the pod by.
+    /// Names under which others on the network find the pod.
     #[serde(default)]
     pub aliases: Vec<String>,
     /// For the plugins, as `args.cni` of their configuration.
@@ -44,7 +44,7 @@ pub(super) struct Selection {
 }
 
 impl Selection {
-    /// Of a name alone.
+    /// A selection with only a name.
     pub(super) fn named(name: &str, interface: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -58,7 +58,7 @@ impl Selection {
     }
 }
 
-/// The networks that the annotations ask for, each with an interface of its own.
+/// The networks in the annotations, each with its own interface.
 pub(super) fn selections(annotations: &BTreeMap<String, String>) -> Result<Vec<Selection>, NetworkError> {
     let Some(text) = annotations.get(ANNOTATION) else { return Ok(Vec::new()) };
     parse(text).map_err(|why| NetworkError::Selection { value: text.chars().take(80).collect(), why })
@@ -98,7 +98,7 @@ fn short(text: &str) -> Result<Selection, String> {
     Ok(Selection::named(name, interface))
 }
 
-/// Whether all that it names can be; else what is wrong.
+/// Checks the values; the error is the reason.
 pub(super) fn check(
     Selection { name, interface, ips, mac, infiniband_guid, aliases, .. }: &Selection,
 ) -> Result<(), String> {
@@ -154,7 +154,7 @@ pub(crate) fn interfaces(annotations: &BTreeMap<String, String>) -> Vec<String> 
     std::iter::once(INTERFACE.to_owned()).chain(others).collect()
 }
 
-/// Whether it stands for the network that every pod gets.
+/// Whether it replaces the default network.
 pub(super) fn is_first(selection: &Selection) -> bool {
     selection.interface == INTERFACE
 }

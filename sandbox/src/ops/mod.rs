@@ -1,5 +1,5 @@
-//! What is done to pods, one operation per file. Undoing a failed start, stopping and clearing away after
-//! a crash take the same [`teardown`] steps, which need the record alone and can be repeated.
+//! Operations on pods, one per file. Undoing a failed start, stopping, and cleaning up after a crash use the
+//! same [`teardown`] steps, which only need the record and can be repeated.
 
 pub(crate) mod monitor_probe;
 pub(crate) mod monitor_process;

@@ -1,4 +1,4 @@
-//! Whether a pod's monitor can be reached, is silent, or has ended.
+//! Checks whether a pod's monitor can be reached, is silent, or has ended.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use super::monitor_process::is_monitor;
 use crate::link::{LinkError, MonitorLink};
 use crate::service_state::ServiceState;
 
-/// For a monitor of an earlier server to answer, before it counts as silent.
+/// Time limit for a monitor of an earlier server; after it the monitor counts as silent.
 pub(crate) const ANSWER: Duration = Duration::from_secs(3);
 
-/// What one try to reach a monitor shows.
+/// The result of one try to reach a monitor.
 pub(crate) enum Probe {
     Reached(MonitorLink),
-    /// It may live: a slow monitor on a thrashing host is not an ended one.
+    /// It may live: on a thrashing host a monitor can be slow.
     Silent(LinkError),
     /// It has ended.
     Gone,
@@ -30,10 +30,10 @@ pub(crate) async fn probe(
 ) -> Probe {
     match MonitorLink::connect(&service.layout.socket(pod), deadline).await {
         Ok(link) => Probe::Reached(link),
-        // The kernel closes a process's sockets with it: the monitor, which listens as long as it lives,
-        // has ended.
+        // The kernel closes the sockets of a process when it ends, and a monitor listens as long as it lives:
+        // this one has ended.
         Err(LinkError::Connect { errno: Errno::CONNREFUSED, .. }) => Probe::Gone,
-        // The socket's file may have been deleted under a living monitor.
+        // The socket's file may have been deleted while the monitor lives.
         Err(LinkError::Connect { errno: Errno::NOENT, .. })
             if !pid.is_some_and(|pid| is_monitor(pid, pod)) =>
         {

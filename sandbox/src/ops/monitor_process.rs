@@ -1,4 +1,4 @@
-//! A pod's monitor as proc(5) shows it: for pods whose record or socket is lost.
+//! Finds a pod's monitor in proc(5), when its record or socket is lost.
 
 use std::fs;
 use std::io;
@@ -15,7 +15,7 @@ use rustix::process::{
 
 use crate::pod::cgroups::{CgroupDriver, PodCgroups};
 
-/// For a killed monitor to be gone.
+/// Time limit for a killed monitor to end.
 const DEATH: Duration = Duration::from_secs(5);
 
 /// Whether process `pid` is the monitor of `pod`: process ids are reused.
@@ -25,16 +25,16 @@ pub(crate) fn is_monitor(pid: i32, pod: &PodId) -> bool {
     arguments.next() == Some(b"crisp-pod") && arguments.next() == Some(pod.as_str().as_bytes())
 }
 
-/// Looks through all processes for the monitor of `pod`.
+/// Searches all processes for the monitor of `pod`.
 pub(crate) fn find(pod: &PodId) -> Option<i32> {
     let processes = fs::read_dir("/proc").ok()?.filter_map(Result::ok);
     let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     pids.find(|pid| is_monitor(*pid, pod))
 }
 
-/// Kills the monitor of `pod` wherever it is, and waits until it has ended; where a copy could not be told from
-/// the fork server that made it, both. Before a fresh monitor has opened its pod it may not be in the pod's
-/// cgroup yet. Blocks.
+/// Kills the monitor of `pod` in any cgroup, and waits until it has ended. If a copy cannot be distinguished
+/// from the fork server that made it, both are killed. A fresh monitor may not be in the pod's cgroup until
+/// it has opened its pod. Blocks.
 ///
 /// # Errors
 /// It does not end.
@@ -49,10 +49,10 @@ pub(crate) fn kill(pod: &PodId) -> io::Result<()> {
     Ok(())
 }
 
-/// The processes that the monitor of `pod` has started, the first ones of containers among them.
+/// The processes that the monitor of `pod` has started, including the first processes of containers.
 pub(crate) fn children(pod: &PodId) -> Vec<OwnedFd> {
     let Some(monitor) = find(pod) else { return Vec::new() };
-    // Where the kernel has it, see proc(5).
+    // Only if the kernel provides the file, see proc(5).
     let pids = fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children")).unwrap_or_default();
     let open = |pid: &str| {
         let process = pidfd_open(Pid::from_raw(pid.parse().ok()?)?, PidfdFlags::empty()).ok()?;
@@ -65,7 +65,7 @@ pub(crate) fn children(pod: &PodId) -> Vec<OwnedFd> {
 }
 
 /// # Errors
-/// The kernel's; one that has ended is fine.
+/// The kernel's error; success when it has ended already.
 pub(crate) fn kill_child(process: &OwnedFd) -> io::Result<()> {
     match pidfd_send_signal(process, Signal::KILL) {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
@@ -78,7 +78,7 @@ fn kill_process(pid: Pid, pod: &PodId) -> io::Result<()> {
         Err(Errno::SRCH) => return Ok(()),
         other => other?,
     };
-    // The descriptor keeps the process id from being reused: now it is certain whose it is.
+    // The descriptor prevents the reuse of the process id: now its identity is certain.
     if !is_monitor(pid.as_raw_nonzero().get(), pod) {
         return Ok(());
     }
@@ -90,13 +90,13 @@ fn kill_process(pid: Pid, pod: &PodId) -> io::Result<()> {
     if poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&deadline))? == 0 {
         return Err(io::Error::other(format!("monitor process {pid} was killed and has not ended")));
     }
-    // Usually it is waited for elsewhere, or is the child of another process. One of which the fork server
-    // did not get to tell has no other to wait for it.
+    // Usually another task waits for it, or it is the child of another process. If the fork server could not
+    // report it, only this call does.
     let _ = waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     Ok(())
 }
 
-/// The cgroup parent that the pod's configuration named and its driver, from where its monitor is.
+/// The cgroup parent in the pod's configuration and its driver, from its monitor's cgroup.
 pub(crate) fn cgroup_parent(pid: i32, pod: &PodId) -> Option<(Option<CgroupPath>, CgroupDriver)> {
     let parent = parse_cgroup_parent(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?, pod)?;
     Some(PodCgroups::recognize(pod, &parent))
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn a_process_is_a_monitor_by_its_arguments() {
         let pod = PodId::random();
-        // sh takes the words after its options for a script, and here for the name of the program.
+        // sh uses the first word after its options as a script, which here must be the name of the program.
         let mut shell = Command::new("/bin/sh");
         shell.arg0("crisp-pod").args([pod.as_str()]).current_dir("/").stdin(Stdio::piped());
         let folder = tempfile::tempdir().unwrap();
@@ -174,7 +174,7 @@ mod tests {
         }
         kill(&pod).unwrap();
         assert_eq!(find(&pod), None);
-        // Waited for by `kill`, where that was first.
+        // `kill` may have waited for it already.
         children.into_iter().for_each(|mut child| drop(child.wait()));
     }
 

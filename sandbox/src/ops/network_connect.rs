@@ -1,4 +1,4 @@
-//! Joins a pod that runs to one more network.
+//! Joins a running pod to another network.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::network::{Attachment, Connection, ManageError};
 use crate::pod::{NotReady, Pod};
 use crate::service_state::ServiceState;
 
-/// For the monitor.
+/// Time limit for the monitor.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Why a pod does not join.
+/// The reason why a pod does not join.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     #[error(transparent)]

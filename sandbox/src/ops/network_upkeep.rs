@@ -1,4 +1,4 @@
-//! Looks after the pods' networks: while the server runs, and for pods of an earlier one.
+//! Maintains the pods' networks: while the server runs, and for pods of an earlier one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::network::{LastUpkeep, LostPod, interfaces};
 use crate::pod::Pod;
 use crate::service_state::ServiceState;
 
-/// Another program that removes all packet rules cuts pods off for so long at most.
+/// Maximal time for which pods are cut off after another program has removed all packet rules.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Ends with the service.
+/// Runs until the service ends.
 pub(crate) fn start(service: &Arc<ServiceState>) {
     let service = Arc::downgrade(service);
     tokio::spawn(async move {
@@ -24,8 +24,8 @@ pub(crate) fn start(service: &Arc<ServiceState>) {
     });
 }
 
-/// Gives a pod of an earlier server its network record back, where that was lost. Does nothing
-/// for a pod whose network record is there, or whose interface is gone.
+/// Restores the network record of a pod of an earlier server if it was lost. Does nothing if the record
+/// exists or the interface is gone.
 pub(crate) fn adopt(service: &ServiceState, pod: &Pod) {
     if pod.config.network == NamespaceMode::Host {
         return;

@@ -1,5 +1,5 @@
-//! Finds the pods of an earlier server from their records, and reconnects to their monitors, all at once.
-//! Nothing that is found here keeps the server from starting.
+//! Finds the pods of an earlier server from their records, and reconnects to their monitors, all in parallel.
+//! Nothing here keeps the server from starting.
 //!
 //! ```text
 //!   record         monitor      becomes
@@ -28,7 +28,7 @@ use crate::pod::record::PodRecord;
 use crate::pod::state::PodState;
 use crate::service_state::ServiceState;
 
-/// For all pods together. What takes longer goes on while the server serves.
+/// Time limit for all pods together. The rest continues while the server serves.
 const START: Duration = Duration::from_secs(10);
 const NETWORKS: Duration = Duration::from_secs(2);
 
@@ -52,7 +52,7 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> io::Result<()> {
     Ok(())
 }
 
-/// The pods of which there is a folder.
+/// The pods that have a folder.
 fn pod_ids(layout: &Layout) -> io::Result<BTreeSet<PodId>> {
     let mut ids = BTreeSet::new();
     for folder in [layout.pods_root(), layout.pods_state()] {
@@ -63,7 +63,7 @@ fn pod_ids(layout: &Layout) -> io::Result<BTreeSet<PodId>> {
     Ok(ids)
 }
 
-/// Lists the pod as its record has it; what needs its monitor's answer becomes one of the `tasks`.
+/// Lists the pod from its record; steps that wait for its monitor become `tasks`.
 fn load(service: &Arc<ServiceState>, id: PodId, tasks: &mut JoinSet<()>) {
     let service = service.clone();
     match PodRecord::load(&service.layout, &id) {
@@ -83,16 +83,16 @@ fn load(service: &Arc<ServiceState>, id: PodId, tasks: &mut JoinSet<()>) {
     }
 }
 
-/// What a pod of an earlier server needs.
+/// The next step for a pod of an earlier server.
 enum Next {
     Nothing,
     UndoStart,
     Adopt,
-    /// It is of an earlier boot.
+    /// It is from an earlier boot.
     Lost,
 }
 
-/// Takes the place of a pod that stood for this one until its record could be read.
+/// Replaces the placeholder for a pod whose record could not be read before.
 fn list(service: &ServiceState, record: PodRecord) -> (Arc<Pod>, Next) {
     let this_boot = record.metadata.is_of_this_boot();
     let pod = Pod::new(&service.layout, record);
@@ -127,7 +127,7 @@ async fn take_up(service: &Arc<ServiceState>, pod: &Arc<Pod>, next: Next) {
     }
 }
 
-/// The client was never told of this pod, so that it will not remove it.
+/// The client never got this pod's id, so it will not remove it.
 async fn undo_start(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     if let Probe::Reached(link) = probe(service, &pod.id, None, ANSWER).await {
         pod.set_link(link);
@@ -155,14 +155,14 @@ async fn adopt(service: &Arc<ServiceState>, pod: &Arc<Pod>) {
     }
 }
 
-/// Before any new pod can be mistaken for an old one; a plugin that hangs does not keep the server from
-/// starting. A stopped pod has no network: what the server before this one could not give back in time is
-/// given back now.
+/// Runs before a new pod can be mistaken for an old one; a plugin that hangs does not keep the server from
+/// starting. A stopped pod has no network: if the server before this one could not detach it in time, it is
+/// detached now.
 async fn give_back_networks(service: &ServiceState) {
     let pods = service.table.list();
     let live = pods.iter().filter(|pod| !pod.status().state.is_torn_down());
     let mut live: BTreeSet<PodId> = live.map(|pod| pod.id.clone()).collect();
-    // A pod whose monitor is still asked for is not listed yet, and may run.
+    // A pod whose monitor has not answered yet is not listed, and may run.
     let listed = |id: &PodId| service.table.get(id).is_some();
     match pod_ids(&service.layout) {
         Ok(ids) => live.extend(ids.into_iter().filter(|id| !listed(id))),

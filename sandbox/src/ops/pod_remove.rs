@@ -1,4 +1,4 @@
-//! Removes a pod with all that is left of it on the machine.
+//! Removes a pod and its remains on the machine.
 
 use std::sync::Arc;
 
@@ -17,11 +17,12 @@ pub(crate) async fn remove(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Resul
     let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
     let turn = operation.turn(service.lock(&pod.id, OPERATION)).await?;
     operation.hold(turn);
-    // Another remove may have been faster, or its record have been read: another stands in the list for it then.
+    // Another remove may have been faster, or its record may have been read: then another object is listed
+    // for it.
     let Some(pod) = &service.table.get(&pod.id) else { return Ok(()) };
     let mut failures = teardown::take_down(service, pod, &operation).await;
     if failures.is_empty() {
-        // Not written: until the record is removed, the pod is a stopped one to a server that starts.
+        // Not written: until the record is removed, a starting server sees a stopped pod.
         let _ = pod.status.show(PodStatus::removing);
         failures.extend(teardown::remove_files(service, pod, &operation).await.err());
     }

@@ -28,12 +28,12 @@ use crate::systemd::{Scope, ScopeHolder, Systemd};
 
 const OPERATION: &str = "run_pod";
 const FILES: Duration = Duration::from_secs(10);
-/// Above the deadline that systemd has, whose error says what was waited for.
+/// Longer than systemd's own deadline, whose error names the step that it waited for.
 const SCOPE: Duration = Duration::from_secs(75);
 const MONITOR: Duration = Duration::from_secs(10);
 const SHM_BYTES: u64 = 64 << 20;
 
-/// See [`Pods::run`](crate::Pods::run). Equal requests must not run beside each other.
+/// See [`Pods::run`](crate::Pods::run). Equal requests must not run in parallel.
 pub(crate) async fn run(
     service: &Arc<ServiceState>,
     config: PodConfig,
@@ -60,7 +60,7 @@ pub(crate) async fn run(
         }
         Err(failure) => {
             if !failure.is_undone() {
-                // Listed, so that it can be removed; an equal request clears it away first.
+                // Listed so that it can be removed; an equal request first cleans it up.
                 let _ = pod.status.observe(|status| status.failed(failure.to_string()));
                 service.table.insert(&pod);
             }
@@ -69,7 +69,7 @@ pub(crate) async fn run(
     }
 }
 
-/// The pod that an earlier equal request has made. What is left of one that failed is cleared away.
+/// The pod that an earlier equal request has made. The remains of a failed one are cleaned up.
 async fn existing(service: &Arc<ServiceState>, config: &PodConfig) -> Result<Option<PodId>, PodError> {
     let key = config.key();
     let Some(pod) = service.table.by_key(&key) else { return Ok(None) };
@@ -114,7 +114,7 @@ async fn make(
             None => Ok(()),
         }
     };
-    // Beside each other: for the second the kernel waits for an RCU grace period.
+    // In parallel: the second step waits for an RCU grace period of the kernel.
     let (ips, controllers) = tokio::join!(network, controllers);
     let ips = ips?;
     controllers?;
@@ -134,7 +134,7 @@ async fn make(
 }
 
 /// The undo steps of all stages. They run from the last to the first: processes end before their addresses
-/// are given back, and the record goes last, unless something of the pod is left.
+/// are released, and the record is removed last, unless something of the pod is left.
 fn register_undo(service: &Arc<ServiceState>, pod: &Arc<Pod>, operation: &Operation<PodCause>) {
     let left = Arc::new(AtomicBool::new(false));
     let note = |result: Result<(), PodCause>, left: &AtomicBool| {
@@ -162,14 +162,14 @@ fn register_undo(service: &Arc<ServiceState>, pod: &Arc<Pod>, operation: &Operat
     operation.undo("monitor", move || note(teardown::kill(&undo_service, &undo_pod), &undo_left));
     let undo_pod = pod.clone();
     operation.undo_async("monitor", MONITOR, move || async move {
-        // The step after this one kills what did not end.
+        // The next undo step kills processes that did not end.
         teardown::shut_down(&undo_pod).await;
         undo_pod.disconnect();
         Ok(())
     });
 }
 
-/// Has systemd make the pod's scope, with a process in it until the monitor is.
+/// Lets systemd make the pod's scope, with a placeholder process in it until the monitor is there.
 async fn make_scope(
     service: &Arc<ServiceState>,
     systemd: &Systemd,
@@ -190,8 +190,8 @@ async fn make_scope(
     operation.stage("scope", SCOPE, make).await
 }
 
-/// Ends the process that held the scope, now that the monitor is in it. While a process is directly in the
-/// scope, the kernel gives the cgroups below it no controllers.
+/// Ends the placeholder process, after the monitor is in the scope. While a process is directly in the scope,
+/// the kernel gives the cgroups below it no controllers.
 async fn leave_scope(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
@@ -209,8 +209,8 @@ async fn leave_scope(
         .await
 }
 
-/// Files, cgroup and monitor process, on one thread. Folders and record come first: from then on a crash
-/// leaves an owner for whatever else exists.
+/// Starts files, cgroup and monitor process, on one thread. Folders and record come first: from then on,
+/// everything that a crash leaves has an owner.
 fn start_monitor(
     service: &ServiceState,
     pod: &Pod,
@@ -235,7 +235,7 @@ fn start_monitor(
     Ok((cgroup, pid))
 }
 
-/// Before anything is made: a host port that is in use makes all of it futile.
+/// Before anything is made: a host port in use would make all of it useless.
 fn start_files(service: &ServiceState, pod: &Pod, steps: &Steps<PodCause>) -> Result<(), StageFailure> {
     let config = &pod.config;
     if config.network == NamespaceMode::Pod {
@@ -314,7 +314,7 @@ async fn attach(
     Ok(attachment.ips)
 }
 
-/// What the network is asked for a pod.
+/// The request to the networks for a pod.
 pub(crate) fn attach_request(pod: &Pod, network: PodNetwork, cancel: Cancel) -> AttachRequest {
     AttachRequest {
         pod: pod.id.clone(),

@@ -1,4 +1,4 @@
-//! Stops a pod: it gives back what it holds and keeps its record.
+//! Stops a pod: releases its resources and keeps its record.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(crate) async fn stop(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Result<
     let mut operation = Operation::new(&service.metrics, OPERATION, format!("pod {}", pod.id));
     let turn = operation.turn(service.lock(&pod.id, OPERATION)).await?;
     operation.hold(turn);
-    // Its record may have been read meanwhile: another stands in the list for it then.
+    // Its record may have been read meanwhile: then another object is listed for it.
     let Some(pod) = &service.table.get(&pod.id) else { return Ok(()) };
     if pod.status().state.is_torn_down() {
         return Ok(());

@@ -26,10 +26,10 @@ use crate::pod::state::{PodState, PodStatus};
 use crate::service_state::ServiceState;
 
 const OPERATION: &str = "recover_pod";
-/// Between two tries to read a record: the first, and the longest.
+/// The first and the longest pause between two tries to read a record.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(10)];
 
-/// Recovers what can be recovered. Returns the record if it could be read after all, with the pod's lock.
+/// Recovers as much as possible. If the record could be read after all, returns it with the pod's lock.
 pub(crate) async fn recover(
     service: &Arc<ServiceState>,
     id: &PodId,
@@ -48,7 +48,7 @@ pub(crate) async fn recover(
     }
 }
 
-/// Lists a pod that stands for this one until its record can be read, or until it is removed.
+/// Lists a placeholder for the pod until its record can be read, or until it is removed.
 async fn read_again(
     service: &ServiceState,
     id: &PodId,
@@ -81,12 +81,12 @@ fn waiting_pod(service: &ServiceState, id: &PodId, error: &LoadError) -> Arc<Pod
     let why = format!("its record cannot be read: {error}; the server tries on; its containers run on");
     let status = PodStatus::new(PodState::Degraded { why }, monitor_pid);
     let pod = Pod::new(&service.layout, PodRecord { metadata: known(service, id, monitor_pid), status });
-    // The record on disk is better than anything that is known here.
+    // The record on disk has more than is known here.
     pod.status.close();
     pod
 }
 
-/// What can be known of the pod without its record as a whole.
+/// The known metadata of a pod whose record cannot be read as a whole.
 fn known(service: &ServiceState, id: &PodId, monitor_pid: Option<i32>) -> PodMetadata {
     let (config, driver) = PodRecord::salvage_config(&service.layout, id).unwrap_or_else(|| {
         let found = monitor_pid.and_then(|pid| monitor_process::cgroup_parent(pid, id));
@@ -127,7 +127,7 @@ async fn recover_unusable(service: &Arc<ServiceState>, id: &PodId, error: &LoadE
     }
 }
 
-/// A pod whose monitor lives: it needs its folders, and people need to find it.
+/// A pod whose monitor lives: its folders are kept, and it is listed for people.
 fn degraded_pod(service: &ServiceState, id: &PodId, error: &LoadError, monitor_pid: Option<i32>) -> Arc<Pod> {
     let layout = &service.layout;
     let metadata = known(service, id, monitor_pid);
@@ -148,10 +148,10 @@ fn degraded_pod(service: &ServiceState, id: &PodId, error: &LoadError, monitor_p
     pod
 }
 
-/// Nothing runs in this pod. A record that cannot be used is kept for people to look at; without a record,
-/// the server ended before it wrote the first or after it removed the last.
+/// Cleans up a pod in which nothing runs. An invalid record is kept for inspection; without a record, the
+/// server ended before it wrote the first one or after it removed the last one.
 fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
-    // Before the record is set aside: the cgroup is where it says.
+    // Before the record is set aside: it has the path of the cgroup.
     let metadata = known(service, id, None);
     let root = service.layout.pod_root(id);
     if !error.is_missing() {
@@ -164,7 +164,7 @@ fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
         Ok(()) => {}
         Err(error) => tracing::warn!(pod = %id, %error, "cannot remove what is left of a pod"),
     };
-    // Exits that no server has seen are read by those who know the containers; the next start clears them away.
+    // Exits that no server has received are read by the owner of the containers; the next start removes them.
     if error.is_missing() || !has_exits(&service.layout, id) {
         remove(&service.layout.pod_state(id));
     }
@@ -178,7 +178,7 @@ fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
     }
 }
 
-/// In the background: a plugin may take its time, and the server has to start.
+/// In the background: a plugin may be slow, and the server must start.
 fn give_back_network(service: &Arc<ServiceState>, id: &PodId) {
     let (service, id) = (service.clone(), id.clone());
     tokio::spawn(async move {

@@ -1,5 +1,5 @@
-//! Notes what a pod as a whole may use. The cgroup that the client named for the pod is the client's to limit;
-//! one that this server made is limited here.
+//! Records the resources of a whole pod. If the client named the pod's cgroup, the client sets its limits;
+//! otherwise they are set here.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Watches a pod's monitor: a lost connection is made again, however long that takes; a monitor that has
-//! ended makes the pod Lost; a shared PID namespace that has ended makes it Degraded.
+//! Watches a pod's monitor: reconnects a lost connection, however long that takes; the end of a monitor makes
+//! the pod Lost; the end of a shared PID namespace makes it Degraded.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::pod::Pod;
 use crate::pod::state::PodStatus;
 use crate::service_state::{PodEvent, ServiceState};
 
-/// For the monitor to answer one try: the first, and the longest.
+/// The first and the longest time limit for one try to reach the monitor.
 const ANSWER: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(60)];
-/// Between two tries: the first, and the longest.
+/// The first and the longest pause between two tries.
 const PAUSE: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(10)];
 
-/// Watches until the pod is stopped or lost. Without `link`, the monitor is to be reached first. `check`:
-/// what the monitor told before this began may have been missed.
+/// Watches until the pod is stopped or lost. Without `link`, it first connects to the monitor. `check` is set
+/// when earlier events of the monitor may have been missed.
 pub(crate) fn watch(service: &Arc<ServiceState>, pod: &Arc<Pod>, link: Option<MonitorLink>, check: bool) {
     let (service, pod) = (service.clone(), pod.clone());
     tokio::spawn(async move {
@@ -59,7 +59,7 @@ async fn follow(service: &ServiceState, pod: &Arc<Pod>, link: &MonitorLink, chec
     }
 }
 
-/// Looks whether the first process of a shared PID namespace lives.
+/// Checks whether the first process of a shared PID namespace lives.
 async fn check_init(service: &ServiceState, pod: &Arc<Pod>, link: &MonitorLink) {
     if pod.config.pid != PidMode::Pod {
         return;
@@ -80,14 +80,14 @@ fn degrade(service: &ServiceState, pod: &Arc<Pod>, exit: &str) {
     );
     // Refused while the pod is stopped, which ends that process too.
     let Ok((before, after)) = pod.status.observe(|status| status.degraded(why)) else { return };
-    // Each new connection to the monitor looks again.
+    // Each new connection to the monitor checks again.
     if before.state.name() != after.state.name() {
         tracing::error!(pod = %pod.id, name = %pod.config.name, exit, "the first process of the pod's shared PID namespace ended; the pod is not ready any more");
         service.emit(PodEvent::Degraded(pod.clone()));
     }
 }
 
-/// Tries to reach the monitor until that succeeds, the monitor has ended, or the pod is stopped.
+/// Tries to reach the monitor until it answers or has ended, or the pod is stopped.
 async fn reconnect(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Option<MonitorLink> {
     let [mut answer, longest_answer] = ANSWER;
     let [mut pause, longest_pause] = PAUSE;
@@ -112,7 +112,7 @@ async fn reconnect(service: &Arc<ServiceState>, pod: &Arc<Pod>) -> Option<Monito
     None
 }
 
-/// Takes a connection to the monitor into use, unless the pod has been stopped meanwhile.
+/// Uses a new connection to the monitor, unless the pod has been stopped meanwhile.
 pub(crate) async fn reached(
     service: &ServiceState,
     pod: &Arc<Pod>,
@@ -132,9 +132,9 @@ pub(crate) async fn reached(
     Some(link)
 }
 
-/// Notes that the monitor does not answer. The containers very likely run on.
+/// Records that the monitor does not answer. The containers probably still run.
 pub(crate) fn silent(service: &ServiceState, pod: &Arc<Pod>, error: &LinkError) {
-    // Not written: a server that starts tries to reach the monitor anyway.
+    // Not written: a starting server tries to reach the monitor anyway.
     let Ok((before, after)) = pod.status.show(|status| status.silent(error.to_string())) else { return };
     if before.state.name() != after.state.name() {
         tracing::error!(pod = %pod.id, name = %pod.config.name, %error, "the pod's monitor does not answer; trying on");
@@ -142,8 +142,8 @@ pub(crate) fn silent(service: &ServiceState, pod: &Arc<Pod>, error: &LinkError) 
     }
 }
 
-/// The monitor has ended. Its containers may still run, without anything that logs or reaps them: a receiver
-/// of [`PodEvent::Lost`] ends them.
+/// Records that the monitor has ended. Its containers may still run, but nothing logs or reaps them: a
+/// receiver of [`PodEvent::Lost`] ends them.
 pub(crate) fn lost(service: &ServiceState, pod: &Arc<Pod>) {
     // Refused while the pod is stopped, which ends the monitor too.
     if pod.status.observe(PodStatus::lost).is_ok() {

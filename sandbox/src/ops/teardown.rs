@@ -1,4 +1,4 @@
-//! The steps that take a pod down, in whatever state it is. Each may find its work done already.
+//! The steps that tear a pod down, in any state. Each may find its work already done.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,31 +14,31 @@ use crate::pod::state::PodStatus;
 use crate::service_state::{PodEvent, ServiceState};
 use crate::systemd;
 
-/// For the monitor to end by itself with all its processes, and then by force.
+/// Time limit for the monitor to end itself with all its processes, and then again by force.
 const MONITOR: Duration = Duration::from_secs(15);
 const SHUT_DOWN: Duration = Duration::from_secs(5);
 const CGROUP: Duration = Duration::from_secs(10);
 const FILES: Duration = Duration::from_secs(30);
 
-/// Stops the pod: ends the monitor with all its processes, gives back the network, removes the cgroups.
-/// Every step runs, also after another failed.
+/// Stops the pod: ends the monitor with all its processes, detaches the network, removes the cgroups. Every
+/// step runs, even after another failed.
 ///
 /// # Errors
-/// The steps that failed; none means that nothing of the pod is left but its record.
+/// The steps that failed; without any, only the record of the pod is left.
 pub(crate) async fn take_down(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
     operation: &Operation<PodCause>,
 ) -> Vec<StageFailure> {
     if pod.status().state.is_torn_down() {
-        // The server may have ended after it noted the stop and before the interface was deleted.
+        // The server may have ended after it recorded the stop and before the interface was deleted.
         return detach(service, pod, operation).await.err().into_iter().collect();
     }
-    // Not written: a server that starts finds out by itself how far this came.
+    // Not written: a starting server finds out how far this came.
     let _ = pod.status.show(PodStatus::stopping);
     let mut failures = Vec::new();
     failures.extend(end_monitor(service, pod, operation).await.err());
-    // Addresses after the processes that could still use them.
+    // Addresses are released after the processes that could use them have ended.
     failures.extend(detach(service, pod, operation).await.err());
     failures.extend(remove_cgroups(service, pod, operation).await.err());
     if failures.is_empty() && pod.status.observe(PodStatus::stopped).is_ok() {
@@ -47,7 +47,7 @@ pub(crate) async fn take_down(
     failures
 }
 
-/// Ends an operation of several steps that all ran.
+/// Finishes an operation of several steps that all ran.
 ///
 /// # Errors
 /// The steps that failed.
@@ -104,8 +104,7 @@ async fn remove_cgroups(
     blocking("cgroup", CGROUP, remove_pod_cgroups, service, pod, operation).await
 }
 
-/// Removes the pod's folders, the record last: until then a crash leaves something that the next server
-/// knows about.
+/// Removes the pod's folders, the record last: until then a crash leaves a record for the next server.
 pub(crate) async fn remove_files(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
@@ -130,7 +129,7 @@ async fn blocking(
     operation.stage(stage, deadline, work).await
 }
 
-/// Asks the monitor to end with all its processes. False when that needs force.
+/// Requests that the monitor ends with all its processes. Returns false when that needs force.
 pub(crate) async fn shut_down(pod: &Pod) -> bool {
     let Ok(link) = pod.link() else { return false };
     match tokio::time::timeout(SHUT_DOWN, link.shutdown(true)).await {
@@ -146,11 +145,12 @@ pub(crate) async fn shut_down(pod: &Pod) -> bool {
     }
 }
 
-/// Kills the monitor, all else that is in the pod's own cgroup, and what the monitor started. Blocks.
+/// Kills the monitor, everything else in the pod's own cgroup, and the processes that the monitor started.
+/// Blocks.
 pub(crate) fn kill(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
-    // A container whose record cannot be used is in a cgroup that is not known here.
+    // A container whose record cannot be used is in an unknown cgroup.
     let children = monitor_process::children(&pod.id);
-    // All of it, also where a part fails: the children cannot be found once the monitor has ended.
+    // All of it, even if a part fails: the children cannot be found once the monitor has ended.
     let own = match service.cgroups.open(&pod.own_cgroup()?) {
         Ok(cgroup) => cgroup.kill(),
         Err(CgroupError::NotFound { .. }) => Ok(()),
@@ -169,7 +169,7 @@ pub(crate) fn remove_pod_cgroups(service: &ServiceState, pod: &Pod) -> Result<()
         return Ok(systemd::empty_scope(&service.cgroups, scope)?);
     }
     service.cgroups.remove(&pod.own_cgroup()?)?;
-    // A parent that the client named is the client's, and may hold others.
+    // A parent that the client named belongs to the client, and may contain others.
     if pod.config.cgroup_parent.is_none() {
         service.cgroups.remove(pod.cgroup_parent())?;
         service.top_cgroup.remove_later(&service.cgroups);

@@ -1,4 +1,4 @@
-//! Where the cgroups of a pod are: a drawing for each driver is in [`crate::systemd`] and [`crate::top_cgroup`].
+//! The cgroups of a pod: there is a drawing for each driver in [`crate::systemd`] and [`crate::top_cgroup`].
 
 use crisp_executor::cgroup::{CgroupPath, InvalidCgroupPath};
 use crisp_executor::ids::PodId;
@@ -19,7 +19,7 @@ pub enum CgroupDriver {
 }
 
 impl CgroupDriver {
-    /// As configuration files and kubelets write it.
+    /// The name in configuration files and in kubelet.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -31,23 +31,23 @@ impl CgroupDriver {
 
 /// The slice of pods whose client names none.
 const SLICE: &str = "/crisp.slice";
-/// In the scope of such a pod: systemd would reset limits that are written to the scope's own files.
+/// Inside the scope of such a pod: systemd would reset limits that are written to the scope's own files.
 const POD: &str = "pod";
 
 /// The cgroups of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PodCgroups {
-    /// systemd's, with all of the pod in it and nothing else; systemd removes it when it is empty.
+    /// systemd's, contains exactly this pod; systemd removes it when it is empty.
     pub scope: Option<CgroupPath>,
-    /// The containers' cgroups and the monitor's are directly below.
+    /// The direct parent of the containers' cgroups and the monitor's.
     pub parent: CgroupPath,
-    /// Counts and limits the pod as a whole.
+    /// Counts and limits the whole pod.
     pub whole: CgroupPath,
 }
 
 impl PodCgroups {
     /// # Errors
-    /// A path of the client's that is too long for anything below it.
+    /// A path of the client's that is too long for cgroups below it.
     pub(crate) fn of(
         pod: &PodId,
         named: Option<&CgroupPath>,
@@ -71,7 +71,7 @@ impl PodCgroups {
         }
     }
 
-    /// What a pod's configuration named and its driver, from the cgroup that its monitor is directly below.
+    /// The cgroup parent in a pod's configuration and its driver, from the parent of its monitor's cgroup.
     pub(crate) fn recognize(pod: &PodId, parent: &CgroupPath) -> (Option<CgroupPath>, CgroupDriver) {
         let named = match parent.parent() {
             Some(slice) if parent.name() == scope_name(pod) => Some(slice),

@@ -1,5 +1,5 @@
-//! The three files that every container of a pod sees in /etc unless it mounts its own: hosts,
-//! resolv.conf and hostname.
+//! The three files in /etc of every container of a pod, unless it mounts its own: hosts, resolv.conf and
+//! hostname.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use crate::config::PodConfig;
 use crate::layout::Layout;
 use crate::namespace::NamespaceMode;
 
-/// Where the pod's own files are, as sources of bind mounts.
+/// The paths of the pod's own files, as sources of bind mounts.
 #[derive(Debug, Clone)]
 pub struct PodFiles {
     pub hosts: PathBuf,
@@ -36,7 +36,7 @@ impl PodFiles {
     /// Writes resolv.conf and hostname; hosts waits for the pod's addresses.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// A file could not be written.
     pub fn write_names(&self, config: &PodConfig) -> io::Result<()> {
         write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, None))?;
         let name =
@@ -44,10 +44,10 @@ impl PodFiles {
         write(&self.hostname, &format!("{name}\n"))
     }
 
-    /// Writes resolv.conf anew for a pod whose network resolves names, and that brings no settings of its own.
+    /// Rewrites resolv.conf for a pod whose network resolves names, and that has no settings of its own.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// A file could not be written.
     pub fn write_resolv_conf(&self, config: &PodConfig, resolver: Option<IpAddr>) -> io::Result<()> {
         write(&self.resolv_conf, &resolv_conf(&config.dns, config.network, resolver))
     }
@@ -55,7 +55,7 @@ impl PodFiles {
     /// Writes hosts.
     ///
     /// # Errors
-    /// The file that could not be written.
+    /// The file could not be written.
     pub fn write_hosts(&self, config: &PodConfig, addresses: &[IpAddr]) -> io::Result<()> {
         let text = match config.network {
             NamespaceMode::Host => read_host("/etc/hosts"),
@@ -65,14 +65,13 @@ impl PodFiles {
     }
 }
 
-/// Containers of any user read these files.
-/// No container sees the files before the pod is ready.
+/// Containers of any user read these files. No container sees the files before the pod is ready.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     write_draft_file(path, text.as_bytes(), 0o644)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
 }
 
-/// A host without the file is a host without names: its own choice, not an error of the pod.
+/// A host without the file is not an error of the pod: the text is empty.
 fn read_host(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
@@ -82,7 +81,7 @@ fn hosts(name: Option<&str>, addresses: &[IpAddr]) -> String {
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     if let Some(name) = name {
-        // Resolvers look names up without the dot of a fully qualified one.
+        // Resolvers look up names without the dot of a fully qualified one.
         let name = name.trim_end_matches('.');
         for address in addresses {
             let _ = writeln!(text, "{address}\t{name}");

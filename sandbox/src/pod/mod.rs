@@ -1,4 +1,4 @@
-//! One pod: its configuration (fixed), and its status (changes through its status cell).
+//! One pod: its fixed configuration, and its status, which changes through its status cell.
 
 pub(crate) mod cgroups;
 pub(crate) mod files;
@@ -46,7 +46,7 @@ pub struct Pod {
     connection: Mutex<Connection>,
 }
 
-/// What the server holds of a pod that runs.
+/// The server's resources for a running pod.
 #[derive(Default)]
 struct Connection {
     link: Option<MonitorLink>,
@@ -80,13 +80,13 @@ impl Pod {
         })
     }
 
-    /// How the pod is, from memory.
+    /// The pod's status, from memory.
     #[must_use]
     pub fn status(&self) -> Arc<PodStatus> {
         self.status.get()
     }
 
-    /// The connection to the pod's monitor, in whatever state the pod is: to signal, report, forget.
+    /// The connection to the pod's monitor, in any state of the pod: for signals, reports and removal.
     ///
     /// # Errors
     /// [`NotReady`] while there is none.
@@ -111,13 +111,14 @@ impl Pod {
         if self.status().state == PodState::Ready { Ok(()) } else { Err(self.not_ready()) }
     }
 
-    /// Returns when nothing of the pod runs any more, or it is being stopped or was removed.
+    /// Returns when no process of the pod runs, or it is being stopped or was removed.
     pub async fn ended(&self) {
         // An error means that it was removed.
         let _ = self.status.subscribe().wait_for(|status| !status.state.may_run()).await;
     }
 
-    /// Returns when containers can never be started in the pod again. One that does not answer may be ready again.
+    /// Returns when containers can never be started in the pod again. A pod with a silent monitor may become
+    /// ready again.
     pub async fn unready(&self) {
         let may_be = |state: &PodState| matches!(state, PodState::Ready | PodState::Unknown { .. });
         // An error means that it was removed.
@@ -134,28 +135,28 @@ impl Pod {
         PodFiles::of(&self.layout, &self.id)
     }
 
-    /// The cgroup below which the containers' cgroups are made.
+    /// The parent cgroup of the containers' cgroups.
     #[must_use]
     pub fn cgroup_parent(&self) -> &CgroupPath {
         &self.cgroups.parent
     }
 
-    /// The cgroup that counts and limits the pod as a whole; others may be in it where the client named it.
+    /// The cgroup that counts and limits the whole pod; others may be in it if the client named it.
     #[must_use]
     pub fn whole_cgroup(&self) -> &CgroupPath {
         &self.cgroups.whole
     }
 
-    /// The scope that systemd keeps for the pod, with that driver.
+    /// The pod's scope, with the systemd driver.
     pub(crate) fn scope(&self) -> Option<&CgroupPath> {
         self.cgroups.scope.as_ref()
     }
 
-    /// Makes a cgroup of the pod, or of a container in it. A scope that is gone is not made again: systemd would
+    /// Makes a cgroup of the pod, or of a container in it. A missing scope is not made again: systemd would
     /// not know it.
     ///
     /// # Errors
-    /// [`CgroupError`]: the scope is gone, or what the kernel refuses.
+    /// [`CgroupError`]: the scope is gone, or the kernel refuses.
     pub fn create_cgroup(&self, cgroups: &Cgroups, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
         match self.scope() {
             Some(scope) => cgroups.create_below(scope, path),
@@ -168,10 +169,10 @@ impl Pod {
         self.cgroups.parent.child(self.id.as_str())
     }
 
-    /// The pod's user namespace. None: it has the host's.
+    /// The pod's user namespace. None for the host's.
     ///
     /// # Errors
-    /// A monitor that has ended.
+    /// The monitor has ended.
     pub fn user_namespace(&self) -> io::Result<Option<Arc<UserNamespace>>> {
         let Some(mappings) = &self.config.user else { return Ok(None) };
         if let Some(user) = &self.connection().user {
@@ -179,18 +180,18 @@ impl Pod {
         }
         let gone = || io::Error::new(io::ErrorKind::NotFound, "the pod's monitor is gone");
         let pid = self.status().monitor_pid.ok_or_else(gone)?;
-        // The monitor itself is in the host's; its IPC namespace belongs to the pod's.
+        // The monitor itself is in the host's namespace, but its IPC namespace is owned by the pod's.
         let ipc = File::open(format!("/proc/{pid}/ns/ipc"))?;
         let user = Arc::new(UserNamespace::owner_of(ipc.as_fd(), mappings.clone())?);
         let mut connection = self.connection();
-        // While it holds the connection its number has not passed to another process.
+        // While it keeps the connection, its number has not been reused.
         connection.link.as_ref().filter(|link| !link.is_closed()).ok_or_else(gone)?;
         connection.user = Some(user.clone());
         Ok(Some(user))
     }
 
-    /// A route socket in the pod's network namespace, for its interface counters. None for the host's
-    /// network and for a pod that does not run.
+    /// A route socket in the pod's network namespace, for its interface counters. None for the host's network
+    /// and for a pod that does not run.
     #[must_use]
     pub fn netlink(&self) -> Option<PodNetlink> {
         self.connection().netlink.clone()
@@ -204,7 +205,7 @@ impl Pod {
         self.connection().link = Some(link);
     }
 
-    /// Closes what the server holds of a pod whose monitor has ended.
+    /// Closes the server's resources for a pod whose monitor has ended.
     pub(crate) fn disconnect(&self) {
         *self.connection() = Connection::default();
     }
@@ -213,7 +214,7 @@ impl Pod {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what has been seen of it and is not on disk yet.
+    /// Writes changes that are not on disk yet.
     pub(crate) fn flush(&self) {
         if let Err(error) = self.status.flush() {
             tracing::error!(pod = %self.id, %error, "what became of a pod is lost");

@@ -1,7 +1,7 @@
-//! A pod as it is kept on disk, in `pod.json`.
+//! The record of a pod on disk, `pod.json`.
 //!
-//! The record is written before anything of the pod exists, so that whatever a crash leaves behind has an
-//! owner that the next server finds. It is not flushed to the disk: after a power cut no pod runs.
+//! The record is written before anything of the pod exists, so that everything that a crash leaves has an
+//! owner. It is not flushed to the disk: after a power cut no pod runs.
 
 use std::fs;
 use std::path::PathBuf;
@@ -16,21 +16,21 @@ use super::state::PodStatus;
 use crate::config::PodConfig;
 use crate::layout::Layout;
 
-/// What is fixed when a pod is made.
+/// The fixed part of a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodMetadata {
     pub id: PodId,
     pub config: PodConfig,
     /// Nanoseconds since 1970.
     pub created_at: i64,
-    /// The boot in which the monitor was started: after another one no monitor can be left.
+    /// The boot in which the monitor was started: it cannot exist in another one.
     pub boot_id: String,
-    /// The driver of the server that made the pod. Older records have none, and had no choice.
+    /// The driver of the server that made the pod. Older records lack it: there was no choice.
     #[serde(default)]
     pub cgroup_driver: CgroupDriver,
 }
 
-/// All that is known of a pod.
+/// Everything that is recorded about a pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodRecord {
     #[serde(flatten)]
@@ -43,7 +43,7 @@ impl Record for PodRecord {
     const KIND: &'static str = "pod record";
 }
 
-/// Why a record cannot be used.
+/// The reason why a record cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     #[error(transparent)]
@@ -53,13 +53,13 @@ pub enum LoadError {
 }
 
 impl LoadError {
-    /// There is no record at all.
+    /// Whether there is no record at all.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         matches!(self, Self::Record(error) if error.is_missing())
     }
 
-    /// The disk or the kernel refused; the record may be good.
+    /// Whether the disk or the kernel refused; the record may be valid.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Record(error) if !error.is_missing() && !error.is_unusable())
@@ -67,14 +67,14 @@ impl LoadError {
 }
 
 impl PodMetadata {
-    /// Of a pod that is made now.
+    /// The record of a new pod.
     #[must_use]
     pub fn new(id: PodId, config: PodConfig, cgroup_driver: CgroupDriver) -> Self {
         Self { id, config, created_at: clock::now(), boot_id: clock::boot_id().to_owned(), cgroup_driver }
     }
 
-    /// A parent that leaves no room for anything below it is refused when a pod is made: a record with one was
-    /// changed by someone else, and has no cgroups.
+    /// A parent that is too long for cgroups below it is refused when a pod is made: such a record was
+    /// changed by hand, and has no cgroups.
     pub(crate) fn cgroups(&self) -> PodCgroups {
         let of = |named| PodCgroups::of(&self.id, named, self.cgroup_driver);
         let cgroups = of(self.config.cgroup_parent.as_ref()).or_else(|_| of(None));
@@ -93,7 +93,7 @@ impl PodRecord {
     /// Replaces the record on disk.
     ///
     /// # Errors
-    /// What was on disk before is still there then.
+    /// The old record is still on disk then.
     pub fn save(&self, layout: &Layout) -> Result<(), RecordError> {
         record::write(&layout.record(&self.metadata.id), self, Durability::Process)
     }
@@ -111,7 +111,7 @@ impl PodRecord {
         Ok(record)
     }
 
-    /// The configuration in a record that cannot be used as a whole, if that part can be read, and the driver
+    /// The configuration in a record that is not valid as a whole, if that part can be read, and the driver
     /// of its cgroups.
     #[must_use]
     pub fn salvage_config(layout: &Layout, pod: &PodId) -> Option<(PodConfig, CgroupDriver)> {

@@ -9,17 +9,17 @@ use crate::config::Dns;
 use crate::namespace::NamespaceMode;
 
 const HOST: &str = "/etc/resolv.conf";
-/// The servers behind the stub of systemd-resolved(8) at 127.0.0.53.
+/// The upstream servers of the stub of systemd-resolved(8) at 127.0.0.53.
 const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The requested settings; without any, those of the host, with the network's own `resolver` before them.
+/// The requested settings; without any, those of the host, with the network's own `resolver` first.
 pub(super) fn resolv_conf(dns: &Dns, network: NamespaceMode, resolver: Option<IpAddr>) -> String {
     let of_host = || of_host(network, Path::new(HOST), Path::new(BEHIND_STUB));
     from_parts(dns).unwrap_or_else(|| with_resolver(&of_host(), resolver))
 }
 
-/// Names of pods are resolved by the server. While there is none, the host's own are asked, if the pod reaches
-/// them.
+/// The server resolves names of pods. While no server runs, the host's own resolvers are used, if the pod can
+/// reach them.
 fn with_resolver(text: &str, resolver: Option<IpAddr>) -> String {
     let Some(resolver) = resolver else { return text.to_owned() };
     let (servers, others): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| server(line).is_some());
@@ -30,10 +30,10 @@ fn with_resolver(text: &str, resolver: Option<IpAddr>) -> String {
     lines.fold(String::new(), |text, line| text + &line + "\n")
 }
 
-/// C libraries read no more.
+/// C libraries read only this many.
 const MOST_SERVERS: usize = 3;
 
-/// None where no setting is requested.
+/// None when no setting is requested.
 fn from_parts(dns: &Dns) -> Option<String> {
     if *dns == Dns::default() {
         return None;
@@ -51,10 +51,10 @@ fn from_parts(dns: &Dns) -> Option<String> {
     Some(text)
 }
 
-/// The host's file. In a network of its own a pod cannot reach a server on the host's loopback: as Docker
-/// and kubeadm's kubelet do, it gets the file that names the servers behind it, where there is one.
+/// The host's file. A pod in its own network cannot reach a server on the host's loopback: as with Docker and
+/// kubeadm's kubelet, it gets the file with the upstream servers, if there is one.
 fn of_host(network: NamespaceMode, host: &Path, behind_stub: &Path) -> String {
-    // A host without the file is a host without names: its own choice, not an error of the pod.
+    // A host without the file is not an error of the pod.
     let text = fs::read_to_string(host).unwrap_or_default();
     if network == NamespaceMode::Host || !names_only_loopback(&text) {
         return text;

@@ -1,19 +1,19 @@
-//! What a pod as a whole may use, as its client says it.
+//! The resources of a whole pod, as its client announces them.
 
 use crisp_executor::cgroup;
 use serde::{Deserialize, Serialize};
 
-/// The sums that a client has announced for a pod that runs. None: nothing was announced yet.
+/// The sums that a client has announced for a running pod. None before the first announcement.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodResources {
-    /// What the pod needs in addition to its containers.
+    /// Resources of the pod in addition to its containers.
     pub overhead: Option<cgroup::Resources>,
-    /// What all its containers may use together.
+    /// Limits for all its containers together.
     pub containers: Option<cgroup::Resources>,
 }
 
 impl PodResources {
-    /// These, with what `newer` has in their place.
+    /// These, overridden by those in `newer`.
     #[must_use]
     pub fn updated(&self, newer: &Self) -> Self {
         Self {
@@ -37,7 +37,7 @@ impl PodResources {
         total
     }
 
-    /// As [`total`](Self::total), and what is not limited is said to be so: to put an earlier state back.
+    /// Like [`total`](Self::total), but missing limits are set to "unlimited": to restore an earlier state.
     pub(crate) fn total_or_unlimited(&self) -> cgroup::Resources {
         let mut total = self.total();
         total.memory.limit = total.memory.limit.or(Some(-1));
@@ -47,7 +47,7 @@ impl PodResources {
     }
 }
 
-/// Without a limit of the containers there is none of the pod.
+/// Without a limit for the containers there is none for the pod.
 fn sum(limit: Option<i64>, more: Option<i64>) -> Option<i64> {
     match (limit, more) {
         (Some(limit @ 1..), Some(more @ 1..)) => Some(limit.saturating_add(more)),

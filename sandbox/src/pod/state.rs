@@ -26,37 +26,37 @@ use super::resources::PodResources;
 ///                └──> Removing ──> no pod is left
 /// ```
 ///
-/// Containers can be started in Ready alone. CRI clients see SANDBOX_READY for Ready, and for Unknown: its
-/// containers very likely run, and a kubelet kills the containers of a pod that is not ready. All others are
-/// SANDBOX_NOTREADY, which makes a kubelet replace the pod.
+/// Containers can only be started in Ready. For CRI clients, Ready is SANDBOX_READY, and so is Unknown: its
+/// containers probably run, and kubelet kills the containers of a pod that is not ready. All others are
+/// SANDBOX_NOTREADY, which makes kubelet replace the pod.
 ///
-/// The record on disk has the states that a later server cannot find out by itself: not Unknown, Stopping
-/// and Removing.
+/// The record on disk only has states that a later server cannot find out itself: not Unknown, Stopping and
+/// Removing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PodState {
-    /// Being made. Not listed; a server that finds such a record undoes what the one before it did.
+    /// Being made. Not listed; a server that finds such a record undoes the start.
     Starting,
     /// Namespaces, network and monitor are up.
     Ready,
-    /// The monitor does not answer; it has not ended. The server goes on trying to reach it.
+    /// The monitor does not answer, but has not ended. The server keeps trying to reach it.
     Unknown { why: String },
     /// A part of the pod has ended that cannot be made again; the monitor and some containers may live.
     Degraded { why: String },
-    /// The monitor has ended without being told to, and the containers with it. The network and the record
-    /// wait for stop and remove.
+    /// The monitor has ended unexpectedly, and the containers with it. The network and the record are kept
+    /// until stop and remove.
     Lost,
-    /// Making it failed, and what was made could not be undone. It was never ready.
+    /// Making it failed, and so did the undo. It was never ready.
     Failed { why: String },
     /// Being stopped, or the last stop failed.
     Stopping,
-    /// Nothing of it runs, its network and cgroups are given back.
+    /// Nothing of it runs, its network and cgroups are released.
     Stopped,
     /// Being removed, or the last removal failed.
     Removing,
 }
 
-/// A change that the drawing does not have.
+/// A change that is not in the drawing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a pod that {now} cannot {wanted}")]
 pub struct Refusal {
@@ -65,20 +65,20 @@ pub struct Refusal {
     pub wanted: &'static str,
 }
 
-/// How the pod is at one moment.
+/// The status of the pod at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodStatus {
     pub state: PodState,
-    /// The primary one first; kept after a stop, for clients that ask where it was.
+    /// The primary one first; kept after a stop, for clients that ask for it.
     pub ips: Vec<IpAddr>,
-    /// None where no monitor runs, or none that is known.
+    /// None when no monitor runs, or its process id is unknown.
     pub monitor_pid: Option<i32>,
     #[serde(default)]
     pub resources: PodResources,
 }
 
 impl PodStatus {
-    /// Of a pod that is about to be made.
+    /// The status of a pod that will be made.
     #[must_use]
     pub fn starting() -> Self {
         Self::new(PodState::Starting, None)
@@ -88,7 +88,7 @@ impl PodStatus {
         Self { state, ips: vec![], monitor_pid, resources: PodResources::default() }
     }
 
-    /// All of it is up.
+    /// The whole pod is up.
     ///
     /// # Errors
     /// From all states but Starting.
@@ -105,7 +105,7 @@ impl PodStatus {
     /// The monitor answers again.
     ///
     /// # Errors
-    /// From states in which that changes nothing.
+    /// From states in which that has no meaning.
     pub fn answering(&self) -> Result<Self, Refusal> {
         match self.state {
             PodState::Ready | PodState::Unknown { .. } => Ok(self.with(PodState::Ready)),
@@ -116,7 +116,7 @@ impl PodStatus {
     /// The monitor does not answer.
     ///
     /// # Errors
-    /// From states that need no answer of the monitor.
+    /// From states in which the monitor need not answer.
     pub fn silent(&self, why: String) -> Result<Self, Refusal> {
         match self.state {
             PodState::Ready | PodState::Unknown { .. } => Ok(self.with(PodState::Unknown { why })),
@@ -149,7 +149,7 @@ impl PodStatus {
         }
     }
 
-    /// Making the pod failed, perhaps in the moment in which it became ready, and something of it is left.
+    /// Making the pod failed, perhaps just when it became ready, and something of it is left.
     ///
     /// # Errors
     /// From all states but Starting and Ready.
@@ -160,8 +160,8 @@ impl PodStatus {
         }
     }
 
-    /// A stop begins. A pod that was never made stays Failed until nothing of it is left, so that an equal
-    /// request may clear it away and make it anew.
+    /// A stop begins. A failed pod stays Failed until nothing of it is left, so that an equal request can
+    /// clean it up and make it again.
     ///
     /// # Errors
     /// From Starting, Stopped and Removing.
@@ -179,7 +179,7 @@ impl PodStatus {
         }
     }
 
-    /// All that the pod held is given back.
+    /// All resources of the pod are released.
     ///
     /// # Errors
     /// From all states but Stopping and Failed.
@@ -203,7 +203,7 @@ impl PodStatus {
         }
     }
 
-    /// Its client announces other resources.
+    /// Its client announces new resources.
     ///
     /// # Errors
     /// From states in which nothing of the pod can run.
@@ -241,13 +241,13 @@ impl PodState {
     pub const NAMES: [&str; 9] =
         ["starting", "ready", "unknown", "degraded", "lost", "failed", "stopping", "stopped", "removing"];
 
-    /// Whether the monitor runs or may run, and with it the containers.
+    /// Whether the monitor and the containers run or may run.
     #[must_use]
     pub fn may_run(&self) -> bool {
         matches!(self, Self::Ready | Self::Unknown { .. } | Self::Degraded { .. })
     }
 
-    /// Whether nothing is left of the pod but its record.
+    /// Whether only the record of the pod is left.
     #[must_use]
     pub fn is_torn_down(&self) -> bool {
         matches!(self, Self::Stopped | Self::Removing)
@@ -269,7 +269,7 @@ impl PodState {
     }
 }
 
-/// After "the pod": `is being made`.
+/// Continues "the pod ...": `is being made`.
 impl fmt::Display for PodState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.refuse("").now)?;

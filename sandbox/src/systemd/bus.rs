@@ -1,4 +1,4 @@
-//! A connection to systemd, over the system bus or straight to it.
+//! A connection to systemd, over the system bus or directly.
 
 use std::fmt::Write as _;
 use std::io;
@@ -18,10 +18,10 @@ const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
 const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
-/// Of the line that answers the handshake.
+/// Limit for a line of the handshake.
 const LINE_MAX: usize = 1024;
-/// Ends of jobs that are kept until it is known which one counts: any client of a bus can send what looks like
-/// the signal.
+/// Limit for job ends that are kept until the relevant job is known: any client of a bus can send a signal
+/// that looks like it.
 const EARLY_MAX: usize = 16;
 
 /// An open connection, for one unit.
@@ -31,14 +31,14 @@ pub(super) struct Bus<'a> {
     serial: u32,
 }
 
-/// The calls that nothing waits for: an error that answers one of them is an error of what comes after.
+/// The calls without a wait: an error for one of them is an error of the calls after it.
 const HELLO: &str = "Hello";
 const ADD_MATCH: &str = "AddMatch";
 pub(super) const START: &str = "StartTransientUnit";
 
 impl<'a> Bus<'a> {
-    /// Connects, shakes hands (D-Bus specification, "Authentication Protocol"), and on a bus asks for the signal
-    /// that ends a job of the unit.
+    /// Connects and authenticates (D-Bus specification, "Authentication Protocol"); on a bus, subscribes to
+    /// the signal for the end of the unit's job.
     pub(super) async fn open(timeout: CallTimeout<'a>) -> Result<Self, SystemdError> {
         let CallTimeout { socket, unit, .. } = timeout;
         let connect =
@@ -65,7 +65,7 @@ impl<'a> Bus<'a> {
         Ok(bus)
     }
 
-    /// Makes the unit and waits until it is there.
+    /// Makes the unit and waits until it exists.
     pub(super) async fn start_transient_unit(
         &mut self,
         unit: &str,
@@ -73,10 +73,10 @@ impl<'a> Bus<'a> {
     ) -> Result<(), SystemdError> {
         let mut body = Writer::default();
         body.string(unit);
-        // A unit of this name is never taken over.
+        // An existing unit of this name is never replaced.
         body.string("fail");
         body.array(8, |all| properties.iter().for_each(|(name, value)| all.property(name, value)));
-        // Other units that go with it: none.
+        // Other units that are started with it: none.
         body.array(8, |_| {});
         let call = Call {
             destination: SYSTEMD,
@@ -110,7 +110,7 @@ impl<'a> Bus<'a> {
         }
     }
 
-    /// Takes the next message into account.
+    /// Handles the next message.
     async fn advance(&mut self, job: &mut Job, serial: u32) -> Result<(), SystemdError> {
         let message = self.receive().await?;
         let (reply_to, sender) = (message.reply_to, message.sender.clone());
@@ -134,7 +134,7 @@ impl<'a> Bus<'a> {
                 let unit = self.timeout.unit.to_owned();
                 return Err(SystemdError::Error { call, unit, name, message });
             }
-            // Other units' jobs, which systemd's own socket tells too, and the bus's own signals.
+            // Other units' jobs, which systemd's own socket reports too, and the bus's own signals.
             _ => {}
         }
         Ok(())
@@ -202,7 +202,7 @@ impl<'a> Bus<'a> {
     }
 }
 
-/// How long each answer about a unit may take, and all of them together.
+/// Time limits for each response about a unit, and for all of them together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CallTimeout<'a> {
     pub socket: &'a Socket,
@@ -235,7 +235,7 @@ impl CallTimeout<'_> {
     }
 }
 
-/// A job's object, and the name of the sender of its signals: only this sender is believed.
+/// A job's object, and the name of the sender of its signals: only this sender is trusted.
 type JobId = (String, String);
 
 #[derive(Debug)]
@@ -244,11 +244,11 @@ struct End {
     result: String,
 }
 
-/// What is known of the job that starts the unit.
+/// The state of the job that starts the unit.
 #[derive(Debug, Default)]
 struct Job {
     started: Option<JobId>,
-    /// Jobs of the unit that have ended: the signal may be faster than the answer.
+    /// Ended jobs of the unit: the signal may come before the response.
     ends: Vec<End>,
 }
 

@@ -1,4 +1,4 @@
-//! Why systemd did not make a scope.
+//! The reasons why systemd did not make a scope.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crisp_executor::cgroup::CgroupPath;
 
-/// What a host lacks for pods that systemd keeps.
+/// The requirement of the systemd driver that a host does not meet.
 #[derive(Debug, thiserror::Error)]
 pub enum NoSystemd {
     #[error(
@@ -29,7 +29,7 @@ pub enum NoSystemd {
     Unreachable(SystemdError),
 }
 
-/// systemd did not do as asked.
+/// systemd did not execute a request.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemdError {
     #[error("cannot connect to systemd: {failures}")]

@@ -1,5 +1,5 @@
-//! The first process of a scope: systemd makes none without. It does nothing, and ends when it is dropped or
-//! when this server does, whatever the reason.
+//! The first process of a scope: systemd makes no empty scopes. It does nothing, and ends when it is dropped
+//! or when this server ends for any reason.
 
 use std::ffi::CString;
 use std::io;
@@ -18,20 +18,21 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use crate::fork_server::open_null;
 use crate::spawn::{MonitorBinary, SpawnError, reap};
 
-/// For a killed process to be gone.
+/// Time limit for a killed process to end.
 const DEATH: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
-/// For systemd to read a request that it has not answered. Longer than a systemd that is stuck is left alone.
+/// Time limit for systemd to read a request that it has not answered. A systemd that is stuck for longer is
+/// ignored.
 const LATE: Duration = Duration::from_secs(600);
 
 #[derive(Debug)]
 pub(crate) struct ScopeHolder {
     pub pid: i32,
-    /// systemd may still read a request with [`Self::pid`], and would put the process that has it then into the
-    /// scope: the number is not given back for a while.
+    /// systemd may still read a request with [`Self::pid`], and would then move the process with this number
+    /// into the scope: the number is not released for a while.
     pub is_requested: bool,
-    /// A child that is not waited for as long as its number is needed. None: waited for.
+    /// A child that is not reaped as long as its number is needed. None when it was reaped.
     pidfd: Option<OwnedFd>,
-    /// The holder reads from the other end until that says that this one is closed.
+    /// The holder reads from the other end until this one is closed.
     _open: OwnedFd,
 }
 
@@ -54,13 +55,13 @@ impl ScopeHolder {
         Self { pid: spawned.pid, is_requested: false, pidfd: Some(spawned.pidfd), _open: open }
     }
 
-    /// Whether it has ended, as when another program has killed it.
+    /// Whether it has ended, for example because another program killed it.
     pub(super) fn has_ended(&self) -> bool {
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         self.pidfd.as_ref().is_none_or(|pidfd| is_ended(pidfd, at_once).unwrap_or(false))
     }
 
-    /// Ends it. Blocks until it has left the scope, which can then have controllers for cgroups below.
+    /// Ends it. Blocks until it has left the scope, which can then enable controllers for cgroups below.
     ///
     /// # Errors
     /// It does not end.
@@ -101,13 +102,13 @@ impl Drop for ScopeHolder {
                 drop(runtime.spawn(late));
             }
             Ok(_) => drop(reap(pidfd)),
-            // This server is about to end, and leaves it to the host's init.
+            // This server is ending, and leaves it to the host's init.
             Err(_) => {}
         }
     }
 }
 
-/// Gives its number back.
+/// Reaps it, which releases its number.
 fn wait(pidfd: &OwnedFd) {
     let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
 }

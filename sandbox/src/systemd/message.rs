@@ -1,26 +1,26 @@
-//! D-Bus messages that are read. See the D-Bus specification, "Type System" and "Message Protocol".
+//! Parses D-Bus messages. See the D-Bus specification, "Type System" and "Message Protocol".
 
 use super::reader::{Reader, u32_at};
 use super::writer::{ENDIAN, VERSION, field};
 
-/// Up to the fields of the header.
+/// The size of the header before its fields.
 pub(super) const FIXED: usize = 16;
-/// Far more than any message here has; the protocol allows 128 MiB.
+/// Far more than any message here needs; the protocol allows 128 MiB.
 const MESSAGE_MAX: usize = 1 << 20;
 
 const METHOD_RETURN: u8 = 2;
 const ERROR: u8 = 3;
 const SIGNAL: u8 = 4;
 
-/// A message that came in.
+/// A received message.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Message {
     kind: u8,
-    /// The call that it answers.
+    /// The serial number of the call to which it responds.
     pub reply_to: Option<u32>,
     /// Its name on the bus, which the bus writes; empty without a bus.
     pub sender: String,
-    /// The object that a signal is of.
+    /// The object that sent a signal.
     pub path: String,
     interface: String,
     member: String,
@@ -29,10 +29,10 @@ pub(super) struct Message {
     body: Vec<u8>,
 }
 
-/// What a message says.
+/// The content of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// The answer to a call, with what it begins with, if that is a text.
+    /// The response to a call; its first value, if that is a text.
     Return {
         first: Option<String>,
     },
@@ -49,7 +49,8 @@ pub(super) enum Content {
     Other,
 }
 
-/// The bytes of a whole message, from its first [`FIXED`] ones. None: not a message, or far too long.
+/// The length of a whole message, from its first [`FIXED`] bytes. None if it is not a message, or far too
+/// long.
 pub(super) fn total(fixed: &[u8; FIXED]) -> Option<usize> {
     let number = |at: usize| u32_at(fixed, at).and_then(|n| usize::try_from(n).ok());
     let (body, fields) = (number(4)?, number(12)?);
@@ -59,7 +60,7 @@ pub(super) fn total(fixed: &[u8; FIXED]) -> Option<usize> {
 }
 
 impl Message {
-    /// None: malformed.
+    /// None for a malformed message.
     pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
         let fixed: &[u8; FIXED] = bytes.get(..FIXED)?.try_into().ok()?;
         if total(fixed)? != bytes.len() {
@@ -75,7 +76,7 @@ impl Message {
         Some(message)
     }
 
-    /// A field that is not known here may have any type.
+    /// Unknown fields may have any type.
     fn read_field(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         reader.align(8)?;
         let code = reader.byte()?;
@@ -127,7 +128,7 @@ pub(super) mod tests {
     use super::super::writer::{Writer, length};
     use super::*;
 
-    /// A message as a peer sends it. Fields by their codes, as text.
+    /// A message in the form of a peer. Fields by their codes, as text.
     pub(in crate::systemd) fn incoming(
         kind: u8,
         fields: &[(u8, &str)],
@@ -180,7 +181,7 @@ pub(super) mod tests {
         assert_eq!(content(&signal("JobNew", "uoss")), Content::Other);
     }
 
-    /// The specification lets headers have fields of other types in the future.
+    /// Headers may have fields of other types in the future.
     #[test]
     fn fields_that_are_not_known_are_passed_over() {
         let with = |kind: &str, fill: fn(&mut Writer)| {
@@ -216,12 +217,12 @@ pub(super) mod tests {
         for kind in ["(y", "a", "a(y", "{sv}", "?", "", "yy"] {
             assert_eq!(with(kind, |out| out.0.extend([0; 64])), None, "{kind:?}");
         }
-        // Variants in variants, deeper than a stack.
+        // Nested variants, deeper than a stack.
         let deep = |out: &mut Writer| (0..100_000).for_each(|_| out.signature("v"));
         assert_eq!(with("v", deep), None);
     }
 
-    /// No length in a message is believed before it is checked.
+    /// Each length in a message is checked before it is used.
     #[test]
     fn damaged_messages_are_refused_or_read_and_never_more() {
         let whole =

@@ -1,6 +1,6 @@
-//! Values of a D-Bus message, one after the other. See the D-Bus specification, "Marshaling".
+//! Reads the values of a D-Bus message in order. See the D-Bus specification, "Marshaling".
 
-/// Of types within types; the specification has 64.
+/// Limit for nested types; the specification has 64.
 const NESTING_MAX: usize = 64;
 
 pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -41,7 +41,7 @@ impl Reader<'_> {
         self.text(length)
     }
 
-    /// Ends with a NUL byte that the length does not count.
+    /// Ends with a NUL byte that the length does not include.
     fn text(&mut self, length: usize) -> Option<String> {
         let end = self.at.checked_add(length)?;
         let text = std::str::from_utf8(self.bytes.get(self.at..end)?).ok()?.to_owned();
@@ -50,12 +50,12 @@ impl Reader<'_> {
         Some(text)
     }
 
-    /// Passes over a value of a type.
+    /// Skips a value of a type.
     pub(super) fn skip(&mut self, kind: &str) -> Option<()> {
         self.skip_one(kind.as_bytes(), 0)?.is_empty().then_some(())
     }
 
-    /// Passes over a value of the first of these types, and returns the others.
+    /// Skips a value of the first of these types, and returns the others.
     fn skip_one<'t>(&mut self, types: &'t [u8], depth: usize) -> Option<&'t [u8]> {
         let (kind, rest) = types.split_first().filter(|_| depth < NESTING_MAX)?;
         match kind {

@@ -1,17 +1,17 @@
-//! Names of slices and scopes, and where slices are, see systemd.slice(5).
+//! Names of slices and scopes, and the paths of slices, see systemd.slice(5).
 
 use std::borrow::Cow;
 
 use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::ids::PodId;
 
-/// Of a unit's name, its ending included.
+/// Limit for a unit's name, including its suffix.
 const NAME_MAX: usize = 255;
-/// Leaves room for a scope and a container below.
+/// Leaves space for a scope and a container below.
 const PATH_MAX: usize = 3500;
 const ENDING: &str = ".slice";
 
-/// Why a text is not a slice's name or path.
+/// The reason why a text is not a slice's name or path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a systemd slice: {reason}")]
 pub struct InvalidSlice {
@@ -19,8 +19,8 @@ pub struct InvalidSlice {
     reason: String,
 }
 
-/// The cgroup of a slice, by its name (`a-b.slice`) or its path (`/a.slice/a-b.slice`, as kubelets send it:
-/// they do not know of [`escape`]).
+/// The cgroup of a slice, by its name (`a-b.slice`) or its path (`/a.slice/a-b.slice`, as kubelet sends it;
+/// kubelet does not use [`escape`]).
 ///
 /// # Errors
 /// [`InvalidSlice`] with the rule that `text` breaks.
@@ -40,13 +40,14 @@ pub fn slice_path(text: &str) -> Result<CgroupPath, InvalidSlice> {
     CgroupPath::parse(&path).map_err(|error| refuse(&error.to_string()))
 }
 
-/// Whether a text names a slice, if perhaps not a valid one.
+/// Whether a text is meant as a slice, even if it is not valid.
 #[must_use]
 pub fn is_slice(text: &str) -> bool {
     text.ends_with(ENDING)
 }
 
-/// Each dash is a level: `a-b.slice` is in `a.slice`. The names of all levels, from the highest to the lowest.
+/// Each dash is a level: `a-b.slice` is in `a.slice`. The names of all levels, from the highest to the
+/// lowest.
 fn levels(name: &str) -> Result<Vec<String>, &'static str> {
     let Some(stem) = name.strip_suffix(ENDING) else {
         return Err("its name does not end in .slice");
@@ -68,7 +69,7 @@ fn levels(name: &str) -> Result<Vec<String>, &'static str> {
     Ok(ends.map(|end| format!("{}{ENDING}", &stem[..end])).collect())
 }
 
-/// What systemd takes for a controller, in any of its versions.
+/// The names that systemd treats as controllers, in any of its versions.
 const CONTROLLERS: [&str; 14] = [
     "cpu",
     "cpuacct",
@@ -86,8 +87,8 @@ const CONTROLLERS: [&str; 14] = [
     "bpf-bind-network-interface",
 ];
 
-/// The folder of a unit: systemd puts `_` before names that could be those of a cgroup's own files, and before
-/// those that begin with `_` already.
+/// The folder of a unit: systemd prefixes `_` to names that could be those of a cgroup's own files, and to
+/// names that begin with `_`.
 fn escape(unit: &str) -> Cow<'_, str> {
     let of_controller = |name: &&str| unit.strip_prefix(*name).is_some_and(|rest| rest.starts_with('.'));
     let is_file = unit.starts_with("cgroup.") || CONTROLLERS.iter().any(of_controller);
@@ -99,7 +100,7 @@ pub(super) fn unit_name(folder: &str) -> &str {
     folder.strip_prefix('_').unwrap_or(folder)
 }
 
-/// `crisp-<pod>.scope`. A kubelet takes what is between the last dash and `.scope` for an id.
+/// `crisp-<pod>.scope`. kubelet treats the text between the last dash and `.scope` as an id.
 pub(crate) fn scope_name(pod: &PodId) -> String {
     format!("crisp-{pod}.scope")
 }

@@ -1,4 +1,4 @@
-//! Starting a scope: how long it may take, which sockets are tried, and what follows when no answer comes.
+//! Starts a scope: handles its time limits, the choice of sockets, and missing responses.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use super::error::SystemdError;
 use super::holder::ScopeHolder;
 use super::{STARTS, Scope, Socket, Systemd};
 
-/// Between two rounds over the sockets, the first time; then twice that, and so on. systemd has no socket for a
-/// moment when it executes itself anew.
+/// The first pause between two rounds over the sockets; it doubles each time. systemd has no socket for a
+/// moment when it re-executes itself.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Rounds in which no request could be sent.
+/// Limit for rounds in which no request could be sent.
 const UNSENT_MAX: usize = 3;
-/// Between looks at a scope that another request of ours has made or is making.
+/// Interval for checking a scope that another request of this server has made or is making.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Answers of a bus whose systemd is not there for the moment, or ended before it had answered.
+/// Errors of a bus whose systemd is temporarily missing, or ended before it responded.
 const PASSING: [&str; 7] = [
     "org.freedesktop.DBus.Error.Disconnected",
     "org.freedesktop.DBus.Error.LimitsExceeded",
@@ -31,10 +31,10 @@ const PASSING: [&str; 7] = [
 ];
 const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 
-/// That a scope may be started now.
+/// The permission to start a scope now.
 pub(crate) struct StartPermit<'a> {
     systemd: &'a Systemd,
-    /// For all that is left to be done.
+    /// Time limit for the remaining work.
     deadline: Instant,
     _permit: SemaphorePermit<'a>,
 }
@@ -43,7 +43,7 @@ pub(crate) struct StartPermit<'a> {
 enum Failed {
     /// It was not sent.
     Unsent(SystemdError),
-    /// It was sent: systemd may have done as asked, or may yet do so.
+    /// It was sent: systemd may have executed it, or may still do so.
     Unanswered(SystemdError),
     Refused(SystemdError),
 }
@@ -58,7 +58,7 @@ impl Systemd {
         let deadline = Instant::now() + after;
         match tokio::time::timeout_at(deadline, self.starts.acquire()).await {
             Ok(Ok(permit)) => Ok(StartPermit { systemd: self, deadline, _permit: permit }),
-            // The first: closed, which it never is.
+            // The first case means closed, which never happens.
             Ok(Err(_)) | Err(_) => {
                 Err(SystemdError::Crowded { unit: unit.to_owned(), starts: STARTS, after })
             }
@@ -67,12 +67,12 @@ impl Systemd {
 }
 
 impl StartPermit<'_> {
-    /// Makes `scope` with the holder in it. When this fails, or is dropped before it returns, the scope may come
-    /// to be all the same; it ends with the holder.
+    /// Makes `scope` with the holder in it. If this fails, or is dropped before it returns, the scope may
+    /// still be made; it ends with the holder.
     ///
     /// # Errors
-    /// [`SystemdError`]: systemd refuses, cannot be reached, does not answer in time, or has put the scope where
-    /// it is of no use.
+    /// [`SystemdError`]: systemd refuses, cannot be reached, does not respond in time, or has made the scope
+    /// at a wrong path.
     pub(crate) async fn start(self, scope: &Scope, holder: &mut ScopeHolder) -> Result<(), SystemdError> {
         let (mut unsent, mut unanswered) = (BTreeMap::new(), None);
         let (mut rounds, mut pause) = (0, PAUSE);
@@ -118,7 +118,7 @@ impl StartPermit<'_> {
         started
     }
 
-    /// A scope that is there already is there by a request of ours that was not answered.
+    /// An existing scope was made by an earlier request of this server without a response.
     async fn refused(
         &self,
         error: SystemdError,
@@ -136,7 +136,7 @@ impl StartPermit<'_> {
         Err(error)
     }
 
-    /// Whether the holder is where the monitor will be: the cgroup that a unit has is systemd's to choose.
+    /// Whether the holder is in the cgroup of the future monitor: systemd chooses the cgroup of a unit.
     fn holds(&self, scope: &Scope, holder: &ScopeHolder) -> bool {
         let cgroup = self.systemd.cgroups.open(&scope.path);
         cgroup.and_then(|cgroup| cgroup.pids()).is_ok_and(|pids| pids.contains(&holder.pid))

@@ -1,4 +1,4 @@
-//! A peer that stands for systemd: it answers as the test says. What systemd itself does is in
+//! A peer that simulates systemd: it responds as the test requires. Tests with the real systemd are in
 //! `tests/pods/systemd.rs`.
 
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ const EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
 /// systemd's name on the bus.
 const SYSTEMD: &str = ":1.1";
 
-/// What the peer does in one connection.
+/// The behaviour of the peer in one connection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Answers {
     Nothing,
@@ -31,12 +31,12 @@ enum Answers {
     Error(&'static str, &'static str),
     /// The scope is there then.
     Job(&'static str),
-    /// The signal before the answer, after one of another unit's job.
+    /// The signal before the response, after one of another unit's job.
     JobEarly(&'static str),
     JobWithoutEnd,
-    /// The scope is there, with another process in it.
+    /// The scope exists, with another process in it.
     JobOfOther,
-    /// Each part of an answer after so many milliseconds.
+    /// Each part of a response after this many milliseconds.
     Slow(u64),
     Garbage,
     Hangup,
@@ -44,19 +44,19 @@ enum Answers {
     MadeAndHangup,
     /// As [`EXISTS`], before the scope is there.
     ExistsSoon,
-    /// Other clients of the bus send what systemd would, first.
+    /// Other clients of the bus first send messages like systemd's.
     Flood,
 }
 
 struct Peer {
     _folder: tempfile::TempDir,
     path: PathBuf,
-    /// The calls that it was sent.
+    /// The calls that it received.
     seen: tokio::task::JoinHandle<Vec<u8>>,
 }
 
 impl Peer {
-    /// Each connection gets the next of `answers`, those after the last one the last.
+    /// Each connection gets the next of `answers`; further ones get the last.
     fn new(host: &Host, answers: &[Answers]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bus");
@@ -82,7 +82,7 @@ impl Peer {
     }
 }
 
-/// The side of this server, for one scope in a slice of its own.
+/// The side of this server, for one scope in its own slice.
 struct Host {
     cgroups: Cgroups,
     scope: Scope,
@@ -95,7 +95,7 @@ impl Host {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let slice =
             format!("crisp-bus-{}-{}.slice", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
-        // Not where systemd has slices of that name: this is not one.
+        // Not at the path of a real slice, because this is not one.
         let path = CgroupPath::parse(&format!("/{slice}/{UNIT}")).unwrap();
         let scope = Scope { name: UNIT.into(), path, slice, description: "Crisp pod a/b".into() };
         let deadlines = Deadlines { answer: Duration::from_secs(20), start: Duration::from_secs(60) };
@@ -123,7 +123,7 @@ impl Drop for Host {
     }
 }
 
-/// Starts a scope with a peer that answers so.
+/// Starts a scope with a peer that behaves like this.
 async fn start(answers: &[Answers], is_bus: bool) -> Result<(), SystemdError> {
     start_on(Host::new(), answers, is_bus).await
 }
@@ -143,7 +143,7 @@ fn sleeping() -> ScopeHolder {
     ScopeHolder::of(spawned, null)
 }
 
-/// The state of a process, by its letter; None: no process has the number.
+/// The state of a process, by its letter; None when there is no such process.
 fn state(pid: i32) -> Option<char> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     text.rsplit(") ").next()?.chars().next()
@@ -160,7 +160,7 @@ fn make_scope((cgroups, path): &(Cgroups, CgroupPath), call: &[u8]) {
     rustix::io::write(procs, pid.to_string().as_bytes()).unwrap();
 }
 
-/// Returns the call that it was sent.
+/// Returns the call that it received.
 async fn serve(mut stream: UnixStream, answers: Answers, place: &(Cgroups, CgroupPath)) -> Vec<u8> {
     if answers == Answers::NoHandshake {
         return wait(stream).await;
@@ -189,7 +189,7 @@ async fn serve(mut stream: UnixStream, answers: Answers, place: &(Cgroups, Cgrou
         if String::from_utf8_lossy(&call).contains("StartTransientUnit") {
             break call;
         }
-        // Of the bus itself: Hello, AddMatch.
+        // From the bus itself: Hello, AddMatch.
         stream.write_all(&answer(serial, "s", |body| body.string(":1.7"))).await.unwrap();
     };
     answer_call(&mut stream, answers, serial, &call, place).await;
@@ -234,7 +234,7 @@ async fn answer_call(
     };
     for part in parts {
         pause(answers).await;
-        // The client may have given up.
+        // The client may have left.
         let _ = stream.write_all(&part).await;
     }
     if answers == Answers::ExistsSoon {
@@ -249,7 +249,7 @@ async fn pause(answers: Answers) {
     }
 }
 
-/// Until the client hangs up.
+/// Waits until the client disconnects.
 async fn wait(mut stream: UnixStream) -> Vec<u8> {
     let _ = stream.read_to_end(&mut Vec::new()).await;
     vec![]
@@ -336,7 +336,7 @@ async fn a_peer_that_is_not_systemd_is_an_error() {
     assert!(matches!(error(Answers::Hangup).await, SystemdError::Broken { .. }));
 }
 
-/// With no listener, a peer that is stuck, a bus whose systemd is not there, and one that allows no more clients.
+/// With no listener, a peer that is stuck, a bus without systemd, and one that allows no more clients.
 #[tokio::test]
 async fn the_other_socket_is_used_where_one_is_of_no_use() {
     crisp_skip::needs!();
@@ -363,7 +363,7 @@ async fn the_other_socket_is_used_where_one_is_of_no_use() {
     assert!(error.starts_with("cannot connect to systemd: ") && error.contains("No such file"), "{error}");
 }
 
-/// As with a systemd that executes itself anew in the middle of a call.
+/// As when systemd re-executes itself in the middle of a call.
 #[tokio::test]
 async fn a_scope_that_was_made_without_an_answer_counts() {
     crisp_skip::needs!();
@@ -397,7 +397,7 @@ async fn a_scope_that_is_not_where_its_pod_would_be_is_an_error() {
     assert!(error.contains("was ended by another program"), "{error}");
 }
 
-/// A request that is still to be read would put the process that has the number then into a pod's scope.
+/// A request that is still unread would move a new process with that number into a pod's scope.
 #[tokio::test]
 async fn the_number_of_a_holder_is_not_used_again_while_systemd_may_read_it() {
     for (answers, kept) in [
@@ -483,7 +483,7 @@ async fn another_pid_namespace_than_systemds_is_refused() {
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
 }
 
-/// As after a holder that was killed, or with a systemd that has forgotten the scope.
+/// As after the death of the holder, or with a systemd that has forgotten the scope.
 #[test]
 fn a_scope_that_systemd_does_not_remove_is_removed() {
     crisp_skip::needs!();

@@ -1,5 +1,5 @@
-//! D-Bus messages that are written. See the D-Bus specification, "Type System" and "Message Protocol". Both ends
-//! are on one machine, so numbers are in its own byte order.
+//! Writes D-Bus messages. See the D-Bus specification, "Type System" and "Message Protocol". Both ends are on
+//! one machine, so numbers have its byte order.
 
 pub(super) const ENDIAN: u8 = if cfg!(target_endian = "little") { b'l' } else { b'B' };
 pub(super) const VERSION: u8 = 1;
@@ -24,11 +24,11 @@ pub(super) struct Call<'a> {
     pub path: &'a str,
     pub interface: &'a str,
     pub member: &'static str,
-    /// Of the body.
+    /// The signature of the body.
     pub signature: &'a str,
 }
 
-/// A property's value, the kinds that are used here.
+/// A property's value, of the kinds that are used here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Value {
     Text(String),
@@ -48,7 +48,7 @@ impl Writer {
         self.0.push(0);
     }
 
-    /// Elements are written by `fill`; `align` is theirs.
+    /// `fill` writes the elements; `align` is their alignment.
     pub(super) fn array(&mut self, align: usize, fill: impl FnOnce(&mut Self)) {
         self.u32(0);
         let at = self.0.len() - 4;

@@ -1,4 +1,4 @@
-//! What is in the archive, each as a file.
+//! The files of the archive.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::cli::journal;
 use crate::cli::{Client, endpoint, info, json as message, stuck};
 use crate::config::{Settings, print};
 
-/// For one member.
+/// Time limit for one member.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Of the kernel: what is there and how it does, nothing of processes.
+/// Facts about the kernel and its state; nothing about processes.
 const KERNEL: [&str; 9] = [
     "/proc/version",
     "/proc/uptime",
@@ -44,7 +44,7 @@ impl Member {
         Self { name: name.to_owned(), text }
     }
 
-    /// What cannot be had is said in its place.
+    /// A member that cannot be collected contains the error.
     fn document(name: &str, document: anyhow::Result<Value>) -> Self {
         match document {
             Ok(mut value) => {
@@ -56,7 +56,7 @@ impl Member {
     }
 }
 
-/// Everything that can be had.
+/// Collects all members that are available.
 pub async fn collect(settings: &Settings) -> Vec<Member> {
     let version = format!("crisp {}\n", env!("CARGO_PKG_VERSION"));
     let mut members = vec![
@@ -111,13 +111,13 @@ async fn pods(client: &mut Client) -> anyhow::Result<Value> {
     message::list(&pods.into_inner().items)
 }
 
-/// Their statuses, without the free-form part, which has the environment.
+/// The statuses of containers without the free-form part, which has the environment.
 async fn containers(client: &mut Client) -> anyhow::Result<Value> {
     let list = client.runtime.list_containers(ListContainersRequest::default()).await.map_err(refused)?;
     let mut statuses = Vec::new();
     for container in list.into_inner().containers {
         let request = ContainerStatusRequest { container_id: container.id, verbose: false };
-        // It may be gone meanwhile.
+        // It may have been removed since it was listed.
         let Ok(status) = client.runtime.container_status(request).await else { continue };
         statuses.extend(status.into_inner().status.map(|status| message::message(&status)).transpose()?);
     }
@@ -137,7 +137,7 @@ async fn events(client: &mut Client) -> anyhow::Result<Value> {
     message::list(&journal::of_server(client, 0, 0).await?)
 }
 
-/// None: the page is not served there.
+/// Returns None when no metrics page is served there.
 async fn metrics(address: SocketAddr) -> Option<String> {
     let page = async {
         let mut stream = TcpStream::connect(address).await?;

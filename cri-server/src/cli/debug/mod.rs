@@ -1,11 +1,13 @@
-//! `crisp debug bundle`: all that helps to find a cause elsewhere, in one archive, without specs and logins.
+//! `crisp debug bundle`: collects material for finding a cause elsewhere in one archive, without specs and
+//! logins.
 //!
 //! ```text
 //!   settings, doctor, the server's lists, journal, metrics, log, kernel ─> members.rs ─> redact.rs ─> archive.rs
 //! ```
 //!
-//! What may hold a secret is not asked for at all: specs (environment, arguments), logins, hosts.toml files, CNI
-//! configurations. Of what is asked for, [`redact`] takes out annotations and whatever has the name of a secret.
+//! Sources that may hold a secret are not read at all: specs (environment, arguments), logins, hosts.toml
+//! files, CNI configurations. [`redact`] removes annotations, and each value whose name is that of a secret,
+//! from the rest.
 
 mod archive;
 mod members;
@@ -21,7 +23,7 @@ use self::archive::Archive;
 use crate::config::{NetworkFlag, RawSettings, Settings};
 use crate::time;
 
-/// Collect what helps to find a cause
+/// Collect material for finding the cause of a problem
 #[derive(Debug, clap::Args)]
 pub struct Debug {
     #[command(subcommand)]
@@ -33,15 +35,16 @@ enum DebugCommand {
     Bundle(Bundle),
 }
 
-/// Write one archive (tar.gz) with all that helps to find a cause elsewhere
+/// Write one archive (tar.gz) with material for finding the cause of a problem elsewhere
 ///
-/// Version, settings, `crisp info`, the report of `crisp doctor`, pods, containers, images, operations under way, the
-/// journal of events, the metrics page, the end of the server's log where journald keeps it, and what the kernel says of
-/// itself. It has no environment or arguments of containers, no annotations, logins, hosts.toml files or CNI
-/// configurations; what programs said at their end, and names and addresses, are in it. Also works without a server, with less in it.
+/// It has the version, the settings, `crisp info`, the report of `crisp doctor`, pods, containers, images,
+/// operations under way, the journal of events, the metrics page, the end of the server's log where journald
+/// keeps it, and information about the kernel. It does not have environment or arguments of containers,
+/// annotations, logins, hosts.toml files or CNI configurations. It does have names and addresses, and the
+/// last output of programs that failed. It also works without a server, with less in it.
 #[derive(Debug, clap::Args)]
 struct Bundle {
-    /// Where to; it must not exist [default: crisp-debug-TIME.tar.gz]
+    /// File to write; it must not exist [default: crisp-debug-TIME.tar.gz]
     file: Option<PathBuf>,
     #[command(flatten)]
     settings: RawSettings,
@@ -50,7 +53,7 @@ struct Bundle {
 }
 
 impl Debug {
-    /// The settings of the server that is meant.
+    /// The settings of the server that the bundle is about.
     pub fn server_settings(&mut self) -> RawSettings {
         let DebugCommand::Bundle(bundle) = &mut self.command;
         bundle.settings.with_network(bundle.network)

@@ -1,12 +1,12 @@
-//! Takes out of a document what may be a secret.
+//! Removes values that may be secrets from a document.
 
 use serde_json::Value;
 
-/// In place of it.
+/// Stands in place of a removed value.
 const REDACTED: &str = "(redacted)";
-/// Maps whose values are taken out: kubectl keeps whole manifests in annotations, with their environment.
+/// Maps whose values are removed: kubectl keeps whole manifests in annotations, with their environment.
 const MAPS: [&str; 3] = ["annotations", "env", "envs"];
-/// Fields with one of these in their name.
+/// Values are removed when the field's name contains one of these.
 const FIELDS: [&str; 10] = [
     "password",
     "passwd",
@@ -20,7 +20,7 @@ const FIELDS: [&str; 10] = [
     "bearer",
 ];
 
-/// Names stay: they say what there is.
+/// Keys stay: they show which values existed.
 pub fn redact(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -35,7 +35,7 @@ pub fn redact(value: &mut Value) {
     }
 }
 
-/// All texts and numbers in it.
+/// Removes all texts and numbers in it.
 fn take_out(value: &mut Value) {
     match value {
         Value::Object(fields) => fields.values_mut().for_each(take_out),

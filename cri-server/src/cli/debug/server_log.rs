@@ -2,10 +2,10 @@
 
 use std::process::{Command, Stdio};
 
-/// Lines.
+/// Number of lines.
 const LINES: &str = "5000";
 
-/// None: there is no journald, or it has nothing of a server.
+/// Returns None when there is no journald, or journald has no log of a server.
 pub fn end_of_log() -> Option<String> {
     if !std::path::Path::new("/run/systemd/journal/socket").exists() {
         return None;

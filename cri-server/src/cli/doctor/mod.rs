@@ -1,12 +1,13 @@
-//! `crisp doctor`: whether the machine is fit for pods, and what on it is whose.
+//! `crisp doctor`: checks whether the machine is fit for pods, and lists the server's things on it with their
+//! owners.
 //!
 //! ```text
 //!   checks/    kernel, cgroups, folders, clock, CNI, mirrors: of this machine; conditions: the server's
 //!   things.rs  the inventory of the server that runs: each thing with its owner; what has none is an orphan
 //! ```
 //!
-//! Without a server only the machine is checked: what is whose is known to the server alone, and one that starts looks
-//! for what the one before it has left.
+//! Without a server only the machine is checked: only the server knows the owners, and a new server looks for
+//! things that the one before it has left.
 
 mod checks;
 mod things;
@@ -24,12 +25,12 @@ use super::listing::Format;
 use crate::config::{NetworkFlag, RawSettings, Settings};
 use crate::table::without_control;
 
-/// Check the machine, and list all that the server has on it, each thing with its owner
+/// Check the machine, and list everything that the server has on it, each thing with its owner
 ///
-/// Checks kernel, cgroups, folders, clock, CNI configuration and mirrors; then lists every process, network namespace,
-/// mount, cgroup, interface, address, packet rule, host port, folder and layer of the running server with the pod,
-/// container or image that it is there for. What has no owner is an orphan. The exit code is 1 when a check fails or
-/// an orphan is there.
+/// Checks kernel, cgroups, folders, clock, CNI configuration and mirrors; then lists every process, network
+/// namespace, mount, cgroup, interface, address, packet rule, host port, folder and layer of the running
+/// server with the pod, container or image that owns it. A thing without an owner is an orphan. The exit code
+/// is 1 when a check fails or there is an orphan.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -37,14 +38,14 @@ Examples:
   crisp doctor --fix           # removes orphans without data and processes, and says each
   crisp doctor --format json")]
 pub struct Doctor {
-    /// Remove orphans that hold neither data nor processes, and say each. The others, and what another server may have,
-    /// are for people
+    /// Remove orphans that hold neither data nor processes, and print each. Other orphans, and things that
+    /// may belong to another server, are left to you
     #[arg(long)]
     fix: bool,
-    /// Show only what is wrong
+    /// Show only problems
     #[arg(long, short)]
     quiet: bool,
-    /// How to print it
+    /// Output format
     #[arg(long, short, visible_alias = "format", value_enum, default_value_t)]
     output: Format,
     #[command(flatten)]
@@ -53,10 +54,10 @@ pub struct Doctor {
     pub network: NetworkFlag,
 }
 
-/// All that was found.
+/// All findings.
 pub struct Report {
     checks: Vec<Check>,
-    /// None: no server answers.
+    /// None when no server answers.
     things: Option<Things>,
 }
 
@@ -74,7 +75,7 @@ impl Doctor {
 }
 
 impl Report {
-    /// Looks at the machine and asks the server, if one runs.
+    /// Checks the machine, and asks the server if one runs.
     ///
     /// # Errors
     /// The server refuses.
@@ -95,7 +96,7 @@ impl Report {
         Ok(Self { checks, things })
     }
 
-    /// No check has failed, and no orphan is left.
+    /// Whether no check has failed and no orphan is left.
     fn is_good(&self) -> bool {
         let has_failed = self.checks.iter().any(|check| check.outcome == Outcome::Failed);
         !has_failed && self.things.as_ref().is_none_or(|things| things.orphans_left() == 0)

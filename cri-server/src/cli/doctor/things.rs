@@ -1,4 +1,4 @@
-//! The inventory of a server: what is on the machine, each thing with its owner.
+//! The inventory of a server: the things on the machine, each with its owner.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use crate::table::{Table, short};
 /// All things.
 pub struct Things(Vec<InventoryItem>);
 
-/// How many there are, by owner. They add up.
+/// The number of things by owner. The numbers add up to `all`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     pods: usize,
@@ -21,15 +21,15 @@ pub struct Summary {
     server: usize,
     others: usize,
     orphans: usize,
-    /// Of the orphans.
+    /// Removed orphans.
     removed: usize,
 }
 
 impl Things {
-    /// Asks the server; with `fix`, has it remove orphans.
+    /// Requests the inventory; with `fix`, the server also removes orphans.
     ///
     /// # Errors
-    /// The server's.
+    /// The server's error.
     pub async fn load(client: &mut Client, fix: bool) -> anyhow::Result<Self> {
         let reply = client.diagnosis.inventory(InventoryRequest { remove_orphans: fix }).await;
         let mut items = reply.map_err(refused)?.into_inner().items;

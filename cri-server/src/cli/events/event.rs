@@ -12,7 +12,7 @@ use super::super::names::{Names, container_name};
 use super::super::ps::image_name;
 use crate::time;
 
-/// What one line is about.
+/// The content of one line.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Event {
     pub at: i64,
@@ -28,7 +28,7 @@ pub struct Event {
 }
 
 impl Event {
-    /// Of the stream.
+    /// From an event of the stream.
     pub fn of(event: &ContainerEventResponse, known: &Names) -> Self {
         let pod = event.pod_sandbox_status.clone().unwrap_or_default();
         let is_pod = event.container_id == pod.id || known.pods.iter().any(|p| p.id == event.container_id);
@@ -61,7 +61,8 @@ impl Event {
         }
     }
 
-    /// Of the journal, where it is about a container or a pod and not about what was tried with it.
+    /// From an entry of the journal that reports a change of a container or pod. None for entries about
+    /// failed operations.
     pub fn of_entry(entry: &JournalEntry) -> Option<Self> {
         if entry.kind() == JournalKind::JournalImage {
             return None;
@@ -91,7 +92,7 @@ impl Event {
         })
     }
 
-    /// Whether the journal has it, and not only those that still exist.
+    /// Whether the journal has it too, so that it is not only derived from objects that still exist.
     pub fn is_in(&self, history: &History) -> bool {
         let action = match self.action {
             "create" => JournalAction::JournalCreate,

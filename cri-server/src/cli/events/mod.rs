@@ -1,4 +1,4 @@
-//! `crisp events`: what happens to containers and pods, as it happens.
+//! `crisp events`: shows events of containers and pods as they happen.
 
 mod event;
 
@@ -19,11 +19,12 @@ use crate::time;
 
 const FILTERS: [&str; 6] = ["event", "container", "pod", "image", "type", "label"];
 
-/// Show what happens to containers and pods until it is interrupted
+/// Show events of containers and pods until interrupted
 ///
-/// With --since, what happened is shown first, also before the server was started anew and to those that are gone:
-/// the server keeps the last 8 to 16 MB of it (some ten thousand events) in its journal, and what is older is gone.
-/// Of the last moment before a server is killed, or the machine loses its power, events may be missing.
+/// With --since, past events are shown first, also from before a restart of the server and of containers and
+/// pods that are gone: the server keeps the last 8 to 16 MB of events (some ten thousand) in its journal;
+/// older ones are lost. Events of the last moment before the server is killed or the machine loses power may
+/// be missing.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -34,10 +35,10 @@ Filters: event (create, start, die, destroy), container (an id or a part of the 
 (container, pod), label.
 Fields of templates: Time, TimeNano, Type, Action, ID, Name, Pod, PodID, Image, ExitCode, Labels.")]
 pub struct Events {
-    /// Also show what happened from then on: 10m, or a time such as 2026-01-01T12:00:00Z
+    /// Also show events from this time on: 10m, or a time such as 2026-01-01T12:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// End at that time, in the same form; 0s is now
+    /// Stop at this time, in the same form; 0s is now
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Show only what matches, as KEY=VALUE; see below
@@ -71,7 +72,7 @@ impl Events {
             None => Output::Text,
         };
         let print = |event: &Event| if event.is_wanted(&filters) { output.print(event) } else { Ok(()) };
-        // From here on none is missed.
+        // No event is missed from here on.
         let events = client.runtime.get_container_events(GetEventsRequest {}).await.map_err(refused)?;
         let mut events = events.into_inner();
         let mut known = Names::load(&mut client).await?;
@@ -109,12 +110,12 @@ impl Events {
     }
 }
 
-/// What was shown of the past: the stream began before it was looked up, and may have it once more.
+/// The past events that were printed: the stream began before they were looked up and may repeat them.
 #[derive(Default)]
 struct Printed {
-    /// By their times, which the journal and the stream have from one clock.
+    /// Events with an exact time; journal and stream use one clock.
     exactly: BTreeSet<(String, &'static str, i64)>,
-    /// Of those that say of themselves when it was.
+    /// Events that were derived from objects, whose time is less exact.
     about: BTreeSet<(String, &'static str)>,
     until: i64,
 }

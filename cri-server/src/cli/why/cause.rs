@@ -1,4 +1,4 @@
-//! The cause: what went wrong last, and did not go right after that.
+//! The cause of a problem: the last failure that no later success has overcome.
 
 use std::collections::BTreeSet;
 
@@ -9,14 +9,14 @@ use super::failure::failure;
 use super::story::{killed_by, was_stopped, what};
 use super::subject::{Subject, whole_reference};
 
-/// What there is to say.
+/// The conclusion.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It went wrong, and nothing went right after that.
+    /// A failure that no later success has overcome.
     Cause(String),
-    /// It goes on; what went wrong before.
+    /// It runs; the failure came before.
     Before(String),
-    /// It has ended as it should, or was asked to.
+    /// It ended successfully, or because it was asked to.
     Ended(String),
     Fine(String),
 }
@@ -37,10 +37,10 @@ impl Verdict {
     }
 }
 
-/// Something that went wrong, or an end that did not.
+/// A failure, or an end with a failure.
 #[derive(Debug)]
 struct Trouble {
-    /// What it is about; a success of the same ends it.
+    /// The key of its subject; a later success with the same key overcomes it.
     of: String,
     text: String,
     is_over: bool,
@@ -90,7 +90,7 @@ fn is_any_running(entries: &[&JournalEntry]) -> bool {
     })
 }
 
-/// What a container has in common with the next one of its name.
+/// The key that a container shares with the next one of its name.
 fn key(verb: &str, entry: &JournalEntry) -> String {
     match entry.kind() {
         JournalKind::JournalPod => format!("{verb} pod"),
@@ -99,7 +99,7 @@ fn key(verb: &str, entry: &JournalEntry) -> String {
     }
 }
 
-/// What an entry shows to be over.
+/// The keys of the troubles that an entry shows to be overcome.
 fn overcome(entry: &JournalEntry) -> Vec<String> {
     match entry.action() {
         JournalAction::JournalCreate => {
@@ -121,8 +121,8 @@ fn overcome(entry: &JournalEntry) -> Vec<String> {
     }
 }
 
-/// Operations that bring pods and containers up or down. A failed exec or update is no reason for their state, and
-/// a later success of it is not in the journal.
+/// Operations that bring pods and containers up or down. A failed exec or update does not explain their
+/// state, and its later success is not in the journal.
 const VITAL: [&str; 7] = ["run", "create", "start", "stop", "remove", "reset", "pull"];
 
 fn trouble(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
@@ -130,7 +130,7 @@ fn trouble(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
         JournalAction::JournalFail => {
             let name = entry.operation.as_ref().map_or("", |operation| &operation.name);
             let verb = name.split('_').next().filter(|verb| VITAL.contains(verb))?;
-            // A start that is under way when its container is stopped is cancelled.
+            // A start under way is cancelled when its container is stopped.
             let is_asked_for = verb == "start" && was_stopped(entry, before);
             (key(verb, entry), failure(entry), !is_asked_for)
         }
@@ -147,7 +147,7 @@ fn trouble(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
 fn end(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
     let exit = entry.exit.as_ref()?;
     if exit.reason == "StartError" {
-        // The failure of the start is one of its own, and says more; only a record may tell of it alone.
+        // The failed start has an entry of its own, which says more; a record may be the only source.
         let is_told =
             before.iter().any(|other| other.id == entry.id && other.action() == JournalAction::JournalFail);
         if is_told {
@@ -158,7 +158,7 @@ fn end(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
     let meaning = explain(exit.code, &exit.reason, was_stopped);
     let more = if entry.text.is_empty() { String::new() } else { format!(": {}", entry.text) };
     let of = key("end", entry);
-    // Those that supervise the pod say why before they stop it.
+    // The supervisor of the pod gives the reason before it stops the pod.
     let stopped = format!("{} is stopped: ", entry.name);
     let why = before.iter().rev().take(4).find_map(|other| other.text.strip_prefix(&stopped));
     let (text, is_bad) = match why.filter(|_| was_stopped) {

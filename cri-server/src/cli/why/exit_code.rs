@@ -1,4 +1,4 @@
-//! What an exit code means.
+//! Explains exit codes.
 
 /// Names of signals that end processes, by number.
 const SIGNALS: [(i32, &str, &str); 12] = [
@@ -16,7 +16,7 @@ const SIGNALS: [(i32, &str, &str); 12] = [
     (31, "SIGSYS", "a system call that its seccomp profile forbids"),
 ];
 
-/// An exit code in words; `was_stopped`: it had been asked to stop.
+/// Explains an exit code in words. `was_stopped`: the container had been asked to stop.
 pub fn explain(code: i32, reason: &str, was_stopped: bool) -> String {
     let meaning = match (reason, code) {
         ("OOMKilled", _) => {

@@ -1,15 +1,15 @@
-//! Failures of operations: their kind of cause in words, before the error itself.
+//! Explains failures of operations: the kind of cause in words, then the error itself.
 
 use crisp_proto::crisp::v1::JournalEntry;
 
 use super::story::trying;
 
-/// A kind of cause: which failures it is, and what to say of them.
+/// A kind of cause: the failures that it matches, and its explanation.
 struct Kind {
     operation: &'static str,
-    /// None: any.
+    /// None matches any stage.
     stage: Option<&'static str>,
-    /// The error has one of these; the first kind that fits counts.
+    /// The error contains one of these; the first kind that matches is used.
     words: &'static [&'static str],
     meaning: &'static str,
 }
@@ -82,7 +82,7 @@ const KINDS: &[Kind] = &[
 
 const LATE: [&str; 3] = ["not done after", "did not respond", "no answer within"];
 
-/// What failed, its kind of cause, and the error itself.
+/// The failed operation, the kind of its cause, and the error itself.
 pub fn failure(entry: &JournalEntry) -> String {
     let operation = entry.operation.clone().unwrap_or_default();
     let (text, stage) = (entry.text.as_str(), operation.stage.as_str());
@@ -99,7 +99,7 @@ pub fn failure(entry: &JournalEntry) -> String {
     format!("{} failed{stage}: {meaning}{text}", trying(entry))
 }
 
-/// A number has to stand alone: ports and digests have digits too.
+/// A number must stand alone: ports and digests contain digits too.
 fn has_word(text: &str, word: &str) -> bool {
     if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_digit()) {
         return text.contains(word);

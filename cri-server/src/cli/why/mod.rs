@@ -1,10 +1,10 @@
-//! `crisp why`: what happened to a pod or a container, in words.
+//! `crisp why`: explains what happened to a pod or a container.
 //!
 //! ```text
-//!  history (journal, records) ── subject.rs: what is meant, also of what is gone
+//!  history (journal, records) ── subject.rs: the object, also one that is gone
 //!                                    │ its entries
 //!                                    ├─> story.rs: a line each
-//!                                    └─> cause.rs: what went wrong last, and did not go right after ─> exit_code.rs,
+//!                                    └─> cause.rs: the last failure without a later success ─> exit_code.rs,
 //!                                                                                                      failure.rs
 //!  operations under way ─> now
 //! ```
@@ -32,13 +32,14 @@ use super::{Client, json as message, stuck};
 use crate::table::without_control;
 use crate::time;
 
-/// An operation that has been under way for so long is part of the answer.
+/// An operation that has been under way for this long is part of the explanation.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
-/// Say what happened to a pod or a container: pulls, starts, exits, failures, and the cause of what is wrong
+/// Explain what happened to a pod or a container: pulls, starts, exits, failures, and the cause of a problem
 ///
-/// It knows what the server's journal and those that exist tell: also pods that are gone, as far back as the journal
-/// goes (8 to 16 MB, some ten thousand events). Of a pod that was made anew under the same name, the newest is meant.
+/// The sources are the server's journal and the records of existing containers and pods. Pods that are gone
+/// are known as far back as the journal goes (8 to 16 MB, some ten thousand events). If several pods had the
+/// same name, the newest is explained.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -46,10 +47,10 @@ Examples:
   crisp why kube-system/coredns-7db6d8ff4d-8q2lx
   crisp why shop/db -o json")]
 pub struct Why {
-    /// How to print it
+    /// Output format
     #[arg(long, short, value_enum, default_value_t)]
     output: Format,
-    /// Only what happened from then on: 10m, or a time such as 2026-01-01T12:00:00Z
+    /// Only events from this time on: 10m, or a time such as 2026-01-01T12:00:00Z
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// A pod or a container, as NAME, NAMESPACE/NAME of a pod, POD/NAME of a container, pod/NAME, or an id or the
@@ -57,7 +58,7 @@ pub struct Why {
     name: String,
 }
 
-/// The whole answer.
+/// The whole explanation.
 struct Answer {
     subject: Subject,
     lines: Vec<Line>,

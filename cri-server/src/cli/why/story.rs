@@ -1,4 +1,4 @@
-//! What happened, a line for each entry.
+//! The events, one line for each entry.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use super::super::stuck::seconds;
 use super::exit_code::explain;
 use super::subject::Subject;
 
-/// One thing that happened, perhaps several times in a row.
+/// An event, perhaps repeated several times in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     pub at: i64,
@@ -24,7 +24,7 @@ impl fmt::Display for Line {
     }
 }
 
-/// The oldest first; equal ones in a row are one, with the time of the last.
+/// The oldest first; equal entries in a row become one line with the time of the last.
 pub fn lines(entries: &[&JournalEntry], subject: &Subject) -> Vec<Line> {
     let mut lines: Vec<Line> = Vec::new();
     for (index, entry) in entries.iter().enumerate() {
@@ -44,7 +44,7 @@ fn line(entry: &JournalEntry, before: &[&JournalEntry], subject: &Subject) -> Op
     match entry.action() {
         JournalAction::JournalCreate if is_pod => good(format!("{what} was made")),
         JournalAction::JournalCreate => good(format!("{what} was created from the image {}", entry.image)),
-        // Both come at once.
+        // The start of a pod and its creation come at once.
         JournalAction::JournalStart if is_pod => None,
         JournalAction::JournalStart => good(format!("{what} was started")),
         JournalAction::JournalKill => good(format!("{what} was sent {}", entry.text)),
@@ -65,7 +65,7 @@ fn line(entry: &JournalEntry, before: &[&JournalEntry], subject: &Subject) -> Op
     }
 }
 
-/// How messages name what an entry is about.
+/// The words for the object of an entry, as used in messages.
 pub fn what(entry: &JournalEntry) -> String {
     let attempt = match entry.attempt {
         0 => String::new(),
@@ -78,7 +78,7 @@ pub fn what(entry: &JournalEntry) -> String {
     }
 }
 
-/// The end of a container; bad, where it was not asked for and not a success.
+/// The end of a container. True when it was neither requested nor a success.
 fn end(entry: &JournalEntry, before: &[&JournalEntry]) -> (String, bool) {
     let Some(exit) = &entry.exit else { return (format!("{} ended", what(entry)), false) };
     let ran = exit.finished_at.saturating_sub(exit.started_at);
@@ -93,7 +93,7 @@ fn end(entry: &JournalEntry, before: &[&JournalEntry]) -> (String, bool) {
     (format!("{} ended{ran}: {meaning}{text}", what(entry)), is_bad)
 }
 
-/// Whether the container had been asked to stop in this life of its.
+/// Whether the container had been asked to stop since its last start.
 pub fn was_stopped(entry: &JournalEntry, before: &[&JournalEntry]) -> bool {
     let of_it = before.iter().rev().filter(|other| other.id == entry.id && !entry.id.is_empty());
     let last = of_it.map(|other| other.action()).find(|action| {
@@ -102,7 +102,7 @@ pub fn was_stopped(entry: &JournalEntry, before: &[&JournalEntry]) -> bool {
     last == Some(JournalAction::JournalStop)
 }
 
-/// The program that asked for the signal of which the container has died in this life of its.
+/// The program that requested the signal that ended the container, since its last start.
 pub fn killed_by<'a>(entry: &JournalEntry, before: &[&'a JournalEntry]) -> Option<&'a str> {
     let number = entry.exit.as_ref()?.code - 128;
     let of_it = before.iter().rev().filter(|other| other.id == entry.id && !entry.id.is_empty());
@@ -114,7 +114,7 @@ pub fn killed_by<'a>(entry: &JournalEntry, before: &[&'a JournalEntry]) -> Optio
     Some(of_this_life.find(is_it)?.text.as_str())
 }
 
-/// What was tried, with what it was about: `starting container app`.
+/// The operation and its object: `starting container app`.
 pub fn trying(entry: &JournalEntry) -> String {
     let name = entry.operation.as_ref().map_or("", |operation| &operation.name);
     let what = what(entry);

@@ -1,4 +1,4 @@
-//! What a name means, among all that the history knows: also what is gone, and what never came to be.
+//! Finds the object of a name in the history: also objects that are gone, or whose creation failed.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,17 +12,17 @@ use crisp_proto::crisp::v1::{JournalAction, JournalEntry, JournalKind, RunningOp
 pub struct Subject {
     pub namespace: String,
     pub pod: String,
-    /// Of the newest pod of the name; empty where it is not known.
+    /// Of the newest pod with the name; empty where it is not known.
     pub pod_uid: String,
-    /// None: the pod with all in it.
+    /// None for the pod with all its containers.
     pub container: Option<String>,
-    /// One container alone.
+    /// Only this container.
     pub id: Option<String>,
 }
 
 impl Subject {
     /// # Errors
-    /// Nothing is called so, or more than one.
+    /// The name matches nothing, or more than one object.
     pub fn find(
         entries: &[JournalEntry],
         under_way: &[RunningOperation],
@@ -60,7 +60,7 @@ impl Subject {
         }
     }
 
-    /// The pod and the container that an entry is about. The uid comes later: one name is one subject.
+    /// The pod and the container of an entry. The uid is filled in later: one name is one subject.
     fn of(entry: &JournalEntry) -> Vec<Self> {
         if entry.pod.is_empty() {
             return Vec::new();
@@ -89,7 +89,7 @@ impl Subject {
         std::iter::once(pod).chain(container).collect()
     }
 
-    /// As people say it.
+    /// The name as people write it.
     fn full_name(&self) -> String {
         match &self.container {
             Some(container) => format!("{}/{container}", self.pod),
@@ -114,7 +114,7 @@ impl Subject {
         all.iter().filter(|entry| self.has(entry) || is_wanted(entry)).collect()
     }
 
-    /// Whether it is the last pull, for no pod that is known, of the image of a container before its creation.
+    /// Whether this is the last pull, not for a known pod, of a container's image before its creation.
     fn is_pull_before(&self, pull: &JournalEntry, own: &[&JournalEntry], all: &[JournalEntry]) -> bool {
         let is_of_it = |entry: &&&JournalEntry| {
             let is_created = entry.kind() == JournalKind::JournalContainer
@@ -154,7 +154,7 @@ impl Subject {
         }
     }
 
-    /// Whether an operation under way is about it.
+    /// Whether an operation under way concerns this subject.
     pub fn is_of(&self, operation: &RunningOperation) -> bool {
         let is_in_pod = operation.pod == self.pod && operation.namespace == self.namespace;
         let is_it =
@@ -186,7 +186,7 @@ fn newest_uid(entries: &[JournalEntry], subject: &Subject) -> String {
     entries.iter().rev().find(of_name).map(|entry| entry.pod_uid.clone()).unwrap_or_default()
 }
 
-/// By an id or the beginning of one.
+/// Finds subjects by an id or the beginning of one.
 fn of_id(entries: &[JournalEntry], text: &str) -> Vec<Subject> {
     let is_meant = |entry: &&JournalEntry| !text.is_empty() && entry.id.starts_with(text);
     let meant: BTreeSet<(bool, Subject)> = entries
@@ -202,7 +202,7 @@ fn of_id(entries: &[JournalEntry], text: &str) -> Vec<Subject> {
     meant.into_iter().filter(|(exact, _)| *exact || !is_exact).map(|(_, subject)| subject).collect()
 }
 
-/// `busybox` is `docker.io/library/busybox:latest`.
+/// `busybox` becomes `docker.io/library/busybox:latest`.
 pub fn whole_reference(text: &str) -> String {
     Reference::parse(text).map_or_else(|_| text.to_owned(), |reference| reference.to_string())
 }

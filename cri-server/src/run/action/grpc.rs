@@ -21,7 +21,7 @@ struct HealthCheckResponse {
 
 const SERVING: i32 = 1;
 
-/// Asks whether `service` serves; the empty name is the server as a whole.
+/// Checks whether `service` is serving; the empty name stands for the whole server.
 ///
 /// # Errors
 /// A text for people.

@@ -1,4 +1,4 @@
-//! One GET by HTTP/1.1, of which only the status counts.
+//! One HTTP/1.1 GET request; only the status of the response counts.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -6,13 +6,13 @@ use tokio::net::TcpStream;
 use super::super::manifest::HttpGet;
 use super::Purpose;
 
-/// Status and headers are shorter.
+/// Limit for status and headers.
 const MOST_HEAD: usize = 16 << 10;
-/// As for a kubelet.
+/// The same as kubelet's.
 const MOST_REDIRECTS: usize = 10;
 
-/// Asks `host`. Codes from 200 to 399 are success for a probe, where a redirect within the host is followed, and its
-/// answer counts; for a hook every answer is.
+/// Sends a request to `host`. For a probe, codes from 200 to 399 are success; a redirect within the host is
+/// followed, and its response counts. For a hook every response is success.
 ///
 /// # Errors
 /// A text for people.
@@ -29,7 +29,7 @@ pub async fn get(host: &str, port: u16, get: &HttpGet, purpose: Purpose) -> Resu
             }
             Purpose::Probe => {}
         }
-        // Elsewhere, and by HTTPS, it is not followed: the server has answered.
+        // Redirects to another host or to HTTPS are not followed: the server has responded.
         let Some((next, of_path)) = answer.redirect.and_then(|to| within(host, port, &path, &to)) else {
             return Ok(());
         };
@@ -40,7 +40,7 @@ pub async fn get(host: &str, port: u16, get: &HttpGet, purpose: Purpose) -> Resu
 
 struct Answer {
     code: u16,
-    /// Where the redirect leads.
+    /// The target of the redirect.
     redirect: Option<String>,
 }
 
@@ -68,7 +68,7 @@ fn location(head: &[u8]) -> Option<String> {
     headers.find(|(name, _)| name.eq_ignore_ascii_case("location")).map(|(_, to)| to.trim().to_owned())
 }
 
-/// Port and path of a redirect from a path of `host`, when it stays there.
+/// Port and path of a redirect from a path of `host`, if it stays on the host.
 fn within(host: &str, port: u16, from: &str, to: &str) -> Option<(u16, String)> {
     let rooted = |path: &str| if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let to = to.split('#').next().unwrap_or_default();
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(location(b"HTTP/1.1 302 Found\r\nlocation: /x \r\n\r\n").as_deref(), Some("/x"));
     }
 
-    /// `/` leads to `/login`, which fails; `/round` leads to itself.
+    /// `/` redirects to `/login`, which fails; `/round` redirects to itself.
     #[tokio::test]
     async fn the_last_answer_of_redirects_counts() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

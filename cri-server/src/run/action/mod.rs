@@ -1,5 +1,5 @@
-//! Does what probes and lifecycle hooks say, as a kubelet does it: commands run in the container, requests come
-//! from the server's network namespace and go to the pod's address.
+//! Performs the actions of probes and lifecycle hooks as kubelet does: commands run in the container,
+//! requests are sent from the server's network namespace to the pod's address.
 
 mod grpc;
 mod http;
@@ -15,19 +15,19 @@ use tonic::Request;
 use super::context::Context;
 use super::manifest::{Action, Container, PortRef};
 
-/// What is shown of a command's output, or of an answer.
+/// Bytes of a command's output or a response that are shown.
 const MOST_OUTPUT: usize = 1024;
-/// For a hook, which has no limit of its own.
+/// Time limit for a hook, which has none of its own.
 const LONGEST_HOOK: Duration = Duration::from_secs(24 * 3600);
 
-/// Whether an answer with a code that says "failed" counts as one.
+/// Whether a response with an error code is a success.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
     Probe,
     Hook,
 }
 
-/// Acts on the container with that id. Why it failed, in one line.
+/// Performs the action on the container with that id. The error is the reason in one line.
 ///
 /// # Errors
 /// A text for people.
@@ -60,7 +60,7 @@ pub async fn act(
             }
         }
     };
-    // A command's own limit ends the command, too.
+    // The command's own time limit also ends the command.
     let margin = if matches!(action, Action::Exec(_)) { Duration::from_secs(5) } else { Duration::ZERO };
     let limit = limit.map_or(LONGEST_HOOK, |limit| limit + margin);
     let late = |_| Err(format!("no answer within {} s", limit.as_secs()));
@@ -93,7 +93,7 @@ async fn exec(
     ))
 }
 
-/// Where the pod is to be reached.
+/// The pod's address.
 fn address(context: &Context) -> IpAddr {
     context.fields.own_address().filter(|_| !context.pod.host_network).unwrap_or(Ipv4Addr::LOCALHOST.into())
 }

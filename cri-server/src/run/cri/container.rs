@@ -10,10 +10,10 @@ use super::super::environment::lookup;
 use super::super::manifest::{Container, Map, Pod, expand};
 use super::{extra, resources, security};
 
-/// What the manifest does not say.
+/// Values that are not in the manifest.
 pub struct ContainerIdentity<'a> {
     pub pod_uid: &'a str,
-    /// How many times it was started before.
+    /// The number of earlier starts.
     pub attempt: u32,
     /// The image's id.
     pub image_id: &'a str,

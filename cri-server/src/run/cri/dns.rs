@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crisp_proto::runtime::v1::DnsConfig;
 
-/// Where systemd-resolved keeps the servers that it asks: its own address is in no pod.
+/// systemd-resolved lists its upstream servers in this file: its own address cannot be reached from pods.
 const SYSTEMD_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
 /// The host's resolver settings.
@@ -15,7 +15,7 @@ pub fn host_dns() -> DnsConfig {
     if only_stub && Path::new(SYSTEMD_RESOLVED).exists() { read(SYSTEMD_RESOLVED) } else { own }
 }
 
-/// Reads a resolv.conf(5): the last search line counts, options add up.
+/// Parses a resolv.conf(5): the last search line counts, options accumulate.
 fn parse(text: &str) -> DnsConfig {
     let mut dns = DnsConfig::default();
     for line in text.lines() {

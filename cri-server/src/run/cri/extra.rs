@@ -1,10 +1,10 @@
-//! What the annotation `crisp/container` adds to the request for a container.
+//! Applies the annotation `crisp/container` to the request for a container.
 
 use crisp_proto::runtime::v1::{CdiDevice, ContainerConfig, Device};
 
 use super::super::manifest::Extra;
 
-/// Applies it. What it says is in place of what the Pod's fields say.
+/// Applies it. Its values replace those of the Pod's fields.
 pub fn apply(config: &mut ContainerConfig, extra: &Extra) {
     config.devices.extend(extra.devices.iter().map(|device| Device {
         container_path: device.container.clone(),

@@ -1,4 +1,4 @@
-//! A Pod as CRI requests, as a kubelet would make them.
+//! Converts a Pod to CRI requests as kubelet does.
 
 mod container;
 mod dns;

@@ -12,10 +12,10 @@ use super::super::manifest::{Container, Dns, DnsPolicy, Map, Pod, Port, Protocol
 use super::security::{groups, groups_policy, namespaces};
 use super::{host_dns, security};
 
-/// What the manifest does not say.
+/// Values that are not in the manifest.
 pub struct PodIdentity<'a> {
     pub uid: &'a str,
-    /// How many times it was started before.
+    /// The number of earlier starts.
     pub attempt: u32,
     pub log_directory: &'a Path,
 }
@@ -36,7 +36,7 @@ pub fn pod_config(pod: &Pod, identity: &PodIdentity<'_>) -> PodSandboxConfig {
         labels: labels(pod, identity.uid),
         annotations: pod.annotations.clone(),
         linux: Some(LinuxPodSandboxConfig {
-            // Empty: the runtime has a place of its own for pods that no kubelet has made a cgroup for.
+            // Empty: the runtime chooses the parent cgroup for pods without a kubelet.
             cgroup_parent: String::new(),
             security_context: Some(sandbox_security(pod)),
             sysctls: pod.security.sysctls.clone(),
@@ -47,17 +47,17 @@ pub fn pod_config(pod: &Pod, identity: &PodIdentity<'_>) -> PodSandboxConfig {
     }
 }
 
-/// On the host's network the pod has the host's name: an empty text requests it.
+/// On the host's network the pod has the host's name: an empty text requests that.
 fn hostname(pod: &Pod) -> String {
     if pod.host_network {
         return String::new();
     }
     let name = pod.hostname.as_ref().unwrap_or(&pod.name);
-    // A Pod's name may be longer than a host's.
+    // A Pod's name may be longer than a host name.
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }
 
-/// Without settings the runtime takes those of the network, whose names are those of pods.
+/// Without settings the runtime uses the resolver of the network, which knows the names of pods.
 fn dns(pod: &Pod) -> DnsConfig {
     let mut dns = match pod.dns_policy {
         DnsPolicy::Cluster if pod.dns == Dns::default() => return DnsConfig::default(),
@@ -98,7 +98,7 @@ fn ports(pod: &Pod) -> Vec<PortMapping> {
     .collect()
 }
 
-/// Labels by which tools find a kubelet's pods.
+/// Labels by which tools find pods as with kubelet.
 fn labels(pod: &Pod, uid: &str) -> Map {
     let mut labels = pod.labels.clone();
     labels.insert("io.kubernetes.pod.name".to_owned(), pod.name.clone());
@@ -125,7 +125,7 @@ fn sandbox_security(pod: &Pod) -> LinuxSandboxSecurityContext {
     }
 }
 
-/// The hosts file of a pod with `hostAliases`: they follow what the runtime's own file says.
+/// The hosts file of a pod with `hostAliases`: they follow the runtime's own lines.
 pub fn hosts_file(pod: &Pod, own: &str) -> String {
     let mut text = own.to_owned();
     if !text.is_empty() && !text.ends_with('\n') {

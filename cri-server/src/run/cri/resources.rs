@@ -1,4 +1,4 @@
-//! Requests and limits as cgroup values, by a kubelet's rules.
+//! Requests and limits as cgroup values, by the rules of kubelet.
 
 use crisp_proto::runtime::v1::LinuxContainerResources;
 
@@ -9,7 +9,7 @@ const LEAST_QUOTA: u64 = 1000;
 const LEAST_SHARES: u64 = 2;
 const MOST_SHARES: u64 = 262_144;
 
-/// The limits of a container of `pod` on a host with so many bytes of memory.
+/// The limits of a container of `pod` on a host with `host_memory` bytes.
 pub fn resources(pod: &Pod, own: &Resources, host_memory: u64) -> LinuxContainerResources {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let shares = (own.cpu_request.unwrap_or(0).saturating_mul(1024) / 1000).clamp(LEAST_SHARES, MOST_SHARES);
@@ -27,7 +27,8 @@ pub fn resources(pod: &Pod, own: &Resources, host_memory: u64) -> LinuxContainer
     }
 }
 
-/// Which container the kernel kills first: one without requests, then one with small requests.
+/// The order in which the kernel kills containers: first those without requests, then those with small
+/// requests.
 fn oom_score_adj(pod: &Pod, own: &Resources, host_memory: u64) -> i64 {
     let all = || pod.all_containers().map(|c| &c.resources);
     let guaranteed = |r: &Resources| {

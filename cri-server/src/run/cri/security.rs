@@ -1,4 +1,4 @@
-//! Security settings of pods and containers; a container's own override the pod's.
+//! Security settings of pods and containers; a container's settings override the pod's.
 
 use crisp_proto::runtime::v1::{
     Capability, Int64Value, LinuxContainerSecurityContext, NamespaceMode, NamespaceOption, SeLinuxOption,
@@ -7,7 +7,7 @@ use crisp_proto::runtime::v1::{
 
 use super::super::manifest::{Container, Pod, Profile, SeLinux};
 
-/// Paths of /proc and /sys that are masked by default, the same as by a kubelet.
+/// Paths of /proc and /sys that are masked by default, as with kubelet.
 const MASKED: [&str; 12] = [
     "/proc/asound",
     "/proc/acpi",
@@ -81,7 +81,7 @@ fn profile(profile: &Profile) -> SecurityProfile {
     SecurityProfile { profile_type: kind.into(), localhost_ref: path.to_owned() }
 }
 
-/// The namespaces of the pod; the requests for its containers repeat them.
+/// The namespaces of the pod; the requests for its containers have them too.
 pub fn namespaces(pod: &Pod) -> NamespaceOption {
     let mode = |host| if host { NamespaceMode::Node } else { NamespaceMode::Pod };
     let pid = match (pod.host_pid, pod.share_process_namespace) {
@@ -97,13 +97,13 @@ pub fn namespaces(pod: &Pod) -> NamespaceOption {
     }
 }
 
-/// Groups of every process of the pod: the group of volumes is one.
+/// Supplementary groups of every process of the pod; fsGroup is one of them.
 pub fn groups(pod: &Pod) -> Vec<i64> {
     let security = &pod.security;
     security.supplemental_groups.iter().copied().chain(security.fs_group.map(i64::from)).collect()
 }
 
-/// Whether groups of the image's group file are added.
+/// Whether groups from the image's group file are added.
 pub fn groups_policy(pod: &Pod) -> SupplementalGroupsPolicy {
     if pod.security.strict_groups {
         SupplementalGroupsPolicy::Strict

@@ -1,4 +1,4 @@
-//! Probes: whether a container has started, lives, and is ready.
+//! Probes: check whether a container has started, is alive, and is ready.
 //!
 //! ```text
 //!  postStart --> startupProbe --> started --+--> livenessProbe:  fails --> the container is stopped
@@ -16,16 +16,16 @@ use super::context::Context;
 use super::manifest::{Container, Probe, ProbeKind};
 use probe_counter::ProbeCounter;
 
-/// Why a container has to be stopped.
+/// The reason why a container must be stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unhealthy {
     pub reason: String,
-    /// Seconds that it has to end in.
+    /// Grace period in seconds.
     pub grace: u32,
 }
 
-/// Follows a container that runs, until it has to be stopped. `is_new` is false for one that an earlier server
-/// started: its hook has run.
+/// Follows a running container until it must be stopped. `is_new` is false for a container that an earlier
+/// server started: its hook has run.
 pub async fn follow(context: &Context, container: &Container, id: &str, is_new: bool) -> Unhealthy {
     let begun = Instant::now();
     let grace = context.pod.grace;
@@ -73,12 +73,13 @@ struct Following<'a> {
     container: &'a Container,
     id: &'a str,
     probe: &'a Probe,
-    /// When the container started.
+    /// The start time of the container.
     begun: Instant,
 }
 
 impl Following<'_> {
-    /// Until it has failed so often that it counts, with the last reason; with `or_success` until it succeeds.
+    /// Runs until the probe has reached its failure threshold, and returns the last reason; with
+    /// `or_success`, also until it succeeds.
     async fn until(&self, or_success: bool) -> Result<(), String> {
         let mut counter = ProbeCounter::default();
         let mut ticks = self.ticks().await;
@@ -93,7 +94,7 @@ impl Following<'_> {
         }
     }
 
-    /// Says when it changes, without an end.
+    /// Reports changes, without an end.
     async fn readiness(&self) {
         let mut counter = ProbeCounter::default();
         let mut ticks = self.ticks().await;

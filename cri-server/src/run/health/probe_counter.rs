@@ -1,8 +1,8 @@
-//! How often a probe succeeded or failed in a row.
+//! Counts consecutive successes or failures of a probe.
 
 use super::super::manifest::Probe;
 
-/// Counts.
+/// The counts.
 #[derive(Debug, Default)]
 pub struct ProbeCounter {
     successes: u32,
@@ -10,7 +10,7 @@ pub struct ProbeCounter {
 }
 
 impl ProbeCounter {
-    /// Adds an outcome; what the probe says once its threshold is reached.
+    /// Adds an outcome. Returns the probe's result once a threshold is reached.
     pub fn add(&mut self, probe: &Probe, is_success: bool) -> Option<bool> {
         if is_success {
             self.failures = 0;

@@ -1,4 +1,4 @@
-//! The one container of the pod, as an entry of a manifest.
+//! The only container of the pod, as an entry of a manifest.
 
 use anyhow::bail;
 use serde_json::{Map, Value, json};
@@ -8,7 +8,7 @@ use super::mounts::MountOption;
 use super::options::Options;
 use super::{Wanted, ports, security, variables};
 
-/// The default of docker's checks, in seconds.
+/// The default interval of docker's health checks, in seconds.
 const CHECK: u64 = 30;
 /// The volume at /dev/shm.
 const SHM: &str = "shm";
@@ -16,7 +16,7 @@ const SHM: &str = "shm";
 /// The entry of `containers`.
 ///
 /// # Errors
-/// A value that cannot be used, with its option.
+/// A value is not valid; the error names its option.
 pub fn container(wanted: &Wanted<'_>, name: &str, mounts: &[&MountOption]) -> anyhow::Result<Value> {
     let options = wanted.options;
     let mut container = json!({
@@ -48,7 +48,7 @@ pub fn container(wanted: &Wanted<'_>, name: &str, mounts: &[&MountOption]) -> an
     Ok(container)
 }
 
-/// Words that are taken as they are: `$(NAME)` means something in a manifest.
+/// Escapes words that are taken literally: `$(NAME)` has a meaning in a manifest.
 fn verbatim(words: &[String]) -> Vec<String> {
     words.iter().map(|word| word.replace('$', "$$")).collect()
 }
@@ -125,7 +125,7 @@ fn resources(options: &Options) -> Value {
     json!({ "limits": limits })
 }
 
-/// A check says whether the container is well and does not end it, as a readinessProbe does.
+/// A health check reports the container's condition and does not end it, like a readinessProbe.
 fn probe(options: &Options) -> anyhow::Result<Option<Value>> {
     let Some(line) = &options.health_cmd else { return Ok(None) };
     let seconds = |option: &str, value: Option<std::time::Duration>| match value.map(|value| value.as_secs())
@@ -142,10 +142,10 @@ fn probe(options: &Options) -> anyhow::Result<Option<Value>> {
     })))
 }
 
-/// What a manifest has no field for.
+/// Values that have no field in a manifest.
 ///
 /// # Errors
-/// A value that cannot be used, with its option.
+/// A value is not valid; the error names its option.
 pub fn extra(options: &Options) -> anyhow::Result<Extra> {
     let limits = &options.limits;
     if limits.memory_swap.is_some_and(|swap| swap != -1)
@@ -164,7 +164,7 @@ pub fn extra(options: &Options) -> anyhow::Result<Extra> {
         memory_swap: limits.memory_swap,
         memory_reservation: limits.memory_reservation,
         pids_limit: limits.pids_limit,
-        // The rules of a kubelet, by requests and limits, are not docker's.
+        // The rules of kubelet, by requests and limits, are not docker's.
         oom_score_adj: Some(limits.oom_score_adj.unwrap_or(0)),
         ..Extra::default()
     };
@@ -177,7 +177,7 @@ pub fn extra(options: &Options) -> anyhow::Result<Extra> {
     Ok(extra)
 }
 
-/// None: it is a CDI name, which the runtime looks up.
+/// None for a CDI name, which the runtime looks up.
 fn device(text: &str) -> anyhow::Result<Option<Device>> {
     let is_cdi = !text.starts_with('/') && text.split_once('/').is_some_and(|(_, rest)| rest.contains('='));
     if is_cdi {

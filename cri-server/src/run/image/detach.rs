@@ -1,4 +1,4 @@
-//! `crisp run -d IMAGE`: the server supervises the pod; the container's id is printed.
+//! `crisp run -d IMAGE`: the server supervises the pod; crisp prints the container's id.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -24,10 +24,10 @@ use crate::config::Settings;
 use crate::progress::Bars;
 use crate::rpc_error::refused;
 
-/// Runs it, and prints the container's id when it has started.
+/// Starts the pod and prints the container's id once it runs.
 ///
 /// # Errors
-/// No server, no image, or a server that refuses.
+/// There is no server or no image, or the server refuses.
 pub async fn detach(mut run: ImageRun, settings: &Settings, replace: bool) -> anyhow::Result<ExitCode> {
     let address = endpoint::choose(settings)?;
     let mut standalone = detached::connect(&address).await?;
@@ -36,7 +36,7 @@ pub async fn detach(mut run: ImageRun, settings: &Settings, replace: bool) -> an
     for image in run.options.mount.iter().filter_map(MountOption::image) {
         get_image(&mut client, image, &run.options).await?;
     }
-    // It is here; the server knows no logins of this user.
+    // Pulled here, because the server does not know the logins of this user.
     if run.options.pull != Some(Pull::Never) {
         run.options.pull = Some(Pull::Missing);
     }
@@ -62,7 +62,7 @@ pub async fn detach(mut run: ImageRun, settings: &Settings, replace: bool) -> an
     Ok(ExitCode::SUCCESS)
 }
 
-/// Pulls the image as the policy says, with the logins of this user. Returns the ports that it names.
+/// Pulls the image by its policy, with the logins of this user. Returns the ports that it exposes.
 async fn get_image(client: &mut Client, image: &str, options: &Options) -> anyhow::Result<Vec<String>> {
     let policy = options.pull.unwrap_or(Pull::Missing);
     let found = look_up(client, image).await?;
@@ -78,7 +78,7 @@ async fn get_image(client: &mut Client, image: &str, options: &Options) -> anyho
     Ok(if options.publish_all { exposed(&found) } else { Vec::new() })
 }
 
-/// What the server says of an image. None: it is not there.
+/// The exposed ports of an image. None when the server does not have it.
 async fn look_up(client: &mut Client, image: &str) -> anyhow::Result<Option<BTreeMap<String, String>>> {
     let image = Some(ImageSpec { image: image.to_owned(), ..ImageSpec::default() });
     let request = ImageStatusRequest { image, verbose: true };
@@ -101,18 +101,18 @@ async fn find(client: &mut Client, uid: &str) -> anyhow::Result<Option<Container
     Ok(all.into_iter().max_by_key(|container| container.created_at))
 }
 
-/// The exit code and the reason, where the container has not started and will not.
+/// The exit code and the reason, if the container has not started and will not.
 fn failure(event: &StandaloneEvent, container: Option<&Container>) -> Option<(u8, String)> {
     let StandaloneEvent { pod, text, is_failure } = event;
     if let Some((_, reason)) = text.split_once(" cannot be started: ") {
         let code = u8::try_from(start_error(reason)).unwrap_or(125);
         return Some((code, format!("{pod} cannot be started: {reason}")));
     }
-    // One that has failed did start.
+    // A container that failed did start.
     (*is_failure && container.is_none()).then(|| (125, format!("{pod}: {text}")))
 }
 
-/// Takes the pod down again, unless another one has its name.
+/// Removes the pod again, unless another pod has its name.
 async fn undo(standalone: &mut StandaloneClient<Channel>, manifests: &Manifests, uid: &str) {
     let Ok(list) = standalone.list_standalone(crisp_proto::crisp::v1::ListStandaloneRequest {}).await else {
         return;

@@ -1,4 +1,4 @@
-//! The options as a manifest: a Pod of one container, and the claims of its named volumes.
+//! Converts the options to a manifest: a Pod of one container, and the claims of its named volumes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -14,17 +14,17 @@ use super::options::Options;
 use super::values::Restart;
 use super::{Wanted, container, security, variables};
 
-/// The pod is of a `crisp run IMAGE`: commands for its container are for the pod.
+/// Marks the pod of a `crisp run IMAGE`: commands for its container apply to the pod.
 pub const OF_IMAGE: &str = "crisp/run-image";
-/// Seconds between the stop signal and the kill, for commands that stop the pod.
+/// Seconds between the stop signal and SIGKILL, for commands that stop the pod.
 pub const STOP_TIMEOUT: &str = "crisp/stop-timeout";
-/// The pod is removed when it has ended.
+/// Marks a pod that is removed when it has ended.
 pub const REMOVE: &str = "crisp/remove-when-ended";
 
 /// The manifest.
 ///
 /// # Errors
-/// A value that cannot be used, with its option.
+/// A value is not valid; the error names its option.
 pub fn documents(wanted: &Wanted<'_>) -> anyhow::Result<Vec<Value>> {
     let options = wanted.options;
     let name = name(wanted)?;
@@ -122,11 +122,11 @@ fn annotations(wanted: &Wanted<'_>) -> anyhow::Result<BTreeMap<String, String>> 
     Ok(all)
 }
 
-/// Words of --network that are no network of `crisp network`.
+/// Values of --network that are not a network of `crisp network`.
 const HOST: &str = "host";
 const USUAL: [&str; 5] = ["default", "bridge", "auto", "cni", "built-in"];
 
-/// The networks that are named, as the annotation has them. The first is the pod's eth0.
+/// The named networks in the form of the annotation. The first one is the pod's eth0.
 fn network(wanted: &Wanted<'_>) -> anyhow::Result<Option<String>> {
     let options = wanted.options;
     let named: Vec<&String> =
@@ -229,7 +229,7 @@ fn word<'a>(option: &str, value: Option<&'a str>, known: &[&str]) -> anyhow::Res
     }
 }
 
-/// docker's options are in place of the host's settings, each for itself; a pod has all or none of these.
+/// Each of docker's options replaces one of the host's settings; a pod overrides all or none of them.
 fn resolver(options: &Options, spec: &mut Value) {
     if options.dns.is_empty() && options.dns_search.is_empty() && options.dns_option.is_empty() {
         return;

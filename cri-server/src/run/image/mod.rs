@@ -1,4 +1,4 @@
-//! `crisp run IMAGE [COMMAND]`: a pod of one container, by docker's options.
+//! `crisp run IMAGE [COMMAND]`: a pod of one container, described by docker's options.
 //!
 //! ```text
 //!  line --options.rs--> Options --documents.rs--> a Pod (container.rs, security.rs) and its claims
@@ -33,37 +33,37 @@ pub use options::{Options, Pull};
 pub use refused_options::Refused;
 use values::Restart;
 
-/// Where the pods of images are from, for people, before the image.
+/// The origin of such pods, for people; the image follows it.
 pub const SOURCE: &str = "crisp run";
 
-/// What the user asks for.
+/// The user's request.
 struct Wanted<'a> {
     image: &'a str,
     command: &'a [String],
     options: &'a Options,
-    /// The pod's.
+    /// The uid of the pod.
     uid: &'a str,
-    /// Ports that the image names, as `80/tcp`, for --publish-all.
+    /// Ports that the image exposes, as `80/tcp`, for --publish-all.
     exposed: &'a [String],
-    /// No client is there: input stays open when one leaves.
+    /// No client is attached: input stays open when a client leaves.
     is_detached: bool,
 }
 
-/// What is to be run.
+/// An image with its options and command.
 #[derive(Debug, Clone)]
 pub struct ImageRun {
     pub image: String,
     pub command: Vec<String>,
     pub options: Options,
-    /// The pod's.
+    /// The uid of the pod.
     pub uid: String,
 }
 
 impl ImageRun {
-    /// Of a name that is no manifest.
+    /// For a name that is not a manifest.
     ///
     /// # Errors
-    /// It is no reference of an image; a file for the id is there already.
+    /// It is not a valid image reference, or the file for the id already exists.
     pub fn new(image: &str, command: Vec<String>, options: Options) -> anyhow::Result<Self> {
         Reference::parse(image).with_context(|| format!("{image:?} is no file, no folder and no image"))?;
         if options.rm && options.restart.is_some_and(|restart| restart != Restart::No) {
@@ -85,7 +85,7 @@ impl ImageRun {
     /// The manifest of the pod.
     ///
     /// # Errors
-    /// A value that cannot be used.
+    /// A value is not valid.
     pub fn manifests(&self, exposed: &[String], is_detached: bool) -> anyhow::Result<Manifests> {
         let wanted = Wanted {
             image: &self.image,
@@ -99,17 +99,18 @@ impl ImageRun {
     }
 }
 
-/// Whether a word of the command line is a manifest: what is there counts before images of that name.
+/// Whether a word of the command line is a manifest: an existing file takes precedence over an image of that
+/// name.
 pub fn is_manifest(word: &str) -> bool {
     let is_path =
         word.starts_with(['/', '.']) || [".yaml", ".yml", ".json"].iter().any(|end| word.ends_with(end));
     word == "-" || is_path || Path::new(word).exists()
 }
 
-/// Writes the container's id, where a file for it is wanted.
+/// Writes the container's id to the file that the options name.
 ///
 /// # Errors
-/// The file is there, or cannot be written.
+/// The file already exists or cannot be written.
 pub fn write_id(options: &Options, id: &str) -> anyhow::Result<()> {
     let Some(path) = &options.cidfile else { return Ok(()) };
     let file = std::fs::OpenOptions::new().write(true).create_new(true).open(path);

@@ -1,4 +1,4 @@
-//! Mounts in the words of `docker run`: `-v`, `--mount` and `--tmpfs`.
+//! Mounts in the syntax of `docker run`: `-v`, `--mount` and `--tmpfs`.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::super::manifest::is_dns_name;
 use super::values;
 
-/// What is mounted, and where.
+/// A mount and its target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountOption {
     pub source: Source,
@@ -17,14 +17,14 @@ pub struct MountOption {
     pub sub_path: Option<String>,
 }
 
-/// What is mounted.
+/// The source of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// An empty folder that goes with the container.
+    /// An empty folder that is removed with the container.
     Anonymous,
     /// A named volume.
     Named(String),
-    /// A path of the host; made as a folder where it is missing and `is_made`.
+    /// A path of the host; if it is missing and `is_made`, it is created as a folder.
     Bind {
         path: PathBuf,
         is_made: bool,
@@ -35,7 +35,7 @@ pub enum Source {
     Image(String),
 }
 
-/// Reads the value of `-v`: `[SOURCE:]TARGET[:OPTIONS]`.
+/// Parses the value of `-v`: `[SOURCE:]TARGET[:OPTIONS]`.
 pub fn volume(text: &str) -> Result<MountOption, String> {
     let parts: Vec<&str> = text.split(':').collect();
     let (source, place, options) = match parts[..] {
@@ -57,7 +57,7 @@ pub fn volume(text: &str) -> Result<MountOption, String> {
     for option in options.split(',').filter(|option| !option.is_empty()) {
         match option {
             "ro" => mount.read_only = true,
-            // What volumes have anyway: an image's files are not copied into them.
+            // Always the case for volumes: an image's files are not copied into them.
             "rw" | "nocopy" => {}
             "z" | "Z" => relabel(Path::new("/sys/fs/selinux/enforce"), option)?,
             other => mount.propagation = Some(propagation(other)?),
@@ -66,7 +66,7 @@ pub fn volume(text: &str) -> Result<MountOption, String> {
     Ok(mount)
 }
 
-/// Reads the value of `--mount`: `type=bind,source=/a,target=/b,readonly`.
+/// Parses the value of `--mount`: `type=bind,source=/a,target=/b,readonly`.
 pub fn mount(text: &str) -> Result<MountOption, String> {
     let (mut kind, mut source, mut place) = ("volume", "", None);
     let (mut read_only, mut bind_propagation, mut size, mut sub_path) = (false, None, None, None);
@@ -118,7 +118,7 @@ pub fn mount(text: &str) -> Result<MountOption, String> {
     Ok(MountOption { read_only, propagation: bind_propagation, sub_path, ..MountOption::new(source, place)? })
 }
 
-/// Reads the value of `--tmpfs`: `TARGET[:OPTIONS]`.
+/// Parses the value of `--tmpfs`: `TARGET[:OPTIONS]`.
 pub fn tmpfs(text: &str) -> Result<MountOption, String> {
     let (place, options) = text.split_once(':').unwrap_or((text, ""));
     let (mut size, mut read_only) = (None, false);
@@ -175,7 +175,7 @@ fn named(name: &str) -> Result<Source, String> {
     ))
 }
 
-/// An absolute path without "..", as manifests have it.
+/// An absolute path without "..", as manifests require.
 fn host_path(text: &str) -> Result<PathBuf, String> {
     if text.starts_with('~') {
         return Err(format!("{text:?}: the shell has not replaced ~: write the path without quotes"));
@@ -207,7 +207,7 @@ impl MountOption {
         Ok(Self { source, target: place.to_owned(), read_only: false, propagation: None, sub_path: None })
     }
 
-    /// The image that is mounted.
+    /// The image that is the source.
     pub fn image(&self) -> Option<&str> {
         match &self.source {
             Source::Image(reference) => Some(reference),
@@ -238,7 +238,7 @@ impl MountOption {
     pub fn mount_entry(&self, name: &str) -> Value {
         let mut entry = json!({ "name": name, "mountPath": self.target, "readOnly": self.read_only });
         if self.read_only && self.propagation.is_none() && matches!(self.source, Source::Bind { .. }) {
-            // As docker has it: also what is mounted below the path.
+            // As in docker: mounts below the path are read-only too.
             entry["recursiveReadOnly"] = json!("IfPossible");
         }
         if let Some(propagation) = self.propagation {

@@ -9,7 +9,7 @@ use super::mounts::{self, MountOption};
 use super::ports::{self, Ports};
 use super::values::{self, Restart};
 
-/// When the image is pulled.
+/// The pull policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Pull {
     Always,
@@ -17,7 +17,7 @@ pub enum Pull {
     Never,
 }
 
-/// What the container is to be like.
+/// The options of the container.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 #[command(next_help_heading = "With an IMAGE, as docker has them")]
 pub struct Options {
@@ -27,16 +27,16 @@ pub struct Options {
     /// Give the container a terminal
     #[arg(long, short)]
     pub tty: bool,
-    /// Remove the container when it has ended; one in the foreground always is
+    /// Remove the container when it has ended; a foreground container always is
     #[arg(long)]
     pub rm: bool,
-    /// Name of the container and of its pod [default: made of the image's]
+    /// Name of the container and of its pod [default: made from the image's name]
     #[arg(long)]
     pub name: Option<String>,
     /// Publish a port: [[ADDRESS:][HOST]:]CONTAINER[/tcp|udp|sctp], ranges too
     #[arg(long, short, value_name = "PORT", value_parser = ports::publish)]
     pub publish: Vec<Ports>,
-    /// Publish all ports that the image and --expose name, at free ports of the host
+    /// Publish all ports that the image and --expose name, to free ports of the host
     #[arg(long, short = 'P')]
     pub publish_all: bool,
     /// A port for --publish-all
@@ -63,25 +63,25 @@ pub struct Options {
     /// Hardware address in the --network
     #[arg(long, value_name = "MAC")]
     pub mac_address: Option<String>,
-    /// One more name in the --network
+    /// Another name in the --network
     #[arg(long, visible_alias = "net-alias", value_name = "NAME")]
     pub network_alias: Vec<String>,
     /// Host name [default: the container's name]
     #[arg(long, short = 'h', value_name = "NAME")]
     pub hostname: Option<String>,
-    /// Resolver, instead of the usual ones
+    /// DNS server, instead of the default ones
     #[arg(long, value_name = "ADDRESS")]
     pub dns: Vec<std::net::IpAddr>,
     /// Search domain; "." for none
     #[arg(long, value_name = "DOMAIN")]
     pub dns_search: Vec<String>,
-    /// Option of the resolver, as ndots:2
+    /// Option of the resolver, for example ndots:2
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION")]
     pub dns_option: Vec<String>,
     /// A line of /etc/hosts: NAME:ADDRESS
     #[arg(long, value_name = "NAME:ADDRESS")]
     pub add_host: Vec<String>,
-    /// A variable: NAME=VALUE, or NAME for its value here
+    /// A variable: NAME=VALUE, or NAME to pass on crisp's own value
     #[arg(long, short, value_name = "NAME=VALUE")]
     pub env: Vec<String>,
     /// A file of variables
@@ -93,40 +93,41 @@ pub struct Options {
     /// USER[:GROUP], by number; a user also by name
     #[arg(long, short, value_name = "USER")]
     pub user: Option<String>,
-    /// A further group, by number
+    /// Supplementary group, by number
     #[arg(long, value_name = "GROUP")]
     pub group_add: Vec<String>,
     /// Program instead of the image's; "" for none
     #[arg(long, value_name = "PROGRAM")]
     pub entrypoint: Option<String>,
-    /// no, on-failure[:N], always or unless-stopped: a new container then, with the same volumes [default: no]
+    /// no, on-failure[:N], always or unless-stopped: starts a new container with the same volumes [default:
+    /// no]
     #[arg(long, value_name = "POLICY", value_parser = values::restart)]
     pub restart: Option<Restart>,
-    /// A process of the pod is PID 1 and reaps what others leave
+    /// Run a process as PID 1 of the pod that reaps orphaned processes
     #[arg(long)]
     pub init: bool,
     /// Signal that asks the container to end [default: the image's]
     #[arg(long, value_name = "SIGNAL", value_parser = values::signal)]
     pub stop_signal: Option<String>,
-    /// Seconds between that and the kill [default: 10]
+    /// Seconds between the stop signal and SIGKILL [default: 10]
     #[arg(long, value_name = "SECONDS")]
     pub stop_timeout: Option<u32>,
-    /// A shell line that says by its exit code whether the container is well: pods show it as ready
+    /// A shell command that checks the container's health by its exit code: pods show it as ready
     #[arg(long, value_name = "LINE")]
     pub health_cmd: Option<String>,
-    /// Between two checks [default: 30s]
+    /// Time between two checks [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = values::seconds, requires = "health_cmd")]
     pub health_interval: Option<Duration>,
-    /// For one check [default: 30s]
+    /// Time limit for one check [default: 30s]
     #[arg(long, value_name = "DURATION", value_parser = values::seconds, requires = "health_cmd")]
     pub health_timeout: Option<Duration>,
-    /// Failures that count [default: 3]
+    /// Consecutive failures that make the container unhealthy [default: 3]
     #[arg(long, value_name = "NUMBER", requires = "health_cmd")]
     pub health_retries: Option<u32>,
-    /// Before the first check
+    /// Time before the first check
     #[arg(long, value_name = "DURATION", value_parser = values::seconds, requires = "health_cmd")]
     pub health_start_period: Option<Duration>,
-    /// No checks; those of an image are never made
+    /// No checks; checks that an image defines are never made
     #[arg(long, conflicts_with = "health_cmd")]
     pub no_healthcheck: bool,
     /// A label of the pod: KEY=VALUE
@@ -144,7 +145,7 @@ pub struct Options {
     /// When the image is pulled [default: missing]
     #[arg(long, value_enum)]
     pub pull: Option<Pull>,
-    /// No progress of the pull
+    /// Do not show the progress of the pull
     #[arg(long, short)]
     pub quiet: bool,
     #[command(flatten)]
@@ -154,7 +155,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// The policy of a manifest.
+    /// The policy in the form of a manifest.
     pub fn pull_policy(&self) -> &'static str {
         match self.pull.unwrap_or(Pull::Missing) {
             Pull::Always => "Always",
@@ -171,7 +172,7 @@ pub struct Limits {
     /// Memory, as 512m
     #[arg(long, short, value_name = "BYTES", value_parser = values::memory)]
     pub memory: Option<u64>,
-    /// Memory that is left to it when there is little; cgroup v2 only
+    /// Memory that is reserved for it when memory is short; cgroup v2 only
     #[arg(long, value_name = "BYTES", value_parser = values::memory)]
     pub memory_reservation: Option<u64>,
     /// Memory and swap together, -1 for no limit [default: no swap with --memory]
@@ -192,10 +193,10 @@ pub struct Limits {
     /// Memory nodes that may be used
     #[arg(long, value_name = "LIST", value_parser = values::cpu_list)]
     pub cpuset_mems: Option<String>,
-    /// Processes and threads, -1 for no limit; cgroup v2 only
+    /// Maximal number of processes and threads, -1 for no limit; cgroup v2 only
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-1..))]
     pub pids_limit: Option<i64>,
-    /// How early the kernel kills it when there is no memory: -1000 to 1000
+    /// Preference of the kernel to kill it when memory is short: -1000 to 1000
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, value_parser = clap::value_parser!(i64).range(-1000..=1000))]
     pub oom_score_adj: Option<i64>,
     /// Size of /dev/shm [default: 64m]
@@ -203,14 +204,14 @@ pub struct Limits {
     pub shm_size: Option<u64>,
 }
 
-/// What the container may do.
+/// The rights of the container.
 #[derive(Debug, Clone, Default, PartialEq, clap::Args)]
 #[command(next_help_heading = "Rights of the container")]
 pub struct Security {
     /// Add a capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_add: Vec<String>,
-    /// Take a capability away, or ALL
+    /// Remove a capability, or ALL
     #[arg(long, value_name = "CAPABILITY")]
     pub cap_drop: Vec<String>,
     /// All capabilities and devices
@@ -225,19 +226,19 @@ pub struct Security {
     /// no-new-privileges, seccomp=unconfined|FILE, apparmor=unconfined|PROFILE, label=disable|KEY:VALUE, systempaths=unconfined
     #[arg(long, value_name = "OPTION")]
     pub security_opt: Vec<String>,
-    /// The root file system cannot be written to
+    /// Make the root file system read-only
     #[arg(long)]
     pub read_only: bool,
-    /// host: the processes of the host
+    /// host: share the processes of the host
     #[arg(long, value_name = "host")]
     pub pid: Option<String>,
-    /// host: System V IPC and /dev/shm of the host; private: its own
+    /// host: share System V IPC and /dev/shm of the host; private: its own
     #[arg(long, value_name = "host|private")]
     pub ipc: Option<String>,
-    /// host: the user ids of the host, which it has anyway
+    /// host: the user ids of the host, which is the default
     #[arg(long, value_name = "host")]
     pub userns: Option<String>,
-    /// private: its own view of cgroups, which it has anyway
+    /// private: its own view of cgroups, which is the default
     #[arg(long, value_name = "private")]
     pub cgroupns: Option<String>,
 }

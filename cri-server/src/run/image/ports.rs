@@ -1,4 +1,4 @@
-//! Ports in the words of `docker run -p`: `[[ADDRESS:][HOST]:]CONTAINER[/PROTOCOL]`, with ranges.
+//! Ports in the syntax of `docker run -p`: `[[ADDRESS:][HOST]:]CONTAINER[/PROTOCOL]`, with ranges.
 
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::str::FromStr;
@@ -6,25 +6,25 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-/// More ports of one option are a mistake.
+/// More ports in one option are probably a mistake.
 const MOST: u16 = 1000;
 
-/// What `-p` or `--expose` asks for: one port or a range.
+/// The value of `-p` or `--expose`: one port or a range.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ports {
     pub address: Option<IpAddr>,
-    /// The first; none: any that is free.
+    /// The first port; None for any free port.
     pub host: Option<u16>,
-    /// The first.
+    /// The first port.
     pub container: u16,
     pub count: u16,
     pub protocol: &'static str,
 }
 
-/// Reads the value of `-p`.
+/// Parses the value of `-p`.
 pub fn publish(text: &str) -> Result<Ports, String> {
     let (rest, protocol) = protocol(text)?;
-    // An IPv6 address has colons itself.
+    // An IPv6 address contains colons.
     let (address, rest) = match rest.strip_prefix('[').map(|inside| inside.split_once("]:")) {
         Some(Some((address, rest))) => (address, rest),
         Some(None) => return Err("expected [ADDRESS]:HOST:CONTAINER".to_owned()),
@@ -49,7 +49,7 @@ pub fn publish(text: &str) -> Result<Ports, String> {
     Ok(Ports { address, host: host.map(|(first, _)| first), container, count, protocol })
 }
 
-/// Reads the value of `--expose`.
+/// Parses the value of `--expose`.
 pub fn expose(text: &str) -> Result<Ports, String> {
     let (rest, protocol) = protocol(text)?;
     let (container, count) = range(rest)?;
@@ -65,7 +65,7 @@ fn protocol(text: &str) -> Result<(&str, &'static str), String> {
     }
 }
 
-/// The first port, and how many.
+/// The first port and the number of ports.
 fn range(text: &str) -> Result<(u16, u16), String> {
     let port = |text: &str| {
         let number = text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse::<u16>().ok()).flatten();
@@ -83,7 +83,7 @@ fn range(text: &str) -> Result<(u16, u16), String> {
 }
 
 impl Ports {
-    /// As entries of a manifest's `ports`; `is_published` for a port of the host for each.
+    /// Converts to entries of a manifest's `ports`; with `is_published`, each gets a port of the host.
     ///
     /// # Errors
     /// No port of the host is free.
@@ -107,7 +107,7 @@ impl Ports {
     }
 }
 
-/// One that no program listens at now. Whether it is still so when the pod starts, the pod's network says.
+/// A port at which no program listens now. The pod's network checks this again when the pod starts.
 fn free_port(protocol: &str) -> std::io::Result<u16> {
     let any = ("0.0.0.0", 0);
     let address = if protocol == "UDP" {

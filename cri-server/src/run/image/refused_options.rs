@@ -1,4 +1,4 @@
-//! Options of `docker run` that are refused, each with the reason and what to do instead.
+//! Options of `docker run` that are refused, each with the reason and an alternative.
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -56,13 +56,13 @@ const OPTIONS: &[(&str, bool, &str)] = &[
     ("volumes-from", true, "name the volumes by -v: containers that name the same one share it"),
 ];
 
-/// The refused options that were given. As a part of the command line they are hidden from its help.
+/// The refused options on a command line. They are hidden from the help.
 #[derive(Debug, Clone, Default)]
 pub struct Refused(Vec<&'static str>);
 
 impl Refused {
     /// # Errors
-    /// One was given.
+    /// The command line has one of them.
     pub fn check(&self) -> anyhow::Result<()> {
         let reason =
             |name: &str| OPTIONS.iter().find(|(other, ..)| *other == name).map_or("", |(.., why)| *why);

@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use super::options::Options;
 
-/// Of the pod.
+/// The `securityContext` of the pod.
 ///
 /// # Errors
-/// A value that cannot be used, with its option.
+/// A value is not valid; the error names its option.
 pub fn of_pod(options: &Options) -> anyhow::Result<Value> {
     let group = |text: &String| {
         text.parse::<u32>().ok().with_context(|| {
@@ -27,10 +27,10 @@ pub fn of_pod(options: &Options) -> anyhow::Result<Value> {
     Ok(json!({ "supplementalGroups": groups, "sysctls": sysctls }))
 }
 
-/// Of the container.
+/// The `securityContext` of the container.
 ///
 /// # Errors
-/// A value that cannot be used, with its option.
+/// A value is not valid; the error names its option.
 pub fn of_container(options: &Options) -> anyhow::Result<Value> {
     let security = &options.security;
     let mut context = json!({
@@ -42,7 +42,7 @@ pub fn of_container(options: &Options) -> anyhow::Result<Value> {
         },
     });
     if !security.privileged {
-        // As with docker, and unlike a kubelet, there is a profile.
+        // As with docker, and unlike kubelet, there is a default profile.
         context["seccompProfile"] = json!({ "type": "RuntimeDefault" });
     }
     let user = user(options)?;
@@ -72,7 +72,7 @@ fn capabilities(option: &str, names: &[String]) -> anyhow::Result<Vec<String>> {
 }
 
 fn apply(context: &mut Value, text: &str) -> anyhow::Result<()> {
-    // docker has accepted a colon, too.
+    // docker accepts a colon too.
     let (key, value) = text.split_once(['=', ':']).unwrap_or((text, ""));
     match (key, value) {
         ("no-new-privileges", "" | "true") => {
@@ -113,7 +113,7 @@ fn apply(context: &mut Value, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whose processes they are.
+/// The user of the processes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct User {
     pub name: Option<String>,
@@ -121,10 +121,10 @@ pub struct User {
     pub group: Option<u32>,
 }
 
-/// Reads `--user`.
+/// Parses `--user`.
 ///
 /// # Errors
-/// A group by its name; a number without an end.
+/// A group is given by name, or a number is not valid.
 pub fn user(options: &Options) -> anyhow::Result<User> {
     let Some(text) = &options.user else { return Ok(User::default()) };
     let (user, group) =

@@ -1,4 +1,4 @@
-//! Lines in docker's words, and the pods that they are.
+//! Command lines in docker's syntax, and the pods that they describe.
 
 use std::collections::BTreeSet;
 
@@ -56,7 +56,7 @@ fn the_table_says_of_every_option_what_is_done_with_it() {
         command.get_arguments().filter_map(|arg| arg.get_long()).map(|name| format!("--{name}")).collect()
     };
     let mut works = names(Options::augment_args(Command::new("run")));
-    // Of manifests, too.
+    // Also used for manifests.
     works.insert("--detach".to_owned());
     let refused = names(Refused::augment_args(Command::new("run")));
     let mut seen = BTreeSet::new();

@@ -1,8 +1,8 @@
-//! Sizes, durations and numbers in the words of `docker run`.
+//! Sizes, durations and numbers in the syntax of `docker run`.
 
 use std::time::Duration;
 
-/// docker's least: below, a container cannot be started.
+/// docker's minimum: with less, a container cannot start.
 const LEAST_MEMORY: u64 = 6 << 20;
 
 /// Restart policies.
@@ -13,11 +13,11 @@ pub enum Restart {
         most: Option<u32>,
     },
     Always,
-    /// As always: a pod that was stopped is not started again in either case.
+    /// The same as always: a pod that was stopped is not started again in either case.
     UnlessStopped,
 }
 
-/// Bytes, as `512m` or `1.5g`: 1024 of one unit are one of the next.
+/// Bytes, as `512m` or `1.5g`; units are powers of 1024.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let wrong = || "expected bytes, as 512m or 1g".to_owned();
     let lower = text.to_ascii_lowercase();
@@ -35,7 +35,7 @@ pub fn bytes(text: &str) -> Result<u64, String> {
     }
     let number: f64 = digits.parse().map_err(|_| wrong())?;
     let bytes = number * (1_u64 << shift) as f64;
-    // Above, a number of the kernel's would be negative.
+    // A larger number would be negative in the kernel.
     if (1.0..9e18).contains(&bytes) { Ok(bytes as u64) } else { Err(wrong()) }
 }
 
@@ -81,7 +81,7 @@ pub fn cpu_list(text: &str) -> Result<String, String> {
     }
 }
 
-/// Whole seconds, in Go's words for durations: `90s`, `1m30s`, `2h`.
+/// Whole seconds, in Go's syntax for durations: `90s`, `1m30s`, `2h`.
 pub fn seconds(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a duration, as 30s or 1m30s".to_owned();
     let (mut milliseconds, mut rest) = (0.0, text);
@@ -105,7 +105,7 @@ pub fn seconds(text: &str) -> Result<Duration, String> {
         milliseconds += number * times;
         rest = &rest[end + unit_end..];
     }
-    // Probes are counted in seconds; a year is more than any of them.
+    // Probes count in seconds; a year is longer than any of them.
     if !(0.0..3.2e10).contains(&milliseconds) || milliseconds % 1000.0 != 0.0 {
         return Err("expected whole seconds: a pod's probes have no parts of them".to_owned());
     }
@@ -122,14 +122,14 @@ pub fn restart(text: &str) -> Result<Restart, String> {
         None if text == "on-failure" => Ok(Restart::OnFailure { most: None }),
         Some(("on-failure", most)) => {
             let most: u32 = most.parse().map_err(|_| wrong())?;
-            // As docker has it, 0 is no limit.
+            // As with docker, 0 means no limit.
             Ok(Restart::OnFailure { most: Some(most).filter(|most| *most != 0) })
         }
         _ => Err(wrong()),
     }
 }
 
-/// A signal by name or number, as manifests have it: `SIGTERM`.
+/// A signal by name or number, converted to the form of manifests: `SIGTERM`.
 pub fn signal(text: &str) -> Result<String, String> {
     const NUMBERS: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2", "PIPE",

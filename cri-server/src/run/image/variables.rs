@@ -1,18 +1,18 @@
-//! Variables and labels in the words of `docker run`: `-e`, `--env-file`, `--label`, `--label-file`.
+//! Variables and labels in the syntax of `docker run`: `-e`, `--env-file`, `--label`, `--label-file`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
-/// A file larger than this is a mistake.
+/// A larger file is probably a mistake.
 const MOST: u64 = 4 << 20;
 
-/// The variables of all files, then those of `-e`, each name once. A name without a value has that of this
-/// program's own variable; where there is none, it is left out, as docker does.
+/// The variables of all files, then those of `-e`, each name once. A name without a value gets crisp's own
+/// value of that variable; if crisp has none, it is left out, as with docker.
 ///
 /// # Errors
-/// A file that cannot be read; a name that cannot be one.
+/// A file cannot be read, or a name is not valid.
 pub fn variables(
     files: &[std::path::PathBuf],
     given: &[String],
@@ -37,7 +37,7 @@ pub fn variables(
         }
     }
     for entry in given {
-        // Without the value, which may be a secret.
+        // The error leaves out the value, which may be a secret.
         add(entry).map_err(|why| anyhow::anyhow!("--env: {why}"))?;
     }
     Ok(all)
@@ -55,7 +55,7 @@ fn check_name(name: &str) -> Result<(), String> {
 
 /// Labels or annotations; `option` is for errors.
 ///
-/// # Errors
+/// A file cannot be read, or a key is empty.
 /// A file that cannot be read; an empty key.
 pub fn pairs(
     option: &str,
@@ -77,7 +77,7 @@ pub fn pairs(
     Ok(all)
 }
 
-/// Entries of a file, without empty lines and comments.
+/// Entries of a file without empty lines and comments.
 fn lines(path: &Path, option: &str) -> anyhow::Result<Vec<String>> {
     let at = || format!("{option} {}", path.display());
     let size = std::fs::metadata(path).with_context(at)?.len();

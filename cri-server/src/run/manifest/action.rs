@@ -1,15 +1,15 @@
-//! What is done to a container from outside: probes and lifecycle hooks.
+//! Actions on a container from outside: probes and lifecycle hooks.
 
 use std::time::Duration;
 
 use super::strict_object::Object;
 
-/// One way to act on a container.
+/// An action on a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Runs a command in it.
     Exec(Vec<String>),
-    /// Asks it for a page.
+    /// Sends an HTTP request to it.
     Http(HttpGet),
     /// Opens a connection to it.
     Tcp { host: Option<String>, port: PortRef },
@@ -19,7 +19,7 @@ pub enum Action {
     Sleep(Duration),
 }
 
-/// A request by HTTP.
+/// An HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HttpGet {
     pub host: Option<String>,
@@ -35,7 +35,7 @@ pub enum PortRef {
     Name(String),
 }
 
-/// When a container counts as started, healthy or ready.
+/// The rules by which a container counts as started, healthy or ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     pub action: Action,
@@ -44,11 +44,11 @@ pub struct Probe {
     pub timeout: Duration,
     pub successes: u32,
     pub failures: u32,
-    /// Seconds between the stop signal and the kill, instead of the pod's.
+    /// Seconds between the stop signal and SIGKILL, instead of the pod's.
     pub grace: Option<u32>,
 }
 
-/// Which probe it is: they have different rules.
+/// The kind of a probe; the kinds have different rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProbeKind {
     Startup,
@@ -103,11 +103,11 @@ pub fn read_probe(container: &Object<'_>, kind: ProbeKind) -> Option<Probe> {
 /// `lifecycle` of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lifecycle {
-    /// After the start; a failure ends the container.
+    /// Runs after the start; a failure ends the container.
     pub post_start: Option<Action>,
-    /// Before the stop signal, within the grace period.
+    /// Runs before the stop signal, within the grace period.
     pub pre_stop: Option<Action>,
-    /// Instead of the image's, by its name.
+    /// Replaces the image's stop signal; by name.
     pub stop_signal: Option<String>,
 }
 
@@ -132,7 +132,7 @@ pub fn read_lifecycle(container: &Object<'_>) -> Lifecycle {
     lifecycle
 }
 
-/// Without `SIG`.
+/// Names without `SIG`.
 const SIGNALS: [&str; 34] = [
     "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE",
     "POLL", "PROF", "PWR", "QUIT", "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU",
@@ -156,7 +156,7 @@ fn stop_signal(object: &Object<'_>) -> Option<String> {
     Some(name).filter(|_| known)
 }
 
-/// Reads the one action that is given, of those that are possible there.
+/// Reads the one action; `possible` lists those that are allowed there.
 fn read_action(object: &Object<'_>, possible: &[&str]) -> Option<Action> {
     let given: Vec<&str> = possible.iter().copied().filter(|name| object.value(name).is_some()).collect();
     let [one] = given[..] else {

@@ -18,7 +18,7 @@ pub struct Container {
     /// Replaces the image's CMD; not yet expanded.
     pub args: Vec<String>,
     pub working_dir: Option<String>,
-    /// Come before `env`, in order.
+    /// Applied before `env`, in order.
     pub env_from: Vec<EnvFrom>,
     /// In order: later ones may refer to earlier ones.
     pub env: Vec<EnvVar>,
@@ -26,7 +26,7 @@ pub struct Container {
     pub resources: Resources,
     pub mounts: Vec<VolumeMount>,
     pub security: ContainerSecurity,
-    /// An init container that runs on beside the others (restartPolicy Always).
+    /// An init container that keeps running beside the others (restartPolicy Always).
     pub is_sidecar: bool,
     pub startup: Option<Probe>,
     pub liveness: Option<Probe>,
@@ -35,13 +35,13 @@ pub struct Container {
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
-    /// Where the container may leave a last message.
+    /// The path at which the container may leave a last message.
     pub message_path: String,
-    /// Without a message, the end of the log is one when the container fails.
+    /// If there is no message and the container fails, the end of its log is used.
     pub message_from_log: bool,
 }
 
-/// When an image is pulled.
+/// When the image is pulled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PullPolicy {
     Always,
@@ -52,7 +52,7 @@ pub enum PullPolicy {
 /// A port, possibly published on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Port {
-    /// Probes may use it. Empty: none.
+    /// Probes may refer to it. May be empty.
     pub name: String,
     pub container: u16,
     pub host: Option<u16>,
@@ -68,7 +68,7 @@ pub enum Protocol {
     Sctp,
 }
 
-/// A volume at a place in the container.
+/// A mount of a volume in the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeMount {
     pub volume: String,
@@ -76,13 +76,13 @@ pub struct VolumeMount {
     pub read_only: bool,
     pub recursive_read_only: bool,
     pub propagation: Propagation,
-    /// Only this part of the volume. Empty: all of it.
+    /// Only this part of the volume. Empty for all of it.
     pub sub_path: String,
     /// `$(NAME)` in it is expanded.
     pub sub_path_is_expression: bool,
 }
 
-/// Whether later mounts appear on the other side.
+/// Whether later mounts become visible on the other side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Propagation {
     Private,
@@ -151,7 +151,7 @@ fn read(object: &Object<'_>, init: bool) -> Option<Container> {
     Some(container).filter(|c| !c.name.is_empty() && !c.image.is_empty())
 }
 
-/// Without imagePullPolicy the tag decides: "latest" may be another image tomorrow.
+/// Without imagePullPolicy the tag decides: "latest" may change.
 pub fn pull_policy(object: &Object<'_>, field: &str, image: &str) -> PullPolicy {
     let words = [
         ("Always", PullPolicy::Always),

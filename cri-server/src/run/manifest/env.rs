@@ -1,4 +1,4 @@
-//! Environment variables: values, and where else they come from.
+//! Environment variables: values and their other sources.
 
 use super::quantity::{self, ResourceRef};
 use super::strict_object::Object;
@@ -10,10 +10,10 @@ pub struct EnvVar {
     pub source: EnvSource,
 }
 
-/// Where its value comes from.
+/// The source of a variable's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EnvSource {
-    /// A text in which `$(NAME)` is still to be expanded.
+    /// A text in which `$(NAME)` is not yet expanded.
     Value(String),
     Field(FieldPath),
     Resource(ResourceRef),
@@ -38,7 +38,7 @@ pub struct EnvFrom {
     pub optional: bool,
 }
 
-/// A field of the Pod whose value a container can have.
+/// A field of the Pod that can be the value of a variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FieldPath {
     Name,
@@ -56,7 +56,7 @@ pub enum FieldPath {
     PodIps,
 }
 
-/// Where a field can be used: volumes are made before the pod has an address, and variables are one line.
+/// The use of a field: volumes are made before the pod has an address, and variables are one line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FieldUse {
     Variable,

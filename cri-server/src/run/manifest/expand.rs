@@ -1,6 +1,6 @@
 //! `$(NAME)` in commands, arguments and values of variables.
 
-/// Replaces `$(NAME)` by what `lookup` knows; what it does not know stays as it is. `$$` is a dollar, so
+/// Replaces `$(NAME)` with the result of `lookup`; an unknown name stays as it is. `$$` is a dollar, so
 /// `$$(NAME)` is the text `$(NAME)`.
 pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());

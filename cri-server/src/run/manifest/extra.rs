@@ -1,5 +1,5 @@
-//! What the CRI has for a container and a Pod's document has no field for: the annotation `crisp/container`, which
-//! `crisp run IMAGE` writes. It is for all containers of the pod.
+//! Settings that exist in the CRI but not in a Pod: the annotation `crisp/container`, which `crisp run IMAGE`
+//! writes. It applies to all containers of the pod.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,11 +9,11 @@ use super::strict_object::Object;
 /// The annotation's key.
 pub const EXTRA: &str = "crisp/container";
 
-/// Its value, as JSON. What is not said is left to the Pod's fields.
+/// Its value as JSON. For a missing value the Pod's fields apply.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Extra {
-    /// A user of the image by name, where `runAsUser` is not set.
+    /// A user of the image by name, if `runAsUser` is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -36,7 +36,7 @@ pub struct Extra {
     /// Bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_reservation: Option<u64>,
-    /// Not above 0 for no limit.
+    /// 0 or less for no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pids_limit: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,14 +49,14 @@ pub struct Extra {
 pub struct Device {
     pub host: String,
     pub container: String,
-    /// Of `rwm`.
+    /// A subset of `rwm`.
     pub permissions: String,
 }
 
 /// Reads it from a Pod's annotations.
 pub fn read(metadata: &Object<'_>, annotations: &Map) -> Extra {
     let Some(text) = annotations.get(EXTRA) else { return Extra::default() };
-    // A list would be read as the fields in their order.
+    // A JSON list would be accepted as the fields in their order.
     let fields = serde_json::from_str::<serde_json::Map<_, _>>(text);
     fields.and_then(|fields| serde_json::from_value(fields.into())).unwrap_or_else(|error| {
         metadata.refuse("annotations", format_args!("{EXTRA}: {error}"));

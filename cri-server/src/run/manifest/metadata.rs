@@ -5,7 +5,7 @@ use crisp_executor::ids::PodId;
 use super::Map;
 use super::strict_object::Object;
 
-/// Fields that an API server writes. Exported objects have them.
+/// Fields that an API server writes; exported objects have them.
 pub const OF_THE_SERVER: [&str; 10] = [
     "creationTimestamp",
     "deletionGracePeriodSeconds",
@@ -19,12 +19,12 @@ pub const OF_THE_SERVER: [&str; 10] = [
     "uid",
 ];
 
-/// What a pod is called, and what else is said about it.
+/// The name of a pod and its other metadata.
 #[derive(Debug, Clone, Default)]
 pub struct Metadata {
-    /// Empty: the template has none.
+    /// Empty if the template has none.
     pub name: String,
-    /// `generateName`, where it made the name.
+    /// `generateName`, if the name was made from it.
     pub prefix: Option<String>,
     pub namespace: Option<String>,
     pub uid: Option<String>,
@@ -50,7 +50,7 @@ pub fn read(object: &Object<'_>, is_template: bool) -> Metadata {
         prefix,
         namespace: part_of_identity(object, "namespace"),
         uid: part_of_identity(object, "uid").inspect(|uid| {
-            // Beside the pod's folder there is a file of its name.
+            // Beside the pod's folder there is a file named after it.
             if uid.contains('.') {
                 object.refuse("uid", format_args!("{uid:?} has a dot: letters, digits and '-' only"));
             }
@@ -63,7 +63,7 @@ pub fn read(object: &Object<'_>, is_template: bool) -> Metadata {
     metadata
 }
 
-/// Folders are named after it, so it can be no path.
+/// Folders are named after it, so it must not be a path.
 fn part_of_identity(metadata: &Object<'_>, field: &str) -> Option<String> {
     let text = metadata.string(field).filter(|text| !text.is_empty())?;
     if !is_dns_name(&text.to_ascii_lowercase()) {

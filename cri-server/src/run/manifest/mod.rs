@@ -1,5 +1,5 @@
-//! Kubernetes manifests, read strictly: every field is understood, accepted and named as without effect, or
-//! refused with its path.
+//! Kubernetes manifests, read strictly: every field is supported, or accepted with a note that it has no
+//! effect, or refused with its path.
 //!
 //! ```text
 //!  file, folder, - --read.rs--> documents --workload.rs--> Pods (pod.rs, container.rs, volume.rs, ...)
@@ -51,7 +51,7 @@ pub use workload::PodDocument;
 /// Names with values: labels, annotations, sysctls.
 pub type Map = BTreeMap<String, String>;
 
-/// Reads manifests in a text; `name` is for errors.
+/// Reads the manifests in a text; `name` is used in errors.
 ///
 /// # Errors
 /// [`ManifestError`].
@@ -59,7 +59,7 @@ pub fn parse(name: &str, text: &str) -> Result<Manifests, ManifestError> {
     from_documents(name, read::split(name, text)?)
 }
 
-/// Why a manifest cannot be run: all that is wrong with it at once.
+/// All problems of a manifest at once.
 #[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// The file cannot be read.
@@ -75,10 +75,10 @@ pub enum ManifestError {
     Yaml {
         /// The file.
         path: String,
-        /// Where and what.
+        /// The place and the error.
         message: String,
     },
-    /// It is nothing that can be run here.
+    /// Crisp cannot run it.
     #[error("{path} cannot be run:\n{}", .problems.iter().map(|p| format!("  {p}")).collect::<Vec<_>>().join("\n"))]
     Refused {
         /// The file.

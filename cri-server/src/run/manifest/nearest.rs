@@ -1,8 +1,8 @@
-//! The name that was probably meant, for one that is not known.
+//! Suggests the known name that was probably meant.
 
-/// Of `known`, the one that a few mistyped letters are away from `name`.
+/// The name in `known` that differs from `name` by only a few typing errors.
 pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    // Long names are no misspelling of anything, and would make the table below large.
+    // A long name is not a typing error, and would make the table below large.
     let limit = match name.chars().count() {
         0..=2 => 0,
         3 => 1,
@@ -14,7 +14,7 @@ pub fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&
     near.filter(|(distance, _)| *distance <= limit).min().map(|(_, other)| other)
 }
 
-/// Letters to insert, remove or replace (Levenshtein's distance).
+/// The number of letters to insert, remove or replace (Levenshtein distance).
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

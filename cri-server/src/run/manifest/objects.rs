@@ -1,4 +1,4 @@
-//! ConfigMaps, Secrets and PersistentVolumeClaims: what pods of the same manifests use.
+//! ConfigMaps, Secrets and PersistentVolumeClaims, for pods in the same manifests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::metadata::is_dns_name;
 use super::strict_object::Object;
 
-/// A Secret or a ConfigMap holds at most so much, as in a cluster.
+/// Size limit of a Secret or ConfigMap, as in a cluster.
 const MOST_DATA: usize = 1 << 20;
 
 /// All of them, by namespace and name.
@@ -24,7 +24,7 @@ pub struct Objects {
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Data {
     all: BTreeMap<String, Vec<u8>>,
-    /// Those of a ConfigMap that are no texts: for files alone.
+    /// Keys of a ConfigMap with binary values: only for files.
     binary: BTreeSet<String>,
 }
 
@@ -68,7 +68,7 @@ impl Objects {
         self.claims.contains_key(&(namespace.to_owned(), name.to_owned()))
     }
 
-    /// Reads the document of one; false when it is of another kind.
+    /// Reads the document of an object; returns false for another kind.
     pub fn read(&mut self, kind: &str, root: &Object<'_>) -> bool {
         match kind {
             "ConfigMap" => {
@@ -164,7 +164,7 @@ fn binary_map(root: &Object<'_>, name: &str) -> Vec<(String, Vec<u8>)> {
     root.string_map(name).into_iter().filter_map(decode).collect()
 }
 
-/// A claim is met by a folder: what it says of size and class is for a cluster.
+/// A claim becomes a folder: its size and class only matter in a cluster.
 fn claim(root: &Object<'_>) {
     let Some(spec) = root.object("spec") else { return };
     spec.strings("accessModes");

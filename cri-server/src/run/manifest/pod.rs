@@ -11,7 +11,7 @@ use super::{
 #[derive(Debug, Clone)]
 pub struct Pod {
     pub name: String,
-    /// What its name begins with, if the rest is random.
+    /// The prefix of its name, if the rest is random.
     pub name_prefix: Option<String>,
     pub namespace: String,
     pub uid: Option<String>,
@@ -21,7 +21,7 @@ pub struct Pod {
     pub containers: Vec<Container>,
     pub volumes: Vec<Volume>,
     pub restart_policy: RestartPolicy,
-    /// Seconds between the stop signal and the kill.
+    /// Seconds between the stop signal and SIGKILL.
     pub grace: u32,
     pub host_network: bool,
     pub host_pid: bool,
@@ -33,12 +33,12 @@ pub struct Pod {
     pub host_aliases: Vec<HostAlias>,
     pub security: PodSecurity,
     pub image_pull_secrets: Vec<String>,
-    /// How long the pod may run.
+    /// The maximal run time of the pod.
     pub active_deadline: Option<Duration>,
     pub service_account: String,
-    /// What the annotation `crisp/container` says.
+    /// The content of the annotation `crisp/container`.
     pub extra: Extra,
-    /// Of a Job: how many failures are made good.
+    /// For a Job: the number of failures after which a pod is started again.
     pub backoff_limit: Option<u32>,
 }
 
@@ -49,7 +49,7 @@ impl Pod {
     }
 }
 
-/// What happens when a container has ended.
+/// The action after a container has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestartPolicy {
     Always,
@@ -57,22 +57,21 @@ pub enum RestartPolicy {
     Never,
 }
 
-/// Where the pod's resolver settings are from.
+/// The source of the pod's resolver settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DnsPolicy {
-    /// The cluster's. There is none: the network's, where it resolves names of pods, else the host's.
+    /// The cluster's. Without a cluster: the network's, if it resolves names of pods, else the host's.
     Cluster,
-    /// The host's.
+    /// The host's settings.
     Host,
-    /// Only what `dnsConfig` says.
+    /// Only `dnsConfig`.
     None,
 }
 
-/// The annotation that says of a Job's pod how many failures are made good: by it a pod's document is all
-/// that has to be kept of it.
+/// The annotation with the backoff limit of a Job's pod: with it, only the pod's document must be kept.
 pub const BACKOFF_LIMIT: &str = "crisp/backoff-limit";
 
-/// Fields for a scheduler, or for what an API server does.
+/// Fields for a scheduler or for functions of an API server.
 const WITHOUT_EFFECT: [&str; 15] = [
     "affinity",
     "automountServiceAccountToken",
@@ -103,7 +102,7 @@ const UNSUPPORTED: [&str; 10] = [
     "workloadRef",
 ];
 
-/// Reads `spec`. The names are still missing.
+/// Reads `spec`. The names are filled in later.
 pub fn read_spec(spec: &Object<'_>) -> Pod {
     let flag = |name| spec.bool(name).unwrap_or(false);
     let restart = [
@@ -146,7 +145,7 @@ pub fn read_spec(spec: &Object<'_>) -> Pod {
     };
     operating_system(spec);
     spec.without_effect(&WITHOUT_EFFECT);
-    // True is what pods have anyway.
+    // True is the default of pods.
     if spec.bool("hostUsers") == Some(false) {
         spec.unsupported(&["hostUsers"]);
     }
@@ -156,7 +155,7 @@ pub fn read_spec(spec: &Object<'_>) -> Pod {
     pod
 }
 
-/// How long a pod, or a Job, may run.
+/// The maximal run time of a pod or a Job.
 pub fn active_deadline(spec: &Object<'_>) -> Option<Duration> {
     let seconds: u32 = spec.number("activeDeadlineSeconds")?;
     if seconds == 0 {

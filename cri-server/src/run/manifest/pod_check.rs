@@ -1,4 +1,4 @@
-//! Rules about several fields of a Pod.
+//! Rules that concern several fields of a Pod.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::metadata::is_dns_name;
 use super::strict_object::Object;
 use super::{Container, DnsPolicy, Pod, VolumeSource};
 
-/// Refuses what does not fit together.
+/// Refuses fields that contradict each other.
 pub fn check(spec: &Object<'_>, pod: &Pod) {
     if pod.containers.is_empty() {
         spec.refuse("containers", "at least one is required");

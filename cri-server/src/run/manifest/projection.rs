@@ -10,18 +10,18 @@ use super::strict_object::Object;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Projected {
     pub sources: Vec<Projection>,
-    /// Permissions of files that have none of their own.
+    /// Permissions of files without their own.
     pub mode: u32,
 }
 
-/// Where files come from.
+/// The source of files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Projection {
     Keys {
         name: String,
         is_secret: bool,
         optional: bool,
-        /// None: every key is a file of its name.
+        /// None: every key becomes a file of its name.
         items: Option<Vec<KeyFile>>,
     },
     Fields(Vec<FieldFile>),
@@ -43,7 +43,7 @@ pub struct FieldFile {
     pub mode: Option<u32>,
 }
 
-/// What is in it.
+/// The content of such a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FieldValue {
     Field(FieldPath),
@@ -149,7 +149,7 @@ fn file_path(object: &Object<'_>) -> Option<String> {
     Some(path)
 }
 
-/// A path that stays in the folder that it begins in.
+/// Whether a path stays inside the folder in which it begins.
 pub fn is_inside(path: &str) -> bool {
     let plain = |part| matches!(part, Component::Normal(_) | Component::CurDir);
     !path.is_empty() && !path.contains('\0') && Path::new(path).components().all(plain)

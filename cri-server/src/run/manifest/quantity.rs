@@ -7,16 +7,16 @@ use super::strict_object::Object;
 pub struct Resources {
     /// Requested thousandths of a processor.
     pub cpu_request: Option<u64>,
-    /// Thousandths of a processor at most.
+    /// Limit in thousandths of a processor.
     pub cpu_limit: Option<u64>,
     /// Requested bytes.
     pub memory_request: Option<u64>,
-    /// Bytes at most.
+    /// Limit in bytes.
     pub memory_limit: Option<u64>,
 }
 
 impl Resources {
-    /// Reads `resources`. Without a request, the limit is the request, as the API server has it.
+    /// Reads `resources`. Without a request, the limit is the request, as in the API server.
     pub fn read(parent: &Object<'_>) -> Self {
         let Some(object) = parent.object("resources") else { return Self::default() };
         let (cpu_limit, memory_limit) = amounts(&object, "limits");
@@ -51,12 +51,12 @@ fn amounts(resources: &Object<'_>, name: &str) -> (Option<u64>, Option<u64>) {
     };
     let amounts = (read("cpu", 1000), read("memory", 1));
     if name == "requests" {
-        // It only helps a scheduler.
+        // Only a scheduler uses it.
         object.without_effect(&["ephemeral-storage"]);
     }
     let known = |key: &str| matches!((name, key), (_, "cpu" | "memory") | ("requests", "ephemeral-storage"));
     for key in object.keys().filter(|key| !known(key)) {
-        // Taken out of what finish() would say: keys here are names of resources, not fields.
+        // Read here so that finish() does not report it: these keys are names of resources, not fields.
         object.quantity(key);
         object.refuse(key, "not supported by crisp run yet: only cpu and memory are");
     }
@@ -67,14 +67,14 @@ fn amounts(resources: &Object<'_>, name: &str) -> (Option<u64>, Option<u64>) {
 /// A request or limit of a container, for a variable or a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResourceRef {
-    /// None: the container that the variable is for.
+    /// None for the container to which the variable belongs.
     pub container: Option<String>,
     pub kind: ResourceKind,
-    /// In thousandths of a processor, or bytes.
+    /// The unit: thousandths of a processor, or bytes.
     pub divisor: u64,
 }
 
-/// Which amount.
+/// The resource and whether the request or the limit is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResourceKind {
     CpuLimit,
@@ -110,7 +110,7 @@ pub fn resource_ref(object: &Object<'_>) -> Option<ResourceRef> {
     Some(ResourceRef { container, kind, divisor })
 }
 
-/// Bytes of a size, as `emptyDir` has it.
+/// Bytes of a size such as that of an `emptyDir`.
 pub fn bytes(text: &str) -> Option<u64> {
     parse(text, 1)
 }
@@ -130,7 +130,7 @@ fn parse(text: &str, parts: u64) -> Option<u64> {
     u64::try_from(amount).ok().filter(|a| i64::try_from(*a).is_ok())
 }
 
-/// What a suffix multiplies with, as a fraction.
+/// The factor of a suffix, as a fraction.
 fn scale(suffix: &str) -> Option<(u128, u128)> {
     let power = |base: u128, exponent| Some((base.pow(exponent), 1));
     match suffix {

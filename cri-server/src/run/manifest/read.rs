@@ -1,4 +1,4 @@
-//! Files, folders and standard input into pods.
+//! Reads files, folders and standard input into pods.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use super::strict_object::Object;
 use super::workload::PodDocument;
 use super::{ManifestError, Objects, references, workload};
 
-/// Everything that a set of documents asks for.
+/// All pods and objects of a set of documents.
 #[derive(Clone, Default)]
 pub struct Manifests {
     pub pods: Vec<PodDocument>,
     pub objects: Objects,
-    /// Documents that are no pods: what pods use.
+    /// Documents of objects that pods use.
     pub others: Vec<Value>,
-    /// Fields that are accepted and change nothing here.
+    /// Fields that are accepted but have no effect here.
     pub without_effect: Vec<String>,
 }
 
-/// Without the documents: Secrets are among them.
+/// Leaves out the documents, because they include Secrets.
 impl fmt::Debug for Manifests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = self.pods.iter().map(|document| &document.pod.name).collect::<Vec<_>>();
@@ -33,13 +33,13 @@ impl fmt::Debug for Manifests {
 }
 
 impl Manifests {
-    /// Pods and what they use, one document each.
+    /// Pods and the objects that they use, one document each.
     pub fn all_documents(&self) -> impl Iterator<Item = &Value> {
         self.pods.iter().map(|pod| &pod.document).chain(&self.others)
     }
 }
 
-/// Reads a file, all manifests of a folder in the order of their names, or standard input (`-`).
+/// Reads a file, all manifests of a folder sorted by name, or standard input (`-`).
 ///
 /// # Errors
 /// [`ManifestError`].
@@ -78,13 +78,13 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, ManifestError> {
     Ok(files)
 }
 
-/// The documents of a text, without those that are empty. A List is its items.
+/// The documents of a text without empty ones. A List is replaced by its items.
 ///
 /// # Errors
 /// [`ManifestError::Yaml`].
 pub fn split(name: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
-    // As in YAML 1.1, which Kubernetes has: permissions are written so.
-    // No piece of the text in errors: it may be that of a Secret.
+    // As in YAML 1.1, which Kubernetes uses: permissions are often written as octal numbers. Errors contain
+    // no piece of the text, which may be that of a Secret.
     let options = serde_saphyr::options! { legacy_octal_numbers: true, with_snippet: false };
     let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, options)
         .map_err(|e| ManifestError::Yaml { path: name.to_owned(), message: e.to_string() })?;
@@ -95,7 +95,7 @@ pub fn split(name: &str, text: &str) -> Result<Vec<Value>, ManifestError> {
     Ok(documents.into_iter().flat_map(items).collect())
 }
 
-/// Reads manifests that are values already; `name` is for errors.
+/// Reads manifests that are already parsed; `name` is used in errors.
 ///
 /// # Errors
 /// [`ManifestError::Refused`].
@@ -153,7 +153,7 @@ fn read_document(root: &Object<'_>, document: &Value, found: &mut Manifests) {
     }
 }
 
-/// For messages, when there is more than one document.
+/// A name for messages, when there are several documents.
 fn title(document: &Value, several: bool) -> String {
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or("?").to_owned();
     let name = document.get("metadata").and_then(|metadata| metadata.get("name"));

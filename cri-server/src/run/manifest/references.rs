@@ -1,5 +1,4 @@
-//! The ConfigMaps, Secrets and claims that a Pod uses, and whether they are there: a kubelet would wait for them for
-//! ever.
+//! Checks that the ConfigMaps, Secrets and claims of a Pod exist: kubelet would wait for them forever.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +8,7 @@ use super::env::{EnvSource, KeyRef};
 use super::projection::Projection;
 use super::{Container, Data, Objects, Pod, VolumeSource};
 
-/// What the pod needs and the documents do not have, one line each.
+/// The objects that the pod needs and the documents lack, one line each.
 pub fn missing(pod: &Pod, objects: &Objects) -> Vec<String> {
     let mut found = Vec::new();
     let lists = [("initContainers", &pod.init_containers), ("containers", &pod.containers)];
@@ -31,7 +30,7 @@ pub fn missing(pod: &Pod, objects: &Objects) -> Vec<String> {
     found
 }
 
-/// Those of the documents that the pod uses.
+/// The documents of objects that the pod uses.
 pub fn used(pod: &Pod, documents: &[Value]) -> Vec<Value> {
     let names = names(pod);
     let is_used = |document: &&Value| {

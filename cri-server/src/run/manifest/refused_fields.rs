@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::nearest::nearest;
 
-/// What is wrong with a manifest, in the order in which it was found, and what in it has no effect here.
+/// The problems of a manifest in the order in which they were found, and its fields without effect.
 #[derive(Default)]
 pub struct Problems {
     found: RefCell<Vec<String>>,
@@ -15,34 +15,34 @@ pub struct Problems {
 }
 
 impl Problems {
-    /// Notes one.
+    /// Adds a problem.
     pub fn add(&self, path: &str, message: impl Display) {
         let path = if path.is_empty() { "the manifest" } else { path };
         self.found.borrow_mut().push(format!("{path}: {message}"));
     }
 
-    /// All of them.
+    /// Takes all problems.
     pub fn take(&self) -> Vec<String> {
         self.found.take()
     }
 
-    /// Paths of fields that are accepted and change nothing.
+    /// Takes the paths of fields that are accepted but have no effect.
     pub fn take_without_effect(&self) -> Vec<String> {
         self.without_effect.take()
     }
 
-    /// Notes the path of a field that is accepted and changes nothing.
+    /// Adds the path of a field that is accepted but has no effect.
     pub fn add_without_effect(&self, path: String) {
         self.without_effect.borrow_mut().push(path);
     }
 }
 
-/// The reason for a field of Kubernetes that does not work here.
+/// The reason for a field of Kubernetes that is not supported.
 pub fn not_supported() -> &'static str {
     "not supported by crisp run yet"
 }
 
-/// The reason for a field that is none, with the one that may be meant.
+/// The reason for a field that does not exist, with the one that was probably meant.
 pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     match nearest(name, known) {
         Some(near) => format!("is no field here: is {near} meant?"),
@@ -50,7 +50,7 @@ pub fn unknown<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
     }
 }
 
-/// Without what it is: that may be a secret.
+/// The type of a value. Errors name it instead of the value, which may be a secret.
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "nothing",

@@ -15,7 +15,7 @@ pub struct PodSecurity {
     pub seccomp: Option<Profile>,
     pub apparmor: Option<Profile>,
     pub selinux: Option<SeLinux>,
-    /// The group of volumes' files, and one that every container is in.
+    /// The group of files in volumes; every container is a member of it.
     pub fs_group: Option<u32>,
 }
 
@@ -53,7 +53,7 @@ pub struct SeLinux {
     pub level: String,
 }
 
-/// Reads the pod's.
+/// Reads the `securityContext` of the pod.
 pub fn read_pod(spec: &Object<'_>) -> PodSecurity {
     let Some(object) = spec.object("securityContext") else { return PodSecurity::default() };
     let policy = [("Merge", false), ("Strict", true)];
@@ -69,7 +69,7 @@ pub fn read_pod(spec: &Object<'_>) -> PodSecurity {
         selinux: selinux(&object),
         fs_group: object.number("fsGroup"),
     };
-    // When volumes are new, both policies do the same.
+    // For new volumes both policies have the same effect.
     object.word("fsGroupChangePolicy", &[("Always", ()), ("OnRootMismatch", ())]);
     object.without_effect(&["seLinuxChangePolicy"]);
     object.unsupported(&["windowsOptions"]);
@@ -77,7 +77,7 @@ pub fn read_pod(spec: &Object<'_>) -> PodSecurity {
     security
 }
 
-/// Reads a container's.
+/// Reads the `securityContext` of a container.
 pub fn read_container(container: &Object<'_>) -> ContainerSecurity {
     let Some(object) = container.object("securityContext") else { return ContainerSecurity::default() };
     let capabilities = object.object("capabilities");

@@ -8,11 +8,11 @@ use serde_json::{Map, Value};
 
 use super::refused_fields::{Problems, kind, not_supported, unknown};
 
-/// A mapping, at a place in the manifest.
+/// A mapping with its path in the manifest.
 pub struct Object<'a> {
     path: String,
     fields: &'a Map<String, Value>,
-    /// Names that the reader of this mapping knows.
+    /// Names that the reader of this mapping has read.
     known: RefCell<BTreeSet<String>>,
     problems: &'a Problems,
 }
@@ -33,7 +33,7 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// The path of a field of it; its own for an empty name.
+    /// The path of one of its fields; its own path for an empty name.
     pub fn path(&self, name: &str) -> String {
         match (self.path.as_str(), name) {
             ("", name) => name.to_owned(),
@@ -42,12 +42,12 @@ impl<'a> Object<'a> {
         }
     }
 
-    /// Notes that a field's value is refused.
+    /// Reports that a field's value is refused.
     pub fn refuse(&self, name: &str, message: impl Display) {
         self.problems.add(&self.path(name), message);
     }
 
-    /// A field's value; null is the same as nothing, as everywhere in Kubernetes.
+    /// A field's value; null counts as missing, as everywhere in Kubernetes.
     fn take(&self, name: &str) -> Option<&'a Value> {
         if !self.known.borrow().contains(name) {
             self.known.borrow_mut().insert(name.to_owned());
@@ -59,7 +59,7 @@ impl<'a> Object<'a> {
         let value = self.take(name)?;
         let read = read(value);
         if read.is_none() {
-            // As in YAML 1.1, which Kubernetes has: N, yes, on and off are no texts.
+            // As in YAML 1.1, which Kubernetes uses, N, yes, on and off are booleans.
             let quotes = wanted == "a text" && matches!(value, Value::Bool(_) | Value::Number(_));
             let hint = if quotes { ": quotes make it one" } else { "" };
             self.refuse(name, format_args!("expected {wanted}, found {}{hint}", kind(value)));
@@ -92,7 +92,7 @@ impl<'a> Object<'a> {
         self.typed(name, "true or false", Value::as_bool)
     }
 
-    /// A whole number that fits.
+    /// A whole number in the range of the type.
     pub fn number<T: TryFrom<i64>>(&self, name: &str) -> Option<T> {
         let number = self.typed(name, "a whole number", Value::as_i64)?;
         let fits = T::try_from(number).ok();
@@ -127,7 +127,7 @@ impl<'a> Object<'a> {
         Self::at(self.path(name), self.take(name)?, self.problems)
     }
 
-    /// A list; nothing is an empty one.
+    /// A list; empty if it is missing.
     pub fn list(&self, name: &str) -> Vec<Item<'a>> {
         let items = self.typed(name, "a list", Value::as_array);
         let item = |(index, value)| Item {
@@ -154,7 +154,7 @@ impl<'a> Object<'a> {
         self.list(name).iter().filter_map(Item::number).collect()
     }
 
-    /// The value as it is, for callers that read it themselves.
+    /// The unchanged value, for callers that parse it themselves.
     pub fn value(&self, name: &str) -> Option<&'a Value> {
         self.take(name)
     }
@@ -170,27 +170,26 @@ impl<'a> Object<'a> {
         self.fields.keys().map(String::as_str)
     }
 
-    /// Whether the field is there and says something.
+    /// Whether the field exists and is not empty.
     pub fn has(&self, name: &str) -> bool {
         self.take(name).is_some_and(|value| !says_nothing(value))
     }
 
-    /// Refuses fields of Kubernetes that do not work here, unless they say nothing: tools write out `{}` and
-    /// `[]`.
+    /// Refuses fields of Kubernetes that are not supported, unless they are empty: tools write `{}` and `[]`.
     pub fn unsupported(&self, names: &[&str]) {
         for name in names.iter().filter(|name| self.has(name)) {
             self.refuse(name, not_supported());
         }
     }
 
-    /// Accepts fields that change nothing here.
+    /// Accepts fields that have no effect here.
     pub fn without_effect(&self, names: &[&str]) {
         for name in names.iter().filter(|name| self.has(name)) {
             self.problems.add_without_effect(self.path(name));
         }
     }
 
-    /// Refuses every field that was not asked for. Must be called last, on every mapping.
+    /// Refuses every field that was not read. Must be called last, on every mapping.
     pub fn finish(&self) {
         let known = self.known.borrow();
         for name in self.fields.keys().filter(|name| !known.contains(*name)) {

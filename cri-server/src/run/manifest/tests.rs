@@ -113,7 +113,7 @@ fn fields_that_say_nothing_are_no_problem() {
     read("containers: [{name: a, image: b, args: null, command: null, env: null, ports: null}]").unwrap();
 }
 
-/// Part of a spec, and the start of what is said of it.
+/// Part of a spec, and the beginning of its error.
 const MISTAKES: &[(&str, &str)] = &[
     ("containers: []", "spec.containers: at least one is required"),
     ("containers: [{image: b}]", "spec.containers[0].name: is required"),
@@ -249,7 +249,7 @@ fn what_is_no_pod_is_refused() {
 
 #[test]
 fn a_uid_that_is_a_path_is_refused() {
-    // A folder of the run is named after it, and removed at the end.
+    // A folder of the run is named after it and removed at the end.
     for bad in ["../../../../home", "/etc", ".", "..", "a/b"] {
         for field in ["uid", "namespace"] {
             let text =
@@ -295,7 +295,7 @@ fn a_deployment_and_a_job_are_as_many_pods_as_they_say() {
         manifests.pods.iter().map(|p| format!("{}/{}", p.pod.namespace, p.pod.name)).collect();
     assert_eq!(names, ["shop/web-0", "shop/web-1", "shop/web-2", "default/once-0", "default/once-1"]);
     assert_eq!(manifests.without_effect, ["Deployment web: spec.strategy"]);
-    // A pod's own document says all of it.
+    // A pod's own document describes it completely.
     for PodDocument { pod, document } in &manifests.pods {
         let again = from_documents("x", vec![document.clone()]).unwrap().pods.remove(0).pod;
         assert_eq!((&again.name, &again.namespace, &again.labels), (&pod.name, &pod.namespace, &pod.labels));
@@ -313,7 +313,7 @@ fn a_deployment_and_a_job_are_as_many_pods_as_they_say() {
     assert!(text.contains("Deployment web: spec.replicas: 100000 pods are more"), "{text}");
 }
 
-/// Neither by what it finds, nor by the text around a mistake.
+/// Neither the wrong value nor the text around an error is shown.
 #[test]
 fn errors_do_not_show_secrets() {
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";

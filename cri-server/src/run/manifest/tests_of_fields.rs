@@ -1,4 +1,4 @@
-//! `fields.md` and the reader say the same.
+//! `fields.md` and the reader agree.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::refused_fields::Problems;
 use super::strict_object::Object;
 use super::workload;
 
-/// What the reader does with a field.
+/// How the reader handles a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Status {
     Works,
@@ -17,7 +17,7 @@ enum Status {
     Unknown,
 }
 
-/// Of a field by its path, found out by a value that fits no field: a half.
+/// The status of a field, found by a value that is not valid for any field: a half.
 fn status(path: &str) -> Status {
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},

@@ -14,7 +14,7 @@ pub struct Volume {
     pub source: VolumeSource,
 }
 
-/// What is in it.
+/// The content of a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeSource {
     /// A path of the host.
@@ -30,7 +30,7 @@ pub enum VolumeSource {
 }
 
 impl VolumeSource {
-    /// Containers cannot write to it, whatever their mounts say.
+    /// Whether containers cannot write to it, even if their mounts allow it.
     pub fn is_read_only(&self) -> bool {
         match self {
             Self::Projected(_) | Self::Image { .. } => true,
@@ -40,7 +40,7 @@ impl VolumeSource {
     }
 }
 
-/// What must be at the path, or is made there.
+/// The file that must exist at the path, or is made there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostPathKind {
     /// Not checked.
@@ -64,7 +64,7 @@ const SOURCES: [&str; 8] = [
     "image",
     "persistentVolumeClaim",
 ];
-/// They need a cluster, or a driver.
+/// They need a cluster or a driver.
 const UNSUPPORTED: [&str; 23] = [
     "awsElasticBlockStore",
     "azureDisk",

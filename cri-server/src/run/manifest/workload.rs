@@ -1,4 +1,4 @@
-//! Documents that are pods, or stand for several: Pod, Deployment, Job.
+//! Documents that describe one pod or several: Pod, Deployment, Job.
 
 use serde_json::{Value, json};
 
@@ -7,10 +7,10 @@ use super::pod::{BACKOFF_LIMIT, Pod, active_deadline, read_spec};
 use super::strict_object::Object;
 use super::{Map, RestartPolicy, extra};
 
-/// More pods of one document are a mistake.
+/// More pods in one document are probably a mistake.
 const MOST_PODS: u32 = 1000;
 
-/// A pod with the document that describes it alone.
+/// A pod with a document that describes only this pod.
 #[derive(Clone)]
 pub struct PodDocument {
     pub pod: Pod,
@@ -35,7 +35,7 @@ pub fn read_pod(root: &Object<'_>) -> Vec<PodDocument> {
     vec![PodDocument { document: document(&pod, root.value("spec")), pod }]
 }
 
-/// Reads a Deployment: as many pods as `replicas` says, each for itself.
+/// Reads a Deployment: makes `replicas` independent pods.
 pub fn read_deployment(root: &Object<'_>) -> Vec<PodDocument> {
     let Some((names, spec)) = head(root) else { return Vec::new() };
     let replicas: u32 = spec.number("replicas").unwrap_or(1);
@@ -46,7 +46,7 @@ pub fn read_deployment(root: &Object<'_>) -> Vec<PodDocument> {
         "revisionHistoryLimit",
         "strategy",
     ]);
-    // It finds the pods of the template, which are these.
+    // It selects the pods of the template, which are these.
     spec.has("selector");
     let Some(template) = template(&spec) else { return Vec::new() };
     spec.finish();
@@ -56,7 +56,7 @@ pub fn read_deployment(root: &Object<'_>) -> Vec<PodDocument> {
     pods(&spec, "replicas", &names, replicas, &template)
 }
 
-/// Reads a Job: as many pods as `parallelism` says.
+/// Reads a Job: makes `parallelism` pods.
 pub fn read_job(root: &Object<'_>) -> Vec<PodDocument> {
     let Some((names, spec)) = head(root) else { return Vec::new() };
     let parallelism: u32 = spec.number("parallelism").unwrap_or(1);
@@ -155,7 +155,7 @@ fn name(pod: &mut Pod, metadata: &Metadata, name: String, namespace: Option<Stri
     pod.annotations.clone_from(&metadata.annotations);
 }
 
-/// What describes the pod alone, whatever kind of document it comes from.
+/// The document of this pod alone, whatever kind of document it comes from.
 fn document(pod: &Pod, spec: Option<&Value>) -> Value {
     let map = |map: &Map| json!(map);
     let mut metadata = json!({

@@ -6,7 +6,8 @@
 //!                                   record.rs, on disk: after a restart of the server, or of the machine
 //! ```
 //!
-//! The task of a pod ends with the server, its containers run on; the next server finds them and goes on.
+//! The task of a pod ends with the server, but its containers continue; the next server finds and supervises
+//! them.
 
 mod pod;
 mod record;
@@ -31,7 +32,7 @@ use record::PodRecord;
 pub use service::StandaloneService;
 pub use unreadable::Unreadable;
 
-/// All pods that this server supervises. Clones are the same.
+/// All pods that this server supervises. Clones share them.
 #[derive(Clone)]
 pub struct Supervisor {
     server: Arc<Server>,
@@ -47,13 +48,13 @@ pub enum NamedPod {
     Unreadable(Arc<Unreadable>),
 }
 
-/// A kubelet says there where it has a pod from: file, api or http.
+/// kubelet writes the source of a pod into this annotation: file, api or http.
 const OF_A_KUBELET: &str = "kubernetes.io/config.source";
-/// Each is a task with a sandbox, and its documents on disk.
+/// Limit: each pod is a task with a sandbox, and has documents on disk.
 const MOST_PODS: usize = 1000;
 
 impl Supervisor {
-    /// Goes on with the pods of an earlier server.
+    /// Continues with the pods of an earlier server.
     pub fn open(server: Arc<Server>, root: &Path) -> Self {
         let supervisor = Self {
             server,
@@ -88,17 +89,17 @@ impl Supervisor {
         self.unreadable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes down one of them.
+    /// Removes one of them.
     ///
     /// # Errors
-    /// It is there still, and can be taken down once more.
+    /// It still exists; the call can be repeated.
     pub async fn take_down_unreadable(&self, pod: &Unreadable) -> anyhow::Result<()> {
         pod.take_down(&self.server, &self.root).await?;
         self.unreadable().retain(|other| other.uid != pod.uid);
         Ok(())
     }
 
-    /// The name of a running pod that a kubelet has made.
+    /// The name of a running pod that a kubelet made.
     pub fn pod_of_a_kubelet(&self) -> Option<String> {
         let pods = self.server.pods.list();
         let is_of_one = |pod: &&Arc<crisp_sandbox::Pod>| {
@@ -115,7 +116,7 @@ impl Supervisor {
     /// A pod by NAME, NAMESPACE/NAME or uid.
     ///
     /// # Errors
-    /// None is called so, or several are.
+    /// No pod, or more than one, has the name.
     pub fn find(&self, name: &str) -> anyhow::Result<NamedPod> {
         let is_meant =
             |key: &str, uid: &str| key == name || uid == name || key.rsplit('/').next() == Some(name);
@@ -130,7 +131,7 @@ impl Supervisor {
         }
     }
 
-    /// Records a pod and runs it. One that is there already, with the same document, stays as it is: None.
+    /// Records a pod and runs it. Returns None when the same pod with the same document already exists.
     ///
     /// # Errors
     /// Another pod has the name, or the record cannot be written; nothing is started then.
@@ -141,7 +142,7 @@ impl Supervisor {
         documents: &[Value],
         objects: &Arc<Objects>,
     ) -> anyhow::Result<Option<Arc<SupervisedPod>>> {
-        // Of names and uids that are free now nothing else takes one meanwhile. Lists do not wait for that.
+        // Keeps other calls from taking a name or uid that is free now. Lists do not wait for it.
         let _adding = self.adding.lock().await;
         let record = PodRecord {
             uid: new.pod.uid.clone().unwrap_or_else(|| PodId::random().short().to_owned()),
@@ -162,7 +163,7 @@ impl Supervisor {
         Ok(Some(self.start(SupervisedPod::with_objects(&record, new.pod, Arc::clone(objects), status))))
     }
 
-    /// Whether the same pod is there.
+    /// Whether the same pod already exists.
     fn is_there(&self, new: &Pod, record: &PodRecord) -> anyhow::Result<bool> {
         let key = format!("{}/{}", new.namespace, new.name);
         let all: Vec<_> = self.list().into_iter().filter(|pod| *pod.state.borrow() != State::Down).collect();
@@ -208,7 +209,7 @@ impl Supervisor {
         pod
     }
 
-    /// What is said of the pod (probes that fail, restarts) is kept with the server's events, for `crisp why`.
+    /// Keeps messages about the pod (failed probes, restarts) with the server's events, for `crisp why`.
     fn keep_notes(&self, pod: &SupervisedPod) {
         let runtime = self.server.runtime.clone();
         let (name, namespace, uid) = (pod.pod.name.clone(), pod.pod.namespace.clone(), pod.uid.clone());
@@ -227,7 +228,7 @@ impl Supervisor {
         });
     }
 
-    /// The pods of these documents that are there.
+    /// The existing pods with the names of these documents.
     pub fn same_names(&self, manifests: &Manifests) -> Vec<Arc<SupervisedPod>> {
         let named = |there: &Arc<SupervisedPod>| {
             let same = |new: &PodDocument| {

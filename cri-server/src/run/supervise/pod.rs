@@ -26,41 +26,41 @@ use super::super::stop_request::StopRequests;
 use super::record::{self, PodRecord};
 use crate::server::{Server, layout};
 
-/// The exit code of a pod that is taken down. It is shown nowhere.
+/// The exit code of a pod that is being removed. It is not shown.
 const TAKEN_DOWN: u8 = 143;
 
-/// How it is.
+/// The state of a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum State {
     Running,
-    /// It could not be run, or is lost, for this reason, and is tried again.
+    /// It could not be run, or was lost, for this reason, and will be tried again.
     Waiting(String),
     Ended(u8),
     Down,
 }
 
-/// A pod with what its supervision needs.
+/// A pod and the data for its supervision.
 pub struct SupervisedPod {
     pub pod: Pod,
     pub uid: String,
     pub source: String,
-    /// Takes it down.
+    /// Ends and removes it.
     pub stop: StopRequests,
     pub conditions: Conditions,
     pub journal: Arc<Journal>,
     pub state: watch::Sender<State>,
     pub(super) status: StatusCell<RunStatus>,
     objects: Arc<Objects>,
-    /// Of its documents, which are on disk: they may be large.
+    /// Digest of its documents, which may be large and are on disk.
     digest: u64,
 }
 
 impl SupervisedPod {
-    /// The pod of this record, with what is known of it in the folder `pods`; nothing is run yet. What it uses is
-    /// `shared` with other pods that use the same.
+    /// The pod of this record with its status from the folder `pods`; nothing runs yet. `shared` has objects
+    /// that other pods use too.
     ///
     /// # Errors
-    /// The record has no pod that can be run, or the status cannot be read.
+    /// The record has no valid pod, or the status cannot be read.
     pub fn new(
         record: &PodRecord,
         pods: &Path,
@@ -74,7 +74,7 @@ impl SupervisedPod {
         Ok(Self::with_objects(record, pod, objects, status))
     }
 
-    /// As [`new`](Self::new), of what was read already.
+    /// Like [`new`](Self::new), with objects that were already read.
     pub fn with_objects(
         record: &PodRecord,
         pod: Pod,
@@ -105,16 +105,16 @@ impl SupervisedPod {
         format!("{}/{}", self.pod.namespace, self.pod.name)
     }
 
-    /// Whether it was made of the same documents.
+    /// Whether it was made from the same documents.
     pub fn is_of(&self, record: &PodRecord) -> bool {
         self.digest == digest(record.documents())
     }
 
-    /// Asks it to go down: on disk first, so that a server that starts meanwhile goes on with that. Asked for twice,
-    /// it is the same request: only `kill` does not wait for the grace period.
+    /// Requests the removal of the pod. The request is written to disk first, so that a starting server
+    /// continues with it. A repeated request changes nothing, except that `kill` ends the grace period.
     pub async fn go_down(&self, kill: bool) {
         if let Err(error) = change(&self.status, |status| status.is_going_down = true).await {
-            // A full disk must not keep a pod from going down.
+            // A full disk must not prevent the removal of a pod.
             self.report().say(format_args!("{error:#}: a restart of the server would forget this"));
         }
         self.stop.stop_with(TAKEN_DOWN);

@@ -1,5 +1,5 @@
-//! What the server keeps of a pod that it supervises, until the pod is taken down: what it is, written once, and
-//! beside that how far it has come.
+//! The record of a supervised pod, kept until the pod is removed: its documents, written once, and beside
+//! them its status.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use super::super::manifest::{self, Manifests};
 use super::super::run_status::RunStatus;
 use crate::server::layout;
 
-/// A pod, with all that it needs.
+/// A pod with all objects that it needs.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct PodRecord {
     pub uid: String,
@@ -22,7 +22,7 @@ pub struct PodRecord {
     pub document: Value,
     /// The ConfigMaps, Secrets and PersistentVolumeClaims that it uses.
     pub objects: Vec<Value>,
-    /// Where the manifests are from, for people.
+    /// The origin of the manifests, for people.
     pub source: String,
 }
 
@@ -30,7 +30,7 @@ impl Record for PodRecord {
     const KIND: &'static str = "standalone pod record";
 }
 
-/// Without what may be a secret.
+/// Leaves out everything that may be a secret.
 impl fmt::Debug for PodRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PodRecord")
@@ -41,25 +41,25 @@ impl fmt::Debug for PodRecord {
 }
 
 impl PodRecord {
-    /// Writes it beside the pod's folder. A pod that had the uid before leaves no status to it.
+    /// Writes it beside the pod's folder, and removes the status of an earlier pod with the same uid.
     ///
     /// # Errors
-    /// The file system's, with the path.
+    /// The file system's error, with the path.
     pub fn write(&self, pods: &Path) -> anyhow::Result<()> {
         record::private_folder(pods)?;
         record::remove_file(&layout::supervised_status(pods, &self.uid))?;
         Ok(record::write(&layout::supervised_record(pods, &self.uid), self, Durability::PowerCut)?)
     }
 
-    /// What it uses, and the pod.
+    /// The objects that it uses, then the pod.
     pub fn documents(&self) -> impl Iterator<Item = &Value> {
         self.objects.iter().chain([&self.document])
     }
 
-    /// The pod and what it uses.
+    /// The pod and the objects that it uses.
     ///
     /// # Errors
-    /// A record of a release that knew fields which this one refuses.
+    /// The record was made by a release with fields that this one refuses.
     pub fn manifests(&self) -> anyhow::Result<Manifests> {
         let documents = self.documents().cloned().collect();
         let manifests = manifest::from_documents(&self.source, documents)?;
@@ -68,10 +68,10 @@ impl PodRecord {
     }
 }
 
-/// How far the pod with that uid has come.
+/// The status of the pod with that uid.
 ///
 /// # Errors
-/// A status that is there and cannot be read. To go on without it would run Jobs twice.
+/// A status exists and cannot be read. Without it, Jobs would run twice.
 pub fn status(pods: &Path, uid: &str) -> Result<StatusCell<RunStatus>, RecordError> {
     let path = layout::supervised_status(pods, uid);
     let status = match record::read(&path) {
@@ -81,16 +81,16 @@ pub fn status(pods: &Path, uid: &str) -> Result<StatusCell<RunStatus>, RecordErr
     Ok(StatusCell::new(status, move |status| record::write(&path, status, Durability::PowerCut)))
 }
 
-/// Removes what the server keeps of the pod. The status goes last: without it, the pod would be run once more.
+/// Removes the record. The status is removed last: without it, the pod would run again.
 ///
 /// # Errors
-/// The file system's, with the path.
+/// The file system's error, with the path.
 pub fn remove(pods: &Path, uid: &str) -> anyhow::Result<()> {
     record::remove_file(&layout::supervised_record(pods, uid))?;
     Ok(record::remove_file(&layout::supervised_status(pods, uid))?)
 }
 
-/// Uids of all records in `pods`, with the records, or why one cannot be read.
+/// The uids of all records in `pods`, each with the record or the reason why it cannot be read.
 ///
 /// # Errors
 /// The folder cannot be read.
@@ -148,7 +148,7 @@ mod tests {
             |code| move |now: &RunStatus| Ok::<_, &str>(RunStatus { ended: Some(code), ..now.clone() });
         status(folder.path(), "u1").unwrap().update(ended(3)).unwrap();
         assert_eq!(status(folder.path(), "u1").unwrap().get().ended, Some(3));
-        // The server died before it had removed all.
+        // The server died before it had removed everything.
         std::fs::remove_file(layout::supervised_record(folder.path(), "u1")).unwrap();
         record("u1").write(folder.path()).unwrap();
         assert_eq!(status(folder.path(), "u1").unwrap().get().ended, None);

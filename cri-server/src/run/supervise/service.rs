@@ -17,13 +17,13 @@ use super::super::manifest;
 use super::pod::{State, SupervisedPod};
 use super::{NamedPod, Supervisor};
 
-/// Serves it.
+/// The implementation of the service.
 #[derive(Clone)]
 pub struct StandaloneService(pub Supervisor);
 
 type Events = ReceiverStream<Result<StandaloneEvent, Status>>;
 type Sender = mpsc::Sender<Result<StandaloneEvent, Status>>;
-/// Lines that a client may be behind.
+/// Lines that are kept for a slow client.
 const WAITING: usize = 64;
 
 #[tonic::async_trait]
@@ -45,7 +45,7 @@ impl Standalone for StandaloneService {
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
         let supervisor = self.0.clone();
         let (sender, receiver) = mpsc::channel(WAITING);
-        // Goes on when the client has gone: a pod that was asked for is run.
+        // Continues when the client has gone: a pod that was requested is run.
         tokio::spawn(async move {
             if replace {
                 take_down(supervisor.same_names(&manifests), false, &sender).await;
@@ -110,11 +110,11 @@ impl Standalone for StandaloneService {
 
 async fn say(sender: &Sender, pod: &str, text: &str, is_failure: bool) {
     let event = StandaloneEvent { pod: pod.to_owned(), text: text.to_owned(), is_failure };
-    // A client that has gone wants to hear nothing.
+    // Fails when the client has gone, which is fine.
     let _ = sender.send(Ok(event)).await;
 }
 
-/// Stops the pods at the same time, and waits until they are gone.
+/// Removes the pods at the same time, and waits until they are gone.
 async fn take_down(pods: Vec<Arc<SupervisedPod>>, kill: bool, sender: &Sender) {
     let ask = |pod: &Arc<SupervisedPod>| {
         let pod = Arc::clone(pod);
@@ -133,7 +133,7 @@ async fn take_down(pods: Vec<Arc<SupervisedPod>>, kill: bool, sender: &Sender) {
     }
 }
 
-/// What happens to a new pod, until its containers have started, it has ended, or could not be run.
+/// Sends the events of a new pod, until its containers have started, it has ended, or it could not be run.
 async fn follow_until_up(pod: Arc<SupervisedPod>, sender: Sender) {
     let (before, mut lines) = pod.journal.follow();
     for line in before {
@@ -151,7 +151,7 @@ async fn follow_until_up(pod: Arc<SupervisedPod>, sender: Sender) {
         },
         () = pass_on(&pod, &mut lines, &sender) => return,
     };
-    // The reason comes before what it leads to.
+    // The reason is sent before its result.
     while let Ok(line) = lines.try_recv() {
         say(&sender, &pod.pod.name, &line, false).await;
     }
@@ -159,12 +159,12 @@ async fn follow_until_up(pod: Arc<SupervisedPod>, sender: Sender) {
     say(&sender, &pod.pod.name, &text.unwrap_or_else(|text| text), is_failure).await;
 }
 
-/// Without an end, unless the pod's journal has one.
+/// Never returns, unless the pod's journal ends.
 async fn pass_on(pod: &SupervisedPod, lines: &mut broadcast::Receiver<String>, sender: &Sender) {
     loop {
         match lines.recv().await {
             Ok(line) => say(sender, &pod.pod.name, &line, false).await,
-            // A slow client misses lines, not the end.
+            // A slow client misses lines, but not the end.
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
         }

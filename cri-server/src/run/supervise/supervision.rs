@@ -1,8 +1,8 @@
-//! The supervision of one pod: attempts by its policy, its end, its way down. What is decided is on disk before it is
-//! done: a server that dies between goes on, and runs nothing twice.
+//! The supervision of one pod: attempts by its policy, its end, its removal. Each decision is written to disk
+//! before it is carried out: if the server dies in between, the next one continues and runs nothing twice.
 //!
 //! ```text
-//!  attempt --> ended: recorded --> sandbox stopped --> stays, until it is taken down
+//!  attempt --> ended: recorded --> sandbox stopped --> stays, until it is removed
 //!     ^    --> lost, or an error --> back-off --.
 //!     |    --> failed, of a Job: counted --> removed --.
 //!     '------------------------------------------------'
@@ -26,18 +26,18 @@ use super::pod::{State, SupervisedPod};
 use super::record;
 use crate::server::{Server, layout};
 
-/// Between tries, at least.
+/// Minimal delay between tries.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What becomes of a pod after an attempt.
+/// The step after an attempt.
 enum Next {
     Over,
-    /// It is run again, for this reason.
+    /// It runs again, for this reason.
     Again(String),
 }
 
 impl SupervisedPod {
-    /// Runs it, again by its policy or when it cannot be run, until it was taken down.
+    /// Runs the pod, again by its policy or after a failure, until it is removed.
     pub async fn supervise(self: Arc<Self>, server: Arc<Server>, root: PathBuf) {
         let run = self.to_run(&server, &root);
         self.run_to_its_end(&run).await;
@@ -91,7 +91,7 @@ impl SupervisedPod {
             return self.end_or_fail(run, code).await;
         }
         self.state.send_replace(State::Running);
-        // Its own: some requests come from the pod itself, and end this attempt alone.
+        // Own requests: some come from the pod itself, and only end this attempt.
         let stop = StopRequests::new();
         let forward = tokio::spawn(self.stop.clone().pass_on_to(stop.clone()));
         let outcome = pod_run::once(&PodRun { stop: stop.clone(), ..run.clone() }).await;
@@ -102,13 +102,14 @@ impl SupervisedPod {
                 Ok(Next::Again("the pod sandbox is gone".to_owned()))
             }
             Outcome::Lost(code) => self.end_or_fail(run, code).await,
-            // Stopped for a limit of its own.
+            // Stopped because of one of its own limits.
             Outcome::Ended(code) if stop.now().is_any() => self.end(run, code).await,
             Outcome::Ended(code) => self.end_or_fail(run, code).await,
         }
     }
 
-    /// The exit code of a pod that must not be run again, since containers of it have run to their end, or were lost.
+    /// The exit code of a pod that must not run again, because its containers have run to their end or were
+    /// lost.
     fn over(&self, run: &PodRun) -> Option<u8> {
         let status = self.status.get();
         match self.pod.restart_policy {
@@ -127,7 +128,7 @@ impl SupervisedPod {
         }
     }
 
-    /// A Job runs a new pod for one that has failed, as often as its backoffLimit says.
+    /// A Job starts a new pod after a failure, as often as its backoffLimit allows.
     async fn end_or_fail(&self, run: &PodRun, code: u8) -> anyhow::Result<Next> {
         let limit = self.pod.backoff_limit.filter(|_| self.pod.restart_policy == RestartPolicy::Never);
         if code == 0 || self.status.get().failures >= limit.unwrap_or_default() {
@@ -142,7 +143,7 @@ impl SupervisedPod {
         Ok(Next::Again(format!("the pod has failed with code {code}")))
     }
 
-    /// It stays, stopped, to be looked at.
+    /// The pod is stopped and kept for inspection.
     async fn end(&self, run: &PodRun, code: u8) -> anyhow::Result<Next> {
         if self.status.get().ended.is_none() {
             change(&self.status, move |status| status.ended = Some(code)).await?;

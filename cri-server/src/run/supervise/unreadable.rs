@@ -1,5 +1,5 @@
-//! A pod whose record this server cannot use: one of another release that has fields of its own, or a damaged one. It may
-//! run. So it is listed, keeps its name, and can be taken down.
+//! A pod whose record this server cannot use: it is damaged, or another release wrote it with unknown fields.
+//! The pod may run, so it is listed, keeps its name, and can be removed.
 
 use std::path::Path;
 
@@ -9,18 +9,18 @@ use super::super::pod_end;
 use super::record;
 use crate::server::{Server, layout};
 
-/// What is known of it.
+/// The known data of the pod.
 #[derive(Debug, Clone)]
 pub struct Unreadable {
     pub uid: String,
     pub namespace: String,
     pub name: String,
-    /// Why it cannot be used.
+    /// The reason why the record cannot be used.
     pub why: String,
 }
 
 impl Unreadable {
-    /// Of the record of that uid; what is in it says the name, if it is JSON at all.
+    /// From the record of that uid; its text has the name, if it is valid JSON.
     pub fn new(pods: &Path, uid: &str, why: String) -> Self {
         let path = layout::supervised_record(pods, uid);
         let value: Value = std::fs::read(path)
@@ -42,10 +42,10 @@ impl Unreadable {
         format!("{}/{}", self.namespace, self.name)
     }
 
-    /// Stops and removes it. Its manifest says nothing of a grace period, since it cannot be read.
+    /// Stops and removes the pod without a grace period, because its manifest cannot be read.
     ///
     /// # Errors
-    /// The runtime's, and the file system's; it can be taken down once more.
+    /// The runtime's or the file system's error; the call can be repeated.
     pub async fn take_down(&self, server: &Server, root: &Path) -> anyhow::Result<()> {
         pod_end::remove_of(server, &self.uid, &layout::supervised_pod(root, &self.uid)).await?;
         record::remove(&layout::supervised_pods(root), &self.uid)

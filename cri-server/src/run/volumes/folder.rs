@@ -11,11 +11,11 @@ use rustix::mount::{MountFlags, mount};
 
 use crate::server::layout;
 
-/// The group can read and write, and what is made in it is the group's.
+/// The group can read and write, and new files in it belong to the group.
 const SHARED: u32 = 0o2770;
 
-/// Makes a folder for all users, or for a group too. When it is there it is whole: a server may die between the making
-/// of a folder and its permissions.
+/// Makes a folder for all users, or for a group too. It appears with its final permissions: a server may die
+/// between the creation of a folder and the change of its permissions.
 pub fn make_whole(path: &Path, group: Option<u32>) -> io::Result<()> {
     let beside = layout::unfinished(path);
     match fs::DirBuilder::new().create(&beside) {
@@ -28,13 +28,13 @@ pub fn make_whole(path: &Path, group: Option<u32>) -> io::Result<()> {
         let _ = fs::remove_dir(&beside);
     }
     match renamed {
-        // Another made it from the same folder, meanwhile.
+        // Another call made it from the same folder meanwhile.
         Err(Errno::NOENT) if path.is_dir() => Err(Errno::EXIST.into()),
         renamed => Ok(renamed?),
     }
 }
 
-/// Gives the group access to a folder that is there. What is in it stays as it is.
+/// Gives the group access to an existing folder. Its content stays unchanged.
 pub fn share(path: &Path, group: u32) -> io::Result<()> {
     let state = fs::metadata(path)?;
     if state.gid() != group || state.mode() & SHARED != SHARED {
@@ -43,7 +43,7 @@ pub fn share(path: &Path, group: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// For root only: what is in it has permissions of its own.
+/// Makes a folder for root only: its content has its own permissions.
 pub fn private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -56,13 +56,13 @@ pub fn mount_memory(path: &Path, size: Option<u64>, mode: u32, group: Option<u32
     Ok(mount("tmpfs", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(&*data))?)
 }
 
-/// A mount begins another device than that of the folder above.
+/// A mount point is on another device than its parent folder.
 pub fn is_mount(path: &Path) -> io::Result<bool> {
     let above = path.parent().unwrap_or(path);
     Ok(fs::metadata(path)?.dev() != fs::metadata(above)?.dev())
 }
 
-/// Gives a folder its permissions, and the group of the pod's volumes: what is made in it has that group, too.
+/// Sets the permissions of a folder and the group of the pod's volumes, which new files in it inherit.
 pub fn set_owner(path: &Path, mode: u32, group: Option<u32>) -> io::Result<()> {
     if group.is_some() {
         std::os::unix::fs::chown(path, None, group)?;

@@ -1,4 +1,4 @@
-//! `hostPath`: what has to be at the path, or is made there.
+//! `hostPath`: checks the file at the path, or makes it.
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _};
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::super::manifest::HostPathKind;
 use super::VolumeError;
 
-/// Checks the path, or makes what is missing.
+/// Checks the path, or makes it if it is missing.
 ///
 /// # Errors
 /// [`VolumeError::HostPath`], [`VolumeError::Make`].

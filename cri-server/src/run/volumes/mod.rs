@@ -1,11 +1,11 @@
-//! The pod's volumes on the host: empty folders, folders in memory, files made of ConfigMaps and Secrets, named
-//! volumes, and paths that are there already.
+//! The pod's volumes on the host: empty folders, folders in memory, files made from ConfigMaps and Secrets,
+//! named volumes, and existing paths.
 //!
 //! | | where | deleted |
 //! |---|---|---|
 //! | emptyDir, configMap, secret, downwardAPI, projected | in the pod's folder; secrets in memory | with the pod |
 //! | persistentVolumeClaim | `standalone/volumes/NAME` in the server's root; `NAMESPACE_NAME` but for the namespace default | never by a pod |
-//! | hostPath | where it says | never |
+//! | hostPath | at its path | never |
 //! | image | with the layers | with the container |
 
 mod folder;
@@ -34,10 +34,10 @@ pub use remove::remove_folder;
 pub use size::exceeded;
 pub use sub_path::Part;
 
-/// Why a volume cannot be used.
+/// The reason why a volume cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
-    /// What is at a hostPath is not what the manifest wants there.
+    /// The file at a hostPath does not have the type of the manifest.
     #[error("volume {name}: {path} is not there, or is not a {wanted}")]
     HostPath {
         /// The volume.
@@ -54,13 +54,13 @@ pub enum VolumeError {
         name: String,
         /// The deadline.
         after: Duration,
-        /// Where it waits.
+        /// The reason why there is no result.
         source: NoResult,
     },
-    /// A thread that was given up is still at work there.
+    /// An abandoned thread still works there.
     #[error("volumes: {0}")]
     Busy(NoResult),
-    /// A claim that no document makes, and no folder.
+    /// A claim that no document makes and for which no folder exists.
     #[error(
         "volume {name}: there is no PersistentVolumeClaim {claim:?} in the manifests, and no named volume in {path}"
     )]
@@ -69,7 +69,7 @@ pub enum VolumeError {
         name: String,
         /// The claim.
         claim: String,
-        /// Where it would be.
+        /// The path at which it would be.
         path: PathBuf,
     },
     /// A folder or file cannot be made.
@@ -77,52 +77,52 @@ pub enum VolumeError {
     Make {
         /// The volume.
         name: String,
-        /// What was to be made.
+        /// The path of the folder or file.
         path: PathBuf,
         /// The kernel's error.
         source: io::Error,
     },
 }
 
-/// What volumes are made of, and where.
+/// The data from which volumes are made.
 #[derive(Debug, Clone)]
 pub struct VolumeRequest {
     pub pod: Pod,
     pub objects: std::sync::Arc<Objects>,
     pub fields: PodFields,
-    /// For the volumes of this pod alone.
+    /// The folder for the volumes of this pod.
     pub folder: PathBuf,
-    /// For named volumes.
+    /// The folder for named volumes.
     pub named: PathBuf,
     pub existing: Existing,
 }
 
-/// What to do with a volume of the pod that is there already.
+/// How an existing volume of the pod is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Existing {
-    /// It may be another pod's.
+    /// It may belong to another pod.
     Refuse,
-    /// The pod has been run before, and keeps its emptyDirs.
+    /// The pod has run before, and keeps its emptyDirs.
     Keep,
-    /// The pod runs: all of its volumes are there.
+    /// The pod runs: all of its volumes exist.
     Use,
 }
 
-/// Where each volume is.
+/// The path of each volume.
 #[derive(Debug)]
 pub struct Volumes {
     folder: PathBuf,
     paths: BTreeMap<String, PathBuf>,
-    /// By this call.
+    /// Folders that this call made.
     made: Vec<PathBuf>,
 }
 
 impl Volumes {
-    /// Makes what has to be made. In a thread of its own, with a deadline: paths of the host may be on a file
-    /// system that does not answer. What a thread makes that is not waited for any more, it removes.
+    /// Makes the volumes in its own thread with a deadline: paths of the host may be on a file system that
+    /// does not answer. A thread that missed its deadline removes what it made.
     ///
     /// # Errors
-    /// [`VolumeError`]; nothing is left then of what this call made.
+    /// [`VolumeError`]; everything that this call made is removed then.
     pub async fn prepare_within(deadline: Duration, request: VolumeRequest) -> Result<Self, VolumeError> {
         let (report, mut current) = watch::channel(String::new());
         let folder = request.folder.clone();
@@ -143,12 +143,12 @@ impl Volumes {
         })
     }
 
-    /// Of a pod in which nothing is started.
+    /// The volumes of a pod in which nothing is started.
     pub fn none(folder: PathBuf) -> Self {
         Self { folder, paths: BTreeMap::new(), made: Vec::new() }
     }
 
-    /// `begin` gets the name of each volume; when it returns false, the loop ends.
+    /// `begin` gets the name of each volume; when it returns false, no more volumes are made.
     fn prepare_with(request: &VolumeRequest, begin: impl Fn(&str) -> bool) -> Result<Self, VolumeError> {
         let mut all = Self::none(request.folder.clone());
         for volume in &request.pod.volumes {
@@ -166,20 +166,20 @@ impl Volumes {
         Ok(all)
     }
 
-    /// Removes the folders that were made, and no others: the rest may be in use by another pod.
+    /// Removes only the folders that were made: the others may be in use by another pod.
     pub fn undo(&self) {
         for path in &self.made {
             if let Err(error) = remove_folder(path) {
                 tracing::warn!(path = %path.display(), %error, "cannot remove a volume");
             }
         }
-        // They stay when something is in them.
+        // Fails when they are not empty, which is fine.
         for folder in self.folder.ancestors().take(2) {
             let _ = fs::remove_dir(folder);
         }
     }
 
-    /// The host's path of a volume; none for an image.
+    /// The host's path of a volume; None for an image.
     pub fn path(&self, name: &str) -> Option<&Path> {
         self.paths.get(name).map(PathBuf::as_path)
     }
@@ -236,7 +236,7 @@ impl Volumes {
     }
 }
 
-/// A named volume. The document of its claim makes it, like any claim; it outlives the pods.
+/// A named volume. The document of its claim makes it; it outlives the pods.
 fn claim(request: &VolumeRequest, volume: &Volume, claim: &str) -> Result<PathBuf, VolumeError> {
     let name = || volume.name.clone();
     let path = layout::claimed_volume(&request.named, &request.pod.namespace, claim);

@@ -1,6 +1,6 @@
-//! Work on file systems that may never answer: each in a thread of its own, which is given up after a deadline. A pod
-//! that is tried again does not get a second thread: its next try waits for the first, whose undo must not run beside
-//! it.
+//! Runs work on file systems that may never answer, each in its own thread, which is abandoned after a
+//! deadline. The next try for the same pod waits for the first thread, because the undo of the first must not
+//! run beside the second.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,25 +11,25 @@ use crisp_operation::KeyedLocks;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
-/// Held by the threads.
+/// Locks that the threads hold.
 static PLACES: LazyLock<KeyedLocks<PathBuf>> = LazyLock::new(KeyedLocks::default);
 
-/// Why there is no result.
+/// The reason why there is no result.
 #[derive(Debug, thiserror::Error)]
 pub enum NoResult {
-    /// It was given up. The thread undoes what it does, when it can.
+    /// It was abandoned. The thread undoes its work when it can.
     #[error("the file system does not answer")]
     NoAnswer,
-    /// A thread that was given up is still at work there.
+    /// An abandoned thread still works there.
     #[error("the file system does not answer: an earlier try still waits for it")]
     Busy,
-    /// No thread.
+    /// The thread cannot be created.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
 }
 
-/// Runs `work` for what is at `place`, after that of earlier calls. It is told how to find out whether it was given
-/// up; its result is `undo`ne then.
+/// Runs `work` on the path `place`, after earlier calls for the same path. `work` gets a function that
+/// returns whether it was abandoned; then its result is passed to `undo`.
 ///
 /// # Errors
 /// [`NoResult`].

@@ -1,4 +1,4 @@
-//! Files of ConfigMaps, Secrets and the Pod's fields.
+//! Writes files from ConfigMaps, Secrets and fields of the Pod.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
@@ -10,7 +10,8 @@ use super::super::pod_fields::resource;
 use super::VolumeRequest;
 use super::folder::{mount_memory, set_owner};
 
-/// The files of a Secret are in memory. The record of a supervised pod has its Secrets on disk, for root alone.
+/// The files of a Secret are in memory. The record of a supervised pod has its Secrets on disk, readable only
+/// by root.
 const MOST_MEMORY: u64 = 64 << 20;
 
 struct Content {
@@ -19,10 +20,10 @@ struct Content {
     mode: u32,
 }
 
-/// Fills the folder of a volume. A later source replaces a file of an earlier one.
+/// Fills the folder of a volume. A later source replaces files of an earlier one.
 ///
 /// # Errors
-/// The file system's.
+/// The file system's error.
 pub fn write(folder: &Path, projected: &Projected, request: &VolumeRequest) -> io::Result<()> {
     let is_secret = |source: &Projection| matches!(source, Projection::Keys { is_secret: true, .. });
     if projected.sources.iter().any(is_secret) {
@@ -90,7 +91,7 @@ fn write_file(folder: &Path, content: &Content, group: Option<u32>) -> io::Resul
     let mut mode = content.mode;
     if let Some(group) = group {
         std::os::unix::fs::fchown(&file, None, Some(group))?;
-        // Its group can read what is only ever read.
+        // The group can read files that are never written.
         mode |= 0o440;
     }
     file.set_permissions(fs::Permissions::from_mode(mode))

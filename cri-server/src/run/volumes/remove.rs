@@ -1,4 +1,4 @@
-//! Removes folders in which volumes are or were.
+//! Removes folders that contain or contained volumes.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,17 +9,17 @@ use std::path::{Path, PathBuf};
 use crisp_operation::record;
 use rustix::mount::{UnmountFlags, unmount};
 
-/// Removes a folder in which volumes are or were. Mounts in it are detached first and their content stays:
-/// a privileged container can mount folders of the host into a volume.
+/// Removes a folder that contains or contained volumes. Mounts in it are detached first, and their content is
+/// kept: a privileged container can mount folders of the host into a volume.
 ///
 /// # Errors
-/// A mount that cannot be detached; nothing is deleted then. Or a file that cannot be deleted.
+/// A mount cannot be detached, and then nothing is deleted; or a file cannot be deleted.
 pub fn remove_folder(folder: &Path) -> io::Result<()> {
     let folder = match folder.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         folder => folder?,
     };
-    // The last mounted first: it may be on top of another.
+    // In reverse order: a later mount may be on top of an earlier one.
     for path in mounts_below(&folder)?.iter().rev() {
         unmount(path, UnmountFlags::DETACH)?;
     }

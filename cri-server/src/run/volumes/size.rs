@@ -1,5 +1,5 @@
-//! `sizeLimit` of an emptyDir on disk: its size is looked at from time to time, as a kubelet does, since only a
-//! file system of its own could enforce a limit.
+//! `sizeLimit` of an emptyDir on disk: the size is checked periodically, as kubelet does, because only a
+//! separate file system could enforce it.
 
 use std::collections::BTreeSet;
 use std::ffi::CString;
@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, fstat, statat};
 use super::super::manifest::{Volume, VolumeSource};
 use super::Volumes;
 
-/// How often.
+/// Interval of the checks.
 const TICK: Duration = Duration::from_secs(10);
 /// A unit of `st_blocks`.
 const BLOCK: u64 = 512;
@@ -25,7 +25,7 @@ struct Limited {
     most: u64,
 }
 
-/// Waits until a volume is larger than its limit, and says which. Without limits, it waits for ever.
+/// Waits until a volume is larger than its limit, and returns its name. Without limits, it waits forever.
 pub async fn exceeded(all: &[Volume], volumes: &Volumes) -> String {
     let limited: Vec<Limited> = all.iter().filter_map(|volume| limited(volume, volumes)).collect();
     if limited.is_empty() {
@@ -35,7 +35,7 @@ pub async fn exceeded(all: &[Volume], volumes: &Volumes) -> String {
         tokio::time::sleep(TICK).await;
         for Limited { name, path, most } in &limited {
             let folder = path.clone();
-            // In a thread of its own: a volume may have many files.
+            // In a thread for blocking work: a volume may have many files.
             match tokio::task::spawn_blocking(move || size(&folder)).await {
                 Ok(Ok(size)) if size > *most => {
                     return format!("emptyDir {name} has {size} bytes, more than its sizeLimit of {most}");
@@ -50,14 +50,14 @@ pub async fn exceeded(all: &[Volume], volumes: &Volumes) -> String {
 }
 
 fn limited(volume: &Volume, volumes: &Volumes) -> Option<Limited> {
-    // A limit of 0 is none, as for a kubelet.
+    // A limit of 0 means none, as for kubelet.
     let VolumeSource::EmptyDir { memory: false, size: Some(most @ 1..) } = volume.source else { return None };
     let path = volumes.path(&volume.name)?.to_owned();
     Some(Limited { name: volume.name.clone(), path, most })
 }
 
-/// Bytes on disk below the folder, each file once, and nothing that is mounted there. By descriptors: a container can
-/// make a tree that is deeper than any path, and put a link in the place of a folder at any time.
+/// Bytes on disk below the folder, each file once, without mounts. It walks by descriptors: a container can
+/// make a tree that is deeper than any path, and can replace a folder with a link at any time.
 fn size(folder: &Path) -> io::Result<u64> {
     let root = open_root(folder)?;
     let device = fstat(&root)?.st_dev;
@@ -67,7 +67,7 @@ fn size(folder: &Path) -> io::Result<u64> {
     while let Some(level) = left.last_mut() {
         match level.pop().map(|name| cursor.descend(name)) {
             Some(Ok(())) => left.push(folders(&cursor, device, &mut total, &mut linked)?),
-            // It is gone meanwhile.
+            // It has been removed meanwhile.
             Some(Err(_)) => {}
             None => {
                 left.pop();
@@ -78,7 +78,7 @@ fn size(folder: &Path) -> io::Result<u64> {
     Ok(total)
 }
 
-/// Adds what is in the current directory, and returns the directories in it.
+/// Adds the sizes in the current directory, and returns its subdirectories.
 fn folders(
     cursor: &Cursor,
     device: u64,

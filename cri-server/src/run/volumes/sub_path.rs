@@ -1,6 +1,6 @@
-//! A part of a volume as a mount of its own. What is in a volume belongs to containers: a symbolic link in it
-//! must not lead out, and must not be replaced between the check and the use. So the part is opened within
-//! the volume (openat2(2), RESOLVE_BENEATH), and what was opened is mounted, not its path.
+//! Mounts a part of a volume. The content of a volume belongs to containers: a symbolic link in it must not
+//! lead out, and must not be replaced between the check and the use. So the part is opened within the volume
+//! (openat2(2), RESOLVE_BENEATH), and the opened file is mounted, not its path.
 
 use std::fs;
 use std::io;
@@ -11,18 +11,18 @@ use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, UnmountFlags, move_mount, open_tree, unmount};
 
-/// What is at a path within a volume, as a mount that is nowhere yet.
+/// A file or folder in a volume, as a detached mount.
 pub struct Part {
     tree: OwnedFd,
     is_folder: bool,
 }
 
 impl Part {
-    /// Opens what is at `sub_path` of the volume. A missing folder is made, with the permissions and the group of
-    /// the volume.
+    /// Opens the file at `sub_path` of the volume. A missing folder is made with the permissions and the
+    /// group of the volume.
     ///
     /// # Errors
-    /// The path leads out of the volume, or the kernel's.
+    /// The path leads out of the volume, or the kernel's error.
     pub fn open(volume: &Path, sub_path: &str) -> io::Result<Self> {
         let root = rustix::fs::open(volume, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let found = match open_within(&root, Path::new(sub_path), OFlags::empty()) {
@@ -38,10 +38,10 @@ impl Part {
         Ok(Self { tree: open_tree(&found, "", flags)?, is_folder })
     }
 
-    /// Mounts it on `target`, which is made. The volume's file system is not asked for that.
+    /// Mounts it on `target`, which is made. This needs no access to the volume's file system.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's error.
     pub fn mount(self, target: &Path) -> io::Result<()> {
         make_target(target, self.is_folder)?;
         move_mount(self.tree.as_fd(), "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
@@ -55,7 +55,7 @@ fn open_within(root: &OwnedFd, path: &Path, more: OFlags) -> Result<OwnedFd, Err
     rustix::fs::openat2(root, path, flags, Mode::empty(), resolve)
 }
 
-/// Makes folders one below the other, each in one that is open.
+/// Makes nested folders, each in its open parent.
 fn make_within(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let like = rustix::fs::fstat(root)?;
     let mut folder = open_within(root, Path::new("."), OFlags::DIRECTORY)?;
@@ -78,7 +78,7 @@ fn make_within(root: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     Ok(folder)
 }
 
-/// A place to mount on, without what an earlier start of the container mounted there.
+/// A mount point, without mounts of an earlier start of the container.
 fn make_target(target: &Path, is_folder: bool) -> io::Result<()> {
     while unmount(target, UnmountFlags::DETACH).is_ok() {}
     super::remove::remove_folder(target)?;

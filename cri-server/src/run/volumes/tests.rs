@@ -17,7 +17,7 @@ fn request(volumes: &[Volume], folder: PathBuf) -> VolumeRequest {
 }
 
 impl Volumes {
-    /// At once, without a deadline.
+    /// Makes them in this thread without a deadline.
     pub fn prepare(volumes: &[Volume], folder: PathBuf) -> Result<Self, VolumeError> {
         Self::prepare_with(&request(volumes, folder), |_| true)
     }
@@ -93,7 +93,7 @@ async fn a_path_on_a_dead_file_system_costs_a_deadline() {
     drop(dead);
 }
 
-/// The undo of a try that was given up must not take away what the next one has made.
+/// The undo of an abandoned try must not remove what the next one has made.
 #[tokio::test]
 async fn a_try_waits_for_an_earlier_one_that_was_given_up() {
     crisp_skip::needs!();
@@ -141,7 +141,7 @@ impl DeadFileSystem {
 
 impl Drop for DeadFileSystem {
     fn drop(&mut self) {
-        // What waits for it gets an error then.
+        // Pending requests get an error then.
         self.1 = None;
         let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
     }
@@ -177,7 +177,7 @@ fn a_host_path_of_another_kind_is_refused_and_none_is_removed() {
     assert!(folder.path().join("new/file").is_file());
 }
 
-/// By a server that died.
+/// As after the death of a server.
 #[test]
 fn a_volume_that_was_half_made_is_made_again() {
     crisp_skip::needs!();
@@ -202,7 +202,7 @@ fn a_volume_that_was_half_made_is_made_again() {
         let modes = ["kept", "work"].map(|name| mode(made.path(name).unwrap()));
         assert_eq!(modes, [0o777, 0o777], "{times}");
     }
-    // A group gets access to the volume as it is.
+    // A group gets access to the existing volume.
     fs::set_permissions(request.named.join("data"), fs::Permissions::from_mode(0o700)).unwrap();
     request.pod.security.fs_group = Some(3000);
     let made = Volumes::prepare_with(&request, |_| true).unwrap();
@@ -279,14 +279,14 @@ fn files_come_from_config_maps_secrets_and_the_pod() {
     assert!(is_mount(&at("password")).unwrap() && !is_mount(&at("plain")).unwrap(), "no secret on a disk");
     let kept = volumes.path("kept").unwrap().to_owned();
     fs::write(kept.join("x"), "y").unwrap();
-    // The pod is run once more: what it wrote stays, and what is made for it is made anew.
+    // The pod runs again: its files stay, and projected files are written again.
     fs::write(at("work/x"), "y").unwrap();
     request.existing = Existing::Keep;
     Volumes::prepare_with(&request, |_| true).unwrap();
     assert_eq!((text("work/x"), text("password/password")), ("y".into(), "hunter2".into()));
     volumes.remove();
     assert!(kept.join("x").exists() && !request.folder.exists());
-    // Without its document the claim is met by the folder that is there; another one is not.
+    // Without a document the claim uses an existing folder; other claims fail.
     request.objects = Default::default();
     let claim = |name: &str| VolumeSource::Claim { name: name.into(), read_only: false };
     request.pod.volumes = volume(claim("data")).to_vec();

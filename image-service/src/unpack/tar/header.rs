@@ -4,7 +4,7 @@ use super::{TarError, Time};
 
 pub(super) const BLOCK: usize = 512;
 
-/// A block whose checksum is right.
+/// A block with a valid checksum.
 pub(super) struct Header<'a>(&'a [u8; BLOCK]);
 
 impl<'a> Header<'a> {
@@ -34,7 +34,7 @@ impl<'a> Header<'a> {
     /// Appends the name, with the ustar prefix before it.
     pub fn path(&self, into: &mut Vec<u8>) {
         if &self.0[257..263] == b"ustar\0" && self.0[345] != 0 {
-            // star keeps times in the last part of the field, and says so at the block's end.
+            // star keeps times in the last part of the field, and marks that at the block's end.
             let end = if &self.0[508..] == b"tar\0" { 476 } else { 500 };
             into.extend_from_slice(text(&self.0[345..end]));
             into.push(b'/');
@@ -48,7 +48,7 @@ impl<'a> Header<'a> {
 
     pub fn mode(&self) -> Result<u32, TarError> {
         let mode = number(&self.0[100..108]).ok_or(TarError::Number("mode"))?;
-        // Some writers put the file type there, too.
+        // Some writers also put the file type there.
         u32::try_from(mode & 0o7777).map_err(|_| TarError::Number("mode"))
     }
 
@@ -70,7 +70,7 @@ impl<'a> Header<'a> {
     }
 
     pub fn device(&self) -> Result<(u32, u32), TarError> {
-        // The kernel keeps 12 and 20 bits; more would silently become another device.
+        // The kernel has 12 and 20 bits; a larger number would silently become another device.
         let part = |range: &[u8], bits: u32| {
             number(range).and_then(|n| u32::try_from(n).ok()).filter(|n| n >> bits == 0)
         };
@@ -89,7 +89,7 @@ pub(super) fn size(number: Option<i64>) -> Option<u64> {
     number.filter(|n| *n <= i64::MAX - 512).and_then(|n| u64::try_from(n).ok())
 }
 
-/// Up to the first zero byte.
+/// The text up to the first zero byte.
 fn text(field: &[u8]) -> &[u8] {
     let end = field.iter().position(|b| *b == 0).unwrap_or(field.len());
     &field[..end]

@@ -1,8 +1,8 @@
 //! Reading tar archives: ustar, GNU long names, and pax extended headers.
 //!
-//! Our own rather than a library's because an image's archive is hostile input: every size is bounded
-//! before memory is asked for, a field that cannot be understood is an error instead of a guess, and
-//! entries are read from the decompressor's buffers without a copy.
+//! It is our own because an image's archive is hostile input: every size is checked before memory is
+//! allocated, an invalid field is an error instead of a guess, and entries are read from the decompressor's
+//! buffers without a copy.
 //! Formats: pax(1) of POSIX.1-2024, and the "Basic Tar Format" chapter of the GNU tar manual.
 
 mod header;
@@ -17,7 +17,7 @@ pub(crate) fn check_pax(records: &[u8]) -> Result<(), TarError> {
     pax::Pax::default().read(records)
 }
 
-/// What an entry makes.
+/// The kind of file that an entry makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Kind {
     /// A regular file with `size` bytes following.
@@ -46,14 +46,14 @@ pub struct Time {
     pub nanoseconds: u32,
 }
 
-/// One entry's header with everything that extends it. Reused from entry to entry.
+/// One entry's header with all extensions. Reused from entry to entry.
 #[derive(Debug, Default)]
 pub struct Entry {
     /// As written.
     pub path: Vec<u8>,
-    /// As written; of links only.
+    /// As written; only for links.
     pub link: Vec<u8>,
-    /// What it makes.
+    /// The kind of file.
     pub kind: Kind,
     /// Permission, set-id and sticky bits.
     pub mode: u32,
@@ -71,7 +71,7 @@ pub struct Entry {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What is wrong with an archive, apart from what its entries ask for.
+/// An error in an archive, apart from the content of its entries.
 #[derive(Debug, thiserror::Error)]
 pub enum TarError {
     /// The content ends inside an entry.
@@ -80,7 +80,7 @@ pub enum TarError {
     /// Not a header.
     #[error("the header is damaged: its checksum does not match (is this a tar archive?)")]
     Checksum,
-    /// A number that is none, or does not fit.
+    /// A number that is not valid or too large.
     #[error("the header's {0} is not a number that fits")]
     Number(&'static str),
     /// A pax record that does not follow the format.
@@ -92,17 +92,17 @@ pub enum TarError {
     /// Longer than any path can be, or a header bomb.
     #[error("the {what} is {size} bytes long; {limit} are allowed")]
     TooLong {
-        /// Of which part.
+        /// The part.
         what: &'static str,
-        /// What the header says.
+        /// The size in the header.
         size: u64,
-        /// What is accepted.
+        /// The limit.
         limit: u64,
     },
     /// Many long headers.
     #[error("the extended headers are longer than {0} bytes together, the limit for one archive")]
     ExtendedHeaders(u64),
-    /// A stream that goes on and on.
+    /// Too many bytes that make no file.
     #[error(
         "more than {0} bytes of the archive make no file (what follows its end, global headers, ignored \
          entries), the limit for one archive"

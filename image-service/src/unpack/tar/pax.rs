@@ -3,7 +3,7 @@
 use super::header::{owner, size};
 use super::{TarError, Time};
 
-/// What one entry's extended header says. Absent fields leave the header's.
+/// The values of one entry's extended header. Missing values leave those of the header.
 #[derive(Debug, Default)]
 pub(super) struct Pax {
     pub path: Option<Vec<u8>>,
@@ -15,7 +15,7 @@ pub(super) struct Pax {
     pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// How tar writers that know extended attributes mark them.
+/// The prefix of extended attributes.
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
 impl Pax {
@@ -36,7 +36,7 @@ impl Pax {
 
     fn set(&mut self, keyword: &[u8], value: &[u8]) -> Result<(), TarError> {
         match keyword {
-            // An empty value takes back what an earlier header said.
+            // An empty value cancels that of an earlier header.
             b"path" => self.path = text("name", value)?,
             b"linkpath" => self.link = text("link target", value)?,
             b"size" => self.size = Some(size(decimal(value)).ok_or(TarError::Number("size"))?),

@@ -1,4 +1,4 @@
-//! Entry by entry through an archive.
+//! Reads an archive entry by entry.
 
 use std::io::{self, BufRead};
 
@@ -7,15 +7,15 @@ use super::pax::Pax;
 use super::{Entry, Kind, TarError};
 use crate::unpack::Limits;
 
-/// Reads entries from `source`. Content not taken is skipped with the next entry.
+/// Reads entries from `source`. Unread content is skipped with the next entry.
 pub struct TarReader<'a, R> {
     source: &'a mut R,
     limits: &'a Limits,
-    /// Content bytes of the current entry not yet read.
+    /// Unread bytes of the current entry's content.
     left: u64,
     /// Zeros that pad the content to a whole block.
     padding: u64,
-    /// Bytes that headers about the current entry may still have.
+    /// Bytes that headers for the current entry may still have.
     extendable: u64,
     /// Bytes of all such headers.
     extended: u64,
@@ -24,7 +24,7 @@ pub struct TarReader<'a, R> {
     block: [u8; BLOCK],
 }
 
-/// A name or header that came before the entry that it is about.
+/// A name or header that came before its entry.
 #[derive(Default)]
 struct Extensions {
     long_name: Option<Vec<u8>>,
@@ -41,8 +41,8 @@ impl<'a, R: BufRead> TarReader<'a, R> {
 
     /// Reads the next entry into `entry`; false at the archive's end.
     ///
-    /// An archive that simply ends where a header could begin is accepted: writers exist that leave the
-    /// zero blocks out, and what was cut off shows in the content's digest.
+    /// An archive that ends where a header could begin is accepted: some writers leave out the zero blocks,
+    /// and the content's digest shows truncation.
     ///
     /// # Errors
     /// [`TarError`], after which no further entry can be read.
@@ -82,8 +82,8 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         }
     }
 
-    /// The next piece of the current entry's content; empty when there is no more. To be followed by
-    /// [`consume`](Self::consume).
+    /// The next piece of the current entry's content; empty at its end. Call [`consume`](Self::consume) after
+    /// it.
     ///
     /// # Errors
     /// [`TarError::Truncated`].
@@ -118,7 +118,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         self.padding = size.next_multiple_of(BLOCK as u64) - size;
     }
 
-    /// Reads what follows the archive's end.
+    /// Reads the rest after the archive's end.
     ///
     /// # Errors
     /// [`TarError::Unused`].
@@ -155,7 +155,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         Ok(())
     }
 
-    /// Fills `self.block`; false when there is nothing more at all.
+    /// Fills `self.block`; returns false at the end of the stream.
     fn read_block(&mut self) -> Result<bool, TarError> {
         let mut filled = 0;
         while filled < BLOCK {
@@ -171,13 +171,13 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         Ok(true)
     }
 
-    /// After a zero block comes another, or nothing.
+    /// A zero block must be followed by another one, or by the end.
     fn check_end(&mut self) -> Result<(), TarError> {
         if self.read_block()? && self.block != [0; BLOCK] { Err(TarError::LoneZeroBlock) } else { Ok(()) }
     }
 
     fn long_text(&mut self, header: &Header<'_>, what: &'static str) -> Result<Vec<u8>, TarError> {
-        // One more for the zero byte that ends it.
+        // One more for the final zero byte.
         let mut text = self.extension(header, what, self.limits.path as u64 + 1)?;
         while text.last() == Some(&0) {
             text.pop();
@@ -185,7 +185,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
         if text.contains(&0) { Err(TarError::ZeroByte(what)) } else { Ok(text) }
     }
 
-    /// The content of an entry that is about another one.
+    /// The content of an entry that describes another one.
     fn extension(
         &mut self,
         header: &Header<'_>,
@@ -203,7 +203,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
             return Err(TarError::ExtendedHeaders(self.limits.extended_headers));
         }
         self.expect(size);
-        // Grows with what arrives, not with what the header promises.
+        // Grows with the received bytes, not with the size in the header.
         let mut bytes = Vec::new();
         while self.left > 0 {
             let piece = self.content()?;
@@ -215,7 +215,7 @@ impl<'a, R: BufRead> TarReader<'a, R> {
     }
 }
 
-/// The stream reports its source's failure itself; here it only means that there is no more.
+/// The stream itself reports its source's failure; here it only means the end.
 fn truncated(_: io::Error) -> TarError {
     TarError::Truncated
 }
@@ -254,7 +254,7 @@ fn fill(entry: &mut Entry, header: &Header<'_>, extensions: Extensions) -> Resul
 
 fn kind(kind: u8, path: &[u8]) -> Result<Kind, TarError> {
     Ok(match kind {
-        // Before ustar, a directory was a file whose name ends so.
+        // Before ustar, a directory was a file whose name ends with a slash.
         b'\0' | b'0' if path.ends_with(b"/") => Kind::Directory,
         b'\0' | b'0' | b'7' => Kind::File,
         b'1' => Kind::HardLink,

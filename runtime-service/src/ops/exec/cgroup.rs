@@ -1,4 +1,4 @@
-//! The cgroup of one exec, by which its deadline ends all processes that it started.
+//! The cgroup of one exec: at the deadline it identifies all processes that the exec started.
 
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, PoisonError};
@@ -12,7 +12,7 @@ use crate::cause::Cause;
 use crate::container::Container;
 use crate::service_state::{ServiceState, cgroup_path};
 
-/// Cgroups that are passed over for one exec: each takes a second to be found in use.
+/// Cgroups that are skipped for one exec: each takes a second to be found in use.
 const TRIES: u32 = 3;
 
 /// An exec cgroup in use by one exec.
@@ -25,12 +25,12 @@ pub(in crate::ops) struct ExecGroup {
 struct Number {
     container: Arc<Container>,
     number: u32,
-    /// How it is marked when dropped, see [`Container::exec_cgroups`]. None: it has no cgroup.
+    /// The mark that it leaves when dropped, see [`Container::exec_cgroups`]. None when it has no cgroup.
     afterwards: Option<bool>,
 }
 
 impl Number {
-    /// The lowest that no other exec of the container uses, and whether its cgroup is there already.
+    /// The lowest number that no other exec of the container uses, and whether its cgroup exists already.
     fn lowest_free(container: &Arc<Container>) -> (Self, bool) {
         let mut all = container.exec_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
         let number = (0..u32::MAX).find(|number| all.get(number) != Some(&true)).unwrap_or(u32::MAX);
@@ -49,9 +49,9 @@ impl Drop for Number {
     }
 }
 
-/// A number that no other exec uses, and its cgroup. One in which processes live that an earlier exec left in
-/// cgroups of their own is passed over, and never tried again; so is one with processes of an earlier server's
-/// exec, which the monitor may be about to kill there.
+/// A number that no other exec uses, and its cgroup. Skips, and never tries again, a cgroup with processes
+/// that an earlier exec left in nested cgroups, and one with processes of an earlier server's exec, which the
+/// monitor may be about to kill there.
 fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgroup), CgroupError> {
     let mut tries = 0;
     loop {
@@ -80,8 +80,8 @@ fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgro
 pub(in crate::ops) type Taken = (ExecGroup, CgroupJoin, Vec<OwnedFd>);
 
 impl ExecGroup {
-    /// Takes an exec cgroup of the container that is there and empty, without any work that waits for others.
-    /// None: [`take`](Self::take) has to make or empty one.
+    /// Takes an exec cgroup that exists and is empty, without work that waits for others. None when
+    /// [`take`](Self::take) must make or empty one.
     pub(in crate::ops) fn take_idle(
         service: &ServiceState,
         container: &Arc<Container>,
@@ -118,17 +118,17 @@ impl ExecGroup {
         Ok((self, join, fds))
     }
 
-    /// Whether processes live in it. One that cannot be read has some.
+    /// Whether processes live in it; true if that cannot be read.
     pub(in crate::ops) fn is_populated(&self) -> bool {
         self.cgroup.is_populated().unwrap_or(true)
     }
 
-    /// Never uses it again: a monitor that has lost its connection kills what is in there, now or later.
+    /// Never uses it again: a monitor that has lost its connection may kill its processes at any time.
     pub(in crate::ops) fn give_up(mut self) {
         self.number.afterwards = Some(true);
     }
 
-    /// Kills all processes in it, in the background. Its number is free again when they are gone.
+    /// Kills all processes in it in the background. Its number is free again when they are gone.
     pub(in crate::ops) fn kill(self) {
         tokio::task::spawn_blocking(move || {
             let Self { cgroup, mut number } = self;

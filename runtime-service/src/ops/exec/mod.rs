@@ -1,8 +1,8 @@
-//! A command in a running container: what ExecSync and Exec share.
+//! A command in a running container: the common part of ExecSync and Exec.
 //!
 //! ```text
 //!   server                                    monitor
-//!   pipes ── the other ends ────────────────> exec ─> process, in an exec cgroup
+//!   pipes ── the process's ends ─────────────> exec ─> process, in an exec cgroup
 //!   Running: exit, or kill of the cgroup
 //! ```
 
@@ -31,28 +31,28 @@ use crate::service_state::ServiceState;
 
 const PREPARE: Duration = Duration::from_secs(10);
 const START: Duration = Duration::from_secs(60);
-/// From the kill to the exit.
+/// Time from the kill to the exit.
 const KILLED: Duration = Duration::from_secs(5);
-/// Between looks at what a command that was hung up has left.
+/// Interval for checking whether processes of a hung-up command are left.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// What to run.
+/// The command to run.
 pub(super) struct Command {
     words: Vec<CString>,
     /// Shown in messages.
     pub(super) line: String,
     terminal: bool,
-    /// Of the terminal at its begin.
+    /// The initial size of its terminal.
     size: Option<WindowSize>,
-    /// How long it lives on, after SIGHUP, when its client is gone. Zero: it is killed at once.
+    /// The time between SIGHUP and SIGKILL when its client is gone. Zero: it is killed at once.
     grace: Duration,
-    /// Whether the report of its start may come together with the report of its end.
+    /// Whether the monitor may report the start together with the end.
     late_response: bool,
 }
 
 impl Command {
     /// # Errors
-    /// A word with a NUL byte in it.
+    /// A word contains a NUL byte.
     pub(super) fn new(words: Vec<String>, terminal: bool, grace: Duration) -> Result<Self, RuntimeError> {
         let line = words.join(" ").chars().take(200).collect();
         let word = |(number, word)| {
@@ -67,7 +67,7 @@ impl Command {
         Self { size, ..self }
     }
 
-    /// For a client that waits for the end alone: a message less on the way of a short command.
+    /// For a client that only waits for the end: saves a message for a short command.
     pub(super) fn with_late_response(self) -> Self {
         Self { late_response: true, ..self }
     }
@@ -82,7 +82,7 @@ impl Command {
     }
 }
 
-/// The process's ends of its streams. None: a null device, or its terminal.
+/// The process's ends of its streams. None for a null device or its terminal.
 #[derive(Default)]
 pub(super) struct Stdio {
     pub(super) stdin: Option<OwnedFd>,
@@ -90,7 +90,7 @@ pub(super) struct Stdio {
     pub(super) stderr: Option<OwnedFd>,
 }
 
-/// The pod of a container that runs.
+/// The pod of a running container.
 ///
 /// # Errors
 /// The container does not run.
@@ -111,8 +111,8 @@ pub(super) fn pod_of_running(
     Ok(service.pod_of(container).ok_or_else(none)?)
 }
 
-/// Starts the command: returns when it has exec'd. `stdio` is made when all else is ready; what it returns
-/// beside the process's ends comes back.
+/// Starts the command: returns after its exec. `stdio` is called when everything else is ready; its second
+/// result is returned.
 pub(super) async fn launch<T>(
     operation: &Operation,
     service: &Arc<ServiceState>,
@@ -154,8 +154,8 @@ impl Prepared {
     }
 }
 
-/// What every command after the first finds ready: another thread would cost more than this does. None also for
-/// what goes wrong: then it is tried on a thread that may wait, and fails there by its stage.
+/// The fast path for every command after the first: another thread would cost more. None also for failures:
+/// the slow path, on a thread that may block, then fails with the name of its stage.
 fn prepare_at_once(
     service: &ServiceState,
     container: &Arc<Container>,
@@ -177,8 +177,8 @@ fn prepare(
     Ok(Prepared::new(command, &common, taken))
 }
 
-/// The container's own process, whose arguments the command replaces. Compiled once per container: probes
-/// run every few seconds.
+/// The container's own process; a command replaces its arguments. Compiled once per container: probes run
+/// every few seconds.
 fn common_process(
     service: &ServiceState,
     container: &Container,
@@ -196,17 +196,17 @@ fn common_process(
     Ok(common)
 }
 
-/// A command under way; killed when dropped before its end is known. One of a server that ends is left to its
-/// monitor, which gives it its grace.
+/// A command under way; killed when dropped before its end is known. When the server ends, the monitor gives
+/// it its grace period.
 pub(super) struct Running {
     link: MonitorLink,
     exec: u64,
     /// None once the command has ended or is being killed.
     group: Option<ExecGroup>,
-    /// Of the server, see [`ServiceState`].
+    /// Set by the server, see [`ServiceState`].
     is_closing: Arc<AtomicBool>,
     pub(super) grace: Duration,
-    /// The terminal, of a command that has one.
+    /// The terminal of a command that has one.
     pub(super) terminal: Option<OwnedFd>,
 }
 
@@ -233,7 +233,7 @@ async fn start(
         late_response: prepared.late_response,
     };
     let (group, grace) = (Some(prepared.group), prepared.grace);
-    // The process is killed also when this future is dropped.
+    // The process is also killed when this future is dropped.
     let mut running = Running { link: link.clone(), exec, group, is_closing, grace, terminal: None };
     match link.exec(request).await {
         Ok(started) => {
@@ -257,7 +257,7 @@ async fn start(
 }
 
 impl Running {
-    /// Waits for the end, however long. Processes that the command left behind live on.
+    /// Waits for the end without a limit. Processes that the command left behind stay alive.
     pub(super) async fn wait(&mut self) -> Result<i32, LinkError> {
         let status = self.link.wait_exec(self.exec).await;
         let group = self.group.take();
@@ -267,8 +267,9 @@ impl Running {
         status.map(|status| status.code())
     }
 
-    /// Its client is gone: SIGHUP to its process group, and after the grace time the end of all that it
-    /// started. A monitor that cannot signal it kills it at once. `meanwhile` is done until then.
+    /// Ends a command whose client is gone: SIGHUP to its process group, and after the grace period SIGKILL
+    /// to all processes that it started. If the monitor cannot signal it, it is killed at once. `meanwhile`
+    /// runs until then.
     pub(super) async fn hang_up(self, meanwhile: impl Future) {
         let signal = rustix::process::Signal::HUP.as_raw();
         if self.link.signal_exec(self.exec, signal).await.is_ok() {
@@ -285,22 +286,22 @@ impl Running {
         self.kill().await;
     }
 
-    /// Returns when no process of it is left, also of those that it started.
+    /// Returns when none of its processes is left, including those that it started.
     async fn all_ended(&self) {
-        // The status is of no use any more.
+        // The status is no longer needed.
         let _ = self.link.wait_exec(self.exec).await;
         while self.group.as_ref().is_some_and(ExecGroup::is_populated) {
             tokio::time::sleep(LOOK).await;
         }
     }
 
-    /// Kills it and all that it started.
+    /// Kills it and all processes that it started.
     pub(super) async fn kill(mut self) {
         self.link.kill_exec(self.exec).await.ok();
         if let Some(group) = self.group.take() {
             group.kill();
         }
-        // Its status is collected from the link. A process that SIGKILL does not end at once is not waited for.
+        // Collects its status from the link. A process that SIGKILL does not end at once is not waited for.
         tokio::time::timeout(KILLED, self.link.wait_exec(self.exec)).await.ok();
     }
 }

@@ -1,4 +1,4 @@
-//! Pipes to and from a process: our end asynchronous, the other one to be passed on.
+//! Pipes to and from a process: the server's end is asynchronous, the other one is passed on.
 
 use std::os::fd::OwnedFd;
 
@@ -9,33 +9,33 @@ use tokio::net::unix::pipe;
 
 use crate::cause::Cause;
 
-/// What the process writes.
+/// A pipe for the output of the process.
 pub(in crate::ops) fn output() -> Result<(pipe::Receiver, OwnedFd), Cause> {
     let (read, write) = make()?;
     Ok((pipe::Receiver::from_owned_fd(read).map_err(unusable)?, write))
 }
 
-/// As [`output`], with a pipe that holds so many bytes where the kernel allows it.
+/// Like [`output`], with a capacity of `bytes` if the kernel allows it.
 pub(in crate::ops) fn large_output(bytes: usize) -> Result<(pipe::Receiver, OwnedFd), Cause> {
     let (receiver, write) = output()?;
     let _ = rustix::pipe::fcntl_setpipe_size(&write, bytes);
     Ok((receiver, write))
 }
 
-/// Whether nothing is in the pipe and nothing can come.
+/// Whether the pipe is empty and its writing end is closed.
 pub(in crate::ops) fn is_closed(read: &pipe::Receiver) -> bool {
     let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     let mut fds = [PollFd::new(read, PollFlags::IN)];
     poll(&mut fds, Some(&now)).is_ok() && fds[0].revents() == PollFlags::HUP
 }
 
-/// What the process reads.
+/// A pipe for the input of the process.
 pub(in crate::ops) fn input() -> Result<(pipe::Sender, OwnedFd), Cause> {
     let (read, write) = make()?;
     Ok((sender(write)?, read))
 }
 
-/// A writing end that was made elsewhere.
+/// An existing writing end.
 pub(in crate::ops) fn sender(write: OwnedFd) -> Result<pipe::Sender, Cause> {
     pipe::Sender::from_owned_fd(write).map_err(unusable)
 }

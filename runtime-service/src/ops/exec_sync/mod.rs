@@ -21,7 +21,7 @@ use crate::service_state::ServiceState;
 
 const OPERATION: &str = "exec";
 
-/// What a command wrote and how it ended.
+/// The output of a command and its exit code.
 #[derive(Debug)]
 pub struct Output {
     pub stdout: Vec<u8>,
@@ -29,11 +29,11 @@ pub struct Output {
     pub code: i32,
 }
 
-/// Runs `command` and waits for its end. `limit`: None waits as long as it takes.
+/// Runs `command` and waits for its end. `limit`: None for no time limit.
 ///
 /// # Errors
-/// A container that does not run, a command that cannot be started, or the deadline, at which the
-/// command has been killed. Dropping the future kills it too.
+/// The container does not run, the command cannot be started, or the deadline has passed and the command has
+/// been killed. Dropping the future kills it too.
 pub async fn exec_sync(
     service: &Arc<ServiceState>,
     container: &Arc<Container>,
@@ -52,7 +52,7 @@ pub async fn exec_sync(
     };
     let operation = service.operation(OPERATION, &id);
     let launch = exec::launch(&operation, service, container, &pod, command, streams);
-    // Dropped at the deadline, it kills what may run.
+    // Dropping it at the deadline kills the command.
     let launched = within(deadline, launch).await.ok_or_else(too_late)?;
     let (mut running, mut outputs) = operation.finish(launched).await?;
     let timer = service.exec_seconds.start_timer();
@@ -74,7 +74,7 @@ pub async fn exec_sync(
     }
 }
 
-/// None: it was not done in time, and is dropped.
+/// None when it was not done in time and was dropped.
 async fn within<T>(deadline: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
     match deadline {
         Some(deadline) => tokio::time::timeout_at(deadline, work).await.ok(),

@@ -1,18 +1,18 @@
-//! The output of a command, collected within bounds.
+//! Collects the output of a command, within limits.
 
 use std::io::ErrorKind;
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
 
-/// For output still in the pipes after the command's end. A process that the command left behind may hold
-/// them longer; its output is dropped.
+/// Time limit for output still in the pipes after the command's end. A process that the command left behind
+/// may keep them open; its output is dropped.
 const DRAIN: Duration = Duration::from_millis(200);
-/// Of each stream, and of both together; what exceeds it is read and dropped, so that the command does not
-/// hang. The whole response has to fit into the 16 MiB of a message that kubelet takes.
+/// Limit for each stream and for both together. Output above it is read and dropped, so that the command does
+/// not block. The response must fit into the 16 MiB message that kubelet accepts.
 pub(super) const MAX_OUTPUT: usize = (16 << 20) - 1024;
 
-/// The streams of a command under way, read by the task that waits for its end.
+/// The output streams of a command, read by the task that waits for its end.
 pub(super) struct Outputs {
     pub(super) stdout: Collector,
     pub(super) stderr: Collector,
@@ -23,7 +23,7 @@ impl Outputs {
         Self { stdout: Collector::new(stdout), stderr: Collector::new(stderr) }
     }
 
-    /// Reads both until `end`.
+    /// Reads both until `end` completes.
     pub(super) async fn read_until<T>(&mut self, end: impl Future<Output = T>) -> T {
         let mut end = std::pin::pin!(end);
         tokio::select! {
@@ -33,22 +33,22 @@ impl Outputs {
         end.await
     }
 
-    /// What was read when both streams ended, or when the drain time was over.
+    /// Returns the output when both streams have ended or the drain time has passed.
     pub(super) async fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
-        // Else what is left belongs to a process that goes on.
+        // After the time limit, the rest belongs to a process that is left behind.
         let _ = tokio::time::timeout(DRAIN, self.read()).await;
         let (stdout, mut stderr) = (self.stdout.data, self.stderr.data);
         stderr.truncate(MAX_OUTPUT - stdout.len());
         (stdout, stderr)
     }
 
-    /// Reads both to their ends. It can be dropped and begun again: nothing is lost.
+    /// Reads both to their ends. It can be dropped and called again: nothing is lost.
     async fn read(&mut self) {
         tokio::join!(self.stdout.read(), self.stderr.read());
     }
 }
 
-/// What one stream has given so far, up to the cap.
+/// The output of one stream so far, up to the limit.
 pub(super) struct Collector {
     from: pipe::Receiver,
     data: Vec<u8>,
@@ -61,12 +61,12 @@ impl Collector {
 
     async fn read(&mut self) {
         while self.from.readable().await.is_ok() && self.take() {
-            // A command that writes without a pause must not keep others from this thread.
+            // A command that writes without a pause must not block other tasks of this thread.
             tokio::task::coop::consume_budget().await;
         }
     }
 
-    /// Takes what is in the pipe. False at its end.
+    /// Reads the content of the pipe. Returns false at its end.
     fn take(&mut self) -> bool {
         let mut chunk = [0; 16 << 10];
         match self.from.try_read(&mut chunk) {
@@ -119,7 +119,7 @@ mod tests {
         drop((to_stdout, to_stderr));
     }
 
-    /// A read of its own for each byte, twice as many as a task may do in one turn.
+    /// One read per byte, twice as many as a task may do in one turn.
     #[tokio::test]
     async fn a_stream_that_never_stops_does_not_keep_a_deadline_from_passing() {
         use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
@@ -131,7 +131,7 @@ mod tests {
         for _ in 0..PACKETS {
             assert_eq!(rustix::io::write(&write, b"x").unwrap(), 1);
         }
-        // Known before, so that the one poll finds everything there.
+        // Readiness is known before, so that one poll reads everything.
         stdout.from.readable().await.unwrap();
         {
             let mut reading = std::pin::pin!(stdout.read());

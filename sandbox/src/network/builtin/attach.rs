@@ -1,4 +1,4 @@
-//! Attaching a pod: an address, an interface, its published ports.
+//! Attaches a pod: an address, an interface, its published ports.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -44,7 +44,7 @@ impl Builtin {
         })
     }
 
-    /// Everything up to the written record; nothing of the pod exists yet.
+    /// All steps up to the written record; nothing of the pod exists yet.
     fn reserve(
         &self,
         socket: &mut Socket,
@@ -65,7 +65,7 @@ impl Builtin {
             forwarding::enable(pools.v6.is_some())?;
         }
         if self.state().detached.contains_key(&request.pod) {
-            // The same pod comes back at once: its old interface has the name of the new one.
+            // If the same pod comes back at once, its old interface has the name of the new one.
             self.reap()?;
         }
         let mut record = self.state().insert(request, &wanted, ports);
@@ -119,7 +119,7 @@ impl Builtin {
         if ports.is_empty() { Ok(()) } else { self.publish(&ports) }
     }
 
-    /// The pod has IPv6 turned off: it is not told to have an address.
+    /// The pod has IPv6 turned off, so it gets no IPv6 address.
     fn forget_v6(&self, record: &mut BuiltinRecord) -> Result<(), NetworkError> {
         record.address_v6 = None;
         self.state().pods.insert(record.pod.clone(), record.clone());

@@ -1,4 +1,4 @@
-//! The bridge: choosing a pool, making it, recognising it, removing it.
+//! The bridge: chooses a pool, makes it, recognises it, removes it.
 
 use std::path::Path;
 
@@ -17,10 +17,10 @@ use crate::network::{NetlinkError, NetworkError, fnv};
 
 const ETHERNET_MTU: u32 = 1500;
 const ALIAS_PREFIX: &str = "crisp:";
-/// In place of the interface of a route: a network whose bridge may not be there.
+/// Replaces the interface of a route: a network whose bridge may not exist.
 const ANOTHER_NETWORK: u32 = u32::MAX;
 
-/// A bridge and whose it is.
+/// A bridge and its owner.
 #[derive(Debug, Clone)]
 pub(super) struct Bridge {
     name: String,
@@ -28,10 +28,10 @@ pub(super) struct Bridge {
 }
 
 impl Bridge {
-    /// `state_dir` is what tells two servers apart.
+    /// `state_dir` distinguishes two servers.
     pub(super) fn new(name: &str, state_dir: &Path) -> Self {
         let state_dir = state_dir.to_string_lossy();
-        // The kernel has room for 255 bytes; of a longer path the end tells more.
+        // The kernel stores 255 bytes; the end of a longer path is more specific.
         let tail = state_dir
             .char_indices()
             .rev()
@@ -69,8 +69,8 @@ impl Bridge {
         Err(NetworkError::BridgeTaken { name: self.name.clone(), why })
     }
 
-    /// The first pools that no route of the host reaches into, other than by a bridge of this server: that one
-    /// has no pods when a pool is chosen.
+    /// The first pools that overlap no route of the host, except routes of this server's own bridge: it has
+    /// no pods when a pool is chosen.
     pub(super) fn free_pools(
         &self,
         socket: &mut Socket,
@@ -103,23 +103,23 @@ impl Bridge {
         create_bridge(socket, &made).map_err(self.failed("make"))?;
         let finished = self.finish(socket, pools);
         finished.inspect_err(|_| {
-            // Left half-made it would pass for a good one.
+            // A half-made bridge would be taken for a good one later.
             let _ = delete_link(socket, &self.name);
         })
     }
 
-    /// Gives the bridge what it needs; changes nothing where it has that.
+    /// Sets up the bridge; changes nothing that is already right.
     pub(super) fn finish(&self, socket: &mut Socket, pools: &Pools) -> Result<u32, NetworkError> {
         let link = self.find(socket)?;
         let index = link.ok_or(NetworkError::Interrupted("making the bridge"))?.index;
         // Lets 127.0.0.1:<host port> reach a pod; the packet rules keep pods off the host's 127.0.0.0/8.
         set(&format!("/proc/sys/net/ipv4/conf/{}/route_localnet", self.name), "1")?;
         if pools.v6.is_some() {
-            // A pod that says it is a router would otherwise get the host's packets.
+            // A pod that claims to be a router would otherwise get the host's packets.
             set(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", self.name), "0")?;
         }
         let mut messages = Messages::new();
-        // One that an older server made is in none.
+        // A bridge of an older server has no group.
         set_group(&mut messages, index, BRIDGES);
         for address in self.addresses(pools) {
             add_address(&mut messages, "add the gateway address", InterfaceAddress { index, address });
@@ -129,13 +129,13 @@ impl Bridge {
     }
 
     fn addresses(&self, pools: &Pools) -> Vec<IpNet> {
-        // Packets that the host forwards to a pod wait until the kernel has asked for the pod's hardware
-        // address, and it asks from a link-local one.
+        // Packets that the host forwards to a pod wait until the kernel has resolved the pod's hardware
+        // address, which it does from a link-local one.
         let local = pools.v6.map(|_| link_local(self.mac()));
         pools.gateways().into_iter().chain(local).collect()
     }
 
-    /// Whether the bridge that exists has the gateway addresses of these pools, and no others.
+    /// Whether the existing bridge has exactly the gateway addresses of these pools.
     pub(super) fn serves(&self, socket: &mut Socket, pools: &Pools) -> Result<bool, NetworkError> {
         let Some(link) = self.find(socket)? else { return Ok(false) };
         let all = addresses(socket).map_err(self.failed("list addresses of"))?;
@@ -146,14 +146,14 @@ impl Bridge {
         Ok(has == needs)
     }
 
-    /// The MTU for the pods' interfaces when the way out has a smaller one than usual.
+    /// The MTU for the pods' interfaces, if that of the route out is smaller than usual.
     pub(super) fn mtu(&self, socket: &mut Socket) -> Option<u32> {
         let way_out = routes(socket).ok()?.into_iter().find(|route| route.destination.prefix_len() == 0)?;
         let mtu = link_by_index(socket, way_out.device).ok()??.mtu;
         (mtu < ETHERNET_MTU).then_some(mtu)
     }
 
-    /// Removes bridges that this server made under other names, when nothing uses them any more.
+    /// Removes unused bridges that this server made under other names.
     pub(super) fn delete_others(&self, socket: &mut Socket) -> Result<Vec<String>, NetworkError> {
         let all = links(socket).map_err(self.failed("list interfaces beside"))?;
         let old = all.into_iter().filter(|link| self.is_of_this_server(link) && link.name != self.name);
@@ -164,7 +164,7 @@ impl Bridge {
         Ok(names)
     }
 
-    /// Removes the bridge if it is there and ours.
+    /// Removes the bridge if it exists and is this server's.
     pub(super) fn delete(&self, socket: &mut Socket) -> Result<(), NetworkError> {
         if self.find(socket)?.is_some() {
             delete_link(socket, &self.name).map_err(self.failed("delete"))?;
@@ -184,7 +184,7 @@ impl Bridge {
         u32::from_le_bytes([a, b, c, d]) >> 1 | 1
     }
 
-    /// Nothing depends on it but that it spreads.
+    /// Used only to spread values.
     fn hash(&self) -> u64 {
         fnv::hash(self.name.as_bytes())
     }
@@ -195,7 +195,7 @@ impl Bridge {
     }
 }
 
-/// None: there was no candidate. Otherwise the first that is free; without one, a clash.
+/// None when there was no candidate. Otherwise the first free one; if none is free, the conflict.
 fn first_free<N: Copy + Into<IpNet>>(candidates: &[N], taken: &[Route]) -> Result<Option<N>, (IpNet, Route)> {
     let clash = |pool: N| taken.iter().find(|route| overlap(route.destination, pool.into())).copied();
     match candidates.iter().find(|pool| clash(**pool).is_none()) {

@@ -1,4 +1,4 @@
-//! Which pools the network may take: those of the settings, or the node's where the settings leave it open.
+//! The pools that the network may use: those of the settings, or the node's if the settings leave it open.
 
 use std::sync::PoisonError;
 
@@ -9,7 +9,7 @@ use super::{Builtin, DEFAULT};
 use crate::network::node_cidr::NodeCidr;
 use crate::network::{NetworkError, PodCidrsV6};
 
-/// Pools, best first, and what to call those who name them in an error.
+/// Pools, best first, and the names of their settings for errors.
 #[derive(Debug)]
 pub(super) struct Candidates {
     pub v4: Vec<Ipv4Net>,
@@ -34,7 +34,7 @@ impl Builtin {
             None => self.pools.candidates().to_vec(),
         };
         let v6 = match node.filter(|_| self.pools_v6 == PodCidrsV6::Auto) {
-            // A cluster that gives the node no IPv6 network has no use for IPv6 addresses of pods.
+            // If a cluster gives the node no IPv6 network, pods need no IPv6 addresses.
             Some(node) => {
                 named_by[1] = NODE;
                 node.v6.into_iter().collect()
@@ -44,7 +44,7 @@ impl Builtin {
         Candidates { v4, v6, named_by }
     }
 
-    /// Whether this network is what is asked for.
+    /// Whether this network matches the settings.
     pub(super) fn wants(&self, ChosenNetwork { bridge, pools }: &ChosenNetwork) -> bool {
         let Candidates { v4, v6, .. } = self.candidates();
         let v6_is_wanted = pools.v6.map_or(v6.is_empty(), |pool| v6.contains(&pool));
@@ -56,7 +56,7 @@ impl Builtin {
         if cidr.v4.is_none() && self.pools.is_auto() { Err(NetworkError::NoIpv4) } else { Ok(()) }
     }
 
-    /// Takes them for pods from now on; a network that has pods stays until they are gone.
+    /// Uses them for pods from now on; a network with pods stays until they are gone.
     pub(in crate::network) fn set_node_cidr(&self, cidr: NodeCidr) {
         *self.node.lock().unwrap_or_else(PoisonError::into_inner) = Some(cidr);
         if !self.pools.is_auto() {

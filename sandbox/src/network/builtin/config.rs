@@ -2,10 +2,10 @@ use std::path::{Path, PathBuf};
 
 use crate::network::{NetworkConfig, PodCidrs, PodCidrsV6};
 
-/// The network that every pod gets where no other is asked for has this name.
+/// The name of the network that a pod gets by default.
 pub(in crate::network) const DEFAULT: &str = "default";
 
-/// What one built-in network is to be like.
+/// The configuration of one built-in network.
 #[derive(Debug, Clone)]
 pub(in crate::network) struct BuiltinConfig {
     pub name: String,
@@ -17,14 +17,14 @@ pub(in crate::network) struct BuiltinConfig {
     pub options: Options,
 }
 
-/// What can be different from network to network.
+/// Options that can differ between networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::network) struct Options {
-    /// Of the pods' interfaces. None: 1500, or that of the way out where it is smaller.
+    /// MTU of the pods' interfaces. None: 1500, or that of the route out if it is smaller.
     pub mtu: Option<u32>,
-    /// There is no way out.
+    /// There is no route to the outside.
     pub internal: bool,
-    /// Pods of the network reach each other.
+    /// Pods of the network can reach each other.
     pub icc: bool,
 }
 
@@ -35,7 +35,7 @@ impl Default for Options {
 }
 
 impl BuiltinConfig {
-    /// That of the settings.
+    /// The default network, from the settings.
     pub(in crate::network) fn of_settings(config: &NetworkConfig) -> Self {
         Self {
             name: DEFAULT.to_owned(),
@@ -47,7 +47,7 @@ impl BuiltinConfig {
         }
     }
 
-    /// Where the records of a named network are.
+    /// The folder with the records of a named network.
     pub(in crate::network) fn folder_of(name: &str, state_dir: &Path) -> PathBuf {
         PathBuf::from(format!("{}/named/{name}", state_dir.display()))
     }

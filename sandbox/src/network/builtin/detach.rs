@@ -1,9 +1,10 @@
-//! Taking a pod's network away: cut off at once, deleted together with others.
+//! Detaches a pod: cuts it off at once, and deletes its interface together with others.
 //!
-//! Deleting an interface waits until no packet in the kernel can still refer to it, some 20 ms, whether it
-//! is one interface or fifty. So [`Builtin::detach`] does what can be noticed (nothing reaches the pod any
-//! more, its host ports are free), and [`Builtin::reap`] deletes the interfaces of all detached pods. Until
-//! then a pod's address stays taken and its record, marked as detached, stays written: a server that is
+//! Deleting an interface waits until no packet in the kernel can still refer to it, some 20 ms, for one
+//! interface or fifty. So [`Builtin::detach`] takes the visible steps (the pod can no longer be reached, its
+//! host ports are free), and [`Builtin::reap`] deletes the interfaces of all detached pods. Until then a
+//! pod's address stays in use and its record stays, marked as detached: a server that is killed in between
+//! finds the interface and holds no port.
 //! killed in between finds the interface and holds no port.
 
 use std::sync::PoisonError;
@@ -22,7 +23,7 @@ use crate::network::{NetlinkError, NetworkError};
 const GATHER: Duration = Duration::from_millis(100);
 
 impl Builtin {
-    /// Takes the pod off the network; a pod that is not on it is fine. Its interface is deleted by
+    /// Takes the pod off the network; succeeds if it is not on it. Its interface is deleted by
     /// [`Self::reap`].
     pub(in crate::network) fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
         let Some(record) = self.state().pods.get(pod).cloned() else { return Ok(()) };
@@ -33,7 +34,8 @@ impl Builtin {
         }
         let record = BuiltinRecord { detached: true, ..record };
         if let Err(error) = self.records.write(&record) {
-            // Matters only to a server that starts before the interface is deleted: it detaches once more.
+            // Matters only to a server that starts before the interface is deleted: it detaches the pod
+            // again.
             tracing::warn!(pod = pod.short(), %error, "cannot note that a pod is off the network");
         }
         let mut state = self.state();
@@ -49,7 +51,7 @@ impl Builtin {
         let Some(first) = detached.first() else { return Ok(false) };
         let mut socket = route_socket()?;
         if delete_group(&mut socket, self.group()).is_err() {
-            // One of them can't be deleted with the others: find out which.
+            // One of them cannot be deleted with the others: this finds out which.
             for record in &detached {
                 delete_link(&mut socket, &record.veth).map_err(failed(record))?;
             }
@@ -74,15 +76,15 @@ impl Builtin {
             let reaped = self.reap();
             self.reaper_runs.store(false, Ordering::Release);
             if let Err(error) = reaped {
-                // Tried again with the next pod that is detached, and at close.
+                // Tried again with the next detached pod, and at close.
                 tracing::warn!(%error, "interfaces of detached pods are not deleted yet");
                 return;
             }
         }
     }
 
-    /// The interface group of this server's bridge. Everything in it is deleted together, so no other program
-    /// may use it: 31 bits of the name's hash make that unlikely.
+    /// The interface group of this server's bridge. Its interfaces are deleted together, so no other program
+    /// may use the group: 31 bits of the name's hash make that unlikely.
     fn group(&self) -> u32 {
         self.bridge().group()
     }

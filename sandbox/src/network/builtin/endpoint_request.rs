@@ -1,4 +1,4 @@
-//! What a pod wants of a network, in the terms of the built-in one.
+//! A pod's request to a built-in network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -7,18 +7,18 @@ use crate::network::NetworkError;
 use crate::network::pools::Pools;
 use crate::network::selection::Selection;
 
-/// The endpoint that a pod asks for.
+/// The endpoint that a pod requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EndpointRequest {
     pub interface: String,
-    /// None: any. The IPv6 address follows from it.
+    /// None for any address. The IPv6 address is derived from it.
     pub address: Option<Ipv4Addr>,
     pub mac: Option<[u8; 6]>,
     pub aliases: Vec<String>,
 }
 
 impl Builtin {
-    /// What the selection says that this network can do.
+    /// The part of the selection that this network supports.
     pub(super) fn endpoint_request(
         &self,
         selection: &Selection,
@@ -66,13 +66,13 @@ impl Builtin {
 }
 
 impl Builtin {
-    /// Frames of a pod that has the hardware address of another interface would draw that one's traffic to it.
+    /// With the hardware address of another interface, a pod would receive that interface's traffic.
     fn forbids_mac(&self, mac: [u8; 6], address: Option<Ipv4Addr>) -> Option<&'static str> {
         match mac {
             [first, ..] if first & 1 == 1 => Some("mac: it is that of a group"),
             [0, 0, 0, 0, 0, 0] => Some("mac: it is that of no interface"),
             mac if mac == self.bridge().mac() => Some("mac: it is that of the network's gateway"),
-            // What follows from an address is for the pod with that address.
+            // A hardware address that is derived from an address is reserved for the pod with that address.
             [0x0a, 0x58, a, b, c, d] if address != Some(Ipv4Addr::new(a, b, c, d)) => {
                 Some("mac: 0a:58 and an address is for the pod that has, and asks for, that address")
             }

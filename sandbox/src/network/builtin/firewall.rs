@@ -1,5 +1,5 @@
-//! Firewalls of the host that keep pods from the outside. Ours cannot accept for them: a packet passes only where
-//! all accept. So the rule that drops is named, with the command that allows the packets.
+//! Firewalls of the host that block traffic of pods. Our rules cannot override them: a packet passes only if
+//! all accept it. So the rule that drops is named, with the command that allows the packets.
 
 use super::iptables_legacy;
 use crate::network::NetlinkError;
@@ -13,7 +13,7 @@ pub(super) struct FirewallConflict {
     pub command: String,
 }
 
-/// Those that forwarded packets of the bridge's pods meet.
+/// The rules that drop forwarded packets of the bridge's pods.
 pub(super) fn conflicts(socket: &mut Socket, bridge: &str) -> Result<Vec<FirewallConflict>, NetlinkError> {
     let all = chains(socket)?;
     let mut found = Vec::new();
@@ -45,7 +45,7 @@ fn of_chain(chain: &Chain, all: &[Chain], bridge: &str) -> FirewallConflict {
     }
     let is_iptables = table == "filter" && name == "FORWARD" && *family != "inet";
     if is_iptables {
-        // Docker leaves this one to others; what is in FORWARD itself, it puts itself before again.
+        // Docker leaves this chain to others; it always puts its own rules in FORWARD before others.
         let of_docker = |other: &Chain| (other.family, other.name.as_str()) == (*family, "DOCKER-USER");
         let place = if all.iter().any(of_docker) { "DOCKER-USER" } else { "FORWARD" };
         let program = if *family == "ip" { "iptables" } else { "ip6tables" };

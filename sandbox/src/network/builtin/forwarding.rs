@@ -1,4 +1,4 @@
-//! Packets of pods pass through the host only if the host forwards.
+//! Packets of pods only pass the host if the host forwards.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,8 +20,8 @@ pub(super) fn enable(ipv6: bool) -> Result<(), NetworkError> {
     Ok(())
 }
 
-/// A host that forwards does not listen to routers any more, unless it is told to by a 2: it would lose its
-/// own address and way out, some minutes later.
+/// A host that forwards ignores router advertisements unless the setting is 2: it would lose its own address
+/// and default route some minutes later.
 fn keep_router_advertisements() {
     for interface in fs::read_dir(IPV6_INTERFACES).into_iter().flatten().flatten() {
         let setting = PathBuf::from(format!("{}/accept_ra", interface.path().display()));
@@ -40,7 +40,7 @@ fn is(path: impl AsRef<Path>, value: &str) -> bool {
 
 /// Writes a setting of the kernel.
 pub(super) fn set(path: &str, value: &str) -> Result<(), NetworkError> {
-    // Reading first lets it work where the setting is right and /proc/sys is read-only.
+    // Read first, so that a correct setting needs no write: /proc/sys may be read-only.
     if is(path, value) {
         return Ok(());
     }

@@ -1,4 +1,4 @@
-//! Which pod has which address of the pool: an index of the records on disk.
+//! The addresses of the pods in the pool: an index of the records on disk.
 
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -9,7 +9,7 @@ use crate::network::pools::Pools;
 /// Network address and gateway come before the first pod.
 const FIRST: u32 = 2;
 
-/// Allocates IPv4 addresses, from which those of IPv6 follow, in ascending order, and wraps around, so that a
+/// Allocates IPv4 addresses in ascending order and wraps around; IPv6 addresses are derived from them. A
 /// released address is reused last: connections and caches of its last pod have time to expire.
 #[derive(Debug)]
 pub(super) struct Ipam {
@@ -23,7 +23,7 @@ impl Ipam {
         Self { pools, used: HashSet::new(), next: FIRST }
     }
 
-    /// Notes an address that a pod has. Going through them oldest first makes the order go on from the
+    /// Marks a pod's address as used. If they are restored oldest first, the order continues after the
     /// newest.
     pub(super) fn restore(&mut self, address: Ipv4Addr) {
         if let Some(offset) = self.pools.offset_of(address) {
@@ -47,7 +47,7 @@ impl Ipam {
         self.pools.nth(offset).ok_or(exhausted)
     }
 
-    /// Takes one address. False: a pod has it.
+    /// Takes one address. Returns false when a pod has it.
     pub(super) fn take(&mut self, address: Ipv4Addr) -> Result<bool, NetworkError> {
         let offset =
             self.pools.offset_of(address).filter(|offset| (FIRST..self.pools.end()).contains(offset));

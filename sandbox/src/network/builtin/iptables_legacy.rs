@@ -1,9 +1,9 @@
-//! The old iptables, whose rules only its own program can read.
+//! The old iptables, whose rules can only be read by its own program.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
 
-/// Tables that are in use, one name in a line.
+/// Tables in use, one name per line.
 const TABLES: [(&str, &str); 2] =
     [("iptables-legacy", "/proc/net/ip_tables_names"), ("ip6tables-legacy", "/proc/net/ip6_tables_names")];
 
@@ -12,7 +12,7 @@ pub(super) fn dropping(bridge: &str) -> Vec<&'static str> {
     let in_use =
         |file: &str| fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|t| t == "filter"));
     let drops = |program: &str| {
-        // A host with such rules and without the program cannot be told what to do.
+        // Without the program there is no advice for a host with such rules.
         let Ok(Output { stdout, .. }) = list(program) else { return false };
         let rules = String::from_utf8_lossy(&stdout);
         rules.lines().any(|rule| rule == "-P FORWARD DROP") && !rules.contains(&format!(" {bridge} "))

@@ -1,4 +1,4 @@
-//! How much a pod may send and receive.
+//! Limits the bandwidth of a pod.
 
 use rustix::io::Errno;
 
@@ -7,8 +7,8 @@ use crate::network::bandwidth::Bandwidth;
 use crate::network::netlink::{Socket, limit_by_name};
 use crate::network::{AttachRequest, NetlinkError};
 
-/// What the host sends to the pod is what the pod receives. What it sends is limited inside: a container with
-/// NET_ADMIN can undo that.
+/// The pod receives what the host sends to it, so that is limited on the host. What the pod sends is limited
+/// inside it: a container with NET_ADMIN can undo that.
 pub(super) fn limit(
     socket: &mut Socket,
     request: &AttachRequest,

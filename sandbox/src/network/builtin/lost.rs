@@ -1,7 +1,7 @@
-//! Pods on the bridge whose records are lost: what the kernel knows of them keeps their addresses in use.
+//! Pods on the bridge whose records are lost: the kernel's state keeps their addresses in use.
 //!
-//! An interface is found by its place (a bridge that this server has made) and its name; its hardware address
-//! holds the pod's address. The pod's own record has the rest.
+//! An interface is found by its bridge, which this server has made, and by its name; its hardware address
+//! contains the pod's address. The pod's own record has the rest.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -16,14 +16,14 @@ use crate::network::netlink::{InterfaceAddress, Link, addresses, link_by_name, l
 use crate::network::pools::Pools;
 use crate::network::{INTERFACE, NetlinkError, NetworkError, PortMapping};
 
-/// What its own record says of a pod whose network record may be lost.
+/// Data from the pod's own record, for a pod whose network record may be lost.
 #[derive(Debug, Clone)]
 pub(crate) struct LostPod {
     pub pod: PodId,
     pub name: String,
     pub namespace: String,
     pub ports: Vec<PortMapping>,
-    /// Those that it may have.
+    /// The interfaces that it may have.
     pub interfaces: Vec<String>,
 }
 
@@ -35,8 +35,8 @@ pub(super) struct Orphan {
 }
 
 impl Builtin {
-    /// Notes the interfaces of pods without records. Without an answer from the kernel there are none, as
-    /// there are none that could be used.
+    /// Records the interfaces of pods without records. If the kernel does not answer, none are recorded; none
+    /// could be used then.
     pub(super) fn find_orphans(&self) {
         match self.orphans() {
             Ok(orphans) => {
@@ -72,7 +72,7 @@ impl Builtin {
         Ok(veths.filter(|link| !known(&link.name)).filter_map(orphan).collect())
     }
 
-    /// Writes a new record of a pod whose own was lost. Returns whether it was.
+    /// Writes a new record for a pod whose record was lost. Returns whether it was lost.
     pub(in crate::network) fn adopt(&self, lost: &LostPod) -> bool {
         let Some(record) = self.state().adopt(lost) else { return false };
         if let Err(error) = self.records.write(&record) {

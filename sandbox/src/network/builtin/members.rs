@@ -1,4 +1,4 @@
-//! What a network has, for lists.
+//! Lists the pods and pools of a network.
 
 use ipnet::IpNet;
 
@@ -31,13 +31,13 @@ impl Builtin {
         members
     }
 
-    /// Its pools; none before the first pod has come, where any free ones will do.
+    /// Its pools; none before the first pod, when any free ones may be chosen.
     pub(in crate::network) fn subnets(&self) -> Vec<IpNet> {
         let chosen = self.state().network.as_ref().map(|(network, _)| network.pools);
         chosen.as_ref().map(Pools::networks).unwrap_or_default()
     }
 
-    /// The pools that it has, or that it alone may take.
+    /// The pools that it has, or that are reserved for it.
     pub(in crate::network) fn reserved(&self) -> Vec<IpNet> {
         let chosen = self.subnets();
         if !chosen.is_empty() {
@@ -50,7 +50,7 @@ impl Builtin {
         v4.into_iter().chain(v6.filter(|_| candidates.v6.len() == 1)).collect()
     }
 
-    /// Removes the records' folder of a network that is no more.
+    /// Removes the records' folder of a removed network.
     pub(in crate::network) fn remove_folder(&self) -> Result<(), NetworkError> {
         remove_folder(&self.state_dir).map_err(crate::network::error::file("remove folder", &self.state_dir))
     }

@@ -1,4 +1,4 @@
-//! The built-in network: one bridge, one address pool, no program but the kernel.
+//! The built-in network: one bridge, one address pool, and no program besides the kernel.
 //!
 //! ```text
 //!   pod a                 pod b
@@ -11,16 +11,15 @@
 //!                  host
 //! ```
 //!
-//! The bridge and the tables come with the first pod. Forwarding is turned on then and stays on: other
+//! The bridge and the tables are made with the first pod. Forwarding is turned on then and stays on: other
 //! programs may rely on it by then.
 //!
-//! There is the one of the settings, called `default`, and those that are made by name; each is a [`Builtin`].
-//! Networks are isolated from each other: what one pod publishes on the host is all that pods of other networks
-//! reach of it.
+//! There is the default network of the settings, and named networks; each is a [`Builtin`]. Networks are
+//! isolated from each other: pods of other networks only reach the ports that a pod publishes on the host.
 //!
-//! [`Builtin`] is what the operations share. attach.rs and detach.rs are the two operations, setup.rs
-//! keeps bridge and packet rules in place for them, state.rs says which pod has what, lost.rs finds pods whose
-//! records are lost.
+//! [`Builtin`] is the shared state of the operations. attach.rs and detach.rs are the two operations,
+//! setup.rs maintains bridge and packet rules, state.rs has the addresses of the pods, lost.rs finds pods
+//! whose records are lost.
 
 mod attach;
 mod bridge;
@@ -65,7 +64,7 @@ use super::node_cidr::NodeCidr;
 use super::record::RecordDir;
 use super::{Attachment, NetworkError, PodCidrs, PodCidrsV6};
 
-/// The built-in network of one server. All functions block, for about as long as the kernel takes.
+/// The built-in network of one server. All functions block, about as long as the kernel needs.
 #[derive(Debug)]
 pub(super) struct Builtin {
     name: String,
@@ -73,25 +72,25 @@ pub(super) struct Builtin {
     options: Options,
     pools: PodCidrs,
     pools_v6: PodCidrsV6,
-    /// What kubelet says of the node.
+    /// The node's pod CIDR from kubelet.
     node: Mutex<Option<NodeCidr>>,
-    /// The pools of other networks of this server, whose bridges may not be there yet.
+    /// The pools of other networks of this server, whose bridges may not exist yet.
     others: Mutex<Vec<IpNet>>,
     state_dir: PathBuf,
     records: RecordDir,
-    /// Which pod has what. Never held during a request to the kernel.
+    /// The addresses of the pods. Never locked during a request to the kernel.
     state: Mutex<State>,
-    /// Held while the bridge or the table change, so that one thread never makes what another removes.
+    /// Locked while the bridge or the table change, so that one thread never makes what another removes.
     setup: Mutex<HostSetup>,
-    /// Held while the interfaces of detached pods are deleted.
+    /// Locked while the interfaces of detached pods are deleted.
     reaping: Mutex<()>,
     /// Whether a thread deletes interfaces until no detached pod is left.
     reaper_runs: AtomicBool,
 }
 
 impl Builtin {
-    /// Reads the records; the pods they name keep their addresses and the network they are in, and so do pods
-    /// of which the bridge has an interface.
+    /// Reads the records; their pods keep their addresses and the network, and so do pods whose interfaces
+    /// are on the bridge.
     pub(super) fn open(config: BuiltinConfig, node: Option<NodeCidr>) -> Result<Self, NetworkError> {
         let bridge = &config.bridge;
         let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
@@ -129,14 +128,14 @@ impl Builtin {
         }
     }
 
-    /// With IPv6, pods do not listen to routers: another pod could say that it is one.
+    /// With IPv6, pods ignore router advertisements: another pod could claim to be a router.
     pub(super) fn pod_sysctls(&self) -> &'static [(&'static str, &'static str)] {
         let chosen = self.state().network.as_ref().map(|(network, _)| network.pools.v6.is_some());
         let has_ipv6 = chosen.unwrap_or_else(|| !self.candidates().v6.is_empty());
         if has_ipv6 { &[("net.ipv6.conf.default.accept_ra", "0")] } else { &[] }
     }
 
-    /// Pools that it must not take.
+    /// Reserves pools for others.
     pub(super) fn keep_off(&self, others: Vec<IpNet>) {
         *self.others.lock().unwrap_or_else(PoisonError::into_inner) = others;
     }
@@ -150,18 +149,18 @@ impl Builtin {
         self.state().pods.keys().cloned().collect()
     }
 
-    /// Their host ports.
+    /// The host ports of the pods.
     pub(super) fn ports(&self) -> Vec<HeldPorts> {
         let of = |r: &BuiltinRecord| HeldPorts::new(&r.pod, &r.namespace, &r.name, &r.ports);
         self.state().pods.values().map(of).collect()
     }
 
-    /// What the pod was given.
+    /// The attachment of the pod.
     pub(super) fn attachment(&self, pod: &PodId) -> Option<Attachment> {
         self.state().pods.get(pod).map(|record| record.attachment(&self.name))
     }
 
-    /// The ports of every pod, and those of names.
+    /// The ports of every pod, and those for DNS.
     fn all_published(&self) -> Vec<Published> {
         let state = self.state();
         let dns = state.dns.iter().map(DnsSocket::published);
@@ -172,7 +171,7 @@ impl Builtin {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The bridge in force, or the one that would be made.
+    /// The present bridge, or the one that would be made.
     fn bridge(&self) -> Bridge {
         match &self.state().network {
             Some((network, _)) => Bridge::new(&network.bridge, &self.state_dir),

@@ -16,11 +16,12 @@ impl Builtin {
         self.options.internal
     }
 
-    /// The addresses of the pods that the pod with the address `asker` means by this name, in lower case. None:
-    /// no pod has it.
+    /// The addresses of the pods with this name, in lower case, for a query from the pod with the address
+    /// `client`. None when no pod has the name.
     ///
-    /// Pods of the asker's own namespace come first. From others, `NAME.NAMESPACE` leads to a pod, and a name alone
-    /// where one namespace has it; what has a dot is a name of the world then.
+    /// Pods in the client's own namespace take precedence. From other namespaces, `NAME.NAMESPACE` resolves
+    /// to a pod, and so does a name without a dot that exists in only one namespace; a name with a dot is
+    /// otherwise a name of the Internet.
     pub(in crate::network) fn resolve(&self, name: &str, asker: IpAddr) -> Option<Vec<IpAddr>> {
         let state = self.state();
         let namespace = state.pods.values().find(|record| record.has_address(asker)).map(|r| &r.namespace);

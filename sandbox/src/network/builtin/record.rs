@@ -11,10 +11,10 @@ use crate::network::record::Record;
 use crate::network::request::INTERFACE;
 use crate::network::{AttachRequest, Attachment, DnsSettings, PortMapping, fnv};
 
-/// What all names of the host's ends begin with.
+/// The prefix of the host's interfaces of pods.
 pub(super) const VETH_PREFIX: &str = "cr";
 
-/// Name of the host's end of a pair of interfaces, of which the pod has the end `interface`.
+/// The name of the host's end of a pair of interfaces; `interface` is the pod's end.
 pub(super) fn veth_name(pod: &PodId, interface: &str) -> String {
     if interface == INTERFACE {
         return format!("{VETH_PREFIX}{}", &pod.as_str()[..11]);
@@ -36,20 +36,20 @@ fn first_interface() -> String {
     INTERFACE.to_owned()
 }
 
-/// The address of the pod whose pair of interfaces has this host's end.
+/// The address of the pod at the other end of the host's interface with this hardware address.
 pub(super) fn address_by_host_mac(mac: [u8; 6]) -> Option<Ipv4Addr> {
     let [0x0e, 0x58, a, b, c, d] = mac else { return None };
     Some(Ipv4Addr::new(a, b, c, d))
 }
 
-/// The network in force: kept as long as pods use it, whatever the settings say meanwhile.
+/// The network in force: kept as long as pods use it, even if the settings change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ChosenNetwork {
     pub bridge: String,
     pub pools: Pools,
 }
 
-/// One pod's endpoint in it. Holds all that taking it away needs.
+/// One pod's endpoint in it, with everything that a detach needs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct BuiltinRecord {
     pub pod: PodId,
@@ -67,10 +67,10 @@ pub(super) struct BuiltinRecord {
     pub ports: Vec<PortMapping>,
     #[serde(default = "first_interface")]
     pub interface: String,
-    /// Another hardware address than the one that follows from the address.
+    /// A hardware address other than the one that is derived from the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<[u8; 6]>,
-    /// What others on the network find the pod by, beside its name.
+    /// Names under which others on the network find the pod, in addition to its own.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
     /// The pod is off the network and its ports are free; only its interface and address remain.
@@ -135,20 +135,20 @@ impl BuiltinRecord {
         }
     }
 
-    /// Follows the address, so that a neighbour's cache is right even for an address that moved.
+    /// Derived from the address, so that a neighbour's cache is right even for an address that moved.
     pub(super) fn pod_mac(&self) -> [u8; 6] {
         let [a, b, c, d] = self.address.octets();
         self.mac.unwrap_or([0x0a, 0x58, a, b, c, d])
     }
 
-    /// The host's end: local, and different from the pod's. A server that has lost the record reads the address
-    /// from it.
+    /// The hardware address of the host's end: local, and different from the pod's. If the record is lost,
+    /// the server reads the address from it.
     pub(super) fn host_mac(&self) -> [u8; 6] {
         let [a, b, c, d] = self.address.octets();
         [0x0e, 0x58, a, b, c, d]
     }
 
-    /// What the pod's interface gets.
+    /// The addresses of the pod's interface.
     pub(super) fn interface_addresses(&self, gateway_mac: [u8; 6], has_way_out: bool) -> Vec<PodAddress> {
         let is_default = has_way_out && self.interface == INTERFACE;
         let v4 = IpNet::new(self.address.into(), self.pools.v4.prefix_len()).ok();
@@ -162,7 +162,7 @@ impl BuiltinRecord {
         v4.into_iter().chain(v6).collect()
     }
 
-    /// Each port once for each address of the pod that it leads to.
+    /// Each port once for each address of the pod to which it is forwarded.
     pub(super) fn published(&self) -> Vec<Published> {
         let of_port = |port: &PortMapping| {
             let (protocol, container_port, host_port) = (port.protocol, port.container_port, port.host_port);

@@ -1,4 +1,4 @@
-//! What a built-in network has on the machine, and how what is too much is removed.
+//! Reports a built-in network's things on the machine, and removes orphans.
 
 use std::sync::PoisonError;
 
@@ -9,7 +9,7 @@ use crate::network::report::{NetworkThing, Standing, addresses};
 use crate::network::{INTERFACE, NetlinkError, NetworkError};
 use crisp_executor::ids::PodId;
 
-/// Interfaces of a pod have these names when its annotation gives no other: `net1`, `net2` ...
+/// Interfaces of a pod are numbered, `net1`, `net2` ..., unless its annotation names them.
 const NUMBERED: std::ops::Range<u8> = 0..10;
 
 /// All interfaces of the host.
@@ -18,7 +18,7 @@ pub(in crate::network) fn list_links() -> Result<Vec<Link>, NetworkError> {
     links(&mut route_socket()?).map_err(listed)
 }
 
-/// Whether it could be the host's end of a pair that a server made.
+/// Whether the name could be that of the host's end of a pair.
 pub(in crate::network) fn has_name_of_veth(link: &Link) -> bool {
     let digits = link.name.strip_prefix(VETH_PREFIX).unwrap_or_default();
     let is_number = digits.len() == 11 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -32,7 +32,7 @@ pub(crate) fn may_be_of(pod: &PodId, veth: &str) -> bool {
 }
 
 impl Builtin {
-    /// Its bridge, the interfaces on it, its packet rules, and what its records say.
+    /// Its bridge, the interfaces on it, its packet rules, and the addresses in its records.
     pub(in crate::network) fn report(&self, links: &[Link]) -> Result<Vec<NetworkThing>, NetworkError> {
         let own = self.bridge();
         let bridge = links.iter().find(|link| link.name == own.name() && own.is_of_this_server(link));
@@ -106,7 +106,7 @@ impl Builtin {
         Ok(std::iter::once(table).chain(published).chain(strays.map(stray)).collect())
     }
 
-    /// Removes what no pod publishes.
+    /// Removes rules for ports that no pod publishes.
     pub(in crate::network) fn remove_stray_rules(&self) -> Result<(), NetworkError> {
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(rules) = self.ruleset() else { return Ok(()) };
@@ -115,14 +115,14 @@ impl Builtin {
         rules.remove_strays(socket, &strays).map_err(self.rules_failed("remove strays from"))
     }
 
-    /// Removes an interface that no record names.
+    /// Removes an interface without a record.
     pub(in crate::network) fn remove_interface(&self, name: &str) -> Result<(), NetworkError> {
         let failed =
             |source: NetlinkError| NetworkError::Netlink { step: format!("delete interface {name}"), source };
         delete_link(&mut route_socket()?, name).map(drop).map_err(failed)
     }
 
-    /// Gives back the address of an interface that is gone.
+    /// Releases the address of an interface that is gone.
     pub(in crate::network) fn forget_interface(&self, name: &str) {
         self.state().forget_orphan(name);
     }

@@ -1,4 +1,4 @@
-//! What all pods share: bridge and packet rules, made with the first pod, removed after the last.
+//! The shared setup of all pods: bridge and packet rules, made with the first pod, removed after the last.
 
 use std::sync::PoisonError;
 
@@ -12,15 +12,15 @@ use crate::network::nft::{Limits, Published, Ruleset};
 use crate::network::pools::{self, Pools};
 use crate::network::{NetlinkError, NetworkError, conntrack};
 
-/// The step that shows whether the kernel can do it at all.
+/// The step that shows whether the kernel has the required features.
 const INSTALL: &str = "install (nat, masquerade, fib and conntrack must be in the kernel)";
 
-/// What is made or checked by this process. Forgotten with it: then it is checked anew.
+/// The parts that this process has made or checked. A new process checks them again.
 #[derive(Debug, Default)]
 pub(super) struct HostSetup {
     pub bridge_checked: bool,
     pub table_installed: bool,
-    /// Kept open: closing one makes the kernel wait for all that was deleted through any of them.
+    /// Kept open: closing one makes the kernel wait for everything that was deleted through any of them.
     rules_socket: Option<Socket>,
     pub mtu: Option<u32>,
 }
@@ -51,7 +51,7 @@ impl Builtin {
         Ok(index)
     }
 
-    /// Puts bridge and tables back that another program removed, if pods need them.
+    /// Restores bridge and tables that another program removed, if pods need them.
     pub(in crate::network) fn keep_up(&self) -> Result<(), NetworkError> {
         if !self.state().is_used() {
             return Ok(());
@@ -64,7 +64,7 @@ impl Builtin {
         self.ensure(&mut setup, &mut route_socket()?).map(|_| ())
     }
 
-    /// Sends what pods ask the gateways on the port of DNS to these sockets. That port itself stays free for others.
+    /// Redirects DNS queries of pods to the gateways to these sockets. The port itself stays free for others.
     pub(in crate::network) fn redirect_dns(&self, sockets: Vec<DnsSocket>) -> Result<(), NetworkError> {
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         self.state().dns = sockets;
@@ -76,12 +76,12 @@ impl Builtin {
         Ok(())
     }
 
-    /// Whether its table sends questions to a responder.
+    /// Whether its table redirects queries to a responder.
     pub(in crate::network) fn redirects_dns(&self) -> bool {
         !self.state().dns.is_empty()
     }
 
-    /// Whether the network in force is not what the settings ask for and no pod needs it any more.
+    /// Whether the network in force differs from the settings and no pod needs it.
     fn outlived_its_settings(&self) -> bool {
         let state = self.state();
         !state.is_used() && state.network.as_ref().is_some_and(|(network, _)| !self.wants(network))
@@ -95,7 +95,7 @@ impl Builtin {
     fn choose(&self, setup: &mut HostSetup, socket: &mut Socket) -> Result<ChosenNetwork, NetworkError> {
         let bridge = Bridge::new(&self.bridge_name, &self.state_dir);
         let pools = self.free_pools(&bridge, socket)?;
-        // No pod is on any bridge of ours: one that is left over does not have to be kept.
+        // No pod is on any bridge of this server: a remaining one need not be kept.
         for old in bridge.delete_others(socket)? {
             delete_table(setup, &Ruleset::new(&old, pools, Limits::default()))?;
         }
@@ -130,7 +130,7 @@ impl Builtin {
         let index = bridge.create(socket, &pools)?;
         setup.mtu = self.options.mtu.or_else(|| bridge.mtu(socket));
         setup.bridge_checked = true;
-        // The bridge was deleted under the pods: join them to the new one.
+        // The bridge was deleted while pods used it: they are joined to the new one.
         let veths: Vec<String> = {
             let state = self.state();
             state
@@ -172,7 +172,7 @@ impl Builtin {
         Ok(())
     }
 
-    /// Takes a pod's ports out of the table.
+    /// Removes a pod's ports from the table.
     pub(super) fn withdraw(&self, record: &BuiltinRecord) -> Result<(), NetworkError> {
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(rules) = self.ruleset() else { return Ok(()) };
@@ -182,8 +182,8 @@ impl Builtin {
             forget_flows(socket, &ports);
             return Ok(());
         }
-        // The table was flushed, or the pod's ports were never added. Either way the ports of the other pods
-        // are known.
+        // The table was flushed, or the pod's ports were never added. In both cases the ports of the other
+        // pods are known.
         let others: Vec<Published> = self
             .all_published()
             .into_iter()
@@ -194,7 +194,7 @@ impl Builtin {
         Ok(())
     }
 
-    /// Removes bridge and table if no pod is left; `false` when there is one.
+    /// Removes bridge and table if no pod is left; returns `false` when there is one.
     pub(in crate::network) fn close_if_unused(&self) -> Result<bool, NetworkError> {
         self.reap()?;
         self.prune_orphans()?;
@@ -204,7 +204,7 @@ impl Builtin {
         }
         let bridge = self.bridge();
         let mut socket = route_socket()?;
-        // Found means ours: find() refuses a bridge of another owner under this name.
+        // An existing bridge is this server's: find() refuses a bridge of another owner under this name.
         if bridge.find(&mut socket)?.is_some() || setup.table_installed {
             if let Some(rules) = self.ruleset().or_else(|| self.unused_ruleset()) {
                 delete_table(&mut setup, &rules)?;
@@ -216,7 +216,7 @@ impl Builtin {
         Ok(true)
     }
 
-    /// As [`Self::close_if_unused`], and no pod can join the network any more.
+    /// Like [`Self::close_if_unused`], and also prevents pods from joining the network later.
     pub(in crate::network) fn close_for_good(&self) -> Result<bool, NetworkError> {
         {
             let mut state = self.state();
@@ -233,12 +233,12 @@ impl Builtin {
         closed
     }
 
-    /// The pools that it would get now.
+    /// The pools that it would use now.
     pub(in crate::network) fn free(&self) -> Result<Pools, NetworkError> {
         self.free_pools(&self.bridge(), &mut route_socket()?)
     }
 
-    /// The network that pods are in or would get, for people.
+    /// The present or future network of pods, for people.
     pub(in crate::network) fn status(&self) -> Result<String, NetworkError> {
         let mut socket = route_socket()?;
         let bridge = self.bridge();
@@ -251,7 +251,7 @@ impl Builtin {
         if !self.state().network.as_ref().is_none_or(|(network, _)| self.wants(network)) {
             message += ", until its pods are gone: then what is asked for now";
         }
-        // Does not wait for a pod that is being attached: that finds out as well.
+        // Does not wait for a pod that is being attached, which checks this too.
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
         let rules = Ruleset::new(bridge.name(), pools, self.limits());
         rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
@@ -261,7 +261,7 @@ impl Builtin {
         Ok(message)
     }
 
-    /// What other programs do to packets between pods and the outside. It is advice: pods do not depend on it.
+    /// Rules of other programs that affect packets between pods and the outside. The result is only advice.
     fn conflicts(&self, setup: &mut HostSetup) -> Vec<FirewallConflict> {
         if self.options.internal {
             return Vec::new();
@@ -285,7 +285,7 @@ impl Builtin {
         self.state().network.as_ref().map(|(network, _)| Ruleset::new(&network.bridge, network.pools, limits))
     }
 
-    /// For deleting a table whose pool is not known any more.
+    /// A rule set for deleting a table whose pool is unknown.
     fn unused_ruleset(&self) -> Option<Ruleset> {
         let pools = self.candidates().v4.first().map(|pool| Pools { v4: *pool, v6: None });
         pools.map(|pools| Ruleset::new(&self.bridge_name, pools, self.limits()))
@@ -303,7 +303,7 @@ fn delete_table(setup: &mut HostSetup, rules: &Ruleset) -> Result<(), NetworkErr
     rules.delete(socket).map_err(failed)
 }
 
-/// Best effort: without it only senders that were there before, and never pause, reach the wrong pod.
+/// Best effort: without it, only senders that keep sending from one port reach the wrong pod.
 fn forget_flows(socket: &mut Socket, ports: &[Published]) {
     if let Err(error) = conntrack::forget(socket, ports) {
         tracing::debug!(%error, "old flows to published UDP ports are not forgotten");

@@ -1,4 +1,4 @@
-//! Which pod has which address, and the network that all are in. An index of the records on disk.
+//! The addresses of the pods, and their common network. An index of the records on disk.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -21,13 +21,13 @@ pub(super) struct State {
     /// Interfaces of pods whose records are lost, by name. Their addresses are in use.
     pub orphans: HashMap<String, Orphan>,
     pub serial: u64,
-    /// The network is being removed: no pod may join it any more.
+    /// The network is being removed: pods can no longer join it.
     pub closed: bool,
-    /// Where names are resolved.
+    /// The sockets that serve DNS.
     pub dns: Vec<DnsSocket>,
 }
 
-/// A socket on a gateway that answers what is sent to the port of DNS there.
+/// A socket on a gateway that serves DNS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::network) struct DnsSocket {
     pub address: SocketAddr,
@@ -77,7 +77,7 @@ impl State {
         self.orphans.insert(veth, orphan);
     }
 
-    /// A new record of a pod whose own was lost. None when no interface of the pod was found.
+    /// Makes a new record of a pod whose record was lost. None when no interface of the pod was found.
     pub(super) fn adopt(&mut self, lost: &LostPod) -> Option<BuiltinRecord> {
         let found =
             lost.interfaces.iter().find(|interface| self.orphans.contains_key(&lost.veth(interface)))?;
@@ -94,7 +94,7 @@ impl State {
         }
     }
 
-    /// Whether a pod has, or may have, something of the network.
+    /// Whether the network is, or may be, in use by a pod.
     pub(super) fn is_used(&self) -> bool {
         !(self.pods.is_empty() && self.orphans.is_empty())
     }

@@ -1,4 +1,4 @@
-//! Joining a pod to networks: ADD.
+//! Attaches a pod to networks: ADD.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{Cni, capability, namespace, result};
 use crate::network::selection::{Selection, is_first};
 use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping};
 
-/// A network, and how the pod wants to be in it.
+/// A network, and the pod's options for it.
 #[derive(Debug, Clone)]
 pub(in crate::network) struct Join {
     pub network: Arc<NetworkList>,
@@ -21,15 +21,15 @@ pub(in crate::network) struct Join {
 }
 
 impl Cni {
-    /// Runs ADD of every plugin of every network in order; after a failure, or when it is cancelled, DEL of all
-    /// of them. There must be a network.
+    /// Runs ADD of every plugin of every network in order; after a failure or a cancellation, DEL of all of
+    /// them. There must be at least one network.
     pub(in crate::network) async fn attach(
         &self,
         joins: &[Join],
         request: &AttachRequest,
         ports: &[PortMapping],
     ) -> Result<Vec<Attachment>, NetworkError> {
-        // Found out before anything runs, it leaves nothing to take back.
+        // Checked before anything runs, so that nothing must be undone.
         for join in joins {
             self.check_installed(&join.network)?;
         }
@@ -109,7 +109,7 @@ impl Cni {
         Ok(attachments)
     }
 
-    /// The chain of one network: each plugin gets the result of the one before.
+    /// Runs the plugins of one network: each gets the result of the one before.
     async fn add(&self, record: &CniRecord, joined: &Joined) -> Result<(Value, Attachment), NetworkError> {
         let network = &joined.network;
         let mut previous = None;
@@ -127,7 +127,7 @@ impl Cni {
     }
 }
 
-/// `CNI_ARGS` has no way of quoting, so what would end a value is refused.
+/// `CNI_ARGS` has no quoting, so characters that would end a value are refused.
 fn arguments(request: &AttachRequest) -> Result<String, NetworkError> {
     let mut text = "IgnoreUnknown=1".to_owned();
     for (key, value) in [

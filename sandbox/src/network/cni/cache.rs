@@ -1,5 +1,5 @@
-//! Results in the form and place in which libcni keeps them: agents of the node read them there, and another
-//! runtime can take the pod off its networks. Our own records are what we go by.
+//! Keeps results in the form and at the paths of libcni: agents of the node read them there, and another
+//! runtime can detach the pod. Crisp itself uses its own records.
 //!
 //! Source: libcni/api.go, `cachedInfo`.
 
@@ -16,12 +16,12 @@ use super::record::{CniRecord, Joined};
 pub(super) struct ResultCache(PathBuf);
 
 impl ResultCache {
-    /// In the folder that is usually `/var/lib/cni`.
+    /// In the given folder, usually `/var/lib/cni`.
     pub(super) fn in_folder(folder: &Path) -> Self {
         Self(PathBuf::from(format!("{}/results", folder.display())))
     }
 
-    /// Keeps the result of a network. A pod has its network without that, so a failure is only told.
+    /// Keeps the result of a network. A failure is only logged, because the pod has its network anyway.
     pub(super) fn keep(&self, record: &CniRecord, joined: &Joined) {
         let path = self.path(record, joined);
         let bytes = entry(record, joined).to_string().into_bytes();
@@ -62,7 +62,7 @@ fn entry(record: &CniRecord, joined: &Joined) -> Value {
     })
 }
 
-/// As Go writes bytes into JSON: RFC 4648, with padding.
+/// The form in which Go writes bytes into JSON: RFC 4648, with padding.
 fn base64(bytes: &[u8]) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);

@@ -1,4 +1,4 @@
-//! One plugin and one verb: the plugin's environment and configuration.
+//! Calls one plugin with one verb: prepares its environment and configuration.
 
 use crisp_operation::waits_for;
 use serde_json::{Map, Value, json};
@@ -10,7 +10,7 @@ use super::{Cni, capability, namespace};
 use crate::network::NetworkError;
 
 impl Cni {
-    /// For the pod of the record, in one of its networks.
+    /// Calls a plugin for the pod of the record, in one of its networks.
     pub(super) async fn call(
         &self,
         record: &CniRecord,
@@ -27,7 +27,7 @@ impl Cni {
         }
         let netns = match namespace::is_published(&record.netns) {
             true => record.netns.display().to_string(),
-            // DEL without a namespace frees what is kept outside of it.
+            // DEL without a namespace only frees resources outside of it.
             false => String::new(),
         };
         let environment = [
@@ -77,8 +77,7 @@ pub(super) fn complaint(network: &NetworkList, plugin: &Plugin, verb: Verb, why:
     }
 }
 
-/// The configuration as the plugin gets it: its own part, what belongs to the whole network, and what only
-/// the runtime knows.
+/// The configuration for the plugin: its own part, fields of the whole network, and values from the runtime.
 pub(super) fn plugin_config(
     network: &NetworkList,
     plugin: &Plugin,
@@ -97,7 +96,7 @@ pub(super) fn plugin_config(
     Value::Object(config)
 }
 
-/// DEL and CHECK are given the result of ADD from this version on; before it there is no CHECK.
+/// From this version on, DEL and CHECK get the result of ADD; earlier versions have no CHECK.
 pub(super) fn passes_result_on(network: &NetworkList) -> bool {
     network.version >= Version::V0_4_0
 }

@@ -1,4 +1,4 @@
-//! What plugins can ask the runtime for: the `runtimeConfig` of the specification's conventions.
+//! Values that plugins can request from the runtime: the `runtimeConfig` of the specification's conventions.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::network::node_cidr::NodeCidr;
 use crate::network::selection::{Selection, is_first};
 use crate::network::{AttachRequest, DnsSettings, NetworkError, PortMapping};
 
-/// A shaper with no burst passes nothing; this is what Kubernetes runtimes give.
+/// A shaper without a burst passes nothing; Kubernetes runtimes use this value.
 const BURST: u64 = u32::MAX as u64;
 
-/// Everything that plugins of a network could ask for, about one pod. Ports, bandwidth and the node's address
+/// All values about one pod that plugins of a network could request. Ports, bandwidth and the node's address
 /// ranges belong to the first network.
 pub(super) fn offered(
     request: &AttachRequest,
@@ -28,7 +28,7 @@ pub(super) fn offered(
         if !ports.is_empty() {
             offer("portMappings", ports.iter().map(port_mapping).collect());
         }
-        // An annotation that no plugin reads keeps no pod from its network.
+        // An annotation that no plugin reads must not keep a pod from its network.
         if is_wanted(network, "bandwidth")
             && let Some(bandwidth) = bandwidth(&request.annotations)?
         {
@@ -54,7 +54,7 @@ pub(super) fn offered(
     Ok(offered)
 }
 
-/// What the pod asks for must reach a plugin.
+/// The pod's requests must reach a plugin.
 fn demanded(selection: &Selection, network: &NetworkList) -> Result<Map<String, Value>, NetworkError> {
     let Selection { ips, mac, infiniband_guid, aliases, .. } = selection;
     let demands = [
@@ -78,7 +78,7 @@ fn is_wanted(network: &NetworkList, capability: &str) -> bool {
     network.plugins.iter().any(|plugin| plugin.wants(capability))
 }
 
-/// What this plugin asks for of it; `None` when that is nothing.
+/// The values that this plugin requests; `None` when it requests none.
 pub(super) fn wanted(plugin: &Plugin, offered: &Map<String, Value>) -> Option<Value> {
     let wanted: Map<String, Value> =
         offered.iter().filter(|(name, _)| plugin.wants(name)).map(|(k, v)| (k.clone(), v.clone())).collect();

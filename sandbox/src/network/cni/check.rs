@@ -1,4 +1,4 @@
-//! CHECK: whether pods still have what their networks gave them.
+//! CHECK: verifies that the networks of pods are intact.
 
 use crisp_executor::ids::PodId;
 
@@ -8,7 +8,7 @@ use super::exec::Verb;
 use crate::network::NetworkError;
 
 impl Cni {
-    /// Asks the plugins of the pod's networks. The first that finds something wrong ends it.
+    /// Calls the plugins of the pod's networks. Stops at the first error.
     pub(in crate::network) async fn check(&self, pod: &PodId) -> Result<(), NetworkError> {
         let Some(record) = self.known().get(pod).cloned() else { return Ok(()) };
         for joined in record.joined() {

@@ -1,4 +1,4 @@
-//! GC: plugins free what no pod has.
+//! GC: plugins free resources that belong to no pod.
 
 use crisp_executor::ids::PodId;
 use serde_json::{Value, json};
@@ -10,10 +10,10 @@ use super::exec::Verb;
 use crate::network::NetworkError;
 
 impl Cni {
-    /// Lets the plugins of the network in force free what no pod of this server uses (verb GC, from 1.1.0
-    /// on). The plugins then free the addresses of every other runtime on this network too: only for a
-    /// server that has it alone, which only the operator can know. No pod may be attached meanwhile: what it
-    /// gets would be freed.
+    /// Makes the plugins of the network in force free everything that no pod of this server uses (verb GC,
+    /// from 1.1.0 on). The plugins also free the addresses of every other runtime on this network: only for a
+    /// server that uses it alone, which only the operator can know. No pod may be attached meanwhile: its
+    /// resources would be freed.
     pub(in crate::network) async fn collect(&self) -> Result<(), NetworkError> {
         let Ok(Some(network)) = self.current() else { return Ok(()) };
         if !self.gc || network.version < Version::V1_1_0 || network.disable_gc {
@@ -32,7 +32,7 @@ impl Cni {
         for plugin in &network.plugins {
             let mut config = plugin_config(&network, plugin, None, None);
             config["cni.dev/valid-attachments"] = Value::Array(valid.clone());
-            // Plugins that were written before a mistake in the specification was found read this one.
+            // Plugins that were written before an error in the specification was found read this field.
             config["cni.dev/attachments"] = Value::Array(valid.clone());
             self.call_with(&network, plugin, Verb::Gc, &[], &config).await?;
         }

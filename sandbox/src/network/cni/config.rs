@@ -1,4 +1,4 @@
-//! A network configuration: read once, checked, and kept as the plugins want to see it.
+//! A network configuration: read once, checked, and kept in the form that plugins expect.
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::network::NetworkError;
 
-/// What is wrong with which field of which file.
+/// The file, the field and the error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Broken {
     pub path: PathBuf,
@@ -23,7 +23,7 @@ impl From<Broken> for NetworkError {
     }
 }
 
-/// A specification version that we speak.
+/// A supported version of the specification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(super) enum Version {
@@ -73,24 +73,24 @@ impl fmt::Display for Version {
 /// One plugin of a network, with its whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plugin {
-    /// The program's name: no path, so only the plugin folders are searched for it.
+    /// The program's name: not a path, so only the plugin folders are searched.
     pub kind: String,
     pub config: Map<String, Value>,
 }
 
 impl Plugin {
-    /// Whether the configuration asks for this piece of runtime knowledge.
+    /// Whether the configuration requests this capability.
     pub(super) fn wants(&self, capability: &str) -> bool {
         self.config.get("capabilities").and_then(|c| c.get(capability)) == Some(&Value::Bool(true))
     }
 
-    /// The address plugin it will call, if any.
+    /// The address plugin that it calls, if it has one.
     pub(super) fn ipam(&self) -> Option<&str> {
         self.config.get("ipam")?.get("type")?.as_str()
     }
 }
 
-/// A network: plugins to be called in order.
+/// A network: plugins that are called in order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::network) struct NetworkList {
     pub(in crate::network) path: PathBuf,
@@ -103,7 +103,7 @@ pub(in crate::network) struct NetworkList {
 }
 
 impl NetworkList {
-    /// Reads a list, or a single plugin's configuration as a list of one.
+    /// Parses a list, or a single plugin's configuration as a list of one.
     pub(super) fn parse(path: &Path, text: &[u8]) -> Result<Self, Broken> {
         let broken =
             |field: &str, why: String| Broken { path: path.to_owned(), field: field.to_owned(), why };
@@ -118,7 +118,7 @@ impl NetworkList {
         let is_on = |switch: &str| object.get(switch).is_some_and(truthy);
         let (disable_gc, disable_check) = (is_on("disableGC"), is_on("disableCheck"));
         let plugins = match object.get("plugins") {
-            // They may be in files of their own.
+            // They may be in separate files.
             None if !object.contains_key("type") && path.extension().is_some_and(|e| e == "conflist") => {
                 vec![]
             }
@@ -146,7 +146,7 @@ impl NetworkList {
         Ok(list)
     }
 
-    /// The folder beside the file in which other programs put plugins of this network.
+    /// The folder beside the file in which other programs put plugins for this network.
     fn folder(&self) -> PathBuf {
         self.path.with_file_name(&self.name)
     }
@@ -164,7 +164,7 @@ impl NetworkList {
     }
 }
 
-/// By name. A folder that is missing holds none.
+/// Sorted by name. Empty for a missing folder.
 pub(super) fn plugin_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mut files: Vec<PathBuf> =
@@ -204,7 +204,7 @@ fn check_name(name: &str) -> Result<(), String> {
     Err(format!("{name:?} is not a network name: a letter or digit, then letters, digits, '.', '_' and '-'"))
 }
 
-/// The newest version both sides know: `cniVersions` offers several, `cniVersion` one.
+/// The newest version that both sides support: `cniVersions` offers several, `cniVersion` one.
 fn version(object: &Map<String, Value>) -> Result<Version, (&'static str, String)> {
     let mut best: Option<Version> = None;
     if let Some(offered) = object.get("cniVersions").and_then(Value::as_array) {
@@ -228,7 +228,7 @@ fn version(object: &Map<String, Value>) -> Result<Version, (&'static str, String
     }
 }
 
-/// The specification allows these switches as texts as well.
+/// The specification also allows these switches as text.
 fn truthy(value: &Value) -> bool {
     matches!(value, Value::Bool(true)) || value.as_str().is_some_and(|t| t.eq_ignore_ascii_case("true"))
 }

@@ -1,4 +1,4 @@
-//! Taking a pod off its networks: DEL.
+//! Detaches a pod from its networks: DEL.
 
 use std::sync::PoisonError;
 
@@ -13,22 +13,23 @@ use super::strays::wait_for_strays;
 use super::{Cni, namespace};
 use crate::network::{INTERFACE, NetworkError};
 
-/// After so many failures of DEL a pod must not wait for it any longer: its client asks again each time.
+/// After this many failures of DEL the pod is no longer blocked by it: its client repeats the request each
+/// time.
 const TRIES: u32 = 3;
 
-/// What became of it.
+/// The result of a detach.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::network) enum Detached {
     /// Nothing is left.
     Gone,
-    /// A plugin has failed again and again: something may be left, and is tried again from time to time.
+    /// A plugin has failed repeatedly: something may be left, and is tried again periodically.
     Left,
 }
 
 impl Cni {
     /// Runs DEL of every plugin in reverse order, all of them even if one fails, and forgets the pod when
-    /// none failed. A pod whose record cannot be used is taken off the network in force. `asked_again`: the
-    /// pod has a client who will ask again after a failure.
+    /// none failed. A pod whose record cannot be used is detached from the network in force. `asked_again`:
+    /// the pod has a client that repeats the request after a failure.
     pub(in crate::network) async fn detach(
         &self,
         pod: &PodId,
@@ -69,7 +70,7 @@ impl Cni {
         entry.failures
     }
 
-    /// What is left keeps its record.
+    /// Keeps the record of the remaining resources.
     fn give_up(&self, pod: &PodId, error: NetworkError) -> Detached {
         let mut left = self.left();
         let entry = left.entry(pod.clone()).or_default();
@@ -80,9 +81,9 @@ impl Cni {
         Detached::Left
     }
 
-    /// The last resort. Plugins that were killed halfway, or have done it already, may fail on what is not
-    /// there; without a namespace and a result they free what they keep, and do not look for the rest. The
-    /// interfaces end with the namespace.
+    /// The last resort. Plugins that were killed halfway, or have already succeeded, may fail on missing
+    /// things; without a namespace and a result they only free what they keep. The interfaces end with the
+    /// namespace.
     async fn delete_without_namespace(
         &self,
         record: &CniRecord,
@@ -93,7 +94,7 @@ impl Cni {
         self.delete_all(&record).await
     }
 
-    /// Every DEL; returns the plugin that is gone for good, if one is.
+    /// Runs every DEL; returns the error of a plugin that no longer exists, if there is one.
     async fn delete_all(&self, record: &CniRecord) -> Result<Option<NetworkError>, NetworkError> {
         let (mut failure, mut leftover) = (None, None);
         for joined in record.joined().rev() {
@@ -128,14 +129,15 @@ impl Cni {
         failure.map_or(Ok(leftover), Err)
     }
 
-    /// A plugin that the network in force does not use either will not be installed again: a node that has
-    /// changed its network must not keep its old pods for ever.
+    /// A plugin that the network in force does not use either will not be installed again: after a change of
+    /// its network, a node must not keep its old pods forever.
     fn is_given_up(&self, plugin: &Plugin) -> bool {
         let uses = |other: &Plugin| other.kind == plugin.kind;
         self.current().is_ok_and(|network| !network.is_some_and(|network| network.plugins.iter().any(uses)))
     }
 
-    /// DEL with all that is known of a pod whose record cannot be used: plugins keep what a pod has by its id.
+    /// DEL with all known data of a pod whose record cannot be used: plugins keep a pod's resources by its
+    /// id.
     async fn detach_lost(&self, pod: &PodId) -> Result<(), NetworkError> {
         if !self.lost().contains(pod) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Which configuration is in force: the first file by name that can be used.
+//! The configuration in force: the first valid file by name.
 
 use std::fs;
 use std::io;
@@ -11,8 +11,8 @@ use super::exec;
 use crate::network::NetworkError;
 use crate::network::error::file;
 
-/// The configuration folder. Checked on every use, which costs a few system calls; parsed only when a
-/// file has changed.
+/// The configuration folder. Checked on every use, which costs a few system calls; parsed only when a file
+/// has changed.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
@@ -24,18 +24,17 @@ pub(super) struct Directory {
 type Fingerprint = Vec<(PathBuf, Option<SystemTime>, u64)>;
 type Choice = Option<Result<Arc<NetworkList>, Broken>>;
 
-/// A configuration that can be used.
+/// A valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CniConfiguration {
-    /// Of the network.
+    /// The name of the network.
     pub name: String,
     pub file: PathBuf,
     /// Its plugins that are not installed.
     pub missing: Vec<String>,
 }
 
-/// The configurations in a folder that can be used, the first of which is in force, for those who check a machine
-/// without a server.
+/// The valid configurations in a folder; the first one is in force. For checks of a machine without a server.
 ///
 /// # Errors
 /// The folder cannot be listed.
@@ -52,10 +51,10 @@ pub fn configurations(folder: &Path, bin_dirs: &[PathBuf]) -> Result<Vec<CniConf
 #[derive(Debug, Default)]
 struct Seen {
     files: Fingerprint,
-    /// Files of plugins in folders of their own.
+    /// Files of plugins in separate folders.
     added: Fingerprint,
     choice: Choice,
-    /// The file in force cannot be used any more: until then it may be about to be replaced.
+    /// The file in force is no longer valid: until this time it may be about to be replaced.
     replaced_until: Option<Instant>,
 }
 
@@ -64,12 +63,12 @@ impl Directory {
         Self { path, grace, seen: Mutex::default() }
     }
 
-    /// The network of that name, in whichever file it is.
+    /// The network with that name, in any file.
     pub(super) fn named(&self, name: &str) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         Ok(self.all()?.into_iter().find(|list| list.name == name).map(Arc::new))
     }
 
-    /// All that can be used.
+    /// All valid configurations.
     pub(super) fn all(&self) -> Result<Vec<NetworkList>, NetworkError> {
         let files = fingerprint(&self.path).map_err(file("list", &self.path))?;
         Ok(files.iter().filter_map(|(path, ..)| read(path).ok()).collect())
@@ -79,8 +78,8 @@ impl Directory {
         &self.path
     }
 
-    /// The network in force; `None` where there is no file. Files of which none can be used are an error: a
-    /// file that is there was meant to be used.
+    /// The network in force; `None` when there is no file. If there are files but no valid one, that is an
+    /// error.
     pub(super) fn current(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         let files = fingerprint(&self.path);
         let added = added_plugins(&self.path).into_iter().filter_map(stamp).collect();
@@ -93,7 +92,7 @@ impl Directory {
                     seen.choose(files, self.grace);
                 }
             }
-            // It says nothing about what is in force.
+            // This says nothing about the file in force.
             Err(error) => match &seen.choice {
                 Some(Ok(_)) => {
                     tracing::warn!(folder = %self.path.display(), %error, "cannot look for changes of the CNI configuration")
@@ -133,18 +132,18 @@ impl Seen {
     }
 }
 
-/// What changes when a file does. None: there is no file.
+/// A value that changes with the file. None when there is no file.
 fn stamp(path: PathBuf) -> Option<(PathBuf, Option<SystemTime>, u64)> {
     match fs::metadata(&path) {
         Ok(meta) if meta.is_file() => Some((path, meta.modified().ok(), meta.len())),
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        // Reading it tells why it cannot be used.
+        // Reading it shows why it cannot be used.
         Err(_) => Some((path, None, 0)),
     }
 }
 
-/// The configuration files by name. A folder that is missing holds none.
+/// The configuration files by name. Empty for a missing folder.
 fn fingerprint(dir: &Path) -> io::Result<Fingerprint> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -162,7 +161,7 @@ fn fingerprint(dir: &Path) -> io::Result<Fingerprint> {
     Ok(files)
 }
 
-/// Plugins that other programs added to networks, in folders of their own.
+/// Plugins that other programs added to networks, in separate folders.
 fn added_plugins(dir: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

@@ -1,4 +1,4 @@
-//! Running a plugin: environment and standard input in, one JSON object out, within a deadline.
+//! Runs a plugin with an environment and standard input, and returns its JSON output, within a deadline.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -12,19 +12,19 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-/// A result has some hundred bytes: a plugin that prints more than this is ended.
+/// Limit for the output: a result has some hundred bytes; a plugin that prints more is killed.
 const MAX_STDOUT: u64 = 1 << 20;
-/// What is kept of the rest, and how much of it is read before the plugin is ended.
+/// Bytes of standard error that are kept, and the limit after which the plugin is killed.
 const KEPT_STDERR: u64 = 16 << 10;
 const MAX_STDERR: u64 = 16 << 20;
 
 /// Plugins call other programs, iptables above all.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// How long a killed plugin may take to end.
+/// Time limit for a killed plugin to end.
 const KILLED: Duration = Duration::from_secs(2);
 
-/// What a plugin is asked to do.
+/// The operation that a plugin must perform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verb {
     Add,
@@ -60,7 +60,7 @@ pub(super) struct Call<'a> {
     pub deadline: Duration,
 }
 
-/// Why a call did not succeed.
+/// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CallError {
     #[error("not found")]
@@ -76,7 +76,7 @@ pub(super) fn find(plugin: &str, bin_dirs: &[PathBuf]) -> Option<PathBuf> {
     bin_dirs.iter().map(|dir| dir.join(plugin)).find(runnable)
 }
 
-/// Runs the plugin and returns what it printed.
+/// Runs the plugin and returns its output.
 pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
     let program = find(call.plugin, call.bin_dirs).ok_or(CallError::Missing)?;
     let mut child =
@@ -85,7 +85,7 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
     let group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
     let finished = timeout(call.deadline, finish(&mut child, &input)).await;
     match &finished {
-        // The process id is not the plugin's any more.
+        // The process id may be reused from now on.
         Ok(Ok(_)) => group.ended(),
         Ok(Err(_)) | Err(_) => drop(group),
     }
@@ -109,13 +109,13 @@ pub(super) async fn run(call: &Call<'_>) -> Result<Vec<u8>, CallError> {
 async fn killed(child: &mut Child) -> &'static str {
     match timeout(KILLED, child.wait()).await {
         Ok(_) => "it was killed",
-        // Uninterruptible, on a dead volume as a rule. It is waited for in the background.
+        // Uninterruptible, usually because of a dead volume. Another task waits for it.
         Err(_) => "it was killed, but does not end: it waits in the kernel",
     }
 }
 
-/// The processes of a plugin that has not ended, killed when this is dropped: also those that it started, as
-/// what hangs is often one of them.
+/// The processes of a running plugin, killed when this is dropped: including those that it started, because
+/// one of them often is the one that hangs.
 struct Group(Option<Pid>);
 
 impl Group {
@@ -135,7 +135,7 @@ impl Drop for Group {
 #[expect(clippy::disallowed_methods, reason = "plugins are programs")]
 fn spawn(program: &Path, call: &Call<'_>) -> std::io::Result<Child> {
     let path: Vec<String> = call.bin_dirs.iter().map(|dir| dir.display().to_string()).collect();
-    // Nothing of the server's own environment, in which there may be secrets.
+    // Nothing of the server's own environment, which may contain secrets.
     let programs = std::env::var_os("PATH").unwrap_or_else(|| USUAL_PATH.into());
     Command::new(program)
         .env_clear()
@@ -156,7 +156,7 @@ async fn finish(child: &mut Child, input: &[u8]) -> std::io::Result<(ExitStatus,
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let feed = async {
         if let Some(mut stdin) = stdin {
-            // A plugin may end without having read it all.
+            // A plugin may end without having read all of it.
             let _ = stdin.write_all(input).await;
         }
         Ok(())
@@ -178,7 +178,7 @@ async fn read(
     let Some(stream) = stream else { return Ok(bytes) };
     let mut limited = stream.take(kept);
     limited.read_to_end(&mut bytes).await?;
-    // Read on, so that a talkative plugin does not block.
+    // Reads on, so that a plugin with much output does not block.
     let mut rest = limited.into_inner().take(limit - kept + 1);
     let more = tokio::io::copy(&mut rest, &mut tokio::io::sink()).await?;
     if more > limit - kept {
@@ -187,7 +187,7 @@ async fn read(
     Ok(bytes)
 }
 
-/// The plugin's own words: its error object, else what it said on standard error, else how it ended.
+/// The plugin's error object, else its standard error, else its exit status.
 fn complaint(status: ExitStatus, stdout: &[u8], stderr: &[u8]) -> String {
     let error: Value = serde_json::from_slice(stdout).unwrap_or_default();
     let field = |name: &str| error.get(name).and_then(Value::as_str).filter(|t| !t.is_empty());

@@ -1,4 +1,4 @@
-//! The configuration file that is made from a template and the node's pod CIDR.
+//! Makes a configuration file from a template and the node's pod CIDR.
 
 use std::fs;
 use std::path::PathBuf;
@@ -12,11 +12,11 @@ use crate::network::NetworkError;
 use crate::network::error::file;
 use crate::network::node_cidr::NodeCidr;
 
-/// What its name says of its order among others: before those of most networks.
+/// The name sorts the file before those of most networks.
 const NAME: &str = "10-crisp.conflist";
 
 impl Cni {
-    /// Writes the file where a template is set. Another configuration that is in force is left alone.
+    /// Writes the file if a template is set. Another configuration in force is not replaced.
     pub(in crate::network) fn generate(&self, cidr: &NodeCidr) -> Result<(), NetworkError> {
         let Some(template) = &self.template else { return Ok(()) };
         let path = PathBuf::from(format!("{}/{NAME}", self.directory.path().display()));
@@ -34,7 +34,7 @@ impl Cni {
         };
         let text = fs::read_to_string(template).map_err(file("read", template))?;
         let text = render(&text, &Values::of(&cidr.networks())).map_err(broken)?;
-        // What it is made into has the path of the template: that is what must be mended.
+        // Errors name the path of the template, because that must be corrected.
         NetworkList::parse(template, text.as_bytes())?;
         if fs::read_to_string(&path).is_ok_and(|now| now == text) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Whether a new pod would get its network from CNI.
+//! Checks whether a new pod would get its network from CNI.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,10 +12,10 @@ use super::config::{NetworkList, Plugin, Version};
 use super::exec::{Verb, find};
 use crate::network::NetworkError;
 
-/// How long an answer of the plugins is believed.
+/// The validity of the plugins' responses.
 const FRESH: Duration = Duration::from_secs(10);
 
-/// The plugins' last answers to VERSION and STATUS.
+/// The plugins' last responses to VERSION and STATUS.
 #[derive(Debug, Default)]
 pub(super) struct Health(Mutex<LastAnswer>);
 
@@ -23,11 +23,11 @@ pub(super) struct Health(Mutex<LastAnswer>);
 struct LastAnswer {
     network: Option<Arc<NetworkList>>,
     asked: Option<Instant>,
-    /// `None` until the first answer.
+    /// `None` until the first response.
     complaint: Option<Option<String>>,
 }
 
-/// The answer to VERSION.
+/// The response to VERSION.
 #[derive(Debug, Deserialize)]
 struct Versions {
     #[serde(rename = "supportedVersions")]
@@ -35,7 +35,7 @@ struct Versions {
 }
 
 impl Cni {
-    /// Which network is in force, for people; an error when it can't be used.
+    /// The network in force, for people; an error when it cannot be used.
     pub(in crate::network) fn status(
         self: &Arc<Self>,
         network: &Arc<NetworkList>,
@@ -45,7 +45,7 @@ impl Cni {
         Ok(format!("CNI network {:?} of {}", network.name, network.path.display()))
     }
 
-    /// An error for the first program of the network that is not there.
+    /// An error for the first program of the network that is not installed.
     pub(super) fn check_installed(&self, network: &NetworkList) -> Result<(), NetworkError> {
         for plugin in &network.plugins {
             for program in [Some(plugin.kind.as_str()), plugin.ipam()].into_iter().flatten() {
@@ -55,7 +55,7 @@ impl Cni {
         Ok(())
     }
 
-    /// The last answer; asks again in the background when that is old.
+    /// The last response; requests a new one in the background when it is old.
     fn answered(self: &Arc<Self>, network: &Arc<NetworkList>) -> Result<(), NetworkError> {
         let mut last = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
         if last.network.as_ref() != Some(network) {
@@ -92,7 +92,7 @@ impl Cni {
             break;
         }
         let mut last = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // The configuration may have changed while they were asked.
+        // The configuration may have changed meanwhile.
         if last.network.as_ref() == Some(&network) {
             last.complaint = Some(failure);
         }
@@ -101,7 +101,7 @@ impl Cni {
     async fn ask_plugin(&self, network: &NetworkList, plugin: &Plugin) -> Result<(), NetworkError> {
         let config = json!({"cniVersion": network.version.as_str()});
         let printed = self.call_with(network, plugin, Verb::Version, &[], &config).await;
-        // Plugins that do not know the verb are asked nothing more of.
+        // Plugins that do not support the verb get no further calls.
         let versions = printed.ok().and_then(|text| serde_json::from_slice::<Versions>(&text).ok());
         if let Some(Versions { supported }) = versions
             && !supported.iter().any(|version| version == network.version.as_str())

@@ -1,7 +1,7 @@
 //! Real CNI plugins, for nodes that have a configuration for them.
 //!
 //! ```text
-//!   /etc/cni/net.d  --directory-->  config (NetworkList)       what is to be run
+//!   /etc/cni/net.d  --directory-->  config (NetworkList)       the plugins to run
 //!                                        |
 //!   pod  --capability-->  runtimeConfig  |
 //!        --namespace--->  /run/netns/crisp-<id>
@@ -13,8 +13,8 @@
 //!                               exec: the only file that starts processes
 //! ```
 //!
-//! Specification 0.3.0 to 1.1.0. A pod's record holds the configurations it was attached with and the results
-//! it got, so that taking it away needs neither the configuration folder nor the namespace.
+//! Specification 0.3.0 to 1.1.0. A pod's record has the configurations with which it was attached and the
+//! results, so that a detach needs neither the configuration folder nor the namespace.
 
 mod attach;
 mod cache;
@@ -61,7 +61,7 @@ pub(crate) use self::namespace::{
     all as namespaces_with_paths, is_published as is_namespace, withdraw as withdraw_namespace,
 };
 
-/// Reads what ADD printed.
+/// Parses the output of ADD.
 #[cfg(feature = "fuzz")]
 pub(crate) fn read_result(stdout: &[u8]) {
     if let Ok(value) = result::read(stdout) {
@@ -69,12 +69,12 @@ pub(crate) fn read_result(stdout: &[u8]) {
     }
 }
 
-/// A pod whose plugins fail to take it away.
+/// A pod that its plugins fail to detach.
 #[derive(Debug, Default)]
 struct Left {
     failures: u32,
     why: String,
-    /// An operator was told.
+    /// Whether it was logged for the operator.
     is_told: bool,
 }
 
@@ -84,18 +84,18 @@ pub(super) struct Cni {
     directory: Directory,
     template: Option<PathBuf>,
     bin_dirs: Vec<PathBuf>,
-    /// Of every single plugin call.
+    /// Time limit for every single plugin call.
     deadline: Duration,
     records: RecordDir,
     pods: Mutex<HashMap<PodId, CniRecord>>,
     /// Pods whose record cannot be used.
     lost: Mutex<BTreeSet<PodId>>,
-    /// Pods that a plugin does not take off its network.
+    /// Pods that a plugin fails to detach.
     left: Mutex<BTreeMap<PodId, Left>>,
-    /// Pods of an earlier server, of which a plugin may still be under way.
+    /// Pods of an earlier server; a plugin may still be running for them.
     inherited: Mutex<BTreeSet<PodId>>,
     cache: ResultCache,
-    /// What kubelet says of the node.
+    /// The node's pod CIDR from kubelet.
     node: Mutex<Option<NodeCidr>>,
     health: Arc<Health>,
     /// See [`NetworkConfig::cni_gc`].
@@ -125,12 +125,12 @@ impl Cni {
         })
     }
 
-    /// The network that the configuration folder asks for; `None` when it asks for none.
+    /// The network in the configuration folder; `None` when there is none.
     pub(super) fn current(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         self.directory.current()
     }
 
-    /// The network of that name, whether or not it is in force.
+    /// The network with that name, whether or not it is in force.
     pub(super) fn named(&self, name: &str) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         self.directory.named(name)
     }
@@ -139,7 +139,7 @@ impl Cni {
         self.deadline
     }
 
-    /// All networks of which there is a configuration that can be used.
+    /// All networks with a valid configuration.
     pub(super) fn all(&self) -> Result<Vec<NetworkList>, NetworkError> {
         self.directory.all()
     }
@@ -161,7 +161,7 @@ impl Cni {
             .collect()
     }
 
-    /// How long all calls may take that detaching a pod of such a network needs; attaching needs twice that.
+    /// Time limit for all calls of a detach from such a network; an attach needs twice that.
     pub(super) fn time_of(&self, network: &NetworkList) -> Duration {
         self.deadline * u32::try_from(network.plugins.len()).unwrap_or(u32::MAX)
     }
@@ -174,7 +174,7 @@ impl Cni {
         *self.node.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pods that are given up on for now, and why.
+    /// The pods whose detach has failed repeatedly, with the reason.
     pub(super) fn leftovers(&self) -> Vec<(PodId, String)> {
         let left = self.left();
         let given_up = left.iter().filter(|(_, left)| left.is_told);
@@ -185,7 +185,7 @@ impl Cni {
         self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pods of which it is not known what they have.
+    /// The pods whose resources are unknown.
     pub(super) fn lost(&self) -> BTreeSet<PodId> {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -201,23 +201,23 @@ impl Cni {
         self.known().values().map(of).collect()
     }
 
-    /// Whether there is something to detach.
+    /// Whether the pod has something to detach.
     pub(super) fn knows(&self, pod: &PodId) -> bool {
         self.known().contains_key(pod)
     }
 
-    /// Whether the pod has all that it was to get.
+    /// Whether the pod is completely attached.
     pub(super) fn attached(&self, pod: &PodId) -> bool {
         self.known().get(pod).is_some_and(|record| record.joined().all(|joined| joined.result.is_some()))
     }
 
-    /// What the pod was given, network by network.
+    /// The attachments of the pod, one for each network.
     pub(super) fn attachments(&self, pod: &PodId) -> Vec<Attachment> {
         let known = self.known();
         known.get(pod).into_iter().flat_map(|r| r.joined().filter_map(|j| j.attachment.clone())).collect()
     }
 
-    /// How long detaching the pod may take.
+    /// Time limit for detaching the pod.
     pub(super) fn time_of_detach(&self, pod: &PodId) -> Duration {
         let known = self.known();
         known.get(pod).map_or(self.deadline, |r| r.joined().map(|j| self.time_of(&j.network)).sum())
@@ -227,10 +227,10 @@ impl Cni {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// On disk first, then in memory.
+    /// Records it on disk first, then in memory.
     async fn remember(&self, record: CniRecord) -> Result<(), NetworkError> {
         let records = self.records.clone();
-        // A busy disk may take its time to make the record durable.
+        // A busy disk may take long to make the record durable.
         let written = spawn_blocking(move || records.write(&record).map(|()| record)).await;
         let record = written.map_err(|_| NetworkError::Interrupted("writing the record"))??;
         self.known().insert(record.pod.clone(), record);

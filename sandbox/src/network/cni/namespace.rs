@@ -1,4 +1,5 @@
-//! Plugins want the pod's network namespace as a path. It exists only for them, and only as long as the pod.
+//! Plugins need the pod's network namespace as a path. The path exists only for them, and only as long as the
+//! pod.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io;
@@ -14,12 +15,12 @@ use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use crate::network::NetworkError;
 use crate::network::error::file;
 
-/// Where `ip netns` looks too.
+/// The folder that `ip netns` uses too.
 const FOLDER: &str = "/run/netns";
 /// `NSFS_MAGIC` of linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
 
-/// What names begin with.
+/// The prefix of the names.
 const PREFIX: &str = "crisp-";
 
 pub(super) fn path(pod: &PodId) -> PathBuf {
@@ -38,7 +39,7 @@ pub(crate) fn all() -> Vec<(PathBuf, String)> {
     named.collect()
 }
 
-/// Mounts the namespace there.
+/// Mounts the namespace at the path.
 pub(super) fn publish(path: &Path, netns: BorrowedFd<'_>) -> Result<(), NetworkError> {
     DirBuilder::new()
         .recursive(true)
@@ -56,18 +57,18 @@ pub(super) fn publish(path: &Path, netns: BorrowedFd<'_>) -> Result<(), NetworkE
     mount_bind(source, path).map_err(|e| file("mount the network namespace at", path)(e.into()))
 }
 
-/// Whether the namespace is there. After a reboot the records are, the namespaces are not.
+/// Whether the namespace is mounted. After a reboot there are records without namespaces.
 pub(crate) fn is_published(path: &Path) -> bool {
     rustix::fs::statfs(path).is_ok_and(|stat| stat.f_type == NSFS_MAGIC)
 }
 
-/// Takes the mount away; it may be gone.
+/// Removes the mount; succeeds if it is gone.
 pub(crate) fn withdraw(path: &Path) -> Result<(), NetworkError> {
     match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
         // INVAL: not a mount.
         Ok(()) | Err(Errno::NOENT | Errno::INVAL) => {}
         Err(e) => return Err(file("unmount", path)(io::Error::from(e))),
     }
-    // The folder stays: agents of the node have it mounted, and see no namespace in one that is made anew.
+    // The folder stays: agents of the node have it mounted, and would not see namespaces in a new one.
     remove_file(path).map_err(file("remove", path))
 }

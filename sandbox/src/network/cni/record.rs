@@ -8,7 +8,7 @@ use super::config::NetworkList;
 use crate::network::record::Record;
 use crate::network::{Attachment, INTERFACE, PortMapping};
 
-/// What a pod has of CNI, with all that taking it away needs. Written before the first plugin runs, and again
+/// A pod's CNI networks, with everything that a detach needs. Written before the first plugin runs, and again
 /// with the results.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct CniRecord {
@@ -17,14 +17,14 @@ pub(super) struct CniRecord {
     pub namespace: String,
     pub netns: PathBuf,
     pub ports: Vec<PortMapping>,
-    /// Records of older servers have this network alone.
+    /// Records of older servers only have this network.
     #[serde(flatten)]
     pub first: Joined,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub more: Vec<Joined>,
 }
 
-/// A network that the pod is in, or is about to be.
+/// A network that the pod has joined or is joining.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Joined {
     /// `CNI_ARGS`.

@@ -1,4 +1,4 @@
-//! What pods have of CNI networks, by their records.
+//! Reports the pods' CNI resources in the records.
 
 use super::Cni;
 use crate::network::report::{NetworkThing, Standing, addresses};

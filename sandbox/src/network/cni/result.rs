@@ -1,4 +1,4 @@
-//! What ADD answers.
+//! The results of ADD.
 
 use std::net::IpAddr;
 
@@ -59,12 +59,12 @@ pub(super) fn attachment(value: &Value, network: &str, interface: &str) -> Resul
     let mut ips = Vec::new();
     for ip in &result.ips {
         let belongs = ip.interface.and_then(|at| result.interfaces.get(at));
-        // One without an interface belongs to the only one that counts.
+        // An address without an interface belongs to the only one that counts.
         if belongs.is_none_or(|i| i.name == interface && i.sandbox.as_deref() != Some("")) {
             ips.push(parse_address(&ip.address)?);
         }
     }
-    // An interface beside the first may have none, as a mere switch port.
+    // An additional interface may have no address, for example a switch port.
     if ips.is_empty() && interface == INTERFACE {
         return Err(format!("its result has no address for {interface}"));
     }

@@ -1,6 +1,6 @@
-//! Plugin calls of a server that was killed. They go on without it: an ADD that ends after the DEL of the next
-//! server would leave what no server knows of, and one that is killed halfway leaves what plugins fail to take
-//! away. So they are waited for.
+//! Plugin calls of a server that was killed. They continue without it: an ADD that ends after the DEL of the
+//! next server would leave resources that no server knows, and an ADD that is killed halfway leaves some that
+//! plugins fail to free. So the next server waits for them.
 
 use std::fs;
 use std::time::Duration;
@@ -13,11 +13,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
 const POLL: Duration = Duration::from_millis(5);
-/// For looking through all processes: one that the kernel holds up may hold up who looks at its environment.
+/// Time limit for reading all processes: reading the environment of a blocked process may block.
 const SCAN: Duration = Duration::from_secs(5);
 
-/// Waits for the plugins that are called for the pod, and what they have started; at the deadline they are
-/// killed.
+/// Waits for the plugins that run for the pod, and their child processes; kills them at the deadline.
 pub(super) async fn wait_for_strays(pod: &PodId, deadline: Duration) {
     let of = pod.clone();
     let Ok(Ok(strays)) = timeout(SCAN, spawn_blocking(move || strays(&of))).await else { return };
@@ -32,7 +31,7 @@ pub(super) async fn wait_for_strays(pod: &PodId, deadline: Duration) {
     };
     if timeout(deadline, ended).await.is_err() {
         for process in &strays {
-            // It may have ended just now.
+            // It may have just ended.
             let _ = pidfd_send_signal(process, Signal::KILL);
         }
         tracing::warn!(pod = pod.short(), after = ?deadline, "killed CNI plugins that an earlier server had called");
@@ -40,7 +39,8 @@ pub(super) async fn wait_for_strays(pod: &PodId, deadline: Duration) {
 }
 
 fn strays(pod: &PodId) -> Vec<OwnedFd> {
-    // A plugin is where the server was that called it. Containers are not, whatever their environment says.
+    // A plugin is in the cgroup of the server that called it. Containers are not, whatever their environment
+    // says.
     let Some(own) = cgroup_of("self") else { return Vec::new() };
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -52,7 +52,7 @@ fn cgroup_of(process: &str) -> Option<Vec<u8>> {
 }
 
 fn stray(pid: i32, pod: &PodId, own_cgroup: &[u8]) -> Option<OwnedFd> {
-    // Held before it is looked at, so that the number cannot become another process's.
+    // Opened before it is examined, so that its number cannot be reused.
     let process = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     if cgroup_of(&pid.to_string())? != own_cgroup {
         return None;

@@ -1,5 +1,5 @@
-//! CNI configurations made from a template and the node's pod CIDR, in the form that containerd users have:
-//! the part of Go's text/template that such templates use.
+//! Makes CNI configurations from a template and the node's pod CIDR, in containerd's form: the part of Go's
+//! text/template that such templates use.
 //!
 //! ```text
 //! {{.PodCIDR}}                                        the first network
@@ -10,7 +10,7 @@
 
 use ipnet::IpNet;
 
-/// What a template can name.
+/// The values that a template can use.
 #[derive(Debug, Clone)]
 pub(super) struct Values {
     ranges: Vec<String>,
@@ -30,7 +30,7 @@ impl Values {
 /// Fills the template in.
 ///
 /// # Errors
-/// The line and the action that is not understood.
+/// The line and the action that is not valid.
 pub(super) fn render(template: &str, values: &Values) -> Result<String, String> {
     let mut tokens = tokens(template)?.into_iter().peekable();
     let nodes = parse(&mut tokens, false)?.0;
@@ -62,7 +62,7 @@ fn tokens(template: &str) -> Result<Vec<Token>, String> {
         let (action, after) =
             after.split_once("}}").ok_or(format!("line {line}: \"{{{{\" without \"}}}}\""))?;
         let text = if trim { text.trim_start() } else { text };
-        // `{{-` and `-}}` take the spaces beside them away.
+        // `{{-` and `-}}` remove the spaces beside them.
         let text = if action.starts_with('-') { text.trim_end() } else { text };
         trim = action.ends_with('-');
         tokens.push(Token::Text(text.to_owned()));
@@ -128,7 +128,7 @@ fn unknown(action: &str, line: usize) -> String {
 struct Scope<'v> {
     values: &'v Values,
     variables: Vec<(String, Value)>,
-    /// Of the innermost `range`.
+    /// The value of the innermost `range`.
     dot: Option<Value>,
 }
 

@@ -1,4 +1,4 @@
-//! Questions for the host's own resolvers.
+//! Forwards queries to the host's own resolvers.
 
 use std::fs;
 use std::io;
@@ -13,20 +13,20 @@ use super::message::Query;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const PORT: u16 = 53;
-/// For one resolver.
+/// Time limit for one resolver.
 const PATIENCE: Duration = Duration::from_secs(2);
 const MOST_RESOLVERS: usize = 3;
-/// What resolvers send over UDP at most, whatever a client says that it can take.
+/// Limit for UDP responses of resolvers, whatever size a client accepts.
 const LARGEST: usize = 4096;
 
-/// How the question came, and so the answer goes.
+/// The transport of the query and of its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transport {
     Udp,
     Tcp,
 }
 
-/// The answer of the first resolver that gives one, as it is.
+/// The unchanged response of the first resolver that gives one.
 pub(super) async fn forward(message: &[u8], query: &Query, by: Transport, own: &[IpAddr]) -> Option<Vec<u8>> {
     for resolver in resolvers(own) {
         let asked = async {
@@ -44,7 +44,7 @@ pub(super) async fn forward(message: &[u8], query: &Query, by: Transport, own: &
     None
 }
 
-/// Read each time: that costs some microseconds, and it changes with the network that the host is in.
+/// Read each time: it costs some microseconds, and changes with the host's network.
 fn resolvers(own: &[IpAddr]) -> Vec<SocketAddr> {
     let text = fs::read_to_string(RESOLV_CONF).unwrap_or_default();
     let servers = text.lines().filter_map(|line| {
@@ -65,7 +65,7 @@ async fn ask_udp(resolver: SocketAddr, message: &[u8], query: &Query) -> io::Res
     let mut answer = vec![0; LARGEST];
     loop {
         let length = socket.recv(&mut answer).await?;
-        // What is not the answer may be an attempt to guess it.
+        // A message that does not match may be an attempt to guess the answer.
         if query.is_answered_by(&answer[..length]) {
             answer.truncate(length);
             return Ok(answer);
@@ -79,7 +79,7 @@ async fn ask_tcp(resolver: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     read_framed(&mut stream).await
 }
 
-/// Over TCP a message has its length in front.
+/// Over TCP a message begins with its length.
 pub(super) async fn read_framed(stream: &mut TcpStream) -> io::Result<Vec<u8>> {
     let mut message = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut message).await?;

@@ -1,11 +1,11 @@
-//! Questions and answers, as far as names of pods need them (RFC 1035).
+//! DNS queries and answers, as far as names of pods need them (RFC 1035).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 const HEADER: usize = 12;
-/// What fits into a UDP answer, whatever the client is.
+/// The maximal UDP answer for every client.
 pub(super) const UDP_ANSWER: usize = 512;
-/// Seconds that an answer may be kept.
+/// Seconds for which an answer may be cached.
 const TTL: u32 = 5;
 
 const RESPONSE: u8 = 0x80;
@@ -13,7 +13,7 @@ const AUTHORITATIVE: u8 = 0x04;
 const TRUNCATED: u8 = 0x02;
 const RECURSION_DESIRED: u8 = 0x01;
 const RECURSION_AVAILABLE: u8 = 0x80;
-/// Room for opcode, behind [`RESPONSE`].
+/// The bits of the opcode, after [`RESPONSE`].
 const OPCODE: u8 = 0x78;
 
 const IN: u16 = 1;
@@ -21,7 +21,7 @@ const A: u16 = 1;
 const PTR: u16 = 12;
 const AAAA: u16 = 28;
 
-/// How an answer ends.
+/// The result code of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     NoError = 0,
@@ -29,19 +29,19 @@ pub(super) enum Code {
     Refused = 5,
 }
 
-/// A question that can be answered.
+/// A query that can be answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Query {
-    /// In lower case, without a dot at the end.
+    /// In lower case, without a final dot.
     pub name: String,
     kind: u16,
-    /// Of the header: id and flags.
+    /// The id and flags of the header.
     head: [u8; 4],
-    /// As it was asked.
+    /// The question as it was received.
     question: Vec<u8>,
 }
 
-/// What a name or an address resolves to.
+/// The answer for a name or an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum DnsAnswer {
     Addresses(Vec<IpAddr>),
@@ -50,8 +50,8 @@ pub(super) enum DnsAnswer {
 }
 
 impl Query {
-    /// Reads one question. None: it is no question, or not of the Internet; a message that asks for several is
-    /// unheard of.
+    /// Parses a message with one question. None when it is not a query, or not of the class Internet; no
+    /// client sends several questions.
     pub(super) fn read(message: &[u8]) -> Option<Self> {
         let head: [u8; 4] = message.get(..4)?.try_into().ok()?;
         let counts = message.get(4..6)?;
@@ -65,7 +65,7 @@ impl Query {
         (class == IN).then_some(Self { name, kind, head, question })
     }
 
-    /// The address whose name is asked for.
+    /// The address in a reverse query.
     pub(super) fn pointer(&self) -> Option<IpAddr> {
         if self.kind != PTR {
             return None;
@@ -79,7 +79,7 @@ impl Query {
         Some(Ipv6Addr::from(number).into())
     }
 
-    /// Whether a message from a resolver answers this question.
+    /// Whether a message from a resolver answers this query.
     pub(super) fn is_answered_by(&self, message: &[u8]) -> bool {
         let end = HEADER + self.question.len();
         let is_response = message.get(2).is_some_and(|flags| flags & RESPONSE != 0);
@@ -87,7 +87,7 @@ impl Query {
         is_response && message.get(..2) == Some(&self.head[..2]) && same
     }
 
-    /// The answer from what is known, of at most `limit` bytes.
+    /// The response with this answer, of at most `limit` bytes.
     pub(super) fn answer(&self, known: &DnsAnswer, limit: usize) -> Vec<u8> {
         let records: Vec<Vec<u8>> = match known {
             DnsAnswer::Addresses(addresses) => addresses.iter().filter_map(|ip| self.data_of(*ip)).collect(),
@@ -114,7 +114,7 @@ impl Query {
         answer
     }
 
-    /// An answer without one.
+    /// A response without an answer.
     pub(super) fn fail(&self, code: Code) -> Vec<u8> {
         self.start(code, 0)
     }
@@ -137,7 +137,7 @@ impl Query {
     }
 }
 
-/// The name at `at`, and where it ends. A question has no pointers to other names.
+/// The name at `at`, and its end. A question has no pointers to other names.
 fn read_name(message: &[u8], mut at: usize) -> Option<(String, usize)> {
     let mut name = String::new();
     loop {
@@ -150,7 +150,7 @@ fn read_name(message: &[u8], mut at: usize) -> Option<(String, usize)> {
         if !name.is_empty() {
             name.push('.');
         }
-        // Bytes beyond ASCII are in no name of ours.
+        // No name of ours has bytes beyond ASCII.
         name.extend(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())));
         at += length;
         if name.len() > 255 {

@@ -8,8 +8,8 @@
 //!                          '- anything else: the host's own resolvers     (forward)
 //! ```
 //!
-//! A pod is found by its name, by `NAME.NAMESPACE` and by its aliases, from its own networks. Pods that bring
-//! resolver settings of their own, as those of a kubelet do, do not ask here.
+//! A pod is found by its name, by `NAME.NAMESPACE` and by its aliases, from its own networks. Pods with their
+//! own resolver settings, such as those of kubelet, do not use this.
 
 mod forward;
 mod message;
@@ -26,7 +26,7 @@ use super::NetworkError;
 use super::builtin::Builtin;
 use responder::Responder;
 
-/// Reads a question and answers it.
+/// Parses a query and answers it.
 #[cfg(feature = "fuzz")]
 pub(crate) fn answer_query(message: &[u8]) {
     if let Some(query) = message::Query::read(message) {
@@ -40,15 +40,15 @@ pub(crate) fn answer_query(message: &[u8]) {
 #[derive(Debug, Default)]
 pub(super) struct Dns {
     networks: Mutex<HashMap<String, Served>>,
-    /// Held while a network's packet rules are changed for its responder.
+    /// Locked while a network's packet rules are changed for its responder.
     starting: Mutex<()>,
 }
 
-/// What became of one network's.
+/// The state of one network's responder.
 #[derive(Debug)]
 struct Served {
     gateways: Vec<IpAddr>,
-    /// None: it cannot be served, which was told. It is tried again with each pod.
+    /// None when it cannot be served, which was logged. It is tried again with each pod.
     responder: Option<Responder>,
 }
 
@@ -92,19 +92,19 @@ impl Dns {
         Ok(responder)
     }
 
-    /// The gateways of all networks. What is asked there must not be forwarded there again.
+    /// The gateways of all networks. Queries must never be forwarded back to them.
     fn gateways(&self) -> Vec<IpAddr> {
         self.served().values().flat_map(|served| served.gateways.iter().copied()).collect()
     }
 
-    /// Where names are asked for in the network; None: they are not resolved.
+    /// The resolver's address in the network; None when names are not resolved.
     pub(super) fn resolver(&self, network: &str) -> Option<IpAddr> {
         let all = self.served();
         let served = all.get(network).filter(|served| served.responder.is_some())?;
         served.gateways.first().copied()
     }
 
-    /// Stops to serve a network that is removed.
+    /// Stops serving a removed network.
     pub(super) fn stop(&self, name: &str) {
         self.served().remove(name);
     }

@@ -16,16 +16,17 @@ use super::share::{Share, Shares};
 use crate::network::builtin::{Builtin, DnsSocket};
 use crate::network::{NetworkError, Protocol};
 
-/// Questions that are forwarded at a time; more are refused, so that a pod cannot use up the server.
+/// Limit for queries that are forwarded at the same time; more are refused, so that a pod cannot exhaust the
+/// server.
 const QUESTIONS: usize = 256;
 const QUESTIONS_OF_A_POD: usize = 32;
 const CONNECTIONS: usize = 64;
 const CONNECTIONS_OF_A_POD: usize = 8;
-/// A connection that asks nothing for so long is closed.
+/// An idle connection is closed after this time.
 const IDLE: Duration = Duration::from_secs(10);
-/// And any after this: a client connects again.
+/// Every connection is closed after this time: a client connects again.
 const LONGEST: Duration = Duration::from_secs(60);
-/// More than any question has.
+/// Larger than any query.
 const LARGEST: usize = 4096;
 const LARGEST_ANSWER: usize = 65_535;
 
@@ -35,7 +36,7 @@ pub(super) struct Responder {
     _tasks: JoinSet<()>,
 }
 
-/// What all sockets of a network share.
+/// The shared state of all sockets of a network.
 #[derive(Debug)]
 struct Shared {
     network: Weak<Builtin>,
@@ -46,7 +47,7 @@ struct Shared {
 }
 
 impl Responder {
-    /// Opens sockets on the gateways, on those where it is possible. In the context of the runtime.
+    /// Opens sockets on the gateways where that is possible. Must be called within the runtime.
     pub(super) fn start(
         dns: &Arc<Dns>,
         network: &Arc<Builtin>,
@@ -78,7 +79,7 @@ impl Responder {
     }
 }
 
-/// On ports that the kernel chooses.
+/// Serves on ports that the kernel chooses.
 fn serve(tasks: &mut JoinSet<()>, shared: &Arc<Shared>, gateway: IpAddr) -> io::Result<[DnsSocket; 2]> {
     let udp = std::net::UdpSocket::bind((gateway, 0))?;
     udp.set_nonblocking(true)?;
@@ -97,7 +98,7 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
     let mut buffer = [0; LARGEST];
     let mut tasks = JoinSet::new();
     loop {
-        // An error is that of an earlier answer, whose receiver is gone.
+        // An error belongs to an earlier response, whose receiver is gone.
         let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
         while tasks.try_join_next().is_some() {}
         let Some(query) = Query::read(&buffer[..length]).filter(|_| shared.has(from.ip())) else { continue };
@@ -118,8 +119,8 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
     }
 }
 
-/// Without waiting: answers to a pod with a narrow network can fill the buffer that all share. Who gets none asks
-/// again.
+/// Sends without waiting: responses to a pod with a slow network can fill the buffer that all share. A client
+/// without a response asks again.
 fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
     let _ = socket.try_send_to(answer, to);
 }
@@ -130,14 +131,14 @@ async fn serve_tcp(shared: Arc<Shared>, listener: TcpListener) {
         let accepted = listener.accept().await;
         while tasks.try_join_next().is_some() {}
         let Ok((stream, from)) = accepted else {
-            // No descriptor is left: it will not be better at once.
+            // No descriptor is left: waiting helps more than retrying at once.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
         if let (true, Some(share)) = (shared.has(from.ip()), shared.connections.take(from.ip())) {
             let shared = Arc::clone(&shared);
             tasks.spawn(async move {
-                // How it ends does not matter to others.
+                // Its result does not matter to others.
                 let _ = timeout(LONGEST, serve_connection(&shared, stream, from.ip())).await;
                 drop(share);
             });
@@ -159,13 +160,13 @@ async fn serve_connection(shared: &Shared, mut stream: TcpStream, pod: IpAddr) -
 }
 
 impl Shared {
-    /// Others than pods of the network get no answer.
+    /// Only pods of the network get responses.
     fn has(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         self.network.upgrade().is_some_and(|network| network.subnets().iter().any(|net| net.contains(&ip)))
     }
 
-    /// None: the host's resolvers must be asked.
+    /// None when the host's resolvers must be asked.
     fn answer_at_once(&self, query: &Query, asker: IpAddr, limit: usize) -> Option<Vec<u8>> {
         let network = self.network.upgrade()?;
         let known = match query.pointer() {
@@ -175,8 +176,8 @@ impl Shared {
         Some(query.answer(&known, limit))
     }
 
-    /// For a question that must be forwarded. What this host asks here, it has been asked itself: its resolvers may
-    /// ask here again.
+    /// A share of the budget for a query that must be forwarded. None for queries from this host itself: its
+    /// resolvers may have forwarded them, which would be a loop.
     fn question_of(&self, asker: IpAddr) -> Option<Share> {
         if self.gateways.contains(&asker) { None } else { self.questions.take(asker) }
     }

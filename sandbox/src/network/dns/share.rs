@@ -1,4 +1,4 @@
-//! So much at a time for all pods of a network, of which one pod gets a part.
+//! A limit for all pods of a network together, of which one pod can use only a part.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ pub(super) struct Shares {
     taken: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// Given back when it is dropped.
+/// Returned when it is dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     of: Arc<Shares>,
@@ -23,7 +23,7 @@ impl Shares {
         Arc::new(Self { all, each, taken: Mutex::default() })
     }
 
-    /// None: the pod has its part, or all is taken.
+    /// None when the pod has used its part, or everything is in use.
     pub(super) fn take(self: &Arc<Self>, pod: IpAddr) -> Option<Share> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if taken.values().sum::<usize>() >= self.all {

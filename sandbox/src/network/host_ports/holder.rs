@@ -1,4 +1,4 @@
-//! Which process of the host has a port: asked only to say so in an error.
+//! Finds the process of the host that uses a port, only for an error message.
 //!
 //! Source: sock_diag(7).
 
@@ -23,7 +23,7 @@ struct Found {
     inode: u32,
 }
 
-/// The process that has the port, with the address it has it on, for people.
+/// The process that uses the port, with its address, for people.
 pub(super) fn find(port: &PortMapping) -> String {
     let mut sockets: Vec<Found> = FAMILIES.iter().flat_map(|family| sockets(*family, port)).collect();
     sockets.retain(|found| same(found.address, port.host_ip));
@@ -33,11 +33,11 @@ pub(super) fn find(port: &PortMapping) -> String {
     format!("{process} on {}", found.address)
 }
 
-/// Whether a socket on `address` keeps others from `wanted`.
+/// Whether a socket on `address` prevents others from using `wanted`.
 fn same(address: IpAddr, wanted: Option<IpAddr>) -> bool {
     let Some(wanted) = wanted else { return true };
     let any = address.is_unspecified() || wanted.is_unspecified();
-    // A socket on [::] has the port on IPv4 addresses too, as a rule.
+    // A socket on [::] usually also uses the port on IPv4 addresses.
     address == wanted || (any && (address.is_ipv6() || wanted.is_ipv4()))
 }
 
@@ -45,7 +45,7 @@ fn sockets(family: u8, port: &PortMapping) -> Vec<Found> {
     let mut request = [0; REQUEST];
     request[0] = family;
     request[1] = port.protocol.number();
-    // In any state, also bound and neither listening nor connected.
+    // In any state, including sockets that are bound and neither listening nor connected.
     request[4..8].fill(0xff);
     request[8..10].copy_from_slice(&port.host_port.to_be_bytes());
     let list = |mut socket: Socket| {

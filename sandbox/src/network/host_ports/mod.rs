@@ -1,5 +1,5 @@
-//! Which pod has which port of the host. Whatever publishes them, two pods never have the same one, and no
-//! program of the host gets one while a pod has it: a socket holds it.
+//! The host ports of pods. Whichever network publishes them, two pods never have the same port, and no
+//! program of the host can use it while a pod has it, because a socket holds it.
 
 mod holder;
 mod socket;
@@ -26,11 +26,12 @@ struct Held {
     /// Namespace and name of the pod, for people.
     name: String,
     ports: Vec<PortMapping>,
-    /// They have the ports until they are closed. None for what could not be taken again at a restart.
+    /// Sockets that keep the ports until they are closed. None for ports that could not be opened again at a
+    /// restart.
     _sockets: Vec<OwnedFd>,
 }
 
-/// The ports that a pod has by its record.
+/// The ports in the record of a pod.
 #[derive(Debug)]
 pub(super) struct HeldPorts {
     pub pod: PodId,
@@ -44,7 +45,7 @@ impl HeldPorts {
     }
 }
 
-/// The mappings that publish something; or the one that cannot, and why.
+/// The mappings that publish something; or an invalid one, with the reason.
 pub(crate) fn published(mappings: &[PortMapping]) -> Result<Vec<PortMapping>, (&PortMapping, &'static str)> {
     let mut ports: Vec<PortMapping> = Vec::new();
     for asked in mappings.iter().filter(|m| m.host_port != 0) {
@@ -77,12 +78,12 @@ fn clash(a: &PortMapping, b: &PortMapping) -> bool {
 }
 
 impl HostPorts {
-    /// Takes the ports for the pod, all or none, if no other pod and no program has one.
+    /// Takes the ports for the pod, all or none; fails if another pod or a program uses one.
     pub(super) fn reserve(&self, pod: &PodId, name: &str, ports: &[PortMapping]) -> Result<(), NetworkError> {
         if ports.is_empty() {
             return Ok(());
         }
-        // The holder is looked for without the lock: that reads all of /proc.
+        // The holder is searched without the lock: that reads all of /proc.
         self.take(pod, name, ports).map_err(|refusal| match refusal {
             Refusal::Pod(port, holder) => in_use(port, holder),
             Refusal::Kernel(port, errno) => refused_by_kernel(port, errno),
@@ -108,7 +109,7 @@ impl HostPorts {
         Ok(())
     }
 
-    /// Takes what a pod already has, from its record.
+    /// Takes the ports of an existing pod, from its record.
     pub(super) fn restore(&self, HeldPorts { pod, name, ports }: HeldPorts) {
         if ports.is_empty() {
             return;
@@ -133,7 +134,7 @@ impl HostPorts {
         held.iter().map(|(pod, held)| (pod.clone(), held.ports.clone())).collect()
     }
 
-    /// Gives the pod's ports back.
+    /// Releases the pod's ports.
     pub(super) fn release(&self, pod: &PodId) {
         let released = self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(pod);
         // Sockets are closed without the lock: there may be thousands.
@@ -141,9 +142,9 @@ impl HostPorts {
     }
 }
 
-/// Why a port cannot be taken.
+/// The reason why a port cannot be taken.
 enum Refusal<'p> {
-    /// Another pod has it: the one and where.
+    /// Another pod has it; its name and address.
     Pod(&'p PortMapping, String),
     Kernel(&'p PortMapping, Errno),
 }
@@ -165,7 +166,7 @@ fn in_use(port: &PortMapping, holder: String) -> NetworkError {
     }
 }
 
-/// Where the other one has it, if that is not where it was asked for.
+/// The address on which the other one has it, if it differs from the requested one.
 fn elsewhere(theirs: &PortMapping, asked: &PortMapping) -> String {
     match theirs.host_ip {
         same if same == asked.host_ip => String::new(),

@@ -1,4 +1,4 @@
-//! A socket that keeps a port of the host from every other program.
+//! A socket that keeps other programs from using a host port.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -11,14 +11,14 @@ use rustix::net::{
 
 use crate::network::{PortMapping, Protocol};
 
-/// Takes the port. None where the kernel does not have the protocol, so that no other can take it.
+/// Takes the port. None if the kernel lacks the protocol, so that no other program can take it.
 pub(super) fn hold(port: &PortMapping) -> Result<Option<OwnedFd>, Errno> {
     let Some((socket, address)) = open(port)? else { return Ok(None) };
     match port.protocol {
         Protocol::Tcp => hold_tcp(&socket, &address)?,
         Protocol::Udp => {
             bind(&socket, &address)?;
-            // Nothing reads what comes here while the packet rules are not in place.
+            // Nothing reads packets that come before the packet rules are in place.
             sockopt::set_socket_recv_buffer_size(&socket, 0)?;
         }
         Protocol::Sctp => bind(&socket, &address)?,
@@ -26,9 +26,10 @@ pub(super) fn hold(port: &PortMapping) -> Result<Option<OwnedFd>, Errno> {
     Ok(Some(socket))
 }
 
-/// With REUSEADDR, connections of the past do not count, listeners still do. It must be off in the end, or
-/// others that set it could have the port too; what makes the kernel forget that it was on is a listen. A
-/// client that comes before the pod serves must be refused, not connected and left waiting: so it does not listen in the end.
+/// With REUSEADDR, old connections do not conflict, but listeners still do. In the end it must be off, or
+/// other sockets with it could use the port too; only a listen makes the kernel forget that it was on. A
+/// client that connects before the pod serves must be refused, not left waiting: so the socket does not
+/// listen in the end.
 fn hold_tcp(socket: &OwnedFd, address: &SocketAddr) -> Result<(), Errno> {
     sockopt::set_socket_reuseaddr(socket, true)?;
     bind(socket, address)?;
@@ -53,7 +54,7 @@ fn open(port: &PortMapping) -> Result<Option<(OwnedFd, SocketAddr)>, Errno> {
         Err(Errno::PROTONOSUPPORT | Errno::SOCKTNOSUPPORT) => return Ok(None),
         opened => opened?,
     };
-    // An address that the host does not have yet may come later, as a floating one does.
+    // An address that the host does not have may come later, for example a floating one.
     match ip {
         IpAddr::V4(_) => sockopt::set_ip_freebind(&socket, true)?,
         IpAddr::V6(_) => {
@@ -117,7 +118,7 @@ mod tests {
         let _held = hold(&mapping(Protocol::Tcp, port, Some("127.0.0.1"))).unwrap();
         assert!(in_use(TcpListener::bind(("127.0.0.1", port))));
         TcpListener::bind(("127.0.0.2", port)).unwrap();
-        // One that the host does not have.
+        // An address that the host does not have.
         assert!(hold(&mapping(Protocol::Tcp, port, Some("192.0.2.77"))).unwrap().is_some());
         let _held = hold(&mapping(Protocol::Tcp, port, Some("::"))).unwrap();
         TcpListener::bind(("127.0.0.3", port)).unwrap();

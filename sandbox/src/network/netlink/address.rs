@@ -15,8 +15,8 @@ const NLM_F_REPLACE: u16 = 0x100;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const IFA_BROADCAST: u16 = 4;
-/// `IFA_F_NODAD`: an IPv6 address can be used at once, without a second of asking whether others have it.
-/// Ours are given out by us alone.
+/// `IFA_F_NODAD`: an IPv6 address can be used at once, without a second of duplicate address detection. Only
+/// this server assigns these addresses.
 const NO_DETECTION: u8 = 2;
 const IFADDRMSG: usize = 8;
 
@@ -27,7 +27,7 @@ pub(in crate::network) struct InterfaceAddress {
     pub address: IpNet,
 }
 
-/// Adds the message that puts the address on its interface; no error when it is there already.
+/// Adds the message that assigns the address to its interface; no error when it has it already.
 pub(in crate::network) fn add_address(
     messages: &mut Messages,
     step: &'static str,
@@ -61,7 +61,7 @@ fn parse(payload: &[u8]) -> Option<InterfaceAddress> {
     let mut address: Option<IpAddr> = None;
     for (kind, value) in attributes(payload.get(IFADDRMSG..)?) {
         match kind {
-            // On a point-to-point link ADDRESS is the other side's, so LOCAL wins whatever the order.
+            // On a point-to-point link ADDRESS is the peer's, so LOCAL always takes precedence.
             IFA_LOCAL => address = ip_of(value),
             IFA_ADDRESS => address = address.or(ip_of(value)),
             _ => {}

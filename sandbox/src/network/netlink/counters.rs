@@ -2,7 +2,7 @@
 
 use super::message::u64_at;
 
-/// What went through an interface since it was made, seen from the pod.
+/// Traffic through an interface since it was made, from the pod's point of view.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct InterfaceCounters {
     /// Bytes received.
@@ -11,7 +11,7 @@ pub struct InterfaceCounters {
     pub rx_packets: u64,
     /// Receive errors.
     pub rx_errors: u64,
-    /// Packets dropped on receipt, those that the device had no room for included, as in /proc/net/dev.
+    /// Packets dropped on receipt, including those for which the device had no space, as in /proc/net/dev.
     pub rx_dropped: u64,
     /// Bytes sent.
     pub tx_bytes: u64,

@@ -9,7 +9,7 @@ use super::message::{Messages, attributes, u32_at};
 use super::socket::{NetlinkError, Socket};
 
 pub(super) const RTM_NEWLINK: u16 = 16;
-/// The kernel's work queue needs milliseconds, on a machine that does little else a second.
+/// The kernel's work queue needs milliseconds, on a busy machine a second.
 const UP_DEADLINE: Duration = Duration::from_secs(5);
 const UP_POLL: Duration = Duration::from_micros(500);
 
@@ -54,7 +54,7 @@ pub(in crate::network) struct Link {
     pub mac: Option<[u8; 6]>,
     /// Index of the bridge that it is a port of; 0 without one.
     pub master: u32,
-    /// Packets really pass. A carrier alone is not enough: see [`wait_until_up`].
+    /// Whether packets really pass. A carrier alone is not sufficient: see [`wait_until_up`].
     pub operational: bool,
     pub counters: InterfaceCounters,
 }
@@ -70,8 +70,8 @@ pub(super) fn ifinfomsg(index: u32, flags: u32, change: u32) -> [u8; IFINFOMSG] 
 
 pub(super) const UP: (u32, u32) = (IFF_UP, IFF_UP);
 
-/// No IPv6 address by itself on this interface: no duplicate-address detection, no multicast chatter.
-/// Optional, because a kernel without IPv6 refuses it and needs it as little.
+/// Disables automatic IPv6 addresses on this interface: no duplicate address detection, no multicast.
+/// Optional, because a kernel without IPv6 refuses it and does not need it.
 pub(super) fn no_automatic_ipv6(messages: &mut Messages, name: &str) {
     messages
         .request("turn off automatic IPv6 addresses", RTM_SETLINK, 0, &ifinfomsg(0, 0, 0))
@@ -92,11 +92,11 @@ pub(super) fn up(messages: &mut Messages, step: &'static str, name: &str) {
 #[derive(Debug, Clone, Copy)]
 pub(in crate::network) struct BridgeLink<'a> {
     pub name: &'a str,
-    /// Set at birth, so that it does not change with every port that comes or goes.
+    /// Set at creation, so that it does not change with each port that is added or removed.
     pub mac: [u8; 6],
-    /// Whose it is, for a server that finds it later.
+    /// Identifies the owner for a later server.
     pub alias: &'a str,
-    /// What packet rules know it by, among others of its kind.
+    /// Identifies it in packet rules, among others of its kind.
     pub group: u32,
 }
 
@@ -129,7 +129,7 @@ pub(in crate::network) fn set_group(messages: &mut Messages, index: u32, group: 
     messages.request("set the bridge's group", RTM_SETLINK, 0, &fixed).attr_u32(IFLA_GROUP, group);
 }
 
-/// Makes the interfaces ports of the bridge again, as they were; those that are gone do not matter.
+/// Makes the interfaces ports of the bridge again, with the same options; those that are gone are ignored.
 pub(in crate::network) fn rejoin(
     socket: &mut Socket,
     names: &[&str],
@@ -149,12 +149,12 @@ pub(in crate::network) fn rejoin(
     socket.run(messages)
 }
 
-/// What a port of the bridge has beside its bridge; a new port has neither.
+/// The options of a port of the bridge; a new port has neither.
 pub(super) fn port_flags(message: &mut Messages, isolated: bool) {
     message.nest(IFLA_LINKINFO, |m| {
         m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge").nest(IFLA_INFO_SLAVE_DATA, |m| {
-            // Where bridged packets pass the packet rules (br_netfilter), one that is redirected to the pod it
-            // came from leaves by the port it came in by.
+            // If bridged packets pass the packet rules (br_netfilter), a packet that is redirected to the pod
+            // of its source leaves by its input port.
             m.attr(IFLA_BRPORT_HAIRPIN, &[1]);
             if isolated {
                 m.attr(IFLA_BRPORT_ISOLATED, &[1]);
@@ -163,15 +163,15 @@ pub(super) fn port_flags(message: &mut Messages, isolated: bool) {
     });
 }
 
-/// Deletes an interface; `false` when there is none of that name.
+/// Deletes an interface; returns `false` when there is none with that name.
 pub(in crate::network) fn delete_link(socket: &mut Socket, name: &str) -> Result<bool, NetlinkError> {
     let mut messages = Messages::new();
     messages.request("delete interface", RTM_DELLINK, 0, &ifinfomsg(0, 0, 0)).attr_str(IFLA_IFNAME, name);
     existed(socket.run(messages))
 }
 
-/// Cuts an interface off and puts it into `group`, to be deleted with others; `false` when there is none.
-/// This is quick, where deleting waits for every packet in the kernel to be done with it.
+/// Disconnects an interface and puts it into `group`, to be deleted with others; returns `false` when there
+/// is none. This is fast, while deleting waits for every packet in the kernel that refers to it.
 pub(in crate::network) fn retire_link(
     socket: &mut Socket,
     name: &str,
@@ -186,7 +186,7 @@ pub(in crate::network) fn retire_link(
     existed(socket.run(messages))
 }
 
-/// Deletes all interfaces of a group in one go.
+/// Deletes all interfaces of a group together.
 pub(in crate::network) fn delete_group(socket: &mut Socket, group: u32) -> Result<bool, NetlinkError> {
     let mut messages = Messages::new();
     messages.request("delete interfaces", RTM_DELLINK, 0, &ifinfomsg(0, 0, 0)).attr_u32(IFLA_GROUP, group);
@@ -201,7 +201,7 @@ fn existed(answer: Result<(), NetlinkError>) -> Result<bool, NetlinkError> {
     }
 }
 
-/// The interface of that name, if there is one.
+/// The interface with that name, if there is one.
 pub(in crate::network) fn link_by_name(
     socket: &mut Socket,
     name: &str,
@@ -214,9 +214,9 @@ pub(in crate::network) fn link_by_name(
 /// Waits until the interface passes packets.
 ///
 /// The end of a pair that was up first learns of its partner from a work queue of the kernel. Until that has
-/// run, what it should send is dropped, and a program that lost its first packet waits a second or five
-/// before it sends another. From Linux 6.8 on asking for an interface does that work first, so this waits on
-/// older kernels only.
+/// run, its packets are dropped, and a program that lost its first packet waits between one and five seconds
+/// before it sends another. Since Linux 6.8 a request for an interface does that work first, so this only
+/// waits on older kernels.
 #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 pub(in crate::network) fn wait_until_up(socket: &mut Socket, name: &str) -> Result<(), NetlinkError> {
     let start = Instant::now();
@@ -241,7 +241,7 @@ fn find(socket: &mut Socket, messages: Messages) -> Result<Option<Link>, Netlink
     }
 }
 
-/// The interface of that index, if there is one.
+/// The interface with that index, if there is one.
 pub(in crate::network) fn link_by_index(
     socket: &mut Socket,
     index: u32,

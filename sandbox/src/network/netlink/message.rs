@@ -1,4 +1,4 @@
-//! Encoding of netlink messages and attributes, and reading attributes back.
+//! Encodes netlink messages and attributes, and decodes attributes.
 
 use std::net::IpAddr;
 
@@ -12,7 +12,7 @@ const NLM_F_DUMP: u16 = 0x300;
 const NLA_F_NESTED: u16 = 0x8000;
 const NLA_TYPE_MASK: u16 = 0x3fff;
 
-/// One message's place and fate.
+/// The position and the state of one message.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
     pub start: usize,
@@ -21,7 +21,7 @@ pub(super) struct Entry {
     pub optional: bool,
 }
 
-/// Messages that go out in one datagram and are executed in order.
+/// Messages that are sent in one datagram and executed in order.
 #[derive(Debug, Default)]
 pub(in crate::network) struct Messages {
     pub(super) bytes: Vec<u8>,
@@ -33,8 +33,8 @@ impl Messages {
         Self::default()
     }
 
-    /// Starts a message that the kernel is to acknowledge. `step` names it in errors, `fixed` is the
-    /// structure behind the header.
+    /// Starts a message that the kernel must acknowledge. `step` names it in errors, `fixed` is the structure
+    /// after the header.
     pub(in crate::network) fn request(
         &mut self,
         step: &'static str,
@@ -45,17 +45,17 @@ impl Messages {
         self.start(step, kind, flags | NLM_F_REQUEST | NLM_F_ACK, fixed, true)
     }
 
-    /// Starts a message whose answer is a list.
+    /// Starts a message whose response is a list.
     pub(in crate::network) fn dump(&mut self, step: &'static str, kind: u16, fixed: &[u8]) -> &mut Self {
         self.start(step, kind, NLM_F_REQUEST | NLM_F_DUMP, fixed, true)
     }
 
-    /// Starts a message that is answered only when it fails.
+    /// Starts a message that only gets a response when it fails.
     pub(in crate::network) fn silent(&mut self, step: &'static str, kind: u16, fixed: &[u8]) -> &mut Self {
         self.start(step, kind, NLM_F_REQUEST, fixed, false)
     }
 
-    /// The message begun last may fail without failing the others.
+    /// The last message may fail without failing the others.
     pub(in crate::network) fn optional(&mut self) -> &mut Self {
         if let Some(entry) = self.entries.last_mut() {
             entry.optional = true;
@@ -80,7 +80,7 @@ impl Messages {
         self.raw(fixed)
     }
 
-    /// Bytes that are not an attribute, padded to four.
+    /// Bytes outside of attributes, padded to four.
     pub(in crate::network) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(bytes);
         self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
@@ -88,7 +88,7 @@ impl Messages {
     }
 
     pub(in crate::network) fn attr(&mut self, kind: u16, value: &[u8]) -> &mut Self {
-        // An attribute's length is 16 bits; all that is put here is a name, an address or a number.
+        // The length of an attribute has 16 bits; all values here are names, addresses or numbers.
         let length = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
         self.bytes.extend_from_slice(&length.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -107,7 +107,7 @@ impl Messages {
         }
     }
 
-    /// A number in network order, as nf_tables wants all of its own.
+    /// A number in network byte order, as nf_tables requires.
     pub(in crate::network) fn attr_be32(&mut self, kind: u16, value: u32) -> &mut Self {
         self.attr(kind, &value.to_be_bytes())
     }
@@ -129,7 +129,7 @@ impl Messages {
         self
     }
 
-    /// Fills in lengths and sequence numbers, the first message getting `first`.
+    /// Fills in lengths and sequence numbers, beginning with `first`.
     pub(super) fn seal(&mut self, first: u32) {
         let ends = self.entries.iter().skip(1).map(|e| e.start).chain([self.bytes.len()]);
         let spans: Vec<(usize, usize)> = self.entries.iter().map(|e| e.start).zip(ends).collect();
@@ -150,7 +150,7 @@ pub(super) struct Received<'a> {
     pub payload: &'a [u8],
 }
 
-/// The messages in one received datagram. A damaged rest ends the walk.
+/// The messages in one received datagram. A damaged rest ends the iteration.
 pub(super) fn received(mut datagram: &[u8]) -> impl Iterator<Item = Received<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(datagram, 0)? as usize;

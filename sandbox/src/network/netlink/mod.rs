@@ -1,12 +1,11 @@
-//! A small synchronous netlink client: messages in one datagram out, their answers back.
+//! A small synchronous netlink client: sends messages in one datagram and receives their responses.
 //!
-//! Everything asked here is answered by the kernel before `send` returns, so nothing needs a task of
-//! its own; a whole pod is attached with four datagrams.
-//! Why not netlink-packet-route, which netavark uses: it is well kept and free of unsafe code, but 34,000 lines
-//! with netlink-packet-core (ours are 1,000), and each release before 1.0 changes its types. The encoder in
-//! `message.rs` would have to stay beside it, as neither nf_tables nor conntrack is in it, and for rtnetlink
-//! it saves nothing: a message is as long in its enums as in our attributes, and our datagrams of several
-//! messages with one error each (`step`, `optional`) would still be ours.
+//! The kernel answers all requests here before `send` returns, so no task is needed; a whole pod is attached
+//! with four datagrams. Why not netlink-packet-route, which netavark uses: it is well kept and free of unsafe
+//! code, but has 34,000 lines with netlink-packet-core (ours are 1,000), and each release before 1.0 changes
+//! its types. The encoder in `message.rs` would have to stay beside it, because it has neither nf_tables nor
+//! conntrack, and for rtnetlink it saves nothing: a message in its enums is as long as in our attributes, and
+//! our datagrams of several messages with one error each (`step`, `optional`) would still be ours.
 //!
 //! Sources: netlink(7), rtnetlink(7), linux/if_link.h, linux/rtnetlink.h.
 

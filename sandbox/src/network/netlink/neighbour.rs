@@ -1,4 +1,4 @@
-//! Which hardware address an address has.
+//! Hardware addresses of neighbours.
 
 use std::net::IpAddr;
 
@@ -11,23 +11,23 @@ const NLM_F_REPLACE: u16 = 0x100;
 const NDA_DST: u16 = 1;
 const NDA_LLADDR: u16 = 2;
 const NUD_STALE: u16 = 4;
-/// What the kernel does not count: its table, of 1024 entries by default, is one for all namespaces.
+/// Excluded from the kernel's limit: its table, of 1024 entries by default, is shared by all namespaces.
 const NTF_EXT_LEARNED: u8 = 0x10;
 const NDMSG: usize = 12;
 
-/// How long an entry is there.
+/// The lifetime of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::network) enum EntryLifetime {
-    /// Until the kernel needs the room.
+    /// Until the kernel needs the space.
     WhileUsed,
     /// As long as the interface.
     WithInterface,
 }
 
-/// Adds the message that tells the kernel what it would otherwise ask for with the first packet. A question
-/// for an address that is some milliseconds old may get no answer: IPv6 interfaces listen to it only when a
-/// work queue has run, and then a second passes. The kernel makes sure by itself later, and forgets what is not
-/// used.
+/// Adds the message for an entry that the kernel would otherwise request with the first packet. A request for
+/// an address that is some milliseconds old may get no response: IPv6 interfaces receive it only when a work
+/// queue has run, and then a second passes. The kernel verifies the entry later itself, and removes unused
+/// ones.
 pub(in crate::network) fn add_neighbour(
     messages: &mut Messages,
     index: u32,
@@ -44,7 +44,7 @@ pub(in crate::network) fn add_neighbour(
     }
     messages
         .request("add neighbour", RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, &fixed)
-        // Only a convenience.
+        // Only an optimisation.
         .optional()
         .attr_ip(NDA_DST, address)
         .attr(NDA_LLADDR, &mac);

@@ -14,17 +14,17 @@ use super::qdisc::limit_rate;
 use super::route::add_default_route;
 use super::socket::{NetlinkError, Socket};
 
-/// A route socket opened inside a pod's network namespace. Cloning shares the socket; callers take
-/// turns, each turn being some microseconds.
+/// A route socket that was opened in a pod's network namespace. Clones share the socket; callers take turns
+/// of some microseconds.
 #[derive(Debug, Clone)]
 pub struct PodNetlink(Arc<Mutex<Socket>>);
 
-/// What the pod's interface gets.
+/// The configuration of the pod's interface.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::network) struct PodInterface<'a> {
     pub name: &'a str,
     pub addresses: &'a [PodAddress],
-    /// Goes with an IPv6 address: without one the kernel cannot ask for a neighbour that it knew before.
+    /// Required for an IPv6 address: without one the kernel cannot verify an existing neighbour entry.
     pub link_local: Option<IpNet>,
 }
 
@@ -34,11 +34,11 @@ pub(in crate::network) struct PodAddress {
     pub address: IpNet,
     pub gateway: IpAddr,
     pub gateway_mac: [u8; 6],
-    /// Whether it is the way to everywhere else.
+    /// Whether it is the default gateway.
     pub is_default: bool,
 }
 
-/// The step that a pod which has turned IPv6 off refuses.
+/// The step that fails in a pod with IPv6 turned off.
 const ADD_IPV6: &str = "add the pod's IPv6 address";
 
 impl PodNetlink {
@@ -51,7 +51,7 @@ impl PodNetlink {
     /// The counters of the pod's interface `name`, `None` when it has no such interface.
     ///
     /// # Errors
-    /// When the kernel refuses, or the socket is not what it should be.
+    /// The kernel refuses, or the socket is not a route socket.
     pub fn interface_counters(&self, name: &str) -> Result<Option<InterfaceCounters>, NetlinkError> {
         Ok(self.with(|socket| link_by_name(socket, name))?.map(|link| link.counters))
     }
@@ -65,7 +65,7 @@ impl PodNetlink {
         Ok(all.into_iter().filter(|l| l.name != "lo").map(|l| (l.name, l.counters)).collect())
     }
 
-    /// Sets the loopback interface up, which a new namespace has down.
+    /// Sets the loopback interface up, which is down in a new namespace.
     ///
     /// # Errors
     /// As [`Self::interface_counters`].
@@ -76,7 +76,7 @@ impl PodNetlink {
     }
 
     /// Sets `lo` and the interface up, and gives the interface its addresses and default routes. Returns
-    /// whether the pod has IPv6: it may have turned that off by a sysctl.
+    /// whether the pod has IPv6: a sysctl may have turned it off.
     pub(in crate::network) fn configure(&self, interface: &PodInterface<'_>) -> Result<bool, NetlinkError> {
         self.with(|socket| {
             let link = link_by_name(socket, interface.name)?;
@@ -90,7 +90,7 @@ impl PodNetlink {
         })
     }
 
-    /// Limits what the pod sends by the interface, to bits per second.
+    /// Limits the traffic that the pod sends through the interface, in bits per second.
     pub(in crate::network) fn limit(&self, name: &str, bits: u64) -> Result<(), NetlinkError> {
         self.with(|socket| limit_by_name(socket, name, bits))
     }
@@ -99,12 +99,12 @@ impl PodNetlink {
         &self,
         use_it: impl FnOnce(&mut Socket) -> Result<T, NetlinkError>,
     ) -> Result<T, NetlinkError> {
-        // A panic elsewhere leaves at most unread answers behind, which are recognised as old.
+        // A panic elsewhere leaves at most unread responses, which are recognised by their numbers.
         use_it(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Limits what the interface of that name sends, to bits per second.
+/// Limits the traffic that the interface with that name sends, in bits per second.
 pub(in crate::network) fn limit_by_name(
     socket: &mut Socket,
     name: &str,
@@ -116,7 +116,7 @@ pub(in crate::network) fn limit_by_name(
     socket.run(messages)
 }
 
-/// IPv6 last: the first failure is what is reported.
+/// IPv6 last, because the first failure is reported.
 fn messages(interface: &PodInterface<'_>, index: u32) -> Messages {
     let mut messages = Messages::new();
     up(&mut messages, "set lo up", "lo");

@@ -1,4 +1,4 @@
-//! Limits of what an interface sends: a token bucket, see tc-tbf(8).
+//! Limits the traffic that an interface sends: a token bucket, see tc-tbf(8).
 
 use super::message::Messages;
 
@@ -14,12 +14,12 @@ const TCA_TBF_BURST: u16 = 6;
 /// `TC_LINKLAYER_ETHERNET`.
 const ETHERNET: u8 = 1;
 
-/// What may be sent at once: twenty times in a second, and never less than two of the largest packets.
+/// The size of a burst: a twentieth of a second, and at least two of the largest packets.
 const BURSTS: u64 = 20;
 const LEAST_BURST: u64 = 128 << 10;
 const MOST_BURST: u64 = 256 << 20;
 
-/// Adds the message that limits what the interface sends, to bits per second.
+/// Adds the message that limits the traffic that the interface sends, in bits per second.
 pub(in crate::network) fn limit_rate(messages: &mut Messages, index: u32, bits: u64) {
     let rate = bits / 8;
     let burst = (rate / BURSTS).clamp(LEAST_BURST, MOST_BURST);
@@ -37,7 +37,7 @@ pub(in crate::network) fn limit_rate(messages: &mut Messages, index: u32, bits: 
     });
 }
 
-/// `struct tc_tbf_qopt`: a rate, no peak rate, and how much waits before more is dropped.
+/// `struct tc_tbf_qopt`: a rate, no peak rate, and the queue length at which packets are dropped.
 fn parameters(rate: u64, burst: u32) -> [u8; 36] {
     let mut bytes = [0; 36];
     bytes[1] = ETHERNET;

@@ -22,14 +22,14 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 const RTMSG: usize = 12;
 
-/// A route's destination and the interface it leads to (0 when it leads nowhere, as unreachable does).
+/// A route's destination and its interface (0 for routes without one, such as unreachable).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::network) struct Route {
     pub destination: IpNet,
     pub device: u32,
 }
 
-/// Adds the message that makes `gateway` the way to everywhere else of its family.
+/// Adds the message that makes `gateway` the default gateway of its family.
 pub(super) fn add_default_route(messages: &mut Messages, step: &'static str, gateway: IpAddr, device: u32) {
     let family = family(gateway);
     let fixed = [family, 0, 0, 0, RT_TABLE_MAIN, RTPROT_BOOT, RT_SCOPE_UNIVERSE, RTN_UNICAST, 0, 0, 0, 0];
@@ -39,7 +39,7 @@ pub(super) fn add_default_route(messages: &mut Messages, step: &'static str, gat
         .attr_u32(RTA_OIF, device);
 }
 
-/// All routes of the socket's namespace, of every table, those for its own addresses included.
+/// All routes of the socket's namespace, of every table, including those for its own addresses.
 pub(in crate::network) fn routes(socket: &mut Socket) -> Result<Vec<Route>, NetlinkError> {
     socket.list(
         |m| {
@@ -51,7 +51,7 @@ pub(in crate::network) fn routes(socket: &mut Socket) -> Result<Vec<Route>, Netl
 
 fn parse(payload: &[u8]) -> Option<Route> {
     let prefix = *payload.get(1)?;
-    // Multicast routes have families of their own.
+    // Multicast routes have their own families.
     let (mut base, mut device) = match *payload.first()? {
         AF_INET => (Ipv4Addr::UNSPECIFIED.into(), 0),
         AF_INET6 => (Ipv6Addr::UNSPECIFIED.into(), 0),
@@ -71,7 +71,7 @@ pub(super) fn family(address: IpAddr) -> u8 {
     if address.is_ipv4() { AF_INET } else { AF_INET6 }
 }
 
-/// The address in an attribute, whose length tells the family.
+/// The address in an attribute; its length tells the family.
 pub(in crate::network) fn ip_of(value: &[u8]) -> Option<IpAddr> {
     match value.len() {
         4 => Some(<[u8; 4]>::try_from(value).ok()?.into()),

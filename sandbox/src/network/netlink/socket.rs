@@ -13,18 +13,18 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLM_F_DUMP_INTR: u16 = 0x10;
 
-/// The kernel answers at once; this is only for the case that it does not.
+/// Time limit; normally the kernel answers at once.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// Holds what the kernel puts into one datagram of a list.
 const DATAGRAM: usize = 32 * 1024;
-/// What a socket holds at least by default: net.core.wmem_default.
+/// The minimal default size of a socket's buffer: net.core.wmem_default.
 const SEND_BUFFER: usize = 212_992;
-/// How much more memory the answers take up than the messages that they answer.
+/// Memory of the responses as a multiple of the messages.
 const ANSWER_ROOM: usize = 16;
-/// A list that changed while it was read is read again, this often.
+/// How often a list is read again when it changes during the read.
 const DUMP_ATTEMPTS: u32 = 5;
 
-/// Why the kernel did not do what a message asked for.
+/// The reason why the kernel did not execute a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetlinkError {
     /// Refused by the kernel.
@@ -32,19 +32,19 @@ pub enum NetlinkError {
     Refused {
         /// The message's name.
         step: &'static str,
-        /// The kernel's answer.
+        /// The kernel's error.
         errno: Errno,
     },
     /// The socket itself failed.
     #[error("netlink socket: {0}")]
     Socket(Errno),
-    /// An answer that does not read as one.
+    /// A response that is not valid.
     #[error("{0}: the kernel's answer is not understood")]
     Malformed(&'static str),
 }
 
 impl NetlinkError {
-    /// The error number, if the kernel gave one.
+    /// The error number, if the kernel returned one.
     #[must_use]
     pub fn errno(&self) -> Option<Errno> {
         match self {
@@ -54,7 +54,7 @@ impl NetlinkError {
     }
 }
 
-/// Which part of the kernel to talk to.
+/// The part of the kernel to talk to.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::network) enum Protocol {
     Route,
@@ -62,8 +62,8 @@ pub(in crate::network) enum Protocol {
     SocketDiagnosis,
 }
 
-/// A netlink socket with its sequence counter. It belongs to the namespace it was opened in, in
-/// every process.
+/// A netlink socket with its sequence counter. It belongs to the namespace in which it was opened, in every
+/// process.
 #[derive(Debug)]
 pub(in crate::network) struct Socket {
     fd: OwnedFd,
@@ -84,13 +84,14 @@ impl Socket {
 
     /// Takes over a socket opened elsewhere.
     pub(in crate::network) fn from_fd(fd: OwnedFd) -> Self {
-        // Without it a lost answer would block a thread for ever; a socket that refuses still works.
+        // Without a time limit, a lost response would block a thread forever; a socket that refuses the
+        // option still works.
         let _ = sockopt::set_socket_timeout(&fd, sockopt::Timeout::Recv, Some(ANSWER_DEADLINE));
         Self { fd, seq: 1 }
     }
 
-    /// Sends the messages and waits for all their answers. The first failure is returned, after every
-    /// message had its turn.
+    /// Sends the messages and waits for all their responses. Returns the first failure, after all messages
+    /// were executed.
     pub(in crate::network) fn run(&mut self, messages: Messages) -> Result<(), NetlinkError> {
         self.run_with(messages, |_, _| {})
     }
@@ -112,7 +113,7 @@ impl Socket {
         send(&self.fd, &messages.bytes, SendFlags::empty()).map_err(NetlinkError::Socket)?;
         let mut answers = Answers { messages: &messages, first, open: 0, failure: None, interrupted: false };
         answers.open = messages.entries.iter().filter(|e| e.answered).count();
-        // Not allocated: memory of this size comes from the kernel and goes back to it each time.
+        // On the stack: an allocation of this size would be mapped and unmapped by the kernel each time.
         let mut buffer = [const { MaybeUninit::uninit() }; DATAGRAM];
         while answers.open > 0 {
             let datagram = match recv(&self.fd, &mut buffer[..], RecvFlags::empty()) {
@@ -133,12 +134,13 @@ impl Socket {
         }
     }
 
-    /// The kernel takes all messages of a transaction in one datagram, which the send buffer must hold. A
-    /// refusal shows when they are sent.
+    /// The kernel receives all messages of a transaction in one datagram, which must fit into the send
+    /// buffer. A refusal shows when they are sent.
     fn make_room(&self, bytes: usize) {
         if bytes > SEND_BUFFER / 2 {
             let _ = sockopt::set_socket_send_buffer_size_force(&self.fd, bytes + SEND_BUFFER);
-            // One answer to each message comes before the first is read, larger than a short message.
+            // Each message gets a response before the first one is read, and it is larger than a short
+            // message.
             let _ = sockopt::set_socket_recv_buffer_size_force(&self.fd, ANSWER_ROOM * bytes);
         }
     }
@@ -163,7 +165,7 @@ impl Socket {
     }
 }
 
-/// What is still to come, and what went wrong so far.
+/// The pending responses, and the errors so far.
 struct Answers<'a> {
     messages: &'a Messages,
     first: u32,
@@ -174,7 +176,7 @@ struct Answers<'a> {
 
 impl Answers<'_> {
     fn take(&mut self, message: Received<'_>, each: &mut impl FnMut(u16, &[u8])) -> Result<(), NetlinkError> {
-        // An answer to an earlier request that timed out.
+        // A response to an earlier request that timed out.
         let Some(entry) = self.messages.entries.get(message.seq.wrapping_sub(self.first) as usize).copied()
         else {
             return Ok(());
@@ -182,7 +184,7 @@ impl Answers<'_> {
         self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
         match message.kind {
             NLMSG_ERROR | NLMSG_DONE => {
-                // A list ends with DONE, whose number is an error as well.
+                // A list ends with DONE, whose number may be an error too.
                 let code = u32_at(message.payload, 0).unwrap_or(0).cast_signed();
                 if code != 0 && !entry.optional && self.failure.is_none() {
                     let errno = Errno::from_raw_os_error(code.wrapping_neg());
@@ -191,7 +193,7 @@ impl Answers<'_> {
                 if entry.answered {
                     self.open -= 1;
                 } else if let Some(error) = self.failure.take() {
-                    // The frame of a batch failed, so the messages in it may never be answered.
+                    // The frame of a batch failed, so the messages in it may never get a response.
                     return Err(error);
                 }
             }

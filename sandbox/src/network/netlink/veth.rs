@@ -15,7 +15,7 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_NET_NS_FD: u16 = 28;
 const VETH_INFO_PEER: u16 = 1;
 
-/// A veth pair to make: one end a port of the bridge, the other born in the pod's namespace.
+/// A veth pair to make: one end is a port of the bridge, the other is created in the pod's namespace.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::network) struct VethPair<'a> {
     pub host_name: &'a str,

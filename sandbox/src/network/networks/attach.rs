@@ -12,14 +12,14 @@ use crate::network::host_ports::{published, refused};
 use crate::network::{AttachRequest, Attachment, NetworkError, PortMapping, Protocol};
 
 impl Networks {
-    /// Gives the pod its networks; returns what it got of the first. A failure leaves nothing behind, or names
-    /// what it left.
+    /// Attaches the pod to its networks; returns the attachment to the first. After a failure everything is
+    /// undone, or the error names what is left.
     ///
     /// # Errors
     /// Any [`NetworkError`].
     pub async fn attach(&self, request: AttachRequest) -> Result<Attachment, NetworkError> {
         let inner = Arc::clone(&self.0);
-        // A task of its own: a caller who goes away must not leave half an attachment.
+        // A separate task: a caller that leaves must not cause half an attachment.
         let task = async move {
             let _lock = inner.locks.lock(request.pod.clone(), "attach").await;
             Inner::attach(&inner, request).await
@@ -28,8 +28,8 @@ impl Networks {
         task.await.unwrap_or(Err(NetworkError::Interrupted("attach")))
     }
 
-    /// A deadline for [`Self::attach`] of a pod with these annotations: above the sum of those of the plugins
-    /// that it calls.
+    /// Time limit for [`Self::attach`] of a pod with these annotations: larger than the sum of the limits of
+    /// its plugins.
     #[must_use]
     pub fn time_of_attach(&self, annotations: &BTreeMap<String, String>) -> Duration {
         self.0.time_of_attach(annotations)
@@ -48,14 +48,14 @@ impl Inner {
         }
         self.ports.reserve(&pod, &format!("{}/{}", request.namespace, request.name), &ports)?;
         let attached = self.attach_to_all(request, ports).await;
-        // What could not be undone keeps its ports: they may still lead to the pod.
+        // If something could not be undone, its ports stay reserved: they may still be forwarded to the pod.
         if attached.is_err() && !self.knows(&pod) {
             self.ports.release(&pod);
         }
         attached
     }
 
-    /// Whether it is the port of DNS on the gateway of a built-in network.
+    /// Whether it is the DNS port on the gateway of a built-in network.
     fn is_dns(&self, port: &PortMapping) -> bool {
         let of_gateway = |ip| self.builtins.all().iter().any(|network| network.gateways().contains(&ip));
         port.host_port == DnsSocket::PORT
@@ -82,7 +82,7 @@ impl Inner {
         }
     }
 
-    /// The pod's first network before the others.
+    /// Attaches the pod's first network before the others.
     async fn join_all(
         self: &Arc<Self>,
         plan: &Plan,
@@ -105,7 +105,7 @@ impl Inner {
         Ok(attachments)
     }
 
-    /// The networks that were joined before the one that failed.
+    /// Detaches the networks that were joined before the one that failed.
     async fn take_back(self: &Arc<Self>, request: &AttachRequest, error: NetworkError) -> NetworkError {
         let joined = !self.builtins.of_pod(&request.pod).is_empty() || self.cni.attached(&request.pod);
         if !joined {

@@ -1,4 +1,4 @@
-//! The built-in networks: that of the settings, and those that were made by name.
+//! The built-in networks: the default one of the settings, and named ones.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,12 +16,12 @@ pub(super) struct Builtins {
     pub default: Arc<Builtin>,
     named: RwLock<BTreeMap<String, (Definition, Arc<Builtin>)>>,
     pub definitions: Definitions,
-    /// Held while a network is made or removed.
+    /// Locked while a network is made or removed.
     pub changing: Mutex<()>,
     state_dir: PathBuf,
 }
 
-/// The folder of definitions, in the one that is kept.
+/// The folder of definitions, in the persistent folder.
 const DEFINITIONS: &str = "networks";
 
 impl Builtins {
@@ -71,7 +71,7 @@ impl Builtins {
         self.keep_default_off(&named);
     }
 
-    /// The others have their pools from the start.
+    /// Named networks have their pools from the start.
     fn keep_default_off(&self, named: &BTreeMap<String, (Definition, Arc<Builtin>)>) {
         let pools = named.values().flat_map(|(definition, _)| definition.pools.networks());
         self.default.keep_off(pools.collect());
@@ -86,7 +86,7 @@ impl Builtins {
         named.get(name).map(|(_, network)| Arc::clone(network))
     }
 
-    /// Those that were made by name, by name.
+    /// The named networks, by name.
     pub(super) fn named(&self) -> Vec<(Definition, Arc<Builtin>)> {
         self.named.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
@@ -96,7 +96,7 @@ impl Builtins {
         std::iter::once(Arc::clone(&self.default)).chain(named).collect()
     }
 
-    /// Those that the pod is in.
+    /// The networks of the pod.
     pub(super) fn of_pod(&self, pod: &PodId) -> Vec<Arc<Builtin>> {
         self.all().into_iter().filter(|network| network.attachment(pod).is_some()).collect()
     }

@@ -1,4 +1,4 @@
-//! Joining one more network, and leaving it, while the pod runs.
+//! Joins a running pod to another network, and removes it from one.
 
 use std::sync::Arc;
 
@@ -11,33 +11,33 @@ use crate::network::builtin::Builtin;
 use crate::network::selection::{Selection, check};
 use crate::network::{AttachRequest, Attachment, INTERFACE, NetworkError};
 
-/// What a pod that runs asks of one more network.
+/// A running pod's request for another network.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Connection {
     /// A built-in network.
     pub network: String,
-    /// In the pod; empty: the first of net1, net2 and so on that it does not have.
+    /// Interface name in the pod; empty for the first free one of net1, net2 and so on.
     pub interface: String,
-    /// Addresses that it must get, one of each family at most.
+    /// Requested addresses, at most one of each family.
     pub ips: Vec<String>,
     /// Hardware address of the interface.
     pub mac: Option<String>,
-    /// Names that others on the network find the pod by.
+    /// Names under which others on the network find the pod.
     pub aliases: Vec<String>,
 }
 
 impl Networks {
-    /// Gives a pod that has a network one more, without ports and bandwidth limits.
+    /// Joins a pod to another network, without ports and bandwidth limits.
     ///
     /// # Errors
-    /// What is wrong with the request, or the step that failed; nothing is left then.
+    /// The request is not valid, or a step failed; then everything is undone.
     pub async fn connect(
         &self,
         request: AttachRequest,
         connection: Connection,
     ) -> Result<Attachment, ManageError> {
         let inner = Arc::clone(&self.0);
-        // A task of its own: a caller who goes away must not leave half an attachment.
+        // A separate task: a caller that leaves must not cause half an attachment.
         let task = tokio::spawn(async move {
             let _lock = inner.locks.lock(request.pod.clone(), "connect").await;
             inner.connect(request, connection).await
@@ -45,10 +45,10 @@ impl Networks {
         task.await.unwrap_or_else(|_| Err(NetworkError::Interrupted("connect").into()))
     }
 
-    /// Takes a pod off a network that is not its first.
+    /// Removes a pod from a network other than its first.
     ///
     /// # Errors
-    /// A pod that is not in the network, or what could not be taken away.
+    /// The pod is not in the network, or something could not be removed.
     pub async fn disconnect(&self, pod: &PodId, network: &str) -> Result<(), ManageError> {
         let (inner, pod, network) = (Arc::clone(&self.0), pod.clone(), network.to_owned());
         let task = tokio::spawn(async move {
@@ -94,7 +94,7 @@ impl Inner {
         }
     }
 
-    /// Plugins are called when a pod is made and when it ends.
+    /// Only built-in networks: plugins are called only when a pod is made and when it ends.
     fn connectable(&self, name: &str, pod: &PodId) -> Result<Arc<Builtin>, ManageError> {
         if let Some(network) = self.builtins.get(name) {
             return Ok(network);
@@ -113,7 +113,7 @@ fn not_connected(network: &str, pod: &PodId, why: &'static str) -> ManageError {
     ManageError::NotConnected { network: network.to_owned(), pod: pod.short().to_owned(), why }
 }
 
-/// With an interface that is not among those that the pod has.
+/// A selection with an interface that the pod does not have yet.
 fn selection(connection: Connection, all: &[Attachment]) -> Result<Selection, ManageError> {
     let Connection { network, mut interface, ips, mac, aliases } = connection;
     let is_taken = |name: &String| all.iter().any(|on| on.interface == *name);

@@ -11,20 +11,20 @@ use crate::network::NetworkError;
 use crate::network::builtin::Builtin;
 use crate::network::cni::Detached;
 
-/// For the kernel and the disk, beside what plugins may need.
+/// Time for the kernel and the disk, in addition to plugins.
 const MARGIN: Duration = Duration::from_secs(30);
 
 impl Networks {
-    /// Takes the pod's networks away, from the records alone; a pod without one is fine. A pod of which a CNI
-    /// plugin fails to take away its part again and again counts as detached at last: that part is tried
-    /// again from time to time, and [`Self::status`] names it.
+    /// Detaches the pod from its networks, only from the records; succeeds for a pod without one. If a CNI
+    /// plugin fails repeatedly, the pod finally counts as detached: the rest is tried again periodically, and
+    /// [`Self::status`] names it.
     ///
-    /// On the built-in network the pod is cut off and its ports are free when this returns; its interface
-    /// is deleted within some tenths of a second, together with those of others, and only then is its
-    /// address given back. [`Self::close_if_unused`] waits for that.
+    /// On the built-in network the pod is cut off and its ports are free when this returns; its interface is
+    /// deleted within some tenths of a second, together with others, and its address is released after that.
+    /// [`Self::close_if_unused`] waits for that.
     ///
     /// # Errors
-    /// What could not be taken away; calling again tries again.
+    /// Something could not be removed; the call can be repeated.
     pub async fn detach(&self, pod: &PodId) -> Result<(), NetworkError> {
         self.try_detach(pod, true).await.map(|_| ())
     }
@@ -39,13 +39,13 @@ impl Networks {
         task.await.unwrap_or(Err(NetworkError::Interrupted("detach")))
     }
 
-    /// A deadline for [`Self::detach`]: above the sum of those of the plugins that it calls.
+    /// Time limit for [`Self::detach`]: larger than the sum of the limits of its plugins.
     #[must_use]
     pub fn time_of_detach(&self, pod: &PodId) -> Duration {
         MARGIN + self.0.cni.time_of_detach(pod)
     }
 
-    /// The pods that have something of a network.
+    /// The pods that have a network record.
     #[must_use]
     pub fn recorded(&self) -> Vec<PodId> {
         let built_in = self.0.builtins.all().into_iter().flat_map(|network| network.pods());
@@ -53,8 +53,8 @@ impl Networks {
         all.into_iter().collect()
     }
 
-    /// Detaches every recorded pod that is not in `live`; returns those that were. Then the plugins free what
-    /// belongs to no pod: no pod may be attached meanwhile.
+    /// Detaches every recorded pod that is not in `live`, and returns them. Then the plugins free resources
+    /// without a pod: no pod may be attached meanwhile.
     ///
     /// # Errors
     /// The first failure, after all were tried.
@@ -69,13 +69,13 @@ impl Networks {
         given_back.and_then(|gone| collected.map(|()| gone))
     }
 
-    /// Detaches these pods; returns those of which nothing is left.
+    /// Detaches these pods; returns those that are completely detached.
     ///
     /// # Errors
     /// The first failure, after all were tried.
     pub async fn give_back(&self, pods: Vec<PodId>) -> Result<Vec<PodId>, NetworkError> {
         let (mut gone, mut failure) = (Vec::new(), None);
-        // All at once: one that hangs costs its own deadline, not that of the others.
+        // In parallel: one that hangs does not delay the others.
         let mut tasks = JoinSet::new();
         for pod in pods {
             let networks = self.clone();
@@ -96,7 +96,7 @@ impl Networks {
 impl Inner {
     async fn detach(self: &Arc<Self>, pod: PodId, asked_again: bool) -> Result<Detached, NetworkError> {
         let detached = self.leave_all(&pod, asked_again).await?;
-        // What is left may still lead packets for its ports to where the pod was.
+        // Remaining rules may still forward packets for its ports.
         if detached == Detached::Gone {
             self.ports.release(&pod);
         }
@@ -114,11 +114,11 @@ impl Inner {
     }
 }
 
-/// Takes the pod off one built-in network.
+/// Removes the pod from one built-in network.
 pub(super) async fn leave(network: Arc<Builtin>, pod: &PodId) -> Result<(), NetworkError> {
     let (leaving, gone) = (Arc::clone(&network), pod.clone());
     let left = spawn_blocking(move || leaving.detach(&gone)).await;
-    // In the background: the pod is off the network already.
+    // In the background: the pod is cut off already.
     spawn_blocking(move || network.reap_all());
     left.unwrap_or(Err(NetworkError::Interrupted("detach")))
 }

@@ -1,4 +1,4 @@
-//! Networks that are made by name, and a list of all that there are.
+//! Named networks, and a list of all networks.
 
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError};
@@ -14,9 +14,9 @@ use crate::network::definition::Definition;
 use crate::network::pools::{Pools, overlap};
 use crate::network::{NetworkError, PodCidrs, PodCidrsV6, fnv};
 
-/// Names that mean something else where a network is named.
+/// Names with another meaning.
 const RESERVED: [&str; 6] = [DEFAULT, "host", "none", "pod", "cni", "built-in"];
-/// What names of bridges begin with, and what is left of the kernel's limit behind it.
+/// The prefix of bridge names, and the remaining length within the kernel's limit.
 const BRIDGE: &str = "cr-";
 const BRIDGE_ROOM: usize = 12;
 
@@ -25,15 +25,15 @@ const BRIDGE_ROOM: usize = 12;
 pub struct NewNetwork {
     /// A letter or digit, then letters, digits, `.`, `_` and `-`.
     pub name: String,
-    /// One of each family at most; for one that is missing a free one is taken.
+    /// At most one of each family; a free one is chosen for a missing one.
     pub subnets: Vec<IpNet>,
-    /// Whether pods get IPv6 addresses, where no subnet says so and the host has IPv6.
+    /// Whether pods get IPv6 addresses if no subnet decides that and the host has IPv6.
     pub ipv6: bool,
-    /// Of the pods' interfaces.
+    /// MTU of the pods' interfaces.
     pub mtu: Option<u32>,
-    /// Without a way out, and without published ports.
+    /// No route to the outside, and no published ports.
     pub internal: bool,
-    /// Whether pods of the network reach each other.
+    /// Whether pods of the network can reach each other.
     pub icc: bool,
 }
 
@@ -49,9 +49,9 @@ pub struct NetworkInfo {
     pub mtu: Option<u32>,
     pub internal: bool,
     pub icc: bool,
-    /// Whether it is the one that pods get when they ask for none.
+    /// Whether pods get it by default.
     pub is_first: bool,
-    /// Nanoseconds since 1970; 0 where that is not known.
+    /// Nanoseconds since 1970; 0 if unknown.
     pub created_at: i64,
     pub members: Vec<NetworkMember>,
 }
@@ -67,7 +67,7 @@ pub struct NetworkMember {
     pub mac: Option<String>,
 }
 
-/// Why a network is not made or removed, or a pod does not join or leave it.
+/// The reason why a network is not made or removed, or a pod does not join or leave it.
 #[derive(Debug, thiserror::Error)]
 pub enum ManageError {
     #[error("{field}: {why}")]
@@ -87,10 +87,10 @@ pub enum ManageError {
 }
 
 impl Networks {
-    /// Makes a network. Its bridge comes with its first pod.
+    /// Makes a network. Its bridge is made with its first pod.
     ///
     /// # Errors
-    /// What is wrong with it, or what keeps it from being made.
+    /// The request is not valid, or the network cannot be made.
     pub async fn create(&self, new: NewNetwork) -> Result<NetworkInfo, ManageError> {
         let inner = Arc::clone(&self.0);
         let created = spawn_blocking(move || inner.create(&new)).await;
@@ -100,24 +100,24 @@ impl Networks {
     /// Removes a network that has no pods.
     ///
     /// # Errors
-    /// The pods that are in it, or what cannot be removed.
+    /// Pods are in it, or something cannot be removed.
     pub async fn remove(&self, name: String) -> Result<(), ManageError> {
         let inner = Arc::clone(&self.0);
         let removed = spawn_blocking(move || inner.remove(&name)).await;
         removed.unwrap_or_else(|_| Err(NetworkError::Interrupted("removing a network").into()))
     }
 
-    /// Removes all networks that were made by name and have no pods; returns their names.
+    /// Removes all named networks without pods; returns their names.
     ///
     /// # Errors
-    /// The first that cannot be removed, after all were tried.
+    /// The first failure, after all were tried.
     pub async fn prune(&self) -> Result<Vec<String>, ManageError> {
         let inner = Arc::clone(&self.0);
         let pruned = spawn_blocking(move || inner.prune()).await;
         pruned.unwrap_or_else(|_| Err(NetworkError::Interrupted("removing networks").into()))
     }
 
-    /// All networks: the built-in ones, and the CNI configurations that can be used.
+    /// All networks: the built-in ones, and the valid CNI configurations.
     ///
     /// # Errors
     /// The CNI folder cannot be listed.
@@ -152,7 +152,7 @@ impl Inner {
         let pools = trial.free().map_err(ManageError::from);
         let pools = pools.and_then(|pools| check_mtu(new.mtu, pools).map(|()| pools));
         let pools = pools.inspect_err(|_| {
-            // Records in it are those of pods of a network whose definition was lost.
+            // Records in it belong to pods of a network whose definition was lost.
             if trial.pods().is_empty() {
                 drop(trial.remove_folder());
             }
@@ -186,7 +186,7 @@ impl Inner {
         }
     }
 
-    /// Pools that no other network of this server has, whether or not its bridge is there.
+    /// Pools that no other network of this server has, even if its bridge does not exist.
     fn without_taken(&self, pools: &PodCidrs) -> Result<PodCidrs, ManageError> {
         let free: Vec<Ipv4Net> = pools
             .candidates()
@@ -309,7 +309,7 @@ fn network_info(definition: &Definition, network: &Builtin) -> NetworkInfo {
     }
 }
 
-/// The pools that will do.
+/// The acceptable pools.
 fn candidates(new: &NewNetwork) -> Result<(PodCidrs, PodCidrsV6), ManageError> {
     let invalid = |why: String| ManageError::Invalid { field: "subnet", why };
     let (mut v4, mut v6) = (None, None);
@@ -337,7 +337,7 @@ fn check_mtu(mtu: Option<u32>, pools: Pools) -> Result<(), ManageError> {
     }
 }
 
-/// The network's own name where the kernel takes it.
+/// The network's own name, if the kernel accepts it.
 fn bridge_name(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
     if name.len() <= BRIDGE_ROOM && name.bytes().all(plain) {

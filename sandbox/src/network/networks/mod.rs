@@ -1,4 +1,4 @@
-//! [`Networks`]: of all pods of one server. Attaching, detaching and upkeep are files of their own.
+//! [`Networks`]: the networks of all pods of one server. Attach, detach and upkeep are in separate files.
 
 mod attach;
 mod builtins;
@@ -30,17 +30,17 @@ use super::host_ports::{HeldPorts, HostPorts, published, refused};
 use super::node_cidr::NodeCidr;
 use super::{Attachment, INTERFACE, NetworkConfig, NetworkError, NetworkKind, PodCidrError, PortMapping};
 
-/// What kubelet said of the node, in the folder that is kept.
+/// The node's pod CIDR from kubelet, in the persistent folder.
 const NODE_FILE: &str = "node_cidr.json";
 
-/// Whether pods can get a network, as the CRI NetworkReady condition has it.
+/// Whether pods can get a network, for the CRI NetworkReady condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetworkStatus {
     /// Ready.
     pub ready: bool,
     /// One CamelCase word; empty when ready.
     pub reason: String,
-    /// For people: which network is in force, or what is wrong with which file or setting.
+    /// For people: the network in force, or the file or setting that is wrong.
     pub message: String,
 }
 
@@ -64,10 +64,10 @@ struct Inner {
 }
 
 impl Networks {
-    /// Reads the records of attached pods. Makes nothing: the bridge comes with the first pod.
+    /// Reads the records of attached pods. Makes nothing: the bridge is made with the first pod.
     ///
     /// # Errors
-    /// When the settings can't work or the record folders can't be made.
+    /// The settings are not valid, or the record folders cannot be made.
     pub fn open(config: &NetworkConfig) -> Result<Self, NetworkError> {
         let node_file = config.root_dir.join(NODE_FILE);
         let node = NodeCidr::load(&node_file);
@@ -96,11 +96,11 @@ impl Networks {
         })))
     }
 
-    /// Takes the host ports of a pod that is about to be made, so that one that is in use is refused before
-    /// anything else is done. [`Self::detach`] gives them back.
+    /// Reserves the host ports of a pod that will be made, so that a port in use is refused before anything
+    /// else is done. [`Self::detach`] releases them.
     ///
     /// # Errors
-    /// The port that another pod or a program has, with its holder.
+    /// Another pod or a program has a port; the error names it.
     pub(crate) fn reserve_ports(
         &self,
         pod: &PodId,
@@ -111,11 +111,11 @@ impl Networks {
         self.0.ports.reserve(pod, name, &ports)
     }
 
-    /// Takes the node's pod CIDR, as kubelet sends it: for the built-in network where the settings leave its
-    /// pools open, and for a CNI configuration made from a template. It is kept for the servers to come.
+    /// Handles the node's pod CIDR from kubelet: for the built-in network if the settings leave its pools
+    /// open, and for a CNI configuration that is made from a template. It is kept for later servers.
     ///
     /// # Errors
-    /// What is wrong with it, or why it cannot be used or kept.
+    /// It is not valid, or cannot be used or kept.
     pub async fn update_pod_cidr(&self, given: &str) -> Result<(), PodCidrError> {
         let cidr = given.parse().map_err(|why| PodCidrError::Invalid { given: given.to_owned(), why })?;
         let inner = Arc::clone(&self.0);
@@ -124,13 +124,13 @@ impl Networks {
         updated.map_err(|source| PodCidrError::Failed { given: given.to_owned(), source })
     }
 
-    /// How long one call of a CNI plugin may take.
+    /// Time limit for one call of a CNI plugin.
     #[must_use]
     pub fn plugin_deadline(&self) -> Duration {
         self.0.cni.deadline()
     }
 
-    /// What the namespace of a new pod with these annotations needs to be set to before it is attached.
+    /// The sysctls that the namespace of a new pod with these annotations needs before the attach.
     pub(crate) fn pod_sysctls(
         &self,
         annotations: &BTreeMap<String, String>,
@@ -140,8 +140,8 @@ impl Networks {
         plan.built_in.iter().map(|(network, _)| network.pod_sysctls()).max().unwrap_or_default()
     }
 
-    /// Makes the record of a pod on the built-in network anew where it was lost and the pod's interface is
-    /// still there.
+    /// Makes a new record for a pod on the built-in network if its record was lost and its interface still
+    /// exists.
     pub(crate) fn adopt(&self, lost: LostPod) {
         let Ok(ports) = published(&lost.ports) else { return };
         let lost = LostPod { ports, ..lost };
@@ -151,24 +151,24 @@ impl Networks {
         }
     }
 
-    /// What the pod was given of its first network, from memory.
+    /// The pod's attachment to its first network, from memory.
     #[must_use]
     pub fn attachment(&self, pod: &PodId) -> Option<Attachment> {
         self.attachments(pod).into_iter().next()
     }
 
-    /// What the pod was given, network by network.
+    /// The pod's attachments, one for each network.
     #[must_use]
     pub fn attachments(&self, pod: &PodId) -> Vec<Attachment> {
         let mut all = self.0.builtins.attachments(pod);
         all.extend(self.0.cni.attachments(pod));
-        // The first network is that of the first interface, of whichever kind it is.
+        // The first network is that of the first interface, of either kind.
         all.sort_by_key(|attachment| attachment.interface != INTERFACE);
         all
     }
 
-    /// Where the pod asks for the names of others: the gateway of its first network, where that is a built-in one
-    /// whose names are resolved.
+    /// The DNS server of the pod: the gateway of its first network, if that is a built-in one whose names are
+    /// resolved.
     #[must_use]
     pub fn resolver(&self, pod: &PodId) -> Option<IpAddr> {
         let is_first = |on: Attachment| on.interface == INTERFACE;
@@ -194,10 +194,10 @@ impl Networks {
         NetworkStatus { ready, reason, message }
     }
 
-    /// Removes the bridge and the packet rules if no pod uses them. For a server that ends without pods.
+    /// Removes the bridge and the packet rules if no pod uses them. For the end of a server without pods.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// Something could not be removed.
     pub async fn close_if_unused(&self) -> Result<(), NetworkError> {
         let inner = Arc::clone(&self.0);
         let closed = spawn_blocking(move || {
@@ -213,7 +213,7 @@ impl Inner {
         if self.kind != NetworkKind::Cni {
             self.builtins.default.check_node_cidr(&cidr)?;
         }
-        // Also keeps two of them apart.
+        // Also excludes two updates from each other.
         let file = self.node_file.lock().unwrap_or_else(PoisonError::into_inner);
         cidr.save(&file)?;
         self.builtins.default.set_node_cidr(cidr);

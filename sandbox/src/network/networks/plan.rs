@@ -1,4 +1,4 @@
-//! Which networks a pod joins.
+//! Chooses the networks that a pod joins.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,20 +10,20 @@ use crate::network::cni::{Join, NetworkList};
 use crate::network::selection::{Selection, is_first, selections};
 use crate::network::{INTERFACE, NetworkError, NetworkKind};
 
-/// For the kernel and the disk, beside what plugins may need.
+/// Time for the kernel and the disk, in addition to plugins.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The networks of one pod: those of each kind in order.
+/// The networks of one pod, in order for each kind.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     pub built_in: Vec<(Arc<Builtin>, Selection)>,
     pub cni: Vec<Join>,
-    /// The first of these is the pod's first network.
+    /// Whether the first CNI network is the pod's first network.
     pub cni_is_first: bool,
 }
 
 impl Inner {
-    /// The network that every pod gets, or what the pod asks for in its place, and then what else it asks for.
+    /// The default network or its replacement by the pod, followed by the pod's other networks.
     pub(super) fn plan(&self, annotations: &BTreeMap<String, String>) -> Result<Plan, NetworkError> {
         let (firsts, others): (Vec<_>, Vec<_>) = selections(annotations)?.into_iter().partition(is_first);
         let mut plan = Plan::default();
@@ -66,7 +66,7 @@ impl Inner {
         Ok(())
     }
 
-    /// The CNI network that a new pod gets; `None` when it gets the built-in one.
+    /// The CNI network of a new pod; `None` when it gets the built-in one.
     pub(super) fn in_force(&self) -> Result<Option<Arc<NetworkList>>, NetworkError> {
         match self.kind {
             NetworkKind::BuiltIn => Ok(None),
@@ -78,7 +78,7 @@ impl Inner {
         }
     }
 
-    /// Above what attaching the pod takes with plugins that each use up their time, and so does taking it back.
+    /// An upper bound for attaching the pod when each plugin uses its full time, and for undoing that.
     pub(super) fn time_of_attach(&self, annotations: &BTreeMap<String, String>) -> Duration {
         // A plan that fails takes no time.
         let joins = self.plan(annotations).map(|plan| plan.cni).unwrap_or_default();

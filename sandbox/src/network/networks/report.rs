@@ -1,4 +1,4 @@
-//! What all networks have, for those who look for what has no owner.
+//! Reports the things of all networks, for finding orphans.
 
 use crisp_executor::ids::PodId;
 
@@ -36,7 +36,7 @@ impl Networks {
         report
     }
 
-    /// Removes an interface that no record names; none there is fine. Blocks.
+    /// Removes an interface without a record; succeeds if it does not exist. Blocks.
     pub(crate) fn remove_interface(&self, name: &str) -> Result<(), NetworkError> {
         self.0.builtins.default.remove_interface(name)?;
         self.0.builtins.all().iter().for_each(|network| network.forget_interface(name));
@@ -48,7 +48,7 @@ impl Networks {
         self.0.builtins.get(network).map_or(Ok(()), |network| network.remove_stray_rules())
     }
 
-    /// Gives back the host ports of a pod that is no more.
+    /// Releases the host ports of a removed pod.
     pub(crate) fn release_ports(&self, pod: &PodId) {
         self.0.ports.release(pod);
     }

@@ -1,4 +1,4 @@
-//! What must be looked after while pods run.
+//! Periodic work while pods run.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,10 +9,10 @@ use tokio::task::spawn_blocking;
 use super::Networks;
 use crate::network::NetworkError;
 
-/// Between two tries to take away what a plugin has left.
+/// Pause between two tries to detach pods whose plugins failed.
 const LEFTOVERS: Duration = Duration::from_secs(300);
 
-/// When something was done last. Starts at the start of the server.
+/// The times of the last work. Begins with the start of the server.
 #[derive(Debug)]
 pub struct LastUpkeep {
     leftovers: Instant,
@@ -26,16 +26,16 @@ impl Default for LastUpkeep {
 }
 
 impl Networks {
-    /// Puts bridge and packet rules of the built-in network back where another program removed them, has CNI
-    /// plugins asked whether they can serve a pod, and, from time to time, takes away what is left of pods that
-    /// are gone and has plugins check the others.
+    /// Restores bridge and packet rules of the built-in network if another program removed them, checks that
+    /// CNI plugins can serve a pod, and, less often, detaches the rest of removed pods and has plugins check
+    /// the others.
     pub async fn keep_up(&self, last: &mut LastUpkeep) {
         for network in self.0.builtins.all().iter().filter(|network| !network.pods().is_empty()) {
             self.0.dns.ensure(network).await;
         }
         let inner = Arc::clone(&self.0);
         let kept = spawn_blocking(move || {
-            // Its answer is kept, so that Status need not wait for the plugins.
+            // The response is kept, so that Status need not wait for the plugins.
             if let Ok(Some(network)) = inner.in_force() {
                 let _ = inner.cni.status(&network);
             }
@@ -49,7 +49,7 @@ impl Networks {
         let _ = kept.await;
         if last.leftovers.elapsed() > LEFTOVERS {
             let left = self.0.cni.leftovers().into_iter().map(|(pod, _)| pod).collect();
-            // Told when the pod was given up on; whether it is gone now shows in the status.
+            // Logged when the pod was given up; the status shows whether it is gone now.
             let _ = self.give_back(left).await;
             last.leftovers = Instant::now();
         }
@@ -59,7 +59,7 @@ impl Networks {
         }
     }
 
-    /// One pod after another: it is no hurry, and plugins cost processor time.
+    /// One pod after another: it is not urgent, and plugins cost CPU time.
     async fn check_all(&self) {
         for pod in self.0.cni.pods() {
             if let Err(error) = self.check(&pod).await {
@@ -68,10 +68,10 @@ impl Networks {
         }
     }
 
-    /// Asks the plugins of the pod's networks whether it still has what it was given.
+    /// The plugins of the pod's networks check that they are intact.
     ///
     /// # Errors
-    /// What they found.
+    /// The error of a plugin.
     pub async fn check(&self, pod: &PodId) -> Result<(), NetworkError> {
         let _lock = self.0.locks.lock(pod.clone(), "check").await;
         self.0.cni.check(pod).await

@@ -17,19 +17,19 @@ const NF_DROP: u32 = 0;
 /// A chain of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::network) struct Chain {
-    /// As nft(8) calls it.
+    /// The name in nft(8).
     pub family: &'static str,
     pub table: String,
     pub name: String,
-    /// Forwarded packets pass it.
+    /// Whether forwarded packets pass it.
     pub forwards: bool,
-    /// What no rule accepts is dropped.
+    /// Whether its policy drops packets that no rule accepts.
     pub drops: bool,
     number: u8,
 }
 
-/// All chains of IPv4, of IPv6 and of both. iptables on nf_tables is among them; the old iptables is not visible
-/// here.
+/// All chains of IPv4, of IPv6 and of both. This includes iptables on nf_tables; the old iptables is not
+/// visible here.
 pub(in crate::network) fn chains(socket: &mut Socket) -> Result<Vec<Chain>, NetlinkError> {
     socket.list(
         |m| {
@@ -64,7 +64,7 @@ fn parse(payload: &[u8]) -> Option<Chain> {
     Some(chain)
 }
 
-/// Whether a rule of the chain's table names the interface: then an operator has thought of it.
+/// Whether a rule of the chain's table names the interface: then an operator has already handled it.
 pub(in crate::network) fn table_names(
     socket: &mut Socket,
     chain: &Chain,

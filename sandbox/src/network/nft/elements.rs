@@ -23,7 +23,7 @@ const ELEMENTS_PER_MESSAGE: usize = 250;
 pub(super) const BY_PORT: &str = "ports";
 /// host address and port → pod.
 pub(super) const BY_ADDRESS: &str = "ports_by_address";
-/// The pods' side of both.
+/// The pods' addresses and ports of both.
 pub(super) const TARGETS: &str = "published";
 
 /// A port of a pod, published on the host.
@@ -33,7 +33,7 @@ pub(in crate::network) struct Published {
     pub protocol: Protocol,
     pub container_port: u16,
     pub host_port: u16,
-    /// Of the family of `pod`. `None`: every address of the host.
+    /// Of the same family as `pod`. `None` for every address of the host.
     pub host_ip: Option<IpAddr>,
 }
 
@@ -55,7 +55,7 @@ impl Published {
     }
 }
 
-/// As in a firewall's listing.
+/// In the form of a firewall's listing.
 impl fmt::Display for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = self.host_ip.map_or_else(String::new, |ip| format!("{ip} "));
@@ -64,7 +64,7 @@ impl fmt::Display for Published {
     }
 }
 
-/// Each part of a concatenation starts a 32-bit register of its own.
+/// Each part of a concatenation starts a new 32-bit register.
 fn concatenate(parts: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(parts.len() * 4);
     for part in parts {
@@ -76,7 +76,7 @@ fn concatenate(parts: &[&[u8]]) -> Vec<u8> {
 
 pub(super) type Element = (Vec<u8>, Option<Vec<u8>>);
 
-/// Adds messages that put the ports into the maps, or take them out (`DelElements`).
+/// Adds messages that add the ports to the maps, or remove them (`DelElements`).
 pub(super) fn change(messages: &mut Messages, kind: Kind, table: &str, ports: &[Published]) {
     for family in Family::ALL {
         let ports: Vec<&Published> = ports.iter().filter(|port| Family::of(port.pod) == family).collect();
@@ -85,7 +85,7 @@ pub(super) fn change(messages: &mut Messages, kind: Kind, table: &str, ports: &[
 }
 
 pub(super) fn each_set(ports: &[&Published], mut write: impl FnMut(&str, &[Element])) {
-    // An address written as any is the same as none, and two host ports may lead to one target.
+    // An unspecified address is the same as none, and two host ports may have one target.
     let by_port: BTreeSet<Element> =
         ports.iter().filter(|p| p.host_ip.is_none()).map(|p| (p.port_key(), Some(p.target()))).collect();
     let by_address: BTreeSet<Element> =

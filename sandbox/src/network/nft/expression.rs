@@ -1,5 +1,5 @@
-//! The expressions our rules are made of. A rule is a list of them: each loads something into a register,
-//! tests a register (and ends the rule if the test fails) or does something to the packet.
+//! The expressions of our rules. A rule is a list of them: each loads a value into a register, tests a
+//! register (and ends the rule if the test fails) or changes the packet.
 
 use std::net::IpAddr;
 
@@ -66,7 +66,7 @@ pub(super) enum Expression<'a> {
     FromNot(&'a str),
     /// `ip daddr . meta l4proto . th dport @set`
     AddressAndPortIn(&'a str),
-    /// `dnat to ip daddr . meta l4proto . th dport map @map`; no match goes on with the next rule
+    /// `dnat to ip daddr . meta l4proto . th dport map @map`; without a match the next rule applies
     RedirectByAddressAndPort(&'a str),
     /// `dnat to meta l4proto . th dport map @map`
     RedirectByPort(&'a str),
@@ -211,7 +211,7 @@ pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// Protocol and destination port into two registers, from `first` on.
+/// Loads protocol and destination port into two registers, from `first` on.
 fn load_port(m: &mut Messages, first: u32) {
     meta(m, first, META_L4PROTO);
     payload(m, first + 1, TRANSPORT_HEADER, 2, 2);
@@ -231,7 +231,7 @@ fn look_up(m: &mut Messages, set: &str, is_map: bool) {
     });
 }
 
-/// New destination: address in the first register, port behind it.
+/// Sets a new destination: address in the first register, port after it.
 fn redirect(m: &mut Messages, family: Family) {
     let port = FIRST + family.address_registers();
     element(m, "nat", |m| {

@@ -1,4 +1,4 @@
-//! The frame around nf_tables messages: a batch is executed as a whole or not at all.
+//! The frame around nf_tables messages: a batch is executed completely or not at all.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ const NFNL_MSG_BATCH_END: u16 = 0x11;
 const NFNL_SUBSYS_NFTABLES: u16 = 10;
 const AF_UNSPEC: u8 = 0;
 
-/// The protocol family of a table, and how its packets look.
+/// The protocol family of a table, and the layout of its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
@@ -38,12 +38,12 @@ impl Family {
         }
     }
 
-    /// How many 32-bit registers an address takes.
+    /// The number of 32-bit registers of an address.
     pub(super) fn address_registers(self) -> u32 {
         self.address_length() / 4
     }
 
-    /// Of the source address in the header.
+    /// The offset of the source address in the header.
     pub(super) fn source_offset(self) -> u32 {
         match self {
             Self::V4 => 12,
@@ -56,13 +56,13 @@ impl Family {
     }
 }
 
-/// Makes it if it is not there.
+/// Creates the object if it does not exist.
 pub(super) const NLM_F_CREATE: u16 = 0x400;
 const NLM_F_APPEND: u16 = 0x800;
-/// Rules go to the end of their chain.
+/// Appends rules to the end of their chain.
 pub(super) const APPEND: u16 = NLM_F_CREATE | NLM_F_APPEND;
 
-/// `enum nf_tables_msg_types`, those used.
+/// The used values of `enum nf_tables_msg_types`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -96,7 +96,7 @@ fn batch_frame() -> [u8; 4] {
     [AF_UNSPEC, 0, subsystem[0], subsystem[1]]
 }
 
-/// What `inside` writes, as one transaction.
+/// The messages that `inside` writes, as one transaction.
 pub(super) fn batch(inside: impl FnOnce(&mut Messages)) -> Messages {
     let mut messages = Messages::new();
     messages.silent("nf_tables transaction", NFNL_MSG_BATCH_BEGIN, &batch_frame());
@@ -105,7 +105,7 @@ pub(super) fn batch(inside: impl FnOnce(&mut Messages)) -> Messages {
     messages
 }
 
-/// Starts a message about things of a family.
+/// Starts a message about objects of a family.
 pub(super) fn start<'m>(
     messages: &'m mut Messages,
     family: Family,

@@ -1,4 +1,4 @@
-//! Packet rules of the built-in network, in nf_tables tables of our own, spoken over netlink.
+//! Packet rules of the built-in network, in our own nf_tables tables, over netlink.
 //!
 //! ```text
 //! table ip crisp-<bridge>, and the same as table ip6 where pods have IPv6
@@ -11,11 +11,11 @@
 //!                                           127.0.0.1 -> pod, pod -> itself by a host port: masquerade
 //! ```
 //!
-//! The limit of an own table: accepting a packet here does not keep another table from dropping it. Where
-//! a forward chain of the host drops by policy, the operator must allow the bridge there; [`chains`] finds such
-//! chains so that the network's status can say so.
+//! The limit of separate tables: accepting a packet here does not keep another table from dropping it. If a
+//! forward chain of the host drops by policy, the operator must allow the bridge there; [`chains`] finds such
+//! chains for the network's status.
 //!
-//! Sources: linux/netfilter/nf_tables.h; nft(8) for what the rules mean.
+//! Sources: linux/netfilter/nf_tables.h; nft(8) for the meaning of the rules.
 
 mod chains;
 mod elements;

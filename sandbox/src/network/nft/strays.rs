@@ -14,7 +14,7 @@ use super::expression::NFTA_DATA_VALUE;
 use super::message::{Family, Kind, nfgenmsg};
 use crate::network::netlink::{Messages, NetlinkError, Socket, attributes};
 
-/// An element that is there for no pod.
+/// An element that belongs to no pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::network) struct Stray {
     family: Family,
@@ -102,7 +102,7 @@ impl fmt::Display for Stray {
     }
 }
 
-/// A protocol's number and a port, each in a register of its own.
+/// A protocol's number and a port, each in its own register.
 fn protocol_and_port(bytes: &[u8]) -> String {
     let protocol = match bytes.first() {
         Some(6) => "tcp".to_owned(),

@@ -30,15 +30,15 @@ const NFTA_SET_DATA_LEN: u16 = 7;
 const NFTA_SET_ID: u16 = 10;
 const NFT_SET_MAP: u32 = 8;
 
-/// nft(8)'s own numbers for types, six bits each in a concatenation. The kernel keeps them for nft to
-/// print elements by.
+/// nft(8)'s own numbers for types, six bits each in a concatenation. The kernel only stores them, for nft to
+/// print elements.
 const TYPE_IPV4: u32 = 7;
 const TYPE_IPV6: u32 = 8;
 const TYPE_PROTOCOL: u32 = 12;
 const TYPE_PORT: u32 = 13;
 const PORT_KEY: (u32, u32) = (TYPE_PROTOCOL << 6 | TYPE_PORT, 8);
 
-/// The group of the bridges of all servers: other programs number theirs from 1 on.
+/// The group of the bridges of all servers: other programs number their groups from 1 on.
 pub(in crate::network) const BRIDGES: u32 = 0x6372_6970;
 
 const PREROUTING: u32 = 0;
@@ -52,7 +52,7 @@ const FILTER: i32 = 0;
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 const LOOPBACK_V6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128);
-/// Link-local addresses, and that of an interface which has none yet.
+/// Link-local addresses, and that of an interface without an address yet.
 const NEIGHBOURS: [Ipv6Net; 2] = [
     Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10),
     Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128),
@@ -67,12 +67,12 @@ pub(in crate::network) struct Ruleset {
     tables: Vec<Table>,
 }
 
-/// What pods of a network do not reach.
+/// Restrictions for pods of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::network) struct Limits {
-    /// Anything outside of the network.
+    /// They cannot reach anything outside of the network.
     pub internal: bool,
-    /// Each other.
+    /// They cannot reach each other.
     pub apart: bool,
 }
 
@@ -91,7 +91,7 @@ impl Ruleset {
         Self { name: format!("crisp-{bridge}"), bridge: bridge.to_owned(), limits, tables }
     }
 
-    /// Puts the whole tables in place, in one transaction, whatever was there under their name before.
+    /// Installs the whole tables in one transaction, replacing existing ones with their names.
     pub(in crate::network) fn install(
         &self,
         socket: &mut Socket,
@@ -99,7 +99,7 @@ impl Ruleset {
     ) -> Result<(), NetlinkError> {
         socket.run(batch(|m| {
             for table in &self.tables {
-                // Deleting what is not there is an error, so it is made first.
+                // Deleting a missing table is an error, so it is made first.
                 self.table(m, table.family, "create table", Kind::NewTable, NLM_F_CREATE);
                 self.table(m, table.family, "delete old table", Kind::DelTable, 0);
                 self.table(m, table.family, "create table", Kind::NewTable, NLM_F_CREATE);
@@ -113,7 +113,7 @@ impl Ruleset {
         }))
     }
 
-    /// Whether the tables are there. Other programs flush whole rule sets.
+    /// Whether the tables exist. Other programs flush whole rule sets.
     pub(in crate::network) fn exists(&self, socket: &mut Socket) -> Result<bool, NetlinkError> {
         let mut messages = Messages::new();
         for table in &self.tables {
@@ -135,7 +135,7 @@ impl Ruleset {
         socket.run(batch(|m| elements::change(m, Kind::NewElements, &self.name, ports)))
     }
 
-    /// Withdraws ports; all of them must be published.
+    /// Removes ports; all of them must be published.
     pub(in crate::network) fn remove(
         &self,
         socket: &mut Socket,
@@ -161,7 +161,7 @@ impl Ruleset {
         Ok(all)
     }
 
-    /// Removes elements that are there.
+    /// Removes existing elements.
     pub(in crate::network) fn remove_strays(
         &self,
         socket: &mut Socket,
@@ -173,7 +173,7 @@ impl Ruleset {
         socket.run(batch(|m| strays::remove(m, &self.name, strays)))
     }
 
-    /// Removes the tables, also of a family that is not used any more; they may be gone already.
+    /// Removes the tables, including that of an unused family; missing ones are ignored.
     pub(in crate::network) fn delete(&self, socket: &mut Socket) -> Result<(), NetlinkError> {
         for family in Family::ALL {
             match socket.run(batch(|m| self.table(m, family, "delete table", Kind::DelTable, 0))) {
@@ -189,13 +189,13 @@ impl Ruleset {
         let (family, bridge) = (table.family, self.bridge.as_str());
         self.chain(m, family, "guard", ("filter", PREROUTING, RAW));
         match family {
-            // route_localnet on the bridge, which localhost's access to host ports needs, would otherwise
-            // open what listens on 127.0.0.1 of the host to every pod.
+            // route_localnet on the bridge is required for access to host ports through localhost; without
+            // this rule it would allow every pod to connect to programs that listen on 127.0.0.1 of the host.
             Family::V4 => {
                 self.rule(m, family, "guard", &[E::From(bridge), E::Destination(LOOPBACK.into()), E::Drop])
             }
             Family::V6 => {
-                // Neighbours are looked for from these.
+                // Neighbour discovery uses these addresses.
                 for net in NEIGHBOURS {
                     self.rule(m, family, "guard", &[E::From(bridge), E::Source(net.into()), E::Accept]);
                 }
@@ -208,8 +208,8 @@ impl Ruleset {
         for (chain, hook) in [("prerouting", PREROUTING), ("output", OUTPUT)] {
             self.chain(m, family, chain, ("nat", hook, DSTNAT));
             if family == Family::V6 && hook == OUTPUT {
-                // The kernel takes no answer back to ::1. What is sent there must be refused at once, so that
-                // programs go on with 127.0.0.1.
+                // The kernel accepts no response for ::1. Packets to it must be refused at once, so that
+                // programs fall back to 127.0.0.1.
                 self.rule(m, family, chain, &[E::Destination(LOOPBACK_V6.into()), E::Accept]);
             }
             self.rule(m, family, chain, &[E::ToThisHost, E::RedirectByAddressAndPort(BY_ADDRESS)]);
@@ -227,7 +227,7 @@ impl Ruleset {
             self.rule(m, family, "forward", &[E::FromNot(bridge), E::To(bridge), E::Drop]);
         }
         if self.limits.apart {
-            // The bridge keeps its ports apart; this is for a pod that sends by the host.
+            // The bridge isolates its ports; this rule is for a pod that sends through the host.
             self.rule(m, family, "forward", &[E::From(bridge), E::To(bridge), E::NotRedirected, E::Drop]);
         }
     }
@@ -236,17 +236,17 @@ impl Ruleset {
         let (family, pool, bridge) = (table.family, table.pool, self.bridge.as_str());
         self.chain(m, family, "postrouting", ("nat", POSTROUTING, SRCNAT));
         if !self.limits.internal {
-            // Where bridged packets pass here too (br_netfilter), a pod's broadcasts keep their source.
+            // If bridged packets pass here too (br_netfilter), a pod's broadcasts keep their source.
             let outwards = [E::ToNot(bridge), E::Source(pool), E::DestinationNot(pool), E::Masquerade];
             self.rule(m, family, "postrouting", &outwards);
         }
         if family == Family::V4 {
-            // A pod could not answer 127.0.0.1: that is itself.
+            // A pod could not reply to 127.0.0.1, which is itself.
             let from_loopback = [E::To(bridge), E::Source(LOOPBACK.into()), E::Masquerade];
             self.rule(m, family, "postrouting", &from_loopback);
         }
-        // A pod that reaches a pod by a host port must get its answers through the host as well. Only our
-        // own ports: a service proxy's redirections keep their source address.
+        // A pod that reaches a pod through a host port must get its replies through the host too. Only for
+        // our own ports: a service proxy's redirections keep their source address.
         let hairpin =
             [E::To(bridge), E::Source(pool), E::Redirected, E::AddressAndPortIn(TARGETS), E::Masquerade];
         self.rule(m, family, "postrouting", &hairpin);
@@ -285,7 +285,7 @@ impl Ruleset {
             (BY_ADDRESS, address_key, Some(target)),
             (TARGETS, address_key, None),
         ];
-        // Unlike those of other sets in one transaction.
+        // Different from those of other sets in one transaction.
         let ids = u32::from(family.number()) << 8..;
         for (id, (name, key, data)) in ids.zip(sets) {
             let set = start(m, family, "create set", Kind::NewSet, NLM_F_CREATE);

@@ -4,21 +4,21 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Why a text is not a list of pools.
+/// The reason why a text is not a list of pools.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidPool {
     /// Not `a.b.c.d/n`.
     #[error("{0:?} is not an IPv4 network: expected an address, a slash and 0 to 32, like 10.88.0.0/16")]
     Syntax(String),
-    /// Address bits behind the prefix.
+    /// Address bits after the prefix.
     #[error("{given} has address bits behind its prefix: write {meant}")]
     HostBits {
-        /// As written.
+        /// The text.
         given: String,
-        /// The network it lies in.
+        /// The network that contains the address.
         meant: IpNet,
     },
-    /// Too small for a gateway and a pod, or so large that it must be a mistake.
+    /// Too small for a gateway and a pod, or so large that it is probably an error.
     #[error("{0} cannot be a pod address pool: choose a prefix length from 8 to 30")]
     Size(Ipv4Net),
     /// Not an IPv6 network.
@@ -44,12 +44,12 @@ impl PodCidrs {
         &self.0
     }
 
-    /// These; there must be one.
+    /// Exactly these; there must be at least one.
     pub(in crate::network) fn of(pools: Vec<Ipv4Net>) -> Self {
         Self(pools)
     }
 
-    /// Whether any free one will do.
+    /// Whether any free one may be chosen.
     pub(in crate::network) fn is_auto(&self) -> bool {
         *self == Self::default()
     }

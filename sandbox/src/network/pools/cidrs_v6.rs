@@ -16,12 +16,12 @@ const AUTO_POOLS: u16 = 40;
 /// separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum PodCidrsV6 {
-    /// Unique local networks of this machine (RFC 4193), where the host has IPv6.
+    /// Unique local networks of this machine (RFC 4193), if the host has IPv6.
     #[default]
     Auto,
     /// Pods have no IPv6 address.
     Off,
-    /// These.
+    /// Exactly these.
     Of(Vec<Ipv6Net>),
 }
 
@@ -43,7 +43,7 @@ pub(in crate::network) fn is_on() -> bool {
     ["all", "default"].into_iter().all(|scope| disabled(scope).is_ok_and(|value| value == b"0\n"))
 }
 
-/// `fd`, 40 bits that tell machines apart, 16 bits that tell networks apart.
+/// `fd`, 40 bits that identify the machine, 16 bits that identify the network.
 fn of_this_machine(id: &[u8]) -> Vec<Ipv6Net> {
     let [a, b, c, d, e, ..] = fnv::hash(id).to_be_bytes();
     let base = u128::from_be_bytes([0xfd, a, b, c, d, e, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! Address pools of the built-in network: which may be taken, and the addresses in those that are.
+//! Address pools of the built-in network: the allowed ones, and the addresses in those that are used.
 
 mod cidrs;
 mod cidrs_v6;
@@ -16,7 +16,7 @@ pub(super) use cidrs_v6::is_on as ipv6_is_on;
 /// The gateway comes first after the network address.
 const GATEWAY: u32 = 1;
 
-/// The pools of one network. A pod has the same place in both of them.
+/// The pools of one network. A pod has the same offset in both of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Pools {
     #[serde(rename = "pool")]
@@ -54,7 +54,7 @@ impl Pools {
         Some(Ipv6Addr::from(u128::from(self.v6?.network()) + u128::from(offset)))
     }
 
-    /// How far `address` is from the network address, if it lies inside.
+    /// The distance of `address` from the network address, if it is in the pool.
     pub(super) fn offset_of(&self, address: Ipv4Addr) -> Option<u32> {
         self.v4.contains(&address).then(|| u32::from(address) - u32::from(self.v4.network()))
     }
@@ -64,7 +64,7 @@ impl Pools {
         self.nth_v6(self.offset_of(address)?)
     }
 
-    /// The first offset that no pod can have: that of the broadcast address, or the end of the IPv6 pool.
+    /// The first offset that a pod cannot have: that of the broadcast address, or the end of the IPv6 pool.
     pub(super) fn end(&self) -> u32 {
         let broadcast = u32::from(self.v4.hostmask());
         let v6 = self
@@ -83,7 +83,7 @@ impl fmt::Display for Pools {
     }
 }
 
-/// Whether the two share an address, which for prefixes means that one contains the other.
+/// Whether the two share an address: for prefixes, one must contain the other.
 pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }

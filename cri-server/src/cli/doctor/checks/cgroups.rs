@@ -1,4 +1,4 @@
-//! Cgroups: which hierarchies and controllers there are, and which program makes cgroups.
+//! Cgroups: the hierarchies and controllers of the machine, and the program that makes cgroups.
 
 use std::path::Path;
 
@@ -7,9 +7,9 @@ use crisp_executor::cgroup::{Cgroups, Mode};
 use super::Check;
 use crate::config::{CgroupDriver, Settings};
 
-/// Limits of these are what pods have.
+/// The controllers that the limits of pods need.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
-/// Where systemd is the init; see sd_booted(3).
+/// Exists where systemd is the init; see sd_booted(3).
 const BOOTED: &str = "/run/systemd/system";
 
 pub fn checks(settings: &Settings) -> Vec<Check> {

@@ -1,4 +1,4 @@
-//! The clock: one that is wrong breaks TLS, and times in statuses and logs.
+//! The clock: a wrong one breaks TLS and falsifies the times in statuses and logs.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -8,9 +8,9 @@ use crate::config::Settings;
 use crate::server::layout;
 use crate::time;
 
-/// What files on disk may be ahead.
+/// How far files on disk may be ahead of the clock.
 const TOLERATED: Duration = Duration::from_secs(60);
-/// This program is younger: 2026-01-01.
+/// A time before this program existed: 2026-01-01.
 const PAST: Duration = Duration::from_secs(1_767_225_600);
 
 pub fn checks(settings: &Settings) -> Vec<Check> {
@@ -19,7 +19,7 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
     vec![clock(SystemTime::now(), written.max())]
 }
 
-/// When a server last took the folder.
+/// The time at which a server last took the folder.
 fn last_write(folder: &Path) -> Option<SystemTime> {
     layout::lock(folder).metadata().ok()?.modified().ok()
 }

@@ -1,4 +1,4 @@
-//! Room on the file systems of the server's folders.
+//! Free space on the file systems of the server's folders.
 
 use std::path::Path;
 
@@ -6,9 +6,9 @@ use super::Check;
 use crate::config::Settings;
 use crate::table::size;
 
-/// Less free than this is soon none: kubelet evicts pods at 5 % of inodes and 10 % of bytes.
+/// Percent. Below this, space runs out soon: kubelet evicts pods at 5 % of inodes and 10 % of bytes.
 const SCARCE: u64 = 10;
-/// Less than this, and the next pull fails.
+/// Percent. Below this, the next pull fails.
 const FULL: u64 = 2;
 
 pub fn checks(settings: &Settings) -> Vec<Check> {
@@ -16,7 +16,7 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
 }
 
 fn of_folder(folder: &Path) -> Check {
-    // One that a server has not made yet will be on the file system of the folder above it.
+    // A folder that does not exist yet will be on the file system of the folder above it.
     let Some(existing) = folder.ancestors().find(|path| path.exists()) else {
         return Check::failed("disk", format!("{} cannot be looked at", folder.display()));
     };
@@ -29,7 +29,7 @@ fn of_folder(folder: &Path) -> Check {
     }
 }
 
-/// Free and all, of bytes and of inodes.
+/// `(free, total)` of bytes and of inodes.
 fn of_room(folder: &Path, [bytes, inodes]: [(u64, u64); 2]) -> Check {
     // Some file systems have no fixed number of inodes.
     let percent = |(free, all): (u64, u64)| free.saturating_mul(100).checked_div(all).unwrap_or(100);

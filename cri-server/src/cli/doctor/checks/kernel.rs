@@ -1,12 +1,13 @@
-//! The kernel's version, and what in it has to be there.
+//! The kernel's version, and the features that it must have.
 
 use std::path::Path;
 
 use super::Check;
 
-/// The oldest on which all that a container needs is there: recursive read-only mounts, mounts with mapped ids.
+/// The oldest version with all features that a container needs: recursive read-only mounts, mounts with
+/// mapped ids.
 const OLDEST: (u32, u32) = (5, 12);
-/// From which on a cgroup is killed at once.
+/// The first version that can kill a cgroup at once.
 const GOOD: (u32, u32) = (5, 14);
 
 pub fn checks() -> Vec<Check> {
@@ -33,7 +34,7 @@ fn version(release: &str) -> Check {
     Check::good("kernel", format!("Linux {release}"))
 }
 
-/// A module is loaded when it is first used; one that is not even installed is what fails.
+/// The kernel loads a module at its first use, so only a module that is not installed is a failure.
 fn filesystems() -> Check {
     let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
     let missing: Vec<&str> =

@@ -11,11 +11,11 @@ use tokio::task::JoinSet;
 use super::Check;
 use crate::config::Settings;
 
-/// For a connection.
+/// Time limit for a connection.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The folder for registries that have none of their own.
+/// The folder for registries without a folder of their own.
 const OTHERS: &str = "_default";
-/// Stands for them.
+/// An example of such a registry.
 const ANY_OTHER: &str = "another-registry.invalid";
 
 pub async fn checks(settings: &Settings) -> Vec<Check> {
@@ -32,7 +32,7 @@ pub async fn checks(settings: &Settings) -> Vec<Check> {
     tasks.join_all().await
 }
 
-/// Those that have a folder. `host_5000_` is `host:5000`.
+/// The registries that have a folder. `host_5000_` is `host:5000`.
 fn registries(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let folders = entries.filter(|entry| entry.path().is_dir());
@@ -77,7 +77,7 @@ async fn of_registry(mirrors: &Mirrors, registry: &str) -> Check {
     }
 }
 
-/// Only that something listens: no image is asked for, and no login is sent.
+/// Checks only that something listens: it requests no image and sends no login.
 async fn reach(endpoint: &Endpoint) -> Result<(), String> {
     let url = endpoint.url();
     let port = url.authority()[url.host().len()..].strip_prefix(':').and_then(|port| port.parse().ok());

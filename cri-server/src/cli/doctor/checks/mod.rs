@@ -1,4 +1,4 @@
-//! What a machine needs for pods, each checked for itself: one that fails says what to do.
+//! The requirements of pods on a machine. Each check is independent; a check that fails says what to do.
 
 mod cgroups;
 mod clock;
@@ -17,10 +17,10 @@ use super::super::Client;
 use super::super::client::refused;
 use crate::config::Settings;
 
-/// For all checks of one kind. A dead file system or network holds up no other.
+/// Time limit for all checks of one kind. A dead file system or network delays no other check.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One thing that was checked.
+/// One check and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
     name: &'static str,
@@ -28,7 +28,7 @@ pub struct Check {
     text: String,
 }
 
-/// How it is.
+/// The result of a check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Good,
@@ -96,7 +96,7 @@ async fn within(
     }
 }
 
-/// The conditions that the server tells kubelet too.
+/// The conditions that the server reports to kubelet too.
 pub async fn of_server(client: &mut Client) -> Vec<Check> {
     let status = match client.runtime.status(StatusRequest { verbose: false }).await {
         Ok(status) => status.into_inner().status.unwrap_or_default(),
