@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The benchmark with the design's bars, on a Debian machine that does nothing else, as root. Fails when a bar
 # is missed. Arguments go to the benchmark: `--quick`, or a runtime to compare with, `NAME=SOCKET`.
+# It is run by hand before a change of speed is called done: `.ci/run` prints a few figures and fails on none.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
