@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::Result;
 use crate::machine::crisp;
 
-/// What takes longer hangs.
+/// A command that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
 const APPLETS: [&str; 14] = [
@@ -81,7 +81,7 @@ impl Bundle {
         Ok(Output { status, stdout: std::fs::read(out.path())?, stderr: std::fs::read(err.path())? })
     }
 
-    /// What it prints, when it ends well.
+    /// The output of a successful command.
     ///
     /// # Errors
     /// It fails.

@@ -13,7 +13,7 @@ use crate::Result;
 /// Both services of one runtime.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// What both use.
+    /// The channel that both use.
     pub channel: Channel,
     pub runtime: RuntimeServiceClient<Channel>,
     pub images: ImageServiceClient<Channel>,

@@ -13,7 +13,7 @@ use crate::Result;
 use crate::machine::crisp;
 
 const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
-/// What takes longer hangs.
+/// A command that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// The folder of the programs. None where they are not built.
@@ -92,7 +92,7 @@ impl Containerd {
         Ok(Output { status, stdout: std::fs::read(out.path())?, stderr: std::fs::read(err.path())? })
     }
 
-    /// What `ctr args` prints, when it ends well.
+    /// The output of a successful `ctr args`.
     ///
     /// # Errors
     /// It fails.

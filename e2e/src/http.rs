@@ -8,13 +8,13 @@ use crate::Result;
 
 /// One answer.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// The first header of this name, whatever its case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -26,7 +26,7 @@ impl Answer {
 ///
 /// # Errors
 /// No connection, or no HTTP in the answer.
-pub fn send(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer> {
+pub fn send(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut head = format!(
@@ -44,7 +44,7 @@ pub fn send(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body
     parse(&answer)
 }
 
-fn parse(answer: &[u8]) -> Result<Answer> {
+fn parse(answer: &[u8]) -> Result<Response> {
     let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or("no HTTP header in the answer")?;
     let head = String::from_utf8_lossy(&answer[..end]);
     let mut lines = head.lines();
@@ -53,7 +53,7 @@ fn parse(answer: &[u8]) -> Result<Answer> {
         lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
     let chunked = headers.iter().any(|(n, v)| n.eq_ignore_ascii_case("transfer-encoding") && v == "chunked");
     let body = &answer[end + 4..];
-    Ok(Answer { status, headers, body: if chunked { unchunk(body)? } else { body.to_vec() } })
+    Ok(Response { status, headers, body: if chunked { unchunk(body)? } else { body.to_vec() } })
 }
 
 fn unchunk(mut rest: &[u8]) -> Result<Vec<u8>> {

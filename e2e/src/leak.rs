@@ -1,4 +1,4 @@
-//! What a machine must not leave behind: everything that carries its folder, bridge or pod ids.
+//! Finds leaks on a machine: everything that has its folder, bridge or pod ids in its name.
 
 use std::path::Path;
 use std::process::Command;

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{Client, Registry, Result, leak};
 
-/// What differs from the usual.
+/// The differences from the usual setup.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
     /// More arguments of `crisp serve`.
@@ -273,7 +273,7 @@ impl Machine {
         self.folder().join("server.log")
     }
 
-    /// What the server has logged so far.
+    /// The server's log so far.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
@@ -282,7 +282,7 @@ impl Machine {
     /// Removes all pods, stops the server, and looks for anything left behind.
     ///
     /// # Errors
-    /// What could not be removed, and every leak found.
+    /// Something could not be removed, or leaks were found.
     pub async fn close(mut self) -> Result<()> {
         let mut client = self.client().await?;
         let containers =

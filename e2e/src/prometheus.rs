@@ -55,7 +55,7 @@ impl Prometheus {
         Ok(series.iter().filter_map(|one| Some(one["value"][1].as_str()?.to_owned())).collect())
     }
 
-    /// What it answers to a request of its API.
+    /// The response to a request of its API.
     ///
     /// # Errors
     /// No answer, or one that says that there is an error.

@@ -151,7 +151,7 @@ impl Registry {
     }
 }
 
-fn expect(status: u16, answer: &http::Answer) -> Result<()> {
+fn expect(status: u16, answer: &http::Response) -> Result<()> {
     if answer.status == status {
         return Ok(());
     }

@@ -17,13 +17,13 @@ pub struct Session {
     socket: TcpStream,
     next: u32,
     buffer: Vec<u8>,
-    /// What of the buffer was not looked at yet.
+    /// The unread part of the buffer.
     left: std::ops::Range<usize>,
-    /// What is left of the frame under way: its stream, None for a control frame; bytes; whether it is the last.
+    /// The rest of the present frame: its stream, None for a control frame; bytes; whether it is the last.
     frame: (Option<u32>, usize, bool),
 }
 
-/// What was read.
+/// A received event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     Data {

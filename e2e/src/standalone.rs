@@ -12,8 +12,8 @@ use crate::{Machine, Result, leak, machine};
 /// Longer than any run of a test takes.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What all runs of one test see at `/run` and `/var/lib`, so that they find each other and nothing of the
-/// host: the folders that `crisp run` has by default are there.
+/// A private `/run` and `/var/lib` for all runs of one test, which have the default folders of `crisp run`:
+/// the runs find each other, and nothing of the host.
 pub struct Host {
     folder: PathBuf,
     registries: PathBuf,
@@ -137,13 +137,13 @@ impl Standalone {
         self.child.id()
     }
 
-    /// What it has printed so far.
+    /// Its standard output so far.
     #[must_use]
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.out).unwrap_or_default()).into_owned()
     }
 
-    /// What it has complained about so far.
+    /// Its standard error so far.
     #[must_use]
     pub fn errors(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.err).unwrap_or_default()).into_owned()

@@ -14,7 +14,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::Result;
 
-/// What takes longer hangs.
+/// A wait that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// The person's side. The program is killed when it is dropped.
@@ -22,7 +22,7 @@ pub struct Terminal {
     master: File,
     child: Child,
     pieces: Receiver<Vec<u8>>,
-    /// What was shown and not waited for.
+    /// The output that no wait has matched yet.
     text: String,
     all: String,
 }

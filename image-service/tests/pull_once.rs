@@ -1,4 +1,4 @@
-//! What is equal is done once, and a pull does not depend on who waits for it.
+//! Equal pulls are done once, and a pull does not depend on its clients.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 

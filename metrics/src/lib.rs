@@ -75,7 +75,7 @@ type CheckReadiness = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Readiness>
 pub struct Readiness {
     /// That of the CRI's condition.
     pub name: &'static str,
-    /// What is wrong, for people.
+    /// The problem, for people.
     pub failure: Option<String>,
 }
 

@@ -45,7 +45,7 @@ pub struct OperationEnd<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperationInfo {
     pub operation: &'static str,
-    /// What it is about: `container 0123…`.
+    /// The subject: `container 0123…`.
     pub subject: String,
     pub since: Duration,
     /// The stage under way, the longest one where there are several; else the one before.
@@ -53,7 +53,7 @@ pub struct OperationInfo {
     pub stage_since: Duration,
     /// Until the deadline of the stage; None: it has none, or it has passed.
     pub left: Option<Duration>,
-    /// What it waits for, where that is known.
+    /// The reason why it waits, where it is known.
     pub waits_for: Option<String>,
 }
 

@@ -37,7 +37,7 @@ pub mod runtime {
     }
 }
 
-/// What Crisp serves beside the CRI.
+/// The services of Crisp beside the CRI.
 pub mod crisp {
     /// The package `crisp.v1`.
     #[allow(clippy::all, clippy::unwrap_used, reason = "generated")]

@@ -56,7 +56,7 @@ const NEWER_FIELDS: &[&str] = &[
     "MemoryUsage.psi",
 ];
 
-/// What the comparison needs to know of one message, type erased.
+/// The data for the comparison of one message, type erased.
 struct Pair {
     name: &'static str,
     /// Names of the fields of k8s-cri's type.

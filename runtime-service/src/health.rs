@@ -48,7 +48,7 @@ impl Health {
                 Condition::failed("RootNotWritable", format!("root: {}: {errno}", folder.display()))
             }
         };
-        self.runtime.ask(&subject, STUCK, look_up).await
+        self.runtime.check(&subject, STUCK, look_up).await
     }
 
     /// Whether pods can have their own user namespaces: image layers on the file system of `folders` can be
@@ -61,7 +61,7 @@ impl Health {
             Ok(()) => Condition { ready: true, reason: String::new(), message: String::new() },
             Err(error) => Condition::failed("NoUserNamespaces", error.to_string()),
         };
-        self.user_namespaces.ask("user namespaces", STUCK, look_up).await
+        self.user_namespaces.check("user namespaces", STUCK, look_up).await
     }
 
     /// Whether pods get a network.
@@ -71,7 +71,7 @@ impl Health {
             let status = pods.network_status();
             Condition { ready: status.ready, reason: status.reason, message: status.message }
         };
-        self.network.ask("network", STUCK, look_up).await
+        self.network.check("network", STUCK, look_up).await
     }
 }
 
@@ -97,7 +97,7 @@ impl Probe {
     }
 
     /// The result of the check that ends now, or the latest one while a check is slow.
-    async fn ask(
+    async fn check(
         &self,
         subject: &str,
         stuck: Duration,
@@ -153,24 +153,24 @@ mod tests {
     #[tokio::test]
     async fn a_slow_lookup_keeps_the_latest_result_and_a_stuck_one_does_not() {
         let probe = Probe::default();
-        assert_eq!(probe.ask("root", STUCK, ready).await, ready());
+        assert_eq!(probe.check("root", STUCK, ready).await, ready());
         let (release, hang) = channel::<()>();
         let hanging = move || {
             let _ = hang.recv();
             ready()
         };
         let begun = Instant::now();
-        let stuck = probe.ask("root", Duration::from_secs(60), hanging).await;
+        let stuck = probe.check("root", Duration::from_secs(60), hanging).await;
         assert_eq!(stuck, ready(), "slow is not gone");
         assert!(begun.elapsed() < Duration::from_secs(30), "a request does not wait for the disk");
 
         tokio::time::sleep(STUCK).await;
-        let stuck = probe.ask("root", STUCK, || unreachable!("one lookup at a time")).await;
+        let stuck = probe.check("root", STUCK, || unreachable!("one lookup at a time")).await;
         assert_eq!((stuck.ready, stuck.reason.as_str()), (false, "NoAnswer"));
         assert!(stuck.message.starts_with("root: no answer for "), "{}", stuck.message);
 
         drop(release);
-        let latest = probe.ask("root", Duration::from_secs(60), ready).await;
+        let latest = probe.check("root", Duration::from_secs(60), ready).await;
         assert_eq!(latest, ready(), "it works again");
     }
 
@@ -181,7 +181,7 @@ mod tests {
             let _ = hang.recv();
             ready()
         };
-        let condition = Probe::default().ask("root", STUCK, hanging).await;
+        let condition = Probe::default().check("root", STUCK, hanging).await;
         assert_eq!(condition.reason, "NoAnswer");
         drop(release);
     }

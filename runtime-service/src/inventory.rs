@@ -10,7 +10,7 @@ use std::time::Duration;
 use crisp_executor::ids::ContainerId;
 use crisp_image_service::store::LayerUse;
 use crisp_operation::Interrupted;
-use crisp_sandbox::inventory::{Known, Leftover, Orphan, Owner, Thing};
+use crisp_sandbox::inventory::{KnownOwners, Leftover, Orphan, Owner, Thing};
 
 use crate::layout::record_in;
 use crate::notes::Subject;
@@ -42,11 +42,11 @@ pub(crate) async fn inventory(
     remove_orphans: bool,
 ) -> Result<Vec<Found>, Interrupted> {
     service.journal.flush().await;
-    let mut things = look(service).await?;
+    let mut things = list_things(service).await?;
     if things.iter().any(is_orphan) {
         let before = things;
         tokio::time::sleep(PAUSE).await;
-        things = look(service).await?;
+        things = list_things(service).await?;
         things.retain(|thing| !is_orphan(thing) || before.iter().any(|other| is_same(other, thing)));
     }
     let mut found = Vec::new();
@@ -81,10 +81,10 @@ async fn remove(service: &ServiceState, thing: &Thing, orphan: &Orphan) -> Resul
     removed
 }
 
-async fn look(service: &Arc<ServiceState>) -> Result<Vec<Thing>, Interrupted> {
+async fn list_things(service: &Arc<ServiceState>) -> Result<Vec<Thing>, Interrupted> {
     let service = service.clone();
     let work = move || {
-        let known = known(&service);
+        let known = known_owners(&service);
         let mut things = service.pods.inventory(&known);
         things.extend(folders(&service, &known));
         things
@@ -93,7 +93,7 @@ async fn look(service: &Arc<ServiceState>) -> Result<Vec<Thing>, Interrupted> {
 }
 
 /// Operations are read before the lists: a new object is in one of them.
-fn known(service: &ServiceState) -> Known {
+fn known_owners(service: &ServiceState) -> KnownOwners {
     let running = service.metrics.operations().list(Duration::ZERO);
     let under_way: HashSet<String> =
         running.iter().map(|info| Subject::parse(&info.subject).id.to_owned()).collect();
@@ -111,11 +111,11 @@ fn known(service: &ServiceState) -> Known {
     let recorded = paths(&folder).filter(|path| record_in(path).try_exists().unwrap_or(true));
     let recorded =
         recorded.filter_map(|path| ContainerId::parse(path.file_name()?.to_str()?.split('.').next()?).ok());
-    Known { containers: listed.chain(recorded).collect(), under_way, past }
+    KnownOwners { containers: listed.chain(recorded).collect(), under_way, past }
 }
 
 /// The folders of containers, including those that are being created or deleted.
-fn folders(service: &ServiceState, known: &Known) -> Vec<Thing> {
+fn folders(service: &ServiceState, known: &KnownOwners) -> Vec<Thing> {
     let (containers, discarded) = (service.layout.containers(), service.layout.discarded());
     let of_containers = paths(&containers).map(|path| folder(&path, of_container(known, &path)));
     let owner = || Owner::Server("it is being made, or deleted".to_owned());
@@ -130,7 +130,7 @@ fn folder(path: &Path, owner: Owner) -> Thing {
     Thing { kind: "folder", name: path.display().to_string(), owner }
 }
 
-fn of_container(known: &Known, path: &Path) -> Owner {
+fn of_container(known: &KnownOwners, path: &Path) -> Owner {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Ok(id) = ContainerId::parse(&name) else {
         return match name.ends_with(".bad") {

@@ -122,7 +122,7 @@ impl ServiceState {
 
     /// Adds an entry for a request that was refused before an operation began.
     pub(crate) fn note_refusal(&self, what: Requested<'_>, error: &RuntimeError) {
-        if is_told_elsewhere(error) {
+        if has_entry_elsewhere(error) {
             return;
         }
         let operation = Operation { name: what.operation.into(), ..Operation::default() };
@@ -141,10 +141,10 @@ impl ServiceState {
 
 /// Whether the operation has its own entry, or the container is only in the wrong state for the request and
 /// continues.
-fn is_told_elsewhere(error: &RuntimeError) -> bool {
+fn has_entry_elsewhere(error: &RuntimeError) -> bool {
     match error {
         RuntimeError::Failed(_) | RuntimeError::MountedImage(_) | RuntimeError::Refused { .. } => true,
-        RuntimeError::Shared(error) => is_told_elsewhere(error),
+        RuntimeError::Shared(error) => has_entry_elsewhere(error),
         RuntimeError::Pod(error) => matches!(**error, PodError::Failed(_) | PodError::Teardown { .. }),
         _ => false,
     }

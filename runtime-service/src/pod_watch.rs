@@ -158,7 +158,7 @@ pub(crate) enum Monitor {
 }
 
 /// The time of the next report.
-fn next_look(reconciled: Reconciled) -> Option<Instant> {
+fn next_report(reconciled: Reconciled) -> Option<Instant> {
     match reconciled {
         Reconciled::Done => None,
         Reconciled::StartUnderWay => Some(Instant::now() + STARTED),
@@ -176,12 +176,12 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
         // A fresh monitor has nothing to report before the pod gets its first container.
         let is_empty = monitor == Monitor::Fresh && service.containers.of_pod(&pod.id).is_empty();
         // A separate time: frequent events must not delay it.
-        let mut again = if is_empty { None } else { next_look(reconcile().await) };
+        let mut again = if is_empty { None } else { next_report(reconcile().await) };
         loop {
             let event = tokio::select! {
                 event = events.recv() => event,
                 () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now)), if again.is_some() => {
-                    again = next_look(reconcile().await);
+                    again = next_report(reconcile().await);
                     continue;
                 }
             };
@@ -201,7 +201,7 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
                     // PodEvent.
                     tracing::info!(pod = %pod.id, %status, "the first process of the pod's PID namespace ended");
                 }
-                Err(RecvError::Lagged(_)) => again = next_look(reconcile().await),
+                Err(RecvError::Lagged(_)) => again = next_report(reconcile().await),
                 // The link itself follows execs.
                 Ok(link::Event::ExecExited { .. }) => {}
                 Err(RecvError::Closed) => return,

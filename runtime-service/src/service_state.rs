@@ -87,7 +87,7 @@ impl ServiceState {
             exec_seconds,
             journal: Journal::new(&layout, metrics)?,
             layout,
-            host: Host::look(pods.cgroups().mode()),
+            host: Host::detect(pods.cgroups().mode()),
             cgroups: pods.cgroups().clone(),
             pods,
             images,

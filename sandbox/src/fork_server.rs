@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crisp_executor::{Program, ProgramError};
 use crisp_monitor::fork_server::{
-    ForkError, ForkRequest, Forked, UNNAMED, receive_answer, receive_ready, send_request,
+    ForkError, ForkRequest, Forked, UNNAMED, receive_ready, receive_response, send_request,
 };
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -78,7 +78,7 @@ impl ForkServer {
             process = another;
             sent = process.request(request);
         }
-        match sent.and_then(|()| process.answer()) {
+        match sent.and_then(|()| process.receive()) {
             Ok(forked) => {
                 self.put(Some(process), None);
                 Ok(Outcome::Forked(forked))
@@ -174,8 +174,8 @@ impl Process {
         send_request(&self.socket, request)
     }
 
-    fn answer(&self) -> Result<Forked, ForkError> {
-        receive_answer(&self.socket)
+    fn receive(&self) -> Result<Forked, ForkError> {
+        receive_response(&self.socket)
     }
 
     /// The text that it has written to its descriptor 2.

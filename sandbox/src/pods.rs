@@ -12,7 +12,7 @@ use tokio::sync::broadcast;
 
 use crate::config::{PodConfig, PodKey};
 use crate::error::{PodError, Shared};
-use crate::inventory::{self, Known, NotRemoved, Orphan, Thing};
+use crate::inventory::{self, KnownOwners, NotRemoved, Orphan, Thing};
 use crate::network::{Attachment, Connection, NetworkStatus, Networks};
 use crate::ops::network_connect::{self, ConnectError};
 use crate::ops::{network_upkeep, pod_recover, pod_remove, pod_run, pod_stop, pod_update};
@@ -165,7 +165,7 @@ impl Pods {
     /// Everything that this server has on the machine for pods and their containers, each thing with its
     /// owner. Blocks about as long as reading /proc takes.
     #[must_use]
-    pub fn inventory(&self, known: &Known) -> Vec<Thing> {
+    pub fn inventory(&self, known: &KnownOwners) -> Vec<Thing> {
         inventory::list(&self.service, known)
     }
 

@@ -129,7 +129,7 @@ fn seal(memory: &OwnedFd) -> Result<(), Errno> {
 /// it is reaped here while the server lives and by the host's init after that. Must be called within a tokio
 /// runtime. `network`: it will make a network namespace that is owned by the host's user namespace.
 /// # Errors
-/// [`SpawnError`]; nothing runs then, though the socket's file may be there.
+/// [`SpawnError`]; nothing runs then, but the socket's file may exist.
 pub fn spawn(
     binary: &MonitorBinary,
     pod: &PodId,

@@ -83,7 +83,7 @@ impl Logins {
         let key = key(registry);
         if let Some(helper) = helper(&file, std::slice::from_ref(&key)) {
             let input = json!({ "ServerURL": key, "Username": username, "Secret": password });
-            ask(&helper, "store", &input.to_string()).await?;
+            run_helper(&helper, "store", &input.to_string()).await?;
             return Ok(format!("docker-credential-{helper}"));
         }
         let auth = base64(format!("{username}:{password}").as_bytes());
@@ -103,7 +103,7 @@ impl Logins {
         let Some(mut file) = read(&self.home)? else { return Ok(false) };
         let keys = keys(registry, "");
         if let Some(helper) = helper(&file, &keys) {
-            ask(&helper, "erase", &key(registry)).await?;
+            run_helper(&helper, "erase", &key(registry)).await?;
             return Ok(true);
         }
         let Some(auths) = file["auths"].as_object_mut() else { return Ok(false) };
@@ -218,8 +218,8 @@ fn of_file(login: &Value) -> Option<AuthConfig> {
 }
 
 async fn of_helper(helper: &str, server: &str) -> anyhow::Result<Option<AuthConfig>> {
-    let Ok(answer) = ask(helper, "get", server).await else { return Ok(None) };
-    let answer: Value = serde_json::from_str(&answer)
+    let Ok(output) = run_helper(helper, "get", server).await else { return Ok(None) };
+    let answer: Value = serde_json::from_str(&output)
         .ok()
         .with_context(|| format!("docker-credential-{helper} gives no JSON"))?;
     let text = |name: &str| answer[name].as_str().unwrap_or_default().to_owned();
@@ -236,7 +236,7 @@ async fn of_helper(helper: &str, server: &str) -> anyhow::Result<Option<AuthConf
 
 /// Runs a helper and returns its output.
 #[expect(clippy::disallowed_methods, reason = "helpers of logins are programs of the user")]
-async fn ask(helper: &str, action: &str, input: &str) -> anyhow::Result<String> {
+async fn run_helper(helper: &str, action: &str, input: &str) -> anyhow::Result<String> {
     if !helper.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')) {
         bail!("{helper:?} is not the name of a helper");
     }

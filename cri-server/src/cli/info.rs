@@ -33,7 +33,7 @@ struct RuntimeInfo {
 
 impl Info {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
-        let info = ask(&mut client).await?;
+        let info = request_info(&mut client).await?;
         if !self.output.print(|| Ok(document(&info)))? {
             print_text(&info)?;
         }
@@ -48,10 +48,10 @@ impl Info {
 /// # Errors
 /// The server's error.
 pub async fn load(client: &mut Client) -> anyhow::Result<Value> {
-    Ok(document(&ask(client).await?))
+    Ok(document(&request_info(client).await?))
 }
 
-async fn ask(client: &mut Client) -> anyhow::Result<RuntimeInfo> {
+async fn request_info(client: &mut Client) -> anyhow::Result<RuntimeInfo> {
     let config = client.runtime.runtime_config(RuntimeConfigRequest {}).await.map_err(refused)?.into_inner();
     let images = client.images.list_images(ListImagesRequest::default()).await.map_err(refused)?;
     Ok(RuntimeInfo {

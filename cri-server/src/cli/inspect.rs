@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::client::refused;
 use super::details::Details;
-use super::inspect_view::{container_view, image_view, pod_view};
+use super::inspect_document::{container_document, image_document, pod_document};
 use super::listing::Format;
 use super::names::{Names, Target};
 use super::template::Template;
@@ -94,7 +94,7 @@ async fn container(client: &mut Client, known: &Names, id: &str) -> anyhow::Resu
         Some(id) => pod_status(client, &id).await.ok(),
         None => None,
     };
-    let mut value = container_view(&status, &info, details.of(id), pod.as_ref());
+    let mut value = container_document(&status, &info, details.of(id), pod.as_ref());
     value["status"] = json::message(&status)?;
     value["info"] = info;
     Ok(value)
@@ -102,7 +102,7 @@ async fn container(client: &mut Client, known: &Names, id: &str) -> anyhow::Resu
 
 async fn pod(client: &mut Client, id: &str) -> anyhow::Result<Value> {
     let value = pod_status(client, id).await?;
-    let mut view = pod_view(&value);
+    let mut view = pod_document(&value);
     view["status"] = value["status"].clone();
     view["info"] = value["info"].clone();
     Ok(view)
@@ -121,7 +121,7 @@ async fn image(client: &mut Client, name: &str) -> anyhow::Result<Option<Value>>
     let reply = client.images.image_status(request).await.map_err(refused)?.into_inner();
     let Some(image) = &reply.image else { return Ok(None) };
     let info = json::info(&reply.info);
-    let mut value = image_view(image, &info);
+    let mut value = image_document(image, &info);
     value["status"] = json::message(image)?;
     value["info"] = info;
     Ok(Some(value))

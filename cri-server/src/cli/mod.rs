@@ -40,7 +40,7 @@ mod history;
 mod images;
 mod info;
 mod inspect;
-mod inspect_view;
+mod inspect_document;
 mod kill;
 pub mod login;
 mod logs;

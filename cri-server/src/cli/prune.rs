@@ -101,7 +101,7 @@ struct Confirmation {
 impl ImageCommand {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let OfImages::Prune(PruneImages { all, confirmation }) = self.command;
-        confirmation.ask(if all {
+        confirmation.confirm(if all {
             "all images that no container has"
         } else {
             "all images without a tag"
@@ -116,7 +116,7 @@ impl ContainerCommand {
     pub async fn run(self, mut client: Client) -> anyhow::Result<ExitCode> {
         let OfContainers::Prune(prune) = self.command;
         let filters = Filters::parse(&prune.filter, &["until", "label"])?;
-        prune.confirmation.ask("all containers that have ended")?;
+        prune.confirmation.confirm("all containers that have ended")?;
         containers(&mut client, &filters).await?;
         Ok(ExitCode::SUCCESS)
     }
@@ -129,9 +129,9 @@ impl SystemCommand {
             OfSystem::Prune(prune) => prune,
         };
         let volumes = if prune.volumes { ", volumes that no container has" } else { "" };
-        prune
-            .confirmation
-            .ask(&format!("containers and pods that have ended{volumes}, and images that nothing uses"))?;
+        prune.confirmation.confirm(&format!(
+            "containers and pods that have ended{volumes}, and images that nothing uses"
+        ))?;
         let before = used(&mut client).await?;
         containers(&mut client, &Filters::default()).await?;
         pods(&mut client).await?;
@@ -144,7 +144,7 @@ impl SystemCommand {
 }
 
 impl Confirmation {
-    fn ask(&self, what: &str) -> anyhow::Result<()> {
+    fn confirm(&self, what: &str) -> anyhow::Result<()> {
         if self.force {
             return Ok(());
         }

@@ -63,7 +63,7 @@ fn restore(saved: &Termios) {
 /// # Errors
 /// Standard input is no terminal.
 #[expect(clippy::disallowed_methods, reason = "what a signal ends has no destructors to run but this one")]
-pub fn without_echo<T>(ask: impl FnOnce() -> T) -> anyhow::Result<T> {
+pub fn without_echo<T>(prompt: impl FnOnce() -> T) -> anyhow::Result<T> {
     let saved = tcgetattr(stdin())?;
     let mut quiet = saved.clone();
     quiet.local_modes.remove(LocalModes::ECHO);
@@ -87,7 +87,7 @@ pub fn without_echo<T>(ask: impl FnOnce() -> T) -> anyhow::Result<T> {
         std::process::exit(128 + i32::from(number));
     });
     tcsetattr(stdin(), OptionalActions::Now, &quiet)?;
-    let answer = ask();
+    let answer = prompt();
     restore_once(&changed);
     Ok(answer)
 }

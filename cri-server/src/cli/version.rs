@@ -26,7 +26,7 @@ pub struct Version {
 
 impl Version {
     pub fn run(self, settings: &Settings) -> anyhow::Result<ExitCode> {
-        let server = connect(settings, ask);
+        let server = connect(settings, request_version);
         let document = document(server.as_ref().ok());
         if let Some(format) = &self.format {
             println!("{}", Template::parse(format)?.render(&document)?);
@@ -47,7 +47,7 @@ impl Version {
     }
 }
 
-async fn ask(mut client: Client) -> anyhow::Result<VersionResponse> {
+async fn request_version(mut client: Client) -> anyhow::Result<VersionResponse> {
     let request = VersionRequest { version: "v1".to_owned() };
     Ok(client.runtime.version(request).await.map_err(refused)?.into_inner())
 }

@@ -229,11 +229,11 @@ impl Layers {
 /// Converts a raw value, or reports where the wrong value was set.
 fn check<T, U>(
     name: &'static str,
-    given: Setting<T>,
-    turn: impl FnOnce(T) -> Result<U, String>,
+    raw: Setting<T>,
+    convert: impl FnOnce(T) -> Result<U, String>,
 ) -> Result<Setting<U>, ConfigError> {
-    let source = given.source;
-    match turn(given.value) {
+    let source = raw.source;
+    match convert(raw.value) {
         Ok(value) => Ok(Setting { value, source }),
         Err(message) => Err(ConfigError::Invalid { name, from: source, message }),
     }

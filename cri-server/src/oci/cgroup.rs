@@ -16,8 +16,8 @@ const DEFAULT: &str = "/crisp-oci-";
 /// # Errors
 /// It leads out of the hierarchy, or has the form of a systemd slice.
 pub fn path(spec: &Spec, id: &OciId) -> anyhow::Result<CgroupPath> {
-    let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
-    let text = match given.map(|path| path.to_string_lossy()) {
+    let requested = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref());
+    let text = match requested.map(|path| path.to_string_lossy()) {
         Some(text) if !text.is_empty() => text,
         _ => return Ok(CgroupPath::parse(&format!("{DEFAULT}{id}"))?),
     };
@@ -53,8 +53,8 @@ pub fn must_be_empty(cgroups: &Cgroups, path: &CgroupPath) -> anyhow::Result<()>
 /// # Errors
 /// The error names the field.
 pub fn resources(spec: &Spec) -> anyhow::Result<Resources> {
-    let given = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
-    let mut resources = given.map_or_else(|| Ok(Resources::default()), Resources::from_spec)?;
+    let requested = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let mut resources = requested.map_or_else(|| Ok(Resources::default()), Resources::from_spec)?;
     resources.devices = Some(devices::policy(resources.devices.take()));
     Ok(resources)
 }

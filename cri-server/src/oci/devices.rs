@@ -17,8 +17,8 @@ const ALWAYS: [(u32, Option<u32>); 9] = [
 ];
 
 /// The rules of a spec, followed by the rules that runc adds: callers rely on them.
-pub fn policy(given: Option<Vec<DeviceRule>>) -> Vec<DeviceRule> {
-    let mut rules = given.unwrap_or_else(|| vec![DeviceRule::DENY_ALL]);
+pub fn policy(requested: Option<Vec<DeviceRule>>) -> Vec<DeviceRule> {
+    let mut rules = requested.unwrap_or_else(|| vec![DeviceRule::DENY_ALL]);
     let mknod = Access { read: false, write: false, mknod: true };
     let any = |kind| DeviceRule { allow: true, kind, major: None, minor: None, access: mknod };
     rules.extend([any(DeviceKind::Char), any(DeviceKind::Block)]);

@@ -36,7 +36,7 @@ impl List {
     pub fn run(self, root: &Path) -> anyhow::Result<()> {
         let mut found = Vec::new();
         for id in ids(root)? {
-            found.extend(look(root, &id).map(|(record, status)| (id, record, status)));
+            found.extend(load(root, &id).map(|(record, status)| (id, record, status)));
         }
         if self.quiet {
             found.iter().for_each(|(id, ..)| println!("{id}"));
@@ -67,7 +67,7 @@ fn ids(root: &Path) -> anyhow::Result<Vec<OciId>> {
 }
 
 /// None when it has just been deleted. A container whose record cannot be read is listed without it.
-fn look(root: &Path, id: &OciId) -> Option<(Option<Record>, Status)> {
+fn load(root: &Path, id: &OciId) -> Option<(Option<Record>, Status)> {
     let folder = StateFolder::open(root, id).ok()?;
     let record = folder.record().ok().flatten();
     let status = status::now(&folder, record.as_ref()).map_or(Status::Creating, |now| now.status);

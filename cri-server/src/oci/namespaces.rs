@@ -49,8 +49,8 @@ fn one(path: Option<&Path>) -> anyhow::Result<Namespace> {
 
 /// Host names and sysctls must not be set in the host's namespaces.
 fn set(found: &mut Namespaces, spec: &Spec, linux: &Linux) -> anyhow::Result<()> {
-    let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
-    (found.hostname, found.domainname) = (given(spec.hostname()), given(spec.domainname()));
+    let non_empty = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    (found.hostname, found.domainname) = (non_empty(spec.hostname()), non_empty(spec.domainname()));
     for (field, name) in [("hostname", &found.hostname), ("domainname", &found.domainname)] {
         if name.is_some() && matches!(found.uts, Namespace::Caller) {
             bail!("{field}: it would be set for the host: list the namespace uts in linux.namespaces");
@@ -95,8 +95,8 @@ fn user(linux: &Linux) -> anyhow::Result<UserNamespace> {
     Ok(UserNamespace::new(mappings)?)
 }
 
-fn ranges(given: Option<&Vec<LinuxIdMapping>>) -> Vec<IdRange> {
+fn ranges(mappings: Option<&Vec<LinuxIdMapping>>) -> Vec<IdRange> {
     let range =
         |m: &LinuxIdMapping| IdRange { container: m.container_id(), host: m.host_id(), length: m.size() };
-    given.into_iter().flatten().map(range).collect()
+    mappings.into_iter().flatten().map(range).collect()
 }

@@ -41,7 +41,7 @@ impl Kept for Record {
 
 impl Record {
     /// The annotations of a spec, sorted.
-    pub fn annotations_of(given: Option<&HashMap<String, String>>) -> BTreeMap<String, String> {
-        given.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
+    pub fn annotations_of(annotations: Option<&HashMap<String, String>>) -> BTreeMap<String, String> {
+        annotations.into_iter().flatten().map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 }

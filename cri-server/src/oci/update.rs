@@ -67,7 +67,7 @@ impl Update {
             None => Value::Object(Map::new()),
             Some(path) => read(path).with_context(|| format!("--resources {}", path.display()))?,
         };
-        for (group, field, value) in self.given() {
+        for (group, field, value) in self.overrides() {
             if !value.is_null() {
                 all[group][field] = value;
             }
@@ -75,7 +75,7 @@ impl Update {
         serde_json::from_value(all).context("resources")
     }
 
-    fn given(&self) -> [(&'static str, &'static str, Value); 10] {
+    fn overrides(&self) -> [(&'static str, &'static str, Value); 10] {
         [
             ("memory", "limit", json!(self.memory)),
             ("memory", "swap", json!(self.memory_swap)),

@@ -118,7 +118,7 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
         let wait = back_off.wait(started.elapsed());
         if !wait.is_zero() {
             let seconds = wait.as_secs();
-            context.report.say(format_args!("{name} is started again in {seconds} seconds"));
+            context.report.emit(format_args!("{name} is started again in {seconds} seconds"));
         }
         tokio::select! {
             biased;
@@ -140,7 +140,7 @@ pub async fn run(context: &Context, member: &PodContainer) -> anyhow::Result<End
 async fn remove(context: &Context, name: &str, id: String) {
     let request = RemoveContainerRequest { container_id: id };
     if let Err(status) = context.server.runtime.remove_container(Request::new(request)).await {
-        context.report.say(format_args!("{name} has ended and cannot be removed: {:#}", refused(status)));
+        context.report.emit(format_args!("{name} has ended and cannot be removed: {:#}", refused(status)));
     }
 }
 
@@ -188,7 +188,7 @@ async fn once(
 ) -> anyhow::Result<(Option<String>, End)> {
     let container = &member.container;
     let failed = |reason: &dyn std::fmt::Display| {
-        context.report.say(format_args!("{} cannot be started: {reason}", container.name));
+        context.report.emit(format_args!("{} cannot be started: {reason}", container.name));
         End::Exited(context.streams().map_or(START_ERROR, |_| start_error(&reason.to_string())))
     };
     let images = tokio::select! {
@@ -282,7 +282,7 @@ async fn until_end(
         }
         unhealthy = health::follow(context, container, id, is_new) => unhealthy,
     };
-    context.report.say(format_args!("{} is stopped: {}", container.name, unhealthy.reason));
+    context.report.emit(format_args!("{} is stopped: {}", container.name, unhealthy.reason));
     container_stop::stop(context, container, id, unhealthy.grace, &member.stop).await?;
     let status = context.waiter.ended(runtime, id).await.with_context(cannot)?;
     Ok(End::Unhealthy(exit_code(context, container, log, status)))
@@ -292,7 +292,7 @@ async fn until_end(
 fn exit_code(context: &Context, container: &Container, log: &Path, status: Option<ContainerStatus>) -> i32 {
     let name = &container.name;
     let Some(status) = status else {
-        context.report.say(format_args!("{name} has been removed"));
+        context.report.emit(format_args!("{name} has been removed"));
         return KILLED;
     };
     let message = message(context, container, log, status.exit_code);

@@ -37,7 +37,7 @@ pub async fn stop(
                 _ = context.waiter.ended(&context.server.runtime, id) => Ok(()),
             };
             if let Err(error) = acted {
-                context.report.say(format_args!("{}: preStop: {error}", container.name));
+                context.report.emit(format_args!("{}: preStop: {error}", container.name));
             }
         }
         let passed = u32::try_from(begun.elapsed().as_secs()).unwrap_or(grace);

@@ -37,7 +37,7 @@ pub async fn run(context: &Arc<Context>) -> anyhow::Result<u8> {
     match (code, failed) {
         // The others have ended because of this; the sidecar ends with its sandbox.
         (Ok(code), Some(error)) => {
-            context.report.say(format_args!("{error:#}"));
+            context.report.emit(format_args!("{error:#}"));
             Ok(code)
         }
         (Err(error), Some(other)) => Err(error.context(format!("and a sidecar: {other:#}"))),
@@ -94,7 +94,7 @@ async fn run_in_order(context: &Arc<Context>, sidecars: &mut Vec<Sidecar>) -> an
                 End::Exited(code) | End::Unhealthy(code) => {
                     let name = &container.name;
                     let failed = format_args!("init container {name} has failed: the pod does not start");
-                    context.report.say(failed);
+                    context.report.emit(failed);
                     return Ok(exit_code(code));
                 }
                 End::Stopped => return Ok(interrupted(context)),
@@ -122,7 +122,7 @@ fn start_sidecar(context: &Arc<Context>, member: PodContainer) -> Sidecar {
     let run = async move {
         let end = container_run::run(&context, &member).await;
         if !member.stop.now().is_any() && !context.stop.now().is_any() {
-            context.report.say(format_args!("stopping the pod after its sidecar {}", member.container.name));
+            context.report.emit(format_args!("stopping the pod after its sidecar {}", member.container.name));
             context.stop.after_failure();
         }
         end
@@ -168,7 +168,7 @@ async fn run_beside(context: &Arc<Context>) -> anyhow::Result<u8> {
         };
         if ended.is_err() {
             // The pod ends with it; the other containers get their grace period.
-            context.report.say("stopping the pod after an error");
+            context.report.emit("stopping the pod after an error");
             context.stop.after_failure();
         }
         ends.add(context, ended);
@@ -185,7 +185,7 @@ async fn has_ended(context: &Context, name: String, end: &anyhow::Result<End>) {
                 status.succeeded.insert(name.clone());
             };
             if let Err(error) = change(&context.status, add).await {
-                context.report.say(format_args!("{error:#}"));
+                context.report.emit(format_args!("{error:#}"));
             }
         }
         // It was not restarted: the pod has failed as often as its Job allows.
@@ -205,7 +205,7 @@ struct Ends {
 impl Ends {
     fn add(&mut self, context: &Context, end: anyhow::Result<End>) {
         match end {
-            Err(error) if self.error.is_some() => context.report.say(format_args!("{error:#}")),
+            Err(error) if self.error.is_some() => context.report.emit(format_args!("{error:#}")),
             end => self.note(end),
         }
     }

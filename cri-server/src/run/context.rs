@@ -74,7 +74,7 @@ impl Context {
         if self.pod.backoff_limit.is_some()
             && let Err(error) = change(&self.status, |status| status.failures += 1).await
         {
-            self.report.say(format_args!("a failure is not counted: {error:#}"));
+            self.report.emit(format_args!("a failure is not counted: {error:#}"));
         }
     }
 

@@ -40,7 +40,7 @@ pub fn find(pod: &Pod, objects: &Objects, report: &Report, image: &str) -> anyho
     for (index, name) in pod.image_pull_secrets.iter().enumerate() {
         let at = || format!("spec.imagePullSecrets[{index}]: Secret {name:?}");
         let Some(data) = objects.data(&pod.namespace, name, true) else {
-            report.say(format_args!("{} is not in the manifests", at()));
+            report.emit(format_args!("{} is not in the manifests", at()));
             continue;
         };
         let text = data.get(KEY).with_context(|| format!("{} has no key {KEY}", at()))?;
@@ -72,7 +72,7 @@ pub async fn of_user(image: &str, is_named: bool, report: &Report) -> Option<Aut
         (Ok(None), Err(_)) => Ok(None),
     };
     let found = found.unwrap_or_else(|error| {
-        report.say(format_args!("{image}: no login is used: {error:#}"));
+        report.emit(format_args!("{image}: no login is used: {error:#}"));
         None
     })?;
     Some(Auth {

@@ -108,7 +108,7 @@ async fn run_to_its_end(run: PodRun) -> anyhow::Result<u8> {
             return Ok(code);
         }
         let wait = back_off.wait(Duration::ZERO);
-        run.report.say(format_args!("the pod has failed and is run again in {} seconds", wait.as_secs()));
+        run.report.emit(format_args!("the pod has failed and is run again in {} seconds", wait.as_secs()));
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = run.stop.wait_for(StopRequest::is_any) => return Ok(code),

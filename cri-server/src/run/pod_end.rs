@@ -54,7 +54,7 @@ pub async fn remove_of(server: &Server, uid: &str, folder: &Path) -> anyhow::Res
 pub async fn take_down(run: &PodRun) -> anyhow::Result<()> {
     if let Err(error) = stop_containers(run).await {
         // They end with the sandbox.
-        run.report.say(format_args!("{error:#}"));
+        run.report.emit(format_args!("{error:#}"));
     }
     remove(run).await
 }

@@ -93,7 +93,7 @@ pub async fn once(run: &PodRun) -> anyhow::Result<Outcome> {
     let deadline = async {
         tokio::time::sleep(limit.saturating_sub(Duration::from_nanos(passed))).await;
         let seconds = limit.as_secs();
-        run.report.say(format_args!("the pod has run for {seconds} s, its activeDeadlineSeconds"));
+        run.report.emit(format_args!("the pod has run for {seconds} s, its activeDeadlineSeconds"));
         run.stop.stop_with(DEADLINE);
         std::future::pending().await
     };
@@ -235,7 +235,7 @@ async fn within_limits(context: &Arc<Context>) -> anyhow::Result<Outcome> {
         () = lost(context) => ("the pod sandbox is gone".to_owned(), LOST),
         reason = exceeded(&context.pod.volumes, &context.volumes) => (reason, EVICTED),
     };
-    context.report.say(reason);
+    context.report.emit(reason);
     context.stop.stop_with(own);
     code.await.map(outcome)
 }

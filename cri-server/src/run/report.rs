@@ -40,7 +40,7 @@ impl Debug for Journal {
 impl Report {
     /// Sends one message. A closed standard error must not end a run, which still has a pod to remove:
     /// `eprintln!` would panic.
-    pub fn say(&self, text: impl Display) {
+    pub fn emit(&self, text: impl Display) {
         match self {
             // One write, so that the line does not mix with those of containers.
             Self::Screen(prefix) => write(prefix, text),
@@ -61,7 +61,7 @@ impl Report {
             Self::Failures => {}
             // The server's own journal of events has these events already.
             Self::Journal(journal) => journal.add(text.to_string()),
-            Self::Screen(_) => self.say(text),
+            Self::Screen(_) => self.emit(text),
         }
     }
 }
@@ -102,5 +102,5 @@ impl Journal {
 
 /// Writes a line that is not about a pod to standard error.
 pub fn notice(text: impl Display) {
-    Report::Screen(String::new()).say(text);
+    Report::Screen(String::new()).emit(text);
 }

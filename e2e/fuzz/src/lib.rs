@@ -53,7 +53,7 @@ mod text_target {
         with_text(bytes, crisp_sandbox::fuzz::networks);
     }
 
-    /// What was understood must be written in a way that is understood as the same.
+    /// A parsed value must be written in a form that parses to the same value.
     pub(super) fn reference(bytes: &[u8]) {
         with_text(bytes, |text| {
             if let Ok(reference) = crisp_image_service::Reference::parse(text) {

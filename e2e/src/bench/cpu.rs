@@ -2,8 +2,8 @@
 
 use crate::Result;
 
-/// What the server has used, with all its threads and all its children that have ended. Monitors are its
-/// children, and what they waited for is in their share: proc_pid_stat(5) `utime` to `cstime`.
+/// CPU time of the server, with all its threads and all its children that have ended. Monitors are its
+/// children, and their share includes children that they have reaped: proc_pid_stat(5) `utime` to `cstime`.
 ///
 /// # Errors
 /// It is gone.
@@ -16,8 +16,8 @@ pub fn of_tree(pid: i32) -> Result<f64> {
     Ok(times.iter().sum::<f64>() * TICK)
 }
 
-/// What the whole machine has used, less this process: all that a runtime causes, on a machine that does
-/// nothing else. The only figure to be had of a runtime whose helpers are not its children.
+/// CPU time of the whole machine, except this process: everything that a runtime causes, on a machine that
+/// does nothing else. The only value for a runtime whose helpers are not its children.
 ///
 /// # Errors
 /// /proc is not there.

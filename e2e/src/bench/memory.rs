@@ -28,7 +28,7 @@ pub fn processes(programs: &[&str]) -> Vec<i32> {
         .collect()
 }
 
-/// What a runtime's own processes hold per pod: monitors, shims, pause processes.
+/// The processes that a runtime has per pod: monitors, shims, pause processes.
 pub const PER_POD: [&str; 5] = ["crisp-pod", "containerd-shim-runc-v2", "conmon", "conmonrs", "/pause"];
 
 /// The sum over all processes of these names.

@@ -1,7 +1,7 @@
 //! The benchmark: the same steps against any CRI socket, each many times.
 //!
-//! What is timed is what a client waits for. Runtimes given together take turns step by step, so
-//! that a machine whose speed drifts is the same machine for all of them.
+//! The measured time is the wait of a client. Runtimes that are compared take turns step by step, so that
+//! changes of the machine's speed affect all of them.
 //!
 //! Each step is timed in two ways. *At once*: each request follows the answer to the one before it, as
 //! when a node drains. *Apart*: a pause comes before each request, as on a node that is not in a burst.

@@ -11,10 +11,10 @@ use k8s_cri::v1::{
 
 use crate::{Client, Result, request};
 
-/// What a container of the benchmark does: nothing.
+/// The program of a container of the benchmark does nothing.
 pub const IDLE: &str = "exec sleep 3600";
 
-/// What the pods of one series have in common.
+/// The common settings of the pods of one series.
 #[derive(Debug, Clone)]
 pub struct Series {
     pub image: String,

@@ -1,4 +1,4 @@
-//! What is asked of a runtime while a number of pods stand, and what they hold.
+//! Requests to a runtime while a number of pods run, and the resources that these use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -26,7 +26,7 @@ pub async fn standing(
     let (pods, mut rows) = stand(&mut client, series, effort, target, folders).await?;
     let per_pod = (memory::total(&memory::PER_POD) - memory_before) / effort.standing as f64;
     rows.push(Row::new(name, "PSS per pod, runtime's own processes", "kB", vec![per_pod]));
-    rows.extend(ask(&mut client, target, &pods, effort, series.pause).await?);
+    rows.extend(measure_requests(&mut client, target, &pods, effort, series.pause).await?);
     let server = memory::of_server(&target.socket);
     rows.push(Row::new(name, "PSS of the server, pods standing", "kB", vec![server]));
     for up in pods {
@@ -77,7 +77,7 @@ const ROWS: [[&str; 2]; 4] = [
     ["ListPodSandboxStats, pods standing, at once", "ListPodSandboxStats, pods standing, apart"],
 ];
 
-async fn ask(
+async fn measure_requests(
     client: &mut Client,
     target: &Target,
     pods: &[Up],

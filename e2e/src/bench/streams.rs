@@ -184,7 +184,7 @@ fn speed(bytes: usize, begun: Instant) -> Result<f64> {
     Ok(bytes as f64 / 1e6 / begun.elapsed().as_secs_f64())
 }
 
-/// What this machine can do: one thread writes, one reads.
+/// The speed of this machine: one thread writes, one reads.
 fn plain_speed() -> Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;

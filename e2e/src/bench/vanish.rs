@@ -1,4 +1,4 @@
-//! What lost streaming sessions leave behind in a server, over many of them.
+//! Measures the resources that many lost streaming sessions leave in a server.
 
 use std::time::{Duration, Instant};
 

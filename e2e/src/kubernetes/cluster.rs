@@ -19,7 +19,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// What it is made of, beside etcd.
+    /// The programs of a cluster, beside etcd.
     pub const PROGRAMS: [Program; 3] = [KUBELET, KUBECTL, API_SERVER];
 
     /// Starts all of it; ready when the node is.

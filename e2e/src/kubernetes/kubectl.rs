@@ -54,10 +54,10 @@ impl Kubectl {
         command
     }
 
-    /// What it prints.
+    /// The output of the command.
     ///
     /// # Errors
-    /// What it says when it fails.
+    /// The error output when it fails.
     pub fn run(&self, args: &[&str]) -> Result<String> {
         self.run_with(args, b"")
     }
@@ -65,7 +65,7 @@ impl Kubectl {
     /// The same with bytes for its standard input.
     ///
     /// # Errors
-    /// What it says when it fails.
+    /// The error output when it fails.
     pub fn run_with(&self, args: &[&str], input: &[u8]) -> Result<String> {
         let (code, output, errors) = self.outcome(args, input)?;
         if code == Some(0) {

@@ -36,7 +36,7 @@ static BUILDING: Mutex<()> = Mutex::new(());
 /// Builds those programs that are missing, at the version that `kubernetes/go.mod` pins.
 ///
 /// # Errors
-/// What `go build` said.
+/// The error output of `go build`.
 pub fn build(programs: &[Program]) -> Result<PathBuf> {
     let _one_at_a_time = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
     let folder = folder();

@@ -1,4 +1,4 @@
-//! What a container is made of: command, environment, folder, labels, image.
+//! The configuration of a container: command, environment, folder, labels, image.
 
 use crisp_e2e::image::Built;
 use crisp_e2e::{Image, Result};

@@ -143,13 +143,13 @@ impl Cri {
         self.client.wait(&id).await
     }
 
-    /// What a container in a new pod prints. It must end well.
+    /// The output of a container in a new pod. It must succeed.
     pub async fn output(&mut self, config: &ContainerConfig) -> Result<String> {
         let pod = self.pod().await?;
         self.output_in(&pod, config).await
     }
 
-    /// What a container prints. It must end well.
+    /// The output of a container. It must succeed.
     pub async fn output_in(&mut self, pod: &Pod, config: &ContainerConfig) -> Result<String> {
         let status = self.end(pod, config).await?;
         let log = parse_log(&log(pod, config)?)?;
@@ -159,7 +159,7 @@ impl Cri {
         Ok(log)
     }
 
-    /// What a shell line prints in a running container. It must end well.
+    /// The output of a shell line in a running container. It must succeed.
     pub async fn sh(&mut self, container: &str, line: &str) -> Result<String> {
         let answer = self.client.exec(container, &["sh", "-c", line]).await?;
         let text = String::from_utf8(answer.stdout.to_vec())?;

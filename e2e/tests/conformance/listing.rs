@@ -47,13 +47,13 @@ promises! {
         "StreamContainers sends what ListContainers lists, with the same filters";
 }
 
-/// What ListPodSandbox lists.
+/// The result of ListPodSandbox.
 pub async fn pods(cri: &mut Cri, filter: PodSandboxFilter) -> Result<Vec<PodSandbox>> {
     let request = ListPodSandboxRequest { filter: Some(filter) };
     Ok(cri.client.runtime.list_pod_sandbox(request).await?.into_inner().items)
 }
 
-/// What ListContainers lists.
+/// The result of ListContainers.
 pub async fn containers(cri: &mut Cri, filter: ContainerFilter) -> Result<Vec<Container>> {
     let request = ListContainersRequest { filter: Some(filter) };
     Ok(cri.client.runtime.list_containers(request).await?.into_inner().containers)

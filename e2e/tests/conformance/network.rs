@@ -173,8 +173,8 @@ async fn published(cri: &mut Cri, mapping: PortMapping) -> Result<Pod> {
     Ok(cri.run(&config).await?)
 }
 
-/// What is served at an address of the node; tries until it is.
-async fn ask(host: &str, port: u16) -> Result<String> {
+/// The text that is served at an address of the node; tries until there is one.
+async fn fetch_from(host: &str, port: u16) -> Result<String> {
     let mut last = String::new();
     for _ in 0..50 {
         match ask_once(host, port) {
@@ -212,9 +212,9 @@ async fn a_host_port_leads_to_the_pod(cri: &mut Cri) -> Result<()> {
             .await?;
     let config = server(cri, "published");
     cri.launch(&pod, &config).await?;
-    assert_eq!(ask("127.0.0.1", port).await?, "published\n");
+    assert_eq!(fetch_from("127.0.0.1", port).await?, "published\n");
     if let Ok(outer) = outer_address() {
-        assert_eq!(ask(&outer, port).await?, "published\n");
+        assert_eq!(fetch_from(&outer, port).await?, "published\n");
     }
     Ok(())
 }
@@ -256,7 +256,7 @@ async fn a_host_address_limits_a_port(cri: &mut Cri) -> Result<()> {
     let pod = published(cri, mapping).await?;
     let config = server(cri, "published");
     cri.launch(&pod, &config).await?;
-    assert_eq!(ask("127.0.0.1", port).await?, "published\n");
+    assert_eq!(fetch_from("127.0.0.1", port).await?, "published\n");
     let Ok(outer) = outer_address() else {
         crisp_skip::unsupported!(Device("interface with a default route"));
     };
@@ -270,12 +270,12 @@ async fn a_stopped_pod_gives_its_port_back(cri: &mut Cri) -> Result<()> {
     let first = published(cri, mapping.clone()).await?;
     let config = server(cri, "first");
     cri.launch(&first, &config).await?;
-    assert_eq!(ask("127.0.0.1", port).await?, "first\n");
+    assert_eq!(fetch_from("127.0.0.1", port).await?, "first\n");
     cri.stop_pod(&first.id).await?;
     let second = published(cri, mapping).await?;
     let config = server(cri, "second");
     cri.launch(&second, &config).await?;
-    assert_eq!(ask("127.0.0.1", port).await?, "second\n");
+    assert_eq!(fetch_from("127.0.0.1", port).await?, "second\n");
     Ok(())
 }
 

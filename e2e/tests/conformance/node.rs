@@ -1,4 +1,4 @@
-//! What the tests share: a runtime, a registry, a folder.
+//! The shared parts of the tests: a runtime, a registry, a folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};

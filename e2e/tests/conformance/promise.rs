@@ -1,4 +1,4 @@
-//! What a promise is, and judging whether it was kept.
+//! A promise, and the check that it is kept.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::node;
 pub enum By {
     /// The contract between kubelet and runtimes, by its comments.
     Cri,
-    /// What Kubernetes documents about pods, as far as the runtime makes it true, or what kubelet relies on.
+    /// Documented by Kubernetes about pods, as far as the runtime is responsible, or required by kubelet.
     Kubernetes,
 }
 
@@ -31,10 +31,10 @@ pub struct Promise {
     pub broken_by: &'static [(&'static str, &'static str)],
 }
 
-/// What shows that it is kept.
+/// The test that it is kept.
 pub type Proof = for<'a> fn(&'a mut Cri) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
-/// What takes longer hangs.
+/// A test that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Declares promises, each kept by an `async fn NAME(cri: &mut Cri) -> Result<()>` beside it:

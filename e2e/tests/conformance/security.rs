@@ -1,4 +1,4 @@
-//! What confines a container: capabilities, profiles, masked paths, privileges.
+//! The confinement of a container: capabilities, profiles, masked paths, privileges.
 
 use crisp_e2e::{Result, says};
 use k8s_cri::v1::{

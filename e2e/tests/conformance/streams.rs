@@ -57,10 +57,10 @@ const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
-/// What takes longer hangs.
+/// A session that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// What a stream sent, by channel.
+/// The data of a stream, by channel.
 #[derive(Default)]
 struct Heard([Vec<u8>; 5]);
 

@@ -1,4 +1,4 @@
-//! What pods may hold. None of these figures depends on a clock: `e2e/bench.sh` has those.
+//! Limits for the resources of pods. None of these values depends on a clock: `e2e/bench.sh` has those.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use k8s_cri::v1::NamespaceMode;
 
 const PODS: usize = 10;
 
-/// What all pods together hold of one kind, with the bound per pod.
+/// The resources of one kind of all pods together, with the limit per pod.
 struct Figure {
     what: &'static str,
     per_pod: f64,

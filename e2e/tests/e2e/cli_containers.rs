@@ -1,4 +1,4 @@
-//! What people type to run, stop and look at containers.
+//! The commands with which people run, stop and inspect containers.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use crisp_e2e::machine::crisp;
 use crisp_e2e::{Image, Lab, Layer, Result, needs, request};
 use serde_json::{Value, json};
 
-/// What a command prints.
+/// The output of a command.
 fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(args)?;
     if output.status.success() {

@@ -10,7 +10,7 @@ use crisp_e2e::machine::crisp;
 use crisp_e2e::{Image, Lab, Layer, Registry, Result, needs, request};
 use serde_json::{Value, json};
 
-/// What a command prints.
+/// The output of a command.
 fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(args)?;
     if output.status.success() {

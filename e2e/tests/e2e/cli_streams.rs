@@ -190,7 +190,7 @@ async fn a_terminal_is_left_as_it_was_however_its_session_ends() -> Result<()> {
     lab.close().await
 }
 
-/// What is typed there is not shown.
+/// Characters that are typed there are not shown.
 #[test]
 fn a_signal_at_the_prompt_for_a_password_leaves_the_terminal_as_it_was() -> Result<()> {
     needs!("setsid", "stty");

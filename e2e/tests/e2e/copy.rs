@@ -34,7 +34,7 @@ impl Files {
     }
 }
 
-/// What it prints; the error is what it says when it fails.
+/// Its standard output; the error is its error output.
 fn cp(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(&[&["cp"], args].concat())?;
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -161,7 +161,8 @@ async fn a_copy_keeps_neither_a_removal_waiting_nor_a_read_only_root_writable() 
     lab.close().await
 }
 
-/// What is copied into such a pod is its root's, not the host's, and what comes out has the ids that the pod sees.
+/// Files that are copied into such a pod belong to its root, not the host's, and copied out they have the ids
+/// that the pod sees.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_have_the_owners_that_a_pod_with_a_user_namespace_sees() -> Result<()> {
     needs!("docker-registry", "busybox");

@@ -75,7 +75,7 @@ async fn every_panel_and_rule_has_data() -> Result<()> {
     lab.close().await
 }
 
-/// What happens on a node: pulls, starts that fail, requests for what is not there.
+/// Events of a node: pulls, failed starts, requests for missing objects.
 async fn work(lab: &mut Lab, image: &str, pod: &str, sandbox: &k8s_cri::v1::PodSandboxConfig) -> Result<()> {
     let spec = ImageSpec { image: image.into(), ..Default::default() };
     lab.client.pull(image).await?;

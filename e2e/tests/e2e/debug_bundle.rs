@@ -7,7 +7,7 @@ use std::path::Path;
 use crisp_e2e::{Lab, Registry, Result, Setup, free_port, needs, request};
 use k8s_cri::v1::{AuthConfig, ImageSpec, KeyValue, PullImageRequest};
 
-/// What no member may have.
+/// A text that no member may contain.
 const SECRET: &str = "hunter2-of-this-test";
 /// `user:hunter2-of-this-test`, as it is sent.
 const ENCODED: &str = "dXNlcjpodW50ZXIyLW9mLXRoaXMtdGVzdA";

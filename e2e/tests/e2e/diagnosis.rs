@@ -1,4 +1,4 @@
-//! What happened, and what is under way: the journal of events, `crisp ps --stuck`.
+//! Past events and operations under way: the journal of events, `crisp ps --stuck`.
 
 use std::io::Write as _;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use crisp_e2e::{Lab, Result, Setup, needs};
 use k8s_cri::v1::{RemoveContainerRequest, RemovePodSandboxRequest, StopContainerRequest};
 use serde_json::Value;
 
-/// What a command prints.
+/// The output of a command.
 fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(args)?;
     if output.status.success() {

@@ -10,7 +10,7 @@ use crisp_e2e::{Lab, Machine, Result, free_port, needs, request};
 use k8s_cri::v1::{PortMapping, RemoveContainerRequest, RemovePodSandboxRequest};
 use serde_json::Value;
 
-/// What the command prints, and whether it found all well.
+/// The output of the command, and whether it found no problem.
 fn doctor(machine: &Machine, args: &[&str]) -> Result<(String, bool)> {
     let flags = machine.flags();
     // Without `--listen`, which the machine says itself.

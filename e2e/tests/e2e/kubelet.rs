@@ -64,7 +64,7 @@ async fn a_kubelet_runs_static_pods() -> Result<()> {
     machine.close().await
 }
 
-/// What dashboards ask a kubelet for comes from the runtime alone then.
+/// Metrics that dashboards request from kubelet come only from the runtime then.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_takes_the_metrics_of_pods_from_the_runtime() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");

@@ -1,4 +1,4 @@
-//! What a container's process finds: arguments, environment, folder, user, mounts.
+//! The surroundings of a container's process: arguments, environment, folder, user, mounts.
 
 use crisp_e2e::{Image, Lab, Result, needs, request};
 use k8s_cri::v1::{

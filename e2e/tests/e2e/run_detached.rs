@@ -20,7 +20,7 @@ pub fn write(machine: &Machine, name: &str, text: &str) -> Result<String> {
     Ok(path.display().to_string())
 }
 
-/// What a command prints, both streams, and whether it succeeded.
+/// The output of a command on both streams, and whether it succeeded.
 pub fn crisp(machine: &Machine, args: &[&str]) -> Result<(String, bool)> {
     let output = machine.crisp(args)?;
     let text = [output.stdout, output.stderr].concat();

@@ -1,4 +1,4 @@
-//! What a manifest says, as its containers see it: variables, files, sidecars, probes, hooks.
+//! The settings of a manifest inside its containers: variables, files, sidecars, probes, hooks.
 
 use crisp_e2e::standalone::{Host, Standalone, manifest};
 use crisp_e2e::{Image, Machine, Result, Setup, needs};

@@ -1,4 +1,4 @@
-//! What a container must not be able to do, or see.
+//! Actions that a container must not be able to do, and files that it must not see.
 
 use crisp_e2e::{Lab, Result, needs, request};
 use k8s_cri::v1::{

@@ -2,6 +2,7 @@
 //! `disallowed-methods` in `.clippy.toml`; here is only the test that they are switched on.
 
 mod circles;
+mod identifiers;
 mod sources;
 mod words;
 

@@ -45,6 +45,26 @@ fn forbidden_words_get_fewer() {
     }
 }
 
+/// A doc comment says what a thing is or does. One that begins so is half of a sentence.
+#[test]
+fn doc_comments_are_sentences_or_nouns() {
+    const HALVES: [&str; 3] = ["What", "Who", "Whose"];
+    let mut found = Vec::new();
+    for file in all() {
+        let is_half = |line: &&str| {
+            let line = line.trim_start();
+            let comment = line.strip_prefix("/// ").or_else(|| line.strip_prefix("//! "));
+            comment.and_then(|text| text.split(' ').next()).is_some_and(|word| HALVES.contains(&word))
+        };
+        found.extend(file.text.lines().filter(is_half).map(|line| format!("{}: {line}", file.path)));
+    }
+    assert_eq!(
+        found,
+        super::NONE,
+        "begin with the noun (\"The layers that ...\") or the verb (\"Removes ...\")"
+    );
+}
+
 fn occurrences(text: &str) -> usize {
     let mut text = text.to_lowercase();
     USERS.iter().for_each(|user| text = text.replace(user, ""));

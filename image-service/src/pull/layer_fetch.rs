@@ -7,7 +7,7 @@ use std::time::Duration;
 use crisp_operation::{Cancel, Interrupted, Stage};
 
 use super::error::PullCause;
-use super::layer_share::{FetchTurn, LayerShare, LayerShares};
+use super::layer_share::{FetchPermit, LayerShare, LayerShares};
 use super::progress::{LayerState, ProgressSender};
 use crate::digest::DiffId;
 use crate::manifest::Layer;
@@ -46,15 +46,15 @@ impl LayerFetch {
             return Ok(LayerState::Present);
         }
         let share = self.shares.share(diff);
-        let turn = tokio::select! {
-            turn = share.turn(self.patience) => turn,
+        let permit = tokio::select! {
+            permit = share.permit(self.patience) => permit,
             () = self.cancel.cancelled() => return Err(Interrupted::Cancelled.into()),
         };
         if self.store.has_layer(diff) {
             return Ok(LayerState::Present);
         }
         tokio::select! {
-            fetched = self.fetch(index, layer, diff, &share, &turn) => fetched?,
+            fetched = self.fetch(index, layer, diff, &share, &permit) => fetched?,
             // Another pull fetched the layer beside this one and was faster.
             () = share.stored() => return Ok(LayerState::Present),
         }
@@ -68,11 +68,11 @@ impl LayerFetch {
         layer: &Layer,
         diff: &DiffId,
         share: &LayerShare,
-        turn: &FetchTurn,
+        permit: &FetchPermit,
     ) -> Result<(), PullCause> {
         let mut failover = Failover::for_blob(&self.sources);
         let events = |event| {
-            turn.tell(share, event, layer.blob.size);
+            permit.report(share, event, layer.blob.size);
             if let DownloadEvent::Received(received) = event {
                 self.progress.layer(index, |l| {
                     l.received = received;

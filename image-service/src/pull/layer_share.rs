@@ -35,7 +35,7 @@ pub(super) struct LayerShare {
 }
 
 /// The permission to fetch a layer.
-pub(super) enum FetchTurn {
+pub(super) enum FetchPermit {
     /// Others wait for this fetch.
     Holder(#[allow(dead_code, reason = "held until dropped")] OwnedMutexGuard<()>),
     /// Another pull fetches it too slowly; this one fetches it as well.
@@ -61,9 +61,9 @@ impl LayerShares {
     }
 }
 
-impl FetchTurn {
+impl FetchPermit {
     /// Records the progress of the fetch.
-    pub(super) fn tell(&self, share: &LayerShare, event: DownloadEvent, size: u64) {
+    pub(super) fn report(&self, share: &LayerShare, event: DownloadEvent, size: u64) {
         match (self, event) {
             (Self::Beside, _) => {}
             (Self::Holder(_), DownloadEvent::Received(received)) => {
@@ -80,7 +80,7 @@ impl FetchTurn {
 impl LayerShare {
     /// Waits until this pull may fetch the layer: because no other pull does, or because the other one is too
     /// slow. `patience` is the time limit for another fetch without any progress.
-    pub(super) async fn turn(&self, patience: Duration) -> FetchTurn {
+    pub(super) async fn permit(&self, patience: Duration) -> FetchPermit {
         let since = Instant::now();
         let mut turn = std::pin::pin!(self.turn.clone().lock_owned());
         let mut stored = self.stored.subscribe();
@@ -88,12 +88,12 @@ impl LayerShare {
             let before = self.received.load(Ordering::Relaxed);
             tokio::select! {
                 biased;
-                turn = &mut turn => return FetchTurn::Holder(turn),
-                _ = stored.wait_for(|stored| *stored) => return FetchTurn::Beside,
+                turn = &mut turn => return FetchPermit::Holder(turn),
+                _ = stored.wait_for(|stored| *stored) => return FetchPermit::Beside,
                 () = tokio::time::sleep(patience) => {}
             }
             if self.is_slow(before, patience) || since.elapsed() > patience.saturating_mul(MAX_WAIT) {
-                return FetchTurn::Beside;
+                return FetchPermit::Beside;
             }
         }
     }
@@ -134,9 +134,9 @@ mod tests {
         DiffId::from(Digest::sha256(name))
     }
 
-    async fn holder(share: &LayerShare) -> FetchTurn {
-        let turn = share.turn(PATIENCE).await;
-        assert!(matches!(turn, FetchTurn::Holder(_)));
+    async fn holder(share: &LayerShare) -> FetchPermit {
+        let turn = share.permit(PATIENCE).await;
+        assert!(matches!(turn, FetchPermit::Holder(_)));
         turn
     }
 
@@ -148,14 +148,14 @@ mod tests {
         assert!(Arc::ptr_eq(&share, &same));
         let first = holder(&share).await;
         holder(&other).await;
-        let (mut waiter, mut received) = (std::pin::pin!(same.turn(PATIENCE)), 0);
+        let (mut waiter, mut received) = (std::pin::pin!(same.permit(PATIENCE)), 0);
         for _ in 0..10 {
             received += 1000;
-            first.tell(&share, DownloadEvent::Received(received), 10_000);
+            first.report(&share, DownloadEvent::Received(received), 10_000);
             assert!(tokio::time::timeout(PATIENCE / 2, &mut waiter).await.is_err(), "{received}");
         }
         drop(first);
-        assert!(matches!(waiter.await, FetchTurn::Holder(_)));
+        assert!(matches!(waiter.await, FetchPermit::Holder(_)));
     }
 
     #[tokio::test]
@@ -163,16 +163,16 @@ mod tests {
         let shares = LayerShares::default();
         let share = shares.share(&diff(b"a"));
         let first = holder(&share).await;
-        assert!(matches!(share.turn(PATIENCE).await, FetchTurn::Beside), "nothing received");
-        first.tell(&share, DownloadEvent::Received(1), 1 << 20);
+        assert!(matches!(share.permit(PATIENCE).await, FetchPermit::Beside), "nothing received");
+        first.report(&share, DownloadEvent::Received(1), 1 << 20);
         let drip = async {
             for received in 2.. {
                 tokio::time::sleep(PATIENCE / 4).await;
-                first.tell(&share, DownloadEvent::Received(received), 1 << 20);
+                first.report(&share, DownloadEvent::Received(received), 1 << 20);
             }
         };
         tokio::select! {
-            turn = share.turn(PATIENCE) => assert!(matches!(turn, FetchTurn::Beside)),
+            turn = share.permit(PATIENCE) => assert!(matches!(turn, FetchPermit::Beside)),
             () = drip => {}
         }
     }
@@ -182,9 +182,9 @@ mod tests {
         let shares = LayerShares::default();
         let share = shares.share(&diff(b"a"));
         let first = holder(&share).await;
-        first.tell(&share, DownloadEvent::Received(10), 1 << 20);
-        first.tell(&share, DownloadEvent::WaitsForReader(true), 1 << 20);
-        assert!(tokio::time::timeout(PATIENCE * 5, share.turn(PATIENCE)).await.is_err());
+        first.report(&share, DownloadEvent::Received(10), 1 << 20);
+        first.report(&share, DownloadEvent::WaitsForReader(true), 1 << 20);
+        assert!(tokio::time::timeout(PATIENCE * 5, share.permit(PATIENCE)).await.is_err());
     }
 
     #[tokio::test]
@@ -192,9 +192,9 @@ mod tests {
         let shares = LayerShares::default();
         let share = shares.share(&diff(b"a"));
         let _first = holder(&share).await;
-        let waiting = share.turn(Duration::from_secs(60));
+        let waiting = share.permit(Duration::from_secs(60));
         share.set_stored();
-        assert!(matches!(waiting.await, FetchTurn::Beside));
+        assert!(matches!(waiting.await, FetchPermit::Beside));
         share.stored().await;
     }
 

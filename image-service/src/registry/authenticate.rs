@@ -20,11 +20,11 @@ use super::secret::Secret;
 use super::url::{Url, escape};
 
 /// The lifetime of a token without `expires_in`, by the specification.
-const DEFAULT_LIFE: Duration = Duration::from_secs(60);
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 /// The time for which user name and password are sent without a new challenge.
-const BASIC_LIFE: Duration = Duration::from_secs(3600);
+const BASIC_LIFETIME: Duration = Duration::from_secs(3600);
 /// Limit for the response of a token server.
-const MAX_TOKEN_ANSWER: u64 = 1 << 20;
+const MAX_TOKEN_RESPONSE: u64 = 1 << 20;
 
 /// Logs in to one server, for one repository.
 pub(crate) struct Authenticator<'a> {
@@ -38,16 +38,16 @@ pub(crate) struct Authenticator<'a> {
 
 impl Authenticator<'_> {
     /// Responds to `challenge` and keeps the resulting `Authorization` header.
-    pub(crate) async fn answer(
+    pub(crate) async fn respond(
         &self,
         challenge: &Challenge,
         cache: &AuthorizationCache,
         key: &AuthorizationKey,
     ) -> Result<HeaderValue, EndpointError> {
-        let (header, life) = match (challenge, self.credentials.map(|c| &c.login)) {
-            (_, Some(Login::Bearer { token })) => (bearer_header(token), DEFAULT_LIFE),
+        let (header, lifetime) = match (challenge, self.credentials.map(|c| &c.login)) {
+            (_, Some(Login::Bearer { token })) => (bearer_header(token), DEFAULT_LIFETIME),
             (Challenge::Basic, Some(Login::Basic { username, password })) => {
-                (basic_header(username, password), BASIC_LIFE)
+                (basic_header(username, password), BASIC_LIFETIME)
             }
             (Challenge::Basic, Some(Login::Identity { .. })) => {
                 let why = "it wants a user name and password, the request has an identity token".to_owned();
@@ -57,15 +57,15 @@ impl Authenticator<'_> {
                 return Err(EndpointError::Unauthenticated { why: self.why_no_credentials.to_owned() });
             }
             (Challenge::Bearer { realm, service, scope }, login) => {
-                let (token, life) =
+                let (token, lifetime) =
                     self.fetch_token(realm, service.as_deref(), scope.as_deref(), login).await?;
-                (bearer_header(&token), life)
+                (bearer_header(&token), lifetime)
             }
         };
         let header = header.ok_or_else(|| EndpointError::Unauthenticated {
             why: "the credentials have characters that no header may carry".to_owned(),
         })?;
-        cache.put(key, header.clone(), life);
+        cache.put(key, header.clone(), lifetime);
         Ok(header)
     }
 
@@ -104,15 +104,15 @@ impl Authenticator<'_> {
                 other => other,
             });
         }
-        let body = self.http.read_all(response, MAX_TOKEN_ANSWER, "a token").await?;
-        let answer: TokenAnswer = serde_json::from_slice(&body)
+        let body = self.http.read_all(response, MAX_TOKEN_RESPONSE, "a token").await?;
+        let response: TokenResponse = serde_json::from_slice(&body)
             .map_err(|_| EndpointError::Protocol { why: "its answer is not a token".to_owned() })?;
-        let life = answer.life();
-        let token = answer.token.filter(|t| !t.is_empty()).or(answer.access_token).unwrap_or_default();
+        let lifetime = response.lifetime();
+        let token = response.token.filter(|t| !t.is_empty()).or(response.access_token).unwrap_or_default();
         if token.is_empty() {
             return Err(EndpointError::Protocol { why: "its answer holds no token".to_owned() });
         }
-        Ok((Secret::new(token), life))
+        Ok((Secret::new(token), lifetime))
     }
 }
 
@@ -150,15 +150,15 @@ fn refresh_request(realm: &Url, service: Option<&str>, scope: &str, token: &Secr
 }
 
 #[derive(Deserialize)]
-struct TokenAnswer {
+struct TokenResponse {
     token: Option<String>,
     access_token: Option<String>,
     /// Seconds; a number for most servers, a text for some.
     expires_in: Option<Value>,
 }
 
-impl TokenAnswer {
-    fn life(&self) -> Duration {
+impl TokenResponse {
+    fn lifetime(&self) -> Duration {
         let seconds = match &self.expires_in {
             Some(Value::Number(number)) => number.as_f64(),
             Some(Value::String(text)) => text.parse().ok(),
@@ -166,7 +166,7 @@ impl TokenAnswer {
         };
         let seconds = seconds.filter(|seconds: &f64| *seconds >= 1.0);
         // More seconds than a duration can hold count as its maximum.
-        seconds.map_or(DEFAULT_LIFE, |s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX))
+        seconds.map_or(DEFAULT_LIFETIME, |s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX))
     }
 }
 
@@ -179,14 +179,14 @@ mod tests {
         for (expires_in, seconds) in
             [("300", 300), ("\"300\"", 300), ("300.5", 300), ("null", 60), ("-5", 60), ("0", 60), ("[]", 60)]
         {
-            let answer: TokenAnswer =
+            let response: TokenResponse =
                 serde_json::from_str(&format!("{{\"token\":\"t\",\"expires_in\":{expires_in}}}")).unwrap();
-            assert_eq!(answer.life().as_secs(), seconds, "{expires_in}");
+            assert_eq!(response.lifetime().as_secs(), seconds, "{expires_in}");
         }
         for endless in ["18446744073709551615", "1e300", "\"inf\""] {
-            let answer: TokenAnswer =
+            let response: TokenResponse =
                 serde_json::from_str(&format!("{{\"token\":\"t\",\"expires_in\":{endless}}}")).unwrap();
-            assert!(answer.life() > Duration::from_secs(1 << 40), "{endless}");
+            assert!(response.lifetime() > Duration::from_secs(1 << 40), "{endless}");
         }
     }
 }

@@ -9,7 +9,7 @@ use http::HeaderValue;
 /// Limit for kept headers.
 const MAX_KEPT: usize = 512;
 /// Limit for the lifetime of a header, regardless of the server.
-const MAX_LIFE: Duration = Duration::from_secs(24 * 3600);
+const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// The scope of a header: server, repository and user.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -34,7 +34,7 @@ impl AuthorizationCache {
         cache.get(key).filter(|kept| kept.expires > Instant::now()).map(|kept| kept.header.clone())
     }
 
-    pub(crate) fn put(&self, key: &AuthorizationKey, header: HeaderValue, life: Duration) {
+    pub(crate) fn put(&self, key: &AuthorizationKey, header: HeaderValue, lifetime: Duration) {
         let mut cache = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if cache.len() >= MAX_KEPT {
@@ -44,8 +44,8 @@ impl AuthorizationCache {
             cache.clear();
         }
         // Renewed a little early, so that it does not expire in transit.
-        let life = life.min(MAX_LIFE);
-        cache.insert(key.clone(), Accepted { header, expires: now + (life - life / 10) });
+        let lifetime = lifetime.min(MAX_LIFETIME);
+        cache.insert(key.clone(), Accepted { header, expires: now + (lifetime - lifetime / 10) });
     }
 }
 

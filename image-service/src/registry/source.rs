@@ -151,7 +151,7 @@ impl Source {
             credentials: self.credentials.as_ref(),
             why_no_credentials: self.why_no_credentials,
         };
-        authenticator.answer(challenge, &self.authorizations, &self.key).await
+        authenticator.respond(challenge, &self.authorizations, &self.key).await
     }
 
     fn url(&self, path: &str) -> Url {

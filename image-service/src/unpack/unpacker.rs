@@ -140,7 +140,7 @@ impl<'a> Unpacker<'a> {
 
     fn whiteout(&mut self, at: Destination<'_>, entry: &Entry) -> Result<(), UnpackFault> {
         self.totals.inode()?;
-        if whiteout::hide(at.folder, at.name)? {
+        if whiteout::make_whiteout(at.folder, at.name)? {
             attributes::touch(at.named(), entry.modified)?;
             let attributes = Attributes { mode: CHARACTER_DEVICE, ..Attributes::default() };
             self.totals.name(at.parent, at.name, &attributes);

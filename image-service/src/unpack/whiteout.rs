@@ -56,7 +56,7 @@ pub(super) fn is_whiteout(stat: &Stat) -> bool {
 }
 
 /// Hides `name` of the layers below. Returns true when an inode was made for it.
-pub(super) fn hide(folder: &OwnedFd, name: &[u8]) -> Result<bool, UnpackFault> {
+pub(super) fn make_whiteout(folder: &OwnedFd, name: &[u8]) -> Result<bool, UnpackFault> {
     match rustix::fs::mknodat(folder, name, FileType::CharacterDevice, Mode::empty(), 0) {
         Ok(()) => Ok(true),
         Err(Errno::EXIST) => {

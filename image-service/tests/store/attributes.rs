@@ -101,7 +101,7 @@ fn the_size_on_record_is_what_the_disk_says() {
     assert_eq!(usage.bytes, bytes);
 }
 
-/// What `du` counts.
+/// The count of `du`.
 fn du(root: &Path) -> (u64, u64) {
     use std::os::unix::fs::MetadataExt;
     let mut seen = std::collections::HashSet::new();
@@ -180,7 +180,7 @@ fn shown(fixture: &Fixture, image: &str, path: &str) -> (u32, (u32, u32), i64, u
     (found.mode & 0o7777, found.owner, found.mtime.0, found.xattrs.len())
 }
 
-/// What an image has below a layer that it shares says nothing about another image.
+/// The directories of an image below a shared layer do not affect another image.
 #[test]
 fn an_image_does_not_change_the_directories_of_another_one() {
     crisp_skip::needs!();

@@ -1,4 +1,4 @@
-//! What protects layers that containers run on, and what becomes of damaged ones.
+//! Layers with running containers are protected, and damaged ones are replaced.
 
 use std::fs;
 use std::path::{Path, PathBuf};

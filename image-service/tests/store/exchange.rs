@@ -32,7 +32,7 @@ fn damaged() -> (Fixture, DiffId) {
     (fixture, layer)
 }
 
-/// What is between two steps, of layers and images.
+/// The number of layers and images that are between two steps.
 fn interim(fixture: &Fixture) -> usize {
     let old = |folder: &str| {
         let entries = fs::read_dir(fixture.root().join(folder)).unwrap();

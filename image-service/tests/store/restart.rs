@@ -1,4 +1,4 @@
-//! What a server that died leaves behind, and what the next one makes of it.
+//! The remains of a server that died, and how the next one handles them.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is in a folder, completely, so that two trees can be compared with one assertion.
+//! The complete content of a folder, so that two trees can be compared with one assertion.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;

@@ -10,7 +10,7 @@ use crate::archive::{Archive, item};
 use crate::fixture::Fixture;
 use crate::tree;
 
-/// What a container of these layers, bottom first, sees.
+/// The files that a container of these layers, bottom first, sees.
 fn merged(fixture: &Fixture, layers: &[DiffId]) -> Vec<String> {
     let lease = fixture.store.lease(layers).unwrap();
     let mut folders: Vec<PathBuf> = lease.layer_paths().to_vec();

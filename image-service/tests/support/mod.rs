@@ -1,4 +1,4 @@
-//! What the tests of pulls share.
+//! The shared parts of the tests of pulls.
 
 #![allow(dead_code, reason = "each test binary uses its own part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]

@@ -36,7 +36,7 @@ impl Asked {
     }
 }
 
-/// What is sent back, and how badly.
+/// The response, and its faults.
 #[derive(Clone)]
 pub struct Reply {
     pub status: u16,

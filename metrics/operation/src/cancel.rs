@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// What ended a piece of work from outside. Every cause of a stage's failure can be made from it.
+/// The reason why work was ended from outside. Every cause of a stage's failure can be made from it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Interrupted {
     #[error("not done after {} ms", after.as_millis())]

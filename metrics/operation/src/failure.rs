@@ -1,4 +1,4 @@
-//! What a failed operation says.
+//! The error of a failed operation.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -13,7 +13,7 @@ pub struct StageFailure<E: Display> {
 /// An operation that failed, with what failed while undoing it.
 #[derive(Debug)]
 pub struct Failure<E: Display> {
-    /// What the operation was about: container or pod, with its id.
+    /// The subject of the operation: container or pod, with its id.
     pub subject: String,
     pub operation: &'static str,
     pub failure: StageFailure<E>,

@@ -5,7 +5,7 @@
 //! `OPERATION/STAGE[:after][@SUBJECT]=fail|hang|kill`: the stage, whether its work is done before (then its
 //! result is lost), a part of the subject (`pod …`, `container …`) that must match, and what happens.
 
-/// What happens at a fault point.
+/// The effect of a fault point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// The stage fails with [`Interrupted::Fault`](crate::Interrupted::Fault).

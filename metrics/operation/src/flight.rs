@@ -104,7 +104,7 @@ where
         flight
     }
 
-    /// What those share who wait for the operation `key`, while it is under way.
+    /// The shared value of the operation `key`, while it is under way.
     #[must_use]
     pub fn get(&self, key: &K) -> Option<Flight<T, E, P>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
@@ -152,7 +152,7 @@ impl<K: Eq + Hash, T, E, P> Drop for Entry<K, T, E, P> {
 }
 
 impl<T: Clone, E: From<Interrupted>, P> Flight<T, E, P> {
-    /// What all who wait share.
+    /// The shared value of all waiters.
     pub fn shared(&self) -> &P {
         &self.shared
     }

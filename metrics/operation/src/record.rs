@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::tree;
 
-/// What can be kept as a record.
+/// A type that can be stored as a record.
 pub trait Record: Serialize + DeserializeOwned {
-    /// What it is, for messages: `pod record`.
+    /// Its name in messages: `pod record`.
     const KIND: &'static str;
     const VERSION: u32 = 1;
 }
 
-/// What a record must survive.
+/// The event that a record must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// The end of the server, in whatever way: nothing is flushed. For what ends with the machine anyway.
@@ -83,7 +83,7 @@ pub fn encode<R: Record>(path: &Path, record: &R) -> Result<Vec<u8>, RecordError
 /// Replaces the record at `path`, readable by root alone. One writer at a time per path.
 ///
 /// # Errors
-/// What was there before is still there then.
+/// The earlier file is unchanged then.
 pub fn write<R: Record>(path: &Path, record: &R, durability: Durability) -> Result<(), RecordError> {
     let bytes = encode(path, record)?;
     write_file(path, &bytes, 0o600, durability)
@@ -144,7 +144,7 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
 /// Writes `bytes` to a file beside `path` and renames it there. The mode does not depend on the umask.
 ///
 /// # Errors
-/// What was at `path` before is still there then, and nothing beside it.
+/// The earlier file at `path` is unchanged then, and nothing new is beside it.
 pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let beside = path.with_file_name(format!("{name}.new"));

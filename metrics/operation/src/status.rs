@@ -48,7 +48,7 @@ struct Cell<S> {
 }
 
 struct Writing<S> {
-    /// What the record says.
+    /// The status in the record.
     written: Option<Arc<S>>,
     closed: bool,
 }
@@ -92,7 +92,7 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
     /// Writes the record of the present status.
     ///
     /// # Errors
-    /// What was on disk before is still there then.
+    /// The earlier record is still on disk then.
     pub fn save(&self) -> Result<(), RecordError> {
         self.0.write_visible()
     }

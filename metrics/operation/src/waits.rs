@@ -1,4 +1,4 @@
-//! What the operation under way waits for: said deep in its work, which knows no operation.
+//! The reason why the present operation waits: set deep in its work, which does not know the operation.
 
 use std::future::Future;
 use std::sync::Arc;

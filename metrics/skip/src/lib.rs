@@ -28,7 +28,8 @@ use std::path::{Path, PathBuf};
 /// Set to `1` by the script that has installed all packages that tests need.
 pub const COMPLETE: &str = "CRISP_TESTS_COMPLETE";
 
-/// What a machine can lack although every package is installed. Add a kind before a reason of a new kind.
+/// A property that a machine can lack although every package is installed. Add a kind before a reason of a
+/// new kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lacks {
     /// A hierarchy of cgroup v1 by its controller.
@@ -70,7 +71,7 @@ impl Display for Lacks {
     }
 }
 
-/// What a skipped test returns.
+/// The return value of a skipped test.
 pub trait Skipped {
     fn skipped() -> Self;
 }

@@ -21,7 +21,7 @@ pub enum Owner {
     Kept,
 }
 
-/// What one file gets.
+/// The attributes of one file.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attributes {
     owner: Option<(Uid, Gid)>,

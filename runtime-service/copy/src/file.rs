@@ -87,7 +87,7 @@ fn run(piece: &[u8]) -> (bool, usize) {
     (first, same.map(<[u8]>::len).sum())
 }
 
-/// What has a name already.
+/// An existing file.
 struct There {
     found: OwnedFd,
     kind: FileType,

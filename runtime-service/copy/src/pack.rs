@@ -108,7 +108,7 @@ impl<W: Write> Packer<'_, W> {
         self.archive.append_link(&mut header, name, to).map_err(CopyError::Archive)
     }
 
-    /// What is in it.
+    /// Packs the content of a directory.
     fn directory(&mut self, found: &Found, name: &Path, depth: usize) -> Result<(), CopyError> {
         let shown = self.shown(name);
         if depth >= MAX_DEPTH {

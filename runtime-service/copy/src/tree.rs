@@ -18,7 +18,7 @@ use crate::root::Root;
 use crate::source::Source;
 use crate::{CopyError, MAX_DEPTH};
 
-/// What was made.
+/// The result of unpacking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Unpacked {
     pub entries: u64,

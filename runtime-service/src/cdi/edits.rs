@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{ContainerEdits, Mount, Node};
+use super::file::{ContainerEdits, Mount, RawDeviceNode};
 
 /// All changes that devices make to a container, in their order.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +86,7 @@ fn invalid(list: &str, index: usize, reason: &str) -> Refused {
     Refused::Invalid { field: format!("{list}[{index}]"), reason: reason.to_owned() }
 }
 
-fn device_node(node: &Node) -> Result<DeviceNode, &'static str> {
+fn device_node(node: &RawDeviceNode) -> Result<DeviceNode, &'static str> {
     let container_path = absolute(&node.path).ok_or("its path is not absolute")?;
     let host_path = match node.host_path.as_str() {
         "" => container_path.clone(),

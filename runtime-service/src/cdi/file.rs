@@ -45,7 +45,7 @@ pub(super) struct ContainerEdits {
     #[serde(default)]
     pub env: Vec<String>,
     #[serde(default)]
-    pub device_nodes: Vec<Node>,
+    pub device_nodes: Vec<RawDeviceNode>,
     #[serde(default)]
     pub mounts: Vec<Mount>,
     #[serde(default, rename = "additionalGids")]
@@ -59,7 +59,7 @@ pub(super) struct ContainerEdits {
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Node {
+pub(super) struct RawDeviceNode {
     pub path: String,
     #[serde(default)]
     pub host_path: String,

@@ -92,15 +92,15 @@ impl Journal {
     /// Waits, for a limited time, until all entries are written.
     pub async fn flush(&self) {
         // If the disk hangs, the lines on disk are read anyway.
-        self.ask(Command::Flush).await;
+        self.request(Command::Flush).await;
     }
 
     /// Writes all entries, for a limited time. Later entries are dropped, because the folders may be removed.
     pub(crate) async fn close(&self) {
-        self.ask(Command::Close).await;
+        self.request(Command::Close).await;
     }
 
-    async fn ask(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
+    async fn request(&self, command: impl FnOnce(oneshot::Sender<()>) -> Command) {
         let (done, written) = oneshot::channel();
         let ask = async {
             if self.sender.send(command(done)).await.is_ok() {

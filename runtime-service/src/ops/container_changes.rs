@@ -149,8 +149,8 @@ impl Walk {
         place: PathBuf,
         depth: usize,
     ) -> Result<(), Errno> {
-        let before = below.map(|below| look(below, name)).transpose()?.flatten();
-        match (look(upper, name)?, before) {
+        let before = below.map(|below| stat_of(below, name)).transpose()?.flatten();
+        match (stat_of(upper, name)?, before) {
             (None, None) => Ok(()),
             (None, Some(_)) => self.add(place, Kind::Deleted),
             (Some(now), before) if is_whiteout(&now) => match before {
@@ -209,7 +209,7 @@ fn is_opaque(directory: &OwnedFd) -> bool {
 }
 
 /// None if it does not exist.
-fn look(directory: &OwnedFd, name: &CStr) -> Result<Option<Stat>, Errno> {
+fn stat_of(directory: &OwnedFd, name: &CStr) -> Result<Option<Stat>, Errno> {
     match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
         found => found.map(Some),

@@ -84,7 +84,7 @@ impl<'a> Scrape<'a> {
         let has_quota = stats.cpu.as_ref().is_some_and(|cpu| cpu.periods > 0);
         counters(service, stats, has_quota, disks, samples);
         processes::usage(stats.pids.as_ref(), None, samples);
-        processes::life(pods[pod].pod.created_at, samples);
+        processes::start_time(pods[pod].pod.created_at, samples);
     }
 
     /// The interfaces of a pod with a network of its own.
@@ -114,7 +114,7 @@ impl<'a> Scrape<'a> {
         if let State::Running { started_at, .. } | State::Unknown { started_at: Some(started_at), .. } =
             status.state
         {
-            processes::life(started_at, samples);
+            processes::start_time(started_at, samples);
         }
     }
 }

@@ -137,7 +137,7 @@ pub(super) fn usage(pids: Option<&PidsStats>, processes: Option<&ProcessUsage>, 
 }
 
 /// `started_at`: nanoseconds since 1970.
-pub(super) fn life(started_at: i64, samples: &mut impl Samples) {
+pub(super) fn start_time(started_at: i64, samples: &mut impl Samples) {
     let seconds = |nanoseconds: i64| Value::Signed(nanoseconds / 1_000_000_000);
     samples.add(&STARTED, &[], seconds(started_at));
     samples.add(&SEEN, &[], seconds(clock::now()));

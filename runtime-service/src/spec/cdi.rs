@@ -111,7 +111,7 @@ fn mount(new: &HostMount) -> Mount {
 mod tests {
     use super::*;
 
-    fn node(path: &str) -> DeviceNode {
+    fn device_node(path: &str) -> DeviceNode {
         DeviceNode {
             container_path: path.into(),
             host_path: "/dev/zero".into(),
@@ -128,14 +128,15 @@ mod tests {
     fn a_node_is_the_hosts_where_nothing_else_is_said() {
         let user = User { uid: 7, gid: 8, ..Default::default() };
         let mut devices = Devices::default();
-        let given = DeviceNode { kind: Some('b'), numbers: Some((9, 1)), uid: Some(3), ..node("/dev/b") };
-        add_nodes(&mut devices, &[node("/dev/a"), node("/dev/b"), given], &user).unwrap();
+        let given =
+            DeviceNode { kind: Some('b'), numbers: Some((9, 1)), uid: Some(3), ..device_node("/dev/b") };
+        add_nodes(&mut devices, &[device_node("/dev/a"), device_node("/dev/b"), given], &user).unwrap();
         let [of_host, given] = &devices.nodes[..] else { panic!("{:?}", devices.nodes) };
         assert_eq!((of_host.typ(), of_host.major(), of_host.minor()), (LinuxDeviceType::C, 1, 5));
         assert_eq!((of_host.file_mode(), of_host.uid(), of_host.gid()), (Some(0o666), Some(7), Some(8)));
         assert_eq!((given.typ(), given.major(), given.minor()), (LinuxDeviceType::B, 9, 1));
         assert_eq!((given.uid(), devices.rules.len()), (Some(3), 3));
-        let none = DeviceNode { host_path: "/dev/no-such".into(), ..node("/dev/a") };
+        let none = DeviceNode { host_path: "/dev/no-such".into(), ..device_node("/dev/a") };
         let error = add_nodes(&mut devices, &[none], &user).unwrap_err().to_string();
         assert!(error.starts_with("config.CDI_devices: \"/dev/no-such\""), "{error}");
     }

@@ -92,7 +92,7 @@ fn collect(request: &Device, path: &Path, depth: usize, devices: &mut Devices) {
         }
     } else if kind.is_char_device() || kind.is_block_device() {
         let typ = if kind.is_char_device() { LinuxDeviceType::C } else { LinuxDeviceType::B };
-        devices.nodes.push(node(&target(request, path), typ, &metadata));
+        devices.nodes.push(device_node(&target(request, path), typ, &metadata));
         let (major, minor) = numbers(&metadata);
         devices.rules.push(rule(true, typ, Some(major), Some(minor), &request.permissions));
     }
@@ -122,7 +122,7 @@ pub(super) fn numbers(metadata: &fs::Metadata) -> (i64, i64) {
     (rustix::fs::major(device).into(), rustix::fs::minor(device).into())
 }
 
-fn node(path: &Path, typ: LinuxDeviceType, metadata: &fs::Metadata) -> LinuxDevice {
+fn device_node(path: &Path, typ: LinuxDeviceType, metadata: &fs::Metadata) -> LinuxDevice {
     let (major, minor) = numbers(metadata);
     let mut device = LinuxDevice::default();
     device

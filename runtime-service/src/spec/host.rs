@@ -22,7 +22,7 @@ pub struct Host {
 impl Host {
     /// Reads /proc and /sys; a file that cannot be read counts as absent.
     #[must_use]
-    pub fn look(cgroups: Mode) -> Self {
+    pub fn detect(cgroups: Mode) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         Self {
             capabilities: capabilities::of_host(&read("/proc/self/status")),

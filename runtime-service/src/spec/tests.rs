@@ -69,7 +69,7 @@ fn pod() -> PodInputs {
 }
 
 fn host() -> Host {
-    Host::look(Mode::V1)
+    Host::detect(Mode::V1)
 }
 
 fn built(config: &ContainerConfig, pod: &PodInputs, pid: PidNamespace<i32>) -> Spec {

@@ -36,8 +36,8 @@ pub fn header_blocks(mut bytes: &[u8]) {
     }
 }
 
-/// What a client sends over a WebSocket after the handshake, in both forms of messages, with the sizes of its
-/// terminal.
+/// The data that a client sends over a WebSocket after the handshake, in both forms of messages, with the
+/// sizes of its terminal.
 pub fn websocket(bytes: &[u8]) {
     for base64 in [false, true] {
         let channels = Channels { read: vec![0, 4], base64, half_close: true, patience: None };

@@ -79,7 +79,7 @@ impl ProcessSession {
             for output in [stdout, stderr].into_iter().flatten() {
                 let _ = output.close().await;
             }
-            outcome.tell(error, protocol).await;
+            outcome.send_status(error, protocol).await;
         };
         tokio::select! {
             () = tell => carrier.finish().await,
@@ -90,14 +90,14 @@ impl ProcessSession {
 
 impl Outcome {
     /// Writes it to the error stream, and closes that.
-    pub(crate) async fn tell(&self, mut error: StreamWriter, protocol: Protocol) {
+    pub(crate) async fn send_status(&self, mut error: StreamWriter, protocol: Protocol) {
         if let Some(text) = self.text(protocol) {
             let _ = error.write(text.as_bytes()).await;
         }
         let _ = error.close().await;
     }
 
-    /// What the error stream holds. None: nothing, which is success before v4.
+    /// The content of the error stream. None for no content, which means success before v4.
     fn text(&self, protocol: Protocol) -> Option<String> {
         if protocol >= Protocol::V4 {
             return Some(self.status());

@@ -138,7 +138,7 @@ impl Breakage {
     }
 }
 
-/// What has arrived on one stream and was not read yet.
+/// The unread data of one stream.
 #[derive(Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -156,7 +156,7 @@ struct State {
     abandoned: bool,
 }
 
-/// What became of bytes that arrived.
+/// The result of adding received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Put {
     Queued,

@@ -1,4 +1,4 @@
-//! What sessions leave behind: a program of its own, for it counts what the whole process has.
+//! Leaks of sessions: a separate program, because it counts the resources of the whole process.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 

@@ -14,7 +14,7 @@ use crate::lab::{Lab, lab, shell};
 use crate::pod_states::{beside_status, started_without_a_record};
 use crate::restart::over_a_restart;
 
-/// What GetContainerEvents has sent.
+/// The events that GetContainerEvents has sent.
 struct PodEvents {
     seen: tokio::sync::watch::Receiver<Vec<proto::ContainerEventResponse>>,
 }

@@ -71,8 +71,7 @@ impl Lab {
         Self { dir, service, metrics, images, number }
     }
 
-    /// What a server that starts after this one finds. This one must be gone with its whole runtime,
-    /// as after SIGKILL.
+    /// The state that the next server finds. This one must be gone with its whole runtime, as after SIGKILL.
     pub fn leave(self) -> Left {
         Left { dir: self.dir, number: self.number }
     }
@@ -215,7 +214,7 @@ impl Lab {
         Ok(self.service.exec_sync(Request::new(request)).await?.into_inner())
     }
 
-    /// What a shell line in the container prints.
+    /// The output of a shell line in the container.
     pub async fn sh(&self, id: &str, line: &str) -> String {
         let answer = self.exec(id, &["sh", "-c", line], 20).await.unwrap();
         assert_eq!(answer.exit_code, 0, "{line}: {}", String::from_utf8_lossy(&answer.stderr));

@@ -53,7 +53,7 @@ fn age(record: &Path) {
     fs::write(record, text.replace(boot.trim(), "an-earlier-boot")).unwrap();
 }
 
-/// What a server and a kubelet do about images that seem unused.
+/// Removes unused images, as a server and a kubelet do.
 async fn collect(lab: &Lab) {
     lab.images.start_collection().await.unwrap();
     if let Ok(image) = lab.images.store().find(IMAGE) {
@@ -139,7 +139,7 @@ fn those_of_a_container_that_was_set_aside_stay_until_its_pod_is_stopped() {
     }
 }
 
-/// What the first image has below a layer that both share is not what the second one has.
+/// Each image has its own directories below a layer that both share.
 #[tokio::test]
 async fn directories_that_a_shared_layer_leaves_out_are_those_of_each_image() {
     let lab = crate::lab::lab!();

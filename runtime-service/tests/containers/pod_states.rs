@@ -1,4 +1,4 @@
-//! What clients see of pods whose monitors are silent, or which have lost a part.
+//! The view of clients on pods whose monitors are silent, or which have lost a part.
 
 use crisp_proto::runtime::v1 as proto;
 use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;

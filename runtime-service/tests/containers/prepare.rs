@@ -1,4 +1,4 @@
-//! What is made behind the answer to CreateContainer.
+//! The parts of a start that are prepared after the response to CreateContainer.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

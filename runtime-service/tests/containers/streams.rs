@@ -1,4 +1,4 @@
-//! What tests of exec, attach and port-forward share: from the RPC to the client's streams.
+//! The shared parts of the tests of exec, attach and port-forward: from the RPC to the client's streams.
 
 use std::time::{Duration, Instant};
 

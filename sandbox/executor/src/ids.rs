@@ -1,4 +1,4 @@
-//! Ids of pods and containers: 64 lower-case hexadecimal digits, as every CRI client expects.
+//! Ids of pods and containers: 64 lower-case hexadecimal digits, as CRI clients expect.
 //!
 //! A value of these types is valid by construction, so a path or a cgroup name may be built from it.
 
@@ -6,7 +6,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not an id.
+/// The reason why a text is not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not an id: expected 64 lower-case hexadecimal digits")]
 pub struct InvalidId {
@@ -21,7 +21,7 @@ macro_rules! id {
         pub struct $name(String);
 
         impl $name {
-            /// The only way in for text from outside.
+            /// The only way to make one from outside text.
             ///
             /// # Errors
             /// [`InvalidId`] when `text` is not 64 lower-case hexadecimal digits.
@@ -33,7 +33,7 @@ macro_rules! id {
             /// A new random id.
             ///
             /// # Panics
-            /// When the kernel has no randomness to give, which it always has once booted.
+            /// The kernel has no randomness, which only happens during boot.
             #[must_use]
             pub fn random() -> Self {
                 let mut bytes = [0u8; 32];

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// Where something is mounted, in the order of the table.
+/// The mount points in the order of the table.
 ///
 /// # Errors
 /// /proc is not mounted.
@@ -11,7 +11,7 @@ pub fn mount_points() -> std::io::Result<Vec<PathBuf>> {
     Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect())
 }
 
-/// mountinfo writes space, tab, line break and backslash as `\ooo`.
+/// Decodes the form `\ooo`, in which mountinfo writes space, tab, newline and backslash.
 pub(crate) fn unescape(text: &str) -> PathBuf {
     use std::os::unix::ffi::OsStringExt;
     let bytes = text.as_bytes();

@@ -1,19 +1,19 @@
-//! The plan: a container's OCI spec after everything that can be decided, checked or opened
-//! beforehand has been. Made by `compile` in the server, executed by `run` in the monitor, carried
-//! between them as bytes plus descriptors.
+//! The plan: a container's OCI spec after everything that can be decided, checked or opened beforehand. Made
+//! by `compile` in the server, executed by `run` in the monitor, and sent between them as bytes and
+//! descriptors.
 //!
-//! Nothing in a plan needs a lookup on the host: sources of mounts are descriptors, users are
-//! numbers, the seccomp filter is a BPF program.
+//! A plan needs no lookup on the host: sources of mounts are descriptors, users are numbers, the seccomp
+//! filter is a BPF program.
 
 use std::ffi::CString;
 
 use serde::{Deserialize, Serialize};
 
-/// A descriptor that travels beside the plan, by its position.
+/// A descriptor that is sent with the plan, by its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdIndex(pub u16);
 
-/// All that it takes to start a container's first process.
+/// The inputs for starting a container's first process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub process: Process,
@@ -22,24 +22,25 @@ pub struct Plan {
     pub mounts: Vec<Mount>,
     /// Nodes made in the container's own /dev.
     pub devices: Vec<Device>,
-    /// Paths hidden behind /dev/null (files) or an empty read-only tmpfs (folders). Missing ones are skipped.
+    /// Paths that are masked by /dev/null (files) or an empty read-only tmpfs (folders). Missing ones are
+    /// skipped.
     pub masked_paths: Vec<CString>,
     /// Paths remounted read-only. Missing ones are skipped.
     pub readonly_paths: Vec<CString>,
     pub pid: PidNamespace<FdIndex>,
-    /// Whether the container gets a cgroup namespace of its own (always, but for the host's).
+    /// Whether the container has its own cgroup namespace (always, except for the host's).
     pub cgroup_namespace: bool,
     pub cgroup: CgroupJoin,
 }
 
-/// One process, be it a container's first or an exec'd one.
+/// A process: a container's first one, or an exec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Never empty. `args[0]` is looked up along PATH of `env` when it holds no slash.
+    /// Never empty. `args[0]` is searched in PATH of `env` if it has no slash.
     pub args: Vec<CString>,
     /// `NAME=value`, without duplicates.
     pub env: Vec<CString>,
-    /// Absolute; made (0755) when missing, for a container's first process.
+    /// Absolute; for a container's first process it is made (0755) if it is missing.
     pub cwd: CString,
     pub uid: u32,
     pub gid: u32,
@@ -51,7 +52,7 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     /// `struct sock_filter` array, 8 bytes each, host byte order. None: unconfined.
     pub seccomp: Option<Seccomp>,
-    /// Clamped by the executor to what it may set.
+    /// Limited by the executor to values that it may set.
     pub oom_score_adj: Option<i32>,
     /// AppArmor profile to change to on exec.
     pub apparmor_profile: Option<CString>,
@@ -96,14 +97,14 @@ pub struct Root {
     pub shared: bool,
 }
 
-/// Something attached below the root.
+/// A mount below the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Absolute path in the container, resolved there without ever leaving the root.
+    /// Absolute path in the container, resolved without leaving the root.
     pub target: CString,
     pub kind: MountKind,
-    /// MOUNT_ATTR_ bits (RDONLY, NOSUID, NODEV, NOEXEC, ...) for the kinds the child makes itself;
-    /// a bind carries its own.
+    /// MOUNT_ATTR_ bits (RDONLY, NOSUID, NODEV, NOEXEC, ...) for the kinds that the child makes itself; a
+    /// bind has its own.
     pub attributes: u64,
 }
 
@@ -160,7 +161,7 @@ pub enum PidNamespace<T> {
     Pod,
     /// The monitor's own, which is the host's.
     Host,
-    /// That of another container of the same pod.
+    /// The namespace of another container of the same pod.
     Target(T),
 }
 
@@ -179,11 +180,11 @@ impl<T> PidNamespace<T> {
     }
 }
 
-/// How the process gets into its cgroups before it runs anything.
+/// How the process joins its cgroups before it runs anything.
 ///
-/// v2 (also the empty v2 of a hybrid host): born there by CLONE_INTO_CGROUP. v1: the child writes
-/// `0` into each hierarchy's `tasks`: for a thread moving itself the kernel skips the global lock
-/// that `cgroup.procs` takes (15 ms on the first write after a pause).
+/// v2 (also the empty v2 of a hybrid host): started there with CLONE_INTO_CGROUP. v1: the child writes `0`
+/// into each hierarchy's `tasks`: for a thread that moves itself the kernel skips the global lock that
+/// `cgroup.procs` takes (15 ms on the first write after a pause).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupJoin {
     /// Open `O_DIRECTORY` descriptor of the v2 cgroup.

@@ -1,4 +1,4 @@
-//! Clients that want a copy of an output, each through a pipe that never blocks.
+//! Clients that receive a copy of an output, each through a pipe that never blocks.
 //!
 //! ```text
 //!  output ─> write ─ all of it ──────────────────────────────> next
@@ -6,9 +6,9 @@
 //!                                                        └─ none: the pipe is closed
 //! ```
 //!
-//! The server reads these pipes at once, whatever its own clients do. A full one is a server that has not run
-//! for a moment: to close it then would cut off a client that is not slow. One that does not run at all holds
-//! the container up once, and not for long.
+//! The server reads these pipes at once, whatever its own clients do. A full pipe means that the server has
+//! not run for a moment: closing it then would disconnect a client that is not slow. A server that does not
+//! run at all delays the container once, for a short time.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 
-/// How long a full pipe is waited for.
+/// Time limit for a full pipe.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between tries.
+/// Pause between tries.
 const RETRY: Duration = Duration::from_millis(2);
-/// Each takes a descriptor, and a write for each piece of output.
+/// Limit for clients: each takes a descriptor, and a write for each piece of output.
 const MAX: usize = 64;
 
 #[derive(Default)]
@@ -31,9 +31,9 @@ pub(crate) struct Clients {
 
 struct Client {
     pipe: OwnedFd,
-    /// What the pipe did not take.
+    /// The data that the pipe did not accept.
     rest: Vec<u8>,
-    /// When it took something last, or was given what it has not taken.
+    /// The time when it last accepted data, or when it got the data that it has not accepted.
     progress: Instant,
 }
 
@@ -41,7 +41,7 @@ impl Clients {
     /// # Errors
     /// There are too many.
     pub(crate) fn add(&mut self, pipe: OwnedFd) -> Result<(), Errno> {
-        // A container that prints nothing never finds out who has left.
+        // A container without output would never notice that clients have left.
         self.all.retain(|client| client.is_read());
         if self.all.len() >= MAX {
             return Err(Errno::USERS);
@@ -50,7 +50,7 @@ impl Clients {
         Ok(())
     }
 
-    /// Only while no client has a rest: see [`retry_at`](Self::retry_at).
+    /// Must only be called while no client has a rest: see [`retry_at`](Self::retry_at).
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         let now = Instant::now();
         self.all.retain_mut(|client| {
@@ -60,12 +60,13 @@ impl Clients {
         self.plan();
     }
 
-    /// When [`retry`](Self::retry) is due, and until then the output is not to be read. None: all have all.
+    /// The time for [`retry`](Self::retry); until then the output must not be read. None when no client has a
+    /// rest.
     pub(crate) fn retry_at(&self) -> Option<Instant> {
         self.retry_at
     }
 
-    /// Writes what is left, and gives up those that were waited for too long.
+    /// Writes the rests, and drops clients that did not accept theirs in time.
     pub(crate) fn retry(&mut self) {
         self.all.retain_mut(|client| {
             let rest = std::mem::take(&mut client.rest);
@@ -74,7 +75,7 @@ impl Clients {
         self.plan();
     }
 
-    /// Gives up those that have not taken all: there is no more time.
+    /// Drops clients that have a rest: there is no more time.
     pub(crate) fn give_up(&mut self) {
         self.all.retain(|client| client.rest.is_empty());
         self.retry_at = None;
@@ -87,7 +88,7 @@ impl Clients {
 }
 
 impl Client {
-    /// False: it is to be closed.
+    /// Returns false when it must be closed.
     fn write(&mut self, bytes: &[u8]) -> bool {
         let written = match rustix::io::write(&self.pipe, bytes) {
             Ok(written) => written,

@@ -1,4 +1,4 @@
-//! The time, and how a log line writes it.
+//! The time, and its form in log lines.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -13,7 +13,7 @@ pub(crate) fn now_ns() -> i64 {
 /// `2006-01-02T15:04:05.000000000Z`.
 pub(crate) const STAMP_LEN: usize = 30;
 
-/// Writes the UTC time in the form that the CRI's logs have.
+/// Writes the UTC time in the form of CRI logs.
 pub(crate) fn stamp(ns: i64, into: &mut [u8; STAMP_LEN]) {
     let (seconds, nanos) = (ns.div_euclid(BILLION), ns.rem_euclid(BILLION));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));

@@ -1,4 +1,4 @@
-//! A connected server. It never makes the monitor wait.
+//! A connected server. It never blocks the monitor.
 
 use std::collections::VecDeque;
 
@@ -6,7 +6,7 @@ use crisp_monitor::wire::{Header, Packet, ReceiveError, packet};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 
-/// A client that is further behind is cut off: it connects again and asks for a report.
+/// A client that is further behind is disconnected: it connects again and requests a report.
 const QUEUE: usize = 256;
 
 pub(crate) struct Connection {
@@ -20,12 +20,12 @@ struct Outgoing {
     fds: Vec<OwnedFd>,
 }
 
-/// The connection is of no more use.
+/// The connection cannot be used any more.
 #[derive(Debug)]
 pub(crate) struct ConnectionClosed;
 
 impl Connection {
-    /// `socket` must not block.
+    /// `socket` must be non-blocking.
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket, queue: VecDeque::new() }
     }
@@ -38,7 +38,7 @@ impl Connection {
         !self.queue.is_empty()
     }
 
-    /// The next request, if one is there.
+    /// The next request, if there is one.
     pub(crate) fn receive(&self) -> Result<Option<Packet>, ConnectionClosed> {
         match packet::receive(&self.socket) {
             Ok(packet) => Ok(packet),
@@ -47,7 +47,7 @@ impl Connection {
         }
     }
 
-    /// Sends now or, when the client is slow, later.
+    /// Sends at once or, if the client is slow, later.
     pub(crate) fn send(
         &mut self,
         header: Header,
@@ -61,7 +61,7 @@ impl Connection {
         self.flush()
     }
 
-    /// Sends what is queued, as far as it goes.
+    /// Sends queued messages as far as possible.
     pub(crate) fn flush(&mut self) -> Result<(), ConnectionClosed> {
         while let Some(Outgoing { header, body, fds }) = self.queue.front() {
             let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();

@@ -1,4 +1,4 @@
-//! One container, as its monitor knows it.
+//! One container in its monitor.
 //!
 //! ```text
 //!  Starting --exec'd--> Running --reaped--> Ending --output drained--> Exited --forget--> gone
@@ -21,10 +21,10 @@ use crate::exec::kill_cgroup;
 use crate::launch::Launch;
 use crate::log::{Log, Stream};
 
-/// How long after a container's end its output may be silent while a process outside of its PID
-/// namespace still holds the pipe.
+/// How long the output must be silent after a container's end, while a process outside of its PID namespace
+/// still has the pipe.
 const QUIET: Duration = Duration::from_millis(100);
-/// How long after a container's end its exit may be held back by output.
+/// Limit for the delay of an exit by output.
 const LATEST: Duration = Duration::from_secs(2);
 
 pub(crate) struct Container {
@@ -35,7 +35,7 @@ pub(crate) struct Container {
     pub(crate) started_at_ns: i64,
     pub(crate) terminal: Option<Terminal>,
     pub(crate) stdin: Option<OwnedFd>,
-    /// Whether stdin was requested to be kept, for a terminal that is yet to come.
+    /// Whether stdin must be kept, for a terminal that does not exist yet.
     pub(crate) keep_stdin: bool,
     /// Whether stdin ends with its first client.
     pub(crate) stdin_once: bool,
@@ -55,17 +55,17 @@ pub(crate) enum Phase {
 /// The monitor's end of one of a container's outputs.
 pub(crate) struct Output {
     pub(crate) source: OwnedFd,
-    /// Whether it is waited for; it is not while the log is blocked.
+    /// Whether it is polled; not while the log is blocked.
     pub(crate) polled: bool,
-    /// Those that want a copy.
+    /// Clients that receive a copy.
     pub(crate) clients: Clients,
 }
 
 /// A container's terminal.
 pub(crate) struct Terminal {
     pub(crate) master: OwnedFd,
-    /// Keeps the master readable while no process of the container has the terminal open, as between
-    /// an init's close of its console and its next open. Dropped at the container's end.
+    /// Keeps the master readable while no process of the container has the terminal open, for example after
+    /// an init has closed its console and before it opens it again. Dropped at the container's end.
     slave: Option<OwnedFd>,
 }
 
@@ -93,7 +93,7 @@ impl Output {
 }
 
 impl Container {
-    /// Whether a process of it may be alive.
+    /// Whether one of its processes may be alive.
     pub(crate) fn is_alive(&self) -> bool {
         matches!(self.phase, Phase::Starting(_) | Phase::Running)
     }
@@ -105,7 +105,7 @@ impl Container {
 
     pub(crate) fn signal(&self, signal: Signal, group: bool) -> Result<(), Errno> {
         if group && let Some(pid) = Pid::from_raw(self.pid) {
-            // It leads a session and so a group of its own.
+            // It leads a session and so its own process group.
             let _ = kill_process_group(pid, signal);
         }
         if group && signal == Signal::KILL {
@@ -114,7 +114,7 @@ impl Container {
         pidfd_send_signal(&self.pidfd, signal)
     }
 
-    /// Notes that its first process was reaped.
+    /// Records that its first process was reaped.
     pub(crate) fn ended(&mut self, status: ExitStatus, finished_at_ns: i64) {
         let oom = self.oom_events.take().is_some_and(|file| saw_oom_kill(&file));
         if let Some(terminal) = &mut self.terminal {
@@ -129,7 +129,7 @@ impl Container {
         self.outputs.iter().any(Option::is_some)
     }
 
-    /// When an ending container's exit is announced though something may yet write.
+    /// The time at which an ending container's exit is announced although a process may still write.
     pub(crate) fn announce_at(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Ending { since, last_output, .. } if self.log.blocked() => {
@@ -141,12 +141,12 @@ impl Container {
         }
     }
 
-    /// Whether an ended container is only kept up by a log that cannot be written.
+    /// Whether an ended container only waits for a log that cannot be written.
     pub(crate) fn holds_back_output(&self) -> bool {
         self.log.blocked()
     }
 
-    /// When clients whose pipes were full are tried again.
+    /// The time at which clients with full pipes are tried again.
     pub(crate) fn clients_retry_at(&self) -> Option<Instant> {
         self.outputs.iter().flatten().filter_map(|output| output.clients.retry_at()).min()
     }

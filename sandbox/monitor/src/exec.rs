@@ -1,9 +1,9 @@
-//! A further process in a container. It belongs to the connection that requested it.
+//! An additional process in a container. It belongs to the connection that requested it.
 //!
 //! ```text
 //!  runs --connection over--> SIGHUP --grace--> all in its cgroup are killed
 //!    |                          |                  ^
-//!    +--ended--> gone           +--ended--> Orphans+   what it left has the same time
+//!    +--ended--> gone           +--ended--> Orphans+   its remaining processes have the same time
 //! ```
 
 use std::time::{Duration, Instant};
@@ -19,15 +19,15 @@ use crate::launch::{Launch, Requester};
 use crate::poller::Key;
 
 pub(crate) struct Exec {
-    /// As the client calls it.
+    /// The id that the client chose.
     pub(crate) id: u64,
     pub(crate) connection: Key,
     pub(crate) container: ContainerId,
     pub(crate) pid: i32,
     pub(crate) pidfd: OwnedFd,
-    /// Until it has exec'd.
+    /// Set until its exec.
     pub(crate) launch: Option<Launch>,
-    /// How long it lives on after its connection's end.
+    /// How long it may live after its connection's end.
     pub(crate) grace: Duration,
     /// Its v2 cgroup.
     pub(crate) cgroup: Option<OwnedFd>,
@@ -38,11 +38,11 @@ pub(crate) struct Exec {
 
 /// The response to the request for an exec.
 pub(crate) enum Response {
-    /// Once it has exec'd; `late`: it may be kept back then.
+    /// After its exec; `late`: it may be delayed then.
     Due {
         late: bool,
     },
-    /// Kept back until its end, or this time.
+    /// Delayed until its end, or this time.
     Late {
         to: Requester,
         started: Started,
@@ -67,7 +67,7 @@ impl Response {
     }
 }
 
-/// What an exec left whose connection is over.
+/// The processes of execs whose connection has ended.
 pub(crate) struct Orphans {
     pub(crate) cgroup: OwnedFd,
     pub(crate) kill_at: Instant,
@@ -79,13 +79,13 @@ impl Exec {
         let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Its process group: it leads a session and so a group of its own.
+    /// Signals its process group: it leads a session and so its own group.
     pub(crate) fn signal(&self, signal: Signal) -> Result<(), Errno> {
         let pid = Pid::from_raw(self.pid).ok_or(Errno::SRCH)?;
         kill_process_group(pid, signal)
     }
 
-    /// Its connection is over.
+    /// Handles the end of its connection.
     pub(crate) fn hang_up(&mut self, now: Instant) {
         if self.grace.is_zero() || self.launch.is_some() {
             self.kill_all();
@@ -95,13 +95,14 @@ impl Exec {
         }
     }
 
-    /// With all that it started. No later exec may use its cgroup: since Linux 6.14 it would be killed too.
+    /// Kills it and all processes that it started. No later exec may use its cgroup: since Linux 6.14 it
+    /// would be killed too.
     pub(crate) fn kill_all(&self) {
         self.kill();
         self.cgroup.iter().for_each(kill_cgroup);
     }
 
-    /// It has ended.
+    /// Handles its end.
     pub(crate) fn orphans(self) -> Option<Orphans> {
         Some(Orphans { cgroup: self.cgroup?, kill_at: self.kill_at? })
     }
@@ -113,7 +114,7 @@ impl Orphans {
     }
 }
 
-/// Linux 5.14 and later.
+/// Needs Linux 5.14.
 pub(crate) fn kill_cgroup(cgroup: &OwnedFd) {
     let flags = OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     if let Ok(file) = openat(cgroup, c"cgroup.kill", flags, Mode::empty()) {

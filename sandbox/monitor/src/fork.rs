@@ -1,14 +1,14 @@
-//! The fork server: becomes, in copies of itself, the monitors of one server.
+//! The fork server: copies of it become the monitors of one server.
 //!
 //! ```text
 //!  server --request: id, listening socket, log, cgroup--> fork server
 //!     ^                                                       | clone3(PARENT, INTO_CGROUP)
-//!     +--answer: pid, pidfd-----------------------------------+----> copy: a monitor, child of the server
+//!     +--response: pid, pidfd---------------------------------+----> copy: a monitor, child of the server
 //! ```
 
 use crisp_executor::run::sibling::{Sibling, SiblingProcess, fork_sibling};
 use crisp_monitor::fork_server::{
-    ForkError, ForkRequest, Forked, UNNAMED, receive_request, send_answer, send_ready,
+    ForkError, ForkRequest, Forked, UNNAMED, receive_request, send_ready, send_response,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
@@ -16,11 +16,11 @@ use rustix::fd::{AsFd, OwnedFd};
 use crate::pod::LeftHost;
 use crate::sys;
 
-/// Serves until the server's end, and returns None then; in each copy returns what that is to be.
+/// Serves until the server's end and then returns None; in each copy it returns the copy's request.
 pub(crate) fn serve(server: OwnedFd, host: &mut LeftHost) -> Result<Option<ForkRequest<OwnedFd>>, ForkError> {
     send_ready(&server)?;
     loop {
-        // A request that has come already is not to wait for it.
+        // A request that has already come must not wait for it.
         if !is_readable(&server) {
             host.prepare_network()?;
         }
@@ -29,7 +29,7 @@ pub(crate) fn serve(server: OwnedFd, host: &mut LeftHost) -> Result<Option<ForkR
             Err(ForkError::Ended) => return Ok(None),
             Err(error) => return Err(error),
         };
-        // Before the copy is there: it never has another name than its own.
+        // Before the copy exists, so that it always has its own name.
         sys::set_first_argument(UNNAMED, request.pod.as_str());
         let forked = fork_sibling(request.cgroup.as_ref().map(AsFd::as_fd));
         let answer = match forked {
@@ -44,7 +44,7 @@ pub(crate) fn serve(server: OwnedFd, host: &mut LeftHost) -> Result<Option<ForkR
             host.network = None;
         }
         sys::set_first_argument(request.pod.as_str(), UNNAMED);
-        send_answer(&server, answer.as_ref().map_err(|errno| *errno))?;
+        send_response(&server, answer.as_ref().map_err(|errno| *errno))?;
     }
 }
 

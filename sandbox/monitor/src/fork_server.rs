@@ -1,9 +1,9 @@
-//! What a server and its fork server say to each other.
+//! The messages between a server and its fork server.
 //!
-//! A fork server is `crisp-pod` that has started and waits: with a socket as descriptor 0 and [`UNNAMED`] in
-//! the place of a pod's id. For each request it makes a copy of itself, which is the pod's monitor and a child
-//! of the server: that takes a fifth of the time of running the program anew, and the copy has left the host's
-//! mounts already. It ends with its connection.
+//! A fork server is `crisp-pod` that has started and waits: with a socket as descriptor 0 and [`UNNAMED`]
+//! instead of a pod's id. For each request it makes a copy of itself, which is the pod's monitor and a child
+//! of the server: that takes a fifth of the time of running the program again, and the copy has already left
+//! the host's mounts. It ends with its connection.
 //!
 //! Both are of the same build, so that these messages need no versions.
 
@@ -19,13 +19,13 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-/// As long as an id, which takes its place in the arguments of a copy.
+/// As long as an id, which replaces it in the arguments of a copy.
 pub const UNNAMED: &str = "----------------------------------------------------------------";
 
 /// A listening socket, a log and a cgroup.
 const MAX_DESCRIPTORS: usize = 3;
 
-/// What is sent.
+/// A message.
 #[derive(Debug, Serialize, Deserialize)]
 enum Body {
     /// The fork server waits for requests.
@@ -43,20 +43,20 @@ enum Body {
     },
 }
 
-/// A monitor to be made.
+/// A request for a monitor.
 #[derive(Debug)]
 pub struct ForkRequest<Fd> {
     pub pod: PodId,
-    /// It will make a network namespace, and may have the one that is ready.
+    /// It will make a network namespace, and may use the prepared one.
     pub network: bool,
     pub listener: Fd,
-    /// Its descriptor 2.
+    /// The file for its descriptor 2.
     pub log: Fd,
-    /// A v2 cgroup to be born in.
+    /// The v2 cgroup in which it is started.
     pub cgroup: Option<Fd>,
 }
 
-/// A monitor that was made.
+/// A new monitor.
 #[derive(Debug)]
 pub struct Forked {
     pub pid: i32,
@@ -64,7 +64,7 @@ pub struct Forked {
     pub in_cgroup: bool,
 }
 
-/// Why there is no answer, or none that is a monitor.
+/// The reason why there is no response, or no monitor.
 #[derive(Debug, thiserror::Error)]
 pub enum ForkError {
     #[error("the fork server has ended")]
@@ -81,14 +81,14 @@ impl From<Errno> for ForkError {
     fn from(errno: Errno) -> Self {
         match errno {
             Errno::PIPE | Errno::CONNRESET => Self::Ended,
-            // Of a socket with a timeout.
+            // From a socket with a timeout.
             Errno::AGAIN => Self::Silent,
             errno => Self::Socket { errno },
         }
     }
 }
 
-/// The fork server is ready.
+/// Reports that the fork server is ready.
 ///
 /// # Errors
 /// [`ForkError`].
@@ -127,11 +127,11 @@ pub fn receive_request(socket: impl AsFd) -> Result<ForkRequest<OwnedFd>, ForkEr
     Ok(ForkRequest { pod, network, listener, log, cgroup: fds.next() })
 }
 
-/// Answers a request.
+/// Responds to a request.
 ///
 /// # Errors
 /// [`ForkError`].
-pub fn send_answer(socket: impl AsFd, answer: Result<&Forked, Errno>) -> Result<(), ForkError> {
+pub fn send_response(socket: impl AsFd, answer: Result<&Forked, Errno>) -> Result<(), ForkError> {
     match answer {
         Ok(Forked { pid, pidfd, in_cgroup }) => {
             send(socket, &Body::Forked { pid: *pid, in_cgroup: *in_cgroup }, &[pidfd.as_fd()])
@@ -140,11 +140,11 @@ pub fn send_answer(socket: impl AsFd, answer: Result<&Forked, Errno>) -> Result<
     }
 }
 
-/// Waits for the answer to a request.
+/// Waits for the response to a request.
 ///
 /// # Errors
 /// [`ForkError`].
-pub fn receive_answer(socket: impl AsFd) -> Result<Forked, ForkError> {
+pub fn receive_response(socket: impl AsFd) -> Result<Forked, ForkError> {
     match receive(socket)? {
         (Body::Forked { pid, in_cgroup }, fds) => {
             let pidfd = fds.into_iter().next().ok_or(Errno::MFILE)?;

@@ -8,7 +8,7 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::poller::Key;
 
-/// A request that is to be responded to later.
+/// A request that gets its response later.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Requester {
     pub(crate) connection: Key,
@@ -24,7 +24,7 @@ pub(crate) struct Launch {
     pub(crate) failed: Option<StageError>,
 }
 
-/// How a launch stands.
+/// The state of a launch.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Launched {
     NotYet,
@@ -44,7 +44,7 @@ impl Launch {
         }
         loop {
             match self.report.receive() {
-                // No start of a monitor has pauses.
+                // Starts by a monitor have no pauses.
                 Ok(Progress::Pending | Progress::Prepared | Progress::Waiting) => return Launched::NotYet,
                 Ok(Progress::Notes(notes)) => self.notes.extend(notes),
                 Ok(Progress::Terminal(master)) => self.terminal = Some(master),

@@ -8,13 +8,12 @@
 //!    one SOCK_SEQPACKET message each, over <state>/pods/<id>/monitor.sock
 //! ```
 //!
-//! After an upgrade a server finds monitors that are older than itself: [`wire`] has the rules by
-//! which both sides understand each other all the same.
+//! After an upgrade a server finds monitors that are older than itself: [`wire`] has the rules for their
+//! compatibility.
 //!
-//! Cast: [`wire::Header`] and [`wire::Op`] are the envelope, [`wire::packet`] moves it,
-//! [`wire::request`] and [`wire::response`] hold what is in it, [`wire::Failure`] is why a request
-//! was refused, [`wire::ExitRecord`] is the file in which an exit outlives the monitor; [`fork_server`] is how
-//! a monitor comes to be.
+//! Cast: [`wire::Header`] and [`wire::Op`] are the envelope, [`wire::packet`] sends it, [`wire::request`] and
+//! [`wire::response`] are its content, [`wire::Failure`] is the reason for a refusal, [`wire::ExitRecord`] is
+//! the file in which an exit outlives the monitor; [`fork_server`] starts monitors.
 //!
 //! ```
 //! use crisp_monitor::wire::{Header, Op};
@@ -24,8 +23,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
-/// The name by which this program is run to do nothing but be in a systemd scope, until its standard input
-/// ends: the argument zero.
+/// The argument zero with which this program only keeps a systemd scope alive, until its standard input ends.
 pub const SCOPE_HOLDER: &std::ffi::CStr = c"crisp-scope";
 
 pub mod fork_server;

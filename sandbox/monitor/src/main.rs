@@ -1,4 +1,4 @@
-//! `crisp-pod`: the monitor of one pod. One thread, one loop, as little memory as can be.
+//! `crisp-pod`: the monitor of one pod. One thread, one loop, as little memory as possible.
 //!
 //! ```text
 //!  servers --- Connection --+
@@ -9,9 +9,9 @@
 //!
 //! It is run for one pod, or as a fork server (see `fork.rs`) whose copies are the monitors of pods.
 //!
-//! It ends by the operation `shutdown` only, with its containers when the host's init stops it (see
-//! `monitor/ending.rs`), or when no server ever made a pod of it. It reports
-//! failures in the response to the request that failed; it has no other log but descriptor 2.
+//! It ends only by the operation `shutdown`, or with its containers when the host's init stops it (see
+//! `monitor/ending.rs`), or when no server ever opened a pod in it. It reports failures in the response to
+//! the failed request; its only other log is descriptor 2.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Until the server closes the other end of standard input, or has ended.
+/// Runs until the server closes the other end of standard input, or has ended.
 fn hold_scope() {
     let _ = rustix::thread::set_name(SCOPE_HOLDER);
     while matches!(rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]), Ok(1..) | Err(Errno::INTR)) {}
@@ -76,7 +76,7 @@ fn run() -> Result<(), String> {
     monitor(pod, Pod::Fresh(None), listener)
 }
 
-/// As a fork server, and in the copies as a monitor.
+/// Runs as a fork server, and in its copies as a monitor.
 fn serve() -> Result<(), String> {
     let server = take_socket().map_err(step("take the socket from descriptor 0"))?;
     sys::block_signals().map(drop).map_err(step("block signals"))?;
@@ -86,11 +86,11 @@ fn serve() -> Result<(), String> {
     };
     let ForkRequest { pod, network, listener, log, cgroup } = request;
     if !network {
-        // It stays the fork server's, for another copy.
+        // It stays with the fork server, for another copy.
         host.network = None;
     }
     rustix::stdio::dup2_stderr(&log).map_err(step("take the log"))?;
-    // The one is descriptor 2 now, and the copy was born in the other.
+    // The log is descriptor 2 now, and the copy was started in the cgroup.
     drop((log, cgroup));
     monitor(pod, Pod::Fresh(Some(host)), listener)
 }
@@ -117,10 +117,10 @@ fn take_socket() -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// What copies of this process have from it. A pod works without each of these.
+/// Prepares the part that copies of this process share. A pod works without each of these steps.
 fn prepare_program() {
     let _ = rustix::thread::set_name(c"crisp-pod");
-    // Containers inherit it, and must not inherit what the server happened to be started with.
+    // Containers inherit the umask, and must not inherit that of the server.
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // A container's memory pressure must not end the pod; refused where the capability is missing.
     if let Ok(file) =
@@ -130,14 +130,14 @@ fn prepare_program() {
     }
 }
 
-/// What each process has to do for itself. A pod works without either of these.
+/// Prepares each process. A pod works without either of these steps.
 fn prepare_process() {
     let _ = rustix::process::setsid();
     // Orphans in the host's PID namespace become children of the monitor, which reaps them.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
 }
 
-/// To descriptor 2, which is the monitor's log in the pod's folder.
+/// Writes to descriptor 2, the monitor's log in the pod's folder.
 fn complain(text: &str) {
     let line = format!("crisp-pod: {text}\n");
     let _ = rustix::io::write(rustix::stdio::stderr(), line.as_bytes());

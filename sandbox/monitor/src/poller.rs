@@ -1,4 +1,4 @@
-//! What the monitor waits for: an epoll with typed tokens.
+//! The events that the monitor waits for: an epoll with typed tokens.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use rustix::io::Errno;
 /// Keys of connections, containers and execs; never used twice.
 pub(crate) type Key = u32;
 
-/// What became ready.
+/// The source that became ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Token {
     Listener,
-    /// Children that have ended, or the monitor is to.
+    /// A child has ended, or the monitor must end.
     Signals,
     Connection(Key),
     /// The report of a starting container or exec.
@@ -51,7 +51,7 @@ impl Token {
     }
 }
 
-/// At most this many are taken at once.
+/// Limit for the number of events in one wait.
 const BATCH: usize = 16;
 
 pub(crate) struct Poller {
@@ -64,24 +64,24 @@ impl Poller {
         Ok(Self { epoll: epoll::create(CreateFlags::CLOEXEC)?, events: Vec::with_capacity(BATCH) })
     }
 
-    /// Waits for reading.
+    /// Polls for reading.
     pub(crate) fn add(&self, source: impl AsFd, token: Token) -> Result<(), Errno> {
         epoll::add(&self.epoll, source, token.to_data(), EventFlags::IN)
     }
 
-    /// Whether to wait for room to write as well.
+    /// Sets whether to poll for writing too.
     pub(crate) fn also_writing(&self, source: impl AsFd, token: Token, writing: bool) {
         let flags = if writing { EventFlags::IN | EventFlags::OUT } else { EventFlags::IN };
         let _ = epoll::modify(&self.epoll, source, token.to_data(), flags);
     }
 
-    /// No longer waits. Needed even for a descriptor that is about to close: a copy of it in a child
-    /// that is between clone and exec would keep it ready here for ever.
+    /// Stops polling. Needed even for a descriptor that will be closed: its copy in a child between clone and
+    /// exec would stay ready here forever.
     pub(crate) fn remove(&self, source: impl AsFd) {
         let _ = epoll::delete(&self.epoll, source);
     }
 
-    /// Waits, for ever without a `timeout`, and returns what is ready.
+    /// Waits, forever without a `timeout`, and returns the ready sources.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<Vec<Token>, Errno> {
         let timeout = timeout.and_then(|t| Timespec::try_from(t).ok());
         self.events.clear();

@@ -1,4 +1,4 @@
-//! Children that ended: containers, execs, the pod's init, and orphans that came here.
+//! Handles ended children: containers, execs, the pod's init, and adopted orphans.
 
 use std::time::Instant;
 
@@ -14,8 +14,8 @@ use crate::monitor::Monitor;
 use crate::poller::Key;
 
 impl Monitor {
-    /// Takes every child that has ended. The one place that waits: a status taken elsewhere would
-    /// be missing here.
+    /// Reaps every child that has ended. This is the only place that waits: a status that is read elsewhere
+    /// would be missing here.
     pub(crate) fn reap(&mut self) {
         loop {
             match wait(WaitOptions::NOHANG) {
@@ -54,7 +54,7 @@ impl Monitor {
         }
         container.ended(status, clock::now_ns());
         for exec in self.execs.values().filter(|exec| exec.container == container.id) {
-            // In a PID namespace of its own they are dead already.
+            // Processes in its own PID namespace are dead already.
             exec.kill();
         }
         self.announce_if_done(key, Instant::now());

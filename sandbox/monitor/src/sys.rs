@@ -1,4 +1,4 @@
-//! What the kernel and the C library offer only unsafely. The only unsafe code of this crate.
+//! Functions of the kernel and the C library that are unsafe. The only unsafe code of this crate.
 #![allow(unsafe_code)] // the one home for it, see above
 
 use std::mem::offset_of;
@@ -12,7 +12,7 @@ fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// Makes the allocator give back what is freed: a monitor is idle for nearly all of its life.
+/// Makes the allocator return freed memory: a monitor is idle for nearly all of its life.
 pub(crate) fn small_heap() {
     for (setting, value) in
         [(libc::M_MMAP_THRESHOLD, 32 << 10), (libc::M_TRIM_THRESHOLD, 16 << 10), (libc::M_TOP_PAD, 0)]
@@ -22,8 +22,8 @@ pub(crate) fn small_heap() {
     }
 }
 
-/// Gives freed memory back, and the pages of the program that are not needed to wait: they are in
-/// the page cache for all monitors together, and come back by themselves when something happens.
+/// Returns freed memory, and the pages of the program that are not needed for waiting: they are in the page
+/// cache for all monitors together, and are mapped again on use.
 pub(crate) fn rest() {
     // SAFETY: malloc_trim has no preconditions. The range from the start of the program to the end
     // of its code is mapped from a file and never written: dropping its pages changes nothing that
@@ -36,8 +36,9 @@ pub(crate) fn rest() {
     }
 }
 
-/// Writes `after` over `before` in the memory from which the kernel shows this process's first argument, by
-/// which others know whose monitor it is. Both have the same length. What is not as expected stays as it is.
+/// Overwrites `before` with `after` in the memory from which the kernel shows this process's first argument,
+/// by which others recognise the monitor of a pod. Both have the same length. Does nothing if the memory has
+/// another content.
 pub(crate) fn set_first_argument(before: &str, after: &str) {
     // SAFETY: the C library sets the pointer to argv[0] at the start and never again. The kernel lays the
     // arguments out one behind the other, each ending with NUL: behind the NUL of argv[0] there is argv[1], or
@@ -69,10 +70,10 @@ unsafe extern "C" {
     static etext: u8;
 }
 
-/// Blocks every signal and returns a descriptor of those that [`read_signals`] takes: of children that have
-/// ended, and to end.
+/// Blocks every signal and returns a descriptor for those that [`read_signals`] handles: the end of children,
+/// and requests to end.
 ///
-/// No signal but SIGKILL ends a monitor by itself; the executor unblocks all of them in new processes.
+/// No signal except SIGKILL ends a monitor directly; the executor unblocks all of them in new processes.
 pub(crate) fn block_signals() -> Result<OwnedFd, Errno> {
     // SAFETY: an all-zero sigset_t is a valid value to be filled by the calls below, which write
     // only within it; sigprocmask in a process of one thread affects nothing else.
@@ -95,7 +96,7 @@ pub(crate) fn block_signals() -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Takes all signals that came. True: the host's init wants this process to end.
+/// Reads all pending signals. Returns true when the host's init wants this process to end.
 pub(crate) fn read_signals(signals: &OwnedFd) -> bool {
     const INIT: u32 = 1;
     let mut ends = false;
@@ -109,7 +110,7 @@ pub(crate) fn read_signals(signals: &OwnedFd) -> bool {
     ends
 }
 
-/// The signal of that number, real-time signals included.
+/// The signal with that number, including real-time signals.
 pub(crate) fn signal(number: i32) -> Option<Signal> {
     // SAFETY: numbers from 1 to 64 are signals of the kernel. Two of them are the C library's own,
     // which only matters to a process that handles signals by it: this one blocks all, and
@@ -117,7 +118,7 @@ pub(crate) fn signal(number: i32) -> Option<Signal> {
     (1..=64).contains(&number).then(|| unsafe { Signal::from_raw_unchecked(number) })
 }
 
-/// New namespaces for this process.
+/// Makes new namespaces for this process.
 pub(crate) fn unshare(flags: UnshareFlags) -> Result<(), Errno> {
     let namespaces = flags.difference(UnshareFlags::FILES);
     // SAFETY: only an unshared descriptor table could leave an `OwnedFd` dangling, and that flag is

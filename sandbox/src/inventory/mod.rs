@@ -81,7 +81,7 @@ pub enum Leftover {
 
 /// The present and past owners.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct KnownOwners {
     pub containers: HashSet<ContainerId>,
     /// Ids in operations under way: their things may exist although they are not listed.
     pub under_way: HashSet<String>,
@@ -90,7 +90,7 @@ pub struct Known {
 }
 
 /// Everything that exists now.
-pub(crate) fn list(service: &ServiceState, known: &Known) -> Vec<Thing> {
+pub(crate) fn list(service: &ServiceState, known: &KnownOwners) -> Vec<Thing> {
     let owners = Owners { service, known };
     let mut all = processes::list(&owners);
     all.extend(cgroups::list(&owners));
@@ -104,7 +104,7 @@ pub(crate) fn list(service: &ServiceState, known: &Known) -> Vec<Thing> {
 #[derive(Clone, Copy)]
 struct Owners<'a> {
     service: &'a ServiceState,
-    known: &'a Known,
+    known: &'a KnownOwners,
 }
 
 /// The proof that a thing with an unknown id is this server's.

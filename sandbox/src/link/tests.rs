@@ -47,7 +47,7 @@ fn serve_late(listener: &OwnedFd, go: &Receiver<()>) -> (usize, BTreeSet<u64>) {
     };
     assert!(ready(20));
     let hello = packet::receive(&connection).unwrap().unwrap();
-    let Message { body, .. } = answer(Op::Hello, PROTOCOL);
+    let Message { body, .. } = respond(Op::Hello, PROTOCOL);
     packet::send(&connection, hello.header.response(false), &body, &[]).unwrap();
     go.recv().unwrap();
     let (mut execs, mut left) = (0, BTreeSet::new());
@@ -73,7 +73,7 @@ fn serve(listener: &OwnedFd, protocol: u16) -> Vec<Packet> {
         ready(&connection);
         let Ok(Some(request)) = packet::receive(&connection) else { return requests };
         let op = Op::from_number(request.header.op).unwrap();
-        let Message { body, fds } = answer(op, protocol);
+        let Message { body, fds } = respond(op, protocol);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         packet::send(&connection, request.header.response(false), &body, &fds).unwrap();
         requests.push(request);
@@ -83,7 +83,7 @@ fn serve(listener: &OwnedFd, protocol: u16) -> Vec<Packet> {
     }
 }
 
-fn answer(op: Op, protocol: u16) -> Message {
+fn respond(op: Op, protocol: u16) -> Message {
     match op {
         Op::Hello => {
             let pod = PodId::random();

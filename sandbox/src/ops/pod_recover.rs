@@ -172,7 +172,7 @@ async fn give_back_networks(service: &ServiceState) {
         }
     }
     let live: Vec<PodId> = live.into_iter().collect();
-    match tokio::time::timeout(NETWORKS, service.networks.gc(&live)).await {
+    match tokio::time::timeout(NETWORKS, service.networks.collect_garbage(&live)).await {
         Ok(Ok(gone)) if gone.is_empty() => {}
         Ok(Ok(gone)) => tracing::info!(count = gone.len(), "gave back networks of pods that are no more"),
         Ok(Err(error)) => tracing::warn!(%error, "cannot give back all networks of pods that are no more"),

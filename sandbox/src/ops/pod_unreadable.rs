@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   the disk refuses (EIO, EMFILE...)   listed as Degraded; read again until that succeeds
-//!   missing, or of no use:
+//!   missing, or not valid:
 //!     the monitor has ended             set aside, beside the pod's folder; the cgroup is removed
-//!     the monitor may live              Degraded, listed with what can be read of its configuration
+//!     the monitor may live              Degraded, listed with the readable part of its configuration
 //! ```
 
 use std::fs;
@@ -80,14 +80,15 @@ fn waiting_pod(service: &ServiceState, id: &PodId, error: &LoadError) -> Arc<Pod
     let monitor_pid = monitor_process::find(id);
     let why = format!("its record cannot be read: {error}; the server tries on; its containers run on");
     let status = PodStatus::new(PodState::Degraded { why }, monitor_pid);
-    let pod = Pod::new(&service.layout, PodRecord { metadata: known(service, id, monitor_pid), status });
+    let pod =
+        Pod::new(&service.layout, PodRecord { metadata: known_metadata(service, id, monitor_pid), status });
     // The record on disk has more than is known here.
     pod.status.close();
     pod
 }
 
 /// The known metadata of a pod whose record cannot be read as a whole.
-fn known(service: &ServiceState, id: &PodId, monitor_pid: Option<i32>) -> PodMetadata {
+fn known_metadata(service: &ServiceState, id: &PodId, monitor_pid: Option<i32>) -> PodMetadata {
     let (config, driver) = PodRecord::salvage_config(&service.layout, id).unwrap_or_else(|| {
         let found = monitor_pid.and_then(|pid| monitor_process::cgroup_parent(pid, id));
         let (cgroup_parent, driver) = found.unwrap_or((None, service.cgroup_driver()));
@@ -130,7 +131,7 @@ async fn recover_unusable(service: &Arc<ServiceState>, id: &PodId, error: &LoadE
 /// A pod whose monitor lives: its folders are kept, and it is listed for people.
 fn degraded_pod(service: &ServiceState, id: &PodId, error: &LoadError, monitor_pid: Option<i32>) -> Arc<Pod> {
     let layout = &service.layout;
-    let metadata = known(service, id, monitor_pid);
+    let metadata = known_metadata(service, id, monitor_pid);
     let kept = match set_aside(&layout.record(id)) {
         Ok(path) => format!("it is kept as {}", path.display()),
         Err(error) => format!("it cannot be set aside: {error}"),
@@ -152,7 +153,7 @@ fn degraded_pod(service: &ServiceState, id: &PodId, error: &LoadError, monitor_p
 /// server ended before it wrote the first one or after it removed the last one.
 fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
     // Before the record is set aside: it has the path of the cgroup.
-    let metadata = known(service, id, None);
+    let metadata = known_metadata(service, id, None);
     let root = service.layout.pod_root(id);
     if !error.is_missing() {
         match set_aside(&root) {

@@ -87,14 +87,14 @@ impl<'a> Bus<'a> {
         };
         let serial = self.send(&call, &body).await?;
         let (timeout, mut job) = (self.timeout, Job::default());
-        timeout.wait("the answer to StartTransientUnit", self.answered(&mut job, serial)).await?;
+        timeout.wait("the answer to StartTransientUnit", self.response_to(&mut job, serial)).await?;
         match timeout.wait("the end of the job", self.ended(&mut job, serial)).await?.as_str() {
             "done" => Ok(()),
             result => Err(SystemdError::Job { unit: unit.to_owned(), result: result.to_owned() }),
         }
     }
 
-    async fn answered(&mut self, job: &mut Job, serial: u32) -> Result<(), SystemdError> {
+    async fn response_to(&mut self, job: &mut Job, serial: u32) -> Result<(), SystemdError> {
         while job.started.is_none() {
             self.advance(job, serial).await?;
         }

@@ -424,9 +424,8 @@ async fn all_that_is_waited_for_has_one_deadline() {
     let mut host = Host::new();
     host.deadlines = Deadlines { answer: Duration::from_millis(400), start: Duration::from_millis(500) };
     let peer = Peer::new(&host, &[Answers::Slow(300)]);
-    let begun = Instant::now();
+    // Each part comes within the time for one response: without a limit for all of them the scope would be made.
     let error = host.start(vec![peer.socket(false)]).await.unwrap_err();
-    assert!(begun.elapsed() < Duration::from_millis(1000), "{:?}", begun.elapsed());
     assert!(matches!(&error, SystemdError::Silent { .. }), "{error}");
     let systemd = Systemd { deadlines: host.deadlines, ..Systemd::at(vec![], host.cgroups.clone()) };
     let mut others = Vec::new();

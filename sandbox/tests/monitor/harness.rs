@@ -231,7 +231,7 @@ pub async fn exit_of(events: &mut broadcast::Receiver<Event>, wanted: &Container
     tokio::time::timeout(DEADLINE * 3, wait).await.expect("the container to end")
 }
 
-/// What kubelet makes of a stream's records; asserts that times never fall.
+/// The text that kubelet makes of a stream's records; asserts that times never fall.
 pub fn joined(log: &str, stream: &str) -> String {
     let (mut whole, mut last) = (String::new(), "");
     for line in log.lines() {

@@ -1,4 +1,4 @@
-//! What stays behind in a monitor that has seen a lot.
+//! Leaks in a monitor that has done much work.
 
 use crisp_executor::plan::CgroupJoin;
 use crisp_monitor::wire::ExitStatus;

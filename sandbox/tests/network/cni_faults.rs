@@ -1,4 +1,4 @@
-//! What a node does to CNI networking: configurations that come late, records that are lost, plugins that are
+//! Faults of a node in CNI networking: configurations that come late, records that are lost, plugins that are
 //! uninstalled.
 
 use std::fs;
@@ -102,12 +102,12 @@ fn gc_frees_nothing_while_a_record_cannot_be_used() {
         // Stands for a disk that refuses to read.
         fs::create_dir(&record).unwrap();
         let config = NetworkConfig { cni_gc: true, ..scripted(dir.path()) };
-        block_on(Networks::open(&config).unwrap().gc(from_ref(&pod.id))).unwrap();
+        block_on(Networks::open(&config).unwrap().collect_garbage(from_ref(&pod.id))).unwrap();
         assert_eq!(calls(dir.path()), ["ADD only"]);
         fs::remove_dir(&record).unwrap();
         fs::rename(&aside, &record).unwrap();
         let networks = Networks::open(&config).unwrap();
-        block_on(networks.gc(from_ref(&pod.id))).unwrap();
+        block_on(networks.collect_garbage(from_ref(&pod.id))).unwrap();
         assert_eq!(calls(dir.path()), ["ADD only", "GC only"]);
         block_on(networks.detach(&pod.id)).unwrap();
     });

@@ -1,5 +1,5 @@
-//! What CNI offers beyond one network for one pod: several networks, capabilities, CHECK, VERSION, STATUS, the
-//! cache of results, plugins that fail for ever.
+//! CNI beyond one network for one pod: several networks, capabilities, CHECK, VERSION, STATUS, the cache of
+//! results, plugins that always fail.
 
 use std::fs;
 use std::path::Path;
@@ -311,7 +311,7 @@ fn a_pod_is_not_held_for_ever_by_a_plugin_that_fails_for_ever() {
             drop(networks);
             plugin(dir.path(), "second", RESULT);
             let networks = Networks::open(&scripted(dir.path())).unwrap();
-            assert_eq!(networks.gc(&[]).await.unwrap(), from_ref(&pod.id));
+            assert_eq!(networks.collect_garbage(&[]).await.unwrap(), from_ref(&pod.id));
             assert!(!networks.status().message.contains("not all of pod"));
             other.attach(&networks, &ports).await.unwrap();
             networks.detach(&other.id).await.unwrap();

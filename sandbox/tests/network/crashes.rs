@@ -18,7 +18,7 @@ use crate::support::{Namespace, block_on, config, on_private_host, port, sh, tra
 
 const JOB: &str = "CRISP_TEST_CRASHING_SERVER";
 
-/// What a server that is to be killed is told.
+/// The job of a server that will be killed.
 struct Job {
     dir: String,
     pod: String,
@@ -104,7 +104,7 @@ fn killed_at_any_moment_the_built_in_network_leaves_nothing() {
             kill(server);
             let networks = Networks::open(&settings(dir.path(), true)).unwrap();
             block_on(async {
-                networks.gc(&[]).await.unwrap();
+                networks.collect_garbage(&[]).await.unwrap();
                 // The port is free, and so is the pod's name.
                 pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
                 networks.detach(&pod.id).await.unwrap();
@@ -139,7 +139,7 @@ fn killed_at_any_moment_debians_plugins_leave_nothing() {
             std::thread::sleep(Duration::from_millis(6 * round));
             kill(server);
             let networks = Networks::open(&settings(dir.path(), false)).unwrap();
-            block_on(networks.gc(&[])).unwrap();
+            block_on(networks.collect_garbage(&[])).unwrap();
             let left = sh(&format!(
                 "ls /run/netns; find {} -name '10.44*'; ip -o link | grep veth || true; nft list ruleset | grep 8080 || true",
                 leases.display()
@@ -173,7 +173,7 @@ fn a_plugin_that_a_killed_server_called_is_waited_for() {
         }
         kill(server);
         let networks = Networks::open(&settings(dir.path(), false)).unwrap();
-        block_on(networks.gc(&[])).unwrap();
+        block_on(networks.collect_garbage(&[])).unwrap();
         assert_eq!(calls(dir.path()), ["ADD slow", "DEL slow"]);
         assert!(done.exists(), "DEL was called while ADD was under way");
     });

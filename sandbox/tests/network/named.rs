@@ -286,7 +286,7 @@ fn networks_are_kept_until_they_are_removed() {
             sh("nft flush ruleset; ip link del cr-lan");
             networks.keep_up(&mut LastUpkeep::default()).await;
             assert!(sh("nft list tables").contains("crisp-cr-lan"));
-            assert_eq!(networks.gc(&[]).await.unwrap(), std::slice::from_ref(&pod.id));
+            assert_eq!(networks.collect_garbage(&[]).await.unwrap(), std::slice::from_ref(&pod.id));
             networks.remove("lan".to_owned()).await.unwrap();
             assert!(matches!(networks.remove("lan".to_owned()).await, Err(ManageError::Unknown(_))));
             let error = networks.attach(in_networks(&pod, "lan")).await.unwrap_err();

@@ -101,7 +101,7 @@ fn five_hundred_pods_are_on_one_bridge() {
             let networks = Networks::open(&settings(dir.path())).unwrap();
             assert_eq!(networks.recorded().len(), PODS);
             assert_eq!(sh("ip -o link show master crisp0 | wc -l").trim(), "500");
-            assert_eq!(networks.gc(&[]).await.unwrap().len(), PODS);
+            assert_eq!(networks.collect_garbage(&[]).await.unwrap().len(), PODS);
             networks.close_if_unused().await.unwrap();
         });
         assert_eq!(traces(), before);

@@ -143,7 +143,7 @@ pub fn port(protocol: Protocol, host_port: u16, container_port: u16) -> PortMapp
     PortMapping { protocol, container_port, host_port, host_ip: None }
 }
 
-/// What must be the same before and after: interfaces, addresses, packet rules, mounts.
+/// The state that must be the same before and after: interfaces, addresses, packet rules, mounts.
 pub fn traces() -> String {
     sh(
         "ip -o -4 addr; ip -o -6 addr show scope global; ip -o link | cut -d: -f2; nft list ruleset; cat /proc/self/mounts; ls -A /run",

@@ -149,8 +149,8 @@ fn assert_no_scope(slice: &CgroupPath) {
     systemctl(&["stop", slice.name()]);
 }
 
-/// What systemctl prints. A systemd that executes itself anew, as some tests ask of it, cuts the connections of
-/// the others: they ask again.
+/// The output of systemctl. A systemd that re-executes itself, as some tests request, closes the connections
+/// of the others: they retry.
 pub fn systemctl(args: &[&str]) -> String {
     let begun = Instant::now();
     loop {

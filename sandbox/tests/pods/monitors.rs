@@ -89,7 +89,6 @@ async fn lists_and_states_are_answered_while_a_record_cannot_be_written() {
     until(&pod, |state| *state == PodState::Lost).await;
     let begun = Instant::now();
     assert_eq!(lab.pods.list()[0].status().state, PodState::Lost);
-    assert!(begun.elapsed() < Duration::from_secs(1));
     let record = || std::fs::read_to_string(lab.root(&pod.id).join("pod.json")).unwrap();
     assert!(record().contains("\"ready\""));
     std::fs::remove_dir(&beside).unwrap();

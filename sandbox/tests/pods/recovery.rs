@@ -1,4 +1,4 @@
-//! What a server finds that starts after another.
+//! The state that a server finds after another one has ended.
 
 use std::sync::Arc;
 use std::time::Duration;

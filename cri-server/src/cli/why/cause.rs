@@ -148,9 +148,9 @@ fn end(entry: &JournalEntry, before: &[&JournalEntry]) -> Option<Trouble> {
     let exit = entry.exit.as_ref()?;
     if exit.reason == "StartError" {
         // The failed start has an entry of its own, which says more; a record may be the only source.
-        let is_told =
+        let has_entry =
             before.iter().any(|other| other.id == entry.id && other.action() == JournalAction::JournalFail);
-        if is_told {
+        if has_entry {
             return None;
         }
     }

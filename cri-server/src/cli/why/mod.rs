@@ -59,7 +59,7 @@ pub struct Why {
 }
 
 /// The whole explanation.
-struct Answer {
+struct Explanation {
     subject: Subject,
     lines: Vec<Line>,
     now: Vec<RunningOperation>,
@@ -75,7 +75,7 @@ impl Why {
         let subject = Subject::find(&history.entries, &under_way, &self.name)?;
         let entries = subject.entries(&history.entries);
         let now = under_way.into_iter().filter(|operation| subject.is_of(operation)).collect();
-        let answer = Answer {
+        let answer = Explanation {
             lines: story::lines(&entries, &subject),
             verdict: verdict(&entries, &subject),
             subject,
@@ -88,7 +88,7 @@ impl Why {
     }
 }
 
-impl Answer {
+impl Explanation {
     fn print(&self) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         writeln!(out, "{}", without_control(&self.subject.to_string()))?;

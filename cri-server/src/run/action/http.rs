@@ -21,16 +21,16 @@ pub async fn get(host: &str, port: u16, get: &HttpGet, purpose: Purpose) -> Resu
     let mut port = port;
     for _ in 0..=MOST_REDIRECTS {
         let url = format!("http://{host}:{port}{path}");
-        let answer = ask(host, port, &HttpGet { path: path.clone(), ..get.clone() }, &url).await?;
+        let response = send_request(host, port, &HttpGet { path: path.clone(), ..get.clone() }, &url).await?;
         match purpose {
             Purpose::Hook => return Ok(()),
-            Purpose::Probe if !(200..400).contains(&answer.code) => {
-                return Err(format!("{url}: status {}", answer.code));
+            Purpose::Probe if !(200..400).contains(&response.code) => {
+                return Err(format!("{url}: status {}", response.code));
             }
             Purpose::Probe => {}
         }
         // Redirects to another host or to HTTPS are not followed: the server has responded.
-        let Some((next, of_path)) = answer.redirect.and_then(|to| within(host, port, &path, &to)) else {
+        let Some((next, of_path)) = response.redirect.and_then(|to| within(host, port, &path, &to)) else {
             return Ok(());
         };
         (port, path) = (next, of_path);
@@ -38,13 +38,13 @@ pub async fn get(host: &str, port: u16, get: &HttpGet, purpose: Purpose) -> Resu
     Err(format!("http://{host}:{port}{path}: more than {MOST_REDIRECTS} redirects"))
 }
 
-struct Answer {
+struct Response {
     code: u16,
     /// The target of the redirect.
     redirect: Option<String>,
 }
 
-async fn ask(host: &str, port: u16, get: &HttpGet, url: &str) -> Result<Answer, String> {
+async fn send_request(host: &str, port: u16, get: &HttpGet, url: &str) -> Result<Response, String> {
     let failed = |error: std::io::Error| format!("{url}: {error}");
     let mut stream = TcpStream::connect((host, port)).await.map_err(failed)?;
     stream.write_all(request(host, port, get).as_bytes()).await.map_err(failed)?;
@@ -59,7 +59,7 @@ async fn ask(host: &str, port: u16, get: &HttpGet, url: &str) -> Result<Answer, 
     }
     let code = status(&head).ok_or_else(|| format!("{url}: the answer is not HTTP"))?;
     let redirect = [301, 302, 303, 307, 308].contains(&code).then(|| location(&head)).flatten();
-    Ok(Answer { code, redirect })
+    Ok(Response { code, redirect })
 }
 
 fn location(head: &[u8]) -> Option<String> {
@@ -159,13 +159,13 @@ mod tests {
                 let mut request = [0; 1024];
                 let read = stream.read(&mut request).await.unwrap();
                 let request = String::from_utf8_lossy(&request[..read]).into_owned();
-                let answer = match request.split(' ').nth(1).unwrap_or_default() {
+                let response = match request.split(' ').nth(1).unwrap_or_default() {
                     "/login" => "500 Broken\r\n",
                     "/round" => "302 Found\r\nLocation: /round\r\n",
                     "/away" => "302 Found\r\nLocation: https://example.org/\r\n",
                     _ => "302 Found\r\nLocation: /login\r\n",
                 };
-                stream.write_all(format!("HTTP/1.1 {answer}\r\n").as_bytes()).await.unwrap();
+                stream.write_all(format!("HTTP/1.1 {response}\r\n").as_bytes()).await.unwrap();
             }
         });
         let probe = async |path: &str| {

@@ -109,8 +109,8 @@ impl Following<'_> {
             let name = &self.container.name;
             self.context.conditions.change(name, |condition| condition.is_ready = is_ready);
             match outcome {
-                Ok(()) => self.context.report.say(format_args!("{name} is ready")),
-                Err(reason) => self.context.report.say(format_args!("{name} is not ready: {reason}")),
+                Ok(()) => self.context.report.emit(format_args!("{name} is ready")),
+                Err(reason) => self.context.report.emit(format_args!("{name} is not ready: {reason}")),
             }
         }
     }

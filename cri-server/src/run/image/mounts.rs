@@ -72,16 +72,16 @@ pub fn mount(text: &str) -> Result<MountOption, String> {
     let (mut read_only, mut bind_propagation, mut size, mut sub_path) = (false, None, None, None);
     for field in text.split(',') {
         let (key, value) = field.split_once('=').map_or((field, None), |(key, value)| (key, Some(value)));
-        let given = || value.ok_or_else(|| format!("{key:?} needs a value: {key}=..."));
+        let required = || value.ok_or_else(|| format!("{key:?} needs a value: {key}=..."));
         match key {
-            "type" => kind = given()?,
-            "source" | "src" => source = given()?,
-            "target" | "dst" | "destination" => place = Some(given()?),
+            "type" => kind = required()?,
+            "source" | "src" => source = required()?,
+            "target" | "dst" | "destination" => place = Some(required()?),
             "readonly" | "ro" => read_only = flag(key, value)?,
-            "bind-propagation" => bind_propagation = Some(propagation(given()?)?),
-            "tmpfs-size" => size = Some(values::bytes(given()?)?),
+            "bind-propagation" => bind_propagation = Some(propagation(required()?)?),
+            "tmpfs-size" => size = Some(values::bytes(required()?)?),
             "volume-nocopy" => drop(flag(key, value)?),
-            "volume-subpath" => sub_path = Some(given()?.to_owned()),
+            "volume-subpath" => sub_path = Some(required()?.to_owned()),
             other => {
                 return Err(format!(
                     "{other:?} is not supported: type, source, target, readonly, bind-propagation, tmpfs-size, volume-nocopy and volume-subpath are"

@@ -15,7 +15,7 @@ const MOST: u64 = 4 << 20;
 /// A file cannot be read, or a name is not valid.
 pub fn variables(
     files: &[std::path::PathBuf],
-    given: &[String],
+    values: &[String],
     own: impl Fn(&str) -> Option<String>,
 ) -> anyhow::Result<Vec<(String, String)>> {
     let mut all: Vec<(String, String)> = Vec::new();
@@ -36,7 +36,7 @@ pub fn variables(
             })?;
         }
     }
-    for entry in given {
+    for entry in values {
         // The error leaves out the value, which may be a secret.
         add(entry).map_err(|why| anyhow::anyhow!("--env: {why}"))?;
     }
@@ -60,14 +60,14 @@ fn check_name(name: &str) -> Result<(), String> {
 pub fn pairs(
     option: &str,
     files: &[std::path::PathBuf],
-    given: &[String],
+    values: &[String],
 ) -> anyhow::Result<BTreeMap<String, String>> {
     let mut all = BTreeMap::new();
     let mut entries = Vec::new();
     for path in files {
         entries.extend(lines(path, "--label-file")?);
     }
-    for entry in entries.iter().chain(given) {
+    for entry in entries.iter().chain(values) {
         let (key, value) = entry.split_once('=').unwrap_or((entry, ""));
         if key.is_empty() || key.contains(char::is_whitespace) {
             bail!("{option} {entry:?}: {key:?} is no key");
@@ -94,12 +94,12 @@ fn lines(path: &Path, option: &str) -> anyhow::Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    fn of(text: &[u8], given: &[&str]) -> anyhow::Result<Vec<(String, String)>> {
+    fn of(text: &[u8], values: &[&str]) -> anyhow::Result<Vec<(String, String)>> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("env");
         std::fs::write(&path, text).unwrap();
-        let given: Vec<String> = given.iter().map(|text| (*text).to_owned()).collect();
-        variables(&[path], &given, |name| (name == "HOME").then(|| "/home/ann".to_owned()))
+        let values: Vec<String> = values.iter().map(|text| (*text).to_owned()).collect();
+        variables(&[path], &values, |name| (name == "HOME").then(|| "/home/ann".to_owned()))
     }
 
     #[test]
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn names_that_are_none_are_refused_with_their_place() {
-        for (text, given, why) in [
+        for (text, values, why) in [
             (&b"A=1\nB C=2"[..], &[][..], "entry 2: \"B C\""),
             (b"=1", &[], "the name is empty"),
             (b"\xff", &[], "--env-file"),
@@ -121,7 +121,7 @@ mod tests {
             (b"", &[""], "--env: the name is empty"),
             (b"", &["A\tB=1"], "--env"),
         ] {
-            let error = format!("{:#}", of(text, given).unwrap_err());
+            let error = format!("{:#}", of(text, values).unwrap_err());
             assert!(error.contains(why), "{error}");
         }
         let missing = variables(&["/no-such-file".into()], &[], |_| None).unwrap_err();
@@ -130,8 +130,8 @@ mod tests {
 
     #[test]
     fn labels_have_keys() {
-        let given = ["a=1".to_owned(), "b".to_owned(), "a=2".to_owned()];
-        let labels = pairs("--label", &[], &given).unwrap();
+        let values = ["a=1".to_owned(), "b".to_owned(), "a=2".to_owned()];
+        let labels = pairs("--label", &[], &values).unwrap();
         assert_eq!(labels, [("a", "2"), ("b", "")].map(|(k, v)| (k.to_owned(), v.to_owned())).into());
         for text in ["=x", "", "a b=c"] {
             let error = pairs("--label", &[], &[text.to_owned()]).unwrap_err().to_string();

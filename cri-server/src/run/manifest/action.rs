@@ -158,8 +158,8 @@ fn stop_signal(object: &Object<'_>) -> Option<String> {
 
 /// Reads the one action; `possible` lists those that are allowed there.
 fn read_action(object: &Object<'_>, possible: &[&str]) -> Option<Action> {
-    let given: Vec<&str> = possible.iter().copied().filter(|name| object.value(name).is_some()).collect();
-    let [one] = given[..] else {
+    let actions: Vec<&str> = possible.iter().copied().filter(|name| object.value(name).is_some()).collect();
+    let [one] = actions[..] else {
         object.refuse("", format_args!("needs exactly one of {}", possible.join(", ")));
         return None;
     };

@@ -98,8 +98,8 @@ fn source(from: &Object<'_>) -> Option<EnvSource> {
     let names = ["fieldRef", "resourceFieldRef", "configMapKeyRef", "secretKeyRef", "fileKeyRef"];
     from.unsupported(&["fileKeyRef"]);
     from.finish();
-    let given = names.iter().filter(|name| from.has(name)).count();
-    if given != 1 {
+    let sources = names.iter().filter(|name| from.has(name)).count();
+    if sources != 1 {
         from.refuse("", format_args!("needs exactly one of {}", names[..4].join(", ")));
         return None;
     }

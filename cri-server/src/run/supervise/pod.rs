@@ -115,7 +115,7 @@ impl SupervisedPod {
     pub async fn go_down(&self, kill: bool) {
         if let Err(error) = change(&self.status, |status| status.is_going_down = true).await {
             // A full disk must not prevent the removal of a pod.
-            self.report().say(format_args!("{error:#}: a restart of the server would forget this"));
+            self.report().emit(format_args!("{error:#}: a restart of the server would forget this"));
         }
         self.stop.stop_with(TAKEN_DOWN);
         if kill {

@@ -56,8 +56,8 @@ impl Standalone for StandaloneService {
                 let name = new.pod.name.clone();
                 match supervisor.add(&source, new, &manifests.others, &objects).await {
                     Ok(Some(pod)) => following.push(tokio::spawn(follow_until_up(pod, sender.clone()))),
-                    Ok(None) => say(&sender, &name, "is there already, unchanged", false).await,
-                    Err(error) => say(&sender, &name, &format!("{error:#}"), true).await,
+                    Ok(None) => send_line(&sender, &name, "is there already, unchanged", false).await,
+                    Err(error) => send_line(&sender, &name, &format!("{error:#}"), true).await,
                 }
             }
             for task in following {
@@ -93,13 +93,13 @@ impl Standalone for StandaloneService {
                 match supervisor.find(&name) {
                     Ok(NamedPod::Pod(pod)) => drop(pods.insert(pod.uid.clone(), pod)),
                     Ok(NamedPod::Unreadable(pod)) => drop(unreadable.insert(pod.uid.clone(), pod)),
-                    Err(error) => say(&sender, &name, &error.to_string(), true).await,
+                    Err(error) => send_line(&sender, &name, &error.to_string(), true).await,
                 }
             }
             for pod in unreadable.into_values() {
                 match supervisor.take_down_unreadable(&pod).await {
-                    Ok(()) => say(&sender, &pod.name, "is down", false).await,
-                    Err(error) => say(&sender, &pod.name, &format!("{error:#}"), true).await,
+                    Ok(()) => send_line(&sender, &pod.name, "is down", false).await,
+                    Err(error) => send_line(&sender, &pod.name, &format!("{error:#}"), true).await,
                 }
             }
             take_down(pods.into_values().collect(), kill, &sender).await;
@@ -108,7 +108,7 @@ impl Standalone for StandaloneService {
     }
 }
 
-async fn say(sender: &Sender, pod: &str, text: &str, is_failure: bool) {
+async fn send_line(sender: &Sender, pod: &str, text: &str, is_failure: bool) {
     let event = StandaloneEvent { pod: pod.to_owned(), text: text.to_owned(), is_failure };
     // Fails when the client has gone, which is fine.
     let _ = sender.send(Ok(event)).await;
@@ -129,7 +129,7 @@ async fn take_down(pods: Vec<Arc<SupervisedPod>>, kill: bool, sender: &Sender) {
             _ = down => {}
             () = pass_on(&pod, &mut lines, sender) => {}
         }
-        say(sender, &pod.pod.name, "is down", false).await;
+        send_line(sender, &pod.pod.name, "is down", false).await;
     }
 }
 
@@ -137,7 +137,7 @@ async fn take_down(pods: Vec<Arc<SupervisedPod>>, kill: bool, sender: &Sender) {
 async fn follow_until_up(pod: Arc<SupervisedPod>, sender: Sender) {
     let (before, mut lines) = pod.journal.follow();
     for line in before {
-        say(&sender, &pod.pod.name, &line, false).await;
+        send_line(&sender, &pod.pod.name, &line, false).await;
     }
     let mut states = pod.state.subscribe();
     let names: Vec<String> = pod.pod.containers.iter().map(|container| container.name.clone()).collect();
@@ -153,17 +153,17 @@ async fn follow_until_up(pod: Arc<SupervisedPod>, sender: Sender) {
     };
     // The reason is sent before its result.
     while let Ok(line) = lines.try_recv() {
-        say(&sender, &pod.pod.name, &line, false).await;
+        send_line(&sender, &pod.pod.name, &line, false).await;
     }
     let is_failure = text.is_err();
-    say(&sender, &pod.pod.name, &text.unwrap_or_else(|text| text), is_failure).await;
+    send_line(&sender, &pod.pod.name, &text.unwrap_or_else(|text| text), is_failure).await;
 }
 
 /// Never returns, unless the pod's journal ends.
 async fn pass_on(pod: &SupervisedPod, lines: &mut broadcast::Receiver<String>, sender: &Sender) {
     loop {
         match lines.recv().await {
-            Ok(line) => say(sender, &pod.pod.name, &line, false).await,
+            Ok(line) => send_line(sender, &pod.pod.name, &line, false).await,
             // A slow client misses lines, but not the end.
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,

@@ -50,7 +50,7 @@ impl SupervisedPod {
         while let Err(error) = self.take_down(&run, &root).await {
             let wait = back_off.wait(Duration::ZERO).max(RETRY);
             let seconds = wait.as_secs();
-            run.report.say(format_args!("cannot be taken down: {error:#}; tried again in {seconds} s"));
+            run.report.emit(format_args!("cannot be taken down: {error:#}; tried again in {seconds} s"));
             tokio::time::sleep(wait).await;
         }
         self.state.send_replace(State::Down);
@@ -67,7 +67,7 @@ impl SupervisedPod {
                 Err(error) => format!("{error:#}"),
             };
             let wait = back_off.wait(begun.elapsed()).max(RETRY);
-            run.report.say(format_args!("{reason}; tried again in {} s", wait.as_secs()));
+            run.report.emit(format_args!("{reason}; tried again in {} s", wait.as_secs()));
             if self.status.get().ended.is_none() {
                 self.state.send_replace(State::Waiting(reason));
             }
@@ -121,7 +121,7 @@ impl SupervisedPod {
             RestartPolicy::Never => {
                 let is_there = matches!(run.find(), Found::Ready(_) | Found::Silent(_));
                 (status.has_started && !is_there).then(|| {
-                    run.report.say("it was not running any more, and its restartPolicy is Never");
+                    run.report.emit("it was not running any more, and its restartPolicy is Never");
                     LOST
                 })
             }
@@ -147,7 +147,7 @@ impl SupervisedPod {
     async fn end(&self, run: &PodRun, code: u8) -> anyhow::Result<Next> {
         if self.status.get().ended.is_none() {
             change(&self.status, move |status| status.ended = Some(code)).await?;
-            run.report.say(format_args!("the pod has ended with code {code}"));
+            run.report.emit(format_args!("the pod has ended with code {code}"));
         }
         self.state.send_replace(State::Ended(code));
         pod_end::stop(run).await.context("the pod has ended, but cannot be stopped")?;

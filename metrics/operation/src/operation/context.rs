@@ -1,4 +1,4 @@
-//! What the stages of one run of an operation share.
+//! The shared state of the stages of one run of an operation.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use crate::undo::{DEADLINE, Hanging, UndoList};
 use crate::waits;
 use crate::{Cancel, Failure, Interrupted, StageFailure};
 
-/// What an operation waits for when its work or an undo step does not end.
+/// The reason for the wait when an operation's work or undo step does not end.
 const HANGS: &str = "a thread that does not come back from the kernel; then it is undone";
 /// How long a failed operation waits for blocking work that was told to stop, before it reports the
 /// failure and leaves the undo to the background.
@@ -101,7 +101,7 @@ where
     /// cancelled; blocking parts go through [`Stage::blocking`].
     ///
     /// # Errors
-    /// What the work failed with, or [`Interrupted::Deadline`]; with the stage's name.
+    /// The error of the work, or [`Interrupted::Deadline`]; with the stage's name.
     pub async fn stage<T, F>(
         &self,
         name: &'static str,

@@ -110,7 +110,7 @@ where
     /// Runs the stage `name`, unless the steps are cancelled.
     ///
     /// # Errors
-    /// What the work failed with, with the stage's name.
+    /// The error of the work, with the stage's name.
     pub fn step<T>(
         &self,
         name: &'static str,

@@ -171,7 +171,7 @@ async fn pass_on(mut session: ProcessSession, code: i32) {
     session.finish(Outcome::Exited(code)).await;
 }
 
-/// What the error stream says of a process that ends with the code, by a client of the protocol.
+/// The message on the error stream for a process that ends with the code, for a client of the protocol.
 async fn word_for_the_end(protocols: &[&str], tty: bool, code: i32) -> String {
     let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
     let request = ProcessRequest { tty, stderr: !tty, ..ALL };

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of a request's head.
 const MAX_HEAD: usize = 16 << 10;
 
-/// What accepts connections.
+/// Accepts connections.
 pub(super) struct Listener {
     pub(super) listener: TcpListener,
     pub(super) certificates: Option<Arc<Certificates>>,

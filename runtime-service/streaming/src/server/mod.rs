@@ -90,7 +90,7 @@ pub enum OpenError {
     Tls(#[from] TlsError),
 }
 
-/// What all sessions have to keep to.
+/// The limits of all sessions.
 #[derive(Clone)]
 struct SessionLimits {
     streams: Arc<Slots>,

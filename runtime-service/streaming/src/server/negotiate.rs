@@ -9,7 +9,7 @@ use crate::websocket;
 const SPDY_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const SPDY_ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 
-/// What a URL is for.
+/// The purpose of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Process,

@@ -45,7 +45,7 @@ pub(super) struct Upgrading {
 /// The connection of a session before anything was said on it.
 struct Link {
     io: Box<dyn Duplex>,
-    /// What was read of it beyond the request.
+    /// The bytes that were read after the request.
     read: BytesMut,
     hangup: Hangup,
     rules: Rules,
@@ -138,7 +138,7 @@ async fn by_name(
                 let failure =
                     Outcome::Failed("the client did not open all streams that were asked for".to_owned());
                 tokio::select! {
-                    () = failure.tell(error, protocol) => {}
+                    () = failure.send_status(error, protocol) => {}
                     () = running.gone() => {}
                 }
             }

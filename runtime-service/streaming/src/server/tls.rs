@@ -25,7 +25,7 @@ pub struct TlsError {
     why: String,
 }
 
-/// What is used of the files.
+/// The used content of the files.
 #[derive(Clone)]
 struct Used {
     config: Arc<ServerConfig>,

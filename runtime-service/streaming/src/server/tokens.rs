@@ -18,7 +18,7 @@ const MAX_LOOK: Duration = Duration::from_secs(5);
 pub(super) type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(super) type Serve<T> = Box<dyn FnOnce(T) -> Serving + Send>;
 
-/// What a client gets for a token.
+/// The session that a client gets for a token.
 pub(super) enum Offer {
     Process { request: ProcessRequest, serve: Serve<ProcessSession> },
     PortForward { ports: Vec<u16>, serve: Serve<PortForwardSession> },

@@ -28,7 +28,7 @@ pub(crate) struct Incoming {
     pub(crate) writer: StreamWriter,
 }
 
-/// What a connection may do to the server, beside what the protocol says.
+/// The limits for a connection, in addition to those of the protocol.
 #[derive(Clone, Default)]
 pub(crate) struct Rules {
     /// Each stream of the peer takes one.

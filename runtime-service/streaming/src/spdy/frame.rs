@@ -40,7 +40,7 @@ pub enum ResetReason {
     StreamAlreadyClosed = 9,
 }
 
-/// What a peer says. Frames without meaning here (credentials, unknown types) do not appear.
+/// A frame of a peer. Frames without meaning here (credentials, unknown types) do not appear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     SynStream {

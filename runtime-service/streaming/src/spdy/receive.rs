@@ -1,5 +1,5 @@
-//! What the frames of the peer lead to. This is the one task that reads the connection: what it waits for,
-//! all streams of the session wait for.
+//! Handles the frames of the peer. This is the only task that reads the connection: while it waits, all
+//! streams of the session wait.
 //!
 //! | a stream's reader has no room | |
 //! |---|---|

@@ -38,7 +38,7 @@ pub(super) struct Stream {
     _slot: Option<Slot>,
 }
 
-/// What to do about the bytes of a data frame.
+/// The destination of the bytes of a data frame.
 pub(super) enum Target {
     /// `heeds_windows`: a peer that has windows of its own keeps to this one.
     Queue {

@@ -307,7 +307,7 @@ async fn a_connection_that_is_alone_may_take_nothing_for_longer_than_one_among_o
     }
 }
 
-/// What its client says next, its reset too, is not read before.
+/// Later frames of its client, including its reset, are not read before.
 #[tokio::test]
 async fn a_connection_that_is_alone_and_takes_nothing_is_reset_in_the_end() {
     let rules = Rules { patience: Some(Duration::from_millis(5)), ..Rules::default() };

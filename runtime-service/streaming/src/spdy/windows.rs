@@ -2,7 +2,7 @@
 
 use crate::stream::WINDOW;
 
-/// What a stream and a session may send before the peer says more, by the specification.
+/// The initial window of a stream and of a session, by the specification.
 const INITIAL: i64 = 64 << 10;
 
 /// The credit of one stream, or of the whole session.
@@ -41,7 +41,7 @@ impl Window {
     }
 }
 
-/// What the peer has announced.
+/// The windows that the peer has announced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Announced {
     /// Of new streams.

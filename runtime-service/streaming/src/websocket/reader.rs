@@ -1,5 +1,5 @@
-//! What the client of a WebSocket sends, on its way to the channels. One task reads: what it waits for, all
-//! channels of the session wait for.
+//! Passes the messages of a WebSocket client to the channels. Only one task reads: while it waits, all
+//! channels of the session wait.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -22,7 +22,7 @@ const CLOSE: u8 = 255;
 const REFUSAL: Duration = Duration::from_secs(5);
 /// Bytes that a client may have sent before it closed, while nothing takes them: no kernel holds more.
 const MAX_AHEAD: usize = 64 << 20;
-/// What a message takes beside its bytes.
+/// The memory of a message in addition to its bytes.
 const OVERHEAD: usize = 64;
 
 pub(super) struct Reader {
@@ -37,7 +37,7 @@ struct Input {
     meter: Meter,
     /// The last one was a message of data, which is taken when the next one is wanted.
     holds_message: bool,
-    /// What was read before its turn, to find out how it ends.
+    /// Messages that were read early, to find out how the session ends.
     ahead: VecDeque<Message>,
     is_over: bool,
 }

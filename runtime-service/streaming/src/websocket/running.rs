@@ -41,7 +41,7 @@ impl Running {
         Self { connection, queues, half_close: channels.half_close, _tasks: tasks }
     }
 
-    /// What the client sends on a channel of [`Channels::read`].
+    /// The client's data on a channel of [`Channels::read`].
     pub(crate) fn reader(&self, channel: u8) -> Option<StreamReader> {
         let queue = self.queues.get(&channel)?.clone();
         Some(StreamReader::new(self.connection.clone(), channel.into(), queue))

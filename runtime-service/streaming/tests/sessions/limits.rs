@@ -1,4 +1,4 @@
-//! What clients may hold of the server, and how long.
+//! The resources of the server that clients can hold, and the time for which they can.
 
 use std::sync::Arc;
 use std::time::Duration;

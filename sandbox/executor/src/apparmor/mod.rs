@@ -1,11 +1,11 @@
-//! AppArmor: whether the host has it, which profiles it knows, and the default profile of containers.
+//! AppArmor: whether the host has it, its loaded profiles, and the default profile of containers.
 //!
 //! ```text
 //!  unspecified, RuntimeDefault --default_profile()--> crisp-default, loaded at its first use
 //!  Localhost                   --loaded_profile()---> the name, if the kernel knows it
 //! ```
 //!
-//! A host without AppArmor runs containers without a profile, unless one is asked for by name.
+//! A host without AppArmor runs containers without a profile, unless one is requested by name.
 
 mod parser;
 mod profile;
@@ -15,16 +15,16 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-/// The profile of containers that do not ask for another one.
+/// The profile of containers that do not request another one.
 pub const DEFAULT_PROFILE: &str = "crisp-default";
 
-/// Where the kernel says whether AppArmor is enabled, which profiles it knows, and which one this
-/// process runs under; below the root.
+/// The kernel's files, below the root, that show whether AppArmor is enabled, the loaded profiles, and the
+/// profile of this process.
 const ENABLED: &str = "sys/module/apparmor/parameters/enabled";
 const PROFILES: &str = "sys/kernel/security/apparmor/profiles";
 const OWN_PROFILE: &str = "proc/self/attr/current";
 
-/// Why a profile cannot be used.
+/// The reason why a profile cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AppArmorError {
     #[error("profile {name:?} is asked for, but AppArmor is not enabled on this host")]
@@ -44,25 +44,25 @@ pub enum AppArmorError {
 pub struct AppArmor {
     root: PathBuf,
     enabled: bool,
-    /// The default profile is loaded once in the life of a server, so that it is this version's.
+    /// The default profile is loaded once per server, so that it is this version's.
     default_loaded: Mutex<bool>,
 }
 
 impl AppArmor {
-    /// That of this host.
+    /// The AppArmor of this host.
     #[must_use]
     pub fn of_host() -> Self {
         Self::below(Path::new("/"))
     }
 
-    /// That of the host whose /sys, /proc, /etc and /usr are below `root`.
+    /// The AppArmor of the host whose /sys, /proc, /etc and /usr are below `root`.
     #[must_use]
     pub fn below(root: &Path) -> Self {
         let enabled = std::fs::read_to_string(root.join(ENABLED)).is_ok_and(|text| text.trim() == "Y");
         Self { root: root.to_owned(), enabled, default_loaded: Mutex::new(false) }
     }
 
-    /// Whether the kernel has it, switched on.
+    /// Whether the kernel has it and it is enabled.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.enabled
@@ -72,7 +72,7 @@ impl AppArmor {
     /// Blocking, up to half a minute at its first use.
     ///
     /// # Errors
-    /// [`AppArmorError::NoParser`], or what the parser has against it.
+    /// [`AppArmorError::NoParser`], or the parser's error.
     pub fn default_profile(&self) -> Result<Option<&'static str>, AppArmorError> {
         if !self.enabled {
             return Ok(None);
@@ -93,8 +93,8 @@ impl AppArmor {
         Ok(Some(DEFAULT_PROFILE))
     }
 
-    /// Gives `name` back once it is sure that the kernel knows it: otherwise the exec of the container
-    /// would fail.
+    /// Returns `name` after it has checked that the kernel has the profile: otherwise the exec of the
+    /// container would fail.
     ///
     /// # Errors
     /// [`AppArmorError::NotEnabled`], [`AppArmorError::NotLoaded`].
@@ -106,7 +106,7 @@ impl AppArmor {
             return self.default_profile().map(|_| name);
         }
         match self.knows(name) {
-            // Where securityfs is not mounted, only the exec can tell.
+            // If securityfs is not mounted, only the exec shows it.
             None | Some(true) => Ok(name),
             Some(false) => Err(AppArmorError::NotLoaded { name: name.to_owned() }),
         }
@@ -118,7 +118,7 @@ impl AppArmor {
         Some(list.lines().any(|line| line.rsplit_once(" (").is_some_and(|(known, _)| known == name)))
     }
 
-    /// The profile that this process runs under, such as one that systemd gives to the server.
+    /// The profile of this process, for example one that systemd sets for the server.
     fn own_profile(&self) -> Option<String> {
         let text = std::fs::read_to_string(self.root.join(OWN_PROFILE)).ok()?;
         let (name, _mode) = text.trim().rsplit_once(" (")?;

@@ -1,5 +1,5 @@
-//! `apparmor_parser`, which compiles the text of a profile and loads it into the kernel. The kernel
-//! takes only the compiled form, and the parser is the only program that makes it.
+//! `apparmor_parser`, which compiles the text of a profile and loads it into the kernel. The kernel only
+//! accepts the compiled form, which only the parser can make.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::AppArmorError;
 
-/// Where distributions install it, below the root.
+/// Its paths in distributions, below the root.
 const PLACES: [&str; 4] = [
     "usr/sbin/apparmor_parser",
     "sbin/apparmor_parser",
@@ -16,17 +16,17 @@ const PLACES: [&str; 4] = [
     "usr/local/sbin/apparmor_parser",
 ];
 
-/// It takes a tenth of a second; on a busy node a few.
+/// It takes a tenth of a second; on a busy node some seconds.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// Longest message of the parser that is passed on.
+/// Limit for the parser's message.
 const MESSAGE: u64 = 2048;
 
 pub(super) fn find(root: &Path) -> Option<PathBuf> {
     PLACES.iter().map(|place| root.join(place)).find(|path| path.exists())
 }
 
-/// Loads `profile`, in place of an older one of the same name.
+/// Loads `profile`; it replaces an older one with the same name.
 #[expect(clippy::disallowed_methods, reason = "only this program compiles profiles")]
 pub(super) fn load(parser: &Path, profile: &str) -> Result<(), AppArmorError> {
     let failed = |problem: String| AppArmorError::Parser { parser: parser.to_owned(), problem };
@@ -39,7 +39,7 @@ pub(super) fn load(parser: &Path, profile: &str) -> Result<(), AppArmorError> {
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     if let Some(mut stdin) = child.stdin.take() {
-        // A parser that ends before it has read everything says why on its standard error.
+        // A parser that ends before it has read everything reports the reason on its standard error.
         let _ = stdin.write_all(profile.as_bytes());
     }
     let status = wait(&mut child).map_err(|error| failed(error.to_string()))?;
@@ -50,7 +50,7 @@ pub(super) fn load(parser: &Path, profile: &str) -> Result<(), AppArmorError> {
     }
 }
 
-/// None when it had to be killed at the deadline.
+/// None when it was killed at the deadline.
 #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
     let started = Instant::now();

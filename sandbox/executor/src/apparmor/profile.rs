@@ -4,12 +4,12 @@ use std::path::Path;
 
 use super::DEFAULT_PROFILE;
 
-/// Where the parser looks for included files.
+/// The folder of the parser's include files.
 const INCLUDES: &str = "etc/apparmor.d";
 
-/// What every container may do under AppArmor, in the rules that Docker's and containerd's default
-/// profiles share: all of its own files, sockets and capabilities, but no mounts, no kernel settings
-/// in /proc and /sys, and signals and traces only among its own processes.
+/// The rules of every container under AppArmor, in the form that Docker's and containerd's default profiles
+/// share: access to all of its own files, sockets and capabilities, but no mounts, no kernel settings in
+/// /proc and /sys, and signals and traces only among its own processes.
 ///
 /// `runtime`: the profile that this server itself runs under, if any; its signals must arrive.
 pub(super) fn text(root: &Path, runtime: Option<&str>) -> String {

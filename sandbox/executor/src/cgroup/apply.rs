@@ -1,4 +1,4 @@
-//! Setting limits: each controller's part, in the hierarchy where it lives.
+//! Sets limits: each controller's part, in its hierarchy.
 
 use super::dir::Dir;
 use super::error::CgroupError;
@@ -40,7 +40,7 @@ pub(super) fn at(host: &Host, controller: Controller, path: &CgroupPath) -> Resu
     })
 }
 
-fn need(host: &Host, controller: Controller, path: &CgroupPath) -> Result<At, CgroupError> {
+fn require(host: &Host, controller: Controller, path: &CgroupPath) -> Result<At, CgroupError> {
     at(host, controller, path)?.ok_or_else(|| CgroupError::NoController {
         path: path.clone(),
         controller: controller.v1_name(),
@@ -48,7 +48,8 @@ fn need(host: &Host, controller: Controller, path: &CgroupPath) -> Result<At, Cg
     })
 }
 
-/// What cannot be done here, before anything is written: a half-applied update would be the worst.
+/// Refuses limits that the host does not support, before anything is written: a half-applied update would be
+/// worst.
 fn check(host: &Host, limits: &Resources) -> Result<(), CgroupError> {
     cpu::check(&limits.cpu)?;
     io::check(&limits.io)?;
@@ -79,35 +80,35 @@ fn check(host: &Host, limits: &Resources) -> Result<(), CgroupError> {
 pub(super) fn apply(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(), CgroupError> {
     check(host, limits)?;
     if limits.cpu != Default::default() {
-        match need(host, Controller::Cpu, path)? {
+        match require(host, Controller::Cpu, path)? {
             At::V1(dir) => cpu::apply_v1(&dir, &limits.cpu)?,
             At::V2(dir) => cpu::apply_v2(&dir, &limits.cpu)?,
         }
     }
     if limits.memory != Default::default() {
-        match need(host, Controller::Memory, path)? {
+        match require(host, Controller::Memory, path)? {
             At::V1(dir) => memory::apply_v1(&dir, &limits.memory)?,
             At::V2(dir) => memory::apply_v2(&dir, &limits.memory)?,
         }
     }
     if limits.io != Default::default() {
-        match need(host, Controller::Io, path)? {
+        match require(host, Controller::Io, path)? {
             At::V1(dir) => io::apply_v1(&dir, &limits.io)?,
             At::V2(dir) => io::apply_v2(&dir, &limits.io)?,
         }
     }
     if let Some(limit) = limits.pids {
-        pids::apply(need(host, Controller::Pids, path)?.dir(), limit)?;
+        pids::apply(require(host, Controller::Pids, path)?.dir(), limit)?;
     }
     if [&limits.cpuset.cpus, &limits.cpuset.mems].into_iter().flatten().any(|list| !list.is_empty()) {
-        cpuset::apply(need(host, Controller::Cpuset, path)?.dir(), &limits.cpuset)?;
+        cpuset::apply(require(host, Controller::Cpuset, path)?.dir(), &limits.cpuset)?;
     }
     apply_hugepages(host, path, limits)?;
     if !limits.rdma.is_empty() {
-        rdma::apply(need(host, Controller::Rdma, path)?.dir(), &limits.rdma)?;
+        rdma::apply(require(host, Controller::Rdma, path)?.dir(), &limits.rdma)?;
     }
     if let Some(rules) = &limits.devices {
-        match need(host, Controller::Devices, path)? {
+        match require(host, Controller::Devices, path)? {
             At::V1(dir) => devices::apply_v1(&dir, rules)?,
             At::V2(dir) => devices::apply_v2(path, &dir, rules)?,
         }
@@ -117,18 +118,19 @@ pub(super) fn apply(host: &Host, path: &CgroupPath, limits: &Resources) -> Resul
 
 fn apply_hugepages(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(), CgroupError> {
     // The kubelet sends a limit of 0 for each page size of the host to every container. Without the
-    // controller these cannot be kept, and no pod could run; one that counts on its pages is refused.
+    // controller these limits cannot be set, but refusing them would stop all pods; a limit above 0 is
+    // refused.
     let matter = limits.hugepages.iter().any(|l| l.limit > 0);
     match at(host, Controller::Hugetlb, path)? {
         _ if limits.hugepages.is_empty() => Ok(()),
         Some(At::V1(dir)) => hugetlb::apply_v1(&dir, &limits.hugepages),
         Some(At::V2(dir)) => hugetlb::apply_v2(&dir, &limits.hugepages),
-        None if matter => need(host, Controller::Hugetlb, path).map(drop),
+        None if matter => require(host, Controller::Hugetlb, path).map(drop),
         None => Ok(()),
     }
 }
 
-/// Files of the unified hierarchy, as given.
+/// Files of the unified hierarchy, unchanged.
 fn apply_unified(host: &Host, path: &CgroupPath, limits: &Resources) -> Result<(), CgroupError> {
     if limits.unified.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! cpu and cpuacct: shares, quota, and what was used.
+//! cpu and cpuacct: shares, quota, and usage.
 
 use rustix::io::Errno;
 
@@ -8,7 +8,7 @@ use super::psi;
 use super::resources::{Cpu, invalid};
 use super::stats::CpuStats;
 
-/// Greatest v1 shares and v2 weight.
+/// The largest v1 shares and v2 weight.
 const MAX_SHARES: u64 = 262_144;
 const MAX_WEIGHT: u64 = 10_000;
 
@@ -48,7 +48,7 @@ pub(super) fn apply_v2(dir: &Dir, cpu: &Cpu) -> Result<(), CgroupError> {
     write_related(dir, [("cpu.max", max), ("cpu.max.burst", cpu.burst.map(|burst| burst.to_string()))])
 }
 
-/// `cpu.max` takes a period only together with a quota.
+/// `cpu.max` accepts a period only together with a quota.
 fn current_quota(dir: &Dir) -> Result<String, CgroupError> {
     let mut buffer = [0u8; 64];
     let text = dir.read("cpu.max", &mut buffer)?;
@@ -66,7 +66,7 @@ pub(super) fn apply_v1(dir: &Dir, cpu: &Cpu) -> Result<(), CgroupError> {
     )
 }
 
-/// An idle cgroup has no weight that could be set.
+/// The weight of an idle cgroup cannot be set.
 fn apply_weight(
     dir: &Dir,
     cpu: &Cpu,
@@ -81,8 +81,8 @@ fn apply_weight(
     }
 }
 
-/// Writes files that the kernel checks against each other's present values (and the parent's ratio): one that is
-/// refused may be right after another one.
+/// Writes files that the kernel checks against each other's present values (and the parent's ratio): a
+/// refused one may be accepted after another one.
 fn write_related<const N: usize>(dir: &Dir, files: [(&str, Option<String>); N]) -> Result<(), CgroupError> {
     let mut files: Vec<_> = files.into_iter().filter_map(|(file, value)| Some((file, value?))).collect();
     while !files.is_empty() {
@@ -102,7 +102,7 @@ fn write_related<const N: usize>(dir: &Dir, files: [(&str, Option<String>); N]) 
     Ok(())
 }
 
-/// What no kernel can do, before anything is written.
+/// Refuses limits that no kernel supports, before anything is written.
 pub(super) fn check(cpu: &Cpu) -> Result<(), CgroupError> {
     if cpu.quota.is_some_and(|q| q > 0 && q < 1000) {
         return Err(invalid("cpu quota", "the smallest is 1000 us"));
@@ -132,7 +132,7 @@ pub(super) fn stats_v2(dir: &Dir, buffer: &mut [u8]) -> Result<CpuStats, CgroupE
     Ok(stats)
 }
 
-/// `acct` is the cpuacct hierarchy's folder, `cpu` the cpu one's: often the same.
+/// `acct` is the folder in the cpuacct hierarchy, `cpu` the one in the cpu hierarchy: often the same.
 pub(super) fn stats_v1(
     acct: Option<&Dir>,
     cpu: Option<&Dir>,

@@ -16,8 +16,8 @@ pub(super) fn apply(dir: &Dir, limits: &Cpuset) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// A new v1 cpuset is empty and takes no process: give it what its parent has, from the top down,
-/// as the levels above may be new as well.
+/// Gives a new v1 cpuset, which is empty and accepts no process, the values of its parent, from the top down,
+/// because its parents may be new too.
 pub(super) fn inherit(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), CgroupError> {
     let mut levels: Vec<CgroupPath> = Vec::new();
     let mut level = Some(path.clone());

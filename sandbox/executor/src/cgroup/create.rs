@@ -1,4 +1,4 @@
-//! Making a cgroup in every hierarchy.
+//! Makes a cgroup in every hierarchy.
 
 use rustix::fs::{AtFlags, Mode};
 use rustix::io::Errno;
@@ -10,7 +10,7 @@ use super::hierarchy::{Extent, FOLDER_MODE, Hierarchy, Host, V2_WANTED};
 use super::path::CgroupPath;
 use super::remove;
 
-/// What becomes of the v2 controllers of a cgroup that is made.
+/// How the v2 controllers of a new cgroup are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Controllers {
     Enabled,
@@ -21,21 +21,21 @@ pub(super) enum Controllers {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wanted<'a> {
     pub path: &'a CgroupPath,
-    /// One above it that is another program's: neither it nor what is above it is made.
+    /// A parent that belongs to another program: neither it nor its parents are made.
     pub below: Option<&'a CgroupPath>,
     pub extent: Extent,
     pub controllers: Controllers,
 }
 
 impl Wanted<'_> {
-    /// Those above it that may be made, from the lowest to the highest.
+    /// Its parents that may be made, from the lowest to the highest.
     fn parents(&self) -> impl Iterator<Item = CgroupPath> {
         let parents = std::iter::successors(self.path.parent(), CgroupPath::parent);
         parents.take_while(|parent| Some(parent) != self.below)
     }
 }
 
-/// Makes what is missing of a cgroup. True when the last folder is new in at least one hierarchy.
+/// Makes missing folders of a cgroup. Returns true when the last folder is new in at least one hierarchy.
 pub(super) fn create(host: &Host, wanted: &Wanted<'_>) -> Result<bool, CgroupError> {
     let path = wanted.path;
     let mut made: Vec<&Hierarchy> = Vec::new();
@@ -64,7 +64,7 @@ fn create_in(
     parent_is_there: &mut bool,
 ) -> Result<bool, CgroupError> {
     if !*parent_is_there && let Some(parent) = wanted.parents().next() {
-        // What keeps it from being made keeps the one below it too.
+        // An error here also occurs for the cgroup below it.
         let _ = mkdir(hierarchy, &parent);
     }
     let made = make_folders(hierarchy, wanted, parent_is_there)?;
@@ -108,7 +108,7 @@ fn make_folders(
     }
 }
 
-/// False when it is there already.
+/// Returns false when it exists already.
 pub(super) fn mkdir(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<bool, Errno> {
     let mode = Mode::from_raw_mode(FOLDER_MODE);
     match rustix::fs::mkdirat(hierarchy.root(), path.relative(), mode) {
@@ -135,10 +135,10 @@ fn create_error(hierarchy: &Hierarchy, path: &CgroupPath, errno: Errno) -> Cgrou
     CgroupError::Create { dir: hierarchy.dir_path(path), errno, hint }
 }
 
-/// A v2 controller works in a cgroup only when every cgroup above lists it in `subtree_control`.
-/// The cgroup itself never does: it holds processes.
+/// A v2 controller works in a cgroup only when every parent lists it in `subtree_control`. The cgroup itself
+/// never does: it contains processes.
 ///
-/// A controller that cannot be enabled is no error here: it is one when a limit needs it.
+/// A controller that cannot be enabled is not an error here: it is one when a limit needs it.
 fn enable_controllers(v2: &Hierarchy, path: &CgroupPath) -> Result<(), CgroupError> {
     let wanted: Vec<&str> = V2_WANTED.into_iter().filter(|name| v2.has(name)).collect();
     if wanted.is_empty() || has_all(v2, path, &wanted)? {

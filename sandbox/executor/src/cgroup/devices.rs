@@ -1,4 +1,4 @@
-//! devices: which device nodes may be opened or made.
+//! devices: rules for opening and making device nodes.
 //!
 //! v1 has two files that take one rule at a time. v2 has a BPF program per cgroup.
 
@@ -13,8 +13,8 @@ use super::resources::{Access, DeviceKind, DeviceRule};
 use crate::sys::bpf::{self, Insn};
 
 impl DeviceRule {
-    /// What every container may use: all of /dev that has no hardware behind it. Nodes of other
-    /// devices can be made, but not opened.
+    /// The devices that every container may use: those in /dev without hardware. Nodes of other devices can
+    /// be made, but not opened.
     #[must_use]
     pub fn container_defaults() -> Vec<Self> {
         let mknod = Access { read: false, write: false, mknod: true };
@@ -116,8 +116,8 @@ const ACCESS_WRITE: i32 = 4;
 
 /// R1 = context; R2 = type, R3 = access still to be decided, R4 = major, R5 = minor, R6 = scratch.
 ///
-/// The rules are asked from the last to the first, and each decides the access bits that no later
-/// one has: one that denies a bit still open ends it, and it is allowed when none is left.
+/// The rules are applied from the last to the first, and each decides the access bits that no later one has:
+/// a rule that denies an open bit ends with a denial; without open bits the access is allowed.
 fn program(rules: &[DeviceRule]) -> Vec<Insn> {
     let mut code = vec![
         Insn::load32(2, 1, CTX_ACCESS_TYPE),

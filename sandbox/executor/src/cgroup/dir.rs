@@ -13,15 +13,15 @@ use super::error::CgroupError;
 #[derive(Debug)]
 pub(super) struct Dir {
     fd: OwnedFd,
-    /// For a folder that is read again and again: its files stay open, None for those that are not
-    /// there. Reading a file anew costs a tenth of opening it.
+    /// For a folder that is read repeatedly: its files stay open, None for missing ones. Reading a file again
+    /// costs a tenth of opening it.
     kept: Option<CachedFiles>,
 }
 
 #[derive(Debug, Default)]
 struct CachedFiles {
     files: RefCell<Vec<CachedFile>>,
-    /// Those that count as missing while only the usage is read.
+    /// Files that count as missing when only the usage is read.
     details: &'static [&'static str],
     with_details: Cell<bool>,
 }
@@ -41,7 +41,7 @@ impl Dir {
         Ok(Self { fd, kept: None })
     }
 
-    /// The cgroup `name` right below it, or with `..` the one above.
+    /// The cgroup `name` directly below it, or with `..` its parent.
     pub(super) fn child(&self, name: &CStr) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(Self { fd: rustix::fs::openat(&self.fd, name, flags, Mode::empty())?, kept: None })
@@ -93,8 +93,8 @@ impl Dir {
             .map_err(|errno| CgroupError::Read { file: self.name(file), errno })
     }
 
-    /// Reads a file that the cgroup may lack: None when it is not there, or its subsystem says that
-    /// there is nothing (EOPNOTSUPP, as PSI does when switched off).
+    /// Reads an optional file: None when it does not exist, or its subsystem has nothing to report
+    /// (EOPNOTSUPP, as for disabled PSI).
     pub(super) fn read_opt<'b>(
         &self,
         file: &'static str,
@@ -178,7 +178,7 @@ impl Dir {
             .ok_or_else(|| CgroupError::Read { file: self.name(file), errno: Errno::NOENT })
     }
 
-    /// A file with one number; `max` (v2), and v1's way of saying it, are None.
+    /// A file with one number; `max` (v2), and v1's number for it, are None.
     pub(super) fn read_limit(&self, file: &'static str) -> Result<Option<Option<u64>>, CgroupError> {
         let mut buffer = [0u8; 64];
         Ok(self.read_opt(file, &mut buffer)?.map(|text| {
@@ -193,7 +193,7 @@ impl Dir {
         Ok(self.read_opt(file, &mut buffer)?.and_then(|text| text.trim().parse().ok()))
     }
 
-    /// One write(2), as the kernel wants it.
+    /// One write(2), as the kernel requires.
     pub(super) fn write(&self, file: &str, value: &str) -> Result<(), CgroupError> {
         self.try_write(file, value).map_err(|errno| self.write_error(file, value, errno))
     }
@@ -230,7 +230,7 @@ pub(super) fn write_once(fd: &OwnedFd, value: &str) -> Result<(), Errno> {
     }
 }
 
-/// Without a last line of which the rest may not have had room: a part of a number is another number.
+/// The text without a last line that may be incomplete: a part of a number is another number.
 fn whole_lines(bytes: &[u8], is_full: bool) -> &str {
     let end = if is_full {
         bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1)

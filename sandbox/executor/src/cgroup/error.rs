@@ -1,4 +1,4 @@
-//! What can go wrong with a cgroup.
+//! The errors of cgroups.
 
 use std::path::PathBuf;
 use std::time::Duration;

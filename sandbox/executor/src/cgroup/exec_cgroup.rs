@@ -1,10 +1,10 @@
-//! The cgroup of a command that is executed in a container, so that at its deadline all its processes can
-//! be killed, also those that left its session and process group.
+//! The cgroup of a command in a container, with which all its processes can be killed at its deadline,
+//! including those that left its session and process group.
 //!
-//! It is a child of the container's cgroup in one hierarchy only (the v2 tree, or one v1 hierarchy without
-//! it) and enables no controllers: limits and statistics are the container's own. It is named by a small
-//! number and stays for the next command, so that a probe every few seconds makes neither new cgroups nor new
-//! time series of monitoring.
+//! It is a child of the container's cgroup in one hierarchy only (the v2 tree, or else one v1 hierarchy) and
+//! enables no controllers: limits and statistics are the container's own. Its name is a small number, and it
+//! is kept for the next command, so that a probe every few seconds makes neither new cgroups nor new time
+//! series in monitoring.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use super::remove;
 use super::tree;
 use super::{Cgroup, Cgroups};
 
-/// How long SIGKILLed processes may take to be gone.
+/// Time limit for killed processes to end.
 const WAIT: Duration = Duration::from_secs(3);
 /// Lists of processes to move away, against processes that fork meanwhile.
 const MOVES: usize = 20;
@@ -37,8 +37,8 @@ pub struct ExecCgroup {
 }
 
 impl Cgroups {
-    /// The cgroup number `number` of the container `container` again, with what a process needs to get in. None
-    /// where it is to be made or emptied: that may wait for others, and this does not.
+    /// The existing cgroup with this number of the container `container`, with the descriptors for joining
+    /// it. None when it must be made or emptied: that may wait for others, and this does not.
     ///
     /// # Errors
     /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`], [`CgroupError::NotFound`].
@@ -58,12 +58,11 @@ impl Cgroups {
 }
 
 impl Cgroup {
-    /// Makes the cgroup number `number` for commands in this container, in the place of one that another
-    /// server made.
+    /// Makes the cgroup with this number for commands in this container, and replaces one of another server.
     ///
     /// # Errors
     /// [`CgroupError::Create`] naming the folder, [`CgroupError::NoHierarchy`]; [`CgroupError::Remove`] when
-    /// processes live in cgroups below the old one: another number can be had.
+    /// processes live in cgroups below the old one: the caller can try another number.
     pub fn make_exec_cgroup(&self, number: u32) -> Result<ExecCgroup, CgroupError> {
         let (exec, hierarchy) = self.numbered(number)?;
         if let Some(old) = hierarchy.dir(&exec.path)? {
@@ -75,12 +74,12 @@ impl Cgroup {
         Ok(exec)
     }
 
-    /// The cgroup number `number` again, for the next command: only one at a time may use it. Processes that
-    /// the last one left in it move to the container's cgroup.
+    /// The existing cgroup with this number, for the next command: only one at a time may use it. Processes
+    /// that the last one left in it are moved to the container's cgroup.
     ///
     /// # Errors
     /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`], [`CgroupError::Create`]; [`CgroupError::Remove`]
-    /// when processes live in cgroups that the last one made below it: another number can be had.
+    /// when processes live in cgroups that the last one made below it: the caller can try another number.
     pub fn reuse_exec_cgroup(&self, number: u32) -> Result<ExecCgroup, CgroupError> {
         let (exec, hierarchy) = self.numbered(number)?;
         match hierarchy.dir(&exec.path)? {
@@ -129,14 +128,14 @@ fn empty(hierarchy: &Hierarchy, dir: &Dir, container: &CgroupPath) -> Result<(),
         }
         let Some(container) = hierarchy.dir(container)? else { return Ok(()) };
         for pid in pids {
-            // One that has ended meanwhile is as good as moved.
+            // A process that has ended meanwhile needs no move.
             let _ = container.try_write("cgroup.procs", &pid.as_raw_nonzero().to_string());
         }
     }
     Ok(())
 }
 
-/// Removes the cgroups that a command made below its own. Those in which processes live are the container's.
+/// Removes the cgroups that a command made below its own. Those with processes stay with the container.
 fn clear_below(hierarchy: &Hierarchy, path: &CgroupPath, dir: Dir) -> Result<(), CgroupError> {
     if !has_folders(&dir) {
         return Ok(());
@@ -165,7 +164,7 @@ impl ExecCgroup {
         Ok(Self { host: host.clone(), path: container.child(&format!("exec-{number}"))? })
     }
 
-    /// Opens what a process needs to get in: this cgroup, and the container's in all other hierarchies.
+    /// Opens the descriptors for joining: of this cgroup, and of the container's in all other hierarchies.
     ///
     /// # Errors
     /// [`CgroupError::NotFound`] when the container's cgroup is gone.
@@ -236,7 +235,7 @@ impl ExecCgroup {
             // Since Linux 5.14, v2: atomic, also against a process that forks faster than one can list.
             if dir.try_write("cgroup.kill", "1").is_err() {
                 for pid in pids.into_iter().filter_map(Pid::from_raw) {
-                    // Gone in the meantime is fine; others are tried again.
+                    // Processes that have ended meanwhile are ignored; others are tried again.
                     let _ = rustix::process::kill_process(pid, Signal::KILL);
                 }
             }

@@ -1,4 +1,4 @@
-//! Pausing all processes of a cgroup and those below it, and letting them go on. See the kernel's cgroup-v2.rst,
+//! Pauses and resumes all processes of a cgroup and those below it. See the kernel's cgroup-v2.rst,
 //! "cgroup.freeze", and for v1 freezer-subsystem.rst.
 
 use std::time::{Duration, Instant};
@@ -9,10 +9,11 @@ use super::hierarchy::{Controller, Host};
 use super::path::CgroupPath;
 use super::tree;
 
-/// For all processes to be paused. One that waits for a device or a dead file system is not.
+/// Time limit for all processes to be paused. A process that waits for a device or a dead file system is not
+/// paused.
 const WAIT: Duration = Duration::from_secs(2);
 
-/// The cgroup's own freezer. Beside v1 controllers too, that of the v2 tree is taken where there is one: a
+/// The cgroup's own freezer. That of the v2 tree is used if there is one, even beside v1 controllers: a
 /// process that it has paused can be killed.
 enum Freezer {
     V1(Dir),
@@ -55,7 +56,7 @@ impl Freezer {
     }
 }
 
-/// Returns when all are paused; when that takes too long none is.
+/// Returns when all are paused; after the time limit all are resumed.
 #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 pub(super) fn freeze(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
     let freezer = Freezer::of(host, path)?;
@@ -83,8 +84,8 @@ pub(super) fn is_frozen(host: &Host, path: &CgroupPath) -> Result<bool, CgroupEr
     Freezer::of(host, path)?.is_frozen()
 }
 
-/// Undoes what other programs have paused by v1 in `path` and below, where SIGKILL has no effect until then.
-/// Best effort: who waits for the processes reports those that stay.
+/// Resumes processes that other programs have paused with v1 in `path` and below, because SIGKILL has no
+/// effect on them. Best effort: the wait for the processes reports those that stay.
 pub(super) fn thaw_v1(host: &Host, path: &CgroupPath) {
     let v1 = host.v1.iter().find(|hierarchy| hierarchy.has(Controller::Freezer.v1_name()));
     let Some(dir) = v1.and_then(|hierarchy| hierarchy.open(path).ok().flatten()) else { return };

@@ -1,4 +1,4 @@
-//! Which cgroup hierarchies the host has, and where.
+//! Finds the host's cgroup hierarchies and their mount points.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ pub(super) enum Controller {
     Rdma,
 }
 
-/// What v2 cgroups get enabled for their children, where the host has it.
+/// The controllers that v2 cgroups enable for their children, if the host has them.
 pub(super) const V2_WANTED: [&str; 8] = ["cpu", "cpuset", "hugetlb", "io", "memory", "misc", "pids", "rdma"];
 
 impl Controller {
@@ -64,8 +64,8 @@ impl Controller {
     }
 }
 
-/// Of a cgroup: processes of any user in the container look into it, so the umask of the server, which is
-/// about its own files, must not decide here.
+/// The mode of a cgroup's folder: processes of any user in the container read it, so the server's umask,
+/// which is meant for its own files, must not apply here.
 pub(super) const FOLDER_MODE: u32 = 0o755;
 
 /// One mounted hierarchy.
@@ -73,8 +73,7 @@ pub(super) const FOLDER_MODE: u32 = 0o755;
 pub(super) struct Hierarchy {
     pub mount: PathBuf,
     root: OwnedFd,
-    /// Whether this process's umask, as it was when the host was looked at, takes permissions from new
-    /// folders that the users of a container need.
+    /// Whether this process's umask removes permissions from new folders that the users of a container need.
     pub umask_hides: bool,
     /// v1: the controllers it was mounted with (or `name=systemd`); v2: what its root offers.
     pub controllers: Vec<String>,
@@ -122,18 +121,18 @@ pub(super) struct Host {
     pub v1: Vec<Hierarchy>,
 }
 
-/// Where a controller's files are.
+/// The hierarchy with a controller's files.
 pub(super) enum ControllerHierarchy<'a> {
     V1(&'a Hierarchy),
     V2(&'a Hierarchy),
 }
 
-/// In which v1 hierarchies a cgroup is made. In v2 there is one for everything.
+/// The v1 hierarchies in which a cgroup is made. v2 has only one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Extent {
     All,
-    /// Those that count and limit memory, CPU time and processes, that can freeze, and by which systemd knows
-    /// what belongs to a service and must end with it.
+    /// Those that count and limit memory, CPU time and processes, the freezer, and the one by which systemd
+    /// knows the processes of a service.
     Supervisor,
 }
 
@@ -174,8 +173,8 @@ impl Host {
         if host.v2.is_none() && host.v1.is_empty() { Err(CgroupError::NoHierarchy) } else { Ok(host) }
     }
 
-    /// Where a controller's files are, if anywhere. On a hybrid host that is v1 only: what its v2 tree
-    /// has left to offer is not worth the rules that come with enabling it.
+    /// The hierarchy with a controller's files, if there is one. On a hybrid host only v1 is used: the
+    /// remaining controllers of its v2 tree are not worth the rules for enabling them.
     pub(super) fn hierarchy_of(&self, controller: Controller) -> Option<ControllerHierarchy<'_>> {
         if let Some(hierarchy) = self.v1.iter().find(|h| h.has(controller.v1_name())) {
             return Some(ControllerHierarchy::V1(hierarchy));
@@ -184,7 +183,7 @@ impl Host {
         controller.v2_name().is_none_or(|name| v2.has(name)).then_some(ControllerHierarchy::V2(v2))
     }
 
-    /// The v2 tree beside v1 controllers, where there are both.
+    /// The v2 tree beside v1 controllers, if the host has both.
     pub(super) fn hybrid(&self) -> Option<&Hierarchy> {
         self.v2.as_ref().filter(|_| !self.v1.is_empty())
     }
@@ -228,7 +227,7 @@ fn is_controller(option: &str) -> bool {
         && !option.contains(':')
 }
 
-/// True also when the umask cannot be read, as before Linux 4.7.
+/// Also true when the umask cannot be read, as before Linux 4.7.
 fn umask_hides() -> bool {
     let status = std::fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
     let umask = status.lines().find_map(|line| line.strip_prefix("Umask:"));

@@ -1,4 +1,4 @@
-//! Opening what a process needs to be born into a cgroup, or to move itself there.
+//! Opens the descriptors with which a process is started in a cgroup or moves itself there.
 
 use std::os::fd::OwnedFd;
 
@@ -9,7 +9,8 @@ use super::error::CgroupError;
 use super::hierarchy::{Controller, ControllerHierarchy, Extent, Hierarchy, Host};
 use super::path::CgroupPath;
 
-/// What a process needs to be born into, or move itself into, a cgroup; see `plan::CgroupJoin`.
+/// The descriptors with which a process is started in a cgroup, or moves itself into it; see
+/// `plan::CgroupJoin`.
 #[derive(Debug, Default)]
 pub struct JoinFds {
     /// The v2 cgroup, opened as a directory.

@@ -1,4 +1,4 @@
-//! Listing the processes of a cgroup, and killing them.
+//! Lists the processes of a cgroup, and kills them.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use super::hierarchy::{Controller, ControllerHierarchy, Hierarchy, Host};
 use super::path::CgroupPath;
 use super::tree;
 
-/// How long SIGKILLed processes may take to be gone.
+/// Time limit for killed processes to end.
 const WAIT: Duration = Duration::from_secs(5);
-/// After which those that are left may be paused by a v1 freezer.
+/// The time after which remaining processes are probably paused by a v1 freezer.
 const PAUSED: Duration = Duration::from_millis(50);
 
-/// Kills everything in `path` and below and waits until it is gone.
+/// Kills everything in `path` and below and waits until it has ended.
 #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 pub(super) fn kill(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
     let started = Instant::now();
@@ -51,7 +51,7 @@ pub(super) fn send(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
     if others()?.is_empty() {
         return Ok(());
     }
-    // Frozen processes cannot fork while they are being listed. A v1 freezer must thaw for them to die.
+    // Frozen processes cannot fork while they are listed. A v1 freezer must resume them so that they can die.
     let frozen = Frozen::new(host, path);
     for pid in others()? {
         if let Some(pid) = Pid::from_raw(pid) {
@@ -66,8 +66,8 @@ pub(super) fn send(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// `cgroup.kill` of the v2 tree (Linux 5.14): atomic, also against a process that forks faster than
-/// one can list. Returns those that it has killed and that have not ended yet.
+/// `cgroup.kill` of the v2 tree (Linux 5.14): atomic, even against a process that forks faster than it can be
+/// listed. Returns the killed processes that have not ended yet.
 fn kill_whole(host: &Host, path: &CgroupPath) -> Result<Vec<i32>, CgroupError> {
     let mut dying = Vec::new();
     let Some(v2) = &host.v2 else { return Ok(dying) };

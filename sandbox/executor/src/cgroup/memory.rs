@@ -1,4 +1,4 @@
-//! memory: limits, swap, and what is used.
+//! memory: limits, swap, and usage.
 
 use rustix::io::Errno;
 
@@ -8,7 +8,7 @@ use super::psi;
 use super::resources::{Memory, invalid};
 use super::stats::{MemoryStats, SwapStats};
 
-/// A value as asked for: 0 is the same as none, all below are "no limit".
+/// A requested value: 0 means none, negative numbers mean "no limit".
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Limit {
     Unlimited,
@@ -38,7 +38,7 @@ impl Limit {
     }
 }
 
-/// What no kernel can do, before anything is written.
+/// Refuses limits that no kernel supports, before anything is written.
 pub(super) fn check(memory: &Memory) -> Result<(), CgroupError> {
     match (limit(memory.limit), limit(memory.swap)) {
         (Some(Limit::Bytes(memory)), Some(Limit::Bytes(total))) if total < memory => Err(invalid(
@@ -52,7 +52,7 @@ pub(super) fn check(memory: &Memory) -> Result<(), CgroupError> {
     }
 }
 
-/// What only v2 has.
+/// Refuses limits that only v2 has.
 pub(super) fn check_v1(memory: &Memory) -> Result<(), CgroupError> {
     if memory.oom_group == Some(true) {
         return Err(invalid("memory oom group", "cgroup v1 cannot kill all processes of a cgroup at once"));
@@ -60,7 +60,7 @@ pub(super) fn check_v1(memory: &Memory) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// What only v1 has.
+/// Refuses limits that only v1 has.
 pub(super) fn check_v2(memory: &Memory) -> Result<(), CgroupError> {
     if memory.swappiness.is_some() {
         return Err(invalid("memory swappiness", "cgroup v2 has no such setting"));
@@ -68,7 +68,7 @@ pub(super) fn check_v2(memory: &Memory) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// Refuses a limit below what is used, when that was asked for.
+/// Refuses a limit below the present usage, if that was requested.
 fn check_usage(dir: &Dir, memory: &Memory, usage_file: &'static str) -> Result<(), CgroupError> {
     if let (true, Some(Limit::Bytes(bytes))) = (memory.check_before_update, limit(memory.limit)) {
         let usage = dir.read_number(usage_file)?.unwrap_or_default();
@@ -100,7 +100,8 @@ pub(super) fn apply_v2(dir: &Dir, memory: &Memory) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// v2 limits swap alone, the request is memory and swap together. No memory limit means no swap limit.
+/// v2 limits swap separately, the request limits memory and swap together. No memory limit means no swap
+/// limit.
 fn swap_v2(memory: Option<Limit>, total: Option<Limit>) -> Option<Limit> {
     match (memory, total) {
         (_, Some(Limit::Unlimited)) | (Some(Limit::Unlimited), None) => Some(Limit::Unlimited),
@@ -126,7 +127,7 @@ pub(super) fn apply_v1(dir: &Dir, memory: &Memory) -> Result<(), CgroupError> {
     Ok(())
 }
 
-/// At any moment memory must not exceed memory+swap: going up, the sum comes first; going down, last.
+/// Memory must never exceed memory+swap: when the limits rise, the sum is set first; when they fall, last.
 fn apply_v1_limits(dir: &Dir, bytes: Option<Limit>, total: Option<Limit>) -> Result<(), CgroupError> {
     const MEMORY: &str = "memory.limit_in_bytes";
     let Some(total) = total else {
@@ -211,7 +212,7 @@ fn finish(mut stats: MemoryStats, limit: Option<u64>) -> MemoryStats {
     stats
 }
 
-/// None where swap is not accounted.
+/// None when swap is not accounted.
 pub(super) fn swap_v2_stats(dir: &Dir) -> Result<Option<SwapStats>, CgroupError> {
     let Some(usage) = dir.read_number("memory.swap.current")? else { return Ok(None) };
     Ok(Some(SwapStats { usage, limit: dir.read_limit("memory.swap.max")?.flatten() }))

@@ -5,8 +5,8 @@
 //!                    --open(path)---->        stats() pids() kill() remove()
 //! ```
 //!
-//! One file per controller, its v1 and v2 side by side. On a hybrid host each cgroup is also made in
-//! the v2 tree, for `cgroup.kill` and for processes to be born into it.
+//! One file per controller, its v1 and v2 side by side. On a hybrid host each cgroup is also made in the v2
+//! tree, for `cgroup.kill` and so that processes can be started in it.
 
 mod apply;
 mod cpu;
@@ -52,12 +52,12 @@ pub use stats::{
     CpuStats, Detail, IoDeviceStats, IoStats, MemoryStats, PidsStats, Psi, PsiLine, Stats, SwapStats,
 };
 
-/// Which kinds of hierarchy the host has.
+/// The kinds of hierarchies of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     V2,
     V1,
-    /// v1 controllers beside a v2 tree that holds none of ours.
+    /// v1 controllers beside a v2 tree whose controllers are not used.
     Hybrid,
 }
 
@@ -88,14 +88,14 @@ pub struct Cgroup {
     created: bool,
 }
 
-/// Reads one cgroup's counters again and again; see [`Cgroup::stats_reader`].
+/// Reads one cgroup's counters repeatedly; see [`Cgroup::stats_reader`].
 #[derive(Debug)]
 pub struct StatsReader {
     counters: usage::Counters,
 }
 
 impl StatsReader {
-    /// What the cgroup has used so far.
+    /// The usage of the cgroup so far.
     ///
     /// # Errors
     /// [`CgroupError::Read`], with ENODEV when the cgroup is gone.
@@ -105,7 +105,7 @@ impl StatsReader {
 }
 
 impl Cgroups {
-    /// Looks at what this process has mounted.
+    /// Reads this process's mount table.
     ///
     /// # Errors
     /// [`CgroupError::NoHierarchy`] when there is none.
@@ -122,7 +122,7 @@ impl Cgroups {
         }
     }
 
-    /// What it can count and limit: v1's controllers, and without those v2's.
+    /// The resources that it can count and limit: v1's controllers, and without those v2's.
     #[must_use]
     pub fn controllers(&self) -> Vec<String> {
         let v2 = self.host.v2.iter().filter(|_| self.host.v1.is_empty());
@@ -139,7 +139,7 @@ impl Cgroups {
         self.host.v1.iter().map(|h| h.controllers.join(",")).collect()
     }
 
-    /// Makes the cgroup and whatever is missing above it; one that exists is opened.
+    /// Makes the cgroup and its missing parents; an existing one is opened.
     ///
     /// # Errors
     /// [`CgroupError::Create`] naming the folder.
@@ -147,17 +147,17 @@ impl Cgroups {
         self.create_in(path, None, Extent::All, create::Controllers::Enabled)
     }
 
-    /// As [`create`](Self::create), below the cgroup `above` of another program, which is never made here: a
-    /// systemd that finds it made would not know it.
+    /// Like [`create`](Self::create), below the cgroup `above` of another program, which is never made here:
+    /// systemd would not know it.
     ///
     /// # Errors
-    /// [`CgroupError::Gone`] when it is not there, [`CgroupError::Create`] naming the folder.
+    /// [`CgroupError::Gone`] when it does not exist, [`CgroupError::Create`] naming the folder.
     pub fn create_below(&self, above: &CgroupPath, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
         self.create_in(path, Some(above), Extent::All, create::Controllers::Enabled)
     }
 
-    /// As [`create`](Self::create), for a process that supervises others and is of this program: not in the v1
-    /// hierarchies that keep a process from devices, CPUs or bandwidth, which are a third of all.
+    /// Like [`create`](Self::create), for a supervising process of this program: without the v1 hierarchies
+    /// that restrict devices, CPUs or bandwidth, which are a third of all.
     ///
     /// # Errors
     /// [`CgroupError::Create`] naming the folder.
@@ -165,9 +165,9 @@ impl Cgroups {
         self.create_in(path, None, Extent::Supervisor, create::Controllers::Enabled)
     }
 
-    /// As [`create_for_supervisor`](Self::create_for_supervisor), without controllers on v2, below the cgroup
-    /// `above` of another program, in which a process is: see [`create_below`](Self::create_below). With
-    /// processes there, cpu and pids alone could be enabled, which would make the cgroups below unfit for
+    /// Like [`create_for_supervisor`](Self::create_for_supervisor), without controllers on v2, below the
+    /// cgroup `above` of another program that contains a process: see [`create_below`](Self::create_below).
+    /// With processes there, only cpu and pids could be enabled, and then the cgroups below could not have
     /// processes (`domain invalid`). A later call of the others enables them.
     ///
     /// # Errors
@@ -203,7 +203,8 @@ impl Cgroups {
         Err(CgroupError::NotFound { path: path.clone() })
     }
 
-    /// Removes the cgroup and those below it, whether or not it was opened before; none there is fine.
+    /// Removes the cgroup and those below it, whether or not it was opened before; succeeds if it does not
+    /// exist.
     ///
     /// # Errors
     /// [`CgroupError::Remove`] naming the folder.
@@ -211,8 +212,8 @@ impl Cgroups {
         remove::remove(&self.host, path)
     }
 
-    /// Removes the cgroups below `path` and leaves itself, which another program made and removes; none there
-    /// is fine.
+    /// Removes the cgroups below `path` but not `path` itself, which another program made and removes;
+    /// succeeds if it does not exist.
     ///
     /// # Errors
     /// [`CgroupError::Remove`] naming the folder.
@@ -220,8 +221,8 @@ impl Cgroups {
         remove::remove_below(&self.host, path)
     }
 
-    /// Removes the cgroup if nothing is in it or below, and says whether it is gone. For a parent
-    /// that several may share.
+    /// Removes the cgroup if it is empty, and returns whether it is gone. For a parent that several may
+    /// share.
     ///
     /// # Errors
     /// [`CgroupError::Remove`] naming the folder.
@@ -231,8 +232,8 @@ impl Cgroups {
 }
 
 impl Cgroups {
-    /// Visits the cgroups of all hierarchies, each path once; where `visit` returns false, not those below. What
-    /// comes or goes meanwhile may be missed.
+    /// Visits the cgroups of all hierarchies, each path once; when `visit` returns false, not those below.
+    /// Changes meanwhile may be missed.
     pub fn walk(&self, visit: impl FnMut(&CgroupPath) -> bool) {
         walk::walk(&self.host, visit);
     }
@@ -244,7 +245,7 @@ impl Cgroup {
         &self.path
     }
 
-    /// Whether the call that gave this value made the cgroup (and did not find it).
+    /// Whether the call that returned this value made the cgroup.
     #[must_use]
     pub fn created(&self) -> bool {
         self.created
@@ -266,15 +267,15 @@ impl Cgroup {
         apply::apply(&self.host, &self.path, limits)
     }
 
-    /// Opens what a process needs to get in.
+    /// Opens the descriptors for joining it.
     ///
     /// # Errors
-    /// [`CgroupError::NotFound`], or the file that cannot be opened.
+    /// [`CgroupError::NotFound`], or a file cannot be opened.
     pub fn join(&self) -> Result<JoinFds, CgroupError> {
         join::join(&self.host, &self.path, self.extent)
     }
 
-    /// Kills all processes in it and below, and waits until they are gone from it (at most 5 s).
+    /// Kills all processes in it and below, and waits until they have ended (at most 5 s).
     ///
     /// # Errors
     /// [`CgroupError::StillPopulated`] when some survive.
@@ -285,38 +286,38 @@ impl Cgroup {
     /// Sends SIGKILL to all processes in it and below, without waiting.
     ///
     /// # Errors
-    /// The file that cannot be read or written.
+    /// A file cannot be read or written.
     pub fn kill_nowait(&self) -> Result<(), CgroupError> {
         kill::send(&self.host, &self.path)
     }
 
-    /// Pauses all processes in it and below, and those that come, and returns when all are (at most 2 s). They
-    /// can be killed while they are.
+    /// Pauses all processes in it and below, including new ones, and returns when all are paused (at most 2
+    /// s). Paused processes can be killed.
     ///
     /// # Errors
-    /// [`CgroupError::NotFrozen`]: one does not pause, and all go on; [`CgroupError::NotFound`];
-    /// [`CgroupError::NoController`].
+    /// [`CgroupError::NotFrozen`]: a process could not be paused, and all are resumed;
+    /// [`CgroupError::NotFound`]; [`CgroupError::NoController`].
     pub fn freeze(&self) -> Result<(), CgroupError> {
         freeze::freeze(&self.host, &self.path)
     }
 
-    /// Lets its processes go on; those of a cgroup that is not paused do already.
+    /// Resumes its processes; does nothing for a cgroup that is not paused.
     ///
     /// # Errors
-    /// As [`Self::freeze`].
+    /// As for [`Self::freeze`].
     pub fn thaw(&self) -> Result<(), CgroupError> {
         freeze::thaw(&self.host, &self.path)
     }
 
-    /// Whether all its processes are paused, also by a cgroup above it.
+    /// Whether all its processes are paused, also by a parent cgroup.
     ///
     /// # Errors
-    /// As [`Self::freeze`].
+    /// As for [`Self::freeze`].
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         freeze::is_frozen(&self.host, &self.path)
     }
 
-    /// All processes in it and below; none when it is gone.
+    /// All processes in it and below; none if it is gone.
     ///
     /// # Errors
     /// [`CgroupError::Read`].
@@ -324,7 +325,7 @@ impl Cgroup {
         kill::pids(&self.host, &self.path)
     }
 
-    /// What it has used so far.
+    /// The usage so far.
     ///
     /// # Errors
     /// [`CgroupError::NotFound`] when it is gone.
@@ -332,7 +333,7 @@ impl Cgroup {
         usage::Counters::open(&self.host, &self.path)?.read(Detail::All)
     }
 
-    /// For reading it again and again: keeps about 10 descriptors open, and about 20 once details were read, and
+    /// For reading it repeatedly: keeps about 10 descriptors open, and about 20 after details were read, and
     /// takes a tenth of the time.
     ///
     /// # Errors
@@ -359,7 +360,7 @@ impl Cgroup {
         matches!(self.host.hierarchy_of(Controller::Memory), Some(ControllerHierarchy::V2(_)))
     }
 
-    /// Removes it and those below; already gone is fine. Cgroups above stay.
+    /// Removes it and those below; succeeds if it is gone. Its parents stay.
     ///
     /// # Errors
     /// [`CgroupError::Remove`] naming the folder.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Why a text is not the path of a cgroup.
+/// The reason why a text is not the path of a cgroup.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cgroup path {text:?} is refused: {reason}")]
 pub struct InvalidCgroupPath {
@@ -20,7 +20,7 @@ pub struct InvalidCgroupPath {
 pub struct CgroupPath(String);
 
 impl CgroupPath {
-    /// The only way in for text from outside.
+    /// The only way to make one from outside text.
     ///
     /// # Errors
     /// [`InvalidCgroupPath`] with the rule that `text` breaks.
@@ -75,7 +75,7 @@ impl CgroupPath {
         self.0.rsplit('/').next().unwrap_or_default()
     }
 
-    /// The cgroup above; none for one directly below the root.
+    /// The parent cgroup; None for one directly below the root.
     #[must_use]
     pub fn parent(&self) -> Option<Self> {
         let (parent, _) = self.0.rsplit_once('/')?;

@@ -4,7 +4,7 @@ use super::dir::Dir;
 use super::error::CgroupError;
 use super::stats::{Psi, PsiLine};
 
-/// None where the kernel has it not, or switched off.
+/// None if the kernel does not support it, or it is disabled.
 pub(super) fn read(dir: &Dir, file: &'static str, buffer: &mut [u8]) -> Result<Option<Psi>, CgroupError> {
     Ok(dir.read_opt(file, buffer)?.map(parse))
 }

@@ -1,4 +1,4 @@
-//! Removing a cgroup and those that a container made below it.
+//! Removes a cgroup and those that a container made below it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::hierarchy::{Hierarchy, Host};
 use super::path::CgroupPath;
 use super::tree;
 
-/// Removes `path` in every hierarchy. All are tried, whatever happens to one; the first error is reported.
+/// Removes `path` in every hierarchy. All are tried, even after an error; the first error is returned.
 pub(super) fn remove(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
     let mut result = Ok(());
     for hierarchy in host.v1.iter().chain(&host.v2) {
@@ -24,7 +24,7 @@ pub(super) fn remove(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> 
     result
 }
 
-/// Removes what is below `path` in every hierarchy. All are tried; the first error is reported.
+/// Removes the cgroups below `path` in every hierarchy. All are tried; the first error is returned.
 pub(super) fn remove_below(host: &Host, path: &CgroupPath) -> Result<(), CgroupError> {
     let mut result = Ok(());
     for hierarchy in host.v1.iter().chain(&host.v2) {
@@ -36,8 +36,8 @@ pub(super) fn remove_below(host: &Host, path: &CgroupPath) -> Result<(), CgroupE
     result
 }
 
-/// Removes the empty v2 cgroups above `path` on a hybrid host. The kubelet makes and removes only the
-/// v1 ones, so these would stay for ever. They are made again when needed.
+/// Removes the empty v2 parents of `path` on a hybrid host. The kubelet only makes and removes the v1 ones,
+/// so these would stay forever. They are made again when needed.
 fn prune(v2: &Hierarchy, path: &CgroupPath) {
     let mut above = path.parent();
     while let Some(level) = above {
@@ -49,7 +49,7 @@ fn prune(v2: &Hierarchy, path: &CgroupPath) {
     }
 }
 
-/// Removes `path` where nothing is in it. True when it is gone everywhere.
+/// Removes `path` if it is empty. Returns true when it is gone in all hierarchies.
 pub(super) fn remove_if_empty(host: &Host, path: &CgroupPath) -> Result<bool, CgroupError> {
     let mut gone = true;
     for hierarchy in host.v1.iter().chain(&host.v2) {
@@ -81,7 +81,7 @@ pub(super) fn remove_in(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), 
     }
 }
 
-/// None there is fine.
+/// Succeeds if it does not exist.
 pub(super) fn rmdir(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), Errno> {
     match rustix::fs::unlinkat(hierarchy.root(), path.relative(), AtFlags::REMOVEDIR) {
         Err(Errno::NOENT) => Ok(()),

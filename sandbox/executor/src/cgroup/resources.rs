@@ -1,4 +1,4 @@
-//! Limits as they are asked for, before any hierarchy's own units.
+//! Limits as they are requested, before the conversion to a hierarchy's units.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,13 @@ pub struct Resources {
     pub memory: Memory,
     pub cpuset: Cpuset,
     pub io: BlockIo,
-    /// Greatest number of processes and threads; -1 (or 0, as in CRI) for no limit.
+    /// Maximal number of processes and threads; -1 (or 0, as in CRI) for no limit.
     pub pids: Option<i64>,
     pub hugepages: Vec<HugepageLimit>,
     pub rdma: Vec<RdmaLimit>,
-    /// cgroup v2 files written as given, after all others.
+    /// cgroup v2 files, written unchanged after all others.
     pub unified: BTreeMap<String, String>,
-    /// The whole device policy, in order, the later rule wins. None: not changed.
+    /// The whole device policy, in order; later rules override earlier ones. None for no change.
     pub devices: Option<Vec<DeviceRule>>,
 }
 
@@ -56,7 +56,7 @@ pub struct Memory {
     pub swappiness: Option<u64>,
     /// Kill all processes of the cgroup when one is OOM-killed (v2 only; v1 kernels cannot).
     pub oom_group: Option<bool>,
-    /// Refuse a limit below what is used now, instead of having processes killed.
+    /// Refuse a limit below the present usage, instead of letting processes be killed.
     pub check_before_update: bool,
 }
 
@@ -97,7 +97,7 @@ pub struct IoRate {
     pub rate: u64,
 }
 
-/// What is counted.
+/// The counted unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum IoRateKind {
     ReadBytes,
@@ -144,7 +144,7 @@ pub enum DeviceKind {
     Block,
 }
 
-/// What may be done with a device.
+/// The allowed kinds of access to a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Access {
     pub read: bool,
@@ -183,7 +183,7 @@ impl Resources {
             out.rdma.push(RdmaLimit::from_spec(device, limit)?);
         }
         out.unified = spec.unified().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
-        // An empty list is what an update without devices looks like, not a policy.
+        // An empty list means an update without devices, not a policy.
         if let Some(rules) = spec.devices().as_ref().filter(|rules| !rules.is_empty()) {
             let rules = rules.iter().enumerate().map(|(i, rule)| DeviceRule::from_spec(i, rule));
             out.devices = Some(rules.collect::<Result<_, _>>()?);

@@ -1,8 +1,8 @@
-//! What a cgroup has used.
+//! The usage of a cgroup.
 
 use serde::{Deserialize, Serialize};
 
-/// How much a reading reads.
+/// The parts that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Detail {
     /// Usage, limits and pressure; the rest (throttling, high-water marks, events, bytes per device, on v1 also
@@ -11,8 +11,7 @@ pub enum Detail {
     All,
 }
 
-/// One reading of all that the kernel counts for a cgroup. A part is None where the host has no
-/// controller for it.
+/// One reading of all counters of a cgroup. A part is None if the host has no controller for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Nanoseconds since the epoch at which the reading was taken.
@@ -50,10 +49,10 @@ pub struct MemoryStats {
     pub rss: u64,
     pub cache: u64,
     pub mapped_file: u64,
-    /// Pages of files that were used of late, and those that were not.
+    /// Pages of files that were used recently, and those that were not.
     pub active_file: u64,
     pub inactive_file: u64,
-    /// Of the kernel for these processes, where it counts that.
+    /// Kernel memory for these processes, if the kernel counts it.
     pub kernel: u64,
     pub page_faults: u64,
     pub major_page_faults: u64,
@@ -61,7 +60,7 @@ pub struct MemoryStats {
     pub limit: Option<u64>,
     /// Limit less working set; None without a limit.
     pub available: Option<u64>,
-    /// Greatest usage so far, where the kernel says.
+    /// The highest usage so far, if the kernel reports it.
     pub max_usage: Option<u64>,
     /// Times the limit was hit.
     pub limit_hits: u64,

@@ -1,6 +1,6 @@
-//! A tree of cgroups that a container made below its own: walked and removed however deep and wide it
-//! is, and whatever its names are. Neither recursion nor paths are used (a few hundred levels are
-//! longer than a path may be), and at most three descriptors at a time.
+//! A tree of cgroups that a container made below its own: walked and removed at any depth and width, with any
+//! names. It uses neither recursion nor paths (a few hundred levels exceed the limit for paths), and at most
+//! three descriptors at a time.
 
 use std::ffi::CString;
 use std::time::Duration;
@@ -61,7 +61,7 @@ pub(super) fn remove_below(top: Dir) -> Result<(), Errno> {
         here = here.child(c"..")?;
         match unlinkat(here.fd(), &*name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT | Errno::NODEV) => {}
-            // Still in use, or with new cgroups below it: looked at again.
+            // Still in use, or with new cgroups below it: tried again.
             Err(Errno::BUSY) if pause < Duration::from_millis(1024) => {
                 std::thread::sleep(pause);
                 pause *= 2;

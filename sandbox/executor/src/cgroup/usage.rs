@@ -1,4 +1,4 @@
-//! Reading all of a cgroup's counters in one pass.
+//! Reads all counters of a cgroup in one pass.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,7 +22,7 @@ const IO: [&[&str]; 2] =
     [&["blkio.throttle.io_service_bytes_recursive", "blkio.throttle.io_serviced_recursive"], &["io.stat"]];
 const NONE: [&[&str]; 2] = [&[], &[]];
 
-/// The folders that hold counters; None where the host has no such controller.
+/// The folders with counters; None if the host has no such controller.
 #[derive(Debug)]
 pub(super) struct Counters {
     cpu: Option<At>,
@@ -47,7 +47,7 @@ impl Counters {
         })
     }
 
-    /// For reading again and again.
+    /// For repeated reading.
     pub(super) fn keep_files(self) -> Self {
         let keep = |at: Option<At>, details| at.map(|at| at.keep_files(details));
         Self {

@@ -1,4 +1,4 @@
-//! All cgroups of the host, for those who look for what is left of one.
+//! Walks all cgroups of the host, to find the remains of one.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -6,7 +6,8 @@ use std::path::Path;
 use super::hierarchy::Host;
 use super::path::CgroupPath;
 
-/// Levels: pods and containers are at the fifth or so, and what a container makes below its own may be deep.
+/// Limit for the depth: pods and containers are at about the fifth level, but a container may make deep
+/// trees.
 const DEEPEST: usize = 12;
 
 pub(super) fn walk(host: &Host, mut visit: impl FnMut(&CgroupPath) -> bool) {
@@ -26,7 +27,7 @@ pub(super) fn walk(host: &Host, mut visit: impl FnMut(&CgroupPath) -> bool) {
     }
 }
 
-/// None for one that has gone.
+/// None if it is gone.
 fn children(mount: &Path, folder: &str) -> Vec<String> {
     let entries = std::fs::read_dir(mount.join(folder.trim_start_matches('/')));
     let folders = entries.into_iter().flatten().flatten().filter(|entry| {

@@ -1,4 +1,4 @@
-//! `process.capabilities`: names to bits.
+//! `process.capabilities`: converts names to bits.
 
 use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities};
 
@@ -57,7 +57,7 @@ pub fn mask(set: &Capabilities) -> u64 {
     BY_NUMBER.iter().enumerate().filter(|(_, c)| set.contains(c)).fold(0, |bits, (n, _)| bits | 1 << n)
 }
 
-/// None in the spec: no capability at all.
+/// None in the spec means no capability.
 pub(super) fn capabilities(given: Option<&LinuxCapabilities>) -> Result<plan::Capabilities, CompileError> {
     let Some(given) = given else { return Ok(plan::Capabilities::default()) };
     let bits = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask);

@@ -1,4 +1,4 @@
-//! Spec values on their way into a plan, with the names of their fields for when they cannot go.
+//! Converts values of the spec for a plan; errors name their fields.
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +15,7 @@ pub(super) fn unsupported(field: impl Into<String>, hint: &str) -> CompileError 
     CompileError::Unsupported { field: field.into(), hint }
 }
 
-/// `there`: the spec asks for something that nothing here does.
+/// Refuses a field that is not supported, if it is set (`there`).
 pub(super) fn refuse(there: bool, field: &str, hint: &str) -> Result<(), CompileError> {
     if there { Err(unsupported(field, hint)) } else { Ok(()) }
 }
@@ -24,8 +24,8 @@ pub(super) fn c_string(field: impl FnOnce() -> String, text: &[u8]) -> Result<CS
     CString::new(text).map_err(|_| invalid(field(), "it contains a NUL byte"))
 }
 
-/// An absolute path in the container, without `//`, `.` and a slash at the end. `..` is refused: what
-/// it means depends on the links before it.
+/// An absolute path in the container, without `//`, `.` and a final slash. `..` is refused: its meaning
+/// depends on the links before it.
 pub(super) fn container_path(field: impl Fn() -> String, path: &Path) -> Result<CString, CompileError> {
     if path.as_os_str().is_empty() {
         return Err(invalid(field(), "empty"));

@@ -9,7 +9,7 @@ use super::field::invalid;
 use crate::plan::{Device, Process};
 use crate::user_namespace::{IdMappings, IdRange, UserNamespace};
 
-/// None where there are none.
+/// None if there are none.
 pub(super) fn mappings(
     uids: Option<&Vec<LinuxIdMapping>>,
     gids: Option<&Vec<LinuxIdMapping>>,
@@ -23,7 +23,7 @@ pub(super) fn mappings(
     (mappings != IdMappings::default()).then_some(mappings)
 }
 
-/// The spec must say what the pod has. `listed`: a user namespace is among its namespaces.
+/// Checks that the spec has the pod's mappings. `listed`: a user namespace is among its namespaces.
 pub(super) fn agree(linux: &Linux, listed: bool, user: Option<&UserNamespace>) -> Result<(), CompileError> {
     if listed != user.is_some() {
         let reason =
@@ -37,7 +37,7 @@ pub(super) fn agree(linux: &Linux, listed: bool, user: Option<&UserNamespace>) -
     Ok(())
 }
 
-/// No process can be of a user that does not exist.
+/// A process cannot have a user that does not exist.
 pub(super) fn check_process(process: &Process, mappings: &IdMappings) -> Result<(), CompileError> {
     let unmapped = |field: &str, id: u32| {
         invalid(format!("process.user.{field}"), format!("{id} is not mapped in the pod's user namespace"))
@@ -70,10 +70,10 @@ pub(super) fn check_devices(devices: &[Device], mappings: &IdMappings) -> Result
     }
 }
 
-/// Whose ids a mount has.
+/// The ids of a mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ids {
-    /// Those of the pod.
+    /// The ids of the pod's user namespace.
     Pod,
     Own(IdMappings),
 }

@@ -1,4 +1,4 @@
-//! OCI spec to plan: everything is validated, and opened, here; errors name the spec's field.
+//! Converts an OCI spec to a plan: validates and opens everything; errors name the field of the spec.
 //!
 //! ```text
 //!  process      --process.rs, capabilities.rs, rlimits.rs--> plan::Process
@@ -6,7 +6,7 @@
 //!  linux.*      --namespaces.rs, devices.rs, field.rs------> the rest of the plan
 //! ```
 //!
-//! A field that nothing here does is an error, never ignored. `linux.resources` is for
+//! A field that is not supported is an error, never ignored. `linux.resources` is for
 //! [`crate::cgroup::Resources`], `linux.cgroupsPath` for its caller, `hostname` for the pod.
 
 pub mod capabilities;
@@ -34,7 +34,7 @@ pub use capabilities::mask as capability_mask;
 use field::{invalid, paths, refuse, unsupported};
 pub use options::CREATE_SOURCE;
 
-/// What the spec cannot say: descriptors, and the pod that the container is in.
+/// The inputs that are not in the spec: descriptors, and the pod of the container.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// The root file system, detached: from [`crate::rootfs::assemble`].
@@ -46,31 +46,32 @@ pub struct Inputs<'a> {
     pub pid: PidNamespace<OwnedFd>,
     /// The pod's user namespace, which the spec must list without a path, with the same mappings.
     pub user: Option<&'a UserNamespace>,
-    /// Sources of bind mounts that are no host paths, as detached mounts, by destination.
+    /// Sources of bind mounts that are not host paths, as detached mounts, by destination.
     pub mounts: Vec<(PathBuf, OwnedFd)>,
     /// A mount on /dev/shm of type tmpfs becomes the pod's shared one.
     pub pod_shm: bool,
-    /// The container is in no pod: its network, IPC and UTS namespaces are new where the spec lists them without
-    /// a path, and the host's where it does not list them; see [`crate::run::detached`]. In a pod they have paths.
+    /// The container is in no pod: its network, IPC and UTS namespaces are new if the spec lists them without
+    /// a path, and the host's if it does not list them; see [`crate::run::detached`]. In a pod they have
+    /// paths.
     pub standalone: bool,
-    /// For opening all bind sources together.
+    /// Time limit for opening all bind sources.
     pub source_deadline: Duration,
 }
 
-/// A plan and the descriptors that it indexes.
+/// A plan and the descriptors to which it refers.
 #[derive(Debug)]
 pub struct Compiled {
     pub plan: plan::Plan,
     pub fds: Vec<OwnedFd>,
 }
 
-/// What is wrong with a spec.
+/// An error in a spec.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
     /// `field` as in config.json: `process.args`, `mounts[3].destination`.
     #[error("{field}: {reason}")]
     Invalid { field: String, reason: String },
-    /// Well-formed, but nothing here does it.
+    /// Valid, but not supported.
     #[error("{field}: is not supported{hint}")]
     Unsupported { field: String, hint: String },
     #[error("{field}: {source}")]
@@ -81,7 +82,7 @@ pub enum CompileError {
     Cgroup(#[from] CgroupError),
 }
 
-/// The descriptors of a plan, growing.
+/// The descriptors of a plan.
 #[derive(Default)]
 struct Descriptors(Vec<OwnedFd>);
 
@@ -94,10 +95,10 @@ impl Descriptors {
     }
 }
 
-/// Compiles a container's spec. Blocking, up to `source_deadline`: opens the sources of bind mounts.
+/// Compiles a container's spec. Blocks up to `source_deadline`: opens the sources of bind mounts.
 ///
 /// # Errors
-/// Names the field of the spec.
+/// The error names the field of the spec.
 pub fn compile(spec: &Spec, inputs: Inputs<'_>) -> Result<Compiled, CompileError> {
     let linux = spec.linux().as_ref().ok_or_else(|| invalid("linux", "missing"))?;
     refuse_unsupported(spec, linux)?;
@@ -141,10 +142,10 @@ pub fn compile(spec: &Spec, inputs: Inputs<'_>) -> Result<Compiled, CompileError
     Ok(Compiled { plan, fds: fds.0 })
 }
 
-/// Compiles a process that is exec'd into a running container. `mappings`: of the pod's user namespace.
+/// Compiles a process for an exec in a running container. `mappings` of the pod's user namespace.
 ///
 /// # Errors
-/// Names the field of the spec.
+/// The error names the field of the spec.
 pub fn compile_process(
     process: &Process,
     seccomp: Option<&LinuxSeccomp>,
@@ -158,7 +159,7 @@ pub fn compile_process(
 /// The cgroup part of a plan, or of an exec: descriptors are appended to `fds`.
 ///
 /// # Errors
-/// More descriptors than a plan can index.
+/// There are more descriptors than a plan can refer to.
 pub fn compile_join(join_fds: JoinFds, fds: &mut Vec<OwnedFd>) -> Result<plan::CgroupJoin, CompileError> {
     let mut all = Descriptors(std::mem::take(fds));
     let joined = join(join_fds, &mut all);

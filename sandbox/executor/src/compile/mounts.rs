@@ -1,4 +1,4 @@
-//! `mounts`: new file systems are described, sources of binds are opened.
+//! `mounts`: describes new file systems and opens the sources of binds.
 
 use std::ffi::CString;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -16,10 +16,10 @@ use crate::plan::{self, MountKind};
 use crate::source::{self, Options};
 use crate::user_namespace::UserNamespace;
 
-/// What mounts depend on besides themselves.
+/// The other inputs of mounts.
 pub(super) struct Context<'a> {
     pub cgroups: &'a Cgroups,
-    /// Whether the container has a cgroup namespace of its own.
+    /// Whether the container has its own cgroup namespace.
     pub cgroup_namespace: bool,
     pub pod_shm: bool,
     pub user: Option<&'a UserNamespace>,
@@ -196,7 +196,7 @@ fn of_bind(index: usize, options: &MountOptions, has_user: bool) -> Result<Optio
         return Err(unsupported(format!("{}: rshared", field("options")), hint));
     }
     if options.recursive_readonly && (!options.recursive || propagation != source::Propagation::Private) {
-        // A mount that arrives later would be writable: what was promised could not be kept.
+        // A mount that arrives later would be writable, which would break the promise.
         return Err(invalid(field("options"), "rro needs rbind and private propagation"));
     }
     Ok(Options {
@@ -263,7 +263,7 @@ fn tmpfs_option(index: usize, option: &str) -> Result<&str, CompileError> {
     Err(unsupported(format!("mounts[{index}].options: {option:?}"), "for a tmpfs"))
 }
 
-/// The modes are fixed: the usual ones, and the only ones that work for all users.
+/// The modes are fixed: the usual ones, which work for all users.
 fn devpts(index: usize, data: &[String]) -> Result<MountKind, CompileError> {
     let mut gid = 0;
     for option in data {
@@ -284,10 +284,10 @@ fn is_cgroup(kind: &str) -> bool {
     matches!(kind, "cgroup" | "cgroup2")
 }
 
-/// Where the host has cgroup v2.
+/// The mount point of cgroup v2 on the host.
 const HOST_CGROUPS: &str = "/sys/fs/cgroup";
 
-/// Of the one file system that all mounts of cgroup v2 are: the host's has them, or has them not.
+/// Options of the one file system behind all mounts of cgroup v2: the host's mount decides them.
 const OF_CGROUP2: [&str; 6] = [
     "nsdelegate",
     "memory_recursiveprot",
@@ -297,8 +297,8 @@ const OF_CGROUP2: [&str; 6] = [
     "favordynmods",
 ];
 
-/// Without a cgroup namespace of its own a container gets a copy of the host's mount: a new one would take these
-/// options away from the whole host.
+/// Without its own cgroup namespace a container gets a copy of the host's mount: a new one would remove these
+/// options for the whole host.
 fn cgroup(index: usize, options: &MountOptions, context: &Context<'_>) -> Result<Kind, CompileError> {
     check_new(index, options)?;
     if let Some(data) = options.data.iter().find(|data| !OF_CGROUP2.contains(&data.as_str())) {

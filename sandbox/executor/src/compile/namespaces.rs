@@ -1,5 +1,5 @@
 //! `linux.namespaces`. A container's mount namespace is always its own; network, IPC, UTS and user are the
-//! pod's or the host's, which the monitor knows already; PID is one of four.
+//! pod's or the host's, which the monitor already has; PID is one of four.
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
@@ -10,7 +10,7 @@ use super::field::{invalid, unsupported};
 use super::{CompileError, Descriptors};
 use crate::plan::{FdIndex, PidNamespace};
 
-/// What the spec says of namespaces, as far as a container decides it.
+/// The namespaces in the spec, as far as a container decides about them.
 pub(super) struct Namespaces {
     pub pid: PidNamespace<FdIndex>,
     pub cgroup: bool,

@@ -1,4 +1,4 @@
-//! Mount options, as mount(8) and the OCI spec have them, in one list for all kinds of mounts.
+//! Mount options of mount(8) and the OCI spec, in one list for all kinds of mounts.
 
 use rustix::mount::MountAttrFlags as Attr;
 
@@ -6,11 +6,11 @@ use super::CompileError;
 use super::field::{invalid, unsupported};
 use crate::source::Propagation;
 
-/// Has a missing source of a bind mount made as a folder. Like all options that begin with `x-` it is
-/// for those who know it: mount(8) and other runtimes ignore it.
+/// A missing source of a bind mount is made as a folder. As with all options that begin with `x-`, mount(8)
+/// and other runtimes ignore it.
 pub const CREATE_SOURCE: &str = "x-crisp.create-source";
 
-/// The options of one mount, sorted by who keeps them.
+/// The options of one mount, sorted by where they are applied.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct MountOptions {
     /// `bind` or `rbind` were among them.
@@ -27,12 +27,12 @@ pub(super) struct MountOptions {
     pub data: Vec<String>,
 }
 
-/// What of a bind mount has the ids of a user namespace.
+/// The part of a bind mount that has the ids of a user namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Idmap {
     /// The mount alone: `idmap`.
     Mount,
-    /// What is mounted below it too: `ridmap`.
+    /// Including the mounts below it: `ridmap`.
     Tree,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn parse(index: usize, options: &[String]) -> Result<MountOptions, Co
     Ok(parsed)
 }
 
-/// Options that are flags of a mount; true when `option` was one.
+/// Handles options that are flags of a mount; returns true when `option` is one.
 fn attribute(attributes: &mut u64, option: &str) -> bool {
     let atime = bits(Attr::MOUNT_ATTR__ATIME);
     let (set, clear) = match option {

@@ -11,7 +11,7 @@ use super::field::{c_string, container_path, invalid, refuse};
 use super::rlimits::rlimits;
 use crate::{plan, seccomp};
 
-/// `-1` is "no change" to the kernel, not an id.
+/// `-1` means "no change" for the kernel, so it is not an id.
 const NO_ID: u32 = u32::MAX;
 
 pub(super) fn process(

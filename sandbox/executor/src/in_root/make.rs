@@ -1,4 +1,4 @@
-//! Making the missing parts of a path inside a root.
+//! Makes the missing parts of a path inside a root.
 
 use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
@@ -9,14 +9,14 @@ use rustix::io::Errno;
 
 use super::{find, resolve_by};
 
-/// What is made when the path does not exist.
+/// The kind of file that is made when the path does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Folder,
     File,
 }
 
-/// As many links as the kernel itself follows.
+/// The same limit as the kernel's.
 const LINKS: usize = 40;
 
 /// As [`find`]; what is missing is made, folders with mode 0755 and a file with 0644.
@@ -27,8 +27,8 @@ pub(crate) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind) -> Res
     }
 }
 
-/// As [`find_or_make`] for a folder, but any link on the way is refused (`ELOOP`): for what other
-/// paths are looked up in later, and must not move with a neighbour's volume.
+/// Like [`find_or_make`] for a folder, but refuses any link in the path (`ELOOP`): for folders in which other
+/// paths are looked up later, and which must not change with a neighbour's volume.
 pub(crate) fn find_or_make_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     match resolve_by(root, path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
         // With a dangling link in the path it would have been the other error.
@@ -62,8 +62,8 @@ fn make(root: BorrowedFd<'_>, path: &CStr, kind: Kind) -> Result<OwnedFd, Errno>
 }
 
 impl Walk<'_> {
-    /// Goes one component down, making it when missing. False: it was a link to nothing, which is
-    /// now part of the rest.
+    /// Goes one component down, and makes it if it is missing. Returns false for a dangling link, whose
+    /// target is now part of the rest.
     fn step(&mut self, name: &[u8], kind: Kind) -> Result<bool, Errno> {
         let next = [&self.path[..], b"/", name].concat();
         let next = CString::new(next).map_err(|_| Errno::INVAL)?;
@@ -80,7 +80,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// `name` is there but leads nowhere: a link whose end is missing. Its text replaces it.
+    /// `name` is a dangling link. Its target replaces it.
     fn splice(&mut self, name: &[u8]) -> Result<(), Errno> {
         let text = match readlinkat(&self.here, name, Vec::new()) {
             Ok(text) => text.into_bytes(),
@@ -99,7 +99,7 @@ impl Walk<'_> {
     }
 }
 
-/// The modes hold whatever the umask of this process is: they are for the users of the image.
+/// The modes are set independently of this process's umask: they are for the users of the image.
 fn make_one(parent: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<OwnedFd, Errno> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let (made, mode) = match kind {
@@ -121,7 +121,7 @@ fn components(path: &[u8]) -> impl DoubleEndedIterator<Item = &[u8]> {
     path.split(|&b| b == b'/').filter(|part| !part.is_empty() && *part != b".")
 }
 
-/// The components of a path from outside; `..` removes the component before it, as people mean it.
+/// The components of a path from outside; `..` removes the component before it.
 fn lexically(path: &[u8]) -> VecDeque<Vec<u8>> {
     let mut parts = VecDeque::new();
     for part in components(path) {

@@ -1,9 +1,9 @@
-//! Paths inside a root: found, read and made without ever leaving it.
+//! Paths inside a root: finds, reads and makes files without ever leaving it.
 //!
-//! Every lookup is one `openat2` from the root's descriptor: symbolic links, absolute ones and `..`
-//! too, end inside the root, and /proc's magic links are refused. What is missing is made one
-//! component at a time below a descriptor, never through a link, so an image or a neighbour that
-//! shares a volume cannot have anything made on the host, however quickly it swaps folders for links.
+//! Every lookup is one `openat2` from the root's descriptor: symbolic links, including absolute ones and
+//! `..`, end inside the root, and /proc's magic links are refused. Missing parts are made one component at a
+//! time below a descriptor, never through a link, so an image or a neighbour that shares a volume cannot
+//! cause changes on the host, however fast it replaces folders with links.
 
 mod make;
 
@@ -20,15 +20,15 @@ use rustix::path::Arg;
 pub(crate) use make::{Kind, find_or_make, find_or_make_without_links};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-/// `openat2` answers EAGAIN when a rename elsewhere made `..` uncertain: the lookup is tried again.
+/// `openat2` returns EAGAIN when a rename elsewhere made `..` uncertain: the lookup is tried again.
 const RACES: usize = 64;
 
-/// Opens what `path` names in `root`, with `flags` and close-on-exec.
+/// Opens the file at `path` in `root`, with `flags` and close-on-exec.
 pub(crate) fn resolve(root: impl AsFd, path: impl Arg + Copy, flags: OFlags) -> Result<OwnedFd, Errno> {
     resolve_by(root, path, flags, INSIDE)
 }
 
-/// A descriptor (`O_PATH`) of what `path` names in `root`: to mount on or to make things in.
+/// A descriptor (`O_PATH`) of the file at `path` in `root`: for mounting on it or making files in it.
 pub(crate) fn find(root: impl AsFd, path: impl Arg + Copy) -> Result<OwnedFd, Errno> {
     resolve(root, path, OFlags::PATH)
 }
@@ -48,7 +48,7 @@ fn resolve_by(
     Err(Errno::AGAIN)
 }
 
-/// Why a path of an image cannot be used.
+/// The reason why a path of an image cannot be used.
 #[cfg(feature = "compile")]
 #[derive(Debug, thiserror::Error)]
 pub enum InRootError {
@@ -72,7 +72,7 @@ impl InRootError {
 /// Opens `path` of an image; `..` and absolute symbolic links end inside `root`.
 ///
 /// # Errors
-/// The kernel's, with the path.
+/// The kernel's error, with the path.
 #[cfg(feature = "compile")]
 pub fn open(root: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, InRootError> {
     resolve(root, path, flags).map_err(|errno| InRootError::Kernel { path: path.into(), errno })
@@ -81,8 +81,8 @@ pub fn open(root: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, InRoo
 /// The whole content of a regular file of at most `max` bytes; None when it does not exist.
 ///
 /// # Errors
-/// A path that is no regular file is refused and not opened: opening a device of an image has its driver do
-/// something (a watchdog starts), and a pipe can make the reader wait for ever.
+/// A path that is not a regular file is refused and not opened: opening a device of an image runs its driver
+/// (a watchdog starts), and a pipe can block the reader forever.
 #[cfg(feature = "compile")]
 pub fn read_file(root: impl AsFd, path: &str, max: usize) -> Result<Option<Vec<u8>>, InRootError> {
     let found = match open(root, path, OFlags::PATH) {

@@ -1,4 +1,4 @@
-//! The old way to mount an overlay, for kernels before 6.8.
+//! The old API for mounting an overlay, for kernels before 6.8.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -13,7 +13,7 @@ use super::{Failure, OPTIONS, Parts, RootfsError, VOLATILE};
 /// Bytes of options that mount(2) takes, with the zero at their end; pages are never smaller.
 const PAGE: usize = 4096;
 
-/// mount(2) needs a place to mount on: a private one, in the mount namespace of a thread of its own.
+/// mount(2) needs a mount point: a private one, in the mount namespace of a separate thread.
 pub(super) fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
     std::thread::scope(|scope| {
         let thread =
@@ -35,8 +35,8 @@ fn mount_here(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
     let opened = parts.open(LayersMount::Attached)?;
     let place = std::path::absolute(parts.any())
         .map_err(|error| at("mount point")(Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    // mount(2) cuts its options at one page without an error, so the names have to be short: numbers in
-    // this folder. The working folder is this thread's own since it left the mount namespace.
+    // mount(2) truncates its options at one page without an error, so the names must be short: numbers in
+    // this folder. The working folder belongs to this thread since it left the mount namespace.
     chdir(c"/proc/self/fd").map_err(at("enter /proc/self/fd"))?;
     let name = |fd: &OwnedFd| fd.as_raw_fd().to_string();
     let mut options = String::from("lowerdir=");

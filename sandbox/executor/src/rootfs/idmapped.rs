@@ -1,6 +1,6 @@
-//! Layers whose files have, in a user namespace, the owners that they have in the image: opened through one
-//! mount, with the ids of that namespace, of the folder that holds them all. The layers themselves stay as they
-//! are, for all pods.
+//! Layers whose files have, in a user namespace, the owners of the image: opened through one mount, with the
+//! ids of that namespace, of the folder that contains them all. The layers themselves stay unchanged, for all
+//! pods.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use crate::user_namespace::{IdMappings, IdRange, UserNamespace};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum LayersMount {
     Detached,
-    /// Over the folder itself, in a mount namespace of the caller's own.
+    /// Over the folder itself, in the caller's own mount namespace.
     Attached,
 }
 
-/// The layers, and the mount that they are in.
+/// The layers, and their mount.
 pub(super) fn open(
     layers: &[PathBuf],
     user: BorrowedFd<'_>,
@@ -47,15 +47,15 @@ pub(super) fn open(
 /// Whether [`assemble`](super::assemble) can map ids: tried with two folders of the layers' file system.
 ///
 /// # Errors
-/// What the host lacks.
+/// The host lacks a requirement.
 pub fn check(folders: &[PathBuf; 2]) -> Result<(), RootfsError> {
-    // Any range will do.
+    // Any range works.
     let range = IdRange { container: 0, host: 65_536, length: 65_536 };
     let user = UserNamespace::new(IdMappings { uids: vec![range], gids: vec![range] })?;
     read_only_view(folders, Some(user.as_fd())).map(drop)
 }
 
-/// A layer alone.
+/// A single layer.
 pub(super) fn read_only(layer: &Path, user: BorrowedFd<'_>) -> Result<OwnedFd, RootfsError> {
     mount(layer, user, MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)
 }
@@ -86,7 +86,7 @@ fn failed(folder: &Path, step: &'static str) -> impl Fn(Errno) -> RootfsError {
 /// The first kernel that stacks layers with mapped ids.
 const STACKS: (u32, u32) = (5, 19);
 
-/// An older kernel says no more than EINVAL. `release`: of the kernel.
+/// An older kernel only returns EINVAL. `release` of the kernel.
 pub(super) fn explain(error: RootfsError, release: &str) -> RootfsError {
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
     let kernel = (numbers.next().unwrap_or(u32::MAX), numbers.next().unwrap_or(0));
@@ -101,7 +101,7 @@ pub(super) fn explain(error: RootfsError, release: &str) -> RootfsError {
     }
 }
 
-/// The deepest folder that holds all layers, or is the only one.
+/// The deepest folder that contains all layers, or is the only one.
 fn folder_of_all(layers: &[PathBuf]) -> PathBuf {
     let mut folder = layers.first().cloned().unwrap_or_default();
     for layer in layers {

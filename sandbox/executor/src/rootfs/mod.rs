@@ -1,9 +1,9 @@
 //! A container's root file system: a detached overlay mount over its image's layers.
 //!
-//! Three ways, the best one that the kernel has: `lowerdir+` by descriptor (Linux 6.13), `lowerdir+`
-//! by name (6.8), and mount(2) in a mount namespace of a passing thread. In all of them the layers
-//! are named by descriptors or by their numbers, so that neither the 256 bytes of an fsconfig
-//! value nor the page that mount(2) takes limit their paths or number.
+//! There are three ways, and the best one of the kernel is used: `lowerdir+` by descriptor (Linux 6.13),
+//! `lowerdir+` by name (6.8), and mount(2) in the mount namespace of a temporary thread. In all of them the
+//! layers are named by descriptors or by their numbers, so that neither the 256 bytes of an fsconfig value
+//! nor the page of mount(2) limits their paths or number.
 
 mod classic;
 mod idmapped;
@@ -27,7 +27,7 @@ pub use part::part_of;
 const MAX_LAYERS: usize = 500;
 
 /// Layers come from untrusted archives: features by which one file of a layer can stand for another
-/// (redirects, indexes, metadata-only copies) are off, whatever the kernel's defaults are.
+/// (redirects, indexes, metadata-only copies) are off, independent of the kernel's defaults.
 const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("redirect_dir", "nofollow")];
 
 /// The overlay never syncs its upper folder, neither when a process calls fsync nor at unmount. The
@@ -38,7 +38,7 @@ const OPTIONS: [(&str, &str); 3] = [("index", "off"), ("metacopy", "off"), ("red
 /// upper folder. Volumes are not affected.
 const VOLATILE: &str = "volatile";
 
-/// Why a root file system could not be put together.
+/// The reason why a root file system could not be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum RootfsError {
     #[error("a root file system needs at least one layer")]
@@ -57,7 +57,7 @@ pub enum RootfsError {
     Overlay { layers: usize, first: PathBuf, step: &'static str, errno: Errno, detail: String },
 }
 
-/// Why there is no mount of a part of a view.
+/// The reason why a part of a view could not be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum PartError {
     #[error(transparent)]
@@ -66,15 +66,14 @@ pub enum PartError {
     Kernel { step: &'static str, errno: Errno },
 }
 
-/// Stacks `layers` (top first) below the writable folder `upper`; `work` is an empty folder beside
-/// it. The mount is in no mount table and is gone when the last descriptor, and the last container
-/// that attached it, are.
+/// Stacks `layers` (top first) below the writable folder `upper`; `work` is an empty folder beside it. The
+/// mount is in no mount table, and ends with the last descriptor and the last container that attached it.
 ///
-/// `user`: a user namespace in which the files of the layers have the owners that they have in the image. What
-/// is in `upper` has them by their numbers on the host, also `upper` itself, which is the root.
+/// `user`: a user namespace in which the files of the layers have the owners of the image. Files in `upper`
+/// have the owners by their numbers on the host, including `upper` itself, which is the root.
 ///
 /// # Errors
-/// Names the layer, or the step that failed with the kernel's own message.
+/// The error names the layer, or the failed step with the kernel's message.
 pub fn assemble(
     layers: &[PathBuf],
     upper: &Path,
@@ -84,10 +83,11 @@ pub fn assemble(
     build(&Parts { layers, above: UpperLayer::Writable { upper, work }, user })
 }
 
-/// The same with nothing writable: what [`assemble`] has made of `upper` and `layers`, and does so meanwhile.
+/// The same, read-only: the present content of `upper` and `layers` of an [`assemble`]d root, even while that
+/// is in use.
 ///
 /// # Errors
-/// As [`assemble`].
+/// As for [`assemble`].
 pub fn read_only(
     layers: &[PathBuf],
     upper: &Path,
@@ -96,10 +96,10 @@ pub fn read_only(
     build(&Parts { layers, above: UpperLayer::Changed { upper }, user })
 }
 
-/// The layers without anything writable above: for looking things up in an image, and as a volume.
+/// The layers without a writable folder: for lookups in an image, and as a volume.
 ///
 /// # Errors
-/// As [`assemble`].
+/// As for [`assemble`].
 pub fn read_only_view(layers: &[PathBuf], user: Option<BorrowedFd<'_>>) -> Result<OwnedFd, RootfsError> {
     match (layers, user) {
         // An overlay needs two folders.
@@ -117,11 +117,11 @@ struct Parts<'a> {
     user: Option<BorrowedFd<'a>>,
 }
 
-/// What is above the layers; its files are the host's users', with a user namespace too.
+/// The layer above the image's layers; its files have the host's ids, even with a user namespace.
 #[derive(Debug, Clone, Copy)]
 enum UpperLayer<'a> {
     Nothing,
-    /// To be read as one more layer.
+    /// Read as one more layer.
     Changed {
         upper: &'a Path,
     },
@@ -135,11 +135,11 @@ enum UpperLayer<'a> {
 struct Opened {
     layers: Vec<OwnedFd>,
     writable: Option<(OwnedFd, OwnedFd)>,
-    /// That the layers are in.
+    /// The mount that contains the layers.
     _mount: Option<OwnedFd>,
 }
 
-/// How layers are handed to the kernel.
+/// The way in which layers are passed to the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum OverlayApi {
     Descriptors,
@@ -149,9 +149,9 @@ enum OverlayApi {
 
 const OVERLAY_APIS: [OverlayApi; 3] = [OverlayApi::Descriptors, OverlayApi::Names, OverlayApi::Classic];
 
-/// The first of [`OVERLAY_APIS`] that this kernel is not known to lack.
+/// The first of [`OVERLAY_APIS`] that this kernel may have.
 static FIRST_API: AtomicU8 = AtomicU8::new(0);
-/// The same for idmapped layers: only since Linux 6.15 may they be in a mount that is attached nowhere.
+/// The same for idmapped layers: only since Linux 6.15 may they be in a detached mount.
 static FIRST_IDMAPPED_API: AtomicU8 = AtomicU8::new(0);
 
 fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
@@ -167,8 +167,7 @@ fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
     for (index, api) in OVERLAY_APIS.iter().enumerate().skip(first) {
         result = build_by(parts, *api);
         match &result {
-            // EINVAL is what a kernel says to a parameter that it does not know, and EOPNOTSUPP what one
-            // before 6.5 says to a descriptor.
+            // A kernel returns EINVAL for an unknown parameter, and before 6.5 EOPNOTSUPP for a descriptor.
             Err(RootfsError::Overlay { errno: Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP, .. }) => {}
             Ok(_) => {
                 known.store(u8::try_from(index).unwrap_or(0), Ordering::Relaxed);
@@ -216,7 +215,7 @@ impl Parts<'_> {
         let folder = |path: &Path| {
             open_folder(path).map_err(|errno| RootfsError::Writable { path: path.to_owned(), errno })
         };
-        // Before a mount is attached that may cover them.
+        // Opened before a mount is attached that may cover them.
         let (changed, writable) = match self.above {
             UpperLayer::Nothing => (None, None),
             UpperLayer::Changed { upper } => (Some(folder(upper)?), None),
@@ -248,7 +247,7 @@ impl Parts<'_> {
         }
     }
 
-    /// A folder that is one of the parts.
+    /// One of the folders.
     fn any(&self) -> &Path {
         match self.above {
             UpperLayer::Nothing => &self.layers[0],
@@ -268,9 +267,8 @@ fn open_folder(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// A volatile overlay leaves a mark in its work folder, and the kernel refuses to mount over it. Here
-/// it only means that this root was put together before in its life, such as by a server that has
-/// been restarted since.
+/// A volatile overlay leaves a mark in its work folder, and the kernel refuses to mount over it. Here it only
+/// means that this root was mounted before, for example by a server that has been restarted since.
 fn forget_volatile(work: &OwnedFd) -> Result<(), Errno> {
     let marks = [
         ("work/incompat/volatile/dirty", AtFlags::empty()),

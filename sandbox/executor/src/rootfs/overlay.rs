@@ -1,4 +1,4 @@
-//! The new way to mount an overlay.
+//! The new API for mounting an overlay.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -44,7 +44,7 @@ pub(super) fn configure(parts: &Opened, api: OverlayApi) -> Result<OwnedFd, Fail
         errno,
         detail: create_detail(&context, errno),
     })?;
-    // What is only read needs no devices of an image.
+    // A read-only mount needs no devices of an image.
     let attributes = match parts.writable {
         Some(_) => MountAttrFlags::empty(),
         None => MountAttrFlags::MOUNT_ATTR_NODEV,
@@ -56,7 +56,7 @@ fn name(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 
-/// What the kernel wrote about a failed configuration: one message per read.
+/// The kernel's messages about a failed configuration: one message per read.
 fn kernel_log(context: &OwnedFd) -> String {
     let mut log = String::new();
     let mut buffer = [0u8; 512];
@@ -70,7 +70,7 @@ fn kernel_log(context: &OwnedFd) -> String {
     log
 }
 
-/// Of refusals at creation the kernel often tells only its own log.
+/// For refusals at creation the kernel often only writes to its own log.
 fn create_detail(context: &OwnedFd, errno: Errno) -> String {
     let log = kernel_log(context);
     if log.is_empty() && errno == Errno::INVAL {

@@ -1,4 +1,4 @@
-//! A part of a view as a mount of its own: the sub path of an image volume.
+//! Mounts a part of a view: the sub path of an image volume.
 
 use std::os::fd::OwnedFd;
 
@@ -14,12 +14,12 @@ use crate::in_root;
 /// The file or folder at `path` as a detached mount; links end inside the view.
 ///
 /// # Errors
-/// A path that does not exist, or the step that failed.
+/// The path does not exist, or a step failed.
 pub fn part_of(view: &OwnedFd, path: &str) -> Result<OwnedFd, PartError> {
-    // The existing path first, to be told apart from what the kernel lacks.
+    // The path is checked first, to distinguish a missing path from a missing feature of the kernel.
     in_root::open(view, path, OFlags::PATH)?;
     match clone(view, path) {
-        // Before Linux 6.15 it has to be of a mount that is attached in the caller's mount namespace.
+        // Before Linux 6.15 it must be in a mount that is attached in the caller's mount namespace.
         Err(PartError::Kernel { errno: Errno::INVAL, .. }) => attached(view, path),
         result => result,
     }
@@ -32,7 +32,7 @@ fn clone(view: &OwnedFd, path: &str) -> Result<OwnedFd, PartError> {
     open_tree(&found, c"", flags).map_err(at("open_tree"))
 }
 
-/// The same in a mount namespace of a passing thread.
+/// The same in the mount namespace of a temporary thread.
 pub(super) fn attached(view: &OwnedFd, path: &str) -> Result<OwnedFd, PartError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("part".to_owned());
@@ -47,7 +47,7 @@ fn attach_here(view: &OwnedFd, path: &str) -> Result<OwnedFd, PartError> {
     crate::sys::unshare_mount_namespace().map_err(at("unshare"))?;
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
         .map_err(at("make private"))?;
-    // Any folder will do; this one is everywhere.
+    // Any folder works; this one always exists.
     move_mount(view, c"", CWD, c"/proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(at("move_mount"))?;
     clone(view, path)

@@ -12,8 +12,8 @@
 //! ```
 //!
 //! So the container's namespaces belong to its user namespace, and the mounts that the builder has attached
-//! come to the child with their flags locked: not even a container with CAP_SYS_ADMIN makes a volume
-//! writable that it was given read-only.
+//! have locked flags in the child: not even a container with CAP_SYS_ADMIN can make a read-only volume
+//! writable.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -32,7 +32,7 @@ use super::{Starting, Stdio, limits, prepared, procfs, streams};
 use crate::plan::{Plan, Process};
 use crate::user_namespace::UserNamespace;
 
-/// What [`start`] takes beside what every start does.
+/// The inputs of [`start`] in addition to those of every start.
 pub(crate) struct Inside<'a> {
     pub user: &'a UserNamespace,
     pub pid: PidFrom<'a>,
@@ -59,7 +59,7 @@ pub(crate) fn start(
     Ok(Starting { pid, pidfd, report: builder.report })
 }
 
-/// The builder's life, and the birth of the child in which this returns.
+/// The work of the builder, and the start of the child, in which this returns.
 fn build(
     setup: &Setup<'_>,
     plan: &Plan,
@@ -74,7 +74,7 @@ fn build(
         PidFrom::New | PidFrom::Own => None,
     };
     let needed = [sender.as_fd(), inside.user.as_fd()].into_iter().chain(inside.proc).chain(of_pid);
-    setup.hide(stdio, &needed.collect::<Vec<_>>(), reporter, Some(joined))?;
+    setup.close_others(stdio, &needed.collect::<Vec<_>>(), reporter, Some(joined))?;
     crate::sys::accept_signals();
     umask(Mode::empty());
     streams::give_to(stdio, streams::owner(inside.user, setup.process.uid)?)?;

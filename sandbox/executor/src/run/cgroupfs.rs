@@ -27,7 +27,7 @@ pub(crate) fn fill(
     if unified { mount_here(c"cgroup2", c"unified", c"", attributes) } else { Ok(()) }
 }
 
-/// By mount(2): one call for what are eight with a detached mount, and there are ten hierarchies.
+/// Uses mount(2): one call instead of eight for a detached mount, and there are ten hierarchies.
 fn mount_here(fs: &CStr, name: &CStr, options: &CStr, attributes: u64) -> Result<(), StageError> {
     // These bits are the same in both interfaces.
     let same = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
@@ -55,7 +55,7 @@ fn folder_name(hierarchy: &CStr) -> CString {
     CString::new(bytes.strip_prefix(b"name=").unwrap_or(bytes)).unwrap_or_default()
 }
 
-/// A hierarchy without controllers says so.
+/// A hierarchy without controllers needs the option `none`.
 fn options(hierarchy: &CStr) -> CString {
     match hierarchy.to_bytes() {
         bytes if bytes.starts_with(b"name=") => CString::new([b"none,", bytes].concat()).unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! The child's half of a start, between clone and exec.
+//! The child's part of a start, between clone and exec.
 
 use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,7 +26,7 @@ use crate::in_root;
 use crate::plan::{MountKind, Plan, Process};
 use crate::sys::{self, MountAttr};
 
-/// Given to programs whose image says nothing of it.
+/// The umask of programs whose image does not set one.
 const UMASK: u32 = 0o022;
 
 /// Becomes a container's first process.
@@ -44,16 +44,16 @@ pub(crate) fn start(
     enter_root(setup, plan, None, reporter)
 }
 
-/// The same in a user namespace, after a builder has done what takes the host's rights.
+/// The same in a user namespace, after a builder has done the steps that need the host's rights.
 pub(crate) fn start_inside(
     setup: &Setup<'_>,
     plan: &Plan,
     stdio: Stdio,
     reporter: &Reporter,
 ) -> Result<Infallible, StageError> {
-    setup.hide(&stdio, &[], reporter, None)?;
+    setup.close_others(&stdio, &[], reporter, None)?;
     setup.give_up(credentials::FOR_ROOT)?;
-    // The pipes have been given away already.
+    // The pipes have already been given to the user.
     setup.lead_session(stdio, 0)?;
     keyring::join(setup.id)?;
     let prepared = Prepared::find()?;
@@ -61,7 +61,7 @@ pub(crate) fn start_inside(
     enter_root(&Setup { process: &inherited, ..*setup }, plan, Some(&prepared), reporter)
 }
 
-/// Root, mounts, the switch; then exec. `prepared`: what a builder has attached for them.
+/// Root, mounts, the switch; then exec. `prepared` has the files that a builder has attached for them.
 fn enter_root(
     setup: &Setup<'_>,
     plan: &Plan,
@@ -94,8 +94,8 @@ fn enter_root(
     launch(setup, &command, root, terminal, reporter)
 }
 
-/// Where /dev is a volume, which is the host's as a rule, no console is made in it, and none attached that
-/// could propagate to the host.
+/// If /dev is a volume, which usually is the host's, no console is made in it, and none attached that could
+/// propagate to the host.
 fn may_attach_console(plan: &Plan, root: BorrowedFd<'_>) -> bool {
     !devices::dev_is_a_volume(plan) || !plan.root.shared && in_root::find(root, c"/dev/console").is_ok()
 }
@@ -111,7 +111,7 @@ fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
     })
 }
 
-/// Becomes one more process of the container whose first one is `init`.
+/// Becomes an additional process of the container whose first process is `init`.
 pub(crate) fn join(
     setup: &Setup<'_>,
     init: BorrowedFd<'_>,
@@ -158,7 +158,7 @@ fn enter_namespaces(setup: &Setup<'_>, init: BorrowedFd<'_>, user: bool) -> Resu
     Ok(())
 }
 
-/// The container's /proc, or a private one when only something has to be written through it.
+/// The container's /proc, or a private one if it is only needed for writing.
 fn open_proc(plan: &Plan, process: &Process) -> Result<Option<OwnedFd>, StageError> {
     let mounted = plan.mounts.iter().find(|m| matches!(m.kind, MountKind::Proc));
     match mounted {
@@ -168,7 +168,7 @@ fn open_proc(plan: &Plan, process: &Process) -> Result<Option<OwnedFd>, StageErr
     }
 }
 
-/// Mounts, devices, links; then what is hidden or read-only.
+/// Mounts, devices, links; then masked and read-only paths.
 fn fill_root(
     plan: &Plan,
     fds: Fds<'_>,
@@ -185,8 +185,8 @@ fn fill_root(
     masked_paths::mask(root, &plan.masked_paths)
 }
 
-/// The root's own propagation and flags, once nothing has to be made in it any more. Shared only
-/// now: a shared mount can't be pivoted to.
+/// The root's own propagation and flags, after everything was made in it. Shared only now: pivot_root refuses
+/// a shared mount.
 fn seal_root(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), StageError> {
     if plan.root.shared {
         let propagation = u64::from(MountPropagationFlags::SHARED.bits());
@@ -199,7 +199,7 @@ fn seal_root(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), StageError> {
     Ok(())
 }
 
-/// Everything that changes the process itself, ending in its exec.
+/// All steps that change the process itself, up to its exec.
 fn launch(
     setup: &Setup<'_>,
     command: &Command<'_>,
@@ -223,14 +223,14 @@ fn launch(
     if process.no_new_privileges {
         set_no_new_privs(true).at(Stage::Capabilities, "no_new_privs")?;
     }
-    // The filter may not let it pass.
+    // Sent now, because the filter may not allow it.
     reporter.send_notes();
     let Some(gate) = setup.pauses.gate else { return become_program(process, command, remaining) };
     command.find()?;
     start_gate::pass(gate, reporter, || become_program(process, command, remaining))
 }
 
-/// The last steps, of which the filter may allow none but the exec.
+/// The last steps; the filter may allow none of them except the exec.
 fn become_program(
     process: &Process,
     command: &Command<'_>,

@@ -1,4 +1,4 @@
-//! Finding a program by its name, and running it.
+//! Finds a program by its name, and runs it.
 
 use std::ffi::{CStr, CString};
 
@@ -10,15 +10,15 @@ use super::error::{Quoted, Stage, StageError};
 use crate::plan::Process;
 use crate::sys::{self, Strings};
 
-/// Searched when the environment has no PATH: the one that images are built against.
+/// The default PATH: the one that images expect.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// A command with everything that its exec needs, so that nothing is left to allocate under a
-/// process's own limits and filter.
+/// A command with everything that its exec needs, so that nothing must be allocated under the process's own
+/// limits and filter.
 pub(crate) struct Command<'a> {
     name: &'a CStr,
     candidates: Vec<CString>,
-    /// The folders of PATH, when the name was to be looked up in them.
+    /// The folders of PATH, if the name was searched in them.
     searched: Option<Vec<u8>>,
     args: Strings<'a>,
     env: Strings<'a>,
@@ -38,7 +38,7 @@ impl<'a> Command<'a> {
         Ok(Self { name, candidates, searched, args, env, uid: process.uid })
     }
 
-    /// Whether there is a program of that name, as far as that can be seen without running it.
+    /// Whether there is a program with that name, as far as that can be checked without running it.
     pub(crate) fn find(&self) -> Result<(), StageError> {
         if self.candidates.iter().any(|path| exists(path)) {
             return Ok(());
@@ -49,15 +49,16 @@ impl<'a> Command<'a> {
         })
     }
 
-    /// Becomes the program. Comes back only with the reason why it could not.
+    /// Becomes the program. Returns only with the reason of a failure.
     pub(crate) fn run(&self) -> StageError {
         let mut first: Option<(&CStr, Errno)> = None;
         for path in &self.candidates {
             let errno = sys::execve(path, &self.args, &self.env);
             match errno {
-                // The kernel answers the same when the program exists but its interpreter does not.
+                // The kernel returns the same when the program exists but its interpreter does not.
                 Errno::NOENT | Errno::NOTDIR if self.searched.is_some() && !exists(path) => {}
-                // As every shell does: go on, a later folder of the path may hold one that may be run.
+                // As in every shell: continues, because a later folder of the path may have an executable
+                // one.
                 Errno::ACCESS if self.searched.is_some() => first = first.or(Some((path, errno))),
                 errno => return self.failed(path, errno),
             }
@@ -88,7 +89,7 @@ fn path_of(env: &[CString]) -> &[u8] {
     env.iter().find_map(|entry| entry.to_bytes().strip_prefix(b"PATH=")).unwrap_or(DEFAULT_PATH)
 }
 
-/// An empty entry is the working directory, as POSIX has it.
+/// An empty entry means the working directory, as in POSIX.
 fn in_folder(folder: &[u8], name: &CStr) -> Option<CString> {
     let folder = if folder.is_empty() { b"." } else { folder };
     CString::new([folder, b"/", name.to_bytes()].concat()).ok()

@@ -1,4 +1,5 @@
-//! User, groups and capabilities, in the one order in which each step still may do its work.
+//! Sets user, groups and capabilities, in the only order in which each step still has the rights that it
+//! needs.
 
 use rustix::io::Errno;
 use rustix::thread::{
@@ -14,7 +15,7 @@ use crate::sys;
 /// Numbers of capabilities are below this, whatever the kernel.
 const NUMBERS: u32 = 64;
 
-/// Names of capability numbers, capabilities(7), as far as there are any today.
+/// Names of capability numbers, capabilities(7), as far as they exist today.
 const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
@@ -63,7 +64,7 @@ fn name(number: u32) -> String {
     NAMES.get(number as usize).map_or_else(|| format!("capability {number}"), |name| format!("CAP_{name}"))
 }
 
-/// What becoming the user, entering the working directory and setting limits takes.
+/// The capabilities for becoming the user, entering the working directory and setting limits.
 const LAUNCH: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::DAC_OVERRIDE)
     .union(CapabilitySet::DAC_READ_SEARCH)
@@ -73,26 +74,26 @@ const LAUNCH: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::SYS_RESOURCE);
 
-/// What making a container's root, mounts and devices takes.
+/// The capabilities for making a container's root, mounts and devices.
 pub(crate) const FOR_ROOT: CapabilitySet = LAUNCH
     .union(CapabilitySet::FSETID)
     .union(CapabilitySet::SYS_CHROOT)
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::MKNOD);
 
-/// What joining a container's namespaces takes: as one joins those of a process, it must be allowed
-/// to look into that one.
+/// The capabilities for joining a container's namespaces: to join those of a process, the caller must be
+/// allowed to inspect that process.
 pub(crate) const FOR_JOIN: CapabilitySet =
     LAUNCH.union(CapabilitySet::SYS_CHROOT).union(CapabilitySet::SYS_ADMIN).union(CapabilitySet::SYS_PTRACE);
 
-/// What is still to be done once the process is in its root.
+/// The capabilities for the rest of the setup, once the process is in its root.
 pub(crate) fn for_launch(process: &Process) -> CapabilitySet {
-    // Loading a filter without no_new_privs takes it.
+    // Loading a filter without no_new_privs requires it.
     let filter = process.seccomp.is_some() && !process.no_new_privileges;
     if filter { LAUNCH.union(CapabilitySet::SYS_ADMIN) } else { LAUNCH }
 }
 
-/// Gives up every capability that neither the process is to have nor the rest of its setup `needs`.
+/// Drops every capability that neither the process nor the rest of its setup needs.
 pub(crate) fn give_up_all_but(process: &Process, needs: CapabilitySet) -> Result<(), StageError> {
     let had = capabilities(None).at(Stage::Capabilities, "read our own")?.permitted;
     let wanted = &process.capabilities;
@@ -101,11 +102,11 @@ pub(crate) fn give_up_all_but(process: &Process, needs: CapabilitySet) -> Result
     set(&Capabilities { effective: kept, permitted: kept, ..Capabilities::default() })
 }
 
-/// What is left to do once the seccomp filter is loaded.
+/// The capabilities to drop after the seccomp filter is loaded.
 pub(crate) struct Remaining(Option<Capabilities>);
 
-/// Becomes the process's user. When a filter is going to be loaded without no_new_privs, the right
-/// to load it (CAP_SYS_ADMIN) is kept until [`Remaining::finish`].
+/// Becomes the process's user. If a filter will be loaded without no_new_privs, the right to load it
+/// (CAP_SYS_ADMIN) is kept until [`Remaining::finish`].
 pub(crate) fn adopt(process: &Process, reporter: &Reporter) -> Result<Remaining, StageError> {
     let had = capabilities(None).at(Stage::Capabilities, "read our own")?.permitted;
     let wanted = within(&process.capabilities, had.bits(), reporter);
@@ -128,7 +129,7 @@ pub(crate) fn adopt(process: &Process, reporter: &Reporter) -> Result<Remaining,
 }
 
 impl Remaining {
-    /// Gives up what was kept.
+    /// Drops the capabilities that were kept.
     pub(crate) fn finish(self) -> Result<(), StageError> {
         self.0.map_or(Ok(()), |wanted| set(&wanted))
     }
@@ -143,7 +144,7 @@ fn become_user(process: &Process) -> Result<(), StageError> {
     set_thread_res_uid(uid, uid, uid).at(Stage::User, format_args!("user {}", process.uid))
 }
 
-/// A capability that the runtime itself lacks cannot be given: it is left out, with a note.
+/// Leaves out capabilities that the runtime itself lacks, with a note.
 fn within(wanted: &Capabilities, had: u64, reporter: &Reporter) -> Capabilities {
     let missing = (wanted.permitted | wanted.inheritable) & !had;
     if missing != 0 {
@@ -160,12 +161,12 @@ fn within(wanted: &Capabilities, had: u64, reporter: &Reporter) -> Capabilities 
     }
 }
 
-/// Takes what the process is not to have out of the bounding set.
+/// Drops the capabilities that the process must not have from the bounding set.
 pub(crate) fn drop_bounding(process: &Process) -> Result<(), StageError> {
     for number in bits(!process.capabilities.bounding) {
         match sys::drop_bounding(number) {
             Ok(()) => {}
-            // Past the last one that this kernel knows.
+            // After the last one that this kernel knows.
             Err(Errno::INVAL) => return Ok(()),
             Err(errno) => {
                 let subject = format!("drop {}", name(number));

@@ -1,4 +1,4 @@
-//! The working directory: entered after the switch of root, and proven to lie inside it.
+//! Enters the working directory after the switch of root, and verifies that it is inside the root.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,11 +10,11 @@ use rustix::process::{fchdir, getcwd};
 use super::error::{Quoted, Stage, StageError};
 use crate::in_root::{self, Kind};
 
-/// Whether the folder could be entered with the rights of before the change of user.
+/// Whether the folder could be entered with the rights before the change of user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entered {
     Yes,
-    /// Not by root (a file system of another machine that root has no say on): try as the user.
+    /// Not by root (for example on a network file system that restricts root): tried again as the user.
     AsUser,
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn enter_as_user(root: BorrowedFd<'_>, cwd: &CStr, uid: u32) -> Resul
     }
 }
 
-/// The kernel names a folder that the root doesn't hold without a leading slash.
+/// The kernel names a folder outside of the root without a leading slash.
 fn prove(cwd: &CStr) -> Result<(), StageError> {
     match getcwd(Vec::new()) {
         Ok(path) if path.to_bytes().starts_with(b"/") => Ok(()),

@@ -13,7 +13,7 @@
 //!
 //! The caller stays in the host's namespaces. It has one thread, as the callers of all of `run` have.
 //!
-//! Cast: [`create`] and [`exec`] make processes, [`Namespaces`] says in which namespaces.
+//! Cast: [`create`] and [`exec`] make processes, [`Namespaces`] describes their namespaces.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -42,18 +42,18 @@ use crate::plan::{CgroupJoin, Plan, Process};
 use crate::sys::{self, Cloned};
 use crate::user_namespace::UserNamespace;
 
-/// Where one kind of namespace comes from.
+/// The source of one kind of namespace.
 #[derive(Debug, Default)]
 pub enum Namespace {
-    /// The caller's, which is the host's as a rule.
+    /// The caller's, which usually is the host's.
     #[default]
     Caller,
     New,
-    /// The one that the descriptor is open on.
+    /// The namespace of the descriptor.
     Existing(OwnedFd),
 }
 
-/// The namespaces of a container beside those that its plan says, and what is set in them.
+/// The namespaces of a container in addition to those in its plan, and their settings.
 #[derive(Debug, Default)]
 pub struct Namespaces {
     pub network: Namespace,
@@ -66,13 +66,13 @@ pub struct Namespaces {
     pub sysctls: Vec<(String, String)>,
 }
 
-/// Of no use here: no container gets a pod's shared memory.
+/// Not used here: no container gets a pod's shared memory.
 const SHM_BYTES: u64 = 64 << 10;
-/// Longest answer of a helper.
+/// Limit for a helper's response.
 const ANSWER: usize = 8192;
 
 #[derive(Serialize, Deserialize)]
-enum Answer {
+enum Response {
     Started(i32),
     Failed(StageError),
 }
@@ -80,7 +80,7 @@ enum Answer {
 /// Starts the first process of the container `id`.
 ///
 /// # Errors
-/// A stage that failed before there was a process; later ones arrive in the [`Report`].
+/// A stage failed before there was a process; later failures arrive in the [`Report`].
 pub fn create(
     id: &ContainerId,
     plan: &Plan,
@@ -100,11 +100,11 @@ pub fn create(
     })
 }
 
-/// Starts a further process in the container `id`, whose first process `init` names. `user`: the container's
-/// user namespace.
+/// Starts an additional process in the container `id`, whose first process is `init`. `user` is the
+/// container's user namespace.
 ///
 /// # Errors
-/// As [`create`].
+/// As for [`create`].
 pub fn exec(
     id: &ContainerId,
     process: &Process,
@@ -139,7 +139,7 @@ fn host_proc() -> Option<OwnedFd> {
 }
 
 impl Namespaces {
-    /// Joins what exists and makes what is new, and a mount namespace.
+    /// Joins existing namespaces and makes new ones, and a mount namespace.
     fn enter(&self, proc: Option<&OwnedFd>) -> Result<(), StageError> {
         self.join()?;
         let new = self.new_ones();
@@ -202,7 +202,7 @@ impl Namespaces {
     }
 }
 
-/// Runs `start` in a copy of this process, which changes its namespaces and root, and ends.
+/// Runs `start` in a copy of this process, which changes its namespaces and root, and then ends.
 fn by_helper(start: impl FnOnce() -> Result<Starting, StageError>) -> Result<Starting, StageError> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
         .at(Stage::Clone, "make a socket")?;
@@ -210,27 +210,27 @@ fn by_helper(start: impl FnOnce() -> Result<Starting, StageError>) -> Result<Sta
         Cloned::Child => {
             let _stop = Stop;
             drop(ours);
-            answer(&theirs, start());
+            send_response(&theirs, start());
             sys::exit(0)
         }
         Cloned::Parent { pidfd, .. } => {
             drop(theirs);
             let started = receive(&ours);
             let id = WaitId::PidFd(pidfd.as_fd());
-            // A caller that ignores SIGCHLD has none to wait for.
+            // If the caller ignores SIGCHLD, there is no process to wait for.
             let _ = retry_on_intr(|| waitid(id.clone(), WaitIdOptions::EXITED));
             started
         }
     }
 }
 
-/// When the caller is gone, its process goes on: it is in its cgroup, where it can be found.
-fn answer(socket: &OwnedFd, started: Result<Starting, StageError>) {
-    let (answer, fds) = match started {
-        Ok(Starting { pid, pidfd, report }) => (Answer::Started(pid), Some((pidfd, report))),
-        Err(error) => (Answer::Failed(error), None),
+/// If the caller is gone, its process continues: it is in its cgroup, where it can be found.
+fn send_response(socket: &OwnedFd, started: Result<Starting, StageError>) {
+    let (response, fds) = match started {
+        Ok(Starting { pid, pidfd, report }) => (Response::Started(pid), Some((pidfd, report))),
+        Err(error) => (Response::Failed(error), None),
     };
-    let Ok(bytes) = postcard::to_allocvec(&answer) else { return };
+    let Ok(bytes) = postcard::to_allocvec(&response) else { return };
     let fds: Vec<BorrowedFd<'_>> =
         fds.iter().flat_map(|(pidfd, report)| [pidfd.as_fd(), report.as_fd()]).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
@@ -256,8 +256,8 @@ fn receive(socket: &OwnedFd) -> Result<Starting, StageError> {
     let mut fds = rights.flatten();
     let killed = || StageError::explained(at, Errno::CHILD, "process: the helper was killed");
     match postcard::from_bytes(&bytes[..length]).map_err(|_| killed())? {
-        Answer::Failed(error) => Err(error),
-        Answer::Started(pid) => match (fds.next(), fds.next()) {
+        Response::Failed(error) => Err(error),
+        Response::Started(pid) => match (fds.next(), fds.next()) {
             (Some(pidfd), Some(report)) => Ok(Starting { pid, pidfd, report: Report::from(report) }),
             _ => Err(StageError::new(at, Errno::MFILE, "receive the process")),
         },

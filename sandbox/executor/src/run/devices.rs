@@ -6,9 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, StatxFlags, statx, symlinkat};
 use rustix::io::Errno;
 
+use super::device_node::{elsewhere, make};
 use super::error::{Quoted, Stage, StageError};
 use super::filesystem;
-use super::node::{elsewhere, make};
 use super::prepared::Prepared;
 use super::report::Reporter;
 use crate::in_root::{self, Kind};
@@ -36,7 +36,7 @@ pub(crate) fn make_links(dev: BorrowedFd<'_>, kcore: bool) -> Result<(), StageEr
     Ok(())
 }
 
-/// The devices that [`populate`](super::node::populate) could not make: in folders of /dev, outside it, or in a /dev that
+/// The devices that [`populate`](super::device_node::populate) could not make: in folders of /dev, outside it, or in a /dev that
 /// is not ours. `own`: the mounts that belong to this container alone. In any other, such as a /dev
 /// bound from the host, nothing is ever made: the device is there already, or is left out with a note.
 /// `prepared` has the nodes where this process may make none.

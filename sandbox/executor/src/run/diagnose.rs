@@ -15,7 +15,7 @@ use super::error::{Quoted, words};
 /// Read of a program's start: the kernel looks at as much for a `#!` line.
 const HEAD: usize = 256;
 
-/// What follows `exec "path": ` in the error.
+/// The text after `exec "path": ` in the error.
 pub(crate) fn explain(path: &CStr, errno: Errno, uid: u32) -> String {
     match errno {
         Errno::NOENT => missing(path),

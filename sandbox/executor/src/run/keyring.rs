@@ -11,8 +11,8 @@ use super::error::{At, Stage, StageError};
 use crate::ids::ContainerId;
 use crate::sys;
 
-/// What a new keyring has (all for its possessor; view, read and link for its user), and search for its
-/// user: without it an exec could not join it by name.
+/// The permissions of a new keyring (all for its possessor; view, read and link for its user), and search for
+/// its user: without it an exec could not join it by name.
 const PERMISSIONS: u32 = 0x3f1b_0000;
 
 /// Joins the session keyring of the container, which its first process makes. The name is that of

@@ -29,6 +29,7 @@ mod command;
 mod credentials;
 mod cwd;
 pub mod detached;
+mod device_node;
 mod devices;
 mod diagnose;
 mod elf;
@@ -40,7 +41,6 @@ mod keyring;
 mod limits;
 mod masked_paths;
 mod mounts;
-mod node;
 pub mod pod_init;
 pub mod pod_root;
 mod prepared;
@@ -67,8 +67,8 @@ use spawn::{CloneOptions, PidFrom};
 pub use error::{Stage, StageError};
 pub use report::{Progress, Report};
 
-/// What becomes descriptors 0, 1 and 2. `None` is a null device. They are ignored for a process with a
-/// terminal, whose master arrives as [`Progress::Terminal`].
+/// The files that become descriptors 0, 1 and 2. `None` is a null device. They are ignored for a process with
+/// a terminal, whose master arrives as [`Progress::Terminal`].
 #[derive(Debug, Default)]
 pub struct Stdio {
     /// Descriptor 0.
@@ -83,7 +83,7 @@ pub struct Stdio {
     pub preserved: u32,
 }
 
-/// What a container gets from its pod, beyond the namespaces that it inherits from the monitor.
+/// The parts of a pod that a container gets, beyond the namespaces that it inherits from the monitor.
 ///
 /// The monitor's root must have been made by [`pod_root::enter`].
 #[derive(Debug, Clone, Copy, Default)]

@@ -12,7 +12,7 @@ use super::error::{At, Quoted, Stage, StageError};
 use super::filesystem::{self, Refused};
 use super::prepared::Prepared;
 use super::report::Reporter;
-use super::{Fds, cgroupfs, devices, node, pod_root};
+use super::{Fds, cgroupfs, device_node, devices, pod_root};
 use crate::in_root::{self, Kind};
 use crate::plan::{Mount, MountKind, Plan};
 use crate::sys::{self, MountAttr};
@@ -21,7 +21,7 @@ use crate::sys::{self, MountAttr};
 const PROC_MAGIC: u64 = 0x9fa0;
 const RDONLY: u64 = MountAttrFlags::MOUNT_ATTR_RDONLY.bits() as u64;
 
-/// What is needed while a container's mounts are made.
+/// The state while a container's mounts are made.
 pub(crate) struct Mounter<'a> {
     pub plan: &'a Plan,
     pub fds: Fds<'a>,
@@ -119,7 +119,7 @@ impl<'a> Mounter<'a> {
     }
 
     fn tmpfs(&mut self, position: usize, mount: &Mount, options: &[CString]) -> Result<OwnedFd, StageError> {
-        let is_dev = node::is_own_dev(mount);
+        let is_dev = device_node::is_own_dev(mount);
         let tmpfs = match self.prepared {
             Some(prepared) if is_dev => prepared.mount(position).at(Stage::Mount, Quoted(&mount.target))?,
             _ => {
@@ -131,7 +131,7 @@ impl<'a> Mounter<'a> {
         self.make_targets_in(&tmpfs, position, mount)?;
         if is_dev {
             if self.prepared.is_none() {
-                node::populate(tmpfs.as_fd(), self.plan, &self.plan.devices)?;
+                device_node::populate(tmpfs.as_fd(), self.plan, &self.plan.devices)?;
             }
             devices::make_links(tmpfs.as_fd(), self.kcore)?;
         }
@@ -143,7 +143,7 @@ impl<'a> Mounter<'a> {
     /// Later mounts right below a new tmpfs: their targets can't exist, so they are made without a look.
     fn make_targets_in(&self, tmpfs: &OwnedFd, position: usize, mount: &Mount) -> Result<(), StageError> {
         for later in &self.plan.mounts[position + 1..] {
-            let Some(name) = node::child_of(&mount.target, &later.target) else { continue };
+            let Some(name) = device_node::child_of(&mount.target, &later.target) else { continue };
             let made = match kind_of(later) {
                 Kind::Folder => mkdirat(tmpfs, name, Mode::from_raw_mode(0o755)),
                 Kind::File => make_file(tmpfs, name),

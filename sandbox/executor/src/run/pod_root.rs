@@ -32,7 +32,7 @@ use crate::user_namespace::UserNamespace;
 
 /// Where a container's root is attached before it becomes the root.
 pub(crate) const ROOT_TARGET: &CStr = c"/root";
-/// What no other pod has.
+/// A folder that only this pod has.
 const OWN: &CStr = c"/own";
 const NULL: &CStr = c"/own/null";
 /// The pod's shared memory, or where the host's is attached.

@@ -1,5 +1,5 @@
-//! What a builder attaches for a container in a user namespace, which could not, or not as safely, be had
-//! from inside of it.
+//! The files that a builder attaches for a container in a user namespace, because the container could not, or
+//! not as safely, open them itself.
 //!
 //! ```text
 //!  /root         a passing tmpfs over the place where the container's root goes
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, OpenTreeFlags, open_tree};
 
 use super::error::{At, Quoted, Stage, StageError};
-use super::{Fds, filesystem, node, pod_root};
+use super::{Fds, device_node, filesystem, pod_root};
 use crate::in_root::Kind;
 use crate::plan::{Device, Mount, MountKind, Plan};
 use crate::user_namespace::UserNamespace;
@@ -40,7 +40,7 @@ pub(crate) fn attach_all(plan: &Plan, fds: Fds<'_>, user: &UserNamespace) -> Res
                 let place = make(&folder, &position.to_string(), kind).at(Stage::Mount, &target)?;
                 filesystem::attach(fds.get(*source)?, place.as_fd()).at(Stage::Mount, &target)?;
             }
-            MountKind::Tmpfs { options } if node::is_own_dev(mount) => {
+            MountKind::Tmpfs { options } if device_node::is_own_dev(mount) => {
                 let dev = dev(plan, mount, options, user)?;
                 let place = make(&folder, &position.to_string(), Kind::Folder).at(Stage::Mount, &target)?;
                 filesystem::attach(dev.as_fd(), place.as_fd()).at(Stage::Mount, &target)?;
@@ -48,13 +48,13 @@ pub(crate) fn attach_all(plan: &Plan, fds: Fds<'_>, user: &UserNamespace) -> Res
             _ => {}
         }
     }
-    for (index, device) in node::elsewhere(plan) {
-        node::make(folder.as_fd(), device_name(index).as_bytes(), &owned(device, user)?)?;
+    for (index, device) in device_node::elsewhere(plan) {
+        device_node::make(folder.as_fd(), device_name(index).as_bytes(), &owned(device, user)?)?;
     }
     Ok(())
 }
 
-/// What a builder has attached, as its child finds it.
+/// The files that a builder has attached, from its child's view.
 #[derive(Debug)]
 pub(crate) struct Prepared(OwnedFd);
 
@@ -95,7 +95,7 @@ fn dev(plan: &Plan, mount: &Mount, options: &[CString], user: &UserNamespace) ->
     }
     let dev = tmpfs(&options, mount.attributes & !RDONLY, &mount.target)?;
     let nodes = plan.devices.iter().map(|device| owned(device, user)).collect::<Result<Vec<_>, _>>()?;
-    node::populate(dev.as_fd(), plan, &nodes)?;
+    device_node::populate(dev.as_fd(), plan, &nodes)?;
     Ok(dev)
 }
 

@@ -1,5 +1,5 @@
-//! What a process can only be given by writing into /proc, where no image and no volume can have put
-//! another file system in the way.
+//! Sets attributes of a process that can only be set by writing into /proc; no image or volume can replace
+//! that /proc with another file system.
 //!
 //! A container's first process has a new /proc of its own PID namespace, which is attached nowhere while
 //! it is written through and then becomes the container's. One that joins a container opens its files in

@@ -1,4 +1,4 @@
-//! What a new process gives up and joins before it has a root.
+//! The first steps of a new process: it drops resources and joins namespaces, before it has a root.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -16,7 +16,7 @@ use crate::plan::{CgroupJoin, FdIndex, Process};
 use crate::sys;
 use crate::user_namespace::UserNamespace;
 
-/// What a new process of a container has, be it the first or a further one.
+/// The inputs for a new process of a container, its first or a later one.
 pub(crate) struct Setup<'a> {
     pub id: &'a ContainerId,
     pub process: &'a Process,
@@ -40,7 +40,7 @@ impl Setup<'_> {
         reporter: &Reporter,
         joined: InCgroup,
     ) -> Result<(), StageError> {
-        self.hide(&stdio, needed, reporter, Some(joined))?;
+        self.close_others(&stdio, needed, reporter, Some(joined))?;
         self.give_up(needs)?;
         sys::accept_signals();
         self.lead_session(stdio, self.process.uid)?;
@@ -51,7 +51,7 @@ impl Setup<'_> {
     /// Other processes of its PID namespace can see this one from its clone on, and those with
     /// CAP_SYS_PTRACE can inspect it, and follow its descriptors. So it gives up first what it does not need.
     /// `joined`: None when it has no cgroups to join any more.
-    pub(super) fn hide(
+    pub(super) fn close_others(
         &self,
         stdio: &Stdio,
         needed: &[BorrowedFd<'_>],
@@ -61,7 +61,7 @@ impl Setup<'_> {
         set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::Clone, "hide from other processes")?;
         let needed = needed.iter().copied().chain([reporter.as_fd()]);
         let cgroups = joined.map_or(Ok(vec![]), |joined| self.cgroups_to_join(joined))?;
-        let keep = self.others_than_cgroups().chain(cgroups).chain(streams::given(stdio)).chain(needed);
+        let keep = self.others_than_cgroups().chain(cgroups).chain(streams::open_ones(stdio)).chain(needed);
         let keep: Vec<_> = keep.chain(self.pauses.gate).collect();
         sys::close_others(3 + self.preserved, &keep).at(Stage::CloseDescriptors, "of the monitor")
     }
@@ -91,7 +91,7 @@ impl Setup<'_> {
         reporter: &Reporter,
         joined: InCgroup,
     ) -> Result<(), StageError> {
-        self.hide(&stdio, needed, reporter, Some(joined))?;
+        self.close_others(&stdio, needed, reporter, Some(joined))?;
         sys::accept_signals();
         self.lead_session(stdio, streams::owner(user, self.process.uid)?)?;
         limits::raise(&self.process.rlimits)?;

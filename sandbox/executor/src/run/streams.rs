@@ -76,6 +76,6 @@ fn above_standard(fd: OwnedFd) -> Result<OwnedFd, Errno> {
 }
 
 /// The descriptors of `stdio` that are there.
-pub(crate) fn given(stdio: &Stdio) -> impl Iterator<Item = BorrowedFd<'_>> {
+pub(crate) fn open_ones(stdio: &Stdio) -> impl Iterator<Item = BorrowedFd<'_>> {
     [&stdio.stdin, &stdio.stdout, &stdio.stderr].into_iter().flatten().map(AsFd::as_fd)
 }

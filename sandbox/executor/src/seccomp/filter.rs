@@ -36,7 +36,7 @@ const RET_ERRNO: u32 = 0x0005_0000;
 const RET_LOG: u32 = 0x7ffc_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
 
-/// What happens with a call: the first rule whose conditions hold, else `otherwise`.
+/// The action for a call: that of the first rule whose conditions match, else `otherwise`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Verdict {
     rules: Vec<(Vec<Condition>, u32)>,

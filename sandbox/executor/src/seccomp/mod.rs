@@ -26,7 +26,7 @@ use oci_spec::runtime::{Capabilities, LinuxSeccomp, LinuxSeccompFilterFlag as Fl
 
 use crate::plan;
 
-/// What is wrong with a profile.
+/// An error in a profile.
 #[derive(Debug, thiserror::Error)]
 pub enum SeccompError {
     #[error("seccomp profile {path}: {source}", path = path.display())]

@@ -74,7 +74,7 @@ struct ProfileFilter {
     min_kernel: Option<String>,
 }
 
-/// What conditions are decided by.
+/// The inputs of conditions.
 pub(super) struct Context<'a> {
     pub capabilities: &'a Capabilities,
     /// Major and minor version.

@@ -197,7 +197,8 @@ fn random_profile(dice: &mut Dice, calls: &[&str]) -> Value {
     json!({"defaultAction": ACTIONS[dice.roll(4) as usize], "syscalls": rules})
 }
 
-/// What the profile says, read plainly: the first rule that names the call and whose conditions hold.
+/// The action in the profile, by a simple implementation: of the first rule with the call whose conditions
+/// match.
 fn plain_verdict(profile: &LinuxSeccomp, name: &str, args: [u64; 6]) -> u32 {
     use oci_spec::runtime::LinuxSeccompOperator as Op;
     let holds = |arg: &oci_spec::runtime::LinuxSeccompArg| {

@@ -32,7 +32,7 @@ pub enum Propagation {
     Bidirectional,
 }
 
-/// What the detached mount shall be like.
+/// The properties of the detached mount.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     pub readonly: bool,

@@ -26,8 +26,8 @@ use crate::sys::leave_descriptors;
 type Requests = Vec<(PathBuf, Options)>;
 
 /// Whether each path is a file, or the position of the one that failed. The mounts have been sent over the
-/// socket then. One answer for all: each would be two switches of threads.
-type Answer = Result<Vec<bool>, (usize, SourceError)>;
+/// socket then. One response for all: each would be two switches of threads.
+type Response = Result<Vec<bool>, (usize, SourceError)>;
 
 /// Mounts in one message; the kernel takes 253.
 const BATCH: usize = 250;
@@ -43,7 +43,7 @@ struct Request {
 /// A thread that opens paths, until its owner is dropped.
 pub(super) struct Opener {
     requests: Sender<Request>,
-    answers: Receiver<Answer>,
+    responses: Receiver<Response>,
     mounts: OwnedFd,
     /// How many paths of the request it has opened.
     opened: Arc<AtomicUsize>,
@@ -65,7 +65,7 @@ impl Opener {
         let (mounts, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         let theirs = Arc::new(theirs);
         let (requests, received) = channel();
-        let (answer, answers) = channel();
+        let (response, responses) = channel();
         let (ready, is_ready) = channel();
         let opened = Arc::new(AtomicUsize::new(0));
         let (socket, count) = (theirs.clone(), opened.clone());
@@ -76,7 +76,7 @@ impl Opener {
             match own {
                 Ok(own) => {
                     let _ = ready.send(Ok(()));
-                    serve(&received, &answer, &own, &count);
+                    serve(&received, &response, &own, &count);
                 }
                 Err(errno) => {
                     let _ = ready.send(Err(errno));
@@ -90,11 +90,11 @@ impl Opener {
         // Until then the thread does nothing that could hang.
         let left = is_ready.recv().unwrap_or(Err(Errno::AGAIN));
         drop(theirs);
-        left.map(|()| Self { requests, answers, mounts, opened, thread })
+        left.map(|()| Self { requests, responses, mounts, opened, thread })
     }
 
     /// Opens `paths` in their order, up to the first that fails: its position, and None when it is that there
-    /// is no answer in time. The thread is given up then, and ends when it comes back.
+    /// is no response in time. The thread is given up then, and ends when it comes back.
     pub(super) fn open(
         self,
         paths: Requests,
@@ -104,7 +104,7 @@ impl Opener {
         let late = || (self.opened.load(Ordering::Acquire), None);
         self.requests.send(Request { paths, deadline }).map_err(|_| late())?;
         let timeout = deadline.saturating_duration_since(Instant::now());
-        let files = match self.answers.recv_timeout(timeout) {
+        let files = match self.responses.recv_timeout(timeout) {
             Ok(Ok(files)) => files,
             Ok(Err((position, error))) => {
                 self.give_back();
@@ -131,8 +131,8 @@ impl Opener {
     }
 
     fn end(self) {
-        let Self { requests, answers, thread, .. } = self;
-        drop((requests, answers));
+        let Self { requests, responses, thread, .. } = self;
+        drop((requests, responses));
         // It has panicked at worst.
         let _ = thread.join();
     }
@@ -152,10 +152,10 @@ fn idle() -> MutexGuard<'static, Option<Opener>> {
 }
 
 /// The thread's life.
-fn serve(requests: &Receiver<Request>, answers: &Sender<Answer>, socket: &OwnedFd, opened: &AtomicUsize) {
+fn serve(requests: &Receiver<Request>, responses: &Sender<Response>, socket: &OwnedFd, opened: &AtomicUsize) {
     while let Ok(Request { paths, deadline }) = requests.recv() {
         // The receiver is gone after its deadline; the mounts end with the socket.
-        if answers.send(work(&paths, deadline, socket, opened)).is_err() {
+        if responses.send(work(&paths, deadline, socket, opened)).is_err() {
             return;
         }
     }
@@ -166,7 +166,7 @@ fn failed(requests: &Requests, position: usize, step: &'static str, errno: Errno
     (position, SourceError::Kernel { path, step, errno, hint: "" })
 }
 
-fn work(requests: &Requests, deadline: Instant, socket: &OwnedFd, opened: &AtomicUsize) -> Answer {
+fn work(requests: &Requests, deadline: Instant, socket: &OwnedFd, opened: &AtomicUsize) -> Response {
     let mut sources = Vec::with_capacity(requests.len());
     for (position, (path, options)) in requests.iter().enumerate() {
         let _waiting = Waiting::new(path, deadline);

@@ -1,4 +1,4 @@
-//! What memory is given back to the kernel.
+//! Returns memory to the kernel.
 
 use std::ops::Range;
 

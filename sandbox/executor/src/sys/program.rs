@@ -100,8 +100,8 @@ fn clone_or_not_into(
     Ok((vfork(None, child)?, false))
 }
 
-/// What the child needs, in the memory that it shares with the parent. It allocates nothing and
-/// takes no lock: another thread of the parent may hold it.
+/// The child's data, in the memory that it shares with the parent. The child allocates nothing and takes no
+/// lock: another thread of the parent may hold it.
 struct Child {
     file: RawFd,
     stdio: [RawFd; 3],

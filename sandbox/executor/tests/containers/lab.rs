@@ -36,7 +36,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What it printed, when it ended well.
+    /// Its output, when it succeeded.
     #[track_caller]
     pub fn good(&self) -> &str {
         assert!(self.failed.is_none() && self.code == 0, "{self:#?}");

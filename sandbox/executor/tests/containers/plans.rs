@@ -11,7 +11,7 @@ pub const NODEV: u64 = 4;
 pub const NOEXEC: u64 = 8;
 pub const RDONLY: u64 = 1;
 const USUAL: u64 = NOSUID | NODEV | NOEXEC;
-/// What CRI runtimes give by default.
+/// The default capabilities of CRI runtimes.
 pub const CAPABILITIES: u64 = 0xa804_25fb;
 
 pub fn c(text: &str) -> CString {

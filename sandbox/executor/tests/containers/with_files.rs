@@ -1,5 +1,5 @@
-//! What a process finds around it: mounts, devices, hidden paths, working directory; and what an
-//! image or a volume can't do to the host.
+//! The files around a process: mounts, devices, masked paths, working directory; and attacks of an image or a
+//! volume on the host.
 
 use crisp_executor::plan::{Device, MountKind};
 use crisp_executor::run::{self, PodContext, Stdio};

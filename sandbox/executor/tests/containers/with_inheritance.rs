@@ -1,4 +1,4 @@
-//! What a container must not inherit from the runtime that starts it.
+//! Properties that a container must not inherit from the runtime that starts it.
 
 use std::os::fd::{AsFd, OwnedFd};
 

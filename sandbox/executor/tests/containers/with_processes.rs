@@ -1,4 +1,4 @@
-//! What a process finds itself to be: codes, environment, user, rights, limits, terminal, exec.
+//! The properties of a process: codes, environment, user, rights, limits, terminal, exec.
 
 use std::io::{Read, Write};
 

@@ -1,4 +1,4 @@
-//! Output into records, a record for each line.
+//! Converts output to records, one for each line.
 
 use crate::clock::{self, STAMP_LEN};
 use crate::sys;
@@ -67,7 +67,7 @@ impl Lines {
         left
     }
 
-    /// A line that never ended is not full.
+    /// A line without its end is not full.
     pub(super) fn finish(&mut self, prefix: &Prefix, records: &mut Vec<u8>) {
         if !self.begun.is_empty() {
             self.record(prefix, b'P', &[], records);
@@ -80,7 +80,7 @@ impl Lines {
         records.extend_from_slice(&[tag, b' ']);
         if !self.begun.is_empty() {
             records.extend_from_slice(&self.begun);
-            // Freed, not kept: hundreds of quiet streams must not hold 16 KiB each.
+            // Freed, not kept: hundreds of quiet streams must not keep 16 KiB each.
             self.begun = Vec::new();
         }
         records.extend_from_slice(text);

@@ -1,8 +1,8 @@
-//! A container's output on its way into the log file, in the CRI's format:
-//! `<time> stdout|stderr F|P <text>`, P for a line that goes on in the next record.
+//! Writes a container's output to the log file, in the CRI's format: `<time> stdout|stderr F|P <text>`, P for
+//! a line that continues in the next record.
 //!
-//! Not a byte is lost: what the disk refuses is kept and tried again, and until it is written no
-//! more is read, so that in the end the container itself waits.
+//! No byte is lost: data that the disk refuses is kept and tried again, and until it is written nothing more
+//! is read, so that in the end the container itself waits.
 
 mod lines;
 
@@ -15,14 +15,14 @@ use rustix::io::Errno;
 use crate::clock;
 use lines::{Lines, Prefix};
 
-/// Which of a container's outputs.
+/// One of a container's outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stream {
     Stdout,
     Stderr,
 }
 
-/// Records are gathered up to this size before a write.
+/// Records are collected up to this size before a write.
 const BATCH: usize = 128 << 10;
 /// The first and the longest pause after a failed write.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -30,7 +30,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// A clock that is set back by less is being adjusted; by more, it was wrong before.
 const ADJUSTED_NS: i64 = 1_000_000_000;
 
-/// Lines stay in order while the clock is adjusted.
+/// Keeps lines in order while the clock is adjusted.
 fn time_of_line(last_ns: i64, now_ns: i64) -> i64 {
     if last_ns.saturating_sub(now_ns) < ADJUSTED_NS { last_ns.max(now_ns) } else { now_ns }
 }
@@ -39,7 +39,7 @@ fn time_of_line(last_ns: i64, now_ns: i64) -> i64 {
 pub(crate) struct Log {
     file: Option<OwnedFd>,
     lines: [Lines; 2],
-    /// What the file refused; the first `done` bytes it took.
+    /// The data that the file refused; its first `done` bytes were accepted.
     refused: Vec<u8>,
     done: usize,
     retry: Option<(Instant, Duration)>,
@@ -64,17 +64,17 @@ impl Log {
         self.report
     }
 
-    /// Nothing may be fed while this is so.
+    /// While this is true, nothing may be fed.
     pub(crate) fn blocked(&self) -> bool {
         !self.refused.is_empty()
     }
 
-    /// When to call [`retry`](Self::retry).
+    /// The time for [`retry`](Self::retry).
     pub(crate) fn retry_at(&self) -> Option<Instant> {
         self.retry.map(|(at, _)| at)
     }
 
-    /// Takes output in. `records` is scratch space, empty before and after.
+    /// Adds output. `records` is scratch space, empty before and after.
     pub(crate) fn feed(&mut self, stream: Stream, output: &[u8], records: &mut Vec<u8>) -> Change {
         if self.file.is_none() {
             self.report.discarded += output.len() as u64;
@@ -85,7 +85,7 @@ impl Log {
         let prefix = self.prefix(stream);
         let mut left = output;
         while !left.is_empty() {
-            // After a refusal all the rest is formatted and kept here: it has left the pipe.
+            // After a refusal the whole rest is formatted and kept here: it has left the pipe.
             let enough = if self.blocked() { usize::MAX } else { BATCH };
             left = self.lines[stream as usize].take(left, &prefix, enough, records);
             if records.len() >= BATCH && !self.blocked() {
@@ -95,7 +95,7 @@ impl Log {
         self.flush(was_blocked, records)
     }
 
-    /// The stream has ended: a line without an end is written as it is.
+    /// Handles the end of the stream: a line without its end is written as it is.
     pub(crate) fn finish(&mut self, stream: Stream, records: &mut Vec<u8>) -> Change {
         if self.file.is_none() {
             return Change::None;
@@ -106,7 +106,7 @@ impl Log {
         self.flush(was_blocked, records)
     }
 
-    /// Tries again what was refused.
+    /// Tries to write refused data again.
     pub(crate) fn retry(&mut self) -> Change {
         let mut records = std::mem::take(&mut self.refused);
         let done = std::mem::take(&mut self.done);
@@ -125,7 +125,8 @@ impl Log {
         }
     }
 
-    /// Goes on in another file. A record that the old one has only in part is written whole to the new one.
+    /// Continues in another file. A record that is only partly in the old one is written completely to the
+    /// new one.
     pub(crate) fn reopen(&mut self, file: OwnedFd) -> Change {
         let first = if self.blocked() { self.retry() } else { Change::None };
         self.file = Some(file);
@@ -142,7 +143,7 @@ impl Log {
         Prefix::new(self.last_ns, stream)
     }
 
-    /// Writes what is gathered, or keeps it behind what the file refused.
+    /// Writes the collected records, or keeps them after the refused data.
     fn flush(&mut self, was_blocked: bool, records: &mut Vec<u8>) -> Change {
         if self.blocked() {
             self.refused.append(records);
@@ -156,7 +157,7 @@ impl Log {
         self.write_from(records, 0);
     }
 
-    /// Empties `records` into the file, or what is left of it into `refused`.
+    /// Writes `records` to the file, and the rest of it to `refused`.
     fn write_from(&mut self, records: &mut Vec<u8>, mut done: usize) {
         let Some(file) = &self.file else { return records.clear() };
         while done < records.len() {

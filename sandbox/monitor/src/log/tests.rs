@@ -1,4 +1,4 @@
-//! Records come out as the CRI wants them, and nothing is lost, whatever the disk does.
+//! Records have the CRI's format, and nothing is lost, whatever the disk does.
 
 use std::io::{Read, Seek, SeekFrom};
 
@@ -32,7 +32,7 @@ fn records(text: &str) -> Vec<(&str, &str, &str)> {
     text.lines().map(split).collect()
 }
 
-/// What kubelet makes of the records of one stream.
+/// The text that kubelet makes of the records of one stream.
 fn joined(text: &str, stream: &str) -> String {
     let mut whole = String::new();
     for (_, tag, text) in records(text).into_iter().filter(|(s, ..)| *s == stream) {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use crate::launch::Requester;
 
-/// How far the monitor's own end is.
+/// The state of the monitor's own end.
 ///
 /// ```text
 ///   No --SIGTERM of init--> WithContainers --none is left--> Killing --no process is left--> Over
@@ -12,13 +12,13 @@ use crate::launch::Requester;
 /// ```
 pub(crate) enum Ending {
     No,
-    /// The host's init stops the pod's scope, its slice or the host, and has told the containers as well: with
-    /// the last one there is nothing to stay for, and init waits, for 90 s by default. From any other
-    /// process SIGTERM does nothing: who ends pods by the names of processes would not expect it.
+    /// The host's init stops the pod's scope, its slice or the host, and has signalled the containers too:
+    /// after the last one there is no reason to stay, and init waits, for 90 s by default. SIGTERM from any
+    /// other process does nothing: a person who runs pkill would not expect it.
     WithContainers,
     /// Everything was killed; the response waits until the last process is gone.
     Killing {
-        /// None: init, which waits for no response.
+        /// None for init, which waits for no response.
         requester: Option<Requester>,
         give_up_at: Instant,
     },

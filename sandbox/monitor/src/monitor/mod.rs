@@ -1,4 +1,4 @@
-//! The loop, and what everything in it shares.
+//! The loop, and the state that everything in it shares.
 
 pub(crate) mod ending;
 pub(crate) mod outputs;
@@ -37,7 +37,7 @@ pub(crate) struct Monitor {
     pub(crate) connections: BTreeMap<Key, Connection>,
     pub(crate) ending: Ending,
     listener: OwnedFd,
-    /// Given up to turn a client away when there is no other descriptor left.
+    /// Closed to refuse a client when there is no other descriptor left.
     spare: Option<OwnedFd>,
     last_key: Key,
     scratch: outputs::Scratch,
@@ -70,7 +70,7 @@ impl Monitor {
         })
     }
 
-    /// Until shut down, ended with its containers, or never made a pod.
+    /// Runs until it is shut down, or ends with its containers, or was never a pod.
     pub(crate) fn run(mut self) -> Result<(), Errno> {
         loop {
             let tokens = self.poller.wait(self.timeout())?;
@@ -114,11 +114,11 @@ impl Monitor {
             match rustix::net::accept_with(&self.listener, flags) {
                 Ok(socket) => self.welcome(socket),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
-                // Left in the queue it would wake the loop for ever.
+                // If it stayed in the queue, it would wake the loop forever.
                 Err(Errno::MFILE | Errno::NFILE) if self.spare.take().is_some() => {
                     let turned_away = rustix::net::accept_with(&self.listener, flags).map(drop);
                     self.spare = spare();
-                    // The kernel reports a lack of descriptors also when no client waits.
+                    // The kernel also reports a lack of descriptors when no client waits.
                     if turned_away.is_err() {
                         return;
                     }
@@ -132,7 +132,7 @@ impl Monitor {
         let key = self.new_key();
         if self.poller.add(&socket, Token::Connection(key)).is_ok() {
             self.connections.insert(key, Connection::new(socket));
-            // What it asks first is usually there already: spares a turn of the loop.
+            // Its first request is usually there already: this saves a turn of the loop.
             self.serve(key);
         }
     }

@@ -1,4 +1,4 @@
-//! Containers' output: from their pipes and terminals into their logs.
+//! Reads containers' output from their pipes and terminals into their logs.
 
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,12 @@ use crate::container::{Container, Phase, Terminal};
 use crate::log::{Change, Stream};
 use crate::poller::{Key, Poller, Token};
 
-/// Read at once: what a pipe holds by default.
+/// Bytes of one read: the default capacity of a pipe.
 const READ: usize = 64 << 10;
 /// How long one output is read before others get their turn.
 const TURN: Duration = Duration::from_millis(2);
 
-/// Room for output on its way, shared by all containers and freed when idle.
+/// Buffers for output, shared by all containers and freed when idle.
 #[derive(Default)]
 pub(crate) struct Scratch {
     output: Vec<u8>,
@@ -37,7 +37,7 @@ fn token(stream: Stream, key: Key) -> Token {
     }
 }
 
-/// Waits for a container's output, unless its log or a client takes none.
+/// Polls a container's output, unless its log or a client is blocked.
 pub(crate) fn watch(poller: &Poller, key: Key, container: &mut Container) {
     let is_blocked = container.log.blocked();
     for stream in [Stream::Stdout, Stream::Stderr] {
@@ -46,14 +46,14 @@ pub(crate) fn watch(poller: &Poller, key: Key, container: &mut Container) {
         if wanted && !output.polled {
             output.polled = poller.add(&output.source, token(stream, key)).is_ok();
         } else if !wanted && output.polled {
-            // Not just uninterested: a pipe that was hung up is reported all the same.
+            // Removed, not just disabled: a hang-up of the pipe would still be reported.
             poller.remove(&output.source);
             output.polled = false;
         }
     }
 }
 
-/// What one turn at an output led to.
+/// The result of one turn at an output.
 enum ReadResult {
     Again,
     Empty,
@@ -83,7 +83,7 @@ impl Monitor {
         }
     }
 
-    /// Tries again those clients whose pipes were full.
+    /// Tries clients with full pipes again.
     pub(super) fn retry_clients(&mut self, key: Key) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         container.outputs.iter_mut().flatten().for_each(|output| output.clients.retry());
@@ -101,7 +101,7 @@ impl Monitor {
         }
     }
 
-    /// Sends a container's exit to all clients once its output is complete, or as complete as it gets.
+    /// Sends a container's exit to all clients once its output is complete, or the time for that is over.
     pub(crate) fn announce_if_done(&mut self, key: Key, now: Instant) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Phase::Ending { exit, .. } = container.phase else { return };
@@ -122,7 +122,7 @@ impl Monitor {
         self.broadcast(&Event::Exited { container: id, pid, started_at_ns, exit });
     }
 
-    /// Removes a container and closes what it still had open.
+    /// Removes a container and closes its descriptors.
     pub(crate) fn drop_container(&mut self, key: Key) {
         let Some(container) = self.containers.remove(&key) else { return };
         if let Phase::Starting(launch) = &container.phase {
@@ -134,7 +134,7 @@ impl Monitor {
     }
 }
 
-/// One read, and what follows from it.
+/// Reads once and handles the result.
 fn take_turn(
     container: &mut Container,
     stream: Stream,
@@ -150,7 +150,7 @@ fn take_turn(
     let got = match rustix::io::read(&output.source, &mut buffer[..]) {
         Ok(0) => return ReadResult::Ended,
         Ok(got) => got,
-        // No process has the terminal open: the end only if there is none left that could open it.
+        // No process has the terminal open: that is the end only if no process is left that could open it.
         Err(Errno::IO) => {
             let terminal = container.terminal.as_mut().filter(|_| alive);
             return if terminal.is_some_and(Terminal::hold) { ReadResult::Empty } else { ReadResult::Ended };
@@ -186,9 +186,9 @@ fn close(
     }
 }
 
-/// Reads what is there and closes: no process of the container is left, though others may hold its pipes.
+/// Reads the present output and closes: no process of the container is left, but others may have its pipes.
 fn drain(poller: &Poller, container: &mut Container, scratch: &mut Scratch, changes: &mut Vec<Change>) {
-    /// A pipe may be up to a megabyte, and a writer that goes on must not keep us.
+    /// A pipe may hold up to a megabyte, and a process that keeps writing must not block the monitor.
     const MOST: usize = (1 << 20) / READ;
     for stream in [Stream::Stdout, Stream::Stderr] {
         if container.output(stream).is_none() {
@@ -199,7 +199,7 @@ fn drain(poller: &Poller, container: &mut Container, scratch: &mut Scratch, chan
             if container.log.blocked() {
                 return;
             }
-            // The log gets all of it, with or without them.
+            // The log gets all of it, with or without the clients.
             container.output(stream).into_iter().for_each(|output| output.clients.give_up());
             if !matches!(take_turn(container, stream, scratch, changes), ReadResult::Again) {
                 break;

@@ -1,4 +1,4 @@
-//! What an operation gets, and what goes back.
+//! The inputs and the response of an operation.
 
 use crisp_monitor::wire::response::Event;
 use crisp_monitor::wire::{Failure, Header, Kind, Message, Packet, Request, Response};
@@ -8,7 +8,7 @@ use super::Monitor;
 use crate::launch::Requester;
 use crate::poller::Key;
 
-/// A request as it came.
+/// A received request.
 pub(crate) struct Call {
     pub(crate) requester: Requester,
     message: Message,
@@ -21,7 +21,7 @@ pub(crate) enum Reply {
 }
 
 impl Call {
-    /// None for what is not a request.
+    /// None for a packet that is not a request.
     pub(super) fn new(connection: Key, packet: Packet) -> Option<Self> {
         let Packet { header, body, fds } = packet;
         let requester = Requester { connection, header };
@@ -43,14 +43,14 @@ impl Reply {
         Ok(Self::Now(response.encode()?))
     }
 
-    /// Done, with nothing more to say.
+    /// Success without content.
     pub(crate) fn done() -> Self {
         Self::Now(Message::default())
     }
 }
 
 impl Monitor {
-    /// Sends the response; nothing happens when the client has disconnected.
+    /// Sends the response; does nothing when the client has disconnected.
     pub(crate) fn respond(&mut self, to: Requester, response: impl Response) {
         match response.encode() {
             Ok(message) => self.send_response(to, message),

@@ -1,4 +1,4 @@
-//! A request of a connection, from its packet to its response.
+//! Handles a request of a connection, from its packet to its response.
 
 use crisp_monitor::wire::Packet;
 
@@ -15,7 +15,7 @@ impl Monitor {
             Ok(Reply::Later) => {}
             Err(failure) => self.refuse(requester, failure),
         }
-        // After the response to the one that opened the pod: the server goes on meanwhile.
+        // After the response to the request that opened the pod: the server continues meanwhile.
         self.pod.leave_host();
     }
 }

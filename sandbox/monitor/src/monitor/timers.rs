@@ -1,4 +1,4 @@
-//! Work that is due at a time: log retries, late exits, memory, shutdown.
+//! Work at a certain time: log retries, late exits, memory, shutdown.
 
 use std::time::{Duration, Instant};
 
@@ -7,17 +7,17 @@ use super::{Monitor, outputs};
 use crate::poller::Key;
 use crate::sys;
 
-/// A monitor that is not a pod and has no connection ends after this long.
+/// A monitor without a pod and without a connection ends after this time.
 const UNUSED: Duration = Duration::from_secs(30);
-/// Memory is given back after this much rest.
+/// Memory is returned after this much rest.
 const REST: Duration = Duration::from_secs(2);
 
-/// Gives memory back once things have calmed down.
+/// Returns memory to the kernel after a time of rest.
 #[derive(Default)]
 pub(crate) struct Tidy(Option<Instant>);
 
 impl Tidy {
-    /// Something has used memory.
+    /// Records that memory was used.
     pub(crate) fn later(&mut self) {
         if self.0.is_none() {
             self.0 = Some(Instant::now() + REST);
@@ -26,7 +26,7 @@ impl Tidy {
 }
 
 impl Monitor {
-    /// Until the next thing that is due.
+    /// The time until the next work.
     pub(super) fn timeout(&self) -> Option<Duration> {
         let containers =
             self.containers.values().flat_map(|c| [c.log.retry_at(), c.announce_at(), c.clients_retry_at()]);
@@ -34,7 +34,7 @@ impl Monitor {
         let orphans = self.orphans.iter().map(|orphans| Some(orphans.kill_at));
         let own = [self.tidy.0, self.ending.give_up_at(), self.unused_at()];
         let next = containers.chain(execs).chain(orphans).chain(own).flatten().min()?;
-        // Epoll counts in milliseconds: rounded up, not to wake early and find nothing due.
+        // Epoll counts in milliseconds: rounded up, so that it never wakes too early.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
 

@@ -1,4 +1,4 @@
-//! A further process in a container.
+//! Starts an additional process in a container.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,8 @@ use crate::launch::Launch;
 use crate::monitor::{Call, Monitor, Reply};
 use crate::poller::{Key, Token};
 
-/// How long after the start a response is kept back at most. Most probes have ended by then; output of others
-/// waits in its pipes.
+/// Limit for delaying a response after the start. Most probes have ended by then; output of others waits in
+/// its pipes.
 const LATE: Duration = Duration::from_millis(5);
 
 impl Monitor {
@@ -71,7 +71,7 @@ impl Monitor {
         Ok(Reply::Later)
     }
 
-    /// It has exec'd.
+    /// Handles its exec.
     pub(crate) fn exec_runs(&mut self, key: Key) {
         let Some(exec) = self.execs.get_mut(&key) else { return };
         let Some(launch) = exec.launch.take() else { return };
@@ -91,7 +91,7 @@ impl Monitor {
         self.respond(launch.requester, started);
     }
 
-    /// The response that was kept back.
+    /// Sends the delayed response.
     pub(crate) fn respond_late(&mut self, key: Key) {
         let Some(exec) = self.execs.get_mut(&key) else { return };
         if let Some((to, started)) = exec.response.take_late() {

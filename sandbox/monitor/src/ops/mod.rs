@@ -1,4 +1,4 @@
-//! The operations that a server can request; `perform` says which method does which.
+//! The operations that a server can request; `perform` maps them to methods.
 
 mod exec;
 mod forget;

@@ -1,4 +1,4 @@
-//! Operations on the pod: who the monitor is, what it has, its opening and its network.
+//! Operations on the pod: greeting, report, opening, network.
 
 use crisp_executor::ids::ContainerId;
 use crisp_monitor::wire::request::OpenPod;
@@ -8,12 +8,12 @@ use crisp_monitor::wire::{Failure, PROTOCOL};
 use crate::container::Container;
 use crate::monitor::{Call, Monitor, Reply};
 
-/// Ended containers in a report, the latest. A message holds some 1,500; what is left out here has
-/// its exit record.
+/// Limit for ended containers in a report, the latest ones. A message holds some 1,500; the others have their
+/// exit records.
 const MOST_ENDED: usize = 1000;
 
 impl Monitor {
-    /// Says who this monitor is.
+    /// Returns the greeting.
     pub(super) fn hello(&self) -> Result<Reply, Failure> {
         Reply::with(Greeting {
             protocol: PROTOCOL,
@@ -39,7 +39,7 @@ impl Monitor {
         Reply::with(PodReport { opened: self.pod.is_open(), init: self.pod.init_pid(), containers })
     }
 
-    /// A fresh monitor becomes a pod.
+    /// Makes a fresh monitor a pod.
     pub(super) fn open_pod(&mut self, call: Call) -> Result<Reply, Failure> {
         let request: OpenPod = call.read()?;
         let network = request.network;
@@ -49,7 +49,7 @@ impl Monitor {
         Reply::with(PodOpened { pid, init: self.pod.init_pid(), network })
     }
 
-    /// Gives out the descriptors of the pod's network.
+    /// Returns the descriptors of the pod's network.
     pub(super) fn network(&self) -> Result<Reply, Failure> {
         Reply::with(self.pod.network()?)
     }

@@ -9,7 +9,7 @@ use crate::launch::Requester;
 use crate::monitor::ending::Ending;
 use crate::monitor::{Call, Monitor, Reply};
 
-/// How long to wait for killed processes: one that waits for a broken device does not die by SIGKILL.
+/// Time limit for killed processes: one that waits for a broken device does not die by SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Monitor {
@@ -36,7 +36,7 @@ impl Monitor {
         self.ending = Ending::Killing { requester, give_up_at: Instant::now() + PATIENCE };
     }
 
-    /// Ends with the last container, or when all was killed. Responds as the last thing before the end.
+    /// Ends after the last container, or when everything was killed. The response is sent last.
     pub(crate) fn finish_shutdown(&mut self, now: Instant) {
         let left = self.containers.values().filter(|container| container.is_ongoing()).count();
         if matches!(self.ending, Ending::WithContainers) && left == 0 {

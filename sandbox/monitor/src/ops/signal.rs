@@ -20,7 +20,7 @@ impl Monitor {
         }
         match container.signal(signal, all) {
             Ok(()) => {}
-            // Ended, and not reaped yet.
+            // It has ended, but was not reaped yet.
             Err(Errno::SRCH) => return Err(Failure::NotRunning { container: id.to_string() }),
             Err(errno) => return Err(system("signal the container")(errno)),
         }

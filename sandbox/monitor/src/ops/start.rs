@@ -1,4 +1,4 @@
-//! A container's first process.
+//! Starts a container's first process.
 
 use crisp_executor::plan::FdIndex;
 use crisp_executor::run::{self, Stdio};
@@ -17,7 +17,7 @@ use crate::log::Log;
 use crate::monitor::{Call, Monitor, Reply, outputs};
 use crate::poller::{Key, Token};
 
-/// A container's ends of its standard streams, and ours.
+/// The container's ends of its standard streams, and the monitor's.
 struct Streams {
     theirs: Stdio,
     stdin: Option<OwnedFd>,
@@ -35,7 +35,7 @@ impl Monitor {
         if self.find(&request.container).is_ok() {
             return Err(Failure::ContainerExists { container: request.container.to_string() });
         }
-        // The monitor's own score is not for containers to inherit.
+        // Containers must not inherit the monitor's own score.
         request.plan.process.oom_score_adj.get_or_insert(0);
         self.launch_container(requester, request)?;
         Ok(Reply::Later)
@@ -69,7 +69,7 @@ impl Monitor {
         Ok(())
     }
 
-    /// It has exec'd.
+    /// Handles its exec.
     pub(crate) fn container_runs(&mut self, key: Key) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Phase::Starting(launch) = std::mem::replace(&mut container.phase, Phase::Running) else { return };
@@ -103,7 +103,7 @@ impl Streams {
         let pipe = || pipe_with(PipeFlags::CLOEXEC);
         let input = if stdin { Some(pipe()?) } else { None };
         let ((stdout, out), (stderr, err)) = (pipe()?, pipe()?);
-        // Only our ends: a container does not expect its own not to block.
+        // Only the monitor's ends: a container does not expect non-blocking ones.
         rustix::io::ioctl_fionbio(&stdout, true)?;
         rustix::io::ioctl_fionbio(&stderr, true)?;
         let (theirs, ours) = input.map_or((None, None), |(theirs, ours)| (Some(theirs), Some(ours)));

@@ -1,4 +1,4 @@
-//! A container's streams: attached clients, standard input, the terminal's size, the log file.
+//! Operations on a container's streams: attached clients, standard input, the terminal's size, the log file.
 
 use crisp_monitor::wire::response::StdinOpened;
 use crisp_monitor::wire::{Failure, request};
@@ -10,7 +10,7 @@ use crate::launch;
 use crate::monitor::{Call, Monitor, Reply, outputs};
 
 impl Monitor {
-    /// A copy of a container's output for a client.
+    /// Attaches a client to a copy of a container's output.
     pub(super) fn attach(&mut self, call: Call) -> Result<Reply, Failure> {
         let request::Attach { container: id, stdout, stderr } = call.read()?;
         let clients = [stdout, stderr];
@@ -29,14 +29,14 @@ impl Monitor {
         Ok(Reply::done())
     }
 
-    /// A container's standard input: a way to write to it, and its end.
+    /// Returns the writing end of a container's standard input.
     pub(super) fn open_stdin(&mut self, call: Call) -> Result<Reply, Failure> {
         let request::OpenStdin { container: id } = call.read()?;
         let (_, container) = self.find(&id)?;
         let no_stdin = || Failure::NoStdin { container: id.to_string() };
         let stdin = if container.stdin_once && container.terminal.is_none() {
-            // With no copy left here the container reads end-of-file when this client is gone, also
-            // when the server dies with it.
+            // Without another copy here, the container reads end-of-file when this client is gone, even when
+            // the server dies with it.
             container.stdin.take().ok_or_else(no_stdin)?
         } else {
             let stdin = container.stdin.as_ref().ok_or_else(no_stdin)?;
@@ -45,7 +45,7 @@ impl Monitor {
         Reply::with(StdinOpened { stdin })
     }
 
-    /// A terminal is not ended by this: there the user types ^D.
+    /// Does not end a terminal: there the user types ^D.
     pub(super) fn close_stdin(&mut self, call: Call) -> Result<Reply, Failure> {
         let request::CloseStdin { container: id } = call.read()?;
         let (_, container) = self.find(&id)?;
@@ -65,7 +65,7 @@ impl Monitor {
         Ok(Reply::done())
     }
 
-    /// Gives a container another log file, as after a rotation.
+    /// Gives a container another log file, after a rotation.
     pub(super) fn reopen_log(&mut self, call: Call) -> Result<Reply, Failure> {
         let request::ReopenLog { container: id, log } = call.read()?;
         let (key, _) = self.find(&id)?;

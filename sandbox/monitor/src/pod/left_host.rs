@@ -1,5 +1,5 @@
-//! What a fork server keeps of the host when it leaves the host's mounts for the tiny root of its copies: each
-//! of these copies one mount then, however many the host has.
+//! The part of the host that a fork server keeps when it exchanges the host's mounts for the tiny root of its
+//! copies: each of these then copies one mount, however many the host has.
 
 use crisp_executor::run::{StageError, pod_root};
 use crisp_monitor::wire::Failure;
@@ -15,8 +15,8 @@ use crate::sys;
 pub(crate) struct LeftHost {
     /// See [`namespaces::host_proc`].
     pub(super) proc: Option<OwnedFd>,
-    /// A network namespace that is ready, for the next copy that makes one: that takes half a millisecond, for
-    /// which no pod has to wait.
+    /// A prepared network namespace for the next copy that needs one: making it takes half a millisecond,
+    /// which no pod must wait for.
     pub(crate) network: Option<OwnedFd>,
     mounts: OwnedFd,
 }
@@ -33,10 +33,10 @@ impl LeftHost {
         Ok(Self { proc, network: None, mounts })
     }
 
-    /// Makes the network namespace that is missing; without it copies make their own.
+    /// Makes the next network namespace; without it copies make their own.
     ///
     /// # Errors
-    /// This process is in the wrong one now.
+    /// This process is in the wrong namespace now.
     pub(crate) fn prepare_network(&mut self) -> Result<(), Errno> {
         if self.network.is_some() {
             return Ok(());
@@ -50,7 +50,7 @@ impl LeftHost {
         Ok(())
     }
 
-    /// Goes back, for a pod that has something of the host's mounts.
+    /// Returns to the host's mounts, for a pod that needs a part of them.
     pub(super) fn go_back(self) -> Result<(), Failure> {
         move_into_thread_name_spaces(self.mounts.as_fd(), ThreadNameSpaceType::MOUNT)
             .map_err(failed("return to the host's mount namespace"))

@@ -1,4 +1,4 @@
-//! The pod that a monitor is: its namespaces, its init, its exit records.
+//! The pod of a monitor: its namespaces, its init, its exit records.
 
 mod left_host;
 mod namespaces;
@@ -22,10 +22,10 @@ pub(crate) use left_host::LeftHost;
 ///    +--open failed--> Failed
 /// ```
 pub(crate) enum Pod {
-    /// In a copy of a fork server the host's mounts are left already.
+    /// A copy of a fork server has left the host's mounts already.
     Fresh(Option<LeftHost>),
     Open(Open),
-    /// Part of the namespaces are made and cannot be unmade.
+    /// A part of the namespaces exists and cannot be removed.
     Failed,
 }
 
@@ -54,7 +54,7 @@ impl Pod {
             Self::Failed => return Err(Failure::OpenFailed),
         }
         for (name, value) in &request.sysctls {
-            // Checked before anything is made: a typing error must not use up the monitor.
+            // Checked before anything is made: a typing error must not make the monitor useless.
             sysctl::check(name, value)?;
         }
         let Self::Fresh(left) = std::mem::replace(self, Self::Failed) else {
@@ -80,7 +80,7 @@ impl Pod {
         }
     }
 
-    /// A new netlink socket in the pod's network, and the network's namespace.
+    /// A new netlink socket in the pod's network, and the network namespace.
     pub(crate) fn network(&self) -> Result<PodNetwork, Failure> {
         self.must_be_open()?;
         match self {
@@ -104,7 +104,7 @@ impl Pod {
         self.pod_init().map(|init| init.pidfd.as_fd())
     }
 
-    /// What its containers get from it.
+    /// The parts that its containers get from it.
     pub(crate) fn context(&self) -> PodContext<'_> {
         match self {
             Self::Open(open) => PodContext {
@@ -120,7 +120,7 @@ impl Pod {
         self.pod_init().map(|init| init.pid)
     }
 
-    /// Whether that was the pod's init.
+    /// Returns whether that was the pod's init.
     pub(crate) fn init_ended(&mut self, pid: i32) -> bool {
         let was_it = self.init_pid() == Some(pid);
         if was_it && let Self::Open(open) = self {
@@ -129,7 +129,7 @@ impl Pod {
         was_it
     }
 
-    /// Unmounts the host's root, which the pod has left. A pod that cannot starts no container.
+    /// Unmounts the host's root, which the pod has left. If that fails, the pod starts no container.
     pub(crate) fn leave_host(&mut self) {
         let Self::Open(open) = self else { return };
         if std::mem::take(&mut open.host_mounted) && pod_root::leave_host().is_err() {
@@ -144,12 +144,12 @@ impl Pod {
     }
 }
 
-/// The order matters: what needs the host's root comes before the pod has its own, what belongs to
-/// a namespace comes after that is made.
+/// The order matters: steps that need the host's root come before the pod has its own, and steps inside a
+/// namespace come after it is made.
 fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
     join_cgroup(request.cgroup_v2.as_ref(), &request.cgroup_v1_tasks)?;
     let left = match left {
-        // What it makes inside of a user namespace takes the host's /proc in sight.
+        // Inside a user namespace, making it requires the host's /proc to be visible.
         Some(left) if !request.ipc || request.user.is_some() => {
             left.go_back()?;
             None
@@ -182,7 +182,7 @@ fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
     Ok(Open { exits: request.exits, netns, init, user, proc, host_mounted })
 }
 
-/// In the namespaces that the caller is in. `proc`: the host's.
+/// Sets name and sysctls in the caller's namespaces. `proc` is the host's.
 fn name_and_settings(request: &OpenPod, proc: Option<&OwnedFd>) -> Result<(), Failure> {
     if let Some(hostname) = &request.hostname {
         rustix::system::sethostname(hostname.as_bytes()).map_err(failed("set the host name"))?;
@@ -190,8 +190,8 @@ fn name_and_settings(request: &OpenPod, proc: Option<&OwnedFd>) -> Result<(), Fa
     Ok(sysctl::apply(&request.sysctls, proc)?)
 }
 
-/// Moves the monitor into the pod's cgroup. On v1 by way of `tasks`: for a thread that moves itself the kernel
-/// skips the global lock that `cgroup.procs` takes, and the monitor has one thread only.
+/// Moves the monitor into the pod's cgroup. On v1 through `tasks`: for a thread that moves itself the kernel
+/// then skips the global lock that `cgroup.procs` takes, and the monitor has only one thread.
 fn join_cgroup(v2: Option<&OwnedFd>, v1_tasks: &[OwnedFd]) -> Result<(), Failure> {
     for tasks in v1_tasks {
         rustix::io::write(tasks, b"0").map_err(failed("join a v1 cgroup"))?;

@@ -1,4 +1,4 @@
-//! The namespaces that containers inherit, and the ways into them.
+//! The namespaces that containers inherit, and the descriptors for them.
 
 use crisp_executor::run::inside::Inside;
 use crisp_executor::run::pod_root;
@@ -17,7 +17,7 @@ use crate::sys;
 
 const MAKE: &str = "make the pod's namespaces";
 
-/// `network`: one that is ready.
+/// `network` is a prepared one.
 pub(super) fn unshare(request: &OpenPod, network: Option<&OwnedFd>) -> Result<(), Failure> {
     let mut flags = UnshareFlags::NEWNS | of_pod(request);
     if let Some(network) = network.filter(|_| request.network) {
@@ -35,9 +35,8 @@ fn of_pod(request: &OpenPod) -> UnshareFlags {
     flags
 }
 
-/// Makes a user namespace, and from inside of it the namespaces that are to belong to it; this process joins
-/// those, but stays in the host's user namespace. Then `settings` are made inside too, where the kernel takes
-/// them.
+/// Makes a user namespace, and inside it the namespaces that it owns; this process joins those, but stays in
+/// the host's user namespace. Then `settings` are made inside too, where the kernel accepts them.
 pub(super) fn unshare_inside(
     mappings: &IdMappings,
     request: &OpenPod,
@@ -57,7 +56,7 @@ pub(super) fn unshare_inside(
     Ok(user)
 }
 
-/// The network namespace that this process is in.
+/// The network namespace of this process.
 pub(super) fn own_network(proc: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
     let action = "open thread-self/ns/net of /proc";
     let proc = proc.ok_or(Errno::NOENT).map_err(failed(action))?;
@@ -65,27 +64,27 @@ pub(super) fn own_network(proc: Option<&OwnedFd>) -> Result<OwnedFd, Failure> {
         .map_err(failed(action))
 }
 
-/// A socket stays in the namespace in which it was made, also when another process uses it.
+/// A socket stays in the namespace in which it was made, even if another process uses it.
 pub(super) fn netlink() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     // Protocol 0 of this family is NETLINK_ROUTE.
     socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)
 }
 
-/// The host's /proc. None where something else is mounted there.
+/// The host's /proc. None if another file system is mounted there.
 pub(super) fn host_proc() -> Option<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc = open(c"/proc", flags, Mode::empty()).ok()?;
     fstatfs(&proc).is_ok_and(|stat| stat.f_type == PROC_SUPER_MAGIC).then_some(proc)
 }
 
-/// A detached copy of the host's shared memory. A host without any leaves the pod its own.
+/// A detached copy of the host's shared memory. If the host has none, the pod has its own.
 pub(super) fn host_shm() -> Option<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     open_tree(CWD, c"/dev/shm", flags).ok()
 }
 
-/// Puts it where the pod's own would be.
+/// Mounts it at the path of the pod's own.
 pub(super) fn attach_shm(shm: &OwnedFd) -> Result<(), Failure> {
     move_mount(shm, c"", CWD, pod_root::SHM, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .map_err(failed("attach the host's shared memory"))

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use super::Pod;
 
 impl Pod {
-    /// Best effort: the monitor itself knows the exit as long as it lives.
+    /// Best effort: the monitor itself has the exit as long as it lives.
     pub(crate) fn note_exit(&self, record: &ExitRecord) {
         if let Self::Open(open) = self
             && let Err(errno) = write(&open.exits, record)
@@ -28,7 +28,7 @@ impl Pod {
     }
 }
 
-/// Whole or not at all, by renaming.
+/// Writes the file atomically, by renaming.
 fn write(folder: &OwnedFd, record: &ExitRecord) -> Result<(), Errno> {
     let name = ExitRecord::file_name(&record.container);
     let draft = format!(".{name}");

@@ -1,4 +1,4 @@
-//! Bytes of bodies: postcard, read so that fields can be added at the end.
+//! Encodes bodies with postcard so that fields can be added at the end.
 
 use postcard::de_flavors::Flavor;
 use postcard::{Deserializer, Error};
@@ -12,19 +12,19 @@ pub(super) fn to_bytes(body: &impl Serialize) -> Result<Vec<u8>, EncodeError> {
     postcard::to_allocvec(body).map_err(|error| EncodeError::Format { reason: error.to_string() })
 }
 
-/// Reads a body of this or any other release: fields that it lacks at its end are zero (false, none,
-/// empty), fields that it has more are left out.
+/// Reads a body of this or any other release: missing fields at its end are zero (false, none, empty),
+/// additional fields are ignored.
 pub(super) fn from_bytes<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
     T::deserialize(&mut Deserializer::from_flavor(Extended { bytes, zeros: ZEROS }))
         .map_err(|error| Malformed { reason: error.to_string() })
 }
 
-/// Most zeros that stand for missing fields. A length that promises more elements than there are
-/// bytes must not read zeros for ever.
+/// Limit for zeros that stand for missing fields. A length that promises more elements than there are bytes
+/// must not read zeros forever.
 const ZEROS: u8 = 64;
 
-/// The bytes of a body and then zeros, which are only handed out one by one: text that is cut in
-/// its middle is still an error.
+/// The bytes of a body followed by zeros, which are only returned one by one: text that is cut in its middle
+/// is still an error.
 struct Extended<'a> {
     bytes: &'a [u8],
     zeros: u8,

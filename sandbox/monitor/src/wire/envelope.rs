@@ -5,16 +5,16 @@
 //!  | version | kind | status | op   | descriptors | id        |  little-endian
 //! ```
 
-/// The newest protocol that this build speaks. The crate's page says when it goes up.
+/// The newest protocol of this build. The crate's page explains when it increases.
 pub const PROTOCOL: u16 = 3;
 
 /// An operation. Numbers are never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
 pub enum Op {
-    /// Asks for the [`Greeting`](super::response::Greeting).
+    /// Requests the [`Greeting`](super::response::Greeting).
     Hello = 1,
-    /// Asks for all containers: [`PodReport`](super::response::PodReport).
+    /// Requests all containers: [`PodReport`](super::response::PodReport).
     Report = 2,
     /// [`Signal`](super::request::Signal).
     Signal = 3,
@@ -24,7 +24,7 @@ pub enum Op {
     Event = 5,
     /// [`OpenPod`](super::request::OpenPod).
     OpenPod = 32,
-    /// Asks for the pod's [`PodNetwork`](super::response::PodNetwork).
+    /// Requests the pod's [`PodNetwork`](super::response::PodNetwork).
     Network = 33,
     /// [`StartRequest`](super::request::StartRequest).
     Start = 34,
@@ -73,13 +73,13 @@ impl Op {
         Self::SignalExec,
     ];
 
-    /// The operation of that number, if this build knows it.
+    /// The operation with that number, if this build knows it.
     #[must_use]
     pub fn from_number(number: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|op| *op as u16 == number)
     }
 
-    /// As errors name it.
+    /// The name in errors.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -104,7 +104,7 @@ impl Op {
     }
 }
 
-/// Which way a message goes and why.
+/// The direction and the purpose of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -123,13 +123,14 @@ pub struct Header {
     pub failed: bool,
     /// The number of an [`Op`], perhaps one that this build does not know.
     pub op: u16,
-    /// How many descriptors were sent. When fewer arrive, the receiver has no room for more open files.
+    /// The number of descriptors that were sent. If fewer arrive, the receiver's limit of open files is
+    /// reached.
     pub descriptors: u16,
     /// Chosen by the client, repeated in the response; 0 in events.
     pub id: u64,
 }
 
-/// Bytes that are no header.
+/// Bytes that are not a header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a message of {len} bytes without a valid header")]
 pub struct MalformedHeader {
@@ -152,7 +153,7 @@ impl Header {
         Self { kind: Kind::Response, failed, descriptors: 0, ..*self }
     }
 
-    /// A message that the monitor sends by itself.
+    /// A message without a request.
     #[must_use]
     pub fn event() -> Self {
         Self {
@@ -165,7 +166,7 @@ impl Header {
         }
     }
 
-    /// As sent.
+    /// The bytes of the header.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];

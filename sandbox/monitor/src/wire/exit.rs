@@ -1,11 +1,11 @@
-//! How a process ended, and the file that says so when even the monitor is gone.
+//! The exit status of a process, and the file that keeps it when the monitor is gone.
 
 use std::fmt;
 
 use crisp_executor::ids::ContainerId;
 use serde::{Deserialize, Serialize};
 
-/// How a process ended.
+/// The exit status of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
     /// It ended by itself.
@@ -15,7 +15,7 @@ pub enum ExitStatus {
 }
 
 impl ExitStatus {
-    /// The number that people and CRI clients see: 128 + n for signal n.
+    /// The number for people and CRI clients: 128 + n for signal n.
     #[must_use]
     pub fn code(self) -> i32 {
         match self {
@@ -24,7 +24,7 @@ impl ExitStatus {
         }
     }
 
-    /// The signal that ended it, if one did.
+    /// The signal that ended it, if there was one.
     #[must_use]
     pub fn signal(self) -> Option<u8> {
         match self {
@@ -47,7 +47,7 @@ impl fmt::Display for ExitStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     pub status: ExitStatus,
-    /// The kernel killed something in its cgroup for lack of memory.
+    /// The kernel killed a process in its cgroup for lack of memory.
     pub oom: bool,
     /// Nanoseconds since 1970.
     pub finished_at_ns: i64,
@@ -62,7 +62,7 @@ pub struct ExitRecord {
     pub exit: Exit,
 }
 
-/// Why a file is no exit record.
+/// The reason why a file is not an exit record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not an exit record: {text:?}")]
 pub struct BadRecord {
@@ -70,7 +70,7 @@ pub struct BadRecord {
 }
 
 impl ExitRecord {
-    /// Where the exit of `container` is noted, in the folder given at [`OpenPod`](super::request::OpenPod).
+    /// The file for the exit of `container`, in the folder of [`OpenPod`](super::request::OpenPod).
     #[must_use]
     pub fn file_name(container: &ContainerId) -> String {
         format!("exit-{container}")
@@ -88,10 +88,10 @@ impl ExitRecord {
         format!("1 {container} {pid} {how} {number} {oom} {started_at_ns} {finished_at_ns}\n")
     }
 
-    /// Reads what [`to_text`](Self::to_text) wrote.
+    /// Parses the output of [`to_text`](Self::to_text).
     ///
     /// # Errors
-    /// [`BadRecord`] for anything else, also for a record cut short.
+    /// [`BadRecord`] for any other text, including a truncated record.
     pub fn parse(text: &str) -> Result<Self, BadRecord> {
         Self::fields(text).ok_or_else(|| BadRecord { text: text.chars().take(200).collect() })
     }

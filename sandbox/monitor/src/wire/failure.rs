@@ -1,4 +1,4 @@
-//! Why a monitor refused a request, or failed at it.
+//! The reason why a request to a monitor was refused or failed.
 
 use crisp_executor::run::StageError;
 use crisp_executor::run::sysctl::SysctlError;
@@ -73,7 +73,7 @@ impl Failure {
         codec::to_bytes(self)
     }
 
-    /// Reads what [`encode`](Self::encode) wrote.
+    /// Decodes the output of [`encode`](Self::encode).
     ///
     /// # Errors
     /// [`Malformed`], also for a failure that only a newer monitor knows.

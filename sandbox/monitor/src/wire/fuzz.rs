@@ -1,4 +1,4 @@
-//! One way into every parser of this module, for fuzz targets.
+//! One entry point to every parser of this module, for fuzz targets.
 
 use crisp_executor::plan::Plan;
 
@@ -9,7 +9,7 @@ use super::request::{
 use super::response::{Event, Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
 use super::{ExitRecord, Failure, Header, Message, Op, Request, Response, plan};
 
-/// Reads `bytes` as everything that they could be: a message of each kind, a plan, an exit record.
+/// Parses `bytes` as everything that they could be: a message of each kind, a plan, an exit record.
 pub fn fuzz_packet(bytes: &[u8]) {
     let _ = plan::from_bytes::<Plan>(bytes);
     let _ = plan::from_bytes::<plan::Exec>(bytes);

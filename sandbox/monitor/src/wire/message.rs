@@ -1,4 +1,4 @@
-//! A body with its descriptors, and how types become one.
+//! A body with its descriptors, and the conversion of types to one.
 
 use rustix::fd::OwnedFd;
 use serde::Serialize;
@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::{EncodeError, Failure, Malformed, Op, codec};
 
-/// What follows the header: bytes, and the descriptors that travel with them.
+/// The part after the header: bytes, and the descriptors that are sent with them.
 #[derive(Debug, Default)]
 pub struct Message {
     pub body: Vec<u8>,
@@ -18,13 +18,13 @@ pub trait Request: Sized {
     const OP: Op;
     type Response: Response;
 
-    /// Writes it for a monitor that reads `protocol`, which is never above [`PROTOCOL`](super::PROTOCOL).
+    /// Encodes it for a monitor that reads `protocol`, which is never above [`PROTOCOL`](super::PROTOCOL).
     ///
     /// # Errors
     /// [`EncodeError::Unsupported`] when that protocol cannot express it.
     fn encode(self, protocol: u16) -> Result<Message, EncodeError>;
 
-    /// Reads what [`encode`](Self::encode) wrote for `protocol`.
+    /// Decodes the output of [`encode`](Self::encode) for `protocol`.
     ///
     /// # Errors
     /// [`Failure::Malformed`]; [`Failure::Version`] for a protocol whose form is no longer read.
@@ -33,13 +33,13 @@ pub trait Request: Sized {
 
 /// The response to one kind of request.
 pub trait Response: Sized {
-    /// Writes it. Every protocol so far has the same form.
+    /// Encodes it. The form is the same in every protocol so far.
     ///
     /// # Errors
     /// [`EncodeError`].
     fn encode(self) -> Result<Message, EncodeError>;
 
-    /// Reads what [`encode`](Self::encode) wrote.
+    /// Decodes the output of [`encode`](Self::encode).
     ///
     /// # Errors
     /// [`Malformed`].
@@ -68,7 +68,7 @@ impl Message {
         Ok(Self { body: codec::to_bytes(body)?, fds })
     }
 
-    /// The body, and the descriptors to be taken in their order.
+    /// The body, and the descriptors in their order.
     pub(super) fn open<T: DeserializeOwned>(self) -> Result<(T, Descriptors), Malformed> {
         Ok((codec::from_bytes(&self.body)?, Descriptors(self.fds.into_iter())))
     }

@@ -3,23 +3,23 @@
 //! A pod lives for months, its server for days: either side may be older. The rules:
 //!
 //! - **The header** ([`Header`]) never changes.
-//! - **The greeting names the monitor's protocol**; the server then writes in the older of that and
-//!   its own. [`Op::Hello`], [`Op::Report`], [`Op::Signal`] and [`Op::Shutdown`] are served to any
-//!   client, also to one that speaks a newer protocol only.
-//! - **Bodies only grow at their end**, by fields whose zero (false, none, empty) means what the older
-//!   side does anyway: it leaves them out, and a newer reader finds zeros where an older writer wrote
-//!   nothing. So all operations work in both directions, in all protocols. Elements of lists and
-//!   variants of enums cannot grow; variants are only added at the end of an enum.
-//! - **Plans** name their fields (MessagePack): types of the executor grow anywhere, with
-//!   `#[serde(default)]`. A monitor leaves out what it does not know, so that the author of a field
-//!   decides what an older one may leave out; what it must not (a plan that would then confine less
-//!   than asked) is refused on the server's side, by name: [`EncodeError::Unsupported`]. Protocol 1
-//!   is written by `v1.rs`, which does not compile until an added field is decided there.
-//! - An older server cannot start or exec in a pod whose monitor is newer ([`Failure::Version`]);
-//!   everything else it can.
+//! - **The greeting names the monitor's protocol**; the server then writes in the older of that and its own.
+//!   [`Op::Hello`], [`Op::Report`], [`Op::Signal`] and [`Op::Shutdown`] are served to any client, also to one
+//!   with only a newer protocol.
+//! - **Bodies only grow at their end**, by fields whose zero (false, none, empty) means the behaviour of the
+//!   older side: it ignores them, and a newer reader reads zeros where an older writer wrote nothing. So all
+//!   operations work in both directions, in all protocols. Elements of lists and variants of enums cannot grow;
+//!   variants are only added at the end of an enum.
+//! - **Plans** name their fields (MessagePack): types of the executor may grow anywhere, with
+//!   `#[serde(default)]`. A monitor ignores unknown fields, so the author of a field decides whether an older
+//!   monitor may ignore it; if it must not (because the plan would then confine less than requested), the
+//!   server refuses the request by name: [`EncodeError::Unsupported`]. Protocol 1 is written by `v1.rs`, which
+//!   does not compile until a new field is decided there.
+//! - An older server cannot start or exec in a pod with a newer monitor ([`Failure::Version`]); all other
+//!   operations work.
 //!
-//! [`PROTOCOL`] goes up when a request must not reach an older reader as it is. The bytes of protocol
-//! 1 are recorded in the tests.
+//! [`PROTOCOL`] increases when a request must not reach an older reader unchanged. The bytes of protocol 1
+//! are recorded in the tests.
 
 mod codec;
 mod envelope;

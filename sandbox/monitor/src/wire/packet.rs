@@ -1,4 +1,4 @@
-//! Moves messages with their descriptors over a SOCK_SEQPACKET socket. Never blocks.
+//! Sends messages with their descriptors over a SOCK_SEQPACKET socket. Never blocks.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -14,21 +14,22 @@ use super::{Header, MalformedHeader};
 
 /// SCM_MAX_FD of the kernel.
 pub const MAX_DESCRIPTORS: usize = 253;
-/// Longest body. Below the smallest default socket buffer (208 KiB), so that a message can always go out.
+/// Limit for a body. Below the smallest default socket buffer (208 KiB), so that a message can always be
+/// sent.
 pub const MAX_BODY: usize = 160 * 1024;
 
 const CONTROL: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
-/// A message that arrived.
+/// A received message.
 #[derive(Debug)]
 pub struct Packet {
     pub header: Header,
     pub body: Vec<u8>,
-    /// May be fewer than `header.descriptors`.
+    /// May have fewer than `header.descriptors`.
     pub fds: Vec<OwnedFd>,
 }
 
-/// Why no message arrived.
+/// The reason why no message was received.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
     #[error("the other side closed the connection")]
@@ -41,7 +42,7 @@ pub enum ReceiveError {
     System(Errno),
 }
 
-/// Sends one message whole, or nothing.
+/// Sends one message completely, or nothing.
 ///
 /// # Errors
 /// `AGAIN` when the socket is full; `INVAL` for more than [`MAX_DESCRIPTORS`]; others as `sendmsg`.
@@ -65,13 +66,13 @@ pub fn send(socket: impl AsFd, header: Header, body: &[u8], fds: &[BorrowedFd<'_
     }
 }
 
-/// Takes the next message, if there is one.
+/// Receives the next message, if there is one.
 ///
 /// # Errors
-/// [`ReceiveError`]; all but a malformed message mean that the connection is of no more use.
+/// [`ReceiveError`]; all except a malformed message mean that the connection cannot be used any more.
 pub fn receive(socket: impl AsFd) -> Result<Option<Packet>, ReceiveError> {
     let socket = socket.as_fd();
-    // Asks for the length first: a buffer for the longest message would be most of a monitor's memory.
+    // Requests the length first: a buffer for the longest message would be most of a monitor's memory.
     let peek = RecvFlags::PEEK | RecvFlags::TRUNC | RecvFlags::DONTWAIT;
     let len = match recv(socket, &mut [0u8; 0][..], peek) {
         Ok((_, 0)) => return Err(ReceiveError::Closed),

@@ -1,8 +1,7 @@
-//! Plans on their way to a monitor: bytes in the message's body, or in a memfd when they outgrow it.
+//! Plans in messages to a monitor: bytes in the message's body, or in a memfd when they are too large for it.
 //!
-//! Protocol 2 writes MessagePack with field names: a reader leaves out fields that it does not know,
-//! and takes the default for those that are missing. Protocol 3 has the plan in the body. Protocol 1 is
-//! [`v1`](super::v1).
+//! Protocol 2 writes MessagePack with field names: a reader ignores unknown fields, and uses the default for
+//! missing ones. Protocol 3 has the plan in the body. Protocol 1 is [`v1`](super::v1).
 
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
 use rustix::fd::OwnedFd;
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::message::Descriptors;
 use super::{EncodeError, Failure, Malformed, PROTOCOL, codec, v1};
 
-/// The first protocol with the form that [`to_bytes`] writes.
+/// The first protocol with the form of [`to_bytes`].
 const NAMED_FIELDS: u16 = 2;
 /// The first protocol with plans in the body.
 const IN_BODY: u16 = 3;
@@ -38,7 +37,7 @@ impl Encoded {
         in_memory(name, &bytes).map(Self::Memory)
     }
 
-    /// What a body has of it, and the message's first descriptor.
+    /// Its part in a body, and the message's first descriptor.
     pub(super) fn split(self) -> (Vec<u8>, Option<OwnedFd>) {
         match self {
             Self::Body(bytes) => (bytes, None),
@@ -127,7 +126,7 @@ fn in_memory(name: &std::ffi::CStr, bytes: &[u8]) -> Result<OwnedFd, EncodeError
     fill().map_err(|errno| EncodeError::Memory { errno })
 }
 
-/// All that a memfd holds.
+/// The whole content of a memfd.
 fn read_whole(file: &OwnedFd) -> Result<Vec<u8>, Failure> {
     let failed =
         |errno: Errno| Failure::System { action: "read the plan".to_owned(), errno: errno.raw_os_error() };

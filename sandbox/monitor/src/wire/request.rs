@@ -1,8 +1,7 @@
-//! Requests. The server fills them in and the monitor reads them: the same types on both sides,
-//! descriptors included.
+//! Requests. The server writes them and the monitor reads them: the same types on both sides, including
+//! descriptors.
 //!
-//! On the wire a body says which descriptors come with it, and they follow in the order of the
-//! fields here.
+//! On the wire a body tells which descriptors come with it; they follow in the order of the fields here.
 
 use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::{CgroupJoin, Plan, Process};
@@ -15,26 +14,26 @@ use super::plan::Encoded;
 use super::response::{Greeting, PodNetwork, PodOpened, PodReport, Started, StdinOpened};
 use super::{EncodeError, Failure, Op, plan};
 
-/// Asks for [`Greeting`].
+/// Requests [`Greeting`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello;
 
-/// Asks for [`PodReport`].
+/// Requests [`PodReport`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report;
 
-/// Asks for [`PodNetwork`].
+/// Requests [`PodNetwork`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network;
 
 /// Makes a fresh monitor a pod. Once per monitor.
 #[derive(Debug)]
 pub struct OpenPod {
-    /// A UTS namespace of its own with this name. None: the host's.
+    /// Its own UTS namespace with this name. None for the host's.
     pub hostname: Option<String>,
-    /// A network namespace of its own.
+    /// Its own network namespace.
     pub network: bool,
-    /// An IPC namespace and shared memory of its own; else the host's.
+    /// Its own IPC namespace and shared memory; else the host's.
     pub ipc: bool,
     /// A PID namespace that containers can share ([`PidNamespace::Pod`](crisp_executor::plan::PidNamespace)).
     pub shared_pid: bool,
@@ -44,13 +43,13 @@ pub struct OpenPod {
     pub shm_bytes: u64,
     /// The folder for exit records.
     pub exits: OwnedFd,
-    /// Folder of the v2 cgroup that the monitor joins, where it was not born in it.
+    /// Folder of the v2 cgroup that the monitor joins, if it was not started in it.
     pub cgroup_v2: Option<OwnedFd>,
     /// `tasks` files, open for writing, of the v1 cgroups that the monitor joins.
     pub cgroup_v1_tasks: Vec<OwnedFd>,
-    /// A user namespace of its own, to which its other namespaces belong. None: the host's. It needs an IPC
-    /// namespace of its own. A monitor that does not know the field is never asked: each is opened by a server
-    /// of its own build.
+    /// Its own user namespace, which owns its other namespaces. None for the host's. It requires its own IPC
+    /// namespace. A monitor that does not know the field never gets it: each pod is opened by a server of the
+    /// same build.
     pub user: Option<IdMappings>,
 }
 
@@ -63,16 +62,16 @@ pub struct StartRequest {
     pub log: Option<OwnedFd>,
     /// The plan's descriptors.
     pub fds: Vec<OwnedFd>,
-    /// Keep stdin open for [`OpenStdin`]; else it is a null device.
+    /// Keep stdin open for [`OpenStdin`]; otherwise it is a null device.
     pub stdin: bool,
-    /// The first client of [`OpenStdin`] gets the only writing end: stdin ends with that client,
-    /// however it ends. Without effect for a terminal. Monitors of protocol 1 keep stdin open.
+    /// The first client of [`OpenStdin`] gets the only writing end: stdin ends when that client does, in any
+    /// way. Has no effect for a terminal. Monitors of protocol 1 keep stdin open.
     pub stdin_once: bool,
-    /// For a process with a terminal; set once the terminal exists, which the process may outrun.
+    /// For a process with a terminal; set once the terminal exists, and perhaps after the process has begun.
     pub size: Option<WindowSize>,
 }
 
-/// Starts a further process in a container. When the connection closes it is ended, as `grace_ms` says.
+/// Starts an additional process in a container. When the connection closes it is ended as `grace_ms` says.
 #[derive(Debug)]
 pub struct ExecRequest {
     /// Chosen by the client, unique on its connection while the process lives.
@@ -80,19 +79,19 @@ pub struct ExecRequest {
     pub container: ContainerId,
     pub process: Process,
     pub cgroup: CgroupJoin,
-    /// None: a null device.
+    /// None for a null device.
     pub stdin: Option<OwnedFd>,
     pub stdout: Option<OwnedFd>,
     pub stderr: Option<OwnedFd>,
     /// The descriptors of `cgroup`.
     pub fds: Vec<OwnedFd>,
-    /// For a process with a terminal; set once the terminal exists, which the process may outrun.
+    /// For a process with a terminal; set once the terminal exists, and perhaps after the process has begun.
     pub size: Option<WindowSize>,
-    /// How long after the connection's end it lives on. Its process group gets SIGHUP then, and at the end of
-    /// that time all processes in its cgroup, where that is v2, are killed. 0: at once, without SIGHUP.
+    /// How long it may live after the connection's end. Its process group gets SIGHUP then, and after this
+    /// time all processes in its cgroup, if that is v2, are killed. 0: at once, without SIGHUP.
     pub grace_ms: u32,
-    /// The response may come with the end of the process, or some milliseconds after its start. Older monitors
-    /// respond at its start.
+    /// The response may come with the end of the process, or some milliseconds after its start. Older
+    /// monitors respond at its start.
     pub late_response: bool,
 }
 
@@ -121,8 +120,8 @@ pub struct Signal {
     pub all: bool,
 }
 
-/// Ends the monitor. Refused while containers run, unless forced: then they are killed first.
-/// The response comes when nothing runs any more; then the connection closes.
+/// Ends the monitor. Refused while containers run, unless forced: then they are killed first. The response
+/// comes when nothing runs; then the connection closes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shutdown {
     pub force: bool,
@@ -142,7 +141,7 @@ pub struct SignalExec {
     pub signal: i32,
 }
 
-/// Gives a container another log file. What was read before goes to the old one.
+/// Gives a container another log file. Output that was read before is written to the old one.
 #[derive(Debug)]
 pub struct ReopenLog {
     pub container: ContainerId,
@@ -163,22 +162,22 @@ pub struct Resize {
     pub size: WindowSize,
 }
 
-/// Asks for the writing end of the container's stdin, or for its terminal. Several clients may have
-/// one, but see [`StartRequest::stdin_once`].
+/// Requests the writing end of the container's stdin, or its terminal. Several clients may have one, but see
+/// [`StartRequest::stdin_once`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenStdin {
     pub container: ContainerId,
 }
 
-/// Closes the monitor's own end: the container reads end-of-file when no client holds another.
+/// Closes the monitor's own end: the container reads end-of-file when no client has another.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CloseStdin {
     pub container: ContainerId,
 }
 
-/// Copies the container's output, from now on, also to the given pipes, beside those of earlier
-/// clients. A pipe that is full is closed: the log has all output, and a slow reader must not stop the
-/// container. Older monitors drop what does not fit instead.
+/// Also copies the container's output from now on to the given pipes, in addition to those of earlier
+/// clients. A full pipe is closed: the log has all output, and a slow reader must not stop the container.
+/// Older monitors drop the excess output instead.
 #[derive(Debug)]
 pub struct Attach {
     pub container: ContainerId,

@@ -1,5 +1,5 @@
-//! Responses and events. The monitor fills them in and the server reads them: the same types on
-//! both sides, descriptors included.
+//! Responses and events. The monitor writes them and the server reads them: the same types on both sides,
+//! including descriptors.
 
 use crisp_executor::ids::{ContainerId, PodId};
 use crisp_executor::run::StageError;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::message::{Descriptors, Message, Response};
 use super::{EncodeError, Exit, ExitStatus, Malformed, codec};
 
-/// What a monitor says of itself.
+/// The properties of a monitor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Greeting {
-    /// The newest protocol that it speaks; it also speaks all older ones, but for plans.
+    /// The newest protocol that it supports; it also supports all older ones, except for plans.
     pub protocol: u16,
     /// Version of the monitor's crate.
     pub build: String,
@@ -21,7 +21,7 @@ pub struct Greeting {
     pub opened: bool,
 }
 
-/// All that a monitor knows of its pod.
+/// The state of a monitor's pod.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodReport {
     pub opened: bool,
@@ -43,8 +43,8 @@ pub struct ContainerReport {
     pub log: LogReport,
 }
 
-/// How far a container is. `Starting` goes to `Running` or, failed, out of the report; `Running`
-/// to `Exited`; `Exited` out of it by [`Forget`](super::request::Forget).
+/// The state of a container. `Starting` becomes `Running` or, after a failure, leaves the report; `Running`
+/// becomes `Exited`; `Exited` leaves it by [`Forget`](super::request::Forget).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ContainerState {
     Starting,
@@ -52,7 +52,7 @@ pub enum ContainerState {
     Exited(Exit),
 }
 
-/// What became of a container's output.
+/// The state of a container's log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogReport {
     /// Bytes of output, without the log's own prefixes, written to the log file.
@@ -68,15 +68,15 @@ pub struct LogReport {
 /// The pod is open.
 #[derive(Debug)]
 pub struct PodOpened {
-    /// The monitor's.
+    /// The process id of the monitor.
     pub pid: i32,
     /// The first process of the shared PID namespace.
     pub init: Option<i32>,
-    /// For a pod with a network of its own.
+    /// For a pod with its own network.
     pub network: Option<PodNetwork>,
 }
 
-/// The way into a pod's network.
+/// The descriptors of a pod's network.
 #[derive(Debug)]
 pub struct PodNetwork {
     /// A route netlink socket that was opened inside.
@@ -92,11 +92,11 @@ pub struct Started {
     pub pid: i32,
     /// Nanoseconds since 1970.
     pub started_at_ns: i64,
-    /// What this host did not allow as asked; the executor came as close as it could.
+    /// Settings that this host did not allow as requested; the executor came as close as it could.
     pub notes: Vec<StageError>,
-    /// An exec's terminal, when it was given one.
+    /// An exec's terminal, if it has one.
     pub terminal: Option<OwnedFd>,
-    /// How an exec whose response was to be late has ended, if that is known: no event says it then.
+    /// The end of an exec whose response was delayed, if it is known: then there is no event for it.
     pub ended: Option<ExitStatus>,
 }
 
@@ -107,15 +107,15 @@ pub struct StdinOpened {
     pub stdin: OwnedFd,
 }
 
-/// What the monitor reports by itself. Variants are only added at the end; a server drops those
-/// that it does not know.
+/// An event that the monitor reports itself. Variants are only added at the end; a server drops those that it
+/// does not know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// A container ended and its log is complete, unless the log file cannot be written.
     Exited { container: ContainerId, pid: i32, started_at_ns: i64, exit: Exit },
     /// An exec of this connection ended.
     ExecExited { exec: u64, container: ContainerId, status: ExitStatus, finished_at_ns: i64 },
-    /// The first process of the shared PID namespace ended, and with it every container in there.
+    /// The first process of the shared PID namespace ended, and with it every container in that namespace.
     InitExited { status: ExitStatus },
     /// Writing a container's log failed; it is tried again while the container waits.
     LogFailing { container: ContainerId, errno: i32 },
@@ -208,7 +208,7 @@ impl Event {
         codec::to_bytes(self)
     }
 
-    /// Reads what [`encode`](Self::encode) wrote.
+    /// Decodes the output of [`encode`](Self::encode).
     ///
     /// # Errors
     /// [`Malformed`], also for an event that only a newer monitor knows.

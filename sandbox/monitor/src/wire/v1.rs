@@ -1,8 +1,8 @@
-//! Plans as protocol 1 has them: postcard without names, so that the order of the fields is the
-//! format. Frozen: this is what monitors of that protocol, which live as long as their pods, read.
+//! Plans of protocol 1: postcard without names, so that the order of the fields is the format. Frozen:
+//! monitors of that protocol, which live as long as their pods, read this.
 //!
-//! The conversions name every field of today's types: a change that adds one decides here
-//! whether a container of such a monitor may do without it, or is refused with [`EncodeError::Unsupported`].
+//! The conversions name every field of today's types: a change that adds one must decide here whether a
+//! container of such a monitor may do without it, or is refused with [`EncodeError::Unsupported`].
 
 use std::ffi::CString;
 

@@ -5,7 +5,6 @@
 //! host ports are free), and [`Builtin::reap`] deletes the interfaces of all detached pods. Until then a
 //! pod's address stays in use and its record stays, marked as detached: a server that is killed in between
 //! finds the interface and holds no port.
-//! killed in between finds the interface and holds no port.
 
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -18,8 +17,8 @@ use super::{Builtin, route_socket};
 use crate::network::netlink::{delete_group, delete_link, retire_link};
 use crate::network::{NetlinkError, NetworkError};
 
-/// Interfaces of pods detached within this time are deleted together. A pod whose namespace is gone by then was deleted
-/// with it, by the kernel.
+/// Interfaces of pods that are detached within this time are deleted together. If a pod's namespace is gone
+/// by then, the kernel has deleted the interface with it.
 const GATHER: Duration = Duration::from_millis(100);
 
 impl Builtin {

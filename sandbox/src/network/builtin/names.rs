@@ -22,9 +22,9 @@ impl Builtin {
     /// Pods in the client's own namespace take precedence. From other namespaces, `NAME.NAMESPACE` resolves
     /// to a pod, and so does a name without a dot that exists in only one namespace; a name with a dot is
     /// otherwise a name of the Internet.
-    pub(in crate::network) fn resolve(&self, name: &str, asker: IpAddr) -> Option<Vec<IpAddr>> {
+    pub(in crate::network) fn resolve(&self, name: &str, client: IpAddr) -> Option<Vec<IpAddr>> {
         let state = self.state();
-        let namespace = state.pods.values().find(|record| record.has_address(asker)).map(|r| &r.namespace);
+        let namespace = state.pods.values().find(|record| record.has_address(client)).map(|r| &r.namespace);
         let named = |record: &&BuiltinRecord| has_name(record, name);
         let mut found: Vec<&BuiltinRecord> =
             state.pods.values().filter(|record| Some(&record.namespace) == namespace).filter(named).collect();

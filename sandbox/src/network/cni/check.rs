@@ -10,7 +10,7 @@ use crate::network::NetworkError;
 impl Cni {
     /// Calls the plugins of the pod's networks. Stops at the first error.
     pub(in crate::network) async fn check(&self, pod: &PodId) -> Result<(), NetworkError> {
-        let Some(record) = self.known().get(pod).cloned() else { return Ok(()) };
+        let Some(record) = self.records().get(pod).cloned() else { return Ok(()) };
         for joined in record.joined() {
             let network = &joined.network;
             let Some(result) = &joined.result else { continue };

@@ -40,7 +40,7 @@ impl Cni {
     }
 
     fn attachments_of(&self, network: &NetworkList) -> Vec<Value> {
-        let known = self.known();
+        let known = self.records();
         let of_record = known.values().flat_map(|record| record.joined().map(move |joined| (record, joined)));
         of_record
             .filter(|(_, joined)| joined.network.name == network.name)

@@ -38,7 +38,7 @@ impl Cni {
         if self.inherited.lock().unwrap_or_else(PoisonError::into_inner).remove(pod) {
             wait_for_strays(pod, self.deadline).await;
         }
-        let Some(record) = self.known().get(pod).cloned() else {
+        let Some(record) = self.records().get(pod).cloned() else {
             return self.detach_lost(pod).await.map(|()| Detached::Gone);
         };
         let leftover = match self.delete_all(&record).await {
@@ -55,7 +55,7 @@ impl Cni {
             None => self.forget(pod)?,
             Some(missing) => {
                 self.records.set_aside(pod, &missing.to_string());
-                self.known().remove(pod);
+                self.records().remove(pod);
             }
         }
         Ok(Detached::Gone)

@@ -17,10 +17,10 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// The plugins' last responses to VERSION and STATUS.
 #[derive(Debug, Default)]
-pub(super) struct Health(Mutex<LastAnswer>);
+pub(super) struct Health(Mutex<LastResponse>);
 
 #[derive(Debug, Default)]
-struct LastAnswer {
+struct LastResponse {
     network: Option<Arc<NetworkList>>,
     asked: Option<Instant>,
     /// `None` until the first response.
@@ -41,7 +41,7 @@ impl Cni {
         network: &Arc<NetworkList>,
     ) -> Result<String, NetworkError> {
         self.check_installed(network)?;
-        self.answered(network)?;
+        self.last_response(network)?;
         Ok(format!("CNI network {:?} of {}", network.name, network.path.display()))
     }
 
@@ -56,10 +56,10 @@ impl Cni {
     }
 
     /// The last response; requests a new one in the background when it is old.
-    fn answered(self: &Arc<Self>, network: &Arc<NetworkList>) -> Result<(), NetworkError> {
+    fn last_response(self: &Arc<Self>, network: &Arc<NetworkList>) -> Result<(), NetworkError> {
         let mut last = self.health.0.lock().unwrap_or_else(PoisonError::into_inner);
         if last.network.as_ref() != Some(network) {
-            *last = LastAnswer { network: Some(Arc::clone(network)), ..LastAnswer::default() };
+            *last = LastResponse { network: Some(Arc::clone(network)), ..LastResponse::default() };
         }
         let has_status = network.version >= Version::V1_1_0;
         let complains = matches!(last.complaint, Some(Some(_)));
@@ -71,7 +71,7 @@ impl Cni {
         if let (true, Ok(runtime)) = (is_old, runtime) {
             last.asked = Some(Instant::now());
             let (cni, network) = (Arc::clone(self), Arc::clone(network));
-            runtime.spawn(async move { cni.ask(network).await });
+            runtime.spawn(async move { cni.probe(network).await });
         }
         let why = match &last.complaint {
             Some(None) => return Ok(()),
@@ -82,10 +82,10 @@ impl Cni {
         Err(NetworkError::CniNotReady { network: network.name.clone(), path: network.path.clone(), why })
     }
 
-    async fn ask(&self, network: Arc<NetworkList>) {
+    async fn probe(&self, network: Arc<NetworkList>) {
         let mut failure = None;
         for plugin in &network.plugins {
-            failure = match self.ask_plugin(&network, plugin).await {
+            failure = match self.probe_plugin(&network, plugin).await {
                 Ok(()) => continue,
                 Err(error) => Some(error.to_string()),
             };
@@ -98,7 +98,7 @@ impl Cni {
         }
     }
 
-    async fn ask_plugin(&self, network: &NetworkList, plugin: &Plugin) -> Result<(), NetworkError> {
+    async fn probe_plugin(&self, network: &NetworkList, plugin: &Plugin) -> Result<(), NetworkError> {
         let config = json!({"cniVersion": network.version.as_str()});
         let printed = self.call_with(network, plugin, Verb::Version, &[], &config).await;
         // Plugins that do not support the verb get no further calls.

@@ -146,7 +146,7 @@ impl Cni {
 
     /// The pods in a network.
     pub(super) fn members(&self, network: &str) -> Vec<NetworkMember> {
-        let known = self.known();
+        let known = self.records();
         let joined = known.values().flat_map(|record| record.joined().map(move |joined| (record, joined)));
         let joined = joined.filter(|(_, joined)| joined.network.name == network);
         joined
@@ -192,38 +192,38 @@ impl Cni {
 
     /// The pods attached.
     pub(super) fn pods(&self) -> Vec<PodId> {
-        self.known().keys().cloned().collect()
+        self.records().keys().cloned().collect()
     }
 
     /// Their host ports.
     pub(super) fn ports(&self) -> Vec<HeldPorts> {
         let of = |r: &CniRecord| HeldPorts::new(&r.pod, &r.namespace, &r.name, &r.ports);
-        self.known().values().map(of).collect()
+        self.records().values().map(of).collect()
     }
 
     /// Whether the pod has something to detach.
     pub(super) fn knows(&self, pod: &PodId) -> bool {
-        self.known().contains_key(pod)
+        self.records().contains_key(pod)
     }
 
     /// Whether the pod is completely attached.
     pub(super) fn attached(&self, pod: &PodId) -> bool {
-        self.known().get(pod).is_some_and(|record| record.joined().all(|joined| joined.result.is_some()))
+        self.records().get(pod).is_some_and(|record| record.joined().all(|joined| joined.result.is_some()))
     }
 
     /// The attachments of the pod, one for each network.
     pub(super) fn attachments(&self, pod: &PodId) -> Vec<Attachment> {
-        let known = self.known();
+        let known = self.records();
         known.get(pod).into_iter().flat_map(|r| r.joined().filter_map(|j| j.attachment.clone())).collect()
     }
 
     /// Time limit for detaching the pod.
     pub(super) fn time_of_detach(&self, pod: &PodId) -> Duration {
-        let known = self.known();
+        let known = self.records();
         known.get(pod).map_or(self.deadline, |r| r.joined().map(|j| self.time_of(&j.network)).sum())
     }
 
-    fn known(&self) -> MutexGuard<'_, HashMap<PodId, CniRecord>> {
+    fn records(&self) -> MutexGuard<'_, HashMap<PodId, CniRecord>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -233,13 +233,13 @@ impl Cni {
         // A busy disk may take long to make the record durable.
         let written = spawn_blocking(move || records.write(&record).map(|()| record)).await;
         let record = written.map_err(|_| NetworkError::Interrupted("writing the record"))??;
-        self.known().insert(record.pod.clone(), record);
+        self.records().insert(record.pod.clone(), record);
         Ok(())
     }
 
     fn forget(&self, pod: &PodId) -> Result<(), NetworkError> {
         self.records.remove(pod)?;
-        self.known().remove(pod);
+        self.records().remove(pod);
         Ok(())
     }
 }

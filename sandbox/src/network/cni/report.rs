@@ -5,7 +5,7 @@ use crate::network::report::{NetworkThing, Standing, addresses};
 
 impl Cni {
     pub(in crate::network) fn report(&self) -> Vec<NetworkThing> {
-        let known = self.known();
+        let known = self.records();
         let joined = known.values().flat_map(|record| record.joined().map(move |joined| (record, joined)));
         let joined = joined.map(|(record, joined)| {
             let ips = joined.attachment.iter().flat_map(|attachment| attachment.ips.iter().copied());

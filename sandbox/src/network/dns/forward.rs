@@ -31,8 +31,8 @@ pub(super) async fn forward(message: &[u8], query: &Query, by: Transport, own: &
     for resolver in resolvers(own) {
         let asked = async {
             match by {
-                Transport::Udp => ask_udp(resolver, message, query).await,
-                Transport::Tcp => ask_tcp(resolver, message).await,
+                Transport::Udp => query_udp(resolver, message, query).await,
+                Transport::Tcp => query_tcp(resolver, message).await,
             }
         };
         match timeout(PATIENCE, asked).await {
@@ -56,7 +56,7 @@ fn resolvers(own: &[IpAddr]) -> Vec<SocketAddr> {
     others.map(|server| SocketAddr::new(server, PORT)).collect()
 }
 
-async fn ask_udp(resolver: SocketAddr, message: &[u8], query: &Query) -> io::Result<Vec<u8>> {
+async fn query_udp(resolver: SocketAddr, message: &[u8], query: &Query) -> io::Result<Vec<u8>> {
     let any: IpAddr =
         if resolver.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = UdpSocket::bind((any, 0)).await?;
@@ -73,7 +73,7 @@ async fn ask_udp(resolver: SocketAddr, message: &[u8], query: &Query) -> io::Res
     }
 }
 
-async fn ask_tcp(resolver: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
+async fn query_tcp(resolver: SocketAddr, message: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(resolver).await?;
     write_framed(&mut stream, message).await?;
     read_framed(&mut stream).await

@@ -18,8 +18,8 @@ use crate::network::{NetworkError, Protocol};
 
 /// Limit for queries that are forwarded at the same time; more are refused, so that a pod cannot exhaust the
 /// server.
-const QUESTIONS: usize = 256;
-const QUESTIONS_OF_A_POD: usize = 32;
+const QUERIES: usize = 256;
+const QUERIES_OF_A_POD: usize = 32;
 const CONNECTIONS: usize = 64;
 const CONNECTIONS_OF_A_POD: usize = 8;
 /// An idle connection is closed after this time.
@@ -42,7 +42,7 @@ struct Shared {
     network: Weak<Builtin>,
     all: Weak<Dns>,
     gateways: Vec<IpAddr>,
-    questions: Arc<Shares>,
+    query_budget: Arc<Shares>,
     connections: Arc<Shares>,
 }
 
@@ -57,7 +57,7 @@ impl Responder {
             network: Arc::downgrade(network),
             all: Arc::downgrade(dns),
             gateways: gateways.to_vec(),
-            questions: Shares::new(QUESTIONS, QUESTIONS_OF_A_POD),
+            query_budget: Shares::new(QUERIES, QUERIES_OF_A_POD),
             connections: Shares::new(CONNECTIONS, CONNECTIONS_OF_A_POD),
         });
         let (mut tasks, mut sockets, mut failed) = (JoinSet::new(), Vec::new(), None);
@@ -106,7 +106,7 @@ async fn serve_udp(shared: Arc<Shared>, socket: Arc<UdpSocket>) {
             send(&socket, &answer, from);
             continue;
         }
-        let Some(share) = shared.question_of(from.ip()) else {
+        let Some(share) = shared.take_share(from.ip()) else {
             send(&socket, &query.fail(Code::Refused), from);
             continue;
         };
@@ -150,7 +150,7 @@ async fn serve_connection(shared: &Shared, mut stream: TcpStream, pod: IpAddr) -
     loop {
         let message = timeout(IDLE, read_framed(&mut stream)).await??;
         let Some(query) = Query::read(&message) else { return Ok(()) };
-        let answer = match (shared.answer_at_once(&query, pod, LARGEST_ANSWER), shared.question_of(pod)) {
+        let answer = match (shared.answer_at_once(&query, pod, LARGEST_ANSWER), shared.take_share(pod)) {
             (Some(answer), _) => answer,
             (None, Some(_share)) => shared.forward(&message, &query, Transport::Tcp).await,
             (None, None) => query.fail(Code::Refused),
@@ -167,19 +167,19 @@ impl Shared {
     }
 
     /// None when the host's resolvers must be asked.
-    fn answer_at_once(&self, query: &Query, asker: IpAddr, limit: usize) -> Option<Vec<u8>> {
+    fn answer_at_once(&self, query: &Query, client: IpAddr, limit: usize) -> Option<Vec<u8>> {
         let network = self.network.upgrade()?;
         let known = match query.pointer() {
             Some(ip) => DnsAnswer::Pointer(network.name_of(ip)?),
-            None => DnsAnswer::Addresses(network.resolve(&query.name, asker)?),
+            None => DnsAnswer::Addresses(network.resolve(&query.name, client)?),
         };
         Some(query.answer(&known, limit))
     }
 
     /// A share of the budget for a query that must be forwarded. None for queries from this host itself: its
     /// resolvers may have forwarded them, which would be a loop.
-    fn question_of(&self, asker: IpAddr) -> Option<Share> {
-        if self.gateways.contains(&asker) { None } else { self.questions.take(asker) }
+    fn take_share(&self, client: IpAddr) -> Option<Share> {
+        if self.gateways.contains(&client) { None } else { self.query_budget.take(client) }
     }
 
     async fn forward(&self, message: &[u8], query: &Query, by: Transport) -> Vec<u8> {

@@ -111,7 +111,8 @@ impl Socket {
         messages.seal(first);
         self.make_room(messages.bytes.len());
         send(&self.fd, &messages.bytes, SendFlags::empty()).map_err(NetlinkError::Socket)?;
-        let mut answers = Answers { messages: &messages, first, open: 0, failure: None, interrupted: false };
+        let mut answers =
+            Responses { messages: &messages, first, open: 0, failure: None, interrupted: false };
         answers.open = messages.entries.iter().filter(|e| e.answered).count();
         // On the stack: an allocation of this size would be mapped and unmapped by the kernel each time.
         let mut buffer = [const { MaybeUninit::uninit() }; DATAGRAM];
@@ -126,8 +127,8 @@ impl Socket {
             }
         }
         match answers {
-            Answers { failure: Some(error), .. } => Err(error),
-            Answers { interrupted: true, .. } => {
+            Responses { failure: Some(error), .. } => Err(error),
+            Responses { interrupted: true, .. } => {
                 Err(NetlinkError::Refused { step: messages.entries[0].step, errno: Errno::INTR })
             }
             _ => Ok(()),
@@ -166,7 +167,7 @@ impl Socket {
 }
 
 /// The pending responses, and the errors so far.
-struct Answers<'a> {
+struct Responses<'a> {
     messages: &'a Messages,
     first: u32,
     open: usize,
@@ -174,7 +175,7 @@ struct Answers<'a> {
     interrupted: bool,
 }
 
-impl Answers<'_> {
+impl Responses<'_> {
     fn take(&mut self, message: Received<'_>, each: &mut impl FnMut(u16, &[u8])) -> Result<(), NetlinkError> {
         // A response to an earlier request that timed out.
         let Some(entry) = self.messages.entries.get(message.seq.wrapping_sub(self.first) as usize).copied()

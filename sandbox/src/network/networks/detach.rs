@@ -58,7 +58,7 @@ impl Networks {
     ///
     /// # Errors
     /// The first failure, after all were tried.
-    pub async fn gc(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
+    pub async fn collect_garbage(&self, live: &[PodId]) -> Result<Vec<PodId>, NetworkError> {
         let stale = self.recorded().into_iter().filter(|pod| !live.contains(pod)).collect();
         let given_back = self.give_back(stale).await;
         // Left over by a server that was killed just after a detach.

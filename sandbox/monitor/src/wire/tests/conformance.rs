@@ -1,4 +1,4 @@
-//! Bytes of protocol 1 as its release wrote them, against what this build writes for it.
+//! Compares bytes of protocol 1, as its release wrote them, with the output of this build.
 
 use crisp_executor::run::{Stage, StageError};
 
@@ -19,7 +19,7 @@ fn recorded(name: &str) -> Vec<u8> {
     (0..digits.len()).step_by(2).map(byte).collect()
 }
 
-/// The body is the recorded one, and is read again with as many descriptors as were sent.
+/// The body is the recorded one, and can be read again with as many descriptors as were sent.
 fn request<R: Request>(name: &str, request: R, descriptors: usize) {
     let Message { body, fds } = request.encode(1).unwrap();
     assert_eq!((body, fds.len()), (recorded(name), descriptors), "{name}");
@@ -59,7 +59,7 @@ fn requests_for_a_monitor_of_protocol_1() {
         user: None,
     };
     let Message { body, fds } = pod.encode(1).unwrap();
-    // What protocol 1 has, and what was added behind it.
+    // The part of protocol 1, and the fields that were added after it.
     let known = recorded("OpenPod");
     assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0][..], 4));
 }
@@ -76,7 +76,7 @@ fn starts_and_execs_for_a_monitor_of_protocol_1() {
         size: Some(SIZE),
     };
     let Message { body, fds } = start.encode(1).unwrap();
-    // What protocol 1 has, and what was added behind it.
+    // The part of protocol 1, and the fields that were added after it.
     let known = recorded("Start");
     assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[1, 0][..], 3));
     let exec = ExecRequest {
@@ -137,7 +137,7 @@ fn responses_of_every_protocol() {
         ended: None,
     };
     let Message { body, fds } = started.encode().unwrap();
-    // What protocol 1 has, and what was added behind it.
+    // The part of protocol 1, and the fields that were added after it.
     let known = recorded("Started");
     assert_eq!((&body[..known.len()], &body[known.len()..], fds.len()), (&known[..], &[0][..], 1));
 }
@@ -194,7 +194,7 @@ fn failures_of_every_protocol() {
     }
 }
 
-/// Stages travel as numbers: a name may change, its number may not, new ones go to the end.
+/// Stages are sent as numbers: a name may change, its number may not, new ones are added at the end.
 #[test]
 fn stages_keep_their_numbers() {
     let numbered = [

@@ -1,4 +1,4 @@
-//! What releases of the protocol promise each other.
+//! The compatibility between releases of the protocol.
 
 mod conformance;
 mod negotiation;

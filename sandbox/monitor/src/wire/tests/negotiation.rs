@@ -60,19 +60,19 @@ fn an_exec_arrives_as_it_was_sent_in_the_body_or_beside_it() {
 #[test]
 fn an_exec_of_an_older_server_is_responded_to_at_its_start() {
     let Message { body, fds } = exec(process()).encode(2).unwrap();
-    // As protocol 2 wrote it: without the late response and the plan.
+    // In the form of protocol 2: without the late response and the plan.
     let body = body[..body.len() - 2].to_vec();
     let read = ExecRequest::decode(Message { body, fds }, 2).unwrap();
     assert_eq!((read.process, read.grace_ms, read.late_response), (process(), 7, false));
 }
 
-/// A process as a later release may have it.
+/// A process of a later release.
 #[derive(Serialize)]
 struct LaterProcess {
     scheduler: Option<(String, i64)>,
     #[serde(flatten)]
     process: Process,
-    /// Of which an older monitor must know nothing.
+    /// Fields that an older monitor must ignore.
     novelties: Vec<[u64; 3]>,
 }
 

@@ -1,4 +1,4 @@
-//! Device nodes, and which of a container's belong right in a /dev of its own.
+//! Device nodes, and the choice of those that are directly in a container's own /dev.
 
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
@@ -11,7 +11,8 @@ use crate::plan::{Device, Mount, MountKind, Plan};
 
 const DEV: &CStr = c"/dev";
 
-/// Makes what is right below /dev in a new /dev that is not attached yet: no lookup can be led astray in it.
+/// Makes the nodes directly below /dev in a new /dev that is not attached yet: no lookup in it can be
+/// redirected.
 pub(crate) fn populate(dev: BorrowedFd<'_>, plan: &Plan, devices: &[Device]) -> Result<(), StageError> {
     for device in devices {
         match child_of(DEV, &device.path) {

@@ -8,7 +8,7 @@ use super::port::published;
 use crate::time::shown;
 
 /// `info`: the free-form part of the container's status. `pod`: status and info of its pod, while that exists.
-pub fn container_view(
+pub fn container_document(
     status: &ContainerStatus,
     info: &Value,
     details: Option<&ContainerDetails>,
@@ -96,7 +96,7 @@ fn network(pod: Option<&Value>) -> Value {
 }
 
 /// `pod`: its status and info.
-pub fn pod_view(pod: &Value) -> Value {
+pub fn pod_document(pod: &Value) -> Value {
     let status = &pod["status"];
     json!({
         "Id": status["id"],
@@ -110,7 +110,7 @@ pub fn pod_view(pod: &Value) -> Value {
 }
 
 /// `info`: the free-form part of the image's status.
-pub fn image_view(image: &Image, info: &Value) -> Value {
+pub fn image_document(image: &Image, info: &Value) -> Value {
     let spec = &info["info"]["imageSpec"];
     json!({
         "Id": image.id,
