@@ -245,7 +245,7 @@ impl NetworkError {
             Self::AlreadyAttached { .. } => "AlreadyAttached",
             Self::DnsSocket { .. } | Self::Netlink { .. } => "KernelRefused",
             Self::File { .. } | Self::Record(_) => "FileFailed",
-            // The word of containerd and CRI-O, for which people search.
+            // The term of containerd and CRI-O, for which people search.
             Self::NoCniConfig { .. } => "NetworkPluginNotReady",
             Self::CniConfig { .. } => "CniConfigInvalid",
             Self::CniMissing { .. } => "CniPluginMissing",
