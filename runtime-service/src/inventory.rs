@@ -110,7 +110,8 @@ fn known(service: &ServiceState) -> Known {
     let recorded = paths(&folder).filter(|path| record_in(path).try_exists().unwrap_or(true));
     let recorded =
         recorded.filter_map(|path| ContainerId::parse(path.file_name()?.to_str()?.split('.').next()?).ok());
-    Known { containers: listed.chain(recorded).collect(), under_way, past }
+    let containers = listed.chain(recorded).collect();
+    Known { containers, container_folders: folder, under_way, past }
 }
 
 /// The folders of containers, and of those that are not containers yet or not any more.

@@ -83,6 +83,8 @@ pub enum Leftover {
 #[derive(Debug, Default)]
 pub struct Known {
     pub containers: HashSet<ContainerId>,
+    /// The folder of the containers' folders.
+    pub container_folders: PathBuf,
     /// Ids that operations under way are about: they may have made things and are not listed yet, or not any more.
     pub under_way: HashSet<String>,
     /// Ids of pods and containers that this server or one before it has made.
