@@ -125,8 +125,8 @@ fn seal(memory: &OwnedFd) -> Result<(), Errno> {
 /// 8-15 ms. What is left in `cgroup` is for the monitor to join.
 ///
 /// The socket listens before the process runs: a client may connect at once. The monitor is in a
-/// session of its own; it is reaped here while the server lives and by the host's init after that.
-/// Must be called within a tokio runtime. `network`: it will make a network namespace that is the host's users'.
+/// session of its own; it is reaped here while the server lives, once the guard is dropped, and by the host's init
+/// after that. Must be called within a tokio runtime. `network`: it will make a network namespace that is the host's users'.
 ///
 /// # Errors
 /// [`SpawnError`]; nothing runs then, though the socket's file may be there.
@@ -136,7 +136,7 @@ pub fn spawn(
     folder: &Path,
     cgroup: &mut JoinFds,
     network: bool,
-) -> Result<i32, SpawnError> {
+) -> Result<(i32, Reaper), SpawnError> {
     let socket = folder.join(SOCKET);
     let listener = listen(&socket).map_err(|errno| SpawnError::Listen { path: socket, errno })?;
     let log = open_log(folder)?;
@@ -150,8 +150,8 @@ pub fn spawn(
     if monitor.in_cgroup {
         cgroup.v2 = None;
     }
-    reap(monitor.pidfd).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
-    Ok(monitor.pid)
+    let reaper = Reaper::new(monitor.pidfd).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
+    Ok((monitor.pid, reaper))
 }
 
 /// Fork servers that are asked for one monitor. After that the program is run.
@@ -185,25 +185,40 @@ fn run(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<
     Ok(Forked { pid: spawned.pid, pidfd: spawned.pidfd, in_cgroup: spawned.in_cgroup })
 }
 
-/// Waits for the process's end in the background, so that no zombie is left of it. One that cannot be
-/// waited for is killed.
-pub(crate) fn reap(pidfd: OwnedFd) -> std::io::Result<()> {
-    // Deprecated for descriptors that change under it; an `OwnedFd` names one process for life.
-    #[allow(deprecated)]
-    let pidfd = match AsyncFd::try_with_interest(pidfd, Interest::READABLE) {
-        Ok(pidfd) => pidfd,
-        Err(error) => {
-            let (pidfd, error) = error.into_parts();
-            kill(&pidfd);
-            return Err(error);
+/// Once dropped, waits for the process's end in the background, so that no zombie is left of it. Before, no other
+/// thread wakes up for that.
+#[derive(Debug)]
+pub struct Reaper(Option<AsyncFd<OwnedFd>>);
+
+impl Reaper {
+    /// # Errors
+    /// It cannot be waited for. Then it is killed.
+    pub(crate) fn new(pidfd: OwnedFd) -> std::io::Result<Self> {
+        // Deprecated for descriptors that change under it; an `OwnedFd` names one process for life.
+        #[allow(deprecated)]
+        match AsyncFd::try_with_interest(pidfd, Interest::READABLE) {
+            Ok(pidfd) => Ok(Self(Some(pidfd))),
+            Err(error) => {
+                let (pidfd, error) = error.into_parts();
+                kill(&pidfd);
+                Err(error)
+            }
         }
-    };
-    tokio::spawn(async move {
-        if pidfd.readable().await.is_ok() {
-            let _ = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED);
-        }
-    });
-    Ok(())
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        // A server that ends leaves the process to the host's init.
+        let (Some(pidfd), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        runtime.spawn(async move {
+            if pidfd.readable().await.is_ok() {
+                let _ = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED);
+            }
+        });
+    }
 }
 
 fn kill(pidfd: &OwnedFd) {

@@ -16,7 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::fork_server::open_null;
-use crate::spawn::{MonitorBinary, SpawnError, reap};
+use crate::spawn::{MonitorBinary, Reaper, SpawnError};
 
 /// For a killed process to be gone.
 const DEATH: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
@@ -100,7 +100,7 @@ impl Drop for ScopeHolder {
                 };
                 drop(runtime.spawn(late));
             }
-            Ok(_) => drop(reap(pidfd)),
+            Ok(_) => drop(Reaper::new(pidfd)),
             // This server is about to end, and leaves it to the host's init.
             Err(_) => {}
         }
