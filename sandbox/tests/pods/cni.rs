@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::slice::from_ref;
 use std::sync::Arc;
 
 use crisp_sandbox::network::{NetworkConfig, NetworkKind};
@@ -57,7 +58,7 @@ async fn the_removal_of_a_stopped_pod_calls_del_again_for_what_is_left() {
         assert!(failures < 10, "{error}");
     }
     assert_eq!(pod.status().state, PodState::Stopped);
-    assert_eq!(lab.pods.networks().recorded(), [pod.id.clone()]);
+    assert_eq!(lab.pods.networks().recorded(), from_ref(&pod.id));
     let before = calls();
     assert_eq!(before.lines().next(), Some("ADD"), "{before}");
     fs::remove_file(&broken).unwrap();
