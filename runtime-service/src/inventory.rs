@@ -10,6 +10,7 @@ use std::time::Duration;
 use crisp_executor::ids::ContainerId;
 use crisp_image_service::store::LayerUse;
 use crisp_operation::Interrupted;
+use crisp_operation::record::is_aside;
 use crisp_sandbox::inventory::{Known, Leftover, Orphan, Owner, Thing};
 
 use crate::layout::record_in;
@@ -133,7 +134,7 @@ fn folder(path: &Path, owner: Owner) -> Thing {
 fn of_container(known: &Known, path: &Path) -> Owner {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Ok(id) = ContainerId::parse(&name) else {
-        return match name.ends_with(".bad") {
+        return match is_aside(path) {
             true => Owner::Server("a record that could not be used, kept for people to look at".to_owned()),
             false => Owner::Another("it has no name that this server gives".to_owned()),
         };

@@ -115,6 +115,8 @@ struct State {
     superseded: Vec<(DiffId, PathBuf)>,
     /// What an earlier server left half written or half deleted.
     leftovers: Vec<PathBuf>,
+    /// Images, and layers, that earlier servers set aside.
+    aside: [Vec<PathBuf>; 2],
     /// An image's record could not be read at the start: which layers it needs is not known.
     has_unread: bool,
     /// Layers may be deleted: everything that an earlier server leased is leased again.

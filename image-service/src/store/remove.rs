@@ -1,33 +1,36 @@
 //! Removing names, images, and layers that nothing needs.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crisp_operation::clock;
+use crisp_operation::{clock, record};
 
 use super::error::StoreError;
 use super::image::Removed;
 use super::{Inner, Store, sync};
 use crate::digest::{DiffId, ImageId};
+use crate::layout;
 use crate::reference::Reference;
 
 impl Store {
     /// Allows that layers are deleted, and deletes what an earlier server left half done and layers of an
-    /// earlier boot that nothing needs. To be called once the containers that survived have taken their
-    /// leases again; before, every layer stays. A layer unpacked since the last boot stays for the pull
-    /// that will be tried again.
+    /// earlier boot that nothing needs, and of what earlier servers set aside all but the newest. To be called
+    /// once the containers that survived have taken their leases again; before, every layer stays. A layer
+    /// unpacked since the last boot stays for the pull that will be tried again.
     ///
     /// # Errors
     /// A layer cannot be taken away.
     pub fn start_collection(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
-        let (leftovers, old) = {
+        let (leftovers, aside, old) = {
             let mut state = inner.state_mut();
             state.collecting = true;
             let old = state.layers.values().filter(|layer| layer.record.boot_id != clock::boot_id());
             let old: Vec<DiffId> = old.map(|layer| layer.record.diff_id.clone()).collect();
-            (std::mem::take(&mut state.leftovers), old)
+            (std::mem::take(&mut state.leftovers), std::mem::take(&mut state.aside), old)
         };
+        inner.delete_surplus(aside);
         for path in leftovers {
             inner.trash.delete(path);
         }
@@ -84,6 +87,28 @@ impl Store {
 }
 
 impl Inner {
+    /// Deletes what was set aside long ago, but for layers that containers may run on: those wait for a later
+    /// start.
+    fn delete_surplus(&self, aside: [Vec<PathBuf>; 2]) {
+        let may_be_used = |path: &Path| {
+            let state = self.state();
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            let layer = name.split_once('.').and_then(|(name, _)| layout::digest_of(name).ok());
+            state.keep_all > 0 || layer.is_none_or(|digest| state.users.contains_key(&digest.into()))
+        };
+        let [images, layers] = aside.map(record::surplus_aside);
+        let images = images.into_iter().map(|path| (path, self.layout.image_trash()));
+        let layers = layers.into_iter().filter(|path| !may_be_used(path));
+        for (path, trash) in images.chain(layers.map(|path| (path, self.layout.layer_trash()))) {
+            match self.discard(&path, &trash) {
+                Ok(()) => {
+                    tracing::info!(path = %path.display(), "deleted what was set aside: newer ones are kept")
+                }
+                Err(error) => tracing::warn!(%error, "what was set aside stays until the next start"),
+            }
+        }
+    }
+
     /// Takes an image away, on disk first. The caller has locked `writing`.
     fn remove_record(&self, id: &ImageId) -> Result<(), StoreError> {
         if !self.state().images.contains_key(id) {
