@@ -73,7 +73,7 @@ cargo test --workspace $names --no-run --message-format=json 2>/dev/null |
 cp target/debug/crisp target/debug/crisp-pod "$tree/target/debug/"
 if [ -e target/release/crisp ]; then cp target/release/crisp "$tree/target/release/"; fi
 case "${suites[*]}" in *kubelet*)
-  # Where there is Go; else the test that needs it says so.
+  # Where there is Go; else the test that needs it fails.
   folder=$(target/debug/kubernetes kubelet) && cp --parents target/kubernetes/${folder##*/}/kubelet "$tree" || true ;;
 esac
 {

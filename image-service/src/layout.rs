@@ -6,7 +6,8 @@
 //!                          manifest.json     exact bytes
 //!               .new/<n>/                    an image being written, or archive.tar: images as they are loaded
 //!               .trash/<n>/                  an image being removed
-//!               .bad/<name>.<n>/             an unreadable image, kept for inspection
+//!               .bad/<name>.<n>/             an unreadable image, kept for inspection; a start deletes all
+//!                                            except the newest five of those that earlier ones left
 //!               .lock                        locked by the one server of this store
 //!               .last-check.json             when all layers were last checked
 //! <root>/layers/<diff id>/layer.json         size, origin, checksum
@@ -14,7 +15,7 @@
 //!               .unpacking/<n>/              a layer being unpacked
 //!                              replaced/     directories that its archive replaced
 //!               .trash/<n>/                  a layer being removed
-//!               .bad/<name>.<n>/             a layer without a readable record, kept with its content
+//!               .bad/<name>.<n>/             a layer without a readable record, with its content; the same
 //!               .superseded/<name>.<n>/      a damaged layer that containers still run on
 //! <root>/{images,layers}/<name>.old/         between two steps of an exchange, where renames cannot exchange
 //! <state>/store-damage.json                   damage that the disk refused to note; gone after a reboot

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crisp_executor::ids::ContainerId;
 use crisp_image_service::store::LayerUse;
 use crisp_operation::Interrupted;
+use crisp_operation::record::is_aside;
 use crisp_sandbox::inventory::{KnownOwners, Leftover, Orphan, Owner, Thing};
 
 use crate::layout::record_in;
@@ -111,7 +112,8 @@ fn known_owners(service: &ServiceState) -> KnownOwners {
     let recorded = paths(&folder).filter(|path| record_in(path).try_exists().unwrap_or(true));
     let recorded =
         recorded.filter_map(|path| ContainerId::parse(path.file_name()?.to_str()?.split('.').next()?).ok());
-    KnownOwners { containers: listed.chain(recorded).collect(), under_way, past }
+    let containers = listed.chain(recorded).collect();
+    KnownOwners { containers, container_folders: folder, under_way, past }
 }
 
 /// The folders of containers, including those that are being created or deleted.
@@ -133,7 +135,7 @@ fn folder(path: &Path, owner: Owner) -> Thing {
 fn of_container(known: &KnownOwners, path: &Path) -> Owner {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let Ok(id) = ContainerId::parse(&name) else {
-        return match name.ends_with(".bad") {
+        return match is_aside(path) {
             true => Owner::Server("a record that could not be used, kept for people to look at".to_owned()),
             false => Owner::Another("it has no name that this server gives".to_owned()),
         };

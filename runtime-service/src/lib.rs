@@ -52,7 +52,6 @@ pub mod stats;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crisp_image_service::ImageService;
@@ -64,6 +63,8 @@ pub use crate::cause::Cause;
 use crate::journal::Journal;
 use crate::service_state::ServiceState;
 
+/// Time limit for commands that were hung up to print their last output and to end.
+const HANGUP: Duration = Duration::from_secs(1);
 /// Time limit for writing statuses that are not on disk yet.
 const FLUSH: Duration = Duration::from_secs(5);
 
@@ -119,9 +120,13 @@ impl RuntimeService {
         Ok(Self { service })
     }
 
-    /// Writes changes of containers that are not on disk yet, for a clean end of the server.
+    /// Hangs up streamed commands, and writes changes of containers that are not on disk yet, for a clean end
+    /// of the server.
     pub async fn close(&self) {
-        self.service.is_closing.store(true, Ordering::Relaxed);
+        self.service.closing.cancel();
+        // Commands that are longer about their end are left to their monitors, which kill them after their grace
+        // time. Their output has no reader then.
+        let _ = tokio::time::timeout(HANGUP, self.service.streamed_commands.write()).await;
         let containers = self.service.containers.all();
         let flush = move || {
             for container in containers {

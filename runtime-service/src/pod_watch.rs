@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crisp_operation::fault;
 use crisp_sandbox::{Pod, PodEvent, link};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
@@ -187,6 +188,10 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
             };
             match event {
                 Ok(link::Event::Exited { container, pid, started_at_ns, exit }) => {
+                    // Where it is lost, the next signal to the container finds that out.
+                    if fault::point("follow_pod", "exit", container.as_str()).is_err() {
+                        continue;
+                    }
                     exits::exited(&service, &container, &ExitReport { pid, started_at_ns, exit });
                 }
                 Ok(link::Event::LogFailing { container, errno }) => {

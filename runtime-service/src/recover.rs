@@ -54,6 +54,7 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
     for (id, folder) in found.set_aside {
         service.set_aside.keep_layers(&service.pods, &service.images, id, &folder);
     }
+    let surplus = record::surplus_aside(found.aside_before);
     delete_in_background(service, discarded);
     for container in found.containers {
         service.containers.insert(Arc::new(container));
@@ -81,7 +82,21 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
     if !refused.is_empty() {
         read_in_background(service, refused, kept);
     }
+    delete_surplus(service, surplus);
     Ok(())
+}
+
+/// Deletes folders that earlier servers set aside, except those of containers that may run: they wait for a
+/// later start.
+fn delete_surplus(service: &Arc<ServiceState>, mut folders: Vec<PathBuf>) {
+    folders.retain(|folder| !service.set_aside.may_run(folder));
+    if folders.is_empty() {
+        return;
+    }
+    for folder in &folders {
+        tracing::info!(path = %folder.display(), "deletes a container's folder that was set aside: newer ones are kept");
+    }
+    delete_in_background(service, folders);
 }
 
 /// Compares the containers of a pod with its monitor's report.
@@ -236,6 +251,8 @@ struct Found {
     refused: Vec<ContainerId>,
     /// Folders of containers whose records are not valid, set aside by this server or an earlier one.
     set_aside: Vec<(ContainerId, PathBuf)>,
+    /// Those that an earlier server set aside.
+    aside_before: Vec<PathBuf>,
 }
 
 enum ReadError {
@@ -257,8 +274,10 @@ fn read_all(layout: &Layout, images: &Store) -> Result<Found, Cause> {
     for entry in fs::read_dir(&root).map_err(Cause::file(&root))? {
         let path = entry.map_err(Cause::file(&root))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if let Some((name, _)) = name.split_once('.').filter(|_| name.ends_with(".bad")) {
-            found.set_aside.extend(ContainerId::parse(name).ok().map(|id| (id, path.clone())));
+        if record::is_aside(&path) {
+            let id = name.split_once('.').and_then(|(name, _)| ContainerId::parse(name).ok());
+            found.set_aside.extend(id.map(|id| (id, path.clone())));
+            found.aside_before.push(path);
             continue;
         }
         let Ok(id) = ContainerId::parse(&name) else {

@@ -1,17 +1,16 @@
 //! The shared state of all operations.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::ids::{ContainerId, PodId};
 use crisp_image_service::Store;
 use crisp_metrics::prometheus::{Histogram, HistogramOpts};
 use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
-use crisp_operation::{KeyedLocks, SingleFlight, clock};
+use crisp_operation::{Cancel, KeyedLocks, SingleFlight, clock};
 use crisp_sandbox::{Pod, Pods};
 use crisp_streaming::StreamServer;
-use tokio::sync::Semaphore;
+use tokio::sync::{RwLock, Semaphore};
 
 use crate::RuntimeConfig;
 use crate::cause::{Cause, Operation};
@@ -66,8 +65,10 @@ pub struct ServiceState {
     pub(crate) prepared: Arc<Semaphore>,
     /// One permit for each copy of files under way.
     pub(crate) copies: Arc<Semaphore>,
-    /// The server is ending: monitors hang up its commands when its connections close.
-    pub(crate) is_closing: Arc<AtomicBool>,
+    /// Cancelled when the server ends: its streamed commands are hung up, the others killed.
+    pub(crate) closing: Cancel,
+    /// Locked for reading by each streamed command under way.
+    pub(crate) streamed_commands: RwLock<()>,
 }
 
 impl ServiceState {
@@ -110,7 +111,8 @@ impl ServiceState {
             deleting: tokio::sync::Mutex::default(),
             prepared: Arc::new(Semaphore::new(prepared_max())),
             copies: Arc::new(Semaphore::new(MAX_COPIES)),
-            is_closing: Arc::default(),
+            closing: Cancel::new(),
+            streamed_commands: RwLock::default(),
             config,
         }))
     }

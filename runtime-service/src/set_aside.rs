@@ -56,6 +56,13 @@ impl SetAside {
         self.change(|all| all.push(MayRun { id, pods, _layers: layers }));
     }
 
+    /// Whether the container of that folder may run.
+    pub(crate) fn may_run(&self, folder: &Path) -> bool {
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().any(|container| name.starts_with(container.id.as_str()))
+    }
+
     /// Handles a monitor's report of all containers of its pod.
     pub(crate) fn reported(&self, pod: &PodId, containers: &[ContainerReport]) {
         let runs = |id: &ContainerId| {

@@ -47,11 +47,6 @@ impl Layout {
     }
 
     #[must_use]
-    pub fn network_state(&self) -> PathBuf {
-        self.state.join("network")
-    }
-
-    #[must_use]
     pub fn pod_root(&self, pod: &PodId) -> PathBuf {
         self.pods_root().join(pod.as_str())
     }

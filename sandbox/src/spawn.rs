@@ -124,10 +124,12 @@ fn seal(memory: &OwnedFd) -> Result<(), Errno> {
 ///
 /// It is started in the v2 cgroup of `cgroup`, which is then removed from it: moving there later costs 8-15
 /// ms. The monitor joins the other cgroups in `cgroup`.
-/// The socket listens before the process runs: a client may connect at once. The monitor is in a
+///
 /// The socket listens before the process runs: a client may connect at once. The monitor has its own session;
-/// it is reaped here while the server lives and by the host's init after that. Must be called within a tokio
-/// runtime. `network`: it will make a network namespace that is owned by the host's user namespace.
+/// it is reaped here while the server lives, once the guard is dropped, and by the host's init after that. Must
+/// be called within a tokio runtime. `network`: it will make a network namespace that is owned by the host's
+/// user namespace.
+///
 /// # Errors
 /// [`SpawnError`]; nothing runs then, but the socket's file may exist.
 pub fn spawn(
@@ -136,7 +138,7 @@ pub fn spawn(
     folder: &Path,
     cgroup: &mut JoinFds,
     network: bool,
-) -> Result<i32, SpawnError> {
+) -> Result<(i32, Reaper), SpawnError> {
     let socket = folder.join(SOCKET);
     let listener = listen(&socket).map_err(|errno| SpawnError::Listen { path: socket, errno })?;
     let log = open_log(folder)?;
@@ -150,8 +152,8 @@ pub fn spawn(
     if monitor.in_cgroup {
         cgroup.v2 = None;
     }
-    reap(monitor.pidfd).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
-    Ok(monitor.pid)
+    let reaper = Reaper::new(monitor.pidfd).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
+    Ok((monitor.pid, reaper))
 }
 
 /// How many fork servers are tried for one monitor. After that the program is run.
@@ -185,25 +187,40 @@ fn run(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<
     Ok(Forked { pid: spawned.pid, pidfd: spawned.pidfd, in_cgroup: spawned.in_cgroup })
 }
 
-/// Waits for the process's end in the background, so that it leaves no zombie. If that is not possible, it is
-/// killed.
-pub(crate) fn reap(pidfd: OwnedFd) -> std::io::Result<()> {
-    // Deprecated for descriptors that change; an `OwnedFd` always is one process.
-    #[allow(deprecated)]
-    let pidfd = match AsyncFd::try_with_interest(pidfd, Interest::READABLE) {
-        Ok(pidfd) => pidfd,
-        Err(error) => {
-            let (pidfd, error) = error.into_parts();
-            kill(&pidfd);
-            return Err(error);
+/// Once dropped, waits for the process's end in the background, so that it leaves no zombie. Before that, no
+/// other thread wakes up for it.
+#[derive(Debug)]
+pub struct Reaper(Option<AsyncFd<OwnedFd>>);
+
+impl Reaper {
+    /// # Errors
+    /// Waiting is not possible; then the process is killed.
+    pub(crate) fn new(pidfd: OwnedFd) -> std::io::Result<Self> {
+        // Deprecated for descriptors that change; an `OwnedFd` always is one process.
+        #[allow(deprecated)]
+        match AsyncFd::try_with_interest(pidfd, Interest::READABLE) {
+            Ok(pidfd) => Ok(Self(Some(pidfd))),
+            Err(error) => {
+                let (pidfd, error) = error.into_parts();
+                kill(&pidfd);
+                Err(error)
+            }
         }
-    };
-    tokio::spawn(async move {
-        if pidfd.readable().await.is_ok() {
-            let _ = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED);
-        }
-    });
-    Ok(())
+    }
+}
+
+impl Drop for Reaper {
+    fn drop(&mut self) {
+        // A server that ends leaves the process to the host's init.
+        let (Some(pidfd), Ok(runtime)) = (self.0.take(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        runtime.spawn(async move {
+            if pidfd.readable().await.is_ok() {
+                let _ = waitid(WaitId::PidFd(pidfd.get_ref().as_fd()), WaitIdOptions::EXITED);
+            }
+        });
+    }
 }
 
 fn kill(pidfd: &OwnedFd) {

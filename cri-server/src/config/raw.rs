@@ -27,7 +27,8 @@ pub struct RawSettings {
     #[arg(long, hide_short_help = true, value_name = "DIR")]
     pub registry_config_dir: Option<PathBuf>,
 
-    /// Bytes that the files of one image layer may have together [default: 1099511627776, 1 TiB]
+    /// Bytes that the files of one image layer may have together; whatever this is, a layer leaves a tenth of what
+    /// is free on the file system [default: 274877906944, 256 GiB]
     #[arg(long, hide_short_help = true, value_name = "BYTES")]
     pub max_layer_bytes: Option<u64>,
 

@@ -1,7 +1,6 @@
-//! crisp exec, attach and port-forward, as people use them.
+//! crisp exec and attach, as people use them.
 
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use k8s_cri::v1::ContainerConfig;
 use rustix::process::Signal;
 
 /// `crisp` on a lab.
-fn command(lab: &Lab, args: &[&str]) -> Command {
+pub fn command(lab: &Lab, args: &[&str]) -> Command {
     let mut command = Command::new(crisp());
     let (name, rest) = args.split_first().expect("a name");
     command.arg(name).arg("--listen").arg(format!("unix://{}", lab.machine.socket().display())).args(rest);
@@ -21,7 +20,7 @@ fn command(lab: &Lab, args: &[&str]) -> Command {
 }
 
 /// Its exit code once it has ended, which has to be soon.
-fn ends(child: &mut Child) -> Result<Option<i32>> {
+pub fn ends(child: &mut Child) -> Result<Option<i32>> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(8) {
         if let Some(status) = child.try_wait()? {
@@ -206,162 +205,4 @@ fn a_signal_at_the_prompt_for_a_password_leaves_the_terminal_as_it_was() -> Resu
         assert_eq!(terminal.end()?, Some(code));
     }
     Ok(())
-}
-
-/// `crisp port-forward` under way, and the local ports.
-fn forwards(lab: &Lab, pod: &str, ports: &[&str]) -> Result<(Child, Vec<u16>)> {
-    let args = [&["port-forward", pod], ports].concat();
-    let mut forward = command(lab, &args).stderr(Stdio::null()).spawn()?;
-    let mut output = std::io::BufReader::new(forward.stdout.take().ok_or("no output")?);
-    let mut local = Vec::new();
-    for _ in ports {
-        let mut line = String::new();
-        std::io::BufRead::read_line(&mut output, &mut line)?;
-        local.push(line.split([':', ' ']).nth(1).ok_or("no port")?.parse()?);
-    }
-    Ok((forward, local))
-}
-
-fn connect(port: u16) -> Result<TcpStream> {
-    let socket = TcpStream::connect(("127.0.0.1", port))?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    Ok(socket)
-}
-
-/// Waits until the container's programs listen.
-async fn listens(lab: &mut Lab, id: &str, ports: &[u16]) -> Result<()> {
-    for port in ports {
-        let line = format!(
-            "for i in $(seq 300); do busybox netstat -ltn | grep -q ':{port} ' && exit 0; sleep 0.1; done; exit 1"
-        );
-        assert_eq!(lab.client.exec(id, &["sh", "-c", &line]).await?.exit_code, 0, "port {port}");
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()> {
-    needs!("docker-registry", "busybox");
-    let mut lab = Lab::start().await?;
-    let (sandbox, pod) = lab.pod("cli-forward").await?;
-    // Endless output to each, and no look at what comes.
-    let line = "nc -ll -p 8080 -e yes & nc -ll -p 8081 -e cat & sleep 1000";
-    let id = lab.client.launch(&pod, &lab.shell(line), &sandbox).await?;
-    listens(&mut lab, &id, &[8080, 8081]).await?;
-    let (mut forward, ports) = forwards(&lab, &pod, &["0:8080", "0:8081"])?;
-    let (endless, echo) = (ports[0], ports[1]);
-    for _ in 0..600 {
-        connect(endless)?.read_exact(&mut [0; 2])?;
-    }
-    let mut socket = connect(echo)?;
-    socket.write_all(b"hello")?;
-    let mut back = [0; 5];
-    socket.read_exact(&mut back)?;
-    assert_eq!(&back, b"hello");
-    // Nothing of the broken ones is left in the pod.
-    let begun = Instant::now();
-    loop {
-        let left = lab.client.exec(&id, &["sh", "-c", "ps | grep -c '[y]es'"]).await?.stdout;
-        // `nc -e yes` itself.
-        if String::from_utf8(left.to_vec())?.trim() == "1" {
-            break;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(15), "connections live on in the pod");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    forward.kill()?;
-    forward.wait()?;
-    lab.close().await
-}
-
-/// A connection that the echo in the pod has taken. Its nc has a queue of two: of many clients at once on a busy
-/// machine, some are refused.
-fn served(port: u16) -> std::io::Result<TcpStream> {
-    let mut tries = 0;
-    loop {
-        let mut socket = connect(port).map_err(std::io::Error::other)?;
-        match socket.write_all(b"?").and_then(|()| socket.read_exact(&mut [0])) {
-            Ok(()) => return Ok(socket),
-            Err(error) if tries == 20 => return Err(error),
-            Err(_) => tries += 1,
-        }
-    }
-}
-
-/// As a database and its benchmark: many connections at once, short requests and answers, some of them broken in
-/// the middle.
-#[tokio::test(flavor = "multi_thread")]
-async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Result<()> {
-    needs!("docker-registry", "busybox");
-    let mut lab = Lab::start().await?;
-    let (sandbox, pod) = lab.pod("cli-database").await?;
-    let id = lab.client.launch(&pod, &lab.shell("nc -ll -p 5432 -e cat & sleep 1000"), &sandbox).await?;
-    listens(&mut lab, &id, &[5432]).await?;
-    let (mut forward, ports) = forwards(&lab, &pod, &["0:5432"])?;
-    let port = ports[0];
-    let client = move |number: usize| -> std::io::Result<()> {
-        for round in 0..10 {
-            let mut socket = served(port)?;
-            for query in 0..50 {
-                let text = format!("{number}-{round}-{query};{}", "x".repeat(query * 37));
-                socket.write_all(text.as_bytes())?;
-                if number.is_multiple_of(4) && query == 20 {
-                    // Unread bytes make the end of it a reset.
-                    break;
-                }
-                let mut back = vec![0; text.len()];
-                socket.read_exact(&mut back)?;
-                assert!(back == text.as_bytes(), "another connection's bytes");
-            }
-        }
-        Ok(())
-    };
-    let clients: Vec<_> = (0..16).map(|number| std::thread::spawn(move || client(number))).collect();
-    for client in clients {
-        client.join().map_err(|_| "a client failed")??;
-    }
-    assert!(forward.try_wait()?.is_none(), "the forward has ended");
-    forward.kill()?;
-    forward.wait()?;
-    lab.close().await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn sessions_of_a_server_that_is_killed_end_and_the_container_never_notices() -> Result<()> {
-    needs!("docker-registry", "busybox");
-    let mut lab = Lab::start().await?;
-    let (sandbox, pod) = lab.pod("cli-killed").await?;
-    let line = "nc -ll -p 8080 -e cat & while echo tick; do sleep 0.1; done";
-    let id = lab.client.launch(&pod, &lab.shell(line), &sandbox).await?;
-    let mut exec = command(&lab, &["exec", "-i", &id, "sh", "-c", "echo up; exec sleep 12345"]).spawn()?;
-    exec.stdout.as_mut().ok_or("no output")?.read_exact(&mut [0; 3])?;
-    let mut attach = command(&lab, &["attach", &id]).spawn()?;
-    attach.stdout.as_mut().ok_or("no output")?.read_exact(&mut [0; 5])?;
-    let (mut forward, ports) = forwards(&lab, &pod, &["0:8080"])?;
-    let mut socket = connect(ports[0])?;
-    socket.write_all(b"x")?;
-    socket.read_exact(&mut [0])?;
-    lab.machine.kill_server();
-    for child in [&mut exec, &mut attach, &mut forward] {
-        assert!(ends(child)?.is_some_and(|code| code != 0), "a lost session is no success");
-    }
-    assert!(!matches!(socket.read(&mut [0]), Ok(1..)));
-    lab.machine.start_server().await?;
-    lab.client = lab.machine.client().await?;
-    let begun = Instant::now();
-    while lab.client.exec(&id, &["sh", "-c", "ps | grep -q '[s]leep 12345'"]).await?.exit_code == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the command of a lost session lives on");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    let mut attach = command(&lab, &["attach", &id]).spawn()?;
-    attach.stdout.as_mut().ok_or("no output")?.read_exact(&mut [0; 5])?;
-    attach.kill()?;
-    attach.wait()?;
-    let (mut forward, ports) = forwards(&lab, &pod, &["0:8080"])?;
-    let mut socket = connect(ports[0])?;
-    socket.write_all(b"y")?;
-    socket.read_exact(&mut [0])?;
-    forward.kill()?;
-    forward.wait()?;
-    lab.close().await
 }

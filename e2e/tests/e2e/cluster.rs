@@ -36,7 +36,7 @@ spec:
 async fn kubectl_has_all_streams_over_both_transports() -> Result<()> {
     needs!("docker-registry", "busybox", "curl", "etcd", "openssl", "setsid", "timeout");
     if !kubernetes::can_build(&Cluster::PROGRAMS) {
-        crisp_skip::unsupported!(Toolchain("Go (it builds Kubernetes)"));
+        needs!("go");
     }
     let machine = Machine::start().await?;
     let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;

@@ -125,6 +125,24 @@ impl Drop for Monitor {
     }
 }
 
+/// Commands that remove what a test has made, also when it fails. They may fail.
+#[derive(Default)]
+struct Cleanup(Vec<Vec<String>>);
+
+impl Cleanup {
+    fn add(&mut self, command: &[&str]) {
+        self.0.push(command.iter().map(|word| (*word).to_owned()).collect());
+    }
+}
+
+impl Drop for Cleanup {
+    fn drop(&mut self) {
+        for command in self.0.iter().rev() {
+            let _ = Command::new(&command[0]).args(&command[1..]).stderr(Stdio::null()).status();
+        }
+    }
+}
+
 /// Another id of that form.
 fn other(id: &str) -> String {
     id.chars().rev().collect()
@@ -139,12 +157,18 @@ async fn each_kind_of_orphan_is_named_and_what_holds_nothing_is_removed() -> Res
     let (_, gone) = lab.pod("gone").await?;
     lab.client.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: gone.clone() }).await?;
 
+    let mut cleanup = Cleanup::default();
     let stray = cgroup(&gone)?;
     let foreign = cgroup(&other(&gone))?;
+    for cgroup in [&stray, &foreign] {
+        cleanup.add(&["rmdir", &cgroup.display().to_string()]);
+    }
     let namespace = format!("crisp-{}", &gone[..12]);
     let path = Path::new("/run/netns").join(&namespace);
     std::fs::create_dir_all("/run/netns")?;
     std::fs::write(&path, "")?;
+    cleanup.add(&["rm", "-f", &path.display().to_string()]);
+    cleanup.add(&["umount", &path.display().to_string()]);
     run("unshare", &[&format!("--net={}", path.display()), "true"])?;
     let veth = format!("cr{}", &gone[..11]);
     let peer = format!("cx{}", &gone[..11]);
@@ -155,6 +179,7 @@ async fn each_kind_of_orphan_is_named_and_what_holds_nothing_is_removed() -> Res
         assert!(begun.elapsed() < Duration::from_secs(20), "{veth} stays");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    cleanup.add(&["ip", "link", "del", &veth]);
     run("ip", &["link", "add", &veth, "type", "veth", "peer", "name", &peer])?;
     let table = format!("crisp-{}", lab.machine.bridge());
     let element = "{ tcp . 9999 : 192.0.2.7 . 80 }";
@@ -207,6 +232,50 @@ async fn each_kind_of_orphan_is_named_and_what_holds_nothing_is_removed() -> Res
     assert!(is_good && orphans(&after).is_empty(), "{after:#}");
     assert_eq!(kinds_of(&after, &pod), kinds_of(&found, &pod));
     assert_eq!(lab.client.exec(&container, &["echo", "here"]).await?.stdout, b"here\n");
+    lab.close().await
+}
+
+/// Ids of the same form are no proof: another server's pods, and what programs mount in volumes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_have_is_never_an_orphan() -> Result<()> {
+    needs!("docker-registry", "busybox", "unshare", "bash");
+    let (mut lab, mut beside) = (Lab::start().await?, Lab::start().await?);
+    let (_, pod) = lab.pod("own").await?;
+    let (sandbox, foreign) = beside.pod("beside").await?;
+    let container = beside.client.launch(&foreign, &beside.shell("sleep 1000"), &sandbox).await?;
+    // As a Docker in a pod has them, on a volume whose mounts the host sees.
+    let mounted =
+        lab.machine.root().join("standalone/volumes/docker/overlay2").join(other(&pod)).join("merged");
+    std::fs::create_dir_all(&mounted)?;
+    let mut cleanup = Cleanup::default();
+    cleanup.add(&["umount", &mounted.display().to_string()]);
+    run("mount", &["-t", "tmpfs", "merged", &mounted.display().to_string()])?;
+    // As the monitor of a Crisp in a container: its folder has the name of this server's, in mounts of its own.
+    let pods = lab.machine.state().join("pods");
+    let log = pods.join(other(&pod)).join("monitor.log");
+    let inner = format!(
+        "mount -t tmpfs inner {pods} && mkdir {folder} && cd {folder} && echo 'while :; do sleep 0.2; done' > {id} && exec -a crisp-pod /bin/sh {id} 2> {log}",
+        pods = pods.display(),
+        folder = pods.join(other(&pod)).display(),
+        id = other(&pod),
+        log = log.display(),
+    );
+    let mut monitor = Command::new("unshare");
+    monitor.args(["--mount", "--propagation", "private", "bash", "-c", &inner]).stdin(Stdio::null());
+    let monitor = Monitor(monitor.spawn()?, tempfile::tempdir()?);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+
+    let (found, is_good) = report(&lab.machine)?;
+    assert!(is_good && orphans(&found).is_empty(), "{found:#}");
+    let named = |name: &str| things(&found).iter().find(|thing| thing["name"] == name);
+    let monitor_name = format!("{} (monitor)", monitor.0.id());
+    assert_eq!(named(&monitor_name).ok_or("the monitor is not seen")?["owner"], "OWNER_ANOTHER");
+    let mount = named(&mounted.display().to_string()).ok_or("the mount is not seen")?;
+    assert_eq!(mount["owner"], "OWNER_SERVER");
+    doctor(&lab.machine, &["-q", "--fix"])?;
+    assert_eq!(beside.client.exec(&container, &["echo", "here"]).await?.stdout, b"here\n");
+    drop((monitor, cleanup));
+    beside.close().await?;
     lab.close().await
 }
 

@@ -46,7 +46,7 @@ fn crashing(image: &str) -> String {
 async fn a_kubelet_runs_static_pods() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
     if !kubernetes::can_build(&[KUBELET]) {
-        crisp_skip::unsupported!(Toolchain("Go (it builds the kubelet)"));
+        needs!("go");
     }
     let mut machine = Machine::start().await?;
     let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
@@ -69,7 +69,7 @@ async fn a_kubelet_runs_static_pods() -> Result<()> {
 async fn a_kubelet_takes_the_metrics_of_pods_from_the_runtime() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
     if !kubernetes::can_build(&[KUBELET]) {
-        crisp_skip::unsupported!(Toolchain("Go (it builds the kubelet)"));
+        needs!("go");
     }
     let machine = Machine::start().await?;
     let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
@@ -213,7 +213,7 @@ spec:
 async fn a_kubelet_runs_a_pod_with_its_own_users() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
     if !kubernetes::can_build(&[KUBELET]) {
-        crisp_skip::unsupported!(Toolchain("Go (it builds the kubelet)"));
+        needs!("go");
     }
     // The kubelet's own volumes are on tmpfs.
     if kernel()? < (6, 3) {

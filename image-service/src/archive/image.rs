@@ -1,7 +1,6 @@
 //! Makes configurations and manifests of local images.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use crisp_operation::clock;
 use serde_json::{Map, Value, json};
 
 use super::ArchiveError;
@@ -42,7 +41,7 @@ pub(super) fn with_layer(
             json!({ "architecture": host.architecture, "os": host.os, "rootfs": { "type": "layers", "diff_ids": [] } })
         }
     };
-    let created = rfc3339(SystemTime::now());
+    let created = rfc3339(clock::now())?;
     let line = json!({
         "created": created, "created_by": created_by, "author": changes.author, "comment": changes.comment,
     });
@@ -183,26 +182,16 @@ pub(super) fn document(value: &Value) -> Document {
     Document { digest: Digest::sha256(&bytes), bytes }
 }
 
-/// In UTC, with whole seconds.
-fn rfc3339(time: SystemTime) -> String {
-    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Counts days from the first of March of year 0, in eras of 400 years.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted / 146_097, shifted % 146_097);
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let day_of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = year + era * 400 + u64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+/// Nanoseconds since 1970 as a time in UTC, with whole seconds.
+fn rfc3339(ns: i64) -> Result<String, ArchiveError> {
+    let time = jiff::Timestamp::from_second(ns.div_euclid(1_000_000_000));
+    Ok(time
+        .map_err(|error| ArchiveError::Document { name: "the time".to_owned(), why: error.to_string() })?
+        .to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -214,7 +203,7 @@ mod tests {
             (1_795_253_465, "2026-11-21T09:31:05Z"),
             (4_107_542_400, "2100-03-01T00:00:00Z"),
         ] {
-            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+            assert_eq!(rfc3339(seconds * 1_000_000_000 + 999).unwrap(), text);
         }
     }
 

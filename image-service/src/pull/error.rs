@@ -165,7 +165,7 @@ fn ingest_kind(error: &IngestError) -> ErrorKind {
         IngestError::Decompress { .. } | IngestError::Archive { .. } | IngestError::DiffId { .. } => {
             ErrorKind::DataLoss
         }
-        IngestError::DiskFull { .. } => ErrorKind::ResourceExhausted,
+        IngestError::DiskFull { .. } | IngestError::NoRoom { .. } => ErrorKind::ResourceExhausted,
         IngestError::Store(error) => store_kind(error),
     }
 }

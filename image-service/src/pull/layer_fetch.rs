@@ -165,7 +165,7 @@ fn blame(downloaded: Option<Downloaded>, ingested: Ingested) -> Result<Attempt, 
 /// A failure of this machine, which another endpoint cannot solve.
 fn is_local(error: &IngestError) -> bool {
     match error {
-        IngestError::DiskFull { .. } | IngestError::Store(_) => true,
+        IngestError::DiskFull { .. } | IngestError::NoRoom { .. } | IngestError::Store(_) => true,
         IngestError::Source { .. }
         | IngestError::Decompress { .. }
         | IngestError::Archive { .. }

@@ -40,7 +40,7 @@ fn of_ingest(error: &IngestError) -> Code {
     match error {
         IngestError::Source { .. } | IngestError::DiffId { .. } => Code::DataLoss,
         IngestError::Decompress { .. } | IngestError::Archive { .. } => Code::InvalidArgument,
-        IngestError::DiskFull { .. } => Code::ResourceExhausted,
+        IngestError::DiskFull { .. } | IngestError::NoRoom { .. } => Code::ResourceExhausted,
         IngestError::Store(error) => of_store(error).code(),
     }
 }

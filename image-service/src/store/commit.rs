@@ -68,16 +68,6 @@ impl Store {
         Inner::sync_later(inner);
         Ok(image)
     }
-
-    /// Pins or unpins an image: image garbage collection does not remove pinned ones.
-    ///
-    /// # Errors
-    /// [`StoreError::ImageMissing`], or the record cannot be written.
-    pub fn set_pinned(&self, id: &ImageId, pinned: bool) -> Result<(), StoreError> {
-        let inner = &self.inner;
-        let _writing = inner.writing();
-        inner.change(id, |record| record.pinned = pinned)
-    }
 }
 
 impl Inner {

@@ -146,6 +146,23 @@ pub enum IngestError {
         /// The folder in which it was unpacked.
         path: PathBuf,
     },
+    /// The file system would be full, or nearly so.
+    #[error(
+        "unpacking layer {diff} to {}: {needed} bytes more are needed, {free} are free, of which {kept} stay free, \
+         a tenth of what was free when it began; remove unused images or enlarge the file system", path.display()
+    )]
+    NoRoom {
+        /// Which layer.
+        diff: DiffId,
+        /// Where it was unpacked.
+        path: PathBuf,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+        /// Bytes.
+        kept: u64,
+    },
     /// The store itself failed.
     #[error(transparent)]
     Store(#[from] StoreError),

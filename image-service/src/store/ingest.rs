@@ -62,7 +62,9 @@ impl Store {
     fn note_whether_full(&self, published: &Result<IngestedLayer, IngestError>) {
         let full = matches!(
             published,
-            Err(IngestError::DiskFull { .. } | IngestError::Store(StoreError::DiskFull { .. }))
+            Err(IngestError::DiskFull { .. }
+                | IngestError::NoRoom { .. }
+                | IngestError::Store(StoreError::DiskFull { .. }))
         );
         if full {
             self.inner.disk_full.store(true, Ordering::Relaxed);
@@ -99,12 +101,16 @@ impl Store {
 fn ingest_error(error: StreamError<unpack::UnpackError>, diff: &DiffId, tree: &Path) -> IngestError {
     let diff = diff.clone();
     let full = |source: &io::Error| is_disk_full(source);
+    let path = |entry: &str| tree.join(entry.trim_start_matches('/'));
     match error {
         StreamError::Source(source) => IngestError::Source { diff, source },
         StreamError::Decompress(compression, source) => IngestError::Decompress { diff, compression, source },
         StreamError::Consumer(error) => match &error.fault {
             UnpackFault::Io { source, .. } if full(source) => {
-                IngestError::DiskFull { diff, path: tree.join(error.entry.trim_start_matches('/')) }
+                IngestError::DiskFull { diff, path: path(&error.entry) }
+            }
+            &UnpackFault::NoRoom { needed, free, kept } => {
+                IngestError::NoRoom { diff, path: path(&error.entry), needed, free, kept }
             }
             _ => IngestError::Archive { diff, source: error },
         },

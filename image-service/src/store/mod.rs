@@ -115,6 +115,8 @@ struct State {
     superseded: Vec<(DiffId, PathBuf)>,
     /// Folders that an earlier server left half written or half deleted.
     leftovers: Vec<PathBuf>,
+    /// Images, and layers, that earlier servers set aside.
+    aside: [Vec<PathBuf>; 2],
     /// An image's record could not be read at the start: the layers that it needs are unknown.
     has_unread: bool,
     /// Layers may be deleted: all leases of an earlier server are taken again.

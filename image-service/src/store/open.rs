@@ -73,6 +73,10 @@ impl Inner {
         let layout = &self.layout;
         self.finish_exchanges()?;
         let mut state = State::default();
+        // Without those that this start sets aside.
+        for (folder, aside) in [layout.bad_images(), layout.bad_layers()].iter().zip(&mut state.aside) {
+            aside.extend(entries(folder)?.into_iter().map(|(path, _)| path));
+        }
         self.load_layers(&mut state)?;
         for folder in [layout.unpacking(), layout.layer_trash(), layout.new_images(), layout.image_trash()] {
             state.leftovers.extend(entries(&folder)?.into_iter().map(|(path, _)| path));

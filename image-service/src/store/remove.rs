@@ -1,33 +1,36 @@
 //! Removes names, images, and layers that nothing needs.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crisp_operation::clock;
+use crisp_operation::{clock, record};
 
 use super::error::StoreError;
 use super::image::Removed;
 use super::{Inner, Store, sync};
 use crate::digest::{DiffId, ImageId};
+use crate::layout;
 use crate::reference::Reference;
 
 impl Store {
-    /// Allows the deletion of layers, and deletes the remains of an earlier server and layers of an earlier
-    /// boot that nothing needs. Must be called once, after the surviving containers have taken their leases
-    /// again; before that, every layer stays. A layer that was unpacked since the last boot is kept for the
-    /// next try of its pull.
+    /// Allows the deletion of layers, and deletes the remains of an earlier server, layers of an earlier boot
+    /// that nothing needs, and all except the newest of the files that earlier servers set aside. Must be
+    /// called once, after the surviving containers have taken their leases again; before that, every layer
+    /// stays. A layer that was unpacked since the last boot is kept for the next try of its pull.
     ///
     /// # Errors
     /// A layer cannot be removed.
     pub fn start_collection(&self) -> Result<(), StoreError> {
         let inner = &self.inner;
-        let (leftovers, old) = {
+        let (leftovers, aside, old) = {
             let mut state = inner.state_mut();
             state.collecting = true;
             let old = state.layers.values().filter(|layer| layer.record.boot_id != clock::boot_id());
             let old: Vec<DiffId> = old.map(|layer| layer.record.diff_id.clone()).collect();
-            (std::mem::take(&mut state.leftovers), old)
+            (std::mem::take(&mut state.leftovers), std::mem::take(&mut state.aside), old)
         };
+        inner.delete_surplus(aside);
         for path in leftovers {
             inner.trash.delete(path);
         }
@@ -85,6 +88,28 @@ impl Store {
 }
 
 impl Inner {
+    /// Deletes the older files that were set aside, except layers of containers that may run: those wait for a
+    /// later start.
+    fn delete_surplus(&self, aside: [Vec<PathBuf>; 2]) {
+        let may_be_used = |path: &Path| {
+            let state = self.state();
+            let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+            let layer = name.split_once('.').and_then(|(name, _)| layout::digest_of(name).ok());
+            state.keep_all > 0 || layer.is_none_or(|digest| state.users.contains_key(&digest.into()))
+        };
+        let [images, layers] = aside.map(record::surplus_aside);
+        let images = images.into_iter().map(|path| (path, self.layout.image_trash()));
+        let layers = layers.into_iter().filter(|path| !may_be_used(path));
+        for (path, trash) in images.chain(layers.map(|path| (path, self.layout.layer_trash()))) {
+            match self.discard(&path, &trash) {
+                Ok(()) => {
+                    tracing::info!(path = %path.display(), "deleted what was set aside: newer ones are kept")
+                }
+                Err(error) => tracing::warn!(%error, "what was set aside stays until the next start"),
+            }
+        }
+    }
+
     /// Removes an image, first on disk. The caller has locked `writing`.
     fn remove_record(&self, id: &ImageId) -> Result<(), StoreError> {
         if !self.state().images.contains_key(id) {

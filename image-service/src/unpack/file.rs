@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::UnpackFault;
 use super::attributes::{self, On};
+use super::space::Space;
 use super::tar::{Entry, TarReader};
 use super::unpacker::{Destination, Unpacker};
 use crate::tree::Attributes;
@@ -27,7 +28,7 @@ impl Unpacker<'_> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(entry.mode);
         let file = self.create(at, "create it", || rustix::fs::openat(at.folder, at.name, flags, mode))?;
-        let crc = write(&file, archive)?;
+        let crc = write(&file, archive, &mut self.totals.space)?;
         self.totals.file_blocks(entry.size);
         // Writing may drop set-id bits, so they are set afterwards.
         let now = if entry.mode & SET_ID == 0 { entry.mode & !self.umask } else { 0 };
@@ -65,13 +66,18 @@ pub(super) fn attributes_of(entry: &Entry, kind: u32, device: u64) -> Attributes
 }
 
 /// Writes an entry's content and returns its CRC-32.
-fn write<R: BufRead>(file: &OwnedFd, archive: &mut TarReader<'_, R>) -> Result<u32, UnpackFault> {
+fn write<R: BufRead>(
+    file: &OwnedFd,
+    archive: &mut TarReader<'_, R>,
+    space: &mut Space,
+) -> Result<u32, UnpackFault> {
     let mut crc = crc32fast::Hasher::new();
     loop {
         let piece = archive.content()?;
         if piece.is_empty() {
             return Ok(crc.finalize());
         }
+        space.take(piece.len() as u64)?;
         let written = match rustix::io::write(file, piece) {
             Err(Errno::INTR) => continue,
             written => written.map_err(UnpackFault::at("write it"))?,

@@ -27,6 +27,7 @@ mod link;
 mod path;
 
 mod replaced;
+mod space;
 pub(crate) mod stream;
 pub mod tar;
 mod totals;
@@ -53,7 +54,8 @@ pub struct Limits {
     pub entries: u64,
     /// Files, directories and links made, also those that an archive only implies or replaces later.
     pub inodes: u64,
-    /// Bytes of all files and extended attributes together.
+    /// Bytes of all files and extended attributes together. Registries take layers of up to 200 GiB. Whatever
+    /// this is, a layer leaves a tenth of what is free on the store's file system.
     pub bytes: u64,
     /// Directories used without being brought, whose names the store keeps.
     pub implied: u64,
@@ -78,7 +80,7 @@ impl Default for Limits {
         Self {
             entries: 16 << 20,
             inodes: 8 << 20,
-            bytes: 1 << 40,
+            bytes: 256 << 30,
             implied: 100_000,
             implied_bytes: 16 << 20,
             inherit_lookups: 10_000_000,
@@ -174,6 +176,16 @@ pub enum UnpackFault {
          --max-layer-bytes if the image is trusted"
     )]
     Bytes(u64),
+    /// More content than the file system has room for.
+    #[error("{needed} bytes more are needed, {free} are free, of which {kept} stay free")]
+    NoRoom {
+        /// Bytes.
+        needed: u64,
+        /// Bytes on the store's file system.
+        free: u64,
+        /// Bytes of them that no layer takes.
+        kept: u64,
+    },
     /// More directories implied than allowed.
     #[error(
         "the archive uses more than {0} directories without bringing them; build the layer with entries \

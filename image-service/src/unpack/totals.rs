@@ -1,5 +1,6 @@
 //! Counts what an archive has made so far, compares it with the limits, and computes its checksum.
 
+use super::space::Space;
 use super::{Limits, UnpackFault};
 use crate::tree::{Attributes, Checksum};
 
@@ -9,7 +10,7 @@ const PER_DIRECTORY: usize = 96;
 /// The sums over one archive.
 pub(super) struct Totals<'a> {
     pub limits: &'a Limits,
-    block: u64,
+    pub space: Space,
     pub entries: u64,
     /// Inodes made so far, including those that a later entry replaced.
     made: u64,
@@ -28,10 +29,10 @@ pub(super) struct Totals<'a> {
 }
 
 impl<'a> Totals<'a> {
-    pub(super) fn new(limits: &'a Limits, block: u64) -> Self {
+    pub(super) fn new(limits: &'a Limits, space: Space) -> Self {
         Self {
             limits,
-            block,
+            space,
             entries: 0,
             made: 0,
             written: 0,
@@ -57,13 +58,19 @@ impl<'a> Totals<'a> {
     /// Counts an inode that is about to be made.
     pub(super) fn inode(&mut self) -> Result<(), UnpackFault> {
         self.made += 1;
-        if self.made > self.limits.inodes { Err(UnpackFault::Inodes(self.limits.inodes)) } else { Ok(()) }
+        if self.made > self.limits.inodes {
+            return Err(UnpackFault::Inodes(self.limits.inodes));
+        }
+        self.space.take(self.space.block)
     }
 
-    /// Counts bytes that are about to be written.
+    /// Counts bytes that are to be written.
     pub(super) fn written(&mut self, bytes: u64) -> Result<(), UnpackFault> {
         self.written = self.written.saturating_add(bytes);
-        if self.written > self.limits.bytes { Err(UnpackFault::Bytes(self.limits.bytes)) } else { Ok(()) }
+        if self.written > self.limits.bytes {
+            return Err(UnpackFault::Bytes(self.limits.bytes));
+        }
+        self.space.announced(bytes)
     }
 
     /// Counts a directory whose path is remembered until the archive ends.
@@ -94,7 +101,7 @@ impl<'a> Totals<'a> {
 
     /// Adds a file's blocks.
     pub(super) fn file_blocks(&mut self, size: u64) {
-        self.bytes += size.next_multiple_of(self.block);
+        self.bytes += size.next_multiple_of(self.space.block);
     }
 
     /// Adds a name to the checksum.

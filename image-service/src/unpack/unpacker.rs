@@ -11,6 +11,7 @@ use super::attributes::{self, On};
 use super::folders::Folders;
 use super::path::{normalise, split};
 use super::replaced::Replaced;
+use super::space::Space;
 use super::tar::{Entry, Kind, TarReader, Time};
 use super::totals::Totals;
 use super::whiteout::{self, EntryKind};
@@ -63,11 +64,10 @@ impl<'a> Unpacker<'a> {
         let folders = Folders::open(root)?;
         let mode = Mode::from_raw_mode(0o755);
         rustix::fs::fchmod(folders.root(), mode).map_err(UnpackFault::at("set the root's mode"))?;
-        let block =
-            rustix::fs::fstatvfs(folders.root()).map_err(UnpackFault::at("ask for the block size"))?;
+        let space = Space::of(folders.root_descriptor())?;
         Ok(Self {
             folders,
-            totals: Totals::new(limits, block.f_bsize.max(512)),
+            totals: Totals::new(limits, space),
             replaced: Replaced::to(replaced),
             root: root.to_owned(),
             umask: attributes::umask(),

@@ -1,6 +1,7 @@
 //! Layers with running containers are protected, and damaged ones are replaced.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -242,5 +243,39 @@ fn a_layer_unpacked_while_a_sync_fails_is_not_published() {
     let error = fixture.store.ingest_layer(&diff, FailsTheSync(&fixture, &tar)).unwrap_err().to_string();
     assert!(error.contains("lost writes"), "{error}");
     assert!(!fixture.store.has_layer(&diff));
+    fixture.assert_no_leftovers();
+}
+
+#[test]
+fn of_what_was_set_aside_at_earlier_starts_the_newest_are_kept() {
+    let mut fixture = Fixture::new();
+    let newest = |fixture: &Fixture| {
+        let bad = fs::read_dir(fixture.root().join("layers/.bad")).unwrap();
+        let mut bad: Vec<_> = bad.map(|entry| entry.unwrap().path()).collect();
+        bad.sort_by_key(|path| path.metadata().map(|data| (data.ctime(), data.ctime_nsec())).unwrap());
+        bad
+    };
+    let mut layers = Vec::new();
+    // One is in use as long as the test: its lease is taken again at each start.
+    for n in 0..8 {
+        let layer = fixture.ingest(Archive::new().file("number", format!("{n}"))).unwrap();
+        fixture.store.commit_image(image(&format!("app:v{n}"), &[&layer], &format!("{n}"))).unwrap();
+        fs::write(record_of(&fixture, &layer), "").unwrap();
+        layers.push(layer);
+        fixture = fixture.restart();
+        let used = fixture.store.hold(&layers[..1]);
+        fixture.store.start_collection().unwrap();
+        drop(used);
+    }
+    // Seven of earlier starts, of which the oldest is in use and five are kept, and that of the last start.
+    let names: Vec<String> =
+        newest(&fixture).iter().map(|path| fs::read_to_string(path.join("fs/number")).unwrap()).collect();
+    assert_eq!(names, ["0", "2", "3", "4", "5", "6", "7"]);
+    assert_eq!(count(&fixture.root().join("images/.bad")), 6);
+    // Used no longer.
+    let fixture = fixture.reopen();
+    wait("the oldest go", || newest(&fixture).len() == 5);
+    let kept = newest(&fixture);
+    assert_eq!(fs::read_to_string(kept[0].join("fs/number")).unwrap(), "3");
     fixture.assert_no_leftovers();
 }

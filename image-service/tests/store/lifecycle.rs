@@ -205,7 +205,10 @@ fn pins_are_remembered() {
     let fixture = Fixture::new();
     let image = fixture.store.commit_image(image("a", &[], "x")).unwrap();
     assert!(!image.pinned);
-    fixture.store.set_pinned(&image.id, true).unwrap();
+    let record = fixture.root().join("images").join(image.id.hex()).join("record.json");
+    let fixture = fixture.restart();
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace("\"pinned\":false", "\"pinned\":true")).unwrap();
     let fixture = fixture.reopen();
     assert!(fixture.store.image(&image.id).unwrap().pinned);
     assert_eq!(fixture.store.find("a").unwrap().pulled_at, image.pulled_at);

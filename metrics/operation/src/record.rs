@@ -2,11 +2,12 @@
 //!
 //! A reader sees the old record or the new one, never a half. Fields that a later release added are
 //! ignored; a [version](Record::VERSION) is raised only when a field changes its meaning. A record that
-//! cannot be read is set aside by its owner, never deleted: see [`set_aside`].
+//! cannot be read is set aside by its owner: see [`set_aside`]. The newest of those are kept: see
+//! [`surplus_aside`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::Mode;
@@ -139,6 +140,28 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
         }
     }
     Err(io::Error::other("no free name"))
+}
+
+/// How many of the things that were set aside in one folder are kept.
+pub const KEPT_ASIDE: usize = 5;
+
+/// Whether the name is one that [`set_aside`] gives.
+#[must_use]
+pub fn is_aside(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "bad")
+}
+
+/// Those of the things set aside in one folder that may be deleted: all but the newest [`KEPT_ASIDE`], which are
+/// evidence enough. To be given those of earlier starts, so that what a start sets aside can be looked at until
+/// the next one.
+#[must_use]
+pub fn surplus_aside(aside: Vec<PathBuf>) -> Vec<PathBuf> {
+    // The rename that set it aside changed it last.
+    let changed = |path: &Path| path.symlink_metadata().ok().map(|data| (data.ctime(), data.ctime_nsec()));
+    let mut dated: Vec<_> = aside.into_iter().map(|path| (changed(&path), path)).collect();
+    dated.sort();
+    dated.truncate(dated.len().saturating_sub(KEPT_ASIDE));
+    dated.into_iter().map(|(_, path)| path).collect()
 }
 
 /// Writes `bytes` to a file beside `path` and renames it there. The mode does not depend on the umask.
@@ -314,5 +337,22 @@ mod tests {
             assert_eq!(set_aside(&path).unwrap(), folder.path().join(expected));
         }
         assert_eq!(fs::read_to_string(folder.path().join("x.json.1.bad")).unwrap(), "x.json.1.bad");
+    }
+
+    #[test]
+    fn of_what_was_set_aside_all_but_the_newest_may_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let aside = |name: &str| {
+            let path = folder.path().join(name);
+            fs::write(&path, "").unwrap();
+            // The clock of file systems has steps.
+            std::thread::sleep(std::time::Duration::from_millis(15));
+            set_aside(&path).unwrap()
+        };
+        let all: Vec<PathBuf> = ["d", "a", "x", "a", "c", "a", "b"].iter().map(|name| aside(name)).collect();
+        assert!(all.iter().all(|path| is_aside(path)), "{all:?}");
+        let listed = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(surplus_aside(listed), all[..2]);
+        assert!(surplus_aside(all[..5].to_vec()).is_empty());
     }
 }

@@ -85,8 +85,9 @@ fn envs(values: Vec<proto::KeyValue>) -> Result<Vec<(String, String)>, ConvertEr
             return Err(invalid(at("key"), format!("{key:?} holds an equals sign")));
         }
         // The value is not shown: it may be a secret.
-        let value = String::from_utf8(pair.value)
-            .map_err(|_| invalid(at("value"), format!("the value of {key:?} is not UTF-8")))?;
+        let value = String::from_utf8(pair.value).map_err(|_| {
+            invalid(at("value"), format!("the value of {key:?} is not UTF-8, as an OCI spec's must be"))
+        })?;
         Ok((key, no_nul(&at("value"), value)?))
     };
     values.into_iter().enumerate().map(one).collect()

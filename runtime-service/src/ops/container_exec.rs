@@ -4,12 +4,13 @@
 //!   stdin  ─> pipe or terminal ─> process ─> pipes or terminal ─> stdout, stderr
 //!   resize ─> terminal
 //!   the process's end ─> the rest of its output ─> exit code
-//!   the client's end  ─> SIGHUP, and after a while SIGKILL to all processes that it started
+//!   the client's end, or the server's ─> SIGHUP, and after a while SIGKILL to all processes that it started
 //! ```
 //!
 //! After its client has left, the output of a command is read and discarded: a handler of SIGHUP that prints
 //! must get to its end, and neither block nor die of SIGPIPE. A command with a terminal gets a hang-up, as
-//! with any terminal.
+//! with any terminal. A server that ends does this for a second; after that, and when the server is killed,
+//! the monitor waits for the rest of the grace time, and the output has no reader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +68,10 @@ async fn serve(
     let line = command.line.clone();
     let command = command.with_size(first_size(&mut session).await);
     match start(&service, &container, command, request).await {
-        Ok((running, streams)) => run(running, streams, session).await,
+        Ok((running, streams)) => {
+            let _under_way = service.streamed_commands.read().await;
+            run(running, streams, session, &service.closing).await;
+        }
         Err(error) => session.finish(Outcome::Failed(format!("cannot run {line:?}: {error}"))).await,
     }
 }
@@ -140,10 +144,16 @@ impl Streams {
     }
 }
 
-async fn run(mut running: Running, streams: Streams, mut session: ProcessSession) {
+async fn run(mut running: Running, streams: Streams, mut session: ProcessSession, closing: &Cancel) {
     let Streams { stdin, mut stdout, mut stderr, terminal } = streams;
     let outputs = [&mut stdout, &mut stderr];
-    match serve_streams(&mut running, stdin, outputs, terminal.as_ref(), &mut session).await {
+    let served = serve_streams(&mut running, stdin, outputs, terminal.as_ref(), &mut session);
+    // A server that ends is to its commands as a client that leaves.
+    let end = tokio::select! {
+        end = served => end,
+        () = closing.cancelled() => None,
+    };
+    match end {
         Some(Ok(code)) => session.finish(Outcome::Exited(code)).await,
         Some(Err(error)) => session.finish(Outcome::Failed(error.to_string())).await,
         None => {

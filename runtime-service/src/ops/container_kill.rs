@@ -11,6 +11,7 @@ use crate::container::Container;
 use crate::container::signal::Signal;
 use crate::container::state::State;
 use crate::error::RuntimeError;
+use crate::exits;
 use crate::journal::Action;
 use crate::service_state::ServiceState;
 
@@ -51,12 +52,15 @@ async fn send(
     signal: Signal,
 ) -> Result<(), crate::cause::StageFailure> {
     let send = |_| async {
-        let link = service.pod_of(container).ok_or(Cause::PodGone)?.link()?;
+        let pod = service.pod_of(container).ok_or(Cause::PodGone)?;
+        let link = pod.link()?;
         match link.signal(container.id(), signal.number(), false).await {
             Err(LinkError::Refused {
                 failure: Failure::NotRunning { .. } | Failure::UnknownContainer { .. },
                 ..
             }) => {
+                // Either the exit is on its way, or it was missed.
+                exits::reconcile(service, &pod, &link, exits::Starts::UnderWay).await;
                 let ended = State::Removing { exit: None }.refuse("be sent a signal");
                 Err(crate::container::state::Refusal { now: "has exited", ..ended }.into())
             }

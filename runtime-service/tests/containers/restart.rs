@@ -192,6 +192,37 @@ fn damaged_records_are_set_aside_and_the_rest_is_served() {
 }
 
 #[test]
+fn of_folders_that_were_set_aside_the_newest_are_kept_and_those_in_use() {
+    let names = |n: usize| format!("{}.bad", format!("{n:02}").repeat(32));
+    while_no_server_runs(
+        async |lab| {
+            let pod = lab.pod("aside").await;
+            let runs = lab.run(&pod, shell("runs", "sleep 1000")).await;
+            (pod, runs, lab.dir.path().join("root/containers"))
+        },
+        |(_, runs, folder)| {
+            // As an earlier server sets them aside, the one that runs first.
+            std::fs::rename(folder.join(runs), folder.join(format!("{runs}.bad"))).unwrap();
+            for n in 0..7 {
+                std::thread::sleep(std::time::Duration::from_millis(15));
+                std::fs::create_dir_all(folder.join(names(n)).join("upper/data")).unwrap();
+            }
+        },
+        async |lab, (pod, runs, folder)| {
+            let is_there = |name: &str| folder.join(name).exists();
+            let begun = std::time::Instant::now();
+            while is_there(&names(0)) || is_there(&names(1)) {
+                assert!(begun.elapsed().as_secs() < 20, "the oldest stay");
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            assert!((2..7).all(|n| is_there(&names(n))), "the newest are gone");
+            assert!(is_there(&format!("{runs}.bad")), "it runs");
+            lab.remove_pod(&pod).await;
+        },
+    );
+}
+
+#[test]
 fn a_monitor_that_died_with_the_server_leaves_exits_behind() {
     over_a_restart(
         async |lab| {

@@ -103,3 +103,39 @@ async fn lists_and_statuses_do_not_wait_for_a_disk_that_hangs() {
     drop(reader);
     lab.remove_pod(&pod).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lists_and_statuses_of_pods_do_not_wait_for_a_disk_that_hangs() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("pod-hangs").await;
+    let pipe = lab.dir.path().join("root/pods").join(&pod).join("pod.json.new");
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
+    let updating = {
+        let overhead = Some(proto::LinuxContainerResources { cpu_shares: 77, ..Default::default() });
+        let request = proto::UpdatePodSandboxResourcesRequest {
+            pod_sandbox_id: pod.clone(),
+            overhead,
+            resources: None,
+        };
+        let service = lab.service.clone();
+        tokio::spawn(async move { service.update_pod_sandbox_resources(Request::new(request)).await })
+    };
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!updating.is_finished(), "the write does not hang");
+    let (service, id) = (lab.service.clone(), pod.clone());
+    // In a task of its own: what waits for a lock would keep the timer from ending it.
+    let look = tokio::spawn(async move {
+        let listed = service.list_pod_sandbox(Request::new(Default::default())).await.unwrap().into_inner();
+        assert_eq!(listed.items.len(), 1);
+        let request = proto::PodSandboxStatusRequest { pod_sandbox_id: id, verbose: true };
+        service.pod_sandbox_status(Request::new(request)).await.unwrap();
+    });
+    let looked = tokio::time::timeout(Duration::from_secs(1), look).await;
+    // A reader lets the write go on, also where the test fails.
+    let reader = rustix::fs::open(&pipe, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty()).unwrap();
+    looked.unwrap().unwrap();
+    updating.await.unwrap().unwrap();
+    drop(reader);
+    lab.remove_pod(&pod).await;
+}

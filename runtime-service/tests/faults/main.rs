@@ -15,6 +15,7 @@ mod commit;
 mod crash;
 mod disk;
 mod exclusion;
+mod lost_exit;
 
 use std::time::Duration;
 

@@ -31,6 +31,8 @@ pub(crate) struct Exec {
     pub(crate) grace: Duration,
     /// Its v2 cgroup.
     pub(crate) cgroup: Option<OwnedFd>,
+    /// It has had its SIGHUP: another one would end what it does about the first.
+    pub(crate) is_hung_up: bool,
     /// Set at its connection's end.
     pub(crate) kill_at: Option<Instant>,
     pub(crate) response: Response,
@@ -90,7 +92,9 @@ impl Exec {
         if self.grace.is_zero() || self.launch.is_some() {
             self.kill_all();
         } else {
-            let _ = self.signal(Signal::HUP);
+            if !self.is_hung_up {
+                let _ = self.signal(Signal::HUP);
+            }
             self.kill_at = Some(now + self.grace);
         }
     }

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crisp_executor::ids::PodId;
+use crisp_operation::record::is_aside;
 
 use super::{Leftover, Owner, Owners, Proof, Thing};
 
@@ -21,7 +22,7 @@ fn of_path(owners: &Owners<'_>, path: &Path) -> Thing {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let owner = if PodId::parse(&name).is_ok() {
         owners.of(&name, Proof::Place, || Leftover::Folder(path.to_owned()))
-    } else if name.ends_with(".bad") {
+    } else if is_aside(path) {
         Owner::Server("a record that could not be used, kept for people to look at".to_owned())
     } else {
         Owner::Another("it has no name that this server gives".to_owned())

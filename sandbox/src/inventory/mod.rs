@@ -83,6 +83,8 @@ pub enum Leftover {
 #[derive(Debug, Default)]
 pub struct KnownOwners {
     pub containers: HashSet<ContainerId>,
+    /// The folder of the containers' folders.
+    pub container_folders: PathBuf,
     /// Ids in operations under way: their things may exist although they are not listed.
     pub under_way: HashSet<String>,
     /// Ids of pods and containers that this server or one before it has made.

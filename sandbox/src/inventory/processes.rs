@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crisp_executor::ids::PodId;
@@ -85,9 +86,15 @@ fn of_fork_server(pid: i32) -> Owner {
     }
 }
 
-/// Whether its standard error is a file below the folder, even a deleted one.
+/// Whether its standard error is a file below the folder, even a deleted one. The kernel shows the path in the
+/// process's own mounts: a server in a container has the same path on another file system.
 fn logs_below(pid: i32, folder: &Path) -> bool {
-    fs::read_link(format!("/proc/{pid}/fd/2")).is_ok_and(|log| log.starts_with(folder))
+    let descriptor = PathBuf::from(format!("/proc/{pid}/fd/2"));
+    let Ok(log) = fs::read_link(&descriptor) else { return false };
+    let (Ok(file), Ok(own)) = (fs::metadata(&descriptor), fs::metadata(folder)) else { return false };
+    let is_there =
+        || fs::metadata(&log).is_ok_and(|there| (there.dev(), there.ino()) == (file.dev(), file.ino()));
+    log.starts_with(folder) && file.dev() == own.dev() && (file.nlink() == 0 || is_there())
 }
 
 fn namespace(pid: &str) -> Option<PathBuf> {

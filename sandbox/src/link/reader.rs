@@ -185,6 +185,9 @@ impl Connection {
             let _waiting = Waiting { connection: self, id: header.id };
             let borrowed: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
             self.send(header, &body, &borrowed).await.map_err(|error| self.unsendable(op, &error))?;
+            // They are closed while the monitor works, and not between its response and ours.
+            drop(borrowed);
+            drop((fds, body));
             receiver.await.map_err(|_| self.gone(op))
         };
         match tokio::time::timeout(deadline, exchange).await {

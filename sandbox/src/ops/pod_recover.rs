@@ -39,6 +39,8 @@ const NETWORKS: Duration = Duration::from_secs(2);
 pub(crate) async fn recover(service: &Arc<ServiceState>) -> io::Result<()> {
     private_folder(&service.layout.pods_root())?;
     private_folder(&service.layout.pods_state())?;
+    // Without those that this start sets aside.
+    pod_unreadable::delete_surplus(&service.layout)?;
     let mut tasks = JoinSet::new();
     for id in pod_ids(&service.layout)? {
         load(service, id, &mut tasks);

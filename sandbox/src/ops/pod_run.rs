@@ -22,7 +22,7 @@ use crate::pod::Pod;
 use crate::pod::record::{PodMetadata, PodRecord};
 use crate::pod::state::{PodState, PodStatus};
 use crate::service_state::{PodEvent, ServiceState};
-use crate::spawn;
+use crate::spawn::{self, Reaper};
 use crate::sysctl;
 use crate::systemd::{Scope, ScopeHolder, Systemd};
 
@@ -98,7 +98,7 @@ async fn make(
         }
         _ => None,
     };
-    let (cgroup, pid) = {
+    let (cgroup, pid, _reaper) = {
         let (service, pod, has_files) = (service.clone(), pod.clone(), scope.is_some());
         let work = move |steps: &Steps<PodCause>| start_monitor(&service, &pod, has_files, steps);
         operation.blocking(FILES + MONITOR, work).await?
@@ -216,7 +216,7 @@ fn start_monitor(
     pod: &Pod,
     has_files: bool,
     steps: &Steps<PodCause>,
-) -> Result<(JoinFds, i32), StageFailure> {
+) -> Result<(JoinFds, i32, Reaper), StageFailure> {
     if !has_files {
         start_files(service, pod, steps)?;
     }
@@ -231,8 +231,8 @@ fn start_monitor(
     let folder = service.layout.pod_state(&pod.id);
     let network = pod.config.network == NamespaceMode::Pod && pod.config.user.is_none();
     let spawn = || Ok(spawn::spawn(&service.monitor, &pod.id, &folder, &mut cgroup, network)?);
-    let pid = steps.step("monitor", spawn)?;
-    Ok((cgroup, pid))
+    let (pid, reaper) = steps.step("monitor", spawn)?;
+    Ok((cgroup, pid, reaper))
 }
 
 /// Before anything is made: a host port in use would make all of it useless.

@@ -7,14 +7,14 @@
 //!     the monitor may live              Degraded, listed with the readable part of its configuration
 //! ```
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use crisp_executor::ids::PodId;
 use crisp_operation::KeyedGuard;
-use crisp_operation::record::{private_folder, remove_folder, set_aside};
+use crisp_operation::record::{is_aside, private_folder, remove_folder, set_aside, surplus_aside};
 
 use super::monitor_probe::{ANSWER, Probe, probe};
 use super::{monitor_process, network_upkeep, pod_watch, teardown};
@@ -177,6 +177,26 @@ fn clear_away(service: &ServiceState, id: &PodId, error: &LoadError) {
     if let Err(error) = teardown::remove_pod_cgroups(service, &pod) {
         tracing::warn!(pod = %id, %error, "cannot remove the cgroup of a pod whose record is of no use");
     }
+}
+
+/// Deletes the records that earlier servers set aside, except the newest. No process of their pods ran.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(crate) fn delete_surplus(layout: &Layout) -> io::Result<()> {
+    let mut aside = Vec::new();
+    for entry in fs::read_dir(layout.pods_root())? {
+        aside.extend(Some(entry?.path()).filter(|path| is_aside(path)));
+    }
+    for path in surplus_aside(aside) {
+        match remove_folder(&path) {
+            Ok(()) => {
+                tracing::info!(path = %path.display(), "deleted a pod's record that was set aside: newer ones are kept");
+            }
+            Err(error) => tracing::warn!(%error, "a pod's record that was set aside stays"),
+        }
+    }
+    Ok(())
 }
 
 /// In the background: a plugin may be slow, and the server must start.

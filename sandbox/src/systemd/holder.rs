@@ -16,7 +16,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
 use crate::fork_server::open_null;
-use crate::spawn::{MonitorBinary, SpawnError, reap};
+use crate::spawn::{MonitorBinary, Reaper, SpawnError};
 
 /// Time limit for a killed process to end.
 const DEATH: Timespec = Timespec { tv_sec: 5, tv_nsec: 0 };
@@ -101,7 +101,7 @@ impl Drop for ScopeHolder {
                 };
                 drop(runtime.spawn(late));
             }
-            Ok(_) => drop(reap(pidfd)),
+            Ok(_) => drop(Reaper::new(pidfd)),
             // This server is ending, and leaves it to the host's init.
             Err(_) => {}
         }

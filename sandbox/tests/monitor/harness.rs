@@ -78,7 +78,7 @@ impl Pod {
     pub async fn fresh_with(binary: &MonitorBinary, cgroup: &mut JoinFds, network: bool) -> Self {
         let (folder, began) = (tempfile::tempdir().unwrap(), Instant::now());
         let id = PodId::random();
-        let pid = spawn(binary, &id, folder.path(), cgroup, network).unwrap();
+        let (pid, _reaper) = spawn(binary, &id, folder.path(), cgroup, network).unwrap();
         let link = MonitorLink::connect(&folder.path().join("monitor.sock"), DEADLINE).await.unwrap();
         assert_eq!((link.greeting().pid, &link.greeting().pod), (pid, &id));
         let pod = Self { folder, pid, link, greeted_after: began.elapsed() };

@@ -61,18 +61,26 @@ impl Lab {
     }
 }
 
-pub async fn open(folder: &Path) -> Pods {
-    let (root, state) = (folder.join("root"), folder.join("run"));
-    let networks = Networks::open(&NetworkConfig {
+/// The built-in network, which pods of the host's do not use.
+pub fn network(folder: &Path) -> NetworkConfig {
+    NetworkConfig {
         kind: NetworkKind::BuiltIn,
         cni_conf_dir: "/nonexistent".into(),
         cni_bin_dirs: vec![],
         bridge_name: "crisp-none".into(),
-        state_dir: state.join("network"),
-        root_dir: root.join("network"),
+        state_dir: folder.join("run/network"),
+        root_dir: folder.join("root/network"),
         ..Default::default()
-    })
-    .unwrap();
+    }
+}
+
+pub async fn open(folder: &Path) -> Pods {
+    open_with(folder, &network(folder)).await
+}
+
+pub async fn open_with(folder: &Path, network: &NetworkConfig) -> Pods {
+    let (root, state) = (folder.join("root"), folder.join("run"));
+    let networks = Networks::open(network).unwrap();
     let cgroups = Cgroups::detect().unwrap();
     let systemd = if uses_systemd() { Some(Systemd::detect(&cgroups).await.unwrap()) } else { None };
     let program = std::fs::read(monitor()).expect("crisp-pod is built: cargo build -p crisp-monitor");

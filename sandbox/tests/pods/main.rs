@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "only tests are here")]
 
+mod cni;
 mod faults;
 mod lab;
 mod monitors;

@@ -153,6 +153,25 @@ async fn a_record_that_cannot_be_read_is_set_aside_when_nothing_runs() {
 }
 
 #[tokio::test]
+async fn of_records_that_were_set_aside_the_newest_are_kept() {
+    crisp_skip::needs!();
+    let lab = Lab::new().await;
+    let root = lab.folder.path().join("root/pods");
+    let folder = |n: usize| root.join(format!("{}.bad", format!("{n:02}").repeat(32)));
+    for n in 0..7 {
+        std::thread::sleep(Duration::from_millis(15));
+        std::fs::create_dir(folder(n)).unwrap();
+        std::fs::write(folder(n).join("pod.json"), "no").unwrap();
+    }
+    let lab = Lab::open(lab.folder.clone()).await;
+    let left: Vec<usize> = (0..7).filter(|n| folder(*n).exists()).collect();
+    assert_eq!(left, [2, 3, 4, 5, 6]);
+    let things = lab.pods.inventory(&crisp_sandbox::inventory::KnownOwners::default());
+    let listed = things.iter().filter(|thing| thing.name.ends_with(".bad")).count();
+    assert_eq!(listed, 5, "{things:?}");
+}
+
+#[tokio::test]
 async fn a_newer_record_of_a_dead_pod_still_says_which_cgroup_to_remove() {
     crisp_skip::needs!();
     let (folder, id, pid) = left_behind(|_| {}).await;

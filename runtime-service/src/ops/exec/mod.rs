@@ -11,12 +11,12 @@ pub(super) mod pipe;
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use crisp_executor::compile;
 use crisp_executor::plan::{self, CgroupJoin};
+use crisp_operation::Cancel;
 use crisp_sandbox::Pod;
 use crisp_sandbox::link::{ExecRequest, LinkError, MonitorLink, WindowSize};
 
@@ -131,7 +131,7 @@ pub(super) async fn launch<T>(
     };
     let start = |_| async {
         let (theirs, ours) = stdio()?;
-        let running = start(container, pod, prepared, theirs, service.is_closing.clone()).await?;
+        let running = start(container, pod, prepared, theirs, service.closing.clone()).await?;
         Ok((running, ours))
     };
     operation.stage("start", START, start).await
@@ -203,8 +203,8 @@ pub(super) struct Running {
     exec: u64,
     /// None once the command has ended or is being killed.
     group: Option<ExecGroup>,
-    /// Set by the server, see [`ServiceState`].
-    is_closing: Arc<AtomicBool>,
+    /// See [`ServiceState`].
+    closing: Cancel,
     pub(super) grace: Duration,
     /// The terminal of a command that has one.
     pub(super) terminal: Option<OwnedFd>,
@@ -215,7 +215,7 @@ async fn start(
     pod: &Pod,
     prepared: Prepared,
     Stdio { stdin, stdout, stderr }: Stdio,
-    is_closing: Arc<AtomicBool>,
+    closing: Cancel,
 ) -> Result<Running, Cause> {
     let link = pod.link()?;
     let exec = link.next_exec_id();
@@ -234,7 +234,7 @@ async fn start(
     };
     let (group, grace) = (Some(prepared.group), prepared.grace);
     // The process is also killed when this future is dropped.
-    let mut running = Running { link: link.clone(), exec, group, is_closing, grace, terminal: None };
+    let mut running = Running { link: link.clone(), exec, group, closing, grace, terminal: None };
     match link.exec(request).await {
         Ok(started) => {
             running.terminal = started.terminal;
@@ -309,7 +309,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         let Some(group) = self.group.take() else { return };
-        if self.is_closing.load(Ordering::Relaxed) {
+        if self.closing.is_cancelled() {
             return group.give_up();
         }
         group.kill();

@@ -12,6 +12,11 @@ const DRAIN: Duration = Duration::from_millis(200);
 /// not block. The response must fit into the 16 MiB message that kubelet accepts.
 pub(super) const MAX_OUTPUT: usize = (16 << 20) - 1024;
 
+/// Bytes of one read.
+const CHUNK: usize = 16 << 10;
+/// The default capacity of a pipe.
+const HELD: usize = 64 << 10;
+
 /// The output streams of a command, read by the task that waits for its end.
 pub(super) struct Outputs {
     pub(super) stdout: Collector,
@@ -35,8 +40,12 @@ impl Outputs {
 
     /// Returns the output when both streams have ended or the drain time has passed.
     pub(super) async fn finish(mut self) -> (Vec<u8>, Vec<u8>) {
-        // After the time limit, the rest belongs to a process that is left behind.
-        let _ = tokio::time::timeout(DRAIN, self.read()).await;
+        // Usually both have ended: no other process has them open.
+        let have_ended = self.stdout.read_rest() & self.stderr.read_rest();
+        if !have_ended {
+            // After the time limit, the rest belongs to a process that is left behind.
+            let _ = tokio::time::timeout(DRAIN, self.read()).await;
+        }
         let (stdout, mut stderr) = (self.stdout.data, self.stderr.data);
         stderr.truncate(MAX_OUTPUT - stdout.len());
         (stdout, stderr)
@@ -68,16 +77,34 @@ impl Collector {
 
     /// Reads the content of the pipe. Returns false at its end.
     fn take(&mut self) -> bool {
-        let mut chunk = [0; 16 << 10];
+        let mut chunk = [0; CHUNK];
         match self.from.try_read(&mut chunk) {
             Ok(0) => false,
             Ok(n) => {
-                let room = MAX_OUTPUT - self.data.len();
-                self.data.extend_from_slice(&chunk[..n.min(room)]);
+                self.keep(&chunk[..n]);
                 true
             }
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         }
+    }
+
+    /// Takes what a command that has ended left in the pipe, without waiting. Whether that was its end.
+    fn read_rest(&mut self) -> bool {
+        let mut chunk = [0; CHUNK];
+        // More may come for ever, of a process that goes on.
+        for _ in 0..=HELD / CHUNK {
+            match rustix::io::read(&self.from, &mut chunk) {
+                Ok(0) => return true,
+                Ok(n) => self.keep(&chunk[..n]),
+                Err(_) => return false,
+            }
+        }
+        false
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = MAX_OUTPUT - self.data.len();
+        self.data.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 }
 

@@ -41,7 +41,7 @@ use std::sync::Arc;
 
 pub use error::CgroupError;
 pub use exec_cgroup::ExecCgroup;
-use hierarchy::{Controller, ControllerHierarchy, Extent, Host};
+use hierarchy::{Controller, Extent, Host};
 pub use join::JoinFds;
 pub use path::{CgroupPath, InvalidCgroupPath};
 pub use resources::{
@@ -352,12 +352,6 @@ impl Cgroup {
             Some(at @ apply::At::V2(_)) => memory::oom_kills(at.dir(), "memory.events"),
             None => Ok(0),
         }
-    }
-
-    /// Whether its memory controller is a v2 one, where limits of swap and OOM groups differ.
-    #[must_use]
-    pub fn memory_is_v2(&self) -> bool {
-        matches!(self.host.hierarchy_of(Controller::Memory), Some(ControllerHierarchy::V2(_)))
     }
 
     /// Removes it and those below; succeeds if it is gone. Its parents stay.

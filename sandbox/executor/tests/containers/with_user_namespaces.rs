@@ -26,7 +26,6 @@ pub const TESTS: &[crate::Test] = &[
     ("scores_limits_and_terminals_as_without", scores_limits_and_terminals_as_without),
     ("a_pid_namespace_for_the_pod", a_pid_namespace_for_the_pod),
     ("a_user_that_is_not_mapped_is_named", a_user_that_is_not_mapped_is_named),
-    ("time_of_a_start_in_a_user_namespace", time_of_a_start_in_a_user_namespace),
 ];
 
 /// Where the ids of these pods begin on the host.
@@ -322,13 +321,4 @@ fn a_user_that_is_not_mapped_is_named() {
     let outcome = pod.run_with(&["true"], |plan| plan.mounts.push(bind("/x", 9, false)));
     assert!(outcome.error().starts_with("read descriptors number 9 of 1"), "{}", outcome.error());
     assert_eq!(pod.run_with(&["true"], |plan| plan.mounts[0].attributes |= RDONLY).code, 0);
-}
-
-fn time_of_a_start_in_a_user_namespace() {
-    let pod = pod(&Files::busybox());
-    for _ in 0..10 {
-        let started = Instant::now();
-        assert_eq!(pod.run(&["true"]).code, 0);
-        println!("{:?}", started.elapsed());
-    }
 }

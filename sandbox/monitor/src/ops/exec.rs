@@ -64,6 +64,7 @@ impl Monitor {
             launch: Some(Launch::new(starting.report, requester)),
             grace: Duration::from_millis(grace_ms.into()),
             cgroup: v2.map(|index| fds.swap_remove(index)),
+            is_hung_up: false,
             kill_at: None,
             response: Response::Due { late: late_response },
         };

@@ -36,9 +36,10 @@ impl Monitor {
         let request::SignalExec { exec: id, signal } = call.read()?;
         let signal = sys::signal(signal)
             .ok_or_else(|| Failure::Malformed { reason: format!("no signal has number {signal}") })?;
-        let exec = self.execs.values().find(|exec| exec.connection == connection && exec.id == id);
+        let exec = self.execs.values_mut().find(|exec| exec.connection == connection && exec.id == id);
         let exec = exec.ok_or(Failure::UnknownExec { exec: id })?;
         exec.signal(signal).map_err(system("signal the exec"))?;
+        exec.is_hung_up |= signal == Signal::HUP;
         Ok(Reply::done())
     }
 

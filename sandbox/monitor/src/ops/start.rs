@@ -73,7 +73,6 @@ impl Monitor {
     pub(crate) fn container_runs(&mut self, key: Key) {
         let Some(container) = self.containers.get_mut(&key) else { return };
         let Phase::Starting(launch) = std::mem::replace(&mut container.phase, Phase::Running) else { return };
-        self.poller.remove(&launch.report);
         container.started_at_ns = clock::now_ns();
         if let Some(master) = launch.terminal {
             let _ = rustix::io::ioctl_fionbio(&master, true);
@@ -82,7 +81,6 @@ impl Monitor {
             container.outputs[0] = copy(&master).map(Output::new);
             container.terminal = Some(Terminal::new(master));
         }
-        outputs::watch(&self.poller, key, container);
         let started = Started {
             pid: container.pid,
             started_at_ns: container.started_at_ns,
@@ -90,7 +88,12 @@ impl Monitor {
             terminal: None,
             ended: None,
         };
+        // What the server waits for comes first.
         self.respond(launch.requester, started);
+        self.poller.remove(&launch.report);
+        if let Some(container) = self.containers.get_mut(&key) {
+            outputs::watch(&self.poller, key, container);
+        }
     }
 }
 

@@ -525,8 +525,8 @@ fn rates_of_a_disk_reach_the_kernel_and_go_again() {
     let (major, minor) = disk.split_once(':').unwrap();
     let (major, minor) = (major.parse().unwrap(), minor.parse().unwrap());
     let file = match own.cgroup.host.hierarchy_of(Controller::Io) {
-        Some(ControllerHierarchy::V1(_)) => "blkio.throttle.write_bps_device",
-        Some(ControllerHierarchy::V2(_)) => "io.max",
+        Some(hierarchy::ControllerHierarchy::V1(_)) => "blkio.throttle.write_bps_device",
+        Some(hierarchy::ControllerHierarchy::V2(_)) => "io.max",
         None => crisp_skip::unsupported!(Controller("io")),
     };
     for rate in [1 << 20, 2 << 20, 0] {

@@ -1,0 +1,148 @@
+//! crisp port-forward, as people use it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use crisp_e2e::{Lab, Result, needs};
+
+use crate::cli_streams::command;
+
+/// `crisp port-forward` under way, and the local ports.
+pub fn forwards(lab: &Lab, pod: &str, ports: &[&str]) -> Result<(Child, Vec<u16>)> {
+    let args = [&["port-forward", pod], ports].concat();
+    let mut forward = command(lab, &args).stderr(Stdio::null()).spawn()?;
+    let mut output = std::io::BufReader::new(forward.stdout.take().ok_or("no output")?);
+    let mut local = Vec::new();
+    for _ in ports {
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut output, &mut line)?;
+        local.push(line.split([':', ' ']).nth(1).ok_or("no port")?.parse()?);
+    }
+    Ok((forward, local))
+}
+
+pub fn connect(port: u16) -> Result<TcpStream> {
+    let socket = TcpStream::connect(("127.0.0.1", port))?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    Ok(socket)
+}
+
+/// Waits until the container's programs listen.
+async fn listens(lab: &mut Lab, id: &str, ports: &[u16]) -> Result<()> {
+    for port in ports {
+        let line = format!(
+            "for i in $(seq 300); do busybox netstat -ltn | grep -q ':{port} ' && exit 0; sleep 0.1; done; exit 1"
+        );
+        assert_eq!(lab.client.exec(id, &["sh", "-c", &line]).await?.exit_code, 0, "port {port}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("cli-forward").await?;
+    // Endless output to each, and no look at what comes.
+    let line = "nc -ll -p 8080 -e yes & nc -ll -p 8081 -e cat & sleep 1000";
+    let id = lab.client.launch(&pod, &lab.shell(line), &sandbox).await?;
+    listens(&mut lab, &id, &[8080, 8081]).await?;
+    let (mut forward, ports) = forwards(&lab, &pod, &["0:8080", "0:8081"])?;
+    let (endless, echo) = (ports[0], ports[1]);
+    for _ in 0..600 {
+        connect(endless)?.read_exact(&mut [0; 2])?;
+    }
+    let mut socket = connect(echo)?;
+    socket.write_all(b"hello")?;
+    let mut back = [0; 5];
+    socket.read_exact(&mut back)?;
+    assert_eq!(&back, b"hello");
+    // Nothing of the broken ones is left in the pod.
+    let begun = Instant::now();
+    loop {
+        let left = lab.client.exec(&id, &["sh", "-c", "ps | grep -c '[y]es'"]).await?.stdout;
+        // `nc -e yes` itself.
+        if String::from_utf8(left.to_vec())?.trim() == "1" {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(15), "connections live on in the pod");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    forward.kill()?;
+    forward.wait()?;
+    lab.close().await
+}
+
+/// A connection that the echo in the pod has taken. Its nc has a queue of two: of many clients at once on a busy
+/// machine, some are refused.
+fn served(port: u16) -> std::io::Result<TcpStream> {
+    let mut tries = 0;
+    loop {
+        let mut socket = connect(port).map_err(std::io::Error::other)?;
+        match socket.write_all(b"?").and_then(|()| socket.read_exact(&mut [0])) {
+            Ok(()) => return Ok(socket),
+            Err(error) if tries == 20 => return Err(error),
+            Err(_) => tries += 1,
+        }
+    }
+}
+
+/// As a database and its benchmark: many connections at once, short requests and answers, some of them broken in
+/// the middle.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("cli-database").await?;
+    let id = lab.client.launch(&pod, &lab.shell("nc -ll -p 5432 -e cat & sleep 1000"), &sandbox).await?;
+    listens(&mut lab, &id, &[5432]).await?;
+    let (mut forward, ports) = forwards(&lab, &pod, &["0:5432"])?;
+    let port = ports[0];
+    let client = move |number: usize| -> std::io::Result<()> {
+        for round in 0..10 {
+            let mut socket = served(port)?;
+            for query in 0..50 {
+                let text = format!("{number}-{round}-{query};{}", "x".repeat(query * 37));
+                socket.write_all(text.as_bytes())?;
+                if number.is_multiple_of(4) && query == 20 {
+                    // Unread bytes make the end of it a reset.
+                    break;
+                }
+                let mut back = vec![0; text.len()];
+                socket.read_exact(&mut back)?;
+                assert!(back == text.as_bytes(), "another connection's bytes");
+            }
+        }
+        Ok(())
+    };
+    let clients: Vec<_> = (0..16).map(|number| std::thread::spawn(move || client(number))).collect();
+    for client in clients {
+        client.join().map_err(|_| "a client failed")??;
+    }
+    assert!(forward.try_wait()?.is_none(), "the forward has ended");
+    forward.kill()?;
+    forward.wait()?;
+    lab.close().await
+}
+
+/// The container listens on ::1 of a namespace of the pod's own, where 127.0.0.1 has no such port.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_on_the_ipv6_loopback_of_a_pod_is_forwarded() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("cli-forward6").await?;
+    let serve = "mkdir /w; echo over ipv6 > /w/index.html; exec httpd -f -p [::1]:8080 -h /w";
+    let id = lab.client.launch(&pod, &lab.shell(serve), &sandbox).await?;
+    listens(&mut lab, &id, &[8080]).await?;
+    let (mut forward, ports) = forwards(&lab, &pod, &["0:8080"])?;
+    let mut socket = connect(ports[0])?;
+    socket.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut response = String::new();
+    socket.read_to_string(&mut response)?;
+    assert!(response.ends_with("over ipv6\n"), "{response}");
+    forward.kill()?;
+    forward.wait()?;
+    lab.close().await
+}

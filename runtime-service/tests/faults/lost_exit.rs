@@ -1,0 +1,53 @@
+//! An exit whose event is lost, although the link to the monitor lives: the next signal finds it.
+
+use std::time::{Duration, Instant};
+
+use crisp_operation::fault::{Fault, arm};
+use crisp_proto::crisp::v1::KillContainerRequest;
+use crisp_proto::crisp::v1::containers_server::Containers as _;
+use crisp_proto::runtime::v1 as proto;
+use tonic::{Code, Request};
+
+use crate::lab::{Lab, lab, shell};
+use crate::{ONE_AT_A_TIME, reached};
+
+/// A container that has exited with code 3, which the server does not know.
+async fn run_and_lose_its_exit(lab: &Lab, pod: &str, name: &str) -> String {
+    let id = lab.create(pod, shell(name, "exit 3")).await.unwrap();
+    let lost = arm(&format!("follow_pod/exit@{id}"), Fault::Fail);
+    lab.start(&id).await.unwrap();
+    reached(&lost).await;
+    assert_eq!(lab.status(&id).await.unwrap().state, proto::ContainerState::ContainerRunning as i32);
+    id
+}
+
+#[tokio::test]
+async fn a_stop_notes_an_exit_whose_event_was_lost() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("stopped").await;
+    let id = run_and_lose_its_exit(&lab, &pod, "app").await;
+    let begun = Instant::now();
+    lab.stop(&id, 30).await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let status = lab.status(&id).await.unwrap();
+    assert_eq!(status.state, proto::ContainerState::ContainerExited as i32);
+    assert_eq!((status.exit_code, status.reason.as_str()), (3, "Error"));
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_kill_notes_an_exit_whose_event_was_lost() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("killed").await;
+    let id = run_and_lose_its_exit(&lab, &pod, "app").await;
+    let request = KillContainerRequest { container_id: id.clone(), signal: "TERM".to_owned() };
+    let refused = lab.service.kill(Request::new(request)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert!(refused.message().contains("has exited"), "{refused}");
+    let status = lab.status(&id).await.unwrap();
+    assert_eq!(status.state, proto::ContainerState::ContainerExited as i32);
+    assert_eq!(status.exit_code, 3);
+    lab.remove_pod(&pod).await;
+}
