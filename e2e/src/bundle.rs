@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::Result;
 use crate::machine::crisp;
+use crate::{Result, limited};
 
+const PREFIX: &str = "crisp-oci";
 /// A command that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -28,7 +29,7 @@ impl Bundle {
     /// # Errors
     /// There is no busybox.
     pub fn new(args: &[&str]) -> Result<Self> {
-        let this = Self { folder: tempfile::Builder::new().prefix("crisp-oci").tempdir()? };
+        let this = Self { folder: tempfile::Builder::new().prefix(PREFIX).tempdir()? };
         let bin = this.path().join("rootfs/bin");
         std::fs::create_dir_all(&bin)?;
         std::fs::copy("/bin/busybox", bin.join("busybox"))?;
@@ -61,10 +62,22 @@ impl Bundle {
         Ok(std::fs::write(self.path().join("config.json"), spec.to_string())?)
     }
 
-    /// `crisp oci --root ... args`, with nothing to read.
+    /// The id that the container `name` of this bundle has. The cgroup is named by it, and two runs of the tests
+    /// must not meet there.
+    #[must_use]
+    pub fn id(&self, name: &str) -> String {
+        let folder = self.path().file_name().unwrap_or_default().to_string_lossy();
+        format!("{name}-{}", folder.trim_start_matches(PREFIX))
+    }
+
+    /// `crisp oci --root ... args`, with nothing to read. An argument `@name` stands for the [id](Self::id) of `name`.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(crisp());
+        let args = args.iter().map(|arg| match arg.strip_prefix('@') {
+            Some(name) => self.id(name),
+            None => (*arg).to_owned(),
+        });
         command.arg("oci").arg("--root").arg(self.root()).args(args);
         command.current_dir(self.path()).stdin(Stdio::null());
         command
@@ -73,12 +86,9 @@ impl Bundle {
     /// Runs `crisp oci args` to its end.
     ///
     /// # Errors
-    /// It cannot be run.
+    /// It cannot be run, or hangs.
     pub fn oci(&self, args: &[&str]) -> Result<Output> {
-        // To files: a container has the streams too, and outlives the command.
-        let (out, err) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
-        let status = self.command(args).stdout(out.reopen()?).stderr(err.reopen()?).status()?;
-        Ok(Output { status, stdout: std::fs::read(out.path())?, stderr: std::fs::read(err.path())? })
+        limited::run(&mut self.command(args), LIMIT)
     }
 
     /// The output of a successful command.

@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::Result;
 use crate::machine::crisp;
+use crate::{Result, limited};
 
 const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
 /// A command that takes longer hangs.
@@ -83,13 +83,11 @@ impl Containerd {
     /// `ctr args` to its end.
     ///
     /// # Errors
-    /// It cannot be run.
+    /// It cannot be run, or hangs.
     pub fn ctr(&self, args: &[&str]) -> Result<Output> {
-        let (out, err) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
         let mut command = Command::new(self.programs.join("ctr"));
-        command.arg("--address").arg(self.folder().join("sock")).args(args).stdin(Stdio::null());
-        let status = command.stdout(out.reopen()?).stderr(err.reopen()?).status()?;
-        Ok(Output { status, stdout: std::fs::read(out.path())?, stderr: std::fs::read(err.path())? })
+        command.arg("--address").arg(self.folder().join("sock")).args(args);
+        limited::run(&mut command, LIMIT)
     }
 
     /// The output of a successful `ctr args`.
@@ -115,7 +113,7 @@ impl Containerd {
         let binary = self.folder().join("crisp-oci");
         let (binary, rootfs) = (binary.to_string_lossy(), rootfs.to_string_lossy());
         // One below containerd's own would leave that.
-        let cgroup = format!("/crisp-oci-of-containerd-{id}");
+        let cgroup = format!("/crisp-oci-of-containerd-{id}-{}", std::process::id());
         let runtime =
             ["run", "--runtime", "io.containerd.runc.v2", "--runc-binary", &binary, "--cgroup", &cgroup];
         self.ctr(&[&runtime[..], options, &["--rootfs", &rootfs, id], command].concat())
@@ -124,6 +122,11 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
+        // A test that failed leaves its tasks, whose shims outlive containerd.
+        let tasks = self.good(&["task", "ls", "-q"]).unwrap_or_default();
+        for id in tasks.lines() {
+            let _ = self.ctr(&["task", "rm", "--force", id]);
+        }
         let _ = rustix::process::kill_process(
             rustix::process::Pid::from_child(&self.child),
             rustix::process::Signal::TERM,

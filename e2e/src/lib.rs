@@ -23,6 +23,7 @@ pub mod image;
 pub mod kubernetes;
 pub mod lab;
 pub mod leak;
+pub mod limited;
 pub mod machine;
 pub mod prometheus;
 pub mod registry;

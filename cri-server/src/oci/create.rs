@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use crisp_executor::cgroup::{Cgroups, Resources};
 use crisp_executor::compile::{self, Compiled, Inputs};
+use crisp_executor::ids::ContainerId;
 use crisp_executor::plan::PidNamespace;
 use crisp_executor::run::detached::{self, Namespaces};
 use crisp_executor::run::{Pauses, Progress, Starting, Stdio, start_gate};
 use crisp_executor::source;
 use crisp_operation::clock;
-use crisp_operation::record::{self, Durability};
 use oci_spec::runtime::Spec;
 use rustix::fd::{AsFd as _, OwnedFd};
 
@@ -23,7 +23,7 @@ use super::record::Record;
 use super::runtime_log::RuntimeLog;
 use super::state_folder::{GATE, StateFolder};
 use super::status::Status;
-use super::{cgroup, delete, hooks, namespaces, protected_program, state, streams};
+use super::{cgroup, delete, hooks, namespaces, pid_file, protected_program, state, streams};
 
 /// Time limit for opening the root and all sources of bind mounts.
 const SOURCES: Duration = Duration::from_secs(30);
@@ -43,6 +43,7 @@ impl Create {
 
 /// A container whose process waits at its start gate.
 pub struct Created {
+    pub pid: i32,
     pub init: OwnedFd,
     /// The master of its terminal, only for a command in the foreground.
     pub terminal: Option<OwnedFd>,
@@ -69,6 +70,7 @@ pub fn create(
     log: &RuntimeLog,
 ) -> anyhow::Result<Created> {
     options.refuse_unsupported()?;
+    warn_of_sockets(log);
     protected_program::ensure()?;
     streams::check_preserved(options.process.preserve_fds)?;
     let mut request = Request::new(options, foreground)?;
@@ -83,6 +85,18 @@ pub fn create(
     })
 }
 
+/// By the names of the variables with which systemd passes sockets to services: containers do not get them.
+fn warn_of_sockets(log: &RuntimeLog) {
+    for (name, effect) in [
+        ("NOTIFY_SOCKET", "the container cannot say when it is ready (podman: use --sdnotify=conmon)"),
+        ("LISTEN_FDS", "the container gets the sockets only with --preserve-fds, and not the variable"),
+    ] {
+        if std::env::var_os(name).is_some_and(|value| !value.is_empty()) {
+            log.warn(&format!("{name} is set, which crisp oci does not pass on: {effect}"));
+        }
+    }
+}
+
 impl Request {
     fn new(options: &CreateOptions, foreground: bool) -> anyhow::Result<Self> {
         let Bundle { path, mut spec, rootfs } = Bundle::read(&options.bundle)?;
@@ -93,6 +107,7 @@ impl Request {
         let stdio = streams::inherited(process, options.process.preserve_fds)?;
         let record = Record {
             id: options.id.clone(),
+            executor_id: ContainerId::random(),
             oci_version: spec.version().clone(),
             bundle: path,
             rootfs,
@@ -102,6 +117,7 @@ impl Request {
             own_pid_namespace: false,
             mappings: None,
             init: None,
+            creating: true,
         };
         let resources = cgroup::resources(&spec)?;
         Ok(Self { spec, console, stdio, resources, cgroups: Cgroups::detect()?, record })
@@ -123,13 +139,15 @@ fn make(
     let compiled = compile(request, &namespaces, pid)?;
     let starting = start(folder, request, &compiled, &namespaces)?;
     // From here on, the record names the process that a killed create leaves behind.
-    request.record.init = Init::of(starting.pid);
+    request.record.init = Init::of(starting.pid, &starting.pidfd);
     folder.write_record(&request.record)?;
     let terminal = wait(&starting, request, log)?;
+    request.record.creating = false;
+    folder.write_record(&request.record)?;
     if let Some(path) = &options.process.pid_file {
-        write_pid_file(path, starting.pid)?;
+        pid_file::write(path, starting.pid)?;
     }
-    Ok(Created { init: starting.pidfd, terminal })
+    Ok(Created { pid: starting.pid, init: starting.pidfd, terminal })
 }
 
 fn compile(
@@ -175,11 +193,11 @@ fn start(
     compiled: &Compiled,
     namespaces: &Namespaces,
 ) -> anyhow::Result<Starting> {
-    let id = request.record.id.of_executor()?;
+    let id = &request.record.executor_id;
     let gate = start_gate::listen(folder.as_fd(), GATE).context("make the start gate")?;
     let stdio = std::mem::take(&mut request.stdio);
     let pauses = Pauses { before_root: hooks::has_before_root(&request.spec), gate: Some(gate.as_fd()) };
-    Ok(detached::create(&id, &compiled.plan, &compiled.fds, stdio, namespaces, pauses)?)
+    Ok(detached::create(id, &compiled.plan, &compiled.fds, stdio, namespaces, pauses)?)
 }
 
 /// Waits until the process is ready for its exec.
@@ -200,13 +218,4 @@ fn wait(starting: &Starting, request: &Request, log: &RuntimeLog) -> anyhow::Res
             Progress::Executed => bail!("the container's process was killed before it was ready"),
         }
     }
-}
-
-/// Writes the file atomically: callers wait for it.
-///
-/// # Errors
-/// The error names the file.
-pub fn write_pid_file(path: &Path, pid: i32) -> anyhow::Result<()> {
-    record::write_file(path, pid.to_string().as_bytes(), 0o644, Durability::Process)
-        .with_context(|| format!("--pid-file {}", path.display()))
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::bail;
 use crisp_executor::cgroup::{CgroupError, Cgroups};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::id::OciId;
@@ -13,6 +12,7 @@ use super::record::Record;
 use super::runtime_log::RuntimeLog;
 use super::state_folder::StateFolder;
 use super::status::{self, Status};
+use super::wait::is_readable_within;
 use super::{hooks, state};
 
 /// Time limit for a killed process to end.
@@ -29,10 +29,11 @@ pub struct Delete {
 
 impl Delete {
     pub fn run(self, root: &Path, log: &RuntimeLog) -> anyhow::Result<()> {
-        if self.force && !root.join(self.id.as_str()).exists() {
-            return Ok(());
-        }
-        let folder = StateFolder::lock(root, &self.id)?;
+        let folder = match StateFolder::lock_if_present(root, &self.id)? {
+            None if self.force => return Ok(()),
+            None => bail!("container {} does not exist in {}", self.id, root.display()),
+            Some(folder) => folder,
+        };
         let record = match folder.record() {
             Err(error) if self.force => {
                 log.warn(&format!("{error:#}: its folder is removed, its cgroup cannot be known"));
@@ -81,8 +82,7 @@ fn kill_init(record: &Record) -> anyhow::Result<()> {
     let Some(init) = record.init.and_then(super::init::Init::open) else { return Ok(()) };
     // Fails when the process has ended, which is fine.
     let _ = pidfd_send_signal(&init, Signal::KILL);
-    let time = Timespec::try_from(END)?;
-    if poll(&mut [PollFd::new(&init, PollFlags::IN)], Some(&time))? == 0 {
+    if !is_readable_within(&init, END)? {
         bail!("process {} of container {} does not end, though it was killed", pid(record), record.id);
     }
     Ok(())

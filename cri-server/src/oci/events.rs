@@ -1,16 +1,17 @@
 //! `crisp oci events`: prints the resource usage of a container, once or periodically, in runc's form.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
 use crisp_executor::cgroup::{Cgroup, Cgroups, Detail, Stats};
 use crisp_operation::parse_duration;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 
 use super::id::OciId;
 use super::state_folder::StateFolder;
 use super::status;
+use super::wait::is_readable_within;
 
 /// Print a container's resource usage and OOM events as lines of JSON
 #[derive(Debug, clap::Args)]
@@ -39,11 +40,10 @@ impl Events {
         let cgroup = Cgroups::detect()?.open(&record.cgroup)?;
         self.print(&cgroup)?;
         let mut oom_kills = cgroup.oom_kills()?;
-        let time = Timespec::try_from(self.interval)?;
-        while !self.stats && poll(&mut [PollFd::new(&init, PollFlags::IN)], Some(&time))? == 0 {
+        while !self.stats && !is_readable_within(&init, self.interval)? {
             let now = cgroup.oom_kills()?;
             if now > oom_kills {
-                println!("{}", json!({ "type": "oom", "id": self.id }));
+                print(&json!({ "type": "oom", "id": self.id }))?;
                 oom_kills = now;
             }
             self.print(&cgroup)?;
@@ -53,9 +53,13 @@ impl Events {
 
     fn print(&self, cgroup: &Cgroup) -> anyhow::Result<()> {
         let stats = cgroup.stats_reader()?.read(Detail::All)?;
-        println!("{}", json!({ "type": "stats", "id": self.id, "data": data(&stats) }));
-        Ok(())
+        print(&json!({ "type": "stats", "id": self.id, "data": data(&stats) }))
     }
+}
+
+/// Fails if the reader is gone, where println! would panic.
+fn print(line: &Value) -> anyhow::Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
 /// In runc's form; a limit that is not set is 0.

@@ -21,7 +21,7 @@ use super::options::ProcessOptions;
 use super::record::Record;
 use super::runtime_log::RuntimeLog;
 use super::state_folder::StateFolder;
-use super::{create, protected_program, status, streams};
+use super::{cgroup, pid_file, protected_program, status, streams};
 
 /// Run a command in a container
 #[derive(Debug, clap::Args)]
@@ -67,14 +67,17 @@ impl Exec {
         let starting = start(&record, &spec, process, &init, self.options.preserve_fds)?;
         let begun = wait(&starting, &console, log).and_then(|terminal| {
             let pid_file = self.options.pid_file.as_deref();
-            pid_file.map_or(Ok(()), |path| create::write_pid_file(path, starting.pid))?;
+            pid_file.map_or(Ok(()), |path| pid_file::write(path, starting.pid))?;
             Ok(terminal)
         });
         // Callers assume after a failure that nothing runs.
         let terminal = begun.inspect_err(|_| {
             let _ = pidfd_send_signal(&starting.pidfd, Signal::KILL);
         })?;
-        foreground.map_or(Ok(ExitCode::SUCCESS), |foreground| foreground.wait(&starting.pidfd, terminal))
+        match foreground {
+            Some(foreground) => foreground.wait(starting.pid, &starting.pidfd, terminal),
+            None => Ok(ExitCode::SUCCESS),
+        }
     }
 
     fn of_process(&self, spec: &Spec) -> anyhow::Result<Process> {
@@ -98,7 +101,8 @@ impl Exec {
             process.set_cwd(cwd.clone());
         }
         if let Some(user) = &self.user {
-            process.set_user(parse_user(user).with_context(|| format!("--user {user:?}"))?);
+            let changed = change_user(process.user(), user).with_context(|| format!("--user {user:?}"))?;
+            process.set_user(changed);
         }
         let env = process.env().iter().flatten().chain(&self.env).cloned().collect();
         process.set_env(Some(env));
@@ -120,11 +124,14 @@ fn read(path: &Path) -> anyhow::Result<Process> {
     Ok(serde_json::from_slice(&fs::read(path)?)?)
 }
 
-fn parse_user(text: &str) -> anyhow::Result<User> {
-    let (uid, gid) = text.split_once(':').unwrap_or((text, "0"));
-    let mut user = User::default();
+/// As runc does: what is not named stays, groups and umask included.
+fn change_user(of_process: &User, text: &str) -> anyhow::Result<User> {
+    let (uid, gid) = text.split_once(':').map_or((text, None), |(uid, gid)| (uid, Some(gid)));
+    let mut user = of_process.clone();
     user.set_uid(uid.parse().context("the user is no number")?);
-    user.set_gid(gid.parse().context("the group is no number")?);
+    if let Some(gid) = gid {
+        user.set_gid(gid.parse().context("the group is no number")?);
+    }
     Ok(user)
 }
 
@@ -140,9 +147,10 @@ fn start(
     let process = compile::compile_process(&process, seccomp, record.mappings.as_ref())?;
     let user = user_namespace(record)?;
     let mut fds = Vec::new();
-    let join = compile::compile_join(Cgroups::detect()?.open(&record.cgroup)?.join()?, &mut fds)?;
-    let id = record.id.of_executor()?;
-    Ok(detached::exec(&id, &process, &join, &fds, stdio, init.as_fd(), user.as_ref())?)
+    let cgroup = cgroup::for_exec(&Cgroups::detect()?, record)?;
+    let join = compile::compile_join(cgroup.join()?, &mut fds)?;
+    let id = &record.executor_id;
+    Ok(detached::exec(id, &process, &join, &fds, stdio, init.as_fd(), user.as_ref())?)
 }
 
 /// The user namespace of the container, if it has one: its PID namespace belongs to it.

@@ -1,18 +1,17 @@
 //! `crisp oci run`: runs a process in the foreground and waits for it.
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::task::Poll;
 
 use anyhow::Context as _;
-use rustix::fd::{AsFd as _, OwnedFd};
-use rustix::io::retry_on_intr;
-use rustix::process::{WaitId, WaitIdOptions, getpid, set_child_subreaper, waitid};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::fd::OwnedFd;
+use rustix::process::{WaitOptions, WaitStatus, getpid, set_child_subreaper, wait};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::id::OciId;
 use super::options::CreateOptions;
 use super::relay::Relay;
 use super::runtime_log::RuntimeLog;
@@ -50,24 +49,33 @@ impl Run {
         let code = match (start::start(root, id, log), foreground) {
             (Err(error), _) => Err(error),
             (Ok(()), None) => return Ok(ExitCode::SUCCESS),
-            (Ok(()), Some(foreground)) => foreground.wait(&created.init, created.terminal),
+            (Ok(()), Some(foreground)) => foreground.wait(created.pid, &created.init, created.terminal),
         };
         if self.keep && code.is_ok() {
             return code;
         }
-        let folder = StateFolder::lock(root, id)?;
-        let record = folder.record()?;
-        let deleted = delete::delete(folder, record.as_ref(), log);
-        // The first failure is the important one.
-        let code = code?;
-        deleted.map(|()| code)
+        // The exit code, or the first failure, is the important one.
+        if let Err(error) = remove(root, id, log) {
+            let text = format!("container {id} could not be deleted: {error:#}");
+            log.warn(&text);
+            let _ = writeln!(std::io::stderr(), "crisp: {text}");
+        }
+        code
     }
+}
+
+/// Does nothing if another command has deleted the container meanwhile.
+fn remove(root: &Path, id: &OciId, log: &RuntimeLog) -> anyhow::Result<()> {
+    let Some(folder) = StateFolder::lock_if_present(root, id)? else { return Ok(()) };
+    let record = folder.record()?;
+    delete::delete(folder, record.as_ref(), log)
 }
 
 /// A command in the foreground: signals to it are passed on and do not end it.
 pub struct Foreground {
     runtime: Runtime,
     signals: Signals,
+    children: Signal,
 }
 
 impl Foreground {
@@ -79,38 +87,54 @@ impl Foreground {
     pub fn begin() -> anyhow::Result<Self> {
         set_child_subreaper(Some(getpid())).context("become the parent of the container's process")?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let signals = {
+        let (signals, children) = {
             let _context = runtime.enter();
-            Signals::new()?
+            (Signals::new()?, signal(SignalKind::child())?)
         };
-        Ok(Self { runtime, signals })
+        Ok(Self { runtime, signals, children })
     }
 
-    /// Waits for a process and passes signals on to it. `terminal` is the master of its terminal, which is
-    /// relayed to the terminal of this process.
+    /// Waits for the process `pid`, whose pidfd is `process`, and passes signals on to it. `terminal` is the
+    /// master of its terminal, which is relayed to the terminal of this process.
     ///
     /// # Errors
     /// The kernel's error.
-    pub fn wait(self, process: &OwnedFd, terminal: Option<OwnedFd>) -> anyhow::Result<ExitCode> {
-        let Self { runtime, mut signals } = self;
+    pub fn wait(self, pid: i32, process: &OwnedFd, terminal: Option<OwnedFd>) -> anyhow::Result<ExitCode> {
+        let Self { runtime, mut signals, mut children } = self;
         runtime.block_on(async {
             let mut relay = terminal.map(Relay::new).transpose()?;
-            #[allow(deprecated, reason = "it owns a copy of the descriptor")]
-            let ended = AsyncFd::with_interest(process.try_clone()?, Interest::READABLE)?;
-            loop {
+            let status = loop {
+                if let Some(status) = reap(pid)? {
+                    break status;
+                }
                 tokio::select! {
-                    _ = ended.readable() => break,
+                    _ = children.recv() => {}
                     number = signals.next() => pass_on(process, relay.as_ref(), number),
                     () = Relay::step(relay.as_mut()) => {}
                 }
-            }
+            };
             if let Some(relay) = relay {
-                relay.finish();
+                // The reader of our output may be slow, or gone: a signal ends the wait for it.
+                tokio::select! {
+                    () = relay.finish() => {}
+                    () = signals.next_to_end() => {}
+                }
             }
-            anyhow::Ok(())
-        })?;
-        code(process)
+            Ok(code(status))
+        })
     }
+}
+
+/// Reaps all children that have ended. The orphans of a container without a PID namespace of its own become
+/// children of this process, and count as processes of the container until they are reaped. Returns the exit
+/// status of `pid` if it has ended.
+fn reap(pid: i32) -> anyhow::Result<Option<WaitStatus>> {
+    while let Some((child, status)) = wait(WaitOptions::NOHANG).context("wait for the process")? {
+        if child.as_raw_nonzero().get() == pid {
+            return Ok(Some(status));
+        }
+    }
+    Ok(None)
 }
 
 /// A process that has ended needs no signal.
@@ -145,14 +169,17 @@ impl Signals {
         })
         .await
     }
+
+    /// The next one that asks programs to end.
+    async fn next_to_end(&mut self) {
+        while !matches!(self.next().await, SIGHUP | SIGINT | SIGQUIT | SIGTERM) {}
+    }
 }
 
-fn code(process: &OwnedFd) -> anyhow::Result<ExitCode> {
-    let status = retry_on_intr(|| waitid(WaitId::PidFd(process.as_fd()), WaitIdOptions::EXITED));
-    let status = status.context("wait for the process")?.context("the process has no exit code")?;
+fn code(status: WaitStatus) -> ExitCode {
     let code = match (status.exit_status(), status.terminating_signal()) {
         (Some(code), _) => code,
         (None, signal) => 128 + signal.unwrap_or(0),
     };
-    Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
+    ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX))
 }

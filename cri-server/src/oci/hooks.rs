@@ -4,15 +4,19 @@
 //! poststart and poststop run after start and delete. createContainer and startContainer are not supported:
 //! they would run inside the container, where programs of the host cannot be reached.
 
-use std::io::Write as _;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
 use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Stdio};
+use std::process::{Child, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use oci_spec::runtime::{Hook, Hooks, Spec};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::wait::is_readable_within;
 
 /// Time limit of hooks without a timeout.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -82,28 +86,45 @@ fn run(hook: &Hook, state: &str) -> anyhow::Result<()> {
         command.arg0(name).args(args);
     }
     let env = hook.env().iter().flatten().filter_map(|entry| entry.split_once('='));
-    command.env_clear().envs(env).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut child = command.spawn()?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook may not read it.
-        let _ = stdin.write_all(state.as_bytes());
-    }
-    wait(&mut child, timeout(hook))
+    command.env_clear().envs(env).stdin(input(state)?).stdout(Stdio::null()).stderr(Stdio::null());
+    wait(command.spawn()?, timeout(hook))
+}
+
+/// A file and not a pipe: writing a state that is longer than a pipe's buffer would block on a hook that does not
+/// read it.
+fn input(state: &str) -> anyhow::Result<File> {
+    let flags = MemfdFlags::CLOEXEC;
+    let file = match memfd_create("state", flags | MemfdFlags::NOEXEC_SEAL) {
+        // Before Linux 6.3.
+        Err(Errno::INVAL) => memfd_create("state", flags),
+        file => file,
+    };
+    let mut file = File::from(file.context("make a file for its input")?);
+    file.write_all(state.as_bytes())?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn timeout(hook: &Hook) -> Duration {
     hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).map_or(TIMEOUT, Duration::from_secs)
 }
 
-fn wait(child: &mut Child, timeout: Duration) -> anyhow::Result<()> {
+fn wait(mut child: Child, timeout: Duration) -> anyhow::Result<()> {
+    let ended = end_within(&mut child, timeout);
+    if !matches!(ended, Ok(Some(_))) {
+        // It must not work on what is removed now.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    match ended? {
+        None => bail!("no end within {timeout:?}"),
+        Some(status) if status.success() => Ok(()),
+        Some(status) => bail!("{status}"),
+    }
+}
+
+fn end_within(child: &mut Child, timeout: Duration) -> anyhow::Result<Option<ExitStatus>> {
     let pid = Pid::from_raw(child.id().cast_signed()).context("it has no process id")?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-    let time = Timespec::try_from(timeout)?;
-    if poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&time))? == 0 {
-        child.kill()?;
-        child.wait()?;
-        bail!("no end within {timeout:?}");
-    }
-    let status = child.wait()?;
-    if status.success() { Ok(()) } else { bail!("{status}") }
+    if is_readable_within(&pidfd, timeout)? { Ok(Some(child.wait()?)) } else { Ok(None) }
 }

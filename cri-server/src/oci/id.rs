@@ -3,9 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crisp_executor::ids::ContainerId;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
 
 /// An id is part of the names of a folder and a cgroup, which have at most 255 bytes.
 const LONGEST: usize = 240;
@@ -27,13 +25,6 @@ pub struct InvalidOciId {
 impl OciId {
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    /// The id of the container in the executor.
-    pub fn of_executor(&self) -> anyhow::Result<ContainerId> {
-        let digits: String =
-            Sha256::digest(self.0.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(ContainerId::parse(&digits)?)
     }
 }
 

@@ -1,10 +1,13 @@
 //! The first process of a container. Its number may later be used by another process.
 
 use std::fs;
+use std::time::Duration;
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+
+use super::wait::is_readable_within;
 
 /// A process, identified by its number and its start time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,10 +18,11 @@ pub struct Init {
 }
 
 impl Init {
-    /// Identifies a running process. None when it has ended.
-    pub fn of(pid: i32) -> Option<Self> {
+    /// Identifies the process `pid`, whose pidfd is `pidfd`. None when it has ended: its number may be reused.
+    pub fn of(pid: i32, pidfd: &impl AsFd) -> Option<Self> {
         let (_, start_time) = state_and_start(pid)?;
-        Some(Self { pid, start_time })
+        let has_ended = is_readable_within(pidfd, Duration::ZERO).unwrap_or(true);
+        (!has_ended).then_some(Self { pid, start_time })
     }
 
     /// Opens its pidfd. None when it has ended, even if it has not been reaped.
@@ -55,8 +59,19 @@ mod tests {
 
     #[test]
     fn this_process_lives_and_another_start_is_another_process() {
-        let own = Init::of(std::process::id().cast_signed()).unwrap();
+        let pid = std::process::id().cast_signed();
+        let pidfd = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()).unwrap();
+        let own = Init::of(pid, &pidfd).unwrap();
         assert!(own.open().is_some());
         assert!(Init { start_time: own.start_time + 1, ..own }.open().is_none());
+    }
+
+    #[test]
+    fn a_number_is_not_taken_from_the_next_process_that_has_it() {
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        let pidfd = pidfd_open(Pid::from_child(&ended), PidfdFlags::empty()).unwrap();
+        ended.wait().unwrap();
+        // As if this process had got the number.
+        assert_eq!(Init::of(std::process::id().cast_signed(), &pidfd), None);
     }
 }

@@ -1,11 +1,13 @@
 //! `crisp oci kill`: sends a signal to a container.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use anyhow::Context as _;
-use crisp_executor::cgroup::Cgroups;
+use crisp_executor::cgroup::{Cgroup, Cgroups};
 use crisp_executor::pidfd_send_signal;
 use crisp_runtime_service::container::signal::Signal;
+use rustix::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -15,6 +17,8 @@ use super::state_folder::StateFolder;
 use super::status::{self, Now};
 
 const SIGKILL: i32 = 9;
+/// Processes that are open at once: a process may have 1024 descriptors by default.
+const AT_ONCE: usize = 256;
 
 /// Send a signal to the first process of a container
 #[derive(Debug, clap::Args)]
@@ -58,11 +62,29 @@ fn signal_all(record: &Record, signal: i32) -> anyhow::Result<usize> {
         cgroup.kill_nowait()?;
         return Ok(count);
     }
+    // So that none forks between the listing and the signal. One that cannot be paused gets it nevertheless.
+    let pause = !cgroup.is_frozen().unwrap_or(true) && cgroup.freeze().is_ok();
+    let sent = signal_listed(&cgroup, signal);
+    if pause {
+        cgroup.thaw()?;
+    }
+    sent
+}
+
+fn signal_listed(cgroup: &Cgroup, signal: i32) -> anyhow::Result<usize> {
     let mut sent = 0;
-    for pid in cgroup.pids()? {
-        let process = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        // A process that has ended meanwhile needs no signal.
-        sent += usize::from(process.is_some_and(|process| pidfd_send_signal(&process, signal).is_ok()));
+    for some in cgroup.pids()?.chunks(AT_ONCE) {
+        let opened: Vec<(i32, OwnedFd)> = some.iter().filter_map(|&pid| Some((pid, open(pid)?))).collect();
+        // A number may have been reused meanwhile. If it is listed once more, its pidfd is of a process in the cgroup.
+        let listed: HashSet<i32> = cgroup.pids()?.into_iter().collect();
+        for (_, process) in opened.iter().filter(|(pid, _)| listed.contains(pid)) {
+            // A process that has ended meanwhile needs no signal.
+            sent += usize::from(pidfd_send_signal(process, signal).is_ok());
+        }
     }
     Ok(sent)
+}
+
+fn open(pid: i32) -> Option<OwnedFd> {
+    pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }

@@ -32,6 +32,7 @@ mod list;
 mod namespaces;
 mod options;
 mod pause;
+mod pid_file;
 mod protected_program;
 mod ps;
 mod record;
@@ -43,6 +44,7 @@ mod state_folder;
 mod status;
 mod streams;
 mod update;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

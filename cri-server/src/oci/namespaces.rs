@@ -8,7 +8,7 @@ use crisp_executor::run::detached::{Namespace, Namespaces};
 use crisp_executor::user_namespace::{IdMappings, IdRange, UserNamespace};
 use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType, Spec};
 use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, fstat, open, stat};
 
 /// The namespaces that the executor makes or joins before those of the plan, and the plan's PID namespace.
 /// The compiler checks the others.
@@ -23,13 +23,14 @@ pub fn of_spec(spec: &Spec) -> anyhow::Result<(Namespaces, PidNamespace<OwnedFd>
         let path = listed.path().as_deref().filter(|path| !path.as_os_str().is_empty());
         let field = || format!("linux.namespaces[{index}].path");
         match listed.typ() {
-            LinuxNamespaceType::Network => found.network = one(path).with_context(field)?,
-            LinuxNamespaceType::Ipc => found.ipc = one(path).with_context(field)?,
-            LinuxNamespaceType::Uts => found.uts = one(path).with_context(field)?,
+            LinuxNamespaceType::Network => found.network = one(path, "net").with_context(field)?,
+            LinuxNamespaceType::Ipc => found.ipc = one(path, "ipc").with_context(field)?,
+            LinuxNamespaceType::Uts => found.uts = one(path, "uts").with_context(field)?,
             LinuxNamespaceType::Pid => {
-                pid = match one(path).with_context(field)? {
+                pid = match one(path, "pid").with_context(field)? {
                     Namespace::Existing(fd) => PidNamespace::Target(fd),
-                    _ => PidNamespace::Own,
+                    Namespace::Caller => PidNamespace::Host,
+                    Namespace::New => PidNamespace::Own,
                 };
             }
             LinuxNamespaceType::User if path.is_none() => found.user = Some(user(linux)?),
@@ -40,11 +41,17 @@ pub fn of_spec(spec: &Spec) -> anyhow::Result<(Namespaces, PidNamespace<OwnedFd>
     Ok((found, pid))
 }
 
-fn one(path: Option<&Path>) -> anyhow::Result<Namespace> {
+/// `kind`: its name in /proc/self/ns. A path to the caller's own is as good as none, and what would be set in it would
+/// be set for the host.
+fn one(path: Option<&Path>, kind: &str) -> anyhow::Result<Namespace> {
     let Some(path) = path else { return Ok(Namespace::New) };
-    let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+    // NONBLOCK: a FIFO would never open.
+    let fd = open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
         .with_context(|| format!("open {}", path.display()))?;
-    Ok(Namespace::Existing(fd))
+    let own = stat(format!("/proc/self/ns/{kind}")).context("look at the caller's own")?;
+    let given = fstat(&fd)?;
+    let same = (own.st_dev, own.st_ino) == (given.st_dev, given.st_ino);
+    Ok(if same { Namespace::Caller } else { Namespace::Existing(fd) })
 }
 
 /// Host names and sysctls must not be set in the host's namespaces.

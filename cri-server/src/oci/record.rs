@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use crisp_executor::cgroup::CgroupPath;
+use crisp_executor::ids::ContainerId;
 use crisp_executor::user_namespace::IdMappings;
 use crisp_operation::record::Record as Kept;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,10 @@ use super::init::Init;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Record {
     pub id: OciId,
+    /// The id of the container in the executor, also the name of its session keyring. It is random, as containers
+    /// below different `--root`s may have the same id.
+    #[serde(default = "ContainerId::random")]
+    pub executor_id: ContainerId,
     /// From its config.json.
     pub oci_version: String,
     pub bundle: PathBuf,
@@ -30,9 +35,12 @@ pub struct Record {
     /// The mappings of its user namespace.
     #[serde(default)]
     pub mappings: Option<IdMappings>,
-    /// None until the first process waits at the start gate.
+    /// None until there is a first process.
     #[serde(default)]
     pub init: Option<Init>,
+    /// Whether its create is at work, or was killed: its first process may not have its root yet.
+    #[serde(default)]
+    pub creating: bool,
 }
 
 impl Kept for Record {

@@ -1,22 +1,27 @@
 //! Relays a process's terminal to the caller's, for a command in the foreground.
 
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::{Errno, ioctl_fionbio};
 use rustix::stdio::stdout;
 use rustix::termios::{Winsize, isatty, tcsetwinsize};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::cli::terminal::{self, Input, RawMode};
 
 /// Bytes of one read.
 const READ: usize = 32 << 10;
+/// What is printed after the end of the process at most: others may have its terminal, and print on.
+const REST: usize = 1 << 20;
 
 /// Input is sent to the process, and its output is printed here.
 pub struct Relay {
     master: AsyncFd<OwnedFd>,
     input: Option<Input>,
-    output_open: bool,
+    /// Read, and not taken by the process yet.
+    typed: Vec<u8>,
+    output: Option<Output>,
     _raw: Option<RawMode>,
 }
 
@@ -29,8 +34,9 @@ impl Relay {
         let raw = if isatty(rustix::stdio::stdin()) { Some(RawMode::enter()?) } else { None };
         ioctl_fionbio(&master, true)?;
         #[allow(deprecated, reason = "it owns the descriptor")]
-        let master = AsyncFd::with_interest(master, Interest::READABLE)?;
-        Ok(Self { master, input: Some(Input::new()), output_open: true, _raw: raw })
+        let master = AsyncFd::with_interest(master, Interest::READABLE | Interest::WRITABLE)?;
+        let output = Some(Output::new());
+        Ok(Self { master, input: Some(Input::new()), typed: Vec::new(), output, _raw: raw })
     }
 
     /// Gives the process's terminal the size of the caller's.
@@ -40,36 +46,93 @@ impl Relay {
 
     /// Relays the next piece. Without a relay it never returns.
     pub async fn step(relay: Option<&mut Self>) {
-        let Some(Self { master, input, output_open, .. }) = relay else {
+        let Some(Self { master, input, typed, output, .. }) = relay else {
             return std::future::pending().await;
         };
-        let typed = async {
-            match input.as_mut() {
-                Some(input) => input.read().await.unwrap_or_default(),
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
-            bytes = typed => {
-                if bytes.is_empty() || write_all(master.get_ref(), &bytes).is_err() {
+            open = type_next(master, input.as_mut(), typed) => {
+                if !open {
                     *input = None;
+                    typed.clear();
                 }
             }
-            ready = master.readable(), if *output_open => {
-                let Ok(mut ready) = ready else { return };
-                match copy(master.get_ref()) {
-                    Ok(()) => {}
-                    Err(Errno::AGAIN) => ready.clear_ready(),
-                    // No process has it open any more, or the output is closed.
-                    Err(_) => *output_open = false,
+            open = print_next(master, output.as_ref()) => {
+                if !open {
+                    *output = None;
                 }
             }
         }
     }
 
-    /// Prints the rest of the process's output.
-    pub fn finish(self) {
-        while copy(self.master.get_ref()).is_ok() {}
+    /// Prints the rest of the output of a process that has ended.
+    pub async fn finish(self) {
+        let Some(output) = self.output else { return };
+        let mut count = 0;
+        while count < REST {
+            let Ok(bytes) = read(self.master.get_ref()) else { break };
+            count += bytes.len();
+            if output.pieces.send(bytes).await.is_err() {
+                break;
+            }
+        }
+        drop(output.pieces);
+        // An error: the thread has ended.
+        let _ = output.done.await;
+    }
+}
+
+/// Reads keys, or writes those that were read. False at the end of the input or of the terminal.
+async fn type_next(master: &AsyncFd<OwnedFd>, input: Option<&mut Input>, typed: &mut Vec<u8>) -> bool {
+    let Some(input) = input else { return std::future::pending().await };
+    if typed.is_empty() {
+        *typed = input.read().await.unwrap_or_default();
+        return !typed.is_empty();
+    }
+    let Ok(mut ready) = master.writable().await else { return false };
+    match rustix::io::write(master.get_ref(), typed) {
+        Ok(count) => drop(typed.drain(..count)),
+        Err(Errno::AGAIN) => ready.clear_ready(),
+        Err(Errno::INTR) => {}
+        Err(_) => return false,
+    }
+    true
+}
+
+/// Reads once the last piece has been printed. False when no process has the terminal open any more, or printing
+/// fails.
+async fn print_next(master: &AsyncFd<OwnedFd>, output: Option<&Output>) -> bool {
+    let Some(output) = output else { return std::future::pending().await };
+    let Ok(room) = output.pieces.reserve().await else { return false };
+    let Ok(mut ready) = master.readable().await else { return false };
+    match read(master.get_ref()) {
+        Ok(bytes) => room.send(bytes),
+        Err(Errno::AGAIN) => ready.clear_ready(),
+        Err(Errno::INTR) => {}
+        Err(_) => return false,
+    }
+    true
+}
+
+/// Standard output, written by a thread: writing may block for a long time, and signals and the end of the process
+/// are handled meanwhile.
+struct Output {
+    pieces: mpsc::Sender<Vec<u8>>,
+    done: oneshot::Receiver<()>,
+}
+
+impl Output {
+    fn new() -> Self {
+        let (pieces, mut printed) = mpsc::channel::<Vec<u8>>(1);
+        let (ended, done) = oneshot::channel();
+        std::thread::spawn(move || {
+            while let Some(bytes) = printed.blocking_recv() {
+                if write_all(&stdout(), &bytes).is_err() {
+                    break;
+                }
+            }
+            drop(ended);
+        });
+        Self { pieces, done }
     }
 }
 
@@ -82,16 +145,15 @@ pub fn copy_size(master: &OwnedFd) {
     }
 }
 
-/// Copies one read from the terminal to standard output.
-fn copy(master: &OwnedFd) -> Result<(), Errno> {
+/// Reads once from the terminal; EIO at its end.
+fn read(master: &OwnedFd) -> Result<Vec<u8>, Errno> {
     let mut buffer = vec![0; READ];
-    match rustix::io::read(master, &mut buffer[..])? {
-        0 => Err(Errno::IO),
-        count => write_all(&stdout(), &buffer[..count]),
-    }
+    let count = rustix::io::read(master, &mut buffer[..])?;
+    buffer.truncate(count);
+    if count == 0 { Err(Errno::IO) } else { Ok(buffer) }
 }
 
-fn write_all(to: &impl rustix::fd::AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
+fn write_all(to: &impl AsFd, mut bytes: &[u8]) -> Result<(), Errno> {
     while !bytes.is_empty() {
         match rustix::io::write(to, bytes) {
             Ok(count) => bytes = &bytes[count..],
@@ -103,7 +165,7 @@ fn write_all(to: &impl rustix::fd::AsFd, mut bytes: &[u8]) -> Result<(), Errno> 
     Ok(())
 }
 
-fn wait_writable(to: &impl rustix::fd::AsFd) -> Result<(), Errno> {
+fn wait_writable(to: &impl AsFd) -> Result<(), Errno> {
     use rustix::event::{PollFd, PollFlags, poll};
     rustix::io::retry_on_intr(|| poll(&mut [PollFd::new(to, PollFlags::OUT)], None)).map(drop)
 }

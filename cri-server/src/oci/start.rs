@@ -53,6 +53,8 @@ pub fn start(root: &Path, id: &OciId, log: &RuntimeLog) -> anyhow::Result<()> {
     let poststart = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
     if poststart.is_some() {
         let state = state_for_hooks(&folder, &record)?;
+        // A hook may pause or update the container, which takes the lock.
+        drop(folder);
         // The container runs: by the spec, failures of these hooks are only logged.
         hooks::run_all("poststart", poststart, &state).iter().for_each(|failure| log.warn(failure));
     }

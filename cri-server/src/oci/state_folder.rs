@@ -1,6 +1,7 @@
 //! The folder of a container below `--root`: the command that makes it owns the id.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use crisp_operation::record::{self, Durability};
 use oci_spec::runtime::Spec;
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, fstat, open, unlinkat};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::id::OciId;
 use super::record::Record;
@@ -41,7 +42,7 @@ impl StateFolder {
             ),
             Err(error) => return Err(error).with_context(|| format!("make {}", path.display())),
         }
-        Self::locked(path, id)
+        Self::locked(path, id)?.with_context(|| format!("container {id} has just been deleted"))
     }
 
     /// Locks the folder of a container that exists.
@@ -49,6 +50,15 @@ impl StateFolder {
     /// # Errors
     /// The container does not exist.
     pub fn lock(root: &Path, id: &OciId) -> anyhow::Result<Self> {
+        let none = || format!("container {id} does not exist ({})", root.join(id.as_str()).display());
+        Self::lock_if_present(root, id)?.with_context(none)
+    }
+
+    /// As [`lock`](Self::lock). None when there is no such container, or has just been deleted.
+    ///
+    /// # Errors
+    /// The kernel's error.
+    pub fn lock_if_present(root: &Path, id: &OciId) -> anyhow::Result<Option<Self>> {
         Self::locked(root.join(id.as_str()), id)
     }
 
@@ -57,28 +67,39 @@ impl StateFolder {
     /// # Errors
     /// The container does not exist.
     pub fn open(root: &Path, id: &OciId) -> anyhow::Result<Self> {
-        Self::at(root.join(id.as_str()), id)
+        let path = root.join(id.as_str());
+        let none = || format!("container {id} does not exist ({})", path.display());
+        Self::at(&path)?.with_context(none)
     }
 
-    fn at(path: PathBuf, id: &OciId) -> anyhow::Result<Self> {
+    fn at(path: &Path) -> anyhow::Result<Option<Self>> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match open(&path, flags, Mode::empty()) {
-            Ok(folder) => Ok(Self { path, folder }),
-            Err(Errno::NOENT) => bail!("container {id} does not exist ({})", path.display()),
+        match open(path, flags, Mode::empty()) {
+            Ok(folder) => Ok(Some(Self { path: path.to_owned(), folder })),
+            Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno).with_context(|| format!("open {}", path.display())),
         }
     }
 
-    fn locked(path: PathBuf, id: &OciId) -> anyhow::Result<Self> {
-        let folder = Self::at(path, id)?;
-        rustix::io::retry_on_intr(|| flock(&folder.folder, FlockOperation::LockExclusive))
-            .with_context(|| format!("lock {}", folder.path.display()))?;
+    fn locked(path: PathBuf, id: &OciId) -> anyhow::Result<Option<Self>> {
+        let Some(folder) = Self::at(&path)? else { return Ok(None) };
+        folder.wait_for_lock(id).with_context(|| format!("lock {}", path.display()))?;
         // It may have been removed meanwhile, and another one made.
         let inode = fstat(&folder.folder).map(|stat| stat.st_ino).ok();
-        if fs::metadata(&folder.path).ok().map(|now| now.ino()) != inode {
-            bail!("container {id} does not exist: it has just been deleted");
+        let now = fs::metadata(&path).ok().map(|now| now.ino());
+        Ok((now == inode).then_some(folder))
+    }
+
+    fn wait_for_lock(&self, id: &OciId) -> Result<(), Errno> {
+        match flock(&self.folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {}
+            result => return result,
         }
-        Ok(folder)
+        // A hook of another command may take a minute.
+        let holder = lock_holder(&self.folder).map_or_else(String::new, |pid| format!(" (process {pid})"));
+        let text = format!("crisp: waits for another command that works on container {id}{holder}");
+        let _ = writeln!(std::io::stderr(), "{text}");
+        retry_on_intr(|| flock(&self.folder, FlockOperation::LockExclusive))
     }
 
     /// None when there is no record yet: its `create` is under way or was killed.
@@ -150,6 +171,20 @@ impl StateFolder {
     pub fn remove(self) -> anyhow::Result<()> {
         record::remove_folder(&self.path).with_context(|| format!("remove {}", self.path.display()))
     }
+}
+
+/// The process that locked `folder`, from /proc/locks: see proc_locks(5). The number may be that of one that has
+/// ended and left its lock to its children.
+fn lock_holder(folder: &OwnedFd) -> Option<u32> {
+    let stat = fstat(folder).ok()?;
+    let (major, minor) = (rustix::fs::major(stat.st_dev), rustix::fs::minor(stat.st_dev));
+    let file = format!("{major:02x}:{minor:02x}:{}", stat.st_ino);
+    let locks = fs::read_to_string("/proc/locks").ok()?;
+    locks.lines().find_map(|line| {
+        let mut fields = line.split_whitespace().skip(4);
+        let pid = fields.next()?.parse().ok()?;
+        (fields.next()? == file).then_some(pid)
+    })
 }
 
 impl AsFd for StateFolder {

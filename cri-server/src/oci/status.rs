@@ -60,6 +60,9 @@ pub fn now(folder: &StateFolder, record: Option<&Record>) -> anyhow::Result<Now>
         return Ok(Now { status: Status::Creating, init: None });
     };
     let Some(init) = init.open() else { return Ok(Now { status: Status::Stopped, init: None }) };
+    if record.creating {
+        return Ok(Now { status: Status::Creating, init: Some(init) });
+    }
     let status = match (is_paused(record)?, folder.has_gate()) {
         (true, _) => Status::Paused,
         (false, true) => Status::Created,

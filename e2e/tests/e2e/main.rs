@@ -31,6 +31,7 @@ mod network;
 mod oci;
 mod oci_callers;
 mod oci_containerd;
+mod oci_hooks;
 mod oci_refusals;
 mod package;
 mod pods;

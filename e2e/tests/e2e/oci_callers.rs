@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 fn commands_run_in_a_container() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["sleep", "1000"])?;
-    bundle.good(&["run", "-d", "web"])?;
-    let output = bundle.oci(&["exec", "web", "sh", "-c", "hostname; echo $COLOUR; echo err >&2; exit 5"])?;
+    bundle.good(&["run", "-d", "@web"])?;
+    let output = bundle.oci(&["exec", "@web", "sh", "-c", "hostname; echo $COLOUR; echo err >&2; exit 5"])?;
     assert_eq!(output.status.code(), Some(5), "{output:?}");
     assert_eq!((output.stdout, output.stderr), (b"bundle\nblue\n".to_vec(), b"err\n".to_vec()));
-    let options = ["exec", "--user", "1000:7", "--cwd", "/bin", "--env", "COLOUR=red", "web"];
+    let options = ["exec", "--user", "1000:7", "--cwd", "/bin", "--env", "COLOUR=red", "@web"];
     let text = bundle.good(&[&options[..], &["sh", "-c", "id -u; id -g; pwd; echo $COLOUR"]].concat())?;
     assert_eq!(text, "1000\n7\n/bin\nred\n");
     // As containerd does it.
@@ -26,13 +26,13 @@ fn commands_run_in_a_container() -> Result<()> {
     let (file, pid_file) = (bundle.path().join("process.json"), bundle.path().join("exec.pid"));
     std::fs::write(&file, process.to_string())?;
     let (file, pid_path) = (file.to_str().unwrap(), pid_file.to_str().unwrap());
-    bundle.good(&["exec", "--process", file, "--pid-file", pid_path, "--detach", "web"])?;
+    bundle.good(&["exec", "--process", file, "--pid-file", pid_path, "--detach", "@web"])?;
     let pid = std::fs::read_to_string(&pid_file)?;
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/cmdline"))?, "sleep\0999\0");
-    let pids: Vec<i64> = serde_json::from_str(&bundle.good(&["ps", "--format", "json", "web"])?)?;
+    let pids: Vec<i64> = serde_json::from_str(&bundle.good(&["ps", "--format", "json", "@web"])?)?;
     assert!(pids.len() == 2 && pids.contains(&pid.parse()?), "{pids:?}");
-    assert!(bundle.good(&["ps", "web"])?.contains("sleep 999"));
-    assert!(bundle.refused(&["exec", "web", "no-such"])?.contains("no-such"));
+    assert!(bundle.good(&["ps", "@web"])?.contains("sleep 999"));
+    assert!(bundle.refused(&["exec", "@web", "no-such"])?.contains("no-such"));
     Ok(())
 }
 
@@ -46,9 +46,9 @@ fn a_terminal_goes_over_the_console_socket() -> Result<()> {
     })?;
     let socket = bundle.path().join("console");
     let listener = UnixListener::bind(&socket)?;
-    bundle.good(&["create", "--console-socket", socket.to_str().unwrap(), "tty"])?;
+    bundle.good(&["create", "--console-socket", socket.to_str().unwrap(), "@tty"])?;
     let mut master = receive(&listener)?;
-    bundle.good(&["start", "tty"])?;
+    bundle.good(&["start", "@tty"])?;
     let mut text = String::new();
     while !text.contains("33 101") {
         let mut bytes = [0; 256];
@@ -56,7 +56,7 @@ fn a_terminal_goes_over_the_console_socket() -> Result<()> {
         text.push_str(&String::from_utf8_lossy(&bytes[..count]));
     }
     assert!(text.contains("/dev/pts/0") || text.contains("/dev/console"), "{text}");
-    let command = ["exec", "--tty", "--detach", "--console-socket", socket.to_str().unwrap(), "tty", "tty"];
+    let command = ["exec", "--tty", "--detach", "--console-socket", socket.to_str().unwrap(), "@tty", "tty"];
     bundle.good(&command)?;
     let mut master = receive(&listener)?;
     let mut bytes = [0; 64];
@@ -84,7 +84,7 @@ fn a_terminal_in_the_foreground_is_relayed() -> Result<()> {
     let bundle = Bundle::new(&[])?;
     let line = "stty size; echo name?; read name; echo hello $name; exit 9";
     bundle.change(&spec(&["sh", "-c", line]), |spec| spec["process"]["terminal"] = json!(true))?;
-    let command = ["run", "--bundle", bundle.path().to_str().unwrap(), "fore"];
+    let command = ["run", "--bundle", bundle.path().to_str().unwrap(), "@fore"];
     let mut terminal = crisp_e2e::terminal::Terminal::run(&bundle.command(&command), 91, 27)?;
     terminal.until("27 91")?;
     terminal.until("name?")?;
@@ -99,11 +99,11 @@ fn lists_show_all_containers() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["sleep", "1000"])?;
     assert_eq!(bundle.good(&["list", "--format", "json"])?, "[]\n");
-    bundle.good(&["create", "a"])?;
-    bundle.good(&["run", "-d", "b"])?;
+    bundle.good(&["create", "@a"])?;
+    bundle.good(&["run", "-d", "@b"])?;
     // A create that was killed at its first step.
     std::fs::create_dir(bundle.root().join("c"))?;
-    assert_eq!(bundle.good(&["list", "-q"])?, "a\nb\nc\n");
+    assert_eq!(bundle.good(&["list", "-q"])?, format!("{}\n{}\nc\n", bundle.id("a"), bundle.id("b")));
     let rows: Vec<Value> = serde_json::from_str(&bundle.good(&["list", "--format", "json"])?)?;
     assert_eq!(
         rows.iter().map(|row| row["status"].as_str()).collect::<Vec<_>>(),
@@ -133,7 +133,7 @@ fn callers_find_out_what_it_is() -> Result<()> {
     let run = Command::new(&link)
         .arg("--root")
         .arg(bundle.root())
-        .args(["run", "linked"])
+        .args(["run", &bundle.id("linked")])
         .current_dir(bundle.path())
         .output()?;
     assert!(run.status.success(), "{run:?}");
@@ -145,9 +145,117 @@ fn callers_find_out_what_it_is() -> Result<()> {
 fn a_container_cannot_write_to_the_runtime() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["sh", "-c", "sleep 1000"])?;
-    bundle.good(&["create", "exe"])?;
-    let pid = bundle.state("exe")?["pid"].clone();
-    let mount = rustix::fs::statvfs(format!("/proc/{pid}/exe"))?;
-    assert!(mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY));
+    bundle.good(&["create", "@exe"])?;
+    assert_cannot_be_written(&bundle.state("@exe")?["pid"])?;
+    // A process is this program until its exec: one that waits for a descriptor to be taken is held there.
+    bundle.good(&["start", "@exe"])?;
+    let (socket, pid_file) = (bundle.path().join("console"), bundle.path().join("exec.pid"));
+    let listener = UnixListener::bind(&socket)?;
+    // Its backlog is full then, and exec waits.
+    rustix::net::listen(&listener, 0)?;
+    let _waiting = std::os::unix::net::UnixStream::connect(&socket)?;
+    let command = ["exec", "--tty", "--detach", "--console-socket", socket.to_str().unwrap(), "--pid-file"];
+    let command = [&command[..], &[pid_file.to_str().unwrap(), "@exe", "true"]].concat();
+    let mut exec = bundle.command(&command).stderr(std::process::Stdio::null()).spawn()?;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    // The program itself runs from such a mount, and so does all that it starts.
+    while assert_cannot_be_written(&json!(exec.id())).is_err() {
+        assert!(std::time::Instant::now() < deadline, "exec runs from the mount of the host");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    exec.kill()?;
+    exec.wait()?;
+    Ok(())
+}
+
+/// The mount of a process's program is read-only, and not that of the host, which may be read-only as well.
+fn assert_cannot_be_written(pid: &Value) -> Result<()> {
+    let path = format!("/proc/{pid}/exe");
+    let mount = rustix::fs::statvfs(&path)?;
+    let mount_of = |path: &std::path::Path| {
+        let flags = rustix::fs::AtFlags::empty();
+        rustix::fs::statx(rustix::fs::CWD, path, flags, rustix::fs::StatxFlags::MNT_ID)
+            .map(|stat| stat.stx_mnt_id)
+    };
+    let own = mount_of(&crisp_e2e::machine::crisp())?;
+    if mount.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) && mount_of(path.as_ref())? != own {
+        return Ok(());
+    }
+    Err(format!("{path} is on the host's mount, or can be written to").into())
+}
+
+/// Callers take a failure to mean that nothing runs.
+#[test]
+fn a_failed_exec_leaves_no_process() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&["sleep", "1000"])?;
+    bundle.good(&["run", "-d", "@web"])?;
+    let error =
+        bundle.refused(&["exec", "-d", "--pid-file", "/no/such/folder/pid", "@web", "sleep", "999"])?;
+    assert!(error.contains("--pid-file /no/such/folder/pid"), "{error}");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while bundle.good(&["ps", "@web"])?.contains("sleep 999") {
+        assert!(std::time::Instant::now() < deadline, "{}", bundle.good(&["ps", "@web"])?);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(bundle.state("@web")?["status"], "running");
+    Ok(())
+}
+
+#[test]
+fn a_user_without_a_group_keeps_groups_and_umask() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    bundle.change(&spec(&["sleep", "1000"]), |spec| {
+        spec["process"]["user"] = json!({ "uid": 5, "gid": 6, "additionalGids": [77], "umask": 0o027 });
+    })?;
+    bundle.good(&["run", "-d", "@groups"])?;
+    let exec = |user: &str| {
+        bundle.good(&["exec", "--user", user, "@groups", "sh", "-c", "id -u; id -g; id -G; umask"])
+    };
+    assert_eq!(exec("1000")?, "1000\n6\n6 77\n0027\n");
+    assert_eq!(exec("1000:7")?, "1000\n7\n7 77\n0027\n");
+    Ok(())
+}
+
+/// The reader of a pipe to `less` may stop reading.
+#[test]
+fn an_exec_whose_output_is_not_read_does_not_hold_up_the_container() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&["sleep", "1000"])?;
+    bundle.good(&["run", "-d", "@web"])?;
+    let (read, write) = std::io::pipe()?;
+    let script = "trap 'exit 7' TERM; while :; do echo 0123456789012345678901234567890123456789; done";
+    let mut exec = bundle.command(&["exec", "--tty", "@web", "sh", "-c", script]).stdout(write).spawn()?;
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    let mut last = 0;
+    // Pages of it may be full in part only: it is full when nothing comes any more.
+    loop {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let count = rustix::io::ioctl_fionread(&read)?;
+        if count > 4096 && count == last {
+            break;
+        }
+        last = count;
+        assert!(std::time::Instant::now() < deadline, "the pipe is not filled: {count}");
+    }
+    bundle.good(&["kill", "@web", "KILL"])?;
+    bundle.wait("@web", "stopped")?;
+    bundle.good(&["delete", "@web"])?;
+    drop(read);
+    assert_eq!(exec.wait()?.code(), Some(137));
+    Ok(())
+}
+
+#[test]
+fn sockets_of_systemd_that_are_not_passed_on_are_named_in_the_log() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&["true"])?;
+    let log = bundle.path().join("log");
+    let mut run = bundle.command(&["--log", log.to_str().unwrap(), "run", "@notify"]);
+    run.env("NOTIFY_SOCKET", "/run/notify").env("LISTEN_FDS", "1");
+    assert!(run.status()?.success());
+    let text = std::fs::read_to_string(&log)?;
+    assert!(text.contains("NOTIFY_SOCKET is set") && text.contains("LISTEN_FDS is set"), "{text}");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `crisp oci`: what is refused, and what killed commands leave.
 
-use std::time::Duration;
+use std::time::Instant;
 
 use crisp_e2e::bundle::{Bundle, spec};
 use crisp_e2e::{Result, needs};
@@ -100,25 +100,25 @@ fn operations_in_the_wrong_order_are_refused() -> Result<()> {
         assert!(error.contains("container none does not exist"), "{command}: {error}");
     }
     bundle.good(&["delete", "--force", "none"])?;
-    bundle.good(&["create", "one"])?;
-    assert!(bundle.refused(&["create", "one"])?.contains("exists already"));
-    assert_eq!(bundle.state("one")?["status"], "created");
-    assert!(bundle.refused(&["resume", "one"])?.contains("created"));
-    bundle.good(&["start", "one"])?;
-    assert!(bundle.refused(&["start", "one"])?.contains("running already"));
-    assert!(bundle.refused(&["delete", "one"])?.contains("running"));
-    bundle.good(&["pause", "one"])?;
-    assert_eq!(bundle.state("one")?["status"], "paused");
-    assert!(bundle.refused(&["exec", "one", "true"])?.contains("paused"));
-    assert!(bundle.refused(&["pause", "one"])?.contains("paused"));
-    bundle.good(&["resume", "one"])?;
-    assert_eq!(bundle.state("one")?["status"], "running");
-    bundle.good(&["kill", "one", "9"])?;
-    bundle.wait("one", "stopped")?;
-    assert!(bundle.refused(&["kill", "one", "9"])?.contains("container not running"));
-    assert!(bundle.refused(&["start", "one"])?.contains("stopped"));
-    assert!(bundle.refused(&["exec", "one", "true"])?.contains("container not running"));
-    bundle.good(&["delete", "one"])?;
+    bundle.good(&["create", "@one"])?;
+    assert!(bundle.refused(&["create", "@one"])?.contains("exists already"));
+    assert_eq!(bundle.state("@one")?["status"], "created");
+    assert!(bundle.refused(&["resume", "@one"])?.contains("created"));
+    bundle.good(&["start", "@one"])?;
+    assert!(bundle.refused(&["start", "@one"])?.contains("running already"));
+    assert!(bundle.refused(&["delete", "@one"])?.contains("running"));
+    bundle.good(&["pause", "@one"])?;
+    assert_eq!(bundle.state("@one")?["status"], "paused");
+    assert!(bundle.refused(&["exec", "@one", "true"])?.contains("paused"));
+    assert!(bundle.refused(&["pause", "@one"])?.contains("paused"));
+    bundle.good(&["resume", "@one"])?;
+    assert_eq!(bundle.state("@one")?["status"], "running");
+    bundle.good(&["kill", "@one", "9"])?;
+    bundle.wait("@one", "stopped")?;
+    assert!(bundle.refused(&["kill", "@one", "9"])?.contains("container not running"));
+    assert!(bundle.refused(&["start", "@one"])?.contains("stopped"));
+    assert!(bundle.refused(&["exec", "@one", "true"])?.contains("container not running"));
+    bundle.good(&["delete", "@one"])?;
     Ok(())
 }
 
@@ -127,26 +127,92 @@ fn operations_in_the_wrong_order_are_refused() -> Result<()> {
 fn a_cgroup_in_use_is_refused() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["sleep", "1000"])?;
-    bundle.good(&["run", "-d", "first"])?;
-    bundle.change(&spec(&["true"]), |spec| spec["linux"]["cgroupsPath"] = json!("/crisp-oci-first"))?;
-    let error = bundle.refused(&["create", "second"])?;
-    assert!(error.contains("linux.cgroupsPath") && error.contains("/crisp-oci-first"), "{error}");
-    assert_eq!(bundle.state("first")?["status"], "running");
+    bundle.good(&["run", "-d", "@first"])?;
+    let cgroup = format!("/crisp-oci-{}", bundle.id("first"));
+    bundle.change(&spec(&["true"]), |spec| spec["linux"]["cgroupsPath"] = json!(cgroup.clone()))?;
+    let error = bundle.refused(&["create", "@second"])?;
+    assert!(error.contains("linux.cgroupsPath") && error.contains(&cgroup), "{error}");
+    assert_eq!(bundle.state("@first")?["status"], "running");
     Ok(())
 }
 
-/// At any moment.
+/// One that stopped and was kept does not own the path of its cgroup any more.
+#[test]
+fn a_deletion_spares_the_container_that_has_its_cgroup_now() -> Result<()> {
+    needs!("busybox");
+    let (old, new) = (Bundle::new(&["true"])?, Bundle::new(&["sleep", "1000"])?);
+    let cgroup = json!(format!("/crisp-oci-{}", old.id("old")));
+    new.change(&spec(&["sleep", "1000"]), |spec| spec["linux"]["cgroupsPath"] = cgroup)?;
+    old.good(&["run", "--keep", "@old"])?;
+    assert_eq!(old.state("@old")?["status"], "stopped");
+    new.good(&["run", "-d", "@new"])?;
+    assert!(old.refused(&["kill", "--all", "@old", "KILL"])?.contains("container not running"));
+    let error = old.refused(&["delete", "@old"])?;
+    assert!(error.contains("is not of container"), "{error}");
+    assert_eq!(new.state("@new")?["status"], "running");
+    new.good(&["delete", "--force", "@new"])?;
+    old.good(&["delete", "@old"])?;
+    Ok(())
+}
+
+/// They would be set for the host.
+#[test]
+fn names_and_settings_of_the_host_are_refused_also_by_a_path() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&["true"])?;
+    let own = |name: &str| json!(format!("/proc/{}/ns/{name}", std::process::id()));
+    // So that a failure of this test changes nothing.
+    let now =
+        |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).map(|text| text.trim().to_owned());
+    let cases: [(usize, &str, &str, Value, &str); 3] = [
+        (
+            1,
+            "net",
+            "/linux/sysctl",
+            json!({ "net.ipv4.ip_forward": now("net/ipv4/ip_forward")? }),
+            "net.ipv4.ip_forward",
+        ),
+        (2, "ipc", "/linux/sysctl", json!({ "kernel.shmmni": now("kernel/shmmni")? }), "kernel.shmmni"),
+        (3, "uts", "/hostname", json!(now("kernel/hostname")?), "hostname"),
+    ];
+    for (index, name, pointer, value, word) in cases {
+        bundle.change(&spec(&["true"]), |spec| {
+            if name != "uts" {
+                spec["hostname"] = json!("");
+            }
+            spec["linux"]["namespaces"][index]["path"] = own(name);
+            set(spec, pointer, value);
+        })?;
+        let error = bundle.refused(&["create", "@host"])?;
+        assert!(error.contains(word) && error.contains("for the host"), "{name}: {error}");
+    }
+    // Without anything to set it is as good as a namespace that is not listed.
+    bundle.change(&spec(&["true"]), |spec| spec["linux"]["namespaces"][1]["path"] = own("net"))?;
+    bundle.good(&["run", "@joined"])?;
+    // A FIFO would never open.
+    let fifo = bundle.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status()?.success());
+    bundle.change(&spec(&["true"]), |spec| spec["linux"]["namespaces"][1]["path"] = json!(fifo))?;
+    bundle.refused(&["create", "@fifo"])?;
+    Ok(())
+}
+
+/// At any moment of it, and after it.
 #[test]
 fn what_a_killed_create_leaves_is_removed_by_force() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["sleep", "1000"])?;
-    let mut left = 0;
+    let started = Instant::now();
+    bundle.good(&["create", "@whole"])?;
+    let whole = started.elapsed();
+    bundle.good(&["delete", "--force", "@whole"])?;
+    let (mut left, mut created) = (0, 0);
     for moment in 0..24 {
-        let id = format!("killed-{moment}");
+        let id = bundle.id(&format!("killed-{moment}"));
         let mut create = bundle.command(&["create", &id]).stderr(std::process::Stdio::null()).spawn()?;
-        std::thread::sleep(Duration::from_millis(moment * moment / 2));
+        std::thread::sleep(whole * moment / 16);
         create.kill()?;
-        create.wait()?;
+        created += usize::from(create.wait()?.success());
         left += usize::from(bundle.root().join(&id).exists());
         bundle.good(&["delete", "--force", &id])?;
         assert!(!bundle.root().join(&id).exists());
@@ -155,8 +221,9 @@ fn what_a_killed_create_leaves_is_removed_by_force() -> Result<()> {
             .output()?;
         assert_eq!(String::from_utf8_lossy(&find.stdout), "", "after {moment}");
     }
-    assert!(left > 0, "no create was killed in its course");
-    bundle.good(&["run", "-d", "after"])?;
+    assert!(left > created, "no create of {whole:?} was killed in its course: {left} left, {created} whole");
+    assert!(created > 0, "no create of {whole:?} came to its end");
+    bundle.good(&["run", "-d", "@after"])?;
     Ok(())
 }
 
@@ -164,15 +231,15 @@ fn what_a_killed_create_leaves_is_removed_by_force() -> Result<()> {
 fn one_of_many_creates_gets_the_id() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["sleep", "1000"])?;
-    let spawn = |_| bundle.command(&["create", "same"]).stderr(std::process::Stdio::null()).spawn();
+    let spawn = |_| bundle.command(&["create", "@same"]).stderr(std::process::Stdio::null()).spawn();
     let mut all = (0..8).map(spawn).collect::<std::io::Result<Vec<_>>>()?;
     let mut good = 0;
     for child in &mut all {
         good += usize::from(child.wait()?.success());
     }
     assert_eq!(good, 1);
-    assert_eq!(bundle.state("same")?["status"], "created");
-    let spawn = |_| bundle.command(&["start", "same"]).stderr(std::process::Stdio::null()).spawn();
+    assert_eq!(bundle.state("@same")?["status"], "created");
+    let spawn = |_| bundle.command(&["start", "@same"]).stderr(std::process::Stdio::null()).spawn();
     let mut all = (0..8).map(spawn).collect::<std::io::Result<Vec<_>>>()?;
     let mut good = 0;
     for child in &mut all {

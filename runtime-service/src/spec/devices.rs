@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crisp_executor::cgroup::HARMLESS_DEVICES;
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use super::SpecError;
@@ -167,19 +168,9 @@ fn default_rules() -> Vec<LinuxDeviceCgroup> {
         rule(true, LinuxDeviceType::C, None, None, "m"),
         rule(true, LinuxDeviceType::B, None, None, "m"),
     ];
-    // null, zero, full, random, urandom; tty, console, ptmx; pseudo terminals.
-    let harmless = [
-        (1, Some(3)),
-        (1, Some(5)),
-        (1, Some(7)),
-        (1, Some(8)),
-        (1, Some(9)),
-        (5, Some(0)),
-        (5, Some(1)),
-        (5, Some(2)),
-        (136, None),
-    ];
-    rules.extend(harmless.map(|(major, minor)| rule(true, LinuxDeviceType::C, Some(major), minor, "rwm")));
+    rules.extend(HARMLESS_DEVICES.map(|(major, minor)| {
+        rule(true, LinuxDeviceType::C, Some(major.into()), minor.map(Into::into), "rwm")
+    }));
     rules
 }
 

@@ -12,34 +12,44 @@ use super::path::CgroupPath;
 use super::resources::{Access, DeviceKind, DeviceRule};
 use crate::sys::bpf::{self, Insn};
 
+/// The character devices that every container may use, by major and minor number: those in /dev without hardware.
+/// They are null, zero, full, random, urandom, tty, console, ptmx, and the slave ends of pseudo-terminals.
+pub const HARMLESS_DEVICES: [(u32, Option<u32>); 9] = [
+    (1, Some(3)),
+    (1, Some(5)),
+    (1, Some(7)),
+    (1, Some(8)),
+    (1, Some(9)),
+    (5, Some(0)),
+    (5, Some(1)),
+    (5, Some(2)),
+    (136, None),
+];
+
 impl DeviceRule {
     /// The devices that every container may use: those in /dev without hardware. Nodes of other devices can
     /// be made, but not opened.
     #[must_use]
     pub fn container_defaults() -> Vec<Self> {
+        [vec![Self::DENY_ALL], Self::harmless()].concat()
+    }
+
+    /// The devices that every container may use: [`HARMLESS_DEVICES`]. Nodes of other devices can be made, but not opened.
+    #[must_use]
+    pub fn harmless() -> Vec<Self> {
         let mknod = Access { read: false, write: false, mknod: true };
         let any = |kind| Self { allow: true, kind, major: None, minor: None, access: mknod };
-        let node = |major, minor| Self {
+        let node = |(major, minor)| Self {
             allow: true,
             kind: DeviceKind::Char,
             major: Some(major),
             minor,
             access: Access::ALL,
         };
-        vec![
-            Self::DENY_ALL,
-            any(DeviceKind::Char),
-            any(DeviceKind::Block),
-            node(1, Some(3)),
-            node(1, Some(5)),
-            node(1, Some(7)),
-            node(1, Some(8)),
-            node(1, Some(9)),
-            node(5, Some(0)),
-            node(5, Some(1)),
-            node(5, Some(2)),
-            node(136, None),
-        ]
+        [any(DeviceKind::Char), any(DeviceKind::Block)]
+            .into_iter()
+            .chain(HARMLESS_DEVICES.map(node))
+            .collect()
     }
 
     fn v1(&self, out: &mut String) {

@@ -40,6 +40,15 @@ pub(super) fn join(host: &Host, path: &CgroupPath, extent: Extent) -> Result<Joi
     Ok(fds)
 }
 
+/// Whether a process may join `path`: the kernel's rule of no internal processes, cgroup-v2.rst.
+pub(super) fn accepts_processes(host: &Host, path: &CgroupPath) -> Result<bool, CgroupError> {
+    // v1 has no such rule, and the v2 tree beside it has no controllers.
+    let Some(v2) = host.v2.as_ref().filter(|_| host.v1.is_empty()) else { return Ok(true) };
+    let dir = v2.dir(path)?.ok_or_else(|| CgroupError::NotFound { path: path.clone() })?;
+    let enabled = dir.read_all("cgroup.subtree_control")?.unwrap_or_default();
+    Ok(enabled.trim().is_empty())
+}
+
 /// The `tasks` files of all v1 hierarchies, in their order.
 pub(super) fn open_v1_tasks(host: &Host, path: &CgroupPath) -> Result<Vec<OwnedFd>, CgroupError> {
     host.within(Extent::All).map(|hierarchy| open_tasks(hierarchy, path)).collect()

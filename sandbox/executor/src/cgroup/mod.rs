@@ -39,6 +39,7 @@ mod walk;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use devices::HARMLESS_DEVICES;
 pub use error::CgroupError;
 pub use exec_cgroup::ExecCgroup;
 use hierarchy::{Controller, Extent, Host};
@@ -315,6 +316,14 @@ impl Cgroup {
     /// As for [`Self::freeze`].
     pub fn is_frozen(&self) -> Result<bool, CgroupError> {
         freeze::is_frozen(&self.host, &self.path)
+    }
+
+    /// Whether processes can join it: not so in v2 if controllers are enabled for the cgroups below.
+    ///
+    /// # Errors
+    /// [`CgroupError::NotFound`].
+    pub fn accepts_processes(&self) -> Result<bool, CgroupError> {
+        join::accepts_processes(&self.host, &self.path)
     }
 
     /// All processes in it and below; none if it is gone.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, accessat, openat};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, MoveMountFlags, move_mount};
-use rustix::process::umask;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior, umask};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_new_privs};
 
 use super::command::Command;
@@ -227,6 +227,9 @@ fn launch(
     reporter.send_notes();
     let Some(gate) = setup.pauses.gate else { return become_program(process, command, remaining) };
     command.find()?;
+    // The change of user has set it to what the host has for such programs (fs.suid_dumpable), and the process may wait
+    // for long, as a copy of this program.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Stage::StartGate, "hide from other processes")?;
     start_gate::pass(gate, reporter, || become_program(process, command, remaining))
 }
 

@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{At, Stage, StageError};
 use super::inside::Inside;
-use super::report::Report;
+use super::report::{Report, cut};
 use super::spawn::Stop;
 use super::{Pauses, PodContext, Starting, Stdio, pod_root, start_with_pauses, sysctl};
 use crate::ids::ContainerId;
@@ -228,7 +228,7 @@ fn by_helper(start: impl FnOnce() -> Result<Starting, StageError>) -> Result<Sta
 fn send_response(socket: &OwnedFd, started: Result<Starting, StageError>) {
     let (response, fds) = match started {
         Ok(Starting { pid, pidfd, report }) => (Response::Started(pid), Some((pidfd, report))),
-        Err(error) => (Response::Failed(error), None),
+        Err(error) => (Response::Failed(cut(error)), None),
     };
     let Ok(bytes) = postcard::to_allocvec(&response) else { return };
     let fds: Vec<BorrowedFd<'_>> =

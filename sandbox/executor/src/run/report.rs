@@ -221,7 +221,8 @@ impl Reporter {
     }
 }
 
-fn cut(mut error: StageError) -> StageError {
+/// Shortens a detail that does not fit into a packet.
+pub(super) fn cut(mut error: StageError) -> StageError {
     if error.detail.len() > DETAIL {
         let end = (0..=DETAIL).rev().find(|&at| error.detail.is_char_boundary(at)).unwrap_or(0);
         error.detail.truncate(end);

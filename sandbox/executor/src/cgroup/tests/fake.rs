@@ -404,3 +404,15 @@ fn what_cannot_be_set_is_refused_before_anything_is_written() {
     assert_eq!(fake.read("memory/pods/a/memory.limit_in_bytes"), "9");
     assert_eq!(fake.read("cpu/pods/a/cpu.shares"), "1024");
 }
+
+#[test]
+fn a_v2_cgroup_with_controllers_below_accepts_no_processes() {
+    let fake = Fake::v2("memory pids");
+    fake.seed(&[("pods/a/cgroup.subtree_control", "")]);
+    assert!(fake.cgroup().accepts_processes().unwrap());
+    fake.seed(&[("pods/a/cgroup.subtree_control", "memory pids\n")]);
+    assert!(!fake.cgroup().accepts_processes().unwrap());
+    let v1 = Fake::v1(&["memory"]);
+    v1.seed(&[("memory/pods/a/tasks", "")]);
+    assert!(v1.cgroup().accepts_processes().unwrap());
+}

@@ -1,0 +1,119 @@
+//! `crisp oci`: hooks.
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use crisp_e2e::bundle::{Bundle, spec};
+use crisp_e2e::{Result, needs};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+#[test]
+fn hooks_get_the_state_at_their_time() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let hook = |name: &str| {
+        let line = format!("cat > {0}; echo $0 $HOOK >> {0}", bundle.path().join(name).display());
+        json!([{ "path": "/bin/sh", "args": ["hook", "-c", line, "named"], "env": ["HOOK=set"], "timeout": 10 }])
+    };
+    let names = ["prestart", "createRuntime", "poststart", "poststop"];
+    bundle.change(&spec(&["sleep", "1000"]), |spec| {
+        names.iter().for_each(|name| spec["hooks"][name] = hook(name))
+    })?;
+    let text = |name: &str| std::fs::read_to_string(bundle.path().join(name)).unwrap_or_default();
+    bundle.good(&["create", "@hooks"])?;
+    let pid = bundle.state("@hooks")?["pid"].to_string();
+    for name in ["prestart", "createRuntime"] {
+        assert!(text(name).contains("\"creating\"") && text(name).contains(&pid), "{name}: {}", text(name));
+        assert!(text(name).ends_with("named set\n"), "{name}: {}", text(name));
+    }
+    assert_eq!(text("poststart"), "");
+    bundle.good(&["start", "@hooks"])?;
+    assert!(text("poststart").contains("\"running\""), "{}", text("poststart"));
+    bundle.good(&["delete", "--force", "@hooks"])?;
+    assert!(text("poststop").contains("\"stopped\""), "{}", text("poststop"));
+    Ok(())
+}
+
+fn shell(line: &str) -> Value {
+    json!([{ "path": "/bin/sh", "args": ["hook", "-c", line], "env": ["PATH=/usr/bin:/bin"], "timeout": 20 }])
+}
+
+/// A pipe holds 64 KiB.
+#[test]
+fn a_hook_that_does_not_read_a_long_state_ends_at_its_timeout() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let with_hook = |hook: Value| {
+        bundle.change(&spec(&["true"]), |spec| {
+            spec["annotations"] = json!({ "long": "x".repeat(200 << 10) });
+            spec["hooks"] = json!({ "createRuntime": [hook] });
+        })
+    };
+    with_hook(json!({ "path": "/bin/sleep", "args": ["sleep", "1000"], "timeout": 1 }))?;
+    let started = Instant::now();
+    let error = bundle.refused(&["create", "@hook"])?;
+    assert!(
+        error.contains("hooks.createRuntime: /bin/sleep") && error.contains("no end within 1s"),
+        "{error}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+    assert_eq!(std::fs::read_dir(bundle.root())?.count(), 0);
+    with_hook(shell("test $(wc -c) -gt 200000")[0].clone())?;
+    bundle.good(&["run", "@whole"])?;
+    Ok(())
+}
+
+#[test]
+fn a_signal_during_a_hook_does_not_fail_run() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let begun = bundle.path().join("begun");
+    bundle.change(&spec(&["sh", "-c", "exit 9"]), |spec| {
+        spec["hooks"] = json!({ "createRuntime": shell(&format!("> {}; sleep 1", begun.display())) });
+    })?;
+    let mut run = bundle.command(&["run", "@signal"]).stderr(Stdio::null()).spawn()?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !begun.exists() {
+        assert!(Instant::now() < deadline, "the hook does not begin");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    kill_process(Pid::from_child(&run), Signal::WINCH)?;
+    assert_eq!(run.wait()?.code(), Some(9));
+    Ok(())
+}
+
+/// It has no root of its own yet.
+#[test]
+fn a_container_is_not_created_during_its_hooks() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let crisp = format!("{} oci --root {}", crisp_e2e::machine::crisp().display(), bundle.root().display());
+    let (id, folder) = (bundle.id("early"), bundle.path().display());
+    let line =
+        format!("{crisp} state {id} > {folder}/state; {crisp} exec {id} true 2> {folder}/exec || true");
+    bundle
+        .change(&spec(&["sleep", "1000"]), |spec| spec["hooks"] = json!({ "createRuntime": shell(&line) }))?;
+    bundle.good(&["create", "@early"])?;
+    let read = |name: &str| std::fs::read_to_string(bundle.path().join(name));
+    let state: Value = serde_json::from_str(&read("state")?)?;
+    assert_eq!((&state["status"], &state["pid"]), (&json!("creating"), &bundle.state("@early")?["pid"]));
+    assert!(read("exec")?.contains("it is creating"), "{}", read("exec")?);
+    assert_eq!(bundle.state("@early")?["status"], "created");
+    bundle.good(&["start", "@early"])?;
+    bundle.good(&["exec", "@early", "true"])?;
+    Ok(())
+}
+
+#[test]
+fn a_hook_after_the_start_can_change_the_container() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    let crisp = format!("{} oci --root {}", crisp_e2e::machine::crisp().display(), bundle.root().display());
+    let line = format!("{crisp} update --pids-limit 19 {0} && {crisp} pause {0}", bundle.id("web"));
+    bundle.change(&spec(&["sleep", "1000"]), |spec| spec["hooks"] = json!({ "poststart": shell(&line) }))?;
+    bundle.good(&["run", "-d", "@web"])?;
+    assert_eq!(bundle.state("@web")?["status"], "paused");
+    bundle.good(&["delete", "--force", "@web"])?;
+    Ok(())
+}
