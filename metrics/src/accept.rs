@@ -1,14 +1,14 @@
-//! Accepting connections when there may be no descriptors left: for the page here, and for other listeners of
-//! the server.
+//! Accepts connections also when the process has no free descriptors: for the metrics page, and for the
+//! server's other listeners.
 
 use std::io;
 use std::time::Duration;
 
-/// The pause after a failure: descriptors are free again when other work ends, and to try again at once would
-/// only use CPU.
+/// The pause after a failure. Descriptors become free when other work ends; trying again at once would only
+/// use CPU.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The next connection, however often it takes to accept one. `listener` is for the log.
+/// Returns the next connection, after as many tries as it takes. `listener` is the name for the log.
 pub async fn accept<T, F: Future<Output = io::Result<T>>>(
     listener: &str,
     mut accept: impl FnMut() -> F,

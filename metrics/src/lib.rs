@@ -1,4 +1,4 @@
-//! How the server is doing, for Prometheus.
+//! The server's own metrics, for Prometheus.
 //!
 //! ```text
 //!  gRPC -> RpcLayer ----.
@@ -8,13 +8,13 @@
 //!                                 '- set_pod_metrics: thousands of samples, for GET /metrics/cadvisor
 //! ```
 //!
-//! Cast: [`Metrics`] is the registry that everything registers with; [`Timer`] measures one stage of one
-//! operation; [`Operations`] lists those under way; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page; [`accept`] takes connections
-//! for it and for the server's other listeners. A metric belongs to the crate
-//! that does the work: only what is common to all is here. Names start with `crisp_`, except for the
-//! `process_*` metrics that dashboards expect of every server.
+//! Cast: [`Metrics`] is the registry of all metrics; [`Timer`] measures one stage of one operation;
+//! [`Operations`] lists those under way; [`RpcLayer`] measures every RPC; [`MetricsServer`] serves the page;
+//! [`accept`] accepts connections for it and for the server's other listeners. A metric belongs to the crate
+//! that does the work; only metrics that are common to all are here. Names start with `crisp_`, except for
+//! the `process_*` metrics that dashboards expect of every server.
 //!
-//! A collector computes its values in `collect`, which runs during a scrape and at no other time.
+//! A collector computes its values in `collect`, which is called during a scrape and at no other time.
 //!
 //! ```
 //! let metrics = crisp_metrics::Metrics::new("0.1.0").unwrap();
@@ -44,13 +44,13 @@ use prometheus::{Encoder as _, IntGauge, Opts, Registry, TextEncoder};
 pub use rpc::{RpcBody, RpcLayer, RpcService};
 pub use stage::Timer;
 
-/// Upper bounds of all our duration histograms, in seconds: from a list out of memory to a large pull.
+/// Upper bounds of all our duration histograms, in seconds: from a list answered from memory to a large pull.
 pub const DURATION_BUCKETS: &[f64] = &[
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
     300.0,
 ];
 
-/// The registry of one server. Clones are the same registry.
+/// The registry of one server. Clones share the same registry.
 #[derive(Clone)]
 pub struct Metrics {
     inner: Arc<Inner>,
@@ -58,7 +58,7 @@ pub struct Metrics {
 
 struct Inner {
     registry: Registry,
-    /// Held during a scrape: collectors count into gauges that two of them would share.
+    /// Held during a scrape: two scrapes at once would count into the same gauges of a collector.
     scraping: Mutex<()>,
     stages: prometheus::HistogramVec,
     rpcs: rpc::RpcMetrics,
@@ -70,20 +70,20 @@ struct Inner {
 type PodMetrics = Box<dyn Fn(&mut String) + Send + Sync>;
 type CheckReadiness = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Readiness>> + Send>> + Send + Sync>;
 
-/// A condition for running pods.
+/// A condition that must hold for running pods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Readiness {
-    /// That of the CRI's condition.
+    /// The name of the CRI's condition.
     pub name: &'static str,
-    /// The problem, for people.
+    /// The problem, as a text for the user.
     pub failure: Option<String>,
 }
 
 impl Metrics {
-    /// A registry with what is common to all: build info, process metrics, stage and RPC durations.
+    /// Makes a registry with the common metrics: build info, process metrics, stage and RPC durations.
     ///
     /// # Errors
-    /// Only when two of our own metrics have one name.
+    /// Only when two of our own metrics have the same name.
     pub fn new(version: &str) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let build = IntGauge::with_opts(
@@ -114,21 +114,21 @@ impl Metrics {
         &self.inner.registry
     }
 
-    /// Adds a crate's own metric, or a collector that computes while it is scraped.
+    /// Adds a metric of another crate, or a collector that computes its values during a scrape.
     ///
     /// # Errors
-    /// When a metric of that name is there already.
+    /// When there is already a metric of that name.
     pub fn register(&self, collector: Box<dyn Collector>) -> Result<(), prometheus::Error> {
         self.inner.registry.register(collector)
     }
 
-    /// Sets what writes the metrics of pods, in the text format: for thousands of samples this takes a tenth of
-    /// the time that a collector takes. The first call counts.
+    /// Sets the function that writes the metrics of pods, in the text format: for thousands of samples this
+    /// takes a tenth of the time that a collector takes. Only the first call has an effect.
     pub fn set_pod_metrics(&self, write: impl Fn(&mut String) + Send + Sync + 'static) {
         let _ = self.inner.pods.set(Box::new(write));
     }
 
-    /// The metrics of pods in the Prometheus text format; empty where nothing counts them.
+    /// The metrics of pods in the Prometheus text format; empty when no function is set.
     #[must_use]
     pub fn pods_text(&self) -> String {
         let _scraping = self.inner.scraping.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +137,8 @@ impl Metrics {
         text
     }
 
-    /// Sets what finds out whether pods can be run, for `GET /readyz`. The first call counts.
+    /// Sets the function that checks whether pods can be run, for `GET /readyz`. Only the first call has an
+    /// effect.
     pub fn set_readiness(
         &self,
         check: impl Fn() -> Pin<Box<dyn Future<Output = Vec<Readiness>> + Send>> + Send + Sync + 'static,
@@ -170,7 +171,7 @@ impl Metrics {
         RpcLayer::new(self.inner.rpcs.clone(), known)
     }
 
-    /// All metrics in the Prometheus text format. This is what runs the collectors.
+    /// All metrics in the Prometheus text format. This call runs the collectors.
     #[must_use]
     pub fn text(&self) -> String {
         let _scraping = self.inner.scraping.lock().unwrap_or_else(PoisonError::into_inner);
@@ -245,7 +246,7 @@ mod tests {
         }
     }
 
-    /// Two at once would see each other.
+    /// A collector whose gauge shows the number of scrapes at the same time.
     struct Exclusive(Arc<AtomicUsize>, IntGauge);
 
     impl Collector for Exclusive {

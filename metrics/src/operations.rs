@@ -1,20 +1,20 @@
-//! The operations of one server: those under way, and an observer of those that end.
+//! The operations of one server: a list of those under way, and an observer of their ends.
 //!
 //! An operation costs one insertion and one removal, a stage two short locks. Nothing is copied or formatted
-//! before it is asked for.
+//! before it is requested.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The end of an operation that took so long is reported also where it succeeded.
+/// The end of an operation that took this long is reported also when it succeeded.
 const SLOW: Duration = Duration::from_secs(1);
-/// Of the stages of such an operation, those that took so long are named, and so many at most.
+/// In such a report, the stages that took this long are named, `SLOW_STAGES` at most.
 const SLOW_STAGE: Duration = Duration::from_millis(100);
 const SLOW_STAGES: usize = 16;
 
-/// The operations of one server. Clones are the same.
+/// The operations of one server. Clones share the same list.
 #[derive(Clone, Default)]
 pub struct Operations(Arc<Table>);
 
@@ -27,7 +27,7 @@ struct Table {
 
 type EndObserver = Box<dyn Fn(&OperationEnd<'_>) + Send + Sync>;
 
-/// The end of an operation that failed, took long, or has something to say.
+/// The end of an operation that failed, took long, or has a remark.
 #[derive(Debug)]
 pub struct OperationEnd<'a> {
     pub operation: &'static str,
@@ -37,27 +37,27 @@ pub struct OperationEnd<'a> {
     pub slow: Vec<(&'static str, Duration)>,
     /// See [`Progress::remark`].
     pub remark: Option<String>,
-    /// The stage that failed, and why.
+    /// The stage that failed, and the cause.
     pub failure: Option<(&'static str, String)>,
 }
 
-/// An operation under way, when it was asked for.
+/// An operation under way, at the time of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperationInfo {
     pub operation: &'static str,
     /// The subject: `container 0123…`.
     pub subject: String,
     pub since: Duration,
-    /// The stage under way, the longest one where there are several; else the one before.
+    /// The stage under way, the longest one when there are several; between stages, the one before.
     pub stage: &'static str,
     pub stage_since: Duration,
-    /// Until the deadline of the stage; None: it has none, or it has passed.
+    /// The time left until the deadline of the stage. None when it has no deadline, or when that has passed.
     pub left: Option<Duration>,
-    /// The reason why it waits, where it is known.
+    /// The reason why the operation waits, if it is known.
     pub waits_for: Option<String>,
 }
 
-/// How far an operation is.
+/// The progress of an operation.
 pub struct Progress {
     operation: &'static str,
     subject: String,
@@ -82,7 +82,7 @@ struct RunningStage {
 }
 
 impl Operations {
-    /// Lists an operation until what this returns is dropped.
+    /// Adds an operation to the list until the returned guard is dropped.
     pub fn begin(&self, operation: &'static str, subject: String) -> RunningOperation {
         let begun = Instant::now();
         let state = State {
@@ -99,7 +99,7 @@ impl Operations {
         RunningOperation { table: self.0.clone(), number, progress }
     }
 
-    /// Those under way for at least so long, the oldest first.
+    /// The operations that have been under way for at least `longer_than`, the oldest first.
     #[must_use]
     pub fn list(&self, longer_than: Duration) -> Vec<OperationInfo> {
         let running: Vec<_> = self.0.running().values().cloned().collect();
@@ -108,7 +108,7 @@ impl Operations {
         infos.filter(|info| info.since >= longer_than).collect()
     }
 
-    /// Sets the observer of ends. It must be quick. The first call counts.
+    /// Sets the observer of ends. It must be quick. Only the first call has an effect.
     pub fn on_end(&self, observer: impl Fn(&OperationEnd<'_>) + Send + Sync + 'static) {
         let _ = self.0.ends.set(Box::new(observer));
     }
@@ -133,7 +133,7 @@ impl RunningOperation {
         &self.progress
     }
 
-    /// Reports its end to the observer, where it failed, took long or has a remark.
+    /// Reports the end to the observer when the operation failed, took long or has a remark.
     pub fn end(&self, failure: impl FnOnce() -> Option<(&'static str, String)>) {
         let Some(observer) = self.table.ends.get() else { return };
         let took = self.progress.begun.elapsed();
@@ -172,7 +172,7 @@ impl Progress {
         self.state().last.0
     }
 
-    /// Enters a stage, until what this returns is dropped.
+    /// Enters a stage, until the returned guard is dropped.
     pub fn enter(self: &Arc<Self>, name: &'static str, deadline: Instant) -> EnteredStage {
         let since = Instant::now();
         let mut state = self.state();
@@ -182,7 +182,7 @@ impl Progress {
         EnteredStage { progress: self.clone(), name }
     }
 
-    /// Says what the operation waits for, until what this returns is dropped.
+    /// Notes what the operation waits for, until the returned guard is dropped.
     pub fn waits_for(self: &Arc<Self>, what: String) -> Wait {
         let mut state = self.state();
         let number = state.next_wait;
@@ -192,7 +192,8 @@ impl Progress {
         Wait { progress: self.clone(), number }
     }
 
-    /// Text for the report of the end, which is then made also where the operation succeeds quickly.
+    /// Sets a text for the report of the end. The report is then made also when the operation succeeds
+    /// quickly.
     pub fn remark(&self, text: String) {
         self.state().remark = Some(text);
     }
@@ -238,7 +239,7 @@ impl Drop for EnteredStage {
     }
 }
 
-/// Something that an operation waits for.
+/// A reason why an operation waits.
 #[must_use = "the wait is over when this is dropped"]
 pub struct Wait {
     progress: Arc<Progress>,

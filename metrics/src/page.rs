@@ -1,6 +1,6 @@
-//! The HTTP pages: `GET /metrics` for Prometheus, `GET /metrics/cadvisor` with the metrics of pods, at the path at
-//! which a kubelet has them, `GET /healthz` (the server answers) and `GET /readyz` (pods can be run, or what is
-//! wrong) for probes, nothing else.
+//! The HTTP pages, and nothing else: `GET /metrics` for Prometheus; `GET /metrics/cadvisor` with the metrics
+//! of pods, at the path that a kubelet uses for them; and for probes `GET /healthz` (the server answers) and
+//! `GET /readyz` (pods can be run, or the problems).
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,34 +20,35 @@ use tokio::task::JoinHandle;
 
 use crate::{Metrics, Readiness};
 
-/// Connections at once. More than a few are a mistake, and must not use up the server's descriptors.
+/// Maximum number of connections at once. More than a few are a mistake, and must not use up the server's
+/// descriptors.
 const MAX_CONNECTIONS: usize = 16;
-/// A client that sends no request header for so long is disconnected.
+/// A client that sends no request header for this long is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// For a connection from its beginning to its end: a client that does not read its answer is disconnected.
+/// Time limit for a whole connection: a client that does not read the response is disconnected.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// Why the page cannot be served.
+/// The reason why the page cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// The address is in use, or this host does not have it.
     #[error("cannot listen for metrics on {listen}: {source}")]
     Bind {
-        /// The address that was asked for.
+        /// The requested address.
         listen: SocketAddr,
         /// The kernel's error.
         source: std::io::Error,
     },
 }
 
-/// The page being served, until this is dropped.
+/// The running server of the pages; dropping it stops the server.
 pub struct MetricsServer {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
 impl MetricsServer {
-    /// The address that it listens on, with the real port when port 0 was asked for.
+    /// The address that it listens on, with the real port when port 0 was requested.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -93,7 +94,7 @@ async fn connection(stream: TcpStream, metrics: Metrics) {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
-        // One request each, so that the deadline of a connection is that of its answer.
+        // One request per connection, so that the deadline of a connection is also that of its response.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -107,7 +108,7 @@ async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Respons
         (&Method::GET, path @ ("/metrics" | "/metrics/cadvisor")) => {
             let is_server = path == "/metrics";
             let write = move || if is_server { metrics.text() } else { metrics.pods_text() };
-            // Collectors read files: not on a thread that serves RPCs.
+            // Collectors read files, so they do not run on a thread that serves RPCs.
             match tokio::task::spawn_blocking(write).await {
                 Ok(text) => (StatusCode::OK, text),
                 Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
@@ -130,7 +131,7 @@ async fn respond(request: Request<Incoming>, metrics: Metrics) -> Result<Respons
     Ok(response)
 }
 
-/// A line for each condition, as Kubernetes' servers have them.
+/// Writes one line per condition, as the servers of Kubernetes do.
 async fn ready(metrics: &Metrics) -> (StatusCode, String) {
     let conditions = metrics.readiness().await;
     let text = conditions.iter().map(|Readiness { name, failure }| match failure {
@@ -187,7 +188,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn clients_that_do_not_read_do_not_keep_others_out() {
         let metrics = Metrics::new("1").unwrap();
-        // More than the buffers of a connection hold.
+        // More than the buffers of a connection can hold.
         let large = prometheus::Opts::new("crisp_test", "A test.").const_label("large", "x".repeat(16 << 20));
         metrics.register(Box::new(prometheus::IntGauge::with_opts(large).unwrap())).unwrap();
         let server = metrics.serve("127.0.0.1:0".parse().unwrap()).await.unwrap();

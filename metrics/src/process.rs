@@ -75,7 +75,8 @@ fn family((name, help, kind): (&str, &str, MetricType), value: f64) -> MetricFam
 /// The values, in the order of [`METRICS`].
 fn read() -> Option<[Option<f64>; 7]> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the name in brackets and may hold anything: fields are counted from the third.
+    // The second field is the name in brackets and may contain anything, so fields are counted from the
+    // third.
     let fields: Vec<f64> =
         stat.rsplit_once(')')?.1.split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
     let field = |number: usize| fields.get(number - 4).copied();
@@ -87,7 +88,7 @@ fn read() -> Option<[Option<f64>; 7]> {
         field(23),
         field(20),
         field(22).zip(boot_time()).map(|(start, boot)| boot + start / ticks),
-        // The folder itself is open while it is read.
+        // The folder itself is open while it is read, so one is subtracted.
         std::fs::read_dir("/proc/self/fd").ok().map(|fds| fds.count().saturating_sub(1) as f64),
         rustix::process::getrlimit(rustix::process::Resource::Nofile).current.map(|n| n as f64),
     ])

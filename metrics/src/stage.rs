@@ -17,7 +17,8 @@ pub(crate) fn histogram() -> Result<HistogramVec, prometheus::Error> {
     )
 }
 
-/// A running stage. Dropped without [`ok`](Self::ok) or [`failed`](Self::failed), it counts as cancelled.
+/// A stage under way. When it is dropped without [`ok`](Self::ok) or [`failed`](Self::failed), it counts as
+/// cancelled.
 #[must_use = "a timer that is dropped at once measures nothing"]
 pub struct Timer {
     histogram: HistogramVec,
@@ -32,20 +33,20 @@ impl Timer {
         Self { histogram, operation, stage, started: Instant::now(), outcome: "cancelled" }
     }
 
-    /// The stage succeeded.
+    /// Records that the stage succeeded.
     pub fn ok(mut self) {
         self.outcome = "ok";
     }
 
-    /// The stage failed.
+    /// Records that the stage failed.
     pub fn failed(mut self) {
         self.outcome = "failed";
     }
 
-    /// [`ok`](Self::ok) or [`failed`](Self::failed), by `result`, which it returns.
+    /// Calls [`ok`](Self::ok) or [`failed`](Self::failed) according to `result`, and returns it.
     ///
     /// # Errors
-    /// That of `result`.
+    /// The error in `result`.
     pub fn done<T, E>(self, result: Result<T, E>) -> Result<T, E> {
         match result {
             Ok(value) => {

@@ -1,11 +1,11 @@
-//! Why work stops before its end.
+//! The reasons for stopping work, and the token that stops it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// The reason why work was ended from outside. Every cause of a stage's failure can be made from it.
+/// The reason why work was stopped from outside. Every error type of a stage can be made from it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Interrupted {
     #[error("not done after {} ms", after.as_millis())]
@@ -23,7 +23,7 @@ pub enum Interrupted {
 }
 
 impl Interrupted {
-    /// How a task that gave no result ended.
+    /// The reason why a task ended without a result.
     pub(crate) fn from_join(error: tokio::task::JoinError) -> Self {
         match error.try_into_panic() {
             Ok(panic) => {
@@ -47,7 +47,7 @@ impl Cancel {
         Self::default()
     }
 
-    /// One that is cancelled together with this one, or alone.
+    /// A token that is cancelled together with this one, or alone.
     #[must_use]
     pub fn child(&self) -> Self {
         Self(self.0.child_token(), Arc::default())
@@ -69,13 +69,13 @@ impl Cancel {
         self.0.is_cancelled()
     }
 
-    /// Returns once it is cancelled.
+    /// Returns once the token is cancelled.
     pub async fn cancelled(&self) {
         self.0.cancelled().await;
     }
 
     /// # Errors
-    /// [`Interrupted::Cancelled`] once it is cancelled.
+    /// [`Interrupted::Cancelled`] once the token is cancelled.
     pub fn check(&self) -> Result<(), Interrupted> {
         if self.is_cancelled() { Err(Interrupted::Cancelled) } else { Ok(()) }
     }

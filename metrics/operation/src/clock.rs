@@ -1,4 +1,4 @@
-//! The time and the boot, as records and answers have them.
+//! The time and the boot id, in the form that records and responses use.
 
 use std::sync::OnceLock;
 
@@ -11,8 +11,8 @@ pub fn now() -> i64 {
     now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec)
 }
 
-/// The kernel's name for this boot, from proc(5) `/proc/sys/kernel/random/boot_id`. Empty where the
-/// kernel gives none: then every record counts as one of this boot.
+/// The kernel's name for this boot, from proc(5) `/proc/sys/kernel/random/boot_id`. Empty when it cannot be
+/// read: every record then counts as one of this boot.
 #[must_use]
 pub fn boot_id() -> &'static str {
     static BOOT_ID: OnceLock<String> = OnceLock::new();

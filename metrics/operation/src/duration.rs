@@ -1,9 +1,9 @@
-//! Durations in settings, flags and files, all read in one way.
+//! Parses durations in settings, flags and files, in one way for all.
 
 use std::time::Duration;
 
-/// Reads a duration as Go and Kubernetes write them, and in days: `300ms`, `1.5h`, `1h30m`, `7d`. None for
-/// other texts, also for a number without a unit.
+/// Parses a duration as Go and Kubernetes write it, and in days: `300ms`, `1.5h`, `1h30m`, `7d`. Returns None
+/// for other texts, also for a number without a unit.
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let (mut rest, mut total) = (text, Duration::ZERO);

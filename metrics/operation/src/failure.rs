@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-/// The stage that failed, and why.
+/// The stage that failed, and the cause.
 #[derive(Debug, thiserror::Error)]
 #[error("stage {stage}: {cause}")]
 pub struct StageFailure<E: Display> {
@@ -10,32 +10,32 @@ pub struct StageFailure<E: Display> {
     pub cause: E,
 }
 
-/// An operation that failed, with what failed while undoing it.
+/// The error of a failed operation, with the failures of its undo.
 #[derive(Debug)]
 pub struct Failure<E: Display> {
     /// The subject of the operation: container or pod, with its id.
     pub subject: String,
     pub operation: &'static str,
     pub failure: StageFailure<E>,
-    /// Undo steps that failed. Empty: nothing of the operation is left.
+    /// Undo steps that failed. When there are none, nothing of the operation is left.
     pub undo: Vec<StageFailure<E>>,
-    /// A stage or an undo step that has not ended in time, such as one whose thread hangs in the kernel. The
-    /// rest of the undo runs when it ends.
+    /// A stage or an undo step that has not ended in time, for example one whose thread hangs in the kernel.
+    /// The rest of the undo runs after it ends.
     pub pending: Option<&'static str>,
 }
 
 impl<E: Display> Failure<E> {
-    /// Whether everything the operation did has been undone.
+    /// Whether everything that the operation did has been undone.
     #[must_use]
     pub fn is_undone(&self) -> bool {
         self.undo.is_empty() && self.pending.is_none()
     }
 
-    /// Why the stage failed, with what failed while undoing it.
+    /// The cause of the stage's failure, with the failures of the undo.
     #[must_use]
     pub fn reason(&self) -> String {
         let mut text = self.failure.cause.to_string();
-        // Cannot fail: it is a string.
+        // Writing to a string cannot fail.
         let _ = self.write_undo(&mut text);
         text
     }

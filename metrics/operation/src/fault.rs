@@ -2,8 +2,9 @@
 //! server, before or after its work. Release builds contain none of it.
 //!
 //! The environment variable `CRISP_FAULTS` has a comma-separated list of
-//! `OPERATION/STAGE[:after][@SUBJECT]=fail|hang|kill`: the stage, whether its work is done before (then its
-//! result is lost), a part of the subject (`pod …`, `container …`) that must match, and what happens.
+//! `OPERATION/STAGE[:after][@SUBJECT]=fail|hang|kill`: the stage; `:after` when the fault comes after the
+//! stage's work (the result of the work is lost); a part of the subject (`pod …`, `container …`) that must
+//! match; and the effect.
 
 /// The effect of a fault point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,7 +17,7 @@ pub enum Fault {
     Kill,
 }
 
-/// Before or after a stage's work.
+/// Whether the fault comes before or after a stage's work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     Before,
@@ -33,11 +34,11 @@ pub(crate) use points::armed;
 #[cfg(debug_assertions)]
 pub use points::{Armed, arm};
 
-/// A fault point in blocking code that is no stage of an operation. Release builds pass it always.
+/// A fault point in blocking code that is not a stage of an operation. In release builds it does nothing.
 ///
 /// # Errors
-/// [`Interrupted::Fault`](crate::Interrupted::Fault) when it is armed to fail. Hanging is for stages only,
-/// which can be cancelled.
+/// [`Interrupted::Fault`](crate::Interrupted::Fault) when it is armed to fail. Only stages can hang, because
+/// only stages can be cancelled.
 pub fn point(operation: &str, stage: &str, subject: &str) -> Result<(), crate::Interrupted> {
     match armed(operation, stage, subject, When::Before) {
         Some(Fault::Kill) => kill(),
@@ -87,7 +88,7 @@ mod points {
     }
 
     impl Armed {
-        /// Whether a stage has come to the fault.
+        /// Whether a stage has reached the fault.
         #[must_use]
         pub fn is_reached(&self) -> bool {
             self.reached.load(Ordering::SeqCst)
@@ -103,7 +104,7 @@ mod points {
     /// Arms a fault for every stage `point` (as in `CRISP_FAULTS`, without the `=`) from now on.
     ///
     /// # Panics
-    /// When `point` is not of that form: a test that arms nothing would test nothing.
+    /// When `point` does not have that form: a test with a fault that is never armed would test nothing.
     pub fn arm(point: &str, fault: Fault) -> Armed {
         let mut parsed = parse_point(point, fault).unwrap_or_else(|| panic!("not a fault point: {point:?}"));
         parsed.number = NUMBER.fetch_add(1, Ordering::Relaxed);

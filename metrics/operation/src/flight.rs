@@ -1,4 +1,5 @@
-//! Equal requests are one operation: the first starts it, others that come meanwhile get its result.
+//! Equal requests are one operation: the first starts it, and requests that arrive while it runs get its
+//! result.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,11 +14,11 @@ use crate::{Cancel, Interrupted};
 type Outcome<T, E> = Option<Result<T, Arc<E>>>;
 type Running<K, T, E, P> = Arc<Mutex<HashMap<K, Flight<T, E, P>>>>;
 
-/// The operations of one kind that are under way, by key. `P` is what those who wait share beside the
-/// result, such as the progress of a pull.
+/// The operations of one kind that are under way, by key. `P` is shared with all waiters beside the result,
+/// for example the progress of a pull.
 ///
-/// An operation goes on when all who wait for it have gone away, so that a client's deadline leaves
-/// nothing half done and the client's retry finds the result.
+/// An operation continues when all its waiters have gone away, so that a client's deadline leaves nothing
+/// half done and the client's retry finds the result.
 pub struct SingleFlight<K, T, E, P = ()> {
     running: Running<K, T, E, P>,
 }
@@ -41,7 +42,7 @@ impl<K, T, E, P> fmt::Debug for SingleFlight<K, T, E, P> {
     }
 }
 
-/// One operation under way, as one who waits for it sees it.
+/// A handle of one waiter for an operation under way.
 pub struct Flight<T, E, P = ()> {
     outcome: watch::Receiver<Outcome<T, E>>,
     shared: P,
@@ -60,10 +61,10 @@ where
     T: Clone + Send + Sync + 'static,
     E: From<Interrupted> + Send + Sync + 'static,
 {
-    /// Waits for the operation `key` that is under way; without one, `work` becomes it.
+    /// Waits for the operation `key` if it is under way; otherwise starts `work` as that operation.
     ///
     /// # Errors
-    /// The operation's own; the same for all who waited.
+    /// The operation's error; the same for all waiters.
     pub async fn run<F>(&self, key: K, work: impl FnOnce() -> F) -> Result<T, Arc<E>>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
@@ -79,8 +80,8 @@ where
     E: From<Interrupted> + Send + Sync + 'static,
     P: Clone + Send + 'static,
 {
-    /// Joins the operation `key` that is under way, or starts the one that `start` returns; that gets the
-    /// token by which [`Flight::cancel`] stops it.
+    /// Joins the operation `key` if it is under way; otherwise starts the one that `start` returns. `start`
+    /// gets the token by which [`Flight::cancel`] stops the operation.
     pub fn join_or_start<F>(&self, key: K, start: impl FnOnce(Cancel) -> (P, F)) -> Flight<T, E, P>
     where
         F: Future<Output = Result<T, E>> + Send + 'static,
@@ -97,14 +98,15 @@ where
         let entry = Entry { running: self.running.clone(), key, cancel };
         tokio::spawn(async move {
             let result = work.await.map_err(Arc::new);
-            // Removed first: a client that sees the failure must be able to try again at once.
+            // Removed before the result is visible: a client that sees the failure must be able to try again
+            // at once.
             drop(entry);
             sender.send_replace(Some(result));
         });
         flight
     }
 
-    /// The shared value of the operation `key`, while it is under way.
+    /// The shared value of the operation `key`, if it is under way.
     #[must_use]
     pub fn get(&self, key: &K) -> Option<Flight<T, E, P>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
@@ -118,11 +120,11 @@ where
     }
 }
 
-/// Runs `work` in a task of its own, so that it goes on when the one who waits for it goes away. For
-/// operations that equal requests do not join.
+/// Runs `work` in a task of its own, so that it continues when its caller goes away. For operations that
+/// equal requests do not join.
 ///
 /// # Errors
-/// The work's own.
+/// The error of `work`.
 pub async fn detached<T, E>(work: impl Future<Output = Result<T, E>> + Send + 'static) -> Result<T, E>
 where
     T: Send + 'static,
@@ -134,7 +136,7 @@ where
     }
 }
 
-/// Takes an operation off the list when its task ends, in whatever way.
+/// Removes an operation from the list when its task ends, in whatever way.
 struct Entry<K: Eq + Hash, T, E, P> {
     running: Running<K, T, E, P>,
     key: K,
@@ -157,15 +159,15 @@ impl<T: Clone, E: From<Interrupted>, P> Flight<T, E, P> {
         &self.shared
     }
 
-    /// Tells the operation to stop; those who wait get its failure.
+    /// Stops the operation; all waiters get its failure.
     pub fn cancel(&self) {
         self.cancel.cancel();
     }
 
-    /// Waits for the end.
+    /// Waits for the operation to end.
     ///
     /// # Errors
-    /// The operation's own.
+    /// The operation's error.
     pub async fn wait(mut self) -> Result<T, Arc<E>> {
         match self.outcome.wait_for(Option::is_some).await {
             Ok(outcome) => outcome.clone().unwrap_or_else(|| Err(Arc::new(Interrupted::ShuttingDown.into()))),

@@ -1,5 +1,5 @@
-//! How every operation of the server runs: one way to run stages and undo them, to join equal requests,
-//! to exclude each other, to write a record, to tell the time.
+//! The operation kernel of the server: the one way to run stages and undo them, to join equal requests, to
+//! exclude operations on the same object, to write a record, and to tell the time.
 //!
 //! ```text
 //!  RPC ──> SingleFlight ──> KeyedLocks ──> Operation ──> stage ──> stage ──> stage fails
@@ -7,23 +7,23 @@
 //!          are one          per pod, container         last registered, first run
 //! ```
 //!
-//! Cast: [`Operation`] runs named stages, each with a deadline and timed in the metrics, and undoes them
-//! in reverse when one fails; [`Steps`] are blocking stages that share one thread; [`SingleFlight`] joins
-//! equal requests; [`KeyedLocks`] excludes operations on the same pod or container; [`record`] writes
-//! versioned records; [`tree`] deletes folders of any depth; [`StatusCell`] holds a status in memory and keeps its record true; [`fault`] kills,
-//! fails or hangs any stage in test builds; [`clock`] has the time and the boot id; [`parse_duration`] reads
-//! durations. While an operation is under way it is in the list of
+//! Cast: [`Operation`] runs named stages, each with a deadline and timed in the metrics, and undoes them in
+//! reverse when one fails; [`Steps`] are blocking stages that share one thread; [`SingleFlight`] joins equal
+//! requests; [`KeyedLocks`] excludes operations on the same pod or container; [`record`] writes versioned
+//! records; [`tree`] deletes folders of any depth; [`StatusCell`] holds a status in memory and keeps its
+//! record equal to it; [`fault`] kills, fails or hangs any stage in test builds; [`clock`] has the time and
+//! the boot id; [`parse_duration`] parses durations. While an operation is under way it is in the list of
 //! [`crisp_metrics::Operations`], with its stage and what it [waits for](waits_for).
 //!
 //! Rules that hold everywhere:
-//! - A stage whose deadline passes is told to stop by its [`Cancel`] token, which blocking work checks
-//!   between system calls.
-//! - An undo step is registered before the work that it undoes, and never runs beside that work: when
-//!   a thread hangs in the kernel, undo waits for it in the background and whatever the operation
-//!   [holds](Operation::hold) stays held.
-//! - An undo step is never given up: one that misses its deadline runs on in the background, and those
-//!   after it wait for it.
-//! - Every failure names operation, subject and stage, and has the failures of the undo with it.
+//! - A stage whose deadline passes is stopped by its [`Cancel`] token, which blocking work checks between
+//!   system calls.
+//! - An undo step is registered before the work that it undoes, and never runs at the same time as that work:
+//!   when a thread hangs in the kernel, the undo waits for it in the background and the operation keeps all
+//!   that it [holds](Operation::hold).
+//! - An undo step is never abandoned: a step that misses its deadline continues in the background, and the
+//!   steps after it wait for it.
+//! - Every failure names the operation, the subject and the stage, and contains the failures of the undo.
 //!
 //! ```
 //! # use std::time::Duration;

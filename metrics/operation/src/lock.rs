@@ -1,4 +1,4 @@
-//! One operation at a time per pod, container or layer; others are not kept waiting.
+//! Locks for one operation at a time per pod, container or layer; operations on others do not wait.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use crate::waits_for;
 
-/// A lock for each key, made when it is asked for and forgotten when nothing holds it.
+/// A lock for each key, made at its first use and forgotten when no operation holds it.
 pub struct KeyedLocks<K> {
     locks: Mutex<HashMap<K, Weak<Lock>>>,
 }
@@ -57,13 +57,14 @@ impl Drop for KeyedGuard {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{holder} has been under way for {} ms", since.as_millis())]
 pub struct Busy {
-    /// The operation that holds it.
+    /// The operation that holds the lock.
     pub holder: &'static str,
     pub since: Duration,
 }
 
 impl<K: Eq + Hash + Clone> KeyedLocks<K> {
-    /// Waits until no other operation holds `key`. `operation` is for those who then wait for this one.
+    /// Waits until no other operation holds `key`. `operation` is the name that later waiters see for this
+    /// holder.
     pub async fn lock(&self, key: K, operation: &'static str) -> KeyedGuard {
         let lock = self.of(key);
         let _wait = lock.is_taken().then(|| waits_for(|| lock.its_turn()));
@@ -71,7 +72,7 @@ impl<K: Eq + Hash + Clone> KeyedLocks<K> {
         KeyedGuard::new(lock, guard, operation)
     }
 
-    /// As [`lock`](Self::lock), for `deadline` at most.
+    /// Like [`lock`](Self::lock), but waits for `deadline` at most.
     ///
     /// # Errors
     /// [`Busy`].
@@ -114,7 +115,7 @@ impl Lock {
         self.mutex.try_lock().is_err()
     }
 
-    /// For those who wait for it.
+    /// The reason that the waiters report.
     fn its_turn(&self) -> String {
         format!("its turn after {}", self.busy().holder)
     }

@@ -1,8 +1,8 @@
-//! Records on disk: JSON with a version, written whole beside their place and renamed into it.
+//! Records on disk: JSON with a version, written to a file beside their place and renamed into it.
 //!
-//! A reader sees the old record or the new one, never a half. Fields that a later release added are
-//! ignored; a [version](Record::VERSION) is raised only when a field changes its meaning. A record that
-//! cannot be read is set aside by its owner: see [`set_aside`]. The newest of those are kept: see
+//! A reader sees the old record or the new one, never a half. Fields that a later release added are ignored;
+//! a [version](Record::VERSION) is raised only when a field changes its meaning. The owner of a record that
+//! cannot be read sets it aside: see [`set_aside`]. The newest of the records set aside are kept: see
 //! [`surplus_aside`].
 
 use std::fs::{self, File, OpenOptions};
@@ -18,7 +18,7 @@ use crate::tree;
 
 /// A type that can be stored as a record.
 pub trait Record: Serialize + DeserializeOwned {
-    /// Its name in messages: `pod record`.
+    /// The record's name in messages: `pod record`.
     const KIND: &'static str;
     const VERSION: u32 = 1;
 }
@@ -26,7 +26,8 @@ pub trait Record: Serialize + DeserializeOwned {
 /// The event that a record must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// The end of the server, in whatever way: nothing is flushed. For what ends with the machine anyway.
+    /// The end of the server, in whatever way: nothing is flushed. For state that ends with the machine
+    /// anyway.
     Process,
     /// A power cut: file and folder are flushed before the call returns.
     PowerCut,
@@ -50,7 +51,8 @@ impl RecordError {
         matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
-    /// Its content is of no use. Every other failure (EIO, EMFILE, ENOMEM) may be gone at the next try.
+    /// Whether the content is of no use. Every other failure (EIO, EMFILE, ENOMEM) may be gone at the next
+    /// try.
     #[must_use]
     pub fn is_unusable(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Newer { .. })
@@ -69,7 +71,7 @@ struct Version {
     version: u32,
 }
 
-/// The bytes of a record.
+/// Encodes a record.
 ///
 /// # Errors
 /// [`RecordError::Damaged`] for a value that JSON cannot hold.
@@ -84,18 +86,18 @@ pub fn encode<R: Record>(path: &Path, record: &R) -> Result<Vec<u8>, RecordError
 /// Replaces the record at `path`, readable by root alone. One writer at a time per path.
 ///
 /// # Errors
-/// The earlier file is unchanged then.
+/// The file system's error; the earlier file is unchanged.
 pub fn write<R: Record>(path: &Path, record: &R, durability: Durability) -> Result<(), RecordError> {
     let bytes = encode(path, record)?;
     write_file(path, &bytes, 0o600, durability)
         .map_err(|source| RecordError::Io { path: path.to_owned(), source })
 }
 
-/// Writes the record of a thing that is being made, in a folder that no reader looks into before that is
-/// done: in place, as there is nothing to replace. Readable by root alone.
+/// Writes the record of an object that is being made, in a folder that no reader opens before it is finished:
+/// in place, because there is nothing to replace. The record is readable by root alone.
 ///
 /// # Errors
-/// Then a part of it may be there.
+/// The file system's error; a part of the record may be on disk.
 pub fn write_draft<R: Record>(path: &Path, record: &R) -> Result<(), RecordError> {
     let bytes = encode(path, record)?;
     write_draft_file(path, &bytes, 0o600).map_err(|source| RecordError::Io { path: path.to_owned(), source })
@@ -110,7 +112,7 @@ pub fn read<R: Record>(path: &Path) -> Result<R, RecordError> {
     parse(path, &bytes)
 }
 
-/// The record in `bytes`, which were read from `path`.
+/// Parses the record in `bytes`, which were read from `path`.
 ///
 /// # Errors
 /// [`RecordError::Damaged`], [`RecordError::Newer`].
@@ -124,11 +126,11 @@ pub fn parse<R: Record>(path: &Path, bytes: &[u8]) -> Result<R, RecordError> {
     serde_json::from_slice(bytes).map_err(damaged)
 }
 
-/// Renames what is at `path` (a file or a folder) out of the way, for people to look at, and returns its
-/// new place: `path` with `.bad`, and a number when that is taken.
+/// Renames the file or folder at `path` so that it is out of the way but can be examined, and returns its new
+/// path: `path` with `.bad`, and a number when that name is taken.
 ///
 /// # Errors
-/// The rename's.
+/// The error of the rename.
 pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let numbered = (1_u32..).map(|number| format!("{name}.{number}.bad"));
@@ -142,21 +144,21 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("no free name"))
 }
 
-/// How many of the things that were set aside in one folder are kept.
+/// How many of the records set aside in one folder are kept.
 pub const KEPT_ASIDE: usize = 5;
 
-/// Whether the name is one that [`set_aside`] gives.
+/// Whether [`set_aside`] gives names of this form.
 #[must_use]
 pub fn is_aside(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "bad")
 }
 
-/// Those of the things set aside in one folder that may be deleted: all but the newest [`KEPT_ASIDE`], which are
-/// evidence enough. To be given those of earlier starts, so that what a start sets aside can be looked at until
-/// the next one.
+/// The paths among those set aside in one folder that may be deleted: all but the newest [`KEPT_ASIDE`],
+/// which are enough as evidence. Pass only paths from earlier starts, so that a record that this start sets
+/// aside stays until the next one.
 #[must_use]
 pub fn surplus_aside(aside: Vec<PathBuf>) -> Vec<PathBuf> {
-    // The rename that set it aside changed it last.
+    // The rename by `set_aside` was the last change.
     let changed = |path: &Path| path.symlink_metadata().ok().map(|data| (data.ctime(), data.ctime_nsec()));
     let mut dated: Vec<_> = aside.into_iter().map(|path| (changed(&path), path)).collect();
     dated.sort();
@@ -167,12 +169,13 @@ pub fn surplus_aside(aside: Vec<PathBuf>) -> Vec<PathBuf> {
 /// Writes `bytes` to a file beside `path` and renames it there. The mode does not depend on the umask.
 ///
 /// # Errors
-/// The earlier file at `path` is unchanged then, and nothing new is beside it.
+/// The file system's error. The earlier file at `path` is unchanged, and no temporary file is left.
 pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let beside = path.with_file_name(format!("{name}.new"));
     let write = || {
-        // Opened first: what can fail of the flush must fail before the rename.
+        // The folder is opened before the rename, so that a failure to open it leaves the earlier file in
+        // place.
         let folder = match (durability, path.parent()) {
             (Durability::PowerCut, Some(folder)) => Some(File::open(folder)?),
             _ => None,
@@ -182,8 +185,8 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) 
             file.sync_all()?;
         }
         fs::rename(&beside, path)?;
-        // The new content is what every reader sees from now on, so this is no failure: the disk will report
-        // its error again, and a power cut before it recovers may bring the old content back.
+        // Every reader sees the new content from now on, so this is not a failure: the disk will report its
+        // error again, and a power cut before it recovers may bring the old content back.
         if let Some(Err(error)) = folder.map(|folder| folder.sync_all()) {
             tracing::error!(path = %path.display(), %error, "a record is written, but its folder cannot be flushed");
         }
@@ -194,11 +197,11 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) 
     })
 }
 
-/// Writes `bytes` to a file of a thing that is being made, as [`write_draft`] does. The mode does not depend
-/// on the umask.
+/// Writes `bytes` to a file of an object that is being made, as [`write_draft`] does. The mode does not
+/// depend on the umask.
 ///
 /// # Errors
-/// Then a part of it may be there.
+/// The file system's error; a part of the file may be on disk.
 pub fn write_draft_file(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     fill(path, bytes, mode).map(drop)
 }
@@ -210,18 +213,18 @@ fn fill(path: &Path, bytes: &[u8], mode: u32) -> io::Result<File> {
     Ok(file)
 }
 
-/// Makes a folder (and those above it) for root alone.
+/// Makes a folder, and its missing parents, for root alone.
 ///
 /// # Errors
-/// The file system's, with the path.
+/// The file system's error, with the path.
 pub fn private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| named(path, &error))
 }
 
-/// Removes a folder with all in it, however deep; a missing one is as good.
+/// Removes a folder with its whole content, however deep. A missing folder is not an error.
 ///
 /// # Errors
-/// The file system's, with the path.
+/// The file system's error, with the path.
 pub fn remove_folder(path: &Path) -> io::Result<()> {
     match tree::delete(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, &error)),
@@ -229,10 +232,10 @@ pub fn remove_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a file that may be gone.
+/// Removes a file. A missing file is not an error.
 ///
 /// # Errors
-/// The file system's, with the path.
+/// The file system's error, with the path.
 pub fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(named(path, &error)),
@@ -288,14 +291,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.json");
         write(&path, &Sample::default(), Durability::Process).unwrap();
-        // A folder in the place of the temporary file stands for a disk that refuses.
+        // A folder in the place of the temporary file makes the write fail, as a full disk would.
         fs::create_dir(folder.path().join("x.json.new")).unwrap();
         let next = Sample { name: "next".to_owned(), added: None };
         assert!(write(&path, &next, Durability::Process).is_err());
         assert_eq!(read::<Sample>(&path).unwrap(), Sample::default());
     }
 
-    /// Run by the test below, in a process of its own: its limit of descriptors is that of the process.
+    /// The test below runs this one in a process of its own, because the limit of descriptors holds for a
+    /// whole process.
     #[test]
     #[ignore = "run by the test below"]
     fn write_without_descriptors() {
@@ -345,7 +349,7 @@ mod tests {
         let aside = |name: &str| {
             let path = folder.path().join(name);
             fs::write(&path, "").unwrap();
-            // The clock of file systems has steps.
+            // Timestamps of files have a coarse resolution.
             std::thread::sleep(std::time::Duration::from_millis(15));
             set_aside(&path).unwrap()
         };

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use crate::record::RecordError;
 
-/// From an observation to the writing of its record: the answer to the request that made it goes out first,
-/// and observations that follow each other are written together.
+/// The delay between an observation and the writing of its record: the response to the request that made it
+/// is sent first, and observations soon after each other are written together.
 const DELAY: Duration = Duration::from_millis(10);
 
 /// Pauses between two tries to write a record: the first, and the longest.
@@ -18,7 +18,7 @@ const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(30
 
 type Write<S> = Box<dyn Fn(&S) -> Result<(), RecordError> + Send + Sync>;
 
-/// Why a status stays as it is.
+/// The reason why a status does not change.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError<R: fmt::Debug + fmt::Display> {
     #[error("{0}")]
@@ -35,15 +35,15 @@ pub enum StatusError<R: fmt::Debug + fmt::Display> {
 ///   show    (what needs no record)   memory
 /// ```
 ///
-/// Readers never wait for the disk. Changes are functions from the status before to the one after, which
-/// may refuse.
+/// Readers never wait for the disk. A change is a function from the present status to the next one; it may
+/// refuse.
 pub struct StatusCell<S>(Arc<Cell<S>>);
 
 struct Cell<S> {
     visible: watch::Sender<Arc<S>>,
     writing: Mutex<Writing<S>>,
     write: Write<S>,
-    /// A background task is about to write what is visible then.
+    /// Set while a background task is about to write the visible status.
     queued: AtomicBool,
 }
 
@@ -77,13 +77,13 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
         }))
     }
 
-    /// The status now.
+    /// The present status.
     #[must_use]
     pub fn get(&self) -> Arc<S> {
         self.0.visible.borrow().clone()
     }
 
-    /// A receiver that sees the status now and the last of each series of changes.
+    /// A receiver that sees the present status and the last of each series of changes.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<S>> {
         self.0.visible.subscribe()
@@ -92,7 +92,7 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
     /// Writes the record of the present status.
     ///
     /// # Errors
-    /// The earlier record is still on disk then.
+    /// The disk's error; the earlier record is still on disk.
     pub fn save(&self) -> Result<(), RecordError> {
         self.0.write_visible()
     }
@@ -101,7 +101,7 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
     /// runs again when an observation came between. Blocks.
     ///
     /// # Errors
-    /// `change`'s refusal, or the disk's; the status has not changed then.
+    /// The refusal of `change`, or the disk's error; the status has not changed.
     pub fn update<R: fmt::Debug + fmt::Display>(
         &self,
         change: impl Fn(&S) -> Result<S, R>,
@@ -143,11 +143,11 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
         }
     }
 
-    /// Notes what has happened: visible at once, and on disk some milliseconds later, or as soon as that accepts it. Returns the status
-    /// before and after. Needs a tokio runtime.
+    /// Notes an event: visible at once, and on disk some milliseconds later, or as soon as the disk accepts
+    /// it. Returns the status before and after. Needs a tokio runtime.
     ///
     /// # Errors
-    /// `change`'s refusal.
+    /// The refusal of `change`.
     pub fn observe<R>(&self, change: impl FnOnce(&S) -> Result<S, R>) -> Result<(Arc<S>, Arc<S>), R> {
         let (before, after) = self.show(change)?;
         if !Arc::ptr_eq(&before, &after) && !self.0.queued.swap(true, Ordering::AcqRel) {
@@ -159,7 +159,7 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
     /// Writes an observation that is not on disk yet, for a process that is about to end. Blocks.
     ///
     /// # Errors
-    /// The disk's; memory has it still.
+    /// The disk's error; the observation is still in memory.
     pub fn flush(&self) -> Result<(), RecordError> {
         if self.0.queued.load(Ordering::Acquire) { self.0.write_visible() } else { Ok(()) }
     }
@@ -167,7 +167,7 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
     /// Changes the status in memory alone.
     ///
     /// # Errors
-    /// `change`'s refusal.
+    /// The refusal of `change`.
     pub fn show<R>(&self, change: impl FnOnce(&S) -> Result<S, R>) -> Result<(Arc<S>, Arc<S>), R> {
         let mut result = None;
         self.0.visible.send_if_modified(|now| {
@@ -197,8 +197,8 @@ impl<S> Cell<S> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes what is visible in the place of a plan that came to nothing. A disk that refuses is asked again with
-    /// the next change.
+    /// Writes the visible status over a planned change that was dropped. If the disk fails, the next change
+    /// tries again.
     fn put_back(&self, writing: &mut Writing<S>, status: Arc<S>) {
         if writing.closed {
             return;
@@ -224,14 +224,14 @@ impl<S> Cell<S> {
     }
 }
 
-/// Writes the newest status. A disk that refuses is asked again, at growing distances, without end.
+/// Writes the newest status. When the disk fails it tries again, after growing pauses, without end.
 async fn write_until_done<S: Send + Sync + 'static>(cell: Arc<Cell<S>>) {
     let [mut pause, longest] = RETRY;
     tokio::time::sleep(DELAY).await;
     loop {
         let writer = cell.clone();
         let work = move || {
-            // Before the status is read: a change after that queues a task of its own.
+            // Cleared before the status is read: a change after that queues a task of its own.
             writer.queued.store(false, Ordering::Release);
             writer.write_visible()
         };

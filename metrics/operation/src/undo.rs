@@ -10,7 +10,7 @@ use tokio::task::{JoinError, JoinHandle};
 
 use crate::{Interrupted, StageFailure};
 
-/// For undo steps that name no deadline of their own.
+/// The deadline of undo steps that do not name one.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 type Async<E> = Pin<Box<dyn Future<Output = Result<(), E>> + Send>>;
@@ -69,9 +69,9 @@ where
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Runs the steps, the last registered first; one that fails does not keep the others from running.
-    /// One that misses its deadline does: it runs on to its end, and the steps after it would run beside
-    /// it. They are left to the next call, once [`Hanging::ended`] has returned.
+    /// Runs the steps, the last registered first. A step that fails does not stop the others. A step that
+    /// misses its deadline does, because it continues and the steps after it must not run at the same time:
+    /// they are left to the next call, once [`Hanging::ended`] has returned.
     pub(crate) async fn run(&self) -> (Vec<StageFailure<E>>, Option<Hanging<E>>) {
         let mut failures = Vec::new();
         while let Some(Step { stage, deadline, work }) = self.next() {
@@ -107,7 +107,7 @@ pub(crate) struct Hanging<E> {
 }
 
 impl<E: From<Interrupted>> Hanging<E> {
-    /// Waits for the step's end.
+    /// Waits for the step to end.
     pub(crate) async fn ended(self) -> Result<(), StageFailure<E>>
     where
         E: Display,

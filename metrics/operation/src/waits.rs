@@ -1,4 +1,5 @@
-//! The reason why the present operation waits: set deep in its work, which does not know the operation.
+//! The reason why the present operation waits. Code deep in its work, which does not know the operation, sets
+//! it.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,12 +10,13 @@ tokio::task_local! {
     static CURRENT: Arc<Progress>;
 }
 
-/// Says what the operation waits for, until what this returns is dropped. Outside of a stage it says nothing.
+/// Shows in the list what the operation waits for, until the returned guard is dropped. Does nothing outside
+/// of a stage.
 pub fn waits_for(what: impl FnOnce() -> String) -> Option<Wait> {
     CURRENT.try_with(|progress| progress.waits_for(what())).ok()
 }
 
-/// Work of the operation under way that goes on in another task.
+/// Makes `work`, which runs in another task, a part of the present operation.
 pub fn of_this_operation<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
     let current = CURRENT.try_with(Arc::clone).ok();
     async move {

@@ -3,11 +3,11 @@
 //! A skip prints `SKIPPED: test: reason` past the capture of the test's output; the gate counts those
 //! lines. There are two kinds:
 //!
-//! - [`needs!`]: root, programs, packages. Where everything is installed (`e2e/test.sh` says so with
-//!   `CRISP_TESTS_COMPLETE=1`) a missing one fails the test.
-//! - [`unsupported!`]: what a kernel or machine of this kind cannot have, see [`Lacks`]. Always allowed.
+//! - [`needs!`]: the test needs root, programs or packages. Where everything is installed (`e2e/test.sh` sets
+//!   `CRISP_TESTS_COMPLETE=1`), a missing one fails the test.
+//! - [`unsupported!`]: the kernel or the kind of machine lacks something, see [`Lacks`]. Always allowed.
 //!
-//! Both return from the test, with whatever stands for "nothing" in its return type ([`Skipped`]).
+//! Both return from the test with the value that stands for "nothing" in its return type ([`Skipped`]).
 //!
 //! ```
 //! # fn test() -> Option<()> {
@@ -25,14 +25,14 @@ use std::io::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-/// Set to `1` by the script that has installed all packages that tests need.
+/// Set to `1` by a script that has installed all packages that the tests need.
 pub const COMPLETE: &str = "CRISP_TESTS_COMPLETE";
 
-/// A property that a machine can lack although every package is installed. Add a kind before a reason of a
-/// new kind.
+/// A property that a machine can lack although every package is installed. For a new kind of reason, add a
+/// variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lacks {
-    /// A hierarchy of cgroup v1 by its controller.
+    /// A hierarchy of cgroup v1, by its controller.
     CgroupV1(&'static str),
     CgroupV2,
     /// A controller of cgroup v2.
@@ -40,16 +40,16 @@ pub enum Lacks {
     Capability(&'static str),
     /// A device node, or another file of the kernel.
     Device(&'static str),
-    /// A kernel feature, with its first version.
+    /// A kernel feature, with the first version that has it.
     Kernel(&'static str),
     SecurityModule(&'static str),
-    /// The cgroup driver that the tests were told to use.
+    /// The cgroup driver that the tests have to use.
     CgroupDriver(&'static str),
     /// The kind of file system that the temporary folder is on.
     FileSystem(&'static str),
     /// A toolchain that Debian does not package in the version that is needed.
     Toolchain(&'static str),
-    /// The opposite of a lack: with it, the case under test cannot arise.
+    /// The opposite of a lack: the test can only run on a machine without this.
     Without(&'static str),
 }
 
@@ -103,7 +103,7 @@ macro_rules! needs {
     };
 }
 
-/// Skips the calling test: the machine lacks what a [`Lacks`] says, or is not that kind of machine.
+/// Skips the calling test, because the machine lacks the property in [`Lacks`].
 #[macro_export]
 macro_rules! unsupported {
     ($lacks:ident $(($what:expr))?) => {{
@@ -112,10 +112,10 @@ macro_rules! unsupported {
     }};
 }
 
-/// The function behind [`needs!`]: whether root or one of the programs is missing. Reports it.
+/// The function behind [`needs!`]: reports and returns whether root or one of the programs is missing.
 ///
 /// # Panics
-/// One is missing although all packages are installed.
+/// When one is missing although all packages are installed.
 #[must_use]
 #[track_caller]
 pub fn lacks(programs: &[&str]) -> bool {
@@ -144,7 +144,7 @@ pub fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|folder| folder.uid() == 0)
 }
 
-/// The path of a program on PATH or where root's programs and Go are.
+/// The path of a program in PATH, in the folders of root's programs, or in that of Go.
 #[must_use]
 pub fn program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
@@ -155,8 +155,7 @@ pub fn program(name: &str) -> Option<PathBuf> {
     folders.map(|folder| Path::new(folder).join(name)).find(|file| file.is_file())
 }
 
-/// Reports again the skips that are in the captured output of a test's own child process, under the name
-/// of the test.
+/// Reports the skips in the captured output of a child process of a test again, under the name of the test.
 pub fn forward(test: &str, output: &str) {
     for line in output.lines().filter_map(|line| line.strip_prefix("SKIPPED: ")) {
         let reason = line.split_once(": ").map_or(line, |(_, reason)| reason);
@@ -169,7 +168,7 @@ fn report(reason: &str) {
     write(std::thread::current().name().unwrap_or("test"), reason);
 }
 
-/// In one write, and at the start of a line whatever was printed before.
+/// Writes the line in one call, and always at the start of a line.
 fn write(test: &str, reason: &str) {
     let line = format!("\nSKIPPED: {test}: {reason}\n");
     let _ = std::io::stderr().write_all(line.as_bytes());
@@ -179,8 +178,8 @@ fn write(test: &str, reason: &str) {
 mod tests {
     use super::*;
 
-    /// Runs the test `name` of this program in a process of its own, with or without the promise that
-    /// all is installed.
+    /// Runs the test `name` of this program in a process of its own. `complete`: with the variable
+    /// [`COMPLETE`] set.
     fn run_alone(name: &str, complete: bool) -> (bool, String) {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
         command.args([&format!("tests::{name}"), "--exact", "--ignored", "--test-threads=2"]);

@@ -1,4 +1,4 @@
-//! The parts of a measured call that are not over when the call returns: its future and its body.
+//! The parts of a measured call that go on after the call has returned: its future and its body.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -56,7 +56,7 @@ where
 }
 
 pin_project! {
-    /// A reply's body that ends the measurement with its last byte.
+    /// The body of a response. It ends the measurement with its last byte.
     pub struct RpcBody<R> {
         #[pin]
         inner: R,

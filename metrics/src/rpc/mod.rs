@@ -1,6 +1,6 @@
-//! A tower layer that measures RPCs: how long until the last byte, and with which code they ended.
+//! A tower layer that measures RPCs: the time until the last byte, and the code.
 //!
-//! The code of a gRPC call is in the trailers, after the body, or in the headers when there is no body.
+//! The code of a gRPC call is in the trailers after the body, or in the headers when there is no body.
 
 mod body;
 
@@ -16,7 +16,7 @@ use tower_service::Service;
 pub use self::body::{RpcBody, RpcFuture};
 use crate::DURATION_BUCKETS;
 
-/// The labels of all calls to paths that are no RPC of ours.
+/// The labels of all calls to paths that are not RPCs of this server.
 const OTHER: (&str, &str) = ("other", "other");
 
 /// Names of the gRPC codes by number, as in the gRPC documentation.
@@ -112,7 +112,7 @@ where
     }
 }
 
-/// One call under way; counts itself when dropped.
+/// One call under way; it is counted when it is dropped.
 struct Call {
     metrics: RpcMetrics,
     labels: (&'static str, &'static str),
@@ -126,7 +126,7 @@ impl Call {
         let labels = layer.known.iter().find(|k| **k == path).map_or(OTHER, |known| split(known));
         let in_flight = layer.metrics.in_flight.with_label_values(&[labels.0, labels.1]);
         in_flight.inc();
-        // The code of a call that is dropped before it has one: the client is gone.
+        // The code when the call is dropped before it has another one: the client is gone.
         Self { metrics: layer.metrics.clone(), labels, in_flight, started: Instant::now(), code: "Canceled" }
     }
 

@@ -11,7 +11,7 @@ use super::*;
 
 const KNOWN: &[&str] = &["/runtime.v1.RuntimeService/Version"];
 
-/// A body of given frames.
+/// A body with these frames.
 struct Frames(VecDeque<Frame<Bytes>>);
 
 impl Body for Frames {

@@ -15,9 +15,10 @@ pub(super) struct Context {
     pub(super) name: &'static str,
     pub(super) metrics: Metrics,
     pub(super) cancel: Cancel,
-    /// Pieces of blocking work that have not ended.
+    /// The number of pieces of blocking work that have not ended.
     running: watch::Sender<usize>,
-    /// Listed for as long as anything of the operation is under way, a thread that hangs too.
+    /// The entry in the list of operations, for as long as anything of the operation is under way, also a
+    /// thread that hangs.
     pub(super) listed: RunningOperation,
 }
 
@@ -31,13 +32,13 @@ impl Context {
         self.listed.progress().subject()
     }
 
-    /// The stage under way, for messages.
+    /// The stage under way, for error messages.
     pub(super) fn current(&self) -> &'static str {
         self.listed.progress().last_stage()
     }
 
     pub(super) async fn stopped(&self) {
-        // Cannot fail: the sender is this very struct.
+        // Cannot fail: the sender is a field of this struct.
         let _ = self.running.subscribe().wait_for(|running| *running == 0).await;
     }
 
@@ -74,7 +75,7 @@ impl Context {
     }
 }
 
-/// A piece of blocking work, counted until it ends.
+/// One piece of blocking work, counted until it ends.
 pub(super) struct Running(Arc<Context>);
 
 impl Running {
@@ -96,7 +97,7 @@ pub(super) async fn within<T, E: From<Interrupted>>(
     cancel: &Cancel,
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    // Set also when this future is dropped, so that blocking work does not go on unobserved.
+    // The guard also cancels when this future is dropped, so that no blocking work continues unobserved.
     let guard = CancelOnDrop(cancel);
     let result = tokio::select! {
         biased;

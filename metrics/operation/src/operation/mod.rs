@@ -18,18 +18,18 @@ use crate::undo::{DEADLINE, Hanging, UndoList};
 use crate::waits;
 use crate::{Cancel, Failure, Interrupted, StageFailure};
 
-/// The reason for the wait when an operation's work or undo step does not end.
+/// The reported reason for waiting when an operation's work or undo step does not end.
 const HANGS: &str = "a thread that does not come back from the kernel; then it is undone";
-/// How long a failed operation waits for blocking work that was told to stop, before it reports the
-/// failure and leaves the undo to the background.
+/// How long a failed operation waits for cancelled blocking work before it reports the failure and leaves the
+/// undo to the background.
 const STOPPING: Duration = Duration::from_secs(2);
 
 /// One run of one operation. Run it in a task of its own ([`SingleFlight`](crate::SingleFlight) does), so
-/// that a client that goes away does not drop it half way, and end it by [`finish`](Self::finish).
+/// that a client that goes away does not drop it half way, and end it with [`finish`](Self::finish).
 pub struct Operation<E> {
     context: Arc<Context>,
     undo: UndoList<E>,
-    /// In a lock only so that stages can share the operation between threads.
+    /// In a lock only so that threads of stages can share the operation.
     holds: Mutex<Vec<Box<dyn Send>>>,
 }
 
@@ -37,14 +37,14 @@ impl<E> Operation<E>
 where
     E: Display + From<Interrupted> + Send + 'static,
 {
-    /// `name` is the operation's label in the metrics (`start_container`); `subject` is what it is about
-    /// (`container 0123…`).
+    /// `name` is the operation's label in the metrics (`start_container`); `subject` is the object that it
+    /// works on (`container 0123…`).
     #[must_use]
     pub fn new(metrics: &Metrics, name: &'static str, subject: impl Into<String>) -> Self {
         Self::cancelled_by(metrics, name, subject, Cancel::new())
     }
 
-    /// As [`new`](Self::new), with a token by which others cancel the whole operation.
+    /// Like [`new`](Self::new), with a token by which others cancel the whole operation.
     #[must_use]
     pub fn cancelled_by(
         metrics: &Metrics,
@@ -56,20 +56,20 @@ where
         Self { context: Arc::new(context), undo: UndoList::default(), holds: Mutex::default() }
     }
 
-    /// Keeps `guard` (a keyed lock, a lease) until the operation has ended and its undo too.
+    /// Keeps `guard` (a keyed lock, a lease) until the operation and its undo have ended.
     pub fn hold(&mut self, guard: impl Send + 'static) {
         self.holds.get_mut().unwrap_or_else(PoisonError::into_inner).push(Box::new(guard));
     }
 
-    /// Waits for the turn of this operation, as a stage without a deadline of its own: what `turn` waits for is
-    /// seen in the list of operations.
+    /// Waits for the turn of this operation, as a stage without a deadline of its own. The list of operations
+    /// shows what `turn` waits for.
     pub async fn turn<T>(&self, turn: impl Future<Output = T>) -> T {
         let progress = self.context.listed.progress();
         let _entered = progress.enter("turn", Instant::now());
         waits::within(progress, turn).await
     }
 
-    /// Says what the operation waits for, until what this returns is dropped.
+    /// Shows in the list what the operation waits for, until the returned guard is dropped.
     pub fn waits_for(&self, what: &str) -> Wait {
         self.context.listed.progress().waits_for(what.to_owned())
     }
@@ -79,13 +79,13 @@ where
         self.context.listed.progress().remark(text);
     }
 
-    /// Registers an undo step for what comes next; `work` blocks. Call it before the work that it undoes:
-    /// it must also succeed when nothing or only a part of that was done.
+    /// Registers an undo step for the work that follows; `work` may block. Call it before the work that it
+    /// undoes: it must also succeed when nothing or only a part of that work was done.
     pub fn undo(&self, stage: &'static str, work: impl FnOnce() -> Result<(), E> + Send + 'static) {
         self.undo.push(stage, work);
     }
 
-    /// As [`undo`](Self::undo), for asynchronous work with a deadline of its own.
+    /// Like [`undo`](Self::undo), for asynchronous work with a deadline of its own.
     pub fn undo_async<F>(
         &self,
         stage: &'static str,
@@ -101,7 +101,7 @@ where
     /// cancelled; blocking parts go through [`Stage::blocking`].
     ///
     /// # Errors
-    /// The error of the work, or [`Interrupted::Deadline`]; with the stage's name.
+    /// The error of the work, or [`Interrupted::Deadline`], with the stage's name.
     pub async fn stage<T, F>(
         &self,
         name: &'static str,
@@ -126,12 +126,11 @@ where
         timer.done(result).map_err(|cause| StageFailure { stage: name, cause })
     }
 
-    /// Runs blocking stages, one after the other, on one thread away from those that answer requests.
-    /// At the deadline the failure names the stage under way, and the [`Cancel`] token of the steps is
-    /// cancelled.
+    /// Runs blocking stages, one after the other, on one thread that answers no requests. At the deadline the
+    /// failure names the stage under way, and the [`Cancel`] token of the steps is cancelled.
     ///
     /// # Errors
-    /// The first stage that fails, or the one under way when `deadline` passed.
+    /// The error of the first stage that fails, or [`Interrupted::Deadline`] in the stage under way.
     pub async fn blocking<T: Send + 'static>(
         &self,
         deadline: Duration,
@@ -154,11 +153,11 @@ where
         within(deadline, &cancel, work).await.map_err(named)?
     }
 
-    /// Ends the operation: on success the undo steps are dropped, else they run, the last registered
+    /// Ends the operation. On success the undo steps are dropped; on failure they run, the last registered
     /// first, once no work of the operation is under way any more.
     ///
     /// # Errors
-    /// `result`'s failure, with those of the undo.
+    /// The failure in `result`, with the failures of the undo.
     pub async fn finish<T>(self, result: Result<T, StageFailure<E>>) -> Result<T, Failure<E>> {
         match result {
             Ok(value) => {
@@ -188,7 +187,7 @@ where
         if let Some(stage) = pending {
             let holds = holds.into_inner().unwrap_or_else(PoisonError::into_inner);
             tracing::error!(%subject, operation, stage, "a stage does not end; the undo waits for it");
-            // Listed from now on, not only once the task runs.
+            // The operation stays listed from now on, not only once the task runs.
             let progress = context.listed.progress();
             let listed = (progress.enter(stage, Instant::now()), progress.waits_for(HANGS.to_owned()));
             tokio::spawn(async move {
@@ -205,8 +204,8 @@ fn later(deadline: Duration) -> Instant {
     now.checked_add(deadline).unwrap_or(now)
 }
 
-/// Undoes an operation when its work that hangs ends at last, or goes on with the undo when the undo step
-/// that hangs ends.
+/// Runs the undo of an operation after its hanging work has ended, or the rest of the undo after its hanging
+/// step has ended.
 async fn undo_when_stopped<E>(
     context: Arc<Context>,
     undo: UndoList<E>,

@@ -1,4 +1,4 @@
-//! A stage under way, as the work in it sees it.
+//! A stage under way: the handle that its work gets.
 
 use std::fmt::Display;
 use std::marker::PhantomData;
@@ -12,7 +12,7 @@ use crate::fault::When;
 use crate::undo::UndoList;
 use crate::{Cancel, Interrupted, StageFailure};
 
-/// A stage under way, as its asynchronous work sees it.
+/// A stage under way: the handle that its asynchronous work gets.
 pub struct Stage<E> {
     context: Arc<Context>,
     cancel: Cancel,
@@ -32,11 +32,11 @@ impl<E: From<Interrupted> + Send + 'static> Stage<E> {
         &self.cancel
     }
 
-    /// Runs blocking work on a thread away from those that answer requests. The operation's undo does
-    /// not begin before it has ended.
+    /// Runs blocking work on a thread that answers no requests. The operation's undo does not begin before
+    /// the work has ended.
     ///
     /// # Errors
-    /// The work's own.
+    /// The error of the work.
     pub async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Cancel) -> Result<T, E> + Send + 'static,
@@ -52,11 +52,11 @@ impl<E: From<Interrupted> + Send + 'static> Stage<E> {
         }
     }
 
-    /// As [`blocking`](Self::blocking), on a thread of its own: for work that waits for the network. Many slow
-    /// servers would else take all threads of the pool from the operations on containers.
+    /// Like [`blocking`](Self::blocking), on a thread of its own: for work that waits for the network.
+    /// Otherwise many slow registries would take all threads of the pool from the operations on containers.
     ///
     /// # Errors
-    /// The work's own.
+    /// The error of the work.
     pub async fn own_thread<T: Send + 'static>(
         &self,
         thread_name: &'static str,
@@ -77,7 +77,7 @@ pub struct Steps<E> {
     context: Arc<Context>,
     undo: UndoList<E>,
     cancel: Cancel,
-    /// Of all of them together.
+    /// The common deadline of all steps.
     deadline: Instant,
 }
 
@@ -135,7 +135,7 @@ where
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// Runs `work` on a thread of its own, or on the pool while no thread can be made.
+/// Runs `work` on a thread of its own, or on the pool when no thread can be made.
 fn spawn_on_own_thread(name: &str, work: impl FnOnce() + Send + 'static) {
     let work: Arc<Mutex<Option<Work>>> = Arc::new(Mutex::new(Some(Box::new(work))));
     let same = work.clone();

@@ -72,11 +72,11 @@ async fn a_deadline_names_the_step_under_way_and_stops_it() {
     assert!(failure.is_undone());
 }
 
-/// Work that cannot be stopped: it ends when told by `release`.
+/// Work that cannot be cancelled: it ends when `release` is set.
 fn stuck(release: &Arc<AtomicBool>, ended: &Arc<AtomicBool>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let (release, ended) = (release.clone(), ended.clone());
     move || {
-        // At last by itself: a test that has failed must not wait for it for ever.
+        // It also ends by itself after a while: a failed test must not wait for it for ever.
         for _ in 0..20_000 {
             if release.load(Ordering::SeqCst) {
                 break;
@@ -278,10 +278,10 @@ async fn what_hangs_in_the_kernel_stays_listed_after_the_failure() {
     let result = operation.blocking(Duration::from_millis(300), |steps| steps.step("mount", work)).await;
     let failure = operation.finish(result).await.unwrap_err();
     assert_eq!(failure.pending, Some("mount"));
-    // The undo that waits for it is a task of its own.
+    // The undo that waits for the work is a task of its own.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let list = metrics.operations().list(Duration::ZERO);
-    // Before a check can fail: the test would wait for its thread.
+    // Released before an assertion can fail: the test would wait for its thread.
     release.store(true, Ordering::SeqCst);
     assert_eq!((list.len(), list[0].stage), (1, "mount"));
     assert!(list[0].waits_for.as_ref().is_some_and(|what| what.contains("kernel")), "{list:?}");

@@ -12,18 +12,18 @@ use rustix::path::Arg;
 const DIRECTORY: OFlags =
     OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 
-/// Opens the directory that a tree begins with.
+/// Opens the root directory of a tree.
 ///
 /// # Errors
-/// The kernel's; [`Errno::NOTDIR`] or [`Errno::LOOP`] for a link.
+/// The kernel's error; [`Errno::NOTDIR`] or [`Errno::LOOP`] for a link.
 pub fn open_root(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(CWD, path, DIRECTORY, Mode::empty())
 }
 
-/// Opens a directory that is in `folder` itself: a link is refused.
+/// Opens a directory directly in `folder`; a link is refused.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's error.
 pub fn open_beneath(folder: impl AsFd, name: impl Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::openat(folder, name, DIRECTORY, Mode::empty())
 }
@@ -37,9 +37,9 @@ pub struct Cursor {
 
 #[derive(Debug)]
 struct Level {
-    /// The directory entered from here.
+    /// The name of the directory that was entered from here.
     name: CString,
-    /// Device and inode, to notice that the way back leads elsewhere.
+    /// Device and inode, to notice when the way back leads to another directory.
     identity: (u64, u64),
 }
 
@@ -55,10 +55,10 @@ impl Cursor {
         self.current.as_fd()
     }
 
-    /// Enters a directory of the current one.
+    /// Enters a directory in the current one.
     ///
     /// # Errors
-    /// The kernel's; the cursor has not moved then.
+    /// The kernel's error; the cursor has not moved.
     pub fn descend(&mut self, name: CString) -> io::Result<()> {
         let next = open_beneath(&self.current, name.as_c_str())?;
         self.above.push(Level { identity: identity(&self.current)?, name });
@@ -66,10 +66,10 @@ impl Cursor {
         Ok(())
     }
 
-    /// Returns to the directory above and says which directory was left; none at the root.
+    /// Returns to the directory above and gives the name of the directory that it left; None at the root.
     ///
     /// # Errors
-    /// The kernel's, and that the directory was moved away.
+    /// The kernel's error, or one that says that the directory was moved away.
     pub fn ascend(&mut self) -> io::Result<Option<CString>> {
         let Some(level) = self.above.pop() else { return Ok(None) };
         let above = open_beneath(&self.current, c"..")?;
@@ -86,7 +86,7 @@ fn identity(directory: &OwnedFd) -> io::Result<(u64, u64)> {
     Ok((stat.st_dev, stat.st_ino))
 }
 
-/// True for the entries that a directory has for itself and the one above.
+/// Whether this is one of the entries `.` and `..`.
 #[must_use]
 pub fn is_dot(name: &CStr) -> bool {
     matches!(name.to_bytes(), b"." | b"..")

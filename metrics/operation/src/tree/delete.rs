@@ -11,14 +11,16 @@ use rustix::io::Errno;
 
 use super::cursor::{Cursor, is_dot, open_root};
 
-/// Names of directories kept in memory before they are deleted, fewer in each directory further down: a
-/// container may fill each of a million levels with long names.
+/// How many names of directories are kept in memory before they are deleted, fewer in each deeper directory:
+/// a container may fill each of a million levels with long names.
 const BATCH: usize = 1024;
 
-/// Deletes what is at `path`, with everything in it, and never follows a link. Nothing there is no error.
+/// Deletes the file or folder at `path`, with everything in it, and never follows a link. A missing path is
+/// not an error.
 ///
 /// # Errors
-/// The first file or directory that the kernel does not delete; what was deleted before is gone.
+/// The kernel's error for the first file or directory that it does not delete; everything deleted before is
+/// gone.
 pub fn delete(path: &Path) -> io::Result<()> {
     let root = match open_root(path) {
         Ok(root) => root,
@@ -37,7 +39,7 @@ pub fn delete(path: &Path) -> io::Result<()> {
             pending.push(delete_files(cursor.directory(), batch(pending.len()))?);
             continue;
         }
-        // There may be more directories than one batch has.
+        // A directory may contain more directories than fit in one batch.
         let more = delete_files(cursor.directory(), batch(pending.len()))?;
         if !more.is_empty() {
             pending.pop();
@@ -56,7 +58,7 @@ fn batch(depth: usize) -> usize {
     (BATCH / depth.max(1)).max(1)
 }
 
-/// Deletes the files of a directory and returns the names of directories in it, a batch at most.
+/// Deletes the files of a directory and returns the names of the directories in it, one batch at most.
 fn delete_files(directory: BorrowedFd<'_>, batch: usize) -> Result<Vec<CString>, Errno> {
     let mut directories = Vec::new();
     for entry in Dir::read_from(directory)? {
@@ -82,7 +84,7 @@ fn delete_files(directory: BorrowedFd<'_>, batch: usize) -> Result<Vec<CString>,
     Ok(directories)
 }
 
-/// Deletes one entry; one that is gone is as good.
+/// Deletes one entry. A missing entry is not an error.
 fn unlink(directory: BorrowedFd<'_>, name: &CStr, flags: AtFlags) -> Result<(), Errno> {
     match rustix::fs::unlinkat(directory, name, flags) {
         Err(Errno::NOENT) => Ok(()),
@@ -98,7 +100,7 @@ mod tests {
     use crate::tree::cursor::open_beneath;
     use rustix::fs::Mode;
 
-    /// Deeper than descriptors, the stack and a path would take.
+    /// A depth at which descriptors, the stack and the length of a path would not suffice.
     #[test]
     fn a_tree_of_any_depth_is_deleted() {
         let folder = tempfile::tempdir().unwrap();
@@ -114,7 +116,7 @@ mod tests {
         assert!(!root.exists());
     }
 
-    /// Far down, a directory takes several batches.
+    /// A directory far down takes several batches.
     #[test]
     fn a_deep_tree_that_is_wide_at_its_end_is_deleted() {
         let folder = tempfile::tempdir().unwrap();
