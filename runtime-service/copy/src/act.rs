@@ -1,4 +1,4 @@
-//! Making files as the root of a pod that has a user namespace.
+//! Makes files as the root user of a pod that has a user namespace.
 
 use crisp_executor::user_namespace::IdMappings;
 use rustix::io::Errno;
@@ -7,11 +7,12 @@ use rustix::thread::{
     CapabilitySets, capabilities, set_capabilities, set_thread_res_gid, set_thread_res_uid,
 };
 
-/// Gives the calling thread the ids of that root on the host, for good, and leaves it its rights: in a mount with
-/// mapped ids the kernel lets no one else make a file, and elsewhere it is the container's from its begin.
+/// Gives the calling thread, for good, the ids that this root has on the host, and keeps its capabilities.
+/// The kernel lets only these ids make files in a mount with mapped ids; elsewhere the files belong to the
+/// container from the beginning.
 ///
-/// Only the effective ids: with the others being the host's root's, no process of the pod may send it signals or
-/// inspect it.
+/// Only the effective ids change. The other ids stay those of the host's root, so no process of the pod may
+/// send the thread signals or inspect it.
 pub(crate) fn as_root_of(users: &IdMappings) -> Result<(), Errno> {
     let exists = |id: Option<u32>| id.ok_or(Errno::OVERFLOW);
     let (uid, gid) = (exists(users.host_uid(0))?, exists(users.host_gid(0))?);
@@ -19,9 +20,9 @@ pub(crate) fn as_root_of(users: &IdMappings) -> Result<(), Errno> {
         (capabilities(None)?, dumpable_behavior()?);
     set_thread_res_gid(Gid::ROOT, Gid::from_raw(gid), Gid::ROOT)?;
     set_thread_res_uid(Uid::ROOT, Uid::from_raw(uid), Uid::ROOT)?;
-    // The kernel has taken the effective ones with the user.
+    // The change of the user has cleared the effective capabilities.
     set_capabilities(None, CapabilitySets { effective: permitted, permitted, inheritable })?;
-    // And denies the whole process core dumps.
+    // The change of the user also turns off core dumps for the whole process.
     if dumpable == DumpableBehavior::Dumpable {
         set_dumpable_behavior(dumpable)?;
     }

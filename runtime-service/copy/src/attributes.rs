@@ -1,4 +1,4 @@
-//! Owner, mode and times of what is copied.
+//! Owner, mode and times of copied files.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,11 +13,11 @@ use rustix::io::Errno;
 /// The owner of new files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// The user who makes them, who may also keep permissions from others by the umask.
+    /// The user of this process, whose umask applies to the permissions.
     Maker,
     /// Root of the container.
     Root,
-    /// As the archive says. Only then files keep set-id bits: they were meant for one user.
+    /// The owner that the archive names. Only then files keep set-id bits, which were meant for that user.
     Kept,
 }
 
@@ -30,15 +30,15 @@ pub(crate) struct Attributes {
 }
 
 impl Attributes {
-    /// `umask`: the bits that [`Owner::Maker`] keeps from others. `users`: those of the entry, on the host. None:
-    /// the entry's is not one of them.
+    /// `umask`: the permission bits that [`Owner::Maker`] removes. `users`: the pod's user namespace, which
+    /// maps the ids of the entry to those of the host. Returns None when an id of the entry is not mapped.
     pub(crate) fn of(entry: &Entry, owner: Owner, umask: u32, users: Option<&IdMappings>) -> Option<Self> {
         let bits = match owner {
             Owner::Kept => 0o7777,
             Owner::Root => 0o1777,
             Owner::Maker => 0o1777 & !umask,
         };
-        // The kernel takes the highest number for "leave it as it is".
+        // The kernel takes the highest number for "do not change".
         let is_user = entry.uid != u32::MAX && entry.gid != u32::MAX;
         let owner = match owner {
             Owner::Root => Some((0, 0)),
@@ -54,7 +54,8 @@ impl Attributes {
         Some(Self { owner, mode: Mode::from_raw_mode(entry.mode & bits), modified: entry.modified })
     }
 
-    /// Owner before mode: the kernel drops set-id bits when the owner changes.
+    /// Sets owner, mode and time. The owner is set first: the kernel drops set-id bits when the owner
+    /// changes.
     pub(crate) fn give(&self, made: impl AsFd) -> Result<(), Errno> {
         if let Some((uid, gid)) = self.owner {
             fchown(&made, Some(uid), Some(gid))?;
@@ -72,7 +73,7 @@ impl Attributes {
         futimens(made, &times)
     }
 
-    /// To what cannot be opened: a link or a pipe.
+    /// Sets the owner of a file that cannot be opened: a link or a pipe.
     pub(crate) fn give_owner(&self, folder: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
         match self.owner {
             None => Ok(()),
@@ -81,7 +82,7 @@ impl Attributes {
     }
 }
 
-/// The umask of this process, as proc_pid_status(5) has it: umask(2) itself can only change it.
+/// Returns the umask of this process from proc_pid_status(5): umask(2) can only change it.
 pub(crate) fn umask() -> u32 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("Umask:"));

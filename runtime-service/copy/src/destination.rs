@@ -1,11 +1,11 @@
-//! Where an archive goes: the rules of `docker cp` for the name of the destination.
+//! Finds the place for an archive's files by the rules of `docker cp`.
 //!
-//! | destination | a file | a directory | what is in a directory (`SRC/.`) |
+//! | destination | a file | a directory | the content of a directory (`SRC/.`) |
 //! |---|---|---|---|
 //! | a directory | goes into it | goes into it | goes into it |
-//! | a file | takes its place | refused | refused |
-//! | nothing, its parent is there | gets that name | gets that name | a new directory of that name |
-//! | nothing, with a slash at its end | refused | gets that name | a new directory of that name |
+//! | a file | replaces it | refused | refused |
+//! | does not exist, its parent does | gets that name | gets that name | a new directory of that name |
+//! | does not exist, ends with a slash | refused | gets that name | a new directory of that name |
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
@@ -15,10 +15,10 @@ use rustix::fs::{FileType, OFlags, fstat, readlinkat};
 use crate::CopyError;
 use crate::root::{self, Root};
 
-/// As many links as the kernel itself follows.
+/// The kernel follows the same number of links.
 const LINKS: usize = 40;
 
-/// Where an archive goes.
+/// The destination of an archive.
 #[derive(Debug, Clone, Copy)]
 pub enum Destination<'a> {
     /// One file or directory, to this path.
@@ -30,14 +30,14 @@ pub enum Destination<'a> {
 /// The directory in which the archive's top is made.
 pub(crate) struct BaseFolder {
     pub(crate) folder: OwnedFd,
-    /// Of the folder, for messages.
+    /// The path of the folder, for messages.
     pub(crate) path: String,
-    /// How the top is called there. None: entries are below `folder` under their own names.
+    /// The name of the archive's top in `folder`. None when the entries keep their own names in `folder`.
     pub(crate) name: Option<OsString>,
 }
 
 impl BaseFolder {
-    /// `top`: the archive's first name; None when it is `.`.
+    /// Finds the folder. `top` is the first name in the archive; None when it is `.`.
     pub(crate) fn find(
         root: &Root,
         destination: Destination<'_>,
@@ -70,7 +70,7 @@ impl BaseFolder {
         Self::by_its_parent(root, path)
     }
 
-    /// A link at the place is followed: what it leads to is replaced or made, not the link.
+    /// Follows a link at the path: the target of the link is replaced or made, not the link.
     fn by_its_parent(root: &Root, path: &str) -> Result<Self, CopyError> {
         let mut path = path.trim_end_matches('/').to_owned();
         for _ in 0..LINKS {

@@ -1,11 +1,11 @@
-//! Why files cannot be copied.
+//! The errors of copying files.
 
 use std::io;
 
 use crisp_image_service::TarError;
 use rustix::io::Errno;
 
-/// Why files cannot be copied.
+/// The reason why files cannot be copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     #[error("{path}: no such file or directory")]
@@ -16,7 +16,7 @@ pub enum CopyError {
     InTheWay { path: String },
     #[error("{path} is mounted: only the content of a file can take its place")]
     Mounted { path: String },
-    #[error("{path} is in a volume or another mount, which a container that does not run has not: start it")]
+    #[error("{path} is in a volume or another mount, which exists only while the container runs: start it")]
     NotMounted { path: String },
     #[error(
         "{path}: its owner {uid}:{gid} does not exist in the user namespace of the pod: copy it without its owner"
@@ -28,7 +28,7 @@ pub enum CopyError {
     TooDeep { path: String, max: usize },
     #[error("{path}: {source}")]
     Io { path: String, source: io::Error },
-    /// Neither the archive nor its source or sink is named by the system.
+    /// Reading or writing the archive itself failed; its reader or writer has no path.
     #[error("the archive: {0}")]
     Archive(io::Error),
     #[error("the archive is empty")]
@@ -42,7 +42,7 @@ pub enum CopyError {
 }
 
 impl CopyError {
-    /// Names what a failed system call was about.
+    /// Adds the path to the error of a system call.
     pub(crate) fn at<E: Into<io::Error>>(path: &str) -> impl FnOnce(E) -> Self + '_ {
         move |source| {
             let (path, source) = (path.to_owned(), source.into());

@@ -1,4 +1,4 @@
-//! One file of an archive.
+//! Writes one regular file of an archive.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -17,10 +17,11 @@ use crate::attributes::Attributes;
 use crate::root::{self, reopen};
 use crate::source::{Source, content};
 
-/// Zeros of this many bytes become a hole, as they were perhaps in the original.
+/// A block of zeros of this many bytes becomes a hole, because it may have been one in the original.
 const HOLE: usize = 4096;
 
-/// Makes or replaces a file; returns its size. Another one of that name stays until the new one is whole.
+/// Makes or replaces a file and returns its size. An existing file of that name stays until the new one is
+/// complete.
 pub(crate) fn write(
     folder: &OwnedFd,
     name: &OsStr,
@@ -34,7 +35,7 @@ pub(crate) fn write(
             return Err(CopyError::InTheWay { path: path.to_owned() });
         }
         if there.is_mounted {
-            // Such as /etc/hosts. It keeps its attributes, too.
+            // A mounted file such as /etc/hosts also keeps its attributes.
             let file = there.open_for_writing(path)?;
             return fill(&File::from(file), path, entry, reader);
         }
@@ -74,12 +75,13 @@ fn fill(
         }
         Ok(())
     })?;
-    // What ends in a hole is still too short.
+    // A file that ends in a hole is still too short.
     file.set_len(size).map_err(CopyError::at(path))?;
     Ok(size)
 }
 
-/// Whether `piece` begins with zeros that become a hole, and how far that, or what is none, goes.
+/// Returns whether `piece` begins with zeros that become a hole, and the length of the hole, or of the data
+/// before the next hole.
 fn run(piece: &[u8]) -> (bool, usize) {
     let is_hole = |part: &[u8]| part.len() == HOLE && part.iter().all(|byte| *byte == 0);
     let first = piece.chunks(HOLE).next().is_some_and(is_hole);
@@ -94,7 +96,7 @@ struct There {
     is_mounted: bool,
 }
 
-/// None: there is nothing.
+/// Returns None when there is no file of that name.
 fn look_up(folder: &OwnedFd, name: &OsStr) -> Result<Option<There>, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = match openat(folder, name, flags, Mode::empty()) {
@@ -108,7 +110,7 @@ fn look_up(folder: &OwnedFd, name: &OsStr) -> Result<Option<There>, Errno> {
 }
 
 impl There {
-    /// Emptied.
+    /// Opens the file and empties it.
     fn open_for_writing(&self, path: &str) -> Result<OwnedFd, CopyError> {
         if self.kind != FileType::RegularFile {
             return Err(CopyError::Mounted { path: path.to_owned() });
@@ -117,8 +119,8 @@ impl There {
     }
 }
 
-/// Removes what has the name, unless it is a directory. Nothing that is mounted there is removed: in the mount
-/// namespace of another process, the kernel would take the mount away with the name.
+/// Removes the file of that name, unless it is a directory. A mounted file is not removed: in the mount
+/// namespace of another process, the kernel would remove the mount together with the name.
 pub(crate) fn clear(folder: &OwnedFd, name: &OsStr, path: &str) -> Result<(), CopyError> {
     match look_up(folder, name).map_err(CopyError::at(path))? {
         None => return Ok(()),

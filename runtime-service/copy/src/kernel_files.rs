@@ -1,10 +1,10 @@
-//! Files that are made up by the kernel when they are read: /proc, /sys and their like.
+//! Files whose content the kernel makes when they are read: /proc, /sys and similar file systems.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::OwnedFd;
 
-/// The longest that is read: some have no end.
+/// Maximum number of bytes to read: some of these files have no end.
 const MAX: u64 = 4 << 20;
 
 /// Magic numbers of statfs(2), and of the kernel's `linux/magic.h`.
@@ -26,13 +26,13 @@ const KINDS: [u64; 15] = [
     0xde5e_81e4, // efivarfs
 ];
 
-/// Whether a file is in such a file system.
+/// Whether a file is in a file system of the kernel.
 pub(crate) fn are_in(file: &OwnedFd) -> bool {
-    // The kind is a signed number on some architectures, of which 32 bits count.
+    // The field is a signed number on some architectures; only 32 bits of it count.
     rustix::fs::fstatfs(file).is_ok_and(|found| KINDS.contains(&(found.f_type as u64 & 0xffff_ffff)))
 }
 
-/// The whole content: such a file does not know its size.
+/// Reads the whole content. Such a file does not report its size.
 pub(crate) fn read(file: OwnedFd) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::from(file).take(MAX + 1).read_to_end(&mut content)?;

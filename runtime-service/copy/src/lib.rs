@@ -6,18 +6,20 @@
 //!   crisp cp HOST CONTAINER:PATH     server: unpack(container) <─ gRPC <─ pack(host) :command line
 //! ```
 //!
-//! - [`Root`] is where paths begin: the host, or a container's root, out of which no path leads.
-//! - [`pack`] writes an archive, [`unpack`] makes files of one, by the rules of `docker cp` for names.
-//! - [`Owner`] is the owner of new files. In an archive ids are those of the container, also where its pod has
-//!   a user namespace: the host has others then, and `act` makes files as the host's user that is root there.
+//! - [`Root`] is the start of paths: the root of the host, or of a container; no path leads out of it.
+//! - [`pack`] writes an archive, [`unpack`] makes files from one, with the naming rules of `docker cp`.
+//! - [`Owner`] is the owner of new files. Ids in an archive are those that the container sees. When its pod
+//!   has a user namespace the host has other ids for them, and `act` makes files as the host's user that is
+//!   root in the pod.
 //!
-//! The container may change its files meanwhile, with intent. So a path is resolved once, by the kernel,
-//! inside the root; from there on everything is opened by descriptor, one name at a time, and no link is
-//! followed. What is opened to be read or written was found to be a regular file through the same descriptor:
-//! no device and no pipe of a container is ever opened. Archives are read with the limits of image layers.
+//! The container may change its files during a copy, also with intent. So a path is resolved once, by the
+//! kernel, inside the root; from there on everything is opened by descriptor, one name at a time, and no link
+//! is followed. A file is opened for reading or writing only after the same descriptor has shown that it is a
+//! regular file: no device and no pipe of a container is ever opened. Archives are read with the limits of
+//! image layers.
 //!
-//! Not copied: devices, sockets, extended attributes; /proc, /sys and their like unless they are asked for.
-//! Holes of files are sent as zeros, and made again of them.
+//! Not copied: devices, sockets, extended attributes; and /proc, /sys and similar file systems unless the
+//! path names them. Holes of files are sent as zeros, and blocks of zeros become holes.
 //!
 //! ```
 //! use crisp_copy::{Destination, Owner, Root, pack, unpack};
@@ -56,5 +58,5 @@ pub use root::{Root, Stopped};
 pub use tree::Unpacked;
 pub use unpack::unpack;
 
-/// Directories nested deeper than this are refused: each one that is open takes a descriptor.
+/// Directories nested deeper than this are refused: each open directory takes a descriptor.
 const MAX_DEPTH: usize = 256;

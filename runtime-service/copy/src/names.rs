@@ -6,7 +6,7 @@ use std::path::{Component, Path};
 
 use crate::CopyError;
 
-/// The names of a path, without `.`; a slash at its begin means nothing.
+/// The names in a path, without `.`; a slash at its beginning is ignored.
 pub(crate) fn parts(path: &[u8]) -> Result<Vec<OsString>, CopyError> {
     let mut parts = Vec::new();
     for component in Path::new(OsStr::from_bytes(path)).components() {

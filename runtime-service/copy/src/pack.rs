@@ -1,4 +1,4 @@
-//! A file, or a directory with all that is in it, as a tar archive.
+//! Packs a file, or a directory with its content, as a tar archive.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, OsStr};
@@ -15,15 +15,17 @@ use crate::kernel_files;
 use crate::root::{self, Root, reopen};
 use crate::{CopyError, MAX_DEPTH};
 
-/// Files with several names of which one is remembered: the others become links to it.
+/// How many files with several names are remembered; later names of these become links to the first.
 const MAX_LINKED: usize = 100_000;
-/// Where the kernel shows an owner who does not exist in a user namespace (proc/sys/kernel/overflowuid).
+/// The id that the kernel shows for an owner that is not mapped in a user namespace
+/// (proc/sys/kernel/overflowuid).
 const NO_USER: u32 = 65_534;
 
-/// Writes `path` to `into`. The entries begin with its last name; with `.` when it ends in `/.`, or is the
-/// root: then what is in the directory is meant. A symbolic link at `path` itself is followed with `follow`,
-/// or when the path ends in a slash. File systems of the kernel, such as /proc, are left out unless `path` is
-/// in them, as are files that are removed meanwhile.
+/// Writes `path` as an archive to `into`. The names of the entries begin with the last name of the path, or
+/// with `.` when the path ends in `/.` or is the root: the archive then has the content of the directory.
+/// With `follow`, or when the path ends in a slash, a symbolic link at `path` itself is followed. Left out
+/// are file systems of the kernel, such as /proc, unless `path` is in one, and files that are removed during
+/// the copy.
 ///
 /// # Errors
 /// [`CopyError`], with the file.
@@ -44,7 +46,7 @@ pub fn pack(root: &Root, path: &str, follow: bool, into: impl Write) -> Result<(
     packer.archive.finish().map_err(CopyError::Archive)
 }
 
-/// `.`: what is in it.
+/// Returns the last name; `.` for the content of a directory.
 fn last_name(path: &str) -> &str {
     match path.trim_end_matches('/').rsplit('/').next() {
         None | Some("" | "." | "..") => ".",
@@ -56,19 +58,19 @@ struct Packer<'a, W: Write> {
     archive: Builder<W>,
     begin: &'a str,
     root: &'a Root,
-    /// The file system of the kernel that is read.
+    /// The device number of the kernel's file system that `path` is in.
     of_kernel: Option<u64>,
     /// The entry of each file with several names, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
 }
 
 struct Found {
-    /// `O_PATH`.
+    /// Opened with `O_PATH`.
     file: OwnedFd,
     stat: Stat,
-    /// In the root, where that matters.
+    /// The path in the root, when mounts have to be kept out.
     place: Option<PathBuf>,
-    /// Of a directory, that there is one is all that is said.
+    /// Leaves out the file, or the content of a directory.
     is_left_out: bool,
 }
 
@@ -87,7 +89,7 @@ impl<W: Write> Packer<'_, W> {
                 self.link(EntryType::Symlink, found, name, Path::new(OsStr::from_bytes(target.to_bytes())))
             }
             FileType::Fifo => self.head(EntryType::Fifo, &found.stat, name),
-            // Devices of a container are its own, and a socket is nothing without its program.
+            // Devices belong to the container alone, and a socket is of no use without its program.
             FileType::CharacterDevice | FileType::BlockDevice | FileType::Socket | FileType::Unknown => {
                 Ok(())
             }
@@ -121,7 +123,7 @@ impl<W: Write> Packer<'_, W> {
         };
         for entry in Dir::read_from(&directory).map_err(CopyError::at(&shown))? {
             let entry = match entry {
-                // A process that has ended.
+                // The folder of a process that has ended.
                 Err(Errno::SRCH) => break,
                 entry => entry.map_err(CopyError::at(&shown))?,
             };
@@ -137,7 +139,7 @@ impl<W: Write> Packer<'_, W> {
         Ok(())
     }
 
-    /// None: it is gone.
+    /// Returns None when the file has been removed.
     fn look_up(&self, above: &Found, directory: &OwnedFd, name: &CStr) -> Result<Option<Found>, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = match openat(directory, name, flags, Mode::empty()) {
@@ -167,7 +169,7 @@ impl<W: Write> Packer<'_, W> {
         if Some(found.stat.st_dev) == self.of_kernel {
             return match opened.map_err(io::Error::from).and_then(kernel_files::read) {
                 Ok(content) => self.content(&found.stat, content.len() as u64, &content[..], name),
-                // Written only, or of a process that has ended.
+                // The file is write-only, or its process has ended.
                 Err(_) if depth > 0 => Ok(()),
                 Err(error) => Err(CopyError::at(&shown)(error)),
             };
@@ -175,7 +177,8 @@ impl<W: Write> Packer<'_, W> {
         let file = std::fs::File::from(opened.map_err(CopyError::at(&shown))?);
         let stat = fstat(&file).map_err(CopyError::at(&shown))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
-        // The archive needs what was announced, also of a file that becomes shorter or longer meanwhile.
+        // The content must have the announced size, also when the file becomes shorter or longer during the
+        // copy.
         self.content(&stat, size, file.take(size).chain(io::repeat(0)).take(size), name)
     }
 

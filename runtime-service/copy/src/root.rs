@@ -1,4 +1,4 @@
-//! Where paths begin.
+//! The roots in which paths are resolved.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -11,34 +11,35 @@ use rustix::io::Errno;
 
 use crate::CopyError;
 
-/// Where paths begin.
+/// The root in which paths are resolved.
 #[derive(Debug)]
 pub enum Root {
-    /// The root directory of a container: links end inside it, and those of /proc into other places are
-    /// refused. `users`: of the pod's user namespace, when it has one: the ids of an archive are those that the
+    /// The root directory of a container. Links end inside it; links of /proc that lead out of it are
+    /// refused. `users`: the pod's user namespace, when it has one; ids in an archive are those that the
     /// container sees.
     Container { root: OwnedFd, users: Option<IdMappings> },
-    /// The same without the mounts that it has when it runs. Nothing is copied to or from their places: it
-    /// would not be seen there.
+    /// The root directory of a container without the mounts that it has when it runs. Nothing is copied to or
+    /// from the places of these mounts: the running container would not see it.
     Stopped(Stopped),
     /// The whole host.
     Host,
 }
 
-/// The root of a container that does not run, and where it has mounts when it does.
+/// The root of a container that does not run, and the places of the mounts that it has when it runs.
 #[derive(Debug)]
 pub struct Stopped {
     root: OwnedFd,
     users: Option<IdMappings>,
-    /// Without links on the way.
+    /// The places, with all links resolved.
     mounts: Vec<PathBuf>,
 }
 
 impl Root {
-    /// The root of a container that does not run, with the places of its mounts. `users`: as of one that runs.
+    /// Makes the root of a container that does not run. `mounts`: the places of its mounts. `users`: as in
+    /// [`Root::Container`].
     ///
     /// # Errors
-    /// A place that cannot be looked up.
+    /// The error of a place that cannot be looked up.
     pub fn stopped<'a>(
         root: OwnedFd,
         users: Option<IdMappings>,
@@ -48,7 +49,7 @@ impl Root {
         Ok(Self::Stopped(Stopped { root, users, mounts }))
     }
 
-    /// Of a user namespace, when the files have the owners of one.
+    /// The user namespace, when the files have the owners of one.
     pub(crate) fn users(&self) -> Option<&IdMappings> {
         match self {
             Self::Container { users, .. } | Self::Stopped(Stopped { users, .. }) => users.as_ref(),
@@ -71,7 +72,7 @@ impl Root {
         }
     }
 
-    /// Where `found` is in the root. None: it does not matter, for there are no places to keep away from.
+    /// The path of `found` in the root. Returns None when there are no places of mounts to compare it with.
     pub(crate) fn place_of(&self, found: &OwnedFd) -> Result<Option<PathBuf>, CopyError> {
         match self {
             Self::Stopped(_) => real_path(found).map(Some).map_err(CopyError::at("a path in the container")),
@@ -89,12 +90,12 @@ impl Root {
 fn open_in(root: &OwnedFd, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     in_root::open(root, path, flags).map_err(|error| match error {
         InRootError::Kernel { errno, .. } => errno,
-        // Of other functions.
+        // Only other functions return these.
         InRootError::NotAFile { .. } | InRootError::TooLarge { .. } => Errno::INVAL,
     })
 }
 
-/// The place without links, as far as it exists; the rest is made by the start of the container.
+/// Resolves the links in `place` as far as it exists; the start of the container makes the rest.
 fn resolved(root: &OwnedFd, place: &Path) -> Result<PathBuf, CopyError> {
     let mut parts: Vec<&std::ffi::OsStr> = Vec::new();
     for component in place.components() {
@@ -115,7 +116,8 @@ fn resolved(root: &OwnedFd, place: &Path) -> Result<PathBuf, CopyError> {
     }
 }
 
-/// proc_pid_fd(5): of a mount that is in no mount table, the path begins at its root.
+/// Returns the path of an open file by proc_pid_fd(5). For a mount that is in no mount table, the path begins
+/// at the root of the mount.
 fn real_path(found: &OwnedFd) -> Result<PathBuf, Errno> {
     let path = readlinkat(CWD, descriptor(found), Vec::new())?;
     Ok(PathBuf::from(std::ffi::OsStr::from_bytes(path.to_bytes())))
@@ -129,8 +131,8 @@ pub(crate) fn kind(stat: &Stat) -> FileType {
     FileType::from_raw_mode(stat.st_mode)
 }
 
-/// Opens what an `O_PATH` descriptor stands for: exactly that, whatever has its name by now. Only for what is
-/// known to be a regular file.
+/// Opens the file of an `O_PATH` descriptor: the same file, even when its name now belongs to another one.
+/// Only for regular files.
 pub(crate) fn reopen(found: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY;
     rustix::fs::open(descriptor(found), flags, Mode::empty())

@@ -1,4 +1,4 @@
-//! The bytes of an archive as they arrive.
+//! Buffers the bytes of an archive as they arrive.
 
 use std::io::{self, BufRead, Read};
 
@@ -7,14 +7,14 @@ use crisp_image_service::unpack::tar::{Entry, TarReader};
 
 use crate::CopyError;
 
-/// Read at once.
+/// Size of one read.
 const PIECE: usize = 64 << 10;
 
-/// Keeps why reading failed: the archive's reader only knows that there is no more.
+/// Keeps the error of a failed read: the archive's reader only reports a missing end.
 pub(crate) struct Source<R> {
     from: R,
     buffer: Vec<u8>,
-    /// The part of the buffer that is left.
+    /// The part of the buffer that is not read yet.
     left: std::ops::Range<usize>,
     failure: Option<io::Error>,
 }
@@ -58,7 +58,7 @@ impl<R: Read> BufRead for Source<R> {
     }
 }
 
-/// `entry` is the last one that could be read.
+/// Makes the error for a damaged archive; `entry` is the last one that could be read.
 pub(crate) fn damaged(entry: &Entry) -> impl FnOnce(TarError) -> CopyError + '_ {
     |fault| CopyError::Damaged { after: String::from_utf8_lossy(&entry.path).into_owned(), fault }
 }

@@ -72,7 +72,7 @@ fn a_tree_arrives_as_it_was() {
     assert_eq!(fs::read_link(folder.path("to/long-link")).unwrap(), Path::new(&long));
     let mode = |name: &str| fs::symlink_metadata(folder.path(name)).unwrap().mode() & 0o7777;
     let masked = |mode| mode & !attributes::umask();
-    // Set-id bits were meant for others.
+    // Set-id bits were meant for another owner.
     assert_eq!((mode("to/sub/file"), mode("to/empty")), (masked(0o751), 0o1700));
     assert_eq!(fs::metadata(folder.path("to/sub")).unwrap().mtime(), 1000);
     unpack(
@@ -136,7 +136,7 @@ fn holes_stay_holes_and_names_of_one_file_names_of_one_file() {
     assert!(fs::metadata(folder.path("to/sparse")).unwrap().blocks() < 1000);
     let inode = |name: &str| fs::metadata(folder.path(name)).unwrap().ino();
     assert_eq!((inode("to/one"), folder.read("to/two")), (inode("to/two"), "text".into()));
-    // Also over what is there.
+    // Also over files that exist.
     copy(&folder.path("from"), &folder.path("to/../")).unwrap();
     assert_eq!(inode("from/one"), inode("from/two"));
 }
@@ -160,7 +160,7 @@ fn headers_that_promise_more_than_any_file_needs_are_refused() {
     }
 }
 
-/// As a container that does not run, with mounts at some places when it does.
+/// The root of a container that does not run, with places of mounts.
 #[test]
 fn nothing_is_copied_to_or_from_the_place_of_a_mount_whatever_leads_there() {
     let folder = Folder::new();
@@ -253,7 +253,7 @@ fn names_of_destinations_are_understood_as_docker_cp_does() {
         assert_eq!(folder.read(name), "inner", "{name}");
     }
     assert!(matches!(copy(&from("dir"), &from("file")), Err(CopyError::NotADirectory { .. })));
-    // Neither takes the place of the other, nor of a link.
+    // A file does not replace a directory, nor a directory a file; neither replaces a link.
     fs::create_dir(from("there/dir2")).unwrap();
     folder.write("dir2", "a file");
     assert!(matches!(copy(&from("dir2"), &from("there")), Err(CopyError::InTheWay { .. })));
@@ -304,7 +304,7 @@ fn links_of_a_container_lead_nowhere_else() {
     assert!(matches!(into("/absolute"), Err(CopyError::Missing { .. })));
 }
 
-/// On a thread of its own, which acts as the pod's root from then on.
+/// On a thread of its own, because the thread acts as the pod's root from then on.
 #[test]
 fn files_of_a_pod_with_a_user_namespace_belong_to_its_users() {
     crisp_skip::needs!();
@@ -346,7 +346,7 @@ fn files_of_a_pod_with_a_user_namespace_belong_to_its_users() {
     assert!(status.contains("Uid:\t0\t0\t0\t0\n"), "only the copying threads have changed: {status}");
 }
 
-/// A container swaps a directory for a link out of its root, over and over, while files are copied there.
+/// A container keeps replacing a directory by a link out of its root while files are copied into it.
 #[test]
 fn a_directory_that_becomes_a_link_while_it_is_written_and_read_leads_nowhere_else() {
     let folder = Folder::new();
@@ -392,7 +392,7 @@ fn pipes_are_not_opened_and_devices_not_copied() {
     copy(&folder.path("from"), &folder.path("to")).unwrap();
     let is_a_pipe = std::os::unix::fs::FileTypeExt::is_fifo;
     assert!(is_a_pipe(&fs::metadata(folder.path("to/pipe")).unwrap().file_type()));
-    // Opening it waits for the other side.
+    // Opening it would wait for the other side.
     make("into", rustix::fs::FileType::Fifo, 0);
     folder.write("file", "new");
     copy(&folder.path("file"), &folder.path("into")).unwrap();
@@ -422,7 +422,7 @@ fn an_archive_that_leads_out_of_its_place_is_refused() {
     let archive = builder.into_inner().unwrap();
     let made = unpack(&archive[..], &Root::Host, Destination::Into(&folder.path("to")), Owner::Maker);
     assert!(matches!(made, Err(CopyError::Escapes { .. })), "{made:?}");
-    // And one that makes a link first, to write through it.
+    // An archive that makes a link first and then writes through it.
     let mut builder = tar::Builder::new(Vec::new());
     let mut link = tar::Header::new_gnu();
     link.set_entry_type(tar::EntryType::Symlink);

@@ -1,4 +1,4 @@
-//! The files that an archive makes below its base folder.
+//! Makes the files of an archive below its base folder.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -25,14 +25,14 @@ pub struct Unpacked {
     pub bytes: u64,
 }
 
-/// The files below the base. Entries come sorted by directories as a rule, so those on the way to the last
-/// one stay open; each gets its attributes when the last entry in it is done.
+/// The files below the base. Entries are usually sorted by directory, so the directories on the path to the
+/// last entry stay open. A directory gets its attributes after the last entry in it.
 pub(crate) struct Tree<'a> {
     root: &'a Root,
     base: BaseFolder,
-    /// Of the base, where that matters.
+    /// The path of the base in the root, when mounts have to be kept out.
     base_in_root: Option<PathBuf>,
-    /// The archive's first name is replaced by that of the base; otherwise that is put before all names.
+    /// Whether the name of the base replaces the archive's first name; otherwise it is put before all names.
     replaces_top: bool,
     owner: Owner,
     umask: u32,
@@ -40,11 +40,11 @@ pub(crate) struct Tree<'a> {
     made: Unpacked,
 }
 
-/// A directory on the way to the last entry.
+/// A directory on the path to the last entry.
 struct Open {
     name: OsString,
     folder: OwnedFd,
-    /// None: it was there before, or has no entry.
+    /// None when the directory existed before, or has no entry.
     attributes: Option<Attributes>,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Tree<'a> {
         Ok(Self { root, base, base_in_root, replaces_top, owner, umask, open, made })
     }
 
-    /// How messages name a file.
+    /// The name of a file in messages.
     fn shown(&self, parts: &[OsString]) -> String {
         format!("{}/{}", self.base.path.trim_end_matches('/'), shown(parts))
     }
@@ -74,7 +74,7 @@ impl<'a> Tree<'a> {
         std::iter::once(name.clone()).chain(rest).collect()
     }
 
-    /// `parts`: the entry's path in the archive.
+    /// Makes the file of an entry. `parts`: the entry's path in the archive.
     pub(crate) fn add(
         &mut self,
         parts: Vec<OsString>,
@@ -128,7 +128,7 @@ impl<'a> Tree<'a> {
         self.open.last().map_or(&self.base.folder, |open| &open.folder)
     }
 
-    /// Goes to a directory below the base, which is made where it is missing. No link is followed.
+    /// Enters a directory below the base, and makes it if it is missing. No link is followed.
     fn enter(&mut self, parents: &[OsString]) -> Result<(), CopyError> {
         if parents.len() > MAX_DEPTH {
             return Err(CopyError::TooDeep { path: self.shown(parents), max: MAX_DEPTH });
@@ -149,7 +149,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Leaves the innermost directories, so that so many stay open.
+    /// Leaves the innermost directories until `stay` directories are open.
     fn leave(&mut self, stay: usize) -> Result<(), CopyError> {
         while self.open.len() > stay {
             let Some(Open { name, folder, attributes: Some(attributes) }) = self.open.pop() else { continue };
@@ -170,7 +170,7 @@ impl<'a> Tree<'a> {
         Ok(())
     }
 
-    /// Another name for a file of the same archive.
+    /// Makes another name for a file of the same archive.
     fn hard_link(&self, name: &OsStr, path: &str, entry: &Entry) -> Result<(), CopyError> {
         let target = self.target(parts(&entry.link)?);
         let missing = || CopyError::Missing { path: self.shown(&target) };
@@ -190,7 +190,7 @@ impl<'a> Tree<'a> {
     }
 
     /// # Errors
-    /// The directory that does not take its attributes.
+    /// The error of the first directory whose attributes cannot be set.
     pub(crate) fn finish(mut self) -> Result<Unpacked, CopyError> {
         self.leave(0)?;
         Ok(self.made)
@@ -207,7 +207,7 @@ fn open_directory(folder: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Errno> {
     openat(folder, name, flags, Mode::empty())
 }
 
-/// A link in the place of a directory is reported as one too many.
+/// The kernel reports a link in the place of a directory as ELOOP.
 fn not_a_directory(path: &str, errno: Errno) -> CopyError {
     match errno {
         Errno::LOOP | Errno::NOTDIR => CopyError::NotADirectory { path: path.to_owned() },

@@ -1,4 +1,4 @@
-//! A tar archive as files.
+//! Unpacks a tar archive into files.
 
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -15,15 +15,15 @@ use crate::root::Root;
 use crate::source::{Source, damaged};
 use crate::tree::{Tree, Unpacked};
 
-/// Makes files of an archive, which is read to its end. What is there already is replaced, whole or not at
-/// all, except that a directory stays with what is in it, and no file takes the place of a directory or the
-/// other way round. Where a file is mounted, its content is replaced.
+/// Makes the files of an archive, which is read to its end. An existing file is replaced, completely or not
+/// at all. An existing directory keeps its content; a file never replaces a directory, nor a directory a
+/// file. Of a mounted file the content is replaced.
 ///
-/// Where `root` is of a pod with a user namespace the calling thread acts as the root of that from then on: it is
-/// to do nothing else afterwards.
+/// When `root` belongs to a pod with a user namespace, the calling thread acts as the root of that namespace
+/// from then on and must do nothing else afterwards.
 ///
 /// # Errors
-/// [`CopyError`], with the file. What was made before stays.
+/// [`CopyError`], with the file. Files that were made before the error stay.
 pub fn unpack(
     archive: impl Read,
     root: &Root,
@@ -39,7 +39,7 @@ pub fn unpack(
     let unpacked = entries(&mut reader, &mut tree, |top, is_directory| {
         Tree::new(root, BaseFolder::find(root, destination, top, is_directory)?, top, owner)
     });
-    // Also of a copy that fails, directories get their own modes in the end.
+    // Directories get their own modes at the end also when the copy fails.
     let made = tree.ok_or(CopyError::Empty).and_then(Tree::finish);
     match (unpacked, source.failure()) {
         (Err(CopyError::Damaged { .. }), Some(error)) => Err(CopyError::Archive(error)),
@@ -57,7 +57,7 @@ fn entries<'a>(
     loop {
         match reader.next(&mut entry) {
             Ok(true) => {}
-            // The other side is to find a reader for what follows the end, too.
+            // The sender must not fail to write data after the end marker, so it is read too.
             Ok(false) => return reader.read_to_end().map_err(damaged(&entry)),
             Err(fault) => return Err(damaged(&entry)(fault)),
         }
