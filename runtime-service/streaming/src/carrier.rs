@@ -18,16 +18,17 @@ impl Carrier {
         }
     }
 
-    /// Whether the client has said that it closes, instead of being lost, and could not close its input alone.
+    /// Whether the client has closed the session properly (it was not lost) over a framing in which it could
+    /// not close its input alone.
     pub(crate) fn is_closed(&self) -> bool {
         match self {
-            // SPDY has half closes, and clients wait for the end.
+            // SPDY has half closes, and its clients wait for the end.
             Self::Spdy(_) => false,
             Self::WebSocket(running) => running.is_closed(),
         }
     }
 
-    /// Sends what is left, and closes.
+    /// Sends all pending bytes, then closes.
     pub(crate) async fn finish(self) {
         match self {
             Self::Spdy(running) => running.finish().await,

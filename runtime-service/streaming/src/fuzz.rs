@@ -10,7 +10,7 @@ use crate::process;
 use crate::spdy::{Decoder, Inflater};
 use crate::websocket::{self, Channels};
 
-/// Frames of SPDY with their header blocks, as they arrive in pieces.
+/// SPDY frames with their header blocks, which arrive in pieces.
 pub fn spdy(bytes: &[u8]) {
     let (mut decoder, mut input) = (Decoder::default(), BytesMut::new());
     let step = bytes.first().map_or(1, |first| usize::from(*first) + 1);
@@ -24,7 +24,7 @@ pub fn spdy(bytes: &[u8]) {
     }
 }
 
-/// Header blocks of one connection: a byte with a sixteenth of the length, then the block.
+/// Header blocks of one connection: one byte with a sixteenth of the block's length, then the block.
 pub fn header_blocks(mut bytes: &[u8]) {
     let mut inflater = Inflater::default();
     while let Some((length, rest)) = bytes.split_first() {
@@ -36,8 +36,8 @@ pub fn header_blocks(mut bytes: &[u8]) {
     }
 }
 
-/// The data that a client sends over a WebSocket after the handshake, in both forms of messages, with the
-/// sizes of its terminal.
+/// The data that a client sends over a WebSocket after the handshake, in both forms of messages, with sizes
+/// of the client's terminal.
 pub fn websocket(bytes: &[u8]) {
     for base64 in [false, true] {
         let channels = Channels { read: vec![0, 4], base64, half_close: true, patience: None };
@@ -53,7 +53,7 @@ pub fn websocket(bytes: &[u8]) {
     }
 }
 
-/// One that has said everything already, and takes whatever is said to it.
+/// A peer that has already sent all its bytes, and accepts everything that is sent to it.
 struct Peer<'a> {
     rest: &'a [u8],
 }

@@ -1,5 +1,5 @@
-//! Streams between clients and containers: what `kubectl exec`, `attach` and `port-forward` see. It knows
-//! neither pods nor the CRI: the one who offers a session says what happens on its streams.
+//! Streams between clients and containers, for `kubectl exec`, `attach` and `port-forward`. This crate knows
+//! neither pods nor the CRI: the caller that offers a session handles its streams.
 //!
 //! ```text
 //!  RPC Exec ──> StreamServer::process(request, serve) ──> one-time URL ──> kubelet, crictl, kubectl
@@ -10,18 +10,18 @@
 //!        └──> finish(Outcome): exit code into the error stream, half closes, the end
 //! ```
 //!
-//! - [`StreamServer`] listens and hands out URLs: 128 random bits, good for one minute and one use. It counts
-//!   what is open, of each owner and in all.
+//! - [`StreamServer`] listens and makes URLs: 128 random bits, valid for one minute and one use. It limits
+//!   what is open, per owner and in total.
 //! - [`ProcessSession`] is an exec or attach with all its streams; [`PortForwardSession`] has one pair of
 //!   streams for each connection to a port.
-//! - [`StreamReader`] and [`StreamWriter`] are one stream, whatever the framing; both wait when the other
-//!   side is slow, and nothing in between holds more than a window.
-//! - [`client`] is the other side, for the command line and for tests.
-//! - `spdy` and `websocket` are the framings. All that they read is hostile: everything has a limit.
+//! - [`StreamReader`] and [`StreamWriter`] are the halves of a stream, with the same interface for each
+//!   framing. Both wait when the other side is slow, and no buffer between them holds more than a window.
+//! - [`client`] is the client's side, for the command line and for tests.
+//! - `spdy` and `websocket` are the framings. All input of theirs may be hostile, so everything has a limit.
 //!
-//! Every task belongs to a session and ends with it; sessions end with the server. The end of a process is
-//! told to its client as long as that is connected, however slowly it reads; one that has taken everything and
-//! does not close is closed.
+//! Every task belongs to a session and ends with it; sessions end with the server. The client of a process
+//! gets the end for as long as it is connected, however slowly it reads. A client that has received
+//! everything and does not close the connection is disconnected.
 //!
 //! ```
 //! use crisp_streaming::{Outcome, ProcessRequest, StreamConfig, StreamServer};

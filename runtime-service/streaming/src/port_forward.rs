@@ -11,9 +11,9 @@ use crate::slots::Slot;
 use crate::spdy::Incoming;
 use crate::stream::{StreamReader, StreamWriter};
 
-/// How long a stream waits for the other one of its pair.
+/// How long a stream waits for the other stream of its pair.
 const PARTNER: Duration = Duration::from_secs(30);
-/// Streams that may wait for their partners: a client that opens many connections at once opens all their
+/// How many streams may wait for their partners: a client that opens many connections at once opens all their
 /// error streams first.
 pub(crate) const MAX_WAITING: usize = 1024;
 
@@ -28,23 +28,23 @@ pub struct PortStream {
     pub port: u16,
     pub reader: StreamReader,
     pub writer: StreamWriter,
-    /// Takes the reason, as text, when the connection failed.
+    /// Sends the reason, as text, when the connection failed.
     pub error: StreamWriter,
-    /// None where each stream has its own.
+    /// None when each stream has its own slot.
     pub(crate) _slot: Option<Slot>,
 }
 
-/// Where connections come from.
+/// The source of a session's connections.
 pub(crate) enum Source {
-    /// Named by the client at the start.
+    /// The client named all ports at the start.
     Fixed(VecDeque<PortStream>),
-    /// Opened by the client as it goes.
+    /// The client opens connections during the session.
     Pairs(Pairs),
 }
 
 impl PortForwardSession {
-    /// The next connection. None: no more come, though those before may go on. May be dropped
-    /// without loss.
+    /// Returns the next connection. None when there will be no more; open connections may continue. Dropping
+    /// this future loses no connection.
     pub async fn next(&mut self) -> Option<PortStream> {
         match &mut self.source {
             Source::Pairs(pairs) => pairs.next().await,
@@ -57,8 +57,8 @@ impl PortForwardSession {
         self.carrier.gone().await;
     }
 
-    /// Whether a client that is gone has closed its session properly: without half closes it says so that it
-    /// sends no more. What it has sent can be read to its end.
+    /// Whether a client that is gone has closed its session properly. Without half closes, that is how it
+    /// reports the end of its input, so its data can be read to the end.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.carrier.is_closed()
@@ -70,7 +70,7 @@ impl PortForwardSession {
     }
 }
 
-/// Puts the streams of a client into pairs: an error stream and a data stream with the same request id.
+/// Pairs the streams of a client: an error stream and a data stream with the same request id.
 pub(crate) struct Pairs {
     incoming: mpsc::Receiver<Incoming>,
     waiting: VecDeque<Waiting>,
@@ -104,7 +104,7 @@ impl Pairs {
             let incoming = tokio::select! {
                 incoming = self.incoming.recv() => incoming?,
                 () = expiry => {
-                    // Dropping it resets it.
+                    // Dropping the stream resets it.
                     self.waiting.pop_front();
                     continue;
                 }
@@ -115,7 +115,7 @@ impl Pairs {
         }
     }
 
-    /// None: it waits for its partner, or makes no sense and is reset.
+    /// Returns None when the stream waits for its partner, or when it is not valid and is reset.
     fn pair(&mut self, incoming: Incoming) -> Option<PortStream> {
         let key = key(&incoming)?;
         let half = match incoming.headers.get("streamtype")? {
@@ -127,7 +127,7 @@ impl Pairs {
             waiting.key == key && matches!(waiting.stream, Half::Error(_)) != matches!(half, Half::Error(_))
         });
         let Some(partner) = partner.and_then(|at| self.waiting.remove(at)) else {
-            // Not the oldest: its partner is on its way.
+            // The new stream is refused, not the oldest: the partner of the oldest is already on its way.
             if self.waiting.len() >= MAX_WAITING {
                 return None;
             }
@@ -144,8 +144,8 @@ impl Pairs {
     }
 }
 
-/// The same for both streams of a pair. Without a request id, as of old clients, the data stream is the one
-/// that was opened next.
+/// Returns a key that both streams of a pair share. Old clients send no request id; their data stream is the
+/// one that was opened next after the error stream.
 fn key(incoming: &Incoming) -> Option<String> {
     if let Some(id) = incoming.headers.get("requestid") {
         return Some(id.to_owned());

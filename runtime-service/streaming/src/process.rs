@@ -1,4 +1,4 @@
-//! A session with a process: the streams of an exec or an attach, and how its end is reported.
+//! A session with a process: the streams of an exec or an attach, and the report of its end.
 //!
 //! | protocol | adds |
 //! |---|---|
@@ -13,10 +13,10 @@ use serde::Deserialize;
 use crate::carrier::Carrier;
 use crate::stream::{StreamReader, StreamWriter};
 
-/// Bytes of one resize message.
+/// Maximum length of one resize message, in bytes.
 const MAX_RESIZE: usize = 1024;
 
-/// The streams that a client asked for.
+/// The requested streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProcessRequest {
     pub stdin: bool,
@@ -35,8 +35,8 @@ pub(crate) enum Protocol {
     V5,
 }
 
-/// A client that has all its streams. Hold it whole: its connection closes when it is dropped, also if single
-/// streams were moved out.
+/// A session whose streams are all open. Keep it as a whole: dropping it closes the connection, also for
+/// streams that were moved out.
 pub struct ProcessSession {
     pub stdin: Option<StreamReader>,
     pub stdout: Option<StreamWriter>,
@@ -53,7 +53,7 @@ pub struct ProcessSession {
 pub enum Outcome {
     /// The process ended with this exit code.
     Exited(i32),
-    /// It could not be served, or not to its end.
+    /// The process could not be served, or not to its end.
     Failed(String),
 }
 
@@ -63,15 +63,15 @@ impl ProcessSession {
         self.carrier.gone().await;
     }
 
-    /// Whether a client that is gone has closed its session properly: without half closes it says so that it
-    /// sends no more. What it has sent can be read to its end.
+    /// Whether a client that is gone has closed its session properly. Without half closes, that is how it
+    /// reports the end of its input, so its data can be read to the end.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.carrier.is_closed()
     }
 
-    /// Tells the client how it ended, and closes. A client that does not read is waited for as long as it is
-    /// connected: without the end it would take the command for a success.
+    /// Sends the outcome to the client, and closes. A client that does not read is waited for as long as it
+    /// is connected: without the outcome it would report success.
     pub async fn finish(self, outcome: Outcome) {
         let Self { stdin, stdout, stderr, resizes, error, protocol, carrier } = self;
         drop((stdin, resizes));
@@ -89,7 +89,7 @@ impl ProcessSession {
 }
 
 impl Outcome {
-    /// Writes it to the error stream, and closes that.
+    /// Writes the outcome to the error stream, and closes that stream.
     pub(crate) async fn send_status(&self, mut error: StreamWriter, protocol: Protocol) {
         if let Some(text) = self.text(protocol) {
             let _ = error.write(text.as_bytes()).await;
@@ -97,7 +97,7 @@ impl Outcome {
         let _ = error.close().await;
     }
 
-    /// The content of the error stream. None for no content, which means success before v4.
+    /// The content of the error stream. None for an empty stream, which means success before v4.
     fn text(&self, protocol: Protocol) -> Option<String> {
         if protocol >= Protocol::V4 {
             return Some(self.status());
@@ -109,7 +109,7 @@ impl Outcome {
         }
     }
 
-    /// A `Status` of Kubernetes' meta/v1.
+    /// The outcome as a `Status` of Kubernetes' meta/v1.
     fn status(&self) -> String {
         let status = match self {
             Self::Exited(0) => serde_json::json!({ "metadata": {}, "status": "Success" }),
@@ -133,7 +133,7 @@ impl Outcome {
     }
 }
 
-/// Columns and rows of a client's terminal.
+/// The columns and rows of a client's terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Size {
     #[serde(rename = "Width")]
@@ -153,8 +153,9 @@ impl Resizes {
         Self { reader, rest: BytesMut::new() }
     }
 
-    /// The next size. A client that sends two at once wants both: the change makes a program draw its screen.
-    /// None: no more come, or something else did. May be dropped without loss.
+    /// Returns the next size. When a client sends two sizes at once it wants both: the change makes a program
+    /// draw its screen. None when no more sizes come, or when the data is not a size. Dropping this future
+    /// loses no size.
     pub async fn next(&mut self) -> Option<Size> {
         loop {
             match first(&mut self.rest) {
@@ -167,7 +168,7 @@ impl Resizes {
     }
 }
 
-/// Takes the first size out of `bytes` once it is whole.
+/// Takes the first size out of `bytes` once it is complete.
 pub(crate) fn first(bytes: &mut BytesMut) -> Result<Option<Size>, serde_json::Error> {
     let mut sizes = serde_json::Deserializer::from_slice(bytes).into_iter::<Size>();
     let size = match sizes.next() {

@@ -1,24 +1,24 @@
-//! How many sessions, and how many streams, may be open at once: of one owner, and in all.
+//! Limits on the number of open sessions and streams, per owner and in total.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The most of one kind.
+/// The limits of one kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
-    /// Of one owner, which is a pod.
+    /// The limit of one owner, which is a pod.
     pub each: usize,
     pub all: usize,
 }
 
-/// Which limit is reached.
+/// The limit that is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Full {
     Owner { owner: Arc<str>, limit: usize },
     All { limit: usize },
 }
 
-/// Counts one kind.
+/// Counts objects of one kind.
 pub(crate) struct Slots {
     limit: Limit,
     used: Mutex<Used>,
@@ -30,13 +30,13 @@ struct Used {
     of: HashMap<Arc<str>, usize>,
 }
 
-/// One that is counted, until it is dropped.
+/// One counted object, until it is dropped.
 pub(crate) struct Slot {
     slots: Arc<Slots>,
     owner: Arc<str>,
 }
 
-/// The slots as one owner sees them.
+/// The slots of one owner.
 #[derive(Clone)]
 pub(crate) struct OwnedSlots {
     pub(crate) slots: Arc<Slots>,

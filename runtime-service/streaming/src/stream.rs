@@ -1,5 +1,5 @@
-//! The streams of a session, whatever the framing: what a client sends is read from a [`StreamReader`], what
-//! it is to receive goes into a [`StreamWriter`].
+//! The streams of a session, with the same interface for each framing: data from the client is read from a
+//! [`StreamReader`], and data for the client is written to a [`StreamWriter`].
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
-/// Bytes of one stream that wait for their reader. A peer that sends more waits.
+/// How many bytes of one stream may wait for their reader. A peer that sends more has to wait.
 pub(crate) const WINDOW: usize = 128 << 10;
-/// Bytes that a reader takes at once: a slow one makes progress in such steps.
+/// How many bytes a reader takes at once: a slow reader makes progress in such steps.
 const MAX_TAKE: usize = 32 << 10;
 
-/// Why a stream ended before its end.
+/// The reason why a stream broke before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum StreamError {
     #[error("the other side has reset the stream")]
@@ -28,20 +28,20 @@ pub(crate) type Sent<'a> = Pin<Box<dyn Future<Output = Result<(), StreamError>> 
 
 /// A way to carry streams over one connection.
 pub(crate) trait Framing: Send + Sync + 'static {
-    /// Sends bytes; waits while the peer takes none.
+    /// Sends bytes; waits while the peer accepts none.
     fn write<'a>(&'a self, stream: u32, data: &'a [u8]) -> Sent<'a>;
 
-    /// Says that this side sends no more on the stream: the peer may go on.
+    /// Sends the end of this side's data on the stream; the peer may continue to send.
     fn close(&self, stream: u32) -> Sent<'_>;
 
     /// Ends the stream in both directions, without waiting.
     fn reset(&self, stream: u32);
 
-    /// The reader has taken so many bytes: the peer may send as many more.
+    /// Notes that the reader has taken this many bytes, so that the peer may send as many more.
     fn taken(&self, stream: u32, bytes: usize);
 }
 
-/// Sends to the client. Dropped before [`close`](Self::close), it resets the stream.
+/// Sends to the client. Dropping it before [`close`](Self::close) resets the stream.
 pub struct StreamWriter {
     framing: Arc<dyn Framing>,
     stream: u32,
@@ -53,7 +53,7 @@ impl StreamWriter {
         Self { framing, stream, closed: false }
     }
 
-    /// Sends all of `data`; waits while the client takes none.
+    /// Sends all of `data`; waits while the client accepts none.
     ///
     /// # Errors
     /// [`StreamError`]: nothing more can be sent.
@@ -61,7 +61,7 @@ impl StreamWriter {
         self.framing.write(self.stream, data).await
     }
 
-    /// Says that no more comes. The client may go on sending.
+    /// Sends the end of the data. The client may continue to send.
     ///
     /// # Errors
     /// [`StreamError`].
@@ -71,7 +71,7 @@ impl StreamWriter {
         closed
     }
 
-    /// Neither closes the stream nor resets it.
+    /// Drops the writer without closing or resetting the stream.
     pub(crate) fn leave(mut self) {
         self.closed = true;
     }
@@ -85,7 +85,7 @@ impl Drop for StreamWriter {
     }
 }
 
-/// Receives from the client. What arrives after it was dropped is thrown away.
+/// Receives from the client. Data that arrives after it was dropped is discarded.
 pub struct StreamReader {
     framing: Arc<dyn Framing>,
     stream: u32,
@@ -97,10 +97,10 @@ impl StreamReader {
         Self { framing, stream, queue }
     }
 
-    /// The next bytes. None: the client sends no more. May be dropped without loss.
+    /// Returns the next bytes. None when the client has ended its data. Dropping this future loses no bytes.
     ///
     /// # Errors
-    /// [`StreamError`]. What arrived before is returned first.
+    /// [`StreamError`]. Bytes that arrived before the error are returned first.
     pub async fn read(&mut self) -> Result<Option<Bytes>, StreamError> {
         let bytes = self.queue.take().await?;
         if let Some(bytes) = &bytes {
@@ -111,7 +111,7 @@ impl StreamReader {
 }
 
 impl StreamReader {
-    /// Sees when the stream breaks, also while nothing is read from it.
+    /// Returns a handle that notices when the stream breaks, also while nothing is read from it.
     #[must_use]
     pub fn breakage(&self) -> Breakage {
         Breakage(self.queue.clone())
@@ -122,13 +122,13 @@ impl Drop for StreamReader {
     fn drop(&mut self) {
         let unread = self.queue.abandon();
         if unread > 0 {
-            // Thrown away is as good as read.
+            // Discarded bytes count as read.
             self.framing.taken(self.stream, unread);
         }
     }
 }
 
-/// Sees when a stream breaks.
+/// Notices when a stream breaks.
 pub struct Breakage(Arc<Queue>);
 
 impl Breakage {
@@ -151,7 +151,7 @@ pub(crate) struct Queue {
 struct State {
     bytes: BytesMut,
     end: Option<Result<(), StreamError>>,
-    /// Also after the end of what the client sends.
+    /// Set also when the stream breaks after the end of the client's data.
     broken: Option<StreamError>,
     abandoned: bool,
 }
@@ -160,13 +160,13 @@ struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Put {
     Queued,
-    /// It is not read any more.
+    /// The reader was dropped, so the bytes are discarded.
     Discarded,
-    /// There is no room.
+    /// There is no room for the bytes.
     Full,
 }
 
-/// The reader took nothing for too long.
+/// The reader took no bytes for too long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stalled;
 
@@ -175,7 +175,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds what arrived, all or nothing. An empty queue takes any number of bytes.
+    /// Adds received bytes, all or none of them. An empty queue accepts any number.
     pub(crate) fn try_put(&self, bytes: &[u8]) -> Put {
         let mut state = self.lock();
         if state.abandoned || state.end.is_some() {
@@ -190,7 +190,7 @@ impl Queue {
         Put::Queued
     }
 
-    /// Adds what arrived, once there is room. False: it is not read any more.
+    /// Adds received bytes once there is room. Returns false when the reader was dropped.
     ///
     /// # Errors
     /// [`Stalled`] when there is no room and nothing is read for as long as `patience`.
@@ -212,7 +212,7 @@ impl Queue {
         Ok(true)
     }
 
-    /// Nothing more arrives; the first end counts.
+    /// Notes that nothing more arrives; only the first end has an effect.
     pub(crate) fn end(&self, end: Result<(), StreamError>) {
         let mut state = self.lock();
         state.end.get_or_insert(end);
@@ -253,7 +253,7 @@ impl Queue {
         }
     }
 
-    /// Returns how many bytes were not read.
+    /// Marks the queue as not read any more, and returns the number of unread bytes.
     fn abandon(&self) -> usize {
         let mut state = self.lock();
         state.abandoned = true;

@@ -5,17 +5,17 @@ use std::io::{BufRead as _, BufReader};
 
 use rustix::fd::OwnedFd;
 
-/// Whether the peer has confirmed everything that was sent on the connection. Its program may still have to
-/// read it; it can do so even when the connection is closed on this side.
+/// Whether the peer has confirmed all bytes that were sent on the connection. Its program may not have read
+/// them yet; it still can after this side has closed the connection.
 pub(crate) fn is_all_taken(socket: &OwnedFd) -> bool {
     let Ok(inode) = rustix::fs::fstat(socket).map(|stat| stat.st_ino.to_string()) else { return true };
-    // The kernel has given up a connection that is in neither.
+    // A connection that is in neither table has been given up by the kernel.
     unconfirmed("/proc/self/net/tcp", &inode)
         .or_else(|| unconfirmed("/proc/self/net/tcp6", &inode))
         .is_none_or(|bytes| bytes == 0)
 }
 
-/// Bytes that wait for the peer's confirmation, the end of the connection being one.
+/// The number of bytes that wait for the peer's confirmation. The end of the connection counts as one.
 fn unconfirmed(table: &str, inode: &str) -> Option<u64> {
     let lines = BufReader::new(File::open(table).ok()?).lines().map_while(Result::ok);
     lines.skip(1).find_map(|line| {

@@ -1,4 +1,4 @@
-//! The byte stream below a framing: TCP, TLS over it, or what a WebSocket carries.
+//! The byte stream below a framing: TCP, TLS over TCP, or the bytes in a WebSocket.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,14 +16,14 @@ use tokio_rustls::TlsStream;
 
 use crate::tcp_table;
 
-/// How often a connection that is not read is looked at for its end.
+/// How often a connection that is not read is checked for its end.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many times its time to close a peer gets that has everything and still sends.
+/// How many closing times a peer gets that has received everything and still sends.
 const MAX_CLOSING: usize = 10;
-/// A peer that vanished without a word is found after some minutes.
+/// Finds a peer that vanished without closing its connection, after some minutes.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(30), Duration::from_secs(10), 6);
 
-/// Bytes both ways.
+/// A byte stream in both directions.
 pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
@@ -34,8 +34,8 @@ pub enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Sees the end of a connection, also behind bytes that were not read yet: the peer has closed it, or nothing
-/// was sent either way for too long.
+/// Notices the end of a connection, also behind bytes that were not read yet: the peer has closed it, or no
+/// bytes were sent in either direction for too long.
 #[derive(Debug)]
 pub struct Hangup {
     socket: Option<OwnedFd>,
@@ -43,24 +43,25 @@ pub struct Hangup {
     activity: Activity,
 }
 
-/// How long a peer may do nothing.
+/// How long a peer may be inactive.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct IdleLimits {
-    /// While the session goes on. None: for ever.
+    /// The limit during the session. None: without limit.
     pub idle: Option<Duration>,
-    /// When it has taken everything, until it closes. None: for ever.
+    /// The limit between the receipt of everything and the close. None: without limit.
     pub closing: Option<Duration>,
 }
 
-/// When bytes last went through a connection.
+/// The time of the last activity on a connection.
 #[derive(Debug, Clone)]
 struct Activity {
     begun: Instant,
-    /// Milliseconds after `begun`.
+    /// In milliseconds after `begun`.
     last: Arc<AtomicU64>,
 }
 
-/// Sets what all connections need: no delay of keystrokes, and an end to peers that vanished.
+/// Sets the socket options of all connections: no delay for keystrokes, and keepalive to find peers that
+/// vanished.
 pub fn prepare(socket: &TcpStream, limits: IdleLimits) -> Hangup {
     let _ = socket.set_nodelay(true);
     let (first, between, count) = KEEPALIVE;
@@ -87,12 +88,12 @@ impl Activity {
 }
 
 impl Hangup {
-    /// The connection itself, whose bytes count as activity from now on.
+    /// Wraps the connection, so that its bytes count as activity from now on.
     pub fn watch(&self, io: Box<dyn Duplex>) -> Box<dyn Duplex> {
         Box::new(Watched { io, activity: self.activity.clone() })
     }
 
-    /// Returns when the peer has closed the connection, or at least its side of it, or it is idle.
+    /// Returns when the peer has closed the connection, or at least its own side of it, or when it is idle.
     pub async fn wait(&self) {
         tokio::select! {
             () = self.closed() => {}
@@ -100,7 +101,7 @@ impl Hangup {
         }
     }
 
-    /// Returns when the peer has closed the connection, or at least its side of it.
+    /// Returns when the peer has closed the connection, or at least its own side of it.
     pub async fn closed(&self) {
         loop {
             tokio::time::sleep(LOOK).await;
@@ -110,7 +111,7 @@ impl Hangup {
         }
     }
 
-    /// Returns when nothing was sent either way for too long.
+    /// Returns when no bytes were sent in either direction for too long.
     pub async fn idle(&self) {
         loop {
             match self.rest() {
@@ -121,11 +122,11 @@ impl Hangup {
         }
     }
 
-    /// To be called when all was sent: returns when the peer has taken all of it, the end too, and has had time
-    /// to close. A peer that reads slowly gets all the time that it needs.
+    /// Returns when the peer has received everything, including the end, and has had time to close. Call it
+    /// after everything was sent. A peer that reads slowly gets all the time that it needs.
     ///
-    /// One that still sends gets some more: a socket that is closed with bytes unread resets the connection, and
-    /// a proxy before the peer loses what it has not passed on.
+    /// A peer that still sends gets some more time: closing a socket with unread bytes resets the connection,
+    /// and a proxy before the peer then loses the bytes that it has not forwarded.
     pub async fn overdue(&self) {
         let Some(closing) = self.limits.closing else { return std::future::pending().await };
         loop {
@@ -141,7 +142,7 @@ impl Hangup {
         self.quiet(closing).await;
     }
 
-    /// Returns when nothing more comes, or when it has come for too long.
+    /// Returns when the peer sends nothing more, or has sent for too long.
     async fn quiet(&self, closing: Duration) {
         for _ in 0..MAX_CLOSING {
             tokio::time::sleep(closing).await;
@@ -211,7 +212,7 @@ impl AsyncWrite for Transport {
     }
 }
 
-/// A connection whose activity is noted.
+/// A connection that records its activity.
 struct Watched {
     io: Box<dyn Duplex>,
     activity: Activity,

@@ -1,4 +1,4 @@
-//! Leaks of sessions: a separate program, because it counts the resources of the whole process.
+//! Tests for leaks of sessions, in a separate program, because they count the resources of the whole process.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
@@ -12,7 +12,7 @@ use tokio::sync::Barrier;
 const TTY: ProcessRequest = ProcessRequest { stdin: true, stdout: true, stderr: false, tty: true };
 const ROUNDS: u16 = 2000;
 const AT_ONCE: usize = 200;
-/// Resident bytes of one session, with its client: both are in this process.
+/// The most resident bytes for one session with its client: both are in this process.
 const MOST: usize = 300 << 10;
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ fn resident() -> usize {
     pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
 }
 
-/// Waits until no more is held than before.
+/// Waits until the process holds no more than before.
 async fn until_as_before(before: &Held) {
     let is_more = |held: Held| {
         held.descriptors > before.descriptors || held.threads > before.threads || held.tasks > before.tasks
@@ -48,7 +48,7 @@ async fn until_as_before(before: &Held) {
     }
 }
 
-/// One thread and one test at a time: what is counted is this test's own.
+/// The runtime has one thread and this is the only test, so it counts only its own resources.
 #[test]
 fn sessions_leave_nothing_behind() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -63,7 +63,7 @@ fn sessions_leave_nothing_behind() {
     });
 }
 
-/// Clients that open a session, set the size of their terminal and are gone.
+/// Opens sessions whose clients set the size of their terminal and vanish.
 async fn vanish(server: &StreamServer, rounds: u16) {
     for round in 0..rounds {
         let (sender, mut sizes) = tokio::sync::mpsc::channel(1);

@@ -1,4 +1,4 @@
-//! From a URL to a SPDY connection.
+//! Makes a SPDY connection from a URL.
 
 use bytes::{Bytes, BytesMut};
 use http::uri::Authority;
@@ -15,10 +15,10 @@ use crate::spdy::{Role, Rules, Running};
 use crate::stream::StreamError;
 use crate::transport::{self, IdleLimits, Transport};
 
-/// Bytes of a refusal that are shown.
+/// How many bytes of a refusal are shown.
 const MAX_REFUSAL: usize = 4 << 10;
 
-/// Why a session did not begin, or did not end well.
+/// The reason why a session did not begin, or did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("{url:?} does not begin the URL of a streaming session")]
@@ -35,7 +35,7 @@ pub enum ClientError {
     Server(String),
 }
 
-/// Where a session is to be had.
+/// The URL of a session, and the certificate of its server.
 #[derive(Debug, Clone)]
 pub struct Endpoint {
     url: String,
@@ -55,7 +55,7 @@ impl From<&String> for Endpoint {
 }
 
 impl Endpoint {
-    /// The server of an `https` URL has to have exactly this certificate, in PEM: see
+    /// Requires the server of an `https` URL to have exactly this certificate, in PEM: see
     /// [`StreamServer::certificate`](crate::StreamServer::certificate).
     ///
     /// # Errors
@@ -67,10 +67,10 @@ impl Endpoint {
     }
 }
 
-/// Uses the URL and agrees on one of `protocols`.
+/// Connects to the URL and agrees on one of `protocols`.
 pub(super) async fn upgrade(endpoint: Endpoint, protocols: &[&str]) -> Result<Running, ClientError> {
     let Endpoint { url, certificate } = endpoint;
-    // Without the path: its token is good for a while, and errors go into logs.
+    // Without the path: the token in it is valid for a while, and errors are logged.
     let shown = || url.split('/').take(3).collect::<Vec<_>>().join("/");
     let bad = || ClientError::Url { url: shown() };
     let fail = |reason: String| ClientError::Connect { url: shown(), reason };
@@ -95,7 +95,7 @@ pub(super) async fn upgrade(endpoint: Endpoint, protocols: &[&str]) -> Result<Ru
     let upgraded = request(io, &uri, authority, protocols, &fail).await?;
     let parts = upgraded.downcast::<TokioIo<Transport>>().map_err(|_| bad())?;
     let read = BytesMut::from(parts.read_buf);
-    // The server opens no streams: there is no place for one.
+    // The server opens no streams, so the places for incoming streams stay unused.
     let io = Box::new(parts.io.into_inner());
     Ok(Running::start(Role::Client, Rules::default(), io, read, hangup, 1).0)
 }

@@ -1,5 +1,5 @@
-//! The other side: a client of one-time URLs, for the command line and for tests. It speaks SPDY, in which
-//! streams have both halves.
+//! A client of one-time URLs, for the command line and for tests. It speaks SPDY, in which either side can
+//! close its half of a stream.
 
 mod connect;
 #[cfg(test)]
@@ -15,13 +15,13 @@ use crate::stream::{StreamError, StreamReader, StreamWriter};
 
 pub use connect::{ClientError, Endpoint};
 
-/// The sub-protocols of processes, the best first.
+/// The sub-protocols for processes, the best first.
 const PROCESS: &[&str] = &["v4.channel.k8s.io"];
 const PORT_FORWARD: &[&str] = &["portforward.k8s.io"];
-/// Bytes of a status that are read.
+/// How many bytes of a status are read.
 const MAX_STATUS: usize = 64 << 10;
 
-/// A session with a process, seen by its client.
+/// The client's side of a session with a process.
 pub struct ProcessClient {
     pub stdin: Option<StreamWriter>,
     pub stdout: Option<StreamReader>,
@@ -31,16 +31,16 @@ pub struct ProcessClient {
     running: Running,
 }
 
-/// Sends the sizes of a terminal.
+/// Sends the size of the client's terminal.
 pub struct ResizeWriter(StreamWriter);
 
-/// A port-forward session, seen by its client.
+/// The client's side of a port-forward session.
 pub struct PortForwardClient {
     next: AtomicU64,
     running: Running,
 }
 
-/// One forwarded connection, seen by its client.
+/// The client's side of one forwarded connection.
 pub struct ForwardedPort {
     pub reader: StreamReader,
     pub writer: StreamWriter,
@@ -56,14 +56,14 @@ fn open(
     connection.open(&Headers::new(headers), fin).map_err(ClientError::Stream)
 }
 
-/// This side of the stream was closed when it was opened.
+/// Returns the reader. The client's half of the stream was closed when the stream was opened.
 fn read_only((reader, writer): (StreamReader, StreamWriter)) -> StreamReader {
     writer.leave();
     reader
 }
 
 impl ProcessClient {
-    /// Uses the URL.
+    /// Connects to the URL.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -91,10 +91,11 @@ impl ProcessClient {
         })
     }
 
-    /// Waits for the end, however long: the process's exit code, or why there is none.
+    /// Waits without a limit for the end, and returns the process's exit code.
     ///
     /// # Errors
-    /// [`ClientError::Stream`] when the connection is lost, [`ClientError::Server`] with the server's reason.
+    /// [`ClientError::Stream`] when the connection is lost, [`ClientError::Server`] with the server's reason
+    /// why there is no exit code.
     pub async fn wait(&mut self) -> Result<i32, ClientError> {
         let mut text = Vec::new();
         let end = loop {
@@ -107,7 +108,7 @@ impl ProcessClient {
                 Err(error) => break Err(error),
             }
         };
-        // Kubernetes' library, in containerd and CRI-O, resets the streams behind a status.
+        // The library of Kubernetes, in containerd and CRI-O, resets the streams after it has sent a status.
         match (serde_json::from_slice(&text), end) {
             (Ok(status), _) => exit_code(&status),
             (Err(_), Ok(())) => Err(ClientError::Server(String::from_utf8_lossy(&text).into_owned())),
@@ -146,7 +147,7 @@ impl ResizeWriter {
 }
 
 impl PortForwardClient {
-    /// Uses the URL.
+    /// Connects to the URL.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -155,7 +156,7 @@ impl PortForwardClient {
         Ok(Self { next: AtomicU64::new(0), running })
     }
 
-    /// Opens a connection to a port.
+    /// Opens a connection to a port of the pod.
     ///
     /// # Errors
     /// [`ClientError::Stream`] when the session is over.

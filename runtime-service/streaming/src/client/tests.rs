@@ -1,5 +1,5 @@
-//! The client against servers that close otherwise, and through a WebSocket that carries its bytes, as that of
-//! kubectl does.
+//! The client against servers that close differently, and through a WebSocket that carries SPDY, as kubectl
+//! does.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -22,7 +22,8 @@ use crate::{PortForwardSession, PortStream};
 
 const ALL: ProcessRequest = ProcessRequest { stdin: true, stdout: true, stderr: true, tty: false };
 
-/// Serves as Kubernetes' library does for containerd and CRI-O: the status, then every stream is reset.
+/// Serves as the library of Kubernetes does for containerd and CRI-O: it sends the status and then resets
+/// every stream.
 async fn wait_for(status: &'static str) -> Result<i32, ClientError> {
     let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
     let serve = move |mut session: ProcessSession| async move {
@@ -50,7 +51,7 @@ async fn a_whole_status_counts_though_the_streams_are_reset_behind_it() {
     }
 }
 
-/// The bytes of a WebSocket's messages, with pings in between, until one side closes.
+/// Copies bytes between the messages of a WebSocket and `io`, with pings in between, until one side closes.
 async fn pump(mut socket: WebSocketStream<TcpStream>, mut io: DuplexStream) {
     let mut buffer = vec![0; 50_000];
     loop {
@@ -75,7 +76,7 @@ async fn pump(mut socket: WebSocketStream<TcpStream>, mut io: DuplexStream) {
     }
 }
 
-/// Forwards ports with SPDY in a WebSocket.
+/// Starts a server that forwards ports over SPDY in a WebSocket.
 async fn tunnel(url: &str) -> PortForwardClient {
     let (authority, path) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
     let mut socket = TcpStream::connect(authority).await.unwrap();
@@ -100,7 +101,7 @@ async fn tunnel(url: &str) -> PortForwardClient {
     PortForwardClient { next: AtomicU64::new(0), running }
 }
 
-/// Port 80 sends back what it gets; all others are refused; 1 ends the session.
+/// Echoes on port 80 and refuses all other ports; port 1 ends the session.
 async fn serve(mut session: PortForwardSession, gone: tokio::sync::oneshot::Sender<()>) {
     while let Some(stream) = session.next().await {
         let PortStream { port, mut reader, mut writer, mut error, .. } = stream;
@@ -161,7 +162,7 @@ async fn ports_are_forwarded_through_a_websocket_that_carries_spdy() {
     }
 }
 
-/// Passes a word on and ends with the code.
+/// Copies one piece of stdin to stdout, then ends with `code`.
 async fn pass_on(mut session: ProcessSession, code: i32) {
     let word = session.stdin.as_mut().unwrap().read().await.unwrap().unwrap();
     session.stdout.as_mut().unwrap().write(&word).await.unwrap();
@@ -171,7 +172,8 @@ async fn pass_on(mut session: ProcessSession, code: i32) {
     session.finish(Outcome::Exited(code)).await;
 }
 
-/// The message on the error stream for a process that ends with the code, for a client of the protocol.
+/// Returns the message on the error stream for a process that ends with `code`, as a client of the protocol
+/// gets it.
 async fn word_for_the_end(protocols: &[&str], tty: bool, code: i32) -> String {
     let server = StreamServer::open(&StreamConfig::default()).await.unwrap();
     let request = ProcessRequest { tty, stderr: !tty, ..ALL };
@@ -180,7 +182,7 @@ async fn word_for_the_end(protocols: &[&str], tty: bool, code: i32) -> String {
     let open = |kind: &str, fin| super::open(running.connection(), &[("streamtype", kind)], fin).unwrap();
     let (error, mut stdin) = (read_only(open("error", true)), open("stdin", false).1);
     let (stdout, stderr) = (read_only(open("stdout", true)), (!tty).then(|| read_only(open("stderr", true))));
-    // Since v3. Before, none is waited for.
+    // Clients open a stream for sizes since v3. With older protocols the server must not wait for it.
     let has_sizes = protocols.iter().any(|protocol| protocol.starts_with("v3") || protocol.starts_with("v4"));
     let _sizes = (tty && has_sizes).then(|| open("resize", false));
     stdin.write(b"hello").await.unwrap();
@@ -229,7 +231,7 @@ async fn a_forwarded_stream_without_its_partner_or_sense_is_reset_and_the_sessio
         assert_eq!(data.read().await, Err(StreamError::Reset), "{port}");
     }
     let (mut alone, _writer) = open("data", "80", "alone");
-    // For it to be there. Half a minute passes at once then.
+    // Waits until the stream has been opened. Then the test advances the clock by half a minute.
     tokio::time::sleep(Duration::from_millis(300)).await;
     tokio::time::pause();
     assert_eq!(alone.read().await, Err(StreamError::Reset));

@@ -1,5 +1,5 @@
-//! TLS to a server whose certificate is known beforehand: who may use its socket is told the certificate over
-//! that, so that no authority and no name in it has to be trusted.
+//! TLS to a server whose certificate is known beforehand: a client that may use the server's socket gets the
+//! certificate over it. So no authority, and no name in the certificate, has to be trusted.
 
 use std::io;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, SignatureSch
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
 
-/// Speaks TLS to a server that has this certificate and its key.
+/// Connects with TLS to a server that has this certificate and its key.
 pub(super) async fn connect(
     socket: TcpStream,
     certificate: CertificateDer<'static>,
@@ -28,7 +28,7 @@ pub(super) async fn connect(
     Ok(TlsConnector::from(Arc::new(config)).connect(name, socket).await?.into())
 }
 
-/// Accepts one certificate, whatever names and times it has.
+/// Accepts one certificate, with any names and dates in it.
 #[derive(Debug)]
 struct OneCertificate {
     certificate: CertificateDer<'static>,

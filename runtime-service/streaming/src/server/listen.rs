@@ -1,4 +1,4 @@
-//! Connections, up to the moment at which they become sessions.
+//! Handles connections until they become sessions.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -25,9 +25,9 @@ use crate::transport::{self, Hangup, Transport};
 
 /// How long a connection may take to become a session.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// The pause after a failed accept: there are no descriptors, and others will be closed.
+/// The pause after a failed accept: no descriptors are free until other connections close.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Bytes of a request's head.
+/// Maximum length of a request's head, in bytes.
 const MAX_HEAD: usize = 16 << 10;
 
 /// Accepts connections.
@@ -41,7 +41,7 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// Until it is aborted; then all connections end.
+    /// Accepts until it is aborted; all connections end with it.
     pub(super) async fn accept_all(self) {
         let this = Arc::new(self);
         let mut connections = JoinSet::new();
@@ -76,7 +76,7 @@ impl Listener {
         }
     }
 
-    /// From a connection to a session. None: it did not become one.
+    /// Makes a session out of a connection. Returns None when the connection did not become one.
     async fn handshake(
         &self,
         socket: TcpStream,
@@ -136,7 +136,7 @@ impl Listener {
         let path = request.uri().path().trim_start_matches('/').to_owned();
         let (kind, token) = path.split_once('/').unwrap_or_default();
         let kind = if kind == "portforward" { Kind::PortForward } else { Kind::Process };
-        // Before the token is taken: a request that cannot become a session does not use it up.
+        // Negotiated before the token is taken: a request that cannot become a session does not use it up.
         let agreed = negotiate::negotiate(request.headers(), kind)?;
         let gone = || (StatusCode::NOT_FOUND, "no such session: its URL was used, or is too old".to_owned());
         let admit = |owner: &Arc<str>, offer: &Offer| {
@@ -144,7 +144,7 @@ impl Listener {
                 return Err(gone());
             }
             let slot = self.sessions.take(owner).map_err(too_many)?;
-            // One that was sent away at this moment leaves its token to the next try.
+            // A connection that was evicted at this moment leaves its token for the next try.
             if connection.leave() { Ok((slot, owner.clone())) } else { Err(gone()) }
         };
         let (offer, (slot, owner)) = self.tokens.take(token, admit).ok_or_else(gone)??;

@@ -34,33 +34,33 @@ use crate::websocket::LARGE;
 pub use self::tls::TlsError;
 pub use self::tokens::TooManySessions;
 
-/// How streams are served.
+/// The settings of the streaming server.
 #[derive(Debug, Clone)]
 pub struct StreamConfig {
-    /// Port 0 takes any.
+    /// Port 0 selects any free port.
     pub listen: SocketAddr,
-    /// PEM files with the certificate chain and its key, read anew when they change. None: no TLS.
+    /// PEM files with the certificate chain and its key, read again when they change. None: no TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// How long a URL is good for.
+    /// How long a URL is valid.
     pub url_lifetime: Duration,
-    /// URLs that may wait for their use.
+    /// How many URLs may wait for their clients.
     pub urls: Limit,
-    /// Sessions that may be open. One over a WebSocket holds a message of up to 2 MiB, and two of an owner and
-    /// eight in all hold up to 32 MiB.
+    /// How many sessions may be open. A session over a WebSocket holds a message of up to 2 MiB; two sessions
+    /// per owner, and eight in total, may hold up to 32 MiB.
     pub sessions: Limit,
-    /// Streams that may be open in all sessions that forward ports; one session may have 1024. Each holds at
-    /// most 128 kB that were not read yet. A connection has two of them; one, of a client that names its ports
-    /// at the start.
+    /// How many streams may be open in all port-forward sessions; one session may have 1024. Each holds at
+    /// most 128 kB of unread data. A connection has two streams, or one when the client names its ports at
+    /// the start.
     pub streams: Limit,
-    /// Connections that have shown no token: when there are more the oldest is closed.
+    /// How many connections may be open that have shown no token; when there are more, the oldest is closed.
     pub max_pending: usize,
-    /// A session in which nothing was sent either way for so long ends, as kubelet's do.
+    /// A session in which no bytes are sent in either direction for this long ends, as in kubelet.
     pub idle: Duration,
-    /// A client that has taken everything has so long to close its connection.
+    /// How long a client that has received everything may take to close its connection.
     pub closing: Duration,
-    /// A forwarded connection that takes nothing for so long, while its client has sent more than its window,
-    /// is reset: clients that know no windows have all others of the session wait for it. The only one has
-    /// forty times as long.
+    /// A forwarded connection that takes nothing for this long, although its client has sent more than its
+    /// window, is reset: with clients that know no windows, all others of the session wait for it. When it is
+    /// the only connection, the limit is forty times as long.
     pub stalled: Duration,
 }
 
@@ -81,7 +81,7 @@ impl Default for StreamConfig {
     }
 }
 
-/// Why streams cannot be served.
+/// The reason why streams cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("cannot listen on {address}: {source}")]
@@ -94,20 +94,21 @@ pub enum OpenError {
 #[derive(Clone)]
 struct SessionLimits {
     streams: Arc<Slots>,
-    /// Of long messages.
+    /// The slots for long messages.
     large: Arc<Slots>,
     idle_limits: IdleLimits,
     stalled: Duration,
 }
 
-/// Serves sessions under one-time URLs. Clones are the same server; its sessions end with the last of them.
+/// Serves sessions at one-time URLs. Clones share one server; its sessions end when the last clone is
+/// dropped.
 #[derive(Clone)]
 pub struct StreamServer {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    /// Of the URLs, without a path.
+    /// The beginning of the URLs, without a path.
     base: String,
     tokens: Arc<Tokens>,
     certificates: Option<Arc<Certificates>>,
@@ -121,7 +122,7 @@ impl Drop for Inner {
 }
 
 impl StreamServer {
-    /// Listens.
+    /// Begins to listen.
     ///
     /// # Errors
     /// [`OpenError`].
@@ -159,15 +160,16 @@ impl StreamServer {
         &self.inner.base
     }
 
-    /// The certificate that clients of `https` URLs will see now, in PEM. None: URLs are `http`. May read the
-    /// certificate's file.
+    /// The certificate that clients of `https` URLs get at present, in PEM. None when URLs are `http`. May
+    /// read the certificate's file.
     #[must_use]
     pub fn certificate(&self) -> Option<String> {
         self.inner.certificates.as_ref().map(|certificates| certificates.pem())
     }
 
-    /// A URL for one session with a process. The sessions of one `owner` are counted together. `kind` is a
-    /// word in the URL's path, for people; `serve` runs when the client has come and has all its streams.
+    /// Makes a URL for one session with a process. The sessions of one `owner` are counted together. `kind`
+    /// is a word in the URL's path that makes it readable; `serve` runs when the client has connected and has
+    /// opened all its streams.
     ///
     /// # Errors
     /// [`TooManySessions`].
@@ -185,8 +187,8 @@ impl StreamServer {
         self.offer(owner, kind, Offer::Process { request, serve })
     }
 
-    /// A URL for one port-forward session. A client that cannot name ports itself gets a connection to each
-    /// of `ports`.
+    /// Makes a URL for one port-forward session. A client that cannot name ports itself gets a connection to
+    /// each of `ports`.
     ///
     /// # Errors
     /// [`TooManySessions`].

@@ -1,4 +1,4 @@
-//! Which framing and which sub-protocol: from the headers of an upgrade request to those of its answer.
+//! Chooses the framing and the sub-protocol from the headers of an upgrade request, and makes the response.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -9,17 +9,17 @@ use crate::websocket;
 const SPDY_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const SPDY_ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 
-/// The purpose of a URL.
+/// The kind of session that a URL is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Process,
     PortForward,
 }
 
-/// How the session is carried.
+/// The framing of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Framing {
-    /// The protocol has a meaning for processes only.
+    /// The protocol is used for processes only.
     Spdy {
         protocol: Protocol,
     },
@@ -27,11 +27,11 @@ pub(super) enum Framing {
         protocol: Protocol,
         base64: bool,
     },
-    /// SPDY within a WebSocket.
+    /// SPDY in a WebSocket.
     Tunnel,
 }
 
-/// The framing and headers that both sides use.
+/// The agreed framing, and the headers of the response.
 #[derive(Debug)]
 pub(super) struct Negotiated {
     framing: Framing,
@@ -68,7 +68,7 @@ const WEBSOCKET_FORWARD: &[(&str, Framing)] = &[
 ];
 
 /// # Errors
-/// The status and text of the answer to a request that cannot become a session.
+/// The status and text of the response to a request that cannot become a session.
 pub(super) fn negotiate(headers: &HeaderMap, kind: Kind) -> Result<Negotiated, Refusal> {
     if !has_word(headers, &header::CONNECTION, "upgrade") {
         return Err(bad("this is for streams: the request must ask for an upgrade of the connection"));
@@ -134,7 +134,7 @@ enum Choice {
     NoneInCommon(String),
 }
 
-/// The first of the client's protocols that is known.
+/// Chooses the first of the client's protocols that is known.
 fn choose(headers: &HeaderMap, name: &HeaderName, known: &[(&'static str, Framing)]) -> Choice {
     let offered: Vec<&str> = words(headers, name).collect();
     if offered.is_empty() {
@@ -169,7 +169,7 @@ fn bad(text: &str) -> Refusal {
 }
 
 impl Negotiated {
-    /// The answer, and what is spoken after it.
+    /// Makes the response, and returns the framing that follows it.
     pub(super) fn accept(self) -> (Response<()>, Framing) {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

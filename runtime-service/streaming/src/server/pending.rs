@@ -1,5 +1,5 @@
-//! Connections that have shown no token yet. When there are too many the oldest has to go: the client of a
-//! session sends its request at once, so that those who say nothing keep it from nothing.
+//! Connections that have shown no token yet. When there are too many, the oldest is closed: the client of a
+//! session sends its request at once, so silent connections cannot keep it from being served.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,11 +8,11 @@ use crisp_operation::Cancel;
 
 pub(super) struct PendingConnections {
     most: usize,
-    /// The oldest first.
+    /// The connections, the oldest first.
     waiting: Mutex<VecDeque<Cancel>>,
 }
 
-/// The slot of one of them, until it is dropped or has shown a token.
+/// The slot of one connection, until it is dropped or the connection has shown a token.
 pub(super) struct PendingConnection {
     pending: Arc<PendingConnections>,
     evicted: Cancel,
@@ -27,7 +27,7 @@ impl PendingConnections {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Evicts the oldest if all slots are taken.
+    /// Adds a connection, and evicts the oldest if all slots are taken.
     pub(super) fn enter(self: &Arc<Self>) -> PendingConnection {
         let mut waiting = self.lock();
         if waiting.len() >= self.most
@@ -42,12 +42,13 @@ impl PendingConnections {
 }
 
 impl PendingConnection {
-    /// Returns when it has to go.
+    /// Returns when the connection is evicted.
     pub(super) async fn evicted(&self) {
         self.evicted.cancelled().await;
     }
 
-    /// It has shown a token: it cannot be evicted any more. False: it was already.
+    /// Notes that the connection has shown a token, so that it cannot be evicted any more. Returns false when
+    /// it was evicted before.
     pub(super) fn leave(&self) -> bool {
         let mut waiting = self.pending.lock();
         let at = waiting.iter().position(|connection| connection.is_same(&self.evicted));

@@ -1,4 +1,4 @@
-//! From an upgraded connection to a session with all its streams.
+//! Makes a session with all its streams out of an upgraded connection.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,9 +21,9 @@ use crate::stream::{StreamReader, StreamWriter};
 use crate::transport::{Duplex, Hangup, Transport};
 use crate::websocket::{self, Channels, Tunnel};
 
-/// How long a client may take to open the streams that it asked for.
+/// How long a client may take to open the requested streams.
 const STREAMS: Duration = Duration::from_secs(30);
-/// Streams that a client may open before they are looked at.
+/// How many streams a client may open before the session takes them.
 const WAITING: usize = 32;
 
 const STDIN: u8 = 0;
@@ -32,24 +32,24 @@ const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 
-/// A connection that is about to speak the agreed framing.
+/// A connection that is about to use the agreed framing.
 pub(super) struct Upgrading {
     pub(super) upgraded: OnUpgrade,
     pub(super) framing: Framing,
     pub(super) offer: Offer,
-    /// The session's own.
+    /// The slot of the session.
     pub(super) slot: Slot,
     pub(super) owner: Arc<str>,
 }
 
-/// The connection of a session before anything was said on it.
+/// The connection of a session before any bytes of the framing.
 struct Link {
     io: Box<dyn Duplex>,
     /// The bytes that were read after the request.
     read: BytesMut,
     hangup: Hangup,
     rules: Rules,
-    /// For long messages of a WebSocket.
+    /// The slots for long messages of a WebSocket.
     large: OwnedSlots,
 }
 
@@ -62,7 +62,8 @@ pub(super) async fn run(upgrading: Upgrading, hangup: Hangup, limits: &SessionLi
     let large = OwnedSlots { slots: limits.large.clone(), owner };
     match offer {
         Offer::Process { request, serve } => {
-            // It has five streams at most: those who forward ports must not take them.
+            // Such a session has five streams at most, so they do not count against those of port-forward
+            // sessions.
             let link = Link { io, read, hangup, rules: Rules::default(), large };
             process(request, serve, framing, link).await;
         }
@@ -76,7 +77,7 @@ pub(super) async fn run(upgrading: Upgrading, hangup: Hangup, limits: &SessionLi
     drop(slot);
 }
 
-/// The connection below HTTP, and what was read of it beyond the request.
+/// Returns the connection below HTTP, and the bytes that were read after the request.
 fn take_apart(upgraded: Upgraded) -> Option<(Box<dyn Duplex>, BytesMut)> {
     let parts = upgraded.downcast::<TokioIo<Transport>>().ok()?;
     Some((Box::new(parts.io.into_inner()), BytesMut::from(parts.read_buf)))
@@ -113,7 +114,8 @@ impl Link {
     }
 }
 
-/// The streams that the client opens over SPDY. None: it is gone, or does not open them in time.
+/// Takes the streams that the client opens over SPDY. Returns None when it is gone, or does not open them in
+/// time.
 async fn by_name(
     request: ProcessRequest,
     protocol: Protocol,
@@ -132,7 +134,7 @@ async fn by_name(
         Ok(None) => return None,
         Err(_) => {
             tracing::debug!(?request, "a client did not open all its streams in time");
-            // With input that is not read a client without windows would not get to the failure.
+            // While its input is not read, a client without windows would not get the failure.
             drop((streams.stdin.take(), streams.resize.take()));
             if let Some(error) = streams.error {
                 let failure =
@@ -168,7 +170,8 @@ struct Streams {
 }
 
 impl Streams {
-    /// The half that is used of it. A second stream of a name, or one of an unknown name, is reset.
+    /// Keeps the half of the stream that is used. A second stream of the same name, or one with an unknown
+    /// name, is reset.
     fn add(&mut self, incoming: Incoming) {
         let Incoming { headers, reader, writer, .. } = incoming;
         match headers.get("streamtype").unwrap_or_default() {
@@ -197,7 +200,7 @@ fn input(reader: StreamReader, writer: StreamWriter) -> StreamReader {
     reader
 }
 
-/// Over a WebSocket all streams are there from the start.
+/// Makes the streams of a WebSocket, which all exist from the start.
 async fn by_number(
     request: ProcessRequest,
     protocol: Protocol,
@@ -233,12 +236,12 @@ async fn forward(ports: &[u16], framing: Framing, mut link: Link) -> (Carrier, S
 }
 
 async fn forward_fixed(ports: &[u16], base64: bool, mut link: Link) -> (Carrier, Source) {
-    // The number of a channel is a byte: two of them for each port, without the one that closes.
+    // The number of a channel is a byte: each port has two, and one number is reserved for closing.
     let ports: Vec<(u8, u16)> = (0..127).map(|n| n * 2).zip(ports.iter().copied()).collect();
     let read_from = ports.iter().map(|(channel, _)| *channel).collect();
     let slots = link.rules.slots.take();
     if ports.len() == 1 {
-        // No other is held up by it.
+        // There is no other connection that waits for it.
         link.rules.patience = None;
     }
     let running = link.websocket(read_from, base64, false).await;
@@ -250,14 +253,15 @@ async fn forward_fixed(ports: &[u16], base64: bool, mut link: Link) -> (Carrier,
     (Carrier::WebSocket(running), Source::Fixed(streams))
 }
 
-/// Both channels of a port begin with its number, little-endian. None: there is no slot for it, or no client.
+/// Sends the port number on both channels of a port, little-endian. Returns None when there is no slot for
+/// it, or when the client is gone.
 async fn fixed(
     running: &websocket::Running,
     channel: u8,
     port: u16,
     slot: Result<Option<Slot>, Full>,
 ) -> Option<PortStream> {
-    // Dropped without a slot: what comes on the channel is thrown away.
+    // Without a slot the reader is dropped, and the data of the channel is discarded.
     let reader = running.reader(channel)?;
     let (mut writer, mut error) = (running.writer(channel), running.writer(channel + 1));
     writer.write(&port.to_le_bytes()).await.ok()?;

@@ -1,4 +1,4 @@
-//! The certificate of the streaming server, read anew when its files change.
+//! The certificate of the streaming server, read again when its files change.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// How often the files are looked at, at most.
+/// The shortest time between two checks of the files.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// A certificate that cannot be used.
@@ -25,11 +25,11 @@ pub struct TlsError {
     why: String,
 }
 
-/// The used content of the files.
+/// The parsed content of the files.
 #[derive(Clone)]
 struct Used {
     config: Arc<ServerConfig>,
-    /// The first of the chain.
+    /// The first certificate of the chain.
     own: CertificateDer<'static>,
 }
 
@@ -58,7 +58,7 @@ impl Certificates {
         TlsAcceptor::from(used.config).accept(socket).await
     }
 
-    /// The server's own certificate, in PEM.
+    /// Returns the server's own certificate, in PEM.
     pub(super) fn pem(&self) -> String {
         let text = STANDARD.encode(&self.current().own);
         let lines: Vec<&str> =
@@ -66,7 +66,8 @@ impl Certificates {
         format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
     }
 
-    /// A pair of files that does not fit, as between two writes, leaves the last one that did in use.
+    /// Returns the present certificate. While the two files do not match, for example between two writes, the
+    /// last matching pair stays in use.
     fn current(&self) -> Used {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.looked.elapsed() >= LOOK {
@@ -116,7 +117,7 @@ mod tests {
         std::fs::read(path).unwrap()
     }
 
-    /// Replaces a file; looks at both when they are `due`.
+    /// Replaces a file, and checks both files when they are `due`.
     fn replace(certificates: &Certificates, path: &Path, name: &str, age: u64, due: bool) {
         let file = std::fs::File::create(path).unwrap();
         io::Write::write_all(&mut &file, &pem(name)).unwrap();

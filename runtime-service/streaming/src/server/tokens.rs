@@ -1,4 +1,4 @@
-//! Offers that wait for their clients, under random tokens.
+//! Offers of sessions that wait for their clients, by random token.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -11,7 +11,7 @@ use crate::port_forward::PortForwardSession;
 use crate::process::{ProcessRequest, ProcessSession};
 use crate::slots::Limit;
 
-/// How often offers are looked through for old ones.
+/// The shortest interval between two searches for expired offers.
 const MIN_LOOK: Duration = Duration::from_millis(10);
 const MAX_LOOK: Duration = Duration::from_secs(5);
 
@@ -24,7 +24,7 @@ pub(super) enum Offer {
     PortForward { ports: Vec<u16>, serve: Serve<PortForwardSession> },
 }
 
-/// Too many sessions were requested that no client has come for.
+/// Too many sessions that were requested have no client yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{max} streaming sessions wait for their clients already: try again in a minute")]
 pub struct TooManySessions {
@@ -52,7 +52,7 @@ impl Tokens {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the token: 128 random bits.
+    /// Adds an offer and returns its token: 128 random bits.
     pub(super) fn put(&self, owner: Arc<str>, offer: Offer) -> Result<String, TooManySessions> {
         let token = random().ok_or(TooManySessions { max: 0 })?;
         self.drop_old();
@@ -67,7 +67,8 @@ impl Tokens {
         Ok(token)
     }
 
-    /// Once: the token means nothing afterwards. Unless `admit`, which is asked first, refuses.
+    /// Takes the offer of a token, which is then used up. `admit` is called first; when it refuses, the offer
+    /// stays.
     pub(super) fn take<T, E>(
         &self,
         token: &str,
@@ -81,15 +82,15 @@ impl Tokens {
         }
     }
 
-    /// Drops what nothing can take any more, and what it holds.
+    /// Drops expired offers.
     pub(super) fn drop_old(&self) {
         let now = Instant::now();
         let old: Vec<_> = self.lock().extract_if(|_, waiting| waiting.until <= now).collect();
-        // Not under the lock: it is others' code that runs now.
+        // Dropped without the lock: dropping an offer runs code of other modules.
         drop(old);
     }
 
-    /// When [`drop_old`](Self::drop_old) is to be called.
+    /// The times at which [`drop_old`](Self::drop_old) is to be called.
     pub(super) fn looks(&self) -> Interval {
         let mut looks = tokio::time::interval(self.lifetime.clamp(MIN_LOOK, MAX_LOOK));
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,7 +98,7 @@ impl Tokens {
     }
 }
 
-/// None: the kernel gives no random bytes, which does not happen once it has booted.
+/// Returns None when the kernel has no random bytes, which does not happen once it has booted.
 fn random() -> Option<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).ok()?;

@@ -1,4 +1,4 @@
-//! One SPDY connection: what is shared by its streams, and how they send.
+//! One SPDY connection: the state that its streams share, and the sending of frames.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::slots::OwnedSlots;
 use crate::stream::{Framing, Queue, Sent, StreamError, StreamReader, StreamWriter};
 use crate::transport::{Duplex, Hangup};
 
-/// Streams that may be open at once.
+/// How many streams may be open at once.
 pub(super) const MAX_STREAMS: usize = 1024;
-/// The longest data frame: others get their turn after it.
+/// The longest data frame. After each frame another writer gets its turn.
 const MAX_DATA: usize = 64 << 10;
 
 /// A stream that the peer opened.
@@ -31,10 +31,10 @@ pub(crate) struct Incoming {
 /// The limits for a connection, in addition to those of the protocol.
 #[derive(Clone, Default)]
 pub(crate) struct Rules {
-    /// Each stream of the peer takes one.
+    /// The slots for streams of the peer; each stream takes one.
     pub(crate) slots: Option<OwnedSlots>,
-    /// How long a stream without windows that takes nothing may hold up the others; forty times that where there
-    /// are none. None: as long as it wants.
+    /// How long a stream without windows may take nothing while the others wait for it; forty times as long
+    /// when there are no others. None: without limit.
     pub(crate) patience: Option<Duration>,
 }
 
@@ -43,7 +43,7 @@ pub(crate) struct Connection {
     pub(super) rules: Rules,
     state: Mutex<State>,
     output: tokio::sync::Mutex<Output>,
-    /// Control frames wait to be sent.
+    /// Wakes the flush task when control frames are to be sent.
     pub(super) unsent: Notify,
     pub(super) hangup: Hangup,
     /// Cancelled when the connection is over.
@@ -69,7 +69,7 @@ impl Connection {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something that may lead to control frames, and has them sent.
+    /// Calls `act`, which may queue control frames, and has them sent.
     pub(super) fn with_answers<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.lock();
         let done = act(&mut state);
@@ -79,14 +79,14 @@ impl Connection {
         done
     }
 
-    /// Ends everything: readers and writers get [`StreamError::Lost`].
+    /// Ends the whole connection: readers and writers get [`StreamError::Lost`].
     pub(super) fn lose(&self) {
         self.over.cancel();
         let streams = std::mem::take(&mut self.lock().streams);
         streams.values().for_each(|stream| stream.end(Err(StreamError::Lost)));
     }
 
-    /// Opens a stream towards the peer. `fin`: this side sends nothing on it.
+    /// Opens a stream to the peer. `fin`: this side sends nothing on it.
     pub(crate) fn open(
         self: &Arc<Self>,
         headers: &Headers,
@@ -123,11 +123,13 @@ impl Connection {
         entry.end(Err(StreamError::Reset));
     }
 
-    /// Waits until at least one byte of `data` may be sent, sends what may be, and returns how much that was.
+    /// Waits until at least one byte of `data` may be sent, sends as much as is allowed, and returns its
+    /// length.
     async fn send_some(&self, stream: u32, data: &[u8]) -> Result<usize, StreamError> {
         loop {
             let room = {
-                // Before the windows: a writer that is dropped while it waits here has taken nothing of them.
+                // Locked before a window is reserved: a writer that is dropped while it waits here has
+                // reserved nothing.
                 let mut output = self.turn().await?;
                 let reserved = self.lock().reserve(stream, data.len().min(MAX_DATA));
                 match reserved.map_err(|error| self.loss_or(error))? {
@@ -142,8 +144,8 @@ impl Connection {
         }
     }
 
-    /// Waits for the others that send, and sends what one of them left that was dropped: so at most one frame
-    /// is left over, whatever the number of those that are dropped.
+    /// Waits for other writers, and sends the rest of a frame whose writer was dropped. So at most one frame
+    /// is unfinished, however many writers are dropped.
     async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, Output>, StreamError> {
         let mut output = self.output.lock().await;
         if output.has_pending() {
@@ -152,7 +154,7 @@ impl Connection {
         Ok(output)
     }
 
-    /// Why a stream is not there any more: those of a lost connection are all gone.
+    /// The reason why a stream is not open any more: a lost connection has ended all its streams.
     fn loss_or(&self, error: StreamError) -> StreamError {
         if self.over.is_cancelled() { StreamError::Lost } else { error }
     }
@@ -170,7 +172,7 @@ impl Connection {
         self.flush(output, data).await
     }
 
-    /// Sends the control frames that wait.
+    /// Sends the queued control frames.
     pub(super) async fn send_control(&self) -> Result<(), StreamError> {
         let mut output = self.turn().await?;
         let control = std::mem::take(&mut self.lock().control);
@@ -179,7 +181,7 @@ impl Connection {
     }
 
     async fn flush(&self, output: &mut Output, data: &[u8]) -> Result<(), StreamError> {
-        /// Has the flush task go on when a writer is dropped.
+        /// Wakes the flush task when a writer is dropped in the middle of a frame.
         struct GoOn<'a>(&'a Notify, bool);
         impl Drop for GoOn<'_> {
             fn drop(&mut self) {
@@ -200,7 +202,7 @@ impl Connection {
         flushed
     }
 
-    /// Sends what is left and says that nothing more comes; waits as long as the peer is there.
+    /// Sends all pending bytes and the end; waits for as long as the peer is connected.
     pub(super) async fn shut_down(&self) {
         {
             let mut state = self.lock();

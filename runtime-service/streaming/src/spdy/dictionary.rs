@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn it_is_the_dictionary_of_every_other_implementation() {
         assert_eq!(DICTIONARY.len(), 1423);
-        // The checksum by which a zlib stream names its dictionary; browsers sent it for years.
+        // The checksum by which a zlib stream names its dictionary. Browsers sent it for years.
         let (mut a, mut b) = (1u32, 0u32);
         for byte in DICTIONARY.iter() {
             a = (a + u32::from(*byte)) % 65_521;

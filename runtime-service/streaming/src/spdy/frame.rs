@@ -1,4 +1,4 @@
-//! Frames of SPDY/3.1 as bytes, both ways. No input or output happens here.
+//! Encodes and decodes frames of SPDY/3.1. This module does no input or output.
 //!
 //! ```text
 //!  control  |1| version 15 | type 16 | flags 8 | length 24 | fields
@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::header_block::{Deflater, HeaderError, Headers, Inflater};
 
-/// The longest control frame. Those of a kubelet have some 100 bytes.
+/// The longest control frame. Those of a kubelet have about 100 bytes.
 const MAX_CONTROL: usize = 16 << 10;
 const CONTROL: u32 = 1 << 31;
 const VERSION: u32 = 3;
@@ -28,7 +28,7 @@ const WINDOW_UPDATE: u32 = 9;
 /// The setting with the size of a new stream's window.
 const INITIAL_WINDOW_SIZE: u32 = 7;
 
-/// Why a stream is reset.
+/// The reason why a stream is reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum ResetReason {
@@ -40,7 +40,7 @@ pub enum ResetReason {
     StreamAlreadyClosed = 9,
 }
 
-/// A frame of a peer. Frames without meaning here (credentials, unknown types) do not appear.
+/// A frame of the peer. Frames that are ignored here (credentials, unknown types) do not appear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
     SynStream {
@@ -55,7 +55,7 @@ pub enum Frame {
     RstStream {
         stream: u32,
     },
-    /// The window that new streams have from now on.
+    /// The window of new streams from now on.
     Settings {
         initial_window: Option<u32>,
     },
@@ -63,7 +63,7 @@ pub enum Frame {
         id: u32,
     },
     GoAway,
-    /// Further headers of a stream: only their end matters here.
+    /// More headers of a stream. Only `fin` matters here.
     Headers {
         stream: u32,
         fin: bool,
@@ -72,7 +72,7 @@ pub enum Frame {
         stream: u32,
         delta: u32,
     },
-    /// A piece of a data frame; `fin` only with the last piece.
+    /// A piece of a data frame; `fin` is set only in the last piece.
     Data {
         stream: u32,
         bytes: Bytes,
@@ -80,7 +80,7 @@ pub enum Frame {
     },
 }
 
-/// Bytes that are no SPDY. The connection is over then.
+/// Bytes that are not SPDY. They end the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     #[error("a control frame of {length} bytes is longer than {MAX_CONTROL}")]
@@ -93,16 +93,17 @@ pub enum FrameError {
     Headers(#[from] HeaderError),
 }
 
-/// Reads the frames of one connection.
+/// Decodes the frames of one connection.
 #[derive(Default)]
 pub struct Decoder {
     inflater: Inflater,
-    /// The data frame under way: stream, bytes left, fin.
+    /// The unfinished data frame: stream, remaining bytes, fin.
     data: Option<(u32, usize, bool)>,
 }
 
 impl Decoder {
-    /// Takes the next frame, or piece of a data frame, out of `input`. None: more input is needed.
+    /// Takes the next frame, or a piece of a data frame, out of `input`. Returns None when it needs more
+    /// input.
     ///
     /// # Errors
     /// [`FrameError`], after which no further frame can be read.
@@ -156,7 +157,7 @@ impl Decoder {
         let frame = match kind {
             SYN_STREAM => {
                 let stream = stream_id(number()?).ok_or(malformed)?;
-                // The associated stream, the priority and the slot say nothing here.
+                // The associated stream, the priority and the slot are ignored.
                 let block = fields.get(10..).ok_or(malformed)?;
                 Frame::SynStream { stream, headers: self.inflater.read(block)?, fin }
             }
@@ -183,7 +184,7 @@ fn stream_id(number: u32) -> Option<u32> {
     Some(number & !CONTROL).filter(|id| *id != 0)
 }
 
-/// The setting of that name in a SETTINGS frame. The outer None: it is cut short.
+/// The initial window in a SETTINGS frame, if it has one. The outer None means that the frame is cut short.
 fn initial_window(fields: &[u8]) -> Option<Option<u32>> {
     let (count, entries) = fields.split_first_chunk::<4>()?;
     let count = usize::try_from(u32::from_be_bytes(*count)).ok()?;
@@ -195,7 +196,7 @@ fn initial_window(fields: &[u8]) -> Option<Option<u32>> {
     Some(entries.find(|(id, _)| *id == INITIAL_WINDOW_SIZE).map(|(_, value)| value))
 }
 
-/// Writes the control frames of one connection, in their order.
+/// Encodes the control frames of one connection, in their order.
 #[derive(Default)]
 pub(super) struct Encoder {
     deflater: Deflater,
@@ -210,7 +211,7 @@ impl Encoder {
         into.extend_from_slice(&block);
     }
 
-    /// The answer to SYN_STREAM: without it a peer drops the data of the stream.
+    /// Writes the response to SYN_STREAM. Without it a peer drops the data of the stream.
     pub(super) fn syn_reply(&mut self, into: &mut Vec<u8>, stream: u32) {
         let block = self.deflater.write(&Headers::default());
         control(into, SYN_REPLY, false, 4 + block.len());
@@ -239,7 +240,7 @@ pub(super) fn window_update(into: &mut Vec<u8>, stream: u32, delta: u32) {
     numbers(into, WINDOW_UPDATE, &[stream, delta]);
 }
 
-/// The bytes before those of a data frame.
+/// The head of a data frame.
 pub(super) fn data_head(stream: u32, length: usize, fin: bool) -> [u8; 8] {
     let mut head = [0; 8];
     let length = u32::try_from(length).unwrap_or(LENGTH) & LENGTH;

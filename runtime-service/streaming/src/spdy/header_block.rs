@@ -4,12 +4,13 @@ use flate2::{Decompress, FlushDecompress, Status};
 
 use super::dictionary::DICTIONARY;
 
-/// The longest inflated block. Those of a kubelet have some 100 bytes.
+/// The longest inflated block. Those of a kubelet have about 100 bytes.
 const MAX_INFLATED: usize = 16 << 10;
-/// The most headers of one block.
+/// The largest number of headers in one block.
 const MAX_HEADERS: u32 = 64;
 
-/// A block that cannot be used. The connection is over then: both sides share the state of the compression.
+/// A block that cannot be decoded. It ends the connection, because both sides share the state of the
+/// compression.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
     #[error("a header block is not compressed with zlib and the dictionary of SPDY/3")]
@@ -30,14 +31,14 @@ impl Headers {
         Self(headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 
-    /// The first value of that name.
+    /// The first value of this name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// Reads the blocks of one connection, in their order.
+/// Decodes the header blocks of one connection, in their order.
 pub struct Inflater(Decompress);
 
 impl Default for Inflater {
@@ -66,7 +67,7 @@ impl Inflater {
             match status {
                 Ok(Status::StreamEnd) => return Err(HeaderError::Compression),
                 Ok(_) if inflated.len() > MAX_INFLATED => return Err(HeaderError::TooLong),
-                // Room was left in the output: everything that the block has was written.
+                // The output has room left, so everything in the block was written.
                 Ok(_) if rest.is_empty() && inflated.len() < inflated.capacity() => return Ok(inflated),
                 Ok(_) if inflated.len() == inflated.capacity() => inflated.reserve(inflated.capacity()),
                 Ok(_) if used == 0 && inflated.len() == written => return Err(HeaderError::Compression),
@@ -81,7 +82,7 @@ impl Inflater {
     }
 }
 
-/// None: cut short.
+/// Returns None when the block is cut short.
 fn parse(block: &[u8]) -> Option<Result<Headers, HeaderError>> {
     let mut rest = block;
     let count = number(&mut rest)?;
@@ -109,20 +110,21 @@ fn text(rest: &mut &[u8]) -> Option<String> {
     String::from_utf8(text.to_vec()).ok()
 }
 
-/// Writes the blocks of one connection, in their order.
+/// Encodes the header blocks of one connection, in their order.
 ///
-/// They are zlib's in form only: a stream without a dictionary, of stored blocks (RFC 1951 section 3.2.4). A
-/// server sends next to no headers, and a compressor for them would take each session a quarter of a megabyte.
-/// An empty block ends each one, as a flush does: Go's inflater gives out what it has only when it sees that.
+/// The blocks have the format of zlib but are not compressed: one stream without a dictionary, of stored
+/// blocks (RFC 1951 section 3.2.4). A server sends very few headers, and a compressor for them would take a
+/// quarter of a megabyte per session. Each block ends with an empty one, as a flush does: the inflater of Go
+/// returns its output only after that.
 #[derive(Default)]
 pub(super) struct Deflater {
     begun: bool,
 }
 
 impl Deflater {
-    /// The head of a zlib stream: deflate, no dictionary, and a sum that fits.
+    /// The head of a zlib stream: deflate, no dictionary, a valid check sum.
     const HEAD: [u8; 2] = [0x78, 0x01];
-    /// Not the last block, stored, of length 0.
+    /// A stored block of length 0 that is not the last one.
     const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 
     pub(super) fn write(&mut self, headers: &Headers) -> Vec<u8> {
@@ -144,7 +146,7 @@ impl Deflater {
         }
         for piece in block.chunks(u16::MAX.into()) {
             let length = u16::try_from(piece.len()).unwrap_or(u16::MAX);
-            // Not the last one, and stored.
+            // A stored block that is not the last one.
             deflated.push(0);
             deflated.extend_from_slice(&length.to_le_bytes());
             deflated.extend_from_slice(&(!length).to_le_bytes());
@@ -180,7 +182,8 @@ mod tests {
 
     #[test]
     fn blocks_of_another_implementation_are_read() {
-        // Written by compress/zlib of Go 1.26 at its best compression, which kubectl has, one after the other.
+        // Written by compress/zlib of Go 1.26 with its best compression, which kubectl uses, one block after
+        // the other.
         let error = hex("78f9e3c6a7c26260606004a7b392a2d4c45c6851c29a0a0a6800000000ffff");
         let data = hex("02a5470c295029930829b08bc079c3c2c0c280818181b30812c199a084cf6800000000ffff");
         let mut inflater = Inflater::default();
@@ -210,7 +213,8 @@ mod tests {
         let other = Compress::new(Compression::fast(), true);
         let mut plain = Vec::with_capacity(100);
         { other }.compress_vec(b"\0\0\0\0", &mut plain, FlushCompress::Sync).unwrap();
-        // Without the dictionary: zlib knows no difference, and there is none.
+        // Compressed without the dictionary. zlib does not notice, and an empty list does not use the
+        // dictionary.
         assert_eq!(Inflater::default().read(&plain), Ok(Headers::default()));
     }
 

@@ -1,5 +1,4 @@
-//! SPDY/3.1, as far as kubelet, kubectl and crictl speak it: streams with headers, half close and flow
-//! control.
+//! SPDY/3.1, as far as kubelet, kubectl and crictl use it: streams with headers, half close and flow control.
 //!
 //! ```text
 //!   peer ──bytes──> read task ─Decoder─> Queue ──> StreamReader
@@ -7,16 +6,18 @@
 //!                      └────── control frames, by the flush task when nothing else is sent
 //! ```
 //!
-//! - [`Connection`](connection::Connection) is what its streams share, [`State`](state::State) the protocol's
-//!   state; [`Running`] owns the tasks and ends them.
-//! - [`receive`] says what each frame of the peer leads to.
-//! - [`Decoder`](frame::Decoder) and the encoders turn bytes into [`Frame`](frame::Frame)s and back, without any input or output.
-//! - [`Inflater`](header_block::Inflater) reads headers that are compressed with the dictionary; its counterpart
-//!   writes them in the same form, uncompressed.
+//! - [`Connection`](connection::Connection) is shared by its streams, [`State`](state::State) is the state of
+//!   the protocol; [`Running`] owns the tasks and ends them.
+//! - [`receive`] handles each frame of the peer.
+//! - [`Decoder`](frame::Decoder) and the encoders convert between bytes and [`Frame`](frame::Frame)s, without
+//!   any input or output.
+//! - [`Inflater`](header_block::Inflater) decodes headers that are compressed with the dictionary; its
+//!   counterpart writes them in the same format, uncompressed.
 //!
-//! moby/spdystream, in kubelet, kubectl and crictl, neither announces windows nor heeds them. So windows are
-//! heeded towards a peer from the first time that it announces one, and it has to heed ours from then on. Of a
-//! peer without windows no more is read from the connection until there is room, within limits.
+//! moby/spdystream, in kubelet, kubectl and crictl, neither announces windows nor respects them. So windows
+//! count towards a peer only after it has announced one, and from then on it must respect ours. When a peer
+//! has no windows and a stream has no room, nothing more is read from the connection until there is room,
+//! within limits.
 
 mod connection;
 mod dictionary;

@@ -1,4 +1,4 @@
-//! The writing half of a connection. Frames stay whole when a writer is dropped in the middle of one.
+//! The writing half of a connection. Frames stay complete when a writer is dropped in the middle of one.
 
 use std::io::{self, IoSlice};
 
@@ -9,9 +9,9 @@ use crate::transport::Duplex;
 
 pub(super) struct Output {
     io: WriteHalf<Box<dyn Duplex>>,
-    /// Bytes of whole frames that are not sent yet.
+    /// The bytes of complete frames that are not sent yet.
     pending: BytesMut,
-    /// The peer has our end: nothing is sent any more.
+    /// The end has been sent; nothing is sent after it.
     is_shut: bool,
 }
 
@@ -20,7 +20,7 @@ impl Output {
         Self { io, pending: BytesMut::new(), is_shut: false }
     }
 
-    /// Whether a writer was dropped before it had sent all of its frame.
+    /// Whether a writer was dropped before it had sent its whole frame.
     pub(super) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -29,10 +29,12 @@ impl Output {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// Sends everything, with `data` as its end. Dropped before its end, the next call goes on.
+    /// Sends the pending bytes and then `data`. When this future is dropped before its end, the next call
+    /// continues.
     ///
-    /// After [`shut_down`](Self::shut_down) nothing is sent, and that is no failure: answers to what the peer
-    /// still sends, such as pings, must not end a connection whose last bytes it has not taken yet.
+    /// After [`shut_down`](Self::shut_down) nothing is sent, and that is not an error: responses to frames
+    /// that the peer still sends, such as pings, must not end a connection whose last bytes the peer has not
+    /// received yet.
     pub(super) async fn send(&mut self, data: &[u8]) -> io::Result<()> {
         if self.is_shut {
             self.pending.clear();
@@ -49,7 +51,7 @@ impl Output {
     }
 }
 
-/// The end of a frame, which is sent from where it is. What is left of it when it is dropped is kept.
+/// The part of a frame that is sent from the caller's buffer. Dropping it keeps the bytes that were not sent.
 struct Frame<'a> {
     output: &'a mut Output,
     data: &'a [u8],

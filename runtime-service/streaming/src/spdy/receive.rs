@@ -1,11 +1,11 @@
-//! Handles the frames of the peer. This is the only task that reads the connection: while it waits, all
-//! streams of the session wait.
+//! Handles the frames of the peer. Only this task reads the connection: while it waits, all streams of the
+//! session wait.
 //!
-//! | a stream's reader has no room | |
+//! | the peer, when a stream's reader has no room | effect |
 //! |---|---|
-//! | the peer has announced windows, so it knows ours | it broke its window: the stream is reset |
-//! | it has none (moby/spdystream), the session forwards ports | waited for; after [`Rules::patience`] without progress, or forty times that where it is the only connection, the stream is reset |
-//! | it has none, the session has one process | waited for: no other stream is there to be held up |
+//! | has announced windows, so it knows ours | it sent more than its window: the stream is reset |
+//! | has no windows (moby/spdystream), in a port-forward session | the connection waits; after [`Rules::patience`] without progress, or forty times that when it is the only connection, the stream is reset |
+//! | has no windows, in a session with one process | the connection waits: there is no other stream to delay |
 
 use std::sync::Arc;
 
@@ -18,15 +18,15 @@ use super::state::{Role, Target};
 use crate::slots::OwnedSlots;
 use crate::stream::{Put, StreamError};
 
-/// The streams of one forwarded connection: its bytes, and its error.
+/// The number of streams of one forwarded connection: data and error.
 const PAIR: usize = 2;
-/// How many times its patience a connection has that is the only one.
+/// The factor of the patience for a connection that is the only one.
 const ALONE: u32 = 40;
-/// Answers that wait for a peer that does not read.
+/// Maximum size of the queued responses for a peer that does not read.
 const MAX_CONTROL: usize = 64 << 10;
 
 impl Connection {
-    /// Does what a frame asks.
+    /// Handles one frame.
     pub(super) async fn receive(
         self: &Arc<Self>,
         frame: Frame,
@@ -48,7 +48,7 @@ impl Connection {
             }
             Frame::Settings { initial_window } => self.lock().settings(initial_window),
             Frame::Ping { id } => self.ping(id),
-            // The peer opens no more streams; those that are open go on.
+            // The peer opens no more streams; open streams continue.
             Frame::GoAway => {}
             Frame::WindowUpdate { stream, delta } => self.lock().window_update(stream, delta.into()),
             Frame::Data { stream, bytes, fin } => {
@@ -74,7 +74,7 @@ impl Connection {
         self.unsent.notify_one();
         let of_peer = (stream % 2 == 1) == (self.role == Role::Server);
         if !of_peer || stream <= state.last_of_peer {
-            // A number is used once. What was opened under it before is in doubt, too.
+            // A stream number may be used only once. The stream that was opened with it before ends too.
             let ended = state.streams.remove(&stream);
             state.reset_with(stream, ResetReason::ProtocolError);
             drop(state);
@@ -96,7 +96,7 @@ impl Connection {
     }
 
     fn ping(&self, id: u32) {
-        // Its own come back; none were sent from here.
+        // A ping with a number of this side would be a reply, but this side sends no pings.
         if (id % 2 == 1) == (self.role == Role::Server) {
             frame::ping(&mut self.lock().control, id);
             self.unsent.notify_one();
@@ -118,13 +118,13 @@ impl Connection {
                 return Ok(());
             }
             Put::Full => {
-                // It holds up no other that is known of. But one that comes now is not read before this is.
+                // No other open stream waits for it. But a stream that the peer opens now is not read before.
                 let is_alone = self.lock().streams.len() <= PAIR;
                 let patience = self.rules.patience.map(|time| if is_alone { time * ALONE } else { time });
                 let put = tokio::select! {
                     biased;
                     put = queue.put(bytes, patience) => put,
-                    // A server closes behind its last byte: its client reads that first.
+                    // A server closes after its last byte, and its client must read that byte first.
                     () = self.hangup.wait(), if self.role == Role::Server => return Err(StreamError::Lost),
                     () = self.over.cancelled() => return Err(StreamError::Lost),
                 };
@@ -140,7 +140,7 @@ impl Connection {
             }
         };
         if !is_read {
-            // Thrown away is as good as read.
+            // Discarded bytes count as read.
             self.with_answers(|state| state.taken(stream, bytes.len()));
         }
         Ok(())

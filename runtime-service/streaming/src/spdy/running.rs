@@ -12,7 +12,7 @@ use super::frame::Decoder;
 use super::state::Role;
 use crate::transport::{Duplex, Hangup};
 
-/// Read at once.
+/// Size of one read.
 const READ: usize = 32 << 10;
 
 /// A connection with its tasks. Dropping it ends both.
@@ -23,7 +23,7 @@ pub(crate) struct Running {
 
 impl Running {
     /// `read`: bytes of the peer that have been read already. At most `waiting` streams of the peer wait to
-    /// be taken; it is told that further ones are refused, and all of them once the receiver is dropped.
+    /// be taken; further ones are refused, and all of them are once the receiver is dropped.
     pub(crate) fn start(
         role: Role,
         rules: Rules,
@@ -62,8 +62,9 @@ impl Running {
         self.connection.over.cancelled().await;
     }
 
-    /// Sends what is left, and closes once the peer has done so too, or has taken everything, however long that
-    /// takes: closing before would make it miss the end, and a client without the end reports success.
+    /// Sends all pending bytes, and closes after the peer has closed or has received everything, however long
+    /// that takes. If it closed before, the peer would miss the end, and a client without the end reports
+    /// success.
     pub(crate) async fn finish(self) {
         self.connection.shut_down().await;
         tokio::select! {

@@ -1,4 +1,4 @@
-//! The streams of one connection, their windows, and the control frames that are to be sent.
+//! The streams of one connection, their windows, and the queued control frames.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::windows::{Announced, Window};
 use crate::slots::Slot;
 use crate::stream::{Queue, StreamError, WINDOW};
 
-/// Which side of the connection this is: streams of a client have odd numbers.
+/// The side of the connection: streams of a client have odd numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Client,
@@ -30,17 +30,17 @@ pub(super) struct State {
 pub(super) struct Stream {
     queue: Arc<Queue>,
     window: Window,
-    /// The window has become wider, or the stream is over.
+    /// Wakes the writer when the window has grown or the stream has ended.
     room: Arc<Notify>,
     we_closed: bool,
     peer_closed: bool,
-    /// None on the client's side, which counts its own.
+    /// None on the client's side, which limits its own streams.
     _slot: Option<Slot>,
 }
 
 /// The destination of the bytes of a data frame.
 pub(super) enum Target {
-    /// `heeds_windows`: a peer that has windows of its own keeps to this one.
+    /// `heeds_windows`: the peer has windows of its own, so it must respect this one.
     Queue {
         queue: Arc<Queue>,
         heeds_windows: bool,
@@ -86,8 +86,8 @@ impl State {
         frame::rst_stream(&mut self.control, stream, reason);
     }
 
-    /// Where the bytes of a data frame go. They count as received by the session in any case: as a whole it
-    /// holds what its streams hold, and is never the tighter window.
+    /// Finds the destination of a data frame's bytes. For the window of the session they always count as
+    /// read: the session holds only what its streams hold, and its window is never the smaller one.
     pub(super) fn target(&mut self, stream: u32, bytes: usize) -> Target {
         if let Some(delta) = self.session.free(bytes) {
             frame::window_update(&mut self.control, 0, delta);
@@ -96,13 +96,13 @@ impl State {
             Some(entry) if !entry.peer_closed => {
                 Target::Queue { queue: entry.queue.clone(), heeds_windows: self.announced.streams }
             }
-            // It may have been sent before the peer learned of a reset.
+            // The peer may have sent it before it learned of a reset.
             None if stream <= self.last_of_peer || stream < self.next_of_ours => Target::Discard,
             None => {
                 self.reset_with(stream, ResetReason::InvalidStream);
                 Target::Discard
             }
-            // The peer takes the reset for the end of both directions.
+            // For the peer the reset ends both directions.
             Some(_) => {
                 self.reset_with(stream, ResetReason::StreamAlreadyClosed);
                 let ended = self.streams.remove(&stream);
@@ -134,14 +134,15 @@ impl State {
         }
     }
 
-    /// The peer has taken a stream. A server without windows (moby/spdystream) is known from then on.
+    /// Notes that the peer has accepted a stream. A server that has announced no window before
+    /// (moby/spdystream) has none.
     pub(super) fn replied(&mut self) {
         if self.announced.are_denied() {
             self.streams.values().for_each(|stream| stream.room.notify_one());
         }
     }
 
-    /// The inner error is what to wait for.
+    /// Reserves a part of the windows for `wanted` bytes. The inner error is the event to wait for.
     pub(super) fn reserve(
         &mut self,
         stream: u32,
@@ -157,7 +158,7 @@ impl State {
         Ok(Ok(bytes))
     }
 
-    /// The reader has taken so many bytes.
+    /// Notes that the reader has taken this many bytes.
     pub(super) fn taken(&mut self, stream: u32, bytes: usize) {
         let Some(entry) = self.streams.get_mut(&stream).filter(|entry| !entry.peer_closed) else { return };
         if let Some(delta) = entry.window.free(bytes) {

@@ -68,7 +68,7 @@ impl Peer {
 
 const PIPE: usize = 1 << 20;
 
-/// A server and its peer. There is a real socket beside them for the hang-up, which does not happen.
+/// A server and its peer. A real socket beside them serves the hang-up detection; it stays open.
 async fn session(rules: Rules) -> (Running, mpsc::Receiver<Incoming>, Peer, TcpStream) {
     session_over(rules, PIPE).await
 }
@@ -77,7 +77,7 @@ async fn session_over(rules: Rules, pipe: usize) -> (Running, mpsc::Receiver<Inc
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let hangup = transport::prepare(&open, transport::IdleLimits::default());
-    // Its other side stays open.
+    // The other side of the socket stays open.
     std::mem::forget(listener.accept().await.unwrap());
     let (ours, theirs) = tokio::io::duplex(pipe);
     let (running, incoming) =
@@ -169,7 +169,7 @@ async fn a_peer_that_reads_nothing_for_a_minute_gets_the_end_then() {
     }
 }
 
-/// Of the session's window, which all streams share.
+/// With the session's window, which all streams share.
 #[tokio::test]
 async fn a_writer_that_is_given_up_while_others_send_takes_nothing_of_the_window() {
     let (_running, mut incoming, mut peer, _open) = session_over(Rules::default(), 1024).await;
@@ -200,7 +200,7 @@ async fn a_writer_that_is_given_up_while_others_send_takes_nothing_of_the_window
     first.await.unwrap().unwrap();
 }
 
-/// Others answer pings, and take what is still sent, while they read the end.
+/// Other peers answer pings, and take the bytes that are still sent, while they read the end.
 #[tokio::test]
 async fn a_peer_that_pings_and_sends_after_the_end_is_still_waited_for() {
     let (running, mut incoming, mut peer, _open) = session(Rules::default()).await;
@@ -223,7 +223,7 @@ async fn a_peer_that_pings_and_sends_after_the_end_is_still_waited_for() {
     tokio::time::timeout(Duration::from_secs(10), finish).await.expect("over with the peer");
 }
 
-/// Their slots are free again, so what they leave behind would be outside of every limit.
+/// The slots of these streams are free again, so their unsent bytes would be outside of every limit.
 #[tokio::test]
 async fn writers_that_are_dropped_leave_one_frame_behind_at_most() {
     let (_running, mut incoming, mut peer, _open) = session_over(Rules::default(), 64 << 10).await;
@@ -232,7 +232,7 @@ async fn writers_that_are_dropped_leave_one_frame_behind_at_most() {
         peer.open(2 * number + 1).await;
         streams.push(incoming.recv().await.unwrap());
     }
-    // The answers are sent, so that only the writers wait for their turn.
+    // Waits until the responses are sent, so that only the writers wait for their turn.
     tokio::time::sleep(Duration::from_millis(50)).await;
     let mut writers = Vec::new();
     for Incoming { stream, reader, mut writer, .. } in streams {
@@ -259,7 +259,7 @@ async fn writers_that_are_dropped_leave_one_frame_behind_at_most() {
         }
     };
     assert!(tokio::time::timeout(Duration::from_millis(300), read).await.is_err());
-    // What the pipe held, and the rest of two.
+    // The content of the pipe, and the rest of two frames.
     assert!(sent < 4 * 60_000, "{sent}");
 }
 
@@ -272,7 +272,7 @@ async fn writers_of_a_lost_connection_hear_that_it_is_lost_whatever_they_wait_fo
         (incoming.recv().await.unwrap().writer, incoming.recv().await.unwrap().writer);
     let first = tokio::spawn(async move { first.write(&[0; 10_000]).await });
     tokio::time::sleep(Duration::from_millis(20)).await;
-    // For its turn.
+    // This write waits for its turn.
     let second = tokio::spawn(async move { (second.write(&[0; 10_000]).await, second.close().await) });
     tokio::time::sleep(Duration::from_millis(20)).await;
     drop(peer);
@@ -283,7 +283,7 @@ async fn writers_of_a_lost_connection_hear_that_it_is_lost_whatever_they_wait_fo
     peer.window(10).await;
     peer.open(1).await;
     let mut writer = incoming.recv().await.unwrap().writer;
-    // For room in the window.
+    // This write waits for room in the window.
     let write = tokio::spawn(async move { writer.write(&[0; 20]).await });
     tokio::time::sleep(Duration::from_millis(20)).await;
     drop(peer);
@@ -307,7 +307,7 @@ async fn a_connection_that_is_alone_may_take_nothing_for_longer_than_one_among_o
     }
 }
 
-/// Later frames of its client, including its reset, are not read before.
+/// Later frames of its client, including its reset, are not read before that.
 #[tokio::test]
 async fn a_connection_that_is_alone_and_takes_nothing_is_reset_in_the_end() {
     let rules = Rules { patience: Some(Duration::from_millis(5)), ..Rules::default() };
@@ -377,7 +377,8 @@ async fn a_stream_that_its_peer_opens_closed_has_nothing_to_read() {
     assert_eq!(incoming.recv().await.unwrap().reader.read().await, Ok(None));
 }
 
-/// A client with a stream, and its server, which has taken it and knows no windows (moby/spdystream).
+/// A client with one stream, and its server, which has accepted the stream and has no windows
+/// (moby/spdystream).
 async fn client_of_one_without_windows() -> (Running, (StreamReader, StreamWriter), Peer, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

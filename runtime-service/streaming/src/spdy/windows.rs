@@ -1,16 +1,16 @@
-//! How much may be sent to a peer, and what it was told it may send.
+//! Flow control: how much may be sent to a peer, and how much the peer may send.
 
 use crate::stream::WINDOW;
 
-/// The initial window of a stream and of a session, by the specification.
+/// The initial window of a stream and of a session in the specification.
 const INITIAL: i64 = 64 << 10;
 
-/// The credit of one stream, or of the whole session.
+/// The windows of one stream, or of the whole session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
-    /// Below 0 towards a peer that announced its window late.
+    /// Below 0 when a peer has announced its window late.
     send: i64,
-    /// Received and not yet announced as free again.
+    /// Bytes that were received and are not yet announced as free again.
     received: usize,
 }
 
@@ -31,7 +31,8 @@ impl Window {
         self.send = self.send.saturating_add(by);
     }
 
-    /// Notes that the peer may send so many bytes more. Returns what to announce, if it is worth a frame.
+    /// Notes that the peer may send this many more bytes. Returns the number to announce when it is worth a
+    /// frame.
     pub(super) fn free(&mut self, bytes: usize) -> Option<u32> {
         self.received += bytes;
         (self.received >= WINDOW / 2).then(|| {
@@ -44,13 +45,13 @@ impl Window {
 /// The windows that the peer has announced.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Announced {
-    /// Of new streams.
+    /// The window of new streams.
     pub(super) initial: i64,
     /// Whether it has ever announced the window of a stream.
     pub(super) streams: bool,
     /// Whether it has ever announced the window of the session.
     pub(super) session: bool,
-    /// A client takes its server for one with windows until that answers without having announced any.
+    /// A client assumes that its server has windows, until the server responds without having announced any.
     is_assumed: bool,
 }
 
@@ -69,8 +70,8 @@ impl Announced {
         (self.session, self.is_assumed) = (true, false);
     }
 
-    /// The peer has answered. One with windows announces them before. Returns whether it has none, which was not
-    /// known yet.
+    /// Notes a response of the peer. A peer with windows announces them before it. Returns whether this shows
+    /// that the peer has none.
     pub(super) fn are_denied(&mut self) -> bool {
         let are_denied = std::mem::take(&mut self.is_assumed);
         if are_denied {

@@ -1,4 +1,4 @@
-//! A WebSocket whose messages are those of several streams.
+//! A WebSocket whose messages belong to several streams.
 
 use std::time::Duration;
 
@@ -17,20 +17,20 @@ use super::Socket;
 use crate::stream::{Framing, Sent, StreamError};
 use crate::transport::Hangup;
 
-/// Bytes of one message.
+/// The longest message, in bytes.
 const MAX_DATA: usize = 64 << 10;
 
-/// Which channels there are, and how their messages are written.
+/// The channels of a connection, and the encoding of their messages.
 #[derive(Debug, Clone)]
 pub(crate) struct Channels {
-    /// Those that the client sends on.
+    /// The channels that the client sends on.
     pub(crate) read: Vec<u8>,
-    /// Messages are text: the channel as a digit, then base64.
+    /// Whether messages are text: the channel as a digit, then base64.
     pub(crate) base64: bool,
-    /// A client can close a single channel.
+    /// Whether a client can close a single channel.
     pub(crate) half_close: bool,
-    /// How long a channel whose reader takes nothing may hold up the others; then it is reset. None: as long
-    /// as it wants. A WebSocket has no windows.
+    /// How long a channel whose reader takes nothing may delay the others before it is reset. None: without
+    /// limit. A WebSocket has no windows.
     pub(crate) patience: Option<Duration>,
 }
 
@@ -38,13 +38,13 @@ pub(super) struct Connection {
     output: Mutex<SplitSink<Socket, Message>>,
     base64: bool,
     pub(super) hangup: Hangup,
-    /// The client has said that it closes.
+    /// Cancelled when the client has closed the session properly.
     pub(super) closed: Cancel,
     pub(super) over: Cancel,
 }
 
 impl Channels {
-    /// None: not a message of a channel.
+    /// Splits a message into channel and data. Returns None when it is not a message of a channel.
     pub(crate) fn decode(&self, message: Message) -> Option<(u8, Bytes)> {
         let mut bytes = match message {
             Message::Binary(bytes) => bytes,
@@ -111,7 +111,7 @@ impl Framing for Connection {
         })
     }
 
-    /// Clients know no end of a single channel: they take the end of the connection for it.
+    /// Clients know no end of a single channel: the end of the connection is the end of all.
     fn close(&self, _stream: u32) -> Sent<'_> {
         Box::pin(std::future::ready(Ok(())))
     }

@@ -6,7 +6,7 @@ use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
 
 const SUFFIX: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
-/// `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
+/// Computes `Sec-WebSocket-Accept` for a `Sec-WebSocket-Key`.
 pub(crate) fn accept_key(key: &[u8]) -> String {
     let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key);

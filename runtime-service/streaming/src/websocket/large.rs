@@ -1,4 +1,4 @@
-//! Messages of many megabytes, which few clients send: only so many clients at once may send them.
+//! Limits how many clients at once may send messages of many megabytes, which few clients send.
 
 use std::io;
 use std::pin::Pin;
@@ -11,11 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::slots::{Limit, OwnedSlots, Slot};
 use crate::transport::Duplex;
 
-/// A message up to this length needs no permission.
+/// A message up to this length needs no permit.
 const SMALL: usize = 2 << 20;
-/// Connections that may have longer ones: each takes up to 32 MiB.
+/// How many connections may send longer messages: each takes up to 32 MiB.
 pub(crate) const LARGE: Limit = Limit { each: 2, all: 8 };
-/// Bytes of a control frame of a client beside its payload.
+/// The length of a client's control frame without its payload.
 const CONTROL: usize = 6;
 
 /// Too many clients send large messages.
@@ -29,25 +29,26 @@ impl NoRoom {
     }
 }
 
-/// Counts what is read of a connection for the message under way.
+/// Counts the bytes of the unfinished message on a connection.
 pub(super) struct Metered {
     io: Box<dyn Duplex>,
     since: Arc<AtomicUsize>,
     large: OwnedSlots,
-    /// Kept to the connection's end: as long as that, tungstenite keeps the memory of its longest message.
+    /// Kept until the connection ends, because tungstenite keeps the memory of its longest message for that
+    /// long.
     permit: Option<Slot>,
 }
 
-/// Is told what has left the memory.
+/// Subtracts messages that have left the memory.
 pub(super) struct Meter(Arc<AtomicUsize>);
 
 impl Meter {
-    /// A whole message of data.
+    /// Subtracts a whole message of data.
     pub(super) fn message_is_taken(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    /// A ping or a pong, which may come in the middle of a message of data.
+    /// Subtracts a ping or a pong, which may come in the middle of a message of data.
     pub(super) fn control_is_taken(&self, payload: usize) {
         let less = |since: usize| Some(since.saturating_sub(CONTROL + payload));
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);

@@ -1,8 +1,8 @@
 //! Streams over a WebSocket, as Kubernetes numbers them: the first byte of a message is its channel.
 //!
-//! - [`Running`] is a connection with its task; [`Channels`] says which streams it carries and how.
-//! - [`Tunnel`] carries another protocol's bytes instead: SPDY, for port-forward.
-//! - [`accept_key`] is the handshake's proof; the framing itself is tokio-tungstenite's.
+//! - [`Running`] is a connection with its task; [`Channels`] describes its streams and their encoding.
+//! - [`Tunnel`] carries the bytes of another protocol instead: SPDY, for port-forward.
+//! - [`accept_key`] is the proof of the handshake; the framing itself is that of tokio-tungstenite.
 
 mod connection;
 mod handshake;
@@ -25,12 +25,12 @@ use self::large::{Meter, Metered};
 use crate::slots::OwnedSlots;
 use crate::transport::Duplex;
 
-/// The longest message, as of other servers. Most clients send 32 kB at once, some a megabyte and more.
+/// The longest message, as in other servers. Most clients send 32 kB at once, some a megabyte and more.
 const MAX_MESSAGE: usize = 32 << 20;
 
 type Socket = WebSocketStream<Metered>;
 
-/// The limits of what a peer sends.
+/// The limits for messages of a peer.
 pub(crate) fn config() -> WebSocketConfig {
     WebSocketConfig::default()
         .max_message_size(Some(MAX_MESSAGE))

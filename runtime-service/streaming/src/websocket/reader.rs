@@ -16,13 +16,14 @@ use super::large::{Meter, NoRoom};
 use super::{MAX_MESSAGE, Socket};
 use crate::stream::{Queue, Stalled, StreamError};
 
-/// In v5, the channel whose messages name a channel that its sender closes.
+/// In v5, messages on this channel name a channel that the sender closes.
 const CLOSE: u8 = 255;
-/// For a client to take the reason why its messages cannot be read.
+/// How long a client may take to receive the reason why its messages cannot be read.
 const REFUSAL: Duration = Duration::from_secs(5);
-/// Bytes that a client may have sent before it closed, while nothing takes them: no kernel holds more.
+/// Maximum number of bytes that a client may have sent before it closed, while no reader takes them: no
+/// kernel buffers more.
 const MAX_AHEAD: usize = 64 << 20;
-/// The memory of a message in addition to its bytes.
+/// The memory that a message takes in addition to its bytes.
 const OVERHEAD: usize = 64;
 
 pub(super) struct Reader {
@@ -35,9 +36,9 @@ pub(super) struct Reader {
 struct Input {
     socket: SplitStream<Socket>,
     meter: Meter,
-    /// The last one was a message of data, which is taken when the next one is wanted.
+    /// The last message was data; it counts as taken when the next one is requested.
     holds_message: bool,
-    /// Messages that were read early, to find out how the session ends.
+    /// Messages that were read early to find out how the session ends.
     ahead: VecDeque<Message>,
     is_over: bool,
 }
@@ -59,13 +60,13 @@ impl Reader {
         self.queues.values().for_each(|queue| queue.end(end));
         if end.is_ok() {
             self.connection.closed.cancel();
-            // The answer to the client's closing goes out with the next read.
+            // The response to the client's close is sent with the next read.
             let _ = self.input.socket.next().await;
         }
         self.connection.over.cancel();
     }
 
-    /// Ok: the client closes properly.
+    /// Returns Ok when the client closes properly.
     async fn read_to_end(&mut self) -> Result<(), StreamError> {
         let connection = self.connection.clone();
         loop {
@@ -101,8 +102,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Waits for room. A client that has closed its connection meanwhile is gone, unless it has said that it
-    /// closes: then all that it sent before is read.
+    /// Waits for room. If the client closes its connection during the wait it counts as lost, unless it has
+    /// sent a close message: then all its data before that is read.
     async fn put(&mut self, queue: &Queue, bytes: &Bytes) -> Result<Result<bool, Stalled>, StreamError> {
         let mut put = std::pin::pin!(queue.put(bytes, self.channels.patience));
         loop {
@@ -137,14 +138,14 @@ impl Input {
         Some(message)
     }
 
-    /// Reads what there is up to the end of the connection, which has come.
+    /// Reads all messages up to the end of the connection, which the peer has closed.
     ///
     /// # Errors
-    /// The client did not say that it closes.
+    /// When the client has not sent a close message.
     async fn read_ahead(&mut self) -> Result<(), StreamError> {
         let mut bytes = 0;
         loop {
-            // The peer has sent its last, and the kernel holds it already: it needs no permit.
+            // The kernel already has the peer's last bytes, so no permit is needed.
             self.meter.message_is_taken();
             let Some(Ok(message)) = self.socket.next().await else { break };
             bytes += message.len() + OVERHEAD;
@@ -162,7 +163,7 @@ impl Input {
     }
 }
 
-/// Tells the client why its messages cannot be read.
+/// Sends the reason why the client's messages cannot be read.
 async fn refuse(connection: &Connection, error: &Error) -> StreamError {
     let code = match error {
         Error::Capacity(_) => Some((CloseCode::Size, "a message is longer than 32 MiB")),

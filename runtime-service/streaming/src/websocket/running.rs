@@ -1,4 +1,4 @@
-//! A WebSocket with its task, and its end.
+//! A WebSocket connection, its task and its end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Running {
         Self { connection, queues, half_close: channels.half_close, _tasks: tasks }
     }
 
-    /// The client's data on a channel of [`Channels::read`].
+    /// Reads the client's data on a channel of [`Channels::read`].
     pub(crate) fn reader(&self, channel: u8) -> Option<StreamReader> {
         let queue = self.queues.get(&channel)?.clone();
         Some(StreamReader::new(self.connection.clone(), channel.into(), queue))
@@ -51,7 +51,7 @@ impl Running {
         StreamWriter::new(self.connection.clone(), channel.into())
     }
 
-    /// Sends an empty message: clients take the first one as the sign that all is ready.
+    /// Sends an empty message: clients take the first message as the sign that the session is ready.
     pub(crate) async fn greet(&self, channel: u8) {
         let _ = self.connection.send(channel.into(), &[]).await;
     }
@@ -61,13 +61,13 @@ impl Running {
         self.connection.gone().await;
     }
 
-    /// Whether the client has said that it closes and had no other way to say that its input is over.
+    /// Whether the client has sent a close message and had no other way to end its input.
     pub(crate) fn is_closed(&self) -> bool {
         !self.half_close && self.connection.closed.is_cancelled()
     }
 
-    /// Says that this side closes, and waits until the peer has done so too, or has taken everything, however
-    /// long that takes: closing before it has read the end would make it miss that.
+    /// Sends a close message, and waits until the peer has closed too, or has received everything, however
+    /// long that takes: if this side closed before the peer has read the end, the peer would miss it.
     pub(crate) async fn finish(self) {
         let is_sent = tokio::select! {
             is_sent = self.connection.close(CloseCode::Normal, "") => is_sent,

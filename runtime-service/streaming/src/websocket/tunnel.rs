@@ -1,4 +1,4 @@
-//! The bytes of another protocol as the messages of a WebSocket.
+//! Carries the bytes of another protocol in the messages of a WebSocket.
 
 use std::io;
 use std::pin::Pin;
@@ -14,14 +14,14 @@ use super::{Socket, socket};
 use crate::slots::OwnedSlots;
 use crate::transport::Duplex;
 
-/// Bytes of one message.
+/// The longest message, in bytes.
 const MAX_DATA: usize = 64 << 10;
 
-/// The borders of messages mean nothing.
+/// A byte stream in which the boundaries of messages have no meaning.
 pub(crate) struct Tunnel {
     socket: Socket,
     meter: Meter,
-    /// The rest of the last message.
+    /// The unread rest of the last message.
     rest: Bytes,
 }
 

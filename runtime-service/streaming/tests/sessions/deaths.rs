@@ -1,4 +1,4 @@
-//! A client that dies at each byte of its session.
+//! A client that vanishes at each byte of its session.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::process::{ALL, read_all};
 use super::websocket::connect;
 
-/// Sends stdin back to its end.
+/// Echoes stdin until it ends.
 async fn echo(mut session: ProcessSession) {
     let (mut input, mut output) = (session.stdin.take().unwrap(), session.stdout.take().unwrap());
     while let Ok(Some(bytes)) = input.read().await {
@@ -31,7 +31,7 @@ fn parts(url: &str) -> (String, String) {
     (authority.to_owned(), path.rsplit('/').next().unwrap().to_owned())
 }
 
-/// A proxy for one connection to the URL's server, and all that the client sends through it.
+/// Starts a proxy for one connection to the URL's server, and records all that the client sends through it.
 async fn recorder(url: &str) -> (String, Arc<Mutex<Vec<u8>>>) {
     let (authority, _) = parts(url);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -68,7 +68,7 @@ async fn websocket_session(url: &str) {
     assert_eq!(super::websocket::read_all(&mut socket).await[1], [0; 100]);
 }
 
-/// Cuts what was recorded at each byte, in a session of its own with a token of its own.
+/// Sends each prefix of the recorded bytes, in a session of its own with a token of its own.
 async fn die_at_each_byte(server: &StreamServer, recorded: &[u8], token: &str) {
     let at = recorded.windows(token.len()).position(|part| part == token.as_bytes()).unwrap();
     for length in 0..recorded.len() {
@@ -78,7 +78,7 @@ async fn die_at_each_byte(server: &StreamServer, recorded: &[u8], token: &str) {
         let mut socket = TcpStream::connect(authority).await.unwrap();
         socket.write_all(&bytes[..length]).await.unwrap();
         if length % 3 == 0 {
-            // With all of that read, and what there is of the response.
+            // Time for the server to read all of that and to respond.
             tokio::time::sleep(Duration::from_millis(2)).await;
             let _ = socket.try_read(&mut [0; 4096]);
         }
@@ -87,7 +87,7 @@ async fn die_at_each_byte(server: &StreamServer, recorded: &[u8], token: &str) {
 
 #[tokio::test]
 async fn a_client_that_dies_at_any_byte_of_its_session_leaves_nothing() {
-    // A URL that was not used is given back soon, too.
+    // A URL that was not used is also freed soon.
     let config = crisp_streaming::StreamConfig {
         url_lifetime: Duration::from_secs(2),
         urls: crisp_streaming::Limit { each: 10_000, all: 10_000 },

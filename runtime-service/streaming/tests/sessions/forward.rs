@@ -3,7 +3,7 @@ use crisp_streaming::client::PortForwardClient;
 
 use super::process::{read_all, server};
 
-/// Sends back what comes to even ports, with the port; refuses odd ones.
+/// Echoes on even ports, after the port number; refuses odd ports.
 async fn serve(mut session: PortForwardSession) {
     while let Some(mut stream) = session.next().await {
         tokio::spawn(async move {
@@ -45,7 +45,7 @@ async fn thousands_of_connections_one_after_the_other_leave_no_stream_behind() {
     let server = server().await;
     let url = server.port_forward("pod", vec![], serve).unwrap();
     let client = PortForwardClient::connect(&url).await.unwrap();
-    // More than may be open at once.
+    // More connections than may be open at once.
     for number in 0..3000u32 {
         let mut stream = client.open(80).unwrap();
         stream.writer.write(&number.to_be_bytes()).await.unwrap();

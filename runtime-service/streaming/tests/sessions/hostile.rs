@@ -1,4 +1,4 @@
-//! Clients that speak what they should not, over raw sockets.
+//! Clients that break the protocol, over raw sockets.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::process::{ALL, server};
 
-/// Sends a request as it is; returns the head of the answer and the connection.
+/// Sends a request as it is; returns the head of the response and the connection.
 pub async fn request(url: &str, headers: &str) -> (String, TcpStream) {
     let rest = url.strip_prefix("http://").unwrap();
     let (authority, path) = rest.split_once('/').unwrap();
@@ -50,10 +50,10 @@ async fn nothing_is_reachable_without_a_token_and_a_token_is_good_once() {
         let (line, _) = request(url, headers).await;
         assert!(line.contains(status), "{url} {headers}: {line}");
     }
-    // None of them used it up.
+    // None of the refused requests used the URL up.
     let (head, _first) = request(&url, SPDY).await;
     assert!(head.contains("101"), "{head}");
-    // Clients look at the first header of a name.
+    // Clients read only the first header of a name.
     assert_eq!(head.lines().find(|line| line.starts_with("connection:")), Some("connection: upgrade"));
     assert!(head.contains("upgrade: spdy/3.1") && head.contains(": v4.channel.k8s.io"), "{head}");
     let (line, _second) = request(&url, SPDY).await;
@@ -78,7 +78,7 @@ async fn an_old_url_is_not_good() {
     assert!(request(&url, SPDY).await.0.contains("404"));
 }
 
-/// A session that a client broke: it must be over soon, and the server well.
+/// Sends bytes that break the session: it must end soon, and the server must still work.
 async fn broken_by(bytes: &[u8]) {
     let server = server().await;
     let served = Arc::new(AtomicBool::new(false));
@@ -91,7 +91,7 @@ async fn broken_by(bytes: &[u8]) {
     assert!(line.contains("101"), "{line}");
     socket.write_all(bytes).await.unwrap();
     let begun = Instant::now();
-    // What the server sent at first, then its end.
+    // The first bytes of the server, then its end.
     let mut rest = Vec::new();
     let end = tokio::time::timeout(Duration::from_secs(5), socket.read_to_end(&mut rest)).await;
     assert!(end.is_ok(), "the connection is still open");
@@ -104,7 +104,7 @@ async fn broken_by(bytes: &[u8]) {
 #[tokio::test]
 async fn garbage_ends_its_session_only() {
     broken_by(&[0xff; 64]).await;
-    // An oversized control frame, a wrong version, a header block that is none.
+    // An oversized control frame, a wrong version, and an invalid header block.
     broken_by(&[0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff]).await;
     broken_by(&[0x80, 2, 0, 1, 0, 0, 0, 10, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]).await;
     let mut frame = vec![0x80, 3, 0, 1, 0, 0, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
@@ -120,7 +120,7 @@ async fn a_client_that_opens_no_streams_is_let_go_when_it_closes() {
     let (line, socket) = request(&url, SPDY).await;
     assert!(line.contains("101"));
     drop(socket);
-    // Dropped unused: the session never began.
+    // The handler is dropped unused: the session never began.
     assert!(tokio::time::timeout(Duration::from_secs(5), served).await.unwrap().is_err());
 }
 

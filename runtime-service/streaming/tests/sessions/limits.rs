@@ -1,4 +1,4 @@
-//! The resources of the server that clients can hold, and the time for which they can.
+//! The limits on the server's resources that clients can hold, and for how long.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ async fn connections_that_say_nothing_make_room_for_clients() {
     let url = server.process("pod", "exec", ALL, |session| session.finish(Outcome::Exited(3))).unwrap();
     let mut client = ProcessClient::connect(&url, ALL).await.unwrap();
     assert_eq!(client.wait().await.unwrap(), 3);
-    // It came after them and was served before any of the last had its time.
+    // It came after the others and was served before the time limit of any of them.
     for socket in &mut silent[..16] {
         assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);
     }
@@ -61,7 +61,7 @@ async fn a_session_beyond_those_of_its_pod_is_refused_and_its_url_stays_good() {
     let (head, _) = request(&url("three"), SPDY).await;
     assert!(head.contains(" 503 "), "{head}");
     first.close().await;
-    // The slot is free when the server has seen the end.
+    // The slot is free when the server has noticed the end.
     let mut tries = 0;
     while let Err(error) = ProcessClient::connect(&refused, ALL).await {
         assert!(matches!(error, ClientError::Refused { .. }) && tries < 1000, "{error}");
@@ -101,7 +101,7 @@ async fn a_client_that_reads_nothing_for_a_minute_gets_the_exit_code_then() {
     let (sender, finishing) = tokio::sync::oneshot::channel();
     let url = server.process("pod", "exec", ALL, |mut session: ProcessSession| async move {
         let stdout = session.stdout.as_mut().unwrap();
-        // More than the sockets hold: the rest, and the end after it, wait for the client.
+        // More than the sockets can hold: the rest, and the end after it, wait for the client.
         let flood = async { while stdout.write(&[0; 64 << 10]).await.is_ok() {} };
         assert!(tokio::time::timeout(Duration::from_millis(300), flood).await.is_err());
         sender.send(()).unwrap();
@@ -135,7 +135,7 @@ async fn a_client_that_has_everything_and_does_not_close_makes_room_for_others()
     let mut spdy = ProcessClient::connect(&url(), ALL).await.unwrap();
     assert_eq!(super::process::read_all(spdy.stdout.take().unwrap()).await.len(), 20_000);
     assert_eq!(spdy.wait().await.unwrap(), 7);
-    // It is there as soon as there is room for it, and reads nothing before it was closed.
+    // It is accepted as soon as there is room for it, and reads nothing before it is closed.
     let mut late = connect_when_free(&url(), "v4.channel.k8s.io").await;
     let _next = connect_when_free(&url(), "v4.channel.k8s.io").await;
     let [_, stdout, _, error, _] = read_all(&mut late).await;
@@ -155,7 +155,7 @@ async fn connect_when_free(url: &str, protocol: &str) -> Socket {
     panic!("there is no room");
 }
 
-/// Without windows there is only the kernel's socket to stop a client.
+/// Without windows, only the kernel's socket buffer stops a client.
 #[tokio::test]
 async fn a_websocket_whose_input_is_not_read_ends_when_nothing_happens() {
     let server = server_with(StreamConfig { idle: Duration::from_secs(2), ..StreamConfig::default() }).await;
@@ -173,14 +173,14 @@ async fn a_websocket_whose_input_is_not_read_ends_when_nothing_happens() {
     tokio::time::timeout(Duration::from_secs(30), gone).await.expect("over").unwrap();
 }
 
-/// Half a minute passes at once.
+/// The test advances the clock by half a minute.
 #[tokio::test]
 async fn a_client_that_does_not_open_all_its_streams_hears_that_it_failed() {
     let server = server().await;
     let url = server.process("pod", "exec", ALL, |session| session.finish(Outcome::Exited(0))).unwrap();
     let fewer = ProcessRequest { stdin: false, ..ALL };
     let mut client = ProcessClient::connect(&url, fewer).await.unwrap();
-    // For the streams that it does open to be there.
+    // Waits until the streams that the client does open exist.
     tokio::time::sleep(Duration::from_millis(300)).await;
     tokio::time::pause();
     let error = client.wait().await.unwrap_err();
@@ -204,7 +204,7 @@ async fn a_port_beyond_the_streams_of_its_pod_is_refused_on_its_error_channel() 
     assert_eq!(second, [b"\x02\0", &b"too many streams are open"[..]].concat());
 }
 
-/// Those of its pod may be taken by others that forward ports.
+/// The streams of its pod may be used up by other sessions that forward ports.
 #[tokio::test]
 async fn a_session_with_a_process_needs_no_stream_of_its_pod() {
     let config = StreamConfig { streams: Limit { each: 0, all: 0 }, ..StreamConfig::default() };

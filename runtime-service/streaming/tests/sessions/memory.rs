@@ -13,12 +13,12 @@ use super::websocket::{Socket, connect};
 
 const V4: &str = "v4.channel.k8s.io";
 
-/// The beginning of a long message, which takes memory until its end has come.
+/// Sends the beginning of a long message, which takes memory until its end has arrived.
 async fn begin_long_message(socket: &mut Socket, with_pings: bool) {
     let piece = vec![0; 1_900_000];
     let mut opcode = 2;
     for _ in 0..3 {
-        // Not the last fragment, masked with zeros.
+        // A fragment that is not the last, masked with zeros.
         let mut bytes = vec![opcode, 0xff];
         bytes.extend_from_slice(&(piece.len() as u64).to_be_bytes());
         bytes.extend_from_slice(&[0; 4]);
@@ -34,7 +34,7 @@ async fn begin_long_message(socket: &mut Socket, with_pings: bool) {
     }
 }
 
-/// The code with which the server closes. None: it does not.
+/// Returns the code with which the server closes; None when it does not close.
 async fn closing_code(socket: &mut Socket, is_expected: bool) -> Option<u16> {
     let end = async {
         loop {
@@ -53,7 +53,7 @@ async fn closing_code(socket: &mut Socket, is_expected: bool) -> Option<u16> {
 async fn only_so_many_clients_of_a_pod_and_in_all_may_send_long_messages() {
     let server = server().await;
     let mut open = Vec::new();
-    // Two of a pod, eight in all.
+    // Two for one pod, eight in total.
     for (pod, code) in [
         ("a", None),
         ("a", None),
@@ -72,7 +72,7 @@ async fn only_so_many_clients_of_a_pod_and_in_all_may_send_long_messages() {
         assert_eq!(closing_code(&mut socket, code.is_some()).await, code, "{pod}, after {}", open.len());
         open.push(socket);
     }
-    // The permits are given back with the connections.
+    // The permits are returned when the connections close.
     drop(open);
     tokio::time::sleep(Duration::from_secs(2)).await;
     let url = server.process("e", "exec", ALL, wait).unwrap();
@@ -81,7 +81,7 @@ async fn only_so_many_clients_of_a_pod_and_in_all_may_send_long_messages() {
     assert_eq!(closing_code(&mut socket, false).await, None);
 }
 
-/// A message that has been taken leaves its memory with the connection.
+/// Also after a message has been taken, its memory stays with the connection.
 #[tokio::test]
 async fn a_long_message_that_is_over_counts_as_long_as_its_connection() {
     let server = server().await;
@@ -122,7 +122,7 @@ async fn long_messages_through_a_tunnel_count_too() {
     }
 }
 
-/// Two connections that have the permits of a pod.
+/// Opens two connections that take the permits of a pod.
 async fn take_the_permits(server: &StreamServer) -> [Socket; 2] {
     let mut sockets = Vec::new();
     for _ in 0..2 {
@@ -141,7 +141,7 @@ async fn a_client_that_only_sends_and_is_refused_is_gone_after_seconds() {
     let (sender, gone) = tokio::sync::oneshot::channel();
     let url = server.process("pod", "exec", ALL, |mut session: ProcessSession| async move {
         let mut stdout = session.stdout.take().unwrap();
-        // It waits for the client with the connection's output in its hand.
+        // This waits for the client while it holds the lock of the connection's output.
         while stdout.write(&[0; 64 << 10]).await.is_ok() {}
         session.gone().await;
         sender.send(()).unwrap();
@@ -158,7 +158,7 @@ async fn what_was_sent_before_a_proper_close_arrives_without_a_permit() {
     let (sender, received) = tokio::sync::oneshot::channel();
     let url = server.process("pod", "exec", ALL, |mut session: ProcessSession| async move {
         let mut stdin = session.stdin.take().unwrap();
-        // Until the server has looked for the end of a client that it cannot read further.
+        // Time for the server to look for the end of a client that it cannot read further.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let mut bytes = 0;
         let end = loop {
@@ -168,16 +168,16 @@ async fn what_was_sent_before_a_proper_close_arrives_without_a_permit() {
             }
         };
         sender.send((bytes, end)).unwrap();
-        // The whole session belongs to this future.
+        // This future owns the whole session.
         session.gone().await;
     });
     let mut socket = connect(&url.unwrap(), V4).await;
-    // Together longer than a message without a permit.
+    // Together they are longer than a message without a permit.
     for bytes in [1_300_000, 900_000] {
         socket.send(Message::binary(vec![0; bytes])).await.unwrap();
     }
     socket.close(None).await.unwrap();
-    // Not dropped: a socket that is closed with something unread sends nothing more.
+    // The socket is not dropped: a socket that is closed with unread bytes sends nothing more.
     socket.get_mut().shutdown().await.unwrap();
     let received = tokio::time::timeout(Duration::from_secs(60), received).await.expect("an end").unwrap();
     assert_eq!(received, (2_199_998, Ok(())));

@@ -11,7 +11,7 @@ pub async fn server() -> StreamServer {
     StreamServer::open(&StreamConfig::default()).await.unwrap()
 }
 
-/// Everything up to the end of the stream.
+/// Reads everything up to the end of the stream.
 pub async fn read_all(mut reader: StreamReader) -> Vec<u8> {
     let mut all = Vec::new();
     while let Some(bytes) = reader.read().await.unwrap() {
@@ -20,7 +20,7 @@ pub async fn read_all(mut reader: StreamReader) -> Vec<u8> {
     all
 }
 
-/// Sends stdin back on stdout, a word on stderr, and ends with 7.
+/// Echoes stdin on stdout, writes a word to stderr, and ends with 7.
 async fn echo(mut session: ProcessSession) {
     let (mut input, mut output) = (session.stdin.take().unwrap(), session.stdout.take().unwrap());
     session.stderr.as_mut().unwrap().write(b"begun").await.unwrap();
@@ -143,7 +143,7 @@ async fn a_client_that_vanishes_is_noticed_also_behind_unread_input() {
         let (sender, gone) = tokio::sync::oneshot::channel();
         let url = server.process("pod", "exec", ALL, move |mut session| async move {
             session.stdout.as_mut().unwrap().write(b"begun").await.unwrap();
-            // Reads nothing.
+            // This session reads nothing.
             session.gone().await;
             sender.send(()).unwrap();
         });
@@ -177,7 +177,7 @@ async fn sessions_end_with_their_server() {
     assert_eq!(end, Err(StreamError::Lost));
 }
 
-/// As a command does that closes its input and goes on.
+/// Like a command that closes its input and continues.
 #[tokio::test]
 async fn input_that_is_not_read_any_more_stops_no_client() {
     let server = server().await;

@@ -1,5 +1,5 @@
-//! Sessions over TLS. The certificates name no address and are long out of date: a client that was told which
-//! one the server has needs neither.
+//! Sessions over TLS. The certificates name no address and have expired long ago: neither matters to a client
+//! that knows the server's certificate.
 
 use std::path::PathBuf;
 

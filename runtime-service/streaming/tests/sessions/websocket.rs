@@ -1,4 +1,4 @@
-//! Sessions over a WebSocket, with another crate's client.
+//! Sessions over a WebSocket, with the client of another crate.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub async fn connect(url: &str, protocol: &str) -> Socket {
     try_connect(url, protocol).await.expect("an upgrade")
 }
 
-/// None: it is refused.
+/// Returns None when the server refuses.
 pub async fn try_connect(url: &str, protocol: &str) -> Option<Socket> {
     let headers = format!(
         "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -32,7 +32,7 @@ pub async fn try_connect(url: &str, protocol: &str) -> Option<Socket> {
     Some(WebSocketStream::from_raw_socket(socket, Role::Client, None).await)
 }
 
-/// The bytes of each channel until the server closes, which it does properly.
+/// Reads the bytes of each channel until the server closes, which it does properly.
 pub async fn read_all(socket: &mut Socket) -> [Vec<u8>; 5] {
     let mut all: [Vec<u8>; 5] = Default::default();
     loop {
@@ -51,7 +51,7 @@ pub async fn read_all(socket: &mut Socket) -> [Vec<u8>; 5] {
     }
 }
 
-/// Sends back what comes until its end.
+/// Echoes its input until that ends.
 async fn echo(mut session: ProcessSession) {
     let mut input = session.stdin.take().unwrap();
     while let Ok(Some(bytes)) = input.read().await {
@@ -61,7 +61,7 @@ async fn echo(mut session: ProcessSession) {
     session.finish(Outcome::Exited(9)).await;
 }
 
-/// Ends with what came first.
+/// Ends with the first bytes of the input.
 async fn first(mut session: ProcessSession) {
     let bytes = session.stdin.as_mut().unwrap().read().await.unwrap().unwrap();
     session.stdout.as_mut().unwrap().write(&bytes).await.unwrap();
@@ -87,7 +87,7 @@ async fn the_older_protocols_speak_binary_and_base64() {
     let server = server().await;
     for protocol in ["v4.channel.k8s.io", "channel.k8s.io"] {
         let mut socket = connect(&server.process("pod", "exec", ALL, first).unwrap(), protocol).await;
-        // Without meaning before v5.
+        // This message has no meaning before v5.
         socket.send(Message::binary(vec![255, 0])).await.unwrap();
         socket.send(Message::binary(b"\0hello".to_vec())).await.unwrap();
         let [_, stdout, _, error, _] = read_all(&mut socket).await;
@@ -142,7 +142,8 @@ async fn a_port_that_takes_nothing_does_not_hold_up_the_others() {
     assert_eq!(read_all(&mut socket).await[2], b"\x02\0second");
 }
 
-/// Reads stdin to its end, once the client is gone if it is `late`, and says how it ended.
+/// Makes a handler that reads stdin to its end, after the client is gone if it is `late`, and reports how it
+/// ended.
 fn reader_of_stdin(
     late: bool,
 ) -> (impl FnOnce(ProcessSession) -> Reading + Send, tokio::sync::oneshot::Receiver<Read>) {
@@ -171,17 +172,18 @@ fn reader_of_stdin(
 type Reading = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 type Read = (usize, Result<(), StreamError>, bool);
 
-/// Without half closes it is how a client says that it has sent everything.
+/// Without half closes, a client closes the session to end its input.
 #[tokio::test]
 async fn a_proper_close_is_the_end_of_the_input_and_loses_none_of_it() {
-    // The second is more than the server takes while it is not read, and the third than both kernels.
+    // The second size is more than the server takes without reading, the third more than both kernels buffer.
     for (size, late) in [(10_000, true), (150_000, true), (1_000_000, false)] {
         for is_closed in [true, false] {
             let server = server().await;
             let (serve, read) = reader_of_stdin(late);
             let mut socket =
                 connect(&server.process("pod", "exec", ALL, serve).unwrap(), "v4.channel.k8s.io").await;
-            // The server's greeting. A socket that is closed with something unread sends nothing more.
+            // The server's greeting is read first: a socket that is closed with unread bytes sends nothing
+            // more.
             socket.next().await.unwrap().unwrap();
             for piece in vec![b'x'; size].chunks(50_000) {
                 socket.send(Message::binary([b"\0", piece].concat())).await.unwrap();
@@ -189,7 +191,7 @@ async fn a_proper_close_is_the_end_of_the_input_and_loses_none_of_it() {
             if is_closed {
                 socket.send(Message::Close(None)).await.unwrap();
             }
-            // Without waiting for an answer.
+            // Closed without waiting for a response.
             drop(socket);
             let (length, end, closed) =
                 tokio::time::timeout(Duration::from_secs(20), read).await.expect("gone").unwrap();
@@ -226,7 +228,7 @@ async fn long_messages_are_read_and_longer_ones_refused_with_the_reason() {
     assert!(u16::from(end.code) == 1009 && end.reason.contains("32 MiB"), "{end:?}");
 }
 
-/// It has half closes: one that closes its session does not want the rest.
+/// In v5 there are half closes: a client that closes its session does not want the rest.
 #[tokio::test]
 async fn a_client_of_v5_that_closes_its_session_has_left() {
     let server = server().await;
