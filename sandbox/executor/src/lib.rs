@@ -1,4 +1,4 @@
-//! The executor: OCI spec in, running process out. No tokio, no gRPC, no HTTP.
+//! The executor converts an OCI spec to a running process. It uses no tokio, no gRPC and no HTTP.
 //!
 //! ```text
 //!  server (feature "compile")                                  monitor
@@ -11,15 +11,15 @@
 //!                                             run::start --clone3--> child --execve--> process
 //! ```
 //!
-//! Cast: [`plan::Plan`] is what the two sides share, [`ids::PodId`] and [`ids::ContainerId`] name
-//! things, [`run::start`] and [`run::exec`] make processes. [`run::detached`] does so for callers without a monitor
-//! (`crisp oci`), whose processes wait at a [`run::start_gate`]. On the server's side `compile::compile`
-//! makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, count and kill, `rootfs::assemble`
-//! stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and their
-//! compiler, `apparmor` the default profile, `user::resolve` and `in_root` look into images, `Program`
-//! starts the monitor in its cgroup. [`user_namespace`] has the other numbers that users have in a pod with a
-//! namespace of its own: sources of mounts and layers are passed with mapped ids then, and `run` makes the
-//! container from inside of it.
+//! Cast: [`plan::Plan`] is shared by both sides, [`ids::PodId`] and [`ids::ContainerId`] identify pods and
+//! containers, [`run::start`] and [`run::exec`] make processes. [`run::detached`] does so for callers without
+//! a monitor (`crisp oci`), whose processes wait at a [`run::start_gate`]. On the server's side
+//! `compile::compile` makes plans, `cgroup::Cgroups` and `cgroup::Cgroup` limit, measure and kill,
+//! `rootfs::assemble` stacks layers, `source` opens host paths within a deadline, `seccomp` has profiles and
+//! their compiler, `apparmor` the default profile, `user::resolve` and `in_root` read files of images,
+//! `Program` starts the monitor in its cgroup. [`user_namespace`] maps ids for a pod that has a user
+//! namespace: sources of mounts and layers are then passed with mapped ids, and `run` makes the container
+//! inside the namespace.
 //!
 //! ```
 //! # #[cfg(feature = "compile")] {
@@ -64,7 +64,7 @@ pub use sys::{give_freed_memory_back, give_large_buffers_back, give_program_page
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz {
-    //! Ways into the parsers, for fuzz targets. Every function must return for any input.
+    //! Entry points of the parsers for fuzz targets. Every function must return for any input.
 
     /// Reads a seccomp profile and compiles it.
     pub fn seccomp(bytes: &[u8]) {

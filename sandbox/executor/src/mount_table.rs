@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-/// The mount points in the order of the table.
+/// Returns the mount points in the order of the table.
 ///
 /// # Errors
-/// /proc is not mounted.
+/// When /proc is not mounted.
 pub fn mount_points() -> std::io::Result<Vec<PathBuf>> {
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
     Ok(table.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape).collect())

@@ -1,6 +1,6 @@
-//! The plan: a container's OCI spec after everything that can be decided, checked or opened beforehand. Made
-//! by `compile` in the server, executed by `run` in the monitor, and sent between them as bytes and
-//! descriptors.
+//! The plan: a container's OCI spec after everything that can be decided, checked or opened before the start.
+//! `compile` makes it in the server, `run` executes it in the monitor, and it is sent between them as bytes
+//! and descriptors.
 //!
 //! A plan needs no lookup on the host: sources of mounts are descriptors, users are numbers, the seccomp
 //! filter is a BPF program.
@@ -9,7 +9,7 @@ use std::ffi::CString;
 
 use serde::{Deserialize, Serialize};
 
-/// A descriptor that is sent with the plan, by its position.
+/// A descriptor that is sent with the plan, identified by its position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdIndex(pub u16);
 
@@ -18,29 +18,28 @@ pub struct FdIndex(pub u16);
 pub struct Plan {
     pub process: Process,
     pub root: Root,
-    /// In the order in which they are attached.
+    /// The mounts, in the order in which they are attached.
     pub mounts: Vec<Mount>,
-    /// Nodes made in the container's own /dev.
+    /// The nodes to make in the container's own /dev.
     pub devices: Vec<Device>,
-    /// Paths that are masked by /dev/null (files) or an empty read-only tmpfs (folders). Missing ones are
-    /// skipped.
+    /// Paths to mask with /dev/null (files) or an empty read-only tmpfs (folders). Missing paths are skipped.
     pub masked_paths: Vec<CString>,
-    /// Paths remounted read-only. Missing ones are skipped.
+    /// Paths to remount read-only. Missing paths are skipped.
     pub readonly_paths: Vec<CString>,
     pub pid: PidNamespace<FdIndex>,
-    /// Whether the container has its own cgroup namespace (always, except for the host's).
+    /// Whether the container has its own cgroup namespace (always, unless it uses that of the host).
     pub cgroup_namespace: bool,
     pub cgroup: CgroupJoin,
 }
 
-/// A process: a container's first one, or an exec.
+/// A process: the first one of a container, or an exec.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
-    /// Never empty. `args[0]` is searched in PATH of `env` if it has no slash.
+    /// Never empty. If `args[0]` has no slash, it is searched in the PATH of `env`.
     pub args: Vec<CString>,
     /// `NAME=value`, without duplicates.
     pub env: Vec<CString>,
-    /// Absolute; for a container's first process it is made (0755) if it is missing.
+    /// An absolute path. For the first process of a container it is made (0755) if it is missing.
     pub cwd: CString,
     pub uid: u32,
     pub gid: u32,
@@ -52,11 +51,11 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     /// `struct sock_filter` array, 8 bytes each, host byte order. None: unconfined.
     pub seccomp: Option<Seccomp>,
-    /// Limited by the executor to values that it may set.
+    /// The executor limits it to the values that it is allowed to set.
     pub oom_score_adj: Option<i32>,
-    /// AppArmor profile to change to on exec.
+    /// The AppArmor profile to change to on exec.
     pub apparmor_profile: Option<CString>,
-    /// A controlling terminal instead of pipes.
+    /// Whether the process gets a controlling terminal instead of pipes.
     pub terminal: bool,
 }
 
@@ -91,47 +90,49 @@ pub struct Seccomp {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
     pub mount: FdIndex,
-    /// Made read-only after every mount target exists.
+    /// Whether the root is made read-only, after every mount target exists.
     pub readonly: bool,
-    /// Propagation of the root itself: true = shared (needed by bidirectional volumes), else private/slave.
+    /// The propagation of the root itself: true = shared (needed by bidirectional volumes), else private or
+    /// slave.
     pub shared: bool,
 }
 
 /// A mount below the root.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// Absolute path in the container, resolved without leaving the root.
+    /// Absolute path in the container; it is resolved without leaving the root.
     pub target: CString,
     pub kind: MountKind,
-    /// MOUNT_ATTR_ bits (RDONLY, NOSUID, NODEV, NOEXEC, ...) for the kinds that the child makes itself; a
-    /// bind has its own.
+    /// MOUNT_ATTR_ bits (RDONLY, NOSUID, NODEV, NOEXEC, ...) for the mounts that the child makes itself; a
+    /// bind mount has its own.
     pub attributes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MountKind {
-    /// A detached tree whose attributes and propagation are already set. `file`: the target is a file.
+    /// A detached tree whose attributes and propagation are already set. `file`: whether the target is a
+    /// file.
     Bind {
         source: FdIndex,
         file: bool,
     },
     Proc,
     Sysfs,
-    /// `options` as for fsconfig: `size=65536k`, `mode=755`, ...
+    /// `options` in the form of fsconfig: `size=65536k`, `mode=755`, ...
     Tmpfs {
         options: Vec<CString>,
     },
-    /// A new instance, ptmxmode 0666, mode 0620, gid as given.
+    /// A new instance with ptmxmode 0666, mode 0620 and this gid.
     Devpts {
         gid: u32,
     },
     Mqueue,
-    /// The pod's own shared /dev/shm, found in the monitor's root at /shm.
+    /// The pod's shared /dev/shm, which is in the monitor's root at /shm.
     PodShm,
     /// cgroup2 at the target.
     Cgroup2,
-    /// A tmpfs at the target with one folder per v1 hierarchy, each named by its controllers
-    /// (`cpu,cpuacct`), and symbolic links for the single names of joint ones.
+    /// A tmpfs at the target with one folder per v1 hierarchy, each named by its controllers (`cpu,cpuacct`),
+    /// and symbolic links with the single names of controllers that share one.
     Cgroup1 {
         hierarchies: Vec<CString>,
         unified: bool,
@@ -150,26 +151,25 @@ pub struct Device {
     pub gid: u32,
 }
 
-/// The PID namespace of a container, resolved: what was requested, applied to its pod. `T` identifies the
-/// container whose namespace is joined: an id in a record, a pidfd for compiling, the pidfd's index in a
-/// plan.
+/// The PID namespace of a container: the request, applied to its pod. `T` identifies the container whose
+/// namespace is joined: by its id in a record, by its pidfd for compiling, by the pidfd's index in a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PidNamespace<T> {
-    /// A new one; the container's first process is its PID 1.
+    /// A new namespace; the container's first process is its PID 1.
     Own,
-    /// The pod's shared one.
+    /// The shared namespace of the pod.
     Pod,
-    /// The monitor's own, which is the host's.
+    /// The namespace of the monitor, which is that of the host.
     Host,
     /// The namespace of another container of the same pod.
     Target(T),
 }
 
 impl<T> PidNamespace<T> {
-    /// Replaces the identification of the target.
+    /// Converts the identification of the target.
     ///
     /// # Errors
-    /// Those of `target`.
+    /// The error of `target`.
     pub fn try_map<U, E>(self, target: impl FnOnce(T) -> Result<U, E>) -> Result<PidNamespace<U>, E> {
         Ok(match self {
             Self::Own => PidNamespace::Own,
@@ -182,9 +182,9 @@ impl<T> PidNamespace<T> {
 
 /// How the process joins its cgroups before it runs anything.
 ///
-/// v2 (also the empty v2 of a hybrid host): started there with CLONE_INTO_CGROUP. v1: the child writes `0`
-/// into each hierarchy's `tasks`: for a thread that moves itself the kernel skips the global lock that
-/// `cgroup.procs` takes (15 ms on the first write after a pause).
+/// v2 (also the empty v2 of a hybrid host): the process is started there with CLONE_INTO_CGROUP. v1: the
+/// child writes `0` into `tasks` of each hierarchy: for a thread that moves itself the kernel skips the
+/// global lock that `cgroup.procs` takes (15 ms on the first write after a pause).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CgroupJoin {
     /// Open `O_DIRECTORY` descriptor of the v2 cgroup.

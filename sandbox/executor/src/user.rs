@@ -1,4 +1,4 @@
-//! The user that a process runs as: USER strings resolved against the image's own /etc/passwd and /etc/group.
+//! The user that a process runs as: resolves USER strings with the image's own /etc/passwd and /etc/group.
 //!
 //! Both files are untrusted: lines that do not parse are skipped, ids out of range are refused, and the
 //! files may be missing (an image with one static binary has neither).
@@ -14,13 +14,13 @@ pub struct User {
     pub gid: u32,
     /// The groups that /etc/group lists the user in, sorted, without `gid` itself.
     pub groups: Vec<u32>,
-    /// Home folder; `/` when the image does not say.
+    /// Home folder; `/` when the image has none.
     pub home: String,
-    /// The user's name, when the image knows it.
+    /// The user's name, when the image has it.
     pub name: Option<String>,
 }
 
-/// Why a USER string cannot be resolved.
+/// The reason why a USER string cannot be resolved.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
     #[error("user {name:?} is not in the image's /etc/passwd")]
@@ -37,22 +37,22 @@ pub enum UserError {
     Image(#[from] InRootError),
 }
 
-/// `u32::MAX` is the kernel's "no change".
+/// `u32::MAX` means "no change" to the kernel.
 const MAX_ID: u32 = u32::MAX - 1;
 
 /// NGROUPS_MAX.
 const MAX_GROUPS: usize = 65_536;
 
-/// More than any real one has; an image must not make the server read forever.
+/// Larger than any real file; an image must not make the server read without end.
 const MAX_FILE: usize = 8 << 20;
 
 /// Resolves `name`, `uid`, `name:group`, `uid:gid` and mixes of them; empty means root.
 ///
-/// Digits alone are always a number, also when an account has such a name. The primary group is the
-/// one asked for, or that of /etc/passwd, or 0 for a uid that the image does not know.
+/// Digits alone are always a number, also when an account has such a name. The primary group is the requested
+/// one, or that of /etc/passwd, or 0 for a uid that the image does not have.
 ///
 /// # Errors
-/// [`UserError`] naming the user or group.
+/// [`UserError`] with the user or group.
 pub fn resolve(root: impl AsFd, user: &str) -> Result<User, UserError> {
     let passwd = read(&root, "/etc/passwd")?;
     let group = read(&root, "/etc/group")?;
@@ -105,7 +105,8 @@ fn resolve_in(passwd: &str, group: &str, text: &str) -> Result<User, UserError> 
     })
 }
 
-/// None: not a number. A number that is too large is an error, never a name and never wrapped.
+/// Parses an id; None when it is not a number. A number that is too large is an error: it is neither a name
+/// nor truncated.
 fn number(what: &'static str, text: &str) -> Result<Option<u32>, UserError> {
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -117,7 +118,7 @@ fn number(what: &'static str, text: &str) -> Result<Option<u32>, UserError> {
     }
 }
 
-/// Names come from requests and images, and end up in messages.
+/// Shortens a name for messages: names come from requests and images.
 fn shorten(text: &str) -> String {
     text.chars().take(128).collect()
 }
@@ -264,7 +265,7 @@ last:x:2147483647:5::relative:
         assert!(matches!(resolve(&root, "0"), Err(UserError::Image(InRootError::TooLarge { .. }))));
     }
 
-    /// Images come from anywhere: whatever their files and USER hold, there is a user or an error.
+    /// For any content of an image's files and USER, the result is a user or an error.
     #[test]
     fn damaged_files_and_names_never_panic() {
         let parts = [

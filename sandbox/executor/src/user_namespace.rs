@@ -1,7 +1,7 @@
-//! User namespaces: other numbers for users and groups inside than on the host.
+//! User namespaces: ids of users and groups that differ inside and on the host.
 //!
-//! A pod with one of its own has ids of its own: what its root (0) does to files, processes and kernel
-//! settings, the host's 65536, say, does, which has no rights on the host.
+//! A pod with a user namespace has ids of its own. For example, its root (0) is user 65536 on the host, which
+//! has no rights there on files, processes and kernel settings.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::sys::{self, Cloned};
 
-/// `length` ids from `container` on are those from `host` on.
+/// Maps `length` ids from `container` on to those from `host` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IdRange {
     pub container: u32,
@@ -20,7 +20,7 @@ pub struct IdRange {
     pub length: u32,
 }
 
-/// Which users and groups of the host stand behind those of a user namespace.
+/// The mapping from ids of a user namespace to ids of the host.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct IdMappings {
     pub uids: Vec<IdRange>,
@@ -30,7 +30,7 @@ pub struct IdMappings {
 /// The kernel's limit (UID_GID_MAP_MAX_EXTENTS).
 const MAX_RANGES: usize = 340;
 
-/// Why mappings are refused. `list` is `uids` or `gids`.
+/// The reason why mappings are refused. `list` is `uids` or `gids`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMappings {
     #[error("{list}: empty: no id would exist in the namespace")]
@@ -47,7 +47,7 @@ pub enum InvalidMappings {
 
 impl IdRange {
     fn is_in_range(self) -> bool {
-        // The last number is "no id" to the kernel.
+        // The kernel uses the highest number for "no id".
         [self.container, self.host].into_iter().all(|first| u32::MAX - first >= self.length)
     }
 
@@ -61,34 +61,34 @@ impl IdRange {
 }
 
 impl IdMappings {
-    /// Whether the kernel would take them.
+    /// Whether the kernel would accept the mappings.
     ///
     /// # Errors
-    /// The first range that it would not.
+    /// The first range that it would not accept.
     pub fn check(&self) -> Result<(), InvalidMappings> {
         check("uids", &self.uids)?;
         check("gids", &self.gids)
     }
 
-    /// The host's user that is `uid` inside; None: it does not exist there.
+    /// The host's uid for `uid` inside; None when it is not mapped.
     #[must_use]
     pub fn host_uid(&self, uid: u32) -> Option<u32> {
         host_id(&self.uids, uid)
     }
 
-    /// The host's group that is `gid` inside; None: it does not exist there.
+    /// The host's gid for `gid` inside; None when it is not mapped.
     #[must_use]
     pub fn host_gid(&self, gid: u32) -> Option<u32> {
         host_id(&self.gids, gid)
     }
 
-    /// The user inside that is the host's `uid`; None: none there is.
+    /// The uid inside for the host's `uid`; None when it is not mapped.
     #[must_use]
     pub fn container_uid(&self, uid: u32) -> Option<u32> {
         container_id(&self.uids, uid)
     }
 
-    /// The group inside that is the host's `gid`; None: none there is.
+    /// The gid inside for the host's `gid`; None when it is not mapped.
     #[must_use]
     pub fn container_gid(&self, gid: u32) -> Option<u32> {
         container_id(&self.gids, gid)
@@ -125,14 +125,14 @@ fn container_id(ranges: &[IdRange], id: u32) -> Option<u32> {
     Some(range.container + (id - range.host))
 }
 
-/// A user namespace. It lives as long as this, a mount with its mappings, or a process in it.
+/// A user namespace. It exists as long as this value, a mount with its mappings, or a process in it.
 #[derive(Debug)]
 pub struct UserNamespace {
     fd: OwnedFd,
     pub mappings: IdMappings,
 }
 
-/// The step at which there came to be no user namespace.
+/// The step at which making a user namespace failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{step}: {}{hint}", std::io::Error::from(*errno))]
 pub struct UserNamespaceError {
@@ -142,10 +142,10 @@ pub struct UserNamespaceError {
 }
 
 impl UserNamespace {
-    /// Makes one. It takes a process for a moment: a copy of this one, without descriptors.
+    /// Makes a user namespace. For a moment this needs a process: a copy of this one, without descriptors.
     ///
     /// # Errors
-    /// [`UserNamespaceError`], with what to do.
+    /// [`UserNamespaceError`], with a remedy.
     pub fn new(mappings: IdMappings) -> Result<Self, UserNamespaceError> {
         let failed = |step| move |errno| UserNamespaceError { step, errno, hint: hint(step, errno) };
         match sys::clone3(libc::CLONE_NEWUSER as u64, None).map_err(failed(CLONE))? {
@@ -160,10 +160,10 @@ impl UserNamespace {
         }
     }
 
-    /// The one that owns `namespace`, which is the descriptor of a namespace of another kind.
+    /// Opens the user namespace that owns `namespace`, a namespace of another kind.
     ///
     /// # Errors
-    /// As ioctl_nsfs(2).
+    /// The error of ioctl_nsfs(2).
     pub fn owner_of(namespace: BorrowedFd<'_>, mappings: IdMappings) -> Result<Self, Errno> {
         Ok(Self { fd: sys::user_namespace_of(namespace)?, mappings })
     }
@@ -203,7 +203,7 @@ fn map(pid: i32, mappings: &IdMappings) -> Result<OwnedFd, (&'static str, Errno)
             ranges.iter().map(|r| format!("{} {} {}\n", r.container, r.host, r.length)).collect();
         let write = || {
             let file = openat(&process, name, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-            // The kernel takes a map in one write.
+            // The kernel accepts a map only in one write.
             rustix::io::write(file, text.as_bytes()).map(drop)
         };
         write().map_err(|errno| (step, errno))?;

@@ -62,7 +62,7 @@ impl AppArmor {
         Self { root: root.to_owned(), enabled, default_loaded: Mutex::new(false) }
     }
 
-    /// Whether the kernel has it and it is enabled.
+    /// Whether the kernel has AppArmor and it is enabled.
     #[must_use]
     pub fn is_enabled(&self) -> bool {
         self.enabled

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::AppArmorError;
 
-/// Its paths in distributions, below the root.
+/// The paths of the parser in distributions, below the root.
 const PLACES: [&str; 4] = [
     "usr/sbin/apparmor_parser",
     "sbin/apparmor_parser",
@@ -16,7 +16,7 @@ const PLACES: [&str; 4] = [
     "usr/local/sbin/apparmor_parser",
 ];
 
-/// It takes a tenth of a second; on a busy node some seconds.
+/// Time limit for the parser. It takes a tenth of a second; on a busy node some seconds.
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Limit for the parser's message.
@@ -50,7 +50,7 @@ pub(super) fn load(parser: &Path, profile: &str) -> Result<(), AppArmorError> {
     }
 }
 
-/// None when it was killed at the deadline.
+/// Returns None when the parser was killed at the deadline.
 #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
 fn wait(child: &mut Child) -> std::io::Result<Option<ExitStatus>> {
     let started = Instant::now();

@@ -3,7 +3,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::*;
 
-/// A root whose parser is a script: it keeps what it is given, and adds the profile to the kernel's list.
+/// A root whose parser is a script: it stores its input, and adds the profile to the kernel's list.
 struct Host(tempfile::TempDir);
 
 impl Host {

@@ -51,13 +51,13 @@ pub const BY_NUMBER: [Capability; 41] = [
     Capability::CheckpointRestore,
 ];
 
-/// A set as a bit mask, bit n for capability number n.
+/// Converts a set to a bit mask, bit n for capability number n.
 #[must_use]
 pub fn mask(set: &Capabilities) -> u64 {
     BY_NUMBER.iter().enumerate().filter(|(_, c)| set.contains(c)).fold(0, |bits, (n, _)| bits | 1 << n)
 }
 
-/// None in the spec means no capability.
+/// Converts the sets. A set that is missing in the spec is empty.
 pub(super) fn capabilities(given: Option<&LinuxCapabilities>) -> Result<plan::Capabilities, CompileError> {
     let Some(given) = given else { return Ok(plan::Capabilities::default()) };
     let bits = |set: &Option<Capabilities>| set.as_ref().map_or(0, mask);
@@ -71,7 +71,7 @@ pub(super) fn capabilities(given: Option<&LinuxCapabilities>) -> Result<plan::Ca
     within("permitted", sets.permitted, "bounding", sets.bounding)?;
     within("effective", sets.effective, "permitted", sets.permitted)?;
     within("inheritable", sets.inheritable, "bounding", sets.bounding)?;
-    // capabilities(7): the kernel keeps ambient ones only where both of these have them.
+    // capabilities(7): the kernel keeps an ambient capability only when both other sets have it.
     within("ambient", sets.ambient, "permitted", sets.permitted)?;
     within("ambient", sets.ambient, "inheritable", sets.inheritable)?;
     Ok(sets)

@@ -19,7 +19,8 @@ const DEFAULTS: [(&CStr, u32, u32); 6] = [
     (c"/dev/tty", 5, 0),
 ];
 
-/// The defaults are added if /dev is the container's own; devices of the spec at the same paths replace them.
+/// Makes the list of nodes. The default ones are added if /dev is the container's own; devices of the spec at
+/// the same paths replace them.
 pub(super) fn devices(given: &[LinuxDevice], mounts: &[Mount]) -> Result<Vec<Device>, CompileError> {
     let mut devices: Vec<Device> = Vec::with_capacity(given.len() + DEFAULTS.len());
     for (index, device) in given.iter().enumerate() {

@@ -24,8 +24,8 @@ pub(super) fn c_string(field: impl FnOnce() -> String, text: &[u8]) -> Result<CS
     CString::new(text).map_err(|_| invalid(field(), "it contains a NUL byte"))
 }
 
-/// An absolute path in the container, without `//`, `.` and a final slash. `..` is refused: its meaning
-/// depends on the links before it.
+/// Converts an absolute path in the container, without `//`, `.` and a final slash. `..` is refused: its
+/// meaning depends on the links before it.
 pub(super) fn container_path(field: impl Fn() -> String, path: &Path) -> Result<CString, CompileError> {
     if path.as_os_str().is_empty() {
         return Err(invalid(field(), "empty"));
@@ -50,7 +50,7 @@ pub(super) fn container_path(field: impl Fn() -> String, path: &Path) -> Result<
     c_string(&field, &clean)
 }
 
-/// `linux.maskedPaths` or `linux.readonlyPaths`.
+/// Converts `linux.maskedPaths` or `linux.readonlyPaths`.
 pub(super) fn paths(field: &str, given: Option<&Vec<String>>) -> Result<Vec<CString>, CompileError> {
     let mut paths: Vec<CString> = Vec::new();
     for (index, path) in given.into_iter().flatten().enumerate() {

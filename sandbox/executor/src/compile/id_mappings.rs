@@ -9,7 +9,7 @@ use super::field::invalid;
 use crate::plan::{Device, Process};
 use crate::user_namespace::{IdMappings, IdRange, UserNamespace};
 
-/// None if there are none.
+/// Converts mappings; returns None if there are none.
 pub(super) fn mappings(
     uids: Option<&Vec<LinuxIdMapping>>,
     gids: Option<&Vec<LinuxIdMapping>>,
@@ -37,7 +37,7 @@ pub(super) fn agree(linux: &Linux, listed: bool, user: Option<&UserNamespace>) -
     Ok(())
 }
 
-/// A process cannot have a user that does not exist.
+/// Checks that the ids of the process exist in the namespace.
 pub(super) fn check_process(process: &Process, mappings: &IdMappings) -> Result<(), CompileError> {
     let unmapped = |field: &str, id: u32| {
         invalid(format!("process.user.{field}"), format!("{id} is not mapped in the pod's user namespace"))
@@ -85,7 +85,7 @@ pub(super) struct Namespaces<'a> {
 }
 
 impl Namespaces<'_> {
-    /// `field` names the mount.
+    /// Opens the user namespace of a mount. `field` names the mount.
     pub(super) fn of(&mut self, ids: &Ids, field: &str) -> Result<BorrowedFd<'_>, CompileError> {
         let wanted = match (ids, self.pod) {
             (Ids::Pod, Some(pod)) => return Ok(pod.as_fd()),

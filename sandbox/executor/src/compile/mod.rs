@@ -71,7 +71,7 @@ pub enum CompileError {
     /// `field` as in config.json: `process.args`, `mounts[3].destination`.
     #[error("{field}: {reason}")]
     Invalid { field: String, reason: String },
-    /// Valid, but not supported.
+    /// The field is valid, but not supported.
     #[error("{field}: is not supported{hint}")]
     Unsupported { field: String, hint: String },
     #[error("{field}: {source}")]
@@ -142,7 +142,7 @@ pub fn compile(spec: &Spec, inputs: Inputs<'_>) -> Result<Compiled, CompileError
     Ok(Compiled { plan, fds: fds.0 })
 }
 
-/// Compiles a process for an exec in a running container. `mappings` of the pod's user namespace.
+/// Compiles a process for an exec in a running container. `mappings` are those of the pod's user namespace.
 ///
 /// # Errors
 /// The error names the field of the spec.
@@ -156,10 +156,10 @@ pub fn compile_process(
     Ok(process)
 }
 
-/// The cgroup part of a plan, or of an exec: descriptors are appended to `fds`.
+/// Compiles the cgroup part of a plan or of an exec; its descriptors are appended to `fds`.
 ///
 /// # Errors
-/// There are more descriptors than a plan can refer to.
+/// When there are more descriptors than a plan can refer to.
 pub fn compile_join(join_fds: JoinFds, fds: &mut Vec<OwnedFd>) -> Result<plan::CgroupJoin, CompileError> {
     let mut all = Descriptors(std::mem::take(fds));
     let joined = join(join_fds, &mut all);

@@ -6,24 +6,24 @@ use super::CompileError;
 use super::field::{invalid, unsupported};
 use crate::source::Propagation;
 
-/// A missing source of a bind mount is made as a folder. As with all options that begin with `x-`, mount(8)
-/// and other runtimes ignore it.
+/// The option by which a missing source of a bind mount is made as a folder. mount(8) and other runtimes
+/// ignore it, like all options that begin with `x-`.
 pub const CREATE_SOURCE: &str = "x-crisp.create-source";
 
 /// The options of one mount, sorted by where they are applied.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct MountOptions {
-    /// `bind` or `rbind` were among them.
+    /// Whether the options contain `bind` or `rbind`.
     pub bind: bool,
     pub recursive: bool,
     pub recursive_readonly: bool,
-    /// [`CREATE_SOURCE`] was among them.
+    /// Whether the options contain [`CREATE_SOURCE`].
     pub create_source: bool,
     pub idmap: Option<Idmap>,
     /// MOUNT_ATTR_ bits.
     pub attributes: u64,
     pub propagation: Option<Propagation>,
-    /// For the file system: `size=64k`.
+    /// Options of the file system: `size=64k`.
     pub data: Vec<String>,
 }
 
@@ -72,7 +72,7 @@ fn attribute(attributes: &mut u64, option: &str) -> bool {
         "symfollow" => (0, bits(Attr::MOUNT_ATTR_NOSYMFOLLOW)),
         "nodiratime" => (bits(Attr::MOUNT_ATTR_NODIRATIME), 0),
         "diratime" => (0, bits(Attr::MOUNT_ATTR_NODIRATIME)),
-        // The kernel's default is relatime, whose bits are none.
+        // The kernel's default is relatime, which has no bits.
         "relatime" | "atime" | "norelatime" | "nostrictatime" => (0, atime),
         "noatime" => (bits(Attr::MOUNT_ATTR_NOATIME), atime),
         "strictatime" => (bits(Attr::MOUNT_ATTR_STRICTATIME), atime),

@@ -72,7 +72,7 @@ fn args(process: &Process) -> Result<Vec<CString>, CompileError> {
         .collect()
 }
 
-/// The last of several values for one name wins, in the place of the first.
+/// Converts the environment. Of several values for one name the last one wins, at the position of the first.
 fn environment(process: &Process) -> Result<Vec<CString>, CompileError> {
     let given = process.env().as_deref().unwrap_or_default();
     let mut places: HashMap<&str, usize> = HashMap::with_capacity(given.len());

@@ -23,7 +23,7 @@ pub(super) fn rlimits(given: &[PosixRlimit]) -> Result<Vec<plan::Rlimit>, Compil
     Ok(limits)
 }
 
-/// asm-generic/resource.h: the same on all 64-bit machines that containers run on.
+/// The number of a limit in asm-generic/resource.h; the same on all 64-bit machines that containers run on.
 fn number(kind: PosixRlimitType) -> u32 {
     match kind {
         PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,

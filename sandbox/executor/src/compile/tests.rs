@@ -86,7 +86,7 @@ fn a_whole_spec_becomes_a_plan() {
     assert_eq!(plan.readonly_paths, [c"/proc/sys".to_owned()]);
 }
 
-/// Where in the JSON, what to put there, and what the error must start with.
+/// Each case has the place in the JSON, the new value, and the beginning of the error.
 #[test]
 fn errors_name_the_field() {
     crisp_skip::needs!();
@@ -173,7 +173,7 @@ fn a_plan_survives_its_journey() {
     assert_eq!(postcard::from_bytes::<plan::Plan>(&bytes).unwrap(), plan);
 }
 
-/// The cgroup mount of a spec with such options, with or without a cgroup namespace.
+/// Compiles the cgroup mount of a spec with this option, with or without a cgroup namespace.
 fn cgroup_mount(namespace: bool, option: &str) -> Result<MountKind, CompileError> {
     let spec = spec(|spec| {
         spec["mounts"][5]["options"] = json!(["ro", option]);

@@ -16,10 +16,10 @@ pub(crate) enum Kind {
     File,
 }
 
-/// The same limit as the kernel's.
+/// The maximum number of links in a path; the kernel has the same.
 const LINKS: usize = 40;
 
-/// As [`find`]; what is missing is made, folders with mode 0755 and a file with 0644.
+/// Like [`find`], but makes missing files: folders with mode 0755 and a file with 0644.
 pub(crate) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind) -> Result<OwnedFd, Errno> {
     match find(root, path) {
         Err(Errno::NOENT) => make(root, path, kind),
@@ -31,7 +31,7 @@ pub(crate) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind) -> Res
 /// paths are looked up later, and which must not change with a neighbour's volume.
 pub(crate) fn find_or_make_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     match resolve_by(root, path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
-        // With a dangling link in the path it would have been the other error.
+        // With a dangling link in the path the error would be ELOOP.
         Err(Errno::NOENT) => make(root, path, Kind::Folder),
         other => other,
     }
@@ -80,7 +80,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// `name` is a dangling link. Its target replaces it.
+    /// Replaces `name`, which is a dangling link, by its target.
     fn splice(&mut self, name: &[u8]) -> Result<(), Errno> {
         let text = match readlinkat(&self.here, name, Vec::new()) {
             Ok(text) => text.into_bytes(),
@@ -99,7 +99,8 @@ impl Walk<'_> {
     }
 }
 
-/// The modes are set independently of this process's umask: they are for the users of the image.
+/// Makes one file or folder. Its mode does not depend on the umask of this process: the users of the image
+/// need it.
 fn make_one(parent: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<OwnedFd, Errno> {
     let flags = OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let (made, mode) = match kind {

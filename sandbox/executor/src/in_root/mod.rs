@@ -20,7 +20,7 @@ use rustix::path::Arg;
 pub(crate) use make::{Kind, find_or_make, find_or_make_without_links};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-/// `openat2` returns EAGAIN when a rename elsewhere made `..` uncertain: the lookup is tried again.
+/// How often a lookup is tried. `openat2` returns EAGAIN when a rename elsewhere made `..` uncertain.
 const RACES: usize = 64;
 
 /// Opens the file at `path` in `root`, with `flags` and close-on-exec.
@@ -28,7 +28,7 @@ pub(crate) fn resolve(root: impl AsFd, path: impl Arg + Copy, flags: OFlags) -> 
     resolve_by(root, path, flags, INSIDE)
 }
 
-/// A descriptor (`O_PATH`) of the file at `path` in `root`: for mounting on it or making files in it.
+/// Opens the file at `path` in `root` with `O_PATH`, for mounting on it or making files in it.
 pub(crate) fn find(root: impl AsFd, path: impl Arg + Copy) -> Result<OwnedFd, Errno> {
     resolve(root, path, OFlags::PATH)
 }
@@ -78,7 +78,7 @@ pub fn open(root: impl AsFd, path: &str, flags: OFlags) -> Result<OwnedFd, InRoo
     resolve(root, path, flags).map_err(|errno| InRootError::Kernel { path: path.into(), errno })
 }
 
-/// The whole content of a regular file of at most `max` bytes; None when it does not exist.
+/// Reads the whole content of a regular file of at most `max` bytes; None when it does not exist.
 ///
 /// # Errors
 /// A path that is not a regular file is refused and not opened: opening a device of an image runs its driver
@@ -139,7 +139,7 @@ mod tests {
         crisp_skip::needs!();
         let folder = tempfile::tempdir().unwrap();
         let root: OwnedFd = std::fs::File::open(folder.path()).unwrap().into();
-        // A number without a driver: to open it would be ENXIO.
+        // A device number without a driver: opening it would return ENXIO.
         let device = rustix::fs::makedev(0, 240);
         let kind = rustix::fs::FileType::CharacterDevice;
         rustix::fs::mknodat(&root, "node", kind, Mode::RUSR, device).unwrap();

@@ -1,6 +1,6 @@
-//! Layers whose files have, in a user namespace, the owners of the image: opened through one mount, with the
-//! ids of that namespace, of the folder that contains them all. The layers themselves stay unchanged, for all
-//! pods.
+//! Layers whose files have, in a user namespace, the owners of the image. They are opened through one mount
+//! of the folder that contains them all, with the ids of that namespace. The layers themselves stay unchanged
+//! and are shared by all pods.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ pub(super) enum LayersMount {
     Attached,
 }
 
-/// The layers, and their mount.
+/// Opens the layers; returns them and their mount.
 pub(super) fn open(
     layers: &[PathBuf],
     user: BorrowedFd<'_>,
@@ -55,12 +55,12 @@ pub fn check(folders: &[PathBuf; 2]) -> Result<(), RootfsError> {
     read_only_view(folders, Some(user.as_fd())).map(drop)
 }
 
-/// A single layer.
+/// Makes the mount of a single layer.
 pub(super) fn read_only(layer: &Path, user: BorrowedFd<'_>) -> Result<OwnedFd, RootfsError> {
     mount(layer, user, MountAttrFlags::MOUNT_ATTR_RDONLY | MountAttrFlags::MOUNT_ATTR_NODEV)
 }
 
-/// A detached mount of `folder` with the ids of `user`.
+/// Makes a detached mount of `folder` with the ids of `user`.
 fn mount(folder: &Path, user: BorrowedFd<'_>, attributes: MountAttrFlags) -> Result<OwnedFd, RootfsError> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = open_tree(CWD, folder, flags).map_err(failed(folder, "open"))?;
@@ -83,10 +83,10 @@ fn failed(folder: &Path, step: &'static str) -> impl Fn(Errno) -> RootfsError {
     }
 }
 
-/// The first kernel that stacks layers with mapped ids.
+/// The first kernel that can stack layers with mapped ids.
 const STACKS: (u32, u32) = (5, 19);
 
-/// An older kernel only returns EINVAL. `release` of the kernel.
+/// Adds an explanation for an older kernel, which only returns EINVAL. `release` is that of the kernel.
 pub(super) fn explain(error: RootfsError, release: &str) -> RootfsError {
     let mut numbers = release.split(['.', '-']).map_while(|number| number.parse::<u32>().ok());
     let kernel = (numbers.next().unwrap_or(u32::MAX), numbers.next().unwrap_or(0));
@@ -101,7 +101,7 @@ pub(super) fn explain(error: RootfsError, release: &str) -> RootfsError {
     }
 }
 
-/// The deepest folder that contains all layers, or is the only one.
+/// Returns the deepest folder that contains all layers, or is the only layer.
 fn folder_of_all(layers: &[PathBuf]) -> PathBuf {
     let mut folder = layers.first().cloned().unwrap_or_default();
     for layer in layers {

@@ -121,7 +121,7 @@ struct Parts<'a> {
 #[derive(Debug, Clone, Copy)]
 enum UpperLayer<'a> {
     Nothing,
-    /// Read as one more layer.
+    /// Read-only, as one more layer.
     Changed {
         upper: &'a Path,
     },
@@ -149,7 +149,7 @@ enum OverlayApi {
 
 const OVERLAY_APIS: [OverlayApi; 3] = [OverlayApi::Descriptors, OverlayApi::Names, OverlayApi::Classic];
 
-/// The first of [`OVERLAY_APIS`] that this kernel may have.
+/// The index of the first of [`OVERLAY_APIS`] that this kernel may have.
 static FIRST_API: AtomicU8 = AtomicU8::new(0);
 /// The same for idmapped layers: only since Linux 6.15 may they be in a detached mount.
 static FIRST_IDMAPPED_API: AtomicU8 = AtomicU8::new(0);
@@ -182,7 +182,7 @@ fn build(parts: &Parts<'_>) -> Result<OwnedFd, RootfsError> {
     }
 }
 
-/// Such as `6.1.0-18-amd64`.
+/// Returns the release of the kernel, for example `6.1.0-18-amd64`.
 fn kernel_release() -> String {
     rustix::system::uname().release().to_string_lossy().into_owned()
 }
@@ -247,7 +247,7 @@ impl Parts<'_> {
         }
     }
 
-    /// One of the folders.
+    /// Returns one of the folders, for messages.
     fn any(&self) -> &Path {
         match self.above {
             UpperLayer::Nothing => &self.layers[0],
@@ -262,13 +262,14 @@ impl Parts<'_> {
     }
 }
 
-/// Not O_PATH, which fsconfig refuses before Linux 6.14.
+/// Opens a folder without O_PATH, which fsconfig refuses before Linux 6.14.
 fn open_folder(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// A volatile overlay leaves a mark in its work folder, and the kernel refuses to mount over it. Here it only
-/// means that this root was mounted before, for example by a server that has been restarted since.
+/// Removes the mark that a volatile overlay leaves in its work folder, because the kernel refuses to mount
+/// over it. Here it only means that this root was mounted before, for example by a server that has been
+/// restarted since.
 fn forget_volatile(work: &OwnedFd) -> Result<(), Errno> {
     let marks = [
         ("work/incompat/volatile/dirty", AtFlags::empty()),

@@ -10,7 +10,7 @@ use rustix::mount::{
 
 use super::{Failure, OPTIONS, Opened, OverlayApi, VOLATILE};
 
-/// A detached mount of the parts.
+/// Makes a detached mount of the parts.
 pub(super) fn configure(parts: &Opened, api: OverlayApi) -> Result<OwnedFd, Failure> {
     let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(Failure::at("fsopen"))?;
     let set = |key: &'static str, fd: &OwnedFd| {
@@ -70,7 +70,7 @@ fn kernel_log(context: &OwnedFd) -> String {
     log
 }
 
-/// For refusals at creation the kernel often only writes to its own log.
+/// The reason of a failed creation. For refusals at creation the kernel often only writes to its own log.
 fn create_detail(context: &OwnedFd, errno: Errno) -> String {
     let log = kernel_log(context);
     if log.is_empty() && errno == Errno::INVAL {

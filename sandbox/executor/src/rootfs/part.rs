@@ -11,10 +11,10 @@ use rustix::mount::{
 use super::PartError;
 use crate::in_root;
 
-/// The file or folder at `path` as a detached mount; links end inside the view.
+/// Makes a detached mount of the file or folder at `path`; links end inside the view.
 ///
 /// # Errors
-/// The path does not exist, or a step failed.
+/// When the path does not exist, or a step failed.
 pub fn part_of(view: &OwnedFd, path: &str) -> Result<OwnedFd, PartError> {
     // The path is checked first, to distinguish a missing path from a missing feature of the kernel.
     in_root::open(view, path, OFlags::PATH)?;
@@ -32,7 +32,7 @@ fn clone(view: &OwnedFd, path: &str) -> Result<OwnedFd, PartError> {
     open_tree(&found, c"", flags).map_err(at("open_tree"))
 }
 
-/// The same in the mount namespace of a temporary thread.
+/// Does the same in the mount namespace of a temporary thread.
 pub(super) fn attached(view: &OwnedFd, path: &str) -> Result<OwnedFd, PartError> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("part".to_owned());

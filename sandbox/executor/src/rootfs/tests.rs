@@ -17,7 +17,7 @@ impl Image {
         let folder = tempfile::tempdir().unwrap();
         let mut layers = Vec::new();
         for n in 0..count {
-            // As long as real ones are.
+            // As long as the names of real layers.
             let layer = folder.path().join(format!("{n:064}"));
             std::fs::create_dir(&layer).unwrap();
             std::fs::write(layer.join("same"), n.to_string()).unwrap();
@@ -37,7 +37,7 @@ impl Image {
     }
 }
 
-/// Those of [`OVERLAY_APIS`] that this kernel must have.
+/// The APIs of [`OVERLAY_APIS`] that this kernel must have.
 fn apis() -> Vec<OverlayApi> {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(['.', '-', '+', '\n']).map_while(|n| n.parse::<u32>().ok());
@@ -146,7 +146,7 @@ fn user_namespace() -> UserNamespace {
     UserNamespace::new(IdMappings { uids: vec![range], gids: vec![range] }).unwrap()
 }
 
-/// uid and gid as the host has them.
+/// Returns uid and gid on the host.
 fn owner(root: &OwnedFd, path: &str) -> (u32, u32) {
     let stat = rustix::fs::statat(root, path, AtFlags::SYMLINK_NOFOLLOW).unwrap();
     (stat.st_uid, stat.st_gid)
@@ -231,7 +231,7 @@ fn a_part_of_a_view_is_a_mount_of_its_own() {
     assert!(matches!(&missing, PartError::Path(path) if path.is_missing()), "{missing}");
 }
 
-/// As on a kernel before 6.15.
+/// Mounts the part as on a kernel before 6.15.
 fn attached(image: &Image, path: &str) -> OwnedFd {
     part::attached(&read_only_view(&image.layers, None).unwrap(), path).unwrap()
 }

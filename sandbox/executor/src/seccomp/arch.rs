@@ -2,7 +2,7 @@
 
 use oci_spec::runtime::Arch as SpecArch;
 
-/// One that has a table of numbers here.
+/// An architecture whose call numbers are in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Arch {
     X86_64,
@@ -12,7 +12,7 @@ pub(super) enum Arch {
     Arm,
 }
 
-/// Set in the numbers of x32 calls, which arrive as x86_64.
+/// The bit that is set in the numbers of x32 calls, which have the architecture x86_64.
 pub(super) const X32_BIT: u32 = 0x4000_0000;
 
 impl Arch {
@@ -20,7 +20,7 @@ impl Arch {
         if cfg!(target_arch = "aarch64") { Self::Aarch64 } else { Self::X86_64 }
     }
 
-    /// AUDIT_ARCH_ of linux/audit.h, as in `seccomp_data.arch`.
+    /// The AUDIT_ARCH_ value of linux/audit.h, which is in `seccomp_data.arch`.
     pub(super) const fn audit(self) -> u32 {
         match self {
             Self::X86_64 => 0xc000_003e,
@@ -30,9 +30,9 @@ impl Arch {
         }
     }
 
-    /// The architectures that a profile is compiled for: the native one, and its 32-bit sister when the
-    /// profile lists that. Others that it lists cannot run here, or (x32) are treated like those that
-    /// it does not list.
+    /// The architectures that a profile is compiled for: the native one, and its 32-bit variant when the
+    /// profile lists that. Other listed architectures cannot run on this machine, or (x32) are treated like
+    /// those that are not listed.
     pub(super) fn of_profile(self, listed: &[SpecArch]) -> Vec<Self> {
         let sister = match self {
             Self::X86_64 => (SpecArch::ScmpArchX86, Self::X86),

@@ -1,6 +1,6 @@
-//! Classic BPF: instructions, and blocks of them that can be put one behind the other.
+//! Classic BPF: instructions, and blocks of them that can be joined.
 //!
-//! All jumps go forward and are relative, so a block means the same wherever it stands.
+//! All jumps go forward and are relative, so a block means the same at every position.
 
 /// `struct sock_filter`.
 #[repr(C)]
@@ -28,7 +28,7 @@ pub(super) const OFFSET_ARCH: u32 = 4;
 /// The kernel's limit, BPF_MAXINSNS.
 pub(super) const MAX_INSTRUCTIONS: usize = 4096;
 
-/// The two halves of argument `index`: low, high. (Little-endian machines.)
+/// The offsets of the two halves of argument `index`: low, high. (Little-endian machines.)
 pub(super) fn argument_offsets(index: u32) -> (u32, u32) {
     let low = 16 + 8 * index;
     (low, low + 4)
@@ -45,12 +45,12 @@ pub(super) fn jump(code: u16, k: u32, jump_true: u8, jump_false: u8) -> Insn {
 /// `if (A <code> k) yes else no`, where both blocks end in returns.
 pub(super) fn branch(code: u16, k: u32, yes: Vec<Insn>, no: Vec<Insn>) -> Vec<Insn> {
     let mut block = Vec::with_capacity(yes.len() + no.len() + 2);
-    // `no` comes first. A conditional jump reaches 255 instructions, an unconditional one all.
+    // `no` comes first. A conditional jump reaches 255 instructions, an unconditional one reaches all.
     match u8::try_from(no.len()) {
         Ok(over) => block.push(jump(code, k, over, 0)),
         Err(_) => {
             block.push(jump(code, k, 0, 1));
-            // Programs have at most 4096 instructions, or are refused when they are done.
+            // A program has at most 4096 instructions; a longer one is refused at the end.
             block.push(op(JUMP, u32::try_from(no.len()).unwrap_or(u32::MAX)));
         }
     }
@@ -59,7 +59,7 @@ pub(super) fn branch(code: u16, k: u32, yes: Vec<Insn>, no: Vec<Insn>) -> Vec<In
     block
 }
 
-/// As the kernel takes it: 8 bytes each, host byte order.
+/// Encodes the program as the kernel expects it: 8 bytes per instruction, host byte order.
 pub(super) fn to_bytes(program: &[Insn]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(program.len() * 8);
     for insn in program {

@@ -1,4 +1,4 @@
-//! Comparisons of 64-bit arguments by a machine with 32-bit words.
+//! Compares 64-bit arguments on a machine with 32-bit words.
 
 use oci_spec::runtime::{LinuxSeccompArg, LinuxSeccompOperator as Op};
 
@@ -54,14 +54,14 @@ impl Condition {
     }
 }
 
-/// Where a test goes on to.
+/// The next place after a test.
 #[derive(Clone, Copy)]
 enum To {
     /// The next instruction.
     Next,
-    /// Past the end of this condition.
+    /// The end of this condition.
     Pass,
-    /// Past the end of the whole rule.
+    /// The end of the whole rule.
     Fail,
 }
 
@@ -71,8 +71,8 @@ struct Step {
     no: To,
 }
 
-/// One rule: when all conditions hold, `action`; else on past the end of the block, where the next
-/// rule's block starts.
+/// Compiles one rule: when all conditions hold, `action`; otherwise the program continues after the block,
+/// with the block of the next rule.
 pub(super) fn rule(conditions: &[Condition], action: Insn) -> Vec<Insn> {
     let blocks: Vec<Vec<Step>> = conditions.iter().map(Condition::steps).collect();
     let total = blocks.iter().map(Vec::len).sum::<usize>() + 1;
@@ -81,7 +81,7 @@ pub(super) fn rule(conditions: &[Condition], action: Insn) -> Vec<Insn> {
         let end = code.len() + steps.len();
         for step in steps {
             let here = code.len() + 1;
-            // At most 6 conditions of at most 6 steps: every distance fits.
+            // At most 6 conditions of at most 6 steps, so every distance fits.
             let distance = |to: To| match to {
                 To::Next => 0,
                 To::Pass => u8::try_from(end - here).unwrap_or(u8::MAX),
@@ -112,7 +112,7 @@ fn test(code: u16, k: u32, yes: To, no: To) -> Step {
     Step { insn: op(code, k), yes, no }
 }
 
-/// Only the low half is compared.
+/// Compares only the low half.
 fn low_steps(arg: &LinuxSeccompArg) -> Vec<Step> {
     let (low_at, _) = argument_offsets(u32::try_from(arg.index()).unwrap_or(0));
     let (low, _) = halves(arg.value());
@@ -163,7 +163,7 @@ fn steps(arg: &LinuxSeccompArg) -> Vec<Step> {
             test(if arg.op() == Op::ScmpCmpLt { JUMP_GE } else { JUMP_GT }, low, To::Fail, To::Pass),
         ],
         Op::ScmpCmpMaskedEq => {
-            // value is the mask, valueTwo what must be left under it.
+            // `value` is the mask, `valueTwo` the expected result.
             let (want_low, want_high) = halves(arg.value_two().unwrap_or(0) & arg.value());
             vec![
                 load_high(),

@@ -1,8 +1,8 @@
-//! The profile for RuntimeDefault: everything that the kernel has, but for what can hurt the host or
-//! other containers. A capability brings back the calls that it is for.
+//! The profile for RuntimeDefault: all calls of the kernel except for those that can harm the host or other
+//! containers. A capability allows the calls that it is for.
 //!
-//! The lists below hold the calls that are *not* always allowed. The profile made from them lists what
-//! is allowed, so a call that is in no list and not in `table.rs` is refused: with ENOSYS when it is
+//! The lists below contain the calls that are *not* always allowed. The profile that is made from them lists
+//! the allowed calls, so a call that is in no list and not in `table.rs` is refused: with ENOSYS when it is
 //! newer than all calls of the table.
 
 use oci_spec::runtime::{
@@ -16,23 +16,23 @@ use super::table;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
-/// Nothing in a container needs these, whatever it may do otherwise.
+/// Calls that this profile never allows.
 const NEVER: &[&str] = &[
     // Keys are not namespaced.
     "add_key",
     "keyctl",
     "request_key",
-    // Swap, new kernels.
+    // Swap files and new kernels.
     "kexec_file_load",
     "kexec_load",
     "swapoff",
     "swapon",
-    // A large part of the kernel's holes; containers that need them bring a profile.
+    // The origin of many of the kernel's vulnerabilities; containers that need them bring a profile.
     "io_uring_enter",
     "io_uring_register",
     "io_uring_setup",
     "userfaultfd",
-    // Gone, or never there.
+    // Removed from the kernel, or never in it.
     "_sysctl",
     "afs_syscall",
     "bdflush",
@@ -67,7 +67,7 @@ const NEVER: &[&str] = &[
     "vserver",
 ];
 
-/// Calls that a capability brings back.
+/// Calls that are allowed with a capability.
 const BY_CAPABILITY: &[(Capability, &[&str])] = &[
     (Capability::DacReadSearch, &["open_by_handle_at"]),
     (
@@ -127,10 +127,10 @@ const BY_CAPABILITY: &[(Capability, &[&str])] = &[
     (Capability::Perfmon, &["perf_event_open"]),
 ];
 
-/// Calls whose arguments decide.
+/// Calls that are allowed or refused by their arguments.
 const BY_ARGUMENT: &[&str] = &["clone", "clone3", "personality", "socket", "socketcall"];
 
-/// The profile for containers that hold these capabilities (the bounding set).
+/// Makes the profile for containers that have these capabilities (the bounding set).
 #[must_use]
 pub(super) fn profile(capabilities: &Capabilities, native: Arch) -> LinuxSeccomp {
     let mut rules = vec![rule(free(capabilities), Action::ScmpActAllow, None, vec![])];
@@ -144,7 +144,7 @@ pub(super) fn profile(capabilities: &Capabilities, native: Arch) -> LinuxSeccomp
     profile
 }
 
-/// With the 32-bit programs that such a machine runs.
+/// The native architecture, and that of the 32-bit programs that it can run.
 fn architectures(native: Arch) -> Vec<SpecArch> {
     match native {
         Arch::Aarch64 | Arch::Arm => vec![SpecArch::ScmpArchAarch64, SpecArch::ScmpArchArm],
@@ -152,7 +152,7 @@ fn architectures(native: Arch) -> Vec<SpecArch> {
     }
 }
 
-/// Names of the calls that are allowed with any arguments.
+/// Returns the names of the calls that are allowed with any arguments.
 fn free(capabilities: &Capabilities) -> Vec<&'static str> {
     let granted = |name: &str| {
         BY_CAPABILITY.iter().any(|(cap, calls)| capabilities.contains(cap) && calls.contains(&name))
@@ -165,12 +165,12 @@ fn free(capabilities: &Capabilities) -> Vec<&'static str> {
 }
 
 fn by_argument(capabilities: &Capabilities) -> Vec<LinuxSyscall> {
-    // Linux, Linux with UNAME26, 32-bit, 32-bit with UNAME26, and the question which one it is.
-    // Others (no address randomization among them) make an attacker's life easier.
+    // Linux, Linux with UNAME26, 32-bit, 32-bit with UNAME26, and the query of the present one. Other values
+    // (for example no address randomization) help an attacker.
     const PERSONALITIES: [u64; 5] = [0x0, 0x2_0000, 0x8, 0x2_0008, 0xffff_ffff];
-    // A hypervisor's own channel to its guests: it has no namespaces.
+    // The channel of a hypervisor to its guests. It has no namespaces.
     const AF_VSOCK: u64 = 40;
-    // SYS_SOCKET of linux/net.h. The family is in memory then, where no filter can look; C libraries have
+    // SYS_SOCKET of linux/net.h. Its family is in memory, which no filter can read; C libraries have
     // preferred the direct call since Linux 4.3.
     const SOCKETCALL_SOCKET: u64 = 1;
     // NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET.
@@ -188,7 +188,7 @@ fn by_argument(capabilities: &Capabilities) -> Vec<LinuxSyscall> {
     } else {
         let plain = argument(0, Op::ScmpCmpMaskedEq, NEW_NAMESPACES, Some(0));
         rules.push(rule(vec!["clone"], Action::ScmpActAllow, None, vec![plain]));
-        // Its flags are in memory, where no filter can look. C libraries fall back to clone on ENOSYS.
+        // The flags of clone3 are in memory, which no filter can read. C libraries use clone after ENOSYS.
         rules.push(rule(vec!["clone3"], Action::ScmpActErrno, Some(ENOSYS), vec![]));
     }
     rules
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_is_free_does_not_grow_unseen() {
-        // A new row in the table must be looked at: count it here, or list it above.
+        // A new row in the table must be reviewed: count it here, or list it above.
         let none = free(&Capabilities::default());
         assert_eq!((table::names().count(), none.len()), (482, 385));
         assert!(!none.contains(&"mount") && !none.contains(&"bpf") && none.contains(&"openat2"));

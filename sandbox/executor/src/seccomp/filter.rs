@@ -1,5 +1,5 @@
-//! A profile as a program: architecture, then a binary search over the call numbers, then the rules
-//! of the call.
+//! Compiles a profile to a program: the architecture, then a binary search over the call numbers, then the
+//! rules of the call.
 //!
 //! ```text
 //!  arch == native? -- number >= n/2? -- ... -- rule 1 -- rule 2 -- otherwise
@@ -9,8 +9,8 @@
 //!  foreign
 //! ```
 //!
-//! Neighbours with the same verdict are one range, so a list of 350 allowed calls is about 60 ranges
-//! and a call is decided by 7 comparisons.
+//! Neighbouring numbers with the same verdict are one range, so a list of 350 allowed calls is about 60
+//! ranges, and 7 comparisons decide a call.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ use super::bpf::{
 use super::condition::{self, Condition};
 use super::table;
 
-/// Greatest errno that a filter may return (MAX_ERRNO).
+/// The largest errno that a filter may return (MAX_ERRNO).
 const MAX_ERRNO: u32 = 4095;
 const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
@@ -36,7 +36,7 @@ const RET_ERRNO: u32 = 0x0005_0000;
 const RET_LOG: u32 = 0x7ffc_0000;
 const RET_ALLOW: u32 = 0x7fff_0000;
 
-/// The action for a call: that of the first rule whose conditions match, else `otherwise`.
+/// The action for a call: that of the first rule whose conditions match, otherwise `otherwise`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Verdict {
     rules: Vec<(Vec<Condition>, u32)>,
@@ -54,7 +54,7 @@ impl Verdict {
     }
 }
 
-/// The program for machines whose own calls are those of `native`.
+/// Makes the program for machines whose native calls are those of `native`.
 pub(super) fn program(profile: &LinuxSeccomp, native: Arch) -> Result<Vec<Insn>, SeccompError> {
     let default = action("defaultAction", profile.default_action(), profile.default_errno_ret())?;
     refuse_vain_denials(profile, default)?;
@@ -72,8 +72,8 @@ pub(super) fn program(profile: &LinuxSeccomp, native: Arch) -> Result<Vec<Insn>,
     Ok(code)
 }
 
-/// In a profile that allows by default, a rule that denies a misspelt call has no effect: it is
-/// refused. In one that denies by default an unknown name is skipped, as the other runtimes do.
+/// In a profile that allows by default, a rule that denies a misspelt call would have no effect, so it is
+/// refused. In a profile that denies by default an unknown name is skipped, as in other runtimes.
 fn refuse_vain_denials(profile: &LinuxSeccomp, default: u32) -> Result<(), SeccompError> {
     if !permits(default) {
         return Ok(());
@@ -100,8 +100,8 @@ fn permits(action: u32) -> bool {
     matches!(action, RET_ALLOW | RET_LOG)
 }
 
-/// Calls of an architecture that the profile has no rules for. They must not pass just because the
-/// profile is a list of what is forbidden.
+/// The action for calls of an architecture for which the profile has no rules. They must not pass only
+/// because the profile is a list of forbidden calls.
 fn foreign(default: u32) -> u32 {
     if permits(default) { RET_KILL_PROCESS } else { default }
 }
@@ -118,13 +118,13 @@ fn arch_code(profile: &LinuxSeccomp, arch: Arch, default: u32) -> Result<Vec<Ins
     Ok(code)
 }
 
-/// For calls newer than all that the profile names. Programs fall back to older calls on ENOSYS, but
-/// end on EPERM.
+/// The action for calls that are newer than all calls in the profile. Programs use an older call after
+/// ENOSYS, but end after EPERM.
 fn unknown(default: u32) -> u32 {
     if default == RET_ERRNO | EPERM { RET_ERRNO | ENOSYS } else { default }
 }
 
-/// The verdict of each call that the profile names, by number. Names that this architecture (or this
+/// Finds the verdict of each call that the profile names, by number. Names that this architecture (or this
 /// version of the table) does not have are skipped: profiles are written for many.
 fn verdicts(
     profile: &LinuxSeccomp,
@@ -132,7 +132,7 @@ fn verdicts(
     default: u32,
 ) -> Result<BTreeMap<u32, Verdict>, SeccompError> {
     let mut verdicts: BTreeMap<u32, Verdict> = BTreeMap::new();
-    // Calls with an unconditional rule: what comes later for them is never reached.
+    // Calls with an unconditional rule: later rules for them are never reached.
     let mut closed = std::collections::HashSet::new();
     for (index, entry) in profile.syscalls().iter().flatten().enumerate() {
         let action = action(&format!("syscalls[{index}].action"), entry.action(), entry.errno_ret())?;
@@ -156,9 +156,9 @@ fn verdicts(
     Ok(verdicts)
 }
 
-/// Alternatives, each a list of conditions that must all hold. Several conditions on one argument
-/// are alternatives, as profiles written for the other runtimes mean them; on different ones, all
-/// must hold.
+/// Returns alternatives, each a list of conditions that must all hold. Several conditions on one argument are
+/// alternatives, because profiles for other runtimes mean that; conditions on different arguments must all
+/// hold.
 fn conditions(index: usize, entry: &LinuxSyscall) -> Result<Vec<Vec<LinuxSeccompArg>>, SeccompError> {
     let args = entry.args().as_deref().unwrap_or_default();
     if let Some(arg) = args.iter().find(|arg| arg.index() > 5) {
@@ -178,7 +178,7 @@ fn conditions(index: usize, entry: &LinuxSyscall) -> Result<Vec<Vec<LinuxSeccomp
     })
 }
 
-/// First number of each range, and its verdict; the first one starts at 0.
+/// Returns the first number of each range and its verdict; the first range starts at 0.
 fn ranges(verdicts: BTreeMap<u32, Verdict>, default: u32, unknown: u32) -> Vec<(u32, Verdict)> {
     let plain = |otherwise| Verdict { rules: Vec::new(), otherwise };
     let mut ranges: Vec<(u32, Verdict)> = Vec::new();

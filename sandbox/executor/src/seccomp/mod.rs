@@ -6,7 +6,7 @@
 //!  load_profile(file, capabilities) +
 //! ```
 //!
-//! `table.rs` knows the calls, `filter.rs` makes the program, `condition.rs` compares arguments.
+//! `table.rs` has the calls, `filter.rs` makes the program, `condition.rs` compares arguments.
 
 mod arch;
 mod bpf;
@@ -37,16 +37,17 @@ pub enum SeccompError {
     Unsupported { field: String, reason: String },
 }
 
-/// The profile for containers that ask for RuntimeDefault and hold these capabilities (the bounding set).
+/// Makes the profile for containers that request RuntimeDefault and have these capabilities (the bounding
+/// set).
 #[must_use]
 pub fn runtime_default(capabilities: &Capabilities) -> LinuxSeccomp {
     default::profile(capabilities, arch::Arch::native())
 }
 
-/// A profile from a file in the OCI or docker format, for a container that holds these capabilities.
+/// Reads a profile from a file in the OCI or docker format, for a container that has these capabilities.
 ///
 /// # Errors
-/// Names the file and what is wrong with it.
+/// The error names the file and the problem.
 pub fn load_profile(path: &Path, capabilities: &Capabilities) -> Result<LinuxSeccomp, SeccompError> {
     profile::load(path, &profile::Context::of_this_machine(capabilities))
 }
@@ -61,11 +62,11 @@ pub(crate) fn read_and_compile(bytes: &[u8]) {
     }
 }
 
-/// Compiles a profile for this machine. Most containers of a node share a few profiles: a program is
-/// kept and found again by the profile's content.
+/// Compiles a profile for this machine. Most containers of a node share a few profiles, so programs are
+/// cached by the profile's content.
 ///
 /// # Errors
-/// [`SeccompError::Unsupported`] naming the field.
+/// [`SeccompError::Unsupported`] with the field.
 pub fn to_bpf(profile: &LinuxSeccomp) -> Result<plan::Seccomp, SeccompError> {
     static KNOWN: LazyLock<Mutex<HashMap<Vec<u8>, plan::Seccomp>>> = LazyLock::new(Mutex::default);
     const MOST: usize = 64;

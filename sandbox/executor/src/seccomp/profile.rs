@@ -1,4 +1,4 @@
-//! Profiles from files, in the OCI format or docker's, which adds conditions on the machine and the
+//! Profiles from files, in the OCI format or that of docker, which adds conditions on the machine and the
 //! container (`includes`, `excludes`) and a map of architectures.
 
 use std::path::Path;
@@ -11,16 +11,16 @@ use serde::Deserialize;
 
 use super::SeccompError;
 
-/// More than any real one has.
+/// The largest size of a file; real ones are smaller.
 const MAX_BYTES: u64 = 4 << 20;
 
-/// Unknown keys are errors: a misspelt `excludes` would allow what it was to forbid.
+/// Unknown keys are errors: a misspelt `excludes` would allow the calls that it is meant to forbid.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct File {
     default_action: LinuxSeccompAction,
     default_errno_ret: Option<u32>,
-    /// A second form of `defaultErrnoRet`, by name; the number counts.
+    /// A second form of `defaultErrnoRet`, by name; the number takes precedence.
     #[serde(default, rename = "defaultErrno")]
     _default_errno: Option<String>,
     #[serde(default)]
@@ -48,7 +48,7 @@ struct Architecture {
 struct Entry {
     #[serde(default)]
     names: Vec<String>,
-    /// docker's old form.
+    /// The old form of docker.
     name: Option<String>,
     action: LinuxSeccompAction,
     errno_ret: Option<u32>,
@@ -88,13 +88,15 @@ impl<'a> Context<'a> {
         Self { capabilities, kernel }
     }
 
-    /// As docker reads it: all capabilities, one of the architectures, at least the kernel.
+    /// Whether an entry applies, by docker's rules: all capabilities, one of the architectures, and at least
+    /// the kernel.
     fn include(&self, only: &ProfileFilter) -> Result<bool, String> {
         let caps = only.caps.iter().flatten().all(|cap| self.capabilities.contains(cap));
         Ok(caps && self.arch(only).unwrap_or(true) && self.at_least(only)?.unwrap_or(true))
     }
 
-    /// One of the capabilities, one of the architectures, or at least the kernel.
+    /// Whether an entry is left out: one of the capabilities, one of the architectures, or at least the
+    /// kernel.
     fn exclude(&self, only: &ProfileFilter) -> Result<bool, String> {
         let caps = only.caps.iter().flatten().any(|cap| self.capabilities.contains(cap));
         Ok(caps || self.arch(only).unwrap_or(false) || self.at_least(only)?.unwrap_or(false))
@@ -112,7 +114,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// `6.1.0-49-amd64` and `4.8` alike.
+/// Parses both `6.1.0-49-amd64` and `4.8`.
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))

@@ -3,10 +3,10 @@
 
 use super::arch::Arch;
 
-/// There is no such call on that architecture.
+/// The architecture does not have the call.
 const NO: u16 = u16::MAX;
 
-/// The number of a call; None when the architecture has no call of that name.
+/// The number of a call; None when the architecture has no call with this name.
 pub(super) fn number(arch: Arch, name: &str) -> Option<u32> {
     if arch == Arch::Arm
         && let Some((_, number)) = ARM_PRIVATE.iter().find(|(private, _)| *private == name)
@@ -17,17 +17,17 @@ pub(super) fn number(arch: Arch, name: &str) -> Option<u32> {
     number_in(arch, &CALLS[index])
 }
 
-/// The names of all calls that any of the architectures has.
+/// The names of all calls that at least one of the architectures has.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     CALLS.iter().map(|row| row.0).chain(ARM_PRIVATE.iter().map(|(name, _)| *name))
 }
 
-/// Whether any architecture that Linux runs on has such a call.
+/// Whether any architecture of Linux has a call with this name.
 pub(super) fn is_a_call(name: &str) -> bool {
     names().any(|known| known == name) || ELSEWHERE.contains(&name)
 }
 
-/// From here on numbers are private to 32-bit arm.
+/// The first of the numbers that are private to 32-bit arm.
 pub(super) const ARM_PRIVATE_BASE: u32 = 0xf_0000;
 
 /// Calls of 32-bit arm outside the usual range (arch/arm/include/uapi/asm/unistd.h).
@@ -40,8 +40,8 @@ const ARM_PRIVATE: [(&str, u32); 6] = [
     ("get_tls", 0xf_0006),
 ];
 
-/// Calls that only architectures without a column have. Profiles are written for many machines, so
-/// their names are no mistakes.
+/// Calls that only architectures without a column have. Profiles are written for many machines, so these
+/// names are not mistakes.
 const ELSEWHERE: [&str; 35] = [
     "atomic_barrier",
     "atomic_cmpxchg_32",

@@ -13,7 +13,7 @@ fn errno(n: u32) -> u32 {
     0x0005_0000 | n
 }
 
-/// The kernel's machine, as far as seccomp allows it.
+/// Runs a program as the kernel does, with the instructions that seccomp allows.
 fn run(program: &[Insn], arch: u32, number: u32, args: [u64; 6]) -> u32 {
     let mut data = Vec::new();
     data.extend(number.to_le_bytes());
@@ -58,7 +58,7 @@ fn profile_of(json: &Value) -> LinuxSeccomp {
     serde_json::from_value(json.clone()).unwrap()
 }
 
-/// The verdict on a call by its name, on the native architecture.
+/// The verdict on a call by name, on the native architecture.
 fn verdict(program: &[Insn], name: &str, args: [u64; 6]) -> u32 {
     let arch = Arch::native();
     run(program, arch.audit(), table::number(arch, name).unwrap(), args)
@@ -162,7 +162,7 @@ fn long_jumps_work() {
     }
 }
 
-/// Numbers that look random and are the same every time.
+/// Numbers that look random and are the same in every run.
 struct Dice(u64);
 
 impl Dice {
@@ -171,7 +171,7 @@ impl Dice {
         (self.0 >> 33) % sides
     }
 
-    /// Mostly small, sometimes around the edges of 32 bits.
+    /// Returns mostly small values, sometimes values around the edges of 32 bits.
     fn value(&mut self) -> u64 {
         let edge = [0, 1 << 32, 0xffff_ffff, 5 << 32][self.roll(4) as usize];
         edge + self.roll(3)
@@ -197,8 +197,8 @@ fn random_profile(dice: &mut Dice, calls: &[&str]) -> Value {
     json!({"defaultAction": ACTIONS[dice.roll(4) as usize], "syscalls": rules})
 }
 
-/// The action in the profile, by a simple implementation: of the first rule with the call whose conditions
-/// match.
+/// Finds the action in the profile, by a simple implementation: the action of the first rule with the call
+/// whose conditions match.
 fn plain_verdict(profile: &LinuxSeccomp, name: &str, args: [u64; 6]) -> u32 {
     use oci_spec::runtime::LinuxSeccompOperator as Op;
     let holds = |arg: &oci_spec::runtime::LinuxSeccompArg| {
@@ -317,7 +317,7 @@ fn no_way_leads_to_a_vsock() {
     assert_eq!(run(&x86, Arch::X86.audit(), 359, [2, 0, 0, 0, 0, 0]), ALLOW);
 }
 
-/// As CVE-2019-10063 was.
+/// The attack of CVE-2019-10063.
 #[test]
 fn a_denied_ioctl_cannot_be_had_by_the_upper_half_of_its_number() {
     const TIOCSTI: u64 = 0x5412;
@@ -342,7 +342,8 @@ fn a_misspelt_name_in_a_deny_list_is_refused() {
     let error = profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", "unmount").unwrap_err().to_string();
     assert!(error.starts_with("linux.seccomp.syscalls[1].names: \"unmount\" is not a known"), "{error}");
     assert!(profile("SCMP_ACT_LOG", "SCMP_ACT_KILL_PROCESS", "unmount").is_err());
-    // Calls of other architectures are no mistakes, and elsewhere an unknown name allows nothing.
+    // Calls of other architectures are not mistakes; and in a profile that denies by default, an unknown name
+    // allows nothing.
     for name in ["s390_pci_mmio_read", "cacheflush", "stime", "spu_run"] {
         profile("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO", name).unwrap();
     }
@@ -368,7 +369,7 @@ fn programs_of_32_bit_arm_run_under_the_default_profile_of_arm64() {
     assert!(program.len() < 600, "{}", program.len());
 }
 
-/// Any content of a profile's file is a profile or an error.
+/// Any content of a profile's file gives a profile or an error.
 #[test]
 fn damaged_profiles_never_panic() {
     let mut dice = Dice(7);
@@ -440,7 +441,7 @@ fn a_bad_profile_is_named_with_its_fault() {
     }
 }
 
-/// In a child of this process, which must not do much: the filter is loaded for real.
+/// Loads the filter into the kernel, in a thread of its own.
 #[test]
 fn the_kernel_takes_the_program_and_obeys() {
     let seccomp = to_bpf(&runtime_default(&Capabilities::default())).unwrap();
@@ -448,7 +449,7 @@ fn the_kernel_takes_the_program_and_obeys() {
     assert_eq!(seccomp, again);
     let worker = std::thread::spawn(move || {
         rustix::thread::set_no_new_privs(true).unwrap();
-        // A filter binds the thread that loads it, and this one ends with the test.
+        // A filter binds only the thread that loads it, and this thread ends with the test.
         crate::sys::load_seccomp(&seccomp.program, seccomp.flags).unwrap();
         let hostname = rustix::system::sethostname(b"x").unwrap_err();
         let vsock = rustix::net::socket(

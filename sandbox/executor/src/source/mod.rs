@@ -1,9 +1,9 @@
-//! Sources of bind mounts: host paths turned into detached mounts, within a deadline.
+//! Sources of bind mounts: opens host paths as detached mounts, within a deadline.
 //!
-//! A path on a dead NFS server can keep a system call for hours, and nothing can interrupt it. So
-//! paths are opened by a thread that may be abandoned: the caller gets an error in time, and until
-//! the thread comes back, further requests for that path fail at once instead of losing a thread each.
-//! It has no descriptor of the server's, see [`opener`].
+//! A path on a dead NFS server can block a system call for hours, and nothing can interrupt it. So paths are
+//! opened by a thread that may be abandoned: the caller gets an error in time, and until the thread returns
+//! from the kernel, further requests for that path fail at once instead of each losing a thread. The thread
+//! has none of the server's descriptors, see [`opener`].
 
 mod opener;
 mod waiting;
@@ -21,14 +21,14 @@ use opener::Opener;
 pub use opener::end_thread;
 pub use waiting::stuck;
 
-/// How mounts made later on one side are seen on the other.
+/// Whether mounts that are made later on one side appear on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Propagation {
     #[default]
     Private,
     /// Host to container (`rslave`).
     HostToContainer,
-    /// Both ways (`rshared`).
+    /// In both directions (`rshared`).
     Bidirectional,
 }
 
@@ -36,12 +36,12 @@ pub enum Propagation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     pub readonly: bool,
-    /// Read-only with everything mounted below it.
+    /// Read-only, with all mounts below it.
     pub recursive_readonly: bool,
-    /// Whether mounts below the path come along (`rbind`).
+    /// Includes the mounts below the path (`rbind`).
     pub recursive: bool,
     pub propagation: Propagation,
-    /// A folder is made where the path does not exist, with those above it.
+    /// Makes the folder, and its missing parents, when the path does not exist.
     pub create: bool,
     /// MOUNT_ATTR_ bits for the mount itself: NOSUID, NODEV, NOEXEC, NOATIME ...
     pub attributes: u64,
@@ -51,11 +51,11 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Source {
     pub mount: OwnedFd,
-    /// Not a folder: the target must be a file.
+    /// Whether it is not a folder: then the target must be a file.
     pub file: bool,
 }
 
-/// Why a host path cannot be mounted.
+/// The reason why a host path cannot be mounted.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     #[error("host path {path:?} does not exist")]
@@ -79,16 +79,16 @@ pub enum SourceError {
 /// Opens one host path, following its symbolic links.
 ///
 /// # Errors
-/// Names the path, and the deadline when that has passed.
+/// The error names the path, and the deadline when it has passed.
 pub fn open(path: &Path, options: Options, deadline: Duration) -> Result<Source, SourceError> {
     let mut opened = open_all(vec![(path.to_owned(), options)], deadline).map_err(|(_, error)| error)?;
     opened.pop().ok_or_else(|| SourceError::Missing { path: path.to_owned() })
 }
 
-/// A detached mount that the caller has, made what `options` say.
+/// Applies `options` to a detached mount of the caller.
 ///
 /// # Errors
-/// The kernel's; `name` is for the error.
+/// The kernel's error; `name` is the path in it.
 pub fn of_mount(mount: OwnedFd, name: &Path, options: Options) -> Result<Source, SourceError> {
     let failed = |step| {
         move |errno| SourceError::Kernel { path: name.to_owned(), step, errno, hint: hint(step, errno) }
@@ -98,11 +98,11 @@ pub fn of_mount(mount: OwnedFd, name: &Path, options: Options) -> Result<Source,
     Ok(Source { mount, file })
 }
 
-/// Has the files of an opened source owned by the users of a user namespace: by the numbers that their owners
-/// have on disk, inside of it. `recursive`: with all that is mounted below. `path` is for the error.
+/// Maps the owners of an opened source's files to a user namespace: the numbers on disk are then ids inside
+/// the namespace. `recursive`: includes the mounts below. `path` is for the error.
 ///
 /// # Errors
-/// A file system or kernel that cannot.
+/// When the file system or the kernel cannot do so.
 pub fn map_ids(
     source: &Source,
     path: &Path,
@@ -115,10 +115,10 @@ pub fn map_ids(
     })
 }
 
-/// Opens host paths in their order with one thread and one deadline for all.
+/// Opens host paths in their order, with one thread and one deadline for all.
 ///
 /// # Errors
-/// The first that fails, with its position.
+/// The first error, with its position.
 pub fn open_all(
     requests: Vec<(PathBuf, Options)>,
     deadline: Duration,
@@ -164,8 +164,8 @@ fn open_here(path: &Path, options: Options) -> Result<Source, SourceError> {
     }
 }
 
-/// `mkdir -p` with mode 0755 whatever the umask is: containers of all users use the folder. What exists
-/// already, also as a dangling link, is left alone.
+/// Makes a folder and its parents with mode 0755, independent of the umask: containers of all users use the
+/// folder. An existing path, also a dangling link, is not changed.
 fn make_folder(path: &Path) -> Result<(), Errno> {
     let mode = Mode::from_raw_mode(0o755);
     let made = match (mkdir(path, mode), path.parent()) {
@@ -177,7 +177,7 @@ fn make_folder(path: &Path) -> Result<(), Errno> {
         Err(Errno::EXIST) => return Ok(()),
         Err(errno) => return Err(errno),
     }
-    // By descriptor: with access to the parent, a container could put a link in the folder's place.
+    // By descriptor: a container with access to the parent could replace the folder by a link.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     fchmod(open_file(path, flags, Mode::empty())?, mode)
 }
@@ -205,13 +205,13 @@ fn open_existing(path: &Path, options: Options) -> Result<Source, SourceError> {
 /// Makes a detached mount read-only.
 ///
 /// # Errors
-/// As mount_setattr(2).
+/// The error of mount_setattr(2).
 pub fn make_read_only(mount: &OwnedFd) -> Result<(), Errno> {
     set_attributes(mount, Options { readonly: true, ..Options::default() })
 }
 
 fn is_folder(mount: &OwnedFd) -> Result<bool, Errno> {
-    // The type never changes, so there is no need to ask a server about it.
+    // The type never changes, so the file system's server need not be asked.
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = statx(mount, c"", flags, StatxFlags::TYPE)?;
     Ok(FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Directory)
@@ -239,8 +239,9 @@ fn set_attributes(mount: &OwnedFd, options: Options) -> Result<(), Errno> {
     mount_setattr(mount.as_fd(), false, &MountAttr { set, clear, ..MountAttr::default() })
 }
 
-/// A detached copy joins the propagation of the mount that it is copied from; of a private one
-/// there is nothing to join, and a pod that counts on it would wait for mounts that never come.
+/// Checks that the mount of a path is shared. A detached copy joins the propagation of the mount that it is
+/// copied from. A private mount has none, and a pod that relies on it would wait for mounts that never
+/// appear.
 fn check_shared(path: &Path, propagation: Propagation) -> Result<(), SourceError> {
     let failed = |step, errno| SourceError::Kernel { path: path.to_owned(), step, errno, hint: "" };
     let stat =

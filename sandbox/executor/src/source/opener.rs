@@ -1,7 +1,8 @@
-//! The thread that opens paths, and how mounts come back from it.
+//! The thread that opens paths, and the transfer of its mounts.
 //!
-//! It has a table of descriptors of its own. A thread that hangs in the kernel outlives a server that was
-//! killed, and with the server's descriptors it would keep the server's locks: the next one could not start.
+//! The thread has a table of descriptors of its own. A thread that hangs in the kernel outlives a server that
+//! was killed; with the server's descriptors it would keep the server's locks, and the next server could not
+//! start.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -25,14 +26,16 @@ use crate::sys::leave_descriptors;
 
 type Requests = Vec<(PathBuf, Options)>;
 
-/// Whether each path is a file, or the position of the one that failed. The mounts have been sent over the
-/// socket then. One response for all: each would be two switches of threads.
+/// For each path whether it is a file, or the position of the path that failed. The mounts have been sent
+/// over the socket before. There is one response for all paths, because each response costs two switches of
+/// threads.
 type Response = Result<Vec<bool>, (usize, SourceError)>;
 
-/// Mounts in one message; the kernel takes 253.
+/// Number of mounts in one message; the kernel takes 253.
 const BATCH: usize = 250;
 
-/// The thread of the last request, waiting for the next: starting one costs more than most requests.
+/// The thread of the last request, which waits for the next one: starting a thread costs more than most
+/// requests.
 static IDLE: Mutex<Option<Opener>> = Mutex::new(None);
 
 struct Request {
@@ -45,13 +48,13 @@ pub(super) struct Opener {
     requests: Sender<Request>,
     responses: Receiver<Response>,
     mounts: OwnedFd,
-    /// How many paths of the request it has opened.
+    /// How many paths of the request have been opened.
     opened: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
 
 impl Opener {
-    /// One that waits for a request.
+    /// Takes the thread that waits for a request, or starts one.
     pub(super) fn take() -> Result<Self, Errno> {
         match idle().take() {
             Some(opener) => Ok(opener),
@@ -59,7 +62,7 @@ impl Opener {
         }
     }
 
-    /// A new one, in the mount namespace of this thread.
+    /// Starts a thread, in the mount namespace of the calling thread.
     pub(super) fn start() -> Result<Self, Errno> {
         let flags = SocketFlags::CLOEXEC;
         let (mounts, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
@@ -71,7 +74,8 @@ impl Opener {
         let (socket, count) = (theirs.clone(), opened.clone());
         let work = move || {
             let own = leave_descriptors(&socket);
-            // Before the other owner goes: this one must not be the last, see `leave_descriptors`.
+            // Closed before the other owner closes its copy: this copy must not be the last one, see
+            // `leave_descriptors`.
             drop(socket);
             match own {
                 Ok(own) => {
@@ -87,14 +91,15 @@ impl Opener {
             .name("mount sources".to_owned())
             .spawn(work)
             .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))?;
-        // Until then the thread does nothing that could hang.
+        // Before this message the thread does nothing that could hang.
         let left = is_ready.recv().unwrap_or(Err(Errno::AGAIN));
         drop(theirs);
         left.map(|()| Self { requests, responses, mounts, opened, thread })
     }
 
-    /// Opens `paths` in their order, up to the first that fails: its position, and None when it is that there
-    /// is no response in time. The thread is given up then, and ends when it comes back.
+    /// Opens `paths` in their order, up to the first failure. The error has the position of that path; it has
+    /// no `SourceError` when there is no response in time. The thread is then abandoned, and ends when it
+    /// returns from the kernel.
     pub(super) fn open(
         self,
         paths: Requests,
@@ -117,7 +122,7 @@ impl Opener {
             let mounts = receive(self.mounts.as_fd()).unwrap_or_default();
             sources.extend(mounts.into_iter().zip(files).map(|(mount, file)| Source { mount, file: *file }));
         }
-        // Fewer arrive when this process has no descriptors left.
+        // Fewer mounts arrive when this process has no free descriptors.
         if sources.len() < files.len() {
             return Err((sources.len(), None));
         }
@@ -125,7 +130,7 @@ impl Opener {
         Ok(sources)
     }
 
-    /// Keeps it for the next request.
+    /// Keeps the thread for the next request.
     pub(super) fn give_back(self) {
         *idle() = Some(self);
     }
@@ -133,13 +138,13 @@ impl Opener {
     fn end(self) {
         let Self { requests, responses, thread, .. } = self;
         drop((requests, responses));
-        // It has panicked at worst.
+        // The only possible error is a panic of the thread.
         let _ = thread.join();
     }
 }
 
-/// Ends the thread that waits for requests, for a process that is going to be copied: what the thread has locked
-/// stays locked in the copy. One that hangs is not waited for.
+/// Ends the thread that waits for requests, for a process that is about to be copied: locks of the thread
+/// would stay locked in the copy. A thread that hangs is not waited for.
 pub fn end_thread() {
     let waiting = idle().take();
     if let Some(opener) = waiting {
@@ -151,10 +156,10 @@ fn idle() -> MutexGuard<'static, Option<Opener>> {
     IDLE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The thread's life.
+/// The main function of the thread.
 fn serve(requests: &Receiver<Request>, responses: &Sender<Response>, socket: &OwnedFd, opened: &AtomicUsize) {
     while let Ok(Request { paths, deadline }) = requests.recv() {
-        // The receiver is gone after its deadline; the mounts end with the socket.
+        // The receiver is dropped at its deadline; the mounts are dropped with the socket.
         if responses.send(work(&paths, deadline, socket, opened)).is_err() {
             return;
         }

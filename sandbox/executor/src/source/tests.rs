@@ -69,7 +69,7 @@ fn read_only_is_kept_and_the_host_side_is_not_touched() {
 fn propagation_from_a_private_mount_is_refused() {
     let Some(_folder) = folder() else { return };
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
-    // /proc is a mount of its own everywhere.
+    // /proc is a separate mount on every host.
     let proc = table.lines().find(|line| line.contains(" /proc rw")).unwrap();
     let result = open(
         Path::new("/proc"),
@@ -85,8 +85,8 @@ fn propagation_from_a_private_mount_is_refused() {
     }
 }
 
-/// A FUSE file system whose server never answers, mounted where only this thread (and those that it
-/// starts) sees it. Everything ends when the descriptor closes.
+/// Mounts a FUSE file system whose server never answers, so that only this thread and its children see it. It
+/// ends when the returned descriptor closes.
 fn dead_file_system(on: &Path) -> OwnedFd {
     use rustix::mount::{FsMountFlags, FsOpenFlags, MoveMountFlags};
     crate::sys::unshare_mount_namespace().unwrap();
@@ -118,7 +118,7 @@ fn opener_descriptors() -> Vec<Vec<PathBuf>> {
     threads.filter(is_opener).map(descriptors).collect()
 }
 
-/// As [`open`], by a thread that sees what only this thread sees.
+/// Like [`open`], by a thread in the mount namespace of the calling thread.
 fn open_in_own_namespace(path: &Path, deadline: Duration) -> Result<Source, SourceError> {
     let request = (path.to_owned(), Options::default());
     let opened = open_by(Opener::start().unwrap(), vec![request], deadline);
@@ -146,16 +146,16 @@ fn a_dead_file_system_costs_its_deadline_once_and_one_thread() {
             assert!(matches!(error, SourceError::StillStuck { .. }), "{error}");
             assert_eq!(stuck(), before + 1);
         }
-        // Such a thread outlives a server that is killed, and would keep its locks.
+        // Such a thread outlives a server that is killed, and would keep the server's locks.
         let holds_lock = |descriptors: &Vec<PathBuf>| descriptors.iter().any(|path| path == lock.path());
         let asked = Instant::now();
-        // A thread of another test may be about to leave its descriptors.
+        // The thread of another test may not have left its descriptors yet.
         while opener_descriptors().iter().any(holds_lock) {
             assert!(asked.elapsed() < SOON, "the thread keeps the lock");
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(!opener_descriptors().is_empty());
-        // Other paths are not concerned.
+        // Other paths are not affected.
         open_in_own_namespace(Path::new("/proc"), SOON).unwrap();
         drop(server);
         while stuck() > before {

@@ -1,4 +1,4 @@
-//! Which host paths threads are blocked on, and which of those requests have been given up.
+//! The host paths that threads wait for, and the requests among them that have been abandoned.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,11 +11,11 @@ struct Entry {
     number: u64,
     path: PathBuf,
     since: Instant,
-    /// From then on the request has been given up.
+    /// After this time the request has been abandoned.
     deadline: Instant,
 }
 
-/// A thread's wait for a path; ends when dropped.
+/// A thread's wait for a path; it ends when this is dropped.
 pub(super) struct Waiting(u64);
 
 impl Waiting {
@@ -33,7 +33,7 @@ impl Drop for Waiting {
     }
 }
 
-/// How long a given-up request for this very path has been waiting.
+/// How long an abandoned request for this path has been waiting.
 pub(super) fn stuck_for(path: &Path) -> Option<Duration> {
     let now = Instant::now();
     let all = all();
@@ -41,7 +41,7 @@ pub(super) fn stuck_for(path: &Path) -> Option<Duration> {
     stuck.map(|entry| now - entry.since)
 }
 
-/// How many threads wait for a host path although their request has been given up.
+/// The number of threads that wait for a host path although their request has been abandoned.
 #[must_use]
 pub fn stuck() -> usize {
     let now = Instant::now();

@@ -66,7 +66,7 @@ impl Insn {
     }
 }
 
-/// The first part of `union bpf_attr` for BPF_PROG_LOAD; the kernel takes the rest as zero.
+/// The first part of `union bpf_attr` for BPF_PROG_LOAD; the kernel assumes zero for the rest.
 #[repr(C)]
 #[derive(Default)]
 struct LoadAttr {
@@ -142,7 +142,7 @@ pub(crate) fn load_device_program(code: &[Insn]) -> Result<OwnedFd, Errno> {
     descriptor(bpf(PROG_LOAD, &mut attr)?)
 }
 
-/// Attaches a program to a cgroup beside those that are there.
+/// Attaches a program to a cgroup, in addition to the attached ones.
 pub(crate) fn attach_device_program(cgroup: &OwnedFd, program: &OwnedFd) -> Result<(), Errno> {
     let mut attr = AttachAttr {
         target: raw(cgroup),
@@ -153,7 +153,7 @@ pub(crate) fn attach_device_program(cgroup: &OwnedFd, program: &OwnedFd) -> Resu
     bpf(PROG_ATTACH, &mut attr).map(drop)
 }
 
-/// Ids of the programs attached to this very cgroup (not to those above).
+/// Returns the ids of the programs that are attached to this cgroup itself (not to its parents).
 pub(crate) fn attached_device_programs(cgroup: &OwnedFd) -> Result<Vec<u32>, Errno> {
     let mut ids = [0u32; 64];
     let mut attr = QueryAttr {
@@ -167,7 +167,7 @@ pub(crate) fn attached_device_programs(cgroup: &OwnedFd) -> Result<Vec<u32>, Err
     Ok(ids.into_iter().take(attr.count as usize).collect())
 }
 
-/// Detaches a program from a cgroup; one that is gone is fine.
+/// Detaches a program from a cgroup. A program that is not attached is not an error.
 pub(crate) fn detach_device_program(cgroup: &OwnedFd, id: u32) -> Result<(), Errno> {
     let program = match bpf(PROG_GET_FD_BY_ID, &mut IdAttr { id, ..IdAttr::default() }) {
         Ok(number) => descriptor(number)?,

@@ -1,17 +1,17 @@
-//! Returns memory to the kernel.
+//! Returns freed memory to the kernel.
 
 use std::ops::Range;
 
-/// Larger pieces come from the kernel and go back to it when they are freed; the C library's own default
-/// at the start.
+/// Larger allocations come from the kernel and are returned when they are freed; the C library starts with
+/// the same limit.
 #[cfg(target_env = "gnu")]
 const MMAP_THRESHOLD: libc::c_int = 128 << 10;
 
-/// Fixes the size from which pieces of memory are given back to the kernel when they are freed. The C
-/// library raises it when large pieces are freed, up to 32 MiB; then the buffers of pulls stay in its
-/// arenas, some megabytes for every thread that ever unpacked a layer.
+/// Fixes the size from which allocations are returned to the kernel when they are freed. The C library raises
+/// it when large allocations are freed, up to 32 MiB; the buffers of pulls would then stay in its arenas,
+/// some megabytes for every thread that ever unpacked a layer.
 ///
-/// Call it at the start of a server, before there are threads.
+/// Call it at the start of a server, before there are other threads.
 pub fn give_large_buffers_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) only sets a number of the allocator.
@@ -20,8 +20,8 @@ pub fn give_large_buffers_back() {
     }
 }
 
-/// Gives freed memory back to the kernel, of which the C library keeps what has memory in use behind it. Takes
-/// some hundred microseconds, in which other threads wait for memory.
+/// Returns freed memory to the kernel that the C library keeps because memory behind it is in use. Takes some
+/// hundred microseconds, in which other threads wait for allocations.
 pub fn give_freed_memory_back() {
     #[cfg(target_env = "gnu")]
     // SAFETY: malloc_trim(3) has no preconditions, and changes nothing that is in use.
@@ -30,8 +30,8 @@ pub fn give_freed_memory_back() {
     }
 }
 
-/// Unmaps the pages of this process's program that are as they are in its file; what is used again is
-/// mapped again from the page cache. A server uses little of what its start has used.
+/// Unmaps the pages of this process's program that are equal to its file; pages that are used again are
+/// mapped again from the page cache. A server uses few of the pages that its start has used.
 pub fn give_program_pages_back() {
     let program = std::fs::read_link("/proc/self/exe").unwrap_or_default();
     let maps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
@@ -45,9 +45,9 @@ pub fn give_program_pages_back() {
     }
 }
 
-/// The mappings of `program` that are not writable and of which no page differs from its file, in a text of
-/// proc_pid_smaps(5): a line for the mapping, `5581-5582 r-xp 0 fe:00 42 /usr/bin/crisp`, and one for each
-/// figure, `Anonymous:  0 kB`.
+/// The mappings of `program` that are not writable and have no page that differs from its file, from a text
+/// in the form of proc_pid_smaps(5): one line for the mapping, `5581-5582 r-xp 0 fe:00 42 /usr/bin/crisp`,
+/// and one for each value, `Anonymous:  0 kB`.
 fn unchanged(maps: &str, program: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut mapping = None;

@@ -1,8 +1,8 @@
 //! System calls that rustix does not offer in a safe form. The only unsafe code of this crate.
 //!
-//! Every function here is safe to call: what the kernel needs to hold is held by the argument
-//! types. All are raw per-thread calls; none of the C library's process-wide wrappers is used, as
-//! the callers are single-threaded children.
+//! Every function here is safe to call: the types of the arguments guarantee what the kernel requires. All
+//! are raw system calls of one thread; none of the C library's wrappers that act on the whole process is
+//! used, because the callers are single-threaded children.
 #![allow(unsafe_code)]
 
 #[cfg(feature = "compile")]
@@ -35,7 +35,7 @@ pub(crate) use process::{
     close_others, close_these, join_session_keyring, reset_cpu_affinity, set_key_permissions,
 };
 
-/// `-1` and errno, or the result.
+/// Converts `-1` and errno to an error.
 fn checked(result: c_long) -> Result<c_long, Errno> {
     if result >= 0 {
         return Ok(result);
@@ -44,7 +44,7 @@ fn checked(result: c_long) -> Result<c_long, Errno> {
     Err(Errno::from_raw_os_error(number.unwrap_or(libc::EIO)))
 }
 
-/// Which side of a [`clone3`] this is.
+/// The process in which [`clone3`] returned.
 pub(crate) enum Cloned {
     Parent {
         pid: i32,
@@ -73,8 +73,9 @@ struct CloneArgs {
 
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
-/// Forks with `flags` (CLONE_NEW* bits, CLONE_PARENT) and a pidfd; the child is born in `cgroup` (an open v2
-/// folder) when one is given. Its end sends SIGCHLD, to the caller's parent if that is to be its parent.
+/// Forks with `flags` (CLONE_NEW* bits, CLONE_PARENT) and a pidfd. If `cgroup` is given (an open v2 folder),
+/// the child starts in it. When the child ends, its parent gets SIGCHLD; with CLONE_PARENT that is the
+/// caller's parent.
 pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Cloned, Errno> {
     const SHARED: u64 = (libc::CLONE_VM | libc::CLONE_FILES | libc::CLONE_SIGHAND) as u64;
     let sibling = flags & libc::CLONE_PARENT as u64 != 0;
@@ -82,7 +83,7 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     let mut args = CloneArgs {
         flags: flags & !SHARED | libc::CLONE_PIDFD as u64,
         pidfd: &raw mut pidfd as u64,
-        // A sibling's is that of the caller.
+        // For a sibling the kernel uses the exit signal of the caller.
         exit_signal: if sibling { 0 } else { libc::SIGCHLD as u64 },
         ..CloneArgs::default()
     };
@@ -105,13 +106,13 @@ pub(crate) fn clone3(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> Result<Clone
     }
 }
 
-/// Ends the process at once: no destructors, no exit handlers of the parent's that this copy carries.
+/// Ends the process at once, without destructors or exit handlers that were copied from the parent.
 pub(crate) fn exit(code: i32) -> ! {
     // SAFETY: _exit has no preconditions.
     unsafe { libc::_exit(code) }
 }
 
-/// A null-terminated array of C strings, as execve takes it.
+/// A null-terminated array of C strings, as execve requires it.
 pub(crate) struct Strings<'a> {
     pointers: Vec<*const c_char>,
     strings: PhantomData<&'a [CString]>,
@@ -124,7 +125,7 @@ impl<'a> Strings<'a> {
     }
 }
 
-/// Returns only when it failed.
+/// Returns only on failure.
 pub(crate) fn execve(path: &CStr, args: &Strings<'_>, env: &Strings<'_>) -> Errno {
     let (args, env) = (args.pointers.as_ptr(), env.pointers.as_ptr());
     // SAFETY: all three are null-terminated and borrowed for as long as this runs (`Strings::new`).
@@ -135,12 +136,12 @@ pub(crate) fn execve(path: &CStr, args: &Strings<'_>, env: &Strings<'_>) -> Errn
 /// Marks every descriptor from `first` on close-on-exec.
 pub(crate) fn close_on_exec_from(first: u32) -> Result<(), Errno> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
-    // SAFETY: changes only flags of descriptors; what owns them goes on owning them.
+    // SAFETY: changes only flags of descriptors; their owners stay valid.
     let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) };
     checked(result).map(drop)
 }
 
-/// Closes every descriptor and never returns to code that could use one: runs `then` instead.
+/// Closes every descriptor, then runs `then`: it never returns to code that could use one.
 pub(crate) fn without_descriptors(then: impl FnOnce() -> Infallible) -> ! {
     // SAFETY: owners of these descriptors exist up the stack, but `then` never returns to them and
     // this process is a copy with a descriptor table of its own, so no close can hit a reused number.
@@ -148,7 +149,7 @@ pub(crate) fn without_descriptors(then: impl FnOnce() -> Infallible) -> ! {
     match then() {}
 }
 
-/// `struct sigaction` as the kernel has it on 64-bit machines; all zero is SIG_DFL without flags.
+/// `struct sigaction` of the kernel on 64-bit machines; all zero is SIG_DFL without flags.
 #[repr(C)]
 #[derive(Default)]
 struct KernelSigaction {
@@ -158,7 +159,7 @@ struct KernelSigaction {
     mask: u64,
 }
 
-/// Bytes of a kernel signal set.
+/// Size of a kernel signal set in bytes.
 const SIGSET: usize = 8;
 
 fn set_disposition(signal: c_int, handler: usize) {
@@ -169,8 +170,8 @@ fn set_disposition(signal: c_int, handler: usize) {
     unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, &raw const action, old, SIGSET) };
 }
 
-/// The signals that this process ignores: bit 0 for signal 1. Asked for once, which its copies inherit: a process
-/// that starts others changes none later.
+/// The signals that this process ignores: bit 0 for signal 1. Queried once, and inherited by copies of the
+/// process: a process that starts others does not change them later.
 pub(crate) fn ignored_signals() -> u64 {
     static IGNORED: OnceLock<u64> = OnceLock::new();
     *IGNORED
@@ -185,8 +186,8 @@ fn is_ignored(signal: c_int) -> bool {
     action.handler == libc::SIG_IGN
 }
 
-/// No signal is ignored or blocked any more: an exec keeps both, but no handler. Not for a process that shares
-/// its memory with one that has handlers.
+/// Resets ignored signals to their default and unblocks all: an exec keeps ignored and blocked signals, but
+/// no handlers. Not for a process that shares its memory with one that has handlers.
 pub(crate) fn accept_signals() {
     let ignored = ignored_signals();
     for signal in (1..=64).filter(|signal| ignored >> (signal - 1) & 1 == 1) {
@@ -195,7 +196,7 @@ pub(crate) fn accept_signals() {
     unblock_signals();
 }
 
-/// As [`accept_signals`], and without handlers.
+/// Like [`accept_signals`], and also resets handlers.
 pub(crate) fn reset_signals() {
     for signal in 1..=64 {
         set_disposition(signal, libc::SIG_DFL);
@@ -210,7 +211,7 @@ fn unblock_signals() {
     unsafe { libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, old, SIGSET) };
 }
 
-/// Children of this process, adopted ones too, are reaped by the kernel; waits for ever.
+/// Waits for ever. The kernel reaps the children of this process, including adopted ones.
 pub(crate) fn reap_forever() -> Infallible {
     set_disposition(libc::SIGCHLD, libc::SIG_IGN);
     loop {
@@ -219,20 +220,20 @@ pub(crate) fn reap_forever() -> Infallible {
     }
 }
 
-/// Leaves the namespaces of `flags` (CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS) for new ones.
+/// Moves the process into new namespaces for `flags` (CLONE_NEWNS, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWUTS).
 pub(crate) fn unshare_namespaces(flags: c_int) -> Result<(), Errno> {
     const ALL: c_int = libc::CLONE_NEWNS | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
     // SAFETY: touches neither memory nor descriptors, as no other flag is let through.
     checked(unsafe { libc::syscall(libc::SYS_unshare, flags & ALL) }).map(drop)
 }
 
-/// Leaves the cgroup namespace for one rooted at the cgroups that this process is in now.
+/// Moves the process into a new cgroup namespace, whose roots are its present cgroups.
 pub(crate) fn unshare_cgroup_namespace() -> Result<(), Errno> {
     // SAFETY: touches neither memory nor descriptors.
     checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) }).map(drop)
 }
 
-/// The user namespace that owns the namespace of another kind that `namespace` is open on: NS_GET_USERNS of
+/// Opens the user namespace that owns `namespace`, a namespace of another kind: NS_GET_USERNS of
 /// ioctl_nsfs(2).
 pub(crate) fn user_namespace_of(namespace: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     const NS_GET_USERNS: c_ulong = 0xb701;
@@ -251,7 +252,7 @@ pub(crate) struct Limit {
     pub hard: u64,
 }
 
-/// prlimit64(2) of this process: sets `new` when given, returns the limit before that.
+/// Calls prlimit64(2) for this process: sets `new` when given, returns the limit before that.
 pub(crate) fn limit(resource: u32, new: Option<Limit>) -> Result<Limit, Errno> {
     let mut old = Limit { soft: 0, hard: 0 };
     let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
@@ -266,7 +267,7 @@ fn prctl(operation: c_int, a: c_ulong, b: c_ulong) -> Result<(), Errno> {
     checked(unsafe { libc::syscall(libc::SYS_prctl, operation, a, b, zero, zero) }).map(drop)
 }
 
-/// Takes a capability out of the bounding set; EINVAL when the kernel has none of that number.
+/// Drops a capability from the bounding set; EINVAL when the kernel has no capability of that number.
 pub(crate) fn drop_bounding(capability: u32) -> Result<(), Errno> {
     prctl(libc::PR_CAPBSET_DROP, capability.into(), 0)
 }
@@ -276,7 +277,8 @@ pub(crate) fn raise_ambient(capability: u32) -> Result<(), Errno> {
     prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as c_ulong, capability.into())
 }
 
-/// Loads a filter (`struct sock_filter` array, host byte order) for this thread and what it execs.
+/// Loads a filter (`struct sock_filter` array, host byte order) for this thread and the programs that it
+/// executes.
 pub(crate) fn load_seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
     #[repr(C)]
     struct Program {
@@ -288,8 +290,8 @@ pub(crate) fn load_seccomp(program: &[u8], flags: u32) -> Result<(), Errno> {
         return Err(Errno::INVAL);
     }
     let program = Program { length, filter: program.as_ptr() };
-    // SAFETY: `program` is a sock_fprog whose filter has the length it says; the kernel copies it
-    // without regard to alignment and checks every instruction.
+    // SAFETY: `program` is a sock_fprog whose filter has the given length; the kernel copies it without
+    // regard to alignment and checks every instruction.
     let result =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };
     checked(result).map(drop)

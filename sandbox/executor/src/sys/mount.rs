@@ -1,4 +1,4 @@
-//! Mounts.
+//! System calls for mounts.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
@@ -22,15 +22,15 @@ pub(crate) struct MountAttr {
 
 #[cfg(feature = "compile")]
 impl MountAttr {
-    /// Has the files in the mount owned by the users of a user namespace: by the numbers that their owners have
-    /// on disk, inside of it.
+    /// Maps the owners of the mount's files to a user namespace: the numbers on disk are then ids inside the
+    /// namespace.
     pub(crate) fn idmap(user: BorrowedFd<'_>) -> Self {
         const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
         Self { set: MOUNT_ATTR_IDMAP, userns: user.as_raw_fd() as u64, ..Self::default() }
     }
 }
 
-/// Changes the mount whose root `mount` names; with `recursive` the whole tree below it.
+/// Changes the mount whose root is `mount`; with `recursive` also all mounts below it.
 pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &MountAttr) -> Result<(), Errno> {
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the path is a C string, `attr` a valid mount_attr of the size given; both only read.
@@ -47,7 +47,7 @@ pub(crate) fn mount_setattr(mount: BorrowedFd<'_>, recursive: bool, attr: &Mount
     checked(result).map(drop)
 }
 
-/// Gives the calling thread a mount namespace (and, with it, a working directory) of its own.
+/// Moves the calling thread into a mount namespace (and, with it, a working directory) of its own.
 #[cfg(feature = "compile")]
 pub(crate) fn unshare_mount_namespace() -> Result<(), Errno> {
     // SAFETY: touches neither memory nor descriptors.

@@ -1,4 +1,4 @@
-//! System calls that shape the calling process between clone and exec.
+//! System calls that change the calling process between clone and exec.
 
 use std::ffi::{CStr, c_long};
 #[cfg(feature = "compile")]
@@ -11,8 +11,8 @@ use rustix::io::Errno;
 
 use super::checked;
 
-/// Closes every descriptor from `first` on but `keep`. Only for a child that never returns to code that
-/// owns one of the others.
+/// Closes every descriptor from `first` on except for `keep`. Only for a child that never returns to code
+/// that owns one of the others.
 pub(crate) fn close_others(mut first: u32, keep: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
     keep.sort_unstable();
@@ -38,12 +38,12 @@ pub(crate) fn close_these(these: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Gives this thread a table of descriptors of its own, with nothing in it but 0, 1, 2 and a copy of `keep`,
-/// which is returned. Only for a thread that owns no other descriptor but those behind `keep`, and no
-/// longer uses that: another thread drops it.
+/// Moves this thread to a table of descriptors of its own, which contains only 0, 1, 2 and a copy of `keep`,
+/// which is returned. Only for a thread that owns no descriptor except for `keep` and no longer uses it:
+/// another thread drops that.
 #[cfg(feature = "compile")]
 pub(crate) fn leave_descriptors(keep: &Arc<OwnedFd>) -> Result<OwnedFd, Errno> {
-    // SAFETY: numbers only; descriptors stay open in the table that the other threads share.
+    // SAFETY: takes only numbers; descriptors stay open in the table of the other threads.
     checked(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_FILES) })?;
     close_others(3, &[keep.as_fd()])?;
     // SAFETY: it is open in the new table, where nothing else owns it: the owner behind `keep` is dropped
@@ -59,10 +59,10 @@ fn close_range(first: u32, last: u32) -> Result<(), Errno> {
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0u32) }).map(drop)
 }
 
-/// Sends the signal of that number, real-time signals included.
+/// Sends the signal with this number, including real-time signals.
 ///
 /// # Errors
-/// ESRCH: the process has ended. EINVAL: the kernel has no such signal.
+/// ESRCH when the process has ended, EINVAL when the kernel has no such signal.
 #[cfg(feature = "compile")]
 pub fn pidfd_send_signal(process: impl AsFd, signal: i32) -> Result<(), Errno> {
     let (process, no_info) = (process.as_fd().as_raw_fd(), std::ptr::null::<u8>());
@@ -74,8 +74,8 @@ pub fn pidfd_send_signal(process: impl AsFd, signal: i32) -> Result<(), Errno> {
 const JOIN_SESSION_KEYRING: c_long = 1;
 const SET_PERMISSIONS: c_long = 5;
 
-/// Leaves the session keyring of this process for the one called `name`, which is made when there is
-/// none that this user may search; without a name for a new one. Returns its serial number.
+/// Moves this process from its session keyring to the one called `name`, which is made when this user may
+/// search none of that name; without a name, to a new one. Returns its serial number.
 pub(crate) fn join_session_keyring(name: Option<&CStr>) -> Result<c_long, Errno> {
     let name = name.map_or(std::ptr::null(), CStr::as_ptr);
     // SAFETY: the name is null or a C string that outlives the call, which only reads it.
@@ -84,13 +84,13 @@ pub(crate) fn join_session_keyring(name: Option<&CStr>) -> Result<c_long, Errno>
 
 /// Sets the permission bits (KEY_POS_, KEY_USR_ ... of linux/key.h) of a key.
 pub(crate) fn set_key_permissions(key: c_long, permissions: u32) -> Result<(), Errno> {
-    // SAFETY: numbers only.
+    // SAFETY: takes only numbers.
     checked(unsafe { libc::syscall(libc::SYS_keyctl, SET_PERMISSIONS, key, permissions) }).map(drop)
 }
 
-/// Lets this process run on every CPU that its cpuset allows, whatever its parent was bound to.
+/// Lets this process run on every CPU of its cpuset, whatever its parent was bound to.
 pub(crate) fn reset_cpu_affinity() -> Result<(), Errno> {
-    // 8,192 CPUs, the most that a kernel can be built for; it ignores the bits past its own count.
+    // 8,192 CPUs, the largest number that a kernel can be built for; it ignores the bits beyond its own.
     let all = [u64::MAX; 128];
     // SAFETY: `all` is a CPU mask of the size given, only read; process 0 is the caller.
     checked(unsafe { libc::syscall(libc::SYS_sched_setaffinity, 0, size_of_val(&all), all.as_ptr()) })

@@ -1,7 +1,7 @@
-//! Starting a program out of a process with many threads, straight into a cgroup.
+//! Starts a program from a process with many threads, directly in a cgroup.
 //!
-//! The standard library can start programs, but only beside the caller; a process that then moves
-//! itself into another v2 cgroup waits there for an RCU grace period, 8-15 ms on an idle host.
+//! The standard library can start programs, but only in the cgroup of the caller. A process that then moves
+//! itself into another v2 cgroup waits for an RCU grace period, 8-15 ms on an idle host.
 
 use std::ffi::{CStr, CString, c_char, c_long};
 use std::mem::MaybeUninit;
@@ -14,31 +14,31 @@ use super::{
     CLONE_INTO_CGROUP, CloneArgs, SIGSET, Strings, checked, close_on_exec_from, exit, reset_signals,
 };
 
-/// A program to run apart from the caller: in a session of its own, in the root folder, without
-/// environment, with the default for every signal and with no descriptors but 0, 1 and 2.
+/// A program to run separately from the caller: in a session of its own, in the root folder, without
+/// environment, with the default action for every signal and with no descriptors except for 0, 1 and 2.
 #[derive(Debug)]
 pub struct Program<'a> {
     /// An executable, not a script.
     pub file: BorrowedFd<'a>,
-    /// The name first.
+    /// The first argument is the name.
     pub args: &'a [CString],
     pub stdio: [BorrowedFd<'a>; 3],
-    /// Folder of a v2 cgroup to be born in.
+    /// Folder of the v2 cgroup in which it starts.
     pub cgroup: Option<BorrowedFd<'a>>,
 }
 
-/// A program that runs.
+/// A running program.
 #[derive(Debug)]
 pub struct Spawned {
     pub pid: i32,
-    /// A child of this process: readable when it has ended, and then to be waited for.
+    /// A child of this process: readable when it has ended, and the caller must then wait for it.
     pub pidfd: OwnedFd,
-    /// Whether it was born in the cgroup. A kernel before 5.7 and some delegation rules do not allow
-    /// that; the process can then still move itself.
+    /// Whether it started in the cgroup. Kernels before 5.7 and some delegation rules do not allow that; the
+    /// process can then still move itself.
     pub in_cgroup: bool,
 }
 
-/// The step at which a program could not be started.
+/// The step at which starting a program failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{step}: {}", std::io::Error::from(*errno))]
 pub struct ProgramError {
@@ -47,13 +47,13 @@ pub struct ProgramError {
 }
 
 impl Program<'_> {
-    /// Starts it. Returns when it has exec'd.
+    /// Starts the program. Returns after its exec.
     ///
     /// # Errors
-    /// [`ProgramError`]; then nothing runs.
+    /// [`ProgramError`]; then no process is left.
     pub fn spawn(&self) -> Result<Spawned, ProgramError> {
         let failed = |step| move |errno| ProgramError { step, errno };
-        // Above the numbers that the program's own streams get.
+        // Higher than the numbers that the program's own streams get.
         let above = |fd: BorrowedFd<'_>| fcntl_dupfd_cloexec(fd, 3).map_err(failed("copy a descriptor"));
         let [stdin, stdout, stderr] = self.stdio;
         let stdio = [above(stdin)?, above(stdout)?, above(stderr)?];
@@ -73,7 +73,7 @@ impl Program<'_> {
         match child.failed {
             None => Ok(Spawned { pid: cloned.0, pidfd: cloned.1, in_cgroup }),
             Some(error) => {
-                // It has ended or is about to: nothing else is left of it.
+                // The process has ended or is about to: nothing else is left of it.
                 let _ = rustix::process::waitid(
                     rustix::process::WaitId::PidFd(cloned.1.as_fd()),
                     rustix::process::WaitIdOptions::EXITED,
@@ -107,12 +107,12 @@ struct Child {
     stdio: [RawFd; 3],
     args: *const *const c_char,
     env: *const *const c_char,
-    /// Written by the child, read by the parent once the child has ended.
+    /// Written by the child; the parent reads it after the child has ended.
     failed: Option<ProgramError>,
 }
 
 impl Child {
-    /// Returns only when it failed.
+    /// Returns only on failure.
     fn run(&self) -> ProgramError {
         reset_signals();
         match self.prepare() {
@@ -156,15 +156,16 @@ impl Child {
     }
 }
 
-/// The child's first and only function.
+/// The only function that the child runs.
 extern "C" fn enter(child: *mut Child) -> ! {
-    // SAFETY: `vfork` passes a valid pointer, and the thread that owns it stands still meanwhile.
+    // SAFETY: `vfork` passes a valid pointer, and the thread that owns it is suspended until the child has
+    // exec'd or ended.
     let child = unsafe { &mut *child };
     child.failed = Some(child.run());
     exit(127)
 }
 
-/// Bytes of the child's stack; it uses a small part of them.
+/// Size of the child's stack; it uses a small part.
 const STACK: usize = 64 << 10;
 
 /// Clones a process that runs [`enter`] in this process's memory, on a stack of its own, and waits
@@ -202,8 +203,7 @@ fn vfork(cgroup: Option<BorrowedFd<'_>>, child: &mut Child) -> Result<(i32, Owne
     Ok((i32::try_from(result).unwrap_or(i32::MAX), pidfd))
 }
 
-/// Sets the blocked signals of this thread, those of the C library's own included; returns those that
-/// were blocked before.
+/// Sets the blocked signals of this thread, including those of the C library; returns the earlier ones.
 fn set_signal_mask(mask: u64) -> u64 {
     let mut old = 0u64;
     // SAFETY: both are kernel signal sets of the size given.
@@ -213,18 +213,19 @@ fn set_signal_mask(mask: u64) -> u64 {
     old
 }
 
-/// clone3(2) whose child calls `enter(child)` on the stack of `args`. The parent gets the raw result.
+/// Calls clone3(2); the child calls `enter(child)` on the stack of `args`. The parent gets the raw result.
 ///
 /// # Safety
-/// `args` must name a stack, `enter` must be fit to run with whatever `args` lets the child share.
+/// `args` must name a stack, and `enter` must be able to run with everything that `args` shares with the
+/// child.
 unsafe fn clone3_on_stack(
     args: *mut CloneArgs,
     enter: extern "C" fn(*mut Child) -> !,
     child: *mut Child,
 ) -> i64 {
     let result: i64;
-    // SAFETY: as the caller promises. The child never leaves this block: it has a stack without
-    // frames, whose end is aligned to 16 bytes as a call needs it.
+    // SAFETY: the caller guarantees the above. The child never leaves this block: it has a stack without
+    // frames, whose end is aligned to 16 bytes as a call requires.
     unsafe {
         #[cfg(target_arch = "x86_64")]
         std::arch::asm!(
@@ -299,7 +300,7 @@ mod tests {
         drop(leak);
         assert!(!spawned.in_cgroup);
         let lines: Vec<&str> = text.lines().collect();
-        // Three streams; readlink's own view of /proc/self/fd is expanded by the shell, before it opens any.
+        // Three streams. The shell expands /proc/self/fd before it opens any other descriptor.
         assert_eq!(lines[..4], ["zero one", "/", "3", "0"], "{text}");
         assert!(lines[4..].iter().all(|line| line.ends_with("0000000000000000")), "{text}");
     }
