@@ -10,7 +10,7 @@ use crate::machine::crisp;
 use crate::{Result, limited};
 
 const PREFIX: &str = "crisp-oci";
-/// A command that takes longer hangs.
+/// A command that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
 const APPLETS: [&str; 14] = [
@@ -18,7 +18,8 @@ const APPLETS: [&str; 14] = [
     "readlink",
 ];
 
-/// A bundle in a folder of its own, with its own `--root`. What is left of its containers is removed at its end.
+/// A bundle in a folder of its own, with its own `--root`. Dropping it removes what is left of its
+/// containers.
 pub struct Bundle {
     folder: tempfile::TempDir,
 }
@@ -27,7 +28,7 @@ impl Bundle {
     /// A bundle whose process is `args`.
     ///
     /// # Errors
-    /// There is no busybox.
+    /// When there is no busybox.
     pub fn new(args: &[&str]) -> Result<Self> {
         let this = Self { folder: tempfile::Builder::new().prefix(PREFIX).tempdir()? };
         let bin = this.path().join("rootfs/bin");
@@ -46,31 +47,32 @@ impl Bundle {
         self.folder.path()
     }
 
-    /// The records of its containers.
+    /// The folder with the records of its containers.
     #[must_use]
     pub fn root(&self) -> PathBuf {
         self.path().join("root")
     }
 
-    /// Writes config.json: `spec`, changed.
+    /// Writes `spec`, after `change`, to config.json.
     ///
     /// # Errors
-    /// There is no room.
+    /// The file system's error.
     pub fn change(&self, spec: &Value, change: impl FnOnce(&mut Value)) -> Result<()> {
         let mut spec = spec.clone();
         change(&mut spec);
         Ok(std::fs::write(self.path().join("config.json"), spec.to_string())?)
     }
 
-    /// The id that the container `name` of this bundle has. The cgroup is named by it, and two runs of the tests
-    /// must not meet there.
+    /// The id for the container `name` of this bundle. The cgroup has the same name, and two runs of the
+    /// tests must not use the same one.
     #[must_use]
     pub fn id(&self, name: &str) -> String {
         let folder = self.path().file_name().unwrap_or_default().to_string_lossy();
         format!("{name}-{}", folder.trim_start_matches(PREFIX))
     }
 
-    /// `crisp oci --root ... args`, with nothing to read. An argument `@name` stands for the [id](Self::id) of `name`.
+    /// The command `crisp oci --root ... args`, without input. An argument `@name` stands for the
+    /// [id](Self::id) of `name`.
     #[must_use]
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(crisp());
@@ -83,18 +85,18 @@ impl Bundle {
         command
     }
 
-    /// Runs `crisp oci args` to its end.
+    /// Runs `crisp oci args` until it ends.
     ///
     /// # Errors
-    /// It cannot be run, or hangs.
+    /// When it cannot be run, or hangs.
     pub fn oci(&self, args: &[&str]) -> Result<Output> {
         limited::run(&mut self.command(args), LIMIT)
     }
 
-    /// The output of a successful command.
+    /// Runs a command that must succeed, and returns its output.
     ///
     /// # Errors
-    /// It fails.
+    /// When it fails.
     pub fn good(&self, args: &[&str]) -> Result<String> {
         let output = self.oci(args)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -104,10 +106,10 @@ impl Bundle {
         Ok(text(&output.stdout))
     }
 
-    /// Its error, when it fails.
+    /// Runs a command that must fail, and returns its error.
     ///
     /// # Errors
-    /// It does not.
+    /// When it succeeds.
     pub fn refused(&self, args: &[&str]) -> Result<String> {
         let output = self.oci(args)?;
         if output.status.success() {
@@ -119,15 +121,15 @@ impl Bundle {
     /// The state of a container.
     ///
     /// # Errors
-    /// There is none.
+    /// When there is no such container.
     pub fn state(&self, id: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.good(&["state", id])?)?)
     }
 
-    /// Waits until the container has that status.
+    /// Waits until the container has this status.
     ///
     /// # Errors
-    /// It does not come to it.
+    /// When the status does not come in time.
     pub fn wait(&self, id: &str, status: &str) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -151,7 +153,7 @@ impl Drop for Bundle {
     }
 }
 
-/// The usual spec: as `runc spec` makes it, less what busybox does not need.
+/// The usual spec, as `runc spec` makes it, without the parts that busybox does not need.
 #[must_use]
 pub fn spec(args: &[&str]) -> Value {
     let capabilities = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"];

@@ -23,7 +23,7 @@ impl Client {
     /// Connects to a runtime's socket.
     ///
     /// # Errors
-    /// No server listens there.
+    /// When no server listens there.
     pub async fn connect(socket: &Path) -> Result<Self> {
         let socket: PathBuf = socket.to_owned();
         let connect = tower::service_fn(move |_: Uri| {

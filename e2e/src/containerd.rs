@@ -1,7 +1,7 @@
 //! A containerd with `crisp oci` as its runtime binary, on folders of its own.
 //!
-//! It is not built here: `CRISP_CONTAINERD` names the folder with containerd, containerd-shim-runc-v2 and ctr, or
-//! they are in target/containerd. They come from their public module:
+//! It is not built here: `CRISP_CONTAINERD` names the folder with containerd, containerd-shim-runc-v2 and
+//! ctr, or they are in target/containerd. They can be built from their public module:
 //! `GOBIN=$PWD/target/containerd go install -tags "no_btrfs no_zfs no_devmapper"
 //! github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}@v2.4.2`.
 
@@ -13,10 +13,10 @@ use crate::machine::crisp;
 use crate::{Result, limited};
 
 const PROGRAMS: [&str; 3] = ["containerd", "containerd-shim-runc-v2", "ctr"];
-/// A command that takes longer hangs.
+/// A command that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The folder of the programs. None where they are not built.
+/// The folder of the programs. None when they are not built.
 #[must_use]
 pub fn programs() -> Option<PathBuf> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/containerd");
@@ -24,7 +24,7 @@ pub fn programs() -> Option<PathBuf> {
     PROGRAMS.iter().all(|program| folder.join(program).is_file()).then_some(folder)
 }
 
-/// A running containerd. It ends with this.
+/// A running containerd. Dropping it ends containerd.
 pub struct Containerd {
     folder: tempfile::TempDir,
     programs: PathBuf,
@@ -33,7 +33,7 @@ pub struct Containerd {
 
 impl Containerd {
     /// # Errors
-    /// It does not answer.
+    /// When it does not answer.
     pub fn start(programs: PathBuf) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("crisp-containerd").tempdir()?;
         let at = |name: &str| folder.path().join(name);
@@ -74,26 +74,26 @@ impl Containerd {
         self.folder.path()
     }
 
-    /// All that it logged.
+    /// The whole log.
     #[must_use]
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder().join("log")).unwrap_or_default()
     }
 
-    /// `ctr args` to its end.
+    /// Runs `ctr args` until it ends.
     ///
     /// # Errors
-    /// It cannot be run, or hangs.
+    /// When it cannot be run, or hangs.
     pub fn ctr(&self, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(self.programs.join("ctr"));
         command.arg("--address").arg(self.folder().join("sock")).args(args);
         limited::run(&mut command, LIMIT)
     }
 
-    /// The output of a successful `ctr args`.
+    /// Runs `ctr args`, which must succeed, and returns its output.
     ///
     /// # Errors
-    /// It fails.
+    /// When it fails.
     pub fn good(&self, args: &[&str]) -> Result<String> {
         let output = self.ctr(args)?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -105,14 +105,15 @@ impl Containerd {
         Ok(text(&output.stdout))
     }
 
-    /// `ctr run` with `crisp oci` as the runtime's binary: `options`, the root file system, the id, the command.
+    /// Runs `ctr run` with `crisp oci` as the runtime's binary: `options`, the root file system, the id, the
+    /// command.
     ///
     /// # Errors
-    /// It cannot be run.
+    /// When it cannot be run.
     pub fn run(&self, options: &[&str], rootfs: &Path, id: &str, command: &[&str]) -> Result<Output> {
         let binary = self.folder().join("crisp-oci");
         let (binary, rootfs) = (binary.to_string_lossy(), rootfs.to_string_lossy());
-        // One below containerd's own would leave that.
+        // A cgroup of its own, not one below that of containerd.
         let cgroup = format!("/crisp-oci-of-containerd-{id}-{}", std::process::id());
         let runtime =
             ["run", "--runtime", "io.containerd.runc.v2", "--runc-binary", &binary, "--cgroup", &cgroup];
@@ -122,7 +123,7 @@ impl Containerd {
 
 impl Drop for Containerd {
     fn drop(&mut self) {
-        // A test that failed leaves its tasks, whose shims outlive containerd.
+        // A failed test leaves its tasks, whose shims outlive containerd.
         let tasks = self.good(&["task", "ls", "-q"]).unwrap_or_default();
         for id in tasks.lines() {
             let _ = self.ctr(&["task", "rm", "--force", id]);

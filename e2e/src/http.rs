@@ -1,4 +1,4 @@
-//! As much HTTP as pushing to a registry on loopback takes.
+//! A small HTTP client, enough for pushing to a registry on loopback.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::Result;
 
-/// One answer.
+/// One response.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -15,7 +15,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The first header of this name, whatever its case.
+    /// The first header of this name; case does not matter.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
@@ -25,7 +25,7 @@ impl Response {
 /// Sends one request on a connection of its own.
 ///
 /// # Errors
-/// No connection, or no HTTP in the answer.
+/// When there is no connection, or the response is not HTTP.
 pub fn send(host: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Response> {
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;

@@ -1,11 +1,11 @@
-//! Images put together here: layers as tar archives, a config, a manifest.
+//! Builds images: layers as tar archives, a config, a manifest.
 
 use std::io::Write as _;
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-/// How a layer travels.
+/// The compression of a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compression {
     Gzip,
@@ -13,7 +13,7 @@ pub enum Compression {
     None,
 }
 
-/// A layer's tar archive while it is being written.
+/// A layer's tar archive that is being written.
 pub struct Layer {
     tar: tar::Builder<Vec<u8>>,
     pub compression: Compression,
@@ -31,7 +31,7 @@ impl Layer {
         Self { tar: tar::Builder::new(Vec::new()), compression: Compression::Gzip }
     }
 
-    /// A layer that is exactly these bytes, be they an archive or not.
+    /// A layer with exactly these bytes, which need not be an archive.
     #[must_use]
     pub fn raw(bytes: Vec<u8>) -> Self {
         Self { tar: tar::Builder::new(bytes), compression: Compression::Gzip }
@@ -160,7 +160,7 @@ impl Image {
         self
     }
 
-    /// Says that the image is for another machine.
+    /// Declares that the image is for another machine.
     #[must_use]
     pub fn platform(mut self, os: &str, architecture: &str) -> Self {
         self.platform = Some((os.into(), architecture.into()));
@@ -174,7 +174,7 @@ impl Image {
         self
     }
 
-    /// All that goes to the registry: blobs, then the manifest.
+    /// Everything to push: blobs, then the manifest.
     #[must_use]
     pub fn build(self) -> Built {
         let (os, architecture) =

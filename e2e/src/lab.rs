@@ -1,4 +1,4 @@
-//! A machine with a client and the busybox image pulled: where most tests begin.
+//! A machine with a client and the pulled busybox image: most tests begin with it.
 
 use k8s_cri::v1::{ContainerConfig, ContainerStatus, PodSandboxConfig};
 use tonic::Status;
@@ -15,13 +15,13 @@ pub struct Lab {
 
 impl Lab {
     /// # Errors
-    /// Any step's.
+    /// The error of the failed step.
     pub async fn start() -> Result<Self> {
         Self::start_with(Setup::default()).await
     }
 
     /// # Errors
-    /// Any step's.
+    /// The error of the failed step.
     pub async fn start_with(setup: Setup) -> Result<Self> {
         let machine = Machine::start_with(setup).await?;
         let image = machine.registry().push("busybox", "1", &Image::busybox().build())?;
@@ -30,20 +30,20 @@ impl Lab {
         Ok(Self { machine, client, image })
     }
 
-    /// A standing pod; its configuration and id.
+    /// Runs a pod; returns its configuration and id.
     ///
     /// # Errors
-    /// The server's answer.
+    /// The server's error.
     pub async fn pod(&mut self, name: &str) -> Result<(PodSandboxConfig, String)> {
         let sandbox = request::pod(&self.machine, name);
         let id = self.client.run_pod(&sandbox).await?;
         Ok((sandbox, id))
     }
 
-    /// Runs a container until it ends in a new pod called `name`; its status and log.
+    /// Runs a container in a new pod called `name` until it ends; returns its status and log.
     ///
     /// # Errors
-    /// Any step's.
+    /// The error of the failed step.
     pub async fn run(&mut self, name: &str, config: &ContainerConfig) -> Result<(ContainerStatus, String)> {
         let (sandbox, pod) = self.pod(name).await?;
         let id = self.client.launch(&pod, config, &sandbox).await?;
@@ -53,10 +53,10 @@ impl Lab {
         Ok((status, log))
     }
 
-    /// A shell line run to its end in a new pod; what it printed. It must succeed.
+    /// Runs a shell line in a new pod until it ends; returns its output. It must succeed.
     ///
     /// # Errors
-    /// Any step's, or an exit code other than 0.
+    /// The error of the failed step, or an exit code other than 0.
     pub async fn output(&mut self, name: &str, config: ContainerConfig) -> Result<String> {
         let (status, log) = self.run(name, &config).await?;
         if status.exit_code != 0 {
@@ -71,10 +71,10 @@ impl Lab {
         request::shell("main", &self.image, line)
     }
 
-    /// Creates and starts a container that must fail at either; the answer.
+    /// Creates and starts a container; one of both must fail. Returns the error.
     ///
     /// # Errors
-    /// It did not fail, or the pod did.
+    /// When it does not fail, or the pod does.
     pub async fn refused(&mut self, name: &str, config: &ContainerConfig) -> Result<Status> {
         let (sandbox, pod) = self.pod(name).await?;
         match self.client.launch(&pod, config, &sandbox).await {
@@ -83,7 +83,7 @@ impl Lab {
         }
     }
 
-    /// Stops it all and looks for leaks.
+    /// Stops everything and looks for leaks.
     ///
     /// # Errors
     /// As [`Machine::close`].
@@ -92,10 +92,10 @@ impl Lab {
     }
 }
 
-/// Asserts that an answer says all of `words`.
+/// Asserts that an error contains all of `words`.
 ///
 /// # Panics
-/// It does not.
+/// When a word is missing.
 #[track_caller]
 pub fn says(status: &Status, words: &[&str]) {
     for word in words {

@@ -1,11 +1,11 @@
-//! Finds leaks on a machine: everything that has its folder, bridge or pod ids in its name.
+//! Finds leaks on a machine: everything whose name contains its folder, its bridge or the id of a pod.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::Machine;
 
-/// Every leftover, a line each; `ids` are pods and containers that the machine had.
+/// Returns all leftovers, one line each; `ids` are pods and containers that the machine had.
 #[must_use]
 pub fn find(machine: &Machine, ids: &[String]) -> Vec<String> {
     let mut found = Vec::new();
@@ -18,11 +18,11 @@ pub fn find(machine: &Machine, ids: &[String]) -> Vec<String> {
     found
 }
 
-/// Ends what a failed test left running.
+/// Ends the processes that a failed test has left.
 pub fn clean(machine: &Machine) {
     let ids = pod_ids(machine);
     for pid in monitors(machine) {
-        // Its containers are in PID namespaces or process groups of their own: take the whole tree.
+        // Containers are in PID namespaces or process groups of their own, so the whole tree is killed.
         for process in tree(pid) {
             if let Some(process) = rustix::process::Pid::from_raw(process) {
                 let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
@@ -42,7 +42,7 @@ pub fn clean(machine: &Machine) {
     }
 }
 
-/// Removes the cgroups that carry these ids.
+/// Removes the cgroups that have these ids in their names.
 pub(crate) fn remove_cgroups(ids: &[String]) {
     // A killed process keeps its cgroup for a moment.
     for _ in 0..20 {
@@ -50,7 +50,7 @@ pub(crate) fn remove_cgroups(ids: &[String]) {
         if folders.is_empty() {
             break;
         }
-        // A scope is systemd's to remove.
+        // systemd removes scopes.
         let ours = folders.iter().rev().filter(|folder| !folder.ends_with(".scope"));
         let emptied = ours.filter(|folder| std::fs::remove_dir(folder).is_ok()).count();
         if emptied == 0 {
@@ -70,7 +70,7 @@ pub(crate) fn command_line(pid: i32) -> String {
     String::from_utf8_lossy(&bytes).replace('\0', " ")
 }
 
-/// Ids of the pods and containers that the machine has folders of.
+/// The ids of the pods and containers that have folders on the machine.
 fn pod_ids(machine: &Machine) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
     for folder in
@@ -82,7 +82,7 @@ fn pod_ids(machine: &Machine) -> Vec<String> {
     ids
 }
 
-/// Monitors whose log or socket is in the machine's folder: their stderr leads there.
+/// The monitors whose log or socket is in the machine's folder: their stderr is a file there.
 fn monitors(machine: &Machine) -> Vec<i32> {
     processes()
         .filter(|pid| command_line(*pid).contains("crisp-pod"))
@@ -94,14 +94,14 @@ fn monitors(machine: &Machine) -> Vec<i32> {
 }
 
 impl Machine {
-    /// Process ids of the monitors of the pod.
+    /// The process ids of the monitors of a pod.
     #[must_use]
     pub fn monitors(&self, pod: &str) -> Vec<i32> {
         monitors(self).into_iter().filter(|pid| command_line(*pid).contains(pod)).collect()
     }
 }
 
-/// A process with all that it started.
+/// A process and all its descendants.
 #[must_use]
 pub fn tree(pid: i32) -> Vec<i32> {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
@@ -118,7 +118,7 @@ fn mounts(machine: &Machine) -> Vec<String> {
     table.lines().filter(ours).map(|line| format!("mount {line}")).collect()
 }
 
-/// Network namespaces given a path for CNI plugins, of all machines of this host.
+/// The network namespaces that have a path for CNI plugins, of all machines on this host.
 #[must_use]
 pub fn network_namespaces() -> Vec<String> {
     let entries = std::fs::read_dir("/run/netns").into_iter().flatten().flatten();
@@ -144,7 +144,7 @@ fn tables(machine: &Machine) -> Vec<String> {
     text.lines().filter(|line| line.contains(machine.bridge())).map(ToOwned::to_owned).collect()
 }
 
-/// cgroups that carry one of these ids in their path, outer ones first.
+/// The cgroups that have one of these ids in their path, outer ones first.
 fn cgroups(ids: &[String]) -> Vec<String> {
     let listing = Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-path", "*/*"]).output();
     let text = listing.map(|o| String::from_utf8_lossy(&o.stdout).into_owned()).unwrap_or_default();
@@ -152,7 +152,7 @@ fn cgroups(ids: &[String]) -> Vec<String> {
     text.lines().filter(theirs).map(ToOwned::to_owned).collect()
 }
 
-/// With no pod left, no folder of a pod or container may be left.
+/// Finds folders of pods and containers. There must be none when no pod is left.
 fn folders(machine: &Machine) -> Vec<String> {
     let places =
         [machine.state().join("pods"), machine.root().join("pods"), machine.root().join("containers")];

@@ -1,5 +1,5 @@
-//! A user's view of Crisp: the built `crisp` binary on temporary folders, a real docker-registry
-//! with images made here, the k8s-cri client.
+//! Tests Crisp as a user does: the built `crisp` binary on temporary folders, a real docker-registry with
+//! images that are built here, and the k8s-cri client.
 //!
 //! ```text
 //!  test --k8s-cri--> crisp serve (target/release/crisp) --HTTP--> docker-registry
@@ -7,12 +7,12 @@
 //!    +-- Machine::close(): stops it all, then looks for anything left behind
 //! ```
 //!
-//! - [`Machine`]: one server with everything around it; many can run side by side.
+//! - [`Machine`]: one server with its surroundings; many can run at the same time.
 //! - [`Registry`]: a docker-registry process, and pushing to it.
-//! - [`Image`]: an image being put together.
+//! - [`Image`]: builds an image.
 //! - [`bundle::Bundle`]: an OCI bundle for `crisp oci`.
 //! - [`request`]: CRI requests with the fields that every test needs.
-//! - [`leak`]: what must not be there any more afterwards.
+//! - [`leak`]: finds everything that must be gone at the end.
 
 pub mod bench;
 pub mod bundle;
@@ -44,5 +44,5 @@ pub use registry::{Registry, free_port};
 /// Any failure, as text.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Any failure of a test's surroundings: the text says which.
+/// A failure in the surroundings of a test; the text names the cause.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::Result;
 
-/// Runs a command to its end, with nothing to read. One that takes longer than `limit` is killed.
+/// Runs a command without input until it ends. A command that takes longer than `limit` is killed.
 ///
 /// # Errors
-/// It cannot be run, or hangs.
+/// When it cannot be run, or hangs.
 pub fn run(command: &mut Command, limit: Duration) -> Result<Output> {
-    // To files: what a command leaves behind may have its streams too.
+    // To files, because processes that a command leaves behind may keep its streams open.
     let (out, err) = (tempfile::NamedTempFile::new()?, tempfile::NamedTempFile::new()?);
     command.stdin(Stdio::null()).stdout(out.reopen()?).stderr(err.reopen()?);
     let mut child = command.spawn()?;

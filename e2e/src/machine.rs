@@ -1,4 +1,4 @@
-//! One server under test with everything around it.
+//! One server under test with its surroundings.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,24 +10,24 @@ use tempfile::TempDir;
 
 use crate::{Client, Registry, Result, leak};
 
-/// The differences from the usual setup.
+/// Differences from the usual setup.
 #[derive(Debug, Clone, Default)]
 pub struct Setup {
-    /// More arguments of `crisp serve`.
+    /// More arguments for `crisp serve`.
     pub args: Vec<String>,
     /// Pods get the network of the CNI configuration in [`Machine::cni`] instead of the built-in one.
     pub cni: bool,
     /// Start no registry.
     pub no_registry: bool,
-    /// Instead of an address pool of the machine's own.
+    /// An address pool instead of the machine's own.
     pub pool: Option<String>,
-    /// The debug build, which has fault points, and what is armed in its first server (`CRISP_FAULTS`).
+    /// Uses the debug build, which has fault points, and arms these in its first server (`CRISP_FAULTS`).
     pub faults: Option<String>,
-    /// Where the machine's folder is made, instead of the usual place for temporary files.
+    /// The parent of the machine's folder, instead of the usual place for temporary files.
     pub place: Option<PathBuf>,
     /// The state folder, instead of one in the machine's folder.
     pub state: Option<PathBuf>,
-    /// A shell command that the server's process runs before it becomes the server, such as `umask 077`.
+    /// A shell command that runs in the server's process before the server starts, such as `umask 077`.
     pub before_server: Option<String>,
 }
 
@@ -45,10 +45,10 @@ pub struct Machine {
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 impl Machine {
-    /// Starts a registry and a server as usual.
+    /// Starts a registry and a server with the usual setup.
     ///
     /// # Errors
-    /// Either does not come up; with the server's log.
+    /// When either does not start; with the server's log.
     pub async fn start() -> Result<Self> {
         Self::start_with(Setup::default()).await
     }
@@ -60,7 +60,7 @@ impl Machine {
         let folder = tempfile::Builder::new().prefix("crisp-e2e-").tempdir_in(place)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
-        // Unique among the tests of this run and, by the process id, of runs side by side.
+        // Unique among the tests of this run and, by the process id, among runs at the same time.
         let bridge = format!("ct{process}n{number}");
         let own = || format!("10.{}.{}.0/24", 200 + number / 200, number % 200 + 1);
         let pool = setup.pool.clone().unwrap_or_else(own);
@@ -75,7 +75,7 @@ impl Machine {
         Ok(machine)
     }
 
-    /// The folder of everything; gone when the machine is.
+    /// The folder of all files; it is removed with the machine.
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -96,19 +96,19 @@ impl Machine {
         self.setup.state.clone().unwrap_or_else(|| self.folder().join("state"))
     }
 
-    /// hosts.toml folders go here.
+    /// The folder for hosts.toml folders.
     #[must_use]
     pub fn registries(&self) -> PathBuf {
         self.folder().join("registries")
     }
 
-    /// CNI configurations go here.
+    /// The folder for CNI configurations.
     #[must_use]
     pub fn cni(&self) -> PathBuf {
         self.folder().join("cni")
     }
 
-    /// Container logs go here.
+    /// The folder for container logs.
     #[must_use]
     pub fn logs(&self) -> PathBuf {
         self.folder().join("logs")
@@ -122,13 +122,13 @@ impl Machine {
     /// The registry.
     ///
     /// # Panics
-    /// When the setup asked for none.
+    /// When the setup has no registry.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         self.registry.as_ref().expect("this machine has a registry")
     }
 
-    /// The settings of this machine, as flags of any `crisp` command that takes them.
+    /// The settings of this machine, as flags for any `crisp` command that accepts them.
     #[must_use]
     pub fn flags(&self) -> Vec<String> {
         let path = |p: PathBuf| p.display().to_string();
@@ -153,7 +153,7 @@ impl Machine {
     /// Starts the server (again) and waits until it answers.
     ///
     /// # Errors
-    /// It ends or does not answer within ten seconds; with its log.
+    /// When it ends or does not answer within ten seconds; with its log.
     pub async fn start_server(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let binary = if self.setup.faults.is_some() { crisp_with_faults() } else { crisp() };
@@ -183,13 +183,14 @@ impl Machine {
         }
     }
 
-    /// Starts the server again after a fault has killed it, with no fault armed. `None` when it lives.
+    /// Starts the server again after a fault has killed it, with no fault armed. Returns None when it is
+    /// alive.
     ///
     /// # Errors
     /// As [`Machine::start_server`].
     pub async fn restart_if_killed(&mut self) -> Result<Option<Client>> {
         let Some(server) = &mut self.server else { return Ok(None) };
-        // Its socket closes a moment before it can be waited for.
+        // The socket closes a moment before the process can be waited for.
         for _ in 0..100 {
             if server.try_wait()?.is_some() {
                 self.start_server_without_faults().await?;
@@ -209,10 +210,10 @@ impl Machine {
         self.start_server().await
     }
 
-    /// A client of its own connection.
+    /// A client with a connection of its own.
     ///
     /// # Errors
-    /// The server is down.
+    /// When the server is down.
     pub async fn client(&self) -> Result<Client> {
         Client::connect(&self.socket()).await
     }
@@ -226,7 +227,7 @@ impl Machine {
         self.server.as_ref().expect("the server runs").id()
     }
 
-    /// SIGKILL, as the worst day would have it.
+    /// Kills the server with SIGKILL.
     pub fn kill_server(&mut self) {
         if let Some(mut server) = self.server.take() {
             let _ = server.kill();
@@ -234,10 +235,10 @@ impl Machine {
         }
     }
 
-    /// SIGTERM, and waiting for the end.
+    /// Sends SIGTERM to the server and waits for it to end.
     ///
     /// # Errors
-    /// It does not end within ten seconds, or not with status 0.
+    /// When it does not end within ten seconds, or not with status 0.
     pub fn stop_server(&mut self) -> Result<()> {
         let Some(mut server) = self.server.take() else { return Ok(()) };
         let pid = rustix::process::Pid::from_child(&server);
@@ -257,13 +258,14 @@ impl Machine {
         }
     }
 
-    /// Runs a `crisp` command against this machine and gives its output.
+    /// Runs a `crisp` command against this machine and returns its output.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// When it cannot be started.
     pub fn crisp(&self, args: &[&str]) -> Result<std::process::Output> {
         let mut command = Command::new(crisp());
-        // Before the rest: what follows `exec CONTAINER` is the container's.
+        // The flags come before other arguments: all words after `exec CONTAINER` belong to the container's
+        // command.
         let (name, rest) = args.split_first().ok_or("no command")?;
         command.arg(name).arg("--listen").arg(format!("unix://{}", self.socket().display())).args(rest);
         Ok(command.stdin(Stdio::null()).output()?)
@@ -279,10 +281,10 @@ impl Machine {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// Removes all pods, stops the server, and looks for anything left behind.
+    /// Removes all pods, stops the server, and looks for leaks.
     ///
     /// # Errors
-    /// Something could not be removed, or leaks were found.
+    /// When something could not be removed, or leaks were found.
     pub async fn close(mut self) -> Result<()> {
         let mut client = self.client().await?;
         let containers =
@@ -308,7 +310,7 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         self.kill_server();
-        // A failed test: end its pods, so that the next test starts on a clean machine.
+        // A test has failed: its pods are ended, so that the next test starts on a clean machine.
         leak::clean(self);
     }
 }

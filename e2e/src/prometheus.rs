@@ -9,18 +9,18 @@ use serde_json::Value;
 use crate::registry::free_port;
 use crate::{Result, http};
 
-/// Ends when it is dropped.
+/// A running Prometheus. Dropping it ends Prometheus.
 pub struct Prometheus {
     process: Child,
     host: String,
 }
 
 impl Prometheus {
-    /// Scrapes both pages of `target` each second, in the jobs that the README names, and evaluates the rules of
-    /// the file as often. Its data are in `folder`.
+    /// Scrapes both pages of `target` each second, in the jobs that the README names, and evaluates the rules
+    /// of the file as often. Its data is in `folder`.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// When it cannot be started.
     pub fn start(folder: &Path, target: &str, rules: Option<&Path>) -> Result<Self> {
         let folder = folder.join("prometheus");
         std::fs::create_dir(&folder)?;
@@ -45,10 +45,10 @@ impl Prometheus {
         Ok(Self { process, host })
     }
 
-    /// The values of a query now, of all series.
+    /// The present values of a query, of all series.
     ///
     /// # Errors
-    /// No answer yet, or a query that it refuses.
+    /// When there is no response yet, or the query is refused.
     pub fn query(&self, expression: &str) -> Result<Vec<String>> {
         let answer = self.get(&format!("/api/v1/query?query={}", escaped(expression)))?;
         let series = answer["data"]["result"].as_array().ok_or("no result")?;
@@ -58,7 +58,7 @@ impl Prometheus {
     /// The response to a request of its API.
     ///
     /// # Errors
-    /// No answer, or one that says that there is an error.
+    /// When there is no response, or it contains an error.
     pub fn get(&self, path: &str) -> Result<Value> {
         let answer = http::send(&self.host, "GET", path, &[], &[])?;
         let answer: Value = serde_json::from_slice(&answer.body)?;

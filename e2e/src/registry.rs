@@ -15,16 +15,16 @@ pub struct Registry {
     pub host: String,
 }
 
-/// A port that is free at this moment.
+/// A port that is free at present.
 ///
 /// # Errors
-/// None is free.
+/// When no port is free.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 impl Registry {
-    /// Starts one that keeps its content in `folder`.
+    /// Starts a registry that keeps its content in `folder`.
     ///
     /// # Errors
     /// The program is missing or does not answer within ten seconds.
@@ -32,7 +32,7 @@ impl Registry {
         Self::start_with(folder, &[])
     }
 
-    /// As [`Registry::start`], with more settings in the environment (REGISTRY_...).
+    /// Like [`Registry::start`], with more settings in the environment (REGISTRY_...).
     ///
     /// # Errors
     /// The program is missing or does not answer within ten seconds.
@@ -40,7 +40,7 @@ impl Registry {
         Self::start_at(&format!("127.0.0.1:{}", free_port()?), folder, settings)
     }
 
-    /// As [`Registry::start`], for the users of an htpasswd file alone.
+    /// Like [`Registry::start`], but only for the users of an htpasswd file.
     ///
     /// # Errors
     /// The program is missing or does not answer within ten seconds.
@@ -57,7 +57,7 @@ impl Registry {
         Self::start_with(folder, &settings)
     }
 
-    /// As [`Registry::start_with`], at an address of the caller's choice.
+    /// Like [`Registry::start_with`], at a given address.
     ///
     /// # Errors
     /// The program is missing or does not answer within ten seconds.
@@ -93,10 +93,10 @@ impl Registry {
         Ok(())
     }
 
-    /// Pushes an image and gives the reference to pull it by: `HOST/NAME:TAG`.
+    /// Pushes an image and returns the reference to pull it by: `HOST/NAME:TAG`.
     ///
     /// # Errors
-    /// The registry's refusal.
+    /// The error of the registry.
     pub fn push(&self, name: &str, tag: &str, image: &Built) -> Result<String> {
         for blob in &image.blobs {
             self.push_blob(name, blob)?;
@@ -105,10 +105,10 @@ impl Registry {
         Ok(format!("{}/{name}:{tag}", self.host))
     }
 
-    /// Pushes an index of images that were pushed (by any tag) under the same name.
+    /// Pushes an index of images that were pushed under the same name (with any tag).
     ///
     /// # Errors
-    /// The registry's refusal.
+    /// The error of the registry.
     pub fn push_index(&self, name: &str, tag: &str, images: &[Built]) -> Result<String> {
         let manifests: Vec<_> = images
             .iter()
@@ -128,7 +128,7 @@ impl Registry {
     /// Pushes one blob.
     ///
     /// # Errors
-    /// The registry's refusal.
+    /// The error of the registry.
     pub fn push_blob(&self, name: &str, blob: &Blob) -> Result<()> {
         let start = http::send(&self.host, "POST", &format!("/v2/{name}/blobs/uploads/"), &[], &[])?;
         let location = start.header("location").ok_or_else(|| format!("no upload location: {start:?}"))?;
@@ -141,7 +141,7 @@ impl Registry {
     /// Pushes a manifest or index under a tag (or digest).
     ///
     /// # Errors
-    /// The registry's refusal.
+    /// The error of the registry.
     pub fn push_manifest(&self, name: &str, tag: &str, manifest: &Blob) -> Result<()> {
         let path = format!("/v2/{name}/manifests/{tag}");
         expect(

@@ -1,4 +1,4 @@
-//! CRI requests with the fields that every test needs; the rest is the test's to set.
+//! CRI requests with the fields that every test needs; the tests set the rest.
 
 use k8s_cri::v1::{
     ContainerConfig, ContainerMetadata, IdMapping, ImageSpec, LinuxContainerSecurityContext,
@@ -44,14 +44,14 @@ pub fn namespaces(network: NamespaceMode, pid: NamespaceMode) -> NamespaceOption
 /// The user of the host that is root in a pod with [`own_users`].
 pub const FIRST_USER: u32 = 200_000;
 
-/// A user namespace of the pod's own, whose ids 0 to 65535 begin at [`FIRST_USER`].
+/// A user namespace for the pod, whose ids 0 to 65535 begin at [`FIRST_USER`].
 #[must_use]
 pub fn own_users() -> UserNamespace {
     let ids = vec![IdMapping { host_id: FIRST_USER, container_id: 0, length: 65_536 }];
     UserNamespace { mode: NamespaceMode::Pod.into(), uids: ids.clone(), gids: ids }
 }
 
-/// A pod as of [`pod`] with a user namespace of its own, and what its containers have to ask for.
+/// A [`pod`] with a user namespace of its own, and the security context that its containers have to request.
 #[must_use]
 pub fn pod_with_own_users(
     machine: &Machine,

@@ -1,4 +1,4 @@
-//! The steps that most tests take: pull, run, start, wait, read the log.
+//! The steps of most tests: pull, run, start, wait, read the log.
 
 use std::time::{Duration, Instant};
 
@@ -12,29 +12,29 @@ use tonic::Status;
 use crate::{Client, Machine, Result};
 
 impl Client {
-    /// Pulls an image; gives its id.
+    /// Pulls an image; returns its id.
     ///
     /// # Errors
-    /// The server's answer.
+    /// The server's error.
     pub async fn pull(&mut self, reference: &str) -> Result<String, Status> {
         let image = Some(ImageSpec { image: reference.into(), ..Default::default() });
         let request = PullImageRequest { image, ..Default::default() };
         Ok(self.images.pull_image(request).await?.into_inner().image_ref)
     }
 
-    /// Runs a pod sandbox; gives its id.
+    /// Runs a pod sandbox; returns its id.
     ///
     /// # Errors
-    /// The server's answer.
+    /// The server's error.
     pub async fn run_pod(&mut self, config: &PodSandboxConfig) -> Result<String, Status> {
         let request = RunPodSandboxRequest { config: Some(config.clone()), runtime_handler: String::new() };
         Ok(self.runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id)
     }
 
-    /// Creates a container; gives its id.
+    /// Creates a container; returns its id.
     ///
     /// # Errors
-    /// The server's answer.
+    /// The server's error.
     pub async fn create(
         &mut self,
         pod: &str,
@@ -52,16 +52,16 @@ impl Client {
     /// Starts a created container.
     ///
     /// # Errors
-    /// The server's answer.
+    /// The server's error.
     pub async fn start(&mut self, container: &str) -> Result<(), Status> {
         self.runtime.start_container(StartContainerRequest { container_id: container.into() }).await?;
         Ok(())
     }
 
-    /// Creates and starts; gives the id.
+    /// Creates and starts a container; returns its id.
     ///
     /// # Errors
-    /// The server's answer to either.
+    /// The server's error in either step.
     pub async fn launch(
         &mut self,
         pod: &str,
@@ -73,10 +73,10 @@ impl Client {
         Ok(id)
     }
 
-    /// The container's status.
+    /// The status of the container.
     ///
     /// # Errors
-    /// The server's answer; none in it.
+    /// The server's error, or a response without a status.
     pub async fn status(&mut self, container: &str) -> Result<ContainerStatus> {
         let request = ContainerStatusRequest { container_id: container.into(), verbose: false };
         self.runtime
@@ -90,7 +90,7 @@ impl Client {
     /// Waits up to ten seconds until the container has ended.
     ///
     /// # Errors
-    /// It has not; with its state.
+    /// When it has not ended; with its state.
     pub async fn wait(&mut self, container: &str) -> Result<ContainerStatus> {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -108,18 +108,18 @@ impl Client {
     /// Runs a command in the container.
     ///
     /// # Errors
-    /// The server's answer.
+    /// The server's error.
     pub async fn exec(&mut self, container: &str, command: &[&str]) -> Result<ExecSyncResponse, Status> {
         let cmd = command.iter().map(|&word| word.to_owned()).collect();
         let request = ExecSyncRequest { container_id: container.into(), cmd, timeout: 10 };
         Ok(self.runtime.exec_sync(request).await?.into_inner())
     }
 
-    /// Runs one container with a shell line in a pod of its own until it ends; gives its status and
-    /// the lines it wrote to stdout and stderr.
+    /// Runs one container with a shell line in a pod of its own until it ends; returns its status and the
+    /// lines that it wrote to stdout and stderr.
     ///
     /// # Errors
-    /// Any step's.
+    /// The error of the failed step.
     pub async fn run_to_end(
         &mut self,
         machine: &Machine,
@@ -139,7 +139,7 @@ impl Machine {
     /// The content of a container's log, without times, streams and tags.
     ///
     /// # Errors
-    /// No such log, or a line that is not in the CRI format.
+    /// When there is no such log, or a line is not in the CRI format.
     pub fn container_log(&self, pod: &str, container: &str) -> Result<String> {
         let text = std::fs::read_to_string(self.logs().join(pod).join(format!("{container}.log")))?;
         parse_log(&text)
@@ -149,7 +149,7 @@ impl Machine {
 /// Joins the partial lines of a CRI log.
 ///
 /// # Errors
-/// The first line that is not in the format.
+/// When a line is not in the format; with the first such line.
 pub fn parse_log(text: &str) -> Result<String> {
     let mut content = String::new();
     for line in text.lines() {

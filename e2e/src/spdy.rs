@@ -1,5 +1,5 @@
-//! SPDY/3.1 to a runtime's streaming server, as far as a benchmark needs it: it opens streams, sends and counts.
-//! Like the library in kubelet and kubectl it announces no windows and heeds none.
+//! A SPDY/3.1 client for a runtime's streaming server, enough for a benchmark: it opens streams, sends and
+//! counts. Like the library in kubelet and kubectl it neither announces nor respects windows.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,17 +9,18 @@ use crate::Result;
 
 const SYN_STREAM: u16 = 1;
 const FIN: u8 = 1;
-/// Read at once.
+/// Size of one read.
 const PIECE: usize = 256 << 10;
 
-/// One session.
+/// One session with a server.
 pub struct Session {
     socket: TcpStream,
     next: u32,
     buffer: Vec<u8>,
     /// The unread part of the buffer.
     left: std::ops::Range<usize>,
-    /// The rest of the present frame: its stream, None for a control frame; bytes; whether it is the last.
+    /// The rest of the present frame: its stream, or None for a control frame; the number of bytes; whether
+    /// it is the last.
     frame: (Option<u32>, usize, bool),
 }
 
@@ -30,7 +31,7 @@ pub enum Event {
         stream: u32,
         bytes: usize,
     },
-    /// The server sends no more on it.
+    /// The server has ended its data on the stream.
     End {
         stream: u32,
     },
@@ -38,7 +39,7 @@ pub enum Event {
 }
 
 impl Session {
-    /// Uses the URL of a session.
+    /// Connects to the URL of a session.
     ///
     /// # Errors
     /// The server's refusal.
@@ -66,9 +67,9 @@ impl Session {
         Ok(Self { socket, next: 1, buffer: vec![0; PIECE], left: 0..0, frame: (None, 0, false) })
     }
 
-    /// Opens a stream, on which this side sends nothing if it `is_closed`.
+    /// Opens a stream. If `is_closed`, this side sends nothing on it.
     ///
-    /// # Errors
+    /// When the connection is lost.
     /// The connection is lost.
     pub fn stream(&mut self, headers: &[(&str, &str)], is_closed: bool) -> Result<u32> {
         let stream = self.next;
@@ -86,7 +87,7 @@ impl Session {
     }
 
     /// # Errors
-    /// The connection is lost.
+    /// When the connection is lost.
     pub fn write(&mut self, stream: u32, data: &[u8]) -> Result<()> {
         let mut head = stream.to_be_bytes().to_vec();
         head.push(0);
@@ -95,10 +96,10 @@ impl Session {
         Ok(self.socket.write_all(data)?)
     }
 
-    /// The next event.
+    /// Returns the next event.
     ///
     /// # Errors
-    /// The connection is lost, or nothing comes for a minute.
+    /// When the connection is lost, or nothing arrives for a minute.
     pub fn event(&mut self) -> Result<Event> {
         loop {
             if self.frame.1 > 0 {
@@ -126,7 +127,7 @@ impl Session {
         Ok(bytes > 0)
     }
 
-    /// Reads the head of a frame. False: there are no more.
+    /// Reads the head of a frame. Returns false when there are no more.
     fn head(&mut self) -> Result<bool> {
         let mut head = [0; 8];
         for byte in &mut head {
@@ -149,7 +150,8 @@ fn length(bytes: usize) -> Result<[u8; 3]> {
     Ok(length)
 }
 
-/// In the form of zlib, but not compressed: a stored block, and an empty one as a flush makes it.
+/// Makes a header block in the format of zlib, but not compressed: a stored block, and an empty one, as after
+/// a flush.
 fn header_block(headers: &[(&str, &str)], is_first: bool) -> Result<Vec<u8>> {
     let mut text = u32::try_from(headers.len())?.to_be_bytes().to_vec();
     for (name, value) in headers {

@@ -1,4 +1,4 @@
-//! `crisp run` under test, with `/run` and `/var/lib` of its own.
+//! `crisp run` under test, with its own `/run` and `/var/lib`.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -9,23 +9,23 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Machine, Result, leak, machine};
 
-/// Longer than any run of a test takes.
+/// A run of a test never takes this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A private `/run` and `/var/lib` for all runs of one test, which have the default folders of `crisp run`:
-/// the runs find each other, and nothing of the host.
+/// A private `/run` and `/var/lib` for all runs of one test, which use the default folders of `crisp run`:
+/// the runs find each other, but nothing of the host.
 pub struct Host {
     folder: PathBuf,
     registries: PathBuf,
-    /// More for the shell that prepares the mount namespace, such as mounts.
+    /// More commands for the shell that prepares the mount namespace, for example mounts.
     pub prepare: String,
 }
 
 impl Host {
-    /// In the machine's folder, and with its registries.
+    /// Makes the folders in that of the machine; runs use the machine's registries.
     ///
     /// # Errors
-    /// The file system's.
+    /// The file system's error.
     pub fn new(machine: &Machine) -> Result<Self> {
         let folder = machine.folder().join("standalone");
         for name in ["run", "lib"] {
@@ -34,19 +34,19 @@ impl Host {
         Ok(Self { folder, registries: machine.registries(), prepare: String::new() })
     }
 
-    /// `/run` as a run sees it.
+    /// The folder that a run sees as `/run`.
     #[must_use]
     pub fn run(&self) -> PathBuf {
         self.folder.join("run")
     }
 
-    /// `/var/lib` as a run sees it.
+    /// The folder that a run sees as `/var/lib`.
     #[must_use]
     pub fn lib(&self) -> PathBuf {
         self.folder.join("lib")
     }
 
-    /// Folders of a run other than the usual: `crisp-run-PID`, in both places.
+    /// The folders of runs that do not use the usual ones: `crisp-run-PID`, in both places.
     #[must_use]
     pub fn temporary(&self) -> Vec<PathBuf> {
         let all =
@@ -58,7 +58,7 @@ impl Host {
     /// Starts `crisp run` of this manifest.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// When it cannot be started.
     pub fn start(&self, name: &str, manifest: &str, args: &[impl AsRef<OsStr>]) -> Result<Standalone> {
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
@@ -71,7 +71,7 @@ impl Host {
     /// Starts `crisp run` of an image: options, its name, a command.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// When it cannot be started.
     pub fn start_image(&self, name: &str, words: &[&str], input: Stdio) -> Result<Standalone> {
         let folder = self.folder.join(name);
         std::fs::create_dir_all(&folder)?;
@@ -80,7 +80,7 @@ impl Host {
         self.spawn(&folder, command, input)
     }
 
-    /// `crisp run`, without what is to be run.
+    /// The command `crisp run`, without the object to run.
     #[must_use]
     pub fn command(&self) -> Command {
         let (run, lib) = (self.run(), self.lib());
@@ -103,16 +103,16 @@ impl Host {
         Ok(Standalone { child: command.spawn()?, out, err })
     }
 
-    /// The socket of a run on the usual folders, for other commands.
+    /// The socket of a run that uses the usual folders, for other commands.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.run().join("crisp-run/crisp.sock")
     }
 
-    /// Runs another `crisp` command against such a run; its error output when it fails.
+    /// Runs another `crisp` command against such a run; returns its output.
     ///
     /// # Errors
-    /// It cannot be started, or fails.
+    /// When it cannot be started, or fails; with its error output.
     pub fn crisp(&self, args: &[&str]) -> Result<String> {
         let listen = format!("unix://{}", self.socket().display());
         let output = Command::new(machine::crisp()).arg("--listen").arg(listen).args(args).output()?;
@@ -123,7 +123,7 @@ impl Host {
     }
 }
 
-/// A `crisp run` that was started.
+/// A started `crisp run`.
 pub struct Standalone {
     child: Child,
     out: PathBuf,
@@ -150,15 +150,15 @@ impl Standalone {
     }
 
     /// # Errors
-    /// It has ended.
+    /// When it has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
-    /// Waits until `is_so`.
+    /// Waits until `is_so` returns true.
     ///
     /// # Errors
-    /// That takes too long, with what was printed.
+    /// When that takes too long; with the output.
     pub async fn until(&self, what: &str, mut is_so: impl FnMut(&Self) -> bool) -> Result<()> {
         let begun = Instant::now();
         while !is_so(self) {
@@ -171,10 +171,10 @@ impl Standalone {
         Ok(())
     }
 
-    /// Waits for its end.
+    /// Waits for it to end.
     ///
     /// # Errors
-    /// It does not end.
+    /// When it does not end.
     pub async fn end(&mut self) -> Result<ExitStatus> {
         let begun = Instant::now();
         loop {
@@ -190,7 +190,8 @@ impl Standalone {
 }
 
 impl Drop for Standalone {
-    /// A failed test, or one that is done with a run: the pod is taken down, if need be by force.
+    /// Takes the pod down, if necessary with SIGKILL, after a failed test or one that does not end the run
+    /// itself.
     fn drop(&mut self) {
         for signal in [Signal::TERM, Signal::TERM, Signal::KILL] {
             let begun = Instant::now();
@@ -229,7 +230,7 @@ impl Drop for Host {
     }
 }
 
-/// A manifest of a pod on the host's network, so that it needs no bridge; every container is a name and a
+/// Makes a manifest of a pod on the host's network, which needs no bridge; every container is a name and a
 /// shell line.
 #[must_use]
 pub fn manifest(image: &str, spec: &str, containers: &[(&str, &str)]) -> String {
@@ -243,7 +244,7 @@ pub fn manifest(image: &str, spec: &str, containers: &[(&str, &str)]) -> String 
     )
 }
 
-/// Processes of which a whole argument is this text.
+/// The processes that have this text as a whole argument.
 #[must_use]
 pub fn processes_with(argument: &str) -> Vec<Pid> {
     let has = |pid: &i32| {

@@ -1,4 +1,4 @@
-//! A terminal with a program on it, as a person has one.
+//! A terminal with a program on it, as for a user.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -14,10 +14,10 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::Result;
 
-/// A wait that takes longer hangs.
+/// A wait that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// The person's side. The program is killed when it is dropped.
+/// The user's side of the terminal. Dropping it kills the program.
 pub struct Terminal {
     master: File,
     child: Child,
@@ -28,10 +28,10 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// Runs a program on a new terminal with so many columns and rows, which is its controlling one.
+    /// Runs a program on a new terminal of this size, which is its controlling one.
     ///
     /// # Errors
-    /// There is no terminal, or no such program.
+    /// When there is no terminal, or no such program.
     pub fn run(program: &Command, columns: u16, rows: u16) -> Result<Self> {
         let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
         grantpt(&master)?;
@@ -39,7 +39,7 @@ impl Terminal {
         let name = ptsname(&master, Vec::new())?;
         let slave = rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
         let stdio = |slave: &OwnedFd| -> Result<Stdio> { Ok(slave.try_clone()?.into()) };
-        // As from a person's shell, also where the tests run with signals ignored.
+        // As from a user's shell, also when the tests run with ignored signals.
         let mut command = Command::new("env");
         command
             .args(["--default-signal=HUP,INT,QUIT,TERM", "setsid", "--ctty", "--wait"])
@@ -52,13 +52,14 @@ impl Terminal {
         Ok(this)
     }
 
-    /// Runs a program as a shell does, which has the terminal before it and after it. The exit code is
-    /// [`CHANGED`](Self::CHANGED) when the program leaves the terminal otherwise than it found it.
+    /// Runs a program in a shell, which uses the terminal before and after it. The exit code is
+    /// [`CHANGED`](Self::CHANGED) when the program leaves the terminal in another state.
     ///
-    /// The end of a session's first process sets a terminal back, so without a shell nothing would be seen.
+    /// The end of a session's first process resets a terminal, so without a shell such a change would not be
+    /// visible.
     ///
     /// # Errors
-    /// There is no terminal.
+    /// When there is no terminal.
     pub fn run_in_shell(program: &Command, columns: u16, rows: u16) -> Result<Self> {
         let line = format!(
             "trap : HUP INT TERM; before=$(stty -g); \"$@\"; code=$?; after=$(stty -g); \
@@ -77,9 +78,9 @@ impl Terminal {
     /// Sends a signal to the program of a shell.
     ///
     /// # Errors
-    /// It is gone.
+    /// When the program has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        // The shell, which heeds no signals, leads the group.
+        // The shell, which ignores these signals, leads the group.
         Ok(kill_process_group(Pid::from_child(&self.child), signal)?)
     }
 
@@ -96,18 +97,18 @@ impl Terminal {
     }
 
     /// # Errors
-    /// The terminal is gone.
+    /// When the terminal is closed.
     pub fn resize(&mut self, columns: u16, rows: u16) -> Result<()> {
         Ok(tcsetwinsize(&self.master, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })?)
     }
 
     /// # Errors
-    /// The terminal is gone.
+    /// When the terminal is closed.
     pub fn type_text(&mut self, text: &str) -> Result<()> {
         Ok(self.master.write_all(text.as_bytes())?)
     }
 
-    /// All that the screen has shown so far.
+    /// Everything that the screen has shown so far.
     #[must_use]
     pub fn seen(&self) -> &str {
         &self.all
@@ -116,7 +117,7 @@ impl Terminal {
     /// Waits until the screen shows `text` that it did not show before.
     ///
     /// # Errors
-    /// It does not, in half a minute.
+    /// When it does not show it within half a minute.
     pub fn until(&mut self, text: &str) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -136,24 +137,24 @@ impl Terminal {
         }
     }
 
-    /// For a shell: runs something that only ^C ends, ends it so, and then the shell.
+    /// For a shell: runs a command that only ^C ends, ends it with ^C, and then exits the shell.
     ///
     /// # Errors
-    /// It ignores the request.
+    /// When the shell does not do so.
     pub fn interrupt_and_exit(&mut self, code: u8) -> Result<()> {
         self.type_text("echo run''ning; sleep 1000\n")?;
         self.until("running")?;
-        // ^C throws away what was typed before it.
+        // ^C discards the input that was typed before it.
         std::thread::sleep(Duration::from_millis(300));
         self.type_text("\x03")?;
         self.until("^C")?;
         self.type_text(&format!("exit {code}\n"))
     }
 
-    /// Waits for the end of the program; its exit code.
+    /// Waits for the program to end; returns its exit code.
     ///
     /// # Errors
-    /// It does not end within half a minute.
+    /// When it does not end within half a minute.
     pub fn end(mut self) -> Result<Option<i32>> {
         let deadline = Instant::now() + LIMIT;
         loop {
@@ -170,7 +171,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Without its terminal the program gets SIGHUP; the process that waits for it is ours.
+        // The program gets SIGHUP without its terminal; the process that waits for it is a child of ours.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -9,7 +9,7 @@ use crate::Result;
 
 pub type WebSocket = WebSocketStream<TcpStream>;
 
-/// Opens one at an `http` URL, with the sub-protocol.
+/// Connects to an `http` URL with this sub-protocol.
 ///
 /// # Errors
 /// The server's refusal.

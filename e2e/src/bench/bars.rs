@@ -1,15 +1,15 @@
-//! The design's bars: what the figures of Crisp must keep.
+//! The bars of the design: bounds for the results of Crisp.
 
 use super::table::Row;
 
-/// A figure's bound.
+/// The bound of a result.
 #[derive(Debug, Clone, Copy)]
 enum Bound {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// Names of rows, as the series give them, with the bounds of their medians.
+/// Names of rows, as the series set them, with the bounds of their medians.
 const BARS: [(&str, Bound); 12] = [
     ("up, pod network, apart", Bound::AtMost(9.0)),
     ("up, host network, apart", Bound::AtMost(6.0)),
@@ -25,7 +25,7 @@ const BARS: [(&str, Bound); 12] = [
     ("PSS of the server, after the whole run", Bound::AtMost(20_000.0)),
 ];
 
-/// One line per bar, and whether all of them are kept. A bar without a figure is not kept.
+/// Makes one line per bar, and returns whether all bars are met. A bar without a result is not met.
 #[must_use]
 pub fn check(rows: &[Row], runtime: &str) -> (String, bool) {
     let mut text = String::new();

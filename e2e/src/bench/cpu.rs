@@ -3,10 +3,11 @@
 use crate::Result;
 
 /// CPU time of the server, with all its threads and all its children that have ended. Monitors are its
-/// children, and their share includes children that they have reaped: proc_pid_stat(5) `utime` to `cstime`.
+/// children, and their share includes the children that they have reaped: proc_pid_stat(5) `utime` to
+/// `cstime`.
 ///
 /// # Errors
-/// It is gone.
+/// When the process has ended.
 pub fn of_tree(pid: i32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = text.rsplit_once(')').ok_or("no command in the stat line")?.1;
@@ -16,11 +17,11 @@ pub fn of_tree(pid: i32) -> Result<f64> {
     Ok(times.iter().sum::<f64>() * TICK)
 }
 
-/// CPU time of the whole machine, except this process: everything that a runtime causes, on a machine that
-/// does nothing else. The only value for a runtime whose helpers are not its children.
+/// CPU time of the whole machine except for this process: all that a runtime causes, when the machine does
+/// nothing else. It is the only value for a runtime whose helpers are not its children.
 ///
 /// # Errors
-/// /proc is not there.
+/// When /proc is not mounted.
 pub fn of_others() -> Result<f64> {
     let text = std::fs::read_to_string("/proc/stat")?;
     let line = text.lines().next().ok_or("/proc/stat is empty")?;

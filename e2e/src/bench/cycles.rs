@@ -1,4 +1,4 @@
-//! Pods up and down again: one after another, and many at a time.
+//! Starts pods and takes them down: one after another, and many at a time.
 
 use std::time::{Duration, Instant};
 
@@ -7,10 +7,10 @@ use super::table::Row;
 use super::{Effort, Target, cpu, memory};
 use crate::{Client, Result};
 
-/// Up and down, one at a time; the targets take turns. `names` are those of the two rows.
+/// Times up and down, one pod at a time; the targets take turns. `names` are those of the two rows.
 ///
 /// # Errors
-/// A runtime's answer.
+/// A runtime's error.
 pub async fn cycles(
     targets: &[Target],
     series: &Series,
@@ -38,10 +38,10 @@ pub async fn cycles(
     Ok(clients.iter().flat_map(row).collect())
 }
 
-/// From RunPodSandbox to the first byte in the container's log.
+/// Times from RunPodSandbox to the first byte in the container's log.
 ///
 /// # Errors
-/// A runtime's answer, or no output within ten seconds.
+/// The runtime's error, or no output within ten seconds.
 pub async fn first_output(target: &Target, series: &Series, effort: Effort) -> Result<Row> {
     let mut client = Client::connect(&target.socket).await?;
     let mut times = Vec::new();
@@ -65,10 +65,10 @@ pub async fn first_output(target: &Target, series: &Series, effort: Effort) -> R
 /// Names of the rows of one number of workers: cycles, CPU of the server's tree, CPU of all.
 pub type Names = [&'static str; 3];
 
-/// Full cycles per second with a number of workers, and the CPU time of each.
+/// Measures full cycles per second with a number of workers, and the CPU time of a cycle.
 ///
 /// # Errors
-/// A runtime's answer.
+/// A runtime's error.
 pub async fn throughput(
     target: &Target,
     series: &Series,
@@ -96,7 +96,7 @@ pub async fn throughput(
         done??;
     }
     let passed = start.elapsed().as_secs_f64();
-    // What goes on behind the last answers is part of the cost.
+    // The work that a runtime does after its last response is part of the cost.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let after = used()?;
     let done = (total / workers * workers) as f64;

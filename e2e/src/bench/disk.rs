@@ -1,6 +1,6 @@
-//! A file system for the runtime's folders alone, so that figures do not depend on the machine's own:
-//! ext4 with a journal, in a file. Without a journal, ext4's inode allocator walks all inodes that were
-//! deleted in the last minutes, which is the machine's cost and not the runtime's.
+//! A file system only for the runtime's folders, so that results do not depend on that of the machine: ext4
+//! with a journal, in a file. Without a journal, ext4's inode allocator walks all inodes that were deleted in
+//! the last minutes, which is a cost of the machine and not of the runtime.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::Result;
 
 const SIZE: u64 = 6 << 30;
 
-/// The file system and, as on every node, a tmpfs in the place of /run. Both are gone when dropped.
+/// The file system and, as on every node, a tmpfs in the place of /run. Dropping it unmounts both.
 pub struct Disk {
     folder: TempDir,
 }
@@ -19,7 +19,7 @@ pub struct Disk {
 impl Disk {
     /// Makes and mounts both.
     ///
-    /// # Errors
+    /// When mkfs.ext4 or mount is missing or fails.
     /// mkfs.ext4 or mount is missing or fails.
     pub fn make() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("crisp-bench-disk-").tempdir()?;
@@ -29,7 +29,7 @@ impl Disk {
         for place in [disk.disk(), disk.run()] {
             std::fs::create_dir(place)?;
         }
-        // All tables at once: the kernel would go on to write them behind the benchmark.
+        // Writes all tables now: otherwise the kernel would write them during the benchmark.
         let lazy = "lazy_itable_init=0,lazy_journal_init=0";
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-E", lazy]).arg(&image))?;
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.disk()))?;
@@ -37,13 +37,13 @@ impl Disk {
         Ok(disk)
     }
 
-    /// The ext4.
+    /// The folder of the ext4.
     #[must_use]
     pub fn disk(&self) -> PathBuf {
         self.folder.path().join("disk")
     }
 
-    /// The tmpfs.
+    /// The folder of the tmpfs.
     #[must_use]
     pub fn run(&self) -> PathBuf {
         self.folder.path().join("run")
@@ -53,7 +53,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         for place in [self.run(), self.disk()] {
-            // A server that was just stopped may hold it for a moment.
+            // A server that was just stopped may still use it for a moment.
             for _ in 0..50 {
                 let unmounted = rustix::mount::unmount(&place, rustix::mount::UnmountFlags::empty());
                 if unmounted != Err(rustix::io::Errno::BUSY) {
@@ -73,10 +73,10 @@ fn run(command: &mut Command) -> Result<()> {
     Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// The file system that a folder is on, in words.
+/// Describes the file system that a folder is on.
 ///
 /// # Errors
-/// There is no such folder.
+/// When the folder does not exist.
 pub fn describe(folder: &Path) -> Result<String> {
     let folder = folder.canonicalize()?;
     let table = std::fs::read_to_string("/proc/self/mountinfo")?;
@@ -92,7 +92,7 @@ pub fn describe(folder: &Path) -> Result<String> {
     let name = device.rsplit('/').next().unwrap_or_default();
     let journals = std::fs::read_dir("/proc/fs/jbd2").into_iter().flatten().flatten();
     let journal = journals.flat_map(|entry| entry.file_name().into_string()).any(|journal| {
-        // DEVICE-INODE, 8 being the inode of a journal inside.
+        // The name is DEVICE-INODE; 8 is the inode of an internal journal.
         journal.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
     });
     let journal = match (kind, journal) {
@@ -103,10 +103,10 @@ pub fn describe(folder: &Path) -> Result<String> {
     Ok(format!("{kind} on {device}{journal}"))
 }
 
-/// Inodes in use on the file systems of these folders.
+/// The number of inodes in use on the file systems of these folders.
 ///
 /// # Errors
-/// One is not there.
+/// When one of them does not exist.
 pub fn inodes(folders: &[&Path]) -> Result<f64> {
     let mut sum = 0;
     for folder in folders {

@@ -1,11 +1,11 @@
 //! The benchmark: the same steps against any CRI socket, each many times.
 //!
-//! The measured time is the wait of a client. Runtimes that are compared take turns step by step, so that
+//! The measured time is how long a client waits. Runtimes that are compared take turns step by step, so that
 //! changes of the machine's speed affect all of them.
 //!
-//! Each step is timed in two ways. *At once*: each request follows the answer to the one before it, as
-//! when a node drains. *Apart*: a pause comes before each request, as on a node that is not in a burst.
-//! Costs such as RCU grace periods hide in the first and show in the second.
+//! Each step is timed in two ways. *At once*: each request follows the response to the one before it, as when
+//! a node drains. *Apart*: a pause comes before each request, as on a node without a burst. Costs such as RCU
+//! grace periods are hidden in the first and visible in the second.
 
 pub mod bars;
 pub mod cpu;
@@ -24,12 +24,12 @@ use std::path::PathBuf;
 /// A runtime under test.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// For the table.
+    /// The name in the table.
     pub name: String,
     pub socket: PathBuf,
 }
 
-/// How much of everything.
+/// The number of repetitions.
 #[derive(Debug, Clone, Copy)]
 pub struct Effort {
     /// Pods started one after another.
@@ -37,18 +37,18 @@ pub struct Effort {
     /// Pods started with eight at a time.
     pub parallel: usize,
     pub execs: usize,
-    /// Pods that stand at once for lists and memory.
+    /// Pods that run at the same time for lists and memory.
     pub standing: usize,
     pub pulls: usize,
-    /// Gigabytes through streams.
+    /// Gigabytes to send through streams.
     pub gigabytes: usize,
 }
 
 impl Effort {
-    /// Enough for the percentiles to mean something.
+    /// Enough for meaningful percentiles.
     pub const FULL: Self =
         Self { cycles: 60, parallel: 400, execs: 60, standing: 50, pulls: 5, gigabytes: 5 };
-    /// Enough to see roughly where the figures are.
+    /// Enough for rough results.
     pub const QUICK: Self =
         Self { cycles: 20, parallel: 80, execs: 20, standing: 10, pulls: 0, gigabytes: 3 };
 }

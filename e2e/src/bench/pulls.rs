@@ -12,7 +12,7 @@ use crate::{Client, Image, Layer, Registry, Result};
 /// Name in the table, and the image.
 pub type Shape = (&'static str, Built);
 
-/// Few big layers, many layers, many small files: what pulls are made of.
+/// The typical images: few big layers, many layers, many small files.
 #[must_use]
 pub fn shapes() -> Vec<Shape> {
     vec![
@@ -35,7 +35,7 @@ fn layers(count: usize, files: usize, size: usize) -> Built {
     image.build()
 }
 
-/// Half noise, half text: compresses about as program files do.
+/// Content that is half noise, half text: it compresses about as program files do.
 fn content(size: usize, seed: &mut u64) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(size + 16);
     while bytes.len() < size {
@@ -49,10 +49,10 @@ fn content(size: usize, seed: &mut u64) -> Vec<u8> {
     bytes
 }
 
-/// Pulls each shape, removing it in between; the targets take turns.
+/// Pulls each shape, and removes it in between; the targets take turns.
 ///
 /// # Errors
-/// The registry's or a runtime's answer.
+/// The error of the registry or of a runtime.
 pub async fn pulls(targets: &[Target], registry: &Registry, effort: Effort) -> Result<Vec<Row>> {
     let mut rows = Vec::new();
     if effort.pulls == 0 {
@@ -69,7 +69,7 @@ pub async fn pulls(targets: &[Target], registry: &Registry, effort: Effort) -> R
                 times.push(start.elapsed());
                 let image = Some(ImageSpec { image: reference.clone(), ..Default::default() });
                 client.images.remove_image(RemoveImageRequest { image }).await?;
-                // Layers are deleted behind the answer; the next pull shall not share the disk with that.
+                // Layers are deleted after the response; the next pull must not share the disk with that.
                 tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
             }
         }

@@ -1,4 +1,4 @@
-//! Pods of one kind, started and taken down again with the time that each takes.
+//! Starts pods of one kind and takes them down, and measures how long each takes.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use k8s_cri::v1::{
 
 use crate::{Client, Result, request};
 
-/// The program of a container of the benchmark does nothing.
+/// The program of the benchmark's containers, which does nothing.
 pub const IDLE: &str = "exec sleep 3600";
 
 /// The common settings of the pods of one series.
@@ -19,20 +19,20 @@ pub const IDLE: &str = "exec sleep 3600";
 pub struct Series {
     pub image: String,
     pub network: NamespaceMode,
-    /// Below this folder the logs go.
+    /// The folder of the logs.
     pub logs: std::path::PathBuf,
-    /// Before each request.
+    /// The pause before each request.
     pub pause: Duration,
 }
 
-/// A pod with one container, up.
+/// A running pod with one container.
 #[derive(Debug)]
 pub struct Up {
     pub pod: String,
     pub container: String,
 }
 
-/// Measures requests alone, without the pauses between them.
+/// Measures only requests, without the pauses between them.
 #[derive(Debug)]
 pub struct Stopwatch {
     pause: Duration,
@@ -48,7 +48,7 @@ impl Stopwatch {
     /// Pauses, then waits for `request` and adds its time.
     ///
     /// # Errors
-    /// The runtime's answer.
+    /// The runtime's error.
     pub async fn time<T, E>(&mut self, request: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         if !self.pause.is_zero() {
             tokio::time::sleep(self.pause).await;
@@ -87,7 +87,7 @@ impl Series {
         }
     }
 
-    /// As a kubelet would ask: default security, limits on CPU and memory.
+    /// A container configuration as from a kubelet: default security, limits on CPU and memory.
     #[must_use]
     pub fn container(&self, line: &str) -> ContainerConfig {
         let linux = LinuxContainerConfig {
@@ -110,7 +110,7 @@ impl Series {
     /// Starts one pod with its container.
     ///
     /// # Errors
-    /// The runtime's answer.
+    /// The runtime's error.
     pub async fn up(&self, client: &mut Client, name: &str, line: &str) -> Result<(Up, Duration)> {
         let sandbox = self.sandbox(name);
         std::fs::create_dir_all(&sandbox.log_directory)?;
@@ -125,7 +125,7 @@ impl Series {
     /// Stops and removes both.
     ///
     /// # Errors
-    /// The runtime's answer.
+    /// The runtime's error.
     pub async fn down(&self, client: &mut Client, up: Up) -> Result<Duration> {
         let (pod_sandbox_id, container_id) = (up.pod, up.container);
         let mut watch = Stopwatch::new(self.pause);

@@ -1,4 +1,4 @@
-//! Requests to a runtime while a number of pods run, and the resources that these use.
+//! Requests to a runtime while a number of pods run, and the resources that these pods use.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use super::table::Row;
 use super::{Effort, Target, disk, memory};
 use crate::{Client, Result};
 
-/// ExecSync, lists, stats and memory; and, of the file systems of `folders`, inodes.
+/// Measures ExecSync, lists, stats, memory, and the inodes on the file systems of `folders`.
 ///
 /// # Errors
-/// A runtime's answer.
+/// A runtime's error.
 pub async fn standing(
     target: &Target,
     series: &Series,
@@ -45,7 +45,7 @@ async fn stand(
 ) -> Result<(Vec<Up>, Vec<Row>)> {
     let count = effort.standing;
     let sandboxes: Vec<_> = (0..count).map(|number| series.sandbox(&format!("stand-{number}"))).collect();
-    // The kubelet's folders: not counted.
+    // The folders that a kubelet would make are not counted.
     for sandbox in &sandboxes {
         std::fs::create_dir_all(&sandbox.log_directory)?;
     }
@@ -90,7 +90,7 @@ async fn measure_requests(
         watch.time(client.exec(&up.container, &["/bin/true"])).await?;
         first.push(watch.total);
     }
-    // Probes come again and again; what the first one has made is there for the others.
+    // Probes are repeated; the first one in a container makes things that the others use.
     let mut rows = vec![Row::times(&target.name, "ExecSync true, the first in a container", &first)];
     for (way, pause) in [Duration::ZERO, pause].into_iter().enumerate() {
         let mut times: [Vec<Duration>; 4] = std::array::from_fn(|_| Vec::new());

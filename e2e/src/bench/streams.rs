@@ -1,4 +1,4 @@
-//! Exec and port-forward over SPDY, as kubelet speaks it to a runtime.
+//! Exec and port-forward over SPDY, as a kubelet uses them.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -12,7 +12,7 @@ use super::{Effort, Target, memory};
 use crate::spdy::{Event, Session};
 use crate::{Client, Result};
 
-/// A gigabyte, in pieces that a pipe holds.
+/// A gigabyte, in pieces that fit into a pipe.
 const GIGABYTE: usize = 1 << 30;
 const PIECE: usize = 64 << 10;
 const SEND: &str = "dd if=/dev/zero bs=65536 count=16384";
@@ -20,7 +20,7 @@ const PORT: &str = "8080";
 const SESSIONS: usize = 200;
 const PROCESS: &str = "v4.channel.k8s.io";
 
-/// One pod, in which everything happens.
+/// The pod of all measurements.
 pub struct Streams {
     client: Client,
     up: Up,
@@ -28,13 +28,13 @@ pub struct Streams {
 
 impl Streams {
     /// # Errors
-    /// The runtime's answer.
+    /// The runtime's error.
     pub async fn start(target: &Target, series: &Series) -> Result<Self> {
         let mut client = Client::connect(&target.socket).await?;
         let sandbox = series.sandbox("streams");
         std::fs::create_dir_all(&sandbox.log_directory)?;
         let mut config = series.container(&format!("nc -ll -p {PORT} -e {SEND} & exec sleep 3600"));
-        // Nothing is to wait for its share of a CPU.
+        // Without limits, so that nothing waits for a share of a CPU.
         config.linux.get_or_insert_default().resources = None;
         let pod = client.run_pod(&sandbox).await?;
         let container = client.launch(&pod, &config, &sandbox).await?;
@@ -44,12 +44,12 @@ impl Streams {
     /// Takes the pod down.
     ///
     /// # Errors
-    /// The runtime's answer.
+    /// The runtime's error.
     pub async fn end(mut self, series: &Series) -> Result<()> {
         series.down(&mut self.client, self.up).await.map(drop)
     }
 
-    /// A session with a shell line, and its stream of standard output.
+    /// Opens a session with a shell line; returns it with its stream of standard output.
     async fn exec(&mut self, line: &str, tty: bool) -> Result<(Session, u32)> {
         let request = ExecRequest {
             container_id: self.up.container.clone(),
@@ -68,7 +68,7 @@ impl Streams {
         Ok((session, stdout))
     }
 
-    /// From the request to the first output.
+    /// Times from the request to the first output.
     async fn opening(&mut self, pause: Duration) -> Result<Duration> {
         tokio::time::sleep(pause).await;
         let begun = Instant::now();
@@ -79,7 +79,7 @@ impl Streams {
         Ok(passed)
     }
 
-    /// Megabytes per second of a gigabyte through standard output.
+    /// Measures a gigabyte through standard output, in megabytes per second.
     async fn exec_speed(&mut self) -> Result<f64> {
         let begun = Instant::now();
         let (mut session, stdout) = self.exec(&format!("exec {SEND} 2>/dev/null"), false).await?;
@@ -87,7 +87,7 @@ impl Streams {
         speed(bytes, begun)
     }
 
-    /// The same through a forwarded port.
+    /// Measures the same through a forwarded port.
     async fn forward_speed(&mut self) -> Result<f64> {
         let request = PortForwardRequest { pod_sandbox_id: self.up.pod.clone(), port: vec![] };
         let url = self.client.runtime.port_forward(request).await?.into_inner().url;
@@ -100,22 +100,22 @@ impl Streams {
         speed(bytes, begun)
     }
 
-    /// A session that is open, changes the size of its terminal, and is lost.
+    /// Opens a session, changes the size of its terminal, and drops the connection.
     ///
     /// # Errors
-    /// The runtime's answer.
+    /// The runtime's error.
     pub async fn vanish(&mut self) -> Result<()> {
         let (mut session, stdout) = self.exec("echo up; exec sleep 1000", true).await?;
-        // The fourth stream.
+        // The fourth stream, that of the terminal's size.
         session.write(7, b"{\"Width\":80,\"Height\":24}\n")?;
         until_data(&mut session, stdout)
     }
 }
 
-/// Opening, throughput and memory of streams.
+/// Measures opening, throughput and memory of streams.
 ///
 /// # Errors
-/// The runtime's answer.
+/// The runtime's error.
 pub async fn streams(target: &Target, series: &Series, effort: Effort) -> Result<Vec<Row>> {
     let name = target.name.as_str();
     let mut streams = Streams::start(target, series).await?;
@@ -184,7 +184,7 @@ fn speed(bytes: usize, begun: Instant) -> Result<f64> {
     Ok(bytes as f64 / 1e6 / begun.elapsed().as_secs_f64())
 }
 
-/// The speed of this machine: one thread writes, one reads.
+/// The speed of this machine: one thread writes to a socket, one reads.
 fn plain_speed() -> Result<f64> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;

@@ -1,8 +1,8 @@
-//! Figures and how they are printed.
+//! The results, and the table of them.
 
 use std::time::Duration;
 
-/// One row: a series of measurements of one thing on one runtime.
+/// One row: a series of measurements of one step on one runtime.
 #[derive(Debug, Clone)]
 pub struct Row {
     pub runtime: String,
@@ -50,7 +50,7 @@ impl std::fmt::Display for Row {
     }
 }
 
-/// Prints all rows, those of one thing together.
+/// Formats all rows; rows of the same step are adjacent.
 #[must_use]
 pub fn render(rows: &[Row]) -> String {
     let mut names: Vec<&str> = Vec::new();

@@ -7,11 +7,11 @@ use super::streams::Streams;
 use super::{Target, memory};
 use crate::Result;
 
-/// Sessions before the first count: what is made once is there then.
+/// Sessions before the first count: the server makes some resources only once.
 const WARM_UP: usize = 200;
-/// More than this is memory that sessions left behind.
+/// More kilobytes than this are memory that sessions left behind.
 const LEEWAY: f64 = 2048.0;
-/// From SIGHUP to SIGKILL, and some more.
+/// The time from SIGHUP to SIGKILL, and some more.
 const END: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Copy)]
@@ -28,10 +28,10 @@ impl std::fmt::Display for Held {
     }
 }
 
-/// Prints what the server behind the socket holds before and after so many lost sessions.
+/// Prints what the server behind the socket holds before and after `rounds` lost sessions.
 ///
 /// # Errors
-/// It holds more descriptors, threads or memory than before.
+/// When the server holds more descriptors, threads or memory than before.
 pub async fn vanish(target: &Target, series: &Series, rounds: usize) -> Result<()> {
     let mut streams = Streams::start(target, series).await?;
     for _ in 0..WARM_UP {
@@ -53,7 +53,8 @@ pub async fn vanish(target: &Target, series: &Series, rounds: usize) -> Result<(
     Ok(())
 }
 
-/// Waits until it holds no more than `before`; at first, until that does not change any more.
+/// Waits until the server holds no more than `before`; without `before`, until the values do not change any
+/// more.
 async fn settled(target: &Target, before: Option<Held>) -> Result<Held> {
     let begun = Instant::now();
     let mut last = held(target)?;

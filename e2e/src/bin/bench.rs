@@ -1,17 +1,17 @@
 //! Times a CRI runtime: `bench [OPTION ...] [crisp | NAME=SOCKET ...]`.
 //!
-//! `crisp`, and no runtime at all, starts a Crisp of its own, on a journaled ext4 and a tmpfs of their
-//! own; NAME=SOCKET is a runtime that runs already. Several take turns. Images come from a
+//! `crisp`, or no argument, starts a Crisp of its own, on a journaled ext4 and a tmpfs that the benchmark
+//! makes; NAME=SOCKET is a runtime that runs already. Several runtimes take turns. Images come from a
 //! docker-registry that it starts on 127.0.0.1, which runtimes reach by plain HTTP.
 //!
-//! - `--check`: afterwards, compare Crisp's figures with the bars; exit code 1 when one is missed.
+//! - `--check`: at the end, compare Crisp's results with the bars; exit code 1 when one is missed.
 //! - `--quick`: fewer rounds, no pulls.
-//! - `--pause MS`: the pause before each request of the "apart" figures. 30 when not given.
-//! - `--only PART`: that part alone. cycles: pods up and down; standing: what is asked while pods stand;
-//!   streams: exec and port-forward streams.
-//! - `--vanish N`: opens N streaming sessions, each of which is lost at once, and says what the server holds
-//!   before and after; fails when it holds more descriptors or threads.
-//! - `--here`: Crisp's folders in the usual place for temporary files instead.
+//! - `--pause MS`: the pause before each request of the "apart" results [default: 30].
+//! - `--only PART`: only this part. cycles: pods up and down; standing: requests while pods run; streams:
+//!   exec and port-forward streams.
+//! - `--vanish N`: opens N streaming sessions, drops the connection of each at once, and prints what the
+//!   server holds before and after; fails when the server holds more than before.
+//! - `--here`: put Crisp's folders into the usual place for temporary files instead.
 
 use std::path::Path;
 use std::time::Duration;
@@ -97,7 +97,7 @@ fn options() -> Result<Options> {
     Ok(options)
 }
 
-/// On one thread: switches between threads of the client would be measured with the runtime.
+/// One thread: with several, switches between threads of the client would be measured too.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
     let options = options()?;
@@ -114,7 +114,7 @@ async fn main() -> Result<()> {
         targets.insert(0, Target { name: CRISP.into(), socket: machine.socket() });
     }
     let files = tempfile::Builder::new().prefix("crisp-bench-").tempdir()?;
-    // Without a disk of our own, inodes of others would be counted.
+    // Without a disk of our own, inodes of other programs would be counted.
     let counted = disk.as_ref().map_or_else(Vec::new, |disk| vec![disk.disk(), disk.run()]);
     let counted: Vec<_> = counted.iter().map(|folder| folder.as_path()).collect();
     let logs = disk.as_ref().map_or_else(|| files.path().join("logs"), |disk| disk.disk().join("logs"));
@@ -163,7 +163,7 @@ async fn measure(
     }
     for target in targets {
         if wanted(Part::Standing) {
-            // The lists' figures are of both ways; the pods themselves need no pauses.
+            // The results for lists are the same in both ways, and the pods themselves need no pauses.
             let counted = if target.name == CRISP { counted } else { &[] };
             rows.extend(standing(target, &series(pod, options.pause), effort, counted).await?);
         }
@@ -175,7 +175,7 @@ async fn measure(
         return Ok(rows);
     }
     rows.extend(pulls::pulls(targets, &registry, effort).await?);
-    // For a server to give back what the run has freed.
+    // Time for a server to return the memory that the run has freed.
     tokio::time::sleep(REST).await;
     for target in targets {
         let after = memory::of_server(&target.socket);

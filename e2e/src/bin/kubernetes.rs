@@ -1,5 +1,5 @@
-//! `kubernetes PROGRAM...`: builds programs of Kubernetes for the tests, unless they are there, and prints the
-//! folder that they are in.
+//! `kubernetes PROGRAM...`: builds programs of Kubernetes for the tests, unless they exist, and prints their
+//! folder.
 
 use crisp_e2e::kubernetes::{self, Program};
 

@@ -1,4 +1,4 @@
-//! etcd and a kube-apiserver that lets everything be done with one token.
+//! etcd and a kube-apiserver that allows everything with one token.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -50,7 +50,7 @@ impl ApiServer {
         Ok(this)
     }
 
-    /// The file with which clients find it, and the kubelet.
+    /// The file with which clients, and the kubelet, find the server.
     pub(super) fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubeconfig")
     }
@@ -105,7 +105,7 @@ fn start_etcd(folder: &Path, port: u16) -> Result<Child> {
         command.arg("--data-dir").arg(folder.join("etcd"));
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
         command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
-        // Nothing has to outlive the test.
+        // No data has to outlive the test.
         command.args(["--initial-cluster", &format!("default={peer}"), "--unsafe-no-fsync"]);
     })
 }

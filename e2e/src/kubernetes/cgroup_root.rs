@@ -1,4 +1,4 @@
-//! The cgroup below which a kubelet works, so that it leaves the machine's own alone.
+//! The cgroup below which a kubelet works, so that it does not touch those of the machine.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,10 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::Result;
 
 /// One folder in every hierarchy; with systemd, the slices that kubeadm sets up at the root of the host.
-/// Dropping it removes them with all that the kubelet made in them.
+/// Dropping it removes them with everything that the kubelet made in them.
 pub(super) struct CgroupRoot {
     name: String,
-    /// systemd's slices are the same for all kubelets.
+    /// Held with systemd, because its slices are the same for all kubelets.
     _alone: Option<MutexGuard<'static, ()>>,
 }
 
@@ -53,7 +53,7 @@ impl Drop for CgroupRoot {
     }
 }
 
-/// Whether the machine's server is told to use that driver.
+/// Whether the machine's server is set to the systemd driver.
 pub(super) fn uses_systemd() -> bool {
     std::env::var("CRISP_TEST_CGROUP_DRIVER").is_ok_and(|driver| driver == "systemd")
 }

@@ -11,21 +11,21 @@ use crate::{Machine, Result};
 /// The node's name, from which the kubelet takes its address.
 const NODE: &str = "127.0.0.1";
 
-/// One node on a machine's socket. There is no scheduler: pods name the node.
+/// One node on a machine's socket. There is no scheduler: pods name their node.
 pub struct Cluster {
-    // Before the API server: a kubelet that has lost it waits.
+    // Dropped before the API server: a kubelet that has lost its API server waits.
     kubelet: Kubelet,
     api_server: ApiServer,
 }
 
 impl Cluster {
-    /// The programs of a cluster, beside etcd.
+    /// The programs of a cluster, in addition to etcd.
     pub const PROGRAMS: [Program; 3] = [KUBELET, KUBECTL, API_SERVER];
 
-    /// Starts all of it; ready when the node is.
+    /// Starts the cluster, and waits until the node is ready.
     ///
     /// # Errors
-    /// The part that does not come up, with the end of its log.
+    /// The part that does not start, with the end of its log.
     pub fn start(machine: &Machine) -> Result<Self> {
         build(&Self::PROGRAMS)?;
         let api_server = ApiServer::start(&machine.folder().join("api-server"))?;
@@ -38,16 +38,16 @@ impl Cluster {
         Ok(this)
     }
 
-    /// kubectl with that transport for streams.
+    /// Returns kubectl with this transport for streams.
     #[must_use]
     pub fn kubectl(&self, transport: Transport) -> Kubectl {
         Kubectl::new(self.api_server.kubeconfig(), transport)
     }
 
-    /// Creates what a manifest says, and waits until the pod is ready. Pods get the node's name.
+    /// Creates the objects of a manifest, and waits until the pod is ready. Pods get the node's name.
     ///
     /// # Errors
-    /// It is refused, or not ready within a minute.
+    /// When they are refused, or the pod is not ready within a minute.
     pub fn run(&self, pod: &str, manifest: &str) -> Result<()> {
         let kubectl = self.kubectl(Transport::WebSocket);
         let manifest = manifest.replacen("spec:\n", &format!("spec:\n  nodeName: {NODE}\n"), 1);

@@ -1,4 +1,4 @@
-//! kubectl, as people run it.
+//! kubectl, as users run it.
 
 use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use super::programs::{self, KUBECTL};
 use crate::Result;
 
-/// A command that takes longer hangs.
+/// A command that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// How kubectl carries streams.
+/// The transport of kubectl's streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
     Spdy,
@@ -36,7 +36,7 @@ impl Kubectl {
         self.with(Command::new(programs::binary(KUBECTL)), args)
     }
 
-    /// The command, which has to end within a minute.
+    /// The command, with a time limit of a minute.
     fn limited(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command.arg(LIMIT.as_secs().to_string()).arg(programs::binary(KUBECTL));
@@ -49,12 +49,12 @@ impl Kubectl {
         command.env("KUBECONFIG", &self.kubeconfig);
         command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", is_websocket);
         command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", is_websocket);
-        // Where its caches go.
+        // The parent of its cache folders.
         command.env("HOME", self.kubeconfig.parent().unwrap_or(&self.kubeconfig));
         command
     }
 
-    /// The output of the command.
+    /// Runs the command and returns its output.
     ///
     /// # Errors
     /// The error output when it fails.
@@ -62,7 +62,7 @@ impl Kubectl {
         self.run_with(args, b"")
     }
 
-    /// The same with bytes for its standard input.
+    /// Like [`run`](Self::run), with bytes for its standard input.
     ///
     /// # Errors
     /// The error output when it fails.
@@ -74,16 +74,16 @@ impl Kubectl {
         Err(format!("kubectl {args:?} ended with {code:?}: {output}{errors}").into())
     }
 
-    /// Its exit code, and what it prints on both streams.
+    /// Runs the command and returns its exit code, and its output on both streams.
     ///
     /// # Errors
-    /// It cannot be run.
+    /// When it cannot be run.
     pub fn outcome(&self, args: &[&str], input: &[u8]) -> Result<(Option<i32>, String, String)> {
         let mut command = self.limited(args);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let (mut stdin, input) = (child.stdin.take().ok_or("no standard input")?, input.to_vec());
-        // One that does not read it is no failure.
+        // A command that does not read its input has not failed.
         let writing = std::thread::spawn(move || stdin.write_all(&input));
         let output = child.wait_with_output()?;
         let _ = writing.join();
@@ -91,15 +91,15 @@ impl Kubectl {
         Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
     }
 
-    /// Starts it in the background; it ends when it is dropped. Errors are among what it prints.
+    /// Starts the command in the background; dropping the result ends it. Errors are part of its output.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// When it cannot be started.
     pub fn start(&self, args: &[&str]) -> Result<Started> {
         let mut command = self.limited(args);
         let (mut output, printed) = std::io::pipe()?;
         let child = command.stdin(Stdio::piped()).stdout(printed.try_clone()?).stderr(printed).spawn()?;
-        // It has ends of the pipe, too.
+        // The command value holds ends of the pipe, too.
         drop(command);
         let (sender, lines) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
@@ -112,7 +112,7 @@ impl Kubectl {
     }
 }
 
-/// kubectl under way.
+/// A kubectl that is running.
 pub struct Started {
     child: Child,
     pieces: std::sync::mpsc::Receiver<String>,
@@ -120,10 +120,10 @@ pub struct Started {
 }
 
 impl Started {
-    /// Waits until it has printed `text`, and returns all that it has printed.
+    /// Waits until it has printed `text`, and returns its whole output.
     ///
     /// # Errors
-    /// It does not within a minute.
+    /// When it does not print it within a minute.
     pub fn until(&mut self, text: &str) -> Result<&str> {
         let deadline = Instant::now() + LIMIT;
         while !self.text.contains(text) {
@@ -136,18 +136,18 @@ impl Started {
         Ok(&self.text)
     }
 
-    /// Types something.
+    /// Writes to its standard input.
     ///
     /// # Errors
-    /// It has closed its standard input.
+    /// When it has closed its standard input.
     pub fn write(&mut self, text: &str) -> Result<()> {
         Ok(self.child.stdin.as_mut().ok_or("no standard input")?.write_all(text.as_bytes())?)
     }
 
-    /// Closes its standard input and waits for its end; returns its exit code.
+    /// Closes its standard input, waits for it to end, and returns its exit code.
     ///
     /// # Errors
-    /// It cannot be waited for.
+    /// When it cannot be waited for.
     pub fn end(mut self) -> Result<Option<i32>> {
         drop(self.child.stdin.take());
         Ok(self.child.wait()?.code())
@@ -159,7 +159,7 @@ impl Drop for Started {
         if matches!(self.child.try_wait(), Ok(Some(_))) {
             return;
         }
-        // `timeout` passes it on.
+        // `timeout` passes the signal on.
         let pid = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         let _ = self.child.wait();

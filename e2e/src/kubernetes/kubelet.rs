@@ -1,4 +1,4 @@
-//! A real kubelet on a machine's socket: of a cluster, or alone with static pods from a folder.
+//! A real kubelet on a machine's socket: as a node of a cluster, or alone with static pods from a folder.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,9 +20,9 @@ pub struct Kubelet {
     socket: PathBuf,
     port: u16,
     node: String,
-    /// Of the API server. None: there is none.
+    /// The kubeconfig for the API server. None when there is no API server.
     kubeconfig: Option<PathBuf>,
-    /// Those that are on beside those that are on anyway.
+    /// The feature gates that are enabled in addition to the default ones.
     feature_gates: &'static [&'static str],
     child: Option<Child>,
     /// Dropped last.
@@ -30,15 +30,15 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// Starts one alone on the machine's socket and waits for its API.
+    /// Starts a kubelet alone on the machine's socket, and waits for its API.
     ///
     /// # Errors
-    /// It ends or does not answer within a minute; with the end of its log.
+    /// When it ends or does not answer within a minute; with the end of its log.
     pub fn start(machine: &Machine) -> Result<Self> {
         Self::start_as(machine, ALONE, None, &[])
     }
 
-    /// The same with feature gates that are off otherwise.
+    /// Like [`start`](Self::start), with feature gates that are disabled by default.
     ///
     /// # Errors
     /// As [`Kubelet::start`].
@@ -46,7 +46,7 @@ impl Kubelet {
         Self::start_as(machine, ALONE, None, feature_gates)
     }
 
-    /// Starts one as a node of a cluster. A node whose name is an address has that address.
+    /// Starts a kubelet as a node of a cluster. A node whose name is an address has that address.
     ///
     /// # Errors
     /// As [`Kubelet::start`].
@@ -78,7 +78,7 @@ impl Kubelet {
         Ok(kubelet)
     }
 
-    /// Where the kubelet finds static pods.
+    /// The folder of static pods.
     #[must_use]
     pub fn manifest(&self, name: &str) -> PathBuf {
         self.folder.join("manifests").join(format!("{name}.yaml"))
@@ -109,7 +109,7 @@ impl Kubelet {
         })
     }
 
-    /// Ends the kubelet; its pods stay.
+    /// Stops the kubelet; its pods keep running.
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -120,7 +120,7 @@ impl Kubelet {
     /// GET from the kubelet's API.
     ///
     /// # Errors
-    /// curl's words, also for a status of 400 and above.
+    /// The error output of curl, also for a status of 400 and above.
     pub fn get(&self, path: &str) -> Result<String> {
         self.curl(&["-X", "GET"], path)
     }
@@ -147,10 +147,10 @@ impl Kubelet {
         Err(format!("{path}: {}{body}", String::from_utf8_lossy(&output.stderr)).into())
     }
 
-    /// The pods as the kubelet sees them: name with status.
+    /// The pods that the kubelet reports: name with status.
     ///
     /// # Errors
-    /// No answer, or not JSON.
+    /// When there is no response, or it is not JSON.
     pub fn pods(&self) -> Result<Vec<(String, Value)>> {
         let list: Value = serde_json::from_str(&self.get("/pods")?)?;
         let items = list["items"].as_array().cloned().unwrap_or_default();
@@ -176,7 +176,7 @@ impl Kubelet {
     /// Waits for a condition.
     ///
     /// # Errors
-    /// It has not come true in time; with the pods and the end of the kubelet's log.
+    /// When it is not true in time; with the pods and the end of the kubelet's log.
     pub fn until(&self, what: &str, limit: Duration, condition: impl Fn(&Self) -> bool) -> Result<()> {
         let deadline = Instant::now() + limit;
         while !condition(self) {
@@ -197,7 +197,7 @@ impl Kubelet {
     }
 
     fn write_config(&self) -> Result<()> {
-        // What kubeadm sets up: slices at the root of the host.
+        // The slices at the root of the host that kubeadm sets up.
         let cgroups = if uses_systemd() {
             "cgroupDriver: systemd".to_owned()
         } else {
@@ -245,7 +245,8 @@ impl Drop for Kubelet {
     }
 }
 
-/// The kubelet's own volumes (tmpfs of emptyDir and tokens). The last one first: it may be in another.
+/// Unmounts the kubelet's own volumes (tmpfs of emptyDir and tokens), the last one first: it may be in
+/// another.
 fn unmount_below(folder: &Path) {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mounts = table.lines().rev().filter_map(|line| line.split(' ').nth(4));

@@ -8,7 +8,8 @@
 //!
 //! - [`Kubelet`] alone runs the static pods of a folder.
 //! - [`Cluster`] is one node with an API server, and kubectl for it.
-//! - [`build`] makes the programs, once per target folder: minutes, where Go has not built them before.
+//! - [`build`] makes the programs, once per target folder: it takes minutes when Go has not built them
+//!   before.
 
 mod api_server;
 mod cgroup_root;

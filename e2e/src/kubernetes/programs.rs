@@ -1,4 +1,4 @@
-//! Building programs of Kubernetes.
+//! Builds programs of Kubernetes.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use crate::Result;
 
 const VERSION: &str = "v1.36.3";
 
-/// A program of Kubernetes, by the last part of its package.
+/// A program of Kubernetes, named by the last part of its package.
 pub type Program = &'static str;
 
 pub const KUBELET: Program = "kubelet";
@@ -16,7 +16,7 @@ pub(super) const KUBECTL: Program = "kubectl";
 pub(super) const API_SERVER: Program = "kube-apiserver";
 pub const ALL: [Program; 3] = [KUBELET, KUBECTL, API_SERVER];
 
-/// Whether the programs are there, or what builds them.
+/// Whether the programs exist, or can be built.
 #[must_use]
 pub fn can_build(programs: &[Program]) -> bool {
     programs.iter().all(|program| binary(program).is_file()) || crisp_skip::program("go").is_some()
@@ -30,10 +30,10 @@ pub(super) fn binary(program: Program) -> PathBuf {
     folder().join(program)
 }
 
-/// Tests run side by side, and two builds would do the same work twice.
+/// Locked during a build: tests run in parallel, and two builds would do the same work twice.
 static BUILDING: Mutex<()> = Mutex::new(());
 
-/// Builds those programs that are missing, at the version that `kubernetes/go.mod` pins.
+/// Builds the missing programs, at the version that `kubernetes/go.mod` pins.
 ///
 /// # Errors
 /// The error output of `go build`.
