@@ -1,4 +1,4 @@
-//! The runtime as one test sees it: requests with unique names, and short ways to what the tests ask for.
+//! The runtime for one test: requests with unique names, and short forms of frequent requests.
 
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -20,12 +20,12 @@ use crate::node::Node;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A name that no other test has, nor one of another run.
+/// A name that is unique among all tests and runs.
 pub fn unique(kind: &str) -> String {
     format!("{kind}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// A pod that was run.
+/// A running pod.
 pub struct Pod {
     pub id: String,
     pub config: PodSandboxConfig,
@@ -91,7 +91,7 @@ impl Cri {
         }
     }
 
-    /// The same with namespaces that differ.
+    /// A pod like [`sandbox`](Self::sandbox), with other namespace options.
     pub fn sandbox_with(&self, options: NamespaceOption) -> PodSandboxConfig {
         let mut config = self.sandbox();
         sandbox_security(&mut config).namespace_options = Some(options);
@@ -219,13 +219,13 @@ impl Cri {
     }
 }
 
-/// The log of a container as it is on disk.
+/// Reads the log file of a container.
 pub fn log(pod: &Pod, config: &ContainerConfig) -> Result<String> {
     let path = PathBuf::from(&pod.config.log_directory).join(&config.log_path);
     std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
 }
 
-/// An id that no runtime has.
+/// A random id, which no runtime has.
 pub fn unknown() -> String {
     "0123456789abcdef".repeat(4)
 }
@@ -234,7 +234,7 @@ pub fn sandbox_security(config: &mut PodSandboxConfig) -> &mut LinuxSandboxSecur
     config.linux.get_or_insert_default().security_context.get_or_insert_default()
 }
 
-/// A container with this security context, and without other namespaces in it with the usual ones.
+/// A container with this security context. If the context has no namespace options it gets the usual ones.
 pub fn secured(mut config: ContainerConfig, mut context: LinuxContainerSecurityContext) -> ContainerConfig {
     let usual = || request::namespaces(NamespaceMode::Pod, NamespaceMode::Container);
     context.namespace_options.get_or_insert_with(usual);

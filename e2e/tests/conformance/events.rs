@@ -27,7 +27,7 @@ promises! {
 
 async fn follow(cri: &mut Cri) -> Result<Streaming<ContainerEventResponse>> {
     let mut client = cri.client.runtime.clone();
-    // The answer may come with the first event only.
+    // A server may send its response together with the first event.
     let call = tokio::spawn(async move { client.get_container_events(GetEventsRequest {}).await });
     tokio::time::sleep(Duration::from_millis(100)).await;
     let pod = cri.pod().await?;
@@ -35,7 +35,7 @@ async fn follow(cri: &mut Cri) -> Result<Streaming<ContainerEventResponse>> {
     Ok(call.await??.into_inner())
 }
 
-/// The next event of this id.
+/// Returns the next event with this id.
 async fn next(events: &mut Streaming<ContainerEventResponse>, id: &str) -> Result<ContainerEventResponse> {
     let wait = async {
         loop {

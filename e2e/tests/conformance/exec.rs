@@ -1,4 +1,4 @@
-//! ExecSync: what kubelet's probes and hooks use.
+//! ExecSync, which kubelet's probes and hooks use.
 
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,7 @@ async fn output_is_cut_at_16_megabytes(cri: &mut Cri) -> Result<()> {
         let line = format!("head -c 18000000 /dev/zero {stream}; touch /over; exit 3");
         let answer = exec(cri, &id, &line, 30).await?;
         let length = answer.stdout.len().max(answer.stderr.len());
-        // The CRI says 16MB, of either kind.
+        // The CRI says 16MB, which may be decimal or binary.
         assert!((16_000_000..=LIMIT).contains(&length), "{length} bytes");
         assert_eq!(answer.exit_code, 3);
         cri.sh(&id, "rm /over").await?;
@@ -151,7 +151,7 @@ async fn a_command_of_an_unknown_container_is_not_found(cri: &mut Cri) -> Result
 async fn commands_run_side_by_side(cri: &mut Cri) -> Result<()> {
     let (_pod, id) = cri.running().await?;
     let (mut one, mut other) = (cri.client.clone(), cri.client.clone());
-    // Each waits for the other.
+    // Each command waits for the other.
     let first = ["sh", "-c", "touch /one; until test -e /other; do sleep 0.02; done; echo 1"];
     let second = ["sh", "-c", "touch /other; until test -e /one; do sleep 0.02; done; echo 2"];
     let (first, second) = tokio::join!(one.exec(&id, &first), other.exec(&id, &second));

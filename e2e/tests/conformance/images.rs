@@ -79,7 +79,7 @@ async fn remove(cri: &mut Cri, reference: &str) -> Result<(), Status> {
     cri.client.images.remove_image(RemoveImageRequest { image: spec(reference) }).await.map(drop)
 }
 
-/// An image that no other test has.
+/// An image that no other test uses.
 fn small() -> Image {
     Image::new().layer(Layer::new().file("unique", 0o644, unique("content").as_bytes()))
 }
@@ -258,7 +258,7 @@ async fn formats_of_docker_and_zstd_are_pulled(cri: &mut Cri) -> Result<()> {
 const HTPASSWD: &str = "user:$2b$05$y9L6SN0J1RRjauyEbaYaY.jjpI7SljPz7mOF3UXsicD0NLhXxYC/m\n";
 const ENCODED: &str = "dXNlcjpzZWNyZXQ=";
 
-/// A registry that wants a password, with what an open one on the same folder was given.
+/// A registry that requires a password, with an image that was pushed to an open one on the same folder.
 fn locked(folder: &Path) -> Result<(Registry, String)> {
     let open = Registry::start(folder)?;
     let reference = open.push("locked", "1", &small().build())?;

@@ -97,7 +97,7 @@ async fn another_exit_code_is_an_error(cri: &mut Cri) -> Result<()> {
 
 async fn a_signal_is_128_and_its_number(cri: &mut Cri) -> Result<()> {
     let (_pod, id) = cri.running().await?;
-    // From outside: the first process of a namespace is immune to signals of its own making.
+    // Sent from outside: the first process of a namespace is immune to signals from inside it.
     cri.stop(&id, 0).await?;
     assert_eq!(cri.client.status(&id).await?.exit_code, 128 + 9);
     Ok(())
@@ -218,10 +218,10 @@ async fn stop_is_repeated_without_an_error(cri: &mut Cri) -> Result<()> {
     Ok(())
 }
 
-/// Ends with 11 at SIGUSR1, with 12 at SIGTERM, with 13 at SIGUSR2.
+/// A shell that ends with 11 at SIGUSR1, with 12 at SIGTERM, with 13 at SIGUSR2.
 const SIGNALS: &str = "trap 'exit 11' USR1; trap 'exit 12' TERM; trap 'exit 13' USR2; touch /up; \
     while true; do sleep 0.05; done";
-/// In the CRI's enumeration.
+/// The number in the CRI's enumeration of signals.
 const USR2: i32 = 30;
 
 async fn image_with_signal(cri: &mut Cri) -> Result<String> {

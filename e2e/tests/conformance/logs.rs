@@ -1,4 +1,4 @@
-//! A container's log, in the form that kubelet reads.
+//! A container's log, in the format that kubelet reads.
 
 use std::path::Path;
 

@@ -1,10 +1,10 @@
 //! One test for each behaviour that the CRI and Kubernetes promise of a runtime, named after the promise.
 //!
-//! Each file below is a theme: its promises are listed at its top, each with the RPCs and fields that it is
-//! about, and the function of the same name shows that the runtime keeps it. The table in the documentation
-//! of crisp-runtime-service is made of these lists.
+//! Each file below is a theme. Its promises are listed at its top, each with the RPCs and fields that it is
+//! about, and the function of the same name tests the promise. The table in the documentation of
+//! crisp-runtime-service is generated from these lists.
 //!
-//! As it is, this starts `crisp serve` (one for all tests that run at the same time). Any other runtime:
+//! By default this starts `crisp serve` (one for all tests that run at the same time). For another runtime:
 //!
 //! ```text
 //! export CRISP_CONFORMANCE_ENDPOINT=unix:///run/containerd/containerd.sock
@@ -12,18 +12,18 @@
 //! cargo test -p crisp-e2e --test conformance -- --test-threads 2
 //! ```
 //!
-//! The images come from a registry that the tests start at that address. It speaks plain HTTP, which
-//! containerd takes on 127.0.0.1 by itself. A runtime that does not needs, for containerd's form of
-//! configuration, `certs.d/127.0.0.1:5005/hosts.toml` with one line: `server = "http://127.0.0.1:5005"`.
-//! A runtime that makes its sandboxes from an image finds one as `127.0.0.1:5005/pause:1`. containerd:
+//! The images come from a registry that the tests start at that address. It uses plain HTTP, which containerd
+//! accepts on 127.0.0.1 by default. Other runtimes with containerd's form of configuration need
+//! `certs.d/127.0.0.1:5005/hosts.toml` with one line: `server = "http://127.0.0.1:5005"`. A runtime that
+//! makes its sandboxes from an image can use `127.0.0.1:5005/pause:1`. containerd:
 //!
 //! ```toml
 //! [plugins."io.containerd.cri.v1.images".pinned_images]
 //!   sandbox = "127.0.0.1:5005/pause:1"
 //! ```
 //!
-//! A promise that a runtime is known not to keep says so in its declaration. Its test then passes only as
-//! long as that is true.
+//! The declaration of a promise names the runtimes that are known to break it. With such a runtime the test
+//! passes only as long as the promise is broken.
 
 #[macro_use]
 mod promise;

@@ -148,7 +148,7 @@ async fn a_mount_over_a_file_of_the_image(cri: &mut Cri) -> Result<()> {
     Ok(())
 }
 
-/// A folder of the host whose mounts are shared with those who ask for it; unmounted when it is dropped.
+/// A folder of the host with shared mounts; dropping it unmounts them.
 struct Shared(PathBuf);
 
 fn run(program: &str, args: &[&str]) -> Result<()> {
@@ -202,7 +202,7 @@ async fn host_to_container_mounts_travel_in(cri: &mut Cri) -> Result<()> {
     Ok(())
 }
 
-/// A pod that takes privileged containers.
+/// A pod that accepts privileged containers.
 pub async fn privileged_pod(cri: &mut Cri) -> Result<Pod> {
     let mut config = cri.sandbox();
     sandbox_security(&mut config).privileged = true;
@@ -301,7 +301,7 @@ async fn an_image_is_mounted(cri: &mut Cri) -> Result<()> {
     Ok(())
 }
 
-/// Creates and starts a container with a mount that has fields which the client lacks.
+/// Creates and starts a container with a mount that has fields unknown to the client.
 async fn launch(
     cri: &mut Cri,
     pod: &Pod,

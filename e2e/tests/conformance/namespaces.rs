@@ -1,4 +1,4 @@
-//! PID and IPC namespaces: the pod's, the container's, the node's, another container's.
+//! PID and IPC namespaces: those of the pod, the container, the node, and another container.
 
 use crisp_e2e::{Result, request};
 use k8s_cri::v1::{
@@ -31,13 +31,13 @@ promises! {
         "In a pod with hostIPC a container has the node's IPC namespace";
 }
 
-/// A container with the namespaces of its pod.
+/// Adds the namespaces of its pod to a container.
 fn within(config: ContainerConfig, options: &NamespaceOption) -> ContainerConfig {
     let namespace_options = Some(options.clone());
     secured(config, LinuxContainerSecurityContext { namespace_options, ..Default::default() })
 }
 
-/// A pod with these PIDs, and a sleeping container in it.
+/// A pod with this PID mode, and a sleeping container in it.
 async fn sleeping(cri: &mut Cri, options: &NamespaceOption) -> Result<(Pod, String)> {
     let config = cri.sandbox_with(options.clone());
     let pod = cri.run(&config).await?;
@@ -58,7 +58,7 @@ async fn a_pods_status_has_its_namespaces(cri: &mut Cri) -> Result<()> {
         let namespaces = cri.pod_status(&pod.id).await?.linux.and_then(|linux| linux.namespaces);
         let is = LinuxPodSandboxStatus { namespaces };
         let mut should = options.clone();
-        // Where the pod has none of its own, a runtime may leave the field unset or say so.
+        // When the pod has no user namespace of its own, a runtime may leave the field unset or set it.
         should.userns_options = is.namespaces.as_ref().and_then(|n| n.options.clone()?.userns_options);
         assert_eq!(is, LinuxPodSandboxStatus { namespaces: Some(Namespace { options: Some(should) }) });
     }
@@ -90,7 +90,7 @@ async fn a_pid_namespace_of_a_container_shows_it_alone(cri: &mut Cri) -> Result<
     let config = within(cri.shell("echo $$; ls -d /proc/[0-9]*"), &options);
     assert_eq!(cri.output_in(&pod, &config).await?.lines().next(), Some("1"));
     let config = within(cri.shell("cat /proc/*/cmdline | grep -c 12345 || true"), &options);
-    // What it finds is grep itself.
+    // grep finds only itself.
     let seen: u32 = cri.output_in(&pod, &config).await?.trim().parse()?;
     assert!(seen <= 1, "{seen} processes");
     Ok(())

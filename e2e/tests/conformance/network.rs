@@ -43,7 +43,7 @@ promises! {
         "A container port without a host port is not opened on the node";
 }
 
-/// A container that serves a text by HTTP.
+/// A container that serves a text over HTTP.
 fn server(cri: &Cri, text: &str) -> ContainerConfig {
     cri.shell(&format!("mkdir /w; echo {text} > /w/index.html; exec httpd -f -p 80 -h /w"))
 }
@@ -110,7 +110,7 @@ fn on_the_node(cri: &Cri) -> PodSandboxConfig {
     config
 }
 
-/// A container in it.
+/// A container on the node's network.
 fn there(config: ContainerConfig) -> ContainerConfig {
     let namespace_options = Some(request::namespaces(NamespaceMode::Node, NamespaceMode::Container));
     secured(config, LinuxContainerSecurityContext { namespace_options, ..Default::default() })
@@ -173,7 +173,7 @@ async fn published(cri: &mut Cri, mapping: PortMapping) -> Result<Pod> {
     Ok(cri.run(&config).await?)
 }
 
-/// The text that is served at an address of the node; tries until there is one.
+/// Fetches the text at an address of the node; tries until it is served.
 async fn fetch_from(host: &str, port: u16) -> Result<String> {
     let mut last = String::new();
     for _ in 0..50 {
@@ -200,7 +200,7 @@ fn ask_once(host: &str, port: u16) -> Result<String> {
 /// An address of the node that is not on its loopback interface.
 fn outer_address() -> Result<String> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    // No packet is sent by this.
+    // This sends no packet.
     socket.connect("192.0.2.1:9")?;
     Ok(socket.local_addr()?.ip().to_string())
 }
@@ -230,7 +230,7 @@ async fn a_host_port_of_udp_leads_to_the_pod(cri: &mut Cri) -> Result<()> {
     let pod = published(cri, mapping).await?;
     let config = cri.shell("exec sleep 1000");
     let id = cri.launch(&pod, &config).await?;
-    // Nothing listens there, which the pod's kernel counts.
+    // No program listens there, and the pod's kernel counts that.
     let count = "grep ^Udp: /proc/net/snmp | tail -n 1";
     let before = cri.sh(&id, count).await?;
     let socket = UdpSocket::bind("127.0.0.1:0")?;

@@ -1,7 +1,7 @@
-//! RPCs and fields that are newer than the client's contract, by their numbers in the CRI.
+//! RPCs and fields that are newer than the client's version of the contract, by their numbers in the CRI.
 //!
-//! A message is sent as the client's own bytes with those of the new fields behind them: that is one message
-//! to a decoder of protobuf.
+//! A message is sent as the client's bytes followed by those of the new fields: a decoder of protobuf reads
+//! both as one message.
 
 use crisp_e2e::Client;
 use k8s_cri::v1::{CreateContainerRequest, ImageSpec, LinuxContainerResources};
@@ -10,14 +10,14 @@ use prost::bytes::{Buf as _, BufMut as _};
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::{Request, Status, Streaming};
 
-/// CreateContainerRequest with the fields that the client lacks.
+/// CreateContainerRequest, with the fields that the client does not have.
 #[derive(Clone, PartialEq, Message)]
 pub struct NewerCreate {
     #[prost(message, optional, tag = "2")]
     pub config: Option<NewerContainer>,
 }
 
-/// Of a ContainerConfig.
+/// New fields of ContainerConfig.
 #[derive(Clone, PartialEq, Message)]
 pub struct NewerContainer {
     #[prost(message, repeated, tag = "7")]
@@ -43,14 +43,14 @@ pub struct NewerMount {
     pub mount_options: Vec<String>,
 }
 
-/// Of a ContainerStatusResponse.
+/// New fields of ContainerStatusResponse.
 #[derive(Clone, PartialEq, Message)]
 pub struct NewerStatusResponse {
     #[prost(message, optional, tag = "1")]
     pub status: Option<NewerStatus>,
 }
 
-/// Of a ContainerStatus.
+/// New fields of ContainerStatus.
 #[derive(Clone, PartialEq, Message)]
 pub struct NewerStatus {
     #[prost(int32, tag = "19")]
@@ -68,11 +68,11 @@ pub struct UpdatePod {
     pub resources: Option<LinuxContainerResources>,
 }
 
-/// A reply that has nothing that a test reads.
+/// A response whose fields no test reads.
 #[derive(Clone, PartialEq, Message)]
 pub struct Nothing {}
 
-/// Of a StatusResponse.
+/// New fields of StatusResponse.
 #[derive(Clone, PartialEq, Message)]
 pub struct NewerRuntimeStatus {
     #[prost(message, optional, tag = "4")]
@@ -90,7 +90,7 @@ pub struct NewerFeatures {
     pub mount_options: bool,
 }
 
-/// Creates a container; gives its id.
+/// Creates a container; returns its id.
 pub async fn create(
     client: &Client,
     request: &CreateContainerRequest,
@@ -109,7 +109,7 @@ pub async fn call<M: Message + Default>(client: &Client, rpc: &str, request: Vec
     M::decode(&bytes[..]).map_err(|error| Status::internal(error.to_string()))
 }
 
-/// Calls an RPC that streams, and joins the replies to one message.
+/// Calls an RPC that streams, and joins the responses to one message.
 pub async fn joined<M: Message + Default>(
     client: &Client,
     service: &str,
@@ -137,7 +137,7 @@ async fn stream(
     Ok(grpc.server_streaming(Request::new(request), path, Bytes).await?.into_inner())
 }
 
-/// Messages as bytes.
+/// Encodes and decodes messages as raw bytes.
 #[derive(Clone, Copy)]
 struct Bytes;
 

@@ -1,4 +1,4 @@
-//! The shared parts of the tests: a runtime, a registry, a folder.
+//! The parts that tests share: a runtime, a registry, a folder.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
@@ -12,20 +12,20 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
-/// The socket of another runtime than ours.
+/// The variable with the socket of another runtime.
 const ENDPOINT: &str = "CRISP_CONFORMANCE_ENDPOINT";
-/// Where the registry for it listens.
+/// The variable with the address of the registry for that runtime.
 const REGISTRY: &str = "CRISP_CONFORMANCE_REGISTRY";
 
-/// A runtime with its surroundings.
+/// A runtime with its registry and its folders.
 pub struct Node {
     target: Target,
-    /// The name that it gives itself.
+    /// The name that the runtime reports.
     pub runtime: String,
-    /// Reference of the busybox image, which is pulled.
+    /// The reference of the busybox image, which is already pulled.
     pub image: String,
     driver: CgroupDriver,
-    /// The cgroup above those of the pods.
+    /// The parent cgroup of the pods' cgroups.
     cgroup: String,
 }
 
@@ -36,7 +36,7 @@ enum Target {
 
 static SHARED: Mutex<Weak<Node>> = Mutex::const_new(Weak::new());
 
-/// The node of the tests that run now, or a new one.
+/// Returns the node of the tests that run now, or makes a new one.
 pub async fn shared() -> Result<Arc<Node>> {
     let mut shared = SHARED.lock().await;
     if let Some(node) = shared.upgrade() {
@@ -47,9 +47,9 @@ pub async fn shared() -> Result<Arc<Node>> {
     Ok(node)
 }
 
-/// Lets go of it. The last one looks for leaks.
+/// Releases the node. The last test that releases it looks for leaks.
 pub async fn release(node: Arc<Node>) -> Result<()> {
-    // A new one starts when this one has ended: they may have the same address.
+    // A new node starts only after this one has ended, because they may have the same address.
     let _shared = SHARED.lock().await;
     match Arc::into_inner(node) {
         Some(node) => node.close().await,
@@ -70,7 +70,7 @@ impl Node {
         let config = client.runtime.runtime_config(RuntimeConfigRequest {}).await?.into_inner();
         node.driver = config.linux.map_or(CgroupDriver::Cgroupfs, |linux| linux.cgroup_driver());
         node.runtime = client.runtime.version(VersionRequest::default()).await?.into_inner().runtime_name;
-        // It waits, and reaps what a shared PID namespace leaves to it.
+        // The pause program waits, and reaps the processes that a shared PID namespace leaves to it.
         let pause = json!(["/bin/sh", "-c", "sleep 100000000 & wait"]);
         let pause = Image::busybox().config("Entrypoint", pause).config("Cmd", json!([])).build();
         node.registry().push("pause", "1", &pause)?;
@@ -93,7 +93,7 @@ impl Node {
         }
     }
 
-    /// A folder for what tests put on the host.
+    /// The folder for files of tests on the host.
     pub fn folder(&self) -> &Path {
         match &self.target {
             Target::Crisp(machine) => machine.folder(),
@@ -113,7 +113,7 @@ impl Node {
         Client::connect(&self.socket()).await
     }
 
-    /// Removes pods. All of them, whatever fails.
+    /// Removes all pods, also after a failure.
     pub async fn remove(&self, pods: &std::sync::Mutex<Vec<String>>) -> Result<()> {
         let pods = std::mem::take(&mut *pods.lock().map_err(|_| "the list of pods is lost")?);
         let mut client = self.client().await?.runtime;
@@ -147,12 +147,12 @@ impl Node {
     }
 }
 
-/// Removes the empty cgroups whose first name begins like this. systemd removes its own.
+/// Removes the empty cgroups whose first name has this prefix. systemd removes its own.
 pub fn remove_cgroups(name: &str) {
     let path = format!("*/{name}*");
     let mut find = std::process::Command::new("find");
     find.args(["/sys/fs/cgroup", "-depth", "-type", "d", "-path", &path, "-delete"]);
-    // It also fails on what systemd removes at the same time.
+    // It also fails on cgroups that systemd removes at the same time.
     let _ = find.output();
 }
 

@@ -1,4 +1,4 @@
-//! Pod sandboxes: run, stopped, removed, their status.
+//! Pod sandboxes: running, stopped and removed, and their status.
 
 use crisp_e2e::{Result, says};
 use k8s_cri::v1::{

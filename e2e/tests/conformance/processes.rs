@@ -1,4 +1,4 @@
-//! The processes of a container, as Kubernetes relies on them.
+//! The properties of a container's processes that Kubernetes relies on.
 
 use crisp_e2e::Result;
 use k8s_cri::v1::ContainerState;

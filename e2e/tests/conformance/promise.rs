@@ -1,4 +1,4 @@
-//! A promise, and the check that it is kept.
+//! A promise, and the check that a runtime keeps it.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use crisp_e2e::{Error, Result, needs};
 use crate::cri::Cri;
 use crate::node;
 
-/// The document that promises it.
+/// The document that makes the promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// The contract between kubelet and runtimes, by its comments.
@@ -17,28 +17,28 @@ pub enum By {
     Kubernetes,
 }
 
-/// One behaviour.
+/// One promised behaviour.
 #[derive(Debug)]
 pub struct Promise {
-    /// The file.
+    /// The name of the file.
     pub theme: &'static str,
     pub test: &'static str,
     pub by: By,
-    /// RPCs, and fields as MESSAGE.FIELD.
+    /// RPCs, and fields in the form MESSAGE.FIELD.
     pub about: &'static [&'static str],
     pub text: &'static str,
-    /// Runtimes that do not keep it: the name, and what the failure says.
+    /// Runtimes that do not keep the promise: the name, and a part of the failure's text.
     pub broken_by: &'static [(&'static str, &'static str)],
 }
 
-/// The test that it is kept.
+/// The test of a promise.
 pub type Proof = for<'a> fn(&'a mut Cri) -> Pin<Box<dyn Future<Output = Result<()>> + Send + 'a>>;
 
-/// A test that takes longer hangs.
+/// A test that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Declares promises, each kept by an `async fn NAME(cri: &mut Cri) -> Result<()>` beside it:
-/// `NAME: WHO, [RPCs and fields], "text"`, and for a runtime that breaks it `, NAME: "part of the failure"`.
+/// Declares promises, each tested by an `async fn NAME(cri: &mut Cri) -> Result<()>` in the same file: `NAME:
+/// WHO, [RPCs and fields], "text"`, and for a runtime that breaks it `, NAME: "part of the failure"`.
 macro_rules! promises {
     ($($test:ident: $by:ident, [$($about:literal),+], $text:literal $(, $runtime:ident: $failure:literal)*;)+) => {
         pub const PROMISES: &[crate::promise::Promise] = &[$(crate::promise::Promise {
@@ -64,13 +64,13 @@ macro_rules! promises {
     };
 }
 
-/// Runs a proof on the shared runtime and takes its pods away.
+/// Runs a test on the shared runtime and removes its pods.
 pub async fn keep(promise: &'static Promise, proof: Proof) -> Result<()> {
     needs!("docker-registry", "busybox");
     let node = node::shared().await?;
     let cri = Cri::connect(node.clone()).await?;
     let pods = cri.pods();
-    // In a task of its own, so that a failed assertion comes back as one.
+    // In a task of its own, so that a failed assertion is returned as an error.
     let task = tokio::spawn(async move {
         let mut cri = cri;
         tokio::time::timeout(LIMIT, proof(&mut cri)).await.unwrap_or_else(|_| Err("hangs".into()))

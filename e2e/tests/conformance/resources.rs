@@ -1,4 +1,4 @@
-//! Limits and devices that a container is created with.
+//! Limits and devices at the creation of a container.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,7 @@ pub fn cgroups_of(container: &str) -> Result<Vec<String>> {
     Ok(String::from_utf8(find.stdout)?.lines().map(ToOwned::to_owned).collect())
 }
 
-/// The first of a container's cgroup files that is there, by its names on v1 and v2.
+/// Reads the first existing file of a container's cgroup, by its names on v1 and v2.
 pub fn cgroup_file(container: &str, names: &[&str]) -> Result<String> {
     let folders = cgroups_of(container)?;
     let files = folders.iter().flat_map(|folder| names.iter().map(move |name| Path::new(folder).join(name)));
@@ -61,7 +61,7 @@ pub fn is_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
-/// Whether the kernel's memory cgroups count swap.
+/// Whether the kernel's memory cgroups measure swap.
 fn counts_swap(container: &str) -> bool {
     cgroup_file(container, &["memory.memsw.limit_in_bytes", "memory.swap.max"]).is_ok()
 }
@@ -70,7 +70,7 @@ pub const MEMORY: [&str; 2] = ["memory.limit_in_bytes", "memory.max"];
 pub const CPU: [&str; 2] = ["cpu.cfs_quota_us", "cpu.max"];
 pub const SHARES: [&str; 2] = ["cpu.shares", "cpu.weight"];
 
-/// A new pod with a container that has these limits; the container's id.
+/// Makes a new pod with a container that has these limits; returns the container's id.
 pub async fn with_limits(cri: &mut Cri, resources: LinuxContainerResources) -> Result<String> {
     let config = limited(cri.shell("exec sleep 1000"), resources);
     Ok(cri.running_as(&config).await?.1)
@@ -119,7 +119,7 @@ async fn cpu_shares_are_set(cri: &mut Cri) -> Result<()> {
         seen.push(cgroup_file(&id, &SHARES)?.parse::<i64>()?);
     }
     if is_v2() {
-        // How shares become a weight has changed; that more is more has not.
+        // Kernels convert shares to a weight differently, but more shares always give more weight.
         assert!(seen[0] < 100 && seen[1] > 100, "{seen:?}");
     } else {
         assert_eq!(seen, [512, 4096]);
@@ -186,7 +186,7 @@ async fn limits_hold_all_processes(cri: &mut Cri) -> Result<()> {
     let mut client = cri.client.clone();
     let container = id.clone();
     let command = tokio::spawn(async move { client.exec(&container, &["sh", "-c", "sleep 3"]).await });
-    // The command and the exec'd one.
+    // The command and the process of the exec.
     let mut processes = 0;
     for _ in 0..40 {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -205,7 +205,7 @@ async fn limits_hold_all_processes(cri: &mut Cri) -> Result<()> {
 }
 
 async fn a_device_is_there_with_its_permissions(cri: &mut Cri) -> Result<()> {
-    // Devices that no container has by itself, and that open without more rights than root's.
+    // Devices that containers do not have by default, and that root can open without more capabilities.
     let usable = ["/dev/fuse", "/dev/loop-control"]
         .into_iter()
         .find(|path| std::fs::File::options().read(true).write(true).open(path).is_ok());
@@ -221,7 +221,7 @@ async fn a_device_is_there_with_its_permissions(cri: &mut Cri) -> Result<()> {
     both.devices = vec![device("all", "rwm"), device("read", "rwm")];
     let pod = cri.pod().await?;
     assert_eq!(cri.output_in(&pod, &both).await?.lines().count(), 5);
-    // The devices' controller knows numbers, not names: read alone must be alone in the container.
+    // The devices controller knows numbers, not names, so the device must be read-only in the container too.
     let mut read = cri.shell(
         "exec 2>/dev/null; (exec 3< /dev/read) && echo read; (exec 3> /dev/read) && echo written; true",
     );
@@ -269,7 +269,7 @@ async fn a_cdi_device_is_injected(cri: &mut Cri) -> Result<()> {
     std::fs::write(&file.0, spec.to_string())?;
     let mut config = cri.shell("echo $THING; cat /lib/thing; head -c 3 /dev/thing | wc -c");
     config.cdi_devices = vec![CdiDevice { name: format!("{vendor}.example/thing=one") }];
-    // A runtime that watches the folder may see the file a moment later.
+    // A runtime that watches the folder may notice the file a moment later.
     tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     assert_eq!(cri.output(&config).await?, "one\na library\n3\n");
     Ok(())

@@ -120,7 +120,7 @@ async fn the_cgroup_driver_is_the_one_used(cri: &mut Cri) -> Result<()> {
     let outside: Vec<_> = found.iter().filter(|path| !is_below(path)).collect();
     assert!(!found.is_empty() && outside.is_empty(), "{outside:?} of {found:?}");
     cri.remove_pod(&pod.id).await?;
-    // The parent is kubelet's to make and to remove, so here it is the test's.
+    // kubelet makes and removes the parent cgroup; here the test does so.
     crate::node::remove_cgroups(&name);
     Ok(())
 }

@@ -82,7 +82,7 @@ async fn the_default_capabilities_are_the_usual_ones(cri: &mut Cri) -> Result<()
     Ok(())
 }
 
-/// All that this process may give.
+/// The capabilities that this process may grant.
 fn host_capabilities() -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:")).ok_or("no CapBnd")?;

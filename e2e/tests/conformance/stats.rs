@@ -114,13 +114,13 @@ async fn cpu_time_is_counted(cri: &mut Cri) -> Result<()> {
         Ok((cpu.timestamp, value(cpu.usage_core_nano_seconds)))
     };
     let (then, before) = used(cri).await?;
-    // Half a second of it, as its own clock counts.
+    // About half a second of CPU time, by the process's own count.
     cri.sh(&id, "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; cat /proc/$$/stat").await?;
     let line = "i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; cat /proc/$$/schedstat";
     let own: u64 = cri.sh(&id, line).await?.split(' ').next().ok_or("no time")?.parse()?;
     let (now, after) = used(cri).await?;
     assert!(then > 0 && now > then, "{then} {now}");
-    // Twice the work, and what the runtime itself does for the commands.
+    // Twice the work, and the CPU time of the runtime for the commands.
     assert!(after - before >= own && after - before < 10 * own, "{own} of {}", after - before);
     Ok(())
 }
@@ -148,7 +148,7 @@ async fn cpu_cores_are_a_rate(cri: &mut Cri) -> Result<()> {
 
 async fn memory_is_counted(cri: &mut Cri) -> Result<()> {
     let (_pod, id) = cri.running().await?;
-    // Holds 20 MB for a while.
+    // This command holds 20 MB for a while.
     let mut client = cri.client.clone();
     let container = id.clone();
     let line = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); touch /held; until test -e /enough; do sleep 0.05; done; echo ${#x}";
@@ -186,7 +186,7 @@ async fn written_files_are_counted(cri: &mut Cri) -> Result<()> {
     let (_pod, id) = cri.running().await?;
     cri.sh(&id, "head -c 5000000 /dev/zero > /blob; mkdir /d; touch /d/1 /d/2 /d/3; sync").await?;
     let mut layer = None;
-    // A runtime may measure it at its own pace.
+    // A runtime may measure at its own pace.
     for _ in 0..60 {
         layer = stats(cri, &id).await?.writable_layer;
         if layer.as_ref().is_some_and(|layer| value(layer.used_bytes) >= 5_000_000) {

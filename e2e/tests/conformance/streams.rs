@@ -51,13 +51,13 @@ promises! {
         "PortForward to a pod that is not ready, or does not exist, is refused by the call";
 }
 
-/// Channels of the protocol.
+/// The channels of the protocol.
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
-/// A session that takes longer hangs.
+/// A session that takes longer than this hangs.
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// The data of a stream, by channel.
@@ -69,7 +69,7 @@ impl Heard {
         String::from_utf8_lossy(&self.0[usize::from(channel)]).into_owned()
     }
 
-    /// Takes what comes. False: the server closed the stream.
+    /// Receives one message. Returns false when the server has closed the stream.
     async fn more(&mut self, socket: &mut WebSocket) -> Result<bool> {
         match tokio::time::timeout(LIMIT, socket.next()).await? {
             Some(Ok(Message::Binary(data))) => {

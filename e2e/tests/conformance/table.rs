@@ -1,5 +1,5 @@
-//! The support table in the documentation of crisp-runtime-service: made of the declarations, compared with
-//! what stands there.
+//! The support table in the documentation of crisp-runtime-service: generates it from the declarations, and
+//! compares it with the file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::promise::{By, Promise};
 
-/// Set to 1, the test writes the file instead of comparing it.
+/// When it is 1, the test writes the file instead of comparing it.
 const WRITE: &str = "CRISP_CONFORMANCE_WRITE";
 const HEAD: &str = "# What is promised, and kept
 
@@ -50,12 +50,12 @@ fn promises() -> Vec<&'static Promise> {
     themes.into_iter().flatten().collect()
 }
 
-/// A top-level folder of the project, whichever crate's tests this is.
+/// A path in the project, by a top-level folder.
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
 }
 
-/// RPCs, and fields by their message, in the order of the contract.
+/// The RPCs, and the fields with their message, in the order of the contract.
 fn contract() -> Vec<(String, Option<String>)> {
     let text =
         std::fs::read_to_string(project("proto/proto/runtime/v1/runtime.proto")).expect("the contract");
@@ -68,7 +68,7 @@ fn contract() -> Vec<(String, Option<String>)> {
             ["rpc", name, ..] => found.push((name.to_owned(), None)),
             ["message", name, ..] => name.clone_into(&mut message),
             ["enum", ..] => is_enum = true,
-            // An enum may be inside a message, whose fields go on behind it.
+            // An enum may be inside a message, whose fields continue after it.
             ["}"] if is_enum => is_enum = false,
             ["}"] => message.clear(),
             _ if is_enum || message.is_empty() => {}

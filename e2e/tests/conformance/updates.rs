@@ -1,4 +1,4 @@
-//! Limits that change while a container runs.
+//! Changes of limits while a container runs.
 
 use crisp_e2e::Result;
 use k8s_cri::v1::{ContainerState, LinuxContainerResources, UpdateContainerResourcesRequest};
@@ -48,7 +48,7 @@ fn small() -> LinuxContainerResources {
     }
 }
 
-/// Memory, CPU time, shares as they are in the cgroup.
+/// Reads memory, CPU time and shares from the cgroup.
 fn limits(id: &str) -> Result<[String; 3]> {
     Ok([cgroup_file(id, &MEMORY)?, cgroup_file(id, &CPU)?, cgroup_file(id, &SHARES)?])
 }

@@ -107,7 +107,7 @@ async fn supplemental_groups_are_added(cri: &mut Cri) -> Result<()> {
     Ok(())
 }
 
-/// A container of the user `app`, who is in the group 2000 of the image.
+/// A container of the user `app`, who is in group 2000 of the image.
 fn app(cri: &Cri, policy: SupplementalGroupsPolicy) -> ContainerConfig {
     let context = LinuxContainerSecurityContext {
         run_as_user: id(1000),
@@ -119,7 +119,7 @@ fn app(cri: &Cri, policy: SupplementalGroupsPolicy) -> ContainerConfig {
     secured(cri.shell(&format!("{IDS}; exec sleep 1000")), context)
 }
 
-/// The groups that the first process has.
+/// The groups of the first process.
 async fn groups(cri: &mut Cri, policy: SupplementalGroupsPolicy) -> Result<Vec<u32>> {
     let config = app(cri, policy);
     let (_pod, container) = cri.running_as(&config).await?;
@@ -163,7 +163,8 @@ async fn a_containers_status_has_its_user(cri: &mut Cri) -> Result<()> {
     Ok(())
 }
 
-/// A pod with a user namespace, and the context that its containers need. None: the host has none.
+/// A pod with a user namespace, and the security context that its containers need. None when the host
+/// supports no user namespaces.
 async fn mapped_pod(cri: &mut Cri) -> Result<Option<(Pod, LinuxContainerSecurityContext)>> {
     let handlers = cri.client.runtime.status(StatusRequest::default()).await?.into_inner().runtime_handlers;
     let default = handlers.into_iter().find(|handler| handler.name.is_empty()).ok_or("no default handler")?;

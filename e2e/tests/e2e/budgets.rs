@@ -1,4 +1,4 @@
-//! Limits for the resources of pods. None of these values depends on a clock: `e2e/bench.sh` has those.
+//! Limits for the resources of pods. None of them depends on time: `e2e/bench.sh` measures that.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,7 @@ use k8s_cri::v1::NamespaceMode;
 
 const PODS: usize = 10;
 
-/// The resources of one kind of all pods together, with the limit per pod.
+/// A resource of all pods together, with the limit per pod.
 struct Figure {
     what: &'static str,
     per_pod: f64,
@@ -26,7 +26,7 @@ async fn budgets_hold() -> Result<()> {
         logs: lab.machine.logs(),
         pause: std::time::Duration::ZERO,
     };
-    // The first pod makes what all share: the bridge, thread pools, caches.
+    // The first pod makes the shared parts: the bridge, thread pools, caches.
     let (first, _) = series.up(&mut lab.client, "first", IDLE).await?;
     series.down(&mut lab.client, first).await?;
     let before = Held::now(&lab)?;
@@ -61,7 +61,7 @@ async fn budgets_hold() -> Result<()> {
     lab.close().await
 }
 
-/// One process with one thread per pod, whose memory is little.
+/// A monitor is one process with one thread per pod, and uses little memory.
 fn monitors_are_small(lab: &Lab, pods: &[Up]) -> Result<()> {
     let mut sizes = Vec::new();
     for up in pods {
@@ -75,12 +75,13 @@ fn monitors_are_small(lab: &Lab, pods: &[Up]) -> Result<()> {
     }
     let mean = sizes.iter().sum::<f64>() / sizes.len() as f64;
     println!("monitors: {mean} kB");
-    // The program's pages are shared: with ten pods each has a tenth of them, with fifty a fiftieth.
+    // The pages of the program are shared: with ten pods each monitor has a tenth of them, with fifty a
+    // fiftieth.
     assert!(mean < 230.0, "a monitor's mean PSS is {mean} kB, 230 are allowed: {sizes:?}");
     Ok(())
 }
 
-/// Some resources go back behind the answer, but they do go.
+/// Some resources are returned after the response, but all are returned.
 async fn nothing_is_kept(lab: &Lab, before: &Held) -> Result<()> {
     let mut after = Held::now(lab)?;
     for _ in 0..100 {
@@ -92,7 +93,7 @@ async fn nothing_is_kept(lab: &Lab, before: &Held) -> Result<()> {
     }
     assert!(after.files <= before.files, "files: {} before, {} after", before.files, after.files);
     assert!(after.descriptors <= before.descriptors, "descriptors: {before:?} before, {after:?} after");
-    // It gives memory back twice a minute: pages of its program that nothing else maps, before all.
+    // The server returns memory twice a minute, mostly pages of its program that no other process maps.
     let mut server = memory::of_server(&lab.machine.socket());
     for _ in 0..90 {
         if server < 20_000.0 {
@@ -108,7 +109,7 @@ async fn nothing_is_kept(lab: &Lab, before: &Held) -> Result<()> {
 
 #[derive(Debug)]
 struct Held {
-    /// In the server's own folders.
+    /// Files in the server's own folders.
     files: usize,
     descriptors: usize,
     threads: usize,
@@ -129,7 +130,7 @@ impl Held {
     }
 }
 
-/// Everything below a folder that is being changed, roughly an inode each.
+/// Counts the entries below a folder that may change meanwhile; about one inode each.
 fn count(folder: &Path) -> usize {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| 1 + if entry.path().is_symlink() { 0 } else { count(&entry.path()) }).sum()

@@ -1,4 +1,4 @@
-//! Damage of unpacked layers: found, named, and healed by a pull, while containers run on.
+//! Damage of unpacked layers: it is found, named and healed by a pull while containers run.
 
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ fn image() -> Built {
     Image::busybox().layer(Layer::new().file("data", 0o644, &data())).build()
 }
 
-/// The unpacked file of the published layer.
+/// The path of the unpacked file in the published layer.
 fn unpacked(machine: &Machine) -> Result<PathBuf> {
     let layers = std::fs::read_dir(machine.root().join("layers"))?;
     let mut files = layers.flatten().map(|layer| layer.path().join("fs/data"));
@@ -24,7 +24,7 @@ fn unpacked(machine: &Machine) -> Result<PathBuf> {
 }
 
 fn flip_a_bit(file: &Path) -> Result<()> {
-    // In place, as a disk does it: containers have the file open.
+    // Changed in place, as by a damaged disk: containers have the file open.
     let file = std::fs::File::options().read(true).write(true).open(file)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, 700_000)?;
@@ -36,7 +36,7 @@ fn layer_of(file: &Path) -> String {
     folder.map(|name| format!("sha256:{}", name.to_string_lossy())).unwrap_or_default()
 }
 
-/// The command's exit code, and what it printed.
+/// The exit code and the output of the command.
 fn told(output: &Output) -> (Option<i32>, String) {
     let text = [&output.stdout[..], &output.stderr].concat();
     (output.status.code(), String::from_utf8_lossy(&text).into_owned())

@@ -1,4 +1,4 @@
-//! The command line, as people type it.
+//! The command line, as users type it.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ fn run(machine: &Machine, yaml: &str) -> Result<Command> {
     run_with_cni(machine, yaml, Path::new("/nonexistent"))
 }
 
-/// With configurations and plugins of the folder `cni`.
+/// `crisp run` with CNI configurations and plugins in the folder `cni`.
 fn run_with_cni(machine: &Machine, yaml: &str, cni: &Path) -> Result<Command> {
     let folder = machine.folder().join("standalone");
     std::fs::create_dir_all(&folder)?;
@@ -42,7 +42,7 @@ async fn a_manifest_runs_without_a_server() -> Result<()> {
     let visit = "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - http://127.0.0.1:8080/ && kill_web=1 && break; sleep 0.2; done; exit 6";
     let mut command = run(&machine, &manifest(&image, visit))?;
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    // The web container serves until it is told to stop.
+    // The web container serves until it gets a signal.
     let deadline = std::time::Instant::now() + Duration::from_secs(15);
     tokio::time::sleep(Duration::from_secs(3)).await;
     let pid = rustix::process::Pid::from_child(&child);
@@ -61,7 +61,7 @@ async fn a_manifest_runs_without_a_server() -> Result<()> {
     machine.close().await
 }
 
-/// A CNI plugin that never answers holds a pod's start up.
+/// With a CNI plugin that never answers, the start of a pod hangs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_a_plugin_holds_up_ends_on_sigterm_and_leaves_nothing() -> Result<()> {
     needs!("docker-registry", "busybox");

@@ -1,4 +1,4 @@
-//! The commands with which people run, stop and inspect containers.
+//! The commands to run, stop and inspect containers.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use crisp_e2e::machine::crisp;
 use crisp_e2e::{Image, Lab, Layer, Result, needs, request};
 use serde_json::{Value, json};
 
-/// The output of a command.
+/// The output of a command that must succeed.
 fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(args)?;
     if output.status.success() {
@@ -16,14 +16,14 @@ fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// Why a command is not done.
+/// The error of a command that must fail.
 fn refusal(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(args)?;
     assert!(!output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
     Ok(String::from_utf8(output.stderr)?)
 }
 
-/// Until a command prints what is waited for.
+/// Runs a command until `is_so` is true for its output.
 async fn until(lab: &Lab, args: &[&str], is_so: impl Fn(&str) -> bool) -> Result<String> {
     let begun = Instant::now();
     loop {
@@ -50,7 +50,7 @@ async fn a_container_that_has_ended_is_started_once_more_with_what_it_wrote() ->
     until(&lab, &["exec", "job", "cat", "/runs"], |text| text == "run\nrun\n").await?;
     let ps = output(&lab, &["ps", "--no-trunc", "--format", "{{.ID}} {{.State}}"])?;
     assert_eq!(ps, format!("{id} running\n"), "the same container");
-    // Its counters are read anew.
+    // The counters of its new cgroup are read.
     until(&lab, &["stats", "--format", "{{.CPUPerc}}"], |text| {
         text.starts_with(|c: char| ('1'..='9').contains(&c))
     })
@@ -64,7 +64,7 @@ async fn a_container_that_has_ended_is_started_once_more_with_what_it_wrote() ->
     assert_eq!(output(&lab, &["wait", "job"])?, "7\n");
     assert_eq!(output(&lab, &["logs", "job"])?, "out\n".repeat(3));
 
-    // A server that starts knows its exit, and starts it too.
+    // A new server learns of its exit, and starts it too.
     lab.machine.kill_server();
     lab.machine.start_server().await?;
     lab.client = lab.machine.client().await?;
@@ -87,7 +87,7 @@ async fn what_a_supervisor_starts_is_left_to_it() -> Result<()> {
     let id = lab.client.launch(&pod, &config, &sandbox).await?;
     lab.client.wait(&id).await?;
     assert!(refusal(&lab, &["start", "job"])?.contains("restartPolicy"));
-    // Nor is one started beside a newer one of its name.
+    // A container is not started next to a newer one of the same name, either.
     let mut older = request::shell("other", &lab.image, "exit 0");
     let id = lab.client.launch(&pod, &older, &sandbox).await?;
     lab.client.wait(&id).await?;
@@ -123,14 +123,14 @@ async fn a_paused_container_stands_still_until_it_is_unpaused_or_stopped() -> Re
     until(&lab, &["logs", "count"], |text| text.lines().count() > before + 2).await?;
     assert!(refusal(&lab, &["unpause", "count"])?.contains("is not paused"));
 
-    // It handles the stop signal, and does not wait for the kill.
+    // A paused container handles the stop signal and is not killed.
     output(&lab, &["pause", "count"])?;
     let begun = Instant::now();
     output(&lab, &["stop", "count"])?;
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     assert_eq!(output(&lab, &["wait", "count"])?, "9\n");
     assert!(refusal(&lab, &["pause", "count"])?.contains("has exited"));
-    // And can be removed while it is paused.
+    // It can also be removed while it is paused.
     output(&lab, &["start", "count"])?;
     output(&lab, &["pause", "count"])?;
     output(&lab, &["rm", "-f", "-v", "count"])?;
@@ -289,7 +289,7 @@ D /whole
     };
     until(&lab, &["diff", "main"], |text| text.contains("/etc/link")).await?;
     assert_eq!(sorted(&output(&lab, &["diff", "main"])?), sorted(expected));
-    // Also of one that has ended.
+    // A container that has ended works too.
     output(&lab, &["kill", "main"])?;
     output(&lab, &["wait", "main"])?;
     assert_eq!(sorted(&output(&lab, &["diff", "main"])?), sorted(expected));
@@ -301,7 +301,7 @@ async fn limits_change_while_a_container_runs_and_events_say_what_happens() -> R
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
     let socket = format!("unix://{}", lab.machine.socket().display());
-    // crictl's variable is enough.
+    // The environment variable of crictl also selects the server.
     let mut events = Command::new(crisp());
     events.env("CONTAINER_RUNTIME_ENDPOINT", &socket);
     events.args(["events", "--filter", "type=container", "--format", "{{.Action}} {{.Name}} {{.ExitCode}}"]);

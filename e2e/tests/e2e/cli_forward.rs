@@ -1,4 +1,4 @@
-//! crisp port-forward, as people use it.
+//! `crisp port-forward`.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,7 +9,7 @@ use crisp_e2e::{Lab, Result, needs};
 
 use crate::cli_streams::command;
 
-/// `crisp port-forward` under way, and the local ports.
+/// Starts `crisp port-forward`; returns it with the local ports.
 pub fn forwards(lab: &Lab, pod: &str, ports: &[&str]) -> Result<(Child, Vec<u16>)> {
     let args = [&["port-forward", pod], ports].concat();
     let mut forward = command(lab, &args).stderr(Stdio::null()).spawn()?;
@@ -45,7 +45,7 @@ async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()>
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
     let (sandbox, pod) = lab.pod("cli-forward").await?;
-    // Endless output to each, and no look at what comes.
+    // Each client gets endless output and does not read it.
     let line = "nc -ll -p 8080 -e yes & nc -ll -p 8081 -e cat & sleep 1000";
     let id = lab.client.launch(&pod, &lab.shell(line), &sandbox).await?;
     listens(&mut lab, &id, &[8080, 8081]).await?;
@@ -59,11 +59,11 @@ async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()>
     let mut back = [0; 5];
     socket.read_exact(&mut back)?;
     assert_eq!(&back, b"hello");
-    // Nothing of the broken ones is left in the pod.
+    // No process of the broken connections is left in the pod.
     let begun = Instant::now();
     loop {
         let left = lab.client.exec(&id, &["sh", "-c", "ps | grep -c '[y]es'"]).await?.stdout;
-        // `nc -e yes` itself.
+        // The process that listens, `nc -e yes`.
         if String::from_utf8(left.to_vec())?.trim() == "1" {
             break;
         }
@@ -75,8 +75,8 @@ async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()>
     lab.close().await
 }
 
-/// A connection that the echo in the pod has taken. Its nc has a queue of two: of many clients at once on a busy
-/// machine, some are refused.
+/// Connects and waits until the echo in the pod has responded. Its nc has a queue of two: when many clients
+/// connect at once on a busy machine, some are refused.
 fn served(port: u16) -> std::io::Result<TcpStream> {
     let mut tries = 0;
     loop {
@@ -89,7 +89,7 @@ fn served(port: u16) -> std::io::Result<TcpStream> {
     }
 }
 
-/// As a database and its benchmark: many connections at once, short requests and answers, some of them broken in
+/// Like a database benchmark: many connections at once, short requests and responses, some of them broken in
 /// the middle.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Result<()> {
@@ -107,7 +107,7 @@ async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Resul
                 let text = format!("{number}-{round}-{query};{}", "x".repeat(query * 37));
                 socket.write_all(text.as_bytes())?;
                 if number.is_multiple_of(4) && query == 20 {
-                    // Unread bytes make the end of it a reset.
+                    // A connection with unread bytes ends with a reset.
                     break;
                 }
                 let mut back = vec![0; text.len()];
@@ -127,7 +127,7 @@ async fn many_clients_of_a_database_share_a_forward_though_some_break() -> Resul
     lab.close().await
 }
 
-/// The container listens on ::1 of a namespace of the pod's own, where 127.0.0.1 has no such port.
+/// The container listens on ::1 of a pod's own namespace, and not on 127.0.0.1.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_on_the_ipv6_loopback_of_a_pod_is_forwarded() -> Result<()> {
     needs!("docker-registry", "busybox");

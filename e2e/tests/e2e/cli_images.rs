@@ -1,4 +1,4 @@
-//! Images as people name, keep, move and throw them away.
+//! The commands to name, keep, move and remove images.
 
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -10,7 +10,7 @@ use crisp_e2e::machine::crisp;
 use crisp_e2e::{Image, Lab, Layer, Registry, Result, needs, request};
 use serde_json::{Value, json};
 
-/// The output of a command.
+/// The output of a command that must succeed.
 fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(args)?;
     if output.status.success() {
@@ -19,14 +19,14 @@ fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// Why a command is not done.
+/// The error of a command that must fail.
 fn refusal(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(args)?;
     assert!(!output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stdout));
     Ok(String::from_utf8(output.stderr)?)
 }
 
-/// Three layers: files, what hides some of them, and a link.
+/// An image of three layers: files, whiteouts of some of them, and a link.
 fn layered() -> Built {
     let files = Layer::new()
         .folder("d/", 0o750)
@@ -45,7 +45,7 @@ fn layered() -> Built {
     Image::busybox().layer(files).layer(hidden).layer(links).build()
 }
 
-/// An archive of these files.
+/// A tar archive of these files.
 fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
     for (path, bytes) in files {
@@ -75,14 +75,14 @@ async fn saved_images_load_on_another_machine_and_are_the_same() -> Result<()> {
     let loaded = output(&other, &["load", "-i", &file])?;
     assert!(loaded.contains("Loaded image: localhost/app:kept") && !loaded.contains("app:1\n"), "{loaded}");
     assert_eq!(other.output("after", request::shell("main", "localhost/app:kept", LOOK)).await?, SEEN);
-    // What was loaded keeps its digests when it is saved and loaded once more.
+    // An image that was loaded keeps its digests when it is saved and loaded again.
     let id = output(&other, &["inspect", "-f", "{{.Id}}", "localhost/app:kept"])?;
     let second = other.machine.folder().join("second.tar").display().to_string();
     output(&other, &["save", "-o", &second, "localhost/app:kept"])?;
     output(&other, &["rm", "-f", "pod/after"])?;
     output(&other, &["rmi", "localhost/app:kept"])?;
     assert_eq!(output(&other, &["load", "-q", "-i", &second])?, id);
-    // The docker archive and the OCI layout are one: both lead to all that is named.
+    // The archive is a docker archive and an OCI layout at once; both contain all names.
     let mut names = Vec::new();
     for entry in tar::Archive::new(std::fs::File::open(&file)?).entries()? {
         names.push(entry?.path()?.display().to_string());
@@ -109,7 +109,7 @@ async fn archives_of_other_tools_load_and_damaged_ones_do_not() -> Result<()> {
         let text = String::from_utf8([output.stdout, output.stderr].concat())?;
         Ok::<_, crisp_e2e::Error>((output.status.success(), text))
     };
-    // As an older docker writes it: gzipped layers here, and a link for a layer that is there twice.
+    // In the form of older docker versions: gzipped layers, and a link for a layer that occurs twice.
     let paths: Vec<String> = (0..layers.len()).map(|number| format!("{number}/layer.tar")).collect();
     let manifest = json!([{"Config": "c.json", "RepoTags": ["old.test/app:2"], "Layers": paths}]).to_string();
     let mut files: Vec<(&str, &[u8])> = vec![("c.json", &config)];
@@ -133,7 +133,7 @@ async fn archives_of_other_tools_load_and_damaged_ones_do_not() -> Result<()> {
     let (done, text) = load(&lab, "oci.tar", &oci)?;
     assert!(done && text.contains("Loaded image: oci.test/app:3\n"), "{text}");
 
-    // On a machine that has none of the layers.
+    // The machine has none of the layers.
     output(&lab, &["rm", "-f", "pod/docker"])?;
     output(&lab, &["rmi", "-f", &built.id])?;
     let mut damaged = built.blobs[1].bytes.clone();
@@ -209,11 +209,11 @@ async fn what_is_used_stays_and_the_rest_goes() -> Result<()> {
     lab.client.launch(&pod, &request::shell("main", &used, "sleep 1000"), &sandbox).await?;
     let ended = lab.client.launch(&pod, &request::shell("ended", &used, "true"), &sandbox).await?;
     lab.client.wait(&ended).await?;
-    // One more name goes, the last one stays while a container has the image.
+    // The image loses one more name; its last name stays while a container uses the image.
     output(&lab, &["tag", &used, "localhost/b:1"])?;
     output(&lab, &["rmi", "localhost/b:1"])?;
     assert!(refusal(&lab, &["rmi", &used])?.contains("use/main"));
-    // A name that moves leaves an image without one.
+    // When the name moves to another image, this one has no name.
     output(&lab, &["tag", &used, &image])?;
     assert!(output(&lab, &["images"])?.contains("<none>"));
     assert!(refusal(&lab, &["image", "prune"])?.contains("--force"));
@@ -268,7 +268,7 @@ async fn volumes_outlive_containers_and_are_not_removed_under_them() -> Result<(
     lab.close().await
 }
 
-/// bcrypt of `hunter2`.
+/// The bcrypt hash of `hunter2`.
 const PASSWORD: &str = "ann:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -308,7 +308,7 @@ async fn a_login_is_kept_used_by_pulls_and_shown_nowhere() -> Result<()> {
     run(&["rmi", &image], "", &path)?;
     assert!(!run(&["pull", &image], "", &path)?.0);
 
-    // The same by a helper, which has the secret in a file of its own.
+    // The same with a credential helper, which has the secret in a file of its own.
     let helper = config.join("docker-credential-test");
     let script = "#!/bin/sh\ncase $1 in store) cat > \"$HOME/secret\";; get) cat > /dev/null; cat \"$HOME/secret\";; erase) rm \"$HOME/secret\";; esac\n";
     std::fs::write(&helper, script)?;

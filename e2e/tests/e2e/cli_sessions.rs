@@ -1,4 +1,4 @@
-//! The end of sessions of exec, attach and port-forward when the server ends.
+//! Sessions of exec, attach and port-forward when the server ends.
 
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
@@ -55,7 +55,7 @@ async fn sessions_of_a_server_that_is_killed_end_and_the_container_never_notices
     lab.close().await
 }
 
-/// The end of a server is no reason to kill at once what a person or a backup has under way.
+/// The commands in open sessions are not killed at once when a server ends: a user or a backup may need them.
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_of_a_server_that_ends_hear_sighup_before_they_are_killed() -> Result<()> {
     needs!("docker-registry", "busybox");

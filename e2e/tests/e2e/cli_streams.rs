@@ -1,4 +1,4 @@
-//! crisp exec and attach, as people use them.
+//! `crisp exec` and `crisp attach`.
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use crisp_e2e::{Lab, Result, needs};
 use k8s_cri::v1::ContainerConfig;
 use rustix::process::Signal;
 
-/// `crisp` on a lab.
+/// The command `crisp` with the server of a lab.
 pub fn command(lab: &Lab, args: &[&str]) -> Command {
     let mut command = Command::new(crisp());
     let (name, rest) = args.split_first().expect("a name");
@@ -19,7 +19,7 @@ pub fn command(lab: &Lab, args: &[&str]) -> Command {
     command
 }
 
-/// Its exit code once it has ended, which has to be soon.
+/// Waits for the end, which must come soon, and returns the exit code.
 pub fn ends(child: &mut Child) -> Result<Option<i32>> {
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(8) {
@@ -38,7 +38,7 @@ async fn exec_passes_all_of_the_output_on_as_it_comes() -> Result<()> {
     let mut lab = Lab::start().await?;
     let (sandbox, pod) = lab.pod("cli-exec").await?;
     let id = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
-    // More than the answer of an RPC may hold.
+    // More bytes than the response of an RPC may hold.
     let much = command(&lab, &["exec", &id, "head", "-c", "20000000", "/dev/zero"]).output()?;
     assert_eq!((much.stdout.len(), much.status.code()), (20_000_000, Some(0)));
     let mut early = command(&lab, &["exec", &id, "sh", "-c", "echo early; sleep 1000"]).spawn()?;
@@ -63,7 +63,7 @@ async fn input_that_has_come_is_sent_though_no_more_does() -> Result<()> {
     let id = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
     let mut child = command(&lab, &["exec", "-i", &id, "sh", "-c", "head -c 60000 | wc -c"]).spawn()?;
     let mut stdin = child.stdin.take().ok_or("no input")?;
-    // At once, so that less than all of it is read at first.
+    // Written at once, so that the first read does not get all of it.
     stdin.write_all(&[b'x'; 60_000])?;
     assert_eq!(ends(&mut child)?, Some(0));
     let mut text = String::new();
@@ -82,10 +82,10 @@ async fn a_session_whose_output_has_no_reader_ends() -> Result<()> {
     for args in [&["exec", "-i", &id, "yes"][..], &["attach", &id]] {
         let mut child = command(&lab, args).spawn()?;
         child.stdout.take().ok_or("no output")?.read_exact(&mut [0; 4])?;
-        // It has closed its end; the command did not end with 0.
+        // The command has closed its end of the pipe, so it did not end with 0.
         assert_eq!(ends(&mut child)?, Some(141));
     }
-    // One that is there and does not read: signals work all the same.
+    // Signals also work when the reader of the output exists but does not read.
     let mut child = command(&lab, &["exec", &id, "yes"]).spawn()?;
     std::thread::sleep(Duration::from_millis(700));
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM)?;
@@ -93,7 +93,7 @@ async fn a_session_whose_output_has_no_reader_ends() -> Result<()> {
     lab.close().await
 }
 
-/// As under nohup.
+/// The state of a command under nohup.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_that_is_ignored_from_the_start_ends_no_session() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -142,7 +142,7 @@ async fn a_terminal_is_passed_on_and_left_as_it_was() -> Result<()> {
     terminal.until("40 120")?;
     terminal.interrupt_and_exit(7)?;
     assert_eq!(terminal.end()?, Some(7));
-    // Without input its keys are those of the program here.
+    // Without input, keys are for the program on this side.
     let args = ["exec", "-t", &id, "sh", "-c", "echo up; sleep 1000"];
     let mut terminal = Terminal::run_in_shell(&command(&lab, &args), 80, 24)?;
     terminal.until("up")?;
@@ -173,7 +173,7 @@ async fn a_terminal_is_left_as_it_was_however_its_session_ends() -> Result<()> {
     }
     assert_eq!(exec(&["--timeout", "10"])?.end()?, Some(125));
 
-    // The keys that detach leave the container running.
+    // The detach keys leave the container running.
     let mut terminal = Terminal::run_in_shell(&command(&lab, &["attach", "-it", &id]), 80, 24)?;
     terminal.type_text("a\n")?;
     terminal.until("aa")?;
@@ -189,7 +189,7 @@ async fn a_terminal_is_left_as_it_was_however_its_session_ends() -> Result<()> {
     lab.close().await
 }
 
-/// Characters that are typed there are not shown.
+/// Typed characters of a password are not shown.
 #[test]
 fn a_signal_at_the_prompt_for_a_password_leaves_the_terminal_as_it_was() -> Result<()> {
     needs!("setsid", "stty");

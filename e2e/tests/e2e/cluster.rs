@@ -1,4 +1,4 @@
-//! kubectl through a real API server and kubelet to Crisp: everything that is a stream.
+//! kubectl through a real API server and kubelet to Crisp: all commands with streams.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ fn exec_on_a_terminal(kubectl: &Kubectl) -> Result<()> {
     terminal.type_text("echo do''ne\n")?;
     terminal.until("done")?;
     terminal.resize(120, 40)?;
-    // It is on its way.
+    // The file may still be on its way.
     for _ in 0..50 {
         terminal.type_text("stty size; echo as''ked\n")?;
         terminal.until("asked")?;
@@ -94,7 +94,7 @@ fn exec_on_a_terminal(kubectl: &Kubectl) -> Result<()> {
         }
     }
     assert!(terminal.seen().contains("40 120"), "{}", terminal.seen());
-    // ^C is for the program there.
+    // ^C must reach the program in the container.
     terminal.interrupt_and_exit(7)?;
     assert_eq!(terminal.end()?, Some(7));
     Ok(())
@@ -109,7 +109,7 @@ fn attach(kubectl: &Kubectl) -> Result<()> {
     terminal.type_text("echo from the she''ll\n")?;
     terminal.until("from the shell")?;
     drop(terminal);
-    // Neither has ended with its client.
+    // No container has ended with its client.
     let pods = kubectl.run(&["get", "pod", "web", "-o", "jsonpath={.status.containerStatuses[*].ready}"])?;
     assert_eq!(pods, "true true true");
     Ok(())
@@ -126,7 +126,7 @@ fn port_forward(kubectl: &Kubectl) -> Result<()> {
     let port = local_port(closed.until("-> 9\n")?);
     assert_eq!(get(&port)?, "");
     closed.until("cannot connect to port 9")?;
-    // It is another session's.
+    // The other session still works.
     assert_eq!(get(&web)?, "the page\n");
     Ok(())
 }
@@ -188,7 +188,7 @@ fn debug(kubectl: &Kubectl, image: &str, transport: Transport) -> Result<()> {
     Ok(())
 }
 
-/// As browsers and most libraries speak it: through both servers to Crisp as it is.
+/// The protocol of browsers and most libraries, which both servers pass to Crisp unchanged.
 async fn client_without_half_closes(cluster: &Cluster) -> Result<()> {
     let kubectl = cluster.kubectl(Transport::WebSocket);
     let mut proxy = kubectl.start(&["proxy", "--port=0", "--disable-filter=true"])?;

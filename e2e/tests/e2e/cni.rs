@@ -1,4 +1,4 @@
-//! Real CNI plugins, and plugins that misbehave.
+//! Real CNI plugins, and faulty plugins.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::json;
 
 const PLUGINS: &str = "/usr/lib/cni";
 
-/// One of these tests at a time: they look for namespaces with paths, which carry no owner's name.
+/// Locked by each of these tests: they look for namespaces with paths, which do not show their owners.
 pub static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 async fn close(lab: Lab) -> Result<()> {
@@ -100,7 +100,7 @@ async fn a_broken_configuration_makes_the_network_not_ready() -> Result<()> {
     close(lab).await
 }
 
-/// Waits until the network is not ready for the reason `why`.
+/// Waits until the network is not ready, with the reason `why`.
 async fn not_ready(lab: &mut Lab, why: &str) -> Result<()> {
     let started = Instant::now();
     loop {

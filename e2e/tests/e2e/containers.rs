@@ -1,4 +1,4 @@
-//! A container's life: from created to removed, exit codes, signals, stopping.
+//! The life of a container: creation, exit codes, signals, stop, removal.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ async fn exit_codes_and_signals_are_told() -> Result<()> {
         ("terminated", "kill -15 $$; sleep 1", 143, "Error"),
     ] {
         let (status, _) = lab.run(name, &lab.shell(line)).await?;
-        // PID 1 of a namespace is immune to signals of its own making.
+        // PID 1 of a namespace is immune to signals from inside it.
         let expected = if name == "killed" || name == "terminated" { [0, code] } else { [code, code] };
         assert!(expected.contains(&status.exit_code), "{name}: {status:?}");
         if status.exit_code == code {
@@ -52,7 +52,7 @@ async fn stopping_asks_first_and_kills_at_the_deadline() -> Result<()> {
     assert!(start.elapsed() > Duration::from_millis(900), "{:?}", start.elapsed());
     assert_eq!(lab.client.status(&id).await?.exit_code, 137);
     let id = lab.client.launch(&pod, &request::shell("deaf2", &lab.image, deaf), &sandbox).await?;
-    // Without a default for 0: with one, this would take as long.
+    // If 0 meant the default timeout, this would take longer.
     tokio::time::timeout(Duration::from_secs(8), stop(&mut lab, &id, 0)).await??;
     assert_eq!(lab.client.status(&id).await?.exit_code, 137);
     stop(&mut lab, &id, 0).await?;
@@ -69,7 +69,7 @@ async fn stop(lab: &mut Lab, id: &str, timeout: i64) -> Result<()> {
 async fn the_images_stop_signal_is_used() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    // systemd's own, a real-time signal, has the number 37.
+    // A signal of systemd: the real-time signal with number 37.
     for (name, signal, trapped) in [("usr1", "SIGUSR1", "USR1"), ("rtmin3", "SIGRTMIN+3", "37")] {
         let image = Image::busybox().config("StopSignal", json!(signal)).build();
         let image = lab.machine.registry().push(name, "1", &image)?;
@@ -107,7 +107,7 @@ async fn lists_are_filtered_and_removal_is_final() -> Result<()> {
     assert_eq!(list(&mut lab, by_state).await?, std::slice::from_ref(&second));
     let by_pod = ContainerFilter { pod_sandbox_id: pod.clone(), ..Default::default() };
     assert_eq!(list(&mut lab, by_pod).await?.len(), 2);
-    // A running container is removed by force, an unknown one without a word.
+    // A running container is killed and removed; removing an unknown one is not an error.
     for id in [&first, &first, &second] {
         lab.client.runtime.remove_container(RemoveContainerRequest { container_id: id.clone() }).await?;
     }

@@ -8,7 +8,7 @@ use crisp_e2e::machine::crisp;
 use crisp_e2e::{Lab, Result, needs, request};
 use k8s_cri::v1::{LinuxContainerConfig, LinuxContainerSecurityContext, Mount, RemoveContainerRequest};
 
-/// A folder here, and the command line on a lab.
+/// A folder on this machine, and the command line of a lab.
 struct Files {
     here: tempfile::TempDir,
 }
@@ -34,7 +34,7 @@ impl Files {
     }
 }
 
-/// Its standard output; the error is its error output.
+/// Runs `crisp cp` and returns its standard output, or its error output as the error.
 fn cp(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(&[&["cp"], args].concat())?;
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -49,7 +49,7 @@ async fn files_are_copied_in_and_out_of_containers_that_run_and_that_do_not() ->
     let files = Files::new()?;
     let file = files.write("dir/file", "from here")?;
     let mut client = lab.machine.client().await?;
-    // Before its start, and seen by its own process.
+    // Copied before the start; the container's own process sees the file.
     let created = client.create(&pod, &lab.shell("cat /tmp/dir/file; sleep 100"), &sandbox).await?;
     let inside = |path: &str| format!("{created}:{path}");
     cp(&lab, &[&files.path("dir"), &inside("/tmp")])?;
@@ -73,7 +73,7 @@ async fn files_are_copied_in_and_out_of_containers_that_run_and_that_do_not() ->
     lab.close().await
 }
 
-/// Removing a name by which something is mounted in another mount namespace takes the mount away, too.
+/// Removing a mount point in another mount namespace would also remove the mount.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_mounted_in_a_container_stays_mounted() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -114,7 +114,7 @@ async fn a_whole_container_is_copied_without_the_files_of_the_kernel() -> Result
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
     let (sandbox, pod) = lab.pod("whole").await?;
-    // Processes come and go meanwhile.
+    // Processes start and end during the copy.
     let id = lab.client.launch(&pod, &lab.shell("while true; do true & sleep 0.01; done"), &sandbox).await?;
     let files = Files::new()?;
     cp(&lab, &[&format!("{id}:/"), &files.path("out")])?;
@@ -147,7 +147,7 @@ async fn a_copy_keeps_neither_a_removal_waiting_nor_a_read_only_root_writable() 
         command.args(["cp", "--listen", &listen, from, to]).stderr(Stdio::piped());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()
     };
-    // One whose output is not taken, and one that gets no input.
+    // A copy whose output is not read, and one that gets no input.
     let mut out = begin(&format!("{id}:/bin"), "-")?;
     let into = begin("-", &format!("{id}:/tmp"))?;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -161,8 +161,8 @@ async fn a_copy_keeps_neither_a_removal_waiting_nor_a_read_only_root_writable() 
     lab.close().await
 }
 
-/// Files that are copied into such a pod belong to its root, not the host's, and copied out they have the ids
-/// that the pod sees.
+/// Files that are copied into such a pod belong to its root, not to the host's. Files that are copied out
+/// have the ids that the pod sees.
 #[tokio::test(flavor = "multi_thread")]
 async fn files_have_the_owners_that_a_pod_with_a_user_namespace_sees() -> Result<()> {
     needs!("docker-registry", "busybox");

@@ -1,4 +1,4 @@
-//! The dashboard and the alert rules of the metrics crate's folders `grafana` and `prometheus`.
+//! The dashboard and the alert rules in the metrics crate's folders `grafana` and `prometheus`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -96,7 +96,7 @@ async fn work(lab: &mut Lab, image: &str, pod: &str, sandbox: &k8s_cri::v1::PodS
     Ok(())
 }
 
-/// Those of the dashboard, for all nodes and pods, and the recorded ones.
+/// The expressions of the dashboard, for all nodes and pods, and the recording rules.
 fn expressions() -> Result<Vec<String>> {
     let dashboard: Value = serde_json::from_str(&std::fs::read_to_string(of_metrics("grafana/crisp.json"))?)?;
     let panels = dashboard["panels"].as_array().ok_or("no panels")?;

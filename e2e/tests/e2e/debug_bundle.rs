@@ -1,4 +1,4 @@
-//! `crisp debug bundle`: what is in it, and that no secret is.
+//! `crisp debug bundle`: its members, and that none contains a secret.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -9,7 +9,7 @@ use k8s_cri::v1::{AuthConfig, ImageSpec, KeyValue, PullImageRequest};
 
 /// A text that no member may contain.
 const SECRET: &str = "hunter2-of-this-test";
-/// `user:hunter2-of-this-test`, as it is sent.
+/// `user:hunter2-of-this-test` in base64, as it is sent.
 const ENCODED: &str = "dXNlcjpodW50ZXIyLW9mLXRoaXMtdGVzdA";
 
 fn members(path: &Path) -> Result<BTreeMap<String, String>> {
@@ -54,7 +54,7 @@ async fn a_bundle_has_what_helps_and_no_secret() -> Result<()> {
     let bundle = lab.machine.folder().join("bundle.tar.gz");
     let flags = lab.machine.flags();
     let path = bundle.display().to_string();
-    // Without `--listen`, which the machine says itself.
+    // The machine's command line adds `--listen` itself.
     let more = ["bundle", &path, "--metrics-listen", &listen];
     let args: Vec<&str> =
         ["debug"].into_iter().chain(more).chain(flags.iter().skip(2).map(String::as_str)).collect();

@@ -7,7 +7,7 @@ use crisp_e2e::{Lab, Result, Setup, needs};
 use k8s_cri::v1::{RemoveContainerRequest, RemovePodSandboxRequest, StopContainerRequest};
 use serde_json::Value;
 
-/// The output of a command.
+/// The output of a command that must succeed.
 fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     let output = lab.machine.crisp(args)?;
     if output.status.success() {
@@ -16,14 +16,14 @@ fn output(lab: &Lab, args: &[&str]) -> Result<String> {
     Err(format!("{args:?}: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// `ACTION NAME EXITCODE` of what happened.
+/// The events, in the form `ACTION NAME EXITCODE`.
 fn events(lab: &Lab) -> Result<Vec<String>> {
     let format = "{{.Type}} {{.Action}} {{.Name}}{{if .ExitCode}} {{.ExitCode}}{{end}}";
     let text = output(lab, &["events", "--since", "10m", "--until", "0s", "--format", format])?;
     Ok(text.lines().map(str::to_owned).collect())
 }
 
-/// The events of a pod come a moment after the response to its removal.
+/// Waits for the events: those of a pod are written a moment after the response to its removal.
 async fn until_events(lab: &Lab, expected: &[&str]) -> Result<()> {
     let begun = Instant::now();
     while events(lab)? != expected && begun.elapsed() < Duration::from_secs(5) {
@@ -58,7 +58,7 @@ async fn events_of_what_is_gone_are_there_after_the_server_was_killed_and_with_a
     ];
     until_events(&lab, &expected).await?;
     lab.machine.kill_server();
-    // A line that the server had no time to end, and what a broken disk leaves.
+    // A line that a server could not finish, and bytes of a damaged disk.
     let path = lab.machine.root().join("journal/events.jsonl");
     let mut file = std::fs::OpenOptions::new().append(true).open(&path)?;
     file.write_all(b"\0\xff\n{\"v\":1,\"at\":17")?;
@@ -77,7 +77,7 @@ async fn a_journal_that_cannot_be_written_harms_nothing_and_is_said_once() -> Re
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
     let folder = lab.machine.root().join("journal");
-    // Reading it waits until what was noted of the pull is written.
+    // Reading the journal waits until the events of the pull are written.
     events(&lab)?;
     std::fs::remove_dir_all(&folder)?;
     std::fs::write(&folder, "in its place")?;
@@ -86,7 +86,7 @@ async fn a_journal_that_cannot_be_written_harms_nothing_and_is_said_once() -> Re
         assert_eq!(status.exit_code, 3);
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    // Those that exist say of themselves what happened.
+    // For pods and containers that still exist, the lists have the events.
     std::fs::remove_file(&folder)?;
     let events = events(&lab)?;
     assert_eq!(events.iter().filter(|event| *event == "container die main 3").count(), 2, "{events:?}");
@@ -95,7 +95,7 @@ async fn a_journal_that_cannot_be_written_harms_nothing_and_is_said_once() -> Re
     lab.close().await
 }
 
-/// Until `crisp ps --stuck` says that.
+/// Waits until `is_so` is true for the output of `crisp ps --stuck`.
 async fn until_stuck(lab: &Lab, format: &str, is_so: impl Fn(&str) -> bool) -> Result<String> {
     let begun = Instant::now();
     loop {
@@ -130,7 +130,7 @@ async fn an_operation_that_hangs_is_listed_with_its_stage_and_what_waits_for_it(
     tokio::time::sleep(Duration::from_secs(1)).await;
     let now = output(&lab, &["why", "stuck"])?;
     assert!(now.contains("Now: start_container of main has been under way"), "{now}");
-    // An update waits for its turn.
+    // An update waits until the start has ended.
     let (mut client, updated) = (lab.client.clone(), id.clone());
     let update = tokio::spawn(async move {
         let request = k8s_cri::v1::UpdateContainerResourcesRequest {

@@ -1,4 +1,4 @@
-//! `crisp why`: prepared failures, each with the cause that it must name.
+//! `crisp why` for prepared failures: it must name the cause of each.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -17,7 +17,7 @@ pub fn why(machine: &Machine, name: &str) -> Result<String> {
     if output.status.success() { Ok(text) } else { Err(String::from_utf8(output.stderr)?.into()) }
 }
 
-/// Asserts that the cause of what is wrong with the pod has all of `words`.
+/// Asserts that the cause that is found for the pod contains all of `words`.
 #[track_caller]
 pub fn named(machine: &Machine, pod: &str, heading: &str, words: &[&str]) {
     let text = why(machine, pod).expect("an answer");

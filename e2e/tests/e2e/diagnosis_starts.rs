@@ -1,4 +1,5 @@
-//! `crisp why`: more prepared failures of starts, of pods, and of what ends containers from outside.
+//! `crisp why` for more prepared failures: of starts, of pods, and of containers that are killed from
+//! outside.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -111,7 +112,7 @@ async fn pods_that_do_not_come_to_be_and_those_that_are_lost_are_explained() -> 
 async fn a_registry_that_asks_for_a_login_is_explained() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    // No user has a password that fits.
+    // No password matches the hash.
     let locked = Registry::start_private(&lab.machine.folder().join("locked"), "user:$2y$05$invalid\n")?;
     let image = format!("{}/private:1", locked.host);
     let spec = Some(ImageSpec { image: image.clone(), ..Default::default() });

@@ -1,8 +1,8 @@
 //! The server dies at every stage of every operation, before and after the stage's work. The next server
 //! must let the client repeat its request, and must leave nothing behind when all is removed.
 //!
-//! The stages are not written down here: a first run with every operation in it reads them from the
-//! server's own metrics, so that a new stage is tested without being asked for.
+//! The stages are not listed here: a first run with every operation reads them from the server's metrics, so
+//! that new stages are tested automatically.
 
 use std::collections::BTreeSet;
 
@@ -75,7 +75,7 @@ async fn die_at_every_stage(operation: &str) -> Result<()> {
     Ok(())
 }
 
-/// All stages, as pairs of operation and stage.
+/// Returns all stages, as pairs of operation and stage.
 async fn stages() -> Result<&'static BTreeSet<(String, String)>> {
     static STAGES: OnceCell<BTreeSet<(String, String)>> = OnceCell::const_new();
     STAGES
@@ -97,7 +97,7 @@ async fn stages() -> Result<&'static BTreeSet<(String, String)>> {
         .await
 }
 
-/// One life of a pod in which the server is to die at `point`; how often it did.
+/// Runs one pod from pull to removal while the server dies at `point`; returns how often it died.
 async fn live(point: &str) -> Result<usize> {
     let faults = Some(format!("{point}=kill"));
     let mut life = Life::begin(Setup { faults, ..Setup::default() }).await?;
@@ -114,7 +114,7 @@ struct Life {
     deaths: usize,
 }
 
-/// Makes a request; when the server died meanwhile, makes it again on the next one.
+/// Makes a request. If the server died during it, repeats the request on the next server.
 macro_rules! repeat {
     ($life:expr, $client:ident => $request:expr) => {{
         let $client = &mut $life.client;
@@ -179,7 +179,7 @@ impl Life {
         let Err(again) = self.client.start(&container).await else { return Ok(container) };
         let status = self.client.status(&container).await?;
         if status.state() == ContainerState::ContainerRunning {
-            // The server died after the start: the next one found it running.
+            // The server died after the start, and the next one found the container running.
             return Ok(container);
         }
         if status.state() != ContainerState::ContainerExited || status.reason != "StartError" {

@@ -1,4 +1,4 @@
-//! ImageService: pulling, listing, removing; and what a registry can send that must be refused.
+//! The ImageService: pulls, lists and removes images, and refuses bad content of registries.
 
 use crisp_e2e::image::{Blob, digest};
 use crisp_e2e::{Client, Compression, Image, Layer, Machine, Result, needs, says};
@@ -155,7 +155,7 @@ async fn content_that_lies_is_refused_and_leaves_nothing() -> Result<()> {
         says(&refused, &words);
         assert_eq!(status(&mut client, &reference).await?, None, "{name}");
     }
-    // A layer that is no archive at all, and one that ends in the middle.
+    // A layer that is not an archive, and one that ends in the middle.
     for (name, layer) in [
         ("noise", Layer::raw(vec![0xa5; 3000])),
         (
@@ -170,11 +170,12 @@ async fn content_that_lies_is_refused_and_leaves_nothing() -> Result<()> {
         let reference =
             machine.registry().push(&format!("bad/{name}"), "1", &Image::new().layer(layer).build())?;
         let refused = client.pull(&reference).await.err();
-        // The builder ends every archive properly, so a short entry swallows the end blocks.
+        // The builder ends every archive properly, so an entry that is too short takes the end blocks as its
+        // content.
         assert!(refused.is_some(), "{name} was taken");
         assert_eq!(status(&mut client, &reference).await?, None, "{name}");
     }
-    // What waits for deletion goes soon.
+    // Layers that wait for deletion are removed soon.
     let asked = std::time::Instant::now();
     let mut layers = layer_folders(&machine.root().join("layers"))?;
     while !layers.is_empty() && asked.elapsed() < std::time::Duration::from_secs(10) {
@@ -185,7 +186,7 @@ async fn content_that_lies_is_refused_and_leaves_nothing() -> Result<()> {
     machine.close().await
 }
 
-/// Of layers, of work in progress and of what waits for deletion: the two are in folders that stay.
+/// The folders of layers, of unfinished layers and of deleted ones; the last two are in folders that stay.
 fn layer_folders(root: &std::path::Path) -> Result<Vec<std::ffi::OsString>> {
     let mut layers = Vec::new();
     for entry in std::fs::read_dir(root)?.flatten() {

@@ -64,7 +64,7 @@ async fn a_kubelet_runs_static_pods() -> Result<()> {
     machine.close().await
 }
 
-/// Metrics that dashboards request from kubelet come only from the runtime then.
+/// Then only the runtime can provide the metrics that dashboards request from kubelet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_takes_the_metrics_of_pods_from_the_runtime() -> Result<()> {
     needs!("docker-registry", "busybox", "curl");
@@ -102,7 +102,7 @@ fn serves_logs_and_exec(kubelet: &Kubelet) -> Result<()> {
     let page = kubelet.post("/run/default/web-crisp-e2e/server?cmd=cat%20/www/index.html")?;
     assert_eq!(page, "prepared\n");
     kubelet.until("the summary has the pod's memory", MINUTE, |k| match k.get("/stats/summary") {
-        // The kubelet's own look at the host's disks fails on some machines, with any runtime.
+        // On some machines the kubelet fails to read the host's disks, with any runtime.
         Err(error) if error.to_string().contains("cannot find filesystem info for device") => {
             println!("/stats/summary: {error}");
             crisp_skip::report_unsupported(crisp_skip::Lacks::Device("disk that the kubelet can measure"));
@@ -140,7 +140,7 @@ async fn survives_restarts(kubelet: &mut Kubelet, machine: &mut Machine) -> Resu
     kubelet.restart()?;
     machine.kill_server();
     machine.start_server().await?;
-    // Long enough for the probes of a few periods and a relist.
+    // Long enough for several probes and a relist.
     tokio::time::sleep(Duration::from_secs(5)).await;
     kubelet.until("the pod is ready again", MINUTE, |k| k.container("web", "server")["ready"] == true)?;
     let after = kubelet.container("web", "server");
@@ -149,7 +149,7 @@ async fn survives_restarts(kubelet: &mut Kubelet, machine: &mut Machine) -> Resu
     Ok(())
 }
 
-/// Until nothing of it is left in the kubelet's cgroups.
+/// Waits until the kubelet's cgroups contain nothing of the pod.
 async fn takes_away(pod: &str, kubelet: &Kubelet, machine: &Machine) -> Result<()> {
     std::fs::remove_file(kubelet.manifest(pod))?;
     let mut client = machine.client().await?;
@@ -179,7 +179,7 @@ fn kernel() -> Result<(u32, u32)> {
     Ok((next()??, next()??))
 }
 
-/// With an emptyDir, a hostPath, a volume that kubelet fills, and a part of an image.
+/// A manifest with an emptyDir, a hostPath, a volume that kubelet fills, and a part of an image.
 fn with_own_users(image: &str, host: &std::path::Path) -> String {
     format!(
         r#"apiVersion: v1
@@ -215,7 +215,7 @@ async fn a_kubelet_runs_a_pod_with_its_own_users() -> Result<()> {
     if !kubernetes::can_build(&[KUBELET]) {
         needs!("go");
     }
-    // The kubelet's own volumes are on tmpfs.
+    // The kubelet's own volumes are on tmpfs, which supports mapped ids since Linux 6.3.
     if kernel()? < (6, 3) {
         crisp_skip::unsupported!(Kernel("mapping of ids on tmpfs (6.3)"));
     }

@@ -1,4 +1,4 @@
-//! Layers seen through a container: whiteouts, links, modes; and archives that try to get out.
+//! The content of layers in a container: whiteouts, links, modes; and archives with paths out of the root.
 
 use crisp_e2e::{Image, Lab, Layer, Result, needs, request};
 
@@ -37,7 +37,7 @@ async fn an_archive_cannot_touch_what_is_outside() -> Result<()> {
     let outside = lab.machine.folder().join("outside");
     std::fs::create_dir(&outside)?;
     std::fs::write(outside.join("file"), "untouched")?;
-    // Test folders are short enough for the name field of an archive.
+    // The path is short enough for the name field of an archive.
     let there = outside.display().to_string();
     let up = format!("{}{}", "../".repeat(12), &there[1..]);
     let attempts = [
@@ -53,7 +53,7 @@ async fn an_archive_cannot_touch_what_is_outside() -> Result<()> {
     for (name, layer) in attempts {
         let image =
             lab.machine.registry().push(&format!("evil/{name}"), "1", &Image::new().layer(layer).build())?;
-        // Refused or harmless: both are fine, touching the outside is not.
+        // The layer may be refused or harmless, but the file outside must not change.
         let outcome = lab.client.pull(&image).await.map_err(|s| s.message().to_owned());
         let files: Vec<_> = std::fs::read_dir(&outside)?.flatten().map(|e| e.file_name()).collect();
         assert_eq!(files, ["file"], "{name}: {outcome:?}");

@@ -1,4 +1,4 @@
-//! CPU, memory, processes: set, changed, hit, counted.
+//! CPU, memory and process limits: setting, changing and reaching them, and their metrics.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ fn limited(
     config
 }
 
-/// The files of a container's cgroup by their v1 or v2 name; the first that exists.
+/// Reads the first existing file of a container's cgroup, by its names on v1 and v2.
 fn cgroup_file(container: &str, names: &[&str]) -> Result<String> {
     let find = std::process::Command::new("find")
         .args(["/sys/fs/cgroup", "-type", "d", "-name", container])

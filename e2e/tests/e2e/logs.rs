@@ -1,4 +1,4 @@
-//! Logs: the CRI format, rotation, and nothing lost while the server is down.
+//! Logs: the CRI format, rotation, and lines that are written while the server is down.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Crisp as its users see it. Needs root, docker-registry, busybox-static and the release build.
+//! Tests Crisp as its users see it. Needs root, docker-registry, busybox-static and the release build.
 
 mod budgets;
 mod check;

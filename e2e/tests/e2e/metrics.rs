@@ -43,7 +43,7 @@ async fn prometheus_scrapes_a_clean_page() -> Result<()> {
 
 fn check(page: &str) -> Result<()> {
     use std::io::Write as _;
-    // Names of cAdvisor's that are against the rules.
+    // Names of cAdvisor that break the naming rules.
     let against_rules = ["container_memory_failcnt", "container_fs_inodes_total"];
     let page: String = page
         .split_inclusive('\n')

@@ -59,7 +59,7 @@ async fn credentials_come_with_the_request_and_stay_secret() -> Result<()> {
     let mut machine = Machine::start().await?;
     let folder = machine.folder().join("locked");
     std::fs::create_dir(&folder)?;
-    // Filled while open: the locked registry serves the same storage.
+    // The images were pushed to an open registry; the locked one serves the same storage.
     machine.registry.take();
     let open = Registry::start(&folder)?;
     open.push("private", "1", &image())?;

@@ -1,4 +1,4 @@
-//! The built-in network: addresses, the way between pods, host ports, what is refused.
+//! The built-in network: addresses, connections between pods, host ports, refused requests.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -77,7 +77,7 @@ async fn host_ports_lead_into_the_pod_and_are_given_once() -> Result<()> {
     second.port_mappings.clone_from(&sandbox.port_mappings);
     let refused = lab.client.run_pod(&second).await.expect_err("the port is taken");
     says(&refused, &["host ports", &port.to_string(), "in use by pod", "/ports ("]);
-    // No process of the host gets it either, also after the server was started again.
+    // No other process of the host gets the port either, also after a restart of the server.
     assert!(TcpListener::bind(("127.0.0.1", port)).is_err());
     lab.machine.kill_server();
     lab.machine.start_server().await?;
@@ -90,7 +90,7 @@ async fn host_ports_lead_into_the_pod_and_are_given_once() -> Result<()> {
 async fn networks_are_made_used_and_removed_by_the_command_line() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    // Unique on the machine: bridges are.
+    // Unique on the machine, because bridges must be.
     let number = std::process::id() % 100_000;
     let (name, subnet) = (format!("e2e{number}"), format!("10.197.{}.0/24", number % 250));
     let crisp = |lab: &Lab, args: &[&str]| -> Result<(bool, String)> {
@@ -111,7 +111,7 @@ async fn networks_are_made_used_and_removed_by_the_command_line() -> Result<()> 
     let pod = lab.client.run_pod(&sandbox).await?;
     let serve = "mkdir /w; echo by name > /w/index.html; exec httpd -f -p 80 -h /w";
     lab.client.launch(&pod, &lab.shell(serve), &sandbox).await?;
-    // One that brings no resolver settings asks the network's gateway.
+    // A pod without resolver settings uses the network's gateway.
     let mut visitor = request::pod(&lab.machine, "visitor");
     visitor.annotations.insert("crisp/networks".into(), format!("{name}@eth0"));
     visitor.dns_config = None;

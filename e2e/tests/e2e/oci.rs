@@ -8,7 +8,7 @@ use crisp_e2e::{Result, needs};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-/// The cgroups of that name, in any hierarchy.
+/// The cgroups with this name, in any hierarchy.
 fn cgroups(name: &str) -> Vec<String> {
     let find =
         std::process::Command::new("find").args(["/sys/fs/cgroup", "-type", "d", "-name", name]).output();
@@ -115,7 +115,7 @@ fn namespaces_are_those_of_the_spec() -> Result<()> {
     let lines = |text: &str| text.lines().map(Path::new).map(Path::to_owned).collect::<Vec<_>>();
     let new = lines(&bundle.good(&["run", "@new"])?);
     assert!(new.iter().zip(names).all(|(found, name)| *found != own(name)), "{new:?}");
-    // Not listed: the host's.
+    // Namespaces that are not listed are those of the host.
     bundle.change(
         &spec(&["sh", "-c", "for n in net ipc uts pid; do readlink /proc/self/ns/$n; done"]),
         |spec| {
@@ -124,7 +124,7 @@ fn namespaces_are_those_of_the_spec() -> Result<()> {
         },
     )?;
     assert_eq!(lines(&bundle.good(&["run", "@host"])?), names.map(own));
-    // By path: those of another container.
+    // Namespaces with a path: those of another container.
     bundle.change(&spec(&["sleep", "1000"]), |_| {})?;
     bundle.good(&["run", "-d", "@first"])?;
     let pid = bundle.state("@first")?["pid"].clone();
@@ -225,7 +225,8 @@ fn descriptors_are_passed_on_only_when_asked_for() -> Result<()> {
     Ok(())
 }
 
-/// Its caller waits for it. Here the deletion fails, as a process that is not the container's is in its cgroup.
+/// Its caller waits for it. Here the deletion fails, because a process that is not the container's is in its
+/// cgroup.
 #[test]
 fn run_keeps_the_exit_code_when_the_deletion_fails() -> Result<()> {
     needs!("busybox");
@@ -261,8 +262,8 @@ fn run_keeps_the_exit_code_when_another_command_deletes_the_container() -> Resul
     Ok(())
 }
 
-/// Without a PID namespace of its own, the orphans of a container become children of `run`, and count as processes of
-/// the container until they are reaped.
+/// Without a PID namespace of its own, the orphans of a container become children of `run`, and count as
+/// processes of the container until they are reaped.
 #[test]
 fn run_reaps_the_orphans_of_a_container() -> Result<()> {
     needs!("busybox");

@@ -1,4 +1,5 @@
-//! `crisp oci` as its callers use it: exec, terminals by socket, lists, what is asked before the first container.
+//! `crisp oci` as its callers use it: exec, terminals by socket, lists, and requests before the first
+//! container.
 
 use std::io::Read as _;
 use std::os::unix::net::UnixListener;
@@ -20,7 +21,7 @@ fn commands_run_in_a_container() -> Result<()> {
     let options = ["exec", "--user", "1000:7", "--cwd", "/bin", "--env", "COLOUR=red", "@web"];
     let text = bundle.good(&[&options[..], &["sh", "-c", "id -u; id -g; pwd; echo $COLOUR"]].concat())?;
     assert_eq!(text, "1000\n7\n/bin\nred\n");
-    // As containerd does it.
+    // In the form that containerd uses.
     let mut process = spec(&["sleep", "999"])["process"].clone();
     process["user"]["uid"] = json!(12);
     let (file, pid_file) = (bundle.path().join("process.json"), bundle.path().join("exec.pid"));
@@ -101,7 +102,7 @@ fn lists_show_all_containers() -> Result<()> {
     assert_eq!(bundle.good(&["list", "--format", "json"])?, "[]\n");
     bundle.good(&["create", "@a"])?;
     bundle.good(&["run", "-d", "@b"])?;
-    // A create that was killed at its first step.
+    // The state of a create that was killed at its first step.
     std::fs::create_dir(bundle.root().join("c"))?;
     assert_eq!(bundle.good(&["list", "-q"])?, format!("{}\n{}\nc\n", bundle.id("a"), bundle.id("b")));
     let rows: Vec<Value> = serde_json::from_str(&bundle.good(&["list", "--format", "json"])?)?;
@@ -124,7 +125,7 @@ fn callers_find_out_what_it_is() -> Result<()> {
         (&features["ociVersionMin"], &features["linux"]["cgroup"]["v2"]),
         (&json!("1.0.0"), &json!(true))
     );
-    // By the name of a link.
+    // Called by the name of a link.
     let link = bundle.path().join("crisp-oci");
     std::os::unix::fs::symlink(crisp_e2e::machine::crisp(), &link)?;
     let version = Command::new(&link).arg("--version").output()?;
@@ -140,25 +141,26 @@ fn callers_find_out_what_it_is() -> Result<()> {
     Ok(())
 }
 
-/// The first process of an image may run the runtime itself, and write to it then.
+/// The first process of an image may run the runtime itself, and then could write to its file.
 #[test]
 fn a_container_cannot_write_to_the_runtime() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["sh", "-c", "sleep 1000"])?;
     bundle.good(&["create", "@exe"])?;
     assert_cannot_be_written(&bundle.state("@exe")?["pid"])?;
-    // A process is this program until its exec: one that waits for a descriptor to be taken is held there.
+    // Until its exec, a process is this program. Here it stays so, because it waits for a connection to be
+    // accepted.
     bundle.good(&["start", "@exe"])?;
     let (socket, pid_file) = (bundle.path().join("console"), bundle.path().join("exec.pid"));
     let listener = UnixListener::bind(&socket)?;
-    // Its backlog is full then, and exec waits.
+    // The backlog is then full, and the exec waits.
     rustix::net::listen(&listener, 0)?;
     let _waiting = std::os::unix::net::UnixStream::connect(&socket)?;
     let command = ["exec", "--tty", "--detach", "--console-socket", socket.to_str().unwrap(), "--pid-file"];
     let command = [&command[..], &[pid_file.to_str().unwrap(), "@exe", "true"]].concat();
     let mut exec = bundle.command(&command).stderr(std::process::Stdio::null()).spawn()?;
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    // The program itself runs from such a mount, and so does all that it starts.
+    // The program itself runs from such a mount, and so do all processes that it starts.
     while assert_cannot_be_written(&json!(exec.id())).is_err() {
         assert!(std::time::Instant::now() < deadline, "exec runs from the mount of the host");
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -168,7 +170,8 @@ fn a_container_cannot_write_to_the_runtime() -> Result<()> {
     Ok(())
 }
 
-/// The mount of a process's program is read-only, and not that of the host, which may be read-only as well.
+/// Asserts that the mount of a process's program is read-only and is not that of the host, which may also be
+/// read-only.
 fn assert_cannot_be_written(pid: &Value) -> Result<()> {
     let path = format!("/proc/{pid}/exe");
     let mount = rustix::fs::statvfs(&path)?;
@@ -184,7 +187,7 @@ fn assert_cannot_be_written(pid: &Value) -> Result<()> {
     Err(format!("{path} is on the host's mount, or can be written to").into())
 }
 
-/// Callers take a failure to mean that nothing runs.
+/// Callers assume that after a failure no process is left.
 #[test]
 fn a_failed_exec_leaves_no_process() -> Result<()> {
     needs!("busybox");
@@ -218,7 +221,7 @@ fn a_user_without_a_group_keeps_groups_and_umask() -> Result<()> {
     Ok(())
 }
 
-/// The reader of a pipe to `less` may stop reading.
+/// The reader of the pipe may stop reading, for example `less`.
 #[test]
 fn an_exec_whose_output_is_not_read_does_not_hold_up_the_container() -> Result<()> {
     needs!("busybox");
@@ -229,7 +232,7 @@ fn an_exec_whose_output_is_not_read_does_not_hold_up_the_container() -> Result<(
     let mut exec = bundle.command(&["exec", "--tty", "@web", "sh", "-c", script]).stdout(write).spawn()?;
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let mut last = 0;
-    // Pages of it may be full in part only: it is full when nothing comes any more.
+    // Pages of the pipe may be partly full: it is full when no more bytes arrive.
     loop {
         std::thread::sleep(std::time::Duration::from_millis(200));
         let count = rustix::io::ioctl_fionread(&read)?;

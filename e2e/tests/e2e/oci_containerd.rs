@@ -1,4 +1,4 @@
-//! A real containerd runs containers by `crisp oci`.
+//! A real containerd runs containers with `crisp oci`.
 
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ fn containerd_runs_a_container() -> Result<()> {
     )?;
     assert_eq!(once.status.code(), Some(3), "{once:?}\n{}", containerd.log());
     assert!(String::from_utf8_lossy(&once.stdout).starts_with("from "), "{once:?}");
-    // Beside what containerd says of cgroup v1.
+    // In addition to containerd's warning about cgroup v1.
     assert!(String::from_utf8_lossy(&once.stderr).contains("err\n"), "{once:?}");
 
     let missing = containerd.run(&["--rm"], &rootfs, "missing", &["no-such-program"])?;

@@ -39,7 +39,7 @@ fn shell(line: &str) -> Value {
     json!([{ "path": "/bin/sh", "args": ["hook", "-c", line], "env": ["PATH=/usr/bin:/bin"], "timeout": 20 }])
 }
 
-/// A pipe holds 64 KiB.
+/// The state is larger than a pipe, which holds 64 KiB.
 #[test]
 fn a_hook_that_does_not_read_a_long_state_ends_at_its_timeout() -> Result<()> {
     needs!("busybox");
@@ -83,7 +83,7 @@ fn a_signal_during_a_hook_does_not_fail_run() -> Result<()> {
     Ok(())
 }
 
-/// It has no root of its own yet.
+/// The hook process has no root of its own yet.
 #[test]
 fn a_container_is_not_created_during_its_hooks() -> Result<()> {
     needs!("busybox");

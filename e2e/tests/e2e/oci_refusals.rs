@@ -1,4 +1,4 @@
-//! `crisp oci`: what is refused, and what killed commands leave.
+//! `crisp oci`: refused requests, and the state after killed commands.
 
 use std::time::Instant;
 
@@ -122,7 +122,7 @@ fn operations_in_the_wrong_order_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// A cgroup with other processes would be killed with the container.
+/// Other processes in the cgroup would be killed with the container.
 #[test]
 fn a_cgroup_in_use_is_refused() -> Result<()> {
     needs!("busybox");
@@ -136,7 +136,7 @@ fn a_cgroup_in_use_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// One that stopped and was kept does not own the path of its cgroup any more.
+/// A container that has stopped and was kept does not own the path of its cgroup any more.
 #[test]
 fn a_deletion_spares_the_container_that_has_its_cgroup_now() -> Result<()> {
     needs!("busybox");
@@ -155,13 +155,13 @@ fn a_deletion_spares_the_container_that_has_its_cgroup_now() -> Result<()> {
     Ok(())
 }
 
-/// They would be set for the host.
+/// They would be set on the host.
 #[test]
 fn names_and_settings_of_the_host_are_refused_also_by_a_path() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&["true"])?;
     let own = |name: &str| json!(format!("/proc/{}/ns/{name}", std::process::id()));
-    // So that a failure of this test changes nothing.
+    // The value is the present one, so that a failure of this test changes nothing.
     let now =
         |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).map(|text| text.trim().to_owned());
     let cases: [(usize, &str, &str, Value, &str); 3] = [
@@ -186,10 +186,10 @@ fn names_and_settings_of_the_host_are_refused_also_by_a_path() -> Result<()> {
         let error = bundle.refused(&["create", "@host"])?;
         assert!(error.contains(word) && error.contains("for the host"), "{name}: {error}");
     }
-    // Without anything to set it is as good as a namespace that is not listed.
+    // Without settings, the path is treated like a namespace that is not listed.
     bundle.change(&spec(&["true"]), |spec| spec["linux"]["namespaces"][1]["path"] = own("net"))?;
     bundle.good(&["run", "@joined"])?;
-    // A FIFO would never open.
+    // Opening a FIFO would never return.
     let fifo = bundle.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status()?.success());
     bundle.change(&spec(&["true"]), |spec| spec["linux"]["namespaces"][1]["path"] = json!(fifo))?;
@@ -197,7 +197,7 @@ fn names_and_settings_of_the_host_are_refused_also_by_a_path() -> Result<()> {
     Ok(())
 }
 
-/// At any moment of it, and after it.
+/// The command is killed at each moment, and after its end.
 #[test]
 fn what_a_killed_create_leaves_is_removed_by_force() -> Result<()> {
     needs!("busybox");

@@ -26,7 +26,7 @@ fn one_command_makes_a_package_that_has_what_a_node_needs() -> Result<()> {
     output(Command::new("dpkg-deb").arg("--extract").args([package.as_ref(), root.as_path()]))?;
     let program = output(Command::new(root.join("usr/bin/crisp")).arg("--version"))?;
     assert!(program.contains(version.trim()), "{program}, not {version}");
-    // Keys of the file that are not settings would be errors.
+    // Keys in the file that are not settings would be errors.
     let config = root.join("etc/crisp/config.toml");
     output(Command::new(root.join("usr/bin/crisp")).arg("config").arg("--config").arg(&config))?;
     let commented =

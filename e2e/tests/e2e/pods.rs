@@ -1,4 +1,4 @@
-//! The whole path: an image from the registry, a pod, containers that talk, log, end.
+//! The whole path: an image from the registry, a pod, containers that communicate, log and end.
 
 use crisp_e2e::{Image, Machine, Result, needs, request};
 

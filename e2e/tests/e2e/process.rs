@@ -1,4 +1,4 @@
-//! The surroundings of a container's process: arguments, environment, folder, user, mounts.
+//! The environment of a container's process: arguments, variables, folder, user, mounts.
 
 use crisp_e2e::{Image, Lab, Result, needs, request};
 use k8s_cri::v1::{
@@ -97,7 +97,7 @@ async fn host_paths_are_mounted() -> Result<()> {
     }];
     lab.output("missing", missing).await?;
     assert_eq!(std::fs::read_to_string(created.join("file"))?, "here\n");
-    // Below a file no folder can be made.
+    // A folder cannot be made below a file.
     let impossible = volume.join("in/below");
     let mut refused = lab.shell("true");
     refused.mounts = vec![Mount {

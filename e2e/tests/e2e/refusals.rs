@@ -1,4 +1,4 @@
-//! Requests that cannot be met: a clear error that names the thing, and nothing left behind.
+//! Requests that fail: the error names the cause, and nothing is left behind.
 
 use crisp_e2e::{Image, Lab, Layer, Result, needs, request, says};
 use k8s_cri::v1::{
@@ -53,7 +53,7 @@ async fn containers_that_make_no_sense() -> Result<()> {
     let status = lab.refused("unpulled", &never_pulled).await?;
     says(&status, &["never.test/pulled:1"]);
     assert_eq!(status.code(), Code::NotFound);
-    // The same name and attempt is the same container; another config under it is no way around.
+    // The same name and attempt mean the same container, also with another config.
     let (sandbox, pod) = lab.pod("twice").await?;
     let first = lab.client.create(&pod, &lab.shell("sleep 9"), &sandbox).await?;
     match lab.client.create(&pod, &lab.shell("sleep 9"), &sandbox).await {

@@ -1,4 +1,4 @@
-//! The server may die at any moment.
+//! The server is killed at any moment and started again.
 
 use std::time::Duration;
 
@@ -40,13 +40,13 @@ async fn killed_in_the_middle_of_anything_it_comes_back_whole() -> Result<()> {
     let mut lab = Lab::start().await?;
     let (sandbox, pod) = lab.pod("steady").await?;
     let steady = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
-    // A machine's own pace: how long one pod takes from its start to its stop.
+    // The speed of this machine: how long one pod takes from its start to its stop.
     let began = std::time::Instant::now();
     let (measured, pod_of_measured) = lab.pod("measured").await?;
     let id = lab.client.launch(&pod_of_measured, &lab.shell("sleep 1000"), &measured).await?;
     lab.client.runtime.stop_container(StopContainerRequest { container_id: id, timeout: 0 }).await?;
     let pace = began.elapsed();
-    // Each round a client starts pods without pause while the server dies a little later.
+    // In each round a client starts pods without pause, and the server dies a little later.
     for round in 0..12 {
         let (mut client, machine, image) = (lab.machine.client().await?, &lab.machine, lab.image.clone());
         let sandboxes: Vec<_> = (0..50).map(|n| request::pod(machine, &format!("r{round}n{n}"))).collect();
@@ -76,7 +76,7 @@ async fn killed_in_the_middle_of_anything_it_comes_back_whole() -> Result<()> {
         lab.client.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.into_inner().items;
     let ready = pods.iter().filter(|p| p.state() == PodSandboxState::SandboxReady).count();
     assert!(ready > 2, "no pod survived: {} known", pods.len());
-    // The closing leak check finds whatever a half-made pod left.
+    // Closing looks for leaks of unfinished pods.
     lab.close().await
 }
 
@@ -125,7 +125,7 @@ async fn the_oom_killer_spares_the_server_where_the_host_lets_it() -> Result<()>
     let score: i32 = of_server("oom_score_adj")?.trim().parse()?;
     let said = lab.machine.log().matches("may be chosen by the OOM killer").count();
     assert!(if may { score <= -999 && said == 0 } else { said == 1 }, "{score}, said {said} times");
-    // It is not the containers' too.
+    // The score must not be that of the containers too.
     let mut config = lab.shell("cat /proc/self/oom_score_adj");
     config.linux.get_or_insert_default().resources.get_or_insert_default().oom_score_adj = 500;
     assert_eq!(lab.output("score", config).await?, "500\n");
@@ -177,7 +177,8 @@ async fn layers_of_an_earlier_boot_stay_while_a_container_runs_on_them_without_t
     lab.machine.kill_server();
     let layers = lab.machine.root().join("layers");
     let layer = layer_with(&layers, "read-later")?.ok_or("no layer has the file")?;
-    // As after a reboot: a layer that was pulled in another boot and that nothing uses is deleted at the start.
+    // The state after a reboot: a layer that was pulled in another boot and is not used is deleted at the
+    // start.
     let record = layer.join("layer.json");
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
     let text = std::fs::read_to_string(&record)?;
@@ -189,7 +190,7 @@ async fn layers_of_an_earlier_boot_stay_while_a_container_runs_on_them_without_t
     assert_eq!(lab.client.exec(&id, &["cat", "/read-later"]).await?.stdout, b"still here"[..]);
     assert!(layer.join("layer.json").exists(), "the layer is gone");
     lab.client.runtime.remove_container(RemoveContainerRequest { container_id: id }).await?;
-    // The removed container was the last to use it.
+    // The removed container was the last one that used it.
     for _ in 0..1000 {
         if layer_with(&layers, "read-later")?.is_none() {
             return lab.close().await;

@@ -1,4 +1,4 @@
-//! `crisp run` beside a server, beside other runs, and with people who stop, remove and do not read.
+//! `crisp run` next to a server and other runs, with users who stop and remove pods and who do not read.
 
 use std::net::TcpListener;
 
@@ -16,7 +16,7 @@ async fn machine() -> Result<(Machine, Host, String)> {
     Ok((machine, host, image))
 }
 
-/// A server's pod with one container that runs; their ids.
+/// A pod of a server with one running container; returns their ids.
 async fn server_with_a_pod() -> Result<(Lab, String, String)> {
     let mut lab = Lab::start().await?;
     let (sandbox, pod) = lab.pod("precious").await?;
@@ -126,7 +126,7 @@ async fn what_a_killed_second_run_left_is_removed_by_the_next() -> Result<()> {
     machine.close().await
 }
 
-/// /run is small and noexec on Debian: a pod's volumes and logs need another place.
+/// /run is small and noexec on Debian, so a pod's volumes and logs are in another folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn volumes_and_logs_are_not_where_the_sockets_are() -> Result<()> {
     needs!("docker-registry", "busybox", "unshare");
@@ -142,7 +142,7 @@ async fn volumes_and_logs_are_not_where_the_sockets_are() -> Result<()> {
     let mut run = host.start("a", &yaml, &args)?;
     run.until("not all is printed", |run| run.output().ends_with("over\n")).await?;
     assert_eq!(run.output().lines().filter(|line| line.len() > 999).count(), 32_000, "{}", run.errors());
-    // What is printed is not kept for ever.
+    // Printed output is not kept without limit.
     let logs = |old: bool| -> u64 {
         let pattern = format!("{}/r/standalone", machine.folder().display());
         let files = std::process::Command::new("find")
@@ -192,7 +192,7 @@ async fn a_run_ends_when_its_pod_is_stopped_whatever_the_restart_policy() -> Res
         let mut run = host.start("a", &yaml, &NONE)?;
         run.until("does not start", |run| run.output().matches("up").count() >= 2).await?;
         host.crisp(command)?;
-        // The code of a container that ended by itself, or was killed with its pod.
+        // The exit code of a container that ended by itself, or was killed with its pod.
         let status = run.end().await?;
         assert!(matches!(status.code(), Some(0 | 137)), "{status} {}", run.errors());
     }
@@ -203,10 +203,10 @@ async fn a_run_ends_when_its_pod_is_stopped_whatever_the_restart_policy() -> Res
 async fn output_that_is_not_read_does_not_keep_a_run_from_ending() -> Result<()> {
     needs!("docker-registry", "busybox", "unshare", "sleep");
     let (machine, mut host, image) = machine().await?;
-    // A pipe whose other end is open and not read.
+    // A pipe whose other end is open, but is not read.
     let pipe = machine.folder().join("pipe");
     host.prepare = format!("mkfifo {0} && exec 3<>{0} && exec >{0} && ", pipe.display());
-    // Not for ever: should a run fail to end its pod, the disk must not fill up.
+    // The output has an end: if a run fails to end its pod, the disk must not fill up.
     let line = "yes $(printf %0999d 1) | head -c 100000000; sleep 1000";
     let yaml = manifest(&image, "", &[("a", line), ("b", line)]);
     let mut run = host.start("a", &yaml, &NONE)?;
@@ -247,7 +247,7 @@ async fn no_container_starts_when_the_image_of_another_does_not_fit_the_manifest
     machine.close().await
 }
 
-/// As in `crisp run pod.yaml 2>&1 | head -1`.
+/// The case of `crisp run pod.yaml 2>&1 | head -1`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_whose_output_is_closed_still_removes_its_pod() -> Result<()> {
     needs!("docker-registry", "busybox", "unshare");

@@ -1,4 +1,4 @@
-//! Pods that a server supervises: `crisp up`, `crisp down`, and what happens between.
+//! Pods that a server supervises: `crisp up`, `crisp down`, and events between them.
 
 use std::time::{Duration, Instant};
 
@@ -13,14 +13,14 @@ pub async fn machine() -> Result<(Machine, String)> {
     Ok((machine, image))
 }
 
-/// Writes a manifest; its path.
+/// Writes a manifest; returns its path.
 pub fn write(machine: &Machine, name: &str, text: &str) -> Result<String> {
     let path = machine.folder().join(name);
     std::fs::write(&path, text)?;
     Ok(path.display().to_string())
 }
 
-/// The output of a command on both streams, and whether it succeeded.
+/// Runs a command; returns its output on both streams, and whether it succeeded.
 pub fn crisp(machine: &Machine, args: &[&str]) -> Result<(String, bool)> {
     let output = machine.crisp(args)?;
     let text = [output.stdout, output.stderr].concat();
@@ -72,14 +72,14 @@ async fn a_supervised_pod_outlives_the_client_and_the_server() -> Result<()> {
     let (text, is_good) = crisp(&machine, &["up", &other])?;
     assert!(!is_good && text.contains("--replace takes it down first"), "{text}");
 
-    // Killed: nothing was prepared for that.
+    // The server is killed without preparation.
     machine.kill_server();
     machine.start_server().await?;
     let (list, _) = crisp(&machine, &["up"])?;
     assert!(list.contains("default     alone   Running"), "{list}");
     assert_eq!(count("stays"), 1, "what runs is not started twice");
     std::fs::write(out.join("go"), "")?;
-    // The second wait is of 10 seconds.
+    // The second pause before a restart takes 10 seconds.
     until(&machine, "is not started by the next server", || {
         Ok(count("fails") >= 3 && crisp(&machine, &["up"])?.0.contains("2/2"))
     })
@@ -133,7 +133,7 @@ async fn without_a_server_the_command_that_starts_one_is_named() -> Result<()> {
     machine.close().await
 }
 
-/// As after a power cut, but for the boot id.
+/// The state after a power cut, except for the boot id.
 #[tokio::test(flavor = "multi_thread")]
 async fn when_all_processes_are_lost_pods_run_again_by_their_policy() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -175,7 +175,7 @@ async fn when_all_processes_are_lost_pods_run_again_by_their_policy() -> Result<
     machine.close().await
 }
 
-/// On a node that is short of everything: slow is not gone.
+/// The monitor is slow, as on an overloaded node; that does not mean that it has ended.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_whose_monitor_is_silent_at_a_restart_keeps_its_life_and_its_volumes() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -228,7 +228,7 @@ async fn a_pod_that_is_taken_down_twice_has_its_grace_period_all_the_same() -> R
     machine.close().await
 }
 
-/// As of a pod that was exported from the cluster to the node on which it runs.
+/// The manifest of a pod that was exported from a cluster to the node on which it runs.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_of_another_client_is_left_alone_whatever_its_uid() -> Result<()> {
     needs!("docker-registry", "busybox");

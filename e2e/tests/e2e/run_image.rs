@@ -1,4 +1,4 @@
-//! `crisp run IMAGE [COMMAND]` in the foreground, in docker's words.
+//! `crisp run IMAGE [COMMAND]` in the foreground, with docker's options.
 
 use std::process::{Command, Stdio};
 
@@ -15,7 +15,7 @@ async fn machine() -> Result<(Machine, Host, String)> {
     Ok((machine, host, image))
 }
 
-/// The exit code and both outputs.
+/// Runs a command; returns the exit code and both outputs.
 async fn run(host: &Host, words: &[&str]) -> Result<(Option<i32>, String, String)> {
     let words = [&["--network", "host"], words].concat();
     let mut run = host.start_image("run", &words, Stdio::null())?;
@@ -41,7 +41,7 @@ async fn output_and_exit_code_are_those_of_the_program() -> Result<()> {
         let (code, _, err) = run(&host, words).await?;
         assert!(code == Some(125) && err.contains(named), "{code:?} {err}");
     }
-    // Whatever the policy: it was never started.
+    // With any policy: it was never started.
     let (code, _, err) = run(&host, &["-q", "--restart", "always", &image, "no-such-program"]).await?;
     assert_eq!(code, Some(127), "{err}");
     machine.close().await
@@ -124,13 +124,13 @@ async fn a_terminal_is_the_containers() -> Result<()> {
     let mut command = host.command();
     command.args(["-q", "-it", "--network", "host", &image, "sh"]);
     let mut terminal = Terminal::run(&command, 91, 33)?;
-    // The shell may have printed its prompt before.
+    // The shell may have printed its prompt before this.
     terminal.type_text("echo re''ady; stty size\n")?;
     terminal.until("ready")?;
     terminal.until("33 91")?;
     terminal.interrupt_and_exit(9)?;
     assert_eq!(terminal.end()?, Some(9));
-    // One that has ended before it could be attached to.
+    // The program has ended before the command could attach to it.
     let mut command = host.command();
     command.args(["-q", "-t", "--network", "host", &image, "echo", "quick"]);
     let mut terminal = Terminal::run(&command, 80, 24)?;
@@ -162,7 +162,7 @@ async fn the_first_signal_is_passed_on_and_the_second_kills() -> Result<()> {
     machine.close().await
 }
 
-/// bcrypt of `hunter2`.
+/// The bcrypt hash of `hunter2`.
 const PASSWORD: &str = "ann:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! `crisp run -d IMAGE`: under a server, by docker's words.
+//! `crisp run -d IMAGE` with a server, with docker's options.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ async fn machine() -> Result<(Machine, String)> {
     Ok((machine, image))
 }
 
-/// The exit code and both outputs.
+/// Runs a command; returns the exit code and both outputs.
 fn crisp(machine: &Machine, args: &[&str]) -> Result<(Option<i32>, String, String)> {
     let output = machine.crisp(args)?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -1,5 +1,5 @@
-//! Supervised pods that lose something while they run: their sandbox, their server, their disk, their image. What
-//! must run is run again, and nothing is run twice.
+//! Supervised pods that lose their sandbox, their server, their disk or their image while they run. They are
+//! started again, and nothing runs twice.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::run_detached::{crisp, machine, until, write};
 
-/// A pod whose containers have the host's folder `out` at /out, and an emptyDir at /work.
+/// The manifest of a pod whose containers have the host's folder `out` at /out, and an emptyDir at /work.
 fn pod(out: &Path, image: &str, spec: &str, containers: &[(&str, &str)]) -> String {
     let volumes = format!(
         "  volumes: [{{name: out, hostPath: {{path: '{}'}}}}, {{name: work, emptyDir: {{}}}}]\n",
@@ -40,7 +40,7 @@ fn is_listed(machine: &Machine, text: &str) -> Result<bool> {
     Ok(crisp(machine, &["up"])?.0.contains(text))
 }
 
-/// Every process of every pod.
+/// Kills every process of every pod.
 fn kill_pods(machine: &Machine) {
     for pid in machine.monitors("").into_iter().flat_map(leak::tree).filter_map(Pid::from_raw) {
         let _ = kill_process(pid, Signal::KILL);
@@ -61,7 +61,7 @@ async fn a_pod_whose_sandbox_is_gone_runs_again_and_keeps_its_emptydir() -> Resu
     kill_pods(&machine);
     until(&machine, "is not run again", || Ok(lines(&out, "work") == 2)).await?;
     until(&machine, "does not run", || is_listed(&machine, "Running")).await?;
-    // As by hand, or by a kubelet that does not know the pod.
+    // As a user, or a kubelet that does not know the pod, would do.
     let mut client = machine.client().await?;
     let pods = client.runtime.list_pod_sandbox(ListPodSandboxRequest::default()).await?.into_inner().items;
     assert_eq!(pods.len(), 1);
@@ -73,7 +73,7 @@ async fn a_pod_whose_sandbox_is_gone_runs_again_and_keeps_its_emptydir() -> Resu
     machine.close().await
 }
 
-/// Its startupProbe never succeeds: the pod's other containers wait for it.
+/// The startupProbe never succeeds, so the pod's other containers wait for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sidecar_that_is_lost_before_it_has_started_does_not_hang_its_pod() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -117,7 +117,7 @@ async fn what_has_succeeded_is_not_run_again_when_the_rest_of_its_pod_is_lost() 
     until(&machine, "is not noted", is_noted).await?;
     kill_pods(&machine);
     until(&machine, "is not run again", || Ok(lines(&out, "stays") == 2)).await?;
-    // And once more, with another server.
+    // The same again with another server.
     machine.kill_server();
     kill_pods(&machine);
     std::fs::write(out.join("go"), "")?;
@@ -129,7 +129,7 @@ async fn what_has_succeeded_is_not_run_again_when_the_rest_of_its_pod_is_lost() 
     machine.close().await
 }
 
-/// Every stop of a pod sandbox fails until the next server.
+/// Every stop of a pod sandbox fails until the next server starts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_has_ended_and_cannot_be_stopped_is_not_run_again() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -149,7 +149,7 @@ async fn a_pod_that_has_ended_and_cannot_be_stopped_is_not_run_again() -> Result
     machine.close().await
 }
 
-/// As on a full disk, when the pod ends; and the server dies.
+/// The disk is full when the pod ends, and the server dies.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_whose_end_cannot_be_recorded_is_not_run_again() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -160,7 +160,7 @@ async fn a_pod_whose_end_cannot_be_recorded_is_not_run_again() -> Result<()> {
     let file = write(&machine, "pod.yaml", &pod(&out, &image, spec, &[("a", line)]))?;
     let (text, is_good) = crisp(&machine, &["up", &file])?;
     assert!(is_good, "{text}");
-    // In the place of the file that is written beside the status.
+    // A folder in the place of the temporary file for the status.
     let beside = machine.root().join("standalone/pods/u-1.status.new");
     std::fs::create_dir(&beside)?;
     std::fs::write(out.join("go"), "")?;
@@ -175,7 +175,7 @@ async fn a_pod_whose_end_cannot_be_recorded_is_not_run_again() -> Result<()> {
     machine.close().await
 }
 
-/// With its hook and its grace period, though the next server has not run it itself.
+/// With its hook and its grace period, although the next server did not start it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_on_its_way_down_goes_down_when_the_server_dies() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -209,7 +209,7 @@ async fn a_pod_on_its_way_down_goes_down_when_the_server_dies() -> Result<()> {
     machine.close().await
 }
 
-/// A pod of a Job that goes with the machine has failed, and is run again within the Job's limit.
+/// A pod of a Job that ends with the machine has failed, and is started again within the Job's limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn failures_of_a_job_are_counted_over_servers() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -246,7 +246,7 @@ async fn a_deadline_counts_from_the_beginning_over_servers() -> Result<()> {
     let (text, is_good) = crisp(&machine, &["up", &file])?;
     assert!(is_good, "{text}");
     machine.kill_server();
-    // As if it had begun an hour and a second ago.
+    // The status says that it began an hour and a second ago.
     let path = machine.root().join("standalone/pods/u-1.status");
     let mut status: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path)?)?;
     let begun = status["begun_at"].as_i64().ok_or("no begin")?;
@@ -299,7 +299,7 @@ async fn a_container_is_started_again_when_its_image_was_removed() -> Result<()>
     machine.close().await
 }
 
-/// By another release, which knew a field that this one refuses.
+/// The record is from another release, with a field that this release refuses.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_whose_record_cannot_be_used_is_listed_and_goes_down() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -319,7 +319,7 @@ async fn a_pod_whose_record_cannot_be_used_is_listed_and_goes_down() -> Result<(
     assert!(is_good && text.contains("alone") && text.contains("Unreadable"), "{text}");
     let (text, is_good) = crisp(&machine, &["up", &file])?;
     assert!(!is_good && text.contains("crisp down u-1 takes it down"), "{text}");
-    // With a name that is not there, the other goes down.
+    // One name does not exist; the other pod is still removed.
     let (text, is_good) = crisp(&machine, &["down", "alone", "other"])?;
     assert!(!is_good && text.contains("alone: is down") && text.contains("called other"), "{text}");
     assert_eq!(std::fs::read_dir(machine.root().join("standalone/pods"))?.count(), 0);

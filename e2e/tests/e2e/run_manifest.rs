@@ -13,7 +13,7 @@ async fn machine() -> Result<(Machine, Host, String)> {
     Ok((machine, host, image))
 }
 
-/// Lines of a container, without its name.
+/// The lines of a container's output, without its name.
 fn lines(run: &Standalone, container: &str) -> Vec<String> {
     let of = |line: &str| {
         let (name, text) = line.split_once(" | ")?;
@@ -90,7 +90,7 @@ spec:
             "app=\"web\"".to_owned(),
             "0 4000".to_owned(),
             "/work/alone/deep/x/y".to_owned(),
-            // The claim outlives the run.
+            // The claim still exists after the run.
             times.to_string(),
             "touch: /conf/new: Read-only file system".to_owned(),
         ];
@@ -145,7 +145,7 @@ async fn a_container_that_fails_its_liveness_probe_is_started_again_after_its_ho
     let yaml = manifest(&image, spec, &[("a", line)]).replace("name: a,", &format!("name: a, {probes}"));
     let mut run = host.start("a", &yaml, &NONE)?;
     run.until("is not started again", |run| run.output().matches("begins").count() == 2).await?;
-    // The first time it is ready for a moment at most.
+    // At first it is ready only for a moment.
     let is_ready = |run: &Standalone| {
         run.errors().rsplit("a has started").next().is_some_and(|after| after.contains("a is ready"))
     };
@@ -170,7 +170,7 @@ async fn probes_by_http_and_tcp_reach_the_pod() -> Result<()> {
     let yaml = manifest(&image, "  restartPolicy: Never\n", &[("a", &line)])
         .replace("name: a,", &format!("name: a, {ports} {probes},"));
     let mut run = host.start("a", &yaml, &NONE)?;
-    // It does not hear the stop signal, and has the grace period of the probe.
+    // It ignores the stop signal, and has the grace period of the probe.
     let begun = std::time::Instant::now();
     assert_eq!(run.end().await?.code(), Some(137), "{}", run.errors());
     assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());

@@ -59,7 +59,7 @@ async fn capabilities_are_the_usual_ones_less_what_is_dropped() -> Result<()> {
 async fn nothing_of_the_host_is_open_in_a_container() -> Result<()> {
     needs!("docker-registry", "busybox");
     let mut lab = Lab::start().await?;
-    // `ls` itself opens the folder it lists, as number 3.
+    // `ls` itself opens the folder that it lists, as number 3.
     let log = lab.output("descriptors", lab.shell("ls /proc/self/fd | tr '\\n' ' '")).await?;
     assert_eq!(log.trim(), "0 1 2 3");
     let log = lab.output("processes", lab.shell("ls -d /proc/[0-9]* | wc -l")).await?;

@@ -1,4 +1,4 @@
-//! The server as an operator meets it: reloading, the form of its log, its health.
+//! The server for its operator: reloading, the format of its log, its health.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ fn hang_up(machine: &Machine) -> Result<()> {
     Ok(kill_process(Pid::from_raw(pid).ok_or("no process")?, Signal::HUP)?)
 }
 
-/// The log's first line with `text`, once it is there.
+/// Waits for a line with `text` in the log, and returns the first one.
 async fn logged(machine: &Machine, text: &str) -> Result<String> {
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
@@ -42,7 +42,7 @@ async fn a_hangup_reloads_what_can_be_and_names_the_rest() -> Result<()> {
     let machine = started(&config, &[]).await?;
     assert!(!machine.log().contains(" INFO "), "{}", machine.log());
 
-    // A file that is no configuration changes nothing, and the server goes on.
+    // A file that is not a valid configuration changes nothing, and the server continues.
     std::fs::write(&config, "log-lefel = 'info'\n")?;
     hang_up(&machine)?;
     assert!(logged(&machine, "the settings in force stay").await?.contains("ERROR"));
@@ -102,7 +102,7 @@ async fn the_umask_of_the_shell_that_started_it_changes_no_mode() -> Result<()> 
     let image = Image::busybox().layer(Layer::new().file("shared/file", 0o644, b"x")).build();
     let image = lab.machine.registry().push("modes", "1", &image)?;
     lab.client.pull(&image).await?;
-    // The folder is one that the archive only implies.
+    // The archive has no entry for this folder.
     let modes = request::shell("main", &image, "stat -c %a /shared /shared/file");
     assert_eq!(lab.output("modes", modes).await?, "755\n644\n");
     lab.close().await

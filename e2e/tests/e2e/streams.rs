@@ -1,4 +1,4 @@
-//! Streaming commands of the command line.
+//! Commands with streams.
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -8,8 +8,8 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use k8s_cri::v1::ExecRequest;
 use tokio_tungstenite::tungstenite::Message;
 
-/// A server whose streams have a certificate that names no address: what its own command line is told of it
-/// is enough.
+/// A server whose streams have a certificate that names no address: its own command line gets the certificate
+/// from the server and needs no more.
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_and_attach_work_over_tls() -> Result<()> {
     needs!("docker-registry", "busybox", "openssl");
@@ -37,7 +37,7 @@ async fn exec_and_attach_work_over_tls() -> Result<()> {
     lab.close().await
 }
 
-/// As the Python client copies files: it has no other way to say that the input is over.
+/// The Python client copies files like this: it has no other way to end its input.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_websocket_client_sent_before_it_closed_reaches_the_command() -> Result<()> {
     needs!("docker-registry", "busybox");
@@ -54,9 +54,9 @@ async fn what_a_websocket_client_sent_before_it_closed_reaches_the_command() -> 
     };
     let url = lab.client.runtime.exec(request).await?.into_inner().url;
     let mut socket = websocket::connect(&url, "v4.channel.k8s.io").await?;
-    // The server's greeting. A socket that is closed with something unread sends nothing more.
+    // The server's greeting is read first: a socket that is closed with unread bytes sends nothing more.
     socket.next().await.ok_or("no greeting")??;
-    // In one message, as it does.
+    // In one message, as that client does.
     socket.send(Message::binary([&b"\0"[..], &vec![b'x'; 2 << 20]].concat())).await?;
     socket.send(Message::Close(None)).await?;
     drop(socket);

@@ -27,7 +27,7 @@ fn with_parent(lab: &Lab, name: &str, parent: &str) -> PodSandboxConfig {
     pod
 }
 
-/// As kubelets name them, for this machine alone.
+/// Names of slices in the form of kubelet, unique to this machine.
 fn slice(lab: &Lab) -> (String, String) {
     let top = format!("e2e{}", lab.machine.bridge());
     let (top, pod) = (format!("{top}.slice"), format!("{top}-podab_cd.slice"));
