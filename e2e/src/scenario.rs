@@ -115,6 +115,35 @@ impl Client {
         Ok(self.runtime.exec_sync(request).await?.into_inner())
     }
 
+    /// Runs a shell line, which must succeed, in a running container; returns its output.
+    ///
+    /// # Errors
+    /// The server's error, or the exit code of the line with its output.
+    pub async fn sh(&mut self, container: &str, line: &str) -> Result<String> {
+        let answer = self.exec(container, &["sh", "-c", line]).await?;
+        let text = String::from_utf8(answer.stdout.to_vec())?;
+        if answer.exit_code != 0 {
+            let errors = String::from_utf8_lossy(&answer.stderr).into_owned();
+            return Err(format!("{line}: exit code {}: {text}{errors}", answer.exit_code).into());
+        }
+        Ok(text)
+    }
+
+    /// Waits up to half a minute until a shell line succeeds in a running container; returns its output.
+    ///
+    /// # Errors
+    /// The last error of [`sh`](Self::sh).
+    pub async fn until(&mut self, container: &str, line: &str) -> Result<String> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let result = self.sh(container, line).await;
+            if result.is_ok() || Instant::now() > deadline {
+                return result;
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    }
+
     /// Runs one container with a shell line in a pod of its own until it ends; returns its status and the
     /// lines that it wrote to stdout and stderr.
     ///

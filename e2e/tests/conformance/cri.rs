@@ -159,26 +159,14 @@ impl Cri {
         Ok(log)
     }
 
-    /// The output of a shell line in a running container. It must succeed.
+    /// See [`crisp_e2e::Client::sh`].
     pub async fn sh(&mut self, container: &str, line: &str) -> Result<String> {
-        let answer = self.client.exec(container, &["sh", "-c", line]).await?;
-        let text = String::from_utf8(answer.stdout.to_vec())?;
-        if answer.exit_code != 0 {
-            let errors = String::from_utf8_lossy(&answer.stderr).into_owned();
-            return Err(format!("{line}: exit code {}: {text}{errors}", answer.exit_code).into());
-        }
-        Ok(text)
+        self.client.sh(container, line).await
     }
 
-    /// Waits until a shell line succeeds in a running container.
+    /// See [`crisp_e2e::Client::until`].
     pub async fn until(&mut self, container: &str, line: &str) -> Result<String> {
-        for _ in 0..100 {
-            if let Ok(text) = self.sh(container, line).await {
-                return Ok(text);
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(30)).await;
-        }
-        self.sh(container, line).await
+        self.client.until(container, line).await
     }
 
     pub async fn state(&mut self, container: &str) -> Result<ContainerState> {

@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crisp_e2e::{Lab, Result, needs};
 
@@ -32,10 +32,7 @@ pub fn connect(port: u16) -> Result<TcpStream> {
 /// Waits until the container's programs listen.
 async fn listens(lab: &mut Lab, id: &str, ports: &[u16]) -> Result<()> {
     for port in ports {
-        let line = format!(
-            "for i in $(seq 300); do busybox netstat -ltn | grep -q ':{port} ' && exit 0; sleep 0.1; done; exit 1"
-        );
-        assert_eq!(lab.client.exec(id, &["sh", "-c", &line]).await?.exit_code, 0, "port {port}");
+        lab.client.until(id, &format!("busybox netstat -ltn | grep -q ':{port} '")).await?;
     }
     Ok(())
 }
@@ -59,17 +56,8 @@ async fn a_forward_outlives_any_number_of_connections_that_break() -> Result<()>
     let mut back = [0; 5];
     socket.read_exact(&mut back)?;
     assert_eq!(&back, b"hello");
-    // No process of the broken connections is left in the pod.
-    let begun = Instant::now();
-    loop {
-        let left = lab.client.exec(&id, &["sh", "-c", "ps | grep -c '[y]es'"]).await?.stdout;
-        // The process that listens, `nc -e yes`.
-        if String::from_utf8(left.to_vec())?.trim() == "1" {
-            break;
-        }
-        assert!(begun.elapsed() < Duration::from_secs(15), "connections live on in the pod");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    // No process of the broken connections is left in the pod, only the one that listens, `nc -e yes`.
+    lab.client.until(&id, "test $(ps | grep -c '[y]es') = 1").await?;
     forward.kill()?;
     forward.wait()?;
     lab.close().await

@@ -1,7 +1,6 @@
 //! Sessions of exec, attach and port-forward when the server ends.
 
 use std::io::{Read as _, Write as _};
-use std::time::{Duration, Instant};
 
 use crisp_e2e::{Lab, Result, needs};
 
@@ -10,12 +9,7 @@ use crate::cli_streams::{command, ends};
 
 /// Waits until no process of the container has the text in its line of `ps`.
 async fn until_none_runs(lab: &mut Lab, id: &str, text: &str) -> Result<()> {
-    let begun = Instant::now();
-    let line = format!("ps | grep -v grep | grep -q '{text}'");
-    while lab.client.exec(id, &["sh", "-c", &line]).await?.exit_code == 0 {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the command of a lost session lives on: {text}");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    lab.client.until(id, &format!("! ps | grep -v grep | grep -q '{text}'")).await?;
     Ok(())
 }
 
