@@ -3,6 +3,7 @@
 
 mod archive;
 mod attributes;
+mod broken_archives;
 mod damage;
 mod damage_list;
 mod disk_full;
@@ -12,6 +13,7 @@ mod fixture;
 mod gnu_tar;
 mod hostile;
 mod lifecycle;
+mod limits;
 mod names;
 mod restart;
 mod rpc;
