@@ -190,7 +190,7 @@ impl Machine {
     /// As [`Machine::start_server`].
     pub async fn restart_if_killed(&mut self) -> Result<Option<Client>> {
         let Some(server) = &mut self.server else { return Ok(None) };
-        // The socket closes a moment before the process can be waited for.
+        // Its socket closes a moment before it can be waited for.
         for _ in 0..100 {
             if server.try_wait()?.is_some() {
                 self.start_server_without_faults().await?;
@@ -210,7 +210,7 @@ impl Machine {
         self.start_server().await
     }
 
-    /// A client with a connection of its own.
+    /// A client of its own connection.
     ///
     /// # Errors
     /// When the server is down.

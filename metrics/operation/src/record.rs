@@ -1,8 +1,8 @@
 //! Records on disk: JSON with a version, written to a file beside their place and renamed into it.
 //!
-//! A reader sees the old record or the new one, never a half. Fields that a later release added are ignored;
-//! a [version](Record::VERSION) is raised only when a field changes its meaning. The owner of a record that
-//! cannot be read sets it aside: see [`set_aside`]. The newest of the records set aside are kept: see
+//! A reader sees the old record or the new one, never a half. Fields that a later release added are
+//! ignored; a [version](Record::VERSION) is raised only when a field changes its meaning. A record that
+//! cannot be read is set aside by its owner: see [`set_aside`]. The newest of those are kept: see
 //! [`surplus_aside`].
 
 use std::fs::{self, File, OpenOptions};
@@ -26,8 +26,7 @@ pub trait Record: Serialize + DeserializeOwned {
 /// The event that a record must survive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// The end of the server, in whatever way: nothing is flushed. For state that ends with the machine
-    /// anyway.
+    /// The end of the server, in whatever way: nothing is flushed. For what ends with the machine anyway.
     Process,
     /// A power cut: file and folder are flushed before the call returns.
     PowerCut,
@@ -185,8 +184,8 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) 
             file.sync_all()?;
         }
         fs::rename(&beside, path)?;
-        // Every reader sees the new content from now on, so this is not a failure: the disk will report its
-        // error again, and a power cut before it recovers may bring the old content back.
+        // The new content is what every reader sees from now on, so this is no failure: the disk will report
+        // its error again, and a power cut before it recovers may bring the old content back.
         if let Some(Err(error)) = folder.map(|folder| folder.sync_all()) {
             tracing::error!(path = %path.display(), %error, "a record is written, but its folder cannot be flushed");
         }
@@ -197,8 +196,8 @@ pub fn write_file(path: &Path, bytes: &[u8], mode: u32, durability: Durability) 
     })
 }
 
-/// Writes `bytes` to a file of an object that is being made, as [`write_draft`] does. The mode does not
-/// depend on the umask.
+/// Writes `bytes` to a file of a thing that is being made, as [`write_draft`] does. The mode does not depend
+/// on the umask.
 ///
 /// # Errors
 /// The file system's error; a part of the file may be on disk.
@@ -298,8 +297,7 @@ mod tests {
         assert_eq!(read::<Sample>(&path).unwrap(), Sample::default());
     }
 
-    /// The test below runs this one in a process of its own, because the limit of descriptors holds for a
-    /// whole process.
+    /// Run by the test below, in a process of its own: its limit of descriptors is that of the process.
     #[test]
     #[ignore = "run by the test below"]
     fn write_without_descriptors() {

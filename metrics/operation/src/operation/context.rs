@@ -75,7 +75,7 @@ impl Context {
     }
 }
 
-/// One piece of blocking work, counted until it ends.
+/// A piece of blocking work, counted until it ends.
 pub(super) struct Running(Arc<Context>);
 
 impl Running {

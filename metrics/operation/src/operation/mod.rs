@@ -204,8 +204,8 @@ fn later(deadline: Duration) -> Instant {
     now.checked_add(deadline).unwrap_or(now)
 }
 
-/// Runs the undo of an operation after its hanging work has ended, or the rest of the undo after its hanging
-/// step has ended.
+/// Undoes an operation when its work that hangs ends at last, or goes on with the undo when the undo step
+/// that hangs ends.
 async fn undo_when_stopped<E>(
     context: Arc<Context>,
     undo: UndoList<E>,

@@ -72,7 +72,7 @@ async fn a_deadline_names_the_step_under_way_and_stops_it() {
     assert!(failure.is_undone());
 }
 
-/// Work that cannot be cancelled: it ends when `release` is set.
+/// Work that cannot be stopped: it ends when told by `release`.
 fn stuck(release: &Arc<AtomicBool>, ended: &Arc<AtomicBool>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let (release, ended) = (release.clone(), ended.clone());
     move || {

@@ -169,7 +169,7 @@ fn bad(text: &str) -> Refusal {
 }
 
 impl Negotiated {
-    /// Makes the response, and returns the framing that follows it.
+    /// The answer, and what is spoken after it.
     pub(super) fn accept(self) -> (Response<()>, Framing) {
         let mut response = Response::new(());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

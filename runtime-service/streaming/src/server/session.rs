@@ -236,7 +236,7 @@ async fn forward(ports: &[u16], framing: Framing, mut link: Link) -> (Carrier, S
 }
 
 async fn forward_fixed(ports: &[u16], base64: bool, mut link: Link) -> (Carrier, Source) {
-    // The number of a channel is a byte: each port has two, and one number is reserved for closing.
+    // The number of a channel is a byte: two of them for each port, without the one that closes.
     let ports: Vec<(u8, u16)> = (0..127).map(|n| n * 2).zip(ports.iter().copied()).collect();
     let read_from = ports.iter().map(|(channel, _)| *channel).collect();
     let slots = link.rules.slots.take();

@@ -31,7 +31,7 @@ pub(crate) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind) -> Res
 /// paths are looked up later, and which must not change with a neighbour's volume.
 pub(crate) fn find_or_make_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
     match resolve_by(root, path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
-        // With a dangling link in the path the error would be ELOOP.
+        // With a dangling link in the path it would have been the other error.
         Err(Errno::NOENT) => make(root, path, Kind::Folder),
         other => other,
     }

@@ -20,7 +20,7 @@ use rustix::path::Arg;
 pub(crate) use make::{Kind, find_or_make, find_or_make_without_links};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
-/// How often a lookup is tried. `openat2` returns EAGAIN when a rename elsewhere made `..` uncertain.
+/// `openat2` returns EAGAIN when a rename elsewhere made `..` uncertain: the lookup is tried again.
 const RACES: usize = 64;
 
 /// Opens the file at `path` in `root`, with `flags` and close-on-exec.
