@@ -29,7 +29,13 @@ pub struct Setup {
     pub state: Option<PathBuf>,
     /// A shell command that runs in the server's process before the server starts, such as `umask 077`.
     pub before_server: Option<String>,
+    /// The `crisp` of an earlier release, as which servers are started until
+    /// [`Machine::start_present_server`].
+    pub earlier: Option<PathBuf>,
 }
+
+/// Flags that the earliest releases under test do not know, each with a value.
+const LATER_FLAGS: [&str; 2] = ["--network", "--pod-cidr-v6"];
 
 /// A server on folders, socket, bridge and address pool of its own.
 pub struct Machine {
@@ -156,7 +162,11 @@ impl Machine {
     /// When it ends or does not answer within ten seconds; with its log.
     pub async fn start_server(&mut self) -> Result<()> {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let binary = if self.setup.faults.is_some() { crisp_with_faults() } else { crisp() };
+        let binary = match &self.setup.earlier {
+            Some(earlier) => earlier.clone(),
+            None if self.setup.faults.is_some() => crisp_with_faults(),
+            None => crisp(),
+        };
         let mut command = match &self.setup.before_server {
             None => Command::new(binary),
             Some(before) => {
@@ -166,7 +176,13 @@ impl Machine {
             }
         };
         command.env("CRISP_FAULTS", self.setup.faults.as_deref().unwrap_or_default());
-        command.arg("serve").args(self.flags()).args(&self.setup.args);
+        let mut flags = self.flags();
+        while let Some(at) = flags.iter().position(|flag| LATER_FLAGS.contains(&flag.as_str()))
+            && self.setup.earlier.is_some()
+        {
+            flags.drain(at..at + 2);
+        }
+        command.arg("serve").args(flags).args(&self.setup.args);
         self.server = Some(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?);
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -189,7 +205,9 @@ impl Machine {
     /// # Errors
     /// As [`Machine::start_server`].
     pub async fn restart_if_killed(&mut self) -> Result<Option<Client>> {
-        let Some(server) = &mut self.server else { return Ok(None) };
+        let Some(server) = &mut self.server else {
+            return Ok(None);
+        };
         // Its socket closes a moment before it can be waited for.
         for _ in 0..100 {
             if server.try_wait()?.is_some() {
@@ -207,6 +225,15 @@ impl Machine {
     /// As [`Machine::start_server`].
     pub async fn start_server_without_faults(&mut self) -> Result<()> {
         self.setup.faults = Some(String::new());
+        self.start_server().await
+    }
+
+    /// Starts the server under test on the folders of an earlier release.
+    ///
+    /// # Errors
+    /// As [`Machine::start_server`].
+    pub async fn start_present_server(&mut self) -> Result<()> {
+        self.setup.earlier = None;
         self.start_server().await
     }
 
@@ -240,14 +267,18 @@ impl Machine {
     /// # Errors
     /// When it does not end within ten seconds, or not with status 0.
     pub fn stop_server(&mut self) -> Result<()> {
-        let Some(mut server) = self.server.take() else { return Ok(()) };
+        let Some(mut server) = self.server.take() else {
+            return Ok(());
+        };
         let pid = rustix::process::Pid::from_child(&server);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
             match server.try_wait()? {
                 Some(status) if status.success() => return Ok(()),
-                Some(status) => return Err(format!("the server ended with {status}:\n{}", self.log()).into()),
+                Some(status) => {
+                    return Err(format!("the server ended with {status}:\n{}", self.log()).into());
+                }
                 None if Instant::now() > deadline => {
                     let _ = server.kill();
                     let _ = server.wait();

@@ -142,6 +142,9 @@ fn make(
     request.record.init = Init::of(starting.pid, &starting.pidfd);
     folder.write_record(&request.record)?;
     let terminal = wait(&starting, request, log)?;
+    if request.record.init.is_none() {
+        bail!("process {} of the container was killed while it was created", starting.pid);
+    }
     request.record.creating = false;
     folder.write_record(&request.record)?;
     if let Some(path) = &options.process.pid_file {

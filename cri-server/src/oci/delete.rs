@@ -1,10 +1,10 @@
 //! `crisp oci delete`: removes a container and its remains, at any point of its creation.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use crisp_executor::cgroup::{CgroupError, Cgroups};
+use crisp_executor::cgroup::{Cgroup, CgroupError, Cgroups};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use super::id::OciId;
@@ -13,10 +13,13 @@ use super::runtime_log::RuntimeLog;
 use super::state_folder::StateFolder;
 use super::status::{self, Status};
 use super::wait::is_readable_within;
-use super::{hooks, state};
+use super::{hooks, kill, state};
 
 /// Time limit for a killed process to end.
 const END: Duration = Duration::from_secs(10);
+/// Time limit for the process that has built a container's user namespace to leave the cgroup.
+const BUILDER: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Delete a container that has stopped or was never started
 #[derive(Debug, clap::Args)]
@@ -82,6 +85,7 @@ fn kill_init(record: &Record) -> anyhow::Result<()> {
     let Some(init) = record.init.and_then(super::init::Init::open) else { return Ok(()) };
     // Fails when the process has ended, which is fine.
     let _ = pidfd_send_signal(&init, Signal::KILL);
+    kill::thaw(record);
     if !is_readable_within(&init, END)? {
         bail!("process {} of container {} does not end, though it was killed", pid(record), record.id);
     }
@@ -99,7 +103,7 @@ fn remove_cgroup(record: &Record) -> anyhow::Result<()> {
     let own_have_ended = record.own_pid_namespace && record.init.is_some();
     match cgroups.open(&record.cgroup) {
         Ok(cgroup) if own_have_ended => {
-            if let Some(pid) = cgroup.pids()?.first() {
+            if let Some(pid) = remaining(&cgroup)? {
                 bail!(
                     "process {pid} in the cgroup {} is not of container {}: end it first",
                     record.cgroup,
@@ -112,4 +116,16 @@ fn remove_cgroup(record: &Record) -> anyhow::Result<()> {
         Err(error) => return Err(error.into()),
     }
     Ok(cgroups.remove(&record.cgroup)?)
+}
+
+/// A process that stays in the cgroup.
+fn remaining(cgroup: &Cgroup) -> Result<Option<i32>, CgroupError> {
+    let begun = Instant::now();
+    loop {
+        let first = cgroup.pids()?.first().copied();
+        if first.is_none() || begun.elapsed() >= BUILDER {
+            return Ok(first);
+        }
+        std::thread::sleep(PAUSE);
+    }
 }

@@ -1,6 +1,5 @@
 //! `crisp oci events`: prints the resource usage of a container, once or periodically, in runc's form.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use crisp_operation::parse_duration;
 use serde_json::{Value, json};
 
 use super::id::OciId;
+use super::print;
 use super::state_folder::StateFolder;
 use super::status;
 use super::wait::is_readable_within;
@@ -43,7 +43,7 @@ impl Events {
         while !self.stats && !is_readable_within(&init, self.interval)? {
             let now = cgroup.oom_kills()?;
             if now > oom_kills {
-                print(&json!({ "type": "oom", "id": self.id }))?;
+                print::line(json!({ "type": "oom", "id": self.id }))?;
                 oom_kills = now;
             }
             self.print(&cgroup)?;
@@ -53,13 +53,8 @@ impl Events {
 
     fn print(&self, cgroup: &Cgroup) -> anyhow::Result<()> {
         let stats = cgroup.stats_reader()?.read(Detail::All)?;
-        print(&json!({ "type": "stats", "id": self.id, "data": data(&stats) }))
+        print::line(json!({ "type": "stats", "id": self.id, "data": data(&stats) }))
     }
-}
-
-/// Fails if the reader is gone, where println! would panic.
-fn print(line: &Value) -> anyhow::Result<()> {
-    Ok(writeln!(std::io::stdout(), "{line}")?)
 }
 
 /// In runc's form; a limit that is not set is 0.

@@ -71,13 +71,13 @@ impl Exec {
             Ok(terminal)
         });
         // Callers assume after a failure that nothing runs.
-        let terminal = begun.inspect_err(|_| {
-            let _ = pidfd_send_signal(&starting.pidfd, Signal::KILL);
-        })?;
-        match foreground {
+        let ended = begun.and_then(|terminal| match foreground {
             Some(foreground) => foreground.wait(starting.pid, &starting.pidfd, terminal),
             None => Ok(ExitCode::SUCCESS),
-        }
+        });
+        ended.inspect_err(|_| {
+            let _ = pidfd_send_signal(&starting.pidfd, Signal::KILL);
+        })
     }
 
     fn of_process(&self, spec: &Spec) -> anyhow::Result<Process> {

@@ -3,6 +3,8 @@
 use crisp_executor::compile::capabilities::BY_NUMBER;
 use serde_json::{Value, json};
 
+use super::print;
+
 /// Print the features of crisp oci as JSON
 #[derive(Debug, clap::Args)]
 pub struct Features {}
@@ -48,7 +50,7 @@ const MOUNT_OPTIONS: [&str; 35] = [
 
 impl Features {
     pub fn run(self) -> anyhow::Result<()> {
-        println!("{:#}", features());
+        print::line(format_args!("{:#}", features()))?;
         Ok(())
     }
 }

@@ -20,7 +20,7 @@ pub struct Init {
 impl Init {
     /// Identifies the process `pid`, whose pidfd is `pidfd`. None when it has ended: its number may be reused.
     pub fn of(pid: i32, pidfd: &impl AsFd) -> Option<Self> {
-        let (_, start_time) = state_and_start(pid)?;
+        let start_time = start_time_of(pid)?;
         let has_ended = is_readable_within(pidfd, Duration::ZERO).unwrap_or(true);
         (!has_ended).then_some(Self { pid, start_time })
     }
@@ -29,31 +29,33 @@ impl Init {
     pub fn open(self) -> Option<OwnedFd> {
         let pidfd = pidfd_open(Pid::from_raw(self.pid)?, PidfdFlags::empty()).ok()?;
         // Read after the pidfd is open: it describes the process of the pidfd or a later one.
-        let (state, start_time) = state_and_start(self.pid)?;
-        (start_time == self.start_time && !matches!(state, 'Z' | 'X')).then_some(pidfd)
+        let start_time = start_time_of(self.pid)?;
+        // The pidfd, unlike the state in /proc, is of all threads and not of the first one alone.
+        let has_ended = is_readable_within(&pidfd, Duration::ZERO).unwrap_or(true);
+        (start_time == self.start_time && !has_ended).then_some(pidfd)
     }
 }
 
-fn state_and_start(pid: i32) -> Option<(char, u64)> {
+fn start_time_of(pid: i32) -> Option<u64> {
     parse(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The name of the program is in parentheses and may contain any character.
-fn parse(stat: &str) -> Option<(char, u64)> {
+fn parse(stat: &str) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
-    let mut fields = rest.split(' ');
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    rest.split(' ').nth(19)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use crisp_skip::needs;
+
     use super::*;
 
     #[test]
     fn a_name_with_brackets_does_not_confuse() {
         let text = "12 (a) Z 1 (b) S 1 12 12 0 -1 4194560 8 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
-        assert_eq!(parse(text), Some(('S', 4711)));
+        assert_eq!(parse(text), Some(4711));
         assert_eq!(parse("12 (a"), None);
     }
 
@@ -64,6 +66,28 @@ mod tests {
         let own = Init::of(pid, &pidfd).unwrap();
         assert!(own.open().is_some());
         assert!(Init { start_time: own.start_time + 1, ..own }.open().is_none());
+    }
+
+    #[test]
+    fn a_process_lives_while_one_of_its_threads_does() {
+        needs!("perl");
+        // Ends its first thread alone.
+        let exit = if cfg!(target_arch = "x86_64") { 60 } else { 93 };
+        let script =
+            format!("use threads; threads->create(sub {{ sleep 1000 }})->detach; syscall({exit}, 0);");
+        let mut process = std::process::Command::new("perl").args(["-e", &script]).spawn().unwrap();
+        let pid = process.id().cast_signed();
+        let stat = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let begun = std::time::Instant::now();
+        while !stat().contains(") Z ") {
+            assert!(begun.elapsed() < Duration::from_secs(30), "{}", stat());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let init = Init { pid, start_time: start_time_of(pid).unwrap() };
+        assert!(init.open().is_some());
+        process.kill().unwrap();
+        process.wait().unwrap();
+        assert!(init.open().is_none());
     }
 
     #[test]

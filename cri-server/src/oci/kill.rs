@@ -45,13 +45,25 @@ impl Kill {
         if whole && has_own && signal_all(&record, signal)? > 0 {
             return Ok(());
         }
-        let not_running = || format!("cannot kill container {}: container not running", self.id);
-        let init = init.with_context(not_running)?;
-        match pidfd_send_signal(&init, signal) {
-            Err(Errno::SRCH) => anyhow::bail!(not_running()),
-            result => result.with_context(|| format!("send signal {signal} to container {}", self.id)),
+        let sent = init.map_or(Err(Errno::SRCH), |init| pidfd_send_signal(&init, signal));
+        match sent {
+            // With --all callers make sure that no process is left, so there may be none.
+            Err(Errno::SRCH) if self.all => return Ok(()),
+            Err(Errno::SRCH) => anyhow::bail!("cannot kill container {}: container not running", self.id),
+            sent => sent.with_context(|| format!("send signal {signal} to container {}", self.id))?,
         }
+        if signal == SIGKILL {
+            thaw(&record);
+        }
+        Ok(())
     }
+}
+
+/// Lets killed processes of a paused container end: a v1 freezer keeps them. Only for a container that runs: others may
+/// have its cgroup later.
+pub fn thaw(record: &Record) {
+    // The kill has been sent: a cgroup that cannot be thawed shows in the wait for the end.
+    let _ = Cgroups::detect().and_then(|cgroups| cgroups.open(&record.cgroup)?.thaw());
 }
 
 /// Sends the signal to all processes in the cgroup, and returns their number.

@@ -9,9 +9,9 @@ use serde_json::Value;
 
 use super::id::OciId;
 use super::record::Record;
-use super::state;
 use super::state_folder::StateFolder;
 use super::status::{self, Status};
+use super::{print, state};
 use crate::table::Table;
 use crate::time;
 
@@ -39,7 +39,7 @@ impl List {
             found.extend(load(root, &id).map(|(record, status)| (id, record, status)));
         }
         if self.quiet {
-            found.iter().for_each(|(id, ..)| println!("{id}"));
+            found.iter().try_for_each(|(id, ..)| print::line(id))?;
             return Ok(());
         }
         match self.format {
@@ -47,7 +47,7 @@ impl List {
                 let rows = found
                     .iter()
                     .filter_map(|(_, record, status)| Some(state::of_runc(record.as_ref()?, *status)));
-                println!("{}", Value::Array(rows.collect()));
+                print::line(Value::Array(rows.collect()))?;
                 Ok(())
             }
             Format::Table => Ok(table(&found).write(&mut std::io::stdout().lock())?),

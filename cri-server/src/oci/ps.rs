@@ -6,6 +6,7 @@ use std::path::Path;
 use crisp_executor::cgroup::{CgroupError, Cgroups};
 
 use super::id::OciId;
+use super::print;
 use super::state_folder::StateFolder;
 use crate::table::Table;
 
@@ -34,7 +35,7 @@ impl Ps {
         };
         pids.sort_unstable();
         match self.format {
-            Format::Json => println!("{}", serde_json::json!(pids)),
+            Format::Json => print::line(serde_json::json!(pids))?,
             Format::Table => {
                 let mut table = Table::new(&["PID", "COMMAND"]);
                 pids.iter().for_each(|pid| table.row(vec![pid.to_string(), command(*pid)]));

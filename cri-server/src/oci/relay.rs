@@ -12,7 +12,7 @@ use crate::cli::terminal::{self, Input, RawMode};
 
 /// Bytes of one read.
 const READ: usize = 32 << 10;
-/// What is printed after the end of the process at most: others may have its terminal, and print on.
+/// Most bytes that are printed after the end of the process: others may have its terminal, and continue to print.
 const REST: usize = 1 << 20;
 
 /// Input is sent to the process, and its output is printed here.
@@ -21,8 +21,10 @@ pub struct Relay {
     input: Option<Input>,
     /// Read, and not taken by the process yet.
     typed: Vec<u8>,
-    output: Option<Output>,
-    _raw: Option<RawMode>,
+    output: Output,
+    /// Until no process has the terminal open any more. Output may still have to be printed then.
+    is_open: bool,
+    raw: Option<RawMode>,
 }
 
 impl Relay {
@@ -35,8 +37,8 @@ impl Relay {
         ioctl_fionbio(&master, true)?;
         #[allow(deprecated, reason = "it owns the descriptor")]
         let master = AsyncFd::with_interest(master, Interest::READABLE | Interest::WRITABLE)?;
-        let output = Some(Output::new());
-        Ok(Self { master, input: Some(Input::new()), typed: Vec::new(), output, _raw: raw })
+        let output = Output::new()?;
+        Ok(Self { master, input: Some(Input::new()), typed: Vec::new(), output, is_open: true, raw })
     }
 
     /// Gives the process's terminal the size of the caller's.
@@ -46,7 +48,7 @@ impl Relay {
 
     /// Relays the next piece. Without a relay it never returns.
     pub async fn step(relay: Option<&mut Self>) {
-        let Some(Self { master, input, typed, output, .. }) = relay else {
+        let Some(Self { master, input, typed, output, is_open, .. }) = relay else {
             return std::future::pending().await;
         };
         tokio::select! {
@@ -56,20 +58,18 @@ impl Relay {
                     typed.clear();
                 }
             }
-            open = print_next(master, output.as_ref()) => {
-                if !open {
-                    *output = None;
-                }
-            }
+            open = print_next(master, output), if *is_open => *is_open = open,
         }
     }
 
     /// Prints the rest of the output of a process that has ended.
     pub async fn finish(self) {
-        let Some(output) = self.output else { return };
+        let Self { master, output, is_open, raw, .. } = self;
+        // No more keys are passed on: ctrl-c is a signal again.
+        drop(raw);
         let mut count = 0;
-        while count < REST {
-            let Ok(bytes) = read(self.master.get_ref()) else { break };
+        while is_open && count < REST {
+            let Ok(bytes) = read(master.get_ref()) else { break };
             count += bytes.len();
             if output.pieces.send(bytes).await.is_err() {
                 break;
@@ -98,14 +98,17 @@ async fn type_next(master: &AsyncFd<OwnedFd>, input: Option<&mut Input>, typed: 
     true
 }
 
-/// Reads once the last piece has been printed. False when no process has the terminal open any more, or printing
-/// fails.
-async fn print_next(master: &AsyncFd<OwnedFd>, output: Option<&Output>) -> bool {
-    let Some(output) = output else { return std::future::pending().await };
-    let Ok(room) = output.pieces.reserve().await else { return false };
+/// Reads once the last piece has been printed. False when no process has the terminal open any more. When printing
+/// fails, the output is read and dropped: the process would block on its terminal otherwise.
+async fn print_next(master: &AsyncFd<OwnedFd>, output: &Output) -> bool {
+    let room = output.pieces.reserve().await.ok();
     let Ok(mut ready) = master.readable().await else { return false };
     match read(master.get_ref()) {
-        Ok(bytes) => room.send(bytes),
+        Ok(bytes) => {
+            if let Some(room) = room {
+                room.send(bytes);
+            }
+        }
         Err(Errno::AGAIN) => ready.clear_ready(),
         Err(Errno::INTR) => {}
         Err(_) => return false,
@@ -121,18 +124,18 @@ struct Output {
 }
 
 impl Output {
-    fn new() -> Self {
+    fn new() -> std::io::Result<Self> {
         let (pieces, mut printed) = mpsc::channel::<Vec<u8>>(1);
         let (ended, done) = oneshot::channel();
-        std::thread::spawn(move || {
+        std::thread::Builder::new().spawn(move || {
             while let Some(bytes) = printed.blocking_recv() {
                 if write_all(&stdout(), &bytes).is_err() {
                     break;
                 }
             }
             drop(ended);
-        });
-        Self { pieces, done }
+        })?;
+        Ok(Self { pieces, done })
     }
 }
 

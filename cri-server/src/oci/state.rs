@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::id::OciId;
+use super::print;
 use super::record::Record;
 use super::state_folder::StateFolder;
 use super::status::{self, Status};
@@ -21,7 +22,7 @@ impl State {
         let folder = StateFolder::open(root, &self.id)?;
         let record = folder.whole_record(&self.id)?;
         let status = status::now(&folder, Some(&record))?.status;
-        println!("{:#}", of_runc(&record, status));
+        print::line(format_args!("{:#}", of_runc(&record, status)))?;
         Ok(())
     }
 }

@@ -45,11 +45,18 @@ async fn a_bundle_has_what_helps_and_no_secret() -> Result<()> {
     lab.client.images.pull_image(pull).await.expect_err("the password does not fit");
     let mut sandbox = request::pod(&lab.machine, "shop");
     sandbox.annotations.insert("kubectl.kubernetes.io/last-applied-configuration".into(), SECRET.into());
+    sandbox.labels.insert("api_key".into(), SECRET.into());
     let pod = lab.client.run_pod(&sandbox).await?;
     let mut config = lab.shell(&format!("export PASSWORD={SECRET}; sleep 1000"));
     config.envs.push(KeyValue { key: "DB_PASSWORD".into(), value: SECRET.into() });
     config.annotations.insert("note".into(), SECRET.into());
     let id = lab.client.launch(&pod, &config, &sandbox).await?;
+
+    // Errors and journal have the name of the program that cannot be started.
+    let mut failing = lab.shell("");
+    failing.command = vec![format!("/none/password={SECRET}")];
+    let refused = lab.refused("failing", &failing).await?;
+    assert!(refused.message().contains(SECRET), "{refused}");
 
     let bundle = lab.machine.folder().join("bundle.tar.gz");
     let flags = lab.machine.flags();

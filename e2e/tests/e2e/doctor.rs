@@ -148,6 +148,110 @@ fn other(id: &str) -> String {
     id.chars().rev().collect()
 }
 
+/// One thing of each kind, made in the name of a pod that is gone, and a cgroup of an unknown id.
+struct Orphans {
+    stray_cgroup: PathBuf,
+    foreign_cgroup: PathBuf,
+    namespace: PathBuf,
+    veth: String,
+    table: String,
+    pod_folder: PathBuf,
+    container_folder: PathBuf,
+    monitor: Monitor,
+    _cleanup: Cleanup,
+}
+
+impl Orphans {
+    async fn make(machine: &Machine, gone: &str) -> Result<Self> {
+        let mut cleanup = Cleanup::default();
+        let (stray_cgroup, foreign_cgroup) = (cgroup(gone)?, cgroup(&other(gone))?);
+        for cgroup in [&stray_cgroup, &foreign_cgroup] {
+            cleanup.add(&["rmdir", &cgroup.display().to_string()]);
+        }
+        let namespace = network_namespace(&format!("crisp-{}", &gone[..12]), &mut cleanup)?;
+        let veth = format!("cr{}", &gone[..11]);
+        make_veth(&veth, &format!("cx{}", &gone[..11]), &mut cleanup).await?;
+        let table = format!("crisp-{}", machine.bridge());
+        run("nft", &["add", "element", "ip", &table, "ports", "{ tcp . 9999 : 192.0.2.7 . 80 }"])?;
+        let pod_folder = machine.state().join("pods").join(gone);
+        std::fs::create_dir(&pod_folder)?;
+        let container_folder = machine.root().join("containers").join(other(gone));
+        std::fs::create_dir_all(container_folder.join("upper/kept"))?;
+        let monitor = Monitor::start(gone)?;
+        Ok(Self {
+            stray_cgroup,
+            foreign_cgroup,
+            namespace,
+            veth,
+            table,
+            pod_folder,
+            container_folder,
+            monitor,
+            _cleanup: cleanup,
+        })
+    }
+
+    /// As [`orphans`] lists them, those that hold neither data nor processes last.
+    fn names(&self, gone: &str) -> ([String; 3], [String; 4]) {
+        let holding = [
+            format!("folder {}", self.pod_folder.display()),
+            format!("folder {}", self.container_folder.display()),
+            format!("process {} (monitor)", self.monitor.0.id()),
+        ];
+        let empty = [
+            format!("cgroup /crisp/{gone}"),
+            format!("interface {}", self.veth),
+            format!("network namespace {}", self.namespace.display()),
+            format!("packet rule tcp 9999 to 192.0.2.7 80 in table {}", self.table),
+        ];
+        (holding, empty)
+    }
+
+    /// What holds nothing is gone; data, processes and what may be another server's are still there.
+    fn assert_only_empty_ones_are_removed(&mut self) -> Result<()> {
+        assert!(!self.stray_cgroup.exists() && !self.namespace.exists() && !interface(&self.veth).exists());
+        let rules = Command::new("nft").args(["list", "table", "ip", &self.table]).output()?;
+        assert!(!String::from_utf8_lossy(&rules.stdout).contains("9999"));
+        assert!(self.container_folder.join("upper/kept").exists() && self.pod_folder.exists());
+        assert!(self.monitor.0.try_wait()?.is_none());
+        assert!(self.foreign_cgroup.exists());
+        Ok(())
+    }
+
+    /// Removes the rest.
+    fn remove_by_hand(self) -> Result<()> {
+        std::fs::remove_dir_all(&self.pod_folder)?;
+        std::fs::remove_dir_all(&self.container_folder)?;
+        std::fs::remove_dir(&self.foreign_cgroup)?;
+        Ok(())
+    }
+}
+
+fn network_namespace(name: &str, cleanup: &mut Cleanup) -> Result<PathBuf> {
+    let path = Path::new("/run/netns").join(name);
+    std::fs::create_dir_all("/run/netns")?;
+    std::fs::write(&path, "")?;
+    cleanup.add(&["rm", "-f", &path.display().to_string()]);
+    cleanup.add(&["umount", &path.display().to_string()]);
+    run("unshare", &[&format!("--net={}", path.display()), "true"])?;
+    Ok(path)
+}
+
+fn interface(name: &str) -> PathBuf {
+    Path::new("/sys/class/net").join(name)
+}
+
+/// Makes a pair of interfaces. The pod's own one of that name is deleted a moment after its removal.
+async fn make_veth(name: &str, peer: &str, cleanup: &mut Cleanup) -> Result<()> {
+    let begun = std::time::Instant::now();
+    while interface(name).exists() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{name} stays");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    cleanup.add(&["ip", "link", "del", name]);
+    run("ip", &["link", "add", name, "type", "veth", "peer", "name", peer])
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_kind_of_orphan_is_named_and_what_holds_nothing_is_removed() -> Result<()> {
     needs!("docker-registry", "busybox", "nft", "ip", "unshare");
@@ -156,78 +260,30 @@ async fn each_kind_of_orphan_is_named_and_what_holds_nothing_is_removed() -> Res
     let container = lab.client.launch(&pod, &lab.shell("sleep 1000"), &sandbox).await?;
     let (_, gone) = lab.pod("gone").await?;
     lab.client.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: gone.clone() }).await?;
-
-    let mut cleanup = Cleanup::default();
-    let stray = cgroup(&gone)?;
-    let foreign = cgroup(&other(&gone))?;
-    for cgroup in [&stray, &foreign] {
-        cleanup.add(&["rmdir", &cgroup.display().to_string()]);
-    }
-    let namespace = format!("crisp-{}", &gone[..12]);
-    let path = Path::new("/run/netns").join(&namespace);
-    std::fs::create_dir_all("/run/netns")?;
-    std::fs::write(&path, "")?;
-    cleanup.add(&["rm", "-f", &path.display().to_string()]);
-    cleanup.add(&["umount", &path.display().to_string()]);
-    run("unshare", &[&format!("--net={}", path.display()), "true"])?;
-    let veth = format!("cr{}", &gone[..11]);
-    let peer = format!("cx{}", &gone[..11]);
-    // The pod's own is deleted a moment after its removal.
-    let device = Path::new("/sys/class/net").join(&veth);
-    let begun = std::time::Instant::now();
-    while device.exists() {
-        assert!(begun.elapsed() < Duration::from_secs(20), "{veth} stays");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    cleanup.add(&["ip", "link", "del", &veth]);
-    run("ip", &["link", "add", &veth, "type", "veth", "peer", "name", &peer])?;
-    let table = format!("crisp-{}", lab.machine.bridge());
-    let element = "{ tcp . 9999 : 192.0.2.7 . 80 }";
-    run("nft", &["add", "element", "ip", &table, "ports", element])?;
-    let folder = lab.machine.state().join("pods").join(&gone);
-    std::fs::create_dir(&folder)?;
-    let volume = lab.machine.root().join("containers").join(other(&gone));
-    std::fs::create_dir_all(volume.join("upper/kept"))?;
-    let mut monitor = Monitor::start(&gone)?;
+    let mut made = Orphans::make(&lab.machine, &gone).await?;
+    let (holding, empty) = made.names(&gone);
 
     let (found, is_good) = report(&lab.machine)?;
     assert!(!is_good);
-    let mut expected = vec![
-        format!("cgroup /crisp/{gone}"),
-        format!("folder {}", folder.display()),
-        format!("folder {}", volume.display()),
-        format!("interface {veth}"),
-        format!("network namespace /run/netns/{namespace}"),
-        format!("packet rule tcp 9999 to 192.0.2.7 80 in table {table}"),
-        format!("process {} (monitor)", monitor.0.id()),
-    ];
-    let mut named = orphans(&found);
-    expected.sort();
-    named.sort();
-    assert_eq!(named, expected);
+    let expected: BTreeSet<String> = holding.iter().chain(&empty).cloned().collect();
+    assert_eq!(orphans(&found).into_iter().collect::<BTreeSet<_>>(), expected);
     let (text, _) = doctor(&lab.machine, &["-q"])?;
-    assert!(text.contains(&format!("orphan: interface {veth}: its pod or container is gone")), "{text}");
+    assert!(text.contains(&format!("orphan: {}: its pod or container is gone", empty[1])), "{text}");
     assert!(text.contains("7 without an owner"), "{text}");
 
     let (text, is_good) = doctor(&lab.machine, &["-q", "--fix"])?;
     assert!(!is_good && text.contains("7 without an owner (4 removed)"), "{text}");
-    for name in &expected {
-        let holds = name.starts_with("folder") || name.starts_with("process");
-        let begin = if holds { format!("orphan: {name}: ") } else { format!("removed: {name} (") };
-        assert!(text.contains(&begin), "{name}: {text}");
+    for name in &holding {
+        assert!(text.contains(&format!("orphan: {name}: ")), "{name}: {text}");
+    }
+    for name in &empty {
+        assert!(text.contains(&format!("removed: {name} (")), "{name}: {text}");
     }
     assert!(text.contains("remove it by hand"), "{text}");
-    assert!(!stray.exists() && !path.exists() && !device.exists());
-    // Data and processes are for people.
-    assert!(volume.join("upper/kept").exists() && monitor.0.try_wait()?.is_none());
-    drop(monitor);
-    std::fs::remove_dir_all(&folder)?;
-    std::fs::remove_dir_all(&volume)?;
-    let rules = Command::new("nft").args(["list", "table", "ip", &table]).output()?;
-    assert!(!String::from_utf8_lossy(&rules.stdout).contains("9999"));
-    // What may be another server's is left, and the pod that lives has all that it had.
-    assert!(foreign.exists());
-    std::fs::remove_dir(&foreign)?;
+    made.assert_only_empty_ones_are_removed()?;
+    made.remove_by_hand()?;
+
+    // The pod that lives has all that it had.
     let (after, is_good) = report(&lab.machine)?;
     assert!(is_good && orphans(&after).is_empty(), "{after:#}");
     assert_eq!(kinds_of(&after, &pod), kinds_of(&found, &pod));

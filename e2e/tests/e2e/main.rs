@@ -33,6 +33,7 @@ mod oci_callers;
 mod oci_containerd;
 mod oci_hooks;
 mod oci_refusals;
+mod old_monitor;
 mod package;
 mod pods;
 mod process;

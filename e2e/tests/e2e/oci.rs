@@ -268,7 +268,7 @@ fn run_keeps_the_exit_code_when_another_command_deletes_the_container() -> Resul
 fn run_reaps_the_orphans_of_a_container() -> Result<()> {
     needs!("busybox");
     let bundle = Bundle::new(&[])?;
-    let script = "for i in 0 1 2 3 4 5 6 7; do (true & true); done; echo ready; exec sleep 1000";
+    let script = "for i in 0 1 2 3 4 5 6 7; do (true & true); done; sleep 1; echo ready; exec sleep 1000";
     bundle.change(&spec(&["sh", "-c", script]), |spec| {
         spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != "pid");
     })?;

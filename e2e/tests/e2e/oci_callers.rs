@@ -3,7 +3,7 @@
 
 use std::io::Read as _;
 use std::os::unix::net::UnixListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crisp_e2e::bundle::{Bundle, spec};
 use crisp_e2e::{Result, needs};
@@ -92,6 +92,26 @@ fn a_terminal_in_the_foreground_is_relayed() -> Result<()> {
     terminal.type_text("crisp\r")?;
     terminal.until("hello crisp")?;
     assert_eq!(terminal.end()?, Some(9));
+    Ok(())
+}
+
+/// Also where the last of it has to wait for the reader: it is printed after the end of the process then.
+#[test]
+fn the_end_of_a_terminals_output_is_printed_to_a_slow_reader() -> Result<()> {
+    needs!("busybox");
+    let bundle = Bundle::new(&[])?;
+    // Around the 64 KiB that a pipe has room for.
+    for size in (48_000..72_000).step_by(1000) {
+        let line = format!("head -c {size} /dev/zero | tr '\\0' x; printf END");
+        bundle.change(&spec(&["sh", "-c", &line]), |spec| spec["process"]["terminal"] = json!(true))?;
+        let (mut read, write) = std::io::pipe()?;
+        let mut run = bundle.command(&["run", "@long"]).stdin(Stdio::null()).stdout(write).spawn()?;
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let mut text = String::new();
+        read.read_to_string(&mut text)?;
+        assert!(run.wait()?.success());
+        assert!(text.len() == size + 3 && text.ends_with("xEND"), "{} of {size} bytes", text.len());
+    }
     Ok(())
 }
 

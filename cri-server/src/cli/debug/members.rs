@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::redact::redact;
+use super::redact::{redact, redact_text};
 use super::server_log;
 use crate::cli::client::refused;
 use crate::cli::doctor::Report;
@@ -40,8 +40,8 @@ pub struct Member {
 }
 
 impl Member {
-    fn text(name: &str, text: String) -> Self {
-        Self { name: name.to_owned(), text }
+    fn text(name: &str, text: &str) -> Self {
+        Self { name: name.to_owned(), text: redact_text(text).into_owned() }
     }
 
     /// A member that cannot be collected contains the error.
@@ -49,9 +49,9 @@ impl Member {
         match document {
             Ok(mut value) => {
                 redact(&mut value);
-                Self::text(&format!("{name}.json"), format!("{value:#}\n"))
+                Self { name: format!("{name}.json"), text: format!("{value:#}\n") }
             }
-            Err(error) => Self::text(&format!("{name}.error.txt"), format!("{error:#}\n")),
+            Err(error) => Self::text(&format!("{name}.error.txt"), &format!("{error:#}\n")),
         }
     }
 }
@@ -60,9 +60,9 @@ impl Member {
 pub async fn collect(settings: &Settings) -> Vec<Member> {
     let version = format!("crisp {}\n", env!("CARGO_PKG_VERSION"));
     let mut members = vec![
-        Member::text("version.txt", version),
-        Member::text("config.toml", print(settings)),
-        Member::text("kernel.txt", kernel()),
+        Member::text("version.txt", &version),
+        Member::text("config.toml", &print(settings)),
+        Member::text("kernel.txt", &kernel()),
     ];
     let report = tokio::time::timeout(PATIENCE, doctor(settings)).await;
     let report = report.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time")));
@@ -73,12 +73,12 @@ pub async fn collect(settings: &Settings) -> Vec<Member> {
     };
     match client {
         Ok(client) => members.extend(of_server(client).await),
-        Err(error) => members.push(Member::text("server.error.txt", format!("{error:#}\n"))),
+        Err(error) => members.push(Member::text("server.error.txt", &format!("{error:#}\n"))),
     }
     if let Some(address) = settings.metrics_listen.value {
-        members.extend(metrics(address).await.map(|page| Member::text("metrics.txt", page)));
+        members.extend(metrics(address).await.map(|page| Member::text("metrics.txt", &page)));
     }
-    members.extend(server_log::end_of_log().map(|log| Member::text("server.log", log)));
+    members.extend(server_log::end_of_log().map(|log| Member::text("server.log", &log)));
     members
 }
 

@@ -7,7 +7,7 @@
 //!
 //! Sources that may hold a secret are not read at all: specs (environment, arguments), logins, hosts.toml
 //! files, CNI configurations. [`redact`] removes annotations, and each value whose name is that of a secret,
-//! from the rest.
+//! from the rest; and from texts what has the form of a secret.
 
 mod archive;
 mod members;
@@ -40,8 +40,9 @@ enum DebugCommand {
 /// It has the version, the settings, `crisp info`, the report of `crisp doctor`, pods, containers, images,
 /// operations under way, the journal of events, the metrics page, the end of the server's log where journald
 /// keeps it, and information about the kernel. It does not have environment or arguments of containers,
-/// annotations, logins, hosts.toml files or CNI configurations. It does have names and addresses, and the
-/// last output of programs that failed. It also works without a server, with less in it.
+/// annotations, logins, hosts.toml files or CNI configurations. It does have names, labels, addresses and
+/// paths, and the last output of programs that failed, without what has the form of a secret: passwords in
+/// URLs, HTTP credentials, values of variables such as DB_PASSWORD, private keys. It also works without a server, with less in it.
 #[derive(Debug, clap::Args)]
 struct Bundle {
     /// File to write; it must not exist [default: crisp-debug-TIME.tar.gz]

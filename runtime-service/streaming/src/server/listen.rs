@@ -143,6 +143,9 @@ impl Listener {
             if matches!(offer, Offer::PortForward { .. }) != (kind == Kind::PortForward) {
                 return Err(gone());
             }
+            if let Offer::PortForward { ports, .. } = offer {
+                agreed.check_ports(ports)?;
+            }
             let slot = self.sessions.take(owner).map_err(too_many)?;
             // A connection that was evicted at this moment leaves its token for the next try.
             if connection.leave() { Ok((slot, owner.clone())) } else { Err(gone()) }

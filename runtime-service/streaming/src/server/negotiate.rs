@@ -168,7 +168,23 @@ fn bad(text: &str) -> Refusal {
     (StatusCode::BAD_REQUEST, text.to_owned())
 }
 
+/// Over a WebSocket each port has two of the 255 channels that a byte can number; one more closes others.
+pub(super) const MAX_FIXED_PORTS: usize = 127;
+
 impl Negotiated {
+    /// # Errors
+    /// The session could not have all the named ports.
+    pub(super) fn check_ports(&self, ports: &[u16]) -> Result<(), Refusal> {
+        let is_fixed = matches!(self.framing, Framing::WebSocket { .. });
+        if is_fixed && ports.len() > MAX_FIXED_PORTS {
+            let count = ports.len();
+            return Err(bad(&format!(
+                "a WebSocket carries {MAX_FIXED_PORTS} ports at most, and {count} were named"
+            )));
+        }
+        Ok(())
+    }
+
     /// The answer, and what is spoken after it.
     pub(super) fn accept(self) -> (Response<()>, Framing) {
         let mut response = Response::new(());

@@ -10,7 +10,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 
 use super::SessionLimits;
-use super::negotiate::Framing;
+use super::negotiate::{Framing, MAX_FIXED_PORTS};
 use super::tokens::{Offer, Serve};
 use crate::carrier::Carrier;
 use crate::port_forward::{MAX_WAITING, Pairs, PortForwardSession, PortStream, Source};
@@ -236,8 +236,9 @@ async fn forward(ports: &[u16], framing: Framing, mut link: Link) -> (Carrier, S
 }
 
 async fn forward_fixed(ports: &[u16], base64: bool, mut link: Link) -> (Carrier, Source) {
-    // The number of a channel is a byte: two of them for each port, without the one that closes.
-    let ports: Vec<(u8, u16)> = (0..127).map(|n| n * 2).zip(ports.iter().copied()).collect();
+    // The request was refused if there are more.
+    let ports: Vec<(u8, u16)> =
+        (0..).take(MAX_FIXED_PORTS).map(|n| n * 2).zip(ports.iter().copied()).collect();
     let read_from = ports.iter().map(|(channel, _)| *channel).collect();
     let slots = link.rules.slots.take();
     if ports.len() == 1 {

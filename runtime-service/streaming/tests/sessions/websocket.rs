@@ -123,6 +123,18 @@ async fn fixed_ports_have_two_channels_each_that_begin_with_their_number() {
 }
 
 #[tokio::test]
+async fn more_ports_than_a_websocket_has_channels_for_are_refused() {
+    let server = server().await;
+    let serve = |session: PortForwardSession| session.finish();
+    let url = server.port_forward("pod", (1..=128).collect(), serve).unwrap();
+    assert!(try_connect(&url, "v4.channel.k8s.io").await.is_none());
+    // SPDY opens streams by need, also within a WebSocket.
+    assert!(try_connect(&url, "SPDY/3.1+portforward.k8s.io").await.is_some());
+    let url = server.port_forward("pod", (1..=127).collect(), serve).unwrap();
+    assert!(try_connect(&url, "v4.channel.k8s.io").await.is_some());
+}
+
+#[tokio::test]
 async fn a_port_that_takes_nothing_does_not_hold_up_the_others() {
     let config = StreamConfig { stalled: Duration::from_millis(50), ..StreamConfig::default() };
     let server = StreamServer::open(&config).await.unwrap();
