@@ -12,10 +12,11 @@ fn last_error() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// Makes the allocator return freed memory: a monitor is idle for nearly all of its life.
+/// Makes the allocator return freed memory: a monitor is idle for nearly all of its life. Not after each
+/// request, which would then enter the kernel two or three times to grow the heap again: [`rest`] returns all.
 pub(crate) fn small_heap() {
     for (setting, value) in
-        [(libc::M_MMAP_THRESHOLD, 32 << 10), (libc::M_TRIM_THRESHOLD, 16 << 10), (libc::M_TOP_PAD, 0)]
+        [(libc::M_MMAP_THRESHOLD, 32 << 10), (libc::M_TRIM_THRESHOLD, 128 << 10), (libc::M_TOP_PAD, 32 << 10)]
     {
         // SAFETY: mallopt only stores a number, and no other thread exists.
         unsafe { libc::mallopt(setting, value) };
