@@ -5,7 +5,7 @@
 //!       container.json      ContainerMetadata; written once
 //!       status.json         Status; replaced whole
 //!       bundle/config.json  the OCI spec, for people and tools: nothing here reads it
-//!       upper/ work/        the overlay's writable side
+//!       upper/ work/        the overlay's writable side; work/ and bundle/ are made for the start
 //!       copy-work/          the second one's, while files of a container that does not run are copied
 //!       volumes/<n>/        one per VOLUME of the image
 //!   <root>/containers/<id>.bad      records cannot be read: kept for people to look at

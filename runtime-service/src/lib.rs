@@ -38,6 +38,7 @@ mod health;
 mod inventory;
 pub mod journal;
 pub mod layout;
+mod log_once;
 mod metrics;
 mod notes;
 mod ops;

@@ -23,6 +23,8 @@ use crate::events::Events;
 use crate::health::Health;
 use crate::journal::Journal;
 use crate::layout::Layout;
+use crate::log_once::LogOnce;
+use crate::ops::container_plan::FIXED_VOLUMES;
 use crate::set_aside::SetAside;
 use crate::spec::host::Host;
 use crate::spec::user::Users;
@@ -51,6 +53,8 @@ pub struct ServiceState {
     pub(crate) stats: StatsState,
     pub(crate) health: Health,
     pub(crate) set_aside: SetAside,
+    /// What monitors noted about this host.
+    pub(crate) host_notes: LogOnce,
     /// Start, stop, update and remove of one container exclude each other.
     pub(crate) locks: KeyedLocks<ContainerId>,
     pub(crate) creates: SingleFlight<Name, ContainerId, RuntimeError, Arc<ContainerConfig>>,
@@ -101,6 +105,7 @@ impl ServiceState {
             stats: StatsState::default(),
             health: Health::default(),
             set_aside: SetAside::default(),
+            host_notes: LogOnce::default(),
             locks: KeyedLocks::default(),
             creates: SingleFlight::default(),
             starts: SingleFlight::default(),
@@ -138,8 +143,9 @@ impl ServiceState {
     }
 }
 
-/// Descriptors of a prepared container, on a host with cgroup v1.
-const PREPARED_DESCRIPTORS: u64 = 15;
+/// Descriptors of a prepared container: its root, its cgroup on a host with cgroup v1, the pod's three files,
+/// its log and the image's volumes.
+const PREPARED_DESCRIPTORS: u64 = 1 + 14 + 3 + 1 + FIXED_VOLUMES as u64;
 /// Each is a mount and a cgroup that may never be used.
 const PREPARED_MAX: usize = 250;
 

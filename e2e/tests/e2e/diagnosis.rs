@@ -111,7 +111,7 @@ async fn until_stuck(lab: &Lab, format: &str, is_so: impl Fn(&str) -> bool) -> R
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operation_that_hangs_is_listed_with_its_stage_and_what_waits_for_it() -> Result<()> {
     needs!("docker-registry", "busybox");
-    let faults = Some("start_container/compile=hang".to_owned());
+    let faults = Some("start_container/monitor=hang".to_owned());
     let mut lab = Lab::start_with(Setup { faults, ..Setup::default() }).await?;
     let (sandbox, pod) = lab.pod("stuck").await?;
     let id = lab.client.create(&pod, &lab.shell("sleep 100"), &sandbox).await?;
@@ -119,13 +119,13 @@ async fn an_operation_that_hangs_is_listed_with_its_stage_and_what_waits_for_it(
     let (mut client, started) = (lab.client.clone(), id.clone());
     let start = tokio::spawn(async move { client.start(&started).await });
     let format = "{{.Operation}} {{.Kind}} {{.Name}} {{.Pod}} {{.Stage}}";
-    let line = "start_container container main stuck compile\n";
+    let line = "start_container container main stuck monitor\n";
     until_stuck(&lab, format, |text| text.contains(line)).await?;
     let json: Value = serde_json::from_str(&output(&lab, &["ps", "--stuck=100ms", "-o", "json"])?)?;
     let operations = json["operations"].as_array().ok_or("no list")?;
     let is_start = |operation: &&Value| operation["operation"] == "start_container";
     let operation = operations.iter().find(is_start).ok_or("no start")?;
-    assert_eq!((operation["id"].as_str(), operation["stage"].as_str()), (Some(id.as_str()), Some("compile")));
+    assert_eq!((operation["id"].as_str(), operation["stage"].as_str()), (Some(id.as_str()), Some("monitor")));
     assert!(operation["leftNanoseconds"].as_u64() > Some(1_000_000_000), "{operation}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let now = output(&lab, &["why", "stuck"])?;

@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use crisp_executor::cgroup::{CgroupPath, JoinFds};
+use crisp_executor::compile::Compiled;
 use crisp_executor::ids::{ContainerId, PodId};
 use crisp_executor::plan::{self, PidNamespace};
 use crisp_image_service::store::Hold;
@@ -25,7 +26,7 @@ use oci_spec::runtime::LinuxResources;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use self::config::ContainerConfig;
+use self::config::{ContainerConfig, Resources};
 use self::signal::Signal;
 use self::state::{Refusal, State};
 use self::status::Status;
@@ -214,11 +215,29 @@ impl Container {
 /// Parts of a start that were made before the start was requested.
 #[derive(Debug)]
 pub struct Prepared {
-    /// The root file system, as a detached mount.
-    pub root: OwnedFd,
-    pub cgroup: JoinFds,
-    /// The limits of the cgroup, and the devices that it allows.
-    pub resources: Option<LinuxResources>,
+    pub parts: PreparedParts,
     /// One of the permits for prepared containers.
     pub permit: OwnedSemaphorePermit,
+}
+
+#[derive(Debug)]
+pub enum PreparedParts {
+    /// For a container whose plan depends on the time of its start.
+    RootAndCgroup {
+        /// The root file system, as a detached mount.
+        root: OwnedFd,
+        cgroup: JoinFds,
+        /// The limits of the cgroup, and the devices that it allows.
+        resources: Option<LinuxResources>,
+    },
+    Plan(Box<PreparedPlan>),
+}
+
+/// Everything that a start sends to the monitor.
+#[derive(Debug)]
+pub struct PreparedPlan {
+    pub compiled: Compiled,
+    pub log: Option<OwnedFd>,
+    /// The limits of the cgroup and of the process.
+    pub resources: Resources,
 }

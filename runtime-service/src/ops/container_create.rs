@@ -185,7 +185,7 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     let draft_folder = service.layout.discarded_container(&draft.id);
     let folder = service.layout.container(&draft.id);
     undo_folders(&draft_folder, &folder, steps);
-    steps.step("folders", || make_folders(&draft_folder, draft.pod.config.user.as_ref()))?;
+    steps.step("folders", || make_folder(&draft_folder, draft.pod.config.user.as_ref()))?;
     let (mounted_images, mounted) =
         steps.step("image volumes", || mounted_image::lease(service, &draft.config))?;
     let cdi = cdi_edits(service, &draft.config, steps)?;
@@ -201,7 +201,7 @@ fn build(service: &ServiceState, draft: Draft, steps: &Steps) -> Result<Containe
     let status = Status::created(metadata.config.resources.clone());
     steps.step("spec", || {
         let spec = container_spec::build(service, &metadata, &status.resources, &pod)?;
-        container_spec::write_draft(&draft_folder, &spec)
+        container_spec::write_if_kept(&draft_folder, &metadata, &spec)
     })?;
     steps.step("records", || {
         record::write_draft(&draft_folder.record(), &metadata)?;
@@ -229,13 +229,10 @@ fn undo_folders(draft: &Folder, folder: &Folder, steps: &Steps) {
     }
 }
 
-fn make_folders(folder: &Folder, user: Option<&IdMappings>) -> Result<(), Cause> {
-    let private = |path: PathBuf| {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(Cause::file(&path))
-    };
-    private(folder.path().to_owned())?;
-    private(folder.bundle())?;
-    private(folder.work())?;
+/// What only a start needs is made when that is prepared.
+fn make_folder(folder: &Folder, user: Option<&IdMappings>) -> Result<(), Cause> {
+    let path = folder.path();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Cause::file(path))?;
     // The overlay's root takes the mode of this folder: programs of any user must be able to enter it.
     let upper = folder.upper();
     fs::create_dir(&upper).map_err(Cause::file(&upper))?;

@@ -17,10 +17,11 @@ use std::time::Duration;
 
 use crisp_operation::{KeyedGuard, record};
 
-use super::container_prepare;
 use super::container_stop::stop;
+use super::{container_prepare, log_reopen};
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
+use crate::container::state::State;
 use crate::error::RuntimeError;
 use crate::events::Kind;
 use crate::service_state::ServiceState;
@@ -81,11 +82,7 @@ async fn stop_and_lock(
             never = end_copies(container) => match never {},
         };
         // Only in memory, so that a full disk does not prevent the removal.
-        if container
-            .status_cell
-            .show(|status| status.with_state(crate::container::state::State::removing))
-            .is_ok()
-        {
+        if container.status_cell.show(|status| status.with_state(State::removing)).is_ok() {
             return Ok(lock);
         }
         // A start was faster than the lock.
@@ -109,11 +106,21 @@ async fn delete(
         let (service, container) = (service.clone(), container.clone());
         move |steps: &Steps| {
             steps.step("cgroup", || container_prepare::discard(&service, &container))?;
+            remove_unused_log(&container);
             steps.step("folder", || discard_folder(&service, &container))
         }
     };
     operation.blocking(FILES, work).await?;
     forget(operation, service, container).await
+}
+
+/// The logs of containers that were started are their clients' to remove.
+fn remove_unused_log(container: &Container) {
+    if let (State::Removing { exit: None }, Some(path)) =
+        (&container.status().state, &container.metadata.log_path)
+    {
+        log_reopen::remove_empty(path);
+    }
 }
 
 /// Lets the monitor drop the exit record. A monitor that does not answer drops all of them with its pod.

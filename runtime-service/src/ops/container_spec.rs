@@ -2,6 +2,8 @@
 //! people and tools as `config.json`.
 
 use std::collections::HashMap;
+use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use crisp_executor::ids::ContainerId;
@@ -51,25 +53,27 @@ pub(crate) fn build_process(
     with_inputs(service, &container.metadata, resources, pod, pid, |inputs| Ok(spec::build_process(inputs)?))
 }
 
-/// Writes the spec to the container's bundle.
+/// Writes the spec to the container's bundle, and makes that if it is missing.
 ///
 /// # Errors
-/// The file cannot be written.
+/// The folder cannot be made, or the file cannot be written.
 pub(crate) fn write(folder: &Folder, spec: &Spec) -> Result<(), Cause> {
-    let (path, bytes) = encode(folder, spec)?;
+    let (bundle, path) = (folder.bundle(), folder.spec());
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&bundle).map_err(Cause::file(bundle))?;
+    let bytes = serde_json::to_vec(spec).map_err(|error| Cause::file(&path)(error.into()))?;
     record::write_file(&path, &bytes, 0o600, Durability::Process).map_err(Cause::file(path))
 }
 
-/// The same for a container that is being created.
-pub(crate) fn write_draft(folder: &Folder, spec: &Spec) -> Result<(), Cause> {
-    let (path, bytes) = encode(folder, spec)?;
-    record::write_draft_file(&path, &bytes, 0o600).map_err(Cause::file(path))
-}
-
-fn encode(folder: &Folder, spec: &Spec) -> Result<(PathBuf, Vec<u8>), Cause> {
-    let path = folder.spec();
-    let bytes = serde_json::to_vec(spec).map_err(|error| Cause::file(&path)(error.into()))?;
-    Ok((path, bytes))
+/// Writes the spec of a container that is being created, if its filter is from a file: that may be changed or
+/// removed later, see [`kept_seccomp`]. The others are written when the start is prepared.
+///
+/// # Errors
+/// As [`write`].
+pub(crate) fn write_if_kept(folder: &Folder, metadata: &ContainerMetadata, spec: &Spec) -> Result<(), Cause> {
+    match metadata.config.security.seccomp {
+        SeccompRequest::Localhost(_) => write(folder, spec),
+        SeccompRequest::RuntimeDefault | SeccompRequest::Unconfined => Ok(()),
+    }
 }
 
 /// The mount points of a running container.
@@ -120,7 +124,7 @@ fn kept_seccomp(service: &ServiceState, metadata: &ContainerMetadata) -> Option<
         return None;
     }
     let path = service.layout.container(&metadata.id).spec();
-    let spec: Spec = match std::fs::read(&path) {
+    let spec: Spec = match fs::read(&path) {
         Ok(bytes) => serde_json::from_slice(&bytes)
             .inspect_err(|error| tracing::warn!(path = %path.display(), %error, "the container's filter is not kept there"))
             .ok()?,

@@ -2,26 +2,27 @@
 //!
 //! ```text
 //!   spec ─> root and cgroup (prepared by now) ─> log ─> compile (spec to plan) ─> monitor ─> running
-//!                   └ undo: kill all in it, remove it                               └ undo: kill
+//!                   └ undo: kill all in it, remove it                        │      └ undo: kill
+//!   or all of these are prepared by now ─> is the log still there? ──────────┘
 //! ```
 //!
 //! A stop cancels a start under way, see [`container_stop`](super::container_stop).
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::compile::{self, Compiled, Inputs};
+use crisp_executor::compile::Compiled;
 use crisp_operation::{Cancel, Interrupted, clock};
+use crisp_sandbox::Pod;
 use crisp_sandbox::link::{LinkError, MonitorLink, StartRequest, Started};
-use crisp_sandbox::{NamespaceMode, Pod};
 
-use super::{container_cgroup, container_prepare, container_spec, log_reopen, mounted_image, pid_namespace};
+use super::{container_cgroup, container_plan, container_prepare, container_spec, log_reopen};
 use crate::cause::{Cause, Failure, Operation, StageFailure, Steps};
-use crate::container::Container;
 use crate::container::exit::Exit;
 use crate::container::signal::Signal;
 use crate::container::state::State;
+use crate::container::{Container, PreparedPlan};
 use crate::error::RuntimeError;
 use crate::events::Kind;
 use crate::exits;
@@ -30,8 +31,6 @@ use crate::service_state::{ServiceState, subject};
 const OPERATION: &str = "start_container";
 /// Time limit for another operation on the container.
 const LOCK: Duration = Duration::from_secs(30);
-/// Time limit for opening all volumes; a dead one is abandoned then.
-const SOURCES: Duration = Duration::from_secs(20);
 const PREPARE: Duration = Duration::from_secs(60);
 const MONITOR: Duration = Duration::from_secs(60);
 /// Time limit for the monitor to kill the process of a failed start. The cgroup is killed after that anyway.
@@ -90,7 +89,11 @@ fn pod_gone(container: &Container) -> RuntimeError {
 fn note_running(service: &ServiceState, container: &Container, started: Started) {
     let id = container.id();
     for note in started.notes {
-        tracing::info!(container = %id, %note, "this host could not do all that was requested");
+        if service.host_notes.is_new(&note.to_string()) {
+            tracing::info!(container = %id, %note, "this host could not do all that was requested");
+        } else {
+            tracing::debug!(container = %id, %note, "this host could not do all that was requested");
+        }
     }
     let mut emitter = service.emitter();
     match container.observe(|state| state.running(started.pid, started.started_at_ns)) {
@@ -131,17 +134,20 @@ async fn bring_up(
     pod: &Arc<Pod>,
     link: &MonitorLink,
 ) -> Result<Started, StageFailure> {
-    let prepared = {
-        let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
-        operation.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, steps)).await?
+    let inputs = match container_prepare::take_plan(container) {
+        Some(plan) => with_log(operation, service, container, plan).await?,
+        None => {
+            let (service, container, pod) = (service.clone(), container.clone(), pod.clone());
+            operation.blocking(PREPARE, move |steps| prepare(&service, &container, &pod, steps)).await?
+        }
     };
     undo_monitor(operation, container, link);
     let start = |_| async {
         let request = StartRequest {
             container: container.id().clone(),
-            plan: prepared.compiled.plan,
-            fds: prepared.compiled.fds,
-            log: prepared.log,
+            plan: inputs.compiled.plan,
+            fds: inputs.compiled.fds,
+            log: inputs.log,
             stdin: container.metadata.config.stdin,
             stdin_once: container.metadata.config.stdin_once,
             size: None,
@@ -149,6 +155,25 @@ async fn bring_up(
         Ok(link.start(request).await?)
     };
     operation.stage("monitor", MONITOR, start).await
+}
+
+/// The prepared plan. Its log is opened again if it was moved or deleted meanwhile; otherwise nothing here
+/// blocks, and no other thread is needed: that would cost more than the rest.
+async fn with_log(
+    operation: &Operation,
+    service: &Arc<ServiceState>,
+    container: &Arc<Container>,
+    PreparedPlan { compiled, log, .. }: PreparedPlan,
+) -> Result<MonitorInputs, StageFailure> {
+    operation.undo("cgroup", container_prepare::discarding(service, container));
+    let log = match (log, container.metadata.log_path.clone()) {
+        (Some(log), Some(path)) if !log_reopen::is_still_at(&log, &path) => {
+            let open = move |steps: &Steps| steps.step("log", || log_reopen::open(&path).map(Some));
+            operation.blocking(PREPARE, open).await?
+        }
+        (log, _) => log,
+    };
+    Ok(MonitorInputs { compiled, log })
 }
 
 /// Kills the process that the monitor has started, or may still start, for a failed start. Without an answer
@@ -165,7 +190,8 @@ fn undo_monitor(operation: &Operation, container: &Container, link: &MonitorLink
     });
 }
 
-struct Prepared {
+/// The descriptors and the plan that the monitor gets.
+struct MonitorInputs {
     compiled: Compiled,
     log: Option<OwnedFd>,
 }
@@ -175,32 +201,14 @@ fn prepare(
     container: &Arc<Container>,
     pod: &Arc<Pod>,
     steps: &Steps,
-) -> Result<Prepared, StageFailure> {
+) -> Result<MonitorInputs, StageFailure> {
     let metadata = &container.metadata;
     let resources = &container.status().resources;
     container_prepare::undo(service, container, steps);
     let spec = steps.step("spec", || container_spec::build(service, metadata, resources, pod))?;
-    if metadata.created_at < service.opened_at {
-        // The existing one may be from another release: commands get the filter that it names.
-        steps.step("bundle", || container_spec::write(&container.folder, &spec))?;
-    }
-    let (root, cgroup) = container_prepare::take(service, container, pod, &spec, steps)?;
+    let parts = container_prepare::take(service, container, pod, &spec, steps)?;
     let log = steps.step("log", || metadata.log_path.as_deref().map(log_reopen::open).transpose())?;
-    let compiled = steps.step("compile", || {
-        let target = |target| pid_namespace::pidfd_of_target(service, &target);
-        let user = container_prepare::user_namespace(pod)?;
-        let inputs = Inputs {
-            root,
-            cgroups: service.cgroups.clone(),
-            cgroup,
-            pid: metadata.pid.clone().try_map(target)?,
-            user: user.as_deref(),
-            mounts: mounted_image::mount(container, user.as_deref().map(AsFd::as_fd))?,
-            pod_shm: pod.config.ipc == NamespaceMode::Pod,
-            standalone: false,
-            source_deadline: SOURCES,
-        };
-        Ok(compile::compile(&spec, inputs)?)
-    })?;
-    Ok(Prepared { compiled, log })
+    let compiled =
+        steps.step("compile", || container_plan::compile(service, container, pod, &spec, parts))?;
+    Ok(MonitorInputs { compiled, log })
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use crisp_operation::record;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
+use rustix::io::Errno;
 
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
@@ -39,6 +41,29 @@ pub fn open(path: &Path) -> Result<OwnedFd, Cause> {
         return Err(Cause::file(path)(std::io::Error::other("is not a regular file")));
     }
     Ok(file)
+}
+
+/// Whether `log` is the file at `path`, as far as the kernel knows without reading from a disk or asking a file
+/// server: false also where it would have to.
+pub(super) fn is_still_at(log: &OwnedFd, path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let now = openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED);
+    now.and_then(|now| Ok(identity(&now)? == identity(log)?)).unwrap_or(false)
+}
+
+fn identity(file: &OwnedFd) -> Result<(u32, u32, u64), Errno> {
+    let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    let stat = statx(file, c"", flags, StatxFlags::INO)?;
+    Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
+}
+
+/// Removes the log of a container that was prepared for a start and never started. Files that cannot be
+/// removed stay, as those that something was written to.
+pub(super) fn remove_empty(path: &Path) {
+    let is_empty = fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0);
+    if is_empty && let Err(error) = record::remove_file(path) {
+        tracing::warn!(%error, "the empty log of a container that was not started stays");
+    }
 }
 
 /// Redirects a running container's output to a new file at the same path, after a rotation.
@@ -93,13 +118,42 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_is_moved_or_deleted_or_replaced_is_not_at_its_path_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("0.log");
+        let log = open(&path).unwrap();
+        assert!(is_still_at(&log, &path));
+        fs::rename(&path, dir.path().join("0.log.old")).unwrap();
+        assert!(!is_still_at(&log, &path));
+        symlink("0.log.old", &path).unwrap();
+        assert!(!is_still_at(&log, &path), "a link to it");
+        fs::remove_file(&path).unwrap();
+        let new = open(&path).unwrap();
+        assert_eq!((is_still_at(&log, &path), is_still_at(&new, &path)), (false, true));
+    }
+
+    #[test]
+    fn only_an_empty_log_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (empty, written, link) =
+            (dir.path().join("0.log"), dir.path().join("1.log"), dir.path().join("2.log"));
+        open(&empty).unwrap();
+        fs::write(&written, "text").unwrap();
+        symlink("0.log", &link).unwrap();
+        [&written, &link, &empty, &dir.path().join("none")].into_iter().for_each(|path| remove_empty(path));
+        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["1.log", "2.log"]);
+    }
+
+    #[test]
     fn a_link_or_a_pipe_in_its_place_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("0.log");
         symlink("/etc/hostname", &path).unwrap();
         assert!(open(&path).unwrap_err().to_string().contains("0.log"));
         let pipe = dir.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
         assert!(open(&pipe).is_err());
     }
 }

@@ -34,9 +34,19 @@ pub fn parse(text: &str) -> Option<Capability> {
 /// The bounding set of this server, from the text of `/proc/self/status`. No container can have more.
 #[must_use]
 pub fn of_host(status: &str) -> Capabilities {
+    set(status, "CapBnd:")
+}
+
+/// The effective set of this server, from the same text.
+#[must_use]
+pub fn effective(status: &str) -> Capabilities {
+    set(status, "CapEff:")
+}
+
+fn set(status: &str, field: &str) -> Capabilities {
     let mask = status
         .lines()
-        .find_map(|line| line.strip_prefix("CapBnd:"))
+        .find_map(|line| line.strip_prefix(field))
         .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
         .unwrap_or(0);
     BY_NUMBER.iter().enumerate().filter(|(n, _)| mask >> n & 1 == 1).map(|(_, c)| *c).collect()

@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use crisp_executor::apparmor::AppArmor;
 use crisp_executor::cgroup::Mode;
-use oci_spec::runtime::Capabilities;
+use oci_spec::runtime::{Capabilities, Capability, PosixRlimit};
 
-use super::capabilities;
+use super::{capabilities, limits};
 
 /// The properties of this host that containers depend on.
 #[derive(Debug, Clone)]
 pub struct Host {
     /// No container can have more than these.
     pub capabilities: Capabilities,
+    /// The rlimits of every container.
+    pub rlimits: Vec<PosixRlimit>,
     pub apparmor: Arc<AppArmor>,
     pub cgroups: Mode,
     pub hostname: String,
@@ -24,8 +26,11 @@ impl Host {
     #[must_use]
     pub fn detect(cgroups: Mode) -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let status = read("/proc/self/status");
+        let may_raise = capabilities::effective(&status).contains(&Capability::SysResource);
         Self {
-            capabilities: capabilities::of_host(&read("/proc/self/status")),
+            capabilities: capabilities::of_host(&status),
+            rlimits: limits::rlimits(if may_raise { limits::any } else { limits::own_hard_limit }),
             apparmor: Arc::new(AppArmor::of_host()),
             cgroups,
             hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),

@@ -5,33 +5,57 @@ use oci_spec::runtime::{
     PosixRlimitBuilder, PosixRlimitType,
 };
 
+use rustix::process::{Resource, getrlimit};
+
 use crate::container::config::Resources;
 
 const UNLIMITED: u64 = u64::MAX;
 
 /// Soft and hard limits. They are the same for every container on every host, independent of the limits of
-/// the server. The executor lowers those that it may not raise.
-const RLIMITS: [(PosixRlimitType, u64, u64); 8] = [
-    (PosixRlimitType::RlimitAs, UNLIMITED, UNLIMITED),
-    (PosixRlimitType::RlimitCore, UNLIMITED, UNLIMITED),
-    (PosixRlimitType::RlimitCpu, UNLIMITED, UNLIMITED),
-    (PosixRlimitType::RlimitData, UNLIMITED, UNLIMITED),
-    (PosixRlimitType::RlimitFsize, UNLIMITED, UNLIMITED),
+/// the server, as far as that may raise them.
+const RLIMITS: [(PosixRlimitType, Resource, u64, u64); 8] = [
+    (PosixRlimitType::RlimitAs, Resource::As, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitCore, Resource::Core, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitCpu, Resource::Cpu, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitData, Resource::Data, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitFsize, Resource::Fsize, UNLIMITED, UNLIMITED),
     // Enough for servers. With a million, programs that close every possible descriptor take seconds.
-    (PosixRlimitType::RlimitNofile, 65_536, 1_048_576),
-    (PosixRlimitType::RlimitNproc, UNLIMITED, UNLIMITED),
-    (PosixRlimitType::RlimitStack, 8 << 20, UNLIMITED),
+    (PosixRlimitType::RlimitNofile, Resource::Nofile, 65_536, 1_048_576),
+    (PosixRlimitType::RlimitNproc, Resource::Nproc, UNLIMITED, UNLIMITED),
+    (PosixRlimitType::RlimitStack, Resource::Stack, 8 << 20, UNLIMITED),
 ];
 
+/// The limits of every container. `highest` is the highest hard limit that can be set: a lower one is set
+/// instead, and logged, because otherwise every start and every exec would find that out. The executor lowers
+/// those that a monitor may not set.
 #[must_use]
-pub fn rlimits() -> Vec<PosixRlimit> {
+pub fn rlimits(highest: impl Fn(Resource) -> u64) -> Vec<PosixRlimit> {
     RLIMITS
         .iter()
         // Every field has a default, so `build` cannot fail; a test counts the results.
-        .filter_map(|(typ, soft, hard)| {
-            PosixRlimitBuilder::default().typ(*typ).soft(*soft).hard(*hard).build().ok()
+        .filter_map(|(typ, resource, soft, hard)| {
+            let highest = highest(*resource);
+            if highest < *hard {
+                tracing::info!(
+                    "this host could not do all that containers need: {typ}: not permitted above {highest} without CAP_SYS_RESOURCE"
+                );
+            }
+            let hard = highest.min(*hard);
+            PosixRlimitBuilder::default().typ(*typ).soft(hard.min(*soft)).hard(hard).build().ok()
         })
         .collect()
+}
+
+/// With CAP_SYS_RESOURCE, every hard limit can be set.
+#[must_use]
+pub fn any(_: Resource) -> u64 {
+    UNLIMITED
+}
+
+/// Without it, this process's own is the highest.
+#[must_use]
+pub fn own_hard_limit(resource: Resource) -> u64 {
+    getrlimit(resource).maximum.unwrap_or(UNLIMITED)
 }
 
 /// `linux.resources` of the spec.
@@ -68,9 +92,22 @@ mod tests {
 
     #[test]
     fn every_container_has_all_of_them() {
-        let limits = rlimits();
+        let limits = rlimits(any);
         assert_eq!(limits.len(), RLIMITS.len());
         assert!(limits.iter().all(|l| l.soft() <= l.hard()));
+    }
+
+    #[test]
+    fn a_limit_that_cannot_be_set_is_lowered() {
+        let of = |highest: u64| {
+            let limits = rlimits(|resource| if resource == Resource::Nofile { highest } else { UNLIMITED });
+            let nofile = limits.iter().find(|l| l.typ() == PosixRlimitType::RlimitNofile).unwrap();
+            let others = limits.iter().filter(|l| l.hard() == UNLIMITED).count();
+            (nofile.soft(), nofile.hard(), others)
+        };
+        assert_eq!(of(UNLIMITED), (65_536, 1_048_576, 7));
+        assert_eq!(of(100_000), (65_536, 100_000, 7));
+        assert_eq!(of(1024), (1024, 1024, 7));
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn process(inputs: &Inputs<'_>, bounding: &Capabilities) -> Result<Process, Spec
         .set_env(Some(environment))
         .set_cwd(working_dir(config, image)?)
         .set_capabilities(Some(capabilities::sets(bounding, &config.security)))
-        .set_rlimits(Some(limits::rlimits()))
+        .set_rlimits(Some(inputs.host.rlimits.clone()))
         .set_no_new_privileges(Some(config.security.no_new_privileges))
         .set_apparmor_profile(apparmor(inputs)?)
         .set_oom_score_adj(Some(config.resources.oom_score_adj));

@@ -8,6 +8,7 @@ use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use tonic::Request;
 
 use crate::lab::{Lab, lab, resources, shell};
+use crate::restart::while_no_server_runs;
 
 const MEMORY: i64 = 64 << 20;
 
@@ -44,7 +45,28 @@ async fn prepared(lab: &Lab, pod: &str, name: &str) -> String {
     resources(&mut config).memory_limit_in_bytes = MEMORY;
     let id = lab.create(pod, config).await.unwrap();
     until(|| memory_limit(&id) == Some(MEMORY)).await;
+    // The last of what is prepared.
+    until(|| log_of(lab, name).exists()).await;
     id
+}
+
+fn log_of(lab: &Lab, name: &str) -> PathBuf {
+    lab.logs().join(format!("{name}.log"))
+}
+
+fn folder_of(lab: &Lab, id: &str) -> PathBuf {
+    lab.dir.path().join("root/containers").join(id)
+}
+
+/// The container's descriptors of the files in its folder, its cgroup and its log.
+fn descriptors(id: &str, log: &Path) -> Vec<PathBuf> {
+    let all = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = all.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    // A deleted one has another end.
+    let is_log = |target: &str| target.starts_with(&*log.to_string_lossy());
+    targets
+        .filter(|target| is_log(&target.to_string_lossy()) || target.to_string_lossy().contains(id))
+        .collect()
 }
 
 #[tokio::test]
@@ -76,6 +98,90 @@ async fn limits_that_change_before_the_start_are_those_of_the_start() {
     lab.service.update_container_resources(Request::new(request)).await.unwrap();
     lab.start(&id).await.unwrap();
     assert_eq!(memory_limit(&id), Some(2 * MEMORY));
+    let spec = std::fs::read_to_string(folder_of(&lab, &id).join("bundle/config.json")).unwrap();
+    assert!(spec.contains(&format!("\"limit\":{}", 2 * MEMORY)), "{spec}");
+    lab.until_log("app", "it runs").await;
+    lab.remove_pod(&pod).await;
+}
+
+#[tokio::test]
+async fn a_log_that_is_moved_or_deleted_before_the_start_is_made_again() {
+    let lab = lab!();
+    let pod = lab.pod("logs").await;
+    let moved = prepared(&lab, &pod, "moved").await;
+    let old = lab.logs().join("old");
+    std::fs::rename(log_of(&lab, "moved"), &old).unwrap();
+    let deleted = prepared(&lab, &pod, "deleted").await;
+    std::fs::remove_file(log_of(&lab, "deleted")).unwrap();
+    for (id, name) in [(moved, "moved"), (deleted, "deleted")] {
+        lab.start(&id).await.unwrap();
+        lab.until_log(name, "it runs").await;
+    }
+    assert_eq!(std::fs::read_to_string(&old).unwrap(), "");
+    lab.remove_pod(&pod).await;
+}
+
+/// Where each file is, with its mode, owner and size.
+fn tree(folder: &Path) -> std::collections::BTreeSet<(PathBuf, u32, u32, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let mut all = std::collections::BTreeSet::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next).unwrap() {
+            let (path, file) = entry.map(|entry| (entry.path(), entry.metadata().unwrap())).unwrap();
+            let size = if file.is_dir() { 0 } else { file.len() };
+            all.insert((path.strip_prefix(folder).unwrap().to_owned(), file.mode(), file.uid(), size));
+            if file.is_dir() {
+                folders.push(path);
+            }
+        }
+    }
+    all
+}
+
+async fn changes(lab: &Lab, id: &str) -> usize {
+    use crisp_proto::crisp::v1::ListChangesRequest;
+    use crisp_proto::crisp::v1::containers_server::Containers as _;
+    use tokio_stream::StreamExt as _;
+    let request = ListChangesRequest { container_id: id.to_owned() };
+    let pieces = lab.service.changes(Request::new(request)).await.unwrap().into_inner();
+    let pieces: Vec<_> = pieces.collect().await;
+    pieces.into_iter().map(|piece| piece.unwrap().changes.len()).sum()
+}
+
+/// The files that a start finds are those that it would make.
+#[tokio::test]
+async fn mount_points_are_made_before_the_start_and_are_no_changes() {
+    let lab = lab!();
+    let pod = lab.pod("mount-points").await;
+    let id = prepared(&lab, &pod, "app").await;
+    let upper = folder_of(&lab, &id).join("upper");
+    let before = tree(&upper);
+    for (path, is_file) in [("proc", false), ("sys", false), ("dev", false), ("etc/hosts", true)] {
+        assert_eq!(upper.join(path).is_file(), is_file, "{before:?}");
+        assert!(upper.join(path).exists(), "{path}: {before:?}");
+    }
+    assert_eq!(changes(&lab, &id).await, 0);
+    lab.start(&id).await.unwrap();
+    lab.until_log("app", "it runs").await;
+    assert_eq!(tree(&upper), before);
+    assert_eq!(changes(&lab, &id).await, 0);
+    let mut config = shell("etc", "cat /etc/mine; sleep 1000");
+    let volume = lab.dir.path().join("etc");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("mine"), "of the volume\n").unwrap();
+    config.mounts = vec![proto::Mount {
+        container_path: "/etc".into(),
+        host_path: volume.to_string_lossy().into_owned(),
+        ..Default::default()
+    }];
+    let id = lab.create(&pod, config).await.unwrap();
+    let upper = folder_of(&lab, &id).join("upper");
+    until(|| upper.join("proc").exists() && !cgroups_of(&id).is_empty()).await;
+    lab.start(&id).await.unwrap();
+    lab.until_log("etc", "of the volume").await;
+    assert!(!upper.join("etc/hosts").exists(), "made below a volume");
+    assert_eq!(changes(&lab, &id).await, 0);
     lab.remove_pod(&pod).await;
 }
 
@@ -112,12 +218,20 @@ async fn a_container_that_is_never_started_leaves_nothing() {
     let lab = lab!();
     let pod = lab.pod("never").await;
     let (removed, left) = (prepared(&lab, &pod, "removed").await, prepared(&lab, &pod, "left").await);
+    let logs =
+        [&removed, &left].map(|id| (id.clone(), log_of(&lab, if id == &left { "left" } else { "removed" })));
+    assert!(logs.iter().all(|(id, log)| !descriptors(id, log).is_empty()));
     lab.remove(&removed).await.unwrap();
     assert_eq!(cgroups_of(&removed), Vec::<PathBuf>::new());
     let stop = proto::StopPodSandboxRequest { pod_sandbox_id: pod.clone() };
     lab.service.stop_pod_sandbox(Request::new(stop)).await.unwrap();
     until(|| cgroups_of(&left).is_empty()).await;
     lab.remove_pod(&pod).await;
+    for (id, log) in &logs {
+        // Those of its files that are being deleted too.
+        until(|| descriptors(id, log).is_empty()).await;
+        assert!(!log.exists(), "{log:?}");
+    }
     assert_eq!(std::fs::read_dir(lab.dir.path().join("root/containers")).unwrap().count(), 0);
 }
 
@@ -127,7 +241,7 @@ async fn only_so_many_are_prepared_and_the_others_start_all_the_same() {
     let lab = lab!();
     let pod = lab.pod("many").await;
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    let most = (limit / 8 / 15).min(250) as usize;
+    let most = (limit / 8 / 21).min(250) as usize;
     let mut ids = Vec::new();
     for number in 0..most + 3 {
         ids.push(lab.create(&pod, shell(&format!("c{number}"), "exec sleep 1000")).await.unwrap());
@@ -141,7 +255,41 @@ async fn only_so_many_are_prepared_and_the_others_start_all_the_same() {
     let last = ids.last().unwrap();
     lab.start(last).await.unwrap();
     assert_eq!(lab.sh(last, "echo alive").await, "alive\n");
+    assert!(folder_of(&lab, last).join("bundle/config.json").exists(), "each has a bundle when it runs");
     lab.remove_pod(&pod).await;
+}
+
+/// The next server knows nothing of what was prepared.
+#[test]
+fn what_a_server_that_was_killed_has_prepared_is_removed_or_started_by_the_next_one() {
+    while_no_server_runs(
+        async |lab| {
+            let pod = lab.pod("killed").await;
+            let (started, removed) =
+                (prepared(lab, &pod, "started").await, prepared(lab, &pod, "removed").await);
+            // As if it had ended before that.
+            std::fs::remove_dir_all(folder_of(lab, &started).join("bundle")).unwrap();
+            std::fs::remove_dir_all(folder_of(lab, &started).join("work")).unwrap();
+            (pod, started, removed)
+        },
+        |(_, started, _)| {
+            // Nor do these have CPUs yet.
+            let all = cgroups_of(started).into_iter();
+            all.filter(|folder| folder.join("cpuset.cpu_exclusive").exists()).for_each(|cpuset| {
+                std::fs::remove_dir(&cpuset).unwrap();
+                std::fs::create_dir(&cpuset).unwrap();
+            });
+        },
+        async |lab, (pod, started, removed)| {
+            lab.start(&started).await.unwrap();
+            lab.until_log("started", "it runs").await;
+            assert!(folder_of(lab, &started).join("bundle/config.json").exists());
+            lab.remove(&removed).await.unwrap();
+            assert_eq!(cgroups_of(&removed), Vec::<PathBuf>::new());
+            assert!(!log_of(lab, "removed").exists());
+            lab.remove_pod(&pod).await;
+        },
+    );
 }
 
 /// Names of all cgroups.

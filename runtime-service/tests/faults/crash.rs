@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 use tonic::Request;
 
 use crate::lab::{Lab, lab, shell};
-use crate::{ONE_AT_A_TIME, reached, until};
+use crate::{ONE_AT_A_TIME, compiled_at_start, reached, until};
 
 /// Runs `before` with one server, has `operation` hang at `point`, drops the server with all its tasks (so
 /// that nothing is undone, as after SIGKILL), and runs `after` with the next one.
@@ -82,7 +82,9 @@ fn during_a_start() {
             &format!("start_container/{stage}"),
             async |lab| {
                 let pod = lab.pod("start").await;
-                let id = lab.create(&pod, shell("app", "sleep 1000")).await.unwrap();
+                let config = shell("app", "sleep 1000");
+                let config = if stage.starts_with("monitor") { config } else { compiled_at_start(config) };
+                let id = lab.create(&pod, config).await.unwrap();
                 (pod, id)
             },
             async |lab, (_, id)| drop(lab.start(&id).await),
@@ -115,7 +117,7 @@ fn during_a_start() {
 #[test]
 fn while_a_container_is_prepared_for_its_start() {
     let _one = turn();
-    for stage in ["root", "cgroup", "cgroup:after", "pod:after"] {
+    for stage in ["bundle", "root", "cgroup", "cgroup:after", "mount points", "compile", "pod:after"] {
         crash(
             &format!("prepare_container/{stage}"),
             async |lab| lab.pod("prepare").await,
@@ -133,6 +135,7 @@ fn while_a_container_is_prepared_for_its_start() {
                     }
                     lab.remove(&container.id).await.unwrap();
                 }
+                assert!(!lab.logs().join("removed.log").exists(), "{stage}");
                 lab.remove_pod(&pod).await;
                 nothing_is_left(lab).await;
             },

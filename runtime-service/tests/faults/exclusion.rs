@@ -8,7 +8,7 @@ use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use tonic::{Code, Request, Status};
 
 use crate::lab::{Lab, lab, resources, shell};
-use crate::{ONE_AT_A_TIME, reached};
+use crate::{ONE_AT_A_TIME, compiled_at_start, reached};
 
 async fn update(
     lab: &Lab,
@@ -35,7 +35,9 @@ async fn a_start_that_hangs_is_ended_by_a_stop_and_by_a_removal() {
     let lab = lab!();
     let pod = lab.pod("hangs").await;
     for (stage, remove) in [("compile:after", false), ("monitor:after", false), ("monitor:after", true)] {
-        let id = lab.create(&pod, shell(&format!("app-{stage}-{remove}"), "sleep 1000")).await.unwrap();
+        let config = shell(&format!("app-{stage}-{remove}"), "sleep 1000");
+        let config = if stage.starts_with("compile") { compiled_at_start(config) } else { config };
+        let id = lab.create(&pod, config).await.unwrap();
         let hang = fault::arm(&format!("start_container/{stage}@{id}"), Fault::Hang);
         let started = async { lab.start(&id).await.unwrap_err() };
         let ended = async {

@@ -11,7 +11,7 @@ use super::{find, resolve_by};
 
 /// The kind of file that is made when the path does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     Folder,
     File,
 }
@@ -27,12 +27,16 @@ pub(crate) fn find_or_make(root: BorrowedFd<'_>, path: &CStr, kind: Kind) -> Res
     }
 }
 
-/// Like [`find_or_make`] for a folder, but refuses any link in the path (`ELOOP`): for folders in which other
-/// paths are looked up later, and which must not change with a neighbour's volume.
-pub(crate) fn find_or_make_without_links(root: BorrowedFd<'_>, path: &CStr) -> Result<OwnedFd, Errno> {
+/// Like [`find_or_make`], but refuses any link in the path (`ELOOP`): for folders in which other paths are
+/// looked up later, and which must not change with a neighbour's volume.
+pub(crate) fn find_or_make_without_links(
+    root: BorrowedFd<'_>,
+    path: &CStr,
+    kind: Kind,
+) -> Result<OwnedFd, Errno> {
     match resolve_by(root, path, OFlags::PATH, ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS) {
         // With a dangling link in the path it would have been the other error.
-        Err(Errno::NOENT) => make(root, path, Kind::Folder),
+        Err(Errno::NOENT) => make(root, path, kind),
         other => other,
     }
 }

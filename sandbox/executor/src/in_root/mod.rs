@@ -17,7 +17,8 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use rustix::io::Errno;
 use rustix::path::Arg;
 
-pub(crate) use make::{Kind, find_or_make, find_or_make_without_links};
+pub use make::Kind;
+pub(crate) use make::{find_or_make, find_or_make_without_links};
 
 const INSIDE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 /// `openat2` returns EAGAIN when a rename elsewhere made `..` uncertain: the lookup is tried again.

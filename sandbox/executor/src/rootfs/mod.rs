@@ -7,6 +7,7 @@
 
 mod classic;
 mod idmapped;
+mod mount_point;
 mod overlay;
 mod part;
 
@@ -21,6 +22,7 @@ use rustix::mount::{MountAttrFlags, MountPropagationFlags, OpenTreeFlags, open_t
 use crate::in_root::InRootError;
 use crate::user_namespace::UserNamespaceError;
 pub use idmapped::check as check_idmap;
+pub use mount_point::make_mount_point;
 pub use part::part_of;
 
 /// The kernel's own limit (OVL_MAX_STACK).

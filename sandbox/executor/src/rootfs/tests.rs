@@ -235,3 +235,25 @@ fn a_part_of_a_view_is_a_mount_of_its_own() {
 fn attached(image: &Image, path: &str) -> OwnedFd {
     part::attached(&read_only_view(&image.layers, None).unwrap(), path).unwrap()
 }
+
+#[test]
+fn mount_points_are_made_like_those_of_a_start_and_not_through_links() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let Some(image) = Image::new(1) else { return };
+    std::fs::create_dir(image.layers[0].join("etc")).unwrap();
+    symlink("/data/hostname", image.layers[0].join("etc/hostname")).unwrap();
+    symlink("/data", image.layers[0].join("proc")).unwrap();
+    let root = image.build(OverlayApi::Classic).unwrap();
+    let make = |path: &str, kind| make_mount_point(&root, Path::new(path), kind);
+    assert_eq!(make("/etc/hosts", Kind::File), Ok(()));
+    assert_eq!(make("/etc/hosts", Kind::File), Ok(()), "it is there");
+    assert_eq!(make("/dev", Kind::Folder), Ok(()));
+    assert_eq!(make("/etc/hostname", Kind::File), Err(Errno::LOOP));
+    assert_eq!(make("/proc", Kind::Folder), Err(Errno::LOOP));
+    let upper = image.folder.path().join("upper");
+    let mode = |path: &str| std::fs::metadata(upper.join(path)).unwrap().permissions().mode();
+    assert_eq!((mode("etc/hosts"), mode("dev")), (0o100_644, 0o040_755));
+    let mut made: Vec<_> = std::fs::read_dir(&upper).unwrap().map(|e| e.unwrap().file_name()).collect();
+    made.sort();
+    assert_eq!(made, ["dev", "etc"]);
+}

@@ -220,7 +220,7 @@ fn find_target(root: BorrowedFd<'_>, mount: &Mount, kind: Kind) -> Result<OwnedF
         return in_root::find_or_make(root, path, kind).at(Stage::Mount, subject);
     }
     // Masks are looked up below these.
-    in_root::find_or_make_without_links(root, path).map_err(|errno| match errno {
+    in_root::find_or_make_without_links(root, path, Kind::Folder).map_err(|errno| match errno {
         Errno::LOOP => {
             let why = format!("{}: is a link in the image, it must be a folder", Quoted(path));
             StageError::explained(Stage::Mount, errno, why)
