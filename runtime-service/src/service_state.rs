@@ -24,7 +24,6 @@ use crate::health::Health;
 use crate::journal::Journal;
 use crate::layout::Layout;
 use crate::log_once::LogOnce;
-use crate::ops::container_plan::FIXED_VOLUMES;
 use crate::set_aside::SetAside;
 use crate::spec::host::Host;
 use crate::spec::user::Users;
@@ -53,7 +52,7 @@ pub struct ServiceState {
     pub(crate) stats: StatsState,
     pub(crate) health: Health,
     pub(crate) set_aside: SetAside,
-    /// What monitors noted about this host.
+    /// The notes of monitors about this host.
     pub(crate) host_notes: LogOnce,
     /// Start, stop, update and remove of one container exclude each other.
     pub(crate) locks: KeyedLocks<ContainerId>,
@@ -143,9 +142,11 @@ impl ServiceState {
     }
 }
 
+/// Limit for the image's VOLUMEs of a container whose plan is prepared: each has a descriptor in it.
+pub(crate) const PREPARED_VOLUMES: usize = 2;
 /// Descriptors of a prepared container: its root, its cgroup on a host with cgroup v1, the pod's three files,
 /// its log and the image's volumes.
-const PREPARED_DESCRIPTORS: u64 = 1 + 14 + 3 + 1 + FIXED_VOLUMES as u64;
+const PREPARED_DESCRIPTORS: u64 = 1 + 14 + 3 + 1 + PREPARED_VOLUMES as u64;
 /// Each is a mount and a cgroup that may never be used.
 const PREPARED_MAX: usize = 250;
 

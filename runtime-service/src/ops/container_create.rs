@@ -229,7 +229,7 @@ fn undo_folders(draft: &Folder, folder: &Folder, steps: &Steps) {
     }
 }
 
-/// What only a start needs is made when that is prepared.
+/// Makes the folder and the writable layer in it. The folders for the start are made with that.
 fn make_folder(folder: &Folder, user: Option<&IdMappings>) -> Result<(), Cause> {
     let path = folder.path();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(Cause::file(path))?;

@@ -16,12 +16,10 @@ use crate::cause::Cause;
 use crate::cdi::Edits;
 use crate::container::config::{AppArmorRequest, SeccompRequest};
 use crate::container::{Container, ContainerMetadata};
-use crate::service_state::ServiceState;
+use crate::service_state::{PREPARED_VOLUMES, ServiceState};
 
 /// Time limit for opening all volumes; a dead one is abandoned then.
 const SOURCES: Duration = Duration::from_secs(20);
-/// Limit for the image's VOLUMEs of a fixed plan: each has a descriptor in it.
-pub(crate) const FIXED_VOLUMES: usize = 2;
 
 /// Compiles the spec. Blocks: opens the volumes.
 ///
@@ -65,7 +63,7 @@ pub(super) fn is_fixed(metadata: &ContainerMetadata, pod: &Pod) -> bool {
     let security = &config.security;
     let devices = security.privileged || !config.devices.is_empty() || metadata.cdi != Edits::default();
     let volumes = !config.mounts.is_empty()
-        || metadata.volumes.len() > FIXED_VOLUMES
+        || metadata.volumes.len() > PREPARED_VOLUMES
         || pod.config.ipc == NamespaceMode::Host;
     let profiles = matches!(security.seccomp, SeccompRequest::Localhost(_))
         || matches!(security.apparmor, AppArmorRequest::Localhost(_));

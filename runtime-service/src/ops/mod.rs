@@ -10,7 +10,7 @@ pub(crate) mod container_create;
 pub(crate) mod container_exec;
 pub(crate) mod container_kill;
 pub(crate) mod container_pause;
-pub(crate) mod container_plan;
+mod container_plan;
 pub(crate) mod container_prepare;
 pub(crate) mod container_processes;
 pub(crate) mod container_remove;
