@@ -27,10 +27,13 @@ const PAUSE: Duration = Duration::from_secs(60);
 ///
 /// ```text
 ///   Idle(None) --started--> Idle(process) <--answered-- InUse
-///       ^                         +----------request------^ |
+///       ^                         +-------begin-----------^ |
 ///       +--not before PAUSE-- failed to start               | no answer: killed
 ///       +---------------------------------------------------+
 /// ```
+///
+/// A request has two parts, [`begin`](Self::begin) and [`Pending::finish`]: the caller does other work while the
+/// copy is made.
 #[derive(Debug, Default)]
 pub(crate) struct ForkServer {
     state: Mutex<State>,
@@ -49,52 +52,48 @@ impl Default for State {
     }
 }
 
-/// The result of a request.
-pub(crate) enum Outcome {
-    Forked(Forked),
-    /// There is no copy: the program must be run.
-    Unable,
+/// A request whose answer was not received yet. When dropped, it receives the answer, and ends the copy.
+#[derive(Debug)]
+pub(crate) struct Pending<'a> {
+    server: &'a ForkServer,
+    /// None after the answer.
+    process: Option<Process>,
 }
 
 impl ForkServer {
-    /// Makes a copy for the monitor of a pod. `program` is the program of the fork server. Blocks.
+    /// Requests a copy for the monitor of a pod. `program` is the program of the fork server. None when there
+    /// is no fork server: the program must be run. Blocks, for microseconds if the fork server runs.
     ///
     /// # Errors
-    /// [`ForkError`]. After any error except [`ForkError::Clone`] there may be a copy: it must be killed
-    /// before the pod gets another one.
-    pub(crate) fn fork(
+    /// [`ForkError`]: there is no copy.
+    pub(crate) fn begin(
         &self,
         program: BorrowedFd<'_>,
         request: &ForkRequest<BorrowedFd<'_>>,
-    ) -> Result<Outcome, ForkError> {
-        let Some(mut process) = self.take(program) else { return Ok(Outcome::Unable) };
+    ) -> Result<Option<Pending<'_>>, ForkError> {
+        let Some(mut process) = self.take(program) else { return Ok(None) };
         let mut sent = process.request(request);
         if let Err(error) = &sent {
             // It ended before it received the request.
             tracing::warn!(%error, said = process.complaint(), "the fork server has ended; starting another");
             drop(process);
             self.put(None, None);
-            let Some(another) = self.take(program) else { return Ok(Outcome::Unable) };
+            let Some(another) = self.take(program) else { return Ok(None) };
             process = another;
             sent = process.request(request);
         }
-        match sent.and_then(|()| process.receive()) {
-            Ok(forked) => {
-                self.put(Some(process), None);
-                Ok(Outcome::Forked(forked))
-            }
-            Err(error @ ForkError::Clone { .. }) => {
-                self.put(Some(process), None);
-                Err(error)
-            }
-            // The state of its request is unknown: the next request uses a new process.
-            Err(error) => {
-                tracing::warn!(%error, said = process.complaint(), "the fork server fails; ending it");
-                drop(process);
-                self.put(None, None);
-                Err(error)
-            }
+        match sent {
+            Ok(()) => Ok(Some(Pending { server: self, process: Some(process) })),
+            Err(error) => Err(self.failed(process, error)),
         }
+    }
+
+    /// Ends a process that did not answer. The state of its request is unknown: the next one uses a new process.
+    fn failed(&self, process: Process, error: ForkError) -> ForkError {
+        tracing::warn!(%error, said = process.complaint(), "the fork server fails; ending it");
+        drop(process);
+        self.put(None, None);
+        error
     }
 
     /// Takes the process for exclusive use. None when there is none soon.
@@ -129,6 +128,38 @@ impl ForkServer {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pending<'_> {
+    /// Receives the answer. Blocks.
+    ///
+    /// # Errors
+    /// [`ForkError`]. After any error except [`ForkError::Clone`] there may be a copy: it must be killed
+    /// before the pod gets another one.
+    pub(crate) fn finish(mut self) -> Result<Forked, ForkError> {
+        self.receive().unwrap_or(Err(ForkError::Ended))
+    }
+
+    /// None after the first call.
+    fn receive(&mut self) -> Option<Result<Forked, ForkError>> {
+        let process = self.process.take()?;
+        Some(match process.receive() {
+            answer @ (Ok(_) | Err(ForkError::Clone { .. })) => {
+                self.server.put(Some(process), None);
+                answer
+            }
+            Err(error) => Err(self.server.failed(process, error)),
+        })
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(Ok(forked)) = self.receive() {
+            let _ = pidfd_send_signal(&forked.pidfd, Signal::KILL);
+            let _ = waitid(WaitId::PidFd(forked.pidfd.as_fd()), WaitIdOptions::EXITED);
+        }
     }
 }
 

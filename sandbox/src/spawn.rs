@@ -23,7 +23,7 @@ use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::fork_server::{ForkServer, Outcome, open_null};
+use crate::fork_server::{ForkServer, Pending, open_null};
 use crate::link::connect::listen;
 use crate::ops::monitor_process;
 
@@ -120,60 +120,99 @@ fn seal(memory: &OwnedFd) -> Result<(), Errno> {
     fcntl_add_seals(memory, seals)
 }
 
-/// Starts the monitor of `pod`, listening on [`SOCKET`] in `folder`, and returns its process id.
-///
-/// It is started in the v2 cgroup of `cgroup`, which is then removed from it: moving there later costs 8-15
-/// ms. The monitor joins the other cgroups in `cgroup`.
-///
-/// The socket listens before the process runs: a client may connect at once. The monitor has its own session;
-/// it is reaped here while the server lives, once the guard is dropped, and by the host's init after that. Must
-/// be called within a tokio runtime. `network`: it will make a network namespace that is owned by the host's
-/// user namespace.
-///
-/// # Errors
-/// [`SpawnError`]; nothing runs then, but the socket's file may exist.
-pub fn spawn(
-    binary: &MonitorBinary,
-    pod: &PodId,
-    folder: &Path,
-    cgroup: &mut JoinFds,
+/// A monitor that is being started, see [`begin`]. When dropped, it is not started, or ended.
+#[derive(Debug)]
+pub struct Spawning<'a> {
+    binary: &'a MonitorBinary,
+    pod: PodId,
     network: bool,
-) -> Result<(i32, Reaper), SpawnError> {
-    let socket = folder.join(SOCKET);
-    let listener = listen(&socket).map_err(|errno| SpawnError::Listen { path: socket, errno })?;
-    let log = open_log(folder)?;
-    let into = cgroup.v2.as_ref().map(AsFd::as_fd);
-    let (listener, log) = (listener.as_fd(), log.as_fd());
-    let request = ForkRequest { pod: pod.clone(), network, listener, log, cgroup: into };
-    let monitor = match fork(binary, &request)? {
-        Outcome::Forked(forked) => forked,
-        Outcome::Unable => run(binary, &request)?,
-    };
-    if monitor.in_cgroup {
-        cgroup.v2 = None;
-    }
-    let reaper = Reaper::new(monitor.pidfd).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?;
-    Ok((monitor.pid, reaper))
+    listener: OwnedFd,
+    log: File,
+    begun: Result<Option<Pending<'a>>, ForkError>,
 }
 
 /// How many fork servers are tried for one monitor. After that the program is run.
 const TRIES: usize = 2;
 
-/// Lets the fork server make a copy. A failed request may still have made one: that is killed first.
-fn fork(binary: &MonitorBinary, request: &ForkRequest<BorrowedFd<'_>>) -> Result<Outcome, SpawnError> {
-    let pod = &request.pod;
-    let failed = |error| SpawnError::Fork { pod: pod.clone(), error };
-    let fork = || binary.0.fork_server.fork(binary.0.memory.as_fd(), request);
-    for _ in 0..TRIES {
-        match fork() {
-            Ok(outcome) => return Ok(outcome),
-            Err(error @ ForkError::Clone { .. }) => return Err(failed(error)),
-            Err(_) => {
-                monitor_process::kill(pod).map_err(|error| SpawnError::Reap { pod: pod.clone(), error })?
+/// Begins to start the monitor of `pod`, listening on [`SOCKET`] in `folder`. The fork server makes it while the
+/// caller does other work, until [`Spawning::finish`]. Blocks, as `finish` does.
+///
+/// It is started in the v2 cgroup of `cgroup`: moving there later costs 8-15 ms. `network`: it will make a
+/// network namespace that is owned by the host's user namespace.
+///
+/// The socket listens before the process runs: a client may connect at once. If the answer of the fork server is
+/// lost when this is dropped, a monitor may be left: then the caller must kill it.
+///
+/// # Errors
+/// [`SpawnError`]; nothing runs then, but the socket's file may exist.
+pub fn begin<'a>(
+    binary: &'a MonitorBinary,
+    pod: &PodId,
+    folder: &Path,
+    cgroup: &JoinFds,
+    network: bool,
+) -> Result<Spawning<'a>, SpawnError> {
+    let socket = folder.join(SOCKET);
+    let listener = listen(&socket).map_err(|errno| SpawnError::Listen { path: socket, errno })?;
+    let log = open_log(folder)?;
+    let mut spawning = Spawning { binary, pod: pod.clone(), network, listener, log, begun: Ok(None) };
+    spawning.request(cgroup);
+    Ok(spawning)
+}
+
+impl<'a> Spawning<'a> {
+    /// Finishes the start and returns the process id of the monitor. The v2 cgroup is removed from `cgroup` if
+    /// the monitor was started in it. The monitor joins the other cgroups in `cgroup`.
+    ///
+    /// The monitor has its own session; it is reaped here while the server lives, once the guard is dropped, and
+    /// by the host's init after that. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`SpawnError`]; nothing runs then.
+    pub fn finish(mut self, cgroup: &mut JoinFds) -> Result<(i32, Reaper), SpawnError> {
+        let monitor = match self.forked(cgroup)? {
+            Some(forked) => forked,
+            None => run(self.binary, &self.fork_request(cgroup))?,
+        };
+        if monitor.in_cgroup {
+            cgroup.v2 = None;
+        }
+        let reaper =
+            Reaper::new(monitor.pidfd).map_err(|error| SpawnError::Reap { pod: self.pod.clone(), error })?;
+        Ok((monitor.pid, reaper))
+    }
+
+    /// Receives the copy that the fork server made; None without a fork server. A failed request may still have
+    /// made one: that is killed first.
+    fn forked(&mut self, cgroup: &JoinFds) -> Result<Option<Forked>, SpawnError> {
+        for tried in 1..=TRIES {
+            let begun = std::mem::replace(&mut self.begun, Ok(None));
+            match begun.and_then(|pending| pending.map(Pending::finish).transpose()) {
+                Ok(forked) => return Ok(forked),
+                Err(error @ ForkError::Clone { .. }) => {
+                    return Err(SpawnError::Fork { pod: self.pod.clone(), error });
+                }
+                Err(_) => monitor_process::kill(&self.pod)
+                    .map_err(|error| SpawnError::Reap { pod: self.pod.clone(), error })?,
+            }
+            if tried < TRIES {
+                self.request(cgroup);
             }
         }
+        Ok(None)
     }
-    Ok(Outcome::Unable)
+
+    fn request(&mut self, cgroup: &JoinFds) {
+        let binary: &'a Binary = &self.binary.0;
+        let begun = binary.fork_server.begin(binary.memory.as_fd(), &self.fork_request(cgroup));
+        self.begun = begun;
+    }
+
+    fn fork_request<'r>(&'r self, cgroup: &'r JoinFds) -> ForkRequest<BorrowedFd<'r>> {
+        let (listener, log) = (self.listener.as_fd(), self.log.as_fd());
+        let cgroup = cgroup.v2.as_ref().map(AsFd::as_fd);
+        ForkRequest { pod: self.pod.clone(), network: self.network, listener, log, cgroup }
+    }
 }
 
 /// Runs the program.

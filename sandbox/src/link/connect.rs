@@ -45,6 +45,17 @@ pub(crate) fn listen(socket: &Path) -> Result<OwnedFd, Errno> {
     Ok(listener)
 }
 
+/// Connects to a socket at which no other client has been.
+pub(super) fn connect_first(socket: &Path) -> Result<OwnedFd, LinkError> {
+    let connect = || {
+        let (_folder, address) = address(socket)?;
+        let descriptor = seqpacket()?;
+        rustix::net::connect(&descriptor, &address)?;
+        Ok(descriptor)
+    };
+    connect().map_err(|errno| LinkError::Connect { monitor: socket.to_owned(), errno })
+}
+
 pub(super) async fn connect(socket: &Path, deadline: Duration) -> Result<OwnedFd, LinkError> {
     let fail = |errno| LinkError::Connect { monitor: socket.to_owned(), errno };
     let (_folder, address) = address(socket).map_err(fail)?;

@@ -17,6 +17,7 @@ pub(crate) mod connect;
 mod error;
 mod exec;
 mod execs;
+mod fresh;
 mod reader;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_executor::ids::{ContainerId, PodId};
+use crisp_executor::ids::ContainerId;
 use crisp_monitor::wire::request::{
     Attach, CloseStdin, Forget, Hello, Network, OpenStdin, ReopenLog, Report, Resize, Shutdown, Signal,
 };
@@ -52,7 +53,9 @@ pub struct MonitorLink {
     greeting: Arc<Greeting>,
     /// Replaces each request's own deadline.
     deadline: Option<Duration>,
-    _reader: Arc<Reader>,
+    /// Started with the first request, or the first receiver of events: a link can be made on a thread of
+    /// blocking work, and no other thread wakes up for it.
+    reader: Arc<Reader>,
 }
 
 impl MonitorLink {
@@ -62,30 +65,16 @@ impl MonitorLink {
     /// [`LinkError::Connect`] when no process listens there; any other when no greeting arrives in time.
     pub async fn connect(socket: &Path, deadline: Duration) -> Result<Self, LinkError> {
         let started = tokio::time::Instant::now();
-        let (connection, reader) = open(socket, deadline).await?;
+        let descriptor = connect::connect(socket, deadline).await?;
+        let connection = Arc::new(Connection::new(socket.to_owned(), descriptor)?);
+        let reader = Arc::<Reader>::default();
+        reader.start(&connection);
         let left = deadline.saturating_sub(started.elapsed()).max(Duration::from_millis(1));
         // Monitors of every protocol answer this request.
         let hello = Message::default();
         let greeting = connection.call(Header::request(Op::Hello, connection.next_id()), hello, left).await?;
         let greeting = Greeting::decode(greeting).map_err(|e| connection.malformed(Hello::OP, e))?;
-        Ok(Self { connection, greeting: Arc::new(greeting), deadline: None, _reader: reader })
-    }
-
-    /// Connects to the monitor of `pod` that this server has just started as process `pid`. It is of this
-    /// server's own build, so no greeting is needed.
-    ///
-    /// # Errors
-    /// [`LinkError::Connect`].
-    pub(crate) async fn connect_fresh(
-        socket: &Path,
-        deadline: Duration,
-        pod: &PodId,
-        pid: i32,
-    ) -> Result<Self, LinkError> {
-        let (connection, reader) = open(socket, deadline).await?;
-        let build = env!("CARGO_PKG_VERSION").to_owned();
-        let greeting = Greeting { protocol: PROTOCOL, build, pod: pod.clone(), pid, opened: false };
-        Ok(Self { connection, greeting: Arc::new(greeting), deadline: None, _reader: reader })
+        Ok(Self { connection, greeting: Arc::new(greeting), deadline: None, reader })
     }
 
     /// This link with `deadline` for each request.
@@ -116,6 +105,7 @@ impl MonitorLink {
     /// call [`report`](Self::report).
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.reader.start(&self.connection);
         self.connection.subscribe()
     }
 
@@ -233,6 +223,7 @@ impl MonitorLink {
 
     async fn call<R: Request>(&self, request: R) -> Result<R::Response, LinkError> {
         let connection = &self.connection;
+        self.reader.start(connection);
         let version = self.protocol();
         let message = request.encode(version).map_err(|error| connection.unsent(R::OP, error))?;
         let header = Header { version, ..Header::request(R::OP, connection.next_id()) };
@@ -241,13 +232,6 @@ impl MonitorLink {
         let response = connection.call(header, message, deadline).await?;
         R::Response::decode(response).map_err(|error| connection.malformed(R::OP, error))
     }
-}
-
-async fn open(socket: &Path, deadline: Duration) -> Result<(Arc<Connection>, Arc<Reader>), LinkError> {
-    let descriptor = connect::connect(socket, deadline).await?;
-    let connection = Arc::new(Connection::new(socket.to_owned(), descriptor)?);
-    let reader = Arc::new(Reader::spawn(&connection));
-    Ok((connection, reader))
 }
 
 /// For requests that the monitor serves from memory.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crisp_monitor::wire::response::Event;
@@ -41,25 +41,31 @@ struct Open {
     events: broadcast::Sender<Event>,
 }
 
-/// Reads until the last link is dropped.
-pub(super) struct Reader(JoinHandle<()>);
+/// Reads from its start until the last link is dropped.
+#[derive(Default)]
+pub(super) struct Reader(OnceLock<JoinHandle<()>>);
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(task) = self.0.get() {
+            task.abort();
+        }
     }
 }
 
 impl Reader {
-    pub(super) fn spawn(connection: &Arc<Connection>) -> Self {
-        let connection = Arc::clone(connection);
-        Self(tokio::spawn(async move {
-            let over = connection.read().await;
-            if !matches!(over, ReceiveError::Closed) {
-                tracing::warn!(monitor = %connection.monitor.display(), "connection to monitor ended: {over}");
-            }
-            connection.close();
-        }))
+    /// Does nothing when it has started.
+    pub(super) fn start(&self, connection: &Arc<Connection>) {
+        self.0.get_or_init(|| {
+            let connection = Arc::clone(connection);
+            tokio::spawn(async move {
+                let over = connection.read().await;
+                if !matches!(over, ReceiveError::Closed) {
+                    tracing::warn!(monitor = %connection.monitor.display(), "connection to monitor ended: {over}");
+                }
+                connection.close();
+            })
+        });
     }
 }
 
@@ -222,7 +228,11 @@ impl Connection {
         });
     }
 
-    fn response(&self, op: Op, Packet { header, body, fds }: Packet) -> Result<Message, LinkError> {
+    pub(super) fn response(
+        &self,
+        op: Op,
+        Packet { header, body, fds }: Packet,
+    ) -> Result<Message, LinkError> {
         if !header.failed {
             if fds.len() < usize::from(header.descriptors) {
                 return Err(self.system(op, Errno::MFILE));
@@ -255,7 +265,7 @@ impl Connection {
         LinkError::Unsent { monitor: self.monitor.clone(), request: op.name(), error }
     }
 
-    fn system(&self, op: Op, errno: Errno) -> LinkError {
+    pub(super) fn system(&self, op: Op, errno: Errno) -> LinkError {
         LinkError::System { monitor: self.monitor.clone(), request: op.name(), errno }
     }
 

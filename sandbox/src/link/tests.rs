@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crisp_executor::ids::{ContainerId, PodId};
 use crisp_executor::plan::{CgroupJoin, FdIndex, PidNamespace, Plan, Process, Root};
-use crisp_monitor::wire::request::KillExec;
-use crisp_monitor::wire::response::StdinOpened;
-use crisp_monitor::wire::{Header, Message, Op, PROTOCOL, Packet, Request, Response, packet};
+use crisp_monitor::wire::request::{KillExec, OpenPod};
+use crisp_monitor::wire::response::{PodOpened, StdinOpened};
+use crisp_monitor::wire::{Failure, Header, Message, Op, PROTOCOL, Packet, Request, Response, packet};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::net::accept;
@@ -226,6 +226,105 @@ async fn a_monitor_of_protocol_2_gets_its_plans_in_a_memfd() {
     for op in [Op::Start, Op::Exec] {
         assert_eq!(plan_starts_with(&requests, op) & 0xf0, 0x80, "MessagePack: a map");
     }
+}
+
+fn open_request() -> OpenPod {
+    OpenPod {
+        hostname: None,
+        network: false,
+        ipc: true,
+        shared_pid: false,
+        sysctls: vec![],
+        shm_bytes: 1 << 20,
+        exits: null(),
+        cgroup_v2: None,
+        cgroup_v1_tasks: vec![null()],
+        user: None,
+    }
+}
+
+/// The result of opening a pod at a monitor that does `answer`, once what runs beside it has run.
+async fn opened_by(
+    answer: impl FnOnce(&OwnedFd, Packet) + Send + 'static,
+    waits: impl Fn() -> bool + Send + 'static,
+) -> (MonitorLink, Result<Option<PodOpened>, LinkError>) {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("monitor.sock");
+    let listener = listen(&socket).unwrap();
+    let (go, works) = channel();
+    let served = std::thread::spawn(move || {
+        let ready = |fd: &OwnedFd| poll(&mut [PollFd::new(fd, PollFlags::IN)], None).map(drop).unwrap();
+        ready(&listener);
+        let connection = accept(&listener).unwrap();
+        ready(&connection);
+        let request = packet::receive(&connection).unwrap().unwrap();
+        works.recv().unwrap();
+        answer(&connection, request);
+    });
+    let opened = tokio::task::spawn_blocking(move || {
+        let meanwhile = || go.send(()).unwrap();
+        MonitorLink::open_fresh(&socket, (&PodId::random(), 7), open_request(), meanwhile, waits).unwrap()
+    });
+    let opened = opened.await.unwrap();
+    served.join().unwrap();
+    opened
+}
+
+#[tokio::test]
+async fn a_fresh_monitor_opens_its_pod_while_the_caller_works_and_is_then_a_link() {
+    let serve_on = |connection: &OwnedFd, request: Packet| {
+        assert_eq!((request.header.op, request.header.version), (Op::OpenPod as u16, PROTOCOL));
+        assert_eq!(
+            OpenPod::decode(Message { body: request.body, fds: request.fds }, PROTOCOL).unwrap().shm_bytes,
+            1 << 20
+        );
+        let connection = connection.try_clone().unwrap();
+        // An event before the response is not taken for it.
+        packet::send(&connection, Header::event(), b"?", &[]).unwrap();
+        let Message { body, .. } = PodOpened { pid: 7, init: None, network: None }.encode().unwrap();
+        packet::send(&connection, request.header.response(false), &body, &[]).unwrap();
+        std::thread::spawn(move || {
+            poll(&mut [PollFd::new(&connection, PollFlags::IN)], None).unwrap();
+            let next = packet::receive(&connection).unwrap().unwrap();
+            assert_ne!(next.header.id, request.header.id);
+            let Message { body, .. } = respond(Op::from_number(next.header.op).unwrap(), PROTOCOL);
+            packet::send(&connection, next.header.response(false), &body, &[]).unwrap();
+        });
+    };
+    let (link, opened) = opened_by(serve_on, || true).await;
+    assert_eq!(opened.unwrap().unwrap().pid, 7);
+    assert_eq!((link.greeting().pid, link.greeting().protocol), (7, PROTOCOL));
+    let mut events = link.events();
+    assert!(link.report().await.unwrap().containers.is_empty());
+    // The monitor has closed the connection by now, or does so.
+    let closed = async { while events.recv().await.is_ok() {} };
+    tokio::time::timeout(DEADLINE, closed).await.unwrap();
+    assert!(link.is_closed());
+}
+
+#[tokio::test]
+async fn a_fresh_monitor_that_ends_one_that_refuses_and_a_silent_one_are_different_failures() {
+    let (_, opened) = opened_by(|_, _| {}, || true).await;
+    let error = opened.unwrap_err();
+    assert!(matches!(&error, LinkError::Gone { request: "open pod", .. }), "{error:?}");
+    let refuse = |connection: &OwnedFd, request: Packet| {
+        let body = Failure::AlreadyOpen.encode().unwrap();
+        packet::send(connection, request.header.response(true), &body, &[]).unwrap();
+    };
+    let (_, opened) = opened_by(refuse, || true).await;
+    assert!(matches!(opened.unwrap_err().failure(), Some(Failure::AlreadyOpen)));
+    let (done, until) = channel();
+    let silent = move |_: &OwnedFd, _: Packet| until.recv().unwrap();
+    let calls = std::sync::atomic::AtomicUsize::new(0);
+    let waits = move || {
+        let goes_on = calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 5;
+        if !goes_on {
+            done.send(()).unwrap();
+        }
+        goes_on
+    };
+    let (_, opened) = opened_by(silent, waits).await;
+    assert!(opened.unwrap().is_none());
 }
 
 /// A monitor whose thread is blocked by a slow disk, and clients that leave meanwhile: it must not run their

@@ -1,37 +1,31 @@
 //! Makes a pod: monitor, namespaces, network. A stage that fails undoes them all.
 
-use std::fs::File;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crisp_executor::cgroup::JoinFds;
 use crisp_executor::ids::PodId;
-use crisp_operation::record::private_folder;
 use crisp_operation::{Cancel, Operation, Stage, Steps};
 
+use super::monitor_start::{self, FILES, MONITOR, Started};
 use super::{pod_remove, pod_watch, teardown};
 use crate::config::PodConfig;
 use crate::error::{PodCause, PodError, StageFailure};
-use crate::link::{MonitorLink, OpenPod, PodNetwork, PodOpened};
+use crate::link::PodNetwork;
 use crate::namespace::{NamespaceMode, PidMode};
 use crate::network::{AttachRequest, PodNetlink};
 use crate::pod::Pod;
 use crate::pod::record::{PodMetadata, PodRecord};
 use crate::pod::state::{PodState, PodStatus};
 use crate::service_state::{PodEvent, ServiceState};
-use crate::spawn::{self, Reaper};
-use crate::sysctl;
 use crate::systemd::{Scope, ScopeHolder, Systemd};
 
 const OPERATION: &str = "run_pod";
-const FILES: Duration = Duration::from_secs(10);
+/// Files and cgroup, the process of the monitor, and its namespaces.
+const MONITOR_STEPS: Duration = Duration::from_secs(30);
 /// Longer than systemd's own deadline, whose error names the step that it waited for.
 const SCOPE: Duration = Duration::from_secs(75);
-const MONITOR: Duration = Duration::from_secs(10);
-const SHM_BYTES: u64 = 64 << 20;
 
 /// See [`Pods::run`](crate::Pods::run). Equal requests must not run in parallel.
 pub(crate) async fn run(
@@ -52,10 +46,10 @@ pub(crate) async fn run(
     operation.hold(turn);
     let made = make(service, &pod, &operation).await;
     match operation.finish(made).await {
-        Ok(link) => {
+        Ok(started) => {
             service.table.insert(&pod);
             service.emit(PodEvent::Made(pod.clone()));
-            pod_watch::watch(service, &pod, Some(link), pid == PidMode::Pod);
+            pod_watch::watch(service, &pod, Some(started.link), pid == PidMode::Pod);
             Ok(id)
         }
         Err(failure) => {
@@ -88,8 +82,9 @@ async fn make(
     service: &Arc<ServiceState>,
     pod: &Arc<Pod>,
     operation: &Operation<PodCause>,
-) -> Result<MonitorLink, StageFailure> {
-    register_undo(service, pod, operation);
+) -> Result<Started, StageFailure> {
+    let time = service.networks.time_of_attach(&pod.config.annotations);
+    register_undo(service, pod, operation, time);
     let scope = match (&service.systemd, pod.scope()) {
         (Some(systemd), Some(path)) => {
             let description = format!("Crisp pod {}/{}", pod.config.namespace, pod.config.name);
@@ -98,44 +93,102 @@ async fn make(
         }
         _ => None,
     };
-    let (cgroup, pid, _reaper) = {
-        let (service, pod, has_files) = (service.clone(), pod.clone(), scope.is_some());
-        let work = move |steps: &Steps<PodCause>| start_monitor(&service, &pod, has_files, steps);
-        operation.blocking(FILES + MONITOR, work).await?
-    };
-    let open = |_| open_pod(service, pod, pid, cgroup);
-    let (link, opened) = operation.stage("open", MONITOR, open).await?;
-    let attach = |stage: Stage<PodCause>| attach(service, pod, opened, stage.cancel().clone());
-    let time = service.networks.time_of_attach(&pod.config.annotations);
-    let network = operation.stage("network", time, attach);
-    let controllers = async {
-        match scope {
-            Some(holder) => leave_scope(service, pod, holder, operation).await,
-            None => Ok(()),
-        }
-    };
+    let Some(holder) = scope else { return make_without_scope(service, pod, time, operation).await };
+    let (of_start, of_pod) = (service.clone(), pod.clone());
+    let work = move |steps: &Steps<PodCause>| monitor_start::start(&of_start, &of_pod, true, steps);
+    let mut started = operation.blocking(MONITOR_STEPS, work).await?;
+    let network = started.network.take();
     // In parallel: the second step waits for an RCU grace period of the kernel.
-    let (ips, controllers) = tokio::join!(network, controllers);
+    let (ips, controllers) = tokio::join!(
+        attach_in_stage(service, pod, network, time, operation),
+        leave_scope(service, pod, holder, operation)
+    );
     let ips = ips?;
     controllers?;
-    let (ready, resolver) = (pod.clone(), service.networks.resolver(&pod.id));
-    let commit = move |steps: &Steps<PodCause>| {
-        steps.step("commit", || {
-            ready.files().write_hosts(&ready.config, &ips)?;
-            if resolver.is_some() {
-                ready.files().write_resolv_conf(&ready.config, resolver)?;
+    commit_in_stage(service, pod, started, ips, operation).await
+}
+
+/// Makes the pod on one thread, except for networks of CNI plugins.
+async fn make_without_scope(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    time: Duration,
+    operation: &Operation<PodCause>,
+) -> Result<Started, StageFailure> {
+    let is_on_host = pod.config.network == NamespaceMode::Host;
+    let is_whole = is_on_host || service.networks.are_built_in(&pod.config.annotations);
+    let work = {
+        let (service, pod) = (service.clone(), pod.clone());
+        move |steps: &Steps<PodCause>| {
+            let mut started = monitor_start::start(&service, &pod, false, steps)?;
+            if is_whole {
+                let network = started.network.take();
+                let attach = || attach_here(&service, &pod, network, steps.cancel().clone());
+                let ips = steps.step_within("network", time, attach)?;
+                commit(&service, &pod, &mut started, &ips, steps)?;
             }
-            ready.status.update(|status| status.ready(pid, &ips))?;
-            Ok(())
-        })
+            Ok(started)
+        }
     };
-    operation.blocking(FILES, commit).await?;
-    Ok(link)
+    let deadline = match (is_on_host, is_whole) {
+        (true, _) => MONITOR_STEPS + FILES,
+        (false, true) => MONITOR_STEPS + time + FILES,
+        (false, false) => MONITOR_STEPS,
+    };
+    let mut started = operation.blocking(deadline, work).await?;
+    if is_whole {
+        return Ok(started);
+    }
+    let ips = attach_in_stage(service, pod, started.network.take(), time, operation).await?;
+    commit_in_stage(service, pod, started, ips, operation).await
+}
+
+/// Completes the files in /etc, and records that the pod is ready.
+fn commit(
+    service: &ServiceState,
+    pod: &Pod,
+    started: &mut Started,
+    ips: &[IpAddr],
+    steps: &Steps<PodCause>,
+) -> Result<(), StageFailure> {
+    let names = std::mem::replace(&mut started.names, Ok(()));
+    steps.step("commit", || {
+        names?;
+        if pod.config.network == NamespaceMode::Pod {
+            pod.files().write_hosts(&pod.config, ips)?;
+        }
+        let resolver = service.networks.resolver(&pod.id);
+        if resolver.is_some() {
+            pod.files().write_resolv_conf(&pod.config, resolver)?;
+        }
+        pod.status.update(|status| status.ready(started.pid, ips))?;
+        Ok(())
+    })
+}
+
+async fn commit_in_stage(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    mut started: Started,
+    ips: Vec<IpAddr>,
+    operation: &Operation<PodCause>,
+) -> Result<Started, StageFailure> {
+    let (service, pod) = (service.clone(), pod.clone());
+    let work = move |steps: &Steps<PodCause>| {
+        commit(&service, &pod, &mut started, &ips, steps)?;
+        Ok(started)
+    };
+    operation.blocking(FILES, work).await
 }
 
 /// The undo steps of all stages. They run from the last to the first: processes end before their addresses
 /// are released, and the record is removed last, unless something of the pod is left.
-fn register_undo(service: &Arc<ServiceState>, pod: &Arc<Pod>, operation: &Operation<PodCause>) {
+fn register_undo(
+    service: &Arc<ServiceState>,
+    pod: &Arc<Pod>,
+    operation: &Operation<PodCause>,
+    time: Duration,
+) {
     let left = Arc::new(AtomicBool::new(false));
     let note = |result: Result<(), PodCause>, left: &AtomicBool| {
         left.fetch_or(result.is_err(), Ordering::Relaxed);
@@ -153,7 +206,6 @@ fn register_undo(service: &Arc<ServiceState>, pod: &Arc<Pod>, operation: &Operat
     operation
         .undo("cgroup", move || note(teardown::remove_pod_cgroups(&undo_service, &undo_pod), &undo_left));
     let (undo_service, undo_pod, undo_left) = (service.clone(), pod.clone(), left.clone());
-    let time = service.networks.time_of_attach(&pod.config.annotations);
     operation.undo_async("network", time, move || async move {
         let detached = undo_service.networks.detach(&undo_pod.id).await;
         note(detached.map_err(PodCause::from), &undo_left)
@@ -179,7 +231,7 @@ async fn make_scope(
 ) -> Result<ScopeHolder, StageFailure> {
     let (service, files_of) = (service.clone(), pod.clone());
     let binary = service.monitor.clone();
-    let work = move |steps: &Steps<PodCause>| start_files(&service, &files_of, steps);
+    let work = move |steps: &Steps<PodCause>| monitor_start::start_files(&service, &files_of, steps);
     operation.blocking(FILES, work).await?;
     let make = |_| async {
         let permit = systemd.permit(&scope.name).await?;
@@ -209,107 +261,35 @@ async fn leave_scope(
         .await
 }
 
-/// Starts files, cgroup and monitor process, on one thread. Folders and record come first: from then on,
-/// everything that a crash leaves has an owner.
-fn start_monitor(
+async fn attach_in_stage(
     service: &ServiceState,
     pod: &Pod,
-    has_files: bool,
-    steps: &Steps<PodCause>,
-) -> Result<(JoinFds, i32, Reaper), StageFailure> {
-    if !has_files {
-        start_files(service, pod, steps)?;
-    }
-    let mut cgroup = steps.step("cgroup", || {
-        let path = pod.own_cgroup()?;
-        let cgroup = match pod.scope() {
-            Some(scope) => service.cgroups.create_without_controllers(scope, &path)?,
-            None => service.cgroups.create_for_supervisor(&path)?,
-        };
-        Ok(cgroup.join()?)
-    })?;
-    let folder = service.layout.pod_state(&pod.id);
-    let network = pod.config.network == NamespaceMode::Pod && pod.config.user.is_none();
-    let spawn = || Ok(spawn::spawn(&service.monitor, &pod.id, &folder, &mut cgroup, network)?);
-    let (pid, reaper) = steps.step("monitor", spawn)?;
-    Ok((cgroup, pid, reaper))
+    network: Option<PodNetwork>,
+    time: Duration,
+    operation: &Operation<PodCause>,
+) -> Result<Vec<IpAddr>, StageFailure> {
+    let attach = |stage: Stage<PodCause>| async move {
+        let Some(network) = network else { return Ok(vec![]) };
+        let request = attach_request(pod, network, stage.cancel().clone());
+        let netlink = request.netlink.clone();
+        let attachment = service.networks.attach(request).await?;
+        pod.set_netlink(netlink);
+        Ok(attachment.ips)
+    };
+    operation.stage("network", time, attach).await
 }
 
-/// Before anything is made: a host port in use would make all of it useless.
-fn start_files(service: &ServiceState, pod: &Pod, steps: &Steps<PodCause>) -> Result<(), StageFailure> {
-    let config = &pod.config;
-    if config.network == NamespaceMode::Pod {
-        let name = format!("{}/{}", config.namespace, config.name);
-        let reserve = || Ok(service.networks.reserve_ports(&pod.id, &name, &config.port_mappings)?);
-        steps.step("host ports", reserve)?;
-    }
-    steps.step("files", || write_files(service, pod))
-}
-
-fn write_files(service: &ServiceState, pod: &Pod) -> Result<(), PodCause> {
-    private_folder(&service.layout.pod_root(&pod.id))?;
-    private_folder(&service.layout.exits(&pod.id))?;
-    pod.status.save()?;
-    pod.files().write_names(&pod.config)?;
-    if let Some(folder) = &pod.config.log_directory {
-        std::fs::create_dir_all(folder)?;
-    }
-    Ok(())
-}
-
-async fn open_pod(
+/// Attaches the pod to its built-in networks, on this thread.
+fn attach_here(
     service: &ServiceState,
     pod: &Pod,
-    pid: i32,
-    cgroup: JoinFds,
-) -> Result<(MonitorLink, PodOpened), PodCause> {
-    let socket = service.layout.socket(&pod.id);
-    let link = MonitorLink::connect_fresh(&socket, MONITOR, &pod.id, pid).await?;
-    pod.set_link(link.clone());
-    let exits: OwnedFd = File::open(service.layout.exits(&pod.id))?.into();
-    let sysctls = service.networks.pod_sysctls(&pod.config.annotations);
-    let opened = link.open_pod(open_request(&pod.config, sysctls, cgroup, exits)).await?;
-    Ok((link, opened))
-}
-
-fn open_request(
-    config: &PodConfig,
-    of_network: &'static [(&str, &str)],
-    cgroup: JoinFds,
-    exits: OwnedFd,
-) -> OpenPod {
-    let own_network = config.network == NamespaceMode::Pod;
-    let defaults = sysctl::network_defaults(config.user.as_ref());
-    let defaults =
-        defaults.iter().map(|(name, value)| (*name, value.as_str())).chain(of_network.iter().copied());
-    let defaults = defaults.filter(|(name, _)| own_network && !config.sysctls.contains_key(*name));
-    let requested = config.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let sysctls =
-        defaults.chain(requested).map(|(name, value)| (sysctl::path(name), value.to_owned())).collect();
-    OpenPod {
-        network: own_network,
-        ipc: config.ipc == NamespaceMode::Pod,
-        hostname: config.own_hostname(),
-        shared_pid: config.pid == PidMode::Pod,
-        shm_bytes: SHM_BYTES,
-        sysctls,
-        exits,
-        cgroup_v2: cgroup.v2,
-        cgroup_v1_tasks: cgroup.v1_tasks,
-        user: config.user.clone(),
-    }
-}
-
-async fn attach(
-    service: &ServiceState,
-    pod: &Pod,
-    opened: PodOpened,
+    network: Option<PodNetwork>,
     cancel: Cancel,
 ) -> Result<Vec<IpAddr>, PodCause> {
-    let Some(network) = opened.network else { return Ok(vec![]) };
+    let Some(network) = network else { return Ok(vec![]) };
     let request = attach_request(pod, network, cancel);
     let netlink = request.netlink.clone();
-    let attachment = service.networks.attach(request).await?;
+    let attachment = service.networks.attach_here(request)?;
     pod.set_netlink(netlink);
     Ok(attachment.ips)
 }

@@ -4,8 +4,9 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use crisp_executor::cgroup::JoinFds;
+use crisp_executor::ids::PodId;
 use crisp_monitor::fork_server::UNNAMED;
-use crisp_sandbox::spawn::MonitorBinary;
+use crisp_sandbox::spawn::{MonitorBinary, begin};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Pod, gone, missing, request, until};
@@ -85,6 +86,77 @@ async fn monitors_outlive_the_fork_server_and_it_its_own_death() {
         pod.start(&sh("sleep 1000")).await.unwrap();
         pod.shutdown().await;
     }
+}
+
+/// The processes with this pod's id as an argument: its monitors, and a fork server that makes one.
+fn monitors_of(pod: &PodId) -> Vec<i32> {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| arguments(*pid).get(1).is_some_and(|name| *name == pod.as_str())).collect()
+}
+
+fn send(signal: Signal, pid: i32) {
+    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+}
+
+#[tokio::test]
+async fn a_monitor_that_was_requested_and_is_not_wanted_any_more_is_ended() {
+    if missing() {
+        return;
+    }
+    let binary = binary();
+    let first = Pod::fresh_of(&binary).await;
+    let server = fork_server_of(first.pid).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for _ in 0..20 {
+        let id = PodId::random();
+        drop(begin(&binary, &id, folder.path(), &JoinFds::default(), false).unwrap());
+        assert!(monitors_of(&id).is_empty());
+    }
+    // It is not the one that had to be ended.
+    let second = Pod::fresh_of(&binary).await;
+    assert_eq!(fork_server_of(second.pid), Some(server));
+    first.shutdown().await;
+    second.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_fork_server_that_is_killed_before_it_answers_leaves_no_second_monitor() {
+    if missing() {
+        return;
+    }
+    let binary = binary();
+    let mut last = Pod::fresh_of(&binary).await;
+    let folder = tempfile::tempdir().unwrap();
+    // Before it has received the request, and somewhere after that.
+    for is_stopped in [true, false, false, false] {
+        let server = fork_server_of(last.pid).unwrap();
+        last.shutdown().await;
+        if is_stopped {
+            send(Signal::STOP, server);
+        }
+        let (id, mut cgroup) = (PodId::random(), JoinFds::default());
+        let spawning = begin(&binary, &id, folder.path(), &cgroup, false).unwrap();
+        send(Signal::KILL, server);
+        let (pid, reaper) = spawning.finish(&mut cgroup).unwrap();
+        assert_eq!(monitors_of(&id), [pid]);
+        drop(reaper);
+        send(Signal::KILL, pid);
+        gone(pid).await;
+        last = Pod::fresh_of(&binary).await;
+        // The next request has found it dead.
+        gone(server).await;
+    }
+    // Given up as well: a stopped one that is killed has made nothing.
+    let server = fork_server_of(last.pid).unwrap();
+    send(Signal::STOP, server);
+    let id = PodId::random();
+    let spawning = begin(&binary, &id, folder.path(), &JoinFds::default(), false).unwrap();
+    send(Signal::KILL, server);
+    drop(spawning);
+    gone(server).await;
+    assert!(monitors_of(&id).is_empty());
+    last.shutdown().await;
 }
 
 fn network(pid: i32) -> PathBuf {

@@ -11,7 +11,7 @@ use crisp_executor::plan::Plan;
 use crisp_monitor::wire::request::Shutdown;
 use crisp_monitor::wire::{Header, Op, packet};
 use crisp_sandbox::link::{Event, Exit, LinkError, MonitorLink, OpenPod, PodOpened, StartRequest, Started};
-use crisp_sandbox::spawn::{MonitorBinary, spawn};
+use crisp_sandbox::spawn::{MonitorBinary, begin};
 use rustix::fd::OwnedFd;
 use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, socket_with};
@@ -78,7 +78,8 @@ impl Pod {
     pub async fn fresh_with(binary: &MonitorBinary, cgroup: &mut JoinFds, network: bool) -> Self {
         let (folder, began) = (tempfile::tempdir().unwrap(), Instant::now());
         let id = PodId::random();
-        let (pid, _reaper) = spawn(binary, &id, folder.path(), cgroup, network).unwrap();
+        let spawning = begin(binary, &id, folder.path(), cgroup, network).unwrap();
+        let (pid, _reaper) = spawning.finish(cgroup).unwrap();
         let link = MonitorLink::connect(&folder.path().join("monitor.sock"), DEADLINE).await.unwrap();
         assert_eq!((link.greeting().pid, &link.greeting().pod), (pid, &id));
         let pod = Self { folder, pid, link, greeted_after: began.elapsed() };

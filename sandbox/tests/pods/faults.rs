@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crisp_operation::fault::{Fault, arm};
-use crisp_sandbox::{PodError, PodState};
+use crisp_sandbox::{PodConfig, PodError, PodState};
 
-use crate::lab::{Lab, assert_empty, config, open, uses_systemd};
+use crate::lab::{Lab, assert_empty, cgroup, config, monitors, open, uses_systemd};
 
 /// Those of making a pod.
 fn stages() -> Vec<&'static str> {
@@ -128,6 +128,68 @@ async fn a_stage_that_hangs_ends_at_its_deadline_and_is_undone() {
     assert!(error.contains("stage open: not done after"), "{error}");
     assert!(lab.pods.list().is_empty());
     lab.assert_empty();
+}
+
+/// A folder of the memory hierarchy in which cgroups have no files. Removes what was made in it.
+struct NoCgroups(std::path::PathBuf);
+
+impl NoCgroups {
+    fn at(folder: std::path::PathBuf) -> Self {
+        std::fs::create_dir(&folder).unwrap();
+        assert!(Command::new("mount").args(["-t", "tmpfs", "x"]).arg(&folder).status().unwrap().success());
+        Self(folder)
+    }
+}
+
+impl Drop for NoCgroups {
+    fn drop(&mut self) {
+        assert!(Command::new("umount").arg(&self.0).status().unwrap().success());
+        std::fs::remove_dir(&self.0).unwrap();
+    }
+}
+
+/// The monitor is made while the v1 cgroups are: it must not outlive their failure.
+#[tokio::test]
+async fn a_pod_whose_v1_cgroup_cannot_be_made_leaves_no_monitor() {
+    crisp_skip::needs!("mount");
+    let memory = Path::new("/sys/fs/cgroup/memory");
+    if !memory.join("tasks").exists() || uses_systemd() {
+        crisp_skip::unsupported!(CgroupV1("memory"));
+    }
+    let lab = Lab::new().await;
+    let obstacle = NoCgroups::at(memory.join(cgroup(lab.folder.path()).relative()));
+    for attempt in 0..5 {
+        let request = PodConfig { attempt, ..config(lab.folder.path(), "no-cgroup") };
+        let error = lab.pods.run(request).await.unwrap_err().to_string();
+        assert!(error.contains("run_pod: stage cgroup: ") && !error.contains("undoing"), "{error}");
+        assert!(monitors(lab.folder.path()).is_empty());
+        assert!(lab.pods.list().is_empty());
+    }
+    drop(obstacle);
+    lab.assert_empty();
+    lab.pods.run(config(lab.folder.path(), "no-cgroup")).await.unwrap();
+    lab.clear().await;
+}
+
+#[tokio::test]
+async fn a_request_that_is_cancelled_while_its_monitor_works_is_undone() {
+    crisp_skip::needs!();
+    let lab = Lab::new().await;
+    for stage in ["cgroup:after", "monitor", "open", "open:after", "commit"] {
+        let name = format!("cancelled-{}", stage.replace(':', "-"));
+        let hang = arm(&format!("run_pod/{stage}@test/{name}"), Fault::Hang);
+        let request = config(lab.folder.path(), &name);
+        let (pods, key) = (lab.pods.clone(), request.key());
+        let run = tokio::spawn(async move { pods.run(request).await });
+        while !hang.is_reached() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        lab.pods.cancel_run(&key);
+        let error = run.await.unwrap().unwrap_err().to_string();
+        assert!(error.contains("cancelled") && !error.contains("undoing"), "{error}");
+        assert!(lab.pods.list().is_empty());
+        lab.assert_empty();
+    }
 }
 
 /// Something that removing the pod's files fails on: a folder in which nothing can be deleted.

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crisp_metrics::Metrics;
 use crisp_metrics::operations::RunningOperation;
@@ -59,19 +59,34 @@ impl Context {
     }
 
     #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
-    pub(super) fn fault_blocking(&self, stage: &str, when: When, cancel: &Cancel) -> Result<(), Interrupted> {
+    pub(super) fn fault_blocking(
+        &self,
+        stage: &str,
+        when: When,
+        cancel: &Cancel,
+        limit: Option<Duration>,
+    ) -> Result<(), Interrupted> {
         match fault::armed(self.name, stage, self.subject(), when) {
             None => Ok(()),
             Some(Fault::Fail) => Err(Interrupted::Fault),
             Some(Fault::Kill) => fault::kill(),
             Some(Fault::Hang) => {
+                let begun = Instant::now();
                 while !cancel.is_cancelled() {
+                    if let Some(after) = limit.filter(|limit| begun.elapsed() >= *limit) {
+                        return Err(Interrupted::Deadline { after });
+                    }
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(Interrupted::Cancelled)
             }
         }
     }
+}
+
+pub(super) fn later(deadline: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(deadline).unwrap_or(now)
 }
 
 /// A piece of blocking work, counted until it ends.

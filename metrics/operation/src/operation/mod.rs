@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crisp_metrics::Metrics;
 use crisp_metrics::operations::Wait;
 
-use self::context::{Context, Running, within};
+use self::context::{Context, Running, later, within};
 pub use self::stage::{Stage, Steps};
 use crate::fault::When;
 use crate::undo::{DEADLINE, Hanging, UndoList};
@@ -198,11 +198,6 @@ where
         }
         Failure { subject, operation, failure, undo: failures, pending }
     }
-}
-
-fn later(deadline: Duration) -> Instant {
-    let now = Instant::now();
-    now.checked_add(deadline).unwrap_or(now)
 }
 
 /// Undoes an operation when its work that hangs ends at last, or goes on with the undo when the undo step

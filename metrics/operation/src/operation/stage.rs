@@ -3,11 +3,12 @@
 use std::fmt::Display;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crisp_metrics::operations::Wait;
 use tokio::sync::oneshot;
 
-use super::context::{Context, Running};
+use super::context::{Context, Running, later};
 use crate::fault::When;
 use crate::undo::UndoList;
 use crate::{Cancel, Interrupted, StageFailure};
@@ -107,6 +108,11 @@ where
         self.undo.push(stage, work);
     }
 
+    /// See [`Operation::waits_for`].
+    pub fn waits_for(&self, what: &str) -> Wait {
+        self.context.listed.progress().waits_for(what.to_owned())
+    }
+
     /// Runs the stage `name`, unless the steps are cancelled.
     ///
     /// # Errors
@@ -116,19 +122,38 @@ where
         name: &'static str,
         work: impl FnOnce() -> Result<T, E>,
     ) -> Result<T, StageFailure<E>> {
+        self.run(name, None, work)
+    }
+
+    /// As [`step`](Self::step), with a deadline of its own, which the work itself must keep.
+    ///
+    /// # Errors
+    /// As for [`step`](Self::step).
+    pub fn step_within<T>(
+        &self,
+        name: &'static str,
+        deadline: Duration,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, StageFailure<E>> {
+        self.run(name, Some(deadline), work)
+    }
+
+    fn run<T>(
+        &self,
+        name: &'static str,
+        limit: Option<Duration>,
+        work: impl FnOnce() -> Result<T, E>,
+    ) -> Result<T, StageFailure<E>> {
         let failed = |cause| StageFailure { stage: name, cause };
         self.cancel.check().map_err(|interrupted| failed(interrupted.into()))?;
-        let _entered = self.context.listed.progress().enter(name, self.deadline);
+        let deadline = limit.map_or(self.deadline, |limit| later(limit).min(self.deadline));
+        let _entered = self.context.listed.progress().enter(name, deadline);
         let timer = self.context.metrics.stage(self.context.name, name);
-        let result = self
-            .context
-            .fault_blocking(name, When::Before, &self.cancel)
-            .map_err(E::from)
-            .and_then(|()| work())
-            .and_then(|value| {
-                self.context.fault_blocking(name, When::After, &self.cancel)?;
-                Ok(value)
-            });
+        let fault = |when| self.context.fault_blocking(name, when, &self.cancel, limit);
+        let result = fault(When::Before).map_err(E::from).and_then(|()| work()).and_then(|value| {
+            fault(When::After)?;
+            Ok(value)
+        });
         timer.done(result).map_err(failed)
     }
 }

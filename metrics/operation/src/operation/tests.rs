@@ -72,6 +72,24 @@ async fn a_deadline_names_the_step_under_way_and_stops_it() {
     assert!(failure.is_undone());
 }
 
+#[tokio::test]
+async fn a_step_with_a_deadline_of_its_own_does_not_hang_until_that_of_all_of_them() {
+    let metrics = Metrics::new("test").unwrap();
+    let operation = Operation::<Cause>::cancelled_by(&metrics, "test", "pod within", Cancel::new());
+    let _hang = fault::arm("test/open@pod within", Fault::Hang);
+    let list = metrics.clone();
+    let result: Result<(), _> = operation
+        .blocking(SOON * 100, move |steps| {
+            let _wait = steps.waits_for("the monitor");
+            let info = list.operations().list(Duration::ZERO).remove(0);
+            assert_eq!(info.waits_for.as_deref(), Some("the monitor"));
+            steps.step_within("open", Duration::from_millis(50), || panic!("work after a fault"))
+        })
+        .await;
+    let failure = operation.finish(result).await.unwrap_err();
+    assert_eq!(failure.to_string(), "pod within: test: stage open: not done after 50 ms");
+}
+
 /// Work that cannot be stopped: it ends when told by `release`.
 fn stuck(release: &Arc<AtomicBool>, ended: &Arc<AtomicBool>) -> impl FnOnce() -> Result<(), Cause> + use<> {
     let (release, ended) = (release.clone(), ended.clone());

@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal};
 use super::create;
 use super::dir::Dir;
 use super::error::CgroupError;
-use super::hierarchy::{Hierarchy, Host};
+use super::hierarchy::{Extent, Hierarchy, Host};
 use super::join::{self, JoinFds};
 use super::kill;
 use super::path::CgroupPath;
@@ -176,8 +176,10 @@ impl ExecCgroup {
     fn join_in(&self, dir: Dir) -> Result<JoinFds, CgroupError> {
         let container = self.path.parent().ok_or_else(|| self.gone())?;
         let hierarchy = hierarchy(&self.host)?;
-        let mut fds =
-            JoinFds { v1_tasks: join::open_v1_tasks(&self.host, &container)?, ..JoinFds::default() };
+        let mut fds = JoinFds {
+            v1_tasks: join::open_v1_tasks(&self.host, &container, Extent::All)?,
+            ..JoinFds::default()
+        };
         if self.host.v2.is_some() {
             fds.v2 = Some(dir.into_fd());
         } else if let Some(n) = self.host.v1.iter().position(|h| std::ptr::eq(h, hierarchy)) {

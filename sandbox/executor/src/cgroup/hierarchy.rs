@@ -134,13 +134,19 @@ pub(super) enum Extent {
     /// Those that count and limit memory, CPU time and processes, the freezer, and the one by which systemd
     /// knows the processes of a service.
     Supervisor,
+    /// None of them.
+    V2Only,
 }
 
 const SUPERVISOR: [&str; 6] = ["cpu", "cpuacct", "memory", "pids", "freezer", "name=systemd"];
 
 impl Extent {
     fn has(self, hierarchy: &Hierarchy) -> bool {
-        self == Self::All || SUPERVISOR.iter().any(|name| hierarchy.has(name))
+        match self {
+            Self::All => true,
+            Self::Supervisor => SUPERVISOR.iter().any(|name| hierarchy.has(name)),
+            Self::V2Only => false,
+        }
     }
 }
 

@@ -49,9 +49,13 @@ pub(super) fn accepts_processes(host: &Host, path: &CgroupPath) -> Result<bool, 
     Ok(enabled.trim().is_empty())
 }
 
-/// The `tasks` files of all v1 hierarchies, in their order.
-pub(super) fn open_v1_tasks(host: &Host, path: &CgroupPath) -> Result<Vec<OwnedFd>, CgroupError> {
-    host.within(Extent::All).map(|hierarchy| open_tasks(hierarchy, path)).collect()
+/// The `tasks` files of the v1 hierarchies of an extent, in their order.
+pub(super) fn open_v1_tasks(
+    host: &Host,
+    path: &CgroupPath,
+    extent: Extent,
+) -> Result<Vec<OwnedFd>, CgroupError> {
+    host.within(extent).map(|hierarchy| open_tasks(hierarchy, path)).collect()
 }
 
 fn open_tasks(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<OwnedFd, CgroupError> {

@@ -36,6 +36,7 @@ mod tree;
 mod usage;
 mod walk;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -166,6 +167,16 @@ impl Cgroups {
         self.create_in(path, None, Extent::Supervisor, create::Controllers::Enabled)
     }
 
+    /// The first part of [`create_for_supervisor`](Self::create_for_supervisor): the v2 hierarchy alone, or
+    /// nothing without one. A process can be started there while the v1 hierarchies follow, which take ten times
+    /// as long.
+    ///
+    /// # Errors
+    /// [`CgroupError::Create`] naming the folder.
+    pub fn create_v2_for_supervisor(&self, path: &CgroupPath) -> Result<Cgroup, CgroupError> {
+        self.create_in(path, None, Extent::V2Only, create::Controllers::Enabled)
+    }
+
     /// Like [`create_for_supervisor`](Self::create_for_supervisor), without controllers on v2, below the
     /// cgroup `above` of another program that contains a process: see [`create_below`](Self::create_below).
     /// With processes there, only cpu and pids could be enabled, and then the cgroups below could not have
@@ -274,6 +285,14 @@ impl Cgroup {
     /// [`CgroupError::NotFound`], or a file cannot be opened.
     pub fn join(&self) -> Result<JoinFds, CgroupError> {
         join::join(&self.host, &self.path, self.extent)
+    }
+
+    /// Opens the v1 part of what [`Self::join`] opens.
+    ///
+    /// # Errors
+    /// As for [`Self::join`].
+    pub fn join_v1(&self) -> Result<Vec<OwnedFd>, CgroupError> {
+        join::open_v1_tasks(&self.host, &self.path, self.extent)
     }
 
     /// Kills all processes in it and below, and waits until they have ended (at most 5 s).

@@ -22,10 +22,29 @@ impl Networks {
         // A separate task: a caller that leaves must not cause half an attachment.
         let task = async move {
             let _lock = inner.locks.lock(request.pod.clone(), "attach").await;
-            Inner::attach(&inner, request).await
+            Inner::attach(&inner, request, BuiltinWork::OnOwnThread).await
         };
         let task = tokio::spawn(of_this_operation(task));
         task.await.unwrap_or(Err(NetworkError::Interrupted("attach")))
+    }
+
+    /// As [`Self::attach`], on this thread, which must be one of blocking work of the runtime. For a pod whose
+    /// networks [are built in](Self::are_built_in): nothing here waits for another thread or process.
+    ///
+    /// # Errors
+    /// Any [`NetworkError`].
+    pub(crate) fn attach_here(&self, request: AttachRequest) -> Result<Attachment, NetworkError> {
+        let runtime =
+            tokio::runtime::Handle::try_current().map_err(|_| NetworkError::Interrupted("attach"))?;
+        runtime.block_on(async {
+            let _lock = self.0.locks.lock(request.pod.clone(), "attach").await;
+            Inner::attach(&self.0, request, BuiltinWork::Here).await
+        })
+    }
+
+    /// Whether all networks of a pod with these annotations are built in, so that no plugin is run.
+    pub(crate) fn are_built_in(&self, annotations: &BTreeMap<String, String>) -> bool {
+        self.0.plan(annotations).is_ok_and(|plan| plan.cni.is_empty())
     }
 
     /// Time limit for [`Self::attach`] of a pod with these annotations: larger than the sum of the limits of
@@ -36,8 +55,34 @@ impl Networks {
     }
 }
 
+/// Where the blocking work of built-in networks is done.
+#[derive(Debug, Clone, Copy)]
+enum BuiltinWork {
+    /// On the thread that polls.
+    Here,
+    OnOwnThread,
+}
+
+impl BuiltinWork {
+    async fn run<T: Send + 'static>(
+        self,
+        work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+    ) -> Result<T, NetworkError> {
+        match self {
+            Self::Here => work(),
+            Self::OnOwnThread => {
+                spawn_blocking(work).await.unwrap_or(Err(NetworkError::Interrupted("attach")))
+            }
+        }
+    }
+}
+
 impl Inner {
-    async fn attach(self: &Arc<Self>, request: AttachRequest) -> Result<Attachment, NetworkError> {
+    async fn attach(
+        self: &Arc<Self>,
+        request: AttachRequest,
+        builtin: BuiltinWork,
+    ) -> Result<Attachment, NetworkError> {
         let pod = request.pod.clone();
         if self.knows(&pod) {
             return Err(NetworkError::AlreadyAttached { pod });
@@ -47,7 +92,7 @@ impl Inner {
             return Err(refused(port, "names of pods are resolved there"));
         }
         self.ports.reserve(&pod, &format!("{}/{}", request.namespace, request.name), &ports)?;
-        let attached = self.attach_to_all(request, ports).await;
+        let attached = self.attach_to_all(request, ports, builtin).await;
         // If something could not be undone, its ports stay reserved: they may still be forwarded to the pod.
         if attached.is_err() && !self.knows(&pod) {
             self.ports.release(&pod);
@@ -67,9 +112,10 @@ impl Inner {
         self: &Arc<Self>,
         request: AttachRequest,
         ports: Vec<PortMapping>,
+        builtin: BuiltinWork,
     ) -> Result<Attachment, NetworkError> {
         let plan = self.plan(&request.annotations)?;
-        let attached = self.join_all(&plan, &request, &ports).await;
+        let attached = self.join_all(&plan, &request, &ports, builtin).await;
         match attached {
             Ok(attachments) => {
                 // Names of pods are resolved there from now on.
@@ -88,6 +134,7 @@ impl Inner {
         plan: &Plan,
         request: &AttachRequest,
         ports: &[PortMapping],
+        builtin: BuiltinWork,
     ) -> Result<Vec<Attachment>, NetworkError> {
         let mut attachments = Vec::new();
         if plan.cni_is_first {
@@ -96,8 +143,8 @@ impl Inner {
         for (network, selection) in &plan.built_in {
             let (network, selection) = (Arc::clone(network), selection.clone());
             let (request, ports) = (request.clone(), ports.to_vec());
-            let attached = spawn_blocking(move || network.attach(&request, &selection, &ports)).await;
-            attachments.push(attached.unwrap_or(Err(NetworkError::Interrupted("attach")))?);
+            let attach = move || network.attach(&request, &selection, &ports);
+            attachments.push(builtin.run(attach).await?);
         }
         if !plan.cni_is_first && !plan.cni.is_empty() {
             attachments.extend(self.cni.attach(&plan.cni, request, ports).await?);

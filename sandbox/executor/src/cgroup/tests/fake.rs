@@ -76,6 +76,23 @@ fn a_supervisor_is_only_where_its_use_is_counted_and_systemd_looks() {
 }
 
 #[test]
+fn the_v2_part_of_a_supervisors_cgroup_is_made_alone() {
+    let fake = Fake::v1(&["memory", "pids"]);
+    let first = fake.cgroups.create_v2_for_supervisor(&fake.path).unwrap();
+    assert!(!first.created() && !exists(&fake.file("memory/pods")));
+    let fds = first.join().unwrap();
+    assert!(fds.v2.is_none() && fds.v1_tasks.is_empty());
+    let whole = fake.cgroups.create_for_supervisor(&fake.path).unwrap();
+    fake.seed(&[("memory/pods/a/tasks", ""), ("pids/pods/a/tasks", "")]);
+    assert_eq!(whole.join_v1().unwrap().len(), 2);
+
+    let fake = Fake::v2("memory");
+    fake.seed(&[("pods/a/cgroup.controllers", "memory")]);
+    let first = fake.cgroups.create_v2_for_supervisor(&fake.path).unwrap();
+    assert!(first.join().unwrap().v2.is_some() && first.join_v1().unwrap().is_empty());
+}
+
+#[test]
 fn a_cgroup_of_another_program_is_never_made() {
     let fake = Fake::v2("memory");
     let path = |text: &str| CgroupPath::parse(text).unwrap();
