@@ -178,7 +178,7 @@ fn a_container_cannot_write_to_the_runtime() -> Result<()> {
     let _waiting = std::os::unix::net::UnixStream::connect(&socket)?;
     let command = ["exec", "--tty", "--detach", "--console-socket", socket.to_str().unwrap(), "--pid-file"];
     let command = [&command[..], &[pid_file.to_str().unwrap(), "@exe", "true"]].concat();
-    let mut exec = bundle.command(&command).stderr(std::process::Stdio::null()).spawn()?;
+    let mut exec = bundle.command(&command).stderr(Stdio::null()).spawn()?;
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
     // The program itself runs from such a mount, and so do all processes that it starts.
     while assert_cannot_be_written(&json!(exec.id())).is_err() {
