@@ -228,7 +228,7 @@ pub enum PreparedParts {
         root: OwnedFd,
         cgroup: JoinFds,
         /// The limits of the cgroup, and the devices that it allows.
-        resources: Option<LinuxResources>,
+        resources: Option<Box<LinuxResources>>,
     },
     Plan(Box<PreparedPlan>),
 }

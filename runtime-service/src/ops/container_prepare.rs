@@ -170,8 +170,8 @@ pub(super) fn take(
     }
 }
 
-fn resources_of(spec: &Spec) -> Option<LinuxResources> {
-    spec.linux().as_ref()?.resources().clone()
+fn resources_of(spec: &Spec) -> Option<Box<LinuxResources>> {
+    spec.linux().as_ref()?.resources().clone().map(Box::new)
 }
 
 pub(super) fn is_prepared(container: &Container) -> bool {
