@@ -278,6 +278,8 @@ fn named(path: &Path, error: &io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::inotify;
+
     use super::*;
 
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -357,6 +359,28 @@ mod tests {
         write(&path, &Sample { name: "b".to_owned(), added: None }, Durability::Process).unwrap();
         assert_eq!((before, changed(&kept)), ((2, inode), (1, inode)), "the earlier file is deleted");
         assert_ne!(changed(&path).1, inode, "never written in place: a reader would see a half");
+        if !exchanges(folder.path()) {
+            return;
+        }
+        let written =
+            |durability| deletes(folder.path(), || write(&path, &Sample::default(), durability).unwrap());
+        assert_eq!((written(Durability::Process), written(Durability::PowerCut)), (true, false));
+    }
+
+    /// Whether the file system can exchange two files.
+    fn exchanges(folder: &Path) -> bool {
+        let [a, b] = ["a", "b"].map(|name| folder.join(name));
+        fs::write(&a, "").and_then(|()| fs::write(&b, "")).unwrap();
+        renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE).is_ok()
+    }
+
+    /// Whether a file in the folder is deleted meanwhile: a rename over a file deletes none.
+    fn deletes(folder: &Path, meanwhile: impl FnOnce()) -> bool {
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watch, folder, inotify::WatchFlags::DELETE).unwrap();
+        meanwhile();
+        let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+        inotify::Reader::new(&watch, &mut buffer).next().is_ok()
     }
 
     #[test]

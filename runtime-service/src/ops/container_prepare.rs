@@ -11,7 +11,6 @@
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
@@ -112,7 +111,7 @@ fn make_mount_points(root: &OwnedFd, spec: &Spec, pod: &Pod) {
 /// A container that is never started must not leave a folder among the logs.
 fn has_log_folder(container: &Container) -> bool {
     let path = container.metadata.log_path.as_deref();
-    path.is_none_or(|path| path.parent().is_some_and(Path::is_dir))
+    path.is_none_or(|path| path.parent().is_some_and(log_reopen::is_folder_in_cache))
 }
 
 fn plan(

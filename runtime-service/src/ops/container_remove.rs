@@ -57,12 +57,13 @@ async fn remove_once(service: &Arc<ServiceState>, container: &Arc<Container>) ->
     let result = delete(&operation, service, container).await;
     operation.finish(result).await?;
     container.leases.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let log = unused_log(service, container);
     let mut emitter = service.emitter();
     service.containers.remove(container.id());
     emitter.emit(Kind::Deleted, container);
     drop(emitter);
     let discarded = service.layout.discarded_container(container.id());
-    delete_in_background(service, vec![discarded.path().to_owned()]);
+    delete_in_background(service, vec![discarded.path().to_owned()], log);
     Ok(())
 }
 
@@ -106,7 +107,6 @@ async fn delete(
         let (service, container) = (service.clone(), container.clone());
         move |steps: &Steps| {
             steps.step("cgroup", || container_prepare::discard(&service, &container))?;
-            remove_unused_log(&container);
             steps.step("folder", || discard_folder(&service, &container))
         }
     };
@@ -114,13 +114,16 @@ async fn delete(
     forget(operation, service, container).await
 }
 
-/// The logs of containers that were started are their clients' to remove.
-fn remove_unused_log(container: &Container) {
-    if let (State::Removing { exit: None }, Some(path)) =
-        (&container.status().state, &container.metadata.log_path)
-    {
-        log_reopen::remove_empty(path);
-    }
+/// The log of a container that was prepared and never started. The others are their clients' to remove, as those that
+/// another container of the pod may write to.
+fn unused_log(service: &ServiceState, container: &Container) -> Option<PathBuf> {
+    let State::Removing { exit: None } = container.status().state else { return None };
+    let path = container.metadata.log_path.clone()?;
+    let of_pod = service.containers.of_pod(&container.metadata.pod);
+    let writes_to_it = |other: &Arc<Container>| {
+        other.id() != container.id() && other.metadata.log_path.as_ref() == Some(&path)
+    };
+    (!of_pod.iter().any(writes_to_it)).then_some(path)
 }
 
 /// Lets the monitor drop the exit record. A monitor that does not answer drops all of them with its pod.
@@ -152,8 +155,12 @@ fn discard_folder(service: &ServiceState, container: &Container) -> Result<(), C
 }
 
 /// Deletes discarded folders one after the other, together with those of other removals. A slow deletion,
-/// which may never end, does not block the others.
-pub(crate) fn delete_in_background(service: &Arc<ServiceState>, folders: Vec<PathBuf>) {
+/// which may never end, does not block the others. `unused_log` is on its own file system, which may be dead.
+pub(crate) fn delete_in_background(
+    service: &Arc<ServiceState>,
+    folders: Vec<PathBuf>,
+    unused_log: Option<PathBuf>,
+) {
     let service = service.clone();
     tokio::spawn(async move {
         let one_at_a_time = service.deleting.lock().await;
@@ -167,7 +174,11 @@ pub(crate) fn delete_in_background(service: &Arc<ServiceState>, folders: Vec<Pat
                     tracing::error!(%error, "cannot delete a removed container's files; the next server tries again");
                 }
             }
-            Ok(())
+            let Some(log) = unused_log else { return Ok(()) };
+            steps.step("log", || {
+                log_reopen::remove_empty(&log);
+                Ok(())
+            })
         };
         let deleted = operation.blocking(SLOW, delete).await;
         drop(one_at_a_time);

@@ -168,7 +168,11 @@ async fn with_log(
     operation.undo("cgroup", container_prepare::discarding(service, container));
     let log = match (log, container.metadata.log_path.clone()) {
         (Some(log), Some(path)) if !log_reopen::is_still_at(&log, &path) => {
-            let open = move |steps: &Steps| steps.step("log", || log_reopen::open(&path).map(Some));
+            let open = move |steps: &Steps| {
+                // On this thread: closing a file of a FUSE server waits for that.
+                drop(log);
+                steps.step("log", || log_reopen::open(&path).map(Some))
+            };
             operation.blocking(PREPARE, open).await?
         }
         (log, _) => log,

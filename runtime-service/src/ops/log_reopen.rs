@@ -51,6 +51,12 @@ pub(super) fn is_still_at(log: &OwnedFd, path: &Path) -> bool {
     now.and_then(|now| Ok(identity(&now)? == identity(log)?)).unwrap_or(false)
 }
 
+/// Whether it is a folder, as far as the kernel knows without reading from a disk or asking a file server.
+pub(super) fn is_folder_in_cache(path: &Path) -> bool {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::CACHED).is_ok()
+}
+
 fn identity(file: &OwnedFd) -> Result<(u32, u32, u64), Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = statx(file, c"", flags, StatxFlags::INO)?;

@@ -8,7 +8,7 @@ use crisp_proto::runtime::v1::runtime_service_server::RuntimeService as _;
 use tonic::{Code, Request, Status};
 
 use crate::lab::{Lab, lab, resources, shell};
-use crate::{ONE_AT_A_TIME, compiled_at_start, reached};
+use crate::{ONE_AT_A_TIME, compiled_at_start, reached, until};
 
 async fn update(
     lab: &Lab,
@@ -27,6 +27,29 @@ async fn update(
 
 async fn limits(lab: &Lab, id: &str) -> proto::LinuxContainerResources {
     lab.status(id).await.unwrap().resources.unwrap().linux.unwrap()
+}
+
+/// Nothing is built or compiled a second time, unless the limits have changed.
+#[tokio::test]
+async fn a_prepared_start_goes_straight_to_the_monitor() {
+    let _one = ONE_AT_A_TIME.lock().await;
+    let lab = lab!();
+    let pod = lab.pod("straight").await;
+    for changed in [false, true] {
+        let name = format!("app-{changed}");
+        let id = lab.create(&pod, shell(&name, "sleep 1000")).await.unwrap();
+        let log = lab.logs().join(format!("{name}.log"));
+        // The rest is prepared before the start gets its turn.
+        until(|| log.exists()).await;
+        if changed {
+            update(&lab, &id, |linux| linux.cpu_shares = 512).await.unwrap();
+        }
+        let stages = ["spec", "compile"];
+        let faults = stages.map(|stage| fault::arm(&format!("start_container/{stage}@{id}"), Fault::Fail));
+        assert_eq!(lab.start(&id).await.is_err(), changed);
+        assert_eq!(faults[0].is_reached(), changed);
+    }
+    lab.remove_pod(&pod).await;
 }
 
 #[tokio::test]

@@ -75,9 +75,10 @@ fn send(socket: &OwnedFd, header: Header, Message { body, fds }: Message) -> Res
 
 /// The response; events before it are dropped, as those before a link are.
 fn receive(socket: &OwnedFd, waits: impl Fn() -> bool) -> Result<Option<Packet>, ReceiveError> {
-    while waits() {
+    loop {
         match poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&SLICE)) {
-            Ok(0) | Err(Errno::INTR) => continue,
+            Ok(0) | Err(Errno::INTR) if waits() => continue,
+            Ok(0) | Err(Errno::INTR) => return Ok(None),
             Err(errno) => return Err(ReceiveError::System(errno)),
             Ok(_) => {}
         }
@@ -87,7 +88,6 @@ fn receive(socket: &OwnedFd, waits: impl Fn() -> bool) -> Result<Option<Packet>,
             return Ok(Some(packet));
         }
     }
-    Ok(None)
 }
 
 fn response(

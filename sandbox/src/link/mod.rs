@@ -105,8 +105,10 @@ impl MonitorLink {
     /// call [`report`](Self::report).
     #[must_use]
     pub fn events(&self) -> broadcast::Receiver<Event> {
+        // First: an event that waits in the socket would be published to no receiver.
+        let events = self.connection.subscribe();
         self.reader.start(&self.connection);
-        self.connection.subscribe()
+        events
     }
 
     /// Every container that the monitor has.

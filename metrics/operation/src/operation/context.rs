@@ -11,6 +11,9 @@ use tokio::sync::watch;
 use crate::fault::{self, Fault, When};
 use crate::{Cancel, Interrupted};
 
+/// Interval for looking up the deadline of blocking work.
+const LOOK: Duration = Duration::from_millis(500);
+
 pub(super) struct Context {
     pub(super) name: &'static str,
     pub(super) metrics: Metrics,
@@ -60,28 +63,31 @@ impl Context {
     }
 
     #[expect(clippy::disallowed_methods, reason = "this runs on a thread of blocking work")]
-    pub(super) fn fault_blocking(
-        &self,
-        stage: &str,
-        when: When,
-        cancel: &Cancel,
-        limit: Option<Duration>,
-    ) -> Result<(), Interrupted> {
+    pub(super) fn fault_blocking(&self, stage: &str, when: When, cancel: &Cancel) -> Result<(), Interrupted> {
         match fault::armed(self.name, stage, self.subject(), when) {
             None => Ok(()),
             Some(Fault::Fail) => Err(Interrupted::Fault),
             Some(Fault::Kill) => fault::kill(),
             Some(Fault::Hang) => {
-                let begun = Instant::now();
                 while !cancel.is_cancelled() {
-                    if let Some(after) = limit.filter(|limit| begun.elapsed() >= *limit) {
-                        return Err(Interrupted::Deadline { after });
-                    }
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(Interrupted::Cancelled)
             }
         }
+    }
+}
+
+/// A deadline, and the time after which it is, for messages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Due {
+    pub(super) at: Instant,
+    pub(super) after: Duration,
+}
+
+impl Due {
+    pub(super) fn within(after: Duration) -> Self {
+        Self { at: later(after), after }
     }
 }
 
@@ -104,6 +110,34 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.0.running.send_modify(|running| *running -= 1);
     }
+}
+
+/// Runs `work` until it ends, is cancelled, or the deadline in `due` has passed. Changes of the deadline wake nothing,
+/// which would slow the work down: it is looked up every [`LOOK`].
+pub(super) async fn within_due<T, E: From<Interrupted>>(
+    due: watch::Receiver<Due>,
+    cancel: &Cancel,
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    let guard = CancelOnDrop(cancel);
+    let deadline = async {
+        loop {
+            let Due { at, after } = *due.borrow();
+            let now = tokio::time::Instant::now();
+            if now >= at.into() {
+                return after;
+            }
+            tokio::time::sleep_until((now + LOOK).min(at.into())).await;
+        }
+    };
+    let result = tokio::select! {
+        biased;
+        result = work => result,
+        () = cancel.cancelled() => Err(Interrupted::Cancelled.into()),
+        after = deadline => Err(Interrupted::Deadline { after }.into()),
+    };
+    drop(guard);
+    result
 }
 
 /// Runs `work` until it ends, is cancelled, or `deadline` has passed.

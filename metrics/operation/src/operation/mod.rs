@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use crisp_metrics::Metrics;
 use crisp_metrics::operations::Wait;
+use tokio::sync::watch;
 
-use self::context::{Context, Running, later, within};
+use self::context::{Context, Due, Running, later, within, within_due};
 pub use self::stage::{Stage, Steps};
 use crate::fault::When;
 use crate::undo::{DEADLINE, Hanging, UndoList};
@@ -126,8 +127,8 @@ where
         timer.done(result).map_err(|cause| StageFailure { stage: name, cause })
     }
 
-    /// Runs blocking stages, one after the other, on one thread that answers no requests. At the deadline the
-    /// failure names the stage under way, and the [`Cancel`] token of the steps is cancelled.
+    /// Runs blocking stages, one after the other, on one thread that answers no requests. At the deadline, or
+    /// that of the step under way, the failure names the step, and the [`Cancel`] token of the steps is cancelled.
     ///
     /// # Errors
     /// The error of the first stage that fails, or [`Interrupted::Deadline`] in the stage under way.
@@ -137,7 +138,8 @@ where
         work: impl FnOnce(&Steps<E>) -> Result<T, StageFailure<E>> + Send + 'static,
     ) -> Result<T, StageFailure<E>> {
         let cancel = self.context.cancel.child();
-        let steps = Steps::new(&self.context, &self.undo, &cancel, later(deadline));
+        let (due, of_step) = watch::channel(Due::within(deadline));
+        let steps = Steps::new(&self.context, &self.undo, &cancel, due);
         let running = Running::start(&self.context);
         let task = tokio::task::spawn_blocking(move || {
             let _running = running;
@@ -150,7 +152,7 @@ where
                 Err(error) => Err(Interrupted::from_join(error).into()),
             }
         };
-        within(deadline, &cancel, work).await.map_err(named)?
+        within_due(of_step, &cancel, work).await.map_err(named)?
     }
 
     /// Ends the operation. On success the undo steps are dropped; on failure they run, the last registered

@@ -3,12 +3,12 @@
 use std::fmt::Display;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crisp_metrics::operations::Wait;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
-use super::context::{Context, Running, later};
+use super::context::{Context, Due, Running};
 use crate::fault::When;
 use crate::undo::UndoList;
 use crate::{Cancel, Interrupted, StageFailure};
@@ -79,7 +79,9 @@ pub struct Steps<E> {
     undo: UndoList<E>,
     cancel: Cancel,
     /// The common deadline of all steps.
-    deadline: Instant,
+    deadline: Due,
+    /// The deadline of the step under way, for [`Operation::blocking`].
+    due: watch::Sender<Due>,
 }
 
 impl<E> Steps<E> {
@@ -87,9 +89,10 @@ impl<E> Steps<E> {
         context: &Arc<Context>,
         undo: &UndoList<E>,
         cancel: &Cancel,
-        deadline: Instant,
+        due: watch::Sender<Due>,
     ) -> Self {
-        Self { context: context.clone(), undo: undo.clone(), cancel: cancel.clone(), deadline }
+        let deadline = *due.borrow();
+        Self { context: context.clone(), undo: undo.clone(), cancel: cancel.clone(), deadline, due }
     }
 }
 
@@ -125,7 +128,7 @@ where
         self.run(name, None, work)
     }
 
-    /// As [`step`](Self::step), with a deadline of its own, which the work itself must keep.
+    /// As [`step`](Self::step), with a deadline of its own, at which the steps are cancelled.
     ///
     /// # Errors
     /// As for [`step`](Self::step).
@@ -146,10 +149,12 @@ where
     ) -> Result<T, StageFailure<E>> {
         let failed = |cause| StageFailure { stage: name, cause };
         self.cancel.check().map_err(|interrupted| failed(interrupted.into()))?;
-        let deadline = limit.map_or(self.deadline, |limit| later(limit).min(self.deadline));
-        let _entered = self.context.listed.progress().enter(name, deadline);
+        let own = limit.map(Due::within).filter(|own| own.at < self.deadline.at);
+        let due = own.unwrap_or(self.deadline);
+        let _entered = self.context.listed.progress().enter(name, due.at);
+        self.due.send_replace(due);
         let timer = self.context.metrics.stage(self.context.name, name);
-        let fault = |when| self.context.fault_blocking(name, when, &self.cancel, limit);
+        let fault = |when| self.context.fault_blocking(name, when, &self.cancel);
         let result = fault(When::Before).map_err(E::from).and_then(|()| work()).and_then(|value| {
             fault(When::After)?;
             Ok(value)

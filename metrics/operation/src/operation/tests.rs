@@ -83,7 +83,14 @@ async fn a_step_with_a_deadline_of_its_own_does_not_hang_until_that_of_all_of_th
             let _wait = steps.waits_for("the monitor");
             let info = list.operations().list(Duration::ZERO).remove(0);
             assert_eq!(info.waits_for.as_deref(), Some("the monitor"));
-            steps.step_within("open", Duration::from_millis(50), || panic!("work after a fault"))
+            // Work that looks at nothing but the token.
+            let hangs = || {
+                while !steps.cancel().is_cancelled() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(())
+            };
+            steps.step_within("open", Duration::from_millis(50), hangs)
         })
         .await;
     let failure = operation.finish(result).await.unwrap_err();

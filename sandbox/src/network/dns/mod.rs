@@ -62,6 +62,13 @@ impl Dns {
         }
     }
 
+    /// As [`Self::ensure`], on this thread.
+    pub(super) fn ensure_here(self: &Arc<Self>, network: &Arc<Builtin>) {
+        if !self.is_served(network) {
+            self.start(network);
+        }
+    }
+
     fn is_served(&self, network: &Builtin) -> bool {
         let served = self.served();
         let served = served.get(network.name()).filter(|served| served.gateways == network.gateways());

@@ -57,14 +57,15 @@ impl Networks {
 
 /// Where the blocking work of built-in networks is done.
 #[derive(Debug, Clone, Copy)]
-enum BuiltinWork {
-    /// On the thread that polls.
+pub(super) enum BuiltinWork {
+    /// On the thread that polls. Nothing may wait for another thread of the pool then: at the pool's limit all of
+    /// them could wait so, for ever.
     Here,
     OnOwnThread,
 }
 
 impl BuiltinWork {
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         self,
         work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
     ) -> Result<T, NetworkError> {
@@ -120,11 +121,14 @@ impl Inner {
             Ok(attachments) => {
                 // Names of pods are resolved there from now on.
                 for (network, _) in &plan.built_in {
-                    self.dns.ensure(network).await;
+                    match builtin {
+                        BuiltinWork::Here => self.dns.ensure_here(network),
+                        BuiltinWork::OnOwnThread => self.dns.ensure(network).await,
+                    }
                 }
                 attachments.into_iter().next().ok_or(NetworkError::Interrupted("attach"))
             }
-            Err(error) => Err(self.take_back(&request, error).await),
+            Err(error) => Err(self.take_back(&request, error, builtin).await),
         }
     }
 
@@ -153,12 +157,17 @@ impl Inner {
     }
 
     /// Detaches the networks that were joined before the one that failed.
-    async fn take_back(self: &Arc<Self>, request: &AttachRequest, error: NetworkError) -> NetworkError {
+    async fn take_back(
+        self: &Arc<Self>,
+        request: &AttachRequest,
+        error: NetworkError,
+        builtin: BuiltinWork,
+    ) -> NetworkError {
         let joined = !self.builtins.of_pod(&request.pod).is_empty() || self.cni.attached(&request.pod);
         if !joined {
             return error;
         }
-        match self.leave_all(&request.pod, true).await {
+        match self.leave_all(&request.pod, true, builtin).await {
             Ok(_) => error,
             Err(undo) => NetworkError::Undo { error: Box::new(error), undo: Box::new(undo) },
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crisp_executor::ids::PodId;
 use tokio::task::spawn_blocking;
 
+use super::attach::BuiltinWork;
 use super::detach::leave;
 use super::{Inner, ManageError, Networks};
 use crate::network::builtin::Builtin;
@@ -90,7 +91,7 @@ impl Inner {
             Some(on) if on.interface == INTERFACE => {
                 Err(not_connected(name, pod, "it is the pod's first network, which the pod keeps"))
             }
-            Some(_) => Ok(leave(network, pod).await?),
+            Some(_) => Ok(leave(network, pod, BuiltinWork::OnOwnThread).await?),
         }
     }
 

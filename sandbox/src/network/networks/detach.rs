@@ -6,6 +6,7 @@ use crisp_executor::ids::PodId;
 use crisp_operation::of_this_operation;
 use tokio::task::{JoinSet, spawn_blocking};
 
+use super::attach::BuiltinWork;
 use super::{Inner, Networks};
 use crate::network::NetworkError;
 use crate::network::builtin::Builtin;
@@ -95,7 +96,7 @@ impl Networks {
 
 impl Inner {
     async fn detach(self: &Arc<Self>, pod: PodId, asked_again: bool) -> Result<Detached, NetworkError> {
-        let detached = self.leave_all(&pod, asked_again).await?;
+        let detached = self.leave_all(&pod, asked_again, BuiltinWork::OnOwnThread).await?;
         // Remaining rules may still forward packets for its ports.
         if detached == Detached::Gone {
             self.ports.release(&pod);
@@ -103,11 +104,16 @@ impl Inner {
         Ok(detached)
     }
 
-    pub(super) async fn leave_all(&self, pod: &PodId, asked_again: bool) -> Result<Detached, NetworkError> {
+    pub(super) async fn leave_all(
+        &self,
+        pod: &PodId,
+        asked_again: bool,
+        builtin: BuiltinWork,
+    ) -> Result<Detached, NetworkError> {
         let mut detached = self.cni.detach(pod, asked_again).await;
         // Also when a plugin has failed.
         for network in self.builtins.of_pod(pod) {
-            let left = leave(network, pod).await;
+            let left = leave(network, pod, builtin).await;
             detached = detached.and_then(|detached| left.map(|()| detached));
         }
         detached
@@ -115,10 +121,14 @@ impl Inner {
 }
 
 /// Removes the pod from one built-in network.
-pub(super) async fn leave(network: Arc<Builtin>, pod: &PodId) -> Result<(), NetworkError> {
+pub(super) async fn leave(
+    network: Arc<Builtin>,
+    pod: &PodId,
+    builtin: BuiltinWork,
+) -> Result<(), NetworkError> {
     let (leaving, gone) = (Arc::clone(&network), pod.clone());
-    let left = spawn_blocking(move || leaving.detach(&gone)).await;
+    let left = builtin.run(move || leaving.detach(&gone)).await;
     // In the background: the pod is cut off already.
     spawn_blocking(move || network.reap_all());
-    left.unwrap_or(Err(NetworkError::Interrupted("detach")))
+    left
 }
