@@ -96,7 +96,7 @@ async fn a_kill_does_not_wait_for_the_grace_period_of_an_earlier_stop() {
     let lab = lab!();
     let pod = lab.pod("grace").await;
     let id = lab.run(&pod, shell("app", "trap '' TERM; echo ready; while :; do sleep 1; done")).await;
-    crate::until(|| lab.log("app").contains("ready")).await;
+    until(|| lab.log("app").contains("ready")).await;
     let begun = Instant::now();
     let polite = lab.stop(&id, i64::MAX);
     let kill = async {
@@ -148,7 +148,7 @@ async fn limits_change_while_a_stop_waits_for_its_grace_period() {
     let lab = lab!();
     let pod = lab.pod("graceful").await;
     let id = lab.run(&pod, shell("app", "trap '' TERM; echo ready; while :; do sleep 1; done")).await;
-    crate::until(|| lab.log("app").contains("ready")).await;
+    until(|| lab.log("app").contains("ready")).await;
     let polite = lab.stop(&id, 600);
     let meanwhile = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
