@@ -207,7 +207,7 @@ impl Orphans {
         (holding, empty)
     }
 
-    /// What holds nothing is gone; data, processes and what may be another server's are still there.
+    /// Things that hold nothing are gone; data, processes and things that may be another server's are still there.
     fn assert_only_empty_ones_are_removed(&mut self) -> Result<()> {
         assert!(!self.stray_cgroup.exists() && !self.namespace.exists() && !interface(&self.veth).exists());
         let rules = Command::new("nft").args(["list", "table", "ip", &self.table]).output()?;
