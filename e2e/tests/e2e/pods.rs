@@ -13,8 +13,7 @@ async fn two_containers_talk_over_localhost() -> Result<()> {
     let pod = client.run_pod(&sandbox).await?;
     let server = "mkdir -p /www && echo hello from the first > /www/index.html && httpd -f -p 8080 -h /www";
     client.launch(&pod, &request::shell("server", &image, server), &sandbox).await?;
-    let fetch =
-        "for i in $(seq 50); do wget -q -O - http://127.0.0.1:8080/ && exit 0; sleep 0.1; done; exit 1";
+    let fetch = "for i in $(seq 50); do wget -q -O - http://127.0.0.1:8080/ 2>/dev/null && exit 0; sleep 0.1; done; exit 1";
     let id = client.launch(&pod, &request::shell("client", &image, fetch), &sandbox).await?;
     let status = client.wait(&id).await?;
     assert_eq!(status.exit_code, 0, "{}", machine.container_log("talk", "client")?);
