@@ -55,7 +55,7 @@ pub(crate) async fn recover(service: &Arc<ServiceState>) -> Result<(), Cause> {
         service.set_aside.keep_layers(&service.pods, &service.images, id, &folder);
     }
     let surplus = record::surplus_aside(found.aside_before);
-    delete_in_background(service, discarded, None);
+    delete_in_background(service, discarded);
     for container in found.containers {
         service.containers.insert(Arc::new(container));
     }
@@ -96,7 +96,7 @@ fn delete_surplus(service: &Arc<ServiceState>, mut folders: Vec<PathBuf>) {
     for folder in &folders {
         tracing::info!(path = %folder.display(), "deletes a container's folder that was set aside: newer ones are kept");
     }
-    delete_in_background(service, folders, None);
+    delete_in_background(service, folders);
 }
 
 /// Compares the containers of a pod with its monitor's report.

@@ -7,6 +7,9 @@
 //!
 //! The monitor forgets the exit last: if the disk has refused it, only the monitor has it for a server that
 //! starts before the folder is removed.
+//!
+//! The log stays: it is the client's, and another container may write to the same file, also if this one was never
+//! started.
 
 use std::convert::Infallible;
 use std::fs;
@@ -17,8 +20,8 @@ use std::time::Duration;
 
 use crisp_operation::{KeyedGuard, record};
 
+use super::container_prepare;
 use super::container_stop::stop;
-use super::{container_prepare, log_reopen};
 use crate::cause::{Cause, Operation, StageFailure, Steps};
 use crate::container::Container;
 use crate::container::state::State;
@@ -57,13 +60,12 @@ async fn remove_once(service: &Arc<ServiceState>, container: &Arc<Container>) ->
     let result = delete(&operation, service, container).await;
     operation.finish(result).await?;
     container.leases.lock().unwrap_or_else(PoisonError::into_inner).take();
-    let log = unused_log(service, container);
     let mut emitter = service.emitter();
     service.containers.remove(container.id());
     emitter.emit(Kind::Deleted, container);
     drop(emitter);
     let discarded = service.layout.discarded_container(container.id());
-    delete_in_background(service, vec![discarded.path().to_owned()], log);
+    delete_in_background(service, vec![discarded.path().to_owned()]);
     Ok(())
 }
 
@@ -114,18 +116,6 @@ async fn delete(
     forget(operation, service, container).await
 }
 
-/// The log of a container that was prepared and never started. The others are their clients' to remove, as those that
-/// another container of the pod may write to.
-fn unused_log(service: &ServiceState, container: &Container) -> Option<PathBuf> {
-    let State::Removing { exit: None } = container.status().state else { return None };
-    let path = container.metadata.log_path.clone()?;
-    let of_pod = service.containers.of_pod(&container.metadata.pod);
-    let writes_to_it = |other: &Arc<Container>| {
-        other.id() != container.id() && other.metadata.log_path.as_ref() == Some(&path)
-    };
-    (!of_pod.iter().any(writes_to_it)).then_some(path)
-}
-
 /// Lets the monitor drop the exit record. A monitor that does not answer drops all of them with its pod.
 async fn forget(
     operation: &Operation,
@@ -155,12 +145,8 @@ fn discard_folder(service: &ServiceState, container: &Container) -> Result<(), C
 }
 
 /// Deletes discarded folders one after the other, together with those of other removals. A slow deletion,
-/// which may never end, does not block the others. `unused_log` is on its own file system, which may be dead.
-pub(crate) fn delete_in_background(
-    service: &Arc<ServiceState>,
-    folders: Vec<PathBuf>,
-    unused_log: Option<PathBuf>,
-) {
+/// which may never end, does not block the others.
+pub(crate) fn delete_in_background(service: &Arc<ServiceState>, folders: Vec<PathBuf>) {
     let service = service.clone();
     tokio::spawn(async move {
         let one_at_a_time = service.deleting.lock().await;
@@ -174,11 +160,7 @@ pub(crate) fn delete_in_background(
                     tracing::error!(%error, "cannot delete a removed container's files; the next server tries again");
                 }
             }
-            let Some(log) = unused_log else { return Ok(()) };
-            steps.step("log", || {
-                log_reopen::remove_empty(&log);
-                Ok(())
-            })
+            Ok(())
         };
         let deleted = operation.blocking(SLOW, delete).await;
         drop(one_at_a_time);

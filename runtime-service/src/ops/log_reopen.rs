@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crisp_operation::record;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat2, statx};
 use rustix::io::Errno;
 
@@ -61,15 +60,6 @@ fn identity(file: &OwnedFd) -> Result<(u32, u32, u64), Errno> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     let stat = statx(file, c"", flags, StatxFlags::INO)?;
     Ok((stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino))
-}
-
-/// Removes the log of a container that was prepared for a start and never started. Files that cannot be
-/// removed stay, as those that something was written to.
-pub(super) fn remove_empty(path: &Path) {
-    let is_empty = fs::symlink_metadata(path).is_ok_and(|file| file.is_file() && file.len() == 0);
-    if is_empty && let Err(error) = record::remove_file(path) {
-        tracing::warn!(%error, "the empty log of a container that was not started stays");
-    }
 }
 
 /// Redirects a running container's output to a new file at the same path, after a rotation.
@@ -136,20 +126,6 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let new = open(&path).unwrap();
         assert_eq!((is_still_at(&log, &path), is_still_at(&new, &path)), (false, true));
-    }
-
-    #[test]
-    fn only_an_empty_log_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let (empty, written, link) =
-            (dir.path().join("0.log"), dir.path().join("1.log"), dir.path().join("2.log"));
-        open(&empty).unwrap();
-        fs::write(&written, "text").unwrap();
-        symlink("0.log", &link).unwrap();
-        [&written, &link, &empty, &dir.path().join("none")].into_iter().for_each(|path| remove_empty(path));
-        let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        left.sort();
-        assert_eq!(left, ["1.log", "2.log"]);
     }
 
     #[test]

@@ -135,8 +135,6 @@ fn while_a_container_is_prepared_for_its_start() {
                     }
                     lab.remove(&container.id).await.unwrap();
                 }
-                let log = lab.logs().join("removed.log");
-                until(|| !log.exists()).await;
                 lab.remove_pod(&pod).await;
                 nothing_is_left(lab).await;
             },
