@@ -108,11 +108,9 @@ impl Embedded {
         if let Some(listening) = self.listening.take() {
             listening.stop().await;
         }
-        if let Err(error) = self.server.networks.close_if_unused().await {
-            tracing::warn!(%error, "cannot remove the pod network");
-        }
-        // After this, nothing is written to folders that will be removed.
         self.server.runtime.close().await;
+        // After this, nothing is written to folders that will be removed.
+        self.server.pods.close().await;
         if self.pods_of_runs().is_empty() {
             remove(&self.folder());
             drop(self.server);
