@@ -24,7 +24,6 @@ pub struct Server {
     pub images: ImageService,
     pub pods: Pods,
     pub runtime: RuntimeService,
-    pub networks: Networks,
     pub streams: StreamServer,
     _locks: [FolderLock; 2],
 }
@@ -74,7 +73,7 @@ impl Server {
             monitor: MonitorBinary::new(MONITOR)?,
             cgroups,
             systemd,
-            networks: networks.clone(),
+            networks,
         };
         let pods = Pods::open(sandboxes, &metrics).await.context("cannot open the pods")?;
         let streams = streams(settings)?;
@@ -92,7 +91,7 @@ impl Server {
         if let Err(error) = images.start_collection().await {
             tracing::warn!(%error, "cannot delete image layers that nothing uses");
         }
-        Ok(Self { metrics, images, pods, runtime, networks, streams, _locks: locks })
+        Ok(Self { metrics, images, pods, runtime, streams, _locks: locks })
     }
 }
 

@@ -172,6 +172,8 @@ fn memory_limit(cgroup: &str) -> i64 {
 #[test]
 fn a_pods_resources_are_noted_and_survive_a_restart() {
     const MIB: i64 = 1 << 20;
+    // The cgroup of pods without a parent may be that of another server, too.
+    let others = has_cgroup("crisp");
     over_a_restart(
         async |lab| {
             let pod = lab.pod("resized").await;
@@ -204,7 +206,7 @@ fn a_pods_resources_are_noted_and_survive_a_restart() {
             lab.remove_pod(&own).await;
             // The cgroup above the server's own pods goes a moment after the last of them.
             let begun = Instant::now();
-            while has_cgroup("crisp") {
+            while !others && has_cgroup("crisp") {
                 assert!(begun.elapsed() < Duration::from_secs(30), "/crisp stays");
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
