@@ -104,6 +104,7 @@ fn clean(
     let (service, container) = (service.clone(), container.clone());
     container.exec_process.lock().unwrap_or_else(PoisonError::into_inner).take();
     container.meters.cgroup.reader.close();
+    container.exec_cgroups.close();
     tokio::spawn(async move {
         let operation = service.operation("clean_up_exit", container.id());
         let work =

@@ -1,6 +1,7 @@
 //! The server's containers: the fixed part ([`ContainerMetadata`]) and the changing part ([`Status`]).
 
 pub mod config;
+pub mod exec_cgroups;
 pub mod exit;
 pub(crate) mod kill_at;
 pub mod signal;
@@ -8,7 +9,6 @@ pub mod state;
 pub mod status;
 pub mod table;
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use self::config::{ContainerConfig, Resources};
+use self::exec_cgroups::ExecCgroups;
 use self::signal::Signal;
 use self::state::{Refusal, State};
 use self::status::Status;
@@ -125,8 +126,7 @@ pub struct Container {
     pub prepared: Mutex<Option<Prepared>>,
     /// The common process settings of all execs in the container; compiled by the first exec.
     pub exec_process: Mutex<Option<Arc<plan::Process>>>,
-    /// The exec cgroups that this server has made, by number. True while a command uses it.
-    pub exec_cgroups: Mutex<BTreeMap<u32, bool>>,
+    pub exec_cgroups: ExecCgroups,
     /// The stop signal has been sent.
     pub stop_signal_sent: AtomicBool,
     /// Locked while the remaining processes in its cgroup are killed.
@@ -151,7 +151,7 @@ impl Container {
             leases: Mutex::new(leases),
             prepared: Mutex::default(),
             exec_process: Mutex::default(),
-            exec_cgroups: Mutex::default(),
+            exec_cgroups: ExecCgroups::default(),
             stop_signal_sent: AtomicBool::new(false),
             cleaning: Arc::default(),
             written_by: Mutex::default(),

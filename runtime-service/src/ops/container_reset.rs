@@ -104,7 +104,7 @@ fn begin_again(service: &ServiceState, container: &Container, steps: &Steps) -> 
             .map_err(Cause::file(&work))
     })?;
     container.exec_process.lock().unwrap_or_else(PoisonError::into_inner).take();
-    container.exec_cgroups.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    container.exec_cgroups.clear();
     container.stop_signal_sent.store(false, Ordering::SeqCst);
     container.meters.cgroup.reader.reopen();
     steps.step("record", || Ok(container.update_state(State::reset)?))

@@ -11,7 +11,7 @@ const PER_READER: usize = 22;
 /// Limit for open readers, independent of the descriptor limit: each costs kernel memory.
 const MAX_READERS: usize = 1000;
 
-/// The number of readers that may keep their files open: together a quarter of the server's descriptors.
+/// The number of readers, and of exec cgroups, that may keep their files open: together a quarter of the server's descriptors.
 #[derive(Debug, Clone)]
 pub struct DescriptorBudget(Arc<AtomicUsize>);
 
@@ -24,7 +24,8 @@ impl DescriptorBudget {
         Self(Arc::new(AtomicUsize::new((limit / 4 / PER_READER).min(MAX_READERS))))
     }
 
-    fn acquire(&self) -> Option<Permit> {
+    /// One reader's part. None when all are taken.
+    pub(crate) fn acquire(&self) -> Option<Permit> {
         let less = |left: usize| left.checked_sub(1);
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
         Some(Permit(self.0.clone()))
@@ -33,7 +34,7 @@ impl DescriptorBudget {
 
 /// One reader's part of the budget, returned when dropped.
 #[derive(Debug)]
-struct Permit(Arc<AtomicUsize>);
+pub(crate) struct Permit(Arc<AtomicUsize>);
 
 impl Drop for Permit {
     fn drop(&mut self) {

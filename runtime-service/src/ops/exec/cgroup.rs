@@ -1,7 +1,7 @@
 //! The cgroup of one exec: at the deadline it identifies all processes that the exec started.
 
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use crisp_executor::cgroup::{Cgroup, CgroupError, ExecCgroup, JoinFds};
 use crisp_executor::compile;
@@ -10,6 +10,7 @@ use crisp_sandbox::Pod;
 
 use crate::cause::Cause;
 use crate::container::Container;
+use crate::container::exec_cgroups::Afterwards;
 use crate::service_state::{ServiceState, cgroup_path};
 
 /// Cgroups that are skipped for one exec: each takes a second to be found in use.
@@ -25,27 +26,20 @@ pub(in crate::ops) struct ExecGroup {
 struct Number {
     container: Arc<Container>,
     number: u32,
-    /// The mark that it leaves when dropped, see [`Container::exec_cgroups`]. None when it has no cgroup.
-    afterwards: Option<bool>,
+    afterwards: Afterwards,
 }
 
 impl Number {
     /// The lowest number that no other exec of the container uses, and whether its cgroup exists already.
     fn lowest_free(container: &Arc<Container>) -> (Self, bool) {
-        let mut all = container.exec_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
-        let number = (0..u32::MAX).find(|number| all.get(number) != Some(&true)).unwrap_or(u32::MAX);
-        let is_made = all.insert(number, true).is_some();
-        (Self { container: container.clone(), number, afterwards: None }, is_made)
+        let (number, is_made) = container.exec_cgroups.take_lowest();
+        (Self { container: container.clone(), number, afterwards: Afterwards::Forgotten }, is_made)
     }
 }
 
 impl Drop for Number {
     fn drop(&mut self) {
-        let mut all = self.container.exec_cgroups.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.afterwards {
-            Some(in_use) => all.insert(self.number, in_use),
-            None => all.remove(&self.number),
-        };
+        self.container.exec_cgroups.give_back(self.number, self.afterwards);
     }
 }
 
@@ -57,7 +51,7 @@ fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgro
     loop {
         let (mut number, is_made) = Number::lowest_free(container);
         if !is_made && cgroup.is_exec_cgroup_populated(number.number)? {
-            number.afterwards = Some(true);
+            number.afterwards = Afterwards::InUse;
             continue;
         }
         let made = if is_made {
@@ -68,7 +62,7 @@ fn free(container: &Arc<Container>, cgroup: &Cgroup) -> Result<(Number, ExecCgro
         match made {
             Err(CgroupError::Remove { dir, errno }) if tries < TRIES => {
                 tracing::warn!(container = %container.id(), dir = %dir.display(), %errno, "the cgroup of an earlier command is still in use");
-                number.afterwards = Some(true);
+                number.afterwards = Afterwards::InUse;
                 tries += 1;
             }
             made => return Ok((number, made?)),
@@ -91,11 +85,12 @@ impl ExecGroup {
         if !is_made {
             return Ok(None);
         }
-        number.afterwards = Some(false);
-        let path = cgroup_path(pod, container.id())?;
-        let Some((cgroup, join_fds)) = service.cgroups.idle_exec_cgroup(&path, number.number)? else {
-            return Ok(None);
+        number.afterwards = Afterwards::Free;
+        let open = || -> Result<_, Cause> {
+            Ok(service.cgroups.open_exec_cgroup(&cgroup_path(pod, container.id())?, number.number)?)
         };
+        let idle = container.exec_cgroups.take_idle(number.number, &service.stats.descriptors, open)?;
+        let Some((cgroup, join_fds)) = idle else { return Ok(None) };
         Self { cgroup, number }.with(join_fds).map(Some)
     }
 
@@ -107,7 +102,7 @@ impl ExecGroup {
     ) -> Result<Taken, Cause> {
         let cgroup = service.cgroups.open(&cgroup_path(pod, container.id())?)?;
         let (mut number, cgroup) = free(container, &cgroup)?;
-        number.afterwards = Some(false);
+        number.afterwards = Afterwards::Free;
         let join_fds = cgroup.join()?;
         Self { cgroup, number }.with(join_fds)
     }
@@ -125,17 +120,17 @@ impl ExecGroup {
 
     /// Never uses it again: a monitor that has lost its connection may kill its processes at any time.
     pub(in crate::ops) fn give_up(mut self) {
-        self.number.afterwards = Some(true);
+        self.number.afterwards = Afterwards::InUse;
     }
 
     /// Kills all processes in it in the background. Its number is free again when they are gone.
     pub(in crate::ops) fn kill(self) {
         tokio::task::spawn_blocking(move || {
             let Self { cgroup, mut number } = self;
-            number.afterwards = None;
+            number.afterwards = Afterwards::Forgotten;
             if let Err(error) = cgroup.kill() {
                 tracing::warn!(container = %number.container.id(), %error, "cannot kill all processes of a command");
-                number.afterwards = Some(true);
+                number.afterwards = Afterwards::InUse;
             }
         });
     }

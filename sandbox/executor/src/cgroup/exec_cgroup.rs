@@ -28,32 +28,57 @@ use super::{Cgroup, Cgroups};
 const WAIT: Duration = Duration::from_secs(3);
 /// Lists of processes to move away, against processes that fork meanwhile.
 const MOVES: usize = 20;
+const PROCESSES: &str = "cgroup.procs";
 
 /// See [`Cgroup::make_exec_cgroup`].
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ExecCgroup {
     host: Arc<Host>,
     path: CgroupPath,
 }
 
+/// An exec cgroup whose files stay open: the next command starts in it without a path to look up, of which
+/// there are about ten on v1. Its container's cgroup stays in the kernel, though removed, until this is dropped.
+#[derive(Debug)]
+pub struct OpenExecCgroup {
+    exec: ExecCgroup,
+    dir: Dir,
+    join_fds: JoinFds,
+}
+
 impl Cgroups {
-    /// The existing cgroup with this number of the container `container`, with the descriptors for joining
-    /// it. None when it must be made or emptied: that may wait for others, and this does not.
+    /// Opens the cgroup with this number of the container `container`. None when there is none.
     ///
     /// # Errors
     /// [`CgroupError::NoHierarchy`], [`CgroupError::Read`], [`CgroupError::NotFound`].
-    pub fn idle_exec_cgroup(
+    pub fn open_exec_cgroup(
         &self,
         container: &CgroupPath,
         number: u32,
-    ) -> Result<Option<(ExecCgroup, JoinFds)>, CgroupError> {
+    ) -> Result<Option<OpenExecCgroup>, CgroupError> {
         let exec = ExecCgroup::numbered(&self.host, container, number)?;
-        let Some(dir) = hierarchy(&self.host)?.dir(&exec.path)? else { return Ok(None) };
-        if has_folders(&dir) || !processes(&dir)?.is_empty() {
+        let hierarchy = hierarchy(&self.host)?;
+        let (Some(dir), Some(joined)) = (hierarchy.dir(&exec.path)?, hierarchy.dir(&exec.path)?) else {
+            return Ok(None);
+        };
+        let join_fds = exec.join_in(joined)?;
+        Ok(Some(OpenExecCgroup { exec, dir: dir.keep_files(&[]), join_fds }))
+    }
+}
+
+impl OpenExecCgroup {
+    /// The cgroup and descriptors for joining it, if it is empty. None when it must be made or emptied: that
+    /// may wait for others, and this does not.
+    ///
+    /// # Errors
+    /// [`CgroupError::Read`], also when it is gone.
+    pub fn take_if_idle(&self) -> Result<Option<(ExecCgroup, JoinFds)>, CgroupError> {
+        let mut buffer = [0; 64];
+        if has_folders(&self.dir) || !self.dir.read(PROCESSES, &mut buffer)?.is_empty() {
             return Ok(None);
         }
-        let fds = exec.join_in(dir)?;
-        Ok(Some((exec, fds)))
+        let duplicate = |errno| CgroupError::Read { file: self.exec.path.to_string(), errno };
+        Ok(Some((self.exec.clone(), self.join_fds.try_clone().map_err(duplicate)?)))
     }
 }
 
@@ -129,7 +154,7 @@ fn empty(hierarchy: &Hierarchy, dir: &Dir, container: &CgroupPath) -> Result<(),
         let Some(container) = hierarchy.dir(container)? else { return Ok(()) };
         for pid in pids {
             // A process that has ended meanwhile needs no move.
-            let _ = container.try_write("cgroup.procs", &pid.as_raw_nonzero().to_string());
+            let _ = container.try_write(PROCESSES, &pid.as_raw_nonzero().to_string());
         }
     }
     Ok(())
@@ -155,7 +180,7 @@ fn has_folders(dir: &Dir) -> bool {
 }
 
 fn processes(dir: &Dir) -> Result<Vec<Pid>, CgroupError> {
-    let text = dir.read_all("cgroup.procs")?.unwrap_or_default();
+    let text = dir.read_all(PROCESSES)?.unwrap_or_default();
     Ok(text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)).collect())
 }
 

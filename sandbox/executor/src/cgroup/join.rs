@@ -21,6 +21,18 @@ pub struct JoinFds {
     pub oom_events: Option<OwnedFd>,
 }
 
+impl JoinFds {
+    /// The same files by other descriptors.
+    pub(super) fn try_clone(&self) -> Result<Self, Errno> {
+        let clone = |fd: &OwnedFd| rustix::io::fcntl_dupfd_cloexec(fd, 0);
+        Ok(Self {
+            v2: self.v2.as_ref().map(clone).transpose()?,
+            v1_tasks: self.v1_tasks.iter().map(clone).collect::<Result<_, _>>()?,
+            oom_events: self.oom_events.as_ref().map(clone).transpose()?,
+        })
+    }
+}
+
 pub(super) fn join(host: &Host, path: &CgroupPath, extent: Extent) -> Result<JoinFds, CgroupError> {
     let missing = || CgroupError::NotFound { path: path.clone() };
     let mut fds = JoinFds::default();

@@ -42,7 +42,7 @@ use std::sync::Arc;
 
 pub use devices::HARMLESS_DEVICES;
 pub use error::CgroupError;
-pub use exec_cgroup::ExecCgroup;
+pub use exec_cgroup::{ExecCgroup, OpenExecCgroup};
 use hierarchy::{Controller, Extent, Host};
 pub use join::JoinFds;
 pub use path::{CgroupPath, InvalidCgroupPath};
