@@ -1,14 +1,17 @@
 //! `crisp oci ps`: lists the processes of a container.
 
-use std::fs;
 use std::path::Path;
 
 use crisp_executor::cgroup::{CgroupError, Cgroups};
+use crisp_sandbox::inventory::first_arguments;
 
 use super::id::OciId;
 use super::print;
 use super::state_folder::StateFolder;
 use crate::table::Table;
+
+/// Bytes of one command that are shown.
+const MAX_COMMAND: u64 = 4096;
 
 /// List the processes of a container by their ids on the host
 #[derive(Debug, clap::Args)]
@@ -48,7 +51,7 @@ impl Ps {
 
 /// Empty for a process that has just ended.
 fn command(pid: i32) -> String {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let line = first_arguments(pid, MAX_COMMAND);
     let words = line.split(|&byte| byte == 0).map(String::from_utf8_lossy);
     words.collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }

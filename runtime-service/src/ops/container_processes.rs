@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use crisp_operation::clock;
+use crisp_sandbox::inventory::first_arguments;
 
 use super::container_cgroup;
 use crate::cause::{Cause, Steps};
@@ -74,7 +75,7 @@ fn read(pid: i32, boot: i64) -> Option<Process> {
     };
     let (stat, status) = (text("stat")?, text("status")?);
     let uid = effective_uid(&status)?;
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let arguments = first_arguments(pid, MAX_COMMAND as u64);
     parse(pid, uid, &stat, &arguments, boot)
 }
 

@@ -39,7 +39,7 @@ fn of_process(owners: &Owners<'_>, pid: i32, host: Option<&Path>) -> Vec<Thing> 
 
 /// The kind and owner of the process; None if it does not belong to a Crisp.
 fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
-    let command = command(pid)?;
+    let command = first_arguments(pid, MAX_COMMAND);
     // A kernel thread, or a zombie, which only waits for its parent to reap it.
     if command.is_empty() {
         return None;
@@ -63,17 +63,22 @@ fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
     (!matches!(owner, Owner::Another(_))).then(|| (name(pid), owner))
 }
 
-/// The first arguments. A process can make them as long as it likes.
-fn command(pid: i32) -> Option<Vec<u8>> {
-    let mut command = Vec::new();
-    fs::File::open(format!("/proc/{pid}/cmdline")).ok()?.take(MAX_COMMAND).read_to_end(&mut command).ok()?;
-    Some(command)
+/// The beginning of a process's arguments, each with a zero byte behind it. A process can make them as long as it
+/// likes, with memory that it does not even have. Empty when it has ended.
+#[must_use]
+pub fn first_arguments(pid: i32, limit: u64) -> Vec<u8> {
+    let mut start = Vec::new();
+    let file = fs::File::open(format!("/proc/{pid}/cmdline"));
+    match file.and_then(|file| file.take(limit).read_to_end(&mut start)) {
+        Ok(_) => start,
+        Err(_) => Vec::new(),
+    }
 }
 
 /// Whether some process has the arguments of the pod's monitor.
 pub(super) fn has_monitor(pod: &PodId) -> bool {
     let start = format!("crisp-pod\0{pod}");
-    pids().any(|pid| command(pid).is_some_and(|command| command.starts_with(start.as_bytes())))
+    pids().any(|pid| first_arguments(pid, MAX_COMMAND).starts_with(start.as_bytes()))
 }
 
 fn of_fork_server(pid: i32) -> Owner {
@@ -103,4 +108,17 @@ fn namespace(pid: &str) -> Option<PathBuf> {
 
 fn name(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_without_end_are_cut() {
+        let own = std::process::id().try_into().unwrap();
+        assert_eq!(first_arguments(own, 4).len(), 4);
+        assert!(first_arguments(own, u64::MAX).ends_with(b"\0"));
+        assert!(first_arguments(i32::MAX, 4).is_empty());
+    }
 }

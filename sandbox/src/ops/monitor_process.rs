@@ -13,6 +13,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
+use crate::inventory::first_arguments;
 use crate::pod::cgroups::{CgroupDriver, PodCgroups};
 
 /// Time limit for a killed monitor to end.
@@ -20,9 +21,8 @@ const DEATH: Duration = Duration::from_secs(5);
 
 /// Whether process `pid` is the monitor of `pod`: process ids are reused.
 pub(crate) fn is_monitor(pid: i32, pod: &PodId) -> bool {
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut arguments = arguments.split(|byte| *byte == 0);
-    arguments.next() == Some(b"crisp-pod") && arguments.next() == Some(pod.as_str().as_bytes())
+    let expected = format!("crisp-pod\0{pod}\0");
+    first_arguments(pid, expected.len() as u64) == expected.as_bytes()
 }
 
 /// Searches all processes for the monitor of `pod`.
