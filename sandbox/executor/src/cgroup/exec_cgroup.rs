@@ -91,7 +91,7 @@ impl Cgroup {
     pub fn make_exec_cgroup(&self, number: u32) -> Result<ExecCgroup, CgroupError> {
         let (exec, hierarchy) = self.numbered(number)?;
         if let Some(old) = hierarchy.dir(&exec.path)? {
-            empty(hierarchy, &old, &self.path)?;
+            empty(hierarchy, &exec.path, &old, &self.path)?;
             remove::remove_in(hierarchy, &exec.path)
                 .map_err(|errno| CgroupError::Remove { dir: hierarchy.dir_path(&exec.path), errno })?;
         }
@@ -109,7 +109,7 @@ impl Cgroup {
         let (exec, hierarchy) = self.numbered(number)?;
         match hierarchy.dir(&exec.path)? {
             Some(dir) => {
-                empty(hierarchy, &dir, &self.path)?;
+                empty(hierarchy, &exec.path, &dir, &self.path)?;
                 clear_below(hierarchy, &exec.path, dir)?;
             }
             // A container with a writable cgroup file system can remove it.
@@ -144,8 +144,14 @@ fn make(hierarchy: &Hierarchy, path: &CgroupPath) -> Result<(), CgroupError> {
     create::mkdir(hierarchy, path).map(drop).map_err(failed)
 }
 
-/// Moves the processes in `dir` to the container's cgroup.
-fn empty(hierarchy: &Hierarchy, dir: &Dir, container: &CgroupPath) -> Result<(), CgroupError> {
+/// Moves the processes in `dir`, the folder of `path`, to the container's cgroup. The kernel refuses that for a
+/// container that manages cgroups of its own, whose cgroup has controllers enabled for its children.
+fn empty(
+    hierarchy: &Hierarchy,
+    path: &CgroupPath,
+    dir: &Dir,
+    container: &CgroupPath,
+) -> Result<(), CgroupError> {
     for _ in 0..MOVES {
         let pids = processes(dir)?;
         if pids.is_empty() {
@@ -157,7 +163,10 @@ fn empty(hierarchy: &Hierarchy, dir: &Dir, container: &CgroupPath) -> Result<(),
             let _ = container.try_write(PROCESSES, &pid.as_raw_nonzero().to_string());
         }
     }
-    Ok(())
+    match processes(dir)?.is_empty() {
+        true => Ok(()),
+        false => Err(CgroupError::Remove { dir: hierarchy.dir_path(path), errno: Errno::BUSY }),
+    }
 }
 
 /// Removes the cgroups that a command made below its own. Those with processes stay with the container.

@@ -433,3 +433,11 @@ fn a_v2_cgroup_with_controllers_below_accepts_no_processes() {
     v1.seed(&[("memory/pods/a/tasks", "")]);
     assert!(v1.cgroup().accepts_processes().unwrap());
 }
+
+/// A fake file moves no process, as the kernel moves none into a cgroup with controllers for its children.
+#[test]
+fn an_exec_cgroup_whose_processes_cannot_be_moved_is_not_used_again() {
+    let fake = Fake::v2("memory");
+    fake.seed(&[("pods/a/cgroup.procs", ""), ("pods/a/exec-0/cgroup.procs", "4711\n")]);
+    assert!(matches!(fake.cgroup().reuse_exec_cgroup(0), Err(CgroupError::Remove { .. })));
+}
