@@ -69,6 +69,16 @@ pub struct Capabilities {
     pub ambient: u64,
 }
 
+impl Process {
+    /// Whether it may inspect other processes, or get that right: CAP_SYS_PTRACE.
+    #[must_use]
+    pub fn may_trace(&self) -> bool {
+        const SYS_PTRACE: u64 = 1 << 19;
+        let Capabilities { bounding, effective, permitted, inheritable, ambient } = self.capabilities;
+        (bounding | effective | permitted | inheritable | ambient) & SYS_PTRACE != 0
+    }
+}
+
 /// One resource limit; `resource` is the RLIMIT_ number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rlimit {

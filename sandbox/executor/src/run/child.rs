@@ -11,7 +11,7 @@ use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces, set_no_n
 
 use super::command::Command;
 use super::credentials::Remaining;
-use super::cwd::{self, Entered};
+use super::cwd;
 use super::error::{At, Stage, StageError};
 use super::mounts::Mounter;
 use super::prepared::Prepared;
@@ -91,7 +91,10 @@ fn enter_root(
     pod_root::switch(root).at(Stage::SwitchRoot, "pivot_root")?;
     cwd::make(root, &process.cwd)?;
     seal_root(plan, root)?;
-    launch(setup, &command, root, terminal, reporter)
+    let root = rustix::io::fcntl_dupfd_cloexec(root, 3);
+    let entered = Entered { command, root: root.at(Stage::SwitchRoot, "name the root")?, terminal };
+    let remaining = become_user(setup, &entered, reporter)?;
+    launch(setup, entered, remaining, reporter)
 }
 
 /// If /dev is a volume, which usually is the host's, no console is made in it, and none attached that could
@@ -111,6 +114,13 @@ fn attach_root(root: BorrowedFd<'_>) -> Result<(), StageError> {
     })
 }
 
+/// A process in the container's namespaces, before it becomes the user.
+pub(crate) struct Entered<'a> {
+    command: Command<'a>,
+    root: OwnedFd,
+    terminal: Option<OwnedFd>,
+}
+
 /// Becomes an additional process of the container whose first process is `init`.
 pub(crate) fn join(
     setup: &Setup<'_>,
@@ -120,6 +130,20 @@ pub(crate) fn join(
     reporter: &Reporter,
     joined: InCgroup,
 ) -> Result<Infallible, StageError> {
+    let entered = enter_container(setup, init, pod, stdio, reporter, joined)?;
+    let remaining = become_user(setup, &entered, reporter)?;
+    launch(setup, entered, remaining, reporter)
+}
+
+/// Joins the cgroups and namespaces of the container, except for its PID namespace.
+pub(crate) fn enter_container<'a>(
+    setup: &Setup<'a>,
+    init: BorrowedFd<'_>,
+    pod: &PodContext<'_>,
+    stdio: Stdio,
+    reporter: &Reporter,
+    joined: InCgroup,
+) -> Result<Entered<'a>, StageError> {
     let process = setup.process;
     let files = pod.proc.and_then(|proc| procfs::Files::open(proc, process).ok());
     let needed: Vec<_> = files.iter().flat_map(procfs::Files::iter).chain([init]).collect();
@@ -142,7 +166,7 @@ pub(crate) fn join(
     if process.terminal {
         terminal = Some(terminal::open(root.as_fd(), process.uid, setup.size, reporter)?);
     }
-    launch(setup, &command, root.as_fd(), terminal, reporter)
+    Ok(Entered { command, root, terminal })
 }
 
 fn enter_namespaces(setup: &Setup<'_>, init: BorrowedFd<'_>, user: bool) -> Result<(), StageError> {
@@ -199,29 +223,38 @@ fn seal_root(plan: &Plan, root: BorrowedFd<'_>) -> Result<(), StageError> {
     Ok(())
 }
 
-/// All steps that change the process itself, up to its exec.
-fn launch(
+/// Gets the user, rights, limits and working directory of the program.
+pub(crate) fn become_user(
     setup: &Setup<'_>,
-    command: &Command<'_>,
-    root: BorrowedFd<'_>,
-    terminal: Option<OwnedFd>,
+    entered: &Entered<'_>,
     reporter: &Reporter,
-) -> Result<Infallible, StageError> {
-    let process = setup.process;
+) -> Result<Remaining, StageError> {
+    let (process, root) = (setup.process, entered.root.as_fd());
     credentials::give_up_all_but(process, credentials::for_launch(process))?;
-    let entered = cwd::enter(root, &process.cwd)?;
-    if let Some(terminal) = &terminal {
-        streams::connect_terminal(terminal)?;
-    }
+    let folder = cwd::enter(root, &process.cwd)?;
     limits::apply(&process.rlimits, reporter)?;
     let remaining = credentials::adopt(process, reporter)?;
-    if entered == Entered::AsUser {
+    if folder == cwd::Entered::AsUser {
         cwd::enter_as_user(root, &process.cwd, process.uid)?;
     }
     umask(Mode::from_raw_mode(process.umask.unwrap_or(UMASK)));
     sys::close_on_exec_from(3 + setup.preserved).at(Stage::CloseDescriptors, "mark them")?;
     if process.no_new_privileges {
         set_no_new_privs(true).at(Stage::Capabilities, "no_new_privs")?;
+    }
+    Ok(remaining)
+}
+
+/// All steps after the change of user, up to the exec.
+pub(crate) fn launch(
+    setup: &Setup<'_>,
+    entered: Entered<'_>,
+    remaining: Remaining,
+    reporter: &Reporter,
+) -> Result<Infallible, StageError> {
+    let (process, command) = (setup.process, &entered.command);
+    if let Some(terminal) = &entered.terminal {
+        streams::connect_terminal(terminal)?;
     }
     // Sent now, because the filter may not allow it.
     reporter.send_notes();

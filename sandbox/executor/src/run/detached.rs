@@ -131,7 +131,8 @@ pub fn exec(
 }
 
 fn context<'a>(proc: Option<&'a OwnedFd>, user: Option<&'a UserNamespace>) -> PodContext<'a> {
-    PodContext { init: None, user, proc: proc.map(AsFd::as_fd) }
+    // There is no record of what other commands may do.
+    PodContext { init: None, user, proc: proc.map(AsFd::as_fd), may_be_traced: true }
 }
 
 fn host_proc() -> Option<OwnedFd> {

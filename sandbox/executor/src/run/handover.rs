@@ -63,20 +63,23 @@ impl Receiver {
         match pidfd {
             Some(pidfd) if got == bytes.len() => Ok((i32::from_ne_bytes(bytes), pidfd)),
             Some(_) => Err(StageError::new(Stage::UserNamespace, Errno::BADMSG, "wait for the builder")),
-            None => Err(failure(report)),
+            None => Err(failure(
+                report,
+                Stage::UserNamespace,
+                "of the pod: the process that was to enter it has been killed",
+            )),
         }
     }
 }
 
-/// Why the builder ended without a child.
-fn failure(report: &Report) -> StageError {
+/// Why a process ended before it made another. `at` and `killed`: when it could not report it.
+pub(crate) fn failure(report: &Report, at: Stage, killed: &str) -> StageError {
     loop {
         match report.receive() {
             Ok(Progress::Failed(error)) => return error,
             Ok(Progress::Notes(_) | Progress::Terminal(_)) => {}
             Ok(Progress::Pending | Progress::Prepared | Progress::Waiting | Progress::Executed) | Err(_) => {
-                let why = "of the pod: the process that was to enter it has been killed";
-                return StageError::explained(Stage::UserNamespace, Errno::CHILD, why);
+                return StageError::explained(at, Errno::CHILD, killed);
             }
         }
     }

@@ -53,6 +53,7 @@ pub mod start_gate;
 mod streams;
 pub mod sysctl;
 mod terminal;
+mod unseen;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -95,6 +96,9 @@ pub struct PodContext<'a> {
     /// The host's /proc, opened before the caller left the host's root. Without it a process that joins a
     /// container gets a /proc of its own for a moment, which takes an RCU grace period.
     pub proc: Option<BorrowedFd<'a>>,
+    /// Some process of the pod may have CAP_SYS_PTRACE, see [`Process::may_trace`]. Without a user namespace it may
+    /// inspect each process that it sees.
+    pub may_be_traced: bool,
 }
 
 /// A process between its clone and its exec.
@@ -186,9 +190,12 @@ pub fn exec(
 ) -> Result<Starting, StageError> {
     let fds = Fds(fds);
     let v2 = cgroup.v2.map(|index| fds.get(index)).transpose()?;
-    let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
     let (size, preserved) = (stdio.size, stdio.preserved);
     let setup = Setup { id, process, cgroup, size, preserved, pauses: Pauses::default(), fds };
+    if pod.may_be_traced && pod.user.is_none() {
+        return unseen::exec(&setup, init, pod, stdio, v2);
+    }
+    let options = CloneOptions { pid: PidFrom::Of(init), cgroup: v2, mount_namespace: false };
     spawn::spawn(&options, |reporter, joined| child::join(&setup, init, pod, stdio, reporter, joined))
 }
 

@@ -13,6 +13,7 @@ mod mount;
 mod process;
 #[cfg(feature = "compile")]
 pub(crate) mod program;
+mod shared;
 
 use std::convert::Infallible;
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_ulong};
@@ -34,6 +35,8 @@ pub use process::pidfd_send_signal;
 pub(crate) use process::{
     close_others, close_these, join_session_keyring, reset_cpu_affinity, set_key_permissions,
 };
+
+pub(crate) use shared::SharedNumber;
 
 /// Converts `-1` and errno to an error.
 fn checked(result: c_long) -> Result<c_long, Errno> {

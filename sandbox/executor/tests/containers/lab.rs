@@ -142,6 +142,7 @@ pub struct Pod {
     /// The host's /proc, for processes that join.
     proc: OwnedFd,
     user: Option<UserNamespace>,
+    pub may_be_traced: bool,
 }
 
 /// As many containers as a test may start.
@@ -188,11 +189,16 @@ impl Pod {
         run::pod_root::enter(user.as_ref()).unwrap();
         run::pod_root::add_own(64 << 20, user.as_ref()).unwrap();
         run::pod_root::leave_host().unwrap();
-        Self { sets, plan: plans::usual(), id: ContainerId::random(), proc, user }
+        Self { sets, plan: plans::usual(), id: ContainerId::random(), proc, user, may_be_traced: false }
     }
 
     pub fn context(&self) -> PodContext<'_> {
-        PodContext { init: None, user: self.user.as_ref(), proc: Some(self.proc.as_fd()) }
+        PodContext {
+            init: None,
+            user: self.user.as_ref(),
+            proc: Some(self.proc.as_fd()),
+            may_be_traced: self.may_be_traced,
+        }
     }
 
     /// The descriptors of the next start.

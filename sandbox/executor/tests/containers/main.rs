@@ -52,6 +52,9 @@ fn main() -> ExitCode {
         if name == with_hostility::RACER {
             with_hostility::race();
         }
+        if name == with_hostility::WATCHER {
+            with_hostility::watch_joins();
+        }
         let test = tests.iter().find(|(test, _)| *test == name);
         test.map(|(_, run)| run()).expect("a test of that name");
         return ExitCode::SUCCESS;

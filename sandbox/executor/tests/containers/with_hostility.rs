@@ -17,6 +17,8 @@ pub const TESTS: &[crate::Test] = &[
     ("nothing_stays_behind", nothing_stays_behind),
     ("the_monitor_can_not_be_looked_into", the_monitor_can_not_be_looked_into),
     ("a_root_is_attached_once", a_root_is_attached_once),
+    ("a_command_is_seen_with_nothing_of_the_monitor", a_command_is_seen_with_nothing_of_the_monitor),
+    ("commands_among_tracers_are_as_any", commands_among_tracers_are_as_any),
 ];
 
 /// The name under which this program only swaps a folder for a link.
@@ -29,6 +31,97 @@ pub fn race() -> ! {
     let (a, b) = (volume.join("a"), volume.join("b"));
     while renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE).is_ok() {}
     std::process::exit(0)
+}
+
+/// The name under which this program only looks at processes from their first moment, with the rights of a container
+/// that has CAP_SYS_PTRACE.
+pub const WATCHER: &str = "watcher";
+
+/// Prints the descriptors of children of the test in another PID namespace than its own. Ends when it is killed.
+pub fn watch_joins() -> ! {
+    let (parent, own) = (std::os::unix::process::parent_id(), namespace("self").unwrap());
+    let mut next = 0;
+    loop {
+        let last = std::fs::read_to_string("/proc/loadavg").unwrap();
+        let last: u32 = last.split_whitespace().last().unwrap().parse().unwrap();
+        next = next.max(last + 1);
+        // Some other process may have had the number, or the numbers begin again.
+        for _ in 0..2000 {
+            if look_at(next, parent, &own) {
+                next += 1;
+                break;
+            }
+        }
+        if last > next || last + 100 < next {
+            next = 0;
+        }
+    }
+}
+
+fn namespace(pid: &str) -> Option<std::path::PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
+}
+
+/// Whether there is such a process.
+fn look_at(pid: u32, parent: u32, own: &std::path::Path) -> bool {
+    let Some(namespace) = namespace(&pid.to_string()) else { return false };
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let links: Vec<_> = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let last_of = |field: &str| {
+        let values = status.lines().find_map(|line| line.strip_prefix(field));
+        values.and_then(|values| values.split_whitespace().last()?.parse::<u32>().ok())
+    };
+    // The first process of a PID namespace is alone in it.
+    let is_first = last_of("NSpid:") == Some(1);
+    if namespace != own && !is_first && last_of("PPid:") == Some(parent) {
+        println!("{links:?}");
+    }
+    true
+}
+
+/// The descriptors of commands that a container with CAP_SYS_PTRACE sees when it knows the next pid.
+fn seen(may_be_traced: bool) -> Vec<String> {
+    let mut watcher = Command::new(std::env::current_exe().unwrap());
+    let mut watcher =
+        watcher.env("CRISP_TEST", WATCHER).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let output = watcher.stdout.take().unwrap();
+    let watcher = Racer(watcher);
+    let mut pod = Files::busybox().pod();
+    pod.may_be_traced = may_be_traced;
+    let init = pod.started(&["/bin/sleep", "1000"]);
+    for _ in 0..100 {
+        assert_eq!(pod.exec_with(&init, &["/bin/true"], |_| {}).code, 0);
+    }
+    drop(watcher);
+    std::io::read_to_string(output).unwrap().lines().map(str::to_owned).collect()
+}
+
+/// It finds the streams of a command and its messages to the monitor, but not the host's /proc.
+fn a_command_is_seen_with_nothing_of_the_monitor() {
+    let seen = seen(true);
+    assert!(seen.len() > 3, "too few were seen in time: {seen:#?}");
+    assert!(!seen.iter().any(|descriptors| descriptors.contains("\"/proc\"")), "{seen:#?}");
+}
+
+fn commands_among_tracers_are_as_any() {
+    let mut pod = Files::busybox().pod();
+    let init = pod.started(&["/bin/sleep", "1000"]);
+    let script = "pwd; ulimit -n; umask; read -r line < /proc/$$/stat; set -- $line; echo parent $4; \
+                  [ $6 = $$ ] && echo leads its session; while read -r line; do case $line in \
+                  Uid*|Gid*|Groups*|Cap*|NoNewPrivs*|Sig*) echo $line;; esac; done < /proc/$$/status; exit 7";
+    let run = |pod: &Pod| {
+        let outcome = pod.exec_with(&init, &["/bin/sh", "-c", script], |process| {
+            (process.uid, process.gid, process.groups, process.cwd) = (7, 8, vec![9], c("/bin"));
+            process.umask = Some(0o77);
+        });
+        let fails = pod.exec_with(&init, &["/bin/nothing"], |_| {}).failed.unwrap().to_string();
+        (outcome.code, outcome.out, outcome.err, fails)
+    };
+    let of_others = run(&pod);
+    pod.may_be_traced = true;
+    assert_eq!(run(&pod), of_others);
+    assert!(of_others.0 == 7 && of_others.1.contains("leads its session"), "{of_others:?}");
 }
 
 struct Racer(Child);

@@ -43,6 +43,7 @@ impl Monitor {
             return Err(Failure::ShuttingDown);
         }
         process.oom_score_adj.get_or_insert(0);
+        self.pod.note_rights(&process);
         let (key, _) = self.find(&id)?;
         let container = &self.containers[&key];
         if !matches!(container.phase, Phase::Running) {

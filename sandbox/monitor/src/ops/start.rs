@@ -45,6 +45,7 @@ impl Monitor {
         let StartRequest { container: id, plan, log, fds, stdin, stdin_once, size } = request;
         let streams = Streams::new(plan.process.terminal, stdin).map_err(system("make pipes"))?;
         let stdio = Stdio { size: size.map(WindowSize::pair), ..streams.theirs };
+        self.pod.note_rights(&plan.process);
         let starting = run::start(&id, &plan, &fds, stdio, &self.pod.context()).map_err(Failure::Stage)?;
         let key = self.new_key();
         let _ = self.poller.add(&starting.report, Token::Launch(key));

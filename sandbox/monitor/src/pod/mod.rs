@@ -4,6 +4,7 @@ mod left_host;
 mod namespaces;
 mod record;
 
+use crisp_executor::plan::Process;
 use crisp_executor::run::pod_init::PodInit;
 use crisp_executor::run::{PodContext, pod_init, pod_root, sysctl};
 use crisp_executor::user_namespace::UserNamespace;
@@ -40,6 +41,8 @@ pub(crate) struct Open {
     proc: Option<OwnedFd>,
     /// Whether the host's root is still mounted.
     host_mounted: bool,
+    /// See [`PodContext::may_be_traced`].
+    may_be_traced: bool,
 }
 
 fn failed(action: &str) -> impl Fn(Errno) -> Failure + '_ {
@@ -111,8 +114,16 @@ impl Pod {
                 init: self.init(),
                 user: open.user.as_ref(),
                 proc: open.proc.as_ref().map(AsFd::as_fd),
+                may_be_traced: open.may_be_traced,
             },
             Self::Fresh(_) | Self::Failed => PodContext::default(),
+        }
+    }
+
+    /// Notes that the process is about to be started.
+    pub(crate) fn note_rights(&mut self, process: &Process) {
+        if let Self::Open(open) = self {
+            open.may_be_traced |= process.may_trace();
         }
     }
 
@@ -179,7 +190,7 @@ fn open(request: OpenPod, left: Option<LeftHost>) -> Result<Open, Failure> {
     }
     let start = || pod_init::start(user.as_ref()).map_err(Failure::Stage);
     let init = if request.shared_pid { Some(start()?) } else { None };
-    Ok(Open { exits: request.exits, netns, init, user, proc, host_mounted })
+    Ok(Open { exits: request.exits, netns, init, user, proc, host_mounted, may_be_traced: false })
 }
 
 /// Sets name and sysctls in the caller's namespaces. `proc` is the host's.
