@@ -8,31 +8,28 @@ use tonic::Status;
 /// A stream of response messages.
 pub(super) type MessageStream<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
 
-/// Items per message: far below gRPC's 4 MiB even with long labels.
-const ITEMS_PER_MESSAGE: usize = 200;
+/// Bytes of the items in one message: far below gRPC's 4 MiB. One item may be longer: pods and containers have
+/// annotations of up to 256 KiB, and a client of the API may set more.
+const BYTES_PER_MESSAGE: usize = 1 << 20;
 
 /// Divides a list into messages. An empty list is one empty message, so that the client gets a response.
 pub(super) fn in_messages<I, M>(items: Vec<I>, message: fn(Vec<I>) -> M) -> MessageStream<M>
 where
-    I: Send + 'static,
+    I: prost::Message + 'static,
     M: Send + 'static,
 {
-    in_messages_of(ITEMS_PER_MESSAGE, items, message)
-}
-
-/// As [`in_messages`], with at most `size` items in each.
-pub(super) fn in_messages_of<I, M>(size: usize, items: Vec<I>, message: fn(Vec<I>) -> M) -> MessageStream<M>
-where
-    I: Send + 'static,
-    M: Send + 'static,
-{
-    let mut messages = Vec::new();
-    let mut items = items.into_iter().peekable();
-    loop {
-        messages.push(Ok(message(items.by_ref().take(size).collect())));
-        if items.peek().is_none() {
-            break;
+    let (mut messages, mut group, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for item in items {
+        let length = item.encoded_len();
+        if bytes + length > BYTES_PER_MESSAGE && !group.is_empty() {
+            messages.push(Ok(message(std::mem::take(&mut group))));
+            bytes = 0;
         }
+        bytes += length;
+        group.push(item);
+    }
+    if messages.is_empty() || !group.is_empty() {
+        messages.push(Ok(message(group)));
     }
     Box::pin(tokio_stream::iter(messages))
 }
@@ -43,18 +40,20 @@ mod tests {
 
     use super::*;
 
+    /// The lengths of the items of each message.
+    async fn divided(lengths: &[usize]) -> Vec<Vec<usize>> {
+        let items = lengths.iter().map(|length| "x".repeat(*length)).collect();
+        let stream =
+            in_messages(items, |items: Vec<String>| items.iter().map(String::len).collect::<Vec<_>>());
+        stream.map(Result::unwrap).collect().await
+    }
+
     #[tokio::test]
-    async fn lists_are_divided_without_loss() {
-        for length in [0, 1, ITEMS_PER_MESSAGE, ITEMS_PER_MESSAGE + 1, 3 * ITEMS_PER_MESSAGE] {
-            let mut stream = in_messages((0..length).collect(), |items: Vec<usize>| items);
-            let mut all = Vec::new();
-            let mut messages = 0;
-            while let Some(items) = stream.next().await {
-                all.extend(items.unwrap());
-                messages += 1;
-            }
-            assert_eq!(all, (0..length).collect::<Vec<_>>());
-            assert_eq!(messages, length.div_ceil(ITEMS_PER_MESSAGE).max(1));
-        }
+    async fn messages_are_below_the_limit_however_long_their_items_are() {
+        assert_eq!(divided(&[]).await, [Vec::<usize>::new()]);
+        assert_eq!(divided(&[1, 2, 3]).await, [[1, 2, 3]]);
+        let (half, whole) = (BYTES_PER_MESSAGE / 2, BYTES_PER_MESSAGE);
+        assert_eq!(divided(&[half, half, 1]).await, [vec![half], vec![half, 1]]);
+        assert_eq!(divided(&[1, 2 * whole, 1]).await, [[1], [2 * whole], [1]]);
     }
 }

@@ -8,7 +8,7 @@ use crisp_proto::runtime::v1::{
     StreamPodSandboxMetricsResponse,
 };
 
-use super::messages::{MessageStream, in_messages_of};
+use super::messages::{MessageStream, in_messages};
 use super::{Reply, ServiceState};
 use crate::pod_metrics::{Family, Kind, Samples, Scrape, Subject, Value, families};
 
@@ -97,14 +97,11 @@ impl Samples for Metrics {
     }
 }
 
-/// A pod has about 100 samples of 300 bytes for each container.
-const PODS_PER_MESSAGE: usize = 20;
-
 /// StreamPodSandboxMetrics: the result of ListPodSandboxMetrics in several messages.
 pub(super) async fn stream_pod_sandbox_metrics(
     service: &Arc<ServiceState>,
 ) -> Reply<MessageStream<StreamPodSandboxMetricsResponse>> {
     let all = all(service).await;
     let message = |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
-    Ok(in_messages_of(PODS_PER_MESSAGE, all, message))
+    Ok(in_messages(all, message))
 }

@@ -1,6 +1,8 @@
 //! Collects the output of a command, within limits.
 
 use std::io::ErrorKind;
+use std::mem::take;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::unix::pipe;
@@ -11,6 +13,14 @@ const DRAIN: Duration = Duration::from_millis(200);
 /// Limit for each stream and for both together. Output above it is read and dropped, so that the command does
 /// not block. The response must fit into the 16 MiB message that kubelet accepts.
 pub(super) const MAX_OUTPUT: usize = (16 << 20) - 1024;
+
+/// Limit for the output that all commands together hold. Above it each keeps less of its streams: probes, which a
+/// client may run in any number, are read for a few lines.
+const MAX_OF_ALL: usize = 128 << 20;
+const MAX_THEN: usize = 64 << 10;
+
+/// The output that all commands hold now.
+static HELD_BY_ALL: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes of one read.
 const CHUNK: usize = 16 << 10;
@@ -46,7 +56,7 @@ impl Outputs {
             // After the time limit, the rest belongs to a process that is left behind.
             let _ = tokio::time::timeout(DRAIN, self.read()).await;
         }
-        let (stdout, mut stderr) = (self.stdout.data, self.stderr.data);
+        let (stdout, mut stderr) = (take(&mut self.stdout.data), take(&mut self.stderr.data));
         stderr.truncate(MAX_OUTPUT - stdout.len());
         (stdout, stderr)
     }
@@ -61,11 +71,21 @@ impl Outputs {
 pub(super) struct Collector {
     from: pipe::Receiver,
     data: Vec<u8>,
+    /// The output that it and others hold.
+    held_by_all: &'static AtomicUsize,
+    /// Its own part of that.
+    counted: usize,
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        self.held_by_all.fetch_sub(self.counted, Ordering::Relaxed);
+    }
 }
 
 impl Collector {
     fn new(from: pipe::Receiver) -> Self {
-        Self { from, data: Vec::new() }
+        Self { from, data: Vec::new(), held_by_all: &HELD_BY_ALL, counted: 0 }
     }
 
     async fn read(&mut self) {
@@ -103,8 +123,11 @@ impl Collector {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
-        let room = MAX_OUTPUT - self.data.len();
-        self.data.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        let limit = if self.held_by_all.load(Ordering::Relaxed) < MAX_OF_ALL { MAX_OUTPUT } else { MAX_THEN };
+        let kept = &bytes[..bytes.len().min(limit.saturating_sub(self.data.len()))];
+        self.data.extend_from_slice(kept);
+        self.counted += kept.len();
+        self.held_by_all.fetch_add(kept.len(), Ordering::Relaxed);
     }
 }
 
@@ -133,6 +156,29 @@ mod tests {
         assert!(outputs.read_until(written).await.unwrap() > MAX_OUTPUT);
         let (stdout, stderr) = outputs.finish().await;
         assert_eq!((stdout.len(), stderr.len()), (MAX_OUTPUT, 0));
+    }
+
+    #[tokio::test]
+    async fn many_loud_commands_share_one_limit() {
+        let held_by_all: &AtomicUsize = Box::leak(Box::default());
+        let outputs = || {
+            let (mut outputs, ends) = outputs();
+            (outputs.stdout.held_by_all, outputs.stderr.held_by_all) = (held_by_all, held_by_all);
+            (outputs, ends)
+        };
+        let mut loud: Vec<_> = (0..12).map(|_| outputs()).collect();
+        let chunk = vec![7; 1 << 20];
+        for _ in 0..16 {
+            loud.iter_mut().for_each(|(outputs, _)| outputs.stdout.keep(&chunk));
+        }
+        let held: usize = loud.iter().map(|(outputs, _)| outputs.stdout.data.len()).sum();
+        assert!(held < MAX_OF_ALL + 12 * chunk.len(), "{held}");
+        let (mut late, _ends) = outputs();
+        late.stdout.keep(&chunk);
+        assert_eq!(late.stdout.data.len(), MAX_THEN);
+        drop(loud);
+        late.stderr.keep(&chunk);
+        assert_eq!(late.stderr.data.len(), chunk.len());
     }
 
     #[tokio::test]
