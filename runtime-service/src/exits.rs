@@ -57,6 +57,10 @@ impl ExitReport {
 pub(crate) fn exited(service: &Arc<ServiceState>, id: &ContainerId, report: &ExitReport) {
     let Some(container) = service.containers.get(id) else { return };
     let (pid, exit) = (report.pid, &report.exit);
+    if container.status().state.is_another_life(report.started_at_ns) {
+        tracing::warn!(container = %id, pid, "an exit of its life before");
+        return;
+    }
     tracing::debug!(container = %id, pid, status = %exit.status, oom = exit.oom, "exited");
     end(service, &container, report.exit(), Starts::UnderWay);
 }
@@ -66,9 +70,19 @@ fn end(service: &Arc<ServiceState>, container: &Arc<Container>, exit: Exit, star
     // Taken before the exit becomes visible: a start after the exit waits for this.
     let cleaning = container.cleaning.clone().try_lock_owned().ok();
     match note(service, container, exit, starts) {
-        Ok(()) => clean(service, container, cleaning),
+        Ok(Noted::Now) => clean(service, container, cleaning),
+        // A second clean-up could meet the next life of the container in the same cgroup.
+        Ok(Noted::Before) => {}
         Err(refusal) => tracing::error!(container = %container.id(), %refusal, "an exit that cannot be"),
     }
+}
+
+/// Whether an exit was news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noted {
+    Now,
+    /// The container had ended already.
+    Before,
 }
 
 /// Records an exit and sends its event. Also sends the event of the start, unless an operation has done or
@@ -81,7 +95,7 @@ pub(crate) fn note(
     container: &Container,
     exit: Exit,
     starts: Starts,
-) -> Result<(), Refusal> {
+) -> Result<Noted, Refusal> {
     let mut emitter = service.emitter();
     let (before, _) = container.observe(|state| state.exited(exit))?;
     match before.state {
@@ -93,7 +107,15 @@ pub(crate) fn note(
         // The operation of the start sends both events.
         State::Starting | State::Created | State::Exited(_) | State::Removing { .. } => {}
     }
-    Ok(())
+    Ok(if before.state.is_idle() { Noted::Before } else { Noted::Now })
+}
+
+/// Closes what is kept open for a running container. A reading under way is waited for, so it blocks.
+pub(crate) fn close_files(container: &Container) {
+    container.exec_process.lock().unwrap_or_else(PoisonError::into_inner).take();
+    // A removed cgroup with open files stays in the kernel.
+    container.meters.cgroup.reader.close();
+    container.exec_cgroups.close();
 }
 
 fn clean(
@@ -102,13 +124,12 @@ fn clean(
     cleaning: Option<tokio::sync::OwnedMutexGuard<()>>,
 ) {
     let (service, container) = (service.clone(), container.clone());
-    container.exec_process.lock().unwrap_or_else(PoisonError::into_inner).take();
-    container.meters.cgroup.reader.close();
-    container.exec_cgroups.close();
     tokio::spawn(async move {
         let operation = service.operation("clean_up_exit", container.id());
-        let work =
-            move |steps: &Steps| steps.step("cgroup", || container_cgroup::remove(&service, &container));
+        let work = move |steps: &Steps| {
+            close_files(&container);
+            steps.step("cgroup", || container_cgroup::remove(&service, &container))
+        };
         let result = operation.blocking(CLEAN, work).await;
         if let Err(error) = operation.finish(result).await {
             tracing::warn!(%error, "the container's removal tries again");

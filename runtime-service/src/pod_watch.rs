@@ -9,11 +9,13 @@
 //! It subscribes before it requests a report, so that each exit is in at least one of them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use crisp_executor::ids::PodId;
 use crisp_operation::fault;
-use crisp_sandbox::{Pod, PodEvent, link};
+use crisp_sandbox::link::{self, MonitorLink};
+use crisp_sandbox::{Pod, PodEvent};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
@@ -167,9 +169,27 @@ fn next_report(reconciled: Reconciled) -> Option<Instant> {
     }
 }
 
-/// Follows one connection to a pod's monitor until it ends. [`PodEvent::Connected`] announces a new one.
+/// Notes that a task follows the connection; false if one does already.
+fn begin_to_follow(service: &ServiceState, pod: &PodId, link: &MonitorLink) -> bool {
+    let mut followed = service.followed.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = followed.insert(pod.clone(), link.clone());
+    !before.is_some_and(|before| before.is_same(link))
+}
+
+fn end_to_follow(service: &ServiceState, pod: &PodId, link: &MonitorLink) {
+    let mut followed = service.followed.lock().unwrap_or_else(PoisonError::into_inner);
+    if followed.get(pod).is_some_and(|last| last.is_same(link)) {
+        followed.remove(pod);
+    }
+}
+
+/// Follows one connection to a pod's monitor until it ends. [`PodEvent::Connected`] announces a new one, also when it
+/// is followed already: it may have come while the server recovered.
 pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monitor) {
     let Ok(link) = pod.link() else { return };
+    if !begin_to_follow(service, &pod.id, &link) {
+        return;
+    }
     let (service, pod) = (service.clone(), pod.clone());
     tokio::spawn(async move {
         let mut events = link.events();
@@ -209,7 +229,7 @@ pub(crate) fn follow(service: &Arc<ServiceState>, pod: &Arc<Pod>, monitor: Monit
                 Err(RecvError::Lagged(_)) => again = next_report(reconcile().await),
                 // The link itself follows execs.
                 Ok(link::Event::ExecExited { .. }) => {}
-                Err(RecvError::Closed) => return,
+                Err(RecvError::Closed) => return end_to_follow(&service, &pod.id, &link),
             }
         }
     });

@@ -231,6 +231,7 @@ fn remove_cgroup(service: &Arc<ServiceState>, container: &Arc<Container>) -> Joi
         if let Err(error) = container_cgroup::remove(&service, &container) {
             tracing::warn!(container = %container.id(), %error, "cannot remove the container's cgroup");
         }
+        exits::close_files(&container);
         drop(cleaning);
     })
 }

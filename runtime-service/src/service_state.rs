@@ -1,6 +1,7 @@
 //! The shared state of all operations.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 
 use crisp_executor::cgroup::{CgroupPath, Cgroups};
 use crisp_executor::ids::{ContainerId, PodId};
@@ -8,6 +9,7 @@ use crisp_image_service::Store;
 use crisp_metrics::prometheus::{Histogram, HistogramOpts};
 use crisp_metrics::{DURATION_BUCKETS, Metrics, prometheus};
 use crisp_operation::{Cancel, KeyedLocks, SingleFlight, clock};
+use crisp_sandbox::link::MonitorLink;
 use crisp_sandbox::{Pod, Pods};
 use crisp_streaming::StreamServer;
 use tokio::sync::{RwLock, Semaphore};
@@ -52,6 +54,8 @@ pub struct ServiceState {
     pub(crate) stats: StatsState,
     pub(crate) health: Health,
     pub(crate) set_aside: SetAside,
+    /// The connections to monitors that a task follows: each once.
+    pub(crate) followed: Mutex<HashMap<PodId, MonitorLink>>,
     /// The notes of monitors about this host.
     pub(crate) host_notes: LogOnce,
     /// Start, stop, update and remove of one container exclude each other.
@@ -104,6 +108,7 @@ impl ServiceState {
             stats: StatsState::default(),
             health: Health::default(),
             set_aside: SetAside::default(),
+            followed: Mutex::default(),
             host_notes: LogOnce::default(),
             locks: KeyedLocks::default(),
             creates: SingleFlight::default(),

@@ -105,6 +105,12 @@ impl State {
         }
     }
 
+    /// Whether an exit of a process that started then, in nanoseconds since 1970, is not that of the running one.
+    #[must_use]
+    pub fn is_another_life(&self, started_at_ns: i64) -> bool {
+        matches!(self, Self::Running { started_at, .. } if *started_at != started_at_ns)
+    }
+
     /// A removal was requested. A failed removal can be requested again.
     ///
     /// # Errors

@@ -294,12 +294,12 @@ impl Stop {
             return Ok(());
         }
         let exit = |_| async {
-            // The second signal shows that the process is gone.
-            if !self.exited_within(EXIT).await
-                && self.send(Signal::KILL, true).await.is_ok()
-                && !self.is_idle()
-            {
-                self.note_killed();
+            if !self.exited_within(EXIT).await {
+                // The monitor may report the exit only now. The processes are gone with their cgroup in any case.
+                let _ = self.send(Signal::KILL, true).await;
+                if !self.is_idle() {
+                    self.note_killed();
+                }
             }
             Ok(())
         };
@@ -308,8 +308,11 @@ impl Stop {
 
     async fn kill_cgroup(&self) -> Result<(), StageFailure> {
         let (service, container) = (self.service.clone(), self.container.clone());
-        let work =
-            move |steps: &Steps| steps.step("cgroup", || container_cgroup::remove(&service, &container));
+        let work = move |steps: &Steps| {
+            steps.step("cgroup", || container_cgroup::remove(&service, &container))?;
+            exits::close_files(&container);
+            Ok(())
+        };
         self.operation.blocking(EXIT, work).await
     }
 

@@ -51,6 +51,15 @@ async fn update_once(
         move |steps: &Steps| apply(&service, &container, &status, &request, steps)
     };
     let result = operation.blocking(DEADLINE, work).await;
+    if result.is_ok() {
+        // The limits are set and recorded: a file for people and tools that takes long takes none of them back.
+        let (service, container) = (service.clone(), container.clone());
+        let rewrite =
+            move |steps: &Steps| steps.step("config.json", || rewrite_config_json(&service, &container));
+        if let Err(error) = operation.blocking(DEADLINE, rewrite).await {
+            tracing::warn!(container = %id, %error, "config.json shows the limits before the update");
+        }
+    }
     Ok(operation.finish(result).await?)
 }
 
@@ -84,7 +93,6 @@ fn apply(
         container.status_cell.update(change)?;
         Ok(())
     })?;
-    rewrite_config_json(service, container, &resources);
     Ok(())
 }
 
@@ -149,16 +157,11 @@ fn without_devices(resources: &Resources) -> Result<cgroup::Resources, Cause> {
     Ok(limits)
 }
 
-/// Updates the file for people and tools; the limits themselves are set and recorded.
-fn rewrite_config_json(service: &ServiceState, container: &Container, resources: &Resources) {
-    let rewrite = || {
-        let pod = service.pod_of(container).ok_or(Cause::PodGone)?;
-        let spec = container_spec::build(service, &container.metadata, resources, &pod)?;
-        container_spec::write(&container.folder, &spec)
-    };
-    if let Err(error) = rewrite() {
-        tracing::warn!(container = %container.id(), %error, "config.json shows the limits before the update");
-    }
+/// Updates the file for people and tools.
+fn rewrite_config_json(service: &ServiceState, container: &Container) -> Result<(), Cause> {
+    let pod = service.pod_of(container).ok_or(Cause::PodGone)?;
+    let spec = container_spec::build(service, &container.metadata, &container.status().resources, &pod)?;
+    container_spec::write(&container.folder, &spec)
 }
 
 #[cfg(test)]

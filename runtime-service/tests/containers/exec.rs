@@ -94,6 +94,37 @@ async fn probes_make_no_new_cgroup_each() {
     assert_eq!(cgroups_below(&id), BTreeSet::new());
 }
 
+/// How many files this process, which is the server, has open in cgroups of the container.
+fn open_files_of(id: &str) -> usize {
+    let entries = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let links = entries.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    links.filter(|link| link.starts_with("/sys/fs/cgroup") && link.to_string_lossy().contains(id)).count()
+}
+
+/// The first command makes the cgroup, the second opens it, and a third finds it open.
+#[tokio::test]
+async fn the_files_of_an_exec_cgroup_stay_open_until_the_container_ends() {
+    let lab = lab!();
+    let pod = lab.pod("kept").await;
+    let id = lab.run(&pod, shell("app", "sleep 1000")).await;
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        lab.exec(&id, &["true"], 10).await.unwrap();
+        open.push(open_files_of(&id));
+    }
+    assert!(open[1] > open[0] && open[1..] == [open[1]; 3], "{open:?}");
+    // A command that is killed takes its cgroup along.
+    lab.exec(&id, &["sleep", "1000"], 1).await.unwrap_err();
+    lab.exec(&id, &["true"], 10).await.unwrap();
+    lab.stop(&id, 0).await.unwrap();
+    let begun = Instant::now();
+    while open_files_of(&id) > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{} files stay open", open_files_of(&id));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    lab.remove_pod(&pod).await;
+}
+
 #[tokio::test]
 async fn a_command_is_held_by_the_containers_memory_limit() {
     let lab = lab!();

@@ -59,6 +59,12 @@ pub struct MonitorLink {
 }
 
 impl MonitorLink {
+    /// Whether both are the same connection.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.connection, &other.connection)
+    }
+
     /// Connects to the monitor that listens (or will soon) on `socket`, and exchanges greetings.
     ///
     /// # Errors
