@@ -10,8 +10,9 @@
 //!  Starting { pid, pidfd, report } <--------------+ notes, terminal, failed stage; closes at execve
 //! ```
 //!
-//! The monitor never waits for the child: it polls [`Report`] and calls [`Report::receive`] when
-//! that is readable.
+//! The monitor does not wait for the child: it polls [`Report`] and calls [`Report::receive`] when that is
+//! readable. It does wait for the helper of a start in a user namespace (`builder`), and of a command in a
+//! container that may trace it (`unseen`).
 //!
 //! [`detached`] does the same for callers that end before the container does; its processes wait at a
 //! [`start_gate`].
