@@ -62,6 +62,11 @@ pub enum Cause {
     LayersGone { image: String },
     #[error("the image names {count} volumes (VOLUME): a container can have {most} at most")]
     Volumes { count: usize, most: usize },
+    #[error(
+        "the files of the image's volumes (VOLUME) would fill the disk of {}: free some space, or mount other volumes \
+         on their paths", path.display()
+    )]
+    NoRoomForVolumes { path: PathBuf },
     #[error("the image {image} for {}: {cause}", place.display())]
     MountedImage { image: String, place: PathBuf, cause: Box<Cause> },
     #[error(transparent)]

@@ -224,6 +224,7 @@ fn cause_code(cause: &Cause) -> Code {
         Cause::Compile(error) => compile_code(error),
         Cause::Link(error) => link_code(error),
         Cause::Interrupted(interrupted) => interrupted_code(interrupted),
+        Cause::NoRoomForVolumes { .. } => Code::ResourceExhausted,
         Cause::Busy(_) | Cause::Stopped | Cause::Moved => Code::Aborted,
         Cause::File { .. }
         | Cause::Record(_)

@@ -1,14 +1,15 @@
 //! Anonymous volumes: one folder per VOLUME of the image, with the image's files at that path.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use crisp_executor::in_root;
 use crisp_operation::Cancel;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timestamps};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
 use crate::cause::Cause;
@@ -18,8 +19,12 @@ use crate::spec::mounts::same_place;
 
 /// Folders nested deeper than this are refused.
 const MAX_DEPTH: usize = 256;
-/// Bytes between two checks for cancellation.
+/// Bytes between two checks for cancellation and free space.
 const CHUNK: u64 = 16 << 20;
+/// One of so many parts of the free blocks and inodes stays free: a full disk stops every container of the node.
+const KEPT: u64 = 10;
+/// The kernel's limits: XATTR_LIST_MAX and XATTR_SIZE_MAX.
+const MAX_ATTRIBUTE: usize = 64 << 10;
 
 /// Volumes of one image. A start passes a descriptor for each, and the limit for descriptors is about 250.
 const MAX_VOLUMES: usize = 200;
@@ -59,10 +64,11 @@ fn inside(path: &Path) -> PathBuf {
     place
 }
 
-/// Makes a volume below the container's folder for each path, with the image's files there.
+/// Makes a volume below the container's folder for each path, with the image's files there. What another volume
+/// hides is not copied; links may still make one folder of the image many volumes.
 ///
 /// # Errors
-/// A file cannot be read or written, or `cancel` is set.
+/// A file cannot be read or written, `cancel` is set, or the disk would be full.
 pub(super) fn fill(
     view: &OwnedFd,
     folder: &Folder,
@@ -73,12 +79,18 @@ pub(super) fn fill(
         cancel.check()?;
         let path = folder.volume(number);
         fs::create_dir_all(&path).map_err(Cause::file(&path))?;
-        copy_up(view, place, &path, cancel)?;
+        copy_up(view, places, place, &path, cancel)?;
     }
     Ok(())
 }
 
-fn copy_up(view: &OwnedFd, place: &Path, volume: &Path, cancel: &Cancel) -> Result<(), Cause> {
+fn copy_up(
+    view: &OwnedFd,
+    places: &[PathBuf],
+    place: &Path,
+    volume: &Path,
+    cancel: &Cancel,
+) -> Result<(), Cause> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let source = match in_root::open(view, &place.to_string_lossy(), flags) {
         Ok(source) => source,
@@ -87,13 +99,19 @@ fn copy_up(view: &OwnedFd, place: &Path, volume: &Path, cancel: &Cancel) -> Resu
     };
     let target = rustix::fs::open(volume, flags | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Cause::file(volume)(e.into()))?;
-    Copy { volume, cancel }.folder(&source, &target, 0)
+    let stat = rustix::fs::fstatvfs(&target).map_err(|e| Cause::file(volume)(e.into()))?;
+    let kept = [stat.f_bavail / KEPT, stat.f_favail / KEPT];
+    Copy { volume, places, cancel, kept }.folder(&source, &target, place, 0)
 }
 
 /// A copy of the image's files into a volume.
 struct Copy<'a> {
     volume: &'a Path,
+    /// Of all volumes.
+    places: &'a [PathBuf],
     cancel: &'a Cancel,
+    /// The blocks and inodes that stay free.
+    kept: [u64; 2],
 }
 
 impl Copy<'_> {
@@ -101,28 +119,51 @@ impl Copy<'_> {
         |errno| Cause::file(self.volume)(errno.into())
     }
 
-    /// Copies the content of `source`, its owner and its mode to the empty folder `target`.
-    fn folder(&self, source: &OwnedFd, target: &OwnedFd, depth: usize) -> Result<(), Cause> {
+    fn check(&self, target: impl AsFd) -> Result<(), Cause> {
+        self.cancel.check()?;
+        let stat = rustix::fs::fstatvfs(target).map_err(self.failed())?;
+        let [blocks, inodes] = self.kept;
+        // File systems without a fixed number of inodes have none free.
+        if stat.f_bavail < blocks || stat.f_favail < inodes {
+            return Err(Cause::NoRoomForVolumes { path: self.volume.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Copies the content of `source`, which is `place` of the image, its owner and its mode to the empty folder
+    /// `target`.
+    fn folder(&self, source: &OwnedFd, target: &OwnedFd, place: &Path, depth: usize) -> Result<(), Cause> {
         if depth > MAX_DEPTH {
             return Err(self.failed()(Errno::LOOP));
         }
         for entry in Dir::read_from(source).map_err(self.failed())? {
-            self.cancel.check()?;
+            self.check(target)?;
             let entry = entry.map_err(self.failed())?;
             let name = entry.file_name();
             if !matches!(name.to_bytes(), b"." | b"..") {
-                self.entry(source, target, name, depth)?;
+                self.entry(source, target, name, place, depth)?;
             }
         }
-        rustix::fs::fstat(source).and_then(|stat| like(target, &stat)).map_err(self.failed())
+        rustix::fs::fstat(source).and_then(|stat| like(source, target, &stat)).map_err(self.failed())
     }
 
-    fn entry(&self, source: &OwnedFd, target: &OwnedFd, name: &CStr, depth: usize) -> Result<(), Cause> {
+    fn entry(
+        &self,
+        source: &OwnedFd,
+        target: &OwnedFd,
+        name: &CStr,
+        place: &Path,
+        depth: usize,
+    ) -> Result<(), Cause> {
         let stat = rustix::fs::statat(source, name, AtFlags::SYMLINK_NOFOLLOW).map_err(self.failed())?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let (from, to) = subfolders(source, target, name).map_err(self.failed())?;
-                self.folder(&from, &to, depth + 1)
+                let place = place.join(OsStr::from_bytes(name.to_bytes()));
+                if self.places.contains(&place) {
+                    return like(&from, &to, &stat).map_err(self.failed());
+                }
+                self.folder(&from, &to, &place, depth + 1)
             }
             FileType::RegularFile => self.file(source, target, name, &stat),
             kind => special(source, target, name, kind, &stat).map_err(self.failed()),
@@ -132,13 +173,13 @@ impl Copy<'_> {
     fn file(&self, source: &OwnedFd, target: &OwnedFd, name: &CStr, stat: &Stat) -> Result<(), Cause> {
         let (mut from, mut to) = open_files(source, target, name).map_err(self.failed())?;
         loop {
-            self.cancel.check()?;
+            self.check(target)?;
             let copied = std::io::copy(&mut (&mut from).take(CHUNK), &mut to);
             if copied.map_err(Cause::file(self.volume))? == 0 {
                 break;
             }
         }
-        like(&to, stat).map_err(self.failed())
+        like(&from, &to, stat).map_err(self.failed())
     }
 }
 
@@ -179,9 +220,10 @@ fn special(
     own(target, name, stat)
 }
 
-/// Sets the owner before the mode: the kernel drops set-id bits when the owner changes.
-fn like(target: impl AsFd, stat: &Stat) -> Result<(), Errno> {
+/// Sets the owner first: when it changes, the kernel drops set-id bits and file capabilities.
+fn like(source: impl AsFd, target: impl AsFd, stat: &Stat) -> Result<(), Errno> {
     rustix::fs::fchown(&target, Some(uid(stat)), Some(gid(stat)))?;
+    copy_attributes(&source, &target)?;
     rustix::fs::fchmod(&target, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
     let time = |seconds, nanos| rustix::fs::Timespec { tv_sec: seconds, tv_nsec: nanos };
     let times = Timestamps {
@@ -189,6 +231,31 @@ fn like(target: impl AsFd, stat: &Stat) -> Result<(), Errno> {
         last_modification: time(stat.st_mtime as _, stat.st_mtime_nsec as _),
     };
     rustix::fs::futimens(target, &times)
+}
+
+/// Copies file capabilities, access control lists and the user's own attributes. A label of SELinux is that of the
+/// container's files, not of the image's.
+fn copy_attributes(source: impl AsFd, target: impl AsFd) -> Result<(), Errno> {
+    let mut names = vec![0; MAX_ATTRIBUTE];
+    let length = match rustix::fs::flistxattr(&source, &mut names) {
+        Err(Errno::OPNOTSUPP) => 0,
+        length => length?,
+    };
+    if length == 0 {
+        return Ok(());
+    }
+    let mut value = vec![0; MAX_ATTRIBUTE];
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        if name == b"security.selinux" || name.starts_with(b"trusted.overlay.") {
+            continue;
+        }
+        match rustix::fs::fgetxattr(&source, name, &mut value) {
+            Ok(length) => rustix::fs::fsetxattr(&target, name, &value[..length], XattrFlags::empty())?,
+            Err(Errno::NODATA) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 fn own(target: impl AsFd, name: &CStr, stat: &Stat) -> Result<(), Errno> {
@@ -237,7 +304,10 @@ mod tests {
         fs::set_permissions(root.join("data"), fs::Permissions::from_mode(0o1777)).unwrap();
         symlink("/etc/passwd", root.join("data/link")).unwrap();
         let view = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
-        copy_up(&view, Path::new("/data"), &volume, &Cancel::new()).unwrap();
+        rustix::fs::setxattr(root.join("data/sub/file"), "user.note", b"kept", XattrFlags::empty()).unwrap();
+        copy_up(&view, &[], Path::new("/data"), &volume, &Cancel::new()).unwrap();
+        let mut value = [0; 16];
+        assert_eq!(rustix::fs::getxattr(volume.join("sub/file"), "user.note", &mut value), Ok(4));
         assert_eq!(fs::read_to_string(volume.join("sub/file")).unwrap(), "text");
         assert_eq!(fs::metadata(volume.join("sub/file")).unwrap().mode() & 0o7777, 0o640);
         assert_eq!(fs::metadata(&volume).unwrap().mode() & 0o7777, 0o1777);
@@ -249,7 +319,31 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let view = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let volume = tempfile::tempdir().unwrap();
-        copy_up(&view, Path::new("/data"), volume.path(), &Cancel::new()).unwrap();
+        copy_up(&view, &[], Path::new("/data"), volume.path(), &Cancel::new()).unwrap();
         assert_eq!(fs::read_dir(volume.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_volume_below_another_one_is_copied_once() {
+        let (dir, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir_all(dir.path().join("data/sub/deep")).unwrap();
+        fs::create_dir_all(dir.path().join("data/other")).unwrap();
+        fs::write(dir.path().join("data/sub/file"), "text").unwrap();
+        fs::write(dir.path().join("data/other/file"), "text").unwrap();
+        let view = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let places = ["/data", "/data/sub"].map(PathBuf::from);
+        copy_up(&view, &places, Path::new("/data"), volume.path(), &Cancel::new()).unwrap();
+        assert_eq!(fs::read_dir(volume.path().join("sub")).unwrap().count(), 0);
+        assert!(volume.path().join("other/file").exists());
+    }
+
+    #[test]
+    fn a_full_disk_stops_a_copy() {
+        let volume = tempfile::tempdir().unwrap();
+        let (cancel, kept) = (Cancel::new(), [u64::MAX, 0]);
+        let copy = Copy { volume: volume.path(), places: &[], cancel: &cancel, kept };
+        let folder =
+            rustix::fs::open(volume.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        assert!(matches!(copy.check(&folder), Err(Cause::NoRoomForVolumes { .. })));
     }
 }
