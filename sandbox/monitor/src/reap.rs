@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use crisp_executor::run::{Stage, StageError};
 use crisp_monitor::wire::response::{Event, Started};
 use crisp_monitor::wire::{ExitStatus, Failure};
 use rustix::io::Errno;
@@ -49,7 +50,7 @@ impl Monitor {
             let error = launch.failed.take();
             let requester = launch.requester;
             self.drop_container(key);
-            self.refuse(requester, error.map_or(Failure::NotOpen, Failure::Stage));
+            self.refuse(requester, Failure::Stage(error.unwrap_or_else(killed)));
             return;
         }
         container.ended(status, clock::now_ns());
@@ -66,10 +67,7 @@ impl Monitor {
         let Some(exec) = self.execs.remove(&key) else { return };
         if let Some(launch) = exec.launch {
             self.poller.remove(&launch.report);
-            if let Some(error) = launch.failed {
-                self.refuse(launch.requester, Failure::Stage(error));
-            }
-            return;
+            return self.refuse(launch.requester, Failure::Stage(launch.failed.unwrap_or_else(killed)));
         }
         let (connection, finished_at_ns) = (exec.connection, clock::now_ns());
         let (id, container) = (exec.id, exec.container.clone());
@@ -114,4 +112,9 @@ fn exit_status(status: WaitStatus) -> Option<ExitStatus> {
         return Some(ExitStatus::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)));
     }
     status.terminating_signal().map(|signal| ExitStatus::Signal(u8::try_from(signal).unwrap_or(u8::MAX)))
+}
+
+/// Of a process that ended before it ran its program and reported nothing.
+fn killed() -> StageError {
+    StageError::explained(Stage::Clone, Errno::CHILD, "process: was killed before it could run")
 }

@@ -95,7 +95,14 @@ fn clone(options: &CloneOptions<'_>) -> Result<(Cloned, InCgroup), StageError> {
     if matches!(options.pid, PidFrom::New) {
         namespaces |= libc::CLONE_NEWPID as u64;
     }
-    clone_into(namespaces, options.cgroup).map_err(refused)
+    clone_into(namespaces, options.cgroup).map_err(|errno| match (errno, options.pid) {
+        // The kernel's answer for a PID namespace whose first process has ended meanwhile, too.
+        (Errno::NOMEM, PidFrom::Of(_)) => {
+            let why = "process: the container is ending, or this host has no memory left";
+            StageError::explained(Stage::Clone, errno, why)
+        }
+        (errno, _) => refused(errno),
+    })
 }
 
 /// Clones into the cgroup, or where that is not to be had beside it.

@@ -92,6 +92,7 @@ fn continue_in(
 fn refused(errno: Errno) -> StageError {
     let why = match errno {
         Errno::AGAIN => "process: a limit of processes is reached: of its cgroup, its user or this host",
+        Errno::NOMEM => "process: the container is ending, or this host has no memory left",
         errno => return StageError::new(Stage::Clone, errno, "process"),
     };
     StageError::explained(Stage::Clone, errno, why)

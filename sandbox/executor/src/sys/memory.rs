@@ -47,14 +47,15 @@ pub fn give_program_pages_back() {
 
 /// The mappings of `program` that are not writable and have no page that differs from its file, from a text
 /// in the form of proc_pid_smaps(5): one line for the mapping, `5581-5582 r-xp 0 fe:00 42 /usr/bin/crisp`,
-/// and one for each value, `Anonymous:  0 kB`.
+/// and one for each value, `Anonymous:  0 kB`. A changed page may also be swapped out, a line after that.
 fn unchanged(maps: &str, program: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut mapping = None;
     for line in maps.lines() {
         let mut words = line.split_ascii_whitespace();
         match (words.next(), words.next()) {
-            (Some("Anonymous:"), Some("0")) => found.extend(mapping.take()),
+            (Some("Anonymous:"), pages) if pages != Some("0") => mapping = None,
+            (Some("Swap:"), Some("0")) => found.extend(mapping.take()),
             (Some(figure), _) if figure.ends_with(':') => {}
             (Some(range), Some(access)) => {
                 let ours = words.nth(3) == Some(program) && !access.contains('w');
@@ -79,17 +80,26 @@ mod tests {
 1000-3000 r--p 00000000 fe:00 42    /usr/bin/crisp
 Rss:                   8 kB
 Anonymous:             0 kB
+Swap:                  0 kB
 VmFlags: rd mr mw me
 3000-5000 r-xp 00002000 fe:00 42    /usr/bin/crisp
 Anonymous:             0 kB
+Swap:                  0 kB
+4000-5000 r-xp 00002000 fe:00 42    /usr/bin/crisp
+Anonymous:             0 kB
+Swap:                  4 kB
 5000-6000 r--p 00004000 fe:00 42    /usr/bin/crisp
 Anonymous:             4 kB
+Swap:                  0 kB
 6000-7000 rw-p 00005000 fe:00 42    /usr/bin/crisp
 Anonymous:             0 kB
+Swap:                  0 kB
 7000-8000 r-xp 00000000 fe:00 43    /usr/lib/libc.so.6
 Anonymous:             0 kB
+Swap:                  0 kB
 9000-a000 r--p 00000000 00:00 0
 Anonymous:             0 kB
+Swap:                  0 kB
 ";
 
     #[test]

@@ -116,7 +116,7 @@ pub struct Signal {
     pub container: ContainerId,
     /// From 1 to 64, real-time signals included.
     pub signal: i32,
-    /// Also its process group, its execs and, for SIGKILL on cgroup v2, everything in its cgroup.
+    /// For SIGKILL: also its process group, its execs and, on cgroup v2, everything in its cgroup.
     pub all: bool,
 }
 
