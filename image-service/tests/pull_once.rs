@@ -70,6 +70,38 @@ async fn every_kind_of_image_is_unpacked() {
 }
 
 #[tokio::test]
+async fn an_image_without_a_platform_in_its_configuration_is_pulled() {
+    let layers = vec![Layer::new(&[("f", b"1")], Packing::Gzip)];
+    let diff = &layers[0].diff;
+    let ports = r#""config":{"ExposedPorts":{"80/tcp":null},"Labels":{"a":null}},"#;
+    for config in [
+        format!(r#"{{"rootfs":{{"diff_ids":["{diff}"]}}}}"#),
+        format!(r#"{{{ports}"os":"linux","rootfs":{{"type":"layers","diff_ids":["{diff}"]}}}}"#),
+    ] {
+        let image = Image::with_config(layers.clone(), OCI_MANIFEST, config.clone().into_bytes());
+        let server = Server::honest(&[("v1", &image)]).await;
+        let bench = Bench::new().await;
+        bench.endpoints(&[&server.url()]);
+        let pulled = bench.pull(APP).await;
+        assert_eq!(pulled.expect(&config).digest(), &image.config);
+        assert_eq!(bench.read(APP, "f").unwrap(), b"1");
+    }
+}
+
+#[tokio::test]
+async fn a_configuration_that_the_store_cannot_read_ends_the_pull_before_its_layers() {
+    let layers = vec![Layer::new(&[("f", b"1")], Packing::Gzip)];
+    let config = format!(r#"{{"config":{{"Env":"A=1"}},"rootfs":{{"diff_ids":["{}"]}}}}"#, layers[0].diff);
+    let image = Image::with_config(layers, OCI_MANIFEST, config.into_bytes());
+    let server = Server::honest(&[("v1", &image)]).await;
+    let bench = Bench::new().await;
+    bench.endpoints(&[&server.url()]);
+    let error = bench.pull(APP).await.unwrap_err().to_string();
+    assert!(error.contains("config: image configuration") && error.contains("cannot be read"), "{error}");
+    assert_eq!(server.asked_for("/blobs/").len(), 1, "no layer is downloaded");
+}
+
+#[tokio::test]
 async fn equal_pulls_at_the_same_time_are_one() {
     let image = image();
     let server = slow(&[("v1", &image)]).await;

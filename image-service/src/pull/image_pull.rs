@@ -257,6 +257,8 @@ async fn fetch_config(found: &Found, sources: &Sources) -> Result<FoundConfig, P
         return Err(ManifestError::ConfigTooLarge { digest, size, limit }.into());
     }
     let bytes = sources.first(&SmallBlob(&blob.digest, blob.size)).await?;
+    // What the store would refuse is refused before the layers are downloaded.
+    store::parse_config(&blob.digest, &bytes)?;
     let layers = found.image.layers.len();
     let diff_ids = PulledConfig::parse(&bytes, &blob.digest, layers, &Platform::host())?.diff_ids;
     Ok(FoundConfig { bytes: bytes.to_vec(), diff_ids })

@@ -51,6 +51,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub use check::Condition;
+pub(crate) use config::parse as parse_config;
 pub use error::{FindError, IngestError, StoreError};
 pub use image::{Document, FsUsage, Image, NewImage, Removed};
 pub use ingest::IngestedLayer;
