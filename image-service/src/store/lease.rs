@@ -9,7 +9,8 @@ use super::{Inner, Store};
 use crate::digest::DiffId;
 
 /// Keeps layers, present or not, from being collected: a pull takes one before it calls [`Store::has_layer`].
-/// When it is dropped the layers stay, because a failed pull is usually tried again, unless the disk is full.
+/// When it is dropped the layers stay, because a failed pull is usually tried again, unless the disk is full
+/// or their image was removed meanwhile.
 #[derive(Debug)]
 pub struct Hold {
     store: Arc<Inner>,
@@ -95,12 +96,14 @@ impl Drop for Hold {
                 }
             }
         }
+        let postponed: Vec<DiffId> =
+            self.layers.iter().filter(|diff| state.postponed.contains(*diff)).cloned().collect();
         let superseded = state.superseded.iter().any(|(diff, _)| self.layers.contains(diff));
         drop(state);
         if self.store.disk_full.load(Ordering::Relaxed) {
             Inner::collect_later(&self.store, std::mem::take(&mut self.layers));
-        } else if superseded {
-            Inner::collect_later(&self.store, Vec::new());
+        } else if superseded || !postponed.is_empty() {
+            Inner::collect_later(&self.store, postponed);
         }
     }
 }

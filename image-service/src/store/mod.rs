@@ -124,7 +124,7 @@ struct State {
     collecting: bool,
     /// The number of [`KeepAll`]s.
     keep_all: usize,
-    /// Layers whose collection was postponed by a [`KeepAll`].
+    /// Layers whose collection was postponed by a [`KeepAll`], or by a [`Hold`] when their image was removed.
     postponed: HashSet<DiffId>,
 }
 

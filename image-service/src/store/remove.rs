@@ -38,8 +38,8 @@ impl Store {
     }
 
     /// Removes an image with all its names, as CRI's RemoveImage does. Layers that nothing needs are removed
-    /// with it, including those of failed pulls; those that a container leases are removed when its lease
-    /// ends.
+    /// with it, including those of failed pulls; those that a container leases, or that a check or a save
+    /// holds, are removed when the lease or the hold ends.
     ///
     /// # Errors
     /// [`StoreError::ImageMissing`], or the record cannot be removed.
@@ -121,7 +121,12 @@ impl Inner {
         {
             let mut state = self.state_mut();
             state.names.retain(|_, owner| owner != id);
-            state.images.remove(id);
+            if let Some(removed) = state.images.remove(id) {
+                // A check or a save may read them; they are collected when it ends.
+                let held = removed.record.lower().iter().filter(|diff| state.users.contains_key(*diff));
+                let held: Vec<DiffId> = held.cloned().collect();
+                state.postponed.extend(held);
+            }
         }
         sync::folder(&self.layout.images())
     }
@@ -147,6 +152,9 @@ impl Inner {
             // Until the next start they may belong to an image that could not be read.
             let layers = if state.has_unread { &[] } else { layers };
             for diff in layers {
+                if !state.users.contains_key(diff) {
+                    state.postponed.remove(diff);
+                }
                 if !state.needs(diff) && state.layers.remove(diff).is_some() {
                     paths.push(self.layout.layer(diff).path().to_owned());
                 }

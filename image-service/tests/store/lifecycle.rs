@@ -179,6 +179,31 @@ fn a_hold_keeps_what_a_pull_has_unpacked() {
 }
 
 #[test]
+fn a_layer_that_was_held_while_its_image_was_removed_goes_with_the_hold() {
+    let fixture = Fixture::new();
+    let [shared, own, of_a_pull] = layers(&fixture);
+    let one = fixture.store.commit_image(image("one", &[&shared, &own], "1")).unwrap();
+    fixture.store.commit_image(image("two", &[&shared], "2")).unwrap();
+    let pull = fixture.store.hold(std::slice::from_ref(&of_a_pull));
+    // A check, for example.
+    let hold = fixture.store.hold(&[shared.clone(), own.clone()]);
+    let second = fixture.store.hold(std::slice::from_ref(&own));
+    fixture.store.remove_image(&one.id).unwrap();
+    drop(second);
+    assert!(fixture.store.has_layer(&own));
+    drop(hold);
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while fixture.store.has_layer(&own) || fixture.layer(&own).exists() {
+        assert!(std::time::Instant::now() < deadline, "the last hold took nothing with it");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(fixture.store.has_layer(&shared), "another image has it");
+    drop(pull);
+    fixture.assert_no_leftovers();
+    assert!(fixture.store.has_layer(&of_a_pull), "a failed pull's layers stay for the next try");
+}
+
+#[test]
 fn an_image_without_its_layers_or_with_other_bytes_is_refused() {
     let fixture = Fixture::new();
     let missing = DiffId::parse(&format!("sha256:{}", "1".repeat(64))).unwrap();
