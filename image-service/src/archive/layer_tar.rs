@@ -38,14 +38,20 @@ impl Content<'_> {
         Content { skip: &|_| false, owner: &|uid, gid| (uid, gid), check: &|| Ok(()), implied: &|_| false };
 }
 
-/// Writes the tree below `root`. The content of a directory that is left out is left out too.
+/// Writes the tree below `root`. The content of a directory that is left out is left out too. With
+/// `opaque_root` the archive hides all layers below: overlay has no mark for that on a layer's root.
 ///
 /// # Errors
 /// The tree cannot be read, for example because it changes meanwhile, or `into` cannot be written.
-pub fn write_layer(root: &Path, content: &Content<'_>, into: impl Write) -> io::Result<()> {
+pub fn write_layer(
+    root: &Path,
+    content: &Content<'_>,
+    opaque_root: bool,
+    into: impl Write,
+) -> io::Result<()> {
     let mut archive = Builder::new(into);
     archive.mode(tar::HeaderMode::Deterministic);
-    let mut writer = LayerWriter { archive, content, linked: HashMap::new() };
+    let mut writer = LayerWriter { archive, content, opaque_root, linked: HashMap::new() };
     let skipped = |path: &[u8]| {
         let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
         ends.chain([path.len()]).any(|end| end > 0 && (content.skip)(&path[..end]))
@@ -63,6 +69,7 @@ pub fn write_layer(root: &Path, content: &Content<'_>, into: impl Write) -> io::
 struct LayerWriter<'a, W: Write> {
     archive: Builder<W>,
     content: &'a Content<'a>,
+    opaque_root: bool,
     /// The first path of each file with several names, by device and inode.
     linked: HashMap<(u64, u64), PathBuf>,
 }
@@ -101,7 +108,8 @@ impl<W: Write> LayerWriter<'_, W> {
             let mut header = self.header(EntryType::Directory, found.stat);
             self.archive.append_data(&mut header, shown, io::empty())?;
         }
-        if value_of(&directory, OPAQUE)?.as_deref() == Some(b"y") {
+        let opaque_root = self.opaque_root && path.as_os_str().is_empty();
+        if opaque_root || value_of(&directory, OPAQUE)?.as_deref() == Some(b"y") {
             self.marker(&path.join(".wh..wh..opq"))?;
         }
         Ok(())

@@ -132,7 +132,7 @@ impl Store {
         changes: &Changes,
         created_by: &str,
     ) -> Result<Arc<Image>, ArchiveError> {
-        let spool = Spool::written(self, |into| write_layer(tree.0, tree.1, into))?;
+        let spool = Spool::written(self, |into| write_layer(tree.0, tree.1, false, into))?;
         self.add_layer(Some(below), &spool, tag, changes, created_by)
     }
 

@@ -76,7 +76,8 @@ impl Store {
     fn write_tree(&self, diff: &DiffId, into: impl Write, doing: &'static str) -> Result<(), ArchiveError> {
         let implied = self.implied(diff);
         let content = Content { implied: &|path| implied.contains(path), ..Content::ALL };
-        write_layer(&self.layer_tree(diff)?, &content, into).map_err(ArchiveError::io(doing))
+        write_layer(&self.layer_tree(diff)?, &content, self.has_opaque_root(diff), into)
+            .map_err(ArchiveError::io(doing))
     }
 
     fn saved(

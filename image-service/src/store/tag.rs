@@ -90,6 +90,11 @@ impl Store {
         paths.map(|path| path.clone().into_bytes()).collect()
     }
 
+    /// Whether a layer hides all layers below it.
+    pub(crate) fn has_opaque_root(&self, diff: &DiffId) -> bool {
+        self.inner.state().hides_below(diff)
+    }
+
     /// Limits for an archive.
     pub(crate) fn limits(&self) -> &Limits {
         &self.inner.limits

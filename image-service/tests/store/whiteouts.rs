@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crisp_image_service::DiffId;
+use crisp_image_service::store::NewImage;
 
 use crate::archive::{Archive, item};
-use crate::fixture::Fixture;
+use crate::fixture::{Fixture, document, image};
 use crate::tree;
 
 /// The files that a container of these layers, bottom first, sees.
@@ -87,6 +88,29 @@ fn an_opaque_root_hides_all_layers_below() {
     let top = Archive::new().file(".wh..wh..opq", "").file("only", "");
     let above = Archive::new().file("more", "");
     check("an_opaque_root", vec![base(), top, above], &["f more", "f only"]);
+}
+
+#[test]
+fn an_opaque_root_survives_save_and_load() {
+    crisp_skip::needs!("mount");
+    let fixture = Fixture::new();
+    let top = Archive::new().file(".wh..wh..opq", "").file("only", "");
+    let layers = [fixture.ingest(base()).unwrap(), fixture.ingest(top).unwrap()];
+    let config = serde_json::json!({ "rootfs": { "diff_ids": layers.each_ref().map(DiffId::as_str) } });
+    let new = NewImage {
+        config: document(config.to_string()),
+        ..image("app:v1", &layers.each_ref(), "for any platform")
+    };
+    fixture.store.commit_image(new).unwrap();
+    let mut archive = Vec::new();
+    fixture.store.save(&["app:v1".to_owned()], &mut archive).unwrap();
+    let other = Fixture::new();
+    let loaded = other.store.load(&archive[..]).unwrap();
+    assert_eq!(merged(&other, &loaded[0].diff_ids), ["f only"]);
+    // The same archive again.
+    let mut again = Vec::new();
+    other.store.save(&["app:v1".to_owned()], &mut again).unwrap();
+    assert!(archive == again, "a loaded image has other digests when it is saved");
 }
 
 #[test]
