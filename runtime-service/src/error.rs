@@ -241,7 +241,10 @@ fn archive_code(error: &ArchiveError) -> Code {
         ArchiveError::Reference(_) | ArchiveError::Change(_) => Code::InvalidArgument,
         // The container's own image.
         ArchiveError::Store(_) => Code::FailedPrecondition,
-        ArchiveError::TooLarge(_) | ArchiveError::Entries(_) => Code::ResourceExhausted,
+        ArchiveError::TooLarge(_)
+        | ArchiveError::TooMany { .. }
+        | ArchiveError::DiskFull
+        | ArchiveError::NoRoom { .. } => Code::ResourceExhausted,
         ArchiveError::Layer(_)
         | ArchiveError::Image { .. }
         | ArchiveError::Tar(_)

@@ -11,6 +11,8 @@ use crate::unpack::tar::{Entry, Kind, TarReader};
 
 /// Limit for entries of an archive of images: there are some for each layer.
 const MAX_ENTRIES: usize = 20_000;
+/// Limit for the bytes of all names and link targets, which are kept in memory. A usual name has fewer than 150.
+const MAX_NAMES: usize = 16 << 20;
 /// Limit for a document in bytes.
 const MAX_DOCUMENT: u64 = 8 << 20;
 /// Limit for links on the way to a file.
@@ -33,10 +35,11 @@ enum Location {
 
 impl Entries {
     /// # Errors
-    /// The spooled file is not an archive, or has too many entries.
+    /// The spooled file is not an archive, or has too many entries or too long names.
     pub(super) fn read(spool: Spool, limits: &Limits) -> Result<Self, ArchiveError> {
         let mut source = Counting { inner: BufReader::new(spool.open()?), consumed: 0 };
-        let (mut locations, mut entry, mut count) = (HashMap::new(), Entry::default(), 0);
+        let (mut locations, mut entry) = (HashMap::new(), Entry::default());
+        let (mut count, mut names) = (0, 0);
         loop {
             let mut reader = TarReader::new(&mut source, limits);
             // A new reader for each entry: its count of read bytes is exact between two entries.
@@ -45,7 +48,11 @@ impl Entries {
             }
             count += 1;
             if count > MAX_ENTRIES {
-                return Err(ArchiveError::Entries(MAX_ENTRIES));
+                return Err(ArchiveError::TooMany { what: "entries", limit: MAX_ENTRIES });
+            }
+            names += entry.path.len() + entry.link.len();
+            if names > MAX_NAMES {
+                return Err(ArchiveError::TooMany { what: "bytes of names", limit: MAX_NAMES });
             }
             let path = normal(&entry.path);
             match entry.kind {

@@ -6,7 +6,7 @@ use crate::digest::Digest;
 use crate::manifest::ManifestError;
 use crate::reference::InvalidReference;
 use crate::store::{FindError, IngestError, StoreError};
-use crate::unpack::TarError;
+use crate::unpack::{TarError, UnpackFault};
 
 /// An archive could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,15 @@ pub enum ArchiveError {
     Compressed(String),
     #[error("cannot {doing}: {source}")]
     Io { doing: &'static str, source: io::Error },
+    #[error(
+        "cannot write a temporary file: the disk is full; remove unused images or enlarge the file system"
+    )]
+    DiskFull,
+    #[error(
+        "cannot write a temporary file: {needed} bytes more are needed, {free} are free, of which {kept} stay \
+         free, a tenth of what was free when it began; remove unused images or enlarge the file system"
+    )]
+    NoRoom { needed: u64, free: u64, kept: u64 },
     #[error("the archive has neither manifest.json (docker save) nor index.json (an OCI layout)")]
     NoImages,
     #[error("the archive has no {0:?}, which its manifest names")]
@@ -36,8 +45,8 @@ pub enum ArchiveError {
     Document { name: String, why: String },
     #[error("{name:?} in the archive is not the content with the digest {expected}")]
     Digest { name: String, expected: Digest },
-    #[error("the archive has more than {0} entries, the limit for an archive of images")]
-    Entries(usize),
+    #[error("the archive has more than {limit} {what}, the limit for an archive of images")]
+    TooMany { what: &'static str, limit: usize },
     #[error("the archive has more than {0} bytes, the limit of this server: see --max-layer-bytes")]
     TooLarge(u64),
     #[error(transparent)]
@@ -49,5 +58,13 @@ pub enum ArchiveError {
 impl ArchiveError {
     pub(super) fn io<E: Into<io::Error>>(doing: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { doing, source: source.into() }
+    }
+
+    /// No room on the disk, or the room is unknown.
+    pub(super) fn of_space(fault: UnpackFault) -> Self {
+        match fault {
+            UnpackFault::NoRoom { needed, free, kept } => Self::NoRoom { needed, free, kept },
+            other => Self::Io { doing: "write a temporary file", source: io::Error::other(other) },
+        }
     }
 }

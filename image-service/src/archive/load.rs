@@ -18,6 +18,12 @@ use crate::store::{Document, Image, LocalImage, Store};
 
 /// Limit for nested indexes.
 const MAX_INDEXES: usize = 3;
+/// Limit for images in one archive.
+const MAX_IMAGES: usize = 1000;
+/// Limit for the tags of all images of one archive: every list of images has them.
+const MAX_TAGS: usize = 1000;
+/// Limit for the bytes of the configurations of all images of one archive: the store keeps them in memory.
+const MAX_CONFIGS: usize = 64 << 20;
 
 /// An entry of docker's `manifest.json`.
 #[derive(Deserialize)]
@@ -41,7 +47,13 @@ struct Descriptor {
     annotations: std::collections::BTreeMap<String, String>,
 }
 
-/// An image of the archive: its documents and the paths of its layers.
+/// An image that the archive's list of images names. Its documents are not read yet.
+enum Listed {
+    Docker(DockerImage, Vec<Reference>),
+    Layout(Digest, Vec<Reference>),
+}
+
+/// An image of the archive: its configuration and the paths of its layers.
 struct Found {
     config: Document,
     layers: Vec<String>,
@@ -59,14 +71,24 @@ impl Store {
     pub fn load(&self, archive: impl Read + Send) -> Result<Vec<Arc<Image>>, ArchiveError> {
         let limits = self.limits().clone();
         let entries = Entries::read(Spool::receive(self, archive, limits.bytes)?, &limits)?;
-        let found = if entries.has("manifest.json") {
+        let listed = if entries.has("manifest.json") {
             docker(&entries)?
         } else if entries.has("index.json") {
             layout(&entries)?
         } else {
             return Err(ArchiveError::NoImages);
         };
-        found.into_iter().map(|found| self.load_one(&entries, found)).collect()
+        let (mut images, mut configs) = (Vec::new(), 0);
+        // The documents of one image at a time: a short list can name the same large document often.
+        for listed in listed {
+            let found = listed.find(&entries)?;
+            configs += found.config.bytes.len();
+            if configs > MAX_CONFIGS {
+                return Err(ArchiveError::TooMany { what: "bytes of configurations", limit: MAX_CONFIGS });
+            }
+            images.push(self.load_one(&entries, found)?);
+        }
+        Ok(images)
     }
 
     fn load_one(&self, entries: &Entries, found: Found) -> Result<Arc<Image>, ArchiveError> {
@@ -160,33 +182,57 @@ impl Store {
 }
 
 /// The images of a `docker save` archive.
-fn docker(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
+fn docker(entries: &Entries) -> Result<Vec<Listed>, ArchiveError> {
     let name = "manifest.json";
     let images: Vec<DockerImage> = parse(name, &entries.document(name)?)?;
-    let one = |image: DockerImage| {
-        let bytes = entries.document(&image.config)?;
-        let config = Document { digest: Digest::sha256(&bytes), bytes };
-        let tags = image.repo_tags.unwrap_or_default();
+    check_counts(images.len(), images.iter().flat_map(|image| &image.repo_tags).map(Vec::len).sum())?;
+    let one = |mut image: DockerImage| {
+        let tags = image.repo_tags.take().unwrap_or_default();
         let tags = tags.iter().map(|tag| Reference::parse(tag)).collect::<Result<_, _>>()?;
-        let digests = image.layers.iter().map(|path| digest_of_blob(path)).collect();
-        Ok(Found { config, layers: image.layers, digests, tags })
+        Ok(Listed::Docker(image, tags))
     };
     images.into_iter().map(one).collect()
 }
 
 /// The images of an OCI layout.
-fn layout(entries: &Entries) -> Result<Vec<Found>, ArchiveError> {
+fn layout(entries: &Entries) -> Result<Vec<Listed>, ArchiveError> {
     let index: Index = parse("index.json", &entries.document("index.json")?)?;
-    let one = |descriptor: Descriptor| {
-        let manifest = image_manifest(entries, descriptor.digest)?;
-        let path = blob(&manifest.config.digest);
-        let bytes = verified(entries, &path, &manifest.config.digest)?;
-        let layers = manifest.layers.iter().map(|layer| blob(&layer.blob.digest)).collect();
-        let digests = manifest.layers.iter().map(|layer| Some(layer.blob.digest.clone())).collect();
-        let config = Document { digest: manifest.config.digest, bytes };
-        Ok(Found { config, layers, digests, tags: tags(&descriptor.annotations)? })
-    };
+    // A descriptor has at most one tag.
+    check_counts(index.manifests.len(), 0)?;
+    let one = |descriptor: Descriptor| Ok(Listed::Layout(descriptor.digest, tags(&descriptor.annotations)?));
     index.manifests.into_iter().map(one).collect()
+}
+
+fn check_counts(images: usize, tags: usize) -> Result<(), ArchiveError> {
+    for (what, number, limit) in [("images", images, MAX_IMAGES), ("tags", tags, MAX_TAGS)] {
+        if number > limit {
+            return Err(ArchiveError::TooMany { what, limit });
+        }
+    }
+    Ok(())
+}
+
+impl Listed {
+    /// Reads the documents of the image.
+    fn find(self, entries: &Entries) -> Result<Found, ArchiveError> {
+        match self {
+            Self::Docker(image, tags) => {
+                let bytes = entries.document(&image.config)?;
+                let config = Document { digest: Digest::sha256(&bytes), bytes };
+                let digests = image.layers.iter().map(|path| digest_of_blob(path)).collect();
+                Ok(Found { config, layers: image.layers, digests, tags })
+            }
+            Self::Layout(digest, tags) => {
+                let manifest = image_manifest(entries, digest)?;
+                let path = blob(&manifest.config.digest);
+                let bytes = verified(entries, &path, &manifest.config.digest)?;
+                let layers = manifest.layers.iter().map(|layer| blob(&layer.blob.digest)).collect();
+                let digests = manifest.layers.iter().map(|layer| Some(layer.blob.digest.clone())).collect();
+                let config = Document { digest: manifest.config.digest, bytes };
+                Ok(Found { config, layers, digests, tags })
+            }
+        }
+    }
 }
 
 /// The image that a descriptor names, directly or through indexes of platforms.

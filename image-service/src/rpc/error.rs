@@ -53,7 +53,10 @@ pub(super) fn of_archive(error: &ArchiveError) -> Status {
         ArchiveError::Received(_) => Code::Aborted,
         ArchiveError::Io { .. } => Code::Internal,
         ArchiveError::Digest { .. } => Code::DataLoss,
-        ArchiveError::Entries(_) | ArchiveError::TooLarge(_) => Code::ResourceExhausted,
+        ArchiveError::TooMany { .. }
+        | ArchiveError::TooLarge(_)
+        | ArchiveError::DiskFull
+        | ArchiveError::NoRoom { .. } => Code::ResourceExhausted,
         ArchiveError::Image { .. }
         | ArchiveError::Tar(_)
         | ArchiveError::Compressed(_)

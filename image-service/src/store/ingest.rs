@@ -67,12 +67,17 @@ impl Store {
                 | IngestError::Store(StoreError::DiskFull { .. }))
         );
         if full {
-            self.inner.disk_full.store(true, Ordering::Relaxed);
-            if let Err(e) = self.collect_unused() {
-                tracing::warn!(error = %e, "the disk is full and unused layers cannot be removed");
-            }
+            self.disk_is_full();
         } else if published.is_ok() {
             self.inner.disk_full.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Removes layers that nothing needs now, and others when their holds end.
+    pub(crate) fn disk_is_full(&self) {
+        self.inner.disk_full.store(true, Ordering::Relaxed);
+        if let Err(e) = self.collect_unused() {
+            tracing::warn!(error = %e, "the disk is full and unused layers cannot be removed");
         }
     }
 

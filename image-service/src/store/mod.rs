@@ -52,6 +52,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 pub use check::Condition;
 pub(crate) use config::parse as parse_config;
+pub(crate) use error::is_disk_full;
 pub use error::{FindError, IngestError, StoreError};
 pub use image::{Document, FsUsage, Image, NewImage, Removed};
 pub use ingest::IngestedLayer;

@@ -40,6 +40,7 @@ use std::path::Path;
 #[cfg(feature = "fuzz")]
 pub(crate) use fuzz::{read_pax, read_tar, unpack_stream};
 pub(crate) use inherit::inherit;
+pub(crate) use space::Space;
 pub use stream::Compression;
 pub use tar::TarError;
 
@@ -55,7 +56,7 @@ pub struct Limits {
     /// Files, directories and links made, also those that an archive only implies or replaces later.
     pub inodes: u64,
     /// Bytes of all files and extended attributes together. Registries take layers of up to 200 GiB. Whatever
-    /// this is, a layer leaves a tenth of what is free on the store's file system.
+    /// this is, a layer or an archive of images leaves a tenth of what is free on the store's file system.
     pub bytes: u64,
     /// Directories used without being brought, whose names the store keeps.
     pub implied: u64,

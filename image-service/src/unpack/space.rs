@@ -1,6 +1,6 @@
-//! Limits the space that a layer may use on the store's file system.
+//! Limits the space that a layer or an archive of images may use on the store's file system.
 //!
-//! A full disk stops every container of the node that writes to it. So a layer leaves free a part
+//! A full disk stops every container of the node that writes to it. So each leaves free a part
 //! of the space that is free at its start, whatever the size of its archive. Other layers are unpacked at the
 //! same time, and containers write: the free space is read again on the way, so that all of them together stop
 //! before the disk is full.
@@ -20,8 +20,9 @@ const STEP: u64 = 64 << 20;
 /// Steps in the part that stays free.
 const STEPS: u64 = 4;
 
-/// The space on the file system of one layer's folder.
-pub(super) struct Space {
+/// The space on the file system of one layer's folder, or of a spooled archive.
+#[derive(Debug)]
+pub(crate) struct Space {
     root: Rc<OwnedFd>,
     /// Bytes of a block.
     pub(super) block: u64,
@@ -33,7 +34,7 @@ pub(super) struct Space {
 
 impl Space {
     /// The space on the file system of `root`.
-    pub(super) fn of(root: Rc<OwnedFd>) -> Result<Self, UnpackFault> {
+    pub(crate) fn of(root: Rc<OwnedFd>) -> Result<Self, UnpackFault> {
         let stat = stat_of(&root)?;
         let (block, kept) = (stat.f_bsize.max(512), free(&stat) / KEPT);
         Ok(Self { root, block, kept, headroom: 0 })
@@ -45,7 +46,7 @@ impl Space {
     }
 
     /// Counts bytes that are about to be written.
-    pub(super) fn take(&mut self, bytes: u64) -> Result<(), UnpackFault> {
+    pub(crate) fn take(&mut self, bytes: u64) -> Result<(), UnpackFault> {
         if bytes > self.headroom {
             let step = STEP.min(self.kept / STEPS).max(bytes);
             self.headroom = self.room_for(bytes)?.min(step);

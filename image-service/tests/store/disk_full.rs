@@ -4,9 +4,11 @@ use std::fs;
 use std::io::Read;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crisp_image_service::Store;
+use crisp_image_service::archive::{ArchiveError, Changes, Content};
 use crisp_image_service::store::{IngestError, StoreError};
 use crisp_image_service::unpack::Limits;
 
@@ -227,5 +229,57 @@ fn layers_that_are_unpacked_together_end_before_the_disk_is_full() {
     assert!(matches!(error, IngestError::NoRoom { .. }), "{error}");
     other.unwrap().unwrap();
     assert!(least > 2 << 20, "{least} bytes were free");
+    drop(store);
+}
+
+/// Gives bytes without end.
+struct Endless;
+
+impl Read for Endless {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        into.fill(1);
+        Ok(into.len())
+    }
+}
+
+#[test]
+fn an_archive_of_images_that_does_not_fit_leaves_a_tenth_of_the_disk() {
+    crisp_skip::needs!("mount");
+    let folder = tempfile::tempdir().unwrap();
+    let _small = Small::mount(folder.path(), "size=20m");
+    let store = Store::open(folder.path()).unwrap();
+    store.start_collection().unwrap();
+    let unused = Archive::new().file("unused", "").tar();
+    store.ingest_layer(&diff_of(&unused), &unused[..]).unwrap();
+    let below = store.commit_image(image("below", &[], "x")).unwrap();
+    let upper = tempfile::tempdir().unwrap();
+    fs::File::create(upper.path().join("large")).unwrap().set_len(40 << 20).unwrap();
+    let changes = Changes::default();
+    let refuse = |what: &str, act: &dyn Fn() -> ArchiveError| {
+        let done = AtomicBool::new(false);
+        let least = std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut least = u64::MAX;
+                while !done.load(Ordering::Relaxed) {
+                    let stat = rustix::fs::statvfs(folder.path()).unwrap();
+                    least = least.min(stat.f_bavail * stat.f_frsize);
+                }
+                least
+            });
+            let error = act();
+            done.store(true, Ordering::Relaxed);
+            assert!(matches!(error, ArchiveError::NoRoom { .. }), "{what}: {error}");
+            assert!(error.to_string().contains("remove unused images"), "{what}: {error}");
+            watch.join().unwrap()
+        });
+        assert!(least > 1 << 20, "{what}: {least} bytes were free");
+        let new = folder.path().join("images/.new");
+        assert_eq!(fs::read_dir(new).unwrap().count(), 0, "{what}");
+    };
+    refuse("load", &|| store.load(Endless).unwrap_err());
+    assert!(!store.has_layer(&diff_of(&unused)), "what no image needs makes room");
+    refuse("import", &|| store.import(Endless, None, &changes).unwrap_err());
+    let tree = || (upper.path(), &Content::ALL);
+    refuse("commit", &|| store.commit_tree(&below, tree(), None, &changes, "test").unwrap_err());
     drop(store);
 }

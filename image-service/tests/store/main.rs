@@ -14,6 +14,7 @@ mod gnu_tar;
 mod hostile;
 mod lifecycle;
 mod limits;
+mod load;
 mod names;
 mod restart;
 mod rpc;
