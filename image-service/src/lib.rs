@@ -38,6 +38,7 @@
 pub mod archive;
 mod background;
 pub mod digest;
+mod excerpt;
 #[cfg(feature = "fuzz")]
 #[doc(hidden)]
 pub mod fuzz;

@@ -91,6 +91,56 @@ async fn absurd_numbers_of_a_registry_end_one_pull_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn the_text_of_an_absurd_document_is_cut() {
+    let long = "a".repeat(3 << 20);
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let entry = |platform: &str| {
+        format!(r#"{{"mediaType":"{OCI_MANIFEST}","digest":"{digest}","size":1,"platform":{platform}}}"#)
+    };
+    let many = vec![entry(r#"{"os":"plan9","architecture":"mips"}"#); 10_000].join(",");
+    let large = entry(&format!(r#"{{"os":"{long}","architecture":"mips"}}"#));
+    let url = format!(r#"{{"digest":"{digest}","size":1,"urls":["{long}"]}}"#);
+    let config = format!(r#"{{"digest":"{digest}","size":1}}"#);
+    let artifact = format!(r#"{{"mediaType":"{long}","digest":"{digest}","size":1}}"#);
+    let (path, item) = (format!("{long}/f"), image().config);
+    let header = tar_with_long_name(&path);
+    let unpackable = Image::new(vec![Layer::of_tar(&header, Packing::Zstd)]);
+    let of =
+        |text: String| Image::from_manifest(text, OCI_MANIFEST, item.clone(), vec![], Default::default());
+    let with_config = |config: String| Image::with_config(vec![], OCI_MANIFEST, config.into_bytes());
+    for (what, image) in [
+        ("media type", of(format!(r#"{{"mediaType":"{long}"}}"#))),
+        ("number", of(format!(r#"{{"schemaVersion":"{long}"}}"#))),
+        ("platforms", of(format!(r#"{{"mediaType":"{OCI_MANIFEST}","manifests":[{many}]}}"#))),
+        ("platform", of(format!(r#"{{"manifests":[{large}]}}"#))),
+        ("address", of(format!(r#"{{"config":{config},"layers":[{url}]}}"#))),
+        ("artifact", of(format!(r#"{{"config":{artifact},"layers":[]}}"#))),
+        ("system", with_config(format!(r#"{{"os":"{long}"}}"#))),
+        ("variables", with_config(format!(r#"{{"config":{{"Env":"{long}"}}}}"#))),
+        ("name in a layer", unpackable),
+    ] {
+        let server = Server::honest(&[("v1", &image)]).await;
+        let bench = Bench::new().await;
+        bench.endpoints(&[&server.url()]);
+        let error = bench.pull(APP).await.unwrap_err().to_string();
+        assert!(error.len() < 4096, "{what}: {} bytes: {}", error.len(), &error[..1000]);
+    }
+}
+
+/// An archive with one entry whose name is in a pax header.
+fn tar_with_long_name(path: &str) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let path = &path[..900_000];
+    archive.append_pax_extensions([("path", path.as_bytes())]).unwrap();
+    let mut header = tar::Header::new_ustar();
+    header.set_path("short").unwrap();
+    header.set_size(0);
+    header.set_cksum();
+    archive.append(&header, &[][..]).unwrap();
+    archive.into_inner().unwrap()
+}
+
+#[tokio::test]
 async fn a_mirror_that_drips_is_left_for_the_next_endpoint() {
     let image = image();
     let (mirror, registry) = (dripping(&image).await, Server::honest(&[("v1", &image)]).await);

@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use super::ArchiveError;
 use super::spool::Spool;
 use crate::digest::Digest;
+use crate::excerpt::excerpt;
 use crate::unpack::Limits;
 use crate::unpack::tar::{Entry, Kind, TarReader};
 
@@ -83,7 +84,7 @@ impl Entries {
                 None => break,
             }
         }
-        Err(ArchiveError::Missing(path.to_owned()))
+        Err(ArchiveError::Missing(excerpt(path)))
     }
 
     /// A small file.
@@ -91,7 +92,7 @@ impl Entries {
         let (offset, size) = self.find(path)?;
         if size > MAX_DOCUMENT {
             let why = format!("{size} bytes; at most {MAX_DOCUMENT} are accepted");
-            return Err(ArchiveError::Document { name: path.to_owned(), why });
+            return Err(ArchiveError::Document { name: excerpt(path), why });
         }
         let mut bytes = Vec::new();
         let mut part = self.spool.part(offset, size)?;

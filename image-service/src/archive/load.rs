@@ -11,6 +11,7 @@ use super::layer_tar::{Content, write_layer};
 use super::spool::Spool;
 use super::{ArchiveError, Changes};
 use crate::digest::{DiffId, Digest};
+use crate::excerpt::excerpt;
 use crate::manifest::{self, Document as Manifest, ImageManifest, Platform, PulledConfig};
 use crate::reference::Reference;
 use crate::registry::RawManifest;
@@ -263,7 +264,7 @@ fn tags(annotations: &std::collections::BTreeMap<String, String>) -> Result<Vec<
 
 fn parse<T: serde::de::DeserializeOwned>(name: &str, bytes: &[u8]) -> Result<T, ArchiveError> {
     serde_json::from_slice(bytes)
-        .map_err(|error| ArchiveError::Document { name: name.to_owned(), why: error.to_string() })
+        .map_err(|error| ArchiveError::Document { name: name.to_owned(), why: excerpt(&error.to_string()) })
 }
 
 /// The digest in a path `blobs/sha256/DIGITS`.

@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use super::ManifestError;
 use super::platform::Platform;
 use crate::digest::{DiffId, Digest};
+use crate::excerpt::excerpt;
 
 /// Limit for a configuration in bytes.
 pub(crate) const MAX_CONFIG: u64 = 8 << 20;
@@ -49,7 +50,7 @@ impl PulledConfig {
         wanted: &Platform,
     ) -> Result<Self, ManifestError> {
         let raw: Raw = serde_json::from_slice(bytes)
-            .map_err(|e| ManifestError::Config { digest: digest.clone(), why: e.to_string() })?;
+            .map_err(|e| ManifestError::Config { digest: digest.clone(), why: excerpt(&e.to_string()) })?;
         drop(raw.config);
         if !wanted.accepts(&raw.platform) {
             return Err(ManifestError::Platform { wanted: wanted.clone(), available: vec![raw.platform] });

@@ -14,8 +14,12 @@ pub use self::platform::Platform;
 pub(crate) use self::select::select;
 
 use crate::digest::Digest;
+use crate::excerpt::excerpt;
 
-/// The reason why a manifest, index or configuration cannot be used here.
+/// Platforms that an error lists.
+const SHOWN: usize = 20;
+
+/// The reason why a manifest, index or configuration cannot be used here. Texts out of the documents are cut.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the fields are named by the messages")]
 pub enum ManifestError {
@@ -61,5 +65,9 @@ fn list(platforms: &[Platform]) -> String {
     if platforms.is_empty() {
         return "none for any platform".to_owned();
     }
-    platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    let mut shown: Vec<String> = platforms.iter().take(SHOWN).map(|p| excerpt(&p.to_string())).collect();
+    if platforms.len() > SHOWN {
+        shown.push(format!("and {} more", platforms.len() - SHOWN));
+    }
+    shown.join(", ")
 }

@@ -5,6 +5,7 @@ use serde::Deserialize;
 use super::ManifestError;
 use super::platform::Platform;
 use crate::digest::Digest;
+use crate::excerpt::excerpt;
 use crate::registry::RawManifest;
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -95,7 +96,7 @@ impl Document {
     /// Reads a verified manifest.
     pub(crate) fn parse(manifest: &RawManifest) -> Result<Self, ManifestError> {
         let digest = &manifest.digest;
-        let malformed = |why: String| ManifestError::Malformed { digest: digest.clone(), why };
+        let malformed = |why: String| ManifestError::Malformed { digest: digest.clone(), why: excerpt(&why) };
         if manifest.content_type.as_deref().is_some_and(|t| SCHEMA1.contains(&t)) {
             return Err(ManifestError::Schema1);
         }
@@ -133,12 +134,12 @@ fn is_index(raw: &Raw, content_type: Option<&str>, digest: &Digest) -> Result<bo
     if let (Some(inside), Some(outside)) = (inside, outside)
         && known(inside).is_some_and(|kind| Some(kind) != known(outside))
     {
-        let (inside, outside) = (inside.to_owned(), outside.to_owned());
+        let (inside, outside) = (excerpt(inside), excerpt(outside));
         return Err(ManifestError::Contradiction { digest: digest.clone(), inside, outside });
     }
     match inside.or(outside) {
         Some(text) => known(text)
-            .ok_or_else(|| ManifestError::MediaType { digest: digest.clone(), media_type: text.to_owned() }),
+            .ok_or_else(|| ManifestError::MediaType { digest: digest.clone(), media_type: excerpt(text) }),
         // Old OCI tools wrote no media type, and plain file servers send none.
         None => Ok(raw.manifests.is_some()),
     }
@@ -164,7 +165,7 @@ fn image(
     match config.media_type.as_deref() {
         Some(OCI_CONFIG | DOCKER_CONFIG) | None => {}
         Some(other) => {
-            let media_type = artifact_type.unwrap_or_else(|| other.to_owned());
+            let media_type = excerpt(artifact_type.as_deref().unwrap_or(other));
             return Err(ManifestError::Artifact { media_type });
         }
     }
@@ -183,11 +184,11 @@ fn layer(raw: RawDescriptor, manifest: &Digest) -> Result<Layer, ManifestError> 
     }
     let media_type = raw.media_type.unwrap_or_default();
     if media_type.contains("nondistributable") || media_type.contains(".foreign.") || !raw.urls.is_empty() {
-        let url = raw.urls.into_iter().next().unwrap_or_else(|| "(no address given)".to_owned());
+        let url = raw.urls.first().map_or_else(|| "(no address given)".to_owned(), |url| excerpt(url));
         return Err(ManifestError::ForeignLayer { digest: raw.digest, url });
     }
     if !LAYER_TYPES.contains(&media_type.as_str()) {
-        return Err(ManifestError::LayerType { digest: raw.digest, media_type });
+        return Err(ManifestError::LayerType { digest: raw.digest, media_type: excerpt(&media_type) });
     }
     Ok(Layer { blob: Blob { digest: raw.digest, size: raw.size } })
 }

@@ -5,13 +5,14 @@ use serde_json::{Map, Value, json};
 
 use super::error::StoreError;
 use crate::digest::{DiffId, Digest, ImageId};
+use crate::excerpt::excerpt;
 use crate::manifest::Platform;
 
 /// Parses a configuration. Fields that are missing or null have the values that Go's tools give them.
 pub(crate) fn parse(digest: &Digest, bytes: &[u8]) -> Result<ImageConfiguration, StoreError> {
     serde_json::from_slice(bytes)
         .or_else(|_| serde_json::from_slice(bytes).map(completed).and_then(serde_json::from_value))
-        .map_err(|e| StoreError::Config { digest: digest.clone(), why: e.to_string() })
+        .map_err(|e| StoreError::Config { digest: digest.clone(), why: excerpt(&e.to_string()) })
 }
 
 /// Images built by hand often lack what the specification requires. Docker and containerd run them.
@@ -48,7 +49,7 @@ fn fill(fields: &mut Map<String, Value>, name: &str, value: Value) {
 pub(super) fn layers(id: &ImageId, config: &ImageConfiguration) -> Result<Vec<DiffId>, StoreError> {
     let parse = |text: &String| {
         DiffId::parse(text)
-            .map_err(|e| StoreError::Config { digest: id.digest().clone(), why: e.to_string() })
+            .map_err(|e| StoreError::Config { digest: id.digest().clone(), why: excerpt(&e.to_string()) })
     };
     config.rootfs().diff_ids().iter().map(parse).collect()
 }

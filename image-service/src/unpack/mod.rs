@@ -44,6 +44,7 @@ pub(crate) use space::Space;
 pub use stream::Compression;
 pub use tar::TarError;
 
+use crate::excerpt::excerpt;
 use crate::tree::Measured;
 use tar::{Entry, TarReader};
 use unpacker::Unpacker;
@@ -240,7 +241,7 @@ pub(crate) fn unpack(
     unpacked().map_err(|fault| UnpackError { entry: lossy(&entry.path), fault })
 }
 
-/// A name for people.
+/// The begin of a name, for people.
 fn lossy(path: &[u8]) -> String {
-    String::from_utf8_lossy(path).into_owned()
+    excerpt(&String::from_utf8_lossy(path))
 }
