@@ -26,6 +26,8 @@ const LAYER_TYPES: [&str; 6] = [
 ];
 const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+/// Types that registries gave to configurations when schema 2 was new; docker takes them too.
+const LEGACY_CONFIGS: [&str; 4] = ["application/octet-stream", "application/json", "text/html", ""];
 /// Limit for layers in one manifest, equal ones included; only the configuration shows which are equal. It
 /// bounds the work before the configuration is known.
 const MAX_LAYERS: usize = 4 * super::config::MAX_DISTINCT_LAYERS;
@@ -164,6 +166,7 @@ fn image(
 ) -> Result<ImageManifest, ManifestError> {
     match config.media_type.as_deref() {
         Some(OCI_CONFIG | DOCKER_CONFIG) | None => {}
+        Some(legacy) if LEGACY_CONFIGS.contains(&legacy) && artifact_type.is_none() => {}
         Some(other) => {
             let media_type = excerpt(artifact_type.as_deref().unwrap_or(other));
             return Err(ManifestError::Artifact { media_type });
@@ -270,6 +273,20 @@ mod tests {
         }
         let json = format!(r#"{{"mediaType":"{DOCKER_LIST}","manifests":[]}}"#);
         assert!(matches!(parse(&json, Some(OCI_INDEX)), Ok(Document::Index(_))));
+    }
+
+    #[test]
+    fn a_configuration_may_have_the_type_of_an_early_registry_and_an_artifact_may_not() {
+        for legacy in LEGACY_CONFIGS {
+            let config = descriptor(legacy, "");
+            let json = format!(r#"{{"config":{config},"layers":[{}]}}"#, descriptor(LAYER_TYPES[1], ""));
+            assert!(matches!(parse(&json, Some(DOCKER_MANIFEST)), Ok(Document::Image(_))), "{legacy:?}");
+            let artifact = json.replacen('{', r#"{"artifactType":"application/x","#, 1);
+            let error = parse(&artifact, None).unwrap_err().to_string();
+            assert!(error.contains("artifact of type \"application/x\""), "{error}");
+            let other = format!(r#"{{"config":{config},"layers":[{}]}}"#, descriptor("text/plain", ""));
+            assert!(matches!(parse(&other, None), Err(ManifestError::LayerType { .. })), "{legacy:?}");
+        }
     }
 
     #[test]
