@@ -31,7 +31,7 @@ pub fn manifest(bytes: &[u8]) {
 pub fn image_config(bytes: &[u8]) {
     let digest = Digest::sha256(bytes);
     for layers in 0..3 {
-        let _ = PulledConfig::parse(bytes, &digest, layers, &Platform::host());
+        let _ = PulledConfig::parse(bytes, &digest, layers, Some(&Platform::host()));
     }
     let _ = serde_json::from_slice::<oci_spec::image::ImageConfiguration>(bytes);
 }

@@ -102,6 +102,27 @@ async fn a_configuration_that_the_store_cannot_read_ends_the_pull_before_its_lay
 }
 
 #[tokio::test]
+async fn the_index_decides_about_the_platform() {
+    let layers = vec![Layer::new(&[("f", b"1")], Packing::Gzip)];
+    // Built on another machine, and annotated by hand.
+    let wrong = Image::for_platform(layers, OCI_MANIFEST, "s390x");
+    let index = Image::index(vec![(host_architecture(), wrong.clone())]);
+    let alias = match host_architecture() {
+        "amd64" => "x86_64",
+        "arm64" => "aarch64",
+        other => other,
+    };
+    let alias = Image::index(vec![(alias, wrong.clone())]);
+    let server = Server::honest(&[("index", &index), ("alias", &alias), ("single", &wrong)]).await;
+    let bench = Bench::new().await;
+    bench.endpoints(&[&server.url()]);
+    assert_eq!(bench.pull("test.example/app:index").await.unwrap().digest(), &wrong.config);
+    assert_eq!(bench.pull("test.example/app:alias").await.unwrap().digest(), &wrong.config);
+    let error = bench.pull("test.example/app:single").await.unwrap_err().to_string();
+    assert!(error.contains("no image for platform") && error.contains("there is linux/s390x"), "{error}");
+}
+
+#[tokio::test]
 async fn equal_pulls_at_the_same_time_are_one() {
     let image = image();
     let server = slow(&[("v1", &image)]).await;

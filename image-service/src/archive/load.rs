@@ -61,6 +61,8 @@ struct Found {
     /// The digest of each layer as it is in the archive, where it is known.
     digests: Vec<Option<Digest>>,
     tags: Vec<Reference>,
+    /// The platform that the configuration must have; None if an index says that the image is for this one.
+    platform: Option<Platform>,
 }
 
 impl Store {
@@ -98,7 +100,7 @@ impl Store {
             &found.config.bytes,
             &found.config.digest,
             found.layers.len(),
-            &Platform::host(),
+            found.platform.as_ref(),
         );
         let config = config.map_err(|source| ArchiveError::Image { image: name, source })?;
         let _hold = self.hold(&config.diff_ids);
@@ -221,34 +223,42 @@ impl Listed {
                 let bytes = entries.document(&image.config)?;
                 let config = Document { digest: Digest::sha256(&bytes), bytes };
                 let digests = image.layers.iter().map(|path| digest_of_blob(path)).collect();
-                Ok(Found { config, layers: image.layers, digests, tags })
+                Ok(Found { config, layers: image.layers, digests, tags, platform: Some(Platform::host()) })
             }
             Self::Layout(digest, tags) => {
-                let manifest = image_manifest(entries, digest)?;
+                let (manifest, platform) = image_manifest(entries, digest)?;
                 let path = blob(&manifest.config.digest);
                 let bytes = verified(entries, &path, &manifest.config.digest)?;
                 let layers = manifest.layers.iter().map(|layer| blob(&layer.blob.digest)).collect();
                 let digests = manifest.layers.iter().map(|layer| Some(layer.blob.digest.clone())).collect();
                 let config = Document { digest: manifest.config.digest, bytes };
-                Ok(Found { config, layers, digests, tags })
+                Ok(Found { config, layers, digests, tags, platform })
             }
         }
     }
 }
 
-/// The image that a descriptor names, directly or through indexes of platforms.
-fn image_manifest(entries: &Entries, mut digest: Digest) -> Result<ImageManifest, ArchiveError> {
+/// The image that a descriptor names, directly or through indexes of platforms, and the platform that its
+/// configuration must have.
+fn image_manifest(
+    entries: &Entries,
+    mut digest: Digest,
+) -> Result<(ImageManifest, Option<Platform>), ArchiveError> {
+    let mut platform = Some(Platform::host());
     let wrong = |digest: &Digest, source| ArchiveError::Image { image: digest.to_string(), source };
     for _ in 0..=MAX_INDEXES {
         let bytes = verified(entries, &blob(&digest), &digest)?;
         let raw = RawManifest { bytes: bytes.into(), digest: digest.clone(), content_type: None };
         let document = Manifest::parse(&raw).map_err(|source| wrong(&digest, source))?;
         match document {
-            Manifest::Image(image) => return Ok(image),
+            Manifest::Image(image) => return Ok((image, platform)),
             Manifest::Index(all) => {
                 let chosen =
                     manifest::select(&all, &Platform::host()).map_err(|source| wrong(&digest, source))?;
-                digest = chosen.blob.digest.clone();
+                if chosen.platform.is_some() {
+                    platform = None;
+                }
+                digest = chosen.blob.digest;
             }
         }
     }

@@ -42,17 +42,20 @@ struct RawRootfs {
 }
 
 impl PulledConfig {
-    /// Reads a verified configuration and compares it with the manifest that names it.
+    /// Reads a verified configuration and compares it with the manifest that names it. Its platform does not
+    /// count if an index has chosen the image by platform: the index's author may have corrected it.
     pub(crate) fn parse(
         bytes: &[u8],
         digest: &Digest,
         layers: usize,
-        wanted: &Platform,
+        wanted: Option<&Platform>,
     ) -> Result<Self, ManifestError> {
         let raw: Raw = serde_json::from_slice(bytes)
             .map_err(|e| ManifestError::Config { digest: digest.clone(), why: excerpt(&e.to_string()) })?;
         drop(raw.config);
-        if !wanted.accepts(&raw.platform) {
+        if let Some(wanted) = wanted
+            && !wanted.accepts(&raw.platform)
+        {
             return Err(ManifestError::Platform { wanted: wanted.clone(), available: vec![raw.platform] });
         }
         let diff_ids = raw.rootfs.and_then(|r| r.diff_ids).unwrap_or_default();
@@ -75,7 +78,7 @@ mod tests {
 
     fn parse(json: &str, layers: usize) -> Result<PulledConfig, ManifestError> {
         let wanted = Platform { os: "linux".into(), architecture: "amd64".into(), variant: "v3".into() };
-        PulledConfig::parse(json.as_bytes(), &Digest::sha256(json.as_bytes()), layers, &wanted)
+        PulledConfig::parse(json.as_bytes(), &Digest::sha256(json.as_bytes()), layers, Some(&wanted))
     }
 
     #[test]

@@ -6,17 +6,46 @@ use serde::Deserialize;
 
 /// Operating system, processor and its variant, with Go's names, which images use.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(from = "Written")]
 pub struct Platform {
     /// `linux`.
-    #[serde(default)]
     pub os: String,
     /// `amd64`, `arm64`, …
-    #[serde(default)]
     pub architecture: String,
     /// `v7` of arm, `v3` of amd64, or empty.
-    #[serde(default)]
     pub variant: String,
 }
+
+/// A platform as a document has it.
+#[derive(Deserialize)]
+struct Written {
+    os: Option<String>,
+    architecture: Option<String>,
+    variant: Option<String>,
+}
+
+/// Replaces names that are not Go's but common in images built by hand, as containerd does.
+impl From<Written> for Platform {
+    fn from(written: Written) -> Self {
+        let os = written.os.unwrap_or_default().to_ascii_lowercase();
+        let architecture = written.architecture.unwrap_or_default().to_ascii_lowercase();
+        let variant = written.variant.unwrap_or_default().to_ascii_lowercase();
+        let (architecture, variant) = match architecture.as_str() {
+            "x86_64" | "x86-64" => ("amd64".to_owned(), variant),
+            "i386" => ("386".to_owned(), variant),
+            "aarch64" => ("arm64".to_owned(), variant),
+            "armhf" => ("arm".to_owned(), "v7".to_owned()),
+            "armel" => ("arm".to_owned(), "v6".to_owned()),
+            _ => (architecture, variant),
+        };
+        let is_number = !variant.is_empty() && variant.bytes().all(|byte| byte.is_ascii_digit());
+        let variant = if is_number { format!("v{variant}") } else { variant };
+        Self { os, architecture, variant }
+    }
+}
+
+/// The rank of images for the 32-bit processor; all for the own one have a lower number.
+const LAST_RESORT: u32 = 1000;
 
 impl Platform {
     /// This machine.
@@ -38,21 +67,21 @@ impl Platform {
         if offered.os != self.os {
             return None;
         }
-        if offered.architecture != self.architecture {
-            // A 64-bit x86 kernel runs 32-bit programs; it is the last resort.
-            let fallback = self.architecture == "amd64" && offered.architecture == "386";
-            return fallback.then_some(1000);
-        }
         let number = |variant: &str| variant.trim_start_matches('v').parse::<u32>().ok();
         // An image without a variant is for the lowest common one.
-        let lowest = match self.architecture.as_str() {
+        let lowest = match offered.architecture.as_str() {
             "arm64" => 8,
             "arm" => 7,
             _ => 1,
         };
-        let mine = number(&self.variant).unwrap_or(lowest);
         let theirs = if offered.variant.is_empty() { lowest } else { number(&offered.variant)? };
-        mine.checked_sub(theirs)
+        match (self.architecture.as_str(), offered.architecture.as_str()) {
+            (own, other) if own == other => number(&self.variant).unwrap_or(lowest).checked_sub(theirs),
+            // A 64-bit kernel runs 32-bit programs; they are the last resort.
+            ("amd64", "386") => Some(LAST_RESORT),
+            ("arm64", "arm") => Some(LAST_RESORT + 8_u32.checked_sub(theirs)?),
+            _ => None,
+        }
     }
 
     /// Whether an image whose configuration says `offered` runs here. Empty fields match: images built by
@@ -110,6 +139,21 @@ mod tests {
         let mut parts = text.split('/').map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
         Platform { os: next(), architecture: next(), variant: next() }
+    }
+
+    #[test]
+    fn names_that_are_not_those_of_go_are_replaced() {
+        for (json, name) in [
+            (r#"{"os":"Linux","architecture":"x86_64"}"#, "linux/amd64"),
+            (r#"{"os":"linux","architecture":"aarch64","variant":"8"}"#, "linux/arm64/v8"),
+            (r#"{"os":"linux","architecture":"armhf"}"#, "linux/arm/v7"),
+            (r#"{"os":"linux","architecture":"armel","variant":null}"#, "linux/arm/v6"),
+            (r#"{"os":"linux","architecture":"arm","variant":"7"}"#, "linux/arm/v7"),
+            (r#"{"os":"LINUX","architecture":"i386"}"#, "linux/386"),
+            (r#"{"os":"linux","architecture":"riscv64","variant":null,"features":[]}"#, "linux/riscv64"),
+        ] {
+            assert_eq!(serde_json::from_str::<Platform>(json).unwrap().to_string(), name);
+        }
     }
 
     #[test]

@@ -223,17 +223,23 @@ struct Found {
     resolved: Digest,
     manifest: RawManifest,
     image: ImageManifest,
+    /// The platform that the configuration must have; None if an index says that the image is for this one.
+    platform: Option<Platform>,
 }
 
 async fn fetch_manifest(reference: &Reference, sources: &Sources) -> Result<Found, PullCause> {
     let mut manifest = sources.first(&ManifestOf(reference)).await?;
     let resolved = manifest.digest.clone();
+    let mut platform = Some(Platform::host());
     for _ in 0..=MAX_INDEXES {
         let entries = match Document::parse(&manifest)? {
-            Document::Image(image) => return Ok(Found { resolved, manifest, image }),
+            Document::Image(image) => return Ok(Found { resolved, manifest, image, platform }),
             Document::Index(entries) => entries,
         };
         let chosen = manifest::select(&entries, &Platform::host())?;
+        if chosen.platform.is_some() {
+            platform = None;
+        }
         let digest = chosen.blob.digest;
         manifest = sources.first(&ManifestByDigest(&digest)).await?;
         let (found, expected) = (manifest.bytes.len() as u64, chosen.blob.size);
@@ -260,7 +266,7 @@ async fn fetch_config(found: &Found, sources: &Sources) -> Result<FoundConfig, P
     // What the store would refuse is refused before the layers are downloaded.
     store::parse_config(&blob.digest, &bytes)?;
     let layers = found.image.layers.len();
-    let diff_ids = PulledConfig::parse(&bytes, &blob.digest, layers, &Platform::host())?.diff_ids;
+    let diff_ids = PulledConfig::parse(&bytes, &blob.digest, layers, found.platform.as_ref())?.diff_ids;
     Ok(FoundConfig { bytes: bytes.to_vec(), diff_ids })
 }
 
