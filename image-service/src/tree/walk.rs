@@ -63,14 +63,9 @@ fn visit_directory(
     visit: &mut impl FnMut(Found<'_>) -> io::Result<()>,
 ) -> io::Result<Vec<CString>> {
     let mut directories = Vec::new();
-    let names = Dir::read_from(directory)?.map(|entry| entry.map(|entry| entry.file_name().to_owned()));
-    let mut names = names.collect::<Result<Vec<CString>, _>>()?;
-    if order == Order::Sorted {
-        names.sort_unstable();
-    }
-    for name in names.iter().map(CString::as_c_str) {
+    let mut visit = |name: &CStr| -> io::Result<()> {
         if is_dot(name) {
-            continue;
+            return Ok(());
         }
         let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         enter(path, name);
@@ -78,6 +73,18 @@ fn visit_directory(
         leave(path, name);
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             directories.push(name.to_owned());
+        }
+        Ok(())
+    };
+    let mut entries = Dir::read_from(directory)?;
+    match order {
+        // A directory may have millions of names, which would need gigabytes of memory.
+        Order::Any => entries.try_for_each(|entry| visit(entry?.file_name()))?,
+        Order::Sorted => {
+            let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_owned()));
+            let mut names = names.collect::<Result<Vec<CString>, _>>()?;
+            names.sort_unstable();
+            names.iter().try_for_each(|name| visit(name))?;
         }
     }
     Ok(directories)
@@ -92,4 +99,33 @@ fn enter(path: &mut Vec<u8>, name: &CStr) {
 
 fn leave(path: &mut Vec<u8>, name: &CStr) {
     path.truncate(path.len().saturating_sub(name.to_bytes().len() + 1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel gives the names of a directory in pieces: a file of the last one is removed while the first
+    /// one is visited.
+    #[test]
+    fn names_are_not_collected_before_they_are_visited() {
+        let folder = tempfile::tempdir().unwrap();
+        for n in 0..3000 {
+            std::fs::write(folder.path().join(format!("{n:0>250}")), "").unwrap();
+        }
+        let last = std::fs::read_dir(folder.path()).unwrap().last().unwrap().unwrap().path();
+        let mut visited = 0;
+        walk(folder.path(), |found| {
+            visited += 1;
+            if found.path.is_empty() {
+                return Ok(());
+            }
+            match std::fs::remove_file(&last) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .unwrap();
+        assert_eq!(visited, 3000, "the root and all files but one");
+    }
 }
