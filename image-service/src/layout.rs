@@ -15,7 +15,8 @@
 //!               .unpacking/<n>/              a layer being unpacked
 //!                              replaced/     directories that its archive replaced
 //!               .trash/<n>/                  a layer being removed
-//!               .bad/<name>.<n>/             a layer without a readable record, with its content; the same
+//!               .bad/<name>.<n>/             a layer without a readable record, with its content; the same,
+//!                                            and no layer stays longer than one boot
 //!               .superseded/<name>.<n>/      a damaged layer that containers still run on
 //! <root>/{images,layers}/<name>.old/         between two steps of an exchange, where renames cannot exchange
 //! <state>/store-damage.json                   damage that the disk refused to note; gone after a reboot

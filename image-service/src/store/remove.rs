@@ -1,10 +1,12 @@
 //! Removes names, images, and layers that nothing needs.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crisp_operation::{clock, record};
+use rustix::time::ClockId;
 
 use super::error::StoreError;
 use super::image::Removed;
@@ -15,7 +17,7 @@ use crate::reference::Reference;
 
 impl Store {
     /// Allows the deletion of layers, and deletes the remains of an earlier server, layers of an earlier boot
-    /// that nothing needs, and all except the newest of the files that earlier servers set aside. Must be
+    /// that nothing needs, and what earlier servers set aside, except the newest of it. Must be
     /// called once, after the surviving containers have taken their leases again; before that, every layer
     /// stays. A layer that was unpacked since the last boot is kept for the next try of its pull.
     ///
@@ -88,8 +90,8 @@ impl Store {
 }
 
 impl Inner {
-    /// Deletes the older files that were set aside, except layers of containers that may run: those wait for a
-    /// later start.
+    /// Deletes what was set aside, except the newest of it and layers of containers that may run: those wait for
+    /// a later start.
     fn delete_surplus(&self, aside: [Vec<PathBuf>; 2]) {
         let may_be_used = |path: &Path| {
             let state = self.state();
@@ -97,7 +99,9 @@ impl Inner {
             let layer = name.split_once('.').and_then(|(name, _)| layout::digest_of(name).ok());
             state.keep_all > 0 || layer.is_none_or(|digest| state.users.contains_key(&digest.into()))
         };
-        let [images, layers] = aside.map(record::surplus_aside);
+        let [images, layers] = aside;
+        let images = record::surplus_aside(images);
+        let layers = surplus_layers(layers, boot_time());
         let images = images.into_iter().map(|path| (path, self.layout.image_trash()));
         let layers = layers.into_iter().filter(|path| !may_be_used(path));
         for (path, trash) in images.chain(layers.map(|path| (path, self.layout.layer_trash()))) {
@@ -175,5 +179,37 @@ impl Inner {
                 tracing::warn!(error = %e, "unused layers stay until the next start");
             }
         });
+    }
+}
+
+/// Of layers that were set aside, those that may be deleted: all of earlier boots, because a layer can be large
+/// and no container of this boot runs on them, and of this boot all but the newest.
+fn surplus_layers(aside: Vec<PathBuf>, booted: i64) -> Vec<PathBuf> {
+    // The rename was the last change.
+    let is_earlier = |path: &PathBuf| path.symlink_metadata().is_ok_and(|data| data.ctime() < booted);
+    let (mut earlier, newer): (Vec<PathBuf>, Vec<PathBuf>) = aside.into_iter().partition(is_earlier);
+    earlier.extend(record::surplus_aside(newer));
+    earlier
+}
+
+/// Seconds since 1970.
+fn boot_time() -> i64 {
+    let clock = |id| rustix::time::clock_gettime(id).tv_sec;
+    clock(ClockId::Realtime) - clock(ClockId::Boottime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_set_aside_in_an_earlier_boot_are_all_surplus() {
+        let folder = tempfile::tempdir().unwrap();
+        let aside: Vec<PathBuf> = (0..7).map(|n| folder.path().join(format!("{n}"))).collect();
+        for path in &aside {
+            std::fs::create_dir(path).unwrap();
+        }
+        assert_eq!(surplus_layers(aside.clone(), boot_time()).len(), 2, "all are of this boot");
+        assert_eq!(surplus_layers(aside.clone(), i64::MAX), aside);
     }
 }
