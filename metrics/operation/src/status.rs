@@ -45,6 +45,8 @@ struct Cell<S> {
     write: Write<S>,
     /// Set while a background task is about to write the visible status.
     queued: AtomicBool,
+    /// Set by the first observation: a status that is only shown is never written.
+    observed: AtomicBool,
 }
 
 struct Writing<S> {
@@ -74,6 +76,7 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
             writing: Mutex::new(Writing { written: None, closed: false }),
             write: Box::new(write),
             queued: AtomicBool::new(false),
+            observed: AtomicBool::new(false),
         }))
     }
 
@@ -150,18 +153,22 @@ impl<S: PartialEq + Send + Sync + 'static> StatusCell<S> {
     /// The refusal of `change`.
     pub fn observe<R>(&self, change: impl FnOnce(&S) -> Result<S, R>) -> Result<(Arc<S>, Arc<S>), R> {
         let (before, after) = self.show(change)?;
-        if !Arc::ptr_eq(&before, &after) && !self.0.queued.swap(true, Ordering::AcqRel) {
-            tokio::spawn(write_until_done(self.0.clone()));
+        if !Arc::ptr_eq(&before, &after) {
+            self.0.observed.store(true, Ordering::Release);
+            if !self.0.queued.swap(true, Ordering::AcqRel) {
+                tokio::spawn(write_until_done(self.0.clone()));
+            }
         }
         Ok((before, after))
     }
 
-    /// Writes an observation that is not on disk yet, for a process that is about to end. Blocks.
+    /// Writes an observation that is not on disk yet, for a process that is about to end. Blocks, also until a
+    /// write under way has ended.
     ///
     /// # Errors
     /// The disk's error; the observation is still in memory.
     pub fn flush(&self) -> Result<(), RecordError> {
-        if self.0.queued.load(Ordering::Acquire) { self.0.write_visible() } else { Ok(()) }
+        if self.0.observed.load(Ordering::Acquire) { self.0.write_visible() } else { Ok(()) }
     }
 
     /// Changes the status in memory alone.
@@ -296,6 +303,31 @@ mod tests {
         assert_eq!(on_disk(&path), None);
         cell.flush().unwrap();
         assert_eq!(on_disk(&path), Some(7));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_flush_waits_for_the_write_that_is_under_way() {
+        let (began, begun) = std::sync::mpsc::channel();
+        let (release, released) = std::sync::mpsc::channel::<()>();
+        let released = Mutex::new(released);
+        let on_disk = Arc::new(Mutex::new(0));
+        let disk = on_disk.clone();
+        let cell = StatusCell::new(Sample(0), move |sample| {
+            began.send(()).unwrap();
+            released.lock().unwrap().recv().unwrap();
+            *disk.lock().unwrap() = sample.0;
+            Ok(())
+        });
+        cell.observe(to(7)).unwrap();
+        tokio::task::spawn_blocking(move || begun.recv().unwrap()).await.unwrap();
+        let flushed = tokio::task::spawn_blocking(move || {
+            cell.flush().unwrap();
+            *on_disk.lock().unwrap()
+        });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(!flushed.is_finished());
+        release.send(()).unwrap();
+        assert_eq!(flushed.await.unwrap(), 7);
     }
 
     #[test]
