@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crisp_executor::cgroup::CgroupPath;
+use crisp_executor::cgroup::{CgroupPath, InvalidCgroupPath};
 use crisp_executor::ids::PodId;
 use crisp_executor::user_namespace::{IdMappings, InvalidMappings};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,8 @@ pub enum InvalidPod {
     DnsServer { value: String },
     #[error("port_mappings: host port {port}/{protocol}: {why}")]
     HostPort { port: u16, protocol: &'static str, why: &'static str },
+    #[error("linux.cgroup_parent: there is no room for the pod's cgroups below it: {0}")]
+    CgroupParent(#[from] InvalidCgroupPath),
     #[error("linux.sysctls: {0}")]
     Sysctl(#[from] InvalidSysctl),
     #[error("linux.security_context.namespace_options.userns_options.{0}")]

@@ -10,12 +10,13 @@ use crisp_operation::{Cancel, Operation, Stage, Steps};
 
 use super::monitor_start::{self, FILES, MONITOR, Started};
 use super::{pod_remove, pod_watch, teardown};
-use crate::config::PodConfig;
+use crate::config::{InvalidPod, PodConfig};
 use crate::error::{PodCause, PodError, StageFailure};
 use crate::link::PodNetwork;
 use crate::namespace::{NamespaceMode, PidMode};
 use crate::network::{AttachRequest, PodNetlink};
 use crate::pod::Pod;
+use crate::pod::cgroups::PodCgroups;
 use crate::pod::record::{PodMetadata, PodRecord};
 use crate::pod::state::{PodState, PodStatus};
 use crate::service_state::{PodEvent, ServiceState};
@@ -37,6 +38,7 @@ pub(crate) async fn run(
         return Ok(id);
     }
     let (id, pid) = (PodId::random(), config.pid);
+    PodCgroups::of(&id, config.cgroup_parent.as_ref(), service.cgroup_driver()).map_err(InvalidPod::from)?;
     let subject = format!("pod {id} ({}/{})", config.namespace, config.name);
     let metadata = PodMetadata::new(id.clone(), config, service.cgroup_driver());
     let record = PodRecord { metadata, status: PodStatus::starting() };

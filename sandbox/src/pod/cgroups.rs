@@ -55,6 +55,8 @@ impl PodCgroups {
     ) -> Result<Self, InvalidCgroupPath> {
         if driver == CgroupDriver::Cgroupfs {
             let parent = named.cloned().unwrap_or_else(|| top_cgroup::parent_of(pod));
+            // The names of the pod's own cgroup and of its containers' are of the same length.
+            parent.child(pod.as_str())?;
             return Ok(Self { scope: None, whole: parent.clone(), parent });
         }
         let scope_in = |slice: &CgroupPath| slice.child(&scope_name(pod));
@@ -123,8 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_too_long_for_a_scope_is_refused() {
+    fn a_parent_too_long_for_cgroups_below_it_is_refused() {
         let slice = CgroupPath::parse(&format!("{}.slice", "/x".repeat(1990))).unwrap();
         assert!(PodCgroups::of(&PodId::random(), Some(&slice), CgroupDriver::Systemd).is_err());
+        for (length, is_refused) in [(3934, false), (3936, true), (4000, true)] {
+            let parent = CgroupPath::parse(&"/x".repeat(length / 2)).unwrap();
+            let cgroups = PodCgroups::of(&PodId::random(), Some(&parent), CgroupDriver::Cgroupfs);
+            assert_eq!(cgroups.is_err(), is_refused, "{length}");
+        }
     }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::ids::PodId;
-use crisp_sandbox::{PodConfig, PodState};
+use crisp_sandbox::{PodConfig, PodError, PodState};
 use rustix::process::Signal;
 
 use crate::lab::{
@@ -229,6 +230,31 @@ async fn a_pod_whose_record_the_disk_refuses_for_long_is_listed_and_can_be_remov
     assert!(pod.ready_link().is_err());
     lab.pods.remove(&id).await.unwrap();
     ended(pid).await;
+    lab.clear().await;
+}
+
+#[tokio::test]
+async fn a_parent_without_room_for_cgroups_is_refused_and_a_recorded_one_can_be_removed() {
+    crisp_skip::needs!();
+    let too_long = CgroupPath::parse(&"/x".repeat(1990)).unwrap();
+    let lab = Lab::new().await;
+    let config = PodConfig { cgroup_parent: Some(too_long.clone()), ..config(lab.folder.path(), "web") };
+    let error = lab.pods.run(config).await.unwrap_err();
+    assert!(matches!(&*error, PodError::Invalid(_)), "{error}");
+    assert!(error.to_string().starts_with("linux.cgroup_parent: there is no room"), "{error}");
+    assert!(lab.pods.list().is_empty());
+    lab.assert_empty();
+    // As an earlier server has recorded it.
+    let (folder, id, pid) = left_behind(|_| {}).await;
+    signal(pid, Signal::KILL);
+    ended(pid).await;
+    remove_cgroups(folder.path());
+    let record = folder.path().join("root/pods").join(id.as_str()).join("pod.json");
+    let mut value: serde_json::Value = serde_json::from_slice(&std::fs::read(&record).unwrap()).unwrap();
+    value["config"]["cgroup_parent"] = too_long.as_str().into();
+    std::fs::write(&record, value.to_string()).unwrap();
+    let lab = Lab::open(folder).await;
+    assert_eq!(lab.pods.list().len(), 1);
     lab.clear().await;
 }
 
