@@ -56,7 +56,7 @@ pub use error::NetworkError;
 pub(crate) use host_ports::published;
 pub use netlink::{InterfaceCounters, NetlinkError, PodNetlink};
 pub use networks::{
-    Connection, LastUpkeep, ManageError, NetworkInfo, NetworkMember, NetworkStatus, Networks, NewNetwork,
+    Connection, ManageError, NetworkInfo, NetworkMember, NetworkStatus, Networks, NewNetwork,
 };
 pub use node_cidr::PodCidrError;
 pub use pools::{InvalidPool, PodCidrs, PodCidrsV6};

@@ -4,22 +4,34 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::namespace::NamespaceMode;
-use crate::network::{LastUpkeep, LostPod, interfaces};
+use crate::network::{LostPod, Networks, interfaces};
 use crate::pod::Pod;
 use crate::service_state::ServiceState;
 
 /// Maximal time for which pods are cut off after another program has removed all packet rules.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Runs until the service ends.
+/// Runs until the service ends. Separate tasks: a plugin that hangs must not hold up the packet rules.
 pub(crate) fn start(service: &Arc<ServiceState>) {
+    every(service, [Duration::ZERO, INTERVAL], |networks| async move { networks.keep_up().await });
+    every(service, [Duration::ZERO, INTERVAL], |networks| async move { networks.retry_plugins().await });
+    if let Some(interval) = service.networks.check_interval() {
+        every(service, [interval, interval], |networks| async move { networks.check_all().await });
+    }
+}
+
+/// Does the work after the first pause, and then again and again with the second pause between.
+fn every<F: Future<Output = ()> + Send>(
+    service: &Arc<ServiceState>,
+    [first, pause]: [Duration; 2],
+    work: impl Fn(Networks) -> F + Send + 'static,
+) {
     let service = Arc::downgrade(service);
     tokio::spawn(async move {
-        let mut last = LastUpkeep::default();
-        while let Some(service) = service.upgrade() {
-            service.networks.keep_up(&mut last).await;
-            drop(service);
-            tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(first).await;
+        while let Some(networks) = service.upgrade().map(|service| service.networks.clone()) {
+            work(networks).await;
+            tokio::time::sleep(pause).await;
         }
     });
 }

@@ -7,7 +7,7 @@ use std::slice::from_ref;
 use std::time::Duration;
 
 use crisp_sandbox::network::{
-    AttachRequest, LastUpkeep, NETWORKS_ANNOTATION, NetworkConfig, NetworkKind, Networks, Protocol,
+    AttachRequest, NETWORKS_ANNOTATION, NetworkConfig, NetworkKind, Networks, Protocol,
 };
 
 use crate::cni::{RESULT, TWO, calls, plugin, scripted, write_config};
@@ -231,8 +231,7 @@ fn a_plugin_that_does_not_speak_the_version_is_named_with_those_it_speaks() {
         speaks(r#""0.3.1","0.4.0""#);
         let networks = Networks::open(&scripted(dir.path())).unwrap();
         block_on(async {
-            let mut last = LastUpkeep::default();
-            networks.keep_up(&mut last).await;
+            networks.retry_plugins().await;
             while networks.status().ready {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -248,7 +247,7 @@ fn a_plugin_that_does_not_speak_the_version_is_named_with_those_it_speaks() {
             // A configuration in a version that it speaks.
             speaks(r#""0.4.0","1.0.0""#);
             write_config(dir.path(), "10.conflist", &TWO.replace("two", "newer"));
-            networks.keep_up(&mut last).await;
+            networks.retry_plugins().await;
             tokio::time::sleep(Duration::from_millis(200)).await;
             assert!(networks.status().ready, "{:?}", networks.status());
         });
@@ -320,6 +319,73 @@ fn a_pod_is_not_held_for_ever_by_a_plugin_that_fails_for_ever() {
     });
 }
 
+/// A pod with host port 8080 that has been given up: its plugin fails.
+async fn given_up(dir: &Path, networks: &Networks) -> Namespace {
+    let pod = Namespace::new();
+    pod.attach(networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
+    plugin(dir, "second", "echo the switch is down >&2; exit 1");
+    for _ in 0..2 {
+        networks.detach(&pod.id).await.unwrap_err();
+    }
+    networks.detach(&pod.id).await.unwrap();
+    pod
+}
+
+#[test]
+fn a_port_is_free_soon_after_its_plugin_works_again() {
+    on_private_host(module_path!(), "a_port_is_free_soon_after_its_plugin_works_again", || {
+        let dir = tempfile::tempdir().unwrap();
+        write_config(dir.path(), "10.conflist", TWO);
+        plugin(dir.path(), "first", RESULT);
+        plugin(dir.path(), "second", RESULT);
+        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let next = Namespace::new();
+        let ports = [port(Protocol::Tcp, 8080, 80)];
+        block_on(async {
+            let pod = given_up(dir.path(), &networks).await;
+            networks.retry_plugins().await;
+            plugin(dir.path(), "second", RESULT);
+            networks.retry_plugins().await;
+            assert!(networks.status().message.contains("not all of pod"), "there is a pause");
+            let error = next.attach(&networks, &ports).await.unwrap_err().to_string();
+            let why = format!("in use by pod default/web ({}), which is gone, but", pod.id.short());
+            assert!(error.contains(&why) && error.contains("the switch is down"), "{error}");
+            networks.retry_plugins().await;
+            assert!(!networks.status().message.contains("not all of pod"));
+            next.attach(&networks, &ports).await.unwrap();
+            networks.detach(&next.id).await.unwrap();
+        });
+    });
+}
+
+#[test]
+fn rules_come_back_while_a_plugin_hangs() {
+    on_private_host(module_path!(), "rules_come_back_while_a_plugin_hangs", || {
+        let dir = tempfile::tempdir().unwrap();
+        write_config(dir.path(), "10.conflist", TWO);
+        plugin(dir.path(), "first", RESULT);
+        plugin(dir.path(), "second", RESULT);
+        let networks = Networks::open(&scripted(dir.path())).unwrap();
+        let pod = Namespace::new();
+        let mut request = pod.request(&[]);
+        request.annotations.insert(NETWORKS_ANNOTATION.to_owned(), "default@eth0".to_owned());
+        block_on(async {
+            networks.attach(request).await.unwrap();
+            given_up(dir.path(), &networks).await;
+            plugin(dir.path(), "second", "sleep 1000");
+            let ports = [port(Protocol::Tcp, 8080, 80)];
+            Namespace::new().attach(&networks, &ports).await.unwrap_err();
+            let of_plugins = networks.clone();
+            let retried = tokio::spawn(async move { of_plugins.retry_plugins().await });
+            sh("nft flush ruleset");
+            networks.keep_up().await;
+            assert!(sh("nft list tables").contains("crisp-crisp0"));
+            assert!(!retried.is_finished());
+            retried.abort();
+        });
+    });
+}
+
 #[test]
 fn plugins_that_other_programs_add_are_run_last() {
     on_private_host(module_path!(), "plugins_that_other_programs_add_are_run_last", || {
@@ -350,14 +416,13 @@ fn rules_and_bridge_come_back_by_themselves() {
         let networks = Networks::open(&config).unwrap();
         let pod = Namespace::new();
         block_on(async {
-            let mut last = LastUpkeep::default();
-            networks.keep_up(&mut last).await;
+            networks.keep_up().await;
             assert!(!sh("ip link").contains("crisp0"), "without pods nothing is made");
             pod.attach(&networks, &[port(Protocol::Tcp, 8080, 80)]).await.unwrap();
             tell_callers_who_they_are(&pod, 80);
             for harm in ["nft flush ruleset", "ip link del crisp0", "nft delete table ip6 crisp-crisp0"] {
                 sh(harm);
-                networks.keep_up(&mut last).await;
+                networks.keep_up().await;
                 assert_eq!(ask_twice("127.0.0.1:8080").unwrap(), "10.88.0.1", "{harm}");
                 assert!(sh("nft list tables").contains("ip6 crisp-crisp0"), "{harm}");
             }

@@ -193,7 +193,7 @@ fn names_are_resolved_after_a_restart_and_dead_resolvers_are_an_answer_too() {
         });
         let networks = open(dir.path());
         block_on(async {
-            networks.keep_up(&mut crisp_sandbox::network::LastUpkeep::default()).await;
+            networks.keep_up().await;
             assert_eq!(query(&b, "10.88.0.1", "web", A), found(&["10.88.0.2"]));
             assert_eq!(query(&b, "10.88.0.1", "www.example.org", A).unwrap().0, 2);
             // A pod that asks much does not keep others from an answer.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crisp_sandbox::network::{
-    AttachRequest, Connection, LastUpkeep, ManageError, NETWORKS_ANNOTATION, NetworkConfig, NetworkError,
-    NetworkKind, Networks, NewNetwork, Protocol,
+    AttachRequest, Connection, ManageError, NETWORKS_ANNOTATION, NetworkConfig, NetworkError, NetworkKind,
+    Networks, NewNetwork, Protocol,
 };
 
 use crate::cni::{TWO, write_config};
@@ -159,7 +159,7 @@ fn pods_of_a_network_without_icc_reach_the_outside_but_not_each_other() {
             // Ports of a bridge that is made anew are ports of one as it was.
             assert_eq!(sh("bridge -d link show").matches("isolated on").count(), 2);
             sh("ip link del cr-lan");
-            networks.keep_up(&mut LastUpkeep::default()).await;
+            networks.keep_up().await;
             assert_eq!(sh("bridge -d link show").matches("isolated on").count(), 2);
             assert!(!reaches(&b, "10.1.1.2:80"));
         });
@@ -284,7 +284,7 @@ fn networks_are_kept_until_they_are_removed() {
             }
             // What another program has removed comes back.
             sh("nft flush ruleset; ip link del cr-lan");
-            networks.keep_up(&mut LastUpkeep::default()).await;
+            networks.keep_up().await;
             assert!(sh("nft list tables").contains("crisp-cr-lan"));
             assert_eq!(networks.collect_garbage(&[]).await.unwrap(), std::slice::from_ref(&pod.id));
             networks.remove("lan".to_owned()).await.unwrap();

@@ -1,6 +1,7 @@
 //! Detaches a pod from its networks: DEL.
 
 use std::sync::PoisonError;
+use std::time::Instant;
 
 use crisp_executor::ids::PodId;
 use serde_json::Map;
@@ -43,14 +44,16 @@ impl Cni {
         };
         let leftover = match self.delete_all(&record).await {
             Ok(leftover) => leftover,
-            Err(error) if asked_again && self.failed(pod, &error) < TRIES => return Err(error),
+            Err(error) if asked_again && self.left.failed(pod, error.to_string()) < TRIES => {
+                return Err(error);
+            }
             Err(error) => match self.delete_without_namespace(&record).await {
                 Ok(leftover) => leftover,
-                Err(_) => return Ok(self.give_up(pod, error)),
+                Err(_) => return Ok(self.give_up(pod, &error)),
             },
         };
         namespace::withdraw(&record.netns)?;
-        self.left().remove(pod);
+        self.left.forget(pod);
         match leftover {
             None => self.forget(pod)?,
             Some(missing) => {
@@ -61,21 +64,9 @@ impl Cni {
         Ok(Detached::Gone)
     }
 
-    /// Counts the failure.
-    fn failed(&self, pod: &PodId, error: &NetworkError) -> u32 {
-        let mut left = self.left();
-        let entry = left.entry(pod.clone()).or_default();
-        entry.failures += 1;
-        entry.why = error.to_string();
-        entry.failures
-    }
-
     /// Keeps the record of the remaining resources.
-    fn give_up(&self, pod: &PodId, error: NetworkError) -> Detached {
-        let mut left = self.left();
-        let entry = left.entry(pod.clone()).or_default();
-        entry.why = error.to_string();
-        if !std::mem::replace(&mut entry.is_told, true) {
+    fn give_up(&self, pod: &PodId, error: &NetworkError) -> Detached {
+        if self.left.give_up(pod, error.to_string(), Instant::now()) {
             tracing::error!(pod = pod.short(), %error, "what the network has of a pod may be left; the pod does not wait for it any longer, and it is tried again from time to time");
         }
         Detached::Left

@@ -28,6 +28,7 @@ mod directory;
 mod exec;
 mod generated;
 mod health;
+mod leftovers;
 mod namespace;
 mod record;
 mod report;
@@ -35,10 +36,10 @@ mod result;
 mod strays;
 mod template;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crisp_executor::ids::PodId;
 use crisp_operation::record::Durability;
@@ -47,6 +48,7 @@ use tokio::task::spawn_blocking;
 use self::cache::ResultCache;
 use self::directory::Directory;
 use self::health::Health;
+use self::leftovers::Leftovers;
 use self::record::CniRecord;
 use super::host_ports::HeldPorts;
 use super::node_cidr::NodeCidr;
@@ -69,15 +71,6 @@ pub(crate) fn read_result(stdout: &[u8]) {
     }
 }
 
-/// A pod that its plugins fail to detach.
-#[derive(Debug, Default)]
-struct Left {
-    failures: u32,
-    why: String,
-    /// Whether it was logged for the operator.
-    is_told: bool,
-}
-
 /// CNI networking of one server.
 #[derive(Debug)]
 pub(super) struct Cni {
@@ -91,7 +84,7 @@ pub(super) struct Cni {
     /// Pods whose record cannot be used.
     lost: Mutex<BTreeSet<PodId>>,
     /// Pods that a plugin fails to detach.
-    left: Mutex<BTreeMap<PodId, Left>>,
+    left: Leftovers,
     /// Pods of an earlier server; a plugin may still be running for them.
     inherited: Mutex<BTreeSet<PodId>>,
     cache: ResultCache,
@@ -116,7 +109,7 @@ impl Cni {
             records,
             pods: Mutex::new(known.into_iter().map(|r| (r.pod.clone(), r)).collect()),
             lost: Mutex::new(lost),
-            left: Mutex::default(),
+            left: Leftovers::default(),
             inherited: Mutex::new(inherited),
             cache: ResultCache::in_folder(&config.cni_cache_dir),
             node: Mutex::new(node),
@@ -176,13 +169,18 @@ impl Cni {
 
     /// The pods whose detach has failed repeatedly, with the reason.
     pub(super) fn leftovers(&self) -> Vec<(PodId, String)> {
-        let left = self.left();
-        let given_up = left.iter().filter(|(_, left)| left.is_told);
-        given_up.map(|(pod, left)| (pod.clone(), left.why.clone())).collect()
+        self.left.all()
     }
 
-    fn left(&self) -> MutexGuard<'_, BTreeMap<PodId, Left>> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Those whose detach must be tried again now.
+    pub(super) fn due_leftovers(&self) -> Vec<PodId> {
+        self.left.due(Instant::now())
+    }
+
+    /// Tries such a pod again soon, because another needs what it still has; returns the reason of its last
+    /// failure, or None if it is no such pod.
+    pub(super) fn hurry_leftover(&self, pod: &PodId) -> Option<String> {
+        self.left.hurry(pod, Instant::now())
     }
 
     /// The pods whose resources are unknown.

@@ -78,14 +78,26 @@ fn clash(a: &PortMapping, b: &PortMapping) -> bool {
 }
 
 impl HostPorts {
-    /// Takes the ports for the pod, all or none; fails if another pod or a program uses one.
-    pub(super) fn reserve(&self, pod: &PodId, name: &str, ports: &[PortMapping]) -> Result<(), NetworkError> {
+    /// Takes the ports for the pod, all or none; fails if another pod or a program uses one. `why_left` tells
+    /// for another pod that is gone why it still has its ports.
+    pub(super) fn reserve(
+        &self,
+        pod: &PodId,
+        name: &str,
+        ports: &[PortMapping],
+        why_left: impl Fn(&PodId) -> Option<String>,
+    ) -> Result<(), NetworkError> {
         if ports.is_empty() {
             return Ok(());
         }
         // The holder is searched without the lock: that reads all of /proc.
         self.take(pod, name, ports).map_err(|refusal| match refusal {
-            Refusal::Pod(port, holder) => in_use(port, holder),
+            Refusal::Pod(port, other, holder) => match why_left(&other) {
+                None => in_use(port, holder),
+                Some(why) => {
+                    in_use(port, format!("{holder}, which is gone, but not all of its network is: {why}; that is tried again now"))
+                }
+            },
             Refusal::Kernel(port, errno) => refused_by_kernel(port, errno),
         })
     }
@@ -100,7 +112,7 @@ impl HostPorts {
             for (other, theirs) in held.iter().filter(|(other, _)| *other != pod) {
                 if let Some(taken) = theirs.ports.iter().find(|p| clash(p, port)) {
                     let holder = format!("pod {} ({}){}", theirs.name, other.short(), elsewhere(taken, port));
-                    return Err(Refusal::Pod(port, holder));
+                    return Err(Refusal::Pod(port, other.clone(), holder));
                 }
             }
             sockets.extend(socket::hold(port).map_err(|errno| Refusal::Kernel(port, errno))?);
@@ -145,7 +157,7 @@ impl HostPorts {
 /// The reason why a port cannot be taken.
 enum Refusal<'p> {
     /// Another pod has it; its name and address.
-    Pod(&'p PortMapping, String),
+    Pod(&'p PortMapping, PodId, String),
     Kernel(&'p PortMapping, Errno),
 }
 
@@ -212,15 +224,16 @@ mod tests {
         let (ports, a, b) = (HostPorts::default(), PodId::random(), PodId::random());
         let number = free_port();
         ports.restore(HeldPorts::new(&a, "default", "web", &[tcp(number, None)]));
-        let refused = |asked: &PortMapping| ports.reserve(&b, "b", from_ref(asked)).unwrap_err().to_string();
+        let refused =
+            |asked: &PortMapping| ports.reserve(&b, "b", from_ref(asked), |_| None).unwrap_err().to_string();
         let holder = format!("is already in use by pod default/web ({})", a.short());
         assert_eq!(refused(&tcp(number, None)), format!("host port {number}/tcp {holder}"));
         let expected = format!("host port {number}/tcp on 127.0.0.1 {holder} on all addresses");
         assert_eq!(refused(&tcp(number, Some("127.0.0.1"))), expected);
         let udp = PortMapping { protocol: Protocol::Udp, ..tcp(number, None) };
-        ports.reserve(&b, "b", from_ref(&udp)).unwrap();
+        ports.reserve(&b, "b", from_ref(&udp), |_| None).unwrap();
         ports.release(&a);
-        ports.reserve(&a, "a", &[tcp(number, None)]).unwrap();
+        ports.reserve(&a, "a", &[tcp(number, None)], |_| None).unwrap();
     }
 
     #[test]
@@ -230,7 +243,7 @@ mod tests {
         let (number, me) = (listener.local_addr().unwrap().port(), std::process::id());
         let other = tcp(free_port(), None);
         let both = [other.clone(), tcp(number, None)];
-        let error = ports.reserve(&pod, "a", &both).unwrap_err().to_string();
+        let error = ports.reserve(&pod, "a", &both, |_| None).unwrap_err().to_string();
         assert!(
             error.starts_with(&format!("host port {number}/tcp is already in use by process ")),
             "{error}"
@@ -238,8 +251,8 @@ mod tests {
         assert!(error.ends_with(&format!("(pid {me}) on 127.0.0.1")), "{error}");
         // All or none.
         drop((TcpListener::bind(("127.0.0.1", other.host_port)).unwrap(), listener));
-        ports.reserve(&pod, "a", &both).unwrap();
-        ports.reserve(&pod, "a", &both).unwrap();
+        ports.reserve(&pod, "a", &both, |_| None).unwrap();
+        ports.reserve(&pod, "a", &both, |_| None).unwrap();
         TcpListener::bind(("127.0.0.1", number)).unwrap_err();
         ports.release(&pod);
         TcpListener::bind(("127.0.0.1", number)).unwrap();

@@ -92,7 +92,7 @@ impl Inner {
         if let Some(port) = ports.iter().find(|port| self.is_dns(port)) {
             return Err(refused(port, "names of pods are resolved there"));
         }
-        self.ports.reserve(&pod, &format!("{}/{}", request.namespace, request.name), &ports)?;
+        self.reserve(&pod, &format!("{}/{}", request.namespace, request.name), &ports)?;
         let attached = self.attach_to_all(request, ports, builtin).await;
         // If something could not be undone, its ports stay reserved: they may still be forwarded to the pod.
         if attached.is_err() && !self.knows(&pod) {

@@ -22,8 +22,7 @@ use tokio::task::spawn_blocking;
 use self::builtins::Builtins;
 pub use self::connect::Connection;
 pub use self::manage::{ManageError, NetworkInfo, NetworkMember, NewNetwork};
-pub use self::upkeep::LastUpkeep;
-use super::builtin::LostPod;
+use super::builtin::{Builtin, LostPod};
 use super::cni::Cni;
 use super::dns::Dns;
 use super::host_ports::{HeldPorts, HostPorts, published, refused};
@@ -108,7 +107,7 @@ impl Networks {
         mappings: &[PortMapping],
     ) -> Result<(), NetworkError> {
         let ports = published(mappings).map_err(|(port, why)| refused(port, why))?;
-        self.0.ports.reserve(pod, name, &ports)
+        self.0.reserve(pod, name, &ports)
     }
 
     /// Handles the node's pod CIDR from kubelet: for the built-in network if the settings leave its pools
@@ -219,6 +218,12 @@ impl Inner {
         self.builtins.default.set_node_cidr(cidr);
         self.cni.set_node_cidr(cidr);
         self.cni.generate(&cidr)
+    }
+
+    /// A port that a pod has only because its plugins failed is free soon after they work again: the client
+    /// repeats its request.
+    fn reserve(&self, pod: &PodId, name: &str, ports: &[PortMapping]) -> Result<(), NetworkError> {
+        self.ports.reserve(pod, name, ports, |other| self.cni.hurry_leftover(other))
     }
 
     fn knows(&self, pod: &PodId) -> bool {

@@ -1,7 +1,7 @@
 //! Periodic work while pods run.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crisp_executor::ids::PodId;
 use tokio::task::spawn_blocking;
@@ -9,36 +9,15 @@ use tokio::task::spawn_blocking;
 use super::Networks;
 use crate::network::NetworkError;
 
-/// Pause between two tries to detach pods whose plugins failed.
-const LEFTOVERS: Duration = Duration::from_secs(300);
-
-/// The times of the last work. Begins with the start of the server.
-#[derive(Debug)]
-pub struct LastUpkeep {
-    leftovers: Instant,
-    check: Instant,
-}
-
-impl Default for LastUpkeep {
-    fn default() -> Self {
-        Self { leftovers: Instant::now(), check: Instant::now() }
-    }
-}
-
 impl Networks {
-    /// Restores bridge and packet rules of the built-in network if another program removed them, checks that
-    /// CNI plugins can serve a pod, and, less often, detaches the rest of removed pods and has plugins check
-    /// the others.
-    pub async fn keep_up(&self, last: &mut LastUpkeep) {
+    /// Restores bridge and packet rules of the built-in networks if another program removed them. Never waits
+    /// for a plugin.
+    pub async fn keep_up(&self) {
         for network in self.0.builtins.all().iter().filter(|network| !network.pods().is_empty()) {
             self.0.dns.ensure(network).await;
         }
         let inner = Arc::clone(&self.0);
         let kept = spawn_blocking(move || {
-            // The response is kept, so that Status need not wait for the plugins.
-            if let Ok(Some(network)) = inner.in_force() {
-                let _ = inner.cni.status(&network);
-            }
             for network in inner.builtins.all() {
                 if let Err(error) = network.keep_up() {
                     tracing::warn!(network = network.name(), %error, "a built-in network is not what it should be");
@@ -47,20 +26,30 @@ impl Networks {
         });
         // It has no result.
         let _ = kept.await;
-        if last.leftovers.elapsed() > LEFTOVERS {
-            let left = self.0.cni.leftovers().into_iter().map(|(pod, _)| pod).collect();
-            // Logged when the pod was given up; the status shows whether it is gone now.
-            let _ = self.give_back(left).await;
-            last.leftovers = Instant::now();
-        }
-        if self.0.check_interval.is_some_and(|interval| last.check.elapsed() > interval) {
-            self.check_all().await;
-            last.check = Instant::now();
-        }
     }
 
-    /// One pod after another: it is not urgent, and plugins cost CPU time.
-    async fn check_all(&self) {
+    /// Asks CNI plugins whether they can serve a pod, and detaches the rest of removed pods whose pause is over.
+    /// Takes as long as the plugins.
+    pub async fn retry_plugins(&self) {
+        let inner = Arc::clone(&self.0);
+        // The response is kept, so that Status need not wait for the plugins.
+        let asked = spawn_blocking(move || match inner.in_force() {
+            Ok(Some(network)) => inner.cni.status(&network).map(drop),
+            Ok(None) => Ok(()),
+            Err(error) => Err(error),
+        });
+        let _ = asked.await;
+        // Logged when the pod was given up; the status shows whether it is gone now.
+        let _ = self.give_back(self.0.cni.due_leftovers()).await;
+    }
+
+    /// The pause between two checks of all pods; None if there are none.
+    pub(crate) fn check_interval(&self) -> Option<Duration> {
+        self.0.check_interval
+    }
+
+    /// Plugins check the pods, one after another: it is not urgent, and plugins cost CPU time.
+    pub(crate) async fn check_all(&self) {
         for pod in self.0.cni.pods() {
             if let Err(error) = self.check(&pod).await {
                 tracing::warn!(pod = pod.short(), %error, "a pod's network is not what it was given; making the pod anew mends it");
