@@ -1,5 +1,7 @@
 //! Beside firewalls of the host: the rule that drops packets is named, and the suggested command allows them.
 
+use std::time::{Duration, Instant};
+
 use crisp_sandbox::network::{NetworkConfig, NetworkKind, Networks, Protocol};
 
 use crate::support::{
@@ -57,14 +59,42 @@ fn docker_that_drops_forwarded_packets() {
     });
 }
 
+fn has_old_iptables() -> bool {
+    let listed = std::process::Command::new("iptables-legacy").args(["-S", "FORWARD"]).output();
+    listed.is_ok_and(|listed| listed.status.success())
+}
+
+#[test]
+fn a_firewall_program_that_hangs_holds_up_no_pod() {
+    crisp_skip::needs!("iptables-legacy");
+    if !has_old_iptables() {
+        crisp_skip::unsupported!(Kernel("iptable_filter"));
+    }
+    on_private_host(module_path!(), "a_firewall_program_that_hangs_holds_up_no_pod", || {
+        let dir = tempfile::tempdir().unwrap();
+        sh("iptables-legacy -P FORWARD DROP");
+        sh(&format!(
+            "cd {}; printf '#!/bin/sh\nsleep 1000' >hangs; chmod 755 hangs; mount --bind hangs $(which iptables-legacy)",
+            dir.path().display()
+        ));
+        let networks =
+            Networks::open(&NetworkConfig { kind: NetworkKind::BuiltIn, ..config(dir.path()) }).unwrap();
+        let begun = Instant::now();
+        let (one, two) = (Namespace::new(), Namespace::new());
+        block_on(one.attach(&networks, &[])).unwrap();
+        let of_status = networks.clone();
+        let status = std::thread::spawn(move || of_status.status());
+        block_on(two.attach(&networks, &[])).unwrap();
+        block_on(networks.detach(&one.id)).unwrap();
+        assert!(status.join().unwrap().ready);
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    });
+}
+
 #[test]
 fn the_old_iptables_that_drops_forwarded_packets() {
     crisp_skip::needs!("iptables-legacy");
-    if std::process::Command::new("iptables-legacy")
-        .args(["-S", "FORWARD"])
-        .output()
-        .is_ok_and(|o| !o.status.success())
-    {
+    if !has_old_iptables() {
         crisp_skip::unsupported!(Kernel("iptable_filter"));
     }
     on_private_host(module_path!(), "the_old_iptables_that_drops_forwarded_packets", || {

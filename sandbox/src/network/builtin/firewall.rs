@@ -1,7 +1,6 @@
 //! Firewalls of the host that block traffic of pods. Our rules cannot override them: a packet passes only if
 //! all accept it. So the rule that drops is named, with the command that allows the packets.
 
-use super::iptables_legacy;
 use crate::network::NetlinkError;
 use crate::network::netlink::Socket;
 use crate::network::nft::{Chain, chains, table_names};
@@ -28,11 +27,13 @@ pub(super) fn conflicts(socket: &mut Socket, bridge: &str) -> Result<Vec<Firewal
             found.push(conflict);
         }
     }
-    for program in iptables_legacy::dropping(bridge) {
-        let command = iptables(program, "FORWARD", bridge);
-        found.push(FirewallConflict { what: format!("{program}'s chain FORWARD"), command });
-    }
     Ok(found)
+}
+
+/// The conflict with a program of the old iptables, whose rules are not among the kernel's chains.
+pub(super) fn of_legacy(program: &str, bridge: &str) -> FirewallConflict {
+    let command = iptables(program, "FORWARD", bridge);
+    FirewallConflict { what: format!("{program}'s chain FORWARD"), command }
 }
 
 fn of_chain(chain: &Chain, all: &[Chain], bridge: &str) -> FirewallConflict {

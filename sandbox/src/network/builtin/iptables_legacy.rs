@@ -1,30 +1,161 @@
 //! The old iptables, whose rules can only be read by its own program.
+//!
+//! The program is never waited for while a pod is: what it finds is only advice, and its volume may be dead.
 
 use std::fs;
-use std::process::{Command, Output, Stdio};
+use std::io::Read as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// Tables in use, one name per line.
 const TABLES: [(&str, &str); 2] =
     [("iptables-legacy", "/proc/net/ip_tables_names"), ("ip6tables-legacy", "/proc/net/ip6_tables_names")];
 
-/// The programs whose chain FORWARD drops by policy and has no rule for the bridge.
-pub(super) fn dropping(bridge: &str) -> Vec<&'static str> {
-    let in_use =
-        |file: &str| fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|t| t == "filter"));
-    let drops = |program: &str| {
-        // Without the program there is no advice for a host with such rules.
-        let Ok(Output { stdout, .. }) = list(program) else { return false };
-        let rules = String::from_utf8_lossy(&stdout);
-        rules.lines().any(|rule| rule == "-P FORWARD DROP") && !rules.contains(&format!(" {bridge} "))
-    };
-    TABLES
-        .into_iter()
-        .filter(|(program, file)| in_use(file) && drops(program))
-        .map(|(program, _)| program)
-        .collect()
+/// Time limit for the programs.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// The age after which rules that were in order are read again.
+const FRESH: Duration = Duration::from_secs(60);
+/// Limit for the rules of one program.
+const MAX_RULES: usize = 4 << 20;
+
+/// The programs whose rules drop packets of pods. Clones share the last result.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LegacyRules(Arc<Mutex<LastCheck>>);
+
+#[derive(Debug, Default)]
+struct LastCheck {
+    ended: Option<Instant>,
+    found: Vec<&'static str>,
+    /// Whether a thread runs the programs. It is never started twice: exec of a program on a dead volume may
+    /// hang without an end.
+    runs: bool,
 }
 
+impl LegacyRules {
+    /// Whether the host has such rules.
+    pub(super) fn are_used() -> bool {
+        TABLES.iter().any(|(_, file)| in_use(file))
+    }
+
+    /// The programs whose chain FORWARD drops by policy and has no rule for the bridge. Waits for them at most
+    /// [`DEADLINE`], and runs them at most once a minute while they are not in the way.
+    pub(super) fn dropping(&self, bridge: &str) -> Vec<&'static str> {
+        let used = TABLES.into_iter().filter(|(_, file)| in_use(file)).map(|(program, _)| program);
+        let used: Vec<&'static str> = used.collect();
+        if used.is_empty() {
+            return used;
+        }
+        match self.start(used, bridge) {
+            Ok(checked) => checked.recv_timeout(DEADLINE).unwrap_or_default(),
+            Err(known) => known,
+        }
+    }
+
+    /// Starts a check, or returns the last result.
+    fn start(
+        &self,
+        programs: Vec<&'static str>,
+        bridge: &str,
+    ) -> Result<Receiver<Vec<&'static str>>, Vec<&'static str>> {
+        let mut last = self.lock();
+        let is_fresh = last.found.is_empty() && last.ended.is_some_and(|ended| ended.elapsed() < FRESH);
+        if last.runs || is_fresh {
+            return Err(last.found.clone());
+        }
+        let (sender, checked) = channel();
+        let (rules, bridge) = (self.clone(), bridge.to_owned());
+        let check = move || {
+            let end = Instant::now() + DEADLINE;
+            let found: Vec<_> =
+                programs.into_iter().filter(|program| drops(&list(program, end), &bridge)).collect();
+            *rules.lock() = LastCheck { ended: Some(Instant::now()), found: found.clone(), runs: false };
+            // The caller may have stopped waiting.
+            let _ = sender.send(found);
+        };
+        let started = std::thread::Builder::new().name("iptables-legacy".to_owned()).spawn(check);
+        last.runs = started.is_ok();
+        started.map(|_| checked).map_err(|_| Vec::new())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LastCheck> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn in_use(file: &str) -> bool {
+    fs::read_to_string(file).is_ok_and(|tables| tables.lines().any(|table| table == "filter"))
+}
+
+fn drops(rules: &str, bridge: &str) -> bool {
+    rules.lines().any(|rule| rule == "-P FORWARD DROP") && !rules.contains(&format!(" {bridge} "))
+}
+
+/// The rules of the chain; those printed so far if the program does not end in time, none without the program:
+/// then there is no advice for a host with such rules.
 #[expect(clippy::disallowed_methods, reason = "the kernel's own interface to these rules is not for others")]
-fn list(program: &str) -> std::io::Result<Output> {
-    Command::new(program).args(["-S", "FORWARD"]).stdin(Stdio::null()).stderr(Stdio::null()).output()
+fn list(program: &str, end: Instant) -> String {
+    let mut command = Command::new(program);
+    command.args(["-S", "FORWARD"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let Ok(mut child) = command.process_group(0).spawn() else { return String::new() };
+    let rules = child.stdout.take().map(|stdout| read(stdout, end)).unwrap_or_default();
+    kill(&mut child);
+    String::from_utf8_lossy(&rules).into_owned()
+}
+
+fn read(mut stdout: ChildStdout, end: Instant) -> Vec<u8> {
+    let mut rules = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        let left = Timespec::try_from(end.saturating_duration_since(Instant::now())).unwrap_or_default();
+        let ready = poll(&mut [PollFd::new(&stdout, PollFlags::IN)], Some(&left));
+        if !matches!(ready, Ok(1..)) || rules.len() > MAX_RULES {
+            return rules;
+        }
+        match stdout.read(&mut chunk) {
+            Ok(n @ 1..) => rules.extend_from_slice(&chunk[..n]),
+            Ok(0) | Err(_) => return rules,
+        }
+    }
+}
+
+/// Ends it with the programs that it has started. It has changed nothing.
+fn kill(child: &mut Child) {
+    let group = Pid::from_raw(child.id().cast_signed());
+    let _ = group.map(|group| kill_process_group(group, Signal::KILL));
+    let _ = child.wait();
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_is_killed_with_what_it_started() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("iptables");
+        fs::write(&program, "#!/bin/sh\necho -P FORWARD DROP\nsleep 1000 &\necho $! >$0.pid\nsleep 1000\n")
+            .unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let begun = Instant::now();
+        let rules = list(program.to_str().unwrap(), begun + Duration::from_millis(300));
+        assert!(drops(&rules, "crisp0") && begun.elapsed() < Duration::from_secs(60));
+        let pid = fs::read_to_string(dir.path().join("iptables.pid")).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
+
+    #[test]
+    fn while_a_check_hangs_the_last_result_is_known_at_once() {
+        let rules = LegacyRules::default();
+        *rules.lock() = LastCheck { ended: None, found: vec!["iptables-legacy"], runs: true };
+        assert_eq!(rules.start(vec!["iptables-legacy"], "crisp0").unwrap_err(), ["iptables-legacy"]);
+    }
 }

@@ -50,6 +50,7 @@ use ipnet::IpNet;
 
 use self::bridge::Bridge;
 pub(super) use self::config::{BuiltinConfig, DEFAULT, Options};
+use self::iptables_legacy::LegacyRules;
 pub(crate) use self::lost::LostPod;
 use self::record::BuiltinRecord;
 pub(crate) use self::report::may_be_of;
@@ -82,6 +83,7 @@ pub(super) struct Builtin {
     state: Mutex<State>,
     /// Locked while the bridge or the table change, so that one thread never makes what another removes.
     setup: Mutex<HostSetup>,
+    legacy_rules: LegacyRules,
     /// Locked while the interfaces of detached pods are deleted.
     reaping: Mutex<()>,
     /// Whether a thread deletes interfaces until no detached pod is left.
@@ -111,6 +113,7 @@ impl Builtin {
             records,
             state: Mutex::new(state),
             setup: Mutex::new(HostSetup::default()),
+            legacy_rules: LegacyRules::default(),
             reaping: Mutex::new(()),
             reaper_runs: AtomicBool::new(false),
         };

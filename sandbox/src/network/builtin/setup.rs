@@ -3,7 +3,8 @@
 use std::sync::PoisonError;
 
 use super::bridge::Bridge;
-use super::firewall::{FirewallConflict, conflicts};
+use super::firewall::{FirewallConflict, conflicts, of_legacy};
+use super::iptables_legacy::LegacyRules;
 use super::record::{BuiltinRecord, ChosenNetwork};
 use super::state::DnsSocket;
 use super::{Builtin, open_socket, route_socket};
@@ -157,13 +158,29 @@ impl Builtin {
         rules.install(socket, &self.all_published()).map_err(self.rules_failed(INSTALL))?;
         setup.table_installed = true;
         for conflict in self.conflicts(setup) {
-            tracing::warn!(network = self.name, "pods do not reach the outside: {conflict}");
+            warn(&self.name, &conflict);
         }
         Ok(())
     }
+        self.warn_of_legacy_rules();
 
     /// Adds a pod's ports to the table.
     pub(super) fn publish(&self, ports: &[Published]) -> Result<(), NetworkError> {
+    /// On a thread of its own: pods wait for this one.
+    fn warn_of_legacy_rules(&self) {
+        if self.options.internal || !LegacyRules::are_used() {
+            return;
+        }
+        let (rules, name) = (self.legacy_rules.clone(), self.name.clone());
+        let bridge = self.bridge().name().to_owned();
+        // Without a thread the status says so.
+        let _ = std::thread::Builder::new().spawn(move || {
+            for program in rules.dropping(&bridge) {
+                warn(&name, &of_legacy(program, &bridge));
+            }
+        });
+    }
+
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(rules) = self.ruleset() else { return Ok(()) };
         let socket = setup.rules_socket()?;
@@ -255,13 +272,20 @@ impl Builtin {
         let Ok(mut setup) = self.setup.try_lock() else { return Ok(message) };
         let rules = Ruleset::new(bridge.name(), pools, self.limits());
         rules.exists(setup.rules_socket()?).map_err(self.rules_failed("look up"))?;
-        for conflict in self.conflicts(&mut setup) {
+        let mut conflicts = self.conflicts(&mut setup);
+        // Pods must not wait for other programs.
+        drop(setup);
+        if !self.options.internal {
+            let legacy = self.legacy_rules.dropping(bridge.name());
+            conflicts.extend(legacy.into_iter().map(|program| of_legacy(program, bridge.name())));
+        }
+        for conflict in conflicts {
             message += &format!("; {conflict}");
         }
         Ok(message)
     }
 
-    /// Rules of other programs that affect packets between pods and the outside. The result is only advice.
+    /// Rules in the kernel that affect packets between pods and the outside. The result is only advice.
     fn conflicts(&self, setup: &mut HostSetup) -> Vec<FirewallConflict> {
         if self.options.internal {
             return Vec::new();
@@ -299,6 +323,10 @@ impl Builtin {
 
 fn delete_table(setup: &mut HostSetup, rules: &Ruleset) -> Result<(), NetworkError> {
     let socket = setup.rules_socket()?;
+fn warn(network: &str, conflict: &FirewallConflict) {
+    tracing::warn!(network, "pods do not reach the outside: {conflict}");
+}
+
     let failed = |source| NetworkError::Netlink { step: "remove the nf_tables rules".to_owned(), source };
     rules.delete(socket).map_err(failed)
 }
