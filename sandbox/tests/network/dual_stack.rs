@@ -145,21 +145,6 @@ fn a_pod_that_turns_ipv6_off_has_one_address() {
 }
 
 #[test]
-fn no_pod_is_taken_for_a_router_and_the_host_keeps_its_own() {
-    let name = "no_pod_is_taken_for_a_router_and_the_host_keeps_its_own";
-    on_private_host(module_path!(), name, || {
-        let dir = tempfile::tempdir().unwrap();
-        let _outside = outside();
-        let networks = Networks::open(&config(dir.path())).unwrap();
-        let pod = Namespace::new();
-        block_on(pod.attach(&networks, &[])).unwrap();
-        let setting = |of: &str| sh(&format!("cat /proc/sys/net/ipv6/conf/{of}")).trim().to_owned();
-        assert_eq!(setting("all/forwarding"), "1");
-        assert_eq!((setting("crisp0/accept_ra"), setting("up0/accept_ra")), ("0".into(), "2".into()));
-    });
-}
-
-#[test]
 fn pods_of_a_network_without_ipv6_keep_theirs_until_they_are_gone() {
     on_private_host(module_path!(), "pods_of_a_network_without_ipv6_keep_theirs_until_they_are_gone", || {
         let dir = tempfile::tempdir().unwrap();

@@ -14,5 +14,6 @@ mod firewalls;
 mod host_ports;
 mod named;
 mod pod_cidr;
+mod routers;
 mod scale;
 mod support;

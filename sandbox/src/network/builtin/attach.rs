@@ -10,9 +10,9 @@ use super::record::{BuiltinRecord, link_local};
 use super::{Builtin, forwarding, route_socket};
 use crate::network::bandwidth::Bandwidth;
 use crate::network::host_ports::refused;
-use crate::network::netlink::{PodInterface, Socket, VethPair, create_veth, wait_until_up};
+use crate::network::netlink::{PodInterface, Socket, VethPair, create_veth, links, wait_until_up};
 use crate::network::selection::{Selection, is_first};
-use crate::network::{AttachRequest, Attachment, NetlinkError, NetworkError, PortMapping};
+use crate::network::{AttachRequest, Attachment, INTERFACE, NetlinkError, NetworkError, PortMapping};
 
 impl Builtin {
     /// Gives the pod an address, an interface and its published ports.
@@ -62,7 +62,7 @@ impl Builtin {
         self.check_ports(ports, pools.v6.is_some())?;
         let wanted = self.endpoint_request(selection, &pools)?;
         if !self.options.internal {
-            forwarding::enable(pools.v6.is_some())?;
+            forwarding::enable(pools.v6.is_some(), || links(socket).unwrap_or_default())?;
         }
         if self.state().detached.contains_key(&request.pod) {
             // If the same pod comes back at once, its old interface has the name of the new one.
@@ -104,6 +104,11 @@ impl Builtin {
             netns: request.netns.as_fd(),
         };
         create_veth(socket, &veth).map_err(failed)?;
+        // It is a port of the bridge. Should another program delete that, no packet of the pod reaches the host.
+        forwarding::set_ipv6(&record.veth, false)?;
+        if record.interface != INTERFACE {
+            forwarding::ignore_routers_in(request.netns.as_fd(), &record.interface)?;
+        }
         let interface = PodInterface {
             name: &record.interface,
             addresses: &record.interface_addresses(self.bridge().mac(), !self.options.internal),

@@ -5,7 +5,7 @@ use std::path::Path;
 use ipnet::IpNet;
 
 use super::candidates::Candidates;
-use super::forwarding::set;
+use super::forwarding::{self, set};
 use super::record::link_local;
 use crate::network::netlink::{
     BridgeLink, InterfaceAddress, Link, Messages, Route, Socket, add_address, addresses, create_bridge,
@@ -114,10 +114,8 @@ impl Bridge {
         let index = link.ok_or(NetworkError::Interrupted("making the bridge"))?.index;
         // Lets 127.0.0.1:<host port> reach a pod; the packet rules keep pods off the host's 127.0.0.0/8.
         set(&format!("/proc/sys/net/ipv4/conf/{}/route_localnet", self.name), "1")?;
-        if pools.v6.is_some() {
-            // A pod that claims to be a router would otherwise get the host's packets.
-            set(&format!("/proc/sys/net/ipv6/conf/{}/accept_ra", self.name), "0")?;
-        }
+        forwarding::ignore_routers(&self.name)?;
+        forwarding::set_ipv6(&self.name, pools.v6.is_some())?;
         let mut messages = Messages::new();
         // A bridge of an older server has no group.
         set_group(&mut messages, index, BRIDGES);

@@ -1,30 +1,40 @@
-//! Packets of pods only pass the host if the host forwards.
+//! Settings of the kernel: packets of pods only pass the host if it forwards, and no pod may be its router.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::thread::ScopedJoinHandle;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::network::NetworkError;
 use crate::network::error::file;
+use crate::network::netlink::Link;
 
 const IPV4: &str = "/proc/sys/net/ipv4/ip_forward";
 const IPV6: &str = "/proc/sys/net/ipv6/conf/all/forwarding";
 const IPV6_INTERFACES: &str = "/proc/sys/net/ipv6/conf";
 
+/// Flag of a route that a router advertised: `RTF_ADDRCONF` of linux/ipv6_route.h.
+const ADVERTISED: u32 = 0x0004_0000;
+
 /// Turns forwarding on, where it is off.
-pub(super) fn enable(ipv6: bool) -> Result<(), NetworkError> {
+pub(super) fn enable(ipv6: bool, links: impl FnOnce() -> Vec<Link>) -> Result<(), NetworkError> {
     set(IPV4, "1")?;
     if ipv6 && !is(IPV6, "1") {
-        keep_router_advertisements();
+        keep_router_advertisements(&links());
         set(IPV6, "1")?;
     }
     Ok(())
 }
 
 /// A host that forwards ignores router advertisements unless the setting is 2: it would lose its own address
-/// and default route some minutes later.
-fn keep_router_advertisements() {
-    for interface in fs::read_dir(IPV6_INTERFACES).into_iter().flatten().flatten() {
-        let setting = PathBuf::from(format!("{}/accept_ra", interface.path().display()));
+/// and default route some minutes later. Interfaces made later, of pods above all, keep the kernel's default.
+fn keep_router_advertisements(links: &[Link]) {
+    let routes = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    for interface in with_routers(links, &routes) {
+        let setting = PathBuf::from(format!("{IPV6_INTERFACES}/{interface}/accept_ra"));
         if is(&setting, "1")
             && let Err(error) = fs::write(&setting, "2")
         {
@@ -32,6 +42,58 @@ fn keep_router_advertisements() {
             tracing::warn!(%setting, %error, "cannot keep the host's IPv6 routes from routers; set it to 2");
         }
     }
+}
+
+/// The host's own hardware, and the interfaces with a route from a router, such as a bridge over the hardware.
+/// `routes` is the text of /proc/net/ipv6_route: the flags are the last column but one, the last is the name.
+fn with_routers<'a>(links: &'a [Link], routes: &'a str) -> BTreeSet<&'a str> {
+    let advertised = routes.lines().filter_map(|line| {
+        let mut columns = line.split_whitespace().rev();
+        let (name, flags) = (columns.next()?, u32::from_str_radix(columns.next()?, 16).ok()?);
+        (flags & ADVERTISED != 0).then_some(name)
+    });
+    links
+        .iter()
+        .filter(|link| link.kind.is_empty())
+        .map(|link| link.name.as_str())
+        .chain(advertised)
+        .collect()
+}
+
+/// No router is behind the interface: a pod that claims to be one would get the packets of the host.
+pub(super) fn ignore_routers(interface: &str) -> Result<(), NetworkError> {
+    set_where_it_exists(format!("{IPV6_INTERFACES}/{interface}/accept_ra"), "0")
+}
+
+/// Where pods have no IPv6, no packet rule filters it: the host takes no IPv6 packet from the interface.
+pub(super) fn set_ipv6(interface: &str, is_on: bool) -> Result<(), NetworkError> {
+    set_where_it_exists(format!("{IPV6_INTERFACES}/{interface}/disable_ipv6"), if is_on { "0" } else { "1" })
+}
+
+/// Like [`ignore_routers`], for an interface in a pod: its network was perhaps made without our settings.
+pub(super) fn ignore_routers_in(netns: BorrowedFd<'_>, interface: &str) -> Result<(), NetworkError> {
+    // A separate thread: a thread that has entered a pod's network must do nothing else.
+    let set = || {
+        let entered = move_into_link_name_space(netns, Some(LinkNameSpaceType::Network));
+        entered.map_err(|errno| file("enter", Path::new("the pod's network"))(errno.into()))?;
+        ignore_routers(interface)
+    };
+    let result = std::thread::scope(|scope| {
+        std::thread::Builder::new().spawn_scoped(scope, set).map(ScopedJoinHandle::join)
+    });
+    let result = result.map_err(file("enter", Path::new("the pod's network")))?;
+    result.unwrap_or(Err(NetworkError::Interrupted("setting up the interface")))
+}
+
+/// Whether the kernel has IPv6.
+pub(super) fn has_ipv6() -> bool {
+    Path::new(IPV6_INTERFACES).exists()
+}
+
+/// A kernel without IPv6 has no such settings, and an interface that is gone none any more.
+fn set_where_it_exists(path: String, value: &str) -> Result<(), NetworkError> {
+    let result = set(&path, value);
+    if result.is_err() && !Path::new(&path).exists() { Ok(()) } else { result }
 }
 
 fn is(path: impl AsRef<Path>, value: &str) -> bool {

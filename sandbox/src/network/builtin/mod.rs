@@ -131,11 +131,10 @@ impl Builtin {
         }
     }
 
-    /// With IPv6, pods ignore router advertisements: another pod could claim to be a router.
-    pub(super) fn pod_sysctls(&self) -> &'static [(&'static str, &'static str)] {
-        let chosen = self.state().network.as_ref().map(|(network, _)| network.pools.v6.is_some());
-        let has_ipv6 = chosen.unwrap_or_else(|| !self.candidates().v6.is_empty());
-        if has_ipv6 { &[("net.ipv6.conf.default.accept_ra", "0")] } else { &[] }
+    /// Pods ignore router advertisements: another pod could claim to be a router, also where pods have no
+    /// IPv6 address.
+    pub(super) fn pod_sysctls() -> &'static [(&'static str, &'static str)] {
+        if forwarding::has_ipv6() { &[("net.ipv6.conf.default.accept_ra", "0")] } else { &[] }
     }
 
     /// Reserves pools for others.

@@ -7,7 +7,7 @@ use super::firewall::{FirewallConflict, conflicts, of_legacy};
 use super::iptables_legacy::LegacyRules;
 use super::record::{BuiltinRecord, ChosenNetwork};
 use super::state::DnsSocket;
-use super::{Builtin, open_socket, route_socket};
+use super::{Builtin, forwarding, open_socket, route_socket};
 use crate::network::netlink::{Protocol, Socket, rejoin};
 use crate::network::nft::{Limits, Published, Ruleset};
 use crate::network::pools::{self, Pools};
@@ -123,6 +123,10 @@ impl Builtin {
         if let Some(link) = bridge.find(socket)? {
             if !setup.bridge_checked {
                 bridge.finish(socket, &pools)?;
+                // Ports of an earlier server.
+                for veth in self.veths() {
+                    forwarding::set_ipv6(&veth, false)?;
+                }
                 setup.mtu = self.options.mtu.or_else(|| bridge.mtu(socket));
                 setup.bridge_checked = true;
             }
@@ -132,20 +136,18 @@ impl Builtin {
         setup.mtu = self.options.mtu.or_else(|| bridge.mtu(socket));
         setup.bridge_checked = true;
         // The bridge was deleted while pods used it: they are joined to the new one.
-        let veths: Vec<String> = {
-            let state = self.state();
-            state
-                .pods
-                .values()
-                .map(|record| record.veth.clone())
-                .chain(state.orphans.keys().cloned())
-                .collect()
-        };
+        let veths = self.veths();
         let names: Vec<&str> = veths.iter().map(String::as_str).collect();
         let step = || format!("join the pods to bridge {} again", bridge.name());
         rejoin(socket, &names, index, !self.options.icc)
             .map_err(|source| NetworkError::Netlink { step: step(), source })?;
         Ok(index)
+    }
+
+    /// The host's ends of all pods' interfaces.
+    fn veths(&self) -> Vec<String> {
+        let state = self.state();
+        state.pods.values().map(|record| record.veth.clone()).chain(state.orphans.keys().cloned()).collect()
     }
 
     fn ensure_table(&self, setup: &mut HostSetup) -> Result<(), NetworkError> {
@@ -160,12 +162,10 @@ impl Builtin {
         for conflict in self.conflicts(setup) {
             warn(&self.name, &conflict);
         }
+        self.warn_of_legacy_rules();
         Ok(())
     }
-        self.warn_of_legacy_rules();
 
-    /// Adds a pod's ports to the table.
-    pub(super) fn publish(&self, ports: &[Published]) -> Result<(), NetworkError> {
     /// On a thread of its own: pods wait for this one.
     fn warn_of_legacy_rules(&self) {
         if self.options.internal || !LegacyRules::are_used() {
@@ -181,6 +181,8 @@ impl Builtin {
         });
     }
 
+    /// Adds a pod's ports to the table.
+    pub(super) fn publish(&self, ports: &[Published]) -> Result<(), NetworkError> {
         let mut setup = self.setup.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(rules) = self.ruleset() else { return Ok(()) };
         let socket = setup.rules_socket()?;
@@ -321,12 +323,12 @@ impl Builtin {
     }
 }
 
-fn delete_table(setup: &mut HostSetup, rules: &Ruleset) -> Result<(), NetworkError> {
-    let socket = setup.rules_socket()?;
 fn warn(network: &str, conflict: &FirewallConflict) {
     tracing::warn!(network, "pods do not reach the outside: {conflict}");
 }
 
+fn delete_table(setup: &mut HostSetup, rules: &Ruleset) -> Result<(), NetworkError> {
+    let socket = setup.rules_socket()?;
     let failed = |source| NetworkError::Netlink { step: "remove the nf_tables rules".to_owned(), source };
     rules.delete(socket).map_err(failed)
 }

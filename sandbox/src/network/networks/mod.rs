@@ -136,7 +136,7 @@ impl Networks {
     ) -> &'static [(&'static str, &'static str)] {
         // A pod that cannot be attached needs none.
         let plan = self.0.plan(annotations).unwrap_or_default();
-        plan.built_in.iter().map(|(network, _)| network.pod_sysctls()).max().unwrap_or_default()
+        if plan.built_in.is_empty() { &[] } else { Builtin::pod_sysctls() }
     }
 
     /// Makes a new record for a pod on the built-in network if its record was lost and its interface still
@@ -228,5 +228,27 @@ impl Inner {
 
     fn knows(&self, pod: &PodId) -> bool {
         !self.builtins.of_pod(pod).is_empty() || self.cni.knows(pod)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::network::PodCidrsV6;
+
+    #[test]
+    fn pods_of_a_built_in_network_take_no_pod_for_a_router() {
+        crisp_skip::needs!();
+        let dir = tempfile::tempdir().unwrap();
+        let config = NetworkConfig {
+            kind: NetworkKind::BuiltIn,
+            pod_cidrs_v6: PodCidrsV6::Off,
+            state_dir: dir.path().join("state"),
+            root_dir: dir.path().join("root"),
+            ..NetworkConfig::default()
+        };
+        let networks = Networks::open(&config).unwrap();
+        let sysctls = networks.pod_sysctls(&BTreeMap::new());
+        assert_eq!(sysctls, [("net.ipv6.conf.default.accept_ra", "0")]);
     }
 }
