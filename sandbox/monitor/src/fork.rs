@@ -29,6 +29,7 @@ pub(crate) fn serve(server: OwnedFd, host: &mut LeftHost) -> Result<Option<ForkR
             Err(ForkError::Ended) => return Ok(None),
             Err(error) => return Err(error),
         };
+        host.drop_old_network();
         // Before the copy exists, so that it always has its own name.
         sys::set_first_argument(UNNAMED, request.pod.as_str());
         let forked = fork_sibling(request.cgroup.as_ref().map(AsFd::as_fd));

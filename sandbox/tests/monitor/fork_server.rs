@@ -1,5 +1,6 @@
 //! Monitors are copies of a fork server, and have nothing of it.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
@@ -8,6 +9,7 @@ use crisp_executor::ids::PodId;
 use crisp_monitor::fork_server::UNNAMED;
 use crisp_sandbox::spawn::{MonitorBinary, begin};
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::harness::{Pod, gone, missing, request, until};
 use crate::plans::sh;
@@ -208,6 +210,42 @@ async fn a_pod_gets_the_network_that_is_ready_and_no_two_pods_the_same() {
     for pod in pods {
         pod.shutdown().await;
     }
+}
+
+/// A setting in the network namespace of a process.
+fn setting(pid: &str, path: &'static str) -> String {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    let read = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+        std::fs::read_to_string(path).unwrap()
+    };
+    std::thread::spawn(read).join().unwrap()
+}
+
+#[tokio::test]
+async fn a_pod_has_the_hosts_present_network_settings() {
+    if missing() {
+        return;
+    }
+    // No existing interface reads it.
+    const SHARED: &str = "/proc/sys/net/ipv4/conf/default/shared_media";
+    let binary = binary();
+    let first = Pod::fresh_of(&binary).await;
+    let server = fork_server_of(first.pid).unwrap();
+    first.link.open_pod(request(first.folder.path())).await.unwrap();
+    until("a network that is ready", || open_networks(server).len() == 1).await;
+    let before = setting("self", SHARED);
+    std::fs::write(SHARED, if before.trim() == "1" { "0" } else { "1" }).unwrap();
+    // New namespaces have the settings of the first one, which may not be that of this test.
+    let fresh = std::process::Command::new("unshare").args(["--net", "cat", SHARED]).output().unwrap().stdout;
+    tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
+    let second = Pod::fresh_of(&binary).await;
+    let opened = second.link.open_pod(request(second.folder.path())).await;
+    std::fs::write(SHARED, before).unwrap();
+    opened.unwrap();
+    assert_eq!(setting(&second.pid.to_string(), SHARED), String::from_utf8(fresh).unwrap());
+    first.shutdown().await;
+    second.shutdown().await;
 }
 
 #[tokio::test]
