@@ -1,17 +1,17 @@
 //! `crisp export` and `crisp import`: writes the files of a container to an archive, and makes an image of an
 //! archive.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use crisp_proto::crisp::v1::{CopyOutRequest, ImportImageRequest};
 
-use super::Client;
 use super::client::refused;
 use super::names::Names;
-use super::save::{input, output, pieces};
+use super::save::{input, pieces};
+use super::{Client, output_file};
 
 /// Write the files of a container, running or not, to an archive; without its volumes
 #[derive(Debug, clap::Args)]
@@ -53,13 +53,8 @@ impl Export {
         let container_id = Names::load(&mut client).await?.container(&self.container)?.id.clone();
         let path = "/.".to_owned();
         let request = CopyOutRequest { container_id, path, follow_link: false, without_mounts: true };
-        let mut replies = client.files.copy_out(request).await.map_err(refused)?.into_inner();
-        let mut out = output(self.output.as_ref())?;
-        while let Some(reply) = replies.message().await.map_err(refused)? {
-            out.write_all(&reply.data)?;
-        }
-        out.flush()?;
-        Ok(ExitCode::SUCCESS)
+        let replies = client.files.copy_out(request).await.map_err(refused)?.into_inner();
+        output_file::write(self.output.as_deref(), replies, |reply| reply.data).await
     }
 }
 

@@ -17,6 +17,7 @@ mod json;
 mod listing;
 pub mod names;
 pub mod output;
+mod output_file;
 pub mod session;
 mod signals;
 mod targets;

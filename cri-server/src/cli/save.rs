@@ -1,7 +1,7 @@
 //! `crisp save` and `crisp load`: write images to archives and read them.
 
 use std::fs::File;
-use std::io::{self, IsTerminal as _, Read, Write};
+use std::io::{self, IsTerminal as _, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,8 +10,8 @@ use crisp_proto::crisp::v1::{LoadImagesRequest, SaveImagesRequest};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::Client;
 use super::client::refused;
+use super::{Client, output_file};
 
 /// Bytes of one piece.
 const PIECE: usize = 256 << 10;
@@ -57,20 +57,8 @@ impl Save {
             bail!("an archive is not for a terminal: use -o FILE, or send it elsewhere by > or |");
         }
         let request = SaveImagesRequest { images: self.images.clone() };
-        let mut replies = client.store.save(request).await.map_err(refused)?.into_inner();
-        let mut out = output(self.output.as_ref())?;
-        let written = async {
-            while let Some(reply) = replies.message().await.map_err(refused)? {
-                out.write_all(&reply.data)?;
-            }
-            Ok::<_, anyhow::Error>(out.flush()?)
-        };
-        let written = written.await;
-        if let (Err(_), Some(path)) = (&written, &self.output) {
-            // An incomplete archive is useless.
-            let _ = std::fs::remove_file(path);
-        }
-        written.map(|()| ExitCode::SUCCESS)
+        let replies = client.store.save(request).await.map_err(refused)?.into_inner();
+        output_file::write(self.output.as_deref(), replies, |reply| reply.data).await
     }
 }
 
@@ -90,17 +78,6 @@ impl Load {
         }
         Ok(ExitCode::SUCCESS)
     }
-}
-
-/// A new file, or standard output.
-pub fn output(path: Option<&PathBuf>) -> anyhow::Result<Box<dyn Write>> {
-    Ok(match path {
-        None => Box::new(io::stdout()),
-        Some(path) => {
-            let file = File::create(path).with_context(|| path.display().to_string())?;
-            Box::new(io::BufWriter::new(file))
-        }
-    })
 }
 
 /// A file; standard input for None and `-`.

@@ -1,0 +1,174 @@
+//! The file of `-o`: a regular file appears under its name when it is complete, and the earlier one stays until
+//! then. A pipe or a device, as /dev/stdout, is written to directly and never removed.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::{MetadataExt as _, fchown};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use tonic::Streaming;
+
+use super::client::refused;
+use super::signals::Signals;
+
+/// Writes the pieces of a reply to a file; to standard output for None.
+///
+/// # Errors
+/// The server ends the stream with an error, or the file cannot be written. An earlier file stays then.
+pub async fn write<T>(
+    path: Option<&Path>,
+    mut replies: Streaming<T>,
+    data: impl Fn(T) -> Vec<u8>,
+) -> anyhow::Result<ExitCode> {
+    let Some(path) = path else {
+        let mut out = io::stdout();
+        while let Some(reply) = replies.message().await.map_err(refused)? {
+            out.write_all(&data(reply))?;
+        }
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let failed = || path.display().to_string();
+    let mut out = OutputFile::create(path).with_context(failed)?;
+    // A blocked pipe is left by the signal's default action.
+    let mut signals = if out.is_regular() { Some(Signals::new()?) } else { None };
+    loop {
+        let signal = async {
+            match &mut signals {
+                Some(signals) => signals.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        let reply = tokio::select! {
+            reply = replies.message() => reply.map_err(refused)?,
+            number = signal => return Ok(ExitCode::from(128 + number)),
+        };
+        let Some(reply) = reply else { break };
+        out.write_all(&data(reply)).with_context(failed)?;
+    }
+    out.finish().with_context(failed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was written disappears when it is dropped before [`finish`](Self::finish).
+struct OutputFile {
+    out: BufWriter<File>,
+    /// None for a file that is not a regular one.
+    draft: Option<Draft>,
+}
+
+struct Draft {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl OutputFile {
+    fn create(path: &Path) -> io::Result<Self> {
+        let there = fs::metadata(path).ok();
+        if there.as_ref().is_some_and(|there| !there.is_file()) {
+            let file = OpenOptions::new().write(true).open(path)?;
+            return Ok(Self { out: BufWriter::new(file), draft: None });
+        }
+        // A link to a file stays a link.
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy().into_owned();
+        let draft = target.with_file_name(format!(".{name}.{}.new", std::process::id()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&draft)?;
+        let file = Self { out: BufWriter::new(file), draft: Some(Draft { path: draft, target }) };
+        if let Some(there) = there {
+            // Like a file that is written in place. Only root can give files away.
+            let _ = fchown(file.out.get_ref(), Some(there.uid()), Some(there.gid()));
+            file.out.get_ref().set_permissions(there.permissions())?;
+        }
+        Ok(file)
+    }
+
+    fn is_regular(&self) -> bool {
+        self.draft.is_some()
+    }
+
+    /// Gives a regular file its name.
+    fn finish(mut self) -> io::Result<()> {
+        self.out.flush()?;
+        if let Some(draft) = &self.draft {
+            self.out.get_ref().sync_all()?;
+            fs::rename(&draft.path, &draft.target)?;
+            self.draft = None;
+        }
+        Ok(())
+    }
+}
+
+impl Write for OutputFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Drop for OutputFile {
+    fn drop(&mut self) {
+        if let Some(draft) = &self.draft {
+            let _ = fs::remove_file(&draft.path);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = entries.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn an_output_that_fails_leaves_what_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("a.tar"), folder.path().join("link"));
+        fs::write(&path, "last week").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        symlink(&path, &link).unwrap();
+        let mut file = OutputFile::create(&link).unwrap();
+        file.write_all(b"half").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "last week");
+        drop(file);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "last week");
+
+        let mut file = OutputFile::create(&link).unwrap();
+        file.write_all(b"new").unwrap();
+        file.finish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(names(folder.path()), ["a.tar", "link"]);
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (reader, writer) = io::pipe().unwrap();
+        let link = folder.path().join("stdout");
+        symlink(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&writer)), &link).unwrap();
+        let mut file = OutputFile::create(&link).unwrap();
+        drop(reader);
+        file.write_all(b"text").unwrap();
+        assert_eq!(file.flush().unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert!(file.finish().is_err());
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        let mut null = OutputFile::create(Path::new("/dev/null")).unwrap();
+        null.write_all(b"text").unwrap();
+        drop(null);
+        assert!(Path::new("/dev/null").exists());
+    }
+}
