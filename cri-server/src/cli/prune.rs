@@ -135,11 +135,11 @@ impl SystemCommand {
         let before = used(&mut client).await?;
         containers(&mut client, &Filters::default()).await?;
         pods(&mut client).await?;
-        if prune.volumes {
-            volume::prune(&mut client).await?.iter().for_each(|volume| println!("{volume}"));
-        }
+        let code =
+            if prune.volumes { volume::prune(&mut client).await?.report() } else { ExitCode::SUCCESS };
         images(&mut client, prune.all).await?;
-        report(&mut client, before).await
+        report(&mut client, before).await?;
+        Ok(code)
     }
 }
 

@@ -10,7 +10,7 @@
 //! them.
 
 mod pod;
-mod record;
+pub mod record;
 mod service;
 mod supervision;
 mod unreadable;

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crisp_operation::StatusCell;
 use crisp_operation::record::{self, Durability, Record, RecordError};
@@ -54,6 +54,25 @@ impl PodRecord {
     /// The objects that it uses, then the pod.
     pub fn documents(&self) -> impl Iterator<Item = &Value> {
         self.objects.iter().chain([&self.document])
+    }
+
+    /// The folders in `volumes` of the named volumes that the pod mounts, by claims and by their paths. From its
+    /// document alone, so that also a record with fields that this release refuses keeps its volumes.
+    pub fn named_volumes(&self, volumes: &Path) -> Vec<PathBuf> {
+        let namespace = self.document["metadata"]["namespace"].as_str().unwrap_or("default");
+        let all = self.document["spec"]["volumes"].as_array().into_iter().flatten();
+        let of_claim = |claim: &str| layout::claimed_volume(volumes, namespace, claim);
+        let folder = |volume: &Value| {
+            let claim = volume["persistentVolumeClaim"]["claimName"].as_str().map(of_claim);
+            claim.or_else(|| Some(PathBuf::from(volume["hostPath"]["path"].as_str()?)))
+        };
+        all.filter_map(folder).filter(|path| path.starts_with(volumes)).collect()
+    }
+
+    /// The namespace and the name of the pod.
+    pub fn name(&self) -> (&str, &str) {
+        let text = |field: &str| self.document["metadata"][field].as_str();
+        (text("namespace").unwrap_or("default"), text("name").unwrap_or(&self.uid))
     }
 
     /// The pod and the objects that it uses.
@@ -138,6 +157,21 @@ mod tests {
         assert_eq!(read, record);
         assert_eq!(read.manifests().unwrap().pods[0].pod.name, "p");
         assert!(!format!("{read:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn the_volumes_of_a_pod_are_those_of_its_claims_and_paths() {
+        let mut record = record("u1");
+        record.document = serde_json::json!({ "metadata": {"name": "p", "namespace": "shop"}, "unknown": 1,
+            "spec": { "volumes": [
+                {"name": "a", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "b", "emptyDir": {}},
+                {"name": "c", "hostPath": {"path": "/v/media/film"}}, {"name": "d", "hostPath": {"path": "/etc"}},
+            ]}});
+        let found = record.named_volumes(Path::new("/v"));
+        assert_eq!(found, ["/v/shop_data", "/v/media/film"].map(PathBuf::from));
+        assert_eq!(record.name(), ("shop", "p"));
+        record.document["metadata"] = serde_json::json!({ "name": "p" });
+        assert_eq!(record.named_volumes(Path::new("/v"))[0], Path::new("/v/data"));
     }
 
     #[test]

@@ -8,8 +8,9 @@
 //! | hostPath | at its path | never |
 //! | image | with the layers | with the container |
 
-mod folder;
+pub mod folder;
 mod host_path;
+pub mod mount_table;
 mod own_thread;
 mod projected;
 mod remove;

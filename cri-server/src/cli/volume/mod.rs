@@ -2,9 +2,11 @@
 //!
 //! ```text
 //!   <root>/standalone/volumes/NAME     in a pod: a hostPath, or a PersistentVolumeClaim of a manifest
+//!   users.rs: what uses them           mod.rs: the commands
 //! ```
 
-use std::collections::BTreeMap;
+mod users;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,15 +14,18 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use crisp_operation::record;
-use crisp_proto::runtime::v1::{ContainerStatusRequest, StatusRequest};
+use crisp_proto::runtime::v1::StatusRequest;
 use serde_json::{Value, json};
 
+use self::users::Users;
 use super::client::refused;
 use super::each::each;
 use super::listing::{Format, RowFormat};
-use super::names::{Names, container_name};
 use super::template::Template;
 use super::{Client, json};
+use crate::run::manifest::is_dns_name;
+use crate::run::volumes::folder::{make_whole, private_folder};
+use crate::run::volumes::mount_table;
 use crate::server::layout;
 use crate::table::Table;
 use crate::time::shown;
@@ -31,7 +36,7 @@ const LONGEST: usize = 255;
 /// Make, list and remove volumes on this machine
 ///
 /// A volume is a folder that outlives the containers that mount it. A volume that a container uses, running
-/// or not, is not removed.
+/// or not, is not removed; nor is one of a pod of `crisp run -d` or `crisp up`.
 #[derive(Debug, clap::Args)]
 pub struct Volume {
     #[command(subcommand)]
@@ -42,7 +47,7 @@ pub struct Volume {
 enum Command {
     /// Make a volume; success when it already exists
     Create {
-        /// A letter or digit, then letters, digits, '.', '_' and '-' [default: a random one]
+        /// Lower-case letters, digits, '-' and '.' [default: a random one]
         name: Option<String>,
     },
     Ls(Ls),
@@ -93,11 +98,17 @@ pub struct Usage {
     pub reclaimable: u64,
 }
 
+/// The result of a prune.
+#[derive(Debug, Default)]
+pub struct Pruned {
+    removed: Vec<String>,
+    failures: Vec<String>,
+}
+
 /// The volumes of one server.
 struct Volumes {
     folder: PathBuf,
-    /// Names of containers, by the name of the volume that they use.
-    users: BTreeMap<String, Vec<String>>,
+    users: Users,
 }
 
 impl Volume {
@@ -115,8 +126,7 @@ impl Volume {
                 if !force {
                     bail!("this removes all volumes that no container has: say --force");
                 }
-                volumes.prune()?.iter().for_each(|name| println!("{name}"));
-                Ok(ExitCode::SUCCESS)
+                Ok(volumes.prune()?.report())
             }
         }
     }
@@ -160,22 +170,7 @@ impl Volumes {
         let root =
             info["root"].as_str().context("the server does not say where its root is: is it Crisp?")?;
         let folder = layout::named_volumes(Path::new(root));
-        let names = Names::load(client).await?;
-        let mut users: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for container in &names.containers {
-            let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
-            // A container that was removed meanwhile uses no volume.
-            let Ok(reply) = client.runtime.container_status(request).await else { continue };
-            let pod = names.pod_name(&container.pod_sandbox_id);
-            for mount in reply.into_inner().status.unwrap_or_default().mounts {
-                let below = Path::new(&mount.host_path).strip_prefix(&folder).ok();
-                let name = below.and_then(|below| below.components().next());
-                if let Some(name) = name {
-                    let name = name.as_os_str().to_string_lossy().into_owned();
-                    users.entry(name).or_default().push(format!("{pod}/{}", container_name(container)));
-                }
-            }
-        }
+        let users = Users::load(client, Path::new(root), &folder).await?;
         Ok(Self { folder, users })
     }
 
@@ -186,8 +181,22 @@ impl Volumes {
         };
         check(&name)?;
         let path = layout::named_volume(&self.folder, &name);
-        fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
-        Ok(name)
+        if path.is_dir() {
+            return Ok(name);
+        }
+        if !is_dns_name(&name) {
+            bail!(
+                "{name:?} is no name that a pod can mount: expected lower-case letters, digits, '-' and '.', without a \
+                 '_'"
+            );
+        }
+        // With the permissions of a volume that a pod makes.
+        let made = private_folder(&self.folder).and_then(|()| make_whole(&path, None));
+        match made {
+            // A pod was faster.
+            Err(_) if path.is_dir() => Ok(name),
+            made => made.map(|()| name).with_context(|| path.display().to_string()),
+        }
     }
 
     fn names(&self) -> anyhow::Result<Vec<String>> {
@@ -196,8 +205,9 @@ impl Volumes {
             entries => entries.with_context(|| self.folder.display().to_string())?,
         };
         let folders = entries.flatten().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-        let mut names: Vec<String> =
-            folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        let names = folders.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        // A disk's lost+found and a folder that a killed server left half made are no volumes.
+        let mut names: Vec<String> = names.filter(|name| check(name).is_ok()).collect();
         names.sort();
         Ok(names)
     }
@@ -223,32 +233,53 @@ impl Volumes {
             "Scope": "local",
             "Mountpoint": path,
             "CreatedAt": shown(made),
-            "Containers": self.users.get(name).cloned().unwrap_or_default(),
+            "Containers": self.users.of(name),
         }))
     }
 
     fn remove(&self, name: &str) -> anyhow::Result<()> {
         let path = self.find(name)?;
-        if let Some(users) = self.users.get(name) {
-            bail!("it is in use by {}: remove these containers first", users.join(", "));
+        self.users.complete()?;
+        let users = self.users.of(name);
+        if !users.is_empty() {
+            bail!("it is in use by {}: remove these first", users.join(", "));
+        }
+        let real = path.canonicalize().with_context(|| path.display().to_string())?;
+        if let Some(point) = mount_table::points_below(&real).context("the mount table")?.first() {
+            bail!("{} is a mount, and its content is not the volume's: unmount it first", point.display());
         }
         record::remove_folder(&path).with_context(|| path.display().to_string())
     }
 
-    /// Returns the names of the removed volumes.
-    fn prune(&self) -> anyhow::Result<Vec<String>> {
-        let unused = self.names()?.into_iter().filter(|name| !self.users.contains_key(name));
-        let unused: Vec<String> = unused.collect();
-        unused.iter().try_for_each(|name| self.remove(name))?;
-        Ok(unused)
+    /// Removes what is not used, and goes on after a failure.
+    fn prune(&self) -> anyhow::Result<Pruned> {
+        self.users.complete()?;
+        let mut pruned = Pruned::default();
+        for name in self.names()?.into_iter().filter(|name| self.users.of(name).is_empty()) {
+            match self.remove(&name) {
+                Ok(()) => pruned.removed.push(name),
+                Err(error) => pruned.failures.push(format!("{name}: {error:#}")),
+            }
+        }
+        Ok(pruned)
     }
 }
 
-/// Removes the volumes that no container uses.
+impl Pruned {
+    /// Prints what was removed and what was not.
+    pub fn report(&self) -> ExitCode {
+        // What follows is done even when the reader of the output has left.
+        self.removed.iter().for_each(|name| drop(writeln!(std::io::stdout(), "{name}")));
+        self.failures.iter().for_each(|failure| eprintln!("crisp: {failure}"));
+        if self.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
+
+/// Removes the volumes that neither a container nor a supervised pod uses.
 ///
 /// # Errors
-/// A volume cannot be removed.
-pub async fn prune(client: &mut Client) -> anyhow::Result<Vec<String>> {
+/// Not all users are known: then nothing is removed.
+pub async fn prune(client: &mut Client) -> anyhow::Result<Pruned> {
     Volumes::load(client).await?.prune()
 }
 
@@ -261,7 +292,7 @@ pub async fn usage(client: &mut Client) -> anyhow::Result<Usage> {
     let mut usage = Usage::default();
     for name in volumes.names()? {
         let bytes = bytes_below(&layout::named_volume(&volumes.folder, &name));
-        let is_used = volumes.users.contains_key(&name);
+        let is_used = !volumes.users.of(&name).is_empty();
         usage.total += 1;
         usage.active += usize::from(is_used);
         usage.bytes += bytes;
@@ -329,9 +360,59 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_that_is_no_volume_is_not_listed() {
+        let root = tempfile::tempdir().unwrap();
+        let volumes = Volumes { folder: root.path().join("volumes"), users: Users::default() };
+        volumes.create(Some("data".to_owned())).unwrap();
+        for name in ["lost+found", ".data.new"] {
+            fs::create_dir(volumes.folder.join(name)).unwrap();
+        }
+        assert_eq!(volumes.names().unwrap(), ["data"]);
+        assert_eq!(volumes.prune().unwrap().removed, ["data"]);
+        assert!(volumes.folder.join("lost+found").exists());
+    }
+
+    #[test]
+    fn a_created_volume_is_for_every_user_and_for_pods() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let root = tempfile::tempdir().unwrap();
+        let volumes = Volumes { folder: root.path().join("volumes"), users: Users::default() };
+        for _ in 0..2 {
+            volumes.create(Some("data".to_owned())).unwrap();
+        }
+        let mode = fs::metadata(volumes.find("data").unwrap()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o777);
+        let error = volumes.create(Some("my_data".to_owned())).unwrap_err();
+        assert!(error.to_string().contains("a pod can mount"), "{error}");
+        // That of a claim in a namespace.
+        fs::create_dir(volumes.folder.join("shop_data")).unwrap();
+        assert!(volumes.create(Some("shop_data".to_owned())).is_ok() && volumes.remove("shop_data").is_ok());
+    }
+
+    #[test]
+    fn a_volume_with_a_mount_in_it_is_not_removed() {
+        crisp_skip::needs!();
+        let root = tempfile::tempdir().unwrap();
+        let volumes = Volumes { folder: root.path().join("volumes"), users: Users::default() };
+        volumes.create(Some("media".to_owned())).unwrap();
+        let point = volumes.find("media").unwrap().join("films");
+        fs::create_dir(&point).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", &point, "tmpfs", flags, None).unwrap();
+        fs::write(point.join("film"), "kept").unwrap();
+        let removed = volumes.remove("media");
+        let pruned = volumes.prune().unwrap();
+        let is_kept = point.join("film").exists();
+        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::DETACH).unwrap();
+        assert!(removed.unwrap_err().to_string().contains("unmount it first") && is_kept);
+        assert!(pruned.removed.is_empty() && pruned.failures.len() == 1);
+        volumes.remove("media").unwrap();
+    }
+
+    #[test]
     fn what_a_container_has_stays() {
         let root = tempfile::tempdir().unwrap();
-        let users = BTreeMap::from([("used".to_owned(), vec!["pod/web".to_owned()])]);
+        let users = Users::one("used", "pod/web");
         let volumes = Volumes { folder: root.path().join("volumes"), users };
         assert!(volumes.names().unwrap().is_empty());
         for name in ["used", "free"] {
@@ -341,7 +422,7 @@ mod tests {
         assert!(volumes.remove("used").unwrap_err().to_string().contains("pod/web"));
         assert!(volumes.remove("none").unwrap_err().to_string().contains("volume ls"));
         assert!(bytes_below(&volumes.find("free").unwrap()) >= 10_000);
-        assert_eq!(volumes.prune().unwrap(), ["free"]);
+        assert_eq!(volumes.prune().unwrap().removed, ["free"]);
         assert_eq!(volumes.names().unwrap(), ["used"]);
         std::os::unix::fs::symlink("/etc", volumes.folder.join("link")).unwrap();
         assert!(volumes.remove("link").is_err() && Path::new("/etc/passwd").exists());
