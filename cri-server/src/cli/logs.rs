@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use crisp_proto::runtime::v1::{ContainerState, ContainerStatus, ContainerStatusRequest};
+use crisp_proto::runtime::v1::{ContainerStatus, ContainerStatusRequest};
 
-use super::Client;
 use super::client::refused;
 use super::names::Names;
+use super::reconnect::Reconnect;
+use super::{Client, wait};
 use crate::log::{Follower, Line, Stream};
 use crate::time;
 
@@ -123,11 +124,17 @@ async fn follow(
     follower: &mut Follower,
     printer: &mut Printer,
 ) -> anyhow::Result<()> {
+    let mut reconnect = Reconnect::default();
     loop {
         // The state is read before the file: the file then has all output from before the end.
-        let over = match status(client, id).await {
-            Ok(status) => status.state() == ContainerState::ContainerExited,
-            Err(_) => true,
+        let over = match wait::now(client, id).await {
+            Ok(end) => {
+                reconnect.answered();
+                end.is_some()
+            }
+            // The container writes on while the server restarts, and the file is on this machine.
+            Err(status) if reconnect.may_repeat(&status) => false,
+            Err(status) => return Err(refused(status)),
         };
         // The status is requested once a second; the file is read more often.
         for _ in 0..10 {

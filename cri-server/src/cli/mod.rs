@@ -11,6 +11,8 @@ pub mod credentials;
 mod details;
 mod each;
 pub mod endpoint;
+#[cfg(test)]
+mod fake_server;
 mod filter;
 mod journal;
 mod json;
@@ -18,6 +20,7 @@ mod listing;
 pub mod names;
 pub mod output;
 mod output_file;
+mod reconnect;
 pub mod session;
 mod signals;
 mod targets;

@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use crisp_proto::runtime::v1::{
@@ -13,12 +13,10 @@ use tonic::{Code, Status};
 use super::Client;
 use super::client::refused;
 use super::names::Names;
+use super::reconnect::Reconnect;
 
 /// Pause between two status requests while no event comes: a starting server sends no events of the past.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Time limit for a restart of the server.
-const AWAY: Duration = Duration::from_secs(30);
 
 /// Wait for containers to end, and print their exit codes
 #[derive(Debug, clap::Args)]
@@ -57,24 +55,22 @@ impl Wait {
 /// # Errors
 /// The container is removed before its end is seen, or the server stays away for long.
 pub async fn exit_code(client: &mut Client, id: &str) -> anyhow::Result<i32> {
-    let mut lost_since = None;
+    let mut reconnect = Reconnect::default();
     loop {
-        match until_end(client, id).await {
+        match until_end(client, id, &mut reconnect).await {
             Ok(code) => return code.with_context(|| format!("container {id} was removed")),
-            Err(status) if status.code() == Code::Unavailable => {
-                let since = *lost_since.get_or_insert_with(Instant::now);
-                if since.elapsed() > AWAY {
-                    return Err(refused(status));
-                }
-                tokio::time::sleep(TICK).await;
-            }
+            Err(status) if reconnect.may_repeat(&status) => tokio::time::sleep(TICK).await,
             Err(status) => return Err(refused(status)),
         }
     }
 }
 
 /// Returns None when the container was removed before its end was seen.
-async fn until_end(client: &mut Client, id: &str) -> Result<Option<i32>, Status> {
+async fn until_end(
+    client: &mut Client,
+    id: &str,
+    reconnect: &mut Reconnect,
+) -> Result<Option<i32>, Status> {
     // Opened before the first status request, so that no end is missed.
     let mut events = match client.runtime.get_container_events(GetEventsRequest {}).await {
         Ok(events) => Some(events.into_inner()),
@@ -82,7 +78,9 @@ async fn until_end(client: &mut Client, id: &str) -> Result<Option<i32>, Status>
         Err(status) => return Err(status),
     };
     loop {
-        if let Some(code) = now(client, id).await? {
+        let code = now(client, id).await?;
+        reconnect.answered();
+        if let Some(code) = code {
             return Ok(code);
         }
         let event = async {
@@ -126,8 +124,34 @@ fn end_in(event: &ContainerEventResponse, id: &str) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use crisp_proto::runtime::v1::{ContainerStatus, ContainerStatusResponse};
+
+    use super::super::fake_server::{Answer, client};
     use super::*;
-    use crisp_proto::runtime::v1::ContainerStatus;
+
+    /// The answer of each second: the server restarts at 2 and 102, and the container ends at 200.
+    fn answer(second: u32) -> Answer {
+        let state = match second {
+            2 | 102 => return Answer::Refusal(Status::unavailable("the server restarts")),
+            200.. => ContainerState::ContainerExited,
+            _ => ContainerState::ContainerRunning,
+        };
+        let status = ContainerStatus { state: state.into(), exit_code: 3, ..ContainerStatus::default() };
+        Answer::Container(Box::new(ContainerStatusResponse { status: Some(status), ..Default::default() }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_outlives_two_restarts_of_the_server() {
+        let seconds = AtomicU32::new(0);
+        let mut client = client(move |method| match method {
+            "ContainerStatus" => answer(seconds.fetch_add(1, Ordering::Relaxed)),
+            method => Answer::Refusal(Status::unimplemented(method)),
+        })
+        .await;
+        assert_eq!(exit_code(&mut client, "a").await.unwrap(), 3);
+    }
 
     #[test]
     fn the_event_of_an_end_has_the_code() {

@@ -50,7 +50,9 @@ impl Follower {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn read_what_is_there(&mut self, each: &mut impl FnMut(Line) -> io::Result<()>) -> io::Result<()> {
-        let mut left = std::fs::metadata(&self.path).map_or(0, |there| there.len()) / CHUNK as u64 + 1;
+        let there = std::fs::metadata(&self.path).map_or(0, |there| there.len());
+        // After a rotation, the rest of the open file comes first. Each file ends with a part of a piece.
+        let mut left = (there + self.unread()?) / CHUNK as u64 + 2;
         while left > 0 && self.read(each)? {
             left -= 1;
         }
@@ -189,6 +191,28 @@ mod tests {
         writeln!(file, "t stdout F two").unwrap();
         writeln!(next, "t stdout F three").unwrap();
         assert_eq!(read(&mut follower), ["two", "three"]);
+    }
+
+    #[test]
+    fn what_is_there_includes_the_rest_of_a_rotated_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("0.log");
+        let mut file = File::create(&path).unwrap();
+        writeln!(file, "t stdout F 0").unwrap();
+        let mut follower = Follower::new(&path);
+        assert_eq!(read(&mut follower), ["0"]);
+        let text: String = (1..100_000).map(|n| format!("t stdout F {n}\n")).collect();
+        file.write_all(text.as_bytes()).unwrap();
+        std::fs::rename(&path, folder.path().join("0.log.old")).unwrap();
+        std::fs::write(&path, "t stdout F last\n").unwrap();
+        let mut lines = Vec::new();
+        let mut each = |line: Line| {
+            lines.push(String::from_utf8_lossy(&line.content).into_owned());
+            Ok(())
+        };
+        follower.read_what_is_there(&mut each).unwrap();
+        let expected = (1..100_000).map(|n| n.to_string()).chain(["last".to_owned()]);
+        assert!(lines.into_iter().eq(expected));
     }
 
     #[test]

@@ -126,9 +126,12 @@ impl Users {
 mod tests {
     use std::fs;
 
+    use crisp_proto::runtime::v1::{Container, ListContainersResponse, ListPodSandboxResponse};
     use serde_json::json;
+    use tonic::Status;
 
     use super::*;
+    use crate::cli::fake_server::{Answer, client};
     use crate::run::supervise::record::PodRecord;
 
     #[test]
@@ -148,6 +151,27 @@ mod tests {
         fs::write(layout::supervised_record(&pods, "u2"), "{").unwrap();
         users.add_pods(root.path(), &volumes).unwrap();
         assert!(users.complete().unwrap_err().to_string().contains("crisp down u2"));
+    }
+
+    /// A server with one container, whose status it refuses.
+    async fn load_without_status(refusal: Status) -> anyhow::Result<Users> {
+        let root = tempfile::tempdir().unwrap();
+        let mut client = client(move |method| match method {
+            "ListContainers" => Answer::Containers(ListContainersResponse {
+                containers: vec![Container { id: "a".into(), ..Container::default() }],
+            }),
+            "ListPodSandbox" => Answer::Pods(ListPodSandboxResponse::default()),
+            _ => Answer::Refusal(refusal.clone()),
+        })
+        .await;
+        Users::load(&mut client, root.path(), &layout::named_volumes(root.path())).await
+    }
+
+    #[tokio::test]
+    async fn volume_prune_removes_nothing_when_users_are_not_known() {
+        let error = load_without_status(Status::unavailable("restarts")).await.unwrap_err();
+        assert!(format!("{error:#}").contains("what uses volumes is not known"), "{error:#}");
+        assert!(load_without_status(Status::not_found("a")).await.is_ok());
     }
 
     #[test]
