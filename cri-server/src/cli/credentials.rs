@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!   read:   REGISTRY_AUTH_FILE > containers/auth.json > docker's config.json   (credHelpers > credsStore > auths)
-//!   write:  REGISTRY_AUTH_FILE, else docker's config.json
+//!   write:  the first of them with a login for the registry, else docker's config.json
 //! ```
 //!
 //! A secret is sent to a helper on its standard input; it is in no message.
 
 use std::fs;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown, fchown};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -74,12 +74,14 @@ impl Logins {
         Ok(None)
     }
 
-    /// Keeps a login.
+    /// Keeps a login, where [`find`](Self::find) will read it: an earlier file with a login for the registry
+    /// would hide it. Returns the place.
     ///
     /// # Errors
     /// The file cannot be written, or the helper refuses.
     pub async fn store(&self, registry: &str, username: &str, password: &str) -> anyhow::Result<String> {
-        let mut file = read(&self.home)?.unwrap_or_else(|| json!({}));
+        let keys = keys(registry, "");
+        let (path, mut file) = self.place(&keys).await?;
         let key = key(registry);
         if let Some(helper) = helper(&file, std::slice::from_ref(&key)) {
             let input = json!({ "ServerURL": key, "Username": username, "Secret": password });
@@ -90,31 +92,78 @@ impl Logins {
         if !file["auths"].is_object() {
             file["auths"] = Value::Object(Map::new());
         }
+        // Another form of the key would be read first.
+        remove_entries(&mut file, &keys);
         file["auths"][&key] = json!({ "auth": auth });
-        write(&self.home, &file)?;
-        Ok(self.home.display().to_string())
+        write(path, &file)?;
+        Ok(path.display().to_string())
     }
 
-    /// Forgets a login. Returns false when there was none.
+    /// The first file with a login for one of the keys, else the one for new logins.
+    async fn place(&self, keys: &[String]) -> anyhow::Result<(&Path, Value)> {
+        for path in &self.files {
+            let Some(file) = read(path)? else { continue };
+            if found(&file, keys).await?.is_some() {
+                return Ok((path, file));
+            }
+        }
+        Ok((&self.home, read(&self.home)?.unwrap_or_else(|| json!({}))))
+    }
+
+    /// Forgets a login, in all files and helpers. Returns false when there was none.
     ///
     /// # Errors
-    /// The file or the helper refuses.
+    /// A file or a helper refuses; the others have forgotten it.
     pub async fn erase(&self, registry: &str) -> anyhow::Result<bool> {
-        let Some(mut file) = read(&self.home)? else { return Ok(false) };
-        let keys = keys(registry, "");
-        if let Some(helper) = helper(&file, &keys) {
-            run_helper(&helper, "erase", &key(registry)).await?;
-            return Ok(true);
+        let (mut is_gone, mut failure) = (false, None);
+        for (index, path) in self.files.iter().chain([&self.home]).enumerate() {
+            if self.files[..index.min(self.files.len())].contains(path) {
+                continue;
+            }
+            match erase_from(path, registry).await {
+                Ok(was_there) => is_gone |= was_there,
+                Err(error) => failure = failure.or(Some(error)),
+            }
         }
-        let Some(auths) = file["auths"].as_object_mut() else { return Ok(false) };
-        let before = auths.len();
-        auths.retain(|name, _| !keys.contains(name));
-        let is_gone = auths.len() < before;
-        if is_gone {
-            write(&self.home, &file)?;
-        }
-        Ok(is_gone)
+        failure.map_or(Ok(is_gone), Err)
     }
+}
+
+async fn erase_from(path: &Path, registry: &str) -> anyhow::Result<bool> {
+    let Some(mut file) = read(path)? else { return Ok(false) };
+    let keys = keys(registry, "");
+    // A helper's login hides an older one in the file.
+    let is_gone = remove_entries(&mut file, &keys);
+    if is_gone {
+        write(path, &file)?;
+    }
+    let of_helper = match helper(&file, &keys) {
+        Some(helper) => erase_from_helper(&helper, &keys).await?,
+        None => false,
+    };
+    Ok(is_gone || of_helper)
+}
+
+async fn erase_from_helper(helper: &str, keys: &[String]) -> anyhow::Result<bool> {
+    let mut is_gone = false;
+    for server in keys.iter().filter(|key| is_server(key)) {
+        let is_there = of_helper(helper, server).await?.is_some();
+        let erased = run_helper(helper, "erase", server).await;
+        // Many helpers fail for a login that they do not have.
+        if is_there {
+            erased?;
+            is_gone = true;
+        }
+    }
+    Ok(is_gone)
+}
+
+/// Removes the logins under these keys. Returns whether there was one.
+fn remove_entries(file: &mut Value, keys: &[String]) -> bool {
+    let Some(auths) = file["auths"].as_object_mut() else { return false };
+    let before = auths.len();
+    auths.retain(|name, _| !keys.contains(name));
+    auths.len() < before
 }
 
 /// The key under which a login for a registry is written.
@@ -161,16 +210,20 @@ fn read(path: &Path) -> anyhow::Result<Option<Value>> {
     }
 }
 
-/// Replaces the file with one that only its owner can read.
+/// Replaces the file with one that only its owner can read. A link stays, and so does the owner: with sudo, the
+/// file is that of the user.
 fn write(path: &Path, file: &Value) -> anyhow::Result<()> {
     use std::io::Write as _;
     let failed = || path.display().to_string();
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(failed)?;
-    }
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let folder = path.parent().unwrap_or(path);
+    make_folder(folder).with_context(failed)?;
+    let owner = fs::metadata(path).or_else(|_| fs::metadata(folder)).with_context(failed)?;
     let draft = path.with_extension(format!("{}.new", std::process::id()));
     let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft);
     let written = made.and_then(|mut draft| {
+        // Only root can give it away.
+        let _ = fchown(&draft, Some(owner.uid()), Some(owner.gid()));
         draft.write_all(serde_json::to_string_pretty(file)?.as_bytes())?;
         draft.sync_all()
     });
@@ -179,6 +232,19 @@ fn write(path: &Path, file: &Value) -> anyhow::Result<()> {
         let _ = fs::remove_file(&draft);
     }
     placed.with_context(failed)
+}
+
+/// Makes a missing folder, for the owner of the folder above it.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder.parent().ok_or(ErrorKind::NotFound)?;
+    make_folder(above)?;
+    fs::DirBuilder::new().mode(0o700).create(folder)?;
+    let owner = fs::metadata(above)?;
+    let _ = chown(folder, Some(owner.uid()), Some(owner.gid()));
+    Ok(())
 }
 
 /// The helper that has the login of one of the keys.
@@ -318,6 +384,62 @@ mod tests {
         fs::write(&logins.home, r#"{"auths": {"r": {"auth": "c2VjcmV0"#).unwrap();
         let error = format!("{:#}", logins.find("busybox").await.unwrap_err());
         assert!(error.contains("config.json") && !error.contains("c2VjcmV0"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_new_login_replaces_the_one_that_is_read_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let logins = logins(folder.path(), r#"{"auths": {"o.test": {"auth": "x"}}}"#);
+        let podman = &logins.files[0];
+        fs::write(podman, r#"{"auths": {"https://r.test/v1/": {"auth": "stale"}}}"#).unwrap();
+        let place = logins.store("r.test", "ann", "new").await.unwrap();
+        assert_eq!(Path::new(&place), podman);
+        assert_eq!(logins.find("r.test/x").await.unwrap().unwrap().auth, "YW5uOm5ldw==");
+        let place = logins.store("q.test", "ann", "new").await.unwrap();
+        assert_eq!(Path::new(&place), logins.home);
+    }
+
+    #[tokio::test]
+    async fn no_login_is_left_in_any_file_after_a_logout() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"auths": {"r.test": {"auth": "x"}, "o.test": {"auth": "x"}}}"#;
+        let logins = logins(folder.path(), text);
+        fs::write(&logins.files[0], text).unwrap();
+        assert!(logins.erase("r.test").await.unwrap());
+        assert!(logins.find("r.test/x").await.unwrap().is_none());
+        assert!(logins.find("o.test/x").await.unwrap().is_some());
+        assert!(!logins.erase("r.test").await.unwrap());
+        // A damaged file is named, and the other one forgets.
+        fs::write(&logins.files[0], "{").unwrap();
+        let error = format!("{:#}", logins.erase("o.test").await.unwrap_err());
+        assert!(error.contains("missing.json"), "{error}");
+        assert!(!fs::read_to_string(&logins.home).unwrap().contains("o.test"));
+    }
+
+    #[tokio::test]
+    async fn a_login_file_keeps_its_owner_and_its_link() {
+        crisp_skip::needs!();
+        let folder = tempfile::tempdir().unwrap();
+        let logins = logins(folder.path(), "{}");
+        let target = folder.path().join("dotfiles.json");
+        fs::rename(&logins.home, &target).unwrap();
+        std::os::unix::fs::symlink(&target, &logins.home).unwrap();
+        chown(&target, Some(1234), Some(1235)).unwrap();
+        logins.store("r.test", "ann", "new").await.unwrap();
+        assert!(fs::symlink_metadata(&logins.home).unwrap().is_symlink());
+        let there = fs::metadata(&target).unwrap();
+        assert_eq!((there.uid(), there.gid(), there.mode() & 0o777), (1234, 1235, 0o600));
+
+        // In a home without a folder for it yet.
+        let home = folder.path().join("home");
+        fs::create_dir(&home).unwrap();
+        chown(&home, Some(1234), Some(1235)).unwrap();
+        let path = home.join(".docker/config.json");
+        let logins = Logins { files: vec![path.clone()], home: path.clone() };
+        logins.store("r.test", "ann", "new").await.unwrap();
+        for path in [&*path, path.parent().unwrap()] {
+            assert_eq!(fs::metadata(path).unwrap().uid(), 1234, "{}", path.display());
+        }
     }
 
     #[test]
