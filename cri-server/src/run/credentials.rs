@@ -91,10 +91,46 @@ fn fits(server: &str, registry: &str, repository: &str) -> Option<usize> {
     let server = server.strip_suffix("/v1").or(server.strip_suffix("/v2")).unwrap_or(server);
     let (host, path) = server.split_once('/').unwrap_or((server, ""));
     let is_hub = |host: &str| ["docker.io", "index.docker.io", "registry-1.docker.io"].contains(&host);
-    let same_host = host == registry || (is_hub(host) && is_hub(registry));
+    let same_host = is_same_host(host, registry) || (is_hub(host) && is_hub(registry));
     let inside = path.is_empty()
         || repository.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     (same_host && inside).then_some(server.len())
+}
+
+/// Whether a host is that of the pattern. As with kubelet, `*` and `?` stand for a part of one label of the name.
+fn is_same_host(pattern: &str, host: &str) -> bool {
+    let port_of = |host: &str| host.rsplit_once(':').map(|(_, port)| port.to_owned());
+    let labels = |host: &str| {
+        let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
+        name.split('.').map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (patterns, parts) = (labels(pattern), labels(host));
+    port_of(pattern) == port_of(host)
+        && patterns.len() == parts.len()
+        && patterns.iter().zip(&parts).all(|(pattern, part)| fits_label(pattern.as_bytes(), part.as_bytes()))
+}
+
+fn fits_label(pattern: &[u8], text: &[u8]) -> bool {
+    // Where the last star is, and where the text that it stands for ends.
+    let (mut p, mut t, mut star) = (0, 0, None);
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((at, end)) = star else { return false };
+                star = Some((at, end + 1));
+                (p, t) = (at + 1, end + 1);
+            }
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
 fn auth(login: Login) -> Auth {
@@ -112,6 +148,30 @@ fn auth(login: Login) -> Auth {
 mod tests {
     use super::super::manifest::parse;
     use super::*;
+
+    #[test]
+    fn a_star_stands_for_a_part_of_one_label() {
+        let fits = |pattern: &str, host: &str| fits(pattern, host, "app").is_some();
+        for (pattern, host) in [
+            ("*.azurecr.io", "a.azurecr.io"),
+            ("https://*.dkr.ecr.*.amazonaws.com/v2/", "12.dkr.ecr.eu-1.amazonaws.com"),
+            ("r*-?.example:5000/app", "reg-1.example:5000"),
+            ("*a*b*.io", "xaxbxab.io"),
+        ] {
+            assert!(fits(pattern, host), "{pattern} {host}");
+        }
+        for (pattern, host) in [
+            ("*.azurecr.io", "a.b.azurecr.io"),
+            ("*.azurecr.io", "azurecr.io"),
+            ("*.azurecr.io", "a.azurecr.io:5000"),
+            ("r?.example", "r.example"),
+            ("*", "r.example"),
+            ("*.azurecr.io/other", "a.azurecr.io"),
+            ("*ab.io", "aba.io"),
+        ] {
+            assert!(!fits(pattern, host), "{pattern} {host}");
+        }
+    }
 
     #[test]
     fn credentials_are_those_of_the_longest_name_that_fits() {
