@@ -20,6 +20,7 @@ mod config;
 mod log;
 mod logging;
 mod oci;
+mod print;
 mod progress;
 mod rpc_error;
 mod run;

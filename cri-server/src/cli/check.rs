@@ -10,6 +10,7 @@ use super::client::refused;
 use super::listing::Format;
 use super::pull::{credentials_of_environment, pull};
 use super::{Client, json};
+use crate::print;
 use crate::table::size;
 
 /// Check the unpacked layers of images
@@ -35,7 +36,11 @@ impl Check {
         if !self.output.print(|| Ok(json!({ "layers": json::list(&layers)? })))? {
             let bytes = layers.iter().map(|layer| layer.bytes).sum();
             let damaged = layers.iter().filter(|layer| is(layer, LayerCondition::ConditionDamaged)).count();
-            println!("{} layers checked ({}), {damaged} damaged", layers.len(), size(bytes));
+            print::best_effort(format_args!(
+                "{} layers checked ({}), {damaged} damaged",
+                layers.len(),
+                size(bytes)
+            ));
         }
         let bad: Vec<&CheckLayersReply> = layers.iter().filter(|layer| is_bad(layer)).collect();
         let replaced = self.pull && !bad.is_empty() && self.replace(&mut client, &bad).await?;
@@ -49,7 +54,7 @@ impl Check {
         let mut layers = Vec::new();
         while let Some(layer) = replies.message().await.map_err(refused)? {
             if !self.output.is_document() && !is(&layer, LayerCondition::ConditionSound) {
-                println!("{}", line(&layer));
+                print::best_effort(line(&layer));
             }
             layers.push(layer);
         }
@@ -64,9 +69,9 @@ impl Check {
         let images: BTreeSet<&String> = bad.iter().filter_map(|layer| layer.images.first()).collect();
         for image in images {
             match pull(client, image, auth.clone(), None).await {
-                Ok(_) => eprintln!("{image}: pulled again"),
+                Ok(_) => print::warning(format_args!("{image}: pulled again")),
                 Err(error) => {
-                    eprintln!("crisp: {image}: {error:#}");
+                    print::warning(format_args!("crisp: {image}: {error:#}"));
                     all = false;
                 }
             }

@@ -7,6 +7,7 @@ use crisp_proto::crisp::v1::CommitContainerRequest;
 use super::Client;
 use super::client::refused;
 use super::names::Names;
+use crate::print;
 
 /// Make an image of a container: the layers of its image and one with the container's own changes
 ///
@@ -48,7 +49,7 @@ impl Commit {
             comment: self.message,
             no_pause: self.no_pause,
         };
-        println!("{}", client.containers.commit(request).await.map_err(refused)?.into_inner().image_id);
+        print::line(client.containers.commit(request).await.map_err(refused)?.into_inner().image_id)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -1,6 +1,6 @@
 //! One operation on several objects that the user names, with one exit code for all.
 
-use std::io::Write as _;
+use crate::print;
 use std::process::ExitCode;
 
 /// Calls `work` for each name and prints the name when it is done. After a failure it prints the error and
@@ -10,9 +10,9 @@ pub async fn each(names: &[String], mut work: impl AsyncFnMut(&str) -> anyhow::R
     for name in names {
         match work(name).await {
             // The work goes on when the reader of the output has left.
-            Ok(()) => drop(writeln!(std::io::stdout(), "{name}")),
+            Ok(()) => print::best_effort(name),
             Err(error) => {
-                eprintln!("crisp: {name}: {error:#}");
+                print::warning(format_args!("crisp: {name}: {error:#}"));
                 code = ExitCode::FAILURE;
             }
         }

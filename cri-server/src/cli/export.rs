@@ -12,6 +12,7 @@ use super::client::refused;
 use super::names::Names;
 use super::save::{input, pieces};
 use super::{Client, output_file};
+use crate::print;
 
 /// Write the files of a container, running or not, to an archive; without its volumes
 #[derive(Debug, clap::Args)]
@@ -65,7 +66,7 @@ impl Import {
             let (tag, changes, comment) = first.take().unwrap_or_default();
             ImportImageRequest { data, tag, changes, comment }
         });
-        println!("{}", client.store.import(pieces).await.map_err(refused)?.into_inner().id);
+        print::line(client.store.import(pieces).await.map_err(refused)?.into_inner().id)?;
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::Client;
 use super::client::refused;
 use super::listing::{Format, RowFormat};
+use crate::print;
 use crate::table::{Table, short, size};
 use crate::time::{ago, parse};
 
@@ -53,7 +54,7 @@ impl History {
         let info = reply.info.get("info").context("the server says nothing of the image's history")?;
         let rows = self.rows(&image.id, &serde_json::from_str(info)?);
         if self.quiet {
-            rows.iter().for_each(|row| println!("{}", row["ID"].as_str().unwrap_or_default()));
+            rows.iter().try_for_each(|row| print::line(row["ID"].as_str().unwrap_or_default()))?;
         } else if !self.output.print(|| Ok(json!({ "history": rows })))? {
             format.print(&rows, || table(&rows))?;
         }

@@ -14,6 +14,7 @@ use super::connect;
 use super::credentials::Logins;
 use super::terminal::without_echo;
 use crate::config::Settings;
+use crate::print;
 
 /// Store a user name and password for a registry; pulls use them
 ///
@@ -69,7 +70,7 @@ impl Login {
         check(settings, &registry, &username, &password)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let place = runtime.block_on(Logins::of_user()?.store(&registry, &username, &password))?;
-        println!("Login for {registry} kept in {place}");
+        print::line(format_args!("Login for {registry} kept in {place}"))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -81,7 +82,7 @@ impl Logout {
         if !runtime.block_on(Logins::of_user()?.erase(&registry))? {
             bail!("there is no login for {registry}");
         }
-        println!("Login for {registry} removed");
+        print::line(format_args!("Login for {registry} removed"))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -97,7 +98,7 @@ fn check(settings: &Settings, registry: &str, username: &str, password: &str) ->
         Ok(Err(status)) if status.code() != Code::Unimplemented => Err(refused(status)),
         Ok(Err(_)) => Ok(()),
         Err(error) => {
-            eprintln!("crisp: the password is not checked: {error:#}");
+            print::warning(format_args!("crisp: the password is not checked: {error:#}"));
             Ok(())
         }
     }

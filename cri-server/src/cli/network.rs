@@ -13,6 +13,7 @@ use super::client::refused;
 use super::listing::Format;
 use super::names::Names;
 use super::{Client, json};
+use crate::print;
 use crate::table::Table;
 
 /// Make, list and remove networks of pods
@@ -195,7 +196,7 @@ impl Rm {
             match removed.map_err(refused) {
                 Ok(_) => writeln!(std::io::stdout(), "{name}")?,
                 Err(error) => {
-                    eprintln!("crisp: {error:#}");
+                    print::warning(format_args!("crisp: {error:#}"));
                     code = ExitCode::FAILURE;
                 }
             }

@@ -12,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Client;
 use super::client::refused;
 use super::names::Names;
+use crate::print;
 
 /// Pause after a failed accept.
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(200);
@@ -49,7 +50,7 @@ impl PortForward {
         for (local, remote) in self.ports {
             let listener = TcpListener::bind((self.address, local)).await;
             let listener = listener.with_context(|| format!("cannot listen on {}:{local}", self.address))?;
-            println!("{} -> {remote}", listener.local_addr()?);
+            print::line(format_args!("{} -> {remote}", listener.local_addr()?))?;
             accepting.spawn(accept(listener, remote, session.clone()));
         }
         tokio::select! {
@@ -71,7 +72,7 @@ async fn accept(listener: TcpListener, remote: u16, session: Arc<PortForwardClie
         let socket = match accepted {
             Ok((socket, _)) => socket,
             Err(error) => {
-                eprintln!("port {remote}: cannot accept a connection: {error}");
+                print::warning(format_args!("port {remote}: cannot accept a connection: {error}"));
                 // Descriptors become free when other connections end.
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -80,7 +81,7 @@ async fn accept(listener: TcpListener, remote: u16, session: Arc<PortForwardClie
         match session.open(remote) {
             Ok(forwarded) => drop(connections.spawn(forward(socket, forwarded, remote))),
             // Only this connection is too much; if the session has ended, the next accept finds that.
-            Err(error) => eprintln!("port {remote}: a connection is closed: {error}"),
+            Err(error) => print::warning(format_args!("port {remote}: a connection is closed: {error}")),
         }
     }
 }
@@ -109,7 +110,7 @@ async fn forward(socket: TcpStream, forwarded: ForwardedPort, remote: u16) {
     };
     let failure = async {
         if let Ok(Some(text)) = error.read().await {
-            eprintln!("port {remote}: {}", String::from_utf8_lossy(&text));
+            print::warning(format_args!("port {remote}: {}", String::from_utf8_lossy(&text)));
         }
     };
     let _ = tokio::join!(async { tokio::try_join!(send, receive) }, failure);

@@ -17,6 +17,7 @@ use super::names::Names;
 use super::ps::image_name;
 use super::targets::is_supervised;
 use super::volume;
+use crate::print;
 use crate::table::{Table, size};
 use crate::time;
 
@@ -135,8 +136,7 @@ impl SystemCommand {
         let before = used(&mut client).await?;
         containers(&mut client, &Filters::default()).await?;
         pods(&mut client).await?;
-        let code =
-            if prune.volumes { volume::prune(&mut client).await?.report() } else { ExitCode::SUCCESS };
+        let code = if prune.volumes { volume::prune(&mut client).await?.report() } else { ExitCode::SUCCESS };
         images(&mut client, prune.all).await?;
         report(&mut client, before).await?;
         Ok(code)
@@ -176,7 +176,7 @@ async fn containers(client: &mut Client, filters: &Filters) -> anyhow::Result<()
     for container in names.containers.iter().filter(is_meant) {
         let request = RemoveContainerRequest { container_id: container.id.clone() };
         client.runtime.remove_container(request).await.map_err(refused)?;
-        println!("{}", container.id);
+        print::best_effort(&container.id);
     }
     Ok(())
 }
@@ -189,7 +189,7 @@ async fn pods(client: &mut Client) -> anyhow::Result<()> {
     {
         let request = RemovePodSandboxRequest { pod_sandbox_id: pod.id.clone() };
         client.runtime.remove_pod_sandbox(request).await.map_err(refused)?;
-        println!("{}", pod.id);
+        print::best_effort(&pod.id);
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ async fn images(client: &mut Client, all: bool) -> anyhow::Result<()> {
     for image in unused(client).await?.into_iter().filter(|image| all || image.repo_tags.is_empty()) {
         let spec = Some(ImageSpec { image: image.id.clone(), ..ImageSpec::default() });
         client.images.remove_image(RemoveImageRequest { image: spec }).await.map_err(refused)?;
-        println!("{}", image.repo_tags.first().unwrap_or(&image.id));
+        print::best_effort(image.repo_tags.first().unwrap_or(&image.id));
     }
     Ok(())
 }
@@ -223,7 +223,10 @@ async fn used(client: &mut Client) -> anyhow::Result<u64> {
 }
 
 async fn report(client: &mut Client, before: u64) -> anyhow::Result<ExitCode> {
-    println!("Total reclaimed space: {}", size(before.saturating_sub(used(client).await?)));
+    print::best_effort(format_args!(
+        "Total reclaimed space: {}",
+        size(before.saturating_sub(used(client).await?))
+    ));
     Ok(ExitCode::SUCCESS)
 }
 

@@ -14,6 +14,7 @@ use tonic::{Code, Streaming};
 use super::Client;
 use super::client::refused;
 use super::credentials::Logins;
+use crate::print;
 use crate::progress::{Bars, LayerView, View};
 
 /// Pull images from their registries
@@ -61,10 +62,13 @@ impl Pull {
                 (auth, _) => auth.clone(),
             };
             match pull(&mut client, image, auth, bars.as_mut()).await {
-                Ok(id) if self.quiet => println!("{id}"),
-                Ok(id) => println!("{image}: {id} in {:.1}s", started.elapsed().as_secs_f64()),
+                Ok(id) if self.quiet => print::best_effort(format_args!("{id}")),
+                Ok(id) => print::best_effort(format_args!(
+                    "{image}: {id} in {:.1}s",
+                    started.elapsed().as_secs_f64()
+                )),
                 Err(error) => {
-                    eprintln!("crisp: {error:#}");
+                    print::warning(format_args!("crisp: {error:#}"));
                     code = ExitCode::FAILURE;
                 }
             }
@@ -78,10 +82,10 @@ impl Pull {
             let request = CancelPullRequest { image: image.clone() };
             let reply = client.pulls.cancel_pull(request).await.map_err(refused)?.into_inner();
             if reply.cancelled == 0 {
-                eprintln!("crisp: {image}: no pull of it is under way");
+                print::warning(format_args!("crisp: {image}: no pull of it is under way"));
                 code = ExitCode::FAILURE;
             } else if !self.quiet {
-                println!("{image}: cancelled");
+                print::best_effort(format_args!("{image}: cancelled"));
             }
         }
         Ok(code)
@@ -100,7 +104,7 @@ pub async fn with_login(client: &mut Client, image: &str, bars: Option<&mut Bars
 /// The stored login for an image. Login files that cannot be read do not prevent the pull of a public image.
 async fn login(logins: &Logins, image: &str) -> Option<AuthConfig> {
     logins.find(image).await.unwrap_or_else(|error| {
-        eprintln!("crisp: {image}: no login is used: {error:#}");
+        print::warning(format_args!("crisp: {image}: no login is used: {error:#}"));
         None
     })
 }

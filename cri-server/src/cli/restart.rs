@@ -11,6 +11,7 @@ use super::names::{Names, Target};
 use super::start::start;
 use super::stop::stop_container;
 use super::targets::is_supervised;
+use crate::print;
 
 /// Stop containers and start them again; they keep their files
 #[derive(Debug, clap::Args)]
@@ -45,10 +46,10 @@ impl Restart {
     async fn restart(&self, client: &mut Client, container: &Container) -> anyhow::Result<()> {
         stop_container(client, &container.id, self.timeout).await?;
         if is_supervised(container) {
-            eprintln!(
+            print::warning(format_args!(
                 "crisp: {}: stopped; its supervisor starts it where its restartPolicy says so",
                 container.id
-            );
+            ));
             return Ok(());
         }
         let was_started = container.state() != ContainerState::ContainerCreated;

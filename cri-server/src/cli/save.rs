@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::client::refused;
 use super::{Client, output_file};
+use crate::print;
 
 /// Bytes of one piece.
 const PIECE: usize = 256 << 10;
@@ -71,9 +72,9 @@ impl Load {
         let loaded = client.store.load(pieces).await.map_err(refused)?.into_inner();
         for image in loaded.images {
             match &image.tags[..] {
-                _ if self.quiet => println!("{}", image.id),
-                [] => println!("Loaded image ID: {}", image.id),
-                tags => tags.iter().for_each(|tag| println!("Loaded image: {tag}")),
+                _ if self.quiet => print::line(image.id)?,
+                [] => print::line(format_args!("Loaded image ID: {}", image.id))?,
+                tags => tags.iter().try_for_each(|tag| print::line(format_args!("Loaded image: {tag}")))?,
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -103,7 +104,7 @@ pub fn pieces<T: Send + 'static>(
                 Ok(length) => data.truncate(length),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    eprintln!("crisp: cannot read the archive: {error}");
+                    print::warning(format_args!("crisp: cannot read the archive: {error}"));
                     return;
                 }
             }

@@ -12,6 +12,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::signals::Signals;
+use crate::print;
 
 /// Bytes of one read.
 const READ: usize = 32 << 10;
@@ -71,7 +72,7 @@ pub fn without_echo<T>(prompt: impl FnOnce() -> T) -> anyhow::Result<T> {
     let restore_once = |changed: &Mutex<Option<Termios>>| {
         if let Some(saved) = changed.lock().unwrap_or_else(PoisonError::into_inner).take() {
             restore(&saved);
-            println!();
+            print::best_effort("");
         }
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

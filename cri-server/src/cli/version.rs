@@ -10,6 +10,7 @@ use super::listing::Format;
 use super::template::Template;
 use super::{Client, connect};
 use crate::config::Settings;
+use crate::print;
 
 /// Show the versions of this program and of the server
 ///
@@ -29,18 +30,18 @@ impl Version {
         let server = connect(settings, request_version);
         let document = document(server.as_ref().ok());
         if let Some(format) = &self.format {
-            println!("{}", Template::parse(format)?.render(&document)?);
+            print::line(Template::parse(format)?.render(&document)?)?;
         } else if !self.output.print(|| Ok(document.clone()))? {
-            println!("Client:  crisp {}", env!("CARGO_PKG_VERSION"));
+            print::line(format_args!("Client:  crisp {}", env!("CARGO_PKG_VERSION")))?;
             if let Ok(server) = &server {
-                println!("Server:  {} {}", server.runtime_name, server.runtime_version);
-                println!("CRI:     {}", server.runtime_api_version);
+                print::line(format_args!("Server:  {} {}", server.runtime_name, server.runtime_version))?;
+                print::line(format_args!("CRI:     {}", server.runtime_api_version))?;
             }
         }
         match server {
             Ok(_) => Ok(ExitCode::SUCCESS),
             Err(error) => {
-                eprintln!("crisp: {error:#}");
+                print::warning(format_args!("crisp: {error:#}"));
                 Ok(ExitCode::FAILURE)
             }
         }

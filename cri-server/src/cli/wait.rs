@@ -14,6 +14,7 @@ use super::Client;
 use super::client::refused;
 use super::names::Names;
 use super::reconnect::Reconnect;
+use crate::print;
 
 /// Pause between two status requests while no event comes: a starting server sends no events of the past.
 const TICK: Duration = Duration::from_secs(1);
@@ -41,7 +42,7 @@ impl Wait {
             match ended.await {
                 Ok(ended) => writeln!(std::io::stdout(), "{ended}")?,
                 Err(error) => {
-                    eprintln!("crisp: {name}: {error:#}");
+                    print::warning(format_args!("crisp: {name}: {error:#}"));
                     code = ExitCode::FAILURE;
                 }
             }
@@ -66,11 +67,7 @@ pub async fn exit_code(client: &mut Client, id: &str) -> anyhow::Result<i32> {
 }
 
 /// Returns None when the container was removed before its end was seen.
-async fn until_end(
-    client: &mut Client,
-    id: &str,
-    reconnect: &mut Reconnect,
-) -> Result<Option<i32>, Status> {
+async fn until_end(client: &mut Client, id: &str, reconnect: &mut Reconnect) -> Result<Option<i32>, Status> {
     // Opened before the first status request, so that no end is missed.
     let mut events = match client.runtime.get_container_events(GetEventsRequest {}).await {
         Ok(events) => Some(events.into_inner()),

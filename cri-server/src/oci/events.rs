@@ -8,10 +8,10 @@ use crisp_operation::parse_duration;
 use serde_json::{Value, json};
 
 use super::id::OciId;
-use super::print;
 use super::state_folder::StateFolder;
 use super::status;
 use super::wait::is_readable_within;
+use crate::print;
 
 /// Print a container's resource usage and OOM events as lines of JSON
 #[derive(Debug, clap::Args)]

@@ -3,7 +3,7 @@
 use crisp_executor::compile::capabilities::BY_NUMBER;
 use serde_json::{Value, json};
 
-use super::print;
+use crate::print;
 
 /// Print the features of crisp oci as JSON
 #[derive(Debug, clap::Args)]

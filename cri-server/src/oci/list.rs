@@ -9,9 +9,10 @@ use serde_json::Value;
 
 use super::id::OciId;
 use super::record::Record;
+use super::state;
 use super::state_folder::StateFolder;
 use super::status::{self, Status};
-use super::{print, state};
+use crate::print;
 use crate::table::Table;
 use crate::time;
 

@@ -33,7 +33,6 @@ mod namespaces;
 mod options;
 mod pause;
 mod pid_file;
-mod print;
 mod protected_program;
 mod ps;
 mod record;

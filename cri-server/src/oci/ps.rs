@@ -6,8 +6,8 @@ use crisp_executor::cgroup::{CgroupError, Cgroups};
 use crisp_sandbox::inventory::first_arguments;
 
 use super::id::OciId;
-use super::print;
 use super::state_folder::StateFolder;
+use crate::print;
 use crate::table::Table;
 
 /// Bytes of one command that are shown.

@@ -5,10 +5,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::id::OciId;
-use super::print;
 use super::record::Record;
 use super::state_folder::StateFolder;
 use super::status::{self, Status};
+use crate::print;
 use crate::time;
 
 /// Print the state of a container as JSON

@@ -18,6 +18,7 @@ use super::stop_request::{StopRequest, StopRequests};
 use super::streams::Streams;
 use super::{detached, pull};
 use crate::config::{NetworkKind, RawSettings, Settings};
+use crate::print;
 
 /// Run Kubernetes manifests, or a container from an image
 ///
@@ -146,7 +147,7 @@ pub fn run(command: Run, settings: Settings) -> anyhow::Result<ExitCode> {
         notice(format_args!("without effect here: {}", manifests.without_effect.join(", ")));
     }
     if command.check {
-        println!("{what} can be run");
+        print::line(format_args!("{what} can be run"))?;
         return Ok(ExitCode::SUCCESS);
     }
     foreground(settings, DisplayOptions::default(), async move |_: &Embedded| Ok(manifests))

@@ -16,6 +16,7 @@ use super::manifest::{self, Manifests, PodDocument};
 use super::report::notice;
 use crate::cli::endpoint;
 use crate::config::{ListenAddress, Settings};
+use crate::print;
 use crate::rpc_error::refused;
 use crate::table::Table;
 
@@ -73,7 +74,7 @@ pub fn up(path: &Path, settings: &Settings, replace: bool, is_dry: bool) -> anyh
         notice(format_args!("without effect here: {}", manifests.without_effect.join(", ")));
     }
     if is_dry {
-        return Ok(print_plan(&manifests));
+        return print_plan(&manifests);
     }
     let request = RunManifestsRequest {
         source: source(path),
@@ -88,13 +89,13 @@ pub fn up(path: &Path, settings: &Settings, replace: bool, is_dry: bool) -> anyh
 }
 
 /// Prints the pods that would be run.
-fn print_plan(manifests: &Manifests) -> ExitCode {
+fn print_plan(manifests: &Manifests) -> anyhow::Result<ExitCode> {
     for document in &manifests.pods {
         let pod = &document.pod;
         let names: Vec<_> = pod.all_containers().map(|container| container.name.as_str()).collect();
-        println!("{}/{}: {}", pod.namespace, pod.name, names.join(", "));
+        print::line(format_args!("{}/{}: {}", pod.namespace, pod.name, names.join(", ")))?;
     }
-    ExitCode::SUCCESS
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Down {

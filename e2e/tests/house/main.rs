@@ -103,6 +103,15 @@ fn dependencies(manifest: &str) -> Vec<String> {
     names.map(|line| line.split(['.', ' ', '=']).next().unwrap_or_default().to_owned()).collect()
 }
 
+/// println! and eprintln! abort the program when the reader of the stream has left: use `crate::print`.
+#[test]
+fn a_reader_that_leaves_stops_no_command() {
+    let found = offenders(|file| {
+        file.path.starts_with("cri-server/src/") && file.code().any(|line| line.contains("println!("))
+    });
+    assert_eq!(found, NONE);
+}
+
 #[test]
 fn no_module_is_called_after_nothing() {
     let names = ["utils", "util", "helpers", "helper", "common", "misc"];

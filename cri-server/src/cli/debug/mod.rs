@@ -21,6 +21,7 @@ use clap::Subcommand;
 
 use self::archive::Archive;
 use crate::config::{NetworkFlag, RawSettings, Settings};
+use crate::print;
 use crate::time;
 
 /// Collect material for finding the cause of a problem
@@ -72,7 +73,7 @@ impl Debug {
             archive.add(&member.name, member.text.as_bytes())?;
         }
         archive.finish()?;
-        println!("{}", file.display());
+        print::line(file.display())?;
         Ok(ExitCode::SUCCESS)
     }
 }

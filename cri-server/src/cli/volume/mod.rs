@@ -23,6 +23,7 @@ use super::each::each;
 use super::listing::{Format, RowFormat};
 use super::template::Template;
 use super::{Client, json};
+use crate::print;
 use crate::run::manifest::is_dns_name;
 use crate::run::volumes::folder::{make_whole, private_folder};
 use crate::run::volumes::mount_table;
@@ -116,7 +117,7 @@ impl Volume {
         let volumes = Volumes::load(&mut client).await?;
         match self.command {
             Command::Create { name } => {
-                println!("{}", volumes.create(name)?);
+                print::line(volumes.create(name)?)?;
                 Ok(ExitCode::SUCCESS)
             }
             Command::Ls(ls) => ls.run(&volumes),
@@ -138,7 +139,7 @@ impl Ls {
         let rows =
             volumes.names()?.iter().map(|name| volumes.describe(name)).collect::<anyhow::Result<Vec<_>>>()?;
         if self.quiet {
-            rows.iter().for_each(|row| println!("{}", row["Name"].as_str().unwrap_or_default()));
+            rows.iter().try_for_each(|row| print::line(row["Name"].as_str().unwrap_or_default()))?;
         } else if !self.output.print(|| Ok(json!({ "volumes": rows })))? {
             format.print(&rows, || table(&rows))?;
         }
@@ -269,8 +270,10 @@ impl Pruned {
     /// Prints what was removed and what was not.
     pub fn report(&self) -> ExitCode {
         // What follows is done even when the reader of the output has left.
-        self.removed.iter().for_each(|name| drop(writeln!(std::io::stdout(), "{name}")));
-        self.failures.iter().for_each(|failure| eprintln!("crisp: {failure}"));
+        self.removed.iter().for_each(print::best_effort);
+        for failure in &self.failures {
+            print::warning(format_args!("crisp: {failure}"));
+        }
         if self.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

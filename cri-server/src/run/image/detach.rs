@@ -21,6 +21,7 @@ use super::{ImageRun, Options, Pull, SOURCE, write_id};
 use crate::cli::client::Client;
 use crate::cli::{endpoint, pull};
 use crate::config::Settings;
+use crate::print;
 use crate::progress::Bars;
 use crate::rpc_error::refused;
 
@@ -58,7 +59,7 @@ pub async fn detach(mut run: ImageRun, settings: &Settings, replace: bool) -> an
     }
     let container = container.context("the server has ended the run without a container")?;
     write_id(&run.options, &container.id)?;
-    println!("{}", container.id);
+    print::line(container.id)?;
     Ok(ExitCode::SUCCESS)
 }
 

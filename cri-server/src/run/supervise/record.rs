@@ -163,10 +163,10 @@ mod tests {
     fn the_volumes_of_a_pod_are_those_of_its_claims_and_paths() {
         let mut record = record("u1");
         record.document = serde_json::json!({ "metadata": {"name": "p", "namespace": "shop"}, "unknown": 1,
-            "spec": { "volumes": [
-                {"name": "a", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "b", "emptyDir": {}},
-                {"name": "c", "hostPath": {"path": "/v/media/film"}}, {"name": "d", "hostPath": {"path": "/etc"}},
-            ]}});
+        "spec": { "volumes": [
+            {"name": "a", "persistentVolumeClaim": {"claimName": "data"}}, {"name": "b", "emptyDir": {}},
+            {"name": "c", "hostPath": {"path": "/v/media/film"}}, {"name": "d", "hostPath": {"path": "/etc"}},
+        ]}});
         let found = record.named_volumes(Path::new("/v"));
         assert_eq!(found, ["/v/shop_data", "/v/media/film"].map(PathBuf::from));
         assert_eq!(record.name(), ("shop", "p"));
