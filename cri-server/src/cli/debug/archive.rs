@@ -1,6 +1,7 @@
 //! A tar.gz that is written member by member.
 
 use std::fs::{File, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -32,7 +33,8 @@ impl Archive {
         let now = crisp_operation::clock::now() / 1_000_000_000;
         header.set_mtime(u64::try_from(now).unwrap_or_default());
         self.0.append_data(&mut header, format!("{FOLDER}/{name}"), bytes)?;
-        Ok(())
+        // For a command that is ended while it waits for the next member.
+        Ok(self.0.get_mut().flush()?)
     }
 
     /// # Errors

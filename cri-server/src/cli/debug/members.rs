@@ -9,7 +9,10 @@ use crisp_proto::runtime::v1::{
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
+use tonic::Code;
 
+use super::archive::Archive;
 use super::redact::{redact, redact_text};
 use super::server_log;
 use crate::cli::client::refused;
@@ -56,52 +59,76 @@ impl Member {
     }
 }
 
-/// Collects all members that are available.
-pub async fn collect(settings: &Settings) -> Vec<Member> {
+/// Adds all members that are available to the archive, each as soon as it is there.
+///
+/// # Errors
+/// The archive cannot be written.
+pub async fn collect(settings: &Settings, archive: &mut Archive) -> anyhow::Result<()> {
+    let mut add = |member: Member| archive.add(&member.name, member.text.as_bytes());
     let version = format!("crisp {}\n", env!("CARGO_PKG_VERSION"));
-    let mut members = vec![
-        Member::text("version.txt", &version),
-        Member::text("config.toml", &print(settings)),
-        Member::text("kernel.txt", &kernel()),
-    ];
+    add(Member::text("version.txt", &version))?;
+    add(Member::text("config.toml", &print(settings)))?;
+    add(Member::text("kernel.txt", &kernel()))?;
     let report = tokio::time::timeout(PATIENCE, doctor(settings)).await;
-    let report = report.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time")));
-    members.push(Member::document("doctor", report));
-    let client = match endpoint::choose(settings) {
-        Ok(address) => Client::connect(&address).await,
-        Err(error) => Err(error),
-    };
-    match client {
-        Ok(client) => members.extend(of_server(client).await),
-        Err(error) => members.push(Member::text("server.error.txt", &format!("{error:#}\n"))),
+    let report = report.unwrap_or_else(|_| Err(timed_out()));
+    add(Member::document("doctor", report))?;
+    match connect(settings).await {
+        Ok(client) => of_server(client, &mut add).await?,
+        Err(error) => add(Member::text("server.error.txt", &format!("{error:#}\n")))?,
     }
-    if let Some(address) = settings.metrics_listen.value {
-        members.extend(metrics(address).await.map(|page| Member::text("metrics.txt", &page)));
+    if let Some(address) = settings.metrics_listen.value
+        && let Some(page) = metrics(address).await
+    {
+        add(Member::text("metrics.txt", &page))?;
     }
-    members.extend(server_log::end_of_log().map(|log| Member::text("server.log", &log)));
-    members
+    match in_time(PATIENCE, server_log::end_of_log).await {
+        Ok(Some(log)) => add(Member::text("server.log", &log)),
+        Ok(None) => Ok(()),
+        Err(error) => add(Member::text("server.log.error.txt", &format!("{error:#}\n"))),
+    }
+}
+
+/// Runs blocking work, which is abandoned after the deadline.
+async fn in_time<T: Send + 'static>(
+    deadline: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> anyhow::Result<T> {
+    let done = tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await;
+    Ok(done.map_err(|_| timed_out())??)
+}
+
+fn timed_out() -> anyhow::Error {
+    anyhow::anyhow!("no answer in time")
+}
+
+async fn connect(settings: &Settings) -> anyhow::Result<Client> {
+    let address = endpoint::choose(settings)?;
+    let runtime = Handle::current();
+    // The first connection to a stopped server waits in connect(2).
+    in_time(PATIENCE, move || runtime.block_on(Client::connect(&address))).await?
 }
 
 async fn doctor(settings: &Settings) -> anyhow::Result<Value> {
     Report::make(settings, false).await?.document()
 }
 
-async fn of_server(client: Client) -> Vec<Member> {
-    let within = |name, document| async move {
-        let document = tokio::time::timeout(PATIENCE, document).await;
-        Member::document(name, document.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer in time"))))
-    };
+async fn of_server(client: Client, add: &mut impl FnMut(Member) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let (mut one, mut two, mut three, mut four) =
         (client.clone(), client.clone(), client.clone(), client.clone());
     let mut six = client.clone();
-    vec![
-        within("info", Box::pin(async { info::load(&mut one).await }) as Document<'_>).await,
-        within("pods", Box::pin(pods(&mut two))).await,
-        within("containers", Box::pin(containers(&mut three))).await,
-        within("images", Box::pin(images(&mut four))).await,
-        within("operations", Box::pin(operations(client))).await,
-        within("journal", Box::pin(events(&mut six))).await,
-    ]
+    let documents = [
+        ("info", Box::pin(async { info::load(&mut one).await }) as Document<'_>),
+        ("pods", Box::pin(pods(&mut two))),
+        ("containers", Box::pin(containers(&mut three))),
+        ("images", Box::pin(images(&mut four))),
+        ("operations", Box::pin(operations(client))),
+        ("journal", Box::pin(events(&mut six))),
+    ];
+    for (name, document) in documents {
+        let document = tokio::time::timeout(PATIENCE, document).await;
+        add(Member::document(name, document.unwrap_or_else(|_| Err(timed_out()))))?;
+    }
+    Ok(())
 }
 
 type Document<'a> = std::pin::Pin<Box<dyn Future<Output = anyhow::Result<Value>> + 'a>>;
@@ -117,8 +144,12 @@ async fn containers(client: &mut Client) -> anyhow::Result<Value> {
     let mut statuses = Vec::new();
     for container in list.into_inner().containers {
         let request = ContainerStatusRequest { container_id: container.id, verbose: false };
-        // It may have been removed since it was listed.
-        let Ok(status) = client.runtime.container_status(request).await else { continue };
+        let status = match client.runtime.container_status(request).await {
+            Ok(status) => status,
+            // It was removed since it was listed.
+            Err(status) if status.code() == Code::NotFound => continue,
+            Err(status) => return Err(refused(status)),
+        };
         statuses.extend(status.into_inner().status.map(|status| message::message(&status)).transpose()?);
     }
     Ok(Value::Array(statuses))
@@ -156,4 +187,20 @@ fn kernel() -> String {
         format!("== {path}\n{text}\n")
     };
     KERNEL.iter().map(section).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_hangs_costs_its_deadline() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (keep, hang) = std::sync::mpsc::channel::<()>();
+        let work = in_time(Duration::from_millis(50), move || hang.recv());
+        let error = runtime.block_on(work).unwrap_err();
+        assert_eq!(error.to_string(), "no answer in time");
+        runtime.shutdown_background();
+        drop(keep);
+    }
 }

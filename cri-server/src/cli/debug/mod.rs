@@ -66,12 +66,10 @@ impl Debug {
         let file = bundle.file.unwrap_or_else(default_file);
         let mut archive = Archive::create(&file)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let members = runtime.block_on(members::collect(settings));
+        let collected = runtime.block_on(members::collect(settings, &mut archive));
         // A thread that hangs in a dead file system does not keep the command from ending.
         runtime.shutdown_background();
-        for member in members {
-            archive.add(&member.name, member.text.as_bytes())?;
-        }
+        collected?;
         archive.finish()?;
         print::line(file.display())?;
         Ok(ExitCode::SUCCESS)
