@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::ValueEnum as _;
@@ -19,6 +20,9 @@ use super::streams::Streams;
 use super::{detached, pull};
 use crate::config::{NetworkKind, RawSettings, Settings};
 use crate::print;
+
+/// Time that the server still has to open after a stop request, to be closed properly then.
+const OPENING: Duration = Duration::from_secs(5);
 
 /// Run Kubernetes manifests, or a container from an image
 ///
@@ -200,7 +204,10 @@ fn foreground(
         .context("cannot start threads")?;
     let code = runtime.block_on(async {
         let stop = stop_on_signals(display.streams.clone())?;
-        let embedded = Embedded::open(settings).await?;
+        let Some(embedded) = open(settings, &stop).await? else {
+            notice("the server does not open: what it has made is left to the next run");
+            return Ok(stop.now().code().unwrap_or_default());
+        };
         let manifests = tokio::select! {
             manifests = manifests(&embedded) => manifests.map(Some),
             _ = stop.wait_for(StopRequest::is_any) => Ok(None),
@@ -215,6 +222,20 @@ fn foreground(
     });
     runtime.shutdown_background();
     Ok(ExitCode::from(code?))
+}
+
+/// Opens the server. Returns None when that does not end soon after a stop request.
+async fn open(settings: Settings, stop: &StopRequests) -> anyhow::Result<Option<Embedded>> {
+    // In its own task: a disk that does not answer must not delay signals.
+    let mut opening = tokio::spawn(Embedded::open(settings));
+    let given_up = async {
+        stop.wait_for(StopRequest::is_any).await;
+        let _ = tokio::time::timeout(OPENING, stop.wait_for(StopRequest::is_kill)).await;
+    };
+    tokio::select! {
+        opened = &mut opening => Ok(Some(opened.context("cannot open the server")??)),
+        () = given_up => Ok(None),
+    }
 }
 
 /// Ctrl-C, SIGTERM and a closed terminal become stop requests; the second one kills. If a container has the

@@ -97,6 +97,38 @@ async fn a_start_that_a_plugin_holds_up_ends_on_sigterm_and_leaves_nothing() -> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_a_run_whose_server_does_not_open() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let machine = Machine::start_with(Setup::default()).await?;
+    let root = machine.folder().join("standalone/root");
+    let folder = root.join("containers").join("a".repeat(64));
+    std::fs::create_dir_all(&folder)?;
+    // As that of a server.
+    std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
+    // Opening a pipe waits for a writer, which never comes.
+    let mode = rustix::fs::Mode::RWXU;
+    let record = folder.join("container.json");
+    rustix::fs::mknodat(rustix::fs::CWD, &record, rustix::fs::FileType::Fifo, mode, 0)?;
+    let mut command = run(&machine, &manifest("example.test/x:1", "true"))?;
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(child.try_wait()?.is_none(), "nothing keeps it from its start");
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+    let begun = std::time::Instant::now();
+    while child.try_wait()?.is_none() {
+        if begun.elapsed() > Duration::from_secs(15) {
+            child.kill()?;
+            return Err("does not end on Ctrl-C".into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let output = child.wait_with_output()?;
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_manifest_asks_in_vain_is_named() -> Result<()> {
     needs!("docker-registry", "busybox");
     let machine = Machine::start_with(Setup::default()).await?;
