@@ -4,11 +4,10 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 
 use super::stop_request::{StopRequest, StopRequests};
 use crate::log::{Follower, Line, Stream};
@@ -103,11 +102,13 @@ impl Until {
     }
 }
 
-/// Prints a container's log in its own thread, because a screen or a pipe may block.
+/// Prints a container's log in its own thread, because a screen or a pipe may block. It is no thread of the
+/// runtime's pool: that has 512, which the server in this process needs for its own work.
 pub struct Output {
-    until: watch::Sender<Until>,
+    until: mpsc::Sender<Until>,
     inode: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
+    /// Closed at the end of the thread.
+    ended: oneshot::Receiver<()>,
 }
 
 impl Output {
@@ -122,16 +123,22 @@ impl Output {
         mut printer: Printer,
         closed: impl FnOnce() + Send + 'static,
     ) -> Self {
-        let (until, mut changes) = watch::channel(Until::Running);
+        let (until, changes) = mpsc::channel();
+        let (running, ended) = oneshot::channel::<()>();
         let inode = Arc::new(AtomicU64::new(0));
         let shown = Arc::clone(&inode);
-        let thread =
-            tokio::task::spawn_blocking(move || match follow(&path, &mut printer, &mut changes, &shown) {
+        let show = move || {
+            match follow(&path, &mut printer, &changes, &shown) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => closed(),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "cannot show a log"),
-            });
-        Self { until, inode, thread }
+            }
+            drop(running);
+        };
+        if let Err(error) = std::thread::Builder::new().name("log".to_owned()).spawn(show) {
+            tracing::warn!(%error, "cannot show a log: no thread");
+        }
+        Self { until, inode, ended }
     }
 
     /// The inode of the file that is being printed; 0 for none.
@@ -149,7 +156,7 @@ impl Output {
                 return;
             }
             tokio::select! {
-                _ = &mut self.thread => return,
+                _ = &mut self.ended => return,
                 _ = requests.wait_for(|next| next != request) => {}
             }
         }
@@ -172,15 +179,14 @@ pub fn print_log(path: &std::path::Path) -> io::Result<bool> {
 fn follow(
     path: &std::path::Path,
     printer: &mut Printer,
-    changes: &mut watch::Receiver<Until>,
+    changes: &mpsc::Receiver<Until>,
     inode: &AtomicU64,
 ) -> io::Result<()> {
     let mut follower = Follower::new(path);
-    let mut is_cut = false;
+    let (mut until, mut is_cut) = (Until::Running, false);
     loop {
-        // Read before the file: output from before the end is then read after it. A dropped sender counts as
-        // a kill request.
-        let until = if changes.has_changed().is_err() { Until::Now } else { *changes.borrow() };
+        // Read before the file: output from before the end is then read after it.
+        until = latest(changes, until);
         if until == Until::Now {
             return Ok(());
         }
@@ -196,8 +202,22 @@ fn follow(
             return Ok(());
         }
         if !any {
-            let change = tokio::time::timeout(TICK, changes.changed());
-            let _ = Handle::current().block_on(change);
+            match changes.recv_timeout(TICK) {
+                Ok(next) => until = next,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+        }
+    }
+}
+
+/// The last change, if there is one. A dropped sender counts as a kill request.
+fn latest(changes: &mpsc::Receiver<Until>, mut until: Until) -> Until {
+    loop {
+        match changes.try_recv() {
+            Ok(next) => until = next,
+            Err(TryRecvError::Empty) => return until,
+            Err(TryRecvError::Disconnected) => return Until::Now,
         }
     }
 }
@@ -205,6 +225,24 @@ fn follow(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn shown_logs_hold_no_thread_of_the_pool() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let show = |n: usize| Output::show(folder.path().join(n.to_string()), Printer::plain());
+            let shown: Vec<Output> = (0..3).map(show).collect();
+            let work = tokio::task::spawn_blocking(|| ());
+            tokio::time::timeout(Duration::from_secs(10), work).await.unwrap().unwrap();
+            let requests = StopRequests::new();
+            for output in shown {
+                let ended = output.finish(&requests);
+                tokio::time::timeout(Duration::from_secs(10), ended).await.unwrap();
+            }
+        });
+    }
 
     #[test]
     fn parts_of_a_line_are_put_together_per_stream() {
