@@ -268,6 +268,53 @@ async fn volumes_outlive_containers_and_are_not_removed_under_them() -> Result<(
     lab.close().await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_leaves_stops_no_prune() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("gone").await?;
+    for name in ["one", "two", "three"] {
+        let id = lab.client.launch(&pod, &request::shell(name, &lab.image, "true"), &sandbox).await?;
+        lab.client.wait(&id).await?;
+    }
+    output(&lab, &["volume", "create", "spare"])?;
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    let mut command = Command::new(crisp());
+    command.args(["system", "prune", "-f", "--volumes"]).stdin(Stdio::null()).stdout(writer);
+    command.env("CONTAINER_RUNTIME_ENDPOINT", format!("unix://{}", lab.machine.socket().display()));
+    let pruned = command.output()?;
+    assert!(pruned.status.success(), "{} {}", pruned.status, String::from_utf8_lossy(&pruned.stderr));
+    assert_eq!(output(&lab, &["ps", "-aq"])?, "");
+    assert_eq!(output(&lab, &["volume", "ls", "-q"])?, "");
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_takes_its_name_when_it_is_complete() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let lab = Lab::start().await?;
+    let folder = lab.machine.folder().join("archives");
+    std::fs::create_dir(&folder)?;
+    let path = folder.join("images.tar").display().to_string();
+    std::fs::write(&path, "last week")?;
+    refusal(&lab, &["save", "-o", &path, &lab.image, "none.test/none:1"])?;
+    assert_eq!(std::fs::read_to_string(&path)?, "last week");
+    output(&lab, &["save", "-o", &path, &lab.image])?;
+    assert!(std::fs::metadata(&path)?.len() > 100_000);
+    assert_eq!(std::fs::read_dir(&folder)?.count(), 1);
+    // A link to a pipe without a reader, as /dev/stdout is one before `| head`.
+    let (link, (reader, writer)) = (folder.join("stdout"), std::io::pipe()?);
+    std::os::unix::fs::symlink("/proc/self/fd/1", &link)?;
+    drop(reader);
+    let mut command = Command::new(crisp());
+    command.args(["save", "-o"]).arg(&link).arg(&lab.image).stdin(Stdio::null()).stdout(writer);
+    command.env("CONTAINER_RUNTIME_ENDPOINT", format!("unix://{}", lab.machine.socket().display()));
+    command.output()?;
+    assert!(link.is_symlink());
+    lab.close().await
+}
+
 /// The bcrypt hash of `hunter2`.
 const PASSWORD: &str = "ann:$2y$05$abcdefghijklmnopqrstuuoXuKqgZXLiJqzfmMXDDhSFPIvxV7t8.\n";
 
@@ -319,7 +366,16 @@ async fn a_login_is_kept_used_by_pulls_and_shown_nowhere() -> Result<()> {
     assert!(!std::fs::read_to_string(&file)?.contains("auths"));
     let (done, text) = run(&["pull", &image], "", &path)?;
     assert!(done, "{text}");
+    // An older login of each other tool, which the helper hides.
+    let podman = config.join(".config/containers/auth.json");
+    std::fs::create_dir_all(podman.parent().expect("a folder"))?;
+    let older = json!({ &registry.host: {"auth": "YW5uOmh1bnRlcjI="} });
+    std::fs::write(&podman, json!({"auths": older}).to_string())?;
+    std::fs::write(&file, json!({"credsStore": "test", "auths": older}).to_string())?;
     assert!(run(&["logout", &registry.host], "", &path)?.0 && !config.join("secret").exists());
+    run(&["rmi", &image], "", &path)?;
+    assert!(!run(&["pull", &image], "", &path)?.0, "a login is left");
+    assert!(!run(&["logout", &registry.host], "", &path)?.0);
     assert!(!lab.machine.log().contains("hunter2"));
     lab.close().await
 }

@@ -1,7 +1,9 @@
 //! Logs: the CRI format, rotation, and lines that are written while the server is down.
 
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crisp_e2e::machine::crisp;
 use crisp_e2e::scenario::parse_log;
 use crisp_e2e::{Lab, Result, needs, request};
 use k8s_cri::v1::ReopenContainerLogRequest;
@@ -18,6 +20,32 @@ async fn both_streams_long_lines_and_no_final_newline() -> Result<()> {
     let times: Vec<&str> = raw.lines().filter_map(|l| l.split(' ').next()).collect();
     assert!(times.is_sorted(), "times go backwards");
     assert!(raw.lines().any(|l| l.contains(" stderr F err")), "{}", &raw[..200]);
+    lab.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_followed_over_a_restart_of_the_server() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let mut lab = Lab::start().await?;
+    let (sandbox, pod) = lab.pod("followed").await?;
+    let line = "i=0; while [ $i -lt 60 ]; do echo $i; i=$((i + 1)); sleep 0.1; done";
+    let id = lab.client.launch(&pod, &lab.shell(line), &sandbox).await?;
+    let mut command = Command::new(crisp());
+    command.args(["logs", "-f", &id]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("CONTAINER_RUNTIME_ENDPOINT", format!("unix://{}", lab.machine.socket().display()));
+    let follower = command.spawn()?;
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        lab.machine.stop_server()?;
+        // Longer than the pause between two requests of the follower.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        lab.machine.start_server().await?;
+    }
+    lab.client = lab.machine.client().await?;
+    let output = tokio::task::spawn_blocking(|| follower.wait_with_output()).await??;
+    let expected: String = (0..60).map(|i| format!("{i}\n")).collect();
+    assert_eq!(String::from_utf8(output.stdout)?, expected);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     lab.close().await
 }
 

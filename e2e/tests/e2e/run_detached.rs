@@ -249,3 +249,56 @@ async fn a_pod_of_another_client_is_left_alone_whatever_its_uid() -> Result<()> 
     client.runtime.remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: id }).await?;
     machine.close().await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_volume_of_a_pod_that_waits_for_its_image_is_not_pruned() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let (machine, image) = machine().await?;
+    let volumes = machine.root().join("standalone/volumes");
+    for name in ["data", "spare"] {
+        let (text, is_good) = crisp(&machine, &["volume", "create", name])?;
+        assert!(is_good, "{text}");
+    }
+    std::fs::write(volumes.join("data/file"), "kept")?;
+    let spec = "  volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]\n";
+    let mut yaml = manifest(&format!("{image}-none"), spec, &[("db", "sleep 1000")]);
+    yaml = yaml.replace("name: db,", "name: db, volumeMounts: [{name: v, mountPath: /d}],");
+    let file = write(&machine, "pod.yaml", &yaml)?;
+    let (text, _) = crisp(&machine, &["up", &file])?;
+    let (list, _) = crisp(&machine, &["up"])?;
+    assert!(list.contains("alone"), "{text}{list}");
+    let (text, is_good) = crisp(&machine, &["volume", "rm", "data"])?;
+    assert!(!is_good && text.contains("in use by pod default/alone"), "{text}");
+    let (text, is_good) = crisp(&machine, &["volume", "prune", "-f"])?;
+    assert!(is_good && text == "spare\n", "{text}");
+    assert_eq!(std::fs::read_to_string(volumes.join("data/file"))?, "kept");
+    let (text, is_good) = crisp(&machine, &["down", "alone"])?;
+    assert!(is_good, "{text}");
+    let (text, is_good) = crisp(&machine, &["volume", "prune", "-f"])?;
+    assert!(is_good && text == "data\n", "{text}");
+    machine.close().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_of_which_a_part_is_mounted_is_in_use() -> Result<()> {
+    needs!("docker-registry", "busybox");
+    let (machine, image) = machine().await?;
+    let folder = machine.root().join("standalone/volumes/data/a");
+    assert!(crisp(&machine, &["volume", "create", "data"])?.1);
+    std::fs::create_dir(&folder)?;
+    std::fs::write(folder.join("file"), "kept")?;
+    let spec = "  terminationGracePeriodSeconds: 1\n  volumes: [{name: v, persistentVolumeClaim: {claimName: data}}]\n";
+    let mut yaml = manifest(&image, spec, &[("db", "sleep 1000")]);
+    yaml = yaml.replace("name: db,", "name: db, volumeMounts: [{name: v, mountPath: /d, subPath: a}],");
+    let file = write(&machine, "pod.yaml", &yaml)?;
+    let (text, is_good) = crisp(&machine, &["up", &file])?;
+    assert!(is_good, "{text}");
+    // By the mount: also a pod without a record uses it.
+    let (text, is_good) = crisp(&machine, &["volume", "rm", "data"])?;
+    assert!(!is_good && text.contains("in use by alone/db:"), "{text}");
+    let (text, is_good) = crisp(&machine, &["system", "prune", "-f", "--volumes"])?;
+    assert!(is_good && folder.join("file").exists(), "{text}");
+    let (text, is_good) = crisp(&machine, &["down", "alone"])?;
+    assert!(is_good, "{text}");
+    machine.close().await
+}
