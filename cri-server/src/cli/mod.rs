@@ -11,8 +11,6 @@ pub mod credentials;
 mod details;
 mod each;
 pub mod endpoint;
-#[cfg(test)]
-mod fake_server;
 mod filter;
 mod journal;
 mod json;
@@ -26,6 +24,8 @@ mod signals;
 mod targets;
 mod template;
 pub mod terminal;
+#[cfg(test)]
+mod tests_server;
 mod yaml;
 
 mod attach;

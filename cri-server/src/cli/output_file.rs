@@ -52,7 +52,7 @@ pub async fn write<T>(
     Ok(ExitCode::SUCCESS)
 }
 
-/// What was written disappears when it is dropped before [`finish`](Self::finish).
+/// The file being written; it disappears when it is dropped before [`finish`](Self::finish).
 struct OutputFile {
     out: BufWriter<File>,
     /// None for a file that is not a regular one.

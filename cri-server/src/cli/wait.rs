@@ -125,26 +125,26 @@ mod tests {
 
     use crisp_proto::runtime::v1::{ContainerStatus, ContainerStatusResponse};
 
-    use super::super::fake_server::{Answer, client};
+    use super::super::tests_server::{Reply, client};
     use super::*;
 
-    /// The answer of each second: the server restarts at 2 and 102, and the container ends at 200.
-    fn answer(second: u32) -> Answer {
+    /// The reply of each second: the server restarts at 2 and 102, and the container ends at 200.
+    fn reply(second: u32) -> Reply {
         let state = match second {
-            2 | 102 => return Answer::Refusal(Status::unavailable("the server restarts")),
+            2 | 102 => return Reply::Refusal(Status::unavailable("the server restarts")),
             200.. => ContainerState::ContainerExited,
             _ => ContainerState::ContainerRunning,
         };
         let status = ContainerStatus { state: state.into(), exit_code: 3, ..ContainerStatus::default() };
-        Answer::Container(Box::new(ContainerStatusResponse { status: Some(status), ..Default::default() }))
+        Reply::Container(Box::new(ContainerStatusResponse { status: Some(status), ..Default::default() }))
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_wait_outlives_two_restarts_of_the_server() {
         let seconds = AtomicU32::new(0);
         let mut client = client(move |method| match method {
-            "ContainerStatus" => answer(seconds.fetch_add(1, Ordering::Relaxed)),
-            method => Answer::Refusal(Status::unimplemented(method)),
+            "ContainerStatus" => reply(seconds.fetch_add(1, Ordering::Relaxed)),
+            method => Reply::Refusal(Status::unimplemented(method)),
         })
         .await;
         assert_eq!(exit_code(&mut client, "a").await.unwrap(), 3);

@@ -15,7 +15,7 @@ use crate::run::supervise::record::read_all;
 use crate::run::volumes::mount_table::{self, Mount, locate};
 use crate::server::layout;
 
-/// What uses each volume.
+/// The users of all volumes.
 #[derive(Debug, Default)]
 pub struct Users {
     /// Names of containers, and of pods without one, by the name of the volume.
@@ -131,7 +131,7 @@ mod tests {
     use tonic::Status;
 
     use super::*;
-    use crate::cli::fake_server::{Answer, client};
+    use crate::cli::tests_server::{Reply, client};
     use crate::run::supervise::record::PodRecord;
 
     #[test]
@@ -156,11 +156,11 @@ mod tests {
     async fn load_without_status(refusal: Status) -> anyhow::Result<Users> {
         let root = tempfile::tempdir().unwrap();
         let mut client = client(move |method| match method {
-            "ListContainers" => Answer::Containers(ListContainersResponse {
+            "ListContainers" => Reply::Containers(ListContainersResponse {
                 containers: vec![Container { id: "a".into(), ..Container::default() }],
             }),
-            "ListPodSandbox" => Answer::Pods(ListPodSandboxResponse::default()),
-            _ => Answer::Refusal(refusal.clone()),
+            "ListPodSandbox" => Reply::Pods(ListPodSandboxResponse::default()),
+            _ => Reply::Refusal(refusal.clone()),
         })
         .await;
         Users::load(&mut client, root.path(), &layout::named_volumes(root.path())).await

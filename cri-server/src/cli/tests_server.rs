@@ -1,4 +1,4 @@
-//! A server for tests, whose answers are chosen call by call.
+//! A server for tests, whose replies the test chooses call by call.
 
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -17,29 +17,29 @@ use tonic_prost::ProstCodec;
 use super::Client;
 use crate::config::ListenAddress;
 
-/// What the server says to one call.
-pub enum Answer {
+/// The reply to one call.
+pub enum Reply {
     Pods(ListPodSandboxResponse),
     Containers(ListContainersResponse),
     Container(Box<ContainerStatusResponse>),
     Refusal(Status),
 }
 
-type Answers = Arc<dyn Fn(&str) -> Answer + Send + Sync>;
+type Replies = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
-/// A client of a server that answers by `answers`, which gets the name of the method. The server ends with the
+/// A client of a server that uses `replies`, which gets the name of the method. The server ends with the
 /// test's runtime.
-pub async fn client(answers: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Client {
+pub async fn client(replies: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Client {
     let folder = tempfile::tempdir().unwrap();
     let path: PathBuf = folder.path().join("socket");
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
-    let server = Server::builder().add_service(FakeServer(Arc::new(answers)));
+    let server = Server::builder().add_service(FakeServer(Arc::new(replies)));
     tokio::spawn(server.serve_with_incoming(UnixListenerStream::new(listener)));
     Client::connect(&ListenAddress::parse(&path.display().to_string()).unwrap()).await.unwrap()
 }
 
 #[derive(Clone)]
-struct FakeServer(Answers);
+struct FakeServer(Replies);
 
 impl NamedService for FakeServer {
     const NAME: &'static str = "runtime.v1.RuntimeService";
@@ -55,13 +55,13 @@ impl Service<http::Request<Body>> for FakeServer {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let answer = (self.0)(request.uri().path().rsplit('/').next().unwrap_or_default());
+        let reply = (self.0)(request.uri().path().rsplit('/').next().unwrap_or_default());
         Box::pin(async move {
-            Ok(match answer {
-                Answer::Pods(reply) => unary(request, reply).await,
-                Answer::Containers(reply) => unary(request, reply).await,
-                Answer::Container(reply) => unary(request, *reply).await,
-                Answer::Refusal(status) => status.into_http(),
+            Ok(match reply {
+                Reply::Pods(reply) => unary(request, reply).await,
+                Reply::Containers(reply) => unary(request, reply).await,
+                Reply::Container(reply) => unary(request, *reply).await,
+                Reply::Refusal(status) => status.into_http(),
             })
         })
     }
