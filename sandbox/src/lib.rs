@@ -23,6 +23,7 @@
 
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+pub mod arguments;
 mod config;
 mod error;
 mod fork_server;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crisp_executor::cgroup::{CgroupError, Cgroups};
-use crisp_sandbox::inventory::first_arguments;
+use crisp_sandbox::arguments::first_arguments;
 
 use super::id::OciId;
 use super::state_folder::StateFolder;

@@ -25,7 +25,7 @@ struct Slot {
     open: Option<(OpenExecCgroup, Permit)>,
 }
 
-/// What becomes of a number when its command has ended.
+/// The state of a number after its command has ended.
 #[derive(Debug, Clone, Copy)]
 pub enum Afterwards {
     /// It has no cgroup.

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use crisp_operation::clock;
-use crisp_sandbox::inventory::first_arguments;
+use crisp_sandbox::arguments::first_arguments;
 
 use super::container_cgroup;
 use crate::cause::{Cause, Steps};

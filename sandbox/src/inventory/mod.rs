@@ -27,7 +27,6 @@ use std::path::PathBuf;
 use crisp_executor::cgroup::CgroupPath;
 use crisp_executor::ids::{ContainerId, PodId};
 
-pub use self::processes::first_arguments;
 pub use self::remove::NotRemoved;
 pub(crate) use self::remove::remove;
 use crate::service_state::ServiceState;

@@ -2,7 +2,6 @@
 //! monitors.
 
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +9,7 @@ use crisp_executor::ids::PodId;
 use crisp_monitor::fork_server::UNNAMED;
 
 use super::{Leftover, Owner, Owners, Proof, Thing, last_id};
+use crate::arguments::first_arguments;
 
 /// Limit for a command line: a monitor's is shorter.
 const MAX_COMMAND: u64 = 256;
@@ -63,18 +63,6 @@ fn owner(owners: &Owners<'_>, pid: i32) -> Option<(String, Owner)> {
     (!matches!(owner, Owner::Another(_))).then(|| (name(pid), owner))
 }
 
-/// The beginning of a process's arguments, each with a zero byte behind it. A process can make them as long as it
-/// likes, with memory that it does not even have. Empty when it has ended.
-#[must_use]
-pub fn first_arguments(pid: i32, limit: u64) -> Vec<u8> {
-    let mut start = Vec::new();
-    let file = fs::File::open(format!("/proc/{pid}/cmdline"));
-    match file.and_then(|file| file.take(limit).read_to_end(&mut start)) {
-        Ok(_) => start,
-        Err(_) => Vec::new(),
-    }
-}
-
 /// Whether some process has the arguments of the pod's monitor.
 pub(super) fn has_monitor(pod: &PodId) -> bool {
     let start = format!("crisp-pod\0{pod}");
@@ -108,17 +96,4 @@ fn namespace(pid: &str) -> Option<PathBuf> {
 
 fn name(pid: i32) -> String {
     fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn arguments_without_end_are_cut() {
-        let own = std::process::id().try_into().unwrap();
-        assert_eq!(first_arguments(own, 4).len(), 4);
-        assert!(first_arguments(own, u64::MAX).ends_with(b"\0"));
-        assert!(first_arguments(i32::MAX, 4).is_empty());
-    }
 }

@@ -13,7 +13,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
 
-use crate::inventory::first_arguments;
+use crate::arguments::first_arguments;
 use crate::pod::cgroups::{CgroupDriver, PodCgroups};
 
 /// Time limit for a killed monitor to end.

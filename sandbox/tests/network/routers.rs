@@ -31,7 +31,7 @@ fn advertise(from: &Namespace, interface: &'static str) {
     });
 }
 
-/// What was learned from it, a moment later.
+/// The routes and addresses that were learned from it, a moment later.
 const LEARNED: &str = "sleep 0.3; ip -6 route show | grep -e fe80::bad -e 2001:db8:bad || true";
 
 fn setting(of: &str) -> String {
