@@ -8,6 +8,18 @@ use crate::support::{
     Namespace, ask_from, block_on, config, on_private_host, outside, port, sh, tell_callers_who_they_are,
 };
 
+/// Polls: the rules of the old iptables are read every ten seconds.
+fn status_with_a_command(networks: &Networks) -> String {
+    let begun = Instant::now();
+    loop {
+        let message = networks.status().message;
+        if message.contains("run:") || begun.elapsed() > Duration::from_secs(30) {
+            return message;
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
 /// Puts the firewall up; then the pod reaches nothing, the status says who is in the way, and the command that it
 /// gives mends that.
 fn mends(firewall: &str, who: &str) {
@@ -26,7 +38,7 @@ fn mends(firewall: &str, who: &str) {
         assert!(!networks.status().message.contains("run:"));
         sh(firewall);
         assert!(outwards().is_err() && inwards().is_err(), "it is not in the way");
-        let message = networks.status().message;
+        let message = status_with_a_command(&networks);
         let (before, command) = message.split_once("; run: ").unwrap_or_else(|| panic!("{message}"));
         assert!(
             before.ends_with(&format!("; {who} drops forwarded packets that it does not know")),

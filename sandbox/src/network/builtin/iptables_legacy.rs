@@ -20,7 +20,7 @@ const TABLES: [(&str, &str); 2] =
 /// Time limit for the programs.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// The age after which rules that were in order are read again.
-const FRESH: Duration = Duration::from_secs(60);
+const FRESH: Duration = Duration::from_secs(10);
 /// Limit for the rules of one program.
 const MAX_RULES: usize = 4 << 20;
 
@@ -44,7 +44,7 @@ impl LegacyRules {
     }
 
     /// The programs whose chain FORWARD drops by policy and has no rule for the bridge. Waits for them at most
-    /// [`DEADLINE`], and runs them at most once a minute while they are not in the way.
+    /// [`DEADLINE`], and runs them at most every ten seconds while they are not in the way.
     pub(super) fn dropping(&self, bridge: &str) -> Vec<&'static str> {
         let used = TABLES.into_iter().filter(|(_, file)| in_use(file)).map(|(program, _)| program);
         let used: Vec<&'static str> = used.collect();
