@@ -7,6 +7,9 @@ use crisp_executor::cgroup::{CgroupError, ExecCgroup, JoinFds, OpenExecCgroup};
 
 use crate::stats::cgroup_reader::{DescriptorBudget, Permit};
 
+/// Cgroups of higher numbers are for many commands at once, which are rare.
+const MAX_OPEN: u32 = 2;
+
 /// The exec cgroups that this server has made.
 #[derive(Debug, Default)]
 pub struct ExecCgroups(Mutex<Slots>);
@@ -77,7 +80,7 @@ impl ExecCgroups {
         };
         let Some(idle) = files.take_if_idle()? else { return Ok(None) };
         let mut slots = self.lock();
-        if let Some(permit) = permit.filter(|_| !slots.closed) {
+        if let Some(permit) = permit.filter(|_| !slots.closed && number < MAX_OPEN) {
             slots.by_number.entry(number).or_default().open = Some((files, permit));
         }
         Ok(Some(idle))

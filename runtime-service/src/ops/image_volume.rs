@@ -75,22 +75,28 @@ pub(super) fn fill(
     places: &[PathBuf],
     cancel: &Cancel,
 ) -> Result<(), Cause> {
+    let mut kept = None;
     for (number, place) in places.iter().enumerate() {
         cancel.check()?;
         let path = folder.volume(number);
         fs::create_dir_all(&path).map_err(Cause::file(&path))?;
-        copy_up(view, places, place, &path, cancel)?;
+        // Of what is free before the first of them.
+        let kept = match kept {
+            Some(kept) => kept,
+            None => *kept.insert(kept_of(&path)?),
+        };
+        copy_up(view, &path, place, &Limits { places, cancel, kept })?;
     }
     Ok(())
 }
 
-fn copy_up(
-    view: &OwnedFd,
-    places: &[PathBuf],
-    place: &Path,
-    volume: &Path,
-    cancel: &Cancel,
-) -> Result<(), Cause> {
+/// The blocks and inodes that stay free on the file system of the folder.
+fn kept_of(folder: &Path) -> Result<[u64; 2], Cause> {
+    let stat = rustix::fs::statvfs(folder).map_err(|e| Cause::file(folder)(e.into()))?;
+    Ok([stat.f_bavail / KEPT, stat.f_favail / KEPT])
+}
+
+fn copy_up(view: &OwnedFd, volume: &Path, place: &Path, limits: &Limits<'_>) -> Result<(), Cause> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY;
     let source = match in_root::open(view, &place.to_string_lossy(), flags) {
         Ok(source) => source,
@@ -99,19 +105,22 @@ fn copy_up(
     };
     let target = rustix::fs::open(volume, flags | OFlags::CLOEXEC, Mode::empty())
         .map_err(|e| Cause::file(volume)(e.into()))?;
-    let stat = rustix::fs::fstatvfs(&target).map_err(|e| Cause::file(volume)(e.into()))?;
-    let kept = [stat.f_bavail / KEPT, stat.f_favail / KEPT];
-    Copy { volume, places, cancel, kept }.folder(&source, &target, place, 0)
+    Copy { volume, limits }.folder(&source, &target, place, 0)
+}
+
+/// What a copy leaves out, and where it stops.
+struct Limits<'a> {
+    /// Of all volumes.
+    places: &'a [PathBuf],
+    cancel: &'a Cancel,
+    /// See [`kept_of`].
+    kept: [u64; 2],
 }
 
 /// A copy of the image's files into a volume.
 struct Copy<'a> {
     volume: &'a Path,
-    /// Of all volumes.
-    places: &'a [PathBuf],
-    cancel: &'a Cancel,
-    /// The blocks and inodes that stay free.
-    kept: [u64; 2],
+    limits: &'a Limits<'a>,
 }
 
 impl Copy<'_> {
@@ -120,9 +129,9 @@ impl Copy<'_> {
     }
 
     fn check(&self, target: impl AsFd) -> Result<(), Cause> {
-        self.cancel.check()?;
+        self.limits.cancel.check()?;
         let stat = rustix::fs::fstatvfs(target).map_err(self.failed())?;
-        let [blocks, inodes] = self.kept;
+        let [blocks, inodes] = self.limits.kept;
         // File systems without a fixed number of inodes have none free.
         if stat.f_bavail < blocks || stat.f_favail < inodes {
             return Err(Cause::NoRoomForVolumes { path: self.volume.to_owned() });
@@ -160,7 +169,7 @@ impl Copy<'_> {
             FileType::Directory => {
                 let (from, to) = subfolders(source, target, name).map_err(self.failed())?;
                 let place = place.join(OsStr::from_bytes(name.to_bytes()));
-                if self.places.contains(&place) {
+                if self.limits.places.contains(&place) {
                     return like(&from, &to, &stat).map_err(self.failed());
                 }
                 self.folder(&from, &to, &place, depth + 1)
@@ -293,6 +302,10 @@ mod tests {
         assert_eq!(places(&of_image, &[mount]).unwrap(), [PathBuf::from("/etc/x"), PathBuf::from("/logs")]);
     }
 
+    fn limits<'a>(places: &'a [PathBuf], cancel: &'a Cancel) -> Limits<'a> {
+        Limits { places, cancel, kept: [0, 0] }
+    }
+
     #[test]
     fn what_the_image_has_is_copied() {
         let dir = tempfile::tempdir().unwrap();
@@ -305,7 +318,7 @@ mod tests {
         symlink("/etc/passwd", root.join("data/link")).unwrap();
         let view = rustix::fs::open(&root, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         rustix::fs::setxattr(root.join("data/sub/file"), "user.note", b"kept", XattrFlags::empty()).unwrap();
-        copy_up(&view, &[], Path::new("/data"), &volume, &Cancel::new()).unwrap();
+        copy_up(&view, &volume, Path::new("/data"), &limits(&[], &Cancel::new())).unwrap();
         let mut value = [0; 16];
         assert_eq!(rustix::fs::getxattr(volume.join("sub/file"), "user.note", &mut value), Ok(4));
         assert_eq!(fs::read_to_string(volume.join("sub/file")).unwrap(), "text");
@@ -319,7 +332,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let view = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let volume = tempfile::tempdir().unwrap();
-        copy_up(&view, &[], Path::new("/data"), volume.path(), &Cancel::new()).unwrap();
+        copy_up(&view, volume.path(), Path::new("/data"), &limits(&[], &Cancel::new())).unwrap();
         assert_eq!(fs::read_dir(volume.path()).unwrap().count(), 0);
     }
 
@@ -332,7 +345,7 @@ mod tests {
         fs::write(dir.path().join("data/other/file"), "text").unwrap();
         let view = rustix::fs::open(dir.path(), OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).unwrap();
         let places = ["/data", "/data/sub"].map(PathBuf::from);
-        copy_up(&view, &places, Path::new("/data"), volume.path(), &Cancel::new()).unwrap();
+        copy_up(&view, volume.path(), Path::new("/data"), &limits(&places, &Cancel::new())).unwrap();
         assert_eq!(fs::read_dir(volume.path().join("sub")).unwrap().count(), 0);
         assert!(volume.path().join("other/file").exists());
     }
@@ -340,8 +353,9 @@ mod tests {
     #[test]
     fn a_full_disk_stops_a_copy() {
         let volume = tempfile::tempdir().unwrap();
-        let (cancel, kept) = (Cancel::new(), [u64::MAX, 0]);
-        let copy = Copy { volume: volume.path(), places: &[], cancel: &cancel, kept };
+        let cancel = Cancel::new();
+        let copy =
+            Copy { volume: volume.path(), limits: &Limits { kept: [u64::MAX, 0], ..limits(&[], &cancel) } };
         let folder =
             rustix::fs::open(volume.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
         assert!(matches!(copy.check(&folder), Err(Cause::NoRoomForVolumes { .. })));

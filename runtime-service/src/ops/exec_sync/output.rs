@@ -71,6 +71,8 @@ impl Outputs {
 pub(super) struct Collector {
     from: pipe::Receiver,
     data: Vec<u8>,
+    /// Some output was dropped: what follows it is dropped too.
+    is_cut: bool,
     /// The output that it and others hold.
     held_by_all: &'static AtomicUsize,
     /// Its own part of that.
@@ -85,7 +87,7 @@ impl Drop for Collector {
 
 impl Collector {
     fn new(from: pipe::Receiver) -> Self {
-        Self { from, data: Vec::new(), held_by_all: &HELD_BY_ALL, counted: 0 }
+        Self { from, data: Vec::new(), is_cut: false, held_by_all: &HELD_BY_ALL, counted: 0 }
     }
 
     async fn read(&mut self) {
@@ -123,8 +125,12 @@ impl Collector {
     }
 
     fn keep(&mut self, bytes: &[u8]) {
+        if self.is_cut {
+            return;
+        }
         let limit = if self.held_by_all.load(Ordering::Relaxed) < MAX_OF_ALL { MAX_OUTPUT } else { MAX_THEN };
         let kept = &bytes[..bytes.len().min(limit.saturating_sub(self.data.len()))];
+        self.is_cut = kept.len() < bytes.len();
         self.data.extend_from_slice(kept);
         self.counted += kept.len();
         self.held_by_all.fetch_add(kept.len(), Ordering::Relaxed);
@@ -179,6 +185,8 @@ mod tests {
         drop(loud);
         late.stderr.keep(&chunk);
         assert_eq!(late.stderr.data.len(), chunk.len());
+        late.stdout.keep(&chunk);
+        assert_eq!(late.stdout.data.len(), MAX_THEN, "no hole in the middle");
     }
 
     #[tokio::test]

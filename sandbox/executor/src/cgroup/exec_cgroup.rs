@@ -37,7 +37,7 @@ pub struct ExecCgroup {
     path: CgroupPath,
 }
 
-/// An exec cgroup whose files stay open: the next command starts in it without a path to look up, of which
+/// An exec cgroup that stays open, as do the files for joining it: the next command starts in it without a path to look up, of which
 /// there are about ten on v1. Its container's cgroup stays in the kernel, though removed, until this is dropped.
 #[derive(Debug)]
 pub struct OpenExecCgroup {
@@ -62,7 +62,7 @@ impl Cgroups {
             return Ok(None);
         };
         let join_fds = exec.join_in(joined)?;
-        Ok(Some(OpenExecCgroup { exec, dir: dir.keep_files(&[]), join_fds }))
+        Ok(Some(OpenExecCgroup { exec, dir, join_fds }))
     }
 }
 
@@ -73,8 +73,9 @@ impl OpenExecCgroup {
     /// # Errors
     /// [`CgroupError::Read`], also when it is gone.
     pub fn take_if_idle(&self) -> Result<Option<(ExecCgroup, JoinFds)>, CgroupError> {
-        let mut buffer = [0; 64];
-        if has_folders(&self.dir) || !self.dir.read(PROCESSES, &mut buffer)?.is_empty() {
+        // Opened anew: on v1 an open file goes on showing the list of its first reading.
+        let processes = self.dir.read_all(PROCESSES)?.ok_or_else(|| self.exec.gone())?;
+        if has_folders(&self.dir) || !processes.is_empty() {
             return Ok(None);
         }
         let duplicate = |errno| CgroupError::Read { file: self.exec.path.to_string(), errno };

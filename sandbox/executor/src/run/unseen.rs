@@ -8,18 +8,20 @@
 //! ```
 //!
 //! A process that is cloned straight into the container's PID namespace can be seized before its first
-//! instruction, with all that it has from the monitor: rights, and descriptors such as the host's /proc. One
-//! right is still left to it in one case: CAP_SYS_ADMIN, until it has loaded a seccomp filter without
-//! no_new_privs.
+//! instruction, with all that it has from the monitor: rights, and descriptors such as the host's /proc. Two
+//! things are open. A process that loads a seccomp filter without no_new_privs keeps CAP_SYS_ADMIN until it has
+//! loaded it. And a container that starts in the PID namespace of others is still cloned straight into it.
 //!
 //! The pid is passed in memory that the process does not share: it could use a socket before the helper does.
 
 use std::convert::Infallible;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::process::{DumpableBehavior, Pid, PidfdFlags, pidfd_open, set_dumpable_behavior, setsid};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, set_dumpable_behavior, setsid,
+};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::child::{self, Entered};
@@ -30,6 +32,12 @@ use super::setup::Setup;
 use super::spawn::{self, CloneOptions, PidFrom};
 use super::{PodContext, Starting, Stdio};
 use crate::sys::{self, Cloned, SharedNumber};
+
+/// Seconds for the helper, which needs less than a thousandth. It is in the container's cgroup, and opens files of
+/// the container: both may keep it waiting, and the monitor with it.
+const LIMIT: i64 = 2;
+const KILLED: &str = "process: its helper has been killed, or did not come through the container's cgroup, working \
+                      directory and terminal in time";
 
 /// Starts a further process in the container whose first process is `init`.
 pub(crate) fn exec(
@@ -45,11 +53,17 @@ pub(crate) fn exec(
         let entered = child::enter_container(setup, init, pod, stdio, reporter, joined)?;
         continue_in(setup, init, entered, &number, reporter)
     })?;
-    let ended = retry_on_intr(|| poll(&mut [PollFd::new(&helper.pidfd, PollFlags::IN)], None));
-    ended.at(Stage::Clone, "wait for a helper")?;
+    let limit = Timespec { tv_sec: LIMIT, tv_nsec: 0 };
+    let ended = retry_on_intr(|| poll(&mut [PollFd::new(&helper.pidfd, PollFlags::IN)], Some(&limit)));
+    if ended.at(Stage::Clone, "wait for a helper")? == 0 {
+        let _ = pidfd_send_signal(&helper.pidfd, Signal::KILL);
+        // It may have made the process at the last moment.
+        retry_on_intr(|| poll(&mut [PollFd::new(&helper.pidfd, PollFlags::IN)], Some(&limit)))
+            .at(Stage::Clone, "wait for a helper")?;
+    }
     let pid = number.load();
     let Some(process) = Pid::from_raw(pid).filter(|_| pid > 0) else {
-        return Err(handover::failure(&helper.report, Stage::Clone, "process: its helper has been killed"));
+        return Err(handover::failure(&helper.report, Stage::Clone, KILLED));
     };
     Ok(Starting { pid, pidfd: pidfd(process)?, report: helper.report })
 }
@@ -58,7 +72,7 @@ pub(crate) fn exec(
 fn pidfd(process: Pid) -> Result<OwnedFd, StageError> {
     pidfd_open(process, PidfdFlags::empty())
         .inspect_err(|_| {
-            let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
+            let _ = rustix::process::kill_process(process, Signal::KILL);
         })
         .at(Stage::Clone, "name a process")
 }
