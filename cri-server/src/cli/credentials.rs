@@ -215,7 +215,7 @@ fn read(path: &Path) -> anyhow::Result<Option<Value>> {
 fn write(path: &Path, file: &Value) -> anyhow::Result<()> {
     use std::io::Write as _;
     let failed = || path.display().to_string();
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = &fs::canonicalize(path).or_else(|_| std::path::absolute(path)).with_context(failed)?;
     let folder = path.parent().unwrap_or(path);
     make_folder(folder).with_context(failed)?;
     let owner = fs::metadata(path).or_else(|_| fs::metadata(folder)).with_context(failed)?;
@@ -241,7 +241,11 @@ fn make_folder(folder: &Path) -> std::io::Result<()> {
     }
     let above = folder.parent().ok_or(ErrorKind::NotFound)?;
     make_folder(above)?;
-    fs::DirBuilder::new().mode(0o700).create(folder)?;
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        // Another login was faster.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && folder.is_dir() => return Ok(()),
+        made => made?,
+    }
     let owner = fs::metadata(above)?;
     let _ = chown(folder, Some(owner.uid()), Some(owner.gid()));
     Ok(())

@@ -132,8 +132,9 @@ async fn follow(
                 reconnect.answered();
                 end.is_some()
             }
-            // The container writes on while the server restarts, and the file is on this machine.
-            Err(status) if reconnect.may_repeat(&status) => false,
+            // The container writes on while the server restarts, and the file is on this machine. A `crisp run` that
+            // ends removes the folder with its server.
+            Err(status) if reconnect.may_repeat(&status) => !follower.has_folder(),
             Err(status) => return Err(refused(status)),
         };
         // The status is requested once a second; the file is read more often.

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::{MetadataExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -66,16 +66,14 @@ struct Draft {
 
 impl OutputFile {
     fn create(path: &Path) -> io::Result<Self> {
-        let there = fs::metadata(path).ok();
-        if there.as_ref().is_some_and(|there| !there.is_file()) {
-            let file = OpenOptions::new().write(true).open(path)?;
+        let Some(target) = replaceable(path)? else {
+            let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
             return Ok(Self { out: BufWriter::new(file), draft: None });
-        }
-        // A link to a file stays a link.
-        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_string_lossy().into_owned();
-        let draft = target.with_file_name(format!(".{name}.{}.new", std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&draft)?;
+        };
+        let there = fs::metadata(&target).ok();
+        let draft = target.with_file_name(format!(".crisp-{}.new", std::process::id()));
+        let mode = if there.is_some() { 0o600 } else { 0o666 };
+        let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
         let file = Self { out: BufWriter::new(file), draft: Some(Draft { path: draft, target }) };
         if let Some(there) = there {
             // Like a file that is written in place. Only root can give files away.
@@ -99,6 +97,27 @@ impl OutputFile {
         }
         Ok(())
     }
+}
+
+/// The path of the regular file that another one may replace. None for a pipe or a device, and for a link whose file
+/// has no path here: that of /dev/stdout may be deleted, or belong to another mount namespace.
+fn replaceable(path: &Path) -> io::Result<Option<PathBuf>> {
+    let there = match fs::metadata(path) {
+        Ok(there) => there,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let is_free = fs::symlink_metadata(path).is_err();
+            return Ok(is_free.then(|| path.to_owned()));
+        }
+        Err(error) => return Err(error),
+    };
+    if !there.is_file() {
+        return Ok(None);
+    }
+    // A link to a file stays a link.
+    let Ok(target) = fs::canonicalize(path) else { return Ok(None) };
+    let is_same =
+        fs::metadata(&target).is_ok_and(|target| (target.dev(), target.ino()) == (there.dev(), there.ino()));
+    Ok(is_same.then_some(target))
 }
 
 impl Write for OutputFile {
@@ -152,6 +171,22 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(names(folder.path()), ["a.tar", "link"]);
+    }
+
+    /// As /dev/stdout when it is a file that was deleted.
+    #[test]
+    fn a_link_to_a_file_without_a_path_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut deleted = tempfile::tempfile().unwrap();
+        let link = folder.path().join("stdout");
+        symlink(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&deleted)), &link).unwrap();
+        let mut file = OutputFile::create(&link).unwrap();
+        file.write_all(b"text").unwrap();
+        file.finish().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(names(folder.path()), ["stdout"]);
+        io::Seek::rewind(&mut deleted).unwrap();
+        assert_eq!(io::read_to_string(deleted).unwrap(), "text");
     }
 
     #[test]

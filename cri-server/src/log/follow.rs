@@ -25,6 +25,11 @@ impl Follower {
         Self { path: path.to_owned(), file: None, rest: Vec::new(), in_middle: false }
     }
 
+    /// Whether the folder of the log is there.
+    pub fn has_folder(&self) -> bool {
+        self.path.parent().is_none_or(Path::is_dir)
+    }
+
     /// Passes the whole lines of the next piece of the log to `each`. Invalid lines are left out. Returns
     /// whether there was anything: a container that writes fast always gives more.
     ///

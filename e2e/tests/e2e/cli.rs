@@ -124,7 +124,9 @@ async fn ctrl_c_ends_a_run_whose_server_does_not_open() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let output = child.wait_with_output()?;
-    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    let message = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{message}");
+    assert!(message.contains("the server does not open"), "{message}");
     machine.close().await
 }
 

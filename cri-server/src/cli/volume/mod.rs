@@ -185,10 +185,10 @@ impl Volumes {
         if path.is_dir() {
             return Ok(name);
         }
-        if !is_dns_name(&name) {
+        if !is_mountable(&name) {
             bail!(
-                "{name:?} is no name that a pod can mount: expected lower-case letters, digits, '-' and '.', without a \
-                 '_'"
+                "{name:?} is no name that a pod can mount: expected lower-case letters, digits, '-' and '.', or \
+                 NAMESPACE_CLAIM for a claim of another namespace than default"
             );
         }
         // With the permissions of a volume that a pod makes.
@@ -333,6 +333,14 @@ fn check(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Whether a claim of some pod can have this volume: that of its own name, or with its namespace before it.
+fn is_mountable(name: &str) -> bool {
+    match name.split_once('_') {
+        Some((namespace, claim)) => is_dns_name(namespace) && is_dns_name(claim),
+        None => is_dns_name(name),
+    }
+}
+
 fn random_name() -> anyhow::Result<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/uuid").context("no random name")?;
     Ok(text.trim().replace('-', ""))
@@ -385,7 +393,7 @@ mod tests {
         }
         let mode = fs::metadata(volumes.find("data").unwrap()).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o777);
-        let error = volumes.create(Some("my_data".to_owned())).unwrap_err();
+        let error = volumes.create(Some("My_data".to_owned())).unwrap_err();
         assert!(error.to_string().contains("a pod can mount"), "{error}");
         // That of a claim in a namespace.
         fs::create_dir(volumes.folder.join("shop_data")).unwrap();

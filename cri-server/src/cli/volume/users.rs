@@ -32,7 +32,7 @@ impl Users {
     /// volume in use would count as unused.
     pub async fn load(client: &mut Client, root: &Path, volumes: &Path) -> anyhow::Result<Self> {
         let mut users = Self::default();
-        let table = mount_table::read().context("the mount table")?;
+        let mut mounts = Vec::new();
         let names = Names::load(client).await?;
         for container in &names.containers {
             let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: false };
@@ -43,10 +43,15 @@ impl Users {
                 Err(status) => return Err(refused(status)).context("what uses volumes is not known"),
             };
             let user = format!("{}/{}", names.pod_name(&container.pod_sandbox_id), container_name(container));
-            for mount in reply.status.unwrap_or_default().mounts {
-                if let Some(volume) = volume_of(volumes, &table, Path::new(&mount.host_path)) {
-                    users.by_volume.entry(volume).or_default().push(user.clone());
-                }
+            let paths = reply.status.unwrap_or_default().mounts.into_iter().map(|mount| mount.host_path);
+            mounts.extend(paths.map(|path| (user.clone(), path)));
+        }
+        // After the containers: it has the mounts of each of them.
+        let table = mount_table::read().context("the mount table")?;
+        let places = Places { root, real_root: real(root), volumes, table };
+        for (user, path) in mounts {
+            if let Some(volume) = places.volume_of(Path::new(&path)) {
+                users.by_volume.entry(volume).or_default().push(user);
             }
         }
         // After the containers: a pod that began meanwhile has its record.
@@ -95,18 +100,37 @@ impl Users {
     }
 }
 
-/// The volume that a path of the host is in, by its name or by a mount of a part of it.
-fn volume_of(volumes: &Path, table: &[Mount], host_path: &Path) -> Option<String> {
-    if let Some(name) = name_below(volumes, host_path) {
-        return Some(name);
+/// For finding a volume by a path in it.
+struct Places<'a> {
+    /// As the server has it: it may be a link, and mounts have their own paths.
+    root: &'a Path,
+    real_root: PathBuf,
+    volumes: &'a Path,
+    table: Vec<Mount>,
+}
+
+impl Places<'_> {
+    /// The volume that a path of the host is in, by its name or by a mount of a part of it.
+    fn volume_of(&self, host_path: &Path) -> Option<String> {
+        if let Some(name) = name_below(self.volumes, host_path) {
+            return Some(name);
+        }
+        // Only the root is resolved: a path on a dead network file system would hang.
+        let host_path = match host_path.strip_prefix(self.root) {
+            Ok(below) => self.real_root.join(below),
+            Err(_) => host_path.to_owned(),
+        };
+        let folder = locate(&self.table, &real(self.volumes))?;
+        let there = locate(&self.table, &host_path)?;
+        if there.device != folder.device {
+            return None;
+        }
+        name_below(&folder.path, &there.path)
     }
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let folder = locate(table, &real(volumes))?;
-    let there = locate(table, host_path)?;
-    if there.device != folder.device {
-        return None;
-    }
-    name_below(&folder.path, &there.path)
+}
+
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 fn name_below(volumes: &Path, path: &Path) -> Option<String> {
@@ -175,7 +199,9 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_volumes_folder_alone() {
-        let of = |path: &str| volume_of(Path::new("/v"), &[], Path::new(path));
+        let (root, volumes) = (Path::new("/"), Path::new("/v"));
+        let places = Places { root, real_root: root.to_owned(), volumes, table: Vec::new() };
+        let of = |path: &str| places.volume_of(Path::new(path));
         assert_eq!(of("/v/data/a/b").as_deref(), Some("data"));
         assert_eq!((of("/v"), of("/w/data")), (None, None));
     }
